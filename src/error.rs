@@ -1,0 +1,189 @@
+//! One error type for the whole library: a code to look up, a message that names the thing, what to do, and the cause.
+//!
+//! The message never repeats its source and never holds a secret: connection strings do not enter errors. Whether an error
+//! ends the publisher or is retried is part of it ([`Disposition`]), decided where the error is made.
+
+use std::error::Error as StdError;
+use std::fmt;
+
+/// The result of everything in this library that can fail.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+type Source = Box<dyn StdError + Send + Sync + 'static>;
+
+/// What kind of thing failed. The printed form is stable: alerts and the label of `outbox_errors_total` use it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum Code {
+    /// A setting, or what a setting points to (a table without a needed column), is wrong. Exit code 2.
+    Config,
+    /// A server could not be reached, or refused the connection.
+    Connect,
+    /// The replication slot or the publication is not usable.
+    Slot,
+    /// The server broke the replication protocol, or a stream ended.
+    Replication,
+    /// Kafka refused an event.
+    Publish,
+    /// The outbox table could not be read or written.
+    Write,
+    /// Start or stop was called at the wrong time, or a stop took too long.
+    Lifecycle,
+}
+
+impl Code {
+    /// The stable name, such as `PUBLISH_ERROR`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Code::Config => "CONFIG_ERROR",
+            Code::Connect => "CONNECT_ERROR",
+            Code::Slot => "SLOT_ERROR",
+            Code::Replication => "REPLICATION_ERROR",
+            Code::Publish => "PUBLISH_ERROR",
+            Code::Write => "WRITE_ERROR",
+            Code::Lifecycle => "LIFECYCLE_ERROR",
+        }
+    }
+}
+
+impl fmt::Display for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// What an error means for the publisher.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Disposition {
+    /// It may pass by itself: tried again with back-off.
+    Transient,
+    /// It will not pass without a person: the publisher ends.
+    Fatal,
+}
+
+/// An error of this library: code, message, what to do, and the cause as [`source`](StdError::source).
+pub struct Error(Box<Inner>);
+
+struct Inner {
+    code: Code,
+    disposition: Disposition,
+    message: String,
+    hint: Option<String>,
+    source: Option<Source>,
+}
+
+impl Error {
+    /// An error that ends the publisher. `message` names the thing, without a full stop and without the cause.
+    pub(crate) fn fatal(code: Code, message: impl Into<String>) -> Self {
+        Error(Box::new(Inner {
+            code,
+            disposition: Disposition::Fatal,
+            message: message.into(),
+            hint: None,
+            source: None,
+        }))
+    }
+
+    /// An error that is retried.
+    pub(crate) fn transient(code: Code, message: impl Into<String>) -> Self {
+        let mut error = Error::fatal(code, message);
+        error.0.disposition = Disposition::Transient;
+        error
+    }
+
+    /// Adds what the reader can do about it.
+    pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.0.hint = Some(hint.into());
+        self
+    }
+
+    /// Adds the cause.
+    pub(crate) fn source(mut self, source: impl Into<Source>) -> Self {
+        self.0.source = Some(source.into());
+        self
+    }
+
+    /// The kind of thing that failed.
+    pub fn code(&self) -> Code {
+        self.0.code
+    }
+
+    /// Whether it may pass by itself.
+    pub fn disposition(&self) -> Disposition {
+        self.0.disposition
+    }
+
+    /// Whether it may pass by itself.
+    pub fn is_transient(&self) -> bool {
+        self.0.disposition == Disposition::Transient
+    }
+
+    /// What went wrong, without code, cause and hint.
+    pub fn message(&self) -> &str {
+        &self.0.message
+    }
+
+    /// What to do about it, where that is known.
+    pub fn remedy(&self) -> Option<&str> {
+        self.0.hint.as_deref()
+    }
+
+    /// The whole story in one line: `CODE: message: cause: cause of the cause (what to do)`.
+    pub fn report(&self) -> String {
+        let mut line = self.to_string();
+        let mut cause = StdError::source(self);
+        while let Some(error) = cause {
+            line.push_str(": ");
+            line.push_str(&error.to_string());
+            cause = error.source();
+        }
+        if let Some(hint) = self.remedy() {
+            line.push_str(" (");
+            line.push_str(hint);
+            line.push(')');
+        }
+        line
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.0.code, self.0.message)
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Error")
+            .field("code", &self.0.code)
+            .field("disposition", &self.0.disposition)
+            .field("message", &self.0.message)
+            .field("hint", &self.0.hint)
+            .field("source", &self.0.source)
+            .finish()
+    }
+}
+
+impl StdError for Error {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.0.source.as_deref().map(|source| source as _)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_tells_code_message_causes_and_remedy_in_one_line() {
+        let io = std::io::Error::new(std::io::ErrorKind::ConnectionRefused, "connection refused");
+        let error = Error::transient(Code::Connect, "no connection to Postgres at db:5432")
+            .source(io)
+            .hint("is the server up?");
+        assert_eq!(
+            error.report(),
+            "CONNECT_ERROR: no connection to Postgres at db:5432: connection refused (is the server up?)"
+        );
+        assert!(error.is_transient());
+    }
+}
