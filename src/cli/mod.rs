@@ -1,0 +1,76 @@
+//! The command line: which commands there are, how each begins, and how each can end.
+//!
+//! This is the only part of the program that prints, and it uses the library's public API alone. Each command is one file
+//! with its `Args` and `pub async fn execute(args: Args) -> anyhow::Result<()>`; `args.settings` arrives with the settings file
+//! merged in, so that a command begins with `Config::from_settings(args.settings)?` and nothing else.
+
+mod demo;
+mod drop;
+mod init;
+mod report;
+mod run;
+mod status;
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+use outboxd::config::Settings;
+
+pub use self::report::{exit_code, print_error, usage};
+
+/// Publishes a transactional outbox from Postgres to Kafka by reading the write-ahead log.
+#[derive(Parser)]
+#[command(name = "outboxd", version, about, max_term_width = 100)]
+#[command(after_help = "Each setting can be given as a flag, as an environment variable or in the settings file; \
+    the first of these that names it counts.")]
+pub struct Cli {
+    /// The settings file (TOML); a flag or an environment variable overrides what it says
+    #[arg(long, global = true, env = "OUTBOX_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Publish until told to stop
+    Run(run::Args),
+    /// Create what the database needs: table, publication, role
+    Init(init::Args),
+    /// Show how far the slot has come
+    Status(status::Args),
+    /// Remove the slot and the publication
+    Drop(drop::Args),
+    /// Show the whole way from a transaction to a consumer on a database and a Kafka of its own
+    Demo(demo::Args),
+}
+
+impl Cli {
+    /// Does what the command line asks for.
+    pub async fn execute(self) -> anyhow::Result<()> {
+        let file = match &self.config {
+            Some(path) => Settings::load(path),
+            None => Settings::default(),
+        };
+        match self.command {
+            Command::Run(mut args) => {
+                args.settings = args.settings.or(file);
+                run::execute(args).await
+            }
+            Command::Init(mut args) => {
+                args.settings = args.settings.or(file);
+                init::execute(args).await
+            }
+            Command::Status(mut args) => {
+                args.settings = args.settings.or(file);
+                status::execute(args).await
+            }
+            Command::Drop(mut args) => {
+                args.settings = args.settings.or(file);
+                drop::execute(args).await
+            }
+            Command::Demo(args) => demo::execute(args).await,
+        }
+    }
+}
