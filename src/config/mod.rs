@@ -1,1 +1,361 @@
-//! (room)
+//! Configuration: [`Settings`] as they were given, and [`Config`], checked as a whole and never
+//! changed afterwards.
+//!
+//! This room owns every default and every limit. It reads the environment (libpq's variables) and
+//! files (settings, passwords, certificates) while a `Config` is made, and never again; it connects
+//! to nothing. Whatever is wrong is told at once, as [`Faults`], so a publisher that starts has a
+//! configuration without contradictions.
+
+mod conninfo;
+mod database;
+mod faults;
+mod kafka;
+mod options;
+mod parse;
+mod passfile;
+mod settings;
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tracing_subscriber::EnvFilter;
+
+pub use self::database::{Database, SslMode, TlsSettings};
+pub use self::faults::{Fault, Faults};
+pub use self::parse::{KeyRule, TableName};
+pub use self::settings::Settings;
+
+use self::database::Env;
+use self::faults::{Wrong, shown};
+use self::settings::names;
+
+const MIB: usize = 1 << 20;
+
+/// What becomes of a row once its event is in Kafka.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AfterPublish {
+    /// `published_at` is set and `times_attempted` raised.
+    Mark,
+    /// The row is deleted.
+    Delete,
+    /// Nothing is written to the table.
+    Keep,
+}
+
+/// What becomes of rows that are unpublished when a slot is created.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Backlog {
+    /// They are published before the stream begins.
+    Publish,
+    /// They are left out.
+    Skip,
+    /// The publisher refuses to start.
+    Halt,
+}
+
+/// The form of the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Lines for people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// The whole configuration, checked. Its Debug form holds no secret.
+#[derive(Clone)]
+pub struct Config {
+    /// Where the database is and how to get in.
+    pub database: Database,
+    /// Kafka's bootstrap servers; empty only after [`Config::without_kafka`].
+    pub brokers: String,
+    /// Further properties of librdkafka, none of which touches a guarantee. Some hold secrets.
+    pub kafka_properties: Vec<(String, String)>,
+    /// The outbox table.
+    pub table: TableName,
+    /// The replication slot.
+    pub slot: String,
+    /// The publication.
+    pub publication: String,
+    /// A write-back begins as soon as this many events wait for it.
+    pub batch_size: usize,
+    /// The longest that a write-back waits.
+    pub process_interval: Duration,
+    /// The longest that one SQL statement, or the drain at stop, may take.
+    pub operation_timeout: Duration,
+    /// Attempts for an event that Kafka refuses.
+    pub max_retries: u32,
+    /// What becomes of a published row.
+    pub after_publish: AfterPublish,
+    /// What becomes of rows that are older than the slot.
+    pub backlog: Backlog,
+    /// Where a record's key comes from.
+    pub key: KeyRule,
+    /// Bytes of events in flight.
+    pub memory_limit: usize,
+    /// Where metrics, health and the status page are served, if at all.
+    pub http_listen: Option<SocketAddr>,
+    /// A filter in the words of `tracing_subscriber::EnvFilter`.
+    pub log: String,
+    /// The form of the log.
+    pub log_format: LogFormat,
+}
+
+impl Config {
+    /// Checks all settings and puts the defaults in. libpq's variables (`PGPASSWORD` and its kin)
+    /// are read from the process.
+    pub fn from_settings(settings: Settings) -> Result<Config, Faults> {
+        Config::build(settings, true, &|name| std::env::var(name).ok())
+    }
+
+    /// As [`from_settings`](Config::from_settings), for what talks to Postgres alone: the brokers
+    /// may be missing.
+    pub fn without_kafka(settings: Settings) -> Result<Config, Faults> {
+        Config::build(settings, false, &|name| std::env::var(name).ok())
+    }
+
+    fn build(settings: Settings, needs_kafka: bool, env: Env<'_>) -> Result<Config, Faults> {
+        let given = settings.or(Settings::default());
+        let mut check = Check {
+            faults: given.faults,
+        };
+        let database = check.database(given.database_url, given.database_password_file, env);
+        let brokers = check.required(
+            names::KAFKA_BROKERS,
+            given.kafka_brokers,
+            needs_kafka,
+            parse::brokers,
+        );
+        let kafka_properties = kafka::properties(
+            given.kafka_table,
+            given.kafka_properties.as_deref(),
+            &given.kafka,
+            &mut check.faults,
+        );
+        let table = TableName {
+            schema: "outbox".to_owned(),
+            name: "outbox".to_owned(),
+        };
+        let table = check.or(names::TABLE, given.table, table, parse::table_name);
+        let database_name = database
+            .as_ref()
+            .map(Database::database_name)
+            .unwrap_or_default();
+        let slot = parse::default_slot(database_name);
+        let slot = check.or(names::SLOT, given.slot, slot, parse::slot_name);
+        let publication = check.or(
+            names::PUBLICATION,
+            given.publication,
+            "outboxd".to_owned(),
+            |text| parse::name_of("publication", text),
+        );
+        let batch_size = check.or(names::BATCH_SIZE, given.batch_size, 10, |text| {
+            parse::count(text, 1..=100_000)
+        });
+        let process_interval = check.or(
+            names::PROCESS_INTERVAL,
+            given.process_interval,
+            Duration::from_secs(5),
+            |text| parse::duration(text, Duration::from_millis(1)..=Duration::from_secs(3_600)),
+        );
+        let operation_timeout = check.or(
+            names::OPERATION_TIMEOUT,
+            given.operation_timeout,
+            Duration::from_secs(25),
+            |text| {
+                parse::duration(
+                    text,
+                    Duration::from_millis(100)..=Duration::from_secs(3_600),
+                )
+            },
+        );
+        let max_retries = check.or(names::MAX_RETRIES, given.max_retries, 3, |text| {
+            parse::count(text, 1..=1_000)
+        });
+        let (after_publish, backlog) =
+            check.after_publish_and_backlog(given.after_publish, given.backlog);
+        let key = KeyRule::Column("event_type".to_owned());
+        let key = check.or(names::KEY, given.key, key, parse::key_rule);
+        let memory_limit = check.or(names::MEMORY_LIMIT, given.memory_limit, 16 * MIB, |text| {
+            parse::size(text, MIB..=(65_536 * MIB))
+        });
+        let http_listen = Some(SocketAddr::from(([127, 0, 0, 1], 9464)));
+        let http_listen = check.or(
+            names::HTTP_LISTEN,
+            given.http_listen,
+            http_listen,
+            parse::listen,
+        );
+        let log = check.or(names::LOG, given.log, "info".to_owned(), log_filter);
+        let log_format = check.or(
+            names::LOG_FORMAT,
+            given.log_format,
+            LogFormat::Text,
+            |text| {
+                parse::choice(
+                    text,
+                    &[("text", LogFormat::Text), ("json", LogFormat::Json)],
+                )
+            },
+        );
+        Faults::unless_none(check.faults)?;
+        let database = database.expect("a database that could not be read has left a fault");
+        Ok(Config {
+            database,
+            brokers,
+            kafka_properties,
+            table,
+            slot,
+            publication,
+            batch_size: batch_size as usize,
+            process_interval,
+            operation_timeout,
+            max_retries,
+            after_publish,
+            backlog,
+            key,
+            memory_limit,
+            http_listen,
+            log,
+            log_format,
+        })
+    }
+}
+
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let properties: Vec<&str> = self
+            .kafka_properties
+            .iter()
+            .map(|(name, _)| name.as_str())
+            .collect();
+        f.debug_struct("Config")
+            .field("database", &self.database.describe())
+            .field("tls", &self.database.tls)
+            .field("brokers", &self.brokers)
+            .field("kafka_properties", &properties)
+            .field("table", &self.table)
+            .field("slot", &self.slot)
+            .field("publication", &self.publication)
+            .field("batch_size", &self.batch_size)
+            .field("process_interval", &self.process_interval)
+            .field("operation_timeout", &self.operation_timeout)
+            .field("max_retries", &self.max_retries)
+            .field("after_publish", &self.after_publish)
+            .field("backlog", &self.backlog)
+            .field("key", &self.key)
+            .field("memory_limit", &self.memory_limit)
+            .field("http_listen", &self.http_listen)
+            .field("log", &self.log)
+            .field("log_format", &self.log_format)
+            .finish()
+    }
+}
+
+fn log_filter(text: &str) -> Result<String, Wrong> {
+    EnvFilter::builder()
+        .parse(text)
+        .map(|_| text.to_owned())
+        .map_err(|_| {
+            Wrong::new(
+                format!("{} is not a filter for logs", shown(text)),
+                "write error, warn, info, debug or trace, or a list such as info,outboxd=debug",
+            )
+        })
+}
+
+/// Gathers faults; after one, the default stands in so that the rest can be checked too.
+struct Check {
+    faults: Vec<Fault>,
+}
+
+impl Check {
+    fn or<T>(
+        &mut self,
+        setting: &str,
+        given: Option<String>,
+        default: T,
+        parse: impl FnOnce(&str) -> Result<T, Wrong>,
+    ) -> T {
+        match given.as_deref().map(|text| parse(text.trim())) {
+            None => default,
+            Some(Ok(value)) => value,
+            Some(Err(wrong)) => {
+                self.faults.push(wrong.of(setting));
+                default
+            }
+        }
+    }
+
+    fn required(
+        &mut self,
+        setting: &str,
+        given: Option<String>,
+        needed: bool,
+        parse: impl FnOnce(&str) -> Result<String, Wrong>,
+    ) -> String {
+        if given.is_none() && needed {
+            let wrong = Wrong::new(
+                "is not set",
+                "name the bootstrap servers as host:port,host:port",
+            );
+            self.faults.push(wrong.of(setting));
+        }
+        self.or(setting, given, String::new(), parse)
+    }
+
+    fn database(
+        &mut self,
+        url: Option<String>,
+        password_file: Option<String>,
+        env: Env<'_>,
+    ) -> Option<Database> {
+        let Some(url) = url else {
+            let remedy = "write postgresql://user@host:5432/database";
+            self.faults
+                .push(Wrong::new("is not set", remedy).of(names::DATABASE_URL));
+            return None;
+        };
+        Database::parse(url.trim(), password_file.as_deref(), env, &mut self.faults)
+    }
+
+    /// With `keep` no row says that it was published, so to publish what is unpublished would send
+    /// the whole table, and again after each crash on the way, and would never come to an end while
+    /// writers write.
+    fn after_publish_and_backlog(
+        &mut self,
+        after_publish: Option<String>,
+        backlog: Option<String>,
+    ) -> (AfterPublish, Backlog) {
+        let choices = [
+            ("mark", AfterPublish::Mark),
+            ("delete", AfterPublish::Delete),
+            ("keep", AfterPublish::Keep),
+        ];
+        let after_publish = self.or(
+            names::AFTER_PUBLISH,
+            after_publish,
+            AfterPublish::Mark,
+            |text| parse::choice(text, &choices),
+        );
+        let default = match after_publish {
+            AfterPublish::Keep => Backlog::Skip,
+            AfterPublish::Mark | AfterPublish::Delete => Backlog::Publish,
+        };
+        let choices = [
+            ("publish", Backlog::Publish),
+            ("skip", Backlog::Skip),
+            ("halt", Backlog::Halt),
+        ];
+        let backlog = self.or(names::BACKLOG, backlog, default, |text| {
+            parse::choice(text, &choices)
+        });
+        if after_publish == AfterPublish::Keep && backlog == Backlog::Publish {
+            let problem = "cannot be publish with OUTBOX_AFTER_PUBLISH=keep, which marks no row";
+            let wrong = Wrong::new(problem, "write skip or halt, or mark or delete the rows");
+            self.faults.push(wrong.of(names::BACKLOG));
+        }
+        (after_publish, backlog)
+    }
+}

@@ -1,0 +1,260 @@
+//! Where the database is and how to get in: `DATABASE_URL`, libpq's variables and the password's
+//! other places.
+//!
+//! One description serves both kinds of connection, SQL and replication. libpq's rules hold where a
+//! user of psql would notice: option names, variables, password file, and that `require` with a
+//! root certificate verifies the chain. Nothing is shown that could be a password.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use tokio_postgres::config::{Host, SslNegotiation, TargetSessionAttrs};
+
+use crate::config::conninfo;
+use crate::config::faults::{Fault, Wrong};
+use crate::config::options::Reading;
+use crate::config::passfile::{self, Login};
+use crate::config::settings::names::{DATABASE_PASSWORD_FILE, DATABASE_URL};
+
+/// How the environment is asked, so that a test can answer.
+pub(crate) type Env<'a> = &'a dyn Fn(&str) -> Option<String>;
+
+/// How much TLS a connection must have, by libpq's names and meaning.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SslMode {
+    /// Without TLS.
+    Disable,
+    /// With TLS where the server offers it, unverified.
+    #[default]
+    Prefer,
+    /// With TLS, unverified.
+    Require,
+    /// With TLS, the server's certificate signed by a trusted root.
+    VerifyCa,
+    /// As `VerifyCa`, and issued for the host that was asked for.
+    VerifyFull,
+}
+
+/// TLS as both kinds of connection use it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct TlsSettings {
+    /// How much of it.
+    pub mode: SslMode,
+    /// Trusted roots (PEM); `None` means the system's.
+    pub root_cert: Option<PathBuf>,
+    /// The client's certificate (PEM).
+    pub cert: Option<PathBuf>,
+    /// The key of the client's certificate (PEM).
+    pub key: Option<PathBuf>,
+}
+
+/// A database, and how to log in to it. Debug and Display hold no password.
+#[derive(Debug, Clone)]
+pub struct Database {
+    /// Hosts, ports, user, password, database, options; each of user, database, host and port is
+    /// set. `ssl_mode` is what tokio-postgres knows of [`TlsSettings::mode`].
+    pub pg: tokio_postgres::Config,
+    /// TLS.
+    pub tls: TlsSettings,
+}
+
+impl Database {
+    /// The database's name.
+    pub fn database_name(&self) -> &str {
+        self.pg.get_dbname().unwrap_or_default()
+    }
+
+    /// The user's name.
+    pub fn user(&self) -> &str {
+        self.pg.get_user().unwrap_or_default()
+    }
+
+    /// For logs and errors: `db.example:5432/orders as outboxd`.
+    pub fn describe(&self) -> String {
+        let ports = self.pg.get_ports();
+        let port = |i: usize| ports.get(i).or(ports.first()).copied().unwrap_or(5432);
+        let mut servers: Vec<String> = self.pg.get_hosts().iter().map(host_name).collect();
+        if servers.is_empty() {
+            servers = self
+                .pg
+                .get_hostaddrs()
+                .iter()
+                .map(ToString::to_string)
+                .collect();
+        }
+        let servers = servers
+            .iter()
+            .enumerate()
+            .map(|(i, server)| format!("{server}:{}", port(i)));
+        let servers = servers.collect::<Vec<_>>().join(",");
+        format!("{servers}/{} as {}", self.database_name(), self.user())
+    }
+
+    /// Reads the connection string, and what it leaves open from libpq's variables and from files.
+    pub(crate) fn parse(
+        text: &str,
+        password_file: Option<&str>,
+        env: Env<'_>,
+        faults: &mut Vec<Fault>,
+    ) -> Option<Database> {
+        let before = faults.len();
+        let options = match conninfo::split(text) {
+            Ok(options) => options,
+            Err(wrong) => {
+                faults.push(wrong.of(DATABASE_URL));
+                return None;
+            }
+        };
+        let mut reading = Reading::new(options, env, faults);
+        let tls = reading.tls();
+        let passfile = reading.take("passfile");
+        reading.translate();
+        reading.fill_in();
+        reading.check();
+        let text = reading.finish();
+        if faults.len() > before {
+            return None;
+        }
+        let Ok(mut pg) = text.parse::<tokio_postgres::Config>() else {
+            let wrong = Wrong::new("is not accepted as a whole", "look through its options");
+            faults.push(wrong.of(DATABASE_URL));
+            return None;
+        };
+        // Writers' tables are reached on a primary only, and of several hosts any may be one.
+        if pg.get_hosts().len().max(pg.get_hostaddrs().len()) > 1 {
+            pg.target_session_attrs(TargetSessionAttrs::ReadWrite);
+        }
+        pg.ssl_mode(match tls.mode {
+            SslMode::Disable => tokio_postgres::config::SslMode::Disable,
+            SslMode::Prefer => tokio_postgres::config::SslMode::Prefer,
+            _ => tokio_postgres::config::SslMode::Require,
+        });
+        let mut database = Database { pg, tls };
+        database.check(faults);
+        database.find_password(password_file, passfile, env, faults);
+        (faults.len() == before).then_some(database)
+    }
+
+    fn check(&self, faults: &mut Vec<Fault>) {
+        let (hosts, addresses) = (self.pg.get_hosts().len(), self.pg.get_hostaddrs().len());
+        let servers = hosts.max(addresses);
+        if hosts > 0 && addresses > 0 && hosts != addresses {
+            let wrong = Wrong::new(
+                "has unlike numbers of host and hostaddr",
+                "give one hostaddr a host",
+            );
+            faults.push(wrong.of(DATABASE_URL));
+        }
+        if ![1, servers].contains(&self.pg.get_ports().len()) {
+            let wrong = Wrong::new(
+                "has more ports than hosts, or fewer",
+                "give one port, or one a host",
+            );
+            faults.push(wrong.of(DATABASE_URL));
+        }
+        let direct = self.pg.get_ssl_negotiation() == SslNegotiation::Direct;
+        if direct && matches!(self.tls.mode, SslMode::Disable | SslMode::Prefer) {
+            let problem = "asks for sslnegotiation=direct with a weak sslmode";
+            faults.push(Wrong::new(problem, "add sslmode=require or stronger").of(DATABASE_URL));
+        }
+    }
+
+    /// Where no password is in the string: our file, `PGPASSWORD`, then libpq's password file.
+    fn find_password(
+        &mut self,
+        own_file: Option<&str>,
+        passfile: Option<String>,
+        env: Env<'_>,
+        faults: &mut Vec<Fault>,
+    ) {
+        let in_url = self.pg.get_password().is_some();
+        if let Some(file) = own_file {
+            match passfile::whole_file(Path::new(file)) {
+                Ok(_) if in_url => faults.push(
+                    Wrong::new(
+                        "names a password and DATABASE_URL holds one",
+                        "remove one of the two",
+                    )
+                    .of(DATABASE_PASSWORD_FILE),
+                ),
+                Ok(password) => {
+                    self.pg.password(password);
+                }
+                Err(wrong) => faults.push(wrong.of(DATABASE_PASSWORD_FILE)),
+            }
+            return;
+        }
+        if in_url {
+            return;
+        }
+        if let Some(password) = env("PGPASSWORD") {
+            self.pg.password(password);
+            return;
+        }
+        let named = passfile
+            .map(|path| (DATABASE_URL, PathBuf::from(path)))
+            .or_else(|| env("PGPASSFILE").map(|path| ("PGPASSFILE", PathBuf::from(path))));
+        let home = || env("HOME").map(|home| ("~/.pgpass", Path::new(&home).join(".pgpass")));
+        let Some((setting, path)) = named.or_else(|| home().filter(|(_, path)| path.is_file()))
+        else {
+            return;
+        };
+        match self.look_up(&path) {
+            Ok(Some(password)) => {
+                self.pg.password(password);
+            }
+            Ok(None) => {}
+            Err(wrong) => faults.push(wrong.of(setting)),
+        }
+    }
+
+    /// The password of the first host that the file knows: a connection has one password, whichever
+    /// host answers.
+    fn look_up(&self, path: &Path) -> Result<Option<String>, Wrong> {
+        let ports = self.pg.get_ports();
+        let mut hosts: Vec<Vec<String>> = self.pg.get_hosts().iter().map(pgpass_names).collect();
+        if hosts.is_empty() {
+            hosts = self
+                .pg
+                .get_hostaddrs()
+                .iter()
+                .map(|address| vec![address.to_string()])
+                .collect();
+        }
+        for (i, hosts) in hosts.iter().enumerate() {
+            let port = ports.get(i).or(ports.first()).copied().unwrap_or(5432);
+            let login = Login {
+                hosts,
+                port,
+                database: self.database_name(),
+                user: self.user(),
+            };
+            if let Some(password) = passfile::look_up(path, &login)? {
+                return Ok(Some(password));
+            }
+        }
+        Ok(None)
+    }
+}
+
+impl fmt::Display for Database {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.describe())
+    }
+}
+
+fn host_name(host: &Host) -> String {
+    match host {
+        Host::Tcp(name) => name.clone(),
+        #[cfg(unix)]
+        Host::Unix(folder) => folder.display().to_string(),
+    }
+}
+
+fn pgpass_names(host: &Host) -> Vec<String> {
+    match host {
+        Host::Tcp(name) => vec![name.clone()],
+        #[cfg(unix)]
+        Host::Unix(folder) => vec![folder.display().to_string(), "localhost".to_owned()],
+    }
+}

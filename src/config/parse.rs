@@ -1,0 +1,325 @@
+//! From a setting's text to its value, one function a kind. Each says what is wrong and what to
+//! write instead.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use crate::config::faults::{Wrong, shown};
+
+/// Postgres cuts longer names silently, so they are refused.
+/// <https://www.postgresql.org/docs/current/sql-syntax-lexical.html#SQL-SYNTAX-IDENTIFIERS>
+const NAME_BYTES_MAX: usize = 63;
+
+/// A table by its full name; the empty search path of our sessions needs both halves.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct TableName {
+    /// The schema, as it stands in the catalogue.
+    pub schema: String,
+    /// The table, as it stands in the catalogue.
+    pub name: String,
+}
+
+impl TableName {
+    /// The name for an SQL text, both halves quoted.
+    pub fn quoted(&self) -> String {
+        format!("{}.{}", quote(&self.schema), quote(&self.name))
+    }
+}
+
+impl fmt::Display for TableName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.schema, self.name)
+    }
+}
+
+fn quote(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// Where a record's key comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum KeyRule {
+    /// The value of a column, as Postgres prints it.
+    Column(String),
+    /// What a JSON pointer (RFC 6901) finds in the payload.
+    Pointer(String),
+    /// Records have no key.
+    None,
+}
+
+impl fmt::Display for KeyRule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            KeyRule::Column(name) => write!(f, "column:{name}"),
+            KeyRule::Pointer(pointer) => write!(f, "payload:{pointer}"),
+            KeyRule::None => f.write_str("none"),
+        }
+    }
+}
+
+pub(crate) fn key_rule(text: &str) -> Result<KeyRule, Wrong> {
+    let remedy = "write column:NAME, payload:/json/pointer or none";
+    match text.split_once(':') {
+        None if text == "none" => Ok(KeyRule::None),
+        Some(("column", name)) => Ok(KeyRule::Column(name_of("column", name)?)),
+        Some(("payload", pointer)) if is_pointer(pointer) => {
+            Ok(KeyRule::Pointer(pointer.to_owned()))
+        }
+        Some(("payload", _)) => Err(Wrong::new(
+            format!("{} holds no JSON pointer", shown(text)),
+            "begin the pointer with /, and write ~0 for ~ and ~1 for / in a name",
+        )),
+        _ => Err(Wrong::new(
+            format!("{} is not a rule for keys", shown(text)),
+            remedy,
+        )),
+    }
+}
+
+fn is_pointer(text: &str) -> bool {
+    let escapes_hold = text
+        .split('~')
+        .skip(1)
+        .all(|rest| rest.starts_with(['0', '1']));
+    text.starts_with('/') && escapes_hold
+}
+
+/// One of a few words.
+pub(crate) fn choice<T: Copy>(text: &str, choices: &[(&str, T)]) -> Result<T, Wrong> {
+    let found = choices.iter().find(|(word, _)| *word == text);
+    found.map(|(_, value)| *value).ok_or_else(|| {
+        let words: Vec<&str> = choices.iter().map(|(word, _)| *word).collect();
+        let (last, first) = words.split_last().unwrap_or((&"", &[]));
+        Wrong::new(
+            format!("{} is not one of its choices", shown(text)),
+            format!("write {} or {last}", first.join(", ")),
+        )
+    })
+}
+
+pub(crate) fn count(text: &str, range: RangeInclusive<u32>) -> Result<u32, Wrong> {
+    let number = text.parse().ok().filter(|number| range.contains(number));
+    number.ok_or_else(|| {
+        Wrong::new(
+            format!("{} is not a count in its range", shown(text)),
+            format!(
+                "write a whole number from {} to {}",
+                range.start(),
+                range.end()
+            ),
+        )
+    })
+}
+
+pub(crate) fn duration(text: &str, range: RangeInclusive<Duration>) -> Result<Duration, Wrong> {
+    let (number, unit) = number_and_unit(text);
+    let unit_ms = match unit {
+        "ms" => Some(1),
+        "s" => Some(1_000),
+        "m" | "min" => Some(60_000),
+        "h" => Some(3_600_000),
+        _ => None,
+    };
+    let value = number
+        .zip(unit_ms)
+        .and_then(|(number, ms)| number.checked_mul(ms))
+        .map(Duration::from_millis);
+    let span = format!("from {:?} to {:?}", range.start(), range.end());
+    match value {
+        None => Err(Wrong::new(
+            format!("{} is not a time", shown(text)),
+            format!("write a whole number and ms, s, m or h, such as 5s, {span}"),
+        )),
+        Some(value) if !range.contains(&value) => Err(Wrong::new(
+            format!("{} is out of its range", shown(text)),
+            format!("write a time {span}"),
+        )),
+        Some(value) => Ok(value),
+    }
+}
+
+/// A number of bytes, with a binary or decimal unit or none.
+pub(crate) fn size(text: &str, range: RangeInclusive<usize>) -> Result<usize, Wrong> {
+    let (number, unit) = number_and_unit(text);
+    let unit_bytes: Option<u64> = match unit.to_ascii_lowercase().as_str() {
+        "" | "b" => Some(1),
+        "kb" => Some(1_000),
+        "mb" => Some(1_000_000),
+        "gb" => Some(1_000_000_000),
+        "kib" => Some(1 << 10),
+        "mib" => Some(1 << 20),
+        "gib" => Some(1 << 30),
+        _ => None,
+    };
+    let bytes = number
+        .zip(unit_bytes)
+        .and_then(|(number, bytes)| number.checked_mul(bytes))
+        .and_then(|bytes| usize::try_from(bytes).ok());
+    let span = format!(
+        "from {}MiB to {}MiB",
+        range.start() >> 20,
+        range.end() >> 20
+    );
+    match bytes {
+        None => Err(Wrong::new(
+            format!("{} is not a size", shown(text)),
+            format!("write a whole number and KiB, MiB or GiB, such as 16MiB, {span}"),
+        )),
+        Some(bytes) if !range.contains(&bytes) => Err(Wrong::new(
+            format!("{} is out of its range", shown(text)),
+            format!("write a size {span}"),
+        )),
+        Some(bytes) => Ok(bytes),
+    }
+}
+
+fn number_and_unit(text: &str) -> (Option<u64>, &str) {
+    let end = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
+    let (number, unit) = text.split_at(end);
+    (number.parse().ok(), unit.trim())
+}
+
+/// An address to listen at; `off` is `None`.
+pub(crate) fn listen(text: &str) -> Result<Option<SocketAddr>, Wrong> {
+    if text == "off" {
+        return Ok(None);
+    }
+    text.parse().map(Some).map_err(|_| {
+        Wrong::new(
+            format!("{} is not an address to listen at", shown(text)),
+            "write an IP address and a port, such as 127.0.0.1:9464 or [::]:9464, or off",
+        )
+    })
+}
+
+/// `host:port,host:port`, as librdkafka's `bootstrap.servers` has it.
+pub(crate) fn brokers(text: &str) -> Result<String, Wrong> {
+    let brokers: Vec<&str> = text.split(',').map(str::trim).collect();
+    if brokers.iter().all(|broker| is_broker(broker)) {
+        return Ok(brokers.join(","));
+    }
+    Err(Wrong::new(
+        format!("{} is not a list of brokers", shown(text)),
+        "write host:port,host:port, without a scheme or user",
+    ))
+}
+
+fn is_broker(broker: &str) -> bool {
+    let (host, port) = match broker
+        .strip_prefix('[')
+        .and_then(|rest| rest.split_once(']'))
+    {
+        Some((host, "")) => (host, None),
+        Some((host, port)) => (host, port.strip_prefix(':').or(Some(""))),
+        None => broker
+            .split_once(':')
+            .map_or((broker, None), |(host, port)| (host, Some(port))),
+    };
+    let port_holds = port.is_none_or(|port| port.parse::<u16>().is_ok_and(|port| port > 0));
+    let forbidden = |c: char| c.is_whitespace() || c.is_control() || "/@,[]".contains(c);
+    !host.is_empty() && port_holds && !host.contains(forbidden)
+}
+
+/// `schema.name` by the rules of SQL: folded to lower case unless quoted.
+pub(crate) fn table_name(text: &str) -> Result<TableName, Wrong> {
+    let wrong = || {
+        Wrong::new(
+            format!("{} is not the full name of a table", shown(text)),
+            "write schema.name, with double quotes round a half that has capitals or signs",
+        )
+    };
+    let (schema, rest) = identifier(text).ok_or_else(wrong)?;
+    let (name, rest) = rest
+        .strip_prefix('.')
+        .and_then(identifier)
+        .ok_or_else(wrong)?;
+    if !rest.is_empty() {
+        return Err(wrong());
+    }
+    Ok(TableName {
+        schema: name_of("schema", &schema)?,
+        name: name_of("table", &name)?,
+    })
+}
+
+/// Takes one identifier off the front.
+fn identifier(text: &str) -> Option<(String, &str)> {
+    let Some(mut rest) = text.strip_prefix('"') else {
+        let inside = |c: char| c.is_alphanumeric() || c == '_' || c == '$';
+        let end = text.find(|c| !inside(c)).unwrap_or(text.len());
+        let (name, rest) = text.split_at(end);
+        let begins_well = name.starts_with(|c: char| c.is_alphabetic() || c == '_');
+        return begins_well.then(|| (name.to_lowercase(), rest));
+    };
+    let mut name = String::new();
+    loop {
+        let (part, after) = rest.split_once('"')?;
+        name.push_str(part);
+        match after.strip_prefix('"') {
+            Some(more) => {
+                name.push('"');
+                rest = more;
+            }
+            None => return Some((name, after)),
+        }
+    }
+}
+
+/// A name that is taken as it stands.
+pub(crate) fn name_of(what: &str, text: &str) -> Result<String, Wrong> {
+    if text.is_empty() || text.len() > NAME_BYTES_MAX || text.contains('\0') {
+        let problem = format!("{} is not the name of a {what}", shown(text));
+        return Err(Wrong::new(
+            problem,
+            format!("write a name of 1 to {NAME_BYTES_MAX} bytes"),
+        ));
+    }
+    Ok(text.to_owned())
+}
+
+/// <https://www.postgresql.org/docs/current/logicaldecoding-explanation.html#LOGICALDECODING-REPLICATION-SLOTS>
+pub(crate) fn slot_name(text: &str) -> Result<String, Wrong> {
+    let inside = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
+    if (1..=NAME_BYTES_MAX).contains(&text.len()) && text.bytes().all(inside) {
+        return Ok(text.to_owned());
+    }
+    let problem = format!("{} cannot be the name of a slot", shown(text));
+    Err(Wrong::new(
+        problem,
+        format!("write 1 to {NAME_BYTES_MAX} lower-case letters, digits and _"),
+    ))
+}
+
+/// The slot's name where none is given. Slot names are shared by all databases of a server, so the
+/// database is part of it; a name that would be too long ends in a digest of the database's, so
+/// that two long names stay apart.
+pub(crate) fn default_slot(database: &str) -> String {
+    let fold = |c: char| {
+        if c.is_ascii_alphanumeric() {
+            c.to_ascii_lowercase()
+        } else {
+            '_'
+        }
+    };
+    let mut slot: String = "outboxd_"
+        .chars()
+        .chain(database.chars().map(fold))
+        .collect();
+    if slot.len() > NAME_BYTES_MAX {
+        let digest = format!("_{:08x}", fnv1a(database.as_bytes()));
+        slot.truncate(NAME_BYTES_MAX - digest.len());
+        slot.push_str(&digest);
+    }
+    slot
+}
+
+/// A digest that is the same in every build, which std's hashers do not promise.
+fn fnv1a(bytes: &[u8]) -> u32 {
+    bytes.iter().fold(0x811c_9dc5, |hash, byte| {
+        (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193)
+    })
+}

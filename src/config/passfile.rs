@@ -1,0 +1,91 @@
+//! Passwords from files: libpq's password file, and a file that holds nothing but the password.
+//!
+//! <https://www.postgresql.org/docs/current/libpq-pgpass.html>
+
+use std::path::Path;
+
+use crate::config::faults::Wrong;
+
+/// What a line of a password file is compared with.
+pub(crate) struct Login<'a> {
+    /// Hosts as the file may name them; for a Unix socket its folder and `localhost`.
+    pub(crate) hosts: &'a [String],
+    pub(crate) port: u16,
+    pub(crate) database: &'a str,
+    pub(crate) user: &'a str,
+}
+
+/// Reads a file that holds the password alone; an ending newline is not part of it.
+pub(crate) fn whole_file(path: &Path) -> Result<String, Wrong> {
+    let text = std::fs::read_to_string(path).map_err(|e| {
+        Wrong::new(
+            format!("cannot be read: {e}"),
+            "name a file that this user may read",
+        )
+    })?;
+    let password = text.strip_suffix('\n').unwrap_or(&text);
+    let password = password.strip_suffix('\r').unwrap_or(password);
+    if password.is_empty() {
+        return Err(Wrong::new(
+            "names an empty file",
+            "put the password into it",
+        ));
+    }
+    Ok(password.to_owned())
+}
+
+/// Looks a login up in a password file. Like libpq, nobody but its owner may have access to it.
+pub(crate) fn look_up(path: &Path, login: &Login<'_>) -> Result<Option<String>, Wrong> {
+    let readable = |e: std::io::Error| {
+        Wrong::new(
+            format!("names a password file that cannot be read: {e}"),
+            "mend or remove it",
+        )
+    };
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        let mode = std::fs::metadata(path)
+            .map_err(readable)?
+            .permissions()
+            .mode();
+        if mode & 0o077 != 0 {
+            return Err(Wrong::new(
+                "names a password file that others may read",
+                "chmod 600 it, or use DATABASE_PASSWORD_FILE for a mounted secret",
+            ));
+        }
+    }
+    let text = std::fs::read_to_string(path).map_err(readable)?;
+    Ok(text.lines().find_map(|line| password_in(line, login)))
+}
+
+fn password_in(line: &str, login: &Login<'_>) -> Option<String> {
+    let line = line.strip_suffix('\r').unwrap_or(line);
+    if line.starts_with('#') {
+        return None;
+    }
+    let [host, port, database, user, password] = fields(line)?;
+    let matches = |field: &str, value: &str| field == "*" || field == value;
+    let found = (host == "*" || login.hosts.contains(&host))
+        && matches(&port, &login.port.to_string())
+        && matches(&database, login.database)
+        && matches(&user, login.user);
+    (found && !password.is_empty()).then_some(password)
+}
+
+/// `host:port:database:user:password`; a backslash keeps the next character as it is, and the
+/// password ends with the line.
+fn fields(line: &str) -> Option<[String; 5]> {
+    let mut fields: [String; 5] = Default::default();
+    let mut field = 0;
+    let mut characters = line.chars();
+    while let Some(c) = characters.next() {
+        match c {
+            '\\' => fields[field].extend(characters.next()),
+            ':' if field < 4 => field += 1,
+            c => fields[field].push(c),
+        }
+    }
+    (field == 4).then_some(fields)
+}

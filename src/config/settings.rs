@@ -1,0 +1,367 @@
+//! The settings as they were given: raw text, nothing checked, the same names everywhere.
+//!
+//! A setting `max_retries` is the flag `--max-retries`, the variable `OUTBOX_MAX_RETRIES` and the
+//! TOML key `max_retries`. clap merges flags and environment, [`Settings::or`] puts the file behind
+//! them, and `Config::from_settings` checks the result.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::Path;
+
+use clap::{Args, Command};
+use serde::{Deserialize, Deserializer};
+
+use crate::config::faults::{Fault, Wrong};
+
+/// The variables' names, which faults use as well.
+pub(crate) mod names {
+    pub(crate) const DATABASE_URL: &str = "DATABASE_URL";
+    pub(crate) const DATABASE_PASSWORD_FILE: &str = "DATABASE_PASSWORD_FILE";
+    pub(crate) const KAFKA_BROKERS: &str = "KAFKA_BROKERS";
+    pub(crate) const KAFKA_PROPERTIES: &str = "KAFKA_PROPERTIES";
+    pub(crate) const TABLE: &str = "OUTBOX_TABLE";
+    pub(crate) const SLOT: &str = "OUTBOX_SLOT";
+    pub(crate) const PUBLICATION: &str = "OUTBOX_PUBLICATION";
+    pub(crate) const BATCH_SIZE: &str = "OUTBOX_BATCH_SIZE";
+    pub(crate) const PROCESS_INTERVAL: &str = "OUTBOX_PROCESS_INTERVAL";
+    pub(crate) const OPERATION_TIMEOUT: &str = "OUTBOX_OPERATION_TIMEOUT";
+    pub(crate) const MAX_RETRIES: &str = "OUTBOX_MAX_RETRIES";
+    pub(crate) const AFTER_PUBLISH: &str = "OUTBOX_AFTER_PUBLISH";
+    pub(crate) const BACKLOG: &str = "OUTBOX_BACKLOG";
+    pub(crate) const KEY: &str = "OUTBOX_KEY";
+    pub(crate) const MEMORY_LIMIT: &str = "OUTBOX_MEMORY_LIMIT";
+    pub(crate) const HTTP_LISTEN: &str = "OUTBOX_HTTP_LISTEN";
+    pub(crate) const LOG: &str = "OUTBOX_LOG";
+    pub(crate) const LOG_FORMAT: &str = "OUTBOX_LOG_FORMAT";
+}
+
+/// All settings, each as it was given or `None`. Build it from flags and environment with clap,
+/// from a file with [`Settings::load`], or by hand, and turn it into a
+/// [`Config`](crate::config::Config).
+#[derive(Clone, Default, Args, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[command(next_help_heading = "Settings")]
+pub struct Settings {
+    /// Postgres, as a libpq URL or a key=value string
+    #[arg(long, env = names::DATABASE_URL, hide_env_values = true, value_name = "URL")]
+    #[serde(deserialize_with = "scalar")]
+    pub database_url: Option<String>,
+
+    /// A file that holds the password for Postgres, and nothing else
+    #[arg(long, env = names::DATABASE_PASSWORD_FILE, hide_env_values = true, value_name = "FILE")]
+    #[serde(deserialize_with = "scalar")]
+    pub database_password_file: Option<String>,
+
+    /// Kafka's bootstrap servers: host:port,host:port
+    #[arg(long, env = names::KAFKA_BROKERS, hide_env_values = true, value_name = "LIST")]
+    #[serde(deserialize_with = "scalar")]
+    pub kafka_brokers: Option<String>,
+
+    /// Properties of librdkafka: key=value,key=value; in the file, the table [kafka]
+    #[arg(long, env = names::KAFKA_PROPERTIES, hide_env_values = true, value_name = "LIST")]
+    #[serde(skip)]
+    pub kafka_properties: Option<String>,
+
+    /// One property of librdkafka; can be repeated
+    #[arg(long, value_name = "KEY=VALUE")]
+    #[serde(skip)]
+    pub kafka: Vec<String>,
+
+    /// The file's properties, which stand behind the other two.
+    #[arg(skip)]
+    #[serde(rename = "kafka", deserialize_with = "scalars")]
+    pub kafka_table: BTreeMap<String, String>,
+
+    /// The outbox table, as schema.name [default: outbox.outbox]
+    #[arg(long, env = names::TABLE, hide_env_values = true, value_name = "TABLE")]
+    #[serde(deserialize_with = "scalar")]
+    pub table: Option<String>,
+
+    /// The replication slot [default: outboxd_<database>]
+    #[arg(long, env = names::SLOT, hide_env_values = true, value_name = "NAME")]
+    #[serde(deserialize_with = "scalar")]
+    pub slot: Option<String>,
+
+    /// The publication [default: outboxd]
+    #[arg(long, env = names::PUBLICATION, hide_env_values = true, value_name = "NAME")]
+    #[serde(deserialize_with = "scalar")]
+    pub publication: Option<String>,
+
+    /// Write back as soon as this many events wait for it [default: 10]
+    #[arg(long, env = names::BATCH_SIZE, hide_env_values = true, value_name = "COUNT")]
+    #[serde(deserialize_with = "scalar")]
+    pub batch_size: Option<String>,
+
+    /// The longest that a write-back waits [default: 5s]
+    #[arg(long, env = names::PROCESS_INTERVAL, hide_env_values = true, value_name = "TIME")]
+    #[serde(deserialize_with = "scalar")]
+    pub process_interval: Option<String>,
+
+    /// The longest that one SQL statement, or the drain at stop, may take [default: 25s]
+    #[arg(long, env = names::OPERATION_TIMEOUT, hide_env_values = true, value_name = "TIME")]
+    #[serde(deserialize_with = "scalar")]
+    pub operation_timeout: Option<String>,
+
+    /// Attempts for an event that Kafka refuses [default: 3]
+    #[arg(long, env = names::MAX_RETRIES, hide_env_values = true, value_name = "COUNT")]
+    #[serde(deserialize_with = "scalar")]
+    pub max_retries: Option<String>,
+
+    /// What becomes of a published row: mark, delete or keep [default: mark]
+    #[arg(long, env = names::AFTER_PUBLISH, hide_env_values = true, value_name = "CHOICE")]
+    #[serde(deserialize_with = "scalar")]
+    pub after_publish: Option<String>,
+
+    /// Rows that are unpublished at the first start: publish, skip or halt [default: publish; with
+    /// keep: skip]
+    #[arg(long, env = names::BACKLOG, hide_env_values = true, value_name = "CHOICE")]
+    #[serde(deserialize_with = "scalar")]
+    pub backlog: Option<String>,
+
+    /// The records' key: column:NAME, payload:/json/pointer or none [default: column:event_type]
+    #[arg(long, env = names::KEY, hide_env_values = true, value_name = "RULE")]
+    #[serde(deserialize_with = "scalar")]
+    pub key: Option<String>,
+
+    /// Bytes of events in flight, at least 1MiB [default: 16MiB]
+    #[arg(long, env = names::MEMORY_LIMIT, hide_env_values = true, value_name = "SIZE")]
+    #[serde(deserialize_with = "scalar")]
+    pub memory_limit: Option<String>,
+
+    /// Where metrics, health and the status page are served, or off [default: 127.0.0.1:9464]
+    #[arg(long, env = names::HTTP_LISTEN, hide_env_values = true, value_name = "ADDRESS")]
+    #[serde(deserialize_with = "scalar")]
+    pub http_listen: Option<String>,
+
+    /// What is logged: a level, or a filter such as info,outboxd=debug [default: info]
+    #[arg(long, env = names::LOG, hide_env_values = true, value_name = "FILTER")]
+    #[serde(deserialize_with = "scalar")]
+    pub log: Option<String>,
+
+    /// The form of the log: text or json [default: text]
+    #[arg(long, env = names::LOG_FORMAT, hide_env_values = true, value_name = "FORM")]
+    #[serde(deserialize_with = "scalar")]
+    pub log_format: Option<String>,
+
+    /// What was wrong with the file itself; told together with the faults of the values.
+    #[arg(skip)]
+    #[serde(skip)]
+    pub(crate) faults: Vec<Fault>,
+}
+
+impl Settings {
+    /// The settings of a TOML file. What is wrong with the file is kept, and told by
+    /// `Config::from_settings` together with everything else.
+    pub fn load(path: &Path) -> Settings {
+        let file = path.display().to_string();
+        match std::fs::read_to_string(path) {
+            Ok(text) => Settings::parse(&text, &file),
+            Err(e) => Settings::faulty(vec![
+                Wrong::new(
+                    format!("cannot be read: {e}"),
+                    "name a settings file that exists (--config)",
+                )
+                .of(file),
+            ]),
+        }
+    }
+
+    /// The settings of a TOML text; `file` names it in faults.
+    ///
+    /// The parser's own error is not passed on: it quotes the line, and the line may hold a
+    /// password.
+    fn parse(text: &str, file: &str) -> Settings {
+        let mut table: toml::Table = match toml::from_str(text) {
+            Ok(table) => table,
+            Err(e) => {
+                let line = e.span().map_or(1, |span| line_of(text, span.start));
+                let wrong = Wrong::new(
+                    "is not valid TOML",
+                    "write `name = \"value\"`, each setting once",
+                );
+                return Settings::faulty(vec![wrong.of(format!("{file}:{line}"))]);
+            }
+        };
+        let known = known();
+        let mut faults = Vec::new();
+        table.retain(|name, value| {
+            let wrong = if !known.iter().any(|known| known == name) {
+                unknown(name, &known)
+            } else if name == "kafka" && !value.is_table() {
+                Wrong::new(
+                    "is not a table",
+                    "write [kafka] and below it one property a line",
+                )
+            } else if name != "kafka" && !is_scalar(value) {
+                Wrong::new(
+                    "is not a single value",
+                    "give a text, an integer or a boolean",
+                )
+            } else {
+                return true;
+            };
+            faults.push(wrong.of(format!("{file}: {}", name.escape_debug())));
+            false
+        });
+        if let Some(toml::Value::Table(properties)) = table.remove("kafka") {
+            let mut flat = toml::Table::new();
+            for (name, value) in properties {
+                flatten(name, value, &mut flat, &mut |name| {
+                    let wrong = Wrong::new(
+                        "is not a single value",
+                        "give a text, an integer or a boolean",
+                    );
+                    faults.push(wrong.of(format!("{file}: [kafka] {}", name.escape_debug())));
+                });
+            }
+            table.insert("kafka".to_owned(), toml::Value::Table(flat));
+        }
+        match table.try_into::<Settings>() {
+            Ok(settings) => Settings { faults, ..settings },
+            Err(_) => {
+                let wrong = Wrong::new(
+                    "has a value of the wrong kind",
+                    "give texts, integers or booleans",
+                );
+                Settings::faulty(vec![wrong.of(file)])
+            }
+        }
+    }
+
+    fn faulty(faults: Vec<Fault>) -> Settings {
+        Settings {
+            faults,
+            ..Settings::default()
+        }
+    }
+
+    /// These settings, and where they are silent, those of `other`. An empty text counts as
+    /// silence, which is what a deployment's empty variable means.
+    #[must_use]
+    pub fn or(self, other: Settings) -> Settings {
+        let or = |mine: Option<String>, other: Option<String>| {
+            let some = |text: &String| !text.trim().is_empty();
+            mine.filter(some).or(other.filter(some))
+        };
+        let mut kafka_table = other.kafka_table;
+        kafka_table.extend(self.kafka_table);
+        let kafka_properties = match (or(self.kafka_properties, None), other.kafka_properties) {
+            (Some(mine), Some(other)) => Some(format!("{other},{mine}")),
+            (mine, other) => mine.or(other),
+        };
+        Settings {
+            database_url: or(self.database_url, other.database_url),
+            database_password_file: or(self.database_password_file, other.database_password_file),
+            kafka_brokers: or(self.kafka_brokers, other.kafka_brokers),
+            kafka_properties,
+            kafka: other.kafka.into_iter().chain(self.kafka).collect(),
+            kafka_table,
+            table: or(self.table, other.table),
+            slot: or(self.slot, other.slot),
+            publication: or(self.publication, other.publication),
+            batch_size: or(self.batch_size, other.batch_size),
+            process_interval: or(self.process_interval, other.process_interval),
+            operation_timeout: or(self.operation_timeout, other.operation_timeout),
+            max_retries: or(self.max_retries, other.max_retries),
+            after_publish: or(self.after_publish, other.after_publish),
+            backlog: or(self.backlog, other.backlog),
+            key: or(self.key, other.key),
+            memory_limit: or(self.memory_limit, other.memory_limit),
+            http_listen: or(self.http_listen, other.http_listen),
+            log: or(self.log, other.log),
+            log_format: or(self.log_format, other.log_format),
+            faults: other.faults.into_iter().chain(self.faults).collect(),
+        }
+    }
+}
+
+/// Shows nothing: two of the settings hold passwords.
+impl fmt::Debug for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Settings").finish_non_exhaustive()
+    }
+}
+
+/// The names that a file may use: those of the flags, but for the two that stand in for the table
+/// `[kafka]`.
+fn known() -> Vec<String> {
+    let command = Settings::augment_args(Command::new("settings"));
+    let names = command
+        .get_arguments()
+        .map(|argument| argument.get_id().to_string());
+    names.filter(|name| name != "kafka_properties").collect()
+}
+
+fn unknown(name: &str, known: &[String]) -> Wrong {
+    let folded = name.to_lowercase().replace('-', "_");
+    let folded = folded.strip_prefix("outbox_").unwrap_or(&folded);
+    let remedy = match known.iter().find(|known| *known == folded) {
+        Some(meant) => format!("write {meant}"),
+        None => "remove it; `outboxd run --help` lists the settings".to_owned(),
+    };
+    Wrong::new("is not a setting", remedy)
+}
+
+/// Puts `linger.ms = 5` under its whole name: TOML reads a dotted key as a table in a table.
+fn flatten(
+    name: String,
+    value: toml::Value,
+    flat: &mut toml::Table,
+    refuse: &mut impl FnMut(&str),
+) {
+    match value {
+        toml::Value::Table(inner) => {
+            for (key, value) in inner {
+                flatten(format!("{name}.{key}"), value, flat, refuse);
+            }
+        }
+        value if is_scalar(&value) => {
+            flat.insert(name, value);
+        }
+        _ => refuse(&name),
+    }
+}
+
+fn is_scalar(value: &toml::Value) -> bool {
+    value.is_str() || value.is_integer() || value.is_bool()
+}
+
+fn line_of(text: &str, offset: usize) -> usize {
+    text.bytes()
+        .take(offset)
+        .filter(|byte| *byte == b'\n')
+        .count()
+        + 1
+}
+
+/// A text, an integer or a boolean, as text: people write both `batch_size = 10` and `batch_size =
+/// "10"`.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Scalar {
+    Text(String),
+    Integer(i64),
+    Boolean(bool),
+}
+
+impl Scalar {
+    fn into_text(self) -> String {
+        match self {
+            Scalar::Text(text) => text,
+            Scalar::Integer(number) => number.to_string(),
+            Scalar::Boolean(truth) => truth.to_string(),
+        }
+    }
+}
+
+fn scalar<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
+    Scalar::deserialize(from).map(|value| Some(value.into_text()))
+}
+
+fn scalars<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap<String, String>, D::Error> {
+    let table = BTreeMap::<String, Scalar>::deserialize(from)?;
+    Ok(table
+        .into_iter()
+        .map(|(name, value)| (name, value.into_text()))
+        .collect())
+}
