@@ -1,1 +1,386 @@
-//! (room)
+//! What is counted, and under which names.
+//!
+//! The names are the contract with dashboards and alerts and stand here as constants. Counting
+//! decides nothing. The hot path holds a [`TopicMetrics`], so an event costs one atomic addition
+//! and one histogram entry, no look-up. Labels are bounded: after [`TOPICS_MAX`] topics the rest
+//! share one label.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Mutex, PoisonError};
+
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+
+use crate::error::Code;
+
+/// The content type of [`Metrics::render`].
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Events by topic and outcome.
+pub const EVENTS_PROCESSED: &str = "outbox_events_processed_total";
+/// From commit to acknowledgement, by topic.
+pub const PROCESSING_DURATION: &str = "outbox_processing_duration_seconds";
+/// Errors by code.
+pub const ERRORS: &str = "outbox_errors_total";
+/// Bytes of log between the slot's confirmed position and the server's.
+pub const SLOT_LAG: &str = "outboxd_slot_lag_bytes";
+/// Bytes of log that the server keeps for the slot.
+pub const RETAINED_WAL: &str = "outboxd_retained_wal_bytes";
+/// Bytes of log that may still be written before the slot is lost; absent without a limit.
+pub const SAFE_WAL_SIZE: &str = "outboxd_safe_wal_size_bytes";
+/// 1 for the slot's `wal_status`.
+pub const WAL_STATUS: &str = "outboxd_wal_status";
+/// 1 while a session holds the slot.
+pub const SLOT_ACTIVE: &str = "outboxd_slot_active";
+/// Records that Kafka has not acknowledged yet.
+pub const IN_FLIGHT_RECORDS: &str = "outboxd_in_flight_records";
+/// Their bytes.
+pub const IN_FLIGHT_BYTES: &str = "outboxd_in_flight_bytes";
+/// How long the oldest of them has waited.
+pub const OLDEST_UNACKNOWLEDGED: &str = "outboxd_oldest_unacknowledged_seconds";
+/// Rows that are published and not written back yet.
+pub const WRITE_BACK_PENDING: &str = "outboxd_write_back_pending_rows";
+/// Sessions that had to be opened again.
+pub const RECONNECTS: &str = "outboxd_reconnects_total";
+/// Slots created on a first start.
+pub const SLOT_BOOTSTRAPS: &str = "outboxd_slot_bootstraps_total";
+/// Slots created again after a loss.
+pub const SLOT_HEALS: &str = "outboxd_slot_heals_total";
+/// Transactions with events that are wholly done.
+pub const TRANSACTIONS: &str = "outboxd_transactions_total";
+/// 1, with the version as label.
+pub const BUILD_INFO: &str = "outboxd_build_info";
+/// How long the named wait has lasted; absent when there is none.
+pub const WAITING: &str = "outboxd_waiting_seconds";
+
+/// The label for topics.
+pub const TOPIC: &str = "topic";
+/// The label for an event's outcome and for `wal_status`.
+pub const STATUS: &str = "status";
+/// The label for error codes.
+pub const CODE: &str = "code";
+/// The label for named waits.
+pub const WAIT: &str = "wait";
+/// The label for the version.
+pub const VERSION: &str = "version";
+
+/// The outcome of an event that is in Kafka.
+pub const PUBLISHED: &str = "published";
+/// The outcome of an event that Kafka refused.
+pub const FAILED: &str = "failed";
+
+/// So many topics have a label of their own.
+pub const TOPICS_MAX: usize = 200;
+/// The label of all further topics; not a valid topic name, so it cannot be one.
+pub const OTHER_TOPICS: &str = "(other)";
+
+/// From half a millisecond, the best case on one machine, to a minute, when somebody should be
+/// awake.
+const DURATION_BUCKETS: [f64; 16] = [
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
+    60.0,
+];
+
+type Labels = Vec<(&'static str, String)>;
+type FloatGauge = Gauge<f64, AtomicU64>;
+
+/// All counters and gauges of one publisher.
+pub struct Metrics {
+    registry: Registry,
+    events: Family<Labels, Counter>,
+    durations: Family<Labels, Histogram, fn() -> Histogram>,
+    topics: Mutex<HashMap<String, TopicMetrics>>,
+    errors: Family<Labels, Counter>,
+    slot_lag: Family<Labels, Gauge>,
+    retained_wal: Family<Labels, Gauge>,
+    safe_wal_size: Family<Labels, Gauge>,
+    wal_status: Family<Labels, Gauge>,
+    slot_active: Gauge,
+    in_flight_records: Gauge,
+    in_flight_bytes: Gauge,
+    oldest_unacknowledged: FloatGauge,
+    write_back_pending: Gauge,
+    waiting: Family<Labels, FloatGauge>,
+    /// Sessions that had to be opened again.
+    pub reconnects: Counter,
+    /// Slots created on a first start.
+    pub slot_bootstraps: Counter,
+    /// Slots created again after a loss.
+    pub slot_heals: Counter,
+    /// Transactions with events that are wholly done.
+    pub transactions: Counter,
+}
+
+/// One topic's counters; cheap to clone, made to be kept.
+#[derive(Debug, Clone)]
+pub struct TopicMetrics {
+    published: Counter,
+    failed: Counter,
+    duration: Histogram,
+}
+
+impl TopicMetrics {
+    /// Counts events that are in Kafka.
+    pub fn processed(&self, events: u64) {
+        self.published.inc_by(events);
+    }
+
+    /// Counts events that Kafka refused for good.
+    pub fn failed(&self, events: u64) {
+        self.failed.inc_by(events);
+    }
+
+    /// Records the seconds from an event's commit to its acknowledgement.
+    pub fn observe(&self, seconds: f64) {
+        // The two clocks may disagree.
+        self.duration.observe(seconds.max(0.0));
+    }
+}
+
+/// The slot as the server shows it.
+#[derive(Debug, Clone, Copy)]
+pub struct SlotGauges<'a> {
+    /// Behind the server by so many bytes.
+    pub lag_bytes: i64,
+    /// Bytes of log kept for it.
+    pub retained_bytes: i64,
+    /// Bytes until it is lost; `None` without a limit.
+    pub safe_wal_size: Option<i64>,
+    /// `reserved`, `extended`, `unreserved` or `lost`.
+    pub wal_status: Option<&'a str>,
+    /// Whether a session holds it.
+    pub active: bool,
+}
+
+/// What is under way.
+#[derive(Debug, Clone, Copy)]
+pub struct FlightGauges {
+    /// Records without an acknowledgement.
+    pub records: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Age of the oldest.
+    pub oldest_seconds: f64,
+    /// Rows that wait for their write-back.
+    pub unmarked_records: u64,
+}
+
+impl Metrics {
+    /// All at zero.
+    pub fn new() -> Self {
+        let mut registry = Registry::default();
+        let durations: Family<Labels, Histogram, fn() -> Histogram> =
+            Family::new_with_constructor(|| Histogram::new(DURATION_BUCKETS));
+        let metrics = Metrics {
+            events: Family::default(),
+            durations,
+            topics: Mutex::default(),
+            errors: Family::default(),
+            slot_lag: Family::default(),
+            retained_wal: Family::default(),
+            safe_wal_size: Family::default(),
+            wal_status: Family::default(),
+            slot_active: Gauge::default(),
+            in_flight_records: Gauge::default(),
+            in_flight_bytes: Gauge::default(),
+            oldest_unacknowledged: Gauge::default(),
+            write_back_pending: Gauge::default(),
+            waiting: Family::default(),
+            reconnects: Counter::default(),
+            slot_bootstraps: Counter::default(),
+            slot_heals: Counter::default(),
+            transactions: Counter::default(),
+            registry: Registry::default(),
+        };
+        metrics.register(&mut registry);
+        Metrics {
+            registry,
+            ..metrics
+        }
+    }
+
+    fn register(&self, registry: &mut Registry) {
+        // The encoder adds `_total` to a counter's name itself.
+        let mut counter = |name: &'static str, help: &'static str, counter: &Counter| {
+            registry.register(stem(name), help, counter.clone());
+        };
+        counter(
+            RECONNECTS,
+            "Sessions that had to be opened again",
+            &self.reconnects,
+        );
+        counter(
+            SLOT_BOOTSTRAPS,
+            "Slots created on a first start",
+            &self.slot_bootstraps,
+        );
+        counter(
+            SLOT_HEALS,
+            "Slots created again after a loss",
+            &self.slot_heals,
+        );
+        counter(
+            TRANSACTIONS,
+            "Transactions with events that are wholly done",
+            &self.transactions,
+        );
+        registry.register(
+            stem(EVENTS_PROCESSED),
+            "Events by topic and outcome",
+            self.events.clone(),
+        );
+        registry.register(stem(ERRORS), "Errors by code", self.errors.clone());
+        let help = "Time from an event's commit to Kafka's acknowledgement";
+        registry.register(PROCESSING_DURATION, help, self.durations.clone());
+        let help = "Log between the slot's confirmed position and the server's";
+        registry.register(SLOT_LAG, help, self.slot_lag.clone());
+        registry.register(
+            RETAINED_WAL,
+            "Log that the server keeps for the slot",
+            self.retained_wal.clone(),
+        );
+        let help = "Log that may be written before the slot is lost, absent without a limit";
+        registry.register(SAFE_WAL_SIZE, help, self.safe_wal_size.clone());
+        registry.register(
+            WAL_STATUS,
+            "1 for the slot's wal_status",
+            self.wal_status.clone(),
+        );
+        registry.register(
+            SLOT_ACTIVE,
+            "1 while a session holds the slot",
+            self.slot_active.clone(),
+        );
+        let help = "Records without an acknowledgement";
+        registry.register(IN_FLIGHT_RECORDS, help, self.in_flight_records.clone());
+        let help = "Bytes of the records without an acknowledgement";
+        registry.register(IN_FLIGHT_BYTES, help, self.in_flight_bytes.clone());
+        let help = "Age of the oldest record without an acknowledgement";
+        registry.register(
+            OLDEST_UNACKNOWLEDGED,
+            help,
+            self.oldest_unacknowledged.clone(),
+        );
+        let help = "Rows that are published and not written back";
+        registry.register(WRITE_BACK_PENDING, help, self.write_back_pending.clone());
+        let help = "How long the named wait has lasted, absent when there is none";
+        registry.register(WAITING, help, self.waiting.clone());
+        let build: Family<Labels, Gauge> = Family::default();
+        build
+            .get_or_create(&vec![(VERSION, env!("CARGO_PKG_VERSION").to_owned())])
+            .set(1);
+        registry.register(BUILD_INFO, "The running version", build);
+    }
+
+    /// The topic's counters; to be kept by the caller, since this looks them up.
+    pub fn topic(&self, name: &str) -> TopicMetrics {
+        let mut topics = self.topics.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(topic) = topics.get(name) {
+            return topic.clone();
+        }
+        let name = if topics.len() < TOPICS_MAX {
+            name
+        } else {
+            OTHER_TOPICS
+        };
+        if let Some(topic) = topics.get(name) {
+            return topic.clone();
+        }
+        let label = || (TOPIC, name.to_owned());
+        let events = |status: &str| {
+            self.events
+                .get_or_create_owned(&vec![label(), (STATUS, status.to_owned())])
+        };
+        let topic = TopicMetrics {
+            published: events(PUBLISHED),
+            failed: events(FAILED),
+            duration: self.durations.get_or_create_owned(&vec![label()]),
+        };
+        topics.insert(name.to_owned(), topic.clone());
+        topic
+    }
+
+    /// Counts an error.
+    pub fn error(&self, code: Code) {
+        self.errors
+            .get_or_create(&vec![(CODE, code.as_str().to_owned())])
+            .inc();
+    }
+
+    /// Shows the slot as the server sees it; with `None`, when nobody knows, its gauges are absent
+    /// rather than stale.
+    pub fn slot(&self, slot: Option<SlotGauges<'_>>) {
+        self.wal_status.clear();
+        let show = |family: &Family<Labels, Gauge>, value: Option<i64>| match value {
+            Some(value) => {
+                family.get_or_create(&Labels::new()).set(value);
+            }
+            None => family.clear(),
+        };
+        show(&self.slot_lag, slot.map(|slot| slot.lag_bytes));
+        show(&self.retained_wal, slot.map(|slot| slot.retained_bytes));
+        show(
+            &self.safe_wal_size,
+            slot.and_then(|slot| slot.safe_wal_size),
+        );
+        if let Some(status) = slot.and_then(|slot| slot.wal_status) {
+            self.wal_status
+                .get_or_create(&vec![(STATUS, status.to_owned())])
+                .set(1);
+        }
+        self.slot_active
+            .set(slot.is_some_and(|slot| slot.active).into());
+    }
+
+    /// Shows what is under way.
+    pub fn flight(&self, flight: FlightGauges) {
+        self.in_flight_records.set(saturating(flight.records));
+        self.in_flight_bytes.set(saturating(flight.bytes));
+        self.oldest_unacknowledged.set(flight.oldest_seconds);
+        self.write_back_pending
+            .set(saturating(flight.unmarked_records));
+    }
+
+    /// Shows the wait that the publisher is in; there is one at most.
+    pub fn waiting(&self, wait: Option<(&'static str, f64)>) {
+        self.waiting.clear();
+        if let Some((name, seconds)) = wait {
+            self.waiting
+                .get_or_create(&vec![(WAIT, name.to_owned())])
+                .set(seconds);
+        }
+    }
+
+    /// Everything in the text format of OpenMetrics, for [`CONTENT_TYPE`].
+    pub fn render(&self) -> String {
+        let mut text = String::new();
+        encode(&mut text, &self.registry).expect("writing to a String cannot fail");
+        text
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Metrics::new()
+    }
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Metrics").finish_non_exhaustive()
+    }
+}
+
+fn stem(counter: &'static str) -> &'static str {
+    counter.strip_suffix("_total").unwrap_or(counter)
+}
+
+fn saturating(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
