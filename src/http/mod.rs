@@ -1,1 +1,199 @@
-//! (room)
+//! Metrics, health and a page to look at. Shows what it is given, changes nothing, and reveals no
+//! setting that could be secret.
+//!
+//! - `/livez`: 200 while the publisher's loop turns. A named wait never fails it: to restart a
+//!   publisher that waits for Kafka or for a server that is busy decoding would only begin the wait
+//!   again.
+//! - `/readyz`: 200 while events get through, or while this instance stands by; otherwise 503 and
+//!   why.
+//! - `/metrics`, `/status` (JSON), `/` (for people).
+//!
+//! Connections are limited in number and in time ([`listener`]), so that no client can hold memory
+//! or a file for long.
+
+mod listener;
+mod page;
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{Html, IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use tokio::net::TcpListener;
+
+use crate::error::{Code, Error, Result};
+use crate::http::listener::Limited;
+use crate::metrics::{CONTENT_TYPE, FlightGauges, Metrics, SlotGauges};
+use crate::publisher::{Phase, Status};
+
+/// How the server asks for the publisher's state.
+pub type StatusHandle = Arc<dyn Fn() -> Status + Send + Sync>;
+
+/// A loop that has not turned for so long is stuck.
+const LOOP_AGE_MAX_SECONDS: f64 = 30.0;
+
+/// A wait that is longer than this is no longer a hiccup.
+const WAIT_MAX_SECONDS: f64 = 60.0;
+
+/// Takes the address.
+pub async fn bind(address: SocketAddr) -> Result<TcpListener> {
+    TcpListener::bind(address).await.map_err(|e| {
+        Error::fatal(
+            Code::Config,
+            format!("cannot listen at {address} (OUTBOX_HTTP_LISTEN)"),
+        )
+        .hint("choose another address, or off")
+        .source(e)
+    })
+}
+
+/// Serves until `shutdown` resolves, then until the requests that have begun are answered.
+pub async fn serve(
+    listener: TcpListener,
+    status: StatusHandle,
+    metrics: Arc<Metrics>,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) {
+    let listener = Limited::new(listener);
+    // The future is documented to end only after the shutdown, and never with an error.
+    let _ = axum::serve(listener, router(Shown { status, metrics }))
+        .with_graceful_shutdown(shutdown)
+        .await;
+}
+
+#[derive(Clone)]
+struct Shown {
+    status: StatusHandle,
+    metrics: Arc<Metrics>,
+}
+
+impl fmt::Debug for Shown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shown").finish_non_exhaustive()
+    }
+}
+
+fn router(shown: Shown) -> Router {
+    Router::new()
+        .route("/", get(page))
+        .route("/status", get(status))
+        .route("/metrics", get(metrics))
+        .route("/livez", get(livez))
+        .route("/readyz", get(readyz))
+        .with_state(shown)
+}
+
+async fn page(State(shown): State<Shown>) -> Response {
+    // The page needs no script and no other origin, so none is allowed.
+    let policy = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'";
+    let status = (shown.status)();
+    let ready = readiness(&status);
+    let headers = [
+        (header::CONTENT_SECURITY_POLICY, policy),
+        (header::CACHE_CONTROL, "no-store"),
+    ];
+    (headers, Html(page::render(&status, ready.err().as_deref()))).into_response()
+}
+
+async fn status(State(shown): State<Shown>) -> impl IntoResponse {
+    (
+        [(header::CACHE_CONTROL, "no-store")],
+        Json((shown.status)()),
+    )
+}
+
+async fn metrics(State(shown): State<Shown>) -> impl IntoResponse {
+    gauge(&shown.metrics, &(shown.status)());
+    (
+        [(header::CONTENT_TYPE, CONTENT_TYPE)],
+        shown.metrics.render(),
+    )
+}
+
+async fn livez(State(shown): State<Shown>) -> impl IntoResponse {
+    answer(liveness(&(shown.status)()))
+}
+
+async fn readyz(State(shown): State<Shown>) -> impl IntoResponse {
+    answer(readiness(&(shown.status)()))
+}
+
+fn answer(verdict: Result<(), String>) -> (StatusCode, String) {
+    match verdict {
+        Ok(()) => (StatusCode::OK, "ok\n".to_owned()),
+        Err(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
+    }
+}
+
+/// Gauges are read off the status when somebody asks, so that both always agree.
+fn gauge(metrics: &Metrics, status: &Status) {
+    metrics.flight(FlightGauges {
+        records: status.in_flight_records,
+        bytes: status.in_flight_bytes,
+        oldest_seconds: status.oldest_unacknowledged_seconds,
+        unmarked_records: status.unmarked_records,
+    });
+    metrics.slot(status.slot_health.as_ref().map(|slot| SlotGauges {
+        lag_bytes: slot.lag_bytes,
+        retained_bytes: slot.retained_bytes,
+        safe_wal_size: slot.safe_wal_size,
+        wal_status: slot.wal_status.as_deref(),
+        active: slot.active,
+    }));
+    metrics.waiting(
+        status
+            .waiting
+            .as_ref()
+            .map(|waiting| (waiting.on, waiting.seconds)),
+    );
+}
+
+fn liveness(status: &Status) -> Result<(), String> {
+    if status.loop_age_seconds < LOOP_AGE_MAX_SECONDS {
+        return Ok(());
+    }
+    Err(format!(
+        "the loop has not turned for {:.0} s",
+        status.loop_age_seconds
+    ))
+}
+
+fn readiness(status: &Status) -> Result<(), String> {
+    liveness(status)?;
+    let waiting = status.waiting.as_ref();
+    match status.phase {
+        // To wait for the lock is what a standby is for, however long.
+        Phase::Standby => return Ok(()),
+        Phase::Streaming => {}
+        Phase::Connecting | Phase::Reconnecting => return Err(unready("not connected", status)),
+        Phase::Backlog => return Err(unready("publishing the backlog", status)),
+        Phase::Stopping => return Err(unready("stopping", status)),
+        Phase::Stopped => return Err(unready("stopped", status)),
+        Phase::Failed => return Err(unready("failed", status)),
+    }
+    match waiting.filter(|waiting| waiting.seconds > WAIT_MAX_SECONDS) {
+        Some(waiting) => Err(format!(
+            "waiting for {} for {:.0} s: {}",
+            waiting.on, waiting.seconds, waiting.detail
+        )),
+        None => Ok(()),
+    }
+}
+
+fn unready(what: &str, status: &Status) -> String {
+    let mut why = what.to_owned();
+    if let Some(waiting) = &status.waiting {
+        why.push_str(&format!("; waiting for {}: {}", waiting.on, waiting.detail));
+    }
+    if let Some(error) = &status.last_error {
+        why.push_str(&format!("; last error: {error}"));
+    }
+    why
+}
+
+#[cfg(test)]
+mod tests;

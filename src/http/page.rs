@@ -1,0 +1,176 @@
+//! The page for people: one table, no script, refreshed by the browser. Every text from outside is
+//! escaped.
+
+use std::fmt::Write;
+
+use crate::publisher::Status;
+
+const STYLE: &str = "
+:root { color-scheme: light dark; font: 16px/1.5 system-ui, sans-serif; }
+body { max-width: 46rem; margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.4rem; margin: 0 0 .2rem; }
+.phase { display: inline-block; padding: .1rem .7rem; border-radius: 1rem; }
+.phase { color: #fff; background: #b45309; }
+.ready { background: #15803d; }
+.why { margin: .8rem 0; padding: .6rem .9rem; overflow-wrap: anywhere; }
+.why { border-left: 4px solid #b45309; }
+table { width: 100%; border-collapse: collapse; margin-top: 1rem; }
+th, td { text-align: left; vertical-align: top; }
+th, td { padding: .35rem .5rem; border-bottom: 1px solid #8884; }
+th { font-weight: normal; opacity: .75; width: 45%; }
+td { font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
+footer { margin-top: 1.2rem; opacity: .75; }
+";
+
+/// The whole page; `unready` says why events do not get through, if they do not.
+pub(crate) fn render(status: &Status, unready: Option<&str>) -> String {
+    let mut rows = String::new();
+    for (name, value) in rows_of(status) {
+        let _ = writeln!(
+            rows,
+            "<tr><th scope=\"row\">{name}</th><td>{}</td></tr>",
+            escape(&value)
+        );
+    }
+    let phase = format!("{:?}", status.phase).to_lowercase();
+    let class = if unready.is_none() {
+        "phase ready"
+    } else {
+        "phase"
+    };
+    let why = unready
+        .map(|why| format!("<p class=\"why\">{}</p>\n", escape(why)))
+        .unwrap_or_default();
+    format!(
+        "<!doctype html>
+<html lang=\"en\">
+<head>
+<meta charset=\"utf-8\">
+<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">
+<meta http-equiv=\"refresh\" content=\"2\">
+<title>outboxd: {phase}</title>
+<style>{STYLE}</style>
+</head>
+<body>
+<h1>outboxd</h1>
+<p><span class=\"{class}\">{phase}</span> {table} → Kafka</p>
+{why}<table>
+{rows}</table>
+<footer>outboxd {version} · <a href=\"/status\">status</a> · <a href=\"/metrics\">metrics</a> ·
+<a href=\"/livez\">livez</a> · <a href=\"/readyz\">readyz</a></footer>
+</body>
+</html>
+",
+        table = escape(&status.table),
+        version = env!("CARGO_PKG_VERSION"),
+    )
+}
+
+fn rows_of(status: &Status) -> Vec<(&'static str, String)> {
+    let absent = || "–".to_owned();
+    let mut rows = vec![
+        (
+            "events published since the start",
+            grouped(status.published_total),
+        ),
+        (
+            "in flight to Kafka",
+            format!(
+                "{} records, {}",
+                grouped(status.in_flight_records),
+                bytes(status.in_flight_bytes)
+            ),
+        ),
+        (
+            "oldest without acknowledgement",
+            match status.in_flight_records {
+                0 => absent(),
+                _ => format!("{:.1} s", status.oldest_unacknowledged_seconds),
+            },
+        ),
+        (
+            "published, not yet written back",
+            grouped(status.unmarked_records),
+        ),
+    ];
+    if let Some(waiting) = &status.waiting {
+        let wait = format!(
+            "{} for {:.0} s: {}",
+            waiting.on, waiting.seconds, waiting.detail
+        );
+        rows.push(("waiting for", wait));
+    }
+    rows.push(("slot", status.slot.clone()));
+    if let Some(slot) = &status.slot_health {
+        let unsigned = |value: i64| bytes(u64::try_from(value).unwrap_or(0));
+        rows.push(("slot lag", unsigned(slot.lag_bytes)));
+        rows.push(("log kept for the slot", unsigned(slot.retained_bytes)));
+        rows.push((
+            "log until the slot is lost",
+            slot.safe_wal_size.map_or("no limit".to_owned(), unsigned),
+        ));
+        let state = slot.wal_status.clone().unwrap_or_else(absent);
+        let active = if slot.active { "active" } else { "not active" };
+        rows.push(("slot's state", format!("{state}, {active}")));
+    }
+    rows.push(("publication", status.publication.clone()));
+    rows.push((
+        "received up to",
+        status.received_lsn.clone().unwrap_or_else(absent),
+    ));
+    rows.push((
+        "confirmed up to",
+        status.confirmed_lsn.clone().unwrap_or_else(absent),
+    ));
+    rows.push(("reconnects", grouped(status.reconnects)));
+    rows.push((
+        "last error",
+        status
+            .last_error
+            .clone()
+            .unwrap_or_else(|| "none".to_owned()),
+    ));
+    rows
+}
+
+/// 1234567 as 1 234 567, with narrow no-break spaces.
+fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            text.push('\u{202f}');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+fn bytes(number: u64) -> String {
+    let units = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    if number < 1024 {
+        return format!("{number} bytes");
+    }
+    let mut value = number as f64 / 1024.0;
+    let mut unit = 0;
+    while value >= 1024.0 && unit + 1 < units.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    format!("{value:.1} {}", units[unit])
+}
+
+fn escape(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '&' => escaped.push_str("&amp;"),
+            '<' => escaped.push_str("&lt;"),
+            '>' => escaped.push_str("&gt;"),
+            '"' => escaped.push_str("&quot;"),
+            '\'' => escaped.push_str("&#39;"),
+            c => escaped.push(c),
+        }
+    }
+    escaped
+}

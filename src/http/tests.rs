@@ -1,0 +1,273 @@
+//! Over real connections, as a monitor and a browser see it.
+
+#![allow(clippy::unwrap_used)]
+
+use std::sync::Mutex;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::oneshot;
+
+use super::*;
+use crate::publisher::{SlotHealth, Waiting};
+
+fn streaming() -> Status {
+    Status {
+        phase: Phase::Streaming,
+        waiting: None,
+        slot: "outboxd_orders".to_owned(),
+        publication: "outboxd".to_owned(),
+        table: "outbox.outbox".to_owned(),
+        system_id: None,
+        timeline: None,
+        received_lsn: Some("0/2A".to_owned()),
+        confirmed_lsn: None,
+        published_total: 1_234_567,
+        in_flight_records: 7,
+        in_flight_bytes: 4_096,
+        unmarked_records: 3,
+        oldest_unacknowledged_seconds: 0.5,
+        slot_health: Some(SlotHealth {
+            lag_bytes: 2_048,
+            retained_bytes: 16_777_216,
+            safe_wal_size: None,
+            wal_status: Some("reserved".to_owned()),
+            active: true,
+        }),
+        reconnects: 0,
+        last_error: None,
+        loop_age_seconds: 0.1,
+    }
+}
+
+fn waiting(on: &'static str, seconds: f64) -> Option<Waiting> {
+    Some(Waiting {
+        on,
+        detail: "orders[3] <has> no leader".to_owned(),
+        seconds,
+    })
+}
+
+struct Server {
+    address: SocketAddr,
+    status: Arc<Mutex<Status>>,
+    metrics: Arc<Metrics>,
+    stop: oneshot::Sender<()>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Server {
+    async fn start(status: Status) -> Server {
+        let listener = bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let status = Arc::new(Mutex::new(status));
+        let metrics = Arc::new(Metrics::new());
+        let (stop, stopped) = oneshot::channel::<()>();
+        let seen = Arc::clone(&status);
+        let handle: StatusHandle = Arc::new(move || seen.lock().unwrap().clone());
+        let shutdown = async move {
+            let _ = stopped.await;
+        };
+        let task = tokio::spawn(serve(listener, handle, Arc::clone(&metrics), shutdown));
+        Server {
+            address,
+            status,
+            metrics,
+            stop,
+            task,
+        }
+    }
+
+    /// Status line and headers, then body.
+    async fn get(&self, path: &str) -> (String, String) {
+        let mut stream = TcpStream::connect(self.address).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await.unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        (head.to_owned(), body.to_owned())
+    }
+
+    async fn code(&self, path: &str) -> u16 {
+        let (head, _) = self.get(path).await;
+        head.split(' ').nth(1).unwrap().parse().unwrap()
+    }
+
+    fn set(&self, status: Status) {
+        *self.status.lock().unwrap() = status;
+    }
+}
+
+#[tokio::test]
+async fn a_streaming_publisher_is_live_and_ready() {
+    let server = Server::start(streaming()).await;
+    assert_eq!(
+        (server.code("/livez").await, server.code("/readyz").await),
+        (200, 200)
+    );
+    assert_eq!(server.code("/nowhere").await, 404);
+}
+
+#[tokio::test]
+async fn a_long_wait_is_not_ready_and_says_for_what_but_stays_live() {
+    let server = Server::start(Status {
+        waiting: waiting("kafka", 61.0),
+        ..streaming()
+    })
+    .await;
+    assert_eq!(server.code("/livez").await, 200);
+    let (head, body) = server.get("/readyz").await;
+    assert!(head.starts_with("HTTP/1.1 503"), "{head}");
+    assert_eq!(
+        body,
+        "waiting for kafka for 61 s: orders[3] <has> no leader\n"
+    );
+    server.set(Status {
+        waiting: waiting("kafka", 59.0),
+        ..streaming()
+    });
+    assert_eq!(server.code("/readyz").await, 200);
+}
+
+#[tokio::test]
+async fn a_standby_is_ready_however_long_it_waits_for_the_lock() {
+    let status = Status {
+        phase: Phase::Standby,
+        waiting: waiting("lock", 1e6),
+        ..streaming()
+    };
+    let server = Server::start(status).await;
+    assert_eq!(
+        (server.code("/livez").await, server.code("/readyz").await),
+        (200, 200)
+    );
+}
+
+#[tokio::test]
+async fn a_loop_that_no_longer_turns_is_neither_live_nor_ready() {
+    let server = Server::start(Status {
+        loop_age_seconds: 30.0,
+        ..streaming()
+    })
+    .await;
+    assert_eq!(
+        (server.code("/livez").await, server.code("/readyz").await),
+        (503, 503)
+    );
+}
+
+#[test]
+fn every_other_phase_is_unready_and_tells_the_last_error() {
+    for phase in [
+        Phase::Connecting,
+        Phase::Backlog,
+        Phase::Reconnecting,
+        Phase::Stopping,
+        Phase::Stopped,
+        Phase::Failed,
+    ] {
+        let status = Status {
+            phase,
+            last_error: Some("it broke".to_owned()),
+            ..streaming()
+        };
+        let why = readiness(&status).unwrap_err();
+        assert!(why.ends_with("last error: it broke"), "{why}");
+        assert_eq!(liveness(&status), Ok(()));
+    }
+}
+
+#[tokio::test]
+async fn metrics_show_the_gauges_of_the_present_status() {
+    let server = Server::start(streaming()).await;
+    server.metrics.topic("orders").processed(5);
+    let (head, body) = server.get("/metrics").await;
+    assert!(
+        head.contains("application/openmetrics-text; version=1.0.0"),
+        "{head}"
+    );
+    for line in [
+        "outbox_events_processed_total{topic=\"orders\",status=\"published\"} 5",
+        "outboxd_in_flight_records 7",
+        "outboxd_slot_lag_bytes 2048",
+        "outboxd_wal_status{status=\"reserved\"} 1",
+    ] {
+        assert!(
+            body.lines().any(|found| found == line),
+            "{line} is not in\n{body}"
+        );
+    }
+    server.set(Status {
+        slot_health: None,
+        waiting: waiting("kafka", 2.0),
+        ..streaming()
+    });
+    let (_, body) = server.get("/metrics").await;
+    assert!(
+        !body.contains("\noutboxd_slot_lag_bytes "),
+        "a stale lag is shown\n{body}"
+    );
+    assert!(
+        body.contains("outboxd_waiting_seconds{wait=\"kafka\"} 2.0"),
+        "{body}"
+    );
+}
+
+#[tokio::test]
+async fn status_is_json_with_lower_case_phases() {
+    let server = Server::start(streaming()).await;
+    let (head, body) = server.get("/status").await;
+    assert!(head.contains("application/json"), "{head}");
+    let status: serde_json::Value = serde_json::from_str(&body).unwrap();
+    assert_eq!(status["phase"], "streaming");
+    assert_eq!(status["slot_health"]["lag_bytes"], 2_048);
+}
+
+#[tokio::test]
+async fn the_page_shows_the_state_and_escapes_what_came_from_outside() {
+    let last_error = Some("<script>alert('x')</script>".to_owned());
+    let server = Server::start(Status {
+        last_error,
+        ..streaming()
+    })
+    .await;
+    let (head, body) = server.get("/").await;
+    assert!(head.contains("text/html"), "{head}");
+    assert!(head.contains("default-src 'none'"), "{head}");
+    assert!(body.contains("class=\"phase ready\">streaming<"), "{body}");
+    assert!(body.contains("1\u{202f}234\u{202f}567"), "{body}");
+    assert!(body.contains("16.0 MiB"), "{body}");
+    assert!(
+        body.contains("&lt;script&gt;alert(&#39;x&#39;)") && !body.contains("<script"),
+        "{body}"
+    );
+}
+
+#[tokio::test]
+async fn serving_ends_with_the_shutdown_and_frees_the_address() {
+    let server = Server::start(streaming()).await;
+    assert_eq!(server.code("/livez").await, 200);
+    server.stop.send(()).unwrap();
+    server.task.await.unwrap();
+    bind(server.address).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_address_in_use_is_a_fault_of_configuration() {
+    let server = Server::start(streaming()).await;
+    let error = bind(server.address).await.unwrap_err();
+    assert_eq!(error.code(), Code::Config);
+    assert!(error.message().contains("OUTBOX_HTTP_LISTEN"), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_connection_is_ended_after_its_time() {
+    let listener = bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut limited = Limited::new(listener);
+    let _client = TcpStream::connect(address).await.unwrap();
+    let (mut stream, _) = axum::serve::Listener::accept(&mut limited).await;
+    let error = stream.read_u8().await.unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::TimedOut);
+}
