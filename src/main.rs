@@ -1,1 +1,39 @@
-fn main(){}
+//! The program: reads the command line, does what it asks for, and ends with the exit code that
+//! fits.
+//!
+//! One thread runs the whole publisher: there is one stream to read and one producer to feed, and
+//! librdkafka has its own threads.
+
+mod cli;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use crate::cli::report;
+
+fn main() -> ExitCode {
+    let cli = match report::parse(std::env::args_os()) {
+        Ok(cli) => cli,
+        Err(code) => return ExitCode::from(code),
+    };
+    let runtime = match tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(e) => {
+            report::print(&anyhow::Error::new(e).context("start the runtime"));
+            return ExitCode::FAILURE;
+        }
+    };
+    let ended = runtime.block_on(cli.execute());
+    // A call into librdkafka that does not return must not keep the process.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    match ended {
+        Err(error) if !report::is_broken_pipe(&error) => {
+            report::print(&error);
+            ExitCode::from(report::exit_code(&error))
+        }
+        _ => ExitCode::SUCCESS,
+    }
+}

@@ -1,13 +1,14 @@
 //! The command line: which commands there are, how each begins, and how each can end.
 //!
-//! This is the only part of the program that prints, and it uses the library's public API alone. Each command is one file
-//! with its `Args` and `pub async fn execute(args: Args) -> anyhow::Result<()>`; `args.settings` arrives with the settings file
-//! merged in, so that a command begins with `Config::from_settings(args.settings)?` and nothing else.
+//! This is the only part of the program that prints, and it uses the library's public API alone.
+//! Each command is one file with its `Args` and `pub async fn execute(args: Args) ->
+//! anyhow::Result<()>`; `args.settings` arrives with the settings file merged in, so that a command
+//! begins with `Config::from_settings(args.settings)?` and nothing else.
 
 mod demo;
 mod drop;
 mod init;
-mod report;
+pub(crate) mod report;
 mod run;
 mod status;
 
@@ -16,14 +17,14 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 use outboxd::config::Settings;
 
-pub use self::report::{exit_code, print_error, usage};
-
 /// Publishes a transactional outbox from Postgres to Kafka by reading the write-ahead log.
 #[derive(Parser)]
 #[command(name = "outboxd", version, about, max_term_width = 100)]
-#[command(after_help = "Each setting can be given as a flag, as an environment variable or in the settings file; \
-    the first of these that names it counts.")]
-pub struct Cli {
+#[command(
+    after_help = "A setting can be a flag, an environment variable, or in the settings file; \
+                  the first of these that names it counts."
+)]
+pub(crate) struct Cli {
     /// The settings file (TOML); a flag or an environment variable overrides what it says
     #[arg(long, global = true, env = "OUTBOX_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
@@ -48,7 +49,7 @@ enum Command {
 
 impl Cli {
     /// Does what the command line asks for.
-    pub async fn execute(self) -> anyhow::Result<()> {
+    pub(crate) async fn execute(self) -> anyhow::Result<()> {
         let file = match &self.config {
             Some(path) => Settings::load(path),
             None => Settings::default(),

@@ -1,0 +1,111 @@
+//! How a command ends badly: what is printed and with which exit code.
+//!
+//! 0 stopped as asked, 1 fatal, 2 usage or configuration, 3 gave up on something that may pass by
+//! itself.
+
+use std::error::Error as StdError;
+use std::ffi::OsString;
+use std::io::{self, Write};
+
+use clap::Parser;
+use outboxd::config::Faults;
+use outboxd::error::{Code, Error};
+
+use crate::cli::Cli;
+
+/// Fatal: do not restart blindly.
+const FATAL: u8 = 1;
+/// The command line or the configuration has to be mended.
+const USAGE: u8 = 2;
+/// It may work later.
+const TRANSIENT: u8 = 3;
+
+/// Reads the command line; when that ends the program, this has printed why and returns the exit
+/// code.
+pub(crate) fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Cli, u8> {
+    let arguments: Vec<OsString> = arguments.collect();
+    let error = match Cli::try_parse_from(&arguments) {
+        Ok(cli) => return Ok(cli),
+        Err(error) => error,
+    };
+    if !error.use_stderr() {
+        let _ = error.print();
+        return Err(0);
+    }
+    // clap quotes what it does not understand, and that may be a connection string in the wrong
+    // place.
+    let secrets: Vec<String> = arguments
+        .iter()
+        .map(|argument| argument.to_string_lossy().into_owned())
+        .filter(|argument| may_be_secret(argument))
+        .collect();
+    if secrets.is_empty() {
+        let _ = error.print();
+    } else {
+        let mut text = error.render().to_string();
+        for secret in secrets {
+            text = text.replace(&secret, "…");
+        }
+        let _ = write!(io::stderr(), "{text}");
+    }
+    Err(USAGE)
+}
+
+fn may_be_secret(argument: &str) -> bool {
+    argument.contains("://") || argument.contains('@') || argument.contains("password")
+}
+
+/// The exit code that belongs to the error.
+pub(crate) fn exit_code(error: &anyhow::Error) -> u8 {
+    if error.is::<Faults>() {
+        return USAGE;
+    }
+    match error.downcast_ref::<Error>() {
+        Some(error) if error.code() == Code::Config => USAGE,
+        Some(error) if error.is_transient() => TRANSIENT,
+        _ => FATAL,
+    }
+}
+
+/// Whether the reader of our output has gone, as in `outboxd status | head -1`, which is no
+/// failure.
+pub(crate) fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let broken = |cause: &(dyn StdError + 'static)| {
+        cause
+            .downcast_ref::<io::Error>()
+            .is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
+    };
+    error.chain().any(broken)
+}
+
+/// One line an error or fault, and one for what to do, on standard error.
+pub(crate) fn print(error: &anyhow::Error) {
+    let mut text = String::new();
+    if let Some(faults) = error.downcast_ref::<Faults>() {
+        for fault in faults {
+            text.push_str(&format!(
+                "error: {}: {}\n",
+                Code::Config,
+                one_line(&fault.to_string())
+            ));
+        }
+    } else {
+        let chain: Vec<String> = error
+            .chain()
+            .map(|cause| one_line(&cause.to_string()))
+            .collect();
+        text.push_str(&format!("error: {}\n", chain.join(": ")));
+        let remedy = error
+            .chain()
+            .find_map(|cause| cause.downcast_ref::<Error>()?.remedy());
+        if let Some(remedy) = remedy {
+            text.push_str(&format!("hint: {}\n", one_line(remedy)));
+        }
+    }
+    // When even standard error is gone, the exit code has to do.
+    let _ = io::stderr().write_all(text.as_bytes());
+}
+
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}

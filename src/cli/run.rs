@@ -1,0 +1,143 @@
+//! `run`: publishes until a signal, or until the publisher ends by itself.
+//!
+//! The first SIGTERM or SIGINT asks the publisher to stop, which finishes what was begun; a second
+//! one ends the process at once, which costs duplicates and nothing else. Health is served from
+//! before the first connection is made.
+
+use std::io::{self, IsTerminal};
+use std::sync::Arc;
+
+use anyhow::{Context, anyhow};
+use outboxd::config::{Config, LogFormat, Settings};
+use outboxd::http;
+use outboxd::publisher::Publisher;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tracing_subscriber::EnvFilter;
+
+/// The arguments of `run`.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    pub(crate) settings: Settings,
+}
+
+/// Publishes.
+pub(crate) async fn execute(args: Args) -> anyhow::Result<()> {
+    let config = Config::from_settings(args.settings)?;
+    init_log(&config)?;
+    let mut signals = Signals::new()?;
+    let http_listen = config.http_listen;
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), config = ?config, "outboxd starts");
+    let mut publisher = Publisher::new(config)?;
+    let server = match http_listen {
+        Some(address) => Some(Server::start(http::bind(address).await?, &publisher)),
+        None => None,
+    };
+    let ended = publish(&mut publisher, &mut signals).await;
+    if let Some(server) = server {
+        server.stop().await;
+    }
+    ended
+}
+
+/// From start to end. When a signal comes while the publisher is starting, its future is dropped,
+/// and it is stopped like any other.
+async fn publish(publisher: &mut Publisher, signals: &mut Signals) -> anyhow::Result<()> {
+    let first = tokio::select! {
+        started = publisher.start() => {
+            started?;
+            tokio::select! {
+                error = publisher.ended() => return Err(error.into()),
+                number = signals.next() => number,
+            }
+        }
+        number = signals.next() => {
+            tracing::info!(signal = number, "told to stop while starting");
+            return Ok(());
+        }
+    };
+    tracing::info!(signal = first, "stopping");
+    tokio::select! {
+        stopped = publisher.stop() => stopped?,
+        number = signals.next() => {
+            tracing::warn!(signal = number, "told to stop again, ending at once");
+            std::process::exit(128 + number);
+        }
+    }
+    tracing::info!("stopped");
+    Ok(())
+}
+
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    fn new() -> anyhow::Result<Signals> {
+        let listen = |kind| signal(kind).context("listen for signals");
+        Ok(Signals {
+            interrupt: listen(SignalKind::interrupt())?,
+            terminate: listen(SignalKind::terminate())?,
+        })
+    }
+
+    /// The number of the next signal. Cancel-safe.
+    async fn next(&mut self) -> i32 {
+        tokio::select! {
+            _ = self.interrupt.recv() => SignalKind::interrupt().as_raw_value(),
+            _ = self.terminate.recv() => SignalKind::terminate().as_raw_value(),
+        }
+    }
+}
+
+/// The HTTP server beside the publisher.
+struct Server {
+    task: JoinHandle<()>,
+    shutdown: oneshot::Sender<()>,
+}
+
+impl Server {
+    fn start(listener: tokio::net::TcpListener, publisher: &Publisher) -> Server {
+        let (shutdown, told) = oneshot::channel::<()>();
+        let told = async move {
+            let _ = told.await;
+        };
+        if let Ok(address) = listener.local_addr() {
+            tracing::info!(%address, "serving metrics, health and the status page");
+        }
+        let (status, metrics) = (publisher.status_handle(), Arc::clone(&publisher.metrics()));
+        Server {
+            task: tokio::spawn(http::serve(listener, status, metrics, told)),
+            shutdown,
+        }
+    }
+
+    /// Answers what has been asked, for a second at most: a monitor must not hold up the end.
+    async fn stop(mut self) {
+        let _ = self.shutdown.send(());
+        if tokio::time::timeout(std::time::Duration::from_secs(1), &mut self.task)
+            .await
+            .is_err()
+        {
+            self.task.abort();
+        }
+    }
+}
+
+fn init_log(config: &Config) -> anyhow::Result<()> {
+    let filter = EnvFilter::builder()
+        .parse(&config.log)
+        .context("read OUTBOX_LOG")?;
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal());
+    let result = match config.log_format {
+        LogFormat::Text => log.try_init(),
+        LogFormat::Json => log.json().flatten_event(true).try_init(),
+    };
+    result.map_err(|e| anyhow!(e)).context("start the log")
+}
