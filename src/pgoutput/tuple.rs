@@ -1,0 +1,129 @@
+//! The columns of one row, read from the message in place.
+//!
+//! [`Tuple::decode`] walks the row once and keeps the borrow only when every length in it holds. That is why iterating
+//! cannot fail and needs no memory of its own.
+
+use std::fmt;
+
+use crate::pgoutput::DecodeError;
+use crate::pgoutput::reader::Reader;
+
+/// A row as it lies in the message: iterate over its columns, in the order of the last
+/// [`Relation`](crate::pgoutput::Relation).
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Tuple<'a> {
+    count: u16,
+    columns: &'a [u8],
+}
+
+/// One column of a row.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Column<'a> {
+    /// SQL null.
+    Null,
+    /// A value stored out of line that an update left alone, so that the log does not hold it. Never in an insert.
+    Unchanged,
+    /// The value as the type's output function prints it, in the client encoding.
+    Text(&'a [u8]),
+    /// The value in the type's binary format, sent only where the option `binary` asks for it.
+    Binary(&'a [u8]),
+}
+
+impl<'a> Tuple<'a> {
+    pub(crate) fn decode(reader: &mut Reader<'a>) -> Result<Self, DecodeError> {
+        let count = reader.column_count()?;
+        let start = reader.rest();
+        for _ in 0..count {
+            Column::decode(reader)?;
+        }
+        let length = start.len() - reader.rest().len();
+        let columns = start.get(..length).ok_or(DecodeError::Truncated)?;
+        Ok(Tuple { count, columns })
+    }
+
+    /// The number of columns.
+    pub fn len(&self) -> usize {
+        usize::from(self.count)
+    }
+
+    /// Whether the row has no columns.
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// The columns from first to last.
+    pub fn iter(&self) -> Columns<'a> {
+        Columns {
+            left: self.count,
+            reader: Reader::new(self.columns),
+        }
+    }
+}
+
+impl<'a> IntoIterator for Tuple<'a> {
+    type Item = Column<'a>;
+    type IntoIter = Columns<'a>;
+
+    fn into_iter(self) -> Columns<'a> {
+        self.iter()
+    }
+}
+
+/// Iterates over the columns of a [`Tuple`].
+#[derive(Debug, Clone)]
+pub struct Columns<'a> {
+    left: u16,
+    reader: Reader<'a>,
+}
+
+impl<'a> Iterator for Columns<'a> {
+    type Item = Column<'a>;
+
+    fn next(&mut self) -> Option<Column<'a>> {
+        self.left = self.left.checked_sub(1)?;
+        // Cannot fail: `Tuple::decode` has read these bytes already.
+        Column::decode(&mut self.reader).ok()
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        (usize::from(self.left), Some(usize::from(self.left)))
+    }
+}
+
+impl ExactSizeIterator for Columns<'_> {}
+
+impl<'a> Column<'a> {
+    fn decode(reader: &mut Reader<'a>) -> Result<Self, DecodeError> {
+        match reader.u8()? {
+            b't' => {
+                let length = reader.length()?;
+                Ok(Column::Text(reader.bytes(length)?))
+            }
+            b'n' => Ok(Column::Null),
+            b'u' => Ok(Column::Unchanged),
+            b'b' => {
+                let length = reader.length()?;
+                Ok(Column::Binary(reader.bytes(length)?))
+            }
+            kind => Err(DecodeError::UnknownColumnKind(kind)),
+        }
+    }
+}
+
+// Rows are payloads: a debug print that finds its way into a log must not show them.
+impl fmt::Debug for Column<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Column::Null => f.write_str("Null"),
+            Column::Unchanged => f.write_str("Unchanged"),
+            Column::Text(value) => write!(f, "Text({} bytes)", value.len()),
+            Column::Binary(value) => write!(f, "Binary({} bytes)", value.len()),
+        }
+    }
+}
+
+impl fmt::Debug for Tuple<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.iter()).finish()
+    }
+}
