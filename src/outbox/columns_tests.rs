@@ -1,0 +1,251 @@
+#![allow(clippy::unwrap_used)]
+
+use crate::config::{KeyRule, TableName};
+use crate::error::Code;
+use crate::outbox::{Columns, Event, Printed};
+use crate::pgoutput::{Message, Relation, RelationColumn, ReplicaIdentity};
+
+const TEXT: u32 = 25;
+const BYTEA: u32 = 17;
+
+fn relation(columns: &[(&str, u32)]) -> Relation {
+    Relation {
+        id: 1,
+        namespace: "outbox".to_owned(),
+        name: "outbox".to_owned(),
+        replica_identity: ReplicaIdentity::Default,
+        columns: columns
+            .iter()
+            .map(|&(name, type_id)| RelationColumn {
+                key: name == "id",
+                name: name.to_owned(),
+                type_id,
+                type_modifier: -1,
+            })
+            .collect(),
+    }
+}
+
+/// The bytes of an insert of these columns: a kind and, for `t` and `b`, a value.
+fn insert(columns: &[(u8, &[u8])]) -> Vec<u8> {
+    let mut bytes = b"I\0\0\0\x01N".to_vec();
+    bytes.extend(u16::try_from(columns.len()).unwrap().to_be_bytes());
+    for (kind, value) in columns {
+        bytes.push(*kind);
+        if matches!(kind, b't' | b'b') {
+            bytes.extend(u32::try_from(value.len()).unwrap().to_be_bytes());
+            bytes.extend(*value);
+        }
+    }
+    bytes
+}
+
+fn read<'a>(columns: &Columns, bytes: &'a [u8]) -> crate::error::Result<Event<'a>> {
+    match Message::decode(bytes) {
+        Ok(Message::Insert(insert)) => columns.event_from_tuple(insert.new),
+        other => panic!("no insert: {other:?}"),
+    }
+}
+
+fn column(name: &str) -> KeyRule {
+    KeyRule::Column(name.to_owned())
+}
+
+fn contract() -> Columns {
+    let names = [
+        "id",
+        "event_type",
+        "topic",
+        "event_payload",
+        "created_at",
+        "times_attempted",
+        "published_at",
+    ];
+    Columns::of_relation(
+        &relation(&names.map(|name| (name, TEXT))),
+        &column("event_type"),
+    )
+    .unwrap()
+}
+
+#[test]
+fn a_row_of_the_contract_becomes_an_event() {
+    let bytes = insert(&[
+        (b't', b"7"),
+        (b't', b"OrderCreated"),
+        (b't', b"orders"),
+        (b't', b"{}"),
+        (b't', b"2024-05-06 07:08:09.1"),
+        (b't', b"0"),
+        (b'n', b""),
+    ]);
+    assert_eq!(
+        read(&contract(), &bytes).unwrap(),
+        Event {
+            id: "7",
+            row_id: Some(7),
+            topic: "orders",
+            event_type: Some("OrderCreated"),
+            key: Some(Printed::Verbatim(b"OrderCreated")),
+            payload: Some(Printed::Verbatim(b"{}")),
+            created_at: Some("2024-05-06 07:08:09.1"),
+            headers: None,
+            published: false,
+        }
+    );
+}
+
+#[test]
+fn columns_are_found_by_name_in_any_order_among_others() {
+    let shape = relation(&[
+        ("tenant", TEXT),
+        ("event_payload", BYTEA),
+        ("headers", TEXT),
+        ("published_at", TEXT),
+        ("topic", TEXT),
+        ("note", TEXT),
+        ("id", TEXT),
+    ]);
+    let columns = Columns::of_relation(&shape, &column("tenant")).unwrap();
+    let bytes = insert(&[
+        (b't', b"acme"),
+        (b't', b"\\x00ff"),
+        (b't', b"{\"a\": 1}"),
+        (b't', b"2024-05-06 07:08:09"),
+        (b't', b"orders"),
+        (b'n', b""),
+        (b't', b"5f0c"),
+    ]);
+    assert_eq!(
+        read(&columns, &bytes).unwrap(),
+        Event {
+            id: "5f0c",
+            row_id: None,
+            topic: "orders",
+            event_type: None,
+            key: Some(Printed::Verbatim(b"acme")),
+            payload: Some(Printed::Hex(b"\\x00ff")),
+            created_at: None,
+            headers: Some("{\"a\": 1}"),
+            published: true,
+        }
+    );
+}
+
+#[test]
+fn the_key_column_may_be_one_that_is_used_already() {
+    let shape = relation(&[("id", TEXT), ("topic", TEXT), ("event_payload", BYTEA)]);
+    let bytes = insert(&[(b't', b"7"), (b't', b"orders"), (b't', b"\\x01")]);
+    for (name, key) in [
+        ("id", Printed::Verbatim(b"7")),
+        ("topic", Printed::Verbatim(b"orders")),
+        ("event_payload", Printed::Hex(b"\\x01")),
+    ] {
+        let columns = Columns::of_relation(&shape, &column(name)).unwrap();
+        assert_eq!(read(&columns, &bytes).unwrap().key, Some(key), "{name}");
+    }
+}
+
+#[test]
+fn a_missing_column_is_named_together_with_its_table() {
+    let all = [("id", TEXT), ("topic", TEXT), ("event_payload", TEXT)];
+    for (gone, _) in all {
+        let rest: Vec<_> = all.into_iter().filter(|(name, _)| *name != gone).collect();
+        let error = Columns::of_relation(&relation(&rest), &KeyRule::None).unwrap_err();
+        assert_eq!(error.code(), Code::Config);
+        assert_eq!(
+            error.message(),
+            format!("outbox.outbox has no column {gone}")
+        );
+        assert!(error.remedy().is_some());
+    }
+    for key in ["event_type", "tenant"] {
+        let error = Columns::of_relation(&relation(&all), &column(key)).unwrap_err();
+        assert_eq!(error.code(), Code::Config);
+        assert_eq!(
+            error.message(),
+            format!("outbox.outbox has no column {key}, which OUTBOX_KEY names")
+        );
+    }
+    for key in [KeyRule::None, KeyRule::Pointer("/id".to_owned())] {
+        assert!(
+            Columns::of_relation(&relation(&all), &key).is_ok(),
+            "{key:?}"
+        );
+    }
+}
+
+#[test]
+fn nulls_are_read_as_nothing() {
+    let shape = relation(&[
+        ("id", TEXT),
+        ("event_type", TEXT),
+        ("topic", TEXT),
+        ("event_payload", TEXT),
+        ("created_at", TEXT),
+        ("headers", TEXT),
+    ]);
+    let columns = Columns::of_relation(&shape, &column("event_type")).unwrap();
+    let bytes = insert(&[
+        (b't', b"7"),
+        (b'n', b""),
+        (b'n', b""),
+        (b'n', b""),
+        (b'n', b""),
+        (b'n', b""),
+    ]);
+    let event = read(&columns, &bytes).unwrap();
+    assert_eq!((event.topic, event.event_type, event.key), ("", None, None));
+    assert_eq!(
+        (event.payload, event.created_at, event.headers),
+        (None, None, None)
+    );
+
+    let bytes = insert(&[(b'n', b"".as_slice()); 6]);
+    assert_eq!(read(&columns, &bytes).unwrap_err().code(), Code::Publish);
+}
+
+#[test]
+fn a_row_that_does_not_fit_what_was_agreed_stops_the_stream() {
+    let shape = relation(&[("id", TEXT), ("topic", TEXT), ("event_payload", TEXT)]);
+    let columns = Columns::of_relation(&shape, &KeyRule::None).unwrap();
+    for row in [
+        &[(b't', b"7".as_slice()), (b't', b"orders")][..],
+        &[(b't', b"7"), (b't', b"orders"), (b't', b"{}"), (b'n', b"")],
+        &[(b't', b"7"), (b't', b"orders"), (b'u', b"")],
+        &[(b't', b"7"), (b't', b"orders"), (b'b', b"{}")],
+        &[(b't', b"7"), (b't', b"\xff"), (b't', b"{}")],
+    ] {
+        let bytes = insert(row);
+        assert_eq!(
+            read(&columns, &bytes).unwrap_err().code(),
+            Code::Replication
+        );
+    }
+}
+
+#[test]
+fn the_table_is_asked_for_what_is_needed_and_nothing_else() {
+    let table = TableName {
+        schema: "outbox".to_owned(),
+        name: "outbox".to_owned(),
+    };
+    let shape = [
+        ("id", "bigint"),
+        ("note", "text"),
+        ("event_type", "text"),
+        ("topic", "character varying"),
+        ("event_payload", "bytea"),
+        ("created_at", "timestamp with time zone"),
+        ("region \"x\"", "character"),
+    ];
+    let columns = Columns::of_table(&table, shape, &column("region \"x\"")).unwrap();
+    assert_eq!(
+        columns.select_list(),
+        "\"id\"::text, \"event_type\"::text, \"topic\"::text, \
+         '\\x' || encode(\"event_payload\", 'hex'), \
+         (\"created_at\" AT TIME ZONE 'UTC')::text || '+00', \
+         CASE WHEN \"region \"\"x\"\"\" IS NOT NULL THEN format('%s', \"region \"\"x\"\"\") END"
+    );
+    assert!(Columns::of_table(&table, shape, &column("tenant")).is_err());
+}

@@ -1,0 +1,64 @@
+//! One committed insert into the outbox, borrowed from wherever it was read.
+
+use std::fmt;
+
+/// A committed row of the outbox.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Event<'a> {
+    /// The row's `id` as Postgres prints it.
+    pub id: &'a str,
+    /// The same as a number, where it is one: what the write-back names rows by.
+    pub row_id: Option<i64>,
+    /// The Kafka topic. Empty where the column is null, which no topic's name is.
+    pub topic: &'a str,
+    /// The kind of event.
+    pub event_type: Option<&'a str>,
+    /// The column that the key rule names, if it names one.
+    pub key: Option<Printed<'a>>,
+    /// The payload; without one the record is a tombstone.
+    pub payload: Option<Printed<'a>>,
+    /// When the writer says the event happened, as Postgres prints it.
+    pub created_at: Option<&'a str>,
+    /// The JSON object of the column `headers`, where the table has one.
+    pub headers: Option<&'a str>,
+    /// Whether `published_at` is set already: somebody else has published it, or a partitioned row has moved.
+    pub published: bool,
+}
+
+/// A value as Postgres prints it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Printed<'a> {
+    /// The text is the value.
+    Verbatim(&'a [u8]),
+    /// A `bytea`: `\x` and two digits a byte
+    /// (<https://www.postgresql.org/docs/current/datatype-binary.html>).
+    Hex(&'a [u8]),
+}
+
+impl Printed<'_> {
+    fn len(&self) -> usize {
+        match self {
+            Printed::Verbatim(text) | Printed::Hex(text) => text.len(),
+        }
+    }
+}
+
+// Payloads and keys made from them are the users' data: a debug print that finds its way into a log must not show them.
+impl fmt::Debug for Printed<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes", self.len())
+    }
+}
+
+impl fmt::Debug for Event<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Event")
+            .field("id", &self.id)
+            .field("topic", &self.topic)
+            .field("event_type", &self.event_type)
+            .field("payload", &self.payload)
+            .field("created_at", &self.created_at)
+            .field("published", &self.published)
+            .finish_non_exhaustive()
+    }
+}

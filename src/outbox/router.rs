@@ -1,0 +1,336 @@
+//! Decides what becomes of an event in Kafka: topic, key, value and headers.
+//!
+//! The value is the payload byte for byte, and with the default key rule the key is the event's type. Headers are added,
+//! nothing else: `outbox_id` and `outbox_created_at`, which together name the event for whoever removes duplicates,
+//! `outbox_event_type`, where the event came from, and the members of the row's own `headers`.
+//!
+//! A record borrows from the event and from the router's scratch memory, so only one lives at a time and making it costs
+//! nothing once the scratch has grown. What is the same for all events of a transaction is printed once for it.
+//!
+//! A row that cannot become a record (its `headers` are no object, its payload is not the JSON that the key rule needs) is
+//! an error of code [`Code::Publish`]: the fault is that row's own, and the next one is not touched by it.
+
+use std::fmt::{self, Write as _};
+use std::ops::Range;
+
+use crate::config::KeyRule;
+use crate::error::{Code, Error, Result};
+use crate::lsn::Lsn;
+use crate::outbox::json;
+use crate::outbox::{Event, Printed};
+use crate::pgoutput::Timestamp;
+
+/// Names that begin so are ours: a row cannot pass off its own header as the event's identity.
+const OUR_HEADERS: &str = "outbox_";
+
+/// How many headers of ours a record has at most.
+const OUR_HEADER_COUNT: usize = 6;
+
+/// Scratch memory that is kept from one event to the next; what a large one needed beyond it is given back.
+const SCRATCH_KEPT: usize = 64 * 1024;
+
+/// What a record in flight takes beside its own bytes: librdkafka's message and our entry for its delivery report.
+const RECORD_OVERHEAD: usize = 512;
+
+/// What a header takes beside its own bytes: librdkafka keeps each in an allocation of its own.
+const HEADER_OVERHEAD: usize = 64;
+
+/// Where an event was read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// The replication slot. Commit position and index name the event.
+    Stream {
+        /// The start of the transaction's commit record.
+        commit_lsn: Lsn,
+        /// The place of the change among those of its transaction.
+        index: u32,
+        /// When the transaction committed.
+        committed_at: Timestamp,
+    },
+    /// The table.
+    Table,
+}
+
+/// Makes records out of events.
+pub struct Router {
+    key: Key,
+    /// The transaction that `lsn` and `committed_at` are printed for.
+    printed: Option<(Lsn, Timestamp)>,
+    lsn: String,
+    committed_at: String,
+    index: String,
+    /// Names and values of the row's own headers, one behind the other, and a key that was found by a pointer.
+    text: String,
+    headers: Vec<(Range<usize>, Range<usize>)>,
+    /// What came as hexadecimal digits.
+    bytes: Vec<u8>,
+}
+
+enum Key {
+    /// The column's value, which the event carries.
+    Column,
+    /// What the pointer with these steps finds in the payload.
+    Pointer(Vec<String>),
+    None,
+}
+
+/// A part of a record: the event's own bytes or a piece of scratch memory, which cannot be borrowed while it still grows.
+enum Part<'a> {
+    Event(&'a [u8]),
+    Text(Range<usize>),
+    Bytes(Range<usize>),
+}
+
+impl Router {
+    /// A router that takes keys by this rule.
+    pub fn new(key: &KeyRule) -> Self {
+        Router {
+            key: match key {
+                KeyRule::Column(_) => Key::Column,
+                KeyRule::Pointer(pointer) => Key::Pointer(json::steps(pointer)),
+                KeyRule::None => Key::None,
+            },
+            printed: None,
+            lsn: String::new(),
+            committed_at: String::new(),
+            index: String::new(),
+            text: String::new(),
+            headers: Vec::new(),
+            bytes: Vec::new(),
+        }
+    }
+
+    /// Makes the record of an event, whose columns were found with the same key rule.
+    ///
+    /// # Errors
+    ///
+    /// [`Code::Publish`] when this row, and no other, cannot become a record.
+    pub fn record<'a>(&'a mut self, event: &Event<'a>, origin: Origin) -> Result<Record<'a>> {
+        self.text.clear();
+        self.text.shrink_to(SCRATCH_KEPT);
+        self.bytes.clear();
+        self.bytes.shrink_to(SCRATCH_KEPT);
+        self.headers.clear();
+        self.print_origin(origin);
+        self.read_headers(event)?;
+        let value = match event.payload {
+            Some(payload) => Some(self.part(event, payload)?),
+            None => None,
+        };
+        let key = self.find_key(event, value.as_ref())?;
+        let this = &*self;
+        let (ours, our_count) = this.our_headers(event, origin);
+        Ok(Record {
+            topic: event.topic,
+            key: key.map(|part| this.resolve(part)),
+            value: value.map(|part| this.resolve(part)),
+            ours,
+            our_count,
+            theirs: &this.headers,
+            text: &this.text,
+        })
+    }
+
+    fn print_origin(&mut self, origin: Origin) {
+        let Origin::Stream {
+            commit_lsn,
+            index,
+            committed_at,
+        } = origin
+        else {
+            return;
+        };
+        self.index.clear();
+        // Writing to a string cannot fail.
+        let _ = write!(self.index, "{index}");
+        if self.printed != Some((commit_lsn, committed_at)) {
+            self.printed = Some((commit_lsn, committed_at));
+            self.lsn.clear();
+            self.committed_at.clear();
+            let _ = write!(self.lsn, "{commit_lsn}");
+            let _ = write!(self.committed_at, "{committed_at}");
+        }
+    }
+
+    fn read_headers(&mut self, event: &Event<'_>) -> Result<()> {
+        // A JSON null in the column says the same as no value at all.
+        let Some(object) = event.headers.filter(|text| *text != "null") else {
+            return Ok(());
+        };
+        let (text, headers) = (&mut self.text, &mut self.headers);
+        let mut unreadable = None;
+        let read = json::members(object, |name, value| {
+            if name.starts_with(OUR_HEADERS) {
+                return;
+            }
+            let start = text.len();
+            text.push_str(name);
+            let middle = text.len();
+            unreadable = unreadable.take().or(json::append(value, text).err());
+            headers.push((start..middle, middle..text.len()));
+        });
+        unreadable.map_or(read, Err).map_err(|cause| {
+            own_fault(event, "has headers that are no JSON object")
+                .hint("headers must be an object such as {\"traceparent\": \"00-…\"}")
+                .source(cause)
+        })
+    }
+
+    fn find_key<'a>(
+        &mut self,
+        event: &Event<'a>,
+        value: Option<&Part<'a>>,
+    ) -> Result<Option<Part<'a>>> {
+        let steps = match &self.key {
+            Key::None => return Ok(None),
+            Key::Column => {
+                return event.key.map(|key| self.part(event, key)).transpose();
+            }
+            Key::Pointer(steps) => steps,
+        };
+        let payload = match value {
+            Some(Part::Event(payload)) => payload,
+            Some(Part::Bytes(range)) => self.bytes.get(range.clone()).unwrap_or_default(),
+            Some(Part::Text(_)) | None => return Ok(None),
+        };
+        let not_json = |cause| {
+            own_fault(
+                event,
+                "has a payload that is not JSON, but OUTBOX_KEY looks into it",
+            )
+            .source(cause)
+        };
+        let Some(found) = json::find(payload, steps).map_err(not_json)? else {
+            return Ok(None);
+        };
+        match found.get().as_bytes().first() {
+            Some(b'n') => Ok(None),
+            Some(b'{' | b'[') => Err(own_fault(
+                event,
+                "has an object or an array where OUTBOX_KEY looks for the key",
+            )),
+            _ => {
+                let start = self.text.len();
+                json::append(found, &mut self.text).map_err(not_json)?;
+                Ok(Some(Part::Text(start..self.text.len())))
+            }
+        }
+    }
+
+    fn part<'a>(&mut self, event: &Event<'_>, printed: Printed<'a>) -> Result<Part<'a>> {
+        let hex = match printed {
+            Printed::Verbatim(text) => return Ok(Part::Event(text)),
+            Printed::Hex(hex) => hex,
+        };
+        let start = self.bytes.len();
+        decode_hex(hex, &mut self.bytes).ok_or_else(|| {
+            own_fault(event, "has a bytea that is not in hexadecimal")
+                .hint("the session must have bytea_output=hex")
+        })?;
+        Ok(Part::Bytes(start..self.bytes.len()))
+    }
+
+    fn resolve<'a>(&'a self, part: Part<'a>) -> &'a [u8] {
+        match part {
+            Part::Event(bytes) => bytes,
+            Part::Text(range) => self.text.as_bytes().get(range).unwrap_or_default(),
+            Part::Bytes(range) => self.bytes.get(range).unwrap_or_default(),
+        }
+    }
+
+    fn our_headers<'a>(&'a self, event: &Event<'a>, origin: Origin) -> (OurHeaders<'a>, usize) {
+        let mut ours = [("", [].as_slice()); OUR_HEADER_COUNT];
+        let mut slots = ours.iter_mut();
+        let mut count = 0;
+        let mut add = |name, value: Option<&'a str>| {
+            if let Some((value, slot)) = value.and_then(|value| Some((value, slots.next()?))) {
+                *slot = (name, value.as_bytes());
+                count += 1;
+            }
+        };
+        add("outbox_id", Some(event.id));
+        add("outbox_created_at", event.created_at);
+        add("outbox_event_type", event.event_type);
+        match origin {
+            Origin::Stream { .. } => {
+                add("outbox_lsn", Some(&self.lsn));
+                add("outbox_index", Some(&self.index));
+                add("outbox_committed_at", Some(&self.committed_at));
+            }
+            Origin::Table => add("outbox_source", Some("table")),
+        }
+        (ours, count)
+    }
+}
+
+impl fmt::Debug for Router {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Router").finish_non_exhaustive()
+    }
+}
+
+type OurHeaders<'a> = [(&'static str, &'a [u8]); OUR_HEADER_COUNT];
+
+/// What Kafka gets.
+#[derive(Clone)]
+pub struct Record<'a> {
+    /// The topic.
+    pub topic: &'a str,
+    /// The key; records without one are spread over the partitions.
+    pub key: Option<&'a [u8]>,
+    /// The value; a record without one is a tombstone.
+    pub value: Option<&'a [u8]>,
+    ours: OurHeaders<'a>,
+    our_count: usize,
+    theirs: &'a [(Range<usize>, Range<usize>)],
+    text: &'a str,
+}
+
+impl<'a> Record<'a> {
+    /// The headers: ours, then the row's own, in the order in which Postgres prints them.
+    pub fn headers(&self) -> impl Iterator<Item = (&'a str, &'a [u8])> + '_ {
+        let text = self.text;
+        let piece = |range: &Range<usize>| text.get(range.clone()).unwrap_or_default();
+        let theirs = self.theirs.iter();
+        let theirs = theirs.map(move |(name, value)| (piece(name), piece(value).as_bytes()));
+        self.ours.iter().take(self.our_count).copied().chain(theirs)
+    }
+
+    /// The bytes that count against the memory budget while the record is in flight: its own and what it takes to keep it.
+    pub fn size(&self) -> usize {
+        let length = |part: Option<&[u8]>| part.map_or(0, <[u8]>::len);
+        let headers = self.headers();
+        let headers: usize = headers
+            .map(|(name, value)| name.len() + value.len() + HEADER_OVERHEAD)
+            .sum();
+        length(self.key) + length(self.value) + headers + RECORD_OVERHEAD
+    }
+}
+
+// Key, value and headers are the users' data: a debug print that finds its way into a log must not show them.
+impl fmt::Debug for Record<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Record")
+            .field("topic", &self.topic)
+            .field("size", &self.size())
+            .finish_non_exhaustive()
+    }
+}
+
+fn own_fault(event: &Event<'_>, what: &str) -> Error {
+    Error::fatal(
+        Code::Publish,
+        format!("the event with id {} {what}", event.id),
+    )
+}
+
+/// Appends the bytes that `\x` and pairs of digits stand for.
+fn decode_hex(hex: &[u8], bytes: &mut Vec<u8>) -> Option<()> {
+    let (pairs, odd) = hex.strip_prefix(b"\\x")?.as_chunks::<2>();
+    let digit = |byte: u8| char::from(byte).to_digit(16).map(|digit| digit as u8);
+    bytes.reserve(pairs.len());
+    for [high, low] in pairs {
+        bytes.push(digit(*high)? << 4 | digit(*low)?);
+    }
+    odd.is_empty().then_some(())
+}

@@ -1,0 +1,184 @@
+//! The writer's half of the outbox for services in Rust: an event goes into the table in the service's own transaction.
+//!
+//! What could never be published is refused here, where somebody can still act on it: an empty type, a topic that Kafka does
+//! not know how to name, a payload that is larger **as Postgres prints it** than a record may be. That last one is checked by
+//! the server in the statement that inserts, because a few kilobytes of JSON (`1e131071`, over and over) can print as more
+//! than the server is able to send. A refused event leaves no row behind and leaves the transaction usable.
+
+use serde_json::Value;
+use tokio_postgres::GenericClient;
+use tokio_postgres::types::Type;
+
+use crate::config::TableName;
+use crate::error::{Code, Error, Result};
+use crate::outbox::check_topic;
+use crate::postgres::sql_error;
+
+/// The largest payload, measured as Postgres prints it.
+pub const PAYLOAD_BYTES_MAX: i32 = 10 * 1024 * 1024;
+
+/// Inserts `(event_type, topic, payload, largest payload)` unless the payload is too large, and returns the new row's id. The
+/// payload is parsed once.
+const INSERT: &str = "
+    WITH event AS MATERIALIZED (SELECT $3::pg_catalog.jsonb AS payload)
+    INSERT INTO {{table}} (event_type, topic, event_payload)
+    SELECT $1, $2, payload FROM event
+     WHERE pg_catalog.octet_length(payload::pg_catalog.text) <= $4
+    RETURNING id::pg_catalog.int8";
+
+/// Writes events into one outbox table.
+///
+/// ```no_run
+/// # async fn example(client: &mut tokio_postgres::Client) -> Result<(), Box<dyn std::error::Error>> {
+/// use outboxd::outbox::{NewEvent, Writer};
+///
+/// let writer = Writer::new("outbox.outbox")?;
+/// let transaction = client.transaction().await?;
+/// transaction.execute("INSERT INTO orders (number) VALUES (7)", &[]).await?;
+/// let order = serde_json::json!({ "number": 7 });
+/// writer.write_event(&transaction, &NewEvent::new("OrderCreated", "orders", &order)).await?;
+/// transaction.commit().await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone)]
+pub struct Writer {
+    table: TableName,
+    insert: String,
+}
+
+/// An event to be written.
+#[derive(Clone, Copy)]
+pub struct NewEvent<'a> {
+    /// The kind of event; by default also the record's key.
+    pub event_type: &'a str,
+    /// The Kafka topic.
+    pub topic: &'a str,
+    /// The payload.
+    pub payload: Payload<'a>,
+}
+
+/// A payload, which Postgres stores as `jsonb`.
+#[derive(Clone, Copy)]
+pub enum Payload<'a> {
+    /// A JSON value.
+    Json(&'a Value),
+    /// JSON text, which the server parses.
+    Text(&'a str),
+}
+
+impl<'a> NewEvent<'a> {
+    /// An event of these three parts.
+    pub fn new(event_type: &'a str, topic: &'a str, payload: impl Into<Payload<'a>>) -> Self {
+        NewEvent {
+            event_type,
+            topic,
+            payload: payload.into(),
+        }
+    }
+
+    fn check(&self) -> Result<()> {
+        if self.event_type.is_empty() {
+            return Err(Error::fatal(Code::Write, "the event type is empty")
+                .hint("name the kind of event, such as OrderCreated"));
+        }
+        check_topic(self.topic).map_err(|fault| {
+            let message = format!("an event of type {} names no topic", self.event_type);
+            Error::fatal(Code::Write, message).source(fault)
+        })
+    }
+}
+
+impl<'a> From<&'a Value> for Payload<'a> {
+    fn from(value: &'a Value) -> Self {
+        Payload::Json(value)
+    }
+}
+
+impl<'a> From<&'a str> for Payload<'a> {
+    fn from(text: &'a str) -> Self {
+        Payload::Text(text)
+    }
+}
+
+impl Writer {
+    /// A writer for `table`, written as `schema.name`.
+    ///
+    /// # Errors
+    ///
+    /// [`Code::Config`] when that is not the full name of a table.
+    pub fn new(table: &str) -> Result<Self> {
+        let table: TableName = table.parse()?;
+        let insert = INSERT.replace("{{table}}", &table.quoted());
+        Ok(Writer { table, insert })
+    }
+
+    /// Writes one event through `client`, which should be the transaction that also holds the change the event tells of. The
+    /// new row's id is returned. One round trip; no statement is prepared.
+    ///
+    /// # Errors
+    ///
+    /// [`Code::Write`] when the event is one that could never be published, and what the server said when it refused the
+    /// statement. After the former the transaction goes on, after the latter it does not.
+    pub async fn write_event(
+        &self,
+        client: &impl GenericClient,
+        event: &NewEvent<'_>,
+    ) -> Result<i64> {
+        event.check()?;
+        let json;
+        let payload = match event.payload {
+            Payload::Text(text) => text,
+            Payload::Json(value) => {
+                json = value.to_string();
+                &json
+            }
+        };
+        let what = || {
+            let NewEvent {
+                event_type, topic, ..
+            } = event;
+            format!(
+                "writing an event of type {event_type} for topic {topic} into {}",
+                self.table
+            )
+        };
+        let row = client
+            .query_typed_opt(
+                &self.insert,
+                &[
+                    (&event.event_type, Type::TEXT),
+                    (&event.topic, Type::TEXT),
+                    (&payload, Type::TEXT),
+                    (&PAYLOAD_BYTES_MAX, Type::INT4),
+                ],
+            )
+            .await
+            .map_err(|error| sql_error(what(), error))?;
+        let Some(row) = row else {
+            let limit = format!(
+                "the payload has more than {PAYLOAD_BYTES_MAX} bytes as Postgres prints it"
+            );
+            return Err(Error::fatal(Code::Write, what())
+                .source(limit)
+                .hint("store the large part elsewhere and put a reference to it into the event"));
+        };
+        row.try_get(0).map_err(|error| sql_error(what(), error))
+    }
+}
+
+// Payloads are the users' data: a debug print that finds its way into a log must not show them.
+impl std::fmt::Debug for NewEvent<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NewEvent")
+            .field("event_type", &self.event_type)
+            .field("topic", &self.topic)
+            .finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Debug for Payload<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Payload")
+    }
+}
