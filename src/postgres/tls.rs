@@ -1,0 +1,206 @@
+//! One set-up of OpenSSL for both kinds of connection: SQL (tokio-postgres) and replication (our own client).
+//!
+//! Owns what `sslmode`, `sslrootcert`, `sslcert` and `sslkey` mean, after libpq: `require` with a root certificate checks the
+//! chain as `verify-ca` does; a root certificate replaces the system's, it does not add to them. Two things are stricter
+//! than libpq: without `sslrootcert` the verifying modes use the system's CA certificates and never pass for want of a
+//! file, and a key with a pass phrase is refused instead of asking at a terminal. The files are read again at each
+//! connection, so that renewed certificates need no restart.
+//!
+//! See <https://www.postgresql.org/docs/current/libpq-ssl.html>.
+
+use std::path::Path;
+
+use openssl::error::ErrorStack;
+use openssl::hash::MessageDigest;
+use openssl::nid::Nid;
+use openssl::pkey::PKey;
+use openssl::ssl::{
+    Ssl, SslConnector, SslConnectorBuilder, SslMethod, SslRef, SslVerifyMode, SslVersion,
+};
+use openssl::x509::X509VerifyResult;
+use openssl::x509::store::X509StoreBuilder;
+use postgres_openssl::MakeTlsConnector;
+use tokio_postgres::config::Host;
+
+use crate::config::{SslMode, TlsSettings};
+use crate::error::{Code, Error, Result};
+
+/// OpenSSL, set up as the settings say.
+#[derive(Clone)]
+pub(crate) struct Connector {
+    ssl: SslConnector,
+    mode: SslMode,
+}
+
+/// Reads the certificates and sets OpenSSL up. Fails when a file is missing or is not what it should be.
+pub(crate) fn connector(settings: &TlsSettings) -> Result<Connector> {
+    let mut builder = SslConnector::builder(SslMethod::tls_client())
+        .and_then(|mut builder| {
+            builder.set_min_proto_version(Some(SslVersion::TLS1_2))?;
+            Ok(builder)
+        })
+        .map_err(|e| Error::fatal(Code::Config, "cannot set up TLS").source(e))?;
+    // One read of the socket takes as much as there is, instead of a record's header and then its body.
+    builder.set_read_ahead(true);
+
+    let mode = effective_mode(settings);
+    if mode != SslMode::Disable {
+        trust(&mut builder, mode, settings.root_cert.as_deref())?;
+        identify(&mut builder, settings)?;
+    }
+    Ok(Connector {
+        ssl: builder.build(),
+        mode,
+    })
+}
+
+impl Connector {
+    /// What is to be done, `require` with a root certificate being `verify-ca`.
+    pub(crate) fn mode(&self) -> SslMode {
+        self.mode
+    }
+
+    /// The same set-up for tokio-postgres.
+    pub(crate) fn for_tokio_postgres(&self) -> MakeTlsConnector {
+        let mut make = MakeTlsConnector::new(self.ssl.clone());
+        let verify_host = self.mode == SslMode::VerifyFull;
+        make.set_callback(move |ssl, host| {
+            ssl.set_verify_hostname(verify_host);
+            ssl.set_use_server_name_indication(!host.is_empty());
+            Ok(())
+        });
+        make
+    }
+
+    /// What tokio-postgres has to be told beside the connector. A Unix socket carries no TLS whatever the mode says.
+    pub(crate) fn tokio_postgres_mode(
+        &self,
+        pg: &tokio_postgres::Config,
+    ) -> tokio_postgres::config::SslMode {
+        use tokio_postgres::config::SslMode as Theirs;
+        let unix_only = pg.get_hostaddrs().is_empty()
+            && pg
+                .get_hosts()
+                .iter()
+                .all(|host| matches!(host, Host::Unix(_)));
+        match self.mode {
+            _ if unix_only => Theirs::Disable,
+            SslMode::Disable => Theirs::Disable,
+            SslMode::Prefer => Theirs::Prefer,
+            SslMode::Require | SslMode::VerifyCa | SslMode::VerifyFull => Theirs::Require,
+        }
+    }
+
+    /// A session with `host`, which may be a name or an address; not yet connected.
+    pub(crate) fn session(&self, host: &str) -> Result<Ssl, ErrorStack> {
+        let mut configuration = self.ssl.configure()?;
+        configuration.set_verify_hostname(self.mode == SslMode::VerifyFull);
+        configuration.into_ssl(host)
+    }
+}
+
+/// Tells a certificate that does not pass, which a person must mend, from a handshake that broke.
+pub(crate) fn handshake_error(peer: &str, session: &SslRef, cause: openssl::ssl::Error) -> Error {
+    let verdict = session.verify_result();
+    if session.verify_mode() == SslVerifyMode::NONE || verdict == X509VerifyResult::OK {
+        let message = format!("the TLS handshake with Postgres at {peer} failed");
+        return Error::transient(Code::Connect, message).source(cause);
+    }
+    let reason = verdict.error_string();
+    let message = format!("the certificate of Postgres at {peer} does not pass: {reason}");
+    Error::fatal(Code::Connect, message)
+        .hint("sslrootcert must hold the CA of the server; verify-full also wants its host name")
+}
+
+/// The hash of the server's certificate that SCRAM binds a password exchange to.
+///
+/// `tls-server-end-point` of <https://www.rfc-editor.org/rfc/rfc5929#section-4.1>: the digest of the certificate's
+/// own signature, but never one weaker than SHA-256. `None` for a certificate signed without a separate digest (Ed25519).
+pub(crate) fn server_end_point(ssl: &SslRef) -> Option<Vec<u8>> {
+    let certificate = ssl.peer_certificate()?;
+    let signature = certificate.signature_algorithm().object().nid();
+    let digest = match signature.signature_algorithms()?.digest {
+        Nid::MD5 | Nid::SHA1 => MessageDigest::sha256(),
+        nid => MessageDigest::from_nid(nid)?,
+    };
+    certificate.digest(digest).ok().map(|hash| hash.to_vec())
+}
+
+fn effective_mode(settings: &TlsSettings) -> SslMode {
+    match settings.mode {
+        SslMode::Require if settings.root_cert.is_some() => SslMode::VerifyCa,
+        mode => mode,
+    }
+}
+
+fn trust(builder: &mut SslConnectorBuilder, mode: SslMode, root: Option<&Path>) -> Result<()> {
+    if !matches!(mode, SslMode::VerifyCa | SslMode::VerifyFull) {
+        builder.set_verify(SslVerifyMode::NONE);
+        return Ok(());
+    }
+    builder.set_verify(SslVerifyMode::PEER);
+    match root {
+        Some(path) if path != Path::new("system") => {
+            let empty = X509StoreBuilder::new()
+                .map_err(|e| Error::fatal(Code::Config, "cannot set up TLS").source(e))?;
+            builder.set_cert_store(empty.build());
+            builder
+                .set_ca_file(path)
+                .map_err(|e| unreadable("sslrootcert", path, e))
+        }
+        _ => trust_the_system(builder),
+    }
+}
+
+fn trust_the_system(builder: &mut SslConnectorBuilder) -> Result<()> {
+    let found = openssl_probe::probe();
+    let folder = found.cert_dir.first().map(|path| path.as_path());
+    if found.cert_file.is_none() && folder.is_none() {
+        return Err(
+            Error::fatal(Code::Config, "this system has no CA certificates")
+                .hint("name the server's CA with sslrootcert"),
+        );
+    }
+    builder
+        .load_verify_locations(found.cert_file.as_deref(), folder)
+        .map_err(|e| {
+            Error::fatal(Code::Config, "cannot read the system's CA certificates").source(e)
+        })
+}
+
+fn identify(builder: &mut SslConnectorBuilder, settings: &TlsSettings) -> Result<()> {
+    let (cert, key) = match (&settings.cert, &settings.key) {
+        (None, None) => return Ok(()),
+        (Some(cert), Some(key)) => (cert, key),
+        _ => {
+            return Err(
+                Error::fatal(Code::Config, "a client certificate needs both of its files")
+                    .hint("set sslcert and sslkey, or neither"),
+            );
+        }
+    };
+    builder
+        .set_certificate_chain_file(cert)
+        .map_err(|e| unreadable("sslcert", cert, e))?;
+    let pem = std::fs::read(key).map_err(|e| unreadable("sslkey", key, e))?;
+    // With an empty pass phrase OpenSSL fails on an encrypted key; without one it would ask at the terminal.
+    let private = PKey::private_key_from_pem_passphrase(&pem, b"").map_err(|e| {
+        unreadable("sslkey", key, e).hint("the key must be PEM, without a pass phrase")
+    })?;
+    builder
+        .set_private_key(&private)
+        .and_then(|()| builder.check_private_key())
+        .map_err(|e| Error::fatal(Code::Config, "sslkey does not belong to sslcert").source(e))
+}
+
+fn unreadable(
+    setting: &str,
+    path: &Path,
+    cause: impl std::error::Error + Send + Sync + 'static,
+) -> Error {
+    Error::fatal(
+        Code::Config,
+        format!("cannot use {setting} {}", path.display()),
+    )
+    .source(cause)
+}
