@@ -1,0 +1,172 @@
+//! Proving who we are: clear-text password, MD5, SCRAM-SHA-256 with and without channel binding.
+//!
+//! Refuses to take a server's word for it: in a SCRAM exchange the server must prove that it knows the password, and where
+//! the settings require channel binding, every way around it fails. A password enters no error.
+//!
+//! See <https://www.postgresql.org/docs/current/sasl-authentication.html>.
+
+use postgres_protocol::authentication::{md5_hash, sasl};
+use postgres_protocol::message::backend::{AuthenticationSaslBody, Message};
+use postgres_protocol::message::frontend;
+use tokio_postgres::config::ChannelBinding;
+use tokio_postgres::fallible_iterator::FallibleIterator;
+
+use crate::error::{Code, Error, Result};
+use crate::postgres::sqlstate::{self, ServerError};
+use crate::replication::connection::Connection;
+use crate::replication::startup::refused;
+
+/// Who connects, and with what.
+pub(crate) struct Credentials<'a> {
+    pub(crate) user: &'a str,
+    pub(crate) password: Option<&'a [u8]>,
+    pub(crate) channel_binding: ChannelBinding,
+}
+
+/// Does what the server asks for until it is satisfied.
+pub(crate) async fn authenticate(
+    connection: &mut Connection,
+    credentials: &Credentials<'_>,
+) -> Result<()> {
+    let mut bound = false;
+    match receive(connection).await? {
+        Message::AuthenticationOk => return check_binding(connection, credentials, bound),
+        Message::AuthenticationCleartextPassword => {
+            check_binding(connection, credentials, bound)?;
+            let password = password(connection, credentials)?;
+            connection.queue(|out| frontend::password_message(password, out))?;
+        }
+        Message::AuthenticationMd5Password(body) => {
+            check_binding(connection, credentials, bound)?;
+            let password = password(connection, credentials)?;
+            let hash = md5_hash(credentials.user.as_bytes(), password, body.salt());
+            connection.queue(|out| frontend::password_message(hash.as_bytes(), out))?;
+        }
+        Message::AuthenticationSasl(body) => {
+            bound = scram(connection, credentials, &body).await?;
+            check_binding(connection, credentials, bound)?;
+        }
+        Message::AuthenticationGss
+        | Message::AuthenticationKerberosV5
+        | Message::AuthenticationScmCredential
+        | Message::AuthenticationSspi => {
+            return Err(unsupported(connection, "GSSAPI, SSPI or Kerberos"));
+        }
+        _ => return Err(connection.protocol_error("no request for authentication")),
+    }
+    connection.flush().await?;
+    match receive(connection).await? {
+        Message::AuthenticationOk => Ok(()),
+        _ => Err(connection.protocol_error("authentication did not come to its end")),
+    }
+}
+
+/// Returns whether the exchange was bound to the TLS channel.
+async fn scram(
+    connection: &mut Connection,
+    credentials: &Credentials<'_>,
+    offer: &AuthenticationSaslBody,
+) -> Result<bool> {
+    let (mut plain, mut plus) = (false, false);
+    let mut mechanisms = offer.mechanisms();
+    while let Some(name) = mechanisms
+        .next()
+        .map_err(|e| connection.protocol_error(e))?
+    {
+        plain |= name == sasl::SCRAM_SHA_256;
+        plus |= name == sasl::SCRAM_SHA_256_PLUS;
+    }
+    let end_point = connection
+        .server_end_point()
+        .filter(|_| credentials.channel_binding != ChannelBinding::Disable);
+    let (binding, mechanism) = match end_point {
+        Some(hash) if plus => (
+            sasl::ChannelBinding::tls_server_end_point(hash),
+            sasl::SCRAM_SHA_256_PLUS,
+        ),
+        // Tells a server that did offer binding that somebody in between has removed the offer.
+        Some(_) if plain => (sasl::ChannelBinding::unrequested(), sasl::SCRAM_SHA_256),
+        None if plain => (sasl::ChannelBinding::unsupported(), sasl::SCRAM_SHA_256),
+        _ => {
+            return Err(unsupported(
+                connection,
+                "a SASL mechanism that is not SCRAM-SHA-256",
+            ));
+        }
+    };
+    let bound = mechanism == sasl::SCRAM_SHA_256_PLUS;
+    check_binding(connection, credentials, bound)?;
+
+    let mut exchange = sasl::ScramSha256::new(password(connection, credentials)?, binding);
+    connection.queue(|out| frontend::sasl_initial_response(mechanism, exchange.message(), out))?;
+    connection.flush().await?;
+    let Message::AuthenticationSaslContinue(body) = receive(connection).await? else {
+        return Err(connection.protocol_error("no SASL continuation"));
+    };
+    exchange
+        .update(body.data())
+        .map_err(|e| connection.protocol_error(e))?;
+    connection.queue(|out| frontend::sasl_response(exchange.message(), out))?;
+    connection.flush().await?;
+    let Message::AuthenticationSaslFinal(body) = receive(connection).await? else {
+        return Err(connection.protocol_error("no SASL outcome"));
+    };
+    exchange.finish(body.data()).map_err(|e| {
+        let message = format!(
+            "Postgres at {} did not prove that it knows the password",
+            connection.peer()
+        );
+        Error::fatal(Code::Connect, message).source(e)
+    })?;
+    Ok(bound)
+}
+
+async fn receive(connection: &mut Connection) -> Result<Message> {
+    let raw = connection.receive_reply().await?;
+    match connection.parse(&raw)? {
+        Message::ErrorResponse(_) => {
+            let error = connection.server_error(&raw);
+            Err(sqlstate::classify(refused(connection.peer()), error))
+        }
+        message => Ok(message),
+    }
+}
+
+fn password<'a>(connection: &Connection, credentials: &Credentials<'a>) -> Result<&'a [u8]> {
+    credentials.password.ok_or_else(|| {
+        // As if the server had looked at an empty one.
+        let error = ServerError {
+            severity: "FATAL".into(),
+            code: "28P01".into(),
+            message: format!(
+                "user {:?} needs a password and none is set",
+                credentials.user
+            ),
+            detail: None,
+            hint: None,
+        };
+        sqlstate::classify(refused(connection.peer()), error)
+    })
+}
+
+fn check_binding(
+    connection: &Connection,
+    credentials: &Credentials<'_>,
+    bound: bool,
+) -> Result<()> {
+    if bound || credentials.channel_binding != ChannelBinding::Require {
+        return Ok(());
+    }
+    let message = format!(
+        "Postgres at {} offers no channel binding",
+        connection.peer()
+    );
+    Err(Error::fatal(Code::Connect, message)
+        .hint("channel_binding=require needs TLS and scram-sha-256 in pg_hba.conf"))
+}
+
+fn unsupported(connection: &Connection, what: &str) -> Error {
+    let message = format!("Postgres at {} asks for {what}", connection.peer());
+    Error::fatal(Code::Connect, message)
+        .hint("allow scram-sha-256, md5, password, cert or trust for this user in pg_hba.conf")
+}

@@ -1,0 +1,279 @@
+//! The read buffer: bytes in, whole messages out, in place.
+//!
+//! A message is handed out as a range of the buffer, without a copy and without an allocation. Bytes move only when the
+//! buffer makes room for the next read, and then it is the unfinished tail of what was read. The buffer grows for a message
+//! that does not fit and shrinks when that has been taken, so that one large event costs its memory only while it is here.
+
+use std::ops::Range;
+
+/// The size to start from and to come back to.
+pub(crate) const INITIAL: usize = 64 * 1024;
+
+/// Above this the buffer shrinks as soon as it can; below, growing again would cost more than the memory is worth.
+const KEPT: usize = 256 * 1024;
+
+/// Tails up to this long are moved to the front at each read, so that a read has nearly the whole buffer.
+const CHEAP_MOVE: usize = 4 * 1024;
+
+/// Letter and length, the length counting itself but not the letter.
+const HEADER: usize = 5;
+
+/// The server cannot make a longer one: <https://www.postgresql.org/docs/current/limits.html> (field size), and framing.
+const COPY_DATA_MAX: usize = (1 << 30) + 1024;
+
+/// All other messages are short; a longer one means that we have lost step.
+const OTHER_MAX: usize = 1 << 20;
+
+/// Where a message lies in the buffer, until the next read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct RawMessage {
+    /// The letter that says what it is.
+    pub(crate) tag: u8,
+    /// The contents without letter and length.
+    pub(crate) body: Range<usize>,
+}
+
+impl RawMessage {
+    /// With letter and length.
+    pub(crate) fn whole(&self) -> Range<usize> {
+        self.body.start - HEADER..self.body.end
+    }
+}
+
+/// A length that no message has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a message {:?} claims a length of {length} bytes", char::from(*tag))]
+pub(crate) struct BadLength {
+    tag: u8,
+    length: u32,
+}
+
+/// Bytes read and not yet taken lie in `start..end`.
+pub(crate) struct ReadBuffer {
+    bytes: Vec<u8>,
+    start: usize,
+    end: usize,
+}
+
+impl ReadBuffer {
+    pub(crate) fn new() -> Self {
+        ReadBuffer {
+            bytes: vec![0; INITIAL],
+            start: 0,
+            end: 0,
+        }
+    }
+
+    /// Takes the next message if all of it is here.
+    #[inline]
+    pub(crate) fn next(&mut self) -> Result<Option<RawMessage>, BadLength> {
+        let Some((tag, total)) = self.peek()? else {
+            return Ok(None);
+        };
+        if self.end - self.start < total {
+            return Ok(None);
+        }
+        let body = self.start + HEADER..self.start + total;
+        self.start = body.end;
+        Ok(Some(RawMessage { tag, body }))
+    }
+
+    /// The bytes of a range that [`next`](Self::next) gave out since the last read.
+    #[inline]
+    pub(crate) fn slice(&self, range: Range<usize>) -> &[u8] {
+        self.bytes.get(range).unwrap_or_default()
+    }
+
+    /// Where the next read may put its bytes. Empty only if a whole message is waiting.
+    #[inline]
+    pub(crate) fn room(&mut self) -> &mut [u8] {
+        let needed = self.peek().ok().flatten().map_or(0, |(_, total)| total);
+        let filled = self.end - self.start;
+        let capacity = self.bytes.len();
+        if needed > capacity {
+            self.resize(needed.next_multiple_of(INITIAL));
+        } else if capacity > KEPT && needed <= INITIAL && filled < INITIAL {
+            self.resize(INITIAL);
+        } else if self.start > 0
+            && (filled <= CHEAP_MOVE || self.end == capacity || needed > capacity - self.start)
+        {
+            self.bytes.copy_within(self.start..self.end, 0);
+            (self.start, self.end) = (0, filled);
+        }
+        self.bytes.get_mut(self.end..).unwrap_or_default()
+    }
+
+    /// Says how many bytes were put into [`room`](Self::room).
+    #[inline]
+    pub(crate) fn filled(&mut self, count: usize) {
+        debug_assert!(
+            self.end + count <= self.bytes.len(),
+            "more was read than there was room"
+        );
+        self.end = (self.end + count).min(self.bytes.len());
+    }
+
+    /// Bytes that the buffer holds on to.
+    #[cfg(test)]
+    pub(crate) fn capacity(&self) -> usize {
+        self.bytes.len()
+    }
+
+    #[inline]
+    fn peek(&self) -> Result<Option<(u8, usize)>, BadLength> {
+        let unread = self.slice(self.start..self.end);
+        let Some((&[tag, a, b, c, d], _)) = unread.split_first_chunk::<HEADER>() else {
+            return Ok(None);
+        };
+        let length = u32::from_be_bytes([a, b, c, d]);
+        let longest = if tag == b'd' {
+            COPY_DATA_MAX
+        } else {
+            OTHER_MAX
+        };
+        let total = length as usize + 1;
+        if total < HEADER || total > longest {
+            return Err(BadLength { tag, length });
+        }
+        Ok(Some((tag, total)))
+    }
+
+    fn resize(&mut self, capacity: usize) {
+        let mut bytes = vec![0; capacity];
+        let unread = self.start..self.end;
+        let filled = unread.len();
+        if let Some(front) = bytes.get_mut(..filled) {
+            front.copy_from_slice(self.slice(unread));
+        }
+        self.bytes = bytes;
+        (self.start, self.end) = (0, filled);
+    }
+}
+
+impl std::fmt::Debug for ReadBuffer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ReadBuffer")
+            .field("unread", &(self.end - self.start))
+            .field("capacity", &self.bytes.len())
+            .finish()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::indexing_slicing)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn message(tag: u8, body: &[u8]) -> Vec<u8> {
+        let mut bytes = vec![tag];
+        bytes.extend((body.len() as u32 + 4).to_be_bytes());
+        bytes.extend(body);
+        bytes
+    }
+
+    /// Feeds `wire` in reads of the given sizes, over and over, taking messages in between.
+    fn read_all(wire: &[u8], sizes: &[usize]) -> (Vec<(u8, Vec<u8>)>, ReadBuffer) {
+        let mut buffer = ReadBuffer::new();
+        let (mut taken, mut rest, mut turn) = (vec![], wire, 0);
+        loop {
+            while let Some(raw) = buffer.next().unwrap() {
+                assert_eq!(buffer.slice(raw.whole())[0], raw.tag);
+                taken.push((raw.tag, buffer.slice(raw.body).to_vec()));
+            }
+            let room = buffer.room();
+            assert!(
+                !room.is_empty(),
+                "every whole message was taken, so there must be room"
+            );
+            if rest.is_empty() {
+                return (taken, buffer);
+            }
+            let count = sizes[turn % sizes.len()].min(room.len()).min(rest.len());
+            room[..count].copy_from_slice(&rest[..count]);
+            rest = &rest[count..];
+            buffer.filled(count);
+            turn += 1;
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn messages_come_out_whole_and_in_order_however_the_bytes_arrive(
+            lengths in prop::collection::vec(prop_oneof![0..600_usize, 60_000..140_000_usize], 1..12),
+            sizes in prop::collection::vec(1..90_000_usize, 1..6),
+        ) {
+            let sent: Vec<_> = lengths.iter().enumerate()
+                .map(|(i, &length)| (b'd', vec![i as u8; length]))
+                .collect();
+            let wire: Vec<u8> = sent.iter().flat_map(|(tag, body)| message(*tag, body)).collect();
+            // Reads of one byte each are covered by small inputs; here they would only be slow.
+            let sizes: Vec<_> = sizes.iter().map(|&size| size.max(wire.len() / 500 + 1)).collect();
+            let (taken, _) = read_all(&wire, &sizes);
+            prop_assert_eq!(taken, sent);
+        }
+
+        #[test]
+        fn any_bytes_give_messages_or_an_error(wire: Vec<u8>) {
+            let mut buffer = ReadBuffer::new();
+            buffer.room()[..wire.len()].copy_from_slice(&wire);
+            buffer.filled(wire.len());
+            while let Ok(Some(_)) = buffer.next() {}
+        }
+    }
+
+    #[test]
+    fn a_message_arrives_byte_by_byte() {
+        let wire = [message(b'd', b"abc"), message(b'Z', b"I")].concat();
+        let (taken, _) = read_all(&wire, &[1]);
+        assert_eq!(taken, [(b'd', b"abc".to_vec()), (b'Z', b"I".to_vec())]);
+    }
+
+    #[test]
+    fn the_buffer_shrinks_after_a_large_message() {
+        let large = message(b'd', &vec![7; 10 << 20]);
+        let (_, buffer) = read_all(&large, &[1 << 20]);
+        assert_eq!(buffer.capacity(), INITIAL);
+        let wire = [large, message(b'd', b"next")].concat();
+        let (taken, buffer) = read_all(&wire, &[1 << 20]);
+        assert_eq!(taken[1].1, b"next");
+        assert_eq!(buffer.capacity(), INITIAL);
+    }
+
+    #[test]
+    fn impossible_lengths_are_refused_before_memory_is_taken() {
+        for (tag, length) in [
+            (b'd', 3_u32),
+            (b'd', (1 << 30) + 2048),
+            (b'd', u32::MAX),
+            (b'T', 1 << 20),
+        ] {
+            let mut buffer = ReadBuffer::new();
+            buffer.room()[0] = tag;
+            buffer.room()[1..5].copy_from_slice(&length.to_be_bytes());
+            buffer.filled(5);
+            assert_eq!(buffer.next(), Err(BadLength { tag, length }));
+            buffer.room();
+            assert_eq!(buffer.capacity(), INITIAL);
+        }
+    }
+
+    #[test]
+    fn a_reader_that_takes_nothing_fills_the_buffer_and_no_more() {
+        let mut buffer = ReadBuffer::new();
+        let wire = message(b'd', b"event").repeat(20_000);
+        let mut rest = wire.as_slice();
+        loop {
+            let room = buffer.room();
+            if room.is_empty() {
+                break;
+            }
+            let count = room.len();
+            room.copy_from_slice(&rest[..count]);
+            rest = &rest[count..];
+            buffer.filled(count);
+        }
+        assert_eq!(buffer.capacity(), INITIAL);
+        assert!(buffer.next().unwrap().is_some());
+    }
+}

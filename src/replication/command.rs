@@ -1,0 +1,203 @@
+//! Commands before the stream begins, by the simple query protocol: any SQL, and the replication commands.
+//!
+//! See <https://www.postgresql.org/docs/current/protocol-replication.html>. Quoting is done here; a caller passes names.
+
+use postgres_protocol::message::backend::{DataRowBody, ERROR_RESPONSE_TAG, Message};
+use tokio_postgres::fallible_iterator::FallibleIterator;
+
+use crate::error::Result;
+use crate::lsn::Lsn;
+use crate::postgres::sqlstate::{self, ServerError};
+use crate::replication::connection::Connection;
+
+/// What a query may return in all. Commands answer with a line or two; more means that somebody asked the wrong way.
+const RESULT_MAX: usize = 4 << 20;
+
+/// The server's word for "a copy in both directions follows", which postgres-protocol does not know.
+const COPY_BOTH_RESPONSE_TAG: u8 = b'W';
+
+/// Rows of nullable text.
+pub(crate) type Rows = Vec<Vec<Option<String>>>;
+
+/// Who the server is and how far it has got.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IdentifySystem {
+    /// Identifies the cluster, its standbys included.
+    pub system_id: u64,
+    /// Counts promotions.
+    pub timeline: u32,
+    /// How far the log is flushed to disk.
+    pub flush: Lsn,
+    /// The database of this connection.
+    pub database: String,
+}
+
+/// A slot just made, with the snapshot of the moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CreatedSlot {
+    /// The slot delivers what commits after this position; the snapshot shows what committed before.
+    pub consistent_point: Lsn,
+    /// For `SET TRANSACTION SNAPSHOT`; lives until the next command on this connection.
+    pub snapshot: String,
+}
+
+/// Runs `sql` to its end and returns the rows of all its statements. Not cancel-safe: the connection is then in the middle
+/// of an answer.
+pub(crate) async fn query(connection: &mut Connection, sql: &str) -> Result<Rows> {
+    connection.command(sql).await?;
+    let (mut rows, mut size, mut refused) = (Rows::new(), 0, None);
+    loop {
+        let raw = match connection.receive_reply().await {
+            Ok(raw) => raw,
+            // The server explains itself before it closes.
+            Err(closed) => return Err(refused.unwrap_or(closed)),
+        };
+        if raw.tag == ERROR_RESPONSE_TAG {
+            let error = connection.server_error(&raw);
+            let context = format!("Postgres at {} refused `{sql}`", connection.peer());
+            refused = refused.or_else(|| Some(sqlstate::classify(context, error)));
+            continue;
+        }
+        match connection.parse(&raw)? {
+            Message::DataRow(row) => {
+                size += raw.body.len();
+                if size > RESULT_MAX {
+                    return Err(connection.protocol_error(format!("`{sql}` returns too much")));
+                }
+                rows.push(texts(&row).map_err(|e| connection.protocol_error(e))?);
+            }
+            Message::RowDescription(_)
+            | Message::CommandComplete(_)
+            | Message::EmptyQueryResponse => {}
+            Message::ReadyForQuery(_) => return refused.map_or(Ok(rows), Err),
+            _ => return Err(connection.unexpected(&raw, "a query's result")),
+        }
+    }
+}
+
+pub(crate) async fn identify_system(connection: &mut Connection) -> Result<IdentifySystem> {
+    let rows = query(connection, "IDENTIFY_SYSTEM").await?;
+    let read = || {
+        let [system_id, timeline, flush, database] = only(&rows)?.as_slice() else {
+            return None;
+        };
+        Some(IdentifySystem {
+            system_id: system_id.as_ref()?.parse().ok()?,
+            timeline: timeline.as_ref()?.parse().ok()?,
+            flush: flush.as_ref()?.parse().ok()?,
+            database: database.clone()?,
+        })
+    };
+    read().ok_or_else(|| connection.protocol_error("IDENTIFY_SYSTEM gave something else"))
+}
+
+pub(crate) async fn create_temporary_slot(
+    connection: &mut Connection,
+    name: &str,
+) -> Result<CreatedSlot> {
+    // The form with keywords, which every server since 10 takes; the one in parentheses came with 15.
+    let sql = format!(
+        "CREATE_REPLICATION_SLOT {} TEMPORARY LOGICAL pgoutput EXPORT_SNAPSHOT",
+        identifier(name)
+    );
+    let rows = query(connection, &sql).await?;
+    let read = || {
+        let [_name, consistent_point, snapshot, ..] = only(&rows)?.as_slice() else {
+            return None;
+        };
+        Some(CreatedSlot {
+            consistent_point: consistent_point.as_ref()?.parse().ok()?,
+            snapshot: snapshot.clone()?,
+        })
+    };
+    read().ok_or_else(|| connection.protocol_error("CREATE_REPLICATION_SLOT gave something else"))
+}
+
+pub(crate) async fn drop_slot(connection: &mut Connection, name: &str) -> Result<()> {
+    query(
+        connection,
+        &format!("DROP_REPLICATION_SLOT {}", identifier(name)),
+    )
+    .await
+    .map(drop)
+}
+
+/// Asks for the stream and waits until it begins.
+pub(crate) async fn start_replication(
+    connection: &mut Connection,
+    slot: &str,
+    from: Lsn,
+    publication: &str,
+) -> Result<()> {
+    let sql = start_command(slot, from, publication);
+    connection.command(&sql).await?;
+    let raw = connection.receive_reply().await?;
+    match raw.tag {
+        COPY_BOTH_RESPONSE_TAG => Ok(()),
+        ERROR_RESPONSE_TAG => {
+            let error = connection.server_error(&raw);
+            await_ready(connection, &error).await;
+            let context = format!(
+                "Postgres at {} refused to stream from slot {slot}",
+                connection.peer()
+            );
+            Err(sqlstate::classify(context, error))
+        }
+        _ => Err(connection.unexpected(&raw, "the answer to START_REPLICATION")),
+    }
+}
+
+/// After an error that leaves the session alive the connection can be used again, once the server has said so.
+async fn await_ready(connection: &mut Connection, error: &ServerError) {
+    if error.severity == "ERROR" {
+        // A failure here shows at the next command.
+        let _ = connection.receive_reply().await;
+    }
+}
+
+fn start_command(slot: &str, from: Lsn, publication: &str) -> String {
+    // Protocol version 1: rows come after their commit, nothing has to be taken back.
+    format!(
+        "START_REPLICATION SLOT {} LOGICAL {from} (proto_version '1', publication_names {})",
+        identifier(slot),
+        literal(&identifier(publication))
+    )
+}
+
+fn identifier(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+fn literal(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "''"))
+}
+
+fn only(rows: &Rows) -> Option<&Vec<Option<String>>> {
+    match rows.as_slice() {
+        [row] => Some(row),
+        _ => None,
+    }
+}
+
+fn texts(row: &DataRowBody) -> std::io::Result<Vec<Option<String>>> {
+    row.ranges()
+        .map(|range| {
+            let bytes = range.map(|range| row.buffer().get(range).unwrap_or_default());
+            Ok(bytes.map(|bytes| String::from_utf8_lossy(bytes).into_owned()))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_quoted_for_the_replication_grammar() {
+        assert_eq!(
+            start_command("a\"b", Lsn::new(0x16_B374_D848), "it's \"mine\""),
+            "START_REPLICATION SLOT \"a\"\"b\" LOGICAL 16/B374D848 \
+             (proto_version '1', publication_names '\"it''s \"\"mine\"\"\"')"
+        );
+    }
+}

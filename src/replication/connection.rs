@@ -1,0 +1,360 @@
+//! One connection to Postgres: whole messages in, queued bytes out.
+//!
+//! Owns the stream, the read buffer and what waits to be written; knows message boundaries, server errors and notices, but
+//! no command. Everything that it has read or has still to write lives in it and not in a future, so any of its futures may
+//! be dropped at any await without losing or tearing a message.
+
+use std::future::poll_fn;
+use std::ops::Range;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use bytes::{Buf, BytesMut};
+use postgres_protocol::message::backend::{
+    ERROR_RESPONSE_TAG, Message, NOTICE_RESPONSE_TAG, NOTIFICATION_RESPONSE_TAG,
+    PARAMETER_STATUS_TAG, READY_FOR_QUERY_TAG,
+};
+use postgres_protocol::message::frontend;
+
+use crate::error::{Code, Error, Result};
+use crate::postgres::sqlstate::{self, ServerError};
+use crate::postgres::tls;
+use crate::replication::buffer::{RawMessage, ReadBuffer};
+use crate::replication::message::{StandbyStatusUpdate, postgres_clock};
+use crate::replication::stream::Stream;
+
+/// How long saying good-bye may take.
+const CLOSE_LIMIT: Duration = Duration::from_secs(1);
+
+/// Reads that look for the server's last words on a connection that takes no more bytes.
+const LAST_WORDS_READS: usize = 1024;
+
+/// A connected stream with its buffers.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    stream: Stream,
+    peer: String,
+    /// The kind of its own failures: reaching the server at first, the stream later.
+    code: Code,
+    input: ReadBuffer,
+    output: BytesMut,
+    /// The latest status update, encoded when `output` is empty: an older one that was not sent yet is of no use to anybody.
+    status: Option<StandbyStatusUpdate>,
+    /// The server has said that it waits for a command, and none was sent since.
+    ready: bool,
+}
+
+impl Connection {
+    /// `peer` is what errors call the other side: `host:port`.
+    pub(crate) fn new(stream: Stream, peer: String) -> Self {
+        Connection {
+            stream,
+            peer,
+            code: Code::Connect,
+            input: ReadBuffer::new(),
+            output: BytesMut::new(),
+            status: None,
+            ready: false,
+        }
+    }
+
+    /// The other side, as `host:port`.
+    pub(crate) fn peer(&self) -> &str {
+        &self.peer
+    }
+
+    /// What to bind a password exchange to, over TLS.
+    pub(crate) fn server_end_point(&self) -> Option<Vec<u8>> {
+        match &self.stream {
+            Stream::Tls(tls) => tls::server_end_point(tls.ssl()),
+            _ => None,
+        }
+    }
+
+    /// Start-up is over: what fails from here on is replication.
+    pub(crate) fn established(&mut self) {
+        self.code = Code::Replication;
+    }
+
+    /// Waits until bytes were read, or whole messages wait already and there is no room for more; writes what is queued
+    /// meanwhile. Cancel-safe. The end of the stream is an error.
+    pub(crate) async fn readable(&mut self) -> Result<()> {
+        poll_fn(|cx| {
+            if let Poll::Ready(Err(e)) = self.poll_flush(cx) {
+                return Poll::Ready(Err(e));
+            }
+            let room = self.input.room();
+            if room.is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+            let outcome = self.stream.poll_read(cx, room);
+            outcome.map(|read| self.was_read(read).map(drop))
+        })
+        .await
+    }
+
+    /// Reads once, what is there now; 0 when there is nothing, or no room.
+    #[inline]
+    pub(crate) fn try_read(&mut self) -> Result<usize> {
+        let room = self.input.room();
+        if room.is_empty() {
+            return Ok(0);
+        }
+        match self.stream.try_read(room) {
+            Poll::Ready(read) => self.was_read(read),
+            Poll::Pending => Ok(0),
+        }
+    }
+
+    /// Takes the next message if all of it has been read.
+    #[inline]
+    pub(crate) fn next(&mut self) -> Result<Option<RawMessage>> {
+        self.input.next().map_err(|e| self.protocol_error(e))
+    }
+
+    /// Waits for the next message. Cancel-safe.
+    pub(crate) async fn receive(&mut self) -> Result<RawMessage> {
+        loop {
+            if let Some(raw) = self.next()? {
+                return Ok(raw);
+            }
+            self.readable().await?;
+        }
+    }
+
+    /// Waits for the next message that answers something: notices and the like are passed over. Cancel-safe.
+    pub(crate) async fn receive_reply(&mut self) -> Result<RawMessage> {
+        loop {
+            let raw = self.receive().await?;
+            if !self.pass_over(&raw) {
+                self.note_ready(&raw);
+                return Ok(raw);
+            }
+        }
+    }
+
+    /// Sends a command. Refused while another one is not answered to its end, as it is after a future was dropped.
+    pub(crate) async fn command(&mut self, sql: &str) -> Result<()> {
+        if !self.ready {
+            let message = format!(
+                "the replication connection to Postgres at {} is in the middle of another command",
+                self.peer
+            );
+            return Err(Error::transient(self.code, message));
+        }
+        self.queue(|out| frontend::query(sql, out))?;
+        self.ready = false;
+        self.flush().await
+    }
+
+    /// Whether a command may be sent.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.ready
+    }
+
+    /// Keeps in mind that the server waits for a command, if that is what it says.
+    pub(crate) fn note_ready(&mut self, raw: &RawMessage) {
+        self.ready |= raw.tag == READY_FOR_QUERY_TAG;
+    }
+
+    /// Whether the message is one that may come at any time and answers nothing. A server's warning is logged.
+    pub(crate) fn pass_over(&self, raw: &RawMessage) -> bool {
+        if raw.tag == NOTICE_RESPONSE_TAG {
+            let notice = server_error(self.slice(raw.body.clone()));
+            if notice.severity == "WARNING" {
+                tracing::warn!(
+                    server = %self.peer, code = %notice.code, notice = %notice.message, "postgres warns"
+                );
+            }
+        }
+        matches!(
+            raw.tag,
+            NOTICE_RESPONSE_TAG | PARAMETER_STATUS_TAG | NOTIFICATION_RESPONSE_TAG
+        )
+    }
+
+    /// The bytes of a message taken since the last read.
+    #[inline]
+    pub(crate) fn slice(&self, range: Range<usize>) -> &[u8] {
+        self.input.slice(range)
+    }
+
+    /// Parses a message outside the stream, where a copy does not matter.
+    pub(crate) fn parse(&self, raw: &RawMessage) -> Result<Message> {
+        let mut bytes = BytesMut::from(self.slice(raw.whole()));
+        match Message::parse(&mut bytes) {
+            Ok(Some(message)) => Ok(message),
+            Ok(None) => Err(self.protocol_error("a message shorter than its length")),
+            Err(e) => Err(self.protocol_error(e)),
+        }
+    }
+
+    /// The error that an ErrorResponse carries.
+    pub(crate) fn server_error(&self, raw: &RawMessage) -> ServerError {
+        server_error(self.slice(raw.body.clone()))
+    }
+
+    /// The server sent something that it may not send here.
+    pub(crate) fn protocol_error(
+        &self,
+        cause: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Error {
+        let message = format!("Postgres at {} broke the replication protocol", self.peer);
+        Error::transient(self.code, message).source(cause)
+    }
+
+    /// A message that may not come here.
+    pub(crate) fn unexpected(&self, raw: &RawMessage, instead_of: &str) -> Error {
+        let tag = char::from(raw.tag);
+        self.protocol_error(format!("message {tag:?} came instead of {instead_of}"))
+    }
+
+    /// Queues a message made by one of postgres-protocol's functions.
+    pub(crate) fn queue(
+        &mut self,
+        write: impl FnOnce(&mut BytesMut) -> std::io::Result<()>,
+    ) -> Result<()> {
+        self.encode_status();
+        write(&mut self.output).map_err(|e| {
+            let message = format!("cannot make a message for Postgres at {}", self.peer);
+            Error::fatal(self.code, message).source(e)
+        })
+    }
+
+    /// Queues a status update in place of one that was not sent yet; a wish for an answer is kept.
+    pub(crate) fn queue_status(&mut self, mut status: StandbyStatusUpdate) {
+        if let Some(unsent) = self.status {
+            status.reply_requested |= unsent.reply_requested;
+        }
+        self.status = Some(status);
+    }
+
+    /// Writes all that is queued. Cancel-safe: what was not written stays queued.
+    pub(crate) async fn flush(&mut self) -> Result<()> {
+        poll_fn(|cx| self.poll_flush(cx)).await
+    }
+
+    /// Writes what the kernel takes now; true when nothing is left.
+    pub(crate) fn try_flush(&mut self) -> Result<bool> {
+        match self.poll_flush(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(flushed) => flushed.map(|()| true),
+            Poll::Pending => Ok(false),
+        }
+    }
+
+    /// Tells the server that this is the end and closes, within a second and whatever happens.
+    pub(crate) async fn close(mut self) {
+        let farewell = async {
+            self.queue(|out| {
+                frontend::terminate(out);
+                Ok(())
+            })?;
+            self.flush().await?;
+            self.stream.shutdown().await.map_err(|e| self.broken(e))
+        };
+        // The server sees the end of the stream either way.
+        let _ = tokio::time::timeout(CLOSE_LIMIT, farewell).await;
+    }
+
+    /// Bytes that the read buffer holds on to.
+    #[cfg(test)]
+    pub(crate) fn buffer_capacity(&self) -> usize {
+        self.input.capacity()
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
+        loop {
+            if self.output.is_empty() {
+                self.encode_status();
+                if self.output.is_empty() {
+                    return Poll::Ready(Ok(()));
+                }
+            }
+            match std::task::ready!(self.stream.poll_write(cx, &self.output)) {
+                Ok(0) => {
+                    return Poll::Ready(Err(self.broken(std::io::ErrorKind::WriteZero.into())));
+                }
+                Ok(count) => self.output.advance(count),
+                Err(e) => {
+                    let error = self.broken(e);
+                    return Poll::Ready(Err(self.last_words().unwrap_or(error)));
+                }
+            }
+        }
+    }
+
+    fn encode_status(&mut self) {
+        if let Some(status) = self.status.take() {
+            let body = status.encode(postgres_clock());
+            // Cannot fail: only a length over 2 GiB does.
+            if let Ok(copy_data) = frontend::CopyData::new(&body[..]) {
+                copy_data.write(&mut self.output);
+            }
+        }
+    }
+
+    /// What the server said before it stopped listening, which tells more than a broken pipe does.
+    fn last_words(&mut self) -> Option<Error> {
+        for _ in 0..LAST_WORDS_READS {
+            while let Ok(Some(raw)) = self.input.next() {
+                if raw.tag == ERROR_RESPONSE_TAG {
+                    let context = format!("Postgres at {} ended the connection", self.peer);
+                    return Some(sqlstate::classify(context, self.server_error(&raw)));
+                }
+            }
+            if !self.try_read().is_ok_and(|count| count > 0) {
+                return None;
+            }
+        }
+        None
+    }
+
+    #[inline]
+    fn was_read(&mut self, read: std::io::Result<usize>) -> Result<usize> {
+        match read {
+            Ok(0) => Err(Error::transient(
+                self.code,
+                format!("Postgres at {} closed the connection", self.peer),
+            )),
+            Ok(count) => {
+                self.input.filled(count);
+                Ok(count)
+            }
+            Err(e) => Err(self.broken(e)),
+        }
+    }
+
+    fn broken(&self, cause: std::io::Error) -> Error {
+        let message = format!("the connection to Postgres at {} broke", self.peer);
+        Error::transient(self.code, message).source(cause)
+    }
+}
+
+/// Reads the fields of an ErrorResponse or NoticeResponse. Tolerant: an error about an error helps nobody.
+///
+/// See <https://www.postgresql.org/docs/current/protocol-error-fields.html>.
+fn server_error(body: &[u8]) -> ServerError {
+    let mut error = ServerError {
+        severity: String::new(),
+        code: String::new(),
+        message: String::new(),
+        detail: None,
+        hint: None,
+    };
+    for field in body.split(|&byte| byte == 0) {
+        let Some((kind, value)) = field.split_first() else {
+            break;
+        };
+        let value = String::from_utf8_lossy(value).into_owned();
+        match kind {
+            // The severity that is not translated; older than any server that we speak to.
+            b'V' => error.severity = value,
+            b'C' => error.code = value,
+            b'M' => error.message = value,
+            b'D' => error.detail = Some(value),
+            b'H' => error.hint = Some(value),
+            _ => {}
+        }
+    }
+    error
+}
