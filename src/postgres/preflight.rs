@@ -1,0 +1,286 @@
+//! What has to hold before anything is published, checked against the server all at once.
+//!
+//! Everything that a person can mend is reported together, each fault with the statement that mends it, before a slot is
+//! made or an event is read: a publisher that begins and then finds that it cannot mark its rows would hold the log back.
+//! Nothing here changes anything. What only the moment decides (a slot in use, a transaction in the way) is not looked at.
+
+use crate::config::{AfterPublish, Backlog, Config, KeyRule};
+use crate::error::{Code, Error, Result};
+use crate::postgres::table::{self, Column, TableShape, quoted};
+use crate::postgres::{Session, publication, slot};
+
+/// How many slots a first start needs: one to read the backlog under, and its lasting copy.
+const SLOTS_NEEDED: i64 = 2;
+
+/// From this version on the server turns logical decoding on by itself when the first slot is made.
+const DECODING_ON_DEMAND: i64 = 190_000;
+
+/// Something that is wrong, and what mends it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Fault {
+    code: Code,
+    problem: String,
+    remedy: String,
+}
+
+impl Fault {
+    pub(crate) fn config(problem: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Fault {
+            code: Code::Config,
+            problem: problem.into(),
+            remedy: remedy.into(),
+        }
+    }
+
+    pub(crate) fn slot(problem: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Fault {
+            code: Code::Slot,
+            problem: problem.into(),
+            remedy: remedy.into(),
+        }
+    }
+}
+
+/// Checks server, role, table, publication and slots against `config`, and returns the table's shape.
+///
+/// Fatal with every fault in one line; transient when the server is a standby, which may be promoted.
+pub async fn check(session: &Session, config: &Config) -> Result<TableShape> {
+    let mut faults = server_faults(session).await?;
+    let shape = table::read(session, &config.table).await?;
+    match &shape {
+        None => {
+            let problem = format!("there is no table {}", config.table);
+            faults.push(Fault::config(
+                problem,
+                "run `outboxd init`, or set OUTBOX_TABLE",
+            ));
+        }
+        Some(shape) => {
+            faults.extend(table_faults(shape, config, session).await?);
+            faults.extend(publication_faults(session, config, shape).await?);
+        }
+    }
+    match slot::read(session, &config.slot).await {
+        Ok(Some(_)) => {}
+        Ok(None) => {
+            let (used, max) = slot::used_and_max(session).await?;
+            if used + SLOTS_NEEDED > max {
+                faults.push(Fault::slot(
+                    format!("{used} of {max} replication slots are in use and a start needs two"),
+                    format!("ALTER SYSTEM SET max_replication_slots = {} and restart the server, or drop a slot that nobody reads", used + SLOTS_NEEDED),
+                ));
+            }
+        }
+        Err(error) if error.is_transient() => return Err(error),
+        Err(error) => faults.push(Fault::config(
+            error.message(),
+            error.remedy().unwrap_or("look at pg_replication_slots"),
+        )),
+    }
+    match (shape, combined(faults)) {
+        (Some(shape), None) => Ok(shape),
+        (_, Some(error)) => Err(error),
+        (None, None) => unreachable!("a missing table is a fault"),
+    }
+}
+
+/// One error of all faults; a single one keeps its remedy apart.
+fn combined(mut faults: Vec<Fault>) -> Option<Error> {
+    if faults.len() == 1 {
+        let fault = faults.remove(0);
+        return Some(Error::fatal(fault.code, fault.problem).hint(fault.remedy));
+    }
+    let code = faults.first()?.code;
+    let each = faults
+        .iter()
+        .map(|fault| format!("{} [{}]", fault.problem, fault.remedy));
+    Some(Error::fatal(code, each.collect::<Vec<_>>().join("; ")))
+}
+
+async fn server_faults(session: &Session) -> Result<Vec<Fault>> {
+    // Amazon's managed servers give the right to replicate by membership in a role of their own.
+    const SQL: &str = "SELECT pg_catalog.pg_is_in_recovery(),
+                pg_catalog.current_setting('server_version_num')::int8,
+                pg_catalog.current_setting('server_encoding'),
+                pg_catalog.current_setting('wal_level'),
+                current_user::text,
+                EXISTS (SELECT FROM pg_catalog.pg_roles
+                         WHERE rolname = current_user AND (rolsuper OR rolreplication))
+                OR EXISTS (SELECT FROM pg_catalog.pg_roles
+                            WHERE rolname = 'rds_replication'
+                              AND pg_catalog.pg_has_role(oid, 'USAGE'))";
+    let row = session.row("checking the server", SQL, &[]).await?;
+    if row.get(0) {
+        return Err(Error::transient(Code::Connect, "the server is a standby")
+            .hint("connect to the primary, or name all hosts of the cluster"));
+    }
+    let (version, encoding, wal_level): (i64, &str, &str) = (row.get(1), row.get(2), row.get(3));
+    let (role, may_replicate): (&str, bool) = (row.get(4), row.get(5));
+    let mut faults = Vec::new();
+    if encoding != "UTF8" {
+        faults.push(Fault::config(
+            format!("the database is encoded in {encoding}"),
+            "records are UTF-8: move the table to a database with encoding UTF8",
+        ));
+    }
+    if wal_level != "logical" && version < DECODING_ON_DEMAND {
+        faults.push(Fault::config(
+            format!("wal_level is {wal_level}"),
+            "ALTER SYSTEM SET wal_level = 'logical' and restart the server",
+        ));
+    }
+    if !may_replicate {
+        faults.push(Fault::config(
+            format!("role {role} may not replicate"),
+            format!("ALTER ROLE {} REPLICATION", quoted(role)),
+        ));
+    }
+    Ok(faults)
+}
+
+/// The columns without which nothing can be published, as `config` has it.
+fn needed_columns(config: &Config) -> Vec<&str> {
+    let mut needed = vec!["event_type", "topic", "event_payload"];
+    if config.after_publish != AfterPublish::Keep || config.backlog == Backlog::Publish {
+        needed.push("id");
+    }
+    if config.after_publish == AfterPublish::Mark {
+        needed.push("published_at");
+    }
+    if let KeyRule::Column(name) = &config.key
+        && !needed.contains(&name.as_str())
+    {
+        needed.push(name);
+    }
+    needed
+}
+
+async fn table_faults(
+    shape: &TableShape,
+    config: &Config,
+    session: &Session,
+) -> Result<Vec<Fault>> {
+    let role = session
+        .row("asking for the role", "SELECT current_user::text", &[])
+        .await?;
+    let role = quoted(role.get(0));
+    let mut faults = column_faults(shape, config);
+    faults.extend(right_faults(shape, config, &role));
+    if !shape.logged {
+        faults.push(Fault::config(
+            format!(
+                "table {} is unlogged or temporary, so its rows never reach the log",
+                shape.name
+            ),
+            format!("ALTER TABLE {} SET LOGGED", shape.name.quoted()),
+        ));
+    }
+    let writes_back = config.after_publish != AfterPublish::Keep;
+    if writes_back && shape.column("id").is_some() && !(shape.id_is_integer() && shape.id_is_key) {
+        faults.push(Fault::config(
+            format!(
+                "{}.id is not an integer with a primary or unique key",
+                shape.name
+            ),
+            format!(
+                "ALTER TABLE {} ADD PRIMARY KEY (id), or OUTBOX_AFTER_PUBLISH=keep",
+                shape.name.quoted()
+            ),
+        ));
+    }
+    if shape.rows_hidden {
+        faults.push(Fault::config(
+            format!("row-level security hides rows of {}", shape.name),
+            format!("ALTER ROLE {role} BYPASSRLS"),
+        ));
+    }
+    Ok(faults)
+}
+
+fn column_faults(shape: &TableShape, config: &Config) -> Vec<Fault> {
+    let mut faults = Vec::new();
+    for name in needed_columns(config) {
+        match shape.column(name) {
+            None => faults.push(Fault::config(
+                format!("table {} has no column {name}", shape.name),
+                "compare it with `outboxd init --print-sql`",
+            )),
+            Some(column) if column.generated => faults.push(Fault::config(
+                format!(
+                    "{}.{name} is a generated column, which the stream does not carry",
+                    shape.name
+                ),
+                "let the writers fill an ordinary column",
+            )),
+            Some(column) if !type_fits(column) => faults.push(Fault::config(
+                format!("{}.{name} has the type {}", shape.name, column.type_name),
+                "compare it with `outboxd init --print-sql`",
+            )),
+            Some(_) => {}
+        }
+    }
+    faults
+}
+
+/// Only the columns whose meaning we know have a type to fit; a key may be of any.
+fn type_fits(column: &Column) -> bool {
+    let fitting: &[&str] = match column.name.as_str() {
+        "event_payload" => &["text", "character varying", "json", "jsonb", "bytea"],
+        "published_at" => &["timestamp without time zone", "timestamp with time zone"],
+        _ => return true,
+    };
+    fitting.contains(&column.type_name.as_str())
+}
+
+fn right_faults(shape: &TableShape, config: &Config, role: &str) -> Vec<Fault> {
+    let reads = config.after_publish != AfterPublish::Keep || config.backlog == Backlog::Publish;
+    if !reads {
+        return Vec::new();
+    }
+    let table = shape.name.quoted();
+    let mut faults = Vec::new();
+    let mut lacking = |right: &str, object: &str| {
+        faults.push(Fault::config(
+            format!("role {role} lacks {right} on {}", shape.name),
+            format!("GRANT {right} ON {object} TO {role}"),
+        ));
+    };
+    if !shape.can_use_schema {
+        lacking("USAGE", &format!("SCHEMA {}", quoted(&shape.name.schema)));
+    }
+    if shape.columns.iter().any(|column| !column.can_select) {
+        lacking("SELECT", &table);
+    }
+    let marks = shape
+        .columns
+        .iter()
+        .filter(|c| ["published_at", "times_attempted"].contains(&c.name.as_str()));
+    match config.after_publish {
+        AfterPublish::Mark if marks.clone().any(|column| !column.can_update) => {
+            let names: Vec<_> = marks.map(|column| column.name.as_str()).collect();
+            lacking(&format!("UPDATE ({})", names.join(", ")), &table);
+        }
+        AfterPublish::Delete if !shape.can_delete => lacking("DELETE", &table),
+        AfterPublish::Mark | AfterPublish::Delete | AfterPublish::Keep => {}
+    }
+    faults
+}
+
+async fn publication_faults(
+    session: &Session,
+    config: &Config,
+    shape: &TableShape,
+) -> Result<Vec<Fault>> {
+    let name = &config.publication;
+    Ok(match publication::inspect(session, name, shape).await? {
+        Some(state) => state.faults(name, shape, &needed_columns(config)),
+        None => vec![Fault::slot(
+            format!("there is no publication {name}"),
+            format!(
+                "run `outboxd init`, or CREATE PUBLICATION {} FOR TABLE {} WITH (publish = 'insert', publish_via_partition_root = true)",
+                quoted(name),
+                shape.name.quoted(),
+            ),
+        )],
+    })
+}

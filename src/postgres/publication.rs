@@ -1,0 +1,188 @@
+//! The publication: whether it lets every event of the outbox through, and nothing that harms.
+//!
+//! It publishes inserts only, of whole rows. What we refuse to run with: a table that is not in it, a filter or a column
+//! list that hides what we need, and updates or deletes published together with either (or without a replica identity),
+//! because then every UPDATE and DELETE of the table fails, our own write-back included. A publication that is changed
+//! or made anew after the slot has a gap that nobody sees, so it comes before the slot.
+//! See <https://www.postgresql.org/docs/current/logical-replication-publication.html>.
+
+use tokio_postgres::types::ToSql;
+
+use crate::config::TableName;
+use crate::error::Result;
+use crate::postgres::table::{TableShape, quoted};
+use crate::postgres::{Fault, Session};
+
+/// The one row filter that hides no event: rows are inserted unpublished.
+const HARMLESS_FILTER: &str = "(published_at IS NULL)";
+
+/// A publication as it concerns one table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PublicationState {
+    /// Whether inserts are published.
+    pub insert: bool,
+    /// Whether updates or deletes are published, which nobody here reads.
+    pub update_or_delete: bool,
+    /// The tables under whose names the rows arrive: the table itself, or its partitions where
+    /// `publish_via_partition_root` is off. Empty when the table is not published.
+    pub relations: Vec<TableName>,
+    /// Partitions that are not published.
+    pub missing: Vec<TableName>,
+    /// A row filter (15 and later).
+    pub row_filter: Option<String>,
+    /// A column list (15 and later).
+    pub columns: Option<Vec<String>>,
+}
+
+impl PublicationState {
+    /// What stands in the way of publishing `table`, whose columns `needed` have to arrive.
+    pub(crate) fn faults(&self, name: &str, table: &TableShape, needed: &[&str]) -> Vec<Fault> {
+        let mut faults = Vec::new();
+        let publication = quoted(name);
+        let whole = format!(
+            "ALTER PUBLICATION {publication} SET TABLE {}",
+            table.name.quoted()
+        );
+        let only_inserts = format!("ALTER PUBLICATION {publication} SET (publish = 'insert')");
+        if !self.insert {
+            let problem = format!("publication {name} does not publish inserts");
+            faults.push(Fault::slot(problem, only_inserts.clone()));
+        }
+        if self.relations.is_empty() {
+            let add = format!(
+                "ALTER PUBLICATION {publication} ADD TABLE {}",
+                table.name.quoted()
+            );
+            let problem = format!("publication {name} does not contain {}", table.name);
+            faults.push(Fault::slot(problem, add));
+            return faults;
+        }
+        if let Some(partition) = self.missing.first() {
+            let problem = format!("publication {name} does not contain partition {partition}");
+            faults.push(Fault::slot(problem, whole.clone()));
+        }
+        if let Some(filter) = self
+            .row_filter
+            .as_deref()
+            .filter(|&filter| filter != HARMLESS_FILTER)
+        {
+            let problem = format!("publication {name} hides events by its row filter {filter}");
+            faults.push(Fault::slot(problem, whole.clone()));
+        }
+        let hidden: Vec<_> = self
+            .columns
+            .iter()
+            .flat_map(|list| absent(needed, list))
+            .collect();
+        if !hidden.is_empty() {
+            let problem = format!("publication {name} leaves out {}", hidden.join(", "));
+            faults.push(Fault::slot(problem, whole));
+        }
+        let partial = self.row_filter.is_some() || self.columns.is_some();
+        if self.update_or_delete && (partial || !table.replica_identity) {
+            let problem = format!(
+                "publication {name} makes every update of {} fail",
+                table.name
+            );
+            faults.push(Fault::slot(problem, only_inserts));
+        }
+        faults
+    }
+}
+
+fn absent<'a>(needed: &[&'a str], list: &[String]) -> Vec<&'a str> {
+    needed
+        .iter()
+        .copied()
+        .filter(|name| !list.iter().any(|listed| listed == name))
+        .collect()
+}
+
+const PUBLICATION: &str = "
+    SELECT p.pubinsert, p.pubupdate OR p.pubdelete,
+           (SELECT pg_catalog.bool_or(pg_catalog.to_jsonb(r) ->> 'prattrs' IS NOT NULL)
+              FROM pg_catalog.pg_publication_rel AS r
+             WHERE r.prpubid = p.oid AND r.prrelid = ANY ($2))
+      FROM pg_catalog.pg_publication AS p
+     WHERE p.pubname = $1";
+
+/// The view resolves FOR ALL TABLES, FOR TABLES IN SCHEMA and partition roots; before 15 it has neither list nor filter.
+const RELATIONS: &str = "
+    SELECT c.oid = $2, t.pubname IS NOT NULL, n.nspname::text, c.relname::text,
+           pg_catalog.to_jsonb(t) ->> 'rowfilter',
+           ARRAY(SELECT pg_catalog.jsonb_array_elements_text(
+                            coalesce(pg_catalog.to_jsonb(t) -> 'attnames', '[]')))
+      FROM pg_catalog.pg_class AS c
+      JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+      LEFT JOIN pg_catalog.pg_publication_tables AS t
+        ON t.pubname = $1 AND t.schemaname = n.nspname AND t.tablename = c.relname
+     WHERE c.oid = $2 OR (c.oid = ANY ($3) AND c.relkind <> 'p')
+     ORDER BY c.oid <> $2, n.nspname, c.relname";
+
+/// Reads what the publication `name` does with `table`; `None` when there is no such publication.
+pub async fn inspect(
+    session: &Session,
+    name: &str,
+    table: &TableShape,
+) -> Result<Option<PublicationState>> {
+    let what = format!("reading publication {name}");
+    let publication = session
+        .row_if_any(&what, PUBLICATION, &[&name, &table.family])
+        .await?;
+    let Some(publication) = publication else {
+        return Ok(None);
+    };
+    let parameters: [&(dyn ToSql + Sync); 3] = [&name, &table.oid, &table.partitions];
+    let rows = session.rows(&what, RELATIONS, &parameters).await?;
+    let mut state = PublicationState {
+        insert: publication.get(0),
+        update_or_delete: publication.get(1),
+        relations: Vec::new(),
+        missing: Vec::new(),
+        row_filter: None,
+        columns: None,
+    };
+    let has_list = publication.get::<_, Option<bool>>(2) == Some(true);
+    for row in rows {
+        let (is_root, published): (bool, bool) = (row.get(0), row.get(1));
+        let relation = TableName {
+            schema: row.get(2),
+            name: row.get(3),
+        };
+        if !published {
+            if !is_root {
+                state.missing.push(relation);
+            }
+            continue;
+        }
+        state.relations.push(relation);
+        state.row_filter = state.row_filter.or_else(|| row.get(4));
+        if has_list && state.columns.is_none() {
+            state.columns = Some(row.get(5));
+        }
+        if is_root {
+            break;
+        }
+    }
+    Ok(Some(state))
+}
+
+/// Makes the publication `name` of inserts into `table`. The role must own the table and may create in the database.
+pub async fn create(session: &Session, name: &str, table: &TableName) -> Result<()> {
+    let sql = format!(
+        "CREATE PUBLICATION {} FOR TABLE {} WITH (publish = 'insert', publish_via_partition_root = true)",
+        quoted(name),
+        table.quoted(),
+    );
+    session
+        .run(&format!("making publication {name}"), &sql)
+        .await
+}
+
+/// Drops the publication `name` if there is one. A slot that reads it gets stuck: drop the slot first.
+pub async fn drop(session: &Session, name: &str) -> Result<()> {
+    let sql = format!("DROP PUBLICATION IF EXISTS {}", quoted(name));
+    session
+        .run(&format!("dropping publication {name}"), &sql)
+        .await
+}

@@ -1,0 +1,344 @@
+//! One SQL connection with settings of our own, bounded in time, whose end can be watched.
+//!
+//! Nothing that an administrator has set for the database or the role (time-outs, isolation, read-only, search path)
+//! changes what our statements mean. Each statement has [`Session::bounded`]'s timer, kept here and not at the server,
+//! because a server that is frozen or waits for a standby keeps no time. A statement that ran out of time ends its
+//! session, since the next one would only queue behind it. `TimeZone` is left as it is: `published_at` has no zone and
+//! means what the writers mean.
+
+use std::fmt;
+use std::future::Future;
+use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use tokio_postgres::config::{Host, TargetSessionAttrs};
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{AsyncMessage, CancelToken, Client, Connection, Row};
+
+use crate::config::Database;
+use crate::error::{Code, Error, Result};
+use crate::postgres::{describe, pooler, sql_error, tls};
+
+/// How long the end of a connection, or a request to cancel, is waited for: neither decides anything.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// How long one host of several may take to accept a connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Only settings that the server knows are set, so that one statement serves all versions.
+const SETTINGS: &str = "
+    SELECT pg_catalog.set_config(s.name, ours.value, false)
+      FROM pg_catalog.pg_settings AS s
+      JOIN (VALUES ('default_transaction_isolation', 'read committed'),
+                   ('default_transaction_read_only', 'off'),
+                   ('search_path', ''),
+                   ('row_security', 'off'),
+                   ('synchronous_commit', 'on'),
+                   ('statement_timeout', '0'),
+                   ('lock_timeout', '0'),
+                   ('idle_in_transaction_session_timeout', '0'),
+                   ('idle_session_timeout', '0'),
+                   ('transaction_timeout', '0'),
+                   ('bytea_output', 'hex'),
+                   ('datestyle', 'ISO'),
+                   ('client_encoding', 'UTF8'),
+                   ('extra_float_digits', '3'),
+                   ('plan_cache_mode', 'force_custom_plan')
+           ) AS ours (name, value) ON pg_catalog.lower(s.name) = ours.name";
+
+/// One SQL connection. Dropping it closes the connection.
+pub struct Session {
+    client: Client,
+    task: JoinHandle<()>,
+    end: watch::Receiver<End>,
+    cancel: CancelToken,
+    tls: postgres_openssl::MakeTlsConnector,
+    backend_pid: i32,
+    operation_timeout: Duration,
+}
+
+/// How the connection ended.
+#[derive(Debug, Clone)]
+enum End {
+    NotYet,
+    Closed,
+    Failed(Arc<tokio_postgres::Error>),
+}
+
+impl Session {
+    /// The server process that serves this session.
+    pub fn backend_pid(&self) -> i32 {
+        self.backend_pid
+    }
+
+    /// Runs `work`, which names itself as `what` in an error, for at most the operation timeout.
+    ///
+    /// When time is up the statement is cancelled and the session is closed: whether it took effect is unknown. Not
+    /// cancel-safe in that sense: a dropped future leaves the statement running at the server.
+    pub async fn bounded<T>(
+        &self,
+        what: &str,
+        work: impl Future<Output = Result<T, tokio_postgres::Error>>,
+    ) -> Result<T> {
+        match timeout(self.operation_timeout, work).await {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(error)) if error.is_closed() => {
+                let _ended_or_not = timeout(GRACE, self.closed()).await;
+                Err(self.end_error(what))
+            }
+            Ok(Err(error)) => Err(sql_error(what, error)),
+            Err(_elapsed) => {
+                let cancel = self.cancel.cancel_query(self.tls.clone());
+                let _best_effort = timeout(GRACE, cancel).await;
+                self.task.abort();
+                let limit = self.operation_timeout;
+                Err(
+                    Error::transient(Code::Connect, format!("{what}: no answer within {limit:?}"))
+                        .hint("the server is frozen, overloaded, or waits for a lock or a standby"),
+                )
+            }
+        }
+    }
+
+    /// Runs a query, within the operation timeout, and returns its rows.
+    pub async fn rows(
+        &self,
+        what: &str,
+        sql: &str,
+        params: &[&(dyn ToSql + Sync)],
+    ) -> Result<Vec<Row>> {
+        self.bounded(what, self.client.query(sql, params)).await
+    }
+
+    /// Runs a query that has one row.
+    pub async fn row(&self, what: &str, sql: &str, params: &[&(dyn ToSql + Sync)]) -> Result<Row> {
+        self.bounded(what, self.client.query_one(sql, params)).await
+    }
+
+    /// Runs a query that has one row or none.
+    pub async fn row_if_any(
+        &self,
+        what: &str,
+        sql: &str,
+        params: &[&(dyn ToSql + Sync)],
+    ) -> Result<Option<Row>> {
+        self.bounded(what, self.client.query_opt(sql, params)).await
+    }
+
+    /// Runs statements without parameters, separated by semicolons, in one transaction unless they say otherwise.
+    pub async fn run(&self, what: &str, sql: &str) -> Result<()> {
+        self.bounded(what, self.client.batch_execute(sql)).await
+    }
+
+    /// Returns when the connection has ended, for whatever reason. Cancel-safe.
+    pub async fn closed(&self) {
+        let mut end = self.end.clone();
+        // The sender goes away with the connection task, which ends the wait as well.
+        let _ended = end.wait_for(|end| !matches!(end, End::NotYet)).await;
+    }
+
+    /// Why the connection has ended, said of `what` was being done: the server's own last words where it had any.
+    pub fn end_error(&self, what: &str) -> Error {
+        let failed = match &*self.end.borrow() {
+            End::Failed(error) => Some(Arc::clone(error)),
+            End::NotYet | End::Closed => None,
+        };
+        match failed {
+            Some(error) => describe(what, error),
+            None => Error::transient(Code::Connect, format!("{what}: the connection is closed")),
+        }
+    }
+}
+
+impl Deref for Session {
+    type Target = Client;
+
+    fn deref(&self) -> &Client {
+        &self.client
+    }
+}
+
+impl DerefMut for Session {
+    fn deref_mut(&mut self) -> &mut Client {
+        &mut self.client
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Session")
+            .field("backend_pid", &self.backend_pid)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Opens a session to the first host of `database` that accepts writes.
+///
+/// `operation_timeout` bounds the opening on each host and every statement after it. A log-in that is refused, and a
+/// database that does not exist, are fatal; what time may mend is transient.
+pub async fn connect(
+    database: &Database,
+    application_name: &str,
+    operation_timeout: Duration,
+) -> Result<Session> {
+    let tls = tls::connector(&database.tls)?;
+    let hosts = database
+        .pg
+        .get_hosts()
+        .len()
+        .max(database.pg.get_hostaddrs().len())
+        .max(1);
+    let mut refusal: Option<Error> = None;
+    for host in 0..hosts {
+        let mut pg = only_host(&database.pg, host);
+        let tls_mode = tls.tokio_postgres_mode(&pg);
+        pg.application_name(application_name).ssl_mode(tls_mode);
+        let open = open(database, &pg, tls.for_tokio_postgres(), operation_timeout);
+        let error = match timeout(operation_timeout, open).await {
+            Ok(Ok(session)) => return Ok(session),
+            Ok(Err(error)) => error,
+            Err(_elapsed) => Error::transient(
+                Code::Connect,
+                format!(
+                    "{}: no answer within {operation_timeout:?}",
+                    cannot_connect(database)
+                ),
+            ),
+        };
+        // One host that may come back outweighs another that says no.
+        if refusal
+            .as_ref()
+            .is_none_or(|refusal| !refusal.is_transient() || error.is_transient())
+        {
+            refusal = Some(error);
+        }
+    }
+    Err(refusal.unwrap_or_else(|| Error::fatal(Code::Config, "the connection names no host")))
+}
+
+fn cannot_connect(database: &Database) -> String {
+    format!("cannot connect to Postgres at {}", database.describe())
+}
+
+async fn open(
+    database: &Database,
+    pg: &tokio_postgres::Config,
+    tls: postgres_openssl::MakeTlsConnector,
+    operation_timeout: Duration,
+) -> Result<Session> {
+    let refused = |error| sql_error(cannot_connect(database), error);
+    let (client, connection) = pg.connect(tls.clone()).await.map_err(refused)?;
+    let (report, end) = watch::channel(End::NotYet);
+    let task = tokio::spawn(async move {
+        report.send_replace(match drive(connection).await {
+            Ok(()) => End::Closed,
+            Err(error) => End::Failed(Arc::new(error)),
+        });
+    });
+    let cancel = client.cancel_token();
+    let mut session = Session {
+        client,
+        task,
+        end,
+        cancel,
+        tls,
+        backend_pid: 0,
+        operation_timeout,
+    };
+
+    session.run("setting up the session", SETTINGS).await?;
+    let row = session
+        .row(
+            "asking for the pid",
+            "SELECT pg_catalog.pg_backend_pid()",
+            &[],
+        )
+        .await?;
+    session.backend_pid = row.get(0);
+    let announced = pooler::announced_pid(&session.cancel)
+        .await
+        .map_err(|error| {
+            Error::fatal(Code::Connect, "cannot read the key of the connection").source(error)
+        })?;
+    if announced != session.backend_pid {
+        return Err(Error::fatal(
+            Code::Connect,
+            format!("{} is a connection pooler", database.describe()),
+        )
+        .hint("connect to Postgres itself: sessions must not be shared"));
+    }
+    Ok(session)
+}
+
+/// The settings of `pg` with one of its hosts, so that a host that accepts and never answers cannot hold up the
+/// others.
+fn only_host(pg: &tokio_postgres::Config, index: usize) -> tokio_postgres::Config {
+    let mut one = tokio_postgres::Config::new();
+    one.ssl_negotiation(pg.get_ssl_negotiation())
+        .channel_binding(pg.get_channel_binding())
+        .target_session_attrs(TargetSessionAttrs::ReadWrite)
+        .connect_timeout(pg.get_connect_timeout().copied().unwrap_or(CONNECT_TIMEOUT))
+        .keepalives(pg.get_keepalives())
+        .keepalives_idle(pg.get_keepalives_idle());
+    // The library asks whether the server takes writes before our settings are made.
+    let options = pg.get_options().unwrap_or_default();
+    one.options(format!("{options} -c default_transaction_read_only=off").trim_start());
+    if let Some(user) = pg.get_user() {
+        one.user(user);
+    }
+    if let Some(password) = pg.get_password() {
+        one.password(password);
+    }
+    if let Some(name) = pg.get_dbname() {
+        one.dbname(name);
+    }
+    if let Some(limit) = pg.get_tcp_user_timeout() {
+        one.tcp_user_timeout(*limit);
+    }
+    if let Some(interval) = pg.get_keepalives_interval() {
+        one.keepalives_interval(interval);
+    }
+    if let Some(retries) = pg.get_keepalives_retries() {
+        one.keepalives_retries(retries);
+    }
+    match pg.get_hosts().get(index) {
+        Some(Host::Tcp(host)) => drop(one.host(host)),
+        Some(Host::Unix(path)) => drop(one.host_path(path)),
+        None => {}
+    }
+    if let Some(address) = pg.get_hostaddrs().get(index) {
+        one.hostaddr(*address);
+    }
+    if let Some(port) = pg.get_ports().get(index).or_else(|| pg.get_ports().first()) {
+        one.port(*port);
+    }
+    one
+}
+
+/// Runs the connection to its end, and passes the server's notices on to the log.
+async fn drive<S, T>(mut connection: Connection<S, T>) -> Result<(), tokio_postgres::Error>
+where
+    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
+    T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
+{
+    while let Some(message) = std::future::poll_fn(|cx| connection.poll_message(cx)).await {
+        if let AsyncMessage::Notice(notice) = message? {
+            tracing::debug!(
+                severity = notice.severity(),
+                notice = notice.message(),
+                "notice"
+            );
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,172 @@
+//! The replication slot as SQL sees it: read, copy, drop, and what stands in the way of making one.
+//!
+//! Slot names are shared by all databases of a server, and any database may drop any slot. So every statement here that
+//! changes one says `database = current_database() AND plugin = 'pgoutput'`, and reading a name that belongs to somebody
+//! else is an error that says whose it is, never a slot to heal.
+//! See <https://www.postgresql.org/docs/current/view-pg-replication-slots.html>.
+
+use tokio_postgres::types::PgLsn;
+
+use crate::error::{Code, Error, Result};
+use crate::lsn::Lsn;
+use crate::postgres::Session;
+
+/// The output plugin of all our slots.
+pub const PLUGIN: &str = "pgoutput";
+
+/// How many blockers are named at most.
+const BLOCKERS_MAX: i64 = 20;
+
+/// A logical slot of this database and of our plugin.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Slot {
+    /// Its name, unique in the whole server.
+    pub name: String,
+    /// The server process that reads from it.
+    pub active_pid: Option<i32>,
+    /// What was confirmed. It stays readable when the slot is lost, as the start of the gap; a slot that is still being
+    /// made has none.
+    pub confirmed_flush: Option<Lsn>,
+    /// The oldest log that is kept for it; none when it is lost.
+    pub restart: Option<Lsn>,
+    /// `reserved`, `extended`, `unreserved` or `lost`.
+    pub wal_status: Option<String>,
+    /// How many bytes may yet be written before the slot can be lost; none without `max_slot_wal_keep_size`.
+    pub safe_wal_size: Option<i64>,
+    /// Whether it goes away with the connection that made it.
+    pub temporary: bool,
+    /// Whether standbys keep a copy of it (17 and later).
+    pub failover: Option<bool>,
+    /// Why it is lost, where the server says so (17 and later).
+    pub invalidation_reason: Option<String>,
+    /// How much log was written since what was confirmed.
+    pub lag_bytes: i64,
+    /// How much log is kept for it.
+    pub retained_bytes: i64,
+}
+
+impl Slot {
+    /// Whether nothing can be read from it any more.
+    pub fn is_lost(&self) -> bool {
+        self.invalidation_reason.is_some() || self.wal_status.as_deref() == Some("lost")
+    }
+}
+
+/// Reads the slot `name`; `None` when the server has none of that name.
+///
+/// A slot of that name that is physical, of another database or of another plugin is a fatal error.
+pub async fn read(session: &Session, name: &str) -> Result<Option<Slot>> {
+    let what = format!("reading replication slot {name}");
+    let Some(row) = session.row_if_any(&what, READ, &[&name]).await? else {
+        return Ok(None);
+    };
+    let (database, plugin): (Option<String>, Option<String>) = (row.get(0), row.get(1));
+    if row.get::<_, Option<bool>>(2) != Some(true) || plugin.as_deref() != Some(PLUGIN) {
+        return Err(foreign(name, database.as_deref(), plugin.as_deref()));
+    }
+    let lsn = |column| {
+        row.get::<_, Option<PgLsn>>(column)
+            .map(|lsn| Lsn::new(lsn.into()))
+    };
+    Ok(Some(Slot {
+        name: name.to_owned(),
+        active_pid: row.get(3),
+        confirmed_flush: lsn(4),
+        restart: lsn(5),
+        wal_status: row.get(6),
+        safe_wal_size: row.get(7),
+        temporary: row.get(8),
+        failover: row.get(9),
+        invalidation_reason: row.get(10),
+        lag_bytes: row.get(11),
+        retained_bytes: row.get(12),
+    }))
+}
+
+/// Through jsonb a column that this version of the server does not have is simply null.
+const READ: &str = "
+    SELECT s.database::text, s.plugin::text, s.database = pg_catalog.current_database(), s.active_pid,
+           s.confirmed_flush_lsn, s.restart_lsn, s.wal_status, s.safe_wal_size, s.temporary,
+           (pg_catalog.to_jsonb(s) ->> 'failover')::bool,
+           pg_catalog.to_jsonb(s) ->> 'invalidation_reason',
+           greatest(coalesce(pg_catalog.pg_wal_lsn_diff(now.lsn, s.confirmed_flush_lsn), 0), 0)::int8,
+           greatest(coalesce(pg_catalog.pg_wal_lsn_diff(now.lsn, s.restart_lsn), 0), 0)::int8
+      FROM pg_catalog.pg_replication_slots AS s,
+           (SELECT CASE WHEN pg_catalog.pg_is_in_recovery()
+                        THEN pg_catalog.pg_last_wal_replay_lsn()
+                        ELSE pg_catalog.pg_current_wal_lsn()
+                   END AS lsn) AS now
+     WHERE s.slot_name = $1";
+
+fn foreign(name: &str, database: Option<&str>, plugin: Option<&str>) -> Error {
+    let owner = match (database, plugin) {
+        (Some(database), Some(plugin)) => format!("database {database}, plugin {plugin}"),
+        _ => "a physical standby".to_owned(),
+    };
+    Error::fatal(
+        Code::Config,
+        format!("replication slot {name} belongs to somebody else: {owner}"),
+    )
+    .hint("slot names are shared by all databases of a server: set OUTBOX_SLOT to another name")
+}
+
+/// Copies the slot `from`, position and all, as the lasting slot `to`, and returns the position.
+pub async fn copy(session: &Session, from: &str, to: &str) -> Result<Lsn> {
+    let what = format!("copying replication slot {from} to {to}");
+    const SQL: &str = "SELECT (pg_catalog.pg_copy_logical_replication_slot(slot_name, $2::text::name, false)).lsn
+           FROM pg_catalog.pg_replication_slots
+          WHERE slot_name = $1 AND database = pg_catalog.current_database() AND plugin = 'pgoutput'";
+    match session.row_if_any(&what, SQL, &[&from, &to]).await? {
+        Some(row) => Ok(Lsn::new(row.get::<_, PgLsn>(0).into())),
+        None => Err(Error::transient(
+            Code::Slot,
+            format!("{what}: {from} is gone"),
+        )),
+    }
+}
+
+/// Drops the slot `name`; false when there is none. One that somebody reads from is refused (55006).
+pub async fn drop(session: &Session, name: &str) -> Result<bool> {
+    if read(session, name).await?.is_none() {
+        return Ok(false);
+    }
+    const SQL: &str = "SELECT pg_catalog.pg_drop_replication_slot(slot_name)
+           FROM pg_catalog.pg_replication_slots
+          WHERE slot_name = $1 AND database = pg_catalog.current_database() AND plugin = 'pgoutput'";
+    let what = format!("dropping replication slot {name}");
+    Ok(session.row_if_any(&what, SQL, &[&name]).await?.is_some())
+}
+
+/// How many slots the server has, and how many it may have.
+pub async fn used_and_max(session: &Session) -> Result<(i64, i64)> {
+    const SQL: &str = "SELECT count(*), pg_catalog.current_setting('max_replication_slots')::int8
+           FROM pg_catalog.pg_replication_slots";
+    let row = session.row("counting replication slots", SQL, &[]).await?;
+    Ok((row.get(0), row.get(1)))
+}
+
+/// The open transactions that the making of a slot waits for, each in words, the oldest first.
+///
+/// These are all that have a transaction id, of any database, prepared ones included. A plain role sees process and
+/// database of each; for how long it is open only `pg_read_all_stats` may tell.
+pub async fn blockers(session: &Session) -> Result<Vec<String>> {
+    const SQL: &str = "SELECT coalesce('prepared transaction ' || pg_catalog.quote_literal(p.gid)
+                             || ' of database ' || p.database,
+                         'pid ' || l.pid || coalesce(' of database ' || a.datname, ''))
+                || coalesce(', open for '
+                       || pg_catalog.date_trunc('second',
+                              pg_catalog.clock_timestamp() - coalesce(p.prepared, a.xact_start)), '')
+           FROM (SELECT pid, pg_catalog.min(transactionid::text::int8) AS xid
+                   FROM pg_catalog.pg_locks
+                  WHERE locktype = 'transactionid' AND granted
+                    AND pid IS DISTINCT FROM pg_catalog.pg_backend_pid()
+                  GROUP BY pid, virtualtransaction) AS l
+           LEFT JOIN pg_catalog.pg_stat_activity AS a ON a.pid = l.pid
+           LEFT JOIN pg_catalog.pg_prepared_xacts AS p ON p.transaction::text::int8 = l.xid
+          ORDER BY coalesce(p.prepared, a.xact_start), l.xid
+          LIMIT $1";
+    let rows = session
+        .rows("looking for open transactions", SQL, &[&BLOCKERS_MAX])
+        .await?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
+}

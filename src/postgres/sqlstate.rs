@@ -1,0 +1,267 @@
+//! What a Postgres error means for us: one table from SQLSTATE to code, disposition and remedy.
+//!
+//! Both kinds of connection use it, ordinary SQL and streaming replication, so that the same refusal reads the same
+//! wherever it arrives. Nothing here looks at a message's text, which is translated and reworded between versions.
+//! A state that the table does not know is transient: waiting loudly loses nothing, ending or skipping might.
+//! The codes: <https://www.postgresql.org/docs/current/errcodes-appendix.html>.
+
+use std::error::Error as StdError;
+use std::fmt;
+
+use crate::error::{Code, Disposition, Error};
+
+/// An error as the server reported it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerError {
+    /// `ERROR`, `FATAL` or `PANIC`, not translated where the server says so.
+    pub severity: String,
+    /// The SQLSTATE, five characters.
+    pub code: String,
+    /// The primary message.
+    pub message: String,
+    /// The detail. It may quote a row, so it is printed only for states that are not about rows.
+    pub detail: Option<String>,
+    /// The server's own advice.
+    pub hint: Option<String>,
+}
+
+impl ServerError {
+    fn detail_to_show(&self) -> Option<&str> {
+        let about_the_server = ["28", "42704", "53", "55", "57"];
+        let shown = about_the_server
+            .iter()
+            .any(|class| self.code.starts_with(class));
+        self.detail.as_deref().filter(|_| shown)
+    }
+}
+
+impl fmt::Display for ServerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)?;
+        if let Some(detail) = self.detail_to_show() {
+            write!(f, ": {detail}")?;
+        }
+        write!(f, " (SQLSTATE {})", self.code)
+    }
+}
+
+impl StdError for ServerError {}
+
+impl From<&tokio_postgres::error::DbError> for ServerError {
+    fn from(error: &tokio_postgres::error::DbError) -> Self {
+        ServerError {
+            severity: error.severity().to_owned(),
+            code: error.code().code().to_owned(),
+            message: error.message().to_owned(),
+            detail: error.detail().map(str::to_owned),
+            hint: error.hint().map(str::to_owned),
+        }
+    }
+}
+
+struct Rule {
+    /// A whole SQLSTATE, or its first two characters for a class. The longest match holds.
+    state: &'static str,
+    code: Code,
+    disposition: Disposition,
+    remedy: Option<&'static str>,
+}
+
+const fn fatal(state: &'static str, code: Code, remedy: &'static str) -> Rule {
+    Rule {
+        state,
+        code,
+        disposition: Disposition::Fatal,
+        remedy: Some(remedy),
+    }
+}
+
+const fn transient(state: &'static str, code: Code, remedy: Option<&'static str>) -> Rule {
+    Rule {
+        state,
+        code,
+        disposition: Disposition::Transient,
+        remedy,
+    }
+}
+
+const POOLER: &str = "connect to Postgres itself, not to a connection pooler";
+const STOPPING: Option<&str> = Some("the server is stopping or starting");
+const SLOTS: &str = "list pg_replication_slots and drop what nobody reads, or raise \
+                     max_replication_slots and restart the server";
+const SLOT_STATE: &str = "look at wal_status, database and plugin of the slot in \
+                          pg_replication_slots, and at wal_level, which must be logical";
+const RIGHTS: &str = "the role needs LOGIN, REPLICATION (ALTER ROLE … REPLICATION) and the rights \
+                      that `outboxd init --print-sql` grants";
+const LIMIT: Option<&str> =
+    Some("raise max_connections and max_wal_senders, or close idle connections");
+
+/// The one table. Kept in the order of the manual's appendix.
+const RULES: &[Rule] = &[
+    transient("08", Code::Connect, None),
+    fatal("08P01", Code::Connect, POOLER),
+    fatal(
+        "0A",
+        Code::Config,
+        "this server does not offer it: see its version and whether it is a standby",
+    ),
+    fatal(
+        "22",
+        Code::Write,
+        "the statement met a value that it cannot take",
+    ),
+    fatal(
+        "22023",
+        Code::Config,
+        "a setting or an option has a value that this server refuses",
+    ),
+    fatal(
+        "23",
+        Code::Write,
+        "a constraint of the table refuses the change",
+    ),
+    transient("25", Code::Write, None),
+    transient(
+        "25006",
+        Code::Connect,
+        Some("the server is read-only: a standby, or not promoted yet"),
+    ),
+    transient("25P03", Code::Connect, None),
+    transient("25P04", Code::Connect, None),
+    fatal(
+        "28",
+        Code::Connect,
+        "check the role, and that pg_hba.conf admits it to the database from here",
+    ),
+    fatal(
+        "28P01",
+        Code::Connect,
+        "check user and password of the connection",
+    ),
+    fatal(
+        "3D",
+        Code::Connect,
+        "check the database name of the connection",
+    ),
+    fatal(
+        "3F",
+        Code::Config,
+        "run `outboxd init`, or check the table's name",
+    ),
+    transient("40", Code::Write, None),
+    fatal(
+        "42",
+        Code::Config,
+        "the table is not what the settings say: run `outboxd init`",
+    ),
+    fatal("42501", Code::Config, RIGHTS),
+    fatal(
+        "42703",
+        Code::Config,
+        "the table lacks a column: compare it with `outboxd init --print-sql`",
+    ),
+    fatal(
+        "42704",
+        Code::Slot,
+        "a slot or publication is missing: `outboxd init` makes the publication, `outboxd run` the slot",
+    ),
+    transient(
+        "42710",
+        Code::Slot,
+        Some("it exists already: another instance was quicker"),
+    ),
+    fatal(
+        "42P01",
+        Code::Config,
+        "run `outboxd init`, or check the table's name",
+    ),
+    transient(
+        "53",
+        Code::Connect,
+        Some("the server is short of memory, disk or connections"),
+    ),
+    transient("53300", Code::Connect, LIMIT),
+    fatal("53400", Code::Slot, SLOTS),
+    fatal(
+        "54",
+        Code::Write,
+        "the row is larger than the server can print or send",
+    ),
+    fatal("55000", Code::Slot, SLOT_STATE),
+    transient(
+        "55006",
+        Code::Slot,
+        Some("another process reads the slot: active_pid in pg_replication_slots names it"),
+    ),
+    transient("55P03", Code::Write, Some("somebody holds a lock on it")),
+    transient("57014", Code::Write, None),
+    transient("57", Code::Connect, STOPPING),
+    fatal("57P04", Code::Connect, "the database was dropped"),
+    transient("57P05", Code::Connect, None),
+    transient("58", Code::Connect, None),
+    fatal(
+        "58P01",
+        Code::Slot,
+        "the server has removed a file, often log that the slot still needed: see wal_status in pg_replication_slots",
+    ),
+    fatal(
+        "P0",
+        Code::Write,
+        "a trigger or function refused the change",
+    ),
+    transient(
+        "XX",
+        Code::Replication,
+        Some("the server's own log tells more"),
+    ),
+    fatal(
+        "XX001",
+        Code::Replication,
+        "data of the server is damaged: see its log",
+    ),
+    fatal(
+        "XX002",
+        Code::Replication,
+        "an index of the server is damaged: see its log",
+    ),
+];
+
+/// The error that `server` means for us. `context` names what we were doing, without a full stop.
+///
+/// A refused log-in (28xxx, 3D000) is fatal here; who has been connected before may know better and retry.
+pub(crate) fn classify(context: impl Into<String>, server: ServerError) -> Error {
+    let rule = RULES
+        .iter()
+        .filter(|rule| server.code.starts_with(rule.state))
+        .max_by_key(|rule| rule.state.len());
+    let error = match rule {
+        Some(Rule {
+            code,
+            disposition: Disposition::Fatal,
+            ..
+        }) => Error::fatal(*code, context),
+        Some(Rule { code, .. }) => Error::transient(*code, context),
+        None => Error::transient(Code::Write, context),
+    };
+    let remedy = rule.and_then(|rule| rule.remedy).or(server.hint.as_deref());
+    match remedy.map(str::to_owned) {
+        Some(remedy) => error.hint(remedy).source(server),
+        None => error.source(server),
+    }
+}
+
+/// The SQLSTATE at the root of an error, where a server said one.
+pub(crate) fn sqlstate(error: &Error) -> Option<&str> {
+    let mut cause = StdError::source(error);
+    while let Some(error) = cause {
+        if let Some(server) = error.downcast_ref::<ServerError>() {
+            return Some(&server.code);
+        }
+        cause = error.source();
+    }
+    None
+}
+
+#[cfg(test)]
+#[path = "sqlstate_tests.rs"]
+mod tests;

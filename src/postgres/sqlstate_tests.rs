@@ -1,0 +1,114 @@
+//! The table of SQLSTATEs, row by row.
+
+#![allow(clippy::unwrap_used)]
+
+use super::*;
+use crate::error::Disposition::{Fatal, Transient};
+
+fn server(code: &str) -> ServerError {
+    ServerError {
+        severity: "ERROR".into(),
+        code: code.into(),
+        message: "refused".into(),
+        detail: Some("Failing row contains (4711)".into()),
+        hint: None,
+    }
+}
+
+#[test]
+fn every_state_that_the_matrix_names_has_its_code_and_disposition() {
+    let expected = [
+        ("08000", Code::Connect, Transient),
+        ("08006", Code::Connect, Transient),
+        ("08P01", Code::Connect, Fatal),
+        ("0A000", Code::Config, Fatal),
+        ("22023", Code::Config, Fatal),
+        ("22P02", Code::Write, Fatal),
+        ("23514", Code::Write, Fatal),
+        ("25006", Code::Connect, Transient),
+        ("25P03", Code::Connect, Transient),
+        ("28000", Code::Connect, Fatal),
+        ("28P01", Code::Connect, Fatal),
+        ("3D000", Code::Connect, Fatal),
+        ("3F000", Code::Config, Fatal),
+        ("40001", Code::Write, Transient),
+        ("40P01", Code::Write, Transient),
+        ("42501", Code::Config, Fatal),
+        ("42601", Code::Config, Fatal),
+        ("42703", Code::Config, Fatal),
+        ("42704", Code::Slot, Fatal),
+        ("42710", Code::Slot, Transient),
+        ("42P01", Code::Config, Fatal),
+        ("53100", Code::Connect, Transient),
+        ("53200", Code::Connect, Transient),
+        ("53300", Code::Connect, Transient),
+        ("53400", Code::Slot, Fatal),
+        ("54000", Code::Write, Fatal),
+        ("55000", Code::Slot, Fatal),
+        ("55006", Code::Slot, Transient),
+        ("55P03", Code::Write, Transient),
+        ("57014", Code::Write, Transient),
+        ("57P01", Code::Connect, Transient),
+        ("57P02", Code::Connect, Transient),
+        ("57P03", Code::Connect, Transient),
+        ("57P04", Code::Connect, Fatal),
+        ("58030", Code::Connect, Transient),
+        ("58P01", Code::Slot, Fatal),
+        ("P0001", Code::Write, Fatal),
+        ("XX000", Code::Replication, Transient),
+        ("XX001", Code::Replication, Fatal),
+        ("ZZ999", Code::Write, Transient),
+    ];
+    for (state, code, disposition) in expected {
+        let error = classify("doing it", server(state));
+        assert_eq!(
+            (error.code(), error.disposition()),
+            (code, disposition),
+            "{state}"
+        );
+        assert_eq!(sqlstate(&error), Some(state));
+    }
+}
+
+#[test]
+fn every_fatal_state_says_what_to_do() {
+    for rule in RULES.iter().filter(|rule| rule.disposition == Fatal) {
+        let state = format!("{:0<5}", rule.state);
+        assert!(
+            classify("doing it", server(&state)).remedy().is_some(),
+            "{state}"
+        );
+    }
+}
+
+#[test]
+fn no_state_has_two_rules() {
+    let mut states: Vec<_> = RULES.iter().map(|rule| rule.state).collect();
+    states.sort_unstable();
+    states.dedup();
+    assert_eq!(states.len(), RULES.len());
+}
+
+#[test]
+fn a_detail_that_may_quote_a_row_is_not_printed_and_one_about_a_slot_is() {
+    let row = classify("marking rows", server("23514")).report();
+    assert!(!row.contains("4711"), "{row}");
+    let slot = ServerError {
+        detail: Some("This slot has been invalidated".into()),
+        ..server("55000")
+    };
+    let slot = classify("starting replication", slot).report();
+    assert!(
+        slot.contains("This slot has been invalidated (SQLSTATE 55000)"),
+        "{slot}"
+    );
+}
+
+#[test]
+fn where_the_table_has_no_advice_the_servers_own_is_passed_on() {
+    let advised = ServerError {
+        hint: Some("Retry it.".into()),
+        ..server("40001")
+    };
+    assert_eq!(classify("doing it", advised).remedy(), Some("Retry it."));
+}
