@@ -1,0 +1,140 @@
+//! Questions and orders to the cluster outside the stream of records: is it there, create these topics.
+
+use std::time::{Duration, Instant};
+
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::producer::{BaseProducer, Producer as _};
+use rdkafka::types::RDKafkaErrorCode;
+
+use crate::config::Config;
+use crate::error::{Code, Error, Result};
+use crate::kafka::events::{Events, LastError};
+use crate::kafka::settings;
+
+/// How often a cluster that does not answer is asked whether it has complained meanwhile.
+const SLICE: Duration = Duration::from_millis(100);
+
+/// What a cluster says of itself.
+#[derive(Debug, Clone)]
+pub struct ClusterInfo {
+    /// The cluster's id; empty where the brokers are too old to have one.
+    pub id: String,
+}
+
+/// Asks the brokers for metadata and waits at most `timeout` for an answer.
+///
+/// No answer is a transient `CONNECT_ERROR` that names the brokers; wrong credentials end the waiting early.
+pub async fn reachable(config: &Config, timeout: Duration) -> Result<ClusterInfo> {
+    let config = config.clone();
+    let asked = tokio::task::spawn_blocking(move || ask(&config, timeout)).await;
+    asked.unwrap_or_else(|gone| {
+        Err(Error::transient(Code::Lifecycle, "the question to Kafka was given up").source(gone))
+    })
+}
+
+fn ask(config: &Config, timeout: Duration) -> Result<ClusterInfo> {
+    let client: BaseProducer<Events> = settings::client(config)
+        .create_with_context(Events::default())
+        .map_err(settings::refused)?;
+    let deadline = Instant::now() + timeout;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if let Some(id) = client.client().fetch_cluster_id(SLICE.min(left)) {
+            return Ok(ClusterInfo { id });
+        }
+        client.poll(Duration::from_millis(1));
+        let last = client.context().last_error();
+        if left.is_zero() || last.as_ref().is_some_and(is_about_credentials) {
+            return Err(unreachable(&config.brokers, last));
+        }
+    }
+}
+
+fn is_about_credentials(error: &LastError) -> bool {
+    matches!(
+        error.code,
+        RDKafkaErrorCode::Authentication
+            | RDKafkaErrorCode::SaslAuthenticationFailed
+            | RDKafkaErrorCode::UnsupportedSASLMechanism
+            | RDKafkaErrorCode::SSL
+    )
+}
+
+fn unreachable(brokers: &str, last: Option<LastError>) -> Error {
+    let error = Error::transient(
+        Code::Connect,
+        format!("no Kafka broker answers at {brokers}"),
+    );
+    match last {
+        Some(last) if is_about_credentials(&last) => error
+            .hint("check security.protocol, sasl.* and ssl.* in the Kafka properties")
+            .source(last.reason),
+        Some(last) => error
+            .hint("is Kafka up, and do its advertised.listeners name addresses that this machine reaches?")
+            .source(last.reason),
+        None => error.hint("is Kafka up, and is this its address?"),
+    }
+}
+
+/// Creates the topics that are not there yet, each with so many partitions and the cluster's default replication.
+pub async fn create_topics(
+    config: &Config,
+    topics: &[(&str, i32)],
+    timeout: Duration,
+) -> Result<()> {
+    let admin: AdminClient<DefaultClientContext> = settings::client(config)
+        .create()
+        .map_err(settings::refused)?;
+    let new: Vec<NewTopic<'_>> = topics
+        .iter()
+        .map(|&(name, partitions)| NewTopic::new(name, partitions, TopicReplication::Fixed(-1)))
+        .collect();
+    let options = AdminOptions::new()
+        .request_timeout(Some(timeout))
+        .operation_timeout(Some(timeout));
+    let results = admin.create_topics(&new, &options).await.map_err(|error| {
+        Error::transient(Code::Connect, "Kafka did not create the topics").source(error)
+    })?;
+    for result in results {
+        match result {
+            Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
+            Err((topic, code)) => {
+                let message = format!("Kafka did not create the topic {topic}");
+                return Err(Error::fatal(Code::Publish, message).source(code));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Whether Kafka allows a topic of this name.
+/// <https://kafka.apache.org/documentation/#basic_ops_add_topic>
+pub(crate) fn is_topic_name(name: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+    (1..=249).contains(&name.len()) && name != "." && name != ".." && name.bytes().all(allowed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn topic_names_follow_kafkas_rule() {
+        for name in ["orders", "a.b_c-9", "A", &"x".repeat(249)] {
+            assert!(is_topic_name(name), "{name}");
+        }
+        for name in [
+            "",
+            ".",
+            "..",
+            "a b",
+            "orders\0",
+            "ä",
+            "a/b",
+            &"x".repeat(250),
+        ] {
+            assert!(!is_topic_name(name), "{name}");
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! The producer: records in, exactly one report out for each.
+//!
+//! **An attempt ends with a delivery report, never with a clock.** `message.timeout.ms` is 0: librdkafka keeps a record and
+//! tries again for as long as it takes. A time-out would not take the record back: it may be on its way or on the broker's
+//! disk, so sending it again makes two of it, and librdkafka goes on with later records of the partition, which leaves
+//! the earlier one behind them: an old event as a key's last word. And what times out in an outage is every event alike, so
+//! nothing could be learned from it about one. Waiting costs memory that the caller's byte budget bounds, and a report
+//! arrives when the cluster is back; the two ways to end the waiting are [`Producer::purge`] and dropping the producer, and
+//! after both the caller begins again from what Postgres still holds.
+//!
+//! **Order.** Idempotence lets five requests of a connection be under way and still appends a partition's records in the
+//! order of the [`send`](Producer::send) calls, each once, through retries and leader changes. It does not hold behind a
+//! refusal: what was sent after a refused record is appended all the same.
+//! <https://kafka.apache.org/documentation/#producerconfigs_enable.idempotence>
+//!
+//! All of it happens on the caller's thread: librdkafka's own threads put events on a queue, [`Producer::take_reports`]
+//! empties it, [`Producer::reported`] says when that is worth while.
+
+use std::fmt;
+
+use rdkafka::error::KafkaError;
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _, PurgeConfig};
+use rdkafka::types::RDKafkaErrorCode;
+
+use crate::config::Config;
+use crate::error::{Code, Error, Result};
+use crate::kafka::events::{Events, Health};
+use crate::kafka::wake::WakingProducer;
+use crate::kafka::{Refusal, admin, settings};
+use crate::outbox::Record;
+
+// A ticket travels through librdkafka as a pointer.
+const _: () = assert!(usize::BITS >= u64::BITS);
+
+/// How the delivery of one record ended.
+#[derive(Debug, Clone)]
+pub struct Report {
+    /// The number that the record was sent with.
+    pub ticket: u64,
+    /// Appended and acknowledged by all in-sync replicas, or why not.
+    pub outcome: Result<(), Refusal>,
+}
+
+/// Why [`Producer::send`] did not take a record. It will get no report.
+#[derive(Debug)]
+pub enum SendError {
+    /// The queue is full: take reports, then send again.
+    Full,
+    /// It can never be sent as it is: too large, or its topic cannot be.
+    Refused(Refusal),
+    /// The producer is of no more use.
+    Fatal(Error),
+}
+
+impl fmt::Display for SendError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            SendError::Full => f.write_str("the Kafka producer's queue is full"),
+            SendError::Refused(refusal) => write!(f, "refused: {}", refusal.code()),
+            SendError::Fatal(error) => error.fmt(f),
+        }
+    }
+}
+
+/// One idempotent producer.
+///
+/// Dropping it withdraws what is not reported yet; no report of it will be seen, so drop it only after the reports are in
+/// ([`in_flight`](Producer::in_flight) is 0) or when the events will be sent again anyway. The drop waits for
+/// librdkafka's threads, half a second and at times more: not inside a task that others wait for.
+#[derive(Debug)]
+pub struct Producer {
+    client: WakingProducer<Events>,
+    in_flight: u64,
+}
+
+impl Producer {
+    /// Makes a producer; connections are opened in the background. To be called inside a tokio runtime, which then is the
+    /// one that [`reported`](Producer::reported) wakes.
+    pub fn new(config: &Config) -> Result<Producer> {
+        let producer: BaseProducer<Events> = settings::producer(config)
+            .create_with_context(Events::default())
+            .map_err(settings::refused)?;
+        let client = WakingProducer::new(producer).map_err(|error| {
+            Error::fatal(
+                Code::Lifecycle,
+                "no socket for the Kafka producer's wake-ups",
+            )
+            .source(error)
+        })?;
+        Ok(Producer {
+            client,
+            in_flight: 0,
+        })
+    }
+
+    /// Queues a record. When this is `Ok`, exactly one report with `ticket` follows; otherwise none. Never blocks.
+    ///
+    /// librdkafka copies topic, key, value and headers: nothing is borrowed after the call.
+    pub fn send(&mut self, record: &Record<'_>, ticket: u64) -> Result<(), SendError> {
+        // Every wrong name would stay in librdkafka's list of topics and be asked for again and again.
+        if !admin::is_topic_name(record.topic) {
+            return Err(refused(RDKafkaErrorCode::InvalidTopic, record.topic));
+        }
+        let mut outgoing: BaseRecord<'_, [u8], [u8], usize> =
+            BaseRecord::with_opaque_to(record.topic, ticket as usize);
+        outgoing.key = record.key;
+        outgoing.payload = record.value;
+        outgoing.headers = headers(record);
+        match self.client.producer().send(outgoing) {
+            Ok(()) => {
+                self.in_flight += 1;
+                Ok(())
+            }
+            Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), _)) => {
+                Err(SendError::Full)
+            }
+            Err((KafkaError::MessageProduction(RDKafkaErrorCode::Fatal), _)) => {
+                Err(SendError::Fatal(self.fatal_error()))
+            }
+            Err((error, _)) => {
+                let code = error
+                    .rdkafka_error_code()
+                    .unwrap_or(RDKafkaErrorCode::InvalidArgument);
+                Err(refused(code, record.topic))
+            }
+        }
+    }
+
+    /// Puts the reports that have come behind those in `into`. Never blocks.
+    pub fn take_reports(&mut self, into: &mut Vec<Report>) {
+        self.client.poll_all();
+        let taken = self.client.producer().context().take(into);
+        self.in_flight -= taken as u64;
+    }
+
+    /// Resolves when there may be reports to take; at once if there are some. It can also resolve for nothing.
+    ///
+    /// Cancel-safe: it takes nothing. To be followed by [`take_reports`](Producer::take_reports), without which it resolves again at once.
+    pub async fn reported(&self) {
+        self.client.woken().await;
+    }
+
+    /// How many accepted records have no report yet.
+    pub fn in_flight(&self) -> u64 {
+        self.in_flight
+    }
+
+    /// Withdraws all that is not acknowledged, queued or under way. Does not block; it is done when
+    /// [`in_flight`](Producer::in_flight) is 0, since each withdrawn record still yields its report, with
+    /// [`Cause::Purged`](crate::kafka::Cause::Purged). Not to be followed by a `send`, which the purge may catch too.
+    pub fn purge(&mut self) {
+        self.client
+            .producer()
+            .purge(PurgeConfig::default().queue().inflight().non_blocking());
+    }
+
+    /// The error after which this producer accepts nothing, if there was one. What is under way still gets its reports.
+    pub fn fatal(&self) -> Option<Error> {
+        let fatal = self.client.producer().context().is_fatal();
+        fatal.then(|| self.fatal_error())
+    }
+
+    /// How the producer fares.
+    pub fn health(&self) -> Health {
+        self.client.producer().context().health(self.in_flight)
+    }
+
+    fn fatal_error(&self) -> Error {
+        // A new producer starts a new sequence, so this passes with a restart of the session.
+        let error = Error::transient(Code::Publish, "the Kafka producer failed for good");
+        match self.client.producer().client().fatal_error() {
+            Some((code, _)) => error.source(code),
+            None => error,
+        }
+    }
+}
+
+/// librdkafka's own list, which it takes over: names and values are copied once, into what is kept until the report.
+fn headers(record: &Record<'_>) -> Option<OwnedHeaders> {
+    let mut headers = record.headers();
+    let (name, value) = headers.next()?;
+    let first = OwnedHeaders::new().insert(Header {
+        key: name,
+        value: Some(value),
+    });
+    Some(headers.fold(first, |list, (name, value)| {
+        list.insert(Header {
+            key: name,
+            value: Some(value),
+        })
+    }))
+}
+
+fn refused(code: RDKafkaErrorCode, topic: &str) -> SendError {
+    SendError::Refused(Refusal::new(code, topic, -1))
+}

@@ -1,0 +1,444 @@
+//! The producer against librdkafka's in-process mock cluster, which speaks the real protocol but enforces no sizes, no
+//! ACLs and no min.insync: those are for the integration tests.
+#![allow(clippy::unwrap_used)]
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use rdkafka::Message as _;
+use rdkafka::config::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::mocking::MockCluster;
+use rdkafka::producer::DefaultProducerContext;
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use rdkafka::types::{RDKafkaApiKey, RDKafkaErrorCode, RDKafkaRespErr};
+
+use crate::config::Config;
+use crate::error::Code;
+use crate::kafka::{Cause, Producer, Report, SendError, reachable};
+use crate::outbox::Record;
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+type Cluster = MockCluster<'static, DefaultProducerContext>;
+
+fn cluster(topic: &str, partitions: i32) -> (Cluster, Config) {
+    let cluster = MockCluster::new(1).unwrap();
+    cluster.create_topic(topic, partitions, 1).unwrap();
+    let config = config(&cluster.bootstrap_servers());
+    (cluster, config)
+}
+
+fn config(brokers: &str) -> Config {
+    Config {
+        brokers: brokers.to_owned(),
+        kafka_properties: Vec::new(),
+        memory_limit: 16 << 20,
+    }
+}
+
+fn record<'a>(topic: &'a str, key: &'a [u8], value: &'a [u8]) -> Record<'a> {
+    Record {
+        topic,
+        key: Some(key),
+        value: Some(value),
+        headers: &[],
+    }
+}
+
+/// Waits for `count` reports the way the engine does: woken, then taking what is there.
+async fn reports(producer: &mut Producer, count: usize) -> Vec<Report> {
+    let mut reports = Vec::new();
+    let all = async {
+        producer.take_reports(&mut reports);
+        while reports.len() < count {
+            producer.reported().await;
+            producer.take_reports(&mut reports);
+        }
+    };
+    let in_time = tokio::time::timeout(PATIENCE, all).await.is_ok();
+    assert!(in_time, "{} of {count} reports came", reports.len());
+    reports
+}
+
+/// All that lies in the topic's partitions: per partition the values in order.
+fn consumed(brokers: &str, topic: &str, partitions: i32, count: usize) -> Vec<Vec<Vec<u8>>> {
+    let consumer: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", brokers)
+        .set("group.id", "test")
+        .create()
+        .unwrap();
+    let mut list = TopicPartitionList::new();
+    for partition in 0..partitions {
+        list.add_partition_offset(topic, partition, Offset::Beginning)
+            .unwrap();
+    }
+    consumer.assign(&list).unwrap();
+    let mut values = vec![Vec::new(); partitions as usize];
+    let mut seen = 0;
+    let deadline = Instant::now() + PATIENCE;
+    while seen < count {
+        assert!(
+            Instant::now() < deadline,
+            "{seen} of {count} records arrived"
+        );
+        if let Some(message) = consumer.poll(Duration::from_millis(100)) {
+            let message = message.unwrap();
+            values[message.partition() as usize].push(message.payload().unwrap_or(b"-").to_vec());
+            seen += 1;
+        }
+    }
+    let ends = |partition| {
+        consumer
+            .fetch_watermarks(topic, partition, PATIENCE)
+            .unwrap()
+            .1
+    };
+    assert_eq!(
+        (0..partitions).map(ends).sum::<i64>(),
+        count as i64,
+        "more records than expected"
+    );
+    values
+}
+
+fn tickets(reports: &[Report]) -> Vec<u64> {
+    let mut tickets: Vec<u64> = reports.iter().map(|report| report.ticket).collect();
+    tickets.sort_unstable();
+    tickets
+}
+
+/// Per key, the values must be those that were sent, in the order of sending.
+fn assert_in_order(partitions: &[Vec<Vec<u8>>], count: u64) {
+    let mut seen: HashMap<u64, u64> = HashMap::new();
+    for value in partitions.iter().flatten() {
+        let number: u64 = std::str::from_utf8(value).unwrap().parse().unwrap();
+        let last = seen.insert(number % KEYS, number);
+        assert!(
+            last.is_none_or(|last| last + KEYS == number),
+            "{number} came after {last:?}"
+        );
+    }
+    assert_eq!(
+        partitions.iter().map(Vec::len).sum::<usize>(),
+        count as usize
+    );
+}
+
+const KEYS: u64 = 7;
+
+fn send_numbered(producer: &mut Producer, topic: &str, numbers: std::ops::Range<u64>) {
+    for number in numbers {
+        let key = format!("k{}", number % KEYS);
+        let value = number.to_string();
+        producer
+            .send(&record(topic, key.as_bytes(), value.as_bytes()), number)
+            .unwrap();
+    }
+}
+
+#[tokio::test]
+async fn each_record_gets_exactly_one_report_and_keys_keep_their_order() {
+    let (cluster, config) = cluster("orders", 3);
+    let mut producer = Producer::new(&config).unwrap();
+    send_numbered(&mut producer, "orders", 0..20_000);
+    assert_eq!(producer.in_flight(), 20_000);
+    let reports = reports(&mut producer, 20_000).await;
+    assert!(reports.iter().all(|report| report.outcome.is_ok()));
+    assert_eq!(tickets(&reports), (0..20_000).collect::<Vec<_>>());
+    assert_eq!(producer.in_flight(), 0);
+    let values = consumed(&cluster.bootstrap_servers(), "orders", 3, 20_000);
+    assert!(
+        values
+            .iter()
+            .filter(|partition| !partition.is_empty())
+            .count()
+            > 1
+    );
+    assert_in_order(&values, 20_000);
+}
+
+#[tokio::test]
+async fn keys_lie_where_the_java_producer_puts_them() {
+    let (cluster, config) = cluster("orders", 3);
+    let mut producer = Producer::new(&config).unwrap();
+    // Kafka's own test vectors for murmur2 (UtilsTest.testMurmur2), masked to 31 bits, modulo three partitions.
+    let hashes = [
+        ("21", -973_932_308i32),
+        ("foobar", -790_332_482),
+        ("a-little-bit-long-string", -985_981_536),
+    ];
+    for (ticket, (key, _)) in hashes.iter().enumerate() {
+        producer
+            .send(
+                &record("orders", key.as_bytes(), key.as_bytes()),
+                ticket as u64,
+            )
+            .unwrap();
+    }
+    reports(&mut producer, hashes.len()).await;
+    let values = consumed(&cluster.bootstrap_servers(), "orders", 3, hashes.len());
+    for (key, hash) in hashes {
+        let partition = (hash & 0x7fff_ffff) % 3;
+        assert!(
+            values[partition as usize].contains(&key.as_bytes().to_vec()),
+            "{key}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn headers_null_keys_and_null_values_arrive_as_they_were_sent() {
+    let (cluster, config) = cluster("orders", 1);
+    let mut producer = Producer::new(&config).unwrap();
+    let headers: [(&str, &[u8]); 2] = [("outbox_id", b"17"), ("empty", b"")];
+    let with = Record {
+        topic: "orders",
+        key: None,
+        value: Some(b"{}"),
+        headers: &headers,
+    };
+    let tombstone = Record {
+        topic: "orders",
+        key: Some(b""),
+        value: None,
+        headers: &[],
+    };
+    producer.send(&with, 1).unwrap();
+    producer.send(&tombstone, 2).unwrap();
+    reports(&mut producer, 2).await;
+
+    let consumer: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", cluster.bootstrap_servers())
+        .set("group.id", "test")
+        .create()
+        .unwrap();
+    let mut list = TopicPartitionList::new();
+    list.add_partition_offset("orders", 0, Offset::Beginning)
+        .unwrap();
+    consumer.assign(&list).unwrap();
+    let message = consumer.poll(PATIENCE).unwrap().unwrap();
+    assert_eq!((message.key(), message.payload()), (None, Some(&b"{}"[..])));
+    use rdkafka::message::Headers as _;
+    let read: Vec<_> = message
+        .headers()
+        .unwrap()
+        .iter()
+        .map(|h| (h.key, h.value.unwrap_or(b"-")))
+        .collect();
+    assert_eq!(read, headers);
+    let message = consumer.poll(PATIENCE).unwrap().unwrap();
+    assert_eq!((message.key(), message.payload()), (Some(&b""[..]), None));
+    assert!(message.headers().is_none());
+}
+
+#[tokio::test]
+async fn an_outage_costs_no_record_and_no_order_and_is_seen_while_it_lasts() {
+    let (cluster, config) = cluster("orders", 3);
+    let mut producer = Producer::new(&config).unwrap();
+    send_numbered(&mut producer, "orders", 0..500);
+    let mut all = reports(&mut producer, 500).await;
+
+    cluster.broker_down(-1).unwrap();
+    send_numbered(&mut producer, "orders", 500..1_500);
+    let deadline = Instant::now() + PATIENCE;
+    while producer.health().down_since.is_none() {
+        assert!(Instant::now() < deadline, "the outage was not noticed");
+        producer.reported().await;
+        producer.take_reports(&mut all);
+    }
+    assert_eq!(all.len(), 500, "a report came out of an outage");
+    let health = producer.health();
+    assert_eq!(health.in_flight, 1_000);
+    assert!(!health.last_error.unwrap().reason.is_empty());
+
+    cluster.broker_up(-1).unwrap();
+    all.extend(reports(&mut producer, 1_000).await);
+    assert!(all.iter().all(|report| report.outcome.is_ok()));
+    assert_eq!(tickets(&all), (0..1_500).collect::<Vec<_>>());
+    assert!(producer.health().down_since.is_none());
+    assert_in_order(
+        &consumed(&cluster.bootstrap_servers(), "orders", 3, 1_500),
+        1_500,
+    );
+}
+
+#[tokio::test]
+async fn errors_that_pass_are_ridden_out_without_a_report_a_gap_or_a_duplicate() {
+    let (cluster, config) = cluster("orders", 1);
+    let mut producer = Producer::new(&config).unwrap();
+    let passing = [
+        RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_ENOUGH_REPLICAS,
+        RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION,
+        RDKafkaRespErr::RD_KAFKA_RESP_ERR_REQUEST_TIMED_OUT,
+        RDKafkaRespErr::RD_KAFKA_RESP_ERR__TRANSPORT,
+        RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_ENOUGH_REPLICAS,
+    ];
+    cluster.request_errors(RDKafkaApiKey::Produce, &passing);
+    send_numbered(&mut producer, "orders", 0..2_000);
+    let reports = reports(&mut producer, 2_000).await;
+    assert!(reports.iter().all(|report| report.outcome.is_ok()));
+    assert_in_order(
+        &consumed(&cluster.bootstrap_servers(), "orders", 1, 2_000),
+        2_000,
+    );
+}
+
+#[tokio::test]
+async fn a_refused_record_is_reported_with_its_place_and_the_producer_lives_on() {
+    let (cluster, config) = cluster("orders", 1);
+    let mut producer = Producer::new(&config).unwrap();
+    cluster.request_errors(
+        RDKafkaApiKey::Produce,
+        &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE],
+    );
+    producer.send(&record("orders", b"k", b"0"), 0).unwrap();
+    let refused = reports(&mut producer, 1).await;
+    let refusal = refused[0].outcome.clone().unwrap_err();
+    assert_eq!((refusal.topic(), refusal.partition()), ("orders", Some(0)));
+    assert_eq!(refusal.code(), RDKafkaErrorCode::MessageSizeTooLarge);
+    assert_eq!(refusal.cause(), Cause::Record);
+    assert!(producer.fatal().is_none());
+    producer.send(&record("orders", b"k", b"1"), 1).unwrap();
+    assert!(reports(&mut producer, 1).await[0].outcome.is_ok());
+}
+
+#[tokio::test]
+async fn a_purge_ends_every_record_with_one_report() {
+    let (cluster, config) = cluster("orders", 3);
+    let mut producer = Producer::new(&config).unwrap();
+    cluster.broker_down(-1).unwrap();
+    send_numbered(&mut producer, "orders", 0..5_000);
+    producer.purge();
+    let reports = reports(&mut producer, 5_000).await;
+    assert_eq!(tickets(&reports), (0..5_000).collect::<Vec<_>>());
+    for report in reports {
+        assert_eq!(report.outcome.unwrap_err().cause(), Cause::Purged);
+    }
+    assert_eq!(producer.in_flight(), 0);
+}
+
+#[tokio::test]
+async fn a_record_that_is_too_large_is_refused_at_once_and_gets_no_report() {
+    let (_cluster, config) = cluster("orders", 1);
+    let mut producer = Producer::new(&config).unwrap();
+    let largest = vec![b'x'; 10 << 20];
+    producer.send(&record("orders", b"k", &largest), 1).unwrap();
+    let larger = vec![b'x'; 12 << 20];
+    match producer
+        .send(&record("orders", b"k", &larger), 2)
+        .unwrap_err()
+    {
+        SendError::Refused(refusal) => {
+            assert_eq!(refusal.code(), RDKafkaErrorCode::MessageSizeTooLarge);
+            assert_eq!((refusal.topic(), refusal.partition()), ("orders", None));
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(producer.in_flight(), 1);
+    assert_eq!(tickets(&reports(&mut producer, 1).await), [1]);
+}
+
+#[tokio::test]
+async fn a_name_that_no_topic_can_have_is_refused_without_asking_the_broker() {
+    let mut producer = Producer::new(&config("127.0.0.1:1")).unwrap();
+    match producer
+        .send(&record("or ders", b"k", b"v"), 1)
+        .unwrap_err()
+    {
+        SendError::Refused(refusal) => assert_eq!(refusal.cause(), Cause::Topic),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(producer.in_flight(), 0);
+}
+
+/// One record at a time, each awaited through the wake-up alone: a single lost one hangs the test.
+#[tokio::test]
+async fn no_wake_up_is_lost_in_thousands_of_single_deliveries() {
+    let (_cluster, mut config) = cluster("orders", 1);
+    config
+        .kafka_properties
+        .push(("linger.ms".to_owned(), "0".to_owned()));
+    let mut producer = Producer::new(&config).unwrap();
+    let mut reports = Vec::new();
+    let stress = async {
+        for ticket in 0..3_000u64 {
+            producer
+                .send(&record("orders", b"k", b"v"), ticket)
+                .unwrap();
+            while producer.in_flight() > 0 {
+                producer.reported().await;
+                producer.take_reports(&mut reports);
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, stress)
+        .await
+        .expect("a wake-up was lost");
+    assert_eq!(tickets(&reports), (0..3_000).collect::<Vec<_>>());
+}
+
+/// Waiting is given up again and again, as in a `select!` whose other arms win: what was woken for must not be lost.
+#[tokio::test]
+async fn waiting_for_reports_may_be_cancelled_at_any_time() {
+    let (_cluster, config) = cluster("orders", 1);
+    let mut producer = Producer::new(&config).unwrap();
+    let mut reports = Vec::new();
+    let stress = async {
+        for round in 0..300u64 {
+            for ticket in round * 10..(round + 1) * 10 {
+                producer
+                    .send(&record("orders", b"k", b"v"), ticket)
+                    .unwrap();
+            }
+            while producer.in_flight() > 0 {
+                tokio::select! {
+                    biased;
+                    () = tokio::task::yield_now() => {}
+                    () = producer.reported() => producer.take_reports(&mut reports),
+                }
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, stress)
+        .await
+        .expect("a wake-up was lost");
+    assert_eq!(tickets(&reports), (0..3_000).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_producer_with_records_in_hand_can_be_dropped() {
+    let mut producer = Producer::new(&config("127.0.0.1:1")).unwrap();
+    send_numbered(&mut producer, "orders", 0..100);
+    tokio::task::spawn_blocking(move || drop(producer))
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn a_cluster_that_answers_is_reachable_and_one_that_does_not_is_named() {
+    let (_cluster, config_up) = cluster("orders", 1);
+    assert!(!reachable(&config_up, PATIENCE).await.unwrap().id.is_empty());
+
+    let error = reachable(&config("127.0.0.1:1"), Duration::from_secs(1))
+        .await
+        .unwrap_err();
+    assert_eq!(error.code(), Code::Connect);
+    assert!(error.is_transient());
+    assert_eq!(error.message(), "no Kafka broker answers at 127.0.0.1:1");
+    assert!(error.report().contains("refused"), "{}", error.report());
+}
+
+#[tokio::test]
+async fn a_wrong_property_is_named_and_its_value_is_not_shown() {
+    for (name, value) in [("no.such.property", "s3cret"), ("linger.ms", "s3cret")] {
+        let mut config = config("127.0.0.1:1");
+        config
+            .kafka_properties
+            .push((name.to_owned(), value.to_owned()));
+        let error = Producer::new(&config).unwrap_err();
+        assert_eq!(error.code(), Code::Config);
+        assert!(error.message().contains(name), "{error}");
+        assert!(!format!("{error:?} {}", error.report()).contains("s3cret"));
+    }
+}
