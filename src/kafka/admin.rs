@@ -107,34 +107,3 @@ pub async fn create_topics(
     }
     Ok(())
 }
-
-/// Whether Kafka allows a topic of this name.
-/// <https://kafka.apache.org/documentation/#basic_ops_add_topic>
-pub(crate) fn is_topic_name(name: &str) -> bool {
-    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
-    (1..=249).contains(&name.len()) && name != "." && name != ".." && name.bytes().all(allowed)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn topic_names_follow_kafkas_rule() {
-        for name in ["orders", "a.b_c-9", "A", &"x".repeat(249)] {
-            assert!(is_topic_name(name), "{name}");
-        }
-        for name in [
-            "",
-            ".",
-            "..",
-            "a b",
-            "orders\0",
-            "ä",
-            "a/b",
-            &"x".repeat(250),
-        ] {
-            assert!(!is_topic_name(name), "{name}");
-        }
-    }
-}

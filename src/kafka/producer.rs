@@ -27,8 +27,8 @@ use crate::config::Config;
 use crate::error::{Code, Error, Result};
 use crate::kafka::events::{Events, Health};
 use crate::kafka::wake::WakingProducer;
-use crate::kafka::{Refusal, admin, settings};
-use crate::outbox::Record;
+use crate::kafka::{Refusal, settings};
+use crate::outbox::{Record, check_topic};
 
 // A ticket travels through librdkafka as a pointer.
 const _: () = assert!(usize::BITS >= u64::BITS);
@@ -98,15 +98,32 @@ impl Producer {
     ///
     /// librdkafka copies topic, key, value and headers: nothing is borrowed after the call.
     pub fn send(&mut self, record: &Record<'_>, ticket: u64) -> Result<(), SendError> {
+        self.send_parts(
+            record.topic,
+            record.key,
+            record.value,
+            record.headers(),
+            ticket,
+        )
+    }
+
+    pub(crate) fn send_parts<'a>(
+        &mut self,
+        topic: &str,
+        key: Option<&[u8]>,
+        value: Option<&[u8]>,
+        headers: impl Iterator<Item = (&'a str, &'a [u8])>,
+        ticket: u64,
+    ) -> Result<(), SendError> {
         // Every wrong name would stay in librdkafka's list of topics and be asked for again and again.
-        if !admin::is_topic_name(record.topic) {
-            return Err(refused(RDKafkaErrorCode::InvalidTopic, record.topic));
+        if check_topic(topic).is_err() {
+            return Err(refused(RDKafkaErrorCode::InvalidTopic, topic));
         }
         let mut outgoing: BaseRecord<'_, [u8], [u8], usize> =
-            BaseRecord::with_opaque_to(record.topic, ticket as usize);
-        outgoing.key = record.key;
-        outgoing.payload = record.value;
-        outgoing.headers = headers(record);
+            BaseRecord::with_opaque_to(topic, ticket as usize);
+        outgoing.key = key;
+        outgoing.payload = value;
+        outgoing.headers = list(headers);
         match self.client.producer().send(outgoing) {
             Ok(()) => {
                 self.in_flight += 1;
@@ -122,7 +139,7 @@ impl Producer {
                 let code = error
                     .rdkafka_error_code()
                     .unwrap_or(RDKafkaErrorCode::InvalidArgument);
-                Err(refused(code, record.topic))
+                Err(refused(code, topic))
             }
         }
     }
@@ -177,19 +194,15 @@ impl Producer {
 }
 
 /// librdkafka's own list, which it takes over: names and values are copied once, into what is kept until the report.
-fn headers(record: &Record<'_>) -> Option<OwnedHeaders> {
-    let mut headers = record.headers();
-    let (name, value) = headers.next()?;
-    let first = OwnedHeaders::new().insert(Header {
-        key: name,
-        value: Some(value),
-    });
-    Some(headers.fold(first, |list, (name, value)| {
+fn list<'a>(mut headers: impl Iterator<Item = (&'a str, &'a [u8])>) -> Option<OwnedHeaders> {
+    let add = |list: OwnedHeaders, (key, value)| {
         list.insert(Header {
-            key: name,
+            key,
             value: Some(value),
         })
-    }))
+    };
+    let first = add(OwnedHeaders::new(), headers.next()?);
+    Some(headers.fold(first, add))
 }
 
 fn refused(code: RDKafkaErrorCode, topic: &str) -> SendError {

@@ -14,10 +14,13 @@ use crate::error::{Code, Error};
 /// `max.message.bytes` still applies.
 const MESSAGE_MAX_BYTES: usize = 11 << 20;
 
+/// The largest number that librdkafka takes for a limit.
+const LIMIT_MAX: usize = i32::MAX as usize;
+
 /// The least that a record costs the caller's byte budget; the queue's limit on records follows from it.
 const RECORD_MIN_BYTES: usize = 16;
 
-/// What every client of ours shares: brokers, name, patience, and the user's own properties.
+/// For questions to the cluster.
 pub(crate) fn client(config: &Config) -> ClientConfig {
     let mut settings = ClientConfig::new();
     settings
@@ -25,6 +28,47 @@ pub(crate) fn client(config: &Config) -> ClientConfig {
         .set("socket.keepalive.enable", "true")
         // One process reconnects here, not a thousand: two seconds are no burden for a broker that comes back.
         .set("reconnect.backoff.max.ms", "2000");
+    finish(settings, config)
+}
+
+/// For the stream of records.
+pub(crate) fn producer(config: &Config) -> ClientConfig {
+    let mut settings = client(config);
+    settings
+        // A mistyped topic must fail, not come into being.
+        .set("allow.auto.create.topics", "false")
+        // A record that finds the connection idle leaves at once: any wait, however short, is rounded up to two
+        // milliseconds. Under load the requests that are under way let batches grow by themselves, as large as with a wait.
+        .set("linger.ms", "0")
+        .set("message.max.bytes", MESSAGE_MAX_BYTES.to_string())
+        // Partitions that were added and topics that came later are seen within half a minute.
+        .set("topic.metadata.refresh.interval.ms", "30000");
+    let mut settings = finish(settings, config);
+
+    // The caller's byte budget is the limit that is met; these are above it, so that a full queue means a broken budget.
+    // Twice, since librdkafka counts values only and the budget may be overdrawn by one record.
+    let kbytes = (2 * config.memory_limit + 2 * MESSAGE_MAX_BYTES) / 1024;
+    let records = (config.memory_limit / RECORD_MIN_BYTES).max(100_000);
+    settings
+        .set("enable.idempotence", "true")
+        .set("acks", "all")
+        .set("message.timeout.ms", "0")
+        // The Java producer's: keys stay in their partitions when another tool is replaced.
+        .set("partitioner", "murmur2_random")
+        .set(
+            "queue.buffering.max.kbytes",
+            kbytes.min(LIMIT_MAX).to_string(),
+        )
+        .set(
+            "queue.buffering.max.messages",
+            records.min(LIMIT_MAX).to_string(),
+        )
+        .set("statistics.interval.ms", "0");
+    settings
+}
+
+/// The user's properties over our defaults, and over both what is not the user's to set.
+fn finish(mut settings: ClientConfig, config: &Config) -> ClientConfig {
     for (name, value) in &config.kafka_properties {
         settings.set(name, value);
     }
@@ -36,45 +80,6 @@ pub(crate) fn client(config: &Config) -> ClientConfig {
     });
     settings
 }
-
-/// The producer's settings.
-pub(crate) fn producer(config: &Config) -> ClientConfig {
-    let mut settings = client(config);
-    let mut default = |name: &str, value: String| {
-        let set = |name: &str| config.kafka_properties.iter().any(|(set, _)| set == name);
-        if !set(name) && !(name == "linger.ms" && set("queue.buffering.max.ms")) {
-            settings.set(name, value);
-        }
-    };
-    // The Java producer's: keys stay in their partitions when another tool is replaced.
-    default("partitioner", "murmur2_random".to_owned());
-    // A mistyped topic must fail, not come into being.
-    default("allow.auto.create.topics", "false".to_owned());
-    default("linger.ms", LINGER_MS.to_owned());
-    default("message.max.bytes", MESSAGE_MAX_BYTES.to_string());
-    // Partitions that were added and topics that came later are seen within half a minute.
-    default("topic.metadata.refresh.interval.ms", "30000".to_owned());
-    // The caller's byte budget is the limit that is met; these are above it, so that a full queue means a broken budget.
-    // Twice, since librdkafka counts values only and the budget may be overdrawn by one record.
-    let kbytes = (2 * config.memory_limit + 2 * MESSAGE_MAX_BYTES) / 1024;
-    default(
-        "queue.buffering.max.kbytes",
-        kbytes.clamp(1024, i32::MAX as usize).to_string(),
-    );
-    let messages = (config.memory_limit / RECORD_MIN_BYTES).clamp(100_000, i32::MAX as usize);
-    default("queue.buffering.max.messages", messages.to_string());
-
-    settings
-        .set("enable.idempotence", "true")
-        .set("acks", "all")
-        .set("message.timeout.ms", "0")
-        .set("statistics.interval.ms", "0");
-    settings
-}
-
-/// Long enough for the rows of one transaction to share a request, short enough not to be seen: under backlog the
-/// requests that are under way let batches grow by themselves.
-const LINGER_MS: &str = "0.5";
 
 /// A client that librdkafka would not create. The property is named, its value may be a secret and is not.
 pub(crate) fn refused(error: KafkaError) -> Error {
