@@ -1,7 +1,7 @@
 //! Where records go: one idempotent producer, and the few questions that outboxd asks a cluster.
 //!
 //! This room knows records, tickets and reports; it knows no slot, no LSN and no outbox row. It owns librdkafka: its
-//! settings ([`settings`]), its events ([`events`]), the way it wakes our task ([`wake`]) and the meaning of the broker's
+//! settings (`settings`), its events (`events`), the way it wakes our task (`wake`) and the meaning of the broker's
 //! error codes ([`Refusal`], [`Cause`]).
 //!
 //! The promise that everything above is built on: **each record that [`Producer::send`] accepts ends with exactly one
