@@ -1,1 +1,5 @@
+//! The integration tests: one binary, a module a promise, on real servers.
+#![allow(clippy::unwrap_used, clippy::large_futures, missing_docs)]
 
+mod services;
+mod support;

@@ -1,0 +1,270 @@
+//! The program itself, as a process with settings, a log, a status and an end.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::{Output, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use super::throwaway::{Guard, free_port, new_folder};
+use super::wait::wait_until;
+use super::{kafka::Kafka, postgres::Database};
+
+/// The binary under test.
+pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_outboxd");
+
+/// Environment variables for the program, which sees none of the test's own settings.
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    variables: Vec<(String, String)>,
+    http: SocketAddr,
+}
+
+impl Settings {
+    /// What every run needs: this database over its Unix socket, this broker, a free port for HTTP.
+    pub(crate) fn new(database: &Database, kafka: &Kafka) -> Result<Settings> {
+        let http = SocketAddr::from(([127, 0, 0, 1], free_port()?));
+        let settings = Settings {
+            variables: Vec::new(),
+            http,
+        };
+        Ok(settings
+            .set("DATABASE_URL", database.unix_url())
+            .set("KAFKA_BROKERS", kafka.brokers())
+            .set("OUTBOX_HTTP_LISTEN", http.to_string())
+            .set("OUTBOX_LOG", "info"))
+    }
+
+    /// Adds a variable, or replaces it.
+    pub(crate) fn set(mut self, name: &str, value: impl Into<String>) -> Settings {
+        self.variables.retain(|(known, _)| known != name);
+        self.variables.push((name.to_owned(), value.into()));
+        self
+    }
+
+    /// Takes a variable away.
+    pub(crate) fn without(mut self, name: &str) -> Settings {
+        self.variables.retain(|(known, _)| known != name);
+        self
+    }
+}
+
+/// Runs one command of the program to its end: `outboxd init` and the like. Its exit code is in the output's status.
+pub(crate) async fn command(
+    settings: &Settings,
+    arguments: &[&str],
+    limit: Duration,
+) -> Result<Output> {
+    let mut command = tokio::process::Command::new(PROGRAM);
+    command
+        .args(arguments)
+        .env_clear()
+        .envs(settings.variables.iter().cloned())
+        .envs(path());
+    command.stdin(Stdio::null()).kill_on_drop(true);
+    match tokio::time::timeout(limit, command.output()).await {
+        Ok(output) => output.context("outboxd does not start"),
+        Err(_) => bail!(
+            "outboxd {} did not end within {limit:?}",
+            arguments.join(" ")
+        ),
+    }
+}
+
+fn path() -> Option<(String, String)> {
+    std::env::var("PATH")
+        .ok()
+        .map(|path| ("PATH".to_owned(), path))
+}
+
+/// A running, or ended, `outboxd run`. Dropping it kills it.
+pub(crate) struct Outboxd {
+    guard: Guard,
+    settings: Settings,
+    /// The log is one file for all runs: where that of the present run begins.
+    log_start: usize,
+}
+
+impl Outboxd {
+    /// Starts `outboxd run` and does not wait for anything.
+    pub(crate) fn spawn(settings: &Settings) -> Result<Outboxd> {
+        let guard = Guard::new(&new_folder("run", None)?, None, "KILL")?;
+        let mut outboxd = Outboxd {
+            guard,
+            settings: settings.clone(),
+            log_start: 0,
+        };
+        outboxd.respawn()?;
+        Ok(outboxd)
+    }
+
+    /// Starts it again, with the same settings, after it has ended.
+    pub(crate) fn respawn(&mut self) -> Result<u32> {
+        self.log_start = self.guard.log().len();
+        let mut words = vec!["env".to_owned(), "-i".to_owned()];
+        let variables = self.settings.variables.iter().cloned().chain(path());
+        words.extend(variables.map(|(name, value)| format!("{name}={value}")));
+        words.extend([PROGRAM.to_owned(), "run".to_owned()]);
+        self.guard.start(&words)
+    }
+
+    /// The settings of the next [`respawn`](Outboxd::respawn).
+    pub(crate) fn settings(&mut self) -> &mut Settings {
+        &mut self.settings
+    }
+
+    /// The process number while it runs.
+    pub(crate) fn pid(&self) -> Option<u32> {
+        self.guard.pid()
+    }
+
+    /// SIGTERM.
+    pub(crate) fn terminate(&mut self) -> Result<()> {
+        self.guard.signal("TERM")
+    }
+
+    /// SIGKILL, and waits for the end.
+    pub(crate) fn kill(&mut self) -> Result<()> {
+        self.guard.signal("KILL")?;
+        self.guard
+            .wait(Duration::from_secs(10))
+            .context("outboxd survived a kill")?;
+        Ok(())
+    }
+
+    /// Any signal, by its short name: `INT`, `STOP`, `CONT`.
+    pub(crate) fn signal(&mut self, name: &str) -> Result<()> {
+        self.guard.signal(name)
+    }
+
+    /// The exit code once it has ended (128 and the signal's number where one killed it), `None` while it runs.
+    pub(crate) fn exit_code(&self) -> Option<i32> {
+        self.guard.wait(Duration::ZERO)
+    }
+
+    /// Waits for its end and gives the exit code.
+    pub(crate) async fn wait(&self, limit: Duration) -> Result<i32> {
+        wait_until("outboxd's end", limit, async || {
+            Ok(self.exit_code().ok_or_else(|| self.last_words()))
+        })
+        .await
+    }
+
+    /// SIGTERM, and the exit code.
+    pub(crate) async fn stop(&mut self, limit: Duration) -> Result<i32> {
+        self.terminate()?;
+        self.wait(limit).await
+    }
+
+    /// All that the present run has printed.
+    pub(crate) fn log(&self) -> String {
+        self.guard.log().split_off(self.log_start)
+    }
+
+    fn last_words(&self) -> String {
+        format!("its log ends:\n{}", self.guard.last_words())
+    }
+
+    /// Waits for a line with all of these words in its log, and gives it.
+    pub(crate) async fn wait_for_log(&self, words: &[&str], limit: Duration) -> Result<String> {
+        wait_until(&format!("a log line with {words:?}"), limit, async || {
+            let log = self.log();
+            let line = log
+                .lines()
+                .find(|line| words.iter().all(|word| line.contains(word)));
+            self.must_run(line.is_some())?;
+            Ok(line.map(str::to_owned).ok_or_else(|| self.last_words()))
+        })
+        .await
+    }
+
+    /// One GET: the status code and the body.
+    pub(crate) async fn get(&self, path: &str) -> Result<(u16, String)> {
+        let mut stream = TcpStream::connect(self.settings.http).await?;
+        // HTTP/1.0 has neither chunks nor connections that stay open.
+        stream
+            .write_all(format!("GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n").as_bytes())
+            .await?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await?;
+        let (head, body) = answer.split_once("\r\n\r\n").context("half an answer")?;
+        let code = head.split(' ').nth(1).context("no status code")?.parse()?;
+        Ok((code, body.to_owned()))
+    }
+
+    /// `/status`.
+    pub(crate) async fn status(&self) -> Result<Value> {
+        let (_, body) = self.get("/status").await?;
+        serde_json::from_str(&body).with_context(|| body)
+    }
+
+    /// A sample of `/metrics`: the value of the line that begins with `series` (name and labels as printed).
+    pub(crate) async fn metric(&self, series: &str) -> Result<Option<f64>> {
+        let (_, body) = self.get("/metrics").await?;
+        let line = body
+            .lines()
+            .find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+        Ok(line.map(str::parse).transpose()?)
+    }
+
+    /// Waits until `/status` fulfils a condition, and gives it.
+    pub(crate) async fn wait_for_status(
+        &self,
+        what: &str,
+        limit: Duration,
+        condition: impl Fn(&Value) -> bool,
+    ) -> Result<Value> {
+        wait_until(what, limit, async || {
+            let status = self.status().await;
+            let reached = status.as_ref().is_ok_and(&condition);
+            self.must_run(reached)?;
+            let state = || format!("{status:?}, {}", self.last_words());
+            if reached {
+                Ok(Ok(status?))
+            } else {
+                Ok(Err(state()))
+            }
+        })
+        .await
+    }
+
+    /// Waits until `/status` shows this `phase`.
+    pub(crate) async fn wait_for_phase(&self, phase: &str, limit: Duration) -> Result<Value> {
+        let what = format!("the phase {phase}");
+        self.wait_for_status(&what, limit, |status| status["phase"] == phase)
+            .await
+    }
+
+    fn must_run(&self, reached: bool) -> Result<()> {
+        match self.exit_code() {
+            Some(code) if !reached => bail!("outboxd has ended with {code}; {}", self.last_words()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Resident memory in bytes, from `/proc`.
+    pub(crate) fn resident_bytes(&self) -> Result<u64> {
+        self.memory("VmRSS:")
+    }
+
+    /// The most resident memory that it ever had, in bytes.
+    pub(crate) fn peak_resident_bytes(&self) -> Result<u64> {
+        self.memory("VmHWM:")
+    }
+
+    fn memory(&self, field: &str) -> Result<u64> {
+        let pid = self.pid().context("outboxd does not run")?;
+        let path = PathBuf::from(format!("/proc/{pid}/status"));
+        let text = std::fs::read_to_string(path)?;
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix(field))
+            .context("no such field")?;
+        let kib: u64 = line.trim().trim_end_matches(" kB").parse()?;
+        Ok(kib * 1024)
+    }
+}

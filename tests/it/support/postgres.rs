@@ -1,0 +1,318 @@
+//! Real Postgres servers: one of each major version for all tests of a process, and private ones for tests that stop or break
+//! theirs. Every test has a database of its own, since slots, publications and the outbox belong to a database.
+
+use std::collections::HashMap;
+use std::ops::{Deref, DerefMut};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::{env, thread};
+
+use anyhow::{Context, Result};
+use tokio::task::JoinHandle;
+use tokio_postgres::{Client, NoTls};
+
+use super::throwaway::{self, Binaries, Options, Server};
+
+/// The major versions that the tests run on.
+pub(crate) const MAJORS: [u32; 2] = [15, 17];
+
+/// Room for many tests at once; `fsync` is off because a throwaway server never sees its machine lose power.
+const CONFIG: [&str; 12] = [
+    "max_connections = 200",
+    "max_wal_senders = 40",
+    "max_replication_slots = 40",
+    "max_prepared_transactions = 10",
+    "shared_buffers = 64MB",
+    "max_wal_size = 4GB",
+    "fsync = off",
+    "synchronous_commit = on",
+    "log_replication_commands = on",
+    "log_line_prefix = '%m [%p] %q%u@%d %a '",
+    "timezone = 'UTC'",
+    "log_timezone = 'UTC'",
+];
+
+/// The programs of a major version: named by `OUTBOXD_TEST_POSTGRES_BIN_<major>`, installed, or fetched.
+pub(crate) fn binaries(major: u32) -> Result<Binaries> {
+    static KNOWN: Mutex<Option<HashMap<u32, Binaries>>> = Mutex::new(None);
+    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    let known = known.get_or_insert_default();
+    if let Some(found) = known.get(&major) {
+        return Ok(found.clone());
+    }
+    let named = env::var_os(format!("OUTBOXD_TEST_POSTGRES_BIN_{major}")).map(PathBuf::from);
+    let found = match throwaway::find(Some(major), named.as_deref())? {
+        Some(found) => found,
+        None => throwaway::fetch(Some(major))?,
+    };
+    known.insert(major, found.clone());
+    Ok(found)
+}
+
+/// A server that all tests of this process share: never stop, reload or fill it.
+pub(crate) fn shared(major: u32) -> &'static Server {
+    static SERVERS: [OnceLock<Server>; MAJORS.len()] = [const { OnceLock::new() }; MAJORS.len()];
+    let place = MAJORS
+        .iter()
+        .position(|known| *known == major)
+        .expect("a version of MAJORS");
+    SERVERS[place].get_or_init(|| start(major, Options::default()).expect("Postgres starts"))
+}
+
+/// A server of one's own, with further lines of configuration.
+pub(crate) fn private(major: u32, config: &[&str]) -> Result<Server> {
+    start(
+        major,
+        Options {
+            config,
+            password: None,
+        },
+    )
+}
+
+/// A server of one's own that asks the user `postgres` for a password, by SCRAM.
+pub(crate) fn private_with_password(major: u32, password: &str) -> Result<Server> {
+    start(
+        major,
+        Options {
+            config: &[],
+            password: Some(password),
+        },
+    )
+}
+
+fn start(major: u32, options: Options<'_>) -> Result<Server> {
+    let config: Vec<&str> = CONFIG.iter().chain(options.config).copied().collect();
+    Server::start(
+        &binaries(major)?,
+        Options {
+            config: &config,
+            ..options
+        },
+    )
+}
+
+/// A session; its connection ends when this is dropped.
+pub(crate) struct Session {
+    client: Client,
+    connection: JoinHandle<()>,
+}
+
+impl Session {
+    /// Opens one by connection string.
+    pub(crate) async fn open(url: &str) -> Result<Session> {
+        let (client, connection) = tokio_postgres::connect(url, NoTls).await?;
+        let connection = tokio::spawn(async move {
+            // The client learns of a lost connection from its next call.
+            let _ = connection.await;
+        });
+        Ok(Session { client, connection })
+    }
+
+    /// Ends the session; returns when its connection is closed.
+    pub(crate) async fn close(mut self) {
+        self.connection.abort();
+        let _ = (&mut self.connection).await;
+    }
+
+    /// The first column of the first row.
+    pub(crate) async fn value<T>(&self, sql: &str) -> Result<T>
+    where
+        T: for<'a> tokio_postgres::types::FromSql<'a>,
+    {
+        Ok(self
+            .client
+            .query_one(sql, &[])
+            .await
+            .with_context(|| sql.to_owned())?
+            .try_get(0)?)
+    }
+}
+
+impl Deref for Session {
+    type Target = Client;
+
+    fn deref(&self) -> &Client {
+        &self.client
+    }
+}
+
+impl DerefMut for Session {
+    fn deref_mut(&mut self) -> &mut Client {
+        &mut self.client
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.connection.abort();
+    }
+}
+
+/// One row of `pg_replication_slots`, positions as Postgres prints them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct SlotRow {
+    pub(crate) plugin: Option<String>,
+    pub(crate) active_pid: Option<i32>,
+    pub(crate) restart: Option<String>,
+    pub(crate) confirmed_flush: Option<String>,
+    pub(crate) wal_status: Option<String>,
+    /// Bytes from the confirmed position to the end of the WAL.
+    pub(crate) lag_bytes: Option<i64>,
+}
+
+/// A database of one test, with the writers' outbox in it. Dropping it drops its slots and itself.
+#[derive(Debug)]
+pub(crate) struct Database {
+    pub(crate) name: String,
+    url: String,
+    unix_url: String,
+    admin_url: String,
+}
+
+impl Database {
+    /// Makes a database with an empty `outbox.outbox`.
+    pub(crate) async fn create(server: &Server) -> Result<Database> {
+        let database = Database::create_empty(server).await?;
+        database
+            .connect()
+            .await?
+            .batch_execute(SCHEMA)
+            .await
+            .context("the outbox's schema")?;
+        Ok(database)
+    }
+
+    /// Makes a database with nothing in it.
+    pub(crate) async fn create_empty(server: &Server) -> Result<Database> {
+        static COUNT: AtomicU32 = AtomicU32::new(1);
+        let name = format!("t{}", COUNT.fetch_add(1, Ordering::Relaxed));
+        let admin_url = server.unix_url("postgres", "postgres");
+        // A copy of template0, since a copy of template1 fails while another test makes one.
+        let sql = format!("CREATE DATABASE {name} TEMPLATE template0");
+        Session::open(&admin_url).await?.batch_execute(&sql).await?;
+        Ok(Database {
+            url: server.url(&name, "postgres"),
+            unix_url: server.unix_url(&name, "postgres"),
+            name,
+            admin_url,
+        })
+    }
+
+    /// The superuser's connection string over TCP.
+    pub(crate) fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// The superuser's connection string over the Unix socket.
+    pub(crate) fn unix_url(&self) -> &str {
+        &self.unix_url
+    }
+
+    /// The connection string over TCP of another role.
+    pub(crate) fn url_as(&self, role: &str) -> String {
+        self.url.replace("://postgres@", &format!("://{role}@"))
+    }
+
+    /// A session of the superuser.
+    pub(crate) async fn connect(&self) -> Result<Session> {
+        Session::open(&self.unix_url).await
+    }
+
+    /// Makes a role that may log in, named after this database so that no other test has it; `attributes` such as `REPLICATION`.
+    pub(crate) async fn create_role(&self, name: &str, attributes: &str) -> Result<String> {
+        let role = format!("{}_{name}", self.name);
+        let sql = format!("CREATE ROLE {role} LOGIN {attributes}");
+        self.connect().await?.batch_execute(&sql).await?;
+        Ok(role)
+    }
+
+    /// Inserts one event in a transaction of its own; gives its id.
+    pub(crate) async fn insert(&self, event_type: &str, topic: &str, payload: &str) -> Result<i64> {
+        let sql = "INSERT INTO outbox.outbox (event_type, topic, event_payload)
+                   VALUES ($1, $2, $3::text::jsonb) RETURNING id";
+        let row = self
+            .connect()
+            .await?
+            .query_one(sql, &[&event_type, &topic, &payload])
+            .await?;
+        Ok(row.try_get(0)?)
+    }
+
+    /// How many rows are not marked as published.
+    pub(crate) async fn unpublished(&self) -> Result<i64> {
+        let sql = "SELECT count(*) FROM outbox.outbox WHERE published_at IS NULL";
+        self.connect().await?.value(sql).await
+    }
+
+    /// The slot of this name, `None` where there is none.
+    pub(crate) async fn slot(&self, name: &str) -> Result<Option<SlotRow>> {
+        let sql = "SELECT plugin::text, active_pid, restart_lsn::text, confirmed_flush_lsn::text, wal_status,
+                          (pg_current_wal_lsn() - confirmed_flush_lsn)::bigint
+                   FROM pg_replication_slots WHERE slot_name = $1";
+        let row = self.connect().await?.query_opt(sql, &[&name]).await?;
+        let read = |row: tokio_postgres::Row| -> Result<SlotRow, tokio_postgres::Error> {
+            Ok(SlotRow {
+                plugin: row.try_get(0)?,
+                active_pid: row.try_get(1)?,
+                restart: row.try_get(2)?,
+                confirmed_flush: row.try_get(3)?,
+                wal_status: row.try_get(4)?,
+                lag_bytes: row.try_get(5)?,
+            })
+        };
+        Ok(row.map(read).transpose()?)
+    }
+}
+
+impl Drop for Database {
+    fn drop(&mut self) {
+        let (name, url) = (self.name.clone(), self.admin_url.clone());
+        let work = async move {
+            let session = Session::open(&url).await?;
+            session.execute("SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE database = $1 AND active", &[&name]).await?;
+            // A walsender takes a moment to go; what is left then goes with the server.
+            for _ in 0..50 {
+                let sql = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE database = $1 AND NOT active";
+                session.execute(sql, &[&name]).await?;
+                let left = "SELECT count(*) FROM pg_replication_slots WHERE database = $1";
+                if session
+                    .query_one(left, &[&name])
+                    .await?
+                    .try_get::<_, i64>(0)?
+                    == 0
+                {
+                    break;
+                }
+                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            }
+            session
+                .batch_execute(&format!("DROP DATABASE {name} WITH (FORCE)"))
+                .await?;
+            anyhow::Ok(())
+        };
+        // A runtime of its own, since this may be dropped inside another. A server that is gone already needs no cleaning.
+        let cleaning = thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build();
+            runtime.map(|runtime| runtime.block_on(work))
+        });
+        let _ = cleaning.join();
+    }
+}
+
+/// The writers' contract.
+const SCHEMA: &str = "
+    CREATE SCHEMA outbox;
+    CREATE TABLE outbox.outbox (
+        id              bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+        event_type      text NOT NULL,
+        topic           text NOT NULL,
+        event_payload   jsonb NOT NULL,
+        created_at      timestamp DEFAULT CURRENT_TIMESTAMP NOT NULL,
+        times_attempted integer DEFAULT 0,
+        published_at    timestamp
+    );
+    CREATE INDEX idx_outbox_unpublished ON outbox.outbox (published_at) WHERE published_at IS NULL;";
