@@ -1,0 +1,32 @@
+-- The outbox: the table that services write their events into, in the transaction that also changes
+-- their data.
+--
+-- Safe on a database that has the table already: nothing is changed, only what is missing is added.
+-- By hand, as a role that may create schemas: replace what stands in double braces, schema by
+-- "outbox" and table by "outbox"."outbox", then
+--
+--     psql -1 -f schema.sql
+--
+-- On a large table in use, first create the second index with CREATE INDEX CONCURRENTLY: without
+-- it, writers wait while the index is built. The columns may be in any order, and there may be more
+-- of them.
+
+CREATE SCHEMA IF NOT EXISTS {{schema}};
+
+CREATE TABLE IF NOT EXISTS {{table}} (
+    id              bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    event_type      text NOT NULL,
+    topic           text NOT NULL,
+    event_payload   jsonb NOT NULL,
+    created_at      timestamp DEFAULT CURRENT_TIMESTAMP NOT NULL,
+    times_attempted integer DEFAULT 0,
+    published_at    timestamp
+);
+
+CREATE INDEX IF NOT EXISTS idx_outbox_unpublished
+    ON {{table}} (published_at) WHERE published_at IS NULL;
+
+-- Finds the oldest unpublished rows. Without it, reading them in order of id walks past all that
+-- were ever published.
+CREATE INDEX IF NOT EXISTS idx_outbox_unpublished_id
+    ON {{table}} (id) WHERE published_at IS NULL;
