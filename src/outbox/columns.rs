@@ -1,11 +1,13 @@
 //! Finds the outbox's columns by name, and reads rows by position from then on.
 //!
-//! A [`Columns`] is made once for a shape of the table: from each Relation message for the stream, from the catalog for
-//! the table. Reading a row is then one pass over its columns with nothing to look up and nothing to allocate. Columns that
-//! nobody asked for are passed over, so that a table may have any number more.
+//! A [`Columns`] is made once for a shape of the table: from each Relation message for the stream,
+//! from the catalog for the table. Reading a row is then one pass over its columns with nothing to
+//! look up and nothing to allocate. Columns that nobody asked for are passed over, so that a table
+//! may have any number more.
 //!
-//! Both sources give the same text for the same row, since consumers compare it: [`Columns::select_list`] asks the SQL side
-//! for what the type's output function prints, as the stream has it.
+//! Both sources give the same text for the same row, since consumers compare it:
+//! [`Columns::select_list`] asks the SQL side for what the type's output function prints, as the
+//! stream has it.
 
 use crate::config::{KeyRule, TableName};
 use crate::error::{Code, Error, Result};
@@ -37,8 +39,8 @@ const FIELDS: [(&str, Field); 7] = [
 
 const REQUIRED: [&str; 3] = ["id", "topic", "event_payload"];
 
-/// How a type must be treated so that it prints as in the stream. The stream's session has `TimeZone=UTC` and
-/// `bytea_output=hex`.
+/// How a type must be treated so that it prints as in the stream. The stream's session has
+/// `TimeZone=UTC` and `bytea_output=hex`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Printing {
     /// A cast to text prints what the output function prints.
@@ -121,8 +123,9 @@ impl Columns {
         Columns::find(table, &columns, key)
     }
 
-    /// Finds the columns in the catalog's description of the table: their names, and their types as `format_type` writes
-    /// them. A row is then expected to begin with what [`Columns::select_list`] says.
+    /// Finds the columns in the catalog's description of the table: their names, and their types as
+    /// `format_type` writes them. A row is then expected to begin with what
+    /// [`Columns::select_list`] says.
     ///
     /// # Errors
     ///
@@ -168,8 +171,8 @@ impl Columns {
         })
     }
 
-    /// The expressions of a `SELECT` whose rows [`Columns::event_from_row`] reads. The session must have `DateStyle=ISO`
-    /// and `client_encoding=UTF8`.
+    /// The expressions of a `SELECT` whose rows [`Columns::event_from_row`] reads. The session must
+    /// have `DateStyle=ISO` and `client_encoding=UTF8`.
     pub fn select_list(&self) -> &str {
         &self.select_list
     }
@@ -178,7 +181,8 @@ impl Columns {
     ///
     /// # Errors
     ///
-    /// [`Code::Replication`] when the row does not fit the relation, or is not in text format and UTF-8, as asked for.
+    /// [`Code::Replication`] when the row does not fit the relation, or is not in text format and
+    /// UTF-8, as asked for.
     pub fn event_from_tuple<'a>(&self, tuple: Tuple<'a>) -> Result<Event<'a>> {
         if tuple.len() != self.fields.len() {
             let (got, expected) = (tuple.len(), self.fields.len());
@@ -192,7 +196,8 @@ impl Columns {
         }))
     }
 
-    /// Reads a row of a `SELECT` that begins with [`Columns::select_list`]. What stands behind is left alone.
+    /// Reads a row of a `SELECT` that begins with [`Columns::select_list`]. What stands behind is
+    /// left alone.
     ///
     /// # Errors
     ///

@@ -21,7 +21,8 @@ pub struct Event<'a> {
     pub created_at: Option<&'a str>,
     /// The JSON object of the column `headers`, where the table has one.
     pub headers: Option<&'a str>,
-    /// Whether `published_at` is set already: somebody else has published it, or a partitioned row has moved.
+    /// Whether `published_at` is set already: somebody else has published it, or a partitioned row
+    /// has moved.
     pub published: bool,
 }
 
@@ -43,7 +44,8 @@ impl Printed<'_> {
     }
 }
 
-// Payloads and keys made from them are the users' data: a debug print that finds its way into a log must not show them.
+// Payloads and keys made from them are the users' data: a debug print that finds its way into a log
+// must not show them.
 impl fmt::Debug for Printed<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} bytes", self.len())

@@ -1,7 +1,8 @@
 //! Reads single values out of a JSON text without building a tree of it.
 //!
-//! A payload may have ten megabytes, and a tree of it ten times as many. Here nothing is copied: members and elements are
-//! passed over in place, and what is found is the text as it was written, so that a number keeps all its digits.
+//! A payload may have ten megabytes, and a tree of it ten times as many. Here nothing is copied:
+//! members and elements are passed over in place, and what is found is the text as it was written,
+//! so that a number keeps all its digits.
 
 use std::borrow::Cow;
 use std::fmt;

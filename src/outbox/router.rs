@@ -1,14 +1,17 @@
 //! Decides what becomes of an event in Kafka: topic, key, value and headers.
 //!
-//! The value is the payload byte for byte, and with the default key rule the key is the event's type. Headers are added,
-//! nothing else: `outbox_id` and `outbox_created_at`, which together name the event for whoever removes duplicates,
-//! `outbox_event_type`, where the event came from, and the members of the row's own `headers`.
+//! The value is the payload byte for byte, and with the default key rule the key is the event's
+//! type. Headers are added, nothing else: `outbox_id` and `outbox_created_at`, which together name
+//! the event for whoever removes duplicates, `outbox_event_type`, where the event came from, and
+//! the members of the row's own `headers`.
 //!
-//! A record borrows from the event and from the router's scratch memory, so only one lives at a time and making it costs
-//! nothing once the scratch has grown. What is the same for all events of a transaction is printed once for it.
+//! A record borrows from the event and from the router's scratch memory, so only one lives at a
+//! time and making it costs nothing once the scratch has grown. What is the same for all events of
+//! a transaction is printed once for it.
 //!
-//! A row that cannot become a record (its `headers` are no object, its payload is not the JSON that the key rule needs) is
-//! an error of code [`Code::Publish`]: the fault is that row's own, and the next one is not touched by it.
+//! A row that cannot become a record (its `headers` are no object, its payload is not the JSON that
+//! the key rule needs) is an error of code [`Code::Publish`]: the fault is that row's own, and the
+//! next one is not touched by it.
 
 use std::fmt::{self, Write as _};
 use std::ops::Range;
@@ -26,10 +29,12 @@ const OUR_HEADERS: &str = "outbox_";
 /// How many headers of ours a record has at most.
 const OUR_HEADER_COUNT: usize = 6;
 
-/// Scratch memory that is kept from one event to the next; what a large one needed beyond it is given back.
+/// Scratch memory that is kept from one event to the next; what a large one needed beyond it is
+/// given back.
 const SCRATCH_KEPT: usize = 64 * 1024;
 
-/// What a record in flight takes beside its own bytes: librdkafka's message and our entry for its delivery report.
+/// What a record in flight takes beside its own bytes: librdkafka's message and our entry for its
+/// delivery report.
 const RECORD_OVERHEAD: usize = 512;
 
 /// What a header takes beside its own bytes: librdkafka keeps each in an allocation of its own.
@@ -59,7 +64,8 @@ pub struct Router {
     lsn: String,
     committed_at: String,
     index: String,
-    /// Names and values of the row's own headers, one behind the other, and a key that was found by a pointer.
+    /// Names and values of the row's own headers, one behind the other, and a key that was found by
+    /// a pointer.
     text: String,
     headers: Vec<(Range<usize>, Range<usize>)>,
     /// What came as hexadecimal digits.
@@ -74,7 +80,8 @@ enum Key {
     None,
 }
 
-/// A part of a record: the event's own bytes or a piece of scratch memory, which cannot be borrowed while it still grows.
+/// A part of a record: the event's own bytes or a piece of scratch memory, which cannot be borrowed
+/// while it still grows.
 enum Part<'a> {
     Event(&'a [u8]),
     Text(Range<usize>),
@@ -296,7 +303,8 @@ impl<'a> Record<'a> {
         self.ours.iter().take(self.our_count).copied().chain(theirs)
     }
 
-    /// The bytes that count against the memory budget while the record is in flight: its own and what it takes to keep it.
+    /// The bytes that count against the memory budget while the record is in flight: its own and
+    /// what it takes to keep it.
     pub fn size(&self) -> usize {
         let length = |part: Option<&[u8]>| part.map_or(0, <[u8]>::len);
         let headers = self.headers();
@@ -307,7 +315,8 @@ impl<'a> Record<'a> {
     }
 }
 
-// Key, value and headers are the users' data: a debug print that finds its way into a log must not show them.
+// Key, value and headers are the users' data: a debug print that finds its way into a log must not
+// show them.
 impl fmt::Debug for Record<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Record")

@@ -230,7 +230,8 @@ fn key_at(pointer: &str, payload: Printed<'_>) -> crate::error::Result<Option<St
 #[test]
 fn a_pointer_takes_the_key_out_of_the_payload() {
     let payload = Printed::Verbatim(
-        br#"{"s": "a\"\u00e4", "n": 12345678901234567890.10, "t": true, "z": null, "o": {"l": [7]}, "e": ""}"#,
+        br#"{"s": "a\"\u00e4", "n": 12345678901234567890.10, "t": true, "z": null,
+             "o": {"l": [7]}, "e": ""}"#,
     );
     for (pointer, key) in [
         ("/s", Some("a\"ä")),
@@ -326,6 +327,7 @@ proptest! {
         let hex = format!("\\x{hex}");
         let event = Event { payload: Some(Printed::Hex(hex.as_bytes())), ..EVENT };
         let mut router = by_event_type();
-        prop_assert_eq!(router.record(&event, Origin::Table).unwrap().value, Some(bytes.as_slice()));
+        let record = router.record(&event, Origin::Table).unwrap();
+        prop_assert_eq!(record.value, Some(bytes.as_slice()));
     }
 }

@@ -1,7 +1,8 @@
 //! Which names Kafka takes for a topic, checked before anything is sent.
 //!
-//! A broker refuses such a name for good (`INVALID_TOPIC_EXCEPTION`), so a record that carries one can never be delivered.
-//! The rule is that of Kafka's own `org.apache.kafka.common.internals.Topic`.
+//! A broker refuses such a name for good (`INVALID_TOPIC_EXCEPTION`), so a record that carries one
+//! can never be delivered. The rule is that of Kafka's own
+//! `org.apache.kafka.common.internals.Topic`.
 
 /// The longest name: it becomes a file's name on the broker, with room for the partition's number.
 const NAME_BYTES_MAX: usize = 249;

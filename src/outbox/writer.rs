@@ -1,9 +1,11 @@
-//! The writer's half of the outbox for services in Rust: an event goes into the table in the service's own transaction.
+//! The writer's half of the outbox for services in Rust: an event goes into the table in the
+//! service's own transaction.
 //!
-//! What could never be published is refused here, where somebody can still act on it: an empty type, a topic that Kafka does
-//! not know how to name, a payload that is larger **as Postgres prints it** than a record may be. That last one is checked by
-//! the server in the statement that inserts, because a few kilobytes of JSON (`1e131071`, over and over) can print as more
-//! than the server is able to send. A refused event leaves no row behind and leaves the transaction usable.
+//! What could never be published is refused here, where somebody can still act on it: an empty
+//! type, a topic that Kafka does not know how to name, a payload that is larger **as Postgres
+//! prints it** than a record may be. That last one is checked by the server in the statement that
+//! inserts, because a few kilobytes of JSON (`1e131071`, over and over) can print as more than the
+//! server is able to send. A refused event leaves no row behind and leaves the transaction usable.
 
 use serde_json::Value;
 use tokio_postgres::GenericClient;
@@ -17,8 +19,8 @@ use crate::postgres::sql_error;
 /// The largest payload, measured as Postgres prints it.
 pub const PAYLOAD_BYTES_MAX: i32 = 10 * 1024 * 1024;
 
-/// Inserts `(event_type, topic, payload, largest payload)` unless the payload is too large, and returns the new row's id. The
-/// payload is parsed once.
+/// Inserts `(event_type, topic, payload, largest payload)` unless the payload is too large, and
+/// returns the new row's id. The payload is parsed once.
 const INSERT: &str = "
     WITH event AS MATERIALIZED (SELECT $3::pg_catalog.jsonb AS payload)
     INSERT INTO {{table}} (event_type, topic, event_payload)
@@ -29,7 +31,8 @@ const INSERT: &str = "
 /// Writes events into one outbox table.
 ///
 /// ```no_run
-/// # async fn example(client: &mut tokio_postgres::Client) -> Result<(), Box<dyn std::error::Error>> {
+/// # type Result = std::result::Result<(), Box<dyn std::error::Error>>;
+/// # async fn example(client: &mut tokio_postgres::Client) -> Result {
 /// use outboxd::outbox::{NewEvent, Writer};
 ///
 /// let writer = Writer::new("outbox.outbox")?;
@@ -113,13 +116,15 @@ impl Writer {
         Ok(Writer { table, insert })
     }
 
-    /// Writes one event through `client`, which should be the transaction that also holds the change the event tells of. The
-    /// new row's id is returned. One round trip; no statement is prepared.
+    /// Writes one event through `client`, which should be the transaction that also holds the
+    /// change the event tells of. The new row's id is returned. One round trip; no statement is
+    /// prepared.
     ///
     /// # Errors
     ///
-    /// [`Code::Write`] when the event is one that could never be published, and what the server said when it refused the
-    /// statement. After the former the transaction goes on, after the latter it does not.
+    /// [`Code::Write`] when the event is one that could never be published, and what the server
+    /// said when it refused the statement. After the former the transaction goes on, after the
+    /// latter it does not.
     pub async fn write_event(
         &self,
         client: &impl GenericClient,

@@ -45,7 +45,8 @@ pub struct Begin {
 pub struct Commit {
     /// The start of its commit record.
     pub commit_lsn: Lsn,
-    /// The end of its commit record: the one position that confirms this transaction and nothing of the next.
+    /// The end of its commit record: the one position that confirms this transaction and nothing of
+    /// the next.
     pub end_lsn: Lsn,
     /// When it committed, by the clock of the server where it did.
     pub committed_at: Timestamp,
@@ -130,7 +131,8 @@ impl Truncate<'_> {
 /// A message that was put into the log by a function, not by a table.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct LogicalMessage<'a> {
-    /// Whether it comes inside its transaction; otherwise it stands alone and was sent whether or not that committed.
+    /// Whether it comes inside its transaction; otherwise it stands alone and was sent whether or
+    /// not that committed.
     pub transactional: bool,
     /// The end of its record in the log.
     pub lsn: Lsn,
@@ -140,7 +142,8 @@ pub struct LogicalMessage<'a> {
     pub content: &'a [u8],
 }
 
-// The content may be an event's payload: a debug print that finds its way into a log must not show it.
+// The content may be an event's payload: a debug print that finds its way into a log must not show
+// it.
 impl std::fmt::Debug for LogicalMessage<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("LogicalMessage")
@@ -153,7 +156,8 @@ impl std::fmt::Debug for LogicalMessage<'_> {
 }
 
 impl<'a> Message<'a> {
-    /// Decodes one message, which must fill `bytes` to the end: what an `XLogData` carries behind its header.
+    /// Decodes one message, which must fill `bytes` to the end: what an `XLogData` carries behind
+    /// its header.
     ///
     /// # Errors
     ///

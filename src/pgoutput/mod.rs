@@ -1,14 +1,17 @@
 //! Pure decoder of the `pgoutput` plugin's messages, protocol version 1: bytes in, messages out.
 //!
-//! It owns the shape of the messages and nothing else: no socket, no state between two messages, no idea of an outbox. What
-//! a [`Relation`] means for the rows that follow is the caller's to remember.
+//! It owns the shape of the messages and nothing else: no socket, no state between two messages, no
+//! idea of an outbox. What a [`Relation`] means for the rows that follow is the caller's to
+//! remember.
 //!
-//! It refuses what it does not understand: an unknown letter, a length past the end, bytes left over. Each is an error that
-//! must stop the stream, since a message that is passed over may be an event that is lost. The letters of later protocol
-//! versions (streamed and prepared transactions) count as unknown, because a server sends them only when asked to.
+//! It refuses what it does not understand: an unknown letter, a length past the end, bytes left
+//! over. Each is an error that must stop the stream, since a message that is passed over may be an
+//! event that is lost. The letters of later protocol versions (streamed and prepared transactions)
+//! count as unknown, because a server sends them only when asked to.
 //!
-//! No input makes it panic, and Begin, Commit and Insert, one of which comes with every event, allocate nothing.
-//! The format: <https://www.postgresql.org/docs/current/protocol-logicalrep-message-formats.html>.
+//! No input makes it panic, and Begin, Commit and Insert, one of which comes with every event,
+//! allocate nothing. The format:
+//! <https://www.postgresql.org/docs/current/protocol-logicalrep-message-formats.html>.
 
 #![warn(clippy::indexing_slicing)]
 
@@ -68,7 +71,7 @@ pub enum DecodeError {
 impl From<DecodeError> for Error {
     fn from(cause: DecodeError) -> Self {
         Error::fatal(Code::Replication, "a pgoutput message cannot be decoded")
-            .hint("stopped rather than pass over an event; the server may be newer than this version of outboxd knows")
+            .hint("the server may be newer than this version of outboxd knows; nothing was passed over")
             .source(cause)
     }
 }

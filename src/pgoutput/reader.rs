@@ -1,7 +1,7 @@
 //! A cursor over the bytes of one message.
 //!
-//! Every read checks what is left and hands out a borrow of the input, so that nothing here can panic, allocate or read
-//! past the end, whatever a server sends.
+//! Every read checks what is left and hands out a borrow of the input, so that nothing here can
+//! panic, allocate or read past the end, whatever a server sends.
 
 use crate::pgoutput::DecodeError;
 

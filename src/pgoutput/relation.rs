@@ -1,6 +1,8 @@
-//! The description of a table, which comes before its first row and again after each change of the table.
+//! The description of a table, which comes before its first row and again after each change of the
+//! table.
 //!
-//! A [`Relation`] owns its names: it is kept for all rows that follow, and comes too seldom for its memory to matter.
+//! A [`Relation`] owns its names: it is kept for all rows that follow, and comes too seldom for its
+//! memory to matter.
 
 use crate::pgoutput::DecodeError;
 use crate::pgoutput::reader::Reader;
@@ -67,7 +69,8 @@ impl Relation {
             letter => return Err(DecodeError::UnknownReplicaIdentity(letter)),
         };
         let count = usize::from(reader.column_count()?);
-        // The count is the server's word; memory is set aside only for columns that the bytes can hold.
+        // The count is the server's word; memory is set aside only for columns that the bytes can
+        // hold.
         let mut columns = Vec::with_capacity(count.min(reader.rest().len() / COLUMN_BYTES_MIN));
         for _ in 0..count {
             columns.push(RelationColumn::decode(reader)?);

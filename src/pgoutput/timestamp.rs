@@ -1,7 +1,8 @@
 //! A moment as the replication protocol counts it.
 //!
-//! Postgres counts microseconds from 2000-01-01 UTC in a signed 64-bit integer and has no leap seconds
-//! (<https://www.postgresql.org/docs/current/datatype-datetime.html>). Every value of that integer prints.
+//! Postgres counts microseconds from 2000-01-01 UTC in a signed 64-bit integer and has no leap
+//! seconds (<https://www.postgresql.org/docs/current/datatype-datetime.html>). Every value of that
+//! integer prints.
 
 use std::fmt;
 
@@ -46,9 +47,11 @@ impl fmt::Display for Timestamp {
     }
 }
 
-/// Year, month and day of a day number counted from 2000-01-01, in the Gregorian calendar extended both ways.
+/// Year, month and day of a day number counted from 2000-01-01, in the Gregorian calendar extended
+/// both ways.
 ///
-/// Years are taken to begin on 1 March, so that the leap day is a year's last and month lengths follow one formula.
+/// Years are taken to begin on 1 March, so that the leap day is a year's last and month lengths
+/// follow one formula.
 fn civil_date(day: i64) -> (i64, i64, i64) {
     const DAYS_PER_400_YEARS: i64 = 146_097;
     // From 0000-03-01, the start of such a period, to 2000-01-01.
@@ -72,7 +75,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// The right-hand sides come from `SELECT to_char(timestamptz '2000-01-01 00:00Z' + make_interval(secs => …), …)`.
+    /// The right-hand sides come from `SELECT to_char(timestamptz '2000-01-01 00:00Z' +
+    /// make_interval(secs => …), …)`.
     #[test]
     fn moments_print_as_postgres_prints_them() {
         for (micros, text) in [

@@ -1,7 +1,7 @@
 //! The columns of one row, read from the message in place.
 //!
-//! [`Tuple::decode`] walks the row once and keeps the borrow only when every length in it holds. That is why iterating
-//! cannot fail and needs no memory of its own.
+//! [`Tuple::decode`] walks the row once and keeps the borrow only when every length in it holds.
+//! That is why iterating cannot fail and needs no memory of its own.
 
 use std::fmt;
 
@@ -21,7 +21,8 @@ pub struct Tuple<'a> {
 pub enum Column<'a> {
     /// SQL null.
     Null,
-    /// A value stored out of line that an update left alone, so that the log does not hold it. Never in an insert.
+    /// A value stored out of line that an update left alone, so that the log does not hold it.
+    /// Never in an insert.
     Unchanged,
     /// The value as the type's output function prints it, in the client encoding.
     Text(&'a [u8]),
