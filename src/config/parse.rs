@@ -4,9 +4,11 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
+use std::str::FromStr;
 use std::time::Duration;
 
 use crate::config::faults::{Wrong, shown};
+use crate::error::{Code, Error};
 
 /// Postgres cuts longer names silently, so they are refused.
 /// <https://www.postgresql.org/docs/current/sql-syntax-lexical.html#SQL-SYNTAX-IDENTIFIERS>
@@ -31,6 +33,16 @@ impl TableName {
 impl fmt::Display for TableName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{}", self.schema, self.name)
+    }
+}
+
+impl FromStr for TableName {
+    type Err = Error;
+
+    /// Reads `schema.name` by the rules of SQL: folded to lower case unless quoted.
+    fn from_str(text: &str) -> Result<Self, Error> {
+        table_name(text)
+            .map_err(|wrong| Error::fatal(Code::Config, wrong.problem).hint(wrong.remedy))
     }
 }
 
