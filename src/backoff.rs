@@ -5,7 +5,7 @@ use std::time::Duration;
 /// Yields growing delays until [`reset`](Backoff::reset): each twice the last, never over the cap, moved by up to a fifth to
 /// either side so that many clients of one server do not return in step.
 #[derive(Debug, Clone)]
-pub struct Backoff {
+pub(crate) struct Backoff {
     first: Duration,
     cap: Duration,
     next: Duration,
@@ -13,19 +13,19 @@ pub struct Backoff {
 
 impl Backoff {
     /// Starts at `first` and never waits longer than `cap` plus a fifth.
-    pub const fn new(first: Duration, cap: Duration) -> Self {
+    pub(crate) const fn new(first: Duration, cap: Duration) -> Self {
         Backoff { first, cap, next: first }
     }
 
     /// The delay before the next attempt.
-    pub fn next_delay(&mut self) -> Duration {
+    pub(crate) fn next_delay(&mut self) -> Duration {
         let base = self.next;
         self.next = (base * 2).min(self.cap);
         base.mul_f64(0.8 + 0.4 * fastrand::f64())
     }
 
     /// Begins again with the first delay; to be called when an attempt has made progress.
-    pub fn reset(&mut self) {
+    pub(crate) fn reset(&mut self) {
         self.next = self.first;
     }
 }

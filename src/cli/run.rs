@@ -30,7 +30,7 @@ pub(crate) async fn execute(args: Args) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
     let http_listen = config.http_listen;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), config = ?config, "outboxd starts");
-    let mut publisher = Publisher::new(config)?;
+    let mut publisher = Publisher::new(config);
     let server = match http_listen {
         Some(address) => Some(Server::start(http::bind(address).await?, &publisher)),
         None => None,
@@ -49,7 +49,7 @@ async fn publish(publisher: &mut Publisher, signals: &mut Signals) -> anyhow::Re
         started = publisher.start() => {
             started?;
             tokio::select! {
-                error = publisher.ended() => return Err(error.into()),
+                ended = publisher.ended() => return Ok(ended?),
                 number = signals.next() => number,
             }
         }

@@ -46,6 +46,9 @@ pub enum AfterPublish {
 /// What becomes of rows that are unpublished when a slot is created.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Backlog {
+    /// They are published before the stream begins, unless there are many and no row was ever marked: then somebody else
+    /// keeps account of them, and the publisher refuses to start.
+    Auto,
     /// They are published before the stream begins.
     Publish,
     /// They are left out.
@@ -341,7 +344,7 @@ impl Check {
         );
         let default = match after_publish {
             AfterPublish::Keep => Backlog::Skip,
-            AfterPublish::Mark | AfterPublish::Delete => Backlog::Publish,
+            AfterPublish::Mark | AfterPublish::Delete => Backlog::Auto,
         };
         let choices = [
             ("publish", Backlog::Publish),

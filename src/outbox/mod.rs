@@ -16,7 +16,9 @@ mod columns;
 mod event;
 mod json;
 mod router;
+mod table;
 mod topic;
+mod write_back;
 mod writer;
 
 #[cfg(test)]
@@ -27,5 +29,7 @@ mod router_tests;
 pub use columns::Columns;
 pub use event::{Event, Printed};
 pub use router::{Origin, Record, Router};
+pub(crate) use table::{PAGE, TableRow, UnpublishedRows};
 pub use topic::{TopicFault, check_topic};
+pub(crate) use write_back::{CurrentServer, Mark, WriteBack};
 pub use writer::{NewEvent, PAYLOAD_BYTES_MAX, Payload, Writer};

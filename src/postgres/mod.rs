@@ -9,7 +9,7 @@ pub mod preflight;
 pub mod publication;
 mod session;
 pub mod slot;
-mod sqlstate;
+pub(crate) mod sqlstate;
 pub mod table;
 pub(crate) mod tls;
 
@@ -22,6 +22,7 @@ use crate::error::{Code, Error, Result};
 pub(crate) use self::preflight::Fault;
 pub use self::session::{Session, connect};
 pub use self::sqlstate::ServerError;
+pub use self::table::TableShape;
 pub(crate) use self::sqlstate::{classify, sqlstate};
 
 /// One history of the log. Log positions and row ids of one lineage mean nothing in another.

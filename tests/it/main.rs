@@ -1,5 +1,6 @@
 //! The integration tests: one binary, a module a promise, on real servers.
 #![allow(clippy::unwrap_used, clippy::large_futures, missing_docs)]
 
+mod publish;
 mod services;
 mod support;

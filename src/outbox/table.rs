@@ -1,0 +1,117 @@
+//! Reading unpublished rows from the table: the way of everything that the slot does not bring (the backlog of a first start, healing).
+//!
+//! Reads by ascending id, a page at a time and never the same row twice in a pass, so that a pass ends whatever cannot be marked. An index
+//! `(id) WHERE published_at IS NULL` makes a page cost what it holds. A row becomes the same [`Event`](crate::outbox::Event) as an insert
+//! from the stream; only what the stream alone knows is absent.
+
+use tokio_postgres::Row;
+
+use crate::config::{Config, TableName};
+use crate::error::Result;
+use crate::outbox::{Columns, Event};
+use crate::postgres::{Session, TableShape};
+
+/// Rows a page: enough to hide a round trip, few enough to hold.
+pub(crate) const PAGE: usize = 1_000;
+
+/// The statements for one table, as it is now.
+#[derive(Debug)]
+pub(crate) struct UnpublishedRows {
+    table: TableName,
+    columns: Columns,
+    page: String,
+}
+
+/// One row, as it was read.
+#[derive(Debug)]
+pub(crate) struct TableRow {
+    row: Row,
+    fields: usize,
+}
+
+impl TableRow {
+    /// The transaction that inserted the row, or changed it last.
+    pub(crate) fn xid(&self) -> u32 {
+        self.row.get::<_, i64>(self.fields + 1) as u32
+    }
+
+    /// The row's id.
+    pub(crate) fn id(&self) -> i64 {
+        self.row.get(self.fields)
+    }
+
+    /// When it was created, in microseconds since 1970; 0 where the table does not tell.
+    pub(crate) fn created_micros(&self) -> i64 {
+        self.row.get::<_, Option<i64>>(self.fields + 2).unwrap_or(0)
+    }
+}
+
+impl UnpublishedRows {
+    /// For a table that passed the preflight check.
+    ///
+    /// # Errors
+    /// `CONFIG_ERROR` when a column that is needed is not there.
+    pub(crate) fn new(config: &Config, shape: &TableShape) -> Result<Self> {
+        let columns = shape.columns.iter().filter(|column| column.can_select);
+        let columns = columns.map(|column| (column.name.as_str(), column.type_name.as_str()));
+        let columns = Columns::of_table(&config.table, columns, &config.key)?;
+        let list = columns.select_list();
+        // The session's time zone is the writers', so a timestamp without zone means the same moment to both.
+        let created = match shape.column("created_at") {
+            Some(_) => "(extract(epoch FROM created_at::timestamptz) * 1000000)::bigint",
+            None => "NULL::bigint",
+        };
+        let page = format!(
+            "SELECT {list}, id::bigint, xmin::text::bigint, {created} FROM {table} \
+             WHERE published_at IS NULL AND id > $1::bigint ORDER BY id LIMIT {PAGE}",
+            table = config.table.quoted(),
+        );
+        Ok(UnpublishedRows { table: config.table.clone(), columns, page })
+    }
+
+    /// The next page of unpublished rows above `after`, by id. Fewer than [`PAGE`] rows: there were no more.
+    pub(crate) async fn page(&self, session: &Session, after: i64) -> Result<Vec<TableRow>> {
+        let what = format!("reading unpublished rows of {}", self.table);
+        let rows = session.bounded(&what, session.query(&self.page, &[&after])).await?;
+        let with_fields = |row: Row| TableRow { fields: row.len() - 3, row };
+        Ok(rows.into_iter().map(with_fields).collect())
+    }
+
+    /// The row's event.
+    pub(crate) fn event<'a>(&self, row: &'a TableRow) -> Result<Event<'a>> {
+        self.columns.event_from_row(&row.row)
+    }
+
+    /// Those of the ids whose rows are marked as published by now.
+    pub(crate) async fn published(&self, session: &Session, ids: &[i64]) -> Result<Vec<i64>> {
+        let what = format!("reading published rows of {}", self.table);
+        let published = format!(
+            "SELECT id::bigint FROM {} WHERE id = ANY ($1::bigint[]) AND published_at IS NOT NULL",
+            self.table.quoted()
+        );
+        let rows = session.bounded(&what, session.query(&published, &[&ids])).await?;
+        Ok(rows.iter().map(|row| row.get(0)).collect())
+    }
+
+    /// How many rows are unpublished (counted up to `limit`), the oldest of them, and whether any row was ever marked.
+    pub(crate) async fn survey(&self, session: &Session, limit: i64) -> Result<Survey> {
+        let what = format!("counting unpublished rows of {}", self.table);
+        let survey = format!(
+            "WITH unpublished AS (SELECT created_at::text AS at FROM {table} \
+                                  WHERE published_at IS NULL ORDER BY id LIMIT $1) \
+             SELECT count(*), min(at), EXISTS (SELECT FROM {table} WHERE published_at IS NOT NULL) \
+             FROM unpublished",
+            table = self.table.quoted()
+        );
+        let row = session.bounded(&what, session.query_one(&survey, &[&limit])).await?;
+        Ok(Survey { unpublished: row.get(0), oldest: row.get(1), ever_marked: row.get(2) })
+    }
+}
+
+/// What a look at the whole table shows.
+#[derive(Debug)]
+pub(crate) struct Survey {
+    pub(crate) unpublished: i64,
+    pub(crate) oldest: Option<String>,
+    pub(crate) ever_marked: bool,
+}

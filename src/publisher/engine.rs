@@ -1,0 +1,498 @@
+//! Every decision of the publisher: a pure state machine from what happened to what to do.
+//!
+//! Inputs are methods (a decoded change, a keepalive, a delivery report, a write-back result, the time, stop); outputs are
+//! taken with [`Engine::output`]. No socket, clock, task or log inside: the driver carries things out and decides nothing, and a
+//! test can play any order of events with a crash between any two.
+//!
+//! What always holds, and is asserted in debug builds here and in [`Tracker`]:
+//!
+//! - I1 the reported flush position never passes an event that Kafka has not acknowledged, or (with mark and delete) whose row is
+//!   not written back: confirmed means marked;
+//! - I2 it never goes back within a lineage, and never lies below where the slot stood;
+//! - I3 it is the slot's start, the end of a transaction that was received whole and settled, or a keepalive's position with nothing
+//!   older pending;
+//! - I4 flush ≤ write = what was received; apply = flush;
+//! - I5 no position is computed; [`Lsn`] has no arithmetic;
+//! - I6 an event is named by commit position and index in its transaction, and commit positions grow;
+//! - I7 bytes in flight stay below the limit plus one event; at the limit we stop reading, never reporting;
+//! - I8 only a Commit closes a transaction; what was handed over of one that was cut in two is skipped when it comes again;
+//! - I9 an event is settled by Kafka's acknowledgement and the write-back, by nothing else: a log line settles nothing;
+//! - I10 one task drives all this, and the reports end with it;
+//! - I11 tracker, write-back and retries belong to one lineage: [`Engine::reset`] drops them together;
+//! - I12 whoever waits has a name: what is not read, not acknowledged or not written back shows in [`Engine::snapshot`].
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use crate::config::{AfterPublish, Config};
+use crate::error::{Code, Error};
+use crate::lsn::Lsn;
+use crate::outbox::Mark;
+use crate::publisher::cadence::Cadence;
+use crate::publisher::tracker::{Accepted, Ticket, Tracker, Violation};
+use crate::publisher::write_queue::WriteQueue;
+
+/// The limits an engine works by.
+#[derive(Debug, Clone)]
+pub(crate) struct Limits {
+    pub(crate) after_publish: AfterPublish,
+    /// Events that wait for the write-back before it starts.
+    pub(crate) batch_size: usize,
+    /// The longest an event waits for the write-back.
+    pub(crate) process_interval: Duration,
+    /// Bytes of events in flight.
+    pub(crate) memory_limit: usize,
+    /// Attempts for an event that Kafka refuses.
+    pub(crate) attempts: u32,
+    /// A report at least this often.
+    pub(crate) status_interval: Duration,
+    /// A server that is silent this long while we read is looked at.
+    pub(crate) silence: Duration,
+}
+
+impl Limits {
+    /// The limits that a configuration asks for.
+    pub(crate) fn of(config: &Config) -> Self {
+        Limits {
+            after_publish: config.after_publish,
+            batch_size: config.batch_size,
+            process_interval: config.process_interval,
+            memory_limit: config.memory_limit,
+            attempts: config.max_retries,
+            status_interval: WAL_SENDER_TIMEOUT / 3,
+            silence: SILENCE,
+        }
+    }
+}
+
+/// Asked of the server for our session: how soon it lets go of a client that is gone.
+pub(crate) const WAL_SENDER_TIMEOUT: Duration = Duration::from_secs(30);
+const SILENCE: Duration = Duration::from_secs(25);
+
+/// The largest write-back: one statement over this many rows.
+pub(crate) const WRITE_BACK_MAX: usize = 5_000;
+
+/// What the driver is to do.
+#[derive(Debug)]
+pub(crate) enum Output {
+    /// Send a standby status update.
+    Status {
+        write: Lsn,
+        flush: Lsn,
+        ask_reply: bool,
+    },
+    /// Write these rows back, then call [`Engine::written_back`].
+    WriteBack(Vec<Mark>),
+    /// Find out over SQL what our walsender does, then call [`Engine::walsender`].
+    LookAtWalsender,
+    /// This session, or this run over the table, is over.
+    End(End),
+}
+
+/// Why it is over.
+#[derive(Debug)]
+pub(crate) enum End {
+    /// Asked to stop, everything acknowledged, written back and confirmed.
+    Stopped,
+    /// The server is shutting down and waits for us to let go.
+    ServerStopping,
+    /// The server is silent and its walsender is gone or idle.
+    Silent,
+    /// Kafka refused an event: to be sent again from the last confirmed position, after everything in flight has been reported.
+    Refused(Error),
+    /// Kafka refused the same event in every attempt it had.
+    GaveUp(Error),
+    /// The stream contradicts what was received before: to be dropped and begun again at the slot's position.
+    Violated(Violation),
+}
+
+impl End {
+    /// What it means for the attempt that it ended.
+    pub(crate) fn into_error(self, config: &Config) -> Error {
+        match self {
+            End::Stopped | End::ServerStopping => {
+                Error::transient(Code::Connect, "the server is shutting down")
+            }
+            End::Silent => {
+                let message = "the server sends nothing and its walsender is idle or gone";
+                Error::transient(Code::Connect, message)
+            }
+            End::Violated(violation) => {
+                let message = "the stream does not go on where it had stopped";
+                Error::transient(Code::Replication, message).source(violation)
+            }
+            End::Refused(refusal) => {
+                let message = "an event was refused, going back to what is confirmed";
+                Error::transient(Code::Publish, message).source(refusal)
+            }
+            End::GaveUp(refusal) => {
+                let message = format!(
+                    "Kafka refused an event in each of {} attempts",
+                    config.max_retries
+                );
+                Error::fatal(Code::Publish, message).source(refusal)
+            }
+        }
+    }
+}
+
+/// What to do with what the server sends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Intake {
+    /// Read, decode, hand over.
+    Open,
+    /// Do not read: enough is in flight.
+    Paused,
+    /// Read and throw away: only keepalives count.
+    Discard,
+}
+
+/// What a look at our walsender over SQL has shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Walsender {
+    /// There, and busy with decoding.
+    Busy,
+    /// There, and waiting for something to send.
+    Idle,
+    /// Not there.
+    Gone,
+}
+
+#[derive(Debug)]
+enum Mode {
+    Running,
+    /// Kafka refused an event; what is in flight is awaited.
+    Rewinding(Option<Error>),
+    Stopping {
+        final_keepalives: u32,
+    },
+}
+
+/// See the module's head.
+#[derive(Debug)]
+pub(crate) struct Engine {
+    limits: Limits,
+    tracker: Tracker,
+    queue: WriteQueue,
+    session: Option<Cadence>,
+    mode: Mode,
+    reported: Lsn,
+    decoding: bool,
+    refused: Option<(i64, u32, u32)>,
+    outputs: VecDeque<Output>,
+}
+
+/// Figures for status and metrics.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Snapshot {
+    pub(crate) received: Lsn,
+    pub(crate) confirmed: Lsn,
+    pub(crate) in_flight_count: u64,
+    pub(crate) in_flight_bytes: usize,
+    pub(crate) unmarked_count: usize,
+    /// Rows that were tried and could not be written back yet.
+    pub(crate) deferred_count: usize,
+    pub(crate) oldest: Option<Accepted>,
+    /// The server decodes something that sends us nothing.
+    pub(crate) decoding: bool,
+}
+
+impl Engine {
+    /// Nothing received yet; no session.
+    pub(crate) fn new(limits: Limits) -> Self {
+        let queue = WriteQueue::new(limits.batch_size, WRITE_BACK_MAX, limits.process_interval);
+        Engine {
+            limits,
+            tracker: Tracker::new(Lsn::INVALID),
+            queue,
+            session: None,
+            mode: Mode::Running,
+            reported: Lsn::INVALID,
+            decoding: false,
+            refused: None,
+            outputs: VecDeque::new(),
+        }
+    }
+
+    /// Another lineage, or a rewind: everything in memory is dropped, and the stream begins at `start`, the slot's position.
+    pub(crate) fn reset(&mut self, start: Lsn) {
+        self.tracker.reset(start);
+        self.queue.clear();
+        self.outputs.clear();
+        self.reported = start;
+        if let Mode::Rewinding(_) = self.mode {
+            self.mode = Mode::Running;
+        }
+    }
+
+    /// A session streams from now on.
+    pub(crate) fn session_started(&mut self, now: Duration) {
+        self.outputs.clear();
+        self.session = Some(Cadence::new(
+            now,
+            self.limits.status_interval,
+            self.limits.silence,
+        ));
+        self.poll(now);
+    }
+
+    /// The session is over, for whatever reason; reports and write-backs of its events stay welcome.
+    pub(crate) fn session_ended(&mut self) {
+        self.session = None;
+        self.decoding = false;
+        self.tracker.interrupt();
+        self.outputs
+            .retain(|output| matches!(output, Output::WriteBack(_)));
+    }
+
+    /// Begin of a transaction.
+    pub(crate) fn begin(&mut self, commit_lsn: Lsn) {
+        let result = self.tracker.begin(commit_lsn);
+        self.check(result);
+    }
+
+    /// A decoded change of any kind. Its index in the transaction, or `None` where an earlier session handed it over.
+    pub(crate) fn change(&mut self) -> Option<u32> {
+        let result = self.tracker.change();
+        self.check(result).flatten()
+    }
+
+    /// The change just counted is an event: its ticket. The record must be handed to Kafka now.
+    pub(crate) fn accept(&mut self, event: Accepted) -> Option<Ticket> {
+        let result = self.tracker.accept(event);
+        self.check(result)
+    }
+
+    /// A row read from the table is an event: its ticket. The record must be handed to Kafka now.
+    pub(crate) fn accept_row(&mut self, event: Accepted) -> Ticket {
+        self.tracker.accept_row(event)
+    }
+
+    /// Commit of the transaction.
+    pub(crate) fn commit(&mut self, commit_lsn: Lsn, end_lsn: Lsn) {
+        let result = self.tracker.commit(commit_lsn, end_lsn);
+        self.check(result);
+    }
+
+    fn check<T>(&mut self, result: Result<T, Violation>) -> Option<T> {
+        result
+            .map_err(|violation| {
+                self.outputs
+                    .push_back(Output::End(End::Violated(violation)))
+            })
+            .ok()
+    }
+
+    /// A keepalive of the server.
+    pub(crate) fn keepalive(&mut self, now: Duration, wal_end: Lsn, reply_requested: bool) {
+        let drained = self.is_drained();
+        if let Mode::Stopping { final_keepalives } = &mut self.mode {
+            *final_keepalives += u32::from(drained);
+        } else {
+            let result = self.tracker.keepalive(wal_end);
+            self.check(result);
+        }
+        if let Some(session) = &mut self.session
+            && session.keepalive(now, wal_end, reply_requested)
+        {
+            self.outputs.push_back(Output::End(End::ServerStopping));
+        }
+    }
+
+    /// Bytes came from the server.
+    pub(crate) fn heard(&mut self, now: Duration) {
+        self.decoding = false;
+        if let Some(session) = &mut self.session {
+            session.heard(now);
+        }
+    }
+
+    /// Kafka's report on a record. What was remembered of it, unless it belongs to a time before a reset.
+    pub(crate) fn delivered(
+        &mut self,
+        now: Duration,
+        ticket: Ticket,
+        outcome: Result<(), Error>,
+    ) -> Option<Accepted> {
+        let refusal = match outcome {
+            Ok(()) => {
+                let accepted = self.tracker.acknowledge(ticket)?;
+                match self.limits.after_publish {
+                    AfterPublish::Keep => self.tracker.settle(ticket),
+                    AfterPublish::Mark | AfterPublish::Delete => self.queue.push(now, ticket),
+                }
+                return Some(accepted);
+            }
+            Err(refusal) => refusal,
+        };
+        let Accepted { row, xid, .. } = self.tracker.acknowledge(ticket)?;
+        let attempts = match self.refused {
+            Some((known, by, attempts)) if (known, by) == (row, xid) => attempts + 1,
+            _ => 1,
+        };
+        if !matches!(self.mode, Mode::Rewinding(_)) {
+            self.refused = Some((row, xid, attempts));
+            self.mode = Mode::Rewinding(Some(refusal));
+        }
+        None
+    }
+
+    /// A batch came back from the table; `settled` is set on what needs nothing more.
+    pub(crate) fn written_back(&mut self, now: Duration, marks: &[Mark]) {
+        for mark in marks.iter().filter(|mark| mark.settled) {
+            self.tracker.settle(mark.ticket);
+        }
+        let first = self.tracker.first_ticket();
+        let unsettled = marks
+            .iter()
+            .filter(|mark| !mark.settled && mark.ticket >= first);
+        self.queue.written(now, unsettled.map(|mark| mark.ticket));
+    }
+
+    /// What a look at the walsender has shown.
+    pub(crate) fn walsender(&mut self, now: Duration, walsender: Walsender) {
+        match walsender {
+            Walsender::Busy => {
+                self.heard(now);
+                self.decoding = true;
+            }
+            Walsender::Idle | Walsender::Gone => self.outputs.push_back(Output::End(End::Silent)),
+        }
+    }
+
+    /// No new work from now on; [`End::Stopped`] follows when all that was begun is done.
+    pub(crate) fn stop(&mut self) {
+        if !matches!(self.mode, Mode::Stopping { .. }) {
+            self.mode = Mode::Stopping {
+                final_keepalives: 0,
+            };
+        }
+    }
+
+    /// While stopping: where the slot stands, or `None` if the server does not tell any more.
+    pub(crate) fn slot_position(&mut self, position: Option<Lsn>) {
+        let Mode::Stopping { final_keepalives } = self.mode else {
+            return;
+        };
+        if !self.is_drained() {
+            return;
+        }
+        let confirmed = match position {
+            Some(position) => position >= self.tracker.flushed(),
+            None => final_keepalives >= 2,
+        };
+        if confirmed {
+            self.outputs.push_back(Output::End(End::Stopped));
+        }
+    }
+
+    /// Time has passed, or inputs came: adds the outputs that are due.
+    pub(crate) fn poll(&mut self, now: Duration) {
+        let reading = self.intake() != Intake::Paused;
+        let stopping = matches!(self.mode, Mode::Stopping { .. });
+        let drained = self.is_drained();
+        if let Mode::Rewinding(refusal) = &mut self.mode
+            && drained
+            && let Some(refusal) = refusal.take()
+        {
+            let gave_up = self
+                .refused
+                .is_some_and(|(.., attempts)| attempts >= self.limits.attempts);
+            let end = if gave_up {
+                End::GaveUp(refusal)
+            } else {
+                End::Refused(refusal)
+            };
+            self.outputs.push_back(Output::End(end));
+        }
+        let urgent = stopping || !reading || self.session.is_none();
+        if let Some(tickets) = self.queue.take(now, urgent) {
+            let mark = |ticket| {
+                let Accepted { row, xid, .. } = self.tracker.accepted(ticket)?;
+                Some(Mark {
+                    ticket,
+                    row,
+                    xid,
+                    settled: false,
+                })
+            };
+            let marks: Vec<Mark> = tickets.filter_map(mark).collect();
+            self.outputs.push_back(Output::WriteBack(marks));
+        }
+        let (write, flush) = (self.tracker.received(), self.tracker.flushed());
+        debug_assert!(
+            flush >= self.reported,
+            "a confirmed position never goes back"
+        );
+        debug_assert!(flush <= write, "nothing is confirmed that was not received");
+        let Some(session) = &mut self.session else {
+            return;
+        };
+        session.reading(now, reading);
+        if let Some(due) = session.status_due(now, flush) {
+            self.reported = flush;
+            let ask_reply = due.ask_reply || (stopping && drained);
+            self.outputs.push_back(Output::Status {
+                write,
+                flush,
+                ask_reply,
+            });
+        }
+        if session.silent(now) {
+            self.outputs.push_back(Output::LookAtWalsender);
+        }
+    }
+
+    /// The next thing to do, if any.
+    pub(crate) fn output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// When [`poll`](Engine::poll) has to be called though nothing else happens.
+    pub(crate) fn deadline(&self) -> Option<Duration> {
+        let session = self
+            .session
+            .as_ref()
+            .map(|session| session.deadline(self.tracker.flushed()));
+        [session, self.queue.deadline()].into_iter().flatten().min()
+    }
+
+    /// What to do with what the server sends.
+    pub(crate) fn intake(&self) -> Intake {
+        match self.mode {
+            Mode::Stopping { .. } => Intake::Discard,
+            Mode::Rewinding(_) => Intake::Paused,
+            Mode::Running if self.tracker.bytes() < self.limits.memory_limit => Intake::Open,
+            Mode::Running => Intake::Paused,
+        }
+    }
+
+    /// Whether nothing is in flight and nothing waits for the write-back.
+    pub(crate) fn is_drained(&self) -> bool {
+        self.tracker.in_flight_count() == 0 && self.queue.len() == 0
+    }
+
+    /// Where the next session of this lineage starts: everything before it was received whole.
+    pub(crate) fn resume_at(&self) -> Lsn {
+        self.tracker.complete()
+    }
+
+    /// The last position reported to the server as flushed.
+    pub(crate) fn reported(&self) -> Lsn {
+        self.reported
+    }
+
+    /// Figures for status and metrics.
+    pub(crate) fn snapshot(&self) -> Snapshot {
+        Snapshot {
+            received: self.tracker.received(),
+            confirmed: self.tracker.flushed(),
+            in_flight_count: self.tracker.in_flight_count(),
+            in_flight_bytes: self.tracker.in_flight_bytes(),
+            unmarked_count: self.queue.len(),
+            deferred_count: self.queue.deferred_count(),
+            oldest: self.tracker.oldest_in_flight(),
+            decoding: self.decoding,
+        }
+    }
+}

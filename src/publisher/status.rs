@@ -1,0 +1,201 @@
+//! What the publisher shows of itself: a snapshot for status, health and people.
+//!
+//! Owns the board that the engine's task writes and everybody else reads. Readers never hold up the writer: the board is written a few
+//! times a second, under a lock held for one assignment.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use serde::Serialize;
+
+/// Where the publisher is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Phase {
+    /// Connecting to Postgres for the first time.
+    Connecting,
+    /// Another instance publishes; this one waits to take over.
+    Standby,
+    /// Publishing rows from the table, before the stream begins.
+    Backlog,
+    /// Streaming from the slot.
+    Streaming,
+    /// The session was lost; connecting again.
+    Reconnecting,
+    /// Finishing what was begun.
+    Stopping,
+    /// Stopped as asked.
+    Stopped,
+    /// Ended by an error that needs a person.
+    Failed,
+}
+
+/// Something the publisher waits for, by name.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Waiting {
+    /// `kafka`, `lock`, `snapshot`, `decoding`, `write-back` or `postgres`.
+    pub on: &'static str,
+    /// Which topic, which other instance, which transaction.
+    pub detail: String,
+    /// For how long.
+    pub seconds: f64,
+}
+
+/// The slot as the server sees it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct SlotHealth {
+    /// Bytes of log between what the slot has confirmed and the server's position.
+    pub lag_bytes: i64,
+    /// Bytes of log that the server keeps for the slot.
+    pub retained_bytes: i64,
+    /// Bytes of log that may still be written before the slot is lost; absent without `max_slot_wal_keep_size`.
+    pub safe_wal_size: Option<i64>,
+    /// `reserved`, `extended`, `unreserved` or `lost`.
+    pub wal_status: Option<String>,
+    /// Whether a session streams from it.
+    pub active: bool,
+}
+
+/// A snapshot of the publisher.
+#[derive(Debug, Clone, Serialize)]
+pub struct Status {
+    /// Where it is in its life.
+    pub phase: Phase,
+    /// What it waits for, if anything.
+    pub waiting: Option<Waiting>,
+    /// The replication slot.
+    pub slot: String,
+    /// The publication.
+    pub publication: String,
+    /// The outbox table.
+    pub table: String,
+    /// The server's system identifier, once connected.
+    pub system_id: Option<String>,
+    /// The server's timeline, once connected.
+    pub timeline: Option<u32>,
+    /// Highest position received.
+    pub received_lsn: Option<String>,
+    /// Highest position that may be confirmed.
+    pub confirmed_lsn: Option<String>,
+    /// Events acknowledged by Kafka since the start.
+    pub published_total: u64,
+    /// Records handed to Kafka and not acknowledged.
+    pub in_flight_records: u64,
+    /// Bytes of those records.
+    pub in_flight_bytes: u64,
+    /// Events that Kafka has and the table does not know of yet.
+    pub unmarked_records: u64,
+    /// Age of the oldest record that Kafka has not acknowledged.
+    pub oldest_unacknowledged_seconds: f64,
+    /// The slot as the server saw it last.
+    pub slot_health: Option<SlotHealth>,
+    /// Sessions that were lost.
+    pub reconnects: u64,
+    /// The last error, with its causes.
+    pub last_error: Option<String>,
+    /// How long ago the engine's loop turned last.
+    pub loop_age_seconds: f64,
+}
+
+/// The board itself: written by the engine's task, read by anybody.
+#[derive(Debug)]
+pub(crate) struct Board {
+    status: Mutex<Status>,
+    born: Instant,
+    turned_millis: AtomicU64,
+    waiting_since: Mutex<Option<(&'static str, Instant)>>,
+}
+
+impl Board {
+    pub(crate) fn new(slot: &str, publication: &str, table: &str) -> Self {
+        let status = Status {
+            phase: Phase::Connecting,
+            waiting: None,
+            slot: slot.to_owned(),
+            publication: publication.to_owned(),
+            table: table.to_owned(),
+            system_id: None,
+            timeline: None,
+            received_lsn: None,
+            confirmed_lsn: None,
+            published_total: 0,
+            in_flight_records: 0,
+            in_flight_bytes: 0,
+            unmarked_records: 0,
+            oldest_unacknowledged_seconds: 0.0,
+            slot_health: None,
+            reconnects: 0,
+            last_error: None,
+            loop_age_seconds: 0.0,
+        };
+        Board {
+            status: Mutex::new(status),
+            born: Instant::now(),
+            turned_millis: AtomicU64::new(0),
+            waiting_since: Mutex::new(None),
+        }
+    }
+
+    /// The loop has turned.
+    pub(crate) fn turn(&self) {
+        self.turned_millis
+            .store(self.born.elapsed().as_millis() as u64, Ordering::Relaxed);
+    }
+
+    pub(crate) fn phase(&self, phase: Phase) {
+        self.turn();
+        self.lock().phase = phase;
+    }
+
+    /// Names what is waited for; the same name keeps its beginning.
+    pub(crate) fn wait(&self, waiting: Option<(&'static str, String)>) {
+        let mut since = self
+            .waiting_since
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let Some((on, detail)) = waiting else {
+            *since = None;
+            self.lock().waiting = None;
+            return;
+        };
+        let began = match *since {
+            Some((name, began)) if name == on => began,
+            _ => Instant::now(),
+        };
+        *since = Some((on, began));
+        let seconds = began.elapsed().as_secs_f64();
+        self.lock().waiting = Some(Waiting {
+            on,
+            detail,
+            seconds,
+        });
+    }
+
+    pub(crate) fn update(&self, change: impl FnOnce(&mut Status)) {
+        self.turn();
+        change(&mut self.lock());
+    }
+
+    pub(crate) fn read(&self) -> Status {
+        let mut status = self.lock().clone();
+        let turned = self.turned_millis.load(Ordering::Relaxed);
+        let age = (self.born.elapsed().as_millis() as u64).saturating_sub(turned);
+        status.loop_age_seconds = age as f64 / 1000.0;
+        if matches!(status.phase, Phase::Stopped | Phase::Failed) {
+            status.loop_age_seconds = 0.0;
+        }
+        let since = self
+            .waiting_since
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let (Some(waiting), Some((_, began))) = (&mut status.waiting, *since) {
+            waiting.seconds = began.elapsed().as_secs_f64();
+        }
+        status
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Status> {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,290 @@
+//! One session: reads the slot's stream, feeds the engine, carries out what it decides. Decides nothing itself.
+//!
+//! One task owns socket, decoder and timers, so nothing of a session can outlive it. Messages are decoded where they lie in the
+//! connection's buffer and handed on from there: no channel, no copy and no allocation for an event.
+//!
+//! Under backlog the task sleeps for a moment after each short read. A server that decodes wakes its reader for every message, and
+//! spends more than half of its time on it; a reader that lets bytes gather makes the server faster. When the stream is nearly
+//! idle, every message is taken at once.
+
+use std::collections::{HashMap, HashSet};
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+
+use crate::config::Config;
+use crate::error::{Code, Error, Result};
+use crate::lsn::Lsn;
+use crate::outbox::{Columns, Origin};
+use crate::pgoutput::{Begin, Insert, Message, Relation};
+use crate::postgres::Session;
+use crate::publisher::engine::{End, Intake, Output};
+use crate::publisher::forwarder::Forwarder;
+use crate::publisher::pace::Pace;
+use crate::publisher::watch::Watch;
+use crate::replication::{Frame, ReplicationClient, StandbyStatusUpdate};
+
+/// How often the board is brought up to date.
+const SHOW: Duration = Duration::from_millis(250);
+
+/// Rows that were published from the table while the slot was being made: the stream brings some of them again.
+#[derive(Debug, Default)]
+pub(crate) struct Already {
+    pub(crate) rows: HashSet<i64>,
+    /// Behind this position none of them comes.
+    pub(crate) until: Lsn,
+}
+
+/// See the module's head.
+pub(crate) struct Stream<'a> {
+    forwarder: &'a mut Forwarder,
+    client: &'a mut ReplicationClient,
+    watch: Watch<'a>,
+    decoder: Decoder<'a>,
+    pace: Pace,
+    shown: Instant,
+}
+
+impl<'a> Stream<'a> {
+    /// A session that has just been started.
+    pub(crate) fn new(
+        config: &'a Config,
+        forwarder: &'a mut Forwarder,
+        client: &'a mut ReplicationClient,
+        session: &'a Session,
+        already: &'a mut Already,
+    ) -> Self {
+        let watch = Watch::new(session, &config.slot, client.backend_pid());
+        let pace = Pace::new(client.transport());
+        let decoder = Decoder {
+            config,
+            already,
+            tables: HashMap::new(),
+            begin: None,
+        };
+        Stream {
+            forwarder,
+            client,
+            watch,
+            decoder,
+            pace,
+            shown: Instant::now(),
+        }
+    }
+
+    /// Streams until the engine says that it is over, or something breaks.
+    ///
+    /// # Errors
+    /// Of the connection and the stream: transient ones are for a new session.
+    pub(crate) async fn run(&mut self, stop: &mut watch::Receiver<bool>) -> Result<End> {
+        let now = self.forwarder.tick();
+        self.forwarder.engine.session_started(now);
+        let end = self.turn_until_over(stop).await;
+        self.forwarder.engine.session_ended();
+        end
+    }
+
+    async fn turn_until_over(&mut self, stop: &mut watch::Receiver<bool>) -> Result<End> {
+        loop {
+            let now = self.forwarder.tick();
+            if stop_requested(stop) {
+                self.forwarder.engine.stop();
+            }
+            self.read(now)?;
+            self.forwarder.take_reports()?;
+            self.forwarder.engine.poll(now);
+            if let Some(end) = self.carry_out() {
+                self.client.try_flush()?;
+                return Ok(end);
+            }
+            let flushed = self.client.try_flush()?;
+            self.show();
+            self.wait(stop, flushed).await?;
+        }
+    }
+
+    /// Takes what is there, whole messages at a time, until there is no more or enough is in flight.
+    fn read(&mut self, now: Duration) -> Result<()> {
+        if self.forwarder.engine.intake() != Intake::Paused {
+            let bytes = self.client.try_read()?;
+            if bytes > 0 {
+                self.pace.read(bytes);
+                self.forwarder.engine.heard(now);
+            }
+        }
+        loop {
+            let intake = self.forwarder.engine.intake();
+            if intake == Intake::Paused {
+                return Ok(());
+            }
+            match self.client.next()? {
+                None => return Ok(()),
+                Some(Frame::XLogData { payload, .. }) if intake == Intake::Open => {
+                    self.decoder.take(payload, self.forwarder)?;
+                }
+                Some(Frame::XLogData { .. }) => {}
+                Some(Frame::Keepalive {
+                    wal_end,
+                    reply_requested,
+                    ..
+                }) => {
+                    self.forwarder
+                        .engine
+                        .keepalive(now, wal_end, reply_requested);
+                }
+                Some(Frame::CopyDone) => {
+                    return Err(Error::transient(
+                        Code::Replication,
+                        "the server ended the stream",
+                    ));
+                }
+            }
+        }
+    }
+
+    fn carry_out(&mut self) -> Option<End> {
+        while let Some(output) = self.forwarder.engine.output() {
+            match output {
+                Output::Status {
+                    write,
+                    flush,
+                    ask_reply,
+                } => {
+                    let reply_requested = ask_reply;
+                    self.client.queue_status(StandbyStatusUpdate {
+                        write,
+                        flush,
+                        apply: flush,
+                        reply_requested,
+                    });
+                }
+                Output::WriteBack(marks) => self.forwarder.write(marks),
+                Output::LookAtWalsender => self.watch.look_at_walsender(),
+                Output::End(end) => return Some(end),
+            }
+        }
+        None
+    }
+
+    /// Sleeps until there is something to do: for a moment under backlog, else until a byte, a report or a deadline.
+    async fn wait(&mut self, stop: &mut watch::Receiver<bool>, flushed: bool) -> Result<()> {
+        let intake = self.forwarder.engine.intake();
+        let backlog = intake != Intake::Paused && self.pace.backlog();
+        if backlog {
+            self.pace.sleep();
+        }
+        self.watch.hasten(intake == Intake::Discard);
+        // Reading writes what is queued as well; without it, the reports still have to go out.
+        let reading = !backlog && intake != Intake::Paused;
+        let rest = self.forwarder.rest(SHOW);
+        let stopping = stop_requested(stop);
+        tokio::select! {
+            biased;
+            _ = stop.changed(), if !stopping => {}
+            seen = self.watch.seen() => self.watch.tell(seen?, self.forwarder),
+            result = self.forwarder.progressed() => result?,
+            result = socket(self.client, reading), if reading || !flushed => result?,
+            () = tokio::task::yield_now(), if backlog => {}
+            () = tokio::time::sleep(rest), if !backlog => {}
+        }
+        Ok(())
+    }
+
+    fn show(&mut self) {
+        if self.shown.elapsed() >= SHOW {
+            self.shown = Instant::now();
+            self.forwarder.show();
+        }
+    }
+}
+
+/// Waits for bytes to take, or until what is queued could be written. Cancel-safe.
+async fn socket(client: &mut ReplicationClient, reading: bool) -> Result<()> {
+    if reading { client.readable().await } else { client.flush().await }
+}
+
+/// A publisher that was dropped instead of stopped has nobody to tell; it stops all the same.
+pub(crate) fn stop_requested(stop: &watch::Receiver<bool>) -> bool {
+    *stop.borrow() || stop.has_changed().is_err()
+}
+
+/// From the bytes of one message to the forwarder.
+struct Decoder<'a> {
+    config: &'a Config,
+    already: &'a mut Already,
+    /// By relation id; `None` for a table of the publication that is not the outbox.
+    tables: HashMap<u32, Option<Columns>>,
+    begin: Option<Begin>,
+}
+
+impl Decoder<'_> {
+    fn take(&mut self, payload: &[u8], forwarder: &mut Forwarder) -> Result<()> {
+        match Message::decode(payload)? {
+            Message::Begin(begin) => {
+                if begin.final_lsn > self.already.until {
+                    self.already.rows = HashSet::new();
+                }
+                forwarder.engine.begin(begin.final_lsn);
+                self.begin = Some(begin);
+            }
+            Message::Insert(insert) => self.insert(&insert, forwarder)?,
+            Message::Commit(commit) => {
+                forwarder.engine.commit(commit.commit_lsn, commit.end_lsn);
+                self.begin = None;
+            }
+            Message::Relation(relation) => self.relation(&relation)?,
+            // Every change has an index, so that an index names the same change in every session.
+            Message::Update(_) | Message::Delete(_) | Message::Truncate(_) => {
+                forwarder.engine.change();
+            }
+            Message::Type(_) | Message::Origin(_) | Message::Message(_) => {}
+        }
+        Ok(())
+    }
+
+    fn relation(&mut self, relation: &Relation) -> Result<()> {
+        let ours = self.config.table.schema == relation.namespace
+            && self.config.table.name == relation.name;
+        let columns = ours
+            .then(|| Columns::of_relation(relation, &self.config.key))
+            .transpose()?;
+        self.tables.insert(relation.id, columns);
+        Ok(())
+    }
+
+    fn insert(&mut self, insert: &Insert<'_>, forwarder: &mut Forwarder) -> Result<()> {
+        let Some(index) = forwarder.engine.change() else {
+            return Ok(());
+        };
+        let Some(begin) = self.begin else {
+            return Ok(());
+        };
+        let Some(columns) = self.tables.get(&insert.relation_id) else {
+            let message = format!(
+                "an insert into relation {} that was not described",
+                insert.relation_id
+            );
+            return Err(Error::fatal(Code::Replication, message));
+        };
+        let Some(columns) = columns else {
+            return Ok(());
+        };
+        let event = columns.event_from_tuple(insert.new)?;
+        let already = event
+            .row_id
+            .is_some_and(|row| self.already.rows.contains(&row));
+        if event.published || already {
+            return Ok(());
+        }
+        let (commit_lsn, committed_at) = (begin.final_lsn, begin.committed_at);
+        forwarder.insert(
+            &event,
+            Origin::Stream {
+                commit_lsn,
+                index,
+                committed_at,
+            },
+            begin.xid,
+        )
+    }
+}

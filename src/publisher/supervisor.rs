@@ -1,0 +1,349 @@
+//! One session after another, until a stop or an error that needs a person.
+//!
+//! An attempt goes up a staircase: SQL connection, preflight, replication connection on the same server, lock, slot (made
+//! where there is none), position, stream. Whatever breaks on a step ends the attempt, and the next one begins at the first
+//! step after a pause that grows. What outlives an attempt (tracker, producer, queue of the write-back) lives in the forwarder.
+//!
+//! Where to start. On the lineage of the session before, the stream goes on at the end of the last transaction received
+//! whole, if `slot.confirmed ≤ last reported ≤ own position ≤ the server's position`: nothing is sent twice though the slot may
+//! stand behind, or even have fallen back in a crash of the server. In every other case positions in memory mean nothing:
+//! everything is dropped and the slot's own position is the start. A position of another history would skip events silently.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+
+use crate::backoff::Backoff;
+use crate::config::Config;
+use crate::error::{Code, Error, Result};
+use crate::lsn::Lsn;
+use crate::outbox::UnpublishedRows;
+use crate::postgres::slot::{self, Slot};
+use crate::postgres::{self, Lineage, Server, Session, TableShape, preflight};
+use crate::publisher::bootstrap::Bootstrap;
+use crate::publisher::engine::{End, WAL_SENDER_TIMEOUT};
+use crate::publisher::forwarder::Forwarder;
+use crate::publisher::lock;
+use crate::publisher::status::Phase;
+use crate::publisher::stream::{Already, Stream, stop_requested};
+use crate::replication::{IdentifySystem, ReplicationClient, SessionOptions};
+
+const RETRY_FIRST: Duration = Duration::from_millis(100);
+const RETRY_CAP: Duration = Duration::from_secs(5);
+/// How long a server that shuts down gets to take in our last report.
+const PARTING: Duration = Duration::from_secs(2);
+
+/// See the module's head.
+#[derive(Debug)]
+pub(crate) struct Supervisor {
+    config: Arc<Config>,
+    forwarder: Forwarder,
+    stop: watch::Receiver<bool>,
+    backoff: Backoff,
+    lineage: Option<Lineage>,
+    already: Already,
+    /// A session has streamed: from then on a refused login is an outage, not a wrong setting.
+    streamed: bool,
+}
+
+/// How an attempt went on.
+enum Next {
+    /// A session ran and is over.
+    Over(End),
+    /// The stop came before a session ran.
+    StopRequested,
+    /// At once, from the first step.
+    Again,
+}
+
+/// One attempt's connections, all on one server.
+struct Connections {
+    session: Session,
+    client: ReplicationClient,
+    server: Server,
+    identity: IdentifySystem,
+    shape: TableShape,
+}
+
+impl Supervisor {
+    pub(crate) fn new(
+        config: Arc<Config>,
+        forwarder: Forwarder,
+        stop: watch::Receiver<bool>,
+    ) -> Self {
+        Supervisor {
+            config,
+            forwarder,
+            stop,
+            backoff: Backoff::new(RETRY_FIRST, RETRY_CAP),
+            lineage: None,
+            already: Already::default(),
+            streamed: false,
+        }
+    }
+
+    /// Runs until stopped (`Ok`) or until an error needs a person. A stop takes at most the operation timeout.
+    pub(crate) async fn run(mut self) -> Result<()> {
+        let mut stop = self.stop.clone();
+        let board = Arc::clone(&self.forwarder.board);
+        let metrics = Arc::clone(&self.forwarder.metrics);
+        let limit = self.config.operation_timeout;
+        let late = async {
+            // An error here is a publisher that was dropped, which is a stop too.
+            let _dropped_or_told = stop.wait_for(|stop| *stop).await;
+            board.phase(Phase::Stopping);
+            tokio::time::sleep(limit).await;
+        };
+        let result = tokio::select! {
+            biased;
+            result = self.sessions() => result,
+            () = late => {
+                let left = board.read().in_flight_records;
+                let message = format!("not stopped within {limit:?}: {left} records without acknowledgement");
+                Err(Error::transient(Code::Lifecycle, message).hint("what is not confirmed comes again at the next start"))
+            }
+        };
+        match &result {
+            Ok(()) => board.phase(Phase::Stopped),
+            Err(error) => {
+                metrics.error(error.code());
+                board.update(|status| {
+                    status.phase = Phase::Failed;
+                    status.last_error = Some(error.report());
+                });
+            }
+        }
+        result
+    }
+
+    async fn sessions(&mut self) -> Result<()> {
+        loop {
+            let error = match self.attempt().await {
+                Ok(Next::Over(End::Stopped)) => return Ok(()),
+                Ok(Next::Over(end)) => {
+                    if matches!(end, End::Violated(_) | End::Refused(_)) {
+                        self.lineage = None;
+                    }
+                    end.into_error(&self.config)
+                }
+                Ok(Next::StopRequested) => return self.leave().await,
+                Ok(Next::Again) => continue,
+                Err(error) => error,
+            };
+            self.forwarder.use_server(None);
+            let outage = error.is_transient() || (self.streamed && error.code() == Code::Connect);
+            if !outage {
+                return Err(error);
+            }
+            if stop_requested(&self.stop) {
+                return self.leave().await;
+            }
+            self.pause(&error).await;
+        }
+    }
+
+    /// A stop without a session: what Kafka has been given is awaited, and comes again at the next start.
+    async fn leave(&mut self) -> Result<()> {
+        let begun = self.forwarder.engine.snapshot();
+        if begun.in_flight_count > 0 || begun.unmarked_count > 0 {
+            tracing::warn!(
+                in_flight = begun.in_flight_count,
+                unmarked = begun.unmarked_count,
+                "stopping without a session, the next start sends some events again"
+            );
+        }
+        while self.forwarder.engine.snapshot().in_flight_count > 0 {
+            self.forwarder.progressed().await?;
+        }
+        Ok(())
+    }
+
+    /// Waits before the next attempt; reports of what is in flight are taken in meanwhile.
+    async fn pause(&mut self, error: &Error) {
+        let delay = self.backoff.next_delay();
+        let board = Arc::clone(&self.forwarder.board);
+        self.forwarder.metrics.error(error.code());
+        if self.streamed {
+            self.forwarder.metrics.reconnects.inc();
+        }
+        tracing::warn!(error = %error.report(), delay_ms = delay.as_millis() as u64, "no session, trying again");
+        let phase = if self.streamed {
+            Phase::Reconnecting
+        } else {
+            Phase::Connecting
+        };
+        board.update(|status| {
+            status.phase = phase;
+            status.reconnects += u64::from(self.streamed);
+            status.last_error = Some(error.report());
+        });
+        board.wait(Some(("postgres", error.report())));
+        let until = tokio::time::Instant::now() + delay;
+        let mut stop = self.stop.clone();
+        loop {
+            tokio::select! {
+                biased;
+                _ = stop.wait_for(|stop| *stop) => return,
+                () = tokio::time::sleep_until(until) => return,
+                // A producer that fails shows in the next session as well.
+                _ = self.forwarder.progressed() => {}
+            }
+        }
+    }
+
+    async fn attempt(&mut self) -> Result<Next> {
+        let mut stop = self.stop.clone();
+        let connections = tokio::select! {
+            biased;
+            _ = stop.wait_for(|stop| *stop) => return Ok(Next::StopRequested),
+            connections = self.connect() => connections?,
+        };
+        match connections {
+            Some(connections) => self.stream(connections).await,
+            None => self.standby().await,
+        }
+    }
+
+    /// Everything before the slot; `None` when another instance has the lock.
+    async fn connect(&mut self) -> Result<Option<Connections>> {
+        let database = &self.config.database;
+        let timeout = self.config.operation_timeout;
+        let session = postgres::connect(database, "outboxd", timeout).await?;
+        let server = postgres::server(&session).await?;
+        let shape = preflight::check(&session, &self.config).await?;
+        let options = SessionOptions {
+            application_name: "outboxd".to_owned(),
+            wal_sender_timeout: WAL_SENDER_TIMEOUT,
+            idle_session_timeout: WAL_SENDER_TIMEOUT,
+        };
+        let mut client = ReplicationClient::connect(database, &options).await?;
+        let identity = client.identify_system().await?;
+        let lineage = Lineage {
+            system_id: identity.system_id,
+            timeline: identity.timeline,
+        };
+        let start = client.query(&format!("SELECT {}", postgres::POSTMASTER_START)).await?;
+        let start = start.into_iter().flatten().next().flatten();
+        if lineage != server.lineage || start.as_ref() != Some(&server.postmaster_start) {
+            let message = "the SQL and the replication connection are on different servers";
+            return Err(Error::transient(Code::Connect, message));
+        }
+        if !lock::take(&mut client, &self.config.slot).await? {
+            return Ok(None);
+        }
+        self.forwarder.board.update(|status| {
+            status.system_id = Some(lineage.system_id.to_string());
+            status.timeline = Some(lineage.timeline);
+        });
+        Ok(Some(Connections {
+            session,
+            client,
+            server,
+            identity,
+            shape,
+        }))
+    }
+
+    /// Waits until the lock looks free.
+    async fn standby(&mut self) -> Result<Next> {
+        self.forwarder.board.phase(Phase::Standby);
+        tracing::info!(slot = %self.config.slot, "another instance publishes, waiting to take over");
+        let mut stop = self.stop.clone();
+        tokio::select! {
+            biased;
+            _ = stop.wait_for(|stop| *stop) => Ok(Next::StopRequested),
+            result = lock::until_free(&self.config, &self.forwarder.board) => {
+                result.map(|()| Next::Again)
+            }
+        }
+    }
+
+    async fn stream(&mut self, connections: Connections) -> Result<Next> {
+        let Connections {
+            session,
+            mut client,
+            server,
+            identity,
+            shape,
+        } = connections;
+        if self
+            .lineage
+            .is_some_and(|lineage| lineage != server.lineage)
+        {
+            tracing::warn!("the server's history has changed, dropping what is in flight");
+            self.forwarder.forget();
+            self.lineage = None;
+        }
+        self.forwarder.use_server(Some(server.clone()));
+        let slot = match slot::read(&session, &self.config.slot).await? {
+            Some(slot) if !slot.is_lost() => slot,
+            found => {
+                let bootstrap = Bootstrap {
+                    config: &self.config,
+                    forwarder: &mut self.forwarder,
+                    client: Some(&mut client),
+                    session: &session,
+                    server: &server,
+                    rows: UnpublishedRows::new(&self.config, &shape)?,
+                    stop: self.stop.clone(),
+                    spoken: Instant::now(),
+                };
+                self.lineage = None;
+                let had_slot = self.streamed || found.is_some();
+                let made = bootstrap.run(found, had_slot).await?;
+                let Some(already) = made else {
+                    return Ok(Next::StopRequested);
+                };
+                self.already = already;
+                let gone = || Error::transient(Code::Slot, "the new slot is gone again");
+                slot::read(&session, &self.config.slot)
+                    .await?
+                    .ok_or_else(gone)?
+            }
+        };
+        let from = self.position(&slot, &server, &identity)?;
+        let config = Arc::clone(&self.config);
+        client
+            .start(&config.slot, from, &config.publication)
+            .await?;
+        self.forwarder.board.phase(Phase::Streaming);
+        self.forwarder.board.wait(None);
+        tracing::info!(slot = %config.slot, lsn = %from, "streaming");
+        self.streamed = true;
+        self.lineage = Some(server.lineage);
+        self.backoff.reset();
+        let (forwarder, already) = (&mut self.forwarder, &mut self.already);
+        let mut stream = Stream::new(&config, forwarder, &mut client, &session, already);
+        let end = stream.run(&mut self.stop).await;
+        drop(stream);
+        if matches!(end, Ok(End::ServerStopping | End::Stopped)) {
+            // Whatever it answers, nothing can be lost: the position was reported, or comes again.
+            let _ended = client.finish_copy(tokio::time::Instant::now() + PARTING).await;
+        }
+        end.map(Next::Over)
+    }
+
+    /// Where the stream starts; see the module's head.
+    fn position(&mut self, slot: &Slot, server: &Server, identity: &IdentifySystem) -> Result<Lsn> {
+        let confirmed = slot.confirmed_flush.ok_or_else(|| {
+            Error::transient(
+                Code::Slot,
+                format!("slot {} is still being made", slot.name),
+            )
+        })?;
+        let engine = &mut self.forwarder.engine;
+        let (reported, own) = (engine.reported(), engine.resume_at());
+        let in_order = confirmed <= reported && reported <= own && own <= identity.flush;
+        if self.lineage == Some(server.lineage) && in_order {
+            return Ok(own);
+        }
+        if self.lineage.is_some() {
+            tracing::warn!(%confirmed, %reported, %own, server = %identity.flush,
+                "positions do not fit, starting from the slot's own");
+        }
+        self.forwarder.forget_writes();
+        self.forwarder.engine.reset(confirmed);
+        Ok(confirmed)
+    }
+}

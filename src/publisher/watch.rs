@@ -1,0 +1,132 @@
+//! What the server says of our slot and our walsender, over SQL, beside the stream. Looks, and tells the engine; decides nothing.
+//!
+//! The end of the SQL connection is news as well: a server that shuts down ends it first, while its walsender still waits for
+//! us. So it ends the session, at once, and the server can go down.
+
+use std::pin::Pin;
+use std::time::Duration;
+
+use crate::error::Result;
+use crate::metrics::SlotGauges;
+use crate::postgres::Session;
+use crate::postgres::slot::{self, Slot};
+use crate::publisher::engine::Walsender;
+use crate::publisher::forwarder::Forwarder;
+use crate::publisher::status::SlotHealth;
+
+/// How often the slot is looked at.
+const INTERVAL: Duration = Duration::from_secs(2);
+/// The same while stopping, when only the slot's position is waited for.
+const HASTE: Duration = Duration::from_millis(20);
+
+/// What was seen.
+#[derive(Debug)]
+pub(crate) enum Seen {
+    Slot(Option<Slot>),
+    Walsender(Walsender),
+}
+
+type Look<'a> = Pin<Box<dyn Future<Output = Result<Seen>> + 'a>>;
+
+/// See the module's head.
+pub(crate) struct Watch<'a> {
+    session: &'a Session,
+    slot: &'a str,
+    walsender: i32,
+    hasty: bool,
+    look: Look<'a>,
+}
+
+impl<'a> Watch<'a> {
+    /// `walsender` is the process that serves the replication connection.
+    pub(crate) fn new(session: &'a Session, slot: &'a str, walsender: i32) -> Self {
+        let look = look_at_slot(session, slot, Duration::ZERO);
+        Watch {
+            session,
+            slot,
+            walsender,
+            hasty: false,
+            look,
+        }
+    }
+
+    /// Looks at the slot's position without pause, or no more.
+    pub(crate) fn hasten(&mut self, hasty: bool) {
+        if hasty && !self.hasty {
+            self.look = look_at_slot(self.session, self.slot, HASTE);
+        }
+        self.hasty = hasty;
+    }
+
+    /// Looks at the walsender next.
+    pub(crate) fn look_at_walsender(&mut self) {
+        self.look = Box::pin(look_at_walsender(self.session, self.walsender));
+    }
+
+    /// The next sight. Cancel-safe.
+    ///
+    /// # Errors
+    /// When the SQL connection has ended.
+    pub(crate) async fn seen(&mut self) -> Result<Seen> {
+        tokio::select! {
+            biased;
+            () = self.session.closed() => Err(self.session.end_error("watching the slot")),
+            seen = &mut self.look => {
+                let pause = if self.hasty { HASTE } else { INTERVAL };
+                self.look = look_at_slot(self.session, self.slot, pause);
+                seen
+            }
+        }
+    }
+
+    /// Passes on what was seen.
+    pub(crate) fn tell(&self, seen: Seen, forwarder: &mut Forwarder) {
+        let now = forwarder.tick();
+        match seen {
+            Seen::Walsender(walsender) => forwarder.engine.walsender(now, walsender),
+            Seen::Slot(slot) => {
+                let position = slot.as_ref().and_then(|slot| slot.confirmed_flush);
+                forwarder.engine.slot_position(position);
+                forwarder.metrics.slot(slot.as_ref().map(|slot| SlotGauges {
+                    lag_bytes: slot.lag_bytes,
+                    retained_bytes: slot.retained_bytes,
+                    safe_wal_size: slot.safe_wal_size,
+                    wal_status: slot.wal_status.as_deref(),
+                    active: slot.active_pid.is_some(),
+                }));
+                forwarder.board.update(|status| status.slot_health = slot.map(health));
+            }
+        }
+    }
+}
+
+fn health(slot: Slot) -> SlotHealth {
+    SlotHealth {
+        lag_bytes: slot.lag_bytes,
+        retained_bytes: slot.retained_bytes,
+        safe_wal_size: slot.safe_wal_size,
+        wal_status: slot.wal_status,
+        active: slot.active_pid.is_some(),
+    }
+}
+
+fn look_at_slot<'a>(session: &'a Session, slot: &'a str, pause: Duration) -> Look<'a> {
+    Box::pin(async move {
+        tokio::time::sleep(pause).await;
+        slot::read(session, slot).await.map(Seen::Slot)
+    })
+}
+
+async fn look_at_walsender(session: &Session, pid: i32) -> Result<Seen> {
+    let look = "SELECT wait_event FROM pg_catalog.pg_stat_activity WHERE pid = $1";
+    let row = session
+        .bounded("looking at the walsender", session.query_opt(look, &[&pid]))
+        .await?;
+    let idle = ["WalSenderWaitForWAL", "WalSenderMain", "WalSenderWriteData"];
+    let walsender = match row.map(|row| row.get::<_, Option<String>>(0)) {
+        None => Walsender::Gone,
+        Some(Some(event)) if idle.contains(&event.as_str()) => Walsender::Idle,
+        Some(_) => Walsender::Busy,
+    };
+    Ok(Seen::Walsender(walsender))
+}

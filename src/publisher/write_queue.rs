@@ -1,0 +1,176 @@
+//! Which acknowledged events are written back to the table next, and when. Pure.
+//!
+//! Owns the tickets of events that Kafka has and the table does not know of yet. At most one batch is out at a time, so load makes its
+//! own batches. A row that could not be marked yet (locked, or not visible yet) comes back and is tried again with growing delays;
+//! the others go on meanwhile. Nothing is ever dropped here: an event leaves when its row is settled.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use crate::publisher::tracker::Ticket;
+
+const RETRY_FIRST: Duration = Duration::from_millis(50);
+const RETRY_CAP: Duration = Duration::from_secs(2);
+
+/// See the module's head.
+#[derive(Debug)]
+pub(crate) struct WriteQueue {
+    waiting: VecDeque<Ticket>,
+    /// When the first of `waiting` came.
+    since: Duration,
+    deferred: VecDeque<Ticket>,
+    retry_at: Duration,
+    retry_delay: Duration,
+    writing: usize,
+    batch_size: usize,
+    batch_max: usize,
+    interval: Duration,
+}
+
+impl WriteQueue {
+    /// `batch_size` events or `interval`, whichever comes first, make a batch due; a batch never holds more than `batch_max`.
+    pub(crate) fn new(batch_size: usize, batch_max: usize, interval: Duration) -> Self {
+        WriteQueue {
+            waiting: VecDeque::new(),
+            since: Duration::ZERO,
+            deferred: VecDeque::new(),
+            retry_at: Duration::ZERO,
+            retry_delay: RETRY_FIRST,
+            writing: 0,
+            batch_size,
+            batch_max,
+            interval,
+        }
+    }
+
+    /// Forgets everything, a batch that is out included.
+    pub(crate) fn clear(&mut self) {
+        *self = WriteQueue::new(self.batch_size, self.batch_max, self.interval);
+    }
+
+    /// An acknowledged event.
+    pub(crate) fn push(&mut self, now: Duration, ticket: Ticket) {
+        if self.waiting.is_empty() {
+            self.since = now;
+        }
+        self.waiting.push_back(ticket);
+    }
+
+    /// The tickets to write back now, in the order they came, or none. `urgent` does not wait for a batch to gather.
+    pub(crate) fn take(
+        &mut self,
+        now: Duration,
+        urgent: bool,
+    ) -> Option<impl Iterator<Item = Ticket> + '_> {
+        if self.writing > 0 {
+            return None;
+        }
+        if !self.deferred.is_empty() && now >= self.retry_at {
+            while let Some(ticket) = self.deferred.pop_back() {
+                self.waiting.push_front(ticket);
+            }
+        } else if !self.is_due(now, urgent) {
+            return None;
+        }
+        self.writing = self.waiting.len().min(self.batch_max);
+        self.since = now;
+        Some(self.waiting.drain(..self.writing))
+    }
+
+    fn is_due(&self, now: Duration, urgent: bool) -> bool {
+        let gathered = self.waiting.len() >= self.batch_size || now >= self.since + self.interval;
+        !self.waiting.is_empty() && (urgent || gathered)
+    }
+
+    /// The batch came back; what it could not settle is tried again after a while.
+    pub(crate) fn written(&mut self, now: Duration, unsettled: impl Iterator<Item = Ticket>) {
+        self.writing = 0;
+        let before = self.deferred.len();
+        self.deferred.extend(unsettled);
+        if self.deferred.is_empty() {
+            self.retry_delay = RETRY_FIRST;
+        } else if self.deferred.len() > before || now >= self.retry_at {
+            self.retry_at = now + self.retry_delay;
+            self.retry_delay = (self.retry_delay * 2).min(RETRY_CAP);
+        }
+    }
+
+    /// When [`take`](WriteQueue::take) has to be asked again though nothing else happens.
+    pub(crate) fn deadline(&self) -> Option<Duration> {
+        if self.writing > 0 {
+            return None;
+        }
+        let gathered = (!self.waiting.is_empty()).then_some(self.since + self.interval);
+        let retry = (!self.deferred.is_empty()).then_some(self.retry_at);
+        [gathered, retry].into_iter().flatten().min()
+    }
+
+    /// Events that are not written back, those in the batch that is out included.
+    pub(crate) fn len(&self) -> usize {
+        self.waiting.len() + self.deferred.len() + self.writing
+    }
+
+    /// Rows that were tried and could not be settled yet.
+    pub(crate) fn deferred_count(&self) -> usize {
+        self.deferred.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    fn queue() -> WriteQueue {
+        WriteQueue::new(10, 50, MS * 5000)
+    }
+
+    fn taken(queue: &mut WriteQueue, now: Duration, urgent: bool) -> Vec<Ticket> {
+        queue
+            .take(now, urgent)
+            .map(Iterator::collect)
+            .unwrap_or_default()
+    }
+
+    #[test]
+    fn a_batch_is_due_when_enough_wait_or_the_first_has_waited_long_enough() {
+        let mut queue = queue();
+        (0..9).for_each(|ticket| queue.push(MS, ticket));
+        assert!(taken(&mut queue, MS * 2, false).is_empty());
+        assert_eq!(queue.deadline(), Some(MS * 5001));
+        queue.push(MS * 3, 9);
+        assert_eq!(taken(&mut queue, MS * 3, false).len(), 10);
+        queue.written(MS * 4, std::iter::empty());
+        queue.push(MS * 5, 10);
+        assert!(taken(&mut queue, MS * 5004, false).is_empty());
+        assert_eq!(taken(&mut queue, MS * 5005, false), [10]);
+    }
+
+    #[test]
+    fn one_batch_is_out_at_a_time_and_never_larger_than_the_limit() {
+        let mut queue = queue();
+        (0..120).for_each(|ticket| queue.push(MS, ticket));
+        assert_eq!(taken(&mut queue, MS, false).len(), 50);
+        assert!(taken(&mut queue, MS, true).is_empty());
+        assert_eq!(queue.len(), 120);
+        queue.written(MS, std::iter::empty());
+        assert_eq!(taken(&mut queue, MS, false), (50..100).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn rows_that_could_not_be_settled_come_back_first_after_a_growing_delay() {
+        let mut queue = queue();
+        (0..2).for_each(|ticket| queue.push(MS, ticket));
+        assert_eq!(taken(&mut queue, MS, true), [0, 1]);
+        queue.written(MS, [1].into_iter());
+        queue.push(MS, 2);
+        assert_eq!(taken(&mut queue, MS, true), [2]);
+        queue.written(MS, std::iter::empty());
+        assert_eq!(queue.deadline(), Some(MS * 51));
+        assert_eq!(taken(&mut queue, MS * 51, false), [1]);
+        queue.written(MS * 51, [1].into_iter());
+        assert_eq!(queue.deadline(), Some(MS * 151));
+        assert_eq!(queue.deferred_count(), 1);
+    }
+}
