@@ -2,5 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::large_futures, missing_docs)]
 
 mod publish;
+mod rows;
 mod services;
 mod support;
+mod writer;
