@@ -15,3 +15,25 @@ pub(crate) mod postgres;
 #[path = "../../../src/cli/throwaway.rs"]
 pub(crate) mod throwaway;
 pub(crate) mod wait;
+
+use std::fs::OpenOptions;
+use std::io::Write;
+
+use tokio::sync::{Mutex, MutexGuard};
+
+/// For a test that loads the machine, or that measures time: only one of them runs at once.
+pub(crate) async fn heavy() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::const_new(());
+    TURN.lock().await
+}
+
+/// For a test that needs what this machine lacks: names it in the list with which `tests/run` ends, so that nothing is passed
+/// over in silence.
+pub(crate) fn not_offered(what: &str) {
+    eprintln!("not offered here: {what}");
+    if let Some(path) = std::env::var_os("OUTBOXD_TEST_NOT_OFFERED") {
+        let list = OpenOptions::new().append(true).create(true).open(path);
+        let written = list.and_then(|mut list| writeln!(list, "{what}"));
+        written.expect("the list of what is not offered can be written");
+    }
+}

@@ -64,7 +64,7 @@ pub(crate) async fn command(
         .args(arguments)
         .env_clear()
         .envs(settings.variables.iter().cloned())
-        .envs(path());
+        .envs(inherited());
     command.stdin(Stdio::null()).kill_on_drop(true);
     match tokio::time::timeout(limit, command.output()).await {
         Ok(output) => output.context("outboxd does not start"),
@@ -75,7 +75,7 @@ pub(crate) async fn command(
     }
 }
 
-fn path() -> Option<(String, String)> {
+fn inherited() -> Option<(String, String)> {
     std::env::var("PATH")
         .ok()
         .map(|path| ("PATH".to_owned(), path))
@@ -106,7 +106,7 @@ impl Outboxd {
     pub(crate) fn respawn(&mut self) -> Result<u32> {
         self.log_start = self.guard.log().len();
         let mut words = vec!["env".to_owned(), "-i".to_owned()];
-        let variables = self.settings.variables.iter().cloned().chain(path());
+        let variables = self.settings.variables.iter().cloned().chain(inherited());
         words.extend(variables.map(|(name, value)| format!("{name}={value}")));
         words.extend([PROGRAM.to_owned(), "run".to_owned()]);
         self.guard.start(&words)

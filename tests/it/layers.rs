@@ -1,0 +1,177 @@
+//! The map of the house: which room may use which, how long a file may be, how deep a folder may lie.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+/// The rooms from the lowest to the highest step. A room uses lower steps, and of its own step only what [`BESIDE`] lists.
+const STEPS: [&[&str]; 6] = [
+    &["lsn", "error", "backoff"],
+    &["config", "metrics"],
+    &["replication", "postgres", "pgoutput"],
+    &["outbox", "kafka"],
+    &["publisher", "doctor", "http"],
+    &["cli", "main"],
+];
+
+/// Arrows between rooms of one step.
+const BESIDE: [(&str, &str); 4] = [
+    ("replication", "postgres"),
+    ("kafka", "outbox"),
+    ("http", "publisher"),
+    ("main", "cli"),
+];
+
+/// The longest file, tests not counted.
+const LINES_MAX: usize = 400;
+
+fn step(room: &str) -> Option<usize> {
+    STEPS.iter().position(|rooms| rooms.contains(&room))
+}
+
+/// Why `from` may not use `to`.
+fn fault(from: &str, to: &str) -> Option<String> {
+    let (Some(lower), Some(upper)) = (step(to), step(from)) else {
+        return Some(format!(
+            "{from} → {to}: not a room of the map (a path names its room)"
+        ));
+    };
+    // The program is another crate and sees the library from outside: its `crate::` means itself.
+    let inside = from == to || BESIDE.contains(&(from, to));
+    let allowed = inside || (lower < upper && !matches!(from, "cli" | "main"));
+    (!allowed).then(|| format!("{from} → {to} goes against the map"))
+}
+
+/// The code of a file without its comments and without its tests.
+fn code(text: &str) -> Vec<&str> {
+    let tests = text.find("#[cfg(test)]\nmod tests {").unwrap_or(text.len());
+    text[..tests].lines().collect()
+}
+
+/// The rooms that this code names after `crate::`.
+fn rooms_used(lines: &[&str]) -> BTreeSet<String> {
+    let code: Vec<&str> = lines
+        .iter()
+        .map(|line| line.split_once("//").map_or(*line, |(code, _)| code))
+        .collect();
+    let code = code.join("\n");
+    let mut rooms = BTreeSet::new();
+    for (place, _) in code.match_indices("crate::") {
+        let before = code[..place].chars().next_back();
+        if before.is_some_and(|c| c.is_alphanumeric() || matches!(c, '_' | '$')) {
+            continue;
+        }
+        let path = &code[place + "crate::".len()..];
+        match path.strip_prefix('{') {
+            Some(group) => rooms.extend(first_names(group)),
+            None => rooms.extend(name(path)),
+        }
+    }
+    rooms
+}
+
+fn name(path: &str) -> Option<String> {
+    let end = path
+        .find(|c: char| !c.is_alphanumeric() && c != '_')
+        .unwrap_or(path.len());
+    (end > 0).then(|| path[..end].to_owned())
+}
+
+/// Of `a::b, c::{d, e}, f};` the names a, c and f.
+fn first_names(group: &str) -> Vec<String> {
+    let mut names = Vec::new();
+    let (mut depth, mut start) = (0, true);
+    for (place, c) in group.char_indices() {
+        match c {
+            '}' if depth == 0 => break,
+            '{' => depth += 1,
+            '}' => depth -= 1,
+            ',' if depth == 0 => start = true,
+            c if start && !c.is_whitespace() => {
+                names.extend(name(&group[place..]));
+                start = false;
+            }
+            _ => {}
+        }
+    }
+    names
+}
+
+/// Every source file but those that hold nothing but tests, by its path below `src`.
+fn sources() -> Result<Vec<(PathBuf, String)>> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let (mut folders, mut files) = (vec![root.clone()], Vec::new());
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder)? {
+            let path = entry?.path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|end| end == "rs") {
+                files.push((
+                    path.strip_prefix(&root)?.to_path_buf(),
+                    fs::read_to_string(&path)?,
+                ));
+            }
+        }
+    }
+    files.retain(|(path, _)| !path.to_string_lossy().ends_with("tests.rs"));
+    assert!(files.len() > 5, "the sources are found");
+    Ok(files)
+}
+
+#[test]
+fn rooms_use_only_rooms_below_them() -> Result<()> {
+    let mut faults = Vec::new();
+    for (path, text) in sources()? {
+        let first = path.components().next().context("a path")?;
+        let room = Path::new(first.as_os_str())
+            .with_extension("")
+            .display()
+            .to_string();
+        if room == "lib" {
+            continue;
+        }
+        let used = rooms_used(&code(&text));
+        let against = used.iter().filter_map(|other| fault(&room, other));
+        faults.extend(against.map(|fault| format!("{}: {fault}", path.display())));
+    }
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+    Ok(())
+}
+
+#[test]
+fn files_stay_short_and_folders_flat() -> Result<()> {
+    let mut faults = Vec::new();
+    for (path, text) in sources()? {
+        let count = code(&text).len();
+        if count > LINES_MAX {
+            faults.push(format!(
+                "{}: {count} lines, the most is {LINES_MAX}",
+                path.display()
+            ));
+        }
+        if path.components().count() > 2 {
+            faults.push(format!("{}: a folder inside a room", path.display()));
+        }
+    }
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+    Ok(())
+}
+
+#[test]
+fn an_arrow_against_the_map_is_seen() {
+    let text = "use crate::{config::Config, publisher::{Status, engine},\n    lsn};\n// crate::http\nfn f() -> crate::kafka::Report {}\n\
+                #[cfg(test)]\nmod tests { use crate::doctor; }";
+    let used = rooms_used(&code(text));
+    assert_eq!(
+        Vec::from_iter(&used),
+        ["config", "kafka", "lsn", "publisher"]
+    );
+    let faults: Vec<String> = used.iter().filter_map(|to| fault("outbox", to)).collect();
+    assert_eq!(faults.len(), 2, "{faults:?}");
+    assert!(fault("kafka", "outbox").is_none() && fault("replication", "postgres").is_none());
+    assert!(fault("postgres", "replication").is_some() && fault("cli", "publisher").is_some());
+    assert!(fault("http", "Publisher").is_some(), "a name of no room");
+}
