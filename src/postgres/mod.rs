@@ -8,6 +8,7 @@ mod pooler;
 pub mod preflight;
 pub mod publication;
 mod session;
+pub mod setup;
 pub mod slot;
 pub(crate) mod sqlstate;
 pub mod table;

@@ -179,10 +179,18 @@ pub async fn create(session: &Session, name: &str, table: &TableName) -> Result<
         .await
 }
 
-/// Drops the publication `name` if there is one. A slot that reads it gets stuck: drop the slot first.
-pub async fn drop(session: &Session, name: &str) -> Result<()> {
-    let sql = format!("DROP PUBLICATION IF EXISTS {}", quoted(name));
+/// Drops the publication `name`; false when there is none. A slot that reads it gets stuck: drop the slot first.
+pub async fn drop(session: &Session, name: &str) -> Result<bool> {
+    const EXISTS: &str = "SELECT FROM pg_catalog.pg_publication WHERE pubname = $1";
+    let what = format!("dropping publication {name}");
+    if session.row_if_any(&what, EXISTS, &[&name]).await?.is_none() {
+        return Ok(false);
+    }
     session
-        .run(&format!("dropping publication {name}"), &sql)
-        .await
+        .run(
+            &what,
+            &format!("DROP PUBLICATION IF EXISTS {}", quoted(name)),
+        )
+        .await?;
+    Ok(true)
 }

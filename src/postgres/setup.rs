@@ -1,0 +1,219 @@
+//! What the database needs before the first event: the SQL of `sql/`, filled in for one configuration.
+//!
+//! The slot is not part of it. A slot reads the catalog as it was when each change was written, so it is made by the
+//! publisher, after the publication and together with the first read of the table. Every step is safe to repeat and
+//! leaves what is there as it is.
+
+use crate::config::TableName;
+use crate::error::Result;
+use crate::postgres::Session;
+use crate::postgres::table::quoted;
+
+const SCHEMA: &str = include_str!("../../sql/schema.sql");
+const CHECKS: &str = include_str!("../../sql/checks.sql");
+const FUNCTION: &str = include_str!("../../sql/write_event.sql");
+const PUBLICATION: &str = include_str!("../../sql/publication.sql");
+const ROLE: &str = include_str!("../../sql/role.sql");
+
+const CREATE_INDEX: &str = "CREATE INDEX IF NOT EXISTS";
+const CREATE_INDEX_CONCURRENTLY: &str = "CREATE INDEX CONCURRENTLY IF NOT EXISTS";
+
+/// What is to be made, and for whom.
+#[derive(Debug, Clone)]
+pub struct Setup<'a> {
+    /// The outbox table.
+    pub table: &'a TableName,
+    /// The publication.
+    pub publication: &'a str,
+    /// The role that outboxd will connect as, where it is to be made.
+    pub role: Option<&'a str>,
+    /// Whether that role may delete rows.
+    pub delete: bool,
+    /// Whether the table is to refuse events that can never be published.
+    pub checks: bool,
+}
+
+/// One part of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Step {
+    /// What it is about, in a few words.
+    pub purpose: &'static str,
+    /// The statements. An index is a step of its own, since it cannot share a transaction when it is built concurrently.
+    pub sql: String,
+}
+
+impl Setup<'_> {
+    /// All steps in order. `in_use`: the table may be large and written to, so that indexes are built without a lock.
+    pub fn steps(&self, in_use: bool) -> Vec<Step> {
+        let mut steps = Vec::new();
+        let mut step = |purpose, sql: &str| {
+            steps.push(Step {
+                purpose,
+                sql: self.fill_in(sql),
+            })
+        };
+        let (indexes, tables): (Vec<_>, Vec<_>) = body(SCHEMA)
+            .split_inclusive(";\n")
+            .partition(|statement| statement.contains(CREATE_INDEX));
+        step("schema and table", &tables.concat());
+        for index in indexes {
+            let create = if in_use {
+                CREATE_INDEX_CONCURRENTLY
+            } else {
+                CREATE_INDEX
+            };
+            step("index", &index.replace(CREATE_INDEX, create));
+        }
+        if self.checks {
+            step("constraints", body(CHECKS));
+        }
+        step("function write_event", body(FUNCTION));
+        step("publication", body(PUBLICATION));
+        if self.role.is_some() {
+            let deletes = ROLE.replace("-- GRANT DELETE ON", "GRANT DELETE ON");
+            step("role", body(if self.delete { &deletes } else { ROLE }));
+        }
+        steps
+    }
+
+    fn fill_in(&self, sql: &str) -> String {
+        sql.trim()
+            .replace("{{schema}}", &quoted(&self.table.schema))
+            .replace("{{table}}", &self.table.quoted())
+            .replace("{{publication}}", &quoted(self.publication))
+            .replace("{{role}}", &quoted(self.role.unwrap_or_default()))
+    }
+
+    /// What of it the database has, each thing in words. Reading it before and after tells what was made.
+    pub async fn inventory(&self, session: &Session) -> Result<Vec<(String, bool)>> {
+        let TableName { schema, name } = self.table;
+        let exists: &[&(dyn tokio_postgres::types::ToSql + Sync)] =
+            &[schema, name, &self.publication, &self.role];
+        let row = session
+            .row("taking stock of the database", INVENTORY, exists)
+            .await?;
+        let mut things = vec![
+            (format!("schema {schema}"), row.get(0)),
+            (format!("table {}", self.table), row.get(1)),
+            (format!("index {schema}.idx_outbox_unpublished"), row.get(2)),
+            (
+                format!("index {schema}.idx_outbox_unpublished_id"),
+                row.get(3),
+            ),
+            (format!("function {schema}.write_event"), row.get(4)),
+            (format!("publication {}", self.publication), row.get(5)),
+        ];
+        if self.checks {
+            things.push((format!("constraints of {}", self.table), row.get(7)));
+        }
+        if let Some(role) = self.role {
+            things.push((format!("role {role}"), row.get(6)));
+        }
+        Ok(things)
+    }
+}
+
+const INVENTORY: &str = "
+    SELECT EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = $1),
+           EXISTS (SELECT FROM pg_catalog.pg_tables WHERE schemaname = $1 AND tablename = $2),
+           EXISTS (SELECT FROM pg_catalog.pg_indexes WHERE schemaname = $1 AND tablename = $2
+                      AND indexname = 'idx_outbox_unpublished'),
+           EXISTS (SELECT FROM pg_catalog.pg_indexes WHERE schemaname = $1 AND tablename = $2
+                      AND indexname = 'idx_outbox_unpublished_id'),
+           EXISTS (SELECT FROM pg_catalog.pg_proc AS p
+                     JOIN pg_catalog.pg_namespace AS n ON n.oid = p.pronamespace
+                    WHERE n.nspname = $1 AND p.proname = 'write_event'),
+           EXISTS (SELECT FROM pg_catalog.pg_publication WHERE pubname = $3),
+           EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = $4),
+           EXISTS (SELECT FROM pg_catalog.pg_constraint AS c
+                     JOIN pg_catalog.pg_class AS t ON t.oid = c.conrelid
+                     JOIN pg_catalog.pg_namespace AS n ON n.oid = t.relnamespace
+                    WHERE n.nspname = $1 AND t.relname = $2
+                      AND c.conname = 'outbox_payload_at_most_10_mib')";
+
+/// A file without its head, which tells how to run it by hand.
+fn body(file: &str) -> &str {
+    file.split_once("\n\n").map_or(file, |(_head, body)| body)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn setup<'a>(table: &'a TableName, role: Option<&'a str>) -> Setup<'a> {
+        Setup {
+            table,
+            publication: "out\"boxd",
+            role,
+            delete: false,
+            checks: true,
+        }
+    }
+
+    fn table() -> TableName {
+        TableName {
+            schema: "outbox".to_owned(),
+            name: "My Outbox".to_owned(),
+        }
+    }
+
+    #[test]
+    fn no_placeholder_is_left_and_names_are_quoted() {
+        let table = table();
+        let steps = setup(&table, Some("relay")).steps(false);
+        let sql: String = steps.iter().map(|step| step.sql.as_str()).collect();
+        assert!(!sql.contains("{{") && !sql.contains("}}"), "{sql}");
+        for name in ["\"outbox\".\"My Outbox\"", "\"out\"\"boxd\"", "\"relay\""] {
+            assert!(sql.contains(name), "{name} is missing in {sql}");
+        }
+    }
+
+    #[test]
+    fn every_index_is_a_step_of_one_statement() {
+        let table = table();
+        for (in_use, create) in [(false, CREATE_INDEX), (true, CREATE_INDEX_CONCURRENTLY)] {
+            let steps = setup(&table, None).steps(in_use);
+            let indexes: Vec<_> = steps
+                .iter()
+                .filter(|step| step.purpose == "index")
+                .collect();
+            assert_eq!(indexes.len(), 2);
+            for index in indexes {
+                assert!(index.sql.contains(create), "{}", index.sql);
+                assert_eq!(index.sql.matches(';').count(), 1, "{}", index.sql);
+            }
+            let rest = steps.iter().filter(|step| step.purpose != "index");
+            assert!(
+                rest.into_iter()
+                    .all(|step| !step.sql.contains("CREATE INDEX"))
+            );
+        }
+    }
+
+    #[test]
+    fn the_role_is_made_only_when_named_and_deletes_only_when_told() {
+        let table = table();
+        let role_of = |setup: Setup<'_>| {
+            setup
+                .steps(false)
+                .into_iter()
+                .find(|step| step.purpose == "role")
+                .map(|step| step.sql)
+        };
+        assert_eq!(role_of(setup(&table, None)), None);
+        let marks = role_of(setup(&table, Some("relay"))).unwrap_or_default();
+        assert!(
+            !marks.lines().any(|line| line.starts_with("GRANT DELETE")),
+            "{marks}"
+        );
+        let deletes = role_of(Setup {
+            delete: true,
+            ..setup(&table, Some("relay"))
+        });
+        let deletes = deletes.unwrap_or_default();
+        assert!(
+            deletes.lines().any(|line| line.starts_with("GRANT DELETE")),
+            "{deletes}"
+        );
+    }
+}
