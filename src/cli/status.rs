@@ -1,15 +1,220 @@
-//! (stand-in)
+//! `status`: how far the slot has come and what is in the way, as the server tells it.
+//!
+//! It asks Postgres alone, so it works whether or not an outboxd runs. Exit code 0 means that events get through as far
+//! as the server can tell; anything else is named.
 
-use outboxd::config::Settings;
+use std::io::{self, Write};
+use std::time::Duration;
 
+use anyhow::bail;
+use outboxd::config::{AfterPublish, Config, Settings};
+use outboxd::postgres::slot::{self, Slot};
+use outboxd::postgres::{self, Session, preflight, table};
+use serde::Serialize;
+
+/// Unpublished rows are counted up to here: a count costs a read of each.
+const COUNT_MAX: i64 = 10_000;
+
+const WATCH_INTERVAL: Duration = Duration::from_secs(2);
+
+/// The arguments of `status`.
 #[derive(clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
+    /// One JSON object instead of text
+    #[arg(long)]
+    json: bool,
+
+    /// Again every two seconds, until interrupted
+    #[arg(long)]
+    watch: bool,
+
     #[command(flatten)]
-    pub settings: Settings,
+    pub(crate) settings: Settings,
 }
 
-pub async fn execute(args: Args) -> anyhow::Result<()> {
-    // `without_kafka`: as `from_settings`, but KAFKA_BROKERS may be missing.
-    let _config = outboxd::config::Config::without_kafka(args.settings)?;
-    anyhow::bail!("not built yet")
+#[derive(Serialize)]
+struct Status {
+    healthy: bool,
+    /// What is in the way, each in one line; empty when healthy.
+    problems: Vec<String>,
+    database: String,
+    table: String,
+    publication: String,
+    slot: String,
+    slot_exists: bool,
+    active_pid: Option<i32>,
+    confirmed_lsn: Option<String>,
+    restart_lsn: Option<String>,
+    lag_bytes: Option<i64>,
+    retained_bytes: Option<i64>,
+    wal_status: Option<String>,
+    safe_wal_size: Option<i64>,
+    failover: Option<bool>,
+    invalidation_reason: Option<String>,
+    /// Absent where rows are not marked, or the table cannot be read.
+    unpublished_rows: Option<i64>,
+    /// Whether there are more than `unpublished_rows`.
+    unpublished_more: bool,
+}
+
+/// Shows it.
+pub(crate) async fn execute(args: Args) -> anyhow::Result<()> {
+    let config = Config::without_kafka(args.settings)?;
+    let session =
+        postgres::connect(&config.database, "outboxd status", config.operation_timeout).await?;
+    loop {
+        let status = Status::read(&session, &config).await?;
+        status.print(args.json)?;
+        if !args.watch {
+            return status.verdict();
+        }
+        tokio::time::sleep(WATCH_INTERVAL).await;
+    }
+}
+
+impl Status {
+    async fn read(session: &Session, config: &Config) -> anyhow::Result<Status> {
+        let mut problems = Vec::new();
+        match preflight::check(session, config).await {
+            Ok(_) => {}
+            Err(error) if error.is_transient() => return Err(error.into()),
+            Err(error) => problems.push(error.report()),
+        }
+        // A slot that belongs to somebody else is among the faults above.
+        let slot = slot::read(session, &config.slot).await.ok().flatten();
+        problems.extend(slot_problem(&config.slot, slot.as_ref()));
+        let unpublished = unpublished_rows(session, config).await.ok().flatten();
+        let lsn = |lsn: Option<outboxd::lsn::Lsn>| lsn.map(|lsn| lsn.to_string());
+        Ok(Status {
+            healthy: problems.is_empty(),
+            problems,
+            database: config.database.describe(),
+            table: config.table.to_string(),
+            publication: config.publication.clone(),
+            slot: config.slot.clone(),
+            slot_exists: slot.is_some(),
+            active_pid: slot.as_ref().and_then(|slot| slot.active_pid),
+            confirmed_lsn: lsn(slot.as_ref().and_then(|slot| slot.confirmed_flush)),
+            restart_lsn: lsn(slot.as_ref().and_then(|slot| slot.restart)),
+            lag_bytes: slot.as_ref().map(|slot| slot.lag_bytes),
+            retained_bytes: slot.as_ref().map(|slot| slot.retained_bytes),
+            wal_status: slot.as_ref().and_then(|slot| slot.wal_status.clone()),
+            safe_wal_size: slot.as_ref().and_then(|slot| slot.safe_wal_size),
+            failover: slot.as_ref().and_then(|slot| slot.failover),
+            invalidation_reason: slot.and_then(|slot| slot.invalidation_reason),
+            unpublished_rows: unpublished.map(|count| count.min(COUNT_MAX)),
+            unpublished_more: unpublished.is_some_and(|count| count > COUNT_MAX),
+        })
+    }
+
+    fn print(&self, json: bool) -> anyhow::Result<()> {
+        let mut out = io::stdout().lock();
+        if json {
+            writeln!(out, "{}", serde_json::to_string(self)?)?;
+            return Ok(());
+        }
+        let none = || "-".to_owned();
+        let rows = match self.unpublished_rows {
+            Some(count) if self.unpublished_more => format!("{count}+"),
+            Some(count) => count.to_string(),
+            None => none(),
+        };
+        let lines = [
+            ("database", self.database.clone()),
+            ("table", self.table.clone()),
+            ("publication", self.publication.clone()),
+            ("slot", self.slot.clone()),
+            (
+                "read by pid",
+                self.active_pid.map_or_else(none, |pid| pid.to_string()),
+            ),
+            ("confirmed", self.confirmed_lsn.clone().unwrap_or_else(none)),
+            ("lag", self.lag_bytes.map_or_else(none, bytes)),
+            ("log retained", self.retained_bytes.map_or_else(none, bytes)),
+            ("log status", self.wal_status.clone().unwrap_or_else(none)),
+            (
+                "until lost",
+                self.safe_wal_size
+                    .map_or_else(|| "no limit".to_owned(), bytes),
+            ),
+            ("unpublished rows", rows),
+            (
+                "healthy",
+                if self.healthy { "yes" } else { "no" }.to_owned(),
+            ),
+        ];
+        for (name, value) in lines {
+            writeln!(out, "{name:<17} {value}")?;
+        }
+        writeln!(out)?;
+        Ok(())
+    }
+
+    fn verdict(self) -> anyhow::Result<()> {
+        if !self.healthy {
+            bail!("not healthy: {}", self.problems.join("; "));
+        }
+        Ok(())
+    }
+}
+
+fn slot_problem(name: &str, slot: Option<&Slot>) -> Option<String> {
+    let Some(slot) = slot else {
+        return Some(format!(
+            "there is no replication slot {name}: `outboxd run` makes it"
+        ));
+    };
+    if slot.is_lost() {
+        let reason = slot
+            .invalidation_reason
+            .as_deref()
+            .unwrap_or("its log was removed");
+        return Some(format!("replication slot {name} is lost: {reason}"));
+    }
+    if slot.active_pid.is_none() {
+        return Some(format!(
+            "nobody reads replication slot {name}: is outboxd running?"
+        ));
+    }
+    let about_to_be_lost = slot.wal_status.as_deref() == Some("unreserved");
+    about_to_be_lost.then(|| format!("replication slot {name} will be lost at the next checkpoint"))
+}
+
+/// One more than is counted says that there are more.
+async fn unpublished_rows(
+    session: &Session,
+    config: &Config,
+) -> outboxd::error::Result<Option<i64>> {
+    let Some(shape) = table::read(session, &config.table).await? else {
+        return Ok(None);
+    };
+    let unpublished = match (config.after_publish, shape.column("published_at")) {
+        (AfterPublish::Keep, _) => return Ok(None),
+        (_, Some(_)) => "WHERE published_at IS NULL",
+        (_, None) => "",
+    };
+    let sql = format!(
+        "SELECT count(*) FROM (SELECT FROM {} {unpublished} LIMIT {COUNT_MAX} + 1) AS some_of_them",
+        config.table.quoted()
+    );
+    Ok(Some(
+        session
+            .row("counting unpublished rows", &sql, &[])
+            .await?
+            .get(0),
+    ))
+}
+
+fn bytes(count: i64) -> String {
+    const UNITS: [&str; 5] = ["bytes", "KiB", "MiB", "GiB", "TiB"];
+    let mut value = count as f64;
+    let mut unit = 0;
+    while value.abs() >= 1024.0 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    match unit {
+        0 => format!("{count} bytes"),
+        _ => format!("{value:.1} {}", UNITS[unit]),
+    }
 }
