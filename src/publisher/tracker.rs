@@ -68,7 +68,9 @@ struct Transaction {
 pub(crate) enum Violation {
     #[error("transaction {found} came where {expected} was cut in two")]
     NotResumed { expected: Lsn, found: Lsn },
-    #[error("commit {found} came after commit {last}")]
+    #[error("transaction {0} came again with fewer changes than before")]
+    Shortened(Lsn),
+    #[error("commit {found} came after {last}")]
     OutOfOrder { last: Lsn, found: Lsn },
     #[error("{0} outside a transaction")]
     OutsideTransaction(&'static str),
@@ -166,9 +168,9 @@ impl Tracker {
             self.open = Open::Yes;
             return Ok(());
         }
-        if commit_lsn <= self.last_commit {
+        if commit_lsn <= self.last_commit || commit_lsn < self.complete {
             return Err(Violation::OutOfOrder {
-                last: self.last_commit,
+                last: self.last_commit.max(self.complete),
                 found: commit_lsn,
             });
         }
@@ -228,6 +230,7 @@ impl Tracker {
 
     /// Commit of the open transaction, which ends at `end_lsn`.
     pub(crate) fn commit(&mut self, commit_lsn: Lsn, end_lsn: Lsn) -> Result<(), Violation> {
+        let skip = self.skip;
         let open = self
             .open_mut()
             .ok_or(Violation::OutsideTransaction("a commit"))?;
@@ -236,6 +239,9 @@ impl Tracker {
                 expected: open.commit_lsn,
                 found: commit_lsn,
             });
+        }
+        if open.next_index < skip {
+            return Err(Violation::Shortened(commit_lsn));
         }
         open.confirm = end_lsn;
         self.open = Open::No;
