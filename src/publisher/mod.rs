@@ -22,6 +22,9 @@ mod tracker;
 mod watch;
 mod write_queue;
 
+#[cfg(test)]
+mod tracker_tests;
+
 use std::fmt;
 use std::sync::Arc;
 use std::thread::JoinHandle;
