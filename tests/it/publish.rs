@@ -6,7 +6,7 @@ use anyhow::Result;
 
 use crate::support::kafka;
 use crate::support::oracle::{Oracle, check};
-use crate::support::outboxd::{Outboxd, Settings};
+use crate::support::outboxd::{Outboxd, Settings, init};
 use crate::support::postgres::{self, Database, MAJORS};
 use crate::support::wait::wait_until;
 
@@ -26,7 +26,9 @@ async fn committed_events_arrive_with_the_pollers_topic_key_and_value_and_are_ma
              SELECT 'Created' || i % 7, $1, $2::text::jsonb FROM generate_series(1, 100) i",
             &[&topic, &payload],
         ).await?;
-        let mut outboxd = Outboxd::spawn(&Settings::new(&database, kafka)?)?;
+        let settings = Settings::new(&database, kafka)?;
+        init(&settings).await?;
+        let mut outboxd = Outboxd::spawn(&settings)?;
         outboxd.wait_for_phase("streaming", LIMIT).await?;
         for _ in 0..100 {
             database.insert("Changed", &topic, payload).await?;
