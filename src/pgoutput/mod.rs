@@ -32,7 +32,7 @@ pub use message::{
 };
 pub use relation::{Relation, RelationColumn, ReplicaIdentity};
 pub use timestamp::Timestamp;
-pub use tuple::{Column, Columns, Tuple};
+pub use tuple::{Column, Tuple, TupleColumns};
 
 use crate::error::{Code, Error};
 

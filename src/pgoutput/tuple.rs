@@ -53,8 +53,8 @@ impl<'a> Tuple<'a> {
     }
 
     /// The columns from first to last.
-    pub fn iter(&self) -> Columns<'a> {
-        Columns {
+    pub fn iter(&self) -> TupleColumns<'a> {
+        TupleColumns {
             left: self.count,
             reader: Reader::new(self.columns),
         }
@@ -63,21 +63,21 @@ impl<'a> Tuple<'a> {
 
 impl<'a> IntoIterator for Tuple<'a> {
     type Item = Column<'a>;
-    type IntoIter = Columns<'a>;
+    type IntoIter = TupleColumns<'a>;
 
-    fn into_iter(self) -> Columns<'a> {
+    fn into_iter(self) -> TupleColumns<'a> {
         self.iter()
     }
 }
 
 /// Iterates over the columns of a [`Tuple`].
 #[derive(Debug, Clone)]
-pub struct Columns<'a> {
+pub struct TupleColumns<'a> {
     left: u16,
     reader: Reader<'a>,
 }
 
-impl<'a> Iterator for Columns<'a> {
+impl<'a> Iterator for TupleColumns<'a> {
     type Item = Column<'a>;
 
     fn next(&mut self) -> Option<Column<'a>> {
@@ -91,7 +91,7 @@ impl<'a> Iterator for Columns<'a> {
     }
 }
 
-impl ExactSizeIterator for Columns<'_> {}
+impl ExactSizeIterator for TupleColumns<'_> {}
 
 impl<'a> Column<'a> {
     fn decode(reader: &mut Reader<'a>) -> Result<Self, DecodeError> {
