@@ -16,7 +16,7 @@ pub(crate) fn split(text: &str) -> Result<Options, Wrong> {
     let (options, remedy) = match url {
         Some(rest) => (
             split_url(rest),
-            "write postgresql://user@host:5432/database, with signs in the password percent-encoded",
+            "write postgresql://user@host:5432/database, and percent-encode signs in the password",
         ),
         None => (
             split_words(text),

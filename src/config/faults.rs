@@ -126,12 +126,16 @@ impl From<Faults> for Error {
     }
 }
 
-/// The text as a fault may quote it: on one line, and not when it could be a connection string that
-/// went to the wrong setting.
+/// The text as a fault may quote it: on one line, and not if it is long or may be secret.
 pub(crate) fn shown(text: &str) -> String {
-    if text.len() > 80 || text.contains('@') || text.contains("://") || text.contains("password") {
+    if text.len() > 80 || may_be_secret(text) {
         "the value".to_owned()
     } else {
         format!("`{}`", text.escape_debug())
     }
+}
+
+/// Whether the text could be a connection string that went to the wrong setting.
+pub(crate) fn may_be_secret(text: &str) -> bool {
+    text.contains('@') || text.contains("://") || text.contains("password")
 }

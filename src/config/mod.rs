@@ -20,6 +20,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 
 pub use self::database::{Database, SslMode, TlsSettings};
 pub use self::faults::{Fault, Faults};
@@ -46,8 +47,8 @@ pub enum AfterPublish {
 /// What becomes of rows that are unpublished when a slot is created.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Backlog {
-    /// They are published before the stream begins, unless there are many and no row was ever marked: then somebody else
-    /// keeps account of them, and the publisher refuses to start.
+    /// They are published before the stream begins, unless there are many and no row was ever
+    /// marked: then somebody else keeps account of them, and the publisher refuses to start.
     Auto,
     /// They are published before the stream begins.
     Publish,
@@ -256,16 +257,19 @@ impl fmt::Debug for Config {
     }
 }
 
+/// tracing takes any single word for the name of a module, so a misspelt level would silence
+/// everything else; a word alone has to be a level here.
 fn log_filter(text: &str) -> Result<String, Wrong> {
-    EnvFilter::builder()
-        .parse(text)
-        .map(|_| text.to_owned())
-        .map_err(|_| {
-            Wrong::new(
-                format!("{} is not a filter for logs", shown(text)),
-                "write error, warn, info, debug or trace, or a list such as info,outboxd=debug",
-            )
-        })
+    let is_directive =
+        |word: &str| word.contains(['=', '[']) || word.parse::<LevelFilter>().is_ok();
+    let is_filter = text.split(',').all(|word| is_directive(word.trim()));
+    if is_filter && EnvFilter::builder().parse(text).is_ok() {
+        return Ok(text.to_owned());
+    }
+    Err(Wrong::new(
+        format!("{} is not a filter for logs", shown(text)),
+        "write error, warn, info, debug or trace, or a list such as info,outboxd=debug",
+    ))
 }
 
 /// Gathers faults; after one, the default stands in so that the rest can be checked too.
@@ -362,3 +366,6 @@ impl Check {
         (after_publish, backlog)
     }
 }
+
+#[cfg(test)]
+mod tests;

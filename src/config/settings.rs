@@ -11,7 +11,7 @@ use std::path::Path;
 use clap::{Args, Command};
 use serde::{Deserialize, Deserializer};
 
-use crate::config::faults::{Fault, Wrong};
+use crate::config::faults::{Fault, Wrong, may_be_secret};
 
 /// The variables' names, which faults use as well.
 pub(crate) mod names {
@@ -57,7 +57,7 @@ pub struct Settings {
     #[serde(deserialize_with = "scalar")]
     pub kafka_brokers: Option<String>,
 
-    /// Properties of librdkafka: key=value,key=value; in the file, the table [kafka]
+    /// Properties of librdkafka: key=value,key=value; in the file, a table named kafka
     #[arg(long, env = names::KAFKA_PROPERTIES, hide_env_values = true, value_name = "LIST")]
     #[serde(skip)]
     pub kafka_properties: Option<String>,
@@ -77,7 +77,7 @@ pub struct Settings {
     #[serde(deserialize_with = "scalar")]
     pub table: Option<String>,
 
-    /// The replication slot [default: outboxd_<database>]
+    /// The replication slot [default: outboxd_ and the database]
     #[arg(long, env = names::SLOT, hide_env_values = true, value_name = "NAME")]
     #[serde(deserialize_with = "scalar")]
     pub slot: Option<String>,
@@ -146,14 +146,17 @@ pub struct Settings {
     /// What was wrong with the file itself; told together with the faults of the values.
     #[arg(skip)]
     #[serde(skip)]
-    pub(crate) faults: Vec<Fault>,
+    pub faults: Vec<Fault>,
 }
 
 impl Settings {
     /// The settings of a TOML file. What is wrong with the file is kept, and told by
     /// `Config::from_settings` together with everything else.
     pub fn load(path: &Path) -> Settings {
-        let file = path.display().to_string();
+        let mut file = path.display().to_string();
+        if may_be_secret(&file) {
+            file = "OUTBOX_CONFIG".to_owned();
+        }
         match std::fs::read_to_string(path) {
             Ok(text) => Settings::parse(&text, &file),
             Err(e) => Settings::faulty(vec![
@@ -170,7 +173,7 @@ impl Settings {
     ///
     /// The parser's own error is not passed on: it quotes the line, and the line may hold a
     /// password.
-    fn parse(text: &str, file: &str) -> Settings {
+    pub(crate) fn parse(text: &str, file: &str) -> Settings {
         let mut table: toml::Table = match toml::from_str(text) {
             Ok(table) => table,
             Err(e) => {
