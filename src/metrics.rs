@@ -8,9 +8,11 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{EncodeMetric, MetricEncoder};
+use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -97,11 +99,11 @@ pub struct Metrics {
     durations: Family<Labels, Histogram, fn() -> Histogram>,
     topics: Mutex<HashMap<String, TopicMetrics>>,
     errors: Family<Labels, Counter>,
-    slot_lag: Family<Labels, Gauge>,
-    retained_wal: Family<Labels, Gauge>,
-    safe_wal_size: Family<Labels, Gauge>,
+    slot_lag: KnownGauge,
+    retained_wal: KnownGauge,
+    safe_wal_size: KnownGauge,
     wal_status: Family<Labels, Gauge>,
-    slot_active: Gauge,
+    slot_active: KnownGauge,
     in_flight_records: Gauge,
     in_flight_bytes: Gauge,
     oldest_unacknowledged: FloatGauge,
@@ -182,11 +184,11 @@ impl Metrics {
             durations,
             topics: Mutex::default(),
             errors: Family::default(),
-            slot_lag: Family::default(),
-            retained_wal: Family::default(),
-            safe_wal_size: Family::default(),
+            slot_lag: KnownGauge::default(),
+            retained_wal: KnownGauge::default(),
+            safe_wal_size: KnownGauge::default(),
             wal_status: Family::default(),
-            slot_active: Gauge::default(),
+            slot_active: KnownGauge::default(),
             in_flight_records: Gauge::default(),
             in_flight_bytes: Gauge::default(),
             oldest_unacknowledged: Gauge::default(),
@@ -316,26 +318,17 @@ impl Metrics {
     /// Shows the slot as the server sees it; with `None`, when nobody knows, its gauges are absent
     /// rather than stale.
     pub fn slot(&self, slot: Option<SlotGauges<'_>>) {
+        self.slot_lag.set(slot.map(|slot| slot.lag_bytes));
+        self.retained_wal.set(slot.map(|slot| slot.retained_bytes));
+        self.safe_wal_size
+            .set(slot.and_then(|slot| slot.safe_wal_size));
+        self.slot_active.set(slot.map(|slot| slot.active.into()));
         self.wal_status.clear();
-        let show = |family: &Family<Labels, Gauge>, value: Option<i64>| match value {
-            Some(value) => {
-                family.get_or_create(&Labels::new()).set(value);
-            }
-            None => family.clear(),
-        };
-        show(&self.slot_lag, slot.map(|slot| slot.lag_bytes));
-        show(&self.retained_wal, slot.map(|slot| slot.retained_bytes));
-        show(
-            &self.safe_wal_size,
-            slot.and_then(|slot| slot.safe_wal_size),
-        );
         if let Some(status) = slot.and_then(|slot| slot.wal_status) {
             self.wal_status
                 .get_or_create(&vec![(STATUS, status.to_owned())])
                 .set(1);
         }
-        self.slot_active
-            .set(slot.is_some_and(|slot| slot.active).into());
     }
 
     /// Shows what is under way.
@@ -377,10 +370,188 @@ impl fmt::Debug for Metrics {
     }
 }
 
+/// A gauge that is absent while its value is not known.
+#[derive(Debug, Clone, Default)]
+struct KnownGauge(Arc<Mutex<Option<i64>>>);
+
+impl KnownGauge {
+    fn set(&self, value: Option<i64>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = value;
+    }
+}
+
+impl EncodeMetric for KnownGauge {
+    fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
+        let value = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        value.map_or(Ok(()), |value| encoder.encode_gauge(&value))
+    }
+
+    fn metric_type(&self) -> MetricType {
+        MetricType::Gauge
+    }
+}
+
 fn stem(counter: &'static str) -> &'static str {
     counter.strip_suffix("_total").unwrap_or(counter)
 }
 
 fn saturating(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn has(metrics: &Metrics, line: &str) {
+        let text = metrics.render();
+        assert!(
+            text.lines().any(|found| found == line),
+            "{line} is not in\n{text}"
+        );
+    }
+
+    #[test]
+    fn every_named_metric_is_there_once_it_has_a_value() {
+        let metrics = Metrics::new();
+        let topic = metrics.topic("orders");
+        topic.processed(2);
+        topic.failed(1);
+        topic.observe(0.003);
+        metrics.error(Code::Publish);
+        metrics.waiting(Some(("kafka", 1.5)));
+        metrics.flight(FlightGauges {
+            records: 4,
+            bytes: 5,
+            oldest_seconds: 0.5,
+            unmarked_records: 6,
+        });
+        metrics.slot(Some(SlotGauges {
+            lag_bytes: 1,
+            retained_bytes: 2,
+            safe_wal_size: Some(3),
+            wal_status: Some("reserved"),
+            active: true,
+        }));
+        for name in [
+            EVENTS_PROCESSED,
+            ERRORS,
+            SLOT_LAG,
+            RETAINED_WAL,
+            SAFE_WAL_SIZE,
+            WAL_STATUS,
+            SLOT_ACTIVE,
+            IN_FLIGHT_RECORDS,
+            IN_FLIGHT_BYTES,
+            OLDEST_UNACKNOWLEDGED,
+            WRITE_BACK_PENDING,
+            RECONNECTS,
+            SLOT_BOOTSTRAPS,
+            SLOT_HEALS,
+            TRANSACTIONS,
+            BUILD_INFO,
+            WAITING,
+        ] {
+            let text = metrics.render();
+            let sample = |line: &str| {
+                line.strip_prefix(name)
+                    .is_some_and(|rest| rest.starts_with([' ', '{']))
+            };
+            assert!(text.lines().any(sample), "{name} has no sample in\n{text}");
+        }
+        has(
+            &metrics,
+            "outbox_events_processed_total{topic=\"orders\",status=\"published\"} 2",
+        );
+        has(
+            &metrics,
+            "outbox_events_processed_total{topic=\"orders\",status=\"failed\"} 1",
+        );
+        has(&metrics, "outbox_errors_total{code=\"PUBLISH_ERROR\"} 1");
+        has(&metrics, "outboxd_wal_status{status=\"reserved\"} 1");
+        has(&metrics, "# EOF");
+    }
+
+    #[test]
+    fn durations_fall_into_buckets_from_half_a_millisecond_to_a_minute() {
+        let metrics = Metrics::new();
+        let topic = metrics.topic("orders");
+        for seconds in [-1.0, 0.0004, 0.003, 59.0, 600.0] {
+            topic.observe(seconds);
+        }
+        let bucket = |le: &str, count: u32| {
+            let name = "outbox_processing_duration_seconds_bucket";
+            has(
+                &metrics,
+                &format!("{name}{{le=\"{le}\",topic=\"orders\"}} {count}"),
+            );
+        };
+        bucket("0.0005", 2);
+        bucket("0.005", 3);
+        bucket("60.0", 4);
+        bucket("+Inf", 5);
+    }
+
+    #[test]
+    fn topics_beyond_the_limit_share_one_label() {
+        let metrics = Metrics::new();
+        for i in 0..TOPICS_MAX + 50 {
+            metrics.topic(&format!("t{i}")).processed(1);
+        }
+        metrics.topic("t0").processed(1);
+        has(
+            &metrics,
+            "outbox_events_processed_total{topic=\"t0\",status=\"published\"} 2",
+        );
+        has(
+            &metrics,
+            "outbox_events_processed_total{topic=\"(other)\",status=\"published\"} 50",
+        );
+        let text = metrics.render();
+        let topics = text
+            .lines()
+            .filter(|line| line.contains("status=\"published\""))
+            .count();
+        assert_eq!(topics, TOPICS_MAX + 1);
+    }
+
+    #[test]
+    fn what_is_no_longer_known_is_absent_and_not_stale() {
+        let metrics = Metrics::new();
+        let slot = SlotGauges {
+            lag_bytes: 1,
+            retained_bytes: 2,
+            safe_wal_size: Some(3),
+            wal_status: Some("extended"),
+            active: true,
+        };
+        metrics.slot(Some(slot));
+        metrics.slot(Some(SlotGauges {
+            safe_wal_size: None,
+            wal_status: Some("lost"),
+            ..slot
+        }));
+        has(&metrics, "outboxd_slot_lag_bytes 1");
+        let text = metrics.render();
+        assert!(!text.contains("outboxd_safe_wal_size_bytes 3"), "{text}");
+        assert!(
+            !text.contains("extended") && text.contains("status=\"lost\"} 1"),
+            "{text}"
+        );
+        metrics.slot(None);
+        let text = metrics.render();
+        let shown = |name: &&str| text.lines().any(|line| line.starts_with(name));
+        let slot = [SLOT_LAG, RETAINED_WAL, WAL_STATUS, SLOT_ACTIVE];
+        assert_eq!(slot.iter().find(|name| shown(name)), None, "{text}");
+    }
+
+    #[test]
+    fn a_topics_name_cannot_break_the_format() {
+        let metrics = Metrics::new();
+        metrics.topic("a\"b\\c\nd").processed(1);
+        has(
+            &metrics,
+            "outbox_events_processed_total{topic=\"a\\\"b\\\\c\\nd\",status=\"published\"} 1",
+        );
+    }
 }

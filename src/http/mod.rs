@@ -8,7 +8,7 @@
 //!   why.
 //! - `/metrics`, `/status` (JSON), `/` (for people).
 //!
-//! Connections are limited in number and in time ([`listener`]), so that no client can hold memory
+//! Connections are limited in number and in time (`listener`), so that no client can hold memory
 //! or a file for long.
 
 mod listener;
