@@ -131,7 +131,9 @@ fn init_log(config: &Config) -> anyhow::Result<()> {
     let filter = EnvFilter::builder()
         .parse(&config.log)
         .context("read OUTBOX_LOG")?;
+    // Told to report errors of the log itself, tracing panics when standard error has been closed.
     let log = tracing_subscriber::fmt()
+        .log_internal_errors(false)
         .with_env_filter(filter)
         .with_writer(io::stderr)
         .with_ansi(io::stderr().is_terminal());
