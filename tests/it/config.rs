@@ -1,0 +1,233 @@
+//! The built program is configured as its manual says, and a wrong configuration ends it at once
+//! with exit code 2 and a line for each thing that is wrong. None of these tests lets it connect.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::process::{Command, Output, Stdio};
+
+const URL: &str = "postgres://outboxd@db.invalid/orders";
+
+/// The program with nothing in its environment but what is given.
+fn outboxd(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_outboxd"))
+        .args(arguments)
+        .env_clear()
+        .envs(environment.iter().copied())
+        .output()
+        .expect("the program starts")
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[track_caller]
+fn assert_faults(output: &Output, settings: &[&str]) {
+    let text = stderr(output);
+    assert_eq!(output.status.code(), Some(2), "{text}");
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(lines.len(), settings.len(), "one line a fault:\n{text}");
+    for (line, setting) in lines.iter().zip(settings) {
+        assert!(
+            line.starts_with(&format!("error: CONFIG_ERROR: {setting} ")),
+            "{line}"
+        );
+        assert!(line.contains("; "), "the line says what to do: {line}");
+    }
+}
+
+#[test]
+fn run_without_settings_says_what_it_needs_and_ends_with_2() {
+    assert_faults(&outboxd(&["run"], &[]), &["DATABASE_URL", "KAFKA_BROKERS"]);
+}
+
+#[test]
+fn all_faults_of_flags_environment_and_file_come_at_once() {
+    let mut file = tempfile::NamedTempFile::new().expect("a temporary file");
+    write!(
+        file,
+        "log_format = 'xml'\nsource = 'poll'\n[kafka]\nacks = 1\n"
+    )
+    .expect("it is written");
+    let path = file.path().display().to_string();
+    let output = outboxd(
+        &["run", "--max-retries", "many", "--config", &path],
+        &[
+            ("DATABASE_URL", URL),
+            ("OUTBOX_BATCH_SIZE", "0"),
+            ("OUTBOX_AFTER_PUBLISH", "keep"),
+            ("OUTBOX_BACKLOG", "publish"),
+        ],
+    );
+    let unknown = format!("{path}: source");
+    assert_faults(
+        &output,
+        &[
+            &unknown,
+            "KAFKA_BROKERS",
+            "KAFKA_PROPERTIES",
+            "OUTBOX_BATCH_SIZE",
+            "OUTBOX_MAX_RETRIES",
+            "OUTBOX_BACKLOG",
+            "OUTBOX_LOG_FORMAT",
+        ],
+    );
+}
+
+/// A flag's wrong value hides the environment's, and this the file's: which value is told shows
+/// which one counts.
+#[test]
+fn a_flag_counts_before_the_environment_and_this_before_the_file() {
+    let mut file = tempfile::NamedTempFile::new().expect("a temporary file");
+    write!(
+        file,
+        "slot = 'From-File'\nkey = 'from-file'\nbacklog = 'from-file'\n"
+    )
+    .expect("it is written");
+    let path = file.path().display().to_string();
+    let output = outboxd(
+        &["run", "--slot", "From-Flag"],
+        &[
+            ("OUTBOX_CONFIG", path.as_str()),
+            ("DATABASE_URL", URL),
+            ("KAFKA_BROKERS", "kafka.invalid:9092"),
+            ("OUTBOX_SLOT", "From-Environment"),
+            ("OUTBOX_KEY", "from-environment"),
+            ("OUTBOX_BACKLOG", ""),
+        ],
+    );
+    assert_faults(&output, &["OUTBOX_SLOT", "OUTBOX_BACKLOG", "OUTBOX_KEY"]);
+    let text = stderr(&output);
+    assert!(
+        text.contains("`From-Flag`") && text.contains("`from-environment`"),
+        "{text}"
+    );
+    assert!(
+        text.contains("OUTBOX_BACKLOG `from-file`"),
+        "an empty variable says nothing: {text}"
+    );
+}
+
+#[test]
+fn a_missing_settings_file_is_a_fault() {
+    let output = outboxd(
+        &["run", "--config", "/nowhere/outboxd.toml"],
+        &[
+            ("DATABASE_URL", URL),
+            ("KAFKA_BROKERS", "kafka.invalid:9092"),
+        ],
+    );
+    assert_faults(&output, &["/nowhere/outboxd.toml"]);
+}
+
+#[test]
+fn an_address_that_is_in_use_ends_with_2_and_a_hint() {
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = taken.local_addr().expect("its address").to_string();
+    let output = outboxd(
+        &["run", "--http-listen", &address, "--log=off"],
+        &[("DATABASE_URL", URL), ("KAFKA_BROKERS", "127.0.0.1:1")],
+    );
+    let text = stderr(&output);
+    assert_eq!(output.status.code(), Some(2), "{text}");
+    assert!(
+        text.starts_with(&format!("error: CONFIG_ERROR: cannot listen at {address}")),
+        "{text}"
+    );
+    assert!(text.contains("\nhint: "), "{text}");
+}
+
+/// The server accepts and says nothing, so the program hangs in its start until the signal comes.
+/// Its log is no longer read by then, which must not matter.
+#[test]
+fn a_signal_while_starting_ends_with_0_and_health_is_served_before() {
+    let silent = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let port = silent.local_addr().expect("its address").port();
+    for signal in ["TERM", "INT"] {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_outboxd"))
+            .args([
+                "run",
+                "--http-listen=127.0.0.1:0",
+                "--kafka-brokers=127.0.0.1:1",
+            ])
+            .env_clear()
+            .env(
+                "DATABASE_URL",
+                format!("postgres://outboxd@127.0.0.1:{port}/orders"),
+            )
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the program starts");
+        let log = BufReader::new(child.stderr.take().expect("it is piped"));
+        let serving = log
+            .lines()
+            .map_while(Result::ok)
+            .find(|line| line.contains("serving"));
+        let serving = serving.expect("it says where it serves");
+        let (_, address) = serving
+            .split_once("address=")
+            .expect("the address is a field");
+        let mut monitor = TcpStream::connect(address.trim()).expect("it serves");
+        monitor
+            .write_all(b"GET /livez HTTP/1.0\r\n\r\n")
+            .expect("it listens");
+        let mut answer = String::new();
+        monitor.read_to_string(&mut answer).expect("it answers");
+        assert!(answer.starts_with("HTTP/1.0 200"), "{answer}");
+        let pid = child.id().to_string();
+        let sent = Command::new("kill")
+            .args(["-s", signal, &pid])
+            .status()
+            .expect("kill runs");
+        assert!(sent.success());
+        assert_eq!(
+            child.wait().expect("it ends").code(),
+            Some(0),
+            "SIG{signal}"
+        );
+    }
+}
+
+#[test]
+fn wrong_use_ends_with_2_and_help_with_0() {
+    for arguments in [&["publish"][..], &["run", "--no-such-flag"], &[]] {
+        assert_eq!(
+            outboxd(arguments, &[]).status.code(),
+            Some(2),
+            "{arguments:?}"
+        );
+    }
+    for arguments in [&["--help"][..], &["run", "--help"], &["--version"]] {
+        assert_eq!(
+            outboxd(arguments, &[]).status.code(),
+            Some(0),
+            "{arguments:?}"
+        );
+    }
+}
+
+#[test]
+fn no_password_is_printed_wherever_it_was_put() {
+    let secret = "Zq7Kw9Xv";
+    let url = format!("postgres://u:{secret}@h:x/d");
+    let password = format!("sasl.password={secret}");
+    for arguments in [
+        &["run", "--database-url", &url][..],
+        &["run", &url],
+        &["run", "--kafka-brokers", &url],
+        &["run", "--slot", &url],
+        &["run", &password],
+        &["run", "--kafka", &password],
+        &["run", "--config", &url],
+        &[&url],
+        &["run", "--help"],
+    ] {
+        let environment = [
+            ("DATABASE_URL", url.as_str()),
+            ("KAFKA_PROPERTIES", password.as_str()),
+        ];
+        let output = outboxd(arguments, &environment);
+        let printed = stderr(&output) + &String::from_utf8_lossy(&output.stdout);
+        assert!(!printed.contains(secret), "{arguments:?}:\n{printed}");
+    }
+}
