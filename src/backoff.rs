@@ -14,7 +14,11 @@ pub(crate) struct Backoff {
 impl Backoff {
     /// Starts at `first` and never waits longer than `cap` plus a fifth.
     pub(crate) const fn new(first: Duration, cap: Duration) -> Self {
-        Backoff { first, cap, next: first }
+        Backoff {
+            first,
+            cap,
+            next: first,
+        }
     }
 
     /// The delay before the next attempt.
@@ -39,7 +43,10 @@ mod tests {
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
         for base in [100, 200, 400, 800, 1600, 3200, 6400, 10_000, 10_000] {
             let delay = backoff.next_delay().as_millis() as f64;
-            assert!((0.79..=1.21).contains(&(delay / f64::from(base))), "{delay} for {base}");
+            assert!(
+                (0.79..=1.21).contains(&(delay / f64::from(base))),
+                "{delay} for {base}"
+            );
         }
         backoff.reset();
         assert!(backoff.next_delay() <= Duration::from_millis(120));

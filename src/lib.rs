@@ -17,15 +17,15 @@
 //! - [`publisher`]: the pure engine, its driver, and [`Publisher`]: start, stop, status.
 //! - `http`: metrics, health and the status page.
 
-pub mod lsn;
-pub mod error;
 mod backoff;
 pub mod config;
-pub mod metrics;
-pub mod pgoutput;
-pub mod replication;
-pub mod postgres;
-pub mod outbox;
-pub mod kafka;
-pub mod publisher;
+pub mod error;
 pub mod http;
+pub mod kafka;
+pub mod lsn;
+pub mod metrics;
+pub mod outbox;
+pub mod pgoutput;
+pub mod postgres;
+pub mod publisher;
+pub mod replication;

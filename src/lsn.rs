@@ -60,8 +60,11 @@ impl FromStr for Lsn {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let half = |digits: &str| {
-            let well_formed = (1..=8).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_hexdigit());
-            well_formed.then(|| u64::from_str_radix(digits, 16).ok()).flatten()
+            let well_formed =
+                (1..=8).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_hexdigit());
+            well_formed
+                .then(|| u64::from_str_radix(digits, 16).ok())
+                .flatten()
         };
         text.split_once('/')
             .and_then(|(high, low)| Some(Lsn(half(high)? << 32 | half(low)?)))
@@ -88,7 +91,18 @@ mod tests {
 
     #[test]
     fn malformed_text_is_refused() {
-        for text in ["", "/", "0", "0/", "/0", "0/0/0", "0/+1", "G/0", "100000000/0", "0/ 1"] {
+        for text in [
+            "",
+            "/",
+            "0",
+            "0/",
+            "/0",
+            "0/0/0",
+            "0/+1",
+            "G/0",
+            "100000000/0",
+            "0/ 1",
+        ] {
             assert!(text.parse::<Lsn>().is_err(), "{text}");
         }
     }

@@ -4,15 +4,22 @@
 //! `(id) WHERE published_at IS NULL` makes a page cost what it holds. A row becomes the same [`Event`](crate::outbox::Event) as an insert
 //! from the stream; only what the stream alone knows is absent.
 
-use tokio_postgres::Row;
+use std::collections::HashSet;
+use std::pin::Pin;
+
+use futures_util::TryStreamExt;
+use tokio_postgres::{Row, RowStream};
 
 use crate::config::{Config, TableName};
 use crate::error::Result;
 use crate::outbox::{Columns, Event};
 use crate::postgres::{Session, TableShape};
 
-/// Rows a page: enough to hide a round trip, few enough to hold.
+/// Rows a page: one statement, and so one snapshot of the server, for no longer than this takes.
 pub(crate) const PAGE: usize = 1_000;
+
+/// A part of a page that is held at a time, up to one row more.
+const PART_BYTES: usize = 1 << 20;
 
 /// The statements for one table, as it is now.
 #[derive(Debug)]
@@ -58,23 +65,35 @@ impl UnpublishedRows {
         let list = columns.select_list();
         // The session's time zone is the writers', so a timestamp without zone means the same moment to both.
         let created = match shape.column("created_at") {
-            Some(_) => "(extract(epoch FROM created_at::timestamptz) * 1000000)::bigint",
+            Some(_) => "(extract(epoch FROM o.created_at::timestamptz) * 1000000)::bigint",
             None => "NULL::bigint",
         };
         let page = format!(
-            "SELECT {list}, id::bigint, xmin::text::bigint, {created} FROM {table} \
-             WHERE published_at IS NULL AND id > $1::bigint ORDER BY id LIMIT {PAGE}",
+            "SELECT {list}, o.id::bigint, o.xmin::text::bigint, {created} FROM {table} \
+             AS o WHERE o.published_at IS NULL AND o.id > $1::bigint ORDER BY o.id LIMIT {PAGE}",
             table = config.table.quoted(),
         );
-        Ok(UnpublishedRows { table: config.table.clone(), columns, page })
+        Ok(UnpublishedRows {
+            table: config.table.clone(),
+            columns,
+            page,
+        })
     }
 
-    /// The next page of unpublished rows above `after`, by id. Fewer than [`PAGE`] rows: there were no more.
-    pub(crate) async fn page(&self, session: &Session, after: i64) -> Result<Vec<TableRow>> {
+    /// Begins to read the next page of unpublished rows above `after`, by id. A page of fewer than [`PAGE`] rows is the last.
+    /// The session can do nothing else until the page has been read.
+    pub(crate) async fn page<'s>(&self, session: &'s Session, after: i64) -> Result<Page<'s>> {
         let what = format!("reading unpublished rows of {}", self.table);
-        let rows = session.bounded(&what, session.query(&self.page, &[&after])).await?;
-        let with_fields = |row: Row| TableRow { fields: row.len() - 3, row };
-        Ok(rows.into_iter().map(with_fields).collect())
+        let stream = session
+            .bounded(&what, session.query_raw(&self.page, [after]))
+            .await?;
+        Ok(Page {
+            session,
+            what,
+            stream: Box::pin(stream),
+            count: 0,
+            last: after,
+        })
     }
 
     /// The row's event.
@@ -83,13 +102,15 @@ impl UnpublishedRows {
     }
 
     /// Those of the ids whose rows are marked as published by now.
-    pub(crate) async fn published(&self, session: &Session, ids: &[i64]) -> Result<Vec<i64>> {
+    pub(crate) async fn published(&self, session: &Session, ids: &[i64]) -> Result<HashSet<i64>> {
         let what = format!("reading published rows of {}", self.table);
         let published = format!(
             "SELECT id::bigint FROM {} WHERE id = ANY ($1::bigint[]) AND published_at IS NOT NULL",
             self.table.quoted()
         );
-        let rows = session.bounded(&what, session.query(&published, &[&ids])).await?;
+        let rows = session
+            .bounded(&what, session.query(&published, &[&ids]))
+            .await?;
         Ok(rows.iter().map(|row| row.get(0)).collect())
     }
 
@@ -103,8 +124,53 @@ impl UnpublishedRows {
              FROM unpublished",
             table = self.table.quoted()
         );
-        let row = session.bounded(&what, session.query_one(&survey, &[&limit])).await?;
-        Ok(Survey { unpublished: row.get(0), oldest: row.get(1), ever_marked: row.get(2) })
+        let row = session
+            .bounded(&what, session.query_one(&survey, &[&limit]))
+            .await?;
+        Ok(Survey {
+            unpublished: row.get(0),
+            oldest: row.get(1),
+            ever_marked: row.get(2),
+        })
+    }
+}
+
+/// A page that is being read. However large its rows are, only a part of it is in memory.
+pub(crate) struct Page<'s> {
+    session: &'s Session,
+    what: String,
+    stream: Pin<Box<RowStream>>,
+    count: usize,
+    last: i64,
+}
+
+impl Page<'_> {
+    /// The next rows; none at the end of the page.
+    pub(crate) async fn rows(&mut self) -> Result<Vec<TableRow>> {
+        let mut rows = Vec::new();
+        let mut bytes = 0;
+        while bytes < PART_BYTES {
+            let next = self.session.bounded(&self.what, self.stream.try_next());
+            let Some(row) = next.await? else { break };
+            bytes += row.raw_size_bytes();
+            rows.push(TableRow {
+                fields: row.len() - 3,
+                row,
+            });
+        }
+        self.count += rows.len();
+        self.last = rows.last().map_or(self.last, TableRow::id);
+        Ok(rows)
+    }
+
+    /// How many rows were read so far.
+    pub(crate) fn count(&self) -> usize {
+        self.count
+    }
+
+    /// The highest id that was read so far.
+    pub(crate) fn last(&self) -> i64 {
+        self.last
     }
 }
 

@@ -23,8 +23,8 @@ use crate::error::{Code, Error, Result};
 pub(crate) use self::preflight::Fault;
 pub use self::session::{Session, connect};
 pub use self::sqlstate::ServerError;
-pub use self::table::TableShape;
 pub(crate) use self::sqlstate::{classify, sqlstate};
+pub use self::table::TableShape;
 
 /// One history of the log. Log positions and row ids of one lineage mean nothing in another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

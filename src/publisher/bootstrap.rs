@@ -187,19 +187,25 @@ impl Bootstrap<'_> {
     async fn pass(&mut self, mut remember: Option<&mut HashSet<i64>>) -> Step<usize> {
         let (mut after, mut count) = (i64::MIN, 0);
         loop {
-            let page = self.rows.page(self.session, after).await?;
-            for row in &page {
-                go_on!(self.publish(row).await);
-                if let Some(remembered) = remember.as_deref_mut() {
-                    remembered.insert(row.id());
+            let mut page = self.rows.page(self.session, after).await?;
+            loop {
+                let rows = page.rows().await?;
+                for row in &rows {
+                    go_on!(self.publish(row).await);
+                    if let Some(remembered) = remember.as_deref_mut() {
+                        remembered.insert(row.id());
+                    }
+                }
+                if rows.is_empty() {
+                    break;
                 }
             }
-            after = page.last().map_or(after, TableRow::id);
-            count += page.len();
+            after = page.last();
+            count += page.count();
             let full = remember
                 .as_ref()
                 .is_some_and(|ids| ids.len() >= REMEMBERED_MAX);
-            if page.len() < PAGE || full {
+            if page.count() < PAGE || full {
                 break;
             }
         }
@@ -279,26 +285,38 @@ impl Bootstrap<'_> {
         let began = Instant::now();
         let mut after = i64::MIN;
         loop {
-            let page = self.rows.page(snapshot, after).await?;
-            let ids: Vec<i64> = page.iter().map(TableRow::id).collect();
-            let by_now = self.rows.published(self.session, &ids).await?;
-            for row in &page {
-                if already.rows.contains(&row.id()) || by_now.contains(&row.id()) {
-                    continue;
+            let mut page = self.rows.page(snapshot, after).await?;
+            loop {
+                let rows = page.rows().await?;
+                if rows.is_empty() {
+                    break;
                 }
-                if self.publishes_backlog() {
-                    go_on!(self.publish(row).await);
-                } else {
-                    go_on!(self.room().await);
-                    self.forwarder.mark_unsent(row.id(), row.xid());
-                }
+                go_on!(self.publish_unpublished(&rows, already).await);
             }
-            after = page.last().map_or(after, TableRow::id);
-            if page.len() < PAGE || began.elapsed() > SNAPSHOT_LIMIT {
+            after = page.last();
+            if page.count() < PAGE || began.elapsed() > SNAPSHOT_LIMIT {
                 go_on!(self.settle().await);
-                return Ok(Ok(page.len() < PAGE));
+                return Ok(Ok(page.count() < PAGE));
             }
         }
+    }
+
+    /// Publishes those rows of the snapshot that nobody has published since.
+    async fn publish_unpublished(&mut self, rows: &[TableRow], already: &Already) -> Step<()> {
+        let ids: Vec<i64> = rows.iter().map(TableRow::id).collect();
+        let by_now = self.rows.published(self.session, &ids).await?;
+        for row in rows {
+            if already.rows.contains(&row.id()) || by_now.contains(&row.id()) {
+                continue;
+            }
+            if self.publishes_backlog() {
+                go_on!(self.publish(row).await);
+            } else {
+                go_on!(self.room().await);
+                self.forwarder.mark_unsent(row.id(), row.xid());
+            }
+        }
+        Ok(Ok(()))
     }
 
     async fn publish(&mut self, row: &TableRow) -> Step<()> {

@@ -200,7 +200,11 @@ impl<'a> Stream<'a> {
 
 /// Waits for bytes to take, or until what is queued could be written. Cancel-safe.
 async fn socket(client: &mut ReplicationClient, reading: bool) -> Result<()> {
-    if reading { client.readable().await } else { client.flush().await }
+    if reading {
+        client.readable().await
+    } else {
+        client.flush().await
+    }
 }
 
 /// A publisher that was dropped instead of stopped has nobody to tell; it stops all the same.

@@ -223,7 +223,9 @@ impl Supervisor {
             system_id: identity.system_id,
             timeline: identity.timeline,
         };
-        let start = client.query(&format!("SELECT {}", postgres::POSTMASTER_START)).await?;
+        let start = client
+            .query(&format!("SELECT {}", postgres::POSTMASTER_START))
+            .await?;
         let start = start.into_iter().flatten().next().flatten();
         if lineage != server.lineage || start.as_ref() != Some(&server.postmaster_start) {
             let message = "the SQL and the replication connection are on different servers";
@@ -319,7 +321,9 @@ impl Supervisor {
         drop(stream);
         if matches!(end, Ok(End::ServerStopping | End::Stopped)) {
             // Whatever it answers, nothing can be lost: the position was reported, or comes again.
-            let _ended = client.finish_copy(tokio::time::Instant::now() + PARTING).await;
+            let _ended = client
+                .finish_copy(tokio::time::Instant::now() + PARTING)
+                .await;
         }
         end.map(Next::Over)
     }

@@ -94,7 +94,9 @@ impl<'a> Watch<'a> {
                     wal_status: slot.wal_status.as_deref(),
                     active: slot.active_pid.is_some(),
                 }));
-                forwarder.board.update(|status| status.slot_health = slot.map(health));
+                forwarder
+                    .board
+                    .update(|status| status.slot_health = slot.map(health));
             }
         }
     }

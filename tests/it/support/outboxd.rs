@@ -81,6 +81,18 @@ fn inherited() -> Option<(String, String)> {
         .map(|path| ("PATH".to_owned(), path))
 }
 
+/// Runs `outboxd init`.
+pub(crate) async fn init(settings: &Settings) -> Result<()> {
+    let output = command(settings, &["init"], Duration::from_secs(30)).await?;
+    if !output.status.success() {
+        bail!(
+            "outboxd init failed: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+    Ok(())
+}
+
 /// A running, or ended, `outboxd run`. Dropping it kills it.
 pub(crate) struct Outboxd {
     guard: Guard,
