@@ -1,7 +1,8 @@
-//! `drop`: removes the slot, so that the server need not keep log for it, and then the publication. Never the table.
+//! `drop`: removes the slot, so that the server need not keep log for it, and then the publication.
+//! Never the table.
 //!
-//! The slot goes first: one that outlives its publication gets stuck at the next change. Only a slot of this database
-//! and of our plugin is touched, and none that somebody reads from.
+//! The slot goes first: one that outlives its publication gets stuck at the next change. Only a
+//! slot of this database and of our plugin is touched, and none that somebody reads from.
 
 use std::io::{self, Write};
 

@@ -1,7 +1,8 @@
 //! `init`: makes what the database needs, or prints the SQL for somebody who may.
 //!
-//! Safe to repeat: what is there is left as it is. No slot is made here; `run` makes it, after the publication. At the
-//! end it says what is still in the way of `run`, which may be a setting that only a restart of the server changes.
+//! Safe to repeat: what is there is left as it is. No slot is made here; `run` makes it, after the
+//! publication. At the end it says what is still in the way of `run`, which may be a setting that
+//! only a restart of the server changes.
 
 use std::io::{self, Write};
 use std::time::Duration;
@@ -10,7 +11,8 @@ use outboxd::config::{AfterPublish, Config, Settings};
 use outboxd::postgres::setup::Setup;
 use outboxd::postgres::{self, Session, preflight, table};
 
-/// Building an index on a large table takes as long as it takes; this only keeps a lost server from holding us for ever.
+/// Building an index on a large table takes as long as it takes; this only keeps a lost server from
+/// holding us for ever.
 const PATIENCE: Duration = Duration::from_secs(6 * 3_600);
 
 /// The arguments of `init`.

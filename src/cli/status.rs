@@ -1,7 +1,7 @@
 //! `status`: how far the slot has come and what is in the way, as the server tells it.
 //!
-//! It asks Postgres alone, so it works whether or not an outboxd runs. Exit code 0 means that events get through as far
-//! as the server can tell; anything else is named.
+//! It asks Postgres alone, so it works whether or not an outboxd runs. Exit code 0 means that
+//! events get through as far as the server can tell; anything else is named.
 
 use std::io::{self, Write};
 use std::time::Duration;

@@ -1,8 +1,10 @@
-//! The SQL side of Postgres: sessions, and what we ask and change of slots, publications and the table's shape.
+//! The SQL side of Postgres: sessions, and what we ask and change of slots, publications and the
+//! table's shape.
 //!
-//! Refused: connection poolers, servers that do not accept writes, and any use of log positions or row ids before
-//! [`Server::lineage`] was compared: after a failover both come again with another meaning. Values are read with
-//! `Row::get`, which panics on another type than asked for: every column's type is fixed by the statement's own casts.
+//! Refused: connection poolers, servers that do not accept writes, and any use of log positions or
+//! row ids before [`Server::lineage`] was compared: after a failover both come again with another
+//! meaning. Values are read with `Row::get`, which panics on another type than asked for: every
+//! column's type is fixed by the statement's own casts.
 
 mod pooler;
 pub mod preflight;
@@ -23,7 +25,6 @@ use crate::error::{Code, Error, Result};
 pub(crate) use self::preflight::Fault;
 pub use self::session::{Session, connect};
 pub use self::sqlstate::ServerError;
-pub(crate) use self::sqlstate::{classify, sqlstate};
 pub use self::table::TableShape;
 
 /// One history of the log. Log positions and row ids of one lineage mean nothing in another.
@@ -40,7 +41,8 @@ pub struct Lineage {
 pub struct Server {
     /// The history that its log belongs to.
     pub lineage: Lineage,
-    /// When it was started, in seconds since 1970 as text. The same lineage and the same start: the same server.
+    /// When it was started, in seconds since 1970 as text. The same lineage and the same start: the
+    /// same server.
     pub postmaster_start: String,
     /// `server_version_num`, such as 150018.
     pub version: u32,
@@ -48,15 +50,15 @@ pub struct Server {
     pub in_recovery: bool,
 }
 
-/// When the server process was started, as text that does not depend on a session's time zone. Two connections that
-/// read the same here (and the same lineage) talk to the same server.
+/// When the server process was started, as text that does not depend on a session's time zone. Two
+/// connections that read the same here (and the same lineage) talk to the same server.
 pub(crate) const POSTMASTER_START: &str =
     "extract(epoch FROM pg_catalog.pg_postmaster_start_time())::text";
 
 /// Asks the server who it is. Any role may.
 ///
-/// The timeline is the one that the server writes now. `pg_control_checkpoint()` would go on showing the old one after a
-/// promotion, until the next checkpoint.
+/// The timeline is the one that the server writes now. `pg_control_checkpoint()` would go on
+/// showing the old one after a promotion, until the next checkpoint.
 pub async fn server(session: &Session) -> Result<Server> {
     let sql = format!(
         "SELECT pg_catalog.pg_is_in_recovery(),
@@ -64,7 +66,8 @@ pub async fn server(session: &Session) -> Result<Server> {
                 {POSTMASTER_START},
                 (SELECT system_identifier FROM pg_catalog.pg_control_system()),
                 CASE WHEN pg_catalog.pg_is_in_recovery()
-                     THEN (SELECT pg_catalog.lpad(pg_catalog.to_hex(min_recovery_end_timeline), 8, '0')
+                     THEN (SELECT pg_catalog.lpad(
+                                      pg_catalog.to_hex(min_recovery_end_timeline), 8, '0')
                              FROM pg_catalog.pg_control_recovery())
                      ELSE pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn())
                 END"
@@ -77,7 +80,8 @@ pub async fn server(session: &Session) -> Result<Server> {
         .and_then(|name| u32::from_str_radix(name.get(..8)?, 16).ok())
         .unwrap_or_default();
     Ok(Server {
-        // The server's own type for it is unsigned; SQL has none, so the sign bit is part of the number.
+        // The server's own type for it is unsigned; SQL has none, so the sign bit is part of the
+        // number.
         lineage: Lineage {
             system_id: row.get::<_, i64>(3).cast_unsigned(),
             timeline,
@@ -88,18 +92,20 @@ pub async fn server(session: &Session) -> Result<Server> {
     })
 }
 
-/// The error that a failed statement or connection means for us. `context` names what we were doing.
+/// The error that a failed statement or connection means for us. `context` names what we were
+/// doing.
 pub(crate) fn sql_error(context: impl Into<String>, error: tokio_postgres::Error) -> Error {
     describe(context, Arc::new(error))
 }
 
 fn describe(context: impl Into<String>, error: Arc<tokio_postgres::Error>) -> Error {
     if let Some(server) = error.as_db_error() {
-        return classify(context, ServerError::from(server));
+        return sqlstate::classify(context, ServerError::from(server));
     }
     let fault = cause_of::<io::Error>(&error);
     let made = match (fault, cause_of::<openssl::ssl::Error>(&error)) {
-        // The library reports a server that takes no writes as an error without a number of the system's.
+        // The library reports a server that takes no writes as an error without a number of the
+        // system's.
         (Some(io), _) if read_only(io) => Error::transient(Code::Connect, context)
             .hint("the server is read-only: a standby, or not promoted yet"),
         (Some(io), _) if io.kind() == io::ErrorKind::ConnectionRefused => {
@@ -111,7 +117,8 @@ fn describe(context: impl Into<String>, error: Arc<tokio_postgres::Error>) -> Er
             .hint("the server's certificate is not signed by sslrootcert, or is for another host"),
         (None, Some(_)) => Error::transient(Code::Connect, context),
         (None, None) if error.source().is_none() => Error::transient(Code::Connect, context),
-        // Log-in without a password, TLS that the server does not offer, a value of an unforeseen type.
+        // Log-in without a password, TLS that the server does not offer, a value of an unforeseen
+        // type.
         (None, None) => Error::fatal(Code::Connect, context),
     };
     made.source(error)

@@ -1,9 +1,10 @@
 //! Tells a server from a connection pooler before it.
 //!
-//! A pooler gives one server session to several clients: session settings, prepared statements and locks then belong to
-//! whoever comes next. It shows itself in the key for cancelling statements (`BackendKeyData`): the server puts its own
-//! process id there, a pooler an id of its own making. The client library keeps that key to itself, but writes it into any
-//! stream that it is asked to cancel over; ours is a pipe in memory that ends here, so that nothing is cancelled.
+//! A pooler gives one server session to several clients: session settings, prepared statements and
+//! locks then belong to whoever comes next. It shows itself in the key for cancelling statements
+//! (`BackendKeyData`): the server puts its own process id there, a pooler an id of its own making.
+//! The client library keeps that key to itself, but writes it into any stream that it is asked to
+//! cancel over; ours is a pipe in memory that ends here, so that nothing is cancelled.
 //! <https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-FLOW-CANCELING-REQUESTS>
 
 use std::future::{Ready, ready};

@@ -1,8 +1,9 @@
 //! What has to hold before anything is published, checked against the server all at once.
 //!
-//! Everything that a person can mend is reported together, each fault with the statement that mends it, before a slot is
-//! made or an event is read: a publisher that begins and then finds that it cannot mark its rows would hold the log back.
-//! Nothing here changes anything. What only the moment decides (a slot in use, a transaction in the way) is not looked at.
+//! Everything that a person can mend is reported together, each fault with the statement that mends
+//! it, before a slot is made or an event is read: a publisher that begins and then finds that it
+//! cannot mark its rows would hold the log back. Nothing here changes anything. What only the
+//! moment decides (a slot in use, a transaction in the way) is not looked at.
 
 use crate::config::{AfterPublish, Backlog, Config, KeyRule};
 use crate::error::{Code, Error, Result};
@@ -41,9 +42,11 @@ impl Fault {
     }
 }
 
-/// Checks server, role, table, publication and slots against `config`, and returns the table's shape.
+/// Checks server, role, table, publication and slots against `config`, and returns the table's
+/// shape.
 ///
-/// Fatal with every fault in one line; transient when the server is a standby, which may be promoted.
+/// Fatal with every fault in one line; transient when the server is a standby, which may be
+/// promoted.
 pub async fn check(session: &Session, config: &Config) -> Result<TableShape> {
     let mut faults = server_faults(session).await?;
     let shape = table::read(session, &config.table).await?;
@@ -64,10 +67,14 @@ pub async fn check(session: &Session, config: &Config) -> Result<TableShape> {
         Ok(Some(_)) => {}
         Ok(None) => {
             let (used, max) = slot::used_and_max(session).await?;
-            if used + SLOTS_NEEDED > max {
+            let needed = used + SLOTS_NEEDED;
+            if needed > max {
                 faults.push(Fault::slot(
                     format!("{used} of {max} replication slots are in use and a start needs two"),
-                    format!("ALTER SYSTEM SET max_replication_slots = {} and restart the server, or drop a slot that nobody reads", used + SLOTS_NEEDED),
+                    format!(
+                        "drop a slot that nobody reads, or ALTER SYSTEM SET max_replication_slots \
+                         = {needed} and restart the server"
+                    ),
                 ));
             }
         }
@@ -77,10 +84,9 @@ pub async fn check(session: &Session, config: &Config) -> Result<TableShape> {
             error.remedy().unwrap_or("look at pg_replication_slots"),
         )),
     }
-    match (shape, combined(faults)) {
-        (Some(shape), None) => Ok(shape),
-        (_, Some(error)) => Err(error),
-        (None, None) => unreachable!("a missing table is a fault"),
+    match combined(faults) {
+        Some(error) => Err(error),
+        None => Ok(shape.expect("a table that is missing is a fault")),
     }
 }
 
@@ -277,9 +283,8 @@ async fn publication_faults(
         None => vec![Fault::slot(
             format!("there is no publication {name}"),
             format!(
-                "run `outboxd init`, or CREATE PUBLICATION {} FOR TABLE {} WITH (publish = 'insert', publish_via_partition_root = true)",
-                quoted(name),
-                shape.name.quoted(),
+                "run `outboxd init`, or {}",
+                publication::create_sql(name, &shape.name)
             ),
         )],
     })

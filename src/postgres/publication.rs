@@ -1,10 +1,11 @@
 //! The publication: whether it lets every event of the outbox through, and nothing that harms.
 //!
-//! It publishes inserts only, of whole rows. What we refuse to run with: a table that is not in it, a filter or a column
-//! list that hides what we need, and updates or deletes published together with either (or without a replica identity),
-//! because then every UPDATE and DELETE of the table fails, our own write-back included. A publication that is changed
-//! or made anew after the slot has a gap that nobody sees, so it comes before the slot.
-//! See <https://www.postgresql.org/docs/current/logical-replication-publication.html>.
+//! It publishes inserts only, of whole rows. What we refuse to run with: a table that is not in it,
+//! a filter or a column list that hides what we need, and updates or deletes published together
+//! with either (or without a replica identity), because then every UPDATE and DELETE of the table
+//! fails, our own write-back included. A publication that is changed or made anew after the slot
+//! has a gap that nobody sees, so it comes before the slot. See
+//! <https://www.postgresql.org/docs/current/logical-replication-publication.html>.
 
 use tokio_postgres::types::ToSql;
 
@@ -106,7 +107,8 @@ const PUBLICATION: &str = "
       FROM pg_catalog.pg_publication AS p
      WHERE p.pubname = $1";
 
-/// The view resolves FOR ALL TABLES, FOR TABLES IN SCHEMA and partition roots; before 15 it has neither list nor filter.
+/// The view resolves FOR ALL TABLES, FOR TABLES IN SCHEMA and partition roots; before 15 it has
+/// neither list nor filter.
 const RELATIONS: &str = "
     SELECT c.oid = $2, t.pubname IS NOT NULL, n.nspname::text, c.relname::text,
            pg_catalog.to_jsonb(t) ->> 'rowfilter',
@@ -167,19 +169,23 @@ pub async fn inspect(
     Ok(Some(state))
 }
 
-/// Makes the publication `name` of inserts into `table`. The role must own the table and may create in the database.
+/// Makes the publication `name` of inserts into `table`. The role must own the table and may create
+/// in the database.
 pub async fn create(session: &Session, name: &str, table: &TableName) -> Result<()> {
-    let sql = format!(
-        "CREATE PUBLICATION {} FOR TABLE {} WITH (publish = 'insert', publish_via_partition_root = true)",
-        quoted(name),
-        table.quoted(),
-    );
+    let sql = create_sql(name, table);
     session
         .run(&format!("making publication {name}"), &sql)
         .await
 }
 
-/// Drops the publication `name`; false when there is none. A slot that reads it gets stuck: drop the slot first.
+pub(crate) fn create_sql(name: &str, table: &TableName) -> String {
+    let (name, table) = (quoted(name), table.quoted());
+    let with = "(publish = 'insert', publish_via_partition_root = true)";
+    format!("CREATE PUBLICATION {name} FOR TABLE {table} WITH {with}")
+}
+
+/// Drops the publication `name`; false when there is none. A slot that reads it gets stuck: drop
+/// the slot first.
 pub async fn drop(session: &Session, name: &str) -> Result<bool> {
     const EXISTS: &str = "SELECT FROM pg_catalog.pg_publication WHERE pubname = $1";
     let what = format!("dropping publication {name}");

@@ -1,10 +1,11 @@
 //! One SQL connection with settings of our own, bounded in time, whose end can be watched.
 //!
-//! Nothing that an administrator has set for the database or the role (time-outs, isolation, read-only, search path)
-//! changes what our statements mean. Each statement has [`Session::bounded`]'s timer, kept here and not at the server,
-//! because a server that is frozen or waits for a standby keeps no time. A statement that ran out of time ends its
-//! session, since the next one would only queue behind it. `TimeZone` is left as it is: `published_at` has no zone and
-//! means what the writers mean.
+//! Nothing that an administrator has set for the database or the role (time-outs, isolation,
+//! read-only, search path) changes what our statements mean. Each statement has
+//! [`Session::bounded`]'s timer, kept here and not at the server, because a server that is frozen
+//! or waits for a standby keeps no time. A statement that ran out of time ends its session, since
+//! the next one would only queue behind it. `TimeZone` is left as it is: `published_at` has no zone
+//! and means what the writers mean.
 
 use std::fmt;
 use std::future::Future;
@@ -23,7 +24,8 @@ use crate::config::Database;
 use crate::error::{Code, Error, Result};
 use crate::postgres::{describe, pooler, sql_error, tls};
 
-/// How long the end of a connection, or a request to cancel, is waited for: neither decides anything.
+/// How long the end of a connection, or a request to cancel, is waited for: neither decides
+/// anything.
 const GRACE: Duration = Duration::from_secs(1);
 
 /// How long one host of several may take to accept a connection.
@@ -77,8 +79,9 @@ impl Session {
 
     /// Runs `work`, which names itself as `what` in an error, for at most the operation timeout.
     ///
-    /// When time is up the statement is cancelled and the session is closed: whether it took effect is unknown. Not
-    /// cancel-safe in that sense: a dropped future leaves the statement running at the server.
+    /// When time is up the statement is cancelled and the session is closed: whether it took effect
+    /// is unknown. Not cancel-safe in that sense: a dropped future leaves the statement running at
+    /// the server.
     pub async fn bounded<T>(
         &self,
         what: &str,
@@ -129,7 +132,8 @@ impl Session {
         self.bounded(what, self.client.query_opt(sql, params)).await
     }
 
-    /// Runs statements without parameters, separated by semicolons, in one transaction unless they say otherwise.
+    /// Runs statements without parameters, separated by semicolons, in one transaction unless they
+    /// say otherwise.
     pub async fn run(&self, what: &str, sql: &str) -> Result<()> {
         self.bounded(what, self.client.batch_execute(sql)).await
     }
@@ -141,7 +145,8 @@ impl Session {
         let _ended = end.wait_for(|end| !matches!(end, End::NotYet)).await;
     }
 
-    /// Why the connection has ended, said of `what` was being done: the server's own last words where it had any.
+    /// Why the connection has ended, said of `what` was being done: the server's own last words
+    /// where it had any.
     pub fn end_error(&self, what: &str) -> Error {
         let failed = match &*self.end.borrow() {
             End::Failed(error) => Some(Arc::clone(error)),
@@ -184,8 +189,8 @@ impl fmt::Debug for Session {
 
 /// Opens a session to the first host of `database` that accepts writes.
 ///
-/// `operation_timeout` bounds the opening on each host and every statement after it. A log-in that is refused, and a
-/// database that does not exist, are fatal; what time may mend is transient.
+/// `operation_timeout` bounds the opening on each host and every statement after it. A log-in that
+/// is refused, and a database that does not exist, are fatal; what time may mend is transient.
 pub async fn connect(
     database: &Database,
     application_name: &str,
@@ -280,8 +285,8 @@ async fn open(
     Ok(session)
 }
 
-/// The settings of `pg` with one of its hosts, so that a host that accepts and never answers cannot hold up the
-/// others.
+/// The settings of `pg` with one of its hosts, so that a host that accepts and never answers cannot
+/// hold up the others.
 fn only_host(pg: &tokio_postgres::Config, index: usize) -> tokio_postgres::Config {
     let mut one = tokio_postgres::Config::new();
     one.ssl_negotiation(pg.get_ssl_negotiation())
@@ -290,9 +295,11 @@ fn only_host(pg: &tokio_postgres::Config, index: usize) -> tokio_postgres::Confi
         .connect_timeout(pg.get_connect_timeout().copied().unwrap_or(CONNECT_TIMEOUT))
         .keepalives(pg.get_keepalives())
         .keepalives_idle(pg.get_keepalives_idle());
-    // The library asks whether the server takes writes before our settings are made.
+    // In force before the first statement: the library asks whether the server takes writes, and
+    // our settings take a moment to make.
+    let ours = "-c default_transaction_read_only=off -c statement_timeout=0";
     let options = pg.get_options().unwrap_or_default();
-    one.options(format!("{options} -c default_transaction_read_only=off").trim_start());
+    one.options(format!("{options} {ours}").trim_start());
     if let Some(user) = pg.get_user() {
         one.user(user);
     }

@@ -1,8 +1,9 @@
-//! What the database needs before the first event: the SQL of `sql/`, filled in for one configuration.
+//! What the database needs before the first event: the SQL of `sql/`, filled in for one
+//! configuration.
 //!
-//! The slot is not part of it. A slot reads the catalog as it was when each change was written, so it is made by the
-//! publisher, after the publication and together with the first read of the table. Every step is safe to repeat and
-//! leaves what is there as it is.
+//! The slot is not part of it. A slot reads the catalog as it was when each change was written, so
+//! it is made by the publisher, after the publication and together with the first read of the
+//! table. Every step is safe to repeat and leaves what is there as it is.
 
 use crate::config::TableName;
 use crate::error::Result;
@@ -38,12 +39,14 @@ pub struct Setup<'a> {
 pub struct Step {
     /// What it is about, in a few words.
     pub purpose: &'static str,
-    /// The statements. An index is a step of its own, since it cannot share a transaction when it is built concurrently.
+    /// The statements. An index is a step of its own, since it cannot share a transaction when it
+    /// is built concurrently.
     pub sql: String,
 }
 
 impl Setup<'_> {
-    /// All steps in order. `in_use`: the table may be large and written to, so that indexes are built without a lock.
+    /// All steps in order. `in_use`: the table may be large and written to, so that indexes are
+    /// built without a lock.
     pub fn steps(&self, in_use: bool) -> Vec<Step> {
         let mut steps = Vec::new();
         let mut step = |purpose, sql: &str| {
@@ -84,7 +87,8 @@ impl Setup<'_> {
             .replace("{{role}}", &quoted(self.role.unwrap_or_default()))
     }
 
-    /// What of it the database has, each thing in words. Reading it before and after tells what was made.
+    /// What of it the database has, each thing in words. Reading it before and after tells what was
+    /// made.
     pub async fn inventory(&self, session: &Session) -> Result<Vec<(String, bool)>> {
         let TableName { schema, name } = self.table;
         let exists: &[&(dyn tokio_postgres::types::ToSql + Sync)] =

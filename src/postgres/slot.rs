@@ -1,9 +1,9 @@
 //! The replication slot as SQL sees it: read, copy, drop, and what stands in the way of making one.
 //!
-//! Slot names are shared by all databases of a server, and any database may drop any slot. So every statement here that
-//! changes one says `database = current_database() AND plugin = 'pgoutput'`, and reading a name that belongs to somebody
-//! else is an error that says whose it is, never a slot to heal.
-//! See <https://www.postgresql.org/docs/current/view-pg-replication-slots.html>.
+//! Slot names are shared by all databases of a server, and any database may drop any slot. So every
+//! statement here that changes one says `database = current_database() AND plugin = 'pgoutput'`,
+//! and reading a name that belongs to somebody else is an error that says whose it is, never a slot
+//! to heal. See <https://www.postgresql.org/docs/current/view-pg-replication-slots.html>.
 
 use tokio_postgres::types::PgLsn;
 
@@ -24,14 +24,15 @@ pub struct Slot {
     pub name: String,
     /// The server process that reads from it.
     pub active_pid: Option<i32>,
-    /// What was confirmed. It stays readable when the slot is lost, as the start of the gap; a slot that is still being
-    /// made has none.
+    /// What was confirmed. It stays readable when the slot is lost, as the start of the gap; a slot
+    /// that is still being made has none.
     pub confirmed_flush: Option<Lsn>,
     /// The oldest log that is kept for it; none when it is lost.
     pub restart: Option<Lsn>,
     /// `reserved`, `extended`, `unreserved` or `lost`.
     pub wal_status: Option<String>,
-    /// How many bytes may yet be written before the slot can be lost; none without `max_slot_wal_keep_size`.
+    /// How many bytes may yet be written before the slot can be lost; none without
+    /// `max_slot_wal_keep_size`.
     pub safe_wal_size: Option<i64>,
     /// Whether it goes away with the connection that made it.
     pub temporary: bool,
@@ -85,12 +86,13 @@ pub async fn read(session: &Session, name: &str) -> Result<Option<Slot>> {
 
 /// Through jsonb a column that this version of the server does not have is simply null.
 const READ: &str = "
-    SELECT s.database::text, s.plugin::text, s.database = pg_catalog.current_database(), s.active_pid,
-           s.confirmed_flush_lsn, s.restart_lsn, s.wal_status, s.safe_wal_size, s.temporary,
+    SELECT s.database::text, s.plugin::text, s.database = pg_catalog.current_database(),
+           s.active_pid, s.confirmed_flush_lsn, s.restart_lsn, s.wal_status, s.safe_wal_size,
+           s.temporary,
            (pg_catalog.to_jsonb(s) ->> 'failover')::bool,
            pg_catalog.to_jsonb(s) ->> 'invalidation_reason',
-           greatest(coalesce(pg_catalog.pg_wal_lsn_diff(now.lsn, s.confirmed_flush_lsn), 0), 0)::int8,
-           greatest(coalesce(pg_catalog.pg_wal_lsn_diff(now.lsn, s.restart_lsn), 0), 0)::int8
+           greatest(0, pg_catalog.pg_wal_lsn_diff(now.lsn, s.confirmed_flush_lsn))::int8,
+           greatest(0, pg_catalog.pg_wal_lsn_diff(now.lsn, s.restart_lsn))::int8
       FROM pg_catalog.pg_replication_slots AS s,
            (SELECT CASE WHEN pg_catalog.pg_is_in_recovery()
                         THEN pg_catalog.pg_last_wal_replay_lsn()
@@ -113,9 +115,12 @@ fn foreign(name: &str, database: Option<&str>, plugin: Option<&str>) -> Error {
 /// Copies the slot `from`, position and all, as the lasting slot `to`, and returns the position.
 pub async fn copy(session: &Session, from: &str, to: &str) -> Result<Lsn> {
     let what = format!("copying replication slot {from} to {to}");
-    const SQL: &str = "SELECT (pg_catalog.pg_copy_logical_replication_slot(slot_name, $2::text::name, false)).lsn
+    const SQL: &str = "
+         SELECT (pg_catalog.pg_copy_logical_replication_slot(
+                     slot_name, $2::text::name, false)).lsn
            FROM pg_catalog.pg_replication_slots
-          WHERE slot_name = $1 AND database = pg_catalog.current_database() AND plugin = 'pgoutput'";
+          WHERE slot_name = $1 AND plugin = 'pgoutput'
+            AND database = pg_catalog.current_database()";
     match session.row_if_any(&what, SQL, &[&from, &to]).await? {
         Some(row) => Ok(Lsn::new(row.get::<_, PgLsn>(0).into())),
         None => Err(Error::transient(
@@ -125,14 +130,16 @@ pub async fn copy(session: &Session, from: &str, to: &str) -> Result<Lsn> {
     }
 }
 
-/// Drops the slot `name`; false when there is none. One that somebody reads from is refused (55006).
+/// Drops the slot `name`; false when there is none. One that somebody reads from is refused
+/// (55006).
 pub async fn drop(session: &Session, name: &str) -> Result<bool> {
     if read(session, name).await?.is_none() {
         return Ok(false);
     }
     const SQL: &str = "SELECT pg_catalog.pg_drop_replication_slot(slot_name)
            FROM pg_catalog.pg_replication_slots
-          WHERE slot_name = $1 AND database = pg_catalog.current_database() AND plugin = 'pgoutput'";
+          WHERE slot_name = $1 AND plugin = 'pgoutput'
+            AND database = pg_catalog.current_database()";
     let what = format!("dropping replication slot {name}");
     Ok(session.row_if_any(&what, SQL, &[&name]).await?.is_some())
 }
@@ -147,15 +154,16 @@ pub async fn used_and_max(session: &Session) -> Result<(i64, i64)> {
 
 /// The open transactions that the making of a slot waits for, each in words, the oldest first.
 ///
-/// These are all that have a transaction id, of any database, prepared ones included. A plain role sees process and
-/// database of each; for how long it is open only `pg_read_all_stats` may tell.
+/// These are all that have a transaction id, of any database, prepared ones included. A plain role
+/// sees process and database of each; for how long it is open only `pg_read_all_stats` may tell.
 pub async fn blockers(session: &Session) -> Result<Vec<String>> {
     const SQL: &str = "SELECT coalesce('prepared transaction ' || pg_catalog.quote_literal(p.gid)
                              || ' of database ' || p.database,
-                         'pid ' || l.pid || coalesce(' of database ' || a.datname, ''))
-                || coalesce(', open for '
-                       || pg_catalog.date_trunc('second',
-                              pg_catalog.clock_timestamp() - coalesce(p.prepared, a.xact_start)), '')
+                         'pid ' || l.pid || coalesce(' of database ' || a.datname, ''),
+                         'a prepared transaction')
+                || coalesce(', open for ' || pg_catalog.date_trunc(
+                       'second', pg_catalog.clock_timestamp() - coalesce(p.prepared, a.xact_start)
+                   ), '')
            FROM (SELECT pid, pg_catalog.min(transactionid::text::int8) AS xid
                    FROM pg_catalog.pg_locks
                   WHERE locktype = 'transactionid' AND granted

@@ -1,9 +1,10 @@
 //! What a Postgres error means for us: one table from SQLSTATE to code, disposition and remedy.
 //!
-//! Both kinds of connection use it, ordinary SQL and streaming replication, so that the same refusal reads the same
-//! wherever it arrives. Nothing here looks at a message's text, which is translated and reworded between versions.
-//! A state that the table does not know is transient: waiting loudly loses nothing, ending or skipping might.
-//! The codes: <https://www.postgresql.org/docs/current/errcodes-appendix.html>.
+//! Both kinds of connection use it, ordinary SQL and streaming replication, so that the same
+//! refusal reads the same wherever it arrives. Nothing here looks at a message's text, which is
+//! translated and reworded between versions. A state that the table does not know is transient:
+//! waiting loudly loses nothing, ending or skipping might. The codes:
+//! <https://www.postgresql.org/docs/current/errcodes-appendix.html>.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -91,7 +92,7 @@ const SLOTS: &str = "list pg_replication_slots and drop what nobody reads, or ra
                      max_replication_slots and restart the server";
 const SLOT_STATE: &str = "look at wal_status, database and plugin of the slot in \
                           pg_replication_slots, and at wal_level, which must be logical";
-const RIGHTS: &str = "the role needs LOGIN, REPLICATION (ALTER ROLE … REPLICATION) and the rights \
+const RIGHTS: &str = "the role needs REPLICATION (ALTER ROLE … REPLICATION) and the rights \
                       that `outboxd init --print-sql` grants";
 const LIMIT: Option<&str> =
     Some("raise max_connections and max_wal_senders, or close idle connections");
@@ -163,7 +164,7 @@ const RULES: &[Rule] = &[
     fatal(
         "42704",
         Code::Slot,
-        "a slot or publication is missing: `outboxd init` makes the publication, `outboxd run` the slot",
+        "`outboxd init` makes the publication, `outboxd run` the slot",
     ),
     transient(
         "42710",
@@ -202,7 +203,7 @@ const RULES: &[Rule] = &[
     fatal(
         "58P01",
         Code::Slot,
-        "the server has removed a file, often log that the slot still needed: see wal_status in pg_replication_slots",
+        "a file of the server is gone, often log of a slot: see pg_replication_slots",
     ),
     fatal(
         "P0",
@@ -228,7 +229,8 @@ const RULES: &[Rule] = &[
 
 /// The error that `server` means for us. `context` names what we were doing, without a full stop.
 ///
-/// A refused log-in (28xxx, 3D000) is fatal here; who has been connected before may know better and retry.
+/// A refused log-in (28xxx, 3D000) is fatal here; who has been connected before may know better and
+/// retry.
 pub(crate) fn classify(context: impl Into<String>, server: ServerError) -> Error {
     let rule = RULES
         .iter()
@@ -248,18 +250,6 @@ pub(crate) fn classify(context: impl Into<String>, server: ServerError) -> Error
         Some(remedy) => error.hint(remedy).source(server),
         None => error.source(server),
     }
-}
-
-/// The SQLSTATE at the root of an error, where a server said one.
-pub(crate) fn sqlstate(error: &Error) -> Option<&str> {
-    let mut cause = StdError::source(error);
-    while let Some(error) = cause {
-        if let Some(server) = error.downcast_ref::<ServerError>() {
-            return Some(&server.code);
-        }
-        cause = error.source();
-    }
-    None
 }
 
 #[cfg(test)]

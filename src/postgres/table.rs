@@ -1,4 +1,5 @@
-//! The outbox table's shape, as the catalog has it: columns by name, key, partitions, and what our role may do with it.
+//! The outbox table's shape, as the catalog has it: columns by name, key, partitions, and what our
+//! role may do with it.
 
 use crate::config::TableName;
 use crate::error::Result;
@@ -16,7 +17,8 @@ pub struct Column {
     pub name: String,
     /// Its type as SQL writes it, such as `timestamp without time zone`.
     pub type_name: String,
-    /// Whether it is computed from others; before Postgres 18 the stream does not carry such a column.
+    /// Whether it is computed from others; before Postgres 18 the stream does not carry such a
+    /// column.
     pub generated: bool,
     /// Whether our role may read it.
     pub can_select: bool,
@@ -37,7 +39,8 @@ pub struct TableShape {
     pub partitioned: bool,
     /// Its leaf partitions, where it is.
     pub partitions: Vec<u32>,
-    /// Whether `id` alone is a valid primary or unique key, or its first column where the table is partitioned.
+    /// Whether `id` alone is a valid primary or unique key, or its first column where the table is
+    /// partitioned.
     pub id_is_key: bool,
     /// Whether the table is permanent, so that its rows are logged.
     pub logged: bool,
@@ -93,7 +96,8 @@ const COLUMNS: &str = "
      WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped
      ORDER BY a.attnum";
 
-/// Reads the shape of `name`; `None` when there is no such table (a view is none). Needs no right on the table.
+/// Reads the shape of `name`; `None` when there is no such table (a view is none). Needs no right
+/// on the table.
 pub async fn read(session: &Session, name: &TableName) -> Result<Option<TableShape>> {
     let what = format!("reading the shape of {name}");
     let table = session

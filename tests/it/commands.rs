@@ -1,0 +1,224 @@
+//! `init`, `status` and `drop`, as a person or a script runs them.
+
+use std::process::{Output, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+use tokio::process::Command;
+use tokio::time::timeout;
+
+use crate::support::outboxd::PROGRAM;
+use crate::support::postgres::{Database, MAJORS, Session, private, shared};
+
+const LIMIT: Duration = Duration::from_secs(20);
+
+async fn outboxd(url: &str, arguments: &[&str]) -> Result<Output> {
+    let mut command = Command::new(PROGRAM);
+    command.args(arguments).env_clear().env("DATABASE_URL", url);
+    command.stdin(Stdio::null()).kill_on_drop(true);
+    Ok(timeout(LIMIT, command.output()).await??)
+}
+
+fn out(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn err(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[tokio::test]
+async fn init_makes_what_is_missing_and_leaves_the_rest_each_time() -> Result<()> {
+    for major in MAJORS {
+        let database = Database::create_empty(shared(major)).await?;
+        let role = format!("{}_relay", database.name);
+        let init = ["init", "--role", &role, "--checks"];
+        let first = outboxd(database.url(), &init).await?;
+        assert!(first.status.success(), "{}", err(&first));
+        assert_eq!(out(&first).matches("made ").count(), 8, "{}", out(&first));
+        assert!(out(&first).contains("ready"), "{}", out(&first));
+        let again = outboxd(database.url(), &init).await?;
+        assert!(again.status.success(), "{}", err(&again));
+        assert_eq!(
+            out(&again).matches("was there ").count(),
+            8,
+            "{}",
+            out(&again)
+        );
+        database.insert("created", "orders", "{}").await?;
+        let admin = database.connect().await?;
+        let slots = format!(
+            "SELECT count(*) FROM pg_replication_slots WHERE database = '{}'",
+            database.name
+        );
+        assert_eq!(admin.value::<i64>(&slots).await?, 0);
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn init_adds_to_a_table_of_the_writers_without_touching_it() -> Result<()> {
+    let database = Database::create(shared(15)).await?;
+    database.insert("created", "orders", "{}").await?;
+    let init = outboxd(database.url(), &["init"]).await?;
+    assert!(init.status.success(), "{}", err(&init));
+    assert!(
+        out(&init).contains("was there table outbox.outbox"),
+        "{}",
+        out(&init)
+    );
+    let made = out(&init).contains("made      index outbox.idx_outbox_unpublished_id");
+    assert!(made, "{}", out(&init));
+    assert_eq!(database.unpublished().await?, 1);
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_printed_sql_makes_the_same_and_needs_no_server_to_print() -> Result<()> {
+    for major in MAJORS {
+        let database = Database::create_empty(shared(major)).await?;
+        let role = format!("{}_relay", database.name);
+        let unreachable = "postgresql://nobody@127.0.0.1:1/nothing";
+        let printed = outboxd(unreachable, &["init", "--print-sql", "--role", &role]).await?;
+        assert!(printed.status.success(), "{}", err(&printed));
+        let admin = database.connect().await?;
+        // As psql would: an index that is built concurrently has to be alone.
+        for part in out(&printed).split("\n\n-- ") {
+            let sql = format!("-- {part}");
+            admin
+                .batch_execute(&sql)
+                .await
+                .with_context(|| sql.clone())?;
+        }
+        let relay = database.url_as(&role);
+        let status = outboxd(&relay, &["status", "--json"]).await?;
+        let status: Value = serde_json::from_slice(&status.stdout)?;
+        let problems = status["problems"].as_array().context("problems")?;
+        assert_eq!(problems.len(), 1, "{problems:?}");
+        assert!(
+            problems[0]
+                .as_str()
+                .is_some_and(|text| text.contains("`outboxd run` makes it"))
+        );
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn status_tells_how_far_the_slot_is_and_fails_when_nobody_reads_it() -> Result<()> {
+    for major in MAJORS {
+        let database = Database::create(shared(major)).await?;
+        outboxd(database.url(), &["init"]).await?;
+        let slot = format!("outboxd_{}", database.name);
+        let admin = database.connect().await?;
+        let make = format!("SELECT pg_create_logical_replication_slot('{slot}', 'pgoutput')");
+        admin.batch_execute(&make).await?;
+        let fill = "INSERT INTO outbox.outbox (event_type, topic, event_payload)
+                    SELECT 'created', 'orders', '{}' FROM generate_series(1, 10001)";
+        admin.batch_execute(fill).await?;
+        let status = outboxd(database.url(), &["status", "--json"]).await?;
+        assert_eq!(status.status.code(), Some(1));
+        assert!(
+            err(&status).contains("nobody reads replication slot"),
+            "{}",
+            err(&status)
+        );
+        let status: Value = serde_json::from_slice(&status.stdout)?;
+        assert_eq!(status["healthy"], false);
+        assert_eq!(status["slot"], Value::String(slot));
+        assert!(status["lag_bytes"].as_i64() > Some(10_001));
+        assert_eq!(status["unpublished_rows"], 10_000);
+        assert_eq!(status["unpublished_more"], true);
+        let text = outboxd(database.url(), &["status"]).await?;
+        assert!(out(&text).contains("10000+"), "{}", out(&text));
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn drop_wants_a_yes_takes_slot_and_publication_and_leaves_the_table() -> Result<()> {
+    for major in MAJORS {
+        let database = Database::create(shared(major)).await?;
+        outboxd(database.url(), &["init"]).await?;
+        let slot = format!("outboxd_{}", database.name);
+        let admin = database.connect().await?;
+        let make = format!("SELECT pg_create_logical_replication_slot('{slot}', 'pgoutput')");
+        admin.batch_execute(&make).await?;
+        let asked = outboxd(database.url(), &["drop"]).await?;
+        assert_eq!(asked.status.code(), Some(1));
+        assert!(err(&asked).contains("--yes"), "{}", err(&asked));
+        assert!(database.slot(&slot).await?.is_some());
+        let dropped = outboxd(database.url(), &["drop", "--yes"]).await?;
+        assert!(dropped.status.success(), "{}", err(&dropped));
+        assert!(database.slot(&slot).await?.is_none());
+        let publications = "SELECT count(*) FROM pg_publication";
+        assert_eq!(admin.value::<i64>(publications).await?, 0);
+        assert_eq!(database.unpublished().await?, 0);
+        let again = outboxd(database.url(), &["drop", "--yes"]).await?;
+        assert!(again.status.success(), "{}", err(&again));
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn drop_leaves_a_slot_that_somebody_reads_and_names_the_reader() -> Result<()> {
+    let database = Database::create(shared(15)).await?;
+    outboxd(database.url(), &["init"]).await?;
+    let slot = format!("outboxd_{}", database.name);
+    // A temporary slot is held by the session that made it.
+    let reader = database.connect().await?;
+    let make = format!("SELECT pg_create_logical_replication_slot('{slot}', 'pgoutput', true)");
+    reader.batch_execute(&make).await?;
+    let pid: i32 = reader.value("SELECT pg_backend_pid()").await?;
+    let refused = outboxd(database.url(), &["drop", "--yes"]).await?;
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(
+        err(&refused).contains(&format!("process {pid}")),
+        "{}",
+        err(&refused)
+    );
+    assert!(database.slot(&slot).await?.is_some());
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_server_without_logical_decoding_is_named_with_the_statement_that_mends_it() -> Result<()>
+{
+    let server = private(15, &["wal_level = replica", "max_replication_slots = 1"])?;
+    let admin = Session::open(&server.unix_url("postgres", "postgres")).await?;
+    let url = server.url("postgres", "postgres");
+    let init = outboxd(&url, &["init"]).await?;
+    assert!(init.status.success(), "{}", err(&init));
+    for fault in [
+        "to do",
+        "wal_level is replica",
+        "ALTER SYSTEM SET wal_level",
+        "0 of 1",
+    ] {
+        assert!(
+            out(&init).contains(fault),
+            "{fault} is missing in {}",
+            out(&init)
+        );
+    }
+    admin.close().await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn commands_end_with_the_code_that_fits_and_one_line_that_says_what_to_do() -> Result<()> {
+    let database = Database::create_empty(shared(15)).await?;
+    let unknown = shared(15).url("no_such_database", "postgres");
+    let nobody = "postgresql://postgres@127.0.0.1:1/postgres";
+    for (url, code, text) in [
+        (unknown.as_str(), 1, "check the database name"),
+        (nobody, 3, "is the server up"),
+        (database.url(), 1, "run `outboxd init`"),
+    ] {
+        let status = outboxd(url, &["status"]).await?;
+        assert_eq!(status.status.code(), Some(code), "{}", err(&status));
+        assert!(err(&status).contains(text), "{}", err(&status));
+    }
+    Ok(())
+}
