@@ -85,11 +85,12 @@ impl WriteQueue {
     /// The batch came back; what it could not settle is tried again after a while.
     pub(crate) fn written(&mut self, now: Duration, unsettled: impl Iterator<Item = Ticket>) {
         self.writing = 0;
-        let before = self.deferred.len();
+        // A time once set stays: new rows that are not visible yet come without end, and must not put off the old ones.
+        let scheduled = !self.deferred.is_empty();
         self.deferred.extend(unsettled);
         if self.deferred.is_empty() {
             self.retry_delay = RETRY_FIRST;
-        } else if self.deferred.len() > before || now >= self.retry_at {
+        } else if !scheduled {
             self.retry_at = now + self.retry_delay;
             self.retry_delay = (self.retry_delay * 2).min(RETRY_CAP);
         }
