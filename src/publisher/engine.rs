@@ -227,7 +227,7 @@ impl Engine {
 
     /// A session streams from now on.
     pub(crate) fn session_started(&mut self, now: Duration) {
-        self.outputs.clear();
+        self.forget_session();
         self.session = Some(Cadence::new(
             now,
             self.limits.status_interval,
@@ -241,8 +241,17 @@ impl Engine {
         self.session = None;
         self.decoding = false;
         self.tracker.interrupt();
-        self.outputs
-            .retain(|output| matches!(output, Output::WriteBack(_)));
+        self.forget_session();
+    }
+
+    /// Outputs about a session end with it; those about the table and Kafka stay due, since they are told only once.
+    fn forget_session(&mut self) {
+        self.outputs.retain(|output| {
+            matches!(
+                output,
+                Output::WriteBack(_) | Output::End(End::Refused(_) | End::GaveUp(_))
+            )
+        });
     }
 
     /// Begin of a transaction.
