@@ -346,17 +346,20 @@ impl Engine {
         None
     }
 
-    /// A batch came back from the table; `settled` is set on what needs nothing more.
+    /// A batch came back from the table; `settled` is set on what needs nothing more. Ignores a batch of before a reset: its
+    /// tickets are below all that are not settled.
     pub(crate) fn written_back(&mut self, now: Duration, marks: &[Mark]) {
         for mark in marks.iter().filter(|mark| mark.settled) {
             self.tracker.settle(mark.ticket);
         }
-        let first = self.tracker.first_ticket();
-        let unsettled = marks
-            .iter()
-            .filter(|mark| !mark.settled && mark.ticket >= first);
+        let unsettled = marks.iter().filter(|mark| !mark.settled);
         self.queue.written(now, unsettled.map(|mark| mark.ticket));
     }
+        let first = self.tracker.first_ticket();
+        let before_reset = marks.iter().any(|mark| mark.ticket < first);
+        if before_reset {
+            return;
+        }
 
     /// What a look at the walsender has shown.
     pub(crate) fn walsender(&mut self, now: Duration, walsender: Walsender) {
