@@ -97,6 +97,11 @@ impl Cadence {
         self.requests >= STOPPING_REQUESTS
     }
 
+    /// A report is wanted though nothing has moved.
+    pub(crate) fn report_soon(&mut self) {
+        self.reply_wanted = true;
+    }
+
     /// The report that is due, if any; the caller sends it now.
     pub(crate) fn status_due(&mut self, now: Duration, flushed: Lsn) -> Option<StatusDue> {
         let rested = now >= self.sent_at + COALESCE || self.reports == 0;

@@ -165,6 +165,8 @@ enum Mode {
     Rewinding(Option<Error>),
     Stopping {
         final_keepalives: u32,
+        /// Kafka refused an event: it stays unconfirmed, and what follows it is sent again by the next start.
+        refused: bool,
     },
 }
 
@@ -294,9 +296,12 @@ impl Engine {
 
     /// A keepalive of the server.
     pub(crate) fn keepalive(&mut self, now: Duration, wal_end: Lsn, reply_requested: bool) {
-        let drained = self.is_drained();
-        if let Mode::Stopping { final_keepalives } = &mut self.mode {
-            *final_keepalives += u32::from(drained);
+        let told = self.is_finished() && self.reported == self.tracker.flushed();
+        if let Mode::Stopping {
+            final_keepalives, ..
+        } = &mut self.mode
+        {
+            *final_keepalives += u32::from(told);
         } else {
             let result = self.tracker.keepalive(wal_end);
             self.check(result);
@@ -339,9 +344,13 @@ impl Engine {
             Some((known, by, attempts)) if (known, by) == (row, xid) => attempts + 1,
             _ => 1,
         };
-        if !matches!(self.mode, Mode::Rewinding(_)) {
-            self.refused = Some((row, xid, attempts));
-            self.mode = Mode::Rewinding(Some(refusal));
+        match &mut self.mode {
+            Mode::Running => {
+                self.refused = Some((row, xid, attempts));
+                self.mode = Mode::Rewinding(Some(refusal));
+            }
+            Mode::Rewinding(_) => {}
+            Mode::Stopping { refused, .. } => *refused = true,
         }
         None
     }
@@ -349,17 +358,17 @@ impl Engine {
     /// A batch came back from the table; `settled` is set on what needs nothing more. Ignores a batch of before a reset: its
     /// tickets are below all that are not settled.
     pub(crate) fn written_back(&mut self, now: Duration, marks: &[Mark]) {
+        let first = self.tracker.first_ticket();
+        let before_reset = marks.iter().any(|mark| mark.ticket < first);
+        if before_reset {
+            return;
+        }
         for mark in marks.iter().filter(|mark| mark.settled) {
             self.tracker.settle(mark.ticket);
         }
         let unsettled = marks.iter().filter(|mark| !mark.settled);
         self.queue.written(now, unsettled.map(|mark| mark.ticket));
     }
-        let first = self.tracker.first_ticket();
-        let before_reset = marks.iter().any(|mark| mark.ticket < first);
-        if before_reset {
-            return;
-        }
 
     /// What a look at the walsender has shown.
     pub(crate) fn walsender(&mut self, now: Duration, walsender: Walsender) {
@@ -372,21 +381,28 @@ impl Engine {
         }
     }
 
-    /// No new work from now on; [`End::Stopped`] follows when all that was begun is done.
+    /// No new work from now on but the rest of the transaction that is being read; [`End::Stopped`] follows when all that was begun is done.
     pub(crate) fn stop(&mut self) {
         if !matches!(self.mode, Mode::Stopping { .. }) {
             self.mode = Mode::Stopping {
                 final_keepalives: 0,
+                refused: matches!(self.mode, Mode::Rewinding(_)),
             };
+            if let Some(session) = &mut self.session {
+                session.report_soon();
+            }
         }
     }
 
     /// While stopping: where the slot stands, or `None` if the server does not tell any more.
     pub(crate) fn slot_position(&mut self, position: Option<Lsn>) {
-        let Mode::Stopping { final_keepalives } = self.mode else {
+        let Mode::Stopping {
+            final_keepalives, ..
+        } = self.mode
+        else {
             return;
         };
-        if !self.is_drained() {
+        if !self.is_finished() {
             return;
         }
         let confirmed = match position {
@@ -402,7 +418,7 @@ impl Engine {
     pub(crate) fn poll(&mut self, now: Duration) {
         let reading = self.intake() != Intake::Paused;
         let stopping = matches!(self.mode, Mode::Stopping { .. });
-        let drained = self.is_drained();
+        let (drained, finished) = (self.is_drained(), self.is_finished());
         if let Mode::Rewinding(refusal) = &mut self.mode
             && drained
             && let Some(refusal) = refusal.take()
@@ -443,7 +459,7 @@ impl Engine {
         session.reading(now, reading);
         if let Some(due) = session.status_due(now, flush) {
             self.reported = flush;
-            let ask_reply = due.ask_reply || (stopping && drained);
+            let ask_reply = due.ask_reply || (stopping && finished);
             self.outputs.push_back(Output::Status {
                 write,
                 flush,
@@ -472,16 +488,27 @@ impl Engine {
     /// What to do with what the server sends.
     pub(crate) fn intake(&self) -> Intake {
         match self.mode {
-            Mode::Stopping { .. } => Intake::Discard,
+            Mode::Stopping { .. } if !self.is_within() => Intake::Discard,
             Mode::Rewinding(_) => Intake::Paused,
-            Mode::Running if self.tracker.bytes() < self.limits.memory_limit => Intake::Open,
-            Mode::Running => Intake::Paused,
+            _ if self.tracker.bytes() < self.limits.memory_limit => Intake::Open,
+            _ => Intake::Paused,
         }
     }
 
     /// Whether nothing is in flight and nothing waits for the write-back.
     pub(crate) fn is_drained(&self) -> bool {
         self.tracker.in_flight_count() == 0 && self.queue.len() == 0
+    }
+
+    /// Whether a stop has nothing left to wait for but the slot.
+    fn is_finished(&self) -> bool {
+        self.is_drained() && !self.is_within()
+    }
+
+    /// Whether the rest of a transaction is to come in this session. A stop reads it: what was handed over would be sent again.
+    fn is_within(&self) -> bool {
+        let in_vain = matches!(self.mode, Mode::Stopping { refused: true, .. });
+        self.session.is_some() && self.tracker.is_open() && !in_vain
     }
 
     /// Where the next session of this lineage starts: everything before it was received whole.

@@ -403,6 +403,11 @@ impl Tracker {
             .flatten()
     }
 
+    /// Whether a transaction was begun and its Commit has not come, in this session or the one before.
+    pub(crate) fn is_open(&self) -> bool {
+        self.open != Open::No
+    }
+
     /// Whether everything received was settled and confirmed.
     pub(crate) fn is_idle(&self) -> bool {
         self.entries.is_empty() && self.transactions.is_empty()

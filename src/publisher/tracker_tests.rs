@@ -498,6 +498,7 @@ impl Pair {
             tracker.oldest_in_flight().map(|accepted| accepted.row),
             oldest.map(|event| event.accepted.row)
         );
+        assert_eq!(tracker.is_open(), model.phase != Phase::Between);
         assert_eq!(tracker.is_idle(), unsettled == 0 && waiting == 0);
         assert!(tracker.accepted(model.next_ticket).is_none());
         for event in &model.events {
