@@ -23,6 +23,14 @@ mod watch;
 mod write_queue;
 
 #[cfg(test)]
+mod engine_tests;
+#[cfg(test)]
+mod simulation;
+#[cfg(test)]
+mod simulation_process;
+#[cfg(test)]
+mod simulation_world;
+#[cfg(test)]
 mod tracker_tests;
 
 use std::fmt;
