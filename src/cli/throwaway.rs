@@ -304,19 +304,22 @@ impl Owner {
     }
 }
 
-/// A new folder in a place that other users can reach, short enough for a Unix socket in it.
+/// A new folder in a place where `owner` can reach and remove it, short enough for a Unix socket in it.
 pub(crate) fn new_folder(kind: &str, owner: Option<Owner>) -> Result<PathBuf> {
-    let reachable = |dir: &Path| {
-        let open = |dir: &Path| fs::metadata(dir).is_ok_and(|found| found.mode() & 0o1 != 0);
-        dir.as_os_str().len() < 60 && (owner.is_none() || dir.ancestors().all(open))
+    let open_to_all =
+        |dir: &Path, bits| fs::metadata(dir).is_ok_and(|found| found.mode() & bits == bits);
+    let usable = |dir: &Path| {
+        let reachable = || dir.ancestors().all(|above| open_to_all(above, 0o1));
+        let short = dir.as_os_str().len() < 60;
+        short && (owner.is_none() || (open_to_all(dir, 0o3) && reachable()))
     };
     let places = [
         env::temp_dir(),
         PathBuf::from("/tmp"),
         PathBuf::from("/var/tmp"),
     ];
-    let place = places.iter().find(|dir| dir.is_dir() && reachable(dir));
-    let place = place.context("no temporary folder that other users can reach: set TMPDIR")?;
+    let place = places.iter().find(|dir| dir.is_dir() && usable(dir));
+    let place = place.context("no temporary folder that other users can write to: set TMPDIR")?;
     let dir = place.join(format!("outboxd-{kind}-{:012x}", fastrand::u64(..) >> 16));
     let made = DirBuilder::new().mode(0o700).create(&dir);
     made.with_context(|| format!("cannot make {}", dir.display()))?;

@@ -3,8 +3,8 @@
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 use std::{env, fs, thread};
 
@@ -90,6 +90,9 @@ fn jars() -> Result<PathBuf> {
         let libs = dir.join("libs");
         return Ok(if libs.is_dir() { libs } else { dir });
     }
+    // Once for all tests of this process.
+    static FETCHING: Mutex<()> = Mutex::new(());
+    let _turn = FETCHING.lock().unwrap_or_else(PoisonError::into_inner);
     cached(CACHE_NAME, |dir| {
         let pom = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/services/kafka/pom.xml");
         // A repository of its own, so that neither HOME nor what lies there matters.
@@ -379,7 +382,7 @@ fn read_topic(
     Ok(())
 }
 
-/// `java` with a small heap, and what is to be run.
+/// `java` with a small heap and a compiler that starts fast, and what is to be run.
 fn java(jars: &Path, arguments: &[&str]) -> Vec<String> {
     let classes = format!("{}/*", jars.display());
     let options = [
@@ -387,6 +390,7 @@ fn java(jars: &Path, arguments: &[&str]) -> Vec<String> {
         "-Xms64m",
         "-Xmx256m",
         "-XX:+UseSerialGC",
+        "-XX:TieredStopAtLevel=1",
         "-Dlog4j2.configurationFile=log4j2.properties",
     ];
     let words = options
