@@ -165,8 +165,8 @@ impl ReplicationClient {
         self.connection.readable().await
     }
 
-    /// Reads once, what is there now, and never waits; 0 when there is nothing. Over TLS it may say 0 a little too early:
-    /// [`readable`](Self::readable) then returns at once.
+    /// Reads once, what is there now, and never waits; 0 when there is nothing, or no room for it. It asks the kernel, so
+    /// it also sees what came while the task slept on its thread.
     #[inline]
     pub fn try_read(&mut self) -> Result<usize> {
         self.connection.try_read()

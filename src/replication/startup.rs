@@ -28,7 +28,7 @@ use crate::replication::auth::{self, Credentials};
 use crate::replication::command;
 use crate::replication::connection::Connection;
 use crate::replication::endpoint::{self, Address, Endpoint};
-use crate::replication::stream::Stream;
+use crate::replication::stream::{KernelFirst, Stream};
 use crate::replication::{SessionOptions, Transport};
 
 const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -205,7 +205,7 @@ async fn encrypt(
     }
     let cannot = |e| Error::fatal(Code::Connect, format!("cannot set up TLS to {peer}")).source(e);
     let session = connector.session(host).map_err(cannot)?;
-    let mut stream = Box::new(SslStream::new(session, tcp).map_err(cannot)?);
+    let mut stream = Box::new(SslStream::new(session, KernelFirst(tcp)).map_err(cannot)?);
     match Pin::new(&mut *stream).connect().await {
         Ok(()) => Ok(Stream::Tls(stream)),
         Err(e) => Err(tls::handshake_error(peer, stream.ssl(), e)),
