@@ -6,6 +6,7 @@ mod config;
 mod layers;
 mod postgres;
 mod publish;
+mod replication;
 mod rows;
 mod services;
 mod support;
