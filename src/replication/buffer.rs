@@ -78,6 +78,14 @@ impl ReadBuffer {
         Ok(Some(RawMessage { tag, body }))
     }
 
+    /// Whether [`next`](Self::next) has something to say.
+    pub(crate) fn has_message(&self) -> bool {
+        match self.peek() {
+            Ok(header) => header.is_some_and(|(_, total)| self.end - self.start >= total),
+            Err(_) => true,
+        }
+    }
+
     /// The bytes of a range that [`next`](Self::next) gave out since the last read.
     #[inline]
     pub(crate) fn slice(&self, range: Range<usize>) -> &[u8] {

@@ -42,6 +42,10 @@ pub(crate) struct Connection {
     status: Option<StandbyStatusUpdate>,
     /// The server has said that it waits for a command, and none was sent since.
     ready: bool,
+    /// Bytes read while waiting, which the next `try_read` counts.
+    fresh: usize,
+    /// Why nothing more can be read, kept back while whole messages wait: the server's reason may be among them.
+    failure: Option<Error>,
 }
 
 impl Connection {
@@ -55,6 +59,8 @@ impl Connection {
             output: BytesMut::new(),
             status: None,
             ready: false,
+            fresh: 0,
+            failure: None,
         }
     }
 
@@ -83,27 +89,34 @@ impl Connection {
             if let Poll::Ready(Err(e)) = self.poll_flush(cx) {
                 return Poll::Ready(Err(e));
             }
+            if let Some(failed) = self.failed() {
+                return Poll::Ready(failed);
+            }
             let room = self.input.room();
             if room.is_empty() {
                 return Poll::Ready(Ok(()));
             }
             let outcome = self.stream.poll_read(cx, room);
-            outcome.map(|read| self.was_read(read).map(drop))
+            outcome.map(|read| self.was_read(read))
         })
         .await
     }
 
-    /// Reads once, what is there now; 0 when there is nothing, or no room.
+    /// Reads once, what is there now, and never waits. Gives the bytes that have come since it was last called, those that
+    /// [`readable`](Self::readable) read included.
     #[inline]
     pub(crate) fn try_read(&mut self) -> Result<usize> {
-        let room = self.input.room();
-        if room.is_empty() {
-            return Ok(0);
+        if let Some(failed) = self.failed() {
+            failed?;
+        } else {
+            let room = self.input.room();
+            if !room.is_empty()
+                && let Poll::Ready(read) = self.stream.try_read(room)
+            {
+                self.was_read(read)?;
+            }
         }
-        match self.stream.try_read(room) {
-            Poll::Ready(read) => self.was_read(read),
-            Poll::Pending => Ok(0),
-        }
+        Ok(std::mem::take(&mut self.fresh))
     }
 
     /// Takes the next message if all of it has been read.
@@ -310,18 +323,31 @@ impl Connection {
     }
 
     #[inline]
-    fn was_read(&mut self, read: std::io::Result<usize>) -> Result<usize> {
-        match read {
-            Ok(0) => Err(Error::transient(
-                self.code,
-                format!("Postgres at {} closed the connection", self.peer),
-            )),
+    fn was_read(&mut self, read: std::io::Result<usize>) -> Result<()> {
+        let failure = match read {
+            Ok(0) => {
+                let message = format!("Postgres at {} closed the connection", self.peer);
+                Error::transient(self.code, message)
+            }
             Ok(count) => {
                 self.input.filled(count);
-                Ok(count)
+                self.fresh += count;
+                return Ok(());
             }
-            Err(e) => Err(self.broken(e)),
+            Err(e) => self.broken(e),
+        };
+        self.failure = Some(failure);
+        self.failed().unwrap_or(Ok(()))
+    }
+
+    /// Whether reading has come to its end: an error once all whole messages were taken, nothing to do before.
+    #[inline]
+    fn failed(&mut self) -> Option<Result<()>> {
+        self.failure.as_ref()?;
+        if self.input.has_message() {
+            return Some(Ok(()));
         }
+        self.failure.take().map(Err)
     }
 
     fn broken(&self, cause: std::io::Error) -> Error {

@@ -160,13 +160,15 @@ impl ReplicationClient {
 
     /// Waits until at least one more byte was read, and writes what is queued meanwhile. Cancel-safe.
     ///
-    /// Returns at once when the buffer is full of messages that nobody took. The end of the stream is an error.
+    /// Returns at once when the buffer is full of messages that nobody took. The end of the stream is an error, but not
+    /// before every whole message was taken.
     pub async fn readable(&mut self) -> Result<()> {
         self.connection.readable().await
     }
 
-    /// Reads once, what is there now, and never waits; 0 when there is nothing, or no room for it. It asks the kernel, so
-    /// it also sees what came while the task slept on its thread.
+    /// Reads once, what is there now, and never waits. Gives the bytes that have come since it was last called, those that
+    /// [`readable`](Self::readable) read included. It asks the kernel, so it also sees what came while the task slept on its
+    /// thread. The end of the stream is an error, but not before every whole message was taken.
     #[inline]
     pub fn try_read(&mut self) -> Result<usize> {
         self.connection.try_read()

@@ -176,6 +176,8 @@ async fn streaming(capacity: usize) -> (ReplicationClient, Script) {
     };
     let (started, script) = tokio::join!(client.start("slot", Lsn::INVALID, "pub"), play);
     started.unwrap();
+    // What start-up has read counts as well; the tests count what comes after it.
+    client.try_read().unwrap();
     (client, script)
 }
 
@@ -370,7 +372,29 @@ async fn half_a_header_is_waited_for_and_nothing_is_lost_when_the_wait_is_droppe
         panic!("no event")
     };
     assert_eq!(payload, b"event");
+    // What the waits have read counts once.
+    assert_eq!(client.try_read().unwrap(), bytes.len());
     assert_eq!(client.try_read().unwrap(), 0);
+}
+
+#[tokio::test]
+async fn the_end_of_the_stream_does_not_hide_the_reason_that_came_before_it() {
+    for read_on in [false, true] {
+        let (mut client, mut script) = streaming(1 << 16).await;
+        let last = error("FATAL", "57P01", "terminating connection");
+        script.send(&last).await;
+        drop(script);
+        client.readable().await.unwrap();
+        if read_on {
+            client.readable().await.unwrap();
+        }
+        assert_eq!(client.try_read().unwrap(), last.len());
+        assert_eq!(client.try_read().unwrap(), 0);
+        let error = client.next().unwrap_err();
+        assert!(error.report().contains("57P01"), "{}", error.report());
+        let error = client.try_read().unwrap_err();
+        assert!(error.message().contains("closed"), "{}", error.report());
+    }
 }
 
 #[tokio::test]
