@@ -30,7 +30,7 @@ use crate::publisher::stream::{Already, Stream, stop_requested};
 use crate::replication::{IdentifySystem, ReplicationClient, SessionOptions};
 
 const RETRY_FIRST: Duration = Duration::from_millis(100);
-const RETRY_CAP: Duration = Duration::from_secs(5);
+const RETRY_CAP: Duration = Duration::from_secs(2);
 /// How long a server that shuts down gets to take in our last report.
 const PARTING: Duration = Duration::from_secs(2);
 

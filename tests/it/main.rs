@@ -1,13 +1,21 @@
 //! The integration tests: one binary, a module a promise, on real servers.
 #![allow(clippy::unwrap_used, clippy::large_futures, missing_docs)]
 
+mod backlog;
 mod commands;
 mod config;
+mod crash;
+mod idle;
+mod large;
 mod layers;
+mod outage;
 mod postgres;
 mod publish;
+mod refusals;
 mod replication;
+mod restart;
 mod rows;
 mod services;
+mod stop;
 mod support;
 mod writer;

@@ -5,10 +5,11 @@ use std::time::Duration;
 use anyhow::Result;
 
 use crate::support::kafka;
+use crate::support::load::write_every_kind;
 use crate::support::oracle::{Oracle, check};
-use crate::support::outboxd::{Outboxd, Settings, init};
-use crate::support::postgres::{self, Database, MAJORS};
-use crate::support::wait::wait_until;
+use crate::support::outboxd::Outboxd;
+use crate::support::postgres::{self, MAJORS};
+use crate::support::scene::Scene;
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -16,36 +17,59 @@ const LIMIT: Duration = Duration::from_secs(60);
 async fn committed_events_arrive_with_the_pollers_topic_key_and_value_and_are_marked() -> Result<()>
 {
     for major in MAJORS {
-        let database = Database::create(postgres::shared(major)).await?;
-        let kafka = kafka::shared();
-        let topic = kafka.topic("orders", 3).await?;
-        let oracle = Oracle::create(&database).await?;
+        let scene = Scene::set(postgres::shared(major), kafka::shared()).await?;
+        let oracle = Oracle::create(&scene.database).await?;
         let payload = r#"{"b": 1, "a": [true, null, "é"]}"#;
-        let session = database.connect().await?;
-        session
-            .execute(
-                "INSERT INTO outbox.outbox (event_type, topic, event_payload) \
-             SELECT 'Created' || i % 7, $1, $2::text::jsonb FROM generate_series(1, 100) i",
-                &[&topic, &payload],
-            )
+        let insert = "INSERT INTO outbox.outbox (event_type, topic, event_payload) \
+                      SELECT 'Created' || i % 7, $1, $2::text::jsonb FROM generate_series(1, 100) i";
+        scene
+            .database
+            .connect()
+            .await?
+            .execute(insert, &[&scene.topic, &payload])
             .await?;
-        let settings = Settings::new(&database, kafka)?;
-        init(&settings).await?;
-        let mut outboxd = Outboxd::spawn(&settings)?;
+        let mut outboxd = Outboxd::spawn(&scene.settings)?;
         outboxd.wait_for_phase("streaming", LIMIT).await?;
         for _ in 0..100 {
-            database.insert("Changed", &topic, payload).await?;
+            scene
+                .database
+                .insert("Changed", &scene.topic, payload)
+                .await?;
         }
-        wait_until("all rows are marked", LIMIT, async || {
-            match database.unpublished().await? {
-                0 => Ok(Ok(())),
-                left => Ok(Err(format!("{left} unpublished"))),
-            }
-        })
-        .await?;
-        let consumed = kafka.consume_all(&[&topic]).await?;
-        check(&oracle.committed().await?, &consumed).expect_exact()?;
+        scene.all_marked(LIMIT).await?;
+        scene.verdict(&oracle).await?.expect_exact()?;
         assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
     }
     Ok(())
+}
+
+/// Rollbacks, savepoints, COPY, two-phase commit and rows deleted in their own transaction, from four writers at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hundred_thousand_events_of_every_kind_of_transaction_are_the_committed_set_in_order()
+-> Result<()> {
+    const ROUNDS: usize = 262;
+    let scene = Scene::set(postgres::shared(15), kafka::shared()).await?;
+    let topics = vec![scene.topic.clone(), scene.kafka.topic("more", 3).await?];
+    let oracle = Oracle::create(&scene.database).await?;
+    let mut outboxd = Outboxd::spawn(&scene.settings.clone().set("OUTBOX_BATCH_SIZE", "1000"))?;
+    outboxd.wait_for_phase("streaming", LIMIT).await?;
+    let writers: Vec<_> = (0..4)
+        .map(|writer| {
+            let (url, topics) = (scene.database.unix_url().to_owned(), topics.clone());
+            tokio::spawn(async move { write_every_kind(&url, &topics, writer, ROUNDS).await })
+        })
+        .collect();
+    for writer in writers {
+        writer.await??;
+    }
+    scene.all_marked(LIMIT * 2).await?;
+    assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
+    let committed = oracle.committed().await?;
+    assert!(
+        committed.len() >= 100_000,
+        "{} events are too few",
+        committed.len()
+    );
+    let consumed = scene.kafka.consume_all(&[&topics[0], &topics[1]]).await?;
+    check(&committed, &consumed).expect_exact()
 }

@@ -9,9 +9,11 @@
 #![allow(dead_code, reason = "each test uses a part of it")]
 
 pub(crate) mod kafka;
+pub(crate) mod load;
 pub(crate) mod oracle;
 pub(crate) mod outboxd;
 pub(crate) mod postgres;
+pub(crate) mod scene;
 #[path = "../../../src/cli/throwaway.rs"]
 pub(crate) mod throwaway;
 pub(crate) mod wait;

@@ -27,14 +27,19 @@ pub(crate) struct Settings {
 impl Settings {
     /// What every run needs: this database over its Unix socket, this broker, a free port for HTTP.
     pub(crate) fn new(database: &Database, kafka: &Kafka) -> Result<Settings> {
+        Ok(Settings::nowhere()?
+            .set("DATABASE_URL", database.unix_url())
+            .set("KAFKA_BROKERS", kafka.brokers()))
+    }
+
+    /// The same without database and broker.
+    pub(crate) fn nowhere() -> Result<Settings> {
         let http = SocketAddr::from(([127, 0, 0, 1], free_port()?));
         let settings = Settings {
             variables: Vec::new(),
             http,
         };
         Ok(settings
-            .set("DATABASE_URL", database.unix_url())
-            .set("KAFKA_BROKERS", kafka.brokers())
             .set("OUTBOX_HTTP_LISTEN", http.to_string())
             .set("OUTBOX_LOG", "info"))
     }

@@ -1,0 +1,143 @@
+//! The first start publishes what the table holds, while writers go on, whatever happens on the way.
+
+use std::time::Duration;
+
+use anyhow::Result;
+
+use crate::support::kafka;
+use crate::support::load::{Load, Pattern};
+use crate::support::oracle::Oracle;
+use crate::support::outboxd::{Outboxd, command};
+use crate::support::postgres::{self, MAJORS};
+use crate::support::scene::Scene;
+use crate::support::wait::wait_until;
+
+const LIMIT: Duration = Duration::from_secs(60);
+const BACKLOG: i64 = 10_000;
+
+async fn fill(scene: &Scene<'_>, rows: i64) -> Result<()> {
+    let insert = "INSERT INTO outbox.outbox (event_type, topic, event_payload) \
+                  SELECT 'key' || i % 23, $1, jsonb_build_object('i', i) FROM generate_series(1, $2::bigint) i";
+    scene
+        .database
+        .connect()
+        .await?
+        .execute(insert, &[&scene.topic, &rows])
+        .await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_first_start_publishes_ten_thousand_rows_beside_writers_though_killed_twice_on_the_way()
+-> Result<()> {
+    for major in MAJORS {
+        let scene = Scene::set(postgres::shared(major), kafka::shared()).await?;
+        let oracle = Oracle::create(&scene.database).await?;
+        fill(&scene, BACKLOG).await?;
+        let pattern = Pattern {
+            rows: 3,
+            rest: Duration::from_millis(10),
+        };
+        let load = Load::start(&scene.database, &scene.topic, 4, pattern);
+        let settings = scene.settings.clone().set("OUTBOX_BACKLOG", "publish");
+        let mut outboxd = Outboxd::spawn(&settings)?;
+        for part in [BACKLOG / 4, BACKLOG * 3 / 4] {
+            wait_until("a part of the backlog to arrive", LIMIT, async || {
+                let count = scene.kafka.record_count(&[&scene.topic]).await?;
+                Ok(if count > part {
+                    Ok(())
+                } else {
+                    Err(format!("{count} records"))
+                })
+            })
+            .await?;
+            outboxd.kill()?;
+            outboxd.respawn()?;
+        }
+        outboxd.wait_for_phase("streaming", LIMIT).await?;
+        load.stop().await?;
+        scene.all_marked(LIMIT).await?;
+        assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
+        let report = scene.verdict(&oracle).await?;
+        // Rows come by id from the table and by commit from the stream, so only the set is promised across the two.
+        assert!(
+            report.missing.is_empty() && report.phantom.is_empty(),
+            "{report}"
+        );
+        assert!(report.altered.is_empty(), "{report}");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_first_start_that_nothing_disturbs_publishes_each_row_once() -> Result<()> {
+    for major in MAJORS {
+        let scene = Scene::set(postgres::shared(major), kafka::shared()).await?;
+        let oracle = Oracle::create(&scene.database).await?;
+        fill(&scene, BACKLOG).await?;
+        let pattern = Pattern {
+            rows: 3,
+            rest: Duration::from_millis(10),
+        };
+        let load = Load::start(&scene.database, &scene.topic, 4, pattern);
+        // The slot waits for this one, and the table is published meanwhile.
+        let session = scene.database.connect().await?;
+        session
+            .batch_execute("BEGIN; SELECT pg_current_xact_id()")
+            .await?;
+        let settings = scene.settings.clone().set("OUTBOX_BACKLOG", "publish");
+        let mut outboxd = Outboxd::spawn(&settings)?;
+        outboxd
+            .wait_for_status("the open transaction to be named", LIMIT, |status| {
+                status["waiting"]["on"] == "snapshot"
+            })
+            .await?;
+        let before = scene.kafka.record_count(&[&scene.topic]).await?;
+        wait_until("events to go out meanwhile", LIMIT, async || {
+            let count = scene.kafka.record_count(&[&scene.topic]).await?;
+            Ok(if count > before {
+                Ok(())
+            } else {
+                Err(format!("{count} records"))
+            })
+        })
+        .await?;
+        session.batch_execute("COMMIT").await?;
+        outboxd.wait_for_phase("streaming", LIMIT).await?;
+        load.stop().await?;
+        scene.all_marked(LIMIT).await?;
+        assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
+        let report = scene.verdict(&oracle).await?;
+        assert!(
+            report.missing.is_empty() && report.phantom.is_empty(),
+            "{report}"
+        );
+        assert!(
+            report.duplicates.is_empty() && report.altered.is_empty(),
+            "{report}"
+        );
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_table_of_which_no_row_was_ever_marked_is_not_sent_without_being_asked_to() -> Result<()>
+{
+    let scene = Scene::set(postgres::shared(15), kafka::shared()).await?;
+    fill(&scene, 1_001).await?;
+    let output = command(&scene.settings, &["run"], LIMIT).await?;
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{told}");
+    assert!(
+        told.contains("over 1000 unpublished rows") && told.contains("--backlog skip"),
+        "{told}"
+    );
+    assert_eq!(scene.kafka.record_count(&[&scene.topic]).await?, 0);
+
+    let mut outboxd = Outboxd::spawn(&scene.settings.clone().set("OUTBOX_BACKLOG", "skip"))?;
+    outboxd.wait_for_phase("streaming", LIMIT).await?;
+    scene.all_marked(LIMIT).await?;
+    assert_eq!(scene.kafka.record_count(&[&scene.topic]).await?, 0);
+    assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
+    Ok(())
+}

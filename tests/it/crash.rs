@@ -1,0 +1,87 @@
+//! However the process dies, nothing is lost, and what comes twice was not confirmed.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use crate::support::kafka::{self, ConsumedRecord};
+use crate::support::load::{Load, Pattern};
+use crate::support::oracle::{Oracle, check};
+use crate::support::outboxd::Outboxd;
+use crate::support::postgres;
+use crate::support::scene::Scene;
+
+const LIMIT: Duration = Duration::from_secs(60);
+const KILLS: u32 = 20;
+
+/// Where the slot and the server stood when a run began.
+struct Window {
+    confirmed: u64,
+    written: u64,
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn twenty_kills_under_load_lose_nothing_and_repeat_only_what_was_not_confirmed() -> Result<()>
+{
+    let scene = Scene::set(postgres::shared(15), kafka::shared()).await?;
+    let oracle = Oracle::create(&scene.database).await?;
+    let mut outboxd = Outboxd::spawn(&scene.settings)?;
+    outboxd.wait_for_phase("streaming", LIMIT).await?;
+    let pattern = Pattern {
+        rows: 5,
+        rest: Duration::from_millis(5),
+    };
+    let load = Load::start(&scene.database, &scene.topic, 4, pattern);
+    let mut windows = Vec::new();
+    for kill in 0..KILLS {
+        // Anywhere in the life of a run: while it connects, in its first moments, in full flow.
+        let life = Duration::from_millis(u64::from(kill * 97 % 600));
+        tokio::time::sleep(life).await;
+        outboxd.kill()?;
+        windows.push(window(&scene).await?);
+        outboxd.respawn()?;
+    }
+    outboxd.wait_for_phase("streaming", LIMIT).await?;
+    let written = load.stop().await?;
+    scene.all_marked(LIMIT).await?;
+    assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
+    let consumed = scene.kafka.consume_all(&[&scene.topic]).await?;
+    let report = check(&oracle.committed().await?, &consumed);
+    report.expect_complete()?;
+    assert!(written > 1_000, "{written} events are too light a load");
+    for (id, copies) in &report.duplicates {
+        let record = consumed
+            .iter()
+            .find(|record| record.outbox_id() == Some(*id));
+        let at = committed_at(record.context("a duplicate is among what was consumed")?)?;
+        let open = windows
+            .iter()
+            .filter(|window| window.confirmed <= at && at < window.written);
+        assert!(
+            *copies <= 1 + open.count(),
+            "event {id} came {copies} times though it was confirmed"
+        );
+    }
+    Ok(())
+}
+
+async fn window(scene: &Scene<'_>) -> Result<Window> {
+    let session = scene.database.connect().await?;
+    let confirmed = format!(
+        "SELECT (confirmed_flush_lsn - '0/0')::bigint FROM pg_replication_slots WHERE slot_name = '{}'",
+        scene.slot()
+    );
+    let written = "SELECT (pg_current_wal_insert_lsn() - '0/0')::bigint";
+    Ok(Window {
+        confirmed: session.value::<i64>(&confirmed).await? as u64,
+        written: session.value::<i64>(written).await? as u64,
+    })
+}
+
+fn committed_at(record: &ConsumedRecord) -> Result<u64> {
+    let text = record
+        .header("outbox_lsn")
+        .context("the stream names the commit")?;
+    let (high, low) = text.split_once('/').context("an LSN")?;
+    Ok(u64::from_str_radix(high, 16)? << 32 | u64::from_str_radix(low, 16)?)
+}

@@ -1,0 +1,47 @@
+//! A slot that nobody writes for does not hold the server's log.
+
+use std::time::Duration;
+
+use anyhow::Result;
+
+use crate::support::kafka;
+use crate::support::outboxd::Outboxd;
+use crate::support::postgres::{self, MAJORS};
+use crate::support::scene::Scene;
+use crate::support::wait::wait_until;
+
+const LIMIT: Duration = Duration::from_secs(60);
+const MIB: i64 = 1 << 20;
+
+#[tokio::test]
+async fn an_idle_outbox_follows_while_another_table_writes_a_gigabyte_of_log() -> Result<()> {
+    for major in MAJORS {
+        let server = postgres::private(major, &[])?;
+        let scene = Scene::set(&server, kafka::shared()).await?;
+        let outboxd = Outboxd::spawn(&scene.settings)?;
+        outboxd.wait_for_phase("streaming", LIMIT).await?;
+        let session = scene.database.connect().await?;
+        let begin: String = session.value("SELECT pg_current_wal_lsn()::text").await?;
+        session
+            .batch_execute("CREATE TABLE noise (filler text)")
+            .await?;
+        // Random digits, so that neither the log nor the table can press them together.
+        let noise = "INSERT INTO noise SELECT string_agg(md5(random()::text), '') \
+                     FROM generate_series(1, 16000) i, generate_series(1, 64) j GROUP BY i";
+        let written = format!("SELECT (pg_current_wal_lsn() - '{begin}')::bigint");
+        while session.value::<i64>(&written).await? < 1024 * MIB {
+            session.batch_execute(noise).await?;
+            session.batch_execute("TRUNCATE noise").await?;
+        }
+        wait_until("the slot to follow", LIMIT, async || {
+            let slot = scene.database.slot(&scene.slot()).await?;
+            Ok(match slot.and_then(|slot| slot.lag_bytes) {
+                Some(lag) if lag < MIB => Ok(()),
+                lag => Err(format!("it lags {lag:?} bytes")),
+            })
+        })
+        .await?;
+        assert_eq!(outboxd.status().await?["reconnects"], 0);
+    }
+    Ok(())
+}

@@ -1,0 +1,81 @@
+//! An outage of Kafka costs nothing but time: bounded memory, one session, everything in order afterwards.
+
+use std::time::Duration;
+
+use anyhow::Result;
+
+use crate::support::kafka;
+use crate::support::load::{Load, Pattern};
+use crate::support::oracle::{Oracle, check};
+use crate::support::outboxd::{Outboxd, Settings, init};
+use crate::support::postgres::{self, Database};
+
+const LIMIT: Duration = Duration::from_secs(60);
+const OUTAGE: Duration = Duration::from_secs(60);
+const MEMORY_LIMIT: u64 = 16 << 20;
+/// Beside the events in flight: the program itself, librdkafka's own memory, and what the allocator keeps.
+const CONSTANT: u64 = 48 << 20;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_is_frozen_for_a_minute_costs_nothing_but_time() -> Result<()> {
+    let mut kafka = kafka::private(&[])?;
+    let database = Database::create(postgres::shared(17)).await?;
+    let topic = kafka.topic("events", 4).await?;
+    let settings = Settings::new(&database, &kafka)?;
+    init(&settings).await?;
+    let oracle = Oracle::create(&database).await?;
+    let mut outboxd = Outboxd::spawn(&settings)?;
+    outboxd.wait_for_phase("streaming", LIMIT).await?;
+    let pattern = Pattern {
+        rows: 40,
+        rest: Duration::from_millis(20),
+    };
+    let load = Load::start(&database, &topic, 4, pattern);
+    let slot = format!("outboxd_{}", database.name);
+    let walsender =
+        async || anyhow::Ok(database.slot(&slot).await?.and_then(|slot| slot.active_pid));
+    outboxd
+        .wait_for_status("events to flow", LIMIT, |status| {
+            status["published_total"].as_u64() > Some(100)
+        })
+        .await?;
+    let before = walsender().await?;
+    assert!(before.is_some());
+    kafka.freeze()?;
+    let waiting = outboxd
+        .wait_for_status("Kafka to be named as what is waited for", LIMIT, |status| {
+            status["waiting"]["on"] == "kafka"
+        })
+        .await?;
+    assert!(
+        waiting["waiting"]["detail"].to_string().contains(&topic),
+        "{waiting}"
+    );
+    let (livez, _) = outboxd.get("/livez").await?;
+    assert_eq!(livez, 200);
+    tokio::time::sleep(OUTAGE).await;
+    let peak = outboxd.peak_resident_bytes()?;
+    assert!(peak < MEMORY_LIMIT + CONSTANT, "{} MiB", peak >> 20);
+    assert_eq!(walsender().await?, before, "the session was given up");
+    let (readyz, reason) = outboxd.get("/readyz").await?;
+    assert_eq!(readyz, 503, "{reason}");
+    kafka.thaw()?;
+    load.stop().await?;
+    outboxd
+        .wait_for_status("everything to be settled", LIMIT * 2, |status| {
+            status["in_flight_records"] == 0
+                && status["slot_health"]["lag_bytes"].as_i64() < Some(1 << 20)
+        })
+        .await?;
+    assert_eq!(walsender().await?, before, "the session was given up");
+    assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
+    assert_eq!(database.unpublished().await?, 0);
+    let consumed = kafka.consume_all(&[&topic]).await?;
+    let committed = oracle.committed().await?;
+    assert!(
+        committed.len() > 10_000,
+        "{} events are too light a load",
+        committed.len()
+    );
+    check(&committed, &consumed).expect_exact()
+}

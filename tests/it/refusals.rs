@@ -1,0 +1,164 @@
+//! What cannot work is said in one line with what to do, and ends with the exit code that fits; what may pass is tried again.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+
+use crate::support::kafka;
+use crate::support::outboxd::{Outboxd, Settings, command, init};
+use crate::support::postgres::{self, Database, MAJORS};
+use crate::support::scene::Scene;
+use crate::support::throwaway::free_port;
+
+const LIMIT: Duration = Duration::from_secs(5);
+
+/// Runs `outboxd run`, which must end within the limit with this exit code and these words.
+async fn refused(settings: &Settings, code: i32, words: &[&str]) -> Result<()> {
+    let began = Instant::now();
+    let output = command(settings, &["run"], LIMIT).await?;
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{told}");
+    let error: Vec<&str> = told
+        .lines()
+        .filter(|line| line.starts_with("error: "))
+        .collect();
+    assert_eq!(error.len(), 1, "one line says what is wrong: {told}");
+    assert!(
+        told.lines().any(|line| line.starts_with("hint: ")),
+        "{told}"
+    );
+    for word in words {
+        assert!(told.contains(word), "no {word} in {told}");
+    }
+    assert!(began.elapsed() < LIMIT);
+    Ok(())
+}
+
+#[tokio::test]
+async fn logins_and_databases_that_cannot_work_end_at_once() -> Result<()> {
+    for major in MAJORS {
+        let server = postgres::private_with_password(major, "right")?;
+        let kafka = kafka::shared();
+        let settings = |url: String| -> Result<Settings> {
+            Ok(Settings::nowhere()?
+                .set("DATABASE_URL", url)
+                .set("KAFKA_BROKERS", kafka.brokers()))
+        };
+        let url = |user: &str, password: &str, database: &str| {
+            format!(
+                "postgresql://{user}:{password}@127.0.0.1:{}/{database}",
+                server.port()
+            )
+        };
+        refused(
+            &settings(url("postgres", "wrong", "postgres"))?,
+            1,
+            &["28P01"],
+        )
+        .await?;
+        refused(
+            &settings(url("postgres", "right", "missing"))?,
+            1,
+            &["3D000"],
+        )
+        .await?;
+        let told = command(
+            &settings(url("postgres", "s3cr3t", "postgres"))?,
+            &["run"],
+            LIMIT,
+        )
+        .await?;
+        assert!(!String::from_utf8_lossy(&told.stderr).contains("s3cr3t"));
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_database_that_is_not_prepared_says_what_is_missing() -> Result<()> {
+    for major in MAJORS {
+        let scene = Scene::set(postgres::shared(major), kafka::shared()).await?;
+        let session = scene.database.connect().await?;
+        let role = scene.database.create_role("plain", "").await?;
+        session.batch_execute(&format!("GRANT USAGE ON SCHEMA outbox TO {role}; GRANT ALL ON ALL TABLES IN SCHEMA outbox TO {role}")).await?;
+        let as_role = scene
+            .settings
+            .clone()
+            .set("DATABASE_URL", scene.database.url_as(&role));
+        refused(&as_role, 1, &["REPLICATION"]).await?;
+        let elsewhere = |table: &str| scene.settings.clone().set("OUTBOX_TABLE", table);
+        refused(
+            &elsewhere("outbox.missing"),
+            2,
+            &["outbox.missing", "outboxd init"],
+        )
+        .await?;
+        session.batch_execute("CREATE TABLE outbox.half (id bigint PRIMARY KEY, topic text, event_type text, published_at timestamp, times_attempted int)").await?;
+        refused(&elsewhere("outbox.half"), 2, &["event_payload"]).await?;
+        let publication = scene.settings.clone().set("OUTBOX_PUBLICATION", "missing");
+        refused(&publication, 1, &["missing", "outboxd init"]).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_server_that_cannot_have_slots_says_how_to_change_it() -> Result<()> {
+    for major in MAJORS {
+        let kafka = kafka::shared();
+        for (line, words) in [
+            ("wal_level = replica", ["wal_level", "logical"]),
+            (
+                "max_replication_slots = 1",
+                ["max_replication_slots", "slot"],
+            ),
+        ] {
+            let server = postgres::private(major, &[line])?;
+            let database = Database::create(&server).await?;
+            let settings = Settings::new(&database, kafka)?;
+            // What is still in the way is told by init as well; here it is about run.
+            let _told = init(&settings).await;
+            refused(&settings, 1, &words).await?;
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn settings_that_contradict_each_other_are_told_together() -> Result<()> {
+    let settings = Settings::nowhere()?
+        .set("DATABASE_URL", "postgresql://db/orders")
+        .set("KAFKA_BROKERS", "localhost:9092")
+        .set("OUTBOX_AFTER_PUBLISH", "keep")
+        .set("OUTBOX_BACKLOG", "publish")
+        .set("KAFKA_PROPERTIES", "acks=1")
+        .set("OUTBOX_BATCH_SIZE", "0");
+    let output = command(&settings, &["run"], LIMIT).await?;
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{told}");
+    for name in ["OUTBOX_BACKLOG", "acks", "OUTBOX_BATCH_SIZE"] {
+        assert!(told.contains(name), "{told}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_server_that_is_not_there_is_tried_again_and_said_so() -> Result<()> {
+    let scene = Scene::set(postgres::shared(15), kafka::shared()).await?;
+    let nobody = format!("postgresql://postgres@127.0.0.1:{}/orders", free_port()?);
+    let mut outboxd = Outboxd::spawn(&scene.settings.clone().set("DATABASE_URL", nobody))?;
+    outboxd
+        .wait_for_log(&["CONNECT_ERROR", "trying again"], LIMIT)
+        .await?;
+    assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
+
+    let nobody = format!("127.0.0.1:{}", free_port()?);
+    let mut outboxd = Outboxd::spawn(&scene.settings.clone().set("KAFKA_BROKERS", nobody))?;
+    outboxd.wait_for_log(&["WARN", "kafka"], LIMIT).await?;
+    outboxd.wait_for_phase("streaming", LIMIT * 4).await?;
+    scene.database.insert("held", &scene.topic, "{}").await?;
+    outboxd
+        .wait_for_status("Kafka to be named", LIMIT * 4, |status| {
+            status["waiting"]["on"] == "kafka"
+        })
+        .await?;
+    Ok(())
+}

@@ -1,0 +1,103 @@
+//! Postgres goes away and comes back: the stream goes on where it was, and a shutdown is never held up.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+
+use crate::support::kafka;
+use crate::support::load::{Load, Pattern};
+use crate::support::oracle::Oracle;
+use crate::support::outboxd::{Outboxd, Settings, init};
+use crate::support::postgres::{self, Database, MAJORS};
+use crate::support::scene::Scene;
+use crate::support::throwaway::Stop;
+
+const LIMIT: Duration = Duration::from_secs(60);
+/// From the server's return to the stream.
+const BACK: Duration = Duration::from_secs(5);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_restart_of_postgres_the_stream_goes_on_in_five_seconds_and_repeats_nothing()
+-> Result<()> {
+    for major in MAJORS {
+        let mut server = postgres::private(major, &[])?;
+        let scene = Scene::set(&server, kafka::shared()).await?;
+        let oracle = Oracle::create(&scene.database).await?;
+        let mut outboxd = Outboxd::spawn(&scene.settings)?;
+        outboxd.wait_for_phase("streaming", LIMIT).await?;
+        let pattern = Pattern {
+            rows: 5,
+            rest: Duration::from_millis(5),
+        };
+        let load = Load::start(&scene.database, &scene.topic, 4, pattern);
+        for stop in [Stop::Fast, Stop::Immediate, Stop::Fast, Stop::Immediate] {
+            let published = outboxd.status().await?["published_total"]
+                .as_u64()
+                .unwrap_or(0);
+            outboxd
+                .wait_for_status("events to flow", LIMIT, |status| {
+                    status["phase"] == "streaming"
+                        && status["published_total"].as_u64() > Some(published + 200)
+                })
+                .await?;
+            let began = Instant::now();
+            server.stop(stop)?;
+            assert!(
+                began.elapsed() < BACK,
+                "the server's stop took {:?}",
+                began.elapsed()
+            );
+            outboxd.wait_for_phase("reconnecting", LIMIT).await?;
+            server.resume()?;
+            outboxd.wait_for_phase("streaming", BACK).await?;
+        }
+        load.stop().await?;
+        scene.all_marked(LIMIT).await?;
+        assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
+        scene.verdict(&oracle).await?.expect_exact()?;
+    }
+    Ok(())
+}
+
+/// What is in flight cannot be confirmed: the server would wait for it for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fast_shutdown_of_postgres_is_not_held_up_while_kafka_is_frozen() -> Result<()> {
+    for major in MAJORS {
+        let mut server = postgres::private(major, &[])?;
+        let mut kafka = kafka::private(&[])?;
+        let database = Database::create(&server).await?;
+        let topic = kafka.topic("events", 1).await?;
+        let settings = Settings::new(&database, &kafka)?;
+        init(&settings).await?;
+        let oracle = Oracle::create(&database).await?;
+        let mut outboxd = Outboxd::spawn(&settings)?;
+        outboxd.wait_for_phase("streaming", LIMIT).await?;
+        kafka.freeze()?;
+        let insert = "INSERT INTO outbox.outbox (event_type, topic, event_payload) \
+                      SELECT 'k' || i % 9, $1, '{}' FROM generate_series(1, 50000) i";
+        database.connect().await?.execute(insert, &[&topic]).await?;
+        outboxd
+            .wait_for_status("records in flight", LIMIT, |status| {
+                status["in_flight_records"].as_u64() > Some(1_000)
+            })
+            .await?;
+        let began = Instant::now();
+        server.stop(Stop::Fast)?;
+        assert!(
+            began.elapsed() < BACK,
+            "the server's stop took {:?}",
+            began.elapsed()
+        );
+        server.resume()?;
+        kafka.thaw()?;
+        outboxd
+            .wait_for_status("everything to be published", LIMIT, |status| {
+                status["published_total"] == 50_000 && status["unmarked_records"] == 0
+            })
+            .await?;
+        assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
+        let consumed = kafka.consume_all(&[&topic]).await?;
+        crate::support::oracle::check(&oracle.committed().await?, &consumed).expect_exact()?;
+    }
+    Ok(())
+}

@@ -1,0 +1,83 @@
+//! A stop is clean: exit 0 in time, and the next start repeats nothing.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+
+use crate::support::kafka;
+use crate::support::load::{Load, Pattern};
+use crate::support::oracle::Oracle;
+use crate::support::outboxd::{Outboxd, Settings, init};
+use crate::support::postgres::{self, Database, MAJORS};
+use crate::support::scene::Scene;
+
+const LIMIT: Duration = Duration::from_secs(60);
+const OPERATION_TIMEOUT: Duration = Duration::from_secs(25);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stops_under_load_exit_in_time_and_the_next_start_repeats_nothing() -> Result<()> {
+    for major in MAJORS {
+        let scene = Scene::set(postgres::shared(major), kafka::shared()).await?;
+        let oracle = Oracle::create(&scene.database).await?;
+        let mut outboxd = Outboxd::spawn(&scene.settings)?;
+        outboxd.wait_for_phase("streaming", LIMIT).await?;
+        let pattern = Pattern {
+            rows: 10,
+            rest: Duration::from_millis(2),
+        };
+        let load = Load::start(&scene.database, &scene.topic, 4, pattern);
+        for signal in ["TERM", "INT", "TERM", "TERM"] {
+            let before = scene.kafka.record_count(&[&scene.topic]).await?;
+            outboxd
+                .wait_for_status("five hundred events more", LIMIT, |status| {
+                    status["published_total"].as_u64() >= Some(500)
+                })
+                .await?;
+            let began = Instant::now();
+            outboxd.signal(signal)?;
+            assert_eq!(outboxd.wait(LIMIT).await?, 0, "{}", outboxd.log());
+            assert!(
+                began.elapsed() < OPERATION_TIMEOUT,
+                "the stop took {:?}",
+                began.elapsed()
+            );
+            assert!(scene.kafka.record_count(&[&scene.topic]).await? > before);
+            outboxd.respawn()?;
+        }
+        load.stop().await?;
+        outboxd.wait_for_phase("streaming", LIMIT).await?;
+        scene.all_marked(LIMIT).await?;
+        assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
+        scene.verdict(&oracle).await?.expect_exact()?;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_signal_ends_the_process_at_once() -> Result<()> {
+    let mut kafka = kafka::private(&[])?;
+    let database = Database::create(postgres::shared(15)).await?;
+    let topic = kafka.topic("events", 1).await?;
+    let settings = Settings::new(&database, &kafka)?;
+    init(&settings).await?;
+    let mut outboxd = Outboxd::spawn(&settings)?;
+    outboxd.wait_for_phase("streaming", LIMIT).await?;
+    kafka.freeze()?;
+    database.insert("held", &topic, "{}").await?;
+    outboxd
+        .wait_for_status("a record in flight", LIMIT, |status| {
+            status["in_flight_records"] == 1
+        })
+        .await?;
+    outboxd.terminate()?;
+    outboxd.wait_for_phase("stopping", LIMIT).await?;
+    let began = Instant::now();
+    outboxd.terminate()?;
+    assert_eq!(outboxd.wait(LIMIT).await?, 128 + 15);
+    assert!(
+        began.elapsed() < Duration::from_secs(2),
+        "{:?}",
+        began.elapsed()
+    );
+    Ok(())
+}

@@ -1,0 +1,57 @@
+//! What most tests begin with: a database that `outboxd init` has prepared, a topic, and the settings that bring them together.
+
+use std::time::Duration;
+
+use anyhow::Result;
+
+use super::kafka::Kafka;
+use super::oracle::{Oracle, Report, check};
+use super::outboxd::{Settings, init};
+use super::postgres::Database;
+use super::throwaway::Server;
+use super::wait::wait_until;
+
+/// A prepared database and a topic of four partitions.
+pub(crate) struct Scene<'a> {
+    pub(crate) database: Database,
+    pub(crate) kafka: &'a Kafka,
+    pub(crate) topic: String,
+    pub(crate) settings: Settings,
+}
+
+impl<'a> Scene<'a> {
+    pub(crate) async fn set(server: &Server, kafka: &'a Kafka) -> Result<Scene<'a>> {
+        let database = Database::create(server).await?;
+        let topic = kafka.topic("events", 4).await?;
+        let settings = Settings::new(&database, kafka)?;
+        init(&settings).await?;
+        Ok(Scene {
+            database,
+            kafka,
+            topic,
+            settings,
+        })
+    }
+
+    /// The name of the slot that outboxd makes here.
+    pub(crate) fn slot(&self) -> String {
+        format!("outboxd_{}", self.database.name)
+    }
+
+    /// Waits until every row is marked.
+    pub(crate) async fn all_marked(&self, limit: Duration) -> Result<()> {
+        wait_until("every row to be marked", limit, async || {
+            match self.database.unpublished().await? {
+                0 => Ok(Ok(())),
+                left => Ok(Err(format!("{left} rows are not"))),
+            }
+        })
+        .await
+    }
+
+    /// What the witness says about what Kafka has.
+    pub(crate) async fn verdict(&self, oracle: &Oracle<'_>) -> Result<Report> {
+        let consumed = self.kafka.consume_all(&[&self.topic]).await?;
+        Ok(check(&oracle.committed().await?, &consumed))
+    }
+}
