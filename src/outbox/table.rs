@@ -91,6 +91,7 @@ impl UnpublishedRows {
             session,
             what,
             stream: Box::pin(stream),
+            ended: false,
             count: 0,
             last: after,
         })
@@ -140,6 +141,8 @@ pub(crate) struct Page<'s> {
     session: &'s Session,
     what: String,
     stream: Pin<Box<RowStream>>,
+    /// A stream that has ended must not be asked again.
+    ended: bool,
     count: usize,
     last: i64,
 }
@@ -149,9 +152,12 @@ impl Page<'_> {
     pub(crate) async fn rows(&mut self) -> Result<Vec<TableRow>> {
         let mut rows = Vec::new();
         let mut bytes = 0;
-        while bytes < PART_BYTES {
+        while bytes < PART_BYTES && !self.ended {
             let next = self.session.bounded(&self.what, self.stream.try_next());
-            let Some(row) = next.await? else { break };
+            let Some(row) = next.await? else {
+                self.ended = true;
+                break;
+            };
             bytes += row.raw_size_bytes();
             rows.push(TableRow {
                 fields: row.len() - 3,

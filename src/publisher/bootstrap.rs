@@ -25,7 +25,7 @@ use crate::lsn::Lsn;
 use crate::outbox::{PAGE, TableRow, UnpublishedRows};
 use crate::postgres::slot::{self, Slot};
 use crate::postgres::{self, Server, Session};
-use crate::publisher::engine::{Intake, Output, WAL_SENDER_TIMEOUT};
+use crate::publisher::decision::{Intake, Output, WAL_SENDER_TIMEOUT};
 use crate::publisher::forwarder::Forwarder;
 use crate::publisher::status::Phase;
 use crate::publisher::stream::{Already, stop_requested};

@@ -7,15 +7,20 @@ use std::time::Duration;
 use crate::config::AfterPublish;
 use crate::error::{Code, Error};
 use crate::lsn::Lsn;
-use crate::publisher::engine::{End, Engine, Intake, Limits, Output};
+use crate::publisher::decision::{End, Intake, Limits, Output};
+use crate::publisher::engine::Engine;
 use crate::publisher::tracker::{Accepted, Ticket};
 
 const MS: Duration = Duration::from_millis(1);
 
 fn engine() -> Engine {
+    engine_with(1)
+}
+
+fn engine_with(batch_size: usize) -> Engine {
     let mut engine = Engine::new(Limits {
         after_publish: AfterPublish::Mark,
-        batch_size: 1,
+        batch_size,
         process_interval: MS * 5_000,
         memory_limit: 1 << 20,
         attempts: 3,
@@ -255,4 +260,84 @@ fn rows_that_cannot_be_marked_yet_are_tried_again_however_many_new_ones_follow()
         engine.delivered(now, ticket, Ok(()));
     }
     panic!("never tried again in ten seconds");
+}
+
+#[test]
+fn an_event_gets_the_attempts_it_is_allowed_and_no_more() {
+    let mut engine = engine();
+    let mut attempts = 0;
+    loop {
+        attempts += 1;
+        let ticket = transaction(&mut engine, 100);
+        engine.delivered(MS, ticket, Err(refusal()));
+        engine.poll(MS);
+        let due = outputs(&mut engine);
+        if due
+            .iter()
+            .any(|due| matches!(due, Output::End(End::GaveUp(_))))
+        {
+            break;
+        }
+        let rewinds = |due: &Output| matches!(due, Output::End(End::Refused(_)));
+        assert!(due.iter().any(rewinds), "{due:?}");
+        engine.session_ended();
+        engine.reset(Lsn::new(100));
+        engine.session_started(MS);
+    }
+    assert_eq!(attempts, 3);
+}
+
+#[test]
+fn a_refusal_waits_until_what_is_in_flight_was_reported_and_written_back() {
+    let mut engine = engine();
+    let refused = transaction(&mut engine, 100);
+    let other = transaction(&mut engine, 200);
+    engine.delivered(MS, refused, Err(refusal()));
+    engine.poll(MS);
+    assert!(outputs(&mut engine).is_empty());
+    assert_eq!(engine.intake(), Intake::Paused);
+    engine.delivered(MS, other, Ok(()));
+    let mut marks = write_back(&mut engine, MS);
+    assert!(outputs(&mut engine).is_empty());
+    marks.iter_mut().for_each(|mark| mark.settled = true);
+    engine.written_back(MS, &marks);
+    engine.poll(MS);
+    let due = outputs(&mut engine);
+    assert!(matches!(due[..], [Output::End(End::Refused(_))]), "{due:?}");
+    assert_eq!(engine.snapshot().confirmed, Lsn::new(100));
+}
+
+#[test]
+fn whoever_stops_is_refused_or_has_no_session_does_not_wait_for_a_batch_to_gather() {
+    let interrupts: [fn(&mut Engine); 3] = [Engine::stop, Engine::session_ended, |engine| {
+        let ticket = transaction(engine, 200);
+        engine.delivered(MS, ticket, Err(refusal()));
+    }];
+    for interrupt in interrupts {
+        let mut engine = engine_with(10);
+        let ticket = transaction(&mut engine, 100);
+        engine.delivered(MS, ticket, Ok(()));
+        engine.poll(MS);
+        assert!(outputs(&mut engine).is_empty(), "nothing is due yet");
+        interrupt(&mut engine);
+        assert_eq!(write_back(&mut engine, MS).len(), 1);
+    }
+}
+
+#[test]
+fn deferred_rows_come_back_in_their_order_before_newer_ones() {
+    let mut engine = engine();
+    for commit in [100, 200, 300] {
+        let ticket = transaction(&mut engine, commit);
+        engine.delivered(MS, ticket, Ok(()));
+    }
+    let marks = write_back(&mut engine, MS);
+    engine.written_back(MS, &marks);
+    let ticket = transaction(&mut engine, 400);
+    engine.delivered(MS * 51, ticket, Ok(()));
+    let rows: Vec<i64> = write_back(&mut engine, MS * 51)
+        .iter()
+        .map(|mark| mark.row)
+        .collect();
+    assert_eq!(rows, [100, 200, 300, 400]);
 }

@@ -16,7 +16,8 @@ use crate::kafka::{Producer, Report, SendError};
 use crate::metrics::{FlightGauges, Metrics, TopicMetrics};
 use crate::outbox::{CurrentServer, Event, Mark, Origin, Router, WriteBack};
 use crate::postgres::Server;
-use crate::publisher::engine::{Engine, Limits};
+use crate::publisher::decision::Limits;
+use crate::publisher::engine::Engine;
 use crate::publisher::status::Board;
 use crate::publisher::tracker::Accepted;
 
@@ -32,6 +33,8 @@ pub(crate) struct Forwarder {
     pub(crate) engine: Engine,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) board: Arc<Board>,
+    /// A change was counted and could not be forwarded: to go on behind it would skip it.
+    pub(crate) skipped: bool,
     config: Arc<Config>,
     producer: Producer,
     router: Router,
@@ -81,6 +84,7 @@ impl Forwarder {
             now: Duration::ZERO,
             born: Instant::now(),
             published: 0,
+            skipped: false,
             config: Arc::clone(config),
             metrics,
             board,

@@ -11,6 +11,7 @@
 
 mod bootstrap;
 mod cadence;
+mod decision;
 mod engine;
 mod forwarder;
 mod lock;
@@ -28,6 +29,8 @@ mod engine_tests;
 mod simulation;
 #[cfg(test)]
 mod simulation_process;
+#[cfg(test)]
+mod simulation_steps;
 #[cfg(test)]
 mod simulation_world;
 #[cfg(test)]

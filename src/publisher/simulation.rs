@@ -13,82 +13,12 @@ use std::time::Duration;
 use fastrand::Rng;
 
 use crate::publisher::simulation_process::{Fate, Process};
+use crate::publisher::simulation_steps::{EVERYDAY, FAULTS, Step};
 use crate::publisher::simulation_world::World;
 
 const MS: Duration = Duration::from_millis(1);
 /// Far more than any schedule needs once nothing goes wrong any more.
 const STEPS_TO_HEAL: u32 = 50_000;
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Step {
-    Write,
-    Send,
-    Keepalive { reply: bool },
-    AskWithoutEnd,
-    Hear,
-    Read,
-    PublishMissed,
-    Append,
-    Report,
-    Perform { fault: bool },
-    Written,
-    Poll,
-    CarryOut,
-    Connect,
-    Position,
-    Wait(u64),
-    ShutDown,
-    Visible,
-    Lock,
-    Poison { always: bool },
-    Checkpoint,
-    Busy,
-    CutLink,
-    Vanish,
-    CrashServer,
-    CrashProcess,
-    Rewind,
-    Stop,
-}
-
-const EVERYDAY: [(Step, u32); 19] = [
-    (Step::AskWithoutEnd, 60),
-    (Step::Write, 30),
-    (Step::Send, 160),
-    (Step::Keepalive { reply: false }, 12),
-    (Step::Keepalive { reply: true }, 3),
-    (Step::Hear, 40),
-    (Step::Read, 160),
-    (Step::PublishMissed, 6),
-    (Step::Append, 90),
-    (Step::Report, 90),
-    (Step::Perform { fault: false }, 30),
-    (Step::Written, 30),
-    (Step::Poll, 80),
-    (Step::CarryOut, 100),
-    (Step::Connect, 40),
-    (Step::Position, 10),
-    (Step::Wait(60), 60),
-    (Step::Visible, 20),
-    (Step::Checkpoint, 6),
-];
-
-const FAULTS: [(Step, u32); 14] = [
-    (Step::Wait(30_000), 4),
-    (Step::ShutDown, 3),
-    (Step::Lock, 6),
-    (Step::Poison { always: false }, 3),
-    (Step::Poison { always: true }, 1),
-    (Step::Perform { fault: true }, 6),
-    (Step::Busy, 3),
-    (Step::CutLink, 8),
-    (Step::Vanish, 3),
-    (Step::CrashServer, 3),
-    (Step::CrashProcess, 4),
-    (Step::Rewind, 2),
-    (Step::Stop, 3),
-    (Step::Keepalive { reply: true }, 8),
-];
 
 struct Schedule {
     world: World,

@@ -9,7 +9,8 @@ use std::time::Duration;
 use crate::config::AfterPublish;
 use crate::error::{Code, Error};
 use crate::lsn::Lsn;
-use crate::publisher::engine::{End, Engine, Intake, Limits, Output, Walsender};
+use crate::publisher::decision::{End, Intake, Limits, Output, Walsender};
+use crate::publisher::engine::Engine;
 use crate::publisher::simulation_world::{Batch, Message, Status, World};
 use crate::publisher::tracker::{Accepted, ENTRY_BYTES, Ticket};
 
@@ -316,6 +317,7 @@ impl Process {
             End::Refused(_) => {
                 world.saw("rewound for a refusal");
                 assert!(self.refused, "nothing was refused");
+                assert!(self.engine.is_drained(), "rewound under what was in flight");
                 self.disconnect(world, false);
                 self.reset(world);
             }

@@ -147,10 +147,14 @@ impl World {
         self.rows.len() - 1
     }
 
-    /// A service commits: events, changes of other tables, or nothing; often right behind the last commit.
+    /// A service commits: events, changes of other tables, or nothing; often right behind the last commit. Or only other
+    /// databases of the server write.
     pub(crate) fn write(&mut self) {
         if self.rng.u8(0..3) == 0 {
             self.wal += self.rng.u64(1..50);
+            if self.rng.bool() {
+                return;
+            }
         }
         let (most, number) = (if self.rng.u8(0..10) == 0 { 40 } else { 6 }, self.log.len());
         let changes = (0..self.rng.usize(0..most))

@@ -18,7 +18,7 @@ use crate::lsn::Lsn;
 use crate::outbox::{Columns, Origin};
 use crate::pgoutput::{Begin, Insert, Message, Relation};
 use crate::postgres::Session;
-use crate::publisher::engine::{End, Intake, Output};
+use crate::publisher::decision::{End, Intake, Output};
 use crate::publisher::forwarder::Forwarder;
 use crate::publisher::pace::Pace;
 use crate::publisher::watch::Watch;
@@ -120,7 +120,9 @@ impl<'a> Stream<'a> {
             match self.client.next()? {
                 None => return Ok(()),
                 Some(Frame::XLogData { payload, .. }) if intake == Intake::Open => {
-                    self.decoder.take(payload, self.forwarder)?;
+                    let taken = self.decoder.take(payload, self.forwarder);
+                    self.forwarder.skipped |= taken.is_err();
+                    taken?;
                 }
                 Some(Frame::XLogData { .. }) => {}
                 Some(Frame::Keepalive {

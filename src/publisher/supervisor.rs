@@ -22,7 +22,7 @@ use crate::outbox::UnpublishedRows;
 use crate::postgres::slot::{self, Slot};
 use crate::postgres::{self, Lineage, Server, Session, TableShape, preflight};
 use crate::publisher::bootstrap::Bootstrap;
-use crate::publisher::engine::{End, WAL_SENDER_TIMEOUT};
+use crate::publisher::decision::{End, WAL_SENDER_TIMEOUT};
 use crate::publisher::forwarder::Forwarder;
 use crate::publisher::lock;
 use crate::publisher::status::Phase;
@@ -132,6 +132,9 @@ impl Supervisor {
                 Err(error) => error,
             };
             self.forwarder.use_server(None);
+            if std::mem::take(&mut self.forwarder.skipped) {
+                self.lineage = None;
+            }
             let outage = error.is_transient() || (self.streamed && error.code() == Code::Connect);
             if !outage {
                 return Err(error);

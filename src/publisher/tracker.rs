@@ -13,6 +13,7 @@
 use std::collections::VecDeque;
 
 use crate::lsn::Lsn;
+use crate::publisher::decision::Violation;
 
 /// Names one event for its whole way to Kafka and back: counts up by one, over sessions and lineages.
 pub(crate) type Ticket = u64;
@@ -61,21 +62,6 @@ struct Transaction {
     confirm: Lsn,
     next_index: u32,
     pending: u64,
-}
-
-/// The stream did not go on where it had stopped, or went backwards: nothing in memory can be trusted.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Violation {
-    #[error("transaction {found} came where {expected} was cut in two")]
-    NotResumed { expected: Lsn, found: Lsn },
-    #[error("transaction {0} came again with fewer changes than before")]
-    Shortened(Lsn),
-    #[error("commit {found} came after {last}")]
-    OutOfOrder { last: Lsn, found: Lsn },
-    #[error("{0} outside a transaction")]
-    OutsideTransaction(&'static str),
-    #[error("transaction {0} began inside another")]
-    Nested(Lsn),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -384,11 +370,6 @@ impl Tracker {
         self.in_flight_bytes
     }
 
-    /// Events that are not settled.
-    pub(crate) fn unsettled_count(&self) -> usize {
-        self.entries.len()
-    }
-
     /// All that counts against the memory limit.
     pub(crate) fn bytes(&self) -> usize {
         self.in_flight_bytes
@@ -406,11 +387,6 @@ impl Tracker {
     /// Whether a transaction was begun and its Commit has not come, in this session or the one before.
     pub(crate) fn is_open(&self) -> bool {
         self.open != Open::No
-    }
-
-    /// Whether everything received was settled and confirmed.
-    pub(crate) fn is_idle(&self) -> bool {
-        self.entries.is_empty() && self.transactions.is_empty()
     }
 }
 

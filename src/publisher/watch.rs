@@ -10,7 +10,7 @@ use crate::error::Result;
 use crate::metrics::SlotGauges;
 use crate::postgres::Session;
 use crate::postgres::slot::{self, Slot};
-use crate::publisher::engine::Walsender;
+use crate::publisher::decision::Walsender;
 use crate::publisher::forwarder::Forwarder;
 use crate::publisher::status::SlotHealth;
 

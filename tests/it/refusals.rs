@@ -84,7 +84,7 @@ async fn a_database_that_is_not_prepared_says_what_is_missing() -> Result<()> {
             .settings
             .clone()
             .set("DATABASE_URL", scene.database.url_as(&role));
-        refused(&as_role, 1, &["REPLICATION"]).await?;
+        refused(&as_role, 2, &["REPLICATION"]).await?;
         let elsewhere = |table: &str| scene.settings.clone().set("OUTBOX_TABLE", table);
         refused(
             &elsewhere("outbox.missing"),
@@ -116,7 +116,7 @@ async fn a_server_that_cannot_have_slots_says_how_to_change_it() -> Result<()> {
             let settings = Settings::new(&database, kafka)?;
             // What is still in the way is told by init as well; here it is about run.
             let _told = init(&settings).await;
-            refused(&settings, 1, &words).await?;
+            refused(&settings, 2, &words).await?;
         }
     }
     Ok(())
@@ -151,7 +151,7 @@ async fn a_server_that_is_not_there_is_tried_again_and_said_so() -> Result<()> {
     assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
 
     let nobody = format!("127.0.0.1:{}", free_port()?);
-    let mut outboxd = Outboxd::spawn(&scene.settings.clone().set("KAFKA_BROKERS", nobody))?;
+    let outboxd = Outboxd::spawn(&scene.settings.clone().set("KAFKA_BROKERS", nobody))?;
     outboxd.wait_for_log(&["WARN", "kafka"], LIMIT).await?;
     outboxd.wait_for_phase("streaming", LIMIT * 4).await?;
     scene.database.insert("held", &scene.topic, "{}").await?;

@@ -178,7 +178,7 @@ impl Database {
         database
             .connect()
             .await?
-            .batch_execute(SCHEMA)
+            .batch_execute(&schema())
             .await
             .context("the outbox's schema")?;
         Ok(database)
@@ -303,16 +303,8 @@ impl Drop for Database {
     }
 }
 
-/// The writers' contract.
-const SCHEMA: &str = "
-    CREATE SCHEMA outbox;
-    CREATE TABLE outbox.outbox (
-        id              bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-        event_type      text NOT NULL,
-        topic           text NOT NULL,
-        event_payload   jsonb NOT NULL,
-        created_at      timestamp DEFAULT CURRENT_TIMESTAMP NOT NULL,
-        times_attempted integer DEFAULT 0,
-        published_at    timestamp
-    );
-    CREATE INDEX idx_outbox_unpublished ON outbox.outbox (published_at) WHERE published_at IS NULL;";
+/// What `outboxd init` makes of the writers' table, for the default names.
+fn schema() -> String {
+    let sql = include_str!("../../../sql/schema.sql");
+    sql.replace("{{schema}}", "outbox").replace("{{table}}", "outbox.outbox")
+}
