@@ -2,8 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication, TopicResult};
 use rdkafka::client::DefaultClientContext;
+use rdkafka::error::KafkaResult;
 use rdkafka::producer::{BaseProducer, Producer as _};
 use rdkafka::types::RDKafkaErrorCode;
 
@@ -83,24 +84,48 @@ pub async fn create_topics(
     topics: &[(&str, i32)],
     timeout: Duration,
 ) -> Result<()> {
-    let admin: AdminClient<DefaultClientContext> = settings::client(config)
-        .create()
-        .map_err(settings::refused)?;
     let new: Vec<NewTopic<'_>> = topics
         .iter()
         .map(|&(name, partitions)| NewTopic::new(name, partitions, TopicReplication::Fixed(-1)))
         .collect();
-    let options = AdminOptions::new()
+    let results = admin(config)?.create_topics(&new, &patience(timeout)).await;
+    each(results, "create", RDKafkaErrorCode::TopicAlreadyExists)
+}
+
+/// Deletes those of the topics that are there, with all that is in them.
+pub async fn delete_topics(config: &Config, topics: &[&str], timeout: Duration) -> Result<()> {
+    let results = admin(config)?
+        .delete_topics(topics, &patience(timeout))
+        .await;
+    each(results, "delete", RDKafkaErrorCode::UnknownTopicOrPartition)
+}
+
+fn admin(config: &Config) -> Result<AdminClient<DefaultClientContext>> {
+    settings::client(config).create().map_err(settings::refused)
+}
+
+fn patience(timeout: Duration) -> AdminOptions {
+    AdminOptions::new()
         .request_timeout(Some(timeout))
-        .operation_timeout(Some(timeout));
-    let results = admin.create_topics(&new, &options).await.map_err(|error| {
-        Error::transient(Code::Connect, "Kafka did not create the topics").source(error)
+        .operation_timeout(Some(timeout))
+}
+
+/// The first topic that Kafka did not `verb`, unless the code says that there was nothing to do.
+fn each(
+    results: KafkaResult<Vec<TopicResult>>,
+    verb: &str,
+    nothing_to_do: RDKafkaErrorCode,
+) -> Result<()> {
+    let results = results.map_err(|error| {
+        let message = format!("Kafka did not {verb} the topics");
+        Error::transient(Code::Connect, message).source(error)
     })?;
     for result in results {
         match result {
-            Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
+            Ok(_) => {}
+            Err((_, code)) if code == nothing_to_do => {}
             Err((topic, code)) => {
-                let message = format!("Kafka did not create the topic {topic}");
+                let message = format!("Kafka did not {verb} the topic {topic}");
                 return Err(Error::fatal(Code::Publish, message).source(code));
             }
         }

@@ -14,7 +14,7 @@ mod refusal;
 mod settings;
 mod wake;
 
-pub use admin::{ClusterInfo, create_topics, reachable};
+pub use admin::{ClusterInfo, create_topics, delete_topics, reachable};
 pub use events::{Health, LastError};
 pub use producer::{Producer, Report, SendError};
 pub use refusal::{Cause, Refusal};
