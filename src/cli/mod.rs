@@ -5,12 +5,23 @@
 //! anyhow::Result<()>`; `args.settings` arrives with the settings file merged in, so that a command
 //! begins with `Config::from_settings(args.settings)?` and nothing else.
 
+#[cfg(feature = "demo")]
 mod demo;
+#[cfg(feature = "demo")]
+mod demo_screen;
+#[cfg(feature = "demo")]
+mod demo_shop;
+#[cfg(feature = "demo")]
+mod demo_stage;
+#[cfg(feature = "demo")]
+mod demo_tally;
 mod drop;
 mod init;
 pub(crate) mod report;
 mod run;
 mod status;
+#[cfg(feature = "demo")]
+mod throwaway;
 
 use std::path::PathBuf;
 
@@ -44,6 +55,7 @@ enum Command {
     /// Remove the slot and the publication
     Drop(drop::Args),
     /// Show the whole way from a transaction to a consumer on a database and a Kafka of its own
+    #[cfg(feature = "demo")]
     Demo(demo::Args),
 }
 
@@ -71,6 +83,7 @@ impl Cli {
                 args.settings = args.settings.or(file);
                 drop::execute(args).await
             }
+            #[cfg(feature = "demo")]
             Command::Demo(args) => demo::execute(args).await,
         }
     }

@@ -70,13 +70,14 @@ async fn publish(publisher: &mut Publisher, signals: &mut Signals) -> anyhow::Re
     Ok(())
 }
 
-struct Signals {
+/// SIGINT and SIGTERM, from its making on: they end the process no longer by themselves.
+pub(crate) struct Signals {
     interrupt: Signal,
     terminate: Signal,
 }
 
 impl Signals {
-    fn new() -> anyhow::Result<Signals> {
+    pub(crate) fn new() -> anyhow::Result<Signals> {
         let listen = |kind| signal(kind).context("listen for signals");
         Ok(Signals {
             interrupt: listen(SignalKind::interrupt())?,
@@ -85,7 +86,7 @@ impl Signals {
     }
 
     /// The number of the next signal. Cancel-safe.
-    async fn next(&mut self) -> i32 {
+    pub(crate) async fn next(&mut self) -> i32 {
         tokio::select! {
             _ = self.interrupt.recv() => SignalKind::interrupt().as_raw_value(),
             _ = self.terminate.recv() => SignalKind::terminate().as_raw_value(),
@@ -94,13 +95,13 @@ impl Signals {
 }
 
 /// The HTTP server beside the publisher.
-struct Server {
+pub(crate) struct Server {
     task: JoinHandle<()>,
     shutdown: oneshot::Sender<()>,
 }
 
 impl Server {
-    fn start(listener: tokio::net::TcpListener, publisher: &Publisher) -> Server {
+    pub(crate) fn start(listener: tokio::net::TcpListener, publisher: &Publisher) -> Server {
         let (shutdown, told) = oneshot::channel::<()>();
         let told = async move {
             let _ = told.await;
@@ -116,7 +117,7 @@ impl Server {
     }
 
     /// Answers what has been asked, for a second at most: a monitor must not hold up the end.
-    async fn stop(mut self) {
+    pub(crate) async fn stop(mut self) {
         let _ = self.shutdown.send(());
         if tokio::time::timeout(std::time::Duration::from_secs(1), &mut self.task)
             .await
