@@ -116,9 +116,22 @@ fn sources() -> Result<Vec<(PathBuf, String)>> {
             }
         }
     }
-    files.retain(|(path, _)| !path.to_string_lossy().ends_with("tests.rs"));
+    let tests: BTreeSet<PathBuf> = files.iter().flat_map(test_files).collect();
+    files.retain(|(path, _)| !tests.contains(path));
     assert!(files.len() > 5, "the sources are found");
     Ok(files)
+}
+
+/// The files that this one declares as modules of its tests: those of `#[cfg(test)] mod name;`.
+fn test_files((path, text): &(PathBuf, String)) -> Vec<PathBuf> {
+    let declared = text.split("#[cfg(test)]\n").skip(1);
+    let names = declared.filter_map(|rest| rest.trim_start().strip_prefix("mod ")?.split_once(';'));
+    let names = names
+        .map(|(name, _)| name)
+        .filter(|name| !name.contains(char::is_whitespace));
+    names
+        .map(|name| path.with_file_name(format!("{name}.rs")))
+        .collect()
 }
 
 #[test]
@@ -174,4 +187,7 @@ fn an_arrow_against_the_map_is_seen() {
     assert!(fault("kafka", "outbox").is_none() && fault("replication", "postgres").is_none());
     assert!(fault("postgres", "replication").is_some() && fault("cli", "publisher").is_some());
     assert!(fault("http", "Publisher").is_some(), "a name of no room");
+    let head = "#[cfg(test)]\nmod lock_tests;\n#[cfg(test)]\nmod tests {\n    use x;\n}\n";
+    let file = (PathBuf::from("outbox/mod.rs"), head.to_owned());
+    assert_eq!(test_files(&file), [PathBuf::from("outbox/lock_tests.rs")]);
 }
