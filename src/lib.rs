@@ -11,11 +11,11 @@
 //! - [`lsn`], [`error`], `backoff`: words that everybody uses.
 //! - [`config`], [`metrics`]: settings, validated together before anything connects; names and counters.
 //! - [`pgoutput`]: pure decoder, bytes in, messages out. [`replication`]: our client for the streaming replication protocol.
-//!   `postgres`: the SQL side: connections, TLS, slot, publication.
+//!   [`postgres`]: the SQL side: connections, TLS, slot, publication.
 //! - [`outbox`]: what a row means: [`outbox::Event`], [`outbox::Record`], write-back, [`outbox::Writer`] for services in Rust.
-//!   `kafka`: where records go.
-//! - [`publisher`]: the pure engine, its driver, and [`Publisher`]: start, stop, status.
-//! - `http`: metrics, health and the status page.
+//!   [`kafka`]: where records go.
+//! - [`publisher`]: the pure engine, its driver, and [`publisher::Publisher`]: start, stop, status.
+//! - [`http`]: metrics, health and the status page.
 
 mod backoff;
 pub mod config;

@@ -29,8 +29,10 @@ const CUSTOMERS: [&str; 5] = ["Ada", "Grace", "Edsger", "Barbara", "Leslie"];
 /// A session of the database's owner.
 pub(crate) async fn connect(server: &Server, database: &str) -> Result<Session> {
     let url = server.unix_url(database, OWNER) + "?sslmode=disable";
-    let mut settings = Settings::default();
-    settings.database_url = Some(url);
+    let settings = Settings {
+        database_url: Some(url),
+        ..Settings::default()
+    };
     let config = Config::without_kafka(settings)?;
     Ok(postgres::connect(&config.database, "outboxd demo", TIMEOUT).await?)
 }

@@ -8,6 +8,7 @@ mod crash;
 mod idle;
 mod large;
 mod layers;
+mod lifecycle;
 mod outage;
 mod postgres;
 mod publish;

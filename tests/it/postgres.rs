@@ -18,8 +18,10 @@ use crate::support::wait::wait_for;
 const LIMIT: Duration = Duration::from_secs(20);
 
 fn config(url: &str, change: impl FnOnce(&mut Settings)) -> Result<Config> {
-    let mut settings = Settings::default();
-    settings.database_url = Some(url.to_owned());
+    let mut settings = Settings {
+        database_url: Some(url.to_owned()),
+        ..Settings::default()
+    };
     change(&mut settings);
     Ok(Config::without_kafka(settings)?)
 }

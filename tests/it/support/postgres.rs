@@ -306,5 +306,6 @@ impl Drop for Database {
 /// What `outboxd init` makes of the writers' table, for the default names.
 fn schema() -> String {
     let sql = include_str!("../../../sql/schema.sql");
-    sql.replace("{{schema}}", "outbox").replace("{{table}}", "outbox.outbox")
+    sql.replace("{{schema}}", "outbox")
+        .replace("{{table}}", "outbox.outbox")
 }
