@@ -1,9 +1,9 @@
-//! Questions and orders to the cluster outside the stream of records: is it there, create these topics.
+//! Questions and orders to the cluster outside the stream of records: is it there, create these
+//! topics.
 
 use std::time::{Duration, Instant};
 
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication, TopicResult};
-use rdkafka::client::DefaultClientContext;
 use rdkafka::error::KafkaResult;
 use rdkafka::producer::{BaseProducer, Producer as _};
 use rdkafka::types::RDKafkaErrorCode;
@@ -25,7 +25,8 @@ pub struct ClusterInfo {
 
 /// Asks the brokers for metadata and waits at most `timeout` for an answer.
 ///
-/// No answer is a transient `CONNECT_ERROR` that names the brokers; wrong credentials end the waiting early.
+/// No answer is a transient `CONNECT_ERROR` that names the brokers; wrong credentials end the
+/// waiting early.
 pub async fn reachable(config: &Config, timeout: Duration) -> Result<ClusterInfo> {
     let config = config.clone();
     let asked = tokio::task::spawn_blocking(move || ask(&config, timeout)).await;
@@ -36,7 +37,7 @@ pub async fn reachable(config: &Config, timeout: Duration) -> Result<ClusterInfo
 
 fn ask(config: &Config, timeout: Duration) -> Result<ClusterInfo> {
     let client: BaseProducer<Events> = settings::client(config)
-        .create_with_context(Events::default())
+        .create_with_context(Events::silent())
         .map_err(settings::refused)?;
     let deadline = Instant::now() + timeout;
     loop {
@@ -72,13 +73,14 @@ fn unreachable(brokers: &str, last: Option<LastError>) -> Error {
             .hint("check security.protocol, sasl.* and ssl.* in the Kafka properties")
             .source(last.reason),
         Some(last) => error
-            .hint("is Kafka up, and do its advertised.listeners name addresses that this machine reaches?")
+            .hint("is Kafka up, and can this machine reach what its advertised.listeners name?")
             .source(last.reason),
         None => error.hint("is Kafka up, and is this its address?"),
     }
 }
 
-/// Creates the topics that are not there yet, each with so many partitions and the cluster's default replication.
+/// Creates the topics that are not there yet, each with so many partitions and the cluster's
+/// default replication.
 pub async fn create_topics(
     config: &Config,
     topics: &[(&str, i32)],
@@ -100,8 +102,10 @@ pub async fn delete_topics(config: &Config, topics: &[&str], timeout: Duration) 
     each(results, "delete", RDKafkaErrorCode::UnknownTopicOrPartition)
 }
 
-fn admin(config: &Config) -> Result<AdminClient<DefaultClientContext>> {
-    settings::client(config).create().map_err(settings::refused)
+fn admin(config: &Config) -> Result<AdminClient<Events>> {
+    settings::client(config)
+        .create_with_context(Events::silent())
+        .map_err(settings::refused)
 }
 
 fn patience(timeout: Duration) -> AdminOptions {

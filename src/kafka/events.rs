@@ -1,8 +1,8 @@
 //! What librdkafka tells us: delivery reports, errors, log lines.
 //!
-//! All of it arrives on the thread that polls the producer, one call after another, so the lock here is never contended;
-//! it is there because librdkafka's binding asks for a context that threads may share. Nothing here blocks or calls back
-//! into librdkafka.
+//! All of it arrives on the thread that polls the producer, one call after another, so the lock
+//! here is never contended; it is there because librdkafka's binding asks for a context that
+//! threads may share. Nothing here blocks or calls back into librdkafka.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -30,8 +30,8 @@ const REASON_MAX: usize = 300;
 pub struct Health {
     /// Records that were accepted and are not reported yet.
     pub in_flight: u64,
-    /// Since when no broker could be reached, while records wait. `None` when a record has been delivered since, and when
-    /// nothing waits: without a record to send, nobody can tell.
+    /// Since when no broker could be reached, while records wait. `None` when a record has been
+    /// delivered since, and when nothing waits: without a record to send, nobody can tell.
     pub down_since: Option<Instant>,
     /// The last thing that librdkafka complained of; it may be long over.
     pub last_error: Option<LastError>,
@@ -50,7 +50,11 @@ pub struct LastError {
 
 /// Collects what the callbacks bring until the producer takes it.
 #[derive(Debug, Default)]
-pub(crate) struct Events(Mutex<State>);
+pub(crate) struct Events {
+    /// Nothing is logged: whoever asks for something once gets the error back.
+    silent: bool,
+    state: Mutex<State>,
+}
 
 #[derive(Debug, Default)]
 struct State {
@@ -62,8 +66,16 @@ struct State {
 }
 
 impl Events {
+    /// For questions, whose errors are returned and not logged as well.
+    pub(crate) fn silent() -> Self {
+        Events {
+            silent: true,
+            ..Events::default()
+        }
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Moves the reports that have come behind those in `into`, and says how many there were.
@@ -147,6 +159,9 @@ impl ClientContext for Events {
     }
 
     fn log(&self, level: RDKafkaLogLevel, kind: &str, line: &str) {
+        if self.silent {
+            return;
+        }
         if matches!(level, RDKafkaLogLevel::Debug) {
             tracing::debug!(kind, line, "librdkafka");
             return;

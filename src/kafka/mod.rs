@@ -1,11 +1,12 @@
 //! Where records go: one idempotent producer, and the few questions that outboxd asks a cluster.
 //!
-//! This room knows records, tickets and reports; it knows no slot, no LSN and no outbox row. It owns librdkafka: its
-//! settings (`settings`), its events (`events`), the way it wakes our task (`wake`) and the meaning of the broker's
-//! error codes ([`Refusal`], [`Cause`]).
+//! This room knows records, tickets and reports; it knows no slot, no LSN and no outbox row. It
+//! owns librdkafka: its settings (`settings`), its events (`events`), the way it wakes our task
+//! (`wake`) and the meaning of the broker's error codes ([`Refusal`], [`Cause`]).
 //!
-//! The promise that everything above is built on: **each record that [`Producer::send`] accepts ends with exactly one
-//! [`Report`]**, be it delivered, refused or purged, and of two records of one partition the earlier is appended first.
+//! The promise that everything above is built on: **each record that [`Producer::send`] accepts
+//! ends with exactly one [`Report`]**, be it delivered, refused or purged, and of two records of
+//! one partition the earlier is appended first.
 
 mod admin;
 mod events;

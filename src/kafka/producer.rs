@@ -1,20 +1,23 @@
 //! The producer: records in, exactly one report out for each.
 //!
-//! **An attempt ends with a delivery report, never with a clock.** `message.timeout.ms` is 0: librdkafka keeps a record and
-//! tries again for as long as it takes. A time-out would not take the record back: it may be on its way or on the broker's
-//! disk, so sending it again makes two of it, and librdkafka goes on with later records of the partition, which leaves
-//! the earlier one behind them: an old event as a key's last word. And what times out in an outage is every event alike, so
-//! nothing could be learned from it about one. Waiting costs memory that the caller's byte budget bounds, and a report
-//! arrives when the cluster is back; the two ways to end the waiting are [`Producer::purge`] and dropping the producer, and
-//! after both the caller begins again from what Postgres still holds.
+//! **An attempt ends with a delivery report, never with a clock.** `message.timeout.ms` is 0:
+//! librdkafka keeps a record and tries again for as long as it takes. A time-out would not take the
+//! record back: it may be on its way or on the broker's disk, so sending it again makes two of it,
+//! and librdkafka goes on with later records of the partition, which leaves the earlier one behind
+//! them: an old event as a key's last word. And what times out in an outage is every event alike,
+//! so nothing could be learned from it about one. Waiting costs memory that the caller's byte
+//! budget bounds, and a report arrives when the cluster is back; the two ways to end the waiting
+//! are [`Producer::purge`] and dropping the producer, and after both the caller begins again from
+//! what Postgres still holds.
 //!
-//! **Order.** Idempotence lets five requests of a connection be under way and still appends a partition's records in the
-//! order of the [`send`](Producer::send) calls, each once, through retries and leader changes. It does not hold behind a
-//! refusal: what was sent after a refused record is appended all the same.
+//! **Order.** Idempotence lets five requests of a connection be under way and still appends a
+//! partition's records in the order of the [`send`](Producer::send) calls, each once, through
+//! retries and leader changes. It does not hold behind a refusal: what was sent after a refused
+//! record is appended all the same.
 //! <https://kafka.apache.org/documentation/#producerconfigs_enable.idempotence>
 //!
-//! All of it happens on the caller's thread: librdkafka's own threads put events on a queue, [`Producer::take_reports`]
-//! empties it, [`Producer::reported`] says when that is worth while.
+//! All of it happens on the caller's thread: librdkafka's own threads put events on a queue,
+//! [`Producer::take_reports`] empties it, [`Producer::reported`] says when that is worth while.
 
 use std::fmt;
 
@@ -65,9 +68,10 @@ impl fmt::Display for SendError {
 
 /// One idempotent producer.
 ///
-/// Dropping it withdraws what is not reported yet; no report of it will be seen, so drop it only after the reports are in
-/// ([`in_flight`](Producer::in_flight) is 0) or when the events will be sent again anyway. The drop waits for
-/// librdkafka's threads, half a second and at times more: not inside a task that others wait for.
+/// Dropping it withdraws what is not reported yet; no report of it will be seen, so drop it only
+/// after the reports are in ([`in_flight`](Producer::in_flight) is 0) or when the events will be
+/// sent again anyway. The drop waits for librdkafka's threads, half a second and at times more: not
+/// inside a task that others wait for.
 #[derive(Debug)]
 pub struct Producer {
     client: WakingProducer<Events>,
@@ -75,8 +79,8 @@ pub struct Producer {
 }
 
 impl Producer {
-    /// Makes a producer; connections are opened in the background. To be called inside a tokio runtime, which then is the
-    /// one that [`reported`](Producer::reported) wakes.
+    /// Makes a producer; connections are opened in the background. To be called inside a tokio
+    /// runtime, which then is the one that [`reported`](Producer::reported) wakes.
     pub fn new(config: &Config) -> Result<Producer> {
         let producer: BaseProducer<Events> = settings::producer(config)
             .create_with_context(Events::default())
@@ -94,7 +98,8 @@ impl Producer {
         })
     }
 
-    /// Queues a record. When this is `Ok`, exactly one report with `ticket` follows; otherwise none. Never blocks.
+    /// Queues a record. When this is `Ok`, exactly one report with `ticket` follows; otherwise
+    /// none. Never blocks.
     ///
     /// librdkafka copies topic, key, value and headers: nothing is borrowed after the call.
     pub fn send(&mut self, record: &Record<'_>, ticket: u64) -> Result<(), SendError> {
@@ -115,7 +120,8 @@ impl Producer {
         headers: impl Iterator<Item = (&'a str, &'a [u8])>,
         ticket: u64,
     ) -> Result<(), SendError> {
-        // Every wrong name would stay in librdkafka's list of topics and be asked for again and again.
+        // Every wrong name would stay in librdkafka's list of topics and be asked for again and
+        // again.
         if check_topic(topic).is_err() {
             return Err(refused(RDKafkaErrorCode::InvalidTopic, topic));
         }
@@ -151,9 +157,11 @@ impl Producer {
         self.in_flight -= taken as u64;
     }
 
-    /// Resolves when there may be reports to take; at once if there are some. It can also resolve for nothing.
+    /// Resolves when there may be reports to take; at once if there are some. It can also resolve
+    /// for nothing.
     ///
-    /// Cancel-safe: it takes nothing. To be followed by [`take_reports`](Producer::take_reports), without which it resolves again at once.
+    /// Cancel-safe: it takes nothing. To be followed by [`take_reports`](Producer::take_reports),
+    /// without which it resolves again at once.
     pub async fn reported(&self) {
         self.client.woken().await;
     }
@@ -164,15 +172,17 @@ impl Producer {
     }
 
     /// Withdraws all that is not acknowledged, queued or under way. Does not block; it is done when
-    /// [`in_flight`](Producer::in_flight) is 0, since each withdrawn record still yields its report, with
-    /// [`Cause::Purged`](crate::kafka::Cause::Purged). Not to be followed by a `send`, which the purge may catch too.
+    /// [`in_flight`](Producer::in_flight) is 0, since each withdrawn record still yields its
+    /// report, with [`Cause::Purged`](crate::kafka::Cause::Purged). Not to be followed by a `send`,
+    /// which the purge may catch too.
     pub fn purge(&mut self) {
         self.client
             .producer()
             .purge(PurgeConfig::default().queue().inflight().non_blocking());
     }
 
-    /// The error after which this producer accepts nothing, if there was one. What is under way still gets its reports.
+    /// The error after which this producer accepts nothing, if there was one. What is under way
+    /// still gets its reports.
     pub fn fatal(&self) -> Option<Error> {
         let fatal = self.client.producer().context().is_fatal();
         fatal.then(|| self.fatal_error())
@@ -193,7 +203,8 @@ impl Producer {
     }
 }
 
-/// librdkafka's own list, which it takes over: names and values are copied once, into what is kept until the report.
+/// librdkafka's own list, which it takes over: names and values are copied once, into what is kept
+/// until the report.
 fn list<'a>(mut headers: impl Iterator<Item = (&'a str, &'a [u8])>) -> Option<OwnedHeaders> {
     let add = |list: OwnedHeaders, (key, value)| {
         list.insert(Header {

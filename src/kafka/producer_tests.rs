@@ -1,5 +1,5 @@
-//! The producer against librdkafka's in-process mock cluster, which speaks the real protocol but enforces no sizes, no
-//! ACLs and no min.insync: those are for the integration tests.
+//! The producer against librdkafka's in-process mock cluster, which speaks the real protocol but
+//! enforces no sizes, no ACLs and no min.insync: those are for the integration tests.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::HashMap;
@@ -155,7 +155,8 @@ async fn each_record_gets_exactly_one_report_and_keys_keep_their_order() {
 async fn keys_lie_where_the_java_producer_puts_them() {
     let (cluster, config) = cluster("orders", 3);
     let mut producer = Producer::new(&config).unwrap();
-    // Kafka's own test vectors for murmur2 (UtilsTest.testMurmur2), masked to 31 bits, modulo three partitions.
+    // Kafka's own test vectors for murmur2 (UtilsTest.testMurmur2), masked to 31 bits, modulo three
+    // partitions.
     let hashes = [
         ("21", -973_932_308i32),
         ("foobar", -790_332_482),
@@ -329,8 +330,8 @@ async fn a_name_that_no_topic_can_have_is_refused_without_asking_the_broker() {
     assert_eq!(producer.in_flight(), 0);
 }
 
-/// Three brokers answer at nearly the same time, again and again, and nothing but the wake-up ends a wait: a single one that is
-/// lost between two reports hangs the test.
+/// Three brokers answer at nearly the same time, again and again, and nothing but the wake-up ends
+/// a wait: a single one that is lost between two reports hangs the test.
 #[tokio::test]
 async fn no_wake_up_is_lost_when_reports_come_one_upon_another() {
     let cluster = MockCluster::new(3).unwrap();
@@ -366,7 +367,8 @@ async fn no_wake_up_is_lost_when_reports_come_one_upon_another() {
     assert_eq!(tickets(&reports), (0..9_000).collect::<Vec<_>>());
 }
 
-/// Waiting is given up again and again, as in a `select!` whose other arms win: what was woken for must not be lost.
+/// Waiting is given up again and again, as in a `select!` whose other arms win: what was woken for
+/// must not be lost.
 #[tokio::test]
 async fn waiting_for_reports_may_be_cancelled_at_any_time() {
     let (_cluster, config) = cluster("orders", 1);

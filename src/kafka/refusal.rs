@@ -1,8 +1,8 @@
 //! What a broker's or librdkafka's error code means for the record that got it.
 //!
-//! One table ([`Refusal::cause`]) decides, by code alone and never by text. A code that is not in it is taken for an
-//! outage: something new must be waited out and seen by a person, it must never cost an event.
-//! The codes: <https://kafka.apache.org/protocol.html#protocol_error_codes>
+//! One table ([`Refusal::cause`]) decides, by code alone and never by text. A code that is not in
+//! it is taken for an outage: something new must be waited out and seen by a person, it must never
+//! cost an event. The codes: <https://kafka.apache.org/protocol.html#protocol_error_codes>
 
 use std::fmt;
 
@@ -24,13 +24,15 @@ struct Inner {
 /// Whose fault a refusal is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cause {
-    /// The record's own, or that of a neighbour in its batch: size, timestamp, a missing key on a compacted topic.
+    /// The record's own, or that of a neighbour in its batch: size, timestamp, a missing key on a
+    /// compacted topic.
     Record,
     /// The topic is not there, may not be written, or its name is not allowed.
     Topic,
     /// The cluster's: it may pass, and no event may be blamed for it.
     Outage,
-    /// Nobody's: the record was withdrawn by [`Producer::purge`](crate::kafka::Producer::purge) or by a dying producer.
+    /// Nobody's: the record was withdrawn by [`Producer::purge`](crate::kafka::Producer::purge) or
+    /// by a dying producer.
     Purged,
     /// The producer's: it can be used no longer, a new one is needed.
     Producer,
@@ -60,7 +62,8 @@ impl Refusal {
         (self.0.partition >= 0).then_some(self.0.partition)
     }
 
-    /// Whether the record may have been appended all the same: it was under way when it was withdrawn.
+    /// Whether the record may have been appended all the same: it was under way when it was
+    /// withdrawn.
     pub fn may_be_appended(&self) -> bool {
         self.code() == RDKafkaErrorCode::PurgeInflight
     }
@@ -102,7 +105,7 @@ impl Refusal {
         use RDKafkaErrorCode as K;
         Some(match self.code() {
             K::MessageSizeTooLarge | K::MessageBatchTooLarge | K::InvalidMessageSize => {
-                "raise the topic's max.message.bytes, and message.max.bytes if it is set in the Kafka properties"
+                "raise the topic's max.message.bytes, and message.max.bytes in the Kafka properties"
             }
             K::InvalidTopic => "a topic's name has 1 to 249 of the characters a-z A-Z 0-9 . _ -",
             K::UnknownTopic | K::UnknownTopicOrPartition | K::UnknownPartition => {

@@ -1,7 +1,8 @@
 //! librdkafka's settings: our defaults, then what the user set, then what carries the guarantees.
 //!
-//! The guarded properties are refused in the configuration already; setting them last here makes a gap in that check
-//! harmless. What each property does: <https://github.com/confluentinc/librdkafka/blob/master/CONFIGURATION.md>
+//! The guarded properties are refused in the configuration already; setting them last here makes a
+//! gap in that check harmless. What each property does:
+//! <https://github.com/confluentinc/librdkafka/blob/master/CONFIGURATION.md>
 
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::error::KafkaError;
@@ -10,14 +11,15 @@ use rdkafka::types::RDKafkaConfRes;
 use crate::config::Config;
 use crate::error::{Code, Error};
 
-/// An event of 10 MiB, the most that a writer may write, with its key, headers and framing. The topic's own
-/// `max.message.bytes` still applies.
+/// An event of 10 MiB, the most that a writer may write, with its key, headers and framing. The
+/// topic's own `max.message.bytes` still applies.
 const MESSAGE_MAX_BYTES: usize = 11 << 20;
 
 /// The largest number that librdkafka takes for a limit.
 const LIMIT_MAX: usize = i32::MAX as usize;
 
-/// The least that a record costs the caller's byte budget; the queue's limit on records follows from it.
+/// The least that a record costs the caller's byte budget; the queue's limit on records follows
+/// from it.
 const RECORD_MIN_BYTES: usize = 16;
 
 /// For questions to the cluster.
@@ -26,7 +28,8 @@ pub(crate) fn client(config: &Config) -> ClientConfig {
     settings
         .set("client.id", "outboxd")
         .set("socket.keepalive.enable", "true")
-        // One process reconnects here, not a thousand: two seconds are no burden for a broker that comes back.
+        // One process reconnects here, not a thousand: two seconds are no burden for a broker that
+        // comes back.
         .set("reconnect.backoff.max.ms", "2000");
     finish(settings, config)
 }
@@ -37,16 +40,18 @@ pub(crate) fn producer(config: &Config) -> ClientConfig {
     settings
         // A mistyped topic must fail, not come into being.
         .set("allow.auto.create.topics", "false")
-        // A record that finds the connection idle leaves at once: any wait, however short, is rounded up to two
-        // milliseconds. Under load the requests that are under way let batches grow by themselves, as large as with a wait.
+        // A record that finds the connection idle leaves at once: any wait, however short, is
+        // rounded up to two milliseconds. Under load the requests that are under way let batches
+        // grow by themselves, as large as with a wait.
         .set("linger.ms", "0")
         .set("message.max.bytes", MESSAGE_MAX_BYTES.to_string())
         // Partitions that were added and topics that came later are seen within half a minute.
         .set("topic.metadata.refresh.interval.ms", "30000");
     let mut settings = finish(settings, config);
 
-    // The caller's byte budget is the limit that is met; these are above it, so that a full queue means a broken budget.
-    // Twice, since librdkafka counts values only and the budget may be overdrawn by one record.
+    // The caller's byte budget is the limit that is met; these are above it, so that a full queue
+    // means a broken budget. Twice, since librdkafka counts values only and the budget may be
+    // overdrawn by one record.
     let kbytes = (2 * config.memory_limit + 2 * MESSAGE_MAX_BYTES) / 1024;
     let records = (config.memory_limit / RECORD_MIN_BYTES).max(100_000);
     settings
@@ -81,7 +86,8 @@ fn finish(mut settings: ClientConfig, config: &Config) -> ClientConfig {
     settings
 }
 
-/// A client that librdkafka would not create. The property is named, its value may be a secret and is not.
+/// A client that librdkafka would not create. The property is named, its value may be a secret and
+/// is not.
 pub(crate) fn refused(error: KafkaError) -> Error {
     const REFERENCE: &str =
         "librdkafka's CONFIGURATION.md lists the properties, their values and what excludes what";

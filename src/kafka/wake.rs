@@ -1,23 +1,28 @@
 //! Wakes our task when librdkafka has something to report. The only `unsafe` code of the project.
 //!
-//! librdkafka puts delivery reports, errors and log lines on the client's main queue, from threads of its own.
-//! [`rd_kafka_queue_io_event_enable`] makes it write a byte to a file descriptor when something comes onto that queue while
-//! it is empty; the other end of that socket is in our runtime's poll set. So one task waits for Postgres and Kafka at
-//! once, with no thread, channel or timer between.
+//! librdkafka puts delivery reports, errors and log lines on the client's main queue, from threads
+//! of its own. [`rd_kafka_queue_io_event_enable`] makes it write a byte to a file descriptor when
+//! something comes onto that queue while it is empty; the other end of that socket is in our
+//! runtime's poll set. So one task waits for Postgres and Kafka at once, with no thread, channel or
+//! timer between.
 //!
-//! **No wake-up is lost.** Under the queue's lock librdkafka (a) writes the byte when the length goes from 0 to 1 and the
-//! mark `sent` is off, and sets it; (b) clears the mark whenever the queue is polled. [`WakingProducer::poll_all`] first
-//! takes the bytes out of the socket, then polls until the length is 0. What comes after that makes the length 1 again and
-//! finds the mark cleared by the last poll: a byte is written, and nobody takes it out before the next `poll_all`. What
-//! comes before is polled by it. A poll of an empty queue that returns just as something comes leaves that byte in the
-//! socket. The reverse order (poll, then take the bytes) would lose the wake-up of whatever came in between.
+//! **No wake-up is lost.** Under the queue's lock librdkafka (a) writes the byte when the length
+//! goes from 0 to 1 and the mark `sent` is off, and sets it; (b) clears the mark whenever the queue
+//! is polled. [`WakingProducer::poll_all`] first takes the bytes out of the socket, then polls
+//! until the length is 0. What comes after that makes the length 1 again and finds the mark cleared
+//! by the last poll: a byte is written, and nobody takes it out before the next `poll_all`. What
+//! comes before is polled by it. A poll of an empty queue that returns just as something comes
+//! leaves that byte in the socket. The reverse order (poll, then take the bytes) would lose the
+//! wake-up of whatever came in between.
 //!
-//! **It is sound.** [`rdkafka_sys::rd_kafka_queue_get_main`] takes a reference of its own on a queue that lives as long as the client;
-//! [`Queue`] returns it on drop, and as a field before `producer` it is dropped first, as librdkafka asks
-//! (everything that was taken from a client is returned before the client is destroyed). The descriptor is written to under
-//! the queue's lock only; switching it off takes the same lock, so after [`Queue`]'s drop there is no more write, and
-//! the socket, dropped after it, cannot be closed under one. The byte is copied at the call. All functions used may be called
-//! from any thread, which is what `Send` and `Sync` of [`Queue`] claim and all that they claim.
+//! **It is sound.** [`rdkafka_sys::rd_kafka_queue_get_main`] takes a reference of its own on a
+//! queue that lives as long as the client; [`Queue`] returns it on drop, and as a field before
+//! `producer` it is dropped first, as librdkafka asks (everything that was taken from a client is
+//! returned before the client is destroyed). The descriptor is written to under the queue's lock
+//! only; switching it off takes the same lock, so after [`Queue`]'s drop there is no more write,
+//! and the socket, dropped after it, cannot be closed under one. The byte is copied at the call.
+//! All functions used may be called from any thread, which is what `Send` and `Sync` of [`Queue`]
+//! claim and all that they claim.
 //!
 //! [`rd_kafka_queue_io_event_enable`]: rdkafka_sys::rd_kafka_queue_io_event_enable
 #![allow(unsafe_code)]
@@ -62,15 +67,18 @@ impl<C: ProducerContext> WakingProducer<C> {
         &self.producer
     }
 
-    /// Resolves when something may be on the queue. Cancel-safe: it takes nothing, neither from the queue nor from the socket.
+    /// Resolves when something may be on the queue. Cancel-safe: it takes nothing, neither from the
+    /// queue nor from the socket.
     pub(crate) async fn woken(&self) {
-        // It fails when the runtime is shutting down; the caller then looks at an empty queue and is dropped with its task.
+        // It fails when the runtime is shutting down; the caller then looks at an empty queue and
+        // is dropped with its task.
         let _ = self.readable.readable().await;
     }
 
     /// Runs the context's callbacks for all that is on the queue. Never waits.
     ///
-    /// It ends: the reports on the queue are those of records that were sent before, and nothing is sent meanwhile.
+    /// It ends: the reports on the queue are those of records that were sent before, and nothing is
+    /// sent meanwhile.
     pub(crate) fn poll_all(&self) {
         let mut bytes = [0; 64];
         while matches!(self.readable.try_read(&mut bytes), Ok(taken) if taken > 0) {}
@@ -96,14 +104,16 @@ unsafe impl Sync for Queue {}
 
 impl Queue {
     fn of<C: ProducerContext>(producer: &BaseProducer<C>) -> Option<Queue> {
-        // SAFETY: the client lives while `producer` is borrowed; the reference that is returned is ours.
+        // SAFETY: the client lives while `producer` is borrowed; the reference that is returned is
+        // ours.
         NonNull::new(unsafe { sys::rd_kafka_queue_get_main(producer.client().native_ptr()) })
             .map(Queue)
     }
 
     fn write_to(&self, socket: &BlockingStream) {
         let byte = [1u8];
-        // SAFETY: the queue is valid as long as `self`; one byte is copied from a buffer of one byte.
+        // SAFETY: the queue is valid as long as `self`; one byte is copied from a buffer of one
+        // byte.
         unsafe {
             sys::rd_kafka_queue_io_event_enable(
                 self.0.as_ptr(),
@@ -122,7 +132,8 @@ impl Queue {
 
 impl Drop for Queue {
     fn drop(&mut self) {
-        // SAFETY: the queue is valid until it is destroyed here, and it is not used again. -1 ends the writing.
+        // SAFETY: the queue is valid until it is destroyed here, and it is not used again. -1 ends
+        // the writing.
         unsafe {
             sys::rd_kafka_queue_io_event_enable(self.0.as_ptr(), -1, std::ptr::null(), 0);
             sys::rd_kafka_queue_destroy(self.0.as_ptr());
