@@ -1,8 +1,9 @@
 //! `demo`: the whole way from a transaction to a consumer, with nothing to install.
 //!
-//! A Postgres of its own, librdkafka's in-process mock cluster (or a Kafka that is named), a shop that writes orders, the
-//! publisher that `run` runs, and a consumer. It leaves nothing behind, however it ends: the server and its folder go with
-//! this process, the mock cluster is part of it, and a real cluster gets one topic of a new name, which is deleted at the end.
+//! A Postgres of its own, librdkafka's in-process mock cluster (or a Kafka that is named), a shop
+//! that writes orders, the publisher that `run` runs, and a consumer. It leaves nothing behind,
+//! however it ends: the server and its folder go with this process, the mock cluster is part of it,
+//! and a real cluster gets one topic of a new name, which is deleted at the end.
 
 use std::io::{self, IsTerminal};
 use std::net::SocketAddr;
@@ -15,7 +16,6 @@ use outboxd::publisher::{Phase, Publisher};
 use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
 use tokio::sync::{mpsc, watch};
 use tracing_subscriber::EnvFilter;
-use tracing_subscriber::filter::LevelFilter;
 
 use crate::cli::demo_screen::{Event, Screen, bytes, millis};
 use crate::cli::demo_shop::{self as shop, Plan};
@@ -26,6 +26,9 @@ use crate::cli::run::{Server as HttpServer, Signals};
 /// When no event arrives for so long although some are committed, something is wrong.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// How long a start that is no longer wanted is waited for; what it leaves, its guard removes.
+const GIVE_UP: Duration = Duration::from_secs(10);
+
 /// The arguments of `demo`.
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -34,7 +37,8 @@ pub(crate) struct Args {
     events: u64,
 
     /// Events a second; above 20 they are shown summed up
-    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=10_000))]
     rate: u32,
 
     /// A Kafka to use instead of the one inside this process: host:port,host:port
@@ -55,7 +59,8 @@ pub(crate) struct Args {
     )]
     pub(crate) kafka_properties: Option<String>,
 
-    /// Where metrics, health and the status page are served [default: 127.0.0.1:9464, or a free port]
+    /// Where metrics, health and the status page are served [default: 127.0.0.1:9464, or a free
+    /// port]
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) http_listen: Option<SocketAddr>,
 
@@ -69,9 +74,8 @@ pub(crate) async fn execute(args: Args) -> Result<()> {
     let mut signals = Signals::new()?;
     init_log()?;
     let screen = Screen::new(args.rate);
-    let mut stage = tokio::select! {
-        stage = Box::pin(Stage::build(&args, &screen)) => stage?,
-        _ = signals.next() => return Ok(()),
+    let Some(mut stage) = build(&args, &screen, &mut signals).await? else {
+        return Ok(());
     };
     let shown = Box::pin(show(&mut stage, &args, &screen, &mut signals)).await;
     let cleared = Box::pin(stage.clear()).await;
@@ -80,14 +84,28 @@ pub(crate) async fn execute(args: Args) -> Result<()> {
     Ok(screen.fact("removed", "everything that was started or made")?)
 }
 
+/// `None` when a signal came. What is being started is then waited for, since it can only be
+/// removed when it is there.
+async fn build(args: &Args, screen: &Screen, signals: &mut Signals) -> Result<Option<Stage>> {
+    let mut building = Box::pin(Stage::build(args, screen));
+    tokio::select! {
+        stage = &mut building => return Ok(Some(stage?)),
+        _ = signals.next() => {}
+    }
+    let stage = tokio::select! {
+        stage = tokio::time::timeout(GIVE_UP, building) => stage,
+        number = signals.next() => std::process::exit(128 + number),
+    };
+    if let Ok(Ok(stage)) = stage {
+        Box::pin(stage.clear()).await?;
+    }
+    Ok(None)
+}
+
 /// Only what is wrong, on standard error, unless OUTBOX_LOG asks for more.
 fn init_log() -> Result<()> {
-    let filter = EnvFilter::builder()
-        .with_env_var("OUTBOX_LOG")
-        .with_default_directive(LevelFilter::WARN.into())
-        .try_from_env()
-        .or_else(|_| EnvFilter::try_new("warn"))
-        .context("read OUTBOX_LOG")?;
+    let filter = std::env::var("OUTBOX_LOG").unwrap_or_else(|_| "warn".to_owned());
+    let filter = EnvFilter::try_new(filter).context("read OUTBOX_LOG")?;
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr);
@@ -135,8 +153,8 @@ async fn show(
     }
 }
 
-/// Has orders written and consumes their events until the plan is fulfilled or a signal comes, and then until the last
-/// committed event has arrived. Tells how long it took.
+/// Has orders written and consumes their events until the plan is fulfilled or a signal comes, and
+/// then until the last committed event has arrived. Tells how long it took.
 async fn watch(
     stage: &Stage,
     args: &Args,
@@ -144,7 +162,7 @@ async fn watch(
     publisher: &mut Publisher,
     signals: &mut Signals,
 ) -> Result<(Tally, Duration)> {
-    let consumer = stage.consumer()?;
+    let consumer = stage.consumer().await?;
     let (lag, _looking) = stage.look_at_slot().await?;
     let (stop, stopped) = watch::channel(false);
     let (teller, mut orders) = mpsc::channel(1_000);
@@ -174,9 +192,11 @@ async fn watch(
             }
             Some(order) = orders.recv() => note(&mut tally, screen, &order)?,
             message = consumer.recv() => {
-                // A consumer's errors are those of its connections: librdkafka mends them, or the silence is noticed.
+                // A consumer's errors are those of its connections: librdkafka mends them, or the
+                // silence is noticed.
                 let Ok(message) = message else { continue };
-                // What arrives was told of before, though the runtime may have kept it back until now.
+                // What arrives was told of before, though the runtime may have kept it back until
+                // now.
                 while let Ok(order) = orders.try_recv() {
                     note(&mut tally, screen, &order)?;
                 }
@@ -191,7 +211,8 @@ async fn watch(
             _ = second.tick() => {
                 sum_up_second(screen, &tally, &mut shown, *lag.borrow())?;
                 if tally.waiting() > 0 && arrived_at.elapsed() > PATIENCE {
-                    bail!("{} committed events do not arrive: {}", tally.waiting(), state(publisher));
+                    let (waiting, state) = (tally.waiting(), state(publisher));
+                    bail!("{waiting} committed events do not arrive: {state}");
                 }
             }
         }

@@ -8,7 +8,8 @@ use crate::cli::demo_tally::{Order, Tally};
 /// Above so many events a second they are summed up once a second.
 const EACH_MAX: u32 = 20;
 
-/// Standard output. Each line is written at once; a reader that has gone is an error like any other.
+/// Standard output. Each line is written at once; a reader that has gone is an error like any
+/// other.
 pub(crate) struct Screen {
     colours: bool,
     each: bool,

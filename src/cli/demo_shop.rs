@@ -1,6 +1,7 @@
 //! `demo`'s shop: a database as services have it, and a service that writes orders into it.
 //!
-//! Every fifth order is rolled back after its event was written; every third that is not has two events in one transaction.
+//! Every fifth order is rolled back after its event was written; every third that is not has two
+//! events in one transaction.
 
 use std::time::{Duration, Instant};
 
@@ -27,6 +28,10 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 const CUSTOMERS: [&str; 5] = ["Ada", "Grace", "Edsger", "Barbara", "Leslie"];
 
 /// A session of the database's owner.
+#[expect(
+    clippy::field_reassign_with_default,
+    reason = "a field of Settings is private"
+)]
 pub(crate) async fn connect(server: &Server, database: &str) -> Result<Session> {
     let url = server.unix_url(database, OWNER) + "?sslmode=disable";
     let settings = Settings {
@@ -59,7 +64,8 @@ pub(crate) async fn build(server: &Server, config: &Config) -> Result<()> {
             .run(&format!("making {}", step.purpose), &step.sql)
             .await?;
     }
-    let orders = "CREATE TABLE public.orders (number bigint PRIMARY KEY, customer text NOT NULL, cents integer NOT NULL)";
+    let orders = "CREATE TABLE public.orders (
+        number bigint PRIMARY KEY, customer text NOT NULL, cents integer NOT NULL)";
     Ok(session.run("making the table of orders", orders).await?)
 }
 

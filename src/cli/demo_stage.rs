@@ -1,4 +1,5 @@
-//! What `demo` plays on: a Postgres, a Kafka, a database ready for `run`, a consumer. It starts them, and it removes them.
+//! What `demo` plays on: a Postgres, a Kafka, a database ready for `run`, a consumer. It starts
+//! them, and it removes them.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -8,8 +9,10 @@ use anyhow::{Context, Result};
 use outboxd::config::{Config, Settings};
 use outboxd::postgres::{Session, slot};
 use outboxd::{http, kafka};
-use rdkafka::config::ClientConfig;
-use rdkafka::consumer::{Consumer as _, StreamConsumer};
+use rdkafka::ClientContext;
+use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::consumer::{Consumer as _, ConsumerContext, StreamConsumer};
+use rdkafka::error::KafkaError;
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
@@ -25,7 +28,10 @@ use crate::cli::throwaway::{self, Options, Server};
 const PARTITIONS: i32 = 3;
 
 /// How long a Kafka that was named may take to answer.
-const ANSWER: Duration = Duration::from_secs(10);
+const ANSWER: Duration = Duration::from_secs(4);
+
+/// How long the leaders of a new topic may take to be there.
+const READY: Duration = Duration::from_secs(20);
 
 /// How often the slot is looked at.
 const LOOK: Duration = Duration::from_millis(200);
@@ -41,9 +47,14 @@ pub(crate) struct Stage {
 }
 
 impl Stage {
+    /// Starts it all. What may be wrong with the arguments is found first, what would be left in a
+    /// real cluster comes last.
+    #[expect(
+        clippy::field_reassign_with_default,
+        reason = "a field of Settings is private"
+    )]
     pub(crate) async fn build(args: &Args, screen: &Screen) -> Result<Stage> {
         let listener = listen(args.http_listen).await?;
-        let server = start_postgres(args.postgres_bin.clone(), screen).await?;
         let (mock, brokers, topic) = match &args.kafka_brokers {
             Some(brokers) => {
                 let topic = format!("outboxd-demo-{:08x}", fastrand::u32(..));
@@ -51,47 +62,43 @@ impl Stage {
             }
             None => {
                 let mock = MockCluster::new(1).context("start the mock cluster")?;
-                let topic = "orders".to_owned();
-                mock.create_topic(&topic, PARTITIONS, 1)
-                    .context("create the topic")?;
                 let brokers = mock.bootstrap_servers();
-                (Some(mock), brokers, topic)
+                (Some(mock), brokers, "orders".to_owned())
             }
         };
         let mut settings = Settings::default();
-        let url = server.unix_url(shop::DATABASE, shop::PUBLISHER) + "?sslmode=disable";
-        settings.database_url = Some(url);
         settings.kafka_brokers = Some(brokers);
         settings.kafka_properties = args.kafka_properties.clone().filter(|_| mock.is_none());
         // Marked soon, so that the table and the slot can be seen to follow.
         settings.process_interval = Some("500ms".to_owned());
-        let config = Config::from_settings(settings)?;
         if mock.is_none() {
-            kafka::reachable(&config, ANSWER).await?;
-            kafka::create_topics(&config, &[(&topic, PARTITIONS)], ANSWER).await?;
+            settings.database_url = Some("postgres://nobody@localhost/none".to_owned());
+            kafka::reachable(&Config::from_settings(settings.clone())?, ANSWER).await?;
         }
-        let kind = if mock.is_some() {
-            "inside this process"
-        } else {
-            "yours"
-        };
-        screen.fact(
-            "Kafka",
-            &format!(
-                "{kind}: {}, topic {topic} of {PARTITIONS} partitions",
-                config.brokers
-            ),
-        )?;
+
+        let server = start_postgres(args.postgres_bin.clone(), screen).await?;
+        let url = server.unix_url(shop::DATABASE, shop::PUBLISHER) + "?sslmode=disable";
+        settings.database_url = Some(url);
+        let config = Config::from_settings(settings)?;
         shop::build(&server, &config).await?;
-        let at = format!(
-            "psql -h 127.0.0.1 -p {} -U postgres {}",
-            server.port(),
-            shop::DATABASE
-        );
-        screen.fact(
-            "database",
-            &format!("{} with table {}: {at}", shop::DATABASE, config.table),
-        )?;
+        let (port, database) = (server.port(), shop::DATABASE);
+        let text = format!("{database}: psql -h 127.0.0.1 -p {port} -U postgres {database}");
+        screen.fact("database", &text)?;
+
+        let whose = match &mock {
+            Some(mock) => {
+                let made = mock.create_topic(&topic, PARTITIONS, 1);
+                made.context("create the topic")?;
+                "inside this process, "
+            }
+            None => {
+                kafka::create_topics(&config, &[(&topic, PARTITIONS)], ANSWER).await?;
+                ""
+            }
+        };
+        let brokers = &config.brokers;
+        let text = format!("{whose}{brokers}, topic {topic} of {PARTITIONS} partitions");
+        screen.fact("Kafka", &text)?;
         Ok(Stage {
             listener: Some(listener),
             config,
@@ -111,8 +118,9 @@ impl Stage {
         shop::connect(&self.server, shop::DATABASE).await
     }
 
-    /// A consumer of the whole topic.
-    pub(crate) fn consumer(&self) -> Result<StreamConsumer> {
+    /// A consumer of the whole topic, which has come to the end of each empty partition: what
+    /// arrives from now on does not wait for it to get going.
+    pub(crate) async fn consumer(&self) -> Result<StreamConsumer<Quiet>> {
         let mut settings = ClientConfig::new();
         for (name, value) in &self.config.kafka_properties {
             settings.set(name, value);
@@ -121,18 +129,33 @@ impl Stage {
             .set("bootstrap.servers", &self.config.brokers)
             .set("group.id", "outboxd-demo")
             .set("enable.auto.commit", "false")
+            .set("enable.partition.eof", "true")
             // A new topic's leader may not be known at once.
             .set("topic.metadata.refresh.fast.interval.ms", "10");
         if self.mock.is_some() {
-            // A real broker answers as soon as there is something, the mock one only when the wait is over.
+            // A real broker answers as soon as there is something, the mock one only when the wait
+            // is over.
             settings.set("fetch.wait.max.ms", "1");
         }
-        let consumer: StreamConsumer = settings.create().context("make a consumer")?;
+        let consumer: StreamConsumer<Quiet> = settings
+            .create_with_context(Quiet)
+            .context("make a consumer")?;
         let mut list = TopicPartitionList::new();
         for partition in 0..PARTITIONS {
             list.add_partition_offset(&self.topic, partition, Offset::Beginning)?;
         }
         consumer.assign(&list).context("begin to consume")?;
+        let ends = async {
+            let mut ends = 0;
+            while ends < PARTITIONS {
+                // Other errors are those of connections, which librdkafka mends.
+                if let Err(KafkaError::PartitionEOF(_)) = consumer.recv().await {
+                    ends += 1;
+                }
+            }
+        };
+        let ready = tokio::time::timeout(READY, ends).await;
+        ready.context("the consumer does not get to the end of the new topic")?;
         Ok(consumer)
     }
 
@@ -165,6 +188,18 @@ impl Stage {
         Ok(deleted?)
     }
 }
+
+/// Keeps the consumer from the log, where it would tell of each end of a partition and of its
+/// connections.
+pub(crate) struct Quiet;
+
+impl ClientContext for Quiet {
+    fn log(&self, _level: RDKafkaLogLevel, _kind: &str, _line: &str) {}
+
+    fn error(&self, _error: KafkaError, _reason: &str) {}
+}
+
+impl ConsumerContext for Quiet {}
 
 /// A task that ends with its owner.
 pub(crate) struct Task<T>(pub(crate) JoinHandle<T>);

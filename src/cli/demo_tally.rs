@@ -1,11 +1,13 @@
 //! What was committed, what was rolled back, and what arrived: `demo`'s own oracle.
 //!
-//! The shop tells of each order before its transaction ends, so whatever arrives is known here already.
+//! The shop tells of each order before its transaction ends, so whatever arrives is known here
+//! already.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
-/// How many of the last latencies, and of the last identities that were rolled back, are kept: a demo may run for days.
+/// How many of the last latencies, and of the last identities that were rolled back, are kept: a
+/// demo may run for days.
 const KEPT: usize = 100_000;
 
 /// What the shop did.
