@@ -5,6 +5,7 @@ mod backlog;
 mod commands;
 mod config;
 mod crash;
+mod demo;
 mod idle;
 mod large;
 mod layers;

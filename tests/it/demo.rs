@@ -1,0 +1,158 @@
+//! `outboxd demo`: ends by itself or when told to, and leaves nothing behind.
+
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
+use tokio::process::{Child, Command};
+
+use crate::support::outboxd::PROGRAM;
+use crate::support::wait::wait_until;
+
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// A folder for temporary files that other users can reach, since root's server runs as one.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new() -> Result<Folder> {
+        let path = PathBuf::from(format!("/tmp/outboxd-demo-{:08x}", fastrand::u32(..)));
+        std::fs::DirBuilder::new().mode(0o777).create(&path)?;
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o777))?;
+        Ok(Folder(path))
+    }
+
+    fn names(&self) -> Result<Vec<String>> {
+        let entries = std::fs::read_dir(&self.0)?;
+        let name = |entry: std::io::Result<std::fs::DirEntry>| {
+            Ok(entry?.file_name().to_string_lossy().into_owned())
+        };
+        entries.map(name).collect()
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+fn demo(folder: &Path, arguments: &[&str]) -> Result<Child> {
+    let mut command = Command::new(PROGRAM);
+    command.arg("demo").args(arguments).env("TMPDIR", folder);
+    command.env_remove("KAFKA_BROKERS").env_remove("OUTBOX_LOG");
+    command.stdin(Stdio::null()).stdout(Stdio::piped());
+    command.stderr(Stdio::piped()).kill_on_drop(true);
+    command.spawn().context("the demo does not start")
+}
+
+/// The numbers of the processes that have the folder among their arguments or as their own.
+fn processes(folder: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let uses = |process: &PathBuf| {
+        let arguments = std::fs::read(process.join("cmdline")).unwrap_or_default();
+        let arguments = String::from_utf8_lossy(&arguments).into_owned();
+        let works_there = std::fs::read_link(process.join("cwd"));
+        arguments.contains(&*folder.to_string_lossy())
+            || works_there.is_ok_and(|dir| dir.starts_with(folder))
+    };
+    let found = entries.map(|entry| entry.path()).filter(uses);
+    found.map(|process| process.display().to_string()).collect()
+}
+
+async fn text(pipe: impl tokio::io::AsyncRead + Unpin) -> Result<String> {
+    let mut text = String::new();
+    BufReader::new(pipe).read_to_string(&mut text).await?;
+    Ok(text)
+}
+
+#[tokio::test]
+async fn a_demo_publishes_what_it_commits_ends_by_itself_and_leaves_nothing() -> Result<()> {
+    let folder = Folder::new()?;
+    let arguments = ["--events", "30", "--rate", "20"];
+    let output = demo(&folder.0, &arguments)?.wait_with_output();
+    let output = tokio::time::timeout(LIMIT, output).await??;
+    let (stdout, stderr) = (
+        String::from_utf8(output.stdout)?,
+        String::from_utf8(output.stderr)?,
+    );
+    ensure!(output.status.success(), "{stdout}{stderr}");
+    ensure!(stderr.is_empty(), "{stderr}");
+    let is_event = |line: &&str| line.ends_with('B') && line.contains(" ms ");
+    ensure!(stdout.lines().filter(is_event).count() == 30, "{stdout}");
+    ensure!(
+        stdout.contains("30 events") && stdout.contains("none missing, 0 twice"),
+        "{stdout}"
+    );
+    ensure!(stdout.contains("30 rows, 0 not marked"), "{stdout}");
+    ensure!(stdout.contains("rolled back: nothing is sent"), "{stdout}");
+    ensure!(!stdout.contains('\x1b'), "colours in a pipe: {stdout}");
+    ensure!(folder.names()?.is_empty(), "{:?}", folder.names()?);
+    ensure!(processes(&folder.0).is_empty());
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_demo_that_is_told_to_stop_stops_in_good_order() -> Result<()> {
+    let folder = Folder::new()?;
+    let mut child = demo(&folder.0, &["--events", "0"])?;
+    let stdout = child.stdout.take().context("no stdout")?;
+    let mut lines = BufReader::new(stdout).lines();
+    let first_event = async {
+        while let Some(line) = lines.next_line().await? {
+            if line.contains(" ms ") {
+                return Ok(());
+            }
+        }
+        anyhow::bail!("no event was shown")
+    };
+    tokio::time::timeout(LIMIT, first_event).await??;
+    let pid = child.id().context("it has ended")?.to_string();
+    let killed = Command::new("kill").args(["-TERM", &pid]).status().await?;
+    ensure!(killed.success());
+    let stderr = child.stderr.take().context("no stderr")?;
+    let rest = async {
+        let mut rest = String::new();
+        while let Some(line) = lines.next_line().await? {
+            rest.push_str(&line);
+            rest.push('\n');
+        }
+        anyhow::Ok((child.wait().await?, rest, text(stderr).await?))
+    };
+    let (status, rest, stderr) = tokio::time::timeout(LIMIT, rest).await??;
+    ensure!(status.success(), "{rest}{stderr}");
+    ensure!(rest.contains("none missing, 0 twice"), "{rest}{stderr}");
+    ensure!(folder.names()?.is_empty(), "{:?}", folder.names()?);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_demo_that_is_killed_leaves_nothing_either() -> Result<()> {
+    let folder = Folder::new()?;
+    let mut child = demo(&folder.0, &["--events", "0"])?;
+    let stdout = child.stdout.take().context("no stdout")?;
+    let mut lines = BufReader::new(stdout).lines();
+    let server = tokio::time::timeout(LIMIT, lines.next_line()).await??;
+    ensure!(
+        server
+            .as_ref()
+            .is_some_and(|line| line.starts_with("Postgres ")),
+        "{server:?}"
+    );
+    ensure!(!folder.names()?.is_empty());
+    child.kill().await?;
+    let what = "the server and its folder to go";
+    wait_until(what, LIMIT, async || {
+        let (names, processes) = (folder.names()?, processes(&folder.0));
+        let gone = names.is_empty() && processes.is_empty();
+        Ok(if gone {
+            Ok(())
+        } else {
+            Err(format!("{names:?}, {processes:?}"))
+        })
+    })
+    .await
+}
