@@ -53,7 +53,7 @@ pub const RECONNECTS: &str = "outboxd_reconnects_total";
 pub const SLOT_BOOTSTRAPS: &str = "outboxd_slot_bootstraps_total";
 /// Slots created again after a loss.
 pub const SLOT_HEALS: &str = "outboxd_slot_heals_total";
-/// Transactions with events that are wholly done.
+/// Transactions with events that were received whole.
 pub const TRANSACTIONS: &str = "outboxd_transactions_total";
 /// 1, with the version as label.
 pub const BUILD_INFO: &str = "outboxd_build_info";
@@ -114,7 +114,7 @@ pub struct Metrics {
     pub slot_bootstraps: Counter,
     /// Slots created again after a loss.
     pub slot_heals: Counter,
-    /// Transactions with events that are wholly done.
+    /// Transactions with events that were received whole.
     pub transactions: Counter,
 }
 
@@ -228,7 +228,7 @@ impl Metrics {
         );
         counter(
             TRANSACTIONS,
-            "Transactions with events that are wholly done",
+            "Transactions with events that were received whole",
             &self.transactions,
         );
         registry.register(

@@ -61,6 +61,7 @@ impl<'a> Stream<'a> {
             already,
             tables: HashMap::new(),
             begin: None,
+            has_events: false,
         };
         Stream {
             forwarder,
@@ -221,6 +222,7 @@ struct Decoder<'a> {
     /// By relation id; `None` for a table of the publication that is not the outbox.
     tables: HashMap<u32, Option<Columns>>,
     begin: Option<Begin>,
+    has_events: bool,
 }
 
 impl Decoder<'_> {
@@ -237,6 +239,9 @@ impl Decoder<'_> {
             Message::Commit(commit) => {
                 forwarder.engine.commit(commit.commit_lsn, commit.end_lsn);
                 self.begin = None;
+                if std::mem::take(&mut self.has_events) {
+                    forwarder.metrics.transactions.inc();
+                }
             }
             Message::Relation(relation) => self.relation(&relation)?,
             // Every change has an index, so that an index names the same change in every session.
@@ -282,6 +287,7 @@ impl Decoder<'_> {
         if event.published || already {
             return Ok(());
         }
+        self.has_events = true;
         let (commit_lsn, committed_at) = (begin.final_lsn, begin.committed_at);
         forwarder.insert(
             &event,

@@ -179,6 +179,7 @@ impl Supervisor {
         board.update(|status| {
             status.phase = phase;
             status.reconnects += u64::from(self.streamed);
+            status.slot_health = None;
             status.last_error = Some(error.report());
         });
         board.wait(Some(("postgres", error.report())));
