@@ -318,11 +318,15 @@ impl Supervisor {
         tracing::info!(slot = %config.slot, lsn = %from, "streaming");
         self.streamed = true;
         self.lineage = Some(server.lineage);
-        self.backoff.reset();
+        let began = Instant::now();
         let (forwarder, already) = (&mut self.forwarder, &mut self.already);
         let mut stream = Stream::new(&config, forwarder, &mut client, &session, already);
         let end = stream.run(&mut self.stop).await;
         drop(stream);
+        // A stream that breaks as soon as it begins is no progress, and must not be tried ten times a second.
+        if began.elapsed() > RETRY_CAP {
+            self.backoff.reset();
+        }
         if matches!(end, Ok(End::ServerStopping | End::Stopped)) {
             // Whatever it answers, nothing can be lost: the position was reported, or comes again.
             let _ended = client
