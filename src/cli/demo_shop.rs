@@ -28,10 +28,6 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 const CUSTOMERS: [&str; 5] = ["Ada", "Grace", "Edsger", "Barbara", "Leslie"];
 
 /// A session of the database's owner.
-#[expect(
-    clippy::field_reassign_with_default,
-    reason = "a field of Settings is private"
-)]
 pub(crate) async fn connect(server: &Server, database: &str) -> Result<Session> {
     let url = server.unix_url(database, OWNER) + "?sslmode=disable";
     let settings = Settings {

@@ -54,6 +54,8 @@ pub(crate) struct Bootstrap<'a> {
     pub(crate) rows: UnpublishedRows,
     pub(crate) stop: watch::Receiver<bool>,
     pub(crate) spoken: Instant,
+    /// A slot was in use before.
+    pub(crate) had_slot: bool,
 }
 
 /// Stop was asked for.
@@ -72,16 +74,12 @@ macro_rules! go_on {
 }
 
 impl Bootstrap<'_> {
-    /// Makes the slot. `None`: stop was asked for. `found` is a slot that is lost; `had_slot` says that one was in use before.
+    /// Makes the slot. `None`: stop was asked for. `found` is a slot that is lost.
     ///
     /// # Errors
     /// Transient ones start over; fatal: the configuration says not to heal, or not to publish what is there.
-    pub(crate) async fn run(
-        mut self,
-        found: Option<Slot>,
-        had_slot: bool,
-    ) -> Result<Option<Already>> {
-        match self.procedure(found, had_slot).await? {
+    pub(crate) async fn run(mut self, found: Option<Slot>) -> Result<Option<Already>> {
+        match self.procedure(found).await? {
             Ok(already) => Ok(Some(already)),
             Err(Stopped) => {
                 // What Kafka has is marked before we go, so that the next start does not send it again.
@@ -91,11 +89,11 @@ impl Bootstrap<'_> {
         }
     }
 
-    async fn procedure(&mut self, found: Option<Slot>, had_slot: bool) -> Step<Already> {
+    async fn procedure(&mut self, found: Option<Slot>) -> Step<Already> {
         self.forwarder.board.phase(Phase::Backlog);
         go_on!(self.settle().await);
         self.forwarder.engine.reset(Lsn::INVALID);
-        self.permit(found.as_ref(), had_slot).await?;
+        self.permit(found.as_ref()).await?;
         if let Some(lost) = found {
             let confirmed = lost.confirmed_flush.unwrap_or_default();
             tracing::warn!(slot = %lost.name, %confirmed, "slot is lost, making a new one");
@@ -116,7 +114,7 @@ impl Bootstrap<'_> {
         slot::copy(self.session, &temporary, &self.config.slot).await?;
         self.client()?.drop_slot(&temporary).await?;
         let metrics = &self.forwarder.metrics;
-        if had_slot {
+        if self.had_slot {
             metrics.slot_heals.inc()
         } else {
             metrics.slot_bootstraps.inc()
@@ -136,14 +134,16 @@ impl Bootstrap<'_> {
         self.client.as_deref_mut().ok_or_else(away)
     }
 
+    /// What `skip` leaves out is the backlog of a first start. Once a slot was in use, what is unmarked was missed.
     fn publishes_backlog(&self) -> bool {
-        matches!(self.config.backlog, Backlog::Auto | Backlog::Publish)
+        let heals = self.had_slot && self.config.after_publish != AfterPublish::Keep;
+        heals || matches!(self.config.backlog, Backlog::Auto | Backlog::Publish)
     }
 
     /// Whether the configuration lets a slot be made here.
-    async fn permit(&self, found: Option<&Slot>, had_slot: bool) -> Result<()> {
+    async fn permit(&self, found: Option<&Slot>) -> Result<()> {
         let slot = &self.config.slot;
-        if had_slot && self.config.after_publish == AfterPublish::Keep {
+        if self.had_slot && self.config.after_publish == AfterPublish::Keep {
             let gap = found.and_then(|slot| slot.confirmed_flush);
             let since = gap.map_or_else(String::new, |lsn| format!(", confirmed up to {lsn}"));
             return Err(

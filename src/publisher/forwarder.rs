@@ -206,6 +206,9 @@ impl Forwarder {
             .unwrap_or_default();
         let wall_micros = wall.as_micros() as i64;
         for report in self.reports.drain(..) {
+            if let Err(refusal) = &report.outcome {
+                self.metrics.topic(refusal.topic()).failed(1);
+            }
             let outcome = report.outcome.map_err(Error::from);
             let Some(event) = self.engine.delivered(self.now, report.ticket, outcome) else {
                 continue;

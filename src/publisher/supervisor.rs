@@ -294,10 +294,10 @@ impl Supervisor {
                     rows: UnpublishedRows::new(&self.config, &shape)?,
                     stop: self.stop.clone(),
                     spoken: Instant::now(),
+                    had_slot: self.streamed || found.is_some(),
                 };
                 self.lineage = None;
-                let had_slot = self.streamed || found.is_some();
-                let made = bootstrap.run(found, had_slot).await?;
+                let made = bootstrap.run(found).await?;
                 let Some(already) = made else {
                     return Ok(Next::StopRequested);
                 };
