@@ -60,6 +60,11 @@ async fn init_makes_what_is_missing_and_leaves_the_rest_each_time() -> Result<()
 #[tokio::test]
 async fn init_adds_to_a_table_of_the_writers_without_touching_it() -> Result<()> {
     let database = Database::create(shared(15)).await?;
+    // The writers' table has the first index alone; the second is what init adds.
+    let session = database.connect().await?;
+    session
+        .batch_execute("DROP INDEX outbox.idx_outbox_unpublished_id")
+        .await?;
     database.insert("created", "orders", "{}").await?;
     let init = outboxd(database.url(), &["init"]).await?;
     assert!(init.status.success(), "{}", err(&init));
