@@ -172,7 +172,7 @@ impl Forwarder {
             Origin::Table => Some(self.engine.accept_row(accepted)),
         };
         let Some(ticket) = ticket else { return Ok(()) };
-        let began = Instant::now();
+        let mut full_since = None;
         loop {
             match self.producer.send(&record, ticket) {
                 Ok(()) => return Ok(()),
@@ -182,7 +182,9 @@ impl Forwarder {
                 }
                 Err(SendError::Fatal(error)) => return Err(error),
                 // The memory limit lies far below the queue's: this is met only where a setting has shrunk the queue.
-                Err(SendError::Full) if began.elapsed() < FULL_LIMIT => {
+                Err(SendError::Full)
+                    if full_since.get_or_insert_with(Instant::now).elapsed() < FULL_LIMIT =>
+                {
                     self.producer.take_reports(&mut self.reports);
                     std::thread::sleep(Duration::from_millis(1));
                 }
