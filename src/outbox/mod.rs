@@ -15,6 +15,8 @@
 mod columns;
 mod event;
 mod json;
+mod letter;
+mod owned;
 mod router;
 mod table;
 mod topic;
@@ -28,6 +30,8 @@ mod router_tests;
 
 pub use columns::Columns;
 pub use event::{Event, Printed};
+pub(crate) use letter::{Closing, Fault, Letter, Request, Wish};
+pub(crate) use owned::OwnedRecord;
 pub use router::{Origin, Record, Router};
 pub(crate) use table::{PAGE, TableRow, UnpublishedRows};
 pub use topic::{TopicFault, check_topic};

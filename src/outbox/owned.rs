@@ -1,0 +1,80 @@
+//! A record in memory of its own: what has to be kept while others go on.
+//!
+//! Nearly every record borrows from the bytes it was read from and is gone once the producer has it. One that waits (for its topic to
+//! be known, for an attempt, for its place among the dead letters) is copied into an [`OwnedRecord`], whole: what is sent
+//! later, or filed, is what was read.
+
+use std::fmt;
+
+use crate::outbox::Record;
+
+/// A record that outlives what it was made from.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct OwnedRecord {
+    topic: Box<str>,
+    key: Option<Box<[u8]>>,
+    value: Option<Box<[u8]>>,
+    headers: Vec<(Box<str>, Box<[u8]>)>,
+}
+
+impl OwnedRecord {
+    /// A copy of these parts.
+    pub(crate) fn new<'a>(
+        topic: &str,
+        key: Option<&[u8]>,
+        value: Option<&[u8]>,
+        headers: impl Iterator<Item = (&'a str, &'a [u8])>,
+    ) -> Self {
+        OwnedRecord {
+            topic: topic.into(),
+            key: key.map(Box::from),
+            value: value.map(Box::from),
+            headers: headers
+                .map(|(name, value)| (name.into(), value.into()))
+                .collect(),
+        }
+    }
+
+    /// The topic.
+    pub(crate) fn topic(&self) -> &str {
+        &self.topic
+    }
+
+    /// The key.
+    pub(crate) fn key(&self) -> Option<&[u8]> {
+        self.key.as_deref()
+    }
+
+    /// The value.
+    pub(crate) fn value(&self) -> Option<&[u8]> {
+        self.value.as_deref()
+    }
+
+    /// The headers in their order.
+    pub(crate) fn headers(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        self.headers
+            .iter()
+            .map(|(name, value)| (name.as_ref(), value.as_ref()))
+    }
+
+    /// The first header of this name, if it is text.
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        let (_, value) = self.headers().find(|(known, _)| *known == name)?;
+        std::str::from_utf8(value).ok()
+    }
+}
+
+impl From<&Record<'_>> for OwnedRecord {
+    fn from(record: &Record<'_>) -> Self {
+        OwnedRecord::new(record.topic, record.key, record.value, record.headers())
+    }
+}
+
+// Key, value and headers are the users' data: a debug print that finds its way into a log must not show them.
+impl fmt::Debug for OwnedRecord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OwnedRecord")
+            .field("topic", &self.topic)
+            .finish_non_exhaustive()
+    }
+}
