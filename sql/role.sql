@@ -2,7 +2,8 @@
 --
 -- Safe to repeat. By hand, as a superuser (from Postgres 16 on also as a role with CREATEROLE and
 -- REPLICATION that may grant on the table): replace what stands in double braces, role by
--- "outboxd", schema by "outbox", table by "outbox"."outbox", then
+-- "outboxd", schema by "outbox", table by "outbox"."outbox",
+-- dead_letter by "outbox"."dead_letter" (dead_letter.sql makes it), then
 --
 --     psql -1 -f role.sql
 --
@@ -30,6 +31,9 @@ GRANT USAGE ON SCHEMA {{schema}} TO {{role}};
 
 -- Reads the backlog, and marks rows. It can neither write an event nor change one.
 GRANT SELECT, UPDATE (times_attempted, published_at) ON {{table}} TO {{role}};
+
+-- Files what cannot be published, and closes it when a person has decided.
+GRANT SELECT, INSERT, UPDATE ON {{dead_letter}} TO {{role}};
 
 -- Only for OUTBOX_AFTER_PUBLISH=delete:
 -- GRANT DELETE ON {{table}} TO {{role}};

@@ -50,7 +50,7 @@ pub(crate) async fn build(server: &Server, config: &Config) -> Result<()> {
     let session = connect(server, DATABASE).await?;
     let setup = Setup {
         table: &config.table,
-        publication: &config.publication,
+        publication: Some(&config.publication),
         role: Some(PUBLISHER),
         delete: false,
         checks: false,

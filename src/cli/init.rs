@@ -7,7 +7,7 @@
 use std::io::{self, Write};
 use std::time::Duration;
 
-use outboxd::config::{AfterPublish, Config, Settings};
+use outboxd::config::{AfterPublish, Config, Settings, Source};
 use outboxd::postgres::setup::Setup;
 use outboxd::postgres::{self, Session, preflight, table};
 
@@ -42,9 +42,10 @@ pub(crate) async fn execute(mut args: Args) -> anyhow::Result<()> {
         args.settings.database_url.get_or_insert_with(nowhere);
     }
     let config = Config::without_kafka(args.settings)?;
+    let streams = config.source == Source::Slot;
     let setup = Setup {
         table: &config.table,
-        publication: &config.publication,
+        publication: streams.then_some(config.publication.as_str()),
         role: args.role.as_deref(),
         delete: config.after_publish == AfterPublish::Delete,
         checks: args.checks,

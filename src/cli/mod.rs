@@ -5,6 +5,7 @@
 //! anyhow::Result<()>`; `args.settings` arrives with the settings file merged in, so that a command
 //! begins with `Config::from_settings(args.settings)?` and nothing else.
 
+mod dead_letter;
 #[cfg(feature = "demo")]
 mod demo;
 #[cfg(feature = "demo")]
@@ -19,6 +20,7 @@ mod drop;
 mod init;
 pub(crate) mod report;
 mod run;
+mod skip_transaction;
 mod status;
 #[cfg(feature = "demo")]
 mod throwaway;
@@ -52,6 +54,10 @@ enum Command {
     Init(init::Args),
     /// Show how far the slot has come
     Status(status::Args),
+    /// Show the events that could not be published, and say what is to become of them
+    DeadLetter(dead_letter::Args),
+    /// Pass a transaction that Postgres itself cannot decode
+    SkipTransaction(skip_transaction::Args),
     /// Remove the slot and the publication
     Drop(drop::Args),
     /// Show the whole way from a transaction to a consumer on a database and a Kafka of its own
@@ -78,6 +84,14 @@ impl Cli {
             Command::Status(mut args) => {
                 args.settings = args.settings.or(file);
                 status::execute(args).await
+            }
+            Command::DeadLetter(mut args) => {
+                args.settings = args.settings.or(file);
+                dead_letter::execute(args).await
+            }
+            Command::SkipTransaction(mut args) => {
+                args.settings = args.settings.or(file);
+                skip_transaction::execute(args).await
             }
             Command::Drop(mut args) => {
                 args.settings = args.settings.or(file);

@@ -1,4 +1,4 @@
-//! `status`: how far the slot has come and what is in the way, as the server tells it.
+//! `status`: how far the slot has come, or who polls, and what is in the way, as the server tells it.
 //!
 //! It asks Postgres alone, so it works whether or not an outboxd runs. Exit code 0 means that
 //! events get through as far as the server can tell; anything else is named.
@@ -7,9 +7,9 @@ use std::io::{self, Write};
 use std::time::Duration;
 
 use anyhow::bail;
-use outboxd::config::{AfterPublish, Config, Settings};
+use outboxd::config::{AfterPublish, Config, Settings, Source};
 use outboxd::postgres::slot::{self, Slot};
-use outboxd::postgres::{self, Session, preflight, table};
+use outboxd::postgres::{self, Session, lock, preflight, table};
 use serde::Serialize;
 
 /// Unpublished rows are counted up to here: a count costs a read of each.
@@ -39,9 +39,12 @@ struct Status {
     problems: Vec<String>,
     database: String,
     table: String,
-    publication: String,
-    slot: String,
+    /// `slot` or `poll`; all that is about slot and log is absent for the latter.
+    source: &'static str,
+    publication: Option<String>,
+    slot: Option<String>,
     slot_exists: bool,
+    /// The server process that reads the slot, or holds the poller's lock.
     active_pid: Option<i32>,
     confirmed_lsn: Option<String>,
     restart_lsn: Option<String>,
@@ -80,9 +83,18 @@ impl Status {
             Err(error) if error.is_transient() => return Err(error.into()),
             Err(error) => problems.push(error.report()),
         }
-        // A slot that belongs to somebody else is among the faults above.
-        let slot = slot::read(session, &config.slot).await.ok().flatten();
-        problems.extend(slot_problem(&config.slot, slot.as_ref()));
+        let streams = config.source == Source::Slot;
+        let (slot, poller) = if streams {
+            // A slot that belongs to somebody else is among the faults above.
+            let slot = slot::read(session, &config.slot).await.ok().flatten();
+            problems.extend(slot_problem(&config.slot, slot.as_ref()));
+            (slot, None)
+        } else {
+            let poller = lock::holder(session, &config.slot).await?;
+            let nobody = || format!("nobody polls {}: is outboxd running?", config.table);
+            problems.extend(poller.is_none().then(nobody));
+            (None, poller)
+        };
         let unpublished = unpublished_rows(session, config).await.ok().flatten();
         let lsn = |lsn: Option<outboxd::lsn::Lsn>| lsn.map(|lsn| lsn.to_string());
         Ok(Status {
@@ -90,10 +102,11 @@ impl Status {
             problems,
             database: config.database.describe(),
             table: config.table.to_string(),
-            publication: config.publication.clone(),
-            slot: config.slot.clone(),
+            source: if streams { "slot" } else { "poll" },
+            publication: streams.then(|| config.publication.clone()),
+            slot: streams.then(|| config.slot.clone()),
             slot_exists: slot.is_some(),
-            active_pid: slot.as_ref().and_then(|slot| slot.active_pid),
+            active_pid: slot.as_ref().map_or(poller, |slot| slot.active_pid),
             confirmed_lsn: lsn(slot.as_ref().and_then(|slot| slot.confirmed_flush)),
             restart_lsn: lsn(slot.as_ref().and_then(|slot| slot.restart)),
             lag_bytes: slot.as_ref().map(|slot| slot.lag_bytes),
@@ -119,15 +132,11 @@ impl Status {
             Some(count) => count.to_string(),
             None => none(),
         };
-        let lines = [
-            ("database", self.database.clone()),
-            ("table", self.table.clone()),
-            ("publication", self.publication.clone()),
-            ("slot", self.slot.clone()),
-            (
-                "read by pid",
-                self.active_pid.map_or_else(none, |pid| pid.to_string()),
-            ),
+        let reader = self.active_pid.map_or_else(none, |pid| pid.to_string());
+        let slot = [
+            ("publication", self.publication.clone().unwrap_or_else(none)),
+            ("slot", self.slot.clone().unwrap_or_else(none)),
+            ("read by pid", reader.clone()),
             ("confirmed", self.confirmed_lsn.clone().unwrap_or_else(none)),
             ("lag", self.lag_bytes.map_or_else(none, bytes)),
             ("log retained", self.retained_bytes.map_or_else(none, bytes)),
@@ -137,12 +146,19 @@ impl Status {
                 self.safe_wal_size
                     .map_or_else(|| "no limit".to_owned(), bytes),
             ),
-            ("unpublished rows", rows),
-            (
-                "healthy",
-                if self.healthy { "yes" } else { "no" }.to_owned(),
-            ),
         ];
+        let about_the_source = match self.slot {
+            Some(_) => Vec::from(slot),
+            None => vec![("polled by pid", reader)],
+        };
+        let healthy = if self.healthy { "yes" } else { "no" };
+        let lines = [
+            ("database", self.database.clone()),
+            ("table", self.table.clone()),
+        ]
+        .into_iter()
+        .chain(about_the_source)
+        .chain([("unpublished rows", rows), ("healthy", healthy.to_owned())]);
         for (name, value) in lines {
             writeln!(out, "{name:<17} {value}")?;
         }

@@ -12,9 +12,9 @@ use tokio_postgres::config::{Host, SslNegotiation, TargetSessionAttrs};
 
 use crate::config::conninfo;
 use crate::config::faults::{Fault, Wrong};
+use crate::config::names::{DATABASE_PASSWORD_FILE, DATABASE_URL};
 use crate::config::options::Reading;
 use crate::config::passfile::{self, Login};
-use crate::config::settings::names::{DATABASE_PASSWORD_FILE, DATABASE_URL};
 
 /// How the environment is asked, so that a test can answer.
 pub(crate) type Env<'a> = &'a dyn Fn(&str) -> Option<String>;

@@ -6,7 +6,63 @@
 use std::collections::BTreeMap;
 
 use crate::config::faults::{Fault, Wrong};
-use crate::config::settings::names::KAFKA_PROPERTIES;
+use crate::config::names::{AUTO_CREATE_TOPICS, KAFKA_PROPERTIES};
+use crate::config::{Check, Config, parse};
+
+/// The property that `OUTBOX_AUTO_CREATE_TOPICS` stands for.
+const AUTO_CREATE: &str = "allow.auto.create.topics";
+
+impl Config {
+    /// Whether brokers may create a topic that is not there, by our own setting or by librdkafka's
+    /// `allow.auto.create.topics`, which means the same. The broker's own setting
+    /// (`auto.create.topics.enable`) still applies.
+    pub fn auto_creates_topics(&self) -> bool {
+        let property = property(&self.kafka_properties, AUTO_CREATE);
+        self.auto_create_topics || property.and_then(truth) == Some(true)
+    }
+
+    /// Whether batches are compressed, so that a broker counts fewer bytes than were sent.
+    pub fn compresses(&self) -> bool {
+        ["compression.codec", "compression.type"]
+            .iter()
+            .filter_map(|name| property(&self.kafka_properties, name))
+            .any(|codec| !codec.eq_ignore_ascii_case("none"))
+    }
+}
+
+fn property<'a>(properties: &'a [(String, String)], name: &str) -> Option<&'a str> {
+    let (_, value) = properties.iter().find(|(known, _)| known == name)?;
+    Some(value)
+}
+
+/// A boolean as librdkafka reads it.
+fn truth(text: &str) -> Option<bool> {
+    match text.to_ascii_lowercase().as_str() {
+        "true" | "t" | "1" => Some(true),
+        "false" | "f" | "0" => Some(false),
+        _ => None,
+    }
+}
+
+/// The setting, which must not say the opposite of the property that it stands for.
+pub(super) fn auto_create_topics(
+    given: Option<String>,
+    properties: &[(String, String)],
+    check: &mut Check,
+) -> bool {
+    let choices = [("true", true), ("false", false)];
+    let is_given = given.is_some();
+    let setting = check.or(AUTO_CREATE_TOPICS, given, false, |text| {
+        parse::choice(text, &choices)
+    });
+    let opposite = property(properties, AUTO_CREATE).and_then(truth) == Some(!setting);
+    if is_given && opposite {
+        let problem = format!("says the opposite of {AUTO_CREATE}, which means the same");
+        let wrong = Wrong::new(problem, "remove the property");
+        check.faults.push(wrong.of(AUTO_CREATE_TOPICS));
+    }
+    setting
+}
 
 const IDEMPOTENCE: &str =
     "outboxd sets it, since without it a retry could reorder or repeat events";

@@ -10,10 +10,13 @@ mod conninfo;
 mod database;
 mod faults;
 mod kafka;
+mod names;
 mod options;
 mod parse;
 mod passfile;
+mod poison;
 mod settings;
+mod source;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -25,11 +28,12 @@ use tracing_subscriber::filter::LevelFilter;
 pub use self::database::{Database, SslMode, TlsSettings};
 pub use self::faults::{Fault, Faults};
 pub use self::parse::{KeyRule, TableName};
+pub use self::poison::OnPoison;
 pub use self::settings::Settings;
+pub use self::source::Source;
 
 use self::database::Env;
 use self::faults::{Wrong, shown};
-use self::settings::names;
 
 const MIB: usize = 1 << 20;
 
@@ -82,9 +86,11 @@ pub struct Config {
     pub slot: String,
     /// The publication.
     pub publication: String,
-    /// A write-back begins as soon as this many events wait for it.
+    /// Where events are read from.
+    pub source: Source,
+    /// A write-back begins as soon as this many events wait for it; a poll reads so many at a time.
     pub batch_size: usize,
-    /// The longest that a write-back waits.
+    /// The longest that a write-back waits; the time between polls.
     pub process_interval: Duration,
     /// The longest that one SQL statement, or the drain at stop, may take.
     pub operation_timeout: Duration,
@@ -94,8 +100,14 @@ pub struct Config {
     pub after_publish: AfterPublish,
     /// What becomes of rows that are older than the slot.
     pub backlog: Backlog,
+    /// What becomes of an event that cannot be published.
+    pub on_poison: OnPoison,
+    /// More dead letters than this in a minute stop the publisher.
+    pub dead_letters_per_minute: u32,
     /// Where a record's key comes from.
     pub key: KeyRule,
+    /// Brokers may create a topic that is not there; see [`Config::auto_creates_topics`].
+    pub auto_create_topics: bool,
     /// Bytes of events in flight.
     pub memory_limit: usize,
     /// Where metrics, health and the status page are served, if at all.
@@ -179,8 +191,13 @@ impl Config {
         });
         let (after_publish, backlog) =
             check.after_publish_and_backlog(given.after_publish, given.backlog);
+        let on_poison = check.on_poison(given.on_poison);
+        let dead_letters_per_minute = check.dead_letters_per_minute(given.dead_letters_per_minute);
+        let source = check.source(given.source, after_publish, backlog);
         let key = KeyRule::Column("event_type".to_owned());
         let key = check.or(names::KEY, given.key, key, parse::key_rule);
+        let auto_create_topics =
+            kafka::auto_create_topics(given.auto_create_topics, &kafka_properties, &mut check);
         let memory_limit = check.or(names::MEMORY_LIMIT, given.memory_limit, 16 * MIB, |text| {
             parse::size(text, MIB..=(65_536 * MIB))
         });
@@ -212,13 +229,17 @@ impl Config {
             table,
             slot,
             publication,
+            source,
             batch_size: batch_size as usize,
             process_interval,
             operation_timeout,
             max_retries,
             after_publish,
             backlog,
+            on_poison,
+            dead_letters_per_minute,
             key,
+            auto_create_topics,
             memory_limit,
             http_listen,
             log,
@@ -242,13 +263,17 @@ impl fmt::Debug for Config {
             .field("table", &self.table)
             .field("slot", &self.slot)
             .field("publication", &self.publication)
+            .field("source", &self.source)
             .field("batch_size", &self.batch_size)
             .field("process_interval", &self.process_interval)
             .field("operation_timeout", &self.operation_timeout)
             .field("max_retries", &self.max_retries)
             .field("after_publish", &self.after_publish)
             .field("backlog", &self.backlog)
+            .field("on_poison", &self.on_poison)
+            .field("dead_letters_per_minute", &self.dead_letters_per_minute)
             .field("key", &self.key)
+            .field("auto_create_topics", &self.auto_create_topics)
             .field("memory_limit", &self.memory_limit)
             .field("http_listen", &self.http_listen)
             .field("log", &self.log)

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use crate::config::conninfo::{self, Options};
 use crate::config::database::{Env, SslMode, TlsSettings};
 use crate::config::faults::{Fault, Wrong};
-use crate::config::settings::names::DATABASE_URL;
+use crate::config::names::DATABASE_URL;
 
 /// Options that tokio-postgres reads, once ours are taken out.
 const KNOWN: &[&str] = &[

@@ -28,6 +28,22 @@ impl TableName {
     pub fn quoted(&self) -> String {
         format!("{}.{}", quote(&self.schema), quote(&self.name))
     }
+
+    /// The table of the dead letters that belongs to this outbox.
+    pub fn dead_letter(&self) -> TableName {
+        const SUFFIX: &str = "_dead_letter";
+        let name = if self.name == "outbox" {
+            "dead_letter".to_owned()
+        } else {
+            // Postgres would cut the end off, and with it what tells the two tables apart.
+            let kept = self.name.floor_char_boundary(NAME_BYTES_MAX - SUFFIX.len());
+            format!("{}{SUFFIX}", &self.name[..kept])
+        };
+        TableName {
+            schema: self.schema.clone(),
+            name,
+        }
+    }
 }
 
 impl fmt::Display for TableName {

@@ -12,28 +12,7 @@ use clap::{Args, Command};
 use serde::{Deserialize, Deserializer};
 
 use crate::config::faults::{Fault, Wrong, may_be_secret};
-
-/// The variables' names, which faults use as well.
-pub(crate) mod names {
-    pub(crate) const DATABASE_URL: &str = "DATABASE_URL";
-    pub(crate) const DATABASE_PASSWORD_FILE: &str = "DATABASE_PASSWORD_FILE";
-    pub(crate) const KAFKA_BROKERS: &str = "KAFKA_BROKERS";
-    pub(crate) const KAFKA_PROPERTIES: &str = "KAFKA_PROPERTIES";
-    pub(crate) const TABLE: &str = "OUTBOX_TABLE";
-    pub(crate) const SLOT: &str = "OUTBOX_SLOT";
-    pub(crate) const PUBLICATION: &str = "OUTBOX_PUBLICATION";
-    pub(crate) const BATCH_SIZE: &str = "OUTBOX_BATCH_SIZE";
-    pub(crate) const PROCESS_INTERVAL: &str = "OUTBOX_PROCESS_INTERVAL";
-    pub(crate) const OPERATION_TIMEOUT: &str = "OUTBOX_OPERATION_TIMEOUT";
-    pub(crate) const MAX_RETRIES: &str = "OUTBOX_MAX_RETRIES";
-    pub(crate) const AFTER_PUBLISH: &str = "OUTBOX_AFTER_PUBLISH";
-    pub(crate) const BACKLOG: &str = "OUTBOX_BACKLOG";
-    pub(crate) const KEY: &str = "OUTBOX_KEY";
-    pub(crate) const MEMORY_LIMIT: &str = "OUTBOX_MEMORY_LIMIT";
-    pub(crate) const HTTP_LISTEN: &str = "OUTBOX_HTTP_LISTEN";
-    pub(crate) const LOG: &str = "OUTBOX_LOG";
-    pub(crate) const LOG_FORMAT: &str = "OUTBOX_LOG_FORMAT";
-}
+use crate::config::names;
 
 /// All settings, each as it was given or `None`. Build it from flags and environment with clap,
 /// from a file with [`Settings::load`], or by hand, and turn it into a
@@ -87,12 +66,17 @@ pub struct Settings {
     #[serde(deserialize_with = "scalar")]
     pub publication: Option<String>,
 
-    /// Write back as soon as this many events wait for it [default: 10]
+    /// Where events are read from: slot, or poll where no slot is allowed [default: slot]
+    #[arg(long, env = names::SOURCE, hide_env_values = true, value_name = "CHOICE")]
+    #[serde(deserialize_with = "scalar")]
+    pub source: Option<String>,
+
+    /// Write back as soon as this many events wait for it; with poll, rows a poll [default: 10]
     #[arg(long, env = names::BATCH_SIZE, hide_env_values = true, value_name = "COUNT")]
     #[serde(deserialize_with = "scalar")]
     pub batch_size: Option<String>,
 
-    /// The longest that a write-back waits [default: 5s]
+    /// The longest that a write-back waits; with poll, the time between polls [default: 5s]
     #[arg(long, env = names::PROCESS_INTERVAL, hide_env_values = true, value_name = "TIME")]
     #[serde(deserialize_with = "scalar")]
     pub process_interval: Option<String>,
@@ -118,10 +102,25 @@ pub struct Settings {
     #[serde(deserialize_with = "scalar")]
     pub backlog: Option<String>,
 
+    /// Events that cannot be published: dead-letter, park-key or halt [default: dead-letter]
+    #[arg(long, env = names::ON_POISON, hide_env_values = true, value_name = "CHOICE")]
+    #[serde(deserialize_with = "scalar")]
+    pub on_poison: Option<String>,
+
+    /// More dead letters than this in a minute stop the publisher [default: 1000]
+    #[arg(long, env = names::DEAD_LETTERS_PER_MINUTE, hide_env_values = true, value_name = "COUNT")]
+    #[serde(deserialize_with = "scalar")]
+    pub dead_letters_per_minute: Option<String>,
+
     /// The records' key: column:NAME, payload:/json/pointer or none [default: column:event_type]
     #[arg(long, env = names::KEY, hide_env_values = true, value_name = "RULE")]
     #[serde(deserialize_with = "scalar")]
     pub key: Option<String>,
+
+    /// Whether brokers may create a topic that is not there: true or false [default: false]
+    #[arg(long, env = names::AUTO_CREATE_TOPICS, hide_env_values = true, value_name = "CHOICE")]
+    #[serde(deserialize_with = "scalar")]
+    pub auto_create_topics: Option<String>,
 
     /// Bytes of events in flight, at least 1MiB [default: 16MiB]
     #[arg(long, env = names::MEMORY_LIMIT, hide_env_values = true, value_name = "SIZE")]
@@ -262,13 +261,20 @@ impl Settings {
             table: or(self.table, other.table),
             slot: or(self.slot, other.slot),
             publication: or(self.publication, other.publication),
+            source: or(self.source, other.source),
             batch_size: or(self.batch_size, other.batch_size),
             process_interval: or(self.process_interval, other.process_interval),
             operation_timeout: or(self.operation_timeout, other.operation_timeout),
             max_retries: or(self.max_retries, other.max_retries),
             after_publish: or(self.after_publish, other.after_publish),
             backlog: or(self.backlog, other.backlog),
+            on_poison: or(self.on_poison, other.on_poison),
+            dead_letters_per_minute: or(
+                self.dead_letters_per_minute,
+                other.dead_letters_per_minute,
+            ),
             key: or(self.key, other.key),
+            auto_create_topics: or(self.auto_create_topics, other.auto_create_topics),
             memory_limit: or(self.memory_limit, other.memory_limit),
             http_listen: or(self.http_listen, other.http_listen),
             log: or(self.log, other.log),

@@ -81,6 +81,7 @@ fn defaults_are_those_of_the_manual() {
         (AfterPublish::Mark, Backlog::Auto)
     );
     assert_eq!(config.key, KeyRule::Column("event_type".to_owned()));
+    assert!(!config.auto_create_topics && !config.compresses());
     assert_eq!(config.memory_limit, 16 << 20);
     assert_eq!(config.http_listen.unwrap().to_string(), "127.0.0.1:9464");
     assert_eq!(
@@ -106,6 +107,7 @@ fn every_setting_takes_the_value_that_it_is_given() {
         "--after-publish=delete",
         "--backlog=halt",
         "--key=payload:/order/id",
+        "--auto-create-topics=true",
         "--memory-limit=64MiB",
         "--http-listen=off",
         "--log=info,outboxd=debug",
@@ -131,6 +133,7 @@ fn every_setting_takes_the_value_that_it_is_given() {
         (AfterPublish::Delete, Backlog::Halt)
     );
     assert_eq!(config.key, KeyRule::Pointer("/order/id".to_owned()));
+    assert!(config.auto_create_topics);
     assert_eq!((config.memory_limit, config.http_listen), (64 << 20, None));
     assert_eq!(config.log, "info,outboxd=debug");
     assert_eq!(config.log_format, LogFormat::Json);
@@ -200,6 +203,11 @@ fn each_wrong_value_is_told_by_name_with_what_to_write() {
             "after_publish",
             "forget",
             "OUTBOX_AFTER_PUBLISH `forget` is not one of its choices; write mark, delete or keep",
+        ),
+        (
+            "source",
+            "wal",
+            "OUTBOX_SOURCE `wal` is not one of its choices; write slot or poll",
         ),
         (
             "backlog",
@@ -397,6 +405,29 @@ fn keeping_rows_skips_the_backlog_and_does_not_go_with_publishing_it() {
         "{fault}"
     );
     build(with("backlog", "halt").or(with("after_publish", "keep"))).unwrap();
+}
+
+#[test]
+fn polling_goes_with_marks_and_deletes_and_with_nothing_that_is_about_a_slots_making() {
+    assert_eq!(build(valid()).unwrap().source, Source::Slot);
+    for after_publish in ["mark", "delete"] {
+        let settings = with("source", "poll").or(with("after_publish", after_publish));
+        assert_eq!(build(settings).unwrap().source, Source::Poll);
+    }
+    let polls = |name, value| only_fault(build(with(name, value).or(with("source", "poll"))));
+    let fault = polls("after_publish", "keep");
+    assert!(
+        fault.starts_with("OUTBOX_AFTER_PUBLISH cannot be keep with OUTBOX_SOURCE=poll"),
+        "{fault}"
+    );
+    for backlog in ["skip", "halt"] {
+        let fault = polls("backlog", backlog);
+        assert!(
+            fault.starts_with("OUTBOX_BACKLOG cannot be skip or halt with OUTBOX_SOURCE=poll"),
+            "{fault}"
+        );
+    }
+    build(with("backlog", "publish").or(with("source", "poll"))).unwrap();
 }
 
 #[test]
@@ -767,6 +798,64 @@ fn reveals(text: &str) -> bool {
 }
 
 #[test]
+fn topics_are_created_by_our_setting_or_by_librdkafkas_which_means_the_same() {
+    let given = |setting: Option<&str>, property: Option<&str>| {
+        let property = property.map(|value| format!("allow.auto.create.topics={value}"));
+        build(Settings {
+            auto_create_topics: setting.map(str::to_owned),
+            kafka: property.into_iter().collect(),
+            ..valid()
+        })
+    };
+    for (setting, property, creates) in [
+        (None, None, false),
+        (Some("true"), None, true),
+        (Some("false"), None, false),
+        (None, Some("true"), true),
+        (None, Some("1"), true),
+        (None, Some("FALSE"), false),
+        (Some("true"), Some("true"), true),
+        (Some("false"), Some("false"), false),
+    ] {
+        let config = given(setting, property).unwrap();
+        assert_eq!(
+            config.auto_creates_topics(),
+            creates,
+            "{setting:?} {property:?}"
+        );
+    }
+    for (setting, property) in [("true", "false"), ("false", "true")] {
+        let faults = given(Some(setting), Some(property)).unwrap_err();
+        assert_eq!(
+            faults.to_string(),
+            "OUTBOX_AUTO_CREATE_TOPICS says the opposite of allow.auto.create.topics, which means \
+             the same; remove the property"
+        );
+    }
+    let faults = given(Some("yes"), None).unwrap_err();
+    assert_eq!(
+        faults.to_string(),
+        "OUTBOX_AUTO_CREATE_TOPICS `yes` is not one of its choices; write true or false"
+    );
+}
+
+#[test]
+fn a_codec_other_than_none_compresses() {
+    for (name, value, compresses) in [
+        ("compression.codec", "zstd", true),
+        ("compression.type", "lz4", true),
+        ("compression.codec", "none", false),
+        ("linger.ms", "5", false),
+    ] {
+        let config = build(Settings {
+            kafka: vec![format!("{name}={value}")],
+            ..valid()
+        });
+        assert_eq!(config.unwrap().compresses(), compresses, "{name}={value}");
+    }
+}
+
+#[test]
 fn nothing_that_can_be_printed_holds_a_secret() {
     let settings = Settings {
         database_url: Some(format!("postgres://u:{SECRET}@h/d")),
@@ -793,6 +882,7 @@ fn nothing_that_can_be_printed_holds_a_secret() {
         "http_listen",
         "log",
         "after_publish",
+        "source",
     ] {
         let told = build(with(name, &format!("postgres://u:{SECRET}@h/d"))).unwrap_err();
         assert!(!reveals(&format!("{told} {told:?}")), "{name}: {told}");

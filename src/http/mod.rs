@@ -168,7 +168,7 @@ fn readiness(status: &Status) -> Result<(), String> {
     match status.phase {
         // To wait for the lock is what a standby is for, however long.
         Phase::Standby => return Ok(()),
-        Phase::Streaming => {}
+        Phase::Streaming | Phase::Polling => {}
         Phase::Connecting | Phase::Reconnecting => return Err(unready("not connected", status)),
         Phase::Backlog => return Err(unready("publishing the backlog", status)),
         Phase::Stopping => return Err(unready("stopping", status)),

@@ -100,7 +100,9 @@ fn rows_of(status: &Status) -> Vec<(&'static str, String)> {
         );
         rows.push(("waiting for", wait));
     }
-    rows.push(("slot", status.slot.clone()));
+    if let Some(slot) = &status.slot {
+        rows.push(("slot", slot.clone()));
+    }
     if let Some(slot) = &status.slot_health {
         let unsigned = |value: i64| bytes(u64::try_from(value).unwrap_or(0));
         rows.push(("slot lag", unsigned(slot.lag_bytes)));
@@ -113,15 +115,12 @@ fn rows_of(status: &Status) -> Vec<(&'static str, String)> {
         let active = if slot.active { "active" } else { "not active" };
         rows.push(("slot's state", format!("{state}, {active}")));
     }
-    rows.push(("publication", status.publication.clone()));
-    rows.push((
-        "received up to",
-        status.received_lsn.clone().unwrap_or_else(absent),
-    ));
-    rows.push((
-        "confirmed up to",
-        status.confirmed_lsn.clone().unwrap_or_else(absent),
-    ));
+    if let Some(publication) = &status.publication {
+        rows.push(("publication", publication.clone()));
+        let up_to = |lsn: &Option<String>| lsn.clone().unwrap_or_else(absent);
+        rows.push(("received up to", up_to(&status.received_lsn)));
+        rows.push(("confirmed up to", up_to(&status.confirmed_lsn)));
+    }
     rows.push(("reconnects", grouped(status.reconnects)));
     rows.push((
         "last error",

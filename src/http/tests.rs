@@ -15,8 +15,8 @@ fn streaming() -> Status {
     Status {
         phase: Phase::Streaming,
         waiting: None,
-        slot: "outboxd_orders".to_owned(),
-        publication: "outboxd".to_owned(),
+        slot: Some("outboxd_orders".to_owned()),
+        publication: Some("outboxd".to_owned()),
         table: "outbox.outbox".to_owned(),
         system_id: None,
         timeline: None,

@@ -63,7 +63,7 @@ fn is_about_credentials(error: &LastError) -> bool {
     )
 }
 
-fn unreachable(brokers: &str, last: Option<LastError>) -> Error {
+pub(crate) fn unreachable(brokers: &str, last: Option<LastError>) -> Error {
     let error = Error::transient(
         Code::Connect,
         format!("no Kafka broker answers at {brokers}"),

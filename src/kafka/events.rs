@@ -11,10 +11,13 @@ use rdkafka::ClientContext;
 use rdkafka::Message as _;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::KafkaError;
+use rdkafka::message::{BorrowedMessage, Headers as _};
 use rdkafka::producer::{DeliveryResult, ProducerContext};
 use rdkafka::types::RDKafkaErrorCode;
 
-use crate::kafka::{Refusal, Report};
+use crate::kafka::suspicion::Suspicion;
+use crate::kafka::{Action, Refusal, Report};
+use crate::outbox::OwnedRecord;
 
 /// A line of one kind is logged once in this time; an outage repeats itself many times a second.
 const QUIET: Duration = Duration::from_secs(30);
@@ -59,6 +62,7 @@ pub(crate) struct Events {
 #[derive(Debug, Default)]
 struct State {
     reports: Vec<Report>,
+    suspicion: Suspicion,
     down_since: Option<Instant>,
     last_error: Option<LastError>,
     fatal: bool,
@@ -90,6 +94,20 @@ impl Events {
         count
     }
 
+    pub(crate) fn trust(&self, topic: &str, failure: u64) {
+        self.state().suspicion.trust(topic, failure);
+    }
+
+    /// Failures so far.
+    pub(crate) fn failure_count(&self) -> u64 {
+        self.state().suspicion.failure_count()
+    }
+
+    /// Numbers failures behind those of the producer before this one.
+    pub(crate) fn count_on_from(&self, failures: u64) {
+        self.state().suspicion.count_on_from(failures);
+    }
+
     pub(crate) fn is_fatal(&self) -> bool {
         self.state().fatal
     }
@@ -112,24 +130,48 @@ impl ProducerContext for Events {
     type DeliveryOpaque = usize;
 
     fn delivery(&self, result: &DeliveryResult<'_>, ticket: usize) {
-        let outcome = match result {
-            Ok(_) => Ok(()),
+        let (message, outcome) = match result {
+            Ok(message) => (message, Ok(())),
             Err((error, message)) => {
                 let code = error
                     .rdkafka_error_code()
                     .unwrap_or(RDKafkaErrorCode::Unknown);
-                Err(Refusal::new(code, message.topic(), message.partition()))
+                let refusal = Refusal::new(code, message.topic(), message.partition());
+                (message, Err(refusal))
             }
         };
+        let partition = message.partition();
         let mut state = self.state();
-        if outcome.is_ok() {
-            state.down_since = None;
-        }
+        let (suspect, outcome) = match outcome {
+            Ok(()) => {
+                state.down_since = None;
+                let suspicion = &state.suspicion;
+                let suspect = !suspicion.is_none() && suspicion.holds(message.topic(), partition);
+                (suspect, Ok(()))
+            }
+            // What is withdrawn is withdrawn whole, and nothing is appended behind it.
+            Err(refusal) if refusal.action() == Action::Rewind => (true, Err(refusal)),
+            Err(refusal) => {
+                let number = state.suspicion.suspect(message.topic(), partition);
+                (true, Err(refusal.numbered(number)))
+            }
+        };
         state.reports.push(Report {
             ticket: ticket as u64,
             outcome,
+            partition,
+            record: suspect.then(|| Box::new(copy(message))),
         });
     }
+}
+
+/// The record that this report is about: librdkafka holds it until the report has been taken, also
+/// when it was appended.
+fn copy(message: &BorrowedMessage<'_>) -> OwnedRecord {
+    let headers = message.headers();
+    let headers = headers.into_iter().flat_map(|list| list.iter());
+    let headers = headers.map(|header| (header.key, header.value.unwrap_or_default()));
+    OwnedRecord::new(message.topic(), message.key(), message.payload(), headers)
 }
 
 impl ClientContext for Events {

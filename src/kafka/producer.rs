@@ -13,25 +13,29 @@
 //! **Order.** Idempotence lets five requests of a connection be under way and still appends a
 //! partition's records in the order of the [`send`](Producer::send) calls, each once, through
 //! retries and leader changes. It does not hold behind a refusal: what was sent after a refused
-//! record is appended all the same.
+//! record is appended all the same. So that order can be made good, the reports of a partition come
+//! in the order of sending, and from its first failure on each brings its record back, whatever
+//! became of it, until [`Producer::trust`] is called.
 //! <https://kafka.apache.org/documentation/#producerconfigs_enable.idempotence>
 //!
 //! All of it happens on the caller's thread: librdkafka's own threads put events on a queue,
 //! [`Producer::take_reports`] empties it, [`Producer::reported`] says when that is worth while.
 
 use std::fmt;
+use std::mem;
 
 use rdkafka::error::KafkaError;
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _, PurgeConfig};
 use rdkafka::types::RDKafkaErrorCode;
+use tokio::task::JoinHandle;
 
 use crate::config::Config;
 use crate::error::{Code, Error, Result};
 use crate::kafka::events::{Events, Health};
 use crate::kafka::wake::WakingProducer;
 use crate::kafka::{Refusal, settings};
-use crate::outbox::{Record, check_topic};
+use crate::outbox::{OwnedRecord, Record, check_topic};
 
 // A ticket travels through librdkafka as a pointer.
 const _: () = assert!(usize::BITS >= u64::BITS);
@@ -43,6 +47,11 @@ pub struct Report {
     pub ticket: u64,
     /// Appended and acknowledged by all in-sync replicas, or why not.
     pub outcome: Result<(), Refusal>,
+    /// The partition, or a negative number where the record did not get as far as being given one.
+    pub partition: i32,
+    /// The record itself: of each that failed, and from the first failure of a partition on of all
+    /// that it took.
+    pub(crate) record: Option<Box<OwnedRecord>>,
 }
 
 /// Why [`Producer::send`] did not take a record. It will get no report.
@@ -76,6 +85,8 @@ impl fmt::Display for SendError {
 pub struct Producer {
     client: WakingProducer<Events>,
     in_flight: u64,
+    /// The producer before this one, while it is ending.
+    leaving: Option<JoinHandle<()>>,
 }
 
 impl Producer {
@@ -95,7 +106,35 @@ impl Producer {
         Ok(Producer {
             client,
             in_flight: 0,
+            leaving: None,
         })
+    }
+
+    /// Puts a new producer in the place of one that is of no more use. What the old one had in
+    /// flight is forgotten, and no report of it is ever seen: it has to be sent again.
+    ///
+    /// Waits until the old one has closed its connections, which takes a second or two and does not
+    /// hold up the thread: what is sent again should not be overtaken by what was under way. When
+    /// the waiting is given up the new one stands in its place all the same, and the old one goes
+    /// on ending; there is never more than one that does. When it fails, this one stays.
+    pub async fn renew(&mut self, config: &Config) -> Result<()> {
+        self.alone().await;
+        let fresh = Producer::new(config)?;
+        let failures = self.client.producer().context().failure_count();
+        fresh.client.producer().context().count_on_from(failures);
+        let old = mem::replace(self, fresh);
+        self.leaving = Some(tokio::task::spawn_blocking(move || drop(old)));
+        self.alone().await;
+        Ok(())
+    }
+
+    /// Waits for the end of the producer before this one.
+    async fn alone(&mut self) {
+        if let Some(leaving) = &mut self.leaving {
+            // It fails only when the runtime is shutting down.
+            let _ = leaving.await;
+            self.leaving = None;
+        }
     }
 
     /// Queues a record. When this is `Ok`, exactly one report with `ticket` follows; otherwise
@@ -107,6 +146,21 @@ impl Producer {
             record.topic,
             record.key,
             record.value,
+            record.headers(),
+            ticket,
+        )
+    }
+
+    /// The same for a record that was kept.
+    pub(crate) fn send_owned(
+        &mut self,
+        record: &OwnedRecord,
+        ticket: u64,
+    ) -> Result<(), SendError> {
+        self.send_parts(
+            record.topic(),
+            record.key(),
+            record.value(),
             record.headers(),
             ticket,
         )
@@ -157,6 +211,13 @@ impl Producer {
         self.in_flight -= taken as u64;
     }
 
+    /// Ends the suspicion of all partitions of a topic: its reports no longer bring their records
+    /// back, until the next failure. To be called when all is in order up to this failure, the last
+    /// of the topic that was reported; one that was not read yet keeps the topic suspect.
+    pub fn trust(&mut self, topic: &str, failure: u64) {
+        self.client.producer().context().trust(topic, failure);
+    }
+
     /// Resolves when there may be reports to take; at once if there are some. It can also resolve
     /// for nothing.
     ///
@@ -173,8 +234,8 @@ impl Producer {
 
     /// Withdraws all that is not acknowledged, queued or under way. Does not block; it is done when
     /// [`in_flight`](Producer::in_flight) is 0, since each withdrawn record still yields its
-    /// report, with [`Cause::Purged`](crate::kafka::Cause::Purged). Not to be followed by a `send`,
-    /// which the purge may catch too.
+    /// report, with [`Action::Rewind`](crate::kafka::Action::Rewind). Not to be followed by a
+    /// `send`, which the purge may catch too.
     pub fn purge(&mut self) {
         self.client
             .producer()
@@ -194,7 +255,7 @@ impl Producer {
     }
 
     fn fatal_error(&self) -> Error {
-        // A new producer starts a new sequence, so this passes with a restart of the session.
+        // A new producer starts a new sequence, so this passes with `renew`.
         let error = Error::transient(Code::Publish, "the Kafka producer failed for good");
         match self.client.producer().client().fatal_error() {
             Some((code, _)) => error.source(code),

@@ -15,9 +15,10 @@ use rdkafka::types::{RDKafkaApiKey, RDKafkaErrorCode, RDKafkaRespErr};
 
 use crate::config::{Config, Settings};
 use crate::error::Code;
-use crate::kafka::{Cause, Producer, Report, SendError, reachable};
+use crate::kafka::{Action, Producer, Report, SendError, reachable};
+use crate::outbox::OwnedRecord;
 
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 type Cluster = MockCluster<'static, DefaultProducerContext>;
 
@@ -28,7 +29,7 @@ fn cluster(topic: &str, partitions: i32) -> (Cluster, Config) {
     (cluster, config)
 }
 
-fn config(brokers: &str) -> Config {
+pub(crate) fn config(brokers: &str) -> Config {
     Config::from_settings(Settings {
         database_url: Some("postgresql://nobody@localhost/none".to_owned()),
         kafka_brokers: Some(brokers.to_owned()),
@@ -42,7 +43,7 @@ fn send(producer: &mut Producer, key: &[u8], value: &[u8], ticket: u64) -> Resul
 }
 
 /// Waits for `count` reports the way the engine does: woken, then taking what is there.
-async fn reports(producer: &mut Producer, count: usize) -> Vec<Report> {
+pub(crate) async fn reports(producer: &mut Producer, count: usize) -> Vec<Report> {
     let mut reports = Vec::new();
     let all = async {
         producer.take_reports(&mut reports);
@@ -97,7 +98,7 @@ fn consumed(brokers: &str, topic: &str, partitions: i32, count: usize) -> Vec<Ve
     values
 }
 
-fn tickets(reports: &[Report]) -> Vec<u64> {
+pub(crate) fn tickets(reports: &[Report]) -> Vec<u64> {
     let mut tickets: Vec<u64> = reports.iter().map(|report| report.ticket).collect();
     tickets.sort_unstable();
     tickets
@@ -278,7 +279,7 @@ async fn a_refused_record_is_reported_with_its_place_and_the_producer_lives_on()
     let refusal = refused[0].outcome.clone().unwrap_err();
     assert_eq!((refusal.topic(), refusal.partition()), ("orders", Some(0)));
     assert_eq!(refusal.code(), RDKafkaErrorCode::MessageSizeTooLarge);
-    assert_eq!(refusal.cause(), Cause::Record);
+    assert_eq!(refusal.action(), Action::Refuse);
     assert!(producer.fatal().is_none());
     send(&mut producer, b"k", b"1", 1).unwrap();
     assert!(reports(&mut producer, 1).await[0].outcome.is_ok());
@@ -294,7 +295,7 @@ async fn a_purge_ends_every_record_with_one_report() {
     let reports = reports(&mut producer, 5_000).await;
     assert_eq!(tickets(&reports), (0..5_000).collect::<Vec<_>>());
     for report in reports {
-        assert_eq!(report.outcome.unwrap_err().cause(), Cause::Purged);
+        assert_eq!(report.outcome.unwrap_err().action(), Action::Rewind);
     }
     assert_eq!(producer.in_flight(), 0);
 }
@@ -324,7 +325,7 @@ async fn a_name_that_no_topic_can_have_is_refused_without_asking_the_broker() {
         .send_parts("or ders", Some(b"k"), Some(b"v"), [].into_iter(), 1)
         .unwrap_err()
     {
-        SendError::Refused(refusal) => assert_eq!(refusal.cause(), Cause::Topic),
+        SendError::Refused(refusal) => assert_eq!(refusal.action(), Action::Refuse),
         other => panic!("{other:?}"),
     }
     assert_eq!(producer.in_flight(), 0);
@@ -392,6 +393,133 @@ async fn waiting_for_reports_may_be_cancelled_at_any_time() {
         .await
         .expect("a wake-up was lost");
     assert_eq!(tickets(&reports), (0..3_000).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_failure_brings_back_its_record_and_those_behind_it_until_the_topic_is_trusted() {
+    let (cluster, config) = cluster("orders", 1);
+    let mut producer = Producer::new(&config).unwrap();
+    send(&mut producer, b"k", b"before", 0).unwrap();
+    let before = reports(&mut producer, 1).await;
+    assert!(before[0].record.is_none() && before[0].partition == 0);
+
+    cluster.request_errors(
+        RDKafkaApiKey::Produce,
+        &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_INVALID_RECORD],
+    );
+    let headers: [(&str, &[u8]); 2] = [("outbox_id", b"17"), ("empty", b"")];
+    producer
+        .send_parts("orders", None, Some(b"bad"), headers.into_iter(), 1)
+        .unwrap();
+    let failed = reports(&mut producer, 1).await.remove(0);
+    let refusal = failed.outcome.unwrap_err();
+    assert_eq!(refusal.name(), "INVALID_RECORD");
+    let record = *failed.record.unwrap();
+    let sent = OwnedRecord::new("orders", None, Some(b"bad"), headers.into_iter());
+    assert_eq!(record, sent);
+
+    producer.send_owned(&record, 2).unwrap();
+    let again = reports(&mut producer, 1).await.remove(0);
+    assert!(again.outcome.is_ok());
+    assert_eq!(*again.record.unwrap(), sent);
+    send(&mut producer, b"k", b"", 3).unwrap();
+    let behind = reports(&mut producer, 1).await.remove(0).record.unwrap();
+    assert_eq!(
+        *behind,
+        OwnedRecord::new("orders", Some(b"k"), Some(b""), [].into_iter())
+    );
+
+    producer.trust("another", refusal.number());
+    send(&mut producer, b"k", b"v", 4).unwrap();
+    assert!(reports(&mut producer, 1).await[0].record.is_some());
+    producer.trust("orders", refusal.number() - 1);
+    send(&mut producer, b"k", b"v", 4).unwrap();
+    let unseen = "trust from before a failure says nothing about it";
+    assert!(
+        reports(&mut producer, 1).await[0].record.is_some(),
+        "{unseen}"
+    );
+    producer.trust("orders", refusal.number());
+    send(&mut producer, b"k", b"v", 5).unwrap();
+    assert!(reports(&mut producer, 1).await[0].record.is_none());
+}
+
+#[tokio::test]
+async fn what_is_withdrawn_brings_its_record_back_and_puts_nothing_under_suspicion() {
+    let (cluster, config) = cluster("orders", 1);
+    let mut producer = Producer::new(&config).unwrap();
+    send(&mut producer, b"k", b"0", 0).unwrap();
+    reports(&mut producer, 1).await;
+    cluster.broker_down(-1).unwrap();
+    send(&mut producer, b"k", b"1", 1).unwrap();
+    producer.purge();
+    let purged = reports(&mut producer, 1).await.remove(0);
+    assert_eq!(purged.outcome.unwrap_err().action(), Action::Rewind);
+    assert_eq!(purged.record.unwrap().value(), Some(&b"1"[..]));
+    cluster.broker_up(-1).unwrap();
+    send(&mut producer, b"k", b"2", 2).unwrap();
+    let after = reports(&mut producer, 1).await.remove(0);
+    assert!(after.outcome.is_ok() && after.record.is_none());
+}
+
+#[test]
+fn a_report_is_small_and_the_common_one_holds_nothing() {
+    assert_eq!(size_of::<Report>(), 4 * size_of::<usize>());
+}
+
+#[tokio::test]
+async fn a_producer_that_failed_for_good_is_renewed_and_its_records_are_never_reported() {
+    let (cluster, config) = cluster("orders", 1);
+    let mut producer = Producer::new(&config).unwrap();
+    send(&mut producer, b"k", b"0", 0).unwrap();
+    reports(&mut producer, 1).await;
+    cluster.request_errors(
+        RDKafkaApiKey::Produce,
+        &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER],
+    );
+    send(&mut producer, b"k", b"1", 1).unwrap();
+    let failed = reports(&mut producer, 1).await.remove(0);
+    assert_eq!(failed.outcome.unwrap_err().action(), Action::Fatal);
+    producer.renew(&config).await.unwrap();
+    assert!(producer.fatal().is_none());
+    send(&mut producer, b"k", b"1", 3).unwrap();
+    let report = reports(&mut producer, 1).await.remove(0);
+    assert_eq!(report.ticket, 3);
+    assert!(report.outcome.is_ok() && report.record.is_none());
+    let arrived = consumed(&cluster.bootstrap_servers(), "orders", 1, 2);
+    assert_eq!(arrived, [[b"0".to_vec(), b"1".to_vec()]]);
+}
+
+#[tokio::test]
+async fn a_renewed_producer_forgets_what_was_in_flight_and_the_thread_is_not_held_up() {
+    let (cluster, config) = cluster("orders", 1);
+    let mut producer = Producer::new(&config).unwrap();
+    cluster.broker_down(-1).unwrap();
+    send_numbered(&mut producer, 0..1_000);
+    // The runtime has this thread alone: whatever held it up would keep the counter from counting.
+    let mut turns = 0;
+    {
+        let mut renewing = std::pin::pin!(producer.renew(&config));
+        let counted = async {
+            loop {
+                tokio::select! {
+                    biased;
+                    renewed = &mut renewing => return renewed,
+                    () = tokio::task::yield_now() => turns += 1,
+                }
+            }
+        };
+        tokio::time::timeout(PATIENCE, counted)
+            .await
+            .unwrap()
+            .unwrap();
+    }
+    assert!(turns > 1, "{turns} turns");
+    assert_eq!(producer.in_flight(), 0);
+    cluster.broker_up(-1).unwrap();
+    send(&mut producer, b"k", b"v", 5_000).unwrap();
+    assert_eq!(tickets(&reports(&mut producer, 1).await), [5_000]);
+    assert_eq!(producer.in_flight(), 0);
 }
 
 #[tokio::test]

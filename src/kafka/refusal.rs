@@ -1,14 +1,14 @@
-//! What a broker's or librdkafka's error code means for the record that got it.
+//! Why a record was not appended, and what a person can do about it.
 //!
-//! One table ([`Refusal::cause`]) decides, by code alone and never by text. A code that is not in
-//! it is taken for an outage: something new must be waited out and seen by a person, it must never
-//! cost an event. The codes: <https://kafka.apache.org/protocol.html#protocol_error_codes>
+//! What is to be done about it without a person, the table of [`action`](crate::kafka::action)
+//! decides.
 
 use std::fmt;
 
 use rdkafka::types::RDKafkaErrorCode;
 
 use crate::error::{Code, Error};
+use crate::kafka::action::{self, Action};
 
 /// Why a record was not appended. One pointer wide, since nearly every outcome is a success.
 #[derive(Clone)]
@@ -19,23 +19,7 @@ struct Inner {
     code: RDKafkaErrorCode,
     topic: String,
     partition: i32,
-}
-
-/// Whose fault a refusal is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Cause {
-    /// The record's own, or that of a neighbour in its batch: size, timestamp, a missing key on a
-    /// compacted topic.
-    Record,
-    /// The topic is not there, may not be written, or its name is not allowed.
-    Topic,
-    /// The cluster's: it may pass, and no event may be blamed for it.
-    Outage,
-    /// Nobody's: the record was withdrawn by [`Producer::purge`](crate::kafka::Producer::purge) or
-    /// by a dying producer.
-    Purged,
-    /// The producer's: it can be used no longer, a new one is needed.
-    Producer,
+    number: u64,
 }
 
 impl Refusal {
@@ -44,7 +28,20 @@ impl Refusal {
             code,
             topic: topic.to_owned(),
             partition,
+            number: 0,
         }))
+    }
+
+    /// Numbers a failure that a report tells of.
+    pub(crate) fn numbered(mut self, number: u64) -> Self {
+        self.0.number = number;
+        self
+    }
+
+    /// Grows from failure to failure, for [`Producer::trust`](crate::kafka::Producer::trust); 0 for a record that the producer did
+    /// not take.
+    pub fn number(&self) -> u64 {
+        self.0.number
     }
 
     /// The error code, as librdkafka names it.
@@ -68,40 +65,19 @@ impl Refusal {
         self.code() == RDKafkaErrorCode::PurgeInflight
     }
 
-    /// Whose fault it is.
-    pub fn cause(&self) -> Cause {
-        use RDKafkaErrorCode as K;
-        match self.code() {
-            K::MessageSizeTooLarge
-            | K::MessageBatchTooLarge
-            | K::InvalidMessage
-            | K::InvalidMessageSize
-            | K::InvalidRecord
-            | K::InvalidDifferentRecord
-            | K::InvalidTimestamp
-            | K::UnsupportedForMessageFormat
-            | K::PolicyViolation => Cause::Record,
-            K::InvalidTopic
-            | K::UnknownTopic
-            | K::UnknownTopicOrPartition
-            | K::UnknownPartition
-            | K::TopicAuthorizationFailed => Cause::Topic,
-            K::PurgeQueue | K::PurgeInflight => Cause::Purged,
-            K::Fatal
-            | K::Fenced
-            | K::ProducerFenced
-            | K::GaplessGuarantee
-            | K::OutOfOrderSequenceNumber
-            | K::DuplicateSequenceNumber
-            | K::UnknownProducerId
-            | K::InvalidProducerEpoch
-            | K::BrokerDestroy => Cause::Producer,
-            _ => Cause::Outage,
-        }
+    /// What is to be done about it. A code that nobody has thought about is an outage.
+    pub fn action(&self) -> Action {
+        action::listed(self.code()).unwrap_or(Action::Wait)
+    }
+
+    /// The code's name for filters and alerts, as librdkafka has it: `INVALID_RECORD`,
+    /// `MSG_SIZE_TOO_LARGE`.
+    pub fn name(&self) -> String {
+        action::name(self.code())
     }
 
     /// What a person can do about it, where that is known.
-    fn remedy(&self) -> Option<&'static str> {
+    pub(crate) fn remedy(&self) -> Option<&'static str> {
         use RDKafkaErrorCode as K;
         Some(match self.code() {
             K::MessageSizeTooLarge | K::MessageBatchTooLarge | K::InvalidMessageSize => {
@@ -109,17 +85,21 @@ impl Refusal {
             }
             K::InvalidTopic => "a topic's name has 1 to 249 of the characters a-z A-Z 0-9 . _ -",
             K::UnknownTopic | K::UnknownTopicOrPartition | K::UnknownPartition => {
-                "create the topic, or set allow.auto.create.topics=true in the Kafka properties"
+                "create the topic, or let brokers create topics with OUTBOX_AUTO_CREATE_TOPICS=true"
             }
             K::TopicAuthorizationFailed => "give the Kafka user WRITE and DESCRIBE on the topic",
             K::ClusterAuthorizationFailed => {
                 "give the Kafka user IDEMPOTENT_WRITE on the cluster, or WRITE on the topic"
             }
             K::InvalidRecord => {
-                "a compacted topic takes no record without a key, and a topic may limit timestamps"
+                "a compacted topic takes no record without a key; the broker's log says what it was"
             }
             K::InvalidTimestamp => {
-                "see the topic's message.timestamp.before.max.ms and message.timestamp.after.max.ms"
+                "records carry the time at which they are sent: compare this machine's clock with \
+                 the broker's; the topic's message.timestamp.*.max.ms say how far they may differ"
+            }
+            K::Authentication | K::SaslAuthenticationFailed | K::UnsupportedSASLMechanism => {
+                "check security.protocol and sasl.* in the Kafka properties"
             }
             _ => return None,
         })
@@ -142,19 +122,19 @@ impl From<Refusal> for Error {
             Some(partition) => format!("topic {} partition {partition}", refusal.topic()),
             None => format!("topic {}", refusal.topic()),
         };
-        let error = match refusal.cause() {
-            Cause::Record | Cause::Topic => {
+        let error = match refusal.action() {
+            Action::Refuse => {
                 Error::fatal(Code::Publish, format!("Kafka refused a record for {place}"))
             }
-            Cause::Outage => Error::transient(
+            Action::Wait => Error::transient(
                 Code::Publish,
                 format!("Kafka could not take a record for {place}"),
             ),
-            Cause::Purged => Error::transient(
+            Action::Rewind => Error::transient(
                 Code::Publish,
                 format!("a record for {place} was withdrawn before Kafka had acknowledged it"),
             ),
-            Cause::Producer => Error::transient(
+            Action::Fatal => Error::transient(
                 Code::Publish,
                 format!("the Kafka producer failed with a record for {place} in hand"),
             ),
@@ -182,9 +162,10 @@ mod tests {
             RDKafkaErrorCode::MessageTimedOut,
             RDKafkaErrorCode::BrokerTransportFailure,
             RDKafkaErrorCode::ThrottlingQuotaExceeded,
+            RDKafkaErrorCode::InvalidTimestamp,
         ] {
             let refusal = Refusal::new(code, "orders", 0);
-            assert_eq!(refusal.cause(), Cause::Outage, "{code:?}");
+            assert_eq!(refusal.action(), Action::Wait, "{code:?}");
             assert!(Error::from(refusal).is_transient());
         }
     }

@@ -38,8 +38,11 @@ pub(crate) fn client(config: &Config) -> ClientConfig {
 pub(crate) fn producer(config: &Config) -> ClientConfig {
     let mut settings = client(config);
     settings
-        // A mistyped topic must fail, not come into being.
-        .set("allow.auto.create.topics", "false")
+        // A mistyped topic must fail and not come into being, unless that is wanted.
+        .set(
+            "allow.auto.create.topics",
+            config.auto_creates_topics().to_string(),
+        )
         // A record that finds the connection idle leaves at once: any wait, however short, is
         // rounded up to two milliseconds. Under load the requests that are under way let batches
         // grow by themselves, as large as with a wait.

@@ -10,15 +10,23 @@
 //! without an allocation.
 //!
 //! This room knows neither slots nor brokers. What is wrong with a single row, and only with that
-//! row, is an error of code [`Code::Publish`](crate::error::Code::Publish).
+//! row, is an error of code [`Code::Publish`](crate::error::Code::Publish). An event that cannot be
+//! published becomes a [`Letter`], which [`DeadLetters`] keeps for a person ([`letters`]) to decide
+//! about.
 
 mod columns;
+mod dead_letter;
 mod event;
+mod filing;
 mod json;
 mod letter;
+mod letter_json;
+pub mod letters;
 mod owned;
+mod requests;
 mod router;
 mod table;
+mod table_batch;
 mod topic;
 mod write_back;
 mod writer;
@@ -29,11 +37,15 @@ mod columns_tests;
 mod router_tests;
 
 pub use columns::Columns;
+pub use dead_letter::DeadLetters;
+pub(crate) use dead_letter::known;
 pub use event::{Event, Printed};
-pub(crate) use letter::{Closing, Fault, Letter, Request, Wish};
-pub(crate) use owned::OwnedRecord;
+pub use letter::{Closing, Fault, Letter, ParkedKey, Request, Wish};
+pub use owned::OwnedRecord;
 pub use router::{Origin, Record, Router};
-pub(crate) use table::{PAGE, TableRow, UnpublishedRows};
+pub use table::UnpublishedRows;
+pub(crate) use table::{BATCH, TableRow};
+pub(crate) use table_batch::{Read, SAVEPOINT};
 pub use topic::{TopicFault, check_topic};
 pub(crate) use write_back::{CurrentServer, Mark, WriteBack};
 pub use writer::{NewEvent, PAYLOAD_BYTES_MAX, Payload, Writer};

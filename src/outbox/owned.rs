@@ -6,11 +6,13 @@
 
 use std::fmt;
 
+use crate::lsn::Lsn;
 use crate::outbox::Record;
+use crate::outbox::router::footprint;
 
 /// A record that outlives what it was made from.
 #[derive(Clone, PartialEq, Eq)]
-pub(crate) struct OwnedRecord {
+pub struct OwnedRecord {
     topic: Box<str>,
     key: Option<Box<[u8]>>,
     value: Option<Box<[u8]>>,
@@ -19,7 +21,7 @@ pub(crate) struct OwnedRecord {
 
 impl OwnedRecord {
     /// A copy of these parts.
-    pub(crate) fn new<'a>(
+    pub fn new<'a>(
         topic: &str,
         key: Option<&[u8]>,
         value: Option<&[u8]>,
@@ -36,29 +38,40 @@ impl OwnedRecord {
     }
 
     /// The topic.
-    pub(crate) fn topic(&self) -> &str {
+    pub fn topic(&self) -> &str {
         &self.topic
     }
 
     /// The key.
-    pub(crate) fn key(&self) -> Option<&[u8]> {
+    pub fn key(&self) -> Option<&[u8]> {
         self.key.as_deref()
     }
 
     /// The value.
-    pub(crate) fn value(&self) -> Option<&[u8]> {
+    pub fn value(&self) -> Option<&[u8]> {
         self.value.as_deref()
     }
 
     /// The headers in their order.
-    pub(crate) fn headers(&self) -> impl Iterator<Item = (&str, &[u8])> {
+    pub fn headers(&self) -> impl Iterator<Item = (&str, &[u8])> {
         self.headers
             .iter()
             .map(|(name, value)| (name.as_ref(), value.as_ref()))
     }
 
+    /// The bytes that count against the memory budget, as those of a [`Record`].
+    pub fn size(&self) -> usize {
+        footprint(self.key(), self.value(), self.headers())
+    }
+
+    /// The commit of its transaction and its place in it, of an event that came from the stream.
+    pub fn place(&self) -> Option<(Lsn, u32)> {
+        let lsn = self.header("outbox_lsn")?.parse().ok()?;
+        Some((lsn, self.header("outbox_index")?.parse().ok()?))
+    }
+
     /// The first header of this name, if it is text.
-    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+    pub fn header(&self, name: &str) -> Option<&str> {
         let (_, value) = self.headers().find(|(known, _)| *known == name)?;
         std::str::from_utf8(value).ok()
     }

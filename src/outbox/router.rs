@@ -88,6 +88,12 @@ enum Part<'a> {
     Bytes(Range<usize>),
 }
 
+/// Key and value of a record, before it is put together.
+pub(crate) struct Parts<'a> {
+    key: Option<Part<'a>>,
+    value: Option<Part<'a>>,
+}
+
 impl Router {
     /// A router that takes keys by this rule.
     pub fn new(key: &KeyRule) -> Self {
@@ -113,6 +119,12 @@ impl Router {
     ///
     /// [`Code::Publish`] when this row, and no other, cannot become a record.
     pub fn record<'a>(&'a mut self, event: &Event<'a>, origin: Origin) -> Result<Record<'a>> {
+        let parts = self.prepare(event, origin)?;
+        Ok(self.assemble(&parts, event, origin))
+    }
+
+    /// The first half of [`record`](Router::record): everything that can fail.
+    pub(crate) fn prepare<'a>(&mut self, event: &Event<'a>, origin: Origin) -> Result<Parts<'a>> {
         self.text.clear();
         self.text.shrink_to(SCRATCH_KEPT);
         self.bytes.clear();
@@ -125,17 +137,36 @@ impl Router {
             None => None,
         };
         let key = self.find_key(event, value.as_ref())?;
-        let this = &*self;
-        let (ours, our_count) = this.our_headers(event, origin);
-        Ok(Record {
+        Ok(Parts { key, value })
+    }
+
+    /// In place of [`prepare`](Router::prepare) for a row that cannot become a record: its payload as Postgres prints it, no key
+    /// and no headers of its own.
+    pub(crate) fn bare<'a>(&mut self, event: &Event<'a>) -> Parts<'a> {
+        self.headers.clear();
+        let value = event.payload.map(|payload| match payload {
+            Printed::Verbatim(text) | Printed::Hex(text) => Part::Event(text),
+        });
+        Parts { key: None, value }
+    }
+
+    /// The second half of [`record`](Router::record).
+    pub(crate) fn assemble<'a>(
+        &'a self,
+        parts: &Parts<'a>,
+        event: &Event<'a>,
+        origin: Origin,
+    ) -> Record<'a> {
+        let (ours, our_count) = self.our_headers(event, origin);
+        Record {
             topic: event.topic,
-            key: key.map(|part| this.resolve(part)),
-            value: value.map(|part| this.resolve(part)),
+            key: parts.key.as_ref().map(|part| self.resolve(part)),
+            value: parts.value.as_ref().map(|part| self.resolve(part)),
             ours,
             our_count,
-            theirs: &this.headers,
-            text: &this.text,
-        })
+            theirs: &self.headers,
+            text: &self.text,
+        }
     }
 
     fn print_origin(&mut self, origin: Origin) {
@@ -237,11 +268,11 @@ impl Router {
         Ok(Part::Bytes(start..self.bytes.len()))
     }
 
-    fn resolve<'a>(&'a self, part: Part<'a>) -> &'a [u8] {
+    fn resolve<'a>(&'a self, part: &Part<'a>) -> &'a [u8] {
         match part {
             Part::Event(bytes) => bytes,
-            Part::Text(range) => self.text.as_bytes().get(range).unwrap_or_default(),
-            Part::Bytes(range) => self.bytes.get(range).unwrap_or_default(),
+            Part::Text(range) => self.text.as_bytes().get(range.clone()).unwrap_or_default(),
+            Part::Bytes(range) => self.bytes.get(range.clone()).unwrap_or_default(),
         }
     }
 
@@ -306,13 +337,21 @@ impl<'a> Record<'a> {
     /// The bytes that count against the memory budget while the record is in flight: its own and
     /// what it takes to keep it.
     pub fn size(&self) -> usize {
-        let length = |part: Option<&[u8]>| part.map_or(0, <[u8]>::len);
-        let headers = self.headers();
-        let headers: usize = headers
-            .map(|(name, value)| name.len() + value.len() + HEADER_OVERHEAD)
-            .sum();
-        length(self.key) + length(self.value) + headers + RECORD_OVERHEAD
+        footprint(self.key, self.value, self.headers())
     }
+}
+
+/// What a record takes in memory while it is on its way.
+pub(crate) fn footprint<'a>(
+    key: Option<&[u8]>,
+    value: Option<&[u8]>,
+    headers: impl Iterator<Item = (&'a str, &'a [u8])>,
+) -> usize {
+    let length = |part: Option<&[u8]>| part.map_or(0, <[u8]>::len);
+    let headers: usize = headers
+        .map(|(name, value)| name.len() + value.len() + HEADER_OVERHEAD)
+        .sum();
+    length(key) + length(value) + headers + RECORD_OVERHEAD
 }
 
 // Key, value and headers are the users' data: a debug print that finds its way into a log must not

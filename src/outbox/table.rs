@@ -1,32 +1,35 @@
-//! Reading unpublished rows from the table: the way of everything that the slot does not bring (the backlog of a first start, healing).
+//! Reading unpublished rows from the table: the way of everything that the slot does not bring (the backlog of a first start, healing,
+//! polling).
 //!
-//! Reads by ascending id, a page at a time and never the same row twice in a pass, so that a pass ends whatever cannot be marked. An index
-//! `(id) WHERE published_at IS NULL` makes a page cost what it holds. A row becomes the same [`Event`](crate::outbox::Event) as an insert
-//! from the stream; only what the stream alone knows is absent.
+//! Reads by ascending id, a batch at a time and never the same row twice in a pass, so that a pass ends whatever cannot be marked. An index
+//! `(id) WHERE published_at IS NULL` makes a batch cost what it holds. A row becomes the same [`Event`](crate::outbox::Event) as an insert
+//! from the stream; only what the stream alone knows is absent. A row with an open dead letter is left out
+//! everywhere: it waits for a person, and what becomes of it is decided there.
 
 use std::collections::HashSet;
-use std::pin::Pin;
 
-use futures_util::TryStreamExt;
 use tokio_postgres::{Row, RowStream};
 
 use crate::config::{Config, TableName};
 use crate::error::Result;
-use crate::outbox::{Columns, Event};
-use crate::postgres::{Session, TableShape};
+use crate::outbox::dead_letter::OPEN;
+use crate::outbox::table_batch::{Batch, Found};
+use crate::outbox::{Columns, Event, Fault};
+use crate::postgres::{ServerError, Session, TableShape};
 
-/// Rows a page: one statement, and so one snapshot of the server, for no longer than this takes.
-pub(crate) const PAGE: usize = 1_000;
-
-/// A part of a page that is held at a time, up to one row more.
-const PART_BYTES: usize = 1 << 20;
+/// Rows a batch, where nobody asks for another number.
+pub(crate) const BATCH: usize = 1_000;
 
 /// The statements for one table, as it is now.
 #[derive(Debug)]
-pub(crate) struct UnpublishedRows {
+pub struct UnpublishedRows {
     table: TableName,
+    reading: String,
     columns: Columns,
-    page: String,
+    list: String,
+    read: String,
+    one: String,
+    unpublished: String,
 }
 
 /// One row, as it was read.
@@ -37,6 +40,11 @@ pub(crate) struct TableRow {
 }
 
 impl TableRow {
+    pub(super) fn new(row: Row) -> Self {
+        let fields = row.len() - 3;
+        TableRow { row, fields }
+    }
+
     /// The transaction that inserted the row, or changed it last.
     pub(crate) fn xid(&self) -> u32 {
         self.row.get::<_, i64>(self.fields + 1) as u32
@@ -58,43 +66,101 @@ impl UnpublishedRows {
     ///
     /// # Errors
     /// `CONFIG_ERROR` when a column that is needed is not there.
-    pub(crate) fn new(config: &Config, shape: &TableShape) -> Result<Self> {
+    pub fn new(config: &Config, shape: &TableShape) -> Result<Self> {
         let columns = shape.columns.iter().filter(|column| column.can_select);
         let columns = columns.map(|column| (column.name.as_str(), column.type_name.as_str()));
         let columns = Columns::of_table(&config.table, columns, &config.key)?;
-        let list = columns.select_list();
+        let columns_list = columns.select_list();
         // The session's time zone is the writers', so a timestamp without zone means the same moment to both.
         let created = match shape.column("created_at") {
             Some(_) => "(extract(epoch FROM o.created_at::timestamptz) * 1000000)::bigint",
             None => "NULL::bigint",
         };
-        let page = format!(
-            "SELECT {list}, o.id::bigint, o.xmin::text::bigint, {created} FROM {table} \
-             AS o WHERE o.published_at IS NULL AND o.id > $1::bigint ORDER BY o.id LIMIT {PAGE}",
-            table = config.table.quoted(),
+        let name = config.table.quoted();
+        let unpublished = format!(
+            "o.published_at IS NULL AND NOT EXISTS (SELECT FROM {letters} AS d \
+                 WHERE d.outbox_id = o.id::text AND d.{OPEN})",
+            letters = config.table.dead_letter().quoted(),
         );
+        let list = format!(
+            "SELECT o.id::bigint, o.xmin::text::bigint, coalesce(pg_column_size(o.event_payload), 0)::bigint \
+              FROM {name} AS o WHERE {unpublished} AND o.id > $1::bigint ORDER BY o.id LIMIT $2::bigint",
+        );
+        let select = format!(
+            "SELECT {columns_list}, o.id::bigint, o.xmin::text::bigint, {created} FROM {name} AS o",
+        );
+        let read =
+            format!("{select} WHERE {unpublished} AND o.id = ANY ($1::bigint[]) ORDER BY o.id");
+        // Of a partitioned table, whose partitions may know an id twice, the unpublished one.
+        let one =
+            format!("{select} WHERE o.id = $1::bigint ORDER BY o.published_at NULLS FIRST LIMIT 1");
         Ok(UnpublishedRows {
             table: config.table.clone(),
+            reading: format!("reading unpublished rows of {}", config.table),
             columns,
-            page,
+            list,
+            read,
+            one,
+            unpublished,
         })
     }
 
-    /// Begins to read the next page of unpublished rows above `after`, by id. A page of fewer than [`PAGE`] rows is the last.
-    /// The session can do nothing else until the page has been read.
-    pub(crate) async fn page<'s>(&self, session: &'s Session, after: i64) -> Result<Page<'s>> {
-        let what = format!("reading unpublished rows of {}", self.table);
-        let stream = session
-            .bounded(&what, session.query_raw(&self.page, [after]))
+    pub(crate) fn table(&self) -> &TableName {
+        &self.table
+    }
+
+    /// The statement that reads the one row with this id, whatever became of it.
+    pub(crate) fn one(&self) -> &str {
+        &self.one
+    }
+
+    /// The next unpublished rows above `after`, by id, at most `limit` of them.
+    pub(crate) async fn batch(&self, session: &Session, after: i64, limit: usize) -> Result<Batch> {
+        let found = self.list(session, after, limit).await?;
+        let is_full = found.len() == limit;
+        Ok(Batch::new(found, is_full, false))
+    }
+
+    /// The same in a session that has imported a snapshot and then set [`SAVEPOINT`](crate::outbox::SAVEPOINT).
+    pub(crate) async fn batch_of_snapshot(&self, session: &Session, after: i64) -> Result<Batch> {
+        let found = self.list(session, after, BATCH).await?;
+        let is_full = found.len() == BATCH;
+        Ok(Batch::new(found, is_full, true))
+    }
+
+    async fn list(&self, session: &Session, after: i64, limit: usize) -> Result<Vec<Found>> {
+        let limit = limit as i64;
+        let rows = session
+            .rows(&self.reading, &self.list, &[&after, &limit])
             .await?;
-        Ok(Page {
-            session,
-            what,
-            stream: Box::pin(stream),
-            ended: false,
-            count: 0,
-            last: after,
-        })
+        let found = |row: &Row| Found {
+            id: row.get(0),
+            xid: row.get::<_, i64>(1) as u32,
+            stored_bytes: row.get(2),
+        };
+        Ok(rows.iter().map(found).collect())
+    }
+
+    /// What is being done while rows are read, for errors.
+    pub(super) fn reading(&self) -> &str {
+        &self.reading
+    }
+
+    /// Those of the rows that are unpublished, by id.
+    pub(super) async fn stream(
+        &self,
+        session: &Session,
+        ids: &[i64],
+    ) -> Result<RowStream, tokio_postgres::Error> {
+        session.query_raw(&self.read, [ids]).await
+    }
+
+    /// What is to be said of a row that the server cannot print.
+    pub(super) fn unreadable(&self, id: i64, server: &ServerError) -> Fault {
+        Fault {
+            code: "ROW_UNREADABLE".to_owned(),
+            message: format!("row {id} of {} cannot be read: {server}", self.table),
+        }
     }
 
     /// The row's event.
@@ -119,11 +185,12 @@ impl UnpublishedRows {
     pub(crate) async fn survey(&self, session: &Session, limit: i64) -> Result<Survey> {
         let what = format!("counting unpublished rows of {}", self.table);
         let survey = format!(
-            "WITH unpublished AS (SELECT created_at::text AS at FROM {table} \
-                                  WHERE published_at IS NULL ORDER BY id LIMIT $1) \
+            "WITH unpublished AS (SELECT o.created_at::text AS at FROM {table} AS o \
+                                  WHERE {unpublished} ORDER BY o.id LIMIT $1) \
              SELECT count(*), min(at), EXISTS (SELECT FROM {table} WHERE published_at IS NOT NULL) \
              FROM unpublished",
-            table = self.table.quoted()
+            table = self.table.quoted(),
+            unpublished = self.unpublished,
         );
         let row = session
             .bounded(&what, session.query_one(&survey, &[&limit]))
@@ -133,50 +200,6 @@ impl UnpublishedRows {
             oldest: row.get(1),
             ever_marked: row.get(2),
         })
-    }
-}
-
-/// A page that is being read. However large its rows are, only a part of it is in memory.
-pub(crate) struct Page<'s> {
-    session: &'s Session,
-    what: String,
-    stream: Pin<Box<RowStream>>,
-    /// A stream that has ended must not be asked again.
-    ended: bool,
-    count: usize,
-    last: i64,
-}
-
-impl Page<'_> {
-    /// The next rows; none at the end of the page.
-    pub(crate) async fn rows(&mut self) -> Result<Vec<TableRow>> {
-        let mut rows = Vec::new();
-        let mut bytes = 0;
-        while bytes < PART_BYTES && !self.ended {
-            let next = self.session.bounded(&self.what, self.stream.try_next());
-            let Some(row) = next.await? else {
-                self.ended = true;
-                break;
-            };
-            bytes += row.raw_size_bytes();
-            rows.push(TableRow {
-                fields: row.len() - 3,
-                row,
-            });
-        }
-        self.count += rows.len();
-        self.last = rows.last().map_or(self.last, TableRow::id);
-        Ok(rows)
-    }
-
-    /// How many rows were read so far.
-    pub(crate) fn count(&self) -> usize {
-        self.count
-    }
-
-    /// The highest id that was read so far.
-    pub(crate) fn last(&self) -> i64 {
-        self.last
     }
 }
 

@@ -2,10 +2,23 @@
 //!
 //! A broker refuses such a name for good (`INVALID_TOPIC_EXCEPTION`), so a record that carries one
 //! can never be delivered. The rule is that of Kafka's own
-//! `org.apache.kafka.common.internals.Topic`.
+//! `org.apache.kafka.common.internals.Topic`. What lies in Kafka's own topics is for brokers and
+//! coordinators, and what lies in outboxd's for outboxd: an event there would be refused, or worse,
+//! be taken for one of their records.
 
 /// The longest name: it becomes a file's name on the broker, with room for the partition's number.
 const NAME_BYTES_MAX: usize = 249;
+
+/// Kafka's own topics.
+const KAFKAS_OWN: [&str; 4] = [
+    "__consumer_offsets",
+    "__transaction_state",
+    "__share_group_state",
+    "__cluster_metadata",
+];
+
+/// How the names of outboxd's own topics begin.
+const OUR_OWN: &str = "__outboxd";
 
 /// Why a name cannot be a topic's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -22,6 +35,9 @@ pub enum TopicFault {
     /// It has a character other than ASCII letters, digits, `.`, `_` and `-`.
     #[error("the topic's name has a character other than ASCII letters, digits, `.`, `_` and `-`")]
     Character,
+    /// Kafka or outboxd itself keeps its records there.
+    #[error("the topic is Kafka's or outboxd's own and takes no events")]
+    Reserved,
 }
 
 /// Whether Kafka takes `name` for a topic.
@@ -36,6 +52,7 @@ pub fn check_topic(name: &str) -> Result<(), TopicFault> {
         "." | ".." => Err(TopicFault::Dots),
         _ if !name.bytes().all(legal) => Err(TopicFault::Character),
         _ if name.len() > NAME_BYTES_MAX => Err(TopicFault::TooLong),
+        _ if KAFKAS_OWN.contains(&name) || name.starts_with(OUR_OWN) => Err(TopicFault::Reserved),
         _ => Ok(()),
     }
 }
@@ -46,7 +63,15 @@ mod tests {
 
     #[test]
     fn names_that_kafka_takes_are_legal() {
-        for name in ["orders", "a", "Orders.v1_eu-west", "...", &"x".repeat(249)] {
+        for name in [
+            "orders",
+            "a",
+            "Orders.v1_eu-west",
+            "...",
+            "__mine",
+            "outboxd",
+            &"x".repeat(249),
+        ] {
             assert_eq!(check_topic(name), Ok(()), "{name}");
         }
     }
@@ -62,6 +87,12 @@ mod tests {
             ("größe", TopicFault::Character),
             ("a\n", TopicFault::Character),
             (&"x".repeat(250), TopicFault::TooLong),
+            ("__consumer_offsets", TopicFault::Reserved),
+            ("__transaction_state", TopicFault::Reserved),
+            ("__share_group_state", TopicFault::Reserved),
+            ("__cluster_metadata", TopicFault::Reserved),
+            ("__outboxd", TopicFault::Reserved),
+            ("__outboxd_progress", TopicFault::Reserved),
         ] {
             assert_eq!(check_topic(name), Err(fault), "{name}");
         }

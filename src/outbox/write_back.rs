@@ -3,8 +3,9 @@
 //! The slot moves only past events whose rows are settled here, so that what the table shows as unpublished is what is
 //! unpublished. Decides for each row of a batch whether it is settled; never drops one. Asks no clock: a row that cannot be seen is
 //! judged by the transaction that inserted it (`pg_xact_status`), since under synchronous replication an event is streamed before its row
-//! is visible, for as long as the standby is away. A locked row is passed over and stays unsettled; so is a row that the table itself refuses
-//! to change (a constraint, a trigger), after the batch was halved down to it. Errors of table or server are the caller's to retry.
+//! is visible, for as long as the standby is away. A locked row is passed over and stays unsettled. A row that the table itself refuses
+//! to change (a constraint, a trigger) must not hold the slot for ever: the batch is halved down to it, it is filed among the dead
+//! letters as published and not marked, and is settled then. Errors of table or server are the caller's to retry.
 //!
 //! The update repeats safely: it touches unpublished rows only, so a batch of unknown outcome is just written again.
 
@@ -12,13 +13,22 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use tokio_postgres::Statement;
 use tokio_postgres::error::SqlState;
 
 use crate::config::{AfterPublish, Config, TableName};
 use crate::error::{Code, Error, Result};
-use crate::postgres::{self, Server, Session, sql_error};
+use crate::outbox::filing::file_not_marked;
+use crate::outbox::{Closing, DeadLetters, Letter, ParkedKey, Request, Router, UnpublishedRows};
+use crate::postgres::{self, Server, Session, is_of_the_row, row_fault, sql_error, table};
+
+/// Requests about dead letters that are read at a time.
+const REQUESTS_MAX: usize = 100;
+
+/// Counting dead letters reads an index: what alerts need, and no more often.
+const COUNT_EVERY: Duration = Duration::from_secs(15);
 
 /// One row to mark or delete, and what became of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,6 +51,8 @@ pub(crate) struct WriteBack {
     config: Arc<Config>,
     current: CurrentServer,
     open: Option<Prepared>,
+    /// When the dead letters were counted last.
+    counted: Option<Instant>,
 }
 
 impl WriteBack {
@@ -50,6 +62,7 @@ impl WriteBack {
             config,
             current,
             open: None,
+            counted: None,
         }
     }
 
@@ -59,6 +72,91 @@ impl WriteBack {
     /// Of the table or the server (`WRITE_ERROR`, `CONNECT_ERROR`): the outcome of unsettled rows is then unknown, and the
     /// connection is made anew for the next batch. Also when the server that answers is not the one that streams.
     pub(crate) async fn write(&mut self, marks: &mut [Mark]) -> Result<()> {
+        let prepared = self.prepared().await?;
+        prepared.write(marks).await?;
+        self.open = Some(prepared);
+        Ok(())
+    }
+
+    /// Files letters; see [`DeadLetters::file`].
+    ///
+    /// # Errors
+    /// As of [`write`](WriteBack::write).
+    pub(crate) async fn file(&mut self, letters: &[Letter]) -> Result<()> {
+        let prepared = self.prepared().await?;
+        let system_id = prepared.server.lineage.system_id.to_string();
+        let session = &prepared.session;
+        prepared.letters.file(session, &system_id, letters).await?;
+        self.open = Some(prepared);
+        Ok(())
+    }
+
+    /// Closes letters and settles their rows; see [`DeadLetters::close`].
+    ///
+    /// # Errors
+    /// As of [`write`](WriteBack::write).
+    pub(crate) async fn close(&mut self, closings: &[Closing]) -> Result<()> {
+        let prepared = self.prepared().await?;
+        prepared.letters.close(&prepared.session, closings).await?;
+        self.open = Some(prepared);
+        Ok(())
+    }
+
+    /// Adds an attempt to each of these rows; see [`DeadLetters::count_attempts`].
+    ///
+    /// # Errors
+    /// As of [`write`](WriteBack::write).
+    pub(crate) async fn count_attempts(&mut self, rows: &[i64]) -> Result<()> {
+        let prepared = self.prepared().await?;
+        let session = &prepared.session;
+        prepared.letters.count_attempts(session, rows).await?;
+        self.open = Some(prepared);
+        Ok(())
+    }
+
+    /// What is to be done about dead letters; see [`DeadLetters::requests`].
+    ///
+    /// # Errors
+    /// As of [`write`](WriteBack::write).
+    pub(crate) async fn requests(&mut self) -> Result<Vec<Request>> {
+        let mut prepared = self.prepared().await?;
+        let (session, rows) = (&prepared.session, &prepared.rows);
+        let requests = prepared
+            .letters
+            .requests(session, rows, &mut prepared.router, REQUESTS_MAX)
+            .await?;
+        self.open = Some(prepared);
+        Ok(requests)
+    }
+
+    /// Which keys are parked; see [`DeadLetters::parked_keys`].
+    ///
+    /// # Errors
+    /// As of [`write`](WriteBack::write).
+    pub(crate) async fn parked_keys(&mut self) -> Result<Vec<ParkedKey>> {
+        let prepared = self.prepared().await?;
+        let keys = prepared.letters.parked_keys(&prepared.session).await?;
+        self.open = Some(prepared);
+        Ok(keys)
+    }
+
+    /// How many letters are in each open state, where that was not counted a short while ago; see [`DeadLetters::counts`].
+    ///
+    /// # Errors
+    /// As of [`write`](WriteBack::write).
+    pub(crate) async fn counts_if_due(&mut self) -> Result<Option<Vec<(String, i64)>>> {
+        if self.counted.is_some_and(|at| at.elapsed() < COUNT_EVERY) {
+            return Ok(None);
+        }
+        let prepared = self.prepared().await?;
+        let counts = prepared.letters.counts(&prepared.session).await?;
+        self.open = Some(prepared);
+        self.counted = Some(Instant::now());
+        Ok(Some(counts))
+    }
+
+    /// The session that is open, if it still fits, or a new one.
+    async fn prepared(&mut self) -> Result<Prepared> {
         let current = self.current.borrow().clone();
         let current = current.ok_or_else(|| {
             Error::transient(
@@ -66,13 +164,10 @@ impl WriteBack {
                 "no replication session says which server to write to",
             )
         })?;
-        let prepared = match self.open.take() {
-            Some(open) if open.server == current && !open.session.is_closed() => open,
-            _ => Prepared::open(&self.config, current).await?,
-        };
-        prepared.write(marks).await?;
-        self.open = Some(prepared);
-        Ok(())
+        match self.open.take() {
+            Some(open) if open.server == current && !open.session.is_closed() => Ok(open),
+            _ => Prepared::open(&self.config, current).await,
+        }
     }
 }
 
@@ -85,6 +180,9 @@ struct Prepared {
     update: Statement,
     update_unlocked: Statement,
     look: Statement,
+    letters: DeadLetters,
+    rows: UnpublishedRows,
+    router: Router,
 }
 
 impl Prepared {
@@ -97,6 +195,10 @@ impl Prepared {
             return Err(Error::transient(Code::Write, message));
         }
         let table = config.table.clone();
+        let shape = table::read(&session, &table).await?;
+        let shape = shape.ok_or_else(|| {
+            Error::transient(Code::Write, format!("the table {table} is not there"))
+        })?;
         let name = table.quoted();
         let marks = "SET published_at = CURRENT_TIMESTAMP, \
                      times_attempted = coalesce(times_attempted, 0) + 1";
@@ -131,6 +233,9 @@ impl Prepared {
                 .bounded(&what, session.prepare(&update_unlocked))
                 .await?,
             look: session.bounded(&what, session.prepare(&look)).await?,
+            letters: DeadLetters::new(config, &shape),
+            rows: UnpublishedRows::new(config, &shape)?,
+            router: Router::new(&config.key),
             session,
             server,
             table,
@@ -151,14 +256,30 @@ impl Prepared {
                     parts.push(left);
                 }
                 Err(error) if is_of_the_row(&error) => {
-                    let row = part.first().map_or(0, |mark| mark.row);
-                    tracing::error!(row, error = %error, "row cannot be marked as published");
+                    for mark in part {
+                        self.file(mark, &error).await?;
+                    }
                 }
                 Err(error) => {
                     return Err(sql_error(format!("writing back to {}", self.table), error));
                 }
             }
         }
+        Ok(())
+    }
+
+    /// Kafka has the row's event, and the table will not hear of it: somebody has to look, and the others go on.
+    async fn file(&self, mark: &mut Mark, error: &tokio_postgres::Error) -> Result<()> {
+        let (row, cause) = (mark.row, row_fault(error));
+        tracing::error!(
+            row,
+            state = cause.0,
+            error = cause.1,
+            "row cannot be marked as published"
+        );
+        let system_id = self.server.lineage.system_id.to_string();
+        file_not_marked(&self.session, &self.table, &system_id, row, cause).await?;
+        mark.settled = true;
         Ok(())
     }
 
@@ -229,15 +350,6 @@ impl Prepared {
 
 /// Locked rows must not hold up the batch for longer than this.
 const LOCK_TIMEOUT: &str = "SET lock_timeout = '1s'";
-
-/// 22xxx, 23xxx and what a trigger raises: the row's own fault, not the table's or the server's.
-fn is_of_the_row(error: &tokio_postgres::Error) -> bool {
-    error.code().is_some_and(|state| {
-        ["22", "23", "P0"]
-            .iter()
-            .any(|class| state.code().starts_with(class))
-    })
-}
 
 fn is_lock_trouble(error: &tokio_postgres::Error) -> bool {
     let states = [

@@ -6,6 +6,7 @@
 //! meaning. Values are read with `Row::get`, which panics on another type than asked for: every
 //! column's type is fixed by the statement's own casts.
 
+pub mod lock;
 mod pooler;
 pub mod preflight;
 pub mod publication;
@@ -25,6 +26,7 @@ use crate::error::{Code, Error, Result};
 pub(crate) use self::preflight::Fault;
 pub use self::session::{Session, connect};
 pub use self::sqlstate::ServerError;
+pub(crate) use self::sqlstate::{is_of_the_row, is_unreadable, row_fault};
 pub use self::table::TableShape;
 
 /// One history of the log. Log positions and row ids of one lineage mean nothing in another.

@@ -5,7 +5,7 @@
 //! cannot mark its rows would hold the log back. Nothing here changes anything. What only the
 //! moment decides (a slot in use, a transaction in the way) is not looked at.
 
-use crate::config::{AfterPublish, Backlog, Config, KeyRule};
+use crate::config::{AfterPublish, Backlog, Config, KeyRule, Source};
 use crate::error::{Code, Error, Result};
 use crate::postgres::table::{self, Column, TableShape, quoted};
 use crate::postgres::{Session, publication, slot};
@@ -43,12 +43,12 @@ impl Fault {
 }
 
 /// Checks server, role, table, publication and slots against `config`, and returns the table's
-/// shape.
+/// shape. Polling needs the table alone.
 ///
 /// Fatal with every fault in one line; transient when the server is a standby, which may be
 /// promoted.
 pub async fn check(session: &Session, config: &Config) -> Result<TableShape> {
-    let mut faults = server_faults(session).await?;
+    let mut faults = server_faults(session, config).await?;
     let shape = table::read(session, &config.table).await?;
     match &shape {
         None => {
@@ -60,33 +60,43 @@ pub async fn check(session: &Session, config: &Config) -> Result<TableShape> {
         }
         Some(shape) => {
             faults.extend(table_faults(shape, config, session).await?);
-            faults.extend(publication_faults(session, config, shape).await?);
+            faults.extend(dead_letter_fault(session, config).await?);
+            if config.source == Source::Slot {
+                faults.extend(publication_faults(session, config, shape).await?);
+            }
         }
     }
+    if config.source == Source::Slot {
+        faults.extend(slot_fault(session, config).await?);
+    }
+    match combined(faults) {
+        Some(error) => Err(error),
+        None => Ok(shape.expect("a table that is missing is a fault")),
+    }
+}
+
+async fn slot_fault(session: &Session, config: &Config) -> Result<Option<Fault>> {
     match slot::read(session, &config.slot).await {
-        Ok(Some(_)) => {}
+        Ok(Some(_)) => Ok(None),
         Ok(None) => {
             let (used, max) = slot::used_and_max(session).await?;
             let needed = used + SLOTS_NEEDED;
-            if needed > max {
-                faults.push(Fault::slot(
+            let fault = || {
+                Fault::slot(
                     format!("{used} of {max} replication slots are in use and a start needs two"),
                     format!(
                         "drop a slot that nobody reads, or ALTER SYSTEM SET max_replication_slots \
                          = {needed} and restart the server"
                     ),
-                ));
-            }
+                )
+            };
+            Ok((needed > max).then(fault))
         }
-        Err(error) if error.is_transient() => return Err(error),
-        Err(error) => faults.push(Fault::config(
+        Err(error) if error.is_transient() => Err(error),
+        Err(error) => Ok(Some(Fault::config(
             error.message(),
             error.remedy().unwrap_or("look at pg_replication_slots"),
-        )),
-    }
-    match combined(faults) {
-        Some(error) => Err(error),
-        None => Ok(shape.expect("a table that is missing is a fault")),
+        ))),
     }
 }
 
@@ -103,7 +113,7 @@ fn combined(mut faults: Vec<Fault>) -> Option<Error> {
     Some(Error::fatal(code, each.collect::<Vec<_>>().join("; ")))
 }
 
-async fn server_faults(session: &Session) -> Result<Vec<Fault>> {
+async fn server_faults(session: &Session, config: &Config) -> Result<Vec<Fault>> {
     // Amazon's managed servers give the right to replicate by membership in a role of their own.
     const SQL: &str = "SELECT pg_catalog.pg_is_in_recovery(),
                 pg_catalog.current_setting('server_version_num')::int8,
@@ -129,6 +139,9 @@ async fn server_faults(session: &Session) -> Result<Vec<Fault>> {
             "records are UTF-8: move the table to a database with encoding UTF8",
         ));
     }
+    if config.source == Source::Poll {
+        return Ok(faults);
+    }
     if wal_level != "logical" && version < DECODING_ON_DEMAND {
         faults.push(Fault::config(
             format!("wal_level is {wal_level}"),
@@ -150,7 +163,8 @@ fn needed_columns(config: &Config) -> Vec<&str> {
     if config.after_publish != AfterPublish::Keep || config.backlog == Backlog::Publish {
         needed.push("id");
     }
-    if config.after_publish == AfterPublish::Mark {
+    // A poller finds by it what is unpublished, whatever becomes of the row afterwards.
+    if config.after_publish == AfterPublish::Mark || config.source == Source::Poll {
         needed.push("published_at");
     }
     if let KeyRule::Column(name) = &config.key
@@ -172,7 +186,7 @@ async fn table_faults(
     let role = quoted(role.get(0));
     let mut faults = column_faults(shape, config);
     faults.extend(right_faults(shape, config, &role));
-    if !shape.logged {
+    if !shape.logged && config.source == Source::Slot {
         faults.push(Fault::config(
             format!(
                 "table {} is unlogged or temporary, so its rows never reach the log",
@@ -211,13 +225,15 @@ fn column_faults(shape: &TableShape, config: &Config) -> Vec<Fault> {
                 format!("table {} has no column {name}", shape.name),
                 "compare it with `outboxd init --print-sql`",
             )),
-            Some(column) if column.generated => faults.push(Fault::config(
-                format!(
-                    "{}.{name} is a generated column, which the stream does not carry",
-                    shape.name
-                ),
-                "let the writers fill an ordinary column",
-            )),
+            Some(column) if column.generated && config.source == Source::Slot => {
+                faults.push(Fault::config(
+                    format!(
+                        "{}.{name} is a generated column, which the stream does not carry",
+                        shape.name
+                    ),
+                    "let the writers fill an ordinary column",
+                ))
+            }
             Some(column) if !type_fits(column) => faults.push(Fault::config(
                 format!("{}.{name} has the type {}", shape.name, column.type_name),
                 "compare it with `outboxd init --print-sql`",
@@ -270,6 +286,41 @@ fn right_faults(shape: &TableShape, config: &Config, role: &str) -> Vec<Fault> {
         AfterPublish::Mark | AfterPublish::Delete | AfterPublish::Keep => {}
     }
     faults
+}
+
+/// Without the dead letters' table, one event that Kafka refuses would hold up all behind it.
+async fn dead_letter_fault(session: &Session, config: &Config) -> Result<Option<Fault>> {
+    const SQL: &str = "SELECT current_user::text, t.found IS NOT NULL, t.found IS NULL
+                OR (SELECT pg_catalog.bool_and(pg_catalog.has_table_privilege(t.found, r.name))
+                      FROM (VALUES ('SELECT'), ('INSERT'), ('UPDATE')) AS r (name))
+           FROM (SELECT (SELECT c.oid FROM pg_catalog.pg_class AS c
+                           JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+                          WHERE n.nspname = $1 AND c.relname = $2 AND c.relkind IN ('r', 'p'))
+                ) AS t (found)";
+    let table = config.table.dead_letter();
+    let names: &[&(dyn tokio_postgres::types::ToSql + Sync)] = &[&table.schema, &table.name];
+    let row = session
+        .row("looking for the dead letters", SQL, names)
+        .await?;
+    let (role, found, may): (&str, bool, bool) = (row.get(0), row.get(1), row.get(2));
+    Ok(match (found, may) {
+        (false, _) => Some(Fault::config(
+            format!("there is no table {table} for the dead letters"),
+            "run `outboxd init`",
+        )),
+        (true, false) => Some(Fault::config(
+            format!(
+                "role {} lacks SELECT, INSERT or UPDATE on {table}",
+                quoted(role)
+            ),
+            format!(
+                "run `outboxd init --role {role}`, or GRANT SELECT, INSERT, UPDATE ON {} TO {}",
+                table.quoted(),
+                quoted(role)
+            ),
+        )),
+        (true, true) => None,
+    })
 }
 
 async fn publication_faults(

@@ -47,6 +47,7 @@ const SETTINGS: &str = "
                    ('transaction_timeout', '0'),
                    ('bytea_output', 'hex'),
                    ('datestyle', 'ISO'),
+                   ('intervalstyle', 'postgres'),
                    ('client_encoding', 'UTF8'),
                    ('extra_float_digits', '3'),
                    ('plan_cache_mode', 'force_custom_plan')

@@ -13,8 +13,13 @@ use crate::postgres::table::quoted;
 const SCHEMA: &str = include_str!("../../sql/schema.sql");
 const CHECKS: &str = include_str!("../../sql/checks.sql");
 const FUNCTION: &str = include_str!("../../sql/write_event.sql");
+const DEAD_LETTER: &str = include_str!("../../sql/dead_letter.sql");
 const PUBLICATION: &str = include_str!("../../sql/publication.sql");
 const ROLE: &str = include_str!("../../sql/role.sql");
+
+/// What `role.sql` says of an attribute that polling does without.
+const REPLICATION_NOTE: &str = "    -- REPLICATION is what streaming, and every function that \
+creates, copies or drops a slot, asks\n    -- for.\n";
 
 const CREATE_INDEX: &str = "CREATE INDEX IF NOT EXISTS";
 const CREATE_INDEX_CONCURRENTLY: &str = "CREATE INDEX CONCURRENTLY IF NOT EXISTS";
@@ -24,8 +29,9 @@ const CREATE_INDEX_CONCURRENTLY: &str = "CREATE INDEX CONCURRENTLY IF NOT EXISTS
 pub struct Setup<'a> {
     /// The outbox table.
     pub table: &'a TableName,
-    /// The publication.
-    pub publication: &'a str,
+    /// The publication; `None` where the table is polled, which needs neither that nor a role that
+    /// may replicate.
+    pub publication: Option<&'a str>,
     /// The role that outboxd will connect as, where it is to be made.
     pub role: Option<&'a str>,
     /// Whether that role may delete rows.
@@ -70,20 +76,40 @@ impl Setup<'_> {
         if self.checks {
             step("constraints", body(CHECKS));
         }
+        step("table of dead letters", body(DEAD_LETTER));
         step("function write_event", body(FUNCTION));
-        step("publication", body(PUBLICATION));
+        if self.publication.is_some() {
+            step("publication", body(PUBLICATION));
+        }
         if self.role.is_some() {
-            let deletes = ROLE.replace("-- GRANT DELETE ON", "GRANT DELETE ON");
-            step("role", body(if self.delete { &deletes } else { ROLE }));
+            step("role", &self.role_sql());
         }
         steps
+    }
+
+    fn role_sql(&self) -> String {
+        let mut sql = body(ROLE).to_owned();
+        if self.delete {
+            sql = sql.replace("-- GRANT DELETE ON", "GRANT DELETE ON");
+        }
+        if self.publication.is_none() {
+            sql = sql
+                .replace(REPLICATION_NOTE, "")
+                .replace("LOGIN REPLICATION", "LOGIN")
+                .replace("rolcanlogin AND rolreplication", "rolcanlogin");
+        }
+        sql
     }
 
     fn fill_in(&self, sql: &str) -> String {
         sql.trim()
             .replace("{{schema}}", &quoted(&self.table.schema))
             .replace("{{table}}", &self.table.quoted())
-            .replace("{{publication}}", &quoted(self.publication))
+            .replace("{{dead_letter}}", &self.table.dead_letter().quoted())
+            .replace(
+                "{{publication}}",
+                &quoted(self.publication.unwrap_or_default()),
+            )
             .replace("{{role}}", &quoted(self.role.unwrap_or_default()))
     }
 
@@ -91,8 +117,14 @@ impl Setup<'_> {
     /// made.
     pub async fn inventory(&self, session: &Session) -> Result<Vec<(String, bool)>> {
         let TableName { schema, name } = self.table;
-        let exists: &[&(dyn tokio_postgres::types::ToSql + Sync)] =
-            &[schema, name, &self.publication, &self.role];
+        let dead_letter = self.table.dead_letter();
+        let exists: &[&(dyn tokio_postgres::types::ToSql + Sync)] = &[
+            schema,
+            name,
+            &self.publication,
+            &self.role,
+            &dead_letter.name,
+        ];
         let row = session
             .row("taking stock of the database", INVENTORY, exists)
             .await?;
@@ -104,9 +136,12 @@ impl Setup<'_> {
                 format!("index {schema}.idx_outbox_unpublished_id"),
                 row.get(3),
             ),
+            (format!("table {dead_letter}"), row.get(8)),
             (format!("function {schema}.write_event"), row.get(4)),
-            (format!("publication {}", self.publication), row.get(5)),
         ];
+        if let Some(publication) = self.publication {
+            things.push((format!("publication {publication}"), row.get(5)));
+        }
         if self.checks {
             things.push((format!("constraints of {}", self.table), row.get(7)));
         }
@@ -133,7 +168,8 @@ const INVENTORY: &str = "
                      JOIN pg_catalog.pg_class AS t ON t.oid = c.conrelid
                      JOIN pg_catalog.pg_namespace AS n ON n.oid = t.relnamespace
                     WHERE n.nspname = $1 AND t.relname = $2
-                      AND c.conname = 'outbox_payload_at_most_10_mib')";
+                      AND c.conname = 'outbox_payload_at_most_10_mib'),
+           EXISTS (SELECT FROM pg_catalog.pg_tables WHERE schemaname = $1 AND tablename = $5)";
 
 /// A file without its head, which tells how to run it by hand.
 fn body(file: &str) -> &str {
@@ -147,7 +183,7 @@ mod tests {
     fn setup<'a>(table: &'a TableName, role: Option<&'a str>) -> Setup<'a> {
         Setup {
             table,
-            publication: "out\"boxd",
+            publication: Some("out\"boxd"),
             role,
             delete: false,
             checks: true,
@@ -186,7 +222,10 @@ mod tests {
                 assert!(index.sql.contains(create), "{}", index.sql);
                 assert_eq!(index.sql.matches(';').count(), 1, "{}", index.sql);
             }
-            let rest = steps.iter().filter(|step| step.purpose != "index");
+            // The dead letters' table is new, and so are its indexes.
+            let rest = steps
+                .iter()
+                .filter(|step| !["index", "table of dead letters"].contains(&step.purpose));
             assert!(
                 rest.into_iter()
                     .all(|step| !step.sql.contains("CREATE INDEX"))
@@ -218,6 +257,21 @@ mod tests {
         assert!(
             deletes.lines().any(|line| line.starts_with("GRANT DELETE")),
             "{deletes}"
+        );
+        let polls = Setup {
+            publication: None,
+            ..setup(&table, Some("relay"))
+        };
+        assert!(
+            polls
+                .steps(false)
+                .iter()
+                .all(|step| step.purpose != "publication")
+        );
+        let polls = role_of(polls).unwrap_or_default().to_uppercase();
+        assert!(
+            polls.contains("LOGIN") && !polls.contains("REPLICATION"),
+            "{polls}"
         );
     }
 }

@@ -130,6 +130,22 @@ pub async fn copy(session: &Session, from: &str, to: &str) -> Result<Lsn> {
     }
 }
 
+/// Confirms a position for a slot that nobody reads from. One that is there already, or past it, stays.
+///
+/// # Errors
+/// Of the server; when somebody reads from it.
+pub(crate) async fn advance(session: &Session, name: &str, to: Lsn) -> Result<()> {
+    let slot = read(session, name).await?;
+    let confirmed = slot.and_then(|slot| slot.confirmed_flush);
+    if confirmed.is_none_or(|confirmed| confirmed >= to) {
+        return Ok(());
+    }
+    let what = format!("confirming {to} for slot {name}");
+    let sql = "SELECT pg_catalog.pg_replication_slot_advance($1, $2::text::pg_lsn)::text";
+    session.rows(&what, sql, &[&name, &to.to_string()]).await?;
+    Ok(())
+}
+
 /// Drops the slot `name`; false when there is none. One that somebody reads from is refused
 /// (55006).
 pub async fn drop(session: &Session, name: &str) -> Result<bool> {

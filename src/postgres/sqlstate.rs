@@ -252,6 +252,41 @@ pub(crate) fn classify(context: impl Into<String>, server: ServerError) -> Error
     }
 }
 
+/// Classes of states that a single row brings about by its values, by a constraint or by its triggers.
+const OF_THE_ROW: [&str; 12] = [
+    "09", "20", "21", "22", "23", "27", "2F", "38", "39", "44", "54", "P0",
+];
+
+/// All other classes of the manual's appendix: of the statement, the table or the server.
+const NOT_OF_THE_ROW: [&str; 32] = [
+    "00", "01", "02", "03", "08", "0A", "0B", "0F", "0L", "0P", "0Z", "10", "24", "25", "26", "28",
+    "2B", "2D", "34", "3B", "3D", "3F", "40", "42", "53", "55", "57", "58", "72", "F0", "HV", "XX",
+];
+
+/// Whether a change failed because of a row and of nothing else. A class that Postgres does not have is a trigger's own.
+pub(crate) fn is_of_the_row(error: &tokio_postgres::Error) -> bool {
+    error.code().is_some_and(|state| {
+        let class = state.code().get(..2).unwrap_or_default();
+        OF_THE_ROW.contains(&class) || !NOT_OF_THE_ROW.contains(&class)
+    })
+}
+
+/// Whether a row cannot be read because of what is in it: it prints as more than the server can hold, or is damaged.
+pub(crate) fn is_unreadable(error: &tokio_postgres::Error) -> bool {
+    let states = ["22", "54", "XX"];
+    error
+        .code()
+        .is_some_and(|code| states.iter().any(|state| code.code().starts_with(state)))
+}
+
+/// State and words of such an error, without the row that its detail may quote.
+pub(crate) fn row_fault(error: &tokio_postgres::Error) -> (String, String) {
+    match error.as_db_error() {
+        Some(server) => (server.code().code().to_owned(), server.message().to_owned()),
+        None => (String::new(), error.to_string()),
+    }
+}
+
 #[cfg(test)]
 #[path = "sqlstate_tests.rs"]
 mod tests;

@@ -17,18 +17,14 @@ use std::collections::HashSet;
 use std::pin::pin;
 use std::time::{Duration, Instant};
 
-use tokio::sync::watch;
-
-use crate::config::{AfterPublish, Backlog, Config};
+use crate::config::{AfterPublish, Backlog};
 use crate::error::{Code, Error, Result};
-use crate::lsn::Lsn;
-use crate::outbox::{PAGE, TableRow, UnpublishedRows};
+use crate::outbox::{BATCH, Read, SAVEPOINT};
 use crate::postgres::slot::{self, Slot};
 use crate::postgres::{self, Server, Session};
-use crate::publisher::decision::{Intake, Output, WAL_SENDER_TIMEOUT};
-use crate::publisher::forwarder::Forwarder;
 use crate::publisher::status::Phase;
 use crate::publisher::stream::{Already, stop_requested};
+use crate::publisher::table_run::{Ledger, Step, Stopped, TableRun, go_on};
 use crate::replication::ReplicationClient;
 
 /// A pass over the table that finds fewer rows than this is the last before the slot is made.
@@ -39,38 +35,14 @@ const SNAPSHOT_LIMIT: Duration = Duration::from_secs(60);
 const WAIT_PASS: Duration = Duration::from_secs(1);
 /// Rows remembered while Postgres waits. With more, the table is left alone until the slot is there.
 const REMEMBERED_MAX: usize = 100_000;
-/// Without a word for this long the server gives lock and slot to another instance; we speak three times as often.
-const LEASE: Duration = Duration::from_secs(WAL_SENDER_TIMEOUT.as_secs() / 3);
-const SHOW: Duration = Duration::from_millis(250);
 
 /// See the module's head. Holds the lock, and has no slot.
 pub(crate) struct Bootstrap<'a> {
-    pub(crate) config: &'a Config,
-    pub(crate) forwarder: &'a mut Forwarder,
-    /// Away while it makes the slot.
-    pub(crate) client: Option<&'a mut ReplicationClient>,
-    pub(crate) session: &'a Session,
+    /// Its lease is a replication connection's, which is away while it makes the slot.
+    pub(crate) run: TableRun<'a>,
     pub(crate) server: &'a Server,
-    pub(crate) rows: UnpublishedRows,
-    pub(crate) stop: watch::Receiver<bool>,
-    pub(crate) spoken: Instant,
     /// A slot was in use before.
     pub(crate) had_slot: bool,
-}
-
-/// Stop was asked for.
-struct Stopped;
-
-/// What a step made, or that it was stopped.
-type Step<T> = Result<std::result::Result<T, Stopped>>;
-
-macro_rules! go_on {
-    ($step:expr) => {
-        match $step? {
-            Ok(value) => value,
-            Err(Stopped) => return Ok(Err(Stopped)),
-        }
-    };
 }
 
 impl Bootstrap<'_> {
@@ -82,22 +54,21 @@ impl Bootstrap<'_> {
         match self.procedure(found).await? {
             Ok(already) => Ok(Some(already)),
             Err(Stopped) => {
-                // What Kafka has is marked before we go, so that the next start does not send it again.
-                while !self.turn().await? {}
+                self.run.finish().await?;
                 Ok(None)
             }
         }
     }
 
     async fn procedure(&mut self, found: Option<Slot>) -> Step<Already> {
-        self.forwarder.board.phase(Phase::Backlog);
-        go_on!(self.settle().await);
-        self.forwarder.engine.reset(Lsn::INVALID);
+        self.run.forwarder.board.phase(Phase::Backlog);
+        go_on!(self.run.settle().await);
+        self.run.begin_anew().await?;
         self.permit(found.as_ref()).await?;
         if let Some(lost) = found {
             let confirmed = lost.confirmed_flush.unwrap_or_default();
             tracing::warn!(slot = %lost.name, %confirmed, "slot is lost, making a new one");
-            slot::drop(self.session, &lost.name).await?;
+            slot::drop(self.run.session, &lost.name).await?;
         }
         let temporary = format!("outboxd_new_{:016x}", fastrand::u64(..));
         let already = loop {
@@ -111,39 +82,38 @@ impl Bootstrap<'_> {
             tracing::warn!("publishing the snapshot takes too long, giving the slot back");
             self.client()?.drop_slot(&temporary).await?;
         };
-        slot::copy(self.session, &temporary, &self.config.slot).await?;
+        slot::copy(self.run.session, &temporary, &self.run.config.slot).await?;
         self.client()?.drop_slot(&temporary).await?;
-        let metrics = &self.forwarder.metrics;
+        let metrics = &self.run.forwarder.metrics;
         if self.had_slot {
             metrics.slot_heals.inc()
         } else {
             metrics.slot_bootstraps.inc()
         };
-        tracing::info!(slot = %self.config.slot, "slot made");
+        tracing::info!(slot = %self.run.config.slot, "slot made");
         Ok(Ok(already))
     }
 
     fn client(&mut self) -> Result<&mut ReplicationClient> {
-        self.spoken = Instant::now();
         let away = || {
             Error::transient(
                 Code::Slot,
                 "the replication connection is still making a slot",
             )
         };
-        self.client.as_deref_mut().ok_or_else(away)
+        self.run.lease.client().ok_or_else(away)
     }
 
     /// What `skip` leaves out is the backlog of a first start. Once a slot was in use, what is unmarked was missed.
     fn publishes_backlog(&self) -> bool {
-        let heals = self.had_slot && self.config.after_publish != AfterPublish::Keep;
-        heals || matches!(self.config.backlog, Backlog::Auto | Backlog::Publish)
+        let heals = self.had_slot && self.run.config.after_publish != AfterPublish::Keep;
+        heals || matches!(self.run.config.backlog, Backlog::Auto | Backlog::Publish)
     }
 
     /// Whether the configuration lets a slot be made here.
     async fn permit(&self, found: Option<&Slot>) -> Result<()> {
-        let slot = &self.config.slot;
-        if self.had_slot && self.config.after_publish == AfterPublish::Keep {
+        let slot = &self.run.config.slot;
+        if self.had_slot && self.run.config.after_publish == AfterPublish::Keep {
             let gap = found.and_then(|slot| slot.confirmed_flush);
             let since = gap.map_or_else(String::new, |lsn| format!(", confirmed up to {lsn}"));
             return Err(
@@ -153,12 +123,16 @@ impl Bootstrap<'_> {
                 ),
             );
         }
-        if matches!(self.config.backlog, Backlog::Publish | Backlog::Skip) {
+        if matches!(self.run.config.backlog, Backlog::Publish | Backlog::Skip) {
             return Ok(());
         }
-        let survey = self.rows.survey(self.session, FEW as i64 + 1).await?;
-        let (count, table) = (survey.unpublished, &self.config.table);
-        let halt = self.config.backlog == Backlog::Halt && count > 0;
+        let survey = self
+            .run
+            .rows
+            .survey(self.run.session, FEW as i64 + 1)
+            .await?;
+        let (count, table) = (survey.unpublished, &self.run.config.table);
+        let halt = self.run.config.backlog == Backlog::Halt && count > 0;
         let never = count > FEW as i64 && !survey.ever_marked;
         if !halt && !never {
             return Ok(());
@@ -184,39 +158,27 @@ impl Bootstrap<'_> {
     }
 
     /// One pass over the unpublished rows; how many there were. With `remember`, the ids of those that went out are kept.
-    async fn pass(&mut self, mut remember: Option<&mut HashSet<i64>>) -> Step<usize> {
+    async fn pass(&mut self, mut remember: Remember<'_>) -> Step<usize> {
         let (mut after, mut count) = (i64::MIN, 0);
         loop {
-            let mut page = self.rows.page(self.session, after).await?;
-            loop {
-                let rows = page.rows().await?;
-                for row in &rows {
-                    go_on!(self.publish(row).await);
-                    if let Some(remembered) = remember.as_deref_mut() {
-                        remembered.insert(row.id());
-                    }
-                }
-                if rows.is_empty() {
-                    break;
-                }
-            }
-            after = page.last();
-            count += page.count();
+            let found = go_on!(self.run.publish_batch(after, BATCH, &mut remember).await);
+            after = found.last;
+            count += found.count;
             let full = remember
                 .as_ref()
                 .is_some_and(|ids| ids.len() >= REMEMBERED_MAX);
-            if page.count() < PAGE || full {
+            if !found.is_full || full {
                 break;
             }
         }
-        go_on!(self.settle().await);
+        go_on!(self.run.settle().await);
         Ok(Ok(count))
     }
 
     /// Makes the temporary slot, publishing from the table while Postgres waits. Returns a session that sees its snapshot.
     async fn make_slot(&mut self, name: &str) -> Step<(Already, Session)> {
         let mut already = Already::default();
-        let client = self.client.take();
+        let client = self.run.lease.take_client();
         let client = client.ok_or_else(|| Error::fatal(Code::Slot, "two slots at a time"))?;
         let created = {
             let mut create = pin!(client.create_temporary_slot(name));
@@ -230,12 +192,13 @@ impl Bootstrap<'_> {
                 }
             }
         };
-        self.client = Some(client);
-        go_on!(self.settle().await);
+        self.run.lease.give_back(client);
+        go_on!(self.run.settle().await);
         let until = "SELECT pg_catalog.pg_current_wal_insert_lsn()::text";
-        let row = self
-            .session
-            .bounded("reading the position", self.session.query_one(until, &[]));
+        let row = self.run.session.bounded(
+            "reading the position",
+            self.run.session.query_one(until, &[]),
+        );
         let until: String = row.await?.get(0);
         let bad = |e| Error::fatal(Code::Slot, "the server's position is malformed").source(e);
         already.until = until.parse().map_err(bad)?;
@@ -248,12 +211,12 @@ impl Bootstrap<'_> {
     /// A turn of waiting for Postgres: names what it waits for, and publishes what is new in the table.
     async fn while_waiting(&mut self, published: &mut HashSet<i64>) -> Step<()> {
         tokio::time::sleep(WAIT_PASS).await;
-        if stop_requested(&self.stop) {
+        if stop_requested(&self.run.stop) {
             return Ok(Err(Stopped));
         }
-        let blockers = slot::blockers(self.session).await?.join("; ");
+        let blockers = slot::blockers(self.run.session).await?.join("; ");
         tracing::warn!(%blockers, "slot waits for open transactions");
-        self.forwarder.board.wait(Some(("snapshot", blockers)));
+        self.run.forwarder.board.wait(Some(("snapshot", blockers)));
         if self.publishes_backlog() && published.len() < REMEMBERED_MAX {
             go_on!(self.pass(Some(published)).await);
         }
@@ -262,14 +225,15 @@ impl Bootstrap<'_> {
 
     /// A session in a transaction that sees what was committed where the slot begins.
     async fn import(&self, snapshot: &str) -> Result<Session> {
-        let (database, limit) = (&self.config.database, self.config.operation_timeout);
+        let (database, limit) = (&self.run.config.database, self.run.config.operation_timeout);
         let session = postgres::connect(database, "outboxd snapshot", limit).await?;
         if postgres::server(&session).await? != *self.server {
             let message = "the snapshot's connection is on another server";
             return Err(Error::transient(Code::Connect, message));
         }
         let import = format!(
-            "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT '{snapshot}'"
+            "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; \
+             SET TRANSACTION SNAPSHOT '{snapshot}'; {SAVEPOINT}"
         );
         session
             .bounded("importing the snapshot", session.batch_execute(&import))
@@ -279,100 +243,58 @@ impl Bootstrap<'_> {
 
     /// Publishes what the snapshot shows as unpublished. False when it took too long.
     async fn publish_snapshot(&mut self, snapshot: &Session, already: &Already) -> Step<bool> {
-        if self.config.after_publish == AfterPublish::Keep && !self.publishes_backlog() {
+        if self.run.config.after_publish == AfterPublish::Keep && !self.publishes_backlog() {
             return Ok(Ok(true));
         }
         let began = Instant::now();
         let mut after = i64::MIN;
         loop {
-            let mut page = self.rows.page(snapshot, after).await?;
+            let mut batch = self.run.rows.batch_of_snapshot(snapshot, after).await?;
             loop {
-                let rows = page.rows().await?;
-                if rows.is_empty() {
+                let reads = batch.read(&self.run.rows, snapshot).await?;
+                if reads.is_empty() {
                     break;
                 }
-                go_on!(self.publish_unpublished(&rows, already).await);
+                go_on!(self.publish_unpublished(&reads, already).await);
             }
-            after = page.last();
-            if page.count() < PAGE || began.elapsed() > SNAPSHOT_LIMIT {
-                go_on!(self.settle().await);
-                return Ok(Ok(page.count() < PAGE));
+            after = batch.last().unwrap_or(after);
+            if !batch.is_full() || began.elapsed() > SNAPSHOT_LIMIT {
+                go_on!(self.run.settle().await);
+                return Ok(Ok(!batch.is_full()));
             }
         }
     }
 
     /// Publishes those rows of the snapshot that nobody has published since.
-    async fn publish_unpublished(&mut self, rows: &[TableRow], already: &Already) -> Step<()> {
-        let ids: Vec<i64> = rows.iter().map(TableRow::id).collect();
-        let by_now = self.rows.published(self.session, &ids).await?;
-        for row in rows {
-            if already.rows.contains(&row.id()) || by_now.contains(&row.id()) {
+    async fn publish_unpublished(&mut self, reads: &[Read], already: &Already) -> Step<()> {
+        let ids: Vec<i64> = reads.iter().map(Read::id).collect();
+        let by_now = self.run.rows.published(self.run.session, &ids).await?;
+        for read in reads {
+            if already.rows.contains(&read.id()) || by_now.contains(&read.id()) {
                 continue;
             }
             if self.publishes_backlog() {
-                go_on!(self.publish(row).await);
+                go_on!(self.run.publish(read).await);
             } else {
-                go_on!(self.room().await);
-                self.forwarder.mark_unsent(row.id(), row.xid());
+                go_on!(self.run.room().await);
+                self.run.forwarder.mark_unsent(read.id(), read.xid());
             }
         }
         Ok(Ok(()))
     }
+}
 
-    async fn publish(&mut self, row: &TableRow) -> Step<()> {
-        go_on!(self.room().await);
-        self.forwarder
-            .row(&self.rows.event(row)?, row.xid(), row.created_micros())?;
-        Ok(Ok(()))
+/// The ids of the rows that went out, where they are to be known.
+type Remember<'a> = Option<&'a mut HashSet<i64>>;
+
+impl Ledger for Remember<'_> {
+    fn wants(&mut self, _id: i64) -> bool {
+        true
     }
 
-    /// Waits until there is room for another event.
-    async fn room(&mut self) -> Step<()> {
-        while self.forwarder.engine.intake() != Intake::Open {
-            if stop_requested(&self.stop) {
-                return Ok(Err(Stopped));
-            }
-            self.turn().await?;
-        }
-        Ok(Ok(()))
-    }
-
-    /// Waits until everything that went out is acknowledged and written back.
-    async fn settle(&mut self) -> Step<()> {
-        while !self.turn().await? {
-            if stop_requested(&self.stop) {
-                return Ok(Err(Stopped));
-            }
-        }
-        Ok(Ok(()))
-    }
-
-    /// Does what is due and, unless that settled everything, waits for the next thing. True when everything is settled.
-    async fn turn(&mut self) -> Result<bool> {
-        let now = self.forwarder.tick();
-        self.forwarder.take_reports()?;
-        self.forwarder.engine.poll(now);
-        while let Some(output) = self.forwarder.engine.output() {
-            match output {
-                Output::WriteBack(marks) => self.forwarder.write(marks),
-                Output::End(end) => return Err(end.into_error(self.config)),
-                // Both belong to a session that streams.
-                Output::Status { .. } | Output::LookAtWalsender => {}
-            }
-        }
-        if self.forwarder.engine.is_drained() {
-            return Ok(true);
-        }
-        self.forwarder.show();
-        if self.client.is_some() && self.spoken.elapsed() > LEASE {
-            self.client()?.query("SELECT 1").await?;
-        }
-        let rest = self.forwarder.rest(SHOW);
-        tokio::select! {
-            biased;
-            () = self.session.closed() => Err(self.session.end_error("publishing from the table")),
-            result = self.forwarder.progressed() => result.map(|()| false),
-            () = tokio::time::sleep(rest) => Ok(false),
+    fn sent(&mut self, id: i64) {
+        if let Some(remembered) = self {
+            remembered.insert(id);
         }
     }
 }

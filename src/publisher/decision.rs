@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use crate::config::{AfterPublish, Config};
+use crate::config::{AfterPublish, Config, OnPoison};
 use crate::error::{Code, Error};
 use crate::lsn::Lsn;
-use crate::outbox::Mark;
-use crate::publisher::tracker::Accepted;
+use crate::outbox::{Closing, Fault, Letter, Mark, OwnedRecord};
+use crate::publisher::tracker::{Accepted, Ticket};
 
 /// The limits an engine works by.
 #[derive(Debug, Clone)]
@@ -20,6 +20,16 @@ pub(crate) struct Limits {
     pub(crate) memory_limit: usize,
     /// Attempts for an event that Kafka refuses.
     pub(crate) attempts: u32,
+    /// What becomes of it then.
+    pub(crate) on_poison: OnPoison,
+    /// More dead letters than this in a minute stop the publisher.
+    pub(crate) dead_letters_per_minute: u32,
+    /// A topic that is not there comes into being when it is sent to.
+    pub(crate) makes_topics: bool,
+    /// Records may become smaller on their way, so that their size decides nothing beforehand.
+    pub(crate) compresses: bool,
+    /// The largest batch that the producer makes of several records.
+    pub(crate) batch_bytes: usize,
     /// A report at least this often.
     pub(crate) status_interval: Duration,
     /// A server that is silent this long while we read is looked at.
@@ -35,6 +45,11 @@ impl Limits {
             process_interval: config.process_interval,
             memory_limit: config.memory_limit,
             attempts: config.max_retries,
+            on_poison: config.on_poison,
+            dead_letters_per_minute: config.dead_letters_per_minute,
+            makes_topics: config.auto_creates_topics(),
+            compresses: config.compresses(),
+            batch_bytes: config.batch_bytes(),
             status_interval: WAL_SENDER_TIMEOUT / 3,
             silence: SILENCE,
         }
@@ -57,12 +72,67 @@ pub(crate) enum Output {
         flush: Lsn,
         ask_reply: bool,
     },
-    /// Write these rows back, then call [`Engine::written_back`].
-    WriteBack(Vec<Mark>),
+    /// Give this record to Kafka.
+    Send {
+        ticket: Ticket,
+        record: Box<OwnedRecord>,
+    },
+    /// Reports of this topic need not bring their records back any more, unless a failure came after this one.
+    Trust { topic: String, failure: u64 },
+    /// Ask Kafka about these topics, then call [`Engine::answered`].
+    Ask(Vec<String>),
+    /// Do this in the database, then call [`Engine::worked`] with the same generation.
+    Work { generation: u64, work: Work },
     /// Find out over SQL what our walsender does, then call [`Engine::walsender`].
     LookAtWalsender,
     /// This session, or this run over the table, is over.
     End(End),
+}
+
+/// What there is to do in the database, one thing at a time.
+#[derive(Debug)]
+pub(crate) enum Work {
+    /// Write these rows back.
+    Mark(Vec<Mark>),
+    /// File these dead letters.
+    File(Vec<Letter>),
+    /// Close these, which were retried or discarded.
+    Close(Vec<Closing>),
+    /// Add an attempt to each of these rows of the outbox.
+    Count(Vec<i64>),
+    /// Read what people want done with dead letters, and, if asked for, which keys are parked.
+    Look { with_keys: bool },
+}
+
+/// Kafka's report on a record.
+#[derive(Debug)]
+pub(crate) struct Report {
+    pub(crate) ticket: Ticket,
+    pub(crate) failure: Option<Failure>,
+    /// The record itself, where it was not delivered, or its partition has refused another.
+    pub(crate) record: Option<Box<OwnedRecord>>,
+}
+
+/// Why a record was not delivered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Failure {
+    pub(crate) kind: FailureKind,
+    pub(crate) fault: Fault,
+    /// Grows with each failure of a producer; 0 where it had not come as far as to fail.
+    pub(crate) number: u64,
+}
+
+/// Whose fault it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum FailureKind {
+    /// The cluster's: it will pass.
+    Outage,
+    /// The topic is not there, or not yet.
+    NoTopic,
+    /// The record's own, or that of another in its batch.
+    Refused,
+    /// The producer's, or the record was withdrawn.
+    Producer,
 }
 
 /// Why it is over.
@@ -74,17 +144,17 @@ pub(crate) enum End {
     ServerStopping,
     /// The server is silent and its walsender is gone or idle.
     Silent,
-    /// Kafka refused an event: to be sent again from the last confirmed position, after everything in flight has been reported.
-    Refused(Error),
-    /// Kafka refused the same event in every attempt it had.
-    GaveUp(Error),
+    /// The producer is of no more use, or has given a record back: a new one begins at the last confirmed position.
+    ProducerFailed(Fault),
+    /// An event cannot be published, and the configuration says to stop there; or too many cannot.
+    Halted(Fault),
     /// The stream contradicts what was received before: to be dropped and begun again at the slot's position.
     Violated(Violation),
 }
 
 impl End {
     /// What it means for the attempt that it ended.
-    pub(crate) fn into_error(self, config: &Config) -> Error {
+    pub(crate) fn into_error(self) -> Error {
         match self {
             End::Stopped | End::ServerStopping => {
                 Error::transient(Code::Connect, "the server is shutting down")
@@ -97,16 +167,15 @@ impl End {
                 let message = "the stream does not go on where it had stopped";
                 Error::transient(Code::Replication, message).source(violation)
             }
-            End::Refused(refusal) => {
-                let message = "an event was refused, going back to what is confirmed";
-                Error::transient(Code::Publish, message).source(refusal)
+            End::ProducerFailed(fault) => {
+                let message = "the Kafka producer failed, going back to what is confirmed";
+                Error::transient(Code::Publish, message).source(fault)
             }
-            End::GaveUp(refusal) => {
-                let message = format!(
-                    "Kafka refused an event in each of {} attempts",
-                    config.max_retries
-                );
-                Error::fatal(Code::Publish, message).source(refusal)
+            End::Halted(fault) => {
+                let message = "stopped at an event that cannot be published";
+                Error::fatal(Code::Publish, message)
+                    .source(fault)
+                    .hint("mend what it names and start again, or set OUTBOX_ON_POISON=dead-letter")
             }
         }
     }
@@ -162,4 +231,8 @@ pub(crate) struct Snapshot {
     pub(crate) oldest: Option<Accepted>,
     /// The server decodes something that sends us nothing.
     pub(crate) decoding: bool,
+    /// Partitions that were rewound, since the start.
+    pub(crate) rewind_count: u64,
+    /// Dead letters that wait to be filed.
+    pub(crate) unfiled_count: usize,
 }

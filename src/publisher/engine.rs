@@ -16,7 +16,8 @@
 //! - I6 an event is named by commit position and index in its transaction, and commit positions grow;
 //! - I7 bytes in flight stay below the limit plus one event; at the limit we stop reading, never reporting;
 //! - I8 only a Commit closes a transaction; what was handed over of one that was cut in two is skipped when it comes again;
-//! - I9 an event is settled by Kafka's acknowledgement and the write-back, by nothing else: a log line settles nothing;
+//! - I9 an event is settled by Kafka's acknowledgement and the write-back, or by a dead letter that is committed, by nothing else: a log
+//!   line settles nothing;
 //! - I10 one task drives all this, and the reports end with it;
 //! - I11 tracker, write-back and retries belong to one lineage: [`Engine::reset`] drops them together;
 //! - I12 whoever waits has a name: what is not read, not acknowledged or not written back shows in [`Engine::snapshot`].
@@ -24,41 +25,50 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use crate::config::AfterPublish;
-use crate::error::Error;
 use crate::lsn::Lsn;
-use crate::outbox::Mark;
+use crate::outbox::Fault;
 use crate::publisher::cadence::Cadence;
 use crate::publisher::decision::{
     End, Intake, Limits, Output, Snapshot, Violation, WRITE_BACK_MAX, Walsender,
 };
+use crate::publisher::dispatch::Dispatch;
+use crate::publisher::letters::Letters;
 use crate::publisher::tracker::{Accepted, Ticket, Tracker};
 use crate::publisher::write_queue::WriteQueue;
 
 #[derive(Debug)]
 enum Mode {
     Running,
-    /// Kafka refused an event; what is in flight is awaited.
-    Rewinding(Option<Error>),
-    Stopping {
-        final_keepalives: u32,
-        /// Kafka refused an event: it stays unconfirmed, and what follows it is sent again by the next start.
-        refused: bool,
-    },
+    Stopping { final_keepalives: u32 },
 }
 
-/// See the module's head.
+/// What the one connection for writing is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Busy {
+    No,
+    Reading,
+    Writing,
+}
+
+/// See the module's head. What concerns Kafka and the dead letters is in `delivery`.
 #[derive(Debug)]
 pub(crate) struct Engine {
-    limits: Limits,
-    tracker: Tracker,
-    queue: WriteQueue,
+    pub(super) limits: Limits,
+    pub(super) tracker: Tracker,
+    pub(super) queue: WriteQueue,
+    pub(super) dispatch: Dispatch,
     session: Option<Cadence>,
     mode: Mode,
     reported: Lsn,
     decoding: bool,
-    refused: Option<(i64, u32, u32)>,
-    outputs: VecDeque<Output>,
+    pub(super) busy: Busy,
+    /// Marks go before letters next time, so that neither starves the other.
+    pub(super) marks_first: bool,
+    /// Grows with every reset: results of earlier work say nothing.
+    pub(super) generation: u64,
+    pub(super) halted: bool,
+    pub(super) now: Duration,
+    pub(super) outputs: VecDeque<Output>,
 }
 
 impl Engine {
@@ -66,14 +76,19 @@ impl Engine {
     pub(crate) fn new(limits: Limits) -> Self {
         let queue = WriteQueue::new(limits.batch_size, WRITE_BACK_MAX, limits.process_interval);
         Engine {
-            limits,
             tracker: Tracker::new(Lsn::INVALID),
             queue,
+            dispatch: Dispatch::new(&limits),
+            limits,
             session: None,
             mode: Mode::Running,
             reported: Lsn::INVALID,
             decoding: false,
-            refused: None,
+            busy: Busy::No,
+            marks_first: true,
+            generation: 0,
+            halted: false,
+            now: Duration::ZERO,
             outputs: VecDeque::new(),
         }
     }
@@ -82,11 +97,13 @@ impl Engine {
     pub(crate) fn reset(&mut self, start: Lsn) {
         self.tracker.reset(start);
         self.queue.clear();
-        self.outputs.clear();
+        self.dispatch.reset();
+        // A question to Kafka is asked once, and what is known of topics outlives all this.
+        self.outputs
+            .retain(|output| matches!(output, Output::Ask(_)));
         self.reported = start;
-        if let Mode::Rewinding(_) = self.mode {
-            self.mode = Mode::Running;
-        }
+        (self.busy, self.halted) = (Busy::No, false);
+        self.generation += 1;
     }
 
     /// A session streams from now on.
@@ -113,7 +130,9 @@ impl Engine {
         self.outputs.retain(|output| {
             matches!(
                 output,
-                Output::WriteBack(_) | Output::End(End::Refused(_) | End::GaveUp(_))
+                Output::Work { .. }
+                    | Output::Ask(_)
+                    | Output::End(End::ProducerFailed(_) | End::Halted(_))
             )
         });
     }
@@ -159,10 +178,7 @@ impl Engine {
     /// A keepalive of the server.
     pub(crate) fn keepalive(&mut self, now: Duration, wal_end: Lsn, reply_requested: bool) {
         let told = self.is_finished() && self.reported == self.tracker.flushed();
-        if let Mode::Stopping {
-            final_keepalives, ..
-        } = &mut self.mode
-        {
+        if let Mode::Stopping { final_keepalives } = &mut self.mode {
             *final_keepalives += u32::from(told);
         } else {
             let result = self.tracker.keepalive(wal_end);
@@ -183,55 +199,6 @@ impl Engine {
         }
     }
 
-    /// Kafka's report on a record. What was remembered of it, unless it belongs to a time before a reset.
-    pub(crate) fn delivered(
-        &mut self,
-        now: Duration,
-        ticket: Ticket,
-        outcome: Result<(), Error>,
-    ) -> Option<Accepted> {
-        let refusal = match outcome {
-            Ok(()) => {
-                let accepted = self.tracker.acknowledge(ticket)?;
-                match self.limits.after_publish {
-                    AfterPublish::Keep => self.tracker.settle(ticket),
-                    AfterPublish::Mark | AfterPublish::Delete => self.queue.push(now, ticket),
-                }
-                return Some(accepted);
-            }
-            Err(refusal) => refusal,
-        };
-        let Accepted { row, xid, .. } = self.tracker.acknowledge(ticket)?;
-        let attempts = match self.refused {
-            Some((known, by, attempts)) if (known, by) == (row, xid) => attempts + 1,
-            _ => 1,
-        };
-        match &mut self.mode {
-            Mode::Running => {
-                self.refused = Some((row, xid, attempts));
-                self.mode = Mode::Rewinding(Some(refusal));
-            }
-            Mode::Rewinding(_) => {}
-            Mode::Stopping { refused, .. } => *refused = true,
-        }
-        None
-    }
-
-    /// A batch came back from the table; `settled` is set on what needs nothing more. Ignores a batch of before a reset: its
-    /// tickets are below all that are not settled.
-    pub(crate) fn written_back(&mut self, now: Duration, marks: &[Mark]) {
-        let first = self.tracker.first_ticket();
-        let before_reset = marks.iter().any(|mark| mark.ticket < first);
-        if before_reset {
-            return;
-        }
-        for mark in marks.iter().filter(|mark| mark.settled) {
-            self.tracker.settle(mark.ticket);
-        }
-        let unsettled = marks.iter().filter(|mark| !mark.settled);
-        self.queue.written(now, unsettled.map(|mark| mark.ticket));
-    }
-
     /// What a look at the walsender has shown.
     pub(crate) fn walsender(&mut self, now: Duration, walsender: Walsender) {
         match walsender {
@@ -245,10 +212,9 @@ impl Engine {
 
     /// No new work from now on but the rest of the transaction that is being read; [`End::Stopped`] follows when all that was begun is done.
     pub(crate) fn stop(&mut self) {
-        if !matches!(self.mode, Mode::Stopping { .. }) {
+        if !self.is_stopping() {
             self.mode = Mode::Stopping {
                 final_keepalives: 0,
-                refused: matches!(self.mode, Mode::Rewinding(_)),
             };
             if let Some(session) = &mut self.session {
                 session.report_soon();
@@ -258,10 +224,7 @@ impl Engine {
 
     /// While stopping: where the slot stands, or `None` if the server does not tell any more.
     pub(crate) fn slot_position(&mut self, position: Option<Lsn>) {
-        let Mode::Stopping {
-            final_keepalives, ..
-        } = self.mode
-        else {
+        let Mode::Stopping { final_keepalives } = self.mode else {
             return;
         };
         if !self.is_finished() {
@@ -278,37 +241,16 @@ impl Engine {
 
     /// Time has passed, or inputs came: adds the outputs that are due.
     pub(crate) fn poll(&mut self, now: Duration) {
+        self.now = now;
         let reading = self.intake() != Intake::Paused;
-        let stopping = matches!(self.mode, Mode::Stopping { .. });
-        let (drained, finished) = (self.is_drained(), self.is_finished());
-        if let Mode::Rewinding(refusal) = &mut self.mode
-            && drained
-            && let Some(refusal) = refusal.take()
-        {
-            let gave_up = self
-                .refused
-                .is_some_and(|(.., attempts)| attempts >= self.limits.attempts);
-            let end = if gave_up {
-                End::GaveUp(refusal)
-            } else {
-                End::Refused(refusal)
-            };
-            self.outputs.push_back(Output::End(end));
+        let stopping = self.is_stopping();
+        let finished = self.is_finished();
+        self.dispatch.wake(now);
+        if let Some(names) = self.dispatch.topics.question(now) {
+            self.outputs.push_back(Output::Ask(names));
         }
-        let urgent = stopping || !reading || self.session.is_none();
-        if let Some(tickets) = self.queue.take(now, urgent) {
-            let mark = |ticket| {
-                let Accepted { row, xid, .. } = self.tracker.accepted(ticket)?;
-                Some(Mark {
-                    ticket,
-                    row,
-                    xid,
-                    settled: false,
-                })
-            };
-            let marks: Vec<Mark> = tickets.filter_map(mark).collect();
-            self.outputs.push_back(Output::WriteBack(marks));
-        }
+        self.halt();
+        self.work(now, stopping || !reading || self.session.is_none());
         let (write, flush) = (self.tracker.received(), self.tracker.flushed());
         debug_assert!(
             flush >= self.reported,
@@ -333,9 +275,32 @@ impl Engine {
         }
     }
 
+    /// Tells once that it has to stop, when all that was begun is done but the event that stops it.
+    fn halt(&mut self) {
+        let Some(fault) = self.dispatch.halt().filter(|_| !self.halted) else {
+            return;
+        };
+        let flying = self.dispatch.in_flight_count() > 0 || self.busy == Busy::Writing;
+        if flying || self.queue.len() > 0 || !self.dispatch.letters.is_idle() {
+            return;
+        }
+        let end = End::Halted(Fault::clone(fault));
+        self.halted = true;
+        self.outputs.push_back(Output::End(end));
+    }
+
+    /// Whether there is an event behind which it does not go.
+    fn is_halting(&self) -> bool {
+        self.dispatch.halt().is_some()
+    }
+
     /// The next thing to do, if any.
     pub(crate) fn output(&mut self) -> Option<Output> {
-        self.outputs.pop_front()
+        let output = self.outputs.pop_front();
+        if output.is_some() || self.is_halting() {
+            return output;
+        }
+        self.dispatch.output(self.now, &self.tracker)
     }
 
     /// When [`poll`](Engine::poll) has to be called though nothing else happens.
@@ -344,14 +309,18 @@ impl Engine {
             .session
             .as_ref()
             .map(|session| session.deadline(self.tracker.flushed()));
-        [session, self.queue.deadline()].into_iter().flatten().min()
+        let letters = self.letters_are_open().then_some(&self.dispatch.letters);
+        let letters = letters.and_then(Letters::deadline);
+        let desk = [self.queue.deadline(), letters];
+        let desk = desk.into_iter().flatten().filter(|_| self.busy == Busy::No);
+        desk.chain(session).chain(self.dispatch.deadline()).min()
     }
 
     /// What to do with what the server sends.
     pub(crate) fn intake(&self) -> Intake {
         match self.mode {
             Mode::Stopping { .. } if !self.is_within() => Intake::Discard,
-            Mode::Rewinding(_) => Intake::Paused,
+            _ if self.is_halting() => Intake::Paused,
             _ if self.tracker.bytes() < self.limits.memory_limit => Intake::Open,
             _ => Intake::Paused,
         }
@@ -359,7 +328,13 @@ impl Engine {
 
     /// Whether nothing is in flight and nothing waits for the write-back.
     pub(crate) fn is_drained(&self) -> bool {
-        self.tracker.in_flight_count() == 0 && self.queue.len() == 0
+        let written = self.busy != Busy::Writing && self.dispatch.letters.is_idle();
+        self.tracker.in_flight_count() == 0 && self.queue.len() == 0 && written
+    }
+
+    /// Whether a stop was asked for.
+    pub(super) fn is_stopping(&self) -> bool {
+        matches!(self.mode, Mode::Stopping { .. })
     }
 
     /// Whether a stop has nothing left to wait for but the slot.
@@ -369,8 +344,7 @@ impl Engine {
 
     /// Whether the rest of a transaction is to come in this session. A stop reads it: what was handed over would be sent again.
     fn is_within(&self) -> bool {
-        let in_vain = matches!(self.mode, Mode::Stopping { refused: true, .. });
-        self.session.is_some() && self.tracker.is_open() && !in_vain
+        self.session.is_some() && self.tracker.is_open()
     }
 
     /// Where the next session of this lineage starts: everything before it was received whole.
@@ -394,6 +368,8 @@ impl Engine {
             deferred_count: self.queue.deferred_count(),
             oldest: self.tracker.oldest_in_flight(),
             decoding: self.decoding,
+            rewind_count: self.dispatch.rewind_count(),
+            unfiled_count: self.dispatch.letters.unfiled_count(),
         }
     }
 }

@@ -4,55 +4,101 @@
 
 use std::time::Duration;
 
-use crate::config::AfterPublish;
-use crate::error::{Code, Error};
+use crate::config::{AfterPublish, OnPoison};
 use crate::lsn::Lsn;
-use crate::publisher::decision::{End, Intake, Limits, Output};
+use crate::outbox::{Fault, Letter, Mark, OwnedRecord, Request, Wish};
+use crate::publisher::checks::Parcel;
+use crate::publisher::decision::{End, Failure, FailureKind, Intake, Limits, Output, Report, Work};
+use crate::publisher::dispatch::Admission;
 use crate::publisher::engine::Engine;
+use crate::publisher::letters::Sight;
+use crate::publisher::topics::{Answer, Facts};
 use crate::publisher::tracker::{Accepted, Ticket};
 
 const MS: Duration = Duration::from_millis(1);
 
 fn engine() -> Engine {
-    engine_with(1)
+    engine_with(1, OnPoison::DeadLetter)
 }
 
-fn engine_with(batch_size: usize) -> Engine {
+/// Streams from 100, and knows that there is a topic `t`.
+fn engine_with(batch_size: usize, on_poison: OnPoison) -> Engine {
     let mut engine = Engine::new(Limits {
         after_publish: AfterPublish::Mark,
         batch_size,
         process_interval: MS * 5_000,
         memory_limit: 1 << 20,
         attempts: 3,
+        on_poison,
+        dead_letters_per_minute: 5,
+        makes_topics: false,
+        compresses: false,
+        batch_bytes: 1_000_000,
         status_interval: MS * 10_000,
         silence: MS * 25_000,
     });
     engine.reset(Lsn::new(100));
+    engine.topic("t");
     engine.session_started(MS);
     outputs(&mut engine);
+    let known = Answer::Known(Facts::default());
+    engine.answered(MS, Some(vec![("t".to_owned(), known)]));
     engine
 }
 
-fn outputs(engine: &mut Engine) -> Vec<Output> {
-    std::iter::from_fn(|| engine.output()).collect()
-}
-
-fn event(row: i64) -> Accepted {
-    Accepted {
-        row,
-        xid: 1,
-        bytes: 10,
-        topic: 0,
-        since_micros: 0,
-        sent_micros: 0,
+/// The next thing that is due, but for looks at the dead letters, which find nothing, and counted attempts.
+fn next(engine: &mut Engine) -> Option<Output> {
+    loop {
+        match engine.output()? {
+            Output::Work {
+                generation,
+                work: work @ (Work::Look { .. } | Work::Count(_)),
+            } => {
+                let now = engine.now;
+                engine.worked(now, generation, work, Ok(Some(Sight::default())));
+                engine.poll(now);
+            }
+            output => return Some(output),
+        }
     }
 }
 
-/// Begin and one event of a transaction.
-fn begin(engine: &mut Engine, commit: u64) -> Ticket {
+/// All of that.
+fn outputs(engine: &mut Engine) -> Vec<Output> {
+    std::iter::from_fn(|| next(engine)).collect()
+}
+
+fn record(row: i64) -> OwnedRecord {
+    let value = row.to_string();
+    OwnedRecord::new("t", Some(b"k"), Some(value.as_bytes()), std::iter::empty())
+}
+
+/// Begin and one event of a transaction, and whether it was sent.
+fn begin_and(engine: &mut Engine, commit: u64) -> (Ticket, bool) {
     engine.begin(Lsn::new(commit));
     engine.change().unwrap();
-    engine.accept(event(commit as i64)).unwrap()
+    let row = commit as i64;
+    let accepted = Accepted {
+        row,
+        xid: 1,
+        bytes: 10,
+        topic: engine.topic("t"),
+        since_micros: 0,
+        sent_micros: 0,
+    };
+    let ticket = engine.accept(accepted).unwrap();
+    let record = record(row);
+    match engine.admit(&accepted, &Parcel::of_kept(&record)) {
+        Admission::Send => (ticket, true),
+        Admission::Keep(reason) => {
+            engine.keep(engine.now, ticket, Box::new(record), reason);
+            (ticket, false)
+        }
+    }
+}
+
+fn begin(engine: &mut Engine, commit: u64) -> Ticket {
+    begin_and(engine, commit).0
 }
 
 fn transaction(engine: &mut Engine, commit: u64) -> Ticket {
@@ -61,86 +107,168 @@ fn transaction(engine: &mut Engine, commit: u64) -> Ticket {
     ticket
 }
 
-fn refusal() -> Error {
-    Error::fatal(Code::Publish, "refused")
+fn delivered(engine: &mut Engine, now: Duration, ticket: Ticket) -> usize {
+    report(engine, now, ticket, None, None)
 }
 
-fn write_back(engine: &mut Engine, now: Duration) -> Vec<crate::outbox::Mark> {
+/// Delivered in a partition that has refused another.
+fn delivered_behind(engine: &mut Engine, now: Duration, ticket: Ticket, row: i64) -> usize {
+    report(engine, now, ticket, None, Some(row))
+}
+
+fn refused(engine: &mut Engine, now: Duration, ticket: Ticket, row: i64) -> usize {
+    report(engine, now, ticket, Some(FailureKind::Refused), Some(row))
+}
+
+fn report(
+    engine: &mut Engine,
+    now: Duration,
+    ticket: Ticket,
+    kind: Option<FailureKind>,
+    row: Option<i64>,
+) -> usize {
+    let mut done = Vec::new();
+    let report = Report {
+        ticket,
+        failure: kind.map(|kind| Failure {
+            kind,
+            fault: Fault {
+                code: "REFUSED".to_owned(),
+                message: "refused".to_owned(),
+            },
+            number: 1,
+        }),
+        record: row.map(|row| Box::new(record(row))),
+    };
+    engine.delivered(now, report, &mut done);
+    done.len()
+}
+
+/// A write-back that is out.
+struct Batch {
+    generation: u64,
+    marks: Vec<Mark>,
+}
+
+fn write_back(engine: &mut Engine, now: Duration) -> Batch {
     engine.poll(now);
     let batch = outputs(engine).into_iter().find_map(|output| match output {
-        Output::WriteBack(marks) => Some(marks),
+        Output::Work {
+            generation,
+            work: Work::Mark(marks),
+        } => Some(Batch { generation, marks }),
         _ => None,
     });
     batch.unwrap()
+}
+
+fn written(engine: &mut Engine, now: Duration, batch: Batch, settled: bool) {
+    let Batch {
+        generation,
+        mut marks,
+    } = batch;
+    marks.iter_mut().for_each(|mark| mark.settled = settled);
+    engine.worked(now, generation, Work::Mark(marks), Ok(None));
+}
+
+/// The letters that are to be filed, which they are; rows that are to be marked are marked.
+fn filed(engine: &mut Engine, now: Duration) -> Vec<Letter> {
+    // What waits in lanes is condemned while the outputs are taken, and filed with the next poll.
+    for _ in 0..3 {
+        engine.poll(now);
+        while let Some(output) = next(engine) {
+            match output {
+                Output::Work {
+                    generation,
+                    work: Work::File(letters),
+                } => {
+                    engine.worked(now, generation, Work::File(letters.clone()), Ok(None));
+                    return letters;
+                }
+                Output::Work { .. } => marked(engine, now, output),
+                _ => {}
+            }
+        }
+    }
+    Vec::new()
+}
+
+/// How it ends, if it does, with all letters filed that there are.
+fn end_after_filing(engine: &mut Engine, now: Duration) -> Option<End> {
+    for _ in 0..3 {
+        engine.poll(now);
+        while let Some(output) = next(engine) {
+            match output {
+                Output::Work {
+                    generation,
+                    work: work @ Work::File(_),
+                } => {
+                    engine.worked(now, generation, work, Ok(None));
+                }
+                Output::End(end) => return Some(end),
+                _ => {}
+            }
+        }
+    }
+    None
+}
+
+/// The records that are sent now, by ticket; rows that are to be marked are marked.
+fn sends(engine: &mut Engine, now: Duration) -> Vec<Ticket> {
+    engine.poll(now);
+    let mut sends = Vec::new();
+    while let Some(output) = next(engine) {
+        match output {
+            Output::Send { ticket, .. } => sends.push(ticket),
+            Output::Work { .. } => marked(engine, now, output),
+            _ => {}
+        }
+    }
+    sends
+}
+
+fn marked(engine: &mut Engine, now: Duration, output: Output) {
+    let Output::Work {
+        generation,
+        work: Work::Mark(marks),
+    } = output
+    else {
+        panic!("not a write-back: {output:?}");
+    };
+    written(engine, now, Batch { generation, marks }, true);
 }
 
 #[test]
 fn a_write_back_that_is_due_survives_the_end_of_the_session() {
     let mut engine = engine();
     let ticket = transaction(&mut engine, 100);
-    engine.delivered(MS, ticket, Ok(()));
+    delivered(&mut engine, MS, ticket);
     engine.poll(MS);
     engine.session_ended();
     engine.session_started(MS * 2);
     let due = outputs(&mut engine);
-    let kept = |output: &Output| matches!(output, Output::WriteBack(marks) if marks.len() == 1);
+    let kept = |output: &Output| matches!(output, Output::Work { work: Work::Mark(marks), .. } if marks.len() == 1);
     assert!(due.iter().any(kept), "{due:?}");
-}
-
-#[test]
-fn a_refusal_is_told_though_the_session_ends_before_anyone_listens() {
-    for reconnects in [false, true] {
-        let mut engine = engine();
-        let ticket = transaction(&mut engine, 100);
-        engine.delivered(MS, ticket, Err(refusal()));
-        engine.poll(MS);
-        engine.session_ended();
-        if reconnects {
-            engine.session_started(MS * 2);
-        }
-        let due = outputs(&mut engine);
-        let told = |output: &Output| matches!(output, Output::End(End::Refused(_)));
-        assert!(due.iter().any(told), "{due:?}");
-    }
 }
 
 #[test]
 fn a_write_back_of_before_a_reset_says_nothing_about_the_one_that_is_out() {
     let mut engine = engine();
     let ticket = transaction(&mut engine, 100);
-    engine.delivered(MS, ticket, Ok(()));
-    let mut old = write_back(&mut engine, MS);
+    delivered(&mut engine, MS, ticket);
+    let old = write_back(&mut engine, MS);
     engine.session_ended();
     engine.reset(Lsn::new(100));
     engine.session_started(MS);
     let ticket = transaction(&mut engine, 100);
-    engine.delivered(MS, ticket, Ok(()));
-    let mut new = write_back(&mut engine, MS);
-    old.iter_mut().for_each(|mark| mark.settled = true);
-    engine.written_back(MS * 2, &old);
+    delivered(&mut engine, MS, ticket);
+    let new = write_back(&mut engine, MS);
+    written(&mut engine, MS * 2, old, true);
     assert!(!engine.is_drained(), "a batch is still out");
     assert_eq!(engine.snapshot().confirmed, Lsn::new(100));
-    new.iter_mut().for_each(|mark| mark.settled = true);
-    engine.written_back(MS * 3, &new);
+    written(&mut engine, MS * 3, new, true);
     assert!(engine.is_drained());
     assert_eq!(engine.snapshot().confirmed, Lsn::new(110));
-}
-
-#[test]
-fn a_refusal_does_not_take_back_a_stop() {
-    let mut engine = engine();
-    let ticket = transaction(&mut engine, 100);
-    engine.stop();
-    engine.delivered(MS, ticket, Err(refusal()));
-    assert_eq!(engine.intake(), Intake::Discard);
-    engine.poll(MS);
-    engine.slot_position(Some(Lsn::new(100)));
-    let due = outputs(&mut engine);
-    let ends: Vec<&Output> = due
-        .iter()
-        .filter(|due| matches!(due, Output::End(_)))
-        .collect();
-    assert!(matches!(ends[..], [Output::End(End::Stopped)]), "{ends:?}");
 }
 
 #[test]
@@ -148,10 +276,9 @@ fn a_stop_within_a_transaction_reads_it_to_its_commit() {
     let mut engine = engine();
     let ticket = begin(&mut engine, 100);
     engine.stop();
-    engine.delivered(MS, ticket, Ok(()));
-    let mut marks = write_back(&mut engine, MS);
-    marks.iter_mut().for_each(|mark| mark.settled = true);
-    engine.written_back(MS, &marks);
+    delivered(&mut engine, MS, ticket);
+    let batch = write_back(&mut engine, MS);
+    written(&mut engine, MS, batch, true);
     engine.slot_position(Some(Lsn::new(100)));
     assert!(
         outputs(&mut engine).is_empty(),
@@ -175,31 +302,13 @@ fn a_stop_does_not_wait_for_a_transaction_that_the_lost_session_cut() {
 }
 
 #[test]
-fn a_stop_does_not_read_on_in_a_transaction_of_which_an_event_was_refused() {
-    for stop_first in [false, true] {
-        let mut engine = engine();
-        let ticket = begin(&mut engine, 100);
-        if stop_first {
-            engine.stop();
-        }
-        engine.delivered(MS, ticket, Err(refusal()));
-        engine.stop();
-        assert_eq!(engine.intake(), Intake::Discard);
-        engine.slot_position(Some(Lsn::new(100)));
-        let due = outputs(&mut engine);
-        assert!(matches!(due[..], [Output::End(End::Stopped)]), "{due:?}");
-    }
-}
-
-#[test]
 fn keepalives_from_before_the_last_report_do_not_prove_that_it_arrived() {
     let mut engine = engine();
     let ticket = transaction(&mut engine, 100);
     engine.stop();
-    engine.delivered(MS, ticket, Ok(()));
-    let mut marks = write_back(&mut engine, MS);
-    marks.iter_mut().for_each(|mark| mark.settled = true);
-    engine.written_back(MS * 2, &marks);
+    delivered(&mut engine, MS, ticket);
+    let batch = write_back(&mut engine, MS);
+    written(&mut engine, MS * 2, batch, true);
     for _ in 0..5 {
         engine.keepalive(MS * 2, Lsn::new(110), false);
     }
@@ -246,82 +355,19 @@ fn an_idle_publisher_that_stops_asks_for_a_reply_at_once() {
 fn rows_that_cannot_be_marked_yet_are_tried_again_however_many_new_ones_follow() {
     let mut engine = engine();
     let first = transaction(&mut engine, 100);
-    engine.delivered(MS, first, Ok(()));
+    delivered(&mut engine, MS, first);
     for round in 0..1_000u32 {
         let now = MS * (2 + round * 10);
-        let mut marks = write_back(&mut engine, now);
-        let tried_again = round > 0 && marks.iter().any(|mark| mark.ticket == first);
+        let batch = write_back(&mut engine, now);
+        let tried_again = round > 0 && batch.marks.iter().any(|mark| mark.ticket == first);
         if tried_again {
             return;
         }
-        marks.iter_mut().for_each(|mark| mark.settled = false);
-        engine.written_back(now, &marks);
+        written(&mut engine, now, batch, false);
         let ticket = transaction(&mut engine, 200 + 100 * u64::from(round));
-        engine.delivered(now, ticket, Ok(()));
+        delivered(&mut engine, now, ticket);
     }
     panic!("never tried again in ten seconds");
-}
-
-#[test]
-fn an_event_gets_the_attempts_it_is_allowed_and_no_more() {
-    let mut engine = engine();
-    let mut attempts = 0;
-    loop {
-        attempts += 1;
-        let ticket = transaction(&mut engine, 100);
-        engine.delivered(MS, ticket, Err(refusal()));
-        engine.poll(MS);
-        let due = outputs(&mut engine);
-        if due
-            .iter()
-            .any(|due| matches!(due, Output::End(End::GaveUp(_))))
-        {
-            break;
-        }
-        let rewinds = |due: &Output| matches!(due, Output::End(End::Refused(_)));
-        assert!(due.iter().any(rewinds), "{due:?}");
-        engine.session_ended();
-        engine.reset(Lsn::new(100));
-        engine.session_started(MS);
-    }
-    assert_eq!(attempts, 3);
-}
-
-#[test]
-fn a_refusal_waits_until_what_is_in_flight_was_reported_and_written_back() {
-    let mut engine = engine();
-    let refused = transaction(&mut engine, 100);
-    let other = transaction(&mut engine, 200);
-    engine.delivered(MS, refused, Err(refusal()));
-    engine.poll(MS);
-    assert!(outputs(&mut engine).is_empty());
-    assert_eq!(engine.intake(), Intake::Paused);
-    engine.delivered(MS, other, Ok(()));
-    let mut marks = write_back(&mut engine, MS);
-    assert!(outputs(&mut engine).is_empty());
-    marks.iter_mut().for_each(|mark| mark.settled = true);
-    engine.written_back(MS, &marks);
-    engine.poll(MS);
-    let due = outputs(&mut engine);
-    assert!(matches!(due[..], [Output::End(End::Refused(_))]), "{due:?}");
-    assert_eq!(engine.snapshot().confirmed, Lsn::new(100));
-}
-
-#[test]
-fn whoever_stops_is_refused_or_has_no_session_does_not_wait_for_a_batch_to_gather() {
-    let interrupts: [fn(&mut Engine); 3] = [Engine::stop, Engine::session_ended, |engine| {
-        let ticket = transaction(engine, 200);
-        engine.delivered(MS, ticket, Err(refusal()));
-    }];
-    for interrupt in interrupts {
-        let mut engine = engine_with(10);
-        let ticket = transaction(&mut engine, 100);
-        engine.delivered(MS, ticket, Ok(()));
-        engine.poll(MS);
-        assert!(outputs(&mut engine).is_empty(), "nothing is due yet");
-        interrupt(&mut engine);
-        assert_eq!(write_back(&mut engine, MS).len(), 1);
-    }
 }
 
 #[test]
@@ -329,15 +375,209 @@ fn deferred_rows_come_back_in_their_order_before_newer_ones() {
     let mut engine = engine();
     for commit in [100, 200, 300] {
         let ticket = transaction(&mut engine, commit);
-        engine.delivered(MS, ticket, Ok(()));
+        delivered(&mut engine, MS, ticket);
     }
-    let marks = write_back(&mut engine, MS);
-    engine.written_back(MS, &marks);
+    let batch = write_back(&mut engine, MS);
+    written(&mut engine, MS, batch, false);
     let ticket = transaction(&mut engine, 400);
-    engine.delivered(MS * 51, ticket, Ok(()));
+    delivered(&mut engine, MS * 51, ticket);
     let rows: Vec<i64> = write_back(&mut engine, MS * 51)
+        .marks
         .iter()
         .map(|mark| mark.row)
         .collect();
     assert_eq!(rows, [100, 200, 300, 400]);
+}
+
+#[test]
+fn whoever_stops_or_has_no_session_does_not_wait_for_a_batch_to_gather() {
+    let interrupts: [fn(&mut Engine); 2] = [Engine::stop, Engine::session_ended];
+    for interrupt in interrupts {
+        let mut engine = engine_with(10, OnPoison::DeadLetter);
+        let ticket = transaction(&mut engine, 100);
+        delivered(&mut engine, MS, ticket);
+        engine.poll(MS);
+        assert!(outputs(&mut engine).is_empty(), "nothing is due yet");
+        interrupt(&mut engine);
+        assert_eq!(write_back(&mut engine, MS).marks.len(), 1);
+    }
+}
+
+#[test]
+fn a_partition_is_rewound_in_order_and_the_last_word_of_a_key_is_its_newest_event() {
+    let mut engine = engine();
+    let tickets: Vec<Ticket> = [100, 200, 300, 400]
+        .map(|commit| transaction(&mut engine, commit))
+        .into();
+    // The second is refused, the others of the partition are appended all the same.
+    assert_eq!(delivered(&mut engine, MS, tickets[0]), 1);
+    assert_eq!(refused(&mut engine, MS, tickets[1], 200), 0);
+    let (held, sent) = begin_and(&mut engine, 500);
+    assert!(!sent, "nothing new goes past a refusal");
+    engine.commit(Lsn::new(500), Lsn::new(510));
+    assert_eq!(delivered_behind(&mut engine, MS, tickets[2], 300), 0);
+    assert!(sends(&mut engine, MS).is_empty(), "one is still in flight");
+    assert_eq!(delivered_behind(&mut engine, MS, tickets[3], 400), 0);
+    assert!(sends(&mut engine, MS).is_empty(), "an attempt needs a rest");
+    // Attempts two and three, alone.
+    assert_eq!(sends(&mut engine, MS * 1_000), [tickets[1]]);
+    refused(&mut engine, MS * 1_000, tickets[1], 200);
+    assert_eq!(sends(&mut engine, MS * 2_000), [tickets[1]]);
+    refused(&mut engine, MS * 2_000, tickets[1], 200);
+    let letters = filed(&mut engine, MS * 2_000);
+    assert_eq!(letters.len(), 1);
+    assert_eq!((letters[0].row, letters[0].attempts), (Some(200), 3));
+    // What had overtaken it comes again, and only then what is new.
+    assert_eq!(sends(&mut engine, MS * 2_000), [tickets[2]]);
+    assert_eq!(
+        delivered_behind(&mut engine, MS * 2_000, tickets[2], 300),
+        1
+    );
+    assert_eq!(sends(&mut engine, MS * 2_001), [tickets[3]]);
+    assert_eq!(
+        delivered_behind(&mut engine, MS * 2_001, tickets[3], 400),
+        1
+    );
+    assert_eq!(sends(&mut engine, MS * 2_002), [held]);
+    assert_eq!(delivered(&mut engine, MS * 2_002, held), 1);
+    assert_eq!(engine.snapshot().rewind_count, 1);
+}
+
+#[test]
+fn an_outage_costs_no_attempt() {
+    let mut engine = engine();
+    let ticket = transaction(&mut engine, 100);
+    let mut now = MS;
+    report(
+        &mut engine,
+        now,
+        ticket,
+        Some(FailureKind::Outage),
+        Some(100),
+    );
+    for _ in 0..20 {
+        now += MS * 10_000;
+        assert_eq!(sends(&mut engine, now), [ticket]);
+        report(
+            &mut engine,
+            now,
+            ticket,
+            Some(FailureKind::Outage),
+            Some(100),
+        );
+    }
+    now += MS * 10_000;
+    assert_eq!(sends(&mut engine, now), [ticket]);
+    assert_eq!(delivered_behind(&mut engine, now, ticket, 100), 1);
+}
+
+#[test]
+fn a_topic_counts_as_missing_when_two_answers_some_seconds_apart_do_not_have_it() {
+    let mut engine = engine();
+    let (ticket, _) = {
+        engine.answered(MS, Some(vec![("t".to_owned(), Answer::Missing)]));
+        begin_and(&mut engine, 100)
+    };
+    engine.commit(Lsn::new(100), Lsn::new(110));
+    assert!(filed(&mut engine, MS).is_empty());
+    engine.poll(MS * 5_001);
+    let due = outputs(&mut engine);
+    assert!(
+        due.iter().any(|due| matches!(due, Output::Ask(_))),
+        "{due:?}"
+    );
+    engine.answered(MS * 5_001, Some(vec![("t".to_owned(), Answer::Missing)]));
+    let letters = filed(&mut engine, MS * 5_001);
+    assert_eq!(letters[0].ticket, ticket);
+    assert_eq!(letters[0].fault.code, "TOPIC_UNKNOWN");
+}
+
+#[test]
+fn a_parked_key_keeps_its_order_through_a_retry() {
+    let mut engine = engine_with(1, OnPoison::ParkKey);
+    let first = transaction(&mut engine, 100);
+    let mut now = MS;
+    for _ in 0..2 {
+        refused(&mut engine, now, first, 100);
+        now += MS * 10_000;
+        assert_eq!(sends(&mut engine, now), [first]);
+    }
+    refused(&mut engine, now, first, 100);
+    assert!(filed(&mut engine, now)[0].parks_key);
+    transaction(&mut engine, 200);
+    let parked = filed(&mut engine, now);
+    assert!(parked[0].parked && parked[0].parks_key);
+    // A person asks for the first; both are handed out.
+    let request = |letter, row| Request {
+        letter,
+        row: Some(row),
+        wish: Wish::Retry,
+        place: None,
+        parks_key: true,
+        record: Some(Box::new(record(row))),
+        fault: None,
+    };
+    now += MS * 10_000;
+    engine.poll(now);
+    let (generation, work) = loop {
+        match engine.output().unwrap() {
+            Output::Work {
+                generation,
+                work: work @ Work::Count(_),
+            } => {
+                engine.worked(now, generation, work, Ok(None));
+                engine.poll(now);
+            }
+            Output::Work { generation, work } => break (generation, work),
+            _ => {}
+        }
+    };
+    assert!(matches!(work, Work::Look { with_keys: true }));
+    let sight = Sight {
+        requests: vec![request(1, 100), request(2, 200)],
+        parked: None,
+    };
+    engine.worked(now, generation, work, Ok(Some(sight)));
+    let retried = sends(&mut engine, now);
+    assert_eq!(retried.len(), 2);
+    // A new event waits until both are closed: a crash would send them again.
+    let (newest, sent) = begin_and(&mut engine, 300);
+    assert!(!sent);
+    for ticket in retried {
+        assert_eq!(delivered(&mut engine, now, ticket), 1);
+    }
+    engine.poll(now);
+    let close = outputs(&mut engine)
+        .into_iter()
+        .find_map(|output| match output {
+            Output::Work {
+                generation,
+                work: Work::Close(closings),
+            } => Some((generation, closings)),
+            _ => None,
+        });
+    let (generation, closings) = close.unwrap();
+    assert_eq!(closings.len(), 2);
+    assert!(sends(&mut engine, now).is_empty());
+    engine.worked(now, generation, Work::Close(closings), Ok(None));
+    assert_eq!(sends(&mut engine, now), [newest]);
+}
+
+#[test]
+fn a_flood_of_dead_letters_stops_the_publisher_and_halt_stops_it_at_the_first() {
+    for (on_poison, expected) in [(OnPoison::DeadLetter, 6), (OnPoison::Halt, 1)] {
+        let mut engine = engine_with(1, on_poison);
+        engine.answered(MS, Some(vec![("t".to_owned(), Answer::Missing)]));
+        engine.poll(MS * 6_000);
+        outputs(&mut engine);
+        engine.answered(MS * 6_000, Some(vec![("t".to_owned(), Answer::Missing)]));
+        let ended = (1..=10).find_map(|count| {
+            transaction(&mut engine, 100 * count);
+            end_after_filing(&mut engine, MS * 6_000).map(|end| (count, end))
+        });
+        let (count, end) = ended.unwrap();
+        assert!(matches!(end, End::Halted(_)), "{end:?}");
+        assert_eq!(count, expected);
+        assert_eq!(engine.intake(), Intake::Paused);
+    }
 }

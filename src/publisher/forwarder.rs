@@ -1,32 +1,33 @@
 //! From an event to Kafka, back with the report, and on to the table: the one path for every source.
 //!
-//! Owns the engine, the producer, the router and the write-back; lives as long as the publisher, over sessions and servers, so
+//! Owns the engine, the producer, the router and the scribe; lives as long as the publisher, over sessions and servers, so
 //! that what is in flight when a session ends is still counted when its report comes. Decides nothing: the engine does.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crate::config::{AfterPublish, Config};
-use crate::error::{Code, Error, Result};
-use crate::kafka::{Producer, Report, SendError};
-use crate::metrics::{FlightGauges, Metrics, TopicMetrics};
-use crate::outbox::{CurrentServer, Event, Mark, Origin, Router, WriteBack};
-use crate::postgres::Server;
-use crate::publisher::decision::Limits;
+use crate::config::{AfterPublish, Config, OnPoison};
+use crate::error::{Code, Result};
+use crate::kafka::{Catalog, Producer, Refusal, Report as Delivery};
+use crate::lsn::Lsn;
+use crate::metrics::{Metrics, TopicMetrics};
+use crate::outbox::{CurrentServer, Event, Fault, Origin, OwnedRecord, Router, known};
+use crate::postgres::{Server, Session};
+use crate::publisher::checks::{self, Parcel};
+use crate::publisher::decision::{End, Limits, Output, Report};
+use crate::publisher::dispatch::{Admission, Reason};
 use crate::publisher::engine::Engine;
+use crate::publisher::kafka_words::{ask, failure, send};
+use crate::publisher::scribe::{Done, Scribe};
+use crate::publisher::show;
 use crate::publisher::status::Board;
-use crate::publisher::tracker::Accepted;
+use crate::publisher::topics::{Answer, NO_TOPIC, TopicId};
+use crate::publisher::tracker::{Accepted, Ticket};
 
-/// How long a record may find the producer's queue full before the session is given up.
-const FULL_LIMIT: Duration = Duration::from_secs(10);
-/// A record that Kafka has not acknowledged for so long makes Kafka what is waited for.
-const KAFKA_WAIT: Duration = Duration::from_secs(5);
-
-type Write = Pin<Box<dyn Future<Output = (WriteBack, Vec<Mark>, Result<()>)>>>;
+type Question = Pin<Box<dyn Future<Output = Option<Vec<(String, Answer)>>>>>;
 
 /// See the module's head.
 pub(crate) struct Forwarder {
@@ -35,19 +36,24 @@ pub(crate) struct Forwarder {
     pub(crate) board: Arc<Board>,
     /// A change was counted and could not be forwarded: to go on behind it would skip it.
     pub(crate) skipped: bool,
-    config: Arc<Config>,
-    producer: Producer,
+    pub(super) config: Arc<Config>,
+    pub(super) producer: Producer,
     router: Router,
-    topics: Topics,
-    reports: Vec<Report>,
+    catalog: Rc<Catalog>,
+    question: Option<Question>,
+    /// By topic id; an id that was given to another name shows by the name.
+    topics: Vec<Option<(Box<str>, TopicMetrics)>>,
+    reports: Vec<Delivery>,
+    done: Vec<Accepted>,
     server: CurrentServer,
-    /// At rest here, or inside `write`; neither where nothing is written back.
-    write_back: Option<WriteBack>,
-    write: Option<Write>,
-    write_error: Option<String>,
-    now: Duration,
+    scribe: Scribe,
+    pub(super) write_error: Option<String>,
+    pub(super) now: Duration,
     born: Instant,
-    published: u64,
+    pub(super) published: u64,
+    pub(super) rewinds: u64,
+    /// The producer is of no more use.
+    pub(super) producer_failed: bool,
 }
 
 impl fmt::Debug for Forwarder {
@@ -66,24 +72,23 @@ impl Forwarder {
         board: Arc<Board>,
     ) -> Result<Self> {
         let server = CurrentServer::default();
-        let write_back = WriteBack::new(Arc::clone(config), Rc::clone(&server));
         Ok(Forwarder {
             engine: Engine::new(Limits::of(config)),
             producer: Producer::new(config)?,
             router: Router::new(&config.key),
-            topics: Topics {
-                metrics: Arc::clone(&metrics),
-                known: HashMap::new(),
-                list: Vec::new(),
-            },
+            catalog: Rc::new(Catalog::new(config)),
+            question: None,
+            topics: Vec::new(),
             reports: Vec::new(),
+            done: Vec::new(),
+            scribe: Scribe::new(config, Arc::clone(&metrics), Rc::clone(&server)),
             server,
-            write_back: (config.after_publish != AfterPublish::Keep).then_some(write_back),
-            write: None,
             write_error: None,
             now: Duration::ZERO,
             born: Instant::now(),
             published: 0,
+            rewinds: 0,
+            producer_failed: false,
             skipped: false,
             config: Arc::clone(config),
             metrics,
@@ -111,15 +116,37 @@ impl Forwarder {
     /// Drops everything that belongs to another lineage: what the producer still has must not reach Kafka behind newer events.
     pub(crate) fn forget(&mut self) {
         self.producer.purge();
-        self.forget_writes();
+        self.scribe.forget();
     }
 
-    /// Drops a write-back that is out; its connection goes with it.
-    pub(crate) fn forget_writes(&mut self) {
-        if self.write.take().is_some() {
-            let (config, server) = (Arc::clone(&self.config), Rc::clone(&self.server));
-            self.write_back = Some(WriteBack::new(config, server));
+    /// Drops everything in memory; the next session starts at `start`, or with the table where that is invalid. What is known of the
+    /// dead letters is read first, when nothing is being written about them any more. The rows that are filed already.
+    ///
+    /// # Errors
+    /// Of the session, which is of no more use then; nothing has changed.
+    pub(crate) async fn begin_anew(
+        &mut self,
+        session: &Session,
+        system_id: u64,
+        start: Lsn,
+    ) -> Result<Vec<(i64, Lsn)>> {
+        self.scribe.finish().await;
+        let since = (!start.is_invalid()).then_some(start);
+        let (outbox, system_id) = (&self.config.table, system_id.to_string());
+        let parks = self.config.on_poison == OnPoison::ParkKey;
+        let known = known(session, outbox, &system_id, since, parks).await?;
+        self.engine.reset(start);
+        self.engine.load_parked(known.parked);
+        Ok(known.filed)
+    }
+
+    /// Makes a new producer in place of one that has failed. Everything in memory has to be dropped then. True if it had.
+    pub(crate) async fn renew_producer(&mut self) -> Result<bool> {
+        let failed = std::mem::take(&mut self.producer_failed);
+        if failed {
+            self.producer.renew(&self.config).await?;
         }
+        Ok(failed)
     }
 
     /// An insert from the stream.
@@ -138,17 +165,27 @@ impl Forwarder {
 
     /// A row that is marked without being sent.
     pub(crate) fn mark_unsent(&mut self, row: i64, xid: u32) {
-        let sent_micros = self.now.as_micros() as u64;
-        let unsent = Accepted {
+        if self.config.after_publish != AfterPublish::Keep {
+            let unsent = self.accepted(row, xid);
+            self.engine.accept_unsent(self.now, unsent);
+        }
+    }
+
+    /// A row of which nothing but its id could be read.
+    pub(crate) fn unreadable(&mut self, row: i64, xid: u32, fault: Fault) {
+        let unread = self.accepted(row, xid);
+        self.engine.accept_unreadable(self.now, unread, fault);
+    }
+
+    fn accepted(&self, row: i64, xid: u32) -> Accepted {
+        Accepted {
             row,
             xid,
             bytes: 0,
-            topic: 0,
+            topic: NO_TOPIC,
             since_micros: 0,
-            sent_micros,
-        };
-        let ticket = self.engine.accept_row(unsent);
-        self.engine.delivered(self.now, ticket, Ok(()));
+            sent_micros: self.now.as_micros() as u64,
+        }
     }
 
     fn forward(
@@ -158,12 +195,21 @@ impl Forwarder {
         xid: u32,
         since_micros: i64,
     ) -> Result<()> {
-        let record = self.router.record(event, origin)?;
+        let (parts, fault) = match self.router.prepare(event, origin) {
+            Ok(parts) => (parts, None),
+            Err(error) if error.code() == Code::Publish => {
+                (self.router.bare(event), Some(checks::malformed(&error)))
+            }
+            Err(error) => return Err(error),
+        };
+        let record = self.router.assemble(&parts, event, origin);
+        let fault = fault.or_else(|| checks::own_fault(event, &record, &self.config.key));
+        let topic = self.engine.topic(record.topic);
         let accepted = Accepted {
             row: event.row_id.unwrap_or(0),
             xid,
             bytes: u32::try_from(record.size()).unwrap_or(u32::MAX),
-            topic: self.topics.index(record.topic),
+            topic,
             since_micros,
             sent_micros: self.now.as_micros() as u64,
         };
@@ -172,197 +218,180 @@ impl Forwarder {
             Origin::Table => Some(self.engine.accept_row(accepted)),
         };
         let Some(ticket) = ticket else { return Ok(()) };
-        let mut full_since = None;
-        loop {
-            match self.producer.send(&record, ticket) {
-                Ok(()) => return Ok(()),
-                Err(SendError::Refused(refusal)) => {
-                    self.engine.delivered(self.now, ticket, Err(refusal.into()));
-                    return Ok(());
+        let admission = match fault {
+            Some(fault) => Admission::Keep(Reason::Condemn(fault)),
+            None => self.engine.admit(&accepted, &Parcel::of(&record)),
+        };
+        if let Admission::Keep(reason) = admission {
+            let record = Box::new(OwnedRecord::from(&record));
+            self.engine.keep(self.now, ticket, record, reason);
+            return Ok(());
+        }
+        know(&mut self.topics, &self.metrics, topic, record.topic);
+        let sent = send(&mut self.producer, &mut self.reports, |producer| {
+            producer.send(&record, ticket)
+        })?;
+        if let Err(refusal) = sent {
+            let record = Some(Box::new(OwnedRecord::from(&record)));
+            self.refused(ticket, &refusal, record);
+        }
+        Ok(())
+    }
+
+    fn refused(&mut self, ticket: Ticket, refusal: &Refusal, record: Option<Box<OwnedRecord>>) {
+        let report = Report {
+            ticket,
+            failure: Some(failure(refusal)),
+            record,
+        };
+        self.engine.delivered(self.now, report, &mut self.done);
+    }
+
+    /// The next thing that the engine wants of its caller; what it wants of Kafka and the table is carried out here.
+    ///
+    /// # Errors
+    /// When the producer is of no more use.
+    pub(crate) fn output(&mut self) -> Result<Option<Output>> {
+        while let Some(output) = self.engine.output() {
+            match output {
+                Output::Send { ticket, record } => {
+                    let topic = self.engine.topic(record.topic());
+                    know(&mut self.topics, &self.metrics, topic, record.topic());
+                    let sent = send(&mut self.producer, &mut self.reports, |producer| {
+                        producer.send_owned(&record, ticket)
+                    })?;
+                    if let Err(refusal) = sent {
+                        self.refused(ticket, &refusal, Some(record));
+                    }
                 }
-                Err(SendError::Fatal(error)) => return Err(error),
-                // The memory limit lies far below the queue's: this is met only where a setting has shrunk the queue.
-                Err(SendError::Full)
-                    if full_since.get_or_insert_with(Instant::now).elapsed() < FULL_LIMIT =>
-                {
-                    self.producer.take_reports(&mut self.reports);
-                    std::thread::sleep(Duration::from_millis(1));
+                Output::Trust { topic, failure } => self.producer.trust(&topic, failure),
+                Output::Ask(topics) => {
+                    let catalog = Rc::clone(&self.catalog);
+                    self.question = Some(Box::pin(ask(catalog, topics)));
                 }
-                Err(SendError::Full) => {
-                    let message = "the producer's queue stays full";
-                    return Err(Error::transient(Code::Publish, message)
-                        .hint("raise queue.buffering.max.messages or lower the memory limit"));
+                Output::Work { generation, work } => self.scribe.begin(generation, work),
+                Output::End(End::ProducerFailed(fault)) => {
+                    self.producer_failed = true;
+                    return Ok(Some(Output::End(End::ProducerFailed(fault))));
                 }
+                other => return Ok(Some(other)),
             }
         }
+        Ok(None)
     }
 
     /// Takes in the delivery reports that are ready. Never waits.
     pub(crate) fn take_reports(&mut self) -> Result<()> {
         self.producer.take_reports(&mut self.reports);
-        if self.reports.is_empty() {
-            return self.producer.fatal().map_or(Ok(()), Err);
+        if self.reports.is_empty() && self.done.is_empty() {
+            return self.fatal();
+        }
+        for report in self.reports.drain(..) {
+            let report = Report {
+                ticket: report.ticket,
+                failure: report.outcome.err().map(|refusal| failure(&refusal)),
+                record: report.record,
+            };
+            self.engine.delivered(self.now, report, &mut self.done);
         }
         let wall = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
         let wall_micros = wall.as_micros() as i64;
-        for report in self.reports.drain(..) {
-            if let Err(refusal) = &report.outcome {
-                self.metrics.topic(refusal.topic()).failed(1);
-            }
-            let outcome = report.outcome.map_err(Error::from);
-            let Some(event) = self.engine.delivered(self.now, report.ticket, outcome) else {
-                continue;
-            };
+        for event in self.done.drain(..) {
             self.published += 1;
-            if let Some(topic) = self.topics.list.get(event.topic as usize) {
-                topic.metrics.processed(1);
-                topic
-                    .metrics
-                    .observe((wall_micros - event.since_micros) as f64 / 1e6);
+            if let Some(Some((_, topic))) = self.topics.get(event.topic as usize) {
+                topic.processed(1);
+                if event.since_micros > 0 {
+                    topic.observe((wall_micros - event.since_micros) as f64 / 1e6);
+                }
             }
         }
         Ok(())
     }
 
-    /// Writes these rows back; [`progressed`](Forwarder::progressed) tells the engine how it went.
-    pub(crate) fn write(&mut self, mut marks: Vec<Mark>) {
-        let Some(mut write_back) = self.write_back.take() else {
-            debug_assert!(
-                false,
-                "one write-back at a time, and none without a table to write to"
-            );
-            return;
+    fn fatal(&mut self) -> Result<()> {
+        let Some(error) = self.producer.fatal() else {
+            return Ok(());
         };
-        self.write = Some(Box::pin(async move {
-            let result = write_back.write(&mut marks).await;
-            (write_back, marks, result)
-        }));
+        self.producer_failed = true;
+        Err(error)
     }
 
     /// Waits until Kafka or the table has something to tell, and takes it in. Cancel-safe.
     pub(crate) async fn progressed(&mut self) -> Result<()> {
-        let written = tokio::select! {
+        tokio::select! {
             biased;
-            written = finished(&mut self.write) => Some(written),
-            () = self.producer.reported() => None,
-        };
-        self.tick();
-        let Some((write_back, marks, result)) = written else {
-            return self.take_reports();
-        };
-        self.write = None;
-        self.write_back = Some(write_back);
-        self.engine.written_back(self.now, &marks);
-        match result {
-            Ok(()) => self.write_error = None,
-            Err(error) => {
-                self.metrics.error(error.code());
-                tracing::warn!(error = %error.report(), "write-back failed, trying again");
-                self.write_error = Some(error.report());
+            done = self.scribe.done() => self.worked(done),
+            answers = answered(&mut self.question) => {
+                self.question = None;
+                let now = self.tick();
+                self.engine.answered(now, answers);
+            }
+            () = self.producer.reported() => {
+                self.tick();
+                return self.take_reports();
             }
         }
         Ok(())
     }
 
-    /// Puts the figures on the board and into the gauges, and names what is waited for.
-    pub(crate) fn show(&self) {
-        let snapshot = self.engine.snapshot();
-        let oldest_seconds = snapshot.oldest.map_or(0.0, |oldest| {
-            self.now.as_secs_f64() - Duration::from_micros(oldest.sent_micros).as_secs_f64()
-        });
-        let gauges = FlightGauges {
-            records: snapshot.in_flight_count,
-            bytes: snapshot.in_flight_bytes as u64,
-            oldest_seconds,
-            unmarked_records: snapshot.unmarked_count as u64,
+    fn worked(&mut self, done: Done) {
+        let now = self.tick();
+        let Done {
+            generation,
+            work,
+            result,
+        } = done;
+        let dead = match &result {
+            Ok(_) => show::dead(&work),
+            Err(_) => Vec::new(),
         };
-        self.metrics.flight(gauges);
-        self.board.update(|status| {
-            status.published_total = self.published;
-            status.in_flight_records = gauges.records;
-            status.in_flight_bytes = gauges.bytes;
-            status.unmarked_records = gauges.unmarked_records;
-            status.oldest_unacknowledged_seconds = oldest_seconds;
-            status.received_lsn = Some(snapshot.received.to_string());
-            status.confirmed_lsn = Some(snapshot.confirmed.to_string());
-        });
-        let waiting = match snapshot.oldest {
-            Some(oldest) if oldest_seconds > KAFKA_WAIT.as_secs_f64() => {
-                let topic = self
-                    .topics
-                    .list
-                    .get(oldest.topic as usize)
-                    .map_or("", |topic| &topic.name);
-                Some(("kafka", self.kafka_trouble(topic)))
+        let sight = match result {
+            Ok(sight) => {
+                self.write_error = None;
+                Ok(sight)
             }
-            _ if snapshot.decoding => Some((
-                "decoding",
-                "the server decodes changes that are not ours".to_owned(),
-            )),
-            _ => match &self.write_error {
-                Some(error) => Some(("write-back", error.clone())),
-                None if snapshot.deferred_count > 0 => {
-                    let rows = snapshot.deferred_count;
-                    Some((
-                        "write-back",
-                        format!("{rows} rows are locked or not visible yet"),
-                    ))
-                }
-                None => None,
-            },
+            Err(error) => {
+                self.metrics.error(error.code());
+                tracing::warn!(error = %error.report(), "write-back failed, trying again");
+                self.write_error = Some(error.report());
+                Err(())
+            }
         };
-        self.board.wait(waiting);
-    }
-
-    fn kafka_trouble(&self, topic: &str) -> String {
-        match self.producer.health().last_error {
-            Some(error) => format!("no acknowledgement for topic {topic}: {}", error.reason),
-            None => format!("no acknowledgement for topic {topic}"),
+        self.engine.worked(now, generation, work, sight);
+        for topic in dead {
+            self.metrics.topic(&topic).failed(1);
         }
     }
 }
 
-/// The outcome of the write-back that is out; waits for ever when there is none.
-async fn finished(write: &mut Option<Write>) -> (WriteBack, Vec<Mark>, Result<()>) {
-    match write {
-        Some(write) => write.await,
+/// Keeps the counters of a topic at hand.
+fn know(
+    topics: &mut Vec<Option<(Box<str>, TopicMetrics)>>,
+    metrics: &Metrics,
+    id: TopicId,
+    name: &str,
+) {
+    let at = id as usize;
+    if let Some(Some((known, _))) = topics.get(at)
+        && **known == *name
+    {
+        return;
+    }
+    if id == NO_TOPIC {
+        return;
+    }
+    if topics.len() <= at {
+        topics.resize_with(at + 1, || None);
+    }
+    topics[at] = Some((name.into(), metrics.topic(name)));
+}
+
+/// The answer to the question that is out; waits for ever when there is none.
+async fn answered(question: &mut Option<Question>) -> Option<Vec<(String, Answer)>> {
+    match question {
+        Some(question) => question.await,
         None => std::future::pending().await,
-    }
-}
-
-/// Topic names by number, so that an event in flight needs no string.
-struct Topics {
-    metrics: Arc<Metrics>,
-    known: HashMap<Box<str>, u32>,
-    list: Vec<Topic>,
-}
-
-struct Topic {
-    name: Box<str>,
-    metrics: TopicMetrics,
-}
-
-/// Beyond so many topics the rest share a number.
-const TOPICS_MAX: usize = 10_000;
-
-impl Topics {
-    fn index(&mut self, name: &str) -> u32 {
-        if let Some(index) = self.known.get(name) {
-            return *index;
-        }
-        let index = self.list.len().min(TOPICS_MAX) as u32;
-        if self.list.len() <= TOPICS_MAX {
-            let metrics = self.metrics.topic(name);
-            self.list.push(Topic {
-                name: name.into(),
-                metrics,
-            });
-        }
-        if self.known.len() < TOPICS_MAX {
-            self.known.insert(name.into(), index);
-        }
-        index
     }
 }

@@ -1,24 +1,25 @@
-//! One publisher for a slot: an advisory lock, held by the replication connection itself.
+//! One publisher at a time: the lock belongs to the very session that reads events.
 //!
-//! Lock, slot and session are one connection, so they end together: the server lets go of a process that is frozen or cut off after
-//! `wal_sender_timeout` (`idle_session_timeout` while it does not stream). Nobody ever waits inside the lock, since a waiting
-//! session holds back vacuum for as long as it waits: others look at `pg_locks` now and then.
-//! See <https://www.postgresql.org/docs/current/explicit-locking.html#ADVISORY-LOCKS>.
+//! In front of a slot that is the replication connection, so that lock, slot and session end together: the server lets go of a
+//! process that is frozen or cut off after `wal_sender_timeout` (`idle_session_timeout` while it does not stream). Polling has one SQL
+//! session for lock and reading, with `idle_session_timeout` of the same length. Others look whether the lock is free.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::config::Config;
 use crate::error::Result;
-use crate::postgres;
+use crate::postgres::{self, Session, lock};
+use crate::publisher::decision::WAL_SENDER_TIMEOUT;
 use crate::publisher::status::Board;
 use crate::replication::ReplicationClient;
 
 const LOOK: Duration = Duration::from_millis(250);
+/// Without a word for [`WAL_SENDER_TIMEOUT`] the server gives the lock to another instance; we speak three times as often.
+const SPEAK: Duration = Duration::from_secs(WAL_SENDER_TIMEOUT.as_secs() / 3);
 
 /// Takes the lock of this slot on the replication connection, without waiting. False: another instance has it.
 pub(crate) async fn take(client: &mut ReplicationClient, slot: &str) -> Result<bool> {
-    let take = format!("SELECT pg_catalog.pg_try_advisory_lock({})", key(slot));
-    let rows = client.query(&take).await?;
+    let rows = client.query(&lock::take_sql(slot)).await?;
     let taken = rows
         .first()
         .and_then(|row| row.first())
@@ -26,27 +27,21 @@ pub(crate) async fn take(client: &mut ReplicationClient, slot: &str) -> Result<b
     Ok(taken == Some("t"))
 }
 
+/// Takes the lock on this session, without waiting, and lets the server end the session when it falls silent.
+pub(crate) async fn take_by_sql(session: &Session, slot: &str) -> Result<bool> {
+    let limit = WAL_SENDER_TIMEOUT.as_millis();
+    let set = format!("SET idle_session_timeout = '{limit}ms'");
+    session.run("limiting the session's silence", &set).await?;
+    lock::take(session, slot).await
+}
+
 /// Returns when the lock was free in two looks: the instance that had it is gone.
 pub(crate) async fn until_free(config: &Config, board: &Board) -> Result<()> {
-    let session = postgres::connect(
-        &config.database,
-        "outboxd standby",
-        config.operation_timeout,
-    )
-    .await?;
-    let key = key(&config.slot);
-    let (high, low) = ((key >> 32) as u32, key as u32);
-    let holder = format!(
-        "SELECT pid FROM pg_catalog.pg_locks \
-         WHERE locktype = 'advisory' AND classid = {high} AND objid = {low} AND objsubid = 1 AND granted \
-           AND database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())"
-    );
+    let (database, limit) = (&config.database, config.operation_timeout);
+    let session = postgres::connect(database, "outboxd standby", limit).await?;
     let mut free = 0;
     while free < 2 {
-        let row = session
-            .bounded("looking at the lock", session.query_opt(&holder, &[]))
-            .await?;
-        match row.map(|row| row.get::<_, i32>(0)) {
+        match lock::holder(&session, &config.slot).await? {
             Some(pid) => {
                 free = 0;
                 board.update(|_| {});
@@ -59,23 +54,72 @@ pub(crate) async fn until_free(config: &Config, board: &Board) -> Result<()> {
     Ok(())
 }
 
-/// The lock's number: FNV-1a of a prefix and the slot's name, the same in every version of outboxd.
-fn key(slot: &str) -> i64 {
-    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
-    for byte in b"outboxd:".iter().chain(slot.as_bytes()) {
-        hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
-    }
-    hash as i64
+/// The hold on the lock by a session that is often idle: it has to be heard now and then.
+#[derive(Debug)]
+pub(crate) struct Lease<'a> {
+    holder: Holder<'a>,
+    spoken: Instant,
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+#[derive(Debug)]
+enum Holder<'a> {
+    Replication(&'a mut ReplicationClient),
+    Sql(&'a Session),
+    /// Busy with something else, and heard thereby.
+    Away,
+}
 
-    #[test]
-    fn the_lock_of_a_slot_never_changes_its_number() {
-        assert_eq!(key("outboxd_orders"), key("outboxd_orders"));
-        assert_ne!(key("outboxd_orders"), key("outboxd_order"));
-        assert_eq!(key(""), 0xd059_0bc1_cdea_aca2_u64 as i64);
+impl<'a> Lease<'a> {
+    /// Held by a replication connection that does not stream.
+    pub(crate) fn of_client(client: &'a mut ReplicationClient) -> Self {
+        Lease::new(Holder::Replication(client))
+    }
+
+    /// Held by an SQL session.
+    pub(crate) fn of_session(session: &'a Session) -> Self {
+        Lease::new(Holder::Sql(session))
+    }
+
+    fn new(holder: Holder<'a>) -> Self {
+        let spoken = Instant::now();
+        Lease { holder, spoken }
+    }
+
+    /// Speaks, if it is time to.
+    pub(crate) async fn keep(&mut self) -> Result<()> {
+        if self.spoken.elapsed() <= SPEAK {
+            return Ok(());
+        }
+        self.spoken = Instant::now();
+        match &mut self.holder {
+            Holder::Replication(client) => client.query("SELECT 1").await.map(drop),
+            Holder::Sql(session) => session.run("keeping the lock", "SELECT 1").await,
+            Holder::Away => Ok(()),
+        }
+    }
+
+    /// The replication connection, which is heard now; `None` while it is away.
+    pub(crate) fn client(&mut self) -> Option<&mut ReplicationClient> {
+        self.spoken = Instant::now();
+        match &mut self.holder {
+            Holder::Replication(client) => Some(client),
+            Holder::Sql(_) | Holder::Away => None,
+        }
+    }
+
+    /// Takes the replication connection away, until it is given back.
+    pub(crate) fn take_client(&mut self) -> Option<&'a mut ReplicationClient> {
+        match std::mem::replace(&mut self.holder, Holder::Away) {
+            Holder::Replication(client) => Some(client),
+            other => {
+                self.holder = other;
+                None
+            }
+        }
+    }
+
+    /// Gives it back.
+    pub(crate) fn give_back(&mut self, client: &'a mut ReplicationClient) {
+        *self = Lease::of_client(client);
     }
 }

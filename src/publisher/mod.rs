@@ -6,19 +6,35 @@
 //!
 //! ```text
 //! supervisor ─▶ bootstrap ─▶ stream        one attempt after another; each attempt one slot, one session
+//!      │  └───▶ poll ─┴─▶ table run         where no slot is allowed: one SQL session
 //!      └───────────┴──────────┴─▶ forwarder ─▶ engine ─▶ tracker, write queue, cadence      (pure)
 //! ```
 
 mod bootstrap;
 mod cadence;
+mod checks;
+mod connections;
 mod decision;
+mod delivery;
+mod dispatch;
 mod engine;
 mod forwarder;
+mod kafka_words;
+mod lane;
+mod lanes;
+mod letters;
 mod lock;
 mod pace;
+mod parks;
+mod poll;
+mod scribe;
+mod show;
+mod skip;
 mod status;
 mod stream;
 mod supervisor;
+mod table_run;
+mod topics;
 mod tracker;
 mod watch;
 mod write_queue;
@@ -27,6 +43,8 @@ mod write_queue;
 mod engine_tests;
 #[cfg(test)]
 mod simulation;
+#[cfg(test)]
+mod simulation_letters;
 #[cfg(test)]
 mod simulation_process;
 #[cfg(test)]
@@ -42,13 +60,14 @@ use std::thread::JoinHandle;
 
 use tokio::sync::{oneshot, watch as signal};
 
-use crate::config::Config;
+use crate::config::{Config, Source};
 use crate::error::{Code, Error, Result};
 use crate::metrics::Metrics;
 use crate::publisher::forwarder::Forwarder;
 use crate::publisher::status::Board;
 use crate::publisher::supervisor::Supervisor;
 
+pub use crate::publisher::skip::{Skipped, skip_transaction};
 pub use crate::publisher::status::{Phase, SlotHealth, Status, Waiting};
 
 /// Publishes one outbox table. See the module's head.
@@ -78,7 +97,9 @@ impl fmt::Debug for Publisher {
 impl Publisher {
     /// Connects to nothing yet.
     pub fn new(config: Config) -> Self {
-        let board = Board::new(&config.slot, &config.publication, &config.table.to_string());
+        let slot = (config.source == Source::Slot)
+            .then(|| (config.slot.clone(), config.publication.clone()));
+        let board = Board::new(slot, &config.table.to_string());
         Publisher {
             config: Arc::new(config),
             metrics: Arc::new(Metrics::new()),

@@ -119,6 +119,14 @@ impl Schedule {
                 return world.append(number);
             }
             Step::Perform { fault } => return world.perform(fault),
+            Step::Ask => {
+                let mut rng = world.rng.fork();
+                return world.cabinet.ask(&mut rng);
+            }
+            Step::Topic => {
+                let number = world.rng.usize(0..world.topics.len());
+                world.topics[number] = !world.topics[number];
+            }
             Step::Checkpoint => world.checkpoint(),
             Step::Visible | Step::Lock if !world.rows.is_empty() => {
                 let number = world.rng.usize(0..world.rows.len());
@@ -134,6 +142,9 @@ impl Schedule {
 
     fn process_step(&mut self, step: Step) -> bool {
         let (now, world) = (self.now, &mut self.world);
+        if let Some(process) = &mut self.process {
+            process.now = now;
+        }
         let Some(process) = &mut self.process else {
             if step == Step::Connect {
                 self.repeats |= world.seen.contains_key("rolled back");
@@ -149,6 +160,7 @@ impl Schedule {
                 process.report(now, world, number)
             }
             Step::Written => process.written(now, world),
+            Step::Answer { fault } => process.answered(now, world, fault),
             Step::Poll => {
                 process.engine.poll(now);
                 true
@@ -157,11 +169,13 @@ impl Schedule {
                 let fate = process.carry_out(now, world);
                 match fate {
                     Some(Fate::Stopped) => {
-                        let clean = process.position_known && !process.refused;
+                        let clean = process.position_known;
                         self.end_process(clean);
                     }
-                    Some(Fate::GaveUp) => {
+                    Some(Fate::Halted) => {
+                        // A person mends it.
                         self.world.poison.clear();
+                        self.world.topics.iter_mut().for_each(|there| *there = true);
                         self.end_process(false);
                     }
                     Some(Fate::Lives) | None => {}
@@ -227,6 +241,8 @@ impl Schedule {
                 };
                 self.repeats = true;
                 process.disconnect(world, false);
+                // What is being written is awaited, however it ends.
+                while world.perform(false) {}
                 process.reset(world);
             }
             Step::Stop => {
@@ -283,6 +299,7 @@ impl Schedule {
             Step::Report,
             Step::Perform { fault: false },
             Step::Written,
+            Step::Answer { fault: false },
         ];
         for step in steps {
             let tries = if matches!(step, Step::Append | Step::Report) {
@@ -309,6 +326,8 @@ impl Schedule {
                 continue;
             }
             idle = 0;
+            // What was refused before everything was mended is asked for again.
+            self.world.cabinet.retry_all();
             self.step(Step::Position);
             self.step(Step::AskWithoutEnd);
             if let Some(process) = &mut self.process
@@ -396,14 +415,18 @@ fn whatever_happens_nothing_is_lost_reordered_or_needlessly_repeated() {
         "busy walsender",
         "change skipped",
         "cut",
-        "gave up",
+        "acknowledged by a rewind",
+        "trust from before a failure",
+        "attempt counted",
+        "closed",
+        "filed",
+        "halted",
+        "kept",
         "let the server stop",
         "poison",
         "process crash",
-        "refusal",
         "report of before a reset",
         "rewind",
-        "rewound for a refusal",
         "row from the table",
         "server crash",
         "server left",

@@ -3,34 +3,36 @@
 //! It carries out outputs one by one, so that a schedule can cut in between any two, and holds every record that is handed over
 //! against what the model log says must come.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
-use crate::config::AfterPublish;
-use crate::error::{Code, Error};
 use crate::lsn::Lsn;
-use crate::publisher::decision::{End, Intake, Limits, Output, Walsender};
+use crate::outbox::Fault;
+use crate::publisher::checks::Parcel;
+use crate::publisher::decision::{
+    End, Failure, FailureKind, Intake, Limits, Output, Report, Walsender, Work,
+};
+use crate::publisher::dispatch::Admission;
 use crate::publisher::engine::Engine;
-use crate::publisher::simulation_world::{Batch, Message, Status, World};
+use crate::publisher::simulation_world::{Appended, Batch, Message, Reported, Status, World};
+use crate::publisher::topics::{Answer, Facts};
 use crate::publisher::tracker::{Accepted, ENTRY_BYTES, Ticket};
 
 #[derive(Debug)]
 pub(crate) struct Process {
     pub(crate) engine: Engine,
     limits: Limits,
+    pub(crate) now: Duration,
     /// Grows with every reset: what of an earlier one comes in must change nothing.
     generation: u64,
     first_ticket: Ticket,
     /// Rows handed to Kafka in this generation.
     handed: BTreeSet<usize>,
-    unsettled: BTreeSet<Ticket>,
     flush: u64,
     missed: VecDeque<usize>,
     pub(crate) stopping: bool,
     /// Whether there was a session to finish in, and a server that told its position.
     pub(crate) position_known: bool,
-    pub(crate) refused: bool,
-    refusals: BTreeMap<usize, u32>,
 }
 
 /// What became of the process.
@@ -38,7 +40,7 @@ pub(crate) struct Process {
 pub(crate) enum Fate {
     Lives,
     Stopped,
-    GaveUp,
+    Halted,
 }
 
 impl Process {
@@ -49,22 +51,25 @@ impl Process {
             process_interval: Duration::from_millis(world.rng.u64(0..3_000)),
             memory_limit: world.rng.usize(500..4_000),
             attempts: world.rng.u32(1..4),
+            on_poison: world.on_poison,
+            dead_letters_per_minute: 1_000_000,
+            makes_topics: false,
+            compresses: false,
+            batch_bytes: 1_000_000,
             status_interval: Duration::from_secs(10),
             silence: Duration::from_secs(25),
         };
         let mut process = Process {
             engine: Engine::new(limits.clone()),
             limits,
+            now: Duration::ZERO,
             generation: 0,
             first_ticket: 0,
             handed: BTreeSet::new(),
-            unsettled: BTreeSet::new(),
             flush: 0,
             missed: VecDeque::new(),
             stopping: false,
             position_known: false,
-            refused: false,
-            refusals: BTreeMap::new(),
         };
         process.reset(world);
         process
@@ -75,16 +80,14 @@ impl Process {
         assert!(world.link.is_none());
         self.engine.reset(Lsn::new(world.confirmed));
         self.generation += 1;
-        self.first_ticket = self
-            .unsettled
-            .last()
-            .map_or(self.first_ticket, |last| last + 1);
+        self.first_ticket = self.engine.next_ticket();
         self.handed.clear();
-        self.unsettled.clear();
         self.flush = world.confirmed;
-        self.refused = false;
-        let missed =
-            |row: &usize| world.rows[*row].transaction.is_none() && !world.rows[*row].marked;
+        self.engine.load_parked(world.cabinet.parked_keys());
+        let missed = |row: &usize| {
+            let known = &world.rows[*row];
+            known.transaction.is_none() && !known.marked && !world.cabinet.holds(*row)
+        };
         self.missed = (0..world.rows.len()).filter(missed).collect();
     }
 
@@ -143,12 +146,17 @@ impl Process {
                 let row = world.log[number].changes[index as usize];
                 match (self.engine.change(), row) {
                     (None, Some(row)) => {
-                        assert!(self.handed.contains(&row), "row {row} is passed over");
+                        let left_out = world.cabinet.was_dead(row);
+                        let handed = self.handed.contains(&row);
+                        assert!(handed || left_out, "row {row} is passed over");
                         world.saw("change skipped");
                     }
                     (Some(found), row) => {
                         assert_eq!(found, index, "index in the transaction");
-                        if let Some(row) = row {
+                        // What the dead letters have already, the driver leaves out.
+                        if let Some(row) = row
+                            && !world.cabinet.holds(row)
+                        {
                             self.hand_over(row, number as u32, world, false);
                         }
                     }
@@ -162,11 +170,12 @@ impl Process {
     fn hand_over(&mut self, row: usize, xid: u32, world: &mut World, from_table: bool) {
         assert!(self.handed.insert(row), "row {row} is handed over twice");
         let bytes = world.rows[row].bytes;
+        let record = world.record(row);
         let accepted = Accepted {
             row: row as i64,
             xid,
             bytes,
-            topic: 0,
+            topic: self.engine.topic(record.topic()),
             since_micros: 0,
             sent_micros: 0,
         };
@@ -176,13 +185,17 @@ impl Process {
             self.engine.accept(accepted).expect("inside a transaction")
         };
         assert!(ticket >= self.first_ticket, "tickets are never given again");
-        assert!(self.unsettled.insert(ticket));
-        let entries = self.unsettled.last().map_or(0, |last| last + 1)
-            - self.unsettled.first().copied().unwrap_or(0);
-        let held = self.engine.snapshot().in_flight_bytes + entries as usize * ENTRY_BYTES;
-        let allowed = self.limits.memory_limit + bytes as usize + ENTRY_BYTES;
+        let held = self.engine.held_bytes();
+        let allowed = self.limits.memory_limit + bytes as usize + ENTRY_BYTES + TRANSACTION_BYTES;
         assert!(held <= allowed, "{held} bytes in flight, {allowed} allowed");
-        world.produce(ticket, row);
+        match self.engine.admit(&accepted, &Parcel::of_kept(&record)) {
+            Admission::Send => world.produce(ticket, row),
+            Admission::Keep(reason) => {
+                world.saw("kept");
+                let now = self.now;
+                self.engine.keep(now, ticket, Box::new(record), reason);
+            }
+        }
     }
 
     /// Publishes a row that the slot never delivers.
@@ -190,7 +203,8 @@ impl Process {
         if self.engine.intake() != Intake::Open || self.stopping {
             return false;
         }
-        let known = |row: &usize| world.rows[*row].transaction.is_none();
+        let known =
+            |row: &usize| world.rows[*row].transaction.is_none() && !world.cabinet.holds(*row);
         let next = self.missed.pop_front().or_else(|| {
             (0..world.rows.len())
                 .find(|row| known(row) && !world.rows[*row].marked && !self.handed.contains(row))
@@ -198,7 +212,7 @@ impl Process {
         let Some(row) = next else {
             return false;
         };
-        if self.handed.contains(&row) || world.rows[row].marked {
+        if self.handed.contains(&row) || world.rows[row].marked || world.cabinet.holds(row) {
             return false;
         }
         world.saw("row from the table");
@@ -208,46 +222,83 @@ impl Process {
 
     /// Kafka's next report for a partition.
     pub(crate) fn report(&mut self, now: Duration, world: &mut World, number: usize) -> bool {
-        let Some((ticket, row, delivered)) = world.partitions[number].reports.pop_front() else {
+        let partition = &mut world.partitions[number];
+        let Some(reported) = partition.reports.pop_front() else {
             return false;
         };
+        let Reported {
+            ticket,
+            row,
+            appended,
+            failure,
+            suspect,
+        } = reported;
         let current = ticket >= self.first_ticket;
-        let outcome = if delivered {
-            Ok(())
-        } else {
-            Err(Error::fatal(Code::Publish, "refused"))
+        let kind = match appended {
+            Appended::Yes => None,
+            Appended::Refused => Some(FailureKind::Refused),
+            Appended::Later => Some(FailureKind::Outage),
+            Appended::NoTopic => Some(FailureKind::NoTopic),
         };
-        let known = self.engine.delivered(now, ticket, outcome);
-        if current && !delivered {
-            world.saw("refusal");
-            self.refused = true;
-            *self.refusals.entry(row).or_default() += 1;
-        } else if current {
-            assert_eq!(known.map(|accepted| accepted.row), Some(row as i64));
-            if self.limits.after_publish == AfterPublish::Keep {
-                self.unsettled.remove(&ticket);
-            }
-        } else {
+        let report = Report {
+            ticket,
+            failure: kind.map(|kind| Failure {
+                kind,
+                fault: fault(),
+                number: failure,
+            }),
+            record: suspect.then(|| Box::new(world.record(row))),
+        };
+        let mut done = Vec::new();
+        self.engine.delivered(now, report, &mut done);
+        if !current {
             world.saw("report of before a reset");
-            assert!(known.is_none());
+            assert!(done.is_empty());
+        }
+        for accepted in done {
+            let row = accepted.row as usize;
+            assert!(world.rows[row].appended > 0, "row {row} was not appended");
+            world.saw(match suspect {
+                true => "acknowledged by a rewind",
+                false => "acknowledged",
+            });
         }
         true
     }
 
     /// The result of a statement comes back.
     pub(crate) fn written(&mut self, now: Duration, world: &mut World) -> bool {
-        if !world.batches.front().is_some_and(|batch| batch.performed) {
+        if world
+            .batches
+            .front()
+            .is_none_or(|batch| batch.result.is_none())
+        {
             return false;
         }
         let batch = world.batches.pop_front().expect("seen above");
-        if batch.generation == self.generation {
-            for mark in batch.marks.iter().filter(|mark| mark.settled) {
-                assert!(self.unsettled.remove(&mark.ticket), "settled twice");
-            }
-        } else {
+        if batch.generation != self.generation {
             world.saw("write-back of before a reset");
         }
-        self.engine.written_back(now, &batch.marks);
+        let result = batch.result.expect("seen above");
+        self.engine
+            .worked(now, batch.generation, batch.work, result);
+        true
+    }
+
+    /// Kafka's answer about topics comes back.
+    pub(crate) fn answered(&mut self, now: Duration, world: &mut World, fault: bool) -> bool {
+        let Some(answers) = world.answer(fault) else {
+            return false;
+        };
+        let answer = |there| match there {
+            true => Answer::Known(Facts::default()),
+            false => Answer::Missing,
+        };
+        let answers = answers.map(|answers| {
+            let answers = answers.into_iter();
+            answers.map(|(name, there)| (name, answer(there))).collect()
+        });
+        self.engine.answered(now, answers);
         true
     }
 
@@ -259,17 +310,38 @@ impl Process {
                 flush,
                 ask_reply,
             } => self.status(world, write.raw(), flush.raw(), ask_reply),
-            Output::WriteBack(marks) => {
-                assert!(!marks.is_empty(), "an empty write-back");
-                let out = world
-                    .batches
-                    .iter()
-                    .any(|batch| batch.generation == self.generation);
-                assert!(!out, "two write-backs at a time");
+            Output::Send { ticket, record } => {
+                let value = std::str::from_utf8(record.value().unwrap_or_default());
+                let row: usize = value.expect("a number").parse().expect("a number");
+                world.produce(ticket, row);
+            }
+            Output::Trust { topic, failure } => {
+                let number: usize = topic[1..].parse().expect("a name of ours");
+                world.trust(number, failure);
+            }
+            Output::Ask(names) => {
+                assert!(!names.is_empty(), "an empty question");
+                world.question = Some(names);
+            }
+            Output::Work { generation, work } => {
+                assert_eq!(generation, self.generation);
+                let mut batches = world.batches.iter();
+                let out = batches.any(|batch| batch.generation == generation);
+                assert!(!out, "two things at a time");
+                world.saw(match &work {
+                    Work::Mark(marks) => {
+                        assert!(!marks.is_empty(), "an empty write-back");
+                        "marked"
+                    }
+                    Work::File(_) => "filed",
+                    Work::Close(_) => "closed",
+                    Work::Count(_) => "attempt counted",
+                    Work::Look { .. } => "looked",
+                });
                 world.batches.push_back(Batch {
-                    marks,
-                    generation: self.generation,
-                    performed: false,
+                    work,
+                    generation,
+                    result: None,
                 });
             }
             Output::LookAtWalsender => {
@@ -300,7 +372,7 @@ impl Process {
         match end {
             End::Stopped => {
                 world.saw("stopped");
-                if self.position_known && !self.refused {
+                if self.position_known {
                     self.check_stopped(world);
                 }
                 self.disconnect(world, true);
@@ -314,20 +386,12 @@ impl Process {
                 world.saw("silent");
                 self.disconnect(world, false);
             }
-            End::Refused(_) => {
-                world.saw("rewound for a refusal");
-                assert!(self.refused, "nothing was refused");
-                assert!(self.engine.is_drained(), "rewound under what was in flight");
+            End::Halted(_) => {
+                world.saw("halted");
                 self.disconnect(world, false);
-                self.reset(world);
+                return Fate::Halted;
             }
-            End::GaveUp(_) => {
-                world.saw("gave up");
-                let most = self.refusals.values().max();
-                assert!(most >= Some(&self.limits.attempts), "gave up too early");
-                self.disconnect(world, false);
-                return Fate::GaveUp;
-            }
+            End::ProducerFailed(fault) => panic!("no producer fails here: {fault}"),
             End::Violated(violation) => panic!("a lawful server was accused: {violation}"),
         }
         Fate::Lives
@@ -336,6 +400,9 @@ impl Process {
     /// A stop that was waited for leaves nothing that the next start would send again.
     fn check_stopped(&self, world: &World) {
         for row in &self.handed {
+            if world.cabinet.holds(*row) {
+                continue;
+            }
             let again = match world.rows[*row].transaction {
                 Some(number) => world.log[number].commit >= world.confirmed,
                 None => !world.rows[*row].marked,
@@ -349,5 +416,15 @@ impl Process {
 
     pub(crate) fn has_handed_over(&self) -> bool {
         !self.handed.is_empty()
+    }
+}
+
+/// What a transaction in the book takes, and a little more.
+const TRANSACTION_BYTES: usize = 64;
+
+fn fault() -> Fault {
+    Fault {
+        code: "REFUSED".to_owned(),
+        message: "refused".to_owned(),
     }
 }

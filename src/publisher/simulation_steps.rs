@@ -13,6 +13,9 @@ pub(crate) enum Step {
     Report,
     Perform { fault: bool },
     Written,
+    Answer { fault: bool },
+    Ask,
+    Topic,
     Poll,
     CarryOut,
     Connect,
@@ -33,7 +36,7 @@ pub(crate) enum Step {
 }
 
 /// What always happens, by weight.
-pub(crate) const EVERYDAY: [(Step, u32); 19] = [
+pub(crate) const EVERYDAY: [(Step, u32); 20] = [
     (Step::AskWithoutEnd, 60),
     (Step::Write, 30),
     (Step::Send, 160),
@@ -46,6 +49,7 @@ pub(crate) const EVERYDAY: [(Step, u32); 19] = [
     (Step::Report, 90),
     (Step::Perform { fault: false }, 30),
     (Step::Written, 30),
+    (Step::Answer { fault: false }, 30),
     (Step::Poll, 80),
     (Step::CarryOut, 100),
     (Step::Connect, 40),
@@ -56,13 +60,16 @@ pub(crate) const EVERYDAY: [(Step, u32); 19] = [
 ];
 
 /// What a schedule chooses a few of.
-pub(crate) const FAULTS: [(Step, u32); 14] = [
+pub(crate) const FAULTS: [(Step, u32); 17] = [
     (Step::Wait(30_000), 4),
     (Step::ShutDown, 3),
     (Step::Lock, 6),
     (Step::Poison { always: false }, 3),
     (Step::Poison { always: true }, 1),
     (Step::Perform { fault: true }, 6),
+    (Step::Ask, 10),
+    (Step::Topic, 3),
+    (Step::Answer { fault: true }, 10),
     (Step::Busy, 3),
     (Step::CutLink, 8),
     (Step::Vanish, 3),

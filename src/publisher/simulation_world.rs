@@ -8,14 +8,19 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use fastrand::Rng;
 
-use crate::config::AfterPublish;
-use crate::outbox::Mark;
+use crate::config::{AfterPublish, OnPoison};
+use crate::lsn::Lsn;
+use crate::outbox::OwnedRecord;
+use crate::publisher::decision::Work;
+use crate::publisher::letters::Sight;
+use crate::publisher::simulation_letters::Cabinet;
 use crate::publisher::tracker::Ticket;
 
 /// A row of the outbox table, named by its place in [`World::rows`]; rows are numbered in commit order.
 #[derive(Debug)]
 pub(crate) struct Row {
     pub(crate) partition: usize,
+    pub(crate) key: u8,
     pub(crate) bytes: u32,
     /// Transaction that inserted it, or `None` where the slot never delivers it and only the table knows.
     pub(crate) transaction: Option<usize>,
@@ -70,22 +75,65 @@ pub(crate) struct Link {
 
 #[derive(Debug, Default)]
 pub(crate) struct Partition {
+    pub(crate) topic: usize,
     in_flight: VecDeque<(Ticket, usize)>,
-    pub(crate) reports: VecDeque<(Ticket, usize, bool)>,
+    pub(crate) reports: VecDeque<Reported>,
     pub(crate) log: Vec<usize>,
+    /// Reports bring their records back.
+    suspect: bool,
+    last_failure: u64,
+}
+
+impl Partition {
+    fn report(&mut self, ticket: Ticket, row: usize, appended: Appended, failures: u64) {
+        let failed = appended != Appended::Yes;
+        if failed {
+            (self.suspect, self.last_failure) = (true, failures);
+        }
+        self.reports.push_back(Reported {
+            ticket,
+            row,
+            appended,
+            failure: if failed { failures } else { 0 },
+            suspect: self.suspect,
+        });
+    }
+}
+
+/// A report as the producer has made it, which the publisher has not read.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Reported {
+    pub(crate) ticket: Ticket,
+    pub(crate) row: usize,
+    pub(crate) appended: Appended,
+    pub(crate) failure: u64,
+    /// It brings its record back.
+    pub(crate) suspect: bool,
+}
+
+/// What the broker did with a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Appended {
+    Yes,
+    Refused,
+    /// An outage, told as an error.
+    Later,
+    NoTopic,
 }
 
 #[derive(Debug)]
 pub(crate) struct Batch {
-    pub(crate) marks: Vec<Mark>,
+    pub(crate) work: Work,
     pub(crate) generation: u64,
-    pub(crate) performed: bool,
+    /// What came of it, once it was done or has failed.
+    pub(crate) result: Option<Result<Option<Sight>, ()>>,
 }
 
 #[derive(Debug)]
 pub(crate) struct World {
     pub(crate) rng: Rng,
     pub(crate) after_publish: AfterPublish,
+    pub(crate) on_poison: OnPoison,
     pub(crate) rows: Vec<Row>,
     pub(crate) log: Vec<Transaction>,
     pub(crate) wal: u64,
@@ -99,9 +147,15 @@ pub(crate) struct World {
     /// Every position that may be confirmed: those that the server has named.
     pub(crate) named: BTreeSet<u64>,
     pub(crate) partitions: Vec<Partition>,
+    /// Records that were not delivered so far.
+    failures: u64,
     /// How often the broker still refuses a row.
     pub(crate) poison: BTreeMap<usize, u32>,
+    /// Which topics are there.
+    pub(crate) topics: Vec<bool>,
+    pub(crate) question: Option<Vec<String>>,
     pub(crate) batches: VecDeque<Batch>,
+    pub(crate) cabinet: Cabinet,
     pub(crate) seen: BTreeMap<&'static str, u64>,
 }
 
@@ -109,9 +163,21 @@ impl World {
     pub(crate) fn new(mut rng: Rng) -> Self {
         let modes = [AfterPublish::Mark, AfterPublish::Delete, AfterPublish::Keep];
         let after_publish = modes[rng.usize(0..3)];
-        let partitions = (0..rng.usize(1..4)).map(|_| Partition::default());
+        let policies = [OnPoison::DeadLetter, OnPoison::ParkKey, OnPoison::Halt];
+        let on_poison = policies[rng.usize(0..3)];
+        let topics: Vec<bool> = (0..rng.usize(1..3)).map(|_| rng.u8(0..4) > 0).collect();
+        let partitions: Vec<_> = (0..rng.usize(1..4))
+            .map(|number| Partition {
+                topic: number % topics.len(),
+                ..Partition::default()
+            })
+            .collect();
         World {
             after_publish,
+            on_poison,
+            topics,
+            question: None,
+            cabinet: Cabinet::default(),
             rows: Vec::new(),
             log: Vec::new(),
             wal: 1_000,
@@ -121,7 +187,8 @@ impl World {
             stopping: false,
             link: None,
             named: BTreeSet::from([1_000]),
-            partitions: partitions.collect(),
+            partitions,
+            failures: 0,
             poison: BTreeMap::new(),
             batches: VecDeque::new(),
             seen: BTreeMap::new(),
@@ -136,6 +203,7 @@ impl World {
     fn insert(&mut self, transaction: Option<usize>) -> usize {
         let row = Row {
             partition: self.rng.usize(0..self.partitions.len()),
+            key: self.rng.u8(0..3),
             bytes: self.rng.u32(1..200),
             transaction,
             marked: false,
@@ -312,12 +380,46 @@ impl World {
             && transaction.commit < position
         {
             for row in transaction.changes.iter().flatten() {
+                if self.cabinet.holds(*row) {
+                    continue;
+                }
                 assert!(self.rows[*row].appended > 0, "row {row} is lost");
                 let marked = self.rows[*row].marked || self.after_publish == AfterPublish::Keep;
                 assert!(marked, "row {row} is confirmed and not marked");
             }
             self.checked += 1;
         }
+    }
+
+    /// The record as it is handed to Kafka: the row's number is its value.
+    pub(crate) fn record(&self, row: usize) -> OwnedRecord {
+        let Row { partition, key, .. } = self.rows[row];
+        let topic = topic_name(self.partitions[partition].topic);
+        // A key belongs to one partition.
+        let key = [partition as u8, key];
+        let value = row.to_string();
+        let place = self.place(row).map(|(lsn, index)| {
+            let headers = [
+                ("outbox_lsn", lsn.to_string()),
+                ("outbox_index", index.to_string()),
+            ];
+            headers.map(|(name, value)| (name, value.into_bytes()))
+        });
+        let headers = place.iter().flatten();
+        OwnedRecord::new(
+            &topic,
+            Some(&key),
+            Some(value.as_bytes()),
+            headers.map(|(name, value)| (*name, value.as_slice())),
+        )
+    }
+
+    /// Where it stands in the log, if it does.
+    pub(crate) fn place(&self, row: usize) -> Option<(Lsn, u32)> {
+        let transaction = &self.log[self.rows[row].transaction?];
+        let changes = transaction.changes.iter();
+        let index = changes.clone().position(|change| *change == Some(row))?;
+        Some((Lsn::new(transaction.commit), index as u32))
     }
 
     pub(crate) fn produce(&mut self, ticket: Ticket, row: usize) {
@@ -329,28 +431,56 @@ impl World {
 
     /// The broker takes the next record of a partition, or refuses it and perhaps others of its batch.
     pub(crate) fn append(&mut self, number: usize) -> bool {
+        let topic = self.partitions[number].topic;
+        let (there, outage) = (self.topics[topic], self.rng.u8(0..60) == 0);
         let partition = &mut self.partitions[number];
         let Some((ticket, row)) = partition.in_flight.pop_front() else {
             return false;
         };
         let refusals = self.poison.entry(row).or_default();
-        let refused = *refusals > 0;
-        *refusals -= u32::from(refused);
-        if !refused {
+        let appended = match *refusals {
+            _ if !there => Appended::NoTopic,
+            0 if outage => Appended::Later,
+            0 => Appended::Yes,
+            _ => Appended::Refused,
+        };
+        *refusals -= u32::from(appended == Appended::Refused);
+        if appended == Appended::Yes {
             partition.log.push(row);
             self.rows[row].appended += 1;
         }
-        partition.reports.push_back((ticket, row, !refused));
-        if refused {
+        self.failures += u64::from(appended != Appended::Yes);
+        partition.report(ticket, row, appended, self.failures);
+        if appended != Appended::Yes {
             *self.seen.entry("refused by the broker").or_default() += 1;
         }
-        if refused && self.rng.u8(0..3) == 0 {
+        if appended == Appended::Refused && self.rng.u8(0..3) == 0 {
             let innocent = self.rng.usize(0..=partition.in_flight.len());
-            let batch = partition.in_flight.drain(..innocent);
-            let refused = batch.map(|(ticket, row)| (ticket, row, false));
-            partition.reports.extend(refused);
+            let batch: Vec<_> = partition.in_flight.drain(..innocent).collect();
+            for (ticket, row) in batch {
+                self.failures += 1;
+                partition.report(ticket, row, Appended::Refused, self.failures);
+            }
         }
         true
+    }
+
+    /// Ends the suspicion of a topic, unless a failure came after this one.
+    pub(crate) fn trust(&mut self, topic: usize, failure: u64) {
+        let of_topic = self.partitions.iter_mut();
+        let mut of_topic = of_topic.filter(|partition| partition.topic == topic);
+        let last = of_topic
+            .by_ref()
+            .map(|partition| partition.last_failure)
+            .max();
+        if last.is_some_and(|last| last > failure) {
+            *self.seen.entry("trust from before a failure").or_default() += 1;
+            return;
+        }
+        let of_topic = self.partitions.iter_mut();
+        of_topic
+            .filter(|partition| partition.topic == topic)
+            .for_each(|partition| partition.suspect = false);
     }
 
     /// The producer dies: of what is in flight, each partition still takes a beginning.
@@ -361,30 +491,63 @@ impl World {
             }
             self.partitions[number].in_flight.clear();
             self.partitions[number].reports.clear();
+            self.partitions[number].suspect = false;
         }
+        self.question = None;
         self.batches.clear();
     }
 
-    /// The statement runs in the table. With `fault` it fails as a whole, before or after it took effect.
+    /// The statement runs in the database. With `fault` it fails as a whole, before or after it took effect.
     pub(crate) fn perform(&mut self, fault: bool) -> bool {
-        let Some(batch) = self.batches.iter_mut().find(|batch| !batch.performed) else {
+        let Some(at) = self.batches.iter().position(|batch| batch.result.is_none()) else {
             return false;
         };
-        batch.performed = true;
         let without_effect = fault && self.rng.bool();
-        for mark in &mut batch.marks {
-            let row = &mut self.rows[mark.row as usize];
-            assert!(row.appended > 0, "row {} marked, never published", mark.row);
-            if !without_effect && row.visible && !row.locked {
-                row.marked = true;
-                mark.settled = !fault;
+        let mut sight = None;
+        let keep = self.after_publish == AfterPublish::Keep;
+        match &mut self.batches[at].work {
+            Work::Mark(marks) => {
+                for mark in marks {
+                    let row = &mut self.rows[mark.row as usize];
+                    assert!(row.appended > 0, "row {} marked, never published", mark.row);
+                    if !without_effect && row.visible && !row.locked {
+                        row.marked = true;
+                        mark.settled = !fault;
+                    }
+                }
+            }
+            _ if without_effect => {}
+            Work::File(letters) => self.cabinet.file(letters),
+            Work::Close(closings) => {
+                for closing in closings {
+                    let row = self.cabinet.close(closing);
+                    self.rows[row].marked = !keep;
+                }
+            }
+            Work::Count(_) => {}
+            Work::Look { with_keys } => {
+                let with_keys = *with_keys;
+                let event = |row| (self.record(row), self.place(row));
+                sight = Some(self.cabinet.look(with_keys, event));
             }
         }
+        self.batches[at].result = Some(if fault { Err(()) } else { Ok(sight) });
         true
+    }
+
+    /// Kafka answers, or does not.
+    pub(crate) fn answer(&mut self, fault: bool) -> Option<Option<Vec<(String, bool)>>> {
+        let names = self.question.take()?;
+        let answers = names.into_iter().map(|name| {
+            let number: usize = name[1..].parse().expect("a name of ours");
+            (name, self.topics[number])
+        });
+        Some((!fault).then(|| answers.collect()))
     }
 
     pub(crate) fn heal(&mut self) {
         self.poison.clear();
+        self.topics.iter_mut().for_each(|there| *there = true);
         for row in &mut self.rows {
             (row.visible, row.locked) = (true, false);
         }
@@ -395,27 +558,41 @@ impl World {
 
     pub(crate) fn is_published(&self) -> bool {
         let keep = self.after_publish == AfterPublish::Keep;
-        let published = |row: &Row| row.appended > 0 && (row.marked || keep);
-        self.confirmed == self.wal && self.rows.iter().all(published)
+        let done = |(number, row): (usize, &Row)| {
+            let discarded = self.cabinet.is_discarded(number);
+            (row.appended > 0 || discarded) && (row.marked || keep)
+        };
+        let rows = self.rows.iter().enumerate();
+        self.confirmed == self.wal && rows.into_iter().all(done) && self.cabinet.is_closed()
     }
 
-    /// Within a partition, `first` deliveries, or else the last ones, are in commit order.
+    /// For each key, `first` deliveries, or else the last ones, are in commit order. Where others go on while a dead letter waits, it
+    /// comes late.
     pub(crate) fn check_order(&self, first: bool) {
         for partition in &self.partitions {
-            let mut seen = BTreeSet::new();
-            let from_slot = partition
-                .log
-                .iter()
-                .filter(|row| self.rows[**row].transaction.is_some());
-            let mut rows: Vec<usize> = from_slot.copied().collect();
-            if !first {
-                rows.reverse();
+            for key in 0..3 {
+                let late =
+                    |row: usize| self.on_poison != OnPoison::ParkKey && self.cabinet.was_dead(row);
+                let from_slot = |row: &usize| {
+                    let known = &self.rows[*row];
+                    known.transaction.is_some() && known.key == key && !late(*row)
+                };
+                let mut seen = BTreeSet::new();
+                let mut rows: Vec<usize> =
+                    partition.log.iter().copied().filter(from_slot).collect();
+                if !first {
+                    rows.reverse();
+                }
+                rows.retain(|row| seen.insert(*row));
+                if !first {
+                    rows.reverse();
+                }
+                assert!(rows.is_sorted(), "order (first: {first}): {rows:?}");
             }
-            rows.retain(|row| seen.insert(*row));
-            if !first {
-                rows.reverse();
-            }
-            assert!(rows.is_sorted(), "order (first: {first}): {rows:?}");
         }
     }
+}
+
+pub(crate) fn topic_name(number: usize) -> String {
+    format!("t{number}")
 }

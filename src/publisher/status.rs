@@ -21,6 +21,8 @@ pub enum Phase {
     Backlog,
     /// Streaming from the slot.
     Streaming,
+    /// Reading the table again and again, without a slot.
+    Polling,
     /// The session was lost; connecting again.
     Reconnecting,
     /// Finishing what was begun.
@@ -64,10 +66,10 @@ pub struct Status {
     pub phase: Phase,
     /// What it waits for, if anything.
     pub waiting: Option<Waiting>,
-    /// The replication slot.
-    pub slot: String,
-    /// The publication.
-    pub publication: String,
+    /// The replication slot; absent where the table is polled.
+    pub slot: Option<String>,
+    /// The publication; absent where the table is polled.
+    pub publication: Option<String>,
     /// The outbox table.
     pub table: String,
     /// The server's system identifier, once connected.
@@ -108,12 +110,14 @@ pub(crate) struct Board {
 }
 
 impl Board {
-    pub(crate) fn new(slot: &str, publication: &str, table: &str) -> Self {
+    /// `slot` and its publication, where there is one.
+    pub(crate) fn new(slot: Option<(String, String)>, table: &str) -> Self {
+        let (slot, publication) = slot.unzip();
         let status = Status {
             phase: Phase::Connecting,
             waiting: None,
-            slot: slot.to_owned(),
-            publication: publication.to_owned(),
+            slot,
+            publication,
             table: table.to_owned(),
             system_id: None,
             timeline: None,
@@ -179,6 +183,11 @@ impl Board {
 
     pub(crate) fn read(&self) -> Status {
         let mut status = self.lock().clone();
+        if status.slot.is_none() {
+            // Positions of the log mean nothing to whoever reads the table alone.
+            status.received_lsn = None;
+            status.confirmed_lsn = None;
+        }
         let turned = self.turned_millis.load(Ordering::Relaxed);
         let age = (self.born.elapsed().as_millis() as u64).saturating_sub(turned);
         status.loop_age_seconds = age as f64 / 1000.0;

@@ -27,7 +27,8 @@ use crate::replication::{Frame, ReplicationClient, StandbyStatusUpdate};
 /// How often the board is brought up to date.
 const SHOW: Duration = Duration::from_millis(250);
 
-/// Rows that were published from the table while the slot was being made: the stream brings some of them again.
+/// Rows that are dealt with, though the stream may bring them again: published from the table while the slot was being made, or
+/// filed as dead letters.
 #[derive(Debug, Default)]
 pub(crate) struct Already {
     pub(crate) rows: HashSet<i64>,
@@ -85,6 +86,11 @@ impl<'a> Stream<'a> {
         end
     }
 
+    /// The transaction that the server was sending.
+    pub(crate) fn transaction(&self) -> Option<Lsn> {
+        self.decoder.begin.as_ref().map(|begin| begin.final_lsn)
+    }
+
     async fn turn_until_over(&mut self, stop: &mut watch::Receiver<bool>) -> Result<End> {
         loop {
             let now = self.forwarder.tick();
@@ -94,7 +100,7 @@ impl<'a> Stream<'a> {
             self.read(now)?;
             self.forwarder.take_reports()?;
             self.forwarder.engine.poll(now);
-            if let Some(end) = self.carry_out() {
+            if let Some(end) = self.carry_out()? {
                 self.client.try_flush()?;
                 return Ok(end);
             }
@@ -145,8 +151,8 @@ impl<'a> Stream<'a> {
         }
     }
 
-    fn carry_out(&mut self) -> Option<End> {
-        while let Some(output) = self.forwarder.engine.output() {
+    fn carry_out(&mut self) -> Result<Option<End>> {
+        while let Some(output) = self.forwarder.output()? {
             match output {
                 Output::Status {
                     write,
@@ -161,12 +167,16 @@ impl<'a> Stream<'a> {
                         reply_requested,
                     });
                 }
-                Output::WriteBack(marks) => self.forwarder.write(marks),
                 Output::LookAtWalsender => self.watch.look_at_walsender(),
-                Output::End(end) => return Some(end),
+                Output::End(end) => return Ok(Some(end)),
+                // The forwarder has carried these out.
+                Output::Send { .. }
+                | Output::Trust { .. }
+                | Output::Ask(_)
+                | Output::Work { .. } => {}
             }
         }
-        None
+        Ok(None)
     }
 
     /// Sleeps until there is something to do: for a moment under backlog, else until a byte, a report or a deadline.

@@ -8,6 +8,8 @@
 //! whole, if `slot.confirmed ≤ last reported ≤ own position ≤ the server's position`: nothing is sent twice though the slot may
 //! stand behind, or even have fallen back in a crash of the server. In every other case positions in memory mean nothing:
 //! everything is dropped and the slot's own position is the start. A position of another history would skip events silently.
+//!
+//! Polling has a shorter staircase: one SQL connection, preflight, lock, table.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,19 +17,22 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 use crate::backoff::Backoff;
-use crate::config::Config;
+use crate::config::{Config, Source};
 use crate::error::{Code, Error, Result};
 use crate::lsn::Lsn;
 use crate::outbox::UnpublishedRows;
 use crate::postgres::slot::{self, Slot};
-use crate::postgres::{self, Lineage, Server, Session, TableShape, preflight};
+use crate::postgres::{Lineage, Server, Session};
 use crate::publisher::bootstrap::Bootstrap;
-use crate::publisher::decision::{End, WAL_SENDER_TIMEOUT};
+use crate::publisher::connections::Connections;
+use crate::publisher::decision::End;
 use crate::publisher::forwarder::Forwarder;
-use crate::publisher::lock;
+use crate::publisher::lock::{self, Lease};
+use crate::publisher::poll::{self, Handed, Poll, Taken};
 use crate::publisher::status::Phase;
 use crate::publisher::stream::{Already, Stream, stop_requested};
-use crate::replication::{IdentifySystem, ReplicationClient, SessionOptions};
+use crate::publisher::table_run::TableRun;
+use crate::replication::IdentifySystem;
 
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_CAP: Duration = Duration::from_secs(2);
@@ -37,13 +42,16 @@ const PARTING: Duration = Duration::from_secs(2);
 /// See the module's head.
 #[derive(Debug)]
 pub(crate) struct Supervisor {
-    config: Arc<Config>,
-    forwarder: Forwarder,
+    pub(super) config: Arc<Config>,
+    pub(super) forwarder: Forwarder,
     stop: watch::Receiver<bool>,
     backoff: Backoff,
     lineage: Option<Lineage>,
     already: Already,
-    /// A session has streamed: from then on a refused login is an outage, not a wrong setting.
+    handed: Handed,
+    /// Where the server failed to decode the last time, and its SQLSTATE.
+    pub(super) failed_at: Option<(Lsn, String)>,
+    /// A session has streamed, or polled: from then on a refused login is an outage, not a wrong setting.
     streamed: bool,
 }
 
@@ -57,13 +65,10 @@ enum Next {
     Again,
 }
 
-/// One attempt's connections, all on one server.
-struct Connections {
-    session: Session,
-    client: ReplicationClient,
-    server: Server,
-    identity: IdentifySystem,
-    shape: TableShape,
+/// An attempt that has the lock.
+enum Begun {
+    Stream(Box<Connections>),
+    Poll(Box<Taken>),
 }
 
 impl Supervisor {
@@ -79,6 +84,8 @@ impl Supervisor {
             backoff: Backoff::new(RETRY_FIRST, RETRY_CAP),
             lineage: None,
             already: Already::default(),
+            handed: Handed::default(),
+            failed_at: None,
             streamed: false,
         }
     }
@@ -122,17 +129,18 @@ impl Supervisor {
             let error = match self.attempt().await {
                 Ok(Next::Over(End::Stopped)) => return Ok(()),
                 Ok(Next::Over(end)) => {
-                    if matches!(end, End::Violated(_) | End::Refused(_)) {
+                    if matches!(end, End::Violated(_)) {
                         self.lineage = None;
                     }
-                    end.into_error(&self.config)
+                    end.into_error()
                 }
                 Ok(Next::StopRequested) => return self.leave().await,
                 Ok(Next::Again) => continue,
                 Err(error) => error,
             };
             self.forwarder.use_server(None);
-            if std::mem::take(&mut self.forwarder.skipped) {
+            let skipped = std::mem::take(&mut self.forwarder.skipped);
+            if self.forwarder.renew_producer().await? || skipped {
                 self.lineage = None;
             }
             let outage = error.is_transient() || (self.streamed && error.code() == Code::Connect);
@@ -156,7 +164,7 @@ impl Supervisor {
                 "stopping without a session, the next start sends some events again"
             );
         }
-        while self.forwarder.engine.snapshot().in_flight_count > 0 {
+        while self.forwarder.engine.kafka_count() > 0 {
             self.forwarder.progressed().await?;
         }
         Ok(())
@@ -198,57 +206,26 @@ impl Supervisor {
 
     async fn attempt(&mut self) -> Result<Next> {
         let mut stop = self.stop.clone();
-        let connections = tokio::select! {
+        let begin = async {
+            Ok::<_, Error>(match self.config.source {
+                Source::Slot => Connections::open(&self.config)
+                    .await?
+                    .map(|open| Begun::Stream(Box::new(open))),
+                Source::Poll => poll::take(&self.config)
+                    .await?
+                    .map(|taken| Begun::Poll(Box::new(taken))),
+            })
+        };
+        let begun = tokio::select! {
             biased;
             _ = stop.wait_for(|stop| *stop) => return Ok(Next::StopRequested),
-            connections = self.connect() => connections?,
+            begun = begin => begun?,
         };
-        match connections {
-            Some(connections) => self.stream(connections).await,
+        match begun {
+            Some(Begun::Stream(connections)) => Box::pin(self.stream(*connections)).await,
+            Some(Begun::Poll(taken)) => Box::pin(self.poll(*taken)).await,
             None => self.standby().await,
         }
-    }
-
-    /// Everything before the slot; `None` when another instance has the lock.
-    async fn connect(&mut self) -> Result<Option<Connections>> {
-        let database = &self.config.database;
-        let timeout = self.config.operation_timeout;
-        let session = postgres::connect(database, "outboxd", timeout).await?;
-        let server = postgres::server(&session).await?;
-        let shape = preflight::check(&session, &self.config).await?;
-        let options = SessionOptions {
-            application_name: "outboxd".to_owned(),
-            wal_sender_timeout: WAL_SENDER_TIMEOUT,
-            idle_session_timeout: WAL_SENDER_TIMEOUT,
-        };
-        let mut client = ReplicationClient::connect(database, &options).await?;
-        let identity = client.identify_system().await?;
-        let lineage = Lineage {
-            system_id: identity.system_id,
-            timeline: identity.timeline,
-        };
-        let start = client
-            .query(&format!("SELECT {}", postgres::POSTMASTER_START))
-            .await?;
-        let start = start.into_iter().flatten().next().flatten();
-        if lineage != server.lineage || start.as_ref() != Some(&server.postmaster_start) {
-            let message = "the SQL and the replication connection are on different servers";
-            return Err(Error::transient(Code::Connect, message));
-        }
-        if !lock::take(&mut client, &self.config.slot).await? {
-            return Ok(None);
-        }
-        self.forwarder.board.update(|status| {
-            status.system_id = Some(lineage.system_id.to_string());
-            status.timeline = Some(lineage.timeline);
-        });
-        Ok(Some(Connections {
-            session,
-            client,
-            server,
-            identity,
-            shape,
-        }))
     }
 
     /// Waits until the lock looks free.
@@ -265,6 +242,49 @@ impl Supervisor {
         }
     }
 
+    /// From now on everything is about this server. What belongs to another history is dropped.
+    fn enter(&mut self, server: &Server) {
+        let lineage = server.lineage;
+        if self.lineage.is_some_and(|known| known != lineage) {
+            tracing::warn!("the server's history has changed, dropping what is in flight");
+            self.forwarder.forget();
+            self.lineage = None;
+        }
+        self.forwarder.use_server(Some(server.clone()));
+        self.forwarder.board.update(|status| {
+            status.system_id = Some(lineage.system_id.to_string());
+            status.timeline = Some(lineage.timeline);
+        });
+    }
+
+    async fn poll(&mut self, taken: Taken) -> Result<Next> {
+        self.enter(&taken.server);
+        let lineage = taken.server.lineage;
+        let is_new = self.lineage.replace(lineage) != Some(lineage);
+        let config = Arc::clone(&self.config);
+        let poll = Poll {
+            run: TableRun {
+                config: &config,
+                forwarder: &mut self.forwarder,
+                session: &taken.session,
+                system_id: lineage.system_id,
+                rows: UnpublishedRows::new(&config, &taken.shape)?,
+                lease: Lease::of_session(&taken.session),
+                stop: self.stop.clone(),
+                shown: Instant::now(),
+            },
+            handed: &mut self.handed,
+            is_new,
+            is_first: !std::mem::replace(&mut self.streamed, true),
+        };
+        let began = Instant::now();
+        let ended = poll.run().await;
+        if began.elapsed() > RETRY_CAP {
+            self.backoff.reset();
+        }
+        ended.map(|()| Next::Over(End::Stopped))
+    }
+
     async fn stream(&mut self, connections: Connections) -> Result<Next> {
         let Connections {
             session,
@@ -273,27 +293,22 @@ impl Supervisor {
             identity,
             shape,
         } = connections;
-        if self
-            .lineage
-            .is_some_and(|lineage| lineage != server.lineage)
-        {
-            tracing::warn!("the server's history has changed, dropping what is in flight");
-            self.forwarder.forget();
-            self.lineage = None;
-        }
-        self.forwarder.use_server(Some(server.clone()));
+        self.enter(&server);
         let slot = match slot::read(&session, &self.config.slot).await? {
             Some(slot) if !slot.is_lost() => slot,
             found => {
                 let bootstrap = Bootstrap {
-                    config: &self.config,
-                    forwarder: &mut self.forwarder,
-                    client: Some(&mut client),
-                    session: &session,
+                    run: TableRun {
+                        config: &self.config,
+                        forwarder: &mut self.forwarder,
+                        session: &session,
+                        system_id: server.lineage.system_id,
+                        rows: UnpublishedRows::new(&self.config, &shape)?,
+                        lease: Lease::of_client(&mut client),
+                        stop: self.stop.clone(),
+                        shown: Instant::now(),
+                    },
                     server: &server,
-                    rows: UnpublishedRows::new(&self.config, &shape)?,
-                    stop: self.stop.clone(),
-                    spoken: Instant::now(),
                     had_slot: self.streamed || found.is_some(),
                 };
                 self.lineage = None;
@@ -308,7 +323,7 @@ impl Supervisor {
                     .ok_or_else(gone)?
             }
         };
-        let from = self.position(&slot, &server, &identity)?;
+        let from = self.position(&slot, &server, &identity, &session).await?;
         let config = Arc::clone(&self.config);
         client
             .start(&config.slot, from, &config.publication)
@@ -322,7 +337,11 @@ impl Supervisor {
         let (forwarder, already) = (&mut self.forwarder, &mut self.already);
         let mut stream = Stream::new(&config, forwarder, &mut client, &session, already);
         let end = stream.run(&mut self.stop).await;
+        let transaction = stream.transaction();
         drop(stream);
+        if let Err(error) = &end {
+            self.undecodable(error, transaction, &session).await?;
+        }
         // A stream that breaks as soon as it begins is no progress, and must not be tried ten times a second.
         if began.elapsed() > RETRY_CAP {
             self.backoff.reset();
@@ -337,7 +356,13 @@ impl Supervisor {
     }
 
     /// Where the stream starts; see the module's head.
-    fn position(&mut self, slot: &Slot, server: &Server, identity: &IdentifySystem) -> Result<Lsn> {
+    async fn position(
+        &mut self,
+        slot: &Slot,
+        server: &Server,
+        identity: &IdentifySystem,
+        session: &Session,
+    ) -> Result<Lsn> {
         let confirmed = slot.confirmed_flush.ok_or_else(|| {
             Error::transient(
                 Code::Slot,
@@ -354,8 +379,13 @@ impl Supervisor {
             tracing::warn!(%confirmed, %reported, %own, server = %identity.flush,
                 "positions do not fit, starting from the slot's own");
         }
-        self.forwarder.forget_writes();
-        self.forwarder.engine.reset(confirmed);
+        let system_id = server.lineage.system_id;
+        let begun = self.forwarder.begin_anew(session, system_id, confirmed);
+        // The stream brings them again, and what becomes of them is decided elsewhere.
+        for (row, commit_lsn) in begun.await? {
+            self.already.rows.insert(row);
+            self.already.until = self.already.until.max(commit_lsn);
+        }
         Ok(confirmed)
     }
 }

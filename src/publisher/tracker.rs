@@ -350,11 +350,6 @@ impl Tracker {
             .map(|entry| entry.accepted)
     }
 
-    /// Tickets below this one are settled or forgotten.
-    pub(crate) fn first_ticket(&self) -> Ticket {
-        self.first_ticket
-    }
-
     /// The ticket that the next event gets.
     pub(crate) fn next_ticket(&self) -> Ticket {
         self.first_ticket + self.entries.len() as u64

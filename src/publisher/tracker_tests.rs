@@ -480,7 +480,6 @@ impl Pair {
         assert_eq!(tracker.flushed(), Lsn::new(model.flushed()), "flushed");
         assert_eq!(tracker.complete(), Lsn::new(model.complete()), "complete");
         assert_eq!(tracker.received(), Lsn::new(model.received()), "received");
-        assert_eq!(tracker.first_ticket(), model.first_ticket());
         assert_eq!(tracker.next_ticket(), model.next_ticket);
         let unsettled = (model.next_ticket - model.first_ticket()) as usize;
         let in_flight_bytes: usize = model

@@ -36,13 +36,13 @@ async fn init_makes_what_is_missing_and_leaves_the_rest_each_time() -> Result<()
         let init = ["init", "--role", &role, "--checks"];
         let first = outboxd(database.url(), &init).await?;
         assert!(first.status.success(), "{}", err(&first));
-        assert_eq!(out(&first).matches("made ").count(), 8, "{}", out(&first));
+        assert_eq!(out(&first).matches("made ").count(), 9, "{}", out(&first));
         assert!(out(&first).contains("ready"), "{}", out(&first));
         let again = outboxd(database.url(), &init).await?;
         assert!(again.status.success(), "{}", err(&again));
         assert_eq!(
             out(&again).matches("was there ").count(),
-            8,
+            9,
             "{}",
             out(&again)
         );

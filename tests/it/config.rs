@@ -46,7 +46,7 @@ fn all_faults_of_flags_environment_and_file_come_at_once() {
     let mut file = tempfile::NamedTempFile::new().expect("a temporary file");
     write!(
         file,
-        "log_format = 'xml'\nsource = 'poll'\n[kafka]\nacks = 1\n"
+        "log_format = 'xml'\nsauce = 'hot'\n[kafka]\nacks = 1\n"
     )
     .expect("it is written");
     let path = file.path().display().to_string();
@@ -59,7 +59,7 @@ fn all_faults_of_flags_environment_and_file_come_at_once() {
             ("OUTBOX_BACKLOG", "publish"),
         ],
     );
-    let unknown = format!("{path}: source");
+    let unknown = format!("{path}: sauce");
     assert_faults(
         &output,
         &[

@@ -46,7 +46,7 @@ async fn ready(major: u32) -> Result<(Database, String)> {
     let session = open(database.url()).await?;
     let setup = Setup {
         table: &config.table,
-        publication: &config.publication,
+        publication: Some(&config.publication),
         role: Some(&role),
         delete: false,
         checks: false,
@@ -80,10 +80,24 @@ async fn nothing_that_an_administrator_has_set_changes_a_session() -> Result<()>
              ALTER DATABASE {name} SET synchronous_commit = off;
              ALTER DATABASE {name} SET bytea_output = escape;
              ALTER DATABASE {name} SET DateStyle = 'German';
+             ALTER DATABASE {name} SET IntervalStyle = 'iso_8601';
+             ALTER DATABASE {name} SET extra_float_digits = 0;
+             ALTER DATABASE {name} SET row_security = on;
+             ALTER DATABASE {name} SET plan_cache_mode = force_generic_plan;
              ALTER DATABASE {name} SET TimeZone = 'Asia/Tokyo'"
         );
-        database.connect().await?.batch_execute(&hostile).await?;
+        let admin = database.connect().await?;
+        admin.batch_execute(&hostile).await?;
         let session = open(database.url()).await?;
+        // New in 17.
+        if major >= 17 {
+            let later = format!("ALTER DATABASE {name} SET transaction_timeout = 1000");
+            admin.batch_execute(&later).await?;
+            let value = "SELECT pg_catalog.current_setting('transaction_timeout')";
+            let fresh = open(database.url()).await?;
+            let read = fresh.row("reading a setting", value, &[]).await?;
+            assert_eq!(read.get::<_, String>(0), "0", "transaction_timeout");
+        }
         for (setting, expected) in [
             ("default_transaction_read_only", "off"),
             ("default_transaction_isolation", "read committed"),
@@ -95,6 +109,10 @@ async fn nothing_that_an_administrator_has_set_changes_a_session() -> Result<()>
             ("synchronous_commit", "on"),
             ("row_security", "off"),
             ("bytea_output", "hex"),
+            ("IntervalStyle", "postgres"),
+            ("DateStyle", "ISO, DMY"),
+            ("extra_float_digits", "3"),
+            ("client_encoding", "UTF8"),
             ("plan_cache_mode", "force_custom_plan"),
             ("TimeZone", "Asia/Tokyo"),
         ] {
@@ -146,6 +164,8 @@ async fn the_end_of_a_session_is_seen_at_once_with_the_servers_last_words() -> R
     for major in MAJORS {
         let database = Database::create(shared(major)).await?;
         let session = open(database.url()).await?;
+        // A server that ends with something unread resets the connection, and takes its last words along.
+        session.run("settling", "SELECT 1").await?;
         let kill = format!("SELECT pg_terminate_backend({})", session.backend_pid());
         assert!(database.connect().await?.value::<bool>(&kill).await?);
         tokio::time::timeout(LIMIT, session.closed()).await?;
@@ -570,6 +590,9 @@ async fn rows_of_a_partitioned_table_arrive_under_the_name_the_publication_says(
                  CREATE TABLE outbox.late PARTITION OF outbox.outbox DEFAULT;",
             )
             .await?;
+        let letters = include_str!("../../sql/dead_letter.sql");
+        let letters = letters.replace("{{dead_letter}}", "outbox.dead_letter");
+        admin.batch_execute(&letters).await?;
         let config = config(database.url(), |_| ())?;
         let session = open(database.url()).await?;
         let shape = shape(&session, &config).await?;

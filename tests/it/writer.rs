@@ -11,6 +11,7 @@ use tokio_postgres::error::SqlState;
 use crate::support::postgres::{self, Database, Session};
 
 const SCHEMA: &str = include_str!("../../sql/schema.sql");
+const DEAD_LETTER: &str = include_str!("../../sql/dead_letter.sql");
 const PUBLICATION: &str = include_str!("../../sql/publication.sql");
 const ROLE: &str = include_str!("../../sql/role.sql");
 const WRITE_EVENT: &str = include_str!("../../sql/write_event.sql");
@@ -27,6 +28,7 @@ fn numbers(count: usize) -> String {
 fn filled(sql: &str, database: &Database) -> String {
     sql.replace("{{schema}}", "\"outbox\"")
         .replace("{{table}}", "\"outbox\".\"outbox\"")
+        .replace("{{dead_letter}}", "\"outbox\".\"dead_letter\"")
         .replace("{{publication}}", "\"outboxd\"")
         .replace("{{role}}", &role(database))
 }
@@ -157,7 +159,7 @@ async fn each_file_may_run_twice_on_a_database_with_or_without_the_table() -> Re
         ] {
             let session = database.connect().await?;
             for _ in 0..2 {
-                for sql in [SCHEMA, PUBLICATION, ROLE, WRITE_EVENT, CHECKS] {
+                for sql in [SCHEMA, DEAD_LETTER, PUBLICATION, ROLE, WRITE_EVENT, CHECKS] {
                     session.batch_execute(&filled(sql, &database)).await?;
                 }
             }
@@ -283,7 +285,7 @@ async fn the_role_can_publish_and_nothing_else() -> Result<()> {
     for major in postgres::MAJORS {
         let database = Database::create(postgres::shared(major)).await?;
         let admin = database.connect().await?;
-        for sql in [PUBLICATION, ROLE] {
+        for sql in [DEAD_LETTER, PUBLICATION, ROLE] {
             admin.batch_execute(&filled(sql, &database)).await?;
         }
         database.insert("a", "b", "{}").await?;
@@ -294,6 +296,9 @@ async fn the_role_can_publish_and_nothing_else() -> Result<()> {
             "SELECT id FROM outbox.outbox WHERE published_at IS NULL FOR UPDATE SKIP LOCKED",
             "UPDATE outbox.outbox SET published_at = now(),
                     times_attempted = coalesce(times_attempted, 0) + 1",
+            "INSERT INTO outbox.dead_letter (system_id, payload_sha256, error_code, error, state)
+             VALUES ('1', '', 'a', 'b', 'dead')",
+            "UPDATE outbox.dead_letter SET state = 'retry' WHERE state = 'dead'",
             "SELECT system_identifier FROM pg_control_system()",
             "SELECT timeline_id FROM pg_control_checkpoint()",
             "SELECT pg_postmaster_start_time(), pg_current_wal_insert_lsn()",
@@ -314,6 +319,7 @@ async fn the_role_can_publish_and_nothing_else() -> Result<()> {
             "UPDATE outbox.outbox SET event_payload = '{}'",
             "DELETE FROM outbox.outbox",
             "TRUNCATE outbox.outbox",
+            "DELETE FROM outbox.dead_letter",
         ] {
             let error = session.batch_execute(sql).await.unwrap_err();
             assert_eq!(

@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 use std::{env, fs, thread};
 
 use anyhow::{Context, Result, bail};
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::admin::{
+    AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication,
+};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -289,6 +291,20 @@ log.cleaner.dedupe.buffer.size=4194304
         let results = admin.create_topics([&topic], &options).await?;
         for result in results {
             result.map_err(|(name, code)| anyhow::anyhow!("topic {name}: {code}"))?;
+        }
+        Ok(())
+    }
+
+    /// Gives a topic other settings; those that are not named get their defaults.
+    pub(crate) async fn alter_topic(&self, name: &str, settings: &[(&str, &str)]) -> Result<()> {
+        let admin: AdminClient<DefaultClientContext> = self.client().create()?;
+        let mut altered = AlterConfig::new(ResourceSpecifier::Topic(name));
+        for (key, value) in settings {
+            altered = altered.set(key, value);
+        }
+        let options = AdminOptions::new().request_timeout(Some(Duration::from_secs(30)));
+        for result in admin.alter_configs([&altered], &options).await? {
+            result.map_err(|(name, code)| anyhow::anyhow!("{name:?}: {code}"))?;
         }
         Ok(())
     }

@@ -77,19 +77,15 @@ fn parse(line: &str) -> Result<Event> {
         rest = after.strip_prefix(' ').unwrap_or(after);
     }
     let mut take = |name: &str| columns.remove(name).flatten();
-    let (Some(id), Some(event_type), Some(topic), Some(payload)) = (
-        take("id"),
-        take("event_type"),
-        take("topic"),
-        take("event_payload"),
-    ) else {
+    let Some(id) = take("id") else {
         bail!("a column is missing in {line}");
     };
+    // A null can only be poison.
     Ok(Event {
         id: id.parse()?,
-        event_type,
-        topic,
-        payload,
+        event_type: take("event_type").unwrap_or_default(),
+        topic: take("topic").unwrap_or_default(),
+        payload: take("event_payload").unwrap_or_default(),
         published: take("published_at").is_some(),
     })
 }

@@ -1,9 +1,11 @@
 //! What is counted, and under which names.
 //!
-//! The names are the contract with dashboards and alerts and stand here as constants. Counting
+//! The names are the contract with dashboards and alerts and stand as constants in a file of their own. Counting
 //! decides nothing. The hot path holds a [`TopicMetrics`], so an event costs one atomic addition
 //! and one histogram entry, no look-up. Labels are bounded: after [`TOPICS_MAX`] topics the rest
 //! share one label.
+
+mod names;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -20,66 +22,10 @@ use prometheus_client::registry::Registry;
 
 use crate::error::Code;
 
+pub use names::*;
+
 /// The content type of [`Metrics::render`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-
-/// Events by topic and outcome.
-pub const EVENTS_PROCESSED: &str = "outbox_events_processed_total";
-/// From commit to acknowledgement, by topic.
-pub const PROCESSING_DURATION: &str = "outbox_processing_duration_seconds";
-/// Errors by code.
-pub const ERRORS: &str = "outbox_errors_total";
-/// Bytes of log between the slot's confirmed position and the server's.
-pub const SLOT_LAG: &str = "outboxd_slot_lag_bytes";
-/// Bytes of log that the server keeps for the slot.
-pub const RETAINED_WAL: &str = "outboxd_retained_wal_bytes";
-/// Bytes of log that may still be written before the slot is lost; absent without a limit.
-pub const SAFE_WAL_SIZE: &str = "outboxd_safe_wal_size_bytes";
-/// 1 for the slot's `wal_status`.
-pub const WAL_STATUS: &str = "outboxd_wal_status";
-/// 1 while a session holds the slot.
-pub const SLOT_ACTIVE: &str = "outboxd_slot_active";
-/// Records that Kafka has not acknowledged yet.
-pub const IN_FLIGHT_RECORDS: &str = "outboxd_in_flight_records";
-/// Their bytes.
-pub const IN_FLIGHT_BYTES: &str = "outboxd_in_flight_bytes";
-/// How long the oldest of them has waited.
-pub const OLDEST_UNACKNOWLEDGED: &str = "outboxd_oldest_unacknowledged_seconds";
-/// Rows that are published and not written back yet.
-pub const WRITE_BACK_PENDING: &str = "outboxd_write_back_pending_rows";
-/// Sessions that had to be opened again.
-pub const RECONNECTS: &str = "outboxd_reconnects_total";
-/// Slots created on a first start.
-pub const SLOT_BOOTSTRAPS: &str = "outboxd_slot_bootstraps_total";
-/// Slots created again after a loss.
-pub const SLOT_HEALS: &str = "outboxd_slot_heals_total";
-/// Transactions with events that were received whole.
-pub const TRANSACTIONS: &str = "outboxd_transactions_total";
-/// 1, with the version as label.
-pub const BUILD_INFO: &str = "outboxd_build_info";
-/// How long the named wait has lasted; absent when there is none.
-pub const WAITING: &str = "outboxd_waiting_seconds";
-
-/// The label for topics.
-pub const TOPIC: &str = "topic";
-/// The label for an event's outcome and for `wal_status`.
-pub const STATUS: &str = "status";
-/// The label for error codes.
-pub const CODE: &str = "code";
-/// The label for named waits.
-pub const WAIT: &str = "wait";
-/// The label for the version.
-pub const VERSION: &str = "version";
-
-/// The outcome of an event that is in Kafka.
-pub const PUBLISHED: &str = "published";
-/// The outcome of an event that Kafka refused.
-pub const FAILED: &str = "failed";
-
-/// So many topics have a label of their own.
-pub const TOPICS_MAX: usize = 200;
-/// The label of all further topics; not a valid topic name, so it cannot be one.
-pub const OTHER_TOPICS: &str = "(other)";
 
 /// From half a millisecond, the best case on one machine, to a minute, when somebody should be
 /// awake.
@@ -108,6 +54,7 @@ pub struct Metrics {
     oldest_unacknowledged: FloatGauge,
     write_back_pending: Gauge,
     waiting: Family<Labels, FloatGauge>,
+    dead_letters: Family<Labels, Gauge>,
     /// Sessions that had to be opened again.
     pub reconnects: Counter,
     /// Slots created on a first start.
@@ -116,6 +63,8 @@ pub struct Metrics {
     pub slot_heals: Counter,
     /// Transactions with events that were received whole.
     pub transactions: Counter,
+    /// Partitions that were rewound because of a refusal.
+    pub partition_rewinds: Counter,
 }
 
 /// One topic's counters; cheap to clone, made to be kept.
@@ -193,10 +142,12 @@ impl Metrics {
             oldest_unacknowledged: Gauge::default(),
             write_back_pending: Gauge::default(),
             waiting: Family::default(),
+            dead_letters: Family::default(),
             reconnects: Counter::default(),
             slot_bootstraps: Counter::default(),
             slot_heals: Counter::default(),
             transactions: Counter::default(),
+            partition_rewinds: Counter::default(),
             registry: Registry::default(),
         };
         metrics.register(&mut registry);
@@ -230,6 +181,11 @@ impl Metrics {
             TRANSACTIONS,
             "Transactions with events that were received whole",
             &self.transactions,
+        );
+        counter(
+            PARTITION_REWINDS,
+            "Partitions that were rewound because of a refusal",
+            &self.partition_rewinds,
         );
         registry.register(
             stem(EVENTS_PROCESSED),
@@ -272,6 +228,8 @@ impl Metrics {
         registry.register(WRITE_BACK_PENDING, help, self.write_back_pending.clone());
         let help = "How long the named wait has lasted, absent when there is none";
         registry.register(WAITING, help, self.waiting.clone());
+        let help = "Dead letters that are open";
+        registry.register(DEAD_LETTERS, help, self.dead_letters.clone());
         let build: Family<Labels, Gauge> = Family::default();
         build
             .get_or_create(&vec![(VERSION, env!("CARGO_PKG_VERSION").to_owned())])
@@ -346,6 +304,16 @@ impl Metrics {
             self.waiting
                 .get_or_create(&vec![(WAIT, name.to_owned())])
                 .set(seconds);
+        }
+    }
+
+    /// Shows how many dead letters are in each state.
+    pub fn dead_letters(&self, counts: &[(String, i64)]) {
+        self.dead_letters.clear();
+        for (state, count) in counts {
+            self.dead_letters
+                .get_or_create(&vec![(STATE, state.clone())])
+                .set(*count);
         }
     }
 

@@ -1,0 +1,314 @@
+//! The table: what every error code of Kafka and of librdkafka asks for, by code alone and never by
+//! text.
+//!
+//! Each code that librdkafka can name stands in it, which a test checks against librdkafka's own
+//! list, so that a new version cannot bring one that nobody has thought about. At run time a code
+//! that is missing is taken for an outage: something new must be waited out and seen by a person,
+//! it must never cost an event.
+//!
+//! The codes: <https://kafka.apache.org/protocol.html#protocol_error_codes>, and librdkafka's own,
+//! below zero: <https://docs.confluent.io/platform/current/clients/librdkafka/html/rdkafka_8h.html>
+
+use rdkafka::types::{RDKafkaErrorCode, RDKafkaRespErr};
+
+/// What is to be done about a record that was not appended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// It may pass, and no event may be blamed for it: to be tried again, and not counted as an
+    /// attempt.
+    Wait,
+    /// The fault is the record's own, its topic's, or that of a neighbour in its batch: an attempt.
+    Refuse,
+    /// Nobody's fault: the record was withdrawn and has to be sent again.
+    Rewind,
+    /// The producer is of no more use: a new one is needed, and what this one had in flight has to
+    /// be sent again.
+    Fatal,
+}
+
+/// What this code asks for; `None` when it is not in the table.
+pub(crate) fn listed(code: RDKafkaErrorCode) -> Option<Action> {
+    use RDKafkaErrorCode as K;
+    Some(match code {
+        // The record.
+        K::MessageSizeTooLarge
+        | K::MessageBatchTooLarge
+        | K::InvalidMessageSize
+        | K::InvalidRecord
+        | K::InvalidDifferentRecord
+        | K::UnsupportedForMessageFormat
+        | K::PolicyViolation
+        // Before Kafka had a code of its own for it, a missing key on a compacted topic was a
+        // corrupt message.
+        | K::InvalidMessage
+        // The topic.
+        | K::InvalidTopic
+        | K::UnknownTopic
+        | K::UnknownTopicOrPartition
+        | K::UnknownPartition
+        | K::TopicAuthorizationFailed => Action::Refuse,
+
+        K::PurgeQueue | K::PurgeInflight => Action::Rewind,
+
+        // The sequence that makes the producer idempotent is broken, or the client is dying.
+        K::Fatal
+        | K::Fenced
+        | K::ProducerFenced
+        | K::GaplessGuarantee
+        | K::Inconsistent
+        | K::OutOfOrderSequenceNumber
+        | K::DuplicateSequenceNumber
+        | K::UnknownProducerId
+        | K::InvalidProducerEpoch
+        | K::InvalidProducerIdMapping
+        | K::BrokerDestroy => Action::Fatal,
+
+        // Brokers, leaders, replicas, controllers.
+        K::BrokerTransportFailure
+        | K::AllBrokersDown
+        | K::Resolve
+        | K::UnknownBroker
+        | K::DestroyBroker
+        | K::NodeUpdate
+        | K::RebootstrapRequired
+        | K::BrokerNotAvailable
+        | K::NetworkException
+        | K::LeaderNotAvailable
+        | K::NotLeaderForPartition
+        | K::PreferredLeaderNotAvailable
+        | K::EligibleLeadersNotAvailable
+        | K::ElectionNotNeeded
+        | K::FencedLeaderEpoch
+        | K::UnknownLeaderEpoch
+        | K::ReplicaNotAvailable
+        | K::NotEnoughReplicas
+        | K::NotEnoughReplicasAfterAppend
+        | K::ISRInsufficient
+        | K::ListenerNotFound
+        | K::NotController
+        | K::StaleControllerEpoch
+        | K::StaleBrokerEpoch
+        | K::InconsistentVoterSet
+        | K::ReassignmentInProgress
+        | K::NoReassignmentInProgress
+        // The topic was made anew, and the client has not heard of it yet.
+        | K::UnknownTopicId
+        // Time.
+        | K::MessageTimedOut
+        | K::TimedOutQueue
+        | K::OperationTimedOut
+        | K::RequestTimedOut
+        | K::Retry
+        | K::InProgress
+        | K::PreviousInProgress
+        | K::WaitCache
+        | K::Interrupted
+        // A record carries the time at which it is sent, so it is a clock that is wrong.
+        | K::InvalidTimestamp
+        // Credentials and rights that concern all records alike.
+        | K::Authentication
+        | K::SSL
+        | K::SaslAuthenticationFailed
+        | K::UnsupportedSASLMechanism
+        | K::IllegalSASLState
+        | K::SecurityDisabled
+        | K::ClusterAuthorizationFailed
+        | K::GroupAuthorizationFailed
+        | K::TransactionalIdAuthorizationFailed
+        | K::DelegationTokenAuthDisabled
+        | K::DelegationTokenNotFound
+        | K::DelegationTokenOwnerMismatch
+        | K::DelegationTokenRequestNotAllowed
+        | K::DelegationTokenAuthorizationFailed
+        | K::DelegationTokenExpired
+        | K::InvalidPrincipalType
+        | K::PrincipalDeserializationFailure
+        | K::UnacceptableCredential
+        // Quotas, storage, memory.
+        | K::ThrottlingQuotaExceeded
+        | K::QueueFull
+        | K::KafkaStorageError
+        | K::LogDirNotFound
+        | K::FileSystem
+        | K::CriticalSystemResource
+        // Coordinators and transactions, of which this producer uses none.
+        | K::WaitingForCoordinator
+        | K::CoordinatorLoadInProgress
+        | K::CoordinatorNotAvailable
+        | K::NotCoordinator
+        | K::ConcurrentTransactions
+        | K::TransactionCoordinatorFenced
+        | K::InvalidTransactionalState
+        | K::InvalidTransactionTimeout
+        // What client and broker make of each other's requests, whatever is in them.
+        | K::BadMessage
+        | K::BadCompression
+        | K::UnsupportedCompressionType
+        | K::UnknownProtocol
+        | K::UnsupportedVersion
+        | K::UnsupportedFeature
+        | K::NotImplemented
+        | K::NotConfigured
+        | K::InvalidRequiredAcks
+        | K::InvalidRequest
+        | K::InvalidArgument
+        | K::InvalidType
+        | K::InvalidConfig
+        | K::Underflow
+        | K::Partial
+        | K::State
+        | K::Conflict
+        | K::Outdated
+        | K::ReadOnly
+        | K::NoEnt
+        | K::Noop
+        | K::Application
+        | K::KeySerialization
+        | K::ValueSerialization
+        // What consumers, groups and administrators are told, and a producer never.
+        | K::PartitionEOF
+        | K::NoOffset
+        | K::OffsetOutOfRange
+        | K::OffsetNotAvailable
+        | K::OffsetMetadataTooLarge
+        | K::InvalidCommitOffsetSize
+        | K::UnstableOffsetCommit
+        | K::AutoOffsetReset
+        | K::LogTruncation
+        | K::KeyDeserialization
+        | K::ValueDeserialization
+        | K::UnknownGroup
+        | K::InvalidGroupId
+        | K::GroupIdNotFound
+        | K::NonEmptyGroup
+        | K::GroupMaxSizeReached
+        | K::GroupSubscribedToTopic
+        | K::InconsistentGroupProtocol
+        | K::ExistingSubscription
+        | K::AssignPartitions
+        | K::RevokePartitions
+        | K::AssignmentLost
+        | K::PollExceeded
+        | K::IllegalGeneration
+        | K::UnknownMemberId
+        | K::MemberIdRequired
+        | K::FencedInstanceId
+        | K::UnreleasedInstanceId
+        | K::UnsupportedAssignor
+        | K::FencedMemberEpoch
+        | K::StaleMemberEpoch
+        | K::InvalidSessionTimeout
+        | K::RebalanceInProgress
+        | K::FetchSessionIdNotFound
+        | K::InvalidFetchSessionEpoch
+        | K::TopicAlreadyExists
+        | K::TopicDeletionDisabled
+        | K::InvalidPartitions
+        | K::InvalidReplicationFactor
+        | K::InvalidReplicaAssignment
+        | K::OperationNotAttempted
+        | K::ResourceNotFound
+        | K::DuplicateResource
+        | K::InvalidUpdateVersion
+        | K::FeatureUpdateFailed
+        | K::UnknownSubscriptionId
+        | K::TelemetryTooLarge
+        // Nothing in particular.
+        | K::Fail
+        | K::Unknown
+        | K::NoError
+        | K::Begin
+        | K::End
+        | K::EndAll => Action::Wait,
+
+        // The binding's list is open: a later version may know more.
+        _ => return None,
+    })
+}
+
+/// librdkafka's own name of a code, such as `MSG_SIZE_TOO_LARGE`; what begins with `_` comes from
+/// librdkafka and not from a broker.
+pub(crate) fn name(code: RDKafkaErrorCode) -> String {
+    match RDKafkaRespErr::try_from(code as i32) {
+        Ok(named) => {
+            let named = format!("{named:?}");
+            named.replacen("RD_KAFKA_RESP_ERR_", "", 1)
+        }
+        Err(_) => format!("KAFKA_ERROR_{}", code as i32),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    /// Every code of this build of librdkafka. The binding's list is made from the header, and
+    /// holds the same codes as `rd_kafka_get_err_descs`.
+    fn all() -> Vec<RDKafkaErrorCode> {
+        let named = (-1_000..1_000).filter_map(|number| RDKafkaRespErr::try_from(number).ok());
+        named.map(RDKafkaErrorCode::from).collect()
+    }
+
+    #[test]
+    fn every_code_that_librdkafka_can_name_is_in_the_table() {
+        let codes = all();
+        assert!(codes.len() >= 173, "{} codes were found", codes.len());
+        let missing: Vec<_> = codes
+            .iter()
+            .filter(|code| listed(**code).is_none())
+            .collect();
+        assert!(missing.is_empty(), "not in the table: {missing:?}");
+    }
+
+    /// The table in words: what is not an outage. Whatever is added to it costs events or
+    /// producers, and has to be written down here as well.
+    #[test]
+    fn nothing_but_these_is_ever_anything_else_than_an_outage() {
+        let refuse = "INVALID_MSG INVALID_MSG_SIZE INVALID_RECORD \
+            MSG_SIZE_TOO_LARGE POLICY_VIOLATION RECORD_LIST_TOO_LARGE \
+            TOPIC_AUTHORIZATION_FAILED TOPIC_EXCEPTION UNKNOWN_TOPIC_OR_PART UNSUPPORTED_FOR_MESSAGE_FORMAT \
+            _INVALID_DIFFERENT_RECORD _UNKNOWN_PARTITION _UNKNOWN_TOPIC";
+        let rewind = "_PURGE_INFLIGHT _PURGE_QUEUE";
+        let fatal = "DUPLICATE_SEQUENCE_NUMBER INVALID_PRODUCER_EPOCH INVALID_PRODUCER_ID_MAPPING \
+            OUT_OF_ORDER_SEQUENCE_NUMBER PRODUCER_FENCED UNKNOWN_PRODUCER_ID _DESTROY _FATAL \
+            _FENCED _GAPLESS_GUARANTEE _INCONSISTENT";
+        for (action, names) in [
+            (Action::Refuse, refuse),
+            (Action::Rewind, rewind),
+            (Action::Fatal, fatal),
+        ] {
+            let mut found: Vec<String> = all()
+                .into_iter()
+                .filter(|code| listed(*code) == Some(action))
+                .map(name)
+                .collect();
+            found.sort_unstable();
+            assert_eq!(
+                found,
+                Vec::from_iter(names.split_whitespace()),
+                "{action:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn names_are_those_of_librdkafka_and_all_different() {
+        assert_eq!(name(RDKafkaErrorCode::InvalidRecord), "INVALID_RECORD");
+        assert_eq!(
+            name(RDKafkaErrorCode::MessageSizeTooLarge),
+            "MSG_SIZE_TOO_LARGE"
+        );
+        assert_eq!(name(RDKafkaErrorCode::UnknownTopic), "_UNKNOWN_TOPIC");
+        let upper = |c: char| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_';
+        let mut names: Vec<String> = all().into_iter().map(name).collect();
+        assert!(
+            names.iter().all(|name| name.chars().all(upper)),
+            "{names:?}"
+        );
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), all().len());
+    }
+}

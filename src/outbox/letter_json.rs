@@ -1,0 +1,85 @@
+//! How bytes that are nearly always text stand in JSON: as text where they are, and otherwise as `{"hex": "…"}`, which no text
+//! can be taken for. There and back again gives the same bytes.
+
+use serde_json::{Value, json};
+
+use crate::outbox::OwnedRecord;
+
+/// These bytes for a person to read.
+pub(crate) fn readable(bytes: &[u8]) -> Value {
+    match std::str::from_utf8(bytes) {
+        // Postgres keeps no zero in a text of JSON.
+        Ok(text) if !text.contains('\0') => Value::from(text),
+        _ => {
+            let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+            json!({ "hex": hex })
+        }
+    }
+}
+
+/// The bytes that [`readable`] was given.
+fn bytes(value: &Value) -> Option<Vec<u8>> {
+    if let Some(text) = value.as_str() {
+        return Some(text.as_bytes().to_vec());
+    }
+    let (pairs, odd) = value.get("hex")?.as_str()?.as_bytes().as_chunks::<2>();
+    let digit = |byte: u8| char::from(byte).to_digit(16).map(|digit| digit as u8);
+    let pair = |[high, low]: &[u8; 2]| Some(digit(*high)? << 4 | digit(*low)?);
+    odd.is_empty().then(|| pairs.iter().map(pair).collect())?
+}
+
+/// A record's headers as an array of `[name, value]`.
+pub(crate) fn headers(record: &OwnedRecord) -> String {
+    let headers = record.headers();
+    let pairs = headers.map(|(name, value)| json!([readable(name.as_bytes()), readable(value)]));
+    Value::from_iter(pairs).to_string()
+}
+
+/// The headers of such an array, in order; `None` where a person has left something else in its place.
+pub(crate) fn headers_of(array: &str) -> Option<Vec<(String, Vec<u8>)>> {
+    let array: Value = serde_json::from_str(array).ok()?;
+    let header = |pair: &Value| {
+        let name = String::from_utf8(bytes(pair.get(0)?)?).ok()?;
+        Some((name, bytes(pair.get(1)?)?))
+    };
+    array.as_array()?.iter().map(header).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn headers_come_back_byte_for_byte_and_in_order() {
+        let given: [(&str, &[u8]); 6] = [
+            ("b", b"2"),
+            ("a", b"1"),
+            ("a", b""),
+            ("z\0", "ö\0".as_bytes()),
+            ("raw", &[0xff, 0x00]),
+            ("looks like it", br#"{"hex": "00"}"#),
+        ];
+        let record = OwnedRecord::new("t", None, None, given.into_iter());
+        let array = headers(&record);
+        assert!(!array.contains("\\u0000"), "{array}");
+        let back = headers_of(&array).unwrap_or_default();
+        let back: Vec<_> = back
+            .iter()
+            .map(|(n, v)| (n.as_str(), v.as_slice()))
+            .collect();
+        assert_eq!(back, given);
+    }
+
+    #[test]
+    fn what_a_person_has_left_there_is_no_header() {
+        for text in [
+            "{}",
+            "[1]",
+            r#"[["a"]]"#,
+            r#"[["a", {"hex": "0"}]]"#,
+            r#"[["a", {"hex": "gg"}]]"#,
+        ] {
+            assert_eq!(headers_of(text), None, "{text}");
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! Carries out in the database what the engine asks for, one thing at a time, beside everything else.
+//!
+//! Owns the write-back with its connection: at rest here, or inside the work that is out. Decides nothing; what the work has shown, or
+//! that it failed, goes back to the engine together with the work.
+
+use std::fmt;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use crate::config::Config;
+use crate::error::Result;
+use crate::metrics::Metrics;
+use crate::outbox::{CurrentServer, WriteBack};
+use crate::publisher::decision::Work;
+use crate::publisher::letters::Sight;
+
+/// What has come back.
+pub(crate) struct Done {
+    pub(crate) generation: u64,
+    pub(crate) work: Work,
+    pub(crate) result: Result<Option<Sight>>,
+}
+
+type Running = Pin<Box<dyn Future<Output = (WriteBack, Done)>>>;
+
+/// See the module's head.
+pub(crate) struct Scribe {
+    config: Arc<Config>,
+    metrics: Arc<Metrics>,
+    server: CurrentServer,
+    resting: Option<WriteBack>,
+    running: Option<Running>,
+}
+
+impl Scribe {
+    /// Connects to nothing yet. It works on `server`, as it is when the work begins, and on no other.
+    pub(crate) fn new(config: &Arc<Config>, metrics: Arc<Metrics>, server: CurrentServer) -> Self {
+        Scribe {
+            resting: Some(WriteBack::new(Arc::clone(config), Rc::clone(&server))),
+            config: Arc::clone(config),
+            metrics,
+            server,
+            running: None,
+        }
+    }
+
+    /// Begins this work; [`done`](Scribe::done) tells how it went.
+    pub(crate) fn begin(&mut self, generation: u64, mut work: Work) {
+        let Some(mut write_back) = self.resting.take() else {
+            debug_assert!(false, "one thing at a time");
+            return;
+        };
+        let metrics = Arc::clone(&self.metrics);
+        self.running = Some(Box::pin(async move {
+            let result = perform(&mut write_back, &mut work, &metrics).await;
+            let done = Done {
+                generation,
+                work,
+                result,
+            };
+            (write_back, done)
+        }));
+    }
+
+    /// Drops the work that is out; its connection goes with it.
+    pub(crate) fn forget(&mut self) {
+        if self.running.take().is_some() {
+            let (config, server) = (Arc::clone(&self.config), Rc::clone(&self.server));
+            self.resting = Some(WriteBack::new(config, server));
+        }
+    }
+
+    /// Waits until no work is out any more, and forgets how it went.
+    pub(crate) async fn finish(&mut self) {
+        if self.running.is_some() {
+            self.done().await;
+        }
+    }
+
+    /// Waits for the work that is out; for ever when there is none. Cancel-safe.
+    pub(crate) async fn done(&mut self) -> Done {
+        let (write_back, done) = match &mut self.running {
+            Some(running) => running.await,
+            None => std::future::pending().await,
+        };
+        self.running = None;
+        self.resting = Some(write_back);
+        done
+    }
+}
+
+impl fmt::Debug for Scribe {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let running = self.running.is_some();
+        f.debug_struct("Scribe")
+            .field("running", &running)
+            .finish_non_exhaustive()
+    }
+}
+
+async fn perform(
+    write_back: &mut WriteBack,
+    work: &mut Work,
+    metrics: &Metrics,
+) -> Result<Option<Sight>> {
+    match work {
+        Work::Mark(marks) => write_back.write(marks).await?,
+        Work::File(letters) => write_back.file(letters).await?,
+        Work::Close(closings) => write_back.close(closings).await?,
+        Work::Count(rows) => write_back.count_attempts(rows).await?,
+        Work::Look { with_keys } => {
+            let requests = write_back.requests().await?;
+            let parked = match with_keys {
+                true => Some(write_back.parked_keys().await?),
+                false => None,
+            };
+            if let Some(counts) = write_back.counts_if_due().await? {
+                metrics.dead_letters(&counts);
+            }
+            return Ok(Some(Sight { requests, parked }));
+        }
+    }
+    Ok(None)
+}

@@ -1,0 +1,827 @@
+//! Dead letters: what is filed and read back, what a person can do about it, and that nothing of it holds the others up.
+
+use std::process::Output;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use outboxd::config::{Config, Settings as Configured};
+use outboxd::outbox::{
+    Closing, DeadLetters, Fault, Letter, OwnedRecord, ParkedKey, Request, Router, UnpublishedRows,
+    Wish,
+};
+use outboxd::postgres::{self as sql, Session, preflight, table};
+use serde_json::Value;
+
+use crate::support::kafka;
+use crate::support::outboxd::{Outboxd, Settings, command};
+use crate::support::postgres::{self, Database, MAJORS, shared};
+use crate::support::scene::Scene;
+use crate::support::wait::{wait_for, wait_until};
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// A database that `init` has prepared, seen as the role that `init` has made.
+struct Room {
+    database: Database,
+    admin: postgres::Session,
+    session: Session,
+    config: Config,
+    letters: DeadLetters,
+    rows: UnpublishedRows,
+    router: Router,
+    settings: Settings,
+}
+
+impl Room {
+    async fn set(major: u32, after_publish: &str) -> Result<Room> {
+        let database = Database::create_empty(shared(major)).await?;
+        let role = format!("{}_relay", database.name);
+        let settings = Settings::nowhere()?
+            .set("DATABASE_URL", database.url())
+            .set("OUTBOX_AFTER_PUBLISH", after_publish);
+        let init = command(&settings, &["init", "--role", &role], LIMIT).await?;
+        assert!(init.status.success(), "{}", err(&init));
+        let config = Config::without_kafka(Configured {
+            database_url: Some(database.url_as(&role)),
+            after_publish: Some(after_publish.to_owned()),
+            ..Configured::default()
+        })?;
+        let session = sql::connect(&config.database, "test", LIMIT).await?;
+        session.run("a limit", "SET lock_timeout = '1s'").await?;
+        let shape = preflight::check(&session, &config).await?;
+        Ok(Room {
+            admin: database.connect().await?,
+            letters: DeadLetters::new(&config, &shape),
+            rows: UnpublishedRows::new(&config, &shape)?,
+            router: Router::new(&config.key),
+            settings: settings.set("DATABASE_URL", database.url_as(&role)),
+            database,
+            session,
+            config,
+        })
+    }
+
+    async fn file(&self, letters: &[Letter]) -> Result<()> {
+        Ok(self.letters.file(&self.session, "1", letters).await?)
+    }
+
+    async fn requests(&mut self, limit: usize) -> Result<Vec<Request>> {
+        let (session, rows, router) = (&self.session, &self.rows, &mut self.router);
+        Ok(self.letters.requests(session, rows, router, limit).await?)
+    }
+
+    /// The letters as JSON, in order.
+    async fn all(&self) -> Result<Vec<Value>> {
+        let sql = "SELECT coalesce(json_agg(to_jsonb(d) ORDER BY id), '[]')::text FROM outbox.dead_letter AS d";
+        Ok(serde_json::from_str(
+            &self.admin.value::<String>(sql).await?,
+        )?)
+    }
+
+    async fn states(&self) -> Result<Vec<String>> {
+        let states = self.all().await?;
+        Ok(states
+            .iter()
+            .map(|letter| words(&letter["state"]))
+            .collect())
+    }
+
+    async fn outboxd(&self, arguments: &[&str]) -> Result<Output> {
+        let arguments: Vec<&str> = ["dead-letter"]
+            .into_iter()
+            .chain(arguments.iter().copied())
+            .collect();
+        command(&self.settings, &arguments, LIMIT).await
+    }
+
+    async fn clean_up(self) -> Result<()> {
+        let role = format!("{}_relay", self.database.name);
+        drop(self.session);
+        let sql = format!("DROP OWNED BY {role}; DROP ROLE {role}");
+        Ok(self.admin.batch_execute(&sql).await?)
+    }
+}
+
+fn words(value: &Value) -> String {
+    value.as_str().unwrap_or_default().to_owned()
+}
+
+fn out(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn err(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn record(
+    topic: &str,
+    key: &[u8],
+    payload: &[u8],
+    headers: &[(&str, &[u8])],
+) -> Option<Box<OwnedRecord>> {
+    let headers = headers.iter().copied();
+    let record = OwnedRecord::new(topic, Some(key), Some(payload), headers);
+    Some(Box::new(record))
+}
+
+/// A dead letter of a row, as the stream brings it.
+fn letter(row: i64, payload: &str) -> Letter {
+    let id = row.to_string();
+    let headers: [(&str, &[u8]); 5] = [
+        ("outbox_id", id.as_bytes()),
+        ("outbox_event_type", b"created"),
+        ("outbox_lsn", b"0/16B3748"),
+        ("outbox_index", b"3"),
+        ("raw", &[0xff, 0]),
+    ];
+    Letter {
+        ticket: 1,
+        known: None,
+        row: Some(row),
+        record: record("orders", b"created", payload.as_bytes(), &headers),
+        fault: Fault {
+            code: "RECORD_TOO_LARGE".to_owned(),
+            message: "too large for topic orders".to_owned(),
+        },
+        attempts: 3,
+        parks_key: true,
+        parked: false,
+    }
+}
+
+fn parked(row: i64, payload: &str) -> Letter {
+    Letter {
+        parked: true,
+        parks_key: false,
+        attempts: 0,
+        ..letter(row, payload)
+    }
+}
+
+#[tokio::test]
+async fn the_same_event_is_filed_once_and_another_payload_is_another_letter() -> Result<()> {
+    for major in MAJORS {
+        let room = Room::set(major, "mark").await?;
+        let from_the_log = || Letter {
+            row: None,
+            record: record(
+                "logs",
+                b"k",
+                b"m",
+                &[("outbox_lsn", b"0/10"), ("outbox_index", b"0")],
+            ),
+            ..letter(0, "")
+        };
+        let by_reference = Letter {
+            record: None,
+            ..letter(9, "")
+        };
+        let batch = [
+            letter(7, "{}"),
+            from_the_log(),
+            letter(7, "{}"),
+            by_reference.clone(),
+        ];
+        for _ in 0..2 {
+            room.file(&batch).await?;
+        }
+        room.file(&[letter(7, "{\"other\": 1}")]).await?;
+        let all = room.all().await?;
+        assert_eq!(all.len(), 4, "{all:#?}");
+        for letter in &all {
+            assert_eq!(
+                letter["history"].as_array().map(Vec::len),
+                Some(1),
+                "{letter}"
+            );
+            assert_eq!(letter["state"], "dead");
+        }
+        let first = &all[0];
+        assert_eq!(first["outbox_id"], "7");
+        assert_eq!(first["commit_lsn"], "0/16B3748");
+        assert_eq!(first["event_index"], 3);
+        assert_eq!(first["event_type"], "created");
+        assert_eq!(first["payload"], "\\x7b7d");
+        assert_eq!(
+            first["headers"][4],
+            serde_json::json!(["raw", {"hex": "ff00"}])
+        );
+        assert_eq!(first["attempts"], 3);
+        let by_reference = &all[1];
+        assert_eq!(
+            (words(&by_reference["outbox_id"]), &by_reference["topic"]),
+            ("9".to_owned(), &Value::Null)
+        );
+        assert_eq!(by_reference["payload"], Value::Null);
+        assert_eq!(all[2]["outbox_id"], Value::Null);
+        // Another error is another chapter of the same letter.
+        let mut again = letter(7, "{}");
+        again.fault.code = "TOPIC_UNKNOWN".to_owned();
+        room.file(&[again]).await?;
+        let all = room.all().await?;
+        assert_eq!(all.len(), 4);
+        assert_eq!(all[0]["history"][1]["error_code"], "TOPIC_UNKNOWN");
+        assert_eq!(all[0]["error_code"], "TOPIC_UNKNOWN");
+        // Delivered again behind itself, it stays dead; a wish stays a wish.
+        room.file(&[parked(7, "{}")]).await?;
+        assert_eq!(room.states().await?[0], "dead");
+        room.admin
+            .batch_execute("UPDATE outbox.dead_letter SET state = 'retry' WHERE id = 1")
+            .await?;
+        room.file(&[letter(7, "{}")]).await?;
+        assert_eq!(room.states().await?[0], "retry");
+        room.clean_up().await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_letter_that_fails_again_keeps_its_place_its_history_and_what_was_kept_of_it()
+-> Result<()> {
+    for major in MAJORS {
+        let room = Room::set(major, "mark").await?;
+        room.file(&[letter(1, "{}"), letter(2, "{}")]).await?;
+        let wish = "UPDATE outbox.dead_letter SET state = 'retry'";
+        room.admin.batch_execute(wish).await?;
+        let known = |id: i64, letter: Letter| Letter {
+            known: Some(id),
+            ..letter
+        };
+        let unreadable = Letter {
+            record: None,
+            parked: true,
+            ..letter(2, "")
+        };
+        let batch = [
+            known(1, letter(1, "[]")),
+            known(2, unreadable),
+            known(77, letter(3, "{}")),
+        ];
+        for _ in 0..2 {
+            room.file(&batch).await?;
+        }
+        let all = room.all().await?;
+        assert_eq!(
+            all.len(),
+            3,
+            "what somebody has deleted is filed anew: {all:#?}"
+        );
+        assert_eq!(room.states().await?, ["dead", "parked", "dead"]);
+        assert_eq!(
+            all[0]["payload"], "\\x5b5d",
+            "mended and refused all the same"
+        );
+        assert_eq!(all[1]["payload"], "\\x7b7d");
+        assert_eq!(all[0]["history"].as_array().map(Vec::len), Some(2));
+        assert_eq!(all[1]["topic"], "orders");
+        // Its history is bounded.
+        for round in 0..60 {
+            let mut letter = known(1, letter(1, "[]"));
+            letter.fault.message = format!("round {round}");
+            room.file(&[letter]).await?;
+        }
+        let all = room.all().await?;
+        assert_eq!(all[0]["history"].as_array().map(Vec::len), Some(50));
+        assert_eq!(all[0]["history"][49]["error"], "round 59");
+        room.clean_up().await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn wishes_are_read_in_order_and_a_mended_row_goes_out_mended() -> Result<()> {
+    for major in MAJORS {
+        let mut room = Room::set(major, "mark").await?;
+        let mut ids = Vec::new();
+        for _ in 0..5 {
+            ids.push(room.database.insert("created", "orders", "{}").await?);
+        }
+        let [first, second, third, fourth, fifth] = ids[..] else {
+            anyhow::bail!("five rows");
+        };
+        let another_key = Letter {
+            record: record("orders", b"another", b"{}", &[]),
+            ..letter(fifth, "{}")
+        };
+        let batch = [
+            letter(first, "{}"),
+            parked(second, "{}"),
+            parked(third, "{}"),
+            parked(fourth, "{}"),
+            another_key,
+        ];
+        room.file(&batch).await?;
+        assert!(room.requests(500).await?.is_empty(), "the head is dead");
+        let keys = room.letters.parked_keys(&room.session).await?;
+        let key = |key: &[u8], rows| ParkedKey {
+            topic: "orders".to_owned(),
+            key: Some(key.to_vec()),
+            rows,
+            blocked: true,
+        };
+        assert_eq!(keys, [key(b"created", 4), key(b"another", 1)]);
+        // Row 1 is mended, row 3 is gone, row 4 prints as more than the server can hold.
+        let numbers = format!("[{}]", vec!["1e131071"; 9_000].join(","));
+        let change = format!(
+            "UPDATE outbox.outbox SET topic = 'mended', event_payload = '{{\"new\": 1}}' WHERE id = {first};
+             DELETE FROM outbox.outbox WHERE id = {third};
+             UPDATE outbox.outbox SET event_payload = '{numbers}' WHERE id = {fourth};
+             UPDATE outbox.dead_letter SET state = 'retry' WHERE id = 1;
+             UPDATE outbox.dead_letter SET state = 'discard' WHERE id = 5"
+        );
+        room.admin.batch_execute(&change).await?;
+        let requests = room.requests(500).await?;
+        let order: Vec<_> = requests
+            .iter()
+            .map(|request| (request.letter, request.row, request.wish))
+            .collect();
+        assert_eq!(
+            order,
+            [
+                // It has no place in the log, so it is older than all that have.
+                (5, Some(fifth), Wish::Discard),
+                (1, Some(first), Wish::Retry),
+                (2, Some(second), Wish::Retry),
+                (3, Some(third), Wish::Retry),
+                (4, Some(fourth), Wish::Retry),
+            ]
+        );
+        assert!(requests[1].parks_key && !requests[2].parks_key);
+        // The first is the one without a place.
+        let record = |at: usize| requests[at + 1].record.as_deref().context("a record");
+        assert_eq!(
+            (record(0)?.topic(), record(0)?.value()),
+            ("mended", Some(&b"{\"new\": 1}"[..]))
+        );
+        assert_eq!(record(0)?.header("outbox_source"), Some("table"));
+        assert_eq!(record(0)?.header("outbox_lsn"), None);
+        let copy = record(2)?;
+        assert_eq!(
+            (copy.topic(), copy.key(), copy.value()),
+            ("orders", Some(&b"created"[..]), Some(&b"{}"[..]))
+        );
+        assert_eq!(copy.header("outbox_lsn"), Some("0/16B3748"));
+        let raw = copy.headers().find(|(name, _)| *name == "raw");
+        assert_eq!(raw, Some(("raw", &[0xff, 0][..])));
+        assert!(requests[4].record.is_none(), "it cannot be read");
+        assert_eq!(room.requests(2).await?.len(), 2);
+        room.clean_up().await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn closing_a_letter_settles_its_row_in_the_same_step() -> Result<()> {
+    for major in MAJORS {
+        for (mode, published, discarded) in [
+            ("mark", Some((true, 1)), Some((true, 0))),
+            ("delete", None, None),
+            ("keep", Some((false, 0)), Some((false, 0))),
+        ] {
+            let room = Room::set(major, mode).await?;
+            let first = room.database.insert("created", "orders", "{}").await?;
+            let second = room.database.insert("created", "orders", "{}").await?;
+            room.file(&[letter(first, "{}"), letter(second, "{}")])
+                .await?;
+            let closings = [closing(1, first, true), closing(2, second, false)];
+            for _ in 0..2 {
+                room.letters.close(&room.session, &closings).await?;
+            }
+            assert_eq!(room.states().await?, ["retried", "discarded"], "{mode}");
+            for (row, expected) in [(first, published), (second, discarded)] {
+                let sql = "SELECT published_at IS NOT NULL, times_attempted FROM outbox.outbox WHERE id = $1";
+                let found = room.admin.query_opt(sql, &[&row]).await?;
+                let found = found.map(|row| (row.get::<_, bool>(0), row.get::<_, i32>(1)));
+                assert_eq!(found, expected, "{mode}");
+            }
+            assert!(room.letters.parked_keys(&room.session).await?.is_empty());
+            let open: i64 = room
+                .letters
+                .counts(&room.session)
+                .await?
+                .iter()
+                .map(|(_, n)| n)
+                .sum();
+            assert_eq!(open, 0);
+            room.clean_up().await?;
+        }
+    }
+    Ok(())
+}
+
+fn closing(letter: i64, row: i64, published: bool) -> Closing {
+    Closing {
+        ticket: 1,
+        letter,
+        row: Some(row),
+        published,
+    }
+}
+
+#[tokio::test]
+async fn a_row_that_cannot_be_changed_neither_holds_the_others_up_nor_comes_back() -> Result<()> {
+    for major in MAJORS {
+        let room = Room::set(major, "mark").await?;
+        let mut rows = Vec::new();
+        for topic in ["", "orders", ""] {
+            rows.push(room.database.insert("created", topic, "{}").await?);
+        }
+        let check = "ALTER TABLE outbox.outbox ADD CHECK (topic <> '') NOT VALID";
+        room.admin.batch_execute(check).await?;
+        let letters: Vec<Letter> = rows.iter().map(|row| letter(*row, "{}")).collect();
+        room.file(&letters).await?;
+        let closings = [
+            closing(1, rows[0], true),
+            closing(2, rows[1], true),
+            closing(3, rows[2], false),
+        ];
+        let mut lock = room.database.connect().await?;
+        let transaction = lock.transaction().await?;
+        transaction
+            .execute(
+                "SELECT FROM outbox.outbox WHERE id = $1 FOR UPDATE",
+                &[&rows[1]],
+            )
+            .await?;
+        let held = room.letters.close(&room.session, &closings[1..2]).await;
+        let held = held.expect_err("somebody holds the row");
+        assert!(held.is_transient(), "{held:?}");
+        assert_eq!(
+            room.states().await?,
+            ["dead", "dead", "dead"],
+            "{:?}",
+            held.report()
+        );
+        transaction.rollback().await?;
+        room.letters.close(&room.session, &closings).await?;
+        assert_eq!(
+            room.states().await?,
+            ["published-not-marked", "retried", "skipped"]
+        );
+        let all = room.all().await?;
+        assert_eq!(all[0]["error_code"], "23514");
+        assert!(
+            words(&all[0]["error"]).contains("violates check constraint"),
+            "{}",
+            all[0]
+        );
+        assert_eq!(all[0]["history"].as_array().map(Vec::len), Some(2));
+        let counts = room.letters.counts(&room.session).await?;
+        let count = |state: &str| {
+            counts
+                .iter()
+                .find(|(known, _)| known == state)
+                .map(|(_, n)| *n)
+        };
+        assert_eq!(
+            (
+                count("published-not-marked"),
+                count("skipped"),
+                count("dead")
+            ),
+            (Some(1), Some(1), Some(0))
+        );
+        room.letters.count_attempts(&room.session, &rows).await?;
+        room.clean_up().await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn attempts_are_counted_for_unpublished_rows_only() -> Result<()> {
+    for (mode, expected) in [
+        ("mark", [Some(2), Some(1), Some(0)]),
+        ("keep", [Some(0), Some(0), Some(0)]),
+    ] {
+        let room = Room::set(15, mode).await?;
+        let mut rows = Vec::new();
+        for _ in 0..3 {
+            rows.push(room.database.insert("created", "orders", "{}").await?);
+        }
+        let publish = format!(
+            "UPDATE outbox.outbox SET published_at = now() WHERE id = {}",
+            rows[2]
+        );
+        room.admin.batch_execute(&publish).await?;
+        let attempts = [rows[0], rows[1], rows[2], rows[0]];
+        room.letters
+            .count_attempts(&room.session, &attempts)
+            .await?;
+        for (row, expected) in rows.iter().zip(expected) {
+            let sql = format!("SELECT times_attempted FROM outbox.outbox WHERE id = {row}");
+            assert_eq!(
+                room.admin.value::<Option<i32>>(&sql).await?,
+                expected,
+                "{mode}"
+            );
+        }
+        room.clean_up().await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_commands_show_what_is_there_and_only_ask() -> Result<()> {
+    for major in MAJORS {
+        let room = Room::set(major, "mark").await?;
+        let empty = room.outboxd(&["list"]).await?;
+        assert!(
+            empty.status.success() && out(&empty).starts_with("ID"),
+            "{}",
+            err(&empty)
+        );
+        let mut hostile = letter(3, "{}");
+        hostile.fault.code = "TOPIC_UNKNOWN".to_owned();
+        hostile.fault.message = "no topic \u{1b}[2J".to_owned();
+        hostile.parks_key = false;
+        room.file(&[letter(1, "{\"secret\": 1}"), parked(2, "{}"), hostile])
+            .await?;
+
+        let list = out(&room.outboxd(&["list"]).await?);
+        assert_eq!(list.lines().count(), 4, "{list}");
+        assert!(
+            !list.contains('\u{1b}') && list.contains("too large for topic orders"),
+            "{list}"
+        );
+        let some = out(&room.outboxd(&["list", "--limit", "1"]).await?);
+        assert!(some.contains("and more"), "{some}");
+        let json = out(&room
+            .outboxd(&["list", "--json", "--code", "TOPIC_UNKNOWN"])
+            .await?);
+        let json: Value = serde_json::from_str(&json)?;
+        assert_eq!(
+            (&json["id"], &json["key"]),
+            (&Value::from(3), &Value::from("created"))
+        );
+
+        let show = out(&room.outboxd(&["show", "--id", "1"]).await?);
+        assert!(
+            show.contains("history") && show.contains("raw: {\"hex\":\"ff00\"}"),
+            "{show}"
+        );
+        assert!(!show.contains("secret"), "{show}");
+        let show = out(&room.outboxd(&["show", "--id", "1", "--payload"]).await?);
+        assert!(show.contains("{\"secret\": 1}"), "{show}");
+        let none = room.outboxd(&["show", "--id", "99"]).await?;
+        assert_eq!(none.status.code(), Some(1), "{}", err(&none));
+
+        for which in ["retry", "discard"] {
+            let everything = room.outboxd(&[which]).await?;
+            assert_eq!(everything.status.code(), Some(2), "{}", err(&everything));
+            assert!(err(&everything).contains("--all"), "{}", err(&everything));
+        }
+        let careless = room.outboxd(&["discard", "--id", "1,2"]).await?;
+        assert_eq!(careless.status.code(), Some(1));
+        assert!(
+            err(&careless).contains("--yes: 1 dead letters would go"),
+            "{}",
+            err(&careless)
+        );
+        assert_eq!(room.states().await?, ["dead", "parked", "dead"]);
+
+        let retry = room
+            .outboxd(&["retry", "--topic", "orders", "--code", "RECORD_TOO_LARGE"])
+            .await?;
+        assert!(retry.status.success(), "{}", err(&retry));
+        let said = out(&retry);
+        assert!(
+            said.contains("1 will be retried")
+                && said.contains("1 are parked behind")
+                && said.contains("1 are left alone"),
+            "{said}"
+        );
+        let discard = room.outboxd(&["discard", "--all", "--yes"]).await?;
+        assert!(
+            out(&discard).contains("1 will be discarded"),
+            "{}",
+            out(&discard)
+        );
+        assert_eq!(room.states().await?, ["retry", "parked", "discard"]);
+        let none = room.outboxd(&["retry", "--id", "99"]).await?;
+        assert_eq!(none.status.code(), Some(1));
+        room.admin
+            .batch_execute("DROP TABLE outbox.dead_letter")
+            .await?;
+        let missing = room.outboxd(&["list"]).await?;
+        assert_eq!(missing.status.code(), Some(2));
+        assert!(err(&missing).contains("outboxd init"), "{}", err(&missing));
+        room.clean_up().await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_start_needs_the_table_the_rights_on_it_and_all_rows_in_sight() -> Result<()> {
+    for major in MAJORS {
+        let room = Room::set(major, "mark").await?;
+        let role = format!("{}_relay", room.database.name);
+        for (break_it, words, mend) in [
+            (
+                format!("REVOKE INSERT ON outbox.dead_letter FROM {role}"),
+                "lacks SELECT, INSERT or UPDATE on outbox.dead_letter",
+                format!("GRANT INSERT ON outbox.dead_letter TO {role}"),
+            ),
+            (
+                "ALTER TABLE outbox.outbox ENABLE ROW LEVEL SECURITY".to_owned(),
+                "row-level security hides rows",
+                "ALTER TABLE outbox.outbox DISABLE ROW LEVEL SECURITY".to_owned(),
+            ),
+            (
+                "ALTER TABLE outbox.dead_letter RENAME TO elsewhere".to_owned(),
+                "there is no table outbox.dead_letter",
+                "ALTER TABLE outbox.elsewhere RENAME TO dead_letter".to_owned(),
+            ),
+        ] {
+            room.admin.batch_execute(&break_it).await?;
+            let fault = preflight::check(&room.session, &room.config).await;
+            let fault = fault.expect_err("it is not ready");
+            assert!(fault.message().contains(words), "{}", fault.report());
+            assert!(
+                !fault.is_transient() && fault.remedy().is_some(),
+                "{fault:?}"
+            );
+            room.admin.batch_execute(&mend).await?;
+        }
+        preflight::check(&room.session, &room.config).await?;
+        // Should the policy come later, its rows are an error and not merely absent.
+        room.admin
+            .batch_execute("ALTER TABLE outbox.outbox ENABLE ROW LEVEL SECURITY")
+            .await?;
+        let hidden = room
+            .session
+            .run("reading", "SELECT id FROM outbox.outbox")
+            .await;
+        let hidden = hidden.expect_err("rows are hidden").report();
+        assert!(hidden.contains("42501"), "{hidden}");
+        room.clean_up().await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn each_outbox_has_dead_letters_of_its_own() -> Result<()> {
+    let database = Database::create_empty(shared(15)).await?;
+    for (outbox, letters) in [
+        ("outbox.outbox", "dead_letter"),
+        ("outbox.\"Events\"", "Events_dead_letter"),
+    ] {
+        let settings = Settings::nowhere()?
+            .set("DATABASE_URL", database.url())
+            .set("OUTBOX_PUBLICATION", format!("p_{letters}"))
+            .set("OUTBOX_TABLE", outbox);
+        for _ in 0..2 {
+            let init = command(&settings, &["init"], LIMIT).await?;
+            assert!(init.status.success(), "{}", err(&init));
+        }
+        let there = format!(
+            "SELECT count(*) FROM pg_indexes WHERE schemaname = 'outbox' AND tablename = '{letters}'"
+        );
+        assert_eq!(
+            database.connect().await?.value::<i64>(&there).await?,
+            6,
+            "{letters}"
+        );
+        let config = Config::without_kafka(Configured {
+            database_url: Some(database.url().to_owned()),
+            table: Some(outbox.to_owned()),
+            ..Configured::default()
+        })?;
+        let session = sql::connect(&config.database, "test", LIMIT).await?;
+        let shape = table::read(&session, &config.table)
+            .await?
+            .context("the outbox")?;
+        DeadLetters::new(&config, &shape)
+            .file(&session, "1", &[letter(1, "{}")])
+            .await?;
+    }
+    Ok(())
+}
+
+/// Makes rows refuse: one by a constraint that came later, one by a trigger with a state of its own.
+const REFUSE_MARKS: &str = "
+    ALTER TABLE outbox.outbox ADD CHECK (event_type <> 'unchecked') NOT VALID;
+    CREATE FUNCTION outbox.refuse() RETURNS trigger LANGUAGE plpgsql AS
+        $$BEGIN RAISE EXCEPTION 'not this one' USING ERRCODE = 'OB001'; END$$;
+    CREATE TRIGGER refuse BEFORE UPDATE ON outbox.outbox
+        FOR EACH ROW WHEN (old.event_type = 'triggered') EXECUTE FUNCTION outbox.refuse()";
+
+/// The same in a table whose rows are deleted: one that another table refers to, one by a trigger.
+const REFUSE_DELETES: &str = "
+    CREATE TABLE outbox.note (event bigint REFERENCES outbox.outbox (id));
+    INSERT INTO outbox.note SELECT id FROM outbox.outbox WHERE event_type = 'unchecked';
+    CREATE FUNCTION outbox.refuse() RETURNS trigger LANGUAGE plpgsql AS
+        $$BEGIN RAISE EXCEPTION 'not this one'; END$$;
+    CREATE TRIGGER refuse BEFORE DELETE ON outbox.outbox
+        FOR EACH ROW WHEN (old.event_type = 'triggered') EXECUTE FUNCTION outbox.refuse()";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_that_refuse_their_mark_are_filed_and_hold_neither_the_others_nor_the_slot()
+-> Result<()> {
+    for major in MAJORS {
+        for (mode, refuse, states) in [
+            ("mark", REFUSE_MARKS, ["23514", "OB001"]),
+            ("delete", REFUSE_DELETES, ["23503", "P0001"]),
+        ] {
+            let scene = Scene::set(shared(major), kafka::shared()).await?;
+            let admin = scene.database.connect().await?;
+            let settings = scene.settings.clone().set("OUTBOX_AFTER_PUBLISH", mode);
+            let mut outboxd = Outboxd::spawn(
+                &settings
+                    .clone()
+                    .set("OUTBOX_BATCH_SIZE", "1000")
+                    .set("OUTBOX_PROCESS_INTERVAL", "1s"),
+            )?;
+            outboxd.wait_for_phase("streaming", LIMIT).await?;
+            let insert = "INSERT INTO outbox.outbox (event_type, topic, event_payload) \
+                          SELECT CASE i WHEN 20 THEN 'unchecked' WHEN 70 THEN 'triggered' ELSE 'k' END, $1, '{}' \
+                            FROM generate_series(1, 100) AS i";
+            // Frozen until the rows can refuse.
+            outboxd.signal("STOP")?;
+            admin.execute(insert, &[&scene.topic]).await?;
+            admin.batch_execute(refuse).await?;
+            outboxd.signal("CONT")?;
+            let left = "SELECT count(*) FROM outbox.outbox WHERE published_at IS NULL";
+            wait_until("the others to be settled", LIMIT, async || {
+                match admin.value::<i64>(left).await? {
+                    2 => Ok(Ok(())),
+                    left => Ok(Err(format!("{left} are unpublished"))),
+                }
+            })
+            .await?;
+            let filed = "SELECT array_agg(d.error_code ORDER BY d.error_code) FROM outbox.dead_letter AS d
+                           JOIN outbox.outbox AS o ON d.outbox_id = o.id::text
+                          WHERE d.state = 'published-not-marked' AND d.payload IS NULL
+                            AND d.system_id = (SELECT system_identifier::text FROM pg_control_system())";
+            wait_for("both to be filed", LIMIT, async || {
+                let codes = admin.value::<Option<Vec<String>>>(filed).await?;
+                Ok((codes.as_deref() == Some(&states.map(str::to_owned)[..])).then_some(()))
+            })
+            .await?;
+            let end: String = admin.value("SELECT pg_current_wal_lsn()::text").await?;
+            let passed = format!(
+                "SELECT confirmed_flush_lsn >= '{end}'::pg_lsn FROM pg_replication_slots WHERE slot_name = '{}'",
+                scene.slot()
+            );
+            wait_for("the slot to pass them", LIMIT, async || {
+                Ok(admin.value::<bool>(&passed).await?.then_some(()))
+            })
+            .await?;
+            assert_eq!(outboxd.stop(LIMIT).await?, 0);
+            // A slot made anew reads the table, and leaves them out.
+            admin
+                .execute("SELECT pg_drop_replication_slot($1)", &[&scene.slot()])
+                .await?;
+            outboxd.respawn()?;
+            outboxd.wait_for_phase("streaming", LIMIT).await?;
+            assert_eq!(outboxd.stop(LIMIT).await?, 0);
+            let consumed = scene.kafka.consume_all(&[&scene.topic]).await?;
+            assert_eq!(consumed.len(), 100, "{mode} on {major}");
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_locked_row_waits_while_the_others_are_marked() -> Result<()> {
+    let scene = Scene::set(shared(15), kafka::shared()).await?;
+    let mut outboxd = Outboxd::spawn(&scene.settings)?;
+    outboxd.wait_for_phase("streaming", LIMIT).await?;
+    let admin = scene.database.connect().await?;
+    let mut person = scene.database.connect().await?;
+    let insert = "INSERT INTO outbox.outbox (event_type, topic, event_payload) \
+                  SELECT 'k', $1, '{}' FROM generate_series(1, 100) AS i";
+    // Frozen until a person has locked one.
+    outboxd.signal("STOP")?;
+    admin.execute(insert, &[&scene.topic]).await?;
+    let lock = person.transaction().await?;
+    let locked: i64 = lock
+        .query_one(
+            // Below the limit, every row that is passed over would be locked as well.
+            "SELECT id FROM outbox.outbox WHERE id = (SELECT id FROM outbox.outbox ORDER BY id OFFSET 40 LIMIT 1) \
+                FOR UPDATE",
+            &[],
+        )
+        .await?
+        .try_get(0)?;
+    outboxd.signal("CONT")?;
+    let left = "SELECT array_agg(id) FROM outbox.outbox WHERE published_at IS NULL";
+    wait_until("all others to be marked", LIMIT, async || {
+        let left = admin.value::<Option<Vec<i64>>>(left).await?;
+        let others_are = left == Some(vec![locked]);
+        Ok(others_are
+            .then_some(())
+            .ok_or_else(|| format!("{left:?} are left, {locked} is locked: {}", outboxd.log())))
+    })
+    .await?;
+    lock.rollback().await?;
+    scene.all_marked(LIMIT).await?;
+    assert_eq!(
+        admin
+            .value::<i64>("SELECT count(*) FROM outbox.dead_letter")
+            .await?,
+        0
+    );
+    assert_eq!(outboxd.stop(LIMIT).await?, 0);
+    Ok(())
+}

@@ -1,0 +1,385 @@
+//! Polling: the same records without a slot, each once, from one instance at a time.
+
+use std::collections::HashMap;
+use std::collections::HashSet;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use serde_json::Value;
+
+use crate::support::kafka::{self, ConsumedRecord};
+use crate::support::load::{Load, Pattern};
+use crate::support::oracle::{Oracle, check};
+use crate::support::outboxd::{Outboxd, Settings, command};
+use crate::support::postgres::{self, Database, MAJORS};
+use crate::support::scene::Scene;
+use crate::support::wait::{wait_for, wait_until};
+
+const LIMIT: Duration = Duration::from_secs(60);
+/// The server lets go of a session that is silent for 30 s; whoever waits sees it within 2 s.
+const FROZEN_LIMIT: Duration = Duration::from_secs(32);
+const PATTERN: Pattern = Pattern {
+    rows: 3,
+    rest: Duration::from_millis(5),
+};
+
+fn polling(settings: &Settings) -> Settings {
+    settings
+        .clone()
+        .set("OUTBOX_SOURCE", "poll")
+        .set("OUTBOX_PROCESS_INTERVAL", "100ms")
+}
+
+async fn fill(database: &Database, topic: &str, rows: i64) -> Result<()> {
+    let insert = "INSERT INTO outbox.outbox (event_type, topic, event_payload) \
+                  SELECT 'key' || i % 23, $1, jsonb_build_object('i', i) FROM generate_series(1, $2::bigint) i";
+    let session = database.connect().await?;
+    session.execute(insert, &[&topic, &rows]).await?;
+    Ok(())
+}
+
+fn in_order_of_id(consumed: &[ConsumedRecord]) -> bool {
+    let mut last: HashMap<i32, i64> = HashMap::new();
+    consumed.iter().all(|record| {
+        let id = record.outbox_id().unwrap_or_default();
+        last.insert(record.partition, id)
+            .is_none_or(|before| before < id)
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn polled_events_are_the_streams_records_in_order_of_id_and_say_where_they_come_from()
+-> Result<()> {
+    for major in MAJORS {
+        let scene = Scene::set(postgres::shared(major), kafka::shared()).await?;
+        let session = scene.database.connect().await?;
+        let column = "ALTER TABLE outbox.outbox ADD COLUMN headers jsonb";
+        session.batch_execute(column).await?;
+        let oracle = Oracle::create(&scene.database).await?;
+        let insert = "INSERT INTO outbox.outbox (event_type, topic, event_payload, headers) \
+                      SELECT 'k' || i % 5, $1, jsonb_build_object('ö', i, 'f', 1.50), '{\"traceparent\": \"00-ab-01\"}' \
+                      FROM generate_series(1, 300) i";
+        let mut outboxd = Outboxd::spawn(&polling(&scene.settings))?;
+        outboxd.wait_for_phase("polling", LIMIT).await?;
+        session.execute(insert, &[&scene.topic]).await?;
+        scene.all_marked(LIMIT).await?;
+        let status = outboxd.status().await?;
+        assert_eq!(status["published_total"], 300, "{status}");
+        for absent in ["slot", "publication", "slot_health", "received_lsn"] {
+            assert_eq!(status[absent], Value::Null, "{absent}");
+        }
+        assert_eq!(outboxd.get("/readyz").await?.0, 200);
+        assert_eq!(outboxd.metric("outboxd_slot_lag_bytes").await?, None);
+        assert!(scene.database.slot(&scene.slot()).await?.is_none());
+        assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
+
+        let consumed = scene.kafka.consume_all(&[&scene.topic]).await?;
+        check(&oracle.committed().await?, &consumed).expect_exact()?;
+        assert!(in_order_of_id(&consumed));
+        for record in &consumed {
+            assert_eq!(record.header("outbox_source"), Some("table"));
+            assert_eq!(record.header("traceparent"), Some("00-ab-01"));
+            assert!(record.header("outbox_created_at").is_some());
+            assert!(record.header("outbox_event_type").is_some());
+            assert_eq!(record.header("outbox_lsn"), None);
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_backlog_of_five_thousand_rows_goes_out_without_a_wait_once_it_is_asked_for() -> Result<()>
+{
+    for major in MAJORS {
+        let scene = Scene::set(postgres::shared(major), kafka::shared()).await?;
+        let oracle = Oracle::create(&scene.database).await?;
+        fill(&scene.database, &scene.topic, 5_000).await?;
+        let settings = polling(&scene.settings).set("OUTBOX_PROCESS_INTERVAL", "1h");
+        let output = command(&settings, &["run"], LIMIT).await?;
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{told}");
+        assert!(
+            told.contains("over 1000 unpublished rows") && told.contains("--backlog publish"),
+            "{told}"
+        );
+        let mut outboxd = Outboxd::spawn(&settings.set("OUTBOX_BACKLOG", "publish"))?;
+        scene.all_marked(LIMIT).await?;
+        assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
+        let consumed = scene.kafka.consume_all(&[&scene.topic]).await?;
+        check(&oracle.committed().await?, &consumed).expect_exact()?;
+        assert!(in_order_of_id(&consumed));
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_poller_that_is_killed_repeats_only_what_was_not_marked() -> Result<()> {
+    for major in MAJORS {
+        let scene = Scene::set(postgres::shared(major), kafka::shared()).await?;
+        let oracle = Oracle::create(&scene.database).await?;
+        let load = Load::start(&scene.database, &scene.topic, 4, PATTERN);
+        let mut outboxd = Outboxd::spawn(&polling(&scene.settings))?;
+        // A table of which no row was ever marked would not be sent without being asked to.
+        let session = scene.database.connect().await?;
+        wait_for("the first mark", LIMIT, async || {
+            let marked = "SELECT EXISTS (SELECT FROM outbox.outbox WHERE published_at IS NOT NULL)";
+            Ok(session.value::<bool>(marked).await?.then_some(()))
+        })
+        .await?;
+        let mut unmarked: HashMap<i64, usize> = HashMap::new();
+        for kill in 0..5 {
+            outboxd.wait_for_phase("polling", LIMIT).await?;
+            // Anywhere in full flow.
+            tokio::time::sleep(Duration::from_millis(200 + kill * 97)).await;
+            outboxd.kill()?;
+            let open = "SELECT id FROM outbox.outbox WHERE published_at IS NULL";
+            for row in scene.database.connect().await?.query(open, &[]).await? {
+                *unmarked.entry(row.get(0)).or_default() += 1;
+            }
+            outboxd.respawn()?;
+        }
+        load.stop().await?;
+        scene.all_marked(LIMIT).await?;
+        assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
+        let report = scene.verdict(&oracle).await?;
+        // Order is by id, as far as the poller went, and commits come in another: only the set is compared.
+        assert!(
+            report.missing.is_empty() && report.phantom.is_empty() && report.altered.is_empty(),
+            "{report}"
+        );
+        for (id, copies) in &report.duplicates {
+            let open = unmarked.get(id).copied().unwrap_or_default();
+            assert!(*copies <= 1 + open, "{id} came {copies} times, {open} open");
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_poller_that_is_stopped_or_loses_its_session_under_load_repeats_nothing() -> Result<()> {
+    for major in MAJORS {
+        let scene = Scene::set(postgres::shared(major), kafka::shared()).await?;
+        let oracle = Oracle::create(&scene.database).await?;
+        let load = Load::start(&scene.database, &scene.topic, 4, PATTERN);
+        let mut outboxd = Outboxd::spawn(&polling(&scene.settings))?;
+        for _ in 0..2 {
+            outboxd
+                .wait_for_status("events to flow", LIMIT, |status| {
+                    status["published_total"].as_u64() > Some(100)
+                })
+                .await?;
+            let session = scene.database.connect().await?;
+            let kill = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+                        WHERE datname = current_database() AND application_name = 'outboxd'";
+            assert!(session.value::<i64>(kill).await? > 0);
+            let again = outboxd.wait_for_status("another session", LIMIT, |status| {
+                status["phase"] == "polling" && status["reconnects"] == 1
+            });
+            let before = again.await?["published_total"].as_u64();
+            outboxd
+                .wait_for_status("events to flow again", LIMIT, |status| {
+                    status["published_total"].as_u64() > before
+                })
+                .await?;
+            assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
+            outboxd.respawn()?;
+        }
+        load.stop().await?;
+        scene.all_marked(LIMIT).await?;
+        assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
+        let report = scene.verdict(&oracle).await?;
+        assert!(
+            report.missing.is_empty() && report.duplicates.is_empty() && report.phantom.is_empty(),
+            "{report}"
+        );
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn rows_that_somebody_has_locked_are_sent_once_and_hold_up_no_others() -> Result<()> {
+    for major in MAJORS {
+        let scene = Scene::set(postgres::shared(major), kafka::shared()).await?;
+        let oracle = Oracle::create(&scene.database).await?;
+        // More than a batch.
+        fill(&scene.database, &scene.topic, 25).await?;
+        let locker = scene.database.connect().await?;
+        let lock = "BEGIN; SELECT id FROM outbox.outbox WHERE id <= 15 FOR UPDATE";
+        locker.batch_execute(lock).await?;
+        let mut outboxd = Outboxd::spawn(&polling(&scene.settings))?;
+        for _ in 0..5 {
+            scene.database.insert("later", &scene.topic, "{}").await?;
+            wait_until("the others to be marked", LIMIT, async || {
+                let left = scene.database.unpublished().await?;
+                Ok(if left == 15 {
+                    Ok(())
+                } else {
+                    Err(format!("{left} rows are unpublished"))
+                })
+            })
+            .await?;
+        }
+        assert_eq!(scene.kafka.record_count(&[&scene.topic]).await?, 30);
+        locker.batch_execute("COMMIT").await?;
+        scene.all_marked(LIMIT).await?;
+        assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
+        scene.verdict(&oracle).await?.expect_exact()?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_second_poller_takes_over_when_the_first_is_stopped_or_frozen() -> Result<()> {
+    for major in MAJORS {
+        let scene = Scene::set(postgres::shared(major), kafka::shared()).await?;
+        let oracle = Oracle::create(&scene.database).await?;
+        let mut first = Outboxd::spawn(&polling(&scene.settings))?;
+        first.wait_for_phase("polling", LIMIT).await?;
+        let mut second = Outboxd::spawn(&polling(&Settings::new(&scene.database, scene.kafka)?))?;
+        second.wait_for_phase("standby", LIMIT).await?;
+        scene.database.insert("a", &scene.topic, "{}").await?;
+        scene.all_marked(LIMIT).await?;
+
+        first.signal("STOP")?;
+        let frozen = Instant::now();
+        scene.database.insert("b", &scene.topic, "{}").await?;
+        second.wait_for_phase("polling", FROZEN_LIMIT).await?;
+        assert!(frozen.elapsed() < FROZEN_LIMIT);
+        scene.all_marked(LIMIT).await?;
+        first.signal("CONT")?;
+        first.wait_for_phase("standby", LIMIT).await?;
+
+        scene.database.insert("c", &scene.topic, "{}").await?;
+        scene.all_marked(LIMIT).await?;
+        assert_eq!(second.stop(LIMIT).await?, 0, "{}", second.log());
+        first.wait_for_phase("polling", LIMIT).await?;
+        scene.database.insert("d", &scene.topic, "{}").await?;
+        scene.all_marked(LIMIT).await?;
+        assert_eq!(first.stop(LIMIT).await?, 0, "{}", first.log());
+        scene.verdict(&oracle).await?.expect_exact()?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_role_without_replication_on_a_server_without_logical_log_is_enough() -> Result<()> {
+    for major in MAJORS {
+        let server = postgres::private(major, &["wal_level = replica"])?;
+        let database = Database::create(&server).await?;
+        let kafka = kafka::shared();
+        let topic = kafka.topic("polled", 1).await?;
+        let owner = polling(&Settings::new(&database, kafka)?);
+        let output = command(&owner, &["init", "--role", "poller"], LIMIT).await?;
+        let told = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && told.contains("ready"), "{told}");
+        let session = database.connect().await?;
+        let replicates = "SELECT rolreplication FROM pg_roles WHERE rolname = 'poller'";
+        assert!(!session.value::<bool>(replicates).await?);
+        let publications = "SELECT count(*) FROM pg_publication";
+        assert_eq!(session.value::<i64>(publications).await?, 0);
+
+        let settings = owner.set("DATABASE_URL", database.url_as("poller"));
+        let idle = command(&settings, &["status"], LIMIT).await?;
+        assert_eq!(idle.status.code(), Some(1));
+        let mut outboxd = Outboxd::spawn(&settings)?;
+        outboxd.wait_for_phase("polling", LIMIT).await?;
+        database.insert("a", &topic, "{}").await?;
+        wait_until("the row to be marked", LIMIT, async || {
+            let left = database.unpublished().await?;
+            Ok(if left == 0 {
+                Ok(())
+            } else {
+                Err(format!("{left} left"))
+            })
+        })
+        .await?;
+        let status = command(&settings, &["status", "--json"], LIMIT).await?;
+        assert!(status.status.success(), "{status:?}");
+        let status: Value = serde_json::from_slice(&status.stdout)?;
+        assert_eq!(status["source"], "poll");
+        assert_eq!(status["slot"], Value::Null);
+        assert!(status["active_pid"].is_i64(), "{status}");
+        assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
+        assert_eq!(kafka.record_count(&[&topic]).await?, 1);
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn polling_and_keeping_is_refused() -> Result<()> {
+    let settings = Settings::nowhere()?
+        .set("DATABASE_URL", "postgresql://db/orders")
+        .set("KAFKA_BROKERS", "localhost:9092")
+        .set("OUTBOX_SOURCE", "poll")
+        .set("OUTBOX_AFTER_PUBLISH", "keep");
+    let output = command(&settings, &["run"], LIMIT).await?;
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{told}");
+    assert!(
+        told.contains("OUTBOX_AFTER_PUBLISH cannot be keep"),
+        "{told}"
+    );
+    Ok(())
+}
+
+/// A row whose few kilobytes print as more than the server can hold.
+#[tokio::test]
+async fn a_row_that_the_server_cannot_print_is_named_and_spoils_no_snapshot() -> Result<()> {
+    for major in MAJORS {
+        let scene = Scene::set(postgres::shared(major), kafka::shared()).await?;
+        let session = scene.database.connect().await?;
+        // Printing it to the point of failure takes seconds, and more where others work.
+        let settings = scene
+            .settings
+            .clone()
+            .set("OUTBOX_OPERATION_TIMEOUT", "120s");
+        fill(&scene.database, &scene.topic, 5).await?;
+        let insert = "INSERT INTO outbox.outbox (event_type, topic, event_payload) \
+                      VALUES ('huge', $1, ('[' || repeat('1e131071,', 8250) || '1e131071]')::jsonb) RETURNING id";
+        let row = session.query_one(insert, &[&scene.topic]).await?;
+        let id: i64 = row.get(0);
+        fill(&scene.database, &scene.topic, 5).await?;
+        let others_marked = async || {
+            wait_until("all others to be marked", LIMIT * 4, async || {
+                match scene.database.unpublished().await? {
+                    1 => Ok(Ok(())),
+                    left => Ok(Err(format!("{left} rows are not"))),
+                }
+            })
+            .await
+        };
+        let mut outboxd = Outboxd::spawn(&polling(&settings))?;
+        others_marked().await?;
+        let letter = "SELECT outbox_id || ' ' || error_code || ' ' || state || ' ' || error FROM outbox.dead_letter";
+        let the_letter = async || {
+            wait_for("the letter", LIMIT * 4, async || {
+                let row = session.query_opt(letter, &[]).await?;
+                Ok(row.map(|row| row.get::<_, String>(0)))
+            })
+            .await
+        };
+        let told = the_letter().await?;
+        let named = format!("{id} ROW_UNREADABLE dead row {id} of outbox.outbox cannot be read");
+        assert!(told.starts_with(&named) && told.contains("54000"), "{told}");
+        assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
+        // In the snapshot under which a slot is made it must spoil nothing either.
+        session
+            .batch_execute("DELETE FROM outbox.dead_letter")
+            .await?;
+        fill(&scene.database, &scene.topic, 5).await?;
+        let backlog = settings.clone().set("OUTBOX_BACKLOG", "publish");
+        let mut outboxd = Outboxd::spawn(&backlog)?;
+        outboxd.wait_for_phase("streaming", LIMIT).await?;
+        others_marked().await?;
+        assert_eq!(the_letter().await?, told);
+        let give_up = ["dead-letter", "discard", "--all", "--yes"];
+        let given_up = command(&scene.settings, &give_up, LIMIT).await?;
+        assert!(given_up.status.success(), "{given_up:?}");
+        scene.all_marked(LIMIT).await?;
+        assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
+        let read = scene.kafka.consume_all(&[&scene.topic]).await?;
+        let sent: HashSet<i64> = read.iter().filter_map(ConsumedRecord::outbox_id).collect();
+        assert!(sent.len() == 15 && read.len() == 15 && !sent.contains(&id));
+    }
+    Ok(())
+}

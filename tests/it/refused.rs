@@ -1,0 +1,234 @@
+//! What becomes of events that Kafka cannot have: parked keys, the ends that are wanted, and names that are no topics'.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+
+use crate::support::heavy;
+use crate::support::kafka::{self, ConsumedRecord};
+use crate::support::outboxd::{Outboxd, command};
+use crate::support::postgres;
+use crate::support::scene::Scene;
+use crate::support::wait::{wait_for, wait_until};
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_parked_key_keeps_its_order_and_holds_up_no_other() -> Result<()> {
+    let scene = Scene::set(postgres::shared(15), kafka::shared()).await?;
+    let settings = scene.settings.clone().set("OUTBOX_ON_POISON", "park-key");
+    let session = scene.database.connect().await?;
+    let mut outboxd = Outboxd::spawn(&settings)?;
+    outboxd.wait_for_phase("streaming", LIMIT).await?;
+    let insert = async |key: &str, payload: &str| {
+        let sql = format!(
+            "INSERT INTO outbox.outbox (event_type, topic, event_payload) VALUES ($1, $2, {payload}) RETURNING id"
+        );
+        let row = session.query_one(&sql, &[&key, &scene.topic]).await?;
+        anyhow::Ok(row.get::<_, i64>(0))
+    };
+    let before = insert("parked", "'{\"n\": 0}'").await?;
+    let huge = "jsonb_build_object('x', repeat('x', 2000000))";
+    let dead = insert("parked", huge).await?;
+    let mut ids = vec![before, dead];
+    for n in 1..=5 {
+        ids.push(insert("parked", &format!("'{{\"n\": {n}}}'")).await?);
+        insert("free", "'{}'").await?;
+    }
+    // All but the parked ones are published.
+    wait_until("the free ones to be marked", LIMIT, async || {
+        let left: i64 = session
+            .value("SELECT count(*) FROM outbox.outbox WHERE published_at IS NULL")
+            .await?;
+        Ok(if left == 6 {
+            Ok(())
+        } else {
+            Err(format!("{left} are not"))
+        })
+    })
+    .await?;
+    let states = "SELECT string_agg(state, ' ' ORDER BY outbox_id::bigint) FROM outbox.dead_letter";
+    let filed: String = session.value(states).await?;
+    ensure!(
+        filed == "dead parked parked parked parked parked",
+        "{filed}"
+    );
+    // The order survives a start, too: what is parked is read from the table.
+    assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
+    ids.push(insert("parked", "'{\"n\": 6}'").await?);
+    outboxd.respawn()?;
+    wait_for("the newest to be parked", LIMIT, async || {
+        let filed: String = session.value(states).await?;
+        Ok(filed
+            .ends_with("parked parked parked parked parked parked")
+            .then_some(()))
+    })
+    .await?;
+    session
+        .execute(
+            "UPDATE outbox.outbox SET event_payload = '{}' WHERE id = $1",
+            &[&dead],
+        )
+        .await?;
+    let retry = command(
+        &settings,
+        &["dead-letter", "retry", "--topic", &scene.topic],
+        LIMIT,
+    )
+    .await?;
+    ensure!(retry.status.success(), "{retry:?}");
+    ids.push(insert("parked", "'{\"n\": 7}'").await?);
+    scene.all_marked(LIMIT).await?;
+    let read = scene.kafka.consume_all(&[&scene.topic]).await?;
+    let parked = read
+        .iter()
+        .filter(|record| record.key.as_deref() == Some(b"parked"));
+    let arrived: Vec<i64> = parked.filter_map(ConsumedRecord::outbox_id).collect();
+    assert_eq!(arrived, ids);
+    let open: i64 = session
+        .value("SELECT count(*) FROM outbox.dead_letter WHERE state <> 'retried'")
+        .await?;
+    assert_eq!(open, 0);
+    assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn halt_ends_before_the_event_and_a_flood_ends_after_its_limit() -> Result<()> {
+    let scene = Scene::set(postgres::shared(17), kafka::shared()).await?;
+    let session = scene.database.connect().await?;
+    let letters = "SELECT count(*) FROM outbox.dead_letter";
+    let halting = scene.settings.clone().set("OUTBOX_ON_POISON", "halt");
+    let outboxd = Outboxd::spawn(&halting)?;
+    outboxd.wait_for_phase("streaming", LIMIT).await?;
+    let good = scene.database.insert("k", &scene.topic, "{}").await?;
+    scene.all_marked(LIMIT).await?;
+    scene.database.insert("k", "not a topic", "{}").await?;
+    scene.database.insert("k", &scene.topic, "{}").await?;
+    assert_eq!(outboxd.wait(LIMIT).await?, 1, "{}", outboxd.log());
+    let log = outboxd.log();
+    ensure!(
+        log.contains("TOPIC_INVALID") && log.contains("not a topic"),
+        "{log}"
+    );
+    assert_eq!(session.value::<i64>(letters).await?, 0);
+    // Nothing behind the event is marked.
+    let marked = "SELECT array_agg(id) FROM outbox.outbox WHERE published_at IS NOT NULL";
+    assert_eq!(session.value::<Vec<i64>>(marked).await?, [good]);
+
+    let flooded = scene
+        .settings
+        .clone()
+        .set("OUTBOX_DEAD_LETTERS_PER_MINUTE", "5");
+    let outboxd = Outboxd::spawn(&flooded)?;
+    outboxd.wait_for_phase("streaming", LIMIT).await?;
+    session
+        .batch_execute(
+            "INSERT INTO outbox.outbox (event_type, topic, event_payload) \
+             SELECT 'k', 'not a topic', '{}' FROM generate_series(1, 20)",
+        )
+        .await?;
+    assert_eq!(outboxd.wait(LIMIT).await?, 1, "{}", outboxd.log());
+    let log = outboxd.log();
+    ensure!(log.contains("DEAD_LETTER_FLOOD"), "{log}");
+    let filed: i64 = session.value(letters).await?;
+    ensure!((6..21).contains(&filed), "{filed} letters");
+    // With another limit it goes on where it was.
+    let mut outboxd = Outboxd::spawn(&scene.settings)?;
+    wait_until("all to be filed", LIMIT, async || {
+        Ok(match session.value::<i64>(letters).await? {
+            21 => Ok(()),
+            filed => Err(format!("{filed} letters, {}", outboxd.log())),
+        })
+    })
+    .await?;
+    let slot = scene.slot();
+    wait_for("the slot to be past all of it", LIMIT, async || {
+        let lag = format!(
+            "SELECT pg_current_wal_insert_lsn() - confirmed_flush_lsn < 10000 \
+             FROM pg_replication_slots WHERE slot_name = '{slot}'"
+        );
+        Ok(session.value::<bool>(&lag).await?.then_some(()))
+    })
+    .await?;
+    assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ten_thousand_misspelt_topics_leave_memory_flat() -> Result<()> {
+    let _alone = heavy().await;
+    let scene = Scene::set(postgres::shared(17), kafka::shared()).await?;
+    let session = scene.database.connect().await?;
+    let settings = scene
+        .settings
+        .clone()
+        .set("OUTBOX_DEAD_LETTERS_PER_MINUTE", "100000");
+    let mut outboxd = Outboxd::spawn(&settings)?;
+    outboxd.wait_for_phase("streaming", LIMIT).await?;
+    let misspell = async |from: i32, to: i32| {
+        let insert = "INSERT INTO outbox.outbox (event_type, topic, event_payload) \
+                      SELECT 'k', 'misspelt-' || i, '{}' FROM generate_series($1::int, $2::int) i";
+        session.execute(insert, &[&from, &to]).await?;
+        wait_until("all of them to be filed", LIMIT, async || {
+            let filed: i64 = session
+                .value("SELECT count(*) FROM outbox.dead_letter")
+                .await?;
+            Ok(if filed == i64::from(to) {
+                Ok(())
+            } else {
+                Err(format!("{filed} are"))
+            })
+        })
+        .await
+    };
+    misspell(1, 1_000).await?;
+    let before = outboxd.resident_bytes()?;
+    for thousand in 1..10 {
+        misspell(thousand * 1_000 + 1, (thousand + 1) * 1_000).await?;
+    }
+    let grown = outboxd.resident_bytes()?.saturating_sub(before);
+    ensure!(grown < 4 << 20, "grown by {} KiB", grown >> 10);
+    let (_, metrics) = outboxd.get("/metrics").await?;
+    ensure!(
+        !metrics.contains("misspelt"),
+        "names that are no topics' are labels"
+    );
+    scene.database.insert("k", &scene.topic, "{}").await?;
+    wait_for("a good one to pass", LIMIT, async || {
+        Ok((scene.kafka.record_count(&[&scene.topic]).await? == 1).then_some(()))
+    })
+    .await?;
+    assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_that_comes_late_costs_its_events_nothing() -> Result<()> {
+    let scene = Scene::set(postgres::shared(15), kafka::shared()).await?;
+    let session = scene.database.connect().await?;
+    let mut outboxd = Outboxd::spawn(&scene.settings)?;
+    outboxd.wait_for_phase("streaming", LIMIT).await?;
+    let late = format!("late-{}", scene.database.name);
+    let mut ids = Vec::new();
+    for _ in 0..3 {
+        ids.push(scene.database.insert("k", &late, "{}").await?);
+    }
+    // Others go on meanwhile.
+    scene.database.insert("k", &scene.topic, "{}").await?;
+    wait_for("another topic's event", LIMIT, async || {
+        Ok((scene.kafka.record_count(&[&scene.topic]).await? == 1).then_some(()))
+    })
+    .await?;
+    scene.kafka.create_topic(&late, 1, &[]).await?;
+    scene.all_marked(LIMIT).await?;
+    let read = scene.kafka.consume_all(&[&late]).await?;
+    let arrived: Vec<i64> = read.iter().filter_map(ConsumedRecord::outbox_id).collect();
+    assert_eq!(arrived, ids);
+    let filed: i64 = session
+        .value("SELECT count(*) FROM outbox.dead_letter")
+        .await?;
+    assert_eq!(filed, 0);
+    assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
+    Ok(())
+}

@@ -1,0 +1,113 @@
+//! A transaction that the server itself cannot decode: it is named, and a person passes exactly it.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::support::kafka::{self, ConsumedRecord};
+use crate::support::outboxd::{Outboxd, command};
+use crate::support::postgres::{self, MAJORS};
+use crate::support::scene::Scene;
+use crate::support::wait::wait_until;
+
+const LIMIT: Duration = Duration::from_secs(120);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_is_named_and_skipped_alone_and_its_other_events_are_published() -> Result<()> {
+    for major in MAJORS {
+        let scene = Scene::set(postgres::shared(major), kafka::shared()).await?;
+        let session = scene.database.connect().await?;
+        let outboxd = Outboxd::spawn(&scene.settings)?;
+        outboxd.wait_for_phase("streaming", LIMIT).await?;
+        for _ in 0..20 {
+            scene.database.insert("before", &scene.topic, "{}").await?;
+        }
+        // It is stored in some kilobytes and prints as more than the server can hold.
+        let topic = &scene.topic;
+        let row = |key: &str, payload: &str| {
+            format!(
+                "INSERT INTO outbox.outbox (event_type, topic, event_payload) VALUES ('{key}', '{topic}', {payload});"
+            )
+        };
+        let huge = "('[' || repeat('1e131071,', 8250) || '1e131071]')::jsonb";
+        let transaction = [
+            "BEGIN;".to_owned(),
+            row("first", "'{}'"),
+            row("huge", huge),
+            row("last", "'{}'"),
+            "COMMIT;".to_owned(),
+        ];
+        session.batch_execute(&transaction.concat()).await?;
+        scene.database.insert("after", topic, "{}").await?;
+        assert_eq!(outboxd.wait(LIMIT).await?, 1, "{}", outboxd.log());
+        let log = outboxd.log();
+        let named = "outboxd skip-transaction --lsn ";
+        let lsn = log.split(named).nth(1).with_context(|| log.clone())?;
+        let lsn = lsn
+            .split(|c: char| !(c.is_ascii_hexdigit() || c == '/'))
+            .next()
+            .context("a position")?
+            .to_owned();
+        ensure!(log.contains("SLOT_ERROR") && log.contains("54000"), "{log}");
+        let slot = scene.slot();
+        let confirmed = format!(
+            "SELECT confirmed_flush_lsn::text FROM pg_replication_slots WHERE slot_name = '{slot}'"
+        );
+        let before: String = session.value(&confirmed).await?;
+
+        let skip = async |lsn: &str| {
+            command(&scene.settings, &["skip-transaction", "--lsn", lsn], LIMIT).await
+        };
+        let wrong = skip(&before).await?;
+        let told = String::from_utf8_lossy(&wrong.stderr);
+        ensure!(
+            !wrong.status.success() && told.contains("no transaction"),
+            "{told}"
+        );
+        assert_eq!(session.value::<String>(&confirmed).await?, before);
+        let letters: i64 = session
+            .value("SELECT count(*) FROM outbox.dead_letter")
+            .await?;
+        assert_eq!(letters, 0, "nothing is changed by a wrong position");
+
+        let skipped = skip(&lsn).await?;
+        let told = String::from_utf8_lossy(&skipped.stderr);
+        ensure!(skipped.status.success(), "{told}");
+        let again = skip(&lsn).await?;
+        let told = String::from_utf8_lossy(&again.stderr);
+        ensure!(
+            !again.status.success() && told.contains("is past"),
+            "{told}"
+        );
+
+        let mut outboxd = Outboxd::spawn(&scene.settings)?;
+        wait_until("all but one to be marked", LIMIT, async || {
+            Ok(match scene.database.unpublished().await? {
+                1 => Ok(()),
+                left => Err(format!("{left} are not: {}", outboxd.log())),
+            })
+        })
+        .await?;
+        let states = "SELECT string_agg(state || ' ' || error_code, ', ' ORDER BY state) FROM outbox.dead_letter \
+                      WHERE state <> 'retried'";
+        wait_until("the row to be dead by itself", LIMIT, async || {
+            let states: String = session.value(states).await?;
+            let expected = "dead 54000, skipped 54000";
+            Ok(if states == expected {
+                Ok(())
+            } else {
+                Err(states)
+            })
+        })
+        .await?;
+        assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
+        let read = scene.kafka.consume_all(&[topic]).await?;
+        let sent: HashSet<i64> = read.iter().filter_map(ConsumedRecord::outbox_id).collect();
+        let good: Vec<i64> = session
+            .value("SELECT array_agg(id ORDER BY id) FROM outbox.outbox WHERE event_type <> 'huge'")
+            .await?;
+        assert_eq!(sent, good.into_iter().collect());
+    }
+    Ok(())
+}
