@@ -91,6 +91,12 @@ impl Error {
         error
     }
 
+    /// The same error, to be retried: who knows more than where it was made expects it to pass.
+    pub(crate) fn passing(mut self) -> Self {
+        self.0.disposition = Disposition::Transient;
+        self
+    }
+
     /// Adds what the reader can do about it.
     pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
         self.0.hint = Some(hint.into());

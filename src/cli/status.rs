@@ -192,8 +192,13 @@ fn slot_problem(name: &str, slot: Option<&Slot>) -> Option<String> {
             "nobody reads replication slot {name}: is outboxd running?"
         ));
     }
-    let about_to_be_lost = slot.wal_status.as_deref() == Some("unreserved");
-    about_to_be_lost.then(|| format!("replication slot {name} will be lost at the next checkpoint"))
+    let left = slot.safe_wal_size.map_or(0, |left| left.max(0));
+    slot.is_near_loss().then(|| {
+        format!(
+            "replication slot {name} is nearly lost: {} may be written before",
+            bytes(left)
+        )
+    })
 }
 
 /// One more than is counted says that there are more.

@@ -16,6 +16,7 @@ use std::fs::{self, DirBuilder};
 use std::net::TcpListener;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use std::{env, thread};
@@ -182,6 +183,35 @@ impl Server {
             .is_some_and(|state| matches!(*state, "ready" | "standby"))
     }
 
+    /// A server on a copy of this one's files, which has to be stopped. It is not started yet.
+    pub(crate) fn copy(&self, config: &[&str]) -> Result<Server> {
+        let dir = new_folder("pg", self.owner)?;
+        let guard = Guard::new(&dir, self.owner, "QUIT")?;
+        let copy = Server {
+            binaries: self.binaries.clone(),
+            port: free_port()?,
+            owner: self.owner,
+            guard,
+        };
+        copy_files(&self.data_dir(), &copy.data_dir())?;
+        let sockets = copy.socket_dir().display().to_string();
+        let mut lines = vec![format!("unix_socket_directories = '{sockets}'")];
+        lines.extend(config.iter().map(|line| (*line).to_owned()));
+        copy.configure(&lines)?;
+        Ok(copy)
+    }
+
+    /// Keeps a copy of the files of this server, which has to be stopped, for [`put_back`](Server::put_back).
+    pub(crate) fn keep_copy(&self) -> Result<()> {
+        copy_files(&self.data_dir(), &self.guard.dir().join("kept"))
+    }
+
+    /// Puts the copy in the place of the files, as a restored volume does. The server has to be stopped.
+    pub(crate) fn put_back(&self) -> Result<()> {
+        fs::remove_dir_all(self.data_dir()).context("cannot remove the data folder")?;
+        copy_files(&self.guard.dir().join("kept"), &self.data_dir())
+    }
+
     /// Tells the server to stop and does not wait for it.
     pub(crate) fn begin_stop(&mut self, how: Stop) -> Result<()> {
         self.guard.signal(match how {
@@ -259,6 +289,15 @@ impl Server {
         let folder = self.socket_dir().display().to_string().replace('/', "%2F");
         format!("postgres://{user}@{folder}:{}/{database}", self.port)
     }
+}
+
+/// Copies a folder with owners and modes.
+fn copy_files(from: &Path, to: &Path) -> Result<()> {
+    let copied = Command::new("cp").arg("-a").args([from, to]).status();
+    if !copied.context("cannot start cp")?.success() {
+        bail!("cannot copy {} to {}", from.display(), to.display());
+    }
+    Ok(())
 }
 
 /// Whether files made by this process belong to root.

@@ -15,7 +15,9 @@ mod options;
 mod parse;
 mod passfile;
 mod poison;
+mod rows;
 mod settings;
+mod slot_loss;
 mod source;
 
 use std::fmt;
@@ -29,38 +31,15 @@ pub use self::database::{Database, SslMode, TlsSettings};
 pub use self::faults::{Fault, Faults};
 pub use self::parse::{KeyRule, TableName};
 pub use self::poison::OnPoison;
+pub use self::rows::{AfterPublish, Backlog};
 pub use self::settings::Settings;
+pub use self::slot_loss::OnSlotLoss;
 pub use self::source::Source;
 
 use self::database::Env;
 use self::faults::{Wrong, shown};
 
 const MIB: usize = 1 << 20;
-
-/// What becomes of a row once its event is in Kafka.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum AfterPublish {
-    /// `published_at` is set and `times_attempted` raised.
-    Mark,
-    /// The row is deleted.
-    Delete,
-    /// Nothing is written to the table.
-    Keep,
-}
-
-/// What becomes of rows that are unpublished when a slot is created.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Backlog {
-    /// They are published before the stream begins, unless there are many and no row was ever
-    /// marked: then somebody else keeps account of them, and the publisher refuses to start.
-    Auto,
-    /// They are published before the stream begins.
-    Publish,
-    /// They are left out.
-    Skip,
-    /// The publisher refuses to start.
-    Halt,
-}
 
 /// The form of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,6 +79,10 @@ pub struct Config {
     pub after_publish: AfterPublish,
     /// What becomes of rows that are older than the slot.
     pub backlog: Backlog,
+    /// What becomes of a slot that is lost.
+    pub on_slot_loss: OnSlotLoss,
+    /// How often the table is held against the slot.
+    pub audit_interval: Duration,
     /// What becomes of an event that cannot be published.
     pub on_poison: OnPoison,
     /// More dead letters than this in a minute stop the publisher.
@@ -191,6 +174,8 @@ impl Config {
         });
         let (after_publish, backlog) =
             check.after_publish_and_backlog(given.after_publish, given.backlog);
+        let on_slot_loss = check.on_slot_loss(given.on_slot_loss, after_publish);
+        let audit_interval = check.audit_interval(given.audit_interval);
         let on_poison = check.on_poison(given.on_poison);
         let dead_letters_per_minute = check.dead_letters_per_minute(given.dead_letters_per_minute);
         let source = check.source(given.source, after_publish, backlog);
@@ -236,6 +221,8 @@ impl Config {
             max_retries,
             after_publish,
             backlog,
+            on_slot_loss,
+            audit_interval,
             on_poison,
             dead_letters_per_minute,
             key,
@@ -270,6 +257,8 @@ impl fmt::Debug for Config {
             .field("max_retries", &self.max_retries)
             .field("after_publish", &self.after_publish)
             .field("backlog", &self.backlog)
+            .field("on_slot_loss", &self.on_slot_loss)
+            .field("audit_interval", &self.audit_interval)
             .field("on_poison", &self.on_poison)
             .field("dead_letters_per_minute", &self.dead_letters_per_minute)
             .field("key", &self.key)
@@ -350,45 +339,6 @@ impl Check {
             return None;
         };
         Database::parse(url.trim(), password_file.as_deref(), env, &mut self.faults)
-    }
-
-    /// With `keep` no row says that it was published, so to publish what is unpublished would send
-    /// the whole table, and again after each crash on the way, and would never come to an end while
-    /// writers write.
-    fn after_publish_and_backlog(
-        &mut self,
-        after_publish: Option<String>,
-        backlog: Option<String>,
-    ) -> (AfterPublish, Backlog) {
-        let choices = [
-            ("mark", AfterPublish::Mark),
-            ("delete", AfterPublish::Delete),
-            ("keep", AfterPublish::Keep),
-        ];
-        let after_publish = self.or(
-            names::AFTER_PUBLISH,
-            after_publish,
-            AfterPublish::Mark,
-            |text| parse::choice(text, &choices),
-        );
-        let default = match after_publish {
-            AfterPublish::Keep => Backlog::Skip,
-            AfterPublish::Mark | AfterPublish::Delete => Backlog::Auto,
-        };
-        let choices = [
-            ("publish", Backlog::Publish),
-            ("skip", Backlog::Skip),
-            ("halt", Backlog::Halt),
-        ];
-        let backlog = self.or(names::BACKLOG, backlog, default, |text| {
-            parse::choice(text, &choices)
-        });
-        if after_publish == AfterPublish::Keep && backlog == Backlog::Publish {
-            let problem = "cannot be publish with OUTBOX_AFTER_PUBLISH=keep, which marks no row";
-            let wrong = Wrong::new(problem, "write skip or halt, or mark or delete the rows");
-            self.faults.push(wrong.of(names::BACKLOG));
-        }
-        (after_publish, backlog)
     }
 }
 

@@ -102,6 +102,16 @@ pub struct Settings {
     #[serde(deserialize_with = "scalar")]
     pub backlog: Option<String>,
 
+    /// A slot that is lost: heal it from the table, or halt [default: heal; with keep: halt]
+    #[arg(long, env = names::ON_SLOT_LOSS, hide_env_values = true, value_name = "CHOICE")]
+    #[serde(deserialize_with = "scalar")]
+    pub on_slot_loss: Option<String>,
+
+    /// How often the table is searched for events that the slot has missed [default: 60s]
+    #[arg(long, env = names::AUDIT_INTERVAL, hide_env_values = true, value_name = "TIME")]
+    #[serde(deserialize_with = "scalar")]
+    pub audit_interval: Option<String>,
+
     /// Events that cannot be published: dead-letter, park-key or halt [default: dead-letter]
     #[arg(long, env = names::ON_POISON, hide_env_values = true, value_name = "CHOICE")]
     #[serde(deserialize_with = "scalar")]
@@ -268,6 +278,8 @@ impl Settings {
             max_retries: or(self.max_retries, other.max_retries),
             after_publish: or(self.after_publish, other.after_publish),
             backlog: or(self.backlog, other.backlog),
+            on_slot_loss: or(self.on_slot_loss, other.on_slot_loss),
+            audit_interval: or(self.audit_interval, other.audit_interval),
             on_poison: or(self.on_poison, other.on_poison),
             dead_letters_per_minute: or(
                 self.dead_letters_per_minute,

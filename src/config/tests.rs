@@ -408,6 +408,25 @@ fn keeping_rows_skips_the_backlog_and_does_not_go_with_publishing_it() {
 }
 
 #[test]
+fn a_lost_slot_is_healed_unless_nothing_is_marked_or_a_person_wants_to_decide() {
+    for after_publish in ["mark", "delete"] {
+        let config = build(with("after_publish", after_publish)).unwrap();
+        assert_eq!(config.on_slot_loss, OnSlotLoss::Heal);
+    }
+    let halts = with("on_slot_loss", "halt");
+    assert_eq!(build(halts).unwrap().on_slot_loss, OnSlotLoss::Halt);
+    let keeps = with("after_publish", "keep");
+    assert_eq!(build(keeps).unwrap().on_slot_loss, OnSlotLoss::Halt);
+    let fault = only_fault(build(
+        with("on_slot_loss", "heal").or(with("after_publish", "keep")),
+    ));
+    assert!(
+        fault.starts_with("OUTBOX_ON_SLOT_LOSS cannot be heal with OUTBOX_AFTER_PUBLISH=keep"),
+        "{fault}"
+    );
+}
+
+#[test]
 fn polling_goes_with_marks_and_deletes_and_with_nothing_that_is_about_a_slots_making() {
     assert_eq!(build(valid()).unwrap().source, Source::Slot);
     for after_publish in ["mark", "delete"] {

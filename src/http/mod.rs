@@ -5,7 +5,8 @@
 //!   publisher that waits for Kafka or for a server that is busy decoding would only begin the wait
 //!   again.
 //! - `/readyz`: 200 while events get through, or while this instance stands by; otherwise 503 and
-//!   why.
+//!   why. A trouble that keeps events from the slot is one; one that may come to that is shown in the
+//!   status alone.
 //! - `/metrics`, `/status` (JSON), `/` (for people).
 //!
 //! Connections are limited in number and in time (`listener`), so that no client can hold memory
@@ -144,6 +145,11 @@ fn gauge(metrics: &Metrics, status: &Status) {
         wal_status: slot.wal_status.as_deref(),
         active: slot.active,
     }));
+    metrics.audit.show(
+        status.troubles.iter().map(|trouble| trouble.name),
+        status.missed_events,
+        status.audits_total,
+    );
     metrics.waiting(
         status
             .waiting
@@ -174,6 +180,11 @@ fn readiness(status: &Status) -> Result<(), String> {
         Phase::Stopping => return Err(unready("stopping", status)),
         Phase::Stopped => return Err(unready("stopped", status)),
         Phase::Failed => return Err(unready("failed", status)),
+    }
+    let mut losing = status.troubles.iter().filter(|one| one.loses_events);
+    if let Some(trouble) = losing.next() {
+        let (name, remedy) = (trouble.name, &trouble.remedy);
+        return Err(format!("{name}: {} ({remedy})", trouble.detail));
     }
     match waiting.filter(|waiting| waiting.seconds > WAIT_MAX_SECONDS) {
         Some(waiting) => Err(format!(

@@ -100,6 +100,10 @@ fn rows_of(status: &Status) -> Vec<(&'static str, String)> {
         );
         rows.push(("waiting for", wait));
     }
+    for trouble in &status.troubles {
+        let (name, remedy) = (trouble.name, &trouble.remedy);
+        rows.push(("trouble", format!("{name}: {} ({remedy})", trouble.detail)));
+    }
     if let Some(slot) = &status.slot {
         rows.push(("slot", slot.clone()));
     }
@@ -120,6 +124,11 @@ fn rows_of(status: &Status) -> Vec<(&'static str, String)> {
         let up_to = |lsn: &Option<String>| lsn.clone().unwrap_or_else(absent);
         rows.push(("received up to", up_to(&status.received_lsn)));
         rows.push(("confirmed up to", up_to(&status.confirmed_lsn)));
+    }
+    if status.slot.is_some() {
+        let (open, total) = (status.missed_events, status.missed_events_total);
+        let missed = format!("{} ({} not mended)", grouped(total), grouped(open));
+        rows.push(("events that the slot has missed", missed));
     }
     rows.push(("reconnects", grouped(status.reconnects)));
     rows.push((

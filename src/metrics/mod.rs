@@ -5,6 +5,7 @@
 //! and one histogram entry, no look-up. Labels are bounded: after [`TOPICS_MAX`] topics the rest
 //! share one label.
 
+mod audit;
 mod names;
 
 use std::collections::HashMap;
@@ -22,6 +23,7 @@ use prometheus_client::registry::Registry;
 
 use crate::error::Code;
 
+pub use audit::AuditMetrics;
 pub use names::*;
 
 /// The content type of [`Metrics::render`].
@@ -65,6 +67,8 @@ pub struct Metrics {
     pub transactions: Counter,
     /// Partitions that were rewound because of a refusal.
     pub partition_rewinds: Counter,
+    /// Watchdog and audit.
+    pub audit: AuditMetrics,
 }
 
 /// One topic's counters; cheap to clone, made to be kept.
@@ -148,6 +152,7 @@ impl Metrics {
             slot_heals: Counter::default(),
             transactions: Counter::default(),
             partition_rewinds: Counter::default(),
+            audit: AuditMetrics::default(),
             registry: Registry::default(),
         };
         metrics.register(&mut registry);
@@ -230,6 +235,7 @@ impl Metrics {
         registry.register(WAITING, help, self.waiting.clone());
         let help = "Dead letters that are open";
         registry.register(DEAD_LETTERS, help, self.dead_letters.clone());
+        self.audit.register(registry);
         let build: Family<Labels, Gauge> = Family::default();
         build
             .get_or_create(&vec![(VERSION, env!("CARGO_PKG_VERSION").to_owned())])
@@ -387,6 +393,7 @@ mod tests {
         topic.observe(0.003);
         metrics.error(Code::Publish);
         metrics.waiting(Some(("kafka", 1.5)));
+        metrics.audit.show(["not-published"].into_iter(), 1, 2);
         metrics.flight(FlightGauges {
             records: 4,
             bytes: 5,
@@ -418,6 +425,10 @@ mod tests {
             TRANSACTIONS,
             BUILD_INFO,
             WAITING,
+            MISSED_EVENTS,
+            MISSED_EVENTS_OPEN,
+            AUDITS,
+            TROUBLES,
         ] {
             let text = metrics.render();
             let sample = |line: &str| {
@@ -436,6 +447,8 @@ mod tests {
         );
         has(&metrics, "outbox_errors_total{code=\"PUBLISH_ERROR\"} 1");
         has(&metrics, "outboxd_wal_status{status=\"reserved\"} 1");
+        has(&metrics, "outboxd_trouble{trouble=\"not-published\"} 1");
+        has(&metrics, "outboxd_audits_total 2");
         has(&metrics, "# EOF");
     }
 

@@ -34,6 +34,14 @@ pub const SLOT_HEALS: &str = "outboxd_slot_heals_total";
 pub const TRANSACTIONS: &str = "outboxd_transactions_total";
 /// Partitions that were rewound: records sent again, in order, because one among them was refused.
 pub const PARTITION_REWINDS: &str = "outboxd_partition_rewinds_total";
+/// Events that the slot has passed without bringing them.
+pub const MISSED_EVENTS: &str = "outboxd_missed_events_total";
+/// Those of them that are not published yet.
+pub const MISSED_EVENTS_OPEN: &str = "outboxd_missed_events";
+/// Audits of the slot by the table that came to an end.
+pub const AUDITS: &str = "outboxd_audits_total";
+/// 1 for each trouble with slot, publication or table that stands.
+pub const TROUBLES: &str = "outboxd_trouble";
 /// 1, with the version as label.
 pub const BUILD_INFO: &str = "outboxd_build_info";
 /// How long the named wait has lasted; absent when there is none.
@@ -50,6 +58,8 @@ pub const STATUS: &str = "status";
 pub const CODE: &str = "code";
 /// The label for the state of dead letters.
 pub const STATE: &str = "state";
+/// The label for troubles.
+pub const TROUBLE: &str = "trouble";
 /// The label for named waits.
 pub const WAIT: &str = "wait";
 /// The label for the version.

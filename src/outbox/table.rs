@@ -4,7 +4,8 @@
 //! Reads by ascending id, a batch at a time and never the same row twice in a pass, so that a pass ends whatever cannot be marked. An index
 //! `(id) WHERE published_at IS NULL` makes a batch cost what it holds. A row becomes the same [`Event`](crate::outbox::Event) as an insert
 //! from the stream; only what the stream alone knows is absent. A row with an open dead letter is left out
-//! everywhere: it waits for a person, and what becomes of it is decided there.
+//! everywhere: it waits for a person, and what becomes of it is decided there. A table that was dropped and made anew under the name has no
+//! such rows: its ids are others, and its reader has to begin anew.
 
 use std::collections::HashSet;
 
@@ -14,6 +15,7 @@ use crate::config::{Config, TableName};
 use crate::error::Result;
 use crate::outbox::dead_letter::OPEN;
 use crate::outbox::table_batch::{Batch, Found};
+use crate::outbox::write_back::is_table;
 use crate::outbox::{Columns, Event, Fault};
 use crate::postgres::{ServerError, Session, TableShape};
 
@@ -30,6 +32,7 @@ pub struct UnpublishedRows {
     read: String,
     one: String,
     unpublished: String,
+    ours: String,
 }
 
 /// One row, as it was read.
@@ -77,8 +80,9 @@ impl UnpublishedRows {
             None => "NULL::bigint",
         };
         let name = config.table.quoted();
+        let ours = is_table(&config.table, shape.oid);
         let unpublished = format!(
-            "o.published_at IS NULL AND NOT EXISTS (SELECT FROM {letters} AS d \
+            "o.published_at IS NULL AND {ours} AND NOT EXISTS (SELECT FROM {letters} AS d \
                  WHERE d.outbox_id = o.id::text AND d.{OPEN})",
             letters = config.table.dead_letter().quoted(),
         );
@@ -102,7 +106,23 @@ impl UnpublishedRows {
             read,
             one,
             unpublished,
+            ours,
         })
+    }
+
+    /// Whether the table is still the one that this was made for. One that was made anew under the name shows none of its rows here.
+    ///
+    /// # Errors
+    /// Of the server.
+    pub(crate) async fn is_current(&self, session: &Session) -> Result<bool> {
+        let sql = format!("SELECT coalesce({}, false)", self.ours);
+        let row = session.row(&self.reading, &sql, &[]).await?;
+        Ok(row.get(0))
+    }
+
+    /// What makes a row of the table `o` one to publish: unpublished, without an open dead letter, and of the table that this was made for.
+    pub(super) fn condition(&self) -> &str {
+        &self.unpublished
     }
 
     pub(crate) fn table(&self) -> &TableName {

@@ -7,11 +7,12 @@
 //! to change (a constraint, a trigger) must not hold the slot for ever: the batch is halved down to it, it is filed among the dead
 //! letters as published and not marked, and is settled then. Errors of table or server are the caller's to retry.
 //!
+//! An id means something at one [`Place`] only. A session that is on another server, or finds another table under the name, is refused, and
+//! every statement about rows names the table's object id as well: a table that was dropped and made anew has none of our rows.
+//!
 //! The update repeats safely: it touches unpublished rows only, so a batch of unknown outcome is just written again.
 
-use std::cell::RefCell;
 use std::collections::HashMap;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -21,8 +22,10 @@ use tokio_postgres::error::SqlState;
 use crate::config::{AfterPublish, Config, TableName};
 use crate::error::{Code, Error, Result};
 use crate::outbox::filing::file_not_marked;
-use crate::outbox::{Closing, DeadLetters, Letter, ParkedKey, Request, Router, UnpublishedRows};
-use crate::postgres::{self, Server, Session, is_of_the_row, row_fault, sql_error, table};
+use crate::outbox::{
+    Closing, DeadLetters, Letter, ParkedKey, Place, Request, Router, UnpublishedRows,
+};
+use crate::postgres::{self, Session, is_of_the_row, row_fault, sql_error, table};
 
 /// Requests about dead letters that are read at a time.
 const REQUESTS_MAX: usize = 100;
@@ -42,14 +45,11 @@ pub(crate) struct Mark {
     pub(crate) settled: bool,
 }
 
-/// The server that the replication connection is on, while there is one. Row ids mean something on that server only.
-pub(crate) type CurrentServer = Rc<RefCell<Option<Server>>>;
-
 /// Writes back over a connection that it opens when it needs one.
 #[derive(Debug)]
 pub(crate) struct WriteBack {
     config: Arc<Config>,
-    current: CurrentServer,
+    place: Option<Place>,
     open: Option<Prepared>,
     /// When the dead letters were counted last.
     counted: Option<Instant>,
@@ -57,20 +57,25 @@ pub(crate) struct WriteBack {
 
 impl WriteBack {
     /// Connects to nothing yet.
-    pub(crate) fn new(config: Arc<Config>, current: CurrentServer) -> Self {
+    pub(crate) fn new(config: Arc<Config>) -> Self {
         WriteBack {
             config,
-            current,
+            place: None,
             open: None,
             counted: None,
         }
+    }
+
+    /// Where the rows are that the next call is about, if anybody knows.
+    pub(crate) fn aim(&mut self, place: Option<Place>) {
+        self.place = place;
     }
 
     /// Writes a batch back and sets `settled` on every row that needs nothing more.
     ///
     /// # Errors
     /// Of the table or the server (`WRITE_ERROR`, `CONNECT_ERROR`): the outcome of unsettled rows is then unknown, and the
-    /// connection is made anew for the next batch. Also when the server that answers is not the one that streams.
+    /// connection is made anew for the next batch. Also when server or table are not those that it was aimed at.
     pub(crate) async fn write(&mut self, marks: &mut [Mark]) -> Result<()> {
         let prepared = self.prepared().await?;
         prepared.write(marks).await?;
@@ -84,7 +89,7 @@ impl WriteBack {
     /// As of [`write`](WriteBack::write).
     pub(crate) async fn file(&mut self, letters: &[Letter]) -> Result<()> {
         let prepared = self.prepared().await?;
-        let system_id = prepared.server.lineage.system_id.to_string();
+        let system_id = prepared.place.server.lineage.system_id.to_string();
         let session = &prepared.session;
         prepared.letters.file(session, &system_id, letters).await?;
         self.open = Some(prepared);
@@ -157,16 +162,15 @@ impl WriteBack {
 
     /// The session that is open, if it still fits, or a new one.
     async fn prepared(&mut self) -> Result<Prepared> {
-        let current = self.current.borrow().clone();
-        let current = current.ok_or_else(|| {
+        let place = self.place.clone().ok_or_else(|| {
             Error::transient(
                 Code::Write,
                 "no replication session says which server to write to",
             )
         })?;
         match self.open.take() {
-            Some(open) if open.server == current && !open.session.is_closed() => Ok(open),
-            _ => Prepared::open(&self.config, current).await,
+            Some(open) if open.place == place && !open.session.is_closed() => Ok(open),
+            _ => Prepared::open(&self.config, place).await,
         }
     }
 }
@@ -175,7 +179,7 @@ impl WriteBack {
 #[derive(Debug)]
 struct Prepared {
     session: Session,
-    server: Server,
+    place: Place,
     table: TableName,
     update: Statement,
     update_unlocked: Statement,
@@ -186,11 +190,10 @@ struct Prepared {
 }
 
 impl Prepared {
-    async fn open(config: &Config, current: Server) -> Result<Self> {
+    async fn open(config: &Config, place: Place) -> Result<Self> {
         let (database, timeout) = (&config.database, config.operation_timeout);
         let session = postgres::connect(database, "outboxd write-back", timeout).await?;
-        let server = postgres::server(&session).await?;
-        if server != current {
+        if postgres::server(&session).await? != place.server {
             let message = "the server that answers SQL is not the one that streams";
             return Err(Error::transient(Code::Write, message));
         }
@@ -199,10 +202,15 @@ impl Prepared {
         let shape = shape.ok_or_else(|| {
             Error::transient(Code::Write, format!("the table {table} is not there"))
         })?;
+        if shape.oid != place.table {
+            let message = format!("the table {table} was made anew");
+            return Err(Error::transient(Code::Write, message));
+        }
         let name = table.quoted();
+        let ours = is_table(&table, place.table);
         let marks = "SET published_at = CURRENT_TIMESTAMP, \
                      times_attempted = coalesce(times_attempted, 0) + 1";
-        let unpublished = "published_at IS NULL AND id = ANY ($1::bigint[])";
+        let unpublished = format!("published_at IS NULL AND id = ANY ($1::bigint[]) AND {ours}");
         let free =
             format!("SELECT id FROM {name} WHERE {unpublished} ORDER BY id FOR UPDATE SKIP LOCKED");
         let (update, update_unlocked) = if config.after_publish == AfterPublish::Delete {
@@ -221,7 +229,8 @@ impl Prepared {
             )
         };
         let look = format!(
-            "SELECT id::bigint, published_at IS NULL FROM {name} WHERE id = ANY ($1::bigint[])"
+            "SELECT id::bigint, published_at IS NULL FROM {name} \
+              WHERE id = ANY ($1::bigint[]) AND {ours}"
         );
         let what = format!("preparing the write-back to {table}");
         session
@@ -237,7 +246,7 @@ impl Prepared {
             rows: UnpublishedRows::new(config, &shape)?,
             router: Router::new(&config.key),
             session,
-            server,
+            place,
             table,
         })
     }
@@ -277,7 +286,7 @@ impl Prepared {
             error = cause.1,
             "row cannot be marked as published"
         );
-        let system_id = self.server.lineage.system_id.to_string();
+        let system_id = self.place.server.lineage.system_id.to_string();
         file_not_marked(&self.session, &self.table, &system_id, row, cause).await?;
         mark.settled = true;
         Ok(())
@@ -346,6 +355,12 @@ impl Prepared {
         running.extend(rows.iter().filter_map(|row| low(row.get(0))));
         Ok(running)
     }
+}
+
+/// Whether the name is that of this very table. A statement holds its table from its parsing on, so the name cannot change under it.
+pub(crate) fn is_table(table: &TableName, oid: u32) -> String {
+    let name = table.quoted().replace('\'', "''");
+    format!("pg_catalog.to_regclass('{name}')::oid = {oid}")
 }
 
 /// Locked rows must not hold up the batch for longer than this.

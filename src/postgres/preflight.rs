@@ -20,14 +20,20 @@ const DECODING_ON_DEMAND: i64 = 190_000;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Fault {
     code: Code,
-    problem: String,
-    remedy: String,
+    /// For metrics and status: the same word for the same kind of thing.
+    pub(crate) name: &'static str,
+    /// Events that are committed while it stands never come by the slot.
+    pub(crate) loses_events: bool,
+    pub(crate) problem: String,
+    pub(crate) remedy: String,
 }
 
 impl Fault {
     pub(crate) fn config(problem: impl Into<String>, remedy: impl Into<String>) -> Self {
         Fault {
             code: Code::Config,
+            name: "configuration",
+            loses_events: false,
             problem: problem.into(),
             remedy: remedy.into(),
         }
@@ -36,8 +42,34 @@ impl Fault {
     pub(crate) fn slot(problem: impl Into<String>, remedy: impl Into<String>) -> Self {
         Fault {
             code: Code::Slot,
-            problem: problem.into(),
-            remedy: remedy.into(),
+            ..Fault::config(problem, remedy)
+        }
+    }
+
+    /// The same, of a kind that hides events from the slot.
+    pub(crate) fn gap(self, name: &'static str) -> Self {
+        Fault {
+            name,
+            loses_events: true,
+            ..self
+        }
+    }
+}
+
+/// What was seen of server, table and publication.
+#[derive(Debug)]
+pub(crate) struct Inspection {
+    /// `None` where there is no such table.
+    pub(crate) shape: Option<TableShape>,
+    pub(crate) faults: Vec<Fault>,
+}
+
+impl Inspection {
+    /// The table's shape, or all faults as one error.
+    pub(crate) fn verdict(self) -> Result<TableShape> {
+        match combined(self.faults) {
+            Some(error) => Err(error),
+            None => Ok(self.shape.expect("a table that is missing is a fault")),
         }
     }
 }
@@ -48,15 +80,21 @@ impl Fault {
 /// Fatal with every fault in one line; transient when the server is a standby, which may be
 /// promoted.
 pub async fn check(session: &Session, config: &Config) -> Result<TableShape> {
+    inspect(session, config).await?.verdict()
+}
+
+/// The same look, for who goes on whatever it shows.
+///
+/// # Errors
+/// Of the session; transient when the server is a standby.
+pub(crate) async fn inspect(session: &Session, config: &Config) -> Result<Inspection> {
     let mut faults = server_faults(session, config).await?;
     let shape = table::read(session, &config.table).await?;
     match &shape {
         None => {
             let problem = format!("there is no table {}", config.table);
-            faults.push(Fault::config(
-                problem,
-                "run `outboxd init`, or set OUTBOX_TABLE",
-            ));
+            let fault = Fault::config(problem, "run `outboxd init`, or set OUTBOX_TABLE");
+            faults.push(fault.gap("table-missing"));
         }
         Some(shape) => {
             faults.extend(table_faults(shape, config, session).await?);
@@ -69,10 +107,7 @@ pub async fn check(session: &Session, config: &Config) -> Result<TableShape> {
     if config.source == Source::Slot {
         faults.extend(slot_fault(session, config).await?);
     }
-    match combined(faults) {
-        Some(error) => Err(error),
-        None => Ok(shape.expect("a table that is missing is a fault")),
-    }
+    Ok(Inspection { shape, faults })
 }
 
 async fn slot_fault(session: &Session, config: &Config) -> Result<Option<Fault>> {
@@ -187,13 +222,12 @@ async fn table_faults(
     let mut faults = column_faults(shape, config);
     faults.extend(right_faults(shape, config, &role));
     if !shape.logged && config.source == Source::Slot {
-        faults.push(Fault::config(
-            format!(
-                "table {} is unlogged or temporary, so its rows never reach the log",
-                shape.name
-            ),
-            format!("ALTER TABLE {} SET LOGGED", shape.name.quoted()),
-        ));
+        let problem = format!(
+            "table {} is unlogged or temporary, so its rows never reach the log",
+            shape.name
+        );
+        let remedy = format!("ALTER TABLE {} SET LOGGED", shape.name.quoted());
+        faults.push(Fault::config(problem, remedy).gap("table-unlogged"));
     }
     let writes_back = config.after_publish != AfterPublish::Keep;
     if writes_back && shape.column("id").is_some() && !(shape.id_is_integer() && shape.id_is_key) {
@@ -331,12 +365,11 @@ async fn publication_faults(
     let name = &config.publication;
     Ok(match publication::inspect(session, name, shape).await? {
         Some(state) => state.faults(name, shape, &needed_columns(config)),
-        None => vec![Fault::slot(
-            format!("there is no publication {name}"),
-            format!(
-                "run `outboxd init`, or {}",
-                publication::create_sql(name, &shape.name)
-            ),
-        )],
+        None => {
+            let problem = format!("there is no publication {name}");
+            let sql = publication::create_sql(name, &shape.name);
+            let fault = Fault::slot(problem, format!("run `outboxd init`, or {sql}"));
+            vec![fault.gap("publication-missing")]
+        }
     })
 }

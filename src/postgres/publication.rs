@@ -17,6 +17,9 @@ use crate::postgres::{Fault, Session};
 /// The one row filter that hides no event: rows are inserted unpublished.
 const HARMLESS_FILTER: &str = "(published_at IS NULL)";
 
+/// The name of what keeps events from the slot.
+const NOT_PUBLISHED: &str = "not-published";
+
 /// A publication as it concerns one table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PublicationState {
@@ -47,7 +50,7 @@ impl PublicationState {
         let only_inserts = format!("ALTER PUBLICATION {publication} SET (publish = 'insert')");
         if !self.insert {
             let problem = format!("publication {name} does not publish inserts");
-            faults.push(Fault::slot(problem, only_inserts.clone()));
+            faults.push(Fault::slot(problem, only_inserts.clone()).gap(NOT_PUBLISHED));
         }
         if self.relations.is_empty() {
             let add = format!(
@@ -55,12 +58,12 @@ impl PublicationState {
                 table.name.quoted()
             );
             let problem = format!("publication {name} does not contain {}", table.name);
-            faults.push(Fault::slot(problem, add));
+            faults.push(Fault::slot(problem, add).gap(NOT_PUBLISHED));
             return faults;
         }
         if let Some(partition) = self.missing.first() {
             let problem = format!("publication {name} does not contain partition {partition}");
-            faults.push(Fault::slot(problem, whole.clone()));
+            faults.push(Fault::slot(problem, whole.clone()).gap(NOT_PUBLISHED));
         }
         if let Some(filter) = self
             .row_filter
@@ -68,7 +71,7 @@ impl PublicationState {
             .filter(|&filter| filter != HARMLESS_FILTER)
         {
             let problem = format!("publication {name} hides events by its row filter {filter}");
-            faults.push(Fault::slot(problem, whole.clone()));
+            faults.push(Fault::slot(problem, whole.clone()).gap(NOT_PUBLISHED));
         }
         let hidden: Vec<_> = self
             .columns
@@ -77,7 +80,7 @@ impl PublicationState {
             .collect();
         if !hidden.is_empty() {
             let problem = format!("publication {name} leaves out {}", hidden.join(", "));
-            faults.push(Fault::slot(problem, whole));
+            faults.push(Fault::slot(problem, whole).gap(NOT_PUBLISHED));
         }
         let partial = self.row_filter.is_some() || self.columns.is_some();
         if self.update_or_delete && (partial || !table.replica_identity) {

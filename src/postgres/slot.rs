@@ -51,6 +51,18 @@ impl Slot {
     pub fn is_lost(&self) -> bool {
         self.invalidation_reason.is_some() || self.wal_status.as_deref() == Some("lost")
     }
+
+    /// Whether it is about to be lost: its log may go at the next checkpoint, or less than a tenth of what the server may keep for it
+    /// is left.
+    pub fn is_near_loss(&self) -> bool {
+        if self.is_lost() {
+            return false;
+        }
+        let left = self.safe_wal_size.map(|left| left.max(0));
+        let may_be_kept = |left: i64| left.saturating_add(self.retained_bytes);
+        self.wal_status.as_deref() == Some("unreserved")
+            || left.is_some_and(|left| left < may_be_kept(left) / 10)
+    }
 }
 
 /// Reads the slot `name`; `None` when the server has none of that name.
@@ -193,4 +205,36 @@ pub async fn blockers(session: &Session) -> Result<Vec<String>> {
         .rows("looking for open transactions", SQL, &[&BLOCKERS_MAX])
         .await?;
     Ok(rows.iter().map(|row| row.get(0)).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn slot(wal_status: &str, safe_wal_size: Option<i64>, retained_bytes: i64) -> Slot {
+        Slot {
+            name: "outboxd_orders".to_owned(),
+            active_pid: None,
+            confirmed_flush: None,
+            restart: None,
+            wal_status: Some(wal_status.to_owned()),
+            safe_wal_size,
+            temporary: false,
+            failover: None,
+            invalidation_reason: None,
+            lag_bytes: 0,
+            retained_bytes,
+        }
+    }
+
+    #[test]
+    fn a_slot_is_near_its_loss_when_its_log_may_go_or_little_of_its_room_is_left() {
+        assert!(!slot("reserved", None, 1 << 40).is_near_loss());
+        assert!(!slot("extended", Some(10), 90).is_near_loss());
+        assert!(slot("extended", Some(9), 91).is_near_loss());
+        assert!(slot("unreserved", Some(-5), 100).is_near_loss());
+        assert!(slot("unreserved", None, 0).is_near_loss());
+        assert!(!slot("lost", None, 0).is_near_loss());
+        assert!(!slot("reserved", Some(0), 0).is_near_loss());
+    }
 }

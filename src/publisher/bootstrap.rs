@@ -17,11 +17,12 @@ use std::collections::HashSet;
 use std::pin::pin;
 use std::time::{Duration, Instant};
 
-use crate::config::{AfterPublish, Backlog};
+use crate::config::{AfterPublish, Backlog, OnSlotLoss};
 use crate::error::{Code, Error, Result};
 use crate::outbox::{BATCH, Read, SAVEPOINT};
 use crate::postgres::slot::{self, Slot};
 use crate::postgres::{self, Server, Session};
+use crate::publisher::loss::Loss;
 use crate::publisher::status::Phase;
 use crate::publisher::stream::{Already, stop_requested};
 use crate::publisher::table_run::{Ledger, Step, Stopped, TableRun, go_on};
@@ -41,12 +42,12 @@ pub(crate) struct Bootstrap<'a> {
     /// Its lease is a replication connection's, which is away while it makes the slot.
     pub(crate) run: TableRun<'a>,
     pub(crate) server: &'a Server,
-    /// A slot was in use before.
-    pub(crate) had_slot: bool,
+    /// How the slot was lost that was in use before; `None` at a first start.
+    pub(crate) loss: Option<Loss>,
 }
 
 impl Bootstrap<'_> {
-    /// Makes the slot. `None`: stop was asked for. `found` is a slot that is lost.
+    /// Makes the slot. `None`: stop was asked for. `found` is the one that is lost, where it is still there.
     ///
     /// # Errors
     /// Transient ones start over; fatal: the configuration says not to heal, or not to publish what is there.
@@ -64,10 +65,12 @@ impl Bootstrap<'_> {
         self.run.forwarder.board.phase(Phase::Backlog);
         go_on!(self.run.settle().await);
         self.run.begin_anew().await?;
-        self.permit(found.as_ref()).await?;
+        self.permit().await?;
+        if let Some(loss) = &self.loss {
+            let slot = &self.run.config.slot;
+            tracing::warn!(%slot, "slot {loss}: making a new one, and publishing from the table");
+        }
         if let Some(lost) = found {
-            let confirmed = lost.confirmed_flush.unwrap_or_default();
-            tracing::warn!(slot = %lost.name, %confirmed, "slot is lost, making a new one");
             slot::drop(self.run.session, &lost.name).await?;
         }
         let temporary = format!("outboxd_new_{:016x}", fastrand::u64(..));
@@ -85,7 +88,7 @@ impl Bootstrap<'_> {
         slot::copy(self.run.session, &temporary, &self.run.config.slot).await?;
         self.client()?.drop_slot(&temporary).await?;
         let metrics = &self.run.forwarder.metrics;
-        if self.had_slot {
+        if self.loss.is_some() {
             metrics.slot_heals.inc()
         } else {
             metrics.slot_bootstraps.inc()
@@ -106,24 +109,16 @@ impl Bootstrap<'_> {
 
     /// What `skip` leaves out is the backlog of a first start. Once a slot was in use, what is unmarked was missed.
     fn publishes_backlog(&self) -> bool {
-        let heals = self.had_slot && self.run.config.after_publish != AfterPublish::Keep;
-        heals || matches!(self.run.config.backlog, Backlog::Auto | Backlog::Publish)
+        self.loss.is_some() || matches!(self.run.config.backlog, Backlog::Auto | Backlog::Publish)
     }
 
-    /// Whether the configuration lets a slot be made here.
-    async fn permit(&self, found: Option<&Slot>) -> Result<()> {
-        let slot = &self.run.config.slot;
-        if self.had_slot && self.run.config.after_publish == AfterPublish::Keep {
-            let gap = found.and_then(|slot| slot.confirmed_flush);
-            let since = gap.map_or_else(String::new, |lsn| format!(", confirmed up to {lsn}"));
-            return Err(
-                Error::fatal(Code::Slot, format!("slot {slot} is lost{since}")).hint(
-                    "nothing is marked in the table, so it cannot tell what was missed: \
-                 send that again by hand, drop the slot if it is still there, and start",
-                ),
-            );
+    /// Whether the configuration lets a slot be made here. After a loss the backlog is no question: what is unmarked was missed.
+    async fn permit(&self) -> Result<()> {
+        let config = self.run.config;
+        if let Some(loss) = &self.loss {
+            return loss.permit(config);
         }
-        if matches!(self.run.config.backlog, Backlog::Publish | Backlog::Skip) {
+        if matches!(config.backlog, Backlog::Publish | Backlog::Skip) {
             return Ok(());
         }
         let survey = self
@@ -131,8 +126,10 @@ impl Bootstrap<'_> {
             .rows
             .survey(self.run.session, FEW as i64 + 1)
             .await?;
-        let (count, table) = (survey.unpublished, &self.run.config.table);
-        let halt = self.run.config.backlog == Backlog::Halt && count > 0;
+        let (count, table) = (survey.unpublished, &config.table);
+        // Who wants to decide about a lost slot is asked here as well: one that was dropped while nobody looked left no trace.
+        let asks = config.backlog == Backlog::Halt || config.on_slot_loss == OnSlotLoss::Halt;
+        let halt = asks && count > 0;
         let never = count > FEW as i64 && !survey.ever_marked;
         if !halt && !never {
             return Ok(());

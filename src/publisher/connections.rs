@@ -5,7 +5,7 @@
 
 use crate::config::Config;
 use crate::error::{Code, Error, Result};
-use crate::postgres::{self, Lineage, Server, Session, TableShape, preflight};
+use crate::postgres::{self, Fault, Lineage, Server, Session, TableShape, preflight};
 use crate::publisher::decision::WAL_SENDER_TIMEOUT;
 use crate::publisher::lock;
 use crate::replication::{IdentifySystem, ReplicationClient, SessionOptions};
@@ -21,11 +21,19 @@ pub(crate) struct Connections {
 
 impl Connections {
     /// Everything before the slot; `None` when another instance has the lock.
-    pub(crate) async fn open(config: &Config) -> Result<Option<Self>> {
+    ///
+    /// # Errors
+    /// Of the server, and whatever is wrong there with role, table, publication or slot, which is left in `faults` as well (none: nobody looked).
+    pub(crate) async fn open(
+        config: &Config,
+        faults: &mut Option<Vec<Fault>>,
+    ) -> Result<Option<Self>> {
         let (database, timeout) = (&config.database, config.operation_timeout);
         let session = postgres::connect(database, "outboxd", timeout).await?;
         let server = postgres::server(&session).await?;
-        let shape = preflight::check(&session, config).await?;
+        let inspection = preflight::inspect(&session, config).await?;
+        *faults = Some(inspection.faults.clone());
+        let shape = inspection.verdict()?;
         let options = SessionOptions {
             application_name: "outboxd".to_owned(),
             wal_sender_timeout: WAL_SENDER_TIMEOUT,

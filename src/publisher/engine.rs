@@ -22,7 +22,7 @@
 //! - I11 tracker, write-back and retries belong to one lineage: [`Engine::reset`] drops them together;
 //! - I12 whoever waits has a name: what is not read, not acknowledged or not written back shows in [`Engine::snapshot`].
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::time::Duration;
 
 use crate::lsn::Lsn;
@@ -355,6 +355,11 @@ impl Engine {
     /// The last position reported to the server as flushed.
     pub(crate) fn reported(&self) -> Lsn {
         self.reported
+    }
+
+    /// The rows of all events that are on their way: to Kafka, to their mark, or among the dead letters.
+    pub(crate) fn rows_in_hand(&self) -> HashSet<i64> {
+        self.tracker.unsettled_rows().collect()
     }
 
     /// Figures for status and metrics.

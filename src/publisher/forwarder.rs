@@ -14,8 +14,8 @@ use crate::error::{Code, Result};
 use crate::kafka::{Catalog, Producer, Refusal, Report as Delivery};
 use crate::lsn::Lsn;
 use crate::metrics::{Metrics, TopicMetrics};
-use crate::outbox::{CurrentServer, Event, Fault, Origin, OwnedRecord, Router, known};
-use crate::postgres::{Server, Session};
+use crate::outbox::{Event, Fault, Origin, OwnedRecord, Place, Router, known};
+use crate::postgres::Session;
 use crate::publisher::checks::{self, Parcel};
 use crate::publisher::decision::{End, Limits, Output, Report};
 use crate::publisher::dispatch::{Admission, Reason};
@@ -45,7 +45,6 @@ pub(crate) struct Forwarder {
     topics: Vec<Option<(Box<str>, TopicMetrics)>>,
     reports: Vec<Delivery>,
     done: Vec<Accepted>,
-    server: CurrentServer,
     scribe: Scribe,
     pub(super) write_error: Option<String>,
     pub(super) now: Duration,
@@ -71,7 +70,6 @@ impl Forwarder {
         metrics: Arc<Metrics>,
         board: Arc<Board>,
     ) -> Result<Self> {
-        let server = CurrentServer::default();
         Ok(Forwarder {
             engine: Engine::new(Limits::of(config)),
             producer: Producer::new(config)?,
@@ -81,8 +79,7 @@ impl Forwarder {
             topics: Vec::new(),
             reports: Vec::new(),
             done: Vec::new(),
-            scribe: Scribe::new(config, Arc::clone(&metrics), Rc::clone(&server)),
-            server,
+            scribe: Scribe::new(config, Arc::clone(&metrics)),
             write_error: None,
             now: Duration::ZERO,
             born: Instant::now(),
@@ -108,15 +105,17 @@ impl Forwarder {
         deadline.saturating_sub(self.born.elapsed()).min(limit)
     }
 
-    /// From now on rows are written back on this server and on no other.
-    pub(crate) fn use_server(&mut self, server: Option<Server>) {
-        *self.server.borrow_mut() = server;
+    /// From now on rows are written back here and nowhere else.
+    pub(crate) fn use_place(&mut self, place: Option<Place>) {
+        self.scribe.use_place(place);
     }
 
-    /// Drops everything that belongs to another lineage: what the producer still has must not reach Kafka behind newer events.
+    /// Drops everything, since it belongs to another history: rows that wait for their marks are others here, and what the producer still
+    /// has must not reach Kafka behind newer events.
     pub(crate) fn forget(&mut self) {
         self.producer.purge();
         self.scribe.forget();
+        self.engine.reset(Lsn::INVALID);
     }
 
     /// Drops everything in memory; the next session starts at `start`, or with the table where that is invalid. What is known of the

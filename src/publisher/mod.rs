@@ -5,11 +5,14 @@
 //! board and the metrics can be read at any time, and a stop can be asked for.
 //!
 //! ```text
-//! supervisor ─▶ bootstrap ─▶ stream        one attempt after another; each attempt one slot, one session
-//!      │  └───▶ poll ─┴─▶ table run         where no slot is allowed: one SQL session
-//!      └───────────┴──────────┴─▶ forwarder ─▶ engine ─▶ tracker, write queue, cadence      (pure)
+//! supervisor ─▶ arrival ─▶ bootstrap ─▶ stream   one attempt after another; each attempt one slot, one session
+//!      │  └───▶ poll ─────────┴─▶ table run          where no slot is allowed: one SQL session
+//!      └───────────┴────────────────┴─▶ forwarder ─▶ engine ─▶ tracker, write queue, cadence      (pure)
 //! ```
 
+mod arrival;
+mod audit;
+mod auditor;
 mod bootstrap;
 mod cadence;
 mod checks;
@@ -19,11 +22,14 @@ mod delivery;
 mod dispatch;
 mod engine;
 mod forwarder;
+mod history;
 mod kafka_words;
 mod lane;
 mod lanes;
 mod letters;
 mod lock;
+mod loss;
+mod overseer;
 mod pace;
 mod parks;
 mod poll;
@@ -37,6 +43,7 @@ mod table_run;
 mod topics;
 mod tracker;
 mod watch;
+mod watchdog;
 mod write_queue;
 
 #[cfg(test)]
@@ -68,7 +75,7 @@ use crate::publisher::status::Board;
 use crate::publisher::supervisor::Supervisor;
 
 pub use crate::publisher::skip::{Skipped, skip_transaction};
-pub use crate::publisher::status::{Phase, SlotHealth, Status, Waiting};
+pub use crate::publisher::status::{Phase, SlotHealth, Status, Trouble, Waiting};
 
 /// Publishes one outbox table. See the module's head.
 pub struct Publisher {

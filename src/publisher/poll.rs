@@ -94,6 +94,10 @@ impl Poll<'_> {
         let began = Instant::now();
         let (interval, batch_size) = (self.run.config.process_interval, self.run.config.batch_size);
         self.handed.begin(self.run.forwarder.engine.is_drained());
+        if !self.run.rows.is_current(self.run.session).await? {
+            let message = format!("table {} was dropped and made anew", self.run.config.table);
+            return Err(Error::transient(Code::Write, message));
+        }
         let mut after = i64::MIN;
         loop {
             let batch = self.run.publish_batch(after, batch_size, self.handed);

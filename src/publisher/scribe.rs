@@ -1,17 +1,17 @@
 //! Carries out in the database what the engine asks for, one thing at a time, beside everything else.
 //!
 //! Owns the write-back with its connection: at rest here, or inside the work that is out. Decides nothing; what the work has shown, or
-//! that it failed, goes back to the engine together with the work.
+//! that it failed, goes back to the engine together with the work. Work is about the place that was current when it began, and about no
+//! other, however late it comes to run.
 
 use std::fmt;
 use std::pin::Pin;
-use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::config::Config;
 use crate::error::Result;
 use crate::metrics::Metrics;
-use crate::outbox::{CurrentServer, WriteBack};
+use crate::outbox::{Place, WriteBack};
 use crate::publisher::decision::Work;
 use crate::publisher::letters::Sight;
 
@@ -28,21 +28,26 @@ type Running = Pin<Box<dyn Future<Output = (WriteBack, Done)>>>;
 pub(crate) struct Scribe {
     config: Arc<Config>,
     metrics: Arc<Metrics>,
-    server: CurrentServer,
+    place: Option<Place>,
     resting: Option<WriteBack>,
     running: Option<Running>,
 }
 
 impl Scribe {
-    /// Connects to nothing yet. It works on `server`, as it is when the work begins, and on no other.
-    pub(crate) fn new(config: &Arc<Config>, metrics: Arc<Metrics>, server: CurrentServer) -> Self {
+    /// Connects to nothing yet.
+    pub(crate) fn new(config: &Arc<Config>, metrics: Arc<Metrics>) -> Self {
         Scribe {
-            resting: Some(WriteBack::new(Arc::clone(config), Rc::clone(&server))),
+            resting: Some(WriteBack::new(Arc::clone(config))),
             config: Arc::clone(config),
             metrics,
-            server,
+            place: None,
             running: None,
         }
+    }
+
+    /// What work is about that begins from now on.
+    pub(crate) fn use_place(&mut self, place: Option<Place>) {
+        self.place = place;
     }
 
     /// Begins this work; [`done`](Scribe::done) tells how it went.
@@ -51,6 +56,7 @@ impl Scribe {
             debug_assert!(false, "one thing at a time");
             return;
         };
+        write_back.aim(self.place.clone());
         let metrics = Arc::clone(&self.metrics);
         self.running = Some(Box::pin(async move {
             let result = perform(&mut write_back, &mut work, &metrics).await;
@@ -66,8 +72,7 @@ impl Scribe {
     /// Drops the work that is out; its connection goes with it.
     pub(crate) fn forget(&mut self) {
         if self.running.take().is_some() {
-            let (config, server) = (Arc::clone(&self.config), Rc::clone(&self.server));
-            self.resting = Some(WriteBack::new(config, server));
+            self.resting = Some(WriteBack::new(Arc::clone(&self.config)));
         }
     }
 

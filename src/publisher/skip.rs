@@ -108,7 +108,7 @@ pub async fn skip_transaction(config: &Config, lsn: Lsn) -> Result<Skipped> {
     // The server process of a publisher that has just ended may still be at work on the transaction.
     let deadline = Instant::now() + config.operation_timeout;
     let connections = loop {
-        match Connections::open(config).await? {
+        match Connections::open(config, &mut None).await? {
             Some(connections) => break connections,
             None if Instant::now() >= deadline => return Err(busy()),
             None => tokio::time::sleep(LOOK).await,

@@ -44,6 +44,19 @@ pub struct Waiting {
     pub seconds: f64,
 }
 
+/// Something that is wrong, or about to be, and that a person has to mend.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Trouble {
+    /// The same word for the same kind of thing, such as `not-published` or `slot-nearly-lost`.
+    pub name: &'static str,
+    /// What it is.
+    pub detail: String,
+    /// What to do about it.
+    pub remedy: String,
+    /// Whether events that are committed meanwhile do not come by the slot, or have not.
+    pub loses_events: bool,
+}
+
 /// The slot as the server sees it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct SlotHealth {
@@ -92,6 +105,14 @@ pub struct Status {
     pub oldest_unacknowledged_seconds: f64,
     /// The slot as the server saw it last.
     pub slot_health: Option<SlotHealth>,
+    /// What is wrong with slot, publication and table.
+    pub troubles: Vec<Trouble>,
+    /// Events that the slot has missed and that are not mended yet.
+    pub missed_events: u64,
+    /// Events that the slot has missed, since the start.
+    pub missed_events_total: u64,
+    /// Audits of the slot by the table that came to an end, since the start.
+    pub audits_total: u64,
     /// Sessions that were lost.
     pub reconnects: u64,
     /// The last error, with its causes.
@@ -129,6 +150,10 @@ impl Board {
             unmarked_records: 0,
             oldest_unacknowledged_seconds: 0.0,
             slot_health: None,
+            troubles: Vec::new(),
+            missed_events: 0,
+            missed_events_total: 0,
+            audits_total: 0,
             reconnects: 0,
             last_error: None,
             loop_age_seconds: 0.0,

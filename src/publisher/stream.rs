@@ -17,7 +17,6 @@ use crate::error::{Code, Error, Result};
 use crate::lsn::Lsn;
 use crate::outbox::{Columns, Origin};
 use crate::pgoutput::{Begin, Insert, Message, Relation};
-use crate::postgres::Session;
 use crate::publisher::decision::{End, Intake, Output};
 use crate::publisher::forwarder::Forwarder;
 use crate::publisher::pace::Pace;
@@ -47,19 +46,20 @@ pub(crate) struct Stream<'a> {
 }
 
 impl<'a> Stream<'a> {
-    /// A session that has just been started.
+    /// A session that has just been started. `table` is the object id of the outbox.
     pub(crate) fn new(
         config: &'a Config,
         forwarder: &'a mut Forwarder,
         client: &'a mut ReplicationClient,
-        session: &'a Session,
+        watch: Watch<'a>,
         already: &'a mut Already,
+        table: u32,
     ) -> Self {
-        let watch = Watch::new(session, &config.slot, client.backend_pid());
         let pace = Pace::new(client.transport());
         let decoder = Decoder {
             config,
             already,
+            table,
             tables: HashMap::new(),
             begin: None,
             has_events: false,
@@ -99,6 +99,7 @@ impl<'a> Stream<'a> {
             }
             self.read(now)?;
             self.forwarder.take_reports()?;
+            self.watch.turn(now, self.forwarder)?;
             self.forwarder.engine.poll(now);
             if let Some(end) = self.carry_out()? {
                 self.client.try_flush()?;
@@ -194,7 +195,7 @@ impl<'a> Stream<'a> {
         tokio::select! {
             biased;
             _ = stop.changed(), if !stopping => {}
-            seen = self.watch.seen() => self.watch.tell(seen?, self.forwarder),
+            seen = self.watch.seen() => self.watch.tell(seen?, self.forwarder)?,
             result = self.forwarder.progressed() => result?,
             result = socket(self.client, reading), if reading || !flushed => result?,
             () = tokio::task::yield_now(), if backlog => {}
@@ -229,6 +230,8 @@ pub(crate) fn stop_requested(stop: &watch::Receiver<bool>) -> bool {
 struct Decoder<'a> {
     config: &'a Config,
     already: &'a mut Already,
+    /// The table that there is now; the stream may still bring rows of one that was dropped under this name.
+    table: u32,
     /// By relation id; `None` for a table of the publication that is not the outbox.
     tables: HashMap<u32, Option<Columns>>,
     begin: Option<Begin>,
@@ -290,7 +293,11 @@ impl Decoder<'_> {
         let Some(columns) = columns else {
             return Ok(());
         };
-        let event = columns.event_from_tuple(insert.new)?;
+        let mut event = columns.event_from_tuple(insert.new)?;
+        if insert.relation_id != self.table {
+            // Its row is gone, and the id may be another's by now.
+            event.row_id = None;
+        }
         let already = event
             .row_id
             .is_some_and(|row| self.already.rows.contains(&row));

@@ -4,10 +4,14 @@
 //! where there is none), position, stream. Whatever breaks on a step ends the attempt, and the next one begins at the first
 //! step after a pause that grows. What outlives an attempt (tracker, producer, queue of the write-back) lives in the forwarder.
 //!
-//! Where to start. On the lineage of the session before, the stream goes on at the end of the last transaction received
-//! whole, if `slot.confirmed ≤ last reported ≤ own position ≤ the server's position`: nothing is sent twice though the slot may
-//! stand behind, or even have fallen back in a crash of the server. In every other case positions in memory mean nothing:
+//! Where to start. On the lineage of the session before, and with the same table, the stream goes on at the end of the last transaction
+//! received whole, if `slot.confirmed ≤ last reported ≤ own position ≤ the server's position`: nothing is sent twice though the
+//! slot may stand behind, or even have fallen back in a crash of the server. In every other case memory means nothing:
 //! everything is dropped and the slot's own position is the start. A position of another history would skip events silently.
+//! What is looked at on arrival is in `arrival`.
+//!
+//! Who has streamed once waits for what is wrong with table or publication, unless the configuration says to halt: a person is mending
+//! it, and it has a name meanwhile. At a first start the same is a wrong setting, and ends the publisher.
 //!
 //! Polling has a shorter staircase: one SQL connection, preflight, lock, table.
 
@@ -17,22 +21,23 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 use crate::backoff::Backoff;
-use crate::config::{Config, Source};
+use crate::config::{Config, OnSlotLoss, Source};
 use crate::error::{Code, Error, Result};
 use crate::lsn::Lsn;
-use crate::outbox::UnpublishedRows;
-use crate::postgres::slot::{self, Slot};
-use crate::postgres::{Lineage, Server, Session};
-use crate::publisher::bootstrap::Bootstrap;
+use crate::outbox::{Place, UnpublishedRows};
+use crate::publisher::auditor::Statements;
 use crate::publisher::connections::Connections;
 use crate::publisher::decision::End;
 use crate::publisher::forwarder::Forwarder;
+use crate::publisher::history::Home;
 use crate::publisher::lock::{self, Lease};
+use crate::publisher::loss::{Doubt, Loss};
+use crate::publisher::overseer::{Overseer, Oversight};
 use crate::publisher::poll::{self, Handed, Poll, Taken};
 use crate::publisher::status::Phase;
 use crate::publisher::stream::{Already, Stream, stop_requested};
 use crate::publisher::table_run::TableRun;
-use crate::replication::IdentifySystem;
+use crate::publisher::watch::Watch;
 
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_CAP: Duration = Duration::from_secs(2);
@@ -44,15 +49,25 @@ const PARTING: Duration = Duration::from_secs(2);
 pub(crate) struct Supervisor {
     pub(super) config: Arc<Config>,
     pub(super) forwarder: Forwarder,
-    stop: watch::Receiver<bool>,
+    pub(super) stop: watch::Receiver<bool>,
     backoff: Backoff,
-    lineage: Option<Lineage>,
-    already: Already,
+    /// Where what is in memory belongs.
+    pub(super) home: Option<Home>,
+    /// What is in memory is to be dropped, and the slot's position is the start.
+    pub(super) fresh: bool,
+    /// Another instance had the lock since the last session: it may have moved the slot.
+    pub(super) stood_by: bool,
+    /// A loss of the slot that is not healed yet.
+    pub(super) unhealed: Option<Loss>,
+    /// What the last session's end may say of slot and publication.
+    pub(super) doubt: Option<Doubt>,
+    pub(super) oversight: Oversight,
+    pub(super) already: Already,
     handed: Handed,
     /// Where the server failed to decode the last time, and its SQLSTATE.
     pub(super) failed_at: Option<(Lsn, String)>,
     /// A session has streamed, or polled: from then on a refused login is an outage, not a wrong setting.
-    streamed: bool,
+    pub(super) streamed: bool,
 }
 
 /// How an attempt went on.
@@ -78,11 +93,16 @@ impl Supervisor {
         stop: watch::Receiver<bool>,
     ) -> Self {
         Supervisor {
+            oversight: Oversight::new(&config),
             config,
             forwarder,
             stop,
             backoff: Backoff::new(RETRY_FIRST, RETRY_CAP),
-            lineage: None,
+            home: None,
+            fresh: true,
+            stood_by: false,
+            unhealed: None,
+            doubt: None,
             already: Already::default(),
             handed: Handed::default(),
             failed_at: None,
@@ -129,20 +149,16 @@ impl Supervisor {
             let error = match self.attempt().await {
                 Ok(Next::Over(End::Stopped)) => return Ok(()),
                 Ok(Next::Over(end)) => {
-                    if matches!(end, End::Violated(_)) {
-                        self.lineage = None;
-                    }
+                    self.fresh |= matches!(end, End::Violated(_));
                     end.into_error()
                 }
                 Ok(Next::StopRequested) => return self.leave().await,
                 Ok(Next::Again) => continue,
                 Err(error) => error,
             };
-            self.forwarder.use_server(None);
+            self.forwarder.use_place(None);
             let skipped = std::mem::take(&mut self.forwarder.skipped);
-            if self.forwarder.renew_producer().await? || skipped {
-                self.lineage = None;
-            }
+            self.fresh |= self.forwarder.renew_producer().await? || skipped;
             let outage = error.is_transient() || (self.streamed && error.code() == Code::Connect);
             if !outage {
                 return Err(error);
@@ -206,9 +222,10 @@ impl Supervisor {
 
     async fn attempt(&mut self) -> Result<Next> {
         let mut stop = self.stop.clone();
+        let mut faults = None;
         let begin = async {
-            Ok::<_, Error>(match self.config.source {
-                Source::Slot => Connections::open(&self.config)
+            Ok(match self.config.source {
+                Source::Slot => Connections::open(&self.config, &mut faults)
                     .await?
                     .map(|open| Begun::Stream(Box::new(open))),
                 Source::Poll => poll::take(&self.config)
@@ -219,9 +236,12 @@ impl Supervisor {
         let begun = tokio::select! {
             biased;
             _ = stop.wait_for(|stop| *stop) => return Ok(Next::StopRequested),
-            begun = begin => begun?,
+            begun = begin => begun,
         };
-        match begun {
+        if let Some(faults) = faults {
+            self.oversight.catalogs(&faults, &self.forwarder);
+        }
+        match begun.map_err(|error| self.awaited(error))? {
             Some(Begun::Stream(connections)) => Box::pin(self.stream(*connections)).await,
             Some(Begun::Poll(taken)) => Box::pin(self.poll(*taken)).await,
             None => self.standby().await,
@@ -230,6 +250,7 @@ impl Supervisor {
 
     /// Waits until the lock looks free.
     async fn standby(&mut self) -> Result<Next> {
+        self.stood_by = true;
         self.forwarder.board.phase(Phase::Standby);
         tracing::info!(slot = %self.config.slot, "another instance publishes, waiting to take over");
         let mut stop = self.stop.clone();
@@ -242,32 +263,29 @@ impl Supervisor {
         }
     }
 
-    /// From now on everything is about this server. What belongs to another history is dropped.
-    fn enter(&mut self, server: &Server) {
-        let lineage = server.lineage;
-        if self.lineage.is_some_and(|known| known != lineage) {
-            tracing::warn!("the server's history has changed, dropping what is in flight");
-            self.forwarder.forget();
-            self.lineage = None;
+    /// What keeps a session from being opened: to be waited for, where one has streamed before.
+    fn awaited(&self, error: Error) -> Error {
+        let heals = self.config.on_slot_loss == OnSlotLoss::Heal;
+        if error.is_transient() || !(self.streamed && heals) {
+            return error;
         }
-        self.forwarder.use_server(Some(server.clone()));
-        self.forwarder.board.update(|status| {
-            status.system_id = Some(lineage.system_id.to_string());
-            status.timeline = Some(lineage.timeline);
-        });
+        error.passing()
     }
 
     async fn poll(&mut self, taken: Taken) -> Result<Next> {
-        self.enter(&taken.server);
-        let lineage = taken.server.lineage;
-        let is_new = self.lineage.replace(lineage) != Some(lineage);
+        let place = Place {
+            server: taken.server.clone(),
+            table: taken.shape.oid,
+        };
+        self.enter(&place, Lsn::INVALID);
+        let is_new = std::mem::take(&mut self.fresh);
         let config = Arc::clone(&self.config);
         let poll = Poll {
             run: TableRun {
                 config: &config,
                 forwarder: &mut self.forwarder,
                 session: &taken.session,
-                system_id: lineage.system_id,
+                system_id: taken.server.lineage.system_id,
                 rows: UnpublishedRows::new(&config, &taken.shape)?,
                 lease: Lease::of_session(&taken.session),
                 stop: self.stop.clone(),
@@ -293,49 +311,33 @@ impl Supervisor {
             identity,
             shape,
         } = connections;
-        self.enter(&server);
-        let slot = match slot::read(&session, &self.config.slot).await? {
-            Some(slot) if !slot.is_lost() => slot,
-            found => {
-                let bootstrap = Bootstrap {
-                    run: TableRun {
-                        config: &self.config,
-                        forwarder: &mut self.forwarder,
-                        session: &session,
-                        system_id: server.lineage.system_id,
-                        rows: UnpublishedRows::new(&self.config, &shape)?,
-                        lease: Lease::of_client(&mut client),
-                        stop: self.stop.clone(),
-                        shown: Instant::now(),
-                    },
-                    server: &server,
-                    had_slot: self.streamed || found.is_some(),
-                };
-                self.lineage = None;
-                let made = bootstrap.run(found).await?;
-                let Some(already) = made else {
-                    return Ok(Next::StopRequested);
-                };
-                self.already = already;
-                let gone = || Error::transient(Code::Slot, "the new slot is gone again");
-                slot::read(&session, &self.config.slot)
-                    .await?
-                    .ok_or_else(gone)?
-            }
+        let place = Place {
+            server,
+            table: shape.oid,
         };
-        let from = self.position(&slot, &server, &identity, &session).await?;
-        let config = Arc::clone(&self.config);
-        client
-            .start(&config.slot, from, &config.publication)
+        self.enter(&place, identity.flush);
+        let slot = self
+            .slot(&session, &mut client, &place.server, &shape)
             .await?;
+        let Some(slot) = slot else {
+            return Ok(Next::StopRequested);
+        };
+        let from = self.position(&slot, &place.server, &session).await?;
+        let config = Arc::clone(&self.config);
+        let started = client.start(&config.slot, from, &config.publication).await;
+        started.map_err(|error| self.second_look(error))?;
         self.forwarder.board.phase(Phase::Streaming);
         self.forwarder.board.wait(None);
         tracing::info!(slot = %config.slot, lsn = %from, "streaming");
         self.streamed = true;
-        self.lineage = Some(server.lineage);
+        self.doubt = None;
         let began = Instant::now();
+        let statements = Statements::new(&config, &shape)?;
+        let (oversight, now) = (&mut self.oversight, self.forwarder.tick());
+        let overseer = Overseer::new(oversight, &config, &place, &statements, now);
+        let watch = Watch::new(&session, &config.slot, client.backend_pid(), overseer);
         let (forwarder, already) = (&mut self.forwarder, &mut self.already);
-        let mut stream = Stream::new(&config, forwarder, &mut client, &session, already);
+        let mut stream = Stream::new(&config, forwarder, &mut client, watch, already, shape.oid);
         let end = stream.run(&mut self.stop).await;
         let transaction = stream.transaction();
         drop(stream);
@@ -352,40 +354,6 @@ impl Supervisor {
                 .finish_copy(tokio::time::Instant::now() + PARTING)
                 .await;
         }
-        end.map(Next::Over)
-    }
-
-    /// Where the stream starts; see the module's head.
-    async fn position(
-        &mut self,
-        slot: &Slot,
-        server: &Server,
-        identity: &IdentifySystem,
-        session: &Session,
-    ) -> Result<Lsn> {
-        let confirmed = slot.confirmed_flush.ok_or_else(|| {
-            Error::transient(
-                Code::Slot,
-                format!("slot {} is still being made", slot.name),
-            )
-        })?;
-        let engine = &mut self.forwarder.engine;
-        let (reported, own) = (engine.reported(), engine.resume_at());
-        let in_order = confirmed <= reported && reported <= own && own <= identity.flush;
-        if self.lineage == Some(server.lineage) && in_order {
-            return Ok(own);
-        }
-        if self.lineage.is_some() {
-            tracing::warn!(%confirmed, %reported, %own, server = %identity.flush,
-                "positions do not fit, starting from the slot's own");
-        }
-        let system_id = server.lineage.system_id;
-        let begun = self.forwarder.begin_anew(session, system_id, confirmed);
-        // The stream brings them again, and what becomes of them is decided elsewhere.
-        for (row, commit_lsn) in begun.await? {
-            self.already.rows.insert(row);
-            self.already.until = self.already.until.max(commit_lsn);
-        }
-        Ok(confirmed)
+        end.map(Next::Over).map_err(|error| self.second_look(error))
     }
 }

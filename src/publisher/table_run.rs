@@ -90,16 +90,7 @@ impl TableRun<'_> {
     /// Publishes a row as soon as there is room for it.
     pub(crate) async fn publish(&mut self, read: &Read) -> Step<()> {
         go_on!(self.room().await);
-        match read {
-            Read::Row(row) => {
-                let event = self.rows.event(row)?;
-                self.forwarder
-                    .row(&event, row.xid(), row.created_micros())?;
-            }
-            Read::Unreadable { id, xid, fault } => {
-                self.forwarder.unreadable(*id, *xid, fault.clone());
-            }
-        }
+        hand_on(self.forwarder, &self.rows, read)?;
         Ok(Ok(()))
     }
 
@@ -206,6 +197,27 @@ impl TableRun<'_> {
 
     fn lost(&self) -> Error {
         self.session.end_error("publishing from the table")
+    }
+}
+
+/// Hands a row of the table to the forwarder. There has to be room for it.
+///
+/// # Errors
+/// Of the producer, which is of no more use then.
+pub(crate) fn hand_on(
+    forwarder: &mut Forwarder,
+    rows: &UnpublishedRows,
+    read: &Read,
+) -> Result<()> {
+    match read {
+        Read::Row(row) => {
+            let event = rows.event(row)?;
+            forwarder.row(&event, row.xid(), row.created_micros())
+        }
+        Read::Unreadable { id, xid, fault } => {
+            forwarder.unreadable(*id, *xid, fault.clone());
+            Ok(())
+        }
     }
 }
 

@@ -350,6 +350,15 @@ impl Tracker {
             .map(|entry| entry.accepted)
     }
 
+    /// The rows of all events that are not settled.
+    pub(crate) fn unsettled_rows(&self) -> impl Iterator<Item = i64> {
+        let unsettled = |entry: &&Entry| entry.state != State::Settled;
+        self.entries
+            .iter()
+            .filter(unsettled)
+            .map(|e| e.accepted.row)
+    }
+
     /// The ticket that the next event gets.
     pub(crate) fn next_ticket(&self) -> Ticket {
         self.first_ticket + self.entries.len() as u64

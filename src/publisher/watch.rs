@@ -1,4 +1,5 @@
-//! What the server says of our slot and our walsender, over SQL, beside the stream. Looks, and tells the engine; decides nothing.
+//! What the server says of our slot and our walsender, over SQL, beside the stream, and what the overseer sees of catalogs and table. Looks,
+//! and tells the engine; decides nothing.
 //!
 //! The end of the SQL connection is news as well: a server that shuts down ends it first, while its walsender still waits for
 //! us. So it ends the session, at once, and the server can go down.
@@ -10,8 +11,10 @@ use crate::error::Result;
 use crate::metrics::SlotGauges;
 use crate::postgres::Session;
 use crate::postgres::slot::{self, Slot};
+use crate::publisher::auditor::Told;
 use crate::publisher::decision::Walsender;
 use crate::publisher::forwarder::Forwarder;
+use crate::publisher::overseer::Overseer;
 use crate::publisher::status::SlotHealth;
 
 /// How often the slot is looked at.
@@ -24,6 +27,7 @@ const HASTE: Duration = Duration::from_millis(20);
 pub(crate) enum Seen {
     Slot(Option<Slot>),
     Walsender(Walsender),
+    Told(Result<Told>),
 }
 
 type Look<'a> = Pin<Box<dyn Future<Output = Result<Seen>> + 'a>>;
@@ -35,11 +39,17 @@ pub(crate) struct Watch<'a> {
     walsender: i32,
     hasty: bool,
     look: Look<'a>,
+    overseer: Overseer<'a>,
 }
 
 impl<'a> Watch<'a> {
     /// `walsender` is the process that serves the replication connection.
-    pub(crate) fn new(session: &'a Session, slot: &'a str, walsender: i32) -> Self {
+    pub(crate) fn new(
+        session: &'a Session,
+        slot: &'a str,
+        walsender: i32,
+        overseer: Overseer<'a>,
+    ) -> Self {
         let look = look_at_slot(session, slot, Duration::ZERO);
         Watch {
             session,
@@ -47,6 +57,7 @@ impl<'a> Watch<'a> {
             walsender,
             hasty: false,
             look,
+            overseer,
         }
     }
 
@@ -63,6 +74,11 @@ impl<'a> Watch<'a> {
         self.look = Box::pin(look_at_walsender(self.session, self.walsender));
     }
 
+    /// Does what is due beside the stream; see [`Overseer::turn`].
+    pub(crate) fn turn(&mut self, now: Duration, forwarder: &mut Forwarder) -> Result<()> {
+        self.overseer.turn(now, forwarder)
+    }
+
     /// The next sight. Cancel-safe.
     ///
     /// # Errors
@@ -76,15 +92,21 @@ impl<'a> Watch<'a> {
                 self.look = look_at_slot(self.session, self.slot, pause);
                 seen
             }
+            told = self.overseer.told() => Ok(Seen::Told(told)),
         }
     }
 
     /// Passes on what was seen.
-    pub(crate) fn tell(&self, seen: Seen, forwarder: &mut Forwarder) {
+    ///
+    /// # Errors
+    /// Of the overseer.
+    pub(crate) fn tell(&mut self, seen: Seen, forwarder: &mut Forwarder) -> Result<()> {
         let now = forwarder.tick();
         match seen {
+            Seen::Told(told) => return self.overseer.hear(now, told, forwarder),
             Seen::Walsender(walsender) => forwarder.engine.walsender(now, walsender),
             Seen::Slot(slot) => {
+                self.overseer.slot(slot.as_ref(), forwarder);
                 let position = slot.as_ref().and_then(|slot| slot.confirmed_flush);
                 forwarder.engine.slot_position(position);
                 forwarder.metrics.slot(slot.as_ref().map(|slot| SlotGauges {
@@ -99,6 +121,7 @@ impl<'a> Watch<'a> {
                     .update(|status| status.slot_health = slot.map(health));
             }
         }
+        Ok(())
     }
 }
 

@@ -1,12 +1,14 @@
 //! The integration tests: one binary, a module a promise, on real servers.
 #![allow(clippy::unwrap_used, clippy::large_futures, missing_docs)]
 
+mod audit;
 mod backlog;
 mod commands;
 mod config;
 mod crash;
 mod dead_letter_table;
 mod demo;
+mod failover;
 mod idle;
 mod large;
 mod layers;
@@ -22,6 +24,7 @@ mod replication;
 mod restart;
 mod rows;
 mod services;
+mod slot_loss;
 mod stop;
 mod support;
 mod undecodable;

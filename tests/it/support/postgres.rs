@@ -184,6 +184,12 @@ impl Database {
         Ok(database)
     }
 
+    /// Makes `outbox.outbox` again, after it was dropped.
+    pub(crate) async fn create_table(&self) -> Result<()> {
+        self.connect().await?.batch_execute(&schema()).await?;
+        Ok(())
+    }
+
     /// Makes a database with nothing in it.
     pub(crate) async fn create_empty(server: &Server) -> Result<Database> {
         static COUNT: AtomicU32 = AtomicU32::new(1);

@@ -1,0 +1,55 @@
+//! What the publisher says of its slot: troubles that stand, and events that the slot has missed.
+
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
+use super::{AUDITS, Labels, MISSED_EVENTS, MISSED_EVENTS_OPEN, TROUBLE, TROUBLES, stem};
+
+/// Counters and gauges of watchdog and audit.
+#[derive(Debug, Default)]
+pub struct AuditMetrics {
+    /// Events that the slot has missed.
+    pub missed_total: Counter,
+    audits_total: Counter,
+    missed: Gauge,
+    troubles: Family<Labels, Gauge>,
+}
+
+impl AuditMetrics {
+    pub(super) fn register(&self, registry: &mut Registry) {
+        registry.register(
+            stem(MISSED_EVENTS),
+            "Events that the slot has passed without bringing them",
+            self.missed_total.clone(),
+        );
+        registry.register(
+            stem(AUDITS),
+            "Audits of the slot by the table that came to an end",
+            self.audits_total.clone(),
+        );
+        registry.register(
+            MISSED_EVENTS_OPEN,
+            "Missed events that are not published yet",
+            self.missed.clone(),
+        );
+        registry.register(
+            TROUBLES,
+            "1 for each trouble with slot, publication or table that stands",
+            self.troubles.clone(),
+        );
+    }
+
+    /// Shows what stands.
+    pub fn show<'a>(&self, troubles: impl Iterator<Item = &'a str>, missed: u64, audits: u64) {
+        self.troubles.clear();
+        for name in troubles {
+            let label = vec![(TROUBLE, name.to_owned())];
+            self.troubles.get_or_create(&label).set(1);
+        }
+        self.missed.set(super::saturating(missed));
+        self.audits_total
+            .inc_by(audits.saturating_sub(self.audits_total.get()));
+    }
+}

@@ -1,0 +1,73 @@
+//! The statements of the audit: which rows are unpublished now, how far the log is behind them, and which of them still are later.
+//!
+//! A row that a statement sees has its commit before any position that is read afterwards. So the position comes from a second
+//! statement, and what a stream has not brought when it has passed it, it never will.
+
+use crate::error::{Code, Error, Result};
+use crate::lsn::Lsn;
+use crate::outbox::UnpublishedRows;
+use crate::outbox::table_batch::{Batch, Found};
+use crate::postgres::Session;
+
+/// See the module's head.
+#[derive(Debug)]
+pub(crate) struct MissedRows {
+    what: String,
+    list: String,
+    left: String,
+}
+
+/// Takes a transaction id, so that its commit moves the log past the position: a stream that has nothing to bring says how far it is only
+/// when the log moves.
+const BEHIND: &str = "SELECT pg_catalog.pg_current_wal_insert_lsn()::text, \
+                             pg_catalog.pg_current_xact_id()::text";
+
+impl MissedRows {
+    /// For the table that `rows` reads.
+    pub(crate) fn new(rows: &UnpublishedRows) -> Self {
+        let (table, unpublished) = (rows.table(), rows.condition());
+        let name = table.quoted();
+        let size = "coalesce(pg_catalog.pg_column_size(o.event_payload), 0)::bigint";
+        MissedRows {
+            what: format!("auditing {table}"),
+            list: format!(
+                "SELECT o.id::bigint FROM {name} AS o WHERE {unpublished} \
+                  ORDER BY o.id LIMIT $1::bigint"
+            ),
+            left: format!(
+                "SELECT o.id::bigint, o.xmin::text::bigint, {size} FROM {name} AS o \
+                  WHERE {unpublished} AND o.id = ANY ($1::bigint[]) ORDER BY o.id"
+            ),
+        }
+    }
+
+    /// The lowest unpublished ids, at most `limit`, and a position behind their commits.
+    ///
+    /// # Errors
+    /// Of the table or the server.
+    pub(crate) async fn list(&self, session: &Session, limit: usize) -> Result<(Vec<i64>, Lsn)> {
+        let limit = limit as i64;
+        let rows = session.rows(&self.what, &self.list, &[&limit]).await?;
+        let ids: Vec<i64> = rows.iter().map(|row| row.get(0)).collect();
+        if ids.is_empty() {
+            return Ok((ids, Lsn::INVALID));
+        }
+        let behind: String = session.row(&self.what, BEHIND, &[]).await?.get(0);
+        let bad = |e| Error::fatal(Code::Write, "the server's position is malformed").source(e);
+        Ok((ids, behind.parse().map_err(bad)?))
+    }
+
+    /// Those of the ids whose rows are unpublished still, to be read.
+    ///
+    /// # Errors
+    /// Of the table or the server.
+    pub(crate) async fn left(&self, session: &Session, ids: &[i64]) -> Result<Batch> {
+        let rows = session.rows(&self.what, &self.left, &[&ids]).await?;
+        let found = rows.iter().map(|row| Found {
+            id: row.get(0),
+            xid: row.get::<_, i64>(1) as u32,
+            stored_bytes: row.get(2),
+        });
+        Ok(Batch::new(found.collect(), false, false))
+    }
+}

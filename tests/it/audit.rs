@@ -1,0 +1,364 @@
+//! The table audits the slot: whatever made it miss events, exactly these are found within two audits, and mended or left to a person.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+
+use crate::support::kafka;
+use crate::support::oracle::Oracle;
+use crate::support::outboxd::Outboxd;
+use crate::support::postgres::{self, MAJORS, Session};
+use crate::support::scene::Scene;
+use crate::support::throwaway::Stop;
+use crate::support::wait::wait_until;
+
+const LIMIT: Duration = Duration::from_secs(60);
+/// From a change of the catalogs to its name.
+const NOTICED: Duration = Duration::from_secs(15);
+
+async fn scene(major: u32) -> Result<Scene<'static>> {
+    let mut scene = Scene::set(postgres::shared(major), kafka::shared()).await?;
+    scene.settings = scene.settings.clone().set("OUTBOX_AUDIT_INTERVAL", "1s");
+    Ok(scene)
+}
+
+/// Each event has a key of its own: what comes from the table comes late.
+async fn insert(session: &Session, topic: &str, kind: &str, rows: i64) -> Result<BTreeSet<i64>> {
+    let sql = "INSERT INTO outbox.outbox (event_type, topic, event_payload) \
+               SELECT $1 || i, $2, jsonb_build_object('kind', $1::text, 'n', i) \
+                 FROM generate_series(1, $3::bigint) i RETURNING id";
+    let rows = session.query(sql, &[&kind, &topic, &rows]).await?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
+}
+
+fn number(status: &serde_json::Value, name: &str) -> u64 {
+    status[name].as_u64().unwrap_or_default()
+}
+
+/// Waits until so many are found and mended; it took at most two audits more than `before`, and one to see them mended.
+async fn found(outboxd: &Outboxd, missed: usize, before: u64) -> Result<()> {
+    let status = outboxd
+        .wait_for_status("the missed events", LIMIT, |status| {
+            number(status, "missed_events_total") >= missed as u64
+        })
+        .await?;
+    assert_eq!(number(&status, "missed_events_total"), missed as u64);
+    ensure!(number(&status, "audits_total") <= before + 2, "{status}");
+    outboxd.wait_for_log(&["missed-events"], LIMIT).await?;
+    let is_mended = |status: &serde_json::Value| {
+        number(status, "missed_events") == 0 && status["troubles"] == serde_json::json!([])
+    };
+    outboxd
+        .wait_for_status("them to be mended", LIMIT, is_mended)
+        .await?;
+    let (code, body) = outboxd.get("/readyz").await?;
+    assert_eq!(code, 200, "{body}");
+    let metric = outboxd.metric("outboxd_missed_events_total").await?;
+    assert_eq!(metric, Some(missed as f64));
+    Ok(())
+}
+
+/// What came from the table, by id.
+async fn from_table(scene: &Scene<'_>) -> Result<Vec<i64>> {
+    let consumed = scene.kafka.consume_all(&[&scene.topic]).await?;
+    let of_table = consumed
+        .iter()
+        .filter(|record| record.header("outbox_source") == Some("table"));
+    let mut ids: Vec<i64> = of_table.filter_map(|record| record.outbox_id()).collect();
+    ids.sort_unstable();
+    Ok(ids)
+}
+
+/// Does something to the slot while outboxd is away, between three events that are missed by it and two that are not.
+async fn behind_its_back(change: &str) -> Result<()> {
+    for major in MAJORS {
+        let scene = scene(major).await?;
+        let oracle = Oracle::create(&scene.database).await?;
+        let mut outboxd = Outboxd::spawn(&scene.settings)?;
+        outboxd.wait_for_phase("streaming", LIMIT).await?;
+        let session = scene.database.connect().await?;
+        insert(&session, &scene.topic, "before", 2).await?;
+        scene.all_marked(LIMIT).await?;
+        assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
+        let missed = insert(&session, &scene.topic, "missed", 3).await?;
+        session
+            .batch_execute(&change.replace("SLOT", &format!("'{}'", scene.slot())))
+            .await?;
+        insert(&session, &scene.topic, "after", 2).await?;
+        outboxd.respawn()?;
+        outboxd.wait_for_phase("streaming", LIMIT).await?;
+        found(&outboxd, 3, 0).await?;
+        scene.all_marked(LIMIT).await?;
+        assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
+        assert_eq!(from_table(&scene).await?, Vec::from_iter(missed));
+        scene.verdict(&oracle).await?.expect_exact()?;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_slot_that_was_made_anew_has_missed_is_found() -> Result<()> {
+    behind_its_back(
+        "SELECT pg_drop_replication_slot(SLOT); \
+         SELECT pg_create_logical_replication_slot(SLOT, 'pgoutput')",
+    )
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_slot_that_was_advanced_by_hand_has_missed_is_found() -> Result<()> {
+    behind_its_back("SELECT pg_replication_slot_advance(SLOT, pg_current_wal_lsn())").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_committed_while_the_table_was_out_of_the_publication_is_found() -> Result<()> {
+    for major in MAJORS {
+        let scene = scene(major).await?;
+        let oracle = Oracle::create(&scene.database).await?;
+        let mut outboxd = Outboxd::spawn(&scene.settings)?;
+        outboxd.wait_for_phase("streaming", LIMIT).await?;
+        let session = scene.database.connect().await?;
+        session
+            .batch_execute("ALTER PUBLICATION outboxd DROP TABLE outbox.outbox")
+            .await?;
+        let missed = insert(&session, &scene.topic, "missed", 2).await?;
+        let named = outboxd
+            .wait_for_status("the gap to be named", NOTICED, |status| {
+                status["troubles"][0]["name"] == "not-published"
+            })
+            .await?;
+        ensure!(
+            named["troubles"][0]["remedy"]
+                .as_str()
+                .is_some_and(|remedy| remedy.contains("ADD TABLE")),
+            "{named}"
+        );
+        let (code, body) = outboxd.get("/readyz").await?;
+        ensure!(code == 503 && body.starts_with("not-published: "), "{body}");
+        let metric = "outboxd_trouble{trouble=\"not-published\"}";
+        assert_eq!(outboxd.metric(metric).await?, Some(1.0));
+        outboxd
+            .wait_for_log(&["not-published", "remedy"], LIMIT)
+            .await?;
+        // Found, though the gap stands.
+        scene.all_marked(LIMIT).await?;
+        session
+            .batch_execute("ALTER PUBLICATION outboxd ADD TABLE outbox.outbox")
+            .await?;
+        insert(&session, &scene.topic, "after", 2).await?;
+        outboxd
+            .wait_for_status("the gap to be over", NOTICED, |status| {
+                status["troubles"] == serde_json::json!([])
+            })
+            .await?;
+        scene.all_marked(LIMIT).await?;
+        assert_eq!(outboxd.metric(metric).await?, None);
+        assert_eq!(outboxd.get("/readyz").await?.0, 200);
+        assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
+        assert_eq!(from_table(&scene).await?, Vec::from_iter(missed));
+        scene.verdict(&oracle).await?.expect_exact()?;
+    }
+    Ok(())
+}
+
+/// The server's files go back, and it writes past where outboxd was before outboxd comes back: nothing in the positions shows it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_restored_server_wrote_up_to_our_own_position_is_found() -> Result<()> {
+    for major in MAJORS {
+        let mut server = postgres::private(major, &[])?;
+        let scene = Scene::set(&server, kafka::shared()).await?;
+        let settings = scene.settings.clone().set("OUTBOX_AUDIT_INTERVAL", "1s");
+        let mut outboxd = Outboxd::spawn(&settings)?;
+        outboxd.wait_for_phase("streaming", LIMIT).await?;
+        server.stop(Stop::Fast)?;
+        server.keep_copy()?;
+        server.resume()?;
+        outboxd.wait_for_phase("streaming", LIMIT).await?;
+        let session = scene.database.connect().await?;
+        insert(&session, &scene.topic, "old", 500).await?;
+        scene.all_marked(LIMIT).await?;
+        let status = outboxd
+            .wait_for_status("everything to be confirmed", LIMIT, |status| {
+                status["published_total"] == 500
+                    && status["received_lsn"] == status["confirmed_lsn"]
+            })
+            .await?;
+        let own = status["received_lsn"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned();
+        let audits = number(&status, "audits_total");
+        outboxd.signal("STOP")?;
+        server.stop(Stop::Immediate)?;
+        server.put_back()?;
+        server.resume()?;
+        let session = scene.database.connect().await?;
+        let missed = insert(&session, &scene.topic, "missed", 5).await?;
+        let before = format!("SELECT pg_current_wal_insert_lsn() < '{own}'");
+        ensure!(
+            session.value::<bool>(&before).await?,
+            "too much was written"
+        );
+        let past = format!("SELECT pg_switch_wal() > '{own}'");
+        wait_until("the server to come to where it was", LIMIT, async || {
+            session.batch_execute("SELECT pg_current_xact_id()").await?;
+            let is_past: bool = session.value(&past).await?;
+            Ok(if is_past { Ok(()) } else { Err(String::new()) })
+        })
+        .await?;
+        insert(&session, &scene.topic, "after", 3).await?;
+        outboxd.signal("CONT")?;
+        found(&outboxd, 5, audits).await?;
+        scene.all_marked(LIMIT).await?;
+        assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
+        assert_eq!(from_table(&scene).await?, Vec::from_iter(missed));
+        let consumed = scene.kafka.consume_all(&[&scene.topic]).await?;
+        let values: BTreeSet<_> = consumed.iter().map(|record| record.value.clone()).collect();
+        assert_eq!((consumed.len(), values.len()), (508, 508));
+    }
+    Ok(())
+}
+
+/// As it worked with a poller: taking the mark away sends the event again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_whose_mark_was_taken_away_goes_out_again() -> Result<()> {
+    for major in MAJORS {
+        let scene = scene(major).await?;
+        let oracle = Oracle::create(&scene.database).await?;
+        let mut outboxd = Outboxd::spawn(&scene.settings)?;
+        outboxd.wait_for_phase("streaming", LIMIT).await?;
+        let session = scene.database.connect().await?;
+        let rows = Vec::from_iter(insert(&session, &scene.topic, "again", 5).await?);
+        scene.all_marked(LIMIT).await?;
+        let again = vec![rows[1], rows[3]];
+        let before = number(&outboxd.status().await?, "audits_total");
+        let sql = "UPDATE outbox.outbox SET published_at = NULL WHERE id = ANY ($1)";
+        session.execute(sql, &[&again]).await?;
+        found(&outboxd, 2, before).await?;
+        scene.all_marked(LIMIT).await?;
+        assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
+        assert_eq!(from_table(&scene).await?, again);
+        let report = scene.verdict(&oracle).await?;
+        let twice: Vec<_> = again.iter().map(|id| (*id, 2)).collect();
+        ensure!(report.is_complete(), "{report}");
+        assert_eq!(report.duplicates, twice);
+    }
+    Ok(())
+}
+
+/// Ends outboxd with events that its slot has passed.
+async fn miss(scene: &Scene<'_>, rows: i64) -> Result<Outboxd> {
+    let mut outboxd = Outboxd::spawn(&scene.settings)?;
+    outboxd.wait_for_phase("streaming", LIMIT).await?;
+    assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
+    let session = scene.database.connect().await?;
+    insert(&session, &scene.topic, "missed", rows).await?;
+    let advance = "SELECT pg_replication_slot_advance($1, pg_current_wal_lsn())";
+    session.execute(advance, &[&scene.slot()]).await?;
+    outboxd.respawn()?;
+    Ok(outboxd)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_halt_one_missed_event_ends_it_and_nothing_is_sent() -> Result<()> {
+    for major in MAJORS {
+        let mut scene = scene(major).await?;
+        scene.settings = scene.settings.clone().set("OUTBOX_ON_SLOT_LOSS", "halt");
+        let mut outboxd = miss(&scene, 2).await?;
+        assert_eq!(outboxd.wait(LIMIT).await?, 1);
+        let log = outboxd.log();
+        ensure!(
+            log.contains("SLOT_ERROR") && log.contains("has passed 2 events"),
+            "{log}"
+        );
+        assert_eq!(scene.kafka.record_count(&[&scene.topic]).await?, 0);
+        // The statement that leaves them out is the one that it names.
+        let (_, statement) = log
+            .lines()
+            .rev()
+            .find_map(|line| line.split_once("to leave them out: "))
+            .unwrap_or_default();
+        let statement = statement.trim_end_matches(')');
+        scene
+            .database
+            .connect()
+            .await?
+            .batch_execute(statement)
+            .await?;
+        outboxd.respawn()?;
+        outboxd
+            .wait_for_status("a clean audit", LIMIT, |status| {
+                number(status, "audits_total") > 1
+            })
+            .await?;
+        assert_eq!(scene.database.unpublished().await?, 0);
+        assert_eq!(scene.kafka.record_count(&[&scene.topic]).await?, 0);
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn more_than_a_thousand_missed_events_are_sent_only_when_somebody_asks_for_it() -> Result<()>
+{
+    let scene = scene(15).await?;
+    let mut outboxd = miss(&scene, 1_001).await?;
+    assert_eq!(outboxd.wait(LIMIT).await?, 1);
+    let log = outboxd.log();
+    ensure!(
+        log.contains("has passed 1001 events") && log.contains("--backlog publish"),
+        "{log}"
+    );
+    assert_eq!(scene.kafka.record_count(&[&scene.topic]).await?, 0);
+    let asked = outboxd.settings().clone().set("OUTBOX_BACKLOG", "publish");
+    *outboxd.settings() = asked;
+    outboxd.respawn()?;
+    scene.all_marked(LIMIT).await?;
+    found(&outboxd, 1_001, 0).await?;
+    assert_eq!(from_table(&scene).await?.len(), 1_001);
+    Ok(())
+}
+
+/// A missed row that somebody has locked is sent once, however many audits see it unpublished.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_missed_row_that_is_locked_is_sent_once() -> Result<()> {
+    let scene = scene(15).await?;
+    let outboxd = Outboxd::spawn(&scene.settings)?;
+    outboxd.wait_for_phase("streaming", LIMIT).await?;
+    let session = scene.database.connect().await?;
+    insert(&session, &scene.topic, "locked", 1).await?;
+    scene.all_marked(LIMIT).await?;
+    let person = scene.database.connect().await?;
+    session
+        .batch_execute("UPDATE outbox.outbox SET published_at = NULL")
+        .await?;
+    person
+        .batch_execute("BEGIN; SELECT FROM outbox.outbox FOR UPDATE")
+        .await?;
+    let status = outboxd
+        .wait_for_status("the missed event", LIMIT, |status| {
+            number(status, "missed_events_total") == 1
+        })
+        .await?;
+    let audits = number(&status, "audits_total");
+    outboxd
+        .wait_for_status("further audits", LIMIT, |status| {
+            number(status, "audits_total") >= audits + 3
+        })
+        .await?;
+    person.batch_execute("COMMIT").await?;
+    found_once(&outboxd).await?;
+    scene.all_marked(LIMIT).await?;
+    assert_eq!(scene.kafka.record_count(&[&scene.topic]).await?, 2);
+    Ok(())
+}
+
+async fn found_once(outboxd: &Outboxd) -> Result<()> {
+    let status = outboxd
+        .wait_for_status("the trouble to end", LIMIT, |status| {
+            status["troubles"] == serde_json::json!([])
+        })
+        .await?;
+    assert_eq!(number(&status, "missed_events_total"), 1);
+    Ok(())
+}

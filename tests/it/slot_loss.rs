@@ -1,0 +1,405 @@
+//! A slot that is lost, however it was, is named, and healed from the table or left to a person.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+
+use crate::support::kafka;
+use crate::support::load::{Load, Pattern};
+use crate::support::oracle::Oracle;
+use crate::support::outboxd::{Outboxd, Settings};
+use crate::support::postgres::{self, MAJORS, Session};
+use crate::support::scene::Scene;
+use crate::support::wait::wait_until;
+
+const LIMIT: Duration = Duration::from_secs(60);
+/// From the loss to the stream.
+const NOTICED: Duration = Duration::from_secs(15);
+
+const HEALS: &str = "outboxd_slot_heals_total";
+const PATTERN: Pattern = Pattern {
+    rows: 3,
+    rest: Duration::from_millis(5),
+};
+
+/// Ends the slot's reader and drops the slot before it comes back.
+async fn drop_slot(session: &Session, slot: &str) -> Result<()> {
+    wait_until("the slot to be dropped", LIMIT, async || {
+        let end = "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = $1";
+        session.execute(end, &[&slot]).await?;
+        let drop = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots \
+                    WHERE slot_name = $1 AND NOT active";
+        Ok(match session.execute(drop, &[&slot]).await {
+            Ok(1) => Ok(()),
+            other => Err(format!("{other:?}")),
+        })
+    })
+    .await
+}
+
+async fn healed(outboxd: &Outboxd, heals: f64) -> Result<()> {
+    wait_until("a new slot", NOTICED, async || {
+        let metric = outboxd.metric(HEALS).await?;
+        Ok(if metric == Some(heals) {
+            Ok(())
+        } else {
+            Err(format!("{metric:?}\n{}", outboxd.log()))
+        })
+    })
+    .await?;
+    outboxd.wait_for_phase("streaming", NOTICED).await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slot_that_is_dropped_under_load_is_made_anew_and_nothing_is_missing() -> Result<()> {
+    for major in MAJORS {
+        let scene = Scene::set(postgres::shared(major), kafka::shared()).await?;
+        let oracle = Oracle::create(&scene.database).await?;
+        let mut outboxd = Outboxd::spawn(&scene.settings)?;
+        outboxd.wait_for_phase("streaming", LIMIT).await?;
+        let load = Load::start(&scene.database, &scene.topic, 4, PATTERN);
+        let session = scene.database.connect().await?;
+        for heals in [1.0, 2.0] {
+            drop_slot(&session, &scene.slot()).await?;
+            healed(&outboxd, heals).await?;
+            outboxd
+                .wait_for_log(&["is lost: it is gone"], LIMIT)
+                .await?;
+        }
+        load.stop().await?;
+        scene.all_marked(LIMIT).await?;
+        assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
+        let report = scene.verdict(&oracle).await?;
+        ensure!(
+            report.missing.is_empty() && report.phantom.is_empty() && report.altered.is_empty(),
+            "{report}"
+        );
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slot_that_the_server_has_invalidated_is_made_anew_and_nothing_is_missing() -> Result<()>
+{
+    for major in MAJORS {
+        let server = postgres::private(major, &["max_slot_wal_keep_size = 16MB"])?;
+        let scene = Scene::set(&server, kafka::shared()).await?;
+        let mut outboxd = Outboxd::spawn(&scene.settings)?;
+        outboxd.wait_for_phase("streaming", LIMIT).await?;
+        scene.database.insert("before", &scene.topic, "{}").await?;
+        scene.all_marked(LIMIT).await?;
+        outboxd.signal("STOP")?;
+        let session = scene.database.connect().await?;
+        wait_until("the slot to be lost", LIMIT, async || {
+            scene
+                .database
+                .insert("meanwhile", &scene.topic, "{}")
+                .await?;
+            session
+                .batch_execute("SELECT pg_switch_wal(); CHECKPOINT")
+                .await?;
+            let slot = scene.database.slot(&scene.slot()).await?;
+            let status = slot.and_then(|slot| slot.wal_status);
+            Ok(match status.as_deref() {
+                Some("lost") => Ok(()),
+                other => Err(format!("{other:?}")),
+            })
+        })
+        .await?;
+        outboxd.signal("CONT")?;
+        healed(&outboxd, 1.0).await?;
+        let line = outboxd
+            .wait_for_log(&["is lost", "confirmed up to"], LIMIT)
+            .await?;
+        ensure!(line.contains("removed"), "{line}");
+        scene.database.insert("after", &scene.topic, "{}").await?;
+        scene.all_marked(LIMIT).await?;
+        assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
+        let written: i64 = session.value("SELECT count(*) FROM outbox.outbox").await?;
+        let consumed = scene.kafka.consume_all(&[&scene.topic]).await?;
+        let ids: std::collections::BTreeSet<_> =
+            consumed.iter().map(|record| record.outbox_id()).collect();
+        assert_eq!(ids.len() as i64, written);
+    }
+    Ok(())
+}
+
+/// A slot decodes with the catalogs of the time that it has come to: it never gets past a time without its publication.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_publication_that_is_dropped_and_made_anew_is_named_and_healed() -> Result<()> {
+    for major in MAJORS {
+        let scene = Scene::set(postgres::shared(major), kafka::shared()).await?;
+        let mut outboxd = Outboxd::spawn(&scene.settings)?;
+        outboxd.wait_for_phase("streaming", LIMIT).await?;
+        let session = scene.database.connect().await?;
+        session.batch_execute("DROP PUBLICATION outboxd").await?;
+        scene
+            .database
+            .insert("meanwhile", &scene.topic, "{}")
+            .await?;
+        // Nobody can publish now, and outboxd waits for whoever mends it.
+        wait_until("the lack to be named", NOTICED, async || {
+            let (code, body) = outboxd.get("/readyz").await?;
+            let named = code == 503 && body.contains("there is no publication outboxd");
+            Ok(if named { Ok(()) } else { Err(body) })
+        })
+        .await?;
+        outboxd
+            .wait_for_log(&["there is no publication outboxd"], LIMIT)
+            .await?;
+        session
+            .batch_execute(
+                "CREATE PUBLICATION outboxd FOR TABLE outbox.outbox WITH (publish = 'insert')",
+            )
+            .await?;
+        scene.database.insert("after", &scene.topic, "{}").await?;
+        healed(&outboxd, 1.0).await?;
+        let words = ["its publication was dropped and made anew"];
+        outboxd.wait_for_log(&words, LIMIT).await?;
+        scene.all_marked(LIMIT).await?;
+        assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
+        let consumed = scene.kafka.consume_all(&[&scene.topic]).await?;
+        let kinds: std::collections::BTreeSet<_> = consumed
+            .iter()
+            .filter_map(|record| record.key.clone())
+            .collect();
+        assert_eq!(kinds.len(), 2, "{consumed:?}");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_halt_a_lost_slot_ends_it_and_the_next_start_asks() -> Result<()> {
+    let scene = Scene::set(postgres::shared(15), kafka::shared()).await?;
+    let mut outboxd = Outboxd::spawn(&scene.settings.clone().set("OUTBOX_ON_SLOT_LOSS", "halt"))?;
+    outboxd.wait_for_phase("streaming", LIMIT).await?;
+    scene.database.insert("before", &scene.topic, "{}").await?;
+    scene.all_marked(LIMIT).await?;
+    drop_slot(&scene.database.connect().await?, &scene.slot()).await?;
+    assert_eq!(outboxd.wait(NOTICED).await?, 1);
+    let log = outboxd.log();
+    ensure!(
+        log.contains("SLOT_ERROR: slot") && log.contains("is lost: it is gone"),
+        "{log}"
+    );
+    ensure!(log.contains("--on-slot-loss heal"), "{log}");
+
+    scene.database.insert("missed", &scene.topic, "{}").await?;
+    outboxd.respawn()?;
+    assert_eq!(outboxd.wait(LIMIT).await?, 2);
+    ensure!(outboxd.log().contains("has 1 unpublished rows"));
+    assert_eq!(scene.kafka.record_count(&[&scene.topic]).await?, 1);
+
+    let heals = outboxd.settings().clone().without("OUTBOX_ON_SLOT_LOSS");
+    *outboxd.settings() = heals;
+    outboxd.respawn()?;
+    outboxd.wait_for_phase("streaming", LIMIT).await?;
+    scene.all_marked(LIMIT).await?;
+    assert_eq!(scene.kafka.record_count(&[&scene.topic]).await?, 2);
+    Ok(())
+}
+
+/// Slot names are shared by all databases of a server, and any of them could drop any.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_slot_of_another_database_is_left_alone() -> Result<()> {
+    for major in MAJORS {
+        let owner = Scene::set(postgres::shared(major), kafka::shared()).await?;
+        let mut first = Outboxd::spawn(&owner.settings)?;
+        first.wait_for_phase("streaming", LIMIT).await?;
+        let intruder = Scene::set(postgres::shared(major), kafka::shared()).await?;
+        let settings = intruder.settings.clone().set("OUTBOX_SLOT", owner.slot());
+        let confirmed = async || {
+            let slot = owner.database.slot(&owner.slot()).await?;
+            anyhow::Ok(slot.and_then(|slot| slot.active_pid))
+        };
+        let reader = confirmed().await?;
+        for _ in 0..2 {
+            let second = Outboxd::spawn(&settings)?;
+            assert_eq!(second.wait(LIMIT).await?, 2);
+            let log = second.log();
+            let words = format!("belongs to somebody else: database {}", owner.database.name);
+            ensure!(log.contains(&words), "{log}");
+            // The same when nobody reads from it.
+            if reader.is_some() && first.pid().is_some() {
+                assert_eq!(confirmed().await?, reader);
+                assert_eq!(first.stop(LIMIT).await?, 0);
+            }
+        }
+        owner.database.insert("kept", &owner.topic, "{}").await?;
+        first.respawn()?;
+        owner.all_marked(LIMIT).await?;
+        assert_eq!(first.metric(HEALS).await?, Some(0.0));
+        assert_eq!(
+            first.metric("outboxd_slot_bootstraps_total").await?,
+            Some(0.0)
+        );
+    }
+    Ok(())
+}
+
+/// While the slot is still there, somebody can be woken.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slot_that_is_nearly_lost_is_a_warning_before_it_is_lost() -> Result<()> {
+    for major in MAJORS {
+        let server = postgres::private(major, &["max_slot_wal_keep_size = 64MB"])?;
+        let mut kafka = kafka::private(&[])?;
+        let scene = Scene::set(&server, &kafka).await?;
+        let topic = scene.topic.clone();
+        let (database, settings) = (scene.database, scene.settings);
+        let outboxd = Outboxd::spawn(&settings)?;
+        outboxd.wait_for_phase("streaming", LIMIT).await?;
+        kafka.freeze()?;
+        database.insert("held", &topic, "{}").await?;
+        let session = database.connect().await?;
+        for _ in 0..5 {
+            session
+                .batch_execute("SELECT pg_current_xact_id(); SELECT pg_switch_wal()")
+                .await?;
+        }
+        let status = outboxd
+            .wait_for_status("the warning", NOTICED, |status| {
+                status["troubles"][0]["name"] == "slot-nearly-lost"
+            })
+            .await?;
+        ensure!(status["troubles"][0]["loses_events"] == false, "{status}");
+        let metric = "outboxd_trouble{trouble=\"slot-nearly-lost\"}";
+        assert_eq!(outboxd.metric(metric).await?, Some(1.0));
+        assert_eq!(outboxd.get("/readyz").await?.0, 200);
+        let log = outboxd.log();
+        assert_eq!(log.matches("slot-nearly-lost").count(), 1, "{log}");
+        kafka.thaw()?;
+        // The server moves the log it keeps when it writes which transactions run, every 15 s.
+        outboxd
+            .wait_for_status("its end", LIMIT, |status| {
+                status["troubles"] == serde_json::json!([])
+            })
+            .await?;
+        assert_eq!(outboxd.metric(HEALS).await?, Some(0.0));
+    }
+    Ok(())
+}
+
+/// The ids of the new table begin again: marks of the old one's rows must not touch them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_is_dropped_and_made_anew_is_named_and_what_it_holds_is_published()
+-> Result<()> {
+    for major in MAJORS {
+        let scene = Scene::set(postgres::shared(major), kafka::shared()).await?;
+        let settings = scene
+            .settings
+            .clone()
+            .set("OUTBOX_AUDIT_INTERVAL", "1s")
+            // Marks wait until they are urgent.
+            .set("OUTBOX_BATCH_SIZE", "100000")
+            .set("OUTBOX_PROCESS_INTERVAL", "1h");
+        let mut outboxd = Outboxd::spawn(&settings)?;
+        outboxd.wait_for_phase("streaming", LIMIT).await?;
+        for i in 0..5 {
+            scene
+                .database
+                .insert(&format!("old{i}"), &scene.topic, "{}")
+                .await?;
+        }
+        outboxd
+            .wait_for_status("the old rows to be published", LIMIT, |status| {
+                status["published_total"] == 5 && status["unmarked_records"] == 5
+            })
+            .await?;
+        let session = scene.database.connect().await?;
+        session.batch_execute("DROP TABLE outbox.outbox").await?;
+        wait_until("the lack to be named", NOTICED, async || {
+            let (code, body) = outboxd.get("/readyz").await?;
+            let named = code == 503 && body.contains("there is no table outbox.outbox");
+            Ok(if named { Ok(()) } else { Err(body) })
+        })
+        .await?;
+        outboxd
+            .wait_for_log(&["there is no table outbox.outbox"], LIMIT)
+            .await?;
+        scene.database.create_table().await?;
+        for i in 0..3 {
+            let id = scene
+                .database
+                .insert(&format!("new{i}"), &scene.topic, "{}")
+                .await?;
+            ensure!(id <= 5, "{id}");
+        }
+        outboxd
+            .wait_for_status("the gap to be named", NOTICED, |status| {
+                status["troubles"][0]["name"] == "not-published"
+            })
+            .await?;
+        session
+            .batch_execute("ALTER PUBLICATION outboxd ADD TABLE outbox.outbox")
+            .await?;
+        scene.database.insert("new3", &scene.topic, "{}").await?;
+        outboxd.wait_for_phase("streaming", LIMIT).await?;
+        assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
+        *outboxd.settings() = scene.settings.clone();
+        outboxd.respawn()?;
+        scene.all_marked(LIMIT).await?;
+        assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
+        assert_eq!(scene.database.unpublished().await?, 0);
+        let consumed = scene.kafka.consume_all(&[&scene.topic]).await?;
+        let kinds: std::collections::BTreeSet<_> = consumed
+            .iter()
+            .filter_map(|record| record.key.clone())
+            .collect();
+        assert_eq!(kinds.len(), 9, "{consumed:?}");
+    }
+    Ok(())
+}
+
+/// With halt, a gap ends it while it is still known.
+#[tokio::test(flavor = "multi_thread")]
+async fn with_halt_a_table_that_leaves_the_publication_ends_it() -> Result<()> {
+    let scene = Scene::set(postgres::shared(17), kafka::shared()).await?;
+    let outboxd = Outboxd::spawn(&scene.settings.clone().set("OUTBOX_ON_SLOT_LOSS", "halt"))?;
+    outboxd.wait_for_phase("streaming", LIMIT).await?;
+    let session = scene.database.connect().await?;
+    session
+        .batch_execute("ALTER PUBLICATION outboxd DROP TABLE outbox.outbox")
+        .await?;
+    assert_eq!(outboxd.wait(NOTICED).await?, 1);
+    let log = outboxd.log();
+    ensure!(
+        log.contains("SLOT_ERROR: publication outboxd does not contain outbox.outbox"),
+        "{log}"
+    );
+    ensure!(log.contains("ADD TABLE"), "{log}");
+    Ok(())
+}
+
+/// The slot moves while another instance has it, and whoever had it before takes it over again.
+#[tokio::test(flavor = "multi_thread")]
+async fn with_halt_what_another_instance_has_confirmed_is_no_loss() -> Result<()> {
+    let scene = Scene::set(postgres::shared(15), kafka::shared()).await?;
+    let halts = scene.settings.clone().set("OUTBOX_ON_SLOT_LOSS", "halt");
+    let mut first = Outboxd::spawn(&halts)?;
+    first.wait_for_phase("streaming", LIMIT).await?;
+    scene.database.insert("first", &scene.topic, "{}").await?;
+    scene.all_marked(LIMIT).await?;
+    let http = Settings::new(&scene.database, scene.kafka)?;
+    let mut second = Outboxd::spawn(&http.set("OUTBOX_ON_SLOT_LOSS", "halt"))?;
+    second.wait_for_phase("standby", LIMIT).await?;
+    first.signal("STOP")?;
+    let session = scene.database.connect().await?;
+    let end =
+        "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = $1";
+    session.execute(end, &[&scene.slot()]).await?;
+    second.wait_for_phase("streaming", LIMIT).await?;
+    first.signal("CONT")?;
+    first.wait_for_phase("standby", LIMIT).await?;
+    scene.database.insert("second", &scene.topic, "{}").await?;
+    scene.all_marked(LIMIT).await?;
+    assert_eq!(second.stop(LIMIT).await?, 0, "{}", second.log());
+    first
+        .wait_for_log(&["another instance has published meanwhile"], LIMIT)
+        .await?;
+    scene.database.insert("third", &scene.topic, "{}").await?;
+    scene.all_marked(LIMIT).await?;
+    assert_eq!(first.stop(LIMIT).await?, 0, "{}", first.log());
+    assert_eq!(scene.kafka.record_count(&[&scene.topic]).await?, 3);
+    Ok(())
+}
