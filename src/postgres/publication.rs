@@ -1,10 +1,11 @@
 //! The publication: whether it lets every event of the outbox through, and nothing that harms.
 //!
 //! It publishes inserts only, of whole rows. What we refuse to run with: a table that is not in it,
-//! a filter or a column list that hides what we need, and updates or deletes published together
-//! with either (or without a replica identity), because then every UPDATE and DELETE of the table
-//! fails, our own write-back included. A publication that is changed or made anew after the slot
-//! has a gap that nobody sees, so it comes before the slot. See
+//! rows that arrive under the names of partitions (a new one can come into being at any time), a
+//! filter or a column list that hides what we need, and updates or deletes published together with
+//! either (or without a replica identity), because then every UPDATE and DELETE of the table fails,
+//! our own write-back included. A publication that is changed or made anew after the slot has a gap
+//! that nobody sees, so it comes before the slot. See
 //! <https://www.postgresql.org/docs/current/logical-replication-publication.html>.
 
 use tokio_postgres::types::ToSql;
@@ -60,6 +61,15 @@ impl PublicationState {
             let problem = format!("publication {name} does not contain {}", table.name);
             faults.push(Fault::slot(problem, add).gap(NOT_PUBLISHED));
             return faults;
+        }
+        if table.partitioned && !self.relations.contains(&table.name) {
+            let problem = format!(
+                "publication {name} sends rows of {} under the names of its partitions",
+                table.name
+            );
+            let root =
+                format!("ALTER PUBLICATION {publication} SET (publish_via_partition_root = true)");
+            faults.push(Fault::slot(problem, root).gap(NOT_PUBLISHED));
         }
         if let Some(partition) = self.missing.first() {
             let problem = format!("publication {name} does not contain partition {partition}");

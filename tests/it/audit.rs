@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 
 use crate::support::kafka;
+use crate::support::load::{Load, Pattern};
 use crate::support::oracle::Oracle;
 use crate::support::outboxd::Outboxd;
 use crate::support::postgres::{self, MAJORS, Session};
@@ -71,9 +72,10 @@ async fn from_table(scene: &Scene<'_>) -> Result<Vec<i64>> {
 }
 
 /// Does something to the slot while outboxd is away, between three events that are missed by it and two that are not.
-async fn behind_its_back(change: &str) -> Result<()> {
+async fn behind_its_back(change: &str, after_publish: &str) -> Result<()> {
     for major in MAJORS {
-        let scene = scene(major).await?;
+        let mut scene = scene(major).await?;
+        scene.settings = scene.settings.set("OUTBOX_AFTER_PUBLISH", after_publish);
         let oracle = Oracle::create(&scene.database).await?;
         let mut outboxd = Outboxd::spawn(&scene.settings)?;
         outboxd.wait_for_phase("streaming", LIMIT).await?;
@@ -102,13 +104,18 @@ async fn what_a_slot_that_was_made_anew_has_missed_is_found() -> Result<()> {
     behind_its_back(
         "SELECT pg_drop_replication_slot(SLOT); \
          SELECT pg_create_logical_replication_slot(SLOT, 'pgoutput')",
+        "mark",
     )
     .await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_slot_that_was_advanced_by_hand_has_missed_is_found() -> Result<()> {
-    behind_its_back("SELECT pg_replication_slot_advance(SLOT, pg_current_wal_lsn())").await
+    behind_its_back(
+        "SELECT pg_replication_slot_advance(SLOT, pg_current_wal_lsn())",
+        "delete",
+    )
+    .await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -360,5 +367,57 @@ async fn found_once(outboxd: &Outboxd) -> Result<()> {
         })
         .await?;
     assert_eq!(number(&status, "missed_events_total"), 1);
+    Ok(())
+}
+
+/// What is merely on its way is never taken for missed: under load, through kills, lost sessions and crashes of the server.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_found_where_nothing_was_missed() -> Result<()> {
+    for major in MAJORS {
+        let mut server = postgres::private(major, &[])?;
+        let scene = Scene::set(&server, kafka::shared()).await?;
+        let oracle = Oracle::create(&scene.database).await?;
+        let settings = scene.settings.clone().set("OUTBOX_AUDIT_INTERVAL", "1s");
+        let mut outboxd = Outboxd::spawn(&settings)?;
+        outboxd.wait_for_phase("streaming", LIMIT).await?;
+        let pattern = Pattern {
+            rows: 5,
+            rest: Duration::from_millis(5),
+        };
+        let load = Load::start(&scene.database, &scene.topic, 4, pattern);
+        let mut logs = String::new();
+        for round in 0..6 {
+            let audits = number(&outboxd.status().await?, "audits_total");
+            outboxd
+                .wait_for_status("an audit under load", LIMIT, |status| {
+                    number(status, "audits_total") >= audits + 2
+                })
+                .await?;
+            match round % 3 {
+                0 => {
+                    outboxd.kill()?;
+                    logs.push_str(&outboxd.log());
+                    outboxd.respawn()?;
+                }
+                1 => {
+                    let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+                                WHERE application_name LIKE 'outboxd%'";
+                    scene.database.connect().await?.execute(end, &[]).await?;
+                }
+                _ => {
+                    server.stop(Stop::Immediate)?;
+                    server.resume()?;
+                }
+            }
+            outboxd.wait_for_phase("streaming", LIMIT).await?;
+        }
+        load.stop().await?;
+        scene.all_marked(LIMIT).await?;
+        assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
+        logs.push_str(&outboxd.log());
+        ensure!(!logs.contains("missed-events"), "{logs}");
+        ensure!(from_table(&scene).await?.is_empty());
+        scene.verdict(&oracle).await?.expect_complete()?;
+    }
     Ok(())
 }
