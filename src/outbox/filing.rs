@@ -2,6 +2,9 @@
 //!
 //! A batch is one statement and so one transaction, and takes no more than a few megabytes. It repeats safely: an entry that
 //! is already where the letter would bring it is left as it is.
+//!
+//! A letter that the table itself refuses must not hold up the others, nor the slot: the batch is halved down to it, and less of its event
+//! is kept, at last nothing but its name, until the table takes it.
 
 use std::collections::HashMap;
 
@@ -10,7 +13,7 @@ use tokio_postgres::types::ToSql;
 use crate::config::TableName;
 use crate::error::Result;
 use crate::outbox::{Fault, Letter, OwnedRecord, letter_json};
-use crate::postgres::Session;
+use crate::postgres::{Session, is_of_the_row, is_unreadable, sql_error};
 
 /// Letters a statement.
 const LETTERS_MAX: usize = 500;
@@ -34,8 +37,8 @@ pub(crate) async fn file(
     let mut rest = letters;
     while !rest.is_empty() {
         let (part, behind) = rest.split_at(part_length(rest));
-        let filings = once_each(part.iter().map(Filing::of).collect());
-        write(session, table, sql, system_id, &filings).await?;
+        let filings: Vec<Filing<'_>> = part.iter().map(Filing::of).collect();
+        write(session, table, sql, system_id, once_each(filings)).await?;
         rest = behind;
     }
     Ok(())
@@ -67,11 +70,22 @@ pub(crate) async fn file_not_marked(
         ..Filing::of(&letter)
     };
     let table = outbox.dead_letter();
-    write(session, &table, &file_sql(&table), system_id, &[filing]).await
+    let sql = file_sql(&table);
+    write(session, &table, &sql, system_id, vec![filing]).await
+}
+
+/// How much of an event its letter keeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Extent {
+    Whole,
+    /// Without payload and headers.
+    Outline,
+    /// Its row, or its place in the log.
+    Name,
 }
 
 /// A letter as the table has it.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Filing<'a> {
     known: Option<i64>,
     outbox_id: Option<String>,
@@ -80,6 +94,7 @@ struct Filing<'a> {
     record: Option<&'a OwnedRecord>,
     letter: &'a Letter,
     state: &'static str,
+    extent: Extent,
 }
 
 impl<'a> Filing<'a> {
@@ -96,11 +111,30 @@ impl<'a> Filing<'a> {
             record,
             letter,
             state: if letter.parked { "parked" } else { "dead" },
+            extent: Extent::Whole,
         }
     }
 
     fn payload(&self) -> Option<&'a [u8]> {
-        self.record.and_then(OwnedRecord::value)
+        self.content().and_then(OwnedRecord::value)
+    }
+
+    /// The record, where payload and headers are kept.
+    fn content(&self) -> Option<&'a OwnedRecord> {
+        self.record.filter(|_| self.extent == Extent::Whole)
+    }
+
+    /// Keeps less of the event; nothing less than its name.
+    fn shrink(&mut self) -> bool {
+        self.extent = match self.extent {
+            Extent::Whole => Extent::Outline,
+            Extent::Outline => Extent::Name,
+            Extent::Name => return false,
+        };
+        if self.extent == Extent::Name {
+            self.record = None;
+        }
+        true
     }
 }
 
@@ -149,8 +183,43 @@ async fn write(
     table: &TableName,
     sql: &str,
     system_id: &str,
-    filings: &[Filing<'_>],
+    mut filings: Vec<Filing<'_>>,
 ) -> Result<()> {
+    let what = format!("filing dead letters in {table}");
+    // What is left to be filed begins here, and so many of it are tried at once.
+    let (mut first, mut count) = (0, filings.len());
+    while first < filings.len() {
+        let part = &mut filings[first..first + count];
+        // The inner error says what the letter's fault is; the outer one is the server's.
+        let statement = async { Ok(insert(session, sql, system_id, part).await) };
+        let Err(error) = session.bounded(&what, statement).await? else {
+            first += count;
+            count = (count * 2).min(filings.len() - first);
+            continue;
+        };
+        if !is_of_the_row(&error) && !is_unreadable(&error) {
+            return Err(sql_error(what, error));
+        }
+        match part {
+            [alone] => {
+                let row = alone.letter.row;
+                tracing::warn!(row, error = %error, "dead letter is refused as it is, less of it is kept");
+                if !alone.shrink() {
+                    return Err(sql_error(what, error));
+                }
+            }
+            _ => count /= 2,
+        }
+    }
+    Ok(())
+}
+
+async fn insert(
+    session: &Session,
+    sql: &str,
+    system_id: &str,
+    filings: &[Filing<'_>],
+) -> Result<u64, tokio_postgres::Error> {
     fn column<'f, T>(filings: &'f [Filing<'f>], of: impl Fn(&'f Filing<'f>) -> T) -> Vec<T> {
         filings.iter().map(of).collect()
     }
@@ -162,7 +231,7 @@ async fn write(
     let header = |name| column(filings, |f| f.record.and_then(|r| r.header(name).map(text)));
     let (event_type, created_at) = (header("outbox_event_type"), header("outbox_created_at"));
     let key = column(filings, |f| f.record.and_then(OwnedRecord::key));
-    let headers = column(filings, |f| f.record.map(letter_json::headers));
+    let headers = column(filings, |f| f.content().map(letter_json::headers));
     let payload = column(filings, Filing::payload);
     let code = column(filings, |filing| text(&filing.letter.fault.code));
     let error = column(filings, |filing| text(&filing.letter.fault.message));
@@ -189,10 +258,7 @@ async fn write(
         &parks_key,
         &state,
     ];
-    session
-        .rows(&format!("filing dead letters in {table}"), sql, &params)
-        .await?;
-    Ok(())
+    session.execute(sql, &params).await
 }
 
 /// Postgres has no text with a zero byte.
@@ -256,9 +322,9 @@ pub(crate) fn file_sql(table: &TableName) -> String {
                     topic = CASE WHEN l.topic IS NULL THEN d.topic ELSE l.topic END, \
                     event_type = CASE WHEN l.topic IS NULL THEN d.event_type ELSE l.event_type END, \
                     key = CASE WHEN l.topic IS NULL THEN d.key ELSE l.key END, \
-                    headers = CASE WHEN l.topic IS NULL THEN d.headers ELSE l.headers::jsonb END, \
-                    payload = CASE WHEN l.topic IS NULL THEN d.payload ELSE l.payload END, \
-                    payload_sha256 = CASE WHEN l.topic IS NULL OR d.outbox_id IS NULL \
+                    headers = CASE WHEN l.headers IS NULL THEN d.headers ELSE l.headers::jsonb END, \
+                    payload = CASE WHEN l.headers IS NULL THEN d.payload ELSE l.payload END, \
+                    payload_sha256 = CASE WHEN l.headers IS NULL OR d.outbox_id IS NULL \
                         OR EXISTS (SELECT FROM {table} AS o WHERE o.system_id = d.system_id \
                                       AND o.outbox_id = d.outbox_id AND o.payload_sha256 = l.sha256 \
                                       AND o.id <> d.id) \

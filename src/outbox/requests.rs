@@ -9,10 +9,10 @@ use crate::error::Result;
 use crate::lsn::Lsn;
 use crate::outbox::dead_letter::OPEN;
 use crate::outbox::{
-    DeadLetters, Fault, Origin, OwnedRecord, Request, Router, TableRow, UnpublishedRows, Wish,
-    letter_json,
+    DeadLetters, Fault, Origin, OwnedRecord, Request, Router, Slow, TableRow, UnpublishedRows,
+    Wish, letter_json,
 };
-use crate::postgres::{Session, is_unreadable, row_fault, sql_error};
+use crate::postgres::{Session, is_out_of_time, is_unreadable, row_fault, sql_error};
 
 /// The order in which events were committed. An older event can be filed behind a newer one of its key, when it was delivered and a
 /// restart repeats it. What was read from the table has no place in the log, and is older than what the slot brings.
@@ -26,7 +26,7 @@ const BYTES_MAX: usize = 8 << 20;
 
 impl DeadLetters {
     /// The oldest open letters about which something is to be done, in the order of their events: at most `limit`, 500, or
-    /// about 8 MiB of records.
+    /// about 8 MiB of records. `slow` is what reads of other sessions have shown.
     ///
     /// # Errors
     /// Of the table or the server.
@@ -35,6 +35,7 @@ impl DeadLetters {
         session: &Session,
         rows: &UnpublishedRows,
         router: &mut Router,
+        slow: &mut Slow,
         limit: usize,
     ) -> Result<Vec<Request>> {
         let limit = limit.min(REQUESTS_MAX);
@@ -69,7 +70,7 @@ impl DeadLetters {
             }
             let (id, outbox_id): (i64, Option<String>) = (letter.get(0), letter.get(1));
             let row = outbox_id.and_then(|id| id.parse().ok());
-            let (record, fault) = match self.record(session, rows, router, id, row).await? {
+            let (record, fault) = match self.record(session, rows, router, slow, (id, row)).await? {
                 Ok(record) => (record, None),
                 Err(fault) => (None, Some(fault)),
             };
@@ -96,13 +97,20 @@ impl DeadLetters {
         session: &Session,
         rows: &UnpublishedRows,
         router: &mut Router,
-        letter: i64,
-        row: Option<i64>,
+        slow: &mut Slow,
+        (letter, row): (i64, Option<i64>),
     ) -> Result<Result<Option<OwnedRecord>, Fault>> {
         let Some(row) = row else {
             return self.copy(session, letter).await.map(Ok);
         };
-        match rows.row(session, row).await? {
+        if slow.gives_up(row) {
+            return Ok(Err(rows.too_slow(row)));
+        }
+        let found = rows.row(session, row).await;
+        if found.as_ref().is_err_and(is_out_of_time) {
+            slow.note(row, 1);
+        }
+        match found? {
             Found::Row(found) => {
                 let event = rows.event(&found);
                 let record = event.and_then(|event| {

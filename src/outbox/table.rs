@@ -183,6 +183,17 @@ impl UnpublishedRows {
         }
     }
 
+    /// What is to be said of a row that takes too long.
+    pub(super) fn too_slow(&self, id: i64) -> Fault {
+        Fault {
+            code: "ROW_UNREADABLE".to_owned(),
+            message: format!(
+                "row {id} of {} cannot be read within OUTBOX_OPERATION_TIMEOUT",
+                self.table
+            ),
+        }
+    }
+
     /// The row's event.
     pub(crate) fn event<'a>(&self, row: &'a TableRow) -> Result<Event<'a>> {
         self.columns.event_from_row(&row.row)

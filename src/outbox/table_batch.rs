@@ -3,7 +3,8 @@
 //! A batch begins as a list of ids, which no payload can spoil; the rows themselves are then read by their ids, so many at a time as are
 //! small. A statement that fails for a row's sake (one payload prints as more than the server can hold) is tried with half of its
 //! ids, until the row is alone: it is handed out as [`Read::Unreadable`], and all others are read. This is exact however the statement is
-//! planned, since the server prints no row whose id was not named.
+//! planned, since the server prints no row whose id was not named. A row that takes the server longer than a statement may take is
+//! unreadable too; [`Slow`] tells it from a slow server.
 //!
 //! Between two parts nothing runs at the server: no statement, and so no snapshot, is held open while somebody waits for Kafka.
 
@@ -14,8 +15,9 @@ use futures_util::{TryStreamExt, pin_mut};
 
 use crate::error::{Error, Result};
 use crate::outbox::Fault;
+use crate::outbox::slow::Slow;
 use crate::outbox::table::{TableRow, UnpublishedRows};
-use crate::postgres::{ServerError, Session};
+use crate::postgres::{ServerError, Session, is_out_of_time};
 
 /// What a part may hold at the server, where payloads are compressed. At least one row is always read.
 const STORED_BYTES: i64 = 1 << 20;
@@ -108,7 +110,8 @@ impl Batch {
         self.unread.retain(|row| wanted(row.id));
     }
 
-    /// The next rows, by id; none at the end of the batch. Rows that were published meanwhile are left out.
+    /// The next rows, by id; none at the end of the batch. Rows that were published meanwhile are left out. `slow` is what reads
+    /// of other sessions have shown.
     ///
     /// # Errors
     /// Of the table or the server; what is a row's own fault is handed out with the row.
@@ -116,9 +119,18 @@ impl Batch {
         &mut self,
         rows: &UnpublishedRows,
         session: &Session,
+        slow: &mut Slow,
     ) -> Result<Vec<Read>> {
-        while !self.unread.is_empty() {
-            let part = self.next_part();
+        while let Some(first) = self.unread.front().copied() {
+            if slow.gives_up(first.id) {
+                self.unread.pop_front();
+                return Ok(vec![Read::Unreadable {
+                    id: first.id,
+                    xid: first.xid,
+                    fault: rows.too_slow(first.id),
+                }]);
+            }
+            let part = self.next_part(slow.most(first.id));
             let (read, ended) = read_part(rows, session, &part).await;
             let error = match ended {
                 Ok(complete) => {
@@ -142,6 +154,9 @@ impl Batch {
                 Err(error) => error,
             };
             let Some(fault) = of_a_row(&error) else {
+                if is_out_of_time(&error) && read.is_empty() {
+                    slow.note(first.id, part.len());
+                }
                 return Err(error);
             };
             if self.in_snapshot {
@@ -168,14 +183,15 @@ impl Batch {
         self.unread.retain(|row| row.id > last);
     }
 
-    fn next_part(&self) -> Vec<Found> {
+    fn next_part(&self, most: usize) -> Vec<Found> {
         let mut stored_bytes = 0;
         let fits = |row: &&Found| {
             let first = stored_bytes == 0;
             stored_bytes += row.stored_bytes.max(1);
             first || stored_bytes <= STORED_BYTES
         };
-        let part = self.unread.iter().take(self.part_rows).take_while(fits);
+        let most = self.part_rows.min(most);
+        let part = self.unread.iter().take(most).take_while(fits);
         part.copied().collect()
     }
 }
@@ -233,7 +249,11 @@ mod tests {
     }
 
     fn part_of(batch: &Batch) -> Vec<i64> {
-        batch.next_part().iter().map(|row| row.id).collect()
+        batch
+            .next_part(usize::MAX)
+            .iter()
+            .map(|row| row.id)
+            .collect()
     }
 
     #[test]

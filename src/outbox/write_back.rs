@@ -23,7 +23,7 @@ use crate::config::{AfterPublish, Config, TableName};
 use crate::error::{Code, Error, Result};
 use crate::outbox::filing::file_not_marked;
 use crate::outbox::{
-    Closing, DeadLetters, Letter, ParkedKey, Place, Request, Router, UnpublishedRows,
+    Closing, DeadLetters, Letter, ParkedKey, Place, Request, Router, Slow, UnpublishedRows,
 };
 use crate::postgres::{self, Session, is_of_the_row, row_fault, sql_error, table};
 
@@ -41,8 +41,19 @@ pub(crate) struct Mark {
     pub(crate) row: i64,
     /// The transaction that inserted the row.
     pub(crate) xid: u32,
-    /// Set by [`WriteBack::write`] when nothing is left to do for the row.
-    pub(crate) settled: bool,
+    /// Set by [`WriteBack::write`].
+    pub(crate) outcome: Outcome,
+}
+
+/// What became of a row that was to be marked or deleted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// It was not written back, or nobody knows: somebody has locked it, or the statement failed.
+    Open,
+    /// Its transaction is committed and not over: nobody sees the row yet. A synchronous standby has not confirmed it.
+    Hidden,
+    /// Nothing is left to do for it.
+    Settled,
 }
 
 /// Writes back over a connection that it opens when it needs one.
@@ -51,6 +62,8 @@ pub(crate) struct WriteBack {
     config: Arc<Config>,
     place: Option<Place>,
     open: Option<Prepared>,
+    /// Rows of dead letters that are slow to read.
+    slow: Slow,
     /// When the dead letters were counted last.
     counted: Option<Instant>,
 }
@@ -62,6 +75,7 @@ impl WriteBack {
             config,
             place: None,
             open: None,
+            slow: Slow::default(),
             counted: None,
         }
     }
@@ -71,7 +85,7 @@ impl WriteBack {
         self.place = place;
     }
 
-    /// Writes a batch back and sets `settled` on every row that needs nothing more.
+    /// Writes a batch back and says of every row what became of it.
     ///
     /// # Errors
     /// Of the table or the server (`WRITE_ERROR`, `CONNECT_ERROR`): the outcome of unsettled rows is then unknown, and the
@@ -128,7 +142,13 @@ impl WriteBack {
         let (session, rows) = (&prepared.session, &prepared.rows);
         let requests = prepared
             .letters
-            .requests(session, rows, &mut prepared.router, REQUESTS_MAX)
+            .requests(
+                session,
+                rows,
+                &mut prepared.router,
+                &mut self.slow,
+                REQUESTS_MAX,
+            )
             .await?;
         self.open = Some(prepared);
         Ok(requests)
@@ -288,7 +308,7 @@ impl Prepared {
         );
         let system_id = self.place.server.lineage.system_id.to_string();
         file_not_marked(&self.session, &self.table, &system_id, row, cause).await?;
-        mark.settled = true;
+        mark.outcome = Outcome::Settled;
         Ok(())
     }
 
@@ -301,7 +321,9 @@ impl Prepared {
             other => other?,
         };
         if changed == ids.len() as u64 {
-            marks.iter_mut().for_each(|mark| mark.settled = true);
+            marks
+                .iter_mut()
+                .for_each(|mark| mark.outcome = Outcome::Settled);
             return Ok(());
         }
         self.settle_the_rest(&ids, marks).await
@@ -323,9 +345,10 @@ impl Prepared {
         let unpublished: HashMap<i64, bool> =
             rows.iter().map(|row| (row.get(0), row.get(1))).collect();
         for mark in marks {
-            mark.settled = match unpublished.get(&mark.row) {
-                Some(unpublished) => !unpublished,
-                None => !running.contains(&mark.xid),
+            mark.outcome = match unpublished.get(&mark.row) {
+                Some(true) => Outcome::Open,
+                None if running.contains(&mark.xid) => Outcome::Hidden,
+                Some(false) | None => Outcome::Settled,
             };
         }
         Ok(())

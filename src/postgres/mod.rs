@@ -24,6 +24,7 @@ use std::sync::Arc;
 use crate::error::{Code, Error, Result};
 
 pub(crate) use self::preflight::{Fault, Inspection};
+pub(crate) use self::session::is_out_of_time;
 pub use self::session::{Session, connect};
 pub use self::sqlstate::ServerError;
 pub(crate) use self::sqlstate::{is_of_the_row, is_unreadable, row_fault};

@@ -53,6 +53,17 @@ const SETTINGS: &str = "
                    ('plan_cache_mode', 'force_custom_plan')
            ) AS ours (name, value) ON pg_catalog.lower(s.name) = ours.name";
 
+/// A statement took longer than a statement may take. Its session is over.
+#[derive(Debug, thiserror::Error)]
+#[error("no answer within {0:?}")]
+pub(crate) struct OutOfTime(Duration);
+
+/// Whether that was the error.
+pub(crate) fn is_out_of_time(error: &Error) -> bool {
+    let source = std::error::Error::source(error);
+    source.is_some_and(|source| source.is::<OutOfTime>())
+}
+
 /// One SQL connection. Dropping it closes the connection.
 pub struct Session {
     client: Client,
@@ -99,11 +110,9 @@ impl Session {
                 let cancel = self.cancel.cancel_query(self.tls.clone());
                 let _best_effort = timeout(GRACE, cancel).await;
                 self.task.abort();
-                let limit = self.operation_timeout;
-                Err(
-                    Error::transient(Code::Connect, format!("{what}: no answer within {limit:?}"))
-                        .hint("the server is frozen, overloaded, or waits for a lock or a standby"),
-                )
+                Err(Error::transient(Code::Connect, what)
+                    .source(OutOfTime(self.operation_timeout))
+                    .hint("the server is frozen, overloaded, or waits for a lock or a standby"))
             }
         }
     }

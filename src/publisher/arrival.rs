@@ -72,6 +72,7 @@ impl Supervisor {
                 session,
                 system_id: server.lineage.system_id,
                 rows: UnpublishedRows::new(&config, shape)?,
+                slow: &mut self.slow,
                 lease: Lease::of_client(client),
                 stop: self.stop.clone(),
                 shown: Instant::now(),

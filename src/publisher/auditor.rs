@@ -9,7 +9,7 @@ use std::pin::Pin;
 use crate::config::Config;
 use crate::error::{Code, Error, Result};
 use crate::lsn::Lsn;
-use crate::outbox::{Batch, MissedRows, Place, Read, UnpublishedRows};
+use crate::outbox::{Batch, MissedRows, Place, Read, Slow, UnpublishedRows};
 use crate::postgres::{self, Inspection, Session, TableShape, preflight};
 use crate::publisher::audit::CANDIDATES;
 
@@ -55,7 +55,7 @@ impl Statements {
     }
 }
 
-type Work<'a> = Pin<Box<dyn Future<Output = (Option<Session>, Result<Told>)> + 'a>>;
+type Work<'a> = Pin<Box<dyn Future<Output = (Option<Session>, Slow, Result<Told>)> + 'a>>;
 
 /// See the module's head.
 pub(crate) struct Auditor<'a> {
@@ -63,6 +63,8 @@ pub(crate) struct Auditor<'a> {
     place: &'a Place,
     statements: &'a Statements,
     session: Option<Session>,
+    /// At rest here, or inside the work that is out.
+    slow: Slow,
     work: Option<Work<'a>>,
 }
 
@@ -74,6 +76,7 @@ impl<'a> Auditor<'a> {
             place,
             statements,
             session: None,
+            slow: Slow::default(),
             work: None,
         }
     }
@@ -87,18 +90,18 @@ impl<'a> Auditor<'a> {
     pub(crate) fn begin(&mut self, ask: Ask) {
         debug_assert!(self.is_idle(), "one question at a time");
         let (config, place, statements) = (self.config, self.place, self.statements);
-        let open = self.session.take();
+        let (open, mut slow) = (self.session.take(), std::mem::take(&mut self.slow));
         self.work = Some(Box::pin(async move {
             let session = match open.filter(|session| !session.is_closed()) {
                 Some(session) => session,
                 None => match connect(config, place).await {
                     Ok(session) => session,
-                    Err(error) => return (None, Err(error)),
+                    Err(error) => return (None, slow, Err(error)),
                 },
             };
-            let told = look(&session, config, statements, ask).await;
+            let told = look(&session, config, statements, &mut slow, ask).await;
             // After an error nobody knows what the session is good for.
-            (told.is_ok().then_some(session), told)
+            (told.is_ok().then_some(session), slow, told)
         }));
     }
 
@@ -107,12 +110,12 @@ impl<'a> Auditor<'a> {
     /// # Errors
     /// Of the connection or a statement: the question may be asked again.
     pub(crate) async fn told(&mut self) -> Result<Told> {
-        let (session, told) = match &mut self.work {
+        let (session, slow, told) = match &mut self.work {
             Some(work) => work.await,
             None => std::future::pending().await,
         };
         self.work = None;
-        self.session = session;
+        (self.session, self.slow) = (session, slow);
         told
     }
 }
@@ -139,6 +142,7 @@ async fn look(
     session: &Session,
     config: &Config,
     statements: &Statements,
+    slow: &mut Slow,
     ask: Ask,
 ) -> Result<Told> {
     Ok(match ask {
@@ -149,7 +153,7 @@ async fn look(
         }
         Ask::Left(ids) => Told::Left(statements.missed.left(session, &ids).await?),
         Ask::Rows(mut batch) => {
-            let rows = batch.read(&statements.rows, session).await?;
+            let rows = batch.read(&statements.rows, session, slow).await?;
             Told::Rows(rows, batch)
         }
     })

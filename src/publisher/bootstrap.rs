@@ -248,7 +248,7 @@ impl Bootstrap<'_> {
         loop {
             let mut batch = self.run.rows.batch_of_snapshot(snapshot, after).await?;
             loop {
-                let reads = batch.read(&self.run.rows, snapshot).await?;
+                let reads = self.run.read(&mut batch, snapshot).await?;
                 if reads.is_empty() {
                     break;
                 }

@@ -4,10 +4,9 @@
 //! looked for here first. What depends on the topic is checked against what Kafka has said of it last; what has changed since, the
 //! broker refuses, and the lane settles.
 
-use crate::config::KeyRule;
 use crate::error::Error;
 use crate::kafka::wire_size;
-use crate::outbox::{Event, Fault, OwnedRecord, Record, check_topic};
+use crate::outbox::{Fault, OwnedRecord, Record, check_topic};
 use crate::publisher::topics::Facts;
 
 /// Kafka's protocol has no limits for these; a record beyond them is a mistake in its writer.
@@ -51,24 +50,37 @@ fn fault(code: &str, message: impl Into<String>) -> Fault {
     }
 }
 
-/// What is wrong with an event itself, whatever its topic says.
-pub(crate) fn own_fault(event: &Event<'_>, record: &Record<'_>, key: &KeyRule) -> Option<Fault> {
-    if let Some(fault) = name_fault(event.topic) {
-        return Some(fault);
-    }
-    if event.payload.is_none() {
+/// What is wrong with a record itself, whatever its topic says. `needs_key` where every event is to have a key.
+pub(crate) fn own_fault(record: &Record<'_>, needs_key: bool) -> Option<Fault> {
+    let (key, value) = (record.key, record.value);
+    name_fault(record.topic).or_else(|| content_fault(key, value, record.headers(), needs_key))
+}
+
+/// The same of a record that was kept, or read from the table because somebody wants it sent again.
+pub(crate) fn own_fault_of_kept(record: &OwnedRecord, needs_key: bool) -> Option<Fault> {
+    let (key, value) = (record.key(), record.value());
+    name_fault(record.topic()).or_else(|| content_fault(key, value, record.headers(), needs_key))
+}
+
+fn content_fault<'a>(
+    key: Option<&[u8]>,
+    value: Option<&[u8]>,
+    headers: impl Iterator<Item = (&'a str, &'a [u8])>,
+    needs_key: bool,
+) -> Option<Fault> {
+    if value.is_none() {
         return Some(fault("COLUMN_NULL", "event_payload is null"));
     }
-    if event.event_type.is_none() && matches!(key, KeyRule::Column(name) if name == "event_type") {
+    if key.is_none() && needs_key {
         return Some(fault("COLUMN_NULL", "event_type is null"));
     }
-    let key_bytes = record.key.map_or(0, <[u8]>::len);
+    let key_bytes = key.map_or(0, <[u8]>::len);
     if key_bytes > KEY_BYTES_MAX {
         let message = format!("the key has {key_bytes} bytes, of at most {KEY_BYTES_MAX}");
         return Some(fault("KEY_TOO_LARGE", message));
     }
     let (mut count, mut bytes) = (0, 0);
-    for (name, value) in record.headers() {
+    for (name, value) in headers {
         (count, bytes) = (count + 1, bytes + name.len() + value.len());
     }
     if count > HEADERS_MAX || bytes > HEADER_BYTES_MAX {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::config::{AfterPublish, Config, OnPoison};
+use crate::config::{AfterPublish, Config, KeyRule, OnPoison};
 use crate::error::{Code, Error};
 use crate::lsn::Lsn;
 use crate::outbox::{Closing, Fault, Letter, Mark, OwnedRecord};
@@ -18,6 +18,8 @@ pub(crate) struct Limits {
     pub(crate) process_interval: Duration,
     /// Bytes of events in flight.
     pub(crate) memory_limit: usize,
+    /// Every event is to have a key.
+    pub(crate) needs_key: bool,
     /// Attempts for an event that Kafka refuses.
     pub(crate) attempts: u32,
     /// What becomes of it then.
@@ -44,6 +46,7 @@ impl Limits {
             batch_size: config.batch_size,
             process_interval: config.process_interval,
             memory_limit: config.memory_limit,
+            needs_key: matches!(&config.key, KeyRule::Column(name) if name == "event_type"),
             attempts: config.max_retries,
             on_poison: config.on_poison,
             dead_letters_per_minute: config.dead_letters_per_minute,
@@ -228,6 +231,8 @@ pub(crate) struct Snapshot {
     pub(crate) unmarked_count: usize,
     /// Rows that were tried and could not be written back yet.
     pub(crate) deferred_count: usize,
+    /// Those of them that nobody sees yet.
+    pub(crate) hidden_count: usize,
     pub(crate) oldest: Option<Accepted>,
     /// The server decodes something that sends us nothing.
     pub(crate) decoding: bool,

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use crate::config::AfterPublish;
-use crate::outbox::{Fault, Mark, OwnedRecord, ParkedKey, Request, Wish, check_topic};
+use crate::outbox::{Fault, Mark, Outcome, OwnedRecord, ParkedKey, Request, Wish, check_topic};
 use crate::publisher::checks::{self, Parcel};
 use crate::publisher::decision::{End, Output, Report, Work};
 use crate::publisher::dispatch::{Admission, Reason};
@@ -115,7 +115,7 @@ impl Engine {
         self.busy = Busy::No;
         let letters = &mut self.dispatch.letters;
         match (work, result) {
-            (Work::Mark(marks), _) => self.written_back(now, &marks),
+            (Work::Mark(marks), result) => self.written_back(now, &marks, result.is_ok()),
             (work, Err(())) => letters.again(now, work),
             (Work::File(filed), Ok(_)) => {
                 letters.succeeded();
@@ -144,12 +144,16 @@ impl Engine {
         0
     }
 
-    fn written_back(&mut self, now: Duration, marks: &[Mark]) {
-        for mark in marks.iter().filter(|mark| mark.settled) {
+    fn written_back(&mut self, now: Duration, marks: &[Mark], known: bool) {
+        let (settled, unsettled): (Vec<&Mark>, Vec<_>) = marks
+            .iter()
+            .partition(|mark| mark.outcome == Outcome::Settled);
+        for mark in settled {
             self.tracker.settle(mark.ticket);
         }
-        let unsettled = marks.iter().filter(|mark| !mark.settled);
-        self.queue.written(now, unsettled.map(|mark| mark.ticket));
+        let unsettled = unsettled.into_iter();
+        let unsettled = unsettled.map(|mark| (mark.ticket, mark.outcome == Outcome::Hidden));
+        self.queue.written(now, !known, unsettled);
     }
 
     /// Does what a person wants done with a dead letter.
@@ -177,8 +181,12 @@ impl Engine {
             return;
         }
         let (record, fault) = match (request.record, request.fault) {
-            (Some(record), None) => match checks::name_fault(record.topic()) {
-                None => return self.keep(now, ticket, record, Reason::Retry(request.place)),
+            (Some(record), None) => match checks::own_fault_of_kept(&record, self.limits.needs_key)
+            {
+                None => {
+                    self.dispatch.topics.renew(now, topic);
+                    return self.keep(now, ticket, record, Reason::Retry(request.place));
+                }
                 Some(fault) => (Some(record), fault),
             },
             (record, fault) => (record, fault.unwrap_or_else(checks::unreadable)),
@@ -247,7 +255,7 @@ impl Engine {
                 ticket,
                 row,
                 xid,
-                settled: false,
+                outcome: Outcome::Open,
             })
         };
         Some(Work::Mark(tickets.filter_map(mark).collect()))

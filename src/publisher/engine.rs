@@ -371,6 +371,7 @@ impl Engine {
             in_flight_bytes: self.tracker.in_flight_bytes(),
             unmarked_count: self.queue.len(),
             deferred_count: self.queue.deferred_count(),
+            hidden_count: self.queue.hidden_count(),
             oldest: self.tracker.oldest_in_flight(),
             decoding: self.decoding,
             rewind_count: self.dispatch.rewind_count(),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::config::{AfterPublish, OnPoison};
 use crate::lsn::Lsn;
-use crate::outbox::{Fault, Letter, Mark, OwnedRecord, Request, Wish};
+use crate::outbox::{Fault, Letter, Mark, Outcome, OwnedRecord, Request, Wish};
 use crate::publisher::checks::Parcel;
 use crate::publisher::decision::{End, Failure, FailureKind, Intake, Limits, Output, Report, Work};
 use crate::publisher::dispatch::Admission;
@@ -28,6 +28,7 @@ fn engine_with(batch_size: usize, on_poison: OnPoison) -> Engine {
         batch_size,
         process_interval: MS * 5_000,
         memory_limit: 1 << 20,
+        needs_key: false,
         attempts: 3,
         on_poison,
         dead_letters_per_minute: 5,
@@ -167,7 +168,11 @@ fn written(engine: &mut Engine, now: Duration, batch: Batch, settled: bool) {
         generation,
         mut marks,
     } = batch;
-    marks.iter_mut().for_each(|mark| mark.settled = settled);
+    if settled {
+        marks
+            .iter_mut()
+            .for_each(|mark| mark.outcome = Outcome::Settled);
+    }
     engine.worked(now, generation, Work::Mark(marks), Ok(None));
 }
 
@@ -490,6 +495,48 @@ fn a_topic_counts_as_missing_when_two_answers_some_seconds_apart_do_not_have_it(
     let letters = filed(&mut engine, MS * 5_001);
     assert_eq!(letters[0].ticket, ticket);
     assert_eq!(letters[0].fault.code, "TOPIC_UNKNOWN");
+}
+
+#[test]
+fn what_is_wanted_again_is_not_refused_for_what_was_known_before() {
+    let mut engine = engine();
+    let missing = || Some(vec![("t".to_owned(), Answer::Missing)]);
+    engine.answered(MS, missing());
+    begin_and(&mut engine, 100);
+    engine.commit(Lsn::new(100), Lsn::new(110));
+    engine.poll(MS * 5_001);
+    outputs(&mut engine);
+    engine.answered(MS * 5_001, missing());
+    assert_eq!(filed(&mut engine, MS * 5_001).len(), 1);
+    // Kafka says so once more; the topic is made, and somebody wants the event sent again, all in the same moment.
+    engine.answered(MS * 6_500, missing());
+    let now = MS * 6_501;
+    engine.poll(now);
+    let (generation, work) = loop {
+        if let Output::Work { generation, work } = engine.output().unwrap() {
+            break (generation, work);
+        }
+    };
+    let request = Request {
+        letter: 1,
+        row: Some(100),
+        wish: Wish::Retry,
+        place: None,
+        parks_key: false,
+        record: Some(Box::new(record(100))),
+        fault: None,
+    };
+    let sight = Sight {
+        requests: vec![request],
+        parked: None,
+    };
+    engine.worked(now, generation, work, Ok(Some(sight)));
+    assert!(filed(&mut engine, now).is_empty());
+    engine.answered(
+        now,
+        Some(vec![("t".to_owned(), Answer::Known(Facts::default()))]),
+    );
+    assert_eq!(sends(&mut engine, now).len(), 1);
 }
 
 #[test]

@@ -202,7 +202,7 @@ impl Forwarder {
             Err(error) => return Err(error),
         };
         let record = self.router.assemble(&parts, event, origin);
-        let fault = fault.or_else(|| checks::own_fault(event, &record, &self.config.key));
+        let fault = fault.or_else(|| checks::own_fault(&record, self.engine.limits.needs_key));
         let topic = self.engine.topic(record.topic);
         let accepted = Accepted {
             row: event.row_id.unwrap_or(0),

@@ -98,6 +98,14 @@ impl<'a> Lease<'a> {
         }
     }
 
+    /// The same while a statement runs on the SQL session, which is heard thereby.
+    pub(crate) async fn keep_beside_a_statement(&mut self) -> Result<()> {
+        match self.holder {
+            Holder::Sql(_) => Ok(()),
+            Holder::Replication(_) | Holder::Away => self.keep().await,
+        }
+    }
+
     /// The replication connection, which is heard now; `None` while it is away.
     pub(crate) fn client(&mut self) -> Option<&mut ReplicationClient> {
         self.spoken = Instant::now();

@@ -62,11 +62,19 @@ impl Forwarder {
         if let Some(error) = &self.write_error {
             return Some(("write-back", error.clone()));
         }
-        let rows = snapshot.deferred_count;
-        (rows > 0).then(|| {
-            let detail = format!("{rows} rows are locked or not visible yet");
-            ("write-back", detail)
-        })
+        let (rows, hidden) = (snapshot.deferred_count, snapshot.hidden_count);
+        let wait = match (rows, hidden) {
+            (0, _) => return None,
+            (_, 0) => ("write-back", format!("{rows} rows are locked")),
+            // Committed and streamed, and yet nobody sees them: what their commits wait for is a synchronous standby.
+            _ => (
+                "standby",
+                format!(
+                    "{hidden} rows are not visible yet: a synchronous standby has not confirmed them"
+                ),
+            ),
+        };
+        Some(wait)
     }
 
     fn kafka_trouble(&mut self, topic: u32) -> String {

@@ -50,6 +50,7 @@ impl Process {
             batch_size: world.rng.usize(1..8),
             process_interval: Duration::from_millis(world.rng.u64(0..3_000)),
             memory_limit: world.rng.usize(500..4_000),
+            needs_key: false,
             attempts: world.rng.u32(1..4),
             on_poison: world.on_poison,
             dead_letters_per_minute: 1_000_000,

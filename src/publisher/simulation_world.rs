@@ -10,7 +10,7 @@ use fastrand::Rng;
 
 use crate::config::{AfterPublish, OnPoison};
 use crate::lsn::Lsn;
-use crate::outbox::OwnedRecord;
+use crate::outbox::{Outcome, OwnedRecord};
 use crate::publisher::decision::Work;
 use crate::publisher::letters::Sight;
 use crate::publisher::simulation_letters::Cabinet;
@@ -512,7 +512,9 @@ impl World {
                     assert!(row.appended > 0, "row {} marked, never published", mark.row);
                     if !without_effect && row.visible && !row.locked {
                         row.marked = true;
-                        mark.settled = !fault;
+                        if !fault {
+                            mark.outcome = Outcome::Settled;
+                        }
                     }
                 }
             }

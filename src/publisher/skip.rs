@@ -1,15 +1,16 @@
-//! Past a transaction that the server itself cannot decode: exactly this one, and only when everything before it is done.
+//! Past a transaction that nobody can decode: exactly this one, and only when everything before it is done.
 //!
-//! Such a transaction ends every session at the same place, and no client can change that. So it is passed by moving the slot, which a
-//! person has to want. What its rows say is not lost: each that is unpublished is filed by reference, to be read from the table and
-//! published like any dead letter that is retried; and what was done is filed as well.
+//! Either the server fails at it, in every session and with every client; or it was written while the outbox lacked a column without
+//! which a row is no event, and stays so in the log however the table is mended. So it is passed by moving the slot, which a person has
+//! to want. What its rows say is not lost: each that is unpublished is filed by reference, to be read from the table and published like
+//! any dead letter that is retried; and what was done is filed as well.
 
 use std::time::{Duration, Instant};
 
 use crate::config::{AfterPublish, Config};
 use crate::error::{Code, Error, Result};
 use crate::lsn::Lsn;
-use crate::outbox::Columns;
+use crate::outbox::{Columns, Fault};
 use crate::pgoutput::Message;
 use crate::postgres::{ServerError, Session, lock, slot};
 use crate::publisher::connections::Connections;
@@ -26,7 +27,7 @@ const LOOK: Duration = Duration::from_millis(250);
 pub struct Skipped {
     /// The transaction.
     pub xid: u32,
-    /// Why the server cannot decode it.
+    /// Why it cannot be decoded.
     pub error: String,
     /// Rows of it that were unpublished, and are published from the table now.
     pub rows: u64,
@@ -41,14 +42,21 @@ pub(crate) fn undecodable(error: &Error) -> Option<&ServerError> {
 }
 
 impl Supervisor {
-    /// The same error in the same transaction twice: the server cannot decode it, and never will. Everything before it is confirmed,
-    /// so that whoever skips it skips nothing else.
+    /// The same error of the server in the same transaction twice, or an outbox that is none any more: it cannot be decoded, and never
+    /// will. Everything before it is confirmed, so that whoever skips it skips nothing else.
     pub(super) async fn undecodable(
         &mut self,
         error: &Error,
         transaction: Option<Lsn>,
         session: &Session,
     ) -> Result<()> {
+        if let Some(lsn) = transaction.filter(|_| error.code() == Code::Config) {
+            self.confirm_what_is_before(session).await;
+            let message = format!("the transaction committed at {lsn}: {}", error.message());
+            return Err(Error::fatal(Code::Config, message).hint(format!(
+                "mend the table, then: outboxd skip-transaction --lsn {lsn} (its rows are published from the table)"
+            )));
+        }
         let found = transaction.zip(undecodable(error).map(|server| server.code.clone()));
         let known = std::mem::replace(&mut self.failed_at, found);
         let Some((lsn, _)) = &self.failed_at else {
@@ -59,17 +67,24 @@ impl Supervisor {
             return Err(Error::transient(Code::Replication, error.report()));
         }
         let (lsn, words) = (*lsn, error.report());
-        let settled =
-            tokio::time::timeout(self.config.operation_timeout, settle(&mut self.forwarder));
-        if let Ok(settled) = settled.await {
-            settled?;
-            let flushed = self.forwarder.engine.snapshot().confirmed;
-            slot::advance(session, &self.config.slot, flushed).await?;
-        }
+        self.confirm_what_is_before(session).await;
         let message = format!("Postgres cannot decode the transaction committed at {lsn}: {words}");
         Err(Error::fatal(Code::Slot, message).hint(format!(
             "when the server cannot be mended: outboxd skip-transaction --lsn {lsn}"
         )))
+    }
+
+    /// As far as that can be done: what is left, whoever skips is told of.
+    async fn confirm_what_is_before(&mut self, session: &Session) {
+        let confirm = async {
+            settle(&mut self.forwarder).await?;
+            let flushed = self.forwarder.engine.snapshot().confirmed;
+            slot::advance(session, &self.config.slot, flushed).await
+        };
+        let confirmed = tokio::time::timeout(self.config.operation_timeout, confirm).await;
+        if let Ok(Err(error)) = confirmed {
+            tracing::warn!(error = %error.report(), "the slot could not be moved up to it");
+        }
     }
 }
 
@@ -99,8 +114,7 @@ async fn settle(forwarder: &mut Forwarder) -> Result<()> {
 /// Passes the transaction whose commit is at `lsn`, while no publisher runs. Safe to repeat.
 ///
 /// # Errors
-/// `SLOT_ERROR` when another instance has the lock, the slot is not there or past it, the server can decode the transaction, there
-/// is none at `lsn`, or events before it are not published yet. Nothing is changed then.
+/// `SLOT_ERROR` when another instance has the lock, the slot is not there or past it, the transaction can be decoded, there is none at `lsn`, or events before it are not published yet. Nothing is changed then.
 pub async fn skip_transaction(config: &Config, lsn: Lsn) -> Result<Skipped> {
     let busy = || {
         Error::fatal(Code::Slot, "another outboxd has the lock of this slot").hint("stop it first")
@@ -164,7 +178,7 @@ pub async fn skip_transaction(config: &Config, lsn: Lsn) -> Result<Skipped> {
     // A transaction is passed whose commit lies before the position. The server does the sum.
     let sql = "SELECT pg_catalog.pg_replication_slot_advance($1, $2::text::pg_lsn + 1)::text";
     session.rows(&what, sql, &[name, &position]).await?;
-    let error = error.to_string();
+    let error = error.message;
     Ok(Skipped { xid, error, rows })
 }
 
@@ -181,15 +195,14 @@ struct Search<'a> {
 }
 
 impl Search<'_> {
-    async fn run(&mut self, client: &mut ReplicationClient) -> Result<(u32, ServerError)> {
+    async fn run(&mut self, client: &mut ReplicationClient) -> Result<(u32, Fault)> {
         loop {
             match self.read(client) {
                 Ok(true) => {}
                 Ok(false) => self.wait(client).await?,
                 Err(error) => {
-                    let server = undecodable(&error).cloned();
-                    return match (server, self.xid) {
-                        (Some(server), Some(xid)) => Ok((xid, server)),
+                    return match (fault(&error), self.xid) {
+                        (Some(fault), Some(xid)) => Ok((xid, fault)),
                         _ => Err(error),
                     };
                 }
@@ -247,7 +260,7 @@ impl Search<'_> {
                 return Err(Error::fatal(Code::Slot, message));
             }
             Message::Commit(_) if self.xid.is_some() => {
-                let message = format!("the server can decode the transaction at {}", self.lsn);
+                let message = format!("the transaction at {} can be decoded", self.lsn);
                 return Err(Error::fatal(Code::Slot, message).hint("start outboxd"));
             }
             Message::Relation(relation) => {
@@ -296,6 +309,20 @@ impl Search<'_> {
     }
 }
 
+/// Why a transaction cannot be decoded, if that is the error.
+fn fault(error: &Error) -> Option<Fault> {
+    if error.code() == Code::Config {
+        return Some(Fault {
+            code: error.code().to_string(),
+            message: error.message().to_owned(),
+        });
+    }
+    undecodable(error).map(|server| Fault {
+        code: server.code.clone(),
+        message: server.to_string(),
+    })
+}
+
 /// Files what is done, and each unpublished row of the transaction to be retried from the table.
 async fn file(
     session: &Session,
@@ -303,7 +330,7 @@ async fn file(
     system_id: &str,
     lsn: Lsn,
     xid: u32,
-    error: &ServerError,
+    error: &Fault,
 ) -> Result<u64> {
     let sql = format!(
         "WITH audit AS (INSERT INTO {letters} (system_id, commit_lsn, event_index, payload_sha256, error_code, error, state) \

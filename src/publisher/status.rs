@@ -36,7 +36,7 @@ pub enum Phase {
 /// Something the publisher waits for, by name.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Waiting {
-    /// `kafka`, `lock`, `snapshot`, `decoding`, `write-back` or `postgres`.
+    /// `kafka`, `lock`, `snapshot`, `decoding`, `write-back`, `standby` or `postgres`.
     pub on: &'static str,
     /// Which topic, which other instance, which transaction.
     pub detail: String,

@@ -24,7 +24,7 @@ use crate::backoff::Backoff;
 use crate::config::{Config, OnSlotLoss, Source};
 use crate::error::{Code, Error, Result};
 use crate::lsn::Lsn;
-use crate::outbox::{Place, UnpublishedRows};
+use crate::outbox::{Place, Slow, UnpublishedRows};
 use crate::publisher::auditor::Statements;
 use crate::publisher::connections::Connections;
 use crate::publisher::decision::End;
@@ -64,6 +64,7 @@ pub(crate) struct Supervisor {
     pub(super) oversight: Oversight,
     pub(super) already: Already,
     handed: Handed,
+    pub(super) slow: Slow,
     /// Where the server failed to decode the last time, and its SQLSTATE.
     pub(super) failed_at: Option<(Lsn, String)>,
     /// A session has streamed, or polled: from then on a refused login is an outage, not a wrong setting.
@@ -105,6 +106,7 @@ impl Supervisor {
             doubt: None,
             already: Already::default(),
             handed: Handed::default(),
+            slow: Slow::default(),
             failed_at: None,
             streamed: false,
         }
@@ -287,6 +289,7 @@ impl Supervisor {
                 session: &taken.session,
                 system_id: taken.server.lineage.system_id,
                 rows: UnpublishedRows::new(&config, &taken.shape)?,
+                slow: &mut self.slow,
                 lease: Lease::of_session(&taken.session),
                 stop: self.stop.clone(),
                 shown: Instant::now(),
@@ -341,18 +344,23 @@ impl Supervisor {
         let end = stream.run(&mut self.stop).await;
         let transaction = stream.transaction();
         drop(stream);
-        if let Err(error) = &end {
-            self.undecodable(error, transaction, &session).await?;
-        }
         // A stream that breaks as soon as it begins is no progress, and must not be tried ten times a second.
         if began.elapsed() > RETRY_CAP {
             self.backoff.reset();
         }
-        if matches!(end, Ok(End::ServerStopping | End::Stopped)) {
+        let parts = match &end {
+            Ok(end) => matches!(end, End::ServerStopping | End::Stopped),
+            // The slot can be moved only while nobody reads it.
+            Err(error) => error.code() == Code::Config,
+        };
+        if parts {
             // Whatever it answers, nothing can be lost: the position was reported, or comes again.
             let _ended = client
                 .finish_copy(tokio::time::Instant::now() + PARTING)
                 .await;
+        }
+        if let Err(error) = &end {
+            self.undecodable(error, transaction, &session).await?;
         }
         end.map(Next::Over).map_err(|error| self.second_look(error))
     }

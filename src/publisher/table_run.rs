@@ -4,14 +4,15 @@
 //! back and when, what becomes of a refused event. Whoever waits here keeps the lock alive, sees a stop at once, and shows what is
 //! waited for. No statement is open at the server while anything is waited for.
 
+use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
-use crate::config::Config;
+use crate::config::{Config, Source};
 use crate::error::{Error, Result};
 use crate::lsn::Lsn;
-use crate::outbox::{Read, UnpublishedRows};
+use crate::outbox::{Batch, Read, Slow, UnpublishedRows};
 use crate::postgres::Session;
 use crate::publisher::decision::{Intake, Output};
 use crate::publisher::forwarder::Forwarder;
@@ -43,6 +44,7 @@ pub(crate) struct TableRun<'a> {
     pub(crate) session: &'a Session,
     pub(crate) system_id: u64,
     pub(crate) rows: UnpublishedRows,
+    pub(crate) slow: &'a mut Slow,
     pub(crate) lease: Lease<'a>,
     pub(crate) stop: watch::Receiver<bool>,
     /// When the figures were shown last.
@@ -76,13 +78,29 @@ impl TableRun<'_> {
         };
         batch.retain(|id| ledger.wants(id));
         loop {
-            let reads = batch.read(&self.rows, self.session).await?;
+            let reads = self.read(&mut batch, self.session).await?;
             if reads.is_empty() {
                 return Ok(Ok(found));
             }
             for read in &reads {
                 go_on!(self.publish(read).await);
                 ledger.sent(read.id());
+            }
+        }
+    }
+
+    /// The next rows of a batch. Reports, write-backs and the lock go on beside it, however long that takes.
+    pub(crate) async fn read(&mut self, batch: &mut Batch, session: &Session) -> Result<Vec<Read>> {
+        let mut reading = pin!(batch.read(&self.rows, session, self.slow));
+        loop {
+            carry_out(self.forwarder)?;
+            self.lease.keep_beside_a_statement().await?;
+            let rest = self.forwarder.rest(SHOW);
+            tokio::select! {
+                biased;
+                reads = &mut reading => return reads,
+                result = self.forwarder.progressed() => result?,
+                () = tokio::time::sleep(rest) => show(self.config, self.forwarder),
             }
         }
     }
@@ -154,7 +172,7 @@ impl TableRun<'_> {
         // A table that is never read to its end has no other moment for it.
         if self.shown.elapsed() >= SHOW {
             self.shown = Instant::now();
-            self.forwarder.show_figures();
+            show(self.config, self.forwarder);
         }
         tokio::select! {
             biased;
@@ -183,15 +201,7 @@ impl TableRun<'_> {
 
     /// Takes in reports, does what the engine wants done, and keeps the lock.
     async fn carry_out(&mut self) -> Result<()> {
-        let now = self.forwarder.tick();
-        self.forwarder.take_reports()?;
-        self.forwarder.engine.poll(now);
-        while let Some(output) = self.forwarder.output()? {
-            // All others belong to a session that streams.
-            if let Output::End(end) = output {
-                return Err(end.into_error());
-            }
-        }
+        carry_out(self.forwarder)?;
         self.lease.keep().await
     }
 
@@ -217,6 +227,29 @@ pub(crate) fn hand_on(
         Read::Unreadable { id, xid, fault } => {
             forwarder.unreadable(*id, *xid, fault.clone());
             Ok(())
+        }
+    }
+}
+
+fn carry_out(forwarder: &mut Forwarder) -> Result<()> {
+    let now = forwarder.tick();
+    forwarder.take_reports()?;
+    forwarder.engine.poll(now);
+    while let Some(output) = forwarder.output()? {
+        // All others belong to a session that streams.
+        if let Output::End(end) = output {
+            return Err(end.into_error());
+        }
+    }
+    Ok(())
+}
+
+fn show(config: &Config, forwarder: &mut Forwarder) {
+    match config.source {
+        Source::Poll => forwarder.show(),
+        // What a slot waits for has been named by whoever makes it.
+        Source::Slot => {
+            forwarder.show_figures();
         }
     }
 }

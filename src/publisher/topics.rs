@@ -211,12 +211,23 @@ impl Topics {
         else {
             return false;
         };
-        if now < said + FRESH {
+        if now < said + FRESH && !topic.wanted {
             return false;
         }
         topic.wanted = true;
         self.ask_by(now);
         true
+    }
+
+    /// Somebody wants something sent to this topic again, and may just have mended it: whatever is known of it is older than that.
+    pub(crate) fn renew(&mut self, now: Duration, id: TopicId) {
+        if let Some(topic) = self.list.get_mut(id as usize) {
+            if matches!(topic.standing, Standing::Missing { .. }) {
+                topic.standing = Standing::Unknown;
+            }
+            topic.wanted = true;
+            self.ask_by(now);
+        }
     }
 
     /// The broker says that the topic is not there, which has to be verified.

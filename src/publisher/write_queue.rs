@@ -3,6 +3,9 @@
 //! Owns the tickets of events that Kafka has and the table does not know of yet. At most one batch is out at a time, so load makes its
 //! own batches. A row that could not be marked yet (locked, or not visible yet) comes back and is tried again with growing delays;
 //! the others go on meanwhile. Nothing is ever dropped here: an event leaves when its row is settled.
+//!
+//! A batch that fails may have been more than the server can do in the time that a statement has. So the next one is half as large,
+//! and they grow again as they succeed: however slow the server, some batch is small enough.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -21,9 +24,13 @@ pub(crate) struct WriteQueue {
     deferred: VecDeque<Ticket>,
     retry_at: Duration,
     retry_delay: Duration,
+    /// Of `deferred`, those that nobody sees yet.
+    hidden: usize,
     writing: usize,
     batch_size: usize,
     batch_max: usize,
+    /// The most that the next batch holds.
+    limit: usize,
     interval: Duration,
 }
 
@@ -36,16 +43,21 @@ impl WriteQueue {
             deferred: VecDeque::new(),
             retry_at: Duration::ZERO,
             retry_delay: RETRY_FIRST,
+            hidden: 0,
             writing: 0,
             batch_size,
             batch_max,
+            limit: batch_max,
             interval,
         }
     }
 
-    /// Forgets everything, a batch that is out included.
+    /// Forgets everything, a batch that is out included; not what the server can do.
     pub(crate) fn clear(&mut self) {
-        *self = WriteQueue::new(self.batch_size, self.batch_max, self.interval);
+        *self = WriteQueue {
+            limit: self.limit,
+            ..WriteQueue::new(self.batch_size, self.batch_max, self.interval)
+        };
     }
 
     /// An acknowledged event.
@@ -66,13 +78,14 @@ impl WriteQueue {
             return None;
         }
         if !self.deferred.is_empty() && now >= self.retry_at {
+            self.hidden = 0;
             while let Some(ticket) = self.deferred.pop_back() {
                 self.waiting.push_front(ticket);
             }
         } else if !self.is_due(now, urgent) {
             return None;
         }
-        self.writing = self.waiting.len().min(self.batch_max);
+        self.writing = self.waiting.len().min(self.limit);
         self.since = now;
         Some(self.waiting.drain(..self.writing))
     }
@@ -82,12 +95,24 @@ impl WriteQueue {
         !self.waiting.is_empty() && (urgent || gathered)
     }
 
-    /// The batch came back; what it could not settle is tried again after a while.
-    pub(crate) fn written(&mut self, now: Duration, unsettled: impl Iterator<Item = Ticket>) {
+    /// The batch came back; what it could not settle is tried again after a while. Of each of these, whether nobody sees its row yet.
+    pub(crate) fn written(
+        &mut self,
+        now: Duration,
+        failed: bool,
+        unsettled: impl Iterator<Item = (Ticket, bool)>,
+    ) {
+        self.limit = match failed {
+            true => (self.writing / 2).max(1),
+            false => (self.limit * 2).min(self.batch_max),
+        };
         self.writing = 0;
         // A time once set stays: new rows that are not visible yet come without end, and must not put off the old ones.
         let scheduled = !self.deferred.is_empty();
-        self.deferred.extend(unsettled);
+        for (ticket, hidden) in unsettled {
+            self.deferred.push_back(ticket);
+            self.hidden += usize::from(hidden);
+        }
         if self.deferred.is_empty() {
             self.retry_delay = RETRY_FIRST;
         } else if !scheduled {
@@ -114,6 +139,11 @@ impl WriteQueue {
     /// Rows that were tried and could not be settled yet.
     pub(crate) fn deferred_count(&self) -> usize {
         self.deferred.len()
+    }
+
+    /// Those of them that nobody sees yet.
+    pub(crate) fn hidden_count(&self) -> usize {
+        self.hidden
     }
 }
 
@@ -142,7 +172,7 @@ mod tests {
         assert_eq!(queue.deadline(), Some(MS * 5001));
         queue.push(MS * 3, 9);
         assert_eq!(taken(&mut queue, MS * 3, false).len(), 10);
-        queue.written(MS * 4, std::iter::empty());
+        queue.written(MS * 4, false, std::iter::empty());
         queue.push(MS * 5, 10);
         assert!(taken(&mut queue, MS * 5004, false).is_empty());
         assert_eq!(taken(&mut queue, MS * 5005, false), [10]);
@@ -155,7 +185,7 @@ mod tests {
         assert_eq!(taken(&mut queue, MS, false).len(), 50);
         assert!(taken(&mut queue, MS, true).is_empty());
         assert_eq!(queue.len(), 120);
-        queue.written(MS, std::iter::empty());
+        queue.written(MS, false, std::iter::empty());
         assert_eq!(taken(&mut queue, MS, false), (50..100).collect::<Vec<_>>());
     }
 
@@ -164,14 +194,37 @@ mod tests {
         let mut queue = queue();
         (0..2).for_each(|ticket| queue.push(MS, ticket));
         assert_eq!(taken(&mut queue, MS, true), [0, 1]);
-        queue.written(MS, [1].into_iter());
+        queue.written(MS, false, [(1, true)].into_iter());
+        assert_eq!(queue.hidden_count(), 1);
         queue.push(MS, 2);
         assert_eq!(taken(&mut queue, MS, true), [2]);
-        queue.written(MS, std::iter::empty());
+        queue.written(MS, false, std::iter::empty());
         assert_eq!(queue.deadline(), Some(MS * 51));
         assert_eq!(taken(&mut queue, MS * 51, false), [1]);
-        queue.written(MS * 51, [1].into_iter());
+        assert_eq!(queue.hidden_count(), 0);
+        queue.written(MS * 51, false, [(1, false)].into_iter());
         assert_eq!(queue.deadline(), Some(MS * 151));
         assert_eq!(queue.deferred_count(), 1);
+    }
+
+    #[test]
+    fn a_batch_that_fails_is_halved_until_the_server_can_do_it_and_grows_again() {
+        let mut queue = queue();
+        (0..120).for_each(|ticket| queue.push(MS, ticket));
+        let mut now = MS;
+        for expected in [50, 25, 12, 6, 3, 1, 1] {
+            let batch = taken(&mut queue, now, true);
+            assert_eq!(batch.len(), expected);
+            let unsettled = batch.into_iter().map(|ticket| (ticket, false));
+            queue.written(now, true, unsettled);
+            now += RETRY_CAP;
+        }
+        for expected in [1, 2, 4, 8] {
+            let batch = taken(&mut queue, now, true);
+            assert_eq!(batch.len(), expected);
+            queue.written(now, false, std::iter::empty());
+            now += RETRY_CAP;
+        }
+        assert_eq!(queue.len(), 105);
     }
 }

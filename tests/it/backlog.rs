@@ -141,3 +141,47 @@ async fn a_table_of_which_no_row_was_ever_marked_is_not_sent_without_being_asked
     assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_prepared_transaction_that_holds_up_the_slot_is_named_and_the_table_goes_out_meanwhile()
+-> Result<()> {
+    for major in MAJORS {
+        // Of its own: everybody's slot on this server waits for the transaction.
+        let server = postgres::private(major, &[])?;
+        let scene = Scene::set(&server, kafka::shared()).await?;
+        let session = scene.database.connect().await?;
+        let insert = |key: &str| {
+            format!(
+                "INSERT INTO outbox.outbox (event_type, topic, event_payload) VALUES ('{key}', '{}', '{{}}')",
+                scene.topic
+            )
+        };
+        let prepare = format!(
+            "BEGIN; {}; PREPARE TRANSACTION 'for hours'",
+            insert("undone")
+        );
+        session.batch_execute(&prepare).await?;
+        fill(&scene, 20).await?;
+        let mut outboxd = Outboxd::spawn(&scene.settings)?;
+        let named = |status: &serde_json::Value| {
+            let waiting = &status["waiting"];
+            let detail = waiting["detail"].as_str().unwrap_or_default();
+            waiting["on"] == "snapshot" && detail.contains("prepared transaction 'for hours'")
+        };
+        outboxd
+            .wait_for_status("the transaction's name", LIMIT, named)
+            .await?;
+        scene.all_marked(LIMIT).await?;
+        session.batch_execute(&insert("meanwhile")).await?;
+        scene.all_marked(LIMIT).await?;
+        session
+            .batch_execute("ROLLBACK PREPARED 'for hours'")
+            .await?;
+        outboxd.wait_for_phase("streaming", LIMIT).await?;
+        session.batch_execute(&insert("streamed")).await?;
+        scene.all_marked(LIMIT).await?;
+        assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
+        assert_eq!(scene.kafka.record_count(&[&scene.topic]).await?, 22);
+    }
+    Ok(())
+}

@@ -4,12 +4,14 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
+use crate::support::heavy;
 use crate::support::kafka::{self, ConsumedRecord};
 use crate::support::load::{Load, Pattern};
 use crate::support::oracle::{Oracle, check};
 use crate::support::outboxd::Outboxd;
 use crate::support::postgres;
 use crate::support::scene::Scene;
+use crate::support::wait::wait_for;
 
 const LIMIT: Duration = Duration::from_secs(60);
 const KILLS: u32 = 20;
@@ -62,6 +64,44 @@ async fn twenty_kills_under_load_lose_nothing_and_repeat_only_what_was_not_confi
             "event {id} came {copies} times though it was confirmed"
         );
     }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kill_in_the_middle_of_a_large_transaction_loses_and_confirms_nothing_of_it() -> Result<()>
+{
+    const ROWS: i64 = 500_000;
+    let _alone = heavy().await;
+    let scene = Scene::set(postgres::shared(17), kafka::shared()).await?;
+    let oracle = Oracle::create(&scene.database).await?;
+    let session = scene.database.connect().await?;
+    let mut outboxd = Outboxd::spawn(&scene.settings)?;
+    outboxd.wait_for_phase("streaming", LIMIT).await?;
+    let insert = "INSERT INTO outbox.outbox (event_type, topic, event_payload) \
+                  SELECT 'key' || i % 23, $1, jsonb_build_object('i', i) FROM generate_series(1, $2::bigint) i";
+    session.execute(insert, &[&scene.topic, &ROWS]).await?;
+    let arrived = async || scene.kafka.record_count(&[&scene.topic]).await;
+    wait_for("the first part of it", LIMIT, async || {
+        Ok((arrived().await? > 0).then_some(()))
+    })
+    .await?;
+    outboxd.kill()?;
+    let sent = scene.kafka.consume_all(&[&scene.topic]).await?;
+    let part = sent.len() as i64;
+    assert!(part < ROWS, "all of it had been sent already");
+    // Its commit lies behind its rows, and so does everything that would confirm a part of it.
+    let commit = committed_at(sent.first().context("a part of it")?)?;
+    assert!(window(&scene).await?.confirmed <= commit);
+    outboxd.respawn()?;
+    scene.all_marked(LIMIT).await?;
+    assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
+    let report = scene.verdict(&oracle).await?;
+    report.expect_complete()?;
+    let twice: usize = report.duplicates.iter().map(|(_, times)| times - 1).sum();
+    assert!(
+        twice as i64 <= part,
+        "{twice} came again, {part} had been sent"
+    );
     Ok(())
 }
 

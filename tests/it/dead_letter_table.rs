@@ -6,8 +6,8 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use outboxd::config::{Config, Settings as Configured};
 use outboxd::outbox::{
-    Closing, DeadLetters, Fault, Letter, OwnedRecord, ParkedKey, Request, Router, UnpublishedRows,
-    Wish,
+    Closing, DeadLetters, Fault, Letter, OwnedRecord, ParkedKey, Request, Router, Slow,
+    UnpublishedRows, Wish,
 };
 use outboxd::postgres::{self as sql, Session, preflight, table};
 use serde_json::Value;
@@ -67,7 +67,11 @@ impl Room {
 
     async fn requests(&mut self, limit: usize) -> Result<Vec<Request>> {
         let (session, rows, router) = (&self.session, &self.rows, &mut self.router);
-        Ok(self.letters.requests(session, rows, router, limit).await?)
+        let mut slow = Slow::default();
+        let requests = self
+            .letters
+            .requests(session, rows, router, &mut slow, limit);
+        Ok(requests.await?)
     }
 
     /// The letters as JSON, in order.
@@ -284,6 +288,42 @@ async fn a_letter_that_fails_again_keeps_its_place_its_history_and_what_was_kept
         let all = room.all().await?;
         assert_eq!(all[0]["history"].as_array().map(Vec::len), Some(50));
         assert_eq!(all[0]["history"][49]["error"], "round 59");
+        room.clean_up().await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_letter_that_the_table_refuses_is_filed_with_less_of_its_event() -> Result<()> {
+    for major in MAJORS {
+        let room = Room::set(major, "mark").await?;
+        // Somebody has put limits of their own on the table.
+        room.admin
+            .batch_execute(
+                "ALTER TABLE outbox.dead_letter ADD CHECK (octet_length(payload) < 20), \
+                     ADD CHECK (topic <> 'unwanted')",
+            )
+            .await?;
+        let unwanted = Letter {
+            record: record("unwanted", b"k", b"{}", &[]),
+            ..letter(3, "{}")
+        };
+        let long = "{\"n\": \"0123456789012345\"}";
+        let letters = [letter(1, "{}"), letter(2, long), unwanted, letter(4, "{}")];
+        // Filed again, they are where they were.
+        for _ in 0..2 {
+            room.file(&letters).await?;
+            let kept: Vec<Value> = room.all().await?;
+            let kept = kept.iter().map(|letter| {
+                let [id, topic, payload] =
+                    ["outbox_id", "topic", "payload"].map(|name| words(&letter[name]));
+                format!("{id} {topic} {payload}")
+            });
+            assert_eq!(
+                kept.collect::<Vec<_>>(),
+                ["1 orders \\x7b7d", "2 orders ", "3  ", "4 orders \\x7b7d"]
+            );
+        }
         room.clean_up().await?;
     }
     Ok(())

@@ -3,9 +3,11 @@
 
 mod audit;
 mod backlog;
+mod brokers;
 mod commands;
 mod config;
 mod crash;
+mod ddl;
 mod dead_letter_table;
 mod demo;
 mod failover;
@@ -25,6 +27,7 @@ mod restart;
 mod rows;
 mod services;
 mod slot_loss;
+mod standby;
 mod stop;
 mod support;
 mod undecodable;

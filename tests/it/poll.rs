@@ -383,3 +383,104 @@ async fn a_row_that_the_server_cannot_print_is_named_and_spoils_no_snapshot() ->
     }
     Ok(())
 }
+
+/// A row that takes the server longer than a statement may take holds up no others.
+#[tokio::test]
+async fn a_row_that_takes_too_long_to_print_is_filed_and_the_others_go_on() -> Result<()> {
+    let scene = Scene::set(postgres::shared(17), kafka::shared()).await?;
+    let session = scene.database.connect().await?;
+    let settings = scene.settings.clone().set("OUTBOX_OPERATION_TIMEOUT", "2s");
+    let insert = "INSERT INTO outbox.outbox (event_type, topic, event_payload) \
+                  VALUES ('huge', $1, ('[' || repeat('1e131071,', 8250) || '1e131071]')::jsonb) RETURNING id";
+    let id: i64 = session
+        .query_one(insert, &[&scene.topic])
+        .await?
+        .try_get(0)?;
+    let mut outboxd = Outboxd::spawn(&polling(&settings))?;
+    let letter = "SELECT outbox_id || ' ' || error_code || ' ' || state || ' ' || jsonb_array_length(history) FROM outbox.dead_letter";
+    let the_letter = async |expected: String| {
+        wait_until("the letter", LIMIT * 2, async || {
+            let row = session.query_opt(letter, &[]).await?;
+            let found = row.map(|row| row.get::<_, String>(0));
+            Ok(if found.as_ref() == Some(&expected) {
+                Ok(())
+            } else {
+                Err(format!("{found:?}: {}", outboxd.log()))
+            })
+        })
+        .await
+    };
+    the_letter(format!("{id} ROW_UNREADABLE dead 1")).await?;
+    // Whoever wants it sent again does not hold up the others either.
+    let retry = command(&scene.settings, &["dead-letter", "retry", "--all"], LIMIT).await?;
+    assert!(retry.status.success(), "{retry:?}");
+    fill(&scene.database, &scene.topic, 5).await?;
+    wait_until("all others to be marked", LIMIT, async || {
+        Ok(match scene.database.unpublished().await? {
+            1 => Ok(()),
+            left => Err(format!("{left} rows are not: {}", outboxd.log())),
+        })
+    })
+    .await?;
+    let filed = "SELECT jsonb_array_length(history) = 2 AND state = 'dead' FROM outbox.dead_letter";
+    wait_for("the letter to be dead again", LIMIT * 2, async || {
+        Ok(session.value::<bool>(filed).await?.then_some(()))
+    })
+    .await?;
+    assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
+    assert_eq!(scene.kafka.record_count(&[&scene.topic]).await?, 5);
+    Ok(())
+}
+
+/// More poison than a batch holds, in front of everything.
+#[tokio::test]
+async fn poison_fills_no_batch_and_is_retried_like_any_other() -> Result<()> {
+    for major in MAJORS {
+        let scene = Scene::set(postgres::shared(major), kafka::shared()).await?;
+        let session = scene.database.connect().await?;
+        let poison = "INSERT INTO outbox.outbox (event_type, topic, event_payload) \
+                      SELECT 'k', 'no such topic', jsonb_build_object('i', i) FROM generate_series(1, 25) i";
+        session.batch_execute(poison).await?;
+        fill(&scene.database, &scene.topic, 25).await?;
+        let mut outboxd = Outboxd::spawn(&polling(&scene.settings))?;
+        wait_until("the good ones to be marked", LIMIT, async || {
+            Ok(match scene.database.unpublished().await? {
+                25 => Ok(()),
+                left => Err(format!("{left} are not: {}", outboxd.log())),
+            })
+        })
+        .await?;
+        let filed = "SELECT count(*) FROM outbox.dead_letter WHERE error_code = 'TOPIC_INVALID' AND state = 'dead'";
+        wait_for("the others to be filed", LIMIT, async || {
+            Ok((session.value::<i64>(filed).await? == 25).then_some(()))
+        })
+        .await?;
+        // Read by nobody while their letters are open, after a start as well.
+        assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
+        outboxd.respawn()?;
+        fill(&scene.database, &scene.topic, 5).await?;
+        wait_until("new ones to be marked", LIMIT, async || {
+            Ok(match scene.database.unpublished().await? {
+                25 => Ok(()),
+                left => Err(format!("{left} are not: {}", outboxd.log())),
+            })
+        })
+        .await?;
+        let history = "SELECT max(jsonb_array_length(history)) FROM outbox.dead_letter";
+        assert_eq!(session.value::<i32>(history).await?, 1);
+        session
+            .execute(
+                "UPDATE outbox.outbox SET topic = $1 WHERE published_at IS NULL",
+                &[&scene.topic],
+            )
+            .await?;
+        let retry = command(&scene.settings, &["dead-letter", "retry", "--all"], LIMIT).await?;
+        assert!(retry.status.success(), "{retry:?}");
+        scene.all_marked(LIMIT).await?;
+        assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
+        let read = scene.kafka.consume_all(&[&scene.topic]).await?;
+        let sent: HashSet<i64> = read.iter().filter_map(ConsumedRecord::outbox_id).collect();
+        assert!(sent.len() == 55 && read.len() == 55, "each once");
+    }
+    Ok(())
+}

@@ -146,7 +146,7 @@ async fn a_statement_without_an_answer_ends_in_time_and_ends_its_session() -> Re
         .err();
     let error = error.context("it did not run out of time")?;
     assert!(
-        error.is_transient() && error.message().contains("no answer within"),
+        error.is_transient() && error.report().contains("no answer within"),
         "{error:?}"
     );
     tokio::time::timeout(LIMIT, session.closed()).await?;

@@ -232,3 +232,60 @@ async fn a_topic_that_comes_late_costs_its_events_nothing() -> Result<()> {
     assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_that_is_retried_before_it_is_mended_is_a_dead_letter_again_and_nothing_is_sent()
+-> Result<()> {
+    let scene = Scene::set(postgres::shared(17), kafka::shared()).await?;
+    let session = scene.database.connect().await?;
+    session
+        .batch_execute(
+            "ALTER TABLE outbox.outbox ALTER event_type DROP NOT NULL, ALTER event_payload DROP NOT NULL",
+        )
+        .await?;
+    let mut outboxd = Outboxd::spawn(&scene.settings)?;
+    outboxd.wait_for_phase("streaming", LIMIT).await?;
+    let insert = "INSERT INTO outbox.outbox (event_type, topic, event_payload) \
+                  VALUES ('k', $1, NULL), (NULL, $1, '{}'), (repeat('k', 1100000), $1, '{}')";
+    session.execute(insert, &[&scene.topic]).await?;
+    // How often each was filed, and as what.
+    let filed = "SELECT string_agg(error_code || ' ' || state || ' ' || jsonb_array_length(history), ', ' ORDER BY id) \
+                   FROM outbox.dead_letter";
+    let are = async |times: u32| {
+        let expected = format!(
+            "COLUMN_NULL dead {times}, COLUMN_NULL dead {times}, KEY_TOO_LARGE dead {times}"
+        );
+        wait_until("the letters", LIMIT, async || {
+            let filed: Option<String> = session.value(filed).await?;
+            Ok(if filed.as_ref() == Some(&expected) {
+                Ok(())
+            } else {
+                Err(format!("{filed:?}"))
+            })
+        })
+        .await
+    };
+    are(1).await?;
+    let retry = ["dead-letter", "retry", "--all"];
+    ensure!(
+        command(&scene.settings, &retry, LIMIT)
+            .await?
+            .status
+            .success()
+    );
+    are(2).await?;
+    // The row of one is gone: what was kept of it is no event either.
+    session
+        .batch_execute("DELETE FROM outbox.outbox WHERE event_payload IS NULL")
+        .await?;
+    ensure!(
+        command(&scene.settings, &retry, LIMIT)
+            .await?
+            .status
+            .success()
+    );
+    are(3).await?;
+    assert_eq!(scene.kafka.record_count(&[&scene.topic]).await?, 0);
+    assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
+    Ok(())
+}

@@ -309,6 +309,37 @@ log.cleaner.dedupe.buffer.size=4194304
         Ok(())
     }
 
+    /// Takes a topic away, with all that is in it; returns when the broker no longer knows it.
+    pub(crate) async fn delete_topic(&self, name: &str) -> Result<()> {
+        let admin: AdminClient<DefaultClientContext> = self.client().create()?;
+        let options = AdminOptions::new().operation_timeout(Some(Duration::from_secs(30)));
+        for result in admin.delete_topics(&[name], &options).await? {
+            result.map_err(|(name, code)| anyhow::anyhow!("topic {name}: {code}"))?;
+        }
+        Ok(())
+    }
+
+    /// Runs one of Kafka's own tools, such as `kafka.admin.AclCommand`, on this broker.
+    pub(crate) async fn tool(&self, class: &str, arguments: &[&str]) -> Result<()> {
+        let brokers = self.brokers();
+        let all = [&[class, "--bootstrap-server", &brokers], arguments].concat();
+        let words = java(&jars()?, &all);
+        let output = tokio::process::Command::new(&words[0])
+            .args(words[1..].iter().filter(|word| !word.contains("log4j2")))
+            .stdin(std::process::Stdio::null())
+            .kill_on_drop(true)
+            .output();
+        let output = tokio::time::timeout(START_LIMIT, output).await??;
+        if !output.status.success() {
+            bail!(
+                "{class} failed: {} {}",
+                String::from_utf8_lossy(&output.stdout),
+                String::from_utf8_lossy(&output.stderr)
+            );
+        }
+        Ok(())
+    }
+
     /// How many records a consumer could read from these topics now. (A transaction's own markers count, too.)
     pub(crate) async fn record_count(&self, topics: &[&str]) -> Result<i64> {
         self.with_consumer(topics, |consumer, topics| {

@@ -1,0 +1,70 @@
+//! Which row of a table takes longer to print than a statement may take. Pure.
+//!
+//! A statement that ran out of time takes its session along, so what was learnt has to outlive sessions: from which row on a read had no
+//! answer, and how many rows it asked for. The next one asks for half as many, until the row is alone. A server that is slow for another
+//! reason must cost no event: a row counts as unreadable only when it had no answer twice, alone, and its session had answered
+//! everything else until then.
+
+/// See the module's head.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Slow {
+    /// The first row of the read that had no answer last, and how many it asked for.
+    at: Option<(i64, usize)>,
+    /// How often that row had no answer alone.
+    times: u32,
+}
+
+impl Slow {
+    /// A read of so many rows, this one first, had no answer.
+    pub(crate) fn note(&mut self, first: i64, rows: usize) {
+        let again = self.at == Some((first, 1)) && rows == 1;
+        self.times = if again { self.times + 1 } else { 1 };
+        self.at = Some((first, rows));
+    }
+
+    /// The most rows to ask for, this one first.
+    pub(crate) fn most(&self, first: i64) -> usize {
+        match self.at {
+            Some((at, rows)) if at == first => (rows / 2).max(1),
+            _ => usize::MAX,
+        }
+    }
+
+    /// Whether the row is not to be read any more; told once, so that who wants it tried again is not refused.
+    pub(crate) fn gives_up(&mut self, row: i64) -> bool {
+        let gives_up = self.at == Some((row, 1)) && self.times >= 2;
+        if gives_up {
+            *self = Slow::default();
+        }
+        gives_up
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_are_halved_down_to_the_row_which_has_two_chances_alone() {
+        let mut slow = Slow::default();
+        let mut asked = vec![10];
+        while !slow.gives_up(7) {
+            let rows = asked.last().copied().unwrap_or(0).min(slow.most(7));
+            slow.note(7, rows);
+            asked.push(rows);
+        }
+        assert_eq!(asked, [10, 10, 5, 2, 1, 1]);
+        assert!(!slow.gives_up(7), "told once");
+        assert_eq!(slow.most(7), usize::MAX);
+    }
+
+    #[test]
+    fn another_row_begins_anew() {
+        let mut slow = Slow::default();
+        slow.note(7, 1);
+        slow.note(9, 1);
+        assert!(!slow.gives_up(9) && !slow.gives_up(7));
+        slow.note(9, 1);
+        assert!(slow.gives_up(9));
+    }
+}

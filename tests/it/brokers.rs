@@ -1,0 +1,257 @@
+//! What a broker can do to a topic, and what becomes of its events: rights, deletion, clocks, quotas. Other topics go on.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+
+use crate::support::kafka::{self, ConsumedRecord, Kafka};
+use crate::support::outboxd::{Outboxd, command};
+use crate::support::postgres::{self, Session};
+use crate::support::scene::Scene;
+use crate::support::wait::wait_until;
+
+const LIMIT: Duration = Duration::from_secs(90);
+
+/// The letters by code and state, such as `TOPIC_UNKNOWN dead 3`.
+async fn letters(session: &Session) -> Result<String> {
+    let sql = "SELECT coalesce(string_agg(line, ', ' ORDER BY line), '') FROM ( \
+                 SELECT error_code || ' ' || state || ' ' || count(*) AS line FROM outbox.dead_letter \
+                  GROUP BY error_code, state) AS l";
+    session.value(sql).await
+}
+
+async fn letters_are(session: &Session, outboxd: &Outboxd, wanted: &str) -> Result<()> {
+    wait_until(wanted, LIMIT, async || {
+        let found = letters(session).await?;
+        Ok(if found == wanted {
+            Ok(())
+        } else {
+            Err(format!("{found:?}, {}", outboxd.log()))
+        })
+    })
+    .await
+}
+
+async fn arrived(kafka: &Kafka, topic: &str, count: usize) -> Result<()> {
+    wait_until("the records", LIMIT, async || {
+        let records = kafka.record_count(&[topic]).await?;
+        Ok(if records == count as i64 {
+            Ok(())
+        } else {
+            Err(format!("{records} of {count}"))
+        })
+    })
+    .await
+}
+
+async fn all_marked(session: &Session, outboxd: &Outboxd) -> Result<()> {
+    let left = "SELECT count(*) FROM outbox.outbox WHERE published_at IS NULL";
+    wait_until("every row to be marked", LIMIT, async || {
+        Ok(match session.value::<i64>(left).await? {
+            0 => Ok(()),
+            left => Err(format!("{left} are not: {}", outboxd.log())),
+        })
+    })
+    .await
+}
+
+async fn ids_in(kafka: &Kafka, topic: &str) -> Result<Vec<i64>> {
+    let read = kafka.consume_all(&[topic]).await?;
+    Ok(read.iter().filter_map(ConsumedRecord::outbox_id).collect())
+}
+
+async fn retry_all(scene: &Scene<'_>) -> Result<()> {
+    let retry = command(&scene.settings, &["dead-letter", "retry", "--all"], LIMIT).await?;
+    ensure!(retry.status.success(), "{retry:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_without_the_right_to_write_costs_its_own_events_alone() -> Result<()> {
+    let kafka = kafka::private(&[
+        "authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+        "allow.everyone.if.no.acl.found=true",
+    ])?;
+    let scene = Scene::set(postgres::shared(17), &kafka).await?;
+    let session = scene.database.connect().await?;
+    let mut denied = Vec::new();
+    for operation in ["Write", "All"] {
+        let topic = kafka.topic("denied", 1).await?;
+        // Once a topic has a rule, what no rule allows is denied.
+        let allow = ["--add", "--allow-principal", "User:*", "--operation", "All"];
+        let deny = [
+            "--add",
+            "--deny-principal",
+            "User:ANONYMOUS",
+            "--operation",
+            operation,
+        ];
+        for rule in [allow, deny] {
+            let on = [&rule[..], &["--topic", &topic]].concat();
+            kafka.tool("org.apache.kafka.tools.AclCommand", &on).await?;
+        }
+        denied.push((topic, operation));
+    }
+    let mut outboxd = Outboxd::spawn(&scene.settings)?;
+    outboxd.wait_for_phase("streaming", LIMIT).await?;
+    let mut ids = Vec::new();
+    for (topic, _) in &denied {
+        for n in 0..3 {
+            let key = format!("k{n}");
+            ids.push(scene.database.insert(&key, topic, "{}").await?);
+            scene.database.insert(&key, &scene.topic, "{}").await?;
+        }
+    }
+    arrived(&kafka, &scene.topic, 6).await?;
+    letters_are(
+        &session,
+        &outboxd,
+        "TOPIC_AUTHORIZATION_FAILED dead 3, TOPIC_UNKNOWN dead 3",
+    )
+    .await?;
+    // What could be sent was tried as often as it is set, and each attempt is in the row.
+    let attempts = format!(
+        "SELECT array_agg(DISTINCT times_attempted) FROM outbox.outbox WHERE topic = '{}'",
+        denied[0].0
+    );
+    assert_eq!(session.value::<Vec<i32>>(&attempts).await?, [3]);
+    for (topic, operation) in &denied {
+        let remove = [
+            "--remove",
+            "--force",
+            "--deny-principal",
+            "User:ANONYMOUS",
+            "--operation",
+            operation,
+            "--topic",
+            topic,
+        ];
+        kafka
+            .tool("org.apache.kafka.tools.AclCommand", &remove)
+            .await?;
+    }
+    retry_all(&scene).await?;
+    all_marked(&session, &outboxd).await?;
+    let mut delivered = ids_in(&kafka, &denied[0].0).await?;
+    delivered.extend(ids_in(&kafka, &denied[1].0).await?);
+    assert_eq!(delivered, ids);
+    assert_eq!(
+        letters(&session).await?,
+        "TOPIC_AUTHORIZATION_FAILED retried 3, TOPIC_UNKNOWN retried 3"
+    );
+    assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_that_is_deleted_costs_its_own_events_alone_until_it_is_back() -> Result<()> {
+    let scene = Scene::set(postgres::shared(15), kafka::shared()).await?;
+    let session = scene.database.connect().await?;
+    let mut outboxd = Outboxd::spawn(&scene.settings)?;
+    outboxd.wait_for_phase("streaming", LIMIT).await?;
+    let gone = scene.kafka.topic("gone", 1).await?;
+    scene.database.insert("k", &gone, "{}").await?;
+    all_marked(&session, &outboxd).await?;
+    scene.kafka.delete_topic(&gone).await?;
+    let mut ids = Vec::new();
+    for _ in 0..3 {
+        ids.push(scene.database.insert("k", &gone, "{}").await?);
+        scene.database.insert("k", &scene.topic, "{}").await?;
+    }
+    arrived(scene.kafka, &scene.topic, 3).await?;
+    letters_are(&session, &outboxd, "TOPIC_UNKNOWN dead 3").await?;
+    scene.kafka.create_topic(&gone, 1, &[]).await?;
+    retry_all(&scene).await?;
+    all_marked(&session, &outboxd).await?;
+    assert_eq!(ids_in(scene.kafka, &gone).await?, ids);
+    // New ones go out at once, as before.
+    ids.push(scene.database.insert("k", &gone, "{}").await?);
+    all_marked(&session, &outboxd).await?;
+    assert_eq!(ids_in(scene.kafka, &gone).await?, ids);
+    assert_eq!(letters(&session).await?, "TOPIC_UNKNOWN retried 3");
+    assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_that_the_broker_finds_too_old_is_sent_again_with_the_time_of_then() -> Result<()>
+{
+    let mut kafka = kafka::private(&[])?;
+    let old = "old";
+    let bounds = [("message.timestamp.before.max.ms", "2000")];
+    kafka.create_topic(old, 1, &bounds).await?;
+    let scene = Scene::set(postgres::shared(17), &kafka).await?;
+    let session = scene.database.connect().await?;
+    let mut outboxd = Outboxd::spawn(&scene.settings)?;
+    outboxd.wait_for_phase("streaming", LIMIT).await?;
+    let mut ids = vec![scene.database.insert("k", old, "{}").await?];
+    all_marked(&session, &outboxd).await?;
+    let Scene {
+        database: _database,
+        ..
+    } = scene;
+    kafka.freeze()?;
+    for _ in 0..20 {
+        let sql = format!(
+            "INSERT INTO outbox.outbox (event_type, topic, event_payload) VALUES ('k', '{old}', '{{}}') RETURNING id"
+        );
+        ids.push(session.value(&sql).await?);
+    }
+    // The requests are on their way, and are read when the broker goes on.
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    kafka.thaw()?;
+    all_marked(&session, &outboxd).await?;
+    // The figure is shown a few times a second.
+    wait_until("a refusal of the broker", LIMIT, async || {
+        let rewinds = outboxd.metric("outboxd_partition_rewinds_total").await?;
+        Ok(if rewinds > Some(0.0) {
+            Ok(())
+        } else {
+            Err(format!("{rewinds:?} rewinds"))
+        })
+    })
+    .await?;
+    let mut first: Vec<i64> = Vec::new();
+    for id in ids_in(&kafka, old).await? {
+        if !first.contains(&id) {
+            first.push(id);
+        }
+    }
+    assert_eq!(first, ids);
+    assert_eq!(letters(&session).await?, "", "a clock is no event's fault");
+    let attempts = "SELECT array_agg(DISTINCT times_attempted) FROM outbox.outbox";
+    assert_eq!(session.value::<Vec<i32>>(attempts).await?, [1]);
+    assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_quota_makes_events_late_and_costs_none() -> Result<()> {
+    let kafka = kafka::private(&[])?;
+    let quota = [
+        "--alter",
+        "--add-config",
+        "producer_byte_rate=50000",
+        "--entity-type",
+        "clients",
+        "--entity-default",
+    ];
+    kafka.tool("kafka.admin.ConfigCommand", &quota).await?;
+    let scene = Scene::set(postgres::shared(15), &kafka).await?;
+    let session = scene.database.connect().await?;
+    let mut outboxd = Outboxd::spawn(&scene.settings)?;
+    outboxd.wait_for_phase("streaming", LIMIT).await?;
+    session
+        .execute(
+            "INSERT INTO outbox.outbox (event_type, topic, event_payload) \
+             SELECT 'k' || i % 7, $1, jsonb_build_object('x', repeat('x', 900)) FROM generate_series(1, 600) i",
+            &[&scene.topic],
+        )
+        .await?;
+    all_marked(&session, &outboxd).await?;
+    let delivered = ids_in(&kafka, &scene.topic).await?;
+    assert_eq!(delivered.len(), 600, "each once");
+    assert_eq!(letters(&session).await?, "");
+    assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
+    Ok(())
+}
