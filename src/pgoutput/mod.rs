@@ -22,7 +22,7 @@ mod timestamp;
 mod tuple;
 
 #[cfg(test)]
-mod golden;
+pub(crate) mod golden;
 #[cfg(test)]
 mod message_tests;
 

@@ -49,6 +49,8 @@ mod write_queue;
 #[cfg(test)]
 mod engine_tests;
 #[cfg(test)]
+mod measure;
+#[cfg(test)]
 mod simulation;
 #[cfg(test)]
 mod simulation_letters;

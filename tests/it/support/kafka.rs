@@ -37,7 +37,19 @@ const READ_LIMIT: Duration = Duration::from_secs(300);
 pub(crate) struct Kafka {
     guard: Guard,
     port: u16,
+    machine: &'static [&'static str],
 }
+
+/// A Java machine that starts fast and stays small.
+const SMALL: [&str; 4] = [
+    "-Xms64m",
+    "-Xmx256m",
+    "-XX:+UseSerialGC",
+    "-XX:TieredStopAtLevel=1",
+];
+
+/// One that makes its code as fast as it can, for measurements.
+const FAST: [&str; 3] = ["-Xms512m", "-Xmx512m", "-XX:+UseSerialGC"];
 
 /// One record as a consumer sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -119,21 +131,27 @@ fn jars() -> Result<PathBuf> {
 /// The broker that all tests of this process share: never stop or freeze it.
 pub(crate) fn shared() -> &'static Kafka {
     static KAFKA: OnceLock<Kafka> = OnceLock::new();
-    KAFKA.get_or_init(|| Kafka::start(&[]).expect("Kafka starts"))
+    KAFKA.get_or_init(|| Kafka::start(&SMALL, &[]).expect("Kafka starts"))
 }
 
 /// A broker of one's own, with further lines of `server.properties`.
 pub(crate) fn private(properties: &[&str]) -> Result<Kafka> {
-    Kafka::start(properties)
+    Kafka::start(&SMALL, properties)
+}
+
+/// A broker of one's own to measure against.
+pub(crate) fn fast() -> Result<Kafka> {
+    Kafka::start(&FAST, &[])
 }
 
 impl Kafka {
-    fn start(properties: &[&str]) -> Result<Kafka> {
+    fn start(machine: &'static [&'static str], properties: &[&str]) -> Result<Kafka> {
         let jars = jars()?;
         let dir = new_folder("kafka", None)?;
         let mut kafka = Kafka {
             guard: Guard::new(&dir, None, "KILL")?,
             port: free_port()?,
+            machine,
         };
         kafka.configure(&dir, properties)?;
         let format = [
@@ -144,7 +162,7 @@ impl Kafka {
             "-c",
             "server.properties",
         ];
-        kafka.guard.start(&java(&jars, &format))?;
+        kafka.guard.start(&java(machine, &jars, &format))?;
         if kafka.guard.wait(START_LIMIT) != Some(0) {
             bail!(
                 "Kafka's storage was not formatted: {}",
@@ -198,8 +216,8 @@ log.cleaner.dedupe.buffer.size=4194304
     /// Starts the broker again after [`stop`](Kafka::stop) or [`kill`](Kafka::kill), at the same address; returns when it
     /// answers.
     pub(crate) fn resume(&mut self) -> Result<()> {
-        self.guard
-            .start(&java(&jars()?, &["kafka.Kafka", "server.properties"]))?;
+        let server = ["kafka.Kafka", "server.properties"];
+        self.guard.start(&java(self.machine, &jars()?, &server))?;
         let end = Instant::now() + START_LIMIT;
         let listens = || TcpStream::connect(("127.0.0.1", self.port)).is_ok();
         while Instant::now() < end && self.guard.pid().is_some() {
@@ -225,6 +243,11 @@ log.cleaner.dedupe.buffer.size=4194304
     /// The port on 127.0.0.1.
     pub(crate) fn port(&self) -> u16 {
         self.port
+    }
+
+    /// The process number while it runs.
+    pub(crate) fn pid(&self) -> Option<u32> {
+        self.guard.pid()
     }
 
     /// Stops the broker in good order.
@@ -323,7 +346,7 @@ log.cleaner.dedupe.buffer.size=4194304
     pub(crate) async fn tool(&self, class: &str, arguments: &[&str]) -> Result<()> {
         let brokers = self.brokers();
         let all = [&[class, "--bootstrap-server", &brokers], arguments].concat();
-        let words = java(&jars()?, &all);
+        let words = java(&SMALL, &jars()?, &all);
         let output = tokio::process::Command::new(&words[0])
             .args(words[1..].iter().filter(|word| !word.contains("log4j2")))
             .stdin(std::process::Stdio::null())
@@ -429,20 +452,10 @@ fn read_topic(
     Ok(())
 }
 
-/// `java` with a small heap and a compiler that starts fast, and what is to be run.
-fn java(jars: &Path, arguments: &[&str]) -> Vec<String> {
+/// `java` with the options of its machine, and what is to be run.
+fn java(machine: &[&str], jars: &Path, arguments: &[&str]) -> Vec<String> {
     let classes = format!("{}/*", jars.display());
-    let options = [
-        "java",
-        "-Xms64m",
-        "-Xmx256m",
-        "-XX:+UseSerialGC",
-        "-XX:TieredStopAtLevel=1",
-        "-Dlog4j2.configurationFile=log4j2.properties",
-    ];
-    let words = options
-        .into_iter()
-        .chain(["-cp", &classes])
-        .chain(arguments.iter().copied());
-    words.map(str::to_owned).collect()
+    let logging = "-Dlog4j2.configurationFile=log4j2.properties";
+    let words = [&["java"], machine, &[logging, "-cp", &classes], arguments].concat();
+    words.into_iter().map(str::to_owned).collect()
 }

@@ -1,0 +1,374 @@
+//! Who takes part: each publishes, or at least reads, all events of a load, and is measured from its start to that moment.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::Options;
+use crate::debezium::Debezium;
+use crate::load::Load;
+use crate::poller;
+use crate::stage::Stage;
+use crate::support::throwaway::{Guard, free_port, new_folder};
+use crate::usage::{self, Usage, Watch};
+
+/// The longest that a run may take.
+const LIMIT: Duration = Duration::from_secs(900);
+const STOP_LIMIT: Duration = Duration::from_secs(60);
+
+/// How the contender reaches Postgres.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Transport {
+    Tcp,
+    Unix,
+}
+
+impl Transport {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Transport::Tcp => "TCP",
+            Transport::Unix => "Unix socket",
+        }
+    }
+
+    fn url(self, load: &Load) -> &str {
+        match self {
+            Transport::Tcp => load.database.url(),
+            Transport::Unix => load.database.unix_url(),
+        }
+    }
+}
+
+/// One who takes part.
+#[derive(Debug, Clone)]
+pub(crate) struct Contender {
+    /// For the table, and for `--only` in small letters.
+    pub(crate) name: String,
+    pub(crate) transport: Transport,
+    kind: Kind,
+}
+
+#[derive(Debug, Clone)]
+enum Kind {
+    /// Postgres' own client, which throws away what it reads: the floor.
+    Receiver,
+    Outboxd {
+        program: PathBuf,
+        after_publish: &'static str,
+        /// Further variables, as `NAME=VALUE`.
+        settings: Vec<String>,
+    },
+    /// A table that is asked again and again.
+    Poller,
+    Debezium(Debezium),
+}
+
+/// What a run took.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Measured {
+    pub(crate) seconds: f64,
+    pub(crate) contender: Usage,
+    /// CPU of the server's process that reads the log.
+    pub(crate) walsender: Duration,
+    /// CPU of the broker meanwhile.
+    pub(crate) broker: Duration,
+}
+
+/// Everybody that is wanted.
+pub(crate) fn all(options: &Options) -> Result<Vec<Contender>> {
+    let mut all = Vec::new();
+    let mut add = |name: &str, transport: Transport, kind: &dyn Fn() -> Result<Kind>| {
+        let name = format!("{name}, {}", transport.name());
+        if crate::chosen(&name.to_lowercase(), &options.only) {
+            let kind = kind()?;
+            all.push(Contender {
+                name,
+                transport,
+                kind,
+            });
+        }
+        anyhow::Ok(())
+    };
+    // As it is, other builds of it, and this one with other settings.
+    let own = || options.program.clone();
+    let mut builds = vec![("outboxd".to_owned(), own(), Vec::new())];
+    for program in &options.against {
+        builds.push((program.display().to_string(), program.clone(), Vec::new()));
+    }
+    for setting in &options.with {
+        builds.push((format!("outboxd {setting}"), own(), vec![setting.clone()]));
+    }
+    for transport in [Transport::Tcp, Transport::Unix] {
+        add("pg_recvlogical", transport, &|| Ok(Kind::Receiver))?;
+        for (name, program, settings) in &builds {
+            for after_publish in ["keep", "mark"] {
+                let kind = || {
+                    Ok(Kind::Outboxd {
+                        program: program.clone(),
+                        after_publish,
+                        settings: settings.clone(),
+                    })
+                };
+                add(&format!("{name} {after_publish}"), transport, &kind)?;
+            }
+        }
+    }
+    add("poller", Transport::Unix, &|| Ok(Kind::Poller))?;
+    let debezium = || Debezium::find().map(Kind::Debezium);
+    if let Err(error) = add("Debezium Server", Transport::Tcp, &debezium) {
+        eprintln!("not offered here: {error:#}");
+    }
+    Ok(all)
+}
+
+impl Contender {
+    /// Whether it does nothing with what it reads.
+    pub(crate) fn is_floor(&self) -> bool {
+        matches!(self.kind, Kind::Receiver)
+    }
+
+    /// Whether it reads the log by a slot.
+    fn has_slot(&self) -> bool {
+        !matches!(self.kind, Kind::Poller)
+    }
+
+    /// Whether it marks rows.
+    fn marks(&self) -> bool {
+        let marks = |after_publish| after_publish == "mark";
+        match self.kind {
+            Kind::Outboxd { after_publish, .. } => marks(after_publish),
+            Kind::Poller => true,
+            Kind::Receiver | Kind::Debezium(_) => false,
+        }
+    }
+
+    /// Starts it on a slot that is there.
+    pub(crate) fn start(&self, stage: &Stage, load: &Load, slot: &str) -> Result<Running> {
+        let folder = new_folder("bench", None)?;
+        let mut guard = Guard::new(&folder, None, "KILL")?;
+        let words = self.words(stage, load, slot, &folder)?;
+        let began = Instant::now();
+        let pid = guard.start(&words)?;
+        Ok(Running {
+            name: self.name.clone(),
+            guard,
+            pid,
+            began,
+            has_slot: self.has_slot(),
+        })
+    }
+
+    /// One run over the whole load.
+    pub(crate) async fn run(&self, stage: &Stage, load: &Load) -> Result<Measured> {
+        let slot = "run";
+        load.rewind(slot).await?;
+        let before = stage.records(&load.topics)?;
+        let broker = stage.broker()?;
+        let broker_before = usage::of(broker).context("the broker's usage")?.cpu;
+        let mut running = self.start(stage, load, slot)?;
+        let watch = Watch::begin(running.pid);
+        let walsender = running.walsender(load, slot).await?.map(Watch::begin);
+        self.until_done(stage, load, &running, before, slot).await?;
+        let seconds = running.began.elapsed().as_secs_f64();
+        let measured = Measured {
+            seconds,
+            contender: watch.end()?,
+            walsender: match walsender {
+                Some(walsender) => walsender.end()?.cpu,
+                None => Duration::ZERO,
+            },
+            broker: usage::of(broker).context("the broker's usage")?.cpu - broker_before,
+        };
+        if !self.is_floor() {
+            running.stop()?;
+            self.check(stage, load, before, slot).await?;
+        }
+        load.drop_slot(slot).await?;
+        stage.forget_records(&load.topics).await?;
+        Ok(measured)
+    }
+
+    fn words(&self, stage: &Stage, load: &Load, slot: &str, folder: &Path) -> Result<Vec<String>> {
+        let url = self.transport.url(load).to_owned();
+        let brokers = stage.kafka.brokers();
+        let words = match &self.kind {
+            Kind::Receiver => vec![
+                receiver()?,
+                format!("--dbname={}", self.transport.url(load)),
+                format!("--slot={slot}"),
+                "--start".to_owned(),
+                "--no-loop".to_owned(),
+                format!("--endpos={}", load.end),
+                "--option=proto_version=1".to_owned(),
+                "--option=publication_names=outboxd".to_owned(),
+                "--file=/dev/null".to_owned(),
+            ],
+            Kind::Outboxd {
+                program,
+                after_publish,
+                settings,
+            } => {
+                let mut words = vec![
+                    "env".to_owned(),
+                    "-i".to_owned(),
+                    format!("DATABASE_URL={url}"),
+                    format!("KAFKA_BROKERS={brokers}"),
+                    format!("OUTBOX_SLOT={slot}"),
+                    format!("OUTBOX_AFTER_PUBLISH={after_publish}"),
+                    format!("OUTBOX_HTTP_LISTEN=127.0.0.1:{}", free_port()?),
+                ];
+                words.extend(settings.iter().cloned());
+                words.extend([program.display().to_string(), "run".to_owned()]);
+                words
+            }
+            Kind::Poller => {
+                let program = std::env::current_exe()?;
+                vec![
+                    program.display().to_string(),
+                    poller::WORD.to_owned(),
+                    url,
+                    brokers,
+                ]
+            }
+            Kind::Debezium(debezium) => debezium.words(
+                stage.server.port(),
+                &load.database.name,
+                slot,
+                &brokers,
+                folder,
+            )?,
+        };
+        Ok(words)
+    }
+
+    /// Waits until the last event is where it belongs: thrown away, acknowledged by Kafka, or marked and confirmed.
+    async fn until_done(
+        &self,
+        stage: &Stage,
+        load: &Load,
+        running: &Running,
+        before: i64,
+        slot: &str,
+    ) -> Result<()> {
+        let end = Instant::now() + LIMIT;
+        let events = load.events as i64;
+        loop {
+            let done = match &self.kind {
+                Kind::Receiver => match running.guard.wait(LIMIT) {
+                    Some(0) => true,
+                    other => bail!("{other:?}, {}", running.guard.last_words()),
+                },
+                _ => {
+                    let arrived = stage.records(&load.topics)? - before;
+                    // Asking costs the broker something: seldom, until the end is near.
+                    let near = arrived * 10 > events * 8;
+                    tokio::time::sleep(Duration::from_millis(if near { 5 } else { 50 })).await;
+                    let marked = async || match self.has_slot() {
+                        true => load.is_confirmed(slot).await,
+                        false => Ok(load.unpublished().await? == 0),
+                    };
+                    arrived >= events && (!self.marks() || marked().await?)
+                }
+            };
+            if done {
+                return Ok(());
+            }
+            running.must_run()?;
+            ensure!(Instant::now() < end, "{} takes too long", self.name);
+        }
+    }
+
+    /// A run counts only if each event arrived once, and the slot says so.
+    async fn check(&self, stage: &Stage, load: &Load, before: i64, slot: &str) -> Result<()> {
+        let arrived = stage.records(&load.topics)? - before;
+        let events = load.events as i64;
+        ensure!(
+            arrived == events,
+            "{}: {arrived} records of {events} events",
+            self.name
+        );
+        let confirmed = !self.has_slot() || load.is_confirmed(slot).await?;
+        ensure!(confirmed, "{}: the slot is behind", self.name);
+        let left = if self.marks() {
+            load.unpublished().await?
+        } else {
+            0
+        };
+        ensure!(left == 0, "{}: {left} rows are not marked", self.name);
+        Ok(())
+    }
+}
+
+/// A contender at work.
+pub(crate) struct Running {
+    name: String,
+    guard: Guard,
+    pid: u32,
+    began: Instant,
+    has_slot: bool,
+}
+
+impl Running {
+    /// Fails when it has ended.
+    pub(crate) fn must_run(&self) -> Result<()> {
+        match self.guard.wait(Duration::ZERO) {
+            Some(code) => bail!("{} has ended with {code}: {}", self.name, self.guard.log()),
+            None => Ok(()),
+        }
+    }
+
+    /// What it has used so far.
+    pub(crate) fn usage(&self) -> Result<Usage> {
+        usage::of(self.pid).with_context(|| format!("{} is gone", self.name))
+    }
+
+    /// Waits for the server's process that reads the log for it, if there is to be one.
+    pub(crate) async fn walsender(&self, load: &Load, slot: &str) -> Result<Option<u32>> {
+        if !self.has_slot {
+            return Ok(None);
+        }
+        loop {
+            if let Some(pid) = load.walsender(slot).await? {
+                return Ok(Some(pid));
+            }
+            self.must_run()?;
+        }
+    }
+
+    /// Tells it to stop; it must end well.
+    pub(crate) fn stop(&mut self) -> Result<()> {
+        self.guard.signal("TERM")?;
+        let code = self.guard.wait(STOP_LIMIT);
+        // Java ends so after a signal.
+        ensure!(
+            matches!(code, Some(0 | 143)),
+            "{} ended with {code:?}: {}",
+            self.name,
+            self.guard.last_words()
+        );
+        Ok(())
+    }
+
+    /// `kill -9`.
+    pub(crate) fn kill(&mut self) -> Result<()> {
+        self.guard.signal("KILL")?;
+        let ended = self.guard.wait(STOP_LIMIT).is_some();
+        ensure!(ended, "{} survived a kill", self.name);
+        Ok(())
+    }
+}
+
+/// Where `pg_recvlogical` is: on the `PATH`, or where Debian puts it.
+fn receiver() -> Result<String> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let versions = std::fs::read_dir("/usr/lib/postgresql")
+        .into_iter()
+        .flatten();
+    let packaged = versions.flatten().map(|entry| entry.path().join("bin"));
+    let mut dirs = std::env::split_paths(&path).chain(packaged);
+    let found = dirs
+        .find(|dir| Path::is_file(&dir.join("pg_recvlogical")))
+        .context("there is no pg_recvlogical (Debian: apt-get install postgresql-client)")?;
+    Ok(found.join("pg_recvlogical").display().to_string())
+}

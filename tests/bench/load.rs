@@ -1,0 +1,199 @@
+//! What there is to publish: events in the log of one database, and a slot before the first of them for each contender.
+
+use anyhow::{Context, Result};
+
+use crate::Options;
+use crate::stage::{Stage, Topics};
+use crate::support::outboxd::{Settings, init};
+use crate::support::postgres::{Database, Session};
+
+/// The slot that stands before the first event; each run gets a copy of it.
+const FIRST: &str = "before_the_first";
+
+/// What the events are like.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Shape {
+    pub(crate) name: &'static str,
+    pub(crate) title: &'static str,
+    pub(crate) events: u64,
+    pub(crate) per_transaction: u64,
+    /// Characters of filler in each payload, beside some sixty others.
+    pub(crate) filler: usize,
+    pub(crate) topics: usize,
+}
+
+pub(crate) const SHAPES: [Shape; 5] = [
+    Shape {
+        name: "tens",
+        title: "500,000 events, 10 a transaction",
+        events: 500_000,
+        per_transaction: 10,
+        filler: 290,
+        topics: 1,
+    },
+    Shape {
+        name: "singles",
+        title: "200,000 events, 1 a transaction",
+        events: 200_000,
+        per_transaction: 1,
+        filler: 290,
+        topics: 1,
+    },
+    Shape {
+        name: "one",
+        title: "1,000,000 events in one transaction",
+        events: 1_000_000,
+        per_transaction: 1_000_000,
+        filler: 290,
+        topics: 1,
+    },
+    Shape {
+        name: "large",
+        title: "50,000 events of 10 KiB, 10 a transaction",
+        events: 50_000,
+        per_transaction: 10,
+        filler: 10_240,
+        topics: 1,
+    },
+    Shape {
+        name: "topics",
+        title: "500,000 events for eight topics, 10 a transaction",
+        events: 500_000,
+        per_transaction: 10,
+        filler: 290,
+        topics: 8,
+    },
+];
+
+/// Events that wait in the log.
+pub(crate) struct Load {
+    pub(crate) events: u64,
+    pub(crate) database: Database,
+    pub(crate) topics: Topics,
+    /// The end of the last transaction.
+    pub(crate) end: String,
+    session: Session,
+}
+
+impl Load {
+    /// Commits the events.
+    pub(crate) async fn make(stage: &Stage, shape: &Shape, options: &Options) -> Result<Load> {
+        let rows = shape.per_transaction.min(options.scaled(shape.events));
+        let transactions = options.scaled(shape.events).div_ceil(rows);
+        let mut load = Load::none(stage, shape.topics).await?;
+        load.events = rows * transactions;
+        let work = statement(shape, &load.topics, transactions, rows);
+        // Each alone: several at once are one transaction, in which there is no COMMIT.
+        for statement in [
+            "SET synchronous_commit = off",
+            &work,
+            "RESET synchronous_commit",
+        ] {
+            let done = load.session.batch_execute(statement).await;
+            done.with_context(|| statement.to_owned())?;
+        }
+        let session = &load.session;
+        load.end = session
+            .value("SELECT pg_current_wal_insert_lsn()::text")
+            .await?;
+        session.batch_execute("ANALYZE outbox.outbox").await?;
+        Ok(load)
+    }
+
+    /// A place for events, and none yet.
+    pub(crate) async fn none(stage: &Stage, topics: usize) -> Result<Load> {
+        let database = Database::create(&stage.server).await?;
+        let partitions = if topics == 1 { 4 } else { 1 };
+        let topics = Topics::make(&stage.kafka, topics, partitions).await?;
+        init(&Settings::new(&database, &stage.kafka)?).await?;
+        let session = database.connect().await?;
+        let slot = format!("SELECT pg_create_logical_replication_slot('{FIRST}', 'pgoutput')");
+        session.batch_execute(&slot).await?;
+        Ok(Load {
+            events: 0,
+            database,
+            topics,
+            end: "0/0".to_owned(),
+            session,
+        })
+    }
+
+    /// Makes everything as it was when the events had just been committed, and a slot of this name before them.
+    pub(crate) async fn rewind(&self, slot: &str) -> Result<()> {
+        let unmark = "UPDATE outbox.outbox SET published_at = NULL, times_attempted = 0 WHERE published_at IS NOT NULL";
+        if self.session.execute(unmark, &[]).await? > 0 {
+            self.session.batch_execute("VACUUM outbox.outbox").await?;
+        }
+        self.session.batch_execute("CHECKPOINT").await?;
+        let copy = format!("SELECT pg_copy_logical_replication_slot('{FIRST}', '{slot}')");
+        self.session.batch_execute(&copy).await?;
+        Ok(())
+    }
+
+    /// The process that serves this slot, if there is one.
+    pub(crate) async fn walsender(&self, slot: &str) -> Result<Option<u32>> {
+        let slot = self.database.slot(slot).await?;
+        let pid = slot.and_then(|slot| slot.active_pid);
+        Ok(pid.map(i32::cast_unsigned))
+    }
+
+    /// Whether the slot has been confirmed up to the end of the events.
+    pub(crate) async fn is_confirmed(&self, slot: &str) -> Result<bool> {
+        let sql = format!(
+            "SELECT coalesce(confirmed_flush_lsn >= '{}', false) FROM pg_replication_slots WHERE slot_name = '{slot}'",
+            self.end
+        );
+        self.session.value(&sql).await
+    }
+
+    /// Bytes of log behind the confirmed position.
+    pub(crate) async fn lag(&self, slot: &str) -> Result<i64> {
+        let slot = self.database.slot(slot).await?;
+        slot.and_then(|slot| slot.lag_bytes)
+            .context("there is no slot")
+    }
+
+    /// Rows that are not marked.
+    pub(crate) async fn unpublished(&self) -> Result<i64> {
+        self.database.unpublished().await
+    }
+
+    /// Takes the slot away, once nobody uses it any more.
+    pub(crate) async fn drop_slot(&self, slot: &str) -> Result<()> {
+        while self.walsender(slot).await?.is_some() {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+        let drop = format!("SELECT pg_drop_replication_slot('{slot}')");
+        Ok(self.session.batch_execute(&drop).await?)
+    }
+}
+
+/// All transactions of the load, one after another.
+fn statement(shape: &Shape, topics: &Topics, transactions: u64, rows: u64) -> String {
+    let names: Vec<String> = topics
+        .names
+        .iter()
+        .map(|name| format!("'{name}'"))
+        .collect();
+    let (names, count) = (names.join(", "), topics.names.len());
+    // Not one letter again and again, which the log would hold in compressed form where it is long.
+    let filler = format!(
+        "left((SELECT string_agg(md5(t::text || g::text), '') FROM generate_series(0, {}) g), {})",
+        shape.filler / 32,
+        shape.filler
+    );
+    format!(
+        "DO $$
+         DECLARE topics text[] := ARRAY[{names}]; filler text;
+         BEGIN
+             FOR t IN 1..{transactions} LOOP
+                 filler := {filler};
+                 INSERT INTO outbox.outbox (event_type, topic, event_payload)
+                 SELECT 'key' || (t * 7 + n) % 1000, topics[1 + (t + n) % {count}],
+                        jsonb_build_object('order', t, 'line', n, 'status', 'created', 'note', filler)
+                 FROM generate_series(1, {rows}) n;
+                 COMMIT;
+             END LOOP;
+         END $$"
+    )
+}

@@ -1,0 +1,117 @@
+//! The servers of a run, and what they are.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use rdkafka::admin::{AdminClient, AdminOptions};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::{Offset, TopicPartitionList};
+
+use crate::support::kafka::{self, Kafka};
+use crate::support::postgres;
+use crate::support::throwaway::Server;
+
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// Nothing of the server's own shall fall into one contender's time and not into another's.
+const CONFIG: [&str; 5] = [
+    "autovacuum = off",
+    "shared_buffers = 256MB",
+    "max_wal_size = 32GB",
+    "checkpoint_timeout = 1d",
+    "log_replication_commands = off",
+];
+
+/// One Postgres and one Kafka.
+pub(crate) struct Stage {
+    pub(crate) server: Server,
+    pub(crate) kafka: Kafka,
+    consumer: BaseConsumer,
+}
+
+impl Stage {
+    /// Starts both.
+    pub(crate) fn set(major: u32) -> Result<Stage> {
+        let server = postgres::private(major, &CONFIG)?;
+        let kafka = kafka::fast()?;
+        let consumer = kafka.client().create()?;
+        Ok(Stage {
+            server,
+            kafka,
+            consumer,
+        })
+    }
+
+    /// The machine and the versions, as a line for the head of a report.
+    pub(crate) fn describe(&self) -> Result<String> {
+        let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        let model = cpuinfo
+            .lines()
+            .find_map(|line| line.strip_prefix("model name")?.split(": ").nth(1));
+        let cores = std::thread::available_parallelism()?;
+        let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+        let (_, librdkafka) = rdkafka::util::get_rdkafka_version();
+        Ok(format!(
+            "{cores} cores ({}), Linux {}; Postgres {}, Kafka 4.1.0 (one broker, acks=all), librdkafka {librdkafka}; all on one machine",
+            model.unwrap_or("unknown"),
+            kernel.trim(),
+            self.server.version(),
+        ))
+    }
+
+    /// How many records these topics have had since they were made.
+    pub(crate) fn records(&self, topics: &Topics) -> Result<i64> {
+        let mut sum = 0;
+        for topic in &topics.names {
+            for partition in 0..topics.partitions {
+                let (_, high) = self.consumer.fetch_watermarks(topic, partition, LIMIT)?;
+                sum += high;
+            }
+        }
+        Ok(sum)
+    }
+
+    /// Frees the space of all records of these topics; counting goes on.
+    pub(crate) async fn forget_records(&self, topics: &Topics) -> Result<()> {
+        let admin: AdminClient<DefaultClientContext> = self.kafka.client().create()?;
+        let mut offsets = TopicPartitionList::new();
+        for topic in &topics.names {
+            for partition in 0..topics.partitions {
+                offsets.add_partition_offset(topic, partition, Offset::End)?;
+            }
+        }
+        let options = AdminOptions::new().operation_timeout(Some(LIMIT));
+        let deleted = admin.delete_records(&offsets, &options).await?;
+        for element in deleted.elements() {
+            element.error().context("deleting records")?;
+        }
+        Ok(())
+    }
+
+    /// The broker's process.
+    pub(crate) fn broker(&self) -> Result<u32> {
+        match self.kafka.pid() {
+            Some(pid) => Ok(pid),
+            None => bail!("Kafka does not run"),
+        }
+    }
+}
+
+/// Topics that have the same number of partitions.
+#[derive(Debug, Clone)]
+pub(crate) struct Topics {
+    pub(crate) names: Vec<String>,
+    pub(crate) partitions: i32,
+}
+
+impl Topics {
+    /// Makes them.
+    pub(crate) async fn make(kafka: &Kafka, count: usize, partitions: i32) -> Result<Topics> {
+        let mut names = Vec::new();
+        for _ in 0..count {
+            names.push(kafka.topic("events", partitions).await?);
+        }
+        Ok(Topics { names, partitions })
+    }
+}
