@@ -17,15 +17,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio_postgres::Statement;
-use tokio_postgres::error::SqlState;
 
 use crate::config::{AfterPublish, Config, TableName};
 use crate::error::{Code, Error, Result};
+use crate::lsn::Lsn;
 use crate::outbox::filing::file_not_marked;
 use crate::outbox::{
     Closing, DeadLetters, Letter, ParkedKey, Place, Request, Router, Slow, UnpublishedRows,
 };
-use crate::postgres::{self, Session, is_of_the_row, row_fault, sql_error, table};
+use crate::postgres::{self, Session, is_lock_trouble, is_of_the_row, row_fault, sql_error, table};
 
 /// Requests about dead letters that are read at a time.
 const REQUESTS_MAX: usize = 100;
@@ -152,6 +152,14 @@ impl WriteBack {
             .await?;
         self.open = Some(prepared);
         Ok(requests)
+    }
+
+    /// Where the log stands now, behind all that was written here before. Errors are those of [`write`](WriteBack::write).
+    pub(crate) async fn position(&mut self) -> Result<Lsn> {
+        let prepared = self.prepared().await?;
+        let position = postgres::log_position(&prepared.session).await?;
+        self.open = Some(prepared);
+        Ok(position)
     }
 
     /// Which keys are parked; see [`DeadLetters::parked_keys`].
@@ -388,12 +396,3 @@ pub(crate) fn is_table(table: &TableName, oid: u32) -> String {
 
 /// Locked rows must not hold up the batch for longer than this.
 const LOCK_TIMEOUT: &str = "SET lock_timeout = '1s'";
-
-fn is_lock_trouble(error: &tokio_postgres::Error) -> bool {
-    let states = [
-        SqlState::LOCK_NOT_AVAILABLE,
-        SqlState::T_R_DEADLOCK_DETECTED,
-        SqlState::QUERY_CANCELED,
-    ];
-    error.code().is_some_and(|state| states.contains(state))
-}

@@ -21,13 +21,16 @@ use std::error::Error as StdError;
 use std::io;
 use std::sync::Arc;
 
+use tokio_postgres::types::PgLsn;
+
 use crate::error::{Code, Error, Result};
+use crate::lsn::Lsn;
 
 pub(crate) use self::preflight::{Fault, Inspection};
 pub(crate) use self::session::is_out_of_time;
 pub use self::session::{Session, connect};
 pub use self::sqlstate::ServerError;
-pub(crate) use self::sqlstate::{is_of_the_row, is_unreadable, row_fault};
+pub(crate) use self::sqlstate::{is_lock_trouble, is_of_the_row, is_unreadable, row_fault};
 pub use self::table::TableShape;
 
 /// One history of the log. Log positions and row ids of one lineage mean nothing in another.
@@ -93,6 +96,13 @@ pub async fn server(session: &Session) -> Result<Server> {
         version: row.get::<_, i64>(1).try_into().unwrap_or_default(),
         in_recovery: row.get(0),
     })
+}
+
+/// Where the log ends now: everything that was committed before the question lies before it.
+pub(crate) async fn log_position(session: &Session) -> Result<Lsn> {
+    let sql = "SELECT pg_catalog.pg_current_wal_insert_lsn()";
+    let row = session.row("reading the log's position", sql, &[]).await?;
+    Ok(Lsn::new(row.get::<_, PgLsn>(0).into()))
 }
 
 /// The error that a failed statement or connection means for us. `context` names what we were

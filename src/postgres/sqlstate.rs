@@ -9,6 +9,8 @@
 use std::error::Error as StdError;
 use std::fmt;
 
+use tokio_postgres::error::SqlState;
+
 use crate::error::{Code, Disposition, Error};
 
 /// An error as the server reported it.
@@ -269,6 +271,16 @@ pub(crate) fn is_of_the_row(error: &tokio_postgres::Error) -> bool {
         let class = state.code().get(..2).unwrap_or_default();
         OF_THE_ROW.contains(&class) || !NOT_OF_THE_ROW.contains(&class)
     })
+}
+
+/// Whether somebody else's lock is in the way, or was for too long.
+pub(crate) fn is_lock_trouble(error: &tokio_postgres::Error) -> bool {
+    let states = [
+        SqlState::LOCK_NOT_AVAILABLE,
+        SqlState::T_R_DEADLOCK_DETECTED,
+        SqlState::QUERY_CANCELED,
+    ];
+    error.code().is_some_and(|state| states.contains(state))
 }
 
 /// Whether a row cannot be read because of what is in it: it prints as more than the server can hold, or is damaged.

@@ -22,8 +22,10 @@ use crate::replication::ReplicationClient;
 
 impl Supervisor {
     /// From now on everything is about this server and this table. What belongs to another history is dropped. `end` is where the
-    /// server's log ends, invalid where nobody streams.
-    pub(super) fn enter(&mut self, place: &Place, end: Lsn) {
+    /// server's log ends, invalid where nobody streams. `holder` is the server process that has the lock for us.
+    pub(super) fn enter(&mut self, place: &Place, end: Lsn, holder: i32) {
+        self.forwarder.engine.lock_held();
+        self.holder = Some((place.server.clone(), holder));
         let (lineage, table) = (place.server.lineage, place.table);
         let found = Home { lineage, table };
         let own = self.forwarder.engine.resume_at();

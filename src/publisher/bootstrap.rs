@@ -191,14 +191,7 @@ impl Bootstrap<'_> {
         };
         self.run.lease.give_back(client);
         go_on!(self.run.settle().await);
-        let until = "SELECT pg_catalog.pg_current_wal_insert_lsn()::text";
-        let row = self.run.session.bounded(
-            "reading the position",
-            self.run.session.query_one(until, &[]),
-        );
-        let until: String = row.await?.get(0);
-        let bad = |e| Error::fatal(Code::Slot, "the server's position is malformed").source(e);
-        already.until = until.parse().map_err(bad)?;
+        already.until = postgres::log_position(self.run.session).await?;
         let snapshot = self.import(&created.snapshot).await?;
         // Any command ends the transaction that exports the snapshot; who has imported it keeps it.
         self.client()?.query("SELECT 1").await?;

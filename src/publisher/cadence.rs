@@ -124,6 +124,22 @@ impl Cadence {
         silent
     }
 
+    /// Whether no report has gone out for so long that the server may have ended the session: each is due after one interval, and the
+    /// server waits for three.
+    pub(crate) fn has_lapsed(&self, now: Duration) -> bool {
+        now >= self.sent_at + self.interval * 2
+    }
+
+    /// When a byte came from the server last.
+    pub(crate) fn heard_at(&self) -> Duration {
+        self.heard_at
+    }
+
+    /// Whether the server was silent for too long and was not heard since.
+    pub(crate) fn is_silent(&self) -> bool {
+        self.asked
+    }
+
     /// When to ask again though nothing else happens.
     pub(crate) fn deadline(&self, flushed: Lsn) -> Duration {
         let mut deadline = self.sent_at + self.interval;

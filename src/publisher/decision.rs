@@ -61,7 +61,8 @@ impl Limits {
 
 /// Asked of the server for our session: how soon it lets go of a client that is gone.
 pub(crate) const WAL_SENDER_TIMEOUT: Duration = Duration::from_secs(30);
-const SILENCE: Duration = Duration::from_secs(25);
+/// Half of the above: whoever is not heard for so long is looked at, and without a session it is given up what is in flight.
+const SILENCE: Duration = Duration::from_secs(15);
 
 /// The largest write-back: one statement over this many rows.
 pub(crate) const WRITE_BACK_MAX: usize = 5_000;
@@ -147,6 +148,8 @@ pub(crate) enum End {
     ServerStopping,
     /// The server is silent and its walsender is gone or idle.
     Silent,
+    /// So much time has passed between two reports that the server may have given the session up.
+    Lapsed,
     /// The producer is of no more use, or has given a record back: a new one begins at the last confirmed position.
     ProducerFailed(Fault),
     /// An event cannot be published, and the configuration says to stop there; or too many cannot.
@@ -164,6 +167,10 @@ impl End {
             }
             End::Silent => {
                 let message = "the server sends nothing and its walsender is idle or gone";
+                Error::transient(Code::Connect, message)
+            }
+            End::Lapsed => {
+                let message = "the process stood still, and another instance may publish by now";
                 Error::transient(Code::Connect, message)
             }
             End::Violated(violation) => {
@@ -215,6 +222,8 @@ pub(crate) enum Intake {
 pub(crate) enum Walsender {
     /// There, and busy with decoding.
     Busy,
+    /// There, and waiting until a standby has what it is about to send.
+    Standby,
     /// There, and waiting for something to send.
     Idle,
     /// Not there.
@@ -236,6 +245,8 @@ pub(crate) struct Snapshot {
     pub(crate) oldest: Option<Accepted>,
     /// The server decodes something that sends us nothing.
     pub(crate) decoding: bool,
+    /// The server waits for a standby before it sends more.
+    pub(crate) standby: bool,
     /// Partitions that were rewound, since the start.
     pub(crate) rewind_count: u64,
     /// Dead letters that wait to be filed.

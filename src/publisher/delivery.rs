@@ -3,6 +3,7 @@
 //! Owns nothing: it moves events between tracker, dispatch and the queue of the write-back, all of which the engine owns. An event is
 //! acknowledged when Kafka has it in its place, and settled when its row is written back, its letter is filed, or its letter is closed.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use crate::config::AfterPublish;
@@ -220,6 +221,11 @@ impl Engine {
     /// Records that Kafka has been given and has not reported on.
     pub(crate) fn kafka_count(&self) -> u64 {
         self.dispatch.in_flight_count()
+    }
+
+    /// The rows of all events that are on their way: to Kafka, to their mark, or among the dead letters.
+    pub(crate) fn rows_in_hand(&self) -> HashSet<i64> {
+        self.tracker.unsettled_rows().collect()
     }
 
     /// Which keys are parked, before the first event.

@@ -22,7 +22,7 @@
 //! - I11 tracker, write-back and retries belong to one lineage: [`Engine::reset`] drops them together;
 //! - I12 whoever waits has a name: what is not read, not acknowledged or not written back shows in [`Engine::snapshot`].
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::lsn::Lsn;
@@ -32,7 +32,9 @@ use crate::publisher::decision::{
     End, Intake, Limits, Output, Snapshot, Violation, WRITE_BACK_MAX, Walsender,
 };
 use crate::publisher::dispatch::Dispatch;
+use crate::publisher::gate::Gate;
 use crate::publisher::letters::Letters;
+use crate::publisher::tenure::Tenure;
 use crate::publisher::tracker::{Accepted, Ticket, Tracker};
 use crate::publisher::write_queue::WriteQueue;
 
@@ -57,7 +59,11 @@ pub(crate) struct Engine {
     pub(super) tracker: Tracker,
     pub(super) queue: WriteQueue,
     pub(super) dispatch: Dispatch,
-    session: Option<Cadence>,
+    pub(super) session: Option<Cadence>,
+    /// The session is not to be trusted any more.
+    pub(super) lapsed: bool,
+    pub(super) tenure: Tenure,
+    pub(super) gate: Gate,
     mode: Mode,
     reported: Lsn,
     decoding: bool,
@@ -79,8 +85,11 @@ impl Engine {
             tracker: Tracker::new(Lsn::INVALID),
             queue,
             dispatch: Dispatch::new(&limits),
-            limits,
             session: None,
+            lapsed: false,
+            tenure: Tenure::new(limits.silence),
+            gate: Gate::default(),
+            limits,
             mode: Mode::Running,
             reported: Lsn::INVALID,
             decoding: false,
@@ -103,12 +112,15 @@ impl Engine {
             .retain(|output| matches!(output, Output::Ask(_)));
         self.reported = start;
         (self.busy, self.halted) = (Busy::No, false);
+        self.tenure.forget();
+        self.gate.clear();
         self.generation += 1;
     }
 
     /// A session streams from now on.
     pub(crate) fn session_started(&mut self, now: Duration) {
         self.forget_session();
+        self.tenure.renew();
         self.session = Some(Cadence::new(
             now,
             self.limits.status_interval,
@@ -119,8 +131,14 @@ impl Engine {
 
     /// The session is over, for whatever reason; reports and write-backs of its events stay welcome.
     pub(crate) fn session_ended(&mut self) {
-        self.session = None;
+        if let Some(session) = self.session.take() {
+            self.tenure.heard_last(session.heard_at());
+        }
+        if std::mem::take(&mut self.lapsed) {
+            self.tenure.end();
+        }
         self.decoding = false;
+        self.gate.look(false);
         self.tracker.interrupt();
         self.forget_session();
     }
@@ -139,6 +157,7 @@ impl Engine {
 
     /// Begin of a transaction.
     pub(crate) fn begin(&mut self, commit_lsn: Lsn) {
+        self.gate.pass(commit_lsn);
         let result = self.tracker.begin(commit_lsn);
         self.check(result);
     }
@@ -177,7 +196,8 @@ impl Engine {
 
     /// A keepalive of the server.
     pub(crate) fn keepalive(&mut self, now: Duration, wal_end: Lsn, reply_requested: bool) {
-        let told = self.is_finished() && self.reported == self.tracker.flushed();
+        self.gate.pass(wal_end);
+        let told = self.is_finished() && self.reported == self.flushed();
         if let Mode::Stopping { final_keepalives } = &mut self.mode {
             *final_keepalives += u32::from(told);
         } else {
@@ -206,6 +226,9 @@ impl Engine {
                 self.heard(now);
                 self.decoding = true;
             }
+            Walsender::Standby => self.heard(now),
+            // It may have spoken while it was looked at.
+            Walsender::Idle | Walsender::Gone if !self.is_silent() => {}
             Walsender::Idle | Walsender::Gone => self.outputs.push_back(Output::End(End::Silent)),
         }
     }
@@ -251,12 +274,9 @@ impl Engine {
         }
         self.halt();
         self.work(now, stopping || !reading || self.session.is_none());
-        let (write, flush) = (self.tracker.received(), self.tracker.flushed());
-        debug_assert!(
-            flush >= self.reported,
-            "a confirmed position never goes back"
-        );
-        debug_assert!(flush <= write, "nothing is confirmed that was not received");
+        let (write, flush) = (self.tracker.received(), self.flushed());
+        debug_assert!(flush >= self.reported, "it never goes back");
+        debug_assert!(flush <= write, "confirmed and not received");
         let Some(session) = &mut self.session else {
             return;
         };
@@ -308,7 +328,7 @@ impl Engine {
         let session = self
             .session
             .as_ref()
-            .map(|session| session.deadline(self.tracker.flushed()));
+            .map(|session| session.deadline(self.flushed()));
         let letters = self.letters_are_open().then_some(&self.dispatch.letters);
         let letters = letters.and_then(Letters::deadline);
         let desk = [self.queue.deadline(), letters];
@@ -319,6 +339,7 @@ impl Engine {
     /// What to do with what the server sends.
     pub(crate) fn intake(&self) -> Intake {
         match self.mode {
+            _ if self.lapsed => Intake::Paused,
             Mode::Stopping { .. } if !self.is_within() => Intake::Discard,
             _ if self.is_halting() => Intake::Paused,
             _ if self.tracker.bytes() < self.limits.memory_limit => Intake::Open,
@@ -357,16 +378,11 @@ impl Engine {
         self.reported
     }
 
-    /// The rows of all events that are on their way: to Kafka, to their mark, or among the dead letters.
-    pub(crate) fn rows_in_hand(&self) -> HashSet<i64> {
-        self.tracker.unsettled_rows().collect()
-    }
-
     /// Figures for status and metrics.
     pub(crate) fn snapshot(&self) -> Snapshot {
         Snapshot {
             received: self.tracker.received(),
-            confirmed: self.tracker.flushed(),
+            confirmed: self.flushed(),
             in_flight_count: self.tracker.in_flight_count(),
             in_flight_bytes: self.tracker.in_flight_bytes(),
             unmarked_count: self.queue.len(),
@@ -374,6 +390,7 @@ impl Engine {
             hidden_count: self.queue.hidden_count(),
             oldest: self.tracker.oldest_in_flight(),
             decoding: self.decoding,
+            standby: self.gate.is_standby_late(),
             rewind_count: self.dispatch.rewind_count(),
             unfiled_count: self.dispatch.letters.unfiled_count(),
         }

@@ -8,7 +8,9 @@ use crate::config::{AfterPublish, OnPoison};
 use crate::lsn::Lsn;
 use crate::outbox::{Fault, Letter, Mark, Outcome, OwnedRecord, Request, Wish};
 use crate::publisher::checks::Parcel;
-use crate::publisher::decision::{End, Failure, FailureKind, Intake, Limits, Output, Report, Work};
+use crate::publisher::decision::{
+    End, Failure, FailureKind, Intake, Limits, Output, Report, Walsender, Work,
+};
 use crate::publisher::dispatch::Admission;
 use crate::publisher::engine::Engine;
 use crate::publisher::letters::Sight;
@@ -627,4 +629,66 @@ fn a_flood_of_dead_letters_stops_the_publisher_and_halt_stops_it_at_the_first() 
         assert_eq!(count, expected);
         assert_eq!(engine.intake(), Intake::Paused);
     }
+}
+
+#[test]
+fn a_session_that_did_not_report_in_time_is_read_no_more_and_what_was_sent_is_withdrawn_once() {
+    let mut engine = engine();
+    let ticket = transaction(&mut engine, 100);
+    engine.turn(MS * 20_000);
+    assert_eq!(engine.intake(), Intake::Open);
+    engine.turn(MS * 20_001);
+    assert_eq!(engine.intake(), Intake::Paused, "others may have read it");
+    assert!(matches!(next(&mut engine), Some(Output::End(End::Lapsed))));
+    assert!(!engine.gives_up(MS * 20_001), "the session is still there");
+    engine.session_ended();
+    assert!(engine.gives_up(MS * 20_001));
+    assert!(!engine.gives_up(MS * 20_002), "told once");
+    engine.reset(Lsn::new(100));
+    engine.session_started(MS * 20_003);
+    assert_eq!(engine.intake(), Intake::Open);
+    assert_eq!(delivered(&mut engine, MS * 20_004, ticket), 0);
+}
+
+#[test]
+fn without_a_session_what_is_in_flight_may_stay_until_another_may_publish() {
+    let mut engine = engine();
+    let ticket = transaction(&mut engine, 100);
+    engine.heard(MS * 1_000);
+    engine.session_ended();
+    engine.lock_lost(MS * 9_000);
+    assert!(!engine.gives_up(MS * 25_999));
+    assert!(engine.gives_up(MS * 26_000), "counted from the last word");
+
+    let mut engine = self::engine();
+    let same = transaction(&mut engine, 100);
+    engine.session_ended();
+    engine.lock_taken();
+    assert!(engine.gives_up(MS), "another has the lock");
+    assert_eq!(ticket, same);
+
+    let mut engine = self::engine();
+    let ticket = transaction(&mut engine, 100);
+    delivered(&mut engine, MS, ticket);
+    engine.session_ended();
+    assert!(!engine.gives_up(MS * 99_000), "nothing is in flight");
+}
+
+#[test]
+fn a_look_that_comes_after_the_server_has_spoken_says_nothing() {
+    let mut engine = engine();
+    engine.poll(MS * 26_000);
+    let looks = outputs(&mut engine);
+    assert!(
+        looks
+            .iter()
+            .any(|output| matches!(output, Output::LookAtWalsender))
+    );
+    engine.heard(MS * 26_100);
+    engine.walsender(MS * 26_200, Walsender::Idle);
+    assert!(outputs(&mut engine).is_empty());
+    engine.poll(MS * 52_000);
+    outputs(&mut engine);
+    engine.walsender(MS * 52_100, Walsender::Idle);
+    assert!(matches!(next(&mut engine), Some(Output::End(End::Silent))));
 }

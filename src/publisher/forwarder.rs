@@ -24,7 +24,7 @@ use crate::publisher::kafka_words::{ask, failure, send};
 use crate::publisher::scribe::{Done, Scribe};
 use crate::publisher::show;
 use crate::publisher::status::Board;
-use crate::publisher::topics::{Answer, NO_TOPIC, TopicId};
+use crate::publisher::topics::{Answer, NO_TOPIC};
 use crate::publisher::tracker::{Accepted, Ticket};
 
 type Question = Pin<Box<dyn Future<Output = Option<Vec<(String, Answer)>>>>>;
@@ -105,8 +105,11 @@ impl Forwarder {
         deadline.saturating_sub(self.born.elapsed()).min(limit)
     }
 
-    /// From now on rows are written back here and nowhere else.
+    /// From now on rows are written back here and nowhere else; nowhere, where no session has the lock any more.
     pub(crate) fn use_place(&mut self, place: Option<Place>) {
+        if place.is_none() {
+            self.lock_lost();
+        }
         self.scribe.use_place(place);
     }
 
@@ -226,7 +229,7 @@ impl Forwarder {
             self.engine.keep(self.now, ticket, record, reason);
             return Ok(());
         }
-        know(&mut self.topics, &self.metrics, topic, record.topic);
+        show::know(&mut self.topics, &self.metrics, topic, record.topic);
         let sent = send(&mut self.producer, &mut self.reports, |producer| {
             producer.send(&record, ticket)
         })?;
@@ -255,7 +258,7 @@ impl Forwarder {
             match output {
                 Output::Send { ticket, record } => {
                     let topic = self.engine.topic(record.topic());
-                    know(&mut self.topics, &self.metrics, topic, record.topic());
+                    show::know(&mut self.topics, &self.metrics, topic, record.topic());
                     let sent = send(&mut self.producer, &mut self.reports, |producer| {
                         producer.send_owned(&record, ticket)
                     })?;
@@ -268,7 +271,10 @@ impl Forwarder {
                     let catalog = Rc::clone(&self.catalog);
                     self.question = Some(Box::pin(ask(catalog, topics)));
                 }
-                Output::Work { generation, work } => self.scribe.begin(generation, work),
+                Output::Work { generation, work } => {
+                    self.scribe
+                        .begin(generation, work, self.engine.asks_position());
+                }
                 Output::End(End::ProducerFailed(fault)) => {
                     self.producer_failed = true;
                     return Ok(Some(Output::End(End::ProducerFailed(fault))));
@@ -341,6 +347,7 @@ impl Forwarder {
             generation,
             work,
             result,
+            position,
         } = done;
         let dead = match &result {
             Ok(_) => show::dead(&work),
@@ -358,33 +365,12 @@ impl Forwarder {
                 Err(())
             }
         };
-        self.engine.worked(now, generation, work, sight);
+        self.engine
+            .worked_at(now, generation, work, sight, position);
         for topic in dead {
             self.metrics.topic(&topic).failed(1);
         }
     }
-}
-
-/// Keeps the counters of a topic at hand.
-fn know(
-    topics: &mut Vec<Option<(Box<str>, TopicMetrics)>>,
-    metrics: &Metrics,
-    id: TopicId,
-    name: &str,
-) {
-    let at = id as usize;
-    if let Some(Some((known, _))) = topics.get(at)
-        && **known == *name
-    {
-        return;
-    }
-    if id == NO_TOPIC {
-        return;
-    }
-    if topics.len() <= at {
-        topics.resize_with(at + 1, || None);
-    }
-    topics[at] = Some((name.into(), metrics.topic(name)));
 }
 
 /// The answer to the question that is out; waits for ever when there is none.

@@ -4,11 +4,12 @@
 //! process that is frozen or cut off after `wal_sender_timeout` (`idle_session_timeout` while it does not stream). Polling has one SQL
 //! session for lock and reading, with `idle_session_timeout` of the same length. Others look whether the lock is free.
 
+use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 use crate::config::Config;
 use crate::error::Result;
-use crate::postgres::{self, Session, lock};
+use crate::postgres::{self, Server, Session, lock};
 use crate::publisher::decision::WAL_SENDER_TIMEOUT;
 use crate::publisher::status::Board;
 use crate::replication::ReplicationClient;
@@ -35,15 +36,24 @@ pub(crate) async fn take_by_sql(session: &Session, slot: &str) -> Result<bool> {
     lock::take(session, slot).await
 }
 
-/// Returns when the lock was free in two looks: the instance that had it is gone.
-pub(crate) async fn until_free(config: &Config, board: &Board) -> Result<()> {
+/// Returns when the lock was free in two looks: the instance that had it is gone. `taken` is set when another than `own` has it, an
+/// earlier session of ours that the server has not let go of yet.
+pub(crate) async fn until_free(
+    config: &Config,
+    board: &Board,
+    own: Option<&(Server, i32)>,
+    taken: &Cell<bool>,
+) -> Result<()> {
     let (database, limit) = (&config.database, config.operation_timeout);
     let session = postgres::connect(database, "outboxd standby", limit).await?;
+    let server = postgres::server(&session).await?;
+    let own = own.filter(|(own, _)| *own == server).map(|(_, pid)| *pid);
     let mut free = 0;
     while free < 2 {
         match lock::holder(&session, &config.slot).await? {
             Some(pid) => {
                 free = 0;
+                taken.set(Some(pid) != own);
                 board.update(|_| {});
                 board.wait(Some(("lock", format!("held by server process {pid}"))));
             }

@@ -10,6 +10,7 @@
 //!      └───────────┴────────────────┴─▶ forwarder ─▶ engine ─▶ tracker, write queue, cadence      (pure)
 //! ```
 
+mod apart;
 mod arrival;
 mod audit;
 mod auditor;
@@ -22,6 +23,7 @@ mod delivery;
 mod dispatch;
 mod engine;
 mod forwarder;
+mod gate;
 mod history;
 mod kafka_words;
 mod lane;
@@ -40,6 +42,7 @@ mod status;
 mod stream;
 mod supervisor;
 mod table_run;
+mod tenure;
 mod topics;
 mod tracker;
 mod watch;

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use crate::config::Config;
 use crate::error::Result;
+use crate::lsn::Lsn;
 use crate::metrics::Metrics;
 use crate::outbox::{Place, WriteBack};
 use crate::publisher::decision::Work;
@@ -20,6 +21,8 @@ pub(crate) struct Done {
     pub(crate) generation: u64,
     pub(crate) work: Work,
     pub(crate) result: Result<Option<Sight>>,
+    /// Where the log stood after the work, if that was asked for and the work is done.
+    pub(crate) position: Option<Lsn>,
 }
 
 type Running = Pin<Box<dyn Future<Output = (WriteBack, Done)>>>;
@@ -50,8 +53,8 @@ impl Scribe {
         self.place = place;
     }
 
-    /// Begins this work; [`done`](Scribe::done) tells how it went.
-    pub(crate) fn begin(&mut self, generation: u64, mut work: Work) {
+    /// Begins this work; [`done`](Scribe::done) tells how it went and, if `asks_position`, where the log stood after it.
+    pub(crate) fn begin(&mut self, generation: u64, mut work: Work, asks_position: bool) {
         let Some(mut write_back) = self.resting.take() else {
             debug_assert!(false, "one thing at a time");
             return;
@@ -59,11 +62,19 @@ impl Scribe {
         write_back.aim(self.place.clone());
         let metrics = Arc::clone(&self.metrics);
         self.running = Some(Box::pin(async move {
-            let result = perform(&mut write_back, &mut work, &metrics).await;
+            let mut result = perform(&mut write_back, &mut work, &metrics).await;
+            let mut position = None;
+            if asks_position && result.is_ok() {
+                match write_back.position().await {
+                    Ok(stood) => position = Some(stood),
+                    Err(error) => result = Err(error),
+                }
+            }
             let done = Done {
                 generation,
                 work,
                 result,
+                position,
             };
             (write_back, done)
         }));

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use crate::metrics::{FlightGauges, OTHER_TOPICS};
+use crate::metrics::{FlightGauges, Metrics, OTHER_TOPICS, TopicMetrics};
 use crate::publisher::decision::{Snapshot, Work};
 use crate::publisher::forwarder::Forwarder;
+use crate::publisher::topics::{NO_TOPIC, TopicId};
 
 /// A record that Kafka has not acknowledged for so long makes Kafka what is waited for.
 const KAFKA_WAIT: Duration = Duration::from_secs(5);
@@ -54,6 +55,10 @@ impl Forwarder {
         let late = |_: &_| oldest_seconds > KAFKA_WAIT.as_secs_f64() && snapshot.unfiled_count == 0;
         if let Some(oldest) = snapshot.oldest.filter(late) {
             return Some(("kafka", self.kafka_trouble(oldest.topic)));
+        }
+        if snapshot.standby {
+            let detail = "a standby of synchronized_standby_slots does not have what is to be sent";
+            return Some(("standby", detail.to_owned()));
         }
         if snapshot.decoding {
             let detail = "the server decodes changes that are not ours".to_owned();
@@ -113,4 +118,26 @@ pub(crate) fn dead(work: &Work) -> Vec<String> {
             .to_owned()
     })
     .collect()
+}
+
+/// Keeps the counters of a topic at hand.
+pub(super) fn know(
+    topics: &mut Vec<Option<(Box<str>, TopicMetrics)>>,
+    metrics: &Metrics,
+    id: TopicId,
+    name: &str,
+) {
+    let at = id as usize;
+    if let Some(Some((known, _))) = topics.get(at)
+        && **known == *name
+    {
+        return;
+    }
+    if id == NO_TOPIC {
+        return;
+    }
+    if topics.len() <= at {
+        topics.resize_with(at + 1, || None);
+    }
+    topics[at] = Some((name.into(), metrics.topic(name)));
 }

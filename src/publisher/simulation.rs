@@ -190,6 +190,11 @@ impl Schedule {
                 abandoned
             }
             Step::Connect => process.connect(now, world),
+            Step::GiveUp => {
+                let given_up = process.give_up(now, world);
+                self.repeats |= given_up;
+                given_up
+            }
             Step::Position if process.stopping => {
                 let position = (!world.stopping).then_some(world.confirmed);
                 process.position_known = position.is_some() && world.link.is_some();
@@ -289,6 +294,7 @@ impl Schedule {
     fn work(&mut self) -> bool {
         let mut did = false;
         let steps = [
+            Step::GiveUp,
             Step::Connect,
             Step::CarryOut,
             Step::Hear,
@@ -421,6 +427,7 @@ fn whatever_happens_nothing_is_lost_reordered_or_needlessly_repeated() {
         "closed",
         "filed",
         "halted",
+        "lapsed",
         "kept",
         "let the server stop",
         "poison",
@@ -435,6 +442,7 @@ fn whatever_happens_nothing_is_lost_reordered_or_needlessly_repeated() {
         "stop",
         "stopped",
         "vanished walsender",
+        "withdrawn",
         "write-back of before a reset",
     ] {
         assert!(seen.contains_key(what), "no schedule has seen: {what}");

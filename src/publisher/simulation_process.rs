@@ -58,7 +58,7 @@ impl Process {
             compresses: false,
             batch_bytes: 1_000_000,
             status_interval: Duration::from_secs(10),
-            silence: Duration::from_secs(25),
+            silence: Duration::from_secs(15),
         };
         let mut process = Process {
             engine: Engine::new(limits.clone()),
@@ -108,6 +108,18 @@ impl Process {
         true
     }
 
+    /// Without a session: withdraws what is in flight when it is time to. Each partition may still take a beginning of it.
+    pub(crate) fn give_up(&mut self, now: Duration, world: &mut World) -> bool {
+        if world.link.is_some() || !self.engine.gives_up(now) {
+            return false;
+        }
+        world.saw("withdrawn");
+        world.lose_records();
+        while world.perform(false) {}
+        self.reset(world);
+        true
+    }
+
     /// The connection is over, seen from here.
     pub(crate) fn disconnect(&mut self, world: &mut World, clean: bool) {
         world.close(clean);
@@ -116,6 +128,7 @@ impl Process {
 
     /// Takes one message from the server as far as the engine lets it.
     pub(crate) fn read(&mut self, now: Duration, world: &mut World) -> bool {
+        self.engine.turn(now);
         let intake = self.engine.intake();
         let Some(link) = &mut world.link else {
             return false;
@@ -385,6 +398,10 @@ impl Process {
             }
             End::Silent => {
                 world.saw("silent");
+                self.disconnect(world, false);
+            }
+            End::Lapsed => {
+                world.saw("lapsed");
                 self.disconnect(world, false);
             }
             End::Halted(_) => {

@@ -19,6 +19,7 @@ pub(crate) enum Step {
     Poll,
     CarryOut,
     Connect,
+    GiveUp,
     Position,
     Wait(u64),
     ShutDown,
@@ -36,7 +37,7 @@ pub(crate) enum Step {
 }
 
 /// What always happens, by weight.
-pub(crate) const EVERYDAY: [(Step, u32); 20] = [
+pub(crate) const EVERYDAY: [(Step, u32); 21] = [
     (Step::AskWithoutEnd, 60),
     (Step::Write, 30),
     (Step::Send, 160),
@@ -53,6 +54,7 @@ pub(crate) const EVERYDAY: [(Step, u32); 20] = [
     (Step::Poll, 80),
     (Step::CarryOut, 100),
     (Step::Connect, 40),
+    (Step::GiveUp, 10),
     (Step::Position, 10),
     (Step::Wait(60), 60),
     (Step::Visible, 20),

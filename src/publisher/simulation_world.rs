@@ -485,6 +485,13 @@ impl World {
 
     /// The producer dies: of what is in flight, each partition still takes a beginning.
     pub(crate) fn lose_producer(&mut self) {
+        self.lose_records();
+        self.question = None;
+        self.batches.clear();
+    }
+
+    /// The same for its records alone.
+    pub(crate) fn lose_records(&mut self) {
         for number in 0..self.partitions.len() {
             for _ in 0..self.rng.usize(0..=self.partitions[number].in_flight.len()) {
                 self.append(number);
@@ -493,8 +500,6 @@ impl World {
             self.partitions[number].reports.clear();
             self.partitions[number].suspect = false;
         }
-        self.question = None;
-        self.batches.clear();
     }
 
     /// The statement runs in the database. With `fault` it fails as a whole, before or after it took effect.

@@ -94,6 +94,7 @@ impl<'a> Stream<'a> {
     async fn turn_until_over(&mut self, stop: &mut watch::Receiver<bool>) -> Result<End> {
         loop {
             let now = self.forwarder.tick();
+            self.forwarder.engine.turn(now);
             if stop_requested(stop) {
                 self.forwarder.engine.stop();
             }

@@ -15,6 +15,7 @@
 //!
 //! Polling has a shorter staircase: one SQL connection, preflight, lock, table.
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -25,6 +26,7 @@ use crate::config::{Config, OnSlotLoss, Source};
 use crate::error::{Code, Error, Result};
 use crate::lsn::Lsn;
 use crate::outbox::{Place, Slow, UnpublishedRows};
+use crate::postgres::Server;
 use crate::publisher::auditor::Statements;
 use crate::publisher::connections::Connections;
 use crate::publisher::decision::End;
@@ -67,6 +69,8 @@ pub(crate) struct Supervisor {
     pub(super) slow: Slow,
     /// Where the server failed to decode the last time, and its SQLSTATE.
     pub(super) failed_at: Option<(Lsn, String)>,
+    /// The server process that had the lock for us last.
+    pub(super) holder: Option<(Server, i32)>,
     /// A session has streamed, or polled: from then on a refused login is an outage, not a wrong setting.
     pub(super) streamed: bool,
 }
@@ -108,6 +112,7 @@ impl Supervisor {
             handed: Handed::default(),
             slow: Slow::default(),
             failed_at: None,
+            holder: None,
             streamed: false,
         }
     }
@@ -148,6 +153,7 @@ impl Supervisor {
 
     async fn sessions(&mut self) -> Result<()> {
         loop {
+            self.fresh |= self.forwarder.renew_producer().await?;
             let error = match self.attempt().await {
                 Ok(Next::Over(End::Stopped)) => return Ok(()),
                 Ok(Next::Over(end)) => {
@@ -182,7 +188,7 @@ impl Supervisor {
                 "stopping without a session, the next start sends some events again"
             );
         }
-        while self.forwarder.engine.kafka_count() > 0 {
+        while self.forwarder.awaits_reports() {
             self.forwarder.progressed().await?;
         }
         Ok(())
@@ -209,16 +215,12 @@ impl Supervisor {
             status.last_error = Some(error.report());
         });
         board.wait(Some(("postgres", error.report())));
-        let until = tokio::time::Instant::now() + delay;
         let mut stop = self.stop.clone();
-        loop {
-            tokio::select! {
-                biased;
-                _ = stop.wait_for(|stop| *stop) => return,
-                () = tokio::time::sleep_until(until) => return,
-                // A producer that fails shows in the next session as well.
-                _ = self.forwarder.progressed() => {}
-            }
+        tokio::select! {
+            biased;
+            _ = stop.wait_for(|stop| *stop) => {}
+            () = tokio::time::sleep(delay) => {}
+            () = self.forwarder.apart(None) => {}
         }
     }
 
@@ -239,6 +241,7 @@ impl Supervisor {
             biased;
             _ = stop.wait_for(|stop| *stop) => return Ok(Next::StopRequested),
             begun = begin => begun,
+            () = self.forwarder.apart(None) => return Ok(Next::Again),
         };
         if let Some(faults) = faults {
             self.oversight.catalogs(&faults, &self.forwarder);
@@ -255,13 +258,14 @@ impl Supervisor {
         self.stood_by = true;
         self.forwarder.board.phase(Phase::Standby);
         tracing::info!(slot = %self.config.slot, "another instance publishes, waiting to take over");
-        let mut stop = self.stop.clone();
+        let (mut stop, taken) = (self.stop.clone(), Cell::new(false));
+        let board = Arc::clone(&self.forwarder.board);
+        let free = lock::until_free(&self.config, &board, self.holder.as_ref(), &taken);
         tokio::select! {
             biased;
             _ = stop.wait_for(|stop| *stop) => Ok(Next::StopRequested),
-            result = lock::until_free(&self.config, &self.forwarder.board) => {
-                result.map(|()| Next::Again)
-            }
+            result = free => result.map(|()| Next::Again),
+            () = self.forwarder.apart(Some(&taken)) => Ok(Next::Again),
         }
     }
 
@@ -279,7 +283,7 @@ impl Supervisor {
             server: taken.server.clone(),
             table: taken.shape.oid,
         };
-        self.enter(&place, Lsn::INVALID);
+        self.enter(&place, Lsn::INVALID, taken.session.backend_pid());
         let is_new = std::mem::take(&mut self.fresh);
         let config = Arc::clone(&self.config);
         let poll = Poll {
@@ -318,13 +322,15 @@ impl Supervisor {
             server,
             table: shape.oid,
         };
-        self.enter(&place, identity.flush);
+        self.enter(&place, identity.flush, client.backend_pid());
         let slot = self
             .slot(&session, &mut client, &place.server, &shape)
             .await?;
         let Some(slot) = slot else {
             return Ok(Next::StopRequested);
         };
+        let kept = client.let_standbys_keep(&slot.name, slot.failover).await?;
+        self.forwarder.engine.slot_is_kept(kept);
         let from = self.position(&slot, &place.server, &session).await?;
         let config = Arc::clone(&self.config);
         let started = client.start(&config.slot, from, &config.publication).await;
@@ -338,7 +344,8 @@ impl Supervisor {
         let statements = Statements::new(&config, &shape)?;
         let (oversight, now) = (&mut self.oversight, self.forwarder.tick());
         let overseer = Overseer::new(oversight, &config, &place, &statements, now);
-        let watch = Watch::new(&session, &config.slot, client.backend_pid(), overseer);
+        let walsender = client.backend_pid();
+        let watch = Watch::new(&session, &config.slot, walsender, kept, overseer);
         let (forwarder, already) = (&mut self.forwarder, &mut self.already);
         let mut stream = Stream::new(&config, forwarder, &mut client, watch, already, shape.oid);
         let end = stream.run(&mut self.stop).await;

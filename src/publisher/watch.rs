@@ -7,7 +7,9 @@
 use std::pin::Pin;
 use std::time::Duration;
 
-use crate::error::Result;
+use tokio_postgres::types::ToSql;
+
+use crate::error::{Code, Error, Result};
 use crate::metrics::SlotGauges;
 use crate::postgres::Session;
 use crate::postgres::slot::{self, Slot};
@@ -22,12 +24,22 @@ const INTERVAL: Duration = Duration::from_secs(2);
 /// The same while stopping, when only the slot's position is waited for.
 const HASTE: Duration = Duration::from_millis(20);
 
+/// How long a look at a silent walsender may take. With the silence before it, it is less than the server's patience with us.
+const LOOK_LIMIT: Duration = Duration::from_secs(10);
+
+/// What a server process waits for.
+const LOOK: &str = "SELECT wait_event FROM pg_catalog.pg_stat_activity WHERE pid = $1";
+/// What a walsender waits for that may not send what a standby does not have, from 17 on.
+const WAITS_FOR_STANDBY: &str = "WaitForStandbyConfirmation";
+
 /// What was seen.
 #[derive(Debug)]
 pub(crate) enum Seen {
     Slot(Option<Slot>),
     Walsender(Walsender),
     Told(Result<Told>),
+    /// Whether the walsender waits for a standby.
+    Standby(bool),
 }
 
 type Look<'a> = Pin<Box<dyn Future<Output = Result<Seen>> + 'a>>;
@@ -37,17 +49,20 @@ pub(crate) struct Watch<'a> {
     session: &'a Session,
     slot: &'a str,
     walsender: i32,
+    kept: bool,
     hasty: bool,
     look: Look<'a>,
     overseer: Overseer<'a>,
 }
 
 impl<'a> Watch<'a> {
-    /// `walsender` is the process that serves the replication connection.
+    /// `walsender` is the process that serves the replication connection; `kept`: standbys keep the slot, and it may have to wait for
+    /// them.
     pub(crate) fn new(
         session: &'a Session,
         slot: &'a str,
         walsender: i32,
+        kept: bool,
         overseer: Overseer<'a>,
     ) -> Self {
         let look = look_at_slot(session, slot, Duration::ZERO);
@@ -55,6 +70,7 @@ impl<'a> Watch<'a> {
             session,
             slot,
             walsender,
+            kept,
             hasty: false,
             look,
             overseer,
@@ -89,7 +105,12 @@ impl<'a> Watch<'a> {
             () = self.session.closed() => Err(self.session.end_error("watching the slot")),
             seen = &mut self.look => {
                 let pause = if self.hasty { HASTE } else { INTERVAL };
-                self.look = look_at_slot(self.session, self.slot, pause);
+                self.look = match &seen {
+                    Ok(Seen::Slot(_)) if self.kept && !self.hasty => {
+                        Box::pin(look_for_standby(self.session, self.walsender))
+                    }
+                    _ => look_at_slot(self.session, self.slot, pause),
+                };
                 seen
             }
             told = self.overseer.told() => Ok(Seen::Told(told)),
@@ -105,6 +126,7 @@ impl<'a> Watch<'a> {
         match seen {
             Seen::Told(told) => return self.overseer.hear(now, told, forwarder),
             Seen::Walsender(walsender) => forwarder.engine.walsender(now, walsender),
+            Seen::Standby(waits) => forwarder.engine.waits_for_standby(waits),
             Seen::Slot(slot) => {
                 self.overseer.slot(slot.as_ref(), forwarder);
                 let position = slot.as_ref().and_then(|slot| slot.confirmed_flush);
@@ -142,14 +164,27 @@ fn look_at_slot<'a>(session: &'a Session, slot: &'a str, pause: Duration) -> Loo
     })
 }
 
-async fn look_at_walsender(session: &Session, pid: i32) -> Result<Seen> {
-    let look = "SELECT wait_event FROM pg_catalog.pg_stat_activity WHERE pid = $1";
+async fn look_for_standby(session: &Session, pid: i32) -> Result<Seen> {
     let row = session
-        .bounded("looking at the walsender", session.query_opt(look, &[&pid]))
+        .row_if_any("looking at the walsender", LOOK, &[&pid])
         .await?;
+    let event = row.and_then(|row| row.get::<_, Option<String>>(0));
+    Ok(Seen::Standby(event.as_deref() == Some(WAITS_FOR_STANDBY)))
+}
+
+async fn look_at_walsender(session: &Session, pid: i32) -> Result<Seen> {
+    let params: [&(dyn ToSql + Sync); 1] = [&pid];
+    let look = session.row_if_any("looking at the walsender", LOOK, &params);
+    let Ok(row) = tokio::time::timeout(LOOK_LIMIT, look).await else {
+        let message =
+            format!("the server has said nothing on either connection for {LOOK_LIMIT:?}");
+        return Err(Error::transient(Code::Connect, message));
+    };
+    let row = row?;
     let idle = ["WalSenderWaitForWAL", "WalSenderMain", "WalSenderWriteData"];
     let walsender = match row.map(|row| row.get::<_, Option<String>>(0)) {
         None => Walsender::Gone,
+        Some(Some(event)) if event == WAITS_FOR_STANDBY => Walsender::Standby,
         Some(Some(event)) if idle.contains(&event.as_str()) => Walsender::Idle,
         Some(_) => Walsender::Busy,
     };

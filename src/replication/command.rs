@@ -122,6 +122,14 @@ pub(crate) async fn drop_slot(connection: &mut Connection, name: &str) -> Result
     .map(drop)
 }
 
+pub(crate) async fn let_standbys_keep(connection: &mut Connection, slot: &str) -> Result<()> {
+    let alter = format!(
+        "ALTER_REPLICATION_SLOT {} (FAILOVER true)",
+        identifier(slot)
+    );
+    query(connection, &alter).await.map(drop)
+}
+
 /// Asks for the stream and waits until it begins.
 pub(crate) async fn start_replication(
     connection: &mut Connection,

@@ -150,6 +150,15 @@ impl ReplicationClient {
         command::drop_slot(&mut self.connection, name).await
     }
 
+    /// Has standbys keep a copy of the slot, so that it outlives a failover. `failover` is what the server says of it: `None` where it
+    /// is too old for that (before 17). True when standbys keep it now.
+    pub async fn let_standbys_keep(&mut self, slot: &str, failover: Option<bool>) -> Result<bool> {
+        if failover == Some(false) {
+            command::let_standbys_keep(&mut self.connection, slot).await?;
+        }
+        Ok(failover.is_some())
+    }
+
     /// Begins to stream what was committed after `from`; `0/0` means where the slot stands. After an error of the server
     /// (the slot is in use, say) the client can be used again.
     pub async fn start(&mut self, slot: &str, from: Lsn, publication: &str) -> Result<()> {

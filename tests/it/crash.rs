@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use crate::support::heavy;
-use crate::support::kafka::{self, ConsumedRecord};
+use crate::support::kafka;
 use crate::support::load::{Load, Pattern};
 use crate::support::oracle::{Oracle, check};
 use crate::support::outboxd::Outboxd;
@@ -15,12 +15,6 @@ use crate::support::wait::wait_for;
 
 const LIMIT: Duration = Duration::from_secs(60);
 const KILLS: u32 = 20;
-
-/// Where the slot and the server stood when a run began.
-struct Window {
-    confirmed: u64,
-    written: u64,
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn twenty_kills_under_load_lose_nothing_and_repeat_only_what_was_not_confirmed() -> Result<()>
@@ -40,7 +34,7 @@ async fn twenty_kills_under_load_lose_nothing_and_repeat_only_what_was_not_confi
         let life = Duration::from_millis(u64::from(kill * 97 % 600));
         tokio::time::sleep(life).await;
         outboxd.kill()?;
-        windows.push(window(&scene).await?);
+        windows.push(scene.window().await?);
         outboxd.respawn()?;
     }
     outboxd.wait_for_phase("streaming", LIMIT).await?;
@@ -55,10 +49,9 @@ async fn twenty_kills_under_load_lose_nothing_and_repeat_only_what_was_not_confi
         let record = consumed
             .iter()
             .find(|record| record.outbox_id() == Some(*id));
-        let at = committed_at(record.context("a duplicate is among what was consumed")?)?;
-        let open = windows
-            .iter()
-            .filter(|window| window.confirmed <= at && at < window.written);
+        let record = record.context("a duplicate is among what was consumed")?;
+        let at = record.committed_at()?;
+        let open = windows.iter().filter(|window| window.contains(at));
         assert!(
             *copies <= 1 + open.count(),
             "event {id} came {copies} times though it was confirmed"
@@ -90,8 +83,8 @@ async fn a_kill_in_the_middle_of_a_large_transaction_loses_and_confirms_nothing_
     let part = sent.len() as i64;
     assert!(part < ROWS, "all of it had been sent already");
     // Its commit lies behind its rows, and so does everything that would confirm a part of it.
-    let commit = committed_at(sent.first().context("a part of it")?)?;
-    assert!(window(&scene).await?.confirmed <= commit);
+    let commit = sent.first().context("a part of it")?.committed_at()?;
+    assert!(scene.window().await?.confirmed <= commit);
     outboxd.respawn()?;
     scene.all_marked(LIMIT).await?;
     assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
@@ -103,25 +96,4 @@ async fn a_kill_in_the_middle_of_a_large_transaction_loses_and_confirms_nothing_
         "{twice} came again, {part} had been sent"
     );
     Ok(())
-}
-
-async fn window(scene: &Scene<'_>) -> Result<Window> {
-    let session = scene.database.connect().await?;
-    let confirmed = format!(
-        "SELECT (confirmed_flush_lsn - '0/0')::bigint FROM pg_replication_slots WHERE slot_name = '{}'",
-        scene.slot()
-    );
-    let written = "SELECT (pg_current_wal_insert_lsn() - '0/0')::bigint";
-    Ok(Window {
-        confirmed: session.value::<i64>(&confirmed).await? as u64,
-        written: session.value::<i64>(written).await? as u64,
-    })
-}
-
-fn committed_at(record: &ConsumedRecord) -> Result<u64> {
-    let text = record
-        .header("outbox_lsn")
-        .context("the stream names the commit")?;
-    let (high, low) = text.split_once('/').context("an LSN")?;
-    Ok(u64::from_str_radix(high, 16)? << 32 | u64::from_str_radix(low, 16)?)
 }

@@ -173,6 +173,21 @@ fn files_stay_short_and_folders_flat() -> Result<()> {
     Ok(())
 }
 
+/// What is waited for must not depend on a clock that somebody sets: it tells how long an event took, and Postgres what time it is here.
+#[test]
+fn the_wall_clock_is_read_for_figures_alone() -> Result<()> {
+    const FIGURES: [&str; 2] = ["publisher/forwarder.rs", "replication/message.rs"];
+    let mut readers = Vec::new();
+    for (path, text) in sources()? {
+        if code(&text).iter().any(|line| line.contains("SystemTime")) {
+            readers.push(path.display().to_string());
+        }
+    }
+    readers.sort_unstable();
+    assert_eq!(readers, FIGURES);
+    Ok(())
+}
+
 #[test]
 fn an_arrow_against_the_map_is_seen() {
     let text = "use crate::{config::Config, publisher::{Status, engine},\n    lsn};\n// crate::http\nfn f() -> crate::kafka::Report {}\n\

@@ -1,4 +1,5 @@
-//! A real Kafka broker, from its jars: one for all tests of a process, and private ones for tests that stop or freeze theirs.
+//! A real Kafka broker, from its jars: one for all tests of a process, and private ones for tests that stop or freeze theirs,
+//! also behind a proxy, asking for a password, or three together.
 
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
@@ -33,11 +34,58 @@ const START_LIMIT: Duration = Duration::from_secs(120);
 /// How long reading everything may take.
 const READ_LIMIT: Duration = Duration::from_secs(300);
 
-/// One broker, which is its own controller. Dropping it kills the process and removes its files.
+/// One broker, which is its own controller or one of three. Dropping it kills the process and removes its files.
 pub(crate) struct Kafka {
     guard: Guard,
     port: u16,
     machine: &'static [&'static str],
+    /// Where a second listener is.
+    outer: Option<u16>,
+    /// All brokers of the cluster.
+    bootstrap: String,
+}
+
+/// What a broker shall be like.
+#[derive(Clone, Copy)]
+struct Plan<'a> {
+    machine: &'static [&'static str],
+    properties: &'a [&'a str],
+    outer: Option<Outer<'a>>,
+    place: &'a Place,
+    /// Where to keep the files, if not in a folder of its own below the temporary one.
+    files: Option<&'a Path>,
+}
+
+/// A second listener.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Outer<'a> {
+    /// `PLAINTEXT`, `SASL_PLAINTEXT` or `SSL`.
+    pub(crate) protocol: &'a str,
+    /// The port that clients are told, where that is not its own: a proxy's.
+    pub(crate) told: Option<u16>,
+}
+
+/// A broker's place among the brokers of its cluster.
+struct Place {
+    id: usize,
+    ports: Vec<u16>,
+    /// The first broker's, which is the controller.
+    controller: u16,
+}
+
+impl Place {
+    fn alone() -> Result<Place> {
+        Ok(Place {
+            id: 1,
+            ports: vec![free_port()?],
+            controller: free_port()?,
+        })
+    }
+
+    fn bootstrap(&self) -> String {
+        let brokers = self.ports.iter().map(|port| format!("127.0.0.1:{port}"));
+        brokers.collect::<Vec<_>>().join(",")
+    }
 }
 
 /// A Java machine that starts fast and stays small.
@@ -76,6 +124,12 @@ impl ConsumedRecord {
         self.header("outbox_id")?.parse().ok()
     }
 
+    /// The commit position that outboxd gives every record of the stream.
+    pub(crate) fn committed_at(&self) -> Result<u64> {
+        let lsn = self.header("outbox_lsn");
+        parse_lsn(lsn.context("the stream names the commit")?)
+    }
+
     fn read(message: &BorrowedMessage<'_>) -> ConsumedRecord {
         let header = |header: rdkafka::message::Header<'_, &[u8]>| {
             (
@@ -96,6 +150,12 @@ impl ConsumedRecord {
             timestamp: message.timestamp().to_millis(),
         }
     }
+}
+
+/// A position in the log as a number.
+pub(crate) fn parse_lsn(text: &str) -> Result<u64> {
+    let (high, low) = text.split_once('/').context("an LSN")?;
+    Ok(u64::from_str_radix(high, 16)? << 32 | u64::from_str_radix(low, 16)?)
 }
 
 /// The folder of the broker's jars: `OUTBOXD_TEST_KAFKA_DIR` (a Kafka installation, or its `libs`), or fetched by Maven.
@@ -144,16 +204,87 @@ pub(crate) fn fast() -> Result<Kafka> {
     Kafka::start(&FAST, &[])
 }
 
+/// A broker of one's own with a second listener, [`Kafka::outer_port`].
+pub(crate) fn with_outer(outer: Outer<'_>, properties: &[&str]) -> Result<Kafka> {
+    let place = Place::alone()?;
+    let mut kafka = Kafka::prepare(Plan {
+        machine: &SMALL,
+        properties,
+        outer: Some(outer),
+        place: &place,
+        files: None,
+    })?;
+    kafka.resume()?;
+    Ok(kafka)
+}
+
+/// A broker of one's own that keeps its records in this folder.
+pub(crate) fn private_in(files: &Path, properties: &[&str]) -> Result<Kafka> {
+    let place = Place::alone()?;
+    let mut kafka = Kafka::prepare(Plan {
+        machine: &SMALL,
+        properties,
+        outer: None,
+        place: &place,
+        files: Some(files),
+    })?;
+    kafka.resume()?;
+    Ok(kafka)
+}
+
+/// Three brokers, the first of which is the controller as well. Each has all of them as its bootstrap servers.
+pub(crate) fn cluster(properties: &[&str]) -> Result<Vec<Kafka>> {
+    let ports = (0..3).map(|_| free_port()).collect::<Result<Vec<u16>>>()?;
+    let controller = free_port()?;
+    let mut brokers = Vec::new();
+    for id in 1..=3 {
+        let place = Place {
+            id,
+            ports: ports.clone(),
+            controller,
+        };
+        let mut broker = Kafka::prepare(Plan {
+            machine: &SMALL,
+            properties,
+            outer: None,
+            place: &place,
+            files: None,
+        })?;
+        broker.begin()?;
+        brokers.push(broker);
+    }
+    for broker in &brokers {
+        broker.wait_ready()?;
+    }
+    Ok(brokers)
+}
+
 impl Kafka {
     fn start(machine: &'static [&'static str], properties: &[&str]) -> Result<Kafka> {
+        let place = Place::alone()?;
+        let mut kafka = Kafka::prepare(Plan {
+            machine,
+            properties,
+            outer: None,
+            place: &place,
+            files: None,
+        })?;
+        kafka.resume()?;
+        Ok(kafka)
+    }
+
+    /// Everything before its start.
+    fn prepare(plan: Plan<'_>) -> Result<Kafka> {
         let jars = jars()?;
         let dir = new_folder("kafka", None)?;
         let mut kafka = Kafka {
             guard: Guard::new(&dir, None, "KILL")?,
-            port: free_port()?,
-            machine,
+            machine: plan.machine,
+            port: plan.place.ports[plan.place.id - 1],
+            outer: plan.outer.map(|_| free_port()).transpose()?,
+            bootstrap: plan.place.bootstrap(),
         };
-        kafka.configure(&dir, properties)?;
+        kafka.configure(&dir, plan)?;
         let format = [
             "kafka.tools.StorageTool",
             "format",
@@ -162,36 +293,52 @@ impl Kafka {
             "-c",
             "server.properties",
         ];
-        kafka.guard.start(&java(machine, &jars, &format))?;
+        kafka.guard.start(&java(kafka.machine, &jars, &format))?;
         if kafka.guard.wait(START_LIMIT) != Some(0) {
             bail!(
                 "Kafka's storage was not formatted: {}",
                 kafka.guard.last_words()
             );
         }
-        kafka.resume()?;
         Ok(kafka)
     }
 
-    fn configure(&self, dir: &Path, properties: &[&str]) -> Result<()> {
-        let (port, controller) = (self.port, free_port()?);
+    fn configure(&self, dir: &Path, plan: Plan<'_>) -> Result<()> {
+        let Place { id, controller, .. } = plan.place;
+        let port = self.port;
+        let (roles, control) = if *id == 1 {
+            let listener = format!(",CONTROLLER://127.0.0.1:{controller}");
+            ("broker,controller", listener)
+        } else {
+            ("broker", String::new())
+        };
+        let (mut outer, mut advertised, mut protocol) = Default::default();
+        if let (Some(own), Some(wanted)) = (self.outer, plan.outer) {
+            outer = format!(",OUTER://127.0.0.1:{own}");
+            advertised = format!(",OUTER://127.0.0.1:{}", wanted.told.unwrap_or(own));
+            protocol = format!(",OUTER:{}", wanted.protocol);
+        }
+        let replicas = plan.place.ports.len();
+        let files = plan
+            .files
+            .map_or_else(|| dir.join("data"), Path::to_path_buf);
         let mut text = format!(
-            "process.roles=broker,controller
-node.id=1
+            "process.roles={roles}
+node.id={id}
 controller.quorum.voters=1@127.0.0.1:{controller}
 controller.listener.names=CONTROLLER
-listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}
-advertised.listeners=PLAINTEXT://127.0.0.1:{port}
-listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
+listeners=PLAINTEXT://127.0.0.1:{port}{control}{outer}
+advertised.listeners=PLAINTEXT://127.0.0.1:{port}{advertised}
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT{protocol}
 inter.broker.listener.name=PLAINTEXT
-log.dirs={}
+log.dirs={files}
 auto.create.topics.enable=false
 num.network.threads=2
 num.io.threads=4
 offsets.topic.num.partitions=1
-offsets.topic.replication.factor=1
+offsets.topic.replication.factor={replicas}
 transaction.state.log.num.partitions=1
-transaction.state.log.replication.factor=1
+transaction.state.log.replication.factor={replicas}
 transaction.state.log.min.isr=1
 group.initial.rebalance.delay.ms=0
 log.retention.ms=-1
@@ -199,9 +346,9 @@ log.segment.bytes=67108864
 log.index.size.max.bytes=1048576
 log.cleaner.dedupe.buffer.size=4194304
 ",
-            dir.join("data").display()
+            files = files.display()
         );
-        for property in properties {
+        for property in plan.properties {
             text.push_str(property);
             text.push('\n');
         }
@@ -216,8 +363,22 @@ log.cleaner.dedupe.buffer.size=4194304
     /// Starts the broker again after [`stop`](Kafka::stop) or [`kill`](Kafka::kill), at the same address; returns when it
     /// answers.
     pub(crate) fn resume(&mut self) -> Result<()> {
-        let server = ["kafka.Kafka", "server.properties"];
-        self.guard.start(&java(self.machine, &jars()?, &server))?;
+        self.begin()?;
+        self.wait_ready()
+    }
+
+    /// The same without waiting for an answer.
+    pub(crate) fn begin(&mut self) -> Result<()> {
+        self.guard.start(&java(
+            self.machine,
+            &jars()?,
+            &["kafka.Kafka", "server.properties"],
+        ))?;
+        Ok(())
+    }
+
+    /// Waits until it answers.
+    pub(crate) fn wait_ready(&self) -> Result<()> {
         let end = Instant::now() + START_LIMIT;
         let listens = || TcpStream::connect(("127.0.0.1", self.port)).is_ok();
         while Instant::now() < end && self.guard.pid().is_some() {
@@ -230,14 +391,22 @@ log.cleaner.dedupe.buffer.size=4194304
     }
 
     fn answers(&self) -> bool {
-        let consumer: Result<BaseConsumer, _> = self.client().create();
+        let alone = format!("127.0.0.1:{}", self.port);
+        let mut config = self.client();
+        config.set("bootstrap.servers", alone);
+        let consumer: Result<BaseConsumer, _> = config.create();
         let metadata = consumer.and_then(|it| it.fetch_metadata(None, Duration::from_secs(5)));
         metadata.is_ok_and(|metadata| !metadata.brokers().is_empty())
     }
 
     /// The bootstrap servers.
     pub(crate) fn brokers(&self) -> String {
-        format!("127.0.0.1:{}", self.port)
+        self.bootstrap.clone()
+    }
+
+    /// The port on 127.0.0.1 of the second listener.
+    pub(crate) fn outer_port(&self) -> Result<u16> {
+        self.outer.context("it has one listener")
     }
 
     /// The port on 127.0.0.1.
@@ -305,17 +474,52 @@ log.cleaner.dedupe.buffer.size=4194304
         partitions: i32,
         settings: &[(&str, &str)],
     ) -> Result<()> {
-        let admin: AdminClient<DefaultClientContext> = self.client().create()?;
-        let mut topic = NewTopic::new(name, partitions, TopicReplication::Fixed(1));
+        self.create_replicated(name, partitions, 1, settings).await
+    }
+
+    /// The same with so many replicas.
+    pub(crate) async fn create_replicated(
+        &self,
+        name: &str,
+        partitions: i32,
+        replicas: i32,
+        settings: &[(&str, &str)],
+    ) -> Result<()> {
+        let mut topic = NewTopic::new(name, partitions, TopicReplication::Fixed(replicas));
         for (key, value) in settings {
             topic = topic.set(key, value);
         }
+        self.create(topic).await
+    }
+
+    /// Makes a topic of one partition with its replicas on these brokers.
+    pub(crate) async fn create_placed(&self, name: &str, brokers: &[i32]) -> Result<()> {
+        let place = [brokers];
+        self.create(NewTopic::new(name, 1, TopicReplication::Variable(&place)))
+            .await
+    }
+
+    async fn create(&self, topic: NewTopic<'_>) -> Result<()> {
+        let admin: AdminClient<DefaultClientContext> = self.client().create()?;
         let options = AdminOptions::new().operation_timeout(Some(Duration::from_secs(30)));
         let results = admin.create_topics([&topic], &options).await?;
         for result in results {
             result.map_err(|(name, code)| anyhow::anyhow!("topic {name}: {code}"))?;
         }
         Ok(())
+    }
+
+    /// How many replicas of each partition of a topic are in sync.
+    pub(crate) async fn in_sync_counts(&self, topic: &str) -> Result<Vec<usize>> {
+        self.with_consumer(&[topic], |consumer, topics| {
+            let metadata = consumer.fetch_metadata(Some(&topics[0]), READ_LIMIT)?;
+            let partitions = metadata
+                .topics()
+                .iter()
+                .flat_map(|topic| topic.partitions());
+            Ok(partitions.map(|partition| partition.isr().len()).collect())
+        })
+        .await
     }
 
     /// Gives a topic other settings; those that are not named get their defaults.

@@ -13,6 +13,7 @@ pub(crate) mod load;
 pub(crate) mod oracle;
 pub(crate) mod outboxd;
 pub(crate) mod postgres;
+pub(crate) mod proxy;
 pub(crate) mod scene;
 #[path = "../../../src/cli/throwaway.rs"]
 pub(crate) mod throwaway;
@@ -29,13 +30,28 @@ pub(crate) async fn heavy() -> MutexGuard<'static, ()> {
     TURN.lock().await
 }
 
+/// For a test that takes minutes: whether it is to run, which `tests/run --all` says. Else it is named in the list of what was left
+/// out with which `tests/run` ends.
+pub(crate) fn is_long_run(what: &str) -> bool {
+    let runs = std::env::var_os("OUTBOXD_TEST_ALL").is_some();
+    if !runs {
+        note("left out", what, "OUTBOXD_TEST_LEFT_OUT");
+    }
+    runs
+}
+
 /// For a test that needs what this machine lacks: names it in the list with which `tests/run` ends, so that nothing is passed
 /// over in silence.
 pub(crate) fn not_offered(what: &str) {
-    eprintln!("not offered here: {what}");
-    if let Some(path) = std::env::var_os("OUTBOXD_TEST_NOT_OFFERED") {
+    note("not offered here", what, "OUTBOXD_TEST_NOT_OFFERED");
+}
+
+/// Says so, and adds a line to the list that this variable names.
+fn note(how: &str, what: &str, list: &str) {
+    eprintln!("{how}: {what}");
+    if let Some(path) = std::env::var_os(list) {
         let list = OpenOptions::new().append(true).create(true).open(path);
         let written = list.and_then(|mut list| writeln!(list, "{what}"));
-        written.expect("the list of what is not offered can be written");
+        written.expect("the list can be written");
     }
 }

@@ -14,6 +14,8 @@ use super::throwaway::{Guard, free_port, new_folder};
 use super::wait::wait_until;
 use super::{kafka::Kafka, postgres::Database};
 
+const LIMIT: Duration = Duration::from_secs(10);
+
 /// The binary under test.
 pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_outboxd");
 
@@ -151,6 +153,25 @@ impl Outboxd {
             .wait(Duration::from_secs(10))
             .context("outboxd survived a kill")?;
         Ok(())
+    }
+
+    /// SIGSTOP, and waits until it stands still.
+    pub(crate) async fn freeze(&mut self) -> Result<()> {
+        self.guard.signal("STOP")?;
+        let pid = self.pid().context("outboxd does not run")?;
+        wait_until("outboxd to stand still", LIMIT, async || {
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+            // The name before it, in brackets, may hold anything.
+            let state = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
+            let stopped = state.starts_with('T');
+            Ok(if stopped { Ok(()) } else { Err(stat) })
+        })
+        .await
+    }
+
+    /// SIGCONT.
+    pub(crate) fn thaw(&mut self) -> Result<()> {
+        self.guard.signal("CONT")
     }
 
     /// Any signal, by its short name: `INT`, `STOP`, `CONT`.

@@ -93,6 +93,19 @@ fn start(major: u32, options: Options<'_>) -> Result<Server> {
     )
 }
 
+/// A standby on a copy of this server's files, which has to be stopped; it follows once that runs again.
+pub(crate) fn standby(primary: &Server, config: &[&str]) -> Result<Server> {
+    let follows = format!(
+        "primary_conninfo = 'host=127.0.0.1 port={} user=postgres dbname=postgres'",
+        primary.port()
+    );
+    let lines: Vec<&str> = [follows.as_str()].iter().chain(config).copied().collect();
+    let mut standby = primary.copy(&lines)?;
+    standby.write("data/standby.signal", "")?;
+    standby.resume()?;
+    Ok(standby)
+}
+
 /// A session; its connection ends when this is dropped.
 pub(crate) struct Session {
     client: Client,

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
-use super::kafka::Kafka;
+use super::kafka::{Kafka, parse_lsn};
 use super::oracle::{Oracle, Report, check};
 use super::outboxd::{Settings, init};
 use super::postgres::Database;
@@ -17,6 +17,22 @@ pub(crate) struct Scene<'a> {
     pub(crate) kafka: &'a Kafka,
     pub(crate) topic: String,
     pub(crate) settings: Settings,
+}
+
+/// What may come twice when something happens: what is committed, and not confirmed.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Window {
+    /// Where the slot stood.
+    pub(crate) confirmed: u64,
+    /// Where the server's log ended.
+    pub(crate) written: u64,
+}
+
+impl Window {
+    /// Whether a commit at this position is in it.
+    pub(crate) fn contains(&self, at: u64) -> bool {
+        self.confirmed <= at && at < self.written
+    }
 }
 
 impl<'a> Scene<'a> {
@@ -36,6 +52,18 @@ impl<'a> Scene<'a> {
     /// The name of the slot that outboxd makes here.
     pub(crate) fn slot(&self) -> String {
         format!("outboxd_{}", self.database.name)
+    }
+
+    /// Where slot and server stand.
+    pub(crate) async fn window(&self) -> Result<Window> {
+        let session = self.database.connect().await?;
+        let slot = self.database.slot(&self.slot()).await?;
+        let confirmed = slot.and_then(|slot| slot.confirmed_flush);
+        let written = "SELECT pg_current_wal_insert_lsn()::text";
+        Ok(Window {
+            confirmed: parse_lsn(&confirmed.context("the slot has a position")?)?,
+            written: parse_lsn(&session.value::<String>(written).await?)?,
+        })
     }
 
     /// Waits until every row is marked.

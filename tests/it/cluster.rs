@@ -1,0 +1,205 @@
+//! Three brokers, of which some go away: what the cluster can take goes on, what it cannot waits, and nothing is lost.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+
+use crate::support::kafka::{self, Kafka};
+use crate::support::load::{Load, Pattern};
+use crate::support::oracle::{Oracle, check};
+use crate::support::outboxd::{Outboxd, Settings, init};
+use crate::support::postgres::{self, Database};
+use crate::support::wait::wait_until;
+use crate::support::{heavy, is_long_run};
+
+const LIMIT: Duration = Duration::from_secs(120);
+/// How soon a stall has to show.
+const ALERT: Duration = Duration::from_secs(30);
+const PATTERN: Pattern = Pattern {
+    rows: 5,
+    rest: Duration::from_millis(10),
+};
+
+async fn more_events(outboxd: &Outboxd, more: u64) -> Result<()> {
+    let before = outboxd.status().await?["published_total"].as_u64();
+    outboxd
+        .wait_for_status("events to flow", LIMIT, |status| {
+            status["published_total"].as_u64() > before.map(|it| it + more)
+        })
+        .await?;
+    Ok(())
+}
+
+async fn all_marked(database: &Database) -> Result<()> {
+    wait_until("every row to be marked", LIMIT, async || {
+        match database.unpublished().await? {
+            0 => Ok(Ok(())),
+            left => Ok(Err(format!("{left} rows are not"))),
+        }
+    })
+    .await
+}
+
+async fn expect_no_letters(database: &Database) -> Result<()> {
+    let letters = "SELECT count(*) FROM outbox.dead_letter";
+    assert_eq!(database.connect().await?.value::<i64>(letters).await?, 0);
+    Ok(())
+}
+
+/// Each broker in turn stops and comes back, the controller among them, and then each is killed.
+#[tokio::test(flavor = "multi_thread")]
+async fn brokers_that_restart_in_turn_lose_nothing_and_keep_the_order() -> Result<()> {
+    let _turn = heavy().await;
+    let mut brokers = kafka::cluster(&[])?;
+    let database = Database::create(postgres::shared(15)).await?;
+    let two = [("min.insync.replicas", "2")];
+    brokers[0].create_replicated("events", 6, 3, &two).await?;
+    let settings = Settings::new(&database, &brokers[0])?;
+    init(&settings).await?;
+    let oracle = Oracle::create(&database).await?;
+    let mut outboxd = Outboxd::spawn(&settings)?;
+    outboxd.wait_for_phase("streaming", LIMIT).await?;
+    let load = Load::start(&database, "events", 4, PATTERN);
+    more_events(&outboxd, 200).await?;
+    let kinds: &[bool] =
+        if is_long_run("cluster: brokers that are killed in turn, and stopped twice") {
+            &[false, true, false, true]
+        } else {
+            &[false]
+        };
+    for kill in kinds {
+        for number in 0..brokers.len() {
+            if *kill {
+                brokers[number].kill()?;
+            } else {
+                brokers[number].stop()?;
+            }
+            brokers[number].resume()?;
+            in_sync(&brokers[0], "events", 3).await?;
+            more_events(&outboxd, 200).await?;
+        }
+    }
+    load.stop().await?;
+    all_marked(&database).await?;
+    assert_eq!(outboxd.status().await?["reconnects"], 0);
+    assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
+    expect_no_letters(&database).await?;
+    let consumed = brokers[0].consume_all(&["events"]).await?;
+    let report = check(&oracle.committed().await?, &consumed);
+    report.expect_complete()
+}
+
+/// Waits until each partition has so many replicas in sync.
+async fn in_sync(kafka: &Kafka, topic: &str, replicas: usize) -> Result<()> {
+    wait_until("the replicas to be in sync", LIMIT, async || {
+        let counts = kafka.in_sync_counts(topic).await?;
+        let all = counts.iter().all(|count| *count == replicas);
+        Ok(if all {
+            Ok(())
+        } else {
+            Err(format!("{counts:?}"))
+        })
+    })
+    .await
+}
+
+/// One of three replicas is left, and the topic wants two.
+#[tokio::test(flavor = "multi_thread")]
+async fn too_few_replicas_stop_the_stream_without_a_loss_and_show_in_time() -> Result<()> {
+    let mut brokers = kafka::cluster(&[])?;
+    let database = Database::create(postgres::shared(17)).await?;
+    let two = [("min.insync.replicas", "2")];
+    brokers[0].create_replicated("events", 3, 3, &two).await?;
+    let settings = Settings::new(&database, &brokers[0])?;
+    init(&settings).await?;
+    let oracle = Oracle::create(&database).await?;
+    let mut outboxd = Outboxd::spawn(&settings)?;
+    outboxd.wait_for_phase("streaming", LIMIT).await?;
+    database.insert("before", "events", "{}").await?;
+    all_marked(&database).await?;
+    brokers[1].stop()?;
+    brokers[2].stop()?;
+    let began = Instant::now();
+    database.insert("held", "events", "{}").await?;
+    let stalled = outboxd
+        .wait_for_status("the stall to show", ALERT, |status| {
+            status["waiting"]["on"] == "kafka"
+        })
+        .await?;
+    assert!(
+        stalled["waiting"]["detail"].to_string().contains("events"),
+        "{stalled}"
+    );
+    let oldest = outboxd
+        .metric("outboxd_oldest_unacknowledged_seconds")
+        .await?;
+    assert!(oldest.is_some_and(|seconds| seconds > 4.0), "{oldest:?}");
+    assert!(began.elapsed() < ALERT);
+    let slot = format!("outboxd_{}", database.name);
+    let confirmed = async || {
+        anyhow::Ok(
+            database
+                .slot(&slot)
+                .await?
+                .and_then(|slot| slot.confirmed_flush),
+        )
+    };
+    let before = confirmed().await?;
+    database.insert("held", "events", "{}").await?;
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert_eq!(confirmed().await?, before, "confirmed what one replica has");
+    assert_eq!(database.unpublished().await?, 2);
+    assert_eq!(outboxd.get("/livez").await?.0, 200);
+    brokers[1].resume()?;
+    all_marked(&database).await?;
+    assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
+    expect_no_letters(&database).await?;
+    let consumed = brokers[0].consume_all(&["events"]).await?;
+    check(&oracle.committed().await?, &consumed).expect_complete()
+}
+
+/// The only replica of one topic is away: it is named with its age, the others go on, and the stream with them as long as there is room.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partition_without_a_leader_is_named_while_other_topics_go_on() -> Result<()> {
+    let mut brokers = kafka::cluster(&[])?;
+    let database = Database::create(postgres::shared(15)).await?;
+    brokers[0].create_placed("lonely", &[3]).await?;
+    brokers[0].create_placed("fine", &[1, 2]).await?;
+    let settings = Settings::new(&database, &brokers[0])?;
+    init(&settings).await?;
+    let mut outboxd = Outboxd::spawn(&settings)?;
+    outboxd.wait_for_phase("streaming", LIMIT).await?;
+    for topic in ["lonely", "fine"] {
+        database.insert("before", topic, "{}").await?;
+    }
+    all_marked(&database).await?;
+    brokers[2].kill()?;
+    database.insert("held", "lonely", "{}").await?;
+    let stalled = outboxd
+        .wait_for_status("the stall to show", ALERT, |status| {
+            status["waiting"]["on"] == "kafka"
+        })
+        .await?;
+    assert!(
+        stalled["waiting"]["detail"].to_string().contains("lonely"),
+        "{stalled}"
+    );
+    for _ in 0..20 {
+        database.insert("prompt", "fine", "{}").await?;
+    }
+    wait_until("the other topic's events", LIMIT, async || {
+        let count = brokers[0].record_count(&["fine"]).await?;
+        Ok(if count == 21 {
+            Ok(())
+        } else {
+            Err(format!("{count} records"))
+        })
+    })
+    .await?;
+    brokers[2].resume()?;
+    all_marked(&database).await?;
+    assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
+    let lonely = brokers[0].record_count(&["lonely"]).await?;
+    assert_eq!(lonely, 2);
+    expect_no_letters(&database).await.context("letters")
+}

@@ -1,0 +1,146 @@
+//! A server that decodes for long what is none of ours: the session stays, and what it waits for has a name.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+
+use crate::support::kafka;
+use crate::support::outboxd::Outboxd;
+use crate::support::postgres::{self, MAJORS};
+use crate::support::scene::Scene;
+use crate::support::{heavy, is_long_run};
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// Lets a server process work for a tenth of the time, until it is dropped.
+struct Slowed {
+    task: tokio::task::JoinHandle<()>,
+    pid: i32,
+}
+
+impl Slowed {
+    fn start(pid: i32) -> Slowed {
+        let task = tokio::spawn(async move {
+            loop {
+                signal(pid, "-STOP");
+                tokio::time::sleep(Duration::from_millis(90)).await;
+                signal(pid, "-CONT");
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        });
+        Slowed { task, pid }
+    }
+}
+
+impl Drop for Slowed {
+    fn drop(&mut self) {
+        self.task.abort();
+        signal(self.pid, "-CONT");
+    }
+}
+
+fn signal(pid: i32, name: &str) {
+    let sent = std::process::Command::new("kill")
+        .args([name, &pid.to_string()])
+        .status();
+    assert!(
+        sent.is_ok_and(|status| status.success()),
+        "kill {name} {pid}"
+    );
+}
+
+/// The server rewrites a table under a slow walsender, which sends nothing and hears nothing until it is through with it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rewrite_that_a_walsender_chews_on_is_named_and_ends_no_session() -> Result<()> {
+    let _turn = heavy().await;
+    let server = postgres::private(15, &[])?;
+    let scene = Scene::set(&server, kafka::shared()).await?;
+    let mut outboxd = Outboxd::spawn(&scene.settings)?;
+    outboxd.wait_for_phase("streaming", LIMIT).await?;
+    let session = scene.database.connect().await?;
+    let walsender = scene
+        .database
+        .slot(&scene.slot())
+        .await?
+        .and_then(|slot| slot.active_pid);
+    let walsender = walsender.context("a session")?;
+    session
+        .batch_execute("CREATE TABLE big AS SELECT i FROM generate_series(1, 1500000) i")
+        .await?;
+    let slowed = Slowed::start(walsender);
+    session
+        .batch_execute("ALTER TABLE big ALTER COLUMN i TYPE bigint")
+        .await?;
+    scene.database.insert("behind", &scene.topic, "{}").await?;
+    outboxd
+        .wait_for_status("decoding to be named", LIMIT * 4, |status| {
+            status["waiting"]["on"] == "decoding"
+        })
+        .await?;
+    let waiting = outboxd
+        .metric("outboxd_waiting_seconds{wait=\"decoding\"}")
+        .await?;
+    assert!(waiting.is_some());
+    assert_eq!(outboxd.get("/livez").await?.0, 200);
+    drop(slowed);
+    scene.all_marked(LIMIT).await?;
+    outboxd
+        .wait_for_status("nothing to be waited for", LIMIT, |status| {
+            status["waiting"].is_null()
+        })
+        .await?;
+    let status = outboxd.status().await?;
+    assert_eq!(
+        (&status["reconnects"], &status["published_total"]),
+        (&0.into(), &1.into())
+    );
+    assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
+    Ok(())
+}
+
+/// The same with a server that is left alone, and so many rows that it is silent for longer than any patience.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refresh_of_twenty_million_rows_ends_no_session() -> Result<()> {
+    if !is_long_run("decoding: a refresh of twenty million rows") {
+        return Ok(());
+    }
+    let _turn = heavy().await;
+    for major in MAJORS {
+        let server = postgres::private(major, &[])?;
+        let scene = Scene::set(&server, kafka::shared()).await?;
+        let mut outboxd = Outboxd::spawn(&scene.settings)?;
+        outboxd.wait_for_phase("streaming", LIMIT).await?;
+        let session = scene.database.connect().await?;
+        let view = "CREATE MATERIALIZED VIEW big AS SELECT i FROM generate_series(1, 20000000) i";
+        session.batch_execute(view).await?;
+        let began = Instant::now();
+        session
+            .batch_execute("REFRESH MATERIALIZED VIEW big")
+            .await?;
+        scene.database.insert("behind", &scene.topic, "{}").await?;
+        let mut named = false;
+        while scene.database.unpublished().await? > 0 {
+            assert!(
+                began.elapsed() < LIMIT * 10,
+                "nothing came in {:?}",
+                began.elapsed()
+            );
+            let status = outboxd.status().await?;
+            named |= status["waiting"]["on"] == "decoding";
+            assert_eq!(
+                (&status["reconnects"], &status["phase"]),
+                (&0.into(), &"streaming".into())
+            );
+            assert_eq!(outboxd.get("/livez").await?.0, 200);
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        // From 16 on a walsender speaks up while it skips what is not wanted.
+        assert!(
+            named || major > 15,
+            "{:?} were not enough for silence",
+            began.elapsed()
+        );
+        assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
+    }
+    Ok(())
+}

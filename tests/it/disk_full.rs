@@ -1,0 +1,196 @@
+//! A disk that is full, under Postgres or under Kafka: the stream waits, and goes on when there is room.
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use crate::support::load::{Load, Pattern};
+use crate::support::oracle::{Oracle, check};
+use crate::support::outboxd::{Outboxd, Settings, init};
+use crate::support::postgres::{self, Database};
+use crate::support::scene::Scene;
+use crate::support::throwaway::Stop;
+use crate::support::wait::wait_until;
+use crate::support::{kafka, not_offered};
+
+const LIMIT: Duration = Duration::from_secs(120);
+const PATTERN: Pattern = Pattern {
+    rows: 5,
+    rest: Duration::from_millis(5),
+};
+
+/// A small disk of its own below a folder.
+struct Disk {
+    folder: PathBuf,
+}
+
+impl Disk {
+    /// `None` where it cannot be mounted, which is then listed as not offered. It belongs to whom the folder belongs.
+    fn mount(folder: &Path, mebibytes: u32, for_what: &str) -> Result<Option<Disk>> {
+        let owner = fs::metadata(folder)?;
+        let options = format!(
+            "size={mebibytes}m,mode=0700,uid={},gid={}",
+            owner.uid(),
+            owner.gid()
+        );
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &options, "tmpfs"])
+            .arg(folder)
+            .output();
+        if !mounted.is_ok_and(|output| output.status.success()) {
+            not_offered(&format!(
+                "disk_full: mounting a small disk under {for_what}, which root may"
+            ));
+            return Ok(None);
+        }
+        let folder = folder.to_path_buf();
+        Ok(Some(Disk { folder }))
+    }
+
+    fn filler(&self) -> PathBuf {
+        self.folder.join("filler")
+    }
+
+    /// Takes all the room that is left, but for so many bytes.
+    fn fill(&self, but: usize) -> Result<()> {
+        let mut file = fs::File::create(self.filler())?;
+        let block = vec![0_u8; 64 << 10];
+        while file.write_all(&block).is_ok() {}
+        let size = file.metadata()?.len();
+        file.set_len(size.saturating_sub(but as u64))?;
+        Ok(())
+    }
+
+    fn make_room(&self) -> Result<()> {
+        fs::remove_file(self.filler()).context("the filler")
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let unmounted = Command::new("umount").arg("-l").arg(&self.folder).status();
+        if !unmounted.is_ok_and(|status| status.success()) {
+            eprintln!("{} is still mounted", self.folder.display());
+        }
+    }
+}
+
+async fn more_events(outboxd: &Outboxd) -> Result<()> {
+    let before = outboxd.status().await?["published_total"].as_u64();
+    outboxd
+        .wait_for_status("events to flow", LIMIT, |status| {
+            let more = status["published_total"].as_u64() > before.map(|it| it + 200);
+            status["phase"] == "streaming" && more
+        })
+        .await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_under_postgres_costs_nothing_but_time() -> Result<()> {
+    for major in postgres::MAJORS {
+        let mut server = postgres::private(major, &["max_wal_size = 64MB", "min_wal_size = 32MB"])?;
+        server.stop(Stop::Fast)?;
+        let log = server.data_dir().join("pg_wal");
+        let aside = server.data_dir().join("aside");
+        let copy = |from: &Path, to: &Path| -> Result<()> {
+            let copied = Command::new("cp").arg("-a").arg(from).arg(to).status()?;
+            anyhow::ensure!(copied.success(), "no copy of {}", from.display());
+            Ok(())
+        };
+        copy(&log, &aside)?;
+        let Some(disk) = Disk::mount(&log, 400, "Postgres")? else {
+            return Ok(());
+        };
+        copy(&aside.join("."), &log)?;
+        fs::remove_dir_all(&aside)?;
+        server.resume()?;
+        let scene = Scene::set(&server, kafka::shared()).await?;
+        let oracle = Oracle::create(&scene.database).await?;
+        let mut outboxd = Outboxd::spawn(&scene.settings)?;
+        outboxd.wait_for_phase("streaming", LIMIT).await?;
+        let load = Load::start(&scene.database, &scene.topic, 4, PATTERN);
+        more_events(&outboxd).await?;
+        disk.fill(1 << 20)?;
+        // It stops by itself, for want of room to recover in.
+        wait_until("the server's end", LIMIT, async || {
+            let log = server.log();
+            let full = log.contains("No space left on device");
+            Ok(if full {
+                Ok(())
+            } else {
+                Err("it is not full".to_owned())
+            })
+        })
+        .await?;
+        outboxd
+            .wait_for_status("the loss to be noticed", LIMIT, |status| {
+                status["phase"] == "reconnecting"
+            })
+            .await?;
+        assert_eq!(outboxd.get("/livez").await?.0, 200);
+        disk.make_room()?;
+        if server.pid().is_some() {
+            // Whatever it is doing, it begins anew.
+            server.kill()?;
+        }
+        server.resume()?;
+        more_events(&outboxd).await?;
+        load.stop().await?;
+        scene.all_marked(LIMIT).await?;
+        assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
+        scene.verdict(&oracle).await?.expect_exact()?;
+        drop(scene);
+        server.stop(Stop::Fast)?;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_under_kafka_costs_nothing_but_time() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let Some(disk) = Disk::mount(folder.path(), 64, "Kafka")? else {
+        return Ok(());
+    };
+    let mut kafka = kafka::private_in(folder.path(), &["log.segment.bytes=4194304"])?;
+    let database = Database::create(postgres::shared(17)).await?;
+    let topic = kafka.topic("events", 4).await?;
+    let settings = Settings::new(&database, &kafka)?;
+    init(&settings).await?;
+    let oracle = Oracle::create(&database).await?;
+    let mut outboxd = Outboxd::spawn(&settings)?;
+    outboxd.wait_for_phase("streaming", LIMIT).await?;
+    let load = Load::start(&database, &topic, 4, PATTERN);
+    more_events(&outboxd).await?;
+    disk.fill(512 << 10)?;
+    outboxd
+        .wait_for_status("Kafka to be named", LIMIT, |status| {
+            status["waiting"]["on"] == "kafka"
+        })
+        .await?;
+    assert!(kafka.log().contains("No space left"), "{}", kafka.log());
+    assert_eq!(outboxd.get("/livez").await?.0, 200);
+    disk.make_room()?;
+    kafka.kill()?;
+    kafka.resume()?;
+    more_events(&outboxd).await?;
+    load.stop().await?;
+    wait_until("every row to be marked", LIMIT, async || {
+        match database.unpublished().await? {
+            0 => Ok(Ok(())),
+            left => Ok(Err(format!("{left} rows are not"))),
+        }
+    })
+    .await?;
+    assert_eq!(outboxd.status().await?["reconnects"], 0);
+    assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
+    let letters = "SELECT count(*) FROM outbox.dead_letter";
+    assert_eq!(database.connect().await?.value::<i64>(letters).await?, 0);
+    let consumed = kafka.consume_all(&[&topic]).await?;
+    check(&oracle.committed().await?, &consumed).expect_complete()
+}

@@ -1,0 +1,301 @@
+//! Several instances on one outbox: one publishes, the others wait at no cost, and take over when it stops, freezes or is cut off.
+
+use std::collections::{HashMap, HashSet};
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+
+use crate::support::kafka::{self, ConsumedRecord, Outer};
+use crate::support::load::{Load, Pattern};
+use crate::support::oracle::{Event, Oracle, check};
+use crate::support::outboxd::{Outboxd, Settings};
+use crate::support::postgres::{self, Database, MAJORS};
+use crate::support::proxy::{Flow, Proxy};
+use crate::support::scene::{Scene, Window};
+use crate::support::throwaway::{Server, Stop, free_port};
+use crate::support::wait::wait_for;
+
+const LIMIT: Duration = Duration::from_secs(60);
+/// The others look at the lock each 250 ms, and believe the second look that finds it free.
+const TAKEOVER: Duration = Duration::from_secs(1);
+/// The server does not hear a frozen process for 30 s, and lets its lock go.
+const FROZEN: Duration = Duration::from_secs(32);
+const PATTERN: Pattern = Pattern {
+    rows: 5,
+    rest: Duration::from_millis(10),
+};
+
+/// Another instance with the same settings, but for its own address.
+fn another(scene: &Scene<'_>) -> Result<Outboxd> {
+    Outboxd::spawn(&Settings::new(&scene.database, scene.kafka)?)
+}
+
+/// The number of the instance that streams, once one does.
+async fn streaming(instances: &[Outboxd], limit: Duration) -> Result<usize> {
+    wait_for("one that streams", limit, async || {
+        for (number, instance) in instances.iter().enumerate() {
+            // One that was stopped does not answer.
+            let status = instance.status().await;
+            if status.is_ok_and(|status| status["phase"] == "streaming") {
+                return Ok(Some(number));
+            }
+        }
+        Ok(None)
+    })
+    .await
+}
+
+async fn more_events(outboxd: &Outboxd, more: u64) -> Result<()> {
+    let before = outboxd.status().await?["published_total"].as_u64();
+    outboxd
+        .wait_for_status("events to flow", LIMIT, |status| {
+            status["published_total"].as_u64() > before.map(|it| it + more)
+        })
+        .await?;
+    Ok(())
+}
+
+/// Sessions of this database that hold back vacuum now, each by process and horizon.
+async fn horizons(database: &Database) -> Result<HashSet<(i32, String)>> {
+    let sql = "SELECT pid, backend_xmin::text FROM pg_stat_activity \
+               WHERE datname = current_database() AND backend_xmin IS NOT NULL AND pid <> pg_backend_pid()";
+    let rows = database.connect().await?.query(sql, &[]).await?;
+    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_three_one_publishes_and_those_who_wait_hold_back_no_vacuum() -> Result<()> {
+    for major in MAJORS {
+        let scene = Scene::set(postgres::shared(major), kafka::shared()).await?;
+        let instances = [another(&scene)?, another(&scene)?, another(&scene)?];
+        let active = streaming(&instances, LIMIT).await?;
+        for (number, instance) in instances.iter().enumerate() {
+            if number != active {
+                instance.wait_for_phase("standby", LIMIT).await?;
+                let waiting = instance.status().await?["waiting"]["on"].clone();
+                assert_eq!(waiting, "lock");
+                assert_eq!(instance.get("/readyz").await?.0, 200);
+            }
+        }
+        let database = &scene.database;
+        let session = database.connect().await?;
+        let churn =
+            "CREATE TABLE churn AS SELECT i FROM generate_series(1, 10000) i; DELETE FROM churn";
+        session.batch_execute(churn).await?;
+        let before = horizons(database).await?;
+        // Several looks at the lock.
+        tokio::time::sleep(TAKEOVER).await;
+        let held: Vec<_> = before
+            .intersection(&horizons(database).await?)
+            .cloned()
+            .collect();
+        assert!(held.is_empty(), "hold back vacuum: {held:?}");
+        session.batch_execute("VACUUM churn").await?;
+        let size = "SELECT pg_relation_size('churn')";
+        assert_eq!(session.value::<i64>(size).await?, 0, "vacuum left rows");
+
+        database.insert("a", &scene.topic, "{}").await?;
+        scene.all_marked(LIMIT).await?;
+        for (number, instance) in instances.iter().enumerate() {
+            let published = instance.status().await?["published_total"].as_u64();
+            assert_eq!(published, Some(u64::from(number == active)));
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_takes_over_within_a_second_of_a_stop_and_repeats_nothing() -> Result<()> {
+    for major in MAJORS {
+        let scene = Scene::set(postgres::shared(major), kafka::shared()).await?;
+        let oracle = Oracle::create(&scene.database).await?;
+        let mut instances = [another(&scene)?, another(&scene)?, another(&scene)?];
+        let mut active = streaming(&instances, LIMIT).await?;
+        let load = Load::start(&scene.database, &scene.topic, 4, PATTERN);
+        for _ in 0..4 {
+            more_events(&instances[active], 200).await?;
+            for (number, instance) in instances.iter().enumerate() {
+                if number != active {
+                    instance.wait_for_phase("standby", LIMIT).await?;
+                }
+            }
+            assert_eq!(instances[active].stop(LIMIT).await?, 0);
+            let stopped = Instant::now();
+            let next = streaming(&instances, LIMIT).await?;
+            assert!(stopped.elapsed() < TAKEOVER, "{:?}", stopped.elapsed());
+            instances[active].respawn()?;
+            active = next;
+        }
+        load.stop().await?;
+        scene.all_marked(LIMIT).await?;
+        assert_eq!(instances[active].stop(LIMIT).await?, 0);
+        scene.verdict(&oracle).await?.expect_exact()?;
+    }
+    Ok(())
+}
+
+/// What came twice was in the window, and no event of after it did: whoever was replaced has published nothing new beside the other.
+fn expect_window(committed: &[Event], consumed: &[ConsumedRecord], window: Window) -> Result<()> {
+    let report = check(committed, consumed);
+    report.expect_complete()?;
+    let repeated: HashSet<i64> = report.duplicates.iter().map(|(id, _)| *id).collect();
+    for record in consumed {
+        if record.outbox_id().is_some_and(|id| repeated.contains(&id)) {
+            let at = record.committed_at()?;
+            assert!(window.contains(at), "{at} came twice, {window:?}");
+        }
+    }
+    Ok(())
+}
+
+/// The last record of each key is its newest event.
+fn expect_last_words(committed: &[Event], consumed: &[ConsumedRecord]) {
+    let newest: HashMap<&str, i64> = committed
+        .iter()
+        .map(|event| (event.event_type.as_str(), event.id))
+        .collect();
+    let mut last: HashMap<String, Option<i64>> = HashMap::new();
+    for record in consumed {
+        let key = String::from_utf8_lossy(record.key.as_deref().unwrap_or_default());
+        last.insert(key.into_owned(), record.outbox_id());
+    }
+    for (key, id) in newest {
+        assert_eq!(
+            last.get(key).copied().flatten(),
+            Some(id),
+            "the last word on {key}"
+        );
+    }
+}
+
+/// The server may have time-outs of its own: those that each session asks for are in force.
+async fn frozen(server: &Server) -> Result<()> {
+    let scene = Scene::set(server, kafka::shared()).await?;
+    let oracle = Oracle::create(&scene.database).await?;
+    let mut first = another(&scene)?;
+    first.wait_for_phase("streaming", LIMIT).await?;
+    let mut second = another(&scene)?;
+    second.wait_for_phase("standby", LIMIT).await?;
+    let load = Load::start(&scene.database, &scene.topic, 4, PATTERN);
+    more_events(&first, 500).await?;
+
+    first.freeze().await?;
+    let frozen = Instant::now();
+    let window = scene.window().await?;
+    second.wait_for_phase("streaming", FROZEN).await?;
+    assert!(
+        frozen.elapsed() > Duration::from_secs(15),
+        "{:?}",
+        frozen.elapsed()
+    );
+    more_events(&second, 500).await?;
+    first.thaw()?;
+    first.wait_for_phase("standby", LIMIT).await?;
+    more_events(&second, 500).await?;
+
+    load.stop().await?;
+    scene.all_marked(LIMIT).await?;
+    assert_eq!(second.status().await?["phase"], "streaming");
+    assert_eq!(second.status().await?["reconnects"], 0);
+    assert_eq!(first.stop(LIMIT).await?, 0, "{}", first.log());
+    assert_eq!(second.stop(LIMIT).await?, 0, "{}", second.log());
+    let consumed = scene.kafka.consume_all(&[&scene.topic]).await?;
+    expect_window(&oracle.committed().await?, &consumed, window)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_frozen_one_is_replaced_in_time_and_publishes_nothing_new_when_it_thaws() -> Result<()> {
+    let never = postgres::private(15, &["wal_sender_timeout = 0"])?;
+    let hasty = postgres::private(17, &["wal_sender_timeout = 1s"])?;
+    tokio::try_join!(frozen(&never), frozen(&hasty))?;
+    Ok(())
+}
+
+/// Cut off from both servers with events in flight, it may not send them when Kafka is back: another has gone on by then.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_is_cut_off_withdraws_what_it_had_in_flight() -> Result<()> {
+    let port = free_port()?;
+    let outer = Outer {
+        protocol: "PLAINTEXT",
+        told: Some(port),
+    };
+    let kafka = kafka::with_outer(outer, &[])?;
+    let to_kafka = Proxy::at(port, kafka.outer_port()?).await?;
+    let server = postgres::shared(17);
+    let scene = Scene::set(server, &kafka).await?;
+    let oracle = Oracle::create(&scene.database).await?;
+    let to_postgres = Proxy::before(server.port()).await?;
+    let behind = Settings::new(&scene.database, &kafka)?
+        .set("DATABASE_URL", to_postgres.url(scene.database.url())?)
+        .set("KAFKA_BROKERS", format!("127.0.0.1:{port}"));
+    let mut first = Outboxd::spawn(&behind)?;
+    first.wait_for_phase("streaming", LIMIT).await?;
+    let mut second = another(&scene)?;
+    second.wait_for_phase("standby", LIMIT).await?;
+    let load = Load::start(&scene.database, &scene.topic, 4, PATTERN);
+    more_events(&first, 500).await?;
+
+    to_kafka.set(Flow::Swallow);
+    first
+        .wait_for_status("records in flight", LIMIT, |status| {
+            status["in_flight_records"].as_u64() > Some(500)
+        })
+        .await?;
+    let confirmed = scene.window().await?.confirmed;
+    to_postgres.set(Flow::Swallow);
+    to_postgres.reset();
+    second.wait_for_phase("streaming", LIMIT).await?;
+    let window = Window {
+        confirmed,
+        ..scene.window().await?
+    };
+    more_events(&second, 1_000).await?;
+    let withdrawn = Duration::from_secs(20);
+    first
+        .wait_for_log(&["another instance may publish", "withdrawing"], withdrawn)
+        .await?;
+    let published = first.status().await?["published_total"].clone();
+    to_kafka.set(Flow::Pass);
+    to_postgres.set(Flow::Pass);
+    first.wait_for_phase("standby", LIMIT).await?;
+    more_events(&second, 500).await?;
+
+    load.stop().await?;
+    scene.all_marked(LIMIT).await?;
+    assert_eq!(first.status().await?["published_total"], published);
+    assert_eq!(first.stop(LIMIT).await?, 0, "{}", first.log());
+    assert_eq!(second.stop(LIMIT).await?, 0, "{}", second.log());
+    let (committed, consumed) = (
+        oracle.committed().await?,
+        kafka.consume_all(&[&scene.topic]).await?,
+    );
+    expect_last_words(&committed, &consumed);
+    expect_window(&committed, &consumed, window)
+}
+
+/// A host that is down, and one that is a standby, are passed over.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_several_hosts_the_one_that_takes_writes_is_used() -> Result<()> {
+    for major in MAJORS {
+        let mut primary = postgres::private(major, &[])?;
+        let scene = Scene::set(&primary, kafka::shared()).await?;
+        primary.stop(Stop::Fast)?;
+        let standby = postgres::standby(&primary, &[])?;
+        primary.resume()?;
+        let hosts = format!(
+            "postgres://postgres@127.0.0.1:{},127.0.0.1:{},127.0.0.1:{}/{}",
+            free_port()?,
+            standby.port(),
+            primary.port(),
+            scene.database.name
+        );
+        let oracle = Oracle::create(&scene.database).await?;
+        let mut outboxd = Outboxd::spawn(&scene.settings.clone().set("DATABASE_URL", hosts))?;
+        outboxd.wait_for_phase("streaming", LIMIT).await?;
+        scene.database.insert("a", &scene.topic, "{}").await?;
+        scene.all_marked(LIMIT).await?;
+        assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
+        scene.verdict(&oracle).await?.expect_exact()?;
+    }
+    Ok(())
+}

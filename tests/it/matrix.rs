@@ -1,0 +1,196 @@
+//! The lists of what is proven cannot go stale: every test that `tests/faults.md` and the README name is there, and no fault
+//! loses its row.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+/// The rows of the first table of `tests/faults.md`.
+const FAULTS: [&str; 49] = [
+    "process killed at any step",
+    "walsender terminated",
+    "Postgres stopped without a checkpoint",
+    "Postgres stopped while Kafka is away",
+    "Postgres stopped in good order",
+    "failover that loses the slot",
+    "failover to a standby that lags",
+    "failover with a slot that standbys keep",
+    "standby that the slot waits for is dead",
+    "slot dropped",
+    "slot invalidated",
+    "slot made anew by somebody",
+    "Kafka frozen",
+    "brokers restarted in turn",
+    "too few replicas in sync",
+    "broker error about one topic",
+    "network to Postgres cut",
+    "connection to Postgres half open",
+    "network to Kafka cut",
+    "network to Kafka slow",
+    "disk full under Postgres",
+    "disk full under Kafka",
+    "nowhere to write for outboxd",
+    "event too large",
+    "name that no topic can have",
+    "topic that is not there",
+    "nulls and odd JSON",
+    "text that is not UTF-8",
+    "row that the server cannot print",
+    "huge transaction",
+    "rollbacks, savepoints, COPY, two phases",
+    "prepared transaction open for long",
+    "partitioned outbox",
+    "columns added, dropped, renamed, retyped",
+    "TRUNCATE",
+    "table dropped, made anew, or out of the publication",
+    "wall clock wrong or jumping",
+    "two or three instances",
+    "instance frozen, replaced and thawed",
+    "transaction open for long",
+    "nothing to do for long",
+    "server's own time-out for walsenders is 0 or 1 s",
+    "SIGTERM",
+    "second SIGTERM",
+    "what cannot work",
+    "Kafka refuses to let us in",
+    "exactly once: commit of a transaction comes late",
+    "exactly once: record of progress is gone",
+    "exactly once: killed between commit and confirmation",
+];
+
+/// The rows of its second table are numbered from 1 to this.
+const INTERLEAVINGS: usize = 20;
+
+/// A reason is a clause and not a word.
+const REASON_MIN: usize = 12;
+
+/// One row: what it is about, and the last of its cells.
+#[derive(Debug, PartialEq, Eq)]
+struct Row<'a> {
+    key: &'a str,
+    shown: &'a str,
+}
+
+/// The rows of the table below this heading, its head left out.
+fn rows<'a>(text: &'a str, heading: &str) -> Result<Vec<Row<'a>>> {
+    let section = text.split("\n## ").find_map(|it| it.strip_prefix(heading));
+    let section = section.with_context(|| format!("there is no section {heading}"))?;
+    let lines = section.lines().filter(|line| line.starts_with('|'));
+    let cells = lines.skip(2).map(|line| {
+        let cells: Vec<&str> = line.trim_matches('|').split(" | ").map(str::trim).collect();
+        let (key, shown) = (cells.first()?, cells.last().filter(|_| cells.len() > 1)?);
+        Some(Row { key, shown })
+    });
+    let rows: Option<Vec<Row<'_>>> = cells.collect();
+    rows.with_context(|| format!("a row of {heading} is no row"))
+}
+
+/// The tests that a cell names: what stands between backticks and has the form `file::function`.
+fn named(cell: &str) -> Vec<&str> {
+    let quoted = cell.split('`').skip(1).step_by(2);
+    quoted.filter(|name| name.contains("::")).collect()
+}
+
+/// The tests of a source file, each as `file::function`.
+fn tests_of(file: &str, text: &str) -> Vec<String> {
+    let mut tests = Vec::new();
+    let mut is_test = false;
+    for line in text.lines().map(str::trim_start) {
+        is_test |= line.starts_with("#[tokio::test") || line.starts_with("#[test]");
+        let function = line.strip_prefix("async ").unwrap_or(line);
+        if let Some(function) = function.strip_prefix("fn ")
+            && std::mem::take(&mut is_test)
+        {
+            let name = function.split(['(', '<']).next().unwrap_or_default();
+            tests.push(format!("{file}::{name}"));
+        }
+    }
+    tests
+}
+
+/// All tests of this project.
+fn tests() -> Result<BTreeSet<String>> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut folders: Vec<PathBuf> = ["src", "tests/it"].map(|folder| root.join(folder)).into();
+    let mut tests = BTreeSet::new();
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder)? {
+            let path = entry?.path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|end| end == "rs") {
+                let file = path.file_stem().context("a name")?.to_string_lossy();
+                tests.extend(tests_of(&file, &fs::read_to_string(&path)?));
+            }
+        }
+    }
+    Ok(tests)
+}
+
+/// What is wrong with these rows, which have to be those of `keys` in this order.
+fn faults(rows: &[Row<'_>], keys: &[&str], tests: &BTreeSet<String>) -> Vec<String> {
+    let mut faults = Vec::new();
+    let found: Vec<&str> = rows.iter().map(|row| row.key).collect();
+    if found != keys {
+        faults.push(format!("the rows are {found:#?}, expected are {keys:#?}"));
+    }
+    for Row { key, shown } in rows {
+        let named = named(shown);
+        let absent = named.iter().filter(|name| !tests.contains(**name));
+        faults.extend(absent.map(|name| format!("{key}: there is no test {name}")));
+        if named.is_empty() && shown.len() < REASON_MIN {
+            faults.push(format!("{key}: neither a test nor a reason"));
+        }
+    }
+    faults
+}
+
+fn read(name: &str) -> Result<String> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
+    fs::read_to_string(&path).with_context(|| path.display().to_string())
+}
+
+#[test]
+fn every_fault_has_its_row_and_every_row_its_tests_or_its_reason() -> Result<()> {
+    let (text, tests) = (read("tests/faults.md")?, tests()?);
+    let numbers: Vec<String> = (1..=INTERLEAVINGS).map(|it| it.to_string()).collect();
+    let numbers: Vec<&str> = numbers.iter().map(String::as_str).collect();
+    let mut wrong = faults(&rows(&text, "Faults\n")?, &FAULTS, &tests);
+    wrong.extend(faults(&rows(&text, "Interleavings\n")?, &numbers, &tests));
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    Ok(())
+}
+
+#[test]
+fn every_promise_of_the_readme_names_tests_that_are_there() -> Result<()> {
+    let (text, tests) = (read("README.md")?, tests()?);
+    let promises = rows(&text, "Guarantees\n")?;
+    let keys: Vec<&str> = promises.iter().map(|row| row.key).collect();
+    let mut wrong = faults(&promises, &keys, &tests);
+    let bare = promises.iter().filter(|row| named(row.shown).is_empty());
+    wrong.extend(bare.map(|row| format!("{}: no test", row.key)));
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    Ok(())
+}
+
+#[test]
+fn a_row_that_proves_nothing_is_seen() -> Result<()> {
+    let text = "# Head\n\n## Faults\n\n| fault | holds | shown by |\n| --- | --- | --- |\n\
+                | one | x | `a::b`, `a::c` |\n| two | x | `a::gone` |\n| three | x | – |\n| four | x | nothing can freeze it |\n";
+    let source = "#[test]\nfn b() {}\nfn gone() {}\n#[tokio::test(flavor = \"multi_thread\")]\n#[ignore]\nasync fn c()\n";
+    let tests: BTreeSet<String> = tests_of("a", source).into_iter().collect();
+    assert_eq!(Vec::from_iter(&tests), ["a::b", "a::c"]);
+    let rows = rows(text, "Faults\n")?;
+    let all = ["one", "two", "three", "four"];
+    let wrong = faults(&rows, &all, &tests);
+    let expected = [
+        "two: there is no test a::gone",
+        "three: neither a test nor a reason",
+    ];
+    assert_eq!(wrong, expected);
+    assert_eq!(faults(&rows, &all[..3], &tests).len(), 3, "one more row");
+    assert_eq!(faults(&rows[1..], &all, &tests).len(), 3, "one row less");
+    Ok(())
+}

@@ -1,0 +1,244 @@
+//! Networks that are slow, cut or silent: a session is given up when it is lost and not before, and Kafka's costs time alone.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+
+use crate::support::kafka::{self, Kafka, Outer};
+use crate::support::load::{Load, Pattern};
+use crate::support::oracle::Oracle;
+use crate::support::outboxd::Outboxd;
+use crate::support::postgres::{self, MAJORS};
+use crate::support::proxy::{Flow, Proxy, Way};
+use crate::support::scene::Scene;
+use crate::support::throwaway::{Server, free_port};
+use crate::support::wait::wait_until;
+
+const LIMIT: Duration = Duration::from_secs(60);
+/// A server that says nothing is looked at after 15 s, each look is given up after 25 s at most, and the server itself ends a session
+/// that it does not hear for 30 s.
+const NOTICED: Duration = Duration::from_secs(32);
+/// The server lets go of a session that it does not hear for 30 s; whoever waits for that looks each 250 ms; the rest is for connecting on a busy machine.
+const LET_GO: Duration = Duration::from_secs(35);
+const PATTERN: Pattern = Pattern {
+    rows: 5,
+    rest: Duration::from_millis(10),
+};
+
+/// An outboxd that streams through a proxy; writers go past it.
+async fn behind_proxy(scene: &Scene<'_>, server: &Server) -> Result<(Proxy, Outboxd)> {
+    let proxy = Proxy::before(server.port()).await?;
+    let url = proxy.url(scene.database.url())?;
+    let outboxd = Outboxd::spawn(&scene.settings.clone().set("DATABASE_URL", url))?;
+    outboxd.wait_for_phase("streaming", LIMIT).await?;
+    Ok((proxy, outboxd))
+}
+
+async fn events_flow(outboxd: &Outboxd) -> Result<()> {
+    let before = outboxd.status().await?["published_total"].as_u64();
+    outboxd
+        .wait_for_status("events to flow", LIMIT, |status| {
+            let more = status["published_total"].as_u64() > before.map(|it| it + 100);
+            status["phase"] == "streaming" && more
+        })
+        .await?;
+    Ok(())
+}
+
+async fn end(
+    scene: &Scene<'_>,
+    mut outboxd: Outboxd,
+    load: Load,
+    oracle: &Oracle<'_>,
+) -> Result<()> {
+    assert!(load.stop().await? > 1_000, "too light a load");
+    scene.all_marked(LIMIT).await?;
+    assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
+    let letters = "SELECT count(*) FROM outbox.dead_letter";
+    let session = scene.database.connect().await?;
+    assert_eq!(session.value::<i64>(letters).await?, 0);
+    scene.verdict(oracle).await?.expect_exact()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reset_or_a_cut_in_the_middle_of_a_message_costs_seconds_and_repeats_nothing()
+-> Result<()> {
+    for major in MAJORS {
+        let server = postgres::shared(major);
+        let scene = Scene::set(server, kafka::shared()).await?;
+        let (proxy, outboxd) = behind_proxy(&scene, server).await?;
+        let oracle = Oracle::create(&scene.database).await?;
+        let load = Load::start(&scene.database, &scene.topic, 4, PATTERN);
+        for round in 0..6 {
+            events_flow(&outboxd).await?;
+            let before = outboxd.status().await?["reconnects"].as_u64();
+            match round % 3 {
+                0 => proxy.reset(),
+                // Messages are some hundred bytes long: whichever connection it hits, this is inside one.
+                1 => proxy.cut_after(Way::ToClient, 50_000 + 37 * round),
+                _ => proxy.cut_after(Way::ToServer, 1_000 + 37 * round),
+            }
+            wait_until("the cut", LIMIT, async || {
+                let cut = proxy.has_cut();
+                Ok(if cut { Ok(()) } else { Err(String::new()) })
+            })
+            .await?;
+            // A cut can hit the connection for the marks, which is made anew without the stream.
+            outboxd
+                .wait_for_status("the stream to go on", Duration::from_secs(10), |status| {
+                    let again = round % 3 > 0 || status["reconnects"].as_u64() > before;
+                    status["phase"] == "streaming" && again
+                })
+                .await?;
+        }
+        events_flow(&outboxd).await?;
+        end(&scene, outboxd, load, &oracle).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_network_is_no_lost_one() -> Result<()> {
+    for major in MAJORS {
+        let server = postgres::shared(major);
+        let scene = Scene::set(server, kafka::shared()).await?;
+        let (proxy, outboxd) = behind_proxy(&scene, server).await?;
+        let oracle = Oracle::create(&scene.database).await?;
+        let load = Load::start(&scene.database, &scene.topic, 4, PATTERN);
+        for flow in [
+            Flow::Delay(Duration::from_millis(300)),
+            Flow::Throttle(60_000),
+        ] {
+            proxy.set(flow);
+            events_flow(&outboxd).await?;
+            tokio::time::sleep(Duration::from_secs(10)).await;
+            events_flow(&outboxd).await?;
+        }
+        proxy.set(Flow::Pass);
+        assert_eq!(outboxd.status().await?["reconnects"], 0);
+        end(&scene, outboxd, load, &oracle).await?;
+    }
+    Ok(())
+}
+
+/// From the cut to the end of the session, and on to the next one, which has to wait until the server lets go of the first.
+async fn lost(major: u32, ways: &[Way], flow: Flow) -> Result<()> {
+    let server = postgres::shared(major);
+    let scene = Scene::set(server, kafka::shared()).await?;
+    let (proxy, outboxd) = behind_proxy(&scene, server).await?;
+    let oracle = Oracle::create(&scene.database).await?;
+    let load = Load::start(&scene.database, &scene.topic, 4, PATTERN);
+    events_flow(&outboxd).await?;
+    let cut = Instant::now();
+    for way in ways {
+        proxy.set_way(*way, flow);
+    }
+    outboxd
+        .wait_for_status("the loss to be noticed", NOTICED, |status| {
+            status["phase"] != "streaming"
+        })
+        .await?;
+    assert_eq!(outboxd.get("/livez").await?.0, 200);
+    proxy.set(Flow::Pass);
+    let left = LET_GO.saturating_sub(cut.elapsed());
+    outboxd.wait_for_phase("streaming", left).await?;
+    events_flow(&outboxd).await?;
+    end(&scene, outboxd, load, &oracle).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_half_open_connection_is_noticed_and_made_anew() -> Result<()> {
+    let both = [Way::ToServer, Way::ToClient];
+    tokio::try_join!(
+        lost(15, &both, Flow::Swallow),
+        lost(17, &both, Flow::Swallow)
+    )?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_network_that_is_cut_is_noticed_and_what_it_held_back_harms_nothing() -> Result<()> {
+    let both = [Way::ToServer, Way::ToClient];
+    tokio::try_join!(
+        lost(15, &both, Flow::StopReading),
+        lost(17, &both, Flow::StopReading)
+    )?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_network_that_is_cut_one_way_is_noticed_and_made_anew() -> Result<()> {
+    let (up, down) = ([Way::ToServer], [Way::ToClient]);
+    tokio::try_join!(
+        lost(15, &up, Flow::Swallow),
+        lost(17, &up, Flow::Swallow),
+        lost(15, &down, Flow::Swallow),
+        lost(17, &down, Flow::Swallow)
+    )?;
+    Ok(())
+}
+
+/// A broker of one's own that tells its clients to come through a proxy. The tests' own clients go past it.
+async fn kafka_behind_proxy() -> Result<(Kafka, Proxy)> {
+    let port = free_port()?;
+    let outer = Outer {
+        protocol: "PLAINTEXT",
+        told: Some(port),
+    };
+    let kafka = kafka::with_outer(outer, &[])?;
+    let proxy = Proxy::at(port, kafka.outer_port()?).await?;
+    Ok((kafka, proxy))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_the_network_to_kafka_does_each_event_arrives_once_and_in_order() -> Result<()> {
+    let (kafka, proxy) = kafka_behind_proxy().await?;
+    let scene = Scene::set(postgres::shared(17), &kafka).await?;
+    let brokers = format!("127.0.0.1:{}", proxy.port());
+    let outboxd = Outboxd::spawn(&scene.settings.clone().set("KAFKA_BROKERS", brokers))?;
+    outboxd.wait_for_phase("streaming", LIMIT).await?;
+    let oracle = Oracle::create(&scene.database).await?;
+    let load = Load::start(&scene.database, &scene.topic, 4, PATTERN);
+    let walsender = async || {
+        let slot = scene.database.slot(&scene.slot()).await?;
+        anyhow::Ok(slot.and_then(|slot| slot.active_pid))
+    };
+    events_flow(&outboxd).await?;
+    let before = walsender().await?;
+    assert!(before.is_some());
+
+    // What it takes is less than what is written, and none of it is lost.
+    for flow in [
+        Flow::Throttle(100_000),
+        Flow::Delay(Duration::from_millis(300)),
+    ] {
+        proxy.set(flow);
+        events_flow(&outboxd).await?;
+        tokio::time::sleep(Duration::from_secs(5)).await;
+    }
+    // Cut off, and half open: longer than it takes to be named as what is waited for.
+    for flow in [Flow::StopReading, Flow::Swallow] {
+        proxy.set(flow);
+        outboxd
+            .wait_for_status("Kafka to be named", LIMIT, |status| {
+                status["waiting"]["on"] == "kafka"
+            })
+            .await?;
+        assert_eq!(outboxd.get("/livez").await?.0, 200);
+        proxy.set(Flow::Pass);
+        events_flow(&outboxd).await?;
+    }
+    for round in 0..6 {
+        match round % 3 {
+            0 => proxy.reset(),
+            1 => proxy.cut_after(Way::ToServer, 20_000 + 41 * round),
+            // The broker has the records, and its word for it is lost.
+            _ => proxy.cut_after(Way::ToClient, 500 + 41 * round),
+        }
+        events_flow(&outboxd).await?;
+        assert!(proxy.has_cut());
+    }
+    assert_eq!(walsender().await?, before, "the session was given up");
+    assert_eq!(outboxd.status().await?["reconnects"], 0);
+    end(&scene, outboxd, load, &oracle).await
+}

@@ -1,0 +1,180 @@
+//! A session's long life: killed again and again, beside transactions that stay open, with nothing to do, and writing no file.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+
+use crate::support::kafka;
+use crate::support::load::{Load, Pattern};
+use crate::support::oracle::Oracle;
+use crate::support::outboxd::Outboxd;
+use crate::support::postgres::{self, MAJORS};
+use crate::support::scene::Scene;
+
+const LIMIT: Duration = Duration::from_secs(60);
+const PATTERN: Pattern = Pattern {
+    rows: 5,
+    rest: Duration::from_millis(5),
+};
+
+async fn more_events(outboxd: &Outboxd, more: u64) -> Result<()> {
+    let before = outboxd.status().await?["published_total"].as_u64();
+    outboxd
+        .wait_for_status("events to flow", LIMIT, |status| {
+            let enough = status["published_total"].as_u64() > before.map(|it| it + more);
+            status["phase"] == "streaming" && enough
+        })
+        .await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_walsender_that_is_terminated_again_and_again_costs_a_second_each_and_repeats_nothing()
+-> Result<()> {
+    for major in MAJORS {
+        let scene = Scene::set(postgres::shared(major), kafka::shared()).await?;
+        let oracle = Oracle::create(&scene.database).await?;
+        let mut outboxd = Outboxd::spawn(&scene.settings)?;
+        outboxd.wait_for_phase("streaming", LIMIT).await?;
+        let load = Load::start(&scene.database, &scene.topic, 4, PATTERN);
+        let session = scene.database.connect().await?;
+        for round in 1..=6_u64 {
+            more_events(&outboxd, 100).await?;
+            // Where sessions live for less than two seconds, the pauses between them grow.
+            tokio::time::sleep(Duration::from_millis(2_100)).await;
+            let kill = "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = $1 AND active";
+            assert_eq!(session.query(kill, &[&scene.slot()]).await?.len(), 1);
+            let killed = Instant::now();
+            outboxd
+                .wait_for_status("another session", LIMIT, |status| {
+                    status["phase"] == "streaming" && status["reconnects"] == round
+                })
+                .await?;
+            let took = killed.elapsed();
+            assert!(took < Duration::from_secs(1), "{took:?}");
+        }
+        load.stop().await?;
+        scene.all_marked(LIMIT).await?;
+        assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
+        scene.verdict(&oracle).await?.expect_exact()?;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transaction_that_stays_open_holds_up_nobody_elses_events() -> Result<()> {
+    for major in MAJORS {
+        let scene = Scene::set(postgres::shared(major), kafka::shared()).await?;
+        let oracle = Oracle::create(&scene.database).await?;
+        let mut outboxd = Outboxd::spawn(&scene.settings)?;
+        outboxd.wait_for_phase("streaming", LIMIT).await?;
+        let open = scene.database.connect().await?;
+        let insert = "INSERT INTO outbox.outbox (event_type, topic, event_payload) VALUES ('late', $1, '{}')";
+        open.batch_execute("BEGIN").await?;
+        open.execute(insert, &[&scene.topic]).await?;
+        let before = scene.window().await?;
+        for round in 1..=5_u64 {
+            let inserted = Instant::now();
+            scene.database.insert("prompt", &scene.topic, "{}").await?;
+            outboxd
+                .wait_for_status("the event", LIMIT, |status| {
+                    status["published_total"] == round
+                })
+                .await?;
+            let took = inserted.elapsed();
+            assert!(took < Duration::from_secs(2), "{took:?}");
+        }
+        // The one that is open is not seen by others.
+        scene.all_marked(LIMIT).await?;
+        let moved = async || Ok((scene.window().await?.confirmed >= before.written).then_some(()));
+        crate::support::wait::wait_for("the slot to move", LIMIT, moved).await?;
+        open.batch_execute("COMMIT").await?;
+        scene.all_marked(LIMIT).await?;
+        assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
+        scene.verdict(&oracle).await?.expect_exact()?;
+    }
+    Ok(())
+}
+
+/// Longer than any patience with a silent server.
+#[tokio::test]
+async fn an_idle_session_lives_on_pings_and_costs_next_to_nothing() -> Result<()> {
+    let mut idle = Vec::new();
+    for major in MAJORS {
+        let scene = Scene::set(postgres::shared(major), kafka::shared()).await?;
+        let outboxd = Outboxd::spawn(&scene.settings)?;
+        outboxd.wait_for_phase("streaming", LIMIT).await?;
+        idle.push((scene, outboxd));
+    }
+    let mut before = Vec::new();
+    for (_, outboxd) in &idle {
+        before.push((cpu_ticks(outboxd)?, outboxd.resident_bytes()?));
+    }
+    let time = Duration::from_secs(45);
+    tokio::time::sleep(time).await;
+    for ((scene, outboxd), (ticks, bytes)) in idle.iter().zip(before) {
+        assert_eq!(outboxd.status().await?["reconnects"], 0);
+        // A tick is a hundredth of a second: three of a hundred, in a build that is not made for speed.
+        let used = cpu_ticks(outboxd)? - ticks;
+        assert!(used < 3 * time.as_secs(), "{used} ticks in {time:?}");
+        let grown = outboxd.resident_bytes()?.saturating_sub(bytes);
+        assert!(grown < 4 << 20, "{grown} bytes more");
+        scene.database.insert("a", &scene.topic, "{}").await?;
+        scene.all_marked(LIMIT).await?;
+    }
+    Ok(())
+}
+
+/// The open files of a process, by number.
+fn open_files(pid: &str) -> Result<Vec<(String, PathBuf)>> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(format!("/proc/{pid}/fd"))? {
+        let entry = entry?;
+        // One that was closed meanwhile is gone.
+        if let Ok(target) = std::fs::read_link(entry.path()) {
+            files.push((entry.file_name().to_string_lossy().into_owned(), target));
+        }
+    }
+    Ok(files)
+}
+
+/// Time on the processor, in hundredths of a second.
+fn cpu_ticks(outboxd: &Outboxd) -> Result<u64> {
+    let pid = outboxd.pid().context("it runs")?;
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let (_, rest) = stat.rsplit_once(") ").context("a stat line")?;
+    let fields: Vec<&str> = rest.split(' ').collect();
+    Ok(fields[11].parse::<u64>()? + fields[12].parse::<u64>()?)
+}
+
+/// A full or a read-only disk on its own machine cannot stop it.
+#[tokio::test(flavor = "multi_thread")]
+async fn it_writes_no_file() -> Result<()> {
+    let scene = Scene::set(postgres::shared(15), kafka::shared()).await?;
+    let outboxd = Outboxd::spawn(&scene.settings)?;
+    outboxd.wait_for_phase("streaming", LIMIT).await?;
+    let load = Load::start(&scene.database, &scene.topic, 2, PATTERN);
+    let pid = outboxd.pid().context("it runs")?;
+    let (inherited, mut seen) = (open_files("self")?, 0);
+    for _ in 0..50 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        for (number, target) in open_files(&pid.to_string())? {
+            seen += 1;
+            let passed_on = inherited.iter().any(|(_, other)| *other == target);
+            if !target.is_absolute() || target.starts_with("/dev") || passed_on {
+                continue;
+            }
+            let info = format!("/proc/{pid}/fdinfo/{number}");
+            let info = std::fs::read_to_string(info).unwrap_or_default();
+            let flags = info.lines().find_map(|line| line.strip_prefix("flags:"));
+            let flags = u32::from_str_radix(flags.unwrap_or("0").trim(), 8)?;
+            let is_log = target.file_name() == Some(Path::new("log").as_os_str());
+            // The lowest two bits say whether it may be written.
+            assert!(flags & 3 == 0 || is_log, "writes {}", target.display());
+        }
+    }
+    assert!(seen > 500, "looked at {seen} open files");
+    load.stop().await?;
+    Ok(())
+}
