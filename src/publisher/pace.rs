@@ -57,6 +57,11 @@ impl Pace {
         self.backlog
     }
 
+    /// Whether anything has come since the last sleep.
+    pub(crate) fn has_read(&self) -> bool {
+        self.last_read > 0
+    }
+
     /// Sleeps, if the last read was short; after a full one there is more to take at once.
     pub(crate) fn sleep(&mut self) {
         if self.last_read < SHORT_READ {

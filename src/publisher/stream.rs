@@ -4,8 +4,9 @@
 //! connection's buffer and handed on from there: no channel, no copy and no allocation for an event.
 //!
 //! Under backlog the task sleeps for a moment after each short read. A server that decodes wakes its reader for every message, and
-//! spends more than half of its time on it; a reader that lets bytes gather makes the server faster. When the stream is nearly
-//! idle, every message is taken at once.
+//! spends more than half of its time on it; a reader that lets bytes gather makes the server faster. It hands on what it has read
+//! only a few hundred times a second: what goes to the producer at once leaves it in few requests, and requests are what a
+//! broker spends its time on. When the stream is nearly idle, every message is taken and handed on at once.
 
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
@@ -25,6 +26,13 @@ use crate::replication::{Frame, ReplicationClient, StandbyStatusUpdate};
 
 /// How often the board is brought up to date.
 const SHOW: Duration = Duration::from_millis(250);
+
+/// Under backlog bytes are handed on when there are so many, or after this time.
+const GATHERED: usize = 256 * 1024;
+const GATHER: Duration = Duration::from_millis(3);
+/// So many records without a report are a backlog as well, at the broker: where every event is a request of its own, requests
+/// take all the processors there are, the server is slowed down with them, and no backlog would ever show in the stream.
+const MANY: u64 = 8;
 
 /// Rows that are dealt with, though the stream may bring them again: published from the table while the slot was being made, or
 /// filed as dead letters.
@@ -115,11 +123,7 @@ impl<'a> Stream<'a> {
     /// Takes what is there, whole messages at a time, until there is no more or enough is in flight.
     fn read(&mut self, now: Duration) -> Result<()> {
         if self.forwarder.engine.intake() != Intake::Paused {
-            let bytes = self.client.try_read()?;
-            if bytes > 0 {
-                self.pace.read(bytes);
-                self.forwarder.engine.heard(now);
-            }
+            self.take_in(now)?;
         }
         loop {
             let intake = self.forwarder.engine.intake();
@@ -149,6 +153,28 @@ impl<'a> Stream<'a> {
                         "the server ended the stream",
                     ));
                 }
+            }
+        }
+    }
+
+    fn take_in(&mut self, now: Duration) -> Result<()> {
+        let bytes = self.client.try_read()?;
+        if bytes > 0 {
+            self.pace.read(bytes);
+            self.forwarder.engine.heard(now);
+        }
+        Ok(())
+    }
+
+    /// Lets bytes gather before they are handed on.
+    fn gather(&mut self) -> Result<()> {
+        let began = self.forwarder.tick();
+        loop {
+            self.pace.sleep();
+            let now = self.forwarder.tick();
+            self.take_in(now)?;
+            if self.client.unread() >= GATHERED || now >= began + GATHER {
+                return Ok(());
             }
         }
     }
@@ -184,9 +210,11 @@ impl<'a> Stream<'a> {
     /// Sleeps until there is something to do: for a moment under backlog, else until a byte, a report or a deadline.
     async fn wait(&mut self, stop: &mut watch::Receiver<bool>, flushed: bool) -> Result<()> {
         let intake = self.forwarder.engine.intake();
-        let backlog = intake != Intake::Paused && self.pace.backlog();
+        let unreported = self.pace.has_read() && self.forwarder.engine.kafka_count() >= MANY;
+        let busy = self.pace.backlog() || unreported;
+        let backlog = intake != Intake::Paused && busy;
         if backlog {
-            self.pace.sleep();
+            self.gather()?;
         }
         self.watch.hasten(intake == Intake::Discard);
         // Reading writes what is queued as well; without it, the reports still have to go out.

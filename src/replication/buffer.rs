@@ -6,11 +6,11 @@
 
 use std::ops::Range;
 
-/// The size to start from and to come back to.
-pub(crate) const INITIAL: usize = 64 * 1024;
+/// The size to start from and to come back to: what gathers under backlog fits in. Memory that no byte came to is not taken.
+pub(crate) const INITIAL: usize = 512 * 1024;
 
 /// Above this the buffer shrinks as soon as it can; below, growing again would cost more than the memory is worth.
-const KEPT: usize = 256 * 1024;
+const KEPT: usize = 1024 * 1024;
 
 /// Tails up to this long are moved to the front at each read, so that a read has nearly the whole buffer.
 const CHEAP_MOVE: usize = 4 * 1024;
@@ -76,6 +76,12 @@ impl ReadBuffer {
         let body = self.start + HEADER..self.start + total;
         self.start = body.end;
         Ok(Some(RawMessage { tag, body }))
+    }
+
+    /// How many bytes were read and not taken.
+    #[inline]
+    pub(crate) fn unread(&self) -> usize {
+        self.end - self.start
     }
 
     /// Whether [`next`](Self::next) has something to say.
@@ -269,7 +275,7 @@ mod tests {
     #[test]
     fn a_reader_that_takes_nothing_fills_the_buffer_and_no_more() {
         let mut buffer = ReadBuffer::new();
-        let wire = message(b'd', b"event").repeat(20_000);
+        let wire = message(b'd', b"event").repeat(100_000);
         let mut rest = wire.as_slice();
         loop {
             let room = buffer.room();

@@ -119,6 +119,12 @@ impl Connection {
         Ok(std::mem::take(&mut self.fresh))
     }
 
+    /// How many bytes were read and not taken.
+    #[inline]
+    pub(crate) fn unread(&self) -> usize {
+        self.input.unread()
+    }
+
     /// Takes the next message if all of it has been read.
     #[inline]
     pub(crate) fn next(&mut self) -> Result<Option<RawMessage>> {

@@ -183,6 +183,12 @@ impl ReplicationClient {
         self.connection.try_read()
     }
 
+    /// How many bytes were read and belong to messages that [`next`](Self::next) has not given out.
+    #[inline]
+    pub fn unread(&self) -> usize {
+        self.connection.unread()
+    }
+
     /// The next whole message of the stream, or `None` when more bytes are needed or the copy is over.
     ///
     /// An error of the server ends the stream and comes out as an error.
