@@ -74,27 +74,18 @@ pub(crate) async fn file_not_marked(
     write(session, &table, &sql, system_id, vec![filing]).await
 }
 
-/// How much of an event its letter keeps.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Extent {
-    Whole,
-    /// Without payload and headers.
-    Outline,
-    /// Its row, or its place in the log.
-    Name,
-}
-
 /// A letter as the table has it.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 struct Filing<'a> {
     known: Option<i64>,
     outbox_id: Option<String>,
     /// The commit position and the place in the transaction, of an event from the stream.
     place: Option<(String, i32)>,
     record: Option<&'a OwnedRecord>,
+    /// The same, where payload and headers are kept as well.
+    content: Option<&'a OwnedRecord>,
     letter: &'a Letter,
     state: &'static str,
-    extent: Extent,
 }
 
 impl<'a> Filing<'a> {
@@ -109,32 +100,19 @@ impl<'a> Filing<'a> {
             outbox_id: row.or_else(|| header("outbox_id").map(text)),
             place,
             record,
+            content: record,
             letter,
             state: if letter.parked { "parked" } else { "dead" },
-            extent: Extent::Whole,
         }
     }
 
     fn payload(&self) -> Option<&'a [u8]> {
-        self.content().and_then(OwnedRecord::value)
+        self.content.and_then(OwnedRecord::value)
     }
 
-    /// The record, where payload and headers are kept.
-    fn content(&self) -> Option<&'a OwnedRecord> {
-        self.record.filter(|_| self.extent == Extent::Whole)
-    }
-
-    /// Keeps less of the event; nothing less than its name.
+    /// Keeps less of the event: first no payload and headers, then only its row or its place in the log. False: nothing less is left.
     fn shrink(&mut self) -> bool {
-        self.extent = match self.extent {
-            Extent::Whole => Extent::Outline,
-            Extent::Outline => Extent::Name,
-            Extent::Name => return false,
-        };
-        if self.extent == Extent::Name {
-            self.record = None;
-        }
-        true
+        self.content.take().is_some() || self.record.take().is_some()
     }
 }
 
@@ -231,7 +209,7 @@ async fn insert(
     let header = |name| column(filings, |f| f.record.and_then(|r| r.header(name).map(text)));
     let (event_type, created_at) = (header("outbox_event_type"), header("outbox_created_at"));
     let key = column(filings, |f| f.record.and_then(OwnedRecord::key));
-    let headers = column(filings, |f| f.content().map(letter_json::headers));
+    let headers = column(filings, |f| f.content.map(letter_json::headers));
     let payload = column(filings, Filing::payload);
     let code = column(filings, |filing| text(&filing.letter.fault.code));
     let error = column(filings, |filing| text(&filing.letter.fault.message));

@@ -3,11 +3,11 @@
 //! A row that a statement sees has its commit before any position that is read afterwards. So the position comes from a second
 //! statement, and what a stream has not brought when it has passed it, it never will.
 
-use crate::error::{Code, Error, Result};
+use crate::error::Result;
 use crate::lsn::Lsn;
 use crate::outbox::UnpublishedRows;
 use crate::outbox::table_batch::{Batch, Found};
-use crate::postgres::Session;
+use crate::postgres::{self, Session};
 
 /// See the module's head.
 #[derive(Debug)]
@@ -17,17 +17,15 @@ pub(crate) struct MissedRows {
     left: String,
 }
 
-/// Takes a transaction id, so that its commit moves the log past the position: a stream that has nothing to bring says how far it is only
-/// when the log moves.
-const BEHIND: &str = "SELECT pg_catalog.pg_current_wal_insert_lsn()::text, \
-                             pg_catalog.pg_current_xact_id()::text";
+/// Takes a transaction id, so that its commit moves the log past a position that was read before: a stream that has nothing to bring says
+/// how far it is only when the log moves.
+const MOVE_ON: &str = "SELECT pg_catalog.pg_current_xact_id()";
 
 impl MissedRows {
     /// For the table that `rows` reads.
     pub(crate) fn new(rows: &UnpublishedRows) -> Self {
         let (table, unpublished) = (rows.table(), rows.condition());
         let name = table.quoted();
-        let size = "coalesce(pg_catalog.pg_column_size(o.event_payload), 0)::bigint";
         MissedRows {
             what: format!("auditing {table}"),
             list: format!(
@@ -35,8 +33,9 @@ impl MissedRows {
                   ORDER BY o.id LIMIT $1::bigint"
             ),
             left: format!(
-                "SELECT o.id::bigint, o.xmin::text::bigint, {size} FROM {name} AS o \
-                  WHERE {unpublished} AND o.id = ANY ($1::bigint[]) ORDER BY o.id"
+                "SELECT {found} FROM {name} AS o \
+                  WHERE {unpublished} AND o.id = ANY ($1::bigint[]) ORDER BY o.id",
+                found = Found::COLUMNS
             ),
         }
     }
@@ -52,9 +51,9 @@ impl MissedRows {
         if ids.is_empty() {
             return Ok((ids, Lsn::INVALID));
         }
-        let behind: String = session.row(&self.what, BEHIND, &[]).await?.get(0);
-        let bad = |e| Error::fatal(Code::Write, "the server's position is malformed").source(e);
-        Ok((ids, behind.parse().map_err(bad)?))
+        let behind = postgres::log_position(session).await?;
+        session.run(&self.what, MOVE_ON).await?;
+        Ok((ids, behind))
     }
 
     /// Those of the ids whose rows are unpublished still, to be read.
@@ -63,11 +62,7 @@ impl MissedRows {
     /// Of the table or the server.
     pub(crate) async fn left(&self, session: &Session, ids: &[i64]) -> Result<Batch> {
         let rows = session.rows(&self.what, &self.left, &[&ids]).await?;
-        let found = rows.iter().map(|row| Found {
-            id: row.get(0),
-            xid: row.get::<_, i64>(1) as u32,
-            stored_bytes: row.get(2),
-        });
+        let found = rows.iter().map(Found::of);
         Ok(Batch::new(found.collect(), false, false))
     }
 }

@@ -87,8 +87,9 @@ impl UnpublishedRows {
             letters = config.table.dead_letter().quoted(),
         );
         let list = format!(
-            "SELECT o.id::bigint, o.xmin::text::bigint, coalesce(pg_column_size(o.event_payload), 0)::bigint \
-              FROM {name} AS o WHERE {unpublished} AND o.id > $1::bigint ORDER BY o.id LIMIT $2::bigint",
+            "SELECT {found} FROM {name} AS o \
+              WHERE {unpublished} AND o.id > $1::bigint ORDER BY o.id LIMIT $2::bigint",
+            found = Found::COLUMNS,
         );
         let select = format!(
             "SELECT {columns_list}, o.id::bigint, o.xmin::text::bigint, {created} FROM {name} AS o",
@@ -153,12 +154,7 @@ impl UnpublishedRows {
         let rows = session
             .rows(&self.reading, &self.list, &[&after, &limit])
             .await?;
-        let found = |row: &Row| Found {
-            id: row.get(0),
-            xid: row.get::<_, i64>(1) as u32,
-            stored_bytes: row.get(2),
-        };
-        Ok(rows.iter().map(found).collect())
+        Ok(rows.iter().map(Found::of).collect())
     }
 
     /// What is being done while rows are read, for errors.

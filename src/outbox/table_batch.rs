@@ -12,6 +12,7 @@ use std::collections::VecDeque;
 use std::error::Error as _;
 
 use futures_util::{TryStreamExt, pin_mut};
+use tokio_postgres::Row;
 
 use crate::error::{Error, Result};
 use crate::outbox::Fault;
@@ -64,6 +65,20 @@ pub(super) struct Found {
     pub(super) id: i64,
     pub(super) xid: u32,
     pub(super) stored_bytes: i64,
+}
+
+impl Found {
+    /// What a statement selects of the outbox `o` for [`of`](Found::of).
+    pub(super) const COLUMNS: &str = "o.id::bigint, o.xmin::text::bigint, \
+         coalesce(pg_catalog.pg_column_size(o.event_payload), 0)::bigint";
+
+    pub(super) fn of(row: &Row) -> Self {
+        Found {
+            id: row.get(0),
+            xid: row.get::<_, i64>(1) as u32,
+            stored_bytes: row.get(2),
+        }
+    }
 }
 
 /// See the module's head.
