@@ -30,16 +30,6 @@ async fn more_events(outboxd: &Outboxd, more: u64) -> Result<()> {
     Ok(())
 }
 
-async fn all_marked(database: &Database) -> Result<()> {
-    wait_until("every row to be marked", LIMIT, async || {
-        match database.unpublished().await? {
-            0 => Ok(Ok(())),
-            left => Ok(Err(format!("{left} rows are not"))),
-        }
-    })
-    .await
-}
-
 async fn expect_no_letters(database: &Database) -> Result<()> {
     let letters = "SELECT count(*) FROM outbox.dead_letter";
     assert_eq!(database.connect().await?.value::<i64>(letters).await?, 0);
@@ -80,7 +70,7 @@ async fn brokers_that_restart_in_turn_lose_nothing_and_keep_the_order() -> Resul
         }
     }
     load.stop().await?;
-    all_marked(&database).await?;
+    database.all_marked(LIMIT).await?;
     assert_eq!(outboxd.status().await?["reconnects"], 0);
     assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
     expect_no_letters(&database).await?;
@@ -116,7 +106,7 @@ async fn too_few_replicas_stop_the_stream_without_a_loss_and_show_in_time() -> R
     let mut outboxd = Outboxd::spawn(&settings)?;
     outboxd.wait_for_phase("streaming", LIMIT).await?;
     database.insert("before", "events", "{}").await?;
-    all_marked(&database).await?;
+    database.all_marked(LIMIT).await?;
     brokers[1].stop()?;
     brokers[2].stop()?;
     let began = Instant::now();
@@ -151,7 +141,7 @@ async fn too_few_replicas_stop_the_stream_without_a_loss_and_show_in_time() -> R
     assert_eq!(database.unpublished().await?, 2);
     assert_eq!(outboxd.get("/livez").await?.0, 200);
     brokers[1].resume()?;
-    all_marked(&database).await?;
+    database.all_marked(LIMIT).await?;
     assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
     expect_no_letters(&database).await?;
     let consumed = brokers[0].consume_all(&["events"]).await?;
@@ -172,7 +162,7 @@ async fn a_partition_without_a_leader_is_named_while_other_topics_go_on() -> Res
     for topic in ["lonely", "fine"] {
         database.insert("before", topic, "{}").await?;
     }
-    all_marked(&database).await?;
+    database.all_marked(LIMIT).await?;
     brokers[2].kill()?;
     database.insert("held", "lonely", "{}").await?;
     let stalled = outboxd
@@ -197,7 +187,7 @@ async fn a_partition_without_a_leader_is_named_while_other_topics_go_on() -> Res
     })
     .await?;
     brokers[2].resume()?;
-    all_marked(&database).await?;
+    database.all_marked(LIMIT).await?;
     assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
     let lonely = brokers[0].record_count(&["lonely"]).await?;
     assert_eq!(lonely, 2);

@@ -180,13 +180,7 @@ async fn a_full_disk_under_kafka_costs_nothing_but_time() -> Result<()> {
     kafka.resume()?;
     more_events(&outboxd).await?;
     load.stop().await?;
-    wait_until("every row to be marked", LIMIT, async || {
-        match database.unpublished().await? {
-            0 => Ok(Ok(())),
-            left => Ok(Err(format!("{left} rows are not"))),
-        }
-    })
-    .await?;
+    database.all_marked(LIMIT).await?;
     assert_eq!(outboxd.status().await?["reconnects"], 0);
     assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
     let letters = "SELECT count(*) FROM outbox.dead_letter";

@@ -8,7 +8,6 @@ use crate::support::kafka;
 use crate::support::oracle::{Event, check};
 use crate::support::outboxd::{Outboxd, Settings, init};
 use crate::support::postgres::{self, Database, MAJORS};
-use crate::support::wait::wait_until;
 
 const LIMIT: Duration = Duration::from_secs(60);
 const INSERT: &str = "INSERT INTO outbox.outbox (event_type, topic, event_payload, created_at) \
@@ -19,16 +18,6 @@ async fn partitioned(major: u32, table: &str) -> Result<Database> {
     let database = Database::create_empty(postgres::shared(major)).await?;
     database.connect().await?.batch_execute(table).await?;
     Ok(database)
-}
-
-async fn all_marked(database: &Database) -> Result<()> {
-    wait_until("every row to be marked", LIMIT, async || {
-        match database.unpublished().await? {
-            0 => Ok(Ok(())),
-            left => Ok(Err(format!("{left} rows are not"))),
-        }
-    })
-    .await
 }
 
 /// Committed by one writer: in order of id. The rows of a detached partition are in a table of their own.
@@ -72,13 +61,13 @@ async fn partitions_that_come_and_go_lose_and_repeat_nothing() -> Result<()> {
         outboxd.wait_for_phase("streaming", LIMIT).await?;
         let session = database.connect().await?;
         session.execute(INSERT, &[&topic, &"2025-05-07"]).await?;
-        all_marked(&database).await?;
+        database.all_marked(LIMIT).await?;
         // One that is made, one that is filled first and then attached, one that leaves.
         session
             .batch_execute("CREATE TABLE outbox.june PARTITION OF outbox.outbox FOR VALUES FROM ('2025-06-01') TO ('2025-07-01')")
             .await?;
         session.execute(INSERT, &[&topic, &"2025-06-07"]).await?;
-        all_marked(&database).await?;
+        database.all_marked(LIMIT).await?;
         session
             .batch_execute("ALTER TABLE outbox.outbox DETACH PARTITION outbox.may")
             .await?;
@@ -90,7 +79,7 @@ async fn partitions_that_come_and_go_lose_and_repeat_nothing() -> Result<()> {
             )
             .await?;
         session.execute(INSERT, &[&topic, &"2025-07-07"]).await?;
-        all_marked(&database).await?;
+        database.all_marked(LIMIT).await?;
         assert_eq!(outboxd.status().await?["reconnects"], 0);
         assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
         let committed = committed(&database, &["outbox.outbox", "outbox.may"]).await?;
@@ -125,11 +114,11 @@ async fn a_row_that_its_mark_moves_to_another_partition_is_not_sent_again() -> R
         let session = database.connect().await?;
         for _ in 0..4 {
             session.execute(INSERT, &[&topic, &"2025-05-07"]).await?;
-            all_marked(&database).await?;
+            database.all_marked(LIMIT).await?;
         }
         // What the marks made of the log is read to its end before it stops.
         database.insert("last", &topic, "{}").await?;
-        all_marked(&database).await?;
+        database.all_marked(LIMIT).await?;
         assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
         let done: i64 = session.value("SELECT count(*) FROM outbox.done").await?;
         assert_eq!(done, 201);

@@ -15,19 +15,8 @@ use crate::support::kafka::{self, Outer};
 use crate::support::oracle::{Oracle, check};
 use crate::support::outboxd::{Outboxd, Settings, init};
 use crate::support::postgres::{self, Database};
-use crate::support::wait::wait_until;
 
 const LIMIT: Duration = Duration::from_secs(60);
-
-async fn all_marked(database: &Database) -> Result<()> {
-    wait_until("every row to be marked", LIMIT, async || {
-        match database.unpublished().await? {
-            0 => Ok(Ok(())),
-            left => Ok(Err(format!("{left} rows are not"))),
-        }
-    })
-    .await
-}
 
 /// Kafka is named, nothing is filed, and the program lives.
 async fn waits(outboxd: &Outboxd, database: &Database, words: &str) -> Result<()> {
@@ -80,7 +69,7 @@ async fn a_wrong_password_is_waited_for_and_costs_no_event() -> Result<()> {
     assert!(!outboxd.log().contains("wr0ng"));
     outboxd.kill()?;
     let mut outboxd = Outboxd::spawn(&settings("right")?)?;
-    all_marked(&database).await?;
+    database.all_marked(LIMIT).await?;
     assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
     check(
         &oracle.committed().await?,
@@ -157,7 +146,7 @@ async fn a_certificate_that_has_run_out_is_waited_for_and_costs_no_event() -> Re
     std::fs::write(&store, [new_key.as_slice(), &new].concat())?;
     kafka.stop()?;
     kafka.resume()?;
-    all_marked(&database).await?;
+    database.all_marked(LIMIT).await?;
     assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
     check(
         &oracle.committed().await?,

@@ -6,6 +6,7 @@ use std::ops::{Deref, DerefMut};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 use std::{env, thread};
 
 use anyhow::{Context, Result};
@@ -13,6 +14,7 @@ use tokio::task::JoinHandle;
 use tokio_postgres::{Client, NoTls};
 
 use super::throwaway::{self, Binaries, Options, Server};
+use super::wait::wait_until;
 
 /// The major versions that the tests run on.
 pub(crate) const MAJORS: [u32; 2] = [15, 17];
@@ -265,6 +267,17 @@ impl Database {
         self.connect().await?.value(sql).await
     }
 
+    /// Waits until every row is marked. Connects for each look, so that the server may go away meanwhile and come back.
+    pub(crate) async fn all_marked(&self, limit: Duration) -> Result<()> {
+        wait_until("every row to be marked", limit, async || {
+            match self.unpublished().await? {
+                0 => Ok(Ok(())),
+                left => Ok(Err(format!("{left} rows are not"))),
+            }
+        })
+        .await
+    }
+
     /// The slot of this name, `None` where there is none.
     pub(crate) async fn slot(&self, name: &str) -> Result<Option<SlotRow>> {
         let sql = "SELECT plugin::text, active_pid, restart_lsn::text, confirmed_flush_lsn::text, wal_status,
@@ -304,7 +317,7 @@ impl Drop for Database {
                 {
                     break;
                 }
-                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+                tokio::time::sleep(Duration::from_millis(20)).await;
             }
             session
                 .batch_execute(&format!("DROP DATABASE {name} WITH (FORCE)"))

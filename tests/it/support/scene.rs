@@ -9,7 +9,6 @@ use super::oracle::{Oracle, Report, check};
 use super::outboxd::{Settings, init};
 use super::postgres::Database;
 use super::throwaway::Server;
-use super::wait::wait_until;
 
 /// A prepared database and a topic of four partitions.
 pub(crate) struct Scene<'a> {
@@ -68,13 +67,7 @@ impl<'a> Scene<'a> {
 
     /// Waits until every row is marked.
     pub(crate) async fn all_marked(&self, limit: Duration) -> Result<()> {
-        wait_until("every row to be marked", limit, async || {
-            match self.database.unpublished().await? {
-                0 => Ok(Ok(())),
-                left => Ok(Err(format!("{left} rows are not"))),
-            }
-        })
-        .await
+        self.database.all_marked(limit).await
     }
 
     /// What the witness says about what Kafka has.
