@@ -222,13 +222,18 @@ impl Outboxd {
 
     /// One GET: the status code and the body.
     pub(crate) async fn get(&self, path: &str) -> Result<(u16, String)> {
-        let mut stream = TcpStream::connect(self.settings.http).await?;
-        // HTTP/1.0 has neither chunks nor connections that stay open.
-        stream
-            .write_all(format!("GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n").as_bytes())
-            .await?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await?;
+        let answer = async {
+            let mut stream = TcpStream::connect(self.settings.http).await?;
+            // HTTP/1.0 has neither chunks nor connections that stay open.
+            stream
+                .write_all(format!("GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n").as_bytes())
+                .await?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await?;
+            anyhow::Ok(answer)
+        };
+        let answer = tokio::time::timeout(LIMIT, answer).await;
+        let answer = answer.with_context(|| format!("no answer to {path} within {LIMIT:?}"))??;
         let (head, body) = answer.split_once("\r\n\r\n").context("half an answer")?;
         let code = head.split(' ').nth(1).context("no status code")?.parse()?;
         Ok((code, body.to_owned()))

@@ -324,14 +324,15 @@ impl Drop for Database {
                 .await?;
             anyhow::Ok(())
         };
-        // A runtime of its own, since this may be dropped inside another. A server that is gone already needs no cleaning.
-        let cleaning = thread::spawn(move || {
+        // In a thread that nobody waits for: DROP DATABASE waits until every backend of its server has taken note, and one that is
+        // sending rows takes note when they are read, perhaps by the very thread that drops this. A server that is gone already
+        // needs no cleaning.
+        thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build();
             runtime.map(|runtime| runtime.block_on(work))
         });
-        let _ = cleaning.join();
     }
 }
 
