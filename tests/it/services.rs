@@ -52,11 +52,15 @@ async fn a_dropped_database_takes_its_slots_along_even_one_in_use() -> Result<()
     let _oracle = Oracle::create(&database).await?;
     drop(database);
     let admin = Session::open(&server.unix_url("postgres", "postgres")).await?;
-    let sql = format!("SELECT count(*) FROM pg_replication_slots WHERE database = '{name}'");
-    assert_eq!(admin.value::<i64>(&sql).await?, 0);
-    let sql = format!("SELECT count(*) FROM pg_database WHERE datname = '{name}'");
-    assert_eq!(admin.value::<i64>(&sql).await?, 0);
-    Ok(())
+    let sql = format!(
+        "SELECT (SELECT count(*) FROM pg_replication_slots WHERE database = '{name}') \
+              + (SELECT count(*) FROM pg_database WHERE datname = '{name}')"
+    );
+    wait_until("slots and database are gone", LIMIT, async || {
+        let left: i64 = admin.value(&sql).await?;
+        Ok((left == 0).then_some(()).ok_or(format!("{left} of them")))
+    })
+    .await
 }
 
 #[tokio::test]
