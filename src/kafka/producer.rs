@@ -37,6 +37,10 @@ use crate::kafka::wake::WakingProducer;
 use crate::kafka::{Refusal, settings};
 use crate::outbox::{OwnedRecord, Record, check_topic};
 
+/// More records than this send themselves: they fill a batch, or follow each other while the first
+/// is under way.
+const LITTLE: u64 = 64;
+
 // A ticket travels through librdkafka as a pointer.
 const _: () = assert!(usize::BITS >= u64::BITS);
 
@@ -85,6 +89,8 @@ impl fmt::Display for SendError {
 pub struct Producer {
     client: WakingProducer<Events>,
     in_flight: u64,
+    /// Records since the last push.
+    fresh: u64,
     /// The producer before this one, while it is ending.
     leaving: Option<JoinHandle<()>>,
 }
@@ -106,6 +112,7 @@ impl Producer {
         Ok(Producer {
             client,
             in_flight: 0,
+            fresh: 0,
             leaving: None,
         })
     }
@@ -187,6 +194,7 @@ impl Producer {
         match self.client.producer().send(outgoing) {
             Ok(()) => {
                 self.in_flight += 1;
+                self.fresh += 1;
                 Ok(())
             }
             Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), _)) => {
@@ -201,6 +209,14 @@ impl Producer {
                     .unwrap_or(RDKafkaErrorCode::InvalidArgument);
                 Err(refused(code, topic))
             }
+        }
+    }
+
+    /// Tells that no record follows at once: a few do not linger then. Waits for their delivery, a
+    /// millisecond at most.
+    pub(crate) fn push(&mut self) {
+        if (1..=LITTLE).contains(&mem::take(&mut self.fresh)) {
+            self.client.flush();
         }
     }
 

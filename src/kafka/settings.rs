@@ -43,10 +43,12 @@ pub(crate) fn producer(config: &Config) -> ClientConfig {
             "allow.auto.create.topics",
             config.auto_creates_topics().to_string(),
         )
-        // A record that finds the connection idle leaves at once: any wait, however short, is
-        // rounded up to two milliseconds. Under load the requests that are under way let batches
-        // grow by themselves, as large as with a wait.
-        .set("linger.ms", "0")
+        // How long librdkafka sleeps while a request is under way. It sends one request of a
+        // partition at a time (its check for idempotence counts records where it means requests),
+        // and asks in a busy loop whether it may send the next as soon as a record has lingered.
+        // Nothing waits so long by itself: [`Producer::push`](crate::kafka::Producer::push) sends
+        // a few records at once, and many fill a batch.
+        .set("linger.ms", "5")
         .set("message.max.bytes", MESSAGE_MAX_BYTES.to_string())
         // Partitions that were added and topics that came later are seen within half a minute.
         .set("topic.metadata.refresh.interval.ms", "30000");

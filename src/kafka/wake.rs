@@ -1,4 +1,5 @@
-//! Wakes our task when librdkafka has something to report. The only `unsafe` code of the project.
+//! Wakes our task when librdkafka has something to report, and librdkafka when it has something to
+//! send. The only `unsafe` code of the project: rdkafka wraps neither.
 //!
 //! librdkafka puts delivery reports, errors and log lines on the client's main queue, from threads
 //! of its own. [`rd_kafka_queue_io_event_enable`] makes it write a byte to a file descriptor when
@@ -15,6 +16,11 @@
 //! leaves that byte in the socket. The reverse order (poll, then take the bytes) would lose the
 //! wake-up of whatever came in between.
 //!
+//! **A flush takes no report.** rdkafka has delivery reports come as events on the main queue, and
+//! [`rd_kafka_flush`] then serves no queue: it tells librdkafka's threads not to let records linger
+//! while it waits, and waits until all are delivered or its time is over. Its shortest wait is
+//! enough to send what is complete.
+//!
 //! **It is sound.** [`rdkafka_sys::rd_kafka_queue_get_main`] takes a reference of its own on a
 //! queue that lives as long as the client; [`Queue`] returns it on drop, and as a field before
 //! `producer` it is dropped first, as librdkafka asks (everything that was taken from a client is
@@ -25,8 +31,10 @@
 //! claim and all that they claim.
 //!
 //! [`rd_kafka_queue_io_event_enable`]: rdkafka_sys::rd_kafka_queue_io_event_enable
+//! [`rd_kafka_flush`]: rdkafka_sys::rd_kafka_flush
 #![allow(unsafe_code)]
 
+use std::ffi::c_int;
 use std::fmt;
 use std::io;
 use std::os::fd::AsRawFd;
@@ -37,6 +45,9 @@ use std::time::Duration;
 use rdkafka::producer::{BaseProducer, Producer as _, ProducerContext};
 use rdkafka_sys as sys;
 use tokio::net::UnixStream;
+
+/// How long a flush waits, in milliseconds.
+const FLUSH_MS: c_int = 1;
 
 /// A producer with the socket that its main queue writes to.
 pub(crate) struct WakingProducer<C: ProducerContext> {
@@ -65,6 +76,15 @@ impl<C: ProducerContext> WakingProducer<C> {
 
     pub(crate) fn producer(&self) -> &BaseProducer<C> {
         &self.producer
+    }
+
+    /// Has records that linger sent now. Returns when they are delivered, after a millisecond at
+    /// most.
+    pub(crate) fn flush(&self) {
+        let client = self.producer.client().native_ptr();
+        // SAFETY: the client lives while `self.producer` is borrowed, and a producer is what it is.
+        // That not all is delivered in so short a time is no error here.
+        unsafe { sys::rd_kafka_flush(client, FLUSH_MS) };
     }
 
     /// Resolves when something may be on the queue. Cancel-safe: it takes nothing, neither from the

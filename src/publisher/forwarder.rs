@@ -249,7 +249,8 @@ impl Forwarder {
         self.engine.delivered(self.now, report, &mut self.done);
     }
 
-    /// The next thing that the engine wants of its caller; what it wants of Kafka and the table is carried out here.
+    /// The next thing that the engine wants of its caller; what it wants of Kafka and the table is carried out here. When there
+    /// is no more, what was sent leaves.
     ///
     /// # Errors
     /// When the producer is of no more use.
@@ -282,6 +283,7 @@ impl Forwarder {
                 other => return Ok(Some(other)),
             }
         }
+        self.producer.push();
         Ok(None)
     }
 

@@ -33,6 +33,8 @@ const GATHER: Duration = Duration::from_millis(3);
 /// So many records without a report are a backlog as well, at the broker: where every event is a request of its own, requests
 /// take all the processors there are, the server is slowed down with them, and no backlog would ever show in the stream.
 const MANY: u64 = 8;
+/// Messages of one turn for which the socket is looked after: reports, marks and deadlines wait meanwhile.
+const TURN: usize = 2048;
 
 /// Rows that are dealt with, though the stream may bring them again: published from the table while the slot was being made, or
 /// filed as dead letters.
@@ -125,10 +127,15 @@ impl<'a> Stream<'a> {
         if self.forwarder.engine.intake() != Intake::Paused {
             self.take_in(now)?;
         }
+        let mut count = 0;
         loop {
             let intake = self.forwarder.engine.intake();
             if intake == Intake::Paused {
                 return Ok(());
+            }
+            count += 1;
+            if count <= TURN && self.pace.is_time_to_look(count) {
+                self.take_in(now)?;
             }
             match self.client.next()? {
                 None => return Ok(()),
@@ -210,7 +217,7 @@ impl<'a> Stream<'a> {
     /// Sleeps until there is something to do: for a moment under backlog, else until a byte, a report or a deadline.
     async fn wait(&mut self, stop: &mut watch::Receiver<bool>, flushed: bool) -> Result<()> {
         let intake = self.forwarder.engine.intake();
-        let unreported = self.pace.has_read() && self.forwarder.engine.kafka_count() >= MANY;
+        let unreported = self.pace.is_fed() && self.forwarder.engine.kafka_count() >= MANY;
         let busy = self.pace.backlog() || unreported;
         let backlog = intake != Intake::Paused && busy;
         if backlog {
