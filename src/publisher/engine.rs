@@ -29,11 +29,12 @@ use crate::lsn::Lsn;
 use crate::outbox::Fault;
 use crate::publisher::cadence::Cadence;
 use crate::publisher::decision::{
-    End, Intake, Limits, Output, Snapshot, Violation, WRITE_BACK_MAX, Walsender,
+    End, Intake, Limits, Output, Snapshot, Violation, WRITE_BACK_MAX,
 };
 use crate::publisher::dispatch::Dispatch;
 use crate::publisher::gate::Gate;
 use crate::publisher::letters::Letters;
+use crate::publisher::patience::Patience;
 use crate::publisher::tenure::Tenure;
 use crate::publisher::tracker::{Accepted, Ticket, Tracker};
 use crate::publisher::write_queue::WriteQueue;
@@ -63,10 +64,11 @@ pub(crate) struct Engine {
     /// The session is not to be trusted any more.
     pub(super) lapsed: bool,
     pub(super) tenure: Tenure,
+    pub(super) patience: Patience,
     pub(super) gate: Gate,
     mode: Mode,
     reported: Lsn,
-    decoding: bool,
+    pub(super) decoding: bool,
     pub(super) busy: Busy,
     /// Marks go before letters next time, so that neither starves the other.
     pub(super) marks_first: bool,
@@ -88,6 +90,7 @@ impl Engine {
             session: None,
             lapsed: false,
             tenure: Tenure::new(limits.silence),
+            patience: Patience::new(limits.silence),
             gate: Gate::default(),
             limits,
             mode: Mode::Running,
@@ -121,11 +124,9 @@ impl Engine {
     pub(crate) fn session_started(&mut self, now: Duration) {
         self.forget_session();
         self.tenure.renew();
-        self.session = Some(Cadence::new(
-            now,
-            self.limits.status_interval,
-            self.limits.silence,
-        ));
+        let patience = self.patience.begin(self.tracker.received());
+        let interval = self.limits.status_interval;
+        self.session = Some(Cadence::new(now, interval, patience));
         self.poll(now);
     }
 
@@ -139,6 +140,7 @@ impl Engine {
         }
         self.decoding = false;
         self.gate.look(false);
+        self.patience.end(self.tracker.received());
         self.tracker.interrupt();
         self.forget_session();
     }
@@ -208,28 +210,6 @@ impl Engine {
             && session.keepalive(now, wal_end, reply_requested)
         {
             self.outputs.push_back(Output::End(End::ServerStopping));
-        }
-    }
-
-    /// Bytes came from the server.
-    pub(crate) fn heard(&mut self, now: Duration) {
-        self.decoding = false;
-        if let Some(session) = &mut self.session {
-            session.heard(now);
-        }
-    }
-
-    /// What a look at the walsender has shown.
-    pub(crate) fn walsender(&mut self, now: Duration, walsender: Walsender) {
-        match walsender {
-            Walsender::Busy => {
-                self.heard(now);
-                self.decoding = true;
-            }
-            Walsender::Standby => self.heard(now),
-            // It may have spoken while it was looked at.
-            Walsender::Idle | Walsender::Gone if !self.is_silent() => {}
-            Walsender::Idle | Walsender::Gone => self.outputs.push_back(Output::End(End::Silent)),
         }
     }
 

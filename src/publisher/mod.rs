@@ -34,6 +34,7 @@ mod loss;
 mod overseer;
 mod pace;
 mod parks;
+mod patience;
 mod poll;
 mod scribe;
 mod show;

@@ -69,11 +69,6 @@ impl Engine {
         }
     }
 
-    /// Whether the server was silent for too long and was not heard since.
-    pub(super) fn is_silent(&self) -> bool {
-        self.session.as_ref().is_some_and(Cadence::is_silent)
-    }
-
     /// The lock is ours from now on.
     pub(crate) fn lock_held(&mut self) {
         self.tenure.renew();
