@@ -1,4 +1,7 @@
 //! The first part: a backlog that waits in the log is published as fast as it will go.
+//!
+//! Those who write nothing share a load. Whoever marks rows has one of his own in each run: marks taken back are not a fresh table,
+//! and they lie in the log that the next one reads.
 
 use anyhow::Result;
 
@@ -16,6 +19,7 @@ const MIB: f64 = (1 << 20) as f64;
 pub(crate) async fn run(options: &Options, report: &mut Report) -> Result<()> {
     let stage = Stage::set(options.postgres)?;
     report.add(format!("{}\n", stage.describe()?))?;
+    stage.warm_up(options.warm_up()).await?;
     let contenders = contender::all(options)?;
     for shape in SHAPES
         .iter()
@@ -27,12 +31,17 @@ pub(crate) async fn run(options: &Options, report: &mut Report) -> Result<()> {
             for turn in 0..contenders.len() {
                 // Nobody begins always.
                 let at = (turn + round) % contenders.len();
-                let measured = contenders[at].run(&stage, &load).await?;
+                let own = match contenders[at].marks() {
+                    true => Some(Load::make(&stage, shape, options).await?),
+                    false => None,
+                };
+                let load = own.as_ref().unwrap_or(&load);
+                let measured = contenders[at].run(&stage, load).await?;
                 eprintln!(
                     "{} round {round} {}: {:.2} s",
                     shape.name, contenders[at].name, measured.seconds
                 );
-                // The first round warms the broker up, and all caches.
+                // The first round warms all caches.
                 if round > 0 || options.quick {
                     runs[at].push(measured);
                 }

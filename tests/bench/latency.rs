@@ -31,6 +31,7 @@ const MIB: f64 = (1 << 20) as f64;
 pub(crate) async fn run(options: &Options, report: &mut Report) -> Result<()> {
     let stage = Stage::set(options.postgres)?;
     report.add(format!("{}\n", stage.describe()?))?;
+    stage.warm_up(options.warm_up()).await?;
     let contenders: Vec<Contender> = contender::all(options)?
         .into_iter()
         .filter(|contender| !contender.is_floor())
@@ -48,6 +49,10 @@ pub(crate) async fn run(options: &Options, report: &mut Report) -> Result<()> {
             "CPU % of a core",
         ],
     );
+    if let Some(first) = contenders.first() {
+        // The path of a consumer is to be warm for the first as it is for the last.
+        at_rate(&stage, first, 200, options).await?;
+    }
     for contender in &contenders {
         for rate in [200, 2_000] {
             if chosen(&format!("rate {rate}"), &options.load) {

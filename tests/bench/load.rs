@@ -1,4 +1,4 @@
-//! What there is to publish: events in the log of one database, and a slot before the first of them for each contender.
+//! What there is to publish: events in the log of one database, and a slot before the first of them for each run.
 
 use anyhow::{Context, Result};
 
@@ -6,9 +6,6 @@ use crate::Options;
 use crate::stage::{Stage, Topics};
 use crate::support::outboxd::{Settings, init};
 use crate::support::postgres::{Database, Session};
-
-/// The slot that stands before the first event; each run gets a copy of it.
-const FIRST: &str = "before_the_first";
 
 /// What the events are like.
 #[derive(Debug, Clone, Copy)]
@@ -107,7 +104,8 @@ impl Load {
         let topics = Topics::make(&stage.kafka, topics, partitions).await?;
         init(&Settings::new(&database, &stage.kafka)?).await?;
         let session = database.connect().await?;
-        let slot = format!("SELECT pg_create_logical_replication_slot('{FIRST}', 'pgoutput')");
+        let first = first(&database);
+        let slot = format!("SELECT pg_create_logical_replication_slot('{first}', 'pgoutput')");
         session.batch_execute(&slot).await?;
         Ok(Load {
             events: 0,
@@ -118,14 +116,11 @@ impl Load {
         })
     }
 
-    /// Makes everything as it was when the events had just been committed, and a slot of this name before them.
+    /// Puts a slot of this name before the first event.
     pub(crate) async fn rewind(&self, slot: &str) -> Result<()> {
-        let unmark = "UPDATE outbox.outbox SET published_at = NULL, times_attempted = 0 WHERE published_at IS NOT NULL";
-        if self.session.execute(unmark, &[]).await? > 0 {
-            self.session.batch_execute("VACUUM outbox.outbox").await?;
-        }
         self.session.batch_execute("CHECKPOINT").await?;
-        let copy = format!("SELECT pg_copy_logical_replication_slot('{FIRST}', '{slot}')");
+        let first = first(&self.database);
+        let copy = format!("SELECT pg_copy_logical_replication_slot('{first}', '{slot}')");
         self.session.batch_execute(&copy).await?;
         Ok(())
     }
@@ -166,6 +161,11 @@ impl Load {
         let drop = format!("SELECT pg_drop_replication_slot('{slot}')");
         Ok(self.session.batch_execute(&drop).await?)
     }
+}
+
+/// The slot that stands before the first event; each run gets a copy of it.
+fn first(database: &Database) -> String {
+    format!("first_{}", database.name)
 }
 
 /// All transactions of the load, one after another.

@@ -90,6 +90,11 @@ impl Options {
         if self.quick { 1 } else { self.rounds.max(1) }
     }
 
+    /// How many records a broker has had before it is measured.
+    pub(crate) fn warm_up(&self) -> usize {
+        if self.quick { 2_000 } else { 4_000_000 }
+    }
+
     /// So many events of a load that has so many at full size.
     pub(crate) fn scaled(&self, events: u64) -> u64 {
         let percent = if self.quick { 2 } else { self.percent };

@@ -6,6 +6,7 @@ use anyhow::{Context, Result, bail};
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::{Offset, TopicPartitionList};
 
 use crate::support::kafka::{self, Kafka};
@@ -58,6 +59,36 @@ impl Stage {
             kernel.trim(),
             self.server.version(),
         ))
+    }
+
+    /// Has the broker take so many records, in requests of many sizes and never large ones: its machine code is made as it runs, and
+    /// whoever comes first would pay for it, several times what a request costs later.
+    pub(crate) async fn warm_up(&self, records: usize) -> Result<()> {
+        let topics = Topics::make(&self.kafka, 1, 4).await?;
+        let mut settings = self.kafka.client();
+        settings
+            .set("acks", "all")
+            .set("enable.idempotence", "true")
+            .set("batch.num.messages", "100")
+            .set("linger.ms", "0");
+        let producer: BaseProducer = settings.create()?;
+        let value = [b'x'; 400];
+        for n in 0..records {
+            let key = (n % 1000).to_string();
+            let record = || {
+                BaseRecord::to(&topics.names[0])
+                    .key(&key)
+                    .payload(&value[..])
+            };
+            while producer.send(record()).is_err() {
+                producer.poll(Duration::from_millis(10));
+            }
+            if n % 1000 == 0 {
+                producer.poll(Duration::ZERO);
+            }
+        }
+        producer.flush(LIMIT)?;
+        self.forget_records(&topics).await
     }
 
     /// How many records these topics have had since they were made.
