@@ -281,16 +281,15 @@ impl Producer {
 }
 
 /// librdkafka's own list, which it takes over: names and values are copied once, into what is kept
-/// until the report.
-fn list<'a>(mut headers: impl Iterator<Item = (&'a str, &'a [u8])>) -> Option<OwnedHeaders> {
-    let add = |list: OwnedHeaders, (key, value)| {
-        list.insert(Header {
-            key,
-            value: Some(value),
-        })
-    };
-    let first = add(OwnedHeaders::new(), headers.next()?);
-    Some(headers.fold(first, add))
+/// until the report. The list is made as long as it will be: it does not grow for free.
+fn list<'a>(headers: impl Iterator<Item = (&'a str, &'a [u8])>) -> Option<OwnedHeaders> {
+    let mut headers = headers.peekable();
+    headers.peek()?;
+    let list = OwnedHeaders::new_with_capacity(headers.size_hint().0);
+    Some(headers.fold(list, |list, (key, value)| {
+        let value = Some(value);
+        list.insert(Header { key, value })
+    }))
 }
 
 fn refused(code: RDKafkaErrorCode, topic: &str) -> SendError {
