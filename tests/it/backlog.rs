@@ -123,7 +123,7 @@ async fn a_first_start_that_nothing_disturbs_publishes_each_row_once() -> Result
 #[tokio::test]
 async fn a_table_of_which_no_row_was_ever_marked_is_not_sent_without_being_asked_to() -> Result<()>
 {
-    let scene = Scene::set(postgres::shared(15), kafka::shared()).await?;
+    let scene = Scene::set(postgres::shared(postgres::turn(15)), kafka::shared()).await?;
     fill(&scene, 1_001).await?;
     let output = command(&scene.settings, &["run"], LIMIT).await?;
     let told = String::from_utf8_lossy(&output.stderr);

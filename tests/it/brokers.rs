@@ -72,7 +72,7 @@ async fn a_topic_without_the_right_to_write_costs_its_own_events_alone() -> Resu
         "authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer",
         "allow.everyone.if.no.acl.found=true",
     ])?;
-    let scene = Scene::set(postgres::shared(17), &kafka).await?;
+    let scene = Scene::set(postgres::shared(postgres::turn(17)), &kafka).await?;
     let session = scene.database.connect().await?;
     let mut denied = Vec::new();
     for operation in ["Write", "All"] {
@@ -145,7 +145,7 @@ async fn a_topic_without_the_right_to_write_costs_its_own_events_alone() -> Resu
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_topic_that_is_deleted_costs_its_own_events_alone_until_it_is_back() -> Result<()> {
-    let scene = Scene::set(postgres::shared(15), kafka::shared()).await?;
+    let scene = Scene::set(postgres::shared(postgres::turn(15)), kafka::shared()).await?;
     let session = scene.database.connect().await?;
     let mut outboxd = Outboxd::spawn(&scene.settings)?;
     outboxd.wait_for_phase("streaming", LIMIT).await?;
@@ -180,7 +180,7 @@ async fn a_record_that_the_broker_finds_too_old_is_sent_again_with_the_time_of_t
     let old = "old";
     let bounds = [("message.timestamp.before.max.ms", "2000")];
     kafka.create_topic(old, 1, &bounds).await?;
-    let scene = Scene::set(postgres::shared(17), &kafka).await?;
+    let scene = Scene::set(postgres::shared(postgres::turn(17)), &kafka).await?;
     let session = scene.database.connect().await?;
     let mut outboxd = Outboxd::spawn(&scene.settings)?;
     outboxd.wait_for_phase("streaming", LIMIT).await?;
@@ -237,7 +237,7 @@ async fn a_quota_makes_events_late_and_costs_none() -> Result<()> {
         "--entity-default",
     ];
     kafka.tool("kafka.admin.ConfigCommand", &quota).await?;
-    let scene = Scene::set(postgres::shared(15), &kafka).await?;
+    let scene = Scene::set(postgres::shared(postgres::turn(15)), &kafka).await?;
     let session = scene.database.connect().await?;
     let mut outboxd = Outboxd::spawn(&scene.settings)?;
     outboxd.wait_for_phase("streaming", LIMIT).await?;

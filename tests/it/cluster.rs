@@ -41,7 +41,7 @@ async fn expect_no_letters(database: &Database) -> Result<()> {
 async fn brokers_that_restart_in_turn_lose_nothing_and_keep_the_order() -> Result<()> {
     let _turn = heavy().await;
     let mut brokers = kafka::cluster(&[])?;
-    let database = Database::create(postgres::shared(15)).await?;
+    let database = Database::create(postgres::shared(postgres::turn(15))).await?;
     let two = [("min.insync.replicas", "2")];
     brokers[0].create_replicated("events", 6, 3, &two).await?;
     let settings = Settings::new(&database, &brokers[0])?;
@@ -97,7 +97,7 @@ async fn in_sync(kafka: &Kafka, topic: &str, replicas: usize) -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn too_few_replicas_stop_the_stream_without_a_loss_and_show_in_time() -> Result<()> {
     let mut brokers = kafka::cluster(&[])?;
-    let database = Database::create(postgres::shared(17)).await?;
+    let database = Database::create(postgres::shared(postgres::turn(17))).await?;
     let two = [("min.insync.replicas", "2")];
     brokers[0].create_replicated("events", 3, 3, &two).await?;
     let settings = Settings::new(&database, &brokers[0])?;
@@ -152,7 +152,7 @@ async fn too_few_replicas_stop_the_stream_without_a_loss_and_show_in_time() -> R
 #[tokio::test(flavor = "multi_thread")]
 async fn a_partition_without_a_leader_is_named_while_other_topics_go_on() -> Result<()> {
     let mut brokers = kafka::cluster(&[])?;
-    let database = Database::create(postgres::shared(15)).await?;
+    let database = Database::create(postgres::shared(postgres::turn(15))).await?;
     brokers[0].create_placed("lonely", &[3]).await?;
     brokers[0].create_placed("fine", &[1, 2]).await?;
     let settings = Settings::new(&database, &brokers[0])?;

@@ -9,7 +9,7 @@ use tokio::process::Command;
 use tokio::time::timeout;
 
 use crate::support::outboxd::PROGRAM;
-use crate::support::postgres::{Database, MAJORS, Session, private, shared};
+use crate::support::postgres::{Database, MAJORS, Session, private, shared, turn};
 
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -59,7 +59,7 @@ async fn init_makes_what_is_missing_and_leaves_the_rest_each_time() -> Result<()
 
 #[tokio::test]
 async fn init_adds_to_a_table_of_the_writers_without_touching_it() -> Result<()> {
-    let database = Database::create(shared(15)).await?;
+    let database = Database::create(shared(turn(15))).await?;
     // The writers' table has the first index alone; the second is what init adds.
     let session = database.connect().await?;
     session
@@ -168,7 +168,7 @@ async fn drop_wants_a_yes_takes_slot_and_publication_and_leaves_the_table() -> R
 
 #[tokio::test]
 async fn drop_leaves_a_slot_that_somebody_reads_and_names_the_reader() -> Result<()> {
-    let database = Database::create(shared(15)).await?;
+    let database = Database::create(shared(turn(15))).await?;
     outboxd(database.url(), &["init"]).await?;
     let slot = format!("outboxd_{}", database.name);
     // A temporary slot is held by the session that made it.
@@ -190,7 +190,10 @@ async fn drop_leaves_a_slot_that_somebody_reads_and_names_the_reader() -> Result
 #[tokio::test]
 async fn a_server_without_logical_decoding_is_named_with_the_statement_that_mends_it() -> Result<()>
 {
-    let server = private(15, &["wal_level = replica", "max_replication_slots = 1"])?;
+    let server = private(
+        turn(15),
+        &["wal_level = replica", "max_replication_slots = 1"],
+    )?;
     let admin = Session::open(&server.unix_url("postgres", "postgres")).await?;
     let url = server.url("postgres", "postgres");
     let init = outboxd(&url, &["init"]).await?;
@@ -213,8 +216,8 @@ async fn a_server_without_logical_decoding_is_named_with_the_statement_that_mend
 
 #[tokio::test]
 async fn commands_end_with_the_code_that_fits_and_one_line_that_says_what_to_do() -> Result<()> {
-    let database = Database::create_empty(shared(15)).await?;
-    let unknown = shared(15).url("no_such_database", "postgres");
+    let database = Database::create_empty(shared(turn(15))).await?;
+    let unknown = shared(turn(15)).url("no_such_database", "postgres");
     let nobody = "postgresql://postgres@127.0.0.1:1/postgres";
     for (url, code, text) in [
         (unknown.as_str(), 1, "check the database name"),

@@ -19,7 +19,7 @@ const KILLS: u32 = 20;
 #[tokio::test(flavor = "multi_thread")]
 async fn twenty_kills_under_load_lose_nothing_and_repeat_only_what_was_not_confirmed() -> Result<()>
 {
-    let scene = Scene::set(postgres::shared(15), kafka::shared()).await?;
+    let scene = Scene::set(postgres::shared(postgres::turn(15)), kafka::shared()).await?;
     let oracle = Oracle::create(&scene.database).await?;
     let mut outboxd = Outboxd::spawn(&scene.settings)?;
     outboxd.wait_for_phase("streaming", LIMIT).await?;
@@ -65,7 +65,7 @@ async fn a_kill_in_the_middle_of_a_large_transaction_loses_and_confirms_nothing_
 {
     const ROWS: i64 = 500_000;
     let _alone = heavy().await;
-    let scene = Scene::set(postgres::shared(17), kafka::shared()).await?;
+    let scene = Scene::set(postgres::shared(postgres::turn(17)), kafka::shared()).await?;
     let oracle = Oracle::create(&scene.database).await?;
     let session = scene.database.connect().await?;
     let mut outboxd = Outboxd::spawn(&scene.settings)?;

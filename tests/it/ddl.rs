@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use crate::support::kafka::{self, ConsumedRecord};
 use crate::support::oracle::Oracle;
 use crate::support::outboxd::{Outboxd, Settings, command};
-use crate::support::postgres::{MAJORS, shared};
+use crate::support::postgres::{MAJORS, shared, turn};
 use crate::support::scene::Scene;
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -75,7 +75,7 @@ async fn migrations_between_and_inside_transactions_lose_and_mistake_nothing() -
 #[tokio::test(flavor = "multi_thread")]
 async fn a_column_that_is_needed_and_renamed_ends_the_publisher_and_nothing_behind_it_is_lost()
 -> Result<()> {
-    let scene = Scene::set(shared(17), kafka::shared()).await?;
+    let scene = Scene::set(shared(turn(17)), kafka::shared()).await?;
     let session = scene.database.connect().await?;
     let mut outboxd = Outboxd::spawn(&scene.settings)?;
     outboxd.wait_for_phase("streaming", LIMIT).await?;
@@ -126,7 +126,7 @@ async fn a_column_that_is_needed_and_renamed_ends_the_publisher_and_nothing_behi
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_in_another_encoding_is_refused() -> Result<()> {
-    let server = shared(15);
+    let server = shared(turn(15));
     let scene = Scene::set(server, kafka::shared()).await?;
     let session = scene.database.connect().await?;
     for encoding in ["LATIN1", "SQL_ASCII"] {
@@ -152,7 +152,7 @@ async fn a_database_in_another_encoding_is_refused() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn payloads_pass_as_they_are_printed_whatever_is_in_them() -> Result<()> {
-    let scene = Scene::set(shared(17), kafka::shared()).await?;
+    let scene = Scene::set(shared(turn(17)), kafka::shared()).await?;
     let session = scene.database.connect().await?;
     let oracle = Oracle::create(&scene.database).await?;
     let mut outboxd = Outboxd::spawn(&scene.settings)?;

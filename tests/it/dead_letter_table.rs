@@ -534,7 +534,7 @@ async fn attempts_are_counted_for_unpublished_rows_only() -> Result<()> {
         ("mark", [Some(2), Some(1), Some(0)]),
         ("keep", [Some(0), Some(0), Some(0)]),
     ] {
-        let room = Room::set(15, mode).await?;
+        let room = Room::set(postgres::turn(15), mode).await?;
         let mut rows = Vec::new();
         for _ in 0..3 {
             rows.push(room.database.insert("created", "orders", "{}").await?);
@@ -701,7 +701,7 @@ async fn a_start_needs_the_table_the_rights_on_it_and_all_rows_in_sight() -> Res
 
 #[tokio::test]
 async fn each_outbox_has_dead_letters_of_its_own() -> Result<()> {
-    let database = Database::create_empty(shared(15)).await?;
+    let database = Database::create_empty(shared(postgres::turn(15))).await?;
     for (outbox, letters) in [
         ("outbox.outbox", "dead_letter"),
         ("outbox.\"Events\"", "Events_dead_letter"),
@@ -824,7 +824,7 @@ async fn rows_that_refuse_their_mark_are_filed_and_hold_neither_the_others_nor_t
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_locked_row_waits_while_the_others_are_marked() -> Result<()> {
-    let scene = Scene::set(shared(15), kafka::shared()).await?;
+    let scene = Scene::set(shared(postgres::turn(15)), kafka::shared()).await?;
     let mut outboxd = Outboxd::spawn(&scene.settings)?;
     outboxd.wait_for_phase("streaming", LIMIT).await?;
     let admin = scene.database.connect().await?;

@@ -53,7 +53,7 @@ fn signal(pid: i32, name: &str) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rewrite_that_a_walsender_chews_on_is_named_and_ends_no_session() -> Result<()> {
     let _turn = heavy().await;
-    let server = postgres::private(15, &[])?;
+    let server = postgres::private(postgres::turn(15), &[])?;
     let scene = Scene::set(&server, kafka::shared()).await?;
     let mut outboxd = Outboxd::spawn(&scene.settings)?;
     outboxd.wait_for_phase("streaming", LIMIT).await?;

@@ -158,7 +158,7 @@ async fn a_full_disk_under_kafka_costs_nothing_but_time() -> Result<()> {
         return Ok(());
     };
     let mut kafka = kafka::private_in(folder.path(), &["log.segment.bytes=4194304"])?;
-    let database = Database::create(postgres::shared(17)).await?;
+    let database = Database::create(postgres::shared(postgres::turn(17))).await?;
     let topic = kafka.topic("events", 4).await?;
     let settings = Settings::new(&database, &kafka)?;
     init(&settings).await?;

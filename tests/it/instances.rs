@@ -221,7 +221,7 @@ async fn one_that_is_cut_off_withdraws_what_it_had_in_flight() -> Result<()> {
     };
     let kafka = kafka::with_outer(outer, &[])?;
     let to_kafka = Proxy::at(port, kafka.outer_port()?).await?;
-    let server = postgres::shared(17);
+    let server = postgres::shared(postgres::turn(17));
     let scene = Scene::set(server, &kafka).await?;
     let oracle = Oracle::create(&scene.database).await?;
     let to_postgres = Proxy::before(server.port()).await?;

@@ -19,7 +19,7 @@ const RESIDENT_MAX: u64 = 100 * MIB;
 #[tokio::test(flavor = "multi_thread")]
 async fn a_million_rows_in_one_transaction_and_an_event_of_ten_mebibytes_arrive_in_flat_memory()
 -> Result<()> {
-    let scene = Scene::set(postgres::shared(17), kafka::shared()).await?;
+    let scene = Scene::set(postgres::shared(postgres::turn(17)), kafka::shared()).await?;
     let large = "events_of_ten_mebibytes";
     scene
         .kafka

@@ -18,7 +18,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn starting_twice_and_stopping_what_is_not_started_are_errors() -> Result<()> {
-    let scene = Scene::set(postgres::shared(15), kafka::shared()).await?;
+    let scene = Scene::set(postgres::shared(postgres::turn(15)), kafka::shared()).await?;
     let settings = Settings {
         database_url: Some(scene.database.unix_url().to_owned()),
         kafka_brokers: Some(scene.kafka.brokers()),
@@ -86,7 +86,7 @@ async fn delete_removes_what_is_published_and_keep_leaves_the_table_alone() -> R
 
 #[tokio::test]
 async fn metrics_and_health_show_what_was_published_and_where_the_slot_stands() -> Result<()> {
-    let scene = Scene::set(postgres::shared(15), kafka::shared()).await?;
+    let scene = Scene::set(postgres::shared(postgres::turn(15)), kafka::shared()).await?;
     let outboxd = Outboxd::spawn(&scene.settings)?;
     outboxd.wait_for_phase("streaming", LIMIT).await?;
     for _ in 0..20 {
@@ -115,7 +115,7 @@ async fn metrics_and_health_show_what_was_published_and_where_the_slot_stands() 
 /// Two instances on one slot: one publishes, the other takes over when it stops.
 #[tokio::test]
 async fn a_second_instance_waits_and_takes_over() -> Result<()> {
-    let scene = Scene::set(postgres::shared(17), kafka::shared()).await?;
+    let scene = Scene::set(postgres::shared(postgres::turn(17)), kafka::shared()).await?;
     let oracle = Oracle::create(&scene.database).await?;
     let mut first = Outboxd::spawn(&scene.settings)?;
     first.wait_for_phase("streaming", LIMIT).await?;

@@ -193,7 +193,7 @@ async fn kafka_behind_proxy() -> Result<(Kafka, Proxy)> {
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_the_network_to_kafka_does_each_event_arrives_once_and_in_order() -> Result<()> {
     let (kafka, proxy) = kafka_behind_proxy().await?;
-    let scene = Scene::set(postgres::shared(17), &kafka).await?;
+    let scene = Scene::set(postgres::shared(postgres::turn(17)), &kafka).await?;
     let brokers = format!("127.0.0.1:{}", proxy.port());
     let outboxd = Outboxd::spawn(&scene.settings.clone().set("KAFKA_BROKERS", brokers))?;
     outboxd.wait_for_phase("streaming", LIMIT).await?;

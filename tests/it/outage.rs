@@ -19,7 +19,7 @@ const CONSTANT: u64 = 48 << 20;
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broker_that_is_frozen_for_a_minute_costs_nothing_but_time() -> Result<()> {
     let mut kafka = kafka::private(&[])?;
-    let database = Database::create(postgres::shared(17)).await?;
+    let database = Database::create(postgres::shared(postgres::turn(17))).await?;
     let topic = kafka.topic("events", 4).await?;
     let settings = Settings::new(&database, &kafka)?;
     init(&settings).await?;

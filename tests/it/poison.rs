@@ -93,7 +93,7 @@ async fn poisoned(outage: bool) -> Result<()> {
     let mut kafka = kafka::private(&[])?;
     let narrow = kafka.topic("narrow", 2).await?;
     let topic = kafka.topic("events", 4).await?;
-    let database = Database::create(postgres::shared(17)).await?;
+    let database = Database::create(postgres::shared(postgres::turn(17))).await?;
     let settings = Settings::new(&database, &kafka)?;
     init(&settings).await?;
     let session = database.connect().await?;

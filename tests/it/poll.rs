@@ -387,7 +387,7 @@ async fn a_row_that_the_server_cannot_print_is_named_and_spoils_no_snapshot() ->
 /// A row that takes the server longer than a statement may take holds up no others.
 #[tokio::test]
 async fn a_row_that_takes_too_long_to_print_is_filed_and_the_others_go_on() -> Result<()> {
-    let scene = Scene::set(postgres::shared(17), kafka::shared()).await?;
+    let scene = Scene::set(postgres::shared(postgres::turn(17)), kafka::shared()).await?;
     let session = scene.database.connect().await?;
     let settings = scene.settings.clone().set("OUTBOX_OPERATION_TIMEOUT", "2s");
     let insert = "INSERT INTO outbox.outbox (event_type, topic, event_payload) \

@@ -12,7 +12,7 @@ use outboxd::postgres::{self, Session, preflight, publication, slot, table};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::support::postgres::{Database, MAJORS, private_with_password, shared};
+use crate::support::postgres::{Database, MAJORS, private_with_password, shared, turn};
 use crate::support::wait::wait_for;
 
 const LIMIT: Duration = Duration::from_secs(20);
@@ -135,7 +135,7 @@ async fn nothing_that_an_administrator_has_set_changes_a_session() -> Result<()>
 
 #[tokio::test]
 async fn a_statement_without_an_answer_ends_in_time_and_ends_its_session() -> Result<()> {
-    let database = Database::create(shared(15)).await?;
+    let database = Database::create(shared(turn(15))).await?;
     let config = config(database.url(), |_| ())?;
     let limit = Duration::from_millis(500);
     let session = postgres::connect(&config.database, "test", limit).await?;
@@ -214,7 +214,7 @@ async fn sessions_of_one_server_agree_on_who_it_is_whatever_their_time_zone() ->
 
 #[tokio::test]
 async fn a_refused_log_in_is_fatal_and_an_absent_server_is_not() -> Result<()> {
-    let server = private_with_password(15, "right")?;
+    let server = private_with_password(turn(15), "right")?;
     let url = server.url("postgres", "postgres");
     let wrong = url.replace("postgres@", "postgres:wrong@");
     let error = refusal(&wrong, LIMIT).await?;
@@ -224,7 +224,7 @@ async fn a_refused_log_in_is_fatal_and_an_absent_server_is_not() -> Result<()> {
         "{error:?}"
     );
     assert!(error.report().contains("28P01") && !error.report().contains("wrong"));
-    let missing = shared(15).url("no_such_database", "postgres");
+    let missing = shared(turn(15)).url("no_such_database", "postgres");
     let error = refusal(&missing, LIMIT).await?;
     assert_eq!(
         (error.code(), error.is_transient()),
@@ -246,7 +246,7 @@ async fn a_refused_log_in_is_fatal_and_an_absent_server_is_not() -> Result<()> {
 
 #[tokio::test]
 async fn a_host_that_refuses_or_never_answers_does_not_keep_us_from_the_next() -> Result<()> {
-    let database = Database::create(shared(15)).await?;
+    let database = Database::create(shared(turn(15))).await?;
     let (_, server) = database.url().split_once('@').context("a url")?;
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let silent = listener.local_addr()?;
@@ -291,7 +291,7 @@ async fn pooler(server: SocketAddr) -> Result<SocketAddr> {
 
 #[tokio::test]
 async fn a_connection_pooler_is_refused() -> Result<()> {
-    let database = Database::create(shared(15)).await?;
+    let database = Database::create(shared(turn(15))).await?;
     let (_, rest) = database.url().split_once('@').context("a url")?;
     let (server, name) = rest.split_once('/').context("a url")?;
     let server = tokio::net::lookup_host(server)

@@ -48,7 +48,7 @@ async fn committed_events_arrive_with_the_pollers_topic_key_and_value_and_are_ma
 async fn a_hundred_thousand_events_of_every_kind_of_transaction_are_the_committed_set_in_order()
 -> Result<()> {
     const ROUNDS: usize = 275;
-    let scene = Scene::set(postgres::shared(15), kafka::shared()).await?;
+    let scene = Scene::set(postgres::shared(postgres::turn(15)), kafka::shared()).await?;
     let topics = vec![scene.topic.clone(), scene.kafka.topic("more", 3).await?];
     let oracle = Oracle::create(&scene.database).await?;
     let mut outboxd = Outboxd::spawn(&scene.settings.clone().set("OUTBOX_BATCH_SIZE", "1000"))?;

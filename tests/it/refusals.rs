@@ -143,7 +143,7 @@ async fn settings_that_contradict_each_other_are_told_together() -> Result<()> {
 
 #[tokio::test]
 async fn a_server_that_is_not_there_is_tried_again_and_said_so() -> Result<()> {
-    let scene = Scene::set(postgres::shared(15), kafka::shared()).await?;
+    let scene = Scene::set(postgres::shared(postgres::turn(15)), kafka::shared()).await?;
     let nobody = format!("postgresql://postgres@127.0.0.1:{}/orders", free_port()?);
     let mut outboxd = Outboxd::spawn(&scene.settings.clone().set("DATABASE_URL", nobody))?;
     outboxd

@@ -15,7 +15,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_parked_key_keeps_its_order_and_holds_up_no_other() -> Result<()> {
-    let scene = Scene::set(postgres::shared(15), kafka::shared()).await?;
+    let scene = Scene::set(postgres::shared(postgres::turn(15)), kafka::shared()).await?;
     let settings = scene.settings.clone().set("OUTBOX_ON_POISON", "park-key");
     let session = scene.database.connect().await?;
     let mut outboxd = Outboxd::spawn(&settings)?;
@@ -95,7 +95,7 @@ async fn a_parked_key_keeps_its_order_and_holds_up_no_other() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn halt_ends_before_the_event_and_a_flood_ends_after_its_limit() -> Result<()> {
-    let scene = Scene::set(postgres::shared(17), kafka::shared()).await?;
+    let scene = Scene::set(postgres::shared(postgres::turn(17)), kafka::shared()).await?;
     let session = scene.database.connect().await?;
     let letters = "SELECT count(*) FROM outbox.dead_letter";
     let halting = scene.settings.clone().set("OUTBOX_ON_POISON", "halt");
@@ -158,7 +158,7 @@ async fn halt_ends_before_the_event_and_a_flood_ends_after_its_limit() -> Result
 #[tokio::test(flavor = "multi_thread")]
 async fn ten_thousand_misspelt_topics_leave_memory_flat() -> Result<()> {
     let _alone = heavy().await;
-    let scene = Scene::set(postgres::shared(17), kafka::shared()).await?;
+    let scene = Scene::set(postgres::shared(postgres::turn(17)), kafka::shared()).await?;
     let session = scene.database.connect().await?;
     let settings = scene
         .settings
@@ -205,7 +205,7 @@ async fn ten_thousand_misspelt_topics_leave_memory_flat() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_topic_that_comes_late_costs_its_events_nothing() -> Result<()> {
-    let scene = Scene::set(postgres::shared(15), kafka::shared()).await?;
+    let scene = Scene::set(postgres::shared(postgres::turn(15)), kafka::shared()).await?;
     let session = scene.database.connect().await?;
     let mut outboxd = Outboxd::spawn(&scene.settings)?;
     outboxd.wait_for_phase("streaming", LIMIT).await?;
@@ -236,7 +236,7 @@ async fn a_topic_that_comes_late_costs_its_events_nothing() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_row_that_is_retried_before_it_is_mended_is_a_dead_letter_again_and_nothing_is_sent()
 -> Result<()> {
-    let scene = Scene::set(postgres::shared(17), kafka::shared()).await?;
+    let scene = Scene::set(postgres::shared(postgres::turn(17)), kafka::shared()).await?;
     let session = scene.database.connect().await?;
     session
         .batch_execute(

@@ -262,7 +262,7 @@ async fn a_temporary_slot_streams_what_its_snapshot_does_not_show() -> Result<()
 #[tokio::test]
 async fn making_a_slot_waits_for_open_transactions_and_giving_up_spends_the_client() -> Result<()> {
     // Of one's own: an open transaction would hold up the slots of other tests.
-    let server = postgres::private(15, &[])?;
+    let server = postgres::private(postgres::turn(15), &[])?;
     let database = Database::create(&server).await?;
     let mut blocker = database.connect().await?;
     let transaction = blocker.transaction().await?;
@@ -295,7 +295,7 @@ async fn making_a_slot_waits_for_open_transactions_and_giving_up_spends_the_clie
 
 #[tokio::test]
 async fn a_refused_command_leaves_the_client_usable() -> Result<()> {
-    let database = Database::create(postgres::shared(15)).await?;
+    let database = Database::create(postgres::shared(postgres::turn(15))).await?;
     let session = database.connect().await?;
     session
         .batch_execute("CREATE PUBLICATION p FOR TABLE outbox.outbox")
@@ -326,7 +326,7 @@ async fn a_refused_command_leaves_the_client_usable() -> Result<()> {
 
 #[tokio::test]
 async fn a_session_that_is_terminated_says_why() -> Result<()> {
-    let database = Database::create(postgres::shared(15)).await?;
+    let database = Database::create(postgres::shared(postgres::turn(15))).await?;
     let session = database.connect().await?;
     session
         .batch_execute("CREATE PUBLICATION p FOR TABLE outbox.outbox")
@@ -352,7 +352,7 @@ async fn a_session_that_is_terminated_says_why() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_shuts_down_ends_the_copy_once_all_is_confirmed() -> Result<()> {
-    let mut server = postgres::private(15, &[])?;
+    let mut server = postgres::private(postgres::turn(15), &[])?;
     let database = Database::create(&server).await?;
     let session = database.connect().await?;
     session
@@ -391,7 +391,7 @@ async fn a_server_that_shuts_down_ends_the_copy_once_all_is_confirmed() -> Resul
 
 #[tokio::test]
 async fn hosts_are_tried_in_turn_until_one_takes_writes() -> Result<()> {
-    let server = postgres::shared(15);
+    let server = postgres::shared(postgres::turn(15));
     let database = Database::create(server).await?;
     let name = &database.name;
     let taken = std::net::TcpListener::bind("127.0.0.1:0")?;
@@ -435,7 +435,7 @@ async fn a_server_that_does_not_answer_is_given_up_after_the_connect_timeout() -
 
 #[tokio::test]
 async fn what_a_person_must_mend_is_fatal_and_holds_no_password() -> Result<()> {
-    let server = postgres::private_with_password(15, PASSWORD)?;
+    let server = postgres::private_with_password(postgres::turn(15), PASSWORD)?;
     let url = |user: &str, password: &str, database: &str| {
         format!(
             "postgres://{user}{password}@127.0.0.1:{}/{database}",
@@ -486,7 +486,7 @@ impl Secure {
         write("client.crt", &client_cert)?;
         write("client.key", &client_key)?;
 
-        let mut server = postgres::private(15, &[])?;
+        let mut server = postgres::private(postgres::turn(15), &[])?;
         server.write("data/server.crt", std::str::from_utf8(&server_cert)?)?;
         server.write("data/server.key", std::str::from_utf8(&server_key)?)?;
         server.write(
@@ -656,7 +656,7 @@ async fn a_client_certificate_is_shown_and_its_files_are_checked() -> Result<()>
 
 #[tokio::test]
 async fn a_server_without_tls_is_refused_unless_tls_is_only_preferred() -> Result<()> {
-    let database = Database::create(postgres::shared(15)).await?;
+    let database = Database::create(postgres::shared(postgres::turn(15))).await?;
     connect(&with_tls(database.url(), tls(SslMode::Prefer))).await?;
     let error = connect(&with_tls(database.url(), tls(SslMode::Require))).await;
     let error = error.expect_err("the server offers no TLS");

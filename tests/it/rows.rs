@@ -168,7 +168,7 @@ async fn compare(
     payloads: (&str, [&str; 3]),
     key: &KeyRule,
 ) -> Result<()> {
-    let database = Database::create_empty(postgres::shared(15)).await?;
+    let database = Database::create_empty(postgres::shared(postgres::turn(15))).await?;
     let session = database.connect().await?;
     let table = TABLE
         .replace("KEY_TYPE", keys.0)

@@ -49,7 +49,7 @@ async fn a_wrong_password_is_waited_for_and_costs_no_event() -> Result<()> {
             "listener.name.outer.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required user_app=\"right\";",
         ],
     )?;
-    let database = Database::create(postgres::shared(15)).await?;
+    let database = Database::create(postgres::shared(postgres::turn(15))).await?;
     let topic = kafka.topic("events", 1).await?;
     let settings = |password: &str| -> Result<Settings> {
         let properties = format!(
@@ -125,7 +125,7 @@ async fn a_certificate_that_has_run_out_is_waited_for_and_costs_no_event() -> Re
     );
     let properties = ["listener.name.outer.ssl.keystore.type=PEM", &location];
     let mut kafka = kafka::with_outer(outer, &properties)?;
-    let database = Database::create(postgres::shared(17)).await?;
+    let database = Database::create(postgres::shared(postgres::turn(17))).await?;
     let topic = kafka.topic("events", 1).await?;
     let properties = format!(
         "security.protocol=SSL,ssl.ca.location={}",

@@ -151,7 +151,7 @@ fn cpu_ticks(outboxd: &Outboxd) -> Result<u64> {
 /// A full or a read-only disk on its own machine cannot stop it.
 #[tokio::test(flavor = "multi_thread")]
 async fn it_writes_no_file() -> Result<()> {
-    let scene = Scene::set(postgres::shared(15), kafka::shared()).await?;
+    let scene = Scene::set(postgres::shared(postgres::turn(15)), kafka::shared()).await?;
     let outboxd = Outboxd::spawn(&scene.settings)?;
     outboxd.wait_for_phase("streaming", LIMIT).await?;
     let load = Load::start(&scene.database, &scene.topic, 2, PATTERN);

@@ -171,7 +171,7 @@ async fn a_publication_that_is_dropped_and_made_anew_is_named_and_healed() -> Re
 
 #[tokio::test(flavor = "multi_thread")]
 async fn with_halt_a_lost_slot_ends_it_and_the_next_start_asks() -> Result<()> {
-    let scene = Scene::set(postgres::shared(15), kafka::shared()).await?;
+    let scene = Scene::set(postgres::shared(postgres::turn(15)), kafka::shared()).await?;
     let mut outboxd = Outboxd::spawn(&scene.settings.clone().set("OUTBOX_ON_SLOT_LOSS", "halt"))?;
     outboxd.wait_for_phase("streaming", LIMIT).await?;
     scene.database.insert("before", &scene.topic, "{}").await?;
@@ -354,7 +354,7 @@ async fn a_table_that_is_dropped_and_made_anew_is_named_and_what_it_holds_is_pub
 /// With halt, a gap ends it while it is still known.
 #[tokio::test(flavor = "multi_thread")]
 async fn with_halt_a_table_that_leaves_the_publication_ends_it() -> Result<()> {
-    let scene = Scene::set(postgres::shared(17), kafka::shared()).await?;
+    let scene = Scene::set(postgres::shared(postgres::turn(17)), kafka::shared()).await?;
     let outboxd = Outboxd::spawn(&scene.settings.clone().set("OUTBOX_ON_SLOT_LOSS", "halt"))?;
     outboxd.wait_for_phase("streaming", LIMIT).await?;
     let session = scene.database.connect().await?;
@@ -374,7 +374,7 @@ async fn with_halt_a_table_that_leaves_the_publication_ends_it() -> Result<()> {
 /// The slot moves while another instance has it, and whoever had it before takes it over again.
 #[tokio::test(flavor = "multi_thread")]
 async fn with_halt_what_another_instance_has_confirmed_is_no_loss() -> Result<()> {
-    let scene = Scene::set(postgres::shared(15), kafka::shared()).await?;
+    let scene = Scene::set(postgres::shared(postgres::turn(15)), kafka::shared()).await?;
     let halts = scene.settings.clone().set("OUTBOX_ON_SLOT_LOSS", "halt");
     let mut first = Outboxd::spawn(&halts)?;
     first.wait_for_phase("streaming", LIMIT).await?;

@@ -56,7 +56,7 @@ async fn stops_under_load_exit_in_time_and_the_next_start_repeats_nothing() -> R
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_signal_ends_the_process_at_once() -> Result<()> {
     let mut kafka = kafka::private(&[])?;
-    let database = Database::create(postgres::shared(15)).await?;
+    let database = Database::create(postgres::shared(postgres::turn(15))).await?;
     let topic = kafka.topic("events", 1).await?;
     let settings = Settings::new(&database, &kafka)?;
     init(&settings).await?;

@@ -43,7 +43,7 @@ async fn rows(session: &Session) -> Result<i64> {
 
 #[tokio::test]
 async fn an_event_is_there_if_its_transaction_commits_and_not_otherwise() -> Result<()> {
-    let database = Database::create(postgres::shared(15)).await?;
+    let database = Database::create(postgres::shared(postgres::turn(15))).await?;
     let mut session = database.connect().await?;
     let writer = Writer::new("outbox.outbox")?;
     let order = json!({ "number": 7, "a": [1.50, "ö"] });
@@ -90,7 +90,7 @@ async fn an_event_is_there_if_its_transaction_commits_and_not_otherwise() -> Res
 
 #[tokio::test]
 async fn what_could_never_be_published_is_refused_and_the_transaction_goes_on() -> Result<()> {
-    let database = Database::create(postgres::shared(15)).await?;
+    let database = Database::create(postgres::shared(postgres::turn(15))).await?;
     let mut session = database.connect().await?;
     let writer = Writer::new("outbox.outbox")?;
     let transaction = session.transaction().await?;
@@ -125,7 +125,7 @@ async fn what_could_never_be_published_is_refused_and_the_transaction_goes_on() 
 
 #[tokio::test]
 async fn what_the_server_refuses_is_told_with_its_reason() -> Result<()> {
-    let database = Database::create(postgres::shared(15)).await?;
+    let database = Database::create(postgres::shared(postgres::turn(15))).await?;
     let session = database.connect().await?;
     let writer = Writer::new("outbox.outbox")?;
     for payload in ["{", r#""\u0000""#, &numbers(9_000)] {
@@ -190,7 +190,7 @@ async fn drop_role(session: &Session, database: &Database) -> Result<()> {
 
 #[tokio::test]
 async fn the_function_writes_events_and_says_why_it_refuses_one() -> Result<()> {
-    let database = Database::create(postgres::shared(15)).await?;
+    let database = Database::create(postgres::shared(postgres::turn(15))).await?;
     let session = database.connect().await?;
     session
         .batch_execute(&filled(WRITE_EVENT, &database))
@@ -246,7 +246,7 @@ async fn the_function_writes_events_and_says_why_it_refuses_one() -> Result<()> 
 
 #[tokio::test]
 async fn the_constraints_stop_new_rows_and_let_old_ones_be_marked() -> Result<()> {
-    let database = Database::create(postgres::shared(15)).await?;
+    let database = Database::create(postgres::shared(postgres::turn(15))).await?;
     let session = database.connect().await?;
     let insert = |kind: &str, topic: &str, payload: &str| {
         format!(

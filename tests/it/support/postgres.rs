@@ -19,6 +19,14 @@ use super::wait::wait_until;
 /// The major versions that the tests run on.
 pub(crate) const MAJORS: [u32; 2] = [15, 17];
 
+/// The version of a test that runs on one only: this one, or the other where `OUTBOXD_TEST_SWAP` is set. The versions share such tests
+/// to save time, and each has all of them in two runs.
+pub(crate) fn turn(major: u32) -> u32 {
+    let swap = std::env::var_os("OUTBOXD_TEST_SWAP").is_some();
+    let wanted = |known: &u32| (*known == major) != swap;
+    MAJORS.into_iter().find(wanted).expect("there are two")
+}
+
 /// Room for many tests at once; `fsync` is off because a throwaway server never sees its machine lose power.
 const CONFIG: [&str; 12] = [
     "max_connections = 200",
