@@ -321,7 +321,7 @@ impl Engine {
         match self.mode {
             _ if self.lapsed => Intake::Paused,
             Mode::Stopping { .. } if !self.is_within() => Intake::Discard,
-            _ if self.is_halting() => Intake::Paused,
+            _ if self.is_halting() || self.queue.is_full() => Intake::Paused,
             _ if self.tracker.bytes() < self.limits.memory_limit => Intake::Open,
             _ => Intake::Paused,
         }

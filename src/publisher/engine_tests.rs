@@ -378,6 +378,30 @@ fn rows_that_cannot_be_marked_yet_are_tried_again_however_many_new_ones_follow()
 }
 
 #[test]
+fn events_are_read_no_faster_than_their_rows_are_marked() {
+    let mut engine = engine_with(1, OnPoison::DeadLetter);
+    engine.limits.memory_limit = usize::MAX;
+    let mut commits = (1..).map(|n| 100 + n * 100);
+    let mut publish = |engine: &mut Engine| {
+        let ticket = transaction(engine, commits.next().unwrap());
+        delivered(engine, MS, ticket);
+    };
+    let mut count = 0;
+    while engine.intake() == Intake::Open {
+        publish(&mut engine);
+        count += 1;
+    }
+    assert_eq!(count, 40_000);
+    // A batch that is out waits for nothing any more.
+    let batch = write_back(&mut engine, MS);
+    assert_eq!(batch.marks.len(), 5_000);
+    assert_eq!(engine.intake(), Intake::Open);
+    // Rows that are locked come back to be tried, and hold up nobody until then.
+    written(&mut engine, MS, batch, false);
+    assert_eq!(engine.intake(), Intake::Open);
+}
+
+#[test]
 fn deferred_rows_come_back_in_their_order_before_newer_ones() {
     let mut engine = engine();
     for commit in [100, 200, 300] {

@@ -14,6 +14,8 @@ use crate::publisher::tracker::Ticket;
 
 const RETRY_FIRST: Duration = Duration::from_millis(50);
 const RETRY_CAP: Duration = Duration::from_secs(2);
+/// So many batches that wait are enough to keep the table busy. More would only take memory.
+const BATCHES_MAX: usize = 8;
 
 /// See the module's head.
 #[derive(Debug)]
@@ -134,6 +136,11 @@ impl WriteQueue {
     /// Events that are not written back, those in the batch that is out included.
     pub(crate) fn len(&self) -> usize {
         self.waiting.len() + self.deferred.len() + self.writing
+    }
+
+    /// Whether no more events are wanted for now. Rows that cannot be marked yet do not count: nobody knows for how long.
+    pub(crate) fn is_full(&self) -> bool {
+        self.waiting.len() >= BATCHES_MAX * self.batch_max
     }
 
     /// Rows that were tried and could not be settled yet.
