@@ -121,6 +121,24 @@ pub struct Status {
     pub loop_age_seconds: f64,
 }
 
+impl Status {
+    /// What a stop has to wait for, for people.
+    pub(crate) fn rest(&self) -> String {
+        let (records, rows) = (self.in_flight_records, self.unmarked_records);
+        let mut rest =
+            format!("{records} records without acknowledgement, {rows} rows without their mark");
+        if let Some(position) = &self.confirmed_lsn {
+            let lag = self.slot_health.as_ref().map(|slot| slot.lag_bytes);
+            let lag = lag.map_or_else(String::new, |lag| format!(", {lag} bytes behind the log"));
+            rest += &format!(", {position} to be confirmed by the slot{lag}");
+        }
+        if let Some(waiting) = &self.waiting {
+            rest += &format!(", waiting for {}: {}", waiting.on, waiting.detail);
+        }
+        rest
+    }
+}
+
 /// The board itself: written by the engine's task, read by anybody.
 #[derive(Debug)]
 pub(crate) struct Board {

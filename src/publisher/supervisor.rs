@@ -133,8 +133,7 @@ impl Supervisor {
             biased;
             result = self.sessions() => result,
             () = late => {
-                let left = board.read().in_flight_records;
-                let message = format!("not stopped within {limit:?}: {left} records without acknowledgement");
+                let message = format!("not stopped within {limit:?}: {}", board.read().rest());
                 Err(Error::transient(Code::Lifecycle, message).hint("what is not confirmed comes again at the next start"))
             }
         };
