@@ -154,10 +154,10 @@ impl WriteBack {
         Ok(requests)
     }
 
-    /// Where the log stands now, behind all that was written here before. Errors are those of [`write`](WriteBack::write).
+    /// Where the log is flushed to now, behind all that was written here before. Errors are those of [`write`](WriteBack::write).
     pub(crate) async fn position(&mut self) -> Result<Lsn> {
         let prepared = self.prepared().await?;
-        let position = postgres::log_position(&prepared.session).await?;
+        let position = postgres::flushed_position(&prepared.session).await?;
         self.open = Some(prepared);
         Ok(position)
     }

@@ -98,10 +98,20 @@ pub async fn server(session: &Session) -> Result<Server> {
     })
 }
 
-/// Where the log ends now: everything that was committed before the question lies before it.
+/// Where the log ends now: everything that was committed before the question lies before it. What others have written and not
+/// committed does too, and no client of the log may get that far for as long as nobody commits.
 pub(crate) async fn log_position(session: &Session) -> Result<Lsn> {
-    let sql = "SELECT pg_catalog.pg_current_wal_insert_lsn()";
-    let row = session.row("reading the log's position", sql, &[]).await?;
+    position(session, "pg_current_wal_insert_lsn").await
+}
+
+/// How far the log is on disk: everything that `session` has committed lies before it, and clients of the log get it.
+pub(crate) async fn flushed_position(session: &Session) -> Result<Lsn> {
+    position(session, "pg_current_wal_flush_lsn").await
+}
+
+async fn position(session: &Session, function: &str) -> Result<Lsn> {
+    let sql = format!("SELECT pg_catalog.{function}()");
+    let row = session.row("reading the log's position", &sql, &[]).await?;
     Ok(Lsn::new(row.get::<_, PgLsn>(0).into()))
 }
 

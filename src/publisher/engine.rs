@@ -239,6 +239,9 @@ impl Engine {
         };
         if confirmed {
             self.outputs.push_back(Output::End(End::Stopped));
+        } else if let Some(session) = &mut self.session {
+            // The answer says how far the stream is, and whether that is enough for the standbys.
+            session.report_soon();
         }
     }
 

@@ -81,3 +81,34 @@ async fn a_second_signal_ends_the_process_at_once() -> Result<()> {
     );
     Ok(())
 }
+
+/// What is written and not committed lies in the log and may stay where no client of it gets it, for as long as nobody commits.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_does_not_wait_for_what_others_have_written_and_not_committed() -> Result<()> {
+    for major in MAJORS {
+        let server = postgres::private(major, &[])?;
+        let scene = Scene::set(&server, kafka::shared()).await?;
+        let mut outboxd = Outboxd::spawn(&scene.settings.clone().set("OUTBOX_BATCH_SIZE", "1"))?;
+        let other = scene.database.connect().await?;
+        other.batch_execute("CREATE TABLE other (n int)").await?;
+        for _ in 0..4 {
+            outboxd.wait_for_phase("streaming", LIMIT).await?;
+            other.batch_execute("BEGIN").await?;
+            scene.database.insert("a", &scene.topic, "{}").await?;
+            while scene.database.unpublished().await? > 0 {
+                for _ in 0..20 {
+                    let write = "INSERT INTO other SELECT generate_series(1, 10)";
+                    other.batch_execute(write).await?;
+                }
+            }
+            let began = Instant::now();
+            outboxd.terminate()?;
+            assert_eq!(outboxd.wait(LIMIT).await?, 0, "{}", outboxd.log());
+            let took = began.elapsed();
+            assert!(took < Duration::from_secs(5), "{major}: {took:?}");
+            other.batch_execute("ROLLBACK").await?;
+            outboxd.respawn()?;
+        }
+    }
+    Ok(())
+}
