@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use crate::replication::Transport;
 
 /// More than this within a window is a backlog.
-const BACKLOG_BYTES: usize = 16 * 1024;
+const BACKLOG_BYTES: usize = 4 * 1024;
 const WINDOW: Duration = Duration::from_millis(1);
 /// A read of less than this has emptied the socket.
 const SHORT_READ: usize = 32 * 1024;
