@@ -12,7 +12,6 @@ use crate::support::postgres::{self, MAJORS};
 use crate::support::proxy::{Flow, Proxy, Way};
 use crate::support::scene::Scene;
 use crate::support::throwaway::{Server, free_port};
-use crate::support::wait::wait_until;
 
 const LIMIT: Duration = Duration::from_secs(60);
 /// A server that says nothing is looked at after 15 s, each look is given up after 25 s at most, and the server itself ends a session
@@ -78,11 +77,7 @@ async fn a_reset_or_a_cut_in_the_middle_of_a_message_costs_seconds_and_repeats_n
                 1 => proxy.cut_after(Way::ToClient, 50_000 + 37 * round),
                 _ => proxy.cut_after(Way::ToServer, 1_000 + 37 * round),
             }
-            wait_until("the cut", LIMIT, async || {
-                let cut = proxy.has_cut();
-                Ok(if cut { Ok(()) } else { Err(String::new()) })
-            })
-            .await?;
+            proxy.wait_for_cut(LIMIT).await?;
             // A cut can hit the connection for the marks, which is made anew without the stream.
             outboxd
                 .wait_for_status("the stream to go on", Duration::from_secs(10), |status| {
@@ -236,10 +231,7 @@ async fn whatever_the_network_to_kafka_does_each_event_arrives_once_and_in_order
             _ => proxy.cut_after(Way::ToClient, 500 + 41 * round),
         }
         // How much is said before the cut depends on how large the batches are.
-        wait_until("the cut", LIMIT, async || {
-            Ok(proxy.has_cut().then_some(()).ok_or_else(String::new))
-        })
-        .await?;
+        proxy.wait_for_cut(LIMIT).await?;
         events_flow(&outboxd).await?;
     }
     assert_eq!(walsender().await?, before, "the session was given up");

@@ -17,6 +17,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::throwaway::free_port;
+use super::wait::wait_for;
 
 /// The most that is passed on at once.
 const PIECE: usize = 16 << 10;
@@ -140,9 +141,12 @@ impl Proxy {
         *lock(&self.cut) = Some((way, bytes));
     }
 
-    /// Whether the cut has come.
-    pub(crate) fn has_cut(&self) -> bool {
-        lock(&self.cut).is_none()
+    /// Waits until the cut has come; not at all where none was asked for.
+    pub(crate) async fn wait_for_cut(&self, limit: Duration) -> Result<()> {
+        wait_for("the cut", limit, async || {
+            Ok(lock(&self.cut).is_none().then_some(()))
+        })
+        .await
     }
 }
 
