@@ -17,9 +17,7 @@ const MIB: f64 = (1 << 20) as f64;
 
 /// Adds one table for each shape of load.
 pub(crate) async fn run(options: &Options, report: &mut Report) -> Result<()> {
-    let stage = Stage::set(options.postgres)?;
-    report.add(format!("{}\n", stage.describe()?))?;
-    stage.warm_up(options.warm_up()).await?;
+    let stage = Stage::set(options, report).await?;
     let contenders = contender::all(options)?;
     for shape in SHAPES
         .iter()

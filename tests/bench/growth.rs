@@ -21,9 +21,7 @@ const UNLIMITED: u64 = 1_000_000;
 
 /// Adds two tables and two plots.
 pub(crate) async fn run(options: &Options, report: &mut Report) -> Result<()> {
-    let stage = Stage::set(options.postgres)?;
-    report.add(format!("{}\n", stage.describe()?))?;
-    stage.warm_up(options.warm_up()).await?;
+    let stage = Stage::set(options, report).await?;
     let contenders: Vec<Contender> = contender::all(options)?
         .into_iter()
         .filter(|contender| contender.name.contains("keep"))

@@ -29,9 +29,7 @@ const MIB: f64 = (1 << 20) as f64;
 
 /// Adds a table of latencies and one of starts.
 pub(crate) async fn run(options: &Options, report: &mut Report) -> Result<()> {
-    let stage = Stage::set(options.postgres)?;
-    report.add(format!("{}\n", stage.describe()?))?;
-    stage.warm_up(options.warm_up()).await?;
+    let stage = Stage::set(options, report).await?;
     let contenders: Vec<Contender> = contender::all(options)?
         .into_iter()
         .filter(|contender| !contender.is_floor())

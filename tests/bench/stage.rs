@@ -9,6 +9,8 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::{Offset, TopicPartitionList};
 
+use crate::Options;
+use crate::report::Report;
 use crate::support::kafka::{self, Kafka};
 use crate::support::postgres;
 use crate::support::throwaway::Server;
@@ -32,20 +34,23 @@ pub(crate) struct Stage {
 }
 
 impl Stage {
-    /// Starts both.
-    pub(crate) fn set(major: u32) -> Result<Stage> {
-        let server = postgres::private(major, &CONFIG)?;
+    /// Starts both, tells the report what they are, and warms the broker up.
+    pub(crate) async fn set(options: &Options, report: &mut Report) -> Result<Stage> {
+        let server = postgres::private(options.postgres, &CONFIG)?;
         let kafka = kafka::fast()?;
         let consumer = kafka.client().create()?;
-        Ok(Stage {
+        let stage = Stage {
             server,
             kafka,
             consumer,
-        })
+        };
+        report.add(format!("{}\n", stage.describe()?))?;
+        stage.warm_up(options.warm_up()).await?;
+        Ok(stage)
     }
 
     /// The machine and the versions, as a line for the head of a report.
-    pub(crate) fn describe(&self) -> Result<String> {
+    fn describe(&self) -> Result<String> {
         let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let model = cpuinfo
             .lines()
@@ -63,7 +68,7 @@ impl Stage {
 
     /// Has the broker take so many records, in requests of many sizes and never large ones: its machine code is made as it runs, and
     /// whoever comes first would pay for it, several times what a request costs later.
-    pub(crate) async fn warm_up(&self, records: usize) -> Result<()> {
+    async fn warm_up(&self, records: usize) -> Result<()> {
         let topics = Topics::make(&self.kafka, 1, 4).await?;
         let mut settings = self.kafka.client();
         settings
