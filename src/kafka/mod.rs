@@ -1,8 +1,8 @@
 //! Where records go: one idempotent producer, and the few questions that outboxd asks a cluster.
 //!
 //! This room knows records, tickets and reports; it knows no slot, no LSN and no outbox row. It
-//! owns librdkafka: its settings (`settings`), its events (`events`), the way it wakes our task
-//! (`wake`) and the meaning of the broker's error codes ([`Refusal`], [`Action`]).
+//! owns librdkafka: its settings (`settings`), its events (`events`), how it and our task
+//! wake each other (`wake`) and the meaning of the broker's error codes ([`Refusal`], [`Action`]).
 //!
 //! The promise that everything above is built on: **each record that [`Producer::send`] accepts
 //! ends with exactly one [`Report`]**, be it delivered, refused or purged, and of two records of

@@ -46,8 +46,8 @@ pub(crate) fn producer(config: &Config) -> ClientConfig {
         // How long librdkafka sleeps while a request is under way. It sends one request of a
         // partition at a time (its check for idempotence counts records where it means requests),
         // and asks in a busy loop whether it may send the next as soon as a record has lingered.
-        // Nothing waits so long by itself: [`Producer::push`](crate::kafka::Producer::push) sends
-        // a few records at once, and many fill a batch.
+        // Nothing waits so long by itself: `Producer::push` sends a few records at once, and many
+        // fill a batch.
         .set("linger.ms", "5")
         .set("message.max.bytes", MESSAGE_MAX_BYTES.to_string())
         // Partitions that were added and topics that came later are seen within half a minute.
