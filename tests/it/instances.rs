@@ -71,9 +71,11 @@ async fn of_three_one_publishes_and_those_who_wait_hold_back_no_vacuum() -> Resu
         let active = streaming(&instances, LIMIT).await?;
         for (number, instance) in instances.iter().enumerate() {
             if number != active {
-                instance.wait_for_phase("standby", LIMIT).await?;
-                let waiting = instance.status().await?["waiting"]["on"].clone();
-                assert_eq!(waiting, "lock");
+                instance
+                    .wait_for_status("to wait for the lock", LIMIT, |status| {
+                        status["phase"] == "standby" && status["waiting"]["on"] == "lock"
+                    })
+                    .await?;
                 assert_eq!(instance.get("/readyz").await?.0, 200);
             }
         }

@@ -5,11 +5,12 @@ use std::collections::HashMap;
 use std::ops::{Deref, DerefMut};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 use std::{env, thread};
 
 use anyhow::{Context, Result};
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::task::JoinHandle;
 use tokio_postgres::{Client, NoTls};
 
@@ -308,40 +309,54 @@ impl Database {
 
 impl Drop for Database {
     fn drop(&mut self) {
+        static CLEANER: OnceLock<UnboundedSender<(String, String)>> = OnceLock::new();
         let (name, url) = (self.name.clone(), self.admin_url.clone());
-        let work = async move {
-            let session = Session::open(&url).await?;
-            session.execute("SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE database = $1 AND active", &[&name]).await?;
-            // A walsender takes a moment to go; what is left then goes with the server.
-            for _ in 0..50 {
-                let sql = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE database = $1 AND NOT active";
-                session.execute(sql, &[&name]).await?;
-                let left = "SELECT count(*) FROM pg_replication_slots WHERE database = $1";
-                if session
-                    .query_one(left, &[&name])
-                    .await?
-                    .try_get::<_, i64>(0)?
-                    == 0
-                {
-                    break;
-                }
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-            session
-                .batch_execute(&format!("DROP DATABASE {name} WITH (FORCE)"))
-                .await?;
-            anyhow::Ok(())
-        };
-        // In a thread that nobody waits for: DROP DATABASE waits until every backend of its server has taken note, and one that is
-        // sending rows takes note when they are read, perhaps by the very thread that drops this. A server that is gone already
-        // needs no cleaning.
-        thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build();
-            runtime.map(|runtime| runtime.block_on(work))
-        });
+        // At the end of the process nobody listens, and what is left goes with the server.
+        let _at_the_end = CLEANER.get_or_init(cleaner).send((name, url));
     }
+}
+
+/// Takes the databases away that are sent to it, each with its slots.
+///
+/// Nobody waits for it: DROP DATABASE waits until every backend of its server has taken note, and one that is sending rows takes note when
+/// they are read, perhaps by the very thread that drops the database. And no two of them wait at once: each is an open transaction,
+/// which new slots wait for, and to which a server that decodes hands on what all others do to their catalogs.
+fn cleaner() -> UnboundedSender<(String, String)> {
+    let (sender, mut databases) = unbounded_channel::<(String, String)>();
+    thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        runtime.block_on(async {
+            let turn = Arc::new(tokio::sync::Mutex::new(()));
+            while let Some((name, url)) = databases.recv().await {
+                // A server that is gone already needs no cleaning.
+                tokio::spawn(take_away(name, url, Arc::clone(&turn)));
+            }
+        });
+        anyhow::Ok(())
+    });
+    sender
+}
+
+async fn take_away(name: String, url: String, turn: Arc<tokio::sync::Mutex<()>>) -> Result<()> {
+    let session = Session::open(&url).await?;
+    let terminate = "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE database = $1 AND active";
+    session.execute(terminate, &[&name]).await?;
+    // A walsender takes a moment to go; what is left then goes with the server.
+    for _ in 0..50 {
+        let sql = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE database = $1 AND NOT active";
+        session.execute(sql, &[&name]).await?;
+        let left = "SELECT count(*) FROM pg_replication_slots WHERE database = $1";
+        let left: i64 = session.query_one(left, &[&name]).await?.try_get(0)?;
+        if left == 0 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let _turn = turn.lock().await;
+    let drop = format!("DROP DATABASE {name} WITH (FORCE)");
+    Ok(session.batch_execute(&drop).await?)
 }
 
 /// What `outboxd init` makes of the writers' table, for the default names.
