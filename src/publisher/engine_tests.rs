@@ -716,3 +716,23 @@ fn a_look_that_comes_after_the_server_has_spoken_says_nothing() {
     engine.walsender(MS * 52_100, Walsender::Idle);
     assert!(matches!(next(&mut engine), Some(Output::End(End::Silent))));
 }
+
+/// It writes nothing that a standby would have to have, and while a server catches up there is always one under way.
+#[test]
+fn a_look_at_the_dead_letters_holds_no_position_back() {
+    let mut engine = engine();
+    engine.slot_is_kept(true);
+    let confirmed_after = |engine: &mut Engine, work, commit| {
+        let (generation, far) = (engine.generation, Some(Lsn::new(1_000)));
+        engine.worked_at(MS, generation, work, Ok(Some(Sight::default())), far);
+        engine.begin(Lsn::new(commit));
+        engine.commit(Lsn::new(commit), Lsn::new(commit + 10));
+        engine.snapshot().confirmed
+    };
+    let look = Work::Look { with_keys: true };
+    assert_eq!(confirmed_after(&mut engine, look, 200), Lsn::new(210));
+    let count = Work::Count(vec![1]);
+    assert_eq!(confirmed_after(&mut engine, count, 300), Lsn::new(310));
+    let marks = Work::Mark(Vec::new());
+    assert_eq!(confirmed_after(&mut engine, marks, 400), Lsn::new(310));
+}

@@ -273,8 +273,8 @@ impl Forwarder {
                     self.question = Some(Box::pin(ask(catalog, topics)));
                 }
                 Output::Work { generation, work } => {
-                    self.scribe
-                        .begin(generation, work, self.engine.asks_position());
+                    let asks_position = self.engine.asks_position(&work);
+                    self.scribe.begin(generation, work, asks_position);
                 }
                 Output::End(End::ProducerFailed(fault)) => {
                     self.producer_failed = true;

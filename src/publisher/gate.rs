@@ -109,9 +109,9 @@ impl Engine {
         self.gate.on = kept;
     }
 
-    /// Whether the driver has to say where the log stood after each piece of work, in [`worked_at`](Engine::worked_at).
-    pub(crate) fn asks_position(&self) -> bool {
-        self.gate.on
+    /// Whether the driver has to say where the log stood after this work, in [`worked_at`](Engine::worked_at).
+    pub(crate) fn asks_position(&self, work: &Work) -> bool {
+        self.gate.on && settles(work)
     }
 
     /// A look at the walsender: whether it waits until a standby has what it is about to send.
@@ -124,7 +124,7 @@ impl Engine {
         self.gate.confirmable(self.tracker.flushed())
     }
 
-    /// As [`worked`](Engine::worked), with the position of the log after the work.
+    /// As [`worked`](Engine::worked), with the position of the log after the work, where it was asked for.
     pub(crate) fn worked_at(
         &mut self,
         now: Duration,
@@ -134,8 +134,8 @@ impl Engine {
         position: Option<Lsn>,
     ) -> usize {
         let limit = self.tracker.flushed();
-        let current = self.gate.on && generation == self.generation;
-        if current && position.is_none() {
+        let held = self.asks_position(&work) && generation == self.generation;
+        if held && position.is_none() {
             // What is marked is marked, but nobody knows where: it is written once more, which changes nothing and tells.
             if let Work::Mark(marks) = &mut work {
                 marks
@@ -144,10 +144,19 @@ impl Engine {
             }
         }
         let filed = self.worked(now, generation, work, result);
-        if let Some(position) = position.filter(|_| current) {
+        if let Some(position) = position.filter(|_| held) {
             self.gate.hold(limit, position);
         }
         filed
+    }
+}
+
+/// Whether events count as done because of it, so that a promoted standby must have it as well. Reading what people want writes nothing,
+/// and an attempt more or less is no loss; held for either, a position would not move until a server that catches up has caught up.
+fn settles(work: &Work) -> bool {
+    match work {
+        Work::Mark(_) | Work::File(_) | Work::Close(_) => true,
+        Work::Count(_) | Work::Look { .. } => false,
     }
 }
 
