@@ -5,17 +5,17 @@ use std::collections::HashMap;
 use std::ops::{Deref, DerefMut};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 use std::{env, thread};
 
 use anyhow::{Context, Result};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, LocalSet, spawn_local};
 use tokio_postgres::{Client, NoTls};
 
 use super::throwaway::{self, Binaries, Options, Server};
-use super::wait::wait_until;
+use super::wait::{wait_for, wait_until};
 
 /// The major versions that the tests run on.
 pub(crate) const MAJORS: [u32; 2] = [15, 17];
@@ -327,11 +327,10 @@ fn cleaner() -> UnboundedSender<(String, String)> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
-        runtime.block_on(async {
-            let turn = Arc::new(tokio::sync::Mutex::new(()));
+        LocalSet::new().block_on(&runtime, async {
             while let Some((name, url)) = databases.recv().await {
                 // A server that is gone already needs no cleaning.
-                tokio::spawn(take_away(name, url, Arc::clone(&turn)));
+                spawn_local(take_away(name, url));
             }
         });
         anyhow::Ok(())
@@ -339,22 +338,22 @@ fn cleaner() -> UnboundedSender<(String, String)> {
     sender
 }
 
-async fn take_away(name: String, url: String, turn: Arc<tokio::sync::Mutex<()>>) -> Result<()> {
+async fn take_away(name: String, url: String) -> Result<()> {
+    static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
     let session = Session::open(&url).await?;
     let terminate = "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE database = $1 AND active";
     session.execute(terminate, &[&name]).await?;
-    // A walsender takes a moment to go; what is left then goes with the server.
-    for _ in 0..50 {
+    let a_moment = Duration::from_secs(1);
+    let gone = wait_for("its slots to go", a_moment, async || {
         let sql = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE database = $1 AND NOT active";
         session.execute(sql, &[&name]).await?;
         let left = "SELECT count(*) FROM pg_replication_slots WHERE database = $1";
         let left: i64 = session.query_one(left, &[&name]).await?.try_get(0)?;
-        if left == 0 {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    let _turn = turn.lock().await;
+        Ok((left == 0).then_some(()))
+    });
+    // A walsender takes a moment to go; what is left then goes with the server.
+    let _left = gone.await;
+    let _turn = TURN.lock().await;
     let drop = format!("DROP DATABASE {name} WITH (FORCE)");
     Ok(session.batch_execute(&drop).await?)
 }
