@@ -369,7 +369,7 @@ async fn a_row_that_the_server_cannot_print_is_named_and_spoils_no_snapshot() ->
         fill(&scene.database, &scene.topic, 5).await?;
         let backlog = settings.clone().set("OUTBOX_BACKLOG", "publish");
         let mut outboxd = Outboxd::spawn(&backlog)?;
-        outboxd.wait_for_phase("streaming", LIMIT).await?;
+        outboxd.wait_for_phase("streaming", LIMIT * 4).await?;
         others_marked().await?;
         assert_eq!(the_letter().await?, told);
         let give_up = ["dead-letter", "discard", "--all", "--yes"];
