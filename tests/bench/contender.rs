@@ -51,8 +51,11 @@ pub(crate) struct Contender {
 
 #[derive(Debug, Clone)]
 enum Kind {
-    /// Postgres' own client, which throws away what it reads: the floor.
-    Receiver,
+    /// Postgres' own client, which throws away what it reads: the floor. Or the same while a session of SQL marks the rows: what
+    /// reading and marking cost if nothing is published.
+    Receiver {
+        marks: bool,
+    },
     Outboxd {
         program: PathBuf,
         after_publish: &'static str,
@@ -100,7 +103,12 @@ pub(crate) fn all(options: &Options) -> Result<Vec<Contender>> {
         builds.push((format!("outboxd {setting}"), own(), vec![setting.clone()]));
     }
     for transport in [Transport::Tcp, Transport::Unix] {
-        add("pg_recvlogical", transport, &|| Ok(Kind::Receiver))?;
+        for (name, marks) in [
+            ("pg_recvlogical", false),
+            ("pg_recvlogical beside marks", true),
+        ] {
+            add(name, transport, &|| Ok(Kind::Receiver { marks }))?;
+        }
         for (name, program, settings) in &builds {
             for after_publish in ["keep", "mark"] {
                 let kind = || {
@@ -125,7 +133,12 @@ pub(crate) fn all(options: &Options) -> Result<Vec<Contender>> {
 impl Contender {
     /// Whether it does nothing with what it reads.
     pub(crate) fn is_floor(&self) -> bool {
-        matches!(self.kind, Kind::Receiver)
+        matches!(self.kind, Kind::Receiver { marks: false })
+    }
+
+    /// Whether Kafka hears of it.
+    fn publishes(&self) -> bool {
+        !matches!(self.kind, Kind::Receiver { .. })
     }
 
     /// Whether it reads the log by a slot.
@@ -138,8 +151,9 @@ impl Contender {
         let marks = |after_publish| after_publish == "mark";
         match self.kind {
             Kind::Outboxd { after_publish, .. } => marks(after_publish),
+            Kind::Receiver { marks } => marks,
             Kind::Poller => true,
-            Kind::Receiver | Kind::Debezium(_) => false,
+            Kind::Debezium(_) => false,
         }
     }
 
@@ -180,7 +194,7 @@ impl Contender {
             },
             broker: usage::of(broker).context("the broker's usage")?.cpu - broker_before,
         };
-        if !self.is_floor() {
+        if self.publishes() {
             running.stop()?;
             self.check(stage, load, before, slot).await?;
         }
@@ -193,9 +207,9 @@ impl Contender {
         let url = self.transport.url(load).to_owned();
         let brokers = stage.kafka.brokers();
         let words = match &self.kind {
-            Kind::Receiver => vec![
+            Kind::Receiver { .. } => vec![
                 receiver()?,
-                format!("--dbname={}", self.transport.url(load)),
+                format!("--dbname={url}"),
                 format!("--slot={slot}"),
                 "--start".to_owned(),
                 "--no-loop".to_owned(),
@@ -255,10 +269,15 @@ impl Contender {
         let events = load.events as i64;
         loop {
             let done = match &self.kind {
-                Kind::Receiver => match running.guard.wait(LIMIT) {
-                    Some(0) => true,
-                    other => bail!("{other:?}, {}", running.guard.last_words()),
-                },
+                Kind::Receiver { marks } => {
+                    if *marks {
+                        load.mark().await?;
+                    }
+                    match running.guard.wait(LIMIT) {
+                        Some(0) => true,
+                        other => bail!("{other:?}, {}", running.guard.last_words()),
+                    }
+                }
                 _ => {
                     let arrived = stage.records(&load.topics)? - before;
                     // Asking costs the broker something: seldom, until the end is near.

@@ -1,6 +1,6 @@
 //! What there is to publish: events in the log of one database, and a slot before the first of them for each run.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use crate::Options;
 use crate::stage::{Stage, Topics};
@@ -151,6 +151,21 @@ impl Load {
     /// Rows that are not marked.
     pub(crate) async fn unpublished(&self) -> Result<i64> {
         self.database.unpublished().await
+    }
+
+    /// Marks every row as outboxd marks it, so many at a time, and does nothing else.
+    pub(crate) async fn mark(&self) -> Result<()> {
+        const BATCH: u64 = 5_000;
+        let mark = "UPDATE outbox.outbox SET published_at = CURRENT_TIMESTAMP, times_attempted = times_attempted + 1 \
+                    WHERE published_at IS NULL AND id > $1 AND id <= $2";
+        let mark = self.session.prepare(mark).await?;
+        let mut marked = 0;
+        for first in (0..self.events).step_by(BATCH as usize) {
+            let (first, last) = (first as i64, (first + BATCH) as i64);
+            marked += self.session.execute(&mark, &[&first, &last]).await?;
+        }
+        ensure!(marked == self.events, "{marked} rows were marked");
+        Ok(())
     }
 
     /// Takes the slot away, once nobody uses it any more.
