@@ -137,7 +137,7 @@ impl Contender {
     }
 
     /// Whether Kafka hears of it.
-    fn publishes(&self) -> bool {
+    pub(crate) fn publishes(&self) -> bool {
         !matches!(self.kind, Kind::Receiver { .. })
     }
 
@@ -265,32 +265,27 @@ impl Contender {
         before: i64,
         slot: &str,
     ) -> Result<()> {
+        if !self.publishes() {
+            if self.marks() {
+                load.mark().await?;
+            }
+            return match running.guard.wait(LIMIT) {
+                Some(0) => Ok(()),
+                other => bail!("{other:?}, {}", running.guard.last_words()),
+            };
+        }
         let end = Instant::now() + LIMIT;
         let events = load.events as i64;
         loop {
-            let done = match &self.kind {
-                Kind::Receiver { marks } => {
-                    if *marks {
-                        load.mark().await?;
-                    }
-                    match running.guard.wait(LIMIT) {
-                        Some(0) => true,
-                        other => bail!("{other:?}, {}", running.guard.last_words()),
-                    }
-                }
-                _ => {
-                    let arrived = stage.records(&load.topics)? - before;
-                    // Asking costs the broker something: seldom, until the end is near.
-                    let near = arrived * 10 > events * 8;
-                    tokio::time::sleep(Duration::from_millis(if near { 5 } else { 50 })).await;
-                    let marked = async || match self.has_slot() {
-                        true => load.is_confirmed(slot).await,
-                        false => Ok(load.unpublished().await? == 0),
-                    };
-                    arrived >= events && (!self.marks() || marked().await?)
-                }
+            let arrived = stage.records(&load.topics)? - before;
+            // Asking costs the broker something: seldom, until the end is near.
+            let near = arrived * 10 > events * 8;
+            tokio::time::sleep(Duration::from_millis(if near { 5 } else { 50 })).await;
+            let marked = async || match self.has_slot() {
+                true => load.is_confirmed(slot).await,
+                false => Ok(load.unpublished().await? == 0),
             };
-            if done {
+            if arrived >= events && (!self.marks() || marked().await?) {
                 return Ok(());
             }
             running.must_run()?;

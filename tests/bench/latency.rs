@@ -32,7 +32,7 @@ pub(crate) async fn run(options: &Options, report: &mut Report) -> Result<()> {
     let stage = Stage::set(options, report).await?;
     let contenders: Vec<Contender> = contender::all(options)?
         .into_iter()
-        .filter(|contender| !contender.is_floor())
+        .filter(Contender::publishes)
         .collect();
     let mut table = Table::new(
         "Insert to consumer",
