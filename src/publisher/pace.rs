@@ -1,4 +1,4 @@
-//! How long the reader lets bytes gather. Owns a measure of the last moments' traffic, and the sleep.
+//! How long the reader lets bytes gather, and how many. Owns a measure of the last moments' traffic, and the sleep.
 //!
 //! Under backlog a short sleep of the thread after a short read saves server and reader a wake-up for every message. Timers of the
 //! runtime are too coarse for it (1 ms). Nothing sleeps while the stream is nearly idle, so latency at low load stays untouched.
@@ -21,6 +21,8 @@ const SLEEP: Duration = Duration::from_micros(200);
 const QUIET: Duration = Duration::from_millis(20);
 /// Messages after which a Unix socket is looked after.
 const LOOK: usize = 64;
+/// So many bytes are handed on before their time has come.
+const GATHERED: usize = 256 * 1024;
 /// For how long bytes gather before they are handed on.
 const GATHER: Duration = Duration::from_millis(3);
 /// The same over a Unix socket, while more keep coming.
@@ -75,13 +77,12 @@ impl Pace {
         self.backlog
     }
 
-    /// For how long bytes may gather. Where no backlog shows, or nothing follows, somebody waits for each event.
-    pub(crate) fn patience(&self) -> Duration {
-        if self.backlog && self.has_come_within(WINDOW) {
-            self.gather
-        } else {
-            GATHER
-        }
+    /// Whether so many bytes, for so long, have gathered enough. Where no backlog shows, or nothing follows, somebody waits for each
+    /// event.
+    pub(crate) fn is_enough(&self, bytes: usize, gathering: Duration) -> bool {
+        let more = self.backlog && self.has_come_within(WINDOW);
+        let patience = if more { self.gather } else { GATHER };
+        bytes >= GATHERED || gathering >= patience
     }
 
     /// Whether bytes have come a moment ago.

@@ -27,8 +27,6 @@ use crate::replication::{Frame, ReplicationClient, StandbyStatusUpdate};
 /// How often the board is brought up to date.
 const SHOW: Duration = Duration::from_millis(250);
 
-/// Under backlog bytes are handed on when there are so many, if their time has not come before.
-const GATHERED: usize = 256 * 1024;
 /// So many records without a report are a backlog as well, at the broker: where every event is a request of its own, requests
 /// take all the processors there are, the server is slowed down with them, and no backlog would ever show in the stream.
 const MANY: u64 = 8;
@@ -179,7 +177,7 @@ impl<'a> Stream<'a> {
             self.pace.sleep();
             let now = self.forwarder.tick();
             self.take_in(now)?;
-            if self.client.unread() >= GATHERED || now >= began + self.pace.patience() {
+            if self.pace.is_enough(self.client.unread(), now - began) {
                 return Ok(());
             }
         }
