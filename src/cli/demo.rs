@@ -15,7 +15,10 @@ use outboxd::postgres::slot;
 use outboxd::publisher::{Phase, Publisher};
 use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
 use tokio::sync::{mpsc, watch};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::fmt;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::cli::demo_screen::{Event, Screen, bytes, millis};
 use crate::cli::demo_shop::{self as shop, Plan};
@@ -105,14 +108,12 @@ async fn build(args: &Args, screen: &Screen, signals: &mut Signals) -> Result<Op
 /// Only what is wrong, on standard error, unless OUTBOX_LOG asks for more.
 fn init_log() -> Result<()> {
     let filter = std::env::var("OUTBOX_LOG").unwrap_or_else(|_| "warn".to_owned());
-    let filter = EnvFilter::try_new(filter).context("read OUTBOX_LOG")?;
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(io::stderr);
-    let log = log.with_ansi(io::stderr().is_terminal());
-    log.try_init()
-        .map_err(|e| anyhow!(e))
-        .context("start the log")
+    let filter: Targets = filter.parse().context("read OUTBOX_LOG")?;
+    let lines = fmt::layer()
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal());
+    let log = tracing_subscriber::registry().with(filter).with(lines);
+    log.try_init().context("start the log")
 }
 
 /// Publishes and shows it, and stops the publisher, however it goes.

@@ -7,14 +7,17 @@
 use std::io::{self, IsTerminal};
 use std::sync::Arc;
 
-use anyhow::{Context, anyhow};
+use anyhow::Context;
 use outboxd::config::{Config, LogFormat, Settings};
 use outboxd::http;
 use outboxd::publisher::Publisher;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::fmt;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 /// The arguments of `run`.
 #[derive(clap::Args)]
@@ -129,18 +132,16 @@ impl Server {
 }
 
 fn init_log(config: &Config) -> anyhow::Result<()> {
-    let filter = EnvFilter::builder()
-        .parse(&config.log)
-        .context("read OUTBOX_LOG")?;
+    let filter: Targets = config.log.parse().context("read OUTBOX_LOG")?;
     // Told to report errors of the log itself, tracing panics when standard error has been closed.
-    let log = tracing_subscriber::fmt()
+    let lines = fmt::layer()
         .log_internal_errors(false)
-        .with_env_filter(filter)
         .with_writer(io::stderr)
         .with_ansi(io::stderr().is_terminal());
+    let log = tracing_subscriber::registry().with(filter);
     let result = match config.log_format {
-        LogFormat::Text => log.try_init(),
-        LogFormat::Json => log.json().flatten_event(true).try_init(),
+        LogFormat::Text => log.with(lines).try_init(),
+        LogFormat::Json => log.with(lines.json().flatten_event(true)).try_init(),
     };
-    result.map_err(|e| anyhow!(e)).context("start the log")
+    result.context("start the log")
 }

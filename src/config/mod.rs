@@ -24,8 +24,8 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::filter::Targets;
 
 pub use self::database::{Database, SslMode, TlsSettings};
 pub use self::faults::{Fault, Faults};
@@ -95,7 +95,7 @@ pub struct Config {
     pub memory_limit: usize,
     /// Where metrics, health and the status page are served, if at all.
     pub http_listen: Option<SocketAddr>,
-    /// A filter in the words of `tracing_subscriber::EnvFilter`.
+    /// Levels by target, in the words of `tracing_subscriber::filter::Targets`.
     pub log: String,
     /// The form of the log.
     pub log_format: LogFormat,
@@ -274,10 +274,9 @@ impl fmt::Debug for Config {
 /// tracing takes any single word for the name of a module, so a misspelt level would silence
 /// everything else; a word alone has to be a level here.
 fn log_filter(text: &str) -> Result<String, Wrong> {
-    let is_directive =
-        |word: &str| word.contains(['=', '[']) || word.parse::<LevelFilter>().is_ok();
+    let is_directive = |word: &str| word.contains('=') || word.parse::<LevelFilter>().is_ok();
     let is_filter = text.split(',').all(|word| is_directive(word.trim()));
-    if is_filter && EnvFilter::builder().parse(text).is_ok() {
+    if is_filter && text.parse::<Targets>().is_ok() {
         return Ok(text.to_owned());
     }
     Err(Wrong::new(
