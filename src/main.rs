@@ -11,6 +11,11 @@ use std::time::Duration;
 
 use crate::cli::report;
 
+/// librdkafka's allocations as well come from here, and there are nine for every record in flight.
+#[cfg(feature = "jemalloc")]
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 fn main() -> ExitCode {
     let cli = match report::parse(std::env::args_os()) {
         Ok(cli) => cli,
