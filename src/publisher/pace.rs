@@ -3,6 +3,9 @@
 //! Under backlog a short sleep of the thread after a short read saves server and reader a wake-up for every message. Timers of the
 //! runtime are too coarse for it (1 ms). Nothing sleeps while the stream is nearly idle, so latency at low load stays untouched.
 //!
+//! The longer a backlog lasts, the longer the sleep. Over TCP a server that is ahead of its reader puts messages together in its own
+//! socket, and is the faster for it; one that is not sends each in a packet of its own. So it is let ahead, and then caught up with.
+//!
 //! A Unix socket holds little, and a server that finds it full stops decoding until it is empty again. So while what was read is
 //! handed on, the socket is looked after again and again. TCP holds more, and there looking costs more than it brings. Over a Unix
 //! socket handing on less often is worth more: the requests are larger, and the broker's time is the server's where they share it.
@@ -15,8 +18,14 @@ use crate::replication::Transport;
 const BACKLOG_BYTES: usize = 4 * 1024;
 const WINDOW: Duration = Duration::from_millis(1);
 /// A read of less than this has emptied the socket.
-const SHORT_READ: usize = 32 * 1024;
+const SHORT_READ: usize = 16 * 1024;
+/// The first sleep of a backlog; each is twice as long as the one before it, up to the longest.
 const SLEEP: Duration = Duration::from_micros(200);
+const LONGEST: Duration = Duration::from_millis(10);
+/// A Unix socket is full after little more.
+const LONGEST_UNIX: Duration = Duration::from_millis(1);
+/// Where more than this has come from one sleep to the next, the sockets are soon full: the next is half as long.
+const EASE: usize = 512 * 1024;
 /// Bytes that are older than this have no others on their heels.
 const QUIET: Duration = Duration::from_millis(20);
 /// Messages after which a Unix socket is looked after.
@@ -33,6 +42,10 @@ const GATHER_UNIX: Duration = Duration::from_millis(16);
 pub(crate) struct Pace {
     look_after: usize,
     gather: Duration,
+    longest: Duration,
+    sleep: Duration,
+    /// Bytes that have come since the last one.
+    since_sleep: usize,
     window_began: Instant,
     window_bytes: usize,
     backlog: bool,
@@ -43,13 +56,16 @@ pub(crate) struct Pace {
 impl Pace {
     /// The measured best differs by transport.
     pub(crate) fn new(transport: Transport) -> Self {
-        let (look_after, gather) = match transport {
-            Transport::Tcp => (usize::MAX, GATHER),
-            Transport::Unix => (LOOK, GATHER_UNIX),
+        let (look_after, gather, longest) = match transport {
+            Transport::Tcp => (usize::MAX, GATHER, LONGEST),
+            Transport::Unix => (LOOK, GATHER_UNIX, LONGEST_UNIX),
         };
         Pace {
             look_after,
             gather,
+            longest,
+            sleep: SLEEP,
+            since_sleep: 0,
             window_began: Instant::now(),
             window_bytes: 0,
             backlog: false,
@@ -62,6 +78,7 @@ impl Pace {
     pub(crate) fn read(&mut self, bytes: usize) {
         self.last_read = bytes;
         self.window_bytes += bytes;
+        self.since_sleep += bytes;
         self.fed_at = Some(Instant::now());
     }
 
@@ -73,6 +90,10 @@ impl Pace {
             self.backlog = self.window_bytes / windows > BACKLOG_BYTES;
             self.window_began = Instant::now();
             self.window_bytes = 0;
+            if !self.backlog {
+                self.sleep = SLEEP;
+                self.since_sleep = 0;
+            }
         }
         self.backlog
     }
@@ -101,9 +122,55 @@ impl Pace {
 
     /// Sleeps, if the last read was short; after a full one there is more to take at once.
     pub(crate) fn sleep(&mut self) {
-        if self.last_read < SHORT_READ {
-            std::thread::sleep(SLEEP);
+        if std::mem::take(&mut self.last_read) < SHORT_READ {
+            std::thread::sleep(self.next_sleep());
         }
-        self.last_read = 0;
+    }
+
+    fn next_sleep(&mut self) -> Duration {
+        let sleep = self.sleep;
+        let much = std::mem::take(&mut self.since_sleep) > EASE;
+        self.sleep = if much {
+            (sleep / 2).max(SLEEP)
+        } else {
+            (sleep * 2).min(self.longest)
+        };
+        sleep
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sleeps(pace: &mut Pace, bytes: usize, count: usize) -> Vec<u64> {
+        let mut sleep = || {
+            pace.read(bytes);
+            pace.next_sleep().as_micros() as u64
+        };
+        (0..count).map(|_| sleep()).collect()
+    }
+
+    #[test]
+    fn sleeps_grow_with_a_backlog_and_shrink_where_the_sockets_would_be_full() {
+        let mut tcp = Pace::new(Transport::Tcp);
+        let growing = [200, 400, 800, 1600, 3200, 6400, 10_000, 10_000];
+        assert_eq!(sleeps(&mut tcp, 100_000, 8), growing);
+        assert_eq!(sleeps(&mut tcp, EASE + 1, 3), [10_000, 5_000, 2_500]);
+        assert_eq!(sleeps(&mut tcp, EASE + 1, 5), [1_250, 625, 312, 200, 200]);
+        let mut unix = Pace::new(Transport::Unix);
+        assert_eq!(sleeps(&mut unix, 50_000, 5), [200, 400, 800, 1_000, 1_000]);
+    }
+
+    #[test]
+    fn a_backlog_that_is_over_begins_anew_with_the_shortest_sleep() {
+        let mut pace = Pace::new(Transport::Tcp);
+        sleeps(&mut pace, 100_000, 5);
+        std::thread::sleep(2 * WINDOW);
+        assert!(pace.backlog());
+        assert_eq!(sleeps(&mut pace, 0, 1), [6_400]);
+        std::thread::sleep(2 * WINDOW);
+        assert!(!pace.backlog());
+        assert_eq!(sleeps(&mut pace, 0, 1), [200]);
     }
 }
