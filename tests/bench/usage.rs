@@ -1,6 +1,7 @@
 //! What processes have used, from `/proc`.
 
 use std::fs;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -23,11 +24,7 @@ pub(crate) struct Usage {
 
 /// Reads the usage of a process; `None` when it is gone.
 pub(crate) fn of(pid: u32) -> Option<Usage> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The second field is a name in brackets, which may hold anything.
-    let (_, fields) = stat.rsplit_once(')')?;
-    let ticks = fields.split_whitespace().skip(11).take(2);
-    let ticks: u32 = ticks.filter_map(|ticks| ticks.parse::<u32>().ok()).sum();
+    let (_, cpu) = name_and_cpu(format!("/proc/{pid}/stat"))?;
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let kib = |line: &str| line.trim().trim_end_matches(" kB").parse::<u64>().ok();
     let bytes = |field: &str| {
@@ -35,10 +32,29 @@ pub(crate) fn of(pid: u32) -> Option<Usage> {
         Some(line.and_then(kib)? * 1024)
     };
     Some(Usage {
-        cpu: TICK * ticks,
+        cpu,
         peak_bytes: bytes("VmHWM:")?,
         resident_bytes: bytes("VmRSS:")?,
     })
+}
+
+/// The CPU time that the threads of a Java process have spent on making machine code.
+pub(crate) fn compilers(pid: u32) -> Duration {
+    let threads = fs::read_dir(format!("/proc/{pid}/task"));
+    let stats = threads.into_iter().flatten().flatten();
+    let stats = stats.filter_map(|thread| name_and_cpu(thread.path().join("stat")));
+    let compilers = stats.filter(|(name, _)| name.contains("CompilerThre"));
+    compilers.map(|(_, cpu)| cpu).sum()
+}
+
+/// Of a process or a thread.
+fn name_and_cpu(stat: impl AsRef<Path>) -> Option<(String, Duration)> {
+    let stat = fs::read_to_string(stat).ok()?;
+    // The second field is a name in brackets, which may hold anything.
+    let (name, fields) = stat.rsplit_once(')')?;
+    let ticks = fields.split_whitespace().skip(11).take(2);
+    let ticks: u32 = ticks.filter_map(|ticks| ticks.parse::<u32>().ok()).sum();
+    Some((name.to_owned(), TICK * ticks))
 }
 
 /// Watches a process until it ends or nobody asks any more.
