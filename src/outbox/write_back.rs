@@ -154,7 +154,8 @@ impl WriteBack {
         Ok(requests)
     }
 
-    /// Where the log is flushed to now, behind all that was written here before. Errors are those of [`write`](WriteBack::write).
+    /// A position behind all that was written here before, which a stream comes to without anybody writing more. Writes to the log,
+    /// and needs Postgres 17. Errors are those of [`write`](WriteBack::write).
     pub(crate) async fn position(&mut self) -> Result<Lsn> {
         let prepared = self.prepared().await?;
         let position = postgres::flushed_position(&prepared.session).await?;

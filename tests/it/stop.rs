@@ -86,17 +86,19 @@ async fn a_second_signal_ends_the_process_at_once() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stop_does_not_wait_for_what_others_have_written_and_not_committed() -> Result<()> {
     for major in MAJORS {
-        let server = postgres::private(major, &[])?;
+        // What is flushed then ends at a page, in the midst of a record as often as not.
+        let flushing = ["wal_writer_delay = 1ms", "wal_writer_flush_after = 0"];
+        let server = postgres::private(major, &flushing)?;
         let scene = Scene::set(&server, kafka::shared()).await?;
         let mut outboxd = Outboxd::spawn(&scene.settings.clone().set("OUTBOX_BATCH_SIZE", "1"))?;
         let other = scene.database.connect().await?;
         other.batch_execute("CREATE TABLE other (n int)").await?;
-        for _ in 0..4 {
+        for _ in 0..12 {
             outboxd.wait_for_phase("streaming", LIMIT).await?;
             other.batch_execute("BEGIN").await?;
             scene.database.insert("a", &scene.topic, "{}").await?;
             while scene.database.unpublished().await? > 0 {
-                for _ in 0..20 {
+                for _ in 0..5 {
                     let write = "INSERT INTO other SELECT generate_series(1, 10)";
                     other.batch_execute(write).await?;
                 }
