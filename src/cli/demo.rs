@@ -5,26 +5,23 @@
 //! however it ends: the server and its folder go with this process, the mock cluster is part of it,
 //! and a real cluster gets one topic of a new name, which is deleted at the end.
 
-use std::io::{self, IsTerminal};
+use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
+use outboxd::config::LogFormat;
 use outboxd::postgres::slot;
 use outboxd::publisher::{Phase, Publisher};
 use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
 use tokio::sync::{mpsc, watch};
-use tracing_subscriber::filter::Targets;
-use tracing_subscriber::fmt;
-use tracing_subscriber::layer::SubscriberExt as _;
-use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::cli::demo_screen::{Event, Screen, bytes, millis};
 use crate::cli::demo_shop::{self as shop, Plan};
 use crate::cli::demo_stage::{Stage, Task};
 use crate::cli::demo_tally::{Arrival, Order, Tally};
-use crate::cli::run::{Server as HttpServer, Signals};
+use crate::cli::run::{Server as HttpServer, Signals, init_log};
 
 /// When no event arrives for so long although some are committed, something is wrong.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -75,7 +72,9 @@ pub(crate) struct Args {
 /// Runs it.
 pub(crate) async fn execute(args: Args) -> Result<()> {
     let mut signals = Signals::new()?;
-    init_log()?;
+    // Only what is wrong, unless more is asked for.
+    let filter = std::env::var("OUTBOX_LOG").unwrap_or_else(|_| "warn".to_owned());
+    init_log(&filter, LogFormat::Text)?;
     let screen = Screen::new(args.rate);
     let Some(mut stage) = build(&args, &screen, &mut signals).await? else {
         return Ok(());
@@ -103,17 +102,6 @@ async fn build(args: &Args, screen: &Screen, signals: &mut Signals) -> Result<Op
         Box::pin(stage.clear()).await?;
     }
     Ok(None)
-}
-
-/// Only what is wrong, on standard error, unless OUTBOX_LOG asks for more.
-fn init_log() -> Result<()> {
-    let filter = std::env::var("OUTBOX_LOG").unwrap_or_else(|_| "warn".to_owned());
-    let filter: Targets = filter.parse().context("read OUTBOX_LOG")?;
-    let lines = fmt::layer()
-        .with_writer(io::stderr)
-        .with_ansi(io::stderr().is_terminal());
-    let log = tracing_subscriber::registry().with(filter).with(lines);
-    log.try_init().context("start the log")
 }
 
 /// Publishes and shows it, and stops the publisher, however it goes.

@@ -29,7 +29,7 @@ pub(crate) struct Args {
 /// Publishes.
 pub(crate) async fn execute(args: Args) -> anyhow::Result<()> {
     let config = Config::from_settings(args.settings)?;
-    init_log(&config)?;
+    init_log(&config.log, config.log_format)?;
     let mut signals = Signals::new()?;
     let http_listen = config.http_listen;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), config = ?config, "outboxd starts");
@@ -131,15 +131,16 @@ impl Server {
     }
 }
 
-fn init_log(config: &Config) -> anyhow::Result<()> {
-    let filter: Targets = config.log.parse().context("read OUTBOX_LOG")?;
+/// Starts the log, on standard error.
+pub(crate) fn init_log(filter: &str, format: LogFormat) -> anyhow::Result<()> {
+    let filter: Targets = filter.parse().context("read OUTBOX_LOG")?;
     // Told to report errors of the log itself, tracing panics when standard error has been closed.
     let lines = fmt::layer()
         .log_internal_errors(false)
         .with_writer(io::stderr)
         .with_ansi(io::stderr().is_terminal());
     let log = tracing_subscriber::registry().with(filter);
-    let result = match config.log_format {
+    let result = match format {
         LogFormat::Text => log.with(lines).try_init(),
         LogFormat::Json => log.with(lines.json().flatten_event(true)).try_init(),
     };

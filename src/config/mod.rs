@@ -24,8 +24,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use tracing_subscriber::filter::LevelFilter;
-use tracing_subscriber::filter::Targets;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 
 pub use self::database::{Database, SslMode, TlsSettings};
 pub use self::faults::{Fault, Faults};
