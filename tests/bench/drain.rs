@@ -34,7 +34,7 @@ pub(crate) async fn run(options: &Options, report: &mut Report) -> Result<()> {
                     false => None,
                 };
                 let load = own.as_ref().unwrap_or(&load);
-                stage.settle()?;
+                stage.settle().await?;
                 let measured = contenders[at].run(&stage, load).await?;
                 eprintln!(
                     "{} round {round} {}: {:.2} s",

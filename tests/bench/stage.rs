@@ -1,7 +1,6 @@
 //! The servers of a run, and what they are.
 
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use rdkafka::admin::{AdminClient, AdminOptions};
@@ -16,6 +15,7 @@ use crate::report::Report;
 use crate::support::kafka::{self, Kafka};
 use crate::support::postgres;
 use crate::support::throwaway::Server;
+use crate::support::wait::wait_for;
 use crate::usage;
 
 const LIMIT: Duration = Duration::from_secs(30);
@@ -97,26 +97,24 @@ impl Stage {
             produce(&producer, &topics.names[0], records)?;
         }
         self.forget_records(&topics).await?;
-        self.settle()
+        self.settle().await
     }
 
     /// Waits until the broker makes no machine code: it would take the processors from whoever is measured next.
-    pub(crate) fn settle(&self) -> Result<()> {
+    pub(crate) async fn settle(&self) -> Result<()> {
         let broker = self.broker()?;
-        let until = Instant::now() + SETTLED_LIMIT;
-        let mut before = usage::compilers(broker);
-        loop {
-            thread::sleep(SETTLED);
-            let now = usage::compilers(broker);
-            // Java ends such threads when they are idle, so that the sum may fall.
-            if now.saturating_sub(before) < SETTLED / 20 {
-                return Ok(());
-            }
-            if Instant::now() > until {
-                bail!("the broker still makes machine code after {SETTLED_LIMIT:?}");
-            }
-            before = now;
-        }
+        wait_for(
+            "the broker's compilers to rest",
+            SETTLED_LIMIT,
+            async || {
+                let before = usage::compilers(broker);
+                tokio::time::sleep(SETTLED).await;
+                // Java ends such threads when they are idle, so that the sum may fall.
+                let spent = usage::compilers(broker).saturating_sub(before);
+                Ok((spent < SETTLED / 20).then_some(()))
+            },
+        )
+        .await
     }
 
     /// How many records these topics have had since they were made.
