@@ -5,12 +5,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 
 use crate::contender::{self, Contender};
-use crate::latency::write;
 use crate::load::{Load, Shape};
 use crate::plot::{Axis, Scale, Series, lines};
 use crate::report::Report;
 use crate::stage::Stage;
 use crate::table::{Table, median};
+use crate::writers::write;
 use crate::{Options, chosen};
 
 const MIB: f64 = (1 << 20) as f64;

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result, ensure};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::Message;
+use rdkafka::producer::FutureProducer;
 use rdkafka::{Offset, TopicPartitionList};
 use serde_json::Value;
 
@@ -21,9 +22,9 @@ use crate::load::Load;
 use crate::report::Report;
 use crate::stage::Stage;
 use crate::table::{Table, median};
+use crate::writers::{write, write_and_send};
 use crate::{Options, chosen};
 
-const WRITERS: u64 = 4;
 const LIMIT: Duration = Duration::from_secs(60);
 const MIB: f64 = (1 << 20) as f64;
 
@@ -34,6 +35,45 @@ pub(crate) async fn run(options: &Options, report: &mut Report) -> Result<()> {
         .into_iter()
         .filter(Contender::publishes)
         .collect();
+    report.add(rates(&stage, &contenders, options).await?)?;
+    if chosen("start", &options.load) {
+        report.add(starts(&stage, &contenders, options).await?)?;
+    }
+    Ok(())
+}
+
+/// What brings an event to Kafka.
+enum Way<'a> {
+    /// Its writer, after the commit: what the machine allows, with a commit and a record that know nothing of each other.
+    Writer(FutureProducer),
+    Contender(&'a Contender),
+}
+
+impl Way<'_> {
+    fn name(&self) -> &str {
+        match self {
+            Way::Writer(_) => "the writer itself",
+            Way::Contender(contender) => &contender.name,
+        }
+    }
+}
+
+/// One run at one rate.
+#[derive(Debug)]
+struct Run {
+    /// Of every event, in seconds, in their order.
+    times: Vec<f64>,
+    /// Percent of a core; a writer's own is not told apart.
+    cpu: Option<f64>,
+}
+
+impl Run {
+    fn ms(&self, share: f64) -> f64 {
+        self.times[((self.times.len() - 1) as f64 * share) as usize] * 1e3
+    }
+}
+
+async fn rates(stage: &Stage, contenders: &[Contender], options: &Options) -> Result<Table> {
     let mut table = Table::new(
         "Insert to consumer",
         &[
@@ -47,106 +87,101 @@ pub(crate) async fn run(options: &Options, report: &mut Report) -> Result<()> {
             "CPU % of a core",
         ],
     );
-    if let Some(first) = contenders.first() {
+    let mut settings = stage.kafka.client();
+    settings
+        .set("acks", "all")
+        .set("enable.idempotence", "true")
+        .set("linger.ms", "0");
+    let seconds = if options.quick { 2 } else { 20 };
+    let mut ways = vec![Way::Writer(settings.create()?)];
+    ways.extend(contenders.iter().map(Way::Contender));
+    let rates: Vec<u64> = [200, 2_000]
+        .into_iter()
+        .filter(|rate| chosen(&format!("rate {rate}"), &options.load))
+        .collect();
+    if let (Some(last), Some(_)) = (ways.last(), rates.first()) {
         // The path of a consumer is to be warm for the first as it is for the last.
-        at_rate(&stage, first, 200, options).await?;
+        at_rate(stage, last, 2_000, seconds).await?;
     }
-    for contender in &contenders {
-        for rate in [200, 2_000] {
-            if chosen(&format!("rate {rate}"), &options.load) {
-                table.row(at_rate(&stage, contender, rate, options).await?);
+    let mut runs: Vec<Vec<Run>> = Vec::new();
+    runs.resize_with(ways.len() * rates.len(), Vec::new);
+    for _ in 0..options.rounds() {
+        let mut each = runs.iter_mut();
+        for way in &ways {
+            for (rate, runs) in rates.iter().zip(&mut each) {
+                runs.push(at_rate(stage, way, *rate, seconds).await?);
             }
         }
     }
-    report.add(table)?;
-    if chosen("start", &options.load) {
-        report.add(starts(&stage, &contenders, options).await?)?;
+    let mut each = runs.iter();
+    for way in &ways {
+        for (rate, runs) in rates.iter().zip(&mut each) {
+            let of = |share: f64| {
+                let middle = median(runs.iter().map(|run| run.ms(share)).collect());
+                format!("{middle:.2}")
+            };
+            let cpu: Option<Vec<f64>> = runs.iter().map(|run| run.cpu).collect();
+            table.row([
+                way.name().to_owned(),
+                rate.to_string(),
+                (rate * seconds).to_string(),
+                of(0.5),
+                of(0.95),
+                of(0.99),
+                of(1.0),
+                cpu.map_or_else(|| "–".to_owned(), |cpu| format!("{:.1}", median(cpu))),
+            ]);
+        }
     }
-    Ok(())
+    Ok(table)
 }
 
-async fn at_rate(
-    stage: &Stage,
-    contender: &Contender,
-    rate: u64,
-    options: &Options,
-) -> Result<Vec<String>> {
-    let seconds = if options.quick { 2 } else { 20 };
+async fn at_rate(stage: &Stage, way: &Way<'_>, rate: u64, seconds: u64) -> Result<Run> {
     let load = Load::none(stage, 1).await?;
     load.rewind("run").await?;
-    let mut running = contender.start(stage, &load, "run")?;
-    running.walsender(&load, "run").await?;
+    let mut running = match way {
+        Way::Writer(_) => None,
+        Way::Contender(contender) => {
+            let running = contender.start(stage, &load, "run")?;
+            running.walsender(&load, "run").await?;
+            Some(running)
+        }
+    };
+    let write = async |seconds| match way {
+        Way::Writer(producer) => write_and_send(&load, rate, seconds, producer).await,
+        Way::Contender(_) => write(&load, rate, 1, seconds).await,
+    };
     // Its connections to the broker are made with the first event.
-    write(&load, rate, 1, 1).await?;
+    write(1).await?;
     until_arrived(stage, &load, rate).await?;
-    let before = running.usage()?;
+    stage.settle().await?;
     let over = Arc::new(AtomicBool::new(false));
     let consumer = consumer(stage, &load)?;
     let told = Arc::clone(&over);
     let reading = thread::spawn(move || read(&consumer, &told));
     let began = Instant::now();
-    write(&load, rate, 1, seconds).await?;
+    let before = running.as_ref().map(Running::usage).transpose()?;
+    write(seconds).await?;
     until_arrived(stage, &load, rate * (seconds + 1)).await?;
-    let used = running.usage()?.cpu - before.cpu;
-    let share = used.as_secs_f64() / began.elapsed().as_secs_f64() * 100.0;
+    let after = running.as_ref().map(Running::usage).transpose()?;
+    let cpu = before.zip(after).map(|(before, after)| {
+        let used = after.cpu - before.cpu;
+        used.as_secs_f64() / began.elapsed().as_secs_f64() * 100.0
+    });
     over.store(true, Ordering::Relaxed);
     let mut times = reading
         .join()
         .map_err(|_| anyhow::anyhow!("the consumer panicked"))??;
-    running.stop()?;
+    if let Some(running) = &mut running {
+        running.stop()?;
+    }
     ensure!(
         times.len() as u64 == rate * seconds,
         "{} events were consumed",
         times.len()
     );
     times.sort_by(f64::total_cmp);
-    let at = |share: f64| times[((times.len() - 1) as f64 * share) as usize];
-    let ms = |seconds: f64| format!("{:.2}", seconds * 1e3);
-    Ok(vec![
-        contender.name.clone(),
-        rate.to_string(),
-        times.len().to_string(),
-        ms(at(0.5)),
-        ms(at(0.95)),
-        ms(at(0.99)),
-        ms(at(1.0)),
-        format!("{share:.1}"),
-    ])
-}
-
-/// Commits so many transactions a second, each of so many events, for so many seconds.
-pub(crate) async fn write(load: &Load, rate: u64, rows: u64, seconds: u64) -> Result<()> {
-    let began = tokio::time::Instant::now();
-    let writer = |number: u64| {
-        let (url, topic) = (
-            load.database.unix_url().to_owned(),
-            load.topics.names[0].clone(),
-        );
-        tokio::spawn(async move {
-            let session = crate::support::postgres::Session::open(&url).await?;
-            let insert = session
-                .prepare(
-                    "INSERT INTO outbox.outbox (event_type, topic, event_payload) \
-                     SELECT 'key' || ($1::bigint + i) % 1000, $2, \
-                            jsonb_build_object('n', $1, 'i', i, 'note', repeat('x', 290), 'at', extract(epoch FROM clock_timestamp())) \
-                     FROM generate_series(1, $3::bigint) i",
-                )
-                .await?;
-            for n in (number..rate * seconds).step_by(WRITERS as usize) {
-                let due = began + Duration::from_secs_f64(n as f64 / rate as f64);
-                tokio::time::sleep_until(due).await;
-                session
-                    .execute(&insert, &[&(n as i64), &topic, &(rows as i64)])
-                    .await?;
-            }
-            anyhow::Ok(())
-        })
-    };
-    let writers: Vec<_> = (0..WRITERS).map(writer).collect();
-    for writer in writers {
-        writer.await??;
-    }
-    Ok(())
+    Ok(Run { times, cpu })
 }
 
 async fn until_arrived(stage: &Stage, load: &Load, events: u64) -> Result<()> {

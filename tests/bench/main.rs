@@ -18,6 +18,7 @@ mod report;
 mod stage;
 mod table;
 mod usage;
+mod writers;
 
 #[path = "../it/support/mod.rs"]
 mod support;
