@@ -279,7 +279,7 @@ impl Contender {
         loop {
             let arrived = stage.records(&load.topics)? - before;
             // Asking costs the broker something: seldom, until the end is near.
-            let near = arrived * 10 > events * 8;
+            let near = arrived * 100 > events * 97;
             tokio::time::sleep(Duration::from_millis(if near { 5 } else { 50 })).await;
             let marked = async || match self.has_slot() {
                 true => load.is_confirmed(slot).await,

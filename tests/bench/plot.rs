@@ -70,7 +70,11 @@ impl Axis {
 
     fn marks(self, (low, high): (f64, f64)) -> Vec<f64> {
         match self.scale {
-            Scale::Linear => (0..=4).map(|step| high * f64::from(step) / 4.0).collect(),
+            Scale::Linear => {
+                let step = step(high);
+                let steps = (high / step) as u32;
+                (0..=steps).map(|n| step * f64::from(n)).collect()
+            }
             Scale::Log => (low as i32..=high as i32)
                 .map(|power| 10f64.powi(power))
                 .collect(),
@@ -149,6 +153,14 @@ fn head(title: &str, height: f64) -> String {
     format!(
         r##"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" font-family="sans-serif" font-size="13"><rect width="{WIDTH}" height="{height}" fill="#fff"/><text x="8" y="20" font-weight="bold">{title}</text>"##
     )
+}
+
+/// One, two or five times a power of ten, of which up to five reach as far as this.
+fn step(most: f64) -> f64 {
+    let power = 10f64.powf((most / 5.0).log10().floor());
+    let steps = [1.0, 2.0, 5.0].map(|step| step * power);
+    let fits = steps.into_iter().find(|step| most / step <= 5.0);
+    fits.unwrap_or(10.0 * power)
 }
 
 /// A number at an axis.

@@ -109,14 +109,14 @@ async fn an_idle_session_lives_on_pings_and_costs_next_to_nothing() -> Result<()
     }
     let mut before = Vec::new();
     for (_, outboxd) in &idle {
-        before.push((cpu_ticks(outboxd)?, outboxd.resident_bytes()?));
+        before.push((outboxd.cpu_ticks()?, outboxd.resident_bytes()?));
     }
     let time = Duration::from_secs(45);
     tokio::time::sleep(time).await;
     for ((scene, outboxd), (ticks, bytes)) in idle.iter().zip(before) {
         assert_eq!(outboxd.status().await?["reconnects"], 0);
         // A tick is a hundredth of a second: three of a hundred, in a build that is not made for speed.
-        let used = cpu_ticks(outboxd)? - ticks;
+        let used = outboxd.cpu_ticks()? - ticks;
         assert!(used < 3 * time.as_secs(), "{used} ticks in {time:?}");
         let grown = outboxd.resident_bytes()?.saturating_sub(bytes);
         assert!(grown < 4 << 20, "{grown} bytes more");
@@ -137,15 +137,6 @@ fn open_files(pid: &str) -> Result<Vec<(String, PathBuf)>> {
         }
     }
     Ok(files)
-}
-
-/// Time on the processor, in hundredths of a second.
-fn cpu_ticks(outboxd: &Outboxd) -> Result<u64> {
-    let pid = outboxd.pid().context("it runs")?;
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    let (_, rest) = stat.rsplit_once(") ").context("a stat line")?;
-    let fields: Vec<&str> = rest.split(' ').collect();
-    Ok(fields[11].parse::<u64>()? + fields[12].parse::<u64>()?)
 }
 
 /// A full or a read-only disk on its own machine cannot stop it.

@@ -158,13 +158,10 @@ impl Outboxd {
     /// SIGSTOP, and waits until it stands still.
     pub(crate) async fn freeze(&mut self) -> Result<()> {
         self.guard.signal("STOP")?;
-        let pid = self.pid().context("outboxd does not run")?;
         wait_until("outboxd to stand still", LIMIT, async || {
-            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
-            // The name before it, in brackets, may hold anything.
-            let state = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
-            let stopped = state.starts_with('T');
-            Ok(if stopped { Ok(()) } else { Err(stat) })
+            let stat = self.stat()?;
+            let stopped = stat[0] == "T";
+            Ok(if stopped { Ok(()) } else { Err(stat.join(" ")) })
         })
         .await
     }
@@ -297,6 +294,21 @@ impl Outboxd {
     /// The most resident memory that it ever had, in bytes.
     pub(crate) fn peak_resident_bytes(&self) -> Result<u64> {
         self.memory("VmHWM:")
+    }
+
+    /// Time on the processor that it has had, in hundredths of a second.
+    pub(crate) fn cpu_ticks(&self) -> Result<u64> {
+        let stat = self.stat()?;
+        Ok(stat[11].parse::<u64>()? + stat[12].parse::<u64>()?)
+    }
+
+    /// The fields of its line in `/proc` from its state on.
+    fn stat(&self) -> Result<Vec<String>> {
+        let pid = self.pid().context("outboxd does not run")?;
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+        // The name before it, in brackets, may hold anything.
+        let (_, rest) = stat.rsplit_once(") ").context("a stat line")?;
+        Ok(rest.split(' ').map(str::to_owned).collect())
     }
 
     fn memory(&self, field: &str) -> Result<u64> {
