@@ -53,11 +53,7 @@ async fn a_broker_that_is_frozen_for_a_minute_costs_nothing_but_time() -> Result
     );
     let (livez, _) = outboxd.get("/livez").await?;
     assert_eq!(livez, 200);
-    let ticks = outboxd.cpu_ticks()?;
     tokio::time::sleep(OUTAGE).await;
-    // A tick is a hundredth of a second: a tenth of one processor.
-    let used = outboxd.cpu_ticks()? - ticks;
-    assert!(used < 10 * OUTAGE.as_secs(), "{used} ticks in {OUTAGE:?}");
     let peak = outboxd.peak_resident_bytes()?;
     assert!(peak < MEMORY_LIMIT + CONSTANT, "{} MiB", peak >> 20);
     assert_eq!(walsender().await?, before, "the session was given up");
