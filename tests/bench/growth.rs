@@ -9,6 +9,7 @@ use crate::load::{Load, Shape};
 use crate::plot::{Axis, Scale, Series, lines};
 use crate::report::Report;
 use crate::stage::Stage;
+use crate::support::wait::wait_for;
 use crate::table::{Table, median};
 use crate::writers::write;
 use crate::{Options, chosen};
@@ -16,6 +17,8 @@ use crate::{Options, chosen};
 const MIB: f64 = (1 << 20) as f64;
 /// Events of each transaction of the writers who do not stop.
 const ROWS: u64 = 10;
+/// Behind what was written in seconds.
+const CAUGHT_UP_LIMIT: Duration = Duration::from_secs(600);
 /// Far more than can be published.
 const UNLIMITED: u64 = 1_000_000;
 
@@ -123,23 +126,30 @@ async fn lag(
         load.rewind("run").await?;
         let mut running = contender.start(stage, &load, "run")?;
         running.walsender(&load, "run").await?;
-        write(&load, 1, ROWS, 1).await?;
+        write(&load, 1, ROWS, 1, None).await?;
         let before = stage.records(&load.topics)?;
         let began = Instant::now();
         let writing = tokio::time::timeout(
             Duration::from_secs(probe),
-            write(&load, UNLIMITED, ROWS, probe),
+            write(&load, UNLIMITED, ROWS, probe, None),
         );
         ensure!(writing.await.is_err(), "the writers found no limit");
         let published = stage.records(&load.topics)? - before;
         let limit = published as f64 / began.elapsed().as_secs_f64();
-        while load.lag("run").await? > 1 << 20 {
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
+        wait_for("the publisher to catch up", CAUGHT_UP_LIMIT, async || {
+            Ok((load.lag("run").await? <= 1 << 20).then_some(()))
+        })
+        .await?;
         let rate = limit * 0.8;
         let mut points = Vec::new();
         let began = Instant::now();
-        let mut writing = std::pin::pin!(write(&load, (rate / ROWS as f64) as u64, ROWS, seconds));
+        let mut writing = std::pin::pin!(write(
+            &load,
+            (rate / ROWS as f64) as u64,
+            ROWS,
+            seconds,
+            None
+        ));
         loop {
             tokio::select! {
                 written = &mut writing => break written?,

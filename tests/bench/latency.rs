@@ -21,8 +21,9 @@ use crate::contender::{self, Contender, Running};
 use crate::load::Load;
 use crate::report::Report;
 use crate::stage::Stage;
+use crate::support::wait::wait_for;
 use crate::table::{Table, median};
-use crate::writers::{write, write_and_send};
+use crate::writers::write;
 use crate::{Options, chosen};
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -95,43 +96,37 @@ async fn rates(stage: &Stage, contenders: &[Contender], options: &Options) -> Re
     let seconds = if options.quick { 2 } else { 20 };
     let mut ways = vec![Way::Writer(settings.create()?)];
     ways.extend(contenders.iter().map(Way::Contender));
-    let rates: Vec<u64> = [200, 2_000]
-        .into_iter()
-        .filter(|rate| chosen(&format!("rate {rate}"), &options.load))
-        .collect();
-    if let (Some(last), Some(_)) = (ways.last(), rates.first()) {
+    let rates = [200, 2_000].into_iter();
+    let rates = rates.filter(|rate| chosen(&format!("rate {rate}"), &options.load));
+    let mut cases: Vec<(&Way, u64, Vec<Run>)> = Vec::new();
+    for way in &ways {
+        cases.extend(rates.clone().map(|rate| (way, rate, Vec::new())));
+    }
+    if let Some((last, _, _)) = cases.last() {
         // The path of a consumer is to be warm for the first as it is for the last.
         at_rate(stage, last, 2_000, seconds).await?;
     }
-    let mut runs: Vec<Vec<Run>> = Vec::new();
-    runs.resize_with(ways.len() * rates.len(), Vec::new);
     for _ in 0..options.rounds() {
-        let mut each = runs.iter_mut();
-        for way in &ways {
-            for (rate, runs) in rates.iter().zip(&mut each) {
-                runs.push(at_rate(stage, way, *rate, seconds).await?);
-            }
+        for (way, rate, runs) in &mut cases {
+            runs.push(at_rate(stage, way, *rate, seconds).await?);
         }
     }
-    let mut each = runs.iter();
-    for way in &ways {
-        for (rate, runs) in rates.iter().zip(&mut each) {
-            let of = |share: f64| {
-                let middle = median(runs.iter().map(|run| run.ms(share)).collect());
-                format!("{middle:.2}")
-            };
-            let cpu: Option<Vec<f64>> = runs.iter().map(|run| run.cpu).collect();
-            table.row([
-                way.name().to_owned(),
-                rate.to_string(),
-                (rate * seconds).to_string(),
-                of(0.5),
-                of(0.95),
-                of(0.99),
-                of(1.0),
-                cpu.map_or_else(|| "–".to_owned(), |cpu| format!("{:.1}", median(cpu))),
-            ]);
-        }
+    for (way, rate, runs) in cases {
+        let of = |share: f64| {
+            let middle = median(runs.iter().map(|run| run.ms(share)).collect());
+            format!("{middle:.2}")
+        };
+        let cpu: Option<Vec<f64>> = runs.iter().map(|run| run.cpu).collect();
+        table.row([
+            way.name().to_owned(),
+            rate.to_string(),
+            (rate * seconds).to_string(),
+            of(0.5),
+            of(0.95),
+            of(0.99),
+            of(1.0),
+            cpu.map_or_else(|| "–".to_owned(), |cpu| format!("{:.1}", median(cpu))),
+        ]);
     }
     Ok(table)
 }
@@ -139,20 +134,16 @@ async fn rates(stage: &Stage, contenders: &[Contender], options: &Options) -> Re
 async fn at_rate(stage: &Stage, way: &Way<'_>, rate: u64, seconds: u64) -> Result<Run> {
     let load = Load::none(stage, 1).await?;
     load.rewind("run").await?;
-    let mut running = match way {
-        Way::Writer(_) => None,
+    let (mut running, sender) = match way {
+        Way::Writer(producer) => (None, Some(producer)),
         Way::Contender(contender) => {
             let running = contender.start(stage, &load, "run")?;
             running.walsender(&load, "run").await?;
-            Some(running)
+            (Some(running), None)
         }
     };
-    let write = async |seconds| match way {
-        Way::Writer(producer) => write_and_send(&load, rate, seconds, producer).await,
-        Way::Contender(_) => write(&load, rate, 1, seconds).await,
-    };
     // Its connections to the broker are made with the first event.
-    write(1).await?;
+    write(&load, rate, 1, 1, sender).await?;
     until_arrived(stage, &load, rate).await?;
     stage.settle().await?;
     let over = Arc::new(AtomicBool::new(false));
@@ -161,7 +152,7 @@ async fn at_rate(stage: &Stage, way: &Way<'_>, rate: u64, seconds: u64) -> Resul
     let reading = thread::spawn(move || read(&consumer, &told));
     let began = Instant::now();
     let before = running.as_ref().map(Running::usage).transpose()?;
-    write(seconds).await?;
+    write(&load, rate, 1, seconds, sender).await?;
     until_arrived(stage, &load, rate * (seconds + 1)).await?;
     let after = running.as_ref().map(Running::usage).transpose()?;
     let cpu = before.zip(after).map(|(before, after)| {
@@ -185,12 +176,10 @@ async fn at_rate(stage: &Stage, way: &Way<'_>, rate: u64, seconds: u64) -> Resul
 }
 
 async fn until_arrived(stage: &Stage, load: &Load, events: u64) -> Result<()> {
-    let end = Instant::now() + LIMIT;
-    while (stage.records(&load.topics)? as u64) < events {
-        ensure!(Instant::now() < end, "the events do not arrive");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    Ok(())
+    wait_for("the events to arrive", LIMIT, async || {
+        Ok((stage.records(&load.topics)? as u64 >= events).then_some(()))
+    })
+    .await
 }
 
 /// A consumer that sees what comes from now on.
@@ -255,10 +244,10 @@ async fn starts(stage: &Stage, contenders: &[Contender], options: &Options) -> R
         for _ in 0..options.rounds() {
             let load = Load::none(stage, 1).await?;
             load.rewind("run").await?;
-            write(&load, 1, 1, 1).await?;
+            write(&load, 1, 1, 1, None).await?;
             let mut running = first_event(stage, contender, &load, 1, &mut first).await?;
             running.kill()?;
-            write(&load, 1, 1, 1).await?;
+            write(&load, 1, 1, 1, None).await?;
             // What was acknowledged and not yet confirmed may come again.
             let mut running = first_event(stage, contender, &load, 2, &mut again).await?;
             tokio::time::sleep(Duration::from_secs(if options.quick { 1 } else { 10 })).await;

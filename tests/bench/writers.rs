@@ -17,58 +17,44 @@ const INSERT: &str = "INSERT INTO outbox.outbox (event_type, topic, event_payloa
            jsonb_build_object('n', $1, 'i', i, 'note', repeat('x', 290), 'at', extract(epoch FROM clock_timestamp())) \
     FROM generate_series(1, $3::bigint) i";
 
-/// Commits so many transactions a second, each of so many events, for so many seconds.
-pub(crate) async fn write(load: &Load, rate: u64, rows: u64, seconds: u64) -> Result<()> {
-    all(load, rate, rows, seconds, None).await
-}
-
-/// The same with one event each, which its writer sends by itself, after the commit. Without waiting for it: who counts the
-/// records knows.
-pub(crate) async fn write_and_send(
-    load: &Load,
-    rate: u64,
-    seconds: u64,
-    producer: &FutureProducer,
-) -> Result<()> {
-    all(load, rate, 1, seconds, Some(producer)).await
-}
-
-async fn all(
+/// Commits so many transactions a second, each of so many events, for so many seconds. With a `sender` the writers send their
+/// events by themselves, after the commit, without waiting for them: who counts the records knows.
+pub(crate) async fn write(
     load: &Load,
     rate: u64,
     rows: u64,
     seconds: u64,
-    producer: Option<&FutureProducer>,
+    sender: Option<&FutureProducer>,
 ) -> Result<()> {
+    let returning = match sender {
+        Some(_) => " RETURNING event_type, event_payload::text",
+        None => "",
+    };
+    let insert = format!("{INSERT}{returning}");
     let began = tokio::time::Instant::now();
     let writer = |number: u64| {
         let (url, topic) = (
             load.database.unix_url().to_owned(),
             load.topics.names[0].clone(),
         );
-        let producer = producer.cloned();
+        let (insert, sender) = (insert.clone(), sender.cloned());
         tokio::spawn(async move {
             let session = Session::open(&url).await?;
-            let insert = session.prepare(INSERT).await?;
-            let returning = format!("{INSERT} RETURNING event_type, event_payload::text");
-            let returning = session.prepare(&returning).await?;
+            let insert = session.prepare(&insert).await?;
             for n in (number..rate * seconds).step_by(WRITERS as usize) {
                 let due = began + Duration::from_secs_f64(n as f64 / rate as f64);
                 tokio::time::sleep_until(due).await;
-                let Some(producer) = &producer else {
-                    session
-                        .execute(&insert, &[&(n as i64), &topic, &(rows as i64)])
-                        .await?;
-                    continue;
-                };
-                let row = session
-                    .query_one(&returning, &[&(n as i64), &topic, &1_i64])
+                let inserted = session
+                    .query(&insert, &[&(n as i64), &topic, &(rows as i64)])
                     .await?;
-                let (key, value): (&str, &str) = (row.get(0), row.get(1));
-                let record = FutureRecord::to(&topic).key(key).payload(value);
-                producer
-                    .send_result(record)
-                    .map_err(|(error, _)| anyhow!(error))?;
+                let Some(sender) = &sender else { continue };
+                for row in inserted {
+                    let (key, value): (&str, &str) = (row.get(0), row.get(1));
+                    let record = FutureRecord::to(&topic).key(key).payload(value);
+                    sender
+                        .send_result(record)
+                        .map_err(|(error, _)| anyhow!(error))?;
+                }
             }
             anyhow::Ok(())
         })
