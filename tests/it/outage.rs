@@ -12,6 +12,8 @@ use crate::support::postgres::{self, Database};
 
 const LIMIT: Duration = Duration::from_secs(60);
 const OUTAGE: Duration = Duration::from_secs(60);
+/// When librdkafka gives up the connection to a broker that is silent. Until then it asks in a loop whether it may send.
+const SILENCE: Duration = Duration::from_secs(10);
 const MEMORY_LIMIT: u64 = 16 << 20;
 /// Beside the events in flight: the program itself, librdkafka's own memory, and what the allocator keeps.
 const CONSTANT: u64 = 48 << 20;
@@ -21,7 +23,8 @@ async fn a_broker_that_is_frozen_for_a_minute_costs_nothing_but_time() -> Result
     let mut kafka = kafka::private(&[])?;
     let database = Database::create(postgres::shared(postgres::turn(17))).await?;
     let topic = kafka.topic("events", 4).await?;
-    let settings = Settings::new(&database, &kafka)?;
+    let silence = format!("socket.timeout.ms={}", SILENCE.as_millis());
+    let settings = Settings::new(&database, &kafka)?.set("KAFKA_PROPERTIES", silence);
     init(&settings).await?;
     let oracle = Oracle::create(&database).await?;
     let mut outboxd = Outboxd::spawn(&settings)?;
@@ -53,7 +56,13 @@ async fn a_broker_that_is_frozen_for_a_minute_costs_nothing_but_time() -> Result
     );
     let (livez, _) = outboxd.get("/livez").await?;
     assert_eq!(livez, 200);
-    tokio::time::sleep(OUTAGE).await;
+    tokio::time::sleep(2 * SILENCE).await;
+    let ticks = outboxd.cpu_ticks()?;
+    let rest = OUTAGE - 2 * SILENCE;
+    tokio::time::sleep(rest).await;
+    // A tick is a hundredth of a second: a tenth of one processor.
+    let used = outboxd.cpu_ticks()? - ticks;
+    assert!(used < 10 * rest.as_secs(), "{used} ticks in {rest:?}");
     let peak = outboxd.peak_resident_bytes()?;
     assert!(peak < MEMORY_LIMIT + CONSTANT, "{} MiB", peak >> 20);
     assert_eq!(walsender().await?, before, "the session was given up");
