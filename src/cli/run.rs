@@ -33,6 +33,7 @@ pub(crate) async fn execute(args: Args) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
     let http_listen = config.http_listen;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), config = ?config, "outboxd starts");
+    warn_of_ignored_variables();
     let mut publisher = Publisher::new(config);
     let server = match http_listen {
         Some(address) => Some(Server::start(http::bind(address).await?, &publisher)),
@@ -43,6 +44,20 @@ pub(crate) async fn execute(args: Args) -> anyhow::Result<()> {
         server.stop().await;
     }
     ended
+}
+
+fn warn_of_ignored_variables() {
+    let names = std::env::vars_os().map(|(name, _)| name);
+    for variable in Settings::ignored_variables(names) {
+        let meant = variable
+            .meant
+            .map(|meant| format!("; {meant} may be meant"));
+        let meant = meant.unwrap_or_default();
+        tracing::warn!(
+            "the variable {} is not a setting and is ignored{meant}",
+            variable.name
+        );
+    }
 }
 
 /// From start to end. When a signal comes while the publisher is starting, its future is dropped,

@@ -9,6 +9,7 @@
 mod conninfo;
 mod database;
 mod faults;
+mod ignored;
 mod kafka;
 mod names;
 mod options;
@@ -28,6 +29,7 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 
 pub use self::database::{Database, SslMode, TlsSettings};
 pub use self::faults::{Fault, Faults};
+pub use self::ignored::IgnoredVariable;
 pub use self::parse::{KeyRule, TableName};
 pub use self::poison::OnPoison;
 pub use self::rows::{AfterPublish, Backlog};

@@ -137,6 +137,39 @@ fn an_address_that_is_in_use_ends_with_2_and_a_hint() {
     assert!(text.contains("\nhint: "), "{text}");
 }
 
+/// An address that is in use ends it before it connects.
+#[test]
+fn a_variable_that_is_no_setting_is_named_and_its_value_is_not() {
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = taken.local_addr().expect("its address").to_string();
+    let output = outboxd(
+        &["run", "--http-listen", &address],
+        &[
+            ("DATABASE_URL", URL),
+            ("KAFKA_BROKERS", "127.0.0.1:1"),
+            ("OUTBOX_BATCH_SIZE", "50"),
+            ("OUTBOX_KAFKA_PROPERTIES", "sasl.password=Zq7Kw9Xv"),
+            ("OUTBOX_ENABLED", "yes"),
+        ],
+    );
+    let log = stderr(&output);
+    let warnings: Vec<&str> = log.lines().filter(|line| line.contains("WARN")).collect();
+    assert_eq!(warnings.len(), 2, "{log}");
+    assert!(
+        warnings[0].contains("OUTBOX_ENABLED is not a setting"),
+        "{log}"
+    );
+    assert!(
+        warnings[1].contains("OUTBOX_KAFKA_PROPERTIES is not a setting"),
+        "{log}"
+    );
+    assert!(
+        warnings[1].contains("KAFKA_PROPERTIES may be meant"),
+        "{log}"
+    );
+    assert!(!log.contains("Zq7Kw9Xv"), "{log}");
+}
+
 /// The server accepts and says nothing, so the program hangs in its start until the signal comes.
 /// Its log is no longer read by then, which must not matter.
 #[test]

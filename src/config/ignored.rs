@@ -1,0 +1,118 @@
+//! Variables that are named as settings are and that no setting reads: left unsaid, a misspelt name is a default in use.
+//!
+//! They are no fault. A deployment may still carry variables of the poller that outboxd has replaced.
+
+use std::ffi::OsString;
+
+use clap::{Args as _, Command};
+
+use crate::config::settings::Settings;
+
+/// What names of ours begin with.
+const PREFIXES: [&str; 2] = ["OUTBOX_", "OUTBOXD_"];
+/// The variable that names the file, which is no setting itself.
+const FILE: &str = "OUTBOX_CONFIG";
+/// How alike two names are (0 to 1) when one may be meant by the other: a letter or two in a name of ours.
+const ALIKE: f64 = 0.85;
+
+/// A variable that looks like a setting and is none.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IgnoredVariable {
+    /// Its name. Its value may be a secret, and is not looked at.
+    pub name: String,
+    /// The variable that may be meant.
+    pub meant: Option<String>,
+}
+
+impl Settings {
+    /// Those of these names of variables that look like a setting's and are none, sorted.
+    pub fn ignored_variables(names: impl IntoIterator<Item = OsString>) -> Vec<IgnoredVariable> {
+        let known = variables();
+        let names = names.into_iter().filter_map(|name| name.into_string().ok());
+        let ignored = names.filter(|name| {
+            PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+                && name != FILE
+                && !known.contains(name)
+        });
+        let mut ignored: Vec<IgnoredVariable> = ignored
+            .map(|name| IgnoredVariable {
+                meant: meant(&name, &known),
+                name,
+            })
+            .collect();
+        ignored.sort_by(|one, other| one.name.cmp(&other.name));
+        ignored
+    }
+}
+
+/// The variables of all settings.
+fn variables() -> Vec<String> {
+    let command = Settings::augment_args(Command::new("settings"));
+    let names = command
+        .get_arguments()
+        .filter_map(|setting| setting.get_env());
+    names
+        .filter_map(|name| name.to_str().map(str::to_owned))
+        .collect()
+}
+
+fn meant(name: &str, known: &[String]) -> Option<String> {
+    let bare = PREFIXES
+        .iter()
+        .find_map(|prefix| name.strip_prefix(prefix))?;
+    let likeness = |known: &String| {
+        let bare_known = known.strip_prefix(PREFIXES[0]).unwrap_or(known);
+        strsim::normalized_damerau_levenshtein(bare, bare_known)
+    };
+    let alike = known.iter().map(|known| (likeness(known), known));
+    let (likeness, closest) = alike.max_by(|one, other| one.0.total_cmp(&other.0))?;
+    (likeness >= ALIKE).then(|| closest.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ignored(names: &[&str]) -> Vec<(String, Option<String>)> {
+        let names = names.iter().map(OsString::from);
+        let ignored = Settings::ignored_variables(names).into_iter();
+        ignored
+            .map(|variable| (variable.name, variable.meant))
+            .collect()
+    }
+
+    fn says(name: &str, meant: Option<&str>) {
+        let expected = (name.to_owned(), meant.map(str::to_owned));
+        assert_eq!(ignored(&[name]), [expected]);
+    }
+
+    #[test]
+    fn settings_and_what_is_not_ours_are_not_named() {
+        let names = [
+            "OUTBOX_BATCH_SIZE",
+            "OUTBOX_CONFIG",
+            "DATABASE_URL",
+            "KAFKA_BROKERS",
+        ];
+        assert_eq!(ignored(&names), []);
+        assert_eq!(
+            ignored(&["PATH", "KAFKA_HEAP_OPTS", "DATABASE", "outbox_table"]),
+            []
+        );
+    }
+
+    #[test]
+    fn a_name_that_is_nearly_a_setting_names_it() {
+        says("OUTBOX_BATCHSIZE", Some("OUTBOX_BATCH_SIZE"));
+        says("OUTBOX_ON_SLOT_LOST", Some("OUTBOX_ON_SLOT_LOSS"));
+        says("OUTBOXD_SLOT", Some("OUTBOX_SLOT"));
+        says("OUTBOX_KAFKA_PROPERTIES", Some("KAFKA_PROPERTIES"));
+        says("OUTBOX_DATABASE_URL", Some("DATABASE_URL"));
+    }
+
+    #[test]
+    fn a_name_that_is_like_none_names_none() {
+        says("OUTBOX_ENABLED", None);
+        says("OUTBOX_", None);
+    }
+}
