@@ -156,9 +156,9 @@ impl WriteBack {
 
     /// A position behind all that was written here before, which a stream comes to without anybody writing more. Writes to the log,
     /// and needs Postgres 17. Errors are those of [`write`](WriteBack::write).
-    pub(crate) async fn position(&mut self) -> Result<Lsn> {
+    pub(crate) async fn write_milestone(&mut self) -> Result<Lsn> {
         let prepared = self.prepared().await?;
-        let position = postgres::flushed_position(&prepared.session).await?;
+        let position = postgres::write_milestone(&prepared.session).await?;
         self.open = Some(prepared);
         Ok(position)
     }

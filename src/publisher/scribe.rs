@@ -65,7 +65,7 @@ impl Scribe {
             let mut result = perform(&mut write_back, &mut work, &metrics).await;
             let mut position = None;
             if asks_position && result.is_ok() {
-                match write_back.position().await {
+                match write_back.write_milestone().await {
                     Ok(stood) => position = Some(stood),
                     Err(error) => result = Err(error),
                 }
