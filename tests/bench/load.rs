@@ -1,11 +1,16 @@
 //! What there is to publish: events in the log of one database, and a slot before the first of them for each run.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result, ensure};
 
 use crate::Options;
 use crate::stage::{Stage, Topics};
 use crate::support::outboxd::{Settings, init};
 use crate::support::postgres::{Database, Session};
+
+/// How long a server may take to see that a slot's reader has gone.
+const RELEASE: Duration = Duration::from_secs(30);
 
 /// What the events are like.
 #[derive(Debug, Clone, Copy)]
@@ -170,9 +175,14 @@ impl Load {
 
     /// Takes the slot away, once nobody uses it any more.
     pub(crate) async fn drop_slot(&self, slot: &str) -> Result<()> {
-        while self.walsender(slot).await?.is_some() {
-            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-        }
+        let released = async {
+            while self.walsender(slot).await?.is_some() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            anyhow::Ok(())
+        };
+        let released = tokio::time::timeout(RELEASE, released).await;
+        released.with_context(|| format!("slot {slot} is still read after {RELEASE:?}"))??;
         let drop = format!("SELECT pg_drop_replication_slot('{slot}')");
         Ok(self.session.batch_execute(&drop).await?)
     }
