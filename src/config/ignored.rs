@@ -4,9 +4,7 @@
 
 use std::ffi::OsString;
 
-use clap::{Args as _, Command};
-
-use crate::config::settings::Settings;
+use crate::config::settings::{self, Settings};
 
 /// What names of ours begin with.
 const PREFIXES: [&str; 2] = ["OUTBOX_", "OUTBOXD_"];
@@ -47,7 +45,7 @@ impl Settings {
 
 /// The variables of all settings.
 fn variables() -> Vec<String> {
-    let command = Settings::augment_args(Command::new("settings"));
+    let command = settings::command();
     let names = command
         .get_arguments()
         .filter_map(|setting| setting.get_env());

@@ -303,10 +303,15 @@ impl fmt::Debug for Settings {
     }
 }
 
+/// A command that has all settings and nothing else, to be asked for their names.
+pub(crate) fn command() -> Command {
+    Settings::augment_args(Command::new("settings"))
+}
+
 /// The names that a file may use: those of the flags, but for the two that stand in for the table
 /// `[kafka]`.
 fn known() -> Vec<String> {
-    let command = Settings::augment_args(Command::new("settings"));
+    let command = command();
     let names = command
         .get_arguments()
         .map(|argument| argument.get_id().to_string());
