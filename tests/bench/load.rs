@@ -8,6 +8,7 @@ use crate::Options;
 use crate::stage::{Stage, Topics};
 use crate::support::outboxd::{Settings, init};
 use crate::support::postgres::{Database, Session};
+use crate::support::wait::wait_for;
 
 /// How long a server may take to see that a slot's reader has gone.
 const RELEASE: Duration = Duration::from_secs(30);
@@ -175,14 +176,10 @@ impl Load {
 
     /// Takes the slot away, once nobody uses it any more.
     pub(crate) async fn drop_slot(&self, slot: &str) -> Result<()> {
-        let released = async {
-            while self.walsender(slot).await?.is_some() {
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
-            anyhow::Ok(())
-        };
-        let released = tokio::time::timeout(RELEASE, released).await;
-        released.with_context(|| format!("slot {slot} is still read after {RELEASE:?}"))??;
+        wait_for(&format!("{slot} to be released"), RELEASE, async || {
+            Ok(self.walsender(slot).await?.is_none().then_some(()))
+        })
+        .await?;
         let drop = format!("SELECT pg_drop_replication_slot('{slot}')");
         Ok(self.session.batch_execute(&drop).await?)
     }
