@@ -19,6 +19,10 @@
 
 mod backoff;
 pub mod config;
+mod engine;
+#[cfg(feature = "ephemeral")]
+#[doc(hidden)]
+pub mod ephemeral;
 pub mod error;
 pub mod http;
 pub mod kafka;
@@ -29,3 +33,4 @@ pub mod pgoutput;
 pub mod postgres;
 pub mod publisher;
 pub mod replication;
+mod status;

@@ -9,7 +9,7 @@ mod cli;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use crate::cli::report;
+use crate::cli::exit as report;
 
 /// librdkafka's allocations as well come from here, and there are nine for every record in flight.
 #[cfg(feature = "jemalloc")]

@@ -9,7 +9,7 @@ use anyhow::bail;
 use clap::Subcommand;
 use outboxd::config::{Config, Settings};
 use outboxd::outbox::Wish;
-use outboxd::outbox::letters::{self, Asked, Entry, Filter, STATES};
+use outboxd::outbox::dead_letter::admin::{self as letters, Asked, Entry, Filter, STATES};
 use outboxd::postgres::{self, Session};
 use serde_json::Value;
 

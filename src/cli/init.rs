@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use outboxd::config::{AfterPublish, Config, Settings, Source};
 use outboxd::postgres::setup::Setup;
-use outboxd::postgres::{self, Session, preflight, table};
+use outboxd::postgres::{self, Session, preflight, table_shape as table};
 
 /// Building an index on a large table takes as long as it takes; this only keeps a lost server from
 /// holding us for ever.

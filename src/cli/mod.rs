@@ -8,22 +8,13 @@
 mod dead_letter;
 #[cfg(feature = "demo")]
 mod demo;
-#[cfg(feature = "demo")]
-mod demo_screen;
-#[cfg(feature = "demo")]
-mod demo_shop;
-#[cfg(feature = "demo")]
-mod demo_stage;
-#[cfg(feature = "demo")]
-mod demo_tally;
 mod drop;
+pub(crate) mod exit;
 mod init;
-pub(crate) mod report;
+mod process;
 mod run;
 mod skip_transaction;
 mod status;
-#[cfg(feature = "demo")]
-mod throwaway;
 
 use std::path::PathBuf;
 

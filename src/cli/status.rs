@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::bail;
 use outboxd::config::{AfterPublish, Config, Settings, Source};
 use outboxd::postgres::slot::{self, Slot};
-use outboxd::postgres::{self, Session, lock, preflight, table};
+use outboxd::postgres::{self, Session, advisory_lock as lock, preflight, table_shape as table};
 use serde::Serialize;
 
 /// Unpublished rows are counted up to here: a count costs a read of each.

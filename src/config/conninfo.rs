@@ -4,7 +4,7 @@
 //! and its errors may quote the string. What this module says about a string quotes nothing of it.
 //! <https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-CONNSTRING>
 
-use crate::config::faults::Wrong;
+use crate::config::error::Wrong;
 
 /// Names and values in the order of the string; a later one of the same name counts.
 pub(crate) type Options = Vec<(String, String)>;

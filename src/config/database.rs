@@ -10,43 +10,12 @@ use std::path::{Path, PathBuf};
 
 use tokio_postgres::config::{Host, SslNegotiation, TargetSessionAttrs};
 
+use crate::config::connection_options::{Env, Reading};
 use crate::config::conninfo;
-use crate::config::faults::{Fault, Wrong};
-use crate::config::names::{DATABASE_PASSWORD_FILE, DATABASE_URL};
-use crate::config::options::Reading;
+use crate::config::error::{Fault, Wrong};
 use crate::config::passfile::{self, Login};
-
-/// How the environment is asked, so that a test can answer.
-pub(crate) type Env<'a> = &'a dyn Fn(&str) -> Option<String>;
-
-/// How much TLS a connection must have, by libpq's names and meaning.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum SslMode {
-    /// Without TLS.
-    Disable,
-    /// With TLS where the server offers it, unverified.
-    #[default]
-    Prefer,
-    /// With TLS, unverified.
-    Require,
-    /// With TLS, the server's certificate signed by a trusted root.
-    VerifyCa,
-    /// As `VerifyCa`, and issued for the host that was asked for.
-    VerifyFull,
-}
-
-/// TLS as both kinds of connection use it.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct TlsSettings {
-    /// How much of it.
-    pub mode: SslMode,
-    /// Trusted roots (PEM); `None` means the system's.
-    pub root_cert: Option<PathBuf>,
-    /// The client's certificate (PEM).
-    pub cert: Option<PathBuf>,
-    /// The key of the client's certificate (PEM).
-    pub key: Option<PathBuf>,
-}
+use crate::config::tls::{SslMode, TlsSettings};
+use crate::config::variables::{DATABASE_PASSWORD_FILE, DATABASE_URL};
 
 /// A database, and how to log in to it. Debug and Display hold no password.
 #[derive(Debug, Clone)]

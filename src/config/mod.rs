@@ -6,20 +6,19 @@
 //! to nothing. Whatever is wrong is told at once, as [`Faults`], so a publisher that starts has a
 //! configuration without contradictions.
 
+mod check;
+mod connection_options;
 mod conninfo;
 mod database;
-mod faults;
-mod ignored;
-mod kafka;
-mod names;
-mod options;
+mod error;
+mod kafka_properties;
 mod parse;
 mod passfile;
-mod poison;
-mod rows;
+mod policy;
 mod settings;
-mod slot_loss;
-mod source;
+mod tls;
+mod unknown_variables;
+mod variables;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -27,18 +26,18 @@ use std::time::Duration;
 
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
-pub use self::database::{Database, SslMode, TlsSettings};
-pub use self::faults::{Fault, Faults};
-pub use self::ignored::IgnoredVariable;
+pub use self::database::Database;
+pub use self::error::{Fault, Faults};
 pub use self::parse::{KeyRule, TableName};
-pub use self::poison::OnPoison;
-pub use self::rows::{AfterPublish, Backlog};
+pub use self::policy::{AfterPublish, Backlog, OnPoison, OnSlotLoss, Source};
 pub use self::settings::Settings;
-pub use self::slot_loss::OnSlotLoss;
-pub use self::source::Source;
+pub use self::tls::{SslMode, TlsSettings};
+pub use self::unknown_variables::IgnoredVariable;
 
-use self::database::Env;
-use self::faults::{Wrong, shown};
+use self::check::Check;
+use self::connection_options::Env;
+use self::error::{Wrong, shown};
+use self::variables as names;
 
 const MIB: usize = 1 << 20;
 
@@ -127,7 +126,7 @@ impl Config {
             needs_kafka,
             parse::brokers,
         );
-        let kafka_properties = kafka::properties(
+        let kafka_properties = kafka_properties::properties(
             given.kafka_table,
             given.kafka_properties.as_deref(),
             &given.kafka,
@@ -182,8 +181,11 @@ impl Config {
         let source = check.source(given.source, after_publish, backlog);
         let key = KeyRule::Column("event_type".to_owned());
         let key = check.or(names::KEY, given.key, key, parse::key_rule);
-        let auto_create_topics =
-            kafka::auto_create_topics(given.auto_create_topics, &kafka_properties, &mut check);
+        let auto_create_topics = kafka_properties::auto_create_topics(
+            given.auto_create_topics,
+            &kafka_properties,
+            &mut check,
+        );
         let memory_limit = check.or(names::MEMORY_LIMIT, given.memory_limit, 16 * MIB, |text| {
             parse::size(text, MIB..=(65_536 * MIB))
         });
@@ -284,62 +286,6 @@ fn log_filter(text: &str) -> Result<String, Wrong> {
         format!("{} is not a filter for logs", shown(text)),
         "write error, warn, info, debug or trace, or a list such as info,outboxd=debug",
     ))
-}
-
-/// Gathers faults; after one, the default stands in so that the rest can be checked too.
-struct Check {
-    faults: Vec<Fault>,
-}
-
-impl Check {
-    fn or<T>(
-        &mut self,
-        setting: &str,
-        given: Option<String>,
-        default: T,
-        parse: impl FnOnce(&str) -> Result<T, Wrong>,
-    ) -> T {
-        match given.as_deref().map(|text| parse(text.trim())) {
-            None => default,
-            Some(Ok(value)) => value,
-            Some(Err(wrong)) => {
-                self.faults.push(wrong.of(setting));
-                default
-            }
-        }
-    }
-
-    fn required(
-        &mut self,
-        setting: &str,
-        given: Option<String>,
-        needed: bool,
-        parse: impl FnOnce(&str) -> Result<String, Wrong>,
-    ) -> String {
-        if given.is_none() && needed {
-            let wrong = Wrong::new(
-                "is not set",
-                "name the bootstrap servers as host:port,host:port",
-            );
-            self.faults.push(wrong.of(setting));
-        }
-        self.or(setting, given, String::new(), parse)
-    }
-
-    fn database(
-        &mut self,
-        url: Option<String>,
-        password_file: Option<String>,
-        env: Env<'_>,
-    ) -> Option<Database> {
-        let Some(url) = url else {
-            let remedy = "write postgresql://user@host:5432/database";
-            self.faults
-                .push(Wrong::new("is not set", remedy).of(names::DATABASE_URL));
-            return None;
-        };
-        Database::parse(url.trim(), password_file.as_deref(), env, &mut self.faults)
-    }
 }
 
 #[cfg(test)]

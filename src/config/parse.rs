@@ -7,7 +7,7 @@ use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::time::Duration;
 
-use crate::config::faults::{Wrong, shown};
+use crate::config::error::{Wrong, shown};
 use crate::error::{Code, Error};
 
 /// Postgres cuts longer names silently, so they are refused.

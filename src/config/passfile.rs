@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use crate::config::faults::Wrong;
+use crate::config::error::Wrong;
 
 /// What a line of a password file is compared with.
 pub(crate) struct Login<'a> {

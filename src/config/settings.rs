@@ -11,8 +11,8 @@ use std::path::Path;
 use clap::{Args, Command};
 use serde::{Deserialize, Deserializer};
 
-use crate::config::faults::{Fault, Wrong, may_be_secret};
-use crate::config::names;
+use crate::config::error::{Fault, Wrong, may_be_secret};
+use crate::config::variables as names;
 
 /// All settings, each as it was given or `None`. Build it from flags and environment with clap,
 /// from a file with [`Settings::load`], or by hand, and turn it into a

@@ -10,8 +10,8 @@ use rdkafka::types::RDKafkaErrorCode;
 
 use crate::config::Config;
 use crate::error::{Code, Error, Result};
-use crate::kafka::events::{Events, LastError};
-use crate::kafka::settings;
+use crate::kafka::client_config as settings;
+use crate::kafka::context::{Context, LastError};
 
 /// How often a cluster that does not answer is asked whether it has complained meanwhile.
 const SLICE: Duration = Duration::from_millis(100);
@@ -36,8 +36,8 @@ pub async fn reachable(config: &Config, timeout: Duration) -> Result<ClusterInfo
 }
 
 fn ask(config: &Config, timeout: Duration) -> Result<ClusterInfo> {
-    let client: BaseProducer<Events> = settings::client(config)
-        .create_with_context(Events::silent())
+    let client: BaseProducer<Context> = settings::client(config)
+        .create_with_context(Context::silent())
         .map_err(settings::refused)?;
     let deadline = Instant::now() + timeout;
     loop {
@@ -102,9 +102,9 @@ pub async fn delete_topics(config: &Config, topics: &[&str], timeout: Duration) 
     each(results, "delete", RDKafkaErrorCode::UnknownTopicOrPartition)
 }
 
-fn admin(config: &Config) -> Result<AdminClient<Events>> {
+fn admin(config: &Config) -> Result<AdminClient<Context>> {
     settings::client(config)
-        .create_with_context(Events::silent())
+        .create_with_context(Context::silent())
         .map_err(settings::refused)
 }
 

@@ -32,9 +32,10 @@ use tokio::task::JoinHandle;
 
 use crate::config::Config;
 use crate::error::{Code, Error, Result};
-use crate::kafka::events::{Events, Health};
-use crate::kafka::wake::WakingProducer;
-use crate::kafka::{Refusal, settings};
+use crate::kafka::Report;
+use crate::kafka::context::{Context, Health};
+use crate::kafka::waking_producer::WakingProducer;
+use crate::kafka::{DeliveryError, client_config as settings};
 use crate::outbox::{OwnedRecord, Record, check_topic};
 
 /// More records than this send themselves: they fill a batch, or follow each other while the first
@@ -44,27 +45,13 @@ const LITTLE: u64 = 64;
 // A ticket travels through librdkafka as a pointer.
 const _: () = assert!(usize::BITS >= u64::BITS);
 
-/// How the delivery of one record ended.
-#[derive(Debug, Clone)]
-pub struct Report {
-    /// The number that the record was sent with.
-    pub ticket: u64,
-    /// Appended and acknowledged by all in-sync replicas, or why not.
-    pub outcome: Result<(), Refusal>,
-    /// The partition, or a negative number where the record did not get as far as being given one.
-    pub partition: i32,
-    /// The record itself: of each that failed, and from the first failure of a partition on of all
-    /// that it took.
-    pub(crate) record: Option<Box<OwnedRecord>>,
-}
-
 /// Why [`Producer::send`] did not take a record. It will get no report.
 #[derive(Debug)]
 pub enum SendError {
     /// The queue is full: take reports, then send again.
     Full,
     /// It can never be sent as it is: too large, or its topic cannot be.
-    Refused(Refusal),
+    Refused(DeliveryError),
     /// The producer is of no more use.
     Fatal(Error),
 }
@@ -87,7 +74,7 @@ impl fmt::Display for SendError {
 /// inside a task that others wait for.
 #[derive(Debug)]
 pub struct Producer {
-    client: WakingProducer<Events>,
+    client: WakingProducer<Context>,
     in_flight: u64,
     /// Records since the last push.
     fresh: u64,
@@ -99,8 +86,8 @@ impl Producer {
     /// Makes a producer; connections are opened in the background. To be called inside a tokio
     /// runtime, which then is the one that [`reported`](Producer::reported) wakes.
     pub fn new(config: &Config) -> Result<Producer> {
-        let producer: BaseProducer<Events> = settings::producer(config)
-            .create_with_context(Events::default())
+        let producer: BaseProducer<Context> = settings::producer(config)
+            .create_with_context(Context::default())
             .map_err(settings::refused)?;
         let client = WakingProducer::new(producer).map_err(|error| {
             Error::fatal(
@@ -293,5 +280,5 @@ fn list<'a>(headers: impl Iterator<Item = (&'a str, &'a [u8])>) -> Option<OwnedH
 }
 
 fn refused(code: RDKafkaErrorCode, topic: &str) -> SendError {
-    SendError::Refused(Refusal::new(code, topic, -1))
+    SendError::Refused(DeliveryError::new(code, topic, -1))
 }

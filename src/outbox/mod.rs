@@ -11,47 +11,33 @@
 //!
 //! This room knows neither slots nor brokers. What is wrong with a single row, and only with that
 //! row, is an error of code [`Code::Publish`](crate::error::Code::Publish). An event that cannot be
-//! published becomes a [`Letter`], which [`DeadLetters`] keeps for a person ([`letters`]) to decide
+//! published becomes a [`Letter`], which [`DeadLetters`] keeps for a person ([`dead_letter::admin`]) to decide
 //! about.
 
 mod columns;
-mod dead_letter;
+pub mod dead_letter;
 mod event;
-mod filing;
-mod json;
-mod letter;
-mod letter_json;
-pub mod letters;
-mod missed;
-mod owned;
-mod place;
-mod requests;
+mod json_pointer;
+mod owned_record;
+mod record_size;
 mod router;
-mod slow;
 mod table;
-mod table_batch;
-mod topic;
+mod topic_name;
 mod write_back;
 mod writer;
 
 #[cfg(test)]
-mod columns_tests;
-#[cfg(test)]
-mod router_tests;
+mod tests;
 
 pub use columns::Columns;
-pub use dead_letter::DeadLetters;
 pub(crate) use dead_letter::known;
+pub use dead_letter::{Closing, DeadLetters, Fault, Letter, ParkedKey, Request, Wish};
 pub use event::{Event, Printed};
-pub use letter::{Closing, Fault, Letter, ParkedKey, Request, Wish};
-pub(crate) use missed::MissedRows;
-pub use owned::OwnedRecord;
-pub(crate) use place::Place;
+pub use owned_record::OwnedRecord;
+pub(crate) use record_size::wire_size;
 pub use router::{Origin, Record, Router};
-pub use slow::Slow;
-pub use table::UnpublishedRows;
-pub(crate) use table::{BATCH, TableRow};
-pub(crate) use table_batch::{Batch, Read, SAVEPOINT};
-pub use topic::{TopicFault, check_topic};
+pub(crate) use table::{BATCH, Batch, MissedRows, Place, Read, SAVEPOINT, TableRow};
+pub use table::{Slow, UnpublishedRows};
+pub use topic_name::{TopicFault, check_topic};
 pub(crate) use write_back::{Mark, Outcome, WriteBack};
 pub use writer::{NewEvent, PAYLOAD_BYTES_MAX, Payload, Writer};

@@ -19,7 +19,7 @@ use std::ops::Range;
 use crate::config::KeyRule;
 use crate::error::{Code, Error, Result};
 use crate::lsn::Lsn;
-use crate::outbox::json;
+use crate::outbox::json_pointer as json;
 use crate::outbox::{Event, Printed};
 use crate::pgoutput::Timestamp;
 

@@ -21,11 +21,14 @@ use tokio_postgres::Statement;
 use crate::config::{AfterPublish, Config, TableName};
 use crate::error::{Code, Error, Result};
 use crate::lsn::Lsn;
-use crate::outbox::filing::file_not_marked;
+use crate::outbox::dead_letter::file_not_marked;
 use crate::outbox::{
     Closing, DeadLetters, Letter, ParkedKey, Place, Request, Router, Slow, UnpublishedRows,
 };
-use crate::postgres::{self, Session, is_lock_trouble, is_of_the_row, row_fault, sql_error, table};
+use crate::postgres::table_shape::is_table;
+use crate::postgres::{
+    self, Session, is_lock_trouble, is_of_the_row, row_fault, sql_error, table_shape as table,
+};
 
 /// Requests about dead letters that are read at a time.
 const REQUESTS_MAX: usize = 100;
@@ -387,12 +390,6 @@ impl Prepared {
         running.extend(rows.iter().filter_map(|row| low(row.get(0))));
         Ok(running)
     }
-}
-
-/// Whether the name is that of this very table. A statement holds its table from its parsing on, so the name cannot change under it.
-pub(crate) fn is_table(table: &TableName, oid: u32) -> String {
-    let name = table.quoted().replace('\'', "''");
-    format!("pg_catalog.to_regclass('{name}')::oid = {oid}")
 }
 
 /// Locked rows must not hold up the batch for longer than this.

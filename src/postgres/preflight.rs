@@ -7,54 +7,16 @@
 
 use crate::config::{AfterPublish, Backlog, Config, KeyRule, Source};
 use crate::error::{Code, Error, Result};
-use crate::postgres::table::{self, Column, TableShape, quoted};
-use crate::postgres::{Session, publication, slot};
+use crate::postgres::problem::Fault;
+use crate::postgres::session::Session;
+use crate::postgres::table_shape::{self as table, Column, TableShape, quoted};
+use crate::postgres::{publication, slot};
 
 /// How many slots a first start needs: one to read the backlog under, and its lasting copy.
 const SLOTS_NEEDED: i64 = 2;
 
 /// From this version on the server turns logical decoding on by itself when the first slot is made.
 const DECODING_ON_DEMAND: i64 = 190_000;
-
-/// Something that is wrong, and what mends it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Fault {
-    code: Code,
-    /// For metrics and status: the same word for the same kind of thing.
-    pub(crate) name: &'static str,
-    /// Events that are committed while it stands never come by the slot.
-    pub(crate) loses_events: bool,
-    pub(crate) problem: String,
-    pub(crate) remedy: String,
-}
-
-impl Fault {
-    pub(crate) fn config(problem: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Fault {
-            code: Code::Config,
-            name: "configuration",
-            loses_events: false,
-            problem: problem.into(),
-            remedy: remedy.into(),
-        }
-    }
-
-    pub(crate) fn slot(problem: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Fault {
-            code: Code::Slot,
-            ..Fault::config(problem, remedy)
-        }
-    }
-
-    /// The same, of a kind that hides events from the slot.
-    pub(crate) fn gap(self, name: &'static str) -> Self {
-        Fault {
-            name,
-            loses_events: true,
-            ..self
-        }
-    }
-}
 
 /// What was seen of server, table and publication.
 #[derive(Debug)]

@@ -12,8 +12,9 @@ use tokio_postgres::types::ToSql;
 
 use crate::config::TableName;
 use crate::error::Result;
-use crate::postgres::table::{TableShape, quoted};
-use crate::postgres::{Fault, Session};
+use crate::postgres::problem::Fault;
+use crate::postgres::session::Session;
+use crate::postgres::table_shape::{TableShape, quoted};
 
 /// The one row filter that hides no event: rows are inserted unpublished.
 const HARMLESS_FILTER: &str = "(published_at IS NULL)";

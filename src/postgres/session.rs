@@ -22,7 +22,8 @@ use tokio_postgres::{AsyncMessage, CancelToken, Client, Connection, Row};
 
 use crate::config::Database;
 use crate::error::{Code, Error, Result};
-use crate::postgres::{describe, pooler, sql_error, tls};
+use crate::postgres::sql_error::{describe, sql_error};
+use crate::postgres::{pooler, tls};
 
 /// How long the end of a connection, or a request to cancel, is waited for: neither decides
 /// anything.

@@ -7,8 +7,8 @@
 
 use crate::config::TableName;
 use crate::error::Result;
-use crate::postgres::Session;
-use crate::postgres::table::quoted;
+use crate::postgres::session::Session;
+use crate::postgres::table_shape::quoted;
 
 const SCHEMA: &str = include_str!("../../sql/schema.sql");
 const CHECKS: &str = include_str!("../../sql/checks.sql");

@@ -9,7 +9,7 @@ use tokio_postgres::types::PgLsn;
 
 use crate::error::{Code, Error, Result};
 use crate::lsn::Lsn;
-use crate::postgres::Session;
+use crate::postgres::session::Session;
 
 /// The output plugin of all our slots.
 pub const PLUGIN: &str = "pgoutput";

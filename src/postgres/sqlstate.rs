@@ -300,5 +300,5 @@ pub(crate) fn row_fault(error: &tokio_postgres::Error) -> (String, String) {
 }
 
 #[cfg(test)]
-#[path = "sqlstate_tests.rs"]
+#[path = "tests/sqlstate.rs"]
 mod tests;

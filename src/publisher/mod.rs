@@ -10,62 +10,17 @@
 //!      └───────────┴────────────────┴─▶ forwarder ─▶ engine ─▶ tracker, write queue, cadence      (pure)
 //! ```
 
-mod apart;
-mod arrival;
-mod audit;
-mod auditor;
-mod bootstrap;
-mod cadence;
-mod checks;
-mod connections;
-mod decision;
-mod delivery;
-mod dispatch;
-mod engine;
-mod forwarder;
-mod gate;
-mod history;
-mod kafka_words;
-mod lane;
-mod lanes;
-mod letters;
-mod lock;
-mod loss;
-mod overseer;
-mod pace;
-mod parks;
-mod patience;
-mod poll;
-mod scribe;
-mod show;
-mod skip;
-mod status;
-mod stream;
+mod connect;
+mod instance_lock;
+mod lineage;
+mod monitor;
+mod resume;
+mod sink;
+mod skip_transaction;
+mod slot_loss;
+mod source;
+mod stop;
 mod supervisor;
-mod table_run;
-mod tenure;
-mod topics;
-mod tracker;
-mod watch;
-mod watchdog;
-mod write_queue;
-
-#[cfg(test)]
-mod engine_tests;
-#[cfg(test)]
-mod measure;
-#[cfg(test)]
-mod simulation;
-#[cfg(test)]
-mod simulation_letters;
-#[cfg(test)]
-mod simulation_process;
-#[cfg(test)]
-mod simulation_steps;
-#[cfg(test)]
-mod simulation_world;
-#[cfg(test)]
-mod tracker_tests;
 
 use std::fmt;
 use std::sync::Arc;
@@ -76,12 +31,12 @@ use tokio::sync::{oneshot, watch as signal};
 use crate::config::{Config, Source};
 use crate::error::{Code, Error, Result};
 use crate::metrics::Metrics;
-use crate::publisher::forwarder::Forwarder;
-use crate::publisher::status::Board;
+use crate::publisher::sink::forwarder::Forwarder;
 use crate::publisher::supervisor::Supervisor;
+use crate::status::Board;
 
-pub use crate::publisher::skip::{Skipped, skip_transaction};
-pub use crate::publisher::status::{Phase, SlotHealth, Status, Trouble, Waiting};
+pub use crate::publisher::skip_transaction::{Skipped, skip_transaction};
+pub use crate::status::{Phase, SlotHealth, Status, Trouble, Waiting};
 
 /// Publishes one outbox table. See the module's head.
 pub struct Publisher {

@@ -23,23 +23,25 @@ use tokio::sync::watch;
 
 use crate::backoff::Backoff;
 use crate::config::{Config, OnSlotLoss, Source};
+use crate::engine::output::End;
 use crate::error::{Code, Error, Result};
 use crate::lsn::Lsn;
 use crate::outbox::{Place, Slow, UnpublishedRows};
 use crate::postgres::Server;
-use crate::publisher::auditor::Statements;
-use crate::publisher::connections::Connections;
-use crate::publisher::decision::End;
-use crate::publisher::forwarder::Forwarder;
-use crate::publisher::history::Home;
-use crate::publisher::lock::{self, Lease};
-use crate::publisher::loss::{Doubt, Loss};
-use crate::publisher::overseer::{Overseer, Oversight};
-use crate::publisher::poll::{self, Handed, Poll, Taken};
-use crate::publisher::status::Phase;
-use crate::publisher::stream::{Already, Stream, stop_requested};
-use crate::publisher::table_run::TableRun;
-use crate::publisher::watch::Watch;
+use crate::publisher::connect::Connections;
+use crate::publisher::instance_lock::{self as lock, Lease};
+use crate::publisher::lineage::Home;
+use crate::publisher::monitor::health_monitor::{Overseer, Oversight};
+use crate::publisher::monitor::inspector::Statements;
+use crate::publisher::monitor::session_monitor::Watch;
+use crate::publisher::sink::forwarder::Forwarder;
+use crate::publisher::slot_loss::{Doubt, Loss};
+use crate::publisher::source::event_decoder::Already;
+use crate::publisher::source::poll::{self, Handed, Poll, Taken};
+use crate::publisher::source::table_scan::TableRun;
+use crate::publisher::source::wal_stream::Stream;
+use crate::publisher::stop::stop_requested;
+use crate::status::Phase;
 
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_CAP: Duration = Duration::from_secs(2);
@@ -49,30 +51,30 @@ const PARTING: Duration = Duration::from_secs(2);
 /// See the module's head.
 #[derive(Debug)]
 pub(crate) struct Supervisor {
-    pub(super) config: Arc<Config>,
-    pub(super) forwarder: Forwarder,
-    pub(super) stop: watch::Receiver<bool>,
+    pub(in crate::publisher) config: Arc<Config>,
+    pub(in crate::publisher) forwarder: Forwarder,
+    pub(in crate::publisher) stop: watch::Receiver<bool>,
     backoff: Backoff,
     /// Where what is in memory belongs.
-    pub(super) home: Option<Home>,
+    pub(in crate::publisher) home: Option<Home>,
     /// What is in memory is to be dropped, and the slot's position is the start.
-    pub(super) fresh: bool,
+    pub(in crate::publisher) fresh: bool,
     /// Another instance had the lock since the last session: it may have moved the slot.
-    pub(super) stood_by: bool,
+    pub(in crate::publisher) stood_by: bool,
     /// A loss of the slot that is not healed yet.
-    pub(super) unhealed: Option<Loss>,
+    pub(in crate::publisher) unhealed: Option<Loss>,
     /// What the last session's end may say of slot and publication.
-    pub(super) doubt: Option<Doubt>,
-    pub(super) oversight: Oversight,
-    pub(super) already: Already,
+    pub(in crate::publisher) doubt: Option<Doubt>,
+    pub(in crate::publisher) oversight: Oversight,
+    pub(in crate::publisher) already: Already,
     handed: Handed,
-    pub(super) slow: Slow,
+    pub(in crate::publisher) slow: Slow,
     /// Where the server failed to decode the last time, and its SQLSTATE.
-    pub(super) failed_at: Option<(Lsn, String)>,
+    pub(in crate::publisher) failed_at: Option<(Lsn, String)>,
     /// The server process that had the lock for us last.
-    pub(super) holder: Option<(Server, i32)>,
+    pub(in crate::publisher) holder: Option<(Server, i32)>,
     /// A session has streamed, or polled: from then on a refused login is an outage, not a wrong setting.
-    pub(super) streamed: bool,
+    pub(in crate::publisher) streamed: bool,
 }
 
 /// How an attempt went on.

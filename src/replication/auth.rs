@@ -13,8 +13,7 @@ use tokio_postgres::fallible_iterator::FallibleIterator;
 
 use crate::error::{Code, Error, Result};
 use crate::postgres::sqlstate::{self, ServerError};
-use crate::replication::connection::Connection;
-use crate::replication::startup::refused;
+use crate::replication::connection::{Connection, refused};
 
 /// Who connects, and with what.
 pub(crate) struct Credentials<'a> {

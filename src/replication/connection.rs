@@ -21,7 +21,7 @@ use crate::postgres::sqlstate::{self, ServerError};
 use crate::postgres::tls;
 use crate::replication::buffer::{RawMessage, ReadBuffer};
 use crate::replication::message::{StandbyStatusUpdate, postgres_clock};
-use crate::replication::stream::Stream;
+use crate::replication::socket::Socket;
 
 /// How long saying good-bye may take.
 const CLOSE_LIMIT: Duration = Duration::from_secs(1);
@@ -32,7 +32,7 @@ const LAST_WORDS_READS: usize = 1024;
 /// A connected stream with its buffers.
 #[derive(Debug)]
 pub(crate) struct Connection {
-    stream: Stream,
+    stream: Socket,
     peer: String,
     /// The kind of its own failures: reaching the server at first, the stream later.
     code: Code,
@@ -50,7 +50,7 @@ pub(crate) struct Connection {
 
 impl Connection {
     /// `peer` is what errors call the other side: `host:port`.
-    pub(crate) fn new(stream: Stream, peer: String) -> Self {
+    pub(crate) fn new(stream: Socket, peer: String) -> Self {
         Connection {
             stream,
             peer,
@@ -72,7 +72,7 @@ impl Connection {
     /// What to bind a password exchange to, over TLS.
     pub(crate) fn server_end_point(&self) -> Option<Vec<u8>> {
         match &self.stream {
-            Stream::Tls(tls) => tls::server_end_point(tls.ssl()),
+            Socket::Tls(tls) => tls::server_end_point(tls.ssl()),
             _ => None,
         }
     }
@@ -389,4 +389,8 @@ fn server_error(body: &[u8]) -> ServerError {
         }
     }
     error
+}
+
+pub(crate) fn refused(peer: &str) -> String {
+    format!("Postgres at {peer} refused the replication connection")
 }

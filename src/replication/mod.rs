@@ -29,13 +29,13 @@ mod auth;
 mod buffer;
 mod command;
 mod connection;
-mod endpoint;
+mod hosts;
 mod message;
+mod socket;
 mod startup;
-mod stream;
 
 #[cfg(test)]
-mod scripted_tests;
+mod tests;
 
 pub use command::{CreatedSlot, IdentifySystem};
 pub use message::{Frame, StandbyStatusUpdate};

@@ -26,9 +26,9 @@ use crate::postgres::sqlstate;
 use crate::postgres::tls::{self, Connector};
 use crate::replication::auth::{self, Credentials};
 use crate::replication::command;
-use crate::replication::connection::Connection;
-use crate::replication::endpoint::{self, Address, Endpoint};
-use crate::replication::stream::{KernelFirst, Stream};
+use crate::replication::connection::{Connection, refused};
+use crate::replication::hosts::{self as endpoint, Address, Endpoint};
+use crate::replication::socket::{KernelFirst, Socket};
 use crate::replication::{SessionOptions, Transport};
 
 const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -129,7 +129,7 @@ async fn attempt(
                 let unix = UnixStream::connect(path)
                     .await
                     .map_err(|e| unreachable(&peer, e))?;
-                let connection = Connection::new(Stream::Unix(unix), peer.clone());
+                let connection = Connection::new(Socket::Unix(unix), peer.clone());
                 log_in(connection, Transport::Unix, login).await
             })
             .await
@@ -163,7 +163,7 @@ async fn open(
     endpoint: &Endpoint,
     connector: &Connector,
     peer: &str,
-) -> Result<Stream> {
+) -> Result<Socket> {
     let asked = Instant::now();
     let tcp = TcpStream::connect(address)
         .await
@@ -190,9 +190,9 @@ async fn encrypt(
     host: &str,
     connector: &Connector,
     peer: &str,
-) -> Result<Stream> {
+) -> Result<Socket> {
     if connector.mode() == SslMode::Disable {
-        return Ok(Stream::Tcp(tcp));
+        return Ok(Socket::Tcp(tcp));
     }
     let mut request = bytes::BytesMut::new();
     frontend::ssl_request(&mut request);
@@ -202,7 +202,7 @@ async fn encrypt(
     // One byte and no more: what follows an `S` must go through the handshake, or somebody in between could slip it in.
     match tcp.read_u8().await.map_err(|e| unreachable(peer, e))? {
         b'S' => {}
-        b'N' if connector.mode() == SslMode::Prefer => return Ok(Stream::Tcp(tcp)),
+        b'N' if connector.mode() == SslMode::Prefer => return Ok(Socket::Tcp(tcp)),
         b'N' => {
             return Err(
                 Error::fatal(Code::Connect, format!("Postgres at {peer} offers no TLS"))
@@ -220,7 +220,7 @@ async fn encrypt(
     let session = connector.session(host).map_err(cannot)?;
     let mut stream = Box::new(SslStream::new(session, KernelFirst(tcp)).map_err(cannot)?);
     match Pin::new(&mut *stream).connect().await {
-        Ok(()) => Ok(Stream::Tls(stream)),
+        Ok(()) => Ok(Socket::Tls(stream)),
         Err(e) => Err(tls::handshake_error(peer, stream.ssl(), e)),
     }
 }
@@ -354,10 +354,6 @@ async fn check_target(connection: &mut Connection, target: TargetSessionAttrs) -
     let message = format!("Postgres at {} is {is_not}", connection.peer());
     Err(Error::transient(Code::Connect, message)
         .hint("target_session_attrs in the database URL asks for another kind of server"))
-}
-
-pub(crate) fn refused(peer: &str) -> String {
-    format!("Postgres at {peer} refused the replication connection")
 }
 
 fn unreachable(peer: &str, cause: std::io::Error) -> Error {

@@ -9,7 +9,7 @@ use outboxd::outbox::{
     Closing, DeadLetters, Fault, Letter, OwnedRecord, ParkedKey, Request, Router, Slow,
     UnpublishedRows, Wish,
 };
-use outboxd::postgres::{self as sql, Session, preflight, table};
+use outboxd::postgres::{self as sql, Session, preflight, table_shape as table};
 use serde_json::Value;
 
 use crate::support::kafka;

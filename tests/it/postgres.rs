@@ -8,7 +8,7 @@ use outboxd::config::{Config, Settings};
 use outboxd::error::{Code, Error};
 use outboxd::lsn::Lsn;
 use outboxd::postgres::setup::Setup;
-use outboxd::postgres::{self, Session, preflight, publication, slot, table};
+use outboxd::postgres::{self, Session, preflight, publication, slot, table_shape as table};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 

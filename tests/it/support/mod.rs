@@ -15,8 +15,7 @@ pub(crate) mod outboxd;
 pub(crate) mod postgres;
 pub(crate) mod proxy;
 pub(crate) mod scene;
-#[path = "../../../src/cli/throwaway.rs"]
-pub(crate) mod throwaway;
+pub(crate) use ::outboxd::ephemeral as throwaway;
 pub(crate) mod wait;
 
 use std::fs::OpenOptions;

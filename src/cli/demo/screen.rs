@@ -1,0 +1,157 @@
+//! What `demo` prints: aligned columns, coloured at a terminal and plain elsewhere.
+
+use std::io::{self, IsTerminal, Write};
+use std::time::Duration;
+
+use crate::cli::demo::tally::{Order, Tally};
+
+/// Above so many events a second they are summed up once a second.
+const EACH_MAX: u32 = 20;
+
+/// Standard output. Each line is written at once; a reader that has gone is an error like any
+/// other.
+pub(crate) struct Screen {
+    colours: bool,
+    each: bool,
+}
+
+impl Screen {
+    /// For events at such a rate.
+    pub(crate) fn new(rate: u32) -> Self {
+        let colours = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+        Screen {
+            colours,
+            each: rate <= EACH_MAX,
+        }
+    }
+
+    /// Whether each event has a line.
+    pub(crate) fn shows_each(&self) -> bool {
+        self.each
+    }
+
+    /// What was started, or what came out.
+    pub(crate) fn fact(&self, name: &str, text: &str) -> io::Result<()> {
+        self.line(BOLD, &format!("{name:<20}"), text)
+    }
+
+    pub(crate) fn blank(&self) -> io::Result<()> {
+        self.line(NONE, "", "")
+    }
+
+    /// The heads of the columns.
+    pub(crate) fn heads(&self) -> io::Result<()> {
+        let heads = if self.each {
+            format!(
+                "{:>6}  {:<14} {:>9} {:>7} {:>18} {:>10}",
+                "order", "event", "partition", "offset", "commit to consumer", "slot lag"
+            )
+        } else {
+            format!(
+                "{:>9} {:>8} {:>8} {:>10} {:>10} {:>10}",
+                "published", "a second", "waiting", "p50", "p99", "slot lag"
+            )
+        };
+        self.line(BOLD, &heads, "")
+    }
+
+    /// An event that has arrived.
+    pub(crate) fn event(&self, event: &Event<'_>) -> io::Result<()> {
+        let Event {
+            number,
+            event_type,
+            partition,
+            offset,
+            latency,
+            lag,
+        } = event;
+        let latency = millis(*latency);
+        let lag = bytes(*lag);
+        let text = format!(
+            "{number:>6}  {event_type:<14} {partition:>9} {offset:>7} {latency:>18} {lag:>10}"
+        );
+        self.line(NONE, "", &text)
+    }
+
+    /// An order that was rolled back.
+    pub(crate) fn rolled_back(&self, order: &Order) -> io::Result<()> {
+        if let (true, Order::RolledBack { number, events }) = (self.each, order) {
+            let event_type = events.first().map_or("", |(_, event_type)| event_type);
+            let text = format!("{number:>6}  {event_type:<14} rolled back: nothing is sent");
+            return self.line(DIM, &text, "");
+        }
+        Ok(())
+    }
+
+    /// A second of many events.
+    pub(crate) fn second(&self, tally: &Tally, arrived: u64, lag: i64) -> io::Result<()> {
+        let [p50, p99, _] = tally
+            .latencies(arrived as usize)
+            .unwrap_or_default()
+            .map(millis);
+        let (all, waiting, lag) = (tally.arrived, tally.waiting(), bytes(lag));
+        let text = format!("{all:>9} {arrived:>8} {waiting:>8} {p50:>10} {p99:>10} {lag:>10}");
+        self.line(NONE, "", &text)
+    }
+
+    fn line(&self, style: &str, styled: &str, plain: &str) -> io::Result<()> {
+        let mut out = io::stdout().lock();
+        if self.colours && !style.is_empty() {
+            writeln!(out, "{style}{styled}{RESET}{plain}")?;
+        } else {
+            writeln!(out, "{}", format!("{styled}{plain}").trim_end())?;
+        }
+        out.flush()
+    }
+}
+
+/// An event that has arrived.
+pub(crate) struct Event<'a> {
+    pub(crate) number: u64,
+    pub(crate) event_type: &'a str,
+    pub(crate) partition: i32,
+    pub(crate) offset: i64,
+    pub(crate) latency: Duration,
+    pub(crate) lag: i64,
+}
+
+const NONE: &str = "";
+const BOLD: &str = "\x1b[1m";
+const DIM: &str = "\x1b[2m";
+const RESET: &str = "\x1b[0m";
+
+/// `2.1 ms`.
+pub(crate) fn millis(duration: Duration) -> String {
+    format!("{:.1} ms", duration.as_secs_f64() * 1000.0)
+}
+
+/// `312 B`, `1.5 KiB`.
+pub(crate) fn bytes(count: i64) -> String {
+    const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
+    if count < 1024 {
+        return format!("{count} B");
+    }
+    let mut scaled = count as f64 / 1024.0;
+    let mut units = UNITS.iter();
+    let mut unit = units.next().unwrap_or(&"");
+    while scaled >= 1024.0 {
+        let Some(next) = units.next() else { break };
+        scaled /= 1024.0;
+        unit = next;
+    }
+    format!("{scaled:.1} {unit}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_and_times_are_printed_short() {
+        assert_eq!(bytes(0), "0 B");
+        assert_eq!(bytes(1023), "1023 B");
+        assert_eq!(bytes(1536), "1.5 KiB");
+        assert_eq!(bytes(5 << 30), "5.0 GiB");
+        assert_eq!(millis(Duration::from_micros(2149)), "2.1 ms");
+    }
+}

@@ -1,0 +1,90 @@
+//! What a process that publishes has around it: its log, its signals, and the HTTP server.
+
+use std::io::{self, IsTerminal};
+use std::sync::Arc;
+
+use anyhow::Context;
+use outboxd::config::LogFormat;
+use outboxd::http;
+use outboxd::publisher::Publisher;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::fmt;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+
+/// SIGINT and SIGTERM, from its making on: they end the process no longer by themselves.
+pub(crate) struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    pub(crate) fn new() -> anyhow::Result<Signals> {
+        let listen = |kind| signal(kind).context("listen for signals");
+        Ok(Signals {
+            interrupt: listen(SignalKind::interrupt())?,
+            terminate: listen(SignalKind::terminate())?,
+        })
+    }
+
+    /// The number of the next signal. Cancel-safe.
+    pub(crate) async fn next(&mut self) -> i32 {
+        tokio::select! {
+            _ = self.interrupt.recv() => SignalKind::interrupt().as_raw_value(),
+            _ = self.terminate.recv() => SignalKind::terminate().as_raw_value(),
+        }
+    }
+}
+
+/// The HTTP server beside the publisher.
+pub(crate) struct Server {
+    task: JoinHandle<()>,
+    shutdown: oneshot::Sender<()>,
+}
+
+impl Server {
+    pub(crate) fn start(listener: tokio::net::TcpListener, publisher: &Publisher) -> Server {
+        let (shutdown, told) = oneshot::channel::<()>();
+        let told = async move {
+            let _ = told.await;
+        };
+        if let Ok(address) = listener.local_addr() {
+            tracing::info!(%address, "serving metrics, health and the status page");
+        }
+        let (status, metrics) = (publisher.status_handle(), Arc::clone(&publisher.metrics()));
+        Server {
+            task: tokio::spawn(http::serve(listener, status, metrics, told)),
+            shutdown,
+        }
+    }
+
+    /// Answers what has been asked, for a second at most: a monitor must not hold up the end.
+    pub(crate) async fn stop(mut self) {
+        let _ = self.shutdown.send(());
+        if tokio::time::timeout(std::time::Duration::from_secs(1), &mut self.task)
+            .await
+            .is_err()
+        {
+            self.task.abort();
+        }
+    }
+}
+
+/// Starts the log, on standard error.
+pub(crate) fn init_log(filter: &str, format: LogFormat) -> anyhow::Result<()> {
+    let filter: Targets = filter.parse().context("read OUTBOX_LOG")?;
+    // Told to report errors of the log itself, tracing panics when standard error has been closed.
+    let lines = fmt::layer()
+        .log_internal_errors(false)
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal());
+    let log = tracing_subscriber::registry().with(filter);
+    let result = match format {
+        LogFormat::Text => log.with(lines).try_init(),
+        LogFormat::Json => log.with(lines.json().flatten_event(true)).try_init(),
+    };
+    result.context("start the log")
+}

@@ -1,0 +1,191 @@
+//! librdkafka's properties: put together from three places, and those refused that carry our
+//! guarantees.
+//!
+//! A property's value is never shown: some hold passwords.
+
+use std::collections::BTreeMap;
+
+use crate::config::check::Check;
+use crate::config::error::{Fault, Wrong};
+use crate::config::variables::{AUTO_CREATE_TOPICS, KAFKA_PROPERTIES};
+use crate::config::{Config, parse};
+
+/// The property that `OUTBOX_AUTO_CREATE_TOPICS` stands for.
+const AUTO_CREATE: &str = "allow.auto.create.topics";
+
+/// What librdkafka puts into one batch at most, unless it is told otherwise.
+const BATCH_BYTES: usize = 1_000_000;
+
+impl Config {
+    /// The largest batch that the producer makes of several records, in bytes.
+    pub(crate) fn batch_bytes(&self) -> usize {
+        let size = property(&self.kafka_properties, "batch.size");
+        size.and_then(|size| size.parse().ok())
+            .unwrap_or(BATCH_BYTES)
+    }
+
+    /// Whether brokers may create a topic that is not there, by our own setting or by librdkafka's
+    /// `allow.auto.create.topics`, which means the same. The broker's own setting
+    /// (`auto.create.topics.enable`) still applies.
+    pub fn auto_creates_topics(&self) -> bool {
+        let property = property(&self.kafka_properties, AUTO_CREATE);
+        self.auto_create_topics || property.and_then(truth) == Some(true)
+    }
+
+    /// Whether batches are compressed, so that a broker counts fewer bytes than were sent.
+    pub fn compresses(&self) -> bool {
+        ["compression.codec", "compression.type"]
+            .iter()
+            .filter_map(|name| property(&self.kafka_properties, name))
+            .any(|codec| !codec.eq_ignore_ascii_case("none"))
+    }
+}
+
+fn property<'a>(properties: &'a [(String, String)], name: &str) -> Option<&'a str> {
+    let (_, value) = properties.iter().find(|(known, _)| known == name)?;
+    Some(value)
+}
+
+/// A boolean as librdkafka reads it.
+fn truth(text: &str) -> Option<bool> {
+    match text.to_ascii_lowercase().as_str() {
+        "true" | "t" | "1" => Some(true),
+        "false" | "f" | "0" => Some(false),
+        _ => None,
+    }
+}
+
+/// The setting, which must not say the opposite of the property that it stands for.
+pub(super) fn auto_create_topics(
+    given: Option<String>,
+    properties: &[(String, String)],
+    check: &mut Check,
+) -> bool {
+    let choices = [("true", true), ("false", false)];
+    let is_given = given.is_some();
+    let setting = check.or(AUTO_CREATE_TOPICS, given, false, |text| {
+        parse::choice(text, &choices)
+    });
+    let opposite = property(properties, AUTO_CREATE).and_then(truth) == Some(!setting);
+    if is_given && opposite {
+        let problem = format!("says the opposite of {AUTO_CREATE}, which means the same");
+        let wrong = Wrong::new(problem, "remove the property");
+        check.faults.push(wrong.of(AUTO_CREATE_TOPICS));
+    }
+    setting
+}
+
+const IDEMPOTENCE: &str =
+    "outboxd sets it, since without it a retry could reorder or repeat events";
+const ACKS: &str =
+    "outboxd sets acks=all, since an event counts as published once all in-sync replicas have it";
+const NO_TIMEOUT: &str = "outboxd lets no event time out, since an outage is not the event's fault";
+const NO_TRANSACTIONS: &str = "the producer of this delivery mode is not transactional";
+const IN_FLIGHT: &str = "the idempotent producer keeps order only up to its own limit";
+const RETRIES: &str = "the idempotent producer retries until the record is in or refused";
+const PARTITIONER: &str =
+    "outboxd places keys as Kafka's Java clients do, and another way would move them";
+const GAPLESS: &str = "outboxd handles a refused event itself";
+const QUEUE: &str = "OUTBOX_MEMORY_LIMIT bounds what is in flight";
+const REPORTS: &str = "outboxd needs every delivery report";
+const BROKERS: &str = "KAFKA_BROKERS names the brokers";
+const CODE: &str = "outboxd loads no foreign code";
+
+/// Which properties are refused, and why. Aliases stand beside their property, as librdkafka's
+/// CONFIGURATION.md lists them.
+const REFUSED: &[(&str, &str)] = &[
+    ("enable.idempotence", IDEMPOTENCE),
+    ("acks", ACKS),
+    ("request.required.acks", ACKS),
+    ("message.timeout.ms", NO_TIMEOUT),
+    ("delivery.timeout.ms", NO_TIMEOUT),
+    ("transactional.id", NO_TRANSACTIONS),
+    ("transaction.timeout.ms", NO_TRANSACTIONS),
+    ("max.in.flight", IN_FLIGHT),
+    ("max.in.flight.requests.per.connection", IN_FLIGHT),
+    ("retries", RETRIES),
+    ("message.send.max.retries", RETRIES),
+    ("partitioner", PARTITIONER),
+    ("partitioner_cb", PARTITIONER),
+    ("enable.gapless.guarantee", GAPLESS),
+    ("queuing.strategy", "only first in, first out keeps order"),
+    ("queue.buffering.max.messages", QUEUE),
+    ("queue.buffering.max.kbytes", QUEUE),
+    (
+        "queue.buffering.max.ms",
+        "linger.ms is the same property under its usual name",
+    ),
+    ("queue.buffering.backpressure.threshold", QUEUE),
+    ("delivery.report.only.error", REPORTS),
+    ("dr_cb", REPORTS),
+    ("dr_msg_cb", REPORTS),
+    ("bootstrap.servers", BROKERS),
+    ("metadata.broker.list", BROKERS),
+    ("plugin.library.paths", CODE),
+];
+
+/// The properties by name: those of flags stand before those of the environment, and these before
+/// the file's.
+pub(crate) fn properties(
+    file: BTreeMap<String, String>,
+    environment: Option<&str>,
+    flags: &[String],
+    faults: &mut Vec<Fault>,
+) -> Vec<(String, String)> {
+    let mut properties: BTreeMap<String, String> = BTreeMap::new();
+    let listed = environment.map(split).unwrap_or_default();
+    for (text, place) in listed
+        .iter()
+        .map(|text| (text, KAFKA_PROPERTIES))
+        .chain(flags.iter().map(|text| (text, "--kafka")))
+    {
+        match text.split_once('=') {
+            Some((name, value)) => {
+                properties.insert(name.trim().to_owned(), value.trim().to_owned());
+            }
+            None => faults.push(
+                Wrong::new("holds something that is not a property", "write key=value").of(place),
+            ),
+        }
+    }
+    for (name, value) in file {
+        properties.entry(name).or_insert(value);
+    }
+    properties.retain(|name, _| match refusal(name) {
+        Some(wrong) => {
+            faults.push(wrong.of(KAFKA_PROPERTIES));
+            false
+        }
+        None => true,
+    });
+    properties.into_iter().collect()
+}
+
+fn refusal(name: &str) -> Option<Wrong> {
+    let inside = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "._".contains(c);
+    if name.is_empty() || !name.chars().all(inside) {
+        let remedy = "write names as librdkafka's CONFIGURATION.md has them";
+        return Some(Wrong::new("holds a name that no property has", remedy));
+    }
+    let (_, reason) = REFUSED.iter().find(|(refused, _)| *refused == name)?;
+    Some(Wrong::new(
+        format!("may not set {name}: {reason}"),
+        "remove it",
+    ))
+}
+
+/// Splits at commas. A piece without `=` belongs to the value before it, so
+/// `debug=broker,topic,linger.ms=5` is two.
+fn split(text: &str) -> Vec<String> {
+    let mut properties: Vec<String> = Vec::new();
+    for piece in text.split(',').filter(|piece| !piece.trim().is_empty()) {
+        match properties.last_mut() {
+            Some(before) if !piece.contains('=') => {
+                before.push(',');
+                before.push_str(piece);
+            }
+            _ => properties.push(piece.to_owned()),
+        }
+    }
+    properties
+}

@@ -1,0 +1,191 @@
+//! What becomes of published rows, of the backlog, of poison and of a lost slot, where events are read from, and which of these
+//! choices exclude each other.
+
+use std::time::Duration;
+
+use crate::config::check::Check;
+use crate::config::error::Wrong;
+use crate::config::parse;
+use crate::config::variables as names;
+
+/// What becomes of a row once its event is in Kafka.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AfterPublish {
+    /// `published_at` is set and `times_attempted` raised.
+    Mark,
+    /// The row is deleted.
+    Delete,
+    /// Nothing is written to the table.
+    Keep,
+}
+
+/// What becomes of rows that are unpublished when a slot is created.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Backlog {
+    /// They are published before the stream begins, unless there are many and no row was ever
+    /// marked: then somebody else keeps account of them, and the publisher refuses to start.
+    Auto,
+    /// They are published before the stream begins.
+    Publish,
+    /// They are left out.
+    Skip,
+    /// The publisher refuses to start.
+    Halt,
+}
+
+impl Check {
+    /// With `keep` no row says that it was published, so to publish what is unpublished would send
+    /// the whole table, and again after each crash on the way, and would never come to an end while
+    /// writers write.
+    pub(super) fn after_publish_and_backlog(
+        &mut self,
+        after_publish: Option<String>,
+        backlog: Option<String>,
+    ) -> (AfterPublish, Backlog) {
+        let choices = [
+            ("mark", AfterPublish::Mark),
+            ("delete", AfterPublish::Delete),
+            ("keep", AfterPublish::Keep),
+        ];
+        let after_publish = self.or(
+            names::AFTER_PUBLISH,
+            after_publish,
+            AfterPublish::Mark,
+            |text| parse::choice(text, &choices),
+        );
+        let default = match after_publish {
+            AfterPublish::Keep => Backlog::Skip,
+            AfterPublish::Mark | AfterPublish::Delete => Backlog::Auto,
+        };
+        let choices = [
+            ("publish", Backlog::Publish),
+            ("skip", Backlog::Skip),
+            ("halt", Backlog::Halt),
+        ];
+        let backlog = self.or(names::BACKLOG, backlog, default, |text| {
+            parse::choice(text, &choices)
+        });
+        if after_publish == AfterPublish::Keep && backlog == Backlog::Publish {
+            let problem = "cannot be publish with OUTBOX_AFTER_PUBLISH=keep, which marks no row";
+            let wrong = Wrong::new(problem, "write skip or halt, or mark or delete the rows");
+            self.faults.push(wrong.of(names::BACKLOG));
+        }
+        (after_publish, backlog)
+    }
+}
+
+/// What becomes of an event that Kafka refuses for good, or that can never be sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnPoison {
+    /// It is filed as a dead letter; all others go on.
+    #[default]
+    DeadLetter,
+    /// It is filed, and later events of its topic and key behind it.
+    ParkKey,
+    /// The publisher stops.
+    Halt,
+}
+
+impl Check {
+    pub(super) fn on_poison(&mut self, given: Option<String>) -> OnPoison {
+        let choices = [
+            ("dead-letter", OnPoison::DeadLetter),
+            ("park-key", OnPoison::ParkKey),
+            ("halt", OnPoison::Halt),
+        ];
+        self.or(names::ON_POISON, given, OnPoison::default(), |text| {
+            parse::choice(text, &choices)
+        })
+    }
+
+    pub(super) fn dead_letters_per_minute(&mut self, given: Option<String>) -> u32 {
+        self.or(names::DEAD_LETTERS_PER_MINUTE, given, 1_000, |text| {
+            parse::count(text, 1..=1_000_000)
+        })
+    }
+}
+
+/// What the publisher does when the slot is lost, or was moved by somebody else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnSlotLoss {
+    /// It makes a new slot and publishes from the table what is unpublished there.
+    Heal,
+    /// It ends, and a person decides.
+    Halt,
+}
+
+impl Check {
+    /// With `keep` no row says that it was published, so there is nothing to heal from.
+    pub(super) fn on_slot_loss(
+        &mut self,
+        given: Option<String>,
+        after_publish: AfterPublish,
+    ) -> OnSlotLoss {
+        let keeps = after_publish == AfterPublish::Keep;
+        let default = if keeps {
+            OnSlotLoss::Halt
+        } else {
+            OnSlotLoss::Heal
+        };
+        let choices = [("heal", OnSlotLoss::Heal), ("halt", OnSlotLoss::Halt)];
+        let choice = self.or(names::ON_SLOT_LOSS, given, default, |text| {
+            parse::choice(text, &choices)
+        });
+        if keeps && choice == OnSlotLoss::Heal {
+            let problem = "cannot be heal with OUTBOX_AFTER_PUBLISH=keep: no row is marked, so the \
+                           table cannot tell what a lost slot has missed";
+            let wrong = Wrong::new(problem, "write halt, or mark or delete the rows");
+            self.faults.push(wrong.of(names::ON_SLOT_LOSS));
+        }
+        choice
+    }
+
+    pub(super) fn audit_interval(&mut self, given: Option<String>) -> Duration {
+        let default = Duration::from_secs(60);
+        self.or(names::AUDIT_INTERVAL, given, default, |text| {
+            parse::duration(text, Duration::from_secs(1)..=Duration::from_secs(3_600))
+        })
+    }
+}
+
+/// Where events are read from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// From the write-ahead log, through a replication slot.
+    Slot,
+    /// From the table, again and again.
+    Poll,
+}
+
+impl Check {
+    /// Only the mark, or the row's absence, tells a poller what was published. And a poller looks
+    /// at what is unpublished in each pass, so `skip` and `halt`, which speak of the moment when a
+    /// slot is made, would leave out or refuse what is merely new.
+    pub(super) fn source(
+        &mut self,
+        source: Option<String>,
+        after_publish: AfterPublish,
+        backlog: Backlog,
+    ) -> Source {
+        let choices = [("slot", Source::Slot), ("poll", Source::Poll)];
+        let source = self.or(names::SOURCE, source, Source::Slot, |text| {
+            parse::choice(text, &choices)
+        });
+        if source == Source::Slot {
+            return source;
+        }
+        if after_publish == AfterPublish::Keep {
+            let problem = "cannot be keep with OUTBOX_SOURCE=poll: no row would ever be marked, \
+                           and each would be sent again without end";
+            let wrong = Wrong::new(problem, "write mark or delete, or OUTBOX_SOURCE=slot");
+            self.faults.push(wrong.of(names::AFTER_PUBLISH));
+        } else if matches!(backlog, Backlog::Skip | Backlog::Halt) {
+            let problem = "cannot be skip or halt with OUTBOX_SOURCE=poll, which makes no slot \
+                           and publishes whatever is unpublished";
+            let remedy = "write publish; set published_at of the rows that are not to be sent";
+            self.faults
+                .push(Wrong::new(problem, remedy).of(names::BACKLOG));
+        }
+        source
+    }
+}

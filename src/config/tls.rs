@@ -1,0 +1,32 @@
+//! How much TLS, by libpq's names and meaning.
+
+use std::path::PathBuf;
+
+/// How much TLS a connection must have, by libpq's names and meaning.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SslMode {
+    /// Without TLS.
+    Disable,
+    /// With TLS where the server offers it, unverified.
+    #[default]
+    Prefer,
+    /// With TLS, unverified.
+    Require,
+    /// With TLS, the server's certificate signed by a trusted root.
+    VerifyCa,
+    /// As `VerifyCa`, and issued for the host that was asked for.
+    VerifyFull,
+}
+
+/// TLS as both kinds of connection use it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct TlsSettings {
+    /// How much of it.
+    pub mode: SslMode,
+    /// Trusted roots (PEM); `None` means the system's.
+    pub root_cert: Option<PathBuf>,
+    /// The client's certificate (PEM).
+    pub cert: Option<PathBuf>,
+    /// The key of the client's certificate (PEM).
+    pub key: Option<PathBuf>,
+}

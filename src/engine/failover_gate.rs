@@ -1,0 +1,140 @@
+//! Holds the confirmed position back until the standbys have the marks. Pure.
+//!
+//! A slot that standbys keep may be promoted with one of them. What it has confirmed must then be marked there as well, or nobody
+//! would ever mark it: the row's event lies before the slot's position and its mark was lost with the old primary. A server whose slot
+//! is kept by standbys streams nothing that those standbys do not have (`synchronized_standby_slots`), keepalives included. So a mark
+//! has arrived there when the stream has passed the position that the log had after the mark's commit.
+//!
+//! What is held is two positions for each write-back, and a bounded number of these: the marked events themselves are settled and take
+//! no memory and none of the limit. Otherwise the stream could wait for marks that wait for the stream.
+//! <https://www.postgresql.org/docs/current/logicaldecoding-explanation.html#LOGICALDECODING-REPLICATION-SLOTS-SYNCHRONIZATION>
+
+use std::collections::VecDeque;
+
+use crate::lsn::Lsn;
+
+/// More write-backs than this are held together: the oldest limit and the newest mark stand for all of them.
+const HELD_MAX: usize = 1_000;
+
+/// One write-back that the standbys may not have.
+#[derive(Debug, Clone, Copy)]
+struct Held {
+    /// What could be confirmed before it.
+    limit: Lsn,
+    /// Where the log stood after it.
+    marked: Lsn,
+}
+
+/// See the module's head.
+#[derive(Debug, Default)]
+pub(crate) struct FailoverGate {
+    /// The slot is one that standbys keep.
+    pub(super) on: bool,
+    held: VecDeque<Held>,
+    passed: Lsn,
+    /// So many looks in a row have found the walsender waiting for a standby.
+    looks: u32,
+}
+
+impl FailoverGate {
+    /// Forgets what it holds: another history, or a rewind.
+    pub(crate) fn clear(&mut self) {
+        let on = self.on;
+        *self = FailoverGate {
+            on,
+            ..FailoverGate::default()
+        };
+    }
+
+    /// A write-back is done: `limit` could be confirmed without it, and it lies before `marked`.
+    pub(crate) fn hold(&mut self, limit: Lsn, marked: Lsn) {
+        if marked <= self.passed {
+            return;
+        }
+        let is_full = self.held.len() >= HELD_MAX;
+        match self.held.back_mut().filter(|_| is_full) {
+            Some(last) => last.marked = last.marked.max(marked),
+            None => self.held.push_back(Held { limit, marked }),
+        }
+    }
+
+    /// The stream has come to this position.
+    pub(crate) fn pass(&mut self, position: Lsn) {
+        self.passed = self.passed.max(position);
+        while self
+            .held
+            .front()
+            .is_some_and(|held| held.marked <= self.passed)
+        {
+            self.held.pop_front();
+        }
+    }
+
+    /// How much of `flushed` may be confirmed.
+    pub(crate) fn confirmable(&self, flushed: Lsn) -> Lsn {
+        match self.held.front() {
+            Some(held) => flushed.min(held.limit),
+            None => flushed,
+        }
+    }
+
+    /// A look at the walsender has found it waiting for a standby, or not.
+    pub(crate) fn look(&mut self, waits: bool) {
+        self.looks = if waits {
+            self.looks.saturating_add(1)
+        } else {
+            0
+        };
+    }
+
+    /// Whether a standby is what is waited for. One look alone says little: a healthy one takes its time as well.
+    pub(crate) fn is_standby_late(&self) -> bool {
+        self.looks > 1
+    }
+
+    #[cfg(test)]
+    fn is_holding(&self) -> bool {
+        !self.held.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(position: u64) -> Lsn {
+        Lsn::new(position)
+    }
+
+    #[test]
+    fn what_was_confirmable_stays_so_and_the_rest_waits_for_its_mark() {
+        let mut gate = FailoverGate::default();
+        assert_eq!(gate.confirmable(at(10)), at(10));
+        gate.hold(at(10), at(50));
+        gate.hold(at(20), at(60));
+        assert_eq!(gate.confirmable(at(30)), at(10));
+        gate.pass(at(49));
+        assert_eq!(gate.confirmable(at(30)), at(10));
+        gate.pass(at(50));
+        assert_eq!(gate.confirmable(at(30)), at(20));
+        gate.pass(at(70));
+        assert_eq!(gate.confirmable(at(30)), at(30));
+        gate.hold(at(30), at(65));
+        assert!(!gate.is_holding(), "the stream is past it already");
+    }
+
+    #[test]
+    fn however_many_wait_the_oldest_limit_and_the_newest_mark_hold_for_all() {
+        let mut gate = FailoverGate::default();
+        for n in 0..10_000 {
+            gate.hold(at(n), at(20_000 + n));
+        }
+        assert_eq!(gate.held.len(), HELD_MAX);
+        assert_eq!(gate.confirmable(at(10_000)), at(0));
+        gate.pass(at(29_998));
+        let limit = gate.confirmable(at(10_000));
+        assert!(limit < at(1_000), "{limit} is not marked there");
+        gate.pass(at(29_999));
+        assert_eq!(gate.confirmable(at(10_000)), at(10_000));
+    }
+}

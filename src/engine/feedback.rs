@@ -1,0 +1,228 @@
+//! When a session speaks to the server: position reports, pings, and the signs that the server is silent or stopping. Pure.
+//!
+//! Owns the clock side of one replication session. Reports go out when the position has moved or a reply is wanted, at most
+//! one each 100 ms: a server that waits for a position it cannot get asks some ten thousand times a second. A report with a
+//! reply requested goes out each third of `wal_sender_timeout` however quiet it is, so the server never ends the session for our
+//! silence, and its own silence is noticed. Silence counts only while we read: with the intake closed, nothing can be heard.
+//!
+//! Protocol: <https://www.postgresql.org/docs/current/protocol-replication.html>.
+
+use std::time::Duration;
+
+use crate::lsn::Lsn;
+
+const COALESCE: Duration = Duration::from_millis(100);
+/// That many requests for a reply to the same position, each after a report of ours, are the sign of a server that shuts down.
+const STOPPING_REQUESTS: u32 = 3;
+const STOPPING_WINDOW: Duration = Duration::from_secs(3);
+
+/// A standby status update to send.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct StatusDue {
+    /// Whether to ask the server for a keepalive in return.
+    pub(crate) ask_reply: bool,
+}
+
+/// See the module's head.
+#[derive(Debug)]
+pub(crate) struct Feedback {
+    interval: Duration,
+    silence_limit: Duration,
+    sent_at: Duration,
+    sent_flush: Lsn,
+    reply_wanted: bool,
+    heard_at: Duration,
+    reading: bool,
+    asked: bool,
+    requests: u32,
+    requested_end: Lsn,
+    requested_since: Duration,
+    reports_at_request: u64,
+    reports: u64,
+}
+
+impl Feedback {
+    /// A session that begins now; the first report is due at once.
+    pub(crate) fn new(now: Duration, interval: Duration, silence_limit: Duration) -> Self {
+        Feedback {
+            interval,
+            silence_limit,
+            sent_at: now,
+            sent_flush: Lsn::INVALID,
+            reply_wanted: true,
+            heard_at: now,
+            reading: true,
+            asked: false,
+            requests: 0,
+            requested_end: Lsn::INVALID,
+            requested_since: now,
+            reports_at_request: 0,
+            reports: 0,
+        }
+    }
+
+    /// Any byte from the server.
+    pub(crate) fn heard(&mut self, now: Duration) {
+        self.heard_at = now;
+        self.asked = false;
+    }
+
+    /// Whether we read at present. Silence is counted anew from the moment reading begins.
+    pub(crate) fn reading(&mut self, now: Duration, reading: bool) {
+        if reading && !self.reading {
+            self.heard(now);
+        }
+        self.reading = reading;
+    }
+
+    /// A keepalive. True when it is the sign that the server is shutting down and waits for us.
+    pub(crate) fn keepalive(&mut self, now: Duration, wal_end: Lsn, reply_requested: bool) -> bool {
+        if !reply_requested {
+            self.requests = 0;
+            return false;
+        }
+        self.reply_wanted = true;
+        let repeated = wal_end == self.requested_end
+            && now < self.requested_since + STOPPING_WINDOW
+            && self.requests > 0;
+        if !repeated {
+            self.requests = 0;
+            self.requested_end = wal_end;
+            self.requested_since = now;
+        }
+        if self.requests == 0 || self.reports > self.reports_at_request {
+            self.requests += 1;
+            self.reports_at_request = self.reports;
+        }
+        self.requests >= STOPPING_REQUESTS
+    }
+
+    /// A report is wanted though nothing has moved.
+    pub(crate) fn report_soon(&mut self) {
+        self.reply_wanted = true;
+    }
+
+    /// The report that is due, if any; the caller sends it now.
+    pub(crate) fn status_due(&mut self, now: Duration, flushed: Lsn) -> Option<StatusDue> {
+        let rested = now >= self.sent_at + COALESCE || self.reports == 0;
+        let wanted = rested && (self.reply_wanted || flushed > self.sent_flush);
+        let overdue = now >= self.sent_at + self.interval;
+        if !wanted && !overdue {
+            return None;
+        }
+        self.sent_at = now;
+        self.sent_flush = flushed;
+        self.reply_wanted = false;
+        self.reports += 1;
+        Some(StatusDue { ask_reply: overdue })
+    }
+
+    /// True once when the server has been silent for too long though we read and asked.
+    pub(crate) fn silent(&mut self, now: Duration) -> bool {
+        let silent = self.reading && !self.asked && now >= self.heard_at + self.silence_limit;
+        self.asked |= silent;
+        silent
+    }
+
+    /// Whether no report has gone out for so long that the server may have ended the session: each is due after one interval, and the
+    /// server waits for three.
+    pub(crate) fn has_lapsed(&self, now: Duration) -> bool {
+        now >= self.sent_at + self.interval * 2
+    }
+
+    /// When a byte came from the server last.
+    pub(crate) fn heard_at(&self) -> Duration {
+        self.heard_at
+    }
+
+    /// Whether the server was silent for too long and was not heard since.
+    pub(crate) fn is_silent(&self) -> bool {
+        self.asked
+    }
+
+    /// When to ask again though nothing else happens.
+    pub(crate) fn deadline(&self, flushed: Lsn) -> Duration {
+        let mut deadline = self.sent_at + self.interval;
+        if self.reply_wanted || flushed > self.sent_flush {
+            deadline = self.sent_at + COALESCE;
+        }
+        if self.reading && !self.asked {
+            deadline = deadline.min(self.heard_at + self.silence_limit);
+        }
+        deadline
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    fn cadence() -> Feedback {
+        let mut cadence = Feedback::new(Duration::ZERO, MS * 10_000, MS * 25_000);
+        assert!(cadence.status_due(Duration::ZERO, Lsn::new(1)).is_some());
+        cadence
+    }
+
+    #[test]
+    fn a_server_that_asks_without_end_gets_ten_reports_a_second() {
+        let mut cadence = cadence();
+        let mut reports = 0;
+        for tick in 1..=10_000u32 {
+            let now = MS * tick / 10;
+            cadence.keepalive(now, Lsn::new(9), true);
+            reports += u32::from(cadence.status_due(now, Lsn::new(1)).is_some());
+        }
+        assert_eq!(reports, 10);
+    }
+
+    #[test]
+    fn reports_go_out_when_the_position_moves_and_each_interval_with_a_reply_requested() {
+        let mut cadence = cadence();
+        assert_eq!(cadence.status_due(MS * 500, Lsn::new(1)), None);
+        assert_eq!(
+            cadence.status_due(MS * 500, Lsn::new(2)),
+            Some(StatusDue { ask_reply: false })
+        );
+        assert_eq!(cadence.status_due(MS * 599, Lsn::new(3)), None);
+        assert_eq!(cadence.deadline(Lsn::new(3)), MS * 600);
+        assert!(cadence.status_due(MS * 600, Lsn::new(3)).is_some());
+        assert_eq!(cadence.deadline(Lsn::new(3)), MS * 10_600);
+        assert_eq!(
+            cadence.status_due(MS * 10_600, Lsn::new(3)),
+            Some(StatusDue { ask_reply: true })
+        );
+    }
+
+    #[test]
+    fn silence_counts_only_while_we_read_and_is_told_once() {
+        let mut cadence = cadence();
+        cadence.reading(MS, false);
+        assert!(!cadence.silent(MS * 60_000));
+        cadence.reading(MS * 60_000, true);
+        assert!(!cadence.silent(MS * 84_999));
+        assert!(cadence.silent(MS * 85_000));
+        assert!(!cadence.silent(MS * 85_001));
+        cadence.heard(MS * 86_000);
+        assert!(cadence.silent(MS * 111_000));
+    }
+
+    #[test]
+    fn three_requests_for_the_same_position_after_our_reports_mean_that_the_server_is_stopping() {
+        let mut cadence = cadence();
+        let mut stopping = false;
+        for tick in 0..4u32 {
+            let now = MS * 100 * (tick + 1);
+            stopping = cadence.keepalive(now, Lsn::new(9), true);
+            cadence.status_due(now, Lsn::new(1));
+        }
+        assert!(stopping);
+        let mut moving = self::cadence();
+        for tick in 0..100u32 {
+            let now = MS * 100 * (tick + 1);
+            assert!(!moving.keepalive(now, Lsn::new(9 + u64::from(tick)), true));
+            moving.status_due(now, Lsn::new(1));
+        }
+    }
+}

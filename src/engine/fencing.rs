@@ -1,0 +1,74 @@
+//! Whether what Kafka has not acknowledged may stay on its way. Pure.
+//!
+//! The lock belongs to the session, and the server gives it to another instance when it does not hear this one for
+//! `wal_sender_timeout`. What this one still has in flight would land behind what the other publishes: old events as the last
+//! word on their keys. So it is withdrawn before that can be: half of the time-out after the server was heard last, and at once
+//! when another instance is seen to hold the lock, or when so much time has passed between two turns of the loop (a process
+//! that was frozen) that it may. Withdrawn events are sent again from the slot, by whoever has it.
+//!
+//! It is not exact. A process that is frozen whole sends what it had in flight as soon as it thaws, before it can think.
+
+use std::time::Duration;
+
+/// See the module's head.
+#[derive(Debug)]
+pub(crate) struct Fencing {
+    limit: Duration,
+    pub(super) over_at: Option<Duration>,
+    /// What was in flight is withdrawn, and not forgotten yet.
+    pub(super) given_up: bool,
+}
+
+impl Fencing {
+    /// The lock is not taken for lost yet; once it is, what is in flight has so long.
+    pub(crate) fn new(limit: Duration) -> Self {
+        Fencing {
+            limit,
+            over_at: None,
+            given_up: false,
+        }
+    }
+
+    /// Nothing is in flight any more.
+    pub(crate) fn forget(&mut self) {
+        self.given_up = false;
+    }
+
+    /// A session ended that had heard the server at this time.
+    pub(crate) fn heard_last(&mut self, at: Duration) {
+        self.over_at = Some(at + self.limit);
+    }
+
+    /// Another instance may publish already.
+    pub(crate) fn end(&mut self) {
+        self.over_at = Some(Duration::ZERO);
+    }
+
+    /// The lock is held.
+    pub(crate) fn renew(&mut self) {
+        self.over_at = None;
+    }
+
+    pub(super) fn is_over(&self, now: Duration) -> bool {
+        self.over_at.is_some_and(|at| now >= at)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_runs_from_the_last_word_and_not_from_the_end_of_the_session() {
+        let second = Duration::from_secs(1);
+        let mut tenure = Fencing::new(second * 15);
+        assert!(!tenure.is_over(second * 1_000));
+        tenure.heard_last(second * 10);
+        assert!(!tenure.is_over(second * 24));
+        assert!(tenure.is_over(second * 25));
+        tenure.renew();
+        assert!(!tenure.is_over(second * 25));
+        tenure.end();
+        assert!(tenure.is_over(Duration::ZERO));
+    }
+}

@@ -1,0 +1,366 @@
+//! Every decision of the publisher: a pure state machine from what happened to what to do.
+//!
+//! Inputs are methods (a decoded change, a keepalive, a delivery report, a write-back result, the time, stop); outputs are
+//! taken with [`Engine::output`]. No socket, clock, task or log inside: the driver carries things out and decides nothing, and a
+//! test can play any order of events with a crash between any two.
+//!
+//! What always holds, and is asserted in debug builds here and in [`Tracker`]:
+//!
+//! - I1 the reported flush position never passes an event that Kafka has not acknowledged, or (with mark and delete) whose row is
+//!   not written back: confirmed means marked;
+//! - I2 it never goes back within a lineage, and never lies below where the slot stood;
+//! - I3 it is the slot's start, the end of a transaction that was received whole and settled, or a keepalive's position with nothing
+//!   older pending;
+//! - I4 flush ≤ write = what was received; apply = flush;
+//! - I5 no position is computed; [`Lsn`] has no arithmetic;
+//! - I6 an event is named by commit position and index in its transaction, and commit positions grow;
+//! - I7 bytes in flight stay below the limit plus one event; at the limit we stop reading, never reporting;
+//! - I8 only a Commit closes a transaction; what was handed over of one that was cut in two is skipped when it comes again;
+//! - I9 an event is settled by Kafka's acknowledgement and the write-back, or by a dead letter that is committed, by nothing else: a log
+//!   line settles nothing;
+//! - I10 one task drives all this, and the reports end with it;
+//! - I11 tracker, write-back and retries belong to one lineage: [`Engine::reset`] drops them together;
+//! - I12 whoever waits has a name: what is not read, not acknowledged or not written back shows in [`Engine::snapshot`].
+
+pub(crate) mod dead_letters;
+mod delivery;
+pub(crate) mod dispatch;
+mod failover_gate;
+mod feedback;
+mod fencing;
+pub(crate) mod output;
+mod parked_keys;
+mod receive_timeout;
+pub(crate) mod record_checks;
+mod scheduler;
+mod session;
+mod topic_queue;
+pub(crate) mod topics;
+pub(crate) mod tracker;
+mod violation;
+mod write_back_queue;
+
+#[cfg(test)]
+mod simulation;
+#[cfg(test)]
+mod tests;
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use crate::engine::dead_letters::DeadLetterQueue;
+use crate::engine::dispatch::Dispatch;
+use crate::engine::failover_gate::FailoverGate;
+use crate::engine::feedback::Feedback;
+use crate::engine::fencing::Fencing;
+use crate::engine::output::{End, Intake, Limits, Output, Snapshot, WRITE_BACK_MAX};
+use crate::engine::receive_timeout::ReceiveTimeout;
+use crate::engine::tracker::{Accepted, Ticket, Tracker};
+use crate::engine::violation::Violation;
+use crate::engine::write_back_queue::WriteBackQueue;
+use crate::lsn::Lsn;
+use crate::outbox::Fault;
+
+#[derive(Debug)]
+enum Mode {
+    Running,
+    Stopping { final_keepalives: u32 },
+}
+
+/// What the one connection for writing is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Busy {
+    No,
+    Reading,
+    Writing,
+}
+
+/// See the module's head. What concerns Kafka and the dead letters is in `delivery`.
+#[derive(Debug)]
+pub(crate) struct Engine {
+    pub(super) limits: Limits,
+    pub(super) tracker: Tracker,
+    pub(super) queue: WriteBackQueue,
+    pub(super) dispatch: Dispatch,
+    pub(super) session: Option<Feedback>,
+    /// The session is not to be trusted any more.
+    pub(super) lapsed: bool,
+    pub(super) tenure: Fencing,
+    pub(super) patience: ReceiveTimeout,
+    pub(super) gate: FailoverGate,
+    mode: Mode,
+    reported: Lsn,
+    pub(super) decoding: bool,
+    pub(super) busy: Busy,
+    /// Marks go before letters next time, so that neither starves the other.
+    pub(super) marks_first: bool,
+    /// Grows with every reset: results of earlier work say nothing.
+    pub(super) generation: u64,
+    pub(super) halted: bool,
+    pub(super) now: Duration,
+    pub(super) outputs: VecDeque<Output>,
+}
+
+impl Engine {
+    /// Nothing received yet; no session.
+    pub(crate) fn new(limits: Limits) -> Self {
+        let queue = WriteBackQueue::new(limits.batch_size, WRITE_BACK_MAX, limits.process_interval);
+        Engine {
+            tracker: Tracker::new(Lsn::INVALID),
+            queue,
+            dispatch: Dispatch::new(&limits),
+            session: None,
+            lapsed: false,
+            tenure: Fencing::new(limits.silence),
+            patience: ReceiveTimeout::new(limits.silence),
+            gate: FailoverGate::default(),
+            limits,
+            mode: Mode::Running,
+            reported: Lsn::INVALID,
+            decoding: false,
+            busy: Busy::No,
+            marks_first: true,
+            generation: 0,
+            halted: false,
+            now: Duration::ZERO,
+            outputs: VecDeque::new(),
+        }
+    }
+
+    /// Another lineage, or a rewind: everything in memory is dropped, and the stream begins at `start`, the slot's position.
+    pub(crate) fn reset(&mut self, start: Lsn) {
+        self.tracker.reset(start);
+        self.queue.clear();
+        self.dispatch.reset();
+        // A question to Kafka is asked once, and what is known of topics outlives all this.
+        self.outputs
+            .retain(|output| matches!(output, Output::Ask(_)));
+        self.reported = start;
+        (self.busy, self.halted) = (Busy::No, false);
+        self.tenure.forget();
+        self.gate.clear();
+        self.generation += 1;
+    }
+
+    /// Begin of a transaction.
+    pub(crate) fn begin(&mut self, commit_lsn: Lsn) {
+        self.gate.pass(commit_lsn);
+        let result = self.tracker.begin(commit_lsn);
+        self.check(result);
+    }
+
+    /// A decoded change of any kind. Its index in the transaction, or `None` where an earlier session handed it over.
+    pub(crate) fn change(&mut self) -> Option<u32> {
+        let result = self.tracker.change();
+        self.check(result).flatten()
+    }
+
+    /// The change just counted is an event: its ticket. The record must be handed to Kafka now.
+    pub(crate) fn accept(&mut self, event: Accepted) -> Option<Ticket> {
+        let result = self.tracker.accept(event);
+        self.check(result)
+    }
+
+    /// A row read from the table is an event: its ticket. The record must be handed to Kafka now.
+    pub(crate) fn accept_row(&mut self, event: Accepted) -> Ticket {
+        self.tracker.accept_row(event)
+    }
+
+    /// Commit of the transaction.
+    pub(crate) fn commit(&mut self, commit_lsn: Lsn, end_lsn: Lsn) {
+        let result = self.tracker.commit(commit_lsn, end_lsn);
+        self.check(result);
+    }
+
+    fn check<T>(&mut self, result: Result<T, Violation>) -> Option<T> {
+        result
+            .map_err(|violation| {
+                self.outputs
+                    .push_back(Output::End(End::Violated(violation)))
+            })
+            .ok()
+    }
+
+    /// A keepalive of the server.
+    pub(crate) fn keepalive(&mut self, now: Duration, wal_end: Lsn, reply_requested: bool) {
+        self.gate.pass(wal_end);
+        let told = self.is_finished() && self.reported == self.flushed();
+        if let Mode::Stopping { final_keepalives } = &mut self.mode {
+            *final_keepalives += u32::from(told);
+        } else {
+            let result = self.tracker.keepalive(wal_end);
+            self.check(result);
+        }
+        if let Some(session) = &mut self.session
+            && session.keepalive(now, wal_end, reply_requested)
+        {
+            self.outputs.push_back(Output::End(End::ServerStopping));
+        }
+    }
+
+    /// No new work from now on but the rest of the transaction that is being read; [`End::Stopped`] follows when all that was begun is done.
+    pub(crate) fn stop(&mut self) {
+        if !self.is_stopping() {
+            self.mode = Mode::Stopping {
+                final_keepalives: 0,
+            };
+            if let Some(session) = &mut self.session {
+                session.report_soon();
+            }
+        }
+    }
+
+    /// While stopping: where the slot stands, or `None` if the server does not tell any more.
+    pub(crate) fn slot_position(&mut self, position: Option<Lsn>) {
+        let Mode::Stopping { final_keepalives } = self.mode else {
+            return;
+        };
+        if !self.is_finished() {
+            return;
+        }
+        let confirmed = match position {
+            Some(position) => position >= self.tracker.flushed(),
+            None => final_keepalives >= 2,
+        };
+        if confirmed {
+            self.outputs.push_back(Output::End(End::Stopped));
+        } else if let Some(session) = &mut self.session {
+            // The answer says how far the stream is, and whether that is enough for the standbys.
+            session.report_soon();
+        }
+    }
+
+    /// Time has passed, or inputs came: adds the outputs that are due.
+    pub(crate) fn poll(&mut self, now: Duration) {
+        self.now = now;
+        let reading = self.intake() != Intake::Paused;
+        let stopping = self.is_stopping();
+        let finished = self.is_finished();
+        self.dispatch.wake(now);
+        if let Some(names) = self.dispatch.topics.question(now) {
+            self.outputs.push_back(Output::Ask(names));
+        }
+        self.halt();
+        self.work(now, stopping || !reading || self.session.is_none());
+        let (write, flush) = (self.tracker.received(), self.flushed());
+        debug_assert!(flush >= self.reported, "it never goes back");
+        debug_assert!(flush <= write, "confirmed and not received");
+        let Some(session) = &mut self.session else {
+            return;
+        };
+        session.reading(now, reading);
+        if let Some(due) = session.status_due(now, flush) {
+            self.reported = flush;
+            let ask_reply = due.ask_reply || (stopping && finished);
+            self.outputs.push_back(Output::Status {
+                write,
+                flush,
+                ask_reply,
+            });
+        }
+        if session.silent(now) {
+            self.outputs.push_back(Output::LookAtWalsender);
+        }
+    }
+
+    /// Tells once that it has to stop, when all that was begun is done but the event that stops it.
+    fn halt(&mut self) {
+        let Some(fault) = self.dispatch.halt().filter(|_| !self.halted) else {
+            return;
+        };
+        let flying = self.dispatch.in_flight_count() > 0 || self.busy == Busy::Writing;
+        if flying || self.queue.len() > 0 || !self.dispatch.letters.is_idle() {
+            return;
+        }
+        let end = End::Halted(Fault::clone(fault));
+        self.halted = true;
+        self.outputs.push_back(Output::End(end));
+    }
+
+    /// Whether there is an event behind which it does not go.
+    fn is_halting(&self) -> bool {
+        self.dispatch.halt().is_some()
+    }
+
+    /// The next thing to do, if any.
+    pub(crate) fn output(&mut self) -> Option<Output> {
+        let output = self.outputs.pop_front();
+        if output.is_some() || self.is_halting() {
+            return output;
+        }
+        self.dispatch.output(self.now, &self.tracker)
+    }
+
+    /// When [`poll`](Engine::poll) has to be called though nothing else happens.
+    pub(crate) fn deadline(&self) -> Option<Duration> {
+        let session = self
+            .session
+            .as_ref()
+            .map(|session| session.deadline(self.flushed()));
+        let letters = self.letters_are_open().then_some(&self.dispatch.letters);
+        let letters = letters.and_then(DeadLetterQueue::deadline);
+        let desk = [self.queue.deadline(), letters];
+        let desk = desk.into_iter().flatten().filter(|_| self.busy == Busy::No);
+        desk.chain(session).chain(self.dispatch.deadline()).min()
+    }
+
+    /// What to do with what the server sends.
+    pub(crate) fn intake(&self) -> Intake {
+        match self.mode {
+            _ if self.lapsed => Intake::Paused,
+            Mode::Stopping { .. } if !self.is_within() => Intake::Discard,
+            _ if self.is_halting() || self.queue.is_full() => Intake::Paused,
+            _ if self.tracker.bytes() < self.limits.memory_limit => Intake::Open,
+            _ => Intake::Paused,
+        }
+    }
+
+    /// Whether nothing is in flight and nothing waits for the write-back.
+    pub(crate) fn is_drained(&self) -> bool {
+        let written = self.busy != Busy::Writing && self.dispatch.letters.is_idle();
+        self.tracker.in_flight_count() == 0 && self.queue.len() == 0 && written
+    }
+
+    /// Whether a stop was asked for.
+    pub(super) fn is_stopping(&self) -> bool {
+        matches!(self.mode, Mode::Stopping { .. })
+    }
+
+    /// Whether a stop has nothing left to wait for but the slot.
+    fn is_finished(&self) -> bool {
+        self.is_drained() && !self.is_within()
+    }
+
+    /// Whether the rest of a transaction is to come in this session. A stop reads it: what was handed over would be sent again.
+    fn is_within(&self) -> bool {
+        self.session.is_some() && self.tracker.is_open()
+    }
+
+    /// Where the next session of this lineage starts: everything before it was received whole.
+    pub(crate) fn resume_at(&self) -> Lsn {
+        self.tracker.complete()
+    }
+
+    /// The last position reported to the server as flushed.
+    pub(crate) fn reported(&self) -> Lsn {
+        self.reported
+    }
+
+    /// Figures for status and metrics.
+    pub(crate) fn snapshot(&self) -> Snapshot {
+        Snapshot {
+            received: self.tracker.received(),
+            confirmed: self.flushed(),
+            in_flight_count: self.tracker.in_flight_count(),
+            in_flight_bytes: self.tracker.in_flight_bytes(),
+            unmarked_count: self.queue.len(),
+            deferred_count: self.queue.deferred_count(),
+            hidden_count: self.queue.hidden_count(),
+            oldest: self.tracker.oldest_in_flight(),
+            decoding: self.decoding,
+            standby: self.gate.is_standby_late(),
+            rewind_count: self.dispatch.rewind_count(),
+            unfiled_count: self.dispatch.letters.unfiled_count(),
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! Which keys are parked: an event of them is a dead letter that the later ones wait for. Pure.
+//!
+//! The table is the truth about it, and what is here follows it: read from the table at the beginning, kept up with every letter that is
+//! filed, handed out and closed, and read again from time to time while there are any. Rows of a key are handed out in order; when the
+//! last is handed out, new events of the key no longer park but wait in their lane, and when the last letter is closed they go: were
+//! they sent before, a crash in between would send the retried ones once more behind them.
+
+use std::collections::HashMap;
+
+use crate::outbox::{OwnedRecord, ParkedKey};
+
+/// A topic and a key.
+pub(crate) type Key = (Box<str>, Box<[u8]>);
+
+/// How a key stands.
+#[derive(Debug, Default, Clone, Copy)]
+pub(crate) struct Park {
+    /// Rows of the key that were not handed out.
+    pub(crate) rows: u64,
+    /// Rows that were handed out, and whose letters are not closed.
+    pub(crate) out: u64,
+    /// The event at its head was refused, and nobody has asked for it since.
+    pub(crate) blocked: bool,
+}
+
+/// See the module's head.
+#[derive(Debug, Default)]
+pub(crate) struct ParkedKeys {
+    keys: HashMap<Key, Park>,
+    /// Grows with each change: what was read from the table before one says nothing about it.
+    version: u64,
+}
+
+impl ParkedKeys {
+    /// None, as of now.
+    pub(crate) fn reset(&mut self) {
+        self.version += 1;
+        self.keys.clear();
+    }
+
+    /// As the table has it.
+    pub(crate) fn load(&mut self, keys: Vec<ParkedKey>) {
+        self.reset();
+        for parked in keys {
+            let Some(key) = parked.key else { continue };
+            let park = Park {
+                rows: parked.rows,
+                out: 0,
+                blocked: parked.blocked,
+            };
+            self.keys.insert((parked.topic.into(), key.into()), park);
+        }
+    }
+
+    /// No key is parked.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.keys.is_empty()
+    }
+
+    /// Changes whenever anything does.
+    pub(crate) fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// How this key stands, if it is parked.
+    pub(crate) fn get(&self, topic: &str, key: &[u8]) -> Option<Park> {
+        self.keys.get(&(Box::from(topic), Box::from(key))).copied()
+    }
+
+    /// A row of this record's key is filed; `blocks` if it is the one that the others wait for.
+    pub(crate) fn file(&mut self, record: &OwnedRecord, blocks: bool) {
+        self.version += 1;
+        let park = self.keys.entry(key_of(record)).or_default();
+        park.rows += 1;
+        park.blocked |= blocks;
+    }
+
+    /// A row of this record's key is handed out: the key, if it is parked.
+    pub(crate) fn hand_out(&mut self, record: &OwnedRecord) -> Option<Key> {
+        let key = key_of(record);
+        let park = self.keys.get_mut(&key)?;
+        self.version += 1;
+        park.blocked = false;
+        park.rows = park.rows.saturating_sub(1);
+        park.out += 1;
+        Some(key)
+    }
+
+    /// One of the rows that were handed out is no longer on its way.
+    pub(crate) fn returned(&mut self, key: &Key) {
+        if let Some(park) = self.keys.get_mut(key) {
+            self.version += 1;
+            park.out = park.out.saturating_sub(1);
+            if park.rows == 0 && park.out == 0 {
+                self.keys.remove(key);
+            }
+        }
+    }
+}
+
+fn key_of(record: &OwnedRecord) -> Key {
+    let key = record.key().unwrap_or_default();
+    (record.topic().into(), key.into())
+}

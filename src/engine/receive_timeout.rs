@@ -1,0 +1,91 @@
+//! How long the next session waits for a server that says nothing. Pure.
+//!
+//! A server may be silent for long and alive: one that restores, or that chews on a transaction where its process cannot be looked
+//! at. A session that gives up makes it begin anew, and the same silence follows, as often as the wait is too short for it. So after
+//! each session that ended by silence and had brought nothing, the next waits twice as long; one that brought something ends that.
+
+use std::time::Duration;
+
+use crate::lsn::Lsn;
+
+/// Nobody waits longer.
+const MOST: Duration = Duration::from_secs(600);
+
+/// See the module's head.
+#[derive(Debug)]
+pub(crate) struct ReceiveTimeout {
+    least: Duration,
+    limit: Duration,
+    /// What had been received when the session began.
+    began_at: Lsn,
+    /// The session ends because of its silence.
+    pub(super) given_up: bool,
+}
+
+impl ReceiveTimeout {
+    /// The first session waits so long, and none less.
+    pub(crate) fn new(least: Duration) -> Self {
+        ReceiveTimeout {
+            least,
+            limit: least,
+            began_at: Lsn::INVALID,
+            given_up: false,
+        }
+    }
+
+    /// How long a session may hear nothing that begins with so much received.
+    pub(crate) fn begin(&mut self, received: Lsn) -> Duration {
+        (self.began_at, self.given_up) = (received, false);
+        self.limit
+    }
+
+    /// It has ended.
+    pub(crate) fn end(&mut self, received: Lsn) {
+        if received > self.began_at {
+            self.limit = self.least;
+        } else if std::mem::take(&mut self.given_up) {
+            self.limit = (self.limit * 2).min(MOST.max(self.least));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn silence(patience: &mut ReceiveTimeout, received: Lsn) {
+        patience.given_up = true;
+        patience.end(received);
+    }
+
+    #[test]
+    fn each_silence_without_progress_doubles_the_wait_up_to_a_limit() {
+        let mut patience = ReceiveTimeout::new(SECOND * 25);
+        let at = Lsn::new(7);
+        for seconds in [25, 50, 100, 200, 400, 600, 600] {
+            assert_eq!(patience.begin(at), SECOND * seconds);
+            silence(&mut patience, at);
+        }
+        // An end of another kind says nothing.
+        assert_eq!(patience.begin(at), SECOND * 600);
+        patience.end(at);
+        assert_eq!(patience.begin(at), SECOND * 600);
+    }
+
+    #[test]
+    fn progress_ends_the_doubling_and_a_long_wait_stays_as_it_is() {
+        let mut patience = ReceiveTimeout::new(SECOND * 25);
+        patience.begin(Lsn::new(7));
+        silence(&mut patience, Lsn::new(7));
+        assert_eq!(patience.begin(Lsn::new(7)), SECOND * 50);
+        silence(&mut patience, Lsn::new(8));
+        assert_eq!(patience.begin(Lsn::new(8)), SECOND * 25);
+        let mut long = ReceiveTimeout::new(SECOND * 900);
+        for _ in 0..3 {
+            assert_eq!(long.begin(Lsn::new(7)), SECOND * 900);
+            silence(&mut long, Lsn::new(7));
+        }
+    }
+}

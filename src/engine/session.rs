@@ -1,0 +1,123 @@
+//! The engine's side towards one replication session: bytes, silence, the walsender, the lock.
+//!
+//! Owns nothing; see `receive_timeout`, `fencing` and `failover_gate` for what decides.
+
+use std::time::Duration;
+
+use crate::engine::Engine;
+use crate::engine::feedback::Feedback;
+use crate::engine::output::{End, Output, Walsender};
+
+impl Engine {
+    /// A session streams from now on.
+    pub(crate) fn session_started(&mut self, now: Duration) {
+        self.forget_session();
+        self.tenure.renew();
+        let patience = self.patience.begin(self.tracker.received());
+        let interval = self.limits.status_interval;
+        self.session = Some(Feedback::new(now, interval, patience));
+        self.poll(now);
+    }
+
+    /// The session is over, for whatever reason; reports and write-backs of its events stay welcome.
+    pub(crate) fn session_ended(&mut self) {
+        if let Some(session) = self.session.take() {
+            self.tenure.heard_last(session.heard_at());
+        }
+        if std::mem::take(&mut self.lapsed) {
+            self.tenure.end();
+        }
+        self.decoding = false;
+        self.gate.look(false);
+        self.patience.end(self.tracker.received());
+        self.tracker.interrupt();
+        self.forget_session();
+    }
+
+    /// Outputs about a session end with it; those about the table and Kafka stay due, since they are told only once.
+    fn forget_session(&mut self) {
+        self.outputs.retain(|output| {
+            matches!(
+                output,
+                Output::Work { .. }
+                    | Output::Ask(_)
+                    | Output::End(End::ProducerFailed(_) | End::Halted(_))
+            )
+        });
+    }
+
+    /// Bytes came from the server.
+    pub(crate) fn heard(&mut self, now: Duration) {
+        self.decoding = false;
+        if let Some(session) = &mut self.session {
+            session.heard(now);
+        }
+    }
+
+    /// Whether the server was silent for too long and was not heard since.
+    fn is_silent(&self) -> bool {
+        self.session.as_ref().is_some_and(Feedback::is_silent)
+    }
+
+    /// What a look at the walsender has shown.
+    pub(crate) fn walsender(&mut self, now: Duration, walsender: Walsender) {
+        match walsender {
+            Walsender::Busy => {
+                self.heard(now);
+                self.decoding = true;
+            }
+            Walsender::Standby => self.heard(now),
+            // It may have spoken while it was looked at.
+            Walsender::Idle | Walsender::Gone if !self.is_silent() => {}
+            Walsender::Idle | Walsender::Gone => {
+                self.patience.given_up = true;
+                self.outputs.push_back(Output::End(End::Silent));
+            }
+        }
+    }
+
+    /// The loop begins a turn. A session that has not been heard of by the server for too long is no more trusted: nothing is read
+    /// from it.
+    pub(crate) fn turn(&mut self, now: Duration) {
+        let lapsed = |session: &Feedback| session.has_lapsed(now);
+        if !self.lapsed && self.session.as_ref().is_some_and(lapsed) {
+            self.lapsed = true;
+            self.outputs.push_back(Output::End(End::Lapsed));
+        }
+    }
+
+    /// The lock is ours from now on.
+    pub(crate) fn lock_held(&mut self) {
+        self.tenure.renew();
+    }
+
+    /// A session without a stream ended.
+    pub(crate) fn lock_lost(&mut self, now: Duration) {
+        if self.tenure.over_at.is_none() {
+            self.tenure.heard_last(now);
+        }
+    }
+
+    /// Another instance has it.
+    pub(crate) fn lock_taken(&mut self) {
+        self.tenure.end();
+    }
+
+    /// Without the lock: whether what is in flight is to be withdrawn now. Told once; a reset has to follow before anything is sent.
+    pub(crate) fn gives_up(&mut self, now: Duration) -> bool {
+        let is_over = self.session.is_none() && self.tenure.is_over(now);
+        let gives_up = is_over && self.kafka_count() > 0 && !self.tenure.given_up;
+        self.tenure.given_up |= gives_up;
+        gives_up
+    }
+
+    /// Whether the slot is one that standbys keep.
+    pub(crate) fn slot_is_kept(&mut self, kept: bool) {
+        self.gate.on = kept;
+    }
+
+    /// A look at the walsender: whether it waits until a standby has what it is about to send.
+    pub(crate) fn waits_for_standby(&mut self, waits: bool) {
+        self.gate.look(waits);
+    }
+}

@@ -1,0 +1,189 @@
+//! The table of dead letters in the simulation, and the people who look into it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use fastrand::Rng;
+
+use crate::engine::dead_letters::Sight;
+use crate::lsn::Lsn;
+use crate::outbox::{Closing, Letter, OwnedRecord, ParkedKey, Request, Wish};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Dead,
+    Parked,
+    Retry,
+    Discard,
+    Retried,
+    Discarded,
+}
+
+#[derive(Debug)]
+struct Filed {
+    row: usize,
+    key: (String, Vec<u8>),
+    parks_key: bool,
+    state: State,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Cabinet {
+    letters: BTreeMap<i64, Filed>,
+    dead: BTreeSet<usize>,
+}
+
+impl Cabinet {
+    pub(crate) fn file(&mut self, letters: &[Letter]) {
+        for letter in letters {
+            let row = letter.row.map_or(0, |row| row as usize);
+            let record = letter.record.as_ref().expect("every row can be read here");
+            let open = self
+                .letters
+                .iter()
+                .find(|(_, filed)| filed.row == row && filed.is_open());
+            let known = letter.known.or(open.map(|(id, _)| *id));
+            let id = known.unwrap_or_else(|| self.letters.len() as i64 + 1);
+            self.dead.insert(row);
+            let state = if letter.parked {
+                State::Parked
+            } else {
+                State::Dead
+            };
+            let key = record.key().unwrap_or_default().to_vec();
+            let filed = Filed {
+                row,
+                key: (record.topic().to_owned(), key),
+                parks_key: letter.parks_key,
+                state,
+            };
+            self.letters.insert(id, filed);
+        }
+    }
+
+    /// The row of the outbox.
+    pub(crate) fn close(&mut self, closing: &Closing) -> usize {
+        let filed = self.letters.get_mut(&closing.letter).expect("a letter");
+        filed.state = match closing.published {
+            true => State::Retried,
+            false => State::Discarded,
+        };
+        filed.row
+    }
+
+    /// What there is to do, in the order of the log: what is asked for, and what was parked behind nothing any more.
+    pub(crate) fn look(
+        &self,
+        with_keys: bool,
+        event: impl Fn(usize) -> (OwnedRecord, Option<(Lsn, u32)>),
+    ) -> Sight {
+        let blocked = |key: &(String, Vec<u8>)| {
+            let mut letters = self.letters.values();
+            letters.any(|filed| filed.key == *key && filed.parks_key && filed.state == State::Dead)
+        };
+        // Nothing of a parked key goes past what is dead before it.
+        let passes = |filed: &Filed| {
+            let mut letters = self.letters.values();
+            letters.any(|head| {
+                let dead = head.state == State::Dead && head.parks_key;
+                dead && head.key == filed.key && head.row < filed.row
+            })
+        };
+        let due = self.letters.iter().filter(|(_, filed)| match filed.state {
+            State::Retry => !(filed.parks_key && passes(filed)),
+            State::Discard => true,
+            State::Parked => !blocked(&filed.key),
+            State::Dead | State::Retried | State::Discarded => false,
+        });
+        let request = |(id, filed): (&i64, &Filed)| {
+            let (record, place) = event(filed.row);
+            Request {
+                letter: *id,
+                row: Some(filed.row as i64),
+                wish: match filed.state {
+                    State::Discard => Wish::Discard,
+                    _ => Wish::Retry,
+                },
+                place,
+                parks_key: filed.parks_key,
+                record: Some(Box::new(record)),
+                fault: None,
+            }
+        };
+        let mut due: Vec<_> = due.collect();
+        due.sort_by_key(|(_, filed)| filed.row);
+        let requests = due.into_iter().map(request).take(5).collect();
+        Sight {
+            requests,
+            parked: with_keys.then(|| self.parked_keys()),
+        }
+    }
+
+    pub(crate) fn parked_keys(&self) -> Vec<ParkedKey> {
+        let mut keys: BTreeMap<&(String, Vec<u8>), ParkedKey> = BTreeMap::new();
+        let open = self
+            .letters
+            .values()
+            .filter(|filed| filed.is_open() && filed.parks_key);
+        for filed in open {
+            let parked = keys.entry(&filed.key).or_insert_with(|| ParkedKey {
+                topic: filed.key.0.clone(),
+                key: Some(filed.key.1.clone()),
+                rows: 0,
+                blocked: false,
+            });
+            parked.rows += 1;
+            parked.blocked |= filed.state == State::Dead;
+        }
+        keys.into_values().collect()
+    }
+
+    /// A person asks for a dead letter to be sent again, or thrown away. False if there is none.
+    pub(crate) fn ask(&mut self, rng: &mut Rng) -> bool {
+        let dead = self.letters.values_mut();
+        let mut dead: Vec<_> = dead.filter(|filed| filed.state == State::Dead).collect();
+        if dead.is_empty() {
+            return false;
+        }
+        let at = rng.usize(0..dead.len());
+        dead[at].state = match rng.u8(0..4) {
+            0 => State::Discard,
+            _ => State::Retry,
+        };
+        true
+    }
+
+    /// `dead-letter retry --all`.
+    pub(crate) fn retry_all(&mut self) {
+        for filed in self.letters.values_mut() {
+            if filed.state == State::Dead {
+                filed.state = State::Retry;
+            }
+        }
+    }
+
+    /// Whether the row is left out by every reader of the table.
+    pub(crate) fn holds(&self, row: usize) -> bool {
+        let mut letters = self.letters.values();
+        letters
+            .any(|filed| filed.row == row && (filed.is_open() || filed.state == State::Discarded))
+    }
+
+    pub(crate) fn is_discarded(&self, row: usize) -> bool {
+        let mut letters = self.letters.values();
+        letters.any(|filed| filed.row == row && filed.state == State::Discarded)
+    }
+
+    pub(crate) fn was_dead(&self, row: usize) -> bool {
+        self.dead.contains(&row)
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        !self.letters.values().any(Filed::is_open)
+    }
+}
+
+impl Filed {
+    fn is_open(&self) -> bool {
+        !matches!(self.state, State::Retried | State::Discarded)
+    }
+}

@@ -1,0 +1,448 @@
+//! The publisher's process in the simulation: a driver as thin as the real one, and the checks at its edges.
+//!
+//! It carries out outputs one by one, so that a schedule can cut in between any two, and holds every record that is handed over
+//! against what the model log says must come.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::time::Duration;
+
+use crate::engine::Engine;
+use crate::engine::dispatch::Admission;
+use crate::engine::output::{
+    End, Failure, FailureKind, Intake, Limits, Output, Report, Walsender, Work,
+};
+use crate::engine::record_checks::Parcel;
+use crate::engine::simulation::world::{Appended, Batch, Message, Reported, Status, World};
+use crate::engine::topics::{Answer, Facts};
+use crate::engine::tracker::{Accepted, ENTRY_BYTES, Ticket};
+use crate::lsn::Lsn;
+use crate::outbox::Fault;
+
+#[derive(Debug)]
+pub(crate) struct Process {
+    pub(crate) engine: Engine,
+    limits: Limits,
+    pub(crate) now: Duration,
+    /// Grows with every reset: what of an earlier one comes in must change nothing.
+    generation: u64,
+    first_ticket: Ticket,
+    /// Rows handed to Kafka in this generation.
+    handed: BTreeSet<usize>,
+    flush: u64,
+    missed: VecDeque<usize>,
+    pub(crate) stopping: bool,
+    /// Whether there was a session to finish in, and a server that told its position.
+    pub(crate) position_known: bool,
+}
+
+/// What became of the process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fate {
+    Lives,
+    Stopped,
+    Halted,
+}
+
+impl Process {
+    pub(crate) fn new(world: &mut World) -> Self {
+        let limits = Limits {
+            after_publish: world.after_publish,
+            batch_size: world.rng.usize(1..8),
+            process_interval: Duration::from_millis(world.rng.u64(0..3_000)),
+            memory_limit: world.rng.usize(500..4_000),
+            needs_key: false,
+            attempts: world.rng.u32(1..4),
+            on_poison: world.on_poison,
+            dead_letters_per_minute: 1_000_000,
+            makes_topics: false,
+            compresses: false,
+            batch_bytes: 1_000_000,
+            status_interval: Duration::from_secs(10),
+            silence: Duration::from_secs(15),
+        };
+        let mut process = Process {
+            engine: Engine::new(limits.clone()),
+            limits,
+            now: Duration::ZERO,
+            generation: 0,
+            first_ticket: 0,
+            handed: BTreeSet::new(),
+            flush: 0,
+            missed: VecDeque::new(),
+            stopping: false,
+            position_known: false,
+        };
+        process.reset(world);
+        process
+    }
+
+    /// Everything in memory is dropped; the stream begins again where the slot stands.
+    pub(crate) fn reset(&mut self, world: &mut World) {
+        assert!(world.link.is_none());
+        self.engine.reset(Lsn::new(world.confirmed));
+        self.generation += 1;
+        self.first_ticket = self.engine.next_ticket();
+        self.handed.clear();
+        self.flush = world.confirmed;
+        self.engine.load_parked(world.cabinet.parked_keys());
+        let missed = |row: &usize| {
+            let known = &world.rows[*row];
+            known.transaction.is_none() && !known.marked && !world.cabinet.holds(*row)
+        };
+        self.missed = (0..world.rows.len()).filter(missed).collect();
+    }
+
+    pub(crate) fn connect(&mut self, now: Duration, world: &mut World) -> bool {
+        if world.link.is_some() {
+            return false;
+        }
+        let resume = self.engine.resume_at().raw();
+        let reported = self.engine.reported().raw();
+        assert!(
+            world.confirmed <= reported,
+            "the slot is ahead of what was reported"
+        );
+        assert!(reported <= resume, "what was confirmed would be read again");
+        world.start(resume);
+        self.engine.session_started(now);
+        true
+    }
+
+    /// Without a session: withdraws what is in flight when it is time to. Each partition may still take a beginning of it.
+    pub(crate) fn give_up(&mut self, now: Duration, world: &mut World) -> bool {
+        if world.link.is_some() || !self.engine.gives_up(now) {
+            return false;
+        }
+        world.saw("withdrawn");
+        world.lose_records();
+        while world.perform(false) {}
+        self.reset(world);
+        true
+    }
+
+    /// The connection is over, seen from here.
+    pub(crate) fn disconnect(&mut self, world: &mut World, clean: bool) {
+        world.close(clean);
+        self.engine.session_ended();
+    }
+
+    /// Takes one message from the server as far as the engine lets it.
+    pub(crate) fn read(&mut self, now: Duration, world: &mut World) -> bool {
+        self.engine.turn(now);
+        let intake = self.engine.intake();
+        let Some(link) = &mut world.link else {
+            return false;
+        };
+        if intake == Intake::Paused {
+            return false;
+        }
+        let Some(message) = link.to_client.pop_front() else {
+            return false;
+        };
+        self.engine.heard(now);
+        if let Message::Keepalive { wal_end, reply } = message {
+            self.engine.keepalive(now, Lsn::new(wal_end), reply);
+        } else if intake == Intake::Open {
+            self.take(message, world);
+        }
+        true
+    }
+
+    fn take(&mut self, message: Message, world: &mut World) {
+        match message {
+            Message::Begin(number) => self.engine.begin(Lsn::new(world.log[number].commit)),
+            Message::Commit(number) => {
+                let transaction = &world.log[number];
+                let (commit, end) = (Lsn::new(transaction.commit), Lsn::new(transaction.end));
+                self.engine.commit(commit, end);
+            }
+            Message::Change(number, index) => {
+                let row = world.log[number].changes[index as usize];
+                match (self.engine.change(), row) {
+                    (None, Some(row)) => {
+                        let left_out = world.cabinet.was_dead(row);
+                        let handed = self.handed.contains(&row);
+                        assert!(handed || left_out, "row {row} is passed over");
+                        world.saw("change skipped");
+                    }
+                    (Some(found), row) => {
+                        assert_eq!(found, index, "index in the transaction");
+                        // What the dead letters have already, the driver leaves out.
+                        if let Some(row) = row
+                            && !world.cabinet.holds(row)
+                        {
+                            self.hand_over(row, number as u32, world, false);
+                        }
+                    }
+                    (None, None) => {}
+                }
+            }
+            Message::Keepalive { .. } => {}
+        }
+    }
+
+    fn hand_over(&mut self, row: usize, xid: u32, world: &mut World, from_table: bool) {
+        assert!(self.handed.insert(row), "row {row} is handed over twice");
+        let bytes = world.rows[row].bytes;
+        let record = world.record(row);
+        let accepted = Accepted {
+            row: row as i64,
+            xid,
+            bytes,
+            topic: self.engine.topic(record.topic()),
+            since_micros: 0,
+            sent_micros: 0,
+        };
+        let ticket = if from_table {
+            self.engine.accept_row(accepted)
+        } else {
+            self.engine.accept(accepted).expect("inside a transaction")
+        };
+        assert!(ticket >= self.first_ticket, "tickets are never given again");
+        let held = self.engine.held_bytes();
+        let allowed = self.limits.memory_limit + bytes as usize + ENTRY_BYTES + TRANSACTION_BYTES;
+        assert!(held <= allowed, "{held} bytes in flight, {allowed} allowed");
+        match self.engine.admit(&accepted, &Parcel::of_kept(&record)) {
+            Admission::Send => world.produce(ticket, row),
+            Admission::Keep(reason) => {
+                world.saw("kept");
+                let now = self.now;
+                self.engine.keep(now, ticket, Box::new(record), reason);
+            }
+        }
+    }
+
+    /// Publishes a row that the slot never delivers.
+    pub(crate) fn publish_missed(&mut self, world: &mut World) -> bool {
+        if self.engine.intake() != Intake::Open || self.stopping {
+            return false;
+        }
+        let known =
+            |row: &usize| world.rows[*row].transaction.is_none() && !world.cabinet.holds(*row);
+        let next = self.missed.pop_front().or_else(|| {
+            (0..world.rows.len())
+                .find(|row| known(row) && !world.rows[*row].marked && !self.handed.contains(row))
+        });
+        let Some(row) = next else {
+            return false;
+        };
+        if self.handed.contains(&row) || world.rows[row].marked || world.cabinet.holds(row) {
+            return false;
+        }
+        world.saw("row from the table");
+        self.hand_over(row, 0, world, true);
+        true
+    }
+
+    /// Kafka's next report for a partition.
+    pub(crate) fn report(&mut self, now: Duration, world: &mut World, number: usize) -> bool {
+        let partition = &mut world.partitions[number];
+        let Some(reported) = partition.reports.pop_front() else {
+            return false;
+        };
+        let Reported {
+            ticket,
+            row,
+            appended,
+            failure,
+            suspect,
+        } = reported;
+        let current = ticket >= self.first_ticket;
+        let kind = match appended {
+            Appended::Yes => None,
+            Appended::Refused => Some(FailureKind::Refused),
+            Appended::Later => Some(FailureKind::Outage),
+            Appended::NoTopic => Some(FailureKind::NoTopic),
+        };
+        let report = Report {
+            ticket,
+            failure: kind.map(|kind| Failure {
+                kind,
+                fault: fault(),
+                number: failure,
+            }),
+            record: suspect.then(|| Box::new(world.record(row))),
+        };
+        let mut done = Vec::new();
+        self.engine.delivered(now, report, &mut done);
+        if !current {
+            world.saw("report of before a reset");
+            assert!(done.is_empty());
+        }
+        for accepted in done {
+            let row = accepted.row as usize;
+            assert!(world.rows[row].appended > 0, "row {row} was not appended");
+            world.saw(match suspect {
+                true => "acknowledged by a rewind",
+                false => "acknowledged",
+            });
+        }
+        true
+    }
+
+    /// The result of a statement comes back.
+    pub(crate) fn written(&mut self, now: Duration, world: &mut World) -> bool {
+        if world
+            .batches
+            .front()
+            .is_none_or(|batch| batch.result.is_none())
+        {
+            return false;
+        }
+        let batch = world.batches.pop_front().expect("seen above");
+        if batch.generation != self.generation {
+            world.saw("write-back of before a reset");
+        }
+        let result = batch.result.expect("seen above");
+        self.engine
+            .worked(now, batch.generation, batch.work, result);
+        true
+    }
+
+    /// Kafka's answer about topics comes back.
+    pub(crate) fn answered(&mut self, now: Duration, world: &mut World, fault: bool) -> bool {
+        let Some(answers) = world.answer(fault) else {
+            return false;
+        };
+        let answer = |there| match there {
+            true => Answer::Known(Facts::default()),
+            false => Answer::Missing,
+        };
+        let answers = answers.map(|answers| {
+            let answers = answers.into_iter();
+            answers.map(|(name, there)| (name, answer(there))).collect()
+        });
+        self.engine.answered(now, answers);
+        true
+    }
+
+    /// Carries out one output.
+    pub(crate) fn carry_out(&mut self, now: Duration, world: &mut World) -> Option<Fate> {
+        match self.engine.output()? {
+            Output::Status {
+                write,
+                flush,
+                ask_reply,
+            } => self.status(world, write.raw(), flush.raw(), ask_reply),
+            Output::Send { ticket, record } => {
+                let value = std::str::from_utf8(record.value().unwrap_or_default());
+                let row: usize = value.expect("a number").parse().expect("a number");
+                world.produce(ticket, row);
+            }
+            Output::Trust { topic, failure } => {
+                let number: usize = topic[1..].parse().expect("a name of ours");
+                world.trust(number, failure);
+            }
+            Output::Ask(names) => {
+                assert!(!names.is_empty(), "an empty question");
+                world.question = Some(names);
+            }
+            Output::Work { generation, work } => {
+                assert_eq!(generation, self.generation);
+                let mut batches = world.batches.iter();
+                let out = batches.any(|batch| batch.generation == generation);
+                assert!(!out, "two things at a time");
+                world.saw(match &work {
+                    Work::Mark(marks) => {
+                        assert!(!marks.is_empty(), "an empty write-back");
+                        "marked"
+                    }
+                    Work::File(_) => "filed",
+                    Work::Close(_) => "closed",
+                    Work::Count(_) => "attempt counted",
+                    Work::Look { .. } => "looked",
+                });
+                world.batches.push_back(Batch {
+                    work,
+                    generation,
+                    result: None,
+                });
+            }
+            Output::LookAtWalsender => {
+                let walsender = match world.walsender() {
+                    None => Walsender::Gone,
+                    Some(walsender) if walsender.busy => Walsender::Busy,
+                    Some(_) => Walsender::Idle,
+                };
+                self.engine.walsender(now, walsender);
+            }
+            Output::End(end) => return Some(self.end(world, end)),
+        }
+        Some(Fate::Lives)
+    }
+
+    fn status(&mut self, world: &mut World, write: u64, flush: u64, ask_reply: bool) {
+        assert!(flush >= self.flush, "the confirmed position went back");
+        assert!(world.named.contains(&flush), "{flush} was never named");
+        assert!(flush <= write, "confirmed {flush}, received {write}");
+        assert!(Some(&write) <= world.named.last(), "{write} was never sent");
+        self.flush = flush;
+        if let Some(link) = &mut world.link {
+            link.to_server.push_back(Status { flush, ask_reply });
+        }
+    }
+
+    fn end(&mut self, world: &mut World, end: End) -> Fate {
+        match end {
+            End::Stopped => {
+                world.saw("stopped");
+                if self.position_known {
+                    self.check_stopped(world);
+                }
+                self.disconnect(world, true);
+                return Fate::Stopped;
+            }
+            End::ServerStopping => {
+                world.saw("let the server stop");
+                self.disconnect(world, true);
+            }
+            End::Silent => {
+                world.saw("silent");
+                self.disconnect(world, false);
+            }
+            End::Lapsed => {
+                world.saw("lapsed");
+                self.disconnect(world, false);
+            }
+            End::Halted(_) => {
+                world.saw("halted");
+                self.disconnect(world, false);
+                return Fate::Halted;
+            }
+            End::ProducerFailed(fault) => panic!("no producer fails here: {fault}"),
+            End::Violated(violation) => panic!("a lawful server was accused: {violation}"),
+        }
+        Fate::Lives
+    }
+
+    /// A stop that was waited for leaves nothing that the next start would send again.
+    fn check_stopped(&self, world: &World) {
+        for row in &self.handed {
+            if world.cabinet.holds(*row) {
+                continue;
+            }
+            let again = match world.rows[*row].transaction {
+                Some(number) => world.log[number].commit >= world.confirmed,
+                None => !world.rows[*row].marked,
+            };
+            assert!(
+                !again,
+                "row {row} would be sent again after a graceful stop"
+            );
+        }
+    }
+
+    pub(crate) fn has_handed_over(&self) -> bool {
+        !self.handed.is_empty()
+    }
+}
+
+/// What a transaction in the book takes, and a little more.
+const TRANSACTION_BYTES: usize = 64;
+
+fn fault() -> Fault {
+    Fault {
+        code: "REFUSED".to_owned(),
+        message: "refused".to_owned(),
+    }
+}

@@ -1,0 +1,450 @@
+//! Plays the whole engine in thousands of seeded worlds that go wrong in every way they can, and checks what it promises
+//! after every step.
+//!
+//! A schedule is a seed: it chooses the limits, the transactions, and which step comes next: a message, a report, half a
+//! write-back, an hour of silence, a crash of either side. At its end every fault is lifted and everything must be published,
+//! marked and confirmed within a bounded number of steps, in order, without anything twice that nothing excuses.
+//!
+//! `OUTBOXD_SIM_SEEDS` sets how many schedules run, `OUTBOXD_SIM_SEED` runs one, and `OUTBOXD_SIM_TRACE=1` prints each step.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use fastrand::Rng;
+
+use crate::engine::simulation::process::{Fate, Process};
+use crate::engine::simulation::steps::{EVERYDAY, FAULTS, Step};
+use crate::engine::simulation::world::World;
+
+const MS: Duration = Duration::from_millis(1);
+/// Far more than any schedule needs once nothing goes wrong any more.
+const STEPS_TO_HEAL: u32 = 50_000;
+
+struct Schedule {
+    world: World,
+    process: Option<Process>,
+    now: Duration,
+    trace: bool,
+    steps: Vec<(Step, u32)>,
+    /// Something happened that excuses duplicates.
+    repeats: bool,
+}
+
+impl Schedule {
+    fn new(seed: u64, trace: bool) -> Self {
+        let mut rng = Rng::with_seed(seed);
+        let mut steps = EVERYDAY.to_vec();
+        // Each schedule has its own few faults, so that none hides behind the others; some have none.
+        let kinds = rng.usize(0..6);
+        for _ in 0..kinds {
+            let (step, weight) = FAULTS[rng.usize(0..FAULTS.len())];
+            steps.push((step, weight * rng.u32(1..4)));
+        }
+        Schedule {
+            world: World::new(rng),
+            process: None,
+            now: Duration::ZERO,
+            trace,
+            steps,
+            repeats: false,
+        }
+    }
+
+    fn run(mut self) -> BTreeMap<&'static str, u64> {
+        let total: u32 = self.steps.iter().map(|(_, weight)| weight).sum();
+        for _ in 0..self.world.rng.u32(100..800) {
+            let mut at = self.world.rng.u32(0..total);
+            let chosen = self.steps.iter().find(|(_, weight)| {
+                let found = at < *weight;
+                at = at.saturating_sub(*weight);
+                found
+            });
+            let step = chosen.map_or(Step::Poll, |(step, _)| *step);
+            self.step(step);
+        }
+        self.heal();
+        self.stop_and_start();
+        self.world.check_order(false);
+        // What follows a refused event overtakes it once, and comes again behind it.
+        let refused = self.world.seen.contains_key("refused by the broker");
+        if !refused {
+            self.world.check_order(true);
+        }
+        if !self.repeats && !refused {
+            let twice = self.world.rows.iter().position(|row| row.appended > 1);
+            assert_eq!(twice, None, "published twice");
+        }
+        self.world.seen
+    }
+
+    /// Takes a step. False if there was nothing to do.
+    fn step(&mut self, step: Step) -> bool {
+        let did = self.world_step(step) || self.process_step(step) || self.fault(step);
+        if self.trace && did {
+            eprintln!("{:?} {step:?} slot {}", self.now, self.world.confirmed);
+            if let Some(process) = &self.process {
+                eprintln!("    {:?}", process.engine);
+            }
+        }
+        if let Some(process) = &self.process {
+            let snapshot = process.engine.snapshot();
+            self.world.check_confirmed(snapshot.confirmed.raw());
+            assert!(snapshot.confirmed <= snapshot.received);
+            if did && self.world.rng.u8(0..4) > 0 {
+                self.poll();
+            }
+        }
+        did
+    }
+
+    fn poll(&mut self) {
+        if let Some(process) = &mut self.process {
+            process.engine.poll(self.now);
+        }
+    }
+
+    fn world_step(&mut self, step: Step) -> bool {
+        let world = &mut self.world;
+        match step {
+            Step::Write => world.write(),
+            Step::Send => return world.send(),
+            Step::AskWithoutEnd if world.stopping => {
+                world.shut_down();
+                self.notice_close();
+            }
+            Step::Keepalive { reply } => world.keepalive(reply),
+            Step::Hear => return world.hear(),
+            Step::Append => {
+                let number = world.rng.usize(0..world.partitions.len());
+                return world.append(number);
+            }
+            Step::Perform { fault } => return world.perform(fault),
+            Step::Ask => {
+                let mut rng = world.rng.fork();
+                return world.cabinet.ask(&mut rng);
+            }
+            Step::Topic => {
+                let number = world.rng.usize(0..world.topics.len());
+                world.topics[number] = !world.topics[number];
+            }
+            Step::Checkpoint => world.checkpoint(),
+            Step::Visible | Step::Lock if !world.rows.is_empty() => {
+                let number = world.rng.usize(0..world.rows.len());
+                let lock = step == Step::Lock;
+                world.rows[number].locked = lock;
+                world.rows[number].visible |= !lock;
+            }
+            Step::Wait(most) => self.now += MS * world.rng.u32(1..=most as u32),
+            _ => return false,
+        }
+        true
+    }
+
+    fn process_step(&mut self, step: Step) -> bool {
+        let (now, world) = (self.now, &mut self.world);
+        if let Some(process) = &mut self.process {
+            process.now = now;
+        }
+        let Some(process) = &mut self.process else {
+            if step == Step::Connect {
+                self.repeats |= world.seen.contains_key("rolled back");
+                self.process = Some(Process::new(world));
+            }
+            return step == Step::Connect;
+        };
+        match step {
+            Step::Read => process.read(now, world),
+            Step::PublishMissed => process.publish_missed(world),
+            Step::Report => {
+                let number = world.rng.usize(0..world.partitions.len());
+                process.report(now, world, number)
+            }
+            Step::Written => process.written(now, world),
+            Step::Answer { fault } => process.answered(now, world, fault),
+            Step::Poll => {
+                process.engine.poll(now);
+                true
+            }
+            Step::CarryOut => {
+                let fate = process.carry_out(now, world);
+                match fate {
+                    Some(Fate::Stopped) => {
+                        let clean = process.position_known;
+                        self.end_process(clean);
+                    }
+                    Some(Fate::Halted) => {
+                        // A person mends it.
+                        self.world.poison.clear();
+                        self.world.topics.iter_mut().for_each(|there| *there = true);
+                        self.end_process(false);
+                    }
+                    Some(Fate::Lives) | None => {}
+                }
+                fate.is_some()
+            }
+            Step::Connect if process.stopping => {
+                let abandoned = world.link.is_none();
+                if abandoned {
+                    self.end_process(false);
+                }
+                abandoned
+            }
+            Step::Connect => process.connect(now, world),
+            Step::GiveUp => {
+                let given_up = process.give_up(now, world);
+                self.repeats |= given_up;
+                given_up
+            }
+            Step::Position if process.stopping => {
+                let position = (!world.stopping).then_some(world.confirmed);
+                process.position_known = position.is_some() && world.link.is_some();
+                process
+                    .engine
+                    .slot_position(position.map(crate::lsn::Lsn::new));
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn fault(&mut self, step: Step) -> bool {
+        let world = &mut self.world;
+        match step {
+            Step::ShutDown => world.stopping = world.link.is_some(),
+            Step::Poison { always } if !world.rows.is_empty() => {
+                let row = world
+                    .rng
+                    .usize(world.rows.len().saturating_sub(20)..world.rows.len());
+                let times = if always { u32::MAX } else { 1 };
+                world.poison.insert(row, times);
+            }
+            Step::Busy => {
+                let Some(walsender) = world.walsender() else {
+                    return false;
+                };
+                walsender.busy = !walsender.busy;
+            }
+            Step::CutLink if world.link.is_some() => {
+                world.close(false);
+                self.notice_close();
+            }
+            Step::Vanish => {
+                let Some(link) = &mut world.link else {
+                    return false;
+                };
+                link.walsender = None;
+            }
+            Step::CrashServer => {
+                world.close(false);
+                world.roll_back();
+                self.notice_close();
+            }
+            Step::CrashProcess if self.process.is_some() => self.end_process(false),
+            Step::Rewind => {
+                let Some(process) = &mut self.process else {
+                    return false;
+                };
+                self.repeats = true;
+                process.disconnect(world, false);
+                // What is being written is awaited, however it ends.
+                while world.perform(false) {}
+                process.reset(world);
+            }
+            Step::Stop => {
+                let Some(process) = &mut self.process else {
+                    return false;
+                };
+                process.stopping = true;
+                process.engine.stop();
+            }
+            _ => return false,
+        }
+        self.world.saw(match step {
+            Step::ShutDown => "shutdown",
+            Step::Poison { .. } => "poison",
+            Step::Busy => "busy walsender",
+            Step::CutLink => "cut",
+            Step::Vanish => "vanished walsender",
+            Step::CrashServer => "server crash",
+            Step::CrashProcess => "process crash",
+            Step::Rewind => "rewind",
+            _ => "stop",
+        });
+        true
+    }
+
+    /// A connection that the server closed is noticed here.
+    fn notice_close(&mut self) {
+        if let Some(process) = &mut self.process
+            && self.world.link.is_none()
+        {
+            process.engine.session_ended();
+        }
+    }
+
+    /// However it ended: all its memory is gone. A `clean` end is one that the slot has seen.
+    fn end_process(&mut self, clean: bool) {
+        self.repeats |= !clean;
+        self.process = None;
+        self.world.close(false);
+        self.world.lose_producer();
+    }
+
+    /// Whatever can be done without time passing, once.
+    fn work(&mut self) -> bool {
+        let mut did = false;
+        let steps = [
+            Step::GiveUp,
+            Step::Connect,
+            Step::CarryOut,
+            Step::Hear,
+            Step::Send,
+            Step::Read,
+            Step::PublishMissed,
+            Step::Append,
+            Step::Report,
+            Step::Perform { fault: false },
+            Step::Written,
+            Step::Answer { fault: false },
+        ];
+        for step in steps {
+            let tries = if matches!(step, Step::Append | Step::Report) {
+                6
+            } else {
+                1
+            };
+            did |= (0..tries).any(|_| self.step(step));
+            self.poll();
+        }
+        did
+    }
+
+    /// Works until nothing is left to do, then lets time pass as the engine asks, until `done`.
+    fn until(&mut self, what: &str, done: impl Fn(&Schedule) -> bool) {
+        let mut idle = 0;
+        for _ in 0..STEPS_TO_HEAL {
+            // Reports and appends pick a partition at random, so a few rounds without work mean that there is none.
+            idle = if self.work() { 0 } else { idle + 1 };
+            if done(self) {
+                return;
+            }
+            if idle < 10 {
+                continue;
+            }
+            idle = 0;
+            // What was refused before everything was mended is asked for again.
+            self.world.cabinet.retry_all();
+            self.step(Step::Position);
+            self.step(Step::AskWithoutEnd);
+            if let Some(process) = &mut self.process
+                && self.world.link.is_some()
+            {
+                let deadline = process.engine.deadline();
+                let stuck = "nothing to do and nothing to wait for";
+                let deadline = deadline.unwrap_or_else(|| panic!("{what}: {stuck}"));
+                assert!(deadline >= self.now, "{what}: a deadline in the past");
+                self.now = deadline.max(self.now + MS / 10);
+                process.engine.poll(self.now);
+            }
+        }
+        panic!(
+            "{what} never came: {:?}",
+            self.process
+                .as_ref()
+                .map(|process| process.engine.snapshot())
+        );
+    }
+
+    fn heal(&mut self) {
+        self.world.heal();
+        self.until("the end of the log", |schedule| {
+            let drained = |process: &Process| process.engine.is_drained() && !process.stopping;
+            let left_alone = schedule.world.is_published() && !schedule.world.stopping;
+            left_alone && schedule.process.as_ref().is_some_and(drained)
+        });
+    }
+
+    fn stop_and_start(&mut self) {
+        self.step(Step::Stop);
+        self.until("a graceful stop", |schedule| schedule.process.is_none());
+        self.process = Some(Process::new(&mut self.world));
+        self.step(Step::Connect);
+        while self.work() {}
+        let repeated = self.process.as_ref().is_some_and(Process::has_handed_over);
+        assert!(
+            !repeated,
+            "a start after a graceful stop repeated something"
+        );
+    }
+}
+
+/// Says which schedule it was, in one line that can be pasted.
+struct Repro(u64);
+
+impl Drop for Repro {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("OUTBOXD_SIM_SEED={} cargo test --lib simulation", self.0);
+        }
+    }
+}
+
+fn from_env(name: &str) -> Option<u64> {
+    let value = std::env::var(name).ok()?;
+    Some(
+        value
+            .parse()
+            .unwrap_or_else(|_| panic!("{name} is not a number")),
+    )
+}
+
+#[test]
+fn whatever_happens_nothing_is_lost_reordered_or_needlessly_repeated() {
+    let one = from_env("OUTBOXD_SIM_SEED");
+    let seeds = one.map_or(0..from_env("OUTBOXD_SIM_SEEDS").unwrap_or(2_000), |seed| {
+        seed..seed + 1
+    });
+    let trace = from_env("OUTBOXD_SIM_TRACE").is_some();
+    let count = seeds.end - seeds.start;
+    let mut seen: BTreeMap<&'static str, u64> = BTreeMap::new();
+    for seed in seeds {
+        let repro = Repro(seed);
+        for (what, times) in Schedule::new(seed, trace).run() {
+            *seen.entry(what).or_default() += times;
+        }
+        drop(repro);
+    }
+    if count < 1_000 {
+        return;
+    }
+    for what in [
+        "busy walsender",
+        "change skipped",
+        "cut",
+        "acknowledged by a rewind",
+        "trust from before a failure",
+        "attempt counted",
+        "closed",
+        "filed",
+        "halted",
+        "lapsed",
+        "kept",
+        "let the server stop",
+        "poison",
+        "process crash",
+        "report of before a reset",
+        "rewind",
+        "row from the table",
+        "server crash",
+        "server left",
+        "shutdown",
+        "silent",
+        "stop",
+        "stopped",
+        "vanished walsender",
+        "withdrawn",
+        "write-back of before a reset",
+    ] {
+        assert!(seen.contains_key(what), "no schedule has seen: {what}");
+    }
+}

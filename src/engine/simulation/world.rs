@@ -1,0 +1,605 @@
+//! The world around the engine, as far as it can hurt: a server with its slot and walsender, a broker, the outbox table.
+//!
+//! Everything is a step that the schedule takes or does not take; nothing happens by itself. What a real server or broker may do,
+//! the model may do; what they never do (send transactions out of commit order, acknowledge a partition out of order), it never
+//! does.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use fastrand::Rng;
+
+use crate::config::{AfterPublish, OnPoison};
+use crate::engine::dead_letters::Sight;
+use crate::engine::output::Work;
+use crate::engine::simulation::dead_letters::Cabinet;
+use crate::engine::tracker::Ticket;
+use crate::lsn::Lsn;
+use crate::outbox::{Outcome, OwnedRecord};
+
+/// A row of the outbox table, named by its place in [`World::rows`]; rows are numbered in commit order.
+#[derive(Debug)]
+pub(crate) struct Row {
+    pub(crate) partition: usize,
+    pub(crate) key: u8,
+    pub(crate) bytes: u32,
+    /// Transaction that inserted it, or `None` where the slot never delivers it and only the table knows.
+    pub(crate) transaction: Option<usize>,
+    pub(crate) marked: bool,
+    /// Under synchronous replication an event arrives before its row can be seen.
+    pub(crate) visible: bool,
+    pub(crate) locked: bool,
+    pub(crate) appended: u32,
+}
+
+#[derive(Debug)]
+pub(crate) struct Transaction {
+    pub(crate) commit: u64,
+    pub(crate) end: u64,
+    /// A row of ours, or a change of another table.
+    pub(crate) changes: Vec<Option<usize>>,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Message {
+    Begin(usize),
+    Change(usize, u32),
+    Commit(usize),
+    Keepalive { wal_end: u64, reply: bool },
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Status {
+    pub(crate) flush: u64,
+    pub(crate) ask_reply: bool,
+}
+
+#[derive(Debug)]
+pub(crate) struct Walsender {
+    /// The transaction to send next, and how much of it was sent.
+    next: usize,
+    part: usize,
+    /// Everything below was decoded and handed to the socket.
+    sent: u64,
+    start: u64,
+    /// Decodes something that sends us nothing.
+    pub(crate) busy: bool,
+}
+
+/// A connection as the publisher sees it; the walsender behind it may be gone already.
+#[derive(Debug)]
+pub(crate) struct Link {
+    pub(crate) walsender: Option<Walsender>,
+    pub(crate) to_client: VecDeque<Message>,
+    pub(crate) to_server: VecDeque<Status>,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Partition {
+    pub(crate) topic: usize,
+    in_flight: VecDeque<(Ticket, usize)>,
+    pub(crate) reports: VecDeque<Reported>,
+    pub(crate) log: Vec<usize>,
+    /// Reports bring their records back.
+    suspect: bool,
+    last_failure: u64,
+}
+
+impl Partition {
+    fn report(&mut self, ticket: Ticket, row: usize, appended: Appended, failures: u64) {
+        let failed = appended != Appended::Yes;
+        if failed {
+            (self.suspect, self.last_failure) = (true, failures);
+        }
+        self.reports.push_back(Reported {
+            ticket,
+            row,
+            appended,
+            failure: if failed { failures } else { 0 },
+            suspect: self.suspect,
+        });
+    }
+}
+
+/// A report as the producer has made it, which the publisher has not read.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Reported {
+    pub(crate) ticket: Ticket,
+    pub(crate) row: usize,
+    pub(crate) appended: Appended,
+    pub(crate) failure: u64,
+    /// It brings its record back.
+    pub(crate) suspect: bool,
+}
+
+/// What the broker did with a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Appended {
+    Yes,
+    Refused,
+    /// An outage, told as an error.
+    Later,
+    NoTopic,
+}
+
+#[derive(Debug)]
+pub(crate) struct Batch {
+    pub(crate) work: Work,
+    pub(crate) generation: u64,
+    /// What came of it, once it was done or has failed.
+    pub(crate) result: Option<Result<Option<Sight>, ()>>,
+}
+
+#[derive(Debug)]
+pub(crate) struct World {
+    pub(crate) rng: Rng,
+    pub(crate) after_publish: AfterPublish,
+    pub(crate) on_poison: OnPoison,
+    pub(crate) rows: Vec<Row>,
+    pub(crate) log: Vec<Transaction>,
+    pub(crate) wal: u64,
+    pub(crate) confirmed: u64,
+    /// What a crash of the server brings back.
+    durable: u64,
+    /// Transactions whose confirmation was checked.
+    checked: usize,
+    pub(crate) stopping: bool,
+    pub(crate) link: Option<Link>,
+    /// Every position that may be confirmed: those that the server has named.
+    pub(crate) named: BTreeSet<u64>,
+    pub(crate) partitions: Vec<Partition>,
+    /// Records that were not delivered so far.
+    failures: u64,
+    /// How often the broker still refuses a row.
+    pub(crate) poison: BTreeMap<usize, u32>,
+    /// Which topics are there.
+    pub(crate) topics: Vec<bool>,
+    pub(crate) question: Option<Vec<String>>,
+    pub(crate) batches: VecDeque<Batch>,
+    pub(crate) cabinet: Cabinet,
+    pub(crate) seen: BTreeMap<&'static str, u64>,
+}
+
+impl World {
+    pub(crate) fn new(mut rng: Rng) -> Self {
+        let modes = [AfterPublish::Mark, AfterPublish::Delete, AfterPublish::Keep];
+        let after_publish = modes[rng.usize(0..3)];
+        let policies = [OnPoison::DeadLetter, OnPoison::ParkKey, OnPoison::Halt];
+        let on_poison = policies[rng.usize(0..3)];
+        let topics: Vec<bool> = (0..rng.usize(1..3)).map(|_| rng.u8(0..4) > 0).collect();
+        let partitions: Vec<_> = (0..rng.usize(1..4))
+            .map(|number| Partition {
+                topic: number % topics.len(),
+                ..Partition::default()
+            })
+            .collect();
+        World {
+            after_publish,
+            on_poison,
+            topics,
+            question: None,
+            cabinet: Cabinet::default(),
+            rows: Vec::new(),
+            log: Vec::new(),
+            wal: 1_000,
+            confirmed: 1_000,
+            durable: 1_000,
+            checked: 0,
+            stopping: false,
+            link: None,
+            named: BTreeSet::from([1_000]),
+            partitions,
+            failures: 0,
+            poison: BTreeMap::new(),
+            batches: VecDeque::new(),
+            seen: BTreeMap::new(),
+            rng,
+        }
+    }
+
+    pub(crate) fn saw(&mut self, what: &'static str) {
+        *self.seen.entry(what).or_default() += 1;
+    }
+
+    fn insert(&mut self, transaction: Option<usize>) -> usize {
+        let row = Row {
+            partition: self.rng.usize(0..self.partitions.len()),
+            key: self.rng.u8(0..3),
+            bytes: self.rng.u32(1..200),
+            transaction,
+            marked: false,
+            visible: self.rng.u8(0..4) > 0 || transaction.is_none(),
+            locked: self.rng.u8(0..20) == 0,
+            appended: 0,
+        };
+        self.rows.push(row);
+        self.rows.len() - 1
+    }
+
+    /// A service commits: events, changes of other tables, or nothing; often right behind the last commit. Or only other
+    /// databases of the server write.
+    pub(crate) fn write(&mut self) {
+        if self.rng.u8(0..3) == 0 {
+            self.wal += self.rng.u64(1..50);
+            if self.rng.bool() {
+                return;
+            }
+        }
+        let (most, number) = (if self.rng.u8(0..10) == 0 { 40 } else { 6 }, self.log.len());
+        let changes = (0..self.rng.usize(0..most))
+            .map(|_| (self.rng.u8(0..4) > 0).then(|| self.insert(Some(number))))
+            .collect();
+        let commit = self.wal;
+        self.wal += self.rng.u64(1..40);
+        self.log.push(Transaction {
+            commit,
+            end: self.wal,
+            changes,
+        });
+        if self.rng.u8(0..12) == 0 && self.after_publish != AfterPublish::Keep {
+            self.insert(None);
+        }
+    }
+
+    /// START_REPLICATION: forwarded to the slot's position if below it, honoured if above.
+    pub(crate) fn start(&mut self, at: u64) {
+        let start = at.max(self.confirmed);
+        self.link = Some(Link {
+            walsender: Some(Walsender {
+                next: self
+                    .log
+                    .partition_point(|transaction| transaction.commit < start),
+                part: 0,
+                sent: self.confirmed,
+                start,
+                busy: false,
+            }),
+            to_client: VecDeque::new(),
+            to_server: VecDeque::new(),
+        });
+    }
+
+    fn sender(&mut self) -> Option<(&mut Walsender, &mut VecDeque<Message>)> {
+        let link = self.link.as_mut()?;
+        Some((link.walsender.as_mut()?, &mut link.to_client))
+    }
+
+    pub(crate) fn walsender(&mut self) -> Option<&mut Walsender> {
+        self.sender().map(|(walsender, _)| walsender)
+    }
+
+    /// Sends one message. False if there is nothing to send.
+    pub(crate) fn send(&mut self) -> bool {
+        let (wal, mut rng) = (self.wal, self.rng.fork());
+        let log = std::mem::take(&mut self.log);
+        let mut named = None;
+        let sent = self.sender().is_some_and(|(walsender, pipe)| {
+            if walsender.busy {
+                return false;
+            }
+            let number = walsender.next;
+            let Some(transaction) = log.get(number) else {
+                return std::mem::replace(&mut walsender.sent, wal) < wal;
+            };
+            let part = walsender.part;
+            walsender.part += 1;
+            if part == 0 {
+                walsender.sent = rng.u64(walsender.sent..=transaction.commit);
+                pipe.push_back(Message::Begin(number));
+            } else if part <= transaction.changes.len() {
+                pipe.push_back(Message::Change(number, part as u32 - 1));
+            } else {
+                pipe.push_back(Message::Commit(number));
+                (walsender.next, walsender.part) = (number + 1, 0);
+                walsender.sent = transaction.end;
+                named = Some(transaction.end);
+            }
+            true
+        });
+        self.log = log;
+        self.named.extend(named);
+        sent
+    }
+
+    pub(crate) fn keepalive(&mut self, reply: bool) {
+        let Some((walsender, pipe)) = self.sender() else {
+            return;
+        };
+        let wal_end = walsender.sent;
+        pipe.push_back(Message::Keepalive { wal_end, reply });
+        self.named.insert(wal_end);
+    }
+
+    /// A server that shuts down asks without end, and leaves when the client has confirmed what was sent.
+    pub(crate) fn shut_down(&mut self) {
+        let (wal, confirmed) = (self.wal, self.confirmed);
+        let Some(walsender) = self.walsender() else {
+            return;
+        };
+        if walsender.sent < wal || walsender.part > 0 {
+            return;
+        }
+        if confirmed == wal {
+            self.saw("server left");
+            self.close(false);
+        } else {
+            self.keepalive(true);
+        }
+    }
+
+    /// The walsender reads one report of the publisher.
+    pub(crate) fn hear(&mut self) -> bool {
+        let Some(link) = &mut self.link else {
+            return false;
+        };
+        let (Some(walsender), Some(status)) = (&mut link.walsender, link.to_server.pop_front())
+        else {
+            return false;
+        };
+        let known = walsender.sent.max(walsender.start);
+        assert!(status.flush <= known, "{} was never sent", status.flush);
+        self.confirmed = self.confirmed.max(status.flush);
+        self.check_confirmed(self.confirmed);
+        if status.ask_reply {
+            self.keepalive(false);
+        }
+        true
+    }
+
+    /// The connection ends; a `clean` end lets the server read what was sent to it, another one only the beginning of that.
+    pub(crate) fn close(&mut self, clean: bool) {
+        let waiting = self.link.as_ref().map_or(0, |link| link.to_server.len());
+        let read = if clean {
+            waiting
+        } else {
+            self.rng.usize(0..=waiting)
+        };
+        for _ in 0..read {
+            self.hear();
+        }
+        self.link = None;
+        if std::mem::take(&mut self.stopping) {
+            self.roll_back();
+        }
+    }
+
+    pub(crate) fn checkpoint(&mut self) {
+        self.durable = self.confirmed;
+    }
+
+    /// Positions that were confirmed since the last checkpoint are forgotten.
+    pub(crate) fn roll_back(&mut self) {
+        if self.durable < self.confirmed {
+            self.saw("rolled back");
+        }
+        self.confirmed = self.durable;
+    }
+
+    /// I1: a transaction that will not be sent again is in the log of the broker, and in the table it shows.
+    pub(crate) fn check_confirmed(&mut self, position: u64) {
+        while let Some(transaction) = self.log.get(self.checked)
+            && transaction.commit < position
+        {
+            for row in transaction.changes.iter().flatten() {
+                if self.cabinet.holds(*row) {
+                    continue;
+                }
+                assert!(self.rows[*row].appended > 0, "row {row} is lost");
+                let marked = self.rows[*row].marked || self.after_publish == AfterPublish::Keep;
+                assert!(marked, "row {row} is confirmed and not marked");
+            }
+            self.checked += 1;
+        }
+    }
+
+    /// The record as it is handed to Kafka: the row's number is its value.
+    pub(crate) fn record(&self, row: usize) -> OwnedRecord {
+        let Row { partition, key, .. } = self.rows[row];
+        let topic = topic_name(self.partitions[partition].topic);
+        // A key belongs to one partition.
+        let key = [partition as u8, key];
+        let value = row.to_string();
+        let place = self.place(row).map(|(lsn, index)| {
+            let headers = [
+                ("outbox_lsn", lsn.to_string()),
+                ("outbox_index", index.to_string()),
+            ];
+            headers.map(|(name, value)| (name, value.into_bytes()))
+        });
+        let headers = place.iter().flatten();
+        OwnedRecord::new(
+            &topic,
+            Some(&key),
+            Some(value.as_bytes()),
+            headers.map(|(name, value)| (*name, value.as_slice())),
+        )
+    }
+
+    /// Where it stands in the log, if it does.
+    pub(crate) fn place(&self, row: usize) -> Option<(Lsn, u32)> {
+        let transaction = &self.log[self.rows[row].transaction?];
+        let changes = transaction.changes.iter();
+        let index = changes.clone().position(|change| *change == Some(row))?;
+        Some((Lsn::new(transaction.commit), index as u32))
+    }
+
+    pub(crate) fn produce(&mut self, ticket: Ticket, row: usize) {
+        let partition = self.rows[row].partition;
+        self.partitions[partition]
+            .in_flight
+            .push_back((ticket, row));
+    }
+
+    /// The broker takes the next record of a partition, or refuses it and perhaps others of its batch.
+    pub(crate) fn append(&mut self, number: usize) -> bool {
+        let topic = self.partitions[number].topic;
+        let (there, outage) = (self.topics[topic], self.rng.u8(0..60) == 0);
+        let partition = &mut self.partitions[number];
+        let Some((ticket, row)) = partition.in_flight.pop_front() else {
+            return false;
+        };
+        let refusals = self.poison.entry(row).or_default();
+        let appended = match *refusals {
+            _ if !there => Appended::NoTopic,
+            0 if outage => Appended::Later,
+            0 => Appended::Yes,
+            _ => Appended::Refused,
+        };
+        *refusals -= u32::from(appended == Appended::Refused);
+        if appended == Appended::Yes {
+            partition.log.push(row);
+            self.rows[row].appended += 1;
+        }
+        self.failures += u64::from(appended != Appended::Yes);
+        partition.report(ticket, row, appended, self.failures);
+        if appended != Appended::Yes {
+            *self.seen.entry("refused by the broker").or_default() += 1;
+        }
+        if appended == Appended::Refused && self.rng.u8(0..3) == 0 {
+            let innocent = self.rng.usize(0..=partition.in_flight.len());
+            let batch: Vec<_> = partition.in_flight.drain(..innocent).collect();
+            for (ticket, row) in batch {
+                self.failures += 1;
+                partition.report(ticket, row, Appended::Refused, self.failures);
+            }
+        }
+        true
+    }
+
+    /// Ends the suspicion of a topic, unless a failure came after this one.
+    pub(crate) fn trust(&mut self, topic: usize, failure: u64) {
+        let of_topic = self.partitions.iter_mut();
+        let mut of_topic = of_topic.filter(|partition| partition.topic == topic);
+        let last = of_topic
+            .by_ref()
+            .map(|partition| partition.last_failure)
+            .max();
+        if last.is_some_and(|last| last > failure) {
+            *self.seen.entry("trust from before a failure").or_default() += 1;
+            return;
+        }
+        let of_topic = self.partitions.iter_mut();
+        of_topic
+            .filter(|partition| partition.topic == topic)
+            .for_each(|partition| partition.suspect = false);
+    }
+
+    /// The producer dies: of what is in flight, each partition still takes a beginning.
+    pub(crate) fn lose_producer(&mut self) {
+        self.lose_records();
+        self.question = None;
+        self.batches.clear();
+    }
+
+    /// The same for its records alone.
+    pub(crate) fn lose_records(&mut self) {
+        for number in 0..self.partitions.len() {
+            for _ in 0..self.rng.usize(0..=self.partitions[number].in_flight.len()) {
+                self.append(number);
+            }
+            self.partitions[number].in_flight.clear();
+            self.partitions[number].reports.clear();
+            self.partitions[number].suspect = false;
+        }
+    }
+
+    /// The statement runs in the database. With `fault` it fails as a whole, before or after it took effect.
+    pub(crate) fn perform(&mut self, fault: bool) -> bool {
+        let Some(at) = self.batches.iter().position(|batch| batch.result.is_none()) else {
+            return false;
+        };
+        let without_effect = fault && self.rng.bool();
+        let mut sight = None;
+        let keep = self.after_publish == AfterPublish::Keep;
+        match &mut self.batches[at].work {
+            Work::Mark(marks) => {
+                for mark in marks {
+                    let row = &mut self.rows[mark.row as usize];
+                    assert!(row.appended > 0, "row {} marked, never published", mark.row);
+                    if !without_effect && row.visible && !row.locked {
+                        row.marked = true;
+                        if !fault {
+                            mark.outcome = Outcome::Settled;
+                        }
+                    }
+                }
+            }
+            _ if without_effect => {}
+            Work::File(letters) => self.cabinet.file(letters),
+            Work::Close(closings) => {
+                for closing in closings {
+                    let row = self.cabinet.close(closing);
+                    self.rows[row].marked = !keep;
+                }
+            }
+            Work::Count(_) => {}
+            Work::Look { with_keys } => {
+                let with_keys = *with_keys;
+                let event = |row| (self.record(row), self.place(row));
+                sight = Some(self.cabinet.look(with_keys, event));
+            }
+        }
+        self.batches[at].result = Some(if fault { Err(()) } else { Ok(sight) });
+        true
+    }
+
+    /// Kafka answers, or does not.
+    pub(crate) fn answer(&mut self, fault: bool) -> Option<Option<Vec<(String, bool)>>> {
+        let names = self.question.take()?;
+        let answers = names.into_iter().map(|name| {
+            let number: usize = name[1..].parse().expect("a name of ours");
+            (name, self.topics[number])
+        });
+        Some((!fault).then(|| answers.collect()))
+    }
+
+    pub(crate) fn heal(&mut self) {
+        self.poison.clear();
+        self.topics.iter_mut().for_each(|there| *there = true);
+        for row in &mut self.rows {
+            (row.visible, row.locked) = (true, false);
+        }
+        if let Some(walsender) = self.walsender() {
+            walsender.busy = false;
+        }
+    }
+
+    pub(crate) fn is_published(&self) -> bool {
+        let keep = self.after_publish == AfterPublish::Keep;
+        let done = |(number, row): (usize, &Row)| {
+            let discarded = self.cabinet.is_discarded(number);
+            (row.appended > 0 || discarded) && (row.marked || keep)
+        };
+        let rows = self.rows.iter().enumerate();
+        self.confirmed == self.wal && rows.into_iter().all(done) && self.cabinet.is_closed()
+    }
+
+    /// For each key, `first` deliveries, or else the last ones, are in commit order. Where others go on while a dead letter waits, it
+    /// comes late.
+    pub(crate) fn check_order(&self, first: bool) {
+        for partition in &self.partitions {
+            for key in 0..3 {
+                let late =
+                    |row: usize| self.on_poison != OnPoison::ParkKey && self.cabinet.was_dead(row);
+                let from_slot = |row: &usize| {
+                    let known = &self.rows[*row];
+                    known.transaction.is_some() && known.key == key && !late(*row)
+                };
+                let mut seen = BTreeSet::new();
+                let mut rows: Vec<usize> =
+                    partition.log.iter().copied().filter(from_slot).collect();
+                if !first {
+                    rows.reverse();
+                }
+                rows.retain(|row| seen.insert(*row));
+                if !first {
+                    rows.reverse();
+                }
+                assert!(rows.is_sorted(), "order (first: {first}): {rows:?}");
+            }
+        }
+    }
+}
+
+pub(crate) fn topic_name(number: usize) -> String {
+    format!("t{number}")
+}

@@ -1,0 +1,274 @@
+//! What one event costs on its way from the log's bytes to the producer and back, without sockets and without Kafka.
+//!
+//! Three stages, each on the real code: `decode` is bytes to an event, `route` an event to a record, `track` everything that
+//! the engine does for it until it is settled. Seconds differ from machine to machine and from hour to hour, instructions do
+//! not: the test counts those, under callgrind, and has a ceiling for each stage. The counts are of the profile that the tests are built
+//! with, debug assertions included; `tests/bench/run counts` tells those of the released program, and `tests/bench/run micro` the time.
+#![allow(clippy::unwrap_used)]
+
+use std::env;
+use std::fs::OpenOptions;
+use std::hint::black_box;
+use std::io::Write as _;
+use std::process::Command;
+use std::time::Duration;
+
+use criterion::{Criterion, Throughput};
+
+use crate::config::{AfterPublish, KeyRule, OnPoison};
+use crate::engine::Engine;
+use crate::engine::dispatch::Admission;
+use crate::engine::output::{Limits, Report};
+use crate::engine::record_checks::{self as checks, Parcel};
+use crate::engine::topics::{Answer, Facts};
+use crate::engine::tracker::{Accepted, Ticket};
+use crate::lsn::Lsn;
+use crate::outbox::{Columns, Event, Origin, Router};
+use crate::pgoutput::{Message, Timestamp, golden};
+
+const PER_TRANSACTION: u64 = 10;
+/// What the child process of the test does: a stage and a number of transactions.
+const ORDER: &str = "OUTBOXD_MEASURE";
+const MS: Duration = Duration::from_millis(1);
+
+/// The most instructions that an event may take in each stage, somewhat above what it takes.
+const CEILINGS: [(&str, u64); 3] = [("decode", 3_000), ("route", 2_800), ("track", 1_350)];
+
+fn run(stage: &str, transactions: u64) -> u64 {
+    let mut work = Work::new();
+    (0..transactions).map(|_| work.transaction(stage)).sum()
+}
+
+/// One transaction of ten events again and again.
+struct Work {
+    columns: Columns,
+    insert: Vec<u8>,
+    router: Router,
+    engine: Engine,
+    lsn: u64,
+    tickets: Vec<Ticket>,
+    done: Vec<Accepted>,
+}
+
+impl Work {
+    fn new() -> Self {
+        let key = KeyRule::Column("event_type".to_owned());
+        let relation = golden::bytes(golden::OUTBOX_RELATION);
+        let Message::Relation(relation) = Message::decode(&relation).unwrap() else {
+            panic!("not a relation")
+        };
+        let mut engine = Engine::new(Limits {
+            after_publish: AfterPublish::Keep,
+            batch_size: 10,
+            process_interval: MS * 5_000,
+            memory_limit: 16 << 20,
+            needs_key: true,
+            attempts: 3,
+            on_poison: OnPoison::DeadLetter,
+            dead_letters_per_minute: 100,
+            makes_topics: false,
+            compresses: false,
+            batch_bytes: 1_000_000,
+            status_interval: MS * 10_000,
+            silence: MS * 25_000,
+        });
+        engine.reset(Lsn::new(100));
+        engine.topic("orders");
+        engine.session_started(MS);
+        let known = Answer::Known(Facts::default());
+        engine.answered(MS, Some(vec![("orders".to_owned(), known)]));
+        Work {
+            columns: Columns::of_relation(&relation, &key).unwrap(),
+            insert: insert(relation.id),
+            router: Router::new(&key),
+            engine,
+            lsn: 1_000,
+            tickets: Vec::new(),
+            done: Vec::new(),
+        }
+    }
+
+    /// Ten events through one stage; what came of it, so that nothing is left out.
+    fn transaction(&mut self, stage: &str) -> u64 {
+        match stage {
+            "decode" => (0..PER_TRANSACTION)
+                .map(|_| self.decode().topic.len() as u64)
+                .sum(),
+            "route" => self.route(),
+            "track" => self.track(),
+            other => panic!("no stage {other}"),
+        }
+    }
+
+    fn decode(&self) -> Event<'_> {
+        let Message::Insert(insert) = Message::decode(black_box(&self.insert)).unwrap() else {
+            panic!("not an insert")
+        };
+        self.columns.event_from_tuple(insert.new).unwrap()
+    }
+
+    fn route(&mut self) -> u64 {
+        self.lsn += 1_000;
+        let insert = std::mem::take(&mut self.insert);
+        let Message::Insert(message) = Message::decode(&insert).unwrap() else {
+            panic!("not an insert")
+        };
+        let event = self.columns.event_from_tuple(message.new).unwrap();
+        let mut sum = 0;
+        for index in 0..PER_TRANSACTION {
+            let origin = Origin::Stream {
+                commit_lsn: Lsn::new(self.lsn),
+                index: index as u32,
+                committed_at: Timestamp::from_postgres_micros(self.lsn as i64),
+            };
+            let event = black_box(&event);
+            let parts = self.router.prepare(event, origin).unwrap();
+            let record = self.router.assemble(&parts, event, origin);
+            assert!(checks::own_fault(&record, true).is_none());
+            sum += (record.size() + Parcel::of(&record).wire_bytes) as u64;
+        }
+        self.insert = insert;
+        sum
+    }
+
+    fn track(&mut self) -> u64 {
+        self.lsn += 1_000;
+        let engine = &mut self.engine;
+        engine.begin(Lsn::new(self.lsn));
+        for _ in 0..PER_TRANSACTION {
+            engine.change().unwrap();
+            let topic = engine.topic(black_box("orders"));
+            let accepted = Accepted {
+                row: 1,
+                xid: 1,
+                bytes: 1_000,
+                topic,
+                since_micros: 1,
+                sent_micros: 1,
+            };
+            let ticket = engine.accept(accepted).unwrap();
+            let parcel = Parcel {
+                topic: "orders",
+                key: Some(b"key"),
+                wire_bytes: 600,
+            };
+            assert_eq!(engine.admit(&accepted, &parcel), Admission::Send);
+            self.tickets.push(ticket);
+        }
+        engine.commit(Lsn::new(self.lsn), Lsn::new(self.lsn + 10));
+        for ticket in self.tickets.drain(..) {
+            let report = Report {
+                ticket,
+                failure: None,
+                record: None,
+            };
+            engine.delivered(MS, report, &mut self.done);
+        }
+        engine.poll(MS);
+        while engine.output().is_some() {}
+        assert_eq!(engine.resume_at(), Lsn::new(self.lsn + 10));
+        self.done.drain(..).map(|done| u64::from(done.bytes)).sum()
+    }
+}
+
+/// An event as the load of the benchmarks writes it.
+fn insert(relation: u32) -> Vec<u8> {
+    let payload = format!(
+        r#"{{"line": 1, "note": "{}", "order": 1, "status": "created"}}"#,
+        "x".repeat(290)
+    );
+    let columns = [
+        Some("123456"),
+        Some("key123"),
+        Some("orders"),
+        Some(payload.as_str()),
+        Some("2024-05-06 07:08:09.123456"),
+        Some("0"),
+        None,
+    ];
+    let mut bytes = vec![b'I'];
+    bytes.extend(relation.to_be_bytes());
+    bytes.push(b'N');
+    bytes.extend((columns.len() as u16).to_be_bytes());
+    for column in columns {
+        match column {
+            Some(text) => {
+                bytes.push(b't');
+                bytes.extend((text.len() as u32).to_be_bytes());
+                bytes.extend(text.as_bytes());
+            }
+            None => bytes.push(b'n'),
+        }
+    }
+    bytes
+}
+
+/// The instructions of this very program when it does so much.
+fn instructions(stage: &str, transactions: u64) -> u64 {
+    let output = Command::new("valgrind")
+        .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
+        .arg(env::current_exe().unwrap())
+        .args(["--exact", "engine::tests::cost::workload", "--ignored"])
+        .env(ORDER, format!("{stage} {transactions}"))
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{text}");
+    let line = text
+        .lines()
+        .find_map(|line| line.split("Collected : ").nth(1));
+    line.unwrap_or_else(|| panic!("callgrind counted nothing: {text}"))
+        .trim()
+        .parse()
+        .unwrap()
+}
+
+#[test]
+#[ignore = "the child process of the test below"]
+fn workload() {
+    let order = env::var(ORDER).unwrap();
+    let (stage, transactions) = order.split_once(' ').unwrap();
+    black_box(run(stage, transactions.parse().unwrap()));
+}
+
+#[test]
+fn an_event_costs_no_more_instructions_than_it_did() {
+    if Command::new("valgrind").arg("--version").output().is_err() {
+        eprintln!("not offered here: instruction counts, for want of valgrind");
+        if let Some(list) = env::var_os("OUTBOXD_TEST_NOT_OFFERED") {
+            let mut list = OpenOptions::new()
+                .append(true)
+                .create(true)
+                .open(list)
+                .unwrap();
+            writeln!(list, "instruction counts, for want of valgrind").unwrap();
+        }
+        return;
+    }
+    let (few, many) = (100, 600);
+    let mut faults = Vec::new();
+    for (stage, ceiling) in CEILINGS {
+        let more = instructions(stage, many) - instructions(stage, few);
+        let each = more / ((many - few) * PER_TRANSACTION);
+        println!("{stage}: {each} instructions an event, at most {ceiling}");
+        if each > ceiling {
+            faults.push(format!(
+                "{stage} takes {each} instructions an event instead of {ceiling}"
+            ));
+        }
+    }
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
+
+#[test]
+#[ignore = "a measurement of time: tests/bench/run micro"]
+fn micro() {
+    let mut criterion = Criterion::default().without_plots();
+    let mut group = criterion.benchmark_group("event");
+    group.throughput(Throughput::Elements(PER_TRANSACTION));
+    for (stage, _) in CEILINGS {
+        let mut work = Work::new();
+        group.bench_function(stage, |bencher| bencher.iter(|| work.transaction(stage)));
+    }
+    group.finish();
+}

@@ -1,0 +1,738 @@
+//! What the simulation found, in as few steps as it takes.
+
+#![allow(clippy::unwrap_used)]
+
+use std::time::Duration;
+
+use crate::config::{AfterPublish, OnPoison};
+use crate::engine::Engine;
+use crate::engine::dead_letters::Sight;
+use crate::engine::dispatch::Admission;
+use crate::engine::output::{
+    End, Failure, FailureKind, Intake, Limits, Output, Report, Walsender, Work,
+};
+use crate::engine::record_checks::Parcel;
+use crate::engine::topics::{Answer, Facts};
+use crate::engine::tracker::{Accepted, Ticket};
+use crate::lsn::Lsn;
+use crate::outbox::{Fault, Letter, Mark, Outcome, OwnedRecord, Request, Wish};
+
+const MS: Duration = Duration::from_millis(1);
+
+fn engine() -> Engine {
+    engine_with(1, OnPoison::DeadLetter)
+}
+
+/// Streams from 100, and knows that there is a topic `t`.
+fn engine_with(batch_size: usize, on_poison: OnPoison) -> Engine {
+    let mut engine = Engine::new(Limits {
+        after_publish: AfterPublish::Mark,
+        batch_size,
+        process_interval: MS * 5_000,
+        memory_limit: 1 << 20,
+        needs_key: false,
+        attempts: 3,
+        on_poison,
+        dead_letters_per_minute: 5,
+        makes_topics: false,
+        compresses: false,
+        batch_bytes: 1_000_000,
+        status_interval: MS * 10_000,
+        silence: MS * 25_000,
+    });
+    engine.reset(Lsn::new(100));
+    engine.topic("t");
+    engine.session_started(MS);
+    outputs(&mut engine);
+    let known = Answer::Known(Facts::default());
+    engine.answered(MS, Some(vec![("t".to_owned(), known)]));
+    engine
+}
+
+/// The next thing that is due, but for looks at the dead letters, which find nothing, and counted attempts.
+fn next(engine: &mut Engine) -> Option<Output> {
+    loop {
+        match engine.output()? {
+            Output::Work {
+                generation,
+                work: work @ (Work::Look { .. } | Work::Count(_)),
+            } => {
+                let now = engine.now;
+                engine.worked(now, generation, work, Ok(Some(Sight::default())));
+                engine.poll(now);
+            }
+            output => return Some(output),
+        }
+    }
+}
+
+/// All of that.
+fn outputs(engine: &mut Engine) -> Vec<Output> {
+    std::iter::from_fn(|| next(engine)).collect()
+}
+
+fn record(row: i64) -> OwnedRecord {
+    let value = row.to_string();
+    OwnedRecord::new("t", Some(b"k"), Some(value.as_bytes()), std::iter::empty())
+}
+
+/// Begin and one event of a transaction, and whether it was sent.
+fn begin_and(engine: &mut Engine, commit: u64) -> (Ticket, bool) {
+    engine.begin(Lsn::new(commit));
+    engine.change().unwrap();
+    let row = commit as i64;
+    let accepted = Accepted {
+        row,
+        xid: 1,
+        bytes: 10,
+        topic: engine.topic("t"),
+        since_micros: 0,
+        sent_micros: 0,
+    };
+    let ticket = engine.accept(accepted).unwrap();
+    let record = record(row);
+    match engine.admit(&accepted, &Parcel::of_kept(&record)) {
+        Admission::Send => (ticket, true),
+        Admission::Keep(reason) => {
+            engine.keep(engine.now, ticket, Box::new(record), reason);
+            (ticket, false)
+        }
+    }
+}
+
+fn begin(engine: &mut Engine, commit: u64) -> Ticket {
+    begin_and(engine, commit).0
+}
+
+fn transaction(engine: &mut Engine, commit: u64) -> Ticket {
+    let ticket = begin(engine, commit);
+    engine.commit(Lsn::new(commit), Lsn::new(commit + 10));
+    ticket
+}
+
+fn delivered(engine: &mut Engine, now: Duration, ticket: Ticket) -> usize {
+    report(engine, now, ticket, None, None)
+}
+
+/// Delivered in a partition that has refused another.
+fn delivered_behind(engine: &mut Engine, now: Duration, ticket: Ticket, row: i64) -> usize {
+    report(engine, now, ticket, None, Some(row))
+}
+
+fn refused(engine: &mut Engine, now: Duration, ticket: Ticket, row: i64) -> usize {
+    report(engine, now, ticket, Some(FailureKind::Refused), Some(row))
+}
+
+fn report(
+    engine: &mut Engine,
+    now: Duration,
+    ticket: Ticket,
+    kind: Option<FailureKind>,
+    row: Option<i64>,
+) -> usize {
+    let mut done = Vec::new();
+    let report = Report {
+        ticket,
+        failure: kind.map(|kind| Failure {
+            kind,
+            fault: Fault {
+                code: "REFUSED".to_owned(),
+                message: "refused".to_owned(),
+            },
+            number: 1,
+        }),
+        record: row.map(|row| Box::new(record(row))),
+    };
+    engine.delivered(now, report, &mut done);
+    done.len()
+}
+
+/// A write-back that is out.
+struct Batch {
+    generation: u64,
+    marks: Vec<Mark>,
+}
+
+fn write_back(engine: &mut Engine, now: Duration) -> Batch {
+    engine.poll(now);
+    let batch = outputs(engine).into_iter().find_map(|output| match output {
+        Output::Work {
+            generation,
+            work: Work::Mark(marks),
+        } => Some(Batch { generation, marks }),
+        _ => None,
+    });
+    batch.unwrap()
+}
+
+fn written(engine: &mut Engine, now: Duration, batch: Batch, settled: bool) {
+    let Batch {
+        generation,
+        mut marks,
+    } = batch;
+    if settled {
+        marks
+            .iter_mut()
+            .for_each(|mark| mark.outcome = Outcome::Settled);
+    }
+    engine.worked(now, generation, Work::Mark(marks), Ok(None));
+}
+
+/// The letters that are to be filed, which they are; rows that are to be marked are marked.
+fn filed(engine: &mut Engine, now: Duration) -> Vec<Letter> {
+    // What waits in lanes is condemned while the outputs are taken, and filed with the next poll.
+    for _ in 0..3 {
+        engine.poll(now);
+        while let Some(output) = next(engine) {
+            match output {
+                Output::Work {
+                    generation,
+                    work: Work::File(letters),
+                } => {
+                    engine.worked(now, generation, Work::File(letters.clone()), Ok(None));
+                    return letters;
+                }
+                Output::Work { .. } => marked(engine, now, output),
+                _ => {}
+            }
+        }
+    }
+    Vec::new()
+}
+
+/// How it ends, if it does, with all letters filed that there are.
+fn end_after_filing(engine: &mut Engine, now: Duration) -> Option<End> {
+    for _ in 0..3 {
+        engine.poll(now);
+        while let Some(output) = next(engine) {
+            match output {
+                Output::Work {
+                    generation,
+                    work: work @ Work::File(_),
+                } => {
+                    engine.worked(now, generation, work, Ok(None));
+                }
+                Output::End(end) => return Some(end),
+                _ => {}
+            }
+        }
+    }
+    None
+}
+
+/// The records that are sent now, by ticket; rows that are to be marked are marked.
+fn sends(engine: &mut Engine, now: Duration) -> Vec<Ticket> {
+    engine.poll(now);
+    let mut sends = Vec::new();
+    while let Some(output) = next(engine) {
+        match output {
+            Output::Send { ticket, .. } => sends.push(ticket),
+            Output::Work { .. } => marked(engine, now, output),
+            _ => {}
+        }
+    }
+    sends
+}
+
+fn marked(engine: &mut Engine, now: Duration, output: Output) {
+    let Output::Work {
+        generation,
+        work: Work::Mark(marks),
+    } = output
+    else {
+        panic!("not a write-back: {output:?}");
+    };
+    written(engine, now, Batch { generation, marks }, true);
+}
+
+#[test]
+fn a_write_back_that_is_due_survives_the_end_of_the_session() {
+    let mut engine = engine();
+    let ticket = transaction(&mut engine, 100);
+    delivered(&mut engine, MS, ticket);
+    engine.poll(MS);
+    engine.session_ended();
+    engine.session_started(MS * 2);
+    let due = outputs(&mut engine);
+    let kept = |output: &Output| matches!(output, Output::Work { work: Work::Mark(marks), .. } if marks.len() == 1);
+    assert!(due.iter().any(kept), "{due:?}");
+}
+
+#[test]
+fn a_write_back_of_before_a_reset_says_nothing_about_the_one_that_is_out() {
+    let mut engine = engine();
+    let ticket = transaction(&mut engine, 100);
+    delivered(&mut engine, MS, ticket);
+    let old = write_back(&mut engine, MS);
+    engine.session_ended();
+    engine.reset(Lsn::new(100));
+    engine.session_started(MS);
+    let ticket = transaction(&mut engine, 100);
+    delivered(&mut engine, MS, ticket);
+    let new = write_back(&mut engine, MS);
+    written(&mut engine, MS * 2, old, true);
+    assert!(!engine.is_drained(), "a batch is still out");
+    assert_eq!(engine.snapshot().confirmed, Lsn::new(100));
+    written(&mut engine, MS * 3, new, true);
+    assert!(engine.is_drained());
+    assert_eq!(engine.snapshot().confirmed, Lsn::new(110));
+}
+
+#[test]
+fn a_stop_within_a_transaction_reads_it_to_its_commit() {
+    let mut engine = engine();
+    let ticket = begin(&mut engine, 100);
+    engine.stop();
+    delivered(&mut engine, MS, ticket);
+    let batch = write_back(&mut engine, MS);
+    written(&mut engine, MS, batch, true);
+    engine.slot_position(Some(Lsn::new(100)));
+    assert!(
+        outputs(&mut engine).is_empty(),
+        "stopped in mid-transaction"
+    );
+    assert_eq!(engine.intake(), Intake::Open);
+    engine.commit(Lsn::new(100), Lsn::new(110));
+    assert_eq!(engine.intake(), Intake::Discard);
+    engine.slot_position(Some(Lsn::new(110)));
+    let due = outputs(&mut engine);
+    assert!(matches!(due[..], [Output::End(End::Stopped)]), "{due:?}");
+}
+
+#[test]
+fn a_stop_does_not_wait_for_a_transaction_that_the_lost_session_cut() {
+    let mut engine = engine();
+    begin(&mut engine, 100);
+    engine.session_ended();
+    engine.stop();
+    assert_eq!(engine.intake(), Intake::Discard);
+}
+
+#[test]
+fn keepalives_from_before_the_last_report_do_not_prove_that_it_arrived() {
+    let mut engine = engine();
+    let ticket = transaction(&mut engine, 100);
+    engine.stop();
+    delivered(&mut engine, MS, ticket);
+    let batch = write_back(&mut engine, MS);
+    written(&mut engine, MS * 2, batch, true);
+    for _ in 0..5 {
+        engine.keepalive(MS * 2, Lsn::new(110), false);
+    }
+    engine.slot_position(None);
+    assert!(outputs(&mut engine).is_empty(), "nothing was reported yet");
+    engine.poll(MS * 200);
+    let due = outputs(&mut engine);
+    assert!(
+        matches!(
+            due[..],
+            [Output::Status {
+                ask_reply: true,
+                ..
+            }]
+        ),
+        "{due:?}"
+    );
+    for _ in 0..2 {
+        engine.keepalive(MS * 201, Lsn::new(110), false);
+    }
+    engine.slot_position(None);
+    assert!(matches!(engine.output(), Some(Output::End(End::Stopped))));
+}
+
+#[test]
+fn an_idle_publisher_that_stops_asks_for_a_reply_at_once() {
+    let mut engine = engine();
+    engine.stop();
+    engine.poll(MS * 200);
+    let due = outputs(&mut engine);
+    assert!(
+        matches!(
+            due[..],
+            [Output::Status {
+                ask_reply: true,
+                ..
+            }]
+        ),
+        "{due:?}"
+    );
+}
+
+#[test]
+fn rows_that_cannot_be_marked_yet_are_tried_again_however_many_new_ones_follow() {
+    let mut engine = engine();
+    let first = transaction(&mut engine, 100);
+    delivered(&mut engine, MS, first);
+    for round in 0..1_000u32 {
+        let now = MS * (2 + round * 10);
+        let batch = write_back(&mut engine, now);
+        let tried_again = round > 0 && batch.marks.iter().any(|mark| mark.ticket == first);
+        if tried_again {
+            return;
+        }
+        written(&mut engine, now, batch, false);
+        let ticket = transaction(&mut engine, 200 + 100 * u64::from(round));
+        delivered(&mut engine, now, ticket);
+    }
+    panic!("never tried again in ten seconds");
+}
+
+#[test]
+fn events_are_read_no_faster_than_their_rows_are_marked() {
+    let mut engine = engine_with(1, OnPoison::DeadLetter);
+    engine.limits.memory_limit = usize::MAX;
+    let mut commits = (1..).map(|n| 100 + n * 100);
+    let mut publish = |engine: &mut Engine| {
+        let ticket = transaction(engine, commits.next().unwrap());
+        delivered(engine, MS, ticket);
+    };
+    let mut count = 0;
+    while engine.intake() == Intake::Open {
+        publish(&mut engine);
+        count += 1;
+    }
+    assert_eq!(count, 40_000);
+    // A batch that is out waits for nothing any more.
+    let batch = write_back(&mut engine, MS);
+    assert_eq!(batch.marks.len(), 5_000);
+    assert_eq!(engine.intake(), Intake::Open);
+    // Rows that are locked come back to be tried, and hold up nobody until then.
+    written(&mut engine, MS, batch, false);
+    assert_eq!(engine.intake(), Intake::Open);
+}
+
+#[test]
+fn deferred_rows_come_back_in_their_order_before_newer_ones() {
+    let mut engine = engine();
+    for commit in [100, 200, 300] {
+        let ticket = transaction(&mut engine, commit);
+        delivered(&mut engine, MS, ticket);
+    }
+    let batch = write_back(&mut engine, MS);
+    written(&mut engine, MS, batch, false);
+    let ticket = transaction(&mut engine, 400);
+    delivered(&mut engine, MS * 51, ticket);
+    let rows: Vec<i64> = write_back(&mut engine, MS * 51)
+        .marks
+        .iter()
+        .map(|mark| mark.row)
+        .collect();
+    assert_eq!(rows, [100, 200, 300, 400]);
+}
+
+#[test]
+fn whoever_stops_or_has_no_session_does_not_wait_for_a_batch_to_gather() {
+    let interrupts: [fn(&mut Engine); 2] = [Engine::stop, Engine::session_ended];
+    for interrupt in interrupts {
+        let mut engine = engine_with(10, OnPoison::DeadLetter);
+        let ticket = transaction(&mut engine, 100);
+        delivered(&mut engine, MS, ticket);
+        engine.poll(MS);
+        assert!(outputs(&mut engine).is_empty(), "nothing is due yet");
+        interrupt(&mut engine);
+        assert_eq!(write_back(&mut engine, MS).marks.len(), 1);
+    }
+}
+
+#[test]
+fn a_partition_is_rewound_in_order_and_the_last_word_of_a_key_is_its_newest_event() {
+    let mut engine = engine();
+    let tickets: Vec<Ticket> = [100, 200, 300, 400]
+        .map(|commit| transaction(&mut engine, commit))
+        .into();
+    // The second is refused, the others of the partition are appended all the same.
+    assert_eq!(delivered(&mut engine, MS, tickets[0]), 1);
+    assert_eq!(refused(&mut engine, MS, tickets[1], 200), 0);
+    let (held, sent) = begin_and(&mut engine, 500);
+    assert!(!sent, "nothing new goes past a refusal");
+    engine.commit(Lsn::new(500), Lsn::new(510));
+    assert_eq!(delivered_behind(&mut engine, MS, tickets[2], 300), 0);
+    assert!(sends(&mut engine, MS).is_empty(), "one is still in flight");
+    assert_eq!(delivered_behind(&mut engine, MS, tickets[3], 400), 0);
+    assert!(sends(&mut engine, MS).is_empty(), "an attempt needs a rest");
+    // Attempts two and three, alone.
+    assert_eq!(sends(&mut engine, MS * 1_000), [tickets[1]]);
+    refused(&mut engine, MS * 1_000, tickets[1], 200);
+    assert_eq!(sends(&mut engine, MS * 2_000), [tickets[1]]);
+    refused(&mut engine, MS * 2_000, tickets[1], 200);
+    let letters = filed(&mut engine, MS * 2_000);
+    assert_eq!(letters.len(), 1);
+    assert_eq!((letters[0].row, letters[0].attempts), (Some(200), 3));
+    // What had overtaken it comes again, and only then what is new.
+    assert_eq!(sends(&mut engine, MS * 2_000), [tickets[2]]);
+    assert_eq!(
+        delivered_behind(&mut engine, MS * 2_000, tickets[2], 300),
+        1
+    );
+    assert_eq!(sends(&mut engine, MS * 2_001), [tickets[3]]);
+    assert_eq!(
+        delivered_behind(&mut engine, MS * 2_001, tickets[3], 400),
+        1
+    );
+    assert_eq!(sends(&mut engine, MS * 2_002), [held]);
+    assert_eq!(delivered(&mut engine, MS * 2_002, held), 1);
+    assert_eq!(engine.snapshot().rewind_count, 1);
+}
+
+#[test]
+fn an_outage_costs_no_attempt() {
+    let mut engine = engine();
+    let ticket = transaction(&mut engine, 100);
+    let mut now = MS;
+    report(
+        &mut engine,
+        now,
+        ticket,
+        Some(FailureKind::Outage),
+        Some(100),
+    );
+    for _ in 0..20 {
+        now += MS * 10_000;
+        assert_eq!(sends(&mut engine, now), [ticket]);
+        report(
+            &mut engine,
+            now,
+            ticket,
+            Some(FailureKind::Outage),
+            Some(100),
+        );
+    }
+    now += MS * 10_000;
+    assert_eq!(sends(&mut engine, now), [ticket]);
+    assert_eq!(delivered_behind(&mut engine, now, ticket, 100), 1);
+}
+
+#[test]
+fn a_topic_counts_as_missing_when_two_answers_some_seconds_apart_do_not_have_it() {
+    let mut engine = engine();
+    let (ticket, _) = {
+        engine.answered(MS, Some(vec![("t".to_owned(), Answer::Missing)]));
+        begin_and(&mut engine, 100)
+    };
+    engine.commit(Lsn::new(100), Lsn::new(110));
+    assert!(filed(&mut engine, MS).is_empty());
+    engine.poll(MS * 5_001);
+    let due = outputs(&mut engine);
+    assert!(
+        due.iter().any(|due| matches!(due, Output::Ask(_))),
+        "{due:?}"
+    );
+    engine.answered(MS * 5_001, Some(vec![("t".to_owned(), Answer::Missing)]));
+    let letters = filed(&mut engine, MS * 5_001);
+    assert_eq!(letters[0].ticket, ticket);
+    assert_eq!(letters[0].fault.code, "TOPIC_UNKNOWN");
+}
+
+#[test]
+fn what_is_wanted_again_is_not_refused_for_what_was_known_before() {
+    let mut engine = engine();
+    let missing = || Some(vec![("t".to_owned(), Answer::Missing)]);
+    engine.answered(MS, missing());
+    begin_and(&mut engine, 100);
+    engine.commit(Lsn::new(100), Lsn::new(110));
+    engine.poll(MS * 5_001);
+    outputs(&mut engine);
+    engine.answered(MS * 5_001, missing());
+    assert_eq!(filed(&mut engine, MS * 5_001).len(), 1);
+    // Kafka says so once more; the topic is made, and somebody wants the event sent again, all in the same moment.
+    engine.answered(MS * 6_500, missing());
+    let now = MS * 6_501;
+    engine.poll(now);
+    let (generation, work) = loop {
+        if let Output::Work { generation, work } = engine.output().unwrap() {
+            break (generation, work);
+        }
+    };
+    let request = Request {
+        letter: 1,
+        row: Some(100),
+        wish: Wish::Retry,
+        place: None,
+        parks_key: false,
+        record: Some(Box::new(record(100))),
+        fault: None,
+    };
+    let sight = Sight {
+        requests: vec![request],
+        parked: None,
+    };
+    engine.worked(now, generation, work, Ok(Some(sight)));
+    assert!(filed(&mut engine, now).is_empty());
+    engine.answered(
+        now,
+        Some(vec![("t".to_owned(), Answer::Known(Facts::default()))]),
+    );
+    assert_eq!(sends(&mut engine, now).len(), 1);
+}
+
+#[test]
+fn a_parked_key_keeps_its_order_through_a_retry() {
+    let mut engine = engine_with(1, OnPoison::ParkKey);
+    let first = transaction(&mut engine, 100);
+    let mut now = MS;
+    for _ in 0..2 {
+        refused(&mut engine, now, first, 100);
+        now += MS * 10_000;
+        assert_eq!(sends(&mut engine, now), [first]);
+    }
+    refused(&mut engine, now, first, 100);
+    assert!(filed(&mut engine, now)[0].parks_key);
+    transaction(&mut engine, 200);
+    let parked = filed(&mut engine, now);
+    assert!(parked[0].parked && parked[0].parks_key);
+    // A person asks for the first; both are handed out.
+    let request = |letter, row| Request {
+        letter,
+        row: Some(row),
+        wish: Wish::Retry,
+        place: None,
+        parks_key: true,
+        record: Some(Box::new(record(row))),
+        fault: None,
+    };
+    now += MS * 10_000;
+    engine.poll(now);
+    let (generation, work) = loop {
+        match engine.output().unwrap() {
+            Output::Work {
+                generation,
+                work: work @ Work::Count(_),
+            } => {
+                engine.worked(now, generation, work, Ok(None));
+                engine.poll(now);
+            }
+            Output::Work { generation, work } => break (generation, work),
+            _ => {}
+        }
+    };
+    assert!(matches!(work, Work::Look { with_keys: true }));
+    let sight = Sight {
+        requests: vec![request(1, 100), request(2, 200)],
+        parked: None,
+    };
+    engine.worked(now, generation, work, Ok(Some(sight)));
+    let retried = sends(&mut engine, now);
+    assert_eq!(retried.len(), 2);
+    // A new event waits until both are closed: a crash would send them again.
+    let (newest, sent) = begin_and(&mut engine, 300);
+    assert!(!sent);
+    for ticket in retried {
+        assert_eq!(delivered(&mut engine, now, ticket), 1);
+    }
+    engine.poll(now);
+    let close = outputs(&mut engine)
+        .into_iter()
+        .find_map(|output| match output {
+            Output::Work {
+                generation,
+                work: Work::Close(closings),
+            } => Some((generation, closings)),
+            _ => None,
+        });
+    let (generation, closings) = close.unwrap();
+    assert_eq!(closings.len(), 2);
+    assert!(sends(&mut engine, now).is_empty());
+    engine.worked(now, generation, Work::Close(closings), Ok(None));
+    assert_eq!(sends(&mut engine, now), [newest]);
+}
+
+#[test]
+fn a_flood_of_dead_letters_stops_the_publisher_and_halt_stops_it_at_the_first() {
+    for (on_poison, expected) in [(OnPoison::DeadLetter, 6), (OnPoison::Halt, 1)] {
+        let mut engine = engine_with(1, on_poison);
+        engine.answered(MS, Some(vec![("t".to_owned(), Answer::Missing)]));
+        engine.poll(MS * 6_000);
+        outputs(&mut engine);
+        engine.answered(MS * 6_000, Some(vec![("t".to_owned(), Answer::Missing)]));
+        let ended = (1..=10).find_map(|count| {
+            transaction(&mut engine, 100 * count);
+            end_after_filing(&mut engine, MS * 6_000).map(|end| (count, end))
+        });
+        let (count, end) = ended.unwrap();
+        assert!(matches!(end, End::Halted(_)), "{end:?}");
+        assert_eq!(count, expected);
+        assert_eq!(engine.intake(), Intake::Paused);
+    }
+}
+
+#[test]
+fn a_session_that_did_not_report_in_time_is_read_no_more_and_what_was_sent_is_withdrawn_once() {
+    let mut engine = engine();
+    let ticket = transaction(&mut engine, 100);
+    engine.turn(MS * 20_000);
+    assert_eq!(engine.intake(), Intake::Open);
+    engine.turn(MS * 20_001);
+    assert_eq!(engine.intake(), Intake::Paused, "others may have read it");
+    assert!(matches!(next(&mut engine), Some(Output::End(End::Lapsed))));
+    assert!(!engine.gives_up(MS * 20_001), "the session is still there");
+    engine.session_ended();
+    assert!(engine.gives_up(MS * 20_001));
+    assert!(!engine.gives_up(MS * 20_002), "told once");
+    engine.reset(Lsn::new(100));
+    engine.session_started(MS * 20_003);
+    assert_eq!(engine.intake(), Intake::Open);
+    assert_eq!(delivered(&mut engine, MS * 20_004, ticket), 0);
+}
+
+#[test]
+fn without_a_session_what_is_in_flight_may_stay_until_another_may_publish() {
+    let mut engine = engine();
+    let ticket = transaction(&mut engine, 100);
+    engine.heard(MS * 1_000);
+    engine.session_ended();
+    engine.lock_lost(MS * 9_000);
+    assert!(!engine.gives_up(MS * 25_999));
+    assert!(engine.gives_up(MS * 26_000), "counted from the last word");
+
+    let mut engine = self::engine();
+    let same = transaction(&mut engine, 100);
+    engine.session_ended();
+    engine.lock_taken();
+    assert!(engine.gives_up(MS), "another has the lock");
+    assert_eq!(ticket, same);
+
+    let mut engine = self::engine();
+    let ticket = transaction(&mut engine, 100);
+    delivered(&mut engine, MS, ticket);
+    engine.session_ended();
+    assert!(!engine.gives_up(MS * 99_000), "nothing is in flight");
+}
+
+#[test]
+fn a_look_that_comes_after_the_server_has_spoken_says_nothing() {
+    let mut engine = engine();
+    engine.poll(MS * 26_000);
+    let looks = outputs(&mut engine);
+    assert!(
+        looks
+            .iter()
+            .any(|output| matches!(output, Output::LookAtWalsender))
+    );
+    engine.heard(MS * 26_100);
+    engine.walsender(MS * 26_200, Walsender::Idle);
+    assert!(outputs(&mut engine).is_empty());
+    engine.poll(MS * 52_000);
+    outputs(&mut engine);
+    engine.walsender(MS * 52_100, Walsender::Idle);
+    assert!(matches!(next(&mut engine), Some(Output::End(End::Silent))));
+}
+
+/// It writes nothing that a standby would have to have, and while a server catches up there is always one under way.
+#[test]
+fn a_look_at_the_dead_letters_holds_no_position_back() {
+    let mut engine = engine();
+    engine.slot_is_kept(true);
+    let confirmed_after = |engine: &mut Engine, work, commit| {
+        let (generation, far) = (engine.generation, Some(Lsn::new(1_000)));
+        engine.worked_at(MS, generation, work, Ok(Some(Sight::default())), far);
+        engine.begin(Lsn::new(commit));
+        engine.commit(Lsn::new(commit), Lsn::new(commit + 10));
+        engine.snapshot().confirmed
+    };
+    let look = Work::Look { with_keys: true };
+    assert_eq!(confirmed_after(&mut engine, look, 200), Lsn::new(210));
+    let count = Work::Count(vec![1]);
+    assert_eq!(confirmed_after(&mut engine, count, 300), Lsn::new(310));
+    let marks = Work::Mark(Vec::new());
+    assert_eq!(confirmed_after(&mut engine, marks, 400), Lsn::new(310));
+}

@@ -1,0 +1,261 @@
+//! One topic's records that may not simply be sent: they wait for the topic to be known, or stand behind one that was refused.
+//!
+//! Owns their copies and their order. Two queues, one behind the other: `replay`, what Kafka has refused and what its partition took
+//! behind that, and `held`, what has come since, with dead letters that somebody wants sent at their place in the log. While a lane
+//! exists nothing of its topic goes past it.
+//!
+//! Why order survives a refusal. A producer goes on behind a refused batch by itself, so later events of a key are appended before
+//! anybody knows. From the first refusal on, each report of that partition brings its record back, delivered or not, and the record
+//! counts as on its way. When nothing of the topic is in flight any more, all of it is sent again in its order, a round at a time: a
+//! record leaves the lane only when it and all before it in its round were appended. So an event's last copy lies behind the last copy of
+//! every earlier one of its key: duplicates, never an old event as the last word.
+//!
+//! Who is guilty. A batch is refused as a whole. Rounds that fail are halved, rounds that succeed doubled, and only a record that
+//! failed alone has had an attempt. What an outage stops is nobody's fault: the same record is sent again, later, uncounted.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use crate::engine::output::{Failure, FailureKind};
+use crate::engine::tracker::Ticket;
+use crate::lsn::Lsn;
+use crate::outbox::{Fault, OwnedRecord};
+
+/// A round is never larger: what comes back of it is in memory twice for a moment.
+const ROUND_MAX: usize = 4_096;
+const REST_FIRST: Duration = Duration::from_millis(200);
+const REST_MAX: Duration = Duration::from_secs(5);
+
+/// Where in the lane a record stood.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Queue {
+    /// It was sent before.
+    Replay,
+    Held,
+}
+
+/// A record that waits.
+#[derive(Debug)]
+pub(crate) struct Kept {
+    pub(crate) ticket: Ticket,
+    pub(crate) record: Box<OwnedRecord>,
+}
+
+/// What a round has shown.
+#[derive(Debug, Default)]
+pub(crate) struct Verdict {
+    /// Appended in their place: done.
+    pub(crate) delivered: Vec<Ticket>,
+    /// This record was refused alone.
+    pub(crate) attempted: Option<Ticket>,
+    /// It was its last attempt.
+    pub(crate) condemned: Option<(Kept, Fault, u32)>,
+}
+
+/// See the module's head.
+#[derive(Debug, Default)]
+pub(crate) struct TopicQueue {
+    replay: VecDeque<Kept>,
+    held: VecDeque<Kept>,
+    returned: Vec<(Kept, Option<Failure>)>,
+    /// Records that a round may have; 0 before the first round of a replay.
+    window: usize,
+    /// Records that may still be sent in this round.
+    quota: usize,
+    /// The record that has had attempts, and how many.
+    suspect: Option<(Ticket, u32)>,
+    outages: u32,
+    rest_until: Option<Duration>,
+    /// Why the last round failed.
+    trouble: Option<Fault>,
+    /// Something has come back: reports of the topic bring their records along.
+    distrusted: bool,
+}
+
+impl TopicQueue {
+    /// A new event of the topic: behind all that waits.
+    pub(crate) fn hold(&mut self, kept: Kept) {
+        self.held.push_back(kept);
+    }
+
+    /// A dead letter that is to be sent again: behind the other letters, and what stood before its event in the log. One without a
+    /// place, read from the table, is older than all that the stream brings; what the table brings now is newer than all letters.
+    pub(crate) fn retry(
+        &mut self,
+        kept: Kept,
+        place: Option<(Lsn, u32)>,
+        is_letter: impl Fn(Ticket) -> bool,
+    ) {
+        let newer = |held: &Kept| {
+            let stands = held.record.place();
+            !is_letter(held.ticket) && (stands.is_none() || stands > place)
+        };
+        let at = self.held.iter().position(newer);
+        self.held.insert(at.unwrap_or(self.held.len()), kept);
+    }
+
+    /// A record that was to be sent again, and has to wait for letters that came since: it goes behind them.
+    pub(crate) fn give_way(&mut self, kept: Kept, is_letter: impl Fn(Ticket) -> bool) {
+        let newer = |held: &Kept| !is_letter(held.ticket) && held.ticket > kept.ticket;
+        let at = self.held.iter().position(newer);
+        self.held.insert(at.unwrap_or(self.held.len()), kept);
+    }
+
+    /// A report brought this record back: refused, or delivered in a partition that has refused another.
+    pub(crate) fn take_back(&mut self, kept: Kept, failure: Option<Failure>) {
+        self.returned.push((kept, failure));
+        self.distrusted = true;
+        // Nothing more of this round: what failed must be looked at before anything follows it.
+        self.quota = 0;
+    }
+
+    fn has_returned(&self) -> bool {
+        !self.returned.is_empty()
+    }
+
+    /// Whether a refusal is being settled.
+    pub(crate) fn is_rewinding(&self) -> bool {
+        self.window > 0 || self.has_returned()
+    }
+
+    /// Whether reports of the topic bring their records along because of this lane.
+    pub(crate) fn is_distrusted(&self) -> bool {
+        self.distrusted
+    }
+
+    /// Whether a round is over once nothing of the topic is in flight.
+    pub(crate) fn awaits_judgement(&self) -> bool {
+        self.has_returned() || (self.window > 0 && (self.quota == 0 || self.replay.is_empty()))
+    }
+
+    /// Whether nothing is left in it.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.replay.is_empty() && self.held.is_empty() && self.returned.is_empty()
+    }
+
+    /// Nothing of the topic is in flight: judges the round that ended, and begins the next.
+    pub(crate) fn judge(&mut self, now: Duration, attempts_max: u32) -> Verdict {
+        let mut verdict = Verdict::default();
+        self.returned.sort_by_key(|(kept, _)| kept.ticket);
+        let round = self.returned.len();
+        let failed = self
+            .returned
+            .iter()
+            .filter(|(_, failure)| failure.is_some());
+        let alone = failed.count() == 1;
+        let first = self
+            .returned
+            .iter()
+            .position(|(_, failure)| failure.is_some());
+        let behind = self.returned.split_off(first.unwrap_or(round));
+        verdict.delivered = self
+            .returned
+            .drain(..)
+            .map(|(kept, _)| kept.ticket)
+            .collect();
+        let mut failure = None;
+        let mut outage = None;
+        for (kept, failed) in behind.into_iter().rev() {
+            if let Some(failed) = failed {
+                if matches!(failed.kind, FailureKind::Outage | FailureKind::NoTopic) {
+                    outage = Some(failed.fault.clone());
+                }
+                failure = Some(failed);
+            }
+            self.replay.push_front(kept);
+        }
+        let Some(failure) = failure else {
+            self.window = (self.window * 2).clamp(1, ROUND_MAX);
+            self.outages = 0;
+            self.begin_round();
+            return verdict;
+        };
+        self.trouble = Some(outage.clone().unwrap_or_else(|| failure.fault.clone()));
+        if outage.is_some() {
+            self.outages = self.outages.saturating_add(1);
+            self.rest(now, self.outages);
+            self.window = 1;
+        } else if alone {
+            self.window = 1;
+            verdict.attempted = self.replay.front().map(|kept| kept.ticket);
+            let attempts = match self.suspect {
+                Some((ticket, attempts)) if Some(ticket) == verdict.attempted => attempts + 1,
+                _ => 1,
+            };
+            self.suspect = verdict.attempted.map(|ticket| (ticket, attempts));
+            if attempts >= attempts_max {
+                let condemned = self.replay.pop_front();
+                verdict.condemned = condemned.map(|kept| (kept, failure.fault, attempts));
+            } else {
+                self.rest(now, attempts);
+            }
+        } else {
+            let sent = if self.window > 0 { self.window } else { round };
+            self.window = (sent / 2).clamp(1, ROUND_MAX);
+        }
+        self.begin_round();
+        verdict
+    }
+
+    fn begin_round(&mut self) {
+        if self.replay.is_empty() {
+            // The refusal is settled; what was held flows again.
+            (self.window, self.suspect, self.trouble) = (0, None, None);
+        }
+        self.quota = self.window;
+    }
+
+    fn rest(&mut self, now: Duration, times: u32) {
+        let doubled = REST_FIRST.saturating_mul(1 << (times - 1).min(10));
+        self.rest_until = Some(now + doubled.min(REST_MAX));
+    }
+
+    /// Until when nothing is sent.
+    pub(crate) fn rest_until(&self) -> Option<Duration> {
+        self.rest_until
+    }
+
+    /// Whether it rests at this moment; a rest that is over is forgotten.
+    pub(crate) fn rests(&mut self, now: Duration) -> bool {
+        self.rest_until = self.rest_until.filter(|until| now < *until);
+        self.rest_until.is_some()
+    }
+
+    /// The next record that may be sent, and where it stood. `None` while a round is out, or when nothing is left.
+    pub(crate) fn next(&mut self) -> Option<(Kept, Queue)> {
+        if self.has_returned() {
+            return None;
+        }
+        if self.window > 0 {
+            self.quota = self.quota.checked_sub(1)?;
+            return self.replay.pop_front().map(|kept| (kept, Queue::Replay));
+        }
+        self.held.pop_front().map(|kept| (kept, Queue::Held))
+    }
+
+    /// Puts back what [`next`](TopicQueue::next) gave and could not be sent yet.
+    pub(crate) fn put_back(&mut self, kept: Kept, queue: Queue) {
+        match queue {
+            Queue::Replay => {
+                self.quota += 1;
+                self.replay.push_front(kept);
+            }
+            Queue::Held => self.held.push_front(kept),
+        }
+    }
+
+    /// Everything, in order, for a topic that will not take any of it.
+    pub(crate) fn empty(&mut self) -> impl Iterator<Item = Kept> + use<> {
+        self.returned.sort_by_key(|(kept, _)| kept.ticket);
+        let returned: Vec<_> = self.returned.drain(..).map(|(kept, _)| kept).collect();
+        let replay = std::mem::take(&mut self.replay);
+        let held = std::mem::take(&mut self.held);
+        *self = TopicQueue::default();
+        returned.into_iter().chain(replay).chain(held)
+    }
+
+    /// Why the last round failed, while that is not settled.
+    pub(crate) fn trouble(&self) -> Option<&Fault> {
+        self.trouble.as_ref()
+    }
+}

@@ -1,0 +1,399 @@
+//! Which position may be confirmed: the book of transactions and events that are on their way.
+//!
+//! Owns the queue of received transactions, one small entry for each event that is not yet settled, and the two positions that
+//! follow from them: [`flushed`](Tracker::flushed), which may be reported, and [`complete`](Tracker::complete), where a
+//! new session of the same lineage may start. No clock, socket or log; every step is O(1), and memory is what is in flight.
+//!
+//! Why it is correct. A transaction enters at the back when its Begin is read and leaves at the front when its Commit was read
+//! and every event of it is settled. Postgres sends transactions in commit order, so what left is a prefix of the log,
+//! and `flushed` is the end of the last one that left. A keepalive says that everything below its position was sent before it: it
+//! counts for the last transaction in the queue, if that is closed, and counts at once only if the queue is empty. No position is ever
+//! computed; all come from the server.
+
+use std::collections::VecDeque;
+
+use crate::engine::violation::Violation;
+use crate::lsn::Lsn;
+
+/// Names one event for its whole way to Kafka and back: counts up by one, over sessions and lineages.
+pub(crate) type Ticket = u64;
+
+/// What each entry costs beyond the record that librdkafka holds, counted against the memory limit.
+pub(crate) const ENTRY_BYTES: usize = size_of::<Entry>() + size_of::<Ticket>();
+
+/// What is remembered of an event until it is settled.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Accepted {
+    /// The row's id, where write-back needs it.
+    pub(crate) row: i64,
+    /// The transaction that inserted the row.
+    pub(crate) xid: u32,
+    /// Bytes of the record, counted until the acknowledgement.
+    pub(crate) bytes: u32,
+    /// Index into the driver's list of topics.
+    pub(crate) topic: u32,
+    /// Commit (or creation, for rows from the table), in microseconds since 1970.
+    pub(crate) since_micros: i64,
+    /// When it was handed to Kafka, in microseconds of the engine's clock.
+    pub(crate) sent_micros: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    InFlight,
+    Acknowledged,
+    Settled,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Entry {
+    accepted: Accepted,
+    transaction: u64,
+    state: State,
+}
+
+/// Rows read from the table belong to no transaction of the stream.
+const NO_TRANSACTION: u64 = u64::MAX;
+
+#[derive(Debug, Clone, Copy)]
+struct Transaction {
+    commit_lsn: Lsn,
+    /// What may be confirmed once it is done: its end, raised by keepalives behind it; invalid while it is open.
+    confirm: Lsn,
+    next_index: u32,
+    pending: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Open {
+    No,
+    Yes,
+    /// The session ended in the middle of it; the next one sends it again from its Begin.
+    Cut,
+}
+
+/// See the module's head.
+#[derive(Debug)]
+pub(crate) struct Tracker {
+    flushed: Lsn,
+    received: Lsn,
+    complete: Lsn,
+    last_commit: Lsn,
+    transactions: VecDeque<Transaction>,
+    /// Number of `transactions[0]`.
+    first_transaction: u64,
+    open: Open,
+    /// Changes of the open transaction that an earlier session already handed over.
+    skip: u32,
+    entries: VecDeque<Entry>,
+    /// Ticket of `entries[0]`.
+    first_ticket: Ticket,
+    /// No entry before this ticket is in flight.
+    oldest_in_flight: Ticket,
+    in_flight_count: u64,
+    in_flight_bytes: usize,
+}
+
+impl Tracker {
+    /// Nothing received; `start` is what the slot has confirmed.
+    pub(crate) fn new(start: Lsn) -> Self {
+        Tracker {
+            flushed: start,
+            received: start,
+            complete: start,
+            last_commit: Lsn::INVALID,
+            transactions: VecDeque::new(),
+            first_transaction: 0,
+            open: Open::No,
+            skip: 0,
+            entries: VecDeque::new(),
+            first_ticket: 0,
+            oldest_in_flight: 0,
+            in_flight_count: 0,
+            in_flight_bytes: 0,
+        }
+    }
+
+    /// Drops everything in memory, for another lineage or a rewind; reports for tickets given before are ignored from now on.
+    pub(crate) fn reset(&mut self, start: Lsn) {
+        let next = self.next_ticket();
+        let transaction = self.first_transaction + self.transactions.len() as u64;
+        *self = Tracker::new(start);
+        self.first_ticket = next;
+        self.oldest_in_flight = next;
+        self.first_transaction = transaction;
+    }
+
+    /// A session ended: of a transaction that was cut in two, what was handed over stays valid and is skipped when it comes again.
+    pub(crate) fn interrupt(&mut self) {
+        if self.open == Open::Yes {
+            let handed_over = self.transactions.back().map_or(0, |open| open.next_index);
+            self.skip = self.skip.max(handed_over);
+            self.open = Open::Cut;
+        }
+        self.received = self.complete;
+    }
+
+    /// Begin: `commit_lsn` is the start of its commit record.
+    pub(crate) fn begin(&mut self, commit_lsn: Lsn) -> Result<(), Violation> {
+        if self.open == Open::Yes {
+            return Err(Violation::Nested(commit_lsn));
+        }
+        if self.open == Open::Cut {
+            let cut = self
+                .transactions
+                .back_mut()
+                .expect("a cut transaction is the last in the queue");
+            if cut.commit_lsn != commit_lsn {
+                return Err(Violation::NotResumed {
+                    expected: cut.commit_lsn,
+                    found: commit_lsn,
+                });
+            }
+            cut.next_index = 0;
+            self.open = Open::Yes;
+            return Ok(());
+        }
+        if commit_lsn <= self.last_commit || commit_lsn < self.complete {
+            return Err(Violation::OutOfOrder {
+                last: self.last_commit.max(self.complete),
+                found: commit_lsn,
+            });
+        }
+        self.open = Open::Yes;
+        let confirm = Lsn::INVALID;
+        self.transactions.push_back(Transaction {
+            commit_lsn,
+            confirm,
+            next_index: 0,
+            pending: 0,
+        });
+        Ok(())
+    }
+
+    /// One decoded change of the open transaction, of whatever kind. Its index, or `None` if an earlier session handed it over.
+    pub(crate) fn change(&mut self) -> Result<Option<u32>, Violation> {
+        let skip = self.skip;
+        let open = self
+            .open_mut()
+            .ok_or(Violation::OutsideTransaction("a change"))?;
+        let index = open.next_index;
+        open.next_index += 1;
+        Ok((index >= skip).then_some(index))
+    }
+
+    fn open_mut(&mut self) -> Option<&mut Transaction> {
+        self.transactions
+            .back_mut()
+            .filter(|_| self.open == Open::Yes)
+    }
+
+    /// The change just counted becomes a record.
+    pub(crate) fn accept(&mut self, accepted: Accepted) -> Result<Ticket, Violation> {
+        self.open_mut()
+            .ok_or(Violation::OutsideTransaction("an event"))?
+            .pending += 1;
+        let transaction = self.first_transaction + self.transactions.len() as u64 - 1;
+        Ok(self.enter(accepted, transaction))
+    }
+
+    /// A row read from the table becomes a record.
+    pub(crate) fn accept_row(&mut self, accepted: Accepted) -> Ticket {
+        self.enter(accepted, NO_TRANSACTION)
+    }
+
+    fn enter(&mut self, accepted: Accepted, transaction: u64) -> Ticket {
+        let ticket = self.next_ticket();
+        self.entries.push_back(Entry {
+            accepted,
+            transaction,
+            state: State::InFlight,
+        });
+        self.in_flight_count += 1;
+        self.in_flight_bytes += accepted.bytes as usize;
+        ticket
+    }
+
+    /// Commit of the open transaction, which ends at `end_lsn`.
+    pub(crate) fn commit(&mut self, commit_lsn: Lsn, end_lsn: Lsn) -> Result<(), Violation> {
+        let skip = self.skip;
+        let open = self
+            .open_mut()
+            .ok_or(Violation::OutsideTransaction("a commit"))?;
+        if open.commit_lsn != commit_lsn {
+            return Err(Violation::NotResumed {
+                expected: open.commit_lsn,
+                found: commit_lsn,
+            });
+        }
+        if open.next_index < skip {
+            return Err(Violation::Shortened(commit_lsn));
+        }
+        open.confirm = end_lsn;
+        self.open = Open::No;
+        self.skip = 0;
+        self.last_commit = commit_lsn;
+        self.complete = self.complete.max(end_lsn);
+        self.received = self.received.max(end_lsn);
+        self.advance();
+        Ok(())
+    }
+
+    /// The server has sent everything below `wal_end`.
+    pub(crate) fn keepalive(&mut self, wal_end: Lsn) -> Result<(), Violation> {
+        match (self.open, self.transactions.back_mut()) {
+            (Open::Yes, _) => self.received = self.received.max(wal_end),
+            (Open::Cut, Some(cut)) if wal_end > cut.commit_lsn => {
+                return Err(Violation::NotResumed {
+                    expected: cut.commit_lsn,
+                    found: wal_end,
+                });
+            }
+            (Open::Cut, _) => {}
+            (Open::No, last) => {
+                self.received = self.received.max(wal_end);
+                self.complete = self.complete.max(wal_end);
+                match last {
+                    Some(last) => last.confirm = last.confirm.max(wal_end),
+                    None => self.flushed = self.flushed.max(wal_end),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Kafka has acknowledged the record. `None` for a ticket of before a reset.
+    pub(crate) fn acknowledge(&mut self, ticket: Ticket) -> Option<Accepted> {
+        let entry = entry_mut(&mut self.entries, self.first_ticket, ticket)?;
+        debug_assert_eq!(entry.state, State::InFlight, "one report for each record");
+        entry.state = State::Acknowledged;
+        let accepted = entry.accepted;
+        self.in_flight_count -= 1;
+        self.in_flight_bytes -= accepted.bytes as usize;
+        while let Some(entry) =
+            entry_mut(&mut self.entries, self.first_ticket, self.oldest_in_flight)
+            && entry.state != State::InFlight
+        {
+            self.oldest_in_flight += 1;
+        }
+        Some(accepted)
+    }
+
+    /// Nothing is left to do for an acknowledged event. Ignores a ticket of before a reset.
+    pub(crate) fn settle(&mut self, ticket: Ticket) {
+        let Some(entry) = entry_mut(&mut self.entries, self.first_ticket, ticket) else {
+            return;
+        };
+        debug_assert_eq!(
+            entry.state,
+            State::Acknowledged,
+            "settled once, after the acknowledgement"
+        );
+        entry.state = State::Settled;
+        if entry.transaction != NO_TRANSACTION {
+            let position = (entry.transaction - self.first_transaction) as usize;
+            if let Some(transaction) = self.transactions.get_mut(position) {
+                debug_assert!(transaction.pending > 0);
+                transaction.pending -= 1;
+            }
+        }
+        while self
+            .entries
+            .front()
+            .is_some_and(|entry| entry.state == State::Settled)
+        {
+            self.entries.pop_front();
+            self.first_ticket += 1;
+        }
+        self.advance();
+    }
+
+    fn advance(&mut self) {
+        while let Some(front) = self.transactions.front()
+            && !front.confirm.is_invalid()
+            && front.pending == 0
+        {
+            debug_assert!(
+                front.confirm >= self.flushed,
+                "transactions leave in commit order"
+            );
+            self.flushed = front.confirm;
+            self.transactions.pop_front();
+            self.first_transaction += 1;
+        }
+        debug_assert!(
+            self.flushed <= self.received,
+            "nothing is confirmed that was not received"
+        );
+    }
+
+    /// The highest position that may be reported as flushed.
+    pub(crate) fn flushed(&self) -> Lsn {
+        self.flushed
+    }
+
+    /// The highest position received.
+    pub(crate) fn received(&self) -> Lsn {
+        self.received
+    }
+
+    /// Where a new session of this lineage starts: everything before it was received whole.
+    pub(crate) fn complete(&self) -> Lsn {
+        self.complete
+    }
+
+    /// What was remembered of an event that is not settled.
+    pub(crate) fn accepted(&self, ticket: Ticket) -> Option<Accepted> {
+        let position = ticket.checked_sub(self.first_ticket)?;
+        self.entries
+            .get(position as usize)
+            .map(|entry| entry.accepted)
+    }
+
+    /// The rows of all events that are not settled.
+    pub(crate) fn unsettled_rows(&self) -> impl Iterator<Item = i64> {
+        let unsettled = |entry: &&Entry| entry.state != State::Settled;
+        self.entries
+            .iter()
+            .filter(unsettled)
+            .map(|e| e.accepted.row)
+    }
+
+    /// The ticket that the next event gets.
+    pub(crate) fn next_ticket(&self) -> Ticket {
+        self.first_ticket + self.entries.len() as u64
+    }
+
+    /// Records handed to Kafka and not acknowledged.
+    pub(crate) fn in_flight_count(&self) -> u64 {
+        self.in_flight_count
+    }
+
+    /// Bytes of those records.
+    pub(crate) fn in_flight_bytes(&self) -> usize {
+        self.in_flight_bytes
+    }
+
+    /// All that counts against the memory limit.
+    pub(crate) fn bytes(&self) -> usize {
+        self.in_flight_bytes
+            + self.entries.len() * ENTRY_BYTES
+            + self.transactions.len() * size_of::<Transaction>()
+    }
+
+    /// Topic and hand-over time of the oldest record that Kafka has not acknowledged.
+    pub(crate) fn oldest_in_flight(&self) -> Option<Accepted> {
+        (self.in_flight_count > 0)
+            .then(|| self.accepted(self.oldest_in_flight))
+            .flatten()
+    }
+
+    /// Whether a transaction was begun and its Commit has not come, in this session or the one before.
+    pub(crate) fn is_open(&self) -> bool {
+        self.open != Open::No
+    }
+}
+
+fn entry_mut(entries: &mut VecDeque<Entry>, first: Ticket, ticket: Ticket) -> Option<&mut Entry> {
+    entries.get_mut(ticket.checked_sub(first)? as usize)
+}

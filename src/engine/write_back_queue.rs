@@ -1,0 +1,237 @@
+//! Which acknowledged events are written back to the table next, and when. Pure.
+//!
+//! Owns the tickets of events that Kafka has and the table does not know of yet. At most one batch is out at a time, so load makes its
+//! own batches. A row that could not be marked yet (locked, or not visible yet) comes back and is tried again with growing delays;
+//! the others go on meanwhile. Nothing is ever dropped here: an event leaves when its row is settled.
+//!
+//! A batch that fails may have been more than the server can do in the time that a statement has. So the next one is half as large,
+//! and they grow again as they succeed: however slow the server, some batch is small enough.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use crate::engine::tracker::Ticket;
+
+const RETRY_FIRST: Duration = Duration::from_millis(50);
+const RETRY_CAP: Duration = Duration::from_secs(2);
+/// So many batches that wait are enough to keep the table busy. More would only take memory.
+const BATCHES_MAX: usize = 8;
+
+/// See the module's head.
+#[derive(Debug)]
+pub(crate) struct WriteBackQueue {
+    waiting: VecDeque<Ticket>,
+    /// When the first of `waiting` came.
+    since: Duration,
+    deferred: VecDeque<Ticket>,
+    retry_at: Duration,
+    retry_delay: Duration,
+    /// Of `deferred`, those that nobody sees yet.
+    hidden: usize,
+    writing: usize,
+    batch_size: usize,
+    batch_max: usize,
+    /// The most that the next batch holds.
+    limit: usize,
+    interval: Duration,
+}
+
+impl WriteBackQueue {
+    /// `batch_size` events or `interval`, whichever comes first, make a batch due; a batch never holds more than `batch_max`.
+    pub(crate) fn new(batch_size: usize, batch_max: usize, interval: Duration) -> Self {
+        WriteBackQueue {
+            waiting: VecDeque::new(),
+            since: Duration::ZERO,
+            deferred: VecDeque::new(),
+            retry_at: Duration::ZERO,
+            retry_delay: RETRY_FIRST,
+            hidden: 0,
+            writing: 0,
+            batch_size,
+            batch_max,
+            limit: batch_max,
+            interval,
+        }
+    }
+
+    /// Forgets everything, a batch that is out included; not what the server can do.
+    pub(crate) fn clear(&mut self) {
+        *self = WriteBackQueue {
+            limit: self.limit,
+            ..WriteBackQueue::new(self.batch_size, self.batch_max, self.interval)
+        };
+    }
+
+    /// An acknowledged event.
+    pub(crate) fn push(&mut self, now: Duration, ticket: Ticket) {
+        if self.waiting.is_empty() {
+            self.since = now;
+        }
+        self.waiting.push_back(ticket);
+    }
+
+    /// The tickets to write back now, in the order they came, or none. `urgent` does not wait for a batch to gather.
+    pub(crate) fn take(
+        &mut self,
+        now: Duration,
+        urgent: bool,
+    ) -> Option<impl Iterator<Item = Ticket> + '_> {
+        if self.writing > 0 {
+            return None;
+        }
+        if !self.deferred.is_empty() && now >= self.retry_at {
+            self.hidden = 0;
+            while let Some(ticket) = self.deferred.pop_back() {
+                self.waiting.push_front(ticket);
+            }
+        } else if !self.is_due(now, urgent) {
+            return None;
+        }
+        self.writing = self.waiting.len().min(self.limit);
+        self.since = now;
+        Some(self.waiting.drain(..self.writing))
+    }
+
+    fn is_due(&self, now: Duration, urgent: bool) -> bool {
+        let gathered = self.waiting.len() >= self.batch_size || now >= self.since + self.interval;
+        !self.waiting.is_empty() && (urgent || gathered)
+    }
+
+    /// The batch came back; what it could not settle is tried again after a while. Of each of these, whether nobody sees its row yet.
+    pub(crate) fn written(
+        &mut self,
+        now: Duration,
+        failed: bool,
+        unsettled: impl Iterator<Item = (Ticket, bool)>,
+    ) {
+        self.limit = match failed {
+            true => (self.writing / 2).max(1),
+            false => (self.limit * 2).min(self.batch_max),
+        };
+        self.writing = 0;
+        // A time once set stays: new rows that are not visible yet come without end, and must not put off the old ones.
+        let scheduled = !self.deferred.is_empty();
+        for (ticket, hidden) in unsettled {
+            self.deferred.push_back(ticket);
+            self.hidden += usize::from(hidden);
+        }
+        if self.deferred.is_empty() {
+            self.retry_delay = RETRY_FIRST;
+        } else if !scheduled {
+            self.retry_at = now + self.retry_delay;
+            self.retry_delay = (self.retry_delay * 2).min(RETRY_CAP);
+        }
+    }
+
+    /// When [`take`](WriteBackQueue::take) has to be asked again though nothing else happens.
+    pub(crate) fn deadline(&self) -> Option<Duration> {
+        if self.writing > 0 {
+            return None;
+        }
+        let gathered = (!self.waiting.is_empty()).then_some(self.since + self.interval);
+        let retry = (!self.deferred.is_empty()).then_some(self.retry_at);
+        [gathered, retry].into_iter().flatten().min()
+    }
+
+    /// Events that are not written back, those in the batch that is out included.
+    pub(crate) fn len(&self) -> usize {
+        self.waiting.len() + self.deferred.len() + self.writing
+    }
+
+    /// Whether no more events are wanted for now. Rows that cannot be marked yet do not count: nobody knows for how long.
+    pub(crate) fn is_full(&self) -> bool {
+        self.waiting.len() >= BATCHES_MAX * self.batch_max
+    }
+
+    /// Rows that were tried and could not be settled yet.
+    pub(crate) fn deferred_count(&self) -> usize {
+        self.deferred.len()
+    }
+
+    /// Those of them that nobody sees yet.
+    pub(crate) fn hidden_count(&self) -> usize {
+        self.hidden
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    fn queue() -> WriteBackQueue {
+        WriteBackQueue::new(10, 50, MS * 5000)
+    }
+
+    fn taken(queue: &mut WriteBackQueue, now: Duration, urgent: bool) -> Vec<Ticket> {
+        queue
+            .take(now, urgent)
+            .map(Iterator::collect)
+            .unwrap_or_default()
+    }
+
+    #[test]
+    fn a_batch_is_due_when_enough_wait_or_the_first_has_waited_long_enough() {
+        let mut queue = queue();
+        (0..9).for_each(|ticket| queue.push(MS, ticket));
+        assert!(taken(&mut queue, MS * 2, false).is_empty());
+        assert_eq!(queue.deadline(), Some(MS * 5001));
+        queue.push(MS * 3, 9);
+        assert_eq!(taken(&mut queue, MS * 3, false).len(), 10);
+        queue.written(MS * 4, false, std::iter::empty());
+        queue.push(MS * 5, 10);
+        assert!(taken(&mut queue, MS * 5004, false).is_empty());
+        assert_eq!(taken(&mut queue, MS * 5005, false), [10]);
+    }
+
+    #[test]
+    fn one_batch_is_out_at_a_time_and_never_larger_than_the_limit() {
+        let mut queue = queue();
+        (0..120).for_each(|ticket| queue.push(MS, ticket));
+        assert_eq!(taken(&mut queue, MS, false).len(), 50);
+        assert!(taken(&mut queue, MS, true).is_empty());
+        assert_eq!(queue.len(), 120);
+        queue.written(MS, false, std::iter::empty());
+        assert_eq!(taken(&mut queue, MS, false), (50..100).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn rows_that_could_not_be_settled_come_back_first_after_a_growing_delay() {
+        let mut queue = queue();
+        (0..2).for_each(|ticket| queue.push(MS, ticket));
+        assert_eq!(taken(&mut queue, MS, true), [0, 1]);
+        queue.written(MS, false, [(1, true)].into_iter());
+        assert_eq!(queue.hidden_count(), 1);
+        queue.push(MS, 2);
+        assert_eq!(taken(&mut queue, MS, true), [2]);
+        queue.written(MS, false, std::iter::empty());
+        assert_eq!(queue.deadline(), Some(MS * 51));
+        assert_eq!(taken(&mut queue, MS * 51, false), [1]);
+        assert_eq!(queue.hidden_count(), 0);
+        queue.written(MS * 51, false, [(1, false)].into_iter());
+        assert_eq!(queue.deadline(), Some(MS * 151));
+        assert_eq!(queue.deferred_count(), 1);
+    }
+
+    #[test]
+    fn a_batch_that_fails_is_halved_until_the_server_can_do_it_and_grows_again() {
+        let mut queue = queue();
+        (0..120).for_each(|ticket| queue.push(MS, ticket));
+        let mut now = MS;
+        for expected in [50, 25, 12, 6, 3, 1, 1] {
+            let batch = taken(&mut queue, now, true);
+            assert_eq!(batch.len(), expected);
+            let unsettled = batch.into_iter().map(|ticket| (ticket, false));
+            queue.written(now, true, unsettled);
+            now += RETRY_CAP;
+        }
+        for expected in [1, 2, 4, 8] {
+            let batch = taken(&mut queue, now, true);
+            assert_eq!(batch.len(), expected);
+            queue.written(now, false, std::iter::empty());
+            now += RETRY_CAP;
+        }
+        assert_eq!(queue.len(), 105);
+    }
+}

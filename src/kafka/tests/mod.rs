@@ -1,0 +1,4 @@
+mod broker;
+mod metadata;
+mod producer;
+mod server;

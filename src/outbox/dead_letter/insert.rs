@@ -1,0 +1,328 @@
+//! How a letter is filed: the columns it becomes, and the statement that writes a batch of them.
+//!
+//! A batch is one statement and so one transaction, and takes no more than a few megabytes. It repeats safely: an entry that
+//! is already where the letter would bring it is left as it is.
+//!
+//! A letter that the table itself refuses must not hold up the others, nor the slot: the batch is halved down to it, and less of its event
+//! is kept, at last nothing but its name, until the table takes it.
+
+use std::collections::HashMap;
+
+use tokio_postgres::types::ToSql;
+
+use crate::config::TableName;
+use crate::error::Result;
+use crate::outbox::dead_letter::json as letter_json;
+use crate::outbox::{Fault, Letter, OwnedRecord};
+use crate::postgres::{Session, is_of_the_row, is_unreadable, sql_error};
+
+/// Letters a statement.
+const LETTERS_MAX: usize = 500;
+
+/// Payload bytes a statement, up to one letter more.
+const BYTES_MAX: usize = 8 << 20;
+
+/// What a letter's row becomes when it is filed again: the last fifty of its history are kept.
+const APPEND: &str = "CASE WHEN jsonb_array_length(d.history) >= 50 THEN d.history - 0 ELSE d.history END \
+     || jsonb_build_array(jsonb_build_object('at', CURRENT_TIMESTAMP, 'error_code', {code}, 'error', {error}, \
+     'attempts', {attempts}))";
+
+/// Files letters in their order.
+pub(crate) async fn file(
+    session: &Session,
+    table: &TableName,
+    sql: &str,
+    system_id: &str,
+    letters: &[Letter],
+) -> Result<()> {
+    let mut rest = letters;
+    while !rest.is_empty() {
+        let (part, behind) = rest.split_at(part_length(rest));
+        let filings: Vec<Filing<'_>> = part.iter().map(Filing::of).collect();
+        write(session, table, sql, system_id, once_each(filings)).await?;
+        rest = behind;
+    }
+    Ok(())
+}
+
+/// The state of an event that is in Kafka, but whose row cannot be marked.
+pub(crate) const NOT_MARKED: &str = "published-not-marked";
+
+/// Files by reference that Kafka has this row's event and the table refuses to mark it.
+pub(crate) async fn file_not_marked(
+    session: &Session,
+    outbox: &TableName,
+    system_id: &str,
+    row: i64,
+    (code, message): (String, String),
+) -> Result<()> {
+    let letter = Letter {
+        ticket: 0,
+        known: None,
+        row: Some(row),
+        record: None,
+        fault: Fault { code, message },
+        attempts: 0,
+        parks_key: false,
+        parked: false,
+    };
+    let filing = Filing {
+        state: NOT_MARKED,
+        ..Filing::of(&letter)
+    };
+    let table = outbox.dead_letter();
+    let sql = file_sql(&table);
+    write(session, &table, &sql, system_id, vec![filing]).await
+}
+
+/// A letter as the table has it.
+#[derive(Debug)]
+struct Filing<'a> {
+    known: Option<i64>,
+    outbox_id: Option<String>,
+    /// The commit position and the place in the transaction, of an event from the stream.
+    place: Option<(String, i32)>,
+    record: Option<&'a OwnedRecord>,
+    /// The same, where payload and headers are kept as well.
+    content: Option<&'a OwnedRecord>,
+    letter: &'a Letter,
+    state: &'static str,
+}
+
+impl<'a> Filing<'a> {
+    fn of(letter: &'a Letter) -> Self {
+        let record = letter.record.as_deref();
+        let header = |name| record.and_then(|record| record.header(name));
+        let row = letter.row.map(|row| row.to_string());
+        let place = record.and_then(OwnedRecord::place);
+        let place = place.and_then(|(lsn, index)| Some((lsn.to_string(), index.try_into().ok()?)));
+        Filing {
+            known: letter.known,
+            outbox_id: row.or_else(|| header("outbox_id").map(text)),
+            place,
+            record,
+            content: record,
+            letter,
+            state: if letter.parked { "parked" } else { "dead" },
+        }
+    }
+
+    fn payload(&self) -> Option<&'a [u8]> {
+        self.content.and_then(OwnedRecord::value)
+    }
+
+    /// Keeps less of the event: first no payload and headers, then only its row or its place in the log. False: nothing less is left.
+    fn shrink(&mut self) -> bool {
+        self.content.take().is_some() || self.record.take().is_some()
+    }
+}
+
+/// A statement can touch an entry only once: of the same event twice, the later one is filed, in the place of the first.
+fn once_each(filings: Vec<Filing<'_>>) -> Vec<Filing<'_>> {
+    let mut places = HashMap::new();
+    let mut kept: Vec<Filing<'_>> = Vec::with_capacity(filings.len());
+    for mut filing in filings {
+        // The place in the log names an event only where no row does.
+        let place = filing.place.clone().filter(|_| filing.outbox_id.is_none());
+        let name = (
+            filing.outbox_id.clone(),
+            place,
+            filing.payload().unwrap_or_default(),
+        );
+        if name.0.is_none() && name.1.is_none() {
+            kept.push(filing);
+            continue;
+        }
+        let at = *places.entry(name).or_insert(kept.len());
+        match kept.get_mut(at) {
+            Some(earlier) => {
+                filing.known = filing.known.or(earlier.known);
+                *earlier = filing;
+            }
+            None => kept.push(filing),
+        }
+    }
+    kept
+}
+
+/// How many of the letters one statement takes.
+fn part_length(letters: &[Letter]) -> usize {
+    let mut bytes = 0;
+    let fit = letters.iter().take(LETTERS_MAX).take_while(|letter| {
+        let fits = bytes < BYTES_MAX;
+        let value = letter.record.as_ref().and_then(|record| record.value());
+        bytes += value.map_or(0, <[u8]>::len);
+        fits
+    });
+    fit.count()
+}
+
+async fn write(
+    session: &Session,
+    table: &TableName,
+    sql: &str,
+    system_id: &str,
+    mut filings: Vec<Filing<'_>>,
+) -> Result<()> {
+    let what = format!("filing dead letters in {table}");
+    // What is left to be filed begins here, and so many of it are tried at once.
+    let (mut first, mut count) = (0, filings.len());
+    while first < filings.len() {
+        let part = &mut filings[first..first + count];
+        // The inner error says what the letter's fault is; the outer one is the server's.
+        let statement = async { Ok(insert(session, sql, system_id, part).await) };
+        let Err(error) = session.bounded(&what, statement).await? else {
+            first += count;
+            count = (count * 2).min(filings.len() - first);
+            continue;
+        };
+        if !is_of_the_row(&error) && !is_unreadable(&error) {
+            return Err(sql_error(what, error));
+        }
+        match part {
+            [alone] => {
+                let row = alone.letter.row;
+                tracing::warn!(row, error = %error, "dead letter is refused as it is, less of it is kept");
+                if !alone.shrink() {
+                    return Err(sql_error(what, error));
+                }
+            }
+            _ => count /= 2,
+        }
+    }
+    Ok(())
+}
+
+async fn insert(
+    session: &Session,
+    sql: &str,
+    system_id: &str,
+    filings: &[Filing<'_>],
+) -> Result<u64, tokio_postgres::Error> {
+    fn column<'f, T>(filings: &'f [Filing<'f>], of: impl Fn(&'f Filing<'f>) -> T) -> Vec<T> {
+        filings.iter().map(of).collect()
+    }
+    let known = column(filings, |filing| filing.known);
+    let outbox_id = column(filings, |filing| filing.outbox_id.as_deref());
+    let lsn = column(filings, |f| f.place.as_ref().map(|(lsn, _)| lsn.as_str()));
+    let index = column(filings, |f| f.place.as_ref().map(|(_, index)| *index));
+    let topic = column(filings, |f| f.record.map(|record| text(record.topic())));
+    let header = |name| column(filings, |f| f.record.and_then(|r| r.header(name).map(text)));
+    let (event_type, created_at) = (header("outbox_event_type"), header("outbox_created_at"));
+    let key = column(filings, |f| f.record.and_then(OwnedRecord::key));
+    let headers = column(filings, |f| f.content.map(letter_json::headers));
+    let payload = column(filings, Filing::payload);
+    let code = column(filings, |filing| text(&filing.letter.fault.code));
+    let error = column(filings, |filing| text(&filing.letter.fault.message));
+    let attempts = column(filings, |f| {
+        i32::try_from(f.letter.attempts).unwrap_or(i32::MAX)
+    });
+    let parks_key = column(filings, |filing| filing.letter.parks_key);
+    let state = column(filings, |filing| filing.state);
+    let params: [&(dyn ToSql + Sync); 16] = [
+        &system_id,
+        &known,
+        &outbox_id,
+        &lsn,
+        &index,
+        &topic,
+        &event_type,
+        &created_at,
+        &key,
+        &headers,
+        &payload,
+        &code,
+        &error,
+        &attempts,
+        &parks_key,
+        &state,
+    ];
+    session.execute(sql, &params).await
+}
+
+/// Postgres has no text with a zero byte.
+pub(crate) fn text(text: &str) -> String {
+    text.replace('\0', "\u{fffd}")
+}
+
+pub(crate) fn append(code: &str, error: &str, attempts: &str) -> String {
+    APPEND
+        .replace("{code}", code)
+        .replace("{error}", error)
+        .replace("{attempts}", attempts)
+}
+
+/// One statement for a batch. The entries of rows and those of places in the log have a unique index each, and a statement infers one
+/// of them, so there are two inserts.
+pub(crate) fn file_sql(table: &TableName) -> String {
+    let table = table.quoted();
+    // A repeat of the write that brought the entry to where it is.
+    let repeat = |new: &str| {
+        format!(
+            "d.state = {new}.state AND d.error_code = {new}.error_code AND d.error = {new}.error \
+             AND d.attempts = {new}.attempts"
+        )
+    };
+    let again = |new: &str| {
+        let [code, error, attempts] =
+            ["error_code", "error", "attempts"].map(|column| format!("{new}.{column}"));
+        append(&code, &error, &attempts)
+    };
+    let insert = |having: &str, conflict: &str, after: &str| {
+        format!(
+            "INSERT INTO {table} AS d (system_id, outbox_id, commit_lsn, event_index, topic, event_type, \
+                    event_created_at, key, headers, payload, payload_sha256, error_code, error, attempts, \
+                    parks_key, state, history) \
+             SELECT $1, l.outbox_id, l.lsn::pg_lsn, l.event_index, l.topic, l.event_type, l.created_at, l.key, \
+                    coalesce(l.headers, '[]')::jsonb, l.payload, l.sha256, l.error_code, l.error, l.attempts, \
+                    l.parks_key, l.state, jsonb_build_array(jsonb_build_object('at', CURRENT_TIMESTAMP, \
+                    'error_code', l.error_code, 'error', l.error, 'attempts', l.attempts)) \
+               FROM fresh AS l WHERE l.outbox_id {having}{after} ORDER BY l.n \
+             ON CONFLICT ({conflict}, payload_sha256) WHERE outbox_id {having} DO UPDATE SET \
+                 state = CASE WHEN d.state IN ('retry', 'discard') THEN d.state ELSE excluded.state END, \
+                 error_code = excluded.error_code, error = excluded.error, attempts = excluded.attempts, \
+                 parks_key = excluded.parks_key, updated_at = CURRENT_TIMESTAMP, history = {again} \
+             WHERE NOT ({repeat}) \
+               AND NOT (excluded.state = 'parked' AND d.state IN ('dead', 'retry', 'discard'))",
+            again = again("excluded"),
+            repeat = repeat("excluded"),
+        )
+    };
+    format!(
+        "WITH letters AS MATERIALIZED ( \
+             SELECT l.*, sha256(coalesce(l.payload, '')) AS sha256 \
+               FROM unnest($2::bigint[], $3::text[], $4::text[], $5::integer[], $6::text[], $7::text[], \
+                           $8::text[], $9::bytea[], $10::text[], $11::bytea[], $12::text[], $13::text[], \
+                           $14::integer[], $15::boolean[], $16::text[]) WITH ORDINALITY \
+                    AS l (known, outbox_id, lsn, event_index, topic, event_type, created_at, key, headers, \
+                          payload, error_code, error, attempts, parks_key, state, n)), \
+         again AS ( \
+             UPDATE {table} AS d SET \
+                    topic = CASE WHEN l.topic IS NULL THEN d.topic ELSE l.topic END, \
+                    event_type = CASE WHEN l.topic IS NULL THEN d.event_type ELSE l.event_type END, \
+                    key = CASE WHEN l.topic IS NULL THEN d.key ELSE l.key END, \
+                    headers = CASE WHEN l.headers IS NULL THEN d.headers ELSE l.headers::jsonb END, \
+                    payload = CASE WHEN l.headers IS NULL THEN d.payload ELSE l.payload END, \
+                    payload_sha256 = CASE WHEN l.headers IS NULL OR d.outbox_id IS NULL \
+                        OR EXISTS (SELECT FROM {table} AS o WHERE o.system_id = d.system_id \
+                                      AND o.outbox_id = d.outbox_id AND o.payload_sha256 = l.sha256 \
+                                      AND o.id <> d.id) \
+                        THEN d.payload_sha256 ELSE l.sha256 END, \
+                    state = l.state, error_code = l.error_code, error = l.error, attempts = l.attempts, \
+                    parks_key = l.parks_key, updated_at = CURRENT_TIMESTAMP, history = {again} \
+               FROM letters AS l WHERE d.id = l.known AND NOT ({repeat})), \
+         fresh AS ( \
+             SELECT l.* FROM letters AS l \
+              WHERE l.known IS NULL OR NOT EXISTS (SELECT FROM {table} AS d WHERE d.id = l.known)), \
+         of_rows AS ({of_rows}) {of_the_log}",
+        again = again("l"),
+        repeat = repeat("l"),
+        of_rows = insert("IS NOT NULL", "system_id, outbox_id", "") + " RETURNING 1",
+        of_the_log = insert(
+            "IS NULL",
+            "system_id, commit_lsn, event_index",
+            // Behind those of rows, so that the numbers follow the same order every time.
+            " AND (SELECT count(*) FROM of_rows) >= 0",
+        ),
+    )
+}

@@ -1,0 +1,329 @@
+//! The table of the dead letters: files events that could not be published, and closes those that are done with.
+//!
+//! Owns all that the publisher writes there; what a person does is in [`letters`](crate::outbox::dead_letter::admin). An event counts as dealt
+//! with only once it is filed here, so everything repeats safely: an event is known by its row (or its place in the log) and
+//! its payload, and a write of unknown outcome is just written again. A different payload under the same name is a different
+//! event and gets an entry of its own; nothing is dropped in silence. Closing a letter and marking its row are one
+//! transaction, so no reader of the table ever takes an open letter's row for one to publish.
+//!
+//! A row that the outbox itself refuses to change never holds up the others: the batch is halved down to it, and the letter
+//! says so and stays, which keeps its row out of every reader's sight.
+
+pub mod admin;
+mod insert;
+mod json;
+mod requests;
+mod types;
+
+use tokio_postgres::types::ToSql;
+
+use crate::config::{AfterPublish, Config, TableName};
+use crate::error::Result;
+use crate::lsn::Lsn;
+use crate::postgres::{Session, TableShape, is_of_the_row, row_fault, sql_error};
+
+pub(crate) use insert::file_not_marked;
+pub use types::{Closing, Fault, Letter, ParkedKey, Request, Wish};
+
+/// Rows a statement.
+const ROWS_MAX: usize = 500;
+
+/// Parked keys that are worth loading; one more says that there are more.
+const KEYS_MAX: i64 = 10_001;
+
+/// Each state is counted up to here.
+const COUNT_MAX: i64 = 100_000;
+
+/// Which letters are open. Written as the partial indexes have it.
+pub(crate) const OPEN: &str = "state NOT IN ('retried', 'discarded')";
+
+/// The open states in the order of a letter's life.
+const OPEN_STATES: [&str; 6] = [
+    "dead",
+    "parked",
+    "retry",
+    "discard",
+    "published-not-marked",
+    "skipped",
+];
+
+/// The statements for one outbox and its dead letters.
+#[derive(Debug, Clone)]
+pub struct DeadLetters {
+    pub(crate) table: TableName,
+    outbox: TableName,
+    file: String,
+    close: String,
+    /// `None` where nothing is written to the outbox.
+    count: Option<String>,
+}
+
+impl DeadLetters {
+    /// For an outbox that passed the preflight check.
+    pub fn new(config: &Config, shape: &TableShape) -> Self {
+        let counts = shape.column("times_attempted").is_some();
+        DeadLetters {
+            table: config.table.dead_letter(),
+            outbox: config.table.clone(),
+            file: insert::file_sql(&config.table.dead_letter()),
+            close: close_sql(&config.table, config.after_publish, counts),
+            count: (counts && config.after_publish != AfterPublish::Keep)
+                .then(|| count_sql(&config.table)),
+        }
+    }
+
+    /// Files these letters in their order. Each statement is a transaction; a repeat of what was filed changes nothing.
+    ///
+    /// A letter that comes from the table (`known`) becomes dead or parked again, and keeps what was stored where nothing could
+    /// be read this time. An entry that somebody wants retried or discarded keeps that wish when its event is merely
+    /// delivered again, and a dead one does not become parked behind itself.
+    ///
+    /// # Errors
+    /// Of the table or the server: the outcome is then unknown.
+    pub async fn file(&self, session: &Session, system_id: &str, letters: &[Letter]) -> Result<()> {
+        insert::file(session, &self.table, &self.file, system_id, letters).await
+    }
+
+    /// Closes letters, and marks their rows (or deletes them, or leaves them) in the same transaction. A row that was published adds
+    /// an attempt. A row that refuses leaves its letter open, as `published-not-marked` or `skipped`, and counts as closed.
+    ///
+    /// The session should have a short `lock_timeout`: somebody may hold a lock on a row.
+    ///
+    /// # Errors
+    /// Of the table or the server, a locked row among them (transient): repeat it.
+    pub async fn close(&self, session: &Session, closings: &[Closing]) -> Result<()> {
+        let what = format!("closing dead letters of {}", self.outbox);
+        // Halves of a batch that one of its rows refused, the rest of the batch behind them.
+        let mut parts: Vec<&[Closing]> = closings.chunks(ROWS_MAX).rev().collect();
+        while let Some(part) = parts.pop() {
+            let letters: Vec<i64> = part.iter().map(|closing| closing.letter).collect();
+            let rows: Vec<Option<i64>> = part.iter().map(|closing| closing.row).collect();
+            let published: Vec<bool> = part.iter().map(|closing| closing.published).collect();
+            // The inner error says what the row's fault is; the outer one is the server's.
+            let work = async {
+                let params: [&(dyn ToSql + Sync); 3] = [&letters, &rows, &published];
+                Ok(session.execute(&self.close, &params).await)
+            };
+            match (session.bounded(&what, work).await?, part) {
+                (Ok(_), _) => {}
+                (Err(error), [closing]) if is_of_the_row(&error) => {
+                    self.leave_open(session, *closing, &error).await?;
+                }
+                (Err(error), _) if is_of_the_row(&error) => {
+                    let (left, right) = part.split_at(part.len() / 2);
+                    parts.push(right);
+                    parts.push(left);
+                }
+                (Err(error), _) => return Err(sql_error(what, error)),
+            }
+        }
+        Ok(())
+    }
+
+    async fn leave_open(
+        &self,
+        session: &Session,
+        closing: Closing,
+        error: &tokio_postgres::Error,
+    ) -> Result<()> {
+        let (letter, row) = (closing.letter, closing.row);
+        tracing::error!(letter, row, error = %error, "row of a dead letter cannot be marked");
+        let state = if closing.published {
+            insert::NOT_MARKED
+        } else {
+            "skipped"
+        };
+        let (code, message) = row_fault(error);
+        let sql = format!(
+            "UPDATE {table} AS d SET state = $2, error_code = $3, error = $4, updated_at = CURRENT_TIMESTAMP, \
+             history = {append} WHERE d.id = $1",
+            table = self.table.quoted(),
+            append = insert::append("$3::text", "$4::text", "d.attempts"),
+        );
+        let what = format!("filing in {} that a row cannot be marked", self.table);
+        session
+            .rows(
+                &what,
+                &sql,
+                &[&letter, &state, &code, &insert::text(&message)],
+            )
+            .await?;
+        Ok(())
+    }
+
+    /// Adds an attempt to each of these unpublished rows; a row that is named twice gets two. Does nothing where the outbox is left
+    /// alone or does not count. A row that refuses is passed over: the count is for people.
+    ///
+    /// # Errors
+    /// Of the table or the server. The outcome is then unknown, and a repeat may count twice.
+    pub async fn count_attempts(&self, session: &Session, rows: &[i64]) -> Result<()> {
+        let Some(sql) = &self.count else {
+            return Ok(());
+        };
+        let what = format!("counting attempts in {}", self.outbox);
+        // In order, so that those of one row stay together and halving ends at a single row.
+        let mut rows = rows.to_vec();
+        rows.sort_unstable();
+        let mut parts: Vec<&[i64]> = rows.chunks(ROWS_MAX).collect();
+        while let Some(part) = parts.pop() {
+            let work = async { Ok(session.execute(sql, &[&part]).await) };
+            match session.bounded(&what, work).await? {
+                Ok(_) => {}
+                Err(error) if is_of_the_row(&error) && part.len() > 1 => {
+                    let (left, right) = part.split_at(part.len() / 2);
+                    parts.push(right);
+                    parts.push(left);
+                }
+                Err(error) if is_of_the_row(&error) => {
+                    let row = part.first();
+                    tracing::warn!(row, error = %error, "attempts of a row cannot be counted");
+                }
+                Err(error) => return Err(sql_error(what, error)),
+            }
+        }
+        Ok(())
+    }
+
+    /// The keys whose later events have to wait, in the order in which they were parked: at most 10,001, and that many say that
+    /// there may be more.
+    ///
+    /// # Errors
+    /// Of the table or the server.
+    pub async fn parked_keys(&self, session: &Session) -> Result<Vec<ParkedKey>> {
+        parked_keys(session, &self.table).await
+    }
+
+    /// How many letters are in each open state, counted up to 100,000; a state without any is there with 0.
+    ///
+    /// # Errors
+    /// Of the table or the server.
+    pub async fn counts(&self, session: &Session) -> Result<Vec<(String, i64)>> {
+        let sql = format!(
+            "SELECT s.state, (SELECT count(*) FROM (SELECT FROM {table} AS d \
+                               WHERE d.state = s.state AND d.{OPEN} LIMIT {COUNT_MAX}) AS counted) \
+               FROM unnest($1::text[]) WITH ORDINALITY AS s (state, n) ORDER BY s.n",
+            table = self.table.quoted()
+        );
+        let what = format!("counting {}", self.table);
+        let rows = session.rows(&what, &sql, &[&&OPEN_STATES[..]]).await?;
+        Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+    }
+}
+
+async fn parked_keys(session: &Session, letters: &TableName) -> Result<Vec<ParkedKey>> {
+    let sql = format!(
+        "SELECT topic, key, count(*), bool_or(state = 'dead' AND parks_key) FROM {table} \
+              WHERE state IN ('dead', 'parked', 'retry') AND {OPEN} \
+                AND (parks_key OR state = 'parked') AND topic IS NOT NULL \
+              GROUP BY topic, key ORDER BY min(id) LIMIT {KEYS_MAX}",
+        table = letters.quoted()
+    );
+    let what = format!("reading parked keys from {}", letters);
+    let rows = session.rows(&what, &sql, &[]).await?;
+    let key = |row: &tokio_postgres::Row| {
+        let count: i64 = row.get(2);
+        ParkedKey {
+            topic: row.get(0),
+            key: row.get(1),
+            rows: count.unsigned_abs(),
+            blocked: row.get(3),
+        }
+    };
+    Ok(rows.iter().map(key).collect())
+}
+
+/// What a new beginning has to know of the letters of an outbox.
+#[derive(Debug, Default)]
+pub(crate) struct Known {
+    /// The keys whose later events have to wait.
+    pub(crate) parked: Vec<ParkedKey>,
+    /// Rows of the outbox whose events the stream brings from `since` on, and which are dealt with here.
+    pub(crate) filed: Vec<(i64, Lsn)>,
+}
+
+/// Reads that. `parks` waits for everything that is being written at this moment, by a process of before too: a letter that was
+/// overlooked would let later events of its key pass.
+///
+/// # Errors
+/// Of the table or the server. The session is of no more use then.
+pub(crate) async fn known(
+    session: &Session,
+    outbox: &TableName,
+    system_id: &str,
+    since: Option<Lsn>,
+    parks: bool,
+) -> Result<Known> {
+    let letters = outbox.dead_letter();
+    let what = format!("reading {letters}");
+    if parks {
+        // Conflicts with every write, and with nothing else that is usual.
+        let lock = format!("BEGIN; LOCK TABLE {} IN SHARE MODE", letters.quoted());
+        session.run(&what, &lock).await?;
+    }
+    let parked = parked_keys(session, &letters).await?;
+    if parks {
+        session.run(&what, "COMMIT").await?;
+    }
+    let filed = match since {
+        Some(since) => filed(session, &letters, system_id, since).await?,
+        None => Vec::new(),
+    };
+    Ok(Known { parked, filed })
+}
+
+async fn filed(
+    session: &Session,
+    letters: &TableName,
+    system_id: &str,
+    since: Lsn,
+) -> Result<Vec<(i64, Lsn)>> {
+    let sql = format!(
+        "SELECT outbox_id, commit_lsn::text FROM {table} \
+          WHERE system_id = $1 AND commit_lsn >= $2::text::pg_lsn AND outbox_id IS NOT NULL",
+        table = letters.quoted()
+    );
+    let (what, since) = (format!("reading {letters}"), since.to_string());
+    let rows = session.rows(&what, &sql, &[&system_id, &since]).await?;
+    let filed = rows.iter().filter_map(|row| {
+        let row_id = row.get::<_, &str>(0).parse().ok()?;
+        Some((row_id, row.get::<_, &str>(1).parse().ok()?))
+    });
+    Ok(filed.collect())
+}
+
+fn close_sql(outbox: &TableName, after_publish: AfterPublish, counts: bool) -> String {
+    let name = outbox.quoted();
+    let found = "FROM closings AS c WHERE t.id = c.outbox_row AND t.published_at IS NULL";
+    let attempt = if counts {
+        ", times_attempted = coalesce(t.times_attempted, 0) + c.published::integer"
+    } else {
+        ""
+    };
+    let settle = match after_publish {
+        AfterPublish::Mark => format!(
+            ", settled AS (UPDATE {name} AS t SET published_at = CURRENT_TIMESTAMP{attempt} {found})"
+        ),
+        AfterPublish::Delete => {
+            let found = found.replace("FROM", "USING");
+            format!(", settled AS (DELETE FROM {name} AS t {found})")
+        }
+        AfterPublish::Keep => String::new(),
+    };
+    format!(
+        "WITH closings AS (SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::boolean[]) \
+                               AS c (letter, outbox_row, published)){settle} \
+         UPDATE {table} AS d SET state = CASE WHEN c.published THEN 'retried' ELSE 'discarded' END, \
+                updated_at = CURRENT_TIMESTAMP \
+           FROM closings AS c WHERE d.id = c.letter",
+        table = outbox.dead_letter().quoted()
+    )
+}
+
+fn count_sql(outbox: &TableName) -> String {
+    format!(
+        "UPDATE {name} AS t SET times_attempted = coalesce(t.times_attempted, 0) + a.attempts \
+           FROM (SELECT id, count(*)::integer AS attempts FROM unnest($1::bigint[]) AS a (id) GROUP BY id) AS a \
+          WHERE t.id = a.id AND t.published_at IS NULL",
+        name = outbox.quoted()
+    )
+}

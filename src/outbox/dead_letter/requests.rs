@@ -1,0 +1,185 @@
+//! Reading what is to be done about dead letters, for the publisher, which alone publishes.
+//!
+//! A wish is read with what is to be sent: the row of the outbox as it is now, by the same way as any event of the table, so that
+//! a row that somebody has mended goes out mended; and where the row is gone, the copy that was kept. Parked letters follow by
+//! themselves, in their order in the log, as soon as no dead letter parks their key any more. One row is read at a
+//! time: what cannot be printed (a few kilobytes of `1e131071`) is then that row's fault alone, and memory stays bounded.
+
+use crate::error::Result;
+use crate::lsn::Lsn;
+use crate::outbox::dead_letter::OPEN;
+use crate::outbox::dead_letter::json as letter_json;
+use crate::outbox::{
+    DeadLetters, Fault, Origin, OwnedRecord, Request, Router, Slow, TableRow, UnpublishedRows, Wish,
+};
+use crate::postgres::{Session, is_out_of_time, is_unreadable, row_fault, sql_error};
+
+/// The order in which events were committed. An older event can be filed behind a newer one of its key, when it was delivered and a
+/// restart repeats it. What was read from the table has no place in the log, and is older than what the slot brings.
+const PLACE: &str = "commit_lsn NULLS FIRST, event_index, id";
+
+/// Requests a call.
+const REQUESTS_MAX: usize = 500;
+
+/// Bytes of their records, up to one record more.
+const BYTES_MAX: usize = 8 << 20;
+
+impl DeadLetters {
+    /// The oldest open letters about which something is to be done, in the order of their events: at most `limit`, 500, or
+    /// about 8 MiB of records. `slow` is what reads of other sessions have shown.
+    ///
+    /// # Errors
+    /// Of the table or the server.
+    pub async fn requests(
+        &self,
+        session: &Session,
+        rows: &UnpublishedRows,
+        router: &mut Router,
+        slow: &mut Slow,
+        limit: usize,
+    ) -> Result<Vec<Request>> {
+        let limit = limit.min(REQUESTS_MAX);
+        let place = |row: &str| {
+            format!("(coalesce({row}.commit_lsn, '0/0'), coalesce({row}.event_index, 0), {row}.id)")
+        };
+        // Nothing of a parked key goes past what is dead before it, whatever somebody wishes.
+        let before = format!("{} < {}", place("h"), place("d"));
+        let sql = format!(
+            "SELECT id, outbox_id, state, parks_key, commit_lsn::text, event_index FROM ( \
+                 (SELECT * FROM {table} AS d \
+                   WHERE d.state IN ('retry', 'discard') AND d.{OPEN} \
+                     AND NOT (d.state = 'retry' AND d.parks_key AND EXISTS (SELECT FROM {table} AS h \
+                                WHERE h.state = 'dead' AND h.parks_key AND h.topic = d.topic \
+                                  AND h.key IS NOT DISTINCT FROM d.key AND {before})) \
+                   ORDER BY {PLACE} LIMIT {limit}) \
+                 UNION ALL \
+                 (SELECT * FROM {table} AS d \
+                   WHERE d.state = 'parked' AND d.{OPEN} \
+                     AND NOT EXISTS (SELECT FROM {table} AS h WHERE h.state = 'dead' AND h.parks_key \
+                                        AND h.topic = d.topic AND h.key IS NOT DISTINCT FROM d.key) \
+                   ORDER BY {PLACE} LIMIT {limit})) AS open \
+             ORDER BY {PLACE} LIMIT {limit}",
+            table = self.table.quoted()
+        );
+        let what = format!("reading requests from {}", self.table);
+        let letters = session.rows(&what, &sql, &[]).await?;
+        let (mut requests, mut bytes) = (Vec::with_capacity(letters.len()), 0);
+        for letter in &letters {
+            if bytes >= BYTES_MAX {
+                break;
+            }
+            let (id, outbox_id): (i64, Option<String>) = (letter.get(0), letter.get(1));
+            let row = outbox_id.and_then(|id| id.parse().ok());
+            let (record, fault) = match self.record(session, rows, router, slow, (id, row)).await? {
+                Ok(record) => (record, None),
+                Err(fault) => (None, Some(fault)),
+            };
+            let value = record.as_ref().and_then(|record| record.value());
+            bytes += value.map_or(0, <[u8]>::len);
+            requests.push(Request {
+                letter: id,
+                row,
+                wish: match letter.get(2) {
+                    "discard" => Wish::Discard,
+                    _ => Wish::Retry,
+                },
+                place: place_of(letter),
+                parks_key: letter.get(3),
+                record: record.map(Box::new),
+                fault,
+            });
+        }
+        Ok(requests)
+    }
+
+    async fn record(
+        &self,
+        session: &Session,
+        rows: &UnpublishedRows,
+        router: &mut Router,
+        slow: &mut Slow,
+        (letter, row): (i64, Option<i64>),
+    ) -> Result<Result<Option<OwnedRecord>, Fault>> {
+        let Some(row) = row else {
+            return self.copy(session, letter).await.map(Ok);
+        };
+        if slow.gives_up(row) {
+            return Ok(Err(rows.too_slow(row)));
+        }
+        let found = rows.row(session, row).await;
+        if found.as_ref().is_err_and(is_out_of_time) {
+            slow.note(row, 1);
+        }
+        match found? {
+            Found::Row(found) => {
+                let event = rows.event(&found);
+                let record = event.and_then(|event| {
+                    let record = router.record(&event, Origin::Table)?;
+                    Ok(OwnedRecord::from(&record))
+                });
+                // The fault is that of the row as it is now; the copy is what somebody wanted mended.
+                Ok(record.map(Some).map_err(|error| Fault {
+                    code: "ROW_MALFORMED".to_owned(),
+                    message: error.report(),
+                }))
+            }
+            Found::Unreadable(error) => {
+                let (code, message) = row_fault(&error);
+                Ok(Err(Fault { code, message }))
+            }
+            Found::Gone => self.copy(session, letter).await.map(Ok),
+        }
+    }
+
+    /// The record as it was filed, whose fault is known; `None` where only its row was named.
+    async fn copy(&self, session: &Session, letter: i64) -> Result<Option<OwnedRecord>> {
+        let sql = format!(
+            "SELECT topic, key, payload, headers::text FROM {} WHERE id = $1 AND topic IS NOT NULL",
+            self.table.quoted()
+        );
+        let what = format!("reading dead letter {letter} from {}", self.table);
+        let row = session.row_if_any(&what, &sql, &[&letter]).await?;
+        Ok(row.and_then(|row| {
+            let headers = letter_json::headers_of(row.get(3))?;
+            let headers = headers
+                .iter()
+                .map(|(name, value)| (name.as_str(), value.as_slice()));
+            Some(OwnedRecord::new(
+                row.get(0),
+                row.get(1),
+                row.get(2),
+                headers,
+            ))
+        }))
+    }
+}
+
+fn place_of(letter: &tokio_postgres::Row) -> Option<(Lsn, u32)> {
+    let lsn: Option<&str> = letter.get(4);
+    let index: Option<i32> = letter.get(5);
+    Some((lsn?.parse().ok()?, index?.try_into().ok()?))
+}
+
+/// What became of a row.
+#[derive(Debug)]
+pub(crate) enum Found {
+    Row(TableRow),
+    /// The server cannot print it.
+    Unreadable(tokio_postgres::Error),
+    Gone,
+}
+
+impl UnpublishedRows {
+    /// One row, published or not.
+    async fn row(&self, session: &Session, id: i64) -> Result<Found> {
+        let what = format!("reading row {id} of {}", self.table());
+        // The inner error says what the row's fault is; the outer one is the server's.
+        let work = async { Ok(session.query_opt(self.one(), &[&id]).await) };
+        match session.bounded(&what, work).await? {
+            Ok(Some(row)) => Ok(Found::Row(TableRow::new(row))),
+            Ok(None) => Ok(Found::Gone),
+            Err(error) if is_unreadable(&error) => Ok(Found::Unreadable(error)),
+            Err(error) => Err(sql_error(what, error)),
+        }
+    }
+}

@@ -1,0 +1,298 @@
+//! A batch of unpublished rows while it is being read, part by part, past a row that the server cannot print.
+//!
+//! A batch begins as a list of ids, which no payload can spoil; the rows themselves are then read by their ids, so many at a time as are
+//! small. A statement that fails for a row's sake (one payload prints as more than the server can hold) is tried with half of its
+//! ids, until the row is alone: it is handed out as [`Read::Unreadable`], and all others are read. This is exact however the statement is
+//! planned, since the server prints no row whose id was not named. A row that takes the server longer than a statement may take is
+//! unreadable too; [`Slow`] tells it from a slow server.
+//!
+//! Between two parts nothing runs at the server: no statement, and so no snapshot, is held open while somebody waits for Kafka.
+
+use std::collections::VecDeque;
+use std::error::Error as _;
+
+use crate::error::{Error, Result};
+use crate::outbox::Fault;
+use crate::outbox::table::row::{Found, TableRow};
+use crate::outbox::table::slow_rows::Slow;
+use crate::outbox::table::{BATCH, UnpublishedRows};
+use crate::postgres::{ServerError, Session, is_out_of_time};
+use futures_util::{TryStreamExt, pin_mut};
+
+/// What a part may hold at the server, where payloads are compressed. At least one row is always read.
+const STORED_BYTES: i64 = 1 << 20;
+/// What a part may hold here, up to one row more.
+const READ_BYTES: usize = 4 << 20;
+
+/// Where a session that imported a snapshot goes back to after a statement has failed: the transaction, and so the snapshot, lives on.
+pub(crate) const SAVEPOINT: &str = "SAVEPOINT outboxd_reads";
+const ROLLBACK: &str = "ROLLBACK TO SAVEPOINT outboxd_reads";
+
+/// A row of the table, or what is known of one that cannot be read.
+#[derive(Debug)]
+pub(crate) enum Read {
+    Row(TableRow),
+    Unreadable {
+        id: i64,
+        /// The transaction that inserted the row, or changed it last.
+        xid: u32,
+        fault: Fault,
+    },
+}
+
+impl Read {
+    /// The row's id.
+    pub(crate) fn id(&self) -> i64 {
+        match self {
+            Read::Row(row) => row.id(),
+            Read::Unreadable { id, .. } => *id,
+        }
+    }
+
+    /// The transaction that inserted the row, or changed it last.
+    pub(crate) fn xid(&self) -> u32 {
+        match self {
+            Read::Row(row) => row.xid(),
+            Read::Unreadable { xid, .. } => *xid,
+        }
+    }
+}
+
+/// See the module's head.
+#[derive(Debug)]
+pub(crate) struct Batch {
+    unread: VecDeque<Found>,
+    is_full: bool,
+    last: Option<i64>,
+    in_snapshot: bool,
+    /// The most rows of a part: fewer after a part that had more bytes than were expected, or a row that cannot be read.
+    part_rows: usize,
+}
+
+impl UnpublishedRows {
+    /// The next unpublished rows above `after`, by id, at most `limit` of them.
+    pub(crate) async fn batch(&self, session: &Session, after: i64, limit: usize) -> Result<Batch> {
+        let found = self.list(session, after, limit).await?;
+        let is_full = found.len() == limit;
+        Ok(Batch::new(found, is_full, false))
+    }
+
+    /// The same in a session that has imported a snapshot and then set [`SAVEPOINT`](crate::outbox::SAVEPOINT).
+    pub(crate) async fn batch_of_snapshot(&self, session: &Session, after: i64) -> Result<Batch> {
+        let found = self.list(session, after, BATCH).await?;
+        let is_full = found.len() == BATCH;
+        Ok(Batch::new(found, is_full, true))
+    }
+}
+
+impl Batch {
+    pub(super) fn new(found: Vec<Found>, is_full: bool, in_snapshot: bool) -> Self {
+        let last = found.last().map(|row| row.id);
+        let part_rows = found.len();
+        Batch {
+            unread: found.into(),
+            is_full,
+            last,
+            in_snapshot,
+            part_rows,
+        }
+    }
+
+    /// Whether there were as many rows as were asked for, so that there may be more behind it.
+    pub(crate) fn is_full(&self) -> bool {
+        self.is_full
+    }
+
+    /// The highest id of the batch; `None` when it is empty.
+    pub(crate) fn last(&self) -> Option<i64> {
+        self.last
+    }
+
+    /// The ids of the rows that are not read yet.
+    pub(crate) fn ids(&self) -> impl Iterator<Item = i64> {
+        self.unread.iter().map(|row| row.id)
+    }
+
+    /// Reads only these of the rows that are not read yet.
+    pub(crate) fn retain(&mut self, mut wanted: impl FnMut(i64) -> bool) {
+        self.unread.retain(|row| wanted(row.id));
+    }
+
+    /// The next rows, by id; none at the end of the batch. Rows that were published meanwhile are left out. `slow` is what reads
+    /// of other sessions have shown.
+    ///
+    /// # Errors
+    /// Of the table or the server; what is a row's own fault is handed out with the row.
+    pub(crate) async fn read(
+        &mut self,
+        rows: &UnpublishedRows,
+        session: &Session,
+        slow: &mut Slow,
+    ) -> Result<Vec<Read>> {
+        while let Some(first) = self.unread.front().copied() {
+            if slow.gives_up(first.id) {
+                self.unread.pop_front();
+                return Ok(vec![Read::Unreadable {
+                    id: first.id,
+                    xid: first.xid,
+                    fault: rows.too_slow(first.id),
+                }]);
+            }
+            let part = self.next_part(slow.most(first.id));
+            let (read, ended) = read_part(rows, session, &part).await;
+            let error = match ended {
+                Ok(complete) => {
+                    let last = read.last().map(Read::id);
+                    match last.filter(|_| !complete) {
+                        // Cut short because of its size: the rest is read by smaller parts.
+                        Some(last) => {
+                            self.part_rows = read.len();
+                            self.drop_up_to(last);
+                        }
+                        None => {
+                            self.part_rows = (self.part_rows * 2).max(1);
+                            self.unread.drain(..part.len());
+                        }
+                    }
+                    if read.is_empty() {
+                        continue;
+                    }
+                    return Ok(read);
+                }
+                Err(error) => error,
+            };
+            let Some(fault) = of_a_row(&error) else {
+                if is_out_of_time(&error) && read.is_empty() {
+                    slow.note(first.id, part.len());
+                }
+                return Err(error);
+            };
+            if self.in_snapshot {
+                session.run("going on in the snapshot", ROLLBACK).await?;
+            }
+            // What came before the failure is good; what is left of the part holds the row that is at fault.
+            if let Some(last) = read.last().map(Read::id) {
+                self.part_rows = (part.len() - read.len()).max(1);
+                self.drop_up_to(last);
+                return Ok(read);
+            }
+            if let [Found { id, xid, .. }] = part[..] {
+                self.unread.pop_front();
+                self.part_rows = 1;
+                let fault = rows.unreadable(id, fault);
+                return Ok(vec![Read::Unreadable { id, xid, fault }]);
+            }
+            self.part_rows = (part.len() / 2).max(1);
+        }
+        Ok(Vec::new())
+    }
+
+    fn drop_up_to(&mut self, last: i64) {
+        self.unread.retain(|row| row.id > last);
+    }
+
+    fn next_part(&self, most: usize) -> Vec<Found> {
+        let mut stored_bytes = 0;
+        let fits = |row: &&Found| {
+            let first = stored_bytes == 0;
+            stored_bytes += row.stored_bytes.max(1);
+            first || stored_bytes <= STORED_BYTES
+        };
+        let most = self.part_rows.min(most);
+        let part = self.unread.iter().take(most).take_while(fits);
+        part.copied().collect()
+    }
+}
+
+/// The rows that came, and whether all did that were to come, or why no more came.
+async fn read_part(
+    rows: &UnpublishedRows,
+    session: &Session,
+    part: &[Found],
+) -> (Vec<Read>, Result<bool>) {
+    let mut read = Vec::new();
+    let ids: Vec<i64> = part.iter().map(|row| row.id).collect();
+    let what = rows.reading();
+    let stream = match session.bounded(what, rows.stream(session, &ids)).await {
+        Ok(stream) => stream,
+        Err(error) => return (read, Err(error)),
+    };
+    pin_mut!(stream);
+    let mut bytes = 0;
+    while bytes < READ_BYTES {
+        match session.bounded(what, stream.try_next()).await {
+            Ok(Some(row)) => {
+                bytes += row.raw_size_bytes();
+                read.push(Read::Row(TableRow::new(row)));
+            }
+            Ok(None) => return (read, Ok(true)),
+            Err(error) => return (read, Err(error)),
+        }
+    }
+    // What the server still sends of this part is thrown away by the connection.
+    (read, Ok(false))
+}
+
+/// Whether a statement failed because a row cannot be printed: too large (54000, or an allocation that the server refuses, XX000), or
+/// a value that a function cannot take (class 22).
+fn of_a_row(error: &Error) -> Option<&ServerError> {
+    let server = error.source()?.downcast_ref::<ServerError>()?;
+    let state = server.code.as_str();
+    let own = matches!(state, "54000" | "XX000") || state.starts_with("22");
+    own.then_some(server)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Code;
+
+    fn found(sizes: &[i64]) -> Vec<Found> {
+        let rows = sizes.iter().zip(1..).map(|(bytes, id)| Found {
+            id,
+            xid: 7,
+            stored_bytes: *bytes,
+        });
+        rows.collect()
+    }
+
+    fn part_of(batch: &Batch) -> Vec<i64> {
+        batch
+            .next_part(usize::MAX)
+            .iter()
+            .map(|row| row.id)
+            .collect()
+    }
+
+    #[test]
+    fn a_part_holds_as_many_rows_as_are_small_and_one_that_is_not() {
+        let mib = STORED_BYTES;
+        let batch = Batch::new(found(&[mib / 2, mib / 2, 1, 0]), true, false);
+        assert_eq!(part_of(&batch), [1, 2]);
+        let batch = Batch::new(found(&[mib * 10, 1]), true, false);
+        assert_eq!(part_of(&batch), [1]);
+        let batch = Batch::new(found(&[0; 2_000]), true, false);
+        assert_eq!(part_of(&batch).len(), 2_000);
+    }
+
+    #[test]
+    fn only_what_a_row_can_cause_is_a_rows_fault() {
+        let error = |code: &str| {
+            let server = ServerError {
+                severity: "ERROR".to_owned(),
+                code: code.to_owned(),
+                message: "no".to_owned(),
+                detail: None,
+                hint: None,
+            };
+            Error::fatal(Code::Write, "reading").source(server)
+        };
+        for own in ["54000", "XX000", "22003", "22P05"] {
+            assert!(of_a_row(&error(own)).is_some(), "{own}");
+        }
+        for other in ["54001", "XX001", "42P01", "57014", "08006"] {
+            assert!(of_a_row(&error(other)).is_none(), "{other}");
+        }
+        assert!(of_a_row(&Error::fatal(Code::Write, "no cause")).is_none());
+    }
+}

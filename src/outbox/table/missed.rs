@@ -1,0 +1,69 @@
+//! The statements of the audit: which rows are unpublished now, how far the log is behind them, and which of them still are later.
+//!
+//! A row that a statement sees has its commit before any position that is read afterwards. So the position comes from a second
+//! statement, and what a stream has not brought when it has passed it, it never will.
+
+use crate::error::Result;
+use crate::lsn::Lsn;
+use crate::outbox::UnpublishedRows;
+use crate::outbox::table::batch::Batch;
+use crate::outbox::table::row::Found;
+use crate::postgres::{self, Session};
+
+/// See the module's head.
+#[derive(Debug)]
+pub(crate) struct MissedRows {
+    what: String,
+    list: String,
+    left: String,
+}
+
+/// Takes a transaction id, so that its commit moves the log past a position that was read before: a stream that has nothing to bring says
+/// how far it is only when the log moves.
+const MOVE_ON: &str = "SELECT pg_catalog.pg_current_xact_id()";
+
+impl MissedRows {
+    /// For the table that `rows` reads.
+    pub(crate) fn new(rows: &UnpublishedRows) -> Self {
+        let (table, unpublished) = (rows.table(), rows.condition());
+        let name = table.quoted();
+        MissedRows {
+            what: format!("auditing {table}"),
+            list: format!(
+                "SELECT o.id::bigint FROM {name} AS o WHERE {unpublished} \
+                  ORDER BY o.id LIMIT $1::bigint"
+            ),
+            left: format!(
+                "SELECT {found} FROM {name} AS o \
+                  WHERE {unpublished} AND o.id = ANY ($1::bigint[]) ORDER BY o.id",
+                found = Found::COLUMNS
+            ),
+        }
+    }
+
+    /// The lowest unpublished ids, at most `limit`, and a position behind their commits.
+    ///
+    /// # Errors
+    /// Of the table or the server.
+    pub(crate) async fn list(&self, session: &Session, limit: usize) -> Result<(Vec<i64>, Lsn)> {
+        let limit = limit as i64;
+        let rows = session.rows(&self.what, &self.list, &[&limit]).await?;
+        let ids: Vec<i64> = rows.iter().map(|row| row.get(0)).collect();
+        if ids.is_empty() {
+            return Ok((ids, Lsn::INVALID));
+        }
+        let behind = postgres::log_position(session).await?;
+        session.run(&self.what, MOVE_ON).await?;
+        Ok((ids, behind))
+    }
+
+    /// Those of the ids whose rows are unpublished still, to be read.
+    ///
+    /// # Errors
+    /// Of the table or the server.
+    pub(crate) async fn left(&self, session: &Session, ids: &[i64]) -> Result<Batch> {
+        let rows = session.rows(&self.what, &self.left, &[&ids]).await?;
+        let found = rows.iter().map(Found::of);
+        Ok(Batch::new(found.collect(), false, false))
+    }
+}

@@ -1,0 +1,208 @@
+//! Reading unpublished rows from the table: the way of everything that the slot does not bring (the backlog of a first start, healing,
+//! polling).
+//!
+//! Reads by ascending id, a batch at a time and never the same row twice in a pass, so that a pass ends whatever cannot be marked. An index
+//! `(id) WHERE published_at IS NULL` makes a batch cost what it holds. A row becomes the same [`Event`](crate::outbox::Event) as an insert
+//! from the stream; only what the stream alone knows is absent. A row with an open dead letter is left out
+//! everywhere: it waits for a person, and what becomes of it is decided there. A table that was dropped and made anew under the name has no
+//! such rows: its ids are others, and its reader has to begin anew.
+
+mod batch;
+mod location;
+mod missed;
+mod row;
+mod slow_rows;
+
+use std::collections::HashSet;
+
+use tokio_postgres::RowStream;
+
+use crate::config::{Config, TableName};
+use crate::error::Result;
+use crate::outbox::dead_letter::OPEN;
+use crate::outbox::table::row::Found;
+use crate::outbox::{Columns, Event, Fault};
+use crate::postgres::table_shape::is_table;
+use crate::postgres::{ServerError, Session, TableShape};
+
+pub(crate) use batch::{Batch, Read, SAVEPOINT};
+pub(crate) use location::Place;
+pub(crate) use missed::MissedRows;
+pub(crate) use row::TableRow;
+pub use slow_rows::Slow;
+
+/// Rows a batch, where nobody asks for another number.
+pub(crate) const BATCH: usize = 1_000;
+
+/// The statements for one table, as it is now.
+#[derive(Debug)]
+pub struct UnpublishedRows {
+    table: TableName,
+    reading: String,
+    columns: Columns,
+    list: String,
+    read: String,
+    one: String,
+    unpublished: String,
+    ours: String,
+}
+
+impl UnpublishedRows {
+    /// For a table that passed the preflight check.
+    ///
+    /// # Errors
+    /// `CONFIG_ERROR` when a column that is needed is not there.
+    pub fn new(config: &Config, shape: &TableShape) -> Result<Self> {
+        let columns = shape.columns.iter().filter(|column| column.can_select);
+        let columns = columns.map(|column| (column.name.as_str(), column.type_name.as_str()));
+        let columns = Columns::of_table(&config.table, columns, &config.key)?;
+        let columns_list = columns.select_list();
+        // The session's time zone is the writers', so a timestamp without zone means the same moment to both.
+        let created = match shape.column("created_at") {
+            Some(_) => "(extract(epoch FROM o.created_at::timestamptz) * 1000000)::bigint",
+            None => "NULL::bigint",
+        };
+        let name = config.table.quoted();
+        let ours = is_table(&config.table, shape.oid);
+        let unpublished = format!(
+            "o.published_at IS NULL AND {ours} AND NOT EXISTS (SELECT FROM {letters} AS d \
+                 WHERE d.outbox_id = o.id::text AND d.{OPEN})",
+            letters = config.table.dead_letter().quoted(),
+        );
+        let list = format!(
+            "SELECT {found} FROM {name} AS o \
+              WHERE {unpublished} AND o.id > $1::bigint ORDER BY o.id LIMIT $2::bigint",
+            found = Found::COLUMNS,
+        );
+        let select = format!(
+            "SELECT {columns_list}, o.id::bigint, o.xmin::text::bigint, {created} FROM {name} AS o",
+        );
+        let read =
+            format!("{select} WHERE {unpublished} AND o.id = ANY ($1::bigint[]) ORDER BY o.id");
+        // Of a partitioned table, whose partitions may know an id twice, the unpublished one.
+        let one =
+            format!("{select} WHERE o.id = $1::bigint ORDER BY o.published_at NULLS FIRST LIMIT 1");
+        Ok(UnpublishedRows {
+            table: config.table.clone(),
+            reading: format!("reading unpublished rows of {}", config.table),
+            columns,
+            list,
+            read,
+            one,
+            unpublished,
+            ours,
+        })
+    }
+
+    /// Whether the table is still the one that this was made for. One that was made anew under the name shows none of its rows here.
+    ///
+    /// # Errors
+    /// Of the server.
+    pub(crate) async fn is_current(&self, session: &Session) -> Result<bool> {
+        let sql = format!("SELECT coalesce({}, false)", self.ours);
+        let row = session.row(&self.reading, &sql, &[]).await?;
+        Ok(row.get(0))
+    }
+
+    /// What makes a row of the table `o` one to publish: unpublished, without an open dead letter, and of the table that this was made for.
+    pub(super) fn condition(&self) -> &str {
+        &self.unpublished
+    }
+
+    pub(crate) fn table(&self) -> &TableName {
+        &self.table
+    }
+
+    /// The statement that reads the one row with this id, whatever became of it.
+    pub(crate) fn one(&self) -> &str {
+        &self.one
+    }
+
+    async fn list(&self, session: &Session, after: i64, limit: usize) -> Result<Vec<Found>> {
+        let limit = limit as i64;
+        let rows = session
+            .rows(&self.reading, &self.list, &[&after, &limit])
+            .await?;
+        Ok(rows.iter().map(Found::of).collect())
+    }
+
+    /// What is being done while rows are read, for errors.
+    pub(super) fn reading(&self) -> &str {
+        &self.reading
+    }
+
+    /// Those of the rows that are unpublished, by id.
+    pub(super) async fn stream(
+        &self,
+        session: &Session,
+        ids: &[i64],
+    ) -> Result<RowStream, tokio_postgres::Error> {
+        session.query_raw(&self.read, [ids]).await
+    }
+
+    /// What is to be said of a row that the server cannot print.
+    pub(super) fn unreadable(&self, id: i64, server: &ServerError) -> Fault {
+        Fault {
+            code: "ROW_UNREADABLE".to_owned(),
+            message: format!("row {id} of {} cannot be read: {server}", self.table),
+        }
+    }
+
+    /// What is to be said of a row that takes too long.
+    pub(super) fn too_slow(&self, id: i64) -> Fault {
+        Fault {
+            code: "ROW_UNREADABLE".to_owned(),
+            message: format!(
+                "row {id} of {} cannot be read within OUTBOX_OPERATION_TIMEOUT",
+                self.table
+            ),
+        }
+    }
+
+    /// The row's event.
+    pub(crate) fn event<'a>(&self, row: &'a TableRow) -> Result<Event<'a>> {
+        self.columns.event_from_row(&row.row)
+    }
+
+    /// Those of the ids whose rows are marked as published by now.
+    pub(crate) async fn published(&self, session: &Session, ids: &[i64]) -> Result<HashSet<i64>> {
+        let what = format!("reading published rows of {}", self.table);
+        let published = format!(
+            "SELECT id::bigint FROM {} WHERE id = ANY ($1::bigint[]) AND published_at IS NOT NULL",
+            self.table.quoted()
+        );
+        let rows = session
+            .bounded(&what, session.query(&published, &[&ids]))
+            .await?;
+        Ok(rows.iter().map(|row| row.get(0)).collect())
+    }
+
+    /// How many rows are unpublished (counted up to `limit`), the oldest of them, and whether any row was ever marked.
+    pub(crate) async fn survey(&self, session: &Session, limit: i64) -> Result<Survey> {
+        let what = format!("counting unpublished rows of {}", self.table);
+        let survey = format!(
+            "WITH unpublished AS (SELECT o.created_at::text AS at FROM {table} AS o \
+                                  WHERE {unpublished} ORDER BY o.id LIMIT $1) \
+             SELECT count(*), min(at), EXISTS (SELECT FROM {table} WHERE published_at IS NOT NULL) \
+             FROM unpublished",
+            table = self.table.quoted(),
+            unpublished = self.unpublished,
+        );
+        let row = session
+            .bounded(&what, session.query_one(&survey, &[&limit]))
+            .await?;
+        Ok(Survey {
+            unpublished: row.get(0),
+            oldest: row.get(1),
+            ever_marked: row.get(2),
+        })
+    }
+}
+
+/// What a look at the whole table shows.
+#[derive(Debug)]
+pub(crate) struct Survey {
+    pub(crate) unpublished: i64,
+    pub(crate) oldest: Option<String>,
+    pub(crate) ever_marked: bool,
+}

@@ -1,0 +1,57 @@
+//! The advisory lock that makes one publisher of several: its number, its holder, and taking it.
+//!
+//! Nobody ever waits inside the lock, since a waiting session holds back vacuum for as long as it
+//! waits: others look at `pg_locks` now and then. The lock belongs to a database, as slots do that
+//! we read from, and to a slot's name; polling takes the lock of the same name, so that a publisher
+//! that polls and one that streams exclude each other.
+//! See <https://www.postgresql.org/docs/current/explicit-locking.html#ADVISORY-LOCKS>.
+
+use crate::error::Result;
+use crate::postgres::session::Session;
+
+/// The statement that takes the lock without waiting; true when it is ours now.
+pub(crate) fn take_sql(slot: &str) -> String {
+    format!("SELECT pg_catalog.pg_try_advisory_lock({})", number(slot))
+}
+
+/// Takes the lock for this session, without waiting. False: another session has it.
+pub async fn take(session: &Session, slot: &str) -> Result<bool> {
+    let row = session.row("taking the lock", &take_sql(slot), &[]).await?;
+    Ok(row.get(0))
+}
+
+/// The server process that holds the lock.
+pub async fn holder(session: &Session, slot: &str) -> Result<Option<i32>> {
+    let number = number(slot);
+    let (high, low) = ((number >> 32) as u32, number as u32);
+    let sql = format!(
+        "SELECT pid FROM pg_catalog.pg_locks
+          WHERE locktype = 'advisory' AND classid = {high} AND objid = {low} AND objsubid = 1
+            AND granted
+            AND database = (SELECT oid FROM pg_catalog.pg_database
+                             WHERE datname = pg_catalog.current_database())"
+    );
+    let row = session.row_if_any("looking at the lock", &sql, &[]).await?;
+    Ok(row.map(|row| row.get(0)))
+}
+
+/// The lock's number: FNV-1a of a prefix and the slot's name, the same in every version of outboxd.
+fn number(slot: &str) -> i64 {
+    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+    for byte in b"outboxd:".iter().chain(slot.as_bytes()) {
+        hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
+    }
+    hash as i64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_lock_of_a_slot_never_changes_its_number() {
+        assert_eq!(number("outboxd_orders"), number("outboxd_orders"));
+        assert_ne!(number("outboxd_orders"), number("outboxd_order"));
+        assert_eq!(number(""), 0xd059_0bc1_cdea_aca2_u64 as i64);
+    }
+}

@@ -1,0 +1,65 @@
+//! What a failed statement or connection means for us.
+
+use std::error::Error as StdError;
+use std::io;
+use std::sync::Arc;
+
+use crate::error::{Code, Error};
+use crate::postgres::sqlstate::{self, ServerError};
+
+/// The error that a failed statement or connection means for us. `context` names what we were
+/// doing.
+pub(crate) fn sql_error(context: impl Into<String>, error: tokio_postgres::Error) -> Error {
+    describe(context, Arc::new(error))
+}
+
+pub(crate) fn describe(context: impl Into<String>, error: Arc<tokio_postgres::Error>) -> Error {
+    if let Some(server) = error.as_db_error() {
+        return sqlstate::classify(context, ServerError::from(server));
+    }
+    let fault = cause_of::<io::Error>(&error);
+    let made = match (fault, cause_of::<openssl::ssl::Error>(&error)) {
+        // The library reports a server that takes no writes as an error without a number of the
+        // system's.
+        (Some(io), _) if read_only(io) => Error::transient(Code::Connect, context)
+            .hint("the server is read-only: a standby, or not promoted yet"),
+        (Some(io), _) if io.kind() == io::ErrorKind::ConnectionRefused => {
+            Error::transient(Code::Connect, context)
+                .hint("is the server up, and are host and port right?")
+        }
+        (Some(_), _) => Error::transient(Code::Connect, context),
+        (None, Some(tls)) if certificate_refused(tls) => Error::fatal(Code::Connect, context)
+            .hint("the server's certificate is not signed by sslrootcert, or is for another host"),
+        (None, Some(_)) => Error::transient(Code::Connect, context),
+        (None, None) if error.source().is_none() => Error::transient(Code::Connect, context),
+        // Log-in without a password, TLS that the server does not offer, a value of an unforeseen
+        // type.
+        (None, None) => Error::fatal(Code::Connect, context),
+    };
+    made.source(error)
+}
+
+fn read_only(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::PermissionDenied && error.raw_os_error().is_none()
+}
+
+fn certificate_refused(error: &openssl::ssl::Error) -> bool {
+    const SSL_R_CERTIFICATE_VERIFY_FAILED: i32 = 134;
+    error.ssl_error().is_some_and(|stack| {
+        stack
+            .errors()
+            .iter()
+            .any(|e| e.reason_code() == SSL_R_CERTIFICATE_VERIFY_FAILED)
+    })
+}
+
+fn cause_of<E: StdError + 'static>(error: &tokio_postgres::Error) -> Option<&E> {
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        if let Some(found) = error.downcast_ref::<E>() {
+            return Some(found);
+        }
+        cause = error.source();
+    }
+    None
+}

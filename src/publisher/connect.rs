@@ -1,0 +1,65 @@
+//! The first steps of an attempt to stream: two connections to one server, everything checked, the lock taken.
+//!
+//! Nothing is changed at the server here but the lock. A pair of connections that turn out to be on different servers is refused:
+//! positions of one mean nothing on the other.
+
+use crate::config::Config;
+use crate::engine::output::WAL_SENDER_TIMEOUT;
+use crate::error::{Code, Error, Result};
+use crate::postgres::{self, Fault, Lineage, Server, Session, TableShape, preflight};
+use crate::publisher::instance_lock as lock;
+use crate::replication::{IdentifySystem, ReplicationClient, SessionOptions};
+
+/// One attempt's connections, all on one server.
+pub(crate) struct Connections {
+    pub(crate) session: Session,
+    pub(crate) client: ReplicationClient,
+    pub(crate) server: Server,
+    pub(crate) identity: IdentifySystem,
+    pub(crate) shape: TableShape,
+}
+
+impl Connections {
+    /// Everything before the slot; `None` when another instance has the lock.
+    ///
+    /// # Errors
+    /// Of the server, and whatever is wrong there with role, table, publication or slot, which is left in `faults` as well (none: nobody looked).
+    pub(crate) async fn open(
+        config: &Config,
+        faults: &mut Option<Vec<Fault>>,
+    ) -> Result<Option<Self>> {
+        let (database, timeout) = (&config.database, config.operation_timeout);
+        let session = postgres::connect(database, "outboxd", timeout).await?;
+        let server = postgres::server(&session).await?;
+        let inspection = preflight::inspect(&session, config).await?;
+        *faults = Some(inspection.faults.clone());
+        let shape = inspection.verdict()?;
+        let options = SessionOptions {
+            application_name: "outboxd".to_owned(),
+            wal_sender_timeout: WAL_SENDER_TIMEOUT,
+            idle_session_timeout: WAL_SENDER_TIMEOUT,
+        };
+        let mut client = ReplicationClient::connect(database, &options).await?;
+        let identity = client.identify_system().await?;
+        let lineage = Lineage {
+            system_id: identity.system_id,
+            timeline: identity.timeline,
+        };
+        let start = client
+            .query(&format!("SELECT {}", postgres::POSTMASTER_START))
+            .await?;
+        let start = start.into_iter().flatten().next().flatten();
+        if lineage != server.lineage || start.as_ref() != Some(&server.postmaster_start) {
+            let message = "the SQL and the replication connection are on different servers";
+            return Err(Error::transient(Code::Connect, message));
+        }
+        let taken = lock::take(&mut client, &config.slot).await?;
+        Ok(taken.then_some(Connections {
+            session,
+            client,
+            server,
+            identity,
+            shape,
+        }))
+    }
+}

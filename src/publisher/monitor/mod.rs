@@ -1,0 +1,7 @@
+//! What is watched beside the stream: slot, walsender, catalogs, and the table that audits the slot.
+
+pub(crate) mod audit;
+pub(crate) mod health_monitor;
+pub(crate) mod inspector;
+pub(crate) mod session_monitor;
+pub(crate) mod troubles;

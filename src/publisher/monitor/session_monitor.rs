@@ -1,0 +1,192 @@
+//! What the server says of our slot and our walsender, over SQL, beside the stream, and what the overseer sees of catalogs and table. Looks,
+//! and tells the engine; decides nothing.
+//!
+//! The end of the SQL connection is news as well: a server that shuts down ends it first, while its walsender still waits for
+//! us. So it ends the session, at once, and the server can go down.
+
+use std::pin::Pin;
+use std::time::Duration;
+
+use tokio_postgres::types::ToSql;
+
+use crate::engine::output::Walsender;
+use crate::error::{Code, Error, Result};
+use crate::metrics::SlotGauges;
+use crate::postgres::Session;
+use crate::postgres::slot::{self, Slot};
+use crate::publisher::monitor::health_monitor::Overseer;
+use crate::publisher::monitor::inspector::Told;
+use crate::publisher::sink::forwarder::Forwarder;
+use crate::status::SlotHealth;
+
+/// How often the slot is looked at.
+const INTERVAL: Duration = Duration::from_secs(2);
+/// The same while stopping, when only the slot's position is waited for.
+const HASTE: Duration = Duration::from_millis(20);
+
+/// How long a look at a silent walsender may take. With the silence before it, it is less than the server's patience with us.
+const LOOK_LIMIT: Duration = Duration::from_secs(10);
+
+/// What a server process waits for.
+const LOOK: &str = "SELECT wait_event FROM pg_catalog.pg_stat_activity WHERE pid = $1";
+/// What a walsender waits for that may not send what a standby does not have, from 17 on.
+const WAITS_FOR_STANDBY: &str = "WaitForStandbyConfirmation";
+
+/// What was seen.
+#[derive(Debug)]
+pub(crate) enum Seen {
+    Slot(Option<Slot>),
+    Walsender(Walsender),
+    Told(Result<Told>),
+    /// Whether the walsender waits for a standby.
+    Standby(bool),
+}
+
+type Look<'a> = Pin<Box<dyn Future<Output = Result<Seen>> + 'a>>;
+
+/// See the module's head.
+pub(crate) struct Watch<'a> {
+    session: &'a Session,
+    slot: &'a str,
+    walsender: i32,
+    kept: bool,
+    hasty: bool,
+    look: Look<'a>,
+    overseer: Overseer<'a>,
+}
+
+impl<'a> Watch<'a> {
+    /// `walsender` is the process that serves the replication connection; `kept`: standbys keep the slot, and it may have to wait for
+    /// them.
+    pub(crate) fn new(
+        session: &'a Session,
+        slot: &'a str,
+        walsender: i32,
+        kept: bool,
+        overseer: Overseer<'a>,
+    ) -> Self {
+        let look = look_at_slot(session, slot, Duration::ZERO);
+        Watch {
+            session,
+            slot,
+            walsender,
+            kept,
+            hasty: false,
+            look,
+            overseer,
+        }
+    }
+
+    /// Looks at the slot's position without pause, or no more.
+    pub(crate) fn hasten(&mut self, hasty: bool) {
+        if hasty && !self.hasty {
+            self.look = look_at_slot(self.session, self.slot, HASTE);
+        }
+        self.hasty = hasty;
+    }
+
+    /// Looks at the walsender next.
+    pub(crate) fn look_at_walsender(&mut self) {
+        self.look = Box::pin(look_at_walsender(self.session, self.walsender));
+    }
+
+    /// Does what is due beside the stream; see [`Overseer::turn`].
+    pub(crate) fn turn(&mut self, now: Duration, forwarder: &mut Forwarder) -> Result<()> {
+        self.overseer.turn(now, forwarder)
+    }
+
+    /// The next sight. Cancel-safe.
+    ///
+    /// # Errors
+    /// When the SQL connection has ended.
+    pub(crate) async fn seen(&mut self) -> Result<Seen> {
+        tokio::select! {
+            biased;
+            () = self.session.closed() => Err(self.session.end_error("watching the slot")),
+            seen = &mut self.look => {
+                let pause = if self.hasty { HASTE } else { INTERVAL };
+                self.look = match &seen {
+                    Ok(Seen::Slot(_)) if self.kept && !self.hasty => {
+                        Box::pin(look_for_standby(self.session, self.walsender))
+                    }
+                    _ => look_at_slot(self.session, self.slot, pause),
+                };
+                seen
+            }
+            told = self.overseer.told() => Ok(Seen::Told(told)),
+        }
+    }
+
+    /// Passes on what was seen.
+    ///
+    /// # Errors
+    /// Of the overseer.
+    pub(crate) fn tell(&mut self, seen: Seen, forwarder: &mut Forwarder) -> Result<()> {
+        let now = forwarder.tick();
+        match seen {
+            Seen::Told(told) => return self.overseer.hear(now, told, forwarder),
+            Seen::Walsender(walsender) => forwarder.engine.walsender(now, walsender),
+            Seen::Standby(waits) => forwarder.engine.waits_for_standby(waits),
+            Seen::Slot(slot) => {
+                self.overseer.slot(slot.as_ref(), forwarder);
+                let position = slot.as_ref().and_then(|slot| slot.confirmed_flush);
+                forwarder.engine.slot_position(position);
+                forwarder.metrics.slot(slot.as_ref().map(|slot| SlotGauges {
+                    lag_bytes: slot.lag_bytes,
+                    retained_bytes: slot.retained_bytes,
+                    safe_wal_size: slot.safe_wal_size,
+                    wal_status: slot.wal_status.as_deref(),
+                    active: slot.active_pid.is_some(),
+                }));
+                forwarder
+                    .board
+                    .update(|status| status.slot_health = slot.map(health));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn health(slot: Slot) -> SlotHealth {
+    SlotHealth {
+        lag_bytes: slot.lag_bytes,
+        retained_bytes: slot.retained_bytes,
+        safe_wal_size: slot.safe_wal_size,
+        wal_status: slot.wal_status,
+        active: slot.active_pid.is_some(),
+    }
+}
+
+fn look_at_slot<'a>(session: &'a Session, slot: &'a str, pause: Duration) -> Look<'a> {
+    Box::pin(async move {
+        tokio::time::sleep(pause).await;
+        slot::read(session, slot).await.map(Seen::Slot)
+    })
+}
+
+async fn look_for_standby(session: &Session, pid: i32) -> Result<Seen> {
+    let row = session
+        .row_if_any("looking at the walsender", LOOK, &[&pid])
+        .await?;
+    let event = row.and_then(|row| row.get::<_, Option<String>>(0));
+    Ok(Seen::Standby(event.as_deref() == Some(WAITS_FOR_STANDBY)))
+}
+
+async fn look_at_walsender(session: &Session, pid: i32) -> Result<Seen> {
+    let params: [&(dyn ToSql + Sync); 1] = [&pid];
+    let look = session.row_if_any("looking at the walsender", LOOK, &params);
+    let Ok(row) = tokio::time::timeout(LOOK_LIMIT, look).await else {
+        let message =
+            format!("the server has said nothing on either connection for {LOOK_LIMIT:?}");
+        return Err(Error::transient(Code::Connect, message));
+    };
+    let row = row?;
+    let idle = ["WalSenderWaitForWAL", "WalSenderMain", "WalSenderWriteData"];
+    let walsender = match row.map(|row| row.get::<_, Option<String>>(0)) {
+        None => Walsender::Gone,
+        Some(Some(event)) if event == WAITS_FOR_STANDBY => Walsender::Standby,
+        Some(Some(event)) if idle.contains(&event.as_str()) => Walsender::Idle,
+        Some(_) => Walsender::Busy,
+    };
+    Ok(Seen::Walsender(walsender))
+}

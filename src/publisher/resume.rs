@@ -1,0 +1,159 @@
+//! What is settled on arrival at a server, before anything is read from it: whether memory is true here, whether there is a slot to
+//! read from, and where the stream begins.
+//!
+//! The order is what keeps ids and positions of another history out: memory is held against lineage, table and position first, and
+//! dropped where it does not fit; only then is a row written or a slot looked at. See `history` and `loss` for the decisions.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::error::{Code, Error, Result};
+use crate::lsn::Lsn;
+use crate::outbox::{Place, UnpublishedRows};
+use crate::postgres::slot::{self, Slot};
+use crate::postgres::{Server, Session, TableShape};
+use crate::publisher::instance_lock::Lease;
+use crate::publisher::lineage::{self as history, Home, Start};
+use crate::publisher::slot_loss::{Doubt, Loss, doubt};
+use crate::publisher::source::bootstrap::Bootstrap;
+use crate::publisher::source::table_scan::TableRun;
+use crate::publisher::supervisor::Supervisor;
+use crate::replication::ReplicationClient;
+
+impl Supervisor {
+    /// From now on everything is about this server and this table. What belongs to another history is dropped. `end` is where the
+    /// server's log ends, invalid where nobody streams. `holder` is the server process that has the lock for us.
+    pub(in crate::publisher) fn enter(&mut self, place: &Place, end: Lsn, holder: i32) {
+        self.forwarder.engine.lock_held();
+        self.holder = Some((place.server.clone(), holder));
+        let (lineage, table) = (place.server.lineage, place.table);
+        let found = Home { lineage, table };
+        let own = self.forwarder.engine.resume_at();
+        let broken = self
+            .home
+            .and_then(|home| history::compare(home, own, found, end).err());
+        if let Some(why) = broken {
+            tracing::warn!(%why, "dropping what is in flight");
+            self.forwarder.forget();
+            self.fresh = true;
+        }
+        self.home = Some(found);
+        self.forwarder.use_place(Some(place.clone()));
+        self.forwarder.board.update(|status| {
+            status.system_id = Some(lineage.system_id.to_string());
+            status.timeline = Some(lineage.timeline);
+        });
+    }
+
+    /// The slot to stream from, made where there is none, and healed where it is lost. `None`: stop was asked for.
+    ///
+    /// # Errors
+    /// Fatal where the configuration says to halt, or whose slot it is; transient ones are for another attempt.
+    pub(in crate::publisher) async fn slot(
+        &mut self,
+        session: &Session,
+        client: &mut ReplicationClient,
+        server: &Server,
+        shape: &TableShape,
+    ) -> Result<Option<Slot>> {
+        let config = Arc::clone(&self.config);
+        let found = slot::read(session, &config.slot).await?;
+        let stuck = self.doubt == Some(Doubt::NotThere);
+        let reported = self.forwarder.engine.reported();
+        let loss = Loss::of(found.as_ref(), reported, self.streamed, stuck);
+        let unhealed = self.unhealed.take();
+        let (found, loss) = match (found, loss) {
+            (Some(slot), None) => return Ok(Some(slot)),
+            // A loss is one until it is healed, though the slot that showed it is dropped on the way.
+            (found, loss) => (found, loss.or(unhealed)),
+        };
+        let bootstrap = Bootstrap {
+            run: TableRun {
+                config: &config,
+                forwarder: &mut self.forwarder,
+                session,
+                system_id: server.lineage.system_id,
+                rows: UnpublishedRows::new(&config, shape)?,
+                slow: &mut self.slow,
+                lease: Lease::of_client(client),
+                stop: self.stop.clone(),
+                shown: Instant::now(),
+            },
+            server,
+            loss: loss.clone(),
+        };
+        self.fresh = true;
+        self.unhealed = loss;
+        let Some(already) = bootstrap.run(found).await? else {
+            return Ok(None);
+        };
+        (self.unhealed, self.doubt) = (None, None);
+        self.already = already;
+        let made = slot::read(session, &config.slot).await?;
+        let gone = || Error::transient(Code::Slot, "the new slot is gone again");
+        Ok(Some(made.ok_or_else(gone)?))
+    }
+
+    /// Where the stream starts.
+    ///
+    /// # Errors
+    /// Fatal where somebody has moved the slot and the configuration says to halt.
+    pub(in crate::publisher) async fn position(
+        &mut self,
+        slot: &Slot,
+        server: &Server,
+        session: &Session,
+    ) -> Result<Lsn> {
+        let confirmed = slot.confirmed_flush.ok_or_else(|| {
+            let message = format!("slot {} is still being made", slot.name);
+            Error::transient(Code::Slot, message)
+        })?;
+        let engine = &self.forwarder.engine;
+        let (reported, own) = (engine.reported(), engine.resume_at());
+        match history::start(confirmed, reported, own, self.fresh) {
+            Start::Own(own) => {
+                self.stood_by = false;
+                return Ok(own);
+            }
+            Start::Slot => {}
+            Start::Moved { .. } if self.stood_by => {
+                tracing::info!(
+                    "another instance has published meanwhile, dropping what is in flight"
+                );
+                self.forwarder.forget();
+            }
+            Start::Moved {
+                reported,
+                confirmed,
+            } => {
+                let moved = Loss::Moved {
+                    reported,
+                    confirmed,
+                };
+                moved.permit(&self.config)?;
+                tracing::warn!(slot = %slot.name, "slot {moved}: what it has passed comes from the table");
+            }
+        }
+        let system_id = server.lineage.system_id;
+        let begun = self.forwarder.begin_anew(session, system_id, confirmed);
+        // The stream brings them again, and what becomes of them is decided elsewhere.
+        for (row, commit_lsn) in begun.await? {
+            self.already.rows.insert(row);
+            self.already.until = self.already.until.max(commit_lsn);
+        }
+        (self.fresh, self.stood_by) = (false, false);
+        Ok(confirmed)
+    }
+
+    /// What ended a session may have been the slot's or the publication's fault. The next attempt looks at both, so the first such error is
+    /// not the last word; one that comes again though both are there is.
+    pub(in crate::publisher) fn second_look(&mut self, error: Error) -> Error {
+        let before = self.doubt.take();
+        let found = doubt(&error).filter(|_| !error.is_transient());
+        if found.is_none() || found == before {
+            return error;
+        }
+        self.doubt = found;
+        error.passing()
+    }
+}

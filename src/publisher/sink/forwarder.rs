@@ -1,0 +1,389 @@
+//! From an event to Kafka, back with the report, and on to the table: the one path for every source.
+//!
+//! Owns the engine, the producer, the router and the scribe; lives as long as the publisher, over sessions and servers, so
+//! that what is in flight when a session ends is still counted when its report comes. Decides nothing: the engine does.
+
+use std::fmt;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use crate::config::{AfterPublish, Config, OnPoison};
+use crate::engine::Engine;
+use crate::engine::dispatch::{Admission, Reason};
+use crate::engine::output::{End, Limits, Output, Report};
+use crate::engine::record_checks::{self as checks, Parcel};
+use crate::engine::topics::{Answer, NO_TOPIC};
+use crate::engine::tracker::{Accepted, Ticket};
+use crate::error::{Code, Result};
+use crate::kafka::{DeliveryError, MetadataClient, Producer, Report as Delivery};
+use crate::lsn::Lsn;
+use crate::metrics::{Metrics, TopicMetrics};
+use crate::outbox::{Event, Fault, Origin, OwnedRecord, Place, Router, known};
+use crate::postgres::Session;
+use crate::publisher::sink::database_worker::{self, DatabaseWorker, Done};
+use crate::publisher::sink::kafka_adapter::{ask, failure, send};
+use crate::publisher::sink::topic_counters;
+use crate::status::Board;
+
+type Question = Pin<Box<dyn Future<Output = Option<Vec<(String, Answer)>>>>>;
+
+/// See the module's head.
+pub(crate) struct Forwarder {
+    pub(crate) engine: Engine,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) board: Arc<Board>,
+    /// A change was counted and could not be forwarded: to go on behind it would skip it.
+    pub(crate) skipped: bool,
+    pub(in crate::publisher) config: Arc<Config>,
+    pub(in crate::publisher) producer: Producer,
+    router: Router,
+    catalog: Rc<MetadataClient>,
+    question: Option<Question>,
+    /// By topic id; an id that was given to another name shows by the name.
+    topics: Vec<Option<(Box<str>, TopicMetrics)>>,
+    reports: Vec<Delivery>,
+    done: Vec<Accepted>,
+    scribe: DatabaseWorker,
+    pub(in crate::publisher) write_error: Option<String>,
+    pub(in crate::publisher) now: Duration,
+    born: Instant,
+    pub(in crate::publisher) published: u64,
+    pub(in crate::publisher) rewinds: u64,
+    /// The producer is of no more use.
+    pub(in crate::publisher) producer_failed: bool,
+}
+
+impl fmt::Debug for Forwarder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Forwarder")
+            .field("engine", &self.engine)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Forwarder {
+    /// Makes the producer; connects to nothing in Postgres yet.
+    pub(crate) fn new(
+        config: &Arc<Config>,
+        metrics: Arc<Metrics>,
+        board: Arc<Board>,
+    ) -> Result<Self> {
+        Ok(Forwarder {
+            engine: Engine::new(Limits::of(config)),
+            producer: Producer::new(config)?,
+            router: Router::new(&config.key),
+            catalog: Rc::new(MetadataClient::new(config)),
+            question: None,
+            topics: Vec::new(),
+            reports: Vec::new(),
+            done: Vec::new(),
+            scribe: DatabaseWorker::new(config, Arc::clone(&metrics)),
+            write_error: None,
+            now: Duration::ZERO,
+            born: Instant::now(),
+            published: 0,
+            rewinds: 0,
+            producer_failed: false,
+            skipped: false,
+            config: Arc::clone(config),
+            metrics,
+            board,
+        })
+    }
+
+    /// Reads the clock; the engine is told this time until the next call.
+    pub(crate) fn tick(&mut self) -> Duration {
+        self.now = self.born.elapsed();
+        self.now
+    }
+
+    /// How long until the engine wants to be polled, at most `limit`.
+    pub(crate) fn rest(&self, limit: Duration) -> Duration {
+        let deadline = self.engine.deadline().unwrap_or(Duration::MAX);
+        deadline.saturating_sub(self.born.elapsed()).min(limit)
+    }
+
+    /// From now on rows are written back here and nowhere else; nowhere, where no session has the lock any more.
+    pub(crate) fn use_place(&mut self, place: Option<Place>) {
+        if place.is_none() {
+            self.lock_lost();
+        }
+        self.scribe.use_place(place);
+    }
+
+    /// Drops everything, since it belongs to another history: rows that wait for their marks are others here, and what the producer still
+    /// has must not reach Kafka behind newer events.
+    pub(crate) fn forget(&mut self) {
+        self.producer.purge();
+        self.scribe.forget();
+        self.engine.reset(Lsn::INVALID);
+    }
+
+    /// Drops everything in memory; the next session starts at `start`, or with the table where that is invalid. What is known of the
+    /// dead letters is read first, when nothing is being written about them any more. The rows that are filed already.
+    ///
+    /// # Errors
+    /// Of the session, which is of no more use then; nothing has changed.
+    pub(crate) async fn begin_anew(
+        &mut self,
+        session: &Session,
+        system_id: u64,
+        start: Lsn,
+    ) -> Result<Vec<(i64, Lsn)>> {
+        self.scribe.finish().await;
+        let since = (!start.is_invalid()).then_some(start);
+        let (outbox, system_id) = (&self.config.table, system_id.to_string());
+        let parks = self.config.on_poison == OnPoison::ParkKey;
+        let known = known(session, outbox, &system_id, since, parks).await?;
+        self.engine.reset(start);
+        self.engine.load_parked(known.parked);
+        Ok(known.filed)
+    }
+
+    /// Makes a new producer in place of one that has failed. Everything in memory has to be dropped then. True if it had.
+    pub(crate) async fn renew_producer(&mut self) -> Result<bool> {
+        let failed = std::mem::take(&mut self.producer_failed);
+        if failed {
+            self.producer.renew(&self.config).await?;
+        }
+        Ok(failed)
+    }
+
+    /// An insert from the stream.
+    pub(crate) fn insert(&mut self, event: &Event<'_>, origin: Origin, xid: u32) -> Result<()> {
+        let since_micros = match origin {
+            Origin::Stream { committed_at, .. } => committed_at.unix_micros(),
+            Origin::Table => 0,
+        };
+        self.forward(event, origin, xid, since_micros)
+    }
+
+    /// A row read from the table, inserted by `xid` at `created_micros`.
+    pub(crate) fn row(&mut self, event: &Event<'_>, xid: u32, created_micros: i64) -> Result<()> {
+        self.forward(event, Origin::Table, xid, created_micros)
+    }
+
+    /// A row that is marked without being sent.
+    pub(crate) fn mark_unsent(&mut self, row: i64, xid: u32) {
+        if self.config.after_publish != AfterPublish::Keep {
+            let unsent = self.accepted(row, xid);
+            self.engine.accept_unsent(self.now, unsent);
+        }
+    }
+
+    /// A row of which nothing but its id could be read.
+    pub(crate) fn unreadable(&mut self, row: i64, xid: u32, fault: Fault) {
+        let unread = self.accepted(row, xid);
+        self.engine.accept_unreadable(self.now, unread, fault);
+    }
+
+    fn accepted(&self, row: i64, xid: u32) -> Accepted {
+        Accepted {
+            row,
+            xid,
+            bytes: 0,
+            topic: NO_TOPIC,
+            since_micros: 0,
+            sent_micros: self.now.as_micros() as u64,
+        }
+    }
+
+    fn forward(
+        &mut self,
+        event: &Event<'_>,
+        origin: Origin,
+        xid: u32,
+        since_micros: i64,
+    ) -> Result<()> {
+        let (parts, fault) = match self.router.prepare(event, origin) {
+            Ok(parts) => (parts, None),
+            Err(error) if error.code() == Code::Publish => {
+                (self.router.bare(event), Some(checks::malformed(&error)))
+            }
+            Err(error) => return Err(error),
+        };
+        let record = self.router.assemble(&parts, event, origin);
+        let fault = fault.or_else(|| checks::own_fault(&record, self.engine.limits.needs_key));
+        let topic = self.engine.topic(record.topic);
+        let accepted = Accepted {
+            row: event.row_id.unwrap_or(0),
+            xid,
+            bytes: u32::try_from(record.size()).unwrap_or(u32::MAX),
+            topic,
+            since_micros,
+            sent_micros: self.now.as_micros() as u64,
+        };
+        let ticket = match origin {
+            Origin::Stream { .. } => self.engine.accept(accepted),
+            Origin::Table => Some(self.engine.accept_row(accepted)),
+        };
+        let Some(ticket) = ticket else { return Ok(()) };
+        let admission = match fault {
+            Some(fault) => Admission::Keep(Reason::Condemn(fault)),
+            None => self.engine.admit(&accepted, &Parcel::of(&record)),
+        };
+        if let Admission::Keep(reason) = admission {
+            let record = Box::new(OwnedRecord::from(&record));
+            self.engine.keep(self.now, ticket, record, reason);
+            return Ok(());
+        }
+        topic_counters::know(&mut self.topics, &self.metrics, topic, record.topic);
+        let sent = send(&mut self.producer, &mut self.reports, |producer| {
+            producer.send(&record, ticket)
+        })?;
+        if let Err(refusal) = sent {
+            let record = Some(Box::new(OwnedRecord::from(&record)));
+            self.refused(ticket, &refusal, record);
+        }
+        Ok(())
+    }
+
+    fn refused(
+        &mut self,
+        ticket: Ticket,
+        refusal: &DeliveryError,
+        record: Option<Box<OwnedRecord>>,
+    ) {
+        let report = Report {
+            ticket,
+            failure: Some(failure(refusal)),
+            record,
+        };
+        self.engine.delivered(self.now, report, &mut self.done);
+    }
+
+    /// The next thing that the engine wants of its caller; what it wants of Kafka and the table is carried out here. When there
+    /// is no more, what was sent leaves.
+    ///
+    /// # Errors
+    /// When the producer is of no more use.
+    pub(crate) fn output(&mut self) -> Result<Option<Output>> {
+        while let Some(output) = self.engine.output() {
+            match output {
+                Output::Send { ticket, record } => {
+                    let topic = self.engine.topic(record.topic());
+                    topic_counters::know(&mut self.topics, &self.metrics, topic, record.topic());
+                    let sent = send(&mut self.producer, &mut self.reports, |producer| {
+                        producer.send_owned(&record, ticket)
+                    })?;
+                    if let Err(refusal) = sent {
+                        self.refused(ticket, &refusal, Some(record));
+                    }
+                }
+                Output::Trust { topic, failure } => self.producer.trust(&topic, failure),
+                Output::Ask(topics) => {
+                    let catalog = Rc::clone(&self.catalog);
+                    self.question = Some(Box::pin(ask(catalog, topics)));
+                }
+                Output::Work { generation, work } => {
+                    let asks_position = self.engine.asks_position(&work);
+                    self.scribe.begin(generation, work, asks_position);
+                }
+                Output::End(End::ProducerFailed(fault)) => {
+                    self.producer_failed = true;
+                    return Ok(Some(Output::End(End::ProducerFailed(fault))));
+                }
+                other => return Ok(Some(other)),
+            }
+        }
+        self.producer.push();
+        Ok(None)
+    }
+
+    /// Takes in the delivery reports that are ready. Never waits.
+    pub(crate) fn take_reports(&mut self) -> Result<()> {
+        self.producer.take_reports(&mut self.reports);
+        if self.reports.is_empty() && self.done.is_empty() {
+            return self.fatal();
+        }
+        for report in self.reports.drain(..) {
+            let report = Report {
+                ticket: report.ticket,
+                failure: report.outcome.err().map(|refusal| failure(&refusal)),
+                record: report.record,
+            };
+            self.engine.delivered(self.now, report, &mut self.done);
+        }
+        let wall = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        let wall_micros = wall.as_micros() as i64;
+        for event in self.done.drain(..) {
+            self.published += 1;
+            if let Some(Some((_, topic))) = self.topics.get(event.topic as usize) {
+                topic.processed(1);
+                if event.since_micros > 0 {
+                    topic.observe((wall_micros - event.since_micros) as f64 / 1e6);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn fatal(&mut self) -> Result<()> {
+        let Some(error) = self.producer.fatal() else {
+            return Ok(());
+        };
+        self.producer_failed = true;
+        Err(error)
+    }
+
+    /// Waits until Kafka or the table has something to tell, and takes it in. Cancel-safe.
+    pub(crate) async fn progressed(&mut self) -> Result<()> {
+        tokio::select! {
+            biased;
+            done = self.scribe.done() => self.worked(done),
+            answers = answered(&mut self.question) => {
+                self.question = None;
+                let now = self.tick();
+                self.engine.answered(now, answers);
+            }
+            () = self.producer.reported() => {
+                self.tick();
+                return self.take_reports();
+            }
+        }
+        Ok(())
+    }
+
+    fn worked(&mut self, done: Done) {
+        let now = self.tick();
+        let Done {
+            generation,
+            work,
+            result,
+            position,
+        } = done;
+        let dead = match &result {
+            Ok(_) => database_worker::dead(&work),
+            Err(_) => Vec::new(),
+        };
+        let sight = match result {
+            Ok(sight) => {
+                self.write_error = None;
+                Ok(sight)
+            }
+            Err(error) => {
+                self.metrics.error(error.code());
+                tracing::warn!(error = %error.report(), "write-back failed, trying again");
+                self.write_error = Some(error.report());
+                Err(())
+            }
+        };
+        self.engine
+            .worked_at(now, generation, work, sight, position);
+        for topic in dead {
+            self.metrics.topic(&topic).failed(1);
+        }
+    }
+}
+
+/// The answer to the question that is out; waits for ever when there is none.
+async fn answered(question: &mut Option<Question>) -> Option<Vec<(String, Answer)>> {
+    match question {
+        Some(question) => question.await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,92 @@
+//! What the forwarder shows of itself: figures for the board and the gauges, and the name of what it waits for.
+
+use std::time::Duration;
+
+use crate::engine::output::Snapshot;
+use crate::metrics::FlightGauges;
+use crate::publisher::sink::forwarder::Forwarder;
+
+/// A record that Kafka has not acknowledged for so long makes Kafka what is waited for.
+const KAFKA_WAIT: Duration = Duration::from_secs(5);
+
+impl Forwarder {
+    /// Puts the figures on the board and into the gauges, and names what is waited for.
+    pub(crate) fn show(&mut self) {
+        let (snapshot, oldest_seconds) = self.show_figures();
+        let waiting = self.waiting(&snapshot, oldest_seconds);
+        self.board.wait(waiting);
+    }
+
+    /// The figures alone: whoever waits for something else has named it.
+    pub(crate) fn show_figures(&mut self) -> (Snapshot, f64) {
+        let snapshot = self.engine.snapshot();
+        let oldest_seconds = snapshot.oldest.map_or(0.0, |oldest| {
+            self.now.as_secs_f64() - Duration::from_micros(oldest.sent_micros).as_secs_f64()
+        });
+        let gauges = FlightGauges {
+            records: snapshot.in_flight_count,
+            bytes: snapshot.in_flight_bytes as u64,
+            oldest_seconds,
+            unmarked_records: snapshot.unmarked_count as u64,
+        };
+        self.metrics.flight(gauges);
+        let rewinds = snapshot.rewind_count;
+        self.metrics
+            .partition_rewinds
+            .inc_by(rewinds - std::mem::replace(&mut self.rewinds, rewinds));
+        self.board.update(|status| {
+            status.published_total = self.published;
+            status.in_flight_records = gauges.records;
+            status.in_flight_bytes = gauges.bytes;
+            status.unmarked_records = gauges.unmarked_records;
+            status.oldest_unacknowledged_seconds = oldest_seconds;
+            status.received_lsn = Some(snapshot.received.to_string());
+            status.confirmed_lsn = Some(snapshot.confirmed.to_string());
+        });
+        (snapshot, oldest_seconds)
+    }
+
+    fn waiting(
+        &mut self,
+        snapshot: &Snapshot,
+        oldest_seconds: f64,
+    ) -> Option<(&'static str, String)> {
+        let late = |_: &_| oldest_seconds > KAFKA_WAIT.as_secs_f64() && snapshot.unfiled_count == 0;
+        if let Some(oldest) = snapshot.oldest.filter(late) {
+            return Some(("kafka", self.kafka_trouble(oldest.topic)));
+        }
+        if snapshot.standby {
+            let detail = "a standby of synchronized_standby_slots does not have what is to be sent";
+            return Some(("standby", detail.to_owned()));
+        }
+        if snapshot.decoding {
+            let detail = "the server decodes changes that are not ours".to_owned();
+            return Some(("decoding", detail));
+        }
+        if let Some(error) = &self.write_error {
+            return Some(("write-back", error.clone()));
+        }
+        let (rows, hidden) = (snapshot.deferred_count, snapshot.hidden_count);
+        let wait = match (rows, hidden) {
+            (0, _) => return None,
+            (_, 0) => ("write-back", format!("{rows} rows are locked")),
+            // Committed and streamed, and yet nobody sees them: what their commits wait for is a synchronous standby.
+            _ => (
+                "standby",
+                format!(
+                    "{hidden} rows are not visible yet: a synchronous standby has not confirmed them"
+                ),
+            ),
+        };
+        Some(wait)
+    }
+
+    fn kafka_trouble(&mut self, topic: u32) -> String {
+        let trouble = self.engine.kafka_trouble(topic);
+        let trouble = trouble.unwrap_or_else(|| "no acknowledgement".to_owned());
+        match self.producer.health().last_error {
+            Some(error) => format!("{trouble}: {}", error.reason),
+            None => trouble,
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! Between the words of Kafka's room and those of the engine, which knows no librdkafka.
+
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use rdkafka::types::RDKafkaErrorCode;
+
+use crate::engine::output::{Failure, FailureKind};
+use crate::engine::topics::{Answer, Facts};
+use crate::error::{Code, Error, Result};
+use crate::kafka::{
+    Action, DeliveryError, MetadataClient, Producer, Report as Delivery, SendError, TopicAnswer,
+};
+use crate::outbox::Fault;
+
+/// How long a record may find the producer's queue full before the session is given up.
+const FULL_LIMIT: Duration = Duration::from_secs(10);
+
+/// Hands a record to the producer, and waits for a moment where its queue is full. The inner error is the record's own.
+pub(crate) fn send(
+    producer: &mut Producer,
+    reports: &mut Vec<Delivery>,
+    mut send: impl FnMut(&mut Producer) -> Result<(), SendError>,
+) -> Result<Result<(), DeliveryError>> {
+    let mut full_since = None;
+    loop {
+        match send(producer) {
+            Ok(()) => return Ok(Ok(())),
+            Err(SendError::Refused(refusal)) => return Ok(Err(refusal)),
+            Err(SendError::Fatal(error)) => return Err(error),
+            // The memory limit lies far below the queue's: this is met only where a setting has shrunk the queue.
+            Err(SendError::Full)
+                if full_since.get_or_insert_with(Instant::now).elapsed() < FULL_LIMIT =>
+            {
+                producer.take_reports(reports);
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            Err(SendError::Full) => {
+                let message = "the producer's queue stays full";
+                return Err(Error::transient(Code::Publish, message)
+                    .hint("raise queue.buffering.max.messages or lower the memory limit"));
+            }
+        }
+    }
+}
+
+/// What a refusal means for its record.
+pub(crate) fn failure(refusal: &DeliveryError) -> Failure {
+    let kind = match (refusal.action(), refusal.code()) {
+        (
+            Action::Refuse,
+            RDKafkaErrorCode::UnknownTopic
+            | RDKafkaErrorCode::UnknownTopicOrPartition
+            | RDKafkaErrorCode::UnknownPartition,
+        ) => FailureKind::NoTopic,
+        (Action::Refuse, _) => FailureKind::Refused,
+        (Action::Wait, _) => FailureKind::Outage,
+        (Action::Rewind | Action::Fatal, _) => FailureKind::Producer,
+    };
+    let report = Error::from(refusal.clone()).report();
+    // The code of the error stands in a field of its own.
+    let message = report
+        .split_once(": ")
+        .map_or(report.as_str(), |(_, rest)| rest);
+    Failure {
+        kind,
+        fault: Fault {
+            code: refusal.name(),
+            message: message.to_owned(),
+        },
+        number: refusal.number(),
+    }
+}
+
+/// Asks Kafka about topics; `None` where it does not answer.
+pub(crate) async fn ask(
+    catalog: Rc<MetadataClient>,
+    topics: Vec<String>,
+) -> Option<Vec<(String, Answer)>> {
+    match catalog.ask(&topics).await {
+        Ok(answers) => {
+            let answers = answers.into_iter();
+            Some(answers.map(|(name, said)| (name, answer(said))).collect())
+        }
+        Err(error) => {
+            tracing::debug!(error = %error.report(), "Kafka does not answer about topics");
+            None
+        }
+    }
+}
+
+fn answer(said: TopicAnswer) -> Answer {
+    match said {
+        TopicAnswer::Missing => Answer::Missing,
+        TopicAnswer::Known(facts) => Answer::Known(Facts {
+            batch_bytes_max: facts.max_message_bytes,
+            compacted: facts.compacted,
+            trouble: facts.trouble(),
+        }),
+    }
+}

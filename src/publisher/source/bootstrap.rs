@@ -1,0 +1,291 @@
+//! Making the slot, and healing a lost one: one procedure, so that every row goes out and none falls between table and stream.
+//!
+//! 1. Publish what is unpublished in the table, page by page, marking as ever, until a pass finds little: a large backlog costs
+//!    neither log nor vacuum, since no slot and no snapshot exists yet.
+//! 2. Make a temporary slot with an exported snapshot, import the snapshot, and end the exporting transaction. Postgres waits here for
+//!    every transaction that is open anywhere on the server; they are named, and 1. goes on meanwhile.
+//! 3. Publish what is unpublished in the snapshot and still unpublished now. What the snapshot does not show, the slot brings.
+//! 4. When every row is settled, copy the temporary slot to the real one, which keeps its position.
+//!
+//! Why a crash loses nothing: before the copy there is no slot, and the next start begins at 1. with what is unmarked; after it,
+//! everything older is published and marked, and the stream brings the rest. No state is kept anywhere else. What 1. published
+//! while 2. waited may come again in the stream: those ids are remembered until the stream has passed that moment.
+//!
+//! Where nothing is marked (`keep`) the table cannot tell what was published; the stream then starts at the new slot.
+
+use std::collections::HashSet;
+use std::pin::pin;
+use std::time::{Duration, Instant};
+
+use crate::config::{AfterPublish, Backlog, OnSlotLoss};
+use crate::error::{Code, Error, Result};
+use crate::outbox::{BATCH, Read, SAVEPOINT};
+use crate::postgres::slot::{self, Slot};
+use crate::postgres::{self, Server, Session};
+use crate::publisher::slot_loss::Loss;
+use crate::publisher::source::event_decoder::Already;
+use crate::publisher::source::table_scan::{Ledger, Step, Stopped, TableRun, go_on};
+use crate::publisher::stop::stop_requested;
+use crate::replication::ReplicationClient;
+use crate::status::Phase;
+
+/// A pass over the table that finds fewer rows than this is the last before the slot is made.
+const FEW: usize = 1_000;
+/// Publishing the snapshot's rows for longer than this gives the slot back: it holds log and vacuum.
+const SNAPSHOT_LIMIT: Duration = Duration::from_secs(60);
+/// How often the table is read again while Postgres waits for other transactions.
+const WAIT_PASS: Duration = Duration::from_secs(1);
+/// Rows remembered while Postgres waits. With more, the table is left alone until the slot is there.
+const REMEMBERED_MAX: usize = 100_000;
+
+/// See the module's head. Holds the lock, and has no slot.
+pub(crate) struct Bootstrap<'a> {
+    /// Its lease is a replication connection's, which is away while it makes the slot.
+    pub(crate) run: TableRun<'a>,
+    pub(crate) server: &'a Server,
+    /// How the slot was lost that was in use before; `None` at a first start.
+    pub(crate) loss: Option<Loss>,
+}
+
+impl Bootstrap<'_> {
+    /// Makes the slot. `None`: stop was asked for. `found` is the one that is lost, where it is still there.
+    ///
+    /// # Errors
+    /// Transient ones start over; fatal: the configuration says not to heal, or not to publish what is there.
+    pub(crate) async fn run(mut self, found: Option<Slot>) -> Result<Option<Already>> {
+        match self.procedure(found).await? {
+            Ok(already) => Ok(Some(already)),
+            Err(Stopped) => {
+                self.run.finish().await?;
+                Ok(None)
+            }
+        }
+    }
+
+    async fn procedure(&mut self, found: Option<Slot>) -> Step<Already> {
+        self.run.forwarder.board.phase(Phase::Backlog);
+        go_on!(self.run.settle().await);
+        self.run.begin_anew().await?;
+        self.permit().await?;
+        if let Some(loss) = &self.loss {
+            let slot = &self.run.config.slot;
+            tracing::warn!(%slot, "slot {loss}: making a new one, and publishing from the table");
+        }
+        if let Some(lost) = found {
+            slot::drop(self.run.session, &lost.name).await?;
+        }
+        let temporary = format!("outboxd_new_{:016x}", fastrand::u64(..));
+        let already = loop {
+            if self.publishes_backlog() {
+                while go_on!(self.pass(None).await) >= FEW {}
+            }
+            let (already, snapshot) = go_on!(self.make_slot(&temporary).await);
+            if go_on!(self.publish_snapshot(&snapshot, &already).await) {
+                break already;
+            }
+            tracing::warn!("publishing the snapshot takes too long, giving the slot back");
+            self.client()?.drop_slot(&temporary).await?;
+        };
+        slot::copy(self.run.session, &temporary, &self.run.config.slot).await?;
+        self.client()?.drop_slot(&temporary).await?;
+        let metrics = &self.run.forwarder.metrics;
+        if self.loss.is_some() {
+            metrics.slot_heals.inc()
+        } else {
+            metrics.slot_bootstraps.inc()
+        };
+        tracing::info!(slot = %self.run.config.slot, "slot made");
+        Ok(Ok(already))
+    }
+
+    fn client(&mut self) -> Result<&mut ReplicationClient> {
+        let away = || {
+            Error::transient(
+                Code::Slot,
+                "the replication connection is still making a slot",
+            )
+        };
+        self.run.lease.client().ok_or_else(away)
+    }
+
+    /// What `skip` leaves out is the backlog of a first start. Once a slot was in use, what is unmarked was missed.
+    fn publishes_backlog(&self) -> bool {
+        self.loss.is_some() || matches!(self.run.config.backlog, Backlog::Auto | Backlog::Publish)
+    }
+
+    /// Whether the configuration lets a slot be made here. After a loss the backlog is no question: what is unmarked was missed.
+    async fn permit(&self) -> Result<()> {
+        let config = self.run.config;
+        if let Some(loss) = &self.loss {
+            return loss.permit(config);
+        }
+        if matches!(config.backlog, Backlog::Publish | Backlog::Skip) {
+            return Ok(());
+        }
+        let survey = self
+            .run
+            .rows
+            .survey(self.run.session, FEW as i64 + 1)
+            .await?;
+        let (count, table) = (survey.unpublished, &config.table);
+        // Who wants to decide about a lost slot is asked here as well: one that was dropped while nobody looked left no trace.
+        let asks = config.backlog == Backlog::Halt || config.on_slot_loss == OnSlotLoss::Halt;
+        let halt = asks && count > 0;
+        let never = count > FEW as i64 && !survey.ever_marked;
+        if !halt && !never {
+            return Ok(());
+        }
+        let count = if count > FEW as i64 {
+            format!("over {FEW}")
+        } else {
+            count.to_string()
+        };
+        let oldest = survey
+            .oldest
+            .map_or_else(String::new, |at| format!(", the oldest of {at}"));
+        let never = if never {
+            " and none was ever marked"
+        } else {
+            ""
+        };
+        let message = format!("{table} has {count} unpublished rows{oldest}{never}");
+        Err(Error::fatal(Code::Config, message).hint(
+            "start with --backlog publish to send them, \
+             or with --backlog skip to mark them as published unsent",
+        ))
+    }
+
+    /// One pass over the unpublished rows; how many there were. With `remember`, the ids of those that went out are kept.
+    async fn pass(&mut self, mut remember: Remember<'_>) -> Step<usize> {
+        let (mut after, mut count) = (i64::MIN, 0);
+        loop {
+            let found = go_on!(self.run.publish_batch(after, BATCH, &mut remember).await);
+            after = found.last;
+            count += found.count;
+            let full = remember
+                .as_ref()
+                .is_some_and(|ids| ids.len() >= REMEMBERED_MAX);
+            if !found.is_full || full {
+                break;
+            }
+        }
+        go_on!(self.run.settle().await);
+        Ok(Ok(count))
+    }
+
+    /// Makes the temporary slot, publishing from the table while Postgres waits. Returns a session that sees its snapshot.
+    async fn make_slot(&mut self, name: &str) -> Step<(Already, Session)> {
+        let mut already = Already::default();
+        let client = self.run.lease.take_client();
+        let client = client.ok_or_else(|| Error::fatal(Code::Slot, "two slots at a time"))?;
+        let created = {
+            let mut create = pin!(client.create_temporary_slot(name));
+            loop {
+                // Given up between two rows at most: what went out is remembered, the rest is in the snapshot.
+                let pass = self.while_waiting(&mut already.rows);
+                tokio::select! {
+                    biased;
+                    created = &mut create => break created?,
+                    step = pass => go_on!(step),
+                }
+            }
+        };
+        self.run.lease.give_back(client);
+        go_on!(self.run.settle().await);
+        already.until = postgres::log_position(self.run.session).await?;
+        let snapshot = self.import(&created.snapshot).await?;
+        // Any command ends the transaction that exports the snapshot; who has imported it keeps it.
+        self.client()?.query("SELECT 1").await?;
+        Ok(Ok((already, snapshot)))
+    }
+
+    /// A turn of waiting for Postgres: names what it waits for, and publishes what is new in the table.
+    async fn while_waiting(&mut self, published: &mut HashSet<i64>) -> Step<()> {
+        tokio::time::sleep(WAIT_PASS).await;
+        if stop_requested(&self.run.stop) {
+            return Ok(Err(Stopped));
+        }
+        let blockers = slot::blockers(self.run.session).await?.join("; ");
+        tracing::warn!(%blockers, "slot waits for open transactions");
+        self.run.forwarder.board.wait(Some(("snapshot", blockers)));
+        if self.publishes_backlog() && published.len() < REMEMBERED_MAX {
+            go_on!(self.pass(Some(published)).await);
+        }
+        Ok(Ok(()))
+    }
+
+    /// A session in a transaction that sees what was committed where the slot begins.
+    async fn import(&self, snapshot: &str) -> Result<Session> {
+        let (database, limit) = (&self.run.config.database, self.run.config.operation_timeout);
+        let session = postgres::connect(database, "outboxd snapshot", limit).await?;
+        if postgres::server(&session).await? != *self.server {
+            let message = "the snapshot's connection is on another server";
+            return Err(Error::transient(Code::Connect, message));
+        }
+        let import = format!(
+            "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; \
+             SET TRANSACTION SNAPSHOT '{snapshot}'; {SAVEPOINT}"
+        );
+        session
+            .bounded("importing the snapshot", session.batch_execute(&import))
+            .await?;
+        Ok(session)
+    }
+
+    /// Publishes what the snapshot shows as unpublished. False when it took too long.
+    async fn publish_snapshot(&mut self, snapshot: &Session, already: &Already) -> Step<bool> {
+        if self.run.config.after_publish == AfterPublish::Keep && !self.publishes_backlog() {
+            return Ok(Ok(true));
+        }
+        let began = Instant::now();
+        let mut after = i64::MIN;
+        loop {
+            let mut batch = self.run.rows.batch_of_snapshot(snapshot, after).await?;
+            loop {
+                let reads = self.run.read(&mut batch, snapshot).await?;
+                if reads.is_empty() {
+                    break;
+                }
+                go_on!(self.publish_unpublished(&reads, already).await);
+            }
+            after = batch.last().unwrap_or(after);
+            if !batch.is_full() || began.elapsed() > SNAPSHOT_LIMIT {
+                go_on!(self.run.settle().await);
+                return Ok(Ok(!batch.is_full()));
+            }
+        }
+    }
+
+    /// Publishes those rows of the snapshot that nobody has published since.
+    async fn publish_unpublished(&mut self, reads: &[Read], already: &Already) -> Step<()> {
+        let ids: Vec<i64> = reads.iter().map(Read::id).collect();
+        let by_now = self.run.rows.published(self.run.session, &ids).await?;
+        for read in reads {
+            if already.rows.contains(&read.id()) || by_now.contains(&read.id()) {
+                continue;
+            }
+            if self.publishes_backlog() {
+                go_on!(self.run.publish(read).await);
+            } else {
+                go_on!(self.run.room().await);
+                self.run.forwarder.mark_unsent(read.id(), read.xid());
+            }
+        }
+        Ok(Ok(()))
+    }
+}
+
+/// The ids of the rows that went out, where they are to be known.
+type Remember<'a> = Option<&'a mut HashSet<i64>>;
+
+impl Ledger for Remember<'_> {
+    fn wants(&mut self, _id: i64) -> bool {
+        true
+    }
+
+    fn sent(&mut self, id: i64) {
+        if let Some(remembered) = self {
+            remembered.insert(id);
+        }
+    }
+}

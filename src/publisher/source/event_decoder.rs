@@ -1,0 +1,115 @@
+//! From the bytes of one message of the stream to the forwarder.
+
+use std::collections::{HashMap, HashSet};
+
+use crate::config::Config;
+use crate::error::{Code, Error, Result};
+use crate::lsn::Lsn;
+use crate::outbox::{Columns, Origin};
+use crate::pgoutput::{Begin, Insert, Message, Relation};
+use crate::publisher::sink::forwarder::Forwarder;
+
+/// Rows that are dealt with, though the stream may bring them again: published from the table while the slot was being made, or
+/// filed as dead letters.
+#[derive(Debug, Default)]
+pub(crate) struct Already {
+    pub(crate) rows: HashSet<i64>,
+    /// Behind this position none of them comes.
+    pub(crate) until: Lsn,
+}
+
+/// From the bytes of one message to the forwarder.
+pub(in crate::publisher) struct Decoder<'a> {
+    pub(in crate::publisher) config: &'a Config,
+    pub(in crate::publisher) already: &'a mut Already,
+    /// The table that there is now; the stream may still bring rows of one that was dropped under this name.
+    pub(in crate::publisher) table: u32,
+    /// By relation id; `None` for a table of the publication that is not the outbox.
+    pub(in crate::publisher) tables: HashMap<u32, Option<Columns>>,
+    pub(in crate::publisher) begin: Option<Begin>,
+    pub(in crate::publisher) has_events: bool,
+}
+
+impl Decoder<'_> {
+    pub(in crate::publisher) fn take(
+        &mut self,
+        payload: &[u8],
+        forwarder: &mut Forwarder,
+    ) -> Result<()> {
+        match Message::decode(payload)? {
+            Message::Begin(begin) => {
+                if begin.final_lsn > self.already.until {
+                    self.already.rows = HashSet::new();
+                }
+                forwarder.engine.begin(begin.final_lsn);
+                self.begin = Some(begin);
+            }
+            Message::Insert(insert) => self.insert(&insert, forwarder)?,
+            Message::Commit(commit) => {
+                forwarder.engine.commit(commit.commit_lsn, commit.end_lsn);
+                self.begin = None;
+                if std::mem::take(&mut self.has_events) {
+                    forwarder.metrics.transactions.inc();
+                }
+            }
+            Message::Relation(relation) => self.relation(&relation)?,
+            // Every change has an index, so that an index names the same change in every session.
+            Message::Update(_) | Message::Delete(_) | Message::Truncate(_) => {
+                forwarder.engine.change();
+            }
+            Message::Type(_) | Message::Origin(_) | Message::Message(_) => {}
+        }
+        Ok(())
+    }
+
+    fn relation(&mut self, relation: &Relation) -> Result<()> {
+        let ours = self.config.table.schema == relation.namespace
+            && self.config.table.name == relation.name;
+        let columns = ours
+            .then(|| Columns::of_relation(relation, &self.config.key))
+            .transpose()?;
+        self.tables.insert(relation.id, columns);
+        Ok(())
+    }
+
+    fn insert(&mut self, insert: &Insert<'_>, forwarder: &mut Forwarder) -> Result<()> {
+        let Some(index) = forwarder.engine.change() else {
+            return Ok(());
+        };
+        let Some(begin) = self.begin else {
+            return Ok(());
+        };
+        let Some(columns) = self.tables.get(&insert.relation_id) else {
+            let message = format!(
+                "an insert into relation {} that was not described",
+                insert.relation_id
+            );
+            return Err(Error::fatal(Code::Replication, message));
+        };
+        let Some(columns) = columns else {
+            return Ok(());
+        };
+        let mut event = columns.event_from_tuple(insert.new)?;
+        if insert.relation_id != self.table {
+            // Its row is gone, and the id may be another's by now.
+            event.row_id = None;
+        }
+        let already = event
+            .row_id
+            .is_some_and(|row| self.already.rows.contains(&row));
+        if event.published || already {
+            return Ok(());
+        }
+        self.has_events = true;
+        let (commit_lsn, committed_at) = (begin.final_lsn, begin.committed_at);
+        forwarder.insert(
+            &event,
+            Origin::Stream {
+                commit_lsn,
+                index,
+                committed_at,
+            },
+            begin.xid,
+        )
+    }
+}

@@ -1,0 +1,8 @@
+//! Where events come from: the slot, or the table.
+
+pub(crate) mod bootstrap;
+pub(crate) mod event_decoder;
+pub(crate) mod poll;
+mod read_pacer;
+pub(crate) mod table_scan;
+pub(crate) mod wal_stream;

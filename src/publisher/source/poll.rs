@@ -1,0 +1,237 @@
+//! Polling: the table alone, read again and again, where no slot is allowed.
+//!
+//! A pass goes through the unpublished rows by id, a batch of `OUTBOX_BATCH_SIZE` rows at a time, from the lowest to the end; a full batch
+//! is followed by the next at once, and the end of a pass by `OUTBOX_PROCESS_INTERVAL`. Rows are published, awaited and written back as
+//! those of a first start are.
+//!
+//! Why no row is sent twice by one process: a row that was handed to Kafka stays unpublished in the table until it is written back, which
+//! takes long where somebody has locked it. So the ids that were handed out are kept, and passed over, until a pass no longer finds
+//! them unpublished, or everything is settled. Why none is held up by others: a pass goes on by id behind rows that stay
+//! unpublished, and it begins anew after a while though it finds no end, since transactions commit in another order than they take ids.
+//!
+//! One session holds the lock and reads. Whoever loses it reads no more; what it has sent is still written back, which is true whoever
+//! does it.
+
+use std::collections::HashSet;
+use std::time::{Duration, Instant};
+
+use crate::config::{AfterPublish, Backlog, Config};
+use crate::error::{Code, Error, Result};
+use crate::postgres::{self, Server, Session, TableShape, preflight};
+use crate::publisher::instance_lock as lock;
+use crate::publisher::source::table_scan::{Ledger, Step, Stopped, TableRun, go_on};
+use crate::status::Phase;
+
+/// A table with more unpublished rows than this, and none ever marked, is not sent without being asked to.
+const FEW: i64 = 1_000;
+/// A pass that takes longer begins anew: rows that were committed late have lower ids than it has come to.
+const PASS_LIMIT: Duration = Duration::from_secs(5);
+/// A pass that has handed out so many rows begins anew as well, which forgets those that are marked by then.
+const HANDED_MAX: usize = 100_000;
+
+/// A session that has the lock, and what it was told of its server.
+pub(crate) struct Taken {
+    pub(crate) session: Session,
+    pub(crate) server: Server,
+    pub(crate) shape: TableShape,
+}
+
+/// Connects, checks what polling needs, and takes the lock. `None` when another instance has it.
+pub(crate) async fn take(config: &Config) -> Result<Option<Taken>> {
+    let session = postgres::connect(&config.database, "outboxd", config.operation_timeout).await?;
+    let server = postgres::server(&session).await?;
+    let shape = preflight::check(&session, config).await?;
+    let taken = lock::take_by_sql(&session, &config.slot).await?;
+    Ok(taken.then_some(Taken {
+        session,
+        server,
+        shape,
+    }))
+}
+
+/// See the module's head.
+pub(crate) struct Poll<'a> {
+    pub(crate) run: TableRun<'a>,
+    pub(crate) handed: &'a mut Handed,
+    /// What is in flight belongs to another server, or to a producer that has failed.
+    pub(crate) is_new: bool,
+    /// The first session of this process: it asks before it sends what was never marked.
+    pub(crate) is_first: bool,
+}
+
+impl Poll<'_> {
+    /// Polls until a stop, and until what was begun is settled.
+    ///
+    /// # Errors
+    /// Of the session, transient: another one goes on. Fatal: the table is not to be sent without being asked to.
+    pub(crate) async fn run(mut self) -> Result<()> {
+        if self.is_new || self.run.forwarder.engine.is_drained() {
+            self.run.begin_anew().await?;
+            *self.handed = Handed::default();
+        }
+        if self.is_first {
+            self.permit().await?;
+        }
+        self.run.forwarder.board.phase(Phase::Polling);
+        self.run.forwarder.board.wait(None);
+        tracing::info!(table = %self.run.config.table, "polling");
+        match self.passes().await? {
+            Ok(never) => match never {},
+            Err(Stopped) => self.run.finish().await,
+        }
+    }
+
+    async fn passes(&mut self) -> Step<std::convert::Infallible> {
+        loop {
+            if go_on!(self.pass().await) {
+                go_on!(self.run.rest(self.run.config.process_interval).await);
+            }
+        }
+    }
+
+    /// One pass; true when it has come to the end of what is unpublished.
+    async fn pass(&mut self) -> Step<bool> {
+        let began = Instant::now();
+        let (interval, batch_size) = (self.run.config.process_interval, self.run.config.batch_size);
+        self.handed.begin(self.run.forwarder.engine.is_drained());
+        if !self.run.rows.is_current(self.run.session).await? {
+            let message = format!("table {} was dropped and made anew", self.run.config.table);
+            return Err(Error::transient(Code::Write, message));
+        }
+        let mut after = i64::MIN;
+        loop {
+            let batch = self.run.publish_batch(after, batch_size, self.handed);
+            let found = go_on!(batch.await);
+            after = found.last;
+            if !found.is_full {
+                self.handed.end(i64::MAX);
+                return Ok(Ok(true));
+            }
+            let long = began.elapsed() > PASS_LIMIT.max(interval);
+            if long || self.handed.count() >= HANDED_MAX {
+                self.handed.end(after);
+                return Ok(Ok(false));
+            }
+        }
+    }
+
+    /// Whether what is unpublished may be sent. Where rows are deleted the table cannot tell a first start from any other.
+    async fn permit(&self) -> Result<()> {
+        let config = self.run.config;
+        if config.backlog == Backlog::Publish || config.after_publish == AfterPublish::Delete {
+            return Ok(());
+        }
+        let survey = self.run.rows.survey(self.run.session, FEW + 1).await?;
+        if survey.ever_marked || survey.unpublished <= FEW {
+            return Ok(());
+        }
+        let oldest = survey
+            .oldest
+            .map_or_else(String::new, |at| format!(", the oldest of {at}"));
+        let table = &config.table;
+        let message =
+            format!("{table} has over {FEW} unpublished rows{oldest} and none was ever marked");
+        Err(Error::fatal(Code::Config, message).hint(
+            "start with --backlog publish to send them, \
+             or set published_at of those that are not to be sent",
+        ))
+    }
+}
+
+/// The rows that were handed to Kafka and may still be unpublished in the table. Pure.
+#[derive(Debug, Default)]
+pub(crate) struct Handed {
+    /// By earlier passes.
+    before: HashSet<i64>,
+    /// Handed out, or met again, in this pass.
+    now: HashSet<i64>,
+}
+
+impl Handed {
+    /// A pass begins. Where everything is `settled`, what is unpublished in the table is to be sent, whatever was sent before.
+    fn begin(&mut self, settled: bool) {
+        self.before.extend(self.now.drain());
+        if settled {
+            self.before.clear();
+        }
+    }
+
+    /// A pass ends that has seen every unpublished row up to this id: of what was handed out before, the rest is marked by now.
+    fn end(&mut self, seen_up_to: i64) {
+        self.before.retain(|id| *id > seen_up_to);
+        self.before.extend(self.now.drain());
+    }
+
+    /// How many rows this pass has to do with.
+    fn count(&self) -> usize {
+        self.now.len()
+    }
+}
+
+impl Ledger for Handed {
+    fn wants(&mut self, id: i64) -> bool {
+        if !self.before.contains(&id) {
+            return true;
+        }
+        self.now.insert(id);
+        false
+    }
+
+    fn sent(&mut self, id: i64) {
+        self.now.insert(id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A pass over these unpublished rows, up to one of them; what it sends.
+    fn pass(handed: &mut Handed, rows: &[i64], up_to: i64) -> Vec<i64> {
+        handed.begin(false);
+        let mut sent = Vec::new();
+        for id in rows {
+            if handed.wants(*id) {
+                handed.sent(*id);
+                sent.push(*id);
+            }
+        }
+        handed.end(up_to);
+        sent
+    }
+
+    #[test]
+    fn a_row_that_stays_unpublished_is_sent_once_and_one_that_comes_back_again() {
+        let mut handed = Handed::default();
+        assert_eq!(pass(&mut handed, &[1, 2, 3], i64::MAX), [1, 2, 3]);
+        assert_eq!(pass(&mut handed, &[2, 4], i64::MAX), [4]);
+        assert_eq!(pass(&mut handed, &[2], i64::MAX), Vec::<i64>::new());
+        assert_eq!(handed.before.len(), 1);
+        // Row 4 was marked, and somebody has taken the mark away.
+        assert_eq!(pass(&mut handed, &[2, 4], i64::MAX), [4]);
+    }
+
+    #[test]
+    fn a_pass_that_began_anew_forgets_nothing_that_it_did_not_see() {
+        let mut handed = Handed::default();
+        assert_eq!(pass(&mut handed, &[1, 2, 9], i64::MAX), [1, 2, 9]);
+        assert_eq!(pass(&mut handed, &[2, 3], 3), [3]);
+        assert_eq!(pass(&mut handed, &[2, 3, 9], i64::MAX), Vec::<i64>::new());
+    }
+
+    #[test]
+    fn what_is_unpublished_when_all_is_settled_is_sent_again() {
+        let mut handed = Handed::default();
+        assert_eq!(pass(&mut handed, &[1], i64::MAX), [1]);
+        handed.begin(true);
+        assert!(handed.wants(1));
+    }
+
+    #[test]
+    fn a_pass_that_was_given_up_keeps_what_it_sent() {
+        let mut handed = Handed::default();
+        handed.begin(false);
+        handed.sent(5);
+        assert_eq!(pass(&mut handed, &[5, 6], i64::MAX), [6]);
+    }
+}

@@ -1,0 +1,254 @@
+//! A run over the table: rows out to Kafka, reports and write-backs in, while a session holds the lock.
+//!
+//! What Bootstrap and polling have in common. Nothing is decided here that the engine decides: how much may be in flight, what is written
+//! back and when, what becomes of a refused event. Whoever waits here keeps the lock alive, sees a stop at once, and shows what is
+//! waited for. No statement is open at the server while anything is waited for.
+
+use std::pin::pin;
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+
+use crate::config::{Config, Source};
+use crate::engine::output::{Intake, Output};
+use crate::error::{Error, Result};
+use crate::lsn::Lsn;
+use crate::outbox::{Batch, Read, Slow, UnpublishedRows};
+use crate::postgres::Session;
+use crate::publisher::instance_lock::Lease;
+use crate::publisher::sink::forwarder::Forwarder;
+use crate::publisher::sink::table_rows::hand_on;
+use crate::publisher::stop::stop_requested;
+
+const SHOW: Duration = Duration::from_millis(250);
+
+/// Stop was asked for.
+pub(crate) struct Stopped;
+
+/// What a step made, or that it was stopped.
+pub(crate) type Step<T> = Result<std::result::Result<T, Stopped>>;
+
+macro_rules! go_on {
+    ($step:expr) => {
+        match $step? {
+            Ok(value) => value,
+            Err(Stopped) => return Ok(Err(Stopped)),
+        }
+    };
+}
+pub(crate) use go_on;
+
+/// See the module's head.
+pub(crate) struct TableRun<'a> {
+    pub(crate) config: &'a Config,
+    pub(crate) forwarder: &'a mut Forwarder,
+    pub(crate) session: &'a Session,
+    pub(crate) system_id: u64,
+    pub(crate) rows: UnpublishedRows,
+    pub(crate) slow: &'a mut Slow,
+    pub(crate) lease: Lease<'a>,
+    pub(crate) stop: watch::Receiver<bool>,
+    /// When the figures were shown last.
+    pub(crate) shown: Instant,
+}
+
+impl TableRun<'_> {
+    /// Drops everything in memory, for rows of the table alone.
+    pub(crate) async fn begin_anew(&mut self) -> Result<()> {
+        let (session, system_id) = (self.session, self.system_id);
+        self.forwarder
+            .begin_anew(session, system_id, Lsn::INVALID)
+            .await?;
+        Ok(())
+    }
+
+    /// Reads the batch of unpublished rows above `after` and publishes those that the ledger wants. Can be given up between two rows: the
+    /// ledger knows at any time what went out.
+    pub(crate) async fn publish_batch(
+        &mut self,
+        after: i64,
+        limit: usize,
+        ledger: &mut impl Ledger,
+    ) -> Step<Found> {
+        go_on!(self.glance().await);
+        let mut batch = self.rows.batch(self.session, after, limit).await?;
+        let found = Found {
+            count: batch.ids().count(),
+            is_full: batch.is_full(),
+            last: batch.last().unwrap_or(after),
+        };
+        batch.retain(|id| ledger.wants(id));
+        loop {
+            let reads = self.read(&mut batch, self.session).await?;
+            if reads.is_empty() {
+                return Ok(Ok(found));
+            }
+            for read in &reads {
+                go_on!(self.publish(read).await);
+                ledger.sent(read.id());
+            }
+        }
+    }
+
+    /// The next rows of a batch. Reports, write-backs and the lock go on beside it, however long that takes.
+    pub(crate) async fn read(&mut self, batch: &mut Batch, session: &Session) -> Result<Vec<Read>> {
+        let mut reading = pin!(batch.read(&self.rows, session, self.slow));
+        loop {
+            carry_out(self.forwarder)?;
+            self.lease.keep_beside_a_statement().await?;
+            let rest = self.forwarder.rest(SHOW);
+            tokio::select! {
+                biased;
+                reads = &mut reading => return reads,
+                result = self.forwarder.progressed() => result?,
+                () = tokio::time::sleep(rest) => show(self.config, self.forwarder),
+            }
+        }
+    }
+
+    /// Publishes a row as soon as there is room for it.
+    pub(crate) async fn publish(&mut self, read: &Read) -> Step<()> {
+        go_on!(self.room().await);
+        hand_on(self.forwarder, &self.rows, read)?;
+        Ok(Ok(()))
+    }
+
+    /// Waits until there is room for another event.
+    pub(crate) async fn room(&mut self) -> Step<()> {
+        while self.forwarder.engine.intake() != Intake::Open {
+            if stop_requested(&self.stop) {
+                return Ok(Err(Stopped));
+            }
+            self.turn().await?;
+        }
+        Ok(Ok(()))
+    }
+
+    /// Waits until everything that went out is acknowledged and written back.
+    pub(crate) async fn settle(&mut self) -> Step<()> {
+        while !self.turn().await? {
+            if stop_requested(&self.stop) {
+                return Ok(Err(Stopped));
+            }
+        }
+        Ok(Ok(()))
+    }
+
+    /// The end of a run that was stopped: what Kafka has is marked, so that the next start does not send it again.
+    pub(crate) async fn finish(&mut self) -> Result<()> {
+        while !self.turn().await? {}
+        Ok(())
+    }
+
+    /// Lets this time pass; reports and write-backs go on.
+    pub(crate) async fn rest(&mut self, time: Duration) -> Step<()> {
+        let began = Instant::now();
+        loop {
+            if stop_requested(&self.stop) {
+                return Ok(Err(Stopped));
+            }
+            let settled = self.turn().await?;
+            let left = time.saturating_sub(began.elapsed());
+            if left.is_zero() {
+                return Ok(Ok(()));
+            }
+            if settled {
+                self.forwarder.show();
+                tokio::select! {
+                    biased;
+                    _ = self.stop.changed() => {}
+                    () = self.session.closed() => return Err(self.lost()),
+                    () = tokio::time::sleep(left.min(SHOW)) => {}
+                }
+            }
+        }
+    }
+
+    /// Does what is due and takes in what there is, without waiting: reports and write-backs must go on beside a long read.
+    async fn glance(&mut self) -> Step<()> {
+        if stop_requested(&self.stop) {
+            return Ok(Err(Stopped));
+        }
+        self.carry_out().await?;
+        // A table that is never read to its end has no other moment for it.
+        if self.shown.elapsed() >= SHOW {
+            self.shown = Instant::now();
+            show(self.config, self.forwarder);
+        }
+        tokio::select! {
+            biased;
+            () = self.session.closed() => return Err(self.lost()),
+            result = self.forwarder.progressed() => result?,
+            () = tokio::task::yield_now() => {}
+        }
+        Ok(Ok(()))
+    }
+
+    /// Does what is due and, unless that settled everything, waits for the next thing. True when everything is settled.
+    pub(crate) async fn turn(&mut self) -> Result<bool> {
+        self.carry_out().await?;
+        if self.forwarder.engine.is_drained() {
+            return Ok(true);
+        }
+        self.forwarder.show();
+        let rest = self.forwarder.rest(SHOW);
+        tokio::select! {
+            biased;
+            () = self.session.closed() => Err(self.lost()),
+            result = self.forwarder.progressed() => result.map(|()| false),
+            () = tokio::time::sleep(rest) => Ok(false),
+        }
+    }
+
+    /// Takes in reports, does what the engine wants done, and keeps the lock.
+    async fn carry_out(&mut self) -> Result<()> {
+        carry_out(self.forwarder)?;
+        self.lease.keep().await
+    }
+
+    fn lost(&self) -> Error {
+        self.session.end_error("publishing from the table")
+    }
+}
+
+fn carry_out(forwarder: &mut Forwarder) -> Result<()> {
+    let now = forwarder.tick();
+    forwarder.take_reports()?;
+    forwarder.engine.poll(now);
+    while let Some(output) = forwarder.output()? {
+        // All others belong to a session that streams.
+        if let Output::End(end) = output {
+            return Err(end.into_error());
+        }
+    }
+    Ok(())
+}
+
+fn show(config: &Config, forwarder: &mut Forwarder) {
+    match config.source {
+        Source::Poll => forwarder.show(),
+        // What a slot waits for has been named by whoever makes it.
+        Source::Slot => {
+            forwarder.show_figures();
+        }
+    }
+}
+
+/// Who keeps account of the rows of a run.
+pub(crate) trait Ledger {
+    /// A row was found unpublished: whether it is to be sent.
+    fn wants(&mut self, id: i64) -> bool;
+    /// It was handed to Kafka.
+    fn sent(&mut self, id: i64);
+}
+
+/// What a batch held.
+#[derive(Debug)]
+pub(crate) struct Found {
+    /// How many rows were found, whatever became of them.
+    pub(crate) count: usize,
+    /// There may be more behind it.
+    pub(crate) is_full: bool,
+    /// The highest id that was found.
+    pub(crate) last: i64,
+}

@@ -1,0 +1,149 @@
+//! The byte stream below a connection: TCP, a Unix socket, or TLS over TCP.
+//!
+//! Every read and write here is cancel-safe: either bytes have moved and it says so, or nothing has happened. The `try_`
+//! functions never wait. `try_read` asks the kernel itself: tokio's own `try_read` answers from its cached
+//! readiness, which stands still while a task sleeps on its thread, as the reading loop does under backlog. It is sound to
+//! read behind tokio's back, as its sockets are non-blocking and edge-triggered: whatever arrives later is a new edge.
+
+use std::io::{self, Read};
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
+
+use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+use tokio_openssl::SslStream;
+
+/// A connected byte stream.
+#[derive(Debug)]
+pub(crate) enum Socket {
+    /// Plain TCP.
+    Tcp(TcpStream),
+    /// A Unix socket, which never carries TLS.
+    Unix(UnixStream),
+    /// TLS over TCP, the handshake done.
+    Tls(Box<SslStream<KernelFirst>>),
+    /// The other end is a script in a test.
+    #[cfg(test)]
+    Scripted(tokio::io::DuplexStream),
+}
+
+impl Socket {
+    /// Reads into `room`, once, or over TLS as long as there is something. `Ready(Ok(0))` is the end of the stream.
+    pub(crate) fn poll_read(
+        &mut self,
+        cx: &mut Context<'_>,
+        room: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        let mut room = ReadBuf::new(room);
+        let first = Pin::new(self.inner()).poll_read(cx, &mut room);
+        if let Socket::Tls(tls) = self {
+            read_further_records(tls, cx, &mut room);
+        }
+        first.map_ok(|()| room.filled().len())
+    }
+
+    /// Writes once.
+    pub(crate) fn poll_write(
+        &mut self,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(self.inner()).poll_write(cx, bytes)
+    }
+
+    /// Reads what is there now, without waiting. `Ready(Ok(0))` is the end of the stream.
+    #[inline]
+    pub(crate) fn try_read(&mut self, room: &mut [u8]) -> Poll<io::Result<usize>> {
+        match self {
+            Socket::Tcp(tcp) => from_kernel(&SockRef::from(&*tcp), room),
+            Socket::Unix(unix) => from_kernel(&SockRef::from(&*unix), room),
+            _ => self.poll_read(&mut Context::from_waker(Waker::noop()), room),
+        }
+    }
+
+    /// Closes the writing half.
+    pub(crate) async fn shutdown(&mut self) -> io::Result<()> {
+        self.inner().shutdown().await
+    }
+
+    fn inner(&mut self) -> &mut dyn Duplex {
+        match self {
+            Socket::Tcp(tcp) => tcp,
+            Socket::Unix(unix) => unix,
+            Socket::Tls(tls) => tls,
+            #[cfg(test)]
+            Socket::Scripted(script) => script,
+        }
+    }
+}
+
+trait Duplex: AsyncRead + AsyncWrite + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> Duplex for T {}
+
+/// TCP below TLS, which reads past tokio's cached readiness as well.
+#[derive(Debug)]
+pub(crate) struct KernelFirst(pub(crate) TcpStream);
+
+impl AsyncRead for KernelFirst {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        room: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match from_kernel(&SockRef::from(&self.0), room.initialize_unfilled()) {
+            Poll::Ready(read) => Poll::Ready(read.map(|count| room.advance(count))),
+            // Registers the task to be woken.
+            Poll::Pending => Pin::new(&mut self.0).poll_read(cx, room),
+        }
+    }
+}
+
+impl AsyncWrite for KernelFirst {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}
+
+/// A read of TLS gives one record, and Postgres makes a record of nearly every message: under backlog a reader would get a
+/// few hundred bytes at a time from a buffer that holds many more.
+fn read_further_records(
+    tls: &mut SslStream<KernelFirst>,
+    cx: &mut Context<'_>,
+    room: &mut ReadBuf<'_>,
+) {
+    let mut before = 0;
+    while room.filled().len() > before && room.remaining() > 0 {
+        before = room.filled().len();
+        // A failure, or the end of the stream, shows again at the next read.
+        let _ = Pin::new(&mut *tls).poll_read(cx, room);
+    }
+}
+
+#[inline]
+fn from_kernel(mut socket: &socket2::Socket, room: &mut [u8]) -> Poll<io::Result<usize>> {
+    match socket.read(room) {
+        Err(e)
+            if matches!(
+                e.kind(),
+                io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+            ) =>
+        {
+            Poll::Pending
+        }
+        outcome => Poll::Ready(outcome),
+    }
+}
