@@ -92,13 +92,13 @@ impl Error {
     }
 
     /// The same error, to be retried: who knows more than where it was made expects it to pass.
-    pub(crate) fn passing(mut self) -> Self {
+    pub(crate) fn into_transient(mut self) -> Self {
         self.0.disposition = Disposition::Transient;
         self
     }
 
     /// Adds what the reader can do about it.
-    pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
+    pub(crate) fn with_hint(mut self, hint: impl Into<String>) -> Self {
         self.0.hint = Some(hint.into());
         self
     }
@@ -130,7 +130,7 @@ impl Error {
     }
 
     /// What to do about it, where that is known.
-    pub fn remedy(&self) -> Option<&str> {
+    pub fn hint(&self) -> Option<&str> {
         self.0.hint.as_deref()
     }
 
@@ -143,7 +143,7 @@ impl Error {
             line.push_str(&error.to_string());
             cause = error.source();
         }
-        if let Some(hint) = self.remedy() {
+        if let Some(hint) = self.hint() {
             line.push_str(" (");
             line.push_str(hint);
             line.push(')');
@@ -185,7 +185,7 @@ mod tests {
         let io = std::io::Error::new(std::io::ErrorKind::ConnectionRefused, "connection refused");
         let error = Error::transient(Code::Connect, "no connection to Postgres at db:5432")
             .source(io)
-            .hint("is the server up?");
+            .with_hint("is the server up?");
         assert_eq!(
             error.report(),
             "CONNECT_ERROR: no connection to Postgres at db:5432: connection refused (is the server up?)"

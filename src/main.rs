@@ -9,7 +9,7 @@ mod cli;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use crate::cli::exit as report;
+use crate::cli::exit;
 
 /// librdkafka's allocations as well come from here, and there are nine for every record in flight.
 #[cfg(feature = "jemalloc")]
@@ -17,7 +17,7 @@ use crate::cli::exit as report;
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
-    let cli = match report::parse(std::env::args_os()) {
+    let cli = match exit::parse(std::env::args_os()) {
         Ok(cli) => cli,
         Err(code) => return ExitCode::from(code),
     };
@@ -27,7 +27,7 @@ fn main() -> ExitCode {
     {
         Ok(runtime) => runtime,
         Err(e) => {
-            report::print(&anyhow::Error::new(e).context("start the runtime"));
+            exit::print(&anyhow::Error::new(e).context("start the runtime"));
             return ExitCode::FAILURE;
         }
     };
@@ -35,9 +35,9 @@ fn main() -> ExitCode {
     // A call into librdkafka that does not return must not keep the process.
     runtime.shutdown_timeout(Duration::from_secs(1));
     match ended {
-        Err(error) if !report::is_broken_pipe(&error) => {
-            report::print(&error);
-            ExitCode::from(report::exit_code(&error))
+        Err(error) if !exit::is_broken_pipe(&error) => {
+            exit::print(&error);
+            ExitCode::from(exit::exit_code(&error))
         }
         _ => ExitCode::SUCCESS,
     }

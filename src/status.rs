@@ -46,13 +46,14 @@ pub struct Waiting {
 
 /// Something that is wrong, or about to be, and that a person has to mend.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Trouble {
+pub struct Problem {
     /// The same word for the same kind of thing, such as `not-published` or `slot-nearly-lost`.
     pub name: &'static str,
     /// What it is.
     pub detail: String,
     /// What to do about it.
-    pub remedy: String,
+    #[serde(rename = "remedy")]
+    pub hint: String,
     /// Whether events that are committed meanwhile do not come by the slot, or have not.
     pub loses_events: bool,
 }
@@ -106,7 +107,8 @@ pub struct Status {
     /// The slot as the server saw it last.
     pub slot_health: Option<SlotHealth>,
     /// What is wrong with slot, publication and table.
-    pub troubles: Vec<Trouble>,
+    #[serde(rename = "troubles")]
+    pub problems: Vec<Problem>,
     /// Events that the slot has missed and that are not mended yet.
     pub missed_events: u64,
     /// Events that the slot has missed, since the start.
@@ -141,14 +143,14 @@ impl Status {
 
 /// The board itself: written by the engine's task, read by anybody.
 #[derive(Debug)]
-pub(crate) struct Board {
+pub(crate) struct StatusBoard {
     status: Mutex<Status>,
     born: Instant,
     turned_millis: AtomicU64,
     waiting_since: Mutex<Option<(&'static str, Instant)>>,
 }
 
-impl Board {
+impl StatusBoard {
     /// `slot` and its publication, where there is one.
     pub(crate) fn new(slot: Option<(String, String)>, table: &str) -> Self {
         let (slot, publication) = slot.unzip();
@@ -168,7 +170,7 @@ impl Board {
             unmarked_records: 0,
             oldest_unacknowledged_seconds: 0.0,
             slot_health: None,
-            troubles: Vec::new(),
+            problems: Vec::new(),
             missed_events: 0,
             missed_events_total: 0,
             audits_total: 0,
@@ -176,7 +178,7 @@ impl Board {
             last_error: None,
             loop_age_seconds: 0.0,
         };
-        Board {
+        StatusBoard {
             status: Mutex::new(status),
             born: Instant::now(),
             turned_millis: AtomicU64::new(0),

@@ -1,4 +1,4 @@
-//! `dead-letter`: the events that could not be published, and what is to become of them.
+//! `dead-dead_letter`: the events that could not be published, and what is to become of them.
 //!
 //! It reads and writes the table of the dead letters, and so works whether or not an outboxd runs. Nothing is published here: a wish
 //! is written down, and the publisher that runs (or the next one) fulfils it.
@@ -8,15 +8,17 @@ use std::io::{self, Write};
 use anyhow::bail;
 use clap::Subcommand;
 use outboxd::config::{Config, Settings};
-use outboxd::outbox::Wish;
-use outboxd::outbox::dead_letter::admin::{self as letters, Asked, Entry, Filter, STATES};
+use outboxd::outbox::Resolution;
+use outboxd::outbox::dead_letter::admin::{
+    self as dead_letters, Affected, DeadLetterEntry, Filter, STATES,
+};
 use outboxd::postgres::{self, Session};
 use serde_json::Value;
 
 /// Of a text in the list, so many characters.
 const CELL_MAX: usize = 40;
 
-/// The arguments of `dead-letter`.
+/// The arguments of `dead-dead_letter`.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     #[command(subcommand)]
@@ -139,20 +141,21 @@ pub(crate) async fn execute(args: Args) -> anyhow::Result<()> {
         }
         Action::Retry { which, all: _ } => {
             let (named, filter) = (!which.ids.is_empty(), which.filter());
-            let asked = letters::ask(&session, &config.table, &filter, Wish::Retry);
+            let asked = dead_letters::ask(&session, &config.table, &filter, Resolution::Retry);
             print_asked(asked.await?, "retried", named)
         }
         Action::Discard { which, all: _, yes } => {
             let (named, filter) = (!which.ids.is_empty(), which.filter());
             if !yes {
-                let survey = letters::survey(&session, &config.table, &filter, Wish::Discard);
-                let count = survey.await?.letters;
+                let survey =
+                    dead_letters::survey(&session, &config.table, &filter, Resolution::Discard);
+                let count = survey.await?.dead_letters;
                 bail!(
                     "nothing is discarded without --yes: {count} dead letters would go, \
                      never to be published, and their rows count as published from then on"
                 );
             }
-            let asked = letters::ask(&session, &config.table, &filter, Wish::Discard);
+            let asked = dead_letters::ask(&session, &config.table, &filter, Resolution::Discard);
             print_asked(asked.await?, "discarded", named)
         }
     }
@@ -176,22 +179,22 @@ async fn read(
     which: Which,
     limit: u32,
     payloads: bool,
-) -> anyhow::Result<Vec<Entry>> {
+) -> anyhow::Result<Vec<DeadLetterEntry>> {
     let limit = i64::from(limit) + 1;
-    Ok(letters::list(session, &config.table, &which.filter(), limit, payloads).await?)
+    Ok(dead_letters::list(session, &config.table, &which.filter(), limit, payloads).await?)
 }
 
-fn print_asked(asked: Asked, what: &str, named: bool) -> anyhow::Result<()> {
-    let Asked {
-        letters,
+fn print_asked(asked: Affected, what: &str, named: bool) -> anyhow::Result<()> {
+    let Affected {
+        dead_letters,
         following,
         others,
     } = asked;
-    if letters == 0 && others == 0 && named {
+    if dead_letters == 0 && others == 0 && named {
         bail!("no such dead letter: `outboxd dead-letter list` shows which there are");
     }
     let mut out = io::stdout().lock();
-    writeln!(out, "{letters} will be {what} by the publisher")?;
+    writeln!(out, "{dead_letters} will be {what} by the publisher")?;
     if following > 0 {
         writeln!(
             out,
@@ -208,7 +211,7 @@ fn print_asked(asked: Asked, what: &str, named: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn print_json(entries: &[Entry]) -> anyhow::Result<()> {
+fn print_json(entries: &[DeadLetterEntry]) -> anyhow::Result<()> {
     let mut out = io::stdout().lock();
     for entry in entries {
         writeln!(out, "{}", serde_json::to_string(entry)?)?;
@@ -216,7 +219,7 @@ fn print_json(entries: &[Entry]) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn print_table(entries: &[Entry]) -> anyhow::Result<()> {
+fn print_table(entries: &[DeadLetterEntry]) -> anyhow::Result<()> {
     let heads = [
         "ID", "STATE", "FILED", "TOPIC", "KEY", "ROW", "CODE", "ERROR",
     ];
@@ -237,7 +240,7 @@ fn print_table(entries: &[Entry]) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn cells(entry: &Entry) -> [String; 8] {
+fn cells(entry: &DeadLetterEntry) -> [String; 8] {
     let none = || "-".to_owned();
     let or_none =
         |text: &Option<String>| text.as_deref().map_or_else(none, |text| cut(&plain(text)));
@@ -254,7 +257,7 @@ fn cells(entry: &Entry) -> [String; 8] {
     ]
 }
 
-fn print_whole(entries: &[Entry]) -> anyhow::Result<()> {
+fn print_whole(entries: &[DeadLetterEntry]) -> anyhow::Result<()> {
     let mut out = io::stdout().lock();
     for entry in entries {
         let none = || "-".to_owned();

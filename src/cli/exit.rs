@@ -8,7 +8,7 @@ use std::ffi::OsString;
 use std::io::{self, Write};
 
 use clap::Parser;
-use outboxd::config::Faults;
+use outboxd::config::SettingErrors;
 use outboxd::error::{Code, Error};
 
 use crate::cli::Cli;
@@ -57,7 +57,7 @@ fn may_be_secret(argument: &str) -> bool {
 
 /// The exit code that belongs to the error.
 pub(crate) fn exit_code(error: &anyhow::Error) -> u8 {
-    if error.is::<Faults>() {
+    if error.is::<SettingErrors>() {
         return USAGE;
     }
     match error.downcast_ref::<Error>() {
@@ -81,7 +81,7 @@ pub(crate) fn is_broken_pipe(error: &anyhow::Error) -> bool {
 /// One line an error or fault, and one for what to do, on standard error.
 pub(crate) fn print(error: &anyhow::Error) {
     let mut text = String::new();
-    if let Some(faults) = error.downcast_ref::<Faults>() {
+    if let Some(faults) = error.downcast_ref::<SettingErrors>() {
         for fault in faults {
             text.push_str(&format!(
                 "error: {}: {}\n",
@@ -95,11 +95,11 @@ pub(crate) fn print(error: &anyhow::Error) {
             .map(|cause| one_line(&cause.to_string()))
             .collect();
         text.push_str(&format!("error: {}\n", chain.join(": ")));
-        let remedy = error
+        let hint = error
             .chain()
-            .find_map(|cause| cause.downcast_ref::<Error>()?.remedy());
-        if let Some(remedy) = remedy {
-            text.push_str(&format!("hint: {}\n", one_line(remedy)));
+            .find_map(|cause| cause.downcast_ref::<Error>()?.hint());
+        if let Some(hint) = hint {
+            text.push_str(&format!("hint: {}\n", one_line(hint)));
         }
     }
     // When even standard error is gone, the exit code has to do.

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use outboxd::config::{AfterPublish, Config, Settings, Source};
 use outboxd::postgres::setup::Setup;
-use outboxd::postgres::{self, Session, preflight, table_shape as table};
+use outboxd::postgres::{self, Session, preflight, table_shape};
 
 /// Building an index on a large table takes as long as it takes; this only keeps a lost server from
 /// holding us for ever.
@@ -75,7 +75,7 @@ fn print_sql(setup: &Setup<'_>) -> anyhow::Result<()> {
 }
 
 async fn make(session: &Session, setup: &Setup<'_>) -> anyhow::Result<()> {
-    let existing = table::read(session, setup.table).await?;
+    let existing = table_shape::read(session, setup.table).await?;
     // A partitioned table takes no index that is built concurrently.
     let in_use = existing.is_some_and(|table| !table.partitioned);
     let before = setup.inventory(session).await?;

@@ -40,13 +40,13 @@ impl Signals {
 }
 
 /// The HTTP server beside the publisher.
-pub(crate) struct Server {
+pub(crate) struct HttpServer {
     task: JoinHandle<()>,
     shutdown: oneshot::Sender<()>,
 }
 
-impl Server {
-    pub(crate) fn start(listener: tokio::net::TcpListener, publisher: &Publisher) -> Server {
+impl HttpServer {
+    pub(crate) fn start(listener: tokio::net::TcpListener, publisher: &Publisher) -> HttpServer {
         let (shutdown, told) = oneshot::channel::<()>();
         let told = async move {
             let _ = told.await;
@@ -55,7 +55,7 @@ impl Server {
             tracing::info!(%address, "serving metrics, health and the status page");
         }
         let (status, metrics) = (publisher.status_handle(), Arc::clone(&publisher.metrics()));
-        Server {
+        HttpServer {
             task: tokio::spawn(http::serve(listener, status, metrics, told)),
             shutdown,
         }

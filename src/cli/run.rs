@@ -8,7 +8,7 @@ use outboxd::config::{Config, Settings};
 use outboxd::http;
 use outboxd::publisher::Publisher;
 
-use crate::cli::process::{Server, Signals, init_log};
+use crate::cli::process::{HttpServer, Signals, init_log};
 
 /// The arguments of `run`.
 #[derive(clap::Args)]
@@ -27,7 +27,7 @@ pub(crate) async fn execute(args: Args) -> anyhow::Result<()> {
     warn_of_ignored_variables();
     let mut publisher = Publisher::new(config);
     let server = match http_listen {
-        Some(address) => Some(Server::start(http::bind(address).await?, &publisher)),
+        Some(address) => Some(HttpServer::start(http::bind(address).await?, &publisher)),
         None => None,
     };
     let ended = publish(&mut publisher, &mut signals).await;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::bail;
 use outboxd::config::{AfterPublish, Config, Settings, Source};
 use outboxd::postgres::slot::{self, Slot};
-use outboxd::postgres::{self, Session, advisory_lock as lock, preflight, table_shape as table};
+use outboxd::postgres::{self, Session, advisory_lock, preflight, table_shape};
 use serde::Serialize;
 
 /// Unpublished rows are counted up to here: a count costs a read of each.
@@ -90,7 +90,7 @@ impl Status {
             problems.extend(slot_problem(&config.slot, slot.as_ref()));
             (slot, None)
         } else {
-            let poller = lock::holder(session, &config.slot).await?;
+            let poller = advisory_lock::holder(session, &config.slot).await?;
             let nobody = || format!("nobody polls {}: is outboxd running?", config.table);
             problems.extend(poller.is_none().then(nobody));
             (None, poller)
@@ -206,7 +206,7 @@ async fn unpublished_rows(
     session: &Session,
     config: &Config,
 ) -> outboxd::error::Result<Option<i64>> {
-    let Some(shape) = table::read(session, &config.table).await? else {
+    let Some(shape) = table_shape::read(session, &config.table).await? else {
         return Ok(None);
     };
     let unpublished = match (config.after_publish, shape.column("published_at")) {

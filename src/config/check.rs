@@ -2,12 +2,12 @@
 
 use crate::config::connection_options::Env;
 use crate::config::database::Database;
-use crate::config::error::{Fault, Wrong};
-use crate::config::variables as names;
+use crate::config::error::{InvalidValue, SettingError};
+use crate::config::variables;
 
 /// Gathers faults; after one, the default stands in so that the rest can be checked too.
 pub(super) struct Check {
-    pub(super) faults: Vec<Fault>,
+    pub(super) errors: Vec<SettingError>,
 }
 
 impl Check {
@@ -16,13 +16,13 @@ impl Check {
         setting: &str,
         given: Option<String>,
         default: T,
-        parse: impl FnOnce(&str) -> Result<T, Wrong>,
+        parse: impl FnOnce(&str) -> Result<T, InvalidValue>,
     ) -> T {
         match given.as_deref().map(|text| parse(text.trim())) {
             None => default,
             Some(Ok(value)) => value,
             Some(Err(wrong)) => {
-                self.faults.push(wrong.of(setting));
+                self.errors.push(wrong.of(setting));
                 default
             }
         }
@@ -33,14 +33,14 @@ impl Check {
         setting: &str,
         given: Option<String>,
         needed: bool,
-        parse: impl FnOnce(&str) -> Result<String, Wrong>,
+        parse: impl FnOnce(&str) -> Result<String, InvalidValue>,
     ) -> String {
         if given.is_none() && needed {
-            let wrong = Wrong::new(
+            let wrong = InvalidValue::new(
                 "is not set",
                 "name the bootstrap servers as host:port,host:port",
             );
-            self.faults.push(wrong.of(setting));
+            self.errors.push(wrong.of(setting));
         }
         self.or(setting, given, String::new(), parse)
     }
@@ -52,11 +52,11 @@ impl Check {
         env: Env<'_>,
     ) -> Option<Database> {
         let Some(url) = url else {
-            let remedy = "write postgresql://user@host:5432/database";
-            self.faults
-                .push(Wrong::new("is not set", remedy).of(names::DATABASE_URL));
+            let hint = "write postgresql://user@host:5432/database";
+            self.errors
+                .push(InvalidValue::new("is not set", hint).of(variables::DATABASE_URL));
             return None;
         };
-        Database::parse(url.trim(), password_file.as_deref(), env, &mut self.faults)
+        Database::parse(url.trim(), password_file.as_deref(), env, &mut self.errors)
     }
 }

@@ -8,7 +8,7 @@
 use std::path::PathBuf;
 
 use crate::config::conninfo::{self, Options};
-use crate::config::error::{Fault, Wrong};
+use crate::config::error::{InvalidValue, SettingError};
 use crate::config::tls::{SslMode, TlsSettings};
 use crate::config::variables::DATABASE_URL;
 
@@ -68,16 +68,16 @@ const UNSUPPORTED: &[&str] = &[
 pub(crate) struct Reading<'a> {
     options: Options,
     env: Env<'a>,
-    faults: &'a mut Vec<Fault>,
+    errors: &'a mut Vec<SettingError>,
 }
 
 impl<'a> Reading<'a> {
     /// Of options with one name the last counts, and an empty one is absent, as in libpq.
-    pub(crate) fn new(options: Options, env: Env<'a>, faults: &'a mut Vec<Fault>) -> Self {
+    pub(crate) fn new(options: Options, env: Env<'a>, errors: &'a mut Vec<SettingError>) -> Self {
         let mut reading = Reading {
             options: Options::new(),
             env,
-            faults,
+            errors,
         };
         for (name, value) in options {
             reading.take(&name);
@@ -93,9 +93,9 @@ impl<'a> Reading<'a> {
         conninfo::join(&self.options)
     }
 
-    fn wrong(&mut self, problem: impl Into<String>, remedy: impl Into<String>) {
-        self.faults
-            .push(Wrong::new(problem, remedy).of(DATABASE_URL));
+    fn wrong(&mut self, problem: impl Into<String>, hint: impl Into<String>) {
+        self.errors
+            .push(InvalidValue::new(problem, hint).of(DATABASE_URL));
     }
 
     pub(crate) fn take(&mut self, name: &str) -> Option<String> {
@@ -176,8 +176,8 @@ impl<'a> Reading<'a> {
                 .as_ref()
                 .is_some_and(|path| std::fs::File::open(path).is_err())
             {
-                let remedy = format!("let {name} name a PEM file that this user may read");
-                self.wrong(format!("has a {name} that cannot be read"), remedy);
+                let hint = format!("let {name} name a PEM file that this user may read");
+                self.wrong(format!("has a {name} that cannot be read"), hint);
             }
         }
         TlsSettings {
@@ -268,9 +268,8 @@ impl<'a> Reading<'a> {
                     "remove it",
                 );
             } else if !KNOWN.contains(&name.as_str()) {
-                let remedy =
-                    "look for a misspelling, or a sign in the password that is not escaped";
-                self.wrong("has an option that libpq does not know", remedy);
+                let hint = "look for a misspelling, or a sign in the password that is not escaped";
+                self.wrong("has an option that libpq does not know", hint);
             } else {
                 let alone = conninfo::join(&[(name.clone(), value.clone())]);
                 if alone.parse::<tokio_postgres::Config>().is_err() {

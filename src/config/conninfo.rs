@@ -4,16 +4,16 @@
 //! and its errors may quote the string. What this module says about a string quotes nothing of it.
 //! <https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-CONNSTRING>
 
-use crate::config::error::Wrong;
+use crate::config::error::InvalidValue;
 
 /// Names and values in the order of the string; a later one of the same name counts.
 pub(crate) type Options = Vec<(String, String)>;
 
-pub(crate) fn split(text: &str) -> Result<Options, Wrong> {
+pub(crate) fn split(text: &str) -> Result<Options, InvalidValue> {
     let url = ["postgres://", "postgresql://"]
         .iter()
         .find_map(|scheme| text.strip_prefix(scheme));
-    let (options, remedy) = match url {
+    let (options, hint) = match url {
         Some(rest) => (
             split_url(rest),
             "write postgresql://user@host:5432/database, and percent-encode signs in the password",
@@ -23,7 +23,7 @@ pub(crate) fn split(text: &str) -> Result<Options, Wrong> {
             "write key=value key='other value', or a URL postgresql://…",
         ),
     };
-    options.ok_or_else(|| Wrong::new("is not a connection string of libpq's", remedy))
+    options.ok_or_else(|| InvalidValue::new("is not a connection string of libpq's", hint))
 }
 
 fn split_url(rest: &str) -> Option<Options> {

@@ -12,7 +12,7 @@ use tokio_postgres::config::{Host, SslNegotiation, TargetSessionAttrs};
 
 use crate::config::connection_options::{Env, Reading};
 use crate::config::conninfo;
-use crate::config::error::{Fault, Wrong};
+use crate::config::error::{InvalidValue, SettingError};
 use crate::config::passfile::{self, Login};
 use crate::config::tls::{SslMode, TlsSettings};
 use crate::config::variables::{DATABASE_PASSWORD_FILE, DATABASE_URL};
@@ -64,29 +64,29 @@ impl Database {
         text: &str,
         password_file: Option<&str>,
         env: Env<'_>,
-        faults: &mut Vec<Fault>,
+        errors: &mut Vec<SettingError>,
     ) -> Option<Database> {
-        let before = faults.len();
+        let before = errors.len();
         let options = match conninfo::split(text) {
             Ok(options) => options,
             Err(wrong) => {
-                faults.push(wrong.of(DATABASE_URL));
+                errors.push(wrong.of(DATABASE_URL));
                 return None;
             }
         };
-        let mut reading = Reading::new(options, env, faults);
+        let mut reading = Reading::new(options, env, errors);
         let tls = reading.tls();
         let passfile = reading.take("passfile");
         reading.translate();
         reading.fill_in();
         reading.check();
         let text = reading.finish();
-        if faults.len() > before {
+        if errors.len() > before {
             return None;
         }
         let Ok(mut pg) = text.parse::<tokio_postgres::Config>() else {
-            let wrong = Wrong::new("is not accepted as a whole", "look through its options");
-            faults.push(wrong.of(DATABASE_URL));
+            let wrong = InvalidValue::new("is not accepted as a whole", "look through its options");
+            errors.push(wrong.of(DATABASE_URL));
             return None;
         };
         // Writers' tables are reached on a primary only, and of several hosts any may be one.
@@ -99,32 +99,34 @@ impl Database {
             _ => tokio_postgres::config::SslMode::Require,
         });
         let mut database = Database { pg, tls };
-        database.check(faults);
-        database.find_password(password_file, passfile, env, faults);
-        (faults.len() == before).then_some(database)
+        database.check(errors);
+        database.find_password(password_file, passfile, env, errors);
+        (errors.len() == before).then_some(database)
     }
 
-    fn check(&self, faults: &mut Vec<Fault>) {
+    fn check(&self, errors: &mut Vec<SettingError>) {
         let (hosts, addresses) = (self.pg.get_hosts().len(), self.pg.get_hostaddrs().len());
         let servers = hosts.max(addresses);
         if hosts > 0 && addresses > 0 && hosts != addresses {
-            let wrong = Wrong::new(
+            let wrong = InvalidValue::new(
                 "has unlike numbers of host and hostaddr",
                 "give one hostaddr a host",
             );
-            faults.push(wrong.of(DATABASE_URL));
+            errors.push(wrong.of(DATABASE_URL));
         }
         if ![1, servers].contains(&self.pg.get_ports().len()) {
-            let wrong = Wrong::new(
+            let wrong = InvalidValue::new(
                 "has more ports than hosts, or fewer",
                 "give one port, or one a host",
             );
-            faults.push(wrong.of(DATABASE_URL));
+            errors.push(wrong.of(DATABASE_URL));
         }
         let direct = self.pg.get_ssl_negotiation() == SslNegotiation::Direct;
         if direct && matches!(self.tls.mode, SslMode::Disable | SslMode::Prefer) {
             let problem = "asks for sslnegotiation=direct with a weak sslmode";
-            faults.push(Wrong::new(problem, "add sslmode=require or stronger").of(DATABASE_URL));
+            errors.push(
+                InvalidValue::new(problem, "add sslmode=require or stronger").of(DATABASE_URL),
+            );
         }
     }
 
@@ -134,13 +136,13 @@ impl Database {
         own_file: Option<&str>,
         passfile: Option<String>,
         env: Env<'_>,
-        faults: &mut Vec<Fault>,
+        errors: &mut Vec<SettingError>,
     ) {
         let in_url = self.pg.get_password().is_some();
         if let Some(file) = own_file {
             match passfile::whole_file(Path::new(file)) {
-                Ok(_) if in_url => faults.push(
-                    Wrong::new(
+                Ok(_) if in_url => errors.push(
+                    InvalidValue::new(
                         "names a password and DATABASE_URL holds one",
                         "remove one of the two",
                     )
@@ -149,7 +151,7 @@ impl Database {
                 Ok(password) => {
                     self.pg.password(password);
                 }
-                Err(wrong) => faults.push(wrong.of(DATABASE_PASSWORD_FILE)),
+                Err(wrong) => errors.push(wrong.of(DATABASE_PASSWORD_FILE)),
             }
             return;
         }
@@ -173,13 +175,13 @@ impl Database {
                 self.pg.password(password);
             }
             Ok(None) => {}
-            Err(wrong) => faults.push(wrong.of(setting)),
+            Err(wrong) => errors.push(wrong.of(setting)),
         }
     }
 
     /// The password of the first host that the file knows: a connection has one password, whichever
     /// host answers.
-    fn look_up(&self, path: &Path) -> Result<Option<String>, Wrong> {
+    fn look_up(&self, path: &Path) -> Result<Option<String>, InvalidValue> {
         let ports = self.pg.get_ports();
         let mut hosts: Vec<Vec<String>> = self.pg.get_hosts().iter().map(pgpass_names).collect();
         if hosts.is_empty() {

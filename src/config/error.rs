@@ -8,40 +8,40 @@ use std::fmt;
 
 use crate::error::{Code, Error};
 
-/// What is wrong with a value and what to do about it; becomes a [`Fault`] where the name of the
+/// What is wrong with a value and what to do about it; becomes a [`SettingError`] where the name of the
 /// setting is known.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Wrong {
+pub(crate) struct InvalidValue {
     pub(crate) problem: String,
-    pub(crate) remedy: String,
+    pub(crate) hint: String,
 }
 
-impl Wrong {
-    pub(crate) fn new(problem: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Wrong {
+impl InvalidValue {
+    pub(crate) fn new(problem: impl Into<String>, hint: impl Into<String>) -> Self {
+        InvalidValue {
             problem: problem.into(),
-            remedy: remedy.into(),
+            hint: hint.into(),
         }
     }
 
-    pub(crate) fn of(self, setting: impl Into<String>) -> Fault {
-        Fault {
+    pub(crate) fn of(self, setting: impl Into<String>) -> SettingError {
+        SettingError {
             setting: setting.into(),
             problem: self.problem,
-            remedy: self.remedy,
+            hint: self.hint,
         }
     }
 }
 
 /// One thing that is wrong with the settings.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Fault {
+pub struct SettingError {
     setting: String,
     problem: String,
-    remedy: String,
+    hint: String,
 }
 
-impl Fault {
+impl SettingError {
     /// The setting, by its environment variable or, where only a file can hold it, by its place in
     /// the file.
     pub fn setting(&self) -> &str {
@@ -54,73 +54,73 @@ impl Fault {
     }
 
     /// What to do about it.
-    pub fn remedy(&self) -> &str {
-        &self.remedy
+    pub fn hint(&self) -> &str {
+        &self.hint
     }
 }
 
-impl fmt::Display for Fault {
+impl fmt::Display for SettingError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}; {}", self.setting, self.problem, self.remedy)
+        write!(f, "{} {}; {}", self.setting, self.problem, self.hint)
     }
 }
 
 /// Everything that is wrong with the settings; never empty. Printed as one line a fault.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Faults(Vec<Fault>);
+pub struct SettingErrors(Vec<SettingError>);
 
-impl Faults {
+impl SettingErrors {
     /// `Ok` when nothing is wrong.
-    pub(crate) fn unless_none(faults: Vec<Fault>) -> Result<(), Faults> {
-        if faults.is_empty() {
+    pub(crate) fn unless_none(errors: Vec<SettingError>) -> Result<(), SettingErrors> {
+        if errors.is_empty() {
             Ok(())
         } else {
-            Err(Faults(faults))
+            Err(SettingErrors(errors))
         }
     }
 
     /// The faults, in the order of the manual's table of settings.
-    pub fn iter(&self) -> std::slice::Iter<'_, Fault> {
+    pub fn iter(&self) -> std::slice::Iter<'_, SettingError> {
         self.0.iter()
     }
 }
 
-impl<'a> IntoIterator for &'a Faults {
-    type Item = &'a Fault;
-    type IntoIter = std::slice::Iter<'a, Fault>;
+impl<'a> IntoIterator for &'a SettingErrors {
+    type Item = &'a SettingError;
+    type IntoIter = std::slice::Iter<'a, SettingError>;
 
     fn into_iter(self) -> Self::IntoIter {
         self.iter()
     }
 }
 
-impl fmt::Display for Faults {
+impl fmt::Display for SettingErrors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (i, fault) in self.0.iter().enumerate() {
+        for (i, error) in self.0.iter().enumerate() {
             if i > 0 {
                 f.write_str("\n")?;
             }
-            fault.fmt(f)?;
+            error.fmt(f)?;
         }
         Ok(())
     }
 }
 
-impl std::error::Error for Faults {}
+impl std::error::Error for SettingErrors {}
 
-impl From<Faults> for Error {
-    fn from(faults: Faults) -> Error {
-        let message = match faults.0.as_slice() {
+impl From<SettingErrors> for Error {
+    fn from(errors: SettingErrors) -> Error {
+        let message = match errors.0.as_slice() {
             [only] => format!("{} {}", only.setting, only.problem),
             all => all
                 .iter()
-                .map(Fault::to_string)
+                .map(SettingError::to_string)
                 .collect::<Vec<_>>()
                 .join(". "),
         };
         let error = Error::fatal(Code::Config, message);
-        match faults.0.as_slice() {
-            [only] => error.hint(only.remedy.clone()),
+        match errors.0.as_slice() {
+            [only] => error.with_hint(only.hint.clone()),
             _ => error,
         }
     }

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use crate::config::check::Check;
-use crate::config::error::{Fault, Wrong};
+use crate::config::error::{InvalidValue, SettingError};
 use crate::config::variables::{AUTO_CREATE_TOPICS, KAFKA_PROPERTIES};
 use crate::config::{Config, parse};
 
@@ -69,8 +69,8 @@ pub(super) fn auto_create_topics(
     let opposite = property(properties, AUTO_CREATE).and_then(truth) == Some(!setting);
     if is_given && opposite {
         let problem = format!("says the opposite of {AUTO_CREATE}, which means the same");
-        let wrong = Wrong::new(problem, "remove the property");
-        check.faults.push(wrong.of(AUTO_CREATE_TOPICS));
+        let wrong = InvalidValue::new(problem, "remove the property");
+        check.errors.push(wrong.of(AUTO_CREATE_TOPICS));
     }
     setting
 }
@@ -130,7 +130,7 @@ pub(crate) fn properties(
     file: BTreeMap<String, String>,
     environment: Option<&str>,
     flags: &[String],
-    faults: &mut Vec<Fault>,
+    errors: &mut Vec<SettingError>,
 ) -> Vec<(String, String)> {
     let mut properties: BTreeMap<String, String> = BTreeMap::new();
     let listed = environment.map(split).unwrap_or_default();
@@ -143,8 +143,9 @@ pub(crate) fn properties(
             Some((name, value)) => {
                 properties.insert(name.trim().to_owned(), value.trim().to_owned());
             }
-            None => faults.push(
-                Wrong::new("holds something that is not a property", "write key=value").of(place),
+            None => errors.push(
+                InvalidValue::new("holds something that is not a property", "write key=value")
+                    .of(place),
             ),
         }
     }
@@ -153,7 +154,7 @@ pub(crate) fn properties(
     }
     properties.retain(|name, _| match refusal(name) {
         Some(wrong) => {
-            faults.push(wrong.of(KAFKA_PROPERTIES));
+            errors.push(wrong.of(KAFKA_PROPERTIES));
             false
         }
         None => true,
@@ -161,14 +162,14 @@ pub(crate) fn properties(
     properties.into_iter().collect()
 }
 
-fn refusal(name: &str) -> Option<Wrong> {
+fn refusal(name: &str) -> Option<InvalidValue> {
     let inside = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "._".contains(c);
     if name.is_empty() || !name.chars().all(inside) {
-        let remedy = "write names as librdkafka's CONFIGURATION.md has them";
-        return Some(Wrong::new("holds a name that no property has", remedy));
+        let hint = "write names as librdkafka's CONFIGURATION.md has them";
+        return Some(InvalidValue::new("holds a name that no property has", hint));
     }
     let (_, reason) = REFUSED.iter().find(|(refused, _)| *refused == name)?;
-    Some(Wrong::new(
+    Some(InvalidValue::new(
         format!("may not set {name}: {reason}"),
         "remove it",
     ))

@@ -3,7 +3,7 @@
 //!
 //! This room owns every default and every limit. It reads the environment (libpq's variables) and
 //! files (settings, passwords, certificates) while a `Config` is made, and never again; it connects
-//! to nothing. Whatever is wrong is told at once, as [`Faults`], so a publisher that starts has a
+//! to nothing. Whatever is wrong is told at once, as [`SettingErrors`], so a publisher that starts has a
 //! configuration without contradictions.
 
 mod check;
@@ -27,7 +27,7 @@ use std::time::Duration;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
 pub use self::database::Database;
-pub use self::error::{Fault, Faults};
+pub use self::error::{SettingError, SettingErrors};
 pub use self::parse::{KeyRule, TableName};
 pub use self::policy::{AfterPublish, Backlog, OnPoison, OnSlotLoss, Source};
 pub use self::settings::Settings;
@@ -36,8 +36,7 @@ pub use self::unknown_variables::IgnoredVariable;
 
 use self::check::Check;
 use self::connection_options::Env;
-use self::error::{Wrong, shown};
-use self::variables as names;
+use self::error::{InvalidValue, shown};
 
 const MIB: usize = 1 << 20;
 
@@ -104,24 +103,24 @@ pub struct Config {
 impl Config {
     /// Checks all settings and puts the defaults in. libpq's variables (`PGPASSWORD` and its kin)
     /// are read from the process.
-    pub fn from_settings(settings: Settings) -> Result<Config, Faults> {
+    pub fn from_settings(settings: Settings) -> Result<Config, SettingErrors> {
         Config::build(settings, true, &|name| std::env::var(name).ok())
     }
 
     /// As [`from_settings`](Config::from_settings), for what talks to Postgres alone: the brokers
     /// may be missing.
-    pub fn without_kafka(settings: Settings) -> Result<Config, Faults> {
+    pub fn without_kafka(settings: Settings) -> Result<Config, SettingErrors> {
         Config::build(settings, false, &|name| std::env::var(name).ok())
     }
 
-    fn build(settings: Settings, needs_kafka: bool, env: Env<'_>) -> Result<Config, Faults> {
+    fn build(settings: Settings, needs_kafka: bool, env: Env<'_>) -> Result<Config, SettingErrors> {
         let given = settings.or(Settings::default());
         let mut check = Check {
-            faults: given.faults,
+            errors: given.errors,
         };
         let database = check.database(given.database_url, given.database_password_file, env);
         let brokers = check.required(
-            names::KAFKA_BROKERS,
+            variables::KAFKA_BROKERS,
             given.kafka_brokers,
             needs_kafka,
             parse::brokers,
@@ -130,36 +129,36 @@ impl Config {
             given.kafka_table,
             given.kafka_properties.as_deref(),
             &given.kafka,
-            &mut check.faults,
+            &mut check.errors,
         );
         let table = TableName {
             schema: "outbox".to_owned(),
             name: "outbox".to_owned(),
         };
-        let table = check.or(names::TABLE, given.table, table, parse::table_name);
+        let table = check.or(variables::TABLE, given.table, table, parse::table_name);
         let database_name = database
             .as_ref()
             .map(Database::database_name)
             .unwrap_or_default();
         let slot = parse::default_slot(database_name);
-        let slot = check.or(names::SLOT, given.slot, slot, parse::slot_name);
+        let slot = check.or(variables::SLOT, given.slot, slot, parse::slot_name);
         let publication = check.or(
-            names::PUBLICATION,
+            variables::PUBLICATION,
             given.publication,
             "outboxd".to_owned(),
             |text| parse::name_of("publication", text),
         );
-        let batch_size = check.or(names::BATCH_SIZE, given.batch_size, 10, |text| {
+        let batch_size = check.or(variables::BATCH_SIZE, given.batch_size, 10, |text| {
             parse::count(text, 1..=100_000)
         });
         let process_interval = check.or(
-            names::PROCESS_INTERVAL,
+            variables::PROCESS_INTERVAL,
             given.process_interval,
             Duration::from_secs(5),
             |text| parse::duration(text, Duration::from_millis(1)..=Duration::from_secs(3_600)),
         );
         let operation_timeout = check.or(
-            names::OPERATION_TIMEOUT,
+            variables::OPERATION_TIMEOUT,
             given.operation_timeout,
             Duration::from_secs(25),
             |text| {
@@ -169,7 +168,7 @@ impl Config {
                 )
             },
         );
-        let max_retries = check.or(names::MAX_RETRIES, given.max_retries, 3, |text| {
+        let max_retries = check.or(variables::MAX_RETRIES, given.max_retries, 3, |text| {
             parse::count(text, 1..=1_000)
         });
         let (after_publish, backlog) =
@@ -180,25 +179,28 @@ impl Config {
         let dead_letters_per_minute = check.dead_letters_per_minute(given.dead_letters_per_minute);
         let source = check.source(given.source, after_publish, backlog);
         let key = KeyRule::Column("event_type".to_owned());
-        let key = check.or(names::KEY, given.key, key, parse::key_rule);
+        let key = check.or(variables::KEY, given.key, key, parse::key_rule);
         let auto_create_topics = kafka_properties::auto_create_topics(
             given.auto_create_topics,
             &kafka_properties,
             &mut check,
         );
-        let memory_limit = check.or(names::MEMORY_LIMIT, given.memory_limit, 16 * MIB, |text| {
-            parse::size(text, MIB..=(65_536 * MIB))
-        });
+        let memory_limit = check.or(
+            variables::MEMORY_LIMIT,
+            given.memory_limit,
+            16 * MIB,
+            |text| parse::size(text, MIB..=(65_536 * MIB)),
+        );
         let http_listen = Some(SocketAddr::from(([127, 0, 0, 1], 9464)));
         let http_listen = check.or(
-            names::HTTP_LISTEN,
+            variables::HTTP_LISTEN,
             given.http_listen,
             http_listen,
             parse::listen,
         );
-        let log = check.or(names::LOG, given.log, "info".to_owned(), log_filter);
+        let log = check.or(variables::LOG, given.log, "info".to_owned(), log_filter);
         let log_format = check.or(
-            names::LOG_FORMAT,
+            variables::LOG_FORMAT,
             given.log_format,
             LogFormat::Text,
             |text| {
@@ -208,7 +210,7 @@ impl Config {
                 )
             },
         );
-        Faults::unless_none(check.faults)?;
+        SettingErrors::unless_none(check.errors)?;
         let database = database.expect("a database that could not be read has left a fault");
         Ok(Config {
             database,
@@ -276,13 +278,13 @@ impl fmt::Debug for Config {
 
 /// tracing takes any single word for the name of a module, so a misspelt level would silence
 /// everything else; a word alone has to be a level here.
-fn log_filter(text: &str) -> Result<String, Wrong> {
+fn log_filter(text: &str) -> Result<String, InvalidValue> {
     let is_directive = |word: &str| word.contains('=') || word.parse::<LevelFilter>().is_ok();
     let is_filter = text.split(',').all(|word| is_directive(word.trim()));
     if is_filter && text.parse::<Targets>().is_ok() {
         return Ok(text.to_owned());
     }
-    Err(Wrong::new(
+    Err(InvalidValue::new(
         format!("{} is not a filter for logs", shown(text)),
         "write error, warn, info, debug or trace, or a list such as info,outboxd=debug",
     ))

@@ -7,7 +7,7 @@ use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::time::Duration;
 
-use crate::config::error::{Wrong, shown};
+use crate::config::error::{InvalidValue, shown};
 use crate::error::{Code, Error};
 
 /// Postgres cuts longer names silently, so they are refused.
@@ -58,7 +58,7 @@ impl FromStr for TableName {
     /// Reads `schema.name` by the rules of SQL: folded to lower case unless quoted.
     fn from_str(text: &str) -> Result<Self, Error> {
         table_name(text)
-            .map_err(|wrong| Error::fatal(Code::Config, wrong.problem).hint(wrong.remedy))
+            .map_err(|wrong| Error::fatal(Code::Config, wrong.problem).with_hint(wrong.hint))
     }
 }
 
@@ -87,21 +87,21 @@ impl fmt::Display for KeyRule {
     }
 }
 
-pub(crate) fn key_rule(text: &str) -> Result<KeyRule, Wrong> {
-    let remedy = "write column:NAME, payload:/json/pointer or none";
+pub(crate) fn key_rule(text: &str) -> Result<KeyRule, InvalidValue> {
+    let hint = "write column:NAME, payload:/json/pointer or none";
     match text.split_once(':') {
         None if text == "none" => Ok(KeyRule::None),
         Some(("column", name)) => Ok(KeyRule::Column(name_of("column", name)?)),
         Some(("payload", pointer)) if is_pointer(pointer) => {
             Ok(KeyRule::Pointer(pointer.to_owned()))
         }
-        Some(("payload", _)) => Err(Wrong::new(
+        Some(("payload", _)) => Err(InvalidValue::new(
             format!("{} holds no JSON pointer", shown(text)),
             "begin the pointer with /, and write ~0 for ~ and ~1 for / in a name",
         )),
-        _ => Err(Wrong::new(
+        _ => Err(InvalidValue::new(
             format!("{} is not a rule for keys", shown(text)),
-            remedy,
+            hint,
         )),
     }
 }
@@ -115,22 +115,22 @@ fn is_pointer(text: &str) -> bool {
 }
 
 /// One of a few words.
-pub(crate) fn choice<T: Copy>(text: &str, choices: &[(&str, T)]) -> Result<T, Wrong> {
+pub(crate) fn choice<T: Copy>(text: &str, choices: &[(&str, T)]) -> Result<T, InvalidValue> {
     let found = choices.iter().find(|(word, _)| *word == text);
     found.map(|(_, value)| *value).ok_or_else(|| {
         let words: Vec<&str> = choices.iter().map(|(word, _)| *word).collect();
         let (last, first) = words.split_last().unwrap_or((&"", &[]));
-        Wrong::new(
+        InvalidValue::new(
             format!("{} is not one of its choices", shown(text)),
             format!("write {} or {last}", first.join(", ")),
         )
     })
 }
 
-pub(crate) fn count(text: &str, range: RangeInclusive<u32>) -> Result<u32, Wrong> {
+pub(crate) fn count(text: &str, range: RangeInclusive<u32>) -> Result<u32, InvalidValue> {
     let number = text.parse().ok().filter(|number| range.contains(number));
     number.ok_or_else(|| {
-        Wrong::new(
+        InvalidValue::new(
             format!("{} is not a count in its range", shown(text)),
             format!(
                 "write a whole number from {} to {}",
@@ -141,7 +141,10 @@ pub(crate) fn count(text: &str, range: RangeInclusive<u32>) -> Result<u32, Wrong
     })
 }
 
-pub(crate) fn duration(text: &str, range: RangeInclusive<Duration>) -> Result<Duration, Wrong> {
+pub(crate) fn duration(
+    text: &str,
+    range: RangeInclusive<Duration>,
+) -> Result<Duration, InvalidValue> {
     let (number, unit) = number_and_unit(text);
     let unit_ms = match unit {
         "ms" => Some(1),
@@ -156,11 +159,11 @@ pub(crate) fn duration(text: &str, range: RangeInclusive<Duration>) -> Result<Du
         .map(Duration::from_millis);
     let span = format!("from {:?} to {:?}", range.start(), range.end());
     match value {
-        None => Err(Wrong::new(
+        None => Err(InvalidValue::new(
             format!("{} is not a time", shown(text)),
             format!("write a whole number and ms, s, m or h, such as 5s, {span}"),
         )),
-        Some(value) if !range.contains(&value) => Err(Wrong::new(
+        Some(value) if !range.contains(&value) => Err(InvalidValue::new(
             format!("{} is out of its range", shown(text)),
             format!("write a time {span}"),
         )),
@@ -169,7 +172,7 @@ pub(crate) fn duration(text: &str, range: RangeInclusive<Duration>) -> Result<Du
 }
 
 /// A number of bytes, with a binary or decimal unit or none.
-pub(crate) fn size(text: &str, range: RangeInclusive<usize>) -> Result<usize, Wrong> {
+pub(crate) fn size(text: &str, range: RangeInclusive<usize>) -> Result<usize, InvalidValue> {
     let (number, unit) = number_and_unit(text);
     let unit_bytes: Option<u64> = match unit.to_ascii_lowercase().as_str() {
         "" | "b" => Some(1),
@@ -191,11 +194,11 @@ pub(crate) fn size(text: &str, range: RangeInclusive<usize>) -> Result<usize, Wr
         range.end() >> 20
     );
     match bytes {
-        None => Err(Wrong::new(
+        None => Err(InvalidValue::new(
             format!("{} is not a size", shown(text)),
             format!("write a whole number and KiB, MiB or GiB, such as 16MiB, {span}"),
         )),
-        Some(bytes) if !range.contains(&bytes) => Err(Wrong::new(
+        Some(bytes) if !range.contains(&bytes) => Err(InvalidValue::new(
             format!("{} is out of its range", shown(text)),
             format!("write a size {span}"),
         )),
@@ -212,12 +215,12 @@ fn number_and_unit(text: &str) -> (Option<u64>, &str) {
 }
 
 /// An address to listen at; `off` is `None`.
-pub(crate) fn listen(text: &str) -> Result<Option<SocketAddr>, Wrong> {
+pub(crate) fn listen(text: &str) -> Result<Option<SocketAddr>, InvalidValue> {
     if text == "off" {
         return Ok(None);
     }
     text.parse().map(Some).map_err(|_| {
-        Wrong::new(
+        InvalidValue::new(
             format!("{} is not an address to listen at", shown(text)),
             "write an IP address and a port, such as 127.0.0.1:9464 or [::]:9464, or off",
         )
@@ -225,12 +228,12 @@ pub(crate) fn listen(text: &str) -> Result<Option<SocketAddr>, Wrong> {
 }
 
 /// `host:port,host:port`, as librdkafka's `bootstrap.servers` has it.
-pub(crate) fn brokers(text: &str) -> Result<String, Wrong> {
+pub(crate) fn brokers(text: &str) -> Result<String, InvalidValue> {
     let brokers: Vec<&str> = text.split(',').map(str::trim).collect();
     if brokers.iter().all(|broker| is_broker(broker)) {
         return Ok(brokers.join(","));
     }
-    Err(Wrong::new(
+    Err(InvalidValue::new(
         format!("{} is not a list of brokers", shown(text)),
         "write host:port,host:port, without a scheme or user",
     ))
@@ -253,9 +256,9 @@ fn is_broker(broker: &str) -> bool {
 }
 
 /// `schema.name` by the rules of SQL: folded to lower case unless quoted.
-pub(crate) fn table_name(text: &str) -> Result<TableName, Wrong> {
+pub(crate) fn table_name(text: &str) -> Result<TableName, InvalidValue> {
     let wrong = || {
-        Wrong::new(
+        InvalidValue::new(
             format!("{} is not the full name of a table", shown(text)),
             "write schema.name, with double quotes round a half that has capitals or signs",
         )
@@ -298,10 +301,10 @@ fn identifier(text: &str) -> Option<(String, &str)> {
 }
 
 /// A name that is taken as it stands.
-pub(crate) fn name_of(what: &str, text: &str) -> Result<String, Wrong> {
+pub(crate) fn name_of(what: &str, text: &str) -> Result<String, InvalidValue> {
     if text.is_empty() || text.len() > NAME_BYTES_MAX || text.contains('\0') {
         let problem = format!("{} is not the name of a {what}", shown(text));
-        return Err(Wrong::new(
+        return Err(InvalidValue::new(
             problem,
             format!("write a name of 1 to {NAME_BYTES_MAX} bytes"),
         ));
@@ -310,13 +313,13 @@ pub(crate) fn name_of(what: &str, text: &str) -> Result<String, Wrong> {
 }
 
 /// <https://www.postgresql.org/docs/current/logicaldecoding-explanation.html#LOGICALDECODING-REPLICATION-SLOTS>
-pub(crate) fn slot_name(text: &str) -> Result<String, Wrong> {
+pub(crate) fn slot_name(text: &str) -> Result<String, InvalidValue> {
     let inside = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
     if (1..=NAME_BYTES_MAX).contains(&text.len()) && text.bytes().all(inside) {
         return Ok(text.to_owned());
     }
     let problem = format!("{} cannot be the name of a slot", shown(text));
-    Err(Wrong::new(
+    Err(InvalidValue::new(
         problem,
         format!("write 1 to {NAME_BYTES_MAX} lower-case letters, digits and _"),
     ))

@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use crate::config::error::Wrong;
+use crate::config::error::InvalidValue;
 
 /// What a line of a password file is compared with.
 pub(crate) struct Login<'a> {
@@ -16,9 +16,9 @@ pub(crate) struct Login<'a> {
 }
 
 /// Reads a file that holds the password alone; an ending newline is not part of it.
-pub(crate) fn whole_file(path: &Path) -> Result<String, Wrong> {
+pub(crate) fn whole_file(path: &Path) -> Result<String, InvalidValue> {
     let text = std::fs::read_to_string(path).map_err(|e| {
-        Wrong::new(
+        InvalidValue::new(
             format!("cannot be read: {e}"),
             "name a file that this user may read",
         )
@@ -26,7 +26,7 @@ pub(crate) fn whole_file(path: &Path) -> Result<String, Wrong> {
     let password = text.strip_suffix('\n').unwrap_or(&text);
     let password = password.strip_suffix('\r').unwrap_or(password);
     if password.is_empty() {
-        return Err(Wrong::new(
+        return Err(InvalidValue::new(
             "names an empty file",
             "put the password into it",
         ));
@@ -35,9 +35,9 @@ pub(crate) fn whole_file(path: &Path) -> Result<String, Wrong> {
 }
 
 /// Looks a login up in a password file. Like libpq, nobody but its owner may have access to it.
-pub(crate) fn look_up(path: &Path, login: &Login<'_>) -> Result<Option<String>, Wrong> {
+pub(crate) fn look_up(path: &Path, login: &Login<'_>) -> Result<Option<String>, InvalidValue> {
     let readable = |e: std::io::Error| {
-        Wrong::new(
+        InvalidValue::new(
             format!("names a password file that cannot be read: {e}"),
             "mend or remove it",
         )
@@ -50,7 +50,7 @@ pub(crate) fn look_up(path: &Path, login: &Login<'_>) -> Result<Option<String>, 
             .permissions()
             .mode();
         if mode & 0o077 != 0 {
-            return Err(Wrong::new(
+            return Err(InvalidValue::new(
                 "names a password file that others may read",
                 "chmod 600 it, or use DATABASE_PASSWORD_FILE for a mounted secret",
             ));

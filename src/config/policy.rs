@@ -4,9 +4,9 @@
 use std::time::Duration;
 
 use crate::config::check::Check;
-use crate::config::error::Wrong;
+use crate::config::error::InvalidValue;
 use crate::config::parse;
-use crate::config::variables as names;
+use crate::config::variables;
 
 /// What becomes of a row once its event is in Kafka.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,7 +48,7 @@ impl Check {
             ("keep", AfterPublish::Keep),
         ];
         let after_publish = self.or(
-            names::AFTER_PUBLISH,
+            variables::AFTER_PUBLISH,
             after_publish,
             AfterPublish::Mark,
             |text| parse::choice(text, &choices),
@@ -62,13 +62,14 @@ impl Check {
             ("skip", Backlog::Skip),
             ("halt", Backlog::Halt),
         ];
-        let backlog = self.or(names::BACKLOG, backlog, default, |text| {
+        let backlog = self.or(variables::BACKLOG, backlog, default, |text| {
             parse::choice(text, &choices)
         });
         if after_publish == AfterPublish::Keep && backlog == Backlog::Publish {
             let problem = "cannot be publish with OUTBOX_AFTER_PUBLISH=keep, which marks no row";
-            let wrong = Wrong::new(problem, "write skip or halt, or mark or delete the rows");
-            self.faults.push(wrong.of(names::BACKLOG));
+            let wrong =
+                InvalidValue::new(problem, "write skip or halt, or mark or delete the rows");
+            self.errors.push(wrong.of(variables::BACKLOG));
         }
         (after_publish, backlog)
     }
@@ -93,13 +94,13 @@ impl Check {
             ("park-key", OnPoison::ParkKey),
             ("halt", OnPoison::Halt),
         ];
-        self.or(names::ON_POISON, given, OnPoison::default(), |text| {
+        self.or(variables::ON_POISON, given, OnPoison::default(), |text| {
             parse::choice(text, &choices)
         })
     }
 
     pub(super) fn dead_letters_per_minute(&mut self, given: Option<String>) -> u32 {
-        self.or(names::DEAD_LETTERS_PER_MINUTE, given, 1_000, |text| {
+        self.or(variables::DEAD_LETTERS_PER_MINUTE, given, 1_000, |text| {
             parse::count(text, 1..=1_000_000)
         })
     }
@@ -128,21 +129,21 @@ impl Check {
             OnSlotLoss::Heal
         };
         let choices = [("heal", OnSlotLoss::Heal), ("halt", OnSlotLoss::Halt)];
-        let choice = self.or(names::ON_SLOT_LOSS, given, default, |text| {
+        let choice = self.or(variables::ON_SLOT_LOSS, given, default, |text| {
             parse::choice(text, &choices)
         });
         if keeps && choice == OnSlotLoss::Heal {
             let problem = "cannot be heal with OUTBOX_AFTER_PUBLISH=keep: no row is marked, so the \
                            table cannot tell what a lost slot has missed";
-            let wrong = Wrong::new(problem, "write halt, or mark or delete the rows");
-            self.faults.push(wrong.of(names::ON_SLOT_LOSS));
+            let wrong = InvalidValue::new(problem, "write halt, or mark or delete the rows");
+            self.errors.push(wrong.of(variables::ON_SLOT_LOSS));
         }
         choice
     }
 
     pub(super) fn audit_interval(&mut self, given: Option<String>) -> Duration {
         let default = Duration::from_secs(60);
-        self.or(names::AUDIT_INTERVAL, given, default, |text| {
+        self.or(variables::AUDIT_INTERVAL, given, default, |text| {
             parse::duration(text, Duration::from_secs(1)..=Duration::from_secs(3_600))
         })
     }
@@ -168,7 +169,7 @@ impl Check {
         backlog: Backlog,
     ) -> Source {
         let choices = [("slot", Source::Slot), ("poll", Source::Poll)];
-        let source = self.or(names::SOURCE, source, Source::Slot, |text| {
+        let source = self.or(variables::SOURCE, source, Source::Slot, |text| {
             parse::choice(text, &choices)
         });
         if source == Source::Slot {
@@ -177,14 +178,14 @@ impl Check {
         if after_publish == AfterPublish::Keep {
             let problem = "cannot be keep with OUTBOX_SOURCE=poll: no row would ever be marked, \
                            and each would be sent again without end";
-            let wrong = Wrong::new(problem, "write mark or delete, or OUTBOX_SOURCE=slot");
-            self.faults.push(wrong.of(names::AFTER_PUBLISH));
+            let wrong = InvalidValue::new(problem, "write mark or delete, or OUTBOX_SOURCE=slot");
+            self.errors.push(wrong.of(variables::AFTER_PUBLISH));
         } else if matches!(backlog, Backlog::Skip | Backlog::Halt) {
             let problem = "cannot be skip or halt with OUTBOX_SOURCE=poll, which makes no slot \
                            and publishes whatever is unpublished";
-            let remedy = "write publish; set published_at of the rows that are not to be sent";
-            self.faults
-                .push(Wrong::new(problem, remedy).of(names::BACKLOG));
+            let hint = "write publish; set published_at of the rows that are not to be sent";
+            self.errors
+                .push(InvalidValue::new(problem, hint).of(variables::BACKLOG));
         }
         source
     }

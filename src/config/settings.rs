@@ -11,8 +11,8 @@ use std::path::Path;
 use clap::{Args, Command};
 use serde::{Deserialize, Deserializer};
 
-use crate::config::error::{Fault, Wrong, may_be_secret};
-use crate::config::variables as names;
+use crate::config::error::{InvalidValue, SettingError, may_be_secret};
+use crate::config::variables;
 
 /// All settings, each as it was given or `None`. Build it from flags and environment with clap,
 /// from a file with [`Settings::load`], or by hand, and turn it into a
@@ -22,22 +22,22 @@ use crate::config::variables as names;
 #[command(next_help_heading = "Settings")]
 pub struct Settings {
     /// Postgres, as a libpq URL or a key=value string
-    #[arg(long, env = names::DATABASE_URL, hide_env_values = true, value_name = "URL")]
+    #[arg(long, env = variables::DATABASE_URL, hide_env_values = true, value_name = "URL")]
     #[serde(deserialize_with = "scalar")]
     pub database_url: Option<String>,
 
     /// A file that holds the password for Postgres, and nothing else
-    #[arg(long, env = names::DATABASE_PASSWORD_FILE, hide_env_values = true, value_name = "FILE")]
+    #[arg(long, env = variables::DATABASE_PASSWORD_FILE, hide_env_values = true, value_name = "FILE")]
     #[serde(deserialize_with = "scalar")]
     pub database_password_file: Option<String>,
 
     /// Kafka's bootstrap servers: host:port,host:port
-    #[arg(long, env = names::KAFKA_BROKERS, hide_env_values = true, value_name = "LIST")]
+    #[arg(long, env = variables::KAFKA_BROKERS, hide_env_values = true, value_name = "LIST")]
     #[serde(deserialize_with = "scalar")]
     pub kafka_brokers: Option<String>,
 
     /// Properties of librdkafka: key=value,key=value; in the file, a table named kafka
-    #[arg(long, env = names::KAFKA_PROPERTIES, hide_env_values = true, value_name = "LIST")]
+    #[arg(long, env = variables::KAFKA_PROPERTIES, hide_env_values = true, value_name = "LIST")]
     #[serde(skip)]
     pub kafka_properties: Option<String>,
 
@@ -52,110 +52,110 @@ pub struct Settings {
     pub kafka_table: BTreeMap<String, String>,
 
     /// The outbox table, as schema.name [default: outbox.outbox]
-    #[arg(long, env = names::TABLE, hide_env_values = true, value_name = "TABLE")]
+    #[arg(long, env = variables::TABLE, hide_env_values = true, value_name = "TABLE")]
     #[serde(deserialize_with = "scalar")]
     pub table: Option<String>,
 
     /// The replication slot [default: outboxd_ and the database]
-    #[arg(long, env = names::SLOT, hide_env_values = true, value_name = "NAME")]
+    #[arg(long, env = variables::SLOT, hide_env_values = true, value_name = "NAME")]
     #[serde(deserialize_with = "scalar")]
     pub slot: Option<String>,
 
     /// The publication [default: outboxd]
-    #[arg(long, env = names::PUBLICATION, hide_env_values = true, value_name = "NAME")]
+    #[arg(long, env = variables::PUBLICATION, hide_env_values = true, value_name = "NAME")]
     #[serde(deserialize_with = "scalar")]
     pub publication: Option<String>,
 
     /// Where events are read from: slot, or poll where no slot is allowed [default: slot]
-    #[arg(long, env = names::SOURCE, hide_env_values = true, value_name = "CHOICE")]
+    #[arg(long, env = variables::SOURCE, hide_env_values = true, value_name = "CHOICE")]
     #[serde(deserialize_with = "scalar")]
     pub source: Option<String>,
 
     /// Write back as soon as this many events wait for it; with poll, rows a poll [default: 10]
-    #[arg(long, env = names::BATCH_SIZE, hide_env_values = true, value_name = "COUNT")]
+    #[arg(long, env = variables::BATCH_SIZE, hide_env_values = true, value_name = "COUNT")]
     #[serde(deserialize_with = "scalar")]
     pub batch_size: Option<String>,
 
     /// The longest that a write-back waits; with poll, the time between polls [default: 5s]
-    #[arg(long, env = names::PROCESS_INTERVAL, hide_env_values = true, value_name = "TIME")]
+    #[arg(long, env = variables::PROCESS_INTERVAL, hide_env_values = true, value_name = "TIME")]
     #[serde(deserialize_with = "scalar")]
     pub process_interval: Option<String>,
 
     /// The longest that one SQL statement, or the drain at stop, may take [default: 25s]
-    #[arg(long, env = names::OPERATION_TIMEOUT, hide_env_values = true, value_name = "TIME")]
+    #[arg(long, env = variables::OPERATION_TIMEOUT, hide_env_values = true, value_name = "TIME")]
     #[serde(deserialize_with = "scalar")]
     pub operation_timeout: Option<String>,
 
     /// Attempts for an event that Kafka refuses [default: 3]
-    #[arg(long, env = names::MAX_RETRIES, hide_env_values = true, value_name = "COUNT")]
+    #[arg(long, env = variables::MAX_RETRIES, hide_env_values = true, value_name = "COUNT")]
     #[serde(deserialize_with = "scalar")]
     pub max_retries: Option<String>,
 
     /// What becomes of a published row: mark, delete or keep [default: mark]
-    #[arg(long, env = names::AFTER_PUBLISH, hide_env_values = true, value_name = "CHOICE")]
+    #[arg(long, env = variables::AFTER_PUBLISH, hide_env_values = true, value_name = "CHOICE")]
     #[serde(deserialize_with = "scalar")]
     pub after_publish: Option<String>,
 
     /// Rows that are unpublished at the first start: publish, skip or halt [default: publish; with
     /// keep: skip]
-    #[arg(long, env = names::BACKLOG, hide_env_values = true, value_name = "CHOICE")]
+    #[arg(long, env = variables::BACKLOG, hide_env_values = true, value_name = "CHOICE")]
     #[serde(deserialize_with = "scalar")]
     pub backlog: Option<String>,
 
     /// A slot that is lost: heal it from the table, or halt [default: heal; with keep: halt]
-    #[arg(long, env = names::ON_SLOT_LOSS, hide_env_values = true, value_name = "CHOICE")]
+    #[arg(long, env = variables::ON_SLOT_LOSS, hide_env_values = true, value_name = "CHOICE")]
     #[serde(deserialize_with = "scalar")]
     pub on_slot_loss: Option<String>,
 
     /// How often the table is searched for events that the slot has missed [default: 60s]
-    #[arg(long, env = names::AUDIT_INTERVAL, hide_env_values = true, value_name = "TIME")]
+    #[arg(long, env = variables::AUDIT_INTERVAL, hide_env_values = true, value_name = "TIME")]
     #[serde(deserialize_with = "scalar")]
     pub audit_interval: Option<String>,
 
     /// Events that cannot be published: dead-letter, park-key or halt [default: dead-letter]
-    #[arg(long, env = names::ON_POISON, hide_env_values = true, value_name = "CHOICE")]
+    #[arg(long, env = variables::ON_POISON, hide_env_values = true, value_name = "CHOICE")]
     #[serde(deserialize_with = "scalar")]
     pub on_poison: Option<String>,
 
     /// More dead letters than this in a minute stop the publisher [default: 1000]
-    #[arg(long, env = names::DEAD_LETTERS_PER_MINUTE, hide_env_values = true, value_name = "COUNT")]
+    #[arg(long, env = variables::DEAD_LETTERS_PER_MINUTE, hide_env_values = true, value_name = "COUNT")]
     #[serde(deserialize_with = "scalar")]
     pub dead_letters_per_minute: Option<String>,
 
     /// The records' key: column:NAME, payload:/json/pointer or none [default: column:event_type]
-    #[arg(long, env = names::KEY, hide_env_values = true, value_name = "RULE")]
+    #[arg(long, env = variables::KEY, hide_env_values = true, value_name = "RULE")]
     #[serde(deserialize_with = "scalar")]
     pub key: Option<String>,
 
     /// Whether brokers may create a topic that is not there: true or false [default: false]
-    #[arg(long, env = names::AUTO_CREATE_TOPICS, hide_env_values = true, value_name = "CHOICE")]
+    #[arg(long, env = variables::AUTO_CREATE_TOPICS, hide_env_values = true, value_name = "CHOICE")]
     #[serde(deserialize_with = "scalar")]
     pub auto_create_topics: Option<String>,
 
     /// Bytes of events in flight, at least 1MiB [default: 16MiB]
-    #[arg(long, env = names::MEMORY_LIMIT, hide_env_values = true, value_name = "SIZE")]
+    #[arg(long, env = variables::MEMORY_LIMIT, hide_env_values = true, value_name = "SIZE")]
     #[serde(deserialize_with = "scalar")]
     pub memory_limit: Option<String>,
 
     /// Where metrics, health and the status page are served, or off [default: 127.0.0.1:9464]
-    #[arg(long, env = names::HTTP_LISTEN, hide_env_values = true, value_name = "ADDRESS")]
+    #[arg(long, env = variables::HTTP_LISTEN, hide_env_values = true, value_name = "ADDRESS")]
     #[serde(deserialize_with = "scalar")]
     pub http_listen: Option<String>,
 
     /// What is logged: a level, or a filter such as info,outboxd=debug [default: info]
-    #[arg(long, env = names::LOG, hide_env_values = true, value_name = "FILTER")]
+    #[arg(long, env = variables::LOG, hide_env_values = true, value_name = "FILTER")]
     #[serde(deserialize_with = "scalar")]
     pub log: Option<String>,
 
     /// The form of the log: text or json [default: text]
-    #[arg(long, env = names::LOG_FORMAT, hide_env_values = true, value_name = "FORM")]
+    #[arg(long, env = variables::LOG_FORMAT, hide_env_values = true, value_name = "FORM")]
     #[serde(deserialize_with = "scalar")]
     pub log_format: Option<String>,
 
     /// What was wrong with the file itself; told together with the faults of the values.
     #[arg(skip)]
     #[serde(skip)]
-    pub faults: Vec<Fault>,
+    pub errors: Vec<SettingError>,
 }
 
 impl Settings {
@@ -169,7 +169,7 @@ impl Settings {
         match std::fs::read_to_string(path) {
             Ok(text) => Settings::parse(&text, &file),
             Err(e) => Settings::faulty(vec![
-                Wrong::new(
+                InvalidValue::new(
                     format!("cannot be read: {e}"),
                     "name a settings file that exists (--config)",
                 )
@@ -187,7 +187,7 @@ impl Settings {
             Ok(table) => table,
             Err(e) => {
                 let line = e.span().map_or(1, |span| line_of(text, span.start));
-                let wrong = Wrong::new(
+                let wrong = InvalidValue::new(
                     "is not valid TOML",
                     "write `name = \"value\"`, each setting once",
                 );
@@ -195,43 +195,43 @@ impl Settings {
             }
         };
         let known = known();
-        let mut faults = Vec::new();
+        let mut errors = Vec::new();
         table.retain(|name, value| {
             let wrong = if !known.iter().any(|known| known == name) {
                 unknown(name, &known)
             } else if name == "kafka" && !value.is_table() {
-                Wrong::new(
+                InvalidValue::new(
                     "is not a table",
                     "write [kafka] and below it one property a line",
                 )
             } else if name != "kafka" && !is_scalar(value) {
-                Wrong::new(
+                InvalidValue::new(
                     "is not a single value",
                     "give a text, an integer or a boolean",
                 )
             } else {
                 return true;
             };
-            faults.push(wrong.of(format!("{file}: {}", name.escape_debug())));
+            errors.push(wrong.of(format!("{file}: {}", name.escape_debug())));
             false
         });
         if let Some(toml::Value::Table(properties)) = table.remove("kafka") {
             let mut flat = toml::Table::new();
             for (name, value) in properties {
                 flatten(name, value, &mut flat, &mut |name| {
-                    let wrong = Wrong::new(
+                    let wrong = InvalidValue::new(
                         "is not a single value",
                         "give a text, an integer or a boolean",
                     );
-                    faults.push(wrong.of(format!("{file}: [kafka] {}", name.escape_debug())));
+                    errors.push(wrong.of(format!("{file}: [kafka] {}", name.escape_debug())));
                 });
             }
             table.insert("kafka".to_owned(), toml::Value::Table(flat));
         }
         match table.try_into::<Settings>() {
-            Ok(settings) => Settings { faults, ..settings },
+            Ok(settings) => Settings { errors, ..settings },
             Err(_) => {
-                let wrong = Wrong::new(
+                let wrong = InvalidValue::new(
                     "has a value of the wrong kind",
                     "give texts, integers or booleans",
                 );
@@ -240,9 +240,9 @@ impl Settings {
         }
     }
 
-    fn faulty(faults: Vec<Fault>) -> Settings {
+    fn faulty(errors: Vec<SettingError>) -> Settings {
         Settings {
-            faults,
+            errors,
             ..Settings::default()
         }
     }
@@ -291,7 +291,7 @@ impl Settings {
             http_listen: or(self.http_listen, other.http_listen),
             log: or(self.log, other.log),
             log_format: or(self.log_format, other.log_format),
-            faults: other.faults.into_iter().chain(self.faults).collect(),
+            errors: other.errors.into_iter().chain(self.errors).collect(),
         }
     }
 }
@@ -318,14 +318,14 @@ fn known() -> Vec<String> {
     names.filter(|name| name != "kafka_properties").collect()
 }
 
-fn unknown(name: &str, known: &[String]) -> Wrong {
+fn unknown(name: &str, known: &[String]) -> InvalidValue {
     let folded = name.to_lowercase().replace('-', "_");
     let folded = folded.strip_prefix("outbox_").unwrap_or(&folded);
-    let remedy = match known.iter().find(|known| *known == folded) {
+    let hint = match known.iter().find(|known| *known == folded) {
         Some(meant) => format!("write {meant}"),
         None => "remove it; `outboxd run --help` lists the settings".to_owned(),
     };
-    Wrong::new("is not a setting", remedy)
+    InvalidValue::new("is not a setting", hint)
 }
 
 /// Puts `linger.ms = 5` under its whole name: TOML reads a dotted key as a table in a table.

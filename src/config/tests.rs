@@ -23,7 +23,7 @@ fn valid() -> Settings {
     }
 }
 
-fn build(settings: Settings) -> Result<Config, Faults> {
+fn build(settings: Settings) -> Result<Config, SettingErrors> {
     Config::build(settings, true, &nothing)
 }
 
@@ -42,21 +42,21 @@ fn flags(arguments: &[&str]) -> Settings {
     Settings::from_arg_matches(&matches).unwrap()
 }
 
-fn told(faults: &Faults) -> Vec<String> {
-    faults.iter().map(ToString::to_string).collect()
+fn told(errors: &SettingErrors) -> Vec<String> {
+    errors.iter().map(ToString::to_string).collect()
 }
 
-fn only_fault(result: Result<Config, Faults>) -> String {
-    let faults = told(&result.unwrap_err());
-    assert_eq!(faults.len(), 1, "{faults:#?}");
-    faults[0].clone()
+fn only_error(result: Result<Config, SettingErrors>) -> String {
+    let errors = told(&result.unwrap_err());
+    assert_eq!(errors.len(), 1, "{errors:#?}");
+    errors[0].clone()
 }
 
-fn database(url: &str) -> Result<Database, Faults> {
+fn database(url: &str) -> Result<Database, SettingErrors> {
     database_in(url, &nothing)
 }
 
-fn database_in(url: &str, env: Env<'_>) -> Result<Database, Faults> {
+fn database_in(url: &str, env: Env<'_>) -> Result<Database, SettingErrors> {
     let settings = Settings {
         database_url: Some(url.to_owned()),
         ..Settings::default()
@@ -141,7 +141,7 @@ fn every_setting_takes_the_value_that_it_is_given() {
 
 #[test]
 fn each_wrong_value_is_told_by_name_with_what_to_write() {
-    for (name, value, fault) in [
+    for (name, value, error) in [
         ("kafka_brokers", "kafka", ""),
         (
             "kafka_brokers",
@@ -266,11 +266,11 @@ fn each_wrong_value_is_told_by_name_with_what_to_write() {
         ),
     ] {
         let result = build(with(name, value));
-        if fault.is_empty() {
-            result.unwrap_or_else(|faults| panic!("{name} = {value}: {faults}"));
+        if error.is_empty() {
+            result.unwrap_or_else(|errors| panic!("{name} = {value}: {errors}"));
         } else {
-            let told = only_fault(result);
-            assert!(told.starts_with(fault), "{name} = {value}: {told}");
+            let told = only_error(result);
+            assert!(told.starts_with(error), "{name} = {value}: {told}");
         }
     }
 }
@@ -285,8 +285,8 @@ fn all_faults_are_told_at_once() {
          [kafka]
          acks = 1",
     );
-    let faults = build(settings).unwrap_err();
-    let settings: Vec<&str> = faults.iter().map(Fault::setting).collect();
+    let errors = build(settings).unwrap_err();
+    let settings: Vec<&str> = errors.iter().map(SettingError::setting).collect();
     assert_eq!(
         settings,
         [
@@ -299,8 +299,8 @@ fn all_faults_are_told_at_once() {
             "OUTBOX_HTTP_LISTEN",
         ]
     );
-    assert_eq!(faults.to_string().lines().count(), 7, "one line a fault");
-    let error = Error::from(faults);
+    assert_eq!(errors.to_string().lines().count(), 7, "one line a fault");
+    let error = Error::from(errors);
     assert_eq!((error.code(), error.is_transient()), (Code::Config, false));
     assert!(error.message().contains("OUTBOX_BATCH_SIZE `0`"), "{error}");
 }
@@ -371,10 +371,10 @@ fn kafka_properties_that_carry_a_guarantee_are_refused_by_name_with_the_reason()
         "bootstrap.servers",
         "metadata.broker.list",
     ] {
-        let fault = only_fault(build(flags(&["--kafka", &format!("{name}=1")]).or(valid())));
+        let error = only_error(build(flags(&["--kafka", &format!("{name}=1")]).or(valid())));
         assert!(
-            fault.starts_with(&format!("KAFKA_PROPERTIES may not set {name}: ")),
-            "{fault}"
+            error.starts_with(&format!("KAFKA_PROPERTIES may not set {name}: ")),
+            "{error}"
         );
     }
     for allowed in [
@@ -385,8 +385,8 @@ fn kafka_properties_that_carry_a_guarantee_are_refused_by_name_with_the_reason()
         build(flags(&["--kafka", allowed]).or(valid())).unwrap();
     }
     for broken in ["nothing", "a b=c", "=x"] {
-        let fault = only_fault(build(flags(&["--kafka", broken]).or(valid())));
-        assert!(!fault.contains(broken), "{fault}");
+        let error = only_error(build(flags(&["--kafka", broken]).or(valid())));
+        assert!(!error.contains(broken), "{error}");
     }
 }
 
@@ -397,12 +397,12 @@ fn keeping_rows_skips_the_backlog_and_does_not_go_with_publishing_it() {
         (config.after_publish, config.backlog),
         (AfterPublish::Keep, Backlog::Skip)
     );
-    let fault = only_fault(build(
+    let error = only_error(build(
         with("backlog", "publish").or(with("after_publish", "keep")),
     ));
     assert!(
-        fault.starts_with("OUTBOX_BACKLOG cannot be publish with"),
-        "{fault}"
+        error.starts_with("OUTBOX_BACKLOG cannot be publish with"),
+        "{error}"
     );
     build(with("backlog", "halt").or(with("after_publish", "keep"))).unwrap();
 }
@@ -417,12 +417,12 @@ fn a_lost_slot_is_healed_unless_nothing_is_marked_or_a_person_wants_to_decide() 
     assert_eq!(build(halts).unwrap().on_slot_loss, OnSlotLoss::Halt);
     let keeps = with("after_publish", "keep");
     assert_eq!(build(keeps).unwrap().on_slot_loss, OnSlotLoss::Halt);
-    let fault = only_fault(build(
+    let error = only_error(build(
         with("on_slot_loss", "heal").or(with("after_publish", "keep")),
     ));
     assert!(
-        fault.starts_with("OUTBOX_ON_SLOT_LOSS cannot be heal with OUTBOX_AFTER_PUBLISH=keep"),
-        "{fault}"
+        error.starts_with("OUTBOX_ON_SLOT_LOSS cannot be heal with OUTBOX_AFTER_PUBLISH=keep"),
+        "{error}"
     );
 }
 
@@ -433,17 +433,17 @@ fn polling_goes_with_marks_and_deletes_and_with_nothing_that_is_about_a_slots_ma
         let settings = with("source", "poll").or(with("after_publish", after_publish));
         assert_eq!(build(settings).unwrap().source, Source::Poll);
     }
-    let polls = |name, value| only_fault(build(with(name, value).or(with("source", "poll"))));
-    let fault = polls("after_publish", "keep");
+    let polls = |name, value| only_error(build(with(name, value).or(with("source", "poll"))));
+    let error = polls("after_publish", "keep");
     assert!(
-        fault.starts_with("OUTBOX_AFTER_PUBLISH cannot be keep with OUTBOX_SOURCE=poll"),
-        "{fault}"
+        error.starts_with("OUTBOX_AFTER_PUBLISH cannot be keep with OUTBOX_SOURCE=poll"),
+        "{error}"
     );
     for backlog in ["skip", "halt"] {
-        let fault = polls("backlog", backlog);
+        let error = polls("backlog", backlog);
         assert!(
-            fault.starts_with("OUTBOX_BACKLOG cannot be skip or halt with OUTBOX_SOURCE=poll"),
-            "{fault}"
+            error.starts_with("OUTBOX_BACKLOG cannot be skip or halt with OUTBOX_SOURCE=poll"),
+            "{error}"
         );
     }
     build(with("backlog", "publish").or(with("source", "poll"))).unwrap();
@@ -455,7 +455,7 @@ fn the_brokers_may_be_missing_where_only_postgres_is_asked() {
         kafka_brokers: None,
         ..valid()
     };
-    assert!(only_fault(build(settings.clone())).starts_with("KAFKA_BROKERS is not set"));
+    assert!(only_error(build(settings.clone())).starts_with("KAFKA_BROKERS is not set"));
     assert_eq!(
         Config::build(settings, false, &nothing).unwrap().brokers,
         ""
@@ -511,19 +511,19 @@ fn a_default_slot_is_a_valid_name_and_two_long_names_stay_apart() {
 #[test]
 fn a_file_that_cannot_be_read_or_is_no_toml_is_a_fault_with_its_place() {
     let missing = Settings::load(std::path::Path::new("/nowhere/outboxd.toml"));
-    let fault = only_fault(build(valid().or(missing)));
+    let error = only_error(build(valid().or(missing)));
     assert!(
-        fault.starts_with("/nowhere/outboxd.toml cannot be read: "),
-        "{fault}"
+        error.starts_with("/nowhere/outboxd.toml cannot be read: "),
+        "{error}"
     );
-    let fault = only_fault(build(
+    let error = only_error(build(
         valid().or(file("slot = 'a'\ndatabase_url = 'hunter2")),
     ));
     assert!(
-        fault.starts_with("outboxd.toml:2 is not valid TOML; "),
-        "{fault}"
+        error.starts_with("outboxd.toml:2 is not valid TOML; "),
+        "{error}"
     );
-    for (text, fault) in [
+    for (text, error) in [
         ("slot = [1]", "outboxd.toml: slot is not a single value"),
         (
             "batch_size = 1.5",
@@ -547,8 +547,8 @@ fn a_file_that_cannot_be_read_or_is_no_toml_is_a_fault_with_its_place() {
             "outboxd.toml: kafka_properties is not a setting",
         ),
     ] {
-        let told = only_fault(build(valid().or(file(text))));
-        assert!(told.starts_with(fault), "{text}: {told}");
+        let told = only_error(build(valid().or(file(text))));
+        assert!(told.starts_with(error), "{text}: {told}");
     }
 }
 
@@ -571,7 +571,7 @@ fn urls_and_key_value_strings_say_the_same_of_a_database() {
         ("postgres://u:a?b@h/d", "h:5432/d as u"),
         ("user=u  host = h dbname='it\\'s'", "h:5432/it's as u"),
     ] {
-        let found = database(text).unwrap_or_else(|faults| panic!("{text}: {faults}"));
+        let found = database(text).unwrap_or_else(|errors| panic!("{text}: {errors}"));
         assert_eq!(found.describe(), described, "{text}");
     }
     let database = database("postgres://u:p%40%2F:x@h/d").unwrap();
@@ -630,7 +630,7 @@ fn tls_options_follow_libpq() {
     assert_eq!((system.mode, system.root_cert), (SslMode::VerifyFull, None));
     let client = tls(format!("sslcert={path}&sslkey={path}"));
     assert_eq!(client.cert.as_deref(), Some(file.path()));
-    for (query, fault) in [
+    for (query, error) in [
         (
             "sslmode=allow".to_owned(),
             "has an sslmode that does not exist here",
@@ -652,17 +652,17 @@ fn tls_options_follow_libpq() {
             "asks for sslnegotiation=direct with a weak",
         ),
     ] {
-        let faults = with(query).unwrap_err().to_string();
+        let errors = with(query).unwrap_err().to_string();
         assert!(
-            faults.starts_with(&format!("DATABASE_URL {fault}")),
-            "{faults}"
+            errors.starts_with(&format!("DATABASE_URL {error}")),
+            "{errors}"
         );
     }
 }
 
 #[test]
 fn each_wrong_option_of_a_url_is_told_by_name() {
-    for (url, fault) in [
+    for (url, error) in [
         ("", "is not set"),
         ("db.example", "is not a connection string of libpq's"),
         (
@@ -705,12 +705,12 @@ fn each_wrong_option_of_a_url_is_told_by_name() {
             "has unlike numbers of host and hostaddr",
         ),
     ] {
-        let faults = told(&database(url).unwrap_err());
-        assert_eq!(faults.len(), 1, "{url}: {faults:#?}");
+        let errors = told(&database(url).unwrap_err());
+        assert_eq!(errors.len(), 1, "{url}: {errors:#?}");
         assert!(
-            faults[0].starts_with(&format!("DATABASE_URL {fault}")),
+            errors[0].starts_with(&format!("DATABASE_URL {error}")),
             "{url}: {}",
-            faults[0]
+            errors[0]
         );
     }
 }
@@ -773,12 +773,12 @@ fn a_password_file_that_others_may_read_is_a_fault() {
     std::fs::set_permissions(file.path(), std::fs::Permissions::from_mode(0o640)).unwrap();
     let path = file.path().display().to_string();
     let env = |name: &str| (name == "PGPASSFILE").then(|| path.clone());
-    let fault = database_in("postgres://u@h/d", &env)
+    let error = database_in("postgres://u@h/d", &env)
         .unwrap_err()
         .to_string();
     assert!(
-        fault.starts_with("PGPASSFILE names a password file that others may read"),
-        "{fault}"
+        error.starts_with("PGPASSFILE names a password file that others may read"),
+        "{error}"
     );
 }
 
@@ -794,18 +794,18 @@ fn the_password_can_be_a_file_of_its_own_but_not_in_two_places() {
     };
     let config = build(given("postgres://u@h/d", &path)).unwrap();
     assert_eq!(config.database.pg.get_password(), Some(&b"hunter2 "[..]));
-    let fault = only_fault(build(given("postgres://u:p@h/d", &path)));
+    let error = only_error(build(given("postgres://u:p@h/d", &path)));
     assert!(
-        fault.starts_with("DATABASE_PASSWORD_FILE names a password and DATABASE_URL"),
-        "{fault}"
+        error.starts_with("DATABASE_PASSWORD_FILE names a password and DATABASE_URL"),
+        "{error}"
     );
-    let fault = only_fault(build(given(
+    let error = only_error(build(given(
         "postgres://u@h/d",
         &folder.path().join("none"),
     )));
     assert!(
-        fault.starts_with("DATABASE_PASSWORD_FILE cannot be read: "),
-        "{fault}"
+        error.starts_with("DATABASE_PASSWORD_FILE cannot be read: "),
+        "{error}"
     );
 }
 
@@ -844,16 +844,16 @@ fn topics_are_created_by_our_setting_or_by_librdkafkas_which_means_the_same() {
         );
     }
     for (setting, property) in [("true", "false"), ("false", "true")] {
-        let faults = given(Some(setting), Some(property)).unwrap_err();
+        let errors = given(Some(setting), Some(property)).unwrap_err();
         assert_eq!(
-            faults.to_string(),
+            errors.to_string(),
             "OUTBOX_AUTO_CREATE_TOPICS says the opposite of allow.auto.create.topics, which means \
              the same; remove the property"
         );
     }
-    let faults = given(Some("yes"), None).unwrap_err();
+    let errors = given(Some("yes"), None).unwrap_err();
     assert_eq!(
-        faults.to_string(),
+        errors.to_string(),
         "OUTBOX_AUTO_CREATE_TOPICS `yes` is not one of its choices; write true or false"
     );
 }
@@ -942,9 +942,9 @@ proptest! {
     fn whatever_is_said_of_a_broken_connection_string_its_password_is_not(
         text in broken_connection_string(),
     ) {
-        if let Err(faults) = database(&text) {
-            let error = Error::from(faults.clone());
-            let told = format!("{faults} {faults:?} {error:?} {}", error.report());
+        if let Err(errors) = database(&text) {
+            let error = Error::from(errors.clone());
+            let told = format!("{errors} {errors:?} {error:?} {}", error.report());
             prop_assert!(!reveals(&told), "{told}");
         }
     }

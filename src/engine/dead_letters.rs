@@ -13,11 +13,13 @@ use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use crate::config::OnPoison;
-use crate::engine::output::Work;
+use crate::engine::output::DatabaseWork;
 use crate::engine::parked_keys::{Key, Park, ParkedKeys};
 use crate::engine::tracker::Ticket;
 use crate::lsn::Lsn;
-use crate::outbox::{Closing, Fault, Letter, OwnedRecord, ParkedKey, Request};
+use crate::outbox::{
+    CloseDeadLetter, NewDeadLetter, OwnedRecord, ParkedKey, Rejection, ResolveRequest,
+};
 
 /// DeadLetterQueue in one statement.
 const FILE_MAX: usize = 500;
@@ -33,8 +35,8 @@ const MINUTE: Duration = Duration::from_secs(60);
 
 /// What a look at the table has shown.
 #[derive(Debug, Default)]
-pub(crate) struct Sight {
-    pub(crate) requests: Vec<Request>,
+pub(crate) struct PendingRequests {
+    pub(crate) requests: Vec<ResolveRequest>,
     /// Which keys are parked, if that was asked for.
     pub(crate) parked: Option<Vec<ParkedKey>>,
 }
@@ -42,7 +44,7 @@ pub(crate) struct Sight {
 /// Where an event came from that is being retried or discarded.
 #[derive(Debug)]
 struct Source {
-    letter: i64,
+    dead_letter: i64,
     /// If the key is parked.
     key: Option<Key>,
 }
@@ -52,11 +54,11 @@ struct Source {
 pub(crate) struct DeadLetterQueue {
     policy: OnPoison,
     per_minute: u32,
-    filing: VecDeque<Letter>,
-    closing: VecDeque<Closing>,
+    filing: VecDeque<NewDeadLetter>,
+    closing: VecDeque<CloseDeadLetter>,
     counts: VecDeque<i64>,
     sources: HashMap<Ticket, Source>,
-    parks: ParkedKeys,
+    parked_keys: ParkedKeys,
     /// The version of the parks at the look that is out, and up to where the stream had been received whole.
     looked: Option<(u64, Lsn)>,
     look_at: Duration,
@@ -71,7 +73,7 @@ pub(crate) struct DeadLetterQueue {
 
 /// What a parked key means for an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Parking {
+pub(crate) enum KeyState {
     /// Nothing.
     Free,
     /// It is filed behind the others of its key.
@@ -82,7 +84,7 @@ pub(crate) enum Parking {
 
 /// The flood that stops the publisher.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Flood {
+pub(crate) struct TooManyDeadLetters {
     pub(crate) per_minute: u32,
 }
 
@@ -95,7 +97,7 @@ impl DeadLetterQueue {
             closing: VecDeque::new(),
             counts: VecDeque::new(),
             sources: HashMap::new(),
-            parks: ParkedKeys::default(),
+            parked_keys: ParkedKeys::default(),
             looked: None,
             look_at: Duration::ZERO,
             retry_at: Duration::ZERO,
@@ -108,10 +110,10 @@ impl DeadLetterQueue {
 
     /// Another lineage, or a rewind: everything is dropped but the breaker's count.
     pub(crate) fn reset(&mut self) {
-        let mut parks = std::mem::take(&mut self.parks);
-        parks.reset();
+        let mut parked_keys = std::mem::take(&mut self.parked_keys);
+        parked_keys.reset();
         *self = DeadLetterQueue {
-            parks,
+            parked_keys,
             minute: self.minute,
             filed_in_minute: self.filed_in_minute,
             ..DeadLetterQueue::new(self.policy, self.per_minute)
@@ -120,7 +122,7 @@ impl DeadLetterQueue {
 
     /// Which keys are parked, as the table has it, before the first event.
     pub(crate) fn load_parked(&mut self, keys: Vec<ParkedKey>) {
-        self.parks.load(keys);
+        self.parked_keys.load(keys);
     }
 
     /// What to do with an event of this topic and key: a new one stays behind all that are filed, a retried one only behind an event
@@ -130,19 +132,19 @@ impl DeadLetterQueue {
         ticket: Option<Ticket>,
         topic: &str,
         key: Option<&[u8]>,
-    ) -> Parking {
-        let Some(key) = key.filter(|_| !self.parks.is_empty()) else {
-            return Parking::Free;
+    ) -> KeyState {
+        let Some(key) = key.filter(|_| !self.parked_keys.is_empty()) else {
+            return KeyState::Free;
         };
-        let Some(park) = self.parks.get(topic, key) else {
-            return Parking::Free;
+        let Some(parked_key) = self.parked_keys.get(topic, key) else {
+            return KeyState::Free;
         };
         let retried = ticket.is_some_and(|ticket| self.is_retried(ticket));
-        match park {
-            Park { blocked: true, .. } => Parking::Follow,
-            _ if retried => Parking::Free,
-            Park { rows: 0, .. } => Parking::Wait,
-            Park { .. } => Parking::Follow,
+        match parked_key {
+            Park { blocked: true, .. } => KeyState::Follow,
+            _ if retried => KeyState::Free,
+            Park { rows: 0, .. } => KeyState::Wait,
+            Park { .. } => KeyState::Follow,
         }
     }
 
@@ -152,42 +154,42 @@ impl DeadLetterQueue {
     }
 
     /// An event will never be published as it is. `halt` gives the fault back: the publisher has to stop.
-    pub(crate) fn condemn(
+    pub(crate) fn reject(
         &mut self,
         now: Duration,
         ticket: Ticket,
         row: i64,
         record: Option<Box<OwnedRecord>>,
-        fault: Fault,
+        rejection: Rejection,
         attempts: u32,
-    ) -> Result<Option<Flood>, Fault> {
+    ) -> Result<Option<TooManyDeadLetters>, Rejection> {
         if self.policy == OnPoison::Halt {
-            return Err(fault);
+            return Err(rejection);
         }
-        let parks = self.policy == OnPoison::ParkKey;
+        let parked_keys = self.policy == OnPoison::ParkKey;
         let keyed = record.as_deref().filter(|record| record.key().is_some());
-        let parked = keyed.filter(|_| parks);
+        let parked = keyed.filter(|_| parked_keys);
         if let Some(record) = parked {
-            self.parks.file(record, true);
+            self.parked_keys.file(record, true);
         }
         let parks_key = parked.is_some();
-        self.file(ticket, row, record, fault, attempts, parks_key, false);
+        self.file(ticket, row, record, rejection, attempts, parks_key, false);
         if now >= self.minute + MINUTE {
             (self.minute, self.filed_in_minute) = (now, 0);
         }
         self.filed_in_minute = self.filed_in_minute.saturating_add(1);
         let per_minute = self.per_minute;
-        Ok((self.filed_in_minute > per_minute).then_some(Flood { per_minute }))
+        Ok((self.filed_in_minute > per_minute).then_some(TooManyDeadLetters { per_minute }))
     }
 
     /// An earlier event of its key is dead: this one follows it.
     pub(crate) fn follow(&mut self, ticket: Ticket, row: i64, record: Box<OwnedRecord>) {
-        self.parks.file(&record, false);
-        let fault = Fault {
+        self.parked_keys.file(&record, false);
+        let rejection = Rejection {
             code: "KEY_PARKED".to_owned(),
             message: "an earlier event of the same topic and key is a dead letter".to_owned(),
         };
-        self.file(ticket, row, Some(record), fault, 0, true, true);
+        self.file(ticket, row, Some(record), rejection, 0, true, true);
     }
 
     #[expect(
@@ -199,22 +201,22 @@ impl DeadLetterQueue {
         ticket: Ticket,
         row: i64,
         record: Option<Box<OwnedRecord>>,
-        fault: Fault,
+        rejection: Rejection,
         attempts: u32,
         parks_key: bool,
         parked: bool,
     ) {
         let source = self.sources.remove(&ticket);
-        let known = source.as_ref().map(|source| source.letter);
+        let known = source.as_ref().map(|source| source.dead_letter);
         if let Some(key) = source.and_then(|source| source.key) {
-            self.parks.returned(&key);
+            self.parked_keys.returned(&key);
         }
-        self.filing.push_back(Letter {
+        self.filing.push_back(NewDeadLetter {
             ticket,
             known,
             row: (row != 0).then_some(row),
             record,
-            fault,
+            rejection,
             attempts,
             parks_key,
             parked,
@@ -223,22 +225,22 @@ impl DeadLetterQueue {
 
     /// Kafka has the event. True when it was a retried one, whose letter is closed in place of its row being marked.
     pub(crate) fn delivered(&mut self, ticket: Ticket, row: i64) -> bool {
-        let Some(letter) = self.sources.get(&ticket).map(|source| source.letter) else {
+        let Some(dead_letter) = self.sources.get(&ticket).map(|source| source.dead_letter) else {
             return false;
         };
-        self.close(ticket, letter, row, true);
+        self.close(ticket, dead_letter, row, true);
         true
     }
 
     /// A person does not want the event.
-    pub(crate) fn discarded(&mut self, ticket: Ticket, letter: i64, row: i64) {
-        self.close(ticket, letter, row, false);
+    pub(crate) fn discarded(&mut self, ticket: Ticket, dead_letter: i64, row: i64) {
+        self.close(ticket, dead_letter, row, false);
     }
 
-    fn close(&mut self, ticket: Ticket, letter: i64, row: i64, published: bool) {
-        self.closing.push_back(Closing {
+    fn close(&mut self, ticket: Ticket, dead_letter: i64, row: i64, published: bool) {
+        self.closing.push_back(CloseDeadLetter {
             ticket,
-            letter,
+            dead_letter,
             row: (row != 0).then_some(row),
             published,
         });
@@ -252,66 +254,66 @@ impl DeadLetterQueue {
     }
 
     /// A dead letter is handed out: from now on its event is on its way like any other.
-    pub(crate) fn hand_out(&mut self, request: &Request, ticket: Ticket) {
+    pub(crate) fn hand_out(&mut self, request: &ResolveRequest, ticket: Ticket) {
         self.open += 1;
         let record = request.record.as_deref().filter(|_| request.parks_key);
-        let key = record.and_then(|record| self.parks.hand_out(record));
-        let letter = request.letter;
-        self.sources.insert(ticket, Source { letter, key });
+        let key = record.and_then(|record| self.parked_keys.hand_out(record));
+        let dead_letter = request.dead_letter;
+        self.sources.insert(ticket, Source { dead_letter, key });
     }
 
     /// What to write or read next, if anything.
-    pub(crate) fn work(&mut self, now: Duration, complete: Lsn) -> Option<Work> {
+    pub(crate) fn work(&mut self, now: Duration, complete: Lsn) -> Option<DatabaseWork> {
         if now < self.retry_at {
             return None;
         }
         if !self.filing.is_empty() {
             let mut bytes = 0;
-            let fits = self.filing.iter().take(FILE_MAX).take_while(|letter| {
+            let fits = self.filing.iter().take(FILE_MAX).take_while(|dead_letter| {
                 let fits = bytes < FILE_BYTES_MAX;
-                let value = letter.record.as_deref().and_then(OwnedRecord::value);
+                let value = dead_letter.record.as_deref().and_then(OwnedRecord::value);
                 bytes += value.map_or(0, <[u8]>::len);
                 fits
             });
             let count = fits.count();
-            return Some(Work::File(self.filing.drain(..count).collect()));
+            return Some(DatabaseWork::File(self.filing.drain(..count).collect()));
         }
         if !self.closing.is_empty() {
             let count = self.closing.len().min(FILE_MAX);
-            return Some(Work::Close(self.closing.drain(..count).collect()));
+            return Some(DatabaseWork::Close(self.closing.drain(..count).collect()));
         }
         if !self.counts.is_empty() {
             let count = self.counts.len().min(COUNT_MAX);
-            return Some(Work::Count(self.counts.drain(..count).collect()));
+            return Some(DatabaseWork::Count(self.counts.drain(..count).collect()));
         }
         if self.open == 0 && now >= self.look_at {
             self.look_at = now + LOOK;
-            self.looked = Some((self.parks.version(), complete));
-            return Some(Work::Look {
-                with_keys: !self.parks.is_empty(),
+            self.looked = Some((self.parked_keys.version(), complete));
+            return Some(DatabaseWork::Look {
+                with_keys: !self.parked_keys.is_empty(),
             });
         }
         None
     }
 
     /// It could not be done, and is due again after a while, in its order.
-    pub(crate) fn again(&mut self, now: Duration, work: Work) {
+    pub(crate) fn again(&mut self, now: Duration, work: DatabaseWork) {
         self.retry_at = now + self.retry_delay;
         self.retry_delay = (self.retry_delay * 2).min(RETRY_MAX);
         match work {
-            Work::File(letters) => letters
+            DatabaseWork::File(dead_letters) => dead_letters
                 .into_iter()
                 .rev()
-                .for_each(|letter| self.filing.push_front(letter)),
-            Work::Close(closings) => closings
+                .for_each(|dead_letter| self.filing.push_front(dead_letter)),
+            DatabaseWork::Close(closings) => closings
                 .into_iter()
                 .rev()
                 .for_each(|closing| self.closing.push_front(closing)),
-            Work::Count(rows) => rows
+            DatabaseWork::Count(rows) => rows
                 .into_iter()
                 .rev()
                 .for_each(|row| self.counts.push_front(row)),
-            Work::Look { .. } | Work::Mark(_) => {}
+            DatabaseWork::Look { .. } | DatabaseWork::Mark(_) => {}
         }
     }
 
@@ -321,12 +323,12 @@ impl DeadLetterQueue {
     }
 
     /// These letters are closed. The topics of which something may go on.
-    pub(crate) fn closed(&mut self, closings: &[Closing]) -> Vec<Box<str>> {
+    pub(crate) fn closed(&mut self, closings: &[CloseDeadLetter]) -> Vec<Box<str>> {
         let mut topics = Vec::new();
         for closing in closings {
             let source = self.sources.remove(&closing.ticket);
             if let Some(key) = source.and_then(|source| source.key) {
-                self.parks.returned(&key);
+                self.parked_keys.returned(&key);
                 topics.push(key.0);
             }
         }
@@ -349,7 +351,7 @@ impl DeadLetterQueue {
     ///
     /// A request waits until the stream is past its event: a restart repeats older ones of the key that were not confirmed, and they
     /// must be on their way, or filed, before it goes.
-    pub(crate) fn looked(&mut self, mut sight: Sight) -> Vec<Request> {
+    pub(crate) fn looked(&mut self, mut sight: PendingRequests) -> Vec<ResolveRequest> {
         let Some((version, complete)) = self.looked.take() else {
             return Vec::new();
         };
@@ -357,7 +359,7 @@ impl DeadLetterQueue {
         sight
             .requests
             .retain(|request| request.place.is_none_or(passed));
-        let current = version == self.parks.version() && self.filing.is_empty();
+        let current = version == self.parked_keys.version() && self.filing.is_empty();
         if let Some(parked) = sight.parked.filter(|_| current) {
             self.load_parked(parked);
         }

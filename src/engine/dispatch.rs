@@ -10,14 +10,14 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use crate::engine::dead_letters::{DeadLetterQueue, Parking};
-use crate::engine::output::{Failure, FailureKind, Limits, Report};
-use crate::engine::record_checks::{self as checks, Parcel};
-use crate::engine::topic_queue::Kept;
-use crate::engine::topics::{Access, Answer, Facts, TopicId, Topics};
-use crate::engine::tracker::{Accepted, Ticket, Tracker};
+use crate::engine::dead_letters::{DeadLetterQueue, KeyState};
+use crate::engine::output::{DeliveryFailure, DeliveryResult, FailureKind, Limits};
+use crate::engine::record_checks::{self, RecordFacts};
+use crate::engine::topic_queue::HeldRecord;
+use crate::engine::topics::{MetadataAnswer, TopicAccess, TopicId, TopicLimits, Topics};
+use crate::engine::tracker::{InFlight, Ticket, Tracker};
 use crate::lsn::Lsn;
-use crate::outbox::{Fault, OwnedRecord};
+use crate::outbox::{OwnedRecord, Rejection};
 
 /// What is to be done with an event that was just accepted.
 #[derive(Debug, PartialEq, Eq)]
@@ -38,7 +38,7 @@ pub(crate) enum Reason {
     /// An earlier event of its key is a dead letter.
     Follow,
     /// It will never be published as it is.
-    Condemn(Fault),
+    Reject(Rejection),
 }
 
 /// See the module's head.
@@ -46,7 +46,7 @@ pub(crate) enum Reason {
 pub(crate) struct Dispatch {
     pub(super) limits: Limits,
     pub(crate) topics: Topics,
-    pub(crate) letters: DeadLetterQueue,
+    pub(crate) dead_letters: DeadLetterQueue,
     /// Lanes that may have something to send.
     pub(super) awake: VecDeque<TopicId>,
     /// Lanes that rest.
@@ -56,8 +56,8 @@ pub(crate) struct Dispatch {
     pub(super) trusted: VecDeque<(String, u64)>,
     pub(super) in_flight: u64,
     pub(super) rewinds: u64,
-    pub(super) halt: Option<Fault>,
-    pub(super) failed: Option<Fault>,
+    pub(super) halt: Option<Rejection>,
+    pub(super) failed: Option<Rejection>,
 }
 
 impl Dispatch {
@@ -65,7 +65,7 @@ impl Dispatch {
         Dispatch {
             limits: limits.clone(),
             topics: Topics::new(limits.makes_topics),
-            letters: DeadLetterQueue::new(limits.on_poison, limits.dead_letters_per_minute),
+            dead_letters: DeadLetterQueue::new(limits.on_poison, limits.dead_letters_per_minute),
             awake: VecDeque::new(),
             resting: Vec::new(),
             delivered: Vec::new(),
@@ -79,8 +79,8 @@ impl Dispatch {
 
     /// Everything on its way is forgotten; what is known of topics stays.
     pub(crate) fn reset(&mut self) {
-        self.topics.forget_flights();
-        self.letters.reset();
+        self.topics.clear_in_flight();
+        self.dead_letters.reset();
         self.awake.clear();
         self.resting.clear();
         self.delivered.clear();
@@ -93,37 +93,39 @@ impl Dispatch {
     pub(crate) fn admit(
         &mut self,
         now: Duration,
-        parcel: &Parcel<'_>,
-        accepted: &Accepted,
+        facts: &RecordFacts<'_>,
+        accepted: &InFlight,
     ) -> Admission {
         let id = accepted.topic;
         // Behind all that waits, also where that is about to be refused or filed.
-        let Some(topic) = self.topics.get(id).filter(|topic| topic.lane.is_none()) else {
+        let Some(topic) = self.topics.get(id).filter(|topic| topic.queue.is_none()) else {
             return Admission::Keep(Reason::Hold);
         };
         let in_flight = topic.in_flight;
-        match self.letters.parking(None, parcel.topic, parcel.key) {
-            Parking::Free => {}
-            Parking::Follow => return Admission::Keep(Reason::Follow),
-            Parking::Wait => return Admission::Keep(Reason::Hold),
+        match self.dead_letters.parking(None, facts.topic, facts.key) {
+            KeyState::Free => {}
+            KeyState::Follow => return Admission::Keep(Reason::Follow),
+            KeyState::Wait => return Admission::Keep(Reason::Hold),
         }
-        let facts = match self.topics.access(id) {
-            Access::Wait => return Admission::Keep(Reason::Hold),
-            Access::Missing => {
+        let topic_limits = match self.topics.access(id) {
+            TopicAccess::Wait => return Admission::Keep(Reason::Hold),
+            TopicAccess::Missing => {
                 // What is under way comes back, and is filed before this one.
                 let waits = in_flight > 0 || self.topics.is_stale(now, id);
                 return Admission::Keep(match waits {
                     true => Reason::Hold,
-                    false => Reason::Condemn(checks::unknown_topic(parcel.topic)),
+                    false => Reason::Reject(record_checks::unknown_topic(facts.topic)),
                 });
             }
-            Access::Open(facts) => facts,
+            TopicAccess::Open(topic_limits) => topic_limits,
         };
-        let narrow = narrow(facts, &self.limits);
-        if let Some(fault) = checks::fault_with(facts, parcel, self.limits.compresses) {
+        let narrow = narrow(topic_limits, &self.limits);
+        if let Some(rejection) =
+            record_checks::rejection_by_topic(topic_limits, facts, self.limits.compresses)
+        {
             return Admission::Keep(match self.topics.is_stale(now, id) {
                 true => Reason::Hold,
-                false => Reason::Condemn(fault),
+                false => Reason::Reject(rejection),
             });
         }
         if narrow.is_some_and(|limit| !self.fits(id, accepted, limit)) {
@@ -134,13 +136,13 @@ impl Dispatch {
     }
 
     /// A topic whose limit is below the producer's batches must never have more than one batch's worth under way.
-    pub(super) fn fits(&self, id: TopicId, accepted: &Accepted, limit: usize) -> bool {
+    pub(super) fn fits(&self, id: TopicId, accepted: &InFlight, limit: usize) -> bool {
         self.topics.get(id).is_some_and(|topic| {
             topic.in_flight == 0 || topic.in_flight_bytes + accepted.bytes as usize <= limit
         })
     }
 
-    pub(super) fn sent(&mut self, id: TopicId, accepted: &Accepted) {
+    pub(super) fn sent(&mut self, id: TopicId, accepted: &InFlight) {
         self.in_flight += 1;
         if let Some(topic) = self.topics.get_mut(id) {
             topic.in_flight += 1;
@@ -149,44 +151,62 @@ impl Dispatch {
     }
 
     /// The copy of an event that [`admit`](Dispatch::admit) wanted kept.
-    pub(crate) fn keep(&mut self, now: Duration, accepted: &Accepted, kept: Kept, reason: Reason) {
+    pub(crate) fn keep(
+        &mut self,
+        now: Duration,
+        accepted: &InFlight,
+        held_record: HeldRecord,
+        reason: Reason,
+    ) {
         match reason {
             Reason::Hold | Reason::Retry(_) => {
                 if let Some(topic) = self.topics.get_mut(accepted.topic) {
-                    let lane = topic.lane.get_or_insert_default();
+                    let queue = topic.queue.get_or_insert_default();
                     match reason {
                         Reason::Retry(place) => {
-                            lane.retry(kept, place, |ticket| self.letters.is_retried(ticket));
+                            queue.retry(held_record, place, |ticket| {
+                                self.dead_letters.is_retried(ticket)
+                            });
                         }
-                        _ => lane.hold(kept),
+                        _ => queue.hold(held_record),
                     }
                     self.awake(accepted.topic);
                 }
             }
-            Reason::Follow => self.letters.follow(kept.ticket, accepted.row, kept.record),
-            Reason::Condemn(fault) => {
-                self.condemn(now, kept.ticket, accepted.row, Some(kept.record), fault, 0);
+            Reason::Follow => {
+                self.dead_letters
+                    .follow(held_record.ticket, accepted.row, held_record.record)
+            }
+            Reason::Reject(rejection) => {
+                self.reject(
+                    now,
+                    held_record.ticket,
+                    accepted.row,
+                    Some(held_record.record),
+                    rejection,
+                    0,
+                );
             }
         }
     }
 
     /// This event will never be published as it is.
-    pub(crate) fn condemn(
+    pub(crate) fn reject(
         &mut self,
         now: Duration,
         ticket: Ticket,
         row: i64,
         record: Option<Box<OwnedRecord>>,
-        fault: Fault,
+        rejection: Rejection,
         attempts: u32,
     ) {
         match self
-            .letters
-            .condemn(now, ticket, row, record, fault, attempts)
+            .dead_letters
+            .reject(now, ticket, row, record, rejection, attempts)
         {
             Ok(None) => {}
-            Ok(Some(flood)) => self.halt = Some(checks::flood(flood.per_minute)),
-            Err(fault) => self.halt = Some(fault),
+            Ok(Some(flood)) => self.halt = Some(record_checks::flood(flood.per_minute)),
+            Err(rejection) => self.halt = Some(rejection),
         }
     }
 
@@ -194,8 +214,8 @@ impl Dispatch {
     pub(crate) fn reported(
         &mut self,
         now: Duration,
-        accepted: &Accepted,
-        report: Report,
+        accepted: &InFlight,
+        report: DeliveryResult,
         tracker: &Tracker,
     ) -> bool {
         let id = accepted.topic;
@@ -207,7 +227,7 @@ impl Dispatch {
         topic.in_flight_bytes = topic
             .in_flight_bytes
             .saturating_sub(accepted.bytes as usize);
-        let Report {
+        let DeliveryResult {
             ticket,
             failure,
             record,
@@ -215,7 +235,7 @@ impl Dispatch {
         if let Some(failure) = &failure {
             topic.last_failure = topic.last_failure.max(failure.number);
         }
-        if failure.is_none() && topic.lane.is_none() {
+        if failure.is_none() && topic.queue.is_none() {
             if record.is_some() {
                 // Nobody settles a refusal here any more.
                 let trust = (topic.name.to_string(), topic.last_failure);
@@ -225,20 +245,23 @@ impl Dispatch {
             }
             return true;
         }
-        let rewinding = topic.lane.as_ref().is_some_and(|lane| lane.is_rewinding());
+        let rewinding = topic
+            .queue
+            .as_ref()
+            .is_some_and(|queue| queue.is_rewinding());
         let done = match (failure, record) {
             (None, Some(record)) if rewinding => {
-                let lane = topic.lane.get_or_insert_default();
-                lane.take_back(Kept { ticket, record }, None);
+                let queue = topic.queue.get_or_insert_default();
+                queue.return_record(HeldRecord { ticket, record }, None);
                 false
             }
             (None, _) => true,
             (Some(failure), Some(record)) if failure.kind != FailureKind::Producer => {
-                self.take_back(now, id, Kept { ticket, record }, failure);
+                self.return_record(now, id, HeldRecord { ticket, record }, failure);
                 false
             }
             (Some(failure), _) => {
-                self.failed = Some(failure.fault);
+                self.failed = Some(failure.rejection);
                 return false;
             }
         };
@@ -246,20 +269,30 @@ impl Dispatch {
         done
     }
 
-    fn take_back(&mut self, now: Duration, id: TopicId, kept: Kept, failure: Failure) {
+    fn return_record(
+        &mut self,
+        now: Duration,
+        id: TopicId,
+        held_record: HeldRecord,
+        failure: DeliveryFailure,
+    ) {
         if failure.kind == FailureKind::NoTopic {
             self.topics.doubt(now, id);
         }
         let Some(topic) = self.topics.get_mut(id) else {
             return;
         };
-        let lane = topic.lane.get_or_insert_default();
-        self.rewinds += u64::from(!lane.is_rewinding());
-        lane.take_back(kept, Some(failure));
+        let queue = topic.queue.get_or_insert_default();
+        self.rewinds += u64::from(!queue.is_rewinding());
+        queue.return_record(held_record, Some(failure));
     }
 
     /// Kafka has answered, or has not.
-    pub(crate) fn answered(&mut self, now: Duration, answers: Option<Vec<(String, Answer)>>) {
+    pub(crate) fn answered(
+        &mut self,
+        now: Duration,
+        answers: Option<Vec<(String, MetadataAnswer)>>,
+    ) {
         for id in self.topics.answered(now, answers) {
             self.awake(id);
         }
@@ -277,12 +310,12 @@ impl Dispatch {
     }
 
     /// Why the publisher has to stop, if it has to.
-    pub(crate) fn halt(&self) -> Option<&Fault> {
+    pub(crate) fn halt(&self) -> Option<&Rejection> {
         self.halt.as_ref()
     }
 
     /// Why the producer is of no more use, told once.
-    pub(crate) fn take_failed(&mut self) -> Option<Fault> {
+    pub(crate) fn take_failed(&mut self) -> Option<Rejection> {
         self.failed.take()
     }
 
@@ -298,8 +331,8 @@ impl Dispatch {
 }
 
 /// The most that may be under way to a topic whose limit is below what the producer puts into a batch.
-pub(super) fn narrow(facts: &Facts, limits: &Limits) -> Option<usize> {
-    facts
+pub(super) fn narrow(topic_limits: &TopicLimits, limits: &Limits) -> Option<usize> {
+    topic_limits
         .batch_bytes_max
         .filter(|limit| *limit < limits.batch_bytes)
 }

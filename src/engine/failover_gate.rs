@@ -108,33 +108,33 @@ mod tests {
 
     #[test]
     fn what_was_confirmable_stays_so_and_the_rest_waits_for_its_mark() {
-        let mut gate = FailoverGate::default();
-        assert_eq!(gate.confirmable(at(10)), at(10));
-        gate.hold(at(10), at(50));
-        gate.hold(at(20), at(60));
-        assert_eq!(gate.confirmable(at(30)), at(10));
-        gate.pass(at(49));
-        assert_eq!(gate.confirmable(at(30)), at(10));
-        gate.pass(at(50));
-        assert_eq!(gate.confirmable(at(30)), at(20));
-        gate.pass(at(70));
-        assert_eq!(gate.confirmable(at(30)), at(30));
-        gate.hold(at(30), at(65));
-        assert!(!gate.is_holding(), "the stream is past it already");
+        let mut failover_gate = FailoverGate::default();
+        assert_eq!(failover_gate.confirmable(at(10)), at(10));
+        failover_gate.hold(at(10), at(50));
+        failover_gate.hold(at(20), at(60));
+        assert_eq!(failover_gate.confirmable(at(30)), at(10));
+        failover_gate.pass(at(49));
+        assert_eq!(failover_gate.confirmable(at(30)), at(10));
+        failover_gate.pass(at(50));
+        assert_eq!(failover_gate.confirmable(at(30)), at(20));
+        failover_gate.pass(at(70));
+        assert_eq!(failover_gate.confirmable(at(30)), at(30));
+        failover_gate.hold(at(30), at(65));
+        assert!(!failover_gate.is_holding(), "the stream is past it already");
     }
 
     #[test]
     fn however_many_wait_the_oldest_limit_and_the_newest_mark_hold_for_all() {
-        let mut gate = FailoverGate::default();
+        let mut failover_gate = FailoverGate::default();
         for n in 0..10_000 {
-            gate.hold(at(n), at(20_000 + n));
+            failover_gate.hold(at(n), at(20_000 + n));
         }
-        assert_eq!(gate.held.len(), HELD_MAX);
-        assert_eq!(gate.confirmable(at(10_000)), at(0));
-        gate.pass(at(29_998));
-        let limit = gate.confirmable(at(10_000));
+        assert_eq!(failover_gate.held.len(), HELD_MAX);
+        assert_eq!(failover_gate.confirmable(at(10_000)), at(0));
+        failover_gate.pass(at(29_998));
+        let limit = failover_gate.confirmable(at(10_000));
         assert!(limit < at(1_000), "{limit} is not marked there");
-        gate.pass(at(29_999));
-        assert_eq!(gate.confirmable(at(10_000)), at(10_000));
+        failover_gate.pass(at(29_999));
+        assert_eq!(failover_gate.confirmable(at(10_000)), at(10_000));
     }
 }

@@ -31,7 +31,7 @@ pub(crate) struct Feedback {
     sent_at: Duration,
     sent_flush: Lsn,
     reply_wanted: bool,
-    heard_at: Duration,
+    received_at: Duration,
     reading: bool,
     asked: bool,
     requests: u32,
@@ -50,7 +50,7 @@ impl Feedback {
             sent_at: now,
             sent_flush: Lsn::INVALID,
             reply_wanted: true,
-            heard_at: now,
+            received_at: now,
             reading: true,
             asked: false,
             requests: 0,
@@ -62,15 +62,15 @@ impl Feedback {
     }
 
     /// Any byte from the server.
-    pub(crate) fn heard(&mut self, now: Duration) {
-        self.heard_at = now;
+    pub(crate) fn received(&mut self, now: Duration) {
+        self.received_at = now;
         self.asked = false;
     }
 
     /// Whether we read at present. Silence is counted anew from the moment reading begins.
     pub(crate) fn reading(&mut self, now: Duration, reading: bool) {
         if reading && !self.reading {
-            self.heard(now);
+            self.received(now);
         }
         self.reading = reading;
     }
@@ -119,7 +119,7 @@ impl Feedback {
 
     /// True once when the server has been silent for too long though we read and asked.
     pub(crate) fn silent(&mut self, now: Duration) -> bool {
-        let silent = self.reading && !self.asked && now >= self.heard_at + self.silence_limit;
+        let silent = self.reading && !self.asked && now >= self.received_at + self.silence_limit;
         self.asked |= silent;
         silent
     }
@@ -131,8 +131,8 @@ impl Feedback {
     }
 
     /// When a byte came from the server last.
-    pub(crate) fn heard_at(&self) -> Duration {
-        self.heard_at
+    pub(crate) fn received_at(&self) -> Duration {
+        self.received_at
     }
 
     /// Whether the server was silent for too long and was not heard since.
@@ -147,7 +147,7 @@ impl Feedback {
             deadline = self.sent_at + COALESCE;
         }
         if self.reading && !self.asked {
-            deadline = deadline.min(self.heard_at + self.silence_limit);
+            deadline = deadline.min(self.received_at + self.silence_limit);
         }
         deadline
     }
@@ -159,66 +159,66 @@ mod tests {
 
     const MS: Duration = Duration::from_millis(1);
 
-    fn cadence() -> Feedback {
-        let mut cadence = Feedback::new(Duration::ZERO, MS * 10_000, MS * 25_000);
-        assert!(cadence.status_due(Duration::ZERO, Lsn::new(1)).is_some());
-        cadence
+    fn feedback() -> Feedback {
+        let mut feedback = Feedback::new(Duration::ZERO, MS * 10_000, MS * 25_000);
+        assert!(feedback.status_due(Duration::ZERO, Lsn::new(1)).is_some());
+        feedback
     }
 
     #[test]
     fn a_server_that_asks_without_end_gets_ten_reports_a_second() {
-        let mut cadence = cadence();
+        let mut feedback = feedback();
         let mut reports = 0;
         for tick in 1..=10_000u32 {
             let now = MS * tick / 10;
-            cadence.keepalive(now, Lsn::new(9), true);
-            reports += u32::from(cadence.status_due(now, Lsn::new(1)).is_some());
+            feedback.keepalive(now, Lsn::new(9), true);
+            reports += u32::from(feedback.status_due(now, Lsn::new(1)).is_some());
         }
         assert_eq!(reports, 10);
     }
 
     #[test]
     fn reports_go_out_when_the_position_moves_and_each_interval_with_a_reply_requested() {
-        let mut cadence = cadence();
-        assert_eq!(cadence.status_due(MS * 500, Lsn::new(1)), None);
+        let mut feedback = feedback();
+        assert_eq!(feedback.status_due(MS * 500, Lsn::new(1)), None);
         assert_eq!(
-            cadence.status_due(MS * 500, Lsn::new(2)),
+            feedback.status_due(MS * 500, Lsn::new(2)),
             Some(StatusDue { ask_reply: false })
         );
-        assert_eq!(cadence.status_due(MS * 599, Lsn::new(3)), None);
-        assert_eq!(cadence.deadline(Lsn::new(3)), MS * 600);
-        assert!(cadence.status_due(MS * 600, Lsn::new(3)).is_some());
-        assert_eq!(cadence.deadline(Lsn::new(3)), MS * 10_600);
+        assert_eq!(feedback.status_due(MS * 599, Lsn::new(3)), None);
+        assert_eq!(feedback.deadline(Lsn::new(3)), MS * 600);
+        assert!(feedback.status_due(MS * 600, Lsn::new(3)).is_some());
+        assert_eq!(feedback.deadline(Lsn::new(3)), MS * 10_600);
         assert_eq!(
-            cadence.status_due(MS * 10_600, Lsn::new(3)),
+            feedback.status_due(MS * 10_600, Lsn::new(3)),
             Some(StatusDue { ask_reply: true })
         );
     }
 
     #[test]
     fn silence_counts_only_while_we_read_and_is_told_once() {
-        let mut cadence = cadence();
-        cadence.reading(MS, false);
-        assert!(!cadence.silent(MS * 60_000));
-        cadence.reading(MS * 60_000, true);
-        assert!(!cadence.silent(MS * 84_999));
-        assert!(cadence.silent(MS * 85_000));
-        assert!(!cadence.silent(MS * 85_001));
-        cadence.heard(MS * 86_000);
-        assert!(cadence.silent(MS * 111_000));
+        let mut feedback = feedback();
+        feedback.reading(MS, false);
+        assert!(!feedback.silent(MS * 60_000));
+        feedback.reading(MS * 60_000, true);
+        assert!(!feedback.silent(MS * 84_999));
+        assert!(feedback.silent(MS * 85_000));
+        assert!(!feedback.silent(MS * 85_001));
+        feedback.received(MS * 86_000);
+        assert!(feedback.silent(MS * 111_000));
     }
 
     #[test]
     fn three_requests_for_the_same_position_after_our_reports_mean_that_the_server_is_stopping() {
-        let mut cadence = cadence();
+        let mut feedback = feedback();
         let mut stopping = false;
         for tick in 0..4u32 {
             let now = MS * 100 * (tick + 1);
-            stopping = cadence.keepalive(now, Lsn::new(9), true);
-            cadence.status_due(now, Lsn::new(1));
+            stopping = feedback.keepalive(now, Lsn::new(9), true);
+            feedback.status_due(now, Lsn::new(1));
         }
         assert!(stopping);
-        let mut moving = self::cadence();
+        let mut moving = self::feedback();
         for tick in 0..100u32 {
             let now = MS * 100 * (tick + 1);
             assert!(!moving.keepalive(now, Lsn::new(9 + u64::from(tick)), true));

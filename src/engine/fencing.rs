@@ -30,12 +30,12 @@ impl Fencing {
     }
 
     /// Nothing is in flight any more.
-    pub(crate) fn forget(&mut self) {
+    pub(crate) fn clear(&mut self) {
         self.given_up = false;
     }
 
     /// A session ended that had heard the server at this time.
-    pub(crate) fn heard_last(&mut self, at: Duration) {
+    pub(crate) fn received_last(&mut self, at: Duration) {
         self.over_at = Some(at + self.limit);
     }
 
@@ -45,7 +45,7 @@ impl Fencing {
     }
 
     /// The lock is held.
-    pub(crate) fn renew(&mut self) {
+    pub(crate) fn held_again(&mut self) {
         self.over_at = None;
     }
 
@@ -61,14 +61,14 @@ mod tests {
     #[test]
     fn the_time_runs_from_the_last_word_and_not_from_the_end_of_the_session() {
         let second = Duration::from_secs(1);
-        let mut tenure = Fencing::new(second * 15);
-        assert!(!tenure.is_over(second * 1_000));
-        tenure.heard_last(second * 10);
-        assert!(!tenure.is_over(second * 24));
-        assert!(tenure.is_over(second * 25));
-        tenure.renew();
-        assert!(!tenure.is_over(second * 25));
-        tenure.end();
-        assert!(tenure.is_over(Duration::ZERO));
+        let mut fencing = Fencing::new(second * 15);
+        assert!(!fencing.is_over(second * 1_000));
+        fencing.received_last(second * 10);
+        assert!(!fencing.is_over(second * 24));
+        assert!(fencing.is_over(second * 25));
+        fencing.held_again();
+        assert!(!fencing.is_over(second * 25));
+        fencing.end();
+        assert!(fencing.is_over(Duration::ZERO));
     }
 }

@@ -53,13 +53,13 @@ use crate::engine::dispatch::Dispatch;
 use crate::engine::failover_gate::FailoverGate;
 use crate::engine::feedback::Feedback;
 use crate::engine::fencing::Fencing;
-use crate::engine::output::{End, Intake, Limits, Output, Snapshot, WRITE_BACK_MAX};
+use crate::engine::output::{End, EngineStats, Intake, Limits, Output, WRITE_BACK_MAX};
 use crate::engine::receive_timeout::ReceiveTimeout;
-use crate::engine::tracker::{Accepted, Ticket, Tracker};
+use crate::engine::tracker::{InFlight, Ticket, Tracker};
 use crate::engine::violation::Violation;
 use crate::engine::write_back_queue::WriteBackQueue;
 use crate::lsn::Lsn;
-use crate::outbox::Fault;
+use crate::outbox::Rejection;
 
 #[derive(Debug)]
 enum Mode {
@@ -69,7 +69,7 @@ enum Mode {
 
 /// What the one connection for writing is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Busy {
+pub(super) enum WorkerState {
     No,
     Reading,
     Writing,
@@ -85,13 +85,13 @@ pub(crate) struct Engine {
     pub(super) session: Option<Feedback>,
     /// The session is not to be trusted any more.
     pub(super) lapsed: bool,
-    pub(super) tenure: Fencing,
-    pub(super) patience: ReceiveTimeout,
-    pub(super) gate: FailoverGate,
+    pub(super) fencing: Fencing,
+    pub(super) receive_timeout: ReceiveTimeout,
+    pub(super) failover_gate: FailoverGate,
     mode: Mode,
     reported: Lsn,
     pub(super) decoding: bool,
-    pub(super) busy: Busy,
+    pub(super) busy: WorkerState,
     /// Marks go before letters next time, so that neither starves the other.
     pub(super) marks_first: bool,
     /// Grows with every reset: results of earlier work say nothing.
@@ -111,14 +111,14 @@ impl Engine {
             dispatch: Dispatch::new(&limits),
             session: None,
             lapsed: false,
-            tenure: Fencing::new(limits.silence),
-            patience: ReceiveTimeout::new(limits.silence),
-            gate: FailoverGate::default(),
+            fencing: Fencing::new(limits.silence),
+            receive_timeout: ReceiveTimeout::new(limits.silence),
+            failover_gate: FailoverGate::default(),
             limits,
             mode: Mode::Running,
             reported: Lsn::INVALID,
             decoding: false,
-            busy: Busy::No,
+            busy: WorkerState::No,
             marks_first: true,
             generation: 0,
             halted: false,
@@ -136,15 +136,15 @@ impl Engine {
         self.outputs
             .retain(|output| matches!(output, Output::Ask(_)));
         self.reported = start;
-        (self.busy, self.halted) = (Busy::No, false);
-        self.tenure.forget();
-        self.gate.clear();
+        (self.busy, self.halted) = (WorkerState::No, false);
+        self.fencing.clear();
+        self.failover_gate.clear();
         self.generation += 1;
     }
 
     /// Begin of a transaction.
     pub(crate) fn begin(&mut self, commit_lsn: Lsn) {
-        self.gate.pass(commit_lsn);
+        self.failover_gate.pass(commit_lsn);
         let result = self.tracker.begin(commit_lsn);
         self.check(result);
     }
@@ -156,13 +156,13 @@ impl Engine {
     }
 
     /// The change just counted is an event: its ticket. The record must be handed to Kafka now.
-    pub(crate) fn accept(&mut self, event: Accepted) -> Option<Ticket> {
+    pub(crate) fn accept(&mut self, event: InFlight) -> Option<Ticket> {
         let result = self.tracker.accept(event);
         self.check(result)
     }
 
     /// A row read from the table is an event: its ticket. The record must be handed to Kafka now.
-    pub(crate) fn accept_row(&mut self, event: Accepted) -> Ticket {
+    pub(crate) fn accept_row(&mut self, event: InFlight) -> Ticket {
         self.tracker.accept_row(event)
     }
 
@@ -183,7 +183,7 @@ impl Engine {
 
     /// A keepalive of the server.
     pub(crate) fn keepalive(&mut self, now: Duration, wal_end: Lsn, reply_requested: bool) {
-        self.gate.pass(wal_end);
+        self.failover_gate.pass(wal_end);
         let told = self.is_finished() && self.reported == self.flushed();
         if let Mode::Stopping { final_keepalives } = &mut self.mode {
             *final_keepalives += u32::from(told);
@@ -265,14 +265,14 @@ impl Engine {
 
     /// Tells once that it has to stop, when all that was begun is done but the event that stops it.
     fn halt(&mut self) {
-        let Some(fault) = self.dispatch.halt().filter(|_| !self.halted) else {
+        let Some(rejection) = self.dispatch.halt().filter(|_| !self.halted) else {
             return;
         };
-        let flying = self.dispatch.in_flight_count() > 0 || self.busy == Busy::Writing;
-        if flying || self.queue.len() > 0 || !self.dispatch.letters.is_idle() {
+        let flying = self.dispatch.in_flight_count() > 0 || self.busy == WorkerState::Writing;
+        if flying || self.queue.len() > 0 || !self.dispatch.dead_letters.is_idle() {
             return;
         }
-        let end = End::Halted(Fault::clone(fault));
+        let end = End::Halted(Rejection::clone(rejection));
         self.halted = true;
         self.outputs.push_back(Output::End(end));
     }
@@ -297,10 +297,15 @@ impl Engine {
             .session
             .as_ref()
             .map(|session| session.deadline(self.flushed()));
-        let letters = self.letters_are_open().then_some(&self.dispatch.letters);
-        let letters = letters.and_then(DeadLetterQueue::deadline);
-        let desk = [self.queue.deadline(), letters];
-        let desk = desk.into_iter().flatten().filter(|_| self.busy == Busy::No);
+        let dead_letters = self
+            .dead_letters_are_open()
+            .then_some(&self.dispatch.dead_letters);
+        let dead_letters = dead_letters.and_then(DeadLetterQueue::deadline);
+        let desk = [self.queue.deadline(), dead_letters];
+        let desk = desk
+            .into_iter()
+            .flatten()
+            .filter(|_| self.busy == WorkerState::No);
         desk.chain(session).chain(self.dispatch.deadline()).min()
     }
 
@@ -317,7 +322,7 @@ impl Engine {
 
     /// Whether nothing is in flight and nothing waits for the write-back.
     pub(crate) fn is_drained(&self) -> bool {
-        let written = self.busy != Busy::Writing && self.dispatch.letters.is_idle();
+        let written = self.busy != WorkerState::Writing && self.dispatch.dead_letters.is_idle();
         self.tracker.in_flight_count() == 0 && self.queue.len() == 0 && written
     }
 
@@ -347,8 +352,8 @@ impl Engine {
     }
 
     /// Figures for status and metrics.
-    pub(crate) fn snapshot(&self) -> Snapshot {
-        Snapshot {
+    pub(crate) fn snapshot(&self) -> EngineStats {
+        EngineStats {
             received: self.tracker.received(),
             confirmed: self.flushed(),
             in_flight_count: self.tracker.in_flight_count(),
@@ -358,9 +363,9 @@ impl Engine {
             hidden_count: self.queue.hidden_count(),
             oldest: self.tracker.oldest_in_flight(),
             decoding: self.decoding,
-            standby: self.gate.is_standby_late(),
+            standby: self.failover_gate.is_standby_late(),
             rewind_count: self.dispatch.rewind_count(),
-            unfiled_count: self.dispatch.letters.unfiled_count(),
+            unfiled_count: self.dispatch.dead_letters.unfiled_count(),
         }
     }
 }

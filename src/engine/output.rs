@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use crate::config::{AfterPublish, Config, KeyRule, OnPoison};
-use crate::engine::tracker::{Accepted, Ticket};
+use crate::engine::tracker::{InFlight, Ticket};
 use crate::engine::violation::Violation;
 use crate::error::{Code, Error};
 use crate::lsn::Lsn;
-use crate::outbox::{Closing, Fault, Letter, Mark, OwnedRecord};
+use crate::outbox::{CloseDeadLetter, Mark, NewDeadLetter, OwnedRecord, Rejection};
 
 /// The limits an engine works by.
 #[derive(Debug, Clone)]
@@ -86,8 +86,8 @@ pub(crate) enum Output {
     Trust { topic: String, failure: u64 },
     /// Ask Kafka about these topics, then call [`Engine::answered`].
     Ask(Vec<String>),
-    /// Do this in the database, then call [`Engine::worked`] with the same generation.
-    Work { generation: u64, work: Work },
+    /// Do this in the database, then call [`Engine::work_finished`] with the same generation.
+    Work { generation: u64, work: DatabaseWork },
     /// Find out over SQL what our walsender does, then call [`Engine::walsender`].
     LookAtWalsender,
     /// This session, or this run over the table, is over.
@@ -96,13 +96,13 @@ pub(crate) enum Output {
 
 /// What there is to do in the database, one thing at a time.
 #[derive(Debug)]
-pub(crate) enum Work {
+pub(crate) enum DatabaseWork {
     /// Write these rows back.
     Mark(Vec<Mark>),
     /// File these dead letters.
-    File(Vec<Letter>),
+    File(Vec<NewDeadLetter>),
     /// Close these, which were retried or discarded.
-    Close(Vec<Closing>),
+    Close(Vec<CloseDeadLetter>),
     /// Add an attempt to each of these rows of the outbox.
     Count(Vec<i64>),
     /// Read what people want done with dead letters, and, if asked for, which keys are parked.
@@ -111,18 +111,18 @@ pub(crate) enum Work {
 
 /// Kafka's report on a record.
 #[derive(Debug)]
-pub(crate) struct Report {
+pub(crate) struct DeliveryResult {
     pub(crate) ticket: Ticket,
-    pub(crate) failure: Option<Failure>,
+    pub(crate) failure: Option<DeliveryFailure>,
     /// The record itself, where it was not delivered, or its partition has refused another.
     pub(crate) record: Option<Box<OwnedRecord>>,
 }
 
 /// Why a record was not delivered.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Failure {
+pub(crate) struct DeliveryFailure {
     pub(crate) kind: FailureKind,
-    pub(crate) fault: Fault,
+    pub(crate) rejection: Rejection,
     /// Grows with each failure of a producer; 0 where it had not come as far as to fail.
     pub(crate) number: u64,
 }
@@ -152,9 +152,9 @@ pub(crate) enum End {
     /// So much time has passed between two reports that the server may have given the session up.
     Lapsed,
     /// The producer is of no more use, or has given a record back: a new one begins at the last confirmed position.
-    ProducerFailed(Fault),
+    ProducerFailed(Rejection),
     /// An event cannot be published, and the configuration says to stop there; or too many cannot.
-    Halted(Fault),
+    Halted(Rejection),
     /// The stream contradicts what was received before: to be dropped and begun again at the slot's position.
     Violated(Violation),
 }
@@ -178,15 +178,17 @@ impl End {
                 let message = "the stream does not go on where it had stopped";
                 Error::transient(Code::Replication, message).source(violation)
             }
-            End::ProducerFailed(fault) => {
+            End::ProducerFailed(rejection) => {
                 let message = "the Kafka producer failed, going back to what is confirmed";
-                Error::transient(Code::Publish, message).source(fault)
+                Error::transient(Code::Publish, message).source(rejection)
             }
-            End::Halted(fault) => {
+            End::Halted(rejection) => {
                 let message = "stopped at an event that cannot be published";
                 Error::fatal(Code::Publish, message)
-                    .source(fault)
-                    .hint("mend what it names and start again, or set OUTBOX_ON_POISON=dead-letter")
+                    .source(rejection)
+                    .with_hint(
+                        "mend what it names and start again, or set OUTBOX_ON_POISON=dead-letter",
+                    )
             }
         }
     }
@@ -218,7 +220,7 @@ pub(crate) enum Walsender {
 
 /// Figures for status and metrics.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Snapshot {
+pub(crate) struct EngineStats {
     pub(crate) received: Lsn,
     pub(crate) confirmed: Lsn,
     pub(crate) in_flight_count: u64,
@@ -228,7 +230,7 @@ pub(crate) struct Snapshot {
     pub(crate) deferred_count: usize,
     /// Those of them that nobody sees yet.
     pub(crate) hidden_count: usize,
-    pub(crate) oldest: Option<Accepted>,
+    pub(crate) oldest: Option<InFlight>,
     /// The server decodes something that sends us nothing.
     pub(crate) decoding: bool,
     /// The server waits for a standby before it sends more.

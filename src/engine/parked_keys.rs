@@ -43,12 +43,13 @@ impl ParkedKeys {
         self.reset();
         for parked in keys {
             let Some(key) = parked.key else { continue };
-            let park = Park {
+            let parked_key = Park {
                 rows: parked.rows,
                 out: 0,
                 blocked: parked.blocked,
             };
-            self.keys.insert((parked.topic.into(), key.into()), park);
+            self.keys
+                .insert((parked.topic.into(), key.into()), parked_key);
         }
     }
 
@@ -70,28 +71,28 @@ impl ParkedKeys {
     /// A row of this record's key is filed; `blocks` if it is the one that the others wait for.
     pub(crate) fn file(&mut self, record: &OwnedRecord, blocks: bool) {
         self.version += 1;
-        let park = self.keys.entry(key_of(record)).or_default();
-        park.rows += 1;
-        park.blocked |= blocks;
+        let parked_key = self.keys.entry(key_of(record)).or_default();
+        parked_key.rows += 1;
+        parked_key.blocked |= blocks;
     }
 
     /// A row of this record's key is handed out: the key, if it is parked.
     pub(crate) fn hand_out(&mut self, record: &OwnedRecord) -> Option<Key> {
         let key = key_of(record);
-        let park = self.keys.get_mut(&key)?;
+        let parked_key = self.keys.get_mut(&key)?;
         self.version += 1;
-        park.blocked = false;
-        park.rows = park.rows.saturating_sub(1);
-        park.out += 1;
+        parked_key.blocked = false;
+        parked_key.rows = parked_key.rows.saturating_sub(1);
+        parked_key.out += 1;
         Some(key)
     }
 
     /// One of the rows that were handed out is no longer on its way.
     pub(crate) fn returned(&mut self, key: &Key) {
-        if let Some(park) = self.keys.get_mut(key) {
+        if let Some(parked_key) = self.keys.get_mut(key) {
             self.version += 1;
-            park.out = park.out.saturating_sub(1);
-            if park.rows == 0 && park.out == 0 {
+            parked_key.out = parked_key.out.saturating_sub(1);
+            if parked_key.rows == 0 && parked_key.out == 0 {
                 self.keys.remove(key);
             }
         }

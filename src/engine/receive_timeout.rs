@@ -55,33 +55,33 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    fn silence(patience: &mut ReceiveTimeout, received: Lsn) {
-        patience.given_up = true;
-        patience.end(received);
+    fn silence(receive_timeout: &mut ReceiveTimeout, received: Lsn) {
+        receive_timeout.given_up = true;
+        receive_timeout.end(received);
     }
 
     #[test]
     fn each_silence_without_progress_doubles_the_wait_up_to_a_limit() {
-        let mut patience = ReceiveTimeout::new(SECOND * 25);
+        let mut receive_timeout = ReceiveTimeout::new(SECOND * 25);
         let at = Lsn::new(7);
         for seconds in [25, 50, 100, 200, 400, 600, 600] {
-            assert_eq!(patience.begin(at), SECOND * seconds);
-            silence(&mut patience, at);
+            assert_eq!(receive_timeout.begin(at), SECOND * seconds);
+            silence(&mut receive_timeout, at);
         }
         // An end of another kind says nothing.
-        assert_eq!(patience.begin(at), SECOND * 600);
-        patience.end(at);
-        assert_eq!(patience.begin(at), SECOND * 600);
+        assert_eq!(receive_timeout.begin(at), SECOND * 600);
+        receive_timeout.end(at);
+        assert_eq!(receive_timeout.begin(at), SECOND * 600);
     }
 
     #[test]
     fn progress_ends_the_doubling_and_a_long_wait_stays_as_it_is() {
-        let mut patience = ReceiveTimeout::new(SECOND * 25);
-        patience.begin(Lsn::new(7));
-        silence(&mut patience, Lsn::new(7));
-        assert_eq!(patience.begin(Lsn::new(7)), SECOND * 50);
-        silence(&mut patience, Lsn::new(8));
-        assert_eq!(patience.begin(Lsn::new(8)), SECOND * 25);
+        let mut receive_timeout = ReceiveTimeout::new(SECOND * 25);
+        receive_timeout.begin(Lsn::new(7));
+        silence(&mut receive_timeout, Lsn::new(7));
+        assert_eq!(receive_timeout.begin(Lsn::new(7)), SECOND * 50);
+        silence(&mut receive_timeout, Lsn::new(8));
+        assert_eq!(receive_timeout.begin(Lsn::new(8)), SECOND * 25);
         let mut long = ReceiveTimeout::new(SECOND * 900);
         for _ in 0..3 {
             assert_eq!(long.begin(Lsn::new(7)), SECOND * 900);

@@ -4,10 +4,10 @@
 //! looked for here first. What depends on the topic is checked against what Kafka has said of it last; what has changed since, the
 //! broker refuses, and the lane settles.
 
-use crate::engine::topics::Facts;
+use crate::engine::topics::TopicLimits;
 use crate::error::Error;
 use crate::outbox::wire_size;
-use crate::outbox::{Fault, OwnedRecord, Record, check_topic};
+use crate::outbox::{OwnedRecord, Record, Rejection, check_topic};
 
 /// Kafka's protocol has no limits for these; a record beyond them is a mistake in its writer.
 const KEY_BYTES_MAX: usize = 1 << 20;
@@ -16,17 +16,17 @@ const HEADERS_MAX: usize = 1_000;
 
 /// What of a record decides where it may go.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Parcel<'a> {
+pub(crate) struct RecordFacts<'a> {
     pub(crate) topic: &'a str,
     pub(crate) key: Option<&'a [u8]>,
     /// As the only record of a batch, the way the broker counts it.
     pub(crate) wire_bytes: usize,
 }
 
-impl<'a> Parcel<'a> {
+impl<'a> RecordFacts<'a> {
     /// Of a record that is about to be sent.
     pub(crate) fn of(record: &Record<'a>) -> Self {
-        Parcel {
+        RecordFacts {
             topic: record.topic,
             key: record.key,
             wire_bytes: wire_size(record.key, record.value, record.headers()),
@@ -34,8 +34,8 @@ impl<'a> Parcel<'a> {
     }
 
     /// Of a record that was kept.
-    pub(crate) fn of_kept(record: &'a OwnedRecord) -> Self {
-        Parcel {
+    pub(crate) fn of_held(record: &'a OwnedRecord) -> Self {
+        RecordFacts {
             topic: record.topic(),
             key: record.key(),
             wire_bytes: wire_size(record.key(), record.value(), record.headers()),
@@ -43,41 +43,43 @@ impl<'a> Parcel<'a> {
     }
 }
 
-fn fault(code: &str, message: impl Into<String>) -> Fault {
-    Fault {
+fn rejection(code: &str, message: impl Into<String>) -> Rejection {
+    Rejection {
         code: code.to_owned(),
         message: message.into(),
     }
 }
 
 /// What is wrong with a record itself, whatever its topic says. `needs_key` where every event is to have a key.
-pub(crate) fn own_fault(record: &Record<'_>, needs_key: bool) -> Option<Fault> {
+pub(crate) fn own_rejection(record: &Record<'_>, needs_key: bool) -> Option<Rejection> {
     let (key, value) = (record.key, record.value);
-    name_fault(record.topic).or_else(|| content_fault(key, value, record.headers(), needs_key))
+    name_rejection(record.topic)
+        .or_else(|| content_rejection(key, value, record.headers(), needs_key))
 }
 
 /// The same of a record that was kept, or read from the table because somebody wants it sent again.
-pub(crate) fn own_fault_of_kept(record: &OwnedRecord, needs_key: bool) -> Option<Fault> {
+pub(crate) fn own_rejection_of_held(record: &OwnedRecord, needs_key: bool) -> Option<Rejection> {
     let (key, value) = (record.key(), record.value());
-    name_fault(record.topic()).or_else(|| content_fault(key, value, record.headers(), needs_key))
+    name_rejection(record.topic())
+        .or_else(|| content_rejection(key, value, record.headers(), needs_key))
 }
 
-fn content_fault<'a>(
+fn content_rejection<'a>(
     key: Option<&[u8]>,
     value: Option<&[u8]>,
     headers: impl Iterator<Item = (&'a str, &'a [u8])>,
     needs_key: bool,
-) -> Option<Fault> {
+) -> Option<Rejection> {
     if value.is_none() {
-        return Some(fault("COLUMN_NULL", "event_payload is null"));
+        return Some(rejection("COLUMN_NULL", "event_payload is null"));
     }
     if key.is_none() && needs_key {
-        return Some(fault("COLUMN_NULL", "event_type is null"));
+        return Some(rejection("COLUMN_NULL", "event_type is null"));
     }
     let key_bytes = key.map_or(0, <[u8]>::len);
     if key_bytes > KEY_BYTES_MAX {
         let message = format!("the key has {key_bytes} bytes, of at most {KEY_BYTES_MAX}");
-        return Some(fault("KEY_TOO_LARGE", message));
+        return Some(rejection("KEY_TOO_LARGE", message));
     }
     let (mut count, mut bytes) = (0, 0);
     for (name, value) in headers {
@@ -87,32 +89,32 @@ fn content_fault<'a>(
         let message = format!(
             "{count} headers of {bytes} bytes, of at most {HEADERS_MAX} of {HEADER_BYTES_MAX}"
         );
-        return Some(fault("HEADERS_TOO_LARGE", message));
+        return Some(rejection("HEADERS_TOO_LARGE", message));
     }
     None
 }
 
 /// The fault of a row that cannot become a record.
-pub(crate) fn malformed(error: &Error) -> Fault {
+pub(crate) fn malformed(error: &Error) -> Rejection {
     let report = error.report();
     let message = report
         .split_once(": ")
         .map_or(report.as_str(), |(_, rest)| rest);
-    fault("ROW_MALFORMED", message)
+    rejection("ROW_MALFORMED", message)
 }
 
 /// What is wrong with a topic's name.
-pub(crate) fn name_fault(topic: &str) -> Option<Fault> {
+pub(crate) fn name_rejection(topic: &str) -> Option<Rejection> {
     let wrong = check_topic(topic).err()?;
-    Some(fault(
+    Some(rejection(
         "TOPIC_INVALID",
         format!("{wrong}: {:?}", shown(topic)),
     ))
 }
 
 /// The fault of a dead letter whose event can be read nowhere.
-pub(crate) fn unreadable() -> Fault {
-    fault("UNREADABLE", "neither the row nor its copy can be read")
+pub(crate) fn unreadable() -> Rejection {
+    rejection("UNREADABLE", "neither the row nor its copy can be read")
 }
 
 /// The beginning of a name that may be anything.
@@ -121,37 +123,41 @@ fn shown(name: &str) -> String {
 }
 
 /// What is wrong with a record for a topic of which this is known.
-pub(crate) fn fault_with(facts: &Facts, parcel: &Parcel<'_>, compresses: bool) -> Option<Fault> {
-    let Parcel {
+pub(crate) fn rejection_by_topic(
+    topic_limits: &TopicLimits,
+    facts: &RecordFacts<'_>,
+    compresses: bool,
+) -> Option<Rejection> {
+    let RecordFacts {
         topic,
         key,
         wire_bytes,
-    } = parcel;
-    if facts.compacted && key.is_none() {
+    } = facts;
+    if topic_limits.compacted && key.is_none() {
         let message = format!("topic {topic} is compacted and takes no record without a key");
-        return Some(fault("KEY_MISSING", message));
+        return Some(rejection("KEY_MISSING", message));
     }
-    let limit = facts.batch_bytes_max.filter(|_| !compresses)?;
+    let limit = topic_limits.batch_bytes_max.filter(|_| !compresses)?;
     (*wire_bytes > limit).then(|| {
         let message = format!(
             "the record has {wire_bytes} bytes, topic {topic} takes at most {limit}: raise its max.message.bytes"
         );
-        fault("RECORD_TOO_LARGE", message)
+        rejection("RECORD_TOO_LARGE", message)
     })
 }
 
 /// The fault of an event whose topic Kafka does not have.
-pub(crate) fn unknown_topic(topic: &str) -> Fault {
+pub(crate) fn unknown_topic(topic: &str) -> Rejection {
     let message =
         format!("Kafka has no topic {topic}: create it, or give this user DESCRIBE on it");
-    fault("TOPIC_UNKNOWN", message)
+    rejection("TOPIC_UNKNOWN", message)
 }
 
 /// The fault that is a flood of faults.
-pub(crate) fn flood(per_minute: u32) -> Fault {
+pub(crate) fn flood(per_minute: u32) -> Rejection {
     let message = format!(
         "more than {per_minute} events in a minute cannot be published, which is hardly their own fault: \
          see `outboxd dead-letter list`, and OUTBOX_DEAD_LETTERS_PER_MINUTE for the limit"
     );
-    fault("DEAD_LETTER_FLOOD", message)
+    rejection("DEAD_LETTER_FLOOD", message)
 }

@@ -6,14 +6,14 @@
 
 use std::time::Duration;
 
-use crate::engine::dead_letters::Parking;
+use crate::engine::dead_letters::KeyState;
 use crate::engine::dispatch::{Dispatch, narrow};
 use crate::engine::output::Output;
-use crate::engine::record_checks::{self as checks, Parcel};
-use crate::engine::topic_queue::{Kept, Queue};
-use crate::engine::topics::{Access, TopicId};
+use crate::engine::record_checks::{self, RecordFacts};
+use crate::engine::topic_queue::{HeldRecord, Stage};
+use crate::engine::topics::{TopicAccess, TopicId};
 use crate::engine::tracker::Tracker;
-use crate::outbox::Closing;
+use crate::outbox::CloseDeadLetter;
 
 impl Dispatch {
     /// Judges the lane's round if that is over.
@@ -22,40 +22,47 @@ impl Dispatch {
             return;
         };
         let in_flight = topic.in_flight;
-        if topic.lane.is_none() {
+        if topic.queue.is_none() {
             return;
         }
         self.awake(id);
-        let Some(lane) = self
+        let Some(queue) = self
             .topics
             .get_mut(id)
-            .and_then(|topic| topic.lane.as_mut())
+            .and_then(|topic| topic.queue.as_mut())
         else {
             return;
         };
-        if in_flight > 0 || !lane.awaits_judgement() {
+        if in_flight > 0 || !queue.awaits_judgement() {
             return;
         }
-        let verdict = lane.judge(now, self.limits.attempts);
-        if lane.rest_until().is_some() {
+        let verdict = queue.judge(now, self.limits.attempts);
+        if queue.rest_until().is_some() {
             self.rest(id);
         }
         let row = |ticket| tracker.accepted(ticket).map_or(0, |accepted| accepted.row);
         self.delivered.extend(verdict.delivered);
         if let Some(ticket) = verdict.attempted {
-            self.letters.attempted(row(ticket));
+            self.dead_letters.attempted(row(ticket));
         }
-        if let Some((kept, fault, attempts)) = verdict.condemned {
-            let row = row(kept.ticket);
-            self.condemn(now, kept.ticket, row, Some(kept.record), fault, attempts);
+        if let Some((held_record, rejection, attempts)) = verdict.rejected {
+            let row = row(held_record.ticket);
+            self.reject(
+                now,
+                held_record.ticket,
+                row,
+                Some(held_record.record),
+                rejection,
+                attempts,
+            );
         }
     }
 
     /// The next thing to do for the lanes that are awake.
     pub(crate) fn output(&mut self, now: Duration, tracker: &Tracker) -> Option<Output> {
         while let Some(id) = self.awake.front().copied() {
-            if let Some(kept) = self.next_of(now, id, tracker) {
-                let Kept { ticket, record } = kept;
+            if let Some(held_record) = self.next_of(now, id, tracker) {
+                let HeldRecord { ticket, record } = held_record;
                 return Some(Output::Send { ticket, record });
             }
             self.awake.pop_front();
@@ -70,102 +77,114 @@ impl Dispatch {
         now: Duration,
         id: TopicId,
         tracker: &Tracker,
-    ) -> Option<Kept> {
+    ) -> Option<HeldRecord> {
         loop {
             let topic = self.topics.get_mut(id)?;
             let in_flight = topic.in_flight;
-            let lane = topic.lane.as_mut()?;
-            if lane.rests(now) {
+            let queue = topic.queue.as_mut()?;
+            if queue.rests(now) {
                 self.rest(id);
                 return None;
             }
-            let (narrow, facts) = match self.topics.access(id) {
-                Access::Wait => return None,
-                Access::Missing => {
+            let (narrow, topic_limits) = match self.topics.access(id) {
+                TopicAccess::Wait => return None,
+                TopicAccess::Missing => {
                     if in_flight == 0 && !self.topics.is_stale(now, id) {
                         self.refuse_all(now, id, tracker);
                     }
                     return None;
                 }
-                Access::Open(facts) => (narrow(facts, &self.limits), facts.clone()),
+                TopicAccess::Open(topic_limits) => {
+                    (narrow(topic_limits, &self.limits), topic_limits.clone())
+                }
             };
             let topic = self.topics.get_mut(id)?;
-            let lane = topic.lane.as_mut()?;
-            let Some((kept, queue)) = lane.next() else {
-                if lane.awaits_judgement() && topic.in_flight == 0 {
+            let queue = topic.queue.as_mut()?;
+            let Some((held_record, stage)) = queue.next() else {
+                if queue.awaits_judgement() && topic.in_flight == 0 {
                     self.settle(now, id, tracker);
                     continue;
                 }
-                if lane.is_empty() && !lane.is_rewinding() {
-                    if lane.is_distrusted() {
+                if queue.is_empty() && !queue.is_rewinding() {
+                    if queue.is_distrusted() {
                         let trust = (topic.name.to_string(), topic.last_failure);
                         self.trusted.push_back(trust);
                     }
-                    topic.lane = None;
+                    topic.queue = None;
                 }
                 return None;
             };
-            let Some(accepted) = tracker.accepted(kept.ticket) else {
+            let Some(accepted) = tracker.accepted(held_record.ticket) else {
                 continue;
             };
-            let record = &kept.record;
-            let ticket = Some(kept.ticket);
-            match self.letters.parking(ticket, record.topic(), record.key()) {
-                Parking::Free => {}
-                Parking::Follow => {
-                    self.letters.follow(kept.ticket, accepted.row, kept.record);
+            let record = &held_record.record;
+            let ticket = Some(held_record.ticket);
+            match self
+                .dead_letters
+                .parking(ticket, record.topic(), record.key())
+            {
+                KeyState::Free => {}
+                KeyState::Follow => {
+                    self.dead_letters
+                        .follow(held_record.ticket, accepted.row, held_record.record);
                     continue;
                 }
-                Parking::Wait if queue == Queue::Replay => {
-                    if let Some(lane) = self
+                KeyState::Wait if stage == Stage::Replay => {
+                    if let Some(queue) = self
                         .topics
                         .get_mut(id)
-                        .and_then(|topic| topic.lane.as_mut())
+                        .and_then(|topic| topic.queue.as_mut())
                     {
-                        lane.give_way(kept, |ticket| self.letters.is_retried(ticket));
+                        queue.requeue_behind(held_record, |ticket| {
+                            self.dead_letters.is_retried(ticket)
+                        });
                     }
                     continue;
                 }
-                Parking::Wait => {
-                    self.put_back(id, kept, queue);
+                KeyState::Wait => {
+                    self.put_back(id, held_record, stage);
                     return None;
                 }
             }
-            if queue != Queue::Replay {
-                let parcel = Parcel::of_kept(record);
-                let fault = checks::fault_with(&facts, &parcel, self.limits.compresses);
-                if fault.is_some() && self.topics.is_stale(now, id) {
-                    self.put_back(id, kept, queue);
+            if stage != Stage::Replay {
+                let facts = RecordFacts::of_held(record);
+                let rejection = record_checks::rejection_by_topic(
+                    &topic_limits,
+                    &facts,
+                    self.limits.compresses,
+                );
+                if rejection.is_some() && self.topics.is_stale(now, id) {
+                    self.put_back(id, held_record, stage);
                     return None;
                 }
-                if let Some(fault) = fault {
-                    let record = Some(kept.record);
-                    self.condemn(now, kept.ticket, accepted.row, record, fault, 0);
+                if let Some(rejection) = rejection {
+                    let record = Some(held_record.record);
+                    self.reject(now, held_record.ticket, accepted.row, record, rejection, 0);
                     continue;
                 }
                 if narrow.is_some_and(|limit| !self.fits(id, &accepted, limit)) {
-                    self.put_back(id, kept, queue);
+                    self.put_back(id, held_record, stage);
                     return None;
                 }
             }
             self.sent(id, &accepted);
-            return Some(kept);
+            return Some(held_record);
         }
     }
 
-    pub(super) fn put_back(&mut self, id: TopicId, kept: Kept, queue: Queue) {
-        if let Some(lane) = self
+    pub(super) fn put_back(&mut self, id: TopicId, held_record: HeldRecord, stage: Stage) {
+        if let Some(queue) = self
             .topics
             .get_mut(id)
-            .and_then(|topic| topic.lane.as_mut())
+            .and_then(|topic| topic.queue.as_mut())
         {
-            lane.put_back(kept, queue);
+            queue.put_back(held_record, stage);
         }
     }
 
     /// DeadLetterQueue are closed: what waited for them may go.
-    pub(crate) fn closed(&mut self, closings: &[Closing]) {
-        for topic in self.letters.closed(closings) {
+    pub(crate) fn closed(&mut self, closings: &[CloseDeadLetter]) {
+        for topic in self.dead_letters.closed(closings) {
             if let Some(id) = self.topics.known(&topic) {
                 self.awake(id);
             }
@@ -177,21 +196,28 @@ impl Dispatch {
         let Some(topic) = self.topics.get_mut(id) else {
             return;
         };
-        let Some(mut lane) = topic.lane.take() else {
+        let Some(mut queue) = topic.queue.take() else {
             return;
         };
-        if lane.is_distrusted() {
+        if queue.is_distrusted() {
             let trust = (topic.name.to_string(), topic.last_failure);
             self.trusted.push_back(trust);
         }
-        let fault = checks::unknown_topic(&topic.name);
-        for kept in lane.empty() {
+        let rejection = record_checks::unknown_topic(&topic.name);
+        for held_record in queue.empty() {
             let row = tracker
-                .accepted(kept.ticket)
+                .accepted(held_record.ticket)
                 .map_or(0, |accepted| accepted.row);
-            self.condemn(now, kept.ticket, row, Some(kept.record), fault.clone(), 0);
+            self.reject(
+                now,
+                held_record.ticket,
+                row,
+                Some(held_record.record),
+                rejection.clone(),
+                0,
+            );
         }
-        self.topics.forget_missing();
+        self.topics.clear_missing();
     }
 
     pub(super) fn rest(&mut self, id: TopicId) {
@@ -219,6 +245,6 @@ impl Dispatch {
     }
 
     pub(super) fn rest_of(&self, id: TopicId) -> Option<Duration> {
-        self.topics.get(id)?.lane.as_ref()?.rest_until()
+        self.topics.get(id)?.queue.as_ref()?.rest_until()
     }
 }

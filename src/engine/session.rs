@@ -11,31 +11,31 @@ use crate::engine::output::{End, Output, Walsender};
 impl Engine {
     /// A session streams from now on.
     pub(crate) fn session_started(&mut self, now: Duration) {
-        self.forget_session();
-        self.tenure.renew();
-        let patience = self.patience.begin(self.tracker.received());
+        self.clear_session();
+        self.fencing.held_again();
+        let receive_timeout = self.receive_timeout.begin(self.tracker.received());
         let interval = self.limits.status_interval;
-        self.session = Some(Feedback::new(now, interval, patience));
+        self.session = Some(Feedback::new(now, interval, receive_timeout));
         self.poll(now);
     }
 
     /// The session is over, for whatever reason; reports and write-backs of its events stay welcome.
     pub(crate) fn session_ended(&mut self) {
         if let Some(session) = self.session.take() {
-            self.tenure.heard_last(session.heard_at());
+            self.fencing.received_last(session.received_at());
         }
         if std::mem::take(&mut self.lapsed) {
-            self.tenure.end();
+            self.fencing.end();
         }
         self.decoding = false;
-        self.gate.look(false);
-        self.patience.end(self.tracker.received());
+        self.failover_gate.look(false);
+        self.receive_timeout.end(self.tracker.received());
         self.tracker.interrupt();
-        self.forget_session();
+        self.clear_session();
     }
 
     /// Outputs about a session end with it; those about the table and Kafka stay due, since they are told only once.
-    fn forget_session(&mut self) {
+    fn clear_session(&mut self) {
         self.outputs.retain(|output| {
             matches!(
                 output,
@@ -47,10 +47,10 @@ impl Engine {
     }
 
     /// Bytes came from the server.
-    pub(crate) fn heard(&mut self, now: Duration) {
+    pub(crate) fn received(&mut self, now: Duration) {
         self.decoding = false;
         if let Some(session) = &mut self.session {
-            session.heard(now);
+            session.received(now);
         }
     }
 
@@ -63,14 +63,14 @@ impl Engine {
     pub(crate) fn walsender(&mut self, now: Duration, walsender: Walsender) {
         match walsender {
             Walsender::Busy => {
-                self.heard(now);
+                self.received(now);
                 self.decoding = true;
             }
-            Walsender::Standby => self.heard(now),
+            Walsender::Standby => self.received(now),
             // It may have spoken while it was looked at.
             Walsender::Idle | Walsender::Gone if !self.is_silent() => {}
             Walsender::Idle | Walsender::Gone => {
-                self.patience.given_up = true;
+                self.receive_timeout.given_up = true;
                 self.outputs.push_back(Output::End(End::Silent));
             }
         }
@@ -88,36 +88,36 @@ impl Engine {
 
     /// The lock is ours from now on.
     pub(crate) fn lock_held(&mut self) {
-        self.tenure.renew();
+        self.fencing.held_again();
     }
 
     /// A session without a stream ended.
     pub(crate) fn lock_lost(&mut self, now: Duration) {
-        if self.tenure.over_at.is_none() {
-            self.tenure.heard_last(now);
+        if self.fencing.over_at.is_none() {
+            self.fencing.received_last(now);
         }
     }
 
     /// Another instance has it.
     pub(crate) fn lock_taken(&mut self) {
-        self.tenure.end();
+        self.fencing.end();
     }
 
     /// Without the lock: whether what is in flight is to be withdrawn now. Told once; a reset has to follow before anything is sent.
     pub(crate) fn gives_up(&mut self, now: Duration) -> bool {
-        let is_over = self.session.is_none() && self.tenure.is_over(now);
-        let gives_up = is_over && self.kafka_count() > 0 && !self.tenure.given_up;
-        self.tenure.given_up |= gives_up;
+        let is_over = self.session.is_none() && self.fencing.is_over(now);
+        let gives_up = is_over && self.kafka_count() > 0 && !self.fencing.given_up;
+        self.fencing.given_up |= gives_up;
         gives_up
     }
 
     /// Whether the slot is one that standbys keep.
-    pub(crate) fn slot_is_kept(&mut self, kept: bool) {
-        self.gate.on = kept;
+    pub(crate) fn set_failover_slot(&mut self, kept: bool) {
+        self.failover_gate.on = kept;
     }
 
     /// A look at the walsender: whether it waits until a standby has what it is about to send.
     pub(crate) fn waits_for_standby(&mut self, waits: bool) {
-        self.gate.look(waits);
+        self.failover_gate.look(waits);
     }
 }

@@ -16,10 +16,10 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use crate::engine::output::{Failure, FailureKind};
+use crate::engine::output::{DeliveryFailure, FailureKind};
 use crate::engine::tracker::Ticket;
 use crate::lsn::Lsn;
-use crate::outbox::{Fault, OwnedRecord};
+use crate::outbox::{OwnedRecord, Rejection};
 
 /// A round is never larger: what comes back of it is in memory twice for a moment.
 const ROUND_MAX: usize = 4_096;
@@ -28,7 +28,7 @@ const REST_MAX: Duration = Duration::from_secs(5);
 
 /// Where in the lane a record stood.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Queue {
+pub(crate) enum Stage {
     /// It was sent before.
     Replay,
     Held,
@@ -36,28 +36,28 @@ pub(crate) enum Queue {
 
 /// A record that waits.
 #[derive(Debug)]
-pub(crate) struct Kept {
+pub(crate) struct HeldRecord {
     pub(crate) ticket: Ticket,
     pub(crate) record: Box<OwnedRecord>,
 }
 
 /// What a round has shown.
 #[derive(Debug, Default)]
-pub(crate) struct Verdict {
+pub(crate) struct RoundResult {
     /// Appended in their place: done.
     pub(crate) delivered: Vec<Ticket>,
     /// This record was refused alone.
     pub(crate) attempted: Option<Ticket>,
     /// It was its last attempt.
-    pub(crate) condemned: Option<(Kept, Fault, u32)>,
+    pub(crate) rejected: Option<(HeldRecord, Rejection, u32)>,
 }
 
 /// See the module's head.
 #[derive(Debug, Default)]
 pub(crate) struct TopicQueue {
-    replay: VecDeque<Kept>,
-    held: VecDeque<Kept>,
-    returned: Vec<(Kept, Option<Failure>)>,
+    replay: VecDeque<HeldRecord>,
+    held: VecDeque<HeldRecord>,
+    returned: Vec<(HeldRecord, Option<DeliveryFailure>)>,
     /// Records that a round may have; 0 before the first round of a replay.
     window: usize,
     /// Records that may still be sent in this round.
@@ -67,43 +67,52 @@ pub(crate) struct TopicQueue {
     outages: u32,
     rest_until: Option<Duration>,
     /// Why the last round failed.
-    trouble: Option<Fault>,
+    problem: Option<Rejection>,
     /// Something has come back: reports of the topic bring their records along.
     distrusted: bool,
 }
 
 impl TopicQueue {
     /// A new event of the topic: behind all that waits.
-    pub(crate) fn hold(&mut self, kept: Kept) {
-        self.held.push_back(kept);
+    pub(crate) fn hold(&mut self, held_record: HeldRecord) {
+        self.held.push_back(held_record);
     }
 
     /// A dead letter that is to be sent again: behind the other letters, and what stood before its event in the log. One without a
     /// place, read from the table, is older than all that the stream brings; what the table brings now is newer than all letters.
     pub(crate) fn retry(
         &mut self,
-        kept: Kept,
+        held_record: HeldRecord,
         place: Option<(Lsn, u32)>,
-        is_letter: impl Fn(Ticket) -> bool,
+        is_dead_letter: impl Fn(Ticket) -> bool,
     ) {
-        let newer = |held: &Kept| {
+        let newer = |held: &HeldRecord| {
             let stands = held.record.place();
-            !is_letter(held.ticket) && (stands.is_none() || stands > place)
+            !is_dead_letter(held.ticket) && (stands.is_none() || stands > place)
         };
         let at = self.held.iter().position(newer);
-        self.held.insert(at.unwrap_or(self.held.len()), kept);
+        self.held.insert(at.unwrap_or(self.held.len()), held_record);
     }
 
     /// A record that was to be sent again, and has to wait for letters that came since: it goes behind them.
-    pub(crate) fn give_way(&mut self, kept: Kept, is_letter: impl Fn(Ticket) -> bool) {
-        let newer = |held: &Kept| !is_letter(held.ticket) && held.ticket > kept.ticket;
+    pub(crate) fn requeue_behind(
+        &mut self,
+        held_record: HeldRecord,
+        is_dead_letter: impl Fn(Ticket) -> bool,
+    ) {
+        let newer =
+            |held: &HeldRecord| !is_dead_letter(held.ticket) && held.ticket > held_record.ticket;
         let at = self.held.iter().position(newer);
-        self.held.insert(at.unwrap_or(self.held.len()), kept);
+        self.held.insert(at.unwrap_or(self.held.len()), held_record);
     }
 
     /// A report brought this record back: refused, or delivered in a partition that has refused another.
-    pub(crate) fn take_back(&mut self, kept: Kept, failure: Option<Failure>) {
-        self.returned.push((kept, failure));
+    pub(crate) fn return_record(
+        &mut self,
+        held_record: HeldRecord,
+        failure: Option<DeliveryFailure>,
+    ) {
+        self.returned.push((held_record, failure));
         self.distrusted = true;
         // Nothing more of this round: what failed must be looked at before anything follows it.
         self.quota = 0;
@@ -134,9 +143,10 @@ impl TopicQueue {
     }
 
     /// Nothing of the topic is in flight: judges the round that ended, and begins the next.
-    pub(crate) fn judge(&mut self, now: Duration, attempts_max: u32) -> Verdict {
-        let mut verdict = Verdict::default();
-        self.returned.sort_by_key(|(kept, _)| kept.ticket);
+    pub(crate) fn judge(&mut self, now: Duration, attempts_max: u32) -> RoundResult {
+        let mut verdict = RoundResult::default();
+        self.returned
+            .sort_by_key(|(held_record, _)| held_record.ticket);
         let round = self.returned.len();
         let failed = self
             .returned
@@ -151,18 +161,18 @@ impl TopicQueue {
         verdict.delivered = self
             .returned
             .drain(..)
-            .map(|(kept, _)| kept.ticket)
+            .map(|(held_record, _)| held_record.ticket)
             .collect();
         let mut failure = None;
         let mut outage = None;
-        for (kept, failed) in behind.into_iter().rev() {
+        for (held_record, failed) in behind.into_iter().rev() {
             if let Some(failed) = failed {
                 if matches!(failed.kind, FailureKind::Outage | FailureKind::NoTopic) {
-                    outage = Some(failed.fault.clone());
+                    outage = Some(failed.rejection.clone());
                 }
                 failure = Some(failed);
             }
-            self.replay.push_front(kept);
+            self.replay.push_front(held_record);
         }
         let Some(failure) = failure else {
             self.window = (self.window * 2).clamp(1, ROUND_MAX);
@@ -170,22 +180,23 @@ impl TopicQueue {
             self.begin_round();
             return verdict;
         };
-        self.trouble = Some(outage.clone().unwrap_or_else(|| failure.fault.clone()));
+        self.problem = Some(outage.clone().unwrap_or_else(|| failure.rejection.clone()));
         if outage.is_some() {
             self.outages = self.outages.saturating_add(1);
             self.rest(now, self.outages);
             self.window = 1;
         } else if alone {
             self.window = 1;
-            verdict.attempted = self.replay.front().map(|kept| kept.ticket);
+            verdict.attempted = self.replay.front().map(|held_record| held_record.ticket);
             let attempts = match self.suspect {
                 Some((ticket, attempts)) if Some(ticket) == verdict.attempted => attempts + 1,
                 _ => 1,
             };
             self.suspect = verdict.attempted.map(|ticket| (ticket, attempts));
             if attempts >= attempts_max {
-                let condemned = self.replay.pop_front();
-                verdict.condemned = condemned.map(|kept| (kept, failure.fault, attempts));
+                let rejected = self.replay.pop_front();
+                verdict.rejected =
+                    rejected.map(|held_record| (held_record, failure.rejection, attempts));
             } else {
                 self.rest(now, attempts);
             }
@@ -200,7 +211,7 @@ impl TopicQueue {
     fn begin_round(&mut self) {
         if self.replay.is_empty() {
             // The refusal is settled; what was held flows again.
-            (self.window, self.suspect, self.trouble) = (0, None, None);
+            (self.window, self.suspect, self.problem) = (0, None, None);
         }
         self.quota = self.window;
     }
@@ -222,32 +233,42 @@ impl TopicQueue {
     }
 
     /// The next record that may be sent, and where it stood. `None` while a round is out, or when nothing is left.
-    pub(crate) fn next(&mut self) -> Option<(Kept, Queue)> {
+    pub(crate) fn next(&mut self) -> Option<(HeldRecord, Stage)> {
         if self.has_returned() {
             return None;
         }
         if self.window > 0 {
             self.quota = self.quota.checked_sub(1)?;
-            return self.replay.pop_front().map(|kept| (kept, Queue::Replay));
+            return self
+                .replay
+                .pop_front()
+                .map(|held_record| (held_record, Stage::Replay));
         }
-        self.held.pop_front().map(|kept| (kept, Queue::Held))
+        self.held
+            .pop_front()
+            .map(|held_record| (held_record, Stage::Held))
     }
 
     /// Puts back what [`next`](TopicQueue::next) gave and could not be sent yet.
-    pub(crate) fn put_back(&mut self, kept: Kept, queue: Queue) {
-        match queue {
-            Queue::Replay => {
+    pub(crate) fn put_back(&mut self, held_record: HeldRecord, stage: Stage) {
+        match stage {
+            Stage::Replay => {
                 self.quota += 1;
-                self.replay.push_front(kept);
+                self.replay.push_front(held_record);
             }
-            Queue::Held => self.held.push_front(kept),
+            Stage::Held => self.held.push_front(held_record),
         }
     }
 
     /// Everything, in order, for a topic that will not take any of it.
-    pub(crate) fn empty(&mut self) -> impl Iterator<Item = Kept> + use<> {
-        self.returned.sort_by_key(|(kept, _)| kept.ticket);
-        let returned: Vec<_> = self.returned.drain(..).map(|(kept, _)| kept).collect();
+    pub(crate) fn empty(&mut self) -> impl Iterator<Item = HeldRecord> + use<> {
+        self.returned
+            .sort_by_key(|(held_record, _)| held_record.ticket);
+        let returned: Vec<_> = self
+            .returned
+            .drain(..)
+            .map(|(held_record, _)| held_record)
+            .collect();
         let replay = std::mem::take(&mut self.replay);
         let held = std::mem::take(&mut self.held);
         *self = TopicQueue::default();
@@ -255,7 +276,7 @@ impl TopicQueue {
     }
 
     /// Why the last round failed, while that is not settled.
-    pub(crate) fn trouble(&self) -> Option<&Fault> {
-        self.trouble.as_ref()
+    pub(crate) fn problem(&self) -> Option<&Rejection> {
+        self.problem.as_ref()
     }
 }

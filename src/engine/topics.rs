@@ -37,28 +37,28 @@ const MISSING_MAX: usize = 1_000;
 
 /// What Kafka says of a topic that is there; a limit that it does not tell is not checked.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Facts {
+pub(crate) struct TopicLimits {
     /// The largest batch, in bytes.
     pub(crate) batch_bytes_max: Option<usize>,
     /// Takes no record without a key.
     pub(crate) compacted: bool,
     /// In words, what keeps some of its partitions from taking records.
-    pub(crate) trouble: Option<String>,
+    pub(crate) problem: Option<String>,
 }
 
 /// Kafka's answer about one topic.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Answer {
-    Known(Facts),
+pub(crate) enum MetadataAnswer {
+    Known(TopicLimits),
     Missing,
 }
 
 #[derive(Debug)]
-enum Standing {
+enum TopicState {
     /// Not asked, or not answered.
     Unknown,
     Known {
-        facts: Facts,
+        topic_limits: TopicLimits,
         at: Duration,
     },
     /// One answer did not have it.
@@ -72,8 +72,8 @@ enum Standing {
 
 /// What may be done with an event for a topic.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Access<'a> {
-    Open(&'a Facts),
+pub(crate) enum TopicAccess<'a> {
+    Open(&'a TopicLimits),
     /// Kafka has not said yet whether it is there.
     Wait,
     Missing,
@@ -83,14 +83,14 @@ pub(crate) enum Access<'a> {
 #[derive(Debug)]
 pub(crate) struct Topic {
     pub(crate) name: Box<str>,
-    standing: Standing,
+    standing: TopicState,
     /// An event came since it was last asked about.
     used: bool,
     /// It is to be asked about at once.
     wanted: bool,
     pub(crate) in_flight: u32,
     pub(crate) in_flight_bytes: usize,
-    pub(crate) lane: Option<Box<TopicQueue>>,
+    pub(crate) queue: Option<Box<TopicQueue>>,
     /// The last failure of the producer that is known.
     pub(crate) last_failure: u64,
 }
@@ -149,12 +149,12 @@ impl Topics {
     fn add(&mut self, name: &str) -> TopicId {
         let topic = Topic {
             name: name.into(),
-            standing: Standing::Unknown,
+            standing: TopicState::Unknown,
             used: true,
             wanted: false,
             in_flight: 0,
             in_flight_bytes: 0,
-            lane: None,
+            queue: None,
             last_failure: 0,
         };
         let id = match self.free.pop() {
@@ -185,9 +185,9 @@ impl Topics {
     }
 
     /// What may be done with an event for this topic now.
-    pub(crate) fn access(&mut self, id: TopicId) -> Access<'_> {
+    pub(crate) fn access(&mut self, id: TopicId) -> TopicAccess<'_> {
         let Some(topic) = self.list.get_mut(id as usize) else {
-            return Access::Missing;
+            return TopicAccess::Missing;
         };
         if !std::mem::replace(&mut topic.used, true)
             && let Some(due) = topic.due_at()
@@ -195,9 +195,9 @@ impl Topics {
             self.ask_by(due);
         }
         match &self.list[id as usize].standing {
-            Standing::Known { facts, .. } => Access::Open(facts),
-            Standing::Unknown | Standing::Doubted { .. } => Access::Wait,
-            Standing::Missing { .. } => Access::Missing,
+            TopicState::Known { topic_limits, .. } => TopicAccess::Open(topic_limits),
+            TopicState::Unknown | TopicState::Doubted { .. } => TopicAccess::Wait,
+            TopicState::Missing { .. } => TopicAccess::Missing,
         }
     }
 
@@ -207,7 +207,8 @@ impl Topics {
         let Some(topic) = self.list.get_mut(id as usize) else {
             return false;
         };
-        let (Standing::Known { at: said, .. } | Standing::Missing { since: said }) = topic.standing
+        let (TopicState::Known { at: said, .. } | TopicState::Missing { since: said }) =
+            topic.standing
         else {
             return false;
         };
@@ -220,10 +221,10 @@ impl Topics {
     }
 
     /// Somebody wants something sent to this topic again, and may just have mended it: whatever is known of it is older than that.
-    pub(crate) fn renew(&mut self, now: Duration, id: TopicId) {
+    pub(crate) fn refresh(&mut self, now: Duration, id: TopicId) {
         if let Some(topic) = self.list.get_mut(id as usize) {
-            if matches!(topic.standing, Standing::Missing { .. }) {
-                topic.standing = Standing::Unknown;
+            if matches!(topic.standing, TopicState::Missing { .. }) {
+                topic.standing = TopicState::Unknown;
             }
             topic.wanted = true;
             self.ask_by(now);
@@ -233,9 +234,9 @@ impl Topics {
     /// The broker says that the topic is not there, which has to be verified.
     pub(crate) fn doubt(&mut self, now: Duration, id: TopicId) {
         if let Some(topic) = self.list.get_mut(id as usize)
-            && let Standing::Known { .. } | Standing::Unknown = topic.standing
+            && let TopicState::Known { .. } | TopicState::Unknown = topic.standing
         {
-            topic.standing = Standing::Unknown;
+            topic.standing = TopicState::Unknown;
             self.ask_by(now);
         }
     }
@@ -243,7 +244,7 @@ impl Topics {
     /// Records wait on this topic: what is in their way is worth a question.
     pub(crate) fn look_into(&mut self, now: Duration, id: TopicId) {
         if let Some(topic) = self.list.get_mut(id as usize)
-            && let Standing::Known { at, .. } = topic.standing
+            && let TopicState::Known { at, .. } = topic.standing
         {
             topic.used = true;
             let due = at + REFRESH_IN_TROUBLE;
@@ -273,7 +274,7 @@ impl Topics {
     pub(crate) fn answered(
         &mut self,
         now: Duration,
-        answers: Option<Vec<(String, Answer)>>,
+        answers: Option<Vec<(String, MetadataAnswer)>>,
     ) -> Vec<TopicId> {
         self.asked = false;
         let Some(answers) = answers else {
@@ -288,33 +289,45 @@ impl Topics {
                 continue;
             };
             let topic = &mut self.list[id as usize];
-            let was_missing = matches!(topic.standing, Standing::Missing { .. });
+            let was_missing = matches!(topic.standing, TopicState::Missing { .. });
             (topic.used, topic.wanted) = (false, false);
             topic.standing = match (answer, &topic.standing) {
-                (Answer::Known(mut facts), standing) => {
-                    if let (None, Standing::Known { facts: known, .. }) =
-                        (facts.batch_bytes_max, standing)
+                (MetadataAnswer::Known(mut topic_limits), standing) => {
+                    if let (
+                        None,
+                        TopicState::Known {
+                            topic_limits: known,
+                            ..
+                        },
+                    ) = (topic_limits.batch_bytes_max, standing)
                     {
                         // This time the broker did not tell.
-                        (facts.batch_bytes_max, facts.compacted) =
+                        (topic_limits.batch_bytes_max, topic_limits.compacted) =
                             (known.batch_bytes_max, known.compacted);
                     }
-                    Standing::Known { facts, at: now }
+                    TopicState::Known {
+                        topic_limits,
+                        at: now,
+                    }
                 }
-                (Answer::Missing, _) if self.makes_topics => Standing::Known {
-                    facts: Facts::default(),
+                (MetadataAnswer::Missing, _) if self.makes_topics => TopicState::Known {
+                    topic_limits: TopicLimits::default(),
                     at: now,
                 },
-                (Answer::Missing, Standing::Doubted { since }) if now >= *since + VERIFY => {
-                    Standing::Missing { since: now }
+                (MetadataAnswer::Missing, TopicState::Doubted { since })
+                    if now >= *since + VERIFY =>
+                {
+                    TopicState::Missing { since: now }
                 }
-                (Answer::Missing, Standing::Doubted { since }) => {
-                    Standing::Doubted { since: *since }
+                (MetadataAnswer::Missing, TopicState::Doubted { since }) => {
+                    TopicState::Doubted { since: *since }
                 }
-                (Answer::Missing, Standing::Missing { .. }) => Standing::Missing { since: now },
-                (Answer::Missing, _) => Standing::Doubted { since: now },
+                (MetadataAnswer::Missing, TopicState::Missing { .. }) => {
+                    TopicState::Missing { since: now }
+                }
+                (MetadataAnswer::Missing, _) => TopicState::Doubted { since: now },
             };
-            if !was_missing && matches!(topic.standing, Standing::Missing { .. }) {
+            if !was_missing && matches!(topic.standing, TopicState::Missing { .. }) {
                 self.missing.push_back(id);
             }
             changed.push(id);
@@ -330,7 +343,7 @@ impl Topics {
     }
 
     /// Forgets the oldest of too many missing topics.
-    pub(crate) fn forget_missing(&mut self) {
+    pub(crate) fn clear_missing(&mut self) {
         let mut looked = 0;
         while self.missing.len() > MISSING_MAX && looked < self.missing.len() {
             looked += 1;
@@ -338,10 +351,10 @@ impl Topics {
                 return;
             };
             let topic = &mut self.list[id as usize];
-            if topic.name.is_empty() || !matches!(topic.standing, Standing::Missing { .. }) {
+            if topic.name.is_empty() || !matches!(topic.standing, TopicState::Missing { .. }) {
                 continue;
             }
-            if topic.in_flight > 0 || topic.lane.is_some() {
+            if topic.in_flight > 0 || topic.queue.is_some() {
                 self.missing.push_back(id);
                 continue;
             }
@@ -352,9 +365,9 @@ impl Topics {
     }
 
     /// Whatever was on its way is forgotten; what is known of the topics stays.
-    pub(crate) fn forget_flights(&mut self) {
+    pub(crate) fn clear_in_flight(&mut self) {
         for topic in &mut self.list {
-            (topic.in_flight, topic.in_flight_bytes, topic.lane) = (0, 0, None);
+            (topic.in_flight, topic.in_flight_bytes, topic.queue) = (0, 0, None);
         }
     }
 
@@ -364,9 +377,9 @@ impl Topics {
     }
 
     /// What Kafka said that keeps this topic's partitions from taking records.
-    pub(crate) fn trouble(&self, id: TopicId) -> Option<&str> {
+    pub(crate) fn problem(&self, id: TopicId) -> Option<&str> {
         match &self.get(id)?.standing {
-            Standing::Known { facts, .. } => facts.trouble.as_deref(),
+            TopicState::Known { topic_limits, .. } => topic_limits.problem.as_deref(),
             _ => None,
         }
     }
@@ -382,10 +395,10 @@ impl Topic {
             return Some(Duration::ZERO);
         }
         match self.standing {
-            Standing::Unknown => Some(Duration::ZERO),
-            Standing::Doubted { since } => Some(since + VERIFY),
-            Standing::Known { at, .. } => self.used.then_some(at + REFRESH),
-            Standing::Missing { since } => self.used.then_some(since + REFRESH),
+            TopicState::Unknown => Some(Duration::ZERO),
+            TopicState::Doubted { since } => Some(since + VERIFY),
+            TopicState::Known { at, .. } => self.used.then_some(at + REFRESH),
+            TopicState::Missing { since } => self.used.then_some(since + REFRESH),
         }
     }
 
@@ -395,6 +408,9 @@ impl Topic {
 
     /// What is waited for, if Kafka has not said whether it is there.
     pub(crate) fn is_unknown(&self) -> bool {
-        matches!(self.standing, Standing::Unknown | Standing::Doubted { .. })
+        matches!(
+            self.standing,
+            TopicState::Unknown | TopicState::Doubted { .. }
+        )
     }
 }

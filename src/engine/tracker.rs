@@ -23,7 +23,7 @@ pub(crate) const ENTRY_BYTES: usize = size_of::<Entry>() + size_of::<Ticket>();
 
 /// What is remembered of an event until it is settled.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Accepted {
+pub(crate) struct InFlight {
     /// The row's id, where write-back needs it.
     pub(crate) row: i64,
     /// The transaction that inserted the row.
@@ -47,7 +47,7 @@ enum State {
 
 #[derive(Debug, Clone, Copy)]
 struct Entry {
-    accepted: Accepted,
+    accepted: InFlight,
     transaction: u64,
     state: State,
 }
@@ -189,7 +189,7 @@ impl Tracker {
     }
 
     /// The change just counted becomes a record.
-    pub(crate) fn accept(&mut self, accepted: Accepted) -> Result<Ticket, Violation> {
+    pub(crate) fn accept(&mut self, accepted: InFlight) -> Result<Ticket, Violation> {
         self.open_mut()
             .ok_or(Violation::OutsideTransaction("an event"))?
             .pending += 1;
@@ -198,11 +198,11 @@ impl Tracker {
     }
 
     /// A row read from the table becomes a record.
-    pub(crate) fn accept_row(&mut self, accepted: Accepted) -> Ticket {
+    pub(crate) fn accept_row(&mut self, accepted: InFlight) -> Ticket {
         self.enter(accepted, NO_TRANSACTION)
     }
 
-    fn enter(&mut self, accepted: Accepted, transaction: u64) -> Ticket {
+    fn enter(&mut self, accepted: InFlight, transaction: u64) -> Ticket {
         let ticket = self.next_ticket();
         self.entries.push_back(Entry {
             accepted,
@@ -263,7 +263,7 @@ impl Tracker {
     }
 
     /// Kafka has acknowledged the record. `None` for a ticket of before a reset.
-    pub(crate) fn acknowledge(&mut self, ticket: Ticket) -> Option<Accepted> {
+    pub(crate) fn acknowledge(&mut self, ticket: Ticket) -> Option<InFlight> {
         let entry = entry_mut(&mut self.entries, self.first_ticket, ticket)?;
         debug_assert_eq!(entry.state, State::InFlight, "one report for each record");
         entry.state = State::Acknowledged;
@@ -343,7 +343,7 @@ impl Tracker {
     }
 
     /// What was remembered of an event that is not settled.
-    pub(crate) fn accepted(&self, ticket: Ticket) -> Option<Accepted> {
+    pub(crate) fn accepted(&self, ticket: Ticket) -> Option<InFlight> {
         let position = ticket.checked_sub(self.first_ticket)?;
         self.entries
             .get(position as usize)
@@ -382,7 +382,7 @@ impl Tracker {
     }
 
     /// Topic and hand-over time of the oldest record that Kafka has not acknowledged.
-    pub(crate) fn oldest_in_flight(&self) -> Option<Accepted> {
+    pub(crate) fn oldest_in_flight(&self) -> Option<InFlight> {
         (self.in_flight_count > 0)
             .then(|| self.accepted(self.oldest_in_flight))
             .flatten()

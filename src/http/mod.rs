@@ -47,7 +47,7 @@ pub async fn bind(address: SocketAddr) -> Result<TcpListener> {
             Code::Config,
             format!("cannot listen at {address} (OUTBOX_HTTP_LISTEN)"),
         )
-        .hint("choose another address, or off")
+        .with_hint("choose another address, or off")
         .source(e)
     })
 }
@@ -146,7 +146,7 @@ fn gauge(metrics: &Metrics, status: &Status) {
         active: slot.active,
     }));
     metrics.audit.show(
-        status.troubles.iter().map(|trouble| trouble.name),
+        status.problems.iter().map(|problem| problem.name),
         status.missed_events,
         status.audits_total,
     );
@@ -181,10 +181,10 @@ fn readiness(status: &Status) -> Result<(), String> {
         Phase::Stopped => return Err(unready("stopped", status)),
         Phase::Failed => return Err(unready("failed", status)),
     }
-    let mut losing = status.troubles.iter().filter(|one| one.loses_events);
-    if let Some(trouble) = losing.next() {
-        let (name, remedy) = (trouble.name, &trouble.remedy);
-        return Err(format!("{name}: {} ({remedy})", trouble.detail));
+    let mut losing = status.problems.iter().filter(|one| one.loses_events);
+    if let Some(problem) = losing.next() {
+        let (name, hint) = (problem.name, &problem.hint);
+        return Err(format!("{name}: {} ({hint})", problem.detail));
     }
     match waiting.filter(|waiting| waiting.seconds > WAIT_MAX_SECONDS) {
         Some(waiting) => Err(format!(

@@ -100,9 +100,9 @@ fn rows_of(status: &Status) -> Vec<(&'static str, String)> {
         );
         rows.push(("waiting for", wait));
     }
-    for trouble in &status.troubles {
-        let (name, remedy) = (trouble.name, &trouble.remedy);
-        rows.push(("trouble", format!("{name}: {} ({remedy})", trouble.detail)));
+    for problem in &status.problems {
+        let (name, hint) = (problem.name, &problem.hint);
+        rows.push(("trouble", format!("{name}: {} ({hint})", problem.detail)));
     }
     if let Some(slot) = &status.slot {
         rows.push(("slot", slot.clone()));

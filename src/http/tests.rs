@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 
 use super::*;
-use crate::publisher::{SlotHealth, Trouble, Waiting};
+use crate::publisher::{Problem, SlotHealth, Waiting};
 
 fn streaming() -> Status {
     Status {
@@ -34,7 +34,7 @@ fn streaming() -> Status {
             wal_status: Some("reserved".to_owned()),
             active: true,
         }),
-        troubles: Vec::new(),
+        problems: Vec::new(),
         missed_events: 0,
         missed_events_total: 0,
         audits_total: 0,
@@ -136,16 +136,16 @@ async fn a_long_wait_is_not_ready_and_says_for_what_but_stays_live() {
 
 #[tokio::test]
 async fn a_trouble_that_loses_events_is_not_ready_and_a_warning_is() {
-    let trouble = |loses_events| Status {
-        troubles: vec![Trouble {
+    let problem = |loses_events| Status {
+        problems: vec![Problem {
             name: "not-published",
             detail: "it left <outboxd>".to_owned(),
-            remedy: "put it back".to_owned(),
+            hint: "put it back".to_owned(),
             loses_events,
         }],
         ..streaming()
     };
-    let server = Server::start(trouble(true)).await;
+    let server = Server::start(problem(true)).await;
     let (head, body) = server.get("/readyz").await;
     assert!(head.starts_with("HTTP/1.1 503"), "{head}");
     assert_eq!(body, "not-published: it left <outboxd> (put it back)\n");
@@ -153,7 +153,7 @@ async fn a_trouble_that_loses_events_is_not_ready_and_a_warning_is() {
     assert!(body.contains("outboxd_trouble{trouble=\"not-published\"} 1"));
     let (_, body) = server.get("/").await;
     assert!(body.contains("not-published: it left &lt;outboxd&gt;"));
-    server.set(trouble(false));
+    server.set(problem(false));
     assert_eq!(server.code("/readyz").await, 200);
     let (_, body) = server.get("/status").await;
     assert!(body.contains("\"name\":\"not-published\""), "{body}");

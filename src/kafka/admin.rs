@@ -10,7 +10,7 @@ use rdkafka::types::RDKafkaErrorCode;
 
 use crate::config::Config;
 use crate::error::{Code, Error, Result};
-use crate::kafka::client_config as settings;
+use crate::kafka::client_config;
 use crate::kafka::context::{Context, LastError};
 
 /// How often a cluster that does not answer is asked whether it has complained meanwhile.
@@ -36,9 +36,9 @@ pub async fn reachable(config: &Config, timeout: Duration) -> Result<ClusterInfo
 }
 
 fn ask(config: &Config, timeout: Duration) -> Result<ClusterInfo> {
-    let client: BaseProducer<Context> = settings::client(config)
+    let client: BaseProducer<Context> = client_config::client(config)
         .create_with_context(Context::silent())
-        .map_err(settings::refused)?;
+        .map_err(client_config::refused)?;
     let deadline = Instant::now() + timeout;
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
@@ -70,12 +70,14 @@ pub(crate) fn unreachable(brokers: &str, last: Option<LastError>) -> Error {
     );
     match last {
         Some(last) if is_about_credentials(&last) => error
-            .hint("check security.protocol, sasl.* and ssl.* in the Kafka properties")
+            .with_hint("check security.protocol, sasl.* and ssl.* in the Kafka properties")
             .source(last.reason),
         Some(last) => error
-            .hint("is Kafka up, and can this machine reach what its advertised.listeners name?")
+            .with_hint(
+                "is Kafka up, and can this machine reach what its advertised.listeners name?",
+            )
             .source(last.reason),
-        None => error.hint("is Kafka up, and is this its address?"),
+        None => error.with_hint("is Kafka up, and is this its address?"),
     }
 }
 
@@ -103,9 +105,9 @@ pub async fn delete_topics(config: &Config, topics: &[&str], timeout: Duration) 
 }
 
 fn admin(config: &Config) -> Result<AdminClient<Context>> {
-    settings::client(config)
+    client_config::client(config)
         .create_with_context(Context::silent())
-        .map_err(settings::refused)
+        .map_err(client_config::refused)
 }
 
 fn patience(timeout: Duration) -> AdminOptions {

@@ -111,5 +111,5 @@ pub(crate) fn refused(error: KafkaError) -> Error {
         .source(reason),
         other => Error::fatal(Code::Config, "no Kafka client could be made").source(other),
     }
-    .hint(REFERENCE)
+    .with_hint(REFERENCE)
 }

@@ -16,7 +16,7 @@ use rdkafka::producer::{DeliveryResult, ProducerContext};
 use rdkafka::types::RDKafkaErrorCode;
 
 use crate::kafka::suspect_partitions::SuspectPartitions;
-use crate::kafka::{Action, DeliveryError, Report};
+use crate::kafka::{DeliveryError, DeliveryReport, ErrorAction};
 use crate::outbox::OwnedRecord;
 
 /// A line of one kind is logged once in this time; an outage repeats itself many times a second.
@@ -61,7 +61,7 @@ pub(crate) struct Context {
 
 #[derive(Debug, Default)]
 struct State {
-    reports: Vec<Report>,
+    reports: Vec<DeliveryReport>,
     suspicion: SuspectPartitions,
     down_since: Option<Instant>,
     last_error: Option<LastError>,
@@ -83,7 +83,7 @@ impl Context {
     }
 
     /// Moves the reports that have come behind those in `into`, and says how many there were.
-    pub(crate) fn take(&self, into: &mut Vec<Report>) -> usize {
+    pub(crate) fn take(&self, into: &mut Vec<DeliveryReport>) -> usize {
         let mut state = self.state();
         let count = state.reports.len();
         if into.is_empty() {
@@ -150,13 +150,13 @@ impl ProducerContext for Context {
                 (suspect, Ok(()))
             }
             // What is withdrawn is withdrawn whole, and nothing is appended behind it.
-            Err(refusal) if refusal.action() == Action::Rewind => (true, Err(refusal)),
+            Err(refusal) if refusal.action() == ErrorAction::Rewind => (true, Err(refusal)),
             Err(refusal) => {
                 let number = state.suspicion.suspect(message.topic(), partition);
                 (true, Err(refusal.numbered(number)))
             }
         };
-        state.reports.push(Report {
+        state.reports.push(DeliveryReport {
             ticket: ticket as u64,
             outcome,
             partition,

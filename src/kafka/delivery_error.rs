@@ -8,7 +8,7 @@ use std::fmt;
 use rdkafka::types::RDKafkaErrorCode;
 
 use crate::error::{Code, Error};
-use crate::kafka::error_table::{self as action, Action};
+use crate::kafka::error_table::{self, ErrorAction};
 
 /// Why a record was not appended. One pointer wide, since nearly every outcome is a success.
 #[derive(Clone)]
@@ -66,18 +66,18 @@ impl DeliveryError {
     }
 
     /// What is to be done about it. A code that nobody has thought about is an outage.
-    pub fn action(&self) -> Action {
-        action::listed(self.code()).unwrap_or(Action::Wait)
+    pub fn action(&self) -> ErrorAction {
+        error_table::listed(self.code()).unwrap_or(ErrorAction::Wait)
     }
 
     /// The code's name for filters and alerts, as librdkafka has it: `INVALID_RECORD`,
     /// `MSG_SIZE_TOO_LARGE`.
     pub fn name(&self) -> String {
-        action::name(self.code())
+        error_table::name(self.code())
     }
 
     /// What a person can do about it, where that is known.
-    pub(crate) fn remedy(&self) -> Option<&'static str> {
+    pub(crate) fn hint(&self) -> Option<&'static str> {
         use RDKafkaErrorCode as K;
         Some(match self.code() {
             K::MessageSizeTooLarge | K::MessageBatchTooLarge | K::InvalidMessageSize => {
@@ -123,25 +123,25 @@ impl From<DeliveryError> for Error {
             None => format!("topic {}", refusal.topic()),
         };
         let error = match refusal.action() {
-            Action::Refuse => {
+            ErrorAction::Refuse => {
                 Error::fatal(Code::Publish, format!("Kafka refused a record for {place}"))
             }
-            Action::Wait => Error::transient(
+            ErrorAction::Wait => Error::transient(
                 Code::Publish,
                 format!("Kafka could not take a record for {place}"),
             ),
-            Action::Rewind => Error::transient(
+            ErrorAction::Rewind => Error::transient(
                 Code::Publish,
                 format!("a record for {place} was withdrawn before Kafka had acknowledged it"),
             ),
-            Action::Fatal => Error::transient(
+            ErrorAction::Fatal => Error::transient(
                 Code::Publish,
                 format!("the Kafka producer failed with a record for {place} in hand"),
             ),
         };
         let error = error.source(refusal.code());
-        match refusal.remedy() {
-            Some(remedy) => error.hint(remedy),
+        match refusal.hint() {
+            Some(hint) => error.with_hint(hint),
             None => error,
         }
     }
@@ -165,7 +165,7 @@ mod tests {
             RDKafkaErrorCode::InvalidTimestamp,
         ] {
             let refusal = DeliveryError::new(code, "orders", 0);
-            assert_eq!(refusal.action(), Action::Wait, "{code:?}");
+            assert_eq!(refusal.action(), ErrorAction::Wait, "{code:?}");
             assert!(Error::from(refusal).is_transient());
         }
     }

@@ -5,7 +5,7 @@ use crate::outbox::OwnedRecord;
 
 /// How the delivery of one record ended.
 #[derive(Debug, Clone)]
-pub struct Report {
+pub struct DeliveryReport {
     /// The number that the record was sent with.
     pub ticket: u64,
     /// Appended and acknowledged by all in-sync replicas, or why not.

@@ -13,7 +13,7 @@ use rdkafka::types::{RDKafkaErrorCode, RDKafkaRespErr};
 
 /// What is to be done about a record that was not appended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Action {
+pub enum ErrorAction {
     /// It may pass, and no event may be blamed for it: to be tried again, and not counted as an
     /// attempt.
     Wait,
@@ -27,7 +27,7 @@ pub enum Action {
 }
 
 /// What this code asks for; `None` when it is not in the table.
-pub(crate) fn listed(code: RDKafkaErrorCode) -> Option<Action> {
+pub(crate) fn listed(code: RDKafkaErrorCode) -> Option<ErrorAction> {
     use RDKafkaErrorCode as K;
     Some(match code {
         // The record.
@@ -46,9 +46,9 @@ pub(crate) fn listed(code: RDKafkaErrorCode) -> Option<Action> {
         | K::UnknownTopic
         | K::UnknownTopicOrPartition
         | K::UnknownPartition
-        | K::TopicAuthorizationFailed => Action::Refuse,
+        | K::TopicAuthorizationFailed => ErrorAction::Refuse,
 
-        K::PurgeQueue | K::PurgeInflight => Action::Rewind,
+        K::PurgeQueue | K::PurgeInflight => ErrorAction::Rewind,
 
         // The sequence that makes the producer idempotent is broken, or the client is dying.
         K::Fatal
@@ -61,7 +61,7 @@ pub(crate) fn listed(code: RDKafkaErrorCode) -> Option<Action> {
         | K::UnknownProducerId
         | K::InvalidProducerEpoch
         | K::InvalidProducerIdMapping
-        | K::BrokerDestroy => Action::Fatal,
+        | K::BrokerDestroy => ErrorAction::Fatal,
 
         // Brokers, leaders, replicas, controllers.
         K::BrokerTransportFailure
@@ -219,7 +219,7 @@ pub(crate) fn listed(code: RDKafkaErrorCode) -> Option<Action> {
         | K::NoError
         | K::Begin
         | K::End
-        | K::EndAll => Action::Wait,
+        | K::EndAll => ErrorAction::Wait,
 
         // The binding's list is open: a later version may know more.
         _ => return None,
@@ -275,9 +275,9 @@ mod tests {
             OUT_OF_ORDER_SEQUENCE_NUMBER PRODUCER_FENCED UNKNOWN_PRODUCER_ID _DESTROY _FATAL \
             _FENCED _GAPLESS_GUARANTEE _INCONSISTENT";
         for (action, names) in [
-            (Action::Refuse, refuse),
-            (Action::Rewind, rewind),
-            (Action::Fatal, fatal),
+            (ErrorAction::Refuse, refuse),
+            (ErrorAction::Rewind, rewind),
+            (ErrorAction::Fatal, fatal),
         ] {
             let mut found: Vec<String> = all()
                 .into_iter()

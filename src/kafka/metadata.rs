@@ -28,7 +28,7 @@ use tokio::runtime::Handle;
 use crate::config::Config;
 use crate::error::{Code, Error, Result};
 use crate::kafka::context::Context;
-use crate::kafka::{admin, client_config as settings};
+use crate::kafka::{admin, client_config};
 
 /// The longest that an answer is waited for.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -79,7 +79,7 @@ pub(crate) struct TopicFacts {
 
 impl TopicFacts {
     /// What is amiss with the topic's partitions, for a person; `None` when nothing is.
-    pub(crate) fn trouble(&self) -> Option<String> {
+    pub(crate) fn problem(&self) -> Option<String> {
         let list = |partitions: &[i32]| {
             let partitions: Vec<String> = partitions.iter().map(i32::to_string).collect();
             partitions.join(", ")
@@ -114,7 +114,7 @@ struct TopicSettings {
 impl MetadataClient {
     /// Connects to nothing yet.
     pub(crate) fn new(config: &Config) -> MetadataClient {
-        let mut settings = settings::client(config);
+        let mut settings = client_config::client(config);
         settings.set("allow.auto.create.topics", "false");
         settings.set_log_level(RDKafkaLogLevel::Emerg);
         MetadataClient {
@@ -168,7 +168,7 @@ impl MetadataClient {
             }
             let made: Client = settings
                 .create_with_context(Context::silent())
-                .map_err(settings::refused)?;
+                .map_err(client_config::refused)?;
             Ok(Arc::clone(client.insert(Arc::new(made))))
         })
         .await
@@ -388,11 +388,11 @@ mod tests {
             under_replicated: vec![1, 3],
             ..TopicFacts::default()
         };
-        let trouble = short.trouble();
+        let problem = short.problem();
         assert_eq!(
-            trouble.as_deref(),
+            problem.as_deref(),
             Some("too few replicas in sync for partition 1, 3")
         );
-        assert_eq!(TopicFacts::default().trouble(), None);
+        assert_eq!(TopicFacts::default().problem(), None);
     }
 }

@@ -2,10 +2,10 @@
 //!
 //! This room knows records, tickets and reports; it knows no slot, no LSN and no outbox row. It
 //! owns librdkafka: its settings (`client_config`), its events (`context`), how it and our task
-//! wake each other (`waking_producer`) and the meaning of the broker's error codes ([`DeliveryError`], [`Action`]).
+//! wake each other (`waking_producer`) and the meaning of the broker's error codes ([`DeliveryError`], [`ErrorAction`]).
 //!
 //! The promise that everything above is built on: **each record that [`Producer::send`] accepts
-//! ends with exactly one [`Report`]**, be it delivered, refused or purged, and of two records of
+//! ends with exactly one [`DeliveryReport`]**, be it delivered, refused or purged, and of two records of
 //! one partition the earlier is appended first.
 
 mod admin;
@@ -25,7 +25,7 @@ mod tests;
 pub use admin::{ClusterInfo, create_topics, delete_topics, reachable};
 pub use context::{Health, LastError};
 pub use delivery_error::DeliveryError;
-pub use delivery_report::Report;
-pub use error_table::Action;
+pub use delivery_report::DeliveryReport;
+pub use error_table::ErrorAction;
 pub(crate) use metadata::{MetadataClient, TopicAnswer};
 pub use producer::{Producer, SendError};

@@ -32,10 +32,10 @@ use tokio::task::JoinHandle;
 
 use crate::config::Config;
 use crate::error::{Code, Error, Result};
-use crate::kafka::Report;
+use crate::kafka::DeliveryReport;
 use crate::kafka::context::{Context, Health};
 use crate::kafka::waking_producer::WakingProducer;
-use crate::kafka::{DeliveryError, client_config as settings};
+use crate::kafka::{DeliveryError, client_config};
 use crate::outbox::{OwnedRecord, Record, check_topic};
 
 /// More records than this send themselves: they fill a batch, or follow each other while the first
@@ -86,9 +86,9 @@ impl Producer {
     /// Makes a producer; connections are opened in the background. To be called inside a tokio
     /// runtime, which then is the one that [`reported`](Producer::reported) wakes.
     pub fn new(config: &Config) -> Result<Producer> {
-        let producer: BaseProducer<Context> = settings::producer(config)
+        let producer: BaseProducer<Context> = client_config::producer(config)
             .create_with_context(Context::default())
-            .map_err(settings::refused)?;
+            .map_err(client_config::refused)?;
         let client = WakingProducer::new(producer).map_err(|error| {
             Error::fatal(
                 Code::Lifecycle,
@@ -111,7 +111,7 @@ impl Producer {
     /// hold up the thread: what is sent again should not be overtaken by what was under way. When
     /// the waiting is given up the new one stands in its place all the same, and the old one goes
     /// on ending; there is never more than one that does. When it fails, this one stays.
-    pub async fn renew(&mut self, config: &Config) -> Result<()> {
+    pub async fn replace(&mut self, config: &Config) -> Result<()> {
         self.alone().await;
         let fresh = Producer::new(config)?;
         let failures = self.client.producer().context().failure_count();
@@ -208,7 +208,7 @@ impl Producer {
     }
 
     /// Puts the reports that have come behind those in `into`. Never blocks.
-    pub fn take_reports(&mut self, into: &mut Vec<Report>) {
+    pub fn take_reports(&mut self, into: &mut Vec<DeliveryReport>) {
         self.client.poll_all();
         let taken = self.client.producer().context().take(into);
         self.in_flight -= taken as u64;
@@ -237,7 +237,7 @@ impl Producer {
 
     /// Withdraws all that is not acknowledged, queued or under way. Does not block; it is done when
     /// [`in_flight`](Producer::in_flight) is 0, since each withdrawn record still yields its
-    /// report, with [`Action::Rewind`](crate::kafka::Action::Rewind). Not to be followed by a
+    /// report, with [`ErrorAction::Rewind`](crate::kafka::Action::Rewind). Not to be followed by a
     /// `send`, which the purge may catch too.
     pub fn purge(&mut self) {
         self.client
@@ -258,7 +258,7 @@ impl Producer {
     }
 
     fn fatal_error(&self) -> Error {
-        // A new producer starts a new sequence, so this passes with `renew`.
+        // A new producer starts a new sequence, so this passes with `replace`.
         let error = Error::transient(Code::Publish, "the Kafka producer failed for good");
         match self.client.producer().client().fatal_error() {
             Some((code, _)) => error.source(code),

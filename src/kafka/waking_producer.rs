@@ -43,7 +43,6 @@ use std::ptr::NonNull;
 use std::time::Duration;
 
 use rdkafka::producer::{BaseProducer, Producer as _, ProducerContext};
-use rdkafka_sys as sys;
 use tokio::net::UnixStream;
 
 /// How long a flush waits, in milliseconds.
@@ -84,7 +83,7 @@ impl<C: ProducerContext> WakingProducer<C> {
         let client = self.producer.client().native_ptr();
         // SAFETY: the client lives while `self.producer` is borrowed, and a producer is what it is.
         // That not all is delivered in so short a time is no error here.
-        unsafe { sys::rd_kafka_flush(client, FLUSH_MS) };
+        unsafe { rdkafka_sys::rd_kafka_flush(client, FLUSH_MS) };
     }
 
     /// Resolves when something may be on the queue. Cancel-safe: it takes nothing, neither from the
@@ -115,7 +114,7 @@ impl<C: ProducerContext> fmt::Debug for WakingProducer<C> {
 }
 
 /// A reference on a client's main queue. It must not outlive the client: see the module's head.
-struct Queue(NonNull<sys::rd_kafka_queue_t>);
+struct Queue(NonNull<rdkafka_sys::rd_kafka_queue_t>);
 
 // SAFETY: librdkafka's queues are guarded by a lock of their own; any thread may use them.
 unsafe impl Send for Queue {}
@@ -126,8 +125,10 @@ impl Queue {
     fn of<C: ProducerContext>(producer: &BaseProducer<C>) -> Option<Queue> {
         // SAFETY: the client lives while `producer` is borrowed; the reference that is returned is
         // ours.
-        NonNull::new(unsafe { sys::rd_kafka_queue_get_main(producer.client().native_ptr()) })
-            .map(Queue)
+        NonNull::new(unsafe {
+            rdkafka_sys::rd_kafka_queue_get_main(producer.client().native_ptr())
+        })
+        .map(Queue)
     }
 
     fn write_to(&self, socket: &BlockingStream) {
@@ -135,7 +136,7 @@ impl Queue {
         // SAFETY: the queue is valid as long as `self`; one byte is copied from a buffer of one
         // byte.
         unsafe {
-            sys::rd_kafka_queue_io_event_enable(
+            rdkafka_sys::rd_kafka_queue_io_event_enable(
                 self.0.as_ptr(),
                 socket.as_raw_fd(),
                 byte.as_ptr().cast(),
@@ -146,7 +147,7 @@ impl Queue {
 
     fn len(&self) -> usize {
         // SAFETY: the queue is valid as long as `self`.
-        unsafe { sys::rd_kafka_queue_length(self.0.as_ptr()) }
+        unsafe { rdkafka_sys::rd_kafka_queue_length(self.0.as_ptr()) }
     }
 }
 
@@ -155,8 +156,8 @@ impl Drop for Queue {
         // SAFETY: the queue is valid until it is destroyed here, and it is not used again. -1 ends
         // the writing.
         unsafe {
-            sys::rd_kafka_queue_io_event_enable(self.0.as_ptr(), -1, std::ptr::null(), 0);
-            sys::rd_kafka_queue_destroy(self.0.as_ptr());
+            rdkafka_sys::rd_kafka_queue_io_event_enable(self.0.as_ptr(), -1, std::ptr::null(), 0);
+            rdkafka_sys::rd_kafka_queue_destroy(self.0.as_ptr());
         }
     }
 }

@@ -14,7 +14,7 @@ pub struct AuditMetrics {
     pub missed_total: Counter,
     audits_total: Counter,
     missed: Gauge,
-    troubles: Family<Labels, Gauge>,
+    problems: Family<Labels, Gauge>,
 }
 
 impl AuditMetrics {
@@ -37,16 +37,16 @@ impl AuditMetrics {
         registry.register(
             TROUBLES,
             "1 for each trouble with slot, publication or table that stands",
-            self.troubles.clone(),
+            self.problems.clone(),
         );
     }
 
     /// Shows what stands.
-    pub fn show<'a>(&self, troubles: impl Iterator<Item = &'a str>, missed: u64, audits: u64) {
-        self.troubles.clear();
-        for name in troubles {
+    pub fn show<'a>(&self, problems: impl Iterator<Item = &'a str>, missed: u64, audits: u64) {
+        self.problems.clear();
+        for name in problems {
             let label = vec![(TROUBLE, name.to_owned())];
-            self.troubles.get_or_create(&label).set(1);
+            self.problems.get_or_create(&label).set(1);
         }
         self.missed.set(super::saturating(missed));
         self.audits_total

@@ -11,7 +11,7 @@
 
 use crate::config::{KeyRule, TableName};
 use crate::error::{Code, Error, Result};
-use crate::outbox::{Event, Printed};
+use crate::outbox::{Event, TextValue};
 use crate::pgoutput::{Column, Relation, Tuple};
 
 /// What a column of the table is to us.
@@ -249,8 +249,9 @@ impl Columns {
         }
         if event.id.is_empty() {
             let message = format!("a row of {} has no id", self.table);
-            return Err(Error::fatal(Code::Publish, message)
-                .hint("make id the primary key: without it nobody can tell two events apart"));
+            return Err(Error::fatal(Code::Publish, message).with_hint(
+                "make id the primary key: without it nobody can tell two events apart",
+            ));
         }
         Ok(event)
     }
@@ -282,16 +283,16 @@ fn key_column(key: &KeyRule) -> Option<&str> {
     }
 }
 
-fn printed(value: &[u8], is_hex: bool) -> Printed<'_> {
+fn printed(value: &[u8], is_hex: bool) -> TextValue<'_> {
     if is_hex {
-        Printed::Hex(value)
+        TextValue::Hex(value)
     } else {
-        Printed::Verbatim(value)
+        TextValue::Verbatim(value)
     }
 }
 
 fn missing(table: &str, column: &str) -> Error {
-    Error::fatal(Code::Config, format!("{table} has no column {column}")).hint(
+    Error::fatal(Code::Config, format!("{table} has no column {column}")).with_hint(
         "add the column, take it into the publication if that has a column list, \
          or name another table with OUTBOX_TABLE",
     )
@@ -299,7 +300,7 @@ fn missing(table: &str, column: &str) -> Error {
 
 fn missing_key(table: &str, column: &str) -> Error {
     let message = format!("{table} has no column {column}, which OUTBOX_KEY names");
-    Error::fatal(Code::Config, message).hint(
+    Error::fatal(Code::Config, message).with_hint(
         "name another column, payload:/json/pointer or none; \
          the stream has no generated column before Postgres 18",
     )

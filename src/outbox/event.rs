@@ -14,9 +14,9 @@ pub struct Event<'a> {
     /// The kind of event.
     pub event_type: Option<&'a str>,
     /// The column that the key rule names, if it names one.
-    pub key: Option<Printed<'a>>,
+    pub key: Option<TextValue<'a>>,
     /// The payload; without one the record is a tombstone.
-    pub payload: Option<Printed<'a>>,
+    pub payload: Option<TextValue<'a>>,
     /// When the writer says the event happened, as Postgres prints it.
     pub created_at: Option<&'a str>,
     /// The JSON object of the column `headers`, where the table has one.
@@ -28,7 +28,7 @@ pub struct Event<'a> {
 
 /// A value as Postgres prints it.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Printed<'a> {
+pub enum TextValue<'a> {
     /// The text is the value.
     Verbatim(&'a [u8]),
     /// A `bytea`: `\x` and two digits a byte
@@ -36,17 +36,17 @@ pub enum Printed<'a> {
     Hex(&'a [u8]),
 }
 
-impl Printed<'_> {
+impl TextValue<'_> {
     fn len(&self) -> usize {
         match self {
-            Printed::Verbatim(text) | Printed::Hex(text) => text.len(),
+            TextValue::Verbatim(text) | TextValue::Hex(text) => text.len(),
         }
     }
 }
 
 // Payloads and keys made from them are the users' data: a debug print that finds its way into a log
 // must not show them.
-impl fmt::Debug for Printed<'_> {
+impl fmt::Debug for TextValue<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} bytes", self.len())
     }

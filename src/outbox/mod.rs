@@ -11,7 +11,7 @@
 //!
 //! This room knows neither slots nor brokers. What is wrong with a single row, and only with that
 //! row, is an error of code [`Code::Publish`](crate::error::Code::Publish). An event that cannot be
-//! published becomes a [`Letter`], which [`DeadLetters`] keeps for a person ([`dead_letter::admin`]) to decide
+//! published becomes a [`NewDeadLetter`], which [`DeadLetters`] keeps for a person ([`dead_letter::admin`]) to decide
 //! about.
 
 mod columns;
@@ -31,13 +31,15 @@ mod tests;
 
 pub use columns::Columns;
 pub(crate) use dead_letter::known;
-pub use dead_letter::{Closing, DeadLetters, Fault, Letter, ParkedKey, Request, Wish};
-pub use event::{Event, Printed};
+pub use dead_letter::{
+    CloseDeadLetter, DeadLetters, NewDeadLetter, ParkedKey, Rejection, Resolution, ResolveRequest,
+};
+pub use event::{Event, TextValue};
 pub use owned_record::OwnedRecord;
 pub(crate) use record_size::wire_size;
-pub use router::{Origin, Record, Router};
-pub(crate) use table::{BATCH, Batch, MissedRows, Place, Read, SAVEPOINT, TableRow};
-pub use table::{Slow, UnpublishedRows};
-pub use topic_name::{TopicFault, check_topic};
+pub use router::{EventSource, Record, Router};
+pub(crate) use table::{BATCH, Batch, MissedRows, Read, SAVEPOINT, TableLocation, TableRow};
+pub use table::{SlowRows, UnpublishedRows};
+pub use topic_name::{TopicNameError, check_topic};
 pub(crate) use write_back::{Mark, Outcome, WriteBack};
 pub use writer::{NewEvent, PAYLOAD_BYTES_MAX, Payload, Writer};

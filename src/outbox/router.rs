@@ -19,8 +19,8 @@ use std::ops::Range;
 use crate::config::KeyRule;
 use crate::error::{Code, Error, Result};
 use crate::lsn::Lsn;
-use crate::outbox::json_pointer as json;
-use crate::outbox::{Event, Printed};
+use crate::outbox::json_pointer;
+use crate::outbox::{Event, TextValue};
 use crate::pgoutput::Timestamp;
 
 /// Names that begin so are ours: a row cannot pass off its own header as the event's identity.
@@ -42,7 +42,7 @@ const HEADER_OVERHEAD: usize = 64;
 
 /// Where an event was read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Origin {
+pub enum EventSource {
     /// The replication slot. Commit position and index name the event.
     Stream {
         /// The start of the transaction's commit record.
@@ -100,7 +100,7 @@ impl Router {
         Router {
             key: match key {
                 KeyRule::Column(_) => Key::Column,
-                KeyRule::Pointer(pointer) => Key::Pointer(json::steps(pointer)),
+                KeyRule::Pointer(pointer) => Key::Pointer(json_pointer::steps(pointer)),
                 KeyRule::None => Key::None,
             },
             printed: None,
@@ -118,13 +118,17 @@ impl Router {
     /// # Errors
     ///
     /// [`Code::Publish`] when this row, and no other, cannot become a record.
-    pub fn record<'a>(&'a mut self, event: &Event<'a>, origin: Origin) -> Result<Record<'a>> {
+    pub fn record<'a>(&'a mut self, event: &Event<'a>, origin: EventSource) -> Result<Record<'a>> {
         let parts = self.prepare(event, origin)?;
         Ok(self.assemble(&parts, event, origin))
     }
 
     /// The first half of [`record`](Router::record): everything that can fail.
-    pub(crate) fn prepare<'a>(&mut self, event: &Event<'a>, origin: Origin) -> Result<Parts<'a>> {
+    pub(crate) fn prepare<'a>(
+        &mut self,
+        event: &Event<'a>,
+        origin: EventSource,
+    ) -> Result<Parts<'a>> {
         self.text.clear();
         self.text.shrink_to(SCRATCH_KEPT);
         self.bytes.clear();
@@ -145,7 +149,7 @@ impl Router {
     pub(crate) fn bare<'a>(&mut self, event: &Event<'a>) -> Parts<'a> {
         self.headers.clear();
         let value = event.payload.map(|payload| match payload {
-            Printed::Verbatim(text) | Printed::Hex(text) => Part::Event(text),
+            TextValue::Verbatim(text) | TextValue::Hex(text) => Part::Event(text),
         });
         Parts { key: None, value }
     }
@@ -155,7 +159,7 @@ impl Router {
         &'a self,
         parts: &Parts<'a>,
         event: &Event<'a>,
-        origin: Origin,
+        origin: EventSource,
     ) -> Record<'a> {
         let (ours, our_count) = self.our_headers(event, origin);
         Record {
@@ -169,8 +173,8 @@ impl Router {
         }
     }
 
-    fn print_origin(&mut self, origin: Origin) {
-        let Origin::Stream {
+    fn print_origin(&mut self, origin: EventSource) {
+        let EventSource::Stream {
             commit_lsn,
             index,
             committed_at,
@@ -197,19 +201,21 @@ impl Router {
         };
         let (text, headers) = (&mut self.text, &mut self.headers);
         let mut unreadable = None;
-        let read = json::members(object, |name, value| {
+        let read = json_pointer::members(object, |name, value| {
             if name.starts_with(OUR_HEADERS) {
                 return;
             }
             let start = text.len();
             text.push_str(name);
             let middle = text.len();
-            unreadable = unreadable.take().or(json::append(value, text).err());
+            unreadable = unreadable
+                .take()
+                .or(json_pointer::append(value, text).err());
             headers.push((start..middle, middle..text.len()));
         });
         unreadable.map_or(read, Err).map_err(|cause| {
-            own_fault(event, "has headers that are no JSON object")
-                .hint("headers must be an object such as {\"traceparent\": \"00-…\"}")
+            own_rejection(event, "has headers that are no JSON object")
+                .with_hint("headers must be an object such as {\"traceparent\": \"00-…\"}")
                 .source(cause)
         })
     }
@@ -232,38 +238,38 @@ impl Router {
             Some(Part::Text(_)) | None => return Ok(None),
         };
         let not_json = |cause| {
-            own_fault(
+            own_rejection(
                 event,
                 "has a payload that is not JSON, but OUTBOX_KEY looks into it",
             )
             .source(cause)
         };
-        let Some(found) = json::find(payload, steps).map_err(not_json)? else {
+        let Some(found) = json_pointer::find(payload, steps).map_err(not_json)? else {
             return Ok(None);
         };
         match found.get().as_bytes().first() {
             Some(b'n') => Ok(None),
-            Some(b'{' | b'[') => Err(own_fault(
+            Some(b'{' | b'[') => Err(own_rejection(
                 event,
                 "has an object or an array where OUTBOX_KEY looks for the key",
             )),
             _ => {
                 let start = self.text.len();
-                json::append(found, &mut self.text).map_err(not_json)?;
+                json_pointer::append(found, &mut self.text).map_err(not_json)?;
                 Ok(Some(Part::Text(start..self.text.len())))
             }
         }
     }
 
-    fn part<'a>(&mut self, event: &Event<'_>, printed: Printed<'a>) -> Result<Part<'a>> {
+    fn part<'a>(&mut self, event: &Event<'_>, printed: TextValue<'a>) -> Result<Part<'a>> {
         let hex = match printed {
-            Printed::Verbatim(text) => return Ok(Part::Event(text)),
-            Printed::Hex(hex) => hex,
+            TextValue::Verbatim(text) => return Ok(Part::Event(text)),
+            TextValue::Hex(hex) => hex,
         };
         let start = self.bytes.len();
         decode_hex(hex, &mut self.bytes).ok_or_else(|| {
-            own_fault(event, "has a bytea that is not in hexadecimal")
-                .hint("the session must have bytea_output=hex")
+            own_rejection(event, "has a bytea that is not in hexadecimal")
+                .with_hint("the session must have bytea_output=hex")
         })?;
         Ok(Part::Bytes(start..self.bytes.len()))
     }
@@ -276,7 +282,11 @@ impl Router {
         }
     }
 
-    fn our_headers<'a>(&'a self, event: &Event<'a>, origin: Origin) -> (OurHeaders<'a>, usize) {
+    fn our_headers<'a>(
+        &'a self,
+        event: &Event<'a>,
+        origin: EventSource,
+    ) -> (OurHeaders<'a>, usize) {
         let mut ours = [("", [].as_slice()); OUR_HEADER_COUNT];
         let mut slots = ours.iter_mut();
         let mut count = 0;
@@ -290,12 +300,12 @@ impl Router {
         add("outbox_created_at", event.created_at);
         add("outbox_event_type", event.event_type);
         match origin {
-            Origin::Stream { .. } => {
+            EventSource::Stream { .. } => {
                 add("outbox_lsn", Some(&self.lsn));
                 add("outbox_index", Some(&self.index));
                 add("outbox_committed_at", Some(&self.committed_at));
             }
-            Origin::Table => add("outbox_source", Some("table")),
+            EventSource::Table => add("outbox_source", Some("table")),
         }
         (ours, count)
     }
@@ -365,7 +375,7 @@ impl fmt::Debug for Record<'_> {
     }
 }
 
-fn own_fault(event: &Event<'_>, what: &str) -> Error {
+fn own_rejection(event: &Event<'_>, what: &str) -> Error {
     Error::fatal(
         Code::Publish,
         format!("the event with id {} {what}", event.id),

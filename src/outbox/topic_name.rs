@@ -22,7 +22,7 @@ const OUR_OWN: &str = "__outboxd";
 
 /// Why a name cannot be a topic's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum TopicFault {
+pub enum TopicNameError {
     /// It has no characters.
     #[error("the topic is empty")]
     Empty,
@@ -45,14 +45,16 @@ pub enum TopicFault {
 /// # Errors
 ///
 /// When it does not, why.
-pub fn check_topic(name: &str) -> Result<(), TopicFault> {
+pub fn check_topic(name: &str) -> Result<(), TopicNameError> {
     let legal = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
     match name {
-        "" => Err(TopicFault::Empty),
-        "." | ".." => Err(TopicFault::Dots),
-        _ if !name.bytes().all(legal) => Err(TopicFault::Character),
-        _ if name.len() > NAME_BYTES_MAX => Err(TopicFault::TooLong),
-        _ if KAFKAS_OWN.contains(&name) || name.starts_with(OUR_OWN) => Err(TopicFault::Reserved),
+        "" => Err(TopicNameError::Empty),
+        "." | ".." => Err(TopicNameError::Dots),
+        _ if !name.bytes().all(legal) => Err(TopicNameError::Character),
+        _ if name.len() > NAME_BYTES_MAX => Err(TopicNameError::TooLong),
+        _ if KAFKAS_OWN.contains(&name) || name.starts_with(OUR_OWN) => {
+            Err(TopicNameError::Reserved)
+        }
         _ => Ok(()),
     }
 }
@@ -78,23 +80,23 @@ mod tests {
 
     #[test]
     fn names_that_kafka_refuses_say_why() {
-        for (name, fault) in [
-            ("", TopicFault::Empty),
-            (".", TopicFault::Dots),
-            ("..", TopicFault::Dots),
-            ("a b", TopicFault::Character),
-            ("a/b", TopicFault::Character),
-            ("größe", TopicFault::Character),
-            ("a\n", TopicFault::Character),
-            (&"x".repeat(250), TopicFault::TooLong),
-            ("__consumer_offsets", TopicFault::Reserved),
-            ("__transaction_state", TopicFault::Reserved),
-            ("__share_group_state", TopicFault::Reserved),
-            ("__cluster_metadata", TopicFault::Reserved),
-            ("__outboxd", TopicFault::Reserved),
-            ("__outboxd_progress", TopicFault::Reserved),
+        for (name, rejection) in [
+            ("", TopicNameError::Empty),
+            (".", TopicNameError::Dots),
+            ("..", TopicNameError::Dots),
+            ("a b", TopicNameError::Character),
+            ("a/b", TopicNameError::Character),
+            ("größe", TopicNameError::Character),
+            ("a\n", TopicNameError::Character),
+            (&"x".repeat(250), TopicNameError::TooLong),
+            ("__consumer_offsets", TopicNameError::Reserved),
+            ("__transaction_state", TopicNameError::Reserved),
+            ("__share_group_state", TopicNameError::Reserved),
+            ("__cluster_metadata", TopicNameError::Reserved),
+            ("__outboxd", TopicNameError::Reserved),
+            ("__outboxd_progress", TopicNameError::Reserved),
         ] {
-            assert_eq!(check_topic(name), Err(fault), "{name}");
+            assert_eq!(check_topic(name), Err(rejection), "{name}");
         }
     }
 }

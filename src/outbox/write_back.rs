@@ -7,7 +7,7 @@
 //! to change (a constraint, a trigger) must not hold the slot for ever: the batch is halved down to it, it is filed among the dead
 //! letters as published and not marked, and is settled then. Errors of table or server are the caller's to retry.
 //!
-//! An id means something at one [`Place`] only. A session that is on another server, or finds another table under the name, is refused, and
+//! An id means something at one [`TableLocation`] only. A session that is on another server, or finds another table under the name, is refused, and
 //! every statement about rows names the table's object id as well: a table that was dropped and made anew has none of our rows.
 //!
 //! The update repeats safely: it touches unpublished rows only, so a batch of unknown outcome is just written again.
@@ -23,11 +23,12 @@ use crate::error::{Code, Error, Result};
 use crate::lsn::Lsn;
 use crate::outbox::dead_letter::file_not_marked;
 use crate::outbox::{
-    Closing, DeadLetters, Letter, ParkedKey, Place, Request, Router, Slow, UnpublishedRows,
+    CloseDeadLetter, DeadLetters, NewDeadLetter, ParkedKey, ResolveRequest, Router, SlowRows,
+    TableLocation, UnpublishedRows,
 };
 use crate::postgres::table_shape::is_table;
 use crate::postgres::{
-    self, Session, is_lock_trouble, is_of_the_row, row_fault, sql_error, table_shape as table,
+    self, Session, is_lock_conflict, is_of_the_row, row_error, sql_error, table_shape,
 };
 
 /// Requests about dead letters that are read at a time.
@@ -63,10 +64,10 @@ pub(crate) enum Outcome {
 #[derive(Debug)]
 pub(crate) struct WriteBack {
     config: Arc<Config>,
-    place: Option<Place>,
+    place: Option<TableLocation>,
     open: Option<Prepared>,
     /// Rows of dead letters that are slow to read.
-    slow: Slow,
+    slow: SlowRows,
     /// When the dead letters were counted last.
     counted: Option<Instant>,
 }
@@ -78,13 +79,13 @@ impl WriteBack {
             config,
             place: None,
             open: None,
-            slow: Slow::default(),
+            slow: SlowRows::default(),
             counted: None,
         }
     }
 
     /// Where the rows are that the next call is about, if anybody knows.
-    pub(crate) fn aim(&mut self, place: Option<Place>) {
+    pub(crate) fn aim(&mut self, place: Option<TableLocation>) {
         self.place = place;
     }
 
@@ -104,11 +105,14 @@ impl WriteBack {
     ///
     /// # Errors
     /// As of [`write`](WriteBack::write).
-    pub(crate) async fn file(&mut self, letters: &[Letter]) -> Result<()> {
+    pub(crate) async fn file(&mut self, dead_letters: &[NewDeadLetter]) -> Result<()> {
         let prepared = self.prepared().await?;
         let system_id = prepared.place.server.lineage.system_id.to_string();
         let session = &prepared.session;
-        prepared.letters.file(session, &system_id, letters).await?;
+        prepared
+            .dead_letters
+            .file(session, &system_id, dead_letters)
+            .await?;
         self.open = Some(prepared);
         Ok(())
     }
@@ -117,9 +121,12 @@ impl WriteBack {
     ///
     /// # Errors
     /// As of [`write`](WriteBack::write).
-    pub(crate) async fn close(&mut self, closings: &[Closing]) -> Result<()> {
+    pub(crate) async fn close(&mut self, closings: &[CloseDeadLetter]) -> Result<()> {
         let prepared = self.prepared().await?;
-        prepared.letters.close(&prepared.session, closings).await?;
+        prepared
+            .dead_letters
+            .close(&prepared.session, closings)
+            .await?;
         self.open = Some(prepared);
         Ok(())
     }
@@ -131,7 +138,7 @@ impl WriteBack {
     pub(crate) async fn count_attempts(&mut self, rows: &[i64]) -> Result<()> {
         let prepared = self.prepared().await?;
         let session = &prepared.session;
-        prepared.letters.count_attempts(session, rows).await?;
+        prepared.dead_letters.count_attempts(session, rows).await?;
         self.open = Some(prepared);
         Ok(())
     }
@@ -140,11 +147,11 @@ impl WriteBack {
     ///
     /// # Errors
     /// As of [`write`](WriteBack::write).
-    pub(crate) async fn requests(&mut self) -> Result<Vec<Request>> {
+    pub(crate) async fn requests(&mut self) -> Result<Vec<ResolveRequest>> {
         let mut prepared = self.prepared().await?;
         let (session, rows) = (&prepared.session, &prepared.rows);
         let requests = prepared
-            .letters
+            .dead_letters
             .requests(
                 session,
                 rows,
@@ -159,9 +166,9 @@ impl WriteBack {
 
     /// A position behind all that was written here before, which a stream comes to without anybody writing more. Writes to the log,
     /// and needs Postgres 17. Errors are those of [`write`](WriteBack::write).
-    pub(crate) async fn write_milestone(&mut self) -> Result<Lsn> {
+    pub(crate) async fn emit_logical_message(&mut self) -> Result<Lsn> {
         let prepared = self.prepared().await?;
-        let position = postgres::write_milestone(&prepared.session).await?;
+        let position = postgres::emit_logical_message(&prepared.session).await?;
         self.open = Some(prepared);
         Ok(position)
     }
@@ -172,7 +179,7 @@ impl WriteBack {
     /// As of [`write`](WriteBack::write).
     pub(crate) async fn parked_keys(&mut self) -> Result<Vec<ParkedKey>> {
         let prepared = self.prepared().await?;
-        let keys = prepared.letters.parked_keys(&prepared.session).await?;
+        let keys = prepared.dead_letters.parked_keys(&prepared.session).await?;
         self.open = Some(prepared);
         Ok(keys)
     }
@@ -186,7 +193,7 @@ impl WriteBack {
             return Ok(None);
         }
         let prepared = self.prepared().await?;
-        let counts = prepared.letters.counts(&prepared.session).await?;
+        let counts = prepared.dead_letters.counts(&prepared.session).await?;
         self.open = Some(prepared);
         self.counted = Some(Instant::now());
         Ok(Some(counts))
@@ -211,18 +218,18 @@ impl WriteBack {
 #[derive(Debug)]
 struct Prepared {
     session: Session,
-    place: Place,
+    place: TableLocation,
     table: TableName,
     update: Statement,
     update_unlocked: Statement,
     look: Statement,
-    letters: DeadLetters,
+    dead_letters: DeadLetters,
     rows: UnpublishedRows,
     router: Router,
 }
 
 impl Prepared {
-    async fn open(config: &Config, place: Place) -> Result<Self> {
+    async fn open(config: &Config, place: TableLocation) -> Result<Self> {
         let (database, timeout) = (&config.database, config.operation_timeout);
         let session = postgres::connect(database, "outboxd write-back", timeout).await?;
         if postgres::server(&session).await? != place.server {
@@ -230,7 +237,7 @@ impl Prepared {
             return Err(Error::transient(Code::Write, message));
         }
         let table = config.table.clone();
-        let shape = table::read(&session, &table).await?;
+        let shape = table_shape::read(&session, &table).await?;
         let shape = shape.ok_or_else(|| {
             Error::transient(Code::Write, format!("the table {table} is not there"))
         })?;
@@ -274,7 +281,7 @@ impl Prepared {
                 .bounded(&what, session.prepare(&update_unlocked))
                 .await?,
             look: session.bounded(&what, session.prepare(&look)).await?,
-            letters: DeadLetters::new(config, &shape),
+            dead_letters: DeadLetters::new(config, &shape),
             rows: UnpublishedRows::new(config, &shape)?,
             router: Router::new(&config.key),
             session,
@@ -311,7 +318,7 @@ impl Prepared {
 
     /// Kafka has the row's event, and the table will not hear of it: somebody has to look, and the others go on.
     async fn file(&self, mark: &mut Mark, error: &tokio_postgres::Error) -> Result<()> {
-        let (row, cause) = (mark.row, row_fault(error));
+        let (row, cause) = (mark.row, row_error(error));
         tracing::error!(
             row,
             state = cause.0,
@@ -327,7 +334,7 @@ impl Prepared {
     async fn write_part(&self, marks: &mut [Mark]) -> Result<(), tokio_postgres::Error> {
         let ids: Vec<i64> = marks.iter().map(|mark| mark.row).collect();
         let changed = match self.session.execute(&self.update, &[&ids]).await {
-            Err(error) if is_lock_trouble(&error) => {
+            Err(error) if is_lock_conflict(&error) => {
                 self.session.execute(&self.update_unlocked, &[&ids]).await?
             }
             other => other?,

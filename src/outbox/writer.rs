@@ -83,11 +83,11 @@ impl<'a> NewEvent<'a> {
     fn check(&self) -> Result<()> {
         if self.event_type.is_empty() {
             return Err(Error::fatal(Code::Write, "the event type is empty")
-                .hint("name the kind of event, such as OrderCreated"));
+                .with_hint("name the kind of event, such as OrderCreated"));
         }
-        check_topic(self.topic).map_err(|fault| {
+        check_topic(self.topic).map_err(|rejection| {
             let message = format!("an event of type {} names no topic", self.event_type);
-            Error::fatal(Code::Write, message).source(fault)
+            Error::fatal(Code::Write, message).source(rejection)
         })
     }
 }
@@ -164,9 +164,9 @@ impl Writer {
             let limit = format!(
                 "the payload has more than {PAYLOAD_BYTES_MAX} bytes as Postgres prints it"
             );
-            return Err(Error::fatal(Code::Write, what())
-                .source(limit)
-                .hint("store the large part elsewhere and put a reference to it into the event"));
+            return Err(Error::fatal(Code::Write, what()).source(limit).with_hint(
+                "store the large part elsewhere and put a reference to it into the event",
+            ));
         };
         row.try_get(0).map_err(|error| sql_error(what(), error))
     }

@@ -71,7 +71,7 @@ pub enum DecodeError {
 impl From<DecodeError> for Error {
     fn from(cause: DecodeError) -> Self {
         Error::fatal(Code::Replication, "a pgoutput message cannot be decoded")
-            .hint("the server may be newer than this version of outboxd knows; nothing was passed over")
+            .with_hint("the server may be newer than this version of outboxd knows; nothing was passed over")
             .source(cause)
     }
 }

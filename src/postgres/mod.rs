@@ -22,13 +22,13 @@ pub(crate) mod tls;
 mod wal;
 
 pub(crate) use self::preflight::Inspection;
-pub(crate) use self::problem::Fault;
+pub(crate) use self::problem::ServerProblem;
 pub(crate) use self::server::POSTMASTER_START;
 pub use self::server::{Lineage, Server, server};
 pub(crate) use self::session::is_out_of_time;
 pub use self::session::{Session, connect};
 pub(crate) use self::sql_error::sql_error;
 pub use self::sqlstate::ServerError;
-pub(crate) use self::sqlstate::{is_lock_trouble, is_of_the_row, is_unreadable, row_fault};
+pub(crate) use self::sqlstate::{is_lock_conflict, is_of_the_row, is_unreadable, row_error};
 pub use self::table_shape::TableShape;
-pub(crate) use self::wal::{log_position, write_milestone};
+pub(crate) use self::wal::{emit_logical_message, log_position};

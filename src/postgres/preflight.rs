@@ -7,9 +7,9 @@
 
 use crate::config::{AfterPublish, Backlog, Config, KeyRule, Source};
 use crate::error::{Code, Error, Result};
-use crate::postgres::problem::Fault;
+use crate::postgres::problem::ServerProblem;
 use crate::postgres::session::Session;
-use crate::postgres::table_shape::{self as table, Column, TableShape, quoted};
+use crate::postgres::table_shape::{self, Column, TableShape, quoted};
 use crate::postgres::{publication, slot};
 
 /// How many slots a first start needs: one to read the backlog under, and its lasting copy.
@@ -23,13 +23,13 @@ const DECODING_ON_DEMAND: i64 = 190_000;
 pub(crate) struct Inspection {
     /// `None` where there is no such table.
     pub(crate) shape: Option<TableShape>,
-    pub(crate) faults: Vec<Fault>,
+    pub(crate) problems: Vec<ServerProblem>,
 }
 
 impl Inspection {
     /// The table's shape, or all faults as one error.
     pub(crate) fn verdict(self) -> Result<TableShape> {
-        match combined(self.faults) {
+        match combined(self.problems) {
             Some(error) => Err(error),
             None => Ok(self.shape.expect("a table that is missing is a fault")),
         }
@@ -50,36 +50,36 @@ pub async fn check(session: &Session, config: &Config) -> Result<TableShape> {
 /// # Errors
 /// Of the session; transient when the server is a standby.
 pub(crate) async fn inspect(session: &Session, config: &Config) -> Result<Inspection> {
-    let mut faults = server_faults(session, config).await?;
-    let shape = table::read(session, &config.table).await?;
+    let mut problems = server_problems(session, config).await?;
+    let shape = table_shape::read(session, &config.table).await?;
     match &shape {
         None => {
             let problem = format!("there is no table {}", config.table);
-            let fault = Fault::config(problem, "run `outboxd init`, or set OUTBOX_TABLE");
-            faults.push(fault.gap("table-missing"));
+            let problem = ServerProblem::config(problem, "run `outboxd init`, or set OUTBOX_TABLE");
+            problems.push(problem.gap("table-missing"));
         }
         Some(shape) => {
-            faults.extend(table_faults(shape, config, session).await?);
-            faults.extend(dead_letter_fault(session, config).await?);
+            problems.extend(table_problems(shape, config, session).await?);
+            problems.extend(dead_letter_problem(session, config).await?);
             if config.source == Source::Slot {
-                faults.extend(publication_faults(session, config, shape).await?);
+                problems.extend(publication_problems(session, config, shape).await?);
             }
         }
     }
     if config.source == Source::Slot {
-        faults.extend(slot_fault(session, config).await?);
+        problems.extend(slot_problem(session, config).await?);
     }
-    Ok(Inspection { shape, faults })
+    Ok(Inspection { shape, problems })
 }
 
-async fn slot_fault(session: &Session, config: &Config) -> Result<Option<Fault>> {
+async fn slot_problem(session: &Session, config: &Config) -> Result<Option<ServerProblem>> {
     match slot::read(session, &config.slot).await {
         Ok(Some(_)) => Ok(None),
         Ok(None) => {
             let (used, max) = slot::used_and_max(session).await?;
             let needed = used + SLOTS_NEEDED;
-            let fault = || {
-                Fault::slot(
+            let problem = || {
+                ServerProblem::slot(
                     format!("{used} of {max} replication slots are in use and a start needs two"),
                     format!(
                         "drop a slot that nobody reads, or ALTER SYSTEM SET max_replication_slots \
@@ -87,30 +87,30 @@ async fn slot_fault(session: &Session, config: &Config) -> Result<Option<Fault>>
                     ),
                 )
             };
-            Ok((needed > max).then(fault))
+            Ok((needed > max).then(problem))
         }
         Err(error) if error.is_transient() => Err(error),
-        Err(error) => Ok(Some(Fault::config(
+        Err(error) => Ok(Some(ServerProblem::config(
             error.message(),
-            error.remedy().unwrap_or("look at pg_replication_slots"),
+            error.hint().unwrap_or("look at pg_replication_slots"),
         ))),
     }
 }
 
 /// One error of all faults; a single one keeps its remedy apart.
-fn combined(mut faults: Vec<Fault>) -> Option<Error> {
-    if faults.len() == 1 {
-        let fault = faults.remove(0);
-        return Some(Error::fatal(fault.code, fault.problem).hint(fault.remedy));
+fn combined(mut problems: Vec<ServerProblem>) -> Option<Error> {
+    if problems.len() == 1 {
+        let problem = problems.remove(0);
+        return Some(Error::fatal(problem.code, problem.problem).with_hint(problem.hint));
     }
-    let code = faults.first()?.code;
-    let each = faults
+    let code = problems.first()?.code;
+    let each = problems
         .iter()
-        .map(|fault| format!("{} [{}]", fault.problem, fault.remedy));
+        .map(|problem| format!("{} [{}]", problem.problem, problem.hint));
     Some(Error::fatal(code, each.collect::<Vec<_>>().join("; ")))
 }
 
-async fn server_faults(session: &Session, config: &Config) -> Result<Vec<Fault>> {
+async fn server_problems(session: &Session, config: &Config) -> Result<Vec<ServerProblem>> {
     // Amazon's managed servers give the right to replicate by membership in a role of their own.
     const SQL: &str = "SELECT pg_catalog.pg_is_in_recovery(),
                 pg_catalog.current_setting('server_version_num')::int8,
@@ -125,33 +125,33 @@ async fn server_faults(session: &Session, config: &Config) -> Result<Vec<Fault>>
     let row = session.row("checking the server", SQL, &[]).await?;
     if row.get(0) {
         return Err(Error::transient(Code::Connect, "the server is a standby")
-            .hint("connect to the primary, or name all hosts of the cluster"));
+            .with_hint("connect to the primary, or name all hosts of the cluster"));
     }
     let (version, encoding, wal_level): (i64, &str, &str) = (row.get(1), row.get(2), row.get(3));
     let (role, may_replicate): (&str, bool) = (row.get(4), row.get(5));
-    let mut faults = Vec::new();
+    let mut problems = Vec::new();
     if encoding != "UTF8" {
-        faults.push(Fault::config(
+        problems.push(ServerProblem::config(
             format!("the database is encoded in {encoding}"),
             "records are UTF-8: move the table to a database with encoding UTF8",
         ));
     }
     if config.source == Source::Poll {
-        return Ok(faults);
+        return Ok(problems);
     }
     if wal_level != "logical" && version < DECODING_ON_DEMAND {
-        faults.push(Fault::config(
+        problems.push(ServerProblem::config(
             format!("wal_level is {wal_level}"),
             "ALTER SYSTEM SET wal_level = 'logical' and restart the server",
         ));
     }
     if !may_replicate {
-        faults.push(Fault::config(
+        problems.push(ServerProblem::config(
             format!("role {role} may not replicate"),
             format!("ALTER ROLE {} REPLICATION", quoted(role)),
         ));
     }
-    Ok(faults)
+    Ok(problems)
 }
 
 /// The columns without which nothing can be published, as `config` has it.
@@ -172,28 +172,28 @@ fn needed_columns(config: &Config) -> Vec<&str> {
     needed
 }
 
-async fn table_faults(
+async fn table_problems(
     shape: &TableShape,
     config: &Config,
     session: &Session,
-) -> Result<Vec<Fault>> {
+) -> Result<Vec<ServerProblem>> {
     let role = session
         .row("asking for the role", "SELECT current_user::text", &[])
         .await?;
     let role = quoted(role.get(0));
-    let mut faults = column_faults(shape, config);
-    faults.extend(right_faults(shape, config, &role));
+    let mut problems = column_problems(shape, config);
+    problems.extend(right_problems(shape, config, &role));
     if !shape.logged && config.source == Source::Slot {
         let problem = format!(
             "table {} is unlogged or temporary, so its rows never reach the log",
             shape.name
         );
-        let remedy = format!("ALTER TABLE {} SET LOGGED", shape.name.quoted());
-        faults.push(Fault::config(problem, remedy).gap("table-unlogged"));
+        let hint = format!("ALTER TABLE {} SET LOGGED", shape.name.quoted());
+        problems.push(ServerProblem::config(problem, hint).gap("table-unlogged"));
     }
     let writes_back = config.after_publish != AfterPublish::Keep;
     if writes_back && shape.column("id").is_some() && !(shape.id_is_integer() && shape.id_is_key) {
-        faults.push(Fault::config(
+        problems.push(ServerProblem::config(
             format!(
                 "{}.id is not an integer with a primary or unique key",
                 shape.name
@@ -205,24 +205,24 @@ async fn table_faults(
         ));
     }
     if shape.rows_hidden {
-        faults.push(Fault::config(
+        problems.push(ServerProblem::config(
             format!("row-level security hides rows of {}", shape.name),
             format!("ALTER ROLE {role} BYPASSRLS"),
         ));
     }
-    Ok(faults)
+    Ok(problems)
 }
 
-fn column_faults(shape: &TableShape, config: &Config) -> Vec<Fault> {
-    let mut faults = Vec::new();
+fn column_problems(shape: &TableShape, config: &Config) -> Vec<ServerProblem> {
+    let mut problems = Vec::new();
     for name in needed_columns(config) {
         match shape.column(name) {
-            None => faults.push(Fault::config(
+            None => problems.push(ServerProblem::config(
                 format!("table {} has no column {name}", shape.name),
                 "compare it with `outboxd init --print-sql`",
             )),
             Some(column) if column.generated && config.source == Source::Slot => {
-                faults.push(Fault::config(
+                problems.push(ServerProblem::config(
                     format!(
                         "{}.{name} is a generated column, which the stream does not carry",
                         shape.name
@@ -230,14 +230,14 @@ fn column_faults(shape: &TableShape, config: &Config) -> Vec<Fault> {
                     "let the writers fill an ordinary column",
                 ))
             }
-            Some(column) if !type_fits(column) => faults.push(Fault::config(
+            Some(column) if !type_fits(column) => problems.push(ServerProblem::config(
                 format!("{}.{name} has the type {}", shape.name, column.type_name),
                 "compare it with `outboxd init --print-sql`",
             )),
             Some(_) => {}
         }
     }
-    faults
+    problems
 }
 
 /// Only the columns whose meaning we know have a type to fit; a key may be of any.
@@ -250,15 +250,15 @@ fn type_fits(column: &Column) -> bool {
     fitting.contains(&column.type_name.as_str())
 }
 
-fn right_faults(shape: &TableShape, config: &Config, role: &str) -> Vec<Fault> {
+fn right_problems(shape: &TableShape, config: &Config, role: &str) -> Vec<ServerProblem> {
     let reads = config.after_publish != AfterPublish::Keep || config.backlog == Backlog::Publish;
     if !reads {
         return Vec::new();
     }
     let table = shape.name.quoted();
-    let mut faults = Vec::new();
+    let mut problems = Vec::new();
     let mut lacking = |right: &str, object: &str| {
-        faults.push(Fault::config(
+        problems.push(ServerProblem::config(
             format!("role {role} lacks {right} on {}", shape.name),
             format!("GRANT {right} ON {object} TO {role}"),
         ));
@@ -281,11 +281,11 @@ fn right_faults(shape: &TableShape, config: &Config, role: &str) -> Vec<Fault> {
         AfterPublish::Delete if !shape.can_delete => lacking("DELETE", &table),
         AfterPublish::Mark | AfterPublish::Delete | AfterPublish::Keep => {}
     }
-    faults
+    problems
 }
 
 /// Without the dead letters' table, one event that Kafka refuses would hold up all behind it.
-async fn dead_letter_fault(session: &Session, config: &Config) -> Result<Option<Fault>> {
+async fn dead_letter_problem(session: &Session, config: &Config) -> Result<Option<ServerProblem>> {
     const SQL: &str = "SELECT current_user::text, t.found IS NOT NULL, t.found IS NULL
                 OR (SELECT pg_catalog.bool_and(pg_catalog.has_table_privilege(t.found, r.name))
                       FROM (VALUES ('SELECT'), ('INSERT'), ('UPDATE')) AS r (name))
@@ -300,11 +300,11 @@ async fn dead_letter_fault(session: &Session, config: &Config) -> Result<Option<
         .await?;
     let (role, found, may): (&str, bool, bool) = (row.get(0), row.get(1), row.get(2));
     Ok(match (found, may) {
-        (false, _) => Some(Fault::config(
+        (false, _) => Some(ServerProblem::config(
             format!("there is no table {table} for the dead letters"),
             "run `outboxd init`",
         )),
-        (true, false) => Some(Fault::config(
+        (true, false) => Some(ServerProblem::config(
             format!(
                 "role {} lacks SELECT, INSERT or UPDATE on {table}",
                 quoted(role)
@@ -319,19 +319,19 @@ async fn dead_letter_fault(session: &Session, config: &Config) -> Result<Option<
     })
 }
 
-async fn publication_faults(
+async fn publication_problems(
     session: &Session,
     config: &Config,
     shape: &TableShape,
-) -> Result<Vec<Fault>> {
+) -> Result<Vec<ServerProblem>> {
     let name = &config.publication;
     Ok(match publication::inspect(session, name, shape).await? {
-        Some(state) => state.faults(name, shape, &needed_columns(config)),
+        Some(state) => state.problems(name, shape, &needed_columns(config)),
         None => {
             let problem = format!("there is no publication {name}");
             let sql = publication::create_sql(name, &shape.name);
-            let fault = Fault::slot(problem, format!("run `outboxd init`, or {sql}"));
-            vec![fault.gap("publication-missing")]
+            let problem = ServerProblem::slot(problem, format!("run `outboxd init`, or {sql}"));
+            vec![problem.gap("publication-missing")]
         }
     })
 }

@@ -12,7 +12,7 @@ use tokio_postgres::types::ToSql;
 
 use crate::config::TableName;
 use crate::error::Result;
-use crate::postgres::problem::Fault;
+use crate::postgres::problem::ServerProblem;
 use crate::postgres::session::Session;
 use crate::postgres::table_shape::{TableShape, quoted};
 
@@ -42,8 +42,13 @@ pub struct PublicationState {
 
 impl PublicationState {
     /// What stands in the way of publishing `table`, whose columns `needed` have to arrive.
-    pub(crate) fn faults(&self, name: &str, table: &TableShape, needed: &[&str]) -> Vec<Fault> {
-        let mut faults = Vec::new();
+    pub(crate) fn problems(
+        &self,
+        name: &str,
+        table: &TableShape,
+        needed: &[&str],
+    ) -> Vec<ServerProblem> {
+        let mut problems = Vec::new();
         let publication = quoted(name);
         let whole = format!(
             "ALTER PUBLICATION {publication} SET TABLE {}",
@@ -52,7 +57,7 @@ impl PublicationState {
         let only_inserts = format!("ALTER PUBLICATION {publication} SET (publish = 'insert')");
         if !self.insert {
             let problem = format!("publication {name} does not publish inserts");
-            faults.push(Fault::slot(problem, only_inserts.clone()).gap(NOT_PUBLISHED));
+            problems.push(ServerProblem::slot(problem, only_inserts.clone()).gap(NOT_PUBLISHED));
         }
         if self.relations.is_empty() {
             let add = format!(
@@ -60,8 +65,8 @@ impl PublicationState {
                 table.name.quoted()
             );
             let problem = format!("publication {name} does not contain {}", table.name);
-            faults.push(Fault::slot(problem, add).gap(NOT_PUBLISHED));
-            return faults;
+            problems.push(ServerProblem::slot(problem, add).gap(NOT_PUBLISHED));
+            return problems;
         }
         if table.partitioned && !self.relations.contains(&table.name) {
             let problem = format!(
@@ -70,11 +75,11 @@ impl PublicationState {
             );
             let root =
                 format!("ALTER PUBLICATION {publication} SET (publish_via_partition_root = true)");
-            faults.push(Fault::slot(problem, root).gap(NOT_PUBLISHED));
+            problems.push(ServerProblem::slot(problem, root).gap(NOT_PUBLISHED));
         }
         if let Some(partition) = self.missing.first() {
             let problem = format!("publication {name} does not contain partition {partition}");
-            faults.push(Fault::slot(problem, whole.clone()).gap(NOT_PUBLISHED));
+            problems.push(ServerProblem::slot(problem, whole.clone()).gap(NOT_PUBLISHED));
         }
         if let Some(filter) = self
             .row_filter
@@ -82,7 +87,7 @@ impl PublicationState {
             .filter(|&filter| filter != HARMLESS_FILTER)
         {
             let problem = format!("publication {name} hides events by its row filter {filter}");
-            faults.push(Fault::slot(problem, whole.clone()).gap(NOT_PUBLISHED));
+            problems.push(ServerProblem::slot(problem, whole.clone()).gap(NOT_PUBLISHED));
         }
         let hidden: Vec<_> = self
             .columns
@@ -91,7 +96,7 @@ impl PublicationState {
             .collect();
         if !hidden.is_empty() {
             let problem = format!("publication {name} leaves out {}", hidden.join(", "));
-            faults.push(Fault::slot(problem, whole).gap(NOT_PUBLISHED));
+            problems.push(ServerProblem::slot(problem, whole).gap(NOT_PUBLISHED));
         }
         let partial = self.row_filter.is_some() || self.columns.is_some();
         if self.update_or_delete && (partial || !table.replica_identity) {
@@ -99,9 +104,9 @@ impl PublicationState {
                 "publication {name} makes every update of {} fail",
                 table.name
             );
-            faults.push(Fault::slot(problem, only_inserts));
+            problems.push(ServerProblem::slot(problem, only_inserts));
         }
-        faults
+        problems
     }
 }
 

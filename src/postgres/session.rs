@@ -113,7 +113,9 @@ impl Session {
                 self.task.abort();
                 Err(Error::transient(Code::Connect, what)
                     .source(OutOfTime(self.operation_timeout))
-                    .hint("the server is frozen, overloaded, or waits for a lock or a standby"))
+                    .with_hint(
+                        "the server is frozen, overloaded, or waits for a lock or a standby",
+                    ))
             }
         }
     }
@@ -291,7 +293,7 @@ async fn open(
             Code::Connect,
             format!("{} is a connection pooler", database.describe()),
         )
-        .hint("connect to Postgres itself: sessions must not be shared"));
+        .with_hint("connect to Postgres itself: sessions must not be shared"));
     }
     Ok(session)
 }

@@ -121,7 +121,9 @@ fn foreign(name: &str, database: Option<&str>, plugin: Option<&str>) -> Error {
         Code::Config,
         format!("replication slot {name} belongs to somebody else: {owner}"),
     )
-    .hint("slot names are shared by all databases of a server: set OUTBOX_SLOT to another name")
+    .with_hint(
+        "slot names are shared by all databases of a server: set OUTBOX_SLOT to another name",
+    )
 }
 
 /// Copies the slot `from`, position and all, as the lasting slot `to`, and returns the position.

@@ -17,19 +17,21 @@ pub(crate) fn describe(context: impl Into<String>, error: Arc<tokio_postgres::Er
     if let Some(server) = error.as_db_error() {
         return sqlstate::classify(context, ServerError::from(server));
     }
-    let fault = cause_of::<io::Error>(&error);
-    let made = match (fault, cause_of::<openssl::ssl::Error>(&error)) {
+    let problem = cause_of::<io::Error>(&error);
+    let made = match (problem, cause_of::<openssl::ssl::Error>(&error)) {
         // The library reports a server that takes no writes as an error without a number of the
         // system's.
         (Some(io), _) if read_only(io) => Error::transient(Code::Connect, context)
-            .hint("the server is read-only: a standby, or not promoted yet"),
+            .with_hint("the server is read-only: a standby, or not promoted yet"),
         (Some(io), _) if io.kind() == io::ErrorKind::ConnectionRefused => {
             Error::transient(Code::Connect, context)
-                .hint("is the server up, and are host and port right?")
+                .with_hint("is the server up, and are host and port right?")
         }
         (Some(_), _) => Error::transient(Code::Connect, context),
         (None, Some(tls)) if certificate_refused(tls) => Error::fatal(Code::Connect, context)
-            .hint("the server's certificate is not signed by sslrootcert, or is for another host"),
+            .with_hint(
+                "the server's certificate is not signed by sslrootcert, or is for another host",
+            ),
         (None, Some(_)) => Error::transient(Code::Connect, context),
         (None, None) if error.source().is_none() => Error::transient(Code::Connect, context),
         // Log-in without a password, TLS that the server does not offer, a value of an unforeseen

@@ -67,24 +67,24 @@ struct Rule {
     state: &'static str,
     code: Code,
     disposition: Disposition,
-    remedy: Option<&'static str>,
+    hint: Option<&'static str>,
 }
 
-const fn fatal(state: &'static str, code: Code, remedy: &'static str) -> Rule {
+const fn fatal(state: &'static str, code: Code, hint: &'static str) -> Rule {
     Rule {
         state,
         code,
         disposition: Disposition::Fatal,
-        remedy: Some(remedy),
+        hint: Some(hint),
     }
 }
 
-const fn transient(state: &'static str, code: Code, remedy: Option<&'static str>) -> Rule {
+const fn transient(state: &'static str, code: Code, hint: Option<&'static str>) -> Rule {
     Rule {
         state,
         code,
         disposition: Disposition::Transient,
-        remedy,
+        hint,
     }
 }
 
@@ -247,9 +247,9 @@ pub(crate) fn classify(context: impl Into<String>, server: ServerError) -> Error
         Some(Rule { code, .. }) => Error::transient(*code, context),
         None => Error::transient(Code::Write, context),
     };
-    let remedy = rule.and_then(|rule| rule.remedy).or(server.hint.as_deref());
-    match remedy.map(str::to_owned) {
-        Some(remedy) => error.hint(remedy).source(server),
+    let hint = rule.and_then(|rule| rule.hint).or(server.hint.as_deref());
+    match hint.map(str::to_owned) {
+        Some(hint) => error.with_hint(hint).source(server),
         None => error.source(server),
     }
 }
@@ -274,7 +274,7 @@ pub(crate) fn is_of_the_row(error: &tokio_postgres::Error) -> bool {
 }
 
 /// Whether somebody else's lock is in the way, or was for too long.
-pub(crate) fn is_lock_trouble(error: &tokio_postgres::Error) -> bool {
+pub(crate) fn is_lock_conflict(error: &tokio_postgres::Error) -> bool {
     let states = [
         SqlState::LOCK_NOT_AVAILABLE,
         SqlState::T_R_DEADLOCK_DETECTED,
@@ -292,7 +292,7 @@ pub(crate) fn is_unreadable(error: &tokio_postgres::Error) -> bool {
 }
 
 /// State and words of such an error, without the row that its detail may quote.
-pub(crate) fn row_fault(error: &tokio_postgres::Error) -> (String, String) {
+pub(crate) fn row_error(error: &tokio_postgres::Error) -> (String, String) {
     match error.as_db_error() {
         Some(server) => (server.code().code().to_owned(), server.message().to_owned()),
         None => (String::new(), error.to_string()),

@@ -108,8 +108,9 @@ pub(crate) fn handshake_error(peer: &str, session: &SslRef, cause: openssl::ssl:
     }
     let reason = verdict.error_string();
     let message = format!("the certificate of Postgres at {peer} does not pass: {reason}");
-    Error::fatal(Code::Connect, message)
-        .hint("sslrootcert must hold the CA of the server; verify-full also wants its host name")
+    Error::fatal(Code::Connect, message).with_hint(
+        "sslrootcert must hold the CA of the server; verify-full also wants its host name",
+    )
 }
 
 /// The hash of the server's certificate that SCRAM binds a password exchange to.
@@ -158,7 +159,7 @@ fn trust_the_system(builder: &mut SslConnectorBuilder) -> Result<()> {
     if found.cert_file.is_none() && folder.is_none() {
         return Err(
             Error::fatal(Code::Config, "this system has no CA certificates")
-                .hint("name the server's CA with sslrootcert"),
+                .with_hint("name the server's CA with sslrootcert"),
         );
     }
     builder
@@ -175,7 +176,7 @@ fn identify(builder: &mut SslConnectorBuilder, settings: &TlsSettings) -> Result
         _ => {
             return Err(
                 Error::fatal(Code::Config, "a client certificate needs both of its files")
-                    .hint("set sslcert and sslkey, or neither"),
+                    .with_hint("set sslcert and sslkey, or neither"),
             );
         }
     };
@@ -185,7 +186,7 @@ fn identify(builder: &mut SslConnectorBuilder, settings: &TlsSettings) -> Result
     let pem = std::fs::read(key).map_err(|e| unreadable("sslkey", key, e))?;
     // With an empty pass phrase OpenSSL fails on an encrypted key; without one it would ask at the terminal.
     let private = PKey::private_key_from_pem_passphrase(&pem, b"").map_err(|e| {
-        unreadable("sslkey", key, e).hint("the key must be PEM, without a pass phrase")
+        unreadable("sslkey", key, e).with_hint("the key must be PEM, without a pass phrase")
     })?;
     builder
         .set_private_key(&private)

@@ -18,7 +18,7 @@ pub(crate) async fn log_position(session: &Session) -> Result<Lsn> {
 ///
 /// For Postgres 17 and later; earlier ones do not flush a message.
 /// <https://www.postgresql.org/docs/current/functions-admin.html#FUNCTIONS-REPLICATION>
-pub(crate) async fn write_milestone(session: &Session) -> Result<Lsn> {
+pub(crate) async fn emit_logical_message(session: &Session) -> Result<Lsn> {
     position(
         session,
         "pg_logical_emit_message(false, 'outboxd', '', true)",

@@ -6,8 +6,8 @@
 use crate::config::Config;
 use crate::engine::output::WAL_SENDER_TIMEOUT;
 use crate::error::{Code, Error, Result};
-use crate::postgres::{self, Fault, Lineage, Server, Session, TableShape, preflight};
-use crate::publisher::instance_lock as lock;
+use crate::postgres::{self, Lineage, Server, ServerProblem, Session, TableShape, preflight};
+use crate::publisher::instance_lock;
 use crate::replication::{IdentifySystem, ReplicationClient, SessionOptions};
 
 /// One attempt's connections, all on one server.
@@ -23,16 +23,16 @@ impl Connections {
     /// Everything before the slot; `None` when another instance has the lock.
     ///
     /// # Errors
-    /// Of the server, and whatever is wrong there with role, table, publication or slot, which is left in `faults` as well (none: nobody looked).
+    /// Of the server, and whatever is wrong there with role, table, publication or slot, which is left in `problems` as well (none: nobody looked).
     pub(crate) async fn open(
         config: &Config,
-        faults: &mut Option<Vec<Fault>>,
+        problems: &mut Option<Vec<ServerProblem>>,
     ) -> Result<Option<Self>> {
         let (database, timeout) = (&config.database, config.operation_timeout);
         let session = postgres::connect(database, "outboxd", timeout).await?;
         let server = postgres::server(&session).await?;
         let inspection = preflight::inspect(&session, config).await?;
-        *faults = Some(inspection.faults.clone());
+        *problems = Some(inspection.problems.clone());
         let shape = inspection.verdict()?;
         let options = SessionOptions {
             application_name: "outboxd".to_owned(),
@@ -53,7 +53,7 @@ impl Connections {
             let message = "the SQL and the replication connection are on different servers";
             return Err(Error::transient(Code::Connect, message));
         }
-        let taken = lock::take(&mut client, &config.slot).await?;
+        let taken = instance_lock::take(&mut client, &config.slot).await?;
         Ok(taken.then_some(Connections {
             session,
             client,

@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 use crate::config::Config;
 use crate::engine::output::WAL_SENDER_TIMEOUT;
 use crate::error::Result;
-use crate::postgres::{self, Server, Session, advisory_lock as lock};
+use crate::postgres::{self, Server, Session, advisory_lock};
 use crate::replication::ReplicationClient;
-use crate::status::Board;
+use crate::status::StatusBoard;
 
 const LOOK: Duration = Duration::from_millis(250);
 /// Without a word for [`WAL_SENDER_TIMEOUT`] the server gives the lock to another instance; we speak three times as often.
@@ -20,7 +20,7 @@ const SPEAK: Duration = Duration::from_secs(WAL_SENDER_TIMEOUT.as_secs() / 3);
 
 /// Takes the lock of this slot on the replication connection, without waiting. False: another instance has it.
 pub(crate) async fn take(client: &mut ReplicationClient, slot: &str) -> Result<bool> {
-    let rows = client.query(&lock::take_sql(slot)).await?;
+    let rows = client.query(&advisory_lock::take_sql(slot)).await?;
     let taken = rows
         .first()
         .and_then(|row| row.first())
@@ -33,14 +33,14 @@ pub(crate) async fn take_by_sql(session: &Session, slot: &str) -> Result<bool> {
     let limit = WAL_SENDER_TIMEOUT.as_millis();
     let set = format!("SET idle_session_timeout = '{limit}ms'");
     session.run("limiting the session's silence", &set).await?;
-    lock::take(session, slot).await
+    advisory_lock::take(session, slot).await
 }
 
 /// Returns when the lock was free in two looks: the instance that had it is gone. `taken` is set when another than `own` has it, an
 /// earlier session of ours that the server has not let go of yet.
 pub(crate) async fn until_free(
     config: &Config,
-    board: &Board,
+    board: &StatusBoard,
     own: Option<&(Server, i32)>,
     taken: &Cell<bool>,
 ) -> Result<()> {
@@ -50,7 +50,7 @@ pub(crate) async fn until_free(
     let own = own.filter(|(own, _)| *own == server).map(|(_, pid)| *pid);
     let mut free = 0;
     while free < 2 {
-        match lock::holder(&session, &config.slot).await? {
+        match advisory_lock::holder(&session, &config.slot).await? {
             Some(pid) => {
                 free = 0;
                 taken.set(Some(pid) != own);
@@ -66,7 +66,7 @@ pub(crate) async fn until_free(
 
 /// The hold on the lock by a session that is often idle: it has to be heard now and then.
 #[derive(Debug)]
-pub(crate) struct Lease<'a> {
+pub(crate) struct LockHolder<'a> {
     holder: Holder<'a>,
     spoken: Instant,
 }
@@ -79,20 +79,20 @@ enum Holder<'a> {
     Away,
 }
 
-impl<'a> Lease<'a> {
+impl<'a> LockHolder<'a> {
     /// Held by a replication connection that does not stream.
     pub(crate) fn of_client(client: &'a mut ReplicationClient) -> Self {
-        Lease::new(Holder::Replication(client))
+        LockHolder::new(Holder::Replication(client))
     }
 
     /// Held by an SQL session.
     pub(crate) fn of_session(session: &'a Session) -> Self {
-        Lease::new(Holder::Sql(session))
+        LockHolder::new(Holder::Sql(session))
     }
 
     fn new(holder: Holder<'a>) -> Self {
         let spoken = Instant::now();
-        Lease { holder, spoken }
+        LockHolder { holder, spoken }
     }
 
     /// Speaks, if it is time to.
@@ -138,6 +138,6 @@ impl<'a> Lease<'a> {
 
     /// Gives it back.
     pub(crate) fn give_back(&mut self, client: &'a mut ReplicationClient) {
-        *self = Lease::of_client(client);
+        *self = LockHolder::of_client(client);
     }
 }

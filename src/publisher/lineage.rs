@@ -16,7 +16,7 @@ use crate::postgres::Lineage;
 
 /// Where row ids and positions mean what we remember.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Home {
+pub(crate) struct TableIdentity {
     pub(crate) lineage: Lineage,
     /// Object id of the outbox table.
     pub(crate) table: u32,
@@ -24,7 +24,7 @@ pub(crate) struct Home {
 
 /// Why memory means nothing here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Broken {
+pub(crate) enum HistoryMismatch {
     /// Another cluster, or another timeline of the same: a failover.
     OtherLineage,
     /// The server ends before what it has sent us: an older copy of its files was put in their place.
@@ -33,37 +33,42 @@ pub(crate) enum Broken {
     OtherTable,
 }
 
-impl fmt::Display for Broken {
+impl fmt::Display for HistoryMismatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Broken::OtherLineage => f.write_str("the server's history is another one"),
-            Broken::Behind { own, server } => write!(
+            HistoryMismatch::OtherLineage => f.write_str("the server's history is another one"),
+            HistoryMismatch::Behind { own, server } => write!(
                 f,
                 "the server is at {server} and has sent us {own} before: its files are an older copy"
             ),
-            Broken::OtherTable => f.write_str("the table was dropped and made anew"),
+            HistoryMismatch::OtherTable => f.write_str("the table was dropped and made anew"),
         }
     }
 }
 
 /// Whether what is remembered of `home`, with the stream received up to `own`, is true at `found`, whose log ends at `server` (invalid
 /// where nobody streams).
-pub(crate) fn compare(home: Home, own: Lsn, found: Home, server: Lsn) -> Result<(), Broken> {
+pub(crate) fn compare(
+    home: TableIdentity,
+    own: Lsn,
+    found: TableIdentity,
+    server: Lsn,
+) -> Result<(), HistoryMismatch> {
     if home.lineage != found.lineage {
-        return Err(Broken::OtherLineage);
+        return Err(HistoryMismatch::OtherLineage);
     }
     if home.table != found.table {
-        return Err(Broken::OtherTable);
+        return Err(HistoryMismatch::OtherTable);
     }
     if !own.is_invalid() && !server.is_invalid() && own > server {
-        return Err(Broken::Behind { own, server });
+        return Err(HistoryMismatch::Behind { own, server });
     }
     Ok(())
 }
 
 /// Where the stream may go on, of memory that is true here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Start {
+pub(crate) enum StartPosition {
     /// Behind the last transaction that was received whole.
     Own(Lsn),
     /// At the slot's position, with everything in memory dropped.
@@ -74,24 +79,24 @@ pub(crate) enum Start {
 
 /// `confirmed` is the slot's; `reported` is what we told it last, invalid where nothing was told; `own` is where we are. `fresh`: memory is
 /// to be dropped in any case.
-pub(crate) fn start(confirmed: Lsn, reported: Lsn, own: Lsn, fresh: bool) -> Start {
+pub(crate) fn start(confirmed: Lsn, reported: Lsn, own: Lsn, fresh: bool) -> StartPosition {
     if !reported.is_invalid() && confirmed > reported {
-        return Start::Moved {
+        return StartPosition::Moved {
             reported,
             confirmed,
         };
     }
     if fresh || reported.is_invalid() || own < reported {
-        return Start::Slot;
+        return StartPosition::Slot;
     }
-    Start::Own(own)
+    StartPosition::Own(own)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const HOME: Home = Home {
+    const HOME: TableIdentity = TableIdentity {
         lineage: Lineage {
             system_id: 7,
             timeline: 1,
@@ -107,22 +112,22 @@ mod tests {
     fn memory_is_true_at_the_same_table_of_the_same_history_that_has_not_gone_back() {
         assert_eq!(compare(HOME, lsn(50), HOME, lsn(50)), Ok(()));
         assert_eq!(compare(HOME, lsn(50), HOME, lsn(90)), Ok(()));
-        let promoted = Home {
+        let promoted = TableIdentity {
             lineage: Lineage {
                 timeline: 2,
                 ..HOME.lineage
             },
             ..HOME
         };
-        let other = Err(Broken::OtherLineage);
+        let other = Err(HistoryMismatch::OtherLineage);
         assert_eq!(compare(HOME, lsn(50), promoted, lsn(90)), other);
-        let anew = Home { table: 1, ..HOME };
+        let anew = TableIdentity { table: 1, ..HOME };
         assert_eq!(
             compare(HOME, lsn(50), anew, lsn(90)),
-            Err(Broken::OtherTable)
+            Err(HistoryMismatch::OtherTable)
         );
         let (own, server) = (lsn(50), lsn(49));
-        let behind = Err(Broken::Behind { own, server });
+        let behind = Err(HistoryMismatch::Behind { own, server });
         assert_eq!(compare(HOME, own, HOME, server), behind);
     }
 
@@ -133,24 +138,30 @@ mod tests {
 
     #[test]
     fn the_stream_goes_on_only_from_a_slot_that_stands_where_we_left_it_or_fell_back() {
-        let own = Start::Own(lsn(30));
+        let own = StartPosition::Own(lsn(30));
         assert_eq!(start(lsn(20), lsn(20), lsn(30), false), own);
         // In a crash the server forgets what was confirmed last.
         assert_eq!(start(lsn(10), lsn(20), lsn(30), false), own);
-        assert_eq!(start(lsn(20), lsn(20), lsn(30), true), Start::Slot);
-        assert_eq!(start(lsn(20), Lsn::INVALID, lsn(30), false), Start::Slot);
+        assert_eq!(start(lsn(20), lsn(20), lsn(30), true), StartPosition::Slot);
+        assert_eq!(
+            start(lsn(20), Lsn::INVALID, lsn(30), false),
+            StartPosition::Slot
+        );
     }
 
     #[test]
     fn a_slot_past_what_was_reported_was_moved_by_somebody_else() {
         for fresh in [false, true] {
-            let moved = Start::Moved {
+            let moved = StartPosition::Moved {
                 reported: lsn(20),
                 confirmed: lsn(21),
             };
             assert_eq!(start(lsn(21), lsn(20), lsn(30), fresh), moved);
         }
         // Who has reported nothing cannot tell.
-        assert_eq!(start(lsn(21), Lsn::INVALID, lsn(0), true), Start::Slot);
+        assert_eq!(
+            start(lsn(21), Lsn::INVALID, lsn(0), true),
+            StartPosition::Slot
+        );
     }
 }

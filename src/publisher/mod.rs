@@ -26,28 +26,28 @@ use std::fmt;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use tokio::sync::{oneshot, watch as signal};
+use tokio::sync::{oneshot, watch};
 
 use crate::config::{Config, Source};
 use crate::error::{Code, Error, Result};
 use crate::metrics::Metrics;
 use crate::publisher::sink::forwarder::Forwarder;
 use crate::publisher::supervisor::Supervisor;
-use crate::status::Board;
+use crate::status::StatusBoard;
 
 pub use crate::publisher::skip_transaction::{Skipped, skip_transaction};
-pub use crate::status::{Phase, SlotHealth, Status, Trouble, Waiting};
+pub use crate::status::{Phase, Problem, SlotHealth, Status, Waiting};
 
 /// Publishes one outbox table. See the module's head.
 pub struct Publisher {
     config: Arc<Config>,
     metrics: Arc<Metrics>,
-    board: Arc<Board>,
+    board: Arc<StatusBoard>,
     running: Option<Running>,
 }
 
 struct Running {
-    stop: signal::Sender<bool>,
+    stop: watch::Sender<bool>,
     ended: oneshot::Receiver<Result<()>>,
     thread: JoinHandle<()>,
 }
@@ -67,7 +67,7 @@ impl Publisher {
     pub fn new(config: Config) -> Self {
         let slot = (config.source == Source::Slot)
             .then(|| (config.slot.clone(), config.publication.clone()));
-        let board = Board::new(slot, &config.table.to_string());
+        let board = StatusBoard::new(slot, &config.table.to_string());
         Publisher {
             config: Arc::new(config),
             metrics: Arc::new(Metrics::new()),
@@ -88,7 +88,7 @@ impl Publisher {
                 "the publisher is started already",
             ));
         }
-        let (stop, stopped) = signal::channel(false);
+        let (stop, stopped) = watch::channel(false);
         let (started, starting) = oneshot::channel();
         let (end, ended) = oneshot::channel();
         let (config, metrics, board) = (

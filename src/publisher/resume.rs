@@ -9,32 +9,32 @@ use std::time::Instant;
 
 use crate::error::{Code, Error, Result};
 use crate::lsn::Lsn;
-use crate::outbox::{Place, UnpublishedRows};
+use crate::outbox::{TableLocation, UnpublishedRows};
 use crate::postgres::slot::{self, Slot};
 use crate::postgres::{Server, Session, TableShape};
-use crate::publisher::instance_lock::Lease;
-use crate::publisher::lineage::{self as history, Home, Start};
-use crate::publisher::slot_loss::{Doubt, Loss, doubt};
+use crate::publisher::instance_lock::LockHolder;
+use crate::publisher::lineage::{self, StartPosition, TableIdentity};
+use crate::publisher::slot_loss::{SlotLoss, SlotSuspicion, suspicion};
 use crate::publisher::source::bootstrap::Bootstrap;
-use crate::publisher::source::table_scan::TableRun;
+use crate::publisher::source::table_scan::TableScan;
 use crate::publisher::supervisor::Supervisor;
 use crate::replication::ReplicationClient;
 
 impl Supervisor {
     /// From now on everything is about this server and this table. What belongs to another history is dropped. `end` is where the
     /// server's log ends, invalid where nobody streams. `holder` is the server process that has the lock for us.
-    pub(in crate::publisher) fn enter(&mut self, place: &Place, end: Lsn, holder: i32) {
+    pub(in crate::publisher) fn enter(&mut self, place: &TableLocation, end: Lsn, holder: i32) {
         self.forwarder.engine.lock_held();
         self.holder = Some((place.server.clone(), holder));
         let (lineage, table) = (place.server.lineage, place.table);
-        let found = Home { lineage, table };
+        let found = TableIdentity { lineage, table };
         let own = self.forwarder.engine.resume_at();
         let broken = self
             .home
-            .and_then(|home| history::compare(home, own, found, end).err());
+            .and_then(|home| lineage::compare(home, own, found, end).err());
         if let Some(why) = broken {
             tracing::warn!(%why, "dropping what is in flight");
-            self.forwarder.forget();
+            self.forwarder.clear();
             self.fresh = true;
         }
         self.home = Some(found);
@@ -58,9 +58,9 @@ impl Supervisor {
     ) -> Result<Option<Slot>> {
         let config = Arc::clone(&self.config);
         let found = slot::read(session, &config.slot).await?;
-        let stuck = self.doubt == Some(Doubt::NotThere);
+        let stuck = self.suspicion == Some(SlotSuspicion::NotThere);
         let reported = self.forwarder.engine.reported();
-        let loss = Loss::of(found.as_ref(), reported, self.streamed, stuck);
+        let loss = SlotLoss::of(found.as_ref(), reported, self.streamed, stuck);
         let unhealed = self.unhealed.take();
         let (found, loss) = match (found, loss) {
             (Some(slot), None) => return Ok(Some(slot)),
@@ -68,14 +68,14 @@ impl Supervisor {
             (found, loss) => (found, loss.or(unhealed)),
         };
         let bootstrap = Bootstrap {
-            run: TableRun {
+            run: TableScan {
                 config: &config,
                 forwarder: &mut self.forwarder,
                 session,
                 system_id: server.lineage.system_id,
                 rows: UnpublishedRows::new(&config, shape)?,
                 slow: &mut self.slow,
-                lease: Lease::of_client(client),
+                lock_holder: LockHolder::of_client(client),
                 stop: self.stop.clone(),
                 shown: Instant::now(),
             },
@@ -84,11 +84,11 @@ impl Supervisor {
         };
         self.fresh = true;
         self.unhealed = loss;
-        let Some(already) = bootstrap.run(found).await? else {
+        let Some(handled_rows) = bootstrap.run(found).await? else {
             return Ok(None);
         };
-        (self.unhealed, self.doubt) = (None, None);
-        self.already = already;
+        (self.unhealed, self.suspicion) = (None, None);
+        self.handled_rows = handled_rows;
         let made = slot::read(session, &config.slot).await?;
         let gone = || Error::transient(Code::Slot, "the new slot is gone again");
         Ok(Some(made.ok_or_else(gone)?))
@@ -110,23 +110,23 @@ impl Supervisor {
         })?;
         let engine = &self.forwarder.engine;
         let (reported, own) = (engine.reported(), engine.resume_at());
-        match history::start(confirmed, reported, own, self.fresh) {
-            Start::Own(own) => {
+        match lineage::start(confirmed, reported, own, self.fresh) {
+            StartPosition::Own(own) => {
                 self.stood_by = false;
                 return Ok(own);
             }
-            Start::Slot => {}
-            Start::Moved { .. } if self.stood_by => {
+            StartPosition::Slot => {}
+            StartPosition::Moved { .. } if self.stood_by => {
                 tracing::info!(
                     "another instance has published meanwhile, dropping what is in flight"
                 );
-                self.forwarder.forget();
+                self.forwarder.clear();
             }
-            Start::Moved {
+            StartPosition::Moved {
                 reported,
                 confirmed,
             } => {
-                let moved = Loss::Moved {
+                let moved = SlotLoss::Moved {
                     reported,
                     confirmed,
                 };
@@ -135,11 +135,11 @@ impl Supervisor {
             }
         }
         let system_id = server.lineage.system_id;
-        let begun = self.forwarder.begin_anew(session, system_id, confirmed);
+        let begun = self.forwarder.start_over(session, system_id, confirmed);
         // The stream brings them again, and what becomes of them is decided elsewhere.
         for (row, commit_lsn) in begun.await? {
-            self.already.rows.insert(row);
-            self.already.until = self.already.until.max(commit_lsn);
+            self.handled_rows.rows.insert(row);
+            self.handled_rows.until = self.handled_rows.until.max(commit_lsn);
         }
         (self.fresh, self.stood_by) = (false, false);
         Ok(confirmed)
@@ -147,13 +147,13 @@ impl Supervisor {
 
     /// What ended a session may have been the slot's or the publication's fault. The next attempt looks at both, so the first such error is
     /// not the last word; one that comes again though both are there is.
-    pub(in crate::publisher) fn second_look(&mut self, error: Error) -> Error {
-        let before = self.doubt.take();
-        let found = doubt(&error).filter(|_| !error.is_transient());
+    pub(in crate::publisher) fn recheck_slot(&mut self, error: Error) -> Error {
+        let before = self.suspicion.take();
+        let found = suspicion(&error).filter(|_| !error.is_transient());
         if found.is_none() || found == before {
             return error;
         }
-        self.doubt = found;
-        error.passing()
+        self.suspicion = found;
+        error.into_transient()
     }
 }

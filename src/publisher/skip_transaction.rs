@@ -11,9 +11,9 @@ use crate::config::{AfterPublish, Config};
 use crate::engine::output::Output;
 use crate::error::{Code, Error, Result};
 use crate::lsn::Lsn;
-use crate::outbox::{Columns, Fault};
+use crate::outbox::{Columns, Rejection};
 use crate::pgoutput::Message;
-use crate::postgres::{ServerError, Session, advisory_lock as lock, slot};
+use crate::postgres::{ServerError, Session, advisory_lock, slot};
 use crate::publisher::connect::Connections;
 use crate::publisher::sink::forwarder::Forwarder;
 use crate::publisher::supervisor::Supervisor;
@@ -53,7 +53,7 @@ impl Supervisor {
         if let Some(lsn) = transaction.filter(|_| error.code() == Code::Config) {
             self.confirm_what_is_before(session).await;
             let message = format!("the transaction committed at {lsn}: {}", error.message());
-            return Err(Error::fatal(Code::Config, message).hint(format!(
+            return Err(Error::fatal(Code::Config, message).with_hint(format!(
                 "mend the table, then: outboxd skip-transaction --lsn {lsn} (its rows are published from the table)"
             )));
         }
@@ -69,7 +69,7 @@ impl Supervisor {
         let (lsn, words) = (*lsn, error.report());
         self.confirm_what_is_before(session).await;
         let message = format!("Postgres cannot decode the transaction committed at {lsn}: {words}");
-        Err(Error::fatal(Code::Slot, message).hint(format!(
+        Err(Error::fatal(Code::Slot, message).with_hint(format!(
             "when the server cannot be mended: outboxd skip-transaction --lsn {lsn}"
         )))
     }
@@ -117,7 +117,8 @@ async fn settle(forwarder: &mut Forwarder) -> Result<()> {
 /// `SLOT_ERROR` when another instance has the lock, the slot is not there or past it, the transaction can be decoded, there is none at `lsn`, or events before it are not published yet. Nothing is changed then.
 pub async fn skip_transaction(config: &Config, lsn: Lsn) -> Result<Skipped> {
     let busy = || {
-        Error::fatal(Code::Slot, "another outboxd has the lock of this slot").hint("stop it first")
+        Error::fatal(Code::Slot, "another outboxd has the lock of this slot")
+            .with_hint("stop it first")
     };
     // The server process of a publisher that has just ended may still be at work on the transaction.
     let deadline = Instant::now() + config.operation_timeout;
@@ -165,7 +166,7 @@ pub async fn skip_transaction(config: &Config, lsn: Lsn) -> Result<Skipped> {
     search.nothing_is_left_before(&session).await?;
     // The lock was the other connection's, and goes when the server has seen its end.
     let deadline = Instant::now() + config.operation_timeout;
-    while !lock::take(&session, &config.slot).await? {
+    while !advisory_lock::take(&session, &config.slot).await? {
         if Instant::now() >= deadline {
             return Err(busy());
         }
@@ -195,14 +196,14 @@ struct Search<'a> {
 }
 
 impl Search<'_> {
-    async fn run(&mut self, client: &mut ReplicationClient) -> Result<(u32, Fault)> {
+    async fn run(&mut self, client: &mut ReplicationClient) -> Result<(u32, Rejection)> {
         loop {
             match self.read(client) {
                 Ok(true) => {}
                 Ok(false) => self.wait(client).await?,
                 Err(error) => {
-                    return match (fault(&error), self.xid) {
-                        (Some(fault), Some(xid)) => Ok((xid, fault)),
+                    return match (rejection(&error), self.xid) {
+                        (Some(rejection), Some(xid)) => Ok((xid, rejection)),
                         _ => Err(error),
                     };
                 }
@@ -212,11 +213,11 @@ impl Search<'_> {
 
     async fn wait(&mut self, client: &mut ReplicationClient) -> Result<()> {
         let limit = self.config.operation_timeout.max(Duration::from_secs(25));
-        let heard = tokio::time::timeout(limit, client.readable()).await;
-        heard.map_err(|_| {
+        let received = tokio::time::timeout(limit, client.readable()).await;
+        received.map_err(|_| {
             let message = format!("no transaction at {} within {limit:?}", self.lsn);
             Error::fatal(Code::Slot, message)
-                .hint("the position stands in the error of `outboxd run`")
+                .with_hint("the position stands in the error of `outboxd run`")
         })?
     }
 
@@ -261,7 +262,7 @@ impl Search<'_> {
             }
             Message::Commit(_) if self.xid.is_some() => {
                 let message = format!("the transaction at {} can be decoded", self.lsn);
-                return Err(Error::fatal(Code::Slot, message).hint("start outboxd"));
+                return Err(Error::fatal(Code::Slot, message).with_hint("start outboxd"));
             }
             Message::Relation(relation) => {
                 let table = &self.config.table;
@@ -290,9 +291,9 @@ impl Search<'_> {
             AfterPublish::Mark | AfterPublish::Delete => {
                 let sql = format!(
                     "SELECT count(*) FROM {table} AS o WHERE o.id = ANY ($1::bigint[]) AND o.published_at IS NULL \
-                        AND NOT EXISTS (SELECT FROM {letters} AS d WHERE d.outbox_id = o.id::text)",
+                        AND NOT EXISTS (SELECT FROM {dead_letters} AS d WHERE d.outbox_id = o.id::text)",
                     table = self.config.table.quoted(),
-                    letters = self.config.table.dead_letter().quoted(),
+                    dead_letters = self.config.table.dead_letter().quoted(),
                 );
                 let row = session
                     .row("looking at what is before", &sql, &[&self.before])
@@ -305,19 +306,19 @@ impl Search<'_> {
         }
         let message = format!("{left} events before {} are not confirmed", self.lsn);
         Err(Error::fatal(Code::Slot, message)
-            .hint("run outboxd until it ends with the error about this transaction"))
+            .with_hint("run outboxd until it ends with the error about this transaction"))
     }
 }
 
 /// Why a transaction cannot be decoded, if that is the error.
-fn fault(error: &Error) -> Option<Fault> {
+fn rejection(error: &Error) -> Option<Rejection> {
     if error.code() == Code::Config {
-        return Some(Fault {
+        return Some(Rejection {
             code: error.code().to_string(),
             message: error.message().to_owned(),
         });
     }
-    undecodable(error).map(|server| Fault {
+    undecodable(error).map(|server| Rejection {
         code: server.code.clone(),
         message: server.to_string(),
     })
@@ -330,17 +331,17 @@ async fn file(
     system_id: &str,
     lsn: Lsn,
     xid: u32,
-    error: &Fault,
+    error: &Rejection,
 ) -> Result<u64> {
     let sql = format!(
-        "WITH audit AS (INSERT INTO {letters} (system_id, commit_lsn, event_index, payload_sha256, error_code, error, state) \
+        "WITH audit AS (INSERT INTO {dead_letters} (system_id, commit_lsn, event_index, payload_sha256, error_code, error, state) \
              VALUES ($1, $2::text::pg_lsn, 0, sha256(''), $3, $4, 'skipped') ON CONFLICT DO NOTHING), \
-         rows AS (INSERT INTO {letters} (system_id, outbox_id, commit_lsn, payload_sha256, error_code, error, state) \
+         rows AS (INSERT INTO {dead_letters} (system_id, outbox_id, commit_lsn, payload_sha256, error_code, error, state) \
              SELECT $1, o.id::text, $2::text::pg_lsn, sha256(''), $3, $4, 'retry' FROM {table} AS o \
               WHERE o.xmin::text::bigint = $5::bigint AND o.published_at IS NULL \
-                AND NOT EXISTS (SELECT FROM {letters} AS d WHERE d.outbox_id = o.id::text) ORDER BY o.id RETURNING 1) \
+                AND NOT EXISTS (SELECT FROM {dead_letters} AS d WHERE d.outbox_id = o.id::text) ORDER BY o.id RETURNING 1) \
          SELECT count(*) FROM rows",
-        letters = config.table.dead_letter().quoted(),
+        dead_letters = config.table.dead_letter().quoted(),
         table = config.table.quoted(),
     );
     let position = lsn.to_string();

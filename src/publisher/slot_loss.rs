@@ -13,7 +13,7 @@ use crate::postgres::slot::Slot;
 
 /// How it was lost.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Loss {
+pub(crate) enum SlotLoss {
     /// It was in use, and is not there any more.
     Gone { reported: Lsn },
     /// The server cannot read from it any more.
@@ -27,7 +27,7 @@ pub(crate) enum Loss {
     Moved { reported: Lsn, confirmed: Lsn },
 }
 
-impl Loss {
+impl SlotLoss {
     /// Of the slot as it was found by a publisher that has `streamed` from it or not; `stuck`: it has failed for want of its publication,
     /// which is there now. `None`: it can be read.
     pub(crate) fn of(
@@ -35,14 +35,14 @@ impl Loss {
         reported: Lsn,
         streamed: bool,
         stuck: bool,
-    ) -> Option<Loss> {
+    ) -> Option<SlotLoss> {
         match found {
-            None => streamed.then_some(Loss::Gone { reported }),
-            Some(slot) if slot.is_lost() => Some(Loss::Invalid {
+            None => streamed.then_some(SlotLoss::Gone { reported }),
+            Some(slot) if slot.is_lost() => Some(SlotLoss::Invalid {
                 confirmed: slot.confirmed_flush,
                 reason: slot.invalidation_reason.clone(),
             }),
-            Some(slot) => stuck.then_some(Loss::Stuck {
+            Some(slot) => stuck.then_some(SlotLoss::Stuck {
                 confirmed: slot.confirmed_flush,
             }),
         }
@@ -64,28 +64,32 @@ impl Loss {
                  publish it from there"
             }
         };
-        Err(Error::fatal(Code::Slot, format!("slot {} {self}", config.slot)).hint(hint))
+        Err(Error::fatal(Code::Slot, format!("slot {} {self}", config.slot)).with_hint(hint))
     }
 }
 
-impl fmt::Display for Loss {
+impl fmt::Display for SlotLoss {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let up_to = |confirmed: &Option<Lsn>| {
             confirmed.map_or_else(String::new, |lsn| format!(", confirmed up to {lsn}"))
         };
         match self {
-            Loss::Gone { reported } if reported.is_invalid() => f.write_str("is lost: it is gone"),
-            Loss::Gone { reported } => write!(f, "is lost: it is gone, confirmed up to {reported}"),
-            Loss::Invalid { confirmed, reason } => {
+            SlotLoss::Gone { reported } if reported.is_invalid() => {
+                f.write_str("is lost: it is gone")
+            }
+            SlotLoss::Gone { reported } => {
+                write!(f, "is lost: it is gone, confirmed up to {reported}")
+            }
+            SlotLoss::Invalid { confirmed, reason } => {
                 let reason = reason.as_deref().unwrap_or("its log was removed");
                 write!(f, "is lost: {reason}{}", up_to(confirmed))
             }
-            Loss::Stuck { confirmed } => write!(
+            SlotLoss::Stuck { confirmed } => write!(
                 f,
                 "is lost: its publication was dropped and made anew behind it{}",
                 up_to(confirmed)
             ),
-            Loss::Moved {
+            SlotLoss::Moved {
                 reported,
                 confirmed,
             } => write!(
@@ -97,20 +101,20 @@ impl fmt::Display for Loss {
 }
 
 /// What the end of a session may say of the slot or its publication: the SQLSTATE, if it is one that a look at both has to explain.
-pub(crate) fn doubt(error: &Error) -> Option<Doubt> {
+pub(crate) fn suspicion(error: &Error) -> Option<SlotSuspicion> {
     let server = std::error::Error::source(error)?.downcast_ref::<ServerError>()?;
     match server.code.as_str() {
         // undefined_object: the slot, or the publication as of the position that is decoded.
-        "42704" => Some(Doubt::NotThere),
+        "42704" => Some(SlotSuspicion::NotThere),
         // object_not_in_prerequisite_state: an invalid slot, among others.
-        "55000" => Some(Doubt::NotUsable),
+        "55000" => Some(SlotSuspicion::NotUsable),
         _ => None,
     }
 }
 
-/// See [`doubt`].
+/// See [`suspicion`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Doubt {
+pub(crate) enum SlotSuspicion {
     NotThere,
     NotUsable,
 }
@@ -136,7 +140,7 @@ mod tests {
     }
 
     fn of(found: Option<&Slot>, streamed: bool, stuck: bool) -> Option<String> {
-        let loss = Loss::of(found, Lsn::new(0x10), streamed, stuck);
+        let loss = SlotLoss::of(found, Lsn::new(0x10), streamed, stuck);
         loss.map(|loss| loss.to_string())
     }
 

@@ -26,19 +26,19 @@ use crate::config::{Config, OnSlotLoss, Source};
 use crate::engine::output::End;
 use crate::error::{Code, Error, Result};
 use crate::lsn::Lsn;
-use crate::outbox::{Place, Slow, UnpublishedRows};
+use crate::outbox::{SlowRows, TableLocation, UnpublishedRows};
 use crate::postgres::Server;
 use crate::publisher::connect::Connections;
-use crate::publisher::instance_lock::{self as lock, Lease};
-use crate::publisher::lineage::Home;
-use crate::publisher::monitor::health_monitor::{Overseer, Oversight};
+use crate::publisher::instance_lock::{self, LockHolder};
+use crate::publisher::lineage::TableIdentity;
+use crate::publisher::monitor::health_monitor::{HealthMonitor, HealthState};
 use crate::publisher::monitor::inspector::Statements;
-use crate::publisher::monitor::session_monitor::Watch;
+use crate::publisher::monitor::session_monitor::SessionMonitor;
 use crate::publisher::sink::forwarder::Forwarder;
-use crate::publisher::slot_loss::{Doubt, Loss};
-use crate::publisher::source::event_decoder::Already;
-use crate::publisher::source::poll::{self, Handed, Poll, Taken};
-use crate::publisher::source::table_scan::TableRun;
+use crate::publisher::slot_loss::{SlotLoss, SlotSuspicion};
+use crate::publisher::source::event_decoder::HandledRows;
+use crate::publisher::source::poll::{self, Poll, PollSession, SentRows};
+use crate::publisher::source::table_scan::TableScan;
 use crate::publisher::source::wal_stream::Stream;
 use crate::publisher::stop::stop_requested;
 use crate::status::Phase;
@@ -56,19 +56,19 @@ pub(crate) struct Supervisor {
     pub(in crate::publisher) stop: watch::Receiver<bool>,
     backoff: Backoff,
     /// Where what is in memory belongs.
-    pub(in crate::publisher) home: Option<Home>,
+    pub(in crate::publisher) home: Option<TableIdentity>,
     /// What is in memory is to be dropped, and the slot's position is the start.
     pub(in crate::publisher) fresh: bool,
     /// Another instance had the lock since the last session: it may have moved the slot.
     pub(in crate::publisher) stood_by: bool,
     /// A loss of the slot that is not healed yet.
-    pub(in crate::publisher) unhealed: Option<Loss>,
+    pub(in crate::publisher) unhealed: Option<SlotLoss>,
     /// What the last session's end may say of slot and publication.
-    pub(in crate::publisher) doubt: Option<Doubt>,
-    pub(in crate::publisher) oversight: Oversight,
-    pub(in crate::publisher) already: Already,
-    handed: Handed,
-    pub(in crate::publisher) slow: Slow,
+    pub(in crate::publisher) suspicion: Option<SlotSuspicion>,
+    pub(in crate::publisher) health: HealthState,
+    pub(in crate::publisher) handled_rows: HandledRows,
+    sent_rows: SentRows,
+    pub(in crate::publisher) slow: SlowRows,
     /// Where the server failed to decode the last time, and its SQLSTATE.
     pub(in crate::publisher) failed_at: Option<(Lsn, String)>,
     /// The server process that had the lock for us last.
@@ -88,9 +88,9 @@ enum Next {
 }
 
 /// An attempt that has the lock.
-enum Begun {
+enum Attempt {
     Stream(Box<Connections>),
-    Poll(Box<Taken>),
+    Poll(Box<PollSession>),
 }
 
 impl Supervisor {
@@ -100,7 +100,7 @@ impl Supervisor {
         stop: watch::Receiver<bool>,
     ) -> Self {
         Supervisor {
-            oversight: Oversight::new(&config),
+            health: HealthState::new(&config),
             config,
             forwarder,
             stop,
@@ -109,10 +109,10 @@ impl Supervisor {
             fresh: true,
             stood_by: false,
             unhealed: None,
-            doubt: None,
-            already: Already::default(),
-            handed: Handed::default(),
-            slow: Slow::default(),
+            suspicion: None,
+            handled_rows: HandledRows::default(),
+            sent_rows: SentRows::default(),
+            slow: SlowRows::default(),
             failed_at: None,
             holder: None,
             streamed: false,
@@ -127,7 +127,7 @@ impl Supervisor {
         let limit = self.config.operation_timeout;
         let late = async {
             // An error here is a publisher that was dropped, which is a stop too.
-            let _dropped_or_told = stop.wait_for(|stop| *stop).await;
+            let _dropped_or_stopped = stop.wait_for(|stop| *stop).await;
             board.phase(Phase::Stopping);
             tokio::time::sleep(limit).await;
         };
@@ -136,7 +136,7 @@ impl Supervisor {
             result = self.sessions() => result,
             () = late => {
                 let message = format!("not stopped within {limit:?}: {}", board.read().rest());
-                Err(Error::transient(Code::Lifecycle, message).hint("what is not confirmed comes again at the next start"))
+                Err(Error::transient(Code::Lifecycle, message).with_hint("what is not confirmed comes again at the next start"))
             }
         };
         match &result {
@@ -154,7 +154,7 @@ impl Supervisor {
 
     async fn sessions(&mut self) -> Result<()> {
         loop {
-            self.fresh |= self.forwarder.renew_producer().await?;
+            self.fresh |= self.forwarder.replace_producer().await?;
             let error = match self.attempt().await {
                 Ok(Next::Over(End::Stopped)) => return Ok(()),
                 Ok(Next::Over(end)) => {
@@ -167,7 +167,7 @@ impl Supervisor {
             };
             self.forwarder.use_place(None);
             let skipped = std::mem::take(&mut self.forwarder.skipped);
-            self.fresh |= self.forwarder.renew_producer().await? || skipped;
+            self.fresh |= self.forwarder.replace_producer().await? || skipped;
             let outage = error.is_transient() || (self.streamed && error.code() == Code::Connect);
             if !outage {
                 return Err(error);
@@ -227,15 +227,15 @@ impl Supervisor {
 
     async fn attempt(&mut self) -> Result<Next> {
         let mut stop = self.stop.clone();
-        let mut faults = None;
+        let mut problems = None;
         let begin = async {
             Ok(match self.config.source {
-                Source::Slot => Connections::open(&self.config, &mut faults)
+                Source::Slot => Connections::open(&self.config, &mut problems)
                     .await?
-                    .map(|open| Begun::Stream(Box::new(open))),
+                    .map(|open| Attempt::Stream(Box::new(open))),
                 Source::Poll => poll::take(&self.config)
                     .await?
-                    .map(|taken| Begun::Poll(Box::new(taken))),
+                    .map(|taken| Attempt::Poll(Box::new(taken))),
             })
         };
         let begun = tokio::select! {
@@ -244,12 +244,12 @@ impl Supervisor {
             begun = begin => begun,
             () = self.forwarder.apart(None) => return Ok(Next::Again),
         };
-        if let Some(faults) = faults {
-            self.oversight.catalogs(&faults, &self.forwarder);
+        if let Some(problems) = problems {
+            self.health.catalogs(&problems, &self.forwarder);
         }
         match begun.map_err(|error| self.awaited(error))? {
-            Some(Begun::Stream(connections)) => Box::pin(self.stream(*connections)).await,
-            Some(Begun::Poll(taken)) => Box::pin(self.poll(*taken)).await,
+            Some(Attempt::Stream(connections)) => Box::pin(self.stream(*connections)).await,
+            Some(Attempt::Poll(taken)) => Box::pin(self.poll(*taken)).await,
             None => self.standby().await,
         }
     }
@@ -261,7 +261,7 @@ impl Supervisor {
         tracing::info!(slot = %self.config.slot, "another instance publishes, waiting to take over");
         let (mut stop, taken) = (self.stop.clone(), Cell::new(false));
         let board = Arc::clone(&self.forwarder.board);
-        let free = lock::until_free(&self.config, &board, self.holder.as_ref(), &taken);
+        let free = instance_lock::until_free(&self.config, &board, self.holder.as_ref(), &taken);
         tokio::select! {
             biased;
             _ = stop.wait_for(|stop| *stop) => Ok(Next::StopRequested),
@@ -276,11 +276,11 @@ impl Supervisor {
         if error.is_transient() || !(self.streamed && heals) {
             return error;
         }
-        error.passing()
+        error.into_transient()
     }
 
-    async fn poll(&mut self, taken: Taken) -> Result<Next> {
-        let place = Place {
+    async fn poll(&mut self, taken: PollSession) -> Result<Next> {
+        let place = TableLocation {
             server: taken.server.clone(),
             table: taken.shape.oid,
         };
@@ -288,18 +288,18 @@ impl Supervisor {
         let is_new = std::mem::take(&mut self.fresh);
         let config = Arc::clone(&self.config);
         let poll = Poll {
-            run: TableRun {
+            run: TableScan {
                 config: &config,
                 forwarder: &mut self.forwarder,
                 session: &taken.session,
                 system_id: taken.server.lineage.system_id,
                 rows: UnpublishedRows::new(&config, &taken.shape)?,
                 slow: &mut self.slow,
-                lease: Lease::of_session(&taken.session),
+                lock_holder: LockHolder::of_session(&taken.session),
                 stop: self.stop.clone(),
                 shown: Instant::now(),
             },
-            handed: &mut self.handed,
+            sent_rows: &mut self.sent_rows,
             is_new,
             is_first: !std::mem::replace(&mut self.streamed, true),
         };
@@ -319,7 +319,7 @@ impl Supervisor {
             identity,
             shape,
         } = connections;
-        let place = Place {
+        let place = TableLocation {
             server,
             table: shape.oid,
         };
@@ -330,25 +330,32 @@ impl Supervisor {
         let Some(slot) = slot else {
             return Ok(Next::StopRequested);
         };
-        let kept = client.let_standbys_keep(&slot.name, slot.failover).await?;
-        self.forwarder.engine.slot_is_kept(kept);
+        let kept = client.enable_failover(&slot.name, slot.failover).await?;
+        self.forwarder.engine.set_failover_slot(kept);
         let from = self.position(&slot, &place.server, &session).await?;
         let config = Arc::clone(&self.config);
         let started = client.start(&config.slot, from, &config.publication).await;
-        started.map_err(|error| self.second_look(error))?;
+        started.map_err(|error| self.recheck_slot(error))?;
         self.forwarder.board.phase(Phase::Streaming);
         self.forwarder.board.wait(None);
         tracing::info!(slot = %config.slot, lsn = %from, "streaming");
         self.streamed = true;
-        self.doubt = None;
+        self.suspicion = None;
         let began = Instant::now();
         let statements = Statements::new(&config, &shape)?;
-        let (oversight, now) = (&mut self.oversight, self.forwarder.tick());
-        let overseer = Overseer::new(oversight, &config, &place, &statements, now);
+        let (health, now) = (&mut self.health, self.forwarder.tick());
+        let health_monitor = HealthMonitor::new(health, &config, &place, &statements, now);
         let walsender = client.backend_pid();
-        let watch = Watch::new(&session, &config.slot, walsender, kept, overseer);
-        let (forwarder, already) = (&mut self.forwarder, &mut self.already);
-        let mut stream = Stream::new(&config, forwarder, &mut client, watch, already, shape.oid);
+        let watch = SessionMonitor::new(&session, &config.slot, walsender, kept, health_monitor);
+        let (forwarder, handled_rows) = (&mut self.forwarder, &mut self.handled_rows);
+        let mut stream = Stream::new(
+            &config,
+            forwarder,
+            &mut client,
+            watch,
+            handled_rows,
+            shape.oid,
+        );
         let end = stream.run(&mut self.stop).await;
         let transaction = stream.transaction();
         drop(stream);
@@ -370,6 +377,7 @@ impl Supervisor {
         if let Err(error) = &end {
             self.undecodable(error, transaction, &session).await?;
         }
-        end.map(Next::Over).map_err(|error| self.second_look(error))
+        end.map(Next::Over)
+            .map_err(|error| self.recheck_slot(error))
     }
 }

@@ -161,11 +161,11 @@ fn check_binding(
         connection.peer()
     );
     Err(Error::fatal(Code::Connect, message)
-        .hint("channel_binding=require needs TLS and scram-sha-256 in pg_hba.conf"))
+        .with_hint("channel_binding=require needs TLS and scram-sha-256 in pg_hba.conf"))
 }
 
 fn unsupported(connection: &Connection, what: &str) -> Error {
     let message = format!("Postgres at {} asks for {what}", connection.peer());
     Error::fatal(Code::Connect, message)
-        .hint("allow scram-sha-256, md5, password, cert or trust for this user in pg_hba.conf")
+        .with_hint("allow scram-sha-256, md5, password, cert or trust for this user in pg_hba.conf")
 }

@@ -122,7 +122,7 @@ pub(crate) async fn drop_slot(connection: &mut Connection, name: &str) -> Result
     .map(drop)
 }
 
-pub(crate) async fn let_standbys_keep(connection: &mut Connection, slot: &str) -> Result<()> {
+pub(crate) async fn enable_failover(connection: &mut Connection, slot: &str) -> Result<()> {
     let alter = format!(
         "ALTER_REPLICATION_SLOT {} (FAILOVER true)",
         identifier(slot)

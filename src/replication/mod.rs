@@ -41,7 +41,7 @@ pub use command::{CreatedSlot, IdentifySystem};
 pub use message::{Frame, StandbyStatusUpdate};
 
 use connection::Connection;
-use startup::Session;
+use startup::LoggedIn;
 
 /// What the caller decides about a session.
 #[derive(Debug, Clone)]
@@ -96,7 +96,7 @@ impl ReplicationClient {
             .map(Self::from_session)
     }
 
-    fn from_session(session: Session) -> Self {
+    fn from_session(session: LoggedIn) -> Self {
         ReplicationClient {
             connection: session.connection,
             transport: session.transport,
@@ -152,9 +152,9 @@ impl ReplicationClient {
 
     /// Has standbys keep a copy of the slot, so that it outlives a failover. `failover` is what the server says of it: `None` where it
     /// is too old for that (before 17). True when standbys keep it now.
-    pub async fn let_standbys_keep(&mut self, slot: &str, failover: Option<bool>) -> Result<bool> {
+    pub async fn enable_failover(&mut self, slot: &str, failover: Option<bool>) -> Result<bool> {
         if failover == Some(false) {
-            command::let_standbys_keep(&mut self.connection, slot).await?;
+            command::enable_failover(&mut self.connection, slot).await?;
         }
         Ok(failover.is_some())
     }

@@ -27,7 +27,7 @@ use crate::postgres::tls::{self, Connector};
 use crate::replication::auth::{self, Credentials};
 use crate::replication::command;
 use crate::replication::connection::{Connection, refused};
-use crate::replication::hosts::{self as endpoint, Address, Endpoint};
+use crate::replication::hosts::{self, Address, Endpoint};
 use crate::replication::socket::{KernelFirst, Socket};
 use crate::replication::{SessionOptions, Transport};
 
@@ -48,7 +48,7 @@ const TRANSACTION_TIMEOUT_SINCE: u32 = 170_000;
 
 /// What is known of a server once the session stands.
 #[derive(Debug)]
-pub(crate) struct Session {
+pub(crate) struct LoggedIn {
     pub(crate) connection: Connection,
     pub(crate) transport: Transport,
     pub(crate) backend_pid: i32,
@@ -65,7 +65,7 @@ pub(crate) struct Login<'a> {
 }
 
 /// Tries the hosts in order and returns the first session that is what was asked for.
-pub(crate) async fn connect(database: &Database, session: &SessionOptions) -> Result<Session> {
+pub(crate) async fn connect(database: &Database, session: &SessionOptions) -> Result<LoggedIn> {
     let connector = tls::connector(&database.tls)?;
     let login = Login {
         database: database.database_name(),
@@ -84,7 +84,7 @@ pub(crate) async fn connect(database: &Database, session: &SessionOptions) -> Re
         .copied()
         .unwrap_or(DEFAULT_CONNECT_TIMEOUT);
     let mut failures = vec![];
-    let endpoints = endpoint::all(&database.pg)?;
+    let endpoints = hosts::all(&database.pg)?;
     for endpoint in &endpoints {
         // On the heap: it is large, and connecting is rare.
         let attempt: Pin<Box<dyn Future<Output = _> + Send>> =
@@ -120,7 +120,7 @@ async fn attempt(
     login: &Login<'_>,
     connector: &Connector,
     limit: Duration,
-) -> Result<Session> {
+) -> Result<LoggedIn> {
     let peer = endpoint.describe();
     match &endpoint.address {
         Address::Unix(folder) => {
@@ -205,8 +205,9 @@ async fn encrypt(
         b'N' if connector.mode() == SslMode::Prefer => return Ok(Socket::Tcp(tcp)),
         b'N' => {
             return Err(
-                Error::fatal(Code::Connect, format!("Postgres at {peer} offers no TLS"))
-                    .hint("set `ssl = on` on the server, or sslmode=prefer in the database URL"),
+                Error::fatal(Code::Connect, format!("Postgres at {peer} offers no TLS")).with_hint(
+                    "set `ssl = on` on the server, or sslmode=prefer in the database URL",
+                ),
             );
         }
         _ => {
@@ -230,7 +231,7 @@ pub(crate) async fn log_in(
     mut connection: Connection,
     transport: Transport,
     login: &Login<'_>,
-) -> Result<Session> {
+) -> Result<LoggedIn> {
     let parameters = parameters(login);
     let pairs = parameters
         .iter()
@@ -244,7 +245,7 @@ pub(crate) async fn log_in(
     }
     check_target(&mut connection, login.target).await?;
     connection.established();
-    Ok(Session {
+    Ok(LoggedIn {
         connection,
         transport,
         backend_pid,
@@ -353,7 +354,7 @@ async fn check_target(connection: &mut Connection, target: TargetSessionAttrs) -
     }
     let message = format!("Postgres at {} is {is_not}", connection.peer());
     Err(Error::transient(Code::Connect, message)
-        .hint("target_session_attrs in the database URL asks for another kind of server"))
+        .with_hint("target_session_attrs in the database URL asks for another kind of server"))
 }
 
 fn unreachable(peer: &str, cause: std::io::Error) -> Error {

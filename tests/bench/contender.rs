@@ -10,7 +10,7 @@ use crate::debezium::Debezium;
 use crate::load::Load;
 use crate::poller;
 use crate::stage::Stage;
-use crate::support::throwaway::{Guard, free_port, new_folder};
+use crate::support::ephemeral::{Guard, free_port, new_folder};
 use crate::usage::{self, Usage, Watch};
 
 /// The longest that a run may take.

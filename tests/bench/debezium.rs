@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 
-use crate::support::throwaway::{cached, free_port};
+use crate::support::ephemeral::{cached, free_port};
 
 pub(crate) const VERSION: &str = "3.0.8.Final";
 

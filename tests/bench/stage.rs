@@ -12,9 +12,9 @@ use rdkafka::{Offset, TopicPartitionList};
 
 use crate::Options;
 use crate::report::Report;
+use crate::support::ephemeral::Server;
 use crate::support::kafka::{self, Kafka};
 use crate::support::postgres;
-use crate::support::throwaway::Server;
 use crate::support::wait::wait_for;
 use crate::usage;
 

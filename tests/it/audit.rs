@@ -6,23 +6,23 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
+use crate::support::ephemeral::Stop;
+use crate::support::fixture::Fixture;
 use crate::support::kafka;
-use crate::support::load::{Load, Pattern};
 use crate::support::oracle::Oracle;
 use crate::support::outboxd::Outboxd;
 use crate::support::postgres::{self, MAJORS, Session};
-use crate::support::scene::Scene;
-use crate::support::throwaway::Stop;
 use crate::support::wait::wait_until;
+use crate::support::writers::{Pattern, Writers};
 
 const LIMIT: Duration = Duration::from_secs(60);
 /// From a change of the catalogs to its name.
 const NOTICED: Duration = Duration::from_secs(15);
 
-async fn scene(major: u32) -> Result<Scene<'static>> {
-    let mut scene = Scene::set(postgres::shared(major), kafka::shared()).await?;
-    scene.settings = scene.settings.clone().set("OUTBOX_AUDIT_INTERVAL", "1s");
-    Ok(scene)
+async fn fixture(major: u32) -> Result<Fixture<'static>> {
+    let mut fixture = Fixture::set(postgres::shared(major), kafka::shared()).await?;
+    fixture.settings = fixture.settings.clone().set("OUTBOX_AUDIT_INTERVAL", "1s");
+    Ok(fixture)
 }
 
 /// Each event has a key of its own: what comes from the table comes late.
@@ -69,8 +69,8 @@ async fn found(outboxd: &Outboxd, missed: usize, before: u64) -> Result<()> {
 }
 
 /// What came from the table, by id.
-async fn from_table(scene: &Scene<'_>) -> Result<Vec<i64>> {
-    let consumed = scene.kafka.consume_all(&[&scene.topic]).await?;
+async fn from_table(fixture: &Fixture<'_>) -> Result<Vec<i64>> {
+    let consumed = fixture.kafka.consume_all(&[&fixture.topic]).await?;
     let of_table = consumed
         .iter()
         .filter(|record| record.header("outbox_source") == Some("table"));
@@ -82,27 +82,27 @@ async fn from_table(scene: &Scene<'_>) -> Result<Vec<i64>> {
 /// Does something to the slot while outboxd is away, between three events that are missed by it and two that are not.
 async fn behind_its_back(change: &str, after_publish: &str) -> Result<()> {
     for major in MAJORS {
-        let mut scene = scene(major).await?;
-        scene.settings = scene.settings.set("OUTBOX_AFTER_PUBLISH", after_publish);
-        let oracle = Oracle::create(&scene.database).await?;
-        let mut outboxd = Outboxd::spawn(&scene.settings)?;
+        let mut fixture = fixture(major).await?;
+        fixture.settings = fixture.settings.set("OUTBOX_AFTER_PUBLISH", after_publish);
+        let oracle = Oracle::create(&fixture.database).await?;
+        let mut outboxd = Outboxd::spawn(&fixture.settings)?;
         outboxd.wait_for_phase("streaming", LIMIT).await?;
-        let session = scene.database.connect().await?;
-        insert(&session, &scene.topic, "before", 2).await?;
-        scene.all_marked(LIMIT).await?;
+        let session = fixture.database.connect().await?;
+        insert(&session, &fixture.topic, "before", 2).await?;
+        fixture.all_marked(LIMIT).await?;
         assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
-        let missed = insert(&session, &scene.topic, "missed", 3).await?;
+        let missed = insert(&session, &fixture.topic, "missed", 3).await?;
         session
-            .batch_execute(&change.replace("SLOT", &format!("'{}'", scene.slot())))
+            .batch_execute(&change.replace("SLOT", &format!("'{}'", fixture.slot())))
             .await?;
-        insert(&session, &scene.topic, "after", 2).await?;
+        insert(&session, &fixture.topic, "after", 2).await?;
         outboxd.respawn()?;
         outboxd.wait_for_phase("streaming", LIMIT).await?;
         found(&outboxd, 3, 0).await?;
-        scene.all_marked(LIMIT).await?;
+        fixture.all_marked(LIMIT).await?;
         assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
-        assert_eq!(from_table(&scene).await?, Vec::from_iter(missed));
-        scene.verdict(&oracle).await?.expect_exact()?;
+        assert_eq!(from_table(&fixture).await?, Vec::from_iter(missed));
+        fixture.verdict(&oracle).await?.expect_exact()?;
     }
     Ok(())
 }
@@ -129,15 +129,15 @@ async fn what_a_slot_that_was_advanced_by_hand_has_missed_is_found() -> Result<(
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_committed_while_the_table_was_out_of_the_publication_is_found() -> Result<()> {
     for major in MAJORS {
-        let scene = scene(major).await?;
-        let oracle = Oracle::create(&scene.database).await?;
-        let mut outboxd = Outboxd::spawn(&scene.settings)?;
+        let fixture = fixture(major).await?;
+        let oracle = Oracle::create(&fixture.database).await?;
+        let mut outboxd = Outboxd::spawn(&fixture.settings)?;
         outboxd.wait_for_phase("streaming", LIMIT).await?;
-        let session = scene.database.connect().await?;
+        let session = fixture.database.connect().await?;
         session
             .batch_execute("ALTER PUBLICATION outboxd DROP TABLE outbox.outbox")
             .await?;
-        let missed = insert(&session, &scene.topic, "missed", 2).await?;
+        let missed = insert(&session, &fixture.topic, "missed", 2).await?;
         let named = outboxd
             .wait_for_status("the gap to be named", NOTICED, |status| {
                 status["troubles"][0]["name"] == "not-published"
@@ -146,7 +146,7 @@ async fn what_was_committed_while_the_table_was_out_of_the_publication_is_found(
         ensure!(
             named["troubles"][0]["remedy"]
                 .as_str()
-                .is_some_and(|remedy| remedy.contains("ADD TABLE")),
+                .is_some_and(|hint| hint.contains("ADD TABLE")),
             "{named}"
         );
         let (code, body) = outboxd.get("/readyz").await?;
@@ -154,25 +154,25 @@ async fn what_was_committed_while_the_table_was_out_of_the_publication_is_found(
         let metric = "outboxd_trouble{trouble=\"not-published\"}";
         assert_eq!(outboxd.metric(metric).await?, Some(1.0));
         outboxd
-            .wait_for_log(&["not-published", "remedy"], LIMIT)
+            .wait_for_log(&["not-published", "hint"], LIMIT)
             .await?;
         // Found, though the gap stands.
-        scene.all_marked(LIMIT).await?;
+        fixture.all_marked(LIMIT).await?;
         session
             .batch_execute("ALTER PUBLICATION outboxd ADD TABLE outbox.outbox")
             .await?;
-        insert(&session, &scene.topic, "after", 2).await?;
+        insert(&session, &fixture.topic, "after", 2).await?;
         outboxd
             .wait_for_status("the gap to be over", NOTICED, |status| {
                 status["troubles"] == serde_json::json!([])
             })
             .await?;
-        scene.all_marked(LIMIT).await?;
+        fixture.all_marked(LIMIT).await?;
         assert_eq!(outboxd.metric(metric).await?, None);
         assert_eq!(outboxd.get("/readyz").await?.0, 200);
         assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
-        assert_eq!(from_table(&scene).await?, Vec::from_iter(missed));
-        scene.verdict(&oracle).await?.expect_exact()?;
+        assert_eq!(from_table(&fixture).await?, Vec::from_iter(missed));
+        fixture.verdict(&oracle).await?.expect_exact()?;
     }
     Ok(())
 }
@@ -182,17 +182,17 @@ async fn what_was_committed_while_the_table_was_out_of_the_publication_is_found(
 async fn what_a_restored_server_wrote_up_to_our_own_position_is_found() -> Result<()> {
     for major in MAJORS {
         let mut server = postgres::private(major, &[])?;
-        let scene = Scene::set(&server, kafka::shared()).await?;
-        let settings = scene.settings.clone().set("OUTBOX_AUDIT_INTERVAL", "1s");
+        let fixture = Fixture::set(&server, kafka::shared()).await?;
+        let settings = fixture.settings.clone().set("OUTBOX_AUDIT_INTERVAL", "1s");
         let mut outboxd = Outboxd::spawn(&settings)?;
         outboxd.wait_for_phase("streaming", LIMIT).await?;
         server.stop(Stop::Fast)?;
         server.keep_copy()?;
         server.resume()?;
         outboxd.wait_for_phase("streaming", LIMIT).await?;
-        let session = scene.database.connect().await?;
-        insert(&session, &scene.topic, "old", 500).await?;
-        scene.all_marked(LIMIT).await?;
+        let session = fixture.database.connect().await?;
+        insert(&session, &fixture.topic, "old", 500).await?;
+        fixture.all_marked(LIMIT).await?;
         let status = outboxd
             .wait_for_status("everything to be confirmed", LIMIT, |status| {
                 status["published_total"] == 500
@@ -208,8 +208,8 @@ async fn what_a_restored_server_wrote_up_to_our_own_position_is_found() -> Resul
         server.stop(Stop::Immediate)?;
         server.put_back()?;
         server.resume()?;
-        let session = scene.database.connect().await?;
-        let missed = insert(&session, &scene.topic, "missed", 5).await?;
+        let session = fixture.database.connect().await?;
+        let missed = insert(&session, &fixture.topic, "missed", 5).await?;
         let before = format!("SELECT pg_current_wal_insert_lsn() < '{own}'");
         ensure!(
             session.value::<bool>(&before).await?,
@@ -222,13 +222,13 @@ async fn what_a_restored_server_wrote_up_to_our_own_position_is_found() -> Resul
             Ok(if is_past { Ok(()) } else { Err(String::new()) })
         })
         .await?;
-        insert(&session, &scene.topic, "after", 3).await?;
+        insert(&session, &fixture.topic, "after", 3).await?;
         outboxd.signal("CONT")?;
         found(&outboxd, 5, audits).await?;
-        scene.all_marked(LIMIT).await?;
+        fixture.all_marked(LIMIT).await?;
         assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
-        assert_eq!(from_table(&scene).await?, Vec::from_iter(missed));
-        let consumed = scene.kafka.consume_all(&[&scene.topic]).await?;
+        assert_eq!(from_table(&fixture).await?, Vec::from_iter(missed));
+        let consumed = fixture.kafka.consume_all(&[&fixture.topic]).await?;
         let values: BTreeSet<_> = consumed.iter().map(|record| record.value.clone()).collect();
         assert_eq!((consumed.len(), values.len()), (508, 508));
     }
@@ -239,22 +239,22 @@ async fn what_a_restored_server_wrote_up_to_our_own_position_is_found() -> Resul
 #[tokio::test(flavor = "multi_thread")]
 async fn a_row_whose_mark_was_taken_away_goes_out_again() -> Result<()> {
     for major in MAJORS {
-        let scene = scene(major).await?;
-        let oracle = Oracle::create(&scene.database).await?;
-        let mut outboxd = Outboxd::spawn(&scene.settings)?;
+        let fixture = fixture(major).await?;
+        let oracle = Oracle::create(&fixture.database).await?;
+        let mut outboxd = Outboxd::spawn(&fixture.settings)?;
         outboxd.wait_for_phase("streaming", LIMIT).await?;
-        let session = scene.database.connect().await?;
-        let rows = Vec::from_iter(insert(&session, &scene.topic, "again", 5).await?);
-        scene.all_marked(LIMIT).await?;
+        let session = fixture.database.connect().await?;
+        let rows = Vec::from_iter(insert(&session, &fixture.topic, "again", 5).await?);
+        fixture.all_marked(LIMIT).await?;
         let again = vec![rows[1], rows[3]];
         let sql = "UPDATE outbox.outbox SET published_at = NULL WHERE id = ANY ($1)";
         session.execute(sql, &[&again]).await?;
         let before = number(&outboxd.status().await?, "audits_total");
         found(&outboxd, 2, before).await?;
-        scene.all_marked(LIMIT).await?;
+        fixture.all_marked(LIMIT).await?;
         assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
-        assert_eq!(from_table(&scene).await?, again);
-        let report = scene.verdict(&oracle).await?;
+        assert_eq!(from_table(&fixture).await?, again);
+        let report = fixture.verdict(&oracle).await?;
         let twice: Vec<_> = again.iter().map(|id| (*id, 2)).collect();
         ensure!(report.is_complete(), "{report}");
         assert_eq!(report.duplicates, twice);
@@ -263,14 +263,14 @@ async fn a_row_whose_mark_was_taken_away_goes_out_again() -> Result<()> {
 }
 
 /// Ends outboxd with events that its slot has passed.
-async fn miss(scene: &Scene<'_>, rows: i64) -> Result<Outboxd> {
-    let mut outboxd = Outboxd::spawn(&scene.settings)?;
+async fn miss(fixture: &Fixture<'_>, rows: i64) -> Result<Outboxd> {
+    let mut outboxd = Outboxd::spawn(&fixture.settings)?;
     outboxd.wait_for_phase("streaming", LIMIT).await?;
     assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
-    let session = scene.database.connect().await?;
-    insert(&session, &scene.topic, "missed", rows).await?;
+    let session = fixture.database.connect().await?;
+    insert(&session, &fixture.topic, "missed", rows).await?;
     let advance = "SELECT pg_replication_slot_advance($1, pg_current_wal_lsn())";
-    session.execute(advance, &[&scene.slot()]).await?;
+    session.execute(advance, &[&fixture.slot()]).await?;
     outboxd.respawn()?;
     Ok(outboxd)
 }
@@ -278,16 +278,16 @@ async fn miss(scene: &Scene<'_>, rows: i64) -> Result<Outboxd> {
 #[tokio::test(flavor = "multi_thread")]
 async fn with_halt_one_missed_event_ends_it_and_nothing_is_sent() -> Result<()> {
     for major in MAJORS {
-        let mut scene = scene(major).await?;
-        scene.settings = scene.settings.clone().set("OUTBOX_ON_SLOT_LOSS", "halt");
-        let mut outboxd = miss(&scene, 2).await?;
+        let mut fixture = fixture(major).await?;
+        fixture.settings = fixture.settings.clone().set("OUTBOX_ON_SLOT_LOSS", "halt");
+        let mut outboxd = miss(&fixture, 2).await?;
         assert_eq!(outboxd.wait(LIMIT).await?, 1);
         let log = outboxd.log();
         ensure!(
             log.contains("SLOT_ERROR") && log.contains("has passed 2 events"),
             "{log}"
         );
-        assert_eq!(scene.kafka.record_count(&[&scene.topic]).await?, 0);
+        assert_eq!(fixture.kafka.record_count(&[&fixture.topic]).await?, 0);
         // The statement that leaves them out is the one that it names.
         let (_, statement) = log
             .lines()
@@ -295,7 +295,7 @@ async fn with_halt_one_missed_event_ends_it_and_nothing_is_sent() -> Result<()> 
             .find_map(|line| line.split_once("to leave them out: "))
             .unwrap_or_default();
         let statement = statement.trim_end_matches(')');
-        scene
+        fixture
             .database
             .connect()
             .await?
@@ -307,8 +307,8 @@ async fn with_halt_one_missed_event_ends_it_and_nothing_is_sent() -> Result<()> 
                 number(status, "audits_total") > 1
             })
             .await?;
-        assert_eq!(scene.database.unpublished().await?, 0);
-        assert_eq!(scene.kafka.record_count(&[&scene.topic]).await?, 0);
+        assert_eq!(fixture.database.unpublished().await?, 0);
+        assert_eq!(fixture.kafka.record_count(&[&fixture.topic]).await?, 0);
     }
     Ok(())
 }
@@ -316,34 +316,34 @@ async fn with_halt_one_missed_event_ends_it_and_nothing_is_sent() -> Result<()> 
 #[tokio::test(flavor = "multi_thread")]
 async fn more_than_a_thousand_missed_events_are_sent_only_when_somebody_asks_for_it() -> Result<()>
 {
-    let scene = scene(15).await?;
-    let mut outboxd = miss(&scene, 1_001).await?;
+    let fixture = fixture(15).await?;
+    let mut outboxd = miss(&fixture, 1_001).await?;
     assert_eq!(outboxd.wait(LIMIT).await?, 1);
     let log = outboxd.log();
     ensure!(
         log.contains("has passed 1001 events") && log.contains("--backlog publish"),
         "{log}"
     );
-    assert_eq!(scene.kafka.record_count(&[&scene.topic]).await?, 0);
+    assert_eq!(fixture.kafka.record_count(&[&fixture.topic]).await?, 0);
     let asked = outboxd.settings().clone().set("OUTBOX_BACKLOG", "publish");
     *outboxd.settings() = asked;
     outboxd.respawn()?;
     found(&outboxd, 1_001, 0).await?;
-    scene.all_marked(LIMIT).await?;
-    assert_eq!(from_table(&scene).await?.len(), 1_001);
+    fixture.all_marked(LIMIT).await?;
+    assert_eq!(from_table(&fixture).await?.len(), 1_001);
     Ok(())
 }
 
 /// A missed row that somebody has locked is sent once, however many audits see it unpublished.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_missed_row_that_is_locked_is_sent_once() -> Result<()> {
-    let scene = scene(15).await?;
-    let outboxd = Outboxd::spawn(&scene.settings)?;
+    let fixture = fixture(15).await?;
+    let outboxd = Outboxd::spawn(&fixture.settings)?;
     outboxd.wait_for_phase("streaming", LIMIT).await?;
-    let session = scene.database.connect().await?;
-    insert(&session, &scene.topic, "locked", 1).await?;
-    scene.all_marked(LIMIT).await?;
-    let person = scene.database.connect().await?;
+    let session = fixture.database.connect().await?;
+    insert(&session, &fixture.topic, "locked", 1).await?;
+    fixture.all_marked(LIMIT).await?;
+    let person = fixture.database.connect().await?;
     session
         .batch_execute("UPDATE outbox.outbox SET published_at = NULL")
         .await?;
@@ -363,8 +363,8 @@ async fn a_missed_row_that_is_locked_is_sent_once() -> Result<()> {
         .await?;
     person.batch_execute("COMMIT").await?;
     found_once(&outboxd).await?;
-    scene.all_marked(LIMIT).await?;
-    assert_eq!(scene.kafka.record_count(&[&scene.topic]).await?, 2);
+    fixture.all_marked(LIMIT).await?;
+    assert_eq!(fixture.kafka.record_count(&[&fixture.topic]).await?, 2);
     Ok(())
 }
 
@@ -383,16 +383,16 @@ async fn found_once(outboxd: &Outboxd) -> Result<()> {
 async fn nothing_is_found_where_nothing_was_missed() -> Result<()> {
     for major in MAJORS {
         let mut server = postgres::private(major, &[])?;
-        let scene = Scene::set(&server, kafka::shared()).await?;
-        let oracle = Oracle::create(&scene.database).await?;
-        let settings = scene.settings.clone().set("OUTBOX_AUDIT_INTERVAL", "1s");
+        let fixture = Fixture::set(&server, kafka::shared()).await?;
+        let oracle = Oracle::create(&fixture.database).await?;
+        let settings = fixture.settings.clone().set("OUTBOX_AUDIT_INTERVAL", "1s");
         let mut outboxd = Outboxd::spawn(&settings)?;
         outboxd.wait_for_phase("streaming", LIMIT).await?;
         let pattern = Pattern {
             rows: 5,
             rest: Duration::from_millis(5),
         };
-        let load = Load::start(&scene.database, &scene.topic, 4, pattern);
+        let writers = Writers::start(&fixture.database, &fixture.topic, 4, pattern);
         let mut logs = String::new();
         for round in 0..6 {
             let audits = number(&outboxd.status().await?, "audits_total");
@@ -410,7 +410,7 @@ async fn nothing_is_found_where_nothing_was_missed() -> Result<()> {
                 1 => {
                     let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
                                 WHERE application_name LIKE 'outboxd%'";
-                    scene.database.connect().await?.execute(end, &[]).await?;
+                    fixture.database.connect().await?.execute(end, &[]).await?;
                 }
                 _ => {
                     server.stop(Stop::Immediate)?;
@@ -419,13 +419,13 @@ async fn nothing_is_found_where_nothing_was_missed() -> Result<()> {
             }
             outboxd.wait_for_phase("streaming", LIMIT).await?;
         }
-        load.stop().await?;
-        scene.all_marked(LIMIT).await?;
+        writers.stop().await?;
+        fixture.all_marked(LIMIT).await?;
         assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
         logs.push_str(&outboxd.log());
         ensure!(!logs.contains("missed-events"), "{logs}");
-        ensure!(from_table(&scene).await?.is_empty());
-        scene.verdict(&oracle).await?.expect_complete()?;
+        ensure!(from_table(&fixture).await?.is_empty());
+        fixture.verdict(&oracle).await?.expect_complete()?;
     }
     Ok(())
 }

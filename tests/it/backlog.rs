@@ -4,25 +4,25 @@ use std::time::Duration;
 
 use anyhow::Result;
 
+use crate::support::fixture::Fixture;
 use crate::support::kafka;
-use crate::support::load::{Load, Pattern};
 use crate::support::oracle::Oracle;
 use crate::support::outboxd::{Outboxd, command};
 use crate::support::postgres::{self, MAJORS};
-use crate::support::scene::Scene;
 use crate::support::wait::wait_until;
+use crate::support::writers::{Pattern, Writers};
 
 const LIMIT: Duration = Duration::from_secs(60);
 const BACKLOG: i64 = 10_000;
 
-async fn fill(scene: &Scene<'_>, rows: i64) -> Result<()> {
+async fn fill(fixture: &Fixture<'_>, rows: i64) -> Result<()> {
     let insert = "INSERT INTO outbox.outbox (event_type, topic, event_payload) \
                   SELECT 'key' || i % 23, $1, jsonb_build_object('i', i) FROM generate_series(1, $2::bigint) i";
-    scene
+    fixture
         .database
         .connect()
         .await?
-        .execute(insert, &[&scene.topic, &rows])
+        .execute(insert, &[&fixture.topic, &rows])
         .await?;
     Ok(())
 }
@@ -31,19 +31,19 @@ async fn fill(scene: &Scene<'_>, rows: i64) -> Result<()> {
 async fn a_first_start_publishes_ten_thousand_rows_beside_writers_though_killed_twice_on_the_way()
 -> Result<()> {
     for major in MAJORS {
-        let scene = Scene::set(postgres::shared(major), kafka::shared()).await?;
-        let oracle = Oracle::create(&scene.database).await?;
-        fill(&scene, BACKLOG).await?;
+        let fixture = Fixture::set(postgres::shared(major), kafka::shared()).await?;
+        let oracle = Oracle::create(&fixture.database).await?;
+        fill(&fixture, BACKLOG).await?;
         let pattern = Pattern {
             rows: 3,
             rest: Duration::from_millis(10),
         };
-        let load = Load::start(&scene.database, &scene.topic, 4, pattern);
-        let settings = scene.settings.clone().set("OUTBOX_BACKLOG", "publish");
+        let writers = Writers::start(&fixture.database, &fixture.topic, 4, pattern);
+        let settings = fixture.settings.clone().set("OUTBOX_BACKLOG", "publish");
         let mut outboxd = Outboxd::spawn(&settings)?;
         for part in [BACKLOG / 4, BACKLOG * 3 / 4] {
             wait_until("a part of the backlog to arrive", LIMIT, async || {
-                let count = scene.kafka.record_count(&[&scene.topic]).await?;
+                let count = fixture.kafka.record_count(&[&fixture.topic]).await?;
                 Ok(if count > part {
                     Ok(())
                 } else {
@@ -55,10 +55,10 @@ async fn a_first_start_publishes_ten_thousand_rows_beside_writers_though_killed_
             outboxd.respawn()?;
         }
         outboxd.wait_for_phase("streaming", LIMIT).await?;
-        load.stop().await?;
-        scene.all_marked(LIMIT).await?;
+        writers.stop().await?;
+        fixture.all_marked(LIMIT).await?;
         assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
-        let report = scene.verdict(&oracle).await?;
+        let report = fixture.verdict(&oracle).await?;
         // Rows come by id from the table and by commit from the stream, so only the set is promised across the two.
         assert!(
             report.missing.is_empty() && report.phantom.is_empty(),
@@ -72,29 +72,29 @@ async fn a_first_start_publishes_ten_thousand_rows_beside_writers_though_killed_
 #[tokio::test(flavor = "multi_thread")]
 async fn a_first_start_that_nothing_disturbs_publishes_each_row_once() -> Result<()> {
     for major in MAJORS {
-        let scene = Scene::set(postgres::shared(major), kafka::shared()).await?;
-        let oracle = Oracle::create(&scene.database).await?;
-        fill(&scene, BACKLOG).await?;
+        let fixture = Fixture::set(postgres::shared(major), kafka::shared()).await?;
+        let oracle = Oracle::create(&fixture.database).await?;
+        fill(&fixture, BACKLOG).await?;
         let pattern = Pattern {
             rows: 3,
             rest: Duration::from_millis(10),
         };
-        let load = Load::start(&scene.database, &scene.topic, 4, pattern);
+        let writers = Writers::start(&fixture.database, &fixture.topic, 4, pattern);
         // The slot waits for this one, and the table is published meanwhile.
-        let session = scene.database.connect().await?;
+        let session = fixture.database.connect().await?;
         session
             .batch_execute("BEGIN; SELECT pg_current_xact_id()")
             .await?;
-        let settings = scene.settings.clone().set("OUTBOX_BACKLOG", "publish");
+        let settings = fixture.settings.clone().set("OUTBOX_BACKLOG", "publish");
         let mut outboxd = Outboxd::spawn(&settings)?;
         outboxd
             .wait_for_status("the open transaction to be named", LIMIT, |status| {
                 status["waiting"]["on"] == "snapshot"
             })
             .await?;
-        let before = scene.kafka.record_count(&[&scene.topic]).await?;
+        let before = fixture.kafka.record_count(&[&fixture.topic]).await?;
         wait_until("events to go out meanwhile", LIMIT, async || {
-            let count = scene.kafka.record_count(&[&scene.topic]).await?;
+            let count = fixture.kafka.record_count(&[&fixture.topic]).await?;
             Ok(if count > before {
                 Ok(())
             } else {
@@ -104,10 +104,10 @@ async fn a_first_start_that_nothing_disturbs_publishes_each_row_once() -> Result
         .await?;
         session.batch_execute("COMMIT").await?;
         outboxd.wait_for_phase("streaming", LIMIT).await?;
-        load.stop().await?;
-        scene.all_marked(LIMIT).await?;
+        writers.stop().await?;
+        fixture.all_marked(LIMIT).await?;
         assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
-        let report = scene.verdict(&oracle).await?;
+        let report = fixture.verdict(&oracle).await?;
         assert!(
             report.missing.is_empty() && report.phantom.is_empty(),
             "{report}"
@@ -123,21 +123,21 @@ async fn a_first_start_that_nothing_disturbs_publishes_each_row_once() -> Result
 #[tokio::test]
 async fn a_table_of_which_no_row_was_ever_marked_is_not_sent_without_being_asked_to() -> Result<()>
 {
-    let scene = Scene::set(postgres::shared(postgres::turn(15)), kafka::shared()).await?;
-    fill(&scene, 1_001).await?;
-    let output = command(&scene.settings, &["run"], LIMIT).await?;
+    let fixture = Fixture::set(postgres::shared(postgres::turn(15)), kafka::shared()).await?;
+    fill(&fixture, 1_001).await?;
+    let output = command(&fixture.settings, &["run"], LIMIT).await?;
     let told = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{told}");
     assert!(
         told.contains("over 1000 unpublished rows") && told.contains("--backlog skip"),
         "{told}"
     );
-    assert_eq!(scene.kafka.record_count(&[&scene.topic]).await?, 0);
+    assert_eq!(fixture.kafka.record_count(&[&fixture.topic]).await?, 0);
 
-    let mut outboxd = Outboxd::spawn(&scene.settings.clone().set("OUTBOX_BACKLOG", "skip"))?;
+    let mut outboxd = Outboxd::spawn(&fixture.settings.clone().set("OUTBOX_BACKLOG", "skip"))?;
     outboxd.wait_for_phase("streaming", LIMIT).await?;
-    scene.all_marked(LIMIT).await?;
-    assert_eq!(scene.kafka.record_count(&[&scene.topic]).await?, 0);
+    fixture.all_marked(LIMIT).await?;
+    assert_eq!(fixture.kafka.record_count(&[&fixture.topic]).await?, 0);
     assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
     Ok(())
 }
@@ -148,12 +148,12 @@ async fn a_prepared_transaction_that_holds_up_the_slot_is_named_and_the_table_go
     for major in MAJORS {
         // Of its own: everybody's slot on this server waits for the transaction.
         let server = postgres::private(major, &[])?;
-        let scene = Scene::set(&server, kafka::shared()).await?;
-        let session = scene.database.connect().await?;
+        let fixture = Fixture::set(&server, kafka::shared()).await?;
+        let session = fixture.database.connect().await?;
         let insert = |key: &str| {
             format!(
                 "INSERT INTO outbox.outbox (event_type, topic, event_payload) VALUES ('{key}', '{}', '{{}}')",
-                scene.topic
+                fixture.topic
             )
         };
         let prepare = format!(
@@ -161,8 +161,8 @@ async fn a_prepared_transaction_that_holds_up_the_slot_is_named_and_the_table_go
             insert("undone")
         );
         session.batch_execute(&prepare).await?;
-        fill(&scene, 20).await?;
-        let mut outboxd = Outboxd::spawn(&scene.settings)?;
+        fill(&fixture, 20).await?;
+        let mut outboxd = Outboxd::spawn(&fixture.settings)?;
         let named = |status: &serde_json::Value| {
             let waiting = &status["waiting"];
             let detail = waiting["detail"].as_str().unwrap_or_default();
@@ -171,17 +171,17 @@ async fn a_prepared_transaction_that_holds_up_the_slot_is_named_and_the_table_go
         outboxd
             .wait_for_status("the transaction's name", LIMIT, named)
             .await?;
-        scene.all_marked(LIMIT).await?;
+        fixture.all_marked(LIMIT).await?;
         session.batch_execute(&insert("meanwhile")).await?;
-        scene.all_marked(LIMIT).await?;
+        fixture.all_marked(LIMIT).await?;
         session
             .batch_execute("ROLLBACK PREPARED 'for hours'")
             .await?;
         outboxd.wait_for_phase("streaming", LIMIT).await?;
         session.batch_execute(&insert("streamed")).await?;
-        scene.all_marked(LIMIT).await?;
+        fixture.all_marked(LIMIT).await?;
         assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
-        assert_eq!(scene.kafka.record_count(&[&scene.topic]).await?, 22);
+        assert_eq!(fixture.kafka.record_count(&[&fixture.topic]).await?, 22);
     }
     Ok(())
 }

@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
+use crate::support::fixture::Fixture;
 use crate::support::heavy;
 use crate::support::kafka;
-use crate::support::load::{Load, Pattern};
 use crate::support::oracle::{Oracle, check};
 use crate::support::outboxd::Outboxd;
 use crate::support::postgres;
-use crate::support::scene::Scene;
 use crate::support::wait::wait_for;
+use crate::support::writers::{Pattern, Writers};
 
 const LIMIT: Duration = Duration::from_secs(60);
 const KILLS: u32 = 20;
@@ -19,29 +19,29 @@ const KILLS: u32 = 20;
 #[tokio::test(flavor = "multi_thread")]
 async fn twenty_kills_under_load_lose_nothing_and_repeat_only_what_was_not_confirmed() -> Result<()>
 {
-    let scene = Scene::set(postgres::shared(postgres::turn(15)), kafka::shared()).await?;
-    let oracle = Oracle::create(&scene.database).await?;
-    let mut outboxd = Outboxd::spawn(&scene.settings)?;
+    let fixture = Fixture::set(postgres::shared(postgres::turn(15)), kafka::shared()).await?;
+    let oracle = Oracle::create(&fixture.database).await?;
+    let mut outboxd = Outboxd::spawn(&fixture.settings)?;
     outboxd.wait_for_phase("streaming", LIMIT).await?;
     let pattern = Pattern {
         rows: 5,
         rest: Duration::from_millis(5),
     };
-    let load = Load::start(&scene.database, &scene.topic, 4, pattern);
+    let writers = Writers::start(&fixture.database, &fixture.topic, 4, pattern);
     let mut windows = Vec::new();
     for kill in 0..KILLS {
         // Anywhere in the life of a run: while it connects, in its first moments, in full flow.
         let life = Duration::from_millis(u64::from(kill * 97 % 600));
         tokio::time::sleep(life).await;
         outboxd.kill()?;
-        windows.push(scene.window().await?);
+        windows.push(fixture.window().await?);
         outboxd.respawn()?;
     }
     outboxd.wait_for_phase("streaming", LIMIT).await?;
-    let written = load.stop().await?;
-    scene.all_marked(LIMIT).await?;
+    let written = writers.stop().await?;
+    fixture.all_marked(LIMIT).await?;
     assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
-    let consumed = scene.kafka.consume_all(&[&scene.topic]).await?;
+    let consumed = fixture.kafka.consume_all(&[&fixture.topic]).await?;
     let report = check(&oracle.committed().await?, &consumed);
     report.expect_complete()?;
     assert!(written > 1_000, "{written} events are too light a load");
@@ -65,30 +65,30 @@ async fn a_kill_in_the_middle_of_a_large_transaction_loses_and_confirms_nothing_
 {
     const ROWS: i64 = 500_000;
     let _alone = heavy().await;
-    let scene = Scene::set(postgres::shared(postgres::turn(17)), kafka::shared()).await?;
-    let oracle = Oracle::create(&scene.database).await?;
-    let session = scene.database.connect().await?;
-    let mut outboxd = Outboxd::spawn(&scene.settings)?;
+    let fixture = Fixture::set(postgres::shared(postgres::turn(17)), kafka::shared()).await?;
+    let oracle = Oracle::create(&fixture.database).await?;
+    let session = fixture.database.connect().await?;
+    let mut outboxd = Outboxd::spawn(&fixture.settings)?;
     outboxd.wait_for_phase("streaming", LIMIT).await?;
     let insert = "INSERT INTO outbox.outbox (event_type, topic, event_payload) \
                   SELECT 'key' || i % 23, $1, jsonb_build_object('i', i) FROM generate_series(1, $2::bigint) i";
-    session.execute(insert, &[&scene.topic, &ROWS]).await?;
-    let arrived = async || scene.kafka.record_count(&[&scene.topic]).await;
+    session.execute(insert, &[&fixture.topic, &ROWS]).await?;
+    let arrived = async || fixture.kafka.record_count(&[&fixture.topic]).await;
     wait_for("the first part of it", LIMIT, async || {
         Ok((arrived().await? > 0).then_some(()))
     })
     .await?;
     outboxd.kill()?;
-    let sent = scene.kafka.consume_all(&[&scene.topic]).await?;
+    let sent = fixture.kafka.consume_all(&[&fixture.topic]).await?;
     let part = sent.len() as i64;
     assert!(part < ROWS, "all of it had been sent already");
     // Its commit lies behind its rows, and so does everything that would confirm a part of it.
     let commit = sent.first().context("a part of it")?.committed_at()?;
-    assert!(scene.window().await?.confirmed <= commit);
+    assert!(fixture.window().await?.confirmed <= commit);
     outboxd.respawn()?;
-    scene.all_marked(LIMIT).await?;
+    fixture.all_marked(LIMIT).await?;
     assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
-    let report = scene.verdict(&oracle).await?;
+    let report = fixture.verdict(&oracle).await?;
     report.expect_complete()?;
     let twice: usize = report.duplicates.iter().map(|(_, times)| times - 1).sum();
     assert!(

@@ -6,16 +6,16 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use outboxd::config::{Config, Settings as Configured};
 use outboxd::outbox::{
-    Closing, DeadLetters, Fault, Letter, OwnedRecord, ParkedKey, Request, Router, Slow,
-    UnpublishedRows, Wish,
+    CloseDeadLetter, DeadLetters, NewDeadLetter, OwnedRecord, ParkedKey, Rejection, Resolution,
+    ResolveRequest, Router, SlowRows, UnpublishedRows,
 };
-use outboxd::postgres::{self as sql, Session, preflight, table_shape as table};
+use outboxd::postgres::{self as sql, Session, preflight, table_shape};
 use serde_json::Value;
 
+use crate::support::fixture::Fixture;
 use crate::support::kafka;
 use crate::support::outboxd::{Outboxd, Settings, command};
 use crate::support::postgres::{self, Database, MAJORS, shared};
-use crate::support::scene::Scene;
 use crate::support::wait::{wait_for, wait_until};
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -26,7 +26,7 @@ struct Room {
     admin: postgres::Session,
     session: Session,
     config: Config,
-    letters: DeadLetters,
+    dead_letters: DeadLetters,
     rows: UnpublishedRows,
     router: Router,
     settings: Settings,
@@ -51,7 +51,7 @@ impl Room {
         let shape = preflight::check(&session, &config).await?;
         Ok(Room {
             admin: database.connect().await?,
-            letters: DeadLetters::new(&config, &shape),
+            dead_letters: DeadLetters::new(&config, &shape),
             rows: UnpublishedRows::new(&config, &shape)?,
             router: Router::new(&config.key),
             settings: settings.set("DATABASE_URL", database.url_as(&role)),
@@ -61,15 +61,18 @@ impl Room {
         })
     }
 
-    async fn file(&self, letters: &[Letter]) -> Result<()> {
-        Ok(self.letters.file(&self.session, "1", letters).await?)
+    async fn file(&self, dead_letters: &[NewDeadLetter]) -> Result<()> {
+        Ok(self
+            .dead_letters
+            .file(&self.session, "1", dead_letters)
+            .await?)
     }
 
-    async fn requests(&mut self, limit: usize) -> Result<Vec<Request>> {
+    async fn requests(&mut self, limit: usize) -> Result<Vec<ResolveRequest>> {
         let (session, rows, router) = (&self.session, &self.rows, &mut self.router);
-        let mut slow = Slow::default();
+        let mut slow = SlowRows::default();
         let requests = self
-            .letters
+            .dead_letters
             .requests(session, rows, router, &mut slow, limit);
         Ok(requests.await?)
     }
@@ -86,7 +89,7 @@ impl Room {
         let states = self.all().await?;
         Ok(states
             .iter()
-            .map(|letter| words(&letter["state"]))
+            .map(|dead_letter| words(&dead_letter["state"]))
             .collect())
     }
 
@@ -130,7 +133,7 @@ fn record(
 }
 
 /// A dead letter of a row, as the stream brings it.
-fn letter(row: i64, payload: &str) -> Letter {
+fn dead_letter(row: i64, payload: &str) -> NewDeadLetter {
     let id = row.to_string();
     let headers: [(&str, &[u8]); 5] = [
         ("outbox_id", id.as_bytes()),
@@ -139,12 +142,12 @@ fn letter(row: i64, payload: &str) -> Letter {
         ("outbox_index", b"3"),
         ("raw", &[0xff, 0]),
     ];
-    Letter {
+    NewDeadLetter {
         ticket: 1,
         known: None,
         row: Some(row),
         record: record("orders", b"created", payload.as_bytes(), &headers),
-        fault: Fault {
+        rejection: Rejection {
             code: "RECORD_TOO_LARGE".to_owned(),
             message: "too large for topic orders".to_owned(),
         },
@@ -154,12 +157,12 @@ fn letter(row: i64, payload: &str) -> Letter {
     }
 }
 
-fn parked(row: i64, payload: &str) -> Letter {
-    Letter {
+fn parked(row: i64, payload: &str) -> NewDeadLetter {
+    NewDeadLetter {
         parked: true,
         parks_key: false,
         attempts: 0,
-        ..letter(row, payload)
+        ..dead_letter(row, payload)
     }
 }
 
@@ -167,7 +170,7 @@ fn parked(row: i64, payload: &str) -> Letter {
 async fn the_same_event_is_filed_once_and_another_payload_is_another_letter() -> Result<()> {
     for major in MAJORS {
         let room = Room::set(major, "mark").await?;
-        let from_the_log = || Letter {
+        let from_the_log = || NewDeadLetter {
             row: None,
             record: record(
                 "logs",
@@ -175,31 +178,31 @@ async fn the_same_event_is_filed_once_and_another_payload_is_another_letter() ->
                 b"m",
                 &[("outbox_lsn", b"0/10"), ("outbox_index", b"0")],
             ),
-            ..letter(0, "")
+            ..dead_letter(0, "")
         };
-        let by_reference = Letter {
+        let by_reference = NewDeadLetter {
             record: None,
-            ..letter(9, "")
+            ..dead_letter(9, "")
         };
         let batch = [
-            letter(7, "{}"),
+            dead_letter(7, "{}"),
             from_the_log(),
-            letter(7, "{}"),
+            dead_letter(7, "{}"),
             by_reference.clone(),
         ];
         for _ in 0..2 {
             room.file(&batch).await?;
         }
-        room.file(&[letter(7, "{\"other\": 1}")]).await?;
+        room.file(&[dead_letter(7, "{\"other\": 1}")]).await?;
         let all = room.all().await?;
         assert_eq!(all.len(), 4, "{all:#?}");
-        for letter in &all {
+        for dead_letter in &all {
             assert_eq!(
-                letter["history"].as_array().map(Vec::len),
+                dead_letter["history"].as_array().map(Vec::len),
                 Some(1),
-                "{letter}"
+                "{dead_letter}"
             );
-            assert_eq!(letter["state"], "dead");
+            assert_eq!(dead_letter["state"], "dead");
         }
         let first = &all[0];
         assert_eq!(first["outbox_id"], "7");
@@ -220,8 +223,8 @@ async fn the_same_event_is_filed_once_and_another_payload_is_another_letter() ->
         assert_eq!(by_reference["payload"], Value::Null);
         assert_eq!(all[2]["outbox_id"], Value::Null);
         // Another error is another chapter of the same letter.
-        let mut again = letter(7, "{}");
-        again.fault.code = "TOPIC_UNKNOWN".to_owned();
+        let mut again = dead_letter(7, "{}");
+        again.rejection.code = "TOPIC_UNKNOWN".to_owned();
         room.file(&[again]).await?;
         let all = room.all().await?;
         assert_eq!(all.len(), 4);
@@ -233,7 +236,7 @@ async fn the_same_event_is_filed_once_and_another_payload_is_another_letter() ->
         room.admin
             .batch_execute("UPDATE outbox.dead_letter SET state = 'retry' WHERE id = 1")
             .await?;
-        room.file(&[letter(7, "{}")]).await?;
+        room.file(&[dead_letter(7, "{}")]).await?;
         assert_eq!(room.states().await?[0], "retry");
         room.clean_up().await?;
     }
@@ -245,22 +248,23 @@ async fn a_letter_that_fails_again_keeps_its_place_its_history_and_what_was_kept
 -> Result<()> {
     for major in MAJORS {
         let room = Room::set(major, "mark").await?;
-        room.file(&[letter(1, "{}"), letter(2, "{}")]).await?;
-        let wish = "UPDATE outbox.dead_letter SET state = 'retry'";
-        room.admin.batch_execute(wish).await?;
-        let known = |id: i64, letter: Letter| Letter {
+        room.file(&[dead_letter(1, "{}"), dead_letter(2, "{}")])
+            .await?;
+        let resolution = "UPDATE outbox.dead_letter SET state = 'retry'";
+        room.admin.batch_execute(resolution).await?;
+        let known = |id: i64, dead_letter: NewDeadLetter| NewDeadLetter {
             known: Some(id),
-            ..letter
+            ..dead_letter
         };
-        let unreadable = Letter {
+        let unreadable = NewDeadLetter {
             record: None,
             parked: true,
-            ..letter(2, "")
+            ..dead_letter(2, "")
         };
         let batch = [
-            known(1, letter(1, "[]")),
+            known(1, dead_letter(1, "[]")),
             known(2, unreadable),
-            known(77, letter(3, "{}")),
+            known(77, dead_letter(3, "{}")),
         ];
         for _ in 0..2 {
             room.file(&batch).await?;
@@ -281,9 +285,9 @@ async fn a_letter_that_fails_again_keeps_its_place_its_history_and_what_was_kept
         assert_eq!(all[1]["topic"], "orders");
         // Its history is bounded.
         for round in 0..60 {
-            let mut letter = known(1, letter(1, "[]"));
-            letter.fault.message = format!("round {round}");
-            room.file(&[letter]).await?;
+            let mut dead_letter = known(1, dead_letter(1, "[]"));
+            dead_letter.rejection.message = format!("round {round}");
+            room.file(&[dead_letter]).await?;
         }
         let all = room.all().await?;
         assert_eq!(all[0]["history"].as_array().map(Vec::len), Some(50));
@@ -304,19 +308,24 @@ async fn a_letter_that_the_table_refuses_is_filed_with_less_of_its_event() -> Re
                      ADD CHECK (topic <> 'unwanted')",
             )
             .await?;
-        let unwanted = Letter {
+        let unwanted = NewDeadLetter {
             record: record("unwanted", b"k", b"{}", &[]),
-            ..letter(3, "{}")
+            ..dead_letter(3, "{}")
         };
         let long = "{\"n\": \"0123456789012345\"}";
-        let letters = [letter(1, "{}"), letter(2, long), unwanted, letter(4, "{}")];
+        let dead_letters = [
+            dead_letter(1, "{}"),
+            dead_letter(2, long),
+            unwanted,
+            dead_letter(4, "{}"),
+        ];
         // Filed again, they are where they were.
         for _ in 0..2 {
-            room.file(&letters).await?;
+            room.file(&dead_letters).await?;
             let kept: Vec<Value> = room.all().await?;
-            let kept = kept.iter().map(|letter| {
+            let kept = kept.iter().map(|dead_letter| {
                 let [id, topic, payload] =
-                    ["outbox_id", "topic", "payload"].map(|name| words(&letter[name]));
+                    ["outbox_id", "topic", "payload"].map(|name| words(&dead_letter[name]));
                 format!("{id} {topic} {payload}")
             });
             assert_eq!(
@@ -340,12 +349,12 @@ async fn wishes_are_read_in_order_and_a_mended_row_goes_out_mended() -> Result<(
         let [first, second, third, fourth, fifth] = ids[..] else {
             anyhow::bail!("five rows");
         };
-        let another_key = Letter {
+        let another_key = NewDeadLetter {
             record: record("orders", b"another", b"{}", &[]),
-            ..letter(fifth, "{}")
+            ..dead_letter(fifth, "{}")
         };
         let batch = [
-            letter(first, "{}"),
+            dead_letter(first, "{}"),
             parked(second, "{}"),
             parked(third, "{}"),
             parked(fourth, "{}"),
@@ -353,7 +362,7 @@ async fn wishes_are_read_in_order_and_a_mended_row_goes_out_mended() -> Result<(
         ];
         room.file(&batch).await?;
         assert!(room.requests(500).await?.is_empty(), "the head is dead");
-        let keys = room.letters.parked_keys(&room.session).await?;
+        let keys = room.dead_letters.parked_keys(&room.session).await?;
         let key = |key: &[u8], rows| ParkedKey {
             topic: "orders".to_owned(),
             key: Some(key.to_vec()),
@@ -374,17 +383,17 @@ async fn wishes_are_read_in_order_and_a_mended_row_goes_out_mended() -> Result<(
         let requests = room.requests(500).await?;
         let order: Vec<_> = requests
             .iter()
-            .map(|request| (request.letter, request.row, request.wish))
+            .map(|request| (request.dead_letter, request.row, request.resolution))
             .collect();
         assert_eq!(
             order,
             [
                 // It has no place in the log, so it is older than all that have.
-                (5, Some(fifth), Wish::Discard),
-                (1, Some(first), Wish::Retry),
-                (2, Some(second), Wish::Retry),
-                (3, Some(third), Wish::Retry),
-                (4, Some(fourth), Wish::Retry),
+                (5, Some(fifth), Resolution::Discard),
+                (1, Some(first), Resolution::Retry),
+                (2, Some(second), Resolution::Retry),
+                (3, Some(third), Resolution::Retry),
+                (4, Some(fourth), Resolution::Retry),
             ]
         );
         assert!(requests[1].parks_key && !requests[2].parks_key);
@@ -422,11 +431,11 @@ async fn closing_a_letter_settles_its_row_in_the_same_step() -> Result<()> {
             let room = Room::set(major, mode).await?;
             let first = room.database.insert("created", "orders", "{}").await?;
             let second = room.database.insert("created", "orders", "{}").await?;
-            room.file(&[letter(first, "{}"), letter(second, "{}")])
+            room.file(&[dead_letter(first, "{}"), dead_letter(second, "{}")])
                 .await?;
             let closings = [closing(1, first, true), closing(2, second, false)];
             for _ in 0..2 {
-                room.letters.close(&room.session, &closings).await?;
+                room.dead_letters.close(&room.session, &closings).await?;
             }
             assert_eq!(room.states().await?, ["retried", "discarded"], "{mode}");
             for (row, expected) in [(first, published), (second, discarded)] {
@@ -435,9 +444,14 @@ async fn closing_a_letter_settles_its_row_in_the_same_step() -> Result<()> {
                 let found = found.map(|row| (row.get::<_, bool>(0), row.get::<_, i32>(1)));
                 assert_eq!(found, expected, "{mode}");
             }
-            assert!(room.letters.parked_keys(&room.session).await?.is_empty());
+            assert!(
+                room.dead_letters
+                    .parked_keys(&room.session)
+                    .await?
+                    .is_empty()
+            );
             let open: i64 = room
-                .letters
+                .dead_letters
                 .counts(&room.session)
                 .await?
                 .iter()
@@ -450,10 +464,10 @@ async fn closing_a_letter_settles_its_row_in_the_same_step() -> Result<()> {
     Ok(())
 }
 
-fn closing(letter: i64, row: i64, published: bool) -> Closing {
-    Closing {
+fn closing(dead_letter: i64, row: i64, published: bool) -> CloseDeadLetter {
+    CloseDeadLetter {
         ticket: 1,
-        letter,
+        dead_letter,
         row: Some(row),
         published,
     }
@@ -469,8 +483,9 @@ async fn a_row_that_cannot_be_changed_neither_holds_the_others_up_nor_comes_back
         }
         let check = "ALTER TABLE outbox.outbox ADD CHECK (topic <> '') NOT VALID";
         room.admin.batch_execute(check).await?;
-        let letters: Vec<Letter> = rows.iter().map(|row| letter(*row, "{}")).collect();
-        room.file(&letters).await?;
+        let dead_letters: Vec<NewDeadLetter> =
+            rows.iter().map(|row| dead_letter(*row, "{}")).collect();
+        room.file(&dead_letters).await?;
         let closings = [
             closing(1, rows[0], true),
             closing(2, rows[1], true),
@@ -484,7 +499,10 @@ async fn a_row_that_cannot_be_changed_neither_holds_the_others_up_nor_comes_back
                 &[&rows[1]],
             )
             .await?;
-        let held = room.letters.close(&room.session, &closings[1..2]).await;
+        let held = room
+            .dead_letters
+            .close(&room.session, &closings[1..2])
+            .await;
         let held = held.expect_err("somebody holds the row");
         assert!(held.is_transient(), "{held:?}");
         assert_eq!(
@@ -494,7 +512,7 @@ async fn a_row_that_cannot_be_changed_neither_holds_the_others_up_nor_comes_back
             held.report()
         );
         transaction.rollback().await?;
-        room.letters.close(&room.session, &closings).await?;
+        room.dead_letters.close(&room.session, &closings).await?;
         assert_eq!(
             room.states().await?,
             ["published-not-marked", "retried", "skipped"]
@@ -507,7 +525,7 @@ async fn a_row_that_cannot_be_changed_neither_holds_the_others_up_nor_comes_back
             all[0]
         );
         assert_eq!(all[0]["history"].as_array().map(Vec::len), Some(2));
-        let counts = room.letters.counts(&room.session).await?;
+        let counts = room.dead_letters.counts(&room.session).await?;
         let count = |state: &str| {
             counts
                 .iter()
@@ -522,7 +540,9 @@ async fn a_row_that_cannot_be_changed_neither_holds_the_others_up_nor_comes_back
             ),
             (Some(1), Some(1), Some(0))
         );
-        room.letters.count_attempts(&room.session, &rows).await?;
+        room.dead_letters
+            .count_attempts(&room.session, &rows)
+            .await?;
         room.clean_up().await?;
     }
     Ok(())
@@ -545,7 +565,7 @@ async fn attempts_are_counted_for_unpublished_rows_only() -> Result<()> {
         );
         room.admin.batch_execute(&publish).await?;
         let attempts = [rows[0], rows[1], rows[2], rows[0]];
-        room.letters
+        room.dead_letters
             .count_attempts(&room.session, &attempts)
             .await?;
         for (row, expected) in rows.iter().zip(expected) {
@@ -571,11 +591,11 @@ async fn the_commands_show_what_is_there_and_only_ask() -> Result<()> {
             "{}",
             err(&empty)
         );
-        let mut hostile = letter(3, "{}");
-        hostile.fault.code = "TOPIC_UNKNOWN".to_owned();
-        hostile.fault.message = "no topic \u{1b}[2J".to_owned();
+        let mut hostile = dead_letter(3, "{}");
+        hostile.rejection.code = "TOPIC_UNKNOWN".to_owned();
+        hostile.rejection.message = "no topic \u{1b}[2J".to_owned();
         hostile.parks_key = false;
-        room.file(&[letter(1, "{\"secret\": 1}"), parked(2, "{}"), hostile])
+        room.file(&[dead_letter(1, "{\"secret\": 1}"), parked(2, "{}"), hostile])
             .await?;
 
         let list = out(&room.outboxd(&["list"]).await?);
@@ -674,12 +694,16 @@ async fn a_start_needs_the_table_the_rights_on_it_and_all_rows_in_sight() -> Res
             ),
         ] {
             room.admin.batch_execute(&break_it).await?;
-            let fault = preflight::check(&room.session, &room.config).await;
-            let fault = fault.expect_err("it is not ready");
-            assert!(fault.message().contains(words), "{}", fault.report());
+            let rejection = preflight::check(&room.session, &room.config).await;
+            let rejection = rejection.expect_err("it is not ready");
             assert!(
-                !fault.is_transient() && fault.remedy().is_some(),
-                "{fault:?}"
+                rejection.message().contains(words),
+                "{}",
+                rejection.report()
+            );
+            assert!(
+                !rejection.is_transient() && rejection.hint().is_some(),
+                "{rejection:?}"
             );
             room.admin.batch_execute(&mend).await?;
         }
@@ -702,25 +726,25 @@ async fn a_start_needs_the_table_the_rights_on_it_and_all_rows_in_sight() -> Res
 #[tokio::test]
 async fn each_outbox_has_dead_letters_of_its_own() -> Result<()> {
     let database = Database::create_empty(shared(postgres::turn(15))).await?;
-    for (outbox, letters) in [
+    for (outbox, dead_letters) in [
         ("outbox.outbox", "dead_letter"),
         ("outbox.\"Events\"", "Events_dead_letter"),
     ] {
         let settings = Settings::nowhere()?
             .set("DATABASE_URL", database.url())
-            .set("OUTBOX_PUBLICATION", format!("p_{letters}"))
+            .set("OUTBOX_PUBLICATION", format!("p_{dead_letters}"))
             .set("OUTBOX_TABLE", outbox);
         for _ in 0..2 {
             let init = command(&settings, &["init"], LIMIT).await?;
             assert!(init.status.success(), "{}", err(&init));
         }
         let there = format!(
-            "SELECT count(*) FROM pg_indexes WHERE schemaname = 'outbox' AND tablename = '{letters}'"
+            "SELECT count(*) FROM pg_indexes WHERE schemaname = 'outbox' AND tablename = '{dead_letters}'"
         );
         assert_eq!(
             database.connect().await?.value::<i64>(&there).await?,
             6,
-            "{letters}"
+            "{dead_letters}"
         );
         let config = Config::without_kafka(Configured {
             database_url: Some(database.url().to_owned()),
@@ -728,11 +752,11 @@ async fn each_outbox_has_dead_letters_of_its_own() -> Result<()> {
             ..Configured::default()
         })?;
         let session = sql::connect(&config.database, "test", LIMIT).await?;
-        let shape = table::read(&session, &config.table)
+        let shape = table_shape::read(&session, &config.table)
             .await?
             .context("the outbox")?;
         DeadLetters::new(&config, &shape)
-            .file(&session, "1", &[letter(1, "{}")])
+            .file(&session, "1", &[dead_letter(1, "{}")])
             .await?;
     }
     Ok(())
@@ -763,9 +787,9 @@ async fn rows_that_refuse_their_mark_are_filed_and_hold_neither_the_others_nor_t
             ("mark", REFUSE_MARKS, ["23514", "OB001"]),
             ("delete", REFUSE_DELETES, ["23503", "P0001"]),
         ] {
-            let scene = Scene::set(shared(major), kafka::shared()).await?;
-            let admin = scene.database.connect().await?;
-            let settings = scene.settings.clone().set("OUTBOX_AFTER_PUBLISH", mode);
+            let fixture = Fixture::set(shared(major), kafka::shared()).await?;
+            let admin = fixture.database.connect().await?;
+            let settings = fixture.settings.clone().set("OUTBOX_AFTER_PUBLISH", mode);
             let mut outboxd = Outboxd::spawn(
                 &settings
                     .clone()
@@ -778,7 +802,7 @@ async fn rows_that_refuse_their_mark_are_filed_and_hold_neither_the_others_nor_t
                             FROM generate_series(1, 100) AS i";
             // Frozen until the rows can refuse.
             outboxd.signal("STOP")?;
-            admin.execute(insert, &[&scene.topic]).await?;
+            admin.execute(insert, &[&fixture.topic]).await?;
             admin.batch_execute(refuse).await?;
             outboxd.signal("CONT")?;
             let left = "SELECT count(*) FROM outbox.outbox WHERE published_at IS NULL";
@@ -801,7 +825,7 @@ async fn rows_that_refuse_their_mark_are_filed_and_hold_neither_the_others_nor_t
             let end: String = admin.value("SELECT pg_current_wal_lsn()::text").await?;
             let passed = format!(
                 "SELECT confirmed_flush_lsn >= '{end}'::pg_lsn FROM pg_replication_slots WHERE slot_name = '{}'",
-                scene.slot()
+                fixture.slot()
             );
             wait_for("the slot to pass them", LIMIT, async || {
                 Ok(admin.value::<bool>(&passed).await?.then_some(()))
@@ -810,12 +834,12 @@ async fn rows_that_refuse_their_mark_are_filed_and_hold_neither_the_others_nor_t
             assert_eq!(outboxd.stop(LIMIT).await?, 0);
             // A slot made anew reads the table, and leaves them out.
             admin
-                .execute("SELECT pg_drop_replication_slot($1)", &[&scene.slot()])
+                .execute("SELECT pg_drop_replication_slot($1)", &[&fixture.slot()])
                 .await?;
             outboxd.respawn()?;
             outboxd.wait_for_phase("streaming", LIMIT).await?;
             assert_eq!(outboxd.stop(LIMIT).await?, 0);
-            let consumed = scene.kafka.consume_all(&[&scene.topic]).await?;
+            let consumed = fixture.kafka.consume_all(&[&fixture.topic]).await?;
             assert_eq!(consumed.len(), 100, "{mode} on {major}");
         }
     }
@@ -824,16 +848,16 @@ async fn rows_that_refuse_their_mark_are_filed_and_hold_neither_the_others_nor_t
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_locked_row_waits_while_the_others_are_marked() -> Result<()> {
-    let scene = Scene::set(shared(postgres::turn(15)), kafka::shared()).await?;
-    let mut outboxd = Outboxd::spawn(&scene.settings)?;
+    let fixture = Fixture::set(shared(postgres::turn(15)), kafka::shared()).await?;
+    let mut outboxd = Outboxd::spawn(&fixture.settings)?;
     outboxd.wait_for_phase("streaming", LIMIT).await?;
-    let admin = scene.database.connect().await?;
-    let mut person = scene.database.connect().await?;
+    let admin = fixture.database.connect().await?;
+    let mut person = fixture.database.connect().await?;
     let insert = "INSERT INTO outbox.outbox (event_type, topic, event_payload) \
                   SELECT 'k', $1, '{}' FROM generate_series(1, 100) AS i";
     // Frozen until a person has locked one.
     outboxd.signal("STOP")?;
-    admin.execute(insert, &[&scene.topic]).await?;
+    admin.execute(insert, &[&fixture.topic]).await?;
     let lock = person.transaction().await?;
     let locked: i64 = lock
         .query_one(
@@ -855,7 +879,7 @@ async fn a_locked_row_waits_while_the_others_are_marked() -> Result<()> {
     })
     .await?;
     lock.rollback().await?;
-    scene.all_marked(LIMIT).await?;
+    fixture.all_marked(LIMIT).await?;
     assert_eq!(
         admin
             .value::<i64>("SELECT count(*) FROM outbox.dead_letter")

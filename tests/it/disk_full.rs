@@ -9,13 +9,13 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use crate::support::load::{Load, Pattern};
+use crate::support::ephemeral::Stop;
+use crate::support::fixture::Fixture;
 use crate::support::oracle::{Oracle, check};
 use crate::support::outboxd::{Outboxd, Settings, init};
 use crate::support::postgres::{self, Database};
-use crate::support::scene::Scene;
-use crate::support::throwaway::Stop;
 use crate::support::wait::wait_until;
+use crate::support::writers::{Pattern, Writers};
 use crate::support::{kafka, not_offered};
 
 const LIMIT: Duration = Duration::from_secs(120);
@@ -110,11 +110,11 @@ async fn a_full_disk_under_postgres_costs_nothing_but_time() -> Result<()> {
         copy(&aside.join("."), &log)?;
         fs::remove_dir_all(&aside)?;
         server.resume()?;
-        let scene = Scene::set(&server, kafka::shared()).await?;
-        let oracle = Oracle::create(&scene.database).await?;
-        let mut outboxd = Outboxd::spawn(&scene.settings)?;
+        let fixture = Fixture::set(&server, kafka::shared()).await?;
+        let oracle = Oracle::create(&fixture.database).await?;
+        let mut outboxd = Outboxd::spawn(&fixture.settings)?;
         outboxd.wait_for_phase("streaming", LIMIT).await?;
-        let load = Load::start(&scene.database, &scene.topic, 4, PATTERN);
+        let writers = Writers::start(&fixture.database, &fixture.topic, 4, PATTERN);
         more_events(&outboxd).await?;
         disk.fill(1 << 20)?;
         // It stops by itself, for want of room to recover in.
@@ -141,11 +141,11 @@ async fn a_full_disk_under_postgres_costs_nothing_but_time() -> Result<()> {
         }
         server.resume()?;
         more_events(&outboxd).await?;
-        load.stop().await?;
-        scene.all_marked(LIMIT).await?;
+        writers.stop().await?;
+        fixture.all_marked(LIMIT).await?;
         assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
-        scene.verdict(&oracle).await?.expect_exact()?;
-        drop(scene);
+        fixture.verdict(&oracle).await?.expect_exact()?;
+        drop(fixture);
         server.stop(Stop::Fast)?;
     }
     Ok(())
@@ -165,7 +165,7 @@ async fn a_full_disk_under_kafka_costs_nothing_but_time() -> Result<()> {
     let oracle = Oracle::create(&database).await?;
     let mut outboxd = Outboxd::spawn(&settings)?;
     outboxd.wait_for_phase("streaming", LIMIT).await?;
-    let load = Load::start(&database, &topic, 4, PATTERN);
+    let writers = Writers::start(&database, &topic, 4, PATTERN);
     more_events(&outboxd).await?;
     disk.fill(512 << 10)?;
     outboxd
@@ -179,7 +179,7 @@ async fn a_full_disk_under_kafka_costs_nothing_but_time() -> Result<()> {
     kafka.kill()?;
     kafka.resume()?;
     more_events(&outboxd).await?;
-    load.stop().await?;
+    writers.stop().await?;
     database.all_marked(LIMIT).await?;
     assert_eq!(outboxd.status().await?["reconnects"], 0);
     assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());

@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
+use crate::support::ephemeral::{Server, Stop};
+use crate::support::fixture::Fixture;
 use crate::support::kafka::{self, Kafka};
 use crate::support::outboxd::Outboxd;
 use crate::support::postgres::{self, MAJORS, Session};
-use crate::support::scene::Scene;
-use crate::support::throwaway::{Server, Stop};
 use crate::support::wait::wait_until;
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -75,12 +75,12 @@ async fn ids_that_come_back_on_a_promoted_standby_are_published_and_none_is_mark
 -> Result<()> {
     for major in MAJORS {
         let mut primary = postgres::private(major, &[])?;
-        let scene = Scene::set(&primary, kafka::shared()).await?;
+        let fixture = Fixture::set(&primary, kafka::shared()).await?;
         let mut standby = standby_of(&mut primary)?;
         let (here, there) = (primary.port(), standby.port());
-        let name = &scene.database.name;
+        let name = &fixture.database.name;
         let url = format!("postgres://postgres@127.0.0.1:{here},127.0.0.1:{there}/{name}");
-        let settings = scene
+        let settings = fixture
             .settings
             .clone()
             .set("DATABASE_URL", url)
@@ -89,8 +89,8 @@ async fn ids_that_come_back_on_a_promoted_standby_are_published_and_none_is_mark
             .set("OUTBOX_PROCESS_INTERVAL", "1h");
         let mut outboxd = Outboxd::spawn(&settings)?;
         outboxd.wait_for_phase("streaming", LIMIT).await?;
-        let old = scene.database.connect().await?;
-        insert(&old, &scene.topic, "both", 4).await?;
+        let old = fixture.database.connect().await?;
+        insert(&old, &fixture.topic, "both", 4).await?;
         let end: String = old.value("SELECT pg_current_wal_flush_lsn()::text").await?;
         let new = Session::open(&standby.unix_url(name, "postgres")).await?;
         wait_until("the standby to follow", LIMIT, async || {
@@ -106,7 +106,7 @@ async fn ids_that_come_back_on_a_promoted_standby_are_published_and_none_is_mark
         new.close().await;
         standby.stop(Stop::Fast)?;
 
-        insert(&old, &scene.topic, "old", 100).await?;
+        insert(&old, &fixture.topic, "old", 100).await?;
         outboxd
             .wait_for_status("everything to be published", LIMIT, |status| {
                 status["published_total"] == 104 && status["unmarked_records"] == 104
@@ -118,7 +118,7 @@ async fn ids_that_come_back_on_a_promoted_standby_are_published_and_none_is_mark
         let new = Session::open(&standby.unix_url(name, "postgres")).await?;
         let promoted: bool = new.value("SELECT pg_promote()").await?;
         ensure!(promoted);
-        insert(&new, &scene.topic, "new", 60).await?;
+        insert(&new, &fixture.topic, "new", 60).await?;
         let again: i64 = new
             .value("SELECT count(*) FROM outbox.outbox WHERE event_type = 'new' AND id <= 104")
             .await?;
@@ -129,10 +129,10 @@ async fn ids_that_come_back_on_a_promoted_standby_are_published_and_none_is_mark
             .wait_for_log(&["the server's history is another one"], LIMIT)
             .await?;
         wait_until_marked(&new).await?;
-        assert_eq!(arrived(scene.kafka, &scene.topic, "new").await?, 60);
-        assert_eq!(arrived(scene.kafka, &scene.topic, "both").await?, 4);
-        insert(&new, &scene.topic, "later", 5).await?;
-        wait_until_arrived(scene.kafka, &scene.topic, "later", 5).await?;
+        assert_eq!(arrived(fixture.kafka, &fixture.topic, "new").await?, 60);
+        assert_eq!(arrived(fixture.kafka, &fixture.topic, "both").await?, 4);
+        insert(&new, &fixture.topic, "later", 5).await?;
+        wait_until_arrived(fixture.kafka, &fixture.topic, "later", 5).await?;
         assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
         wait_until_marked(&new).await?;
     }
@@ -144,8 +144,8 @@ async fn ids_that_come_back_on_a_promoted_standby_are_published_and_none_is_mark
 async fn an_older_copy_of_the_servers_files_loses_nothing_that_is_written_to_it() -> Result<()> {
     for major in MAJORS {
         let mut server = postgres::private(major, &[])?;
-        let scene = Scene::set(&server, kafka::shared()).await?;
-        let settings = scene
+        let fixture = Fixture::set(&server, kafka::shared()).await?;
+        let settings = fixture
             .settings
             .clone()
             .set("OUTBOX_BATCH_SIZE", "100000")
@@ -156,8 +156,8 @@ async fn an_older_copy_of_the_servers_files_loses_nothing_that_is_written_to_it(
         server.keep_copy()?;
         server.resume()?;
         outboxd.wait_for_phase("streaming", LIMIT).await?;
-        let old = scene.database.connect().await?;
-        insert(&old, &scene.topic, "old", 100).await?;
+        let old = fixture.database.connect().await?;
+        insert(&old, &fixture.topic, "old", 100).await?;
         outboxd
             .wait_for_status("everything to be published", LIMIT, |status| {
                 status["published_total"] == 100 && status["unmarked_records"] == 100
@@ -167,15 +167,15 @@ async fn an_older_copy_of_the_servers_files_loses_nothing_that_is_written_to_it(
         server.stop(Stop::Immediate)?;
         server.put_back()?;
         server.resume()?;
-        let new = scene.database.connect().await?;
-        insert(&new, &scene.topic, "new", 60).await?;
+        let new = fixture.database.connect().await?;
+        insert(&new, &fixture.topic, "new", 60).await?;
         let again: i64 = new.value("SELECT max(id) FROM outbox.outbox").await?;
         ensure!(again <= 100, "the ids did not come back: {again}");
         outboxd.signal("CONT")?;
         outboxd
             .wait_for_log(&["its files are an older copy"], LIMIT)
             .await?;
-        wait_until_arrived(scene.kafka, &scene.topic, "new", 60).await?;
+        wait_until_arrived(fixture.kafka, &fixture.topic, "new", 60).await?;
         assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
         wait_until_marked(&new).await?;
     }

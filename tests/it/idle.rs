@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use anyhow::Result;
 
+use crate::support::fixture::Fixture;
 use crate::support::kafka;
 use crate::support::outboxd::Outboxd;
 use crate::support::postgres::{self, MAJORS};
-use crate::support::scene::Scene;
 use crate::support::wait::wait_until;
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -17,10 +17,10 @@ const MIB: i64 = 1 << 20;
 async fn an_idle_outbox_follows_while_another_table_writes_a_gigabyte_of_log() -> Result<()> {
     for major in MAJORS {
         let server = postgres::private(major, &[])?;
-        let scene = Scene::set(&server, kafka::shared()).await?;
-        let outboxd = Outboxd::spawn(&scene.settings)?;
+        let fixture = Fixture::set(&server, kafka::shared()).await?;
+        let outboxd = Outboxd::spawn(&fixture.settings)?;
         outboxd.wait_for_phase("streaming", LIMIT).await?;
-        let session = scene.database.connect().await?;
+        let session = fixture.database.connect().await?;
         let begin: String = session.value("SELECT pg_current_wal_lsn()::text").await?;
         // Stored as it is: what is compressed makes no log.
         let table =
@@ -33,7 +33,7 @@ async fn an_idle_outbox_follows_while_another_table_writes_a_gigabyte_of_log() -
             session.batch_execute("TRUNCATE noise").await?;
         }
         wait_until("the slot to follow", LIMIT, async || {
-            let slot = scene.database.slot(&scene.slot()).await?;
+            let slot = fixture.database.slot(&fixture.slot()).await?;
             Ok(match slot.and_then(|slot| slot.lag_bytes) {
                 Some(lag) if lag < MIB => Ok(()),
                 lag => Err(format!("it lags {lag:?} bytes")),

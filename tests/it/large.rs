@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use anyhow::Result;
 
+use crate::support::fixture::Fixture;
 use crate::support::kafka;
 use crate::support::outboxd::Outboxd;
 use crate::support::postgres;
-use crate::support::scene::Scene;
 use crate::support::wait::wait_until;
 
 const LIMIT: Duration = Duration::from_secs(300);
@@ -19,23 +19,23 @@ const RESIDENT_MAX: u64 = 100 * MIB;
 #[tokio::test(flavor = "multi_thread")]
 async fn a_million_rows_in_one_transaction_and_an_event_of_ten_mebibytes_arrive_in_flat_memory()
 -> Result<()> {
-    let scene = Scene::set(postgres::shared(postgres::turn(17)), kafka::shared()).await?;
+    let fixture = Fixture::set(postgres::shared(postgres::turn(17)), kafka::shared()).await?;
     let large = "events_of_ten_mebibytes";
-    scene
+    fixture
         .kafka
         .create_topic(large, 1, &[("max.message.bytes", "12582912")])
         .await?;
-    let mut outboxd = Outboxd::spawn(&scene.settings.clone().set("OUTBOX_BATCH_SIZE", "5000"))?;
+    let mut outboxd = Outboxd::spawn(&fixture.settings.clone().set("OUTBOX_BATCH_SIZE", "5000"))?;
     outboxd.wait_for_phase("streaming", LIMIT).await?;
-    let session = scene.database.connect().await?;
+    let session = fixture.database.connect().await?;
     let rows = "INSERT INTO outbox.outbox (event_type, topic, event_payload) \
                 SELECT 'key' || i % 1000, $1, jsonb_build_object('i', i) FROM generate_series(1, $2::bigint) i";
-    session.execute(rows, &[&scene.topic, &ROWS]).await?;
+    session.execute(rows, &[&fixture.topic, &ROWS]).await?;
     let event = "INSERT INTO outbox.outbox (event_type, topic, event_payload) \
                  SELECT 'large', $1, to_jsonb(repeat('x', 10 * 1024 * 1024 - 2))";
     session.execute(event, &[&large]).await?;
     wait_until("all to arrive", LIMIT, async || {
-        let count = scene.kafka.record_count(&[&scene.topic, large]).await?;
+        let count = fixture.kafka.record_count(&[&fixture.topic, large]).await?;
         Ok(if count > ROWS {
             Ok(())
         } else {
@@ -45,15 +45,15 @@ async fn a_million_rows_in_one_transaction_and_an_event_of_ten_mebibytes_arrive_
     .await?;
     let peak = outboxd.peak_resident_bytes()?;
     assert!(peak < RESIDENT_MAX, "{} MiB", peak / MIB);
-    scene.all_marked(LIMIT).await?;
+    fixture.all_marked(LIMIT).await?;
     assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
 
-    let arrived = scene.kafka.consume_all(&[large]).await?;
+    let arrived = fixture.kafka.consume_all(&[large]).await?;
     assert_eq!(arrived.len(), 1);
     let printed = arrived[0].value.as_ref().map(Vec::len);
     assert_eq!(printed, Some(10 * MIB as usize));
     let mut seen = vec![false; ROWS as usize + 1];
-    for record in scene.kafka.consume_all(&[&scene.topic]).await? {
+    for record in fixture.kafka.consume_all(&[&fixture.topic]).await? {
         let id = record.outbox_id().unwrap_or(0) as usize;
         assert!(
             !std::mem::replace(&mut seen[id], true),

@@ -7,21 +7,21 @@ use outboxd::config::{Config, Settings};
 use outboxd::error::Code;
 use outboxd::publisher::{Phase, Publisher};
 
+use crate::support::fixture::Fixture;
 use crate::support::kafka;
 use crate::support::oracle::Oracle;
 use crate::support::outboxd::Outboxd;
 use crate::support::postgres::{self, MAJORS};
-use crate::support::scene::Scene;
 use crate::support::wait::wait_until;
 
 const LIMIT: Duration = Duration::from_secs(60);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn starting_twice_and_stopping_what_is_not_started_are_errors() -> Result<()> {
-    let scene = Scene::set(postgres::shared(postgres::turn(15)), kafka::shared()).await?;
+    let fixture = Fixture::set(postgres::shared(postgres::turn(15)), kafka::shared()).await?;
     let settings = Settings {
-        database_url: Some(scene.database.unix_url().to_owned()),
-        kafka_brokers: Some(scene.kafka.brokers()),
+        database_url: Some(fixture.database.unix_url().to_owned()),
+        kafka_brokers: Some(fixture.kafka.brokers()),
         ..Settings::default()
     };
     let mut publisher = Publisher::new(Config::from_settings(settings)?);
@@ -50,19 +50,19 @@ async fn starting_twice_and_stopping_what_is_not_started_are_errors() -> Result<
 async fn delete_removes_what_is_published_and_keep_leaves_the_table_alone() -> Result<()> {
     for major in MAJORS {
         for (mode, left, unpublished) in [("delete", 0, 0), ("keep", 300, 300)] {
-            let scene = Scene::set(postgres::shared(major), kafka::shared()).await?;
-            let oracle = Oracle::create(&scene.database).await?;
+            let fixture = Fixture::set(postgres::shared(major), kafka::shared()).await?;
+            let oracle = Oracle::create(&fixture.database).await?;
             let mut outboxd =
-                Outboxd::spawn(&scene.settings.clone().set("OUTBOX_AFTER_PUBLISH", mode))?;
+                Outboxd::spawn(&fixture.settings.clone().set("OUTBOX_AFTER_PUBLISH", mode))?;
             outboxd.wait_for_phase("streaming", LIMIT).await?;
             for _ in 0..3 {
                 let insert = "INSERT INTO outbox.outbox (event_type, topic, event_payload) \
                               SELECT 'k' || i % 5, $1, '{}' FROM generate_series(1, 100) i";
-                scene
+                fixture
                     .database
                     .connect()
                     .await?
-                    .execute(insert, &[&scene.topic])
+                    .execute(insert, &[&fixture.topic])
                     .await?;
             }
             outboxd
@@ -71,14 +71,14 @@ async fn delete_removes_what_is_published_and_keep_leaves_the_table_alone() -> R
                 })
                 .await?;
             assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
-            let session = scene.database.connect().await?;
+            let session = fixture.database.connect().await?;
             let count: i64 = session.value("SELECT count(*) FROM outbox.outbox").await?;
             assert_eq!(
-                (count, scene.database.unpublished().await?),
+                (count, fixture.database.unpublished().await?),
                 (left, unpublished),
                 "{mode}"
             );
-            scene.verdict(&oracle).await?.expect_exact()?;
+            fixture.verdict(&oracle).await?.expect_exact()?;
         }
     }
     Ok(())
@@ -86,14 +86,17 @@ async fn delete_removes_what_is_published_and_keep_leaves_the_table_alone() -> R
 
 #[tokio::test]
 async fn metrics_and_health_show_what_was_published_and_where_the_slot_stands() -> Result<()> {
-    let scene = Scene::set(postgres::shared(postgres::turn(15)), kafka::shared()).await?;
-    let outboxd = Outboxd::spawn(&scene.settings)?;
+    let fixture = Fixture::set(postgres::shared(postgres::turn(15)), kafka::shared()).await?;
+    let outboxd = Outboxd::spawn(&fixture.settings)?;
     outboxd.wait_for_phase("streaming", LIMIT).await?;
     for _ in 0..20 {
-        scene.database.insert("Created", &scene.topic, "{}").await?;
+        fixture
+            .database
+            .insert("Created", &fixture.topic, "{}")
+            .await?;
     }
-    scene.all_marked(LIMIT).await?;
-    let topic = &scene.topic;
+    fixture.all_marked(LIMIT).await?;
+    let topic = &fixture.topic;
     let processed =
         format!("outbox_events_processed_total{{topic=\"{topic}\",status=\"published\"}}");
     assert_eq!(outboxd.metric(&processed).await?, Some(20.0));
@@ -108,28 +111,28 @@ async fn metrics_and_health_show_what_was_published_and_where_the_slot_stands() 
     }
     assert_eq!(outboxd.get("/livez").await?.0, 200);
     assert_eq!(outboxd.get("/readyz").await?.0, 200);
-    assert!(outboxd.get("/").await?.1.contains(&scene.slot()));
+    assert!(outboxd.get("/").await?.1.contains(&fixture.slot()));
     Ok(())
 }
 
 /// Two instances on one slot: one publishes, the other takes over when it stops.
 #[tokio::test]
 async fn a_second_instance_waits_and_takes_over() -> Result<()> {
-    let scene = Scene::set(postgres::shared(postgres::turn(17)), kafka::shared()).await?;
-    let oracle = Oracle::create(&scene.database).await?;
-    let mut first = Outboxd::spawn(&scene.settings)?;
+    let fixture = Fixture::set(postgres::shared(postgres::turn(17)), kafka::shared()).await?;
+    let oracle = Oracle::create(&fixture.database).await?;
+    let mut first = Outboxd::spawn(&fixture.settings)?;
     first.wait_for_phase("streaming", LIMIT).await?;
     let mut second = Outboxd::spawn(&crate::support::outboxd::Settings::new(
-        &scene.database,
-        scene.kafka,
+        &fixture.database,
+        fixture.kafka,
     )?)?;
     second.wait_for_phase("standby", LIMIT).await?;
-    scene.database.insert("a", &scene.topic, "{}").await?;
-    scene.all_marked(LIMIT).await?;
+    fixture.database.insert("a", &fixture.topic, "{}").await?;
+    fixture.all_marked(LIMIT).await?;
     assert_eq!(first.stop(LIMIT).await?, 0, "{}", first.log());
     second.wait_for_phase("streaming", LIMIT).await?;
-    scene.database.insert("b", &scene.topic, "{}").await?;
-    scene.all_marked(LIMIT).await?;
+    fixture.database.insert("b", &fixture.topic, "{}").await?;
+    fixture.all_marked(LIMIT).await?;
     assert_eq!(second.stop(LIMIT).await?, 0, "{}", second.log());
-    scene.verdict(&oracle).await?.expect_exact()
+    fixture.verdict(&oracle).await?.expect_exact()
 }

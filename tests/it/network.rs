@@ -4,14 +4,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
+use crate::support::ephemeral::{Server, free_port};
+use crate::support::fixture::Fixture;
 use crate::support::kafka::{self, Kafka, Outer};
-use crate::support::load::{Load, Pattern};
 use crate::support::oracle::Oracle;
 use crate::support::outboxd::Outboxd;
 use crate::support::postgres::{self, MAJORS};
 use crate::support::proxy::{Flow, Proxy, Way};
-use crate::support::scene::Scene;
-use crate::support::throwaway::{Server, free_port};
+use crate::support::writers::{Pattern, Writers};
 
 const LIMIT: Duration = Duration::from_secs(60);
 /// A server that says nothing is looked at after 15 s, each look is given up after 25 s at most, and the server itself ends a session
@@ -25,10 +25,10 @@ const PATTERN: Pattern = Pattern {
 };
 
 /// An outboxd that streams through a proxy; writers go past it.
-async fn behind_proxy(scene: &Scene<'_>, server: &Server) -> Result<(Proxy, Outboxd)> {
+async fn behind_proxy(fixture: &Fixture<'_>, server: &Server) -> Result<(Proxy, Outboxd)> {
     let proxy = Proxy::before(server.port()).await?;
-    let url = proxy.url(scene.database.url())?;
-    let outboxd = Outboxd::spawn(&scene.settings.clone().set("DATABASE_URL", url))?;
+    let url = proxy.url(fixture.database.url())?;
+    let outboxd = Outboxd::spawn(&fixture.settings.clone().set("DATABASE_URL", url))?;
     outboxd.wait_for_phase("streaming", LIMIT).await?;
     Ok((proxy, outboxd))
 }
@@ -45,18 +45,18 @@ async fn events_flow(outboxd: &Outboxd) -> Result<()> {
 }
 
 async fn end(
-    scene: &Scene<'_>,
+    fixture: &Fixture<'_>,
     mut outboxd: Outboxd,
-    load: Load,
+    writers: Writers,
     oracle: &Oracle<'_>,
 ) -> Result<()> {
-    assert!(load.stop().await? > 1_000, "too light a load");
-    scene.all_marked(LIMIT).await?;
+    assert!(writers.stop().await? > 1_000, "too light a load");
+    fixture.all_marked(LIMIT).await?;
     assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
     let letters = "SELECT count(*) FROM outbox.dead_letter";
-    let session = scene.database.connect().await?;
+    let session = fixture.database.connect().await?;
     assert_eq!(session.value::<i64>(letters).await?, 0);
-    scene.verdict(oracle).await?.expect_exact()
+    fixture.verdict(oracle).await?.expect_exact()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -64,10 +64,10 @@ async fn a_reset_or_a_cut_in_the_middle_of_a_message_costs_seconds_and_repeats_n
 -> Result<()> {
     for major in MAJORS {
         let server = postgres::shared(major);
-        let scene = Scene::set(server, kafka::shared()).await?;
-        let (proxy, outboxd) = behind_proxy(&scene, server).await?;
-        let oracle = Oracle::create(&scene.database).await?;
-        let load = Load::start(&scene.database, &scene.topic, 4, PATTERN);
+        let fixture = Fixture::set(server, kafka::shared()).await?;
+        let (proxy, outboxd) = behind_proxy(&fixture, server).await?;
+        let oracle = Oracle::create(&fixture.database).await?;
+        let writers = Writers::start(&fixture.database, &fixture.topic, 4, PATTERN);
         for round in 0..6 {
             events_flow(&outboxd).await?;
             let before = outboxd.status().await?["reconnects"].as_u64();
@@ -87,7 +87,7 @@ async fn a_reset_or_a_cut_in_the_middle_of_a_message_costs_seconds_and_repeats_n
                 .await?;
         }
         events_flow(&outboxd).await?;
-        end(&scene, outboxd, load, &oracle).await?;
+        end(&fixture, outboxd, writers, &oracle).await?;
     }
     Ok(())
 }
@@ -96,10 +96,10 @@ async fn a_reset_or_a_cut_in_the_middle_of_a_message_costs_seconds_and_repeats_n
 async fn a_slow_network_is_no_lost_one() -> Result<()> {
     for major in MAJORS {
         let server = postgres::shared(major);
-        let scene = Scene::set(server, kafka::shared()).await?;
-        let (proxy, outboxd) = behind_proxy(&scene, server).await?;
-        let oracle = Oracle::create(&scene.database).await?;
-        let load = Load::start(&scene.database, &scene.topic, 4, PATTERN);
+        let fixture = Fixture::set(server, kafka::shared()).await?;
+        let (proxy, outboxd) = behind_proxy(&fixture, server).await?;
+        let oracle = Oracle::create(&fixture.database).await?;
+        let writers = Writers::start(&fixture.database, &fixture.topic, 4, PATTERN);
         for flow in [
             Flow::Delay(Duration::from_millis(300)),
             Flow::Throttle(60_000),
@@ -111,7 +111,7 @@ async fn a_slow_network_is_no_lost_one() -> Result<()> {
         }
         proxy.set(Flow::Pass);
         assert_eq!(outboxd.status().await?["reconnects"], 0);
-        end(&scene, outboxd, load, &oracle).await?;
+        end(&fixture, outboxd, writers, &oracle).await?;
     }
     Ok(())
 }
@@ -119,10 +119,10 @@ async fn a_slow_network_is_no_lost_one() -> Result<()> {
 /// From the cut to the end of the session, and on to the next one, which has to wait until the server lets go of the first.
 async fn lost(major: u32, ways: &[Way], flow: Flow) -> Result<()> {
     let server = postgres::shared(major);
-    let scene = Scene::set(server, kafka::shared()).await?;
-    let (proxy, outboxd) = behind_proxy(&scene, server).await?;
-    let oracle = Oracle::create(&scene.database).await?;
-    let load = Load::start(&scene.database, &scene.topic, 4, PATTERN);
+    let fixture = Fixture::set(server, kafka::shared()).await?;
+    let (proxy, outboxd) = behind_proxy(&fixture, server).await?;
+    let oracle = Oracle::create(&fixture.database).await?;
+    let writers = Writers::start(&fixture.database, &fixture.topic, 4, PATTERN);
     events_flow(&outboxd).await?;
     let cut = Instant::now();
     for way in ways {
@@ -138,7 +138,7 @@ async fn lost(major: u32, ways: &[Way], flow: Flow) -> Result<()> {
     let left = LET_GO.saturating_sub(cut.elapsed());
     outboxd.wait_for_phase("streaming", left).await?;
     events_flow(&outboxd).await?;
-    end(&scene, outboxd, load, &oracle).await
+    end(&fixture, outboxd, writers, &oracle).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -188,14 +188,14 @@ async fn kafka_behind_proxy() -> Result<(Kafka, Proxy)> {
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_the_network_to_kafka_does_each_event_arrives_once_and_in_order() -> Result<()> {
     let (kafka, proxy) = kafka_behind_proxy().await?;
-    let scene = Scene::set(postgres::shared(postgres::turn(17)), &kafka).await?;
+    let fixture = Fixture::set(postgres::shared(postgres::turn(17)), &kafka).await?;
     let brokers = format!("127.0.0.1:{}", proxy.port());
-    let outboxd = Outboxd::spawn(&scene.settings.clone().set("KAFKA_BROKERS", brokers))?;
+    let outboxd = Outboxd::spawn(&fixture.settings.clone().set("KAFKA_BROKERS", brokers))?;
     outboxd.wait_for_phase("streaming", LIMIT).await?;
-    let oracle = Oracle::create(&scene.database).await?;
-    let load = Load::start(&scene.database, &scene.topic, 4, PATTERN);
+    let oracle = Oracle::create(&fixture.database).await?;
+    let writers = Writers::start(&fixture.database, &fixture.topic, 4, PATTERN);
     let walsender = async || {
-        let slot = scene.database.slot(&scene.slot()).await?;
+        let slot = fixture.database.slot(&fixture.slot()).await?;
         anyhow::Ok(slot.and_then(|slot| slot.active_pid))
     };
     events_flow(&outboxd).await?;
@@ -236,5 +236,5 @@ async fn whatever_the_network_to_kafka_does_each_event_arrives_once_and_in_order
     }
     assert_eq!(walsender().await?, before, "the session was given up");
     assert_eq!(outboxd.status().await?["reconnects"], 0);
-    end(&scene, outboxd, load, &oracle).await
+    end(&fixture, outboxd, writers, &oracle).await
 }

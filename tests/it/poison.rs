@@ -8,11 +8,11 @@ use serde_json::Value;
 
 use crate::support::heavy;
 use crate::support::kafka::{self, ConsumedRecord, Kafka};
-use crate::support::load::{Load, Pattern};
 use crate::support::oracle::{Event, Oracle, check};
 use crate::support::outboxd::{Outboxd, Settings, command, init};
 use crate::support::postgres::{self, Database, Session};
 use crate::support::wait::wait_until;
+use crate::support::writers::{Pattern, Writers};
 
 const LIMIT: Duration = Duration::from_secs(120);
 /// Good events under which the poison is mixed.
@@ -118,7 +118,7 @@ async fn poisoned(outage: bool) -> Result<()> {
     kafka
         .alter_topic(&narrow, &[("max.message.bytes", "2000")])
         .await?;
-    let load = Load::start(
+    let writers = Writers::start(
         &database,
         &topic,
         4,
@@ -141,13 +141,13 @@ async fn poisoned(outage: bool) -> Result<()> {
         }
     }
     wait_until("the load", LIMIT, async || {
-        Ok(match load.events() {
+        Ok(match writers.events() {
             enough if enough >= GOOD => Ok(()),
             events => Err(format!("{events} events")),
         })
     })
     .await?;
-    load.stop().await?;
+    writers.stop().await?;
     let slot = format!("outboxd_{}", database.name);
     let end: String = session
         .value("SELECT pg_current_wal_insert_lsn()::text")

@@ -7,13 +7,13 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use serde_json::Value;
 
+use crate::support::fixture::Fixture;
 use crate::support::kafka::{self, ConsumedRecord};
-use crate::support::load::{Load, Pattern};
 use crate::support::oracle::{Oracle, check};
 use crate::support::outboxd::{Outboxd, Settings, command};
 use crate::support::postgres::{self, Database, MAJORS};
-use crate::support::scene::Scene;
 use crate::support::wait::{wait_for, wait_until};
+use crate::support::writers::{Pattern, Writers};
 
 const LIMIT: Duration = Duration::from_secs(60);
 /// The server lets go of a session that is silent for 30 s; whoever waits sees it within 2 s.
@@ -51,18 +51,18 @@ fn in_order_of_id(consumed: &[ConsumedRecord]) -> bool {
 async fn polled_events_are_the_streams_records_in_order_of_id_and_say_where_they_come_from()
 -> Result<()> {
     for major in MAJORS {
-        let scene = Scene::set(postgres::shared(major), kafka::shared()).await?;
-        let session = scene.database.connect().await?;
+        let fixture = Fixture::set(postgres::shared(major), kafka::shared()).await?;
+        let session = fixture.database.connect().await?;
         let column = "ALTER TABLE outbox.outbox ADD COLUMN headers jsonb";
         session.batch_execute(column).await?;
-        let oracle = Oracle::create(&scene.database).await?;
+        let oracle = Oracle::create(&fixture.database).await?;
         let insert = "INSERT INTO outbox.outbox (event_type, topic, event_payload, headers) \
                       SELECT 'k' || i % 5, $1, jsonb_build_object('ö', i, 'f', 1.50), '{\"traceparent\": \"00-ab-01\"}' \
                       FROM generate_series(1, 300) i";
-        let mut outboxd = Outboxd::spawn(&polling(&scene.settings))?;
+        let mut outboxd = Outboxd::spawn(&polling(&fixture.settings))?;
         outboxd.wait_for_phase("polling", LIMIT).await?;
-        session.execute(insert, &[&scene.topic]).await?;
-        scene.all_marked(LIMIT).await?;
+        session.execute(insert, &[&fixture.topic]).await?;
+        fixture.all_marked(LIMIT).await?;
         let status = outboxd.status().await?;
         assert_eq!(status["published_total"], 300, "{status}");
         for absent in ["slot", "publication", "slot_health", "received_lsn"] {
@@ -70,10 +70,10 @@ async fn polled_events_are_the_streams_records_in_order_of_id_and_say_where_they
         }
         assert_eq!(outboxd.get("/readyz").await?.0, 200);
         assert_eq!(outboxd.metric("outboxd_slot_lag_bytes").await?, None);
-        assert!(scene.database.slot(&scene.slot()).await?.is_none());
+        assert!(fixture.database.slot(&fixture.slot()).await?.is_none());
         assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
 
-        let consumed = scene.kafka.consume_all(&[&scene.topic]).await?;
+        let consumed = fixture.kafka.consume_all(&[&fixture.topic]).await?;
         check(&oracle.committed().await?, &consumed).expect_exact()?;
         assert!(in_order_of_id(&consumed));
         for record in &consumed {
@@ -91,10 +91,10 @@ async fn polled_events_are_the_streams_records_in_order_of_id_and_say_where_they
 async fn a_backlog_of_five_thousand_rows_goes_out_without_a_wait_once_it_is_asked_for() -> Result<()>
 {
     for major in MAJORS {
-        let scene = Scene::set(postgres::shared(major), kafka::shared()).await?;
-        let oracle = Oracle::create(&scene.database).await?;
-        fill(&scene.database, &scene.topic, 5_000).await?;
-        let settings = polling(&scene.settings).set("OUTBOX_PROCESS_INTERVAL", "1h");
+        let fixture = Fixture::set(postgres::shared(major), kafka::shared()).await?;
+        let oracle = Oracle::create(&fixture.database).await?;
+        fill(&fixture.database, &fixture.topic, 5_000).await?;
+        let settings = polling(&fixture.settings).set("OUTBOX_PROCESS_INTERVAL", "1h");
         let output = command(&settings, &["run"], LIMIT).await?;
         let told = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(2), "{told}");
@@ -103,9 +103,9 @@ async fn a_backlog_of_five_thousand_rows_goes_out_without_a_wait_once_it_is_aske
             "{told}"
         );
         let mut outboxd = Outboxd::spawn(&settings.set("OUTBOX_BACKLOG", "publish"))?;
-        scene.all_marked(LIMIT).await?;
+        fixture.all_marked(LIMIT).await?;
         assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
-        let consumed = scene.kafka.consume_all(&[&scene.topic]).await?;
+        let consumed = fixture.kafka.consume_all(&[&fixture.topic]).await?;
         check(&oracle.committed().await?, &consumed).expect_exact()?;
         assert!(in_order_of_id(&consumed));
     }
@@ -115,12 +115,12 @@ async fn a_backlog_of_five_thousand_rows_goes_out_without_a_wait_once_it_is_aske
 #[tokio::test(flavor = "multi_thread")]
 async fn a_poller_that_is_killed_repeats_only_what_was_not_marked() -> Result<()> {
     for major in MAJORS {
-        let scene = Scene::set(postgres::shared(major), kafka::shared()).await?;
-        let oracle = Oracle::create(&scene.database).await?;
-        let load = Load::start(&scene.database, &scene.topic, 4, PATTERN);
-        let mut outboxd = Outboxd::spawn(&polling(&scene.settings))?;
+        let fixture = Fixture::set(postgres::shared(major), kafka::shared()).await?;
+        let oracle = Oracle::create(&fixture.database).await?;
+        let writers = Writers::start(&fixture.database, &fixture.topic, 4, PATTERN);
+        let mut outboxd = Outboxd::spawn(&polling(&fixture.settings))?;
         // A table of which no row was ever marked would not be sent without being asked to.
-        let session = scene.database.connect().await?;
+        let session = fixture.database.connect().await?;
         wait_for("the first mark", LIMIT, async || {
             let marked = "SELECT EXISTS (SELECT FROM outbox.outbox WHERE published_at IS NOT NULL)";
             Ok(session.value::<bool>(marked).await?.then_some(()))
@@ -133,15 +133,15 @@ async fn a_poller_that_is_killed_repeats_only_what_was_not_marked() -> Result<()
             tokio::time::sleep(Duration::from_millis(200 + kill * 97)).await;
             outboxd.kill()?;
             let open = "SELECT id FROM outbox.outbox WHERE published_at IS NULL";
-            for row in scene.database.connect().await?.query(open, &[]).await? {
+            for row in fixture.database.connect().await?.query(open, &[]).await? {
                 *unmarked.entry(row.get(0)).or_default() += 1;
             }
             outboxd.respawn()?;
         }
-        load.stop().await?;
-        scene.all_marked(LIMIT).await?;
+        writers.stop().await?;
+        fixture.all_marked(LIMIT).await?;
         assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
-        let report = scene.verdict(&oracle).await?;
+        let report = fixture.verdict(&oracle).await?;
         // Order is by id, as far as the poller went, and commits come in another: only the set is compared.
         assert!(
             report.missing.is_empty() && report.phantom.is_empty() && report.altered.is_empty(),
@@ -158,17 +158,17 @@ async fn a_poller_that_is_killed_repeats_only_what_was_not_marked() -> Result<()
 #[tokio::test(flavor = "multi_thread")]
 async fn a_poller_that_is_stopped_or_loses_its_session_under_load_repeats_nothing() -> Result<()> {
     for major in MAJORS {
-        let scene = Scene::set(postgres::shared(major), kafka::shared()).await?;
-        let oracle = Oracle::create(&scene.database).await?;
-        let load = Load::start(&scene.database, &scene.topic, 4, PATTERN);
-        let mut outboxd = Outboxd::spawn(&polling(&scene.settings))?;
+        let fixture = Fixture::set(postgres::shared(major), kafka::shared()).await?;
+        let oracle = Oracle::create(&fixture.database).await?;
+        let writers = Writers::start(&fixture.database, &fixture.topic, 4, PATTERN);
+        let mut outboxd = Outboxd::spawn(&polling(&fixture.settings))?;
         for _ in 0..2 {
             outboxd
                 .wait_for_status("events to flow", LIMIT, |status| {
                     status["published_total"].as_u64() > Some(100)
                 })
                 .await?;
-            let session = scene.database.connect().await?;
+            let session = fixture.database.connect().await?;
             let kill = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
                         WHERE datname = current_database() AND application_name = 'outboxd'";
             assert!(session.value::<i64>(kill).await? > 0);
@@ -184,10 +184,10 @@ async fn a_poller_that_is_stopped_or_loses_its_session_under_load_repeats_nothin
             assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
             outboxd.respawn()?;
         }
-        load.stop().await?;
-        scene.all_marked(LIMIT).await?;
+        writers.stop().await?;
+        fixture.all_marked(LIMIT).await?;
         assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
-        let report = scene.verdict(&oracle).await?;
+        let report = fixture.verdict(&oracle).await?;
         assert!(
             report.missing.is_empty() && report.duplicates.is_empty() && report.phantom.is_empty(),
             "{report}"
@@ -199,18 +199,21 @@ async fn a_poller_that_is_stopped_or_loses_its_session_under_load_repeats_nothin
 #[tokio::test]
 async fn rows_that_somebody_has_locked_are_sent_once_and_hold_up_no_others() -> Result<()> {
     for major in MAJORS {
-        let scene = Scene::set(postgres::shared(major), kafka::shared()).await?;
-        let oracle = Oracle::create(&scene.database).await?;
+        let fixture = Fixture::set(postgres::shared(major), kafka::shared()).await?;
+        let oracle = Oracle::create(&fixture.database).await?;
         // More than a batch.
-        fill(&scene.database, &scene.topic, 25).await?;
-        let locker = scene.database.connect().await?;
+        fill(&fixture.database, &fixture.topic, 25).await?;
+        let locker = fixture.database.connect().await?;
         let lock = "BEGIN; SELECT id FROM outbox.outbox WHERE id <= 15 FOR UPDATE";
         locker.batch_execute(lock).await?;
-        let mut outboxd = Outboxd::spawn(&polling(&scene.settings))?;
+        let mut outboxd = Outboxd::spawn(&polling(&fixture.settings))?;
         for _ in 0..5 {
-            scene.database.insert("later", &scene.topic, "{}").await?;
+            fixture
+                .database
+                .insert("later", &fixture.topic, "{}")
+                .await?;
             wait_until("the others to be marked", LIMIT, async || {
-                let left = scene.database.unpublished().await?;
+                let left = fixture.database.unpublished().await?;
                 Ok(if left == 15 {
                     Ok(())
                 } else {
@@ -219,11 +222,11 @@ async fn rows_that_somebody_has_locked_are_sent_once_and_hold_up_no_others() -> 
             })
             .await?;
         }
-        assert_eq!(scene.kafka.record_count(&[&scene.topic]).await?, 30);
+        assert_eq!(fixture.kafka.record_count(&[&fixture.topic]).await?, 30);
         locker.batch_execute("COMMIT").await?;
-        scene.all_marked(LIMIT).await?;
+        fixture.all_marked(LIMIT).await?;
         assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
-        scene.verdict(&oracle).await?.expect_exact()?;
+        fixture.verdict(&oracle).await?.expect_exact()?;
     }
     Ok(())
 }
@@ -231,32 +234,33 @@ async fn rows_that_somebody_has_locked_are_sent_once_and_hold_up_no_others() -> 
 #[tokio::test]
 async fn a_second_poller_takes_over_when_the_first_is_stopped_or_frozen() -> Result<()> {
     for major in MAJORS {
-        let scene = Scene::set(postgres::shared(major), kafka::shared()).await?;
-        let oracle = Oracle::create(&scene.database).await?;
-        let mut first = Outboxd::spawn(&polling(&scene.settings))?;
+        let fixture = Fixture::set(postgres::shared(major), kafka::shared()).await?;
+        let oracle = Oracle::create(&fixture.database).await?;
+        let mut first = Outboxd::spawn(&polling(&fixture.settings))?;
         first.wait_for_phase("polling", LIMIT).await?;
-        let mut second = Outboxd::spawn(&polling(&Settings::new(&scene.database, scene.kafka)?))?;
+        let mut second =
+            Outboxd::spawn(&polling(&Settings::new(&fixture.database, fixture.kafka)?))?;
         second.wait_for_phase("standby", LIMIT).await?;
-        scene.database.insert("a", &scene.topic, "{}").await?;
-        scene.all_marked(LIMIT).await?;
+        fixture.database.insert("a", &fixture.topic, "{}").await?;
+        fixture.all_marked(LIMIT).await?;
 
         first.signal("STOP")?;
         let frozen = Instant::now();
-        scene.database.insert("b", &scene.topic, "{}").await?;
+        fixture.database.insert("b", &fixture.topic, "{}").await?;
         second.wait_for_phase("polling", FROZEN_LIMIT).await?;
         assert!(frozen.elapsed() < FROZEN_LIMIT);
-        scene.all_marked(LIMIT).await?;
+        fixture.all_marked(LIMIT).await?;
         first.signal("CONT")?;
         first.wait_for_phase("standby", LIMIT).await?;
 
-        scene.database.insert("c", &scene.topic, "{}").await?;
-        scene.all_marked(LIMIT).await?;
+        fixture.database.insert("c", &fixture.topic, "{}").await?;
+        fixture.all_marked(LIMIT).await?;
         assert_eq!(second.stop(LIMIT).await?, 0, "{}", second.log());
         first.wait_for_phase("polling", LIMIT).await?;
-        scene.database.insert("d", &scene.topic, "{}").await?;
-        scene.all_marked(LIMIT).await?;
+        fixture.database.insert("d", &fixture.topic, "{}").await?;
+        fixture.all_marked(LIMIT).await?;
         assert_eq!(first.stop(LIMIT).await?, 0, "{}", first.log());
-        scene.verdict(&oracle).await?.expect_exact()?;
+        fixture.verdict(&oracle).await?.expect_exact()?;
     }
     Ok(())
 }
@@ -326,25 +330,27 @@ async fn polling_and_keeping_is_refused() -> Result<()> {
 #[tokio::test]
 async fn a_row_that_the_server_cannot_print_is_named_and_spoils_no_snapshot() -> Result<()> {
     for major in MAJORS {
-        let scene = Scene::set(postgres::shared(major), kafka::shared()).await?;
-        let session = scene.database.connect().await?;
+        let fixture = Fixture::set(postgres::shared(major), kafka::shared()).await?;
+        let session = fixture.database.connect().await?;
         // Printing it to the point of failure takes seconds, and more where others work.
-        let settings = scene
+        let settings = fixture
             .settings
             .clone()
             .set("OUTBOX_OPERATION_TIMEOUT", "120s");
-        fill(&scene.database, &scene.topic, 5).await?;
+        fill(&fixture.database, &fixture.topic, 5).await?;
         let insert = "INSERT INTO outbox.outbox (event_type, topic, event_payload) \
                       VALUES ('huge', $1, ('[' || repeat('1e131071,', 8250) || '1e131071]')::jsonb) RETURNING id";
-        let row = session.query_one(insert, &[&scene.topic]).await?;
+        let row = session.query_one(insert, &[&fixture.topic]).await?;
         let id: i64 = row.get(0);
-        fill(&scene.database, &scene.topic, 5).await?;
+        fill(&fixture.database, &fixture.topic, 5).await?;
         let others_marked = async || {
-            wait_until("all others to be marked", LIMIT * 4, async || {
-                match scene.database.unpublished().await? {
-                    1 => Ok(Ok(())),
-                    left => Ok(Err(format!("{left} rows are not"))),
-                }
+            wait_until("all others to be marked", LIMIT * 4, async || match fixture
+                .database
+                .unpublished()
+                .await?
+            {
+                1 => Ok(Ok(())),
+                left => Ok(Err(format!("{left} rows are not"))),
             })
             .await
         };
@@ -366,18 +372,18 @@ async fn a_row_that_the_server_cannot_print_is_named_and_spoils_no_snapshot() ->
         session
             .batch_execute("DELETE FROM outbox.dead_letter")
             .await?;
-        fill(&scene.database, &scene.topic, 5).await?;
+        fill(&fixture.database, &fixture.topic, 5).await?;
         let backlog = settings.clone().set("OUTBOX_BACKLOG", "publish");
         let mut outboxd = Outboxd::spawn(&backlog)?;
         outboxd.wait_for_phase("streaming", LIMIT * 4).await?;
         others_marked().await?;
         assert_eq!(the_letter().await?, told);
         let give_up = ["dead-letter", "discard", "--all", "--yes"];
-        let given_up = command(&scene.settings, &give_up, LIMIT).await?;
+        let given_up = command(&fixture.settings, &give_up, LIMIT).await?;
         assert!(given_up.status.success(), "{given_up:?}");
-        scene.all_marked(LIMIT).await?;
+        fixture.all_marked(LIMIT).await?;
         assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
-        let read = scene.kafka.consume_all(&[&scene.topic]).await?;
+        let read = fixture.kafka.consume_all(&[&fixture.topic]).await?;
         let sent: HashSet<i64> = read.iter().filter_map(ConsumedRecord::outbox_id).collect();
         assert!(sent.len() == 15 && read.len() == 15 && !sent.contains(&id));
     }
@@ -387,13 +393,16 @@ async fn a_row_that_the_server_cannot_print_is_named_and_spoils_no_snapshot() ->
 /// A row that takes the server longer than a statement may take holds up no others.
 #[tokio::test]
 async fn a_row_that_takes_too_long_to_print_is_filed_and_the_others_go_on() -> Result<()> {
-    let scene = Scene::set(postgres::shared(postgres::turn(17)), kafka::shared()).await?;
-    let session = scene.database.connect().await?;
-    let settings = scene.settings.clone().set("OUTBOX_OPERATION_TIMEOUT", "2s");
+    let fixture = Fixture::set(postgres::shared(postgres::turn(17)), kafka::shared()).await?;
+    let session = fixture.database.connect().await?;
+    let settings = fixture
+        .settings
+        .clone()
+        .set("OUTBOX_OPERATION_TIMEOUT", "2s");
     let insert = "INSERT INTO outbox.outbox (event_type, topic, event_payload) \
                   VALUES ('huge', $1, ('[' || repeat('1e131071,', 8250) || '1e131071]')::jsonb) RETURNING id";
     let id: i64 = session
-        .query_one(insert, &[&scene.topic])
+        .query_one(insert, &[&fixture.topic])
         .await?
         .try_get(0)?;
     let mut outboxd = Outboxd::spawn(&polling(&settings))?;
@@ -412,11 +421,11 @@ async fn a_row_that_takes_too_long_to_print_is_filed_and_the_others_go_on() -> R
     };
     the_letter(format!("{id} ROW_UNREADABLE dead 1")).await?;
     // Whoever wants it sent again does not hold up the others either.
-    let retry = command(&scene.settings, &["dead-letter", "retry", "--all"], LIMIT).await?;
+    let retry = command(&fixture.settings, &["dead-letter", "retry", "--all"], LIMIT).await?;
     assert!(retry.status.success(), "{retry:?}");
-    fill(&scene.database, &scene.topic, 5).await?;
+    fill(&fixture.database, &fixture.topic, 5).await?;
     wait_until("all others to be marked", LIMIT, async || {
-        Ok(match scene.database.unpublished().await? {
+        Ok(match fixture.database.unpublished().await? {
             1 => Ok(()),
             left => Err(format!("{left} rows are not: {}", outboxd.log())),
         })
@@ -428,7 +437,7 @@ async fn a_row_that_takes_too_long_to_print_is_filed_and_the_others_go_on() -> R
     })
     .await?;
     assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
-    assert_eq!(scene.kafka.record_count(&[&scene.topic]).await?, 5);
+    assert_eq!(fixture.kafka.record_count(&[&fixture.topic]).await?, 5);
     Ok(())
 }
 
@@ -436,15 +445,15 @@ async fn a_row_that_takes_too_long_to_print_is_filed_and_the_others_go_on() -> R
 #[tokio::test]
 async fn poison_fills_no_batch_and_is_retried_like_any_other() -> Result<()> {
     for major in MAJORS {
-        let scene = Scene::set(postgres::shared(major), kafka::shared()).await?;
-        let session = scene.database.connect().await?;
+        let fixture = Fixture::set(postgres::shared(major), kafka::shared()).await?;
+        let session = fixture.database.connect().await?;
         let poison = "INSERT INTO outbox.outbox (event_type, topic, event_payload) \
                       SELECT 'k', 'no such topic', jsonb_build_object('i', i) FROM generate_series(1, 25) i";
         session.batch_execute(poison).await?;
-        fill(&scene.database, &scene.topic, 25).await?;
-        let mut outboxd = Outboxd::spawn(&polling(&scene.settings))?;
+        fill(&fixture.database, &fixture.topic, 25).await?;
+        let mut outboxd = Outboxd::spawn(&polling(&fixture.settings))?;
         wait_until("the good ones to be marked", LIMIT, async || {
-            Ok(match scene.database.unpublished().await? {
+            Ok(match fixture.database.unpublished().await? {
                 25 => Ok(()),
                 left => Err(format!("{left} are not: {}", outboxd.log())),
             })
@@ -458,9 +467,9 @@ async fn poison_fills_no_batch_and_is_retried_like_any_other() -> Result<()> {
         // Read by nobody while their letters are open, after a start as well.
         assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
         outboxd.respawn()?;
-        fill(&scene.database, &scene.topic, 5).await?;
+        fill(&fixture.database, &fixture.topic, 5).await?;
         wait_until("new ones to be marked", LIMIT, async || {
-            Ok(match scene.database.unpublished().await? {
+            Ok(match fixture.database.unpublished().await? {
                 25 => Ok(()),
                 left => Err(format!("{left} are not: {}", outboxd.log())),
             })
@@ -471,14 +480,14 @@ async fn poison_fills_no_batch_and_is_retried_like_any_other() -> Result<()> {
         session
             .execute(
                 "UPDATE outbox.outbox SET topic = $1 WHERE published_at IS NULL",
-                &[&scene.topic],
+                &[&fixture.topic],
             )
             .await?;
-        let retry = command(&scene.settings, &["dead-letter", "retry", "--all"], LIMIT).await?;
+        let retry = command(&fixture.settings, &["dead-letter", "retry", "--all"], LIMIT).await?;
         assert!(retry.status.success(), "{retry:?}");
-        scene.all_marked(LIMIT).await?;
+        fixture.all_marked(LIMIT).await?;
         assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
-        let read = scene.kafka.consume_all(&[&scene.topic]).await?;
+        let read = fixture.kafka.consume_all(&[&fixture.topic]).await?;
         let sent: HashSet<i64> = read.iter().filter_map(ConsumedRecord::outbox_id).collect();
         assert!(sent.len() == 55 && read.len() == 55, "each once");
     }

@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use anyhow::Result;
 
+use crate::support::fixture::Fixture;
 use crate::support::kafka;
-use crate::support::load::write_every_kind;
 use crate::support::oracle::{Oracle, check};
 use crate::support::outboxd::Outboxd;
 use crate::support::postgres::{self, MAJORS};
-use crate::support::scene::Scene;
+use crate::support::writers::write_every_kind;
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -17,27 +17,27 @@ const LIMIT: Duration = Duration::from_secs(60);
 async fn committed_events_arrive_with_the_pollers_topic_key_and_value_and_are_marked() -> Result<()>
 {
     for major in MAJORS {
-        let scene = Scene::set(postgres::shared(major), kafka::shared()).await?;
-        let oracle = Oracle::create(&scene.database).await?;
+        let fixture = Fixture::set(postgres::shared(major), kafka::shared()).await?;
+        let oracle = Oracle::create(&fixture.database).await?;
         let payload = r#"{"b": 1, "a": [true, null, "é"]}"#;
         let insert = "INSERT INTO outbox.outbox (event_type, topic, event_payload) \
                       SELECT 'Created' || i % 7, $1, $2::text::jsonb FROM generate_series(1, 100) i";
-        scene
+        fixture
             .database
             .connect()
             .await?
-            .execute(insert, &[&scene.topic, &payload])
+            .execute(insert, &[&fixture.topic, &payload])
             .await?;
-        let mut outboxd = Outboxd::spawn(&scene.settings)?;
+        let mut outboxd = Outboxd::spawn(&fixture.settings)?;
         outboxd.wait_for_phase("streaming", LIMIT).await?;
         for _ in 0..100 {
-            scene
+            fixture
                 .database
-                .insert("Changed", &scene.topic, payload)
+                .insert("Changed", &fixture.topic, payload)
                 .await?;
         }
-        scene.all_marked(LIMIT).await?;
-        scene.verdict(&oracle).await?.expect_exact()?;
+        fixture.all_marked(LIMIT).await?;
+        fixture.verdict(&oracle).await?.expect_exact()?;
         assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
     }
     Ok(())
@@ -48,21 +48,21 @@ async fn committed_events_arrive_with_the_pollers_topic_key_and_value_and_are_ma
 async fn a_hundred_thousand_events_of_every_kind_of_transaction_are_the_committed_set_in_order()
 -> Result<()> {
     const ROUNDS: usize = 275;
-    let scene = Scene::set(postgres::shared(postgres::turn(15)), kafka::shared()).await?;
-    let topics = vec![scene.topic.clone(), scene.kafka.topic("more", 3).await?];
-    let oracle = Oracle::create(&scene.database).await?;
-    let mut outboxd = Outboxd::spawn(&scene.settings.clone().set("OUTBOX_BATCH_SIZE", "1000"))?;
+    let fixture = Fixture::set(postgres::shared(postgres::turn(15)), kafka::shared()).await?;
+    let topics = vec![fixture.topic.clone(), fixture.kafka.topic("more", 3).await?];
+    let oracle = Oracle::create(&fixture.database).await?;
+    let mut outboxd = Outboxd::spawn(&fixture.settings.clone().set("OUTBOX_BATCH_SIZE", "1000"))?;
     outboxd.wait_for_phase("streaming", LIMIT).await?;
     let writers: Vec<_> = (0..4)
         .map(|writer| {
-            let (url, topics) = (scene.database.unix_url().to_owned(), topics.clone());
+            let (url, topics) = (fixture.database.unix_url().to_owned(), topics.clone());
             tokio::spawn(async move { write_every_kind(&url, &topics, writer, ROUNDS).await })
         })
         .collect();
     for writer in writers {
         writer.await??;
     }
-    scene.all_marked(LIMIT * 2).await?;
+    fixture.all_marked(LIMIT * 2).await?;
     assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
     let committed = oracle.committed().await?;
     assert!(
@@ -70,6 +70,6 @@ async fn a_hundred_thousand_events_of_every_kind_of_transaction_are_the_committe
         "{} events are too few",
         committed.len()
     );
-    let consumed = scene.kafka.consume_all(&[&topics[0], &topics[1]]).await?;
+    let consumed = fixture.kafka.consume_all(&[&topics[0], &topics[1]]).await?;
     check(&committed, &consumed).expect_exact()
 }

@@ -4,13 +4,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
+use crate::support::ephemeral::Stop;
+use crate::support::fixture::Fixture;
 use crate::support::kafka;
-use crate::support::load::{Load, Pattern};
 use crate::support::oracle::Oracle;
 use crate::support::outboxd::{Outboxd, Settings, init};
 use crate::support::postgres::{self, Database, MAJORS};
-use crate::support::scene::Scene;
-use crate::support::throwaway::Stop;
+use crate::support::writers::{Pattern, Writers};
 
 const LIMIT: Duration = Duration::from_secs(60);
 /// From the server's return to the stream.
@@ -21,15 +21,15 @@ async fn after_a_restart_of_postgres_the_stream_goes_on_in_five_seconds_and_repe
 -> Result<()> {
     for major in MAJORS {
         let mut server = postgres::private(major, &[])?;
-        let scene = Scene::set(&server, kafka::shared()).await?;
-        let oracle = Oracle::create(&scene.database).await?;
-        let mut outboxd = Outboxd::spawn(&scene.settings)?;
+        let fixture = Fixture::set(&server, kafka::shared()).await?;
+        let oracle = Oracle::create(&fixture.database).await?;
+        let mut outboxd = Outboxd::spawn(&fixture.settings)?;
         outboxd.wait_for_phase("streaming", LIMIT).await?;
         let pattern = Pattern {
             rows: 5,
             rest: Duration::from_millis(5),
         };
-        let load = Load::start(&scene.database, &scene.topic, 4, pattern);
+        let writers = Writers::start(&fixture.database, &fixture.topic, 4, pattern);
         for stop in [Stop::Fast, Stop::Immediate, Stop::Fast, Stop::Immediate] {
             let published = outboxd.status().await?["published_total"]
                 .as_u64()
@@ -51,10 +51,10 @@ async fn after_a_restart_of_postgres_the_stream_goes_on_in_five_seconds_and_repe
             server.resume()?;
             outboxd.wait_for_phase("streaming", BACK).await?;
         }
-        load.stop().await?;
-        scene.all_marked(LIMIT).await?;
+        writers.stop().await?;
+        fixture.all_marked(LIMIT).await?;
         assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
-        scene.verdict(&oracle).await?.expect_exact()?;
+        fixture.verdict(&oracle).await?.expect_exact()?;
     }
     Ok(())
 }

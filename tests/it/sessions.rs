@@ -5,12 +5,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
+use crate::support::fixture::Fixture;
 use crate::support::kafka;
-use crate::support::load::{Load, Pattern};
 use crate::support::oracle::Oracle;
 use crate::support::outboxd::Outboxd;
 use crate::support::postgres::{self, MAJORS};
-use crate::support::scene::Scene;
+use crate::support::writers::{Pattern, Writers};
 
 const LIMIT: Duration = Duration::from_secs(60);
 const PATTERN: Pattern = Pattern {
@@ -33,18 +33,18 @@ async fn more_events(outboxd: &Outboxd, more: u64) -> Result<()> {
 async fn a_walsender_that_is_terminated_again_and_again_costs_a_second_each_and_repeats_nothing()
 -> Result<()> {
     for major in MAJORS {
-        let scene = Scene::set(postgres::shared(major), kafka::shared()).await?;
-        let oracle = Oracle::create(&scene.database).await?;
-        let mut outboxd = Outboxd::spawn(&scene.settings)?;
+        let fixture = Fixture::set(postgres::shared(major), kafka::shared()).await?;
+        let oracle = Oracle::create(&fixture.database).await?;
+        let mut outboxd = Outboxd::spawn(&fixture.settings)?;
         outboxd.wait_for_phase("streaming", LIMIT).await?;
-        let load = Load::start(&scene.database, &scene.topic, 4, PATTERN);
-        let session = scene.database.connect().await?;
+        let writers = Writers::start(&fixture.database, &fixture.topic, 4, PATTERN);
+        let session = fixture.database.connect().await?;
         for round in 1..=6_u64 {
             more_events(&outboxd, 100).await?;
             // Where sessions live for less than two seconds, the pauses between them grow.
             tokio::time::sleep(Duration::from_millis(2_100)).await;
             let kill = "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = $1 AND active";
-            assert_eq!(session.query(kill, &[&scene.slot()]).await?.len(), 1);
+            assert_eq!(session.query(kill, &[&fixture.slot()]).await?.len(), 1);
             let killed = Instant::now();
             outboxd
                 .wait_for_status("another session", LIMIT, |status| {
@@ -54,10 +54,10 @@ async fn a_walsender_that_is_terminated_again_and_again_costs_a_second_each_and_
             let took = killed.elapsed();
             assert!(took < Duration::from_secs(1), "{took:?}");
         }
-        load.stop().await?;
-        scene.all_marked(LIMIT).await?;
+        writers.stop().await?;
+        fixture.all_marked(LIMIT).await?;
         assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
-        scene.verdict(&oracle).await?.expect_exact()?;
+        fixture.verdict(&oracle).await?.expect_exact()?;
     }
     Ok(())
 }
@@ -65,18 +65,21 @@ async fn a_walsender_that_is_terminated_again_and_again_costs_a_second_each_and_
 #[tokio::test(flavor = "multi_thread")]
 async fn a_transaction_that_stays_open_holds_up_nobody_elses_events() -> Result<()> {
     for major in MAJORS {
-        let scene = Scene::set(postgres::shared(major), kafka::shared()).await?;
-        let oracle = Oracle::create(&scene.database).await?;
-        let mut outboxd = Outboxd::spawn(&scene.settings)?;
+        let fixture = Fixture::set(postgres::shared(major), kafka::shared()).await?;
+        let oracle = Oracle::create(&fixture.database).await?;
+        let mut outboxd = Outboxd::spawn(&fixture.settings)?;
         outboxd.wait_for_phase("streaming", LIMIT).await?;
-        let open = scene.database.connect().await?;
+        let open = fixture.database.connect().await?;
         let insert = "INSERT INTO outbox.outbox (event_type, topic, event_payload) VALUES ('late', $1, '{}')";
         open.batch_execute("BEGIN").await?;
-        open.execute(insert, &[&scene.topic]).await?;
-        let before = scene.window().await?;
+        open.execute(insert, &[&fixture.topic]).await?;
+        let before = fixture.window().await?;
         for round in 1..=5_u64 {
             let inserted = Instant::now();
-            scene.database.insert("prompt", &scene.topic, "{}").await?;
+            fixture
+                .database
+                .insert("prompt", &fixture.topic, "{}")
+                .await?;
             outboxd
                 .wait_for_status("the event", LIMIT, |status| {
                     status["published_total"] == round
@@ -86,13 +89,14 @@ async fn a_transaction_that_stays_open_holds_up_nobody_elses_events() -> Result<
             assert!(took < Duration::from_secs(2), "{took:?}");
         }
         // The one that is open is not seen by others.
-        scene.all_marked(LIMIT).await?;
-        let moved = async || Ok((scene.window().await?.confirmed >= before.written).then_some(()));
+        fixture.all_marked(LIMIT).await?;
+        let moved =
+            async || Ok((fixture.window().await?.confirmed >= before.written).then_some(()));
         crate::support::wait::wait_for("the slot to move", LIMIT, moved).await?;
         open.batch_execute("COMMIT").await?;
-        scene.all_marked(LIMIT).await?;
+        fixture.all_marked(LIMIT).await?;
         assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
-        scene.verdict(&oracle).await?.expect_exact()?;
+        fixture.verdict(&oracle).await?.expect_exact()?;
     }
     Ok(())
 }
@@ -102,10 +106,10 @@ async fn a_transaction_that_stays_open_holds_up_nobody_elses_events() -> Result<
 async fn an_idle_session_lives_on_pings_and_costs_next_to_nothing() -> Result<()> {
     let mut idle = Vec::new();
     for major in MAJORS {
-        let scene = Scene::set(postgres::shared(major), kafka::shared()).await?;
-        let outboxd = Outboxd::spawn(&scene.settings)?;
+        let fixture = Fixture::set(postgres::shared(major), kafka::shared()).await?;
+        let outboxd = Outboxd::spawn(&fixture.settings)?;
         outboxd.wait_for_phase("streaming", LIMIT).await?;
-        idle.push((scene, outboxd));
+        idle.push((fixture, outboxd));
     }
     let mut before = Vec::new();
     for (_, outboxd) in &idle {
@@ -113,15 +117,15 @@ async fn an_idle_session_lives_on_pings_and_costs_next_to_nothing() -> Result<()
     }
     let time = Duration::from_secs(45);
     tokio::time::sleep(time).await;
-    for ((scene, outboxd), (ticks, bytes)) in idle.iter().zip(before) {
+    for ((fixture, outboxd), (ticks, bytes)) in idle.iter().zip(before) {
         assert_eq!(outboxd.status().await?["reconnects"], 0);
         // A tick is a hundredth of a second: three of a hundred, in a build that is not made for speed.
         let used = outboxd.cpu_ticks()? - ticks;
         assert!(used < 3 * time.as_secs(), "{used} ticks in {time:?}");
         let grown = outboxd.resident_bytes()?.saturating_sub(bytes);
         assert!(grown < 4 << 20, "{grown} bytes more");
-        scene.database.insert("a", &scene.topic, "{}").await?;
-        scene.all_marked(LIMIT).await?;
+        fixture.database.insert("a", &fixture.topic, "{}").await?;
+        fixture.all_marked(LIMIT).await?;
     }
     Ok(())
 }
@@ -142,10 +146,10 @@ fn open_files(pid: &str) -> Result<Vec<(String, PathBuf)>> {
 /// A full or a read-only disk on its own machine cannot stop it.
 #[tokio::test(flavor = "multi_thread")]
 async fn it_writes_no_file() -> Result<()> {
-    let scene = Scene::set(postgres::shared(postgres::turn(15)), kafka::shared()).await?;
-    let outboxd = Outboxd::spawn(&scene.settings)?;
+    let fixture = Fixture::set(postgres::shared(postgres::turn(15)), kafka::shared()).await?;
+    let outboxd = Outboxd::spawn(&fixture.settings)?;
     outboxd.wait_for_phase("streaming", LIMIT).await?;
-    let load = Load::start(&scene.database, &scene.topic, 2, PATTERN);
+    let writers = Writers::start(&fixture.database, &fixture.topic, 2, PATTERN);
     let pid = outboxd.pid().context("it runs")?;
     let (inherited, mut seen) = (open_files("self")?, 0);
     for _ in 0..50 {
@@ -166,6 +170,6 @@ async fn it_writes_no_file() -> Result<()> {
         }
     }
     assert!(seen > 500, "looked at {seen} open files");
-    load.stop().await?;
+    writers.stop().await?;
     Ok(())
 }

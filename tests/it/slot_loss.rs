@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
+use crate::support::fixture::Fixture;
 use crate::support::kafka;
-use crate::support::load::{Load, Pattern};
 use crate::support::oracle::Oracle;
 use crate::support::outboxd::{Outboxd, Settings};
 use crate::support::postgres::{self, MAJORS, Session};
-use crate::support::scene::Scene;
 use crate::support::wait::wait_until;
+use crate::support::writers::{Pattern, Writers};
 
 const LIMIT: Duration = Duration::from_secs(60);
 /// From the loss to the stream.
@@ -54,23 +54,23 @@ async fn healed(outboxd: &Outboxd, heals: f64) -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slot_that_is_dropped_under_load_is_made_anew_and_nothing_is_missing() -> Result<()> {
     for major in MAJORS {
-        let scene = Scene::set(postgres::shared(major), kafka::shared()).await?;
-        let oracle = Oracle::create(&scene.database).await?;
-        let mut outboxd = Outboxd::spawn(&scene.settings)?;
+        let fixture = Fixture::set(postgres::shared(major), kafka::shared()).await?;
+        let oracle = Oracle::create(&fixture.database).await?;
+        let mut outboxd = Outboxd::spawn(&fixture.settings)?;
         outboxd.wait_for_phase("streaming", LIMIT).await?;
-        let load = Load::start(&scene.database, &scene.topic, 4, PATTERN);
-        let session = scene.database.connect().await?;
+        let writers = Writers::start(&fixture.database, &fixture.topic, 4, PATTERN);
+        let session = fixture.database.connect().await?;
         for heals in [1.0, 2.0] {
-            drop_slot(&session, &scene.slot()).await?;
+            drop_slot(&session, &fixture.slot()).await?;
             healed(&outboxd, heals).await?;
             outboxd
                 .wait_for_log(&["is lost: it is gone"], LIMIT)
                 .await?;
         }
-        load.stop().await?;
-        scene.all_marked(LIMIT).await?;
+        writers.stop().await?;
+        fixture.all_marked(LIMIT).await?;
         assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
-        let report = scene.verdict(&oracle).await?;
+        let report = fixture.verdict(&oracle).await?;
         ensure!(
             report.missing.is_empty() && report.phantom.is_empty() && report.altered.is_empty(),
             "{report}"
@@ -84,22 +84,25 @@ async fn a_slot_that_the_server_has_invalidated_is_made_anew_and_nothing_is_miss
 {
     for major in MAJORS {
         let server = postgres::private(major, &["max_slot_wal_keep_size = 16MB"])?;
-        let scene = Scene::set(&server, kafka::shared()).await?;
-        let mut outboxd = Outboxd::spawn(&scene.settings)?;
+        let fixture = Fixture::set(&server, kafka::shared()).await?;
+        let mut outboxd = Outboxd::spawn(&fixture.settings)?;
         outboxd.wait_for_phase("streaming", LIMIT).await?;
-        scene.database.insert("before", &scene.topic, "{}").await?;
-        scene.all_marked(LIMIT).await?;
+        fixture
+            .database
+            .insert("before", &fixture.topic, "{}")
+            .await?;
+        fixture.all_marked(LIMIT).await?;
         outboxd.signal("STOP")?;
-        let session = scene.database.connect().await?;
+        let session = fixture.database.connect().await?;
         wait_until("the slot to be lost", LIMIT, async || {
-            scene
+            fixture
                 .database
-                .insert("meanwhile", &scene.topic, "{}")
+                .insert("meanwhile", &fixture.topic, "{}")
                 .await?;
             session
                 .batch_execute("SELECT pg_switch_wal(); CHECKPOINT")
                 .await?;
-            let slot = scene.database.slot(&scene.slot()).await?;
+            let slot = fixture.database.slot(&fixture.slot()).await?;
             let status = slot.and_then(|slot| slot.wal_status);
             Ok(match status.as_deref() {
                 Some("lost") => Ok(()),
@@ -113,11 +116,14 @@ async fn a_slot_that_the_server_has_invalidated_is_made_anew_and_nothing_is_miss
             .wait_for_log(&["is lost", "confirmed up to"], LIMIT)
             .await?;
         ensure!(line.contains("removed"), "{line}");
-        scene.database.insert("after", &scene.topic, "{}").await?;
-        scene.all_marked(LIMIT).await?;
+        fixture
+            .database
+            .insert("after", &fixture.topic, "{}")
+            .await?;
+        fixture.all_marked(LIMIT).await?;
         assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
         let written: i64 = session.value("SELECT count(*) FROM outbox.outbox").await?;
-        let consumed = scene.kafka.consume_all(&[&scene.topic]).await?;
+        let consumed = fixture.kafka.consume_all(&[&fixture.topic]).await?;
         let ids: std::collections::BTreeSet<_> =
             consumed.iter().map(|record| record.outbox_id()).collect();
         assert_eq!(ids.len() as i64, written);
@@ -129,14 +135,14 @@ async fn a_slot_that_the_server_has_invalidated_is_made_anew_and_nothing_is_miss
 #[tokio::test(flavor = "multi_thread")]
 async fn a_publication_that_is_dropped_and_made_anew_is_named_and_healed() -> Result<()> {
     for major in MAJORS {
-        let scene = Scene::set(postgres::shared(major), kafka::shared()).await?;
-        let mut outboxd = Outboxd::spawn(&scene.settings)?;
+        let fixture = Fixture::set(postgres::shared(major), kafka::shared()).await?;
+        let mut outboxd = Outboxd::spawn(&fixture.settings)?;
         outboxd.wait_for_phase("streaming", LIMIT).await?;
-        let session = scene.database.connect().await?;
+        let session = fixture.database.connect().await?;
         session.batch_execute("DROP PUBLICATION outboxd").await?;
-        scene
+        fixture
             .database
-            .insert("meanwhile", &scene.topic, "{}")
+            .insert("meanwhile", &fixture.topic, "{}")
             .await?;
         // Nobody can publish now, and outboxd waits for whoever mends it.
         wait_until("the lack to be named", NOTICED, async || {
@@ -153,13 +159,16 @@ async fn a_publication_that_is_dropped_and_made_anew_is_named_and_healed() -> Re
                 "CREATE PUBLICATION outboxd FOR TABLE outbox.outbox WITH (publish = 'insert')",
             )
             .await?;
-        scene.database.insert("after", &scene.topic, "{}").await?;
+        fixture
+            .database
+            .insert("after", &fixture.topic, "{}")
+            .await?;
         healed(&outboxd, 1.0).await?;
         let words = ["its publication was dropped and made anew"];
         outboxd.wait_for_log(&words, LIMIT).await?;
-        scene.all_marked(LIMIT).await?;
+        fixture.all_marked(LIMIT).await?;
         assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
-        let consumed = scene.kafka.consume_all(&[&scene.topic]).await?;
+        let consumed = fixture.kafka.consume_all(&[&fixture.topic]).await?;
         let kinds: std::collections::BTreeSet<_> = consumed
             .iter()
             .filter_map(|record| record.key.clone())
@@ -171,12 +180,15 @@ async fn a_publication_that_is_dropped_and_made_anew_is_named_and_healed() -> Re
 
 #[tokio::test(flavor = "multi_thread")]
 async fn with_halt_a_lost_slot_ends_it_and_the_next_start_asks() -> Result<()> {
-    let scene = Scene::set(postgres::shared(postgres::turn(15)), kafka::shared()).await?;
-    let mut outboxd = Outboxd::spawn(&scene.settings.clone().set("OUTBOX_ON_SLOT_LOSS", "halt"))?;
+    let fixture = Fixture::set(postgres::shared(postgres::turn(15)), kafka::shared()).await?;
+    let mut outboxd = Outboxd::spawn(&fixture.settings.clone().set("OUTBOX_ON_SLOT_LOSS", "halt"))?;
     outboxd.wait_for_phase("streaming", LIMIT).await?;
-    scene.database.insert("before", &scene.topic, "{}").await?;
-    scene.all_marked(LIMIT).await?;
-    drop_slot(&scene.database.connect().await?, &scene.slot()).await?;
+    fixture
+        .database
+        .insert("before", &fixture.topic, "{}")
+        .await?;
+    fixture.all_marked(LIMIT).await?;
+    drop_slot(&fixture.database.connect().await?, &fixture.slot()).await?;
     assert_eq!(outboxd.wait(NOTICED).await?, 1);
     let log = outboxd.log();
     ensure!(
@@ -185,18 +197,21 @@ async fn with_halt_a_lost_slot_ends_it_and_the_next_start_asks() -> Result<()> {
     );
     ensure!(log.contains("--on-slot-loss heal"), "{log}");
 
-    scene.database.insert("missed", &scene.topic, "{}").await?;
+    fixture
+        .database
+        .insert("missed", &fixture.topic, "{}")
+        .await?;
     outboxd.respawn()?;
     assert_eq!(outboxd.wait(LIMIT).await?, 2);
     ensure!(outboxd.log().contains("has 1 unpublished rows"));
-    assert_eq!(scene.kafka.record_count(&[&scene.topic]).await?, 1);
+    assert_eq!(fixture.kafka.record_count(&[&fixture.topic]).await?, 1);
 
     let heals = outboxd.settings().clone().without("OUTBOX_ON_SLOT_LOSS");
     *outboxd.settings() = heals;
     outboxd.respawn()?;
     outboxd.wait_for_phase("streaming", LIMIT).await?;
-    scene.all_marked(LIMIT).await?;
-    assert_eq!(scene.kafka.record_count(&[&scene.topic]).await?, 2);
+    fixture.all_marked(LIMIT).await?;
+    assert_eq!(fixture.kafka.record_count(&[&fixture.topic]).await?, 2);
     Ok(())
 }
 
@@ -204,10 +219,10 @@ async fn with_halt_a_lost_slot_ends_it_and_the_next_start_asks() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_slot_of_another_database_is_left_alone() -> Result<()> {
     for major in MAJORS {
-        let owner = Scene::set(postgres::shared(major), kafka::shared()).await?;
+        let owner = Fixture::set(postgres::shared(major), kafka::shared()).await?;
         let mut first = Outboxd::spawn(&owner.settings)?;
         first.wait_for_phase("streaming", LIMIT).await?;
-        let intruder = Scene::set(postgres::shared(major), kafka::shared()).await?;
+        let intruder = Fixture::set(postgres::shared(major), kafka::shared()).await?;
         let settings = intruder.settings.clone().set("OUTBOX_SLOT", owner.slot());
         let confirmed = async || {
             let slot = owner.database.slot(&owner.slot()).await?;
@@ -244,9 +259,9 @@ async fn a_slot_that_is_nearly_lost_is_a_warning_before_it_is_lost() -> Result<(
     for major in MAJORS {
         let server = postgres::private(major, &["max_slot_wal_keep_size = 64MB"])?;
         let mut kafka = kafka::private(&[])?;
-        let scene = Scene::set(&server, &kafka).await?;
-        let topic = scene.topic.clone();
-        let (database, settings) = (scene.database, scene.settings);
+        let fixture = Fixture::set(&server, &kafka).await?;
+        let topic = fixture.topic.clone();
+        let (database, settings) = (fixture.database, fixture.settings);
         let outboxd = Outboxd::spawn(&settings)?;
         outboxd.wait_for_phase("streaming", LIMIT).await?;
         kafka.freeze()?;
@@ -285,8 +300,8 @@ async fn a_slot_that_is_nearly_lost_is_a_warning_before_it_is_lost() -> Result<(
 async fn a_table_that_is_dropped_and_made_anew_is_named_and_what_it_holds_is_published()
 -> Result<()> {
     for major in MAJORS {
-        let scene = Scene::set(postgres::shared(major), kafka::shared()).await?;
-        let settings = scene
+        let fixture = Fixture::set(postgres::shared(major), kafka::shared()).await?;
+        let settings = fixture
             .settings
             .clone()
             .set("OUTBOX_AUDIT_INTERVAL", "1s")
@@ -296,9 +311,9 @@ async fn a_table_that_is_dropped_and_made_anew_is_named_and_what_it_holds_is_pub
         let mut outboxd = Outboxd::spawn(&settings)?;
         outboxd.wait_for_phase("streaming", LIMIT).await?;
         for i in 0..5 {
-            scene
+            fixture
                 .database
-                .insert(&format!("old{i}"), &scene.topic, "{}")
+                .insert(&format!("old{i}"), &fixture.topic, "{}")
                 .await?;
         }
         outboxd
@@ -306,7 +321,7 @@ async fn a_table_that_is_dropped_and_made_anew_is_named_and_what_it_holds_is_pub
                 status["published_total"] == 5 && status["unmarked_records"] == 5
             })
             .await?;
-        let session = scene.database.connect().await?;
+        let session = fixture.database.connect().await?;
         session.batch_execute("DROP TABLE outbox.outbox").await?;
         wait_until("the lack to be named", NOTICED, async || {
             let (code, body) = outboxd.get("/readyz").await?;
@@ -317,11 +332,11 @@ async fn a_table_that_is_dropped_and_made_anew_is_named_and_what_it_holds_is_pub
         outboxd
             .wait_for_log(&["there is no table outbox.outbox"], LIMIT)
             .await?;
-        scene.database.create_table().await?;
+        fixture.database.create_table().await?;
         for i in 0..3 {
-            let id = scene
+            let id = fixture
                 .database
-                .insert(&format!("new{i}"), &scene.topic, "{}")
+                .insert(&format!("new{i}"), &fixture.topic, "{}")
                 .await?;
             ensure!(id <= 5, "{id}");
         }
@@ -333,15 +348,18 @@ async fn a_table_that_is_dropped_and_made_anew_is_named_and_what_it_holds_is_pub
         session
             .batch_execute("ALTER PUBLICATION outboxd ADD TABLE outbox.outbox")
             .await?;
-        scene.database.insert("new3", &scene.topic, "{}").await?;
+        fixture
+            .database
+            .insert("new3", &fixture.topic, "{}")
+            .await?;
         outboxd.wait_for_phase("streaming", LIMIT).await?;
         assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
-        *outboxd.settings() = scene.settings.clone();
+        *outboxd.settings() = fixture.settings.clone();
         outboxd.respawn()?;
-        scene.all_marked(LIMIT).await?;
+        fixture.all_marked(LIMIT).await?;
         assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
-        assert_eq!(scene.database.unpublished().await?, 0);
-        let consumed = scene.kafka.consume_all(&[&scene.topic]).await?;
+        assert_eq!(fixture.database.unpublished().await?, 0);
+        let consumed = fixture.kafka.consume_all(&[&fixture.topic]).await?;
         let kinds: std::collections::BTreeSet<_> = consumed
             .iter()
             .filter_map(|record| record.key.clone())
@@ -354,10 +372,10 @@ async fn a_table_that_is_dropped_and_made_anew_is_named_and_what_it_holds_is_pub
 /// With halt, a gap ends it while it is still known.
 #[tokio::test(flavor = "multi_thread")]
 async fn with_halt_a_table_that_leaves_the_publication_ends_it() -> Result<()> {
-    let scene = Scene::set(postgres::shared(postgres::turn(17)), kafka::shared()).await?;
-    let outboxd = Outboxd::spawn(&scene.settings.clone().set("OUTBOX_ON_SLOT_LOSS", "halt"))?;
+    let fixture = Fixture::set(postgres::shared(postgres::turn(17)), kafka::shared()).await?;
+    let outboxd = Outboxd::spawn(&fixture.settings.clone().set("OUTBOX_ON_SLOT_LOSS", "halt"))?;
     outboxd.wait_for_phase("streaming", LIMIT).await?;
-    let session = scene.database.connect().await?;
+    let session = fixture.database.connect().await?;
     session
         .batch_execute("ALTER PUBLICATION outboxd DROP TABLE outbox.outbox")
         .await?;
@@ -374,32 +392,41 @@ async fn with_halt_a_table_that_leaves_the_publication_ends_it() -> Result<()> {
 /// The slot moves while another instance has it, and whoever had it before takes it over again.
 #[tokio::test(flavor = "multi_thread")]
 async fn with_halt_what_another_instance_has_confirmed_is_no_loss() -> Result<()> {
-    let scene = Scene::set(postgres::shared(postgres::turn(15)), kafka::shared()).await?;
-    let halts = scene.settings.clone().set("OUTBOX_ON_SLOT_LOSS", "halt");
+    let fixture = Fixture::set(postgres::shared(postgres::turn(15)), kafka::shared()).await?;
+    let halts = fixture.settings.clone().set("OUTBOX_ON_SLOT_LOSS", "halt");
     let mut first = Outboxd::spawn(&halts)?;
     first.wait_for_phase("streaming", LIMIT).await?;
-    scene.database.insert("first", &scene.topic, "{}").await?;
-    scene.all_marked(LIMIT).await?;
-    let http = Settings::new(&scene.database, scene.kafka)?;
+    fixture
+        .database
+        .insert("first", &fixture.topic, "{}")
+        .await?;
+    fixture.all_marked(LIMIT).await?;
+    let http = Settings::new(&fixture.database, fixture.kafka)?;
     let mut second = Outboxd::spawn(&http.set("OUTBOX_ON_SLOT_LOSS", "halt"))?;
     second.wait_for_phase("standby", LIMIT).await?;
     first.signal("STOP")?;
-    let session = scene.database.connect().await?;
+    let session = fixture.database.connect().await?;
     let end =
         "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = $1";
-    session.execute(end, &[&scene.slot()]).await?;
+    session.execute(end, &[&fixture.slot()]).await?;
     second.wait_for_phase("streaming", LIMIT).await?;
     first.signal("CONT")?;
     first.wait_for_phase("standby", LIMIT).await?;
-    scene.database.insert("second", &scene.topic, "{}").await?;
-    scene.all_marked(LIMIT).await?;
+    fixture
+        .database
+        .insert("second", &fixture.topic, "{}")
+        .await?;
+    fixture.all_marked(LIMIT).await?;
     assert_eq!(second.stop(LIMIT).await?, 0, "{}", second.log());
     first
         .wait_for_log(&["another instance has published meanwhile"], LIMIT)
         .await?;
-    scene.database.insert("third", &scene.topic, "{}").await?;
-    scene.all_marked(LIMIT).await?;
+    fixture
+        .database
+        .insert("third", &fixture.topic, "{}")
+        .await?;
+    fixture.all_marked(LIMIT).await?;
     assert_eq!(first.stop(LIMIT).await?, 0, "{}", first.log());
-    assert_eq!(scene.kafka.record_count(&[&scene.topic]).await?, 3);
+    assert_eq!(fixture.kafka.record_count(&[&fixture.topic]).await?, 3);
     Ok(())
 }

@@ -4,12 +4,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
+use crate::support::fixture::Fixture;
 use crate::support::kafka;
-use crate::support::load::{Load, Pattern};
 use crate::support::oracle::Oracle;
 use crate::support::outboxd::{Outboxd, Settings, init};
 use crate::support::postgres::{self, Database, MAJORS};
-use crate::support::scene::Scene;
+use crate::support::writers::{Pattern, Writers};
 
 const LIMIT: Duration = Duration::from_secs(60);
 const OPERATION_TIMEOUT: Duration = Duration::from_secs(25);
@@ -17,17 +17,17 @@ const OPERATION_TIMEOUT: Duration = Duration::from_secs(25);
 #[tokio::test(flavor = "multi_thread")]
 async fn stops_under_load_exit_in_time_and_the_next_start_repeats_nothing() -> Result<()> {
     for major in MAJORS {
-        let scene = Scene::set(postgres::shared(major), kafka::shared()).await?;
-        let oracle = Oracle::create(&scene.database).await?;
-        let mut outboxd = Outboxd::spawn(&scene.settings)?;
+        let fixture = Fixture::set(postgres::shared(major), kafka::shared()).await?;
+        let oracle = Oracle::create(&fixture.database).await?;
+        let mut outboxd = Outboxd::spawn(&fixture.settings)?;
         outboxd.wait_for_phase("streaming", LIMIT).await?;
         let pattern = Pattern {
             rows: 10,
             rest: Duration::from_millis(2),
         };
-        let load = Load::start(&scene.database, &scene.topic, 4, pattern);
+        let writers = Writers::start(&fixture.database, &fixture.topic, 4, pattern);
         for signal in ["TERM", "INT", "TERM", "TERM"] {
-            let before = scene.kafka.record_count(&[&scene.topic]).await?;
+            let before = fixture.kafka.record_count(&[&fixture.topic]).await?;
             outboxd
                 .wait_for_status("five hundred events more", LIMIT, |status| {
                     status["published_total"].as_u64() >= Some(500)
@@ -41,14 +41,14 @@ async fn stops_under_load_exit_in_time_and_the_next_start_repeats_nothing() -> R
                 "the stop took {:?}",
                 began.elapsed()
             );
-            assert!(scene.kafka.record_count(&[&scene.topic]).await? > before);
+            assert!(fixture.kafka.record_count(&[&fixture.topic]).await? > before);
             outboxd.respawn()?;
         }
-        load.stop().await?;
+        writers.stop().await?;
         outboxd.wait_for_phase("streaming", LIMIT).await?;
-        scene.all_marked(LIMIT).await?;
+        fixture.all_marked(LIMIT).await?;
         assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
-        scene.verdict(&oracle).await?.expect_exact()?;
+        fixture.verdict(&oracle).await?.expect_exact()?;
     }
     Ok(())
 }
@@ -89,15 +89,15 @@ async fn a_stop_does_not_wait_for_what_others_have_written_and_not_committed() -
         // What is flushed then ends at a page, in the midst of a record as often as not.
         let flushing = ["wal_writer_delay = 1ms", "wal_writer_flush_after = 0"];
         let server = postgres::private(major, &flushing)?;
-        let scene = Scene::set(&server, kafka::shared()).await?;
-        let mut outboxd = Outboxd::spawn(&scene.settings.clone().set("OUTBOX_BATCH_SIZE", "1"))?;
-        let other = scene.database.connect().await?;
+        let fixture = Fixture::set(&server, kafka::shared()).await?;
+        let mut outboxd = Outboxd::spawn(&fixture.settings.clone().set("OUTBOX_BATCH_SIZE", "1"))?;
+        let other = fixture.database.connect().await?;
         other.batch_execute("CREATE TABLE other (n int)").await?;
         for _ in 0..12 {
             outboxd.wait_for_phase("streaming", LIMIT).await?;
             other.batch_execute("BEGIN").await?;
-            scene.database.insert("a", &scene.topic, "{}").await?;
-            while scene.database.unpublished().await? > 0 {
+            fixture.database.insert("a", &fixture.topic, "{}").await?;
+            while fixture.database.unpublished().await? > 0 {
                 for _ in 0..5 {
                     let write = "INSERT INTO other SELECT generate_series(1, 10)";
                     other.batch_execute(write).await?;

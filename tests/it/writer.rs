@@ -111,7 +111,7 @@ async fn what_could_never_be_published_is_refused_and_the_transaction_goes_on() 
         assert_eq!(error.code(), Code::Write, "{}", error.report());
         assert!(!error.is_transient(), "{}", error.report());
         assert!(
-            error.remedy().is_some() || error.source().is_some(),
+            error.hint().is_some() || error.source().is_some(),
             "{}",
             error.report()
         );

@@ -25,7 +25,7 @@ use crate::cli::demo::screen::{Event, Screen, bytes, millis};
 use crate::cli::demo::shop::Plan;
 use crate::cli::demo::stage::{Stage, Task};
 use crate::cli::demo::tally::{Arrival, Order, Tally};
-use crate::cli::process::{Server as HttpServer, Signals, init_log};
+use crate::cli::process::{HttpServer, Signals, init_log};
 
 pub(crate) use crate::cli::demo::args::Args;
 
@@ -130,7 +130,7 @@ async fn watch(
     let mut trading = Task(tokio::spawn(shop::trade(session, plan, teller, stopped)));
 
     let mut tally = Tally::default();
-    let (mut is_trading, mut is_told, mut shown) = (true, false, 0);
+    let (mut is_trading, mut is_reported, mut shown) = (true, false, 0);
     let started = Instant::now();
     let mut arrived_at = started;
     let mut second = tokio::time::interval(Duration::from_secs(1));
@@ -139,10 +139,10 @@ async fn watch(
         tokio::select! {
             biased;
             number = signals.next() => {
-                if is_told {
+                if is_reported {
                     std::process::exit(128 + number);
                 }
-                is_told = true;
+                is_reported = true;
                 stop.send_replace(true);
             }
             Some(order) = orders.recv() => note(&mut tally, screen, &order)?,

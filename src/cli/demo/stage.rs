@@ -23,7 +23,7 @@ use tokio::task::JoinHandle;
 use crate::cli::demo::args::Args;
 use crate::cli::demo::screen::Screen;
 use crate::cli::demo::shop;
-use outboxd::ephemeral::{self as throwaway, Options, Server};
+use outboxd::ephemeral::{self, Options, Server};
 
 const PARTITIONS: i32 = 3;
 
@@ -231,12 +231,12 @@ async fn listen(address: Option<SocketAddr>) -> Result<TcpListener> {
 }
 
 async fn start_postgres(explicit: Option<PathBuf>, screen: &Screen) -> Result<Server> {
-    let found = blocking(move || throwaway::find(None, explicit.as_deref())).await?;
+    let found = blocking(move || ephemeral::find(None, explicit.as_deref())).await?;
     let binaries = match found {
         Some(binaries) => binaries,
         None => {
             screen.fact("Postgres", "none on this machine, fetching one to keep")?;
-            blocking(|| throwaway::fetch(None)).await?
+            blocking(|| ephemeral::fetch(None)).await?
         }
     };
     let server = blocking(move || Server::start(&binaries, Options::default())).await?;

@@ -4,9 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use fastrand::Rng;
 
-use crate::engine::dead_letters::Sight;
+use crate::engine::dead_letters::PendingRequests;
 use crate::lsn::Lsn;
-use crate::outbox::{Closing, Letter, OwnedRecord, ParkedKey, Request, Wish};
+use crate::outbox::{
+    CloseDeadLetter, NewDeadLetter, OwnedRecord, ParkedKey, Resolution, ResolveRequest,
+};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
@@ -28,23 +30,26 @@ struct Filed {
 
 #[derive(Debug, Default)]
 pub(crate) struct Cabinet {
-    letters: BTreeMap<i64, Filed>,
+    dead_letters: BTreeMap<i64, Filed>,
     dead: BTreeSet<usize>,
 }
 
 impl Cabinet {
-    pub(crate) fn file(&mut self, letters: &[Letter]) {
-        for letter in letters {
-            let row = letter.row.map_or(0, |row| row as usize);
-            let record = letter.record.as_ref().expect("every row can be read here");
+    pub(crate) fn file(&mut self, dead_letters: &[NewDeadLetter]) {
+        for dead_letter in dead_letters {
+            let row = dead_letter.row.map_or(0, |row| row as usize);
+            let record = dead_letter
+                .record
+                .as_ref()
+                .expect("every row can be read here");
             let open = self
-                .letters
+                .dead_letters
                 .iter()
                 .find(|(_, filed)| filed.row == row && filed.is_open());
-            let known = letter.known.or(open.map(|(id, _)| *id));
-            let id = known.unwrap_or_else(|| self.letters.len() as i64 + 1);
+            let known = dead_letter.known.or(open.map(|(id, _)| *id));
+            let id = known.unwrap_or_else(|| self.dead_letters.len() as i64 + 1);
             self.dead.insert(row);
-            let state = if letter.parked {
+            let state = if dead_letter.parked {
                 State::Parked
             } else {
                 State::Dead
@@ -53,16 +58,19 @@ impl Cabinet {
             let filed = Filed {
                 row,
                 key: (record.topic().to_owned(), key),
-                parks_key: letter.parks_key,
+                parks_key: dead_letter.parks_key,
                 state,
             };
-            self.letters.insert(id, filed);
+            self.dead_letters.insert(id, filed);
         }
     }
 
     /// The row of the outbox.
-    pub(crate) fn close(&mut self, closing: &Closing) -> usize {
-        let filed = self.letters.get_mut(&closing.letter).expect("a letter");
+    pub(crate) fn close(&mut self, closing: &CloseDeadLetter) -> usize {
+        let filed = self
+            .dead_letters
+            .get_mut(&closing.dead_letter)
+            .expect("a letter");
         filed.state = match closing.published {
             true => State::Retried,
             false => State::Discarded,
@@ -75,44 +83,48 @@ impl Cabinet {
         &self,
         with_keys: bool,
         event: impl Fn(usize) -> (OwnedRecord, Option<(Lsn, u32)>),
-    ) -> Sight {
+    ) -> PendingRequests {
         let blocked = |key: &(String, Vec<u8>)| {
-            let mut letters = self.letters.values();
-            letters.any(|filed| filed.key == *key && filed.parks_key && filed.state == State::Dead)
+            let mut dead_letters = self.dead_letters.values();
+            dead_letters
+                .any(|filed| filed.key == *key && filed.parks_key && filed.state == State::Dead)
         };
         // Nothing of a parked key goes past what is dead before it.
         let passes = |filed: &Filed| {
-            let mut letters = self.letters.values();
-            letters.any(|head| {
+            let mut dead_letters = self.dead_letters.values();
+            dead_letters.any(|head| {
                 let dead = head.state == State::Dead && head.parks_key;
                 dead && head.key == filed.key && head.row < filed.row
             })
         };
-        let due = self.letters.iter().filter(|(_, filed)| match filed.state {
-            State::Retry => !(filed.parks_key && passes(filed)),
-            State::Discard => true,
-            State::Parked => !blocked(&filed.key),
-            State::Dead | State::Retried | State::Discarded => false,
-        });
+        let due = self
+            .dead_letters
+            .iter()
+            .filter(|(_, filed)| match filed.state {
+                State::Retry => !(filed.parks_key && passes(filed)),
+                State::Discard => true,
+                State::Parked => !blocked(&filed.key),
+                State::Dead | State::Retried | State::Discarded => false,
+            });
         let request = |(id, filed): (&i64, &Filed)| {
             let (record, place) = event(filed.row);
-            Request {
-                letter: *id,
+            ResolveRequest {
+                dead_letter: *id,
                 row: Some(filed.row as i64),
-                wish: match filed.state {
-                    State::Discard => Wish::Discard,
-                    _ => Wish::Retry,
+                resolution: match filed.state {
+                    State::Discard => Resolution::Discard,
+                    _ => Resolution::Retry,
                 },
                 place,
                 parks_key: filed.parks_key,
                 record: Some(Box::new(record)),
-                fault: None,
+                rejection: None,
             }
         };
         let mut due: Vec<_> = due.collect();
         due.sort_by_key(|(_, filed)| filed.row);
         let requests = due.into_iter().map(request).take(5).collect();
-        Sight {
+        PendingRequests {
             requests,
             parked: with_keys.then(|| self.parked_keys()),
         }
@@ -121,7 +133,7 @@ impl Cabinet {
     pub(crate) fn parked_keys(&self) -> Vec<ParkedKey> {
         let mut keys: BTreeMap<&(String, Vec<u8>), ParkedKey> = BTreeMap::new();
         let open = self
-            .letters
+            .dead_letters
             .values()
             .filter(|filed| filed.is_open() && filed.parks_key);
         for filed in open {
@@ -139,7 +151,7 @@ impl Cabinet {
 
     /// A person asks for a dead letter to be sent again, or thrown away. False if there is none.
     pub(crate) fn ask(&mut self, rng: &mut Rng) -> bool {
-        let dead = self.letters.values_mut();
+        let dead = self.dead_letters.values_mut();
         let mut dead: Vec<_> = dead.filter(|filed| filed.state == State::Dead).collect();
         if dead.is_empty() {
             return false;
@@ -152,9 +164,9 @@ impl Cabinet {
         true
     }
 
-    /// `dead-letter retry --all`.
+    /// `dead-dead_letter retry --all`.
     pub(crate) fn retry_all(&mut self) {
-        for filed in self.letters.values_mut() {
+        for filed in self.dead_letters.values_mut() {
             if filed.state == State::Dead {
                 filed.state = State::Retry;
             }
@@ -163,14 +175,14 @@ impl Cabinet {
 
     /// Whether the row is left out by every reader of the table.
     pub(crate) fn holds(&self, row: usize) -> bool {
-        let mut letters = self.letters.values();
-        letters
+        let mut dead_letters = self.dead_letters.values();
+        dead_letters
             .any(|filed| filed.row == row && (filed.is_open() || filed.state == State::Discarded))
     }
 
     pub(crate) fn is_discarded(&self, row: usize) -> bool {
-        let mut letters = self.letters.values();
-        letters.any(|filed| filed.row == row && filed.state == State::Discarded)
+        let mut dead_letters = self.dead_letters.values();
+        dead_letters.any(|filed| filed.row == row && filed.state == State::Discarded)
     }
 
     pub(crate) fn was_dead(&self, row: usize) -> bool {
@@ -178,7 +190,7 @@ impl Cabinet {
     }
 
     pub(crate) fn is_closed(&self) -> bool {
-        !self.letters.values().any(Filed::is_open)
+        !self.dead_letters.values().any(Filed::is_open)
     }
 }
 

@@ -9,14 +9,15 @@ use std::time::Duration;
 use crate::engine::Engine;
 use crate::engine::dispatch::Admission;
 use crate::engine::output::{
-    End, Failure, FailureKind, Intake, Limits, Output, Report, Walsender, Work,
+    DatabaseWork, DeliveryFailure, DeliveryResult, End, FailureKind, Intake, Limits, Output,
+    Walsender,
 };
-use crate::engine::record_checks::Parcel;
+use crate::engine::record_checks::RecordFacts;
 use crate::engine::simulation::world::{Appended, Batch, Message, Reported, Status, World};
-use crate::engine::topics::{Answer, Facts};
-use crate::engine::tracker::{Accepted, ENTRY_BYTES, Ticket};
+use crate::engine::topics::{MetadataAnswer, TopicLimits};
+use crate::engine::tracker::{ENTRY_BYTES, InFlight, Ticket};
 use crate::lsn::Lsn;
-use crate::outbox::Fault;
+use crate::outbox::Rejection;
 
 #[derive(Debug)]
 pub(crate) struct Process {
@@ -139,7 +140,7 @@ impl Process {
         let Some(message) = link.to_client.pop_front() else {
             return false;
         };
-        self.engine.heard(now);
+        self.engine.received(now);
         if let Message::Keepalive { wal_end, reply } = message {
             self.engine.keepalive(now, Lsn::new(wal_end), reply);
         } else if intake == Intake::Open {
@@ -185,7 +186,7 @@ impl Process {
         assert!(self.handed.insert(row), "row {row} is handed over twice");
         let bytes = world.rows[row].bytes;
         let record = world.record(row);
-        let accepted = Accepted {
+        let accepted = InFlight {
             row: row as i64,
             xid,
             bytes,
@@ -202,7 +203,7 @@ impl Process {
         let held = self.engine.held_bytes();
         let allowed = self.limits.memory_limit + bytes as usize + ENTRY_BYTES + TRANSACTION_BYTES;
         assert!(held <= allowed, "{held} bytes in flight, {allowed} allowed");
-        match self.engine.admit(&accepted, &Parcel::of_kept(&record)) {
+        match self.engine.admit(&accepted, &RecordFacts::of_held(&record)) {
             Admission::Send => world.produce(ticket, row),
             Admission::Keep(reason) => {
                 world.saw("kept");
@@ -254,11 +255,11 @@ impl Process {
             Appended::Later => Some(FailureKind::Outage),
             Appended::NoTopic => Some(FailureKind::NoTopic),
         };
-        let report = Report {
+        let report = DeliveryResult {
             ticket,
-            failure: kind.map(|kind| Failure {
+            failure: kind.map(|kind| DeliveryFailure {
                 kind,
-                fault: fault(),
+                rejection: rejection(),
                 number: failure,
             }),
             record: suspect.then(|| Box::new(world.record(row))),
@@ -295,18 +296,18 @@ impl Process {
         }
         let result = batch.result.expect("seen above");
         self.engine
-            .worked(now, batch.generation, batch.work, result);
+            .work_finished(now, batch.generation, batch.work, result);
         true
     }
 
     /// Kafka's answer about topics comes back.
-    pub(crate) fn answered(&mut self, now: Duration, world: &mut World, fault: bool) -> bool {
-        let Some(answers) = world.answer(fault) else {
+    pub(crate) fn answered(&mut self, now: Duration, world: &mut World, rejection: bool) -> bool {
+        let Some(answers) = world.answer(rejection) else {
             return false;
         };
         let answer = |there| match there {
-            true => Answer::Known(Facts::default()),
-            false => Answer::Missing,
+            true => MetadataAnswer::Known(TopicLimits::default()),
+            false => MetadataAnswer::Missing,
         };
         let answers = answers.map(|answers| {
             let answers = answers.into_iter();
@@ -343,14 +344,14 @@ impl Process {
                 let out = batches.any(|batch| batch.generation == generation);
                 assert!(!out, "two things at a time");
                 world.saw(match &work {
-                    Work::Mark(marks) => {
+                    DatabaseWork::Mark(marks) => {
                         assert!(!marks.is_empty(), "an empty write-back");
                         "marked"
                     }
-                    Work::File(_) => "filed",
-                    Work::Close(_) => "closed",
-                    Work::Count(_) => "attempt counted",
-                    Work::Look { .. } => "looked",
+                    DatabaseWork::File(_) => "filed",
+                    DatabaseWork::Close(_) => "closed",
+                    DatabaseWork::Count(_) => "attempt counted",
+                    DatabaseWork::Look { .. } => "looked",
                 });
                 world.batches.push_back(Batch {
                     work,
@@ -409,7 +410,7 @@ impl Process {
                 self.disconnect(world, false);
                 return Fate::Halted;
             }
-            End::ProducerFailed(fault) => panic!("no producer fails here: {fault}"),
+            End::ProducerFailed(rejection) => panic!("no producer fails here: {rejection}"),
             End::Violated(violation) => panic!("a lawful server was accused: {violation}"),
         }
         Fate::Lives
@@ -440,8 +441,8 @@ impl Process {
 /// What a transaction in the book takes, and a little more.
 const TRANSACTION_BYTES: usize = 64;
 
-fn fault() -> Fault {
-    Fault {
+fn rejection() -> Rejection {
+    Rejection {
         code: "REFUSED".to_owned(),
         message: "refused".to_owned(),
     }

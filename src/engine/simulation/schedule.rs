@@ -79,7 +79,7 @@ impl Schedule {
 
     /// Takes a step. False if there was nothing to do.
     fn step(&mut self, step: Step) -> bool {
-        let did = self.world_step(step) || self.process_step(step) || self.fault(step);
+        let did = self.world_step(step) || self.process_step(step) || self.rejection(step);
         if self.trace && did {
             eprintln!("{:?} {step:?} slot {}", self.now, self.world.confirmed);
             if let Some(process) = &self.process {
@@ -118,7 +118,7 @@ impl Schedule {
                 let number = world.rng.usize(0..world.partitions.len());
                 return world.append(number);
             }
-            Step::Perform { fault } => return world.perform(fault),
+            Step::Perform { rejection } => return world.perform(rejection),
             Step::Ask => {
                 let mut rng = world.rng.fork();
                 return world.cabinet.ask(&mut rng);
@@ -155,12 +155,12 @@ impl Schedule {
         match step {
             Step::Read => process.read(now, world),
             Step::PublishMissed => process.publish_missed(world),
-            Step::Report => {
+            Step::DeliveryResult => {
                 let number = world.rng.usize(0..world.partitions.len());
                 process.report(now, world, number)
             }
             Step::Written => process.written(now, world),
-            Step::Answer { fault } => process.answered(now, world, fault),
+            Step::MetadataAnswer { rejection } => process.answered(now, world, rejection),
             Step::Poll => {
                 process.engine.poll(now);
                 true
@@ -207,7 +207,7 @@ impl Schedule {
         }
     }
 
-    fn fault(&mut self, step: Step) -> bool {
+    fn rejection(&mut self, step: Step) -> bool {
         let world = &mut self.world;
         match step {
             Step::ShutDown => world.stopping = world.link.is_some(),
@@ -302,13 +302,13 @@ impl Schedule {
             Step::Read,
             Step::PublishMissed,
             Step::Append,
-            Step::Report,
-            Step::Perform { fault: false },
+            Step::DeliveryResult,
+            Step::Perform { rejection: false },
             Step::Written,
-            Step::Answer { fault: false },
+            Step::MetadataAnswer { rejection: false },
         ];
         for step in steps {
-            let tries = if matches!(step, Step::Append | Step::Report) {
+            let tries = if matches!(step, Step::Append | Step::DeliveryResult) {
                 6
             } else {
                 1

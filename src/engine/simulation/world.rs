@@ -9,8 +9,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use fastrand::Rng;
 
 use crate::config::{AfterPublish, OnPoison};
-use crate::engine::dead_letters::Sight;
-use crate::engine::output::Work;
+use crate::engine::dead_letters::PendingRequests;
+use crate::engine::output::DatabaseWork;
 use crate::engine::simulation::dead_letters::Cabinet;
 use crate::engine::tracker::Ticket;
 use crate::lsn::Lsn;
@@ -123,10 +123,10 @@ pub(crate) enum Appended {
 
 #[derive(Debug)]
 pub(crate) struct Batch {
-    pub(crate) work: Work,
+    pub(crate) work: DatabaseWork,
     pub(crate) generation: u64,
     /// What came of it, once it was done or has failed.
-    pub(crate) result: Option<Result<Option<Sight>, ()>>,
+    pub(crate) result: Option<Result<Option<PendingRequests>, ()>>,
 }
 
 #[derive(Debug)]
@@ -502,54 +502,54 @@ impl World {
         }
     }
 
-    /// The statement runs in the database. With `fault` it fails as a whole, before or after it took effect.
-    pub(crate) fn perform(&mut self, fault: bool) -> bool {
+    /// The statement runs in the database. With `rejection` it fails as a whole, before or after it took effect.
+    pub(crate) fn perform(&mut self, rejection: bool) -> bool {
         let Some(at) = self.batches.iter().position(|batch| batch.result.is_none()) else {
             return false;
         };
-        let without_effect = fault && self.rng.bool();
+        let without_effect = rejection && self.rng.bool();
         let mut sight = None;
         let keep = self.after_publish == AfterPublish::Keep;
         match &mut self.batches[at].work {
-            Work::Mark(marks) => {
+            DatabaseWork::Mark(marks) => {
                 for mark in marks {
                     let row = &mut self.rows[mark.row as usize];
                     assert!(row.appended > 0, "row {} marked, never published", mark.row);
                     if !without_effect && row.visible && !row.locked {
                         row.marked = true;
-                        if !fault {
+                        if !rejection {
                             mark.outcome = Outcome::Settled;
                         }
                     }
                 }
             }
             _ if without_effect => {}
-            Work::File(letters) => self.cabinet.file(letters),
-            Work::Close(closings) => {
+            DatabaseWork::File(dead_letters) => self.cabinet.file(dead_letters),
+            DatabaseWork::Close(closings) => {
                 for closing in closings {
                     let row = self.cabinet.close(closing);
                     self.rows[row].marked = !keep;
                 }
             }
-            Work::Count(_) => {}
-            Work::Look { with_keys } => {
+            DatabaseWork::Count(_) => {}
+            DatabaseWork::Look { with_keys } => {
                 let with_keys = *with_keys;
                 let event = |row| (self.record(row), self.place(row));
                 sight = Some(self.cabinet.look(with_keys, event));
             }
         }
-        self.batches[at].result = Some(if fault { Err(()) } else { Ok(sight) });
+        self.batches[at].result = Some(if rejection { Err(()) } else { Ok(sight) });
         true
     }
 
     /// Kafka answers, or does not.
-    pub(crate) fn answer(&mut self, fault: bool) -> Option<Option<Vec<(String, bool)>>> {
+    pub(crate) fn answer(&mut self, rejection: bool) -> Option<Option<Vec<(String, bool)>>> {
         let names = self.question.take()?;
         let answers = names.into_iter().map(|name| {
             let number: usize = name[1..].parse().expect("a name of ours");
             (name, self.topics[number])
         });
-        Some((!fault).then(|| answers.collect()))
+        Some((!rejection).then(|| answers.collect()))
     }
 
     pub(crate) fn heal(&mut self) {

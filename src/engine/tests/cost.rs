@@ -18,12 +18,12 @@ use criterion::{Criterion, Throughput};
 use crate::config::{AfterPublish, KeyRule, OnPoison};
 use crate::engine::Engine;
 use crate::engine::dispatch::Admission;
-use crate::engine::output::{Limits, Report};
-use crate::engine::record_checks::{self as checks, Parcel};
-use crate::engine::topics::{Answer, Facts};
-use crate::engine::tracker::{Accepted, Ticket};
+use crate::engine::output::{DeliveryResult, Limits};
+use crate::engine::record_checks::{self, RecordFacts};
+use crate::engine::topics::{MetadataAnswer, TopicLimits};
+use crate::engine::tracker::{InFlight, Ticket};
 use crate::lsn::Lsn;
-use crate::outbox::{Columns, Event, Origin, Router};
+use crate::outbox::{Columns, Event, EventSource, Router};
 use crate::pgoutput::{Message, Timestamp, golden};
 
 const PER_TRANSACTION: u64 = 10;
@@ -35,22 +35,22 @@ const MS: Duration = Duration::from_millis(1);
 const CEILINGS: [(&str, u64); 3] = [("decode", 3_000), ("route", 2_800), ("track", 1_350)];
 
 fn run(stage: &str, transactions: u64) -> u64 {
-    let mut work = Work::new();
+    let mut work = DatabaseWork::new();
     (0..transactions).map(|_| work.transaction(stage)).sum()
 }
 
 /// One transaction of ten events again and again.
-struct Work {
+struct DatabaseWork {
     columns: Columns,
     insert: Vec<u8>,
     router: Router,
     engine: Engine,
     lsn: u64,
     tickets: Vec<Ticket>,
-    done: Vec<Accepted>,
+    done: Vec<InFlight>,
 }
 
-impl Work {
+impl DatabaseWork {
     fn new() -> Self {
         let key = KeyRule::Column("event_type".to_owned());
         let relation = golden::bytes(golden::OUTBOX_RELATION);
@@ -75,9 +75,9 @@ impl Work {
         engine.reset(Lsn::new(100));
         engine.topic("orders");
         engine.session_started(MS);
-        let known = Answer::Known(Facts::default());
+        let known = MetadataAnswer::Known(TopicLimits::default());
         engine.answered(MS, Some(vec![("orders".to_owned(), known)]));
-        Work {
+        DatabaseWork {
             columns: Columns::of_relation(&relation, &key).unwrap(),
             insert: insert(relation.id),
             router: Router::new(&key),
@@ -116,7 +116,7 @@ impl Work {
         let event = self.columns.event_from_tuple(message.new).unwrap();
         let mut sum = 0;
         for index in 0..PER_TRANSACTION {
-            let origin = Origin::Stream {
+            let origin = EventSource::Stream {
                 commit_lsn: Lsn::new(self.lsn),
                 index: index as u32,
                 committed_at: Timestamp::from_postgres_micros(self.lsn as i64),
@@ -124,8 +124,8 @@ impl Work {
             let event = black_box(&event);
             let parts = self.router.prepare(event, origin).unwrap();
             let record = self.router.assemble(&parts, event, origin);
-            assert!(checks::own_fault(&record, true).is_none());
-            sum += (record.size() + Parcel::of(&record).wire_bytes) as u64;
+            assert!(record_checks::own_rejection(&record, true).is_none());
+            sum += (record.size() + RecordFacts::of(&record).wire_bytes) as u64;
         }
         self.insert = insert;
         sum
@@ -138,7 +138,7 @@ impl Work {
         for _ in 0..PER_TRANSACTION {
             engine.change().unwrap();
             let topic = engine.topic(black_box("orders"));
-            let accepted = Accepted {
+            let accepted = InFlight {
                 row: 1,
                 xid: 1,
                 bytes: 1_000,
@@ -147,17 +147,17 @@ impl Work {
                 sent_micros: 1,
             };
             let ticket = engine.accept(accepted).unwrap();
-            let parcel = Parcel {
+            let facts = RecordFacts {
                 topic: "orders",
                 key: Some(b"key"),
                 wire_bytes: 600,
             };
-            assert_eq!(engine.admit(&accepted, &parcel), Admission::Send);
+            assert_eq!(engine.admit(&accepted, &facts), Admission::Send);
             self.tickets.push(ticket);
         }
         engine.commit(Lsn::new(self.lsn), Lsn::new(self.lsn + 10));
         for ticket in self.tickets.drain(..) {
-            let report = Report {
+            let report = DeliveryResult {
                 ticket,
                 failure: None,
                 record: None,
@@ -267,7 +267,7 @@ fn micro() {
     let mut group = criterion.benchmark_group("event");
     group.throughput(Throughput::Elements(PER_TRANSACTION));
     for (stage, _) in CEILINGS {
-        let mut work = Work::new();
+        let mut work = DatabaseWork::new();
         group.bench_function(stage, |bencher| bencher.iter(|| work.transaction(stage)));
     }
     group.finish();

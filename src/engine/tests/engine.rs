@@ -6,16 +6,19 @@ use std::time::Duration;
 
 use crate::config::{AfterPublish, OnPoison};
 use crate::engine::Engine;
-use crate::engine::dead_letters::Sight;
+use crate::engine::dead_letters::PendingRequests;
 use crate::engine::dispatch::Admission;
 use crate::engine::output::{
-    End, Failure, FailureKind, Intake, Limits, Output, Report, Walsender, Work,
+    DatabaseWork, DeliveryFailure, DeliveryResult, End, FailureKind, Intake, Limits, Output,
+    Walsender,
 };
-use crate::engine::record_checks::Parcel;
-use crate::engine::topics::{Answer, Facts};
-use crate::engine::tracker::{Accepted, Ticket};
+use crate::engine::record_checks::RecordFacts;
+use crate::engine::topics::{MetadataAnswer, TopicLimits};
+use crate::engine::tracker::{InFlight, Ticket};
 use crate::lsn::Lsn;
-use crate::outbox::{Fault, Letter, Mark, Outcome, OwnedRecord, Request, Wish};
+use crate::outbox::{
+    Mark, NewDeadLetter, Outcome, OwnedRecord, Rejection, Resolution, ResolveRequest,
+};
 
 const MS: Duration = Duration::from_millis(1);
 
@@ -44,7 +47,7 @@ fn engine_with(batch_size: usize, on_poison: OnPoison) -> Engine {
     engine.topic("t");
     engine.session_started(MS);
     outputs(&mut engine);
-    let known = Answer::Known(Facts::default());
+    let known = MetadataAnswer::Known(TopicLimits::default());
     engine.answered(MS, Some(vec![("t".to_owned(), known)]));
     engine
 }
@@ -55,10 +58,10 @@ fn next(engine: &mut Engine) -> Option<Output> {
         match engine.output()? {
             Output::Work {
                 generation,
-                work: work @ (Work::Look { .. } | Work::Count(_)),
+                work: work @ (DatabaseWork::Look { .. } | DatabaseWork::Count(_)),
             } => {
                 let now = engine.now;
-                engine.worked(now, generation, work, Ok(Some(Sight::default())));
+                engine.work_finished(now, generation, work, Ok(Some(PendingRequests::default())));
                 engine.poll(now);
             }
             output => return Some(output),
@@ -81,7 +84,7 @@ fn begin_and(engine: &mut Engine, commit: u64) -> (Ticket, bool) {
     engine.begin(Lsn::new(commit));
     engine.change().unwrap();
     let row = commit as i64;
-    let accepted = Accepted {
+    let accepted = InFlight {
         row,
         xid: 1,
         bytes: 10,
@@ -91,7 +94,7 @@ fn begin_and(engine: &mut Engine, commit: u64) -> (Ticket, bool) {
     };
     let ticket = engine.accept(accepted).unwrap();
     let record = record(row);
-    match engine.admit(&accepted, &Parcel::of_kept(&record)) {
+    match engine.admit(&accepted, &RecordFacts::of_held(&record)) {
         Admission::Send => (ticket, true),
         Admission::Keep(reason) => {
             engine.keep(engine.now, ticket, Box::new(record), reason);
@@ -131,11 +134,11 @@ fn report(
     row: Option<i64>,
 ) -> usize {
     let mut done = Vec::new();
-    let report = Report {
+    let report = DeliveryResult {
         ticket,
-        failure: kind.map(|kind| Failure {
+        failure: kind.map(|kind| DeliveryFailure {
             kind,
-            fault: Fault {
+            rejection: Rejection {
                 code: "REFUSED".to_owned(),
                 message: "refused".to_owned(),
             },
@@ -158,7 +161,7 @@ fn write_back(engine: &mut Engine, now: Duration) -> Batch {
     let batch = outputs(engine).into_iter().find_map(|output| match output {
         Output::Work {
             generation,
-            work: Work::Mark(marks),
+            work: DatabaseWork::Mark(marks),
         } => Some(Batch { generation, marks }),
         _ => None,
     });
@@ -175,11 +178,11 @@ fn written(engine: &mut Engine, now: Duration, batch: Batch, settled: bool) {
             .iter_mut()
             .for_each(|mark| mark.outcome = Outcome::Settled);
     }
-    engine.worked(now, generation, Work::Mark(marks), Ok(None));
+    engine.work_finished(now, generation, DatabaseWork::Mark(marks), Ok(None));
 }
 
 /// The letters that are to be filed, which they are; rows that are to be marked are marked.
-fn filed(engine: &mut Engine, now: Duration) -> Vec<Letter> {
+fn filed(engine: &mut Engine, now: Duration) -> Vec<NewDeadLetter> {
     // What waits in lanes is condemned while the outputs are taken, and filed with the next poll.
     for _ in 0..3 {
         engine.poll(now);
@@ -187,10 +190,15 @@ fn filed(engine: &mut Engine, now: Duration) -> Vec<Letter> {
             match output {
                 Output::Work {
                     generation,
-                    work: Work::File(letters),
+                    work: DatabaseWork::File(dead_letters),
                 } => {
-                    engine.worked(now, generation, Work::File(letters.clone()), Ok(None));
-                    return letters;
+                    engine.work_finished(
+                        now,
+                        generation,
+                        DatabaseWork::File(dead_letters.clone()),
+                        Ok(None),
+                    );
+                    return dead_letters;
                 }
                 Output::Work { .. } => marked(engine, now, output),
                 _ => {}
@@ -208,9 +216,9 @@ fn end_after_filing(engine: &mut Engine, now: Duration) -> Option<End> {
             match output {
                 Output::Work {
                     generation,
-                    work: work @ Work::File(_),
+                    work: work @ DatabaseWork::File(_),
                 } => {
-                    engine.worked(now, generation, work, Ok(None));
+                    engine.work_finished(now, generation, work, Ok(None));
                 }
                 Output::End(end) => return Some(end),
                 _ => {}
@@ -237,7 +245,7 @@ fn sends(engine: &mut Engine, now: Duration) -> Vec<Ticket> {
 fn marked(engine: &mut Engine, now: Duration, output: Output) {
     let Output::Work {
         generation,
-        work: Work::Mark(marks),
+        work: DatabaseWork::Mark(marks),
     } = output
     else {
         panic!("not a write-back: {output:?}");
@@ -254,7 +262,7 @@ fn a_write_back_that_is_due_survives_the_end_of_the_session() {
     engine.session_ended();
     engine.session_started(MS * 2);
     let due = outputs(&mut engine);
-    let kept = |output: &Output| matches!(output, Output::Work { work: Work::Mark(marks), .. } if marks.len() == 1);
+    let kept = |output: &Output| matches!(output, Output::Work { work: DatabaseWork::Mark(marks), .. } if marks.len() == 1);
     assert!(due.iter().any(kept), "{due:?}");
 }
 
@@ -455,9 +463,12 @@ fn a_partition_is_rewound_in_order_and_the_last_word_of_a_key_is_its_newest_even
     refused(&mut engine, MS * 1_000, tickets[1], 200);
     assert_eq!(sends(&mut engine, MS * 2_000), [tickets[1]]);
     refused(&mut engine, MS * 2_000, tickets[1], 200);
-    let letters = filed(&mut engine, MS * 2_000);
-    assert_eq!(letters.len(), 1);
-    assert_eq!((letters[0].row, letters[0].attempts), (Some(200), 3));
+    let dead_letters = filed(&mut engine, MS * 2_000);
+    assert_eq!(dead_letters.len(), 1);
+    assert_eq!(
+        (dead_letters[0].row, dead_letters[0].attempts),
+        (Some(200), 3)
+    );
     // What had overtaken it comes again, and only then what is new.
     assert_eq!(sends(&mut engine, MS * 2_000), [tickets[2]]);
     assert_eq!(
@@ -506,7 +517,7 @@ fn an_outage_costs_no_attempt() {
 fn a_topic_counts_as_missing_when_two_answers_some_seconds_apart_do_not_have_it() {
     let mut engine = engine();
     let (ticket, _) = {
-        engine.answered(MS, Some(vec![("t".to_owned(), Answer::Missing)]));
+        engine.answered(MS, Some(vec![("t".to_owned(), MetadataAnswer::Missing)]));
         begin_and(&mut engine, 100)
     };
     engine.commit(Lsn::new(100), Lsn::new(110));
@@ -517,16 +528,19 @@ fn a_topic_counts_as_missing_when_two_answers_some_seconds_apart_do_not_have_it(
         due.iter().any(|due| matches!(due, Output::Ask(_))),
         "{due:?}"
     );
-    engine.answered(MS * 5_001, Some(vec![("t".to_owned(), Answer::Missing)]));
-    let letters = filed(&mut engine, MS * 5_001);
-    assert_eq!(letters[0].ticket, ticket);
-    assert_eq!(letters[0].fault.code, "TOPIC_UNKNOWN");
+    engine.answered(
+        MS * 5_001,
+        Some(vec![("t".to_owned(), MetadataAnswer::Missing)]),
+    );
+    let dead_letters = filed(&mut engine, MS * 5_001);
+    assert_eq!(dead_letters[0].ticket, ticket);
+    assert_eq!(dead_letters[0].rejection.code, "TOPIC_UNKNOWN");
 }
 
 #[test]
 fn what_is_wanted_again_is_not_refused_for_what_was_known_before() {
     let mut engine = engine();
-    let missing = || Some(vec![("t".to_owned(), Answer::Missing)]);
+    let missing = || Some(vec![("t".to_owned(), MetadataAnswer::Missing)]);
     engine.answered(MS, missing());
     begin_and(&mut engine, 100);
     engine.commit(Lsn::new(100), Lsn::new(110));
@@ -543,24 +557,27 @@ fn what_is_wanted_again_is_not_refused_for_what_was_known_before() {
             break (generation, work);
         }
     };
-    let request = Request {
-        letter: 1,
+    let request = ResolveRequest {
+        dead_letter: 1,
         row: Some(100),
-        wish: Wish::Retry,
+        resolution: Resolution::Retry,
         place: None,
         parks_key: false,
         record: Some(Box::new(record(100))),
-        fault: None,
+        rejection: None,
     };
-    let sight = Sight {
+    let sight = PendingRequests {
         requests: vec![request],
         parked: None,
     };
-    engine.worked(now, generation, work, Ok(Some(sight)));
+    engine.work_finished(now, generation, work, Ok(Some(sight)));
     assert!(filed(&mut engine, now).is_empty());
     engine.answered(
         now,
-        Some(vec![("t".to_owned(), Answer::Known(Facts::default()))]),
+        Some(vec![(
+            "t".to_owned(),
+            MetadataAnswer::Known(TopicLimits::default()),
+        )]),
     );
     assert_eq!(sends(&mut engine, now).len(), 1);
 }
@@ -581,14 +598,14 @@ fn a_parked_key_keeps_its_order_through_a_retry() {
     let parked = filed(&mut engine, now);
     assert!(parked[0].parked && parked[0].parks_key);
     // A person asks for the first; both are handed out.
-    let request = |letter, row| Request {
-        letter,
+    let request = |dead_letter, row| ResolveRequest {
+        dead_letter,
         row: Some(row),
-        wish: Wish::Retry,
+        resolution: Resolution::Retry,
         place: None,
         parks_key: true,
         record: Some(Box::new(record(row))),
-        fault: None,
+        rejection: None,
     };
     now += MS * 10_000;
     engine.poll(now);
@@ -596,21 +613,21 @@ fn a_parked_key_keeps_its_order_through_a_retry() {
         match engine.output().unwrap() {
             Output::Work {
                 generation,
-                work: work @ Work::Count(_),
+                work: work @ DatabaseWork::Count(_),
             } => {
-                engine.worked(now, generation, work, Ok(None));
+                engine.work_finished(now, generation, work, Ok(None));
                 engine.poll(now);
             }
             Output::Work { generation, work } => break (generation, work),
             _ => {}
         }
     };
-    assert!(matches!(work, Work::Look { with_keys: true }));
-    let sight = Sight {
+    assert!(matches!(work, DatabaseWork::Look { with_keys: true }));
+    let sight = PendingRequests {
         requests: vec![request(1, 100), request(2, 200)],
         parked: None,
     };
-    engine.worked(now, generation, work, Ok(Some(sight)));
+    engine.work_finished(now, generation, work, Ok(Some(sight)));
     let retried = sends(&mut engine, now);
     assert_eq!(retried.len(), 2);
     // A new event waits until both are closed: a crash would send them again.
@@ -625,14 +642,14 @@ fn a_parked_key_keeps_its_order_through_a_retry() {
         .find_map(|output| match output {
             Output::Work {
                 generation,
-                work: Work::Close(closings),
+                work: DatabaseWork::Close(closings),
             } => Some((generation, closings)),
             _ => None,
         });
     let (generation, closings) = close.unwrap();
     assert_eq!(closings.len(), 2);
     assert!(sends(&mut engine, now).is_empty());
-    engine.worked(now, generation, Work::Close(closings), Ok(None));
+    engine.work_finished(now, generation, DatabaseWork::Close(closings), Ok(None));
     assert_eq!(sends(&mut engine, now), [newest]);
 }
 
@@ -640,10 +657,13 @@ fn a_parked_key_keeps_its_order_through_a_retry() {
 fn a_flood_of_dead_letters_stops_the_publisher_and_halt_stops_it_at_the_first() {
     for (on_poison, expected) in [(OnPoison::DeadLetter, 6), (OnPoison::Halt, 1)] {
         let mut engine = engine_with(1, on_poison);
-        engine.answered(MS, Some(vec![("t".to_owned(), Answer::Missing)]));
+        engine.answered(MS, Some(vec![("t".to_owned(), MetadataAnswer::Missing)]));
         engine.poll(MS * 6_000);
         outputs(&mut engine);
-        engine.answered(MS * 6_000, Some(vec![("t".to_owned(), Answer::Missing)]));
+        engine.answered(
+            MS * 6_000,
+            Some(vec![("t".to_owned(), MetadataAnswer::Missing)]),
+        );
         let ended = (1..=10).find_map(|count| {
             transaction(&mut engine, 100 * count);
             end_after_filing(&mut engine, MS * 6_000).map(|end| (count, end))
@@ -678,7 +698,7 @@ fn a_session_that_did_not_report_in_time_is_read_no_more_and_what_was_sent_is_wi
 fn without_a_session_what_is_in_flight_may_stay_until_another_may_publish() {
     let mut engine = engine();
     let ticket = transaction(&mut engine, 100);
-    engine.heard(MS * 1_000);
+    engine.received(MS * 1_000);
     engine.session_ended();
     engine.lock_lost(MS * 9_000);
     assert!(!engine.gives_up(MS * 25_999));
@@ -708,7 +728,7 @@ fn a_look_that_comes_after_the_server_has_spoken_says_nothing() {
             .iter()
             .any(|output| matches!(output, Output::LookAtWalsender))
     );
-    engine.heard(MS * 26_100);
+    engine.received(MS * 26_100);
     engine.walsender(MS * 26_200, Walsender::Idle);
     assert!(outputs(&mut engine).is_empty());
     engine.poll(MS * 52_000);
@@ -721,18 +741,24 @@ fn a_look_that_comes_after_the_server_has_spoken_says_nothing() {
 #[test]
 fn a_look_at_the_dead_letters_holds_no_position_back() {
     let mut engine = engine();
-    engine.slot_is_kept(true);
+    engine.set_failover_slot(true);
     let confirmed_after = |engine: &mut Engine, work, commit| {
         let (generation, far) = (engine.generation, Some(Lsn::new(1_000)));
-        engine.worked_at(MS, generation, work, Ok(Some(Sight::default())), far);
+        engine.work_finished_at(
+            MS,
+            generation,
+            work,
+            Ok(Some(PendingRequests::default())),
+            far,
+        );
         engine.begin(Lsn::new(commit));
         engine.commit(Lsn::new(commit), Lsn::new(commit + 10));
         engine.snapshot().confirmed
     };
-    let look = Work::Look { with_keys: true };
+    let look = DatabaseWork::Look { with_keys: true };
     assert_eq!(confirmed_after(&mut engine, look, 200), Lsn::new(210));
-    let count = Work::Count(vec![1]);
+    let count = DatabaseWork::Count(vec![1]);
     assert_eq!(confirmed_after(&mut engine, count, 300), Lsn::new(310));
-    let marks = Work::Mark(Vec::new());
+    let marks = DatabaseWork::Mark(Vec::new());
     assert_eq!(confirmed_after(&mut engine, marks, 400), Lsn::new(310));
 }

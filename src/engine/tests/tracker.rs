@@ -7,7 +7,7 @@
 
 use proptest::prelude::*;
 
-use crate::engine::tracker::{Accepted, ENTRY_BYTES, Ticket, Tracker};
+use crate::engine::tracker::{ENTRY_BYTES, InFlight, Ticket, Tracker};
 use crate::engine::violation::Violation;
 use crate::lsn::Lsn;
 
@@ -21,7 +21,7 @@ enum Progress {
 #[derive(Debug, Clone, Copy)]
 struct Event {
     ticket: Ticket,
-    accepted: Accepted,
+    accepted: InFlight,
     progress: Progress,
 }
 
@@ -276,8 +276,8 @@ impl Pair {
         self.compare();
     }
 
-    fn next_event(&self, bytes: u32) -> Accepted {
-        Accepted {
+    fn next_event(&self, bytes: u32) -> InFlight {
+        InFlight {
             row: self.model.next_ticket as i64,
             xid: 7,
             bytes,
@@ -287,7 +287,7 @@ impl Pair {
         }
     }
 
-    fn enter(&mut self, ticket: Ticket, accepted: Accepted) {
+    fn enter(&mut self, ticket: Ticket, accepted: InFlight) {
         assert_eq!(ticket, self.model.next_ticket);
         self.model.next_ticket += 1;
         self.model.events.push(Event {
@@ -536,8 +536,8 @@ proptest! {
     }
 }
 
-fn event() -> Accepted {
-    Accepted {
+fn event() -> InFlight {
+    InFlight {
         row: 1,
         xid: 1,
         bytes: 10,

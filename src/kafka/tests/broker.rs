@@ -5,8 +5,8 @@
 use std::collections::BTreeMap;
 
 use crate::kafka::tests::producer::{config, reports, tickets};
-use crate::kafka::tests::server as test_server;
-use crate::kafka::{Action, DeliveryError, Producer, Report};
+use crate::kafka::tests::server;
+use crate::kafka::{DeliveryError, DeliveryReport, ErrorAction, Producer};
 use crate::outbox::{OwnedRecord, wire_size};
 
 /// What is sent under a number: a key out of ten, and everything made from the number.
@@ -27,7 +27,7 @@ fn numbered(topic: &str, number: u64, keyless: u64) -> OwnedRecord {
 async fn from_a_refused_batch_on_a_partition_reports_in_order_of_sending_each_with_its_record() {
     const COUNT: u64 = 60_000;
     const KEYLESS: u64 = 20_000;
-    let kafka = test_server::shared();
+    let kafka = server::shared();
     let topic = "refused-batch";
     let compacted = [("cleanup.policy", "compact")];
     kafka.create_topic(topic, 3, &compacted).await.unwrap();
@@ -39,7 +39,7 @@ async fn from_a_refused_batch_on_a_partition_reports_in_order_of_sending_each_wi
     let all = reports(&mut producer, COUNT as usize).await;
     assert_eq!(tickets(&all), Vec::from_iter(0..COUNT));
 
-    let mut partitions: BTreeMap<i32, Vec<&Report>> = BTreeMap::new();
+    let mut partitions: BTreeMap<i32, Vec<&DeliveryReport>> = BTreeMap::new();
     for report in &all {
         partitions.entry(report.partition).or_default().push(report);
     }
@@ -53,7 +53,7 @@ async fn from_a_refused_batch_on_a_partition_reports_in_order_of_sending_each_wi
             reports.is_sorted_by_key(|report| report.ticket),
             "partition {partition} does not report in the order of sending"
         );
-        let failed = |report: &&Report| report.outcome.is_err();
+        let failed = |report: &&DeliveryReport| report.outcome.is_err();
         let first = reports.iter().position(failed).unwrap_or(reports.len());
         let (before, from_there) = reports.split_at(first);
         assert!(before.iter().all(|report| report.record.is_none()));
@@ -66,7 +66,7 @@ async fn from_a_refused_batch_on_a_partition_reports_in_order_of_sending_each_wi
         }
         for report in failures {
             let refusal = report.outcome.as_ref().unwrap_err();
-            assert_eq!(refusal.action(), Action::Refuse);
+            assert_eq!(refusal.action(), ErrorAction::Refuse);
             // The record itself, and those that share its batch.
             let name = refusal.name();
             let expected = ["INVALID_RECORD", "_INVALID_DIFFERENT_RECORD"];
@@ -102,7 +102,7 @@ fn of_size(size: usize, topic: &str, key: Option<&[u8]>, headers: &[(&str, &[u8]
 
 #[tokio::test]
 async fn a_topic_takes_a_record_of_its_limit_to_the_byte_and_not_one_byte_more() {
-    let kafka = test_server::shared();
+    let kafka = server::shared();
     let mut producer = Producer::new(&config(&kafka.brokers())).unwrap();
     let long = "n".repeat(200);
     let headers: [(&str, &[u8]); 3] = [("outbox_id", b"17"), (&long, b"x"), ("empty", b"")];

@@ -10,7 +10,7 @@ use rdkafka::mocking::MockCluster;
 use crate::error::Code;
 use crate::kafka::metadata::TopicFacts;
 use crate::kafka::tests::producer::{PATIENCE, config};
-use crate::kafka::tests::server::{self as test_server, Kafka};
+use crate::kafka::tests::server::{self, Kafka};
 use crate::kafka::{MetadataClient, TopicAnswer};
 
 fn names(names: &[&str]) -> Vec<String> {
@@ -26,7 +26,7 @@ fn topics_of(kafka: &Kafka) -> Vec<String> {
 
 #[tokio::test]
 async fn topics_are_known_with_their_limits_or_missing() {
-    let kafka = test_server::shared();
+    let kafka = server::shared();
     kafka.create_topic("catalog-plain", 2, &[]).await.unwrap();
     let small = [
         ("cleanup.policy", "compact,delete"),
@@ -96,7 +96,7 @@ async fn ten_thousand_names_that_are_not_there_leave_no_memory_and_make_no_topic
     if let Ok(brokers) = std::env::var(ALONE) {
         return ask_for_ten_thousand(&brokers).await;
     }
-    let kafka = test_server::private(&["auto.create.topics.enable=true"]).unwrap();
+    let kafka = server::private(&["auto.create.topics.enable=true"]).unwrap();
     let program = std::env::current_exe().unwrap();
     let test = "ten_thousand_names_that_are_not_there_leave_no_memory_and_make_no_topic";
     let output = Command::new(program)
@@ -155,7 +155,7 @@ async fn a_partition_without_a_leader_is_named() {
         panic!("{answers:?}")
     };
     assert_eq!(facts.leaderless, [1]);
-    assert_eq!(facts.trouble().unwrap(), "no leader for partition 1");
+    assert_eq!(facts.problem().unwrap(), "no leader for partition 1");
 }
 
 #[tokio::test]

@@ -15,7 +15,7 @@ use rdkafka::types::{RDKafkaApiKey, RDKafkaErrorCode, RDKafkaRespErr};
 
 use crate::config::{Config, Settings};
 use crate::error::Code;
-use crate::kafka::{Action, Producer, Report, SendError, reachable};
+use crate::kafka::{DeliveryReport, ErrorAction, Producer, SendError, reachable};
 use crate::outbox::OwnedRecord;
 
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
@@ -43,7 +43,7 @@ fn send(producer: &mut Producer, key: &[u8], value: &[u8], ticket: u64) -> Resul
 }
 
 /// Waits for `count` reports the way the engine does: woken, then taking what is there.
-pub(crate) async fn reports(producer: &mut Producer, count: usize) -> Vec<Report> {
+pub(crate) async fn reports(producer: &mut Producer, count: usize) -> Vec<DeliveryReport> {
     let mut reports = Vec::new();
     let all = async {
         producer.take_reports(&mut reports);
@@ -98,7 +98,7 @@ fn consumed(brokers: &str, topic: &str, partitions: i32, count: usize) -> Vec<Ve
     values
 }
 
-pub(crate) fn tickets(reports: &[Report]) -> Vec<u64> {
+pub(crate) fn tickets(reports: &[DeliveryReport]) -> Vec<u64> {
     let mut tickets: Vec<u64> = reports.iter().map(|report| report.ticket).collect();
     tickets.sort_unstable();
     tickets
@@ -249,14 +249,14 @@ async fn an_outage_costs_no_record_and_no_order_and_is_seen_while_it_lasts() {
 async fn errors_that_pass_are_ridden_out_without_a_report_a_gap_or_a_duplicate() {
     let (cluster, config) = cluster("orders", 1);
     let mut producer = Producer::new(&config).unwrap();
-    let passing = [
+    let into_transient = [
         RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_ENOUGH_REPLICAS,
         RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION,
         RDKafkaRespErr::RD_KAFKA_RESP_ERR_REQUEST_TIMED_OUT,
         RDKafkaRespErr::RD_KAFKA_RESP_ERR__TRANSPORT,
         RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_ENOUGH_REPLICAS,
     ];
-    cluster.request_errors(RDKafkaApiKey::Produce, &passing);
+    cluster.request_errors(RDKafkaApiKey::Produce, &into_transient);
     send_numbered(&mut producer, 0..2_000);
     let reports = reports(&mut producer, 2_000).await;
     assert!(reports.iter().all(|report| report.outcome.is_ok()));
@@ -279,7 +279,7 @@ async fn a_refused_record_is_reported_with_its_place_and_the_producer_lives_on()
     let refusal = refused[0].outcome.clone().unwrap_err();
     assert_eq!((refusal.topic(), refusal.partition()), ("orders", Some(0)));
     assert_eq!(refusal.code(), RDKafkaErrorCode::MessageSizeTooLarge);
-    assert_eq!(refusal.action(), Action::Refuse);
+    assert_eq!(refusal.action(), ErrorAction::Refuse);
     assert!(producer.fatal().is_none());
     send(&mut producer, b"k", b"1", 1).unwrap();
     assert!(reports(&mut producer, 1).await[0].outcome.is_ok());
@@ -295,7 +295,7 @@ async fn a_purge_ends_every_record_with_one_report() {
     let reports = reports(&mut producer, 5_000).await;
     assert_eq!(tickets(&reports), (0..5_000).collect::<Vec<_>>());
     for report in reports {
-        assert_eq!(report.outcome.unwrap_err().action(), Action::Rewind);
+        assert_eq!(report.outcome.unwrap_err().action(), ErrorAction::Rewind);
     }
     assert_eq!(producer.in_flight(), 0);
 }
@@ -325,7 +325,7 @@ async fn a_name_that_no_topic_can_have_is_refused_without_asking_the_broker() {
         .send_parts("or ders", Some(b"k"), Some(b"v"), [].into_iter(), 1)
         .unwrap_err()
     {
-        SendError::Refused(refusal) => assert_eq!(refusal.action(), Action::Refuse),
+        SendError::Refused(refusal) => assert_eq!(refusal.action(), ErrorAction::Refuse),
         other => panic!("{other:?}"),
     }
     assert_eq!(producer.in_flight(), 0);
@@ -454,7 +454,7 @@ async fn what_is_withdrawn_brings_its_record_back_and_puts_nothing_under_suspici
     send(&mut producer, b"k", b"1", 1).unwrap();
     producer.purge();
     let purged = reports(&mut producer, 1).await.remove(0);
-    assert_eq!(purged.outcome.unwrap_err().action(), Action::Rewind);
+    assert_eq!(purged.outcome.unwrap_err().action(), ErrorAction::Rewind);
     assert_eq!(purged.record.unwrap().value(), Some(&b"1"[..]));
     cluster.broker_up(-1).unwrap();
     // Nothing tells when the purge is over, and until then it may catch what is sent behind it.
@@ -464,7 +464,7 @@ async fn what_is_withdrawn_brings_its_record_back_and_puts_nothing_under_suspici
         let after = reports(&mut producer, 1).await.remove(0);
         match after.outcome {
             Err(refusal) if began.elapsed() < Duration::from_secs(10) => {
-                assert_eq!(refusal.action(), Action::Rewind);
+                assert_eq!(refusal.action(), ErrorAction::Rewind);
             }
             _ => break after,
         }
@@ -474,7 +474,7 @@ async fn what_is_withdrawn_brings_its_record_back_and_puts_nothing_under_suspici
 
 #[test]
 fn a_report_is_small_and_the_common_one_holds_nothing() {
-    assert_eq!(size_of::<Report>(), 4 * size_of::<usize>());
+    assert_eq!(size_of::<DeliveryReport>(), 4 * size_of::<usize>());
 }
 
 #[tokio::test]
@@ -489,8 +489,8 @@ async fn a_producer_that_failed_for_good_is_renewed_and_its_records_are_never_re
     );
     send(&mut producer, b"k", b"1", 1).unwrap();
     let failed = reports(&mut producer, 1).await.remove(0);
-    assert_eq!(failed.outcome.unwrap_err().action(), Action::Fatal);
-    producer.renew(&config).await.unwrap();
+    assert_eq!(failed.outcome.unwrap_err().action(), ErrorAction::Fatal);
+    producer.replace(&config).await.unwrap();
     assert!(producer.fatal().is_none());
     send(&mut producer, b"k", b"1", 3).unwrap();
     let report = reports(&mut producer, 1).await.remove(0);
@@ -509,7 +509,7 @@ async fn a_renewed_producer_forgets_what_was_in_flight_and_the_thread_is_not_hel
     // The runtime has this thread alone: whatever held it up would keep the counter from counting.
     let mut turns = 0;
     {
-        let mut renewing = std::pin::pin!(producer.renew(&config));
+        let mut renewing = std::pin::pin!(producer.replace(&config));
         let counted = async {
             loop {
                 tokio::select! {

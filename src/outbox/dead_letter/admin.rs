@@ -10,7 +10,7 @@ use tokio_postgres::types::ToSql;
 
 use crate::config::TableName;
 use crate::error::Result;
-use crate::outbox::Wish;
+use crate::outbox::Resolution;
 use crate::outbox::dead_letter::OPEN;
 use crate::outbox::dead_letter::json::readable;
 use crate::postgres::Session;
@@ -43,7 +43,7 @@ pub struct Filter {
 /// One letter.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
-pub struct Entry {
+pub struct DeadLetterEntry {
     /// Its number.
     pub id: i64,
     /// One of [`STATES`].
@@ -87,9 +87,9 @@ pub struct Entry {
 
 /// What a wish has reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Asked {
+pub struct Affected {
     /// Letters that the publisher will see to.
-    pub letters: u64,
+    pub dead_letters: u64,
     /// Parked letters of their keys, which follow by themselves.
     pub following: u64,
     /// Letters that fit and are in another state, so that there is nothing to wish.
@@ -106,7 +106,7 @@ pub async fn list(
     filter: &Filter,
     limit: i64,
     payloads: bool,
-) -> Result<Vec<Entry>> {
+) -> Result<Vec<DeadLetterEntry>> {
     let table = outbox.dead_letter();
     let payload = if payloads { "payload" } else { "NULL::bytea" };
     let sql = format!(
@@ -120,7 +120,7 @@ pub async fn list(
     let mut params = filter.params();
     params.push(&limit);
     let rows = session.rows(&what, &sql, &params).await?;
-    Ok(rows.iter().map(Entry::of).collect())
+    Ok(rows.iter().map(DeadLetterEntry::of).collect())
 }
 
 /// How many letters a wish would reach; nothing is changed.
@@ -131,12 +131,12 @@ pub async fn survey(
     session: &Session,
     outbox: &TableName,
     filter: &Filter,
-    wish: Wish,
-) -> Result<Asked> {
+    resolution: Resolution,
+) -> Result<Affected> {
     let meant = format!(
         "SELECT id, topic, key, parks_key FROM {table} WHERE {FITS} AND {OPEN} AND {within_reach}",
         table = outbox.dead_letter().quoted(),
-        within_reach = within_reach(wish),
+        within_reach = within_reach(resolution),
     );
     asked(session, outbox, filter, &meant).await
 }
@@ -150,17 +150,17 @@ pub async fn ask(
     session: &Session,
     outbox: &TableName,
     filter: &Filter,
-    wish: Wish,
-) -> Result<Asked> {
-    let state = match wish {
-        Wish::Retry => "retry",
-        Wish::Discard => "discard",
+    resolution: Resolution,
+) -> Result<Affected> {
+    let state = match resolution {
+        Resolution::Retry => "retry",
+        Resolution::Discard => "discard",
     };
     let meant = format!(
         "UPDATE {table} SET state = '{state}', updated_at = CURRENT_TIMESTAMP \
           WHERE {FITS} AND {OPEN} AND {within_reach} RETURNING id, topic, key, parks_key",
         table = outbox.dead_letter().quoted(),
-        within_reach = within_reach(wish),
+        within_reach = within_reach(resolution),
     );
     asked(session, outbox, filter, &meant).await
 }
@@ -169,10 +169,10 @@ const FITS: &str = "(cardinality($1::bigint[]) = 0 OR id = ANY ($1::bigint[])) \
      AND ($2::text IS NULL OR topic = $2) AND ($3::text IS NULL OR error_code = $3) \
      AND ($4::text IS NULL OR state = $4)";
 
-fn within_reach(wish: Wish) -> &'static str {
-    match wish {
-        Wish::Retry => "state = 'dead'",
-        Wish::Discard => "state IN ('dead', 'published-not-marked', 'skipped')",
+fn within_reach(resolution: Resolution) -> &'static str {
+    match resolution {
+        Resolution::Retry => "state = 'dead'",
+        Resolution::Discard => "state IN ('dead', 'published-not-marked', 'skipped')",
     }
 }
 
@@ -182,7 +182,7 @@ async fn asked(
     outbox: &TableName,
     filter: &Filter,
     meant: &str,
-) -> Result<Asked> {
+) -> Result<Affected> {
     let table = outbox.dead_letter();
     let sql = format!(
         "WITH meant AS ({meant}) \
@@ -195,11 +195,12 @@ async fn asked(
     );
     let what = format!("writing a wish into {table}");
     let row = session.row(&what, &sql, &filter.params()).await?;
-    let [letters, following, fitting] = [0, 1, 2].map(|at| row.get::<_, i64>(at).unsigned_abs());
-    Ok(Asked {
-        letters,
+    let [dead_letters, following, fitting] =
+        [0, 1, 2].map(|at| row.get::<_, i64>(at).unsigned_abs());
+    Ok(Affected {
+        dead_letters,
         following,
-        others: fitting.saturating_sub(letters),
+        others: fitting.saturating_sub(dead_letters),
     })
 }
 
@@ -209,7 +210,7 @@ impl Filter {
     }
 }
 
-impl Entry {
+impl DeadLetterEntry {
     fn of(row: &Row) -> Self {
         // What a person may have edited by hand is shown as it stands.
         let json = |at| {
@@ -217,7 +218,7 @@ impl Entry {
             serde_json::from_str(&text).unwrap_or(Value::String(text))
         };
         let bytes = |at| row.get::<_, Option<&[u8]>>(at).map(readable);
-        Entry {
+        DeadLetterEntry {
             id: row.get(0),
             state: row.get(1),
             outbox_id: row.get(2),

@@ -12,8 +12,8 @@ use tokio_postgres::types::ToSql;
 
 use crate::config::TableName;
 use crate::error::Result;
-use crate::outbox::dead_letter::json as letter_json;
-use crate::outbox::{Fault, Letter, OwnedRecord};
+use crate::outbox::dead_letter::json;
+use crate::outbox::{NewDeadLetter, OwnedRecord, Rejection};
 use crate::postgres::{Session, is_of_the_row, is_unreadable, sql_error};
 
 /// Letters a statement.
@@ -33,9 +33,9 @@ pub(crate) async fn file(
     table: &TableName,
     sql: &str,
     system_id: &str,
-    letters: &[Letter],
+    dead_letters: &[NewDeadLetter],
 ) -> Result<()> {
-    let mut rest = letters;
+    let mut rest = dead_letters;
     while !rest.is_empty() {
         let (part, behind) = rest.split_at(part_length(rest));
         let filings: Vec<Filing<'_>> = part.iter().map(Filing::of).collect();
@@ -56,19 +56,19 @@ pub(crate) async fn file_not_marked(
     row: i64,
     (code, message): (String, String),
 ) -> Result<()> {
-    let letter = Letter {
+    let dead_letter = NewDeadLetter {
         ticket: 0,
         known: None,
         row: Some(row),
         record: None,
-        fault: Fault { code, message },
+        rejection: Rejection { code, message },
         attempts: 0,
         parks_key: false,
         parked: false,
     };
     let filing = Filing {
         state: NOT_MARKED,
-        ..Filing::of(&letter)
+        ..Filing::of(&dead_letter)
     };
     let table = outbox.dead_letter();
     let sql = file_sql(&table);
@@ -85,25 +85,25 @@ struct Filing<'a> {
     record: Option<&'a OwnedRecord>,
     /// The same, where payload and headers are kept as well.
     content: Option<&'a OwnedRecord>,
-    letter: &'a Letter,
+    dead_letter: &'a NewDeadLetter,
     state: &'static str,
 }
 
 impl<'a> Filing<'a> {
-    fn of(letter: &'a Letter) -> Self {
-        let record = letter.record.as_deref();
+    fn of(dead_letter: &'a NewDeadLetter) -> Self {
+        let record = dead_letter.record.as_deref();
         let header = |name| record.and_then(|record| record.header(name));
-        let row = letter.row.map(|row| row.to_string());
+        let row = dead_letter.row.map(|row| row.to_string());
         let place = record.and_then(OwnedRecord::place);
         let place = place.and_then(|(lsn, index)| Some((lsn.to_string(), index.try_into().ok()?)));
         Filing {
-            known: letter.known,
+            known: dead_letter.known,
             outbox_id: row.or_else(|| header("outbox_id").map(text)),
             place,
             record,
             content: record,
-            letter,
-            state: if letter.parked { "parked" } else { "dead" },
+            dead_letter,
+            state: if dead_letter.parked { "parked" } else { "dead" },
         }
     }
 
@@ -146,14 +146,20 @@ fn once_each(filings: Vec<Filing<'_>>) -> Vec<Filing<'_>> {
 }
 
 /// How many of the letters one statement takes.
-fn part_length(letters: &[Letter]) -> usize {
+fn part_length(dead_letters: &[NewDeadLetter]) -> usize {
     let mut bytes = 0;
-    let fit = letters.iter().take(LETTERS_MAX).take_while(|letter| {
-        let fits = bytes < BYTES_MAX;
-        let value = letter.record.as_ref().and_then(|record| record.value());
-        bytes += value.map_or(0, <[u8]>::len);
-        fits
-    });
+    let fit = dead_letters
+        .iter()
+        .take(LETTERS_MAX)
+        .take_while(|dead_letter| {
+            let fits = bytes < BYTES_MAX;
+            let value = dead_letter
+                .record
+                .as_ref()
+                .and_then(|record| record.value());
+            bytes += value.map_or(0, <[u8]>::len);
+            fits
+        });
     fit.count()
 }
 
@@ -181,7 +187,7 @@ async fn write(
         }
         match part {
             [alone] => {
-                let row = alone.letter.row;
+                let row = alone.dead_letter.row;
                 tracing::warn!(row, error = %error, "dead letter is refused as it is, less of it is kept");
                 if !alone.shrink() {
                     return Err(sql_error(what, error));
@@ -210,14 +216,16 @@ async fn insert(
     let header = |name| column(filings, |f| f.record.and_then(|r| r.header(name).map(text)));
     let (event_type, created_at) = (header("outbox_event_type"), header("outbox_created_at"));
     let key = column(filings, |f| f.record.and_then(OwnedRecord::key));
-    let headers = column(filings, |f| f.content.map(letter_json::headers));
+    let headers = column(filings, |f| f.content.map(json::headers));
     let payload = column(filings, Filing::payload);
-    let code = column(filings, |filing| text(&filing.letter.fault.code));
-    let error = column(filings, |filing| text(&filing.letter.fault.message));
-    let attempts = column(filings, |f| {
-        i32::try_from(f.letter.attempts).unwrap_or(i32::MAX)
+    let code = column(filings, |filing| text(&filing.dead_letter.rejection.code));
+    let error = column(filings, |filing| {
+        text(&filing.dead_letter.rejection.message)
     });
-    let parks_key = column(filings, |filing| filing.letter.parks_key);
+    let attempts = column(filings, |f| {
+        i32::try_from(f.dead_letter.attempts).unwrap_or(i32::MAX)
+    });
+    let parks_key = column(filings, |filing| filing.dead_letter.parks_key);
     let state = column(filings, |filing| filing.state);
     let params: [&(dyn ToSql + Sync); 16] = [
         &system_id,

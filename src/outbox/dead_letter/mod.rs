@@ -1,6 +1,6 @@
 //! The table of the dead letters: files events that could not be published, and closes those that are done with.
 //!
-//! Owns all that the publisher writes there; what a person does is in [`letters`](crate::outbox::dead_letter::admin). An event counts as dealt
+//! Owns all that the publisher writes there; what a person does is in [`dead_letters`](crate::outbox::dead_letter::admin). An event counts as dealt
 //! with only once it is filed here, so everything repeats safely: an event is known by its row (or its place in the log) and
 //! its payload, and a write of unknown outcome is just written again. A different payload under the same name is a different
 //! event and gets an entry of its own; nothing is dropped in silence. Closing a letter and marking its row are one
@@ -20,10 +20,10 @@ use tokio_postgres::types::ToSql;
 use crate::config::{AfterPublish, Config, TableName};
 use crate::error::Result;
 use crate::lsn::Lsn;
-use crate::postgres::{Session, TableShape, is_of_the_row, row_fault, sql_error};
+use crate::postgres::{Session, TableShape, is_of_the_row, row_error, sql_error};
 
 pub(crate) use insert::file_not_marked;
-pub use types::{Closing, Fault, Letter, ParkedKey, Request, Wish};
+pub use types::{CloseDeadLetter, NewDeadLetter, ParkedKey, Rejection, Resolution, ResolveRequest};
 
 /// Rows a statement.
 const ROWS_MAX: usize = 500;
@@ -80,8 +80,13 @@ impl DeadLetters {
     ///
     /// # Errors
     /// Of the table or the server: the outcome is then unknown.
-    pub async fn file(&self, session: &Session, system_id: &str, letters: &[Letter]) -> Result<()> {
-        insert::file(session, &self.table, &self.file, system_id, letters).await
+    pub async fn file(
+        &self,
+        session: &Session,
+        system_id: &str,
+        dead_letters: &[NewDeadLetter],
+    ) -> Result<()> {
+        insert::file(session, &self.table, &self.file, system_id, dead_letters).await
     }
 
     /// Closes letters, and marks their rows (or deletes them, or leaves them) in the same transaction. A row that was published adds
@@ -91,17 +96,17 @@ impl DeadLetters {
     ///
     /// # Errors
     /// Of the table or the server, a locked row among them (transient): repeat it.
-    pub async fn close(&self, session: &Session, closings: &[Closing]) -> Result<()> {
+    pub async fn close(&self, session: &Session, closings: &[CloseDeadLetter]) -> Result<()> {
         let what = format!("closing dead letters of {}", self.outbox);
         // Halves of a batch that one of its rows refused, the rest of the batch behind them.
-        let mut parts: Vec<&[Closing]> = closings.chunks(ROWS_MAX).rev().collect();
+        let mut parts: Vec<&[CloseDeadLetter]> = closings.chunks(ROWS_MAX).rev().collect();
         while let Some(part) = parts.pop() {
-            let letters: Vec<i64> = part.iter().map(|closing| closing.letter).collect();
+            let dead_letters: Vec<i64> = part.iter().map(|closing| closing.dead_letter).collect();
             let rows: Vec<Option<i64>> = part.iter().map(|closing| closing.row).collect();
             let published: Vec<bool> = part.iter().map(|closing| closing.published).collect();
             // The inner error says what the row's fault is; the outer one is the server's.
             let work = async {
-                let params: [&(dyn ToSql + Sync); 3] = [&letters, &rows, &published];
+                let params: [&(dyn ToSql + Sync); 3] = [&dead_letters, &rows, &published];
                 Ok(session.execute(&self.close, &params).await)
             };
             match (session.bounded(&what, work).await?, part) {
@@ -123,17 +128,17 @@ impl DeadLetters {
     async fn leave_open(
         &self,
         session: &Session,
-        closing: Closing,
+        closing: CloseDeadLetter,
         error: &tokio_postgres::Error,
     ) -> Result<()> {
-        let (letter, row) = (closing.letter, closing.row);
-        tracing::error!(letter, row, error = %error, "row of a dead letter cannot be marked");
+        let (dead_letter, row) = (closing.dead_letter, closing.row);
+        tracing::error!(dead_letter, row, error = %error, "row of a dead letter cannot be marked");
         let state = if closing.published {
             insert::NOT_MARKED
         } else {
             "skipped"
         };
-        let (code, message) = row_fault(error);
+        let (code, message) = row_error(error);
         let sql = format!(
             "UPDATE {table} AS d SET state = $2, error_code = $3, error = $4, updated_at = CURRENT_TIMESTAMP, \
              history = {append} WHERE d.id = $1",
@@ -145,7 +150,7 @@ impl DeadLetters {
             .rows(
                 &what,
                 &sql,
-                &[&letter, &state, &code, &insert::text(&message)],
+                &[&dead_letter, &state, &code, &insert::text(&message)],
             )
             .await?;
         Ok(())
@@ -210,15 +215,15 @@ impl DeadLetters {
     }
 }
 
-async fn parked_keys(session: &Session, letters: &TableName) -> Result<Vec<ParkedKey>> {
+async fn parked_keys(session: &Session, dead_letters: &TableName) -> Result<Vec<ParkedKey>> {
     let sql = format!(
         "SELECT topic, key, count(*), bool_or(state = 'dead' AND parks_key) FROM {table} \
               WHERE state IN ('dead', 'parked', 'retry') AND {OPEN} \
                 AND (parks_key OR state = 'parked') AND topic IS NOT NULL \
               GROUP BY topic, key ORDER BY min(id) LIMIT {KEYS_MAX}",
-        table = letters.quoted()
+        table = dead_letters.quoted()
     );
-    let what = format!("reading parked keys from {}", letters);
+    let what = format!("reading parked keys from {}", dead_letters);
     let rows = session.rows(&what, &sql, &[]).await?;
     let key = |row: &tokio_postgres::Row| {
         let count: i64 = row.get(2);
@@ -234,7 +239,7 @@ async fn parked_keys(session: &Session, letters: &TableName) -> Result<Vec<Parke
 
 /// What a new beginning has to know of the letters of an outbox.
 #[derive(Debug, Default)]
-pub(crate) struct Known {
+pub(crate) struct DeadLetterState {
     /// The keys whose later events have to wait.
     pub(crate) parked: Vec<ParkedKey>,
     /// Rows of the outbox whose events the stream brings from `since` on, and which are dealt with here.
@@ -252,37 +257,37 @@ pub(crate) async fn known(
     system_id: &str,
     since: Option<Lsn>,
     parks: bool,
-) -> Result<Known> {
-    let letters = outbox.dead_letter();
-    let what = format!("reading {letters}");
+) -> Result<DeadLetterState> {
+    let dead_letters = outbox.dead_letter();
+    let what = format!("reading {dead_letters}");
     if parks {
         // Conflicts with every write, and with nothing else that is usual.
-        let lock = format!("BEGIN; LOCK TABLE {} IN SHARE MODE", letters.quoted());
+        let lock = format!("BEGIN; LOCK TABLE {} IN SHARE MODE", dead_letters.quoted());
         session.run(&what, &lock).await?;
     }
-    let parked = parked_keys(session, &letters).await?;
+    let parked = parked_keys(session, &dead_letters).await?;
     if parks {
         session.run(&what, "COMMIT").await?;
     }
     let filed = match since {
-        Some(since) => filed(session, &letters, system_id, since).await?,
+        Some(since) => filed(session, &dead_letters, system_id, since).await?,
         None => Vec::new(),
     };
-    Ok(Known { parked, filed })
+    Ok(DeadLetterState { parked, filed })
 }
 
 async fn filed(
     session: &Session,
-    letters: &TableName,
+    dead_letters: &TableName,
     system_id: &str,
     since: Lsn,
 ) -> Result<Vec<(i64, Lsn)>> {
     let sql = format!(
         "SELECT outbox_id, commit_lsn::text FROM {table} \
           WHERE system_id = $1 AND commit_lsn >= $2::text::pg_lsn AND outbox_id IS NOT NULL",
-        table = letters.quoted()
+        table = dead_letters.quoted()
     );
-    let (what, since) = (format!("reading {letters}"), since.to_string());
+    let (what, since) = (format!("reading {dead_letters}"), since.to_string());
     let rows = session.rows(&what, &sql, &[&system_id, &since]).await?;
     let filed = rows.iter().filter_map(|row| {
         let row_id = row.get::<_, &str>(0).parse().ok()?;

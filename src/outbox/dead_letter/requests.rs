@@ -8,11 +8,12 @@
 use crate::error::Result;
 use crate::lsn::Lsn;
 use crate::outbox::dead_letter::OPEN;
-use crate::outbox::dead_letter::json as letter_json;
+use crate::outbox::dead_letter::json;
 use crate::outbox::{
-    DeadLetters, Fault, Origin, OwnedRecord, Request, Router, Slow, TableRow, UnpublishedRows, Wish,
+    DeadLetters, EventSource, OwnedRecord, Rejection, Resolution, ResolveRequest, Router, SlowRows,
+    TableRow, UnpublishedRows,
 };
-use crate::postgres::{Session, is_out_of_time, is_unreadable, row_fault, sql_error};
+use crate::postgres::{Session, is_out_of_time, is_unreadable, row_error, sql_error};
 
 /// The order in which events were committed. An older event can be filed behind a newer one of its key, when it was delivered and a
 /// restart repeats it. What was read from the table has no place in the log, and is older than what the slot brings.
@@ -35,9 +36,9 @@ impl DeadLetters {
         session: &Session,
         rows: &UnpublishedRows,
         router: &mut Router,
-        slow: &mut Slow,
+        slow: &mut SlowRows,
         limit: usize,
-    ) -> Result<Vec<Request>> {
+    ) -> Result<Vec<ResolveRequest>> {
         let limit = limit.min(REQUESTS_MAX);
         let place = |row: &str| {
             format!("(coalesce({row}.commit_lsn, '0/0'), coalesce({row}.event_index, 0), {row}.id)")
@@ -62,31 +63,32 @@ impl DeadLetters {
             table = self.table.quoted()
         );
         let what = format!("reading requests from {}", self.table);
-        let letters = session.rows(&what, &sql, &[]).await?;
-        let (mut requests, mut bytes) = (Vec::with_capacity(letters.len()), 0);
-        for letter in &letters {
+        let dead_letters = session.rows(&what, &sql, &[]).await?;
+        let (mut requests, mut bytes) = (Vec::with_capacity(dead_letters.len()), 0);
+        for dead_letter in &dead_letters {
             if bytes >= BYTES_MAX {
                 break;
             }
-            let (id, outbox_id): (i64, Option<String>) = (letter.get(0), letter.get(1));
+            let (id, outbox_id): (i64, Option<String>) = (dead_letter.get(0), dead_letter.get(1));
             let row = outbox_id.and_then(|id| id.parse().ok());
-            let (record, fault) = match self.record(session, rows, router, slow, (id, row)).await? {
-                Ok(record) => (record, None),
-                Err(fault) => (None, Some(fault)),
-            };
+            let (record, rejection) =
+                match self.record(session, rows, router, slow, (id, row)).await? {
+                    Ok(record) => (record, None),
+                    Err(rejection) => (None, Some(rejection)),
+                };
             let value = record.as_ref().and_then(|record| record.value());
             bytes += value.map_or(0, <[u8]>::len);
-            requests.push(Request {
-                letter: id,
+            requests.push(ResolveRequest {
+                dead_letter: id,
                 row,
-                wish: match letter.get(2) {
-                    "discard" => Wish::Discard,
-                    _ => Wish::Retry,
+                resolution: match dead_letter.get(2) {
+                    "discard" => Resolution::Discard,
+                    _ => Resolution::Retry,
                 },
-                place: place_of(letter),
-                parks_key: letter.get(3),
+                place: place_of(dead_letter),
+                parks_key: dead_letter.get(3),
                 record: record.map(Box::new),
-                fault,
+                rejection,
             });
         }
         Ok(requests)
@@ -97,11 +99,11 @@ impl DeadLetters {
         session: &Session,
         rows: &UnpublishedRows,
         router: &mut Router,
-        slow: &mut Slow,
-        (letter, row): (i64, Option<i64>),
-    ) -> Result<Result<Option<OwnedRecord>, Fault>> {
+        slow: &mut SlowRows,
+        (dead_letter, row): (i64, Option<i64>),
+    ) -> Result<Result<Option<OwnedRecord>, Rejection>> {
         let Some(row) = row else {
-            return self.copy(session, letter).await.map(Ok);
+            return self.copy(session, dead_letter).await.map(Ok);
         };
         if slow.gives_up(row) {
             return Ok(Err(rows.too_slow(row)));
@@ -111,36 +113,36 @@ impl DeadLetters {
             slow.note(row, 1);
         }
         match found? {
-            Found::Row(found) => {
+            LookedUpRow::Row(found) => {
                 let event = rows.event(&found);
                 let record = event.and_then(|event| {
-                    let record = router.record(&event, Origin::Table)?;
+                    let record = router.record(&event, EventSource::Table)?;
                     Ok(OwnedRecord::from(&record))
                 });
                 // The fault is that of the row as it is now; the copy is what somebody wanted mended.
-                Ok(record.map(Some).map_err(|error| Fault {
+                Ok(record.map(Some).map_err(|error| Rejection {
                     code: "ROW_MALFORMED".to_owned(),
                     message: error.report(),
                 }))
             }
-            Found::Unreadable(error) => {
-                let (code, message) = row_fault(&error);
-                Ok(Err(Fault { code, message }))
+            LookedUpRow::Unreadable(error) => {
+                let (code, message) = row_error(&error);
+                Ok(Err(Rejection { code, message }))
             }
-            Found::Gone => self.copy(session, letter).await.map(Ok),
+            LookedUpRow::Gone => self.copy(session, dead_letter).await.map(Ok),
         }
     }
 
     /// The record as it was filed, whose fault is known; `None` where only its row was named.
-    async fn copy(&self, session: &Session, letter: i64) -> Result<Option<OwnedRecord>> {
+    async fn copy(&self, session: &Session, dead_letter: i64) -> Result<Option<OwnedRecord>> {
         let sql = format!(
             "SELECT topic, key, payload, headers::text FROM {} WHERE id = $1 AND topic IS NOT NULL",
             self.table.quoted()
         );
-        let what = format!("reading dead letter {letter} from {}", self.table);
-        let row = session.row_if_any(&what, &sql, &[&letter]).await?;
+        let what = format!("reading dead letter {dead_letter} from {}", self.table);
+        let row = session.row_if_any(&what, &sql, &[&dead_letter]).await?;
         Ok(row.and_then(|row| {
-            let headers = letter_json::headers_of(row.get(3))?;
+            let headers = json::headers_of(row.get(3))?;
             let headers = headers
                 .iter()
                 .map(|(name, value)| (name.as_str(), value.as_slice()));
@@ -154,15 +156,15 @@ impl DeadLetters {
     }
 }
 
-fn place_of(letter: &tokio_postgres::Row) -> Option<(Lsn, u32)> {
-    let lsn: Option<&str> = letter.get(4);
-    let index: Option<i32> = letter.get(5);
+fn place_of(dead_letter: &tokio_postgres::Row) -> Option<(Lsn, u32)> {
+    let lsn: Option<&str> = dead_letter.get(4);
+    let index: Option<i32> = dead_letter.get(5);
     Some((lsn?.parse().ok()?, index?.try_into().ok()?))
 }
 
 /// What became of a row.
 #[derive(Debug)]
-pub(crate) enum Found {
+pub(crate) enum LookedUpRow {
     Row(TableRow),
     /// The server cannot print it.
     Unreadable(tokio_postgres::Error),
@@ -171,14 +173,14 @@ pub(crate) enum Found {
 
 impl UnpublishedRows {
     /// One row, published or not.
-    async fn row(&self, session: &Session, id: i64) -> Result<Found> {
+    async fn row(&self, session: &Session, id: i64) -> Result<LookedUpRow> {
         let what = format!("reading row {id} of {}", self.table());
         // The inner error says what the row's fault is; the outer one is the server's.
         let work = async { Ok(session.query_opt(self.one(), &[&id]).await) };
         match session.bounded(&what, work).await? {
-            Ok(Some(row)) => Ok(Found::Row(TableRow::new(row))),
-            Ok(None) => Ok(Found::Gone),
-            Err(error) if is_unreadable(&error) => Ok(Found::Unreadable(error)),
+            Ok(Some(row)) => Ok(LookedUpRow::Row(TableRow::new(row))),
+            Ok(None) => Ok(LookedUpRow::Gone),
+            Err(error) if is_unreadable(&error) => Ok(LookedUpRow::Unreadable(error)),
             Err(error) => Err(sql_error(what, error)),
         }
     }

@@ -6,7 +6,7 @@ use crate::outbox::OwnedRecord;
 /// Why an event cannot be published.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message} [{code}]")]
-pub struct Fault {
+pub struct Rejection {
     /// Stable, for filters and alerts: `TOPIC_UNKNOWN`, `RECORD_TOO_LARGE`, or a broker's own such as `INVALID_RECORD`.
     pub code: String,
     /// For a person: what, where, and what to do. Never a payload.
@@ -15,7 +15,7 @@ pub struct Fault {
 
 /// An event that becomes a dead letter, or becomes one again.
 #[derive(Debug, Clone)]
-pub struct Letter {
+pub struct NewDeadLetter {
     /// Names the event for the publisher.
     pub ticket: u64,
     /// The row of the dead letters that it comes from, if it was retried.
@@ -25,7 +25,7 @@ pub struct Letter {
     /// The whole event; `None` where it could not even be read, and only its row can be named.
     pub record: Option<Box<OwnedRecord>>,
     /// Why it is here.
-    pub fault: Fault,
+    pub rejection: Rejection,
     /// How often it was sent since it was read.
     pub attempts: u32,
     /// Later events of its topic and key wait for it.
@@ -36,11 +36,11 @@ pub struct Letter {
 
 /// A dead letter that is done with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Closing {
+pub struct CloseDeadLetter {
     /// Names the event for the publisher.
     pub ticket: u64,
     /// The row of the dead letters.
-    pub letter: i64,
+    pub dead_letter: i64,
     /// The row of the outbox, which counts as published from now on.
     pub row: Option<i64>,
     /// Kafka has it; else a person has discarded it.
@@ -49,7 +49,7 @@ pub struct Closing {
 
 /// What a person wants done with a dead letter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Wish {
+pub enum Resolution {
     /// It is to be sent again.
     Retry,
     /// It is given up: its row counts as published from now on.
@@ -58,13 +58,13 @@ pub enum Wish {
 
 /// A dead letter about which something is to be done, as it was read from the table.
 #[derive(Debug, Clone)]
-pub struct Request {
+pub struct ResolveRequest {
     /// The row of the dead letters.
-    pub letter: i64,
+    pub dead_letter: i64,
     /// The row of the outbox.
     pub row: Option<i64>,
     /// What is wanted.
-    pub wish: Wish,
+    pub resolution: Resolution,
     /// The commit of its transaction and its place in it, where the event came from the stream.
     pub place: Option<(Lsn, u32)>,
     /// Later events of its topic and key wait for it.
@@ -73,7 +73,7 @@ pub struct Request {
     /// can be read.
     pub record: Option<Box<OwnedRecord>>,
     /// What is wrong with the row as it is now, so that it need not be sent to know that.
-    pub fault: Option<Fault>,
+    pub rejection: Option<Rejection>,
 }
 
 /// A topic and key of which an event is a dead letter that the later ones wait for.

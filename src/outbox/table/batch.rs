@@ -4,7 +4,7 @@
 //! small. A statement that fails for a row's sake (one payload prints as more than the server can hold) is tried with half of its
 //! ids, until the row is alone: it is handed out as [`Read::Unreadable`], and all others are read. This is exact however the statement is
 //! planned, since the server prints no row whose id was not named. A row that takes the server longer than a statement may take is
-//! unreadable too; [`Slow`] tells it from a slow server.
+//! unreadable too; [`SlowRows`] tells it from a slow server.
 //!
 //! Between two parts nothing runs at the server: no statement, and so no snapshot, is held open while somebody waits for Kafka.
 
@@ -12,9 +12,9 @@ use std::collections::VecDeque;
 use std::error::Error as _;
 
 use crate::error::{Error, Result};
-use crate::outbox::Fault;
-use crate::outbox::table::row::{Found, TableRow};
-use crate::outbox::table::slow_rows::Slow;
+use crate::outbox::Rejection;
+use crate::outbox::table::row::{FoundRow, TableRow};
+use crate::outbox::table::slow_rows::SlowRows;
 use crate::outbox::table::{BATCH, UnpublishedRows};
 use crate::postgres::{ServerError, Session, is_out_of_time};
 use futures_util::{TryStreamExt, pin_mut};
@@ -36,7 +36,7 @@ pub(crate) enum Read {
         id: i64,
         /// The transaction that inserted the row, or changed it last.
         xid: u32,
-        fault: Fault,
+        rejection: Rejection,
     },
 }
 
@@ -61,7 +61,7 @@ impl Read {
 /// See the module's head.
 #[derive(Debug)]
 pub(crate) struct Batch {
-    unread: VecDeque<Found>,
+    unread: VecDeque<FoundRow>,
     is_full: bool,
     last: Option<i64>,
     in_snapshot: bool,
@@ -86,7 +86,7 @@ impl UnpublishedRows {
 }
 
 impl Batch {
-    pub(super) fn new(found: Vec<Found>, is_full: bool, in_snapshot: bool) -> Self {
+    pub(super) fn new(found: Vec<FoundRow>, is_full: bool, in_snapshot: bool) -> Self {
         let last = found.last().map(|row| row.id);
         let part_rows = found.len();
         Batch {
@@ -127,7 +127,7 @@ impl Batch {
         &mut self,
         rows: &UnpublishedRows,
         session: &Session,
-        slow: &mut Slow,
+        slow: &mut SlowRows,
     ) -> Result<Vec<Read>> {
         while let Some(first) = self.unread.front().copied() {
             if slow.gives_up(first.id) {
@@ -135,7 +135,7 @@ impl Batch {
                 return Ok(vec![Read::Unreadable {
                     id: first.id,
                     xid: first.xid,
-                    fault: rows.too_slow(first.id),
+                    rejection: rows.too_slow(first.id),
                 }]);
             }
             let part = self.next_part(slow.most(first.id));
@@ -161,7 +161,7 @@ impl Batch {
                 }
                 Err(error) => error,
             };
-            let Some(fault) = of_a_row(&error) else {
+            let Some(rejection) = of_a_row(&error) else {
                 if is_out_of_time(&error) && read.is_empty() {
                     slow.note(first.id, part.len());
                 }
@@ -176,11 +176,11 @@ impl Batch {
                 self.drop_up_to(last);
                 return Ok(read);
             }
-            if let [Found { id, xid, .. }] = part[..] {
+            if let [FoundRow { id, xid, .. }] = part[..] {
                 self.unread.pop_front();
                 self.part_rows = 1;
-                let fault = rows.unreadable(id, fault);
-                return Ok(vec![Read::Unreadable { id, xid, fault }]);
+                let rejection = rows.unreadable(id, rejection);
+                return Ok(vec![Read::Unreadable { id, xid, rejection }]);
             }
             self.part_rows = (part.len() / 2).max(1);
         }
@@ -191,9 +191,9 @@ impl Batch {
         self.unread.retain(|row| row.id > last);
     }
 
-    fn next_part(&self, most: usize) -> Vec<Found> {
+    fn next_part(&self, most: usize) -> Vec<FoundRow> {
         let mut stored_bytes = 0;
-        let fits = |row: &&Found| {
+        let fits = |row: &&FoundRow| {
             let first = stored_bytes == 0;
             stored_bytes += row.stored_bytes.max(1);
             first || stored_bytes <= STORED_BYTES
@@ -208,7 +208,7 @@ impl Batch {
 async fn read_part(
     rows: &UnpublishedRows,
     session: &Session,
-    part: &[Found],
+    part: &[FoundRow],
 ) -> (Vec<Read>, Result<bool>) {
     let mut read = Vec::new();
     let ids: Vec<i64> = part.iter().map(|row| row.id).collect();
@@ -247,8 +247,8 @@ mod tests {
     use super::*;
     use crate::error::Code;
 
-    fn found(sizes: &[i64]) -> Vec<Found> {
-        let rows = sizes.iter().zip(1..).map(|(bytes, id)| Found {
+    fn found(sizes: &[i64]) -> Vec<FoundRow> {
+        let rows = sizes.iter().zip(1..).map(|(bytes, id)| FoundRow {
             id,
             xid: 7,
             stored_bytes: *bytes,

@@ -7,7 +7,7 @@ use crate::error::Result;
 use crate::lsn::Lsn;
 use crate::outbox::UnpublishedRows;
 use crate::outbox::table::batch::Batch;
-use crate::outbox::table::row::Found;
+use crate::outbox::table::row::FoundRow;
 use crate::postgres::{self, Session};
 
 /// See the module's head.
@@ -36,7 +36,7 @@ impl MissedRows {
             left: format!(
                 "SELECT {found} FROM {name} AS o \
                   WHERE {unpublished} AND o.id = ANY ($1::bigint[]) ORDER BY o.id",
-                found = Found::COLUMNS
+                found = FoundRow::COLUMNS
             ),
         }
     }
@@ -63,7 +63,7 @@ impl MissedRows {
     /// Of the table or the server.
     pub(crate) async fn left(&self, session: &Session, ids: &[i64]) -> Result<Batch> {
         let rows = session.rows(&self.what, &self.left, &[&ids]).await?;
-        let found = rows.iter().map(Found::of);
+        let found = rows.iter().map(FoundRow::of);
         Ok(Batch::new(found.collect(), false, false))
     }
 }

@@ -20,16 +20,16 @@ use tokio_postgres::RowStream;
 use crate::config::{Config, TableName};
 use crate::error::Result;
 use crate::outbox::dead_letter::OPEN;
-use crate::outbox::table::row::Found;
-use crate::outbox::{Columns, Event, Fault};
+use crate::outbox::table::row::FoundRow;
+use crate::outbox::{Columns, Event, Rejection};
 use crate::postgres::table_shape::is_table;
 use crate::postgres::{ServerError, Session, TableShape};
 
 pub(crate) use batch::{Batch, Read, SAVEPOINT};
-pub(crate) use location::Place;
+pub(crate) use location::TableLocation;
 pub(crate) use missed::MissedRows;
 pub(crate) use row::TableRow;
-pub use slow_rows::Slow;
+pub use slow_rows::SlowRows;
 
 /// Rows a batch, where nobody asks for another number.
 pub(crate) const BATCH: usize = 1_000;
@@ -65,14 +65,14 @@ impl UnpublishedRows {
         let name = config.table.quoted();
         let ours = is_table(&config.table, shape.oid);
         let unpublished = format!(
-            "o.published_at IS NULL AND {ours} AND NOT EXISTS (SELECT FROM {letters} AS d \
+            "o.published_at IS NULL AND {ours} AND NOT EXISTS (SELECT FROM {dead_letters} AS d \
                  WHERE d.outbox_id = o.id::text AND d.{OPEN})",
-            letters = config.table.dead_letter().quoted(),
+            dead_letters = config.table.dead_letter().quoted(),
         );
         let list = format!(
             "SELECT {found} FROM {name} AS o \
               WHERE {unpublished} AND o.id > $1::bigint ORDER BY o.id LIMIT $2::bigint",
-            found = Found::COLUMNS,
+            found = FoundRow::COLUMNS,
         );
         let select = format!(
             "SELECT {columns_list}, o.id::bigint, o.xmin::text::bigint, {created} FROM {name} AS o",
@@ -118,12 +118,12 @@ impl UnpublishedRows {
         &self.one
     }
 
-    async fn list(&self, session: &Session, after: i64, limit: usize) -> Result<Vec<Found>> {
+    async fn list(&self, session: &Session, after: i64, limit: usize) -> Result<Vec<FoundRow>> {
         let limit = limit as i64;
         let rows = session
             .rows(&self.reading, &self.list, &[&after, &limit])
             .await?;
-        Ok(rows.iter().map(Found::of).collect())
+        Ok(rows.iter().map(FoundRow::of).collect())
     }
 
     /// What is being done while rows are read, for errors.
@@ -141,16 +141,16 @@ impl UnpublishedRows {
     }
 
     /// What is to be said of a row that the server cannot print.
-    pub(super) fn unreadable(&self, id: i64, server: &ServerError) -> Fault {
-        Fault {
+    pub(super) fn unreadable(&self, id: i64, server: &ServerError) -> Rejection {
+        Rejection {
             code: "ROW_UNREADABLE".to_owned(),
             message: format!("row {id} of {} cannot be read: {server}", self.table),
         }
     }
 
     /// What is to be said of a row that takes too long.
-    pub(super) fn too_slow(&self, id: i64) -> Fault {
-        Fault {
+    pub(super) fn too_slow(&self, id: i64) -> Rejection {
+        Rejection {
             code: "ROW_UNREADABLE".to_owned(),
             message: format!(
                 "row {id} of {} cannot be read within OUTBOX_OPERATION_TIMEOUT",

@@ -33,19 +33,19 @@ impl TableRow {
 
 /// A row that was found and is not read yet.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Found {
+pub(super) struct FoundRow {
     pub(super) id: i64,
     pub(super) xid: u32,
     pub(super) stored_bytes: i64,
 }
 
-impl Found {
+impl FoundRow {
     /// What a statement selects of the outbox `o` for [`of`](Found::of).
     pub(super) const COLUMNS: &str = "o.id::bigint, o.xmin::text::bigint, \
          coalesce(pg_catalog.pg_column_size(o.event_payload), 0)::bigint";
 
     pub(super) fn of(row: &Row) -> Self {
-        Found {
+        FoundRow {
             id: row.get(0),
             xid: row.get::<_, i64>(1) as u32,
             stored_bytes: row.get(2),

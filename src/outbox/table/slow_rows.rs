@@ -7,14 +7,14 @@
 
 /// See the module's head.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Slow {
+pub struct SlowRows {
     /// The first row of the read that had no answer last, and how many it asked for.
     at: Option<(i64, usize)>,
     /// How often that row had no answer alone.
     times: u32,
 }
 
-impl Slow {
+impl SlowRows {
     /// A read of so many rows, this one first, had no answer.
     pub(crate) fn note(&mut self, first: i64, rows: usize) {
         let again = self.at == Some((first, 1)) && rows == 1;
@@ -34,7 +34,7 @@ impl Slow {
     pub(crate) fn gives_up(&mut self, row: i64) -> bool {
         let gives_up = self.at == Some((row, 1)) && self.times >= 2;
         if gives_up {
-            *self = Slow::default();
+            *self = SlowRows::default();
         }
         gives_up
     }
@@ -46,7 +46,7 @@ mod tests {
 
     #[test]
     fn reads_are_halved_down_to_the_row_which_has_two_chances_alone() {
-        let mut slow = Slow::default();
+        let mut slow = SlowRows::default();
         let mut asked = vec![10];
         while !slow.gives_up(7) {
             let rows = asked.last().copied().unwrap_or(0).min(slow.most(7));
@@ -60,7 +60,7 @@ mod tests {
 
     #[test]
     fn another_row_begins_anew() {
-        let mut slow = Slow::default();
+        let mut slow = SlowRows::default();
         slow.note(7, 1);
         slow.note(9, 1);
         assert!(!slow.gives_up(9) && !slow.gives_up(7));

@@ -2,7 +2,7 @@
 
 use crate::config::{KeyRule, TableName};
 use crate::error::Code;
-use crate::outbox::{Columns, Event, Printed};
+use crate::outbox::{Columns, Event, TextValue};
 use crate::pgoutput::{Message, Relation, RelationColumn, ReplicaIdentity};
 
 const TEXT: u32 = 25;
@@ -86,8 +86,8 @@ fn a_row_of_the_contract_becomes_an_event() {
             row_id: Some(7),
             topic: "orders",
             event_type: Some("OrderCreated"),
-            key: Some(Printed::Verbatim(b"OrderCreated")),
-            payload: Some(Printed::Verbatim(b"{}")),
+            key: Some(TextValue::Verbatim(b"OrderCreated")),
+            payload: Some(TextValue::Verbatim(b"{}")),
             created_at: Some("2024-05-06 07:08:09.1"),
             headers: None,
             published: false,
@@ -123,8 +123,8 @@ fn columns_are_found_by_name_in_any_order_among_others() {
             row_id: None,
             topic: "orders",
             event_type: None,
-            key: Some(Printed::Verbatim(b"acme")),
-            payload: Some(Printed::Hex(b"\\x00ff")),
+            key: Some(TextValue::Verbatim(b"acme")),
+            payload: Some(TextValue::Hex(b"\\x00ff")),
             created_at: None,
             headers: Some("{\"a\": 1}"),
             published: true,
@@ -137,9 +137,9 @@ fn the_key_column_may_be_one_that_is_used_already() {
     let shape = relation(&[("id", TEXT), ("topic", TEXT), ("event_payload", BYTEA)]);
     let bytes = insert(&[(b't', b"7"), (b't', b"orders"), (b't', b"\\x01")]);
     for (name, key) in [
-        ("id", Printed::Verbatim(b"7")),
-        ("topic", Printed::Verbatim(b"orders")),
-        ("event_payload", Printed::Hex(b"\\x01")),
+        ("id", TextValue::Verbatim(b"7")),
+        ("topic", TextValue::Verbatim(b"orders")),
+        ("event_payload", TextValue::Hex(b"\\x01")),
     ] {
         let columns = Columns::of_relation(&shape, &column(name)).unwrap();
         assert_eq!(read(&columns, &bytes).unwrap().key, Some(key), "{name}");
@@ -157,7 +157,7 @@ fn a_missing_column_is_named_together_with_its_table() {
             error.message(),
             format!("outbox.outbox has no column {gone}")
         );
-        assert!(error.remedy().is_some());
+        assert!(error.hint().is_some());
     }
     for key in ["event_type", "tenant"] {
         let error = Columns::of_relation(&relation(&all), &column(key)).unwrap_err();

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use crate::config::KeyRule;
 use crate::error::Code;
-use crate::outbox::{Event, Origin, Printed, Router};
+use crate::outbox::{Event, EventSource, Router, TextValue};
 use crate::pgoutput::Timestamp;
 
 const EVENT: Event<'static> = Event {
@@ -12,15 +12,15 @@ const EVENT: Event<'static> = Event {
     row_id: Some(7),
     topic: "orders",
     event_type: Some("OrderCreated"),
-    key: Some(Printed::Verbatim(b"OrderCreated")),
-    payload: Some(Printed::Verbatim(br#"{"a": [1, "x"], "b": 1.50}"#)),
+    key: Some(TextValue::Verbatim(b"OrderCreated")),
+    payload: Some(TextValue::Verbatim(br#"{"a": [1, "x"], "b": 1.50}"#)),
     created_at: Some("2024-05-06 07:08:09.1"),
     headers: None,
     published: false,
 };
 
-fn stream(lsn: &str, index: u32, committed_at: i64) -> Origin {
-    Origin::Stream {
+fn stream(lsn: &str, index: u32, committed_at: i64) -> EventSource {
+    EventSource::Stream {
         commit_lsn: lsn.parse().unwrap(),
         index,
         committed_at: Timestamp::from_postgres_micros(committed_at),
@@ -31,7 +31,7 @@ fn by_event_type() -> Router {
     Router::new(&KeyRule::Column("event_type".to_owned()))
 }
 
-fn headers(router: &mut Router, event: &Event<'_>, origin: Origin) -> Vec<(String, String)> {
+fn headers(router: &mut Router, event: &Event<'_>, origin: EventSource) -> Vec<(String, String)> {
     let record = router.record(event, origin).unwrap();
     record
         .headers()
@@ -49,7 +49,7 @@ fn names_and_values(headers: &[(String, String)]) -> Vec<(&str, &str)> {
 #[test]
 fn topic_key_and_value_are_those_of_the_poller() {
     let mut router = by_event_type();
-    let record = router.record(&EVENT, Origin::Table).unwrap();
+    let record = router.record(&EVENT, EventSource::Table).unwrap();
     assert_eq!(record.topic, "orders");
     assert_eq!(record.key, Some(b"OrderCreated".as_slice()));
     assert_eq!(
@@ -80,7 +80,7 @@ fn a_record_from_the_stream_says_where_it_was_committed() {
 
 #[test]
 fn a_record_from_the_table_says_so_instead() {
-    let headers = headers(&mut by_event_type(), &EVENT, Origin::Table);
+    let headers = headers(&mut by_event_type(), &EVENT, EventSource::Table);
     assert_eq!(
         names_and_values(&headers),
         [
@@ -119,7 +119,7 @@ fn what_a_row_lacks_is_left_out() {
         ..EVENT
     };
     let mut router = by_event_type();
-    let record = router.record(&event, Origin::Table).unwrap();
+    let record = router.record(&event, EventSource::Table).unwrap();
     assert_eq!((record.key, record.value), (None, None));
     let headers: Vec<_> = record.headers().map(|(name, _)| name).collect();
     assert_eq!(headers, ["outbox_id", "outbox_source"]);
@@ -133,7 +133,7 @@ fn the_rows_own_headers_follow_in_order() {
         ),
         ..EVENT
     };
-    let headers = headers(&mut by_event_type(), &event, Origin::Table);
+    let headers = headers(&mut by_event_type(), &event, EventSource::Table);
     assert_eq!(
         names_and_values(&headers).split_off(4),
         [
@@ -152,7 +152,7 @@ fn a_row_cannot_forge_the_events_identity() {
         headers: Some(r#"{"outbox_id": "8", "a": "b"}"#),
         ..EVENT
     };
-    let headers = headers(&mut by_event_type(), &event, Origin::Table);
+    let headers = headers(&mut by_event_type(), &event, EventSource::Table);
     let ids: Vec<_> = headers
         .iter()
         .filter(|(name, _)| name == "outbox_id")
@@ -169,7 +169,7 @@ fn headers_that_are_no_object_are_the_rows_own_fault() {
             headers: Some(bad),
             ..EVENT
         };
-        let error = router.record(&event, Origin::Table).unwrap_err();
+        let error = router.record(&event, EventSource::Table).unwrap_err();
         assert_eq!(error.code(), Code::Publish, "{bad}");
         assert!(error.message().contains("id 7"), "{error}");
     }
@@ -177,7 +177,7 @@ fn headers_that_are_no_object_are_the_rows_own_fault() {
         headers: Some("null"),
         ..EVENT
     };
-    assert_eq!(headers(&mut router, &event, Origin::Table).len(), 4);
+    assert_eq!(headers(&mut router, &event, EventSource::Table).len(), 4);
 }
 
 #[test]
@@ -187,41 +187,44 @@ fn a_bad_row_leaves_nothing_behind_for_the_next() {
         headers: Some(r#"{"a": "b", "c": "\ud800"}"#),
         ..EVENT
     };
-    router.record(&bad, Origin::Table).unwrap_err();
-    assert_eq!(headers(&mut router, &EVENT, Origin::Table).len(), 4);
+    router.record(&bad, EventSource::Table).unwrap_err();
+    assert_eq!(headers(&mut router, &EVENT, EventSource::Table).len(), 4);
 }
 
 #[test]
 fn a_bytea_arrives_as_its_bytes() {
     let event = Event {
-        payload: Some(Printed::Hex(b"\\x00ffAb")),
-        key: Some(Printed::Hex(b"\\x01")),
+        payload: Some(TextValue::Hex(b"\\x00ffAb")),
+        key: Some(TextValue::Hex(b"\\x01")),
         ..EVENT
     };
     let mut router = by_event_type();
-    let record = router.record(&event, Origin::Table).unwrap();
+    let record = router.record(&event, EventSource::Table).unwrap();
     assert_eq!(record.value, Some([0, 0xff, 0xab].as_slice()));
     assert_eq!(record.key, Some([1].as_slice()));
     for bad in [b"00ff".as_slice(), b"\\x0", b"\\x0g", b""] {
         let event = Event {
-            payload: Some(Printed::Hex(bad)),
+            payload: Some(TextValue::Hex(bad)),
             ..EVENT
         };
         assert_eq!(
-            router.record(&event, Origin::Table).unwrap_err().code(),
+            router
+                .record(&event, EventSource::Table)
+                .unwrap_err()
+                .code(),
             Code::Publish
         );
     }
 }
 
-fn key_at(pointer: &str, payload: Printed<'_>) -> crate::error::Result<Option<String>> {
+fn key_at(pointer: &str, payload: TextValue<'_>) -> crate::error::Result<Option<String>> {
     let mut router = Router::new(&KeyRule::Pointer(pointer.to_owned()));
     let event = Event {
         payload: Some(payload),
         key: None,
         ..EVENT
     };
-    let record = router.record(&event, Origin::Table)?;
+    let record = router.record(&event, EventSource::Table)?;
     Ok(record
         .key
         .map(|key| String::from_utf8(key.to_vec()).unwrap()))
@@ -229,7 +232,7 @@ fn key_at(pointer: &str, payload: Printed<'_>) -> crate::error::Result<Option<St
 
 #[test]
 fn a_pointer_takes_the_key_out_of_the_payload() {
-    let payload = Printed::Verbatim(
+    let payload = TextValue::Verbatim(
         br#"{"s": "a\"\u00e4", "n": 12345678901234567890.10, "t": true, "z": null,
              "o": {"l": [7]}, "e": ""}"#,
     );
@@ -249,7 +252,7 @@ fn a_pointer_takes_the_key_out_of_the_payload() {
             "{pointer}"
         );
     }
-    let hex = Printed::Hex(b"\\x7b2261223a20317d");
+    let hex = TextValue::Hex(b"\\x7b2261223a20317d");
     assert_eq!(key_at("/a", hex).unwrap().as_deref(), Some("1"));
 }
 
@@ -260,7 +263,7 @@ fn a_pointer_that_finds_no_scalar_is_the_rows_own_fault() {
         ("/o", r#"{"o": [1]}"#),
         ("/o", "no json"),
     ] {
-        let error = key_at(pointer, Printed::Verbatim(payload.as_bytes())).unwrap_err();
+        let error = key_at(pointer, TextValue::Verbatim(payload.as_bytes())).unwrap_err();
         assert_eq!(error.code(), Code::Publish, "{payload}");
     }
 }
@@ -269,11 +272,11 @@ fn a_pointer_that_finds_no_scalar_is_the_rows_own_fault() {
 fn a_key_from_the_payload_and_headers_share_the_scratch_without_mixing() {
     let mut router = Router::new(&KeyRule::Pointer("/k".to_owned()));
     let event = Event {
-        payload: Some(Printed::Verbatim(br#"{"k": "key"}"#)),
+        payload: Some(TextValue::Verbatim(br#"{"k": "key"}"#)),
         headers: Some(r#"{"h": "value"}"#),
         ..EVENT
     };
-    let record = router.record(&event, Origin::Table).unwrap();
+    let record = router.record(&event, EventSource::Table).unwrap();
     assert_eq!(record.key, Some(b"key".as_slice()));
     assert_eq!(record.headers().last(), Some(("h", b"value".as_slice())));
 }
@@ -281,18 +284,18 @@ fn a_key_from_the_payload_and_headers_share_the_scratch_without_mixing() {
 #[test]
 fn without_a_rule_there_is_no_key() {
     let mut router = Router::new(&KeyRule::None);
-    assert_eq!(router.record(&EVENT, Origin::Table).unwrap().key, None);
+    assert_eq!(router.record(&EVENT, EventSource::Table).unwrap().key, None);
 }
 
 #[test]
 fn a_debug_print_shows_no_payload_key_or_header() {
     let event = Event {
         headers: Some(r#"{"h": "secret"}"#),
-        key: Some(Printed::Verbatim(b"secret")),
+        key: Some(TextValue::Verbatim(b"secret")),
         ..EVENT
     };
     let mut router = by_event_type();
-    let record = format!("{:?}", router.record(&event, Origin::Table).unwrap());
+    let record = format!("{:?}", router.record(&event, EventSource::Table).unwrap());
     let printed = format!("{event:?} {record} {router:?}");
     assert!(
         !printed.contains("secret") && !printed.contains("1.50"),
@@ -309,8 +312,8 @@ proptest! {
     ) {
         let json = format!("{{\"h\": \"{value}\"}}");
         let event = Event {
-            payload: Some(Printed::Verbatim(&payload)),
-            key: key.as_deref().map(|key| Printed::Verbatim(key.as_bytes())),
+            payload: Some(TextValue::Verbatim(&payload)),
+            key: key.as_deref().map(|key| TextValue::Verbatim(key.as_bytes())),
             headers: Some(&json),
             ..EVENT
         };
@@ -325,9 +328,9 @@ proptest! {
     fn any_bytea_comes_back_whole(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
         let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
         let hex = format!("\\x{hex}");
-        let event = Event { payload: Some(Printed::Hex(hex.as_bytes())), ..EVENT };
+        let event = Event { payload: Some(TextValue::Hex(hex.as_bytes())), ..EVENT };
         let mut router = by_event_type();
-        let record = router.record(&event, Origin::Table).unwrap();
+        let record = router.record(&event, EventSource::Table).unwrap();
         prop_assert_eq!(record.value, Some(bytes.as_slice()));
     }
 }

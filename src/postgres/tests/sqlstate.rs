@@ -74,7 +74,7 @@ fn every_fatal_state_says_what_to_do() {
     for rule in RULES.iter().filter(|rule| rule.disposition == Fatal) {
         let state = format!("{:0<5}", rule.state);
         assert!(
-            classify("doing it", server(&state)).remedy().is_some(),
+            classify("doing it", server(&state)).hint().is_some(),
             "{state}"
         );
     }
@@ -109,5 +109,5 @@ fn where_the_table_has_no_advice_the_servers_own_is_passed_on() {
         hint: Some("Retry it.".into()),
         ..server("40001")
     };
-    assert_eq!(classify("doing it", advised).remedy(), Some("Retry it."));
+    assert_eq!(classify("doing it", advised).hint(), Some("Retry it."));
 }

@@ -31,11 +31,11 @@ const NAMED: usize = 10;
 
 /// What the audit wants to know.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Question {
+pub(crate) enum AuditQuery {
     /// The lowest unpublished ids, and a position read after them.
     List,
     /// Which of these are unpublished still.
-    Left(Vec<i64>),
+    StillUnpublished(Vec<i64>),
 }
 
 #[derive(Debug)]
@@ -68,7 +68,7 @@ pub(crate) struct Audit {
 
 /// What an audit has shown.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Verdict {
+pub(crate) enum AuditResult {
     /// Nothing is missing.
     Clean,
     /// These are to be published from the table.
@@ -101,23 +101,23 @@ impl Audit {
     }
 
     /// What is to be asked now, if anything. `confirmed` is the last position that was reported to the slot.
-    pub(crate) fn question(&mut self, now: Duration, confirmed: Lsn) -> Option<Question> {
+    pub(crate) fn question(&mut self, now: Duration, confirmed: Lsn) -> Option<AuditQuery> {
         self.interval?;
         match &mut self.state {
             State::Resting if now >= self.due => {
                 self.state = State::Listing;
-                Some(Question::List)
+                Some(AuditQuery::List)
             }
             State::Waiting { ids, behind } if confirmed >= *behind => {
                 let ids = std::mem::take(ids);
                 self.state = State::Looking;
-                Some(Question::Left(ids))
+                Some(AuditQuery::StillUnpublished(ids))
             }
             _ => None,
         }
     }
 
-    /// The answer to [`Question::List`]: ids in ascending order, at most [`CANDIDATES`].
+    /// The answer to [`AuditQuery::List`]: ids in ascending order, at most [`CANDIDATES`].
     pub(crate) fn listed(&mut self, now: Duration, ids: Vec<i64>, behind: Lsn) {
         if !matches!(self.state, State::Listing) {
             return;
@@ -135,29 +135,29 @@ impl Audit {
         }
     }
 
-    /// The answer to [`Question::Left`]; `in_hand` are the rows that the engine has not settled.
+    /// The answer to [`AuditQuery::StillUnpublished`]; `in_hand` are the rows that the engine has not settled.
     pub(crate) fn left(
         &mut self,
         now: Duration,
         left: impl Iterator<Item = i64>,
         in_hand: &HashSet<i64>,
-    ) -> Verdict {
+    ) -> AuditResult {
         if !matches!(self.state, State::Looking) {
-            return Verdict::Clean;
+            return AuditResult::Clean;
         }
         let missed: Vec<i64> = left.filter(|id| !in_hand.contains(id)).collect();
         if missed.is_empty() {
             self.clean(now);
-            return Verdict::Clean;
+            return AuditResult::Clean;
         }
         self.audits_total += 1;
         self.missed_total += missed.len() as u64;
         self.open.extend(&missed);
         self.state = State::Mending;
         if self.halts || missed.len() > self.missed_max {
-            return Verdict::Halt(missed);
+            return AuditResult::Halt(missed);
         }
-        Verdict::Mend(missed)
+        AuditResult::Mend(missed)
     }
 
     fn clean(&mut self, now: Duration) {
@@ -202,7 +202,7 @@ impl Audit {
         self.audits_total
     }
 
-    /// Why it ends with [`Verdict::Halt`].
+    /// Why it ends with [`AuditResult::Halt`].
     pub(crate) fn halt(config: &Config, missed: &[i64]) -> Error {
         let table = &config.table;
         let mut named: Vec<String> = missed.iter().take(NAMED).map(i64::to_string).collect();
@@ -230,7 +230,7 @@ impl Audit {
                 table.quoted()
             ),
         };
-        Error::fatal(Code::Slot, message).hint(format!(
+        Error::fatal(Code::Slot, message).with_hint(format!(
             "to send them from the table: {send}; to leave them out: {give_up} WHERE {range}published_at IS NULL"
         ))
     }
@@ -260,56 +260,68 @@ mod tests {
     }
 
     /// An audit at `now` that lists these and finds those of them left.
-    fn run(audit: &mut Audit, now: Duration, listed: &[i64], left: &[i64]) -> Verdict {
-        assert_eq!(audit.question(now, lsn(0)), Some(Question::List));
+    fn run(audit: &mut Audit, now: Duration, listed: &[i64], left: &[i64]) -> AuditResult {
+        assert_eq!(audit.question(now, lsn(0)), Some(AuditQuery::List));
         audit.listed(now, listed.to_vec(), lsn(100));
         if listed.is_empty() {
-            return Verdict::Clean;
+            return AuditResult::Clean;
         }
         assert_eq!(audit.question(now, lsn(99)), None);
         let ids = listed.to_vec();
-        assert_eq!(audit.question(now, lsn(100)), Some(Question::Left(ids)));
+        assert_eq!(
+            audit.question(now, lsn(100)),
+            Some(AuditQuery::StillUnpublished(ids))
+        );
         audit.left(now, left.iter().copied(), &HashSet::new())
     }
 
     #[test]
     fn a_row_that_is_unpublished_behind_the_confirmed_position_was_missed() {
         let mut audit = audit();
-        assert_eq!(run(&mut audit, S, &[3, 4, 5], &[4]), Verdict::Mend(vec![4]));
+        assert_eq!(
+            run(&mut audit, S, &[3, 4, 5], &[4]),
+            AuditResult::Mend(vec![4])
+        );
         assert_eq!((audit.open_count(), audit.missed_total()), (1, 1));
         audit.mended(S * 2);
         assert_eq!(audit.question(S * 3, lsn(100)), None);
-        assert_eq!(run(&mut audit, S * 4, &[], &[]), Verdict::Clean);
+        assert_eq!(run(&mut audit, S * 4, &[], &[]), AuditResult::Clean);
         assert_eq!((audit.open_count(), audit.missed_total()), (0, 1));
         assert_eq!(audit.question(S * 63, lsn(100)), None);
-        assert_eq!(audit.question(S * 64, lsn(100)), Some(Question::List));
+        assert_eq!(audit.question(S * 64, lsn(100)), Some(AuditQuery::List));
         assert_eq!(audit.audits_total(), 2);
     }
 
     #[test]
     fn nothing_is_judged_before_the_slot_has_confirmed_the_position() {
         let mut audit = audit();
-        assert_eq!(audit.question(S, lsn(500)), Some(Question::List));
+        assert_eq!(audit.question(S, lsn(500)), Some(AuditQuery::List));
         audit.listed(S, vec![1], lsn(501));
         assert_eq!(audit.question(S * 1_000, lsn(500)), None);
         assert_eq!(
             audit.question(S * 1_000, lsn(501)),
-            Some(Question::Left(vec![1]))
+            Some(AuditQuery::StillUnpublished(vec![1]))
         );
     }
 
     #[test]
     fn a_row_in_hand_is_not_missed_and_one_that_is_being_mended_not_twice() {
         let mut audit = audit();
-        assert_eq!(run(&mut audit, S, &[7], &[7]), Verdict::Mend(vec![7]));
+        assert_eq!(run(&mut audit, S, &[7], &[7]), AuditResult::Mend(vec![7]));
         audit.mended(S);
         // Somebody has locked it, so its mark waits.
         let now = S * 3;
-        assert_eq!(audit.question(now, lsn(0)), Some(Question::List));
+        assert_eq!(audit.question(now, lsn(0)), Some(AuditQuery::List));
         audit.listed(now, vec![7], lsn(200));
-        assert_eq!(audit.question(now, lsn(200)), Some(Question::Left(vec![7])));
+        assert_eq!(
+            audit.question(now, lsn(200)),
+            Some(AuditQuery::StillUnpublished(vec![7]))
+        );
         let in_hand = HashSet::from([7]);
-        assert_eq!(audit.left(now, [7].into_iter(), &in_hand), Verdict::Clean);
+        assert_eq!(
+            audit.left(now, [7].into_iter(), &in_hand),
+            AuditResult::Clean
+        );
         assert_eq!((audit.open_count(), audit.missed_total()), (1, 1));
     }
 
@@ -317,15 +329,18 @@ mod tests {
     fn too_many_halt_unless_they_were_asked_for() {
         let many: Vec<i64> = (1..=1_001).collect();
         let mut one = audit();
-        assert_eq!(run(&mut one, S, &many, &many), Verdict::Halt(many.clone()));
+        assert_eq!(
+            run(&mut one, S, &many, &many),
+            AuditResult::Halt(many.clone())
+        );
         let mut one = audit();
         let few = many[..1_000].to_vec();
-        assert_eq!(run(&mut one, S, &many, &few), Verdict::Mend(few));
+        assert_eq!(run(&mut one, S, &many, &few), AuditResult::Mend(few));
         let mut asked = Audit {
             missed_max: usize::MAX,
             ..audit()
         };
-        assert_eq!(run(&mut asked, S, &many, &many), Verdict::Mend(many));
+        assert_eq!(run(&mut asked, S, &many, &many), AuditResult::Mend(many));
     }
 
     #[test]
@@ -334,7 +349,7 @@ mod tests {
             halts: true,
             ..audit()
         };
-        assert_eq!(run(&mut audit, S, &[9], &[9]), Verdict::Halt(vec![9]));
+        assert_eq!(run(&mut audit, S, &[9], &[9]), AuditResult::Halt(vec![9]));
     }
 
     #[test]
@@ -342,12 +357,12 @@ mod tests {
         let mut audit = audit();
         let low: Vec<i64> = (1..=10_000).collect();
         audit.open = BTreeSet::from([5, 10_001]);
-        assert_eq!(audit.question(S, lsn(0)), Some(Question::List));
+        assert_eq!(audit.question(S, lsn(0)), Some(AuditQuery::List));
         audit.listed(S, low.iter().map(|id| id * 2).collect(), lsn(9));
         assert_eq!(audit.open, BTreeSet::from([]));
         audit.open = BTreeSet::from([5, 20_001]);
         audit.at_once(S);
-        assert_eq!(audit.question(S, lsn(0)), Some(Question::List));
+        assert_eq!(audit.question(S, lsn(0)), Some(AuditQuery::List));
         audit.listed(S, low.iter().map(|id| id * 2).collect(), lsn(9));
         assert_eq!(audit.open, BTreeSet::from([20_001]));
     }
@@ -355,14 +370,14 @@ mod tests {
     #[test]
     fn a_session_begins_anew_and_a_failed_look_is_repeated() {
         let mut audit = audit();
-        assert_eq!(audit.question(S, lsn(0)), Some(Question::List));
+        assert_eq!(audit.question(S, lsn(0)), Some(AuditQuery::List));
         audit.failed(S);
         assert_eq!(audit.question(S * 5, lsn(0)), None);
-        assert_eq!(audit.question(S * 6, lsn(0)), Some(Question::List));
+        assert_eq!(audit.question(S * 6, lsn(0)), Some(AuditQuery::List));
         audit.at_once(S * 7);
         // What was under way is of the session before.
         audit.listed(S * 7, vec![1], lsn(1));
-        assert_eq!(audit.question(S * 7, lsn(1)), Some(Question::List));
+        assert_eq!(audit.question(S * 7, lsn(1)), Some(AuditQuery::List));
     }
 
     #[test]

@@ -8,29 +8,29 @@ use std::time::Duration;
 use crate::config::{Config, OnSlotLoss};
 use crate::engine::output::Intake;
 use crate::error::{Code, Error, Result};
-use crate::outbox::{Batch, Place, Read};
+use crate::outbox::{Batch, Read, TableLocation};
 use crate::postgres::slot::Slot;
-use crate::postgres::{Fault, Inspection};
-use crate::publisher::monitor::audit::{Audit, Question, Verdict};
-use crate::publisher::monitor::inspector::{Ask, Auditor, Statements, Told};
-use crate::publisher::monitor::troubles::{Change, LOOK_EVERY, Watchdog};
+use crate::postgres::{Inspection, ServerProblem};
+use crate::publisher::monitor::audit::{Audit, AuditQuery, AuditResult};
+use crate::publisher::monitor::inspector::{Answer, Inspector, Query, Statements};
+use crate::publisher::monitor::problems::{Change, LOOK_EVERY, Problems};
 use crate::publisher::sink::forwarder::Forwarder;
-use crate::publisher::sink::table_rows::hand_on;
+use crate::publisher::sink::table_rows::forward_row;
 
 /// What outlives a session.
 #[derive(Debug)]
-pub(crate) struct Oversight {
+pub(crate) struct HealthState {
     config: Arc<Config>,
-    watchdog: Watchdog,
+    problems: Problems,
     audit: Audit,
     counted: u64,
 }
 
-impl Oversight {
+impl HealthState {
     /// Nothing seen yet.
     pub(crate) fn new(config: &Arc<Config>) -> Self {
-        Oversight {
-            watchdog: Watchdog::default(),
+        HealthState {
+            problems: Problems::default(),
             audit: Audit::new(config),
             config: Arc::clone(config),
             counted: 0,
@@ -38,8 +38,8 @@ impl Oversight {
     }
 
     /// What the catalogs show of table and publication, whoever looked. Whether something has ended that kept events from the slot.
-    pub(crate) fn catalogs(&mut self, faults: &[Fault], forwarder: &Forwarder) -> bool {
-        let change = self.watchdog.catalogs(faults);
+    pub(crate) fn catalogs(&mut self, problems: &[ServerProblem], forwarder: &Forwarder) -> bool {
+        let change = self.problems.catalogs(problems);
         tell(&change);
         self.show(forwarder);
         change.ends_gap()
@@ -52,7 +52,7 @@ impl Oversight {
             .missed_total
             .inc_by(missed_total - std::mem::replace(&mut self.counted, missed_total));
         forwarder.board.update(|status| {
-            status.troubles = self.watchdog.troubles();
+            status.problems = self.problems.problems();
             status.missed_events = self.audit.open_count() as u64;
             status.missed_events_total = missed_total;
             status.audits_total = self.audit.audits_total();
@@ -61,23 +61,23 @@ impl Oversight {
 }
 
 fn tell(change: &Change) {
-    for trouble in &change.come {
-        let (name, remedy) = (trouble.name, &trouble.remedy);
-        if trouble.loses_events {
-            tracing::error!(trouble = name, remedy, "{}", trouble.detail);
+    for problem in &change.come {
+        let (name, hint) = (problem.name, &problem.hint);
+        if problem.loses_events {
+            tracing::error!(problem = name, hint, "{}", problem.detail);
         } else {
-            tracing::warn!(trouble = name, remedy, "{}", trouble.detail);
+            tracing::warn!(problem = name, hint, "{}", problem.detail);
         }
     }
-    for trouble in &change.gone {
-        tracing::info!(trouble = trouble.name, "mended: {}", trouble.detail);
+    for problem in &change.gone {
+        tracing::info!(problem = problem.name, "mended: {}", problem.detail);
     }
 }
 
 /// See the module's head. Lives as long as a session.
-pub(crate) struct Overseer<'a> {
-    oversight: &'a mut Oversight,
-    auditor: Auditor<'a>,
+pub(crate) struct HealthMonitor<'a> {
+    health: &'a mut HealthState,
+    inspector: Inspector<'a>,
     statements: &'a Statements,
     table: u32,
     /// When the catalogs are to be read next.
@@ -88,19 +88,19 @@ pub(crate) struct Overseer<'a> {
     unread: Option<Batch>,
 }
 
-impl<'a> Overseer<'a> {
+impl<'a> HealthMonitor<'a> {
     /// At the beginning of a session, `now`: both look at once.
     pub(crate) fn new(
-        oversight: &'a mut Oversight,
+        health: &'a mut HealthState,
         config: &'a Config,
-        place: &'a Place,
+        place: &'a TableLocation,
         statements: &'a Statements,
         now: Duration,
     ) -> Self {
-        oversight.audit.at_once(now);
-        Overseer {
-            oversight,
-            auditor: Auditor::new(config, place, statements),
+        health.audit.at_once(now);
+        HealthMonitor {
+            health,
+            inspector: Inspector::new(config, place, statements),
             statements,
             table: place.table,
             look_at: now,
@@ -111,8 +111,8 @@ impl<'a> Overseer<'a> {
 
     /// What the server says of the slot.
     pub(crate) fn slot(&mut self, slot: Option<&Slot>, forwarder: &Forwarder) {
-        tell(&self.oversight.watchdog.slot(slot));
-        self.oversight.show(forwarder);
+        tell(&self.health.problems.slot(slot));
+        self.health.show(forwarder);
     }
 
     /// Hands on what waits for room, and asks what is to be looked at next. Never waits.
@@ -120,33 +120,33 @@ impl<'a> Overseer<'a> {
         while forwarder.engine.intake() == Intake::Open
             && let Some(read) = self.rows.pop_front()
         {
-            hand_on(forwarder, &self.statements.rows, &read)?;
+            forward_row(forwarder, &self.statements.rows, &read)?;
         }
-        if !self.auditor.is_idle() || forwarder.engine.intake() == Intake::Discard {
+        if !self.inspector.is_idle() || forwarder.engine.intake() == Intake::Discard {
             return Ok(());
         }
         if now >= self.look_at {
             self.look_at = now + LOOK_EVERY;
-            self.auditor.begin(Ask::Catalogs);
+            self.inspector.begin(Query::Catalogs);
         } else if self.rows.is_empty()
             && let Some(batch) = self.unread.take()
         {
-            self.auditor.begin(Ask::Rows(batch));
+            self.inspector.begin(Query::Rows(batch));
         } else if let Some(question) = {
             let confirmed = forwarder.engine.reported();
-            self.oversight.audit.question(now, confirmed)
+            self.health.audit.question(now, confirmed)
         } {
-            self.auditor.begin(match question {
-                Question::List => Ask::List,
-                Question::Left(ids) => Ask::Left(ids),
+            self.inspector.begin(match question {
+                AuditQuery::List => Query::List,
+                AuditQuery::StillUnpublished(ids) => Query::StillUnpublished(ids),
             });
         }
         Ok(())
     }
 
     /// Waits for what was seen. Cancel-safe.
-    pub(crate) async fn told(&mut self) -> Result<Told> {
-        self.auditor.told().await
+    pub(crate) async fn told(&mut self) -> Result<Answer> {
+        self.inspector.told().await
     }
 
     /// Takes in what was seen.
@@ -156,18 +156,18 @@ impl<'a> Overseer<'a> {
     pub(crate) fn hear(
         &mut self,
         now: Duration,
-        told: Result<Told>,
+        told: Result<Answer>,
         forwarder: &mut Forwarder,
     ) -> Result<()> {
         match told {
-            Ok(Told::Catalogs(inspection)) => self.inspected(now, &inspection, forwarder)?,
-            Ok(Told::Listed(ids, behind)) => {
-                self.oversight.audit.listed(now, ids, behind);
+            Ok(Answer::Catalogs(inspection)) => self.inspected(now, &inspection, forwarder)?,
+            Ok(Answer::Listed(ids, behind)) => {
+                self.health.audit.listed(now, ids, behind);
                 self.missed(forwarder);
             }
-            Ok(Told::Left(batch)) => self.judged(now, batch, forwarder)?,
-            Ok(Told::Rows(rows, _)) if rows.is_empty() => self.oversight.audit.mended(now),
-            Ok(Told::Rows(rows, batch)) => {
+            Ok(Answer::StillUnpublished(batch)) => self.judged(now, batch, forwarder)?,
+            Ok(Answer::Rows(rows, _)) if rows.is_empty() => self.health.audit.mended(now),
+            Ok(Answer::Rows(rows, batch)) => {
                 self.rows.extend(rows);
                 self.unread = Some(batch);
             }
@@ -175,7 +175,7 @@ impl<'a> Overseer<'a> {
                 forwarder.metrics.error(error.code());
                 tracing::warn!(error = %error.report(), "the audit could not look, trying again");
                 self.unread = None;
-                self.oversight.audit.failed(now);
+                self.health.audit.failed(now);
             }
         }
         Ok(())
@@ -187,16 +187,16 @@ impl<'a> Overseer<'a> {
         inspection: &Inspection,
         forwarder: &Forwarder,
     ) -> Result<()> {
-        let gap_ended = self.oversight.catalogs(&inspection.faults, forwarder);
+        let gap_ended = self.health.catalogs(&inspection.problems, forwarder);
         if gap_ended && self.unread.is_none() && self.rows.is_empty() {
-            self.oversight.audit.at_once(now);
+            self.health.audit.at_once(now);
         }
-        let config = &self.oversight.config;
-        if let Some(gap) = self.oversight.watchdog.gap()
+        let config = &self.health.config;
+        if let Some(gap) = self.health.problems.gap()
             && config.on_slot_loss == OnSlotLoss::Halt
         {
             let error = Error::fatal(Code::Slot, gap.detail.clone());
-            return Err(error.hint(gap.remedy.clone()));
+            return Err(error.with_hint(gap.hint.clone()));
         }
         match &inspection.shape {
             Some(shape) if shape.oid != self.table => {
@@ -209,12 +209,12 @@ impl<'a> Overseer<'a> {
 
     fn judged(&mut self, now: Duration, mut left: Batch, forwarder: &mut Forwarder) -> Result<()> {
         let in_hand = forwarder.engine.rows_in_hand();
-        let verdict = self.oversight.audit.left(now, left.ids(), &in_hand);
+        let verdict = self.health.audit.left(now, left.ids(), &in_hand);
         self.missed(forwarder);
         match verdict {
-            Verdict::Clean => Ok(()),
-            Verdict::Halt(missed) => Err(Audit::halt(&self.oversight.config, &missed)),
-            Verdict::Mend(missed) => {
+            AuditResult::Clean => Ok(()),
+            AuditResult::Halt(missed) => Err(Audit::halt(&self.health.config, &missed)),
+            AuditResult::Mend(missed) => {
                 left.retain(|id| missed.binary_search(&id).is_ok());
                 self.unread = Some(left);
                 Ok(())
@@ -223,8 +223,8 @@ impl<'a> Overseer<'a> {
     }
 
     fn missed(&mut self, forwarder: &Forwarder) {
-        let count = self.oversight.audit.open_count();
-        tell(&self.oversight.watchdog.missed(count));
-        self.oversight.show(forwarder);
+        let count = self.health.audit.open_count();
+        tell(&self.health.problems.missed(count));
+        self.health.show(forwarder);
     }
 }

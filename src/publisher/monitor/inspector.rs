@@ -9,29 +9,29 @@ use std::pin::Pin;
 use crate::config::Config;
 use crate::error::{Code, Error, Result};
 use crate::lsn::Lsn;
-use crate::outbox::{Batch, MissedRows, Place, Read, Slow, UnpublishedRows};
+use crate::outbox::{Batch, MissedRows, Read, SlowRows, TableLocation, UnpublishedRows};
 use crate::postgres::{self, Inspection, Session, TableShape, preflight};
 use crate::publisher::monitor::audit::CANDIDATES;
 
 /// What to look at.
 #[derive(Debug)]
-pub(crate) enum Ask {
+pub(crate) enum Query {
     /// Table, publication and rights.
     Catalogs,
     /// The lowest unpublished ids, and a position behind them.
     List,
     /// Which of these are unpublished still.
-    Left(Vec<i64>),
+    StillUnpublished(Vec<i64>),
     /// The next rows of a batch.
     Rows(Batch),
 }
 
 /// What was seen.
 #[derive(Debug)]
-pub(crate) enum Told {
+pub(crate) enum Answer {
     Catalogs(Inspection),
     Listed(Vec<i64>, Lsn),
-    Left(Batch),
+    StillUnpublished(Batch),
     /// The rows, and the rest of the batch; none at its end.
     Rows(Vec<Read>, Batch),
 }
@@ -55,28 +55,32 @@ impl Statements {
     }
 }
 
-type Work<'a> = Pin<Box<dyn Future<Output = (Option<Session>, Slow, Result<Told>)> + 'a>>;
+type Work<'a> = Pin<Box<dyn Future<Output = (Option<Session>, SlowRows, Result<Answer>)> + 'a>>;
 
 /// See the module's head.
-pub(crate) struct Auditor<'a> {
+pub(crate) struct Inspector<'a> {
     config: &'a Config,
-    place: &'a Place,
+    place: &'a TableLocation,
     statements: &'a Statements,
     session: Option<Session>,
     /// At rest here, or inside the work that is out.
-    slow: Slow,
+    slow: SlowRows,
     work: Option<Work<'a>>,
 }
 
-impl<'a> Auditor<'a> {
+impl<'a> Inspector<'a> {
     /// Connects to nothing yet.
-    pub(crate) fn new(config: &'a Config, place: &'a Place, statements: &'a Statements) -> Self {
-        Auditor {
+    pub(crate) fn new(
+        config: &'a Config,
+        place: &'a TableLocation,
+        statements: &'a Statements,
+    ) -> Self {
+        Inspector {
             config,
             place,
             statements,
             session: None,
-            slow: Slow::default(),
+            slow: SlowRows::default(),
             work: None,
         }
     }
@@ -87,7 +91,7 @@ impl<'a> Auditor<'a> {
     }
 
     /// Begins to look; [`told`](Auditor::told) gives what was seen.
-    pub(crate) fn begin(&mut self, ask: Ask) {
+    pub(crate) fn begin(&mut self, ask: Query) {
         debug_assert!(self.is_idle(), "one question at a time");
         let (config, place, statements) = (self.config, self.place, self.statements);
         let (open, mut slow) = (self.session.take(), std::mem::take(&mut self.slow));
@@ -109,7 +113,7 @@ impl<'a> Auditor<'a> {
     ///
     /// # Errors
     /// Of the connection or a statement: the question may be asked again.
-    pub(crate) async fn told(&mut self) -> Result<Told> {
+    pub(crate) async fn told(&mut self) -> Result<Answer> {
         let (session, slow, told) = match &mut self.work {
             Some(work) => work.await,
             None => std::future::pending().await,
@@ -120,7 +124,7 @@ impl<'a> Auditor<'a> {
     }
 }
 
-impl fmt::Debug for Auditor<'_> {
+impl fmt::Debug for Inspector<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Auditor")
             .field("idle", &self.is_idle())
@@ -128,7 +132,7 @@ impl fmt::Debug for Auditor<'_> {
     }
 }
 
-async fn connect(config: &Config, place: &Place) -> Result<Session> {
+async fn connect(config: &Config, place: &TableLocation) -> Result<Session> {
     let limit = config.operation_timeout;
     let session = postgres::connect(&config.database, "outboxd audit", limit).await?;
     if postgres::server(&session).await? != place.server {
@@ -142,19 +146,21 @@ async fn look(
     session: &Session,
     config: &Config,
     statements: &Statements,
-    slow: &mut Slow,
-    ask: Ask,
-) -> Result<Told> {
+    slow: &mut SlowRows,
+    ask: Query,
+) -> Result<Answer> {
     Ok(match ask {
-        Ask::Catalogs => Told::Catalogs(preflight::inspect(session, config).await?),
-        Ask::List => {
+        Query::Catalogs => Answer::Catalogs(preflight::inspect(session, config).await?),
+        Query::List => {
             let (ids, behind) = statements.missed.list(session, CANDIDATES).await?;
-            Told::Listed(ids, behind)
+            Answer::Listed(ids, behind)
         }
-        Ask::Left(ids) => Told::Left(statements.missed.left(session, &ids).await?),
-        Ask::Rows(mut batch) => {
+        Query::StillUnpublished(ids) => {
+            Answer::StillUnpublished(statements.missed.left(session, &ids).await?)
+        }
+        Query::Rows(mut batch) => {
             let rows = batch.read(&statements.rows, session, slow).await?;
-            Told::Rows(rows, batch)
+            Answer::Rows(rows, batch)
         }
     })
 }

@@ -3,5 +3,5 @@
 pub(crate) mod audit;
 pub(crate) mod health_monitor;
 pub(crate) mod inspector;
+pub(crate) mod problems;
 pub(crate) mod session_monitor;
-pub(crate) mod troubles;

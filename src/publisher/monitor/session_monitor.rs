@@ -14,8 +14,8 @@ use crate::error::{Code, Error, Result};
 use crate::metrics::SlotGauges;
 use crate::postgres::Session;
 use crate::postgres::slot::{self, Slot};
-use crate::publisher::monitor::health_monitor::Overseer;
-use crate::publisher::monitor::inspector::Told;
+use crate::publisher::monitor::health_monitor::HealthMonitor;
+use crate::publisher::monitor::inspector::Answer;
 use crate::publisher::sink::forwarder::Forwarder;
 use crate::status::SlotHealth;
 
@@ -34,28 +34,28 @@ const WAITS_FOR_STANDBY: &str = "WaitForStandbyConfirmation";
 
 /// What was seen.
 #[derive(Debug)]
-pub(crate) enum Seen {
+pub(crate) enum Observation {
     Slot(Option<Slot>),
     Walsender(Walsender),
-    Told(Result<Told>),
+    Answer(Result<Answer>),
     /// Whether the walsender waits for a standby.
     Standby(bool),
 }
 
-type Look<'a> = Pin<Box<dyn Future<Output = Result<Seen>> + 'a>>;
+type Look<'a> = Pin<Box<dyn Future<Output = Result<Observation>> + 'a>>;
 
 /// See the module's head.
-pub(crate) struct Watch<'a> {
+pub(crate) struct SessionMonitor<'a> {
     session: &'a Session,
     slot: &'a str,
     walsender: i32,
     kept: bool,
     hasty: bool,
     look: Look<'a>,
-    overseer: Overseer<'a>,
+    health_monitor: HealthMonitor<'a>,
 }
 
-impl<'a> Watch<'a> {
+impl<'a> SessionMonitor<'a> {
     /// `walsender` is the process that serves the replication connection; `kept`: standbys keep the slot, and it may have to wait for
     /// them.
     pub(crate) fn new(
@@ -63,17 +63,17 @@ impl<'a> Watch<'a> {
         slot: &'a str,
         walsender: i32,
         kept: bool,
-        overseer: Overseer<'a>,
+        health_monitor: HealthMonitor<'a>,
     ) -> Self {
         let look = look_at_slot(session, slot, Duration::ZERO);
-        Watch {
+        SessionMonitor {
             session,
             slot,
             walsender,
             kept,
             hasty: false,
             look,
-            overseer,
+            health_monitor,
         }
     }
 
@@ -90,30 +90,30 @@ impl<'a> Watch<'a> {
         self.look = Box::pin(look_at_walsender(self.session, self.walsender));
     }
 
-    /// Does what is due beside the stream; see [`Overseer::turn`].
+    /// Does what is due beside the stream; see [`HealthMonitor::turn`].
     pub(crate) fn turn(&mut self, now: Duration, forwarder: &mut Forwarder) -> Result<()> {
-        self.overseer.turn(now, forwarder)
+        self.health_monitor.turn(now, forwarder)
     }
 
     /// The next sight. Cancel-safe.
     ///
     /// # Errors
     /// When the SQL connection has ended.
-    pub(crate) async fn seen(&mut self) -> Result<Seen> {
+    pub(crate) async fn seen(&mut self) -> Result<Observation> {
         tokio::select! {
             biased;
             () = self.session.closed() => Err(self.session.end_error("watching the slot")),
             seen = &mut self.look => {
                 let pause = if self.hasty { HASTE } else { INTERVAL };
                 self.look = match &seen {
-                    Ok(Seen::Slot(_)) if self.kept && !self.hasty => {
+                    Ok(Observation::Slot(_)) if self.kept && !self.hasty => {
                         Box::pin(look_for_standby(self.session, self.walsender))
                     }
                     _ => look_at_slot(self.session, self.slot, pause),
                 };
                 seen
             }
-            told = self.overseer.told() => Ok(Seen::Told(told)),
+            told = self.health_monitor.told() => Ok(Observation::Answer(told)),
         }
     }
 
@@ -121,14 +121,14 @@ impl<'a> Watch<'a> {
     ///
     /// # Errors
     /// Of the overseer.
-    pub(crate) fn tell(&mut self, seen: Seen, forwarder: &mut Forwarder) -> Result<()> {
+    pub(crate) fn tell(&mut self, seen: Observation, forwarder: &mut Forwarder) -> Result<()> {
         let now = forwarder.tick();
         match seen {
-            Seen::Told(told) => return self.overseer.hear(now, told, forwarder),
-            Seen::Walsender(walsender) => forwarder.engine.walsender(now, walsender),
-            Seen::Standby(waits) => forwarder.engine.waits_for_standby(waits),
-            Seen::Slot(slot) => {
-                self.overseer.slot(slot.as_ref(), forwarder);
+            Observation::Answer(told) => return self.health_monitor.hear(now, told, forwarder),
+            Observation::Walsender(walsender) => forwarder.engine.walsender(now, walsender),
+            Observation::Standby(waits) => forwarder.engine.waits_for_standby(waits),
+            Observation::Slot(slot) => {
+                self.health_monitor.slot(slot.as_ref(), forwarder);
                 let position = slot.as_ref().and_then(|slot| slot.confirmed_flush);
                 forwarder.engine.slot_position(position);
                 forwarder.metrics.slot(slot.as_ref().map(|slot| SlotGauges {
@@ -160,19 +160,21 @@ fn health(slot: Slot) -> SlotHealth {
 fn look_at_slot<'a>(session: &'a Session, slot: &'a str, pause: Duration) -> Look<'a> {
     Box::pin(async move {
         tokio::time::sleep(pause).await;
-        slot::read(session, slot).await.map(Seen::Slot)
+        slot::read(session, slot).await.map(Observation::Slot)
     })
 }
 
-async fn look_for_standby(session: &Session, pid: i32) -> Result<Seen> {
+async fn look_for_standby(session: &Session, pid: i32) -> Result<Observation> {
     let row = session
         .row_if_any("looking at the walsender", LOOK, &[&pid])
         .await?;
     let event = row.and_then(|row| row.get::<_, Option<String>>(0));
-    Ok(Seen::Standby(event.as_deref() == Some(WAITS_FOR_STANDBY)))
+    Ok(Observation::Standby(
+        event.as_deref() == Some(WAITS_FOR_STANDBY),
+    ))
 }
 
-async fn look_at_walsender(session: &Session, pid: i32) -> Result<Seen> {
+async fn look_at_walsender(session: &Session, pid: i32) -> Result<Observation> {
     let params: [&(dyn ToSql + Sync); 1] = [&pid];
     let look = session.row_if_any("looking at the walsender", LOOK, &params);
     let Ok(row) = tokio::time::timeout(LOOK_LIMIT, look).await else {
@@ -188,5 +190,5 @@ async fn look_at_walsender(session: &Session, pid: i32) -> Result<Seen> {
         Some(Some(event)) if idle.contains(&event.as_str()) => Walsender::Idle,
         Some(_) => Walsender::Busy,
     };
-    Ok(Seen::Walsender(walsender))
+    Ok(Observation::Walsender(walsender))
 }

@@ -9,18 +9,18 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use crate::config::Config;
-use crate::engine::dead_letters::Sight;
-use crate::engine::output::Work;
+use crate::engine::dead_letters::PendingRequests;
+use crate::engine::output::DatabaseWork;
 use crate::error::Result;
 use crate::lsn::Lsn;
 use crate::metrics::{Metrics, OTHER_TOPICS};
-use crate::outbox::{Place, WriteBack};
+use crate::outbox::{TableLocation, WriteBack};
 
 /// What has come back.
 pub(crate) struct Done {
     pub(crate) generation: u64,
-    pub(crate) work: Work,
-    pub(crate) result: Result<Option<Sight>>,
+    pub(crate) work: DatabaseWork,
+    pub(crate) result: Result<Option<PendingRequests>>,
     /// Where the log stood after the work, if that was asked for and the work is done.
     pub(crate) position: Option<Lsn>,
 }
@@ -31,7 +31,7 @@ type Running = Pin<Box<dyn Future<Output = (WriteBack, Done)>>>;
 pub(crate) struct DatabaseWorker {
     config: Arc<Config>,
     metrics: Arc<Metrics>,
-    place: Option<Place>,
+    place: Option<TableLocation>,
     resting: Option<WriteBack>,
     running: Option<Running>,
 }
@@ -49,12 +49,12 @@ impl DatabaseWorker {
     }
 
     /// What work is about that begins from now on.
-    pub(crate) fn use_place(&mut self, place: Option<Place>) {
+    pub(crate) fn use_place(&mut self, place: Option<TableLocation>) {
         self.place = place;
     }
 
     /// Begins this work; [`done`](DatabaseWorker::done) tells how it went and, if `asks_position`, where the log stood after it.
-    pub(crate) fn begin(&mut self, generation: u64, mut work: Work, asks_position: bool) {
+    pub(crate) fn begin(&mut self, generation: u64, mut work: DatabaseWork, asks_position: bool) {
         let Some(mut write_back) = self.resting.take() else {
             debug_assert!(false, "one thing at a time");
             return;
@@ -65,7 +65,7 @@ impl DatabaseWorker {
             let mut result = perform(&mut write_back, &mut work, &metrics).await;
             let mut position = None;
             if asks_position && result.is_ok() {
-                match write_back.write_milestone().await {
+                match write_back.emit_logical_message().await {
                     Ok(stood) => position = Some(stood),
                     Err(error) => result = Err(error),
                 }
@@ -81,7 +81,7 @@ impl DatabaseWorker {
     }
 
     /// Drops the work that is out; its connection goes with it.
-    pub(crate) fn forget(&mut self) {
+    pub(crate) fn clear(&mut self) {
         if self.running.take().is_some() {
             self.resting = Some(WriteBack::new(Arc::clone(&self.config)));
         }
@@ -117,15 +117,15 @@ impl fmt::Debug for DatabaseWorker {
 
 async fn perform(
     write_back: &mut WriteBack,
-    work: &mut Work,
+    work: &mut DatabaseWork,
     metrics: &Metrics,
-) -> Result<Option<Sight>> {
+) -> Result<Option<PendingRequests>> {
     match work {
-        Work::Mark(marks) => write_back.write(marks).await?,
-        Work::File(letters) => write_back.file(letters).await?,
-        Work::Close(closings) => write_back.close(closings).await?,
-        Work::Count(rows) => write_back.count_attempts(rows).await?,
-        Work::Look { with_keys } => {
+        DatabaseWork::Mark(marks) => write_back.write(marks).await?,
+        DatabaseWork::File(dead_letters) => write_back.file(dead_letters).await?,
+        DatabaseWork::Close(closings) => write_back.close(closings).await?,
+        DatabaseWork::Count(rows) => write_back.count_attempts(rows).await?,
+        DatabaseWork::Look { with_keys } => {
             let requests = write_back.requests().await?;
             let parked = match with_keys {
                 true => Some(write_back.parked_keys().await?),
@@ -134,32 +134,32 @@ async fn perform(
             if let Some(counts) = write_back.counts_if_due().await? {
                 metrics.dead_letters(&counts);
             }
-            return Ok(Some(Sight { requests, parked }));
+            return Ok(Some(PendingRequests { requests, parked }));
         }
     }
     Ok(None)
 }
 
 /// Tells of the events that are filed for the first time by this work, and gives the topics under which they are counted.
-pub(crate) fn dead(work: &Work) -> Vec<String> {
-    let Work::File(letters) = work else {
+pub(crate) fn dead(work: &DatabaseWork) -> Vec<String> {
+    let DatabaseWork::File(dead_letters) = work else {
         return Vec::new();
     };
-    let new = letters
+    let new = dead_letters
         .iter()
-        .filter(|letter| letter.known.is_none() && !letter.parked);
-    new.map(|letter| {
-        let topic = letter.record.as_ref().map(|record| record.topic());
+        .filter(|dead_letter| dead_letter.known.is_none() && !dead_letter.parked);
+    new.map(|dead_letter| {
+        let topic = dead_letter.record.as_ref().map(|record| record.topic());
         tracing::warn!(
-            event_id = letter.row,
+            event_id = dead_letter.row,
             topic,
-            code = letter.fault.code,
-            error = letter.fault.message,
-            attempts = letter.attempts,
+            code = dead_letter.rejection.code,
+            error = dead_letter.rejection.message,
+            attempts = dead_letter.attempts,
             "event is a dead letter"
         );
         // Names that are no topics' are as many as there are mistakes.
-        let is_topic = !letter.fault.code.starts_with("TOPIC_");
+        let is_topic = !dead_letter.rejection.code.starts_with("TOPIC_");
         topic
             .filter(|_| is_topic)
             .unwrap_or(OTHER_TOPICS)

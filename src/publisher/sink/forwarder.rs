@@ -12,28 +12,28 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use crate::config::{AfterPublish, Config, OnPoison};
 use crate::engine::Engine;
 use crate::engine::dispatch::{Admission, Reason};
-use crate::engine::output::{End, Limits, Output, Report};
-use crate::engine::record_checks::{self as checks, Parcel};
-use crate::engine::topics::{Answer, NO_TOPIC};
-use crate::engine::tracker::{Accepted, Ticket};
+use crate::engine::output::{DeliveryResult, End, Limits, Output};
+use crate::engine::record_checks::{self, RecordFacts};
+use crate::engine::topics::{MetadataAnswer, NO_TOPIC};
+use crate::engine::tracker::{InFlight, Ticket};
 use crate::error::{Code, Result};
-use crate::kafka::{DeliveryError, MetadataClient, Producer, Report as Delivery};
+use crate::kafka::{DeliveryError, DeliveryReport, MetadataClient, Producer};
 use crate::lsn::Lsn;
 use crate::metrics::{Metrics, TopicMetrics};
-use crate::outbox::{Event, Fault, Origin, OwnedRecord, Place, Router, known};
+use crate::outbox::{Event, EventSource, OwnedRecord, Rejection, Router, TableLocation, known};
 use crate::postgres::Session;
 use crate::publisher::sink::database_worker::{self, DatabaseWorker, Done};
 use crate::publisher::sink::kafka_adapter::{ask, failure, send};
 use crate::publisher::sink::topic_counters;
-use crate::status::Board;
+use crate::status::StatusBoard;
 
-type Question = Pin<Box<dyn Future<Output = Option<Vec<(String, Answer)>>>>>;
+type Question = Pin<Box<dyn Future<Output = Option<Vec<(String, MetadataAnswer)>>>>>;
 
 /// See the module's head.
 pub(crate) struct Forwarder {
     pub(crate) engine: Engine,
     pub(crate) metrics: Arc<Metrics>,
-    pub(crate) board: Arc<Board>,
+    pub(crate) board: Arc<StatusBoard>,
     /// A change was counted and could not be forwarded: to go on behind it would skip it.
     pub(crate) skipped: bool,
     pub(in crate::publisher) config: Arc<Config>,
@@ -43,9 +43,9 @@ pub(crate) struct Forwarder {
     question: Option<Question>,
     /// By topic id; an id that was given to another name shows by the name.
     topics: Vec<Option<(Box<str>, TopicMetrics)>>,
-    reports: Vec<Delivery>,
-    done: Vec<Accepted>,
-    scribe: DatabaseWorker,
+    reports: Vec<DeliveryReport>,
+    done: Vec<InFlight>,
+    database_worker: DatabaseWorker,
     pub(in crate::publisher) write_error: Option<String>,
     pub(in crate::publisher) now: Duration,
     born: Instant,
@@ -68,7 +68,7 @@ impl Forwarder {
     pub(crate) fn new(
         config: &Arc<Config>,
         metrics: Arc<Metrics>,
-        board: Arc<Board>,
+        board: Arc<StatusBoard>,
     ) -> Result<Self> {
         Ok(Forwarder {
             engine: Engine::new(Limits::of(config)),
@@ -79,7 +79,7 @@ impl Forwarder {
             topics: Vec::new(),
             reports: Vec::new(),
             done: Vec::new(),
-            scribe: DatabaseWorker::new(config, Arc::clone(&metrics)),
+            database_worker: DatabaseWorker::new(config, Arc::clone(&metrics)),
             write_error: None,
             now: Duration::ZERO,
             born: Instant::now(),
@@ -106,18 +106,18 @@ impl Forwarder {
     }
 
     /// From now on rows are written back here and nowhere else; nowhere, where no session has the lock any more.
-    pub(crate) fn use_place(&mut self, place: Option<Place>) {
+    pub(crate) fn use_place(&mut self, place: Option<TableLocation>) {
         if place.is_none() {
             self.lock_lost();
         }
-        self.scribe.use_place(place);
+        self.database_worker.use_place(place);
     }
 
     /// Drops everything, since it belongs to another history: rows that wait for their marks are others here, and what the producer still
     /// has must not reach Kafka behind newer events.
-    pub(crate) fn forget(&mut self) {
+    pub(crate) fn clear(&mut self) {
         self.producer.purge();
-        self.scribe.forget();
+        self.database_worker.clear();
         self.engine.reset(Lsn::INVALID);
     }
 
@@ -126,43 +126,48 @@ impl Forwarder {
     ///
     /// # Errors
     /// Of the session, which is of no more use then; nothing has changed.
-    pub(crate) async fn begin_anew(
+    pub(crate) async fn start_over(
         &mut self,
         session: &Session,
         system_id: u64,
         start: Lsn,
     ) -> Result<Vec<(i64, Lsn)>> {
-        self.scribe.finish().await;
+        self.database_worker.finish().await;
         let since = (!start.is_invalid()).then_some(start);
         let (outbox, system_id) = (&self.config.table, system_id.to_string());
-        let parks = self.config.on_poison == OnPoison::ParkKey;
-        let known = known(session, outbox, &system_id, since, parks).await?;
+        let parked_keys = self.config.on_poison == OnPoison::ParkKey;
+        let known = known(session, outbox, &system_id, since, parked_keys).await?;
         self.engine.reset(start);
         self.engine.load_parked(known.parked);
         Ok(known.filed)
     }
 
     /// Makes a new producer in place of one that has failed. Everything in memory has to be dropped then. True if it had.
-    pub(crate) async fn renew_producer(&mut self) -> Result<bool> {
+    pub(crate) async fn replace_producer(&mut self) -> Result<bool> {
         let failed = std::mem::take(&mut self.producer_failed);
         if failed {
-            self.producer.renew(&self.config).await?;
+            self.producer.replace(&self.config).await?;
         }
         Ok(failed)
     }
 
     /// An insert from the stream.
-    pub(crate) fn insert(&mut self, event: &Event<'_>, origin: Origin, xid: u32) -> Result<()> {
+    pub(crate) fn insert(
+        &mut self,
+        event: &Event<'_>,
+        origin: EventSource,
+        xid: u32,
+    ) -> Result<()> {
         let since_micros = match origin {
-            Origin::Stream { committed_at, .. } => committed_at.unix_micros(),
-            Origin::Table => 0,
+            EventSource::Stream { committed_at, .. } => committed_at.unix_micros(),
+            EventSource::Table => 0,
         };
         self.forward(event, origin, xid, since_micros)
     }
 
     /// A row read from the table, inserted by `xid` at `created_micros`.
     pub(crate) fn row(&mut self, event: &Event<'_>, xid: u32, created_micros: i64) -> Result<()> {
-        self.forward(event, Origin::Table, xid, created_micros)
+        self.forward(event, EventSource::Table, xid, created_micros)
     }
 
     /// A row that is marked without being sent.
@@ -174,13 +179,13 @@ impl Forwarder {
     }
 
     /// A row of which nothing but its id could be read.
-    pub(crate) fn unreadable(&mut self, row: i64, xid: u32, fault: Fault) {
+    pub(crate) fn unreadable(&mut self, row: i64, xid: u32, rejection: Rejection) {
         let unread = self.accepted(row, xid);
-        self.engine.accept_unreadable(self.now, unread, fault);
+        self.engine.accept_unreadable(self.now, unread, rejection);
     }
 
-    fn accepted(&self, row: i64, xid: u32) -> Accepted {
-        Accepted {
+    fn accepted(&self, row: i64, xid: u32) -> InFlight {
+        InFlight {
             row,
             xid,
             bytes: 0,
@@ -193,21 +198,23 @@ impl Forwarder {
     fn forward(
         &mut self,
         event: &Event<'_>,
-        origin: Origin,
+        origin: EventSource,
         xid: u32,
         since_micros: i64,
     ) -> Result<()> {
-        let (parts, fault) = match self.router.prepare(event, origin) {
+        let (parts, rejection) = match self.router.prepare(event, origin) {
             Ok(parts) => (parts, None),
-            Err(error) if error.code() == Code::Publish => {
-                (self.router.bare(event), Some(checks::malformed(&error)))
-            }
+            Err(error) if error.code() == Code::Publish => (
+                self.router.bare(event),
+                Some(record_checks::malformed(&error)),
+            ),
             Err(error) => return Err(error),
         };
         let record = self.router.assemble(&parts, event, origin);
-        let fault = fault.or_else(|| checks::own_fault(&record, self.engine.limits.needs_key));
+        let rejection = rejection
+            .or_else(|| record_checks::own_rejection(&record, self.engine.limits.needs_key));
         let topic = self.engine.topic(record.topic);
-        let accepted = Accepted {
+        let accepted = InFlight {
             row: event.row_id.unwrap_or(0),
             xid,
             bytes: u32::try_from(record.size()).unwrap_or(u32::MAX),
@@ -216,13 +223,13 @@ impl Forwarder {
             sent_micros: self.now.as_micros() as u64,
         };
         let ticket = match origin {
-            Origin::Stream { .. } => self.engine.accept(accepted),
-            Origin::Table => Some(self.engine.accept_row(accepted)),
+            EventSource::Stream { .. } => self.engine.accept(accepted),
+            EventSource::Table => Some(self.engine.accept_row(accepted)),
         };
         let Some(ticket) = ticket else { return Ok(()) };
-        let admission = match fault {
-            Some(fault) => Admission::Keep(Reason::Condemn(fault)),
-            None => self.engine.admit(&accepted, &Parcel::of(&record)),
+        let admission = match rejection {
+            Some(rejection) => Admission::Keep(Reason::Reject(rejection)),
+            None => self.engine.admit(&accepted, &RecordFacts::of(&record)),
         };
         if let Admission::Keep(reason) = admission {
             let record = Box::new(OwnedRecord::from(&record));
@@ -246,7 +253,7 @@ impl Forwarder {
         refusal: &DeliveryError,
         record: Option<Box<OwnedRecord>>,
     ) {
-        let report = Report {
+        let report = DeliveryResult {
             ticket,
             failure: Some(failure(refusal)),
             record,
@@ -279,11 +286,11 @@ impl Forwarder {
                 }
                 Output::Work { generation, work } => {
                     let asks_position = self.engine.asks_position(&work);
-                    self.scribe.begin(generation, work, asks_position);
+                    self.database_worker.begin(generation, work, asks_position);
                 }
-                Output::End(End::ProducerFailed(fault)) => {
+                Output::End(End::ProducerFailed(rejection)) => {
                     self.producer_failed = true;
-                    return Ok(Some(Output::End(End::ProducerFailed(fault))));
+                    return Ok(Some(Output::End(End::ProducerFailed(rejection))));
                 }
                 other => return Ok(Some(other)),
             }
@@ -299,7 +306,7 @@ impl Forwarder {
             return self.fatal();
         }
         for report in self.reports.drain(..) {
-            let report = Report {
+            let report = DeliveryResult {
                 ticket: report.ticket,
                 failure: report.outcome.err().map(|refusal| failure(&refusal)),
                 record: report.record,
@@ -334,7 +341,7 @@ impl Forwarder {
     pub(crate) async fn progressed(&mut self) -> Result<()> {
         tokio::select! {
             biased;
-            done = self.scribe.done() => self.worked(done),
+            done = self.database_worker.done() => self.work_finished(done),
             answers = answered(&mut self.question) => {
                 self.question = None;
                 let now = self.tick();
@@ -348,7 +355,7 @@ impl Forwarder {
         Ok(())
     }
 
-    fn worked(&mut self, done: Done) {
+    fn work_finished(&mut self, done: Done) {
         let now = self.tick();
         let Done {
             generation,
@@ -373,7 +380,7 @@ impl Forwarder {
             }
         };
         self.engine
-            .worked_at(now, generation, work, sight, position);
+            .work_finished_at(now, generation, work, sight, position);
         for topic in dead {
             self.metrics.topic(&topic).failed(1);
         }
@@ -381,7 +388,7 @@ impl Forwarder {
 }
 
 /// The answer to the question that is out; waits for ever when there is none.
-async fn answered(question: &mut Option<Question>) -> Option<Vec<(String, Answer)>> {
+async fn answered(question: &mut Option<Question>) -> Option<Vec<(String, MetadataAnswer)>> {
     match question {
         Some(question) => question.await,
         None => std::future::pending().await,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::engine::output::Snapshot;
+use crate::engine::output::EngineStats;
 use crate::metrics::FlightGauges;
 use crate::publisher::sink::forwarder::Forwarder;
 
@@ -18,7 +18,7 @@ impl Forwarder {
     }
 
     /// The figures alone: whoever waits for something else has named it.
-    pub(crate) fn show_figures(&mut self) -> (Snapshot, f64) {
+    pub(crate) fn show_figures(&mut self) -> (EngineStats, f64) {
         let snapshot = self.engine.snapshot();
         let oldest_seconds = snapshot.oldest.map_or(0.0, |oldest| {
             self.now.as_secs_f64() - Duration::from_micros(oldest.sent_micros).as_secs_f64()
@@ -48,12 +48,12 @@ impl Forwarder {
 
     fn waiting(
         &mut self,
-        snapshot: &Snapshot,
+        snapshot: &EngineStats,
         oldest_seconds: f64,
     ) -> Option<(&'static str, String)> {
         let late = |_: &_| oldest_seconds > KAFKA_WAIT.as_secs_f64() && snapshot.unfiled_count == 0;
         if let Some(oldest) = snapshot.oldest.filter(late) {
-            return Some(("kafka", self.kafka_trouble(oldest.topic)));
+            return Some(("kafka", self.kafka_problem(oldest.topic)));
         }
         if snapshot.standby {
             let detail = "a standby of synchronized_standby_slots does not have what is to be sent";
@@ -81,12 +81,12 @@ impl Forwarder {
         Some(wait)
     }
 
-    fn kafka_trouble(&mut self, topic: u32) -> String {
-        let trouble = self.engine.kafka_trouble(topic);
-        let trouble = trouble.unwrap_or_else(|| "no acknowledgement".to_owned());
+    fn kafka_problem(&mut self, topic: u32) -> String {
+        let problem = self.engine.kafka_problem(topic);
+        let problem = problem.unwrap_or_else(|| "no acknowledgement".to_owned());
         match self.producer.health().last_error {
-            Some(error) => format!("{trouble}: {}", error.reason),
-            None => trouble,
+            Some(error) => format!("{problem}: {}", error.reason),
+            None => problem,
         }
     }
 }

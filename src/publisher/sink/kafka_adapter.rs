@@ -5,13 +5,13 @@ use std::time::{Duration, Instant};
 
 use rdkafka::types::RDKafkaErrorCode;
 
-use crate::engine::output::{Failure, FailureKind};
-use crate::engine::topics::{Answer, Facts};
+use crate::engine::output::{DeliveryFailure, FailureKind};
+use crate::engine::topics::{MetadataAnswer, TopicLimits};
 use crate::error::{Code, Error, Result};
 use crate::kafka::{
-    Action, DeliveryError, MetadataClient, Producer, Report as Delivery, SendError, TopicAnswer,
+    DeliveryError, DeliveryReport, ErrorAction, MetadataClient, Producer, SendError, TopicAnswer,
 };
-use crate::outbox::Fault;
+use crate::outbox::Rejection;
 
 /// How long a record may find the producer's queue full before the session is given up.
 const FULL_LIMIT: Duration = Duration::from_secs(10);
@@ -19,7 +19,7 @@ const FULL_LIMIT: Duration = Duration::from_secs(10);
 /// Hands a record to the producer, and waits for a moment where its queue is full. The inner error is the record's own.
 pub(crate) fn send(
     producer: &mut Producer,
-    reports: &mut Vec<Delivery>,
+    reports: &mut Vec<DeliveryReport>,
     mut send: impl FnMut(&mut Producer) -> Result<(), SendError>,
 ) -> Result<Result<(), DeliveryError>> {
     let mut full_since = None;
@@ -38,33 +38,33 @@ pub(crate) fn send(
             Err(SendError::Full) => {
                 let message = "the producer's queue stays full";
                 return Err(Error::transient(Code::Publish, message)
-                    .hint("raise queue.buffering.max.messages or lower the memory limit"));
+                    .with_hint("raise queue.buffering.max.messages or lower the memory limit"));
             }
         }
     }
 }
 
 /// What a refusal means for its record.
-pub(crate) fn failure(refusal: &DeliveryError) -> Failure {
+pub(crate) fn failure(refusal: &DeliveryError) -> DeliveryFailure {
     let kind = match (refusal.action(), refusal.code()) {
         (
-            Action::Refuse,
+            ErrorAction::Refuse,
             RDKafkaErrorCode::UnknownTopic
             | RDKafkaErrorCode::UnknownTopicOrPartition
             | RDKafkaErrorCode::UnknownPartition,
         ) => FailureKind::NoTopic,
-        (Action::Refuse, _) => FailureKind::Refused,
-        (Action::Wait, _) => FailureKind::Outage,
-        (Action::Rewind | Action::Fatal, _) => FailureKind::Producer,
+        (ErrorAction::Refuse, _) => FailureKind::Refused,
+        (ErrorAction::Wait, _) => FailureKind::Outage,
+        (ErrorAction::Rewind | ErrorAction::Fatal, _) => FailureKind::Producer,
     };
     let report = Error::from(refusal.clone()).report();
     // The code of the error stands in a field of its own.
     let message = report
         .split_once(": ")
         .map_or(report.as_str(), |(_, rest)| rest);
-    Failure {
+    DeliveryFailure {
         kind,
-        fault: Fault {
+        rejection: Rejection {
             code: refusal.name(),
             message: message.to_owned(),
         },
@@ -76,7 +76,7 @@ pub(crate) fn failure(refusal: &DeliveryError) -> Failure {
 pub(crate) async fn ask(
     catalog: Rc<MetadataClient>,
     topics: Vec<String>,
-) -> Option<Vec<(String, Answer)>> {
+) -> Option<Vec<(String, MetadataAnswer)>> {
     match catalog.ask(&topics).await {
         Ok(answers) => {
             let answers = answers.into_iter();
@@ -89,13 +89,13 @@ pub(crate) async fn ask(
     }
 }
 
-fn answer(said: TopicAnswer) -> Answer {
+fn answer(said: TopicAnswer) -> MetadataAnswer {
     match said {
-        TopicAnswer::Missing => Answer::Missing,
-        TopicAnswer::Known(facts) => Answer::Known(Facts {
-            batch_bytes_max: facts.max_message_bytes,
-            compacted: facts.compacted,
-            trouble: facts.trouble(),
+        TopicAnswer::Missing => MetadataAnswer::Missing,
+        TopicAnswer::Known(topic_limits) => MetadataAnswer::Known(TopicLimits {
+            batch_bytes_max: topic_limits.max_message_bytes,
+            compacted: topic_limits.compacted,
+            problem: topic_limits.problem(),
         }),
     }
 }

@@ -8,7 +8,7 @@ use crate::publisher::sink::forwarder::Forwarder;
 ///
 /// # Errors
 /// Of the producer, which is of no more use then.
-pub(crate) fn hand_on(
+pub(crate) fn forward_row(
     forwarder: &mut Forwarder,
     rows: &UnpublishedRows,
     read: &Read,
@@ -18,8 +18,8 @@ pub(crate) fn hand_on(
             let event = rows.event(row)?;
             forwarder.row(&event, row.xid(), row.created_micros())
         }
-        Read::Unreadable { id, xid, fault } => {
-            forwarder.unreadable(*id, *xid, fault.clone());
+        Read::Unreadable { id, xid, rejection } => {
+            forwarder.unreadable(*id, *xid, rejection.clone());
             Ok(())
         }
     }

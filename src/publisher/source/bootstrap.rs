@@ -22,9 +22,9 @@ use crate::error::{Code, Error, Result};
 use crate::outbox::{BATCH, Read, SAVEPOINT};
 use crate::postgres::slot::{self, Slot};
 use crate::postgres::{self, Server, Session};
-use crate::publisher::slot_loss::Loss;
-use crate::publisher::source::event_decoder::Already;
-use crate::publisher::source::table_scan::{Ledger, Step, Stopped, TableRun, go_on};
+use crate::publisher::slot_loss::SlotLoss;
+use crate::publisher::source::event_decoder::HandledRows;
+use crate::publisher::source::table_scan::{RowFilter, Step, Stopped, TableScan, go_on};
 use crate::publisher::stop::stop_requested;
 use crate::replication::ReplicationClient;
 use crate::status::Phase;
@@ -41,10 +41,10 @@ const REMEMBERED_MAX: usize = 100_000;
 /// See the module's head. Holds the lock, and has no slot.
 pub(crate) struct Bootstrap<'a> {
     /// Its lease is a replication connection's, which is away while it makes the slot.
-    pub(crate) run: TableRun<'a>,
+    pub(crate) run: TableScan<'a>,
     pub(crate) server: &'a Server,
     /// How the slot was lost that was in use before; `None` at a first start.
-    pub(crate) loss: Option<Loss>,
+    pub(crate) loss: Option<SlotLoss>,
 }
 
 impl Bootstrap<'_> {
@@ -52,9 +52,9 @@ impl Bootstrap<'_> {
     ///
     /// # Errors
     /// Transient ones start over; fatal: the configuration says not to heal, or not to publish what is there.
-    pub(crate) async fn run(mut self, found: Option<Slot>) -> Result<Option<Already>> {
+    pub(crate) async fn run(mut self, found: Option<Slot>) -> Result<Option<HandledRows>> {
         match self.procedure(found).await? {
-            Ok(already) => Ok(Some(already)),
+            Ok(handled_rows) => Ok(Some(handled_rows)),
             Err(Stopped) => {
                 self.run.finish().await?;
                 Ok(None)
@@ -62,10 +62,10 @@ impl Bootstrap<'_> {
         }
     }
 
-    async fn procedure(&mut self, found: Option<Slot>) -> Step<Already> {
+    async fn procedure(&mut self, found: Option<Slot>) -> Step<HandledRows> {
         self.run.forwarder.board.phase(Phase::Backlog);
         go_on!(self.run.settle().await);
-        self.run.begin_anew().await?;
+        self.run.start_over().await?;
         self.permit().await?;
         if let Some(loss) = &self.loss {
             let slot = &self.run.config.slot;
@@ -75,13 +75,13 @@ impl Bootstrap<'_> {
             slot::drop(self.run.session, &lost.name).await?;
         }
         let temporary = format!("outboxd_new_{:016x}", fastrand::u64(..));
-        let already = loop {
+        let handled_rows = loop {
             if self.publishes_backlog() {
                 while go_on!(self.pass(None).await) >= FEW {}
             }
-            let (already, snapshot) = go_on!(self.make_slot(&temporary).await);
-            if go_on!(self.publish_snapshot(&snapshot, &already).await) {
-                break already;
+            let (handled_rows, snapshot) = go_on!(self.make_slot(&temporary).await);
+            if go_on!(self.publish_snapshot(&snapshot, &handled_rows).await) {
+                break handled_rows;
             }
             tracing::warn!("publishing the snapshot takes too long, giving the slot back");
             self.client()?.drop_slot(&temporary).await?;
@@ -95,7 +95,7 @@ impl Bootstrap<'_> {
             metrics.slot_bootstraps.inc()
         };
         tracing::info!(slot = %self.run.config.slot, "slot made");
-        Ok(Ok(already))
+        Ok(Ok(handled_rows))
     }
 
     fn client(&mut self) -> Result<&mut ReplicationClient> {
@@ -105,7 +105,7 @@ impl Bootstrap<'_> {
                 "the replication connection is still making a slot",
             )
         };
-        self.run.lease.client().ok_or_else(away)
+        self.run.lock_holder.client().ok_or_else(away)
     }
 
     /// What `skip` leaves out is the backlog of a first start. Once a slot was in use, what is unmarked was missed.
@@ -149,7 +149,7 @@ impl Bootstrap<'_> {
             ""
         };
         let message = format!("{table} has {count} unpublished rows{oldest}{never}");
-        Err(Error::fatal(Code::Config, message).hint(
+        Err(Error::fatal(Code::Config, message).with_hint(
             "start with --backlog publish to send them, \
              or with --backlog skip to mark them as published unsent",
         ))
@@ -174,15 +174,15 @@ impl Bootstrap<'_> {
     }
 
     /// Makes the temporary slot, publishing from the table while Postgres waits. Returns a session that sees its snapshot.
-    async fn make_slot(&mut self, name: &str) -> Step<(Already, Session)> {
-        let mut already = Already::default();
-        let client = self.run.lease.take_client();
+    async fn make_slot(&mut self, name: &str) -> Step<(HandledRows, Session)> {
+        let mut handled_rows = HandledRows::default();
+        let client = self.run.lock_holder.take_client();
         let client = client.ok_or_else(|| Error::fatal(Code::Slot, "two slots at a time"))?;
         let created = {
             let mut create = pin!(client.create_temporary_slot(name));
             loop {
                 // Given up between two rows at most: what went out is remembered, the rest is in the snapshot.
-                let pass = self.while_waiting(&mut already.rows);
+                let pass = self.while_waiting(&mut handled_rows.rows);
                 tokio::select! {
                     biased;
                     created = &mut create => break created?,
@@ -190,13 +190,13 @@ impl Bootstrap<'_> {
                 }
             }
         };
-        self.run.lease.give_back(client);
+        self.run.lock_holder.give_back(client);
         go_on!(self.run.settle().await);
-        already.until = postgres::log_position(self.run.session).await?;
+        handled_rows.until = postgres::log_position(self.run.session).await?;
         let snapshot = self.import(&created.snapshot).await?;
         // Any command ends the transaction that exports the snapshot; who has imported it keeps it.
         self.client()?.query("SELECT 1").await?;
-        Ok(Ok((already, snapshot)))
+        Ok(Ok((handled_rows, snapshot)))
     }
 
     /// A turn of waiting for Postgres: names what it waits for, and publishes what is new in the table.
@@ -233,7 +233,11 @@ impl Bootstrap<'_> {
     }
 
     /// Publishes what the snapshot shows as unpublished. False when it took too long.
-    async fn publish_snapshot(&mut self, snapshot: &Session, already: &Already) -> Step<bool> {
+    async fn publish_snapshot(
+        &mut self,
+        snapshot: &Session,
+        handled_rows: &HandledRows,
+    ) -> Step<bool> {
         if self.run.config.after_publish == AfterPublish::Keep && !self.publishes_backlog() {
             return Ok(Ok(true));
         }
@@ -246,7 +250,7 @@ impl Bootstrap<'_> {
                 if reads.is_empty() {
                     break;
                 }
-                go_on!(self.publish_unpublished(&reads, already).await);
+                go_on!(self.publish_unpublished(&reads, handled_rows).await);
             }
             after = batch.last().unwrap_or(after);
             if !batch.is_full() || began.elapsed() > SNAPSHOT_LIMIT {
@@ -257,11 +261,15 @@ impl Bootstrap<'_> {
     }
 
     /// Publishes those rows of the snapshot that nobody has published since.
-    async fn publish_unpublished(&mut self, reads: &[Read], already: &Already) -> Step<()> {
+    async fn publish_unpublished(
+        &mut self,
+        reads: &[Read],
+        handled_rows: &HandledRows,
+    ) -> Step<()> {
         let ids: Vec<i64> = reads.iter().map(Read::id).collect();
         let by_now = self.run.rows.published(self.run.session, &ids).await?;
         for read in reads {
-            if already.rows.contains(&read.id()) || by_now.contains(&read.id()) {
+            if handled_rows.rows.contains(&read.id()) || by_now.contains(&read.id()) {
                 continue;
             }
             if self.publishes_backlog() {
@@ -278,7 +286,7 @@ impl Bootstrap<'_> {
 /// The ids of the rows that went out, where they are to be known.
 type Remember<'a> = Option<&'a mut HashSet<i64>>;
 
-impl Ledger for Remember<'_> {
+impl RowFilter for Remember<'_> {
     fn wants(&mut self, _id: i64) -> bool {
         true
     }

@@ -5,14 +5,14 @@ use std::collections::{HashMap, HashSet};
 use crate::config::Config;
 use crate::error::{Code, Error, Result};
 use crate::lsn::Lsn;
-use crate::outbox::{Columns, Origin};
+use crate::outbox::{Columns, EventSource};
 use crate::pgoutput::{Begin, Insert, Message, Relation};
 use crate::publisher::sink::forwarder::Forwarder;
 
 /// Rows that are dealt with, though the stream may bring them again: published from the table while the slot was being made, or
 /// filed as dead letters.
 #[derive(Debug, Default)]
-pub(crate) struct Already {
+pub(crate) struct HandledRows {
     pub(crate) rows: HashSet<i64>,
     /// Behind this position none of them comes.
     pub(crate) until: Lsn,
@@ -21,7 +21,7 @@ pub(crate) struct Already {
 /// From the bytes of one message to the forwarder.
 pub(in crate::publisher) struct Decoder<'a> {
     pub(in crate::publisher) config: &'a Config,
-    pub(in crate::publisher) already: &'a mut Already,
+    pub(in crate::publisher) handled_rows: &'a mut HandledRows,
     /// The table that there is now; the stream may still bring rows of one that was dropped under this name.
     pub(in crate::publisher) table: u32,
     /// By relation id; `None` for a table of the publication that is not the outbox.
@@ -38,8 +38,8 @@ impl Decoder<'_> {
     ) -> Result<()> {
         match Message::decode(payload)? {
             Message::Begin(begin) => {
-                if begin.final_lsn > self.already.until {
-                    self.already.rows = HashSet::new();
+                if begin.final_lsn > self.handled_rows.until {
+                    self.handled_rows.rows = HashSet::new();
                 }
                 forwarder.engine.begin(begin.final_lsn);
                 self.begin = Some(begin);
@@ -94,17 +94,17 @@ impl Decoder<'_> {
             // Its row is gone, and the id may be another's by now.
             event.row_id = None;
         }
-        let already = event
+        let handled_rows = event
             .row_id
-            .is_some_and(|row| self.already.rows.contains(&row));
-        if event.published || already {
+            .is_some_and(|row| self.handled_rows.rows.contains(&row));
+        if event.published || handled_rows {
             return Ok(());
         }
         self.has_events = true;
         let (commit_lsn, committed_at) = (begin.final_lsn, begin.committed_at);
         forwarder.insert(
             &event,
-            Origin::Stream {
+            EventSource::Stream {
                 commit_lsn,
                 index,
                 committed_at,

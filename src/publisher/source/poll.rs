@@ -18,8 +18,8 @@ use std::time::{Duration, Instant};
 use crate::config::{AfterPublish, Backlog, Config};
 use crate::error::{Code, Error, Result};
 use crate::postgres::{self, Server, Session, TableShape, preflight};
-use crate::publisher::instance_lock as lock;
-use crate::publisher::source::table_scan::{Ledger, Step, Stopped, TableRun, go_on};
+use crate::publisher::instance_lock;
+use crate::publisher::source::table_scan::{RowFilter, Step, Stopped, TableScan, go_on};
 use crate::status::Phase;
 
 /// A table with more unpublished rows than this, and none ever marked, is not sent without being asked to.
@@ -30,19 +30,19 @@ const PASS_LIMIT: Duration = Duration::from_secs(5);
 const HANDED_MAX: usize = 100_000;
 
 /// A session that has the lock, and what it was told of its server.
-pub(crate) struct Taken {
+pub(crate) struct PollSession {
     pub(crate) session: Session,
     pub(crate) server: Server,
     pub(crate) shape: TableShape,
 }
 
 /// Connects, checks what polling needs, and takes the lock. `None` when another instance has it.
-pub(crate) async fn take(config: &Config) -> Result<Option<Taken>> {
+pub(crate) async fn take(config: &Config) -> Result<Option<PollSession>> {
     let session = postgres::connect(&config.database, "outboxd", config.operation_timeout).await?;
     let server = postgres::server(&session).await?;
     let shape = preflight::check(&session, config).await?;
-    let taken = lock::take_by_sql(&session, &config.slot).await?;
-    Ok(taken.then_some(Taken {
+    let taken = instance_lock::take_by_sql(&session, &config.slot).await?;
+    Ok(taken.then_some(PollSession {
         session,
         server,
         shape,
@@ -51,8 +51,8 @@ pub(crate) async fn take(config: &Config) -> Result<Option<Taken>> {
 
 /// See the module's head.
 pub(crate) struct Poll<'a> {
-    pub(crate) run: TableRun<'a>,
-    pub(crate) handed: &'a mut Handed,
+    pub(crate) run: TableScan<'a>,
+    pub(crate) sent_rows: &'a mut SentRows,
     /// What is in flight belongs to another server, or to a producer that has failed.
     pub(crate) is_new: bool,
     /// The first session of this process: it asks before it sends what was never marked.
@@ -66,8 +66,8 @@ impl Poll<'_> {
     /// Of the session, transient: another one goes on. Fatal: the table is not to be sent without being asked to.
     pub(crate) async fn run(mut self) -> Result<()> {
         if self.is_new || self.run.forwarder.engine.is_drained() {
-            self.run.begin_anew().await?;
-            *self.handed = Handed::default();
+            self.run.start_over().await?;
+            *self.sent_rows = SentRows::default();
         }
         if self.is_first {
             self.permit().await?;
@@ -93,23 +93,23 @@ impl Poll<'_> {
     async fn pass(&mut self) -> Step<bool> {
         let began = Instant::now();
         let (interval, batch_size) = (self.run.config.process_interval, self.run.config.batch_size);
-        self.handed.begin(self.run.forwarder.engine.is_drained());
+        self.sent_rows.begin(self.run.forwarder.engine.is_drained());
         if !self.run.rows.is_current(self.run.session).await? {
             let message = format!("table {} was dropped and made anew", self.run.config.table);
             return Err(Error::transient(Code::Write, message));
         }
         let mut after = i64::MIN;
         loop {
-            let batch = self.run.publish_batch(after, batch_size, self.handed);
+            let batch = self.run.publish_batch(after, batch_size, self.sent_rows);
             let found = go_on!(batch.await);
             after = found.last;
             if !found.is_full {
-                self.handed.end(i64::MAX);
+                self.sent_rows.end(i64::MAX);
                 return Ok(Ok(true));
             }
             let long = began.elapsed() > PASS_LIMIT.max(interval);
-            if long || self.handed.count() >= HANDED_MAX {
-                self.handed.end(after);
+            if long || self.sent_rows.count() >= HANDED_MAX {
+                self.sent_rows.end(after);
                 return Ok(Ok(false));
             }
         }
@@ -131,7 +131,7 @@ impl Poll<'_> {
         let table = &config.table;
         let message =
             format!("{table} has over {FEW} unpublished rows{oldest} and none was ever marked");
-        Err(Error::fatal(Code::Config, message).hint(
+        Err(Error::fatal(Code::Config, message).with_hint(
             "start with --backlog publish to send them, \
              or set published_at of those that are not to be sent",
         ))
@@ -140,14 +140,14 @@ impl Poll<'_> {
 
 /// The rows that were handed to Kafka and may still be unpublished in the table. Pure.
 #[derive(Debug, Default)]
-pub(crate) struct Handed {
+pub(crate) struct SentRows {
     /// By earlier passes.
     before: HashSet<i64>,
     /// Handed out, or met again, in this pass.
     now: HashSet<i64>,
 }
 
-impl Handed {
+impl SentRows {
     /// A pass begins. Where everything is `settled`, what is unpublished in the table is to be sent, whatever was sent before.
     fn begin(&mut self, settled: bool) {
         self.before.extend(self.now.drain());
@@ -168,7 +168,7 @@ impl Handed {
     }
 }
 
-impl Ledger for Handed {
+impl RowFilter for SentRows {
     fn wants(&mut self, id: i64) -> bool {
         if !self.before.contains(&id) {
             return true;
@@ -187,51 +187,54 @@ mod tests {
     use super::*;
 
     /// A pass over these unpublished rows, up to one of them; what it sends.
-    fn pass(handed: &mut Handed, rows: &[i64], up_to: i64) -> Vec<i64> {
-        handed.begin(false);
+    fn pass(sent_rows: &mut SentRows, rows: &[i64], up_to: i64) -> Vec<i64> {
+        sent_rows.begin(false);
         let mut sent = Vec::new();
         for id in rows {
-            if handed.wants(*id) {
-                handed.sent(*id);
+            if sent_rows.wants(*id) {
+                sent_rows.sent(*id);
                 sent.push(*id);
             }
         }
-        handed.end(up_to);
+        sent_rows.end(up_to);
         sent
     }
 
     #[test]
     fn a_row_that_stays_unpublished_is_sent_once_and_one_that_comes_back_again() {
-        let mut handed = Handed::default();
-        assert_eq!(pass(&mut handed, &[1, 2, 3], i64::MAX), [1, 2, 3]);
-        assert_eq!(pass(&mut handed, &[2, 4], i64::MAX), [4]);
-        assert_eq!(pass(&mut handed, &[2], i64::MAX), Vec::<i64>::new());
-        assert_eq!(handed.before.len(), 1);
+        let mut sent_rows = SentRows::default();
+        assert_eq!(pass(&mut sent_rows, &[1, 2, 3], i64::MAX), [1, 2, 3]);
+        assert_eq!(pass(&mut sent_rows, &[2, 4], i64::MAX), [4]);
+        assert_eq!(pass(&mut sent_rows, &[2], i64::MAX), Vec::<i64>::new());
+        assert_eq!(sent_rows.before.len(), 1);
         // Row 4 was marked, and somebody has taken the mark away.
-        assert_eq!(pass(&mut handed, &[2, 4], i64::MAX), [4]);
+        assert_eq!(pass(&mut sent_rows, &[2, 4], i64::MAX), [4]);
     }
 
     #[test]
     fn a_pass_that_began_anew_forgets_nothing_that_it_did_not_see() {
-        let mut handed = Handed::default();
-        assert_eq!(pass(&mut handed, &[1, 2, 9], i64::MAX), [1, 2, 9]);
-        assert_eq!(pass(&mut handed, &[2, 3], 3), [3]);
-        assert_eq!(pass(&mut handed, &[2, 3, 9], i64::MAX), Vec::<i64>::new());
+        let mut sent_rows = SentRows::default();
+        assert_eq!(pass(&mut sent_rows, &[1, 2, 9], i64::MAX), [1, 2, 9]);
+        assert_eq!(pass(&mut sent_rows, &[2, 3], 3), [3]);
+        assert_eq!(
+            pass(&mut sent_rows, &[2, 3, 9], i64::MAX),
+            Vec::<i64>::new()
+        );
     }
 
     #[test]
     fn what_is_unpublished_when_all_is_settled_is_sent_again() {
-        let mut handed = Handed::default();
-        assert_eq!(pass(&mut handed, &[1], i64::MAX), [1]);
-        handed.begin(true);
-        assert!(handed.wants(1));
+        let mut sent_rows = SentRows::default();
+        assert_eq!(pass(&mut sent_rows, &[1], i64::MAX), [1]);
+        sent_rows.begin(true);
+        assert!(sent_rows.wants(1));
     }
 
     #[test]
     fn a_pass_that_was_given_up_keeps_what_it_sent() {
-        let mut handed = Handed::default();
-        handed.begin(false);
-        handed.sent(5);
-        assert_eq!(pass(&mut handed, &[5, 6], i64::MAX), [6]);
+        let mut sent_rows = SentRows::default();
+        sent_rows.begin(false);
+        sent_rows.sent(5);
+        assert_eq!(pass(&mut sent_rows, &[5, 6], i64::MAX), [6]);
     }
 }

@@ -39,7 +39,7 @@ const GATHER_UNIX: Duration = Duration::from_millis(16);
 
 /// See the module's head.
 #[derive(Debug)]
-pub(crate) struct Pace {
+pub(crate) struct ReadPacer {
     look_after: usize,
     gather: Duration,
     longest: Duration,
@@ -53,14 +53,14 @@ pub(crate) struct Pace {
     fed_at: Option<Instant>,
 }
 
-impl Pace {
+impl ReadPacer {
     /// The measured best differs by transport.
     pub(crate) fn new(transport: Transport) -> Self {
         let (look_after, gather, longest) = match transport {
             Transport::Tcp => (usize::MAX, GATHER, LONGEST),
             Transport::Unix => (LOOK, GATHER_UNIX, LONGEST_UNIX),
         };
-        Pace {
+        ReadPacer {
             look_after,
             gather,
             longest,
@@ -143,34 +143,34 @@ impl Pace {
 mod tests {
     use super::*;
 
-    fn sleeps(pace: &mut Pace, bytes: usize, count: usize) -> Vec<u64> {
+    fn sleeps(read_pacer: &mut ReadPacer, bytes: usize, count: usize) -> Vec<u64> {
         let mut sleep = || {
-            pace.read(bytes);
-            pace.next_sleep().as_micros() as u64
+            read_pacer.read(bytes);
+            read_pacer.next_sleep().as_micros() as u64
         };
         (0..count).map(|_| sleep()).collect()
     }
 
     #[test]
     fn sleeps_grow_with_a_backlog_and_shrink_where_the_sockets_would_be_full() {
-        let mut tcp = Pace::new(Transport::Tcp);
+        let mut tcp = ReadPacer::new(Transport::Tcp);
         let growing = [200, 400, 800, 1600, 3200, 6400, 10_000, 10_000];
         assert_eq!(sleeps(&mut tcp, 100_000, 8), growing);
         assert_eq!(sleeps(&mut tcp, EASE + 1, 3), [10_000, 5_000, 2_500]);
         assert_eq!(sleeps(&mut tcp, EASE + 1, 5), [1_250, 625, 312, 200, 200]);
-        let mut unix = Pace::new(Transport::Unix);
+        let mut unix = ReadPacer::new(Transport::Unix);
         assert_eq!(sleeps(&mut unix, 50_000, 5), [200, 400, 800, 1_000, 1_000]);
     }
 
     #[test]
     fn a_backlog_that_is_over_begins_anew_with_the_shortest_sleep() {
-        let mut pace = Pace::new(Transport::Tcp);
-        sleeps(&mut pace, 100_000, 5);
+        let mut read_pacer = ReadPacer::new(Transport::Tcp);
+        sleeps(&mut read_pacer, 100_000, 5);
         std::thread::sleep(2 * WINDOW);
-        assert!(pace.backlog());
-        assert_eq!(sleeps(&mut pace, 0, 1), [6_400]);
+        assert!(read_pacer.backlog());
+        assert_eq!(sleeps(&mut read_pacer, 0, 1), [6_400]);
         std::thread::sleep(2 * WINDOW);
-        assert!(!pace.backlog());
-        assert_eq!(sleeps(&mut pace, 0, 1), [200]);
+        assert!(!read_pacer.backlog());
+        assert_eq!(sleeps(&mut read_pacer, 0, 1), [200]);
     }
 }

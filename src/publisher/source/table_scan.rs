@@ -13,11 +13,11 @@ use crate::config::{Config, Source};
 use crate::engine::output::{Intake, Output};
 use crate::error::{Error, Result};
 use crate::lsn::Lsn;
-use crate::outbox::{Batch, Read, Slow, UnpublishedRows};
+use crate::outbox::{Batch, Read, SlowRows, UnpublishedRows};
 use crate::postgres::Session;
-use crate::publisher::instance_lock::Lease;
+use crate::publisher::instance_lock::LockHolder;
 use crate::publisher::sink::forwarder::Forwarder;
-use crate::publisher::sink::table_rows::hand_on;
+use crate::publisher::sink::table_rows::forward_row;
 use crate::publisher::stop::stop_requested;
 
 const SHOW: Duration = Duration::from_millis(250);
@@ -39,25 +39,25 @@ macro_rules! go_on {
 pub(crate) use go_on;
 
 /// See the module's head.
-pub(crate) struct TableRun<'a> {
+pub(crate) struct TableScan<'a> {
     pub(crate) config: &'a Config,
     pub(crate) forwarder: &'a mut Forwarder,
     pub(crate) session: &'a Session,
     pub(crate) system_id: u64,
     pub(crate) rows: UnpublishedRows,
-    pub(crate) slow: &'a mut Slow,
-    pub(crate) lease: Lease<'a>,
+    pub(crate) slow: &'a mut SlowRows,
+    pub(crate) lock_holder: LockHolder<'a>,
     pub(crate) stop: watch::Receiver<bool>,
     /// When the figures were shown last.
     pub(crate) shown: Instant,
 }
 
-impl TableRun<'_> {
+impl TableScan<'_> {
     /// Drops everything in memory, for rows of the table alone.
-    pub(crate) async fn begin_anew(&mut self) -> Result<()> {
+    pub(crate) async fn start_over(&mut self) -> Result<()> {
         let (session, system_id) = (self.session, self.system_id);
         self.forwarder
-            .begin_anew(session, system_id, Lsn::INVALID)
+            .start_over(session, system_id, Lsn::INVALID)
             .await?;
         Ok(())
     }
@@ -68,16 +68,16 @@ impl TableRun<'_> {
         &mut self,
         after: i64,
         limit: usize,
-        ledger: &mut impl Ledger,
-    ) -> Step<Found> {
+        filter: &mut impl RowFilter,
+    ) -> Step<BatchSummary> {
         go_on!(self.glance().await);
         let mut batch = self.rows.batch(self.session, after, limit).await?;
-        let found = Found {
+        let found = BatchSummary {
             count: batch.ids().count(),
             is_full: batch.is_full(),
             last: batch.last().unwrap_or(after),
         };
-        batch.retain(|id| ledger.wants(id));
+        batch.retain(|id| filter.wants(id));
         loop {
             let reads = self.read(&mut batch, self.session).await?;
             if reads.is_empty() {
@@ -85,7 +85,7 @@ impl TableRun<'_> {
             }
             for read in &reads {
                 go_on!(self.publish(read).await);
-                ledger.sent(read.id());
+                filter.sent(read.id());
             }
         }
     }
@@ -95,7 +95,7 @@ impl TableRun<'_> {
         let mut reading = pin!(batch.read(&self.rows, session, self.slow));
         loop {
             carry_out(self.forwarder)?;
-            self.lease.keep_beside_a_statement().await?;
+            self.lock_holder.keep_beside_a_statement().await?;
             let rest = self.forwarder.rest(SHOW);
             tokio::select! {
                 biased;
@@ -109,7 +109,7 @@ impl TableRun<'_> {
     /// Publishes a row as soon as there is room for it.
     pub(crate) async fn publish(&mut self, read: &Read) -> Step<()> {
         go_on!(self.room().await);
-        hand_on(self.forwarder, &self.rows, read)?;
+        forward_row(self.forwarder, &self.rows, read)?;
         Ok(Ok(()))
     }
 
@@ -203,7 +203,7 @@ impl TableRun<'_> {
     /// Takes in reports, does what the engine wants done, and keeps the lock.
     async fn carry_out(&mut self) -> Result<()> {
         carry_out(self.forwarder)?;
-        self.lease.keep().await
+        self.lock_holder.keep().await
     }
 
     fn lost(&self) -> Error {
@@ -235,7 +235,7 @@ fn show(config: &Config, forwarder: &mut Forwarder) {
 }
 
 /// Who keeps account of the rows of a run.
-pub(crate) trait Ledger {
+pub(crate) trait RowFilter {
     /// A row was found unpublished: whether it is to be sent.
     fn wants(&mut self, id: i64) -> bool;
     /// It was handed to Kafka.
@@ -244,7 +244,7 @@ pub(crate) trait Ledger {
 
 /// What a batch held.
 #[derive(Debug)]
-pub(crate) struct Found {
+pub(crate) struct BatchSummary {
     /// How many rows were found, whatever became of them.
     pub(crate) count: usize,
     /// There may be more behind it.

@@ -17,10 +17,10 @@ use crate::config::Config;
 use crate::engine::output::{End, Intake, Output};
 use crate::error::{Code, Error, Result};
 use crate::lsn::Lsn;
-use crate::publisher::monitor::session_monitor::Watch;
+use crate::publisher::monitor::session_monitor::SessionMonitor;
 use crate::publisher::sink::forwarder::Forwarder;
-use crate::publisher::source::event_decoder::{Already, Decoder};
-use crate::publisher::source::read_pacer::Pace;
+use crate::publisher::source::event_decoder::{Decoder, HandledRows};
+use crate::publisher::source::read_pacer::ReadPacer;
 use crate::publisher::stop::stop_requested;
 use crate::replication::{Frame, ReplicationClient, StandbyStatusUpdate};
 
@@ -37,9 +37,9 @@ const TURN: usize = 2048;
 pub(crate) struct Stream<'a> {
     forwarder: &'a mut Forwarder,
     client: &'a mut ReplicationClient,
-    watch: Watch<'a>,
+    watch: SessionMonitor<'a>,
     decoder: Decoder<'a>,
-    pace: Pace,
+    read_pacer: ReadPacer,
     shown: Instant,
 }
 
@@ -49,14 +49,14 @@ impl<'a> Stream<'a> {
         config: &'a Config,
         forwarder: &'a mut Forwarder,
         client: &'a mut ReplicationClient,
-        watch: Watch<'a>,
-        already: &'a mut Already,
+        watch: SessionMonitor<'a>,
+        handled_rows: &'a mut HandledRows,
         table: u32,
     ) -> Self {
-        let pace = Pace::new(client.transport());
+        let read_pacer = ReadPacer::new(client.transport());
         let decoder = Decoder {
             config,
-            already,
+            handled_rows,
             table,
             tables: HashMap::new(),
             begin: None,
@@ -67,7 +67,7 @@ impl<'a> Stream<'a> {
             client,
             watch,
             decoder,
-            pace,
+            read_pacer,
             shown: Instant::now(),
         }
     }
@@ -122,7 +122,7 @@ impl<'a> Stream<'a> {
                 return Ok(());
             }
             count += 1;
-            if count <= TURN && self.pace.is_time_to_look(count) {
+            if count <= TURN && self.read_pacer.is_time_to_look(count) {
                 self.take_in(now)?;
             }
             match self.client.next()? {
@@ -155,8 +155,8 @@ impl<'a> Stream<'a> {
     fn take_in(&mut self, now: Duration) -> Result<()> {
         let bytes = self.client.try_read()?;
         if bytes > 0 {
-            self.pace.read(bytes);
-            self.forwarder.engine.heard(now);
+            self.read_pacer.read(bytes);
+            self.forwarder.engine.received(now);
         }
         Ok(())
     }
@@ -165,10 +165,10 @@ impl<'a> Stream<'a> {
     fn gather(&mut self) -> Result<()> {
         let began = self.forwarder.tick();
         loop {
-            self.pace.sleep();
+            self.read_pacer.sleep();
             let now = self.forwarder.tick();
             self.take_in(now)?;
-            if self.pace.is_enough(self.client.unread(), now - began) {
+            if self.read_pacer.is_enough(self.client.unread(), now - began) {
                 return Ok(());
             }
         }
@@ -205,8 +205,8 @@ impl<'a> Stream<'a> {
     /// Sleeps until there is something to do: for a moment under backlog, else until a byte, a report or a deadline.
     async fn wait(&mut self, stop: &mut watch::Receiver<bool>, flushed: bool) -> Result<()> {
         let intake = self.forwarder.engine.intake();
-        let unreported = self.pace.is_fed() && self.forwarder.engine.kafka_count() >= MANY;
-        let busy = self.pace.backlog() || unreported;
+        let unreported = self.read_pacer.is_fed() && self.forwarder.engine.kafka_count() >= MANY;
+        let busy = self.read_pacer.backlog() || unreported;
         let backlog = intake != Intake::Paused && busy;
         if backlog {
             self.gather()?;

@@ -21,7 +21,7 @@ use rdkafka::message::{BorrowedMessage, Headers, Message};
 use rdkafka::types::RDKafkaErrorCode;
 use rdkafka::{Offset, TopicPartitionList};
 
-use super::throwaway::{Guard, cached, free_port, new_folder};
+use super::ephemeral::{Guard, cached, free_port, new_folder};
 
 /// What the broker is, for the cache: the version that `tests/services/kafka/pom.xml` names.
 const CACHE_NAME: &str = "kafka-4.1.0";

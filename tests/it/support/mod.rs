@@ -8,14 +8,14 @@
 //! `#[tokio::test(flavor = "multi_thread")]`.
 #![allow(dead_code, reason = "each test uses a part of it")]
 
+pub(crate) mod fixture;
 pub(crate) mod kafka;
-pub(crate) mod load;
 pub(crate) mod oracle;
 pub(crate) mod outboxd;
 pub(crate) mod postgres;
 pub(crate) mod proxy;
-pub(crate) mod scene;
-pub(crate) use ::outboxd::ephemeral as throwaway;
+pub(crate) mod writers;
+pub(crate) use ::outboxd::ephemeral;
 pub(crate) mod wait;
 
 use std::fs::OpenOptions;

@@ -10,7 +10,7 @@ use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::throwaway::{Guard, free_port, new_folder};
+use super::ephemeral::{Guard, free_port, new_folder};
 use super::wait::wait_until;
 use super::{kafka::Kafka, postgres::Database};
 

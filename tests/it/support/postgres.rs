@@ -14,7 +14,7 @@ use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::task::{JoinHandle, LocalSet, spawn_local};
 use tokio_postgres::{Client, NoTls};
 
-use super::throwaway::{self, Binaries, Options, Server};
+use super::ephemeral::{self, Binaries, Options, Server};
 use super::wait::{wait_for, wait_until};
 
 /// The major versions that the tests run on.
@@ -53,9 +53,9 @@ pub(crate) fn binaries(major: u32) -> Result<Binaries> {
         return Ok(found.clone());
     }
     let named = env::var_os(format!("OUTBOXD_TEST_POSTGRES_BIN_{major}")).map(PathBuf::from);
-    let found = match throwaway::find(Some(major), named.as_deref())? {
+    let found = match ephemeral::find(Some(major), named.as_deref())? {
         Some(found) => found,
-        None => throwaway::fetch(Some(major))?,
+        None => ephemeral::fetch(Some(major))?,
     };
     known.insert(major, found.clone());
     Ok(found)

@@ -16,7 +16,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use super::throwaway::free_port;
+use super::ephemeral::free_port;
 use super::wait::wait_for;
 
 /// The most that is passed on at once.

@@ -9,9 +9,9 @@ use anyhow::{Context, Result};
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 
+use crate::support::ephemeral::{self, Stop};
 use crate::support::oracle::{Oracle, check};
 use crate::support::postgres::{self, Database, MAJORS, Session};
-use crate::support::throwaway::{self, Stop};
 use crate::support::wait::{wait_for, wait_until};
 use crate::support::{kafka, oracle};
 
@@ -327,17 +327,17 @@ async fn the_witness_keeps_up_with_a_hundred_thousand_events() -> Result<()> {
 fn only_a_folder_with_the_wanted_server_is_taken() -> Result<()> {
     let (older, newer) = (postgres::binaries(15)?, postgres::binaries(17)?);
     assert_eq!(
-        throwaway::find(Some(15), Some(&older.dir))?.as_ref(),
+        ephemeral::find(Some(15), Some(&older.dir))?.as_ref(),
         Some(&older)
     );
     assert_eq!(
-        throwaway::find(None, Some(&newer.dir))?.as_ref(),
+        ephemeral::find(None, Some(&newer.dir))?.as_ref(),
         Some(&newer)
     );
-    let other = throwaway::find(Some(15), Some(&newer.dir)).unwrap_err();
+    let other = ephemeral::find(Some(15), Some(&newer.dir)).unwrap_err();
     assert!(other.to_string().contains("holds Postgres 17"), "{other}");
     let empty = tempfile::tempdir()?;
-    let nothing = throwaway::find(None, Some(empty.path())).unwrap_err();
+    let nothing = ephemeral::find(None, Some(empty.path())).unwrap_err();
     assert!(
         nothing.to_string().contains("no postgres and initdb"),
         "{nothing}"

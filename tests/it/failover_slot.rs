@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
+use crate::support::ephemeral::{Server, Stop};
+use crate::support::fixture::Fixture;
 use crate::support::kafka::{self, parse_lsn};
-use crate::support::load::{Load, Pattern};
 use crate::support::oracle::{Event, check};
 use crate::support::outboxd::Outboxd;
 use crate::support::postgres::{self, Database, Session};
-use crate::support::scene::Scene;
-use crate::support::throwaway::{Server, Stop};
 use crate::support::wait::wait_until;
+use crate::support::writers::{Pattern, Writers};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -20,16 +20,16 @@ const LIMIT: Duration = Duration::from_secs(60);
 struct Pair {
     primary: Server,
     standby: Server,
-    scene: Scene<'static>,
+    fixture: Fixture<'static>,
     outboxd: Outboxd,
 }
 
 impl Pair {
     async fn start(interval: &str) -> Result<Pair> {
         let mut primary = postgres::private(17, &[])?;
-        let scene = Scene::set(&primary, kafka::shared()).await?;
+        let fixture = Fixture::set(&primary, kafka::shared()).await?;
         let physical = "SELECT pg_create_physical_replication_slot('standby', true)";
-        scene
+        fixture
             .database
             .connect()
             .await?
@@ -50,9 +50,9 @@ impl Pair {
             "postgres://postgres@127.0.0.1:{},127.0.0.1:{}/{}",
             primary.port(),
             standby.port(),
-            scene.database.name
+            fixture.database.name
         );
-        let settings = scene
+        let settings = fixture
             .settings
             .clone()
             .set("DATABASE_URL", hosts)
@@ -63,7 +63,7 @@ impl Pair {
         let pair = Pair {
             primary,
             standby,
-            scene,
+            fixture,
             outboxd,
         };
         pair.move_on().await?;
@@ -71,7 +71,8 @@ impl Pair {
     }
 
     fn at_standby(&self) -> String {
-        self.standby.unix_url(&self.scene.database.name, "postgres")
+        self.standby
+            .unix_url(&self.fixture.database.name, "postgres")
     }
 
     /// A new slot is kept only when it has moved on, for which the server needs something to do.
@@ -80,16 +81,16 @@ impl Pair {
         let kept = format!(
             "SELECT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = '{}' \
              AND synced AND NOT temporary AND invalidation_reason IS NULL)",
-            self.scene.slot()
+            self.fixture.slot()
         );
-        let (database, topic) = (&self.scene.database, &self.scene.topic);
+        let (database, topic) = (&self.fixture.database, &self.fixture.topic);
         let at_primary = database.connect().await?;
         wait_until("the standby to keep the slot", LIMIT * 3, async || {
             // It writes one of these each 15 s by itself; a slot moves on at them.
             let note = "SELECT pg_log_standby_snapshot()";
             at_primary.execute(note, &[]).await?;
             database.insert("first", topic, "{}").await?;
-            self.scene.all_marked(LIMIT).await?;
+            self.fixture.all_marked(LIMIT).await?;
             Ok(if session.value::<bool>(&kept).await? {
                 Ok(())
             } else {
@@ -107,7 +108,7 @@ impl Pair {
         let session = Session::open(&self.at_standby()).await?;
         let confirmed = format!(
             "SELECT confirmed_flush_lsn::text FROM pg_replication_slots WHERE slot_name = '{}'",
-            self.scene.slot()
+            self.fixture.slot()
         );
         let confirmed = session.value::<String>(&confirmed).await?;
         session.batch_execute("SELECT pg_promote()").await?;
@@ -146,7 +147,11 @@ impl Pair {
 
     /// Nothing is missing and nothing was invented; what came twice was not confirmed at the standby.
     async fn expect_whole(&self, confirmed: u64) -> Result<()> {
-        let consumed = self.scene.kafka.consume_all(&[&self.scene.topic]).await?;
+        let consumed = self
+            .fixture
+            .kafka
+            .consume_all(&[&self.fixture.topic])
+            .await?;
         let report = check(&self.committed().await?, &consumed);
         report.expect_complete()?;
         let twice: HashSet<i64> = report.duplicates.iter().map(|(id, _)| *id).collect();
@@ -171,7 +176,7 @@ async fn after_a_failover_the_stream_goes_on_at_the_new_primary() -> Result<()> 
         rows: 5,
         rest: Duration::from_millis(10),
     };
-    let load = Load::start(&pair.scene.database, &pair.scene.topic, 1, pattern);
+    let writers = Writers::start(&pair.fixture.database, &pair.fixture.topic, 1, pattern);
     let published = async |pair: &Pair, more: u64| -> Result<()> {
         let before = pair.outboxd.status().await?["published_total"].as_u64();
         pair.outboxd
@@ -188,12 +193,12 @@ async fn after_a_failover_the_stream_goes_on_at_the_new_primary() -> Result<()> 
             status["phase"] == "streaming" && status["timeline"] == 2
         })
         .await?;
-    load.stop().await?;
+    writers.stop().await?;
     // The writers follow.
     let session = Session::open(&pair.at_standby()).await?;
     let insert = "INSERT INTO outbox.outbox (event_type, topic, event_payload) \
                   SELECT 'later' || i % 7, $1, '{}' FROM generate_series(1, 100) i";
-    session.execute(insert, &[&pair.scene.topic]).await?;
+    session.execute(insert, &[&pair.fixture.topic]).await?;
     pair.all_marked_at_standby().await?;
     assert_eq!(pair.outboxd.stop(LIMIT).await?, 0, "{}", pair.outboxd.log());
     let heals = pair.outboxd.log().contains("making a new one");
@@ -209,9 +214,9 @@ async fn a_mark_that_the_standby_lacks_holds_the_slot_so_that_the_event_comes_ag
     let session = Session::open(&pair.at_standby()).await?;
     let before = pair.outboxd.status().await?["published_total"].as_u64();
     let id = pair
-        .scene
+        .fixture
         .database
-        .insert("unlucky", &pair.scene.topic, "{}")
+        .insert("unlucky", &pair.fixture.topic, "{}")
         .await?;
     pair.outboxd
         .wait_for_status("the event to be published", LIMIT, |status| {
@@ -227,7 +232,7 @@ async fn a_mark_that_the_standby_lacks_holds_the_slot_so_that_the_event_comes_ag
             .status()
     };
     assert!(stop("-STOP")?.success());
-    pair.scene.all_marked(LIMIT).await?;
+    pair.fixture.all_marked(LIMIT).await?;
     // Longer than a report and the standby's next look at the slot take.
     tokio::time::sleep(Duration::from_secs(12)).await;
     let status = pair.outboxd.status().await?;
@@ -251,9 +256,9 @@ async fn a_standby_that_is_away_is_named_and_neither_ends_the_session_nor_fails_
 {
     let mut pair = Pair::start("50ms").await?;
     pair.standby.stop(Stop::Fast)?;
-    pair.scene
+    pair.fixture
         .database
-        .insert("held", &pair.scene.topic, "{}")
+        .insert("held", &pair.fixture.topic, "{}")
         .await?;
     pair.outboxd
         .wait_for_status("the standby to be named", LIMIT, |status| {
@@ -275,7 +280,7 @@ async fn a_standby_that_is_away_is_named_and_neither_ends_the_session_nor_fails_
     );
     assert_eq!(pair.outboxd.get("/livez").await?.0, 200);
     pair.standby.resume()?;
-    pair.scene.all_marked(LIMIT).await?;
+    pair.fixture.all_marked(LIMIT).await?;
     pair.outboxd
         .wait_for_status("nothing to be waited for", LIMIT, |status| {
             status["waiting"].is_null()
@@ -287,18 +292,23 @@ async fn a_standby_that_is_away_is_named_and_neither_ends_the_session_nor_fails_
 /// A slot that was made before, by another version or by hand.
 #[tokio::test]
 async fn a_slot_that_standbys_do_not_keep_is_altered_at_the_next_start() -> Result<()> {
-    let scene = Scene::set(postgres::shared(17), kafka::shared()).await?;
+    let fixture = Fixture::set(postgres::shared(17), kafka::shared()).await?;
     let make = format!(
         "SELECT pg_create_logical_replication_slot('{}', 'pgoutput')",
-        scene.slot()
+        fixture.slot()
     );
-    scene.database.connect().await?.batch_execute(&make).await?;
-    assert!(!is_kept(&scene.database, &scene.slot()).await?);
-    let mut outboxd = Outboxd::spawn(&scene.settings)?;
+    fixture
+        .database
+        .connect()
+        .await?
+        .batch_execute(&make)
+        .await?;
+    assert!(!is_kept(&fixture.database, &fixture.slot()).await?);
+    let mut outboxd = Outboxd::spawn(&fixture.settings)?;
     outboxd.wait_for_phase("streaming", LIMIT).await?;
-    assert!(is_kept(&scene.database, &scene.slot()).await?);
-    scene.database.insert("a", &scene.topic, "{}").await?;
-    scene.all_marked(LIMIT).await?;
+    assert!(is_kept(&fixture.database, &fixture.slot()).await?);
+    fixture.database.insert("a", &fixture.topic, "{}").await?;
+    fixture.all_marked(LIMIT).await?;
     assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
     Ok(())
 }

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
+use crate::support::fixture::Fixture;
 use crate::support::kafka::{self, ConsumedRecord};
 use crate::support::oracle::Oracle;
 use crate::support::outboxd::{Outboxd, Settings, command};
 use crate::support::postgres::{MAJORS, shared, turn};
-use crate::support::scene::Scene;
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -22,12 +22,12 @@ fn insert(key: &str, topic: &str) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn migrations_between_and_inside_transactions_lose_and_mistake_nothing() -> Result<()> {
     for major in MAJORS {
-        let scene = Scene::set(shared(major), kafka::shared()).await?;
-        let session = scene.database.connect().await?;
-        let oracle = Oracle::create(&scene.database).await?;
-        let mut outboxd = Outboxd::spawn(&scene.settings)?;
+        let fixture = Fixture::set(shared(major), kafka::shared()).await?;
+        let session = fixture.database.connect().await?;
+        let oracle = Oracle::create(&fixture.database).await?;
+        let mut outboxd = Outboxd::spawn(&fixture.settings)?;
         outboxd.wait_for_phase("streaming", LIMIT).await?;
-        let one = |key: &str| insert(key, &scene.topic);
+        let one = |key: &str| insert(key, &fixture.topic);
         // Each is followed by events, and every second migration shares a transaction with events before and behind it.
         let migrations = [
             "ALTER TABLE outbox.outbox ADD first text DEFAULT 'topic'",
@@ -58,12 +58,12 @@ async fn migrations_between_and_inside_transactions_lose_and_mistake_nothing() -
             }
             session.batch_execute(&one("apart")).await?;
         }
-        scene.all_marked(LIMIT).await?;
+        fixture.all_marked(LIMIT).await?;
         assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
-        let report = scene.verdict(&oracle).await?;
+        let report = fixture.verdict(&oracle).await?;
         report.expect_exact()?;
         assert_eq!(report.consumed, migrations.len() * 3);
-        let read = scene.kafka.consume_all(&[&scene.topic]).await?;
+        let read = fixture.kafka.consume_all(&[&fixture.topic]).await?;
         let traced = read
             .iter()
             .filter(|record| record.header("traceparent") == Some("00-1"));
@@ -75,17 +75,17 @@ async fn migrations_between_and_inside_transactions_lose_and_mistake_nothing() -
 #[tokio::test(flavor = "multi_thread")]
 async fn a_column_that_is_needed_and_renamed_ends_the_publisher_and_nothing_behind_it_is_lost()
 -> Result<()> {
-    let scene = Scene::set(shared(turn(17)), kafka::shared()).await?;
-    let session = scene.database.connect().await?;
-    let mut outboxd = Outboxd::spawn(&scene.settings)?;
+    let fixture = Fixture::set(shared(turn(17)), kafka::shared()).await?;
+    let session = fixture.database.connect().await?;
+    let mut outboxd = Outboxd::spawn(&fixture.settings)?;
     outboxd.wait_for_phase("streaming", LIMIT).await?;
-    let mut ids = vec![scene.database.insert("k", &scene.topic, "{}").await?];
-    scene.all_marked(LIMIT).await?;
+    let mut ids = vec![fixture.database.insert("k", &fixture.topic, "{}").await?];
+    fixture.all_marked(LIMIT).await?;
     session
         .batch_execute("ALTER TABLE outbox.outbox RENAME topic TO destination")
         .await?;
     let renamed = "INSERT INTO outbox.outbox (event_type, destination, event_payload) VALUES ('k', $1, '{}') RETURNING id";
-    let row = session.query_one(renamed, &[&scene.topic]).await?;
+    let row = session.query_one(renamed, &[&fixture.topic]).await?;
     ids.push(row.try_get(0)?);
     assert_eq!(outboxd.wait(LIMIT).await?, 2, "{}", outboxd.log());
     let log = outboxd.log();
@@ -104,7 +104,7 @@ async fn a_column_that_is_needed_and_renamed_ends_the_publisher_and_nothing_behi
     session
         .batch_execute("ALTER TABLE outbox.outbox RENAME destination TO topic")
         .await?;
-    ids.push(scene.database.insert("k", &scene.topic, "{}").await?);
+    ids.push(fixture.database.insert("k", &fixture.topic, "{}").await?);
     // The log has the event under the other name of its column for ever: a person passes it, and the table gives it.
     outboxd.respawn()?;
     assert_eq!(outboxd.wait(LIMIT).await?, 2, "{}", outboxd.log());
@@ -112,12 +112,17 @@ async fn a_column_that_is_needed_and_renamed_ends_the_publisher_and_nothing_behi
     let lsn = log.split("skip-transaction --lsn ").nth(1);
     let lsn = lsn.and_then(|rest| rest.split_whitespace().next());
     let lsn = lsn.with_context(|| log.clone())?;
-    let skip = command(&scene.settings, &["skip-transaction", "--lsn", lsn], LIMIT).await?;
+    let skip = command(
+        &fixture.settings,
+        &["skip-transaction", "--lsn", lsn],
+        LIMIT,
+    )
+    .await?;
     ensure!(skip.status.success(), "{skip:?}");
     outboxd.respawn()?;
-    scene.all_marked(LIMIT).await?;
+    fixture.all_marked(LIMIT).await?;
     assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
-    let read = scene.kafka.consume_all(&[&scene.topic]).await?;
+    let read = fixture.kafka.consume_all(&[&fixture.topic]).await?;
     let mut arrived: Vec<i64> = read.iter().filter_map(ConsumedRecord::outbox_id).collect();
     arrived.sort_unstable();
     assert_eq!(arrived, ids, "each once");
@@ -127,10 +132,10 @@ async fn a_column_that_is_needed_and_renamed_ends_the_publisher_and_nothing_behi
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_in_another_encoding_is_refused() -> Result<()> {
     let server = shared(turn(15));
-    let scene = Scene::set(server, kafka::shared()).await?;
-    let session = scene.database.connect().await?;
+    let fixture = Fixture::set(server, kafka::shared()).await?;
+    let session = fixture.database.connect().await?;
     for encoding in ["LATIN1", "SQL_ASCII"] {
-        let name = format!("{}_{}", scene.database.name, encoding.to_lowercase());
+        let name = format!("{}_{}", fixture.database.name, encoding.to_lowercase());
         session
             .batch_execute(&format!(
                 "CREATE DATABASE {name} TEMPLATE template0 ENCODING '{encoding}' LC_COLLATE 'C' LC_CTYPE 'C'"
@@ -138,7 +143,7 @@ async fn a_database_in_another_encoding_is_refused() -> Result<()> {
             .await?;
         let settings = Settings::nowhere()?
             .set("DATABASE_URL", server.unix_url(&name, "postgres"))
-            .set("KAFKA_BROKERS", scene.kafka.brokers());
+            .set("KAFKA_BROKERS", fixture.kafka.brokers());
         let run = command(&settings, &["run"], LIMIT).await?;
         let told = String::from_utf8_lossy(&run.stderr).into_owned();
         session
@@ -152,10 +157,10 @@ async fn a_database_in_another_encoding_is_refused() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn payloads_pass_as_they_are_printed_whatever_is_in_them() -> Result<()> {
-    let scene = Scene::set(shared(turn(17)), kafka::shared()).await?;
-    let session = scene.database.connect().await?;
-    let oracle = Oracle::create(&scene.database).await?;
-    let mut outboxd = Outboxd::spawn(&scene.settings)?;
+    let fixture = Fixture::set(shared(turn(17)), kafka::shared()).await?;
+    let session = fixture.database.connect().await?;
+    let oracle = Oracle::create(&fixture.database).await?;
+    let mut outboxd = Outboxd::spawn(&fixture.settings)?;
     outboxd.wait_for_phase("streaming", LIMIT).await?;
     let payloads = [
         "null",
@@ -171,18 +176,21 @@ async fn payloads_pass_as_they_are_printed_whatever_is_in_them() -> Result<()> {
         r#""é ü 漢字 \u00e9 \ud83d\ude00 \\ \" \/ \n""#,
     ];
     for payload in payloads {
-        scene.database.insert("k", &scene.topic, payload).await?;
+        fixture
+            .database
+            .insert("k", &fixture.topic, payload)
+            .await?;
     }
     // A zero byte has no text in Postgres: it cannot come.
-    let zero = scene
+    let zero = fixture
         .database
-        .insert("k", &scene.topic, r#""\u0000""#)
+        .insert("k", &fixture.topic, r#""\u0000""#)
         .await;
     ensure!(zero.is_err());
-    scene.all_marked(LIMIT).await?;
+    fixture.all_marked(LIMIT).await?;
     assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
-    scene.verdict(&oracle).await?.expect_exact()?;
-    let read = scene.kafka.consume_all(&[&scene.topic]).await?;
+    fixture.verdict(&oracle).await?.expect_exact()?;
+    let read = fixture.kafka.consume_all(&[&fixture.topic]).await?;
     let values = read
         .iter()
         .map(|record: &ConsumedRecord| record.value.clone());

@@ -5,10 +5,10 @@ use std::time::Duration;
 use anyhow::Result;
 
 use crate::support::kafka;
-use crate::support::load::{Load, Pattern};
 use crate::support::oracle::{Oracle, check};
 use crate::support::outboxd::{Outboxd, Settings, init};
 use crate::support::postgres::{self, Database};
+use crate::support::writers::{Pattern, Writers};
 
 const LIMIT: Duration = Duration::from_secs(60);
 const OUTAGE: Duration = Duration::from_secs(60);
@@ -33,7 +33,7 @@ async fn a_broker_that_is_frozen_for_a_minute_costs_nothing_but_time() -> Result
         rows: 40,
         rest: Duration::from_millis(20),
     };
-    let load = Load::start(&database, &topic, 4, pattern);
+    let writers = Writers::start(&database, &topic, 4, pattern);
     let slot = format!("outboxd_{}", database.name);
     let walsender =
         async || anyhow::Ok(database.slot(&slot).await?.and_then(|slot| slot.active_pid));
@@ -69,7 +69,7 @@ async fn a_broker_that_is_frozen_for_a_minute_costs_nothing_but_time() -> Result
     let (readyz, reason) = outboxd.get("/readyz").await?;
     assert_eq!(readyz, 503, "{reason}");
     kafka.thaw()?;
-    load.stop().await?;
+    writers.stop().await?;
     outboxd
         .wait_for_status("everything to be settled", LIMIT * 2, |status| {
             status["in_flight_records"] == 0

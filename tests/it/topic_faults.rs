@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
+use crate::support::fixture::Fixture;
 use crate::support::kafka::{self, ConsumedRecord, Kafka};
 use crate::support::outboxd::{Outboxd, command};
 use crate::support::postgres::{self, Session};
-use crate::support::scene::Scene;
 use crate::support::wait::wait_until;
 
 const LIMIT: Duration = Duration::from_secs(90);
@@ -60,8 +60,8 @@ async fn ids_in(kafka: &Kafka, topic: &str) -> Result<Vec<i64>> {
     Ok(read.iter().filter_map(ConsumedRecord::outbox_id).collect())
 }
 
-async fn retry_all(scene: &Scene<'_>) -> Result<()> {
-    let retry = command(&scene.settings, &["dead-letter", "retry", "--all"], LIMIT).await?;
+async fn retry_all(fixture: &Fixture<'_>) -> Result<()> {
+    let retry = command(&fixture.settings, &["dead-letter", "retry", "--all"], LIMIT).await?;
     ensure!(retry.status.success(), "{retry:?}");
     Ok(())
 }
@@ -72,8 +72,8 @@ async fn a_topic_without_the_right_to_write_costs_its_own_events_alone() -> Resu
         "authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer",
         "allow.everyone.if.no.acl.found=true",
     ])?;
-    let scene = Scene::set(postgres::shared(postgres::turn(17)), &kafka).await?;
-    let session = scene.database.connect().await?;
+    let fixture = Fixture::set(postgres::shared(postgres::turn(17)), &kafka).await?;
+    let session = fixture.database.connect().await?;
     let mut denied = Vec::new();
     for operation in ["Write", "All"] {
         let topic = kafka.topic("denied", 1).await?;
@@ -92,17 +92,17 @@ async fn a_topic_without_the_right_to_write_costs_its_own_events_alone() -> Resu
         }
         denied.push((topic, operation));
     }
-    let mut outboxd = Outboxd::spawn(&scene.settings)?;
+    let mut outboxd = Outboxd::spawn(&fixture.settings)?;
     outboxd.wait_for_phase("streaming", LIMIT).await?;
     let mut ids = Vec::new();
     for (topic, _) in &denied {
         for n in 0..3 {
             let key = format!("k{n}");
-            ids.push(scene.database.insert(&key, topic, "{}").await?);
-            scene.database.insert(&key, &scene.topic, "{}").await?;
+            ids.push(fixture.database.insert(&key, topic, "{}").await?);
+            fixture.database.insert(&key, &fixture.topic, "{}").await?;
         }
     }
-    arrived(&kafka, &scene.topic, 6).await?;
+    arrived(&kafka, &fixture.topic, 6).await?;
     letters_are(
         &session,
         &outboxd,
@@ -130,7 +130,7 @@ async fn a_topic_without_the_right_to_write_costs_its_own_events_alone() -> Resu
             .tool("org.apache.kafka.tools.AclCommand", &remove)
             .await?;
     }
-    retry_all(&scene).await?;
+    retry_all(&fixture).await?;
     all_marked(&session, &outboxd).await?;
     let mut delivered = ids_in(&kafka, &denied[0].0).await?;
     delivered.extend(ids_in(&kafka, &denied[1].0).await?);
@@ -145,29 +145,29 @@ async fn a_topic_without_the_right_to_write_costs_its_own_events_alone() -> Resu
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_topic_that_is_deleted_costs_its_own_events_alone_until_it_is_back() -> Result<()> {
-    let scene = Scene::set(postgres::shared(postgres::turn(15)), kafka::shared()).await?;
-    let session = scene.database.connect().await?;
-    let mut outboxd = Outboxd::spawn(&scene.settings)?;
+    let fixture = Fixture::set(postgres::shared(postgres::turn(15)), kafka::shared()).await?;
+    let session = fixture.database.connect().await?;
+    let mut outboxd = Outboxd::spawn(&fixture.settings)?;
     outboxd.wait_for_phase("streaming", LIMIT).await?;
-    let gone = scene.kafka.topic("gone", 1).await?;
-    scene.database.insert("k", &gone, "{}").await?;
+    let gone = fixture.kafka.topic("gone", 1).await?;
+    fixture.database.insert("k", &gone, "{}").await?;
     all_marked(&session, &outboxd).await?;
-    scene.kafka.delete_topic(&gone).await?;
+    fixture.kafka.delete_topic(&gone).await?;
     let mut ids = Vec::new();
     for _ in 0..3 {
-        ids.push(scene.database.insert("k", &gone, "{}").await?);
-        scene.database.insert("k", &scene.topic, "{}").await?;
+        ids.push(fixture.database.insert("k", &gone, "{}").await?);
+        fixture.database.insert("k", &fixture.topic, "{}").await?;
     }
-    arrived(scene.kafka, &scene.topic, 3).await?;
+    arrived(fixture.kafka, &fixture.topic, 3).await?;
     letters_are(&session, &outboxd, "TOPIC_UNKNOWN dead 3").await?;
-    scene.kafka.create_topic(&gone, 1, &[]).await?;
-    retry_all(&scene).await?;
+    fixture.kafka.create_topic(&gone, 1, &[]).await?;
+    retry_all(&fixture).await?;
     all_marked(&session, &outboxd).await?;
-    assert_eq!(ids_in(scene.kafka, &gone).await?, ids);
+    assert_eq!(ids_in(fixture.kafka, &gone).await?, ids);
     // New ones go out at once, as before.
-    ids.push(scene.database.insert("k", &gone, "{}").await?);
+    ids.push(fixture.database.insert("k", &gone, "{}").await?);
     all_marked(&session, &outboxd).await?;
-    assert_eq!(ids_in(scene.kafka, &gone).await?, ids);
+    assert_eq!(ids_in(fixture.kafka, &gone).await?, ids);
     assert_eq!(letters(&session).await?, "TOPIC_UNKNOWN retried 3");
     assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
     Ok(())
@@ -180,16 +180,16 @@ async fn a_record_that_the_broker_finds_too_old_is_sent_again_with_the_time_of_t
     let old = "old";
     let bounds = [("message.timestamp.before.max.ms", "2000")];
     kafka.create_topic(old, 1, &bounds).await?;
-    let scene = Scene::set(postgres::shared(postgres::turn(17)), &kafka).await?;
-    let session = scene.database.connect().await?;
-    let mut outboxd = Outboxd::spawn(&scene.settings)?;
+    let fixture = Fixture::set(postgres::shared(postgres::turn(17)), &kafka).await?;
+    let session = fixture.database.connect().await?;
+    let mut outboxd = Outboxd::spawn(&fixture.settings)?;
     outboxd.wait_for_phase("streaming", LIMIT).await?;
-    let mut ids = vec![scene.database.insert("k", old, "{}").await?];
+    let mut ids = vec![fixture.database.insert("k", old, "{}").await?];
     all_marked(&session, &outboxd).await?;
-    let Scene {
+    let Fixture {
         database: _database,
         ..
-    } = scene;
+    } = fixture;
     kafka.freeze()?;
     for _ in 0..20 {
         let sql = format!(
@@ -237,19 +237,19 @@ async fn a_quota_makes_events_late_and_costs_none() -> Result<()> {
         "--entity-default",
     ];
     kafka.tool("kafka.admin.ConfigCommand", &quota).await?;
-    let scene = Scene::set(postgres::shared(postgres::turn(15)), &kafka).await?;
-    let session = scene.database.connect().await?;
-    let mut outboxd = Outboxd::spawn(&scene.settings)?;
+    let fixture = Fixture::set(postgres::shared(postgres::turn(15)), &kafka).await?;
+    let session = fixture.database.connect().await?;
+    let mut outboxd = Outboxd::spawn(&fixture.settings)?;
     outboxd.wait_for_phase("streaming", LIMIT).await?;
     session
         .execute(
             "INSERT INTO outbox.outbox (event_type, topic, event_payload) \
              SELECT 'k' || i % 7, $1, jsonb_build_object('x', repeat('x', 900)) FROM generate_series(1, 600) i",
-            &[&scene.topic],
+            &[&fixture.topic],
         )
         .await?;
     all_marked(&session, &outboxd).await?;
-    let delivered = ids_in(&kafka, &scene.topic).await?;
+    let delivered = ids_in(&kafka, &fixture.topic).await?;
     assert_eq!(delivered.len(), 600, "each once");
     assert_eq!(letters(&session).await?, "");
     assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());

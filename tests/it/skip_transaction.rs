@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
+use crate::support::fixture::Fixture;
 use crate::support::kafka::{self, ConsumedRecord};
 use crate::support::outboxd::{Outboxd, command};
 use crate::support::postgres::{self, MAJORS};
-use crate::support::scene::Scene;
 use crate::support::wait::wait_until;
 
 const LIMIT: Duration = Duration::from_secs(120);
@@ -16,15 +16,18 @@ const LIMIT: Duration = Duration::from_secs(120);
 #[tokio::test(flavor = "multi_thread")]
 async fn it_is_named_and_skipped_alone_and_its_other_events_are_published() -> Result<()> {
     for major in MAJORS {
-        let scene = Scene::set(postgres::shared(major), kafka::shared()).await?;
-        let session = scene.database.connect().await?;
-        let outboxd = Outboxd::spawn(&scene.settings)?;
+        let fixture = Fixture::set(postgres::shared(major), kafka::shared()).await?;
+        let session = fixture.database.connect().await?;
+        let outboxd = Outboxd::spawn(&fixture.settings)?;
         outboxd.wait_for_phase("streaming", LIMIT).await?;
         for _ in 0..20 {
-            scene.database.insert("before", &scene.topic, "{}").await?;
+            fixture
+                .database
+                .insert("before", &fixture.topic, "{}")
+                .await?;
         }
         // It is stored in some kilobytes and prints as more than the server can hold.
-        let topic = &scene.topic;
+        let topic = &fixture.topic;
         let row = |key: &str, payload: &str| {
             format!(
                 "INSERT INTO outbox.outbox (event_type, topic, event_payload) VALUES ('{key}', '{topic}', {payload});"
@@ -39,7 +42,7 @@ async fn it_is_named_and_skipped_alone_and_its_other_events_are_published() -> R
             "COMMIT;".to_owned(),
         ];
         session.batch_execute(&transaction.concat()).await?;
-        scene.database.insert("after", topic, "{}").await?;
+        fixture.database.insert("after", topic, "{}").await?;
         assert_eq!(outboxd.wait(LIMIT).await?, 1, "{}", outboxd.log());
         let log = outboxd.log();
         let named = "outboxd skip-transaction --lsn ";
@@ -50,14 +53,19 @@ async fn it_is_named_and_skipped_alone_and_its_other_events_are_published() -> R
             .context("a position")?
             .to_owned();
         ensure!(log.contains("SLOT_ERROR") && log.contains("54000"), "{log}");
-        let slot = scene.slot();
+        let slot = fixture.slot();
         let confirmed = format!(
             "SELECT confirmed_flush_lsn::text FROM pg_replication_slots WHERE slot_name = '{slot}'"
         );
         let before: String = session.value(&confirmed).await?;
 
         let skip = async |lsn: &str| {
-            command(&scene.settings, &["skip-transaction", "--lsn", lsn], LIMIT).await
+            command(
+                &fixture.settings,
+                &["skip-transaction", "--lsn", lsn],
+                LIMIT,
+            )
+            .await
         };
         let wrong = skip(&before).await?;
         let told = String::from_utf8_lossy(&wrong.stderr);
@@ -81,9 +89,9 @@ async fn it_is_named_and_skipped_alone_and_its_other_events_are_published() -> R
             "{told}"
         );
 
-        let mut outboxd = Outboxd::spawn(&scene.settings)?;
+        let mut outboxd = Outboxd::spawn(&fixture.settings)?;
         wait_until("all but one to be marked", LIMIT, async || {
-            Ok(match scene.database.unpublished().await? {
+            Ok(match fixture.database.unpublished().await? {
                 1 => Ok(()),
                 left => Err(format!("{left} are not: {}", outboxd.log())),
             })
@@ -102,7 +110,7 @@ async fn it_is_named_and_skipped_alone_and_its_other_events_are_published() -> R
         })
         .await?;
         assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
-        let read = scene.kafka.consume_all(&[topic]).await?;
+        let read = fixture.kafka.consume_all(&[topic]).await?;
         let sent: HashSet<i64> = read.iter().filter_map(ConsumedRecord::outbox_id).collect();
         let good: Vec<i64> = session
             .value("SELECT array_agg(id ORDER BY id) FROM outbox.outbox WHERE event_type <> 'huge'")

@@ -10,27 +10,27 @@ use tokio::task::JoinHandle;
 use super::postgres::{Database, Session};
 
 /// Writers that go on until they are stopped.
-pub(crate) struct Load {
+pub(crate) struct Writers {
     stop: Arc<AtomicBool>,
     events: Arc<AtomicU64>,
     tasks: Vec<JoinHandle<Result<()>>>,
 }
 
-/// What each transaction of a [`Load`] inserts, and how long its writer rests afterwards.
+/// What each transaction of a [`Writers`] inserts, and how long its writer rests afterwards.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Pattern {
     pub(crate) rows: u64,
     pub(crate) rest: Duration,
 }
 
-impl Load {
+impl Writers {
     /// Starts `writers` tasks that insert into `topic`, with keys shared among them.
     pub(crate) fn start(
         database: &Database,
         topic: &str,
         writers: usize,
         pattern: Pattern,
-    ) -> Load {
+    ) -> Writers {
         let stop = Arc::new(AtomicBool::new(false));
         let events = Arc::new(AtomicU64::new(0));
         let task = |writer| {
@@ -45,7 +45,7 @@ impl Load {
             ))
         };
         let tasks = (0..writers).map(task).collect();
-        Load {
+        Writers {
             stop,
             events,
             tasks,

@@ -5,15 +5,15 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
+use crate::support::ephemeral::{Server, Stop, free_port};
+use crate::support::fixture::{Fixture, Window};
 use crate::support::kafka::{self, ConsumedRecord, Outer};
-use crate::support::load::{Load, Pattern};
 use crate::support::oracle::{Event, Oracle, check};
 use crate::support::outboxd::{Outboxd, Settings};
 use crate::support::postgres::{self, Database, MAJORS};
 use crate::support::proxy::{Flow, Proxy};
-use crate::support::scene::{Scene, Window};
-use crate::support::throwaway::{Server, Stop, free_port};
 use crate::support::wait::wait_for;
+use crate::support::writers::{Pattern, Writers};
 
 const LIMIT: Duration = Duration::from_secs(60);
 /// The others look at the lock each 250 ms, and believe the second look that finds it free.
@@ -26,8 +26,8 @@ const PATTERN: Pattern = Pattern {
 };
 
 /// Another instance with the same settings, but for its own address.
-fn another(scene: &Scene<'_>) -> Result<Outboxd> {
-    Outboxd::spawn(&Settings::new(&scene.database, scene.kafka)?)
+fn another(fixture: &Fixture<'_>) -> Result<Outboxd> {
+    Outboxd::spawn(&Settings::new(&fixture.database, fixture.kafka)?)
 }
 
 /// The number of the instance that streams, once one does.
@@ -66,8 +66,8 @@ async fn horizons(database: &Database) -> Result<HashSet<(i32, String)>> {
 #[tokio::test(flavor = "multi_thread")]
 async fn of_three_one_publishes_and_those_who_wait_hold_back_no_vacuum() -> Result<()> {
     for major in MAJORS {
-        let scene = Scene::set(postgres::shared(major), kafka::shared()).await?;
-        let instances = [another(&scene)?, another(&scene)?, another(&scene)?];
+        let fixture = Fixture::set(postgres::shared(major), kafka::shared()).await?;
+        let instances = [another(&fixture)?, another(&fixture)?, another(&fixture)?];
         let active = streaming(&instances, LIMIT).await?;
         for (number, instance) in instances.iter().enumerate() {
             if number != active {
@@ -79,7 +79,7 @@ async fn of_three_one_publishes_and_those_who_wait_hold_back_no_vacuum() -> Resu
                 assert_eq!(instance.get("/readyz").await?.0, 200);
             }
         }
-        let database = &scene.database;
+        let database = &fixture.database;
         let session = database.connect().await?;
         let churn =
             "CREATE TABLE churn AS SELECT i FROM generate_series(1, 10000) i; DELETE FROM churn";
@@ -96,8 +96,8 @@ async fn of_three_one_publishes_and_those_who_wait_hold_back_no_vacuum() -> Resu
         let size = "SELECT pg_relation_size('churn')";
         assert_eq!(session.value::<i64>(size).await?, 0, "vacuum left rows");
 
-        database.insert("a", &scene.topic, "{}").await?;
-        scene.all_marked(LIMIT).await?;
+        database.insert("a", &fixture.topic, "{}").await?;
+        fixture.all_marked(LIMIT).await?;
         for (number, instance) in instances.iter().enumerate() {
             let published = instance.status().await?["published_total"].as_u64();
             assert_eq!(published, Some(u64::from(number == active)));
@@ -110,11 +110,11 @@ async fn of_three_one_publishes_and_those_who_wait_hold_back_no_vacuum() -> Resu
 async fn another_takes_over_within_a_second_of_a_stop_and_repeats_nothing() -> Result<()> {
     let mut took = Vec::new();
     for major in MAJORS {
-        let scene = Scene::set(postgres::shared(major), kafka::shared()).await?;
-        let oracle = Oracle::create(&scene.database).await?;
-        let mut instances = [another(&scene)?, another(&scene)?, another(&scene)?];
+        let fixture = Fixture::set(postgres::shared(major), kafka::shared()).await?;
+        let oracle = Oracle::create(&fixture.database).await?;
+        let mut instances = [another(&fixture)?, another(&fixture)?, another(&fixture)?];
         let mut active = streaming(&instances, LIMIT).await?;
-        let load = Load::start(&scene.database, &scene.topic, 4, PATTERN);
+        let writers = Writers::start(&fixture.database, &fixture.topic, 4, PATTERN);
         for _ in 0..4 {
             more_events(&instances[active], 200).await?;
             for (number, instance) in instances.iter().enumerate() {
@@ -129,10 +129,10 @@ async fn another_takes_over_within_a_second_of_a_stop_and_repeats_nothing() -> R
             instances[active].respawn()?;
             active = next;
         }
-        load.stop().await?;
-        scene.all_marked(LIMIT).await?;
+        writers.stop().await?;
+        fixture.all_marked(LIMIT).await?;
         assert_eq!(instances[active].stop(LIMIT).await?, 0);
-        scene.verdict(&oracle).await?.expect_exact()?;
+        fixture.verdict(&oracle).await?.expect_exact()?;
     }
     // The median: whoever else runs on this machine takes a few hundred milliseconds from one or another of them.
     took.sort_unstable();
@@ -176,18 +176,18 @@ fn expect_last_words(committed: &[Event], consumed: &[ConsumedRecord]) {
 
 /// The server may have time-outs of its own: those that each session asks for are in force.
 async fn frozen(server: &Server) -> Result<()> {
-    let scene = Scene::set(server, kafka::shared()).await?;
-    let oracle = Oracle::create(&scene.database).await?;
-    let mut first = another(&scene)?;
+    let fixture = Fixture::set(server, kafka::shared()).await?;
+    let oracle = Oracle::create(&fixture.database).await?;
+    let mut first = another(&fixture)?;
     first.wait_for_phase("streaming", LIMIT).await?;
-    let mut second = another(&scene)?;
+    let mut second = another(&fixture)?;
     second.wait_for_phase("standby", LIMIT).await?;
-    let load = Load::start(&scene.database, &scene.topic, 4, PATTERN);
+    let writers = Writers::start(&fixture.database, &fixture.topic, 4, PATTERN);
     more_events(&first, 500).await?;
 
     first.freeze().await?;
     let frozen = Instant::now();
-    let window = scene.window().await?;
+    let window = fixture.window().await?;
     second.wait_for_phase("streaming", FROZEN).await?;
     assert!(
         frozen.elapsed() > Duration::from_secs(15),
@@ -199,13 +199,13 @@ async fn frozen(server: &Server) -> Result<()> {
     first.wait_for_phase("standby", LIMIT).await?;
     more_events(&second, 500).await?;
 
-    load.stop().await?;
-    scene.all_marked(LIMIT).await?;
+    writers.stop().await?;
+    fixture.all_marked(LIMIT).await?;
     assert_eq!(second.status().await?["phase"], "streaming");
     assert_eq!(second.status().await?["reconnects"], 0);
     assert_eq!(first.stop(LIMIT).await?, 0, "{}", first.log());
     assert_eq!(second.stop(LIMIT).await?, 0, "{}", second.log());
-    let consumed = scene.kafka.consume_all(&[&scene.topic]).await?;
+    let consumed = fixture.kafka.consume_all(&[&fixture.topic]).await?;
     expect_window(&oracle.committed().await?, &consumed, window)
 }
 
@@ -228,17 +228,17 @@ async fn one_that_is_cut_off_withdraws_what_it_had_in_flight() -> Result<()> {
     let kafka = kafka::with_outer(outer, &[])?;
     let to_kafka = Proxy::at(port, kafka.outer_port()?).await?;
     let server = postgres::shared(postgres::turn(17));
-    let scene = Scene::set(server, &kafka).await?;
-    let oracle = Oracle::create(&scene.database).await?;
+    let fixture = Fixture::set(server, &kafka).await?;
+    let oracle = Oracle::create(&fixture.database).await?;
     let to_postgres = Proxy::before(server.port()).await?;
-    let behind = Settings::new(&scene.database, &kafka)?
-        .set("DATABASE_URL", to_postgres.url(scene.database.url())?)
+    let behind = Settings::new(&fixture.database, &kafka)?
+        .set("DATABASE_URL", to_postgres.url(fixture.database.url())?)
         .set("KAFKA_BROKERS", format!("127.0.0.1:{port}"));
     let mut first = Outboxd::spawn(&behind)?;
     first.wait_for_phase("streaming", LIMIT).await?;
-    let mut second = another(&scene)?;
+    let mut second = another(&fixture)?;
     second.wait_for_phase("standby", LIMIT).await?;
-    let load = Load::start(&scene.database, &scene.topic, 4, PATTERN);
+    let writers = Writers::start(&fixture.database, &fixture.topic, 4, PATTERN);
     more_events(&first, 500).await?;
 
     to_kafka.set(Flow::Swallow);
@@ -247,13 +247,13 @@ async fn one_that_is_cut_off_withdraws_what_it_had_in_flight() -> Result<()> {
             status["in_flight_records"].as_u64() > Some(500)
         })
         .await?;
-    let confirmed = scene.window().await?.confirmed;
+    let confirmed = fixture.window().await?.confirmed;
     to_postgres.set(Flow::Swallow);
     to_postgres.reset();
     second.wait_for_phase("streaming", LIMIT).await?;
     let window = Window {
         confirmed,
-        ..scene.window().await?
+        ..fixture.window().await?
     };
     more_events(&second, 1_000).await?;
     let withdrawn = Duration::from_secs(20);
@@ -266,14 +266,14 @@ async fn one_that_is_cut_off_withdraws_what_it_had_in_flight() -> Result<()> {
     first.wait_for_phase("standby", LIMIT).await?;
     more_events(&second, 500).await?;
 
-    load.stop().await?;
-    scene.all_marked(LIMIT).await?;
+    writers.stop().await?;
+    fixture.all_marked(LIMIT).await?;
     assert_eq!(first.status().await?["published_total"], published);
     assert_eq!(first.stop(LIMIT).await?, 0, "{}", first.log());
     assert_eq!(second.stop(LIMIT).await?, 0, "{}", second.log());
     let (committed, consumed) = (
         oracle.committed().await?,
-        kafka.consume_all(&[&scene.topic]).await?,
+        kafka.consume_all(&[&fixture.topic]).await?,
     );
     expect_last_words(&committed, &consumed);
     expect_window(&committed, &consumed, window)
@@ -284,7 +284,7 @@ async fn one_that_is_cut_off_withdraws_what_it_had_in_flight() -> Result<()> {
 async fn of_several_hosts_the_one_that_takes_writes_is_used() -> Result<()> {
     for major in MAJORS {
         let mut primary = postgres::private(major, &[])?;
-        let scene = Scene::set(&primary, kafka::shared()).await?;
+        let fixture = Fixture::set(&primary, kafka::shared()).await?;
         primary.stop(Stop::Fast)?;
         let standby = postgres::standby(&primary, &[])?;
         primary.resume()?;
@@ -293,15 +293,15 @@ async fn of_several_hosts_the_one_that_takes_writes_is_used() -> Result<()> {
             free_port()?,
             standby.port(),
             primary.port(),
-            scene.database.name
+            fixture.database.name
         );
-        let oracle = Oracle::create(&scene.database).await?;
-        let mut outboxd = Outboxd::spawn(&scene.settings.clone().set("DATABASE_URL", hosts))?;
+        let oracle = Oracle::create(&fixture.database).await?;
+        let mut outboxd = Outboxd::spawn(&fixture.settings.clone().set("DATABASE_URL", hosts))?;
         outboxd.wait_for_phase("streaming", LIMIT).await?;
-        scene.database.insert("a", &scene.topic, "{}").await?;
-        scene.all_marked(LIMIT).await?;
+        fixture.database.insert("a", &fixture.topic, "{}").await?;
+        fixture.all_marked(LIMIT).await?;
         assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
-        scene.verdict(&oracle).await?.expect_exact()?;
+        fixture.verdict(&oracle).await?.expect_exact()?;
     }
     Ok(())
 }

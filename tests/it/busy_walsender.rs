@@ -4,10 +4,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
+use crate::support::fixture::Fixture;
 use crate::support::kafka;
 use crate::support::outboxd::Outboxd;
 use crate::support::postgres::{self, MAJORS};
-use crate::support::scene::Scene;
 use crate::support::{heavy, is_long_run};
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -54,13 +54,13 @@ fn signal(pid: i32, name: &str) {
 async fn a_rewrite_that_a_walsender_chews_on_is_named_and_ends_no_session() -> Result<()> {
     let _turn = heavy().await;
     let server = postgres::private(postgres::turn(15), &[])?;
-    let scene = Scene::set(&server, kafka::shared()).await?;
-    let mut outboxd = Outboxd::spawn(&scene.settings)?;
+    let fixture = Fixture::set(&server, kafka::shared()).await?;
+    let mut outboxd = Outboxd::spawn(&fixture.settings)?;
     outboxd.wait_for_phase("streaming", LIMIT).await?;
-    let session = scene.database.connect().await?;
-    let walsender = scene
+    let session = fixture.database.connect().await?;
+    let walsender = fixture
         .database
-        .slot(&scene.slot())
+        .slot(&fixture.slot())
         .await?
         .and_then(|slot| slot.active_pid);
     let walsender = walsender.context("a session")?;
@@ -71,7 +71,10 @@ async fn a_rewrite_that_a_walsender_chews_on_is_named_and_ends_no_session() -> R
     session
         .batch_execute("ALTER TABLE big ALTER COLUMN i TYPE bigint")
         .await?;
-    scene.database.insert("behind", &scene.topic, "{}").await?;
+    fixture
+        .database
+        .insert("behind", &fixture.topic, "{}")
+        .await?;
     outboxd
         .wait_for_status("decoding to be named", LIMIT * 4, |status| {
             status["waiting"]["on"] == "decoding"
@@ -83,7 +86,7 @@ async fn a_rewrite_that_a_walsender_chews_on_is_named_and_ends_no_session() -> R
     assert!(waiting.is_some());
     assert_eq!(outboxd.get("/livez").await?.0, 200);
     drop(slowed);
-    scene.all_marked(LIMIT).await?;
+    fixture.all_marked(LIMIT).await?;
     outboxd
         .wait_for_status("nothing to be waited for", LIMIT, |status| {
             status["waiting"].is_null()
@@ -107,19 +110,22 @@ async fn a_refresh_of_twenty_million_rows_ends_no_session() -> Result<()> {
     let _turn = heavy().await;
     for major in MAJORS {
         let server = postgres::private(major, &[])?;
-        let scene = Scene::set(&server, kafka::shared()).await?;
-        let mut outboxd = Outboxd::spawn(&scene.settings)?;
+        let fixture = Fixture::set(&server, kafka::shared()).await?;
+        let mut outboxd = Outboxd::spawn(&fixture.settings)?;
         outboxd.wait_for_phase("streaming", LIMIT).await?;
-        let session = scene.database.connect().await?;
+        let session = fixture.database.connect().await?;
         let view = "CREATE MATERIALIZED VIEW big AS SELECT i FROM generate_series(1, 20000000) i";
         session.batch_execute(view).await?;
         let began = Instant::now();
         session
             .batch_execute("REFRESH MATERIALIZED VIEW big")
             .await?;
-        scene.database.insert("behind", &scene.topic, "{}").await?;
+        fixture
+            .database
+            .insert("behind", &fixture.topic, "{}")
+            .await?;
         let mut named = false;
-        while scene.database.unpublished().await? > 0 {
+        while fixture.database.unpublished().await? > 0 {
             assert!(
                 began.elapsed() < LIMIT * 10,
                 "nothing came in {:?}",

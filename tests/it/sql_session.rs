@@ -8,7 +8,7 @@ use outboxd::config::{Config, Settings};
 use outboxd::error::{Code, Error};
 use outboxd::lsn::Lsn;
 use outboxd::postgres::setup::Setup;
-use outboxd::postgres::{self, Session, preflight, publication, slot, table_shape as table};
+use outboxd::postgres::{self, Session, preflight, publication, slot, table_shape};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -58,8 +58,8 @@ async fn ready(major: u32) -> Result<(Database, String)> {
     Ok((database, url))
 }
 
-async fn shape(session: &Session, config: &Config) -> Result<table::TableShape> {
-    table::read(session, &config.table)
+async fn shape(session: &Session, config: &Config) -> Result<table_shape::TableShape> {
+    table_shape::read(session, &config.table)
         .await?
         .context("the table is there")
 }
@@ -552,8 +552,8 @@ async fn several_faults_are_told_together_and_a_single_one_keeps_its_remedy() ->
         .context("it passed")?;
     assert_eq!(one.code(), Code::Slot);
     assert!(
-        one.remedy()
-            .is_some_and(|remedy| remedy.contains("CREATE PUBLICATION")),
+        one.hint()
+            .is_some_and(|hint| hint.contains("CREATE PUBLICATION")),
         "{one:?}"
     );
     let role = config.database.user();

@@ -4,27 +4,27 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
+use crate::support::fixture::Fixture;
 use crate::support::heavy;
 use crate::support::kafka::{self, ConsumedRecord};
 use crate::support::outboxd::{Outboxd, command};
 use crate::support::postgres;
-use crate::support::scene::Scene;
 use crate::support::wait::{wait_for, wait_until};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_parked_key_keeps_its_order_and_holds_up_no_other() -> Result<()> {
-    let scene = Scene::set(postgres::shared(postgres::turn(15)), kafka::shared()).await?;
-    let settings = scene.settings.clone().set("OUTBOX_ON_POISON", "park-key");
-    let session = scene.database.connect().await?;
+    let fixture = Fixture::set(postgres::shared(postgres::turn(15)), kafka::shared()).await?;
+    let settings = fixture.settings.clone().set("OUTBOX_ON_POISON", "park-key");
+    let session = fixture.database.connect().await?;
     let mut outboxd = Outboxd::spawn(&settings)?;
     outboxd.wait_for_phase("streaming", LIMIT).await?;
     let insert = async |key: &str, payload: &str| {
         let sql = format!(
             "INSERT INTO outbox.outbox (event_type, topic, event_payload) VALUES ($1, $2, {payload}) RETURNING id"
         );
-        let row = session.query_one(&sql, &[&key, &scene.topic]).await?;
+        let row = session.query_one(&sql, &[&key, &fixture.topic]).await?;
         anyhow::Ok(row.get::<_, i64>(0))
     };
     let before = insert("parked", "'{\"n\": 0}'").await?;
@@ -72,14 +72,14 @@ async fn a_parked_key_keeps_its_order_and_holds_up_no_other() -> Result<()> {
         .await?;
     let retry = command(
         &settings,
-        &["dead-letter", "retry", "--topic", &scene.topic],
+        &["dead-letter", "retry", "--topic", &fixture.topic],
         LIMIT,
     )
     .await?;
     ensure!(retry.status.success(), "{retry:?}");
     ids.push(insert("parked", "'{\"n\": 7}'").await?);
-    scene.all_marked(LIMIT).await?;
-    let read = scene.kafka.consume_all(&[&scene.topic]).await?;
+    fixture.all_marked(LIMIT).await?;
+    let read = fixture.kafka.consume_all(&[&fixture.topic]).await?;
     let parked = read
         .iter()
         .filter(|record| record.key.as_deref() == Some(b"parked"));
@@ -95,16 +95,16 @@ async fn a_parked_key_keeps_its_order_and_holds_up_no_other() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn halt_ends_before_the_event_and_a_flood_ends_after_its_limit() -> Result<()> {
-    let scene = Scene::set(postgres::shared(postgres::turn(17)), kafka::shared()).await?;
-    let session = scene.database.connect().await?;
+    let fixture = Fixture::set(postgres::shared(postgres::turn(17)), kafka::shared()).await?;
+    let session = fixture.database.connect().await?;
     let letters = "SELECT count(*) FROM outbox.dead_letter";
-    let halting = scene.settings.clone().set("OUTBOX_ON_POISON", "halt");
+    let halting = fixture.settings.clone().set("OUTBOX_ON_POISON", "halt");
     let outboxd = Outboxd::spawn(&halting)?;
     outboxd.wait_for_phase("streaming", LIMIT).await?;
-    let good = scene.database.insert("k", &scene.topic, "{}").await?;
-    scene.all_marked(LIMIT).await?;
-    scene.database.insert("k", "not a topic", "{}").await?;
-    scene.database.insert("k", &scene.topic, "{}").await?;
+    let good = fixture.database.insert("k", &fixture.topic, "{}").await?;
+    fixture.all_marked(LIMIT).await?;
+    fixture.database.insert("k", "not a topic", "{}").await?;
+    fixture.database.insert("k", &fixture.topic, "{}").await?;
     assert_eq!(outboxd.wait(LIMIT).await?, 1, "{}", outboxd.log());
     let log = outboxd.log();
     ensure!(
@@ -116,7 +116,7 @@ async fn halt_ends_before_the_event_and_a_flood_ends_after_its_limit() -> Result
     let marked = "SELECT array_agg(id) FROM outbox.outbox WHERE published_at IS NOT NULL";
     assert_eq!(session.value::<Vec<i64>>(marked).await?, [good]);
 
-    let flooded = scene
+    let flooded = fixture
         .settings
         .clone()
         .set("OUTBOX_DEAD_LETTERS_PER_MINUTE", "5");
@@ -134,7 +134,7 @@ async fn halt_ends_before_the_event_and_a_flood_ends_after_its_limit() -> Result
     let filed: i64 = session.value(letters).await?;
     ensure!((6..21).contains(&filed), "{filed} letters");
     // With another limit it goes on where it was.
-    let mut outboxd = Outboxd::spawn(&scene.settings)?;
+    let mut outboxd = Outboxd::spawn(&fixture.settings)?;
     wait_until("all to be filed", LIMIT, async || {
         Ok(match session.value::<i64>(letters).await? {
             21 => Ok(()),
@@ -142,7 +142,7 @@ async fn halt_ends_before_the_event_and_a_flood_ends_after_its_limit() -> Result
         })
     })
     .await?;
-    let slot = scene.slot();
+    let slot = fixture.slot();
     wait_for("the slot to be past all of it", LIMIT, async || {
         let lag = format!(
             "SELECT pg_current_wal_insert_lsn() - confirmed_flush_lsn < 10000 \
@@ -158,9 +158,9 @@ async fn halt_ends_before_the_event_and_a_flood_ends_after_its_limit() -> Result
 #[tokio::test(flavor = "multi_thread")]
 async fn ten_thousand_misspelt_topics_leave_memory_flat() -> Result<()> {
     let _alone = heavy().await;
-    let scene = Scene::set(postgres::shared(postgres::turn(17)), kafka::shared()).await?;
-    let session = scene.database.connect().await?;
-    let settings = scene
+    let fixture = Fixture::set(postgres::shared(postgres::turn(17)), kafka::shared()).await?;
+    let session = fixture.database.connect().await?;
+    let settings = fixture
         .settings
         .clone()
         .set("OUTBOX_DEAD_LETTERS_PER_MINUTE", "100000");
@@ -194,9 +194,9 @@ async fn ten_thousand_misspelt_topics_leave_memory_flat() -> Result<()> {
         !metrics.contains("misspelt"),
         "names that are no topics' are labels"
     );
-    scene.database.insert("k", &scene.topic, "{}").await?;
+    fixture.database.insert("k", &fixture.topic, "{}").await?;
     wait_for("a good one to pass", LIMIT, async || {
-        Ok((scene.kafka.record_count(&[&scene.topic]).await? == 1).then_some(()))
+        Ok((fixture.kafka.record_count(&[&fixture.topic]).await? == 1).then_some(()))
     })
     .await?;
     assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
@@ -205,24 +205,24 @@ async fn ten_thousand_misspelt_topics_leave_memory_flat() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_topic_that_comes_late_costs_its_events_nothing() -> Result<()> {
-    let scene = Scene::set(postgres::shared(postgres::turn(15)), kafka::shared()).await?;
-    let session = scene.database.connect().await?;
-    let mut outboxd = Outboxd::spawn(&scene.settings)?;
+    let fixture = Fixture::set(postgres::shared(postgres::turn(15)), kafka::shared()).await?;
+    let session = fixture.database.connect().await?;
+    let mut outboxd = Outboxd::spawn(&fixture.settings)?;
     outboxd.wait_for_phase("streaming", LIMIT).await?;
-    let late = format!("late-{}", scene.database.name);
+    let late = format!("late-{}", fixture.database.name);
     let mut ids = Vec::new();
     for _ in 0..3 {
-        ids.push(scene.database.insert("k", &late, "{}").await?);
+        ids.push(fixture.database.insert("k", &late, "{}").await?);
     }
     // Others go on meanwhile.
-    scene.database.insert("k", &scene.topic, "{}").await?;
+    fixture.database.insert("k", &fixture.topic, "{}").await?;
     wait_for("another topic's event", LIMIT, async || {
-        Ok((scene.kafka.record_count(&[&scene.topic]).await? == 1).then_some(()))
+        Ok((fixture.kafka.record_count(&[&fixture.topic]).await? == 1).then_some(()))
     })
     .await?;
-    scene.kafka.create_topic(&late, 1, &[]).await?;
-    scene.all_marked(LIMIT).await?;
-    let read = scene.kafka.consume_all(&[&late]).await?;
+    fixture.kafka.create_topic(&late, 1, &[]).await?;
+    fixture.all_marked(LIMIT).await?;
+    let read = fixture.kafka.consume_all(&[&late]).await?;
     let arrived: Vec<i64> = read.iter().filter_map(ConsumedRecord::outbox_id).collect();
     assert_eq!(arrived, ids);
     let filed: i64 = session
@@ -236,18 +236,18 @@ async fn a_topic_that_comes_late_costs_its_events_nothing() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_row_that_is_retried_before_it_is_mended_is_a_dead_letter_again_and_nothing_is_sent()
 -> Result<()> {
-    let scene = Scene::set(postgres::shared(postgres::turn(17)), kafka::shared()).await?;
-    let session = scene.database.connect().await?;
+    let fixture = Fixture::set(postgres::shared(postgres::turn(17)), kafka::shared()).await?;
+    let session = fixture.database.connect().await?;
     session
         .batch_execute(
             "ALTER TABLE outbox.outbox ALTER event_type DROP NOT NULL, ALTER event_payload DROP NOT NULL",
         )
         .await?;
-    let mut outboxd = Outboxd::spawn(&scene.settings)?;
+    let mut outboxd = Outboxd::spawn(&fixture.settings)?;
     outboxd.wait_for_phase("streaming", LIMIT).await?;
     let insert = "INSERT INTO outbox.outbox (event_type, topic, event_payload) \
                   VALUES ('k', $1, NULL), (NULL, $1, '{}'), (repeat('k', 1100000), $1, '{}')";
-    session.execute(insert, &[&scene.topic]).await?;
+    session.execute(insert, &[&fixture.topic]).await?;
     // How often each was filed, and as what.
     let filed = "SELECT string_agg(error_code || ' ' || state || ' ' || jsonb_array_length(history), ', ' ORDER BY id) \
                    FROM outbox.dead_letter";
@@ -268,7 +268,7 @@ async fn a_row_that_is_retried_before_it_is_mended_is_a_dead_letter_again_and_no
     are(1).await?;
     let retry = ["dead-letter", "retry", "--all"];
     ensure!(
-        command(&scene.settings, &retry, LIMIT)
+        command(&fixture.settings, &retry, LIMIT)
             .await?
             .status
             .success()
@@ -279,13 +279,13 @@ async fn a_row_that_is_retried_before_it_is_mended_is_a_dead_letter_again_and_no
         .batch_execute("DELETE FROM outbox.outbox WHERE event_payload IS NULL")
         .await?;
     ensure!(
-        command(&scene.settings, &retry, LIMIT)
+        command(&fixture.settings, &retry, LIMIT)
             .await?
             .status
             .success()
     );
     are(3).await?;
-    assert_eq!(scene.kafka.record_count(&[&scene.topic]).await?, 0);
+    assert_eq!(fixture.kafka.record_count(&[&fixture.topic]).await?, 0);
     assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, bail};
 use outboxd::config::{KeyRule, TableName};
-use outboxd::outbox::{Columns, Event, Origin, Router};
+use outboxd::outbox::{Columns, Event, EventSource, Router};
 use outboxd::pgoutput::{Message, Relation};
 
 use crate::support::postgres::{self, Database, Session};
@@ -33,7 +33,7 @@ type Sent = (
 
 fn sent(event: &Event<'_>, key: &KeyRule) -> Result<Sent> {
     let mut router = Router::new(key);
-    let record = router.record(event, Origin::Table)?;
+    let record = router.record(event, EventSource::Table)?;
     Ok((
         record.topic.to_owned(),
         record.key.map(<[u8]>::to_vec),

@@ -5,21 +5,21 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use tokio::task::JoinSet;
 
+use crate::support::ephemeral::Server;
+use crate::support::fixture::Fixture;
 use crate::support::kafka;
 use crate::support::oracle::Oracle;
 use crate::support::outboxd::Outboxd;
 use crate::support::postgres::{MAJORS, private};
-use crate::support::scene::Scene;
-use crate::support::throwaway::Server;
 use crate::support::wait::{wait_for, wait_until};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// From now on every commit waits for a standby of this name; none with an empty one.
-async fn synchronous(server: &mut Server, scene: &Scene<'_>, name: &str) -> Result<()> {
+async fn synchronous(server: &mut Server, fixture: &Fixture<'_>, name: &str) -> Result<()> {
     server.configure(&[format!("synchronous_standby_names = '{name}'")])?;
     server.reload()?;
-    let session = scene.database.connect().await?;
+    let session = fixture.database.connect().await?;
     wait_for("the server to have read it", LIMIT, async || {
         let now: String = session.value("SHOW synchronous_standby_names").await?;
         Ok((now == name).then_some(()))
@@ -32,27 +32,30 @@ async fn while_a_synchronous_standby_is_absent_events_go_out_and_nothing_is_conf
 {
     for major in MAJORS {
         let mut server = private(major, &[])?;
-        let scene = Scene::set(&server, kafka::shared()).await?;
-        let oracle = Oracle::create(&scene.database).await?;
-        let settings = scene.settings.clone();
+        let fixture = Fixture::set(&server, kafka::shared()).await?;
+        let oracle = Oracle::create(&fixture.database).await?;
+        let settings = fixture.settings.clone();
         let mut outboxd = Outboxd::spawn(
             &settings
                 .set("OUTBOX_OPERATION_TIMEOUT", "3s")
                 .set("OUTBOX_BATCH_SIZE", "1"),
         )?;
         outboxd.wait_for_phase("streaming", LIMIT).await?;
-        let seen = scene.database.insert("k", &scene.topic, "{}").await?;
-        scene.all_marked(LIMIT).await?;
-        let session = scene.database.connect().await?;
+        let seen = fixture.database.insert("k", &fixture.topic, "{}").await?;
+        fixture.all_marked(LIMIT).await?;
+        let session = fixture.database.connect().await?;
         let confirmed = format!(
             "SELECT confirmed_flush_lsn FROM pg_replication_slots WHERE slot_name = '{}'",
-            scene.slot()
+            fixture.slot()
         );
-        synchronous(&mut server, &scene, "nobody").await?;
+        synchronous(&mut server, &fixture, "nobody").await?;
 
         let mut writers = JoinSet::new();
         for _ in 0..3 {
-            let (url, topic) = (scene.database.unix_url().to_owned(), scene.topic.clone());
+            let (url, topic) = (
+                fixture.database.unix_url().to_owned(),
+                fixture.topic.clone(),
+            );
             writers.spawn(async move {
                 let session = crate::support::postgres::Session::open(&url).await?;
                 let sql = "INSERT INTO outbox.outbox (event_type, topic, event_payload) VALUES ('k', $1, '{}')";
@@ -60,7 +63,7 @@ async fn while_a_synchronous_standby_is_absent_events_go_out_and_nothing_is_conf
             });
         }
         wait_until("the events of rows that nobody sees", LIMIT, async || {
-            Ok(match scene.kafka.record_count(&[&scene.topic]).await? {
+            Ok(match fixture.kafka.record_count(&[&fixture.topic]).await? {
                 4 => Ok(()),
                 records => Err(format!("{records} records: {}", outboxd.log())),
             })
@@ -82,7 +85,10 @@ async fn while_a_synchronous_standby_is_absent_events_go_out_and_nothing_is_conf
             .batch_execute("SET synchronous_commit = local")
             .await?;
         let sql = "INSERT INTO outbox.outbox (event_type, topic, event_payload) VALUES ('k', $1, '{}') RETURNING id";
-        let local: i64 = session.query_one(sql, &[&scene.topic]).await?.try_get(0)?;
+        let local: i64 = session
+            .query_one(sql, &[&fixture.topic])
+            .await?
+            .try_get(0)?;
         let marked =
             format!("SELECT published_at IS NOT NULL FROM outbox.outbox WHERE id = {local}");
         wait_until("a visible row to be marked", LIMIT, async || {
@@ -102,17 +108,17 @@ async fn while_a_synchronous_standby_is_absent_events_go_out_and_nothing_is_conf
             "no standby, and a commit is over"
         );
 
-        synchronous(&mut server, &scene, "").await?;
+        synchronous(&mut server, &fixture, "").await?;
         while let Some(writer) = writers.join_next().await {
             assert_eq!(writer??, 1);
         }
-        scene.all_marked(LIMIT).await?;
+        fixture.all_marked(LIMIT).await?;
         wait_for("the slot to pass them", LIMIT, async || {
             Ok(session.value::<bool>(&past).await?.then_some(()))
         })
         .await?;
         assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
-        scene.verdict(&oracle).await?.expect_exact()?;
+        fixture.verdict(&oracle).await?.expect_exact()?;
         let letters = "SELECT count(*) FROM outbox.dead_letter";
         assert_eq!(session.value::<i64>(letters).await?, 0);
     }

@@ -4,11 +4,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
+use crate::support::ephemeral::free_port;
+use crate::support::fixture::Fixture;
 use crate::support::kafka;
 use crate::support::outboxd::{Outboxd, Settings, command, init};
 use crate::support::postgres::{self, Database, MAJORS};
-use crate::support::scene::Scene;
-use crate::support::throwaway::free_port;
 
 const LIMIT: Duration = Duration::from_secs(5);
 
@@ -76,16 +76,16 @@ async fn logins_and_databases_that_cannot_work_end_at_once() -> Result<()> {
 #[tokio::test]
 async fn a_database_that_is_not_prepared_says_what_is_missing() -> Result<()> {
     for major in MAJORS {
-        let scene = Scene::set(postgres::shared(major), kafka::shared()).await?;
-        let session = scene.database.connect().await?;
-        let role = scene.database.create_role("plain", "").await?;
+        let fixture = Fixture::set(postgres::shared(major), kafka::shared()).await?;
+        let session = fixture.database.connect().await?;
+        let role = fixture.database.create_role("plain", "").await?;
         session.batch_execute(&format!("GRANT USAGE ON SCHEMA outbox TO {role}; GRANT ALL ON ALL TABLES IN SCHEMA outbox TO {role}")).await?;
-        let as_role = scene
+        let as_role = fixture
             .settings
             .clone()
-            .set("DATABASE_URL", scene.database.url_as(&role));
+            .set("DATABASE_URL", fixture.database.url_as(&role));
         refused(&as_role, 2, &["REPLICATION"]).await?;
-        let elsewhere = |table: &str| scene.settings.clone().set("OUTBOX_TABLE", table);
+        let elsewhere = |table: &str| fixture.settings.clone().set("OUTBOX_TABLE", table);
         refused(
             &elsewhere("outbox.missing"),
             2,
@@ -94,7 +94,10 @@ async fn a_database_that_is_not_prepared_says_what_is_missing() -> Result<()> {
         .await?;
         session.batch_execute("CREATE TABLE outbox.half (id bigint PRIMARY KEY, topic text, event_type text, published_at timestamp, times_attempted int)").await?;
         refused(&elsewhere("outbox.half"), 2, &["event_payload"]).await?;
-        let publication = scene.settings.clone().set("OUTBOX_PUBLICATION", "missing");
+        let publication = fixture
+            .settings
+            .clone()
+            .set("OUTBOX_PUBLICATION", "missing");
         refused(&publication, 1, &["missing", "outboxd init"]).await?;
     }
     Ok(())
@@ -143,19 +146,22 @@ async fn settings_that_contradict_each_other_are_told_together() -> Result<()> {
 
 #[tokio::test]
 async fn a_server_that_is_not_there_is_tried_again_and_said_so() -> Result<()> {
-    let scene = Scene::set(postgres::shared(postgres::turn(15)), kafka::shared()).await?;
+    let fixture = Fixture::set(postgres::shared(postgres::turn(15)), kafka::shared()).await?;
     let nobody = format!("postgresql://postgres@127.0.0.1:{}/orders", free_port()?);
-    let mut outboxd = Outboxd::spawn(&scene.settings.clone().set("DATABASE_URL", nobody))?;
+    let mut outboxd = Outboxd::spawn(&fixture.settings.clone().set("DATABASE_URL", nobody))?;
     outboxd
         .wait_for_log(&["CONNECT_ERROR", "trying again"], LIMIT)
         .await?;
     assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
 
     let nobody = format!("127.0.0.1:{}", free_port()?);
-    let outboxd = Outboxd::spawn(&scene.settings.clone().set("KAFKA_BROKERS", nobody))?;
+    let outboxd = Outboxd::spawn(&fixture.settings.clone().set("KAFKA_BROKERS", nobody))?;
     outboxd.wait_for_log(&["WARN", "kafka"], LIMIT).await?;
     outboxd.wait_for_phase("streaming", LIMIT * 4).await?;
-    scene.database.insert("held", &scene.topic, "{}").await?;
+    fixture
+        .database
+        .insert("held", &fixture.topic, "{}")
+        .await?;
     outboxd
         .wait_for_status("Kafka to be named", LIMIT * 4, |status| {
             status["waiting"]["on"] == "kafka"

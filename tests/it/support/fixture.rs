@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
+use super::ephemeral::Server;
 use super::kafka::{Kafka, parse_lsn};
 use super::oracle::{Oracle, Report, check};
 use super::outboxd::{Settings, init};
 use super::postgres::Database;
-use super::throwaway::Server;
 
 /// A prepared database and a topic of four partitions.
-pub(crate) struct Scene<'a> {
+pub(crate) struct Fixture<'a> {
     pub(crate) database: Database,
     pub(crate) kafka: &'a Kafka,
     pub(crate) topic: String,
@@ -34,13 +34,13 @@ impl Window {
     }
 }
 
-impl<'a> Scene<'a> {
-    pub(crate) async fn set(server: &Server, kafka: &'a Kafka) -> Result<Scene<'a>> {
+impl<'a> Fixture<'a> {
+    pub(crate) async fn set(server: &Server, kafka: &'a Kafka) -> Result<Fixture<'a>> {
         let database = Database::create(server).await?;
         let topic = kafka.topic("events", 4).await?;
         let settings = Settings::new(&database, kafka)?;
         init(&settings).await?;
-        Ok(Scene {
+        Ok(Fixture {
             database,
             kafka,
             topic,

@@ -5,11 +5,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 use crate::support::kafka::{self, Kafka};
-use crate::support::load::{Load, Pattern};
 use crate::support::oracle::{Oracle, check};
 use crate::support::outboxd::{Outboxd, Settings, init};
 use crate::support::postgres::{self, Database};
 use crate::support::wait::wait_until;
+use crate::support::writers::{Pattern, Writers};
 use crate::support::{heavy, is_long_run};
 
 const LIMIT: Duration = Duration::from_secs(120);
@@ -49,7 +49,7 @@ async fn brokers_that_restart_in_turn_lose_nothing_and_keep_the_order() -> Resul
     let oracle = Oracle::create(&database).await?;
     let mut outboxd = Outboxd::spawn(&settings)?;
     outboxd.wait_for_phase("streaming", LIMIT).await?;
-    let load = Load::start(&database, "events", 4, PATTERN);
+    let writers = Writers::start(&database, "events", 4, PATTERN);
     more_events(&outboxd, 200).await?;
     let kinds: &[bool] =
         if is_long_run("cluster: brokers that are killed in turn, and stopped twice") {
@@ -69,7 +69,7 @@ async fn brokers_that_restart_in_turn_lose_nothing_and_keep_the_order() -> Resul
             more_events(&outboxd, 200).await?;
         }
     }
-    load.stop().await?;
+    writers.stop().await?;
     database.all_marked(LIMIT).await?;
     assert_eq!(outboxd.status().await?["reconnects"], 0);
     assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
