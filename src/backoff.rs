@@ -1,36 +1,69 @@
-//! Capped exponential back-off with jitter to either side. Pure: the caller sleeps.
+//! Capped exponential back-off, with or without jitter. Pure: the caller sleeps.
 
 use std::time::Duration;
 
-/// Yields growing delays until [`reset`](Backoff::reset): each twice the last, never over the cap, moved by up to a fifth to
-/// either side so that many clients of one server do not return in step.
+/// Delays that double from `first` up to `cap`, until [`reset`](Backoff::reset).
+///
+/// With `jitter` each delay moves by up to a fifth to either side, so that many clients of one
+/// server do not return in step. The engine has no use for it: its delays are exact.
 #[derive(Debug, Clone)]
 pub(crate) struct Backoff {
     first: Duration,
     cap: Duration,
-    next: Duration,
+    jitter: bool,
+    /// Delays since the start or the last reset.
+    count: u32,
 }
 
 impl Backoff {
-    /// Starts at `first` and never waits longer than `cap` plus a fifth.
+    /// Exact delays: the same failures give the same delays.
     pub(crate) const fn new(first: Duration, cap: Duration) -> Self {
         Backoff {
             first,
             cap,
-            next: first,
+            jitter: false,
+            count: 0,
         }
     }
 
-    /// The delay before the next attempt.
+    /// Delays that differ from client to client, up to `cap` plus a fifth.
+    pub(crate) const fn with_jitter(first: Duration, cap: Duration) -> Self {
+        Backoff {
+            jitter: true,
+            ..Backoff::new(first, cap)
+        }
+    }
+
+    /// The delay before the next attempt; the one after it is twice as long.
     pub(crate) fn next_delay(&mut self) -> Duration {
-        let base = self.next;
-        self.next = (base * 2).min(self.cap);
-        base.mul_f64(0.8 + 0.4 * fastrand::f64())
+        let base = self.delay();
+        self.advance();
+        if self.jitter {
+            base.mul_f64(0.8 + 0.4 * fastrand::f64())
+        } else {
+            base
+        }
+    }
+
+    /// The next delay without its jitter; nothing advances.
+    pub(crate) fn delay(&self) -> Duration {
+        self.delay_after(self.count)
+    }
+
+    /// The delay after this many earlier ones, for a caller that keeps the count itself.
+    pub(crate) fn delay_after(&self, earlier: u32) -> Duration {
+        let factor = 1_u32.checked_shl(earlier).unwrap_or(u32::MAX);
+        self.first.saturating_mul(factor).min(self.cap)
+    }
+
+    /// The next delay is twice as long.
+    pub(crate) fn advance(&mut self) {
+        self.count = self.count.saturating_add(1);
     }
 
     /// Begins again with the first delay; to be called when an attempt has made progress.
     pub(crate) fn reset(&mut self) {
-        self.next = self.first;
+        self.count = 0;
     }
 }
 
@@ -38,10 +71,14 @@ impl Backoff {
 mod tests {
     use super::*;
 
+    const FIRST: Duration = Duration::from_millis(100);
+    const CAP: Duration = Duration::from_secs(10);
+    const DELAYS: [u32; 9] = [100, 200, 400, 800, 1600, 3200, 6400, 10_000, 10_000];
+
     #[test]
     fn delays_double_up_to_the_cap_within_a_fifth_and_start_over_after_reset() {
-        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
-        for base in [100, 200, 400, 800, 1600, 3200, 6400, 10_000, 10_000] {
+        let mut backoff = Backoff::with_jitter(FIRST, CAP);
+        for base in DELAYS {
             let delay = backoff.next_delay().as_millis() as f64;
             assert!(
                 (0.79..=1.21).contains(&(delay / f64::from(base))),
@@ -50,5 +87,19 @@ mod tests {
         }
         backoff.reset();
         assert!(backoff.next_delay() <= Duration::from_millis(120));
+    }
+
+    #[test]
+    fn without_jitter_every_delay_is_exact_however_often_it_is_asked_for() {
+        let mut backoff = Backoff::new(FIRST, CAP);
+        for (earlier, base) in (0..).zip(DELAYS) {
+            let expected = Duration::from_millis(u64::from(base));
+            assert_eq!(backoff.delay_after(earlier), expected);
+            assert_eq!(backoff.delay(), expected);
+            assert_eq!(backoff.next_delay(), expected);
+        }
+        assert_eq!(backoff.delay_after(u32::MAX), CAP);
+        backoff.reset();
+        assert_eq!(backoff.delay(), FIRST);
     }
 }

@@ -12,6 +12,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
+use crate::backoff::Backoff;
 use crate::config::OnPoison;
 use crate::engine::output::DatabaseWork;
 use crate::engine::parked_keys::{Key, Park, ParkedKeys};
@@ -64,7 +65,7 @@ pub(crate) struct DeadLetterQueue {
     look_at: Duration,
     /// After a failure, when the next write is tried.
     retry_at: Duration,
-    retry_delay: Duration,
+    retry: Backoff,
     /// Events that are being retried or discarded.
     open: usize,
     minute: Duration,
@@ -101,7 +102,7 @@ impl DeadLetterQueue {
             looked: None,
             look_at: Duration::ZERO,
             retry_at: Duration::ZERO,
-            retry_delay: RETRY_FIRST,
+            retry: Backoff::new(RETRY_FIRST, RETRY_MAX),
             open: 0,
             minute: Duration::ZERO,
             filed_in_minute: 0,
@@ -298,8 +299,7 @@ impl DeadLetterQueue {
 
     /// It could not be done, and is due again after a while, in its order.
     pub(crate) fn again(&mut self, now: Duration, work: DatabaseWork) {
-        self.retry_at = now + self.retry_delay;
-        self.retry_delay = (self.retry_delay * 2).min(RETRY_MAX);
+        self.retry_at = now + self.retry.next_delay();
         match work {
             DatabaseWork::File(dead_letters) => dead_letters
                 .into_iter()
@@ -319,7 +319,7 @@ impl DeadLetterQueue {
 
     /// It was done.
     pub(crate) fn succeeded(&mut self) {
-        self.retry_delay = RETRY_FIRST;
+        self.retry.reset();
     }
 
     /// These letters are closed. The topics of which something may go on.

@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use crate::backoff::Backoff;
 use crate::lsn::Lsn;
 
 /// Nobody waits longer.
@@ -14,8 +15,7 @@ const MOST: Duration = Duration::from_secs(600);
 /// See the module's head.
 #[derive(Debug)]
 pub(crate) struct ReceiveTimeout {
-    least: Duration,
-    limit: Duration,
+    limit: Backoff,
     /// What had been received when the session began.
     began_at: Lsn,
     /// The session ends because of its silence.
@@ -26,8 +26,7 @@ impl ReceiveTimeout {
     /// The first session waits so long, and none less.
     pub(crate) fn new(least: Duration) -> Self {
         ReceiveTimeout {
-            least,
-            limit: least,
+            limit: Backoff::new(least, MOST.max(least)),
             began_at: Lsn::INVALID,
             given_up: false,
         }
@@ -36,15 +35,15 @@ impl ReceiveTimeout {
     /// How long a session may hear nothing that begins with so much received.
     pub(crate) fn begin(&mut self, received: Lsn) -> Duration {
         (self.began_at, self.given_up) = (received, false);
-        self.limit
+        self.limit.delay()
     }
 
     /// It has ended.
     pub(crate) fn end(&mut self, received: Lsn) {
         if received > self.began_at {
-            self.limit = self.least;
+            self.limit.reset();
         } else if std::mem::take(&mut self.given_up) {
-            self.limit = (self.limit * 2).min(MOST.max(self.least));
+            self.limit.advance();
         }
     }
 }

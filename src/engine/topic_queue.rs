@@ -16,6 +16,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use crate::backoff::Backoff;
 use crate::engine::output::{DeliveryFailure, FailureKind};
 use crate::engine::tracker::Ticket;
 use crate::lsn::Lsn;
@@ -23,8 +24,8 @@ use crate::outbox::{OwnedRecord, Rejection};
 
 /// A round is never larger: what comes back of it is in memory twice for a moment.
 const ROUND_MAX: usize = 4_096;
-const REST_FIRST: Duration = Duration::from_millis(200);
-const REST_MAX: Duration = Duration::from_secs(5);
+/// How long the topic rests after a failed round, by how often it has failed.
+const REST: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
 
 /// Where in the lane a record stood.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -217,8 +218,7 @@ impl TopicQueue {
     }
 
     fn rest(&mut self, now: Duration, times: u32) {
-        let doubled = REST_FIRST.saturating_mul(1 << (times - 1).min(10));
-        self.rest_until = Some(now + doubled.min(REST_MAX));
+        self.rest_until = Some(now + REST.delay_after(times - 1));
     }
 
     /// Until when nothing is sent.

@@ -12,6 +12,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
+use crate::backoff::Backoff;
 use crate::engine::topic_queue::TopicQueue;
 
 /// The number of a topic.
@@ -107,7 +108,7 @@ pub(crate) struct Topics {
     asked: bool,
     /// When the next question is due, if one is.
     ask_at: Option<Duration>,
-    retry_delay: Duration,
+    retry: Backoff,
     last: TopicId,
 }
 
@@ -122,7 +123,7 @@ impl Topics {
             makes_topics,
             asked: false,
             ask_at: None,
-            retry_delay: RETRY_FIRST,
+            retry: Backoff::new(RETRY_FIRST, RETRY_MAX),
             last: NO_TOPIC,
         }
     }
@@ -278,11 +279,10 @@ impl Topics {
     ) -> Vec<TopicId> {
         self.asked = false;
         let Some(answers) = answers else {
-            self.ask_at = Some(now + self.retry_delay);
-            self.retry_delay = (self.retry_delay * 2).min(RETRY_MAX);
+            self.ask_at = Some(now + self.retry.next_delay());
             return Vec::new();
         };
-        self.retry_delay = RETRY_FIRST;
+        self.retry.reset();
         let mut changed = Vec::new();
         for (name, answer) in answers {
             let Some(id) = self.by_name.get(name.as_str()).copied() else {

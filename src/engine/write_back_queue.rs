@@ -10,6 +10,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use crate::backoff::Backoff;
 use crate::engine::tracker::Ticket;
 
 const RETRY_FIRST: Duration = Duration::from_millis(50);
@@ -25,7 +26,7 @@ pub(crate) struct WriteBackQueue {
     since: Duration,
     deferred: VecDeque<Ticket>,
     retry_at: Duration,
-    retry_delay: Duration,
+    retry: Backoff,
     /// Of `deferred`, those that nobody sees yet.
     hidden: usize,
     writing: usize,
@@ -44,7 +45,7 @@ impl WriteBackQueue {
             since: Duration::ZERO,
             deferred: VecDeque::new(),
             retry_at: Duration::ZERO,
-            retry_delay: RETRY_FIRST,
+            retry: Backoff::new(RETRY_FIRST, RETRY_CAP),
             hidden: 0,
             writing: 0,
             batch_size,
@@ -116,10 +117,9 @@ impl WriteBackQueue {
             self.hidden += usize::from(hidden);
         }
         if self.deferred.is_empty() {
-            self.retry_delay = RETRY_FIRST;
+            self.retry.reset();
         } else if !scheduled {
-            self.retry_at = now + self.retry_delay;
-            self.retry_delay = (self.retry_delay * 2).min(RETRY_CAP);
+            self.retry_at = now + self.retry.next_delay();
         }
     }
 

@@ -104,7 +104,7 @@ impl Supervisor {
             config,
             forwarder,
             stop,
-            backoff: Backoff::new(RETRY_FIRST, RETRY_CAP),
+            backoff: Backoff::with_jitter(RETRY_FIRST, RETRY_CAP),
             home: None,
             fresh: true,
             stood_by: false,

@@ -18,7 +18,7 @@ const STEPS: [&[&str]; 7] = [
 ];
 
 /// The engine is pure: it may know words and no room that does anything.
-const ENGINE_USES: [&str; 5] = ["lsn", "error", "config", "outbox", "engine"];
+const ENGINE_USES: [&str; 6] = ["lsn", "error", "backoff", "config", "outbox", "engine"];
 
 /// Arrows between rooms of one step.
 const BESIDE: [(&str, &str); 4] = [
