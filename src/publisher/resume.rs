@@ -4,12 +4,9 @@
 //! The order is what keeps ids and positions of another history out: memory is held against lineage, table and position first, and
 //! dropped where it does not fit; only then is a row written or a slot looked at. See `history` and `loss` for the decisions.
 
-use std::sync::Arc;
-use std::time::Instant;
-
 use crate::error::{Code, Error, Result};
 use crate::lsn::Lsn;
-use crate::outbox::{TableLocation, UnpublishedRows};
+use crate::outbox::TableLocation;
 use crate::postgres::slot::{self, Slot};
 use crate::postgres::{Server, Session, TableShape};
 use crate::publisher::instance_lock::LockHolder;
@@ -56,8 +53,8 @@ impl Supervisor {
         server: &Server,
         shape: &TableShape,
     ) -> Result<Option<Slot>> {
-        let config = Arc::clone(&self.config);
-        let found = slot::read(session, &config.slot).await?;
+        let name = &self.config.slot;
+        let found = slot::read(session, name).await?;
         let stuck = self.suspicion == Some(SlotSuspicion::NotThere);
         let reported = self.forwarder.engine.reported();
         let loss = SlotLoss::of(found.as_ref(), reported, self.streamed, stuck);
@@ -68,17 +65,15 @@ impl Supervisor {
             (found, loss) => (found, loss.or(unhealed)),
         };
         let bootstrap = Bootstrap {
-            run: TableScan {
-                config: &config,
-                forwarder: &mut self.forwarder,
+            scan: TableScan::new(
+                &mut self.forwarder,
                 session,
-                system_id: server.lineage.system_id,
-                rows: UnpublishedRows::new(&config, shape)?,
-                slow: &mut self.slow,
-                lock_holder: LockHolder::of_client(client),
-                stop: self.stop.clone(),
-                shown: Instant::now(),
-            },
+                server.lineage.system_id,
+                shape,
+                &mut self.slow,
+                LockHolder::of_client(client),
+                self.stop.clone(),
+            )?,
             server,
             loss: loss.clone(),
         };
@@ -89,7 +84,7 @@ impl Supervisor {
         };
         (self.unhealed, self.suspicion) = (None, None);
         self.handled_rows = handled_rows;
-        let made = slot::read(session, &config.slot).await?;
+        let made = slot::read(session, name).await?;
         let gone = || Error::transient(Code::Slot, "the new slot is gone again");
         Ok(Some(made.ok_or_else(gone)?))
     }

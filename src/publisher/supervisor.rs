@@ -26,7 +26,7 @@ use crate::config::{Config, OnSlotLoss, Source};
 use crate::engine::output::End;
 use crate::error::{Code, Error, Result};
 use crate::lsn::Lsn;
-use crate::outbox::{SlowRows, TableLocation, UnpublishedRows};
+use crate::outbox::{SlowRows, TableLocation};
 use crate::postgres::Server;
 use crate::publisher::connect::Connections;
 use crate::publisher::instance_lock::{self, LockHolder};
@@ -286,19 +286,16 @@ impl Supervisor {
         };
         self.enter(&place, Lsn::INVALID, taken.session.backend_pid());
         let is_new = std::mem::take(&mut self.fresh);
-        let config = Arc::clone(&self.config);
         let poll = Poll {
-            run: TableScan {
-                config: &config,
-                forwarder: &mut self.forwarder,
-                session: &taken.session,
-                system_id: taken.server.lineage.system_id,
-                rows: UnpublishedRows::new(&config, &taken.shape)?,
-                slow: &mut self.slow,
-                lock_holder: LockHolder::of_session(&taken.session),
-                stop: self.stop.clone(),
-                shown: Instant::now(),
-            },
+            scan: TableScan::new(
+                &mut self.forwarder,
+                &taken.session,
+                taken.server.lineage.system_id,
+                &taken.shape,
+                &mut self.slow,
+                LockHolder::of_session(&taken.session),
+                self.stop.clone(),
+            )?,
             sent_rows: &mut self.sent_rows,
             is_new,
             is_first: !std::mem::replace(&mut self.streamed, true),

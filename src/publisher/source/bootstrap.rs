@@ -41,7 +41,7 @@ const REMEMBERED_MAX: usize = 100_000;
 /// See the module's head. Holds the lock, and has no slot.
 pub(crate) struct Bootstrap<'a> {
     /// Its lease is a replication connection's, which is away while it makes the slot.
-    pub(crate) run: TableScan<'a>,
+    pub(crate) scan: TableScan<'a>,
     pub(crate) server: &'a Server,
     /// How the slot was lost that was in use before; `None` at a first start.
     pub(crate) loss: Option<SlotLoss>,
@@ -56,23 +56,23 @@ impl Bootstrap<'_> {
         match self.procedure(found).await? {
             Ok(handled_rows) => Ok(Some(handled_rows)),
             Err(Stopped) => {
-                self.run.finish().await?;
+                self.scan.finish().await?;
                 Ok(None)
             }
         }
     }
 
     async fn procedure(&mut self, found: Option<Slot>) -> Step<HandledRows> {
-        self.run.forwarder.board.phase(Phase::Backlog);
-        go_on!(self.run.settle().await);
-        self.run.start_over().await?;
+        self.scan.forwarder.board.phase(Phase::Backlog);
+        go_on!(self.scan.settle().await);
+        self.scan.start_over().await?;
         self.permit().await?;
         if let Some(loss) = &self.loss {
-            let slot = &self.run.config.slot;
+            let slot = &self.scan.config.slot;
             tracing::warn!(%slot, "slot {loss}: making a new one, and publishing from the table");
         }
         if let Some(lost) = found {
-            slot::drop(self.run.session, &lost.name).await?;
+            slot::drop(self.scan.session, &lost.name).await?;
         }
         let temporary = format!("outboxd_new_{:016x}", fastrand::u64(..));
         let handled_rows = loop {
@@ -86,15 +86,15 @@ impl Bootstrap<'_> {
             tracing::warn!("publishing the snapshot takes too long, giving the slot back");
             self.client()?.drop_slot(&temporary).await?;
         };
-        slot::copy(self.run.session, &temporary, &self.run.config.slot).await?;
+        slot::copy(self.scan.session, &temporary, &self.scan.config.slot).await?;
         self.client()?.drop_slot(&temporary).await?;
-        let metrics = &self.run.forwarder.metrics;
+        let metrics = &self.scan.forwarder.metrics;
         if self.loss.is_some() {
             metrics.slot_heals.inc()
         } else {
             metrics.slot_bootstraps.inc()
         };
-        tracing::info!(slot = %self.run.config.slot, "slot made");
+        tracing::info!(slot = %self.scan.config.slot, "slot made");
         Ok(Ok(handled_rows))
     }
 
@@ -105,17 +105,17 @@ impl Bootstrap<'_> {
                 "the replication connection is still making a slot",
             )
         };
-        self.run.lock_holder.client().ok_or_else(away)
+        self.scan.lock_holder.client().ok_or_else(away)
     }
 
     /// What `skip` leaves out is the backlog of a first start. Once a slot was in use, what is unmarked was missed.
     fn publishes_backlog(&self) -> bool {
-        self.loss.is_some() || matches!(self.run.config.backlog, Backlog::Auto | Backlog::Publish)
+        self.loss.is_some() || matches!(self.scan.config.backlog, Backlog::Auto | Backlog::Publish)
     }
 
     /// Whether the configuration lets a slot be made here. After a loss the backlog is no question: what is unmarked was missed.
     async fn permit(&self) -> Result<()> {
-        let config = self.run.config;
+        let config = &self.scan.config;
         if let Some(loss) = &self.loss {
             return loss.permit(config);
         }
@@ -123,9 +123,9 @@ impl Bootstrap<'_> {
             return Ok(());
         }
         let survey = self
-            .run
+            .scan
             .rows
-            .survey(self.run.session, FEW as i64 + 1)
+            .survey(self.scan.session, FEW as i64 + 1)
             .await?;
         let (count, table) = (survey.unpublished, &config.table);
         // Who wants to decide about a lost slot is asked here as well: one that was dropped while nobody looked left no trace.
@@ -159,7 +159,7 @@ impl Bootstrap<'_> {
     async fn pass(&mut self, mut remember: Remember<'_>) -> Step<usize> {
         let (mut after, mut count) = (i64::MIN, 0);
         loop {
-            let found = go_on!(self.run.publish_batch(after, BATCH, &mut remember).await);
+            let found = go_on!(self.scan.publish_batch(after, BATCH, &mut remember).await);
             after = found.last;
             count += found.count;
             let full = remember
@@ -169,14 +169,14 @@ impl Bootstrap<'_> {
                 break;
             }
         }
-        go_on!(self.run.settle().await);
+        go_on!(self.scan.settle().await);
         Ok(Ok(count))
     }
 
     /// Makes the temporary slot, publishing from the table while Postgres waits. Returns a session that sees its snapshot.
     async fn make_slot(&mut self, name: &str) -> Step<(HandledRows, Session)> {
         let mut handled_rows = HandledRows::default();
-        let client = self.run.lock_holder.take_client();
+        let client = self.scan.lock_holder.take_client();
         let client = client.ok_or_else(|| Error::fatal(Code::Slot, "two slots at a time"))?;
         let created = {
             let mut create = pin!(client.create_temporary_slot(name));
@@ -190,9 +190,9 @@ impl Bootstrap<'_> {
                 }
             }
         };
-        self.run.lock_holder.give_back(client);
-        go_on!(self.run.settle().await);
-        handled_rows.until = postgres::log_position(self.run.session).await?;
+        self.scan.lock_holder.give_back(client);
+        go_on!(self.scan.settle().await);
+        handled_rows.until = postgres::log_position(self.scan.session).await?;
         let snapshot = self.import(&created.snapshot).await?;
         // Any command ends the transaction that exports the snapshot; who has imported it keeps it.
         self.client()?.query("SELECT 1").await?;
@@ -202,12 +202,12 @@ impl Bootstrap<'_> {
     /// A turn of waiting for Postgres: names what it waits for, and publishes what is new in the table.
     async fn while_waiting(&mut self, published: &mut HashSet<i64>) -> Step<()> {
         tokio::time::sleep(WAIT_PASS).await;
-        if stop_requested(&self.run.stop) {
+        if stop_requested(&self.scan.stop) {
             return Ok(Err(Stopped));
         }
-        let blockers = slot::blockers(self.run.session).await?.join("; ");
+        let blockers = slot::blockers(self.scan.session).await?.join("; ");
         tracing::warn!(%blockers, "slot waits for open transactions");
-        self.run.forwarder.board.wait(Some(("snapshot", blockers)));
+        self.scan.forwarder.board.wait(Some(("snapshot", blockers)));
         if self.publishes_backlog() && published.len() < REMEMBERED_MAX {
             go_on!(self.pass(Some(published)).await);
         }
@@ -216,7 +216,10 @@ impl Bootstrap<'_> {
 
     /// A session in a transaction that sees what was committed where the slot begins.
     async fn import(&self, snapshot: &str) -> Result<Session> {
-        let (database, limit) = (&self.run.config.database, self.run.config.operation_timeout);
+        let (database, limit) = (
+            &self.scan.config.database,
+            self.scan.config.operation_timeout,
+        );
         let session = postgres::connect(database, "outboxd snapshot", limit).await?;
         if postgres::server(&session).await? != *self.server {
             let message = "the snapshot's connection is on another server";
@@ -238,15 +241,15 @@ impl Bootstrap<'_> {
         snapshot: &Session,
         handled_rows: &HandledRows,
     ) -> Step<bool> {
-        if self.run.config.after_publish == AfterPublish::Keep && !self.publishes_backlog() {
+        if self.scan.config.after_publish == AfterPublish::Keep && !self.publishes_backlog() {
             return Ok(Ok(true));
         }
         let began = Instant::now();
         let mut after = i64::MIN;
         loop {
-            let mut batch = self.run.rows.batch_of_snapshot(snapshot, after).await?;
+            let mut batch = self.scan.rows.batch_of_snapshot(snapshot, after).await?;
             loop {
-                let reads = self.run.read(&mut batch, snapshot).await?;
+                let reads = self.scan.read(&mut batch, snapshot).await?;
                 if reads.is_empty() {
                     break;
                 }
@@ -254,7 +257,7 @@ impl Bootstrap<'_> {
             }
             after = batch.last().unwrap_or(after);
             if !batch.is_full() || began.elapsed() > SNAPSHOT_LIMIT {
-                go_on!(self.run.settle().await);
+                go_on!(self.scan.settle().await);
                 return Ok(Ok(!batch.is_full()));
             }
         }
@@ -267,16 +270,16 @@ impl Bootstrap<'_> {
         handled_rows: &HandledRows,
     ) -> Step<()> {
         let ids: Vec<i64> = reads.iter().map(Read::id).collect();
-        let by_now = self.run.rows.published(self.run.session, &ids).await?;
+        let by_now = self.scan.rows.published(self.scan.session, &ids).await?;
         for read in reads {
             if handled_rows.rows.contains(&read.id()) || by_now.contains(&read.id()) {
                 continue;
             }
             if self.publishes_backlog() {
-                go_on!(self.run.publish(read).await);
+                go_on!(self.scan.publish(read).await);
             } else {
-                go_on!(self.run.room().await);
-                self.run.forwarder.mark_unsent(read.id(), read.xid());
+                go_on!(self.scan.room().await);
+                self.scan.forwarder.mark_unsent(read.id(), read.xid());
             }
         }
         Ok(Ok(()))

@@ -51,7 +51,7 @@ pub(crate) async fn take(config: &Config) -> Result<Option<PollSession>> {
 
 /// See the module's head.
 pub(crate) struct Poll<'a> {
-    pub(crate) run: TableScan<'a>,
+    pub(crate) scan: TableScan<'a>,
     pub(crate) sent_rows: &'a mut SentRows,
     /// What is in flight belongs to another server, or to a producer that has failed.
     pub(crate) is_new: bool,
@@ -65,26 +65,26 @@ impl Poll<'_> {
     /// # Errors
     /// Of the session, transient: another one goes on. Fatal: the table is not to be sent without being asked to.
     pub(crate) async fn run(mut self) -> Result<()> {
-        if self.is_new || self.run.forwarder.engine.is_drained() {
-            self.run.start_over().await?;
+        if self.is_new || self.scan.forwarder.engine.is_drained() {
+            self.scan.start_over().await?;
             *self.sent_rows = SentRows::default();
         }
         if self.is_first {
             self.permit().await?;
         }
-        self.run.forwarder.board.phase(Phase::Polling);
-        self.run.forwarder.board.wait(None);
-        tracing::info!(table = %self.run.config.table, "polling");
+        self.scan.forwarder.board.phase(Phase::Polling);
+        self.scan.forwarder.board.wait(None);
+        tracing::info!(table = %self.scan.config.table, "polling");
         match self.passes().await? {
             Ok(never) => match never {},
-            Err(Stopped) => self.run.finish().await,
+            Err(Stopped) => self.scan.finish().await,
         }
     }
 
     async fn passes(&mut self) -> Step<std::convert::Infallible> {
         loop {
             if go_on!(self.pass().await) {
-                go_on!(self.run.rest(self.run.config.process_interval).await);
+                go_on!(self.scan.rest(self.scan.config.process_interval).await);
             }
         }
     }
@@ -92,15 +92,19 @@ impl Poll<'_> {
     /// One pass; true when it has come to the end of what is unpublished.
     async fn pass(&mut self) -> Step<bool> {
         let began = Instant::now();
-        let (interval, batch_size) = (self.run.config.process_interval, self.run.config.batch_size);
-        self.sent_rows.begin(self.run.forwarder.engine.is_drained());
-        if !self.run.rows.is_current(self.run.session).await? {
-            let message = format!("table {} was dropped and made anew", self.run.config.table);
+        let (interval, batch_size) = (
+            self.scan.config.process_interval,
+            self.scan.config.batch_size,
+        );
+        self.sent_rows
+            .begin(self.scan.forwarder.engine.is_drained());
+        if !self.scan.rows.is_current(self.scan.session).await? {
+            let message = format!("table {} was dropped and made anew", self.scan.config.table);
             return Err(Error::transient(Code::Write, message));
         }
         let mut after = i64::MIN;
         loop {
-            let batch = self.run.publish_batch(after, batch_size, self.sent_rows);
+            let batch = self.scan.publish_batch(after, batch_size, self.sent_rows);
             let found = go_on!(batch.await);
             after = found.last;
             if !found.is_full {
@@ -117,11 +121,11 @@ impl Poll<'_> {
 
     /// Whether what is unpublished may be sent. Where rows are deleted the table cannot tell a first start from any other.
     async fn permit(&self) -> Result<()> {
-        let config = self.run.config;
+        let config = &self.scan.config;
         if config.backlog == Backlog::Publish || config.after_publish == AfterPublish::Delete {
             return Ok(());
         }
-        let survey = self.run.rows.survey(self.run.session, FEW + 1).await?;
+        let survey = self.scan.rows.survey(self.scan.session, FEW + 1).await?;
         if survey.ever_marked || survey.unpublished <= FEW {
             return Ok(());
         }

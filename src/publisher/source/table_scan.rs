@@ -1,10 +1,12 @@
-//! A run over the table: rows out to Kafka, reports and write-backs in, while a session holds the lock.
+//! A scan of the table: rows out to Kafka, reports and write-backs in, while a session holds the
+//! lock.
 //!
 //! What Bootstrap and polling have in common. Nothing is decided here that the engine decides: how much may be in flight, what is written
 //! back and when, what becomes of a refused event. Whoever waits here keeps the lock alive, sees a stop at once, and shows what is
 //! waited for. No statement is open at the server while anything is waited for.
 
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
@@ -14,7 +16,7 @@ use crate::engine::output::{Intake, Output};
 use crate::error::{Error, Result};
 use crate::lsn::Lsn;
 use crate::outbox::{Batch, Read, SlowRows, UnpublishedRows};
-use crate::postgres::Session;
+use crate::postgres::{Session, TableShape};
 use crate::publisher::instance_lock::LockHolder;
 use crate::publisher::sink::forwarder::Forwarder;
 use crate::publisher::sink::table_rows::forward_row;
@@ -40,19 +42,46 @@ pub(crate) use go_on;
 
 /// See the module's head.
 pub(crate) struct TableScan<'a> {
-    pub(crate) config: &'a Config,
+    pub(crate) config: Arc<Config>,
     pub(crate) forwarder: &'a mut Forwarder,
     pub(crate) session: &'a Session,
-    pub(crate) system_id: u64,
     pub(crate) rows: UnpublishedRows,
-    pub(crate) slow: &'a mut SlowRows,
     pub(crate) lock_holder: LockHolder<'a>,
     pub(crate) stop: watch::Receiver<bool>,
+    system_id: u64,
+    slow: &'a mut SlowRows,
     /// When the figures were shown last.
-    pub(crate) shown: Instant,
+    shown: Instant,
 }
 
-impl TableScan<'_> {
+impl<'a> TableScan<'a> {
+    /// A scan of the table of this `shape`, read on `session`, while `lock_holder` has the lock.
+    ///
+    /// # Errors
+    /// The table is no outbox.
+    pub(crate) fn new(
+        forwarder: &'a mut Forwarder,
+        session: &'a Session,
+        system_id: u64,
+        shape: &TableShape,
+        slow: &'a mut SlowRows,
+        lock_holder: LockHolder<'a>,
+        stop: watch::Receiver<bool>,
+    ) -> Result<Self> {
+        let config = Arc::clone(&forwarder.config);
+        Ok(TableScan {
+            rows: UnpublishedRows::new(&config, shape)?,
+            config,
+            forwarder,
+            session,
+            lock_holder,
+            stop,
+            system_id,
+            slow,
+            shown: Instant::now(),
+        })
+    }
+
     /// Drops everything in memory, for rows of the table alone.
     pub(crate) async fn start_over(&mut self) -> Result<()> {
         let (session, system_id) = (self.session, self.system_id);
@@ -101,7 +130,7 @@ impl TableScan<'_> {
                 biased;
                 reads = &mut reading => return reads,
                 result = self.forwarder.progressed() => result?,
-                () = tokio::time::sleep(rest) => show(self.config, self.forwarder),
+                () = tokio::time::sleep(rest) => show(&self.config, self.forwarder),
             }
         }
     }
@@ -134,7 +163,8 @@ impl TableScan<'_> {
         Ok(Ok(()))
     }
 
-    /// The end of a run that was stopped: what Kafka has is marked, so that the next start does not send it again.
+    /// The end of a scan that was stopped: the rows that Kafka has are marked as published, so that
+    /// the next start does not send them again.
     pub(crate) async fn finish(&mut self) -> Result<()> {
         while !self.turn().await? {}
         Ok(())
@@ -173,7 +203,7 @@ impl TableScan<'_> {
         // A table that is never read to its end has no other moment for it.
         if self.shown.elapsed() >= SHOW {
             self.shown = Instant::now();
-            show(self.config, self.forwarder);
+            show(&self.config, self.forwarder);
         }
         tokio::select! {
             biased;
@@ -234,7 +264,7 @@ fn show(config: &Config, forwarder: &mut Forwarder) {
     }
 }
 
-/// Who keeps account of the rows of a run.
+/// Chooses the rows to send and records those that were sent.
 pub(crate) trait RowFilter {
     /// A row was found unpublished: whether it is to be sent.
     fn wants(&mut self, id: i64) -> bool;
