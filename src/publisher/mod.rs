@@ -12,6 +12,7 @@
 
 mod connect;
 mod instance_lock;
+mod interrupt;
 mod lineage;
 mod monitor;
 mod resume;
@@ -19,14 +20,14 @@ mod sink;
 mod skip_transaction;
 mod slot_loss;
 mod source;
-mod stop;
 mod supervisor;
 
 use std::fmt;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::config::{Config, Source};
 use crate::error::{Code, Error, Result};
@@ -47,7 +48,8 @@ pub struct Publisher {
 }
 
 struct Running {
-    stop: watch::Sender<bool>,
+    /// A publisher that is dropped stops as well.
+    stop: DropGuard,
     ended: oneshot::Receiver<Result<()>>,
     thread: JoinHandle<()>,
 }
@@ -88,7 +90,8 @@ impl Publisher {
                 "the publisher is started already",
             ));
         }
-        let (stop, stopped) = watch::channel(false);
+        let stop = CancellationToken::new().drop_guard();
+        let stopped = stop.token().clone();
         let (started, starting) = oneshot::channel();
         let (end, ended) = oneshot::channel();
         let (config, metrics, board) = (
@@ -107,7 +110,8 @@ impl Publisher {
                     Ok(forwarder) => forwarder,
                     Err(error) => return drop(started.send(Err(error))),
                 };
-                // A receiver that is gone is a publisher that was dropped: the supervisor sees the same and stops.
+                // A receiver that is gone is a publisher that was dropped, which has cancelled the
+                // token: the supervisor stops.
                 let _listening = started.send(Ok(()));
                 let _listening = end.send(Supervisor::new(config, forwarder, stopped).run().await);
             });
@@ -138,8 +142,8 @@ impl Publisher {
                 "the publisher is not started",
             ));
         };
-        // Nobody listens any more when it has ended by itself: its result tells.
-        let _listening = running.stop.send(true);
+        // Without effect when the publisher has ended already; `ended()` then returns its result.
+        running.stop.token().cancel();
         self.ended().await
     }
 

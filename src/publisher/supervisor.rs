@@ -19,7 +19,7 @@ use std::cell::Cell;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use crate::backoff::Backoff;
 use crate::config::{Config, OnSlotLoss, Source};
@@ -40,7 +40,6 @@ use crate::publisher::source::event_decoder::HandledRows;
 use crate::publisher::source::poll::{self, Poll, PollSession, SentRows};
 use crate::publisher::source::table_scan::TableScan;
 use crate::publisher::source::wal_stream::Stream;
-use crate::publisher::stop::stop_requested;
 use crate::status::Phase;
 
 const RETRY_FIRST: Duration = Duration::from_millis(100);
@@ -53,7 +52,7 @@ const PARTING: Duration = Duration::from_secs(2);
 pub(crate) struct Supervisor {
     pub(in crate::publisher) config: Arc<Config>,
     pub(in crate::publisher) forwarder: Forwarder,
-    pub(in crate::publisher) stop: watch::Receiver<bool>,
+    pub(in crate::publisher) stop: CancellationToken,
     backoff: Backoff,
     /// Where what is in memory belongs.
     pub(in crate::publisher) home: Option<TableIdentity>,
@@ -94,11 +93,7 @@ enum Attempt {
 }
 
 impl Supervisor {
-    pub(crate) fn new(
-        config: Arc<Config>,
-        forwarder: Forwarder,
-        stop: watch::Receiver<bool>,
-    ) -> Self {
+    pub(crate) fn new(config: Arc<Config>, forwarder: Forwarder, stop: CancellationToken) -> Self {
         Supervisor {
             health: HealthState::new(&config),
             config,
@@ -121,13 +116,12 @@ impl Supervisor {
 
     /// Runs until stopped (`Ok`) or until an error needs a person. A stop takes at most the operation timeout.
     pub(crate) async fn run(mut self) -> Result<()> {
-        let mut stop = self.stop.clone();
+        let stop = self.stop.clone();
         let board = Arc::clone(&self.forwarder.board);
         let metrics = Arc::clone(&self.forwarder.metrics);
         let limit = self.config.operation_timeout;
         let late = async {
-            // An error here is a publisher that was dropped, which is a stop too.
-            let _dropped_or_stopped = stop.wait_for(|stop| *stop).await;
+            stop.cancelled().await;
             board.phase(Phase::Stopping);
             tokio::time::sleep(limit).await;
         };
@@ -172,7 +166,7 @@ impl Supervisor {
             if !outage {
                 return Err(error);
             }
-            if stop_requested(&self.stop) {
+            if self.stop.is_cancelled() {
                 return self.leave().await;
             }
             self.pause(&error).await;
@@ -216,17 +210,17 @@ impl Supervisor {
             status.last_error = Some(error.report());
         });
         board.wait(Some(("postgres", error.report())));
-        let mut stop = self.stop.clone();
+        let stop = self.stop.clone();
         tokio::select! {
             biased;
-            _ = stop.wait_for(|stop| *stop) => {}
+            () = stop.cancelled() => {}
             () = tokio::time::sleep(delay) => {}
             () = self.forwarder.apart(None) => {}
         }
     }
 
     async fn attempt(&mut self) -> Result<Next> {
-        let mut stop = self.stop.clone();
+        let stop = self.stop.clone();
         let mut problems = None;
         let begin = async {
             Ok(match self.config.source {
@@ -240,7 +234,7 @@ impl Supervisor {
         };
         let begun = tokio::select! {
             biased;
-            _ = stop.wait_for(|stop| *stop) => return Ok(Next::StopRequested),
+            () = stop.cancelled() => return Ok(Next::StopRequested),
             begun = begin => begun,
             () = self.forwarder.apart(None) => return Ok(Next::Again),
         };
@@ -259,12 +253,12 @@ impl Supervisor {
         self.stood_by = true;
         self.forwarder.board.phase(Phase::Standby);
         tracing::info!(slot = %self.config.slot, "another instance publishes, waiting to take over");
-        let (mut stop, taken) = (self.stop.clone(), Cell::new(false));
+        let (stop, taken) = (self.stop.clone(), Cell::new(false));
         let board = Arc::clone(&self.forwarder.board);
         let free = instance_lock::until_free(&self.config, &board, self.holder.as_ref(), &taken);
         tokio::select! {
             biased;
-            _ = stop.wait_for(|stop| *stop) => Ok(Next::StopRequested),
+            () = stop.cancelled() => Ok(Next::StopRequested),
             result = free => result.map(|()| Next::Again),
             () = self.forwarder.apart(Some(&taken)) => Ok(Next::Again),
         }
@@ -353,7 +347,7 @@ impl Supervisor {
             handled_rows,
             shape.oid,
         );
-        let end = stream.run(&mut self.stop).await;
+        let end = stream.run(&self.stop).await;
         let transaction = stream.transaction();
         drop(stream);
         // A stream that breaks as soon as it begins is no progress, and must not be tried ten times a second.

@@ -22,10 +22,10 @@ use crate::error::{Code, Error, Result};
 use crate::outbox::{BATCH, Read, SAVEPOINT};
 use crate::postgres::slot::{self, Slot};
 use crate::postgres::{self, Server, Session};
+use crate::publisher::interrupt::Interrupt;
 use crate::publisher::slot_loss::SlotLoss;
 use crate::publisher::source::event_decoder::HandledRows;
-use crate::publisher::source::table_scan::{RowFilter, Step, Stopped, TableScan, go_on};
-use crate::publisher::stop::stop_requested;
+use crate::publisher::source::table_scan::{RowFilter, TableScan};
 use crate::replication::ReplicationClient;
 use crate::status::Phase;
 
@@ -53,18 +53,19 @@ impl Bootstrap<'_> {
     /// # Errors
     /// Transient ones start over; fatal: the configuration says not to heal, or not to publish what is there.
     pub(crate) async fn run(mut self, found: Option<Slot>) -> Result<Option<HandledRows>> {
-        match self.procedure(found).await? {
+        match self.procedure(found).await {
             Ok(handled_rows) => Ok(Some(handled_rows)),
-            Err(Stopped) => {
+            Err(Interrupt::Stopped) => {
                 self.scan.finish().await?;
                 Ok(None)
             }
+            Err(Interrupt::Failed(error)) => Err(error),
         }
     }
 
-    async fn procedure(&mut self, found: Option<Slot>) -> Step<HandledRows> {
+    async fn procedure(&mut self, found: Option<Slot>) -> Result<HandledRows, Interrupt> {
         self.scan.forwarder.board.phase(Phase::Backlog);
-        go_on!(self.scan.settle().await);
+        self.scan.settle().await?;
         self.scan.start_over().await?;
         self.permit().await?;
         if let Some(loss) = &self.loss {
@@ -77,10 +78,10 @@ impl Bootstrap<'_> {
         let temporary = format!("outboxd_new_{:016x}", fastrand::u64(..));
         let handled_rows = loop {
             if self.publishes_backlog() {
-                while go_on!(self.pass(None).await) >= FEW {}
+                while self.pass(None).await? >= FEW {}
             }
-            let (handled_rows, snapshot) = go_on!(self.make_slot(&temporary).await);
-            if go_on!(self.publish_snapshot(&snapshot, &handled_rows).await) {
+            let (handled_rows, snapshot) = self.make_slot(&temporary).await?;
+            if self.publish_snapshot(&snapshot, &handled_rows).await? {
                 break handled_rows;
             }
             tracing::warn!("publishing the snapshot takes too long, giving the slot back");
@@ -95,7 +96,7 @@ impl Bootstrap<'_> {
             metrics.slot_bootstraps.inc()
         };
         tracing::info!(slot = %self.scan.config.slot, "slot made");
-        Ok(Ok(handled_rows))
+        Ok(handled_rows)
     }
 
     fn client(&mut self) -> Result<&mut ReplicationClient> {
@@ -156,10 +157,10 @@ impl Bootstrap<'_> {
     }
 
     /// One pass over the unpublished rows; how many there were. With `remember`, the ids of those that went out are kept.
-    async fn pass(&mut self, mut remember: Remember<'_>) -> Step<usize> {
+    async fn pass(&mut self, mut remember: Remember<'_>) -> Result<usize, Interrupt> {
         let (mut after, mut count) = (i64::MIN, 0);
         loop {
-            let found = go_on!(self.scan.publish_batch(after, BATCH, &mut remember).await);
+            let found = self.scan.publish_batch(after, BATCH, &mut remember).await?;
             after = found.last;
             count += found.count;
             let full = remember
@@ -169,12 +170,12 @@ impl Bootstrap<'_> {
                 break;
             }
         }
-        go_on!(self.scan.settle().await);
-        Ok(Ok(count))
+        self.scan.settle().await?;
+        Ok(count)
     }
 
     /// Makes the temporary slot, publishing from the table while Postgres waits. Returns a session that sees its snapshot.
-    async fn make_slot(&mut self, name: &str) -> Step<(HandledRows, Session)> {
+    async fn make_slot(&mut self, name: &str) -> Result<(HandledRows, Session), Interrupt> {
         let mut handled_rows = HandledRows::default();
         let client = self.scan.lock_holder.take_client();
         let client = client.ok_or_else(|| Error::fatal(Code::Slot, "two slots at a time"))?;
@@ -186,32 +187,30 @@ impl Bootstrap<'_> {
                 tokio::select! {
                     biased;
                     created = &mut create => break created?,
-                    step = pass => go_on!(step),
+                    step = pass => step?,
                 }
             }
         };
         self.scan.lock_holder.give_back(client);
-        go_on!(self.scan.settle().await);
+        self.scan.settle().await?;
         handled_rows.until = postgres::log_position(self.scan.session).await?;
         let snapshot = self.import(&created.snapshot).await?;
         // Any command ends the transaction that exports the snapshot; who has imported it keeps it.
         self.client()?.query("SELECT 1").await?;
-        Ok(Ok((handled_rows, snapshot)))
+        Ok((handled_rows, snapshot))
     }
 
     /// A turn of waiting for Postgres: names what it waits for, and publishes what is new in the table.
-    async fn while_waiting(&mut self, published: &mut HashSet<i64>) -> Step<()> {
+    async fn while_waiting(&mut self, published: &mut HashSet<i64>) -> Result<(), Interrupt> {
         tokio::time::sleep(WAIT_PASS).await;
-        if stop_requested(&self.scan.stop) {
-            return Ok(Err(Stopped));
-        }
+        self.scan.check_stop()?;
         let blockers = slot::blockers(self.scan.session).await?.join("; ");
         tracing::warn!(%blockers, "slot waits for open transactions");
         self.scan.forwarder.board.wait(Some(("snapshot", blockers)));
         if self.publishes_backlog() && published.len() < REMEMBERED_MAX {
-            go_on!(self.pass(Some(published)).await);
+            self.pass(Some(published)).await?;
         }
-        Ok(Ok(()))
+        Ok(())
     }
 
     /// A session in a transaction that sees what was committed where the slot begins.
@@ -240,9 +239,9 @@ impl Bootstrap<'_> {
         &mut self,
         snapshot: &Session,
         handled_rows: &HandledRows,
-    ) -> Step<bool> {
+    ) -> Result<bool, Interrupt> {
         if self.scan.config.after_publish == AfterPublish::Keep && !self.publishes_backlog() {
-            return Ok(Ok(true));
+            return Ok(true);
         }
         let began = Instant::now();
         let mut after = i64::MIN;
@@ -253,12 +252,12 @@ impl Bootstrap<'_> {
                 if reads.is_empty() {
                     break;
                 }
-                go_on!(self.publish_unpublished(&reads, handled_rows).await);
+                self.publish_unpublished(&reads, handled_rows).await?;
             }
             after = batch.last().unwrap_or(after);
             if !batch.is_full() || began.elapsed() > SNAPSHOT_LIMIT {
-                go_on!(self.scan.settle().await);
-                return Ok(Ok(!batch.is_full()));
+                self.scan.settle().await?;
+                return Ok(!batch.is_full());
             }
         }
     }
@@ -268,7 +267,7 @@ impl Bootstrap<'_> {
         &mut self,
         reads: &[Read],
         handled_rows: &HandledRows,
-    ) -> Step<()> {
+    ) -> Result<(), Interrupt> {
         let ids: Vec<i64> = reads.iter().map(Read::id).collect();
         let by_now = self.scan.rows.published(self.scan.session, &ids).await?;
         for read in reads {
@@ -276,13 +275,13 @@ impl Bootstrap<'_> {
                 continue;
             }
             if self.publishes_backlog() {
-                go_on!(self.scan.publish(read).await);
+                self.scan.publish(read).await?;
             } else {
-                go_on!(self.scan.room().await);
+                self.scan.room().await?;
                 self.scan.forwarder.mark_unsent(read.id(), read.xid());
             }
         }
-        Ok(Ok(()))
+        Ok(())
     }
 }
 

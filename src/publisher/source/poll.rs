@@ -13,13 +13,15 @@
 //! does it.
 
 use std::collections::HashSet;
+use std::convert::Infallible;
 use std::time::{Duration, Instant};
 
 use crate::config::{AfterPublish, Backlog, Config};
 use crate::error::{Code, Error, Result};
 use crate::postgres::{self, Server, Session, TableShape, preflight};
 use crate::publisher::instance_lock;
-use crate::publisher::source::table_scan::{RowFilter, Step, Stopped, TableScan, go_on};
+use crate::publisher::interrupt::Interrupt;
+use crate::publisher::source::table_scan::{RowFilter, TableScan};
 use crate::status::Phase;
 
 /// A table with more unpublished rows than this, and none ever marked, is not sent without being asked to.
@@ -75,22 +77,23 @@ impl Poll<'_> {
         self.scan.forwarder.board.phase(Phase::Polling);
         self.scan.forwarder.board.wait(None);
         tracing::info!(table = %self.scan.config.table, "polling");
-        match self.passes().await? {
-            Ok(never) => match never {},
-            Err(Stopped) => self.scan.finish().await,
+        let Err(interrupt) = self.passes().await;
+        match interrupt {
+            Interrupt::Stopped => self.scan.finish().await,
+            Interrupt::Failed(error) => Err(error),
         }
     }
 
-    async fn passes(&mut self) -> Step<std::convert::Infallible> {
+    async fn passes(&mut self) -> Result<Infallible, Interrupt> {
         loop {
-            if go_on!(self.pass().await) {
-                go_on!(self.scan.rest(self.scan.config.process_interval).await);
+            if self.pass().await? {
+                self.scan.rest(self.scan.config.process_interval).await?;
             }
         }
     }
 
     /// One pass; true when it has come to the end of what is unpublished.
-    async fn pass(&mut self) -> Step<bool> {
+    async fn pass(&mut self) -> Result<bool, Interrupt> {
         let began = Instant::now();
         let (interval, batch_size) = (
             self.scan.config.process_interval,
@@ -100,21 +103,21 @@ impl Poll<'_> {
             .begin(self.scan.forwarder.engine.is_drained());
         if !self.scan.rows.is_current(self.scan.session).await? {
             let message = format!("table {} was dropped and made anew", self.scan.config.table);
-            return Err(Error::transient(Code::Write, message));
+            return Err(Error::transient(Code::Write, message).into());
         }
         let mut after = i64::MIN;
         loop {
             let batch = self.scan.publish_batch(after, batch_size, self.sent_rows);
-            let found = go_on!(batch.await);
+            let found = batch.await?;
             after = found.last;
             if !found.is_full {
                 self.sent_rows.end(i64::MAX);
-                return Ok(Ok(true));
+                return Ok(true);
             }
             let long = began.elapsed() > PASS_LIMIT.max(interval);
             if long || self.sent_rows.count() >= HANDED_MAX {
                 self.sent_rows.end(after);
-                return Ok(Ok(false));
+                return Ok(false);
             }
         }
     }

@@ -9,7 +9,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, Source};
 use crate::engine::output::{Intake, Output};
@@ -18,27 +18,11 @@ use crate::lsn::Lsn;
 use crate::outbox::{Batch, Read, SlowRows, UnpublishedRows};
 use crate::postgres::{Session, TableShape};
 use crate::publisher::instance_lock::LockHolder;
+use crate::publisher::interrupt::Interrupt;
 use crate::publisher::sink::forwarder::Forwarder;
 use crate::publisher::sink::table_rows::forward_row;
-use crate::publisher::stop::stop_requested;
 
 const SHOW: Duration = Duration::from_millis(250);
-
-/// Stop was asked for.
-pub(crate) struct Stopped;
-
-/// What a step made, or that it was stopped.
-pub(crate) type Step<T> = Result<std::result::Result<T, Stopped>>;
-
-macro_rules! go_on {
-    ($step:expr) => {
-        match $step? {
-            Ok(value) => value,
-            Err(Stopped) => return Ok(Err(Stopped)),
-        }
-    };
-}
-pub(crate) use go_on;
 
 /// See the module's head.
 pub(crate) struct TableScan<'a> {
@@ -47,7 +31,7 @@ pub(crate) struct TableScan<'a> {
     pub(crate) session: &'a Session,
     pub(crate) rows: UnpublishedRows,
     pub(crate) lock_holder: LockHolder<'a>,
-    pub(crate) stop: watch::Receiver<bool>,
+    stop: CancellationToken,
     system_id: u64,
     slow: &'a mut SlowRows,
     /// When the figures were shown last.
@@ -66,7 +50,7 @@ impl<'a> TableScan<'a> {
         shape: &TableShape,
         slow: &'a mut SlowRows,
         lock_holder: LockHolder<'a>,
-        stop: watch::Receiver<bool>,
+        stop: CancellationToken,
     ) -> Result<Self> {
         let config = Arc::clone(&forwarder.config);
         Ok(TableScan {
@@ -80,6 +64,14 @@ impl<'a> TableScan<'a> {
             slow,
             shown: Instant::now(),
         })
+    }
+
+    /// Ends the scan when a stop was requested.
+    pub(crate) fn check_stop(&self) -> Result<(), Interrupt> {
+        if self.stop.is_cancelled() {
+            return Err(Interrupt::Stopped);
+        }
+        Ok(())
     }
 
     /// Drops everything in memory, for rows of the table alone.
@@ -98,8 +90,8 @@ impl<'a> TableScan<'a> {
         after: i64,
         limit: usize,
         filter: &mut impl RowFilter,
-    ) -> Step<BatchSummary> {
-        go_on!(self.glance().await);
+    ) -> Result<BatchSummary, Interrupt> {
+        self.glance().await?;
         let mut batch = self.rows.batch(self.session, after, limit).await?;
         let found = BatchSummary {
             count: batch.ids().count(),
@@ -110,10 +102,10 @@ impl<'a> TableScan<'a> {
         loop {
             let reads = self.read(&mut batch, self.session).await?;
             if reads.is_empty() {
-                return Ok(Ok(found));
+                return Ok(found);
             }
             for read in &reads {
-                go_on!(self.publish(read).await);
+                self.publish(read).await?;
                 filter.sent(read.id());
             }
         }
@@ -136,31 +128,27 @@ impl<'a> TableScan<'a> {
     }
 
     /// Publishes a row as soon as there is room for it.
-    pub(crate) async fn publish(&mut self, read: &Read) -> Step<()> {
-        go_on!(self.room().await);
+    pub(crate) async fn publish(&mut self, read: &Read) -> Result<(), Interrupt> {
+        self.room().await?;
         forward_row(self.forwarder, &self.rows, read)?;
-        Ok(Ok(()))
+        Ok(())
     }
 
     /// Waits until there is room for another event.
-    pub(crate) async fn room(&mut self) -> Step<()> {
+    pub(crate) async fn room(&mut self) -> Result<(), Interrupt> {
         while self.forwarder.engine.intake() != Intake::Open {
-            if stop_requested(&self.stop) {
-                return Ok(Err(Stopped));
-            }
+            self.check_stop()?;
             self.turn().await?;
         }
-        Ok(Ok(()))
+        Ok(())
     }
 
     /// Waits until everything that went out is acknowledged and written back.
-    pub(crate) async fn settle(&mut self) -> Step<()> {
+    pub(crate) async fn settle(&mut self) -> Result<(), Interrupt> {
         while !self.turn().await? {
-            if stop_requested(&self.stop) {
-                return Ok(Err(Stopped));
-            }
+            self.check_stop()?;
         }
-        Ok(Ok(()))
+        Ok(())
     }
 
     /// The end of a scan that was stopped: the rows that Kafka has are marked as published, so that
@@ -171,23 +159,21 @@ impl<'a> TableScan<'a> {
     }
 
     /// Lets this time pass; reports and write-backs go on.
-    pub(crate) async fn rest(&mut self, time: Duration) -> Step<()> {
+    pub(crate) async fn rest(&mut self, time: Duration) -> Result<(), Interrupt> {
         let began = Instant::now();
         loop {
-            if stop_requested(&self.stop) {
-                return Ok(Err(Stopped));
-            }
+            self.check_stop()?;
             let settled = self.turn().await?;
             let left = time.saturating_sub(began.elapsed());
             if left.is_zero() {
-                return Ok(Ok(()));
+                return Ok(());
             }
             if settled {
                 self.forwarder.show();
                 tokio::select! {
                     biased;
-                    _ = self.stop.changed() => {}
-                    () = self.session.closed() => return Err(self.lost()),
+                    () = self.stop.cancelled() => {}
+                    () = self.session.closed() => return Err(self.lost().into()),
                     () = tokio::time::sleep(left.min(SHOW)) => {}
                 }
             }
@@ -195,10 +181,8 @@ impl<'a> TableScan<'a> {
     }
 
     /// Does what is due and takes in what there is, without waiting: reports and write-backs must go on beside a long read.
-    async fn glance(&mut self) -> Step<()> {
-        if stop_requested(&self.stop) {
-            return Ok(Err(Stopped));
-        }
+    async fn glance(&mut self) -> Result<(), Interrupt> {
+        self.check_stop()?;
         self.carry_out().await?;
         // A table that is never read to its end has no other moment for it.
         if self.shown.elapsed() >= SHOW {
@@ -207,11 +191,11 @@ impl<'a> TableScan<'a> {
         }
         tokio::select! {
             biased;
-            () = self.session.closed() => return Err(self.lost()),
+            () = self.session.closed() => return Err(self.lost().into()),
             result = self.forwarder.progressed() => result?,
             () = tokio::task::yield_now() => {}
         }
-        Ok(Ok(()))
+        Ok(())
     }
 
     /// Does what is due and, unless that settled everything, waits for the next thing. True when everything is settled.

@@ -11,7 +11,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 use crate::engine::output::{End, Intake, Output};
@@ -21,7 +21,6 @@ use crate::publisher::monitor::session_monitor::SessionMonitor;
 use crate::publisher::sink::forwarder::Forwarder;
 use crate::publisher::source::event_decoder::{Decoder, HandledRows};
 use crate::publisher::source::read_pacer::ReadPacer;
-use crate::publisher::stop::stop_requested;
 use crate::replication::{Frame, ReplicationClient, StandbyStatusUpdate};
 
 /// How often the board is brought up to date.
@@ -76,7 +75,7 @@ impl<'a> Stream<'a> {
     ///
     /// # Errors
     /// Of the connection and the stream: transient ones are for a new session.
-    pub(crate) async fn run(&mut self, stop: &mut watch::Receiver<bool>) -> Result<End> {
+    pub(crate) async fn run(&mut self, stop: &CancellationToken) -> Result<End> {
         let now = self.forwarder.tick();
         self.forwarder.engine.session_started(now);
         let end = self.turn_until_over(stop).await;
@@ -89,11 +88,11 @@ impl<'a> Stream<'a> {
         self.decoder.begin.as_ref().map(|begin| begin.final_lsn)
     }
 
-    async fn turn_until_over(&mut self, stop: &mut watch::Receiver<bool>) -> Result<End> {
+    async fn turn_until_over(&mut self, stop: &CancellationToken) -> Result<End> {
         loop {
             let now = self.forwarder.tick();
             self.forwarder.engine.turn(now);
-            if stop_requested(stop) {
+            if stop.is_cancelled() {
                 self.forwarder.engine.stop();
             }
             self.read(now)?;
@@ -203,7 +202,7 @@ impl<'a> Stream<'a> {
     }
 
     /// Sleeps until there is something to do: for a moment under backlog, else until a byte, a report or a deadline.
-    async fn wait(&mut self, stop: &mut watch::Receiver<bool>, flushed: bool) -> Result<()> {
+    async fn wait(&mut self, stop: &CancellationToken, flushed: bool) -> Result<()> {
         let intake = self.forwarder.engine.intake();
         let unreported = self.read_pacer.is_fed() && self.forwarder.engine.kafka_count() >= MANY;
         let busy = self.read_pacer.backlog() || unreported;
@@ -215,10 +214,10 @@ impl<'a> Stream<'a> {
         // Reading writes what is queued as well; without it, the reports still have to go out.
         let reading = !backlog && intake != Intake::Paused;
         let rest = self.forwarder.rest(SHOW);
-        let stopping = stop_requested(stop);
+        let stopping = stop.is_cancelled();
         tokio::select! {
             biased;
-            _ = stop.changed(), if !stopping => {}
+            () = stop.cancelled(), if !stopping => {}
             seen = self.watch.seen() => self.watch.tell(seen?, self.forwarder)?,
             result = self.forwarder.progressed() => result?,
             result = socket(self.client, reading), if reading || !flushed => result?,
