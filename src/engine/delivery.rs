@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::config::AfterPublish;
 use crate::engine::dead_letters::PendingRequests;
 use crate::engine::dispatch::{Admission, Reason};
-use crate::engine::output::{DatabaseWork, DeliveryResult, End, Output};
+use crate::engine::output::{DatabaseWork, DeliveryResult, End, SinkOutput};
 use crate::engine::record_checks::{self, RecordFacts};
 use crate::engine::topic_queue::HeldRecord;
 use crate::engine::topics::{MetadataAnswer, NO_TOPIC, TopicId};
@@ -85,8 +85,7 @@ impl Engine {
             self.acknowledge(now, ticket, done);
         }
         if let Some(rejection) = self.dispatch.take_failed() {
-            let end = End::ProducerFailed(rejection);
-            self.outputs.push_back(Output::End(end));
+            self.push(End::ProducerFailed(rejection));
         }
     }
 
@@ -269,7 +268,7 @@ impl Engine {
             _ => WorkerState::Writing,
         };
         let generation = self.generation;
-        self.outputs.push_back(Output::Work { generation, work });
+        self.push(SinkOutput::Work { generation, work });
     }
 
     pub(super) fn marks(&mut self, now: Duration, urgent: bool) -> Option<DatabaseWork> {

@@ -53,7 +53,9 @@ use crate::engine::dispatch::Dispatch;
 use crate::engine::failover_gate::FailoverGate;
 use crate::engine::feedback::Feedback;
 use crate::engine::fencing::Fencing;
-use crate::engine::output::{End, EngineStats, Intake, Limits, Output, WRITE_BACK_MAX};
+use crate::engine::output::{
+    End, EngineStats, Intake, Limits, Output, SessionOutput, SinkOutput, WRITE_BACK_MAX,
+};
 use crate::engine::receive_timeout::ReceiveTimeout;
 use crate::engine::tracker::{InFlight, Ticket, Tracker};
 use crate::engine::violation::Violation;
@@ -134,7 +136,7 @@ impl Engine {
         self.dispatch.reset();
         // A question to Kafka is asked once, and what is known of topics outlives all this.
         self.outputs
-            .retain(|output| matches!(output, Output::Ask(_)));
+            .retain(|output| matches!(output, Output::Sink(SinkOutput::Ask(_))));
         self.reported = start;
         (self.busy, self.halted) = (WorkerState::No, false);
         self.fencing.clear();
@@ -174,10 +176,7 @@ impl Engine {
 
     fn check<T>(&mut self, result: Result<T, Violation>) -> Option<T> {
         result
-            .map_err(|violation| {
-                self.outputs
-                    .push_back(Output::End(End::Violated(violation)))
-            })
+            .map_err(|violation| self.push(End::Violated(violation)))
             .ok()
     }
 
@@ -194,7 +193,7 @@ impl Engine {
         if let Some(session) = &mut self.session
             && session.keepalive(now, wal_end, reply_requested)
         {
-            self.outputs.push_back(Output::End(End::ServerStopping));
+            self.push(End::ServerStopping);
         }
     }
 
@@ -223,7 +222,7 @@ impl Engine {
             None => final_keepalives >= 2,
         };
         if confirmed {
-            self.outputs.push_back(Output::End(End::Stopped));
+            self.push(End::Stopped);
         } else if let Some(session) = &mut self.session {
             // The answer says how far the stream is, and whether that is enough for the standbys.
             session.report_soon();
@@ -238,7 +237,7 @@ impl Engine {
         let finished = self.is_finished();
         self.dispatch.wake(now);
         if let Some(names) = self.dispatch.topics.question(now) {
-            self.outputs.push_back(Output::Ask(names));
+            self.push(SinkOutput::Ask(names));
         }
         self.halt();
         self.work(now, stopping || !reading || self.session.is_none());
@@ -252,14 +251,16 @@ impl Engine {
         if let Some(due) = session.status_due(now, flush) {
             self.reported = flush;
             let ask_reply = due.ask_reply || (stopping && finished);
-            self.outputs.push_back(Output::Status {
+            let status = SessionOutput::Status {
                 write,
                 flush,
                 ask_reply,
-            });
+            };
+            self.outputs.push_back(status.into());
         }
         if session.silent(now) {
-            self.outputs.push_back(Output::LookAtWalsender);
+            self.outputs
+                .push_back(SessionOutput::LookAtWalsender.into());
         }
     }
 
@@ -274,12 +275,16 @@ impl Engine {
         }
         let end = End::Halted(Rejection::clone(rejection));
         self.halted = true;
-        self.outputs.push_back(Output::End(end));
+        self.push(end);
     }
 
     /// Whether there is an event behind which it does not go.
     fn is_halting(&self) -> bool {
         self.dispatch.halt().is_some()
+    }
+
+    pub(super) fn push(&mut self, output: impl Into<Output>) {
+        self.outputs.push_back(output.into());
     }
 
     /// The next thing to do, if any.
@@ -288,7 +293,8 @@ impl Engine {
         if output.is_some() || self.is_halting() {
             return output;
         }
-        self.dispatch.output(self.now, &self.tracker)
+        let output = self.dispatch.output(self.now, &self.tracker);
+        output.map(Output::Sink)
     }
 
     /// When [`poll`](Engine::poll) has to be called though nothing else happens.

@@ -68,30 +68,62 @@ const SILENCE: Duration = Duration::from_secs(15);
 /// The largest write-back: one statement over this many rows.
 pub(crate) const WRITE_BACK_MAX: usize = 5_000;
 
-/// What the driver is to do.
+/// What the driver is to do. The order is that of the engine: nothing is sent behind an end.
 #[derive(Debug)]
 pub(crate) enum Output {
-    /// Send a standby status update.
-    Status {
-        write: Lsn,
-        flush: Lsn,
-        ask_reply: bool,
-    },
+    Sink(SinkOutput),
+    Session(SessionOutput),
+}
+
+/// What the sink carries out, with or without a session.
+#[derive(Debug)]
+pub(crate) enum SinkOutput {
     /// Give this record to Kafka.
     Send {
         ticket: Ticket,
         record: Box<OwnedRecord>,
     },
-    /// Reports of this topic need not bring their records back any more, unless a failure came after this one.
+    /// Reports of this topic need not bring their records back any more, unless a failure came
+    /// after this one.
     Trust { topic: String, failure: u64 },
     /// Ask Kafka about these topics, then call [`Engine::answered`].
     Ask(Vec<String>),
     /// Do this in the database, then call [`Engine::work_finished`] with the same generation.
     Work { generation: u64, work: DatabaseWork },
-    /// Find out over SQL what our walsender does, then call [`Engine::walsender`].
+}
+
+/// What the owner of the session carries out.
+#[derive(Debug)]
+pub(crate) enum SessionOutput {
+    /// Send a standby status update. Only while a session streams.
+    Status {
+        write: Lsn,
+        flush: Lsn,
+        ask_reply: bool,
+    },
+    /// Query over SQL what our walsender does, then call [`Engine::walsender`]. Only while a session
+    /// streams.
     LookAtWalsender,
-    /// This session, or this run over the table, is over.
+    /// This session, or this scan of the table, is over.
     End(End),
+}
+
+impl From<SinkOutput> for Output {
+    fn from(output: SinkOutput) -> Self {
+        Output::Sink(output)
+    }
+}
+
+impl From<SessionOutput> for Output {
+    fn from(output: SessionOutput) -> Self {
+        Output::Session(output)
+    }
+}
+
+impl From<End> for Output {
+    fn from(end: End) -> Self {
+        Output::Session(SessionOutput::End(end))
+    }
 }
 
 /// What there is to do in the database, one thing at a time.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::engine::dead_letters::KeyState;
 use crate::engine::dispatch::{Dispatch, narrow};
-use crate::engine::output::Output;
+use crate::engine::output::SinkOutput;
 use crate::engine::record_checks::{self, RecordFacts};
 use crate::engine::topic_queue::{HeldRecord, Stage};
 use crate::engine::topics::{TopicAccess, TopicId};
@@ -59,16 +59,16 @@ impl Dispatch {
     }
 
     /// The next thing to do for the lanes that are awake.
-    pub(crate) fn output(&mut self, now: Duration, tracker: &Tracker) -> Option<Output> {
+    pub(crate) fn output(&mut self, now: Duration, tracker: &Tracker) -> Option<SinkOutput> {
         while let Some(id) = self.awake.front().copied() {
             if let Some(held_record) = self.next_of(now, id, tracker) {
                 let HeldRecord { ticket, record } = held_record;
-                return Some(Output::Send { ticket, record });
+                return Some(SinkOutput::Send { ticket, record });
             }
             self.awake.pop_front();
         }
         let (topic, failure) = self.trusted.pop_front()?;
-        Some(Output::Trust { topic, failure })
+        Some(SinkOutput::Trust { topic, failure })
     }
 
     /// The next record of a topic's lane that may be sent now. The lane goes when nothing is left in it.

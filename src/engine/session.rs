@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::engine::Engine;
 use crate::engine::feedback::Feedback;
-use crate::engine::output::{End, Output, Walsender};
+use crate::engine::output::{End, Output, SessionOutput, SinkOutput, Walsender};
 
 impl Engine {
     /// A session streams from now on.
@@ -39,9 +39,8 @@ impl Engine {
         self.outputs.retain(|output| {
             matches!(
                 output,
-                Output::Work { .. }
-                    | Output::Ask(_)
-                    | Output::End(End::ProducerFailed(_) | End::Halted(_))
+                Output::Sink(SinkOutput::Work { .. } | SinkOutput::Ask(_))
+                    | Output::Session(SessionOutput::End(End::ProducerFailed(_) | End::Halted(_)))
             )
         });
     }
@@ -71,7 +70,7 @@ impl Engine {
             Walsender::Idle | Walsender::Gone if !self.is_silent() => {}
             Walsender::Idle | Walsender::Gone => {
                 self.receive_timeout.given_up = true;
-                self.outputs.push_back(Output::End(End::Silent));
+                self.push(End::Silent);
             }
         }
     }
@@ -82,7 +81,7 @@ impl Engine {
         let lapsed = |session: &Feedback| session.has_lapsed(now);
         if !self.lapsed && self.session.as_ref().is_some_and(lapsed) {
             self.lapsed = true;
-            self.outputs.push_back(Output::End(End::Lapsed));
+            self.push(End::Lapsed);
         }
     }
 

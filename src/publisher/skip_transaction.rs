@@ -8,7 +8,7 @@
 use std::time::{Duration, Instant};
 
 use crate::config::{AfterPublish, Config};
-use crate::engine::output::Output;
+use crate::engine::output::SessionOutput;
 use crate::error::{Code, Error, Result};
 use crate::lsn::Lsn;
 use crate::outbox::{Columns, Rejection};
@@ -95,7 +95,7 @@ async fn settle(forwarder: &mut Forwarder) -> Result<()> {
         forwarder.take_reports()?;
         forwarder.engine.poll(now);
         while let Some(output) = forwarder.output()? {
-            if let Output::End(end) = output {
+            if let SessionOutput::End(end) = output {
                 return Err(end.into_error());
             }
         }

@@ -10,7 +10,7 @@ use crate::engine::Engine;
 use crate::engine::dispatch::Admission;
 use crate::engine::output::{
     DatabaseWork, DeliveryFailure, DeliveryResult, End, FailureKind, Intake, Limits, Output,
-    Walsender,
+    SessionOutput, SinkOutput, Walsender,
 };
 use crate::engine::record_checks::RecordFacts;
 use crate::engine::simulation::world::{Appended, Batch, Message, Reported, Status, World};
@@ -320,25 +320,25 @@ impl Process {
     /// Carries out one output.
     pub(crate) fn carry_out(&mut self, now: Duration, world: &mut World) -> Option<Fate> {
         match self.engine.output()? {
-            Output::Status {
+            Output::Session(SessionOutput::Status {
                 write,
                 flush,
                 ask_reply,
-            } => self.status(world, write.raw(), flush.raw(), ask_reply),
-            Output::Send { ticket, record } => {
+            }) => self.status(world, write.raw(), flush.raw(), ask_reply),
+            Output::Sink(SinkOutput::Send { ticket, record }) => {
                 let value = std::str::from_utf8(record.value().unwrap_or_default());
                 let row: usize = value.expect("a number").parse().expect("a number");
                 world.produce(ticket, row);
             }
-            Output::Trust { topic, failure } => {
+            Output::Sink(SinkOutput::Trust { topic, failure }) => {
                 let number: usize = topic[1..].parse().expect("a name of ours");
                 world.trust(number, failure);
             }
-            Output::Ask(names) => {
+            Output::Sink(SinkOutput::Ask(names)) => {
                 assert!(!names.is_empty(), "an empty question");
                 world.question = Some(names);
             }
-            Output::Work { generation, work } => {
+            Output::Sink(SinkOutput::Work { generation, work }) => {
                 assert_eq!(generation, self.generation);
                 let mut batches = world.batches.iter();
                 let out = batches.any(|batch| batch.generation == generation);
@@ -359,7 +359,7 @@ impl Process {
                     result: None,
                 });
             }
-            Output::LookAtWalsender => {
+            Output::Session(SessionOutput::LookAtWalsender) => {
                 let walsender = match world.walsender() {
                     None => Walsender::Gone,
                     Some(walsender) if walsender.busy => Walsender::Busy,
@@ -367,7 +367,7 @@ impl Process {
                 };
                 self.engine.walsender(now, walsender);
             }
-            Output::End(end) => return Some(self.end(world, end)),
+            Output::Session(SessionOutput::End(end)) => return Some(self.end(world, end)),
         }
         Some(Fate::Lives)
     }

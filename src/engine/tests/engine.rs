@@ -10,7 +10,7 @@ use crate::engine::dead_letters::PendingRequests;
 use crate::engine::dispatch::Admission;
 use crate::engine::output::{
     DatabaseWork, DeliveryFailure, DeliveryResult, End, FailureKind, Intake, Limits, Output,
-    Walsender,
+    SessionOutput, SinkOutput, Walsender,
 };
 use crate::engine::record_checks::RecordFacts;
 use crate::engine::topics::{MetadataAnswer, TopicLimits};
@@ -56,10 +56,10 @@ fn engine_with(batch_size: usize, on_poison: OnPoison) -> Engine {
 fn next(engine: &mut Engine) -> Option<Output> {
     loop {
         match engine.output()? {
-            Output::Work {
+            Output::Sink(SinkOutput::Work {
                 generation,
                 work: work @ (DatabaseWork::Look { .. } | DatabaseWork::Count(_)),
-            } => {
+            }) => {
                 let now = engine.now;
                 engine.work_finished(now, generation, work, Ok(Some(PendingRequests::default())));
                 engine.poll(now);
@@ -159,10 +159,10 @@ struct Batch {
 fn write_back(engine: &mut Engine, now: Duration) -> Batch {
     engine.poll(now);
     let batch = outputs(engine).into_iter().find_map(|output| match output {
-        Output::Work {
+        Output::Sink(SinkOutput::Work {
             generation,
             work: DatabaseWork::Mark(marks),
-        } => Some(Batch { generation, marks }),
+        }) => Some(Batch { generation, marks }),
         _ => None,
     });
     batch.unwrap()
@@ -188,10 +188,10 @@ fn filed(engine: &mut Engine, now: Duration) -> Vec<NewDeadLetter> {
         engine.poll(now);
         while let Some(output) = next(engine) {
             match output {
-                Output::Work {
+                Output::Sink(SinkOutput::Work {
                     generation,
                     work: DatabaseWork::File(dead_letters),
-                } => {
+                }) => {
                     engine.work_finished(
                         now,
                         generation,
@@ -200,7 +200,7 @@ fn filed(engine: &mut Engine, now: Duration) -> Vec<NewDeadLetter> {
                     );
                     return dead_letters;
                 }
-                Output::Work { .. } => marked(engine, now, output),
+                Output::Sink(SinkOutput::Work { .. }) => marked(engine, now, output),
                 _ => {}
             }
         }
@@ -214,13 +214,13 @@ fn end_after_filing(engine: &mut Engine, now: Duration) -> Option<End> {
         engine.poll(now);
         while let Some(output) = next(engine) {
             match output {
-                Output::Work {
+                Output::Sink(SinkOutput::Work {
                     generation,
                     work: work @ DatabaseWork::File(_),
-                } => {
+                }) => {
                     engine.work_finished(now, generation, work, Ok(None));
                 }
-                Output::End(end) => return Some(end),
+                Output::Session(SessionOutput::End(end)) => return Some(end),
                 _ => {}
             }
         }
@@ -234,8 +234,8 @@ fn sends(engine: &mut Engine, now: Duration) -> Vec<Ticket> {
     let mut sends = Vec::new();
     while let Some(output) = next(engine) {
         match output {
-            Output::Send { ticket, .. } => sends.push(ticket),
-            Output::Work { .. } => marked(engine, now, output),
+            Output::Sink(SinkOutput::Send { ticket, .. }) => sends.push(ticket),
+            Output::Sink(SinkOutput::Work { .. }) => marked(engine, now, output),
             _ => {}
         }
     }
@@ -243,10 +243,10 @@ fn sends(engine: &mut Engine, now: Duration) -> Vec<Ticket> {
 }
 
 fn marked(engine: &mut Engine, now: Duration, output: Output) {
-    let Output::Work {
+    let Output::Sink(SinkOutput::Work {
         generation,
         work: DatabaseWork::Mark(marks),
-    } = output
+    }) = output
     else {
         panic!("not a write-back: {output:?}");
     };
@@ -262,7 +262,7 @@ fn a_write_back_that_is_due_survives_the_end_of_the_session() {
     engine.session_ended();
     engine.session_started(MS * 2);
     let due = outputs(&mut engine);
-    let kept = |output: &Output| matches!(output, Output::Work { work: DatabaseWork::Mark(marks), .. } if marks.len() == 1);
+    let kept = |output: &Output| matches!(output, Output::Sink(SinkOutput::Work { work: DatabaseWork::Mark(marks), .. }) if marks.len() == 1);
     assert!(due.iter().any(kept), "{due:?}");
 }
 
@@ -304,7 +304,10 @@ fn a_stop_within_a_transaction_reads_it_to_its_commit() {
     assert_eq!(engine.intake(), Intake::Discard);
     engine.slot_position(Some(Lsn::new(110)));
     let due = outputs(&mut engine);
-    assert!(matches!(due[..], [Output::End(End::Stopped)]), "{due:?}");
+    assert!(
+        matches!(due[..], [Output::Session(SessionOutput::End(End::Stopped))]),
+        "{due:?}"
+    );
 }
 
 #[test]
@@ -334,10 +337,10 @@ fn keepalives_from_before_the_last_report_do_not_prove_that_it_arrived() {
     assert!(
         matches!(
             due[..],
-            [Output::Status {
+            [Output::Session(SessionOutput::Status {
                 ask_reply: true,
                 ..
-            }]
+            })]
         ),
         "{due:?}"
     );
@@ -345,7 +348,10 @@ fn keepalives_from_before_the_last_report_do_not_prove_that_it_arrived() {
         engine.keepalive(MS * 201, Lsn::new(110), false);
     }
     engine.slot_position(None);
-    assert!(matches!(engine.output(), Some(Output::End(End::Stopped))));
+    assert!(matches!(
+        engine.output(),
+        Some(Output::Session(SessionOutput::End(End::Stopped)))
+    ));
 }
 
 #[test]
@@ -357,10 +363,10 @@ fn an_idle_publisher_that_stops_asks_for_a_reply_at_once() {
     assert!(
         matches!(
             due[..],
-            [Output::Status {
+            [Output::Session(SessionOutput::Status {
                 ask_reply: true,
                 ..
-            }]
+            })]
         ),
         "{due:?}"
     );
@@ -525,7 +531,8 @@ fn a_topic_counts_as_missing_when_two_answers_some_seconds_apart_do_not_have_it(
     engine.poll(MS * 5_001);
     let due = outputs(&mut engine);
     assert!(
-        due.iter().any(|due| matches!(due, Output::Ask(_))),
+        due.iter()
+            .any(|due| matches!(due, Output::Sink(SinkOutput::Ask(_)))),
         "{due:?}"
     );
     engine.answered(
@@ -553,7 +560,7 @@ fn what_is_wanted_again_is_not_refused_for_what_was_known_before() {
     let now = MS * 6_501;
     engine.poll(now);
     let (generation, work) = loop {
-        if let Output::Work { generation, work } = engine.output().unwrap() {
+        if let Output::Sink(SinkOutput::Work { generation, work }) = engine.output().unwrap() {
             break (generation, work);
         }
     };
@@ -611,14 +618,14 @@ fn a_parked_key_keeps_its_order_through_a_retry() {
     engine.poll(now);
     let (generation, work) = loop {
         match engine.output().unwrap() {
-            Output::Work {
+            Output::Sink(SinkOutput::Work {
                 generation,
                 work: work @ DatabaseWork::Count(_),
-            } => {
+            }) => {
                 engine.work_finished(now, generation, work, Ok(None));
                 engine.poll(now);
             }
-            Output::Work { generation, work } => break (generation, work),
+            Output::Sink(SinkOutput::Work { generation, work }) => break (generation, work),
             _ => {}
         }
     };
@@ -640,10 +647,10 @@ fn a_parked_key_keeps_its_order_through_a_retry() {
     let close = outputs(&mut engine)
         .into_iter()
         .find_map(|output| match output {
-            Output::Work {
+            Output::Sink(SinkOutput::Work {
                 generation,
                 work: DatabaseWork::Close(closings),
-            } => Some((generation, closings)),
+            }) => Some((generation, closings)),
             _ => None,
         });
     let (generation, closings) = close.unwrap();
@@ -683,7 +690,10 @@ fn a_session_that_did_not_report_in_time_is_read_no_more_and_what_was_sent_is_wi
     assert_eq!(engine.intake(), Intake::Open);
     engine.turn(MS * 20_001);
     assert_eq!(engine.intake(), Intake::Paused, "others may have read it");
-    assert!(matches!(next(&mut engine), Some(Output::End(End::Lapsed))));
+    assert!(matches!(
+        next(&mut engine),
+        Some(Output::Session(SessionOutput::End(End::Lapsed)))
+    ));
     assert!(!engine.gives_up(MS * 20_001), "the session is still there");
     engine.session_ended();
     assert!(engine.gives_up(MS * 20_001));
@@ -726,7 +736,7 @@ fn a_look_that_comes_after_the_server_has_spoken_says_nothing() {
     assert!(
         looks
             .iter()
-            .any(|output| matches!(output, Output::LookAtWalsender))
+            .any(|output| matches!(output, Output::Session(SessionOutput::LookAtWalsender)))
     );
     engine.received(MS * 26_100);
     engine.walsender(MS * 26_200, Walsender::Idle);
@@ -734,7 +744,10 @@ fn a_look_that_comes_after_the_server_has_spoken_says_nothing() {
     engine.poll(MS * 52_000);
     outputs(&mut engine);
     engine.walsender(MS * 52_100, Walsender::Idle);
-    assert!(matches!(next(&mut engine), Some(Output::End(End::Silent))));
+    assert!(matches!(
+        next(&mut engine),
+        Some(Output::Session(SessionOutput::End(End::Silent)))
+    ));
 }
 
 /// It writes nothing that a standby would have to have, and while a server catches up there is always one under way.

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use crate::config::{AfterPublish, Config, OnPoison};
 use crate::engine::Engine;
 use crate::engine::dispatch::{Admission, Reason};
-use crate::engine::output::{DeliveryResult, End, Limits, Output};
+use crate::engine::output::{DeliveryResult, End, Limits, Output, SessionOutput, SinkOutput};
 use crate::engine::record_checks::{self, RecordFacts};
 use crate::engine::topics::{MetadataAnswer, NO_TOPIC};
 use crate::engine::tracker::{InFlight, Ticket};
@@ -261,42 +261,48 @@ impl Forwarder {
         self.engine.delivered(self.now, report, &mut self.done);
     }
 
-    /// The next thing that the engine wants of its caller; what it wants of Kafka and the table is carried out here. When there
-    /// is no more, what was sent leaves.
+    /// The next thing that the engine wants of the session's owner; what it wants of Kafka and the
+    /// table is carried out here. When there is no more, what was sent leaves.
     ///
     /// # Errors
-    /// When the producer is of no more use.
-    pub(crate) fn output(&mut self) -> Result<Option<Output>> {
+    /// When the producer has failed.
+    pub(crate) fn output(&mut self) -> Result<Option<SessionOutput>> {
         while let Some(output) = self.engine.output() {
             match output {
-                Output::Send { ticket, record } => {
-                    let topic = self.engine.topic(record.topic());
-                    topic_counters::know(&mut self.topics, &self.metrics, topic, record.topic());
-                    let sent = send(&mut self.producer, &mut self.reports, |producer| {
-                        producer.send_owned(&record, ticket)
-                    })?;
-                    if let Err(refusal) = sent {
-                        self.refused(ticket, &refusal, Some(record));
-                    }
+                Output::Sink(output) => self.carry_out(output)?,
+                Output::Session(output) => {
+                    self.producer_failed |=
+                        matches!(output, SessionOutput::End(End::ProducerFailed(_)));
+                    return Ok(Some(output));
                 }
-                Output::Trust { topic, failure } => self.producer.trust(&topic, failure),
-                Output::Ask(topics) => {
-                    let catalog = Rc::clone(&self.catalog);
-                    self.question = Some(Box::pin(ask(catalog, topics)));
-                }
-                Output::Work { generation, work } => {
-                    let asks_position = self.engine.asks_position(&work);
-                    self.database_worker.begin(generation, work, asks_position);
-                }
-                Output::End(End::ProducerFailed(rejection)) => {
-                    self.producer_failed = true;
-                    return Ok(Some(Output::End(End::ProducerFailed(rejection))));
-                }
-                other => return Ok(Some(other)),
             }
         }
         self.producer.push();
         Ok(None)
+    }
+
+    fn carry_out(&mut self, output: SinkOutput) -> Result<()> {
+        match output {
+            SinkOutput::Send { ticket, record } => {
+                let topic = self.engine.topic(record.topic());
+                topic_counters::know(&mut self.topics, &self.metrics, topic, record.topic());
+                let sent = send(&mut self.producer, &mut self.reports, |producer| {
+                    producer.send_owned(&record, ticket)
+                })?;
+                if let Err(refusal) = sent {
+                    self.refused(ticket, &refusal, Some(record));
+                }
+            }
+            SinkOutput::Trust { topic, failure } => self.producer.trust(&topic, failure),
+            SinkOutput::Ask(topics) => {
+                self.question = Some(Box::pin(ask(Rc::clone(&self.catalog), topics)));
+            }
+            SinkOutput::Work { generation, work } => {
+                let asks_position = self.engine.asks_position(&work);
+                self.database_worker.begin(generation, work, asks_position);
+            }
+        }
+        Ok(())
     }
 
     /// Takes in the delivery reports that are ready. Never waits.
@@ -330,11 +336,10 @@ impl Forwarder {
     }
 
     fn fatal(&mut self) -> Result<()> {
-        let Some(error) = self.producer.fatal() else {
-            return Ok(());
-        };
-        self.producer_failed = true;
-        Err(error)
+        self.producer.fatal().map_or(Ok(()), |error| {
+            self.producer_failed = true;
+            Err(error)
+        })
     }
 
     /// Waits until Kafka or the table has something to tell, and takes it in. Cancel-safe.
@@ -363,10 +368,9 @@ impl Forwarder {
             result,
             position,
         } = done;
-        let dead = match &result {
-            Ok(_) => database_worker::dead(&work),
-            Err(_) => Vec::new(),
-        };
+        let dead = result
+            .as_ref()
+            .map_or_else(|_| Vec::new(), |_| database_worker::dead(&work));
         let sight = match result {
             Ok(sight) => {
                 self.write_error = None;

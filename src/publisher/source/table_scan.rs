@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, Source};
-use crate::engine::output::{Intake, Output};
+use crate::engine::output::{Intake, SessionOutput};
 use crate::error::{Error, Result};
 use crate::lsn::Lsn;
 use crate::outbox::{Batch, Read, SlowRows, UnpublishedRows};
@@ -230,8 +230,8 @@ fn carry_out(forwarder: &mut Forwarder) -> Result<()> {
     forwarder.take_reports()?;
     forwarder.engine.poll(now);
     while let Some(output) = forwarder.output()? {
-        // All others belong to a session that streams.
-        if let Output::End(end) = output {
+        // Without a stream the engine asks for no status and no walsender.
+        if let SessionOutput::End(end) = output {
             return Err(end.into_error());
         }
     }

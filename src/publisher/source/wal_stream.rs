@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
-use crate::engine::output::{End, Intake, Output};
+use crate::engine::output::{End, Intake, SessionOutput};
 use crate::error::{Code, Error, Result};
 use crate::lsn::Lsn;
 use crate::publisher::monitor::session_monitor::SessionMonitor;
@@ -176,7 +176,7 @@ impl<'a> Stream<'a> {
     fn carry_out(&mut self) -> Result<Option<End>> {
         while let Some(output) = self.forwarder.output()? {
             match output {
-                Output::Status {
+                SessionOutput::Status {
                     write,
                     flush,
                     ask_reply,
@@ -189,13 +189,8 @@ impl<'a> Stream<'a> {
                         reply_requested,
                     });
                 }
-                Output::LookAtWalsender => self.watch.look_at_walsender(),
-                Output::End(end) => return Ok(Some(end)),
-                // The forwarder has carried these out.
-                Output::Send { .. }
-                | Output::Trust { .. }
-                | Output::Ask(_)
-                | Output::Work { .. } => {}
+                SessionOutput::LookAtWalsender => self.watch.look_at_walsender(),
+                SessionOutput::End(end) => return Ok(Some(end)),
             }
         }
         Ok(None)
