@@ -5,8 +5,8 @@
 //! board and the metrics can be read at any time, and a stop can be asked for.
 //!
 //! ```text
-//! supervisor ─▶ arrival ─▶ bootstrap ─▶ stream   one attempt after another; each attempt one slot, one session
-//!      │  └───▶ poll ─────────┴─▶ table run          where no slot is allowed: one SQL session
+//! supervisor ─▶ resume ─▶ bootstrap ─▶ stream    one attempt after another; each one slot, one session
+//!      │  └───▶ poll ────────┴─▶ table scan         where no slot is allowed: one SQL session
 //!      └───────────┴────────────────┴─▶ forwarder ─▶ engine ─▶ tracker, write queue, cadence      (pure)
 //! ```
 
@@ -16,6 +16,7 @@ mod interrupt;
 mod lineage;
 mod monitor;
 mod resume;
+mod resume_state;
 mod sink;
 mod skip_transaction;
 mod slot_loss;

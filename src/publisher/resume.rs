@@ -2,7 +2,8 @@
 //! read from, and where the stream begins.
 //!
 //! The order is what keeps ids and positions of another history out: memory is held against lineage, table and position first, and
-//! dropped where it does not fit; only then is a row written or a slot looked at. See `history` and `loss` for the decisions.
+//! dropped where it does not fit; only then is a row written or a slot looked at. See `lineage`, `slot_loss`
+//! and `resume_state` for the decisions.
 
 use crate::error::{Code, Error, Result};
 use crate::lsn::Lsn;
@@ -10,8 +11,8 @@ use crate::outbox::TableLocation;
 use crate::postgres::slot::{self, Slot};
 use crate::postgres::{Server, Session, TableShape};
 use crate::publisher::instance_lock::LockHolder;
-use crate::publisher::lineage::{self, StartPosition, TableIdentity};
-use crate::publisher::slot_loss::{SlotLoss, SlotSuspicion, suspicion};
+use crate::publisher::lineage::StartPosition;
+use crate::publisher::slot_loss::SlotLoss;
 use crate::publisher::source::bootstrap::Bootstrap;
 use crate::publisher::source::table_scan::TableScan;
 use crate::publisher::supervisor::Supervisor;
@@ -22,20 +23,13 @@ impl Supervisor {
     /// server's log ends, invalid where nobody streams. `holder` is the server process that has the lock for us.
     pub(in crate::publisher) fn enter(&mut self, place: &TableLocation, end: Lsn, holder: i32) {
         self.forwarder.engine.lock_held();
-        self.holder = Some((place.server.clone(), holder));
-        let (lineage, table) = (place.server.lineage, place.table);
-        let found = TableIdentity { lineage, table };
         let own = self.forwarder.engine.resume_at();
-        let broken = self
-            .home
-            .and_then(|home| lineage::compare(home, own, found, end).err());
-        if let Some(why) = broken {
+        if let Some(why) = self.resume.arrived(place, holder, own, end) {
             tracing::warn!(%why, "dropping what is in flight");
             self.forwarder.clear();
-            self.fresh = true;
         }
-        self.home = Some(found);
         self.forwarder.use_place(Some(place.clone()));
+        let lineage = place.server.lineage;
         self.forwarder.board.update(|status| {
             status.system_id = Some(lineage.system_id.to_string());
             status.timeline = Some(lineage.timeline);
@@ -55,14 +49,9 @@ impl Supervisor {
     ) -> Result<Option<Slot>> {
         let name = &self.config.slot;
         let found = slot::read(session, name).await?;
-        let stuck = self.suspicion == Some(SlotSuspicion::NotThere);
         let reported = self.forwarder.engine.reported();
-        let loss = SlotLoss::of(found.as_ref(), reported, self.streamed, stuck);
-        let unhealed = self.unhealed.take();
-        let (found, loss) = match (found, loss) {
-            (Some(slot), None) => return Ok(Some(slot)),
-            // A loss is one until it is healed, though the slot that showed it is dropped on the way.
-            (found, loss) => (found, loss.or(unhealed)),
+        let Err(loss) = self.resume.slot_found(found.as_ref(), reported) else {
+            return Ok(found);
         };
         let bootstrap = Bootstrap {
             scan: TableScan::new(
@@ -75,15 +64,12 @@ impl Supervisor {
                 self.stop.clone(),
             )?,
             server,
-            loss: loss.clone(),
+            loss,
         };
-        self.fresh = true;
-        self.unhealed = loss;
         let Some(handled_rows) = bootstrap.run(found).await? else {
             return Ok(None);
         };
-        (self.unhealed, self.suspicion) = (None, None);
-        self.handled_rows = handled_rows;
+        self.resume.healed(handled_rows);
         let made = slot::read(session, name).await?;
         let gone = || Error::transient(Code::Slot, "the new slot is gone again");
         Ok(Some(made.ok_or_else(gone)?))
@@ -105,13 +91,13 @@ impl Supervisor {
         })?;
         let engine = &self.forwarder.engine;
         let (reported, own) = (engine.reported(), engine.resume_at());
-        match lineage::start(confirmed, reported, own, self.fresh) {
+        match self.resume.start(confirmed, reported, own) {
             StartPosition::Own(own) => {
-                self.stood_by = false;
+                self.resume.resumed([]);
                 return Ok(own);
             }
             StartPosition::Slot => {}
-            StartPosition::Moved { .. } if self.stood_by => {
+            StartPosition::Moved { .. } if self.resume.has_stood_by() => {
                 tracing::info!(
                     "another instance has published meanwhile, dropping what is in flight"
                 );
@@ -131,24 +117,7 @@ impl Supervisor {
         }
         let system_id = server.lineage.system_id;
         let begun = self.forwarder.start_over(session, system_id, confirmed);
-        // The stream brings them again, and what becomes of them is decided elsewhere.
-        for (row, commit_lsn) in begun.await? {
-            self.handled_rows.rows.insert(row);
-            self.handled_rows.until = self.handled_rows.until.max(commit_lsn);
-        }
-        (self.fresh, self.stood_by) = (false, false);
+        self.resume.resumed(begun.await?);
         Ok(confirmed)
-    }
-
-    /// What ended a session may have been the slot's or the publication's fault. The next attempt looks at both, so the first such error is
-    /// not the last word; one that comes again though both are there is.
-    pub(in crate::publisher) fn recheck_slot(&mut self, error: Error) -> Error {
-        let before = self.suspicion.take();
-        let found = suspicion(&error).filter(|_| !error.is_transient());
-        if found.is_none() || found == before {
-            return error;
-        }
-        self.suspicion = found;
-        error.into_transient()
     }
 }

@@ -58,15 +58,15 @@ impl Supervisor {
             )));
         }
         let found = transaction.zip(undecodable(error).map(|server| server.code.clone()));
-        let known = std::mem::replace(&mut self.failed_at, found);
-        let Some((lsn, _)) = &self.failed_at else {
+        let repeats = self.resume.decoding_failed(found.clone());
+        let Some((lsn, _)) = found else {
             return Ok(());
         };
-        if known != self.failed_at {
+        if !repeats {
             // Once may be chance, whatever the server calls it.
             return Err(Error::transient(Code::Replication, error.report()));
         }
-        let (lsn, words) = (*lsn, error.report());
+        let words = error.report();
         self.confirm_what_is_before(session).await;
         let message = format!("Postgres cannot decode the transaction committed at {lsn}: {words}");
         Err(Error::fatal(Code::Slot, message).with_hint(format!(

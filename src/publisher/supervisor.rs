@@ -8,7 +8,7 @@
 //! received whole, if `slot.confirmed ≤ last reported ≤ own position ≤ the server's position`: nothing is sent twice though the
 //! slot may stand behind, or even have fallen back in a crash of the server. In every other case memory means nothing:
 //! everything is dropped and the slot's own position is the start. A position of another history would skip events silently.
-//! What is looked at on arrival is in `arrival`.
+//! What is checked on arrival is in `resume`, what is remembered in `resume_state`.
 //!
 //! Who has streamed once waits for what is wrong with table or publication, unless the configuration says to halt: a person is mending
 //! it, and it has a name meanwhile. At a first start the same is a wrong setting, and ends the publisher.
@@ -27,16 +27,13 @@ use crate::engine::output::End;
 use crate::error::{Code, Error, Result};
 use crate::lsn::Lsn;
 use crate::outbox::{SlowRows, TableLocation};
-use crate::postgres::Server;
 use crate::publisher::connect::Connections;
 use crate::publisher::instance_lock::{self, LockHolder};
-use crate::publisher::lineage::TableIdentity;
 use crate::publisher::monitor::health_monitor::{HealthMonitor, HealthState};
 use crate::publisher::monitor::inspector::Statements;
 use crate::publisher::monitor::session_monitor::SessionMonitor;
+use crate::publisher::resume_state::ResumeState;
 use crate::publisher::sink::forwarder::Forwarder;
-use crate::publisher::slot_loss::{SlotLoss, SlotSuspicion};
-use crate::publisher::source::event_decoder::HandledRows;
 use crate::publisher::source::poll::{self, Poll, PollSession, SentRows};
 use crate::publisher::source::table_scan::TableScan;
 use crate::publisher::source::wal_stream::Stream;
@@ -54,26 +51,10 @@ pub(crate) struct Supervisor {
     pub(in crate::publisher) forwarder: Forwarder,
     pub(in crate::publisher) stop: CancellationToken,
     backoff: Backoff,
-    /// Where what is in memory belongs.
-    pub(in crate::publisher) home: Option<TableIdentity>,
-    /// What is in memory is to be dropped, and the slot's position is the start.
-    pub(in crate::publisher) fresh: bool,
-    /// Another instance had the lock since the last session: it may have moved the slot.
-    pub(in crate::publisher) stood_by: bool,
-    /// A loss of the slot that is not healed yet.
-    pub(in crate::publisher) unhealed: Option<SlotLoss>,
-    /// What the last session's end may say of slot and publication.
-    pub(in crate::publisher) suspicion: Option<SlotSuspicion>,
-    pub(in crate::publisher) health: HealthState,
-    pub(in crate::publisher) handled_rows: HandledRows,
+    pub(in crate::publisher) resume: ResumeState,
+    health: HealthState,
     sent_rows: SentRows,
     pub(in crate::publisher) slow: SlowRows,
-    /// Where the server failed to decode the last time, and its SQLSTATE.
-    pub(in crate::publisher) failed_at: Option<(Lsn, String)>,
-    /// The server process that had the lock for us last.
-    pub(in crate::publisher) holder: Option<(Server, i32)>,
-    /// A session has streamed, or polled: from then on a refused login is an outage, not a wrong setting.
-    pub(in crate::publisher) streamed: bool,
 }
 
 /// How an attempt went on.
@@ -100,17 +81,9 @@ impl Supervisor {
             forwarder,
             stop,
             backoff: Backoff::with_jitter(RETRY_FIRST, RETRY_CAP),
-            home: None,
-            fresh: true,
-            stood_by: false,
-            unhealed: None,
-            suspicion: None,
-            handled_rows: HandledRows::default(),
+            resume: ResumeState::new(),
             sent_rows: SentRows::default(),
             slow: SlowRows::default(),
-            failed_at: None,
-            holder: None,
-            streamed: false,
         }
     }
 
@@ -148,11 +121,15 @@ impl Supervisor {
 
     async fn sessions(&mut self) -> Result<()> {
         loop {
-            self.fresh |= self.forwarder.replace_producer().await?;
+            if self.forwarder.replace_producer().await? {
+                self.resume.invalidate();
+            }
             let error = match self.attempt().await {
                 Ok(Next::Over(End::Stopped)) => return Ok(()),
                 Ok(Next::Over(end)) => {
-                    self.fresh |= matches!(end, End::Violated(_));
+                    if matches!(end, End::Violated(_)) {
+                        self.resume.invalidate();
+                    }
                     end.into_error()
                 }
                 Ok(Next::StopRequested) => return self.leave().await,
@@ -161,8 +138,11 @@ impl Supervisor {
             };
             self.forwarder.use_place(None);
             let skipped = std::mem::take(&mut self.forwarder.skipped);
-            self.fresh |= self.forwarder.replace_producer().await? || skipped;
-            let outage = error.is_transient() || (self.streamed && error.code() == Code::Connect);
+            if self.forwarder.replace_producer().await? || skipped {
+                self.resume.invalidate();
+            }
+            let refused = self.resume.has_streamed() && error.code() == Code::Connect;
+            let outage = error.is_transient() || refused;
             if !outage {
                 return Err(error);
             }
@@ -194,18 +174,18 @@ impl Supervisor {
         let delay = self.backoff.next_delay();
         let board = Arc::clone(&self.forwarder.board);
         self.forwarder.metrics.error(error.code());
-        if self.streamed {
+        if self.resume.has_streamed() {
             self.forwarder.metrics.reconnects.inc();
         }
         tracing::warn!(error = %error.report(), delay_ms = delay.as_millis() as u64, "no session, trying again");
-        let phase = if self.streamed {
+        let phase = if self.resume.has_streamed() {
             Phase::Reconnecting
         } else {
             Phase::Connecting
         };
         board.update(|status| {
             status.phase = phase;
-            status.reconnects += u64::from(self.streamed);
+            status.reconnects += u64::from(self.resume.has_streamed());
             status.slot_health = None;
             status.last_error = Some(error.report());
         });
@@ -250,12 +230,12 @@ impl Supervisor {
 
     /// Waits until the lock looks free.
     async fn standby(&mut self) -> Result<Next> {
-        self.stood_by = true;
+        self.resume.stand_by();
         self.forwarder.board.phase(Phase::Standby);
         tracing::info!(slot = %self.config.slot, "another instance publishes, waiting to take over");
         let (stop, taken) = (self.stop.clone(), Cell::new(false));
         let board = Arc::clone(&self.forwarder.board);
-        let free = instance_lock::until_free(&self.config, &board, self.holder.as_ref(), &taken);
+        let free = instance_lock::until_free(&self.config, &board, self.resume.holder(), &taken);
         tokio::select! {
             biased;
             () = stop.cancelled() => Ok(Next::StopRequested),
@@ -267,7 +247,7 @@ impl Supervisor {
     /// What keeps a session from being opened: to be waited for, where one has streamed before.
     fn awaited(&self, error: Error) -> Error {
         let heals = self.config.on_slot_loss == OnSlotLoss::Heal;
-        if error.is_transient() || !(self.streamed && heals) {
+        if error.is_transient() || !(self.resume.has_streamed() && heals) {
             return error;
         }
         error.into_transient()
@@ -279,7 +259,7 @@ impl Supervisor {
             table: taken.shape.oid,
         };
         self.enter(&place, Lsn::INVALID, taken.session.backend_pid());
-        let is_new = std::mem::take(&mut self.fresh);
+        let (is_new, is_first) = self.resume.polling();
         let poll = Poll {
             scan: TableScan::new(
                 &mut self.forwarder,
@@ -292,7 +272,7 @@ impl Supervisor {
             )?,
             sent_rows: &mut self.sent_rows,
             is_new,
-            is_first: !std::mem::replace(&mut self.streamed, true),
+            is_first,
         };
         let began = Instant::now();
         let ended = poll.run().await;
@@ -326,19 +306,18 @@ impl Supervisor {
         let from = self.position(&slot, &place.server, &session).await?;
         let config = Arc::clone(&self.config);
         let started = client.start(&config.slot, from, &config.publication).await;
-        started.map_err(|error| self.recheck_slot(error))?;
+        started.map_err(|error| self.resume.recheck_slot(error))?;
         self.forwarder.board.phase(Phase::Streaming);
         self.forwarder.board.wait(None);
         tracing::info!(slot = %config.slot, lsn = %from, "streaming");
-        self.streamed = true;
-        self.suspicion = None;
+        self.resume.streaming();
         let began = Instant::now();
         let statements = Statements::new(&config, &shape)?;
         let (health, now) = (&mut self.health, self.forwarder.tick());
         let health_monitor = HealthMonitor::new(health, &config, &place, &statements, now);
         let walsender = client.backend_pid();
         let watch = SessionMonitor::new(&session, &config.slot, walsender, kept, health_monitor);
-        let (forwarder, handled_rows) = (&mut self.forwarder, &mut self.handled_rows);
+        let (forwarder, handled_rows) = (&mut self.forwarder, self.resume.handled_rows());
         let mut stream = Stream::new(
             &config,
             forwarder,
@@ -369,6 +348,6 @@ impl Supervisor {
             self.undecodable(error, transaction, &session).await?;
         }
         end.map(Next::Over)
-            .map_err(|error| self.recheck_slot(error))
+            .map_err(|error| self.resume.recheck_slot(error))
     }
 }
