@@ -1,15 +1,16 @@
-//! A position in the write-ahead log.
+//! A position in the WAL.
 //!
-//! An [`Lsn`] can be parsed, printed and compared, and nothing else. There is no arithmetic on purpose: the only positions
-//! that may be confirmed are those that the server itself has named, and one byte too far loses a transaction.
+//! An [`Lsn`] can be parsed, printed and compared. There is no arithmetic on purpose: only
+//! positions that the server itself has sent may be confirmed, and one byte too far loses a
+//! transaction.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// A log sequence number: a byte position in the write-ahead log of one server lineage, printed as `X/X` in hexadecimal.
+/// A log sequence number: a byte position in the WAL, printed as `X/X` in hexadecimal.
 ///
-/// See <https://www.postgresql.org/docs/current/datatype-pg-lsn.html>. Two positions may be compared only when they come
-/// from the same system identifier and timeline.
+/// See <https://www.postgresql.org/docs/current/datatype-pg-lsn.html>. Two positions may be
+/// compared only if they come from the same system identifier and timeline.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Lsn(u64);
 
@@ -32,7 +33,8 @@ impl Lsn {
         self.0 == 0
     }
 
-    /// How many bytes of log lie from `older` to here; 0 when `older` is not older. For metrics and status only.
+    /// The bytes of WAL from `older` to here; 0 when `older` is not older. For metrics and status
+    /// only.
     pub const fn bytes_since(self, older: Lsn) -> u64 {
         self.0.saturating_sub(older.0)
     }
@@ -50,7 +52,7 @@ impl fmt::Debug for Lsn {
     }
 }
 
-/// The text was not of the form `X/X` with one to eight hexadecimal digits on either side.
+/// The text does not have the form `X/X` with one to eight hexadecimal digits on either side.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is not a log sequence number such as 16/B374D848")]
 pub struct ParseLsnError(String);

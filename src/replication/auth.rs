@@ -1,7 +1,8 @@
-//! Proving who we are: clear-text password, MD5, SCRAM-SHA-256 with and without channel binding.
+//! Authentication: clear-text password, MD5, SCRAM-SHA-256 with and without channel binding.
 //!
-//! Refuses to take a server's word for it: in a SCRAM exchange the server must prove that it knows the password, and where
-//! the settings require channel binding, every way around it fails. A password enters no error.
+//! Requires proof from the server too: in a SCRAM exchange the server must show that it knows the
+//! password, and with `channel_binding=require` no way around channel binding is accepted. No error
+//! contains a password.
 //!
 //! See <https://www.postgresql.org/docs/current/sasl-authentication.html>.
 
@@ -15,14 +16,14 @@ use crate::error::{Code, Error, Result};
 use crate::postgres::sqlstate::{self, ServerError};
 use crate::replication::connection::{Connection, refused};
 
-/// Who connects, and with what.
+/// The user and the means to authenticate.
 pub(crate) struct Credentials<'a> {
     pub(crate) user: &'a str,
     pub(crate) password: Option<&'a [u8]>,
     pub(crate) channel_binding: ChannelBinding,
 }
 
-/// Does what the server asks for until it is satisfied.
+/// Answers the server's authentication requests.
 pub(crate) async fn authenticate(
     connection: &mut Connection,
     credentials: &Credentials<'_>,
@@ -51,12 +52,12 @@ pub(crate) async fn authenticate(
         | Message::AuthenticationSspi => {
             return Err(unsupported(connection, "GSSAPI, SSPI or Kerberos"));
         }
-        _ => return Err(connection.protocol_error("no request for authentication")),
+        _ => return Err(connection.protocol_error("expected an authentication request")),
     }
     connection.flush().await?;
     match receive(connection).await? {
         Message::AuthenticationOk => Ok(()),
-        _ => Err(connection.protocol_error("authentication did not come to its end")),
+        _ => Err(connection.protocol_error("authentication did not complete")),
     }
 }
 
@@ -83,13 +84,13 @@ async fn scram(
             sasl::ChannelBinding::tls_server_end_point(hash),
             sasl::SCRAM_SHA_256_PLUS,
         ),
-        // Tells a server that did offer binding that somebody in between has removed the offer.
+        // Lets a server that did offer binding detect that its offer was removed on the way.
         Some(_) if plain => (sasl::ChannelBinding::unrequested(), sasl::SCRAM_SHA_256),
         None if plain => (sasl::ChannelBinding::unsupported(), sasl::SCRAM_SHA_256),
         _ => {
             return Err(unsupported(
                 connection,
-                "a SASL mechanism that is not SCRAM-SHA-256",
+                "a SASL mechanism other than SCRAM-SHA-256",
             ));
         }
     };
@@ -100,7 +101,7 @@ async fn scram(
     connection.queue(|out| frontend::sasl_initial_response(mechanism, exchange.message(), out))?;
     connection.flush().await?;
     let Message::AuthenticationSaslContinue(body) = receive(connection).await? else {
-        return Err(connection.protocol_error("no SASL continuation"));
+        return Err(connection.protocol_error("expected a SASL continuation"));
     };
     exchange
         .update(body.data())
@@ -108,7 +109,7 @@ async fn scram(
     connection.queue(|out| frontend::sasl_response(exchange.message(), out))?;
     connection.flush().await?;
     let Message::AuthenticationSaslFinal(body) = receive(connection).await? else {
-        return Err(connection.protocol_error("no SASL outcome"));
+        return Err(connection.protocol_error("expected the final SASL message"));
     };
     exchange.finish(body.data()).map_err(|e| {
         let message = format!(
@@ -133,12 +134,12 @@ async fn receive(connection: &mut Connection) -> Result<Message> {
 
 fn password<'a>(connection: &Connection, credentials: &Credentials<'a>) -> Result<&'a [u8]> {
     credentials.password.ok_or_else(|| {
-        // As if the server had looked at an empty one.
+        // The SQLSTATE with which the server rejects a wrong password.
         let error = ServerError {
             severity: "FATAL".into(),
             code: "28P01".into(),
             message: format!(
-                "user {:?} needs a password and none is set",
+                "user {:?} needs a password, and none is configured",
                 credentials.user
             ),
             detail: None,
@@ -157,7 +158,7 @@ fn check_binding(
         return Ok(());
     }
     let message = format!(
-        "Postgres at {} offers no channel binding",
+        "Postgres at {} does not offer channel binding",
         connection.peer()
     );
     Err(Error::fatal(Code::Connect, message)
@@ -165,7 +166,7 @@ fn check_binding(
 }
 
 fn unsupported(connection: &Connection, what: &str) -> Error {
-    let message = format!("Postgres at {} asks for {what}", connection.peer());
+    let message = format!("Postgres at {} requires {what}", connection.peer());
     Error::fatal(Code::Connect, message)
         .with_hint("allow scram-sha-256, md5, password, cert or trust for this user in pg_hba.conf")
 }

@@ -1,46 +1,51 @@
 //! The read buffer: bytes in, whole messages out, in place.
 //!
-//! A message is handed out as a range of the buffer, without a copy and without an allocation. Bytes move only when the
-//! buffer makes room for the next read, and then it is the unfinished tail of what was read. The buffer grows for a message
-//! that does not fit and shrinks when that has been taken, so that one large event costs its memory only while it is here.
+//! A message is returned as a range of the buffer, without a copy or an allocation. Bytes move only
+//! when the buffer makes room for the next read, and then only the unfinished tail moves. The
+//! buffer grows for a message that does not fit and shrinks when that message was taken, so a large
+//! event costs its memory only while it is being processed.
 
 use std::ops::Range;
 
-/// The size to start from and to come back to: what gathers under backlog fits in. Memory that no byte came to is not taken.
+/// The initial size, to which the buffer returns: the bytes that collect under backlog fit. Pages
+/// that no byte reached take no memory.
 pub(crate) const INITIAL: usize = 512 * 1024;
 
-/// Above this the buffer shrinks as soon as it can; below, growing again would cost more than the memory is worth.
+/// Above this size the buffer shrinks as soon as it can; below, growing again would cost more than
+/// the memory is worth.
 const KEPT: usize = 1024 * 1024;
 
-/// Tails up to this long are moved to the front at each read, so that a read has nearly the whole buffer.
+/// Tails up to this length move to the front at each read, so that a read has nearly the whole
+/// buffer.
 const CHEAP_MOVE: usize = 4 * 1024;
 
-/// Letter and length, the length counting itself but not the letter.
+/// Letter and length; the length counts itself but not the letter.
 const HEADER: usize = 5;
 
-/// The server cannot make a longer one: <https://www.postgresql.org/docs/current/limits.html> (field size), and framing.
+/// The server's limit: a field of 1 GiB and the framing. See
+/// <https://www.postgresql.org/docs/current/limits.html>.
 const COPY_DATA_MAX: usize = (1 << 30) + 1024;
 
-/// All other messages are short; a longer one means that we have lost step.
+/// All other messages are short; a longer one means that the message boundaries were lost.
 const OTHER_MAX: usize = 1 << 20;
 
-/// Where a message lies in the buffer, until the next read.
+/// The place of a message in the buffer, valid until the next read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct RawMessage {
-    /// The letter that says what it is.
+    /// The letter that names its type.
     pub(crate) tag: u8,
-    /// The contents without letter and length.
+    /// The body, without letter and length.
     pub(crate) body: Range<usize>,
 }
 
 impl RawMessage {
-    /// With letter and length.
+    /// The message with its letter and length.
     pub(crate) fn whole(&self) -> Range<usize> {
         self.body.start - HEADER..self.body.end
     }
 }
 
-/// A length that no message has.
+/// A length that no message can have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a message {:?} claims a length of {length} bytes", char::from(*tag))]
 pub(crate) struct BadLength {
@@ -48,7 +53,7 @@ pub(crate) struct BadLength {
     length: u32,
 }
 
-/// Bytes read and not yet taken lie in `start..end`.
+/// A buffer whose bytes read and not yet taken are `start..end`.
 pub(crate) struct ReadBuffer {
     bytes: Vec<u8>,
     start: usize,
@@ -64,7 +69,7 @@ impl ReadBuffer {
         }
     }
 
-    /// Takes the next message if all of it is here.
+    /// Takes the next message if it is complete.
     #[inline]
     pub(crate) fn next(&mut self) -> Result<Option<RawMessage>, BadLength> {
         let Some((tag, total)) = self.peek()? else {
@@ -78,13 +83,13 @@ impl ReadBuffer {
         Ok(Some(RawMessage { tag, body }))
     }
 
-    /// How many bytes were read and not taken.
+    /// The number of bytes read and not taken.
     #[inline]
     pub(crate) fn unread(&self) -> usize {
         self.end - self.start
     }
 
-    /// Whether [`next`](Self::next) has something to say.
+    /// Whether [`next`](Self::next) would return a message or an error.
     pub(crate) fn has_message(&self) -> bool {
         match self.peek() {
             Ok(header) => header.is_some_and(|(_, total)| self.end - self.start >= total),
@@ -92,13 +97,13 @@ impl ReadBuffer {
         }
     }
 
-    /// The bytes of a range that [`next`](Self::next) gave out since the last read.
+    /// The bytes of a range that [`next`](Self::next) returned since the last read.
     #[inline]
     pub(crate) fn slice(&self, range: Range<usize>) -> &[u8] {
         self.bytes.get(range).unwrap_or_default()
     }
 
-    /// Where the next read may put its bytes. Empty only if a whole message is waiting.
+    /// The space for the next read. Empty only if a whole message is waiting.
     #[inline]
     pub(crate) fn room(&mut self) -> &mut [u8] {
         let needed = self.peek().ok().flatten().map_or(0, |(_, total)| total);
@@ -117,17 +122,17 @@ impl ReadBuffer {
         self.bytes.get_mut(self.end..).unwrap_or_default()
     }
 
-    /// Says how many bytes were put into [`room`](Self::room).
+    /// Records how many bytes were read into [`room`](Self::room).
     #[inline]
     pub(crate) fn filled(&mut self, count: usize) {
         debug_assert!(
             self.end + count <= self.bytes.len(),
-            "more was read than there was room"
+            "read {count} bytes into less room"
         );
         self.end = (self.end + count).min(self.bytes.len());
     }
 
-    /// Bytes that the buffer holds on to.
+    /// The capacity in bytes.
     #[cfg(test)]
     pub(crate) fn capacity(&self) -> usize {
         self.bytes.len()
@@ -186,7 +191,7 @@ mod tests {
         bytes
     }
 
-    /// Feeds `wire` in reads of the given sizes, over and over, taking messages in between.
+    /// Feeds `wire` in reads of the given sizes, in turn, and takes messages in between.
     fn read_all(wire: &[u8], sizes: &[usize]) -> (Vec<(u8, Vec<u8>)>, ReadBuffer) {
         let mut buffer = ReadBuffer::new();
         let (mut taken, mut rest, mut turn) = (vec![], wire, 0);
@@ -214,7 +219,10 @@ mod tests {
     proptest! {
         #[test]
         fn messages_come_out_whole_and_in_order_however_the_bytes_arrive(
-            lengths in prop::collection::vec(prop_oneof![0..600_usize, 60_000..140_000_usize], 1..12),
+            lengths in prop::collection::vec(
+                prop_oneof![0..600_usize, 60_000..140_000_usize],
+                1..12,
+            ),
             sizes in prop::collection::vec(1..90_000_usize, 1..6),
         ) {
             let sent: Vec<_> = lengths.iter().enumerate()

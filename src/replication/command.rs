@@ -1,6 +1,8 @@
-//! Commands before the stream begins, by the simple query protocol: any SQL, and the replication commands.
+//! Commands before the stream starts, by the simple query protocol: SQL and the replication
+//! commands.
 //!
-//! See <https://www.postgresql.org/docs/current/protocol-replication.html>. Quoting is done here; a caller passes names.
+//! Callers pass bare names; this module quotes them. See
+//! <https://www.postgresql.org/docs/current/protocol-replication.html>.
 
 use postgres_protocol::message::backend::{DataRowBody, ERROR_RESPONSE_TAG, Message};
 use tokio_postgres::fallible_iterator::FallibleIterator;
@@ -10,67 +12,71 @@ use crate::lsn::Lsn;
 use crate::postgres::sqlstate::{self, ServerError};
 use crate::replication::connection::Connection;
 
-/// What a query may return in all. Commands answer with a line or two; more means that somebody asked the wrong way.
+/// The limit on the whole result of a query. Commands return a row or two; more is a programming
+/// error.
 const RESULT_MAX: usize = 4 << 20;
 
-/// The server's word for "a copy in both directions follows", which postgres-protocol does not know.
+/// CopyBothResponse, which postgres-protocol does not define.
 const COPY_BOTH_RESPONSE_TAG: u8 = b'W';
 
 /// Rows of nullable text.
 pub(crate) type Rows = Vec<Vec<Option<String>>>;
 
-/// Who the server is and how far it has got.
+/// The reply to `IDENTIFY_SYSTEM`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IdentifySystem {
-    /// Identifies the cluster, its standbys included.
+    /// Identifies the cluster and all its standbys.
     pub system_id: u64,
-    /// Counts promotions.
+    /// The timeline, which each promotion increments.
     pub timeline: u32,
-    /// How far the log is flushed to disk.
+    /// The end of the WAL flushed to disk.
     pub flush: Lsn,
     /// The database of this connection.
     pub database: String,
 }
 
-/// A slot just made, with the snapshot of the moment.
+/// A new slot and its exported snapshot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CreatedSlot {
-    /// The slot delivers what commits after this position; the snapshot shows what committed before.
+    /// The slot sends transactions that commit after this position; the snapshot shows those
+    /// before.
     pub consistent_point: Lsn,
-    /// For `SET TRANSACTION SNAPSHOT`; lives until the next command on this connection.
+    /// For `SET TRANSACTION SNAPSHOT`; valid until the next command on this connection.
     pub snapshot: String,
 }
 
-/// Runs `sql` to its end and returns the rows of all its statements. Not cancel-safe: the connection is then in the middle
-/// of an answer.
+/// Runs `sql` to its end and returns the rows of all its statements. Not cancel-safe: dropping the
+/// future leaves the connection in the middle of a reply.
 pub(crate) async fn query(connection: &mut Connection, sql: &str) -> Result<Rows> {
     connection.command(sql).await?;
-    let (mut rows, mut size, mut refused) = (Rows::new(), 0, None);
+    let (mut rows, mut size, mut refusal) = (Rows::new(), 0, None);
     loop {
         let raw = match connection.receive_reply().await {
             Ok(raw) => raw,
-            // The server explains itself before it closes.
-            Err(closed) => return Err(refused.unwrap_or(closed)),
+            // An ErrorResponse explains more than the end of the connection that follows it.
+            Err(closed) => return Err(refusal.unwrap_or(closed)),
         };
         if raw.tag == ERROR_RESPONSE_TAG {
             let error = connection.server_error(&raw);
             let context = format!("Postgres at {} refused `{sql}`", connection.peer());
-            refused = refused.or_else(|| Some(sqlstate::classify(context, error)));
+            refusal = refusal.or_else(|| Some(sqlstate::classify(context, error)));
             continue;
         }
         match connection.parse(&raw)? {
             Message::DataRow(row) => {
                 size += raw.body.len();
                 if size > RESULT_MAX {
-                    return Err(connection.protocol_error(format!("`{sql}` returns too much")));
+                    return Err(
+                        connection.protocol_error(format!("`{sql}` returned more than 4 MiB"))
+                    );
                 }
                 rows.push(texts(&row).map_err(|e| connection.protocol_error(e))?);
             }
             Message::RowDescription(_)
             | Message::CommandComplete(_)
             | Message::EmptyQueryResponse => {}
-            Message::ReadyForQuery(_) => return refused.map_or(Ok(rows), Err),
-            _ => return Err(connection.unexpected(&raw, "a query's result")),
+            Message::ReadyForQuery(_) => return refusal.map_or(Ok(rows), Err),
+            _ => return Err(connection.unexpected(&raw, "a query result")),
         }
     }
 }
@@ -88,14 +94,14 @@ pub(crate) async fn identify_system(connection: &mut Connection) -> Result<Ident
             database: database.clone()?,
         })
     };
-    read().ok_or_else(|| connection.protocol_error("IDENTIFY_SYSTEM gave something else"))
+    read().ok_or_else(|| connection.protocol_error("unexpected reply to IDENTIFY_SYSTEM"))
 }
 
 pub(crate) async fn create_temporary_slot(
     connection: &mut Connection,
     name: &str,
 ) -> Result<CreatedSlot> {
-    // The form with keywords, which every server since 10 takes; the one in parentheses came with 15.
+    // The keyword form, which all servers since 10 accept; the parenthesized form is new in 15.
     let sql = format!(
         "CREATE_REPLICATION_SLOT {} TEMPORARY LOGICAL pgoutput EXPORT_SNAPSHOT",
         identifier(name)
@@ -110,7 +116,7 @@ pub(crate) async fn create_temporary_slot(
             snapshot: snapshot.clone()?,
         })
     };
-    read().ok_or_else(|| connection.protocol_error("CREATE_REPLICATION_SLOT gave something else"))
+    read().ok_or_else(|| connection.protocol_error("unexpected reply to CREATE_REPLICATION_SLOT"))
 }
 
 pub(crate) async fn drop_slot(connection: &mut Connection, name: &str) -> Result<()> {
@@ -130,7 +136,7 @@ pub(crate) async fn enable_failover(connection: &mut Connection, slot: &str) -> 
     query(connection, &alter).await.map(drop)
 }
 
-/// Asks for the stream and waits until it begins.
+/// Sends START_REPLICATION and waits for the stream to start.
 pub(crate) async fn start_replication(
     connection: &mut Connection,
     slot: &str,
@@ -151,20 +157,21 @@ pub(crate) async fn start_replication(
             );
             Err(sqlstate::classify(context, error))
         }
-        _ => Err(connection.unexpected(&raw, "the answer to START_REPLICATION")),
+        _ => Err(connection.unexpected(&raw, "the reply to START_REPLICATION")),
     }
 }
 
-/// After an error that leaves the session alive the connection can be used again, once the server has said so.
+/// After severity ERROR the session survives: waits for ReadyForQuery, so that the connection can
+/// be used again.
 async fn await_ready(connection: &mut Connection, error: &ServerError) {
     if error.severity == "ERROR" {
-        // A failure here shows at the next command.
+        // A failure here is reported by the next command.
         let _ = connection.receive_reply().await;
     }
 }
 
 fn start_command(slot: &str, from: Lsn, publication: &str) -> String {
-    // Protocol version 1: rows come after their commit, nothing has to be taken back.
+    // Protocol version 1 sends transactions only after they commit.
     format!(
         "START_REPLICATION SLOT {} LOGICAL {from} (proto_version '1', publication_names {})",
         identifier(slot),

@@ -1,8 +1,9 @@
 //! One connection to Postgres: whole messages in, queued bytes out.
 //!
-//! Owns the stream, the read buffer and what waits to be written; knows message boundaries, server errors and notices, but
-//! no command. Everything that it has read or has still to write lives in it and not in a future, so any of its futures may
-//! be dropped at any await without losing or tearing a message.
+//! Owns the stream, the read buffer and the bytes to be written. Knows message boundaries, server
+//! errors and notices, but no command. Bytes read or still to be written are kept in the connection
+//! and not in a future, so any of its futures may be dropped at any await without losing or tearing
+//! a message.
 
 use std::future::poll_fn;
 use std::ops::Range;
@@ -23,33 +24,36 @@ use crate::replication::buffer::{RawMessage, ReadBuffer};
 use crate::replication::message::{StandbyStatusUpdate, postgres_clock};
 use crate::replication::socket::Socket;
 
-/// How long saying good-bye may take.
+/// The limit for closing.
 const CLOSE_LIMIT: Duration = Duration::from_secs(1);
 
-/// Reads that look for the server's last words on a connection that takes no more bytes.
-const LAST_WORDS_READS: usize = 1024;
+/// The most reads that search for the server's last error on a connection that accepts no more
+/// bytes.
+const FINAL_ERROR_READS: usize = 1024;
 
 /// A connected stream with its buffers.
 #[derive(Debug)]
 pub(crate) struct Connection {
     stream: Socket,
     peer: String,
-    /// The kind of its own failures: reaching the server at first, the stream later.
+    /// The code of its own errors: the connect code during start-up, the replication code later.
     code: Code,
     input: ReadBuffer,
     output: BytesMut,
-    /// The latest status update, encoded when `output` is empty: an older one that was not sent yet is of no use to anybody.
+    /// The latest status update, encoded once `output` is empty: it replaces an older one not sent
+    /// yet.
     status: Option<StandbyStatusUpdate>,
-    /// The server has said that it waits for a command, and none was sent since.
+    /// The server waits for a command, and none was sent since.
     ready: bool,
-    /// Bytes read while waiting, which the next `try_read` counts.
+    /// Bytes read by `readable`, which the next `try_read` counts.
     fresh: usize,
-    /// Why nothing more can be read, kept back while whole messages wait: the server's reason may be among them.
+    /// The error that ended reading, held back until whole messages are taken: the server's reason
+    /// may be among them.
     failure: Option<Error>,
 }
 
 impl Connection {
-    /// `peer` is what errors call the other side: `host:port`.
+    /// `peer` is the server's name in errors: `host:port`.
     pub(crate) fn new(stream: Socket, peer: String) -> Self {
         Connection {
             stream,
@@ -69,7 +73,7 @@ impl Connection {
         &self.peer
     }
 
-    /// What to bind a password exchange to, over TLS.
+    /// The data for SCRAM channel binding, over TLS.
     pub(crate) fn server_end_point(&self) -> Option<Vec<u8>> {
         match &self.stream {
             Socket::Tls(tls) => tls::server_end_point(tls.ssl()),
@@ -77,13 +81,13 @@ impl Connection {
         }
     }
 
-    /// Start-up is over: what fails from here on is replication.
+    /// Ends start-up: later failures are replication errors.
     pub(crate) fn established(&mut self) {
         self.code = Code::Replication;
     }
 
-    /// Waits until bytes were read, or whole messages wait already and there is no room for more; writes what is queued
-    /// meanwhile. Cancel-safe. The end of the stream is an error.
+    /// Waits until bytes are read, and writes queued bytes meanwhile. Returns at once when the
+    /// buffer is full of whole messages. Cancel-safe. The end of the stream is an error.
     pub(crate) async fn readable(&mut self) -> Result<()> {
         poll_fn(|cx| {
             if let Poll::Ready(Err(e)) = self.poll_flush(cx) {
@@ -102,8 +106,8 @@ impl Connection {
         .await
     }
 
-    /// Reads once, what is there now, and never waits. Gives the bytes that have come since it was last called, those that
-    /// [`readable`](Self::readable) read included.
+    /// Reads once, without waiting. Returns the number of bytes that arrived since the last call,
+    /// including those read by [`readable`](Self::readable).
     #[inline]
     pub(crate) fn try_read(&mut self) -> Result<usize> {
         if let Some(failed) = self.failed() {
@@ -119,7 +123,7 @@ impl Connection {
         Ok(std::mem::take(&mut self.fresh))
     }
 
-    /// How many bytes were read and not taken.
+    /// The number of bytes read and not taken.
     #[inline]
     pub(crate) fn unread(&self) -> usize {
         self.input.unread()
@@ -141,18 +145,20 @@ impl Connection {
         }
     }
 
-    /// Waits for the next message that answers something: notices and the like are passed over. Cancel-safe.
+    /// Waits for the next message that answers a command, skipping notices and the like.
+    /// Cancel-safe.
     pub(crate) async fn receive_reply(&mut self) -> Result<RawMessage> {
         loop {
             let raw = self.receive().await?;
-            if !self.pass_over(&raw) {
+            if !self.skips(&raw) {
                 self.note_ready(&raw);
                 return Ok(raw);
             }
         }
     }
 
-    /// Sends a command. Refused while another one is not answered to its end, as it is after a future was dropped.
+    /// Sends a command. Fails while the reply to another one is unfinished, as after a dropped
+    /// future.
     pub(crate) async fn command(&mut self, sql: &str) -> Result<()> {
         if !self.ready {
             let message = format!(
@@ -171,18 +177,21 @@ impl Connection {
         self.ready
     }
 
-    /// Keeps in mind that the server waits for a command, if that is what it says.
+    /// Records a ReadyForQuery: the server waits for a command.
     pub(crate) fn note_ready(&mut self, raw: &RawMessage) {
         self.ready |= raw.tag == READY_FOR_QUERY_TAG;
     }
 
-    /// Whether the message is one that may come at any time and answers nothing. A server's warning is logged.
-    pub(crate) fn pass_over(&self, raw: &RawMessage) -> bool {
+    /// Whether the message may come at any time and answers nothing. Logs a server's warning.
+    pub(crate) fn skips(&self, raw: &RawMessage) -> bool {
         if raw.tag == NOTICE_RESPONSE_TAG {
             let notice = server_error(self.slice(raw.body.clone()));
             if notice.severity == "WARNING" {
                 tracing::warn!(
-                    server = %self.peer, code = %notice.code, notice = %notice.message, "postgres warns"
+                    server = %self.peer,
+                    code = %notice.code,
+                    notice = %notice.message,
+                    "postgres sent a warning"
                 );
             }
         }
@@ -192,18 +201,18 @@ impl Connection {
         )
     }
 
-    /// The bytes of a message taken since the last read.
+    /// The bytes of a message that was taken since the last read.
     #[inline]
     pub(crate) fn slice(&self, range: Range<usize>) -> &[u8] {
         self.input.slice(range)
     }
 
-    /// Parses a message outside the stream, where a copy does not matter.
+    /// Parses a message outside the stream, where a copy costs little.
     pub(crate) fn parse(&self, raw: &RawMessage) -> Result<Message> {
         let mut bytes = BytesMut::from(self.slice(raw.whole()));
         match Message::parse(&mut bytes) {
             Ok(Some(message)) => Ok(message),
-            Ok(None) => Err(self.protocol_error("a message shorter than its length")),
+            Ok(None) => Err(self.protocol_error("a message is shorter than its length")),
             Err(e) => Err(self.protocol_error(e)),
         }
     }
@@ -213,34 +222,37 @@ impl Connection {
         server_error(self.slice(raw.body.clone()))
     }
 
-    /// The server sent something that it may not send here.
+    /// The error for a server that violates the protocol.
     pub(crate) fn protocol_error(
         &self,
         cause: impl Into<Box<dyn std::error::Error + Send + Sync>>,
     ) -> Error {
-        let message = format!("Postgres at {} broke the replication protocol", self.peer);
+        let message = format!(
+            "Postgres at {} violated the replication protocol",
+            self.peer
+        );
         Error::transient(self.code, message).source(cause)
     }
 
-    /// A message that may not come here.
+    /// The error for a message that is not allowed here.
     pub(crate) fn unexpected(&self, raw: &RawMessage, instead_of: &str) -> Error {
         let tag = char::from(raw.tag);
-        self.protocol_error(format!("message {tag:?} came instead of {instead_of}"))
+        self.protocol_error(format!("message {tag:?} arrived instead of {instead_of}"))
     }
 
-    /// Queues a message made by one of postgres-protocol's functions.
+    /// Queues a message that one of postgres-protocol's functions encodes.
     pub(crate) fn queue(
         &mut self,
         write: impl FnOnce(&mut BytesMut) -> std::io::Result<()>,
     ) -> Result<()> {
         self.encode_status();
         write(&mut self.output).map_err(|e| {
-            let message = format!("cannot make a message for Postgres at {}", self.peer);
+            let message = format!("cannot encode a message for Postgres at {}", self.peer);
             Error::fatal(self.code, message).source(e)
         })
     }
 
-    /// Queues a status update in place of one that was not sent yet; a wish for an answer is kept.
+    /// Queues a status update, which replaces one that is not sent yet; its reply request is kept.
     pub(crate) fn queue_status(&mut self, mut status: StandbyStatusUpdate) {
         if let Some(unsent) = self.status {
             status.reply_requested |= unsent.reply_requested;
@@ -248,12 +260,12 @@ impl Connection {
         self.status = Some(status);
     }
 
-    /// Writes all that is queued. Cancel-safe: what was not written stays queued.
+    /// Writes everything that is queued. Cancel-safe: bytes not written stay queued.
     pub(crate) async fn flush(&mut self) -> Result<()> {
         poll_fn(|cx| self.poll_flush(cx)).await
     }
 
-    /// Writes what the kernel takes now; true when nothing is left.
+    /// Writes as much as the kernel accepts now; true when nothing is left.
     pub(crate) fn try_flush(&mut self) -> Result<bool> {
         match self.poll_flush(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(flushed) => flushed.map(|()| true),
@@ -261,9 +273,9 @@ impl Connection {
         }
     }
 
-    /// Tells the server that this is the end and closes, within a second and whatever happens.
+    /// Sends Terminate and closes, within a second; failures are ignored.
     pub(crate) async fn close(mut self) {
-        let farewell = async {
+        let terminate = async {
             self.queue(|out| {
                 frontend::terminate(out);
                 Ok(())
@@ -272,10 +284,10 @@ impl Connection {
             self.stream.shutdown().await.map_err(|e| self.broken(e))
         };
         // The server sees the end of the stream either way.
-        let _ = tokio::time::timeout(CLOSE_LIMIT, farewell).await;
+        let _ = tokio::time::timeout(CLOSE_LIMIT, terminate).await;
     }
 
-    /// Bytes that the read buffer holds on to.
+    /// The read buffer's capacity in bytes.
     #[cfg(test)]
     pub(crate) fn buffer_capacity(&self) -> usize {
         self.input.capacity()
@@ -296,7 +308,7 @@ impl Connection {
                 Ok(count) => self.output.advance(count),
                 Err(e) => {
                     let error = self.broken(e);
-                    return Poll::Ready(Err(self.last_words().unwrap_or(error)));
+                    return Poll::Ready(Err(self.final_error().unwrap_or(error)));
                 }
             }
         }
@@ -305,16 +317,16 @@ impl Connection {
     fn encode_status(&mut self) {
         if let Some(status) = self.status.take() {
             let body = status.encode(postgres_clock());
-            // Cannot fail: only a length over 2 GiB does.
+            // Only a length over 2 GiB can fail.
             if let Ok(copy_data) = frontend::CopyData::new(&body[..]) {
                 copy_data.write(&mut self.output);
             }
         }
     }
 
-    /// What the server said before it stopped listening, which tells more than a broken pipe does.
-    fn last_words(&mut self) -> Option<Error> {
-        for _ in 0..LAST_WORDS_READS {
+    /// The server's last ErrorResponse, which explains more than a broken pipe does.
+    fn final_error(&mut self) -> Option<Error> {
+        for _ in 0..FINAL_ERROR_READS {
             while let Ok(Some(raw)) = self.input.next() {
                 if raw.tag == ERROR_RESPONSE_TAG {
                     let context = format!("Postgres at {} ended the connection", self.peer);
@@ -346,7 +358,8 @@ impl Connection {
         self.failed().unwrap_or(Ok(()))
     }
 
-    /// Whether reading has come to its end: an error once all whole messages were taken, nothing to do before.
+    /// `None` while the stream can be read. After a failure `Ok` until all whole messages are
+    /// taken, then the error.
     #[inline]
     fn failed(&mut self) -> Option<Result<()>> {
         self.failure.as_ref()?;
@@ -357,12 +370,13 @@ impl Connection {
     }
 
     fn broken(&self, cause: std::io::Error) -> Error {
-        let message = format!("the connection to Postgres at {} broke", self.peer);
+        let message = format!("the connection to Postgres at {} failed", self.peer);
         Error::transient(self.code, message).source(cause)
     }
 }
 
-/// Reads the fields of an ErrorResponse or NoticeResponse. Tolerant: an error about an error helps nobody.
+/// Reads the fields of an ErrorResponse or NoticeResponse. Lenient: an error about an error helps
+/// no reader.
 ///
 /// See <https://www.postgresql.org/docs/current/protocol-error-fields.html>.
 fn server_error(body: &[u8]) -> ServerError {
@@ -379,7 +393,7 @@ fn server_error(body: &[u8]) -> ServerError {
         };
         let value = String::from_utf8_lossy(value).into_owned();
         match kind {
-            // The severity that is not translated; older than any server that we speak to.
+            // The severity that is never translated; sent since Postgres 9.6.
             b'V' => error.severity = value,
             b'C' => error.code = value,
             b'M' => error.message = value,

@@ -1,4 +1,4 @@
-//! The servers that a connection string names.
+//! The hosts that a connection string names.
 
 use std::path::PathBuf;
 
@@ -11,7 +11,7 @@ const DEFAULT_PORT: u16 = 5432;
 /// One host of the connection string with its port.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Endpoint {
-    /// What TLS checks and what errors print.
+    /// The name that TLS verifies and errors print.
     pub(crate) name: String,
     pub(crate) address: Address,
     pub(crate) port: u16,
@@ -19,9 +19,9 @@ pub(crate) struct Endpoint {
 
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Address {
-    /// A name or a literal address.
+    /// A host name or an IP address.
     Tcp(String),
-    /// The folder of the socket.
+    /// The socket's directory.
     Unix(PathBuf),
 }
 

@@ -1,7 +1,8 @@
-//! The messages inside the copy stream: bytes to structs and back.
+//! The messages in the copy stream: bytes to structs and back.
 //!
-//! Pure and bounds-checked: any bytes give a message or a [`Malformed`], never a panic. A payload is borrowed, not copied.
-//! See <https://www.postgresql.org/docs/current/protocol-replication.html>.
+//! Pure and bounds-checked: any input gives a message or a [`Malformed`], never a panic. A payload
+//! is borrowed, not copied. See
+//! <https://www.postgresql.org/docs/current/protocol-replication.html>.
 
 use std::time::{Duration, SystemTime};
 
@@ -11,19 +12,19 @@ const X_LOG_DATA: u8 = b'w';
 const KEEPALIVE: u8 = b'k';
 const STATUS_UPDATE: u8 = b'r';
 
-/// Seconds from 1970-01-01 to 2000-01-01, where Postgres' clock begins.
+/// From 1970-01-01 to 2000-01-01, where Postgres' clock starts.
 const POSTGRES_EPOCH: Duration = Duration::from_secs(946_684_800);
 
-/// The bytes of a [`StandbyStatusUpdate`], its letter included.
+/// The encoded length of a [`StandbyStatusUpdate`], with its letter.
 pub(crate) const STATUS_LEN: usize = 34;
 
 /// One message of the stream, borrowed from the connection's buffer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Frame<'a> {
-    /// A piece of the log, as the output plugin wrote it.
+    /// A piece of the WAL, as the output plugin wrote it.
     XLogData {
-        /// Where the piece begins. `0/0` on messages that the plugin writes ahead of a change; not monotonic across
-        /// transactions. It identifies nothing.
+        /// The start of the piece. `0/0` on messages that the plugin writes ahead of a change; not
+        /// monotonic across transactions, and no identifier.
         wal_start: Lsn,
         /// For logical replication the same as `wal_start`.
         wal_end: Lsn,
@@ -32,28 +33,29 @@ pub enum Frame<'a> {
         /// One pgoutput message.
         payload: &'a [u8],
     },
-    /// A sign of life, now and then one that wants an answer.
+    /// Shows that the server is alive, and may request a reply.
     Keepalive {
-        /// How far the server has decoded: everything committed below it was sent before this message.
+        /// The position that the server has decoded: everything committed before it was sent
+        /// earlier.
         wal_end: Lsn,
-        /// The server closes the connection soon if no status update comes.
+        /// Set when the server will close the connection soon unless a status update arrives.
         reply_requested: bool,
     },
-    /// The server has ended the copy, either in answer to ours or because it is shutting down.
+    /// The server has ended the copy, either in reply to the client or because it is shutting down.
     CopyDone,
 }
 
-/// What was received and confirmed, told to the server.
+/// The received and confirmed positions, reported to the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StandbyStatusUpdate {
-    /// Up to where the log was received. Never below `flush`: a server that sees less here than it has sent answers every
-    /// update with a keepalive.
+    /// The end of the received WAL. Never below `flush`; if it is below the position sent, the
+    /// server answers every update with a keepalive.
     pub write: Lsn,
-    /// Up to where the server may forget. `0/0` confirms nothing.
+    /// The confirmed position: the server may discard WAL before it. `0/0` confirms nothing.
     pub flush: Lsn,
-    /// Of use only to synchronous replication.
+    /// Matters only to synchronous replication.
     pub apply: Lsn,
-    /// Asks for a keepalive at once, which is how a client finds out whether the server is still there.
+    /// Requests a keepalive at once, which shows whether the server still answers.
     pub reply_requested: bool,
 }
 
@@ -66,7 +68,7 @@ pub(crate) struct Malformed {
 }
 
 impl<'a> Frame<'a> {
-    /// Reads the contents of one CopyData message.
+    /// Parses the body of one CopyData message.
     #[inline]
     pub(crate) fn parse(body: &'a [u8]) -> Result<Frame<'a>, Malformed> {
         Frame::read(body).ok_or_else(|| Malformed::of(body))
@@ -102,7 +104,7 @@ impl<'a> Frame<'a> {
 }
 
 impl StandbyStatusUpdate {
-    /// The contents of the CopyData message. `clock` is [`postgres_clock`] at the time of sending.
+    /// The body of the CopyData message. `clock` is [`postgres_clock`] at the time of sending.
     pub(crate) fn encode(&self, clock: i64) -> [u8; STATUS_LEN] {
         let mut bytes = [0; STATUS_LEN];
         let integers = [
@@ -123,7 +125,7 @@ impl StandbyStatusUpdate {
         bytes
     }
 
-    /// The inverse of [`encode`](Self::encode), for servers, that is, for tests.
+    /// The inverse of [`encode`](Self::encode), for test servers.
     #[cfg(test)]
     pub(crate) fn parse(body: &[u8]) -> Result<(StandbyStatusUpdate, i64), Malformed> {
         let read = || {
@@ -205,7 +207,11 @@ mod tests {
                 Ok(Frame::Keepalive { .. }) => prop_assert_eq!(body.len(), 18),
                 Ok(Frame::CopyDone) => prop_assert!(false, "no CopyData holds a CopyDone"),
                 Err(_) => {
-                    let whole = (letter == b'w' && body.len() >= 25) || (letter == b'k' && body.len() == 18);
+                    let whole = match letter {
+                        b'w' => body.len() >= 25,
+                        b'k' => body.len() == 18,
+                        _ => false,
+                    };
                     prop_assert!(!whole, "a whole message was refused");
                 }
             }
@@ -217,7 +223,10 @@ mod tests {
         ) {
             let body = x_log_data(start, end, clock, &payload);
             let expected = Frame::XLogData {
-                wal_start: Lsn::new(start), wal_end: Lsn::new(end), sent_at: clock, payload: &payload,
+                wal_start: Lsn::new(start),
+                wal_end: Lsn::new(end),
+                sent_at: clock,
+                payload: &payload,
             };
             prop_assert_eq!(Frame::parse(&body), Ok(expected));
         }
@@ -227,7 +236,10 @@ mod tests {
             write: u64, flush: u64, apply: u64, clock: i64, reply_requested: bool,
         ) {
             let status = StandbyStatusUpdate {
-                write: Lsn::new(write), flush: Lsn::new(flush), apply: Lsn::new(apply), reply_requested,
+                write: Lsn::new(write),
+                flush: Lsn::new(flush),
+                apply: Lsn::new(apply),
+                reply_requested,
             };
             prop_assert_eq!(StandbyStatusUpdate::parse(&status.encode(clock)), Ok((status, clock)));
         }

@@ -1,13 +1,14 @@
-//! Our client for the streaming replication protocol.
+//! Client for the streaming replication protocol.
 //!
-//! Owns one connection from start-up to good-bye: hosts, TLS, authentication, replication commands, the copy stream in both
-//! directions. It knows nothing of the outbox and has no opinion on when a position is safe to confirm: it sends the
-//! [`StandbyStatusUpdate`]s that it is given.
+//! Owns one connection from start-up to close: hosts, TLS, authentication, replication commands,
+//! and the copy stream in both directions. It knows nothing of the outbox and does not decide when
+//! a position is safe to confirm: it sends the [`StandbyStatusUpdate`]s that the caller queues.
 //!
-//! Why it is correct: there is one owner and no second task; all that was read or is still to be written lies in the
-//! connection, never in a future, so the futures marked cancel-safe can be dropped at any moment. Messages are handed out
-//! in place: the reading loop of a caller is `try_read`, then `next` until it gives `None`, and costs neither a copy nor an
-//! allocation a message.
+//! Why it is correct: the connection has one owner and no second task. All bytes that were read or
+//! are still to be written are kept in the connection, never in a future, so a future documented as
+//! cancel-safe can be dropped at any await. Messages are lent from the read buffer: the caller's
+//! loop is `try_read`, then `next` until it returns `None`, and costs neither a copy nor an
+//! allocation per message.
 //!
 //! See <https://www.postgresql.org/docs/current/protocol-replication.html>.
 #![deny(clippy::indexing_slicing)]
@@ -43,18 +44,19 @@ pub use message::{Frame, StandbyStatusUpdate};
 use connection::Connection;
 use startup::LoggedIn;
 
-/// What the caller decides about a session.
+/// The time-outs and the name of a session.
 #[derive(Debug, Clone)]
 pub struct SessionOptions {
-    /// After this long without a word from us the server ends the stream, and with it locks and slot become free.
+    /// After this much silence from the client the server ends the stream, which frees its locks
+    /// and the slot.
     pub wal_sender_timeout: Duration,
-    /// The same for the time in which we do not stream.
+    /// The same while the session does not stream.
     pub idle_session_timeout: Duration,
-    /// What `pg_stat_activity` and the server's log call us.
+    /// The session's name in `pg_stat_activity` and in the server's log.
     pub application_name: String,
 }
 
-/// What carries the connection.
+/// The transport below a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Transport {
     /// TCP, with or without TLS.
@@ -65,8 +67,8 @@ pub enum Transport {
 
 /// A connection in replication mode: first commands, then the stream.
 ///
-/// A command whose future is dropped leaves the connection in the middle of an answer: every later call then fails, and
-/// the client is good for nothing but to be dropped, which also makes the server give up its temporary slots.
+/// Dropping a command's future leaves the connection in the middle of a reply, and every later
+/// command fails. Drop the client then; the server also drops its temporary slots.
 #[derive(Debug)]
 pub struct ReplicationClient {
     connection: Connection,
@@ -81,15 +83,16 @@ pub struct ReplicationClient {
 enum Copy {
     /// Commands may be sent.
     Off,
-    /// The stream flows.
+    /// The server streams.
     Both,
-    /// The server has said that it sends no more.
+    /// The server has ended the stream.
     Ended,
 }
 
 impl ReplicationClient {
-    /// Connects to the first host that will have us. Each host has the connect timeout of the settings, or ten seconds, for
-    /// the whole of its handshake. Dropping the future closes the connection.
+    /// Connects to the first host that accepts the session. The connect time-out of the settings,
+    /// ten seconds by default, limits the handshake with each address. Dropping the future closes
+    /// the connection.
     pub async fn connect(database: &Database, options: &SessionOptions) -> Result<Self> {
         startup::connect(database, options)
             .await
@@ -107,7 +110,8 @@ impl ReplicationClient {
         }
     }
 
-    /// The process id that the server announced. A pooler announces its own, not that of `pg_backend_pid()`.
+    /// The backend's process ID as the server announced it. A pooler announces its own, which
+    /// differs from `pg_backend_pid()`.
     pub fn backend_pid(&self) -> i32 {
         self.backend_pid
     }
@@ -117,7 +121,7 @@ impl ReplicationClient {
         self.server_version
     }
 
-    /// What carries the connection.
+    /// The transport below the connection.
     pub fn transport(&self) -> Transport {
         self.transport
     }
@@ -127,31 +131,32 @@ impl ReplicationClient {
         self.connection.peer()
     }
 
-    /// Runs SQL, one or more statements, and returns their rows as text, four megabytes at most.
+    /// Runs one or more SQL statements and returns their rows as text, 4 MiB at most.
     pub async fn query(&mut self, sql: &str) -> Result<Vec<Vec<Option<String>>>> {
         command::query(&mut self.connection, sql).await
     }
 
-    /// Asks who the server is and how far it has got.
+    /// Runs `IDENTIFY_SYSTEM`.
     pub async fn identify_system(&mut self) -> Result<IdentifySystem> {
         command::identify_system(&mut self.connection).await
     }
 
-    /// Creates a slot that ends with this connection, and exports the snapshot that goes with it.
+    /// Creates a slot that the server drops when this connection ends, and exports its snapshot.
     ///
-    /// The server first waits for every transaction that is running, which may take hours and has no limit of its own: drive
-    /// the future beside other work. Dropping it leaves nothing to do with this client but to drop it as well.
+    /// The server first waits for every running transaction, which may take hours and has no limit:
+    /// poll the future beside other work. Drop the client as well if you drop the future.
     pub async fn create_temporary_slot(&mut self, name: &str) -> Result<CreatedSlot> {
         command::create_temporary_slot(&mut self.connection, name).await
     }
 
-    /// Drops a slot that nobody uses.
+    /// Drops an inactive slot.
     pub async fn drop_slot(&mut self, name: &str) -> Result<()> {
         command::drop_slot(&mut self.connection, name).await
     }
 
-    /// Has standbys keep a copy of the slot, so that it outlives a failover. `failover` is what the server says of it: `None` where it
-    /// is too old for that (before 17). True when standbys keep it now.
+    /// Sets the slot's `failover` option, so that standbys synchronize the slot and it survives a
+    /// failover. `failover` is the option's present value: `None` before Postgres 17, which lacks
+    /// it. Returns whether the option is set now.
     pub async fn enable_failover(&mut self, slot: &str, failover: Option<bool>) -> Result<bool> {
         if failover == Some(false) {
             command::enable_failover(&mut self.connection, slot).await?;
@@ -159,39 +164,43 @@ impl ReplicationClient {
         Ok(failover.is_some())
     }
 
-    /// Begins to stream what was committed after `from`; `0/0` means where the slot stands. After an error of the server
-    /// (the slot is in use, say) the client can be used again.
+    /// Starts to stream the transactions that commit after `from`; `0/0` means the slot's own
+    /// position. After an error from the server (the slot is in use, say) the client can be used
+    /// again.
     pub async fn start(&mut self, slot: &str, from: Lsn, publication: &str) -> Result<()> {
         command::start_replication(&mut self.connection, slot, from, publication).await?;
         self.copy = Copy::Both;
         Ok(())
     }
 
-    /// Waits until at least one more byte was read, and writes what is queued meanwhile. Cancel-safe.
+    /// Waits until at least one more byte is read, and writes queued bytes meanwhile. Cancel-safe.
     ///
-    /// Returns at once when the buffer is full of messages that nobody took. The end of the stream is an error, but not
-    /// before every whole message was taken.
+    /// Returns at once when the buffer is full of messages that `next` has not returned yet. The
+    /// end of the stream is an error, reported after every whole message was taken.
     pub async fn readable(&mut self) -> Result<()> {
         self.connection.readable().await
     }
 
-    /// Reads once, what is there now, and never waits. Gives the bytes that have come since it was last called, those that
-    /// [`readable`](Self::readable) read included. It asks the kernel, so it also sees what came while the task slept on its
-    /// thread. The end of the stream is an error, but not before every whole message was taken.
+    /// Reads once, without waiting. Returns the number of bytes that arrived since the last call,
+    /// including those read by [`readable`](Self::readable). It calls the kernel, so it also sees
+    /// bytes that arrived while the task kept its thread asleep. The end of the stream is an error,
+    /// reported after every whole message was taken.
     #[inline]
     pub fn try_read(&mut self) -> Result<usize> {
         self.connection.try_read()
     }
 
-    /// How many bytes were read and belong to messages that [`next`](Self::next) has not given out.
+    /// The number of bytes read that belong to messages which [`next`](Self::next) has not
+    /// returned.
     #[inline]
     pub fn unread(&self) -> usize {
         self.connection.unread()
     }
 
-    /// The next whole message of the stream, or `None` when more bytes are needed or the copy is over.
+    /// The next whole message of the stream, or `None` when more bytes are needed or the copy has
+    /// ended.
     ///
-    /// An error of the server ends the stream and comes out as an error.
+    /// An ErrorResponse ends the stream and is returned as an error.
     #[inline]
     #[expect(
         clippy::should_implement_trait,
@@ -206,18 +215,18 @@ impl ReplicationClient {
                     Err(malformed) => Err(connection.protocol_error(malformed)),
                 };
             }
-            if self.beside_the_stream(&raw)? {
+            if self.control_message(&raw)? {
                 return Ok(Some(Frame::CopyDone));
             }
         }
         Ok(None)
     }
 
-    /// Takes a message that carries no data; true when it ends the copy.
+    /// Handles a message without data; true when it ends the copy.
     #[cold]
-    fn beside_the_stream(&mut self, raw: &buffer::RawMessage) -> Result<bool> {
+    fn control_message(&mut self, raw: &buffer::RawMessage) -> Result<bool> {
         match raw.tag {
-            // A server that shuts down completes the command without ending the copy first.
+            // On shutdown the server completes the command without ending the copy first.
             COPY_DONE_TAG | COMMAND_COMPLETE_TAG => {
                 let first = self.copy == Copy::Both;
                 self.copy = Copy::Ended;
@@ -236,14 +245,15 @@ impl ReplicationClient {
                     self.connection.server_error(raw),
                 ))
             }
-            _ if self.connection.pass_over(raw) => Ok(false),
+            _ if self.connection.skips(raw) => Ok(false),
             _ => Err(self.connection.unexpected(raw, "the stream")),
         }
     }
 
-    /// Queues a status update. It takes the place of one that was not sent yet.
+    /// Queues a status update, which replaces one that is not sent yet.
     ///
-    /// The server believes what it is told: a position that was never received loses what lies before it.
+    /// The server does not check it: confirming a position that was never received loses the events
+    /// before that position.
     pub fn queue_status(&mut self, status: StandbyStatusUpdate) {
         debug_assert!(
             status.write >= status.flush,
@@ -251,7 +261,7 @@ impl ReplicationClient {
         );
         debug_assert!(
             status.flush >= self.flushed || status.flush.is_invalid(),
-            "takes back what was confirmed, {}: {status:?}",
+            "moves the confirmed position back from {}: {status:?}",
             self.flushed
         );
         self.flushed = self.flushed.max(status.flush);
@@ -260,21 +270,22 @@ impl ReplicationClient {
         }
     }
 
-    /// Writes all that is queued. Cancel-safe: what was not written stays queued.
+    /// Writes everything that is queued. Cancel-safe: bytes not written stay queued.
     pub async fn flush(&mut self) -> Result<()> {
         self.connection.flush().await
     }
 
-    /// Writes what the kernel takes now; true when nothing is left. The rest goes out with the next
-    /// [`readable`](Self::readable), [`flush`](Self::flush) or `try_flush`.
+    /// Writes as much as the kernel accepts now; true when nothing is left. The rest is written by
+    /// the next [`readable`](Self::readable), [`flush`](Self::flush) or `try_flush`.
     pub fn try_flush(&mut self) -> Result<bool> {
         self.connection.try_flush()
     }
 
-    /// Ends the copy, reads on and discards until the server waits for a command, and closes. True when the server got
-    /// that far, which means that it has taken every status update; false when the deadline came first.
+    /// Ends the copy, discards messages until the server waits for a command, and closes. True when
+    /// the server ended the copy, by which time it has read every status update; false when the
+    /// deadline came first.
     ///
-    /// In the middle of a large transaction the server sends the rest of it before it takes notice.
+    /// In the middle of a large transaction the server sends the rest of it before it reacts.
     pub async fn finish_copy(mut self, deadline: Instant) -> Result<bool> {
         if self.copy == Copy::Both {
             self.connection.queue(|out| {
@@ -283,7 +294,8 @@ impl ReplicationClient {
             })?;
         }
         let ended = tokio::time::timeout_at(deadline, self.discard()).await;
-        // It has read everything before it ends the copy, so what goes wrong after that takes nothing back.
+        // The server has read every update before it ends the copy, so a later failure undoes
+        // nothing.
         let taken = self.copy != Copy::Both;
         self.connection.close().await;
         match ended {
@@ -293,7 +305,8 @@ impl ReplicationClient {
         }
     }
 
-    /// Says good-bye. Dropping the client closes it as well, but leaves a line in the server's log.
+    /// Sends Terminate and closes. Dropping the client also closes, but leaves a line in the
+    /// server's log.
     pub async fn close(self) {
         self.connection.close().await;
     }

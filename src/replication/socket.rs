@@ -1,9 +1,10 @@
 //! The byte stream below a connection: TCP, a Unix socket, or TLS over TCP.
 //!
-//! Every read and write here is cancel-safe: either bytes have moved and it says so, or nothing has happened. The `try_`
-//! functions never wait. `try_read` asks the kernel itself: tokio's own `try_read` answers from its cached
-//! readiness, which stands still while a task sleeps on its thread, as the reading loop does under backlog. It is sound to
-//! read behind tokio's back, as its sockets are non-blocking and edge-triggered: whatever arrives later is a new edge.
+//! Every read and write here is cancel-safe: it moves bytes and returns their number, or does
+//! nothing. The `try_` functions never wait. `try_read` calls the kernel: tokio's own `try_read`
+//! answers from cached readiness, which is not updated while the task keeps its thread asleep, as
+//! the reading loop does under backlog. Reading behind tokio's back is sound because its sockets
+//! are non-blocking and its polling is edge-triggered: bytes that arrive later raise a new event.
 
 use std::io::{self, Read};
 use std::pin::Pin;
@@ -21,15 +22,16 @@ pub(crate) enum Socket {
     Tcp(TcpStream),
     /// A Unix socket, which never carries TLS.
     Unix(UnixStream),
-    /// TLS over TCP, the handshake done.
+    /// TLS over TCP, after the handshake.
     Tls(Box<SslStream<KernelFirst>>),
-    /// The other end is a script in a test.
+    /// A pipe to a test's script.
     #[cfg(test)]
     Scripted(tokio::io::DuplexStream),
 }
 
 impl Socket {
-    /// Reads into `room`, once, or over TLS as long as there is something. `Ready(Ok(0))` is the end of the stream.
+    /// Reads into `room` once, or over TLS until nothing more is there. `Ready(Ok(0))` is the end
+    /// of the stream.
     pub(crate) fn poll_read(
         &mut self,
         cx: &mut Context<'_>,
@@ -52,7 +54,7 @@ impl Socket {
         Pin::new(self.inner()).poll_write(cx, bytes)
     }
 
-    /// Reads what is there now, without waiting. `Ready(Ok(0))` is the end of the stream.
+    /// Reads the available bytes without waiting. `Ready(Ok(0))` is the end of the stream.
     #[inline]
     pub(crate) fn try_read(&mut self, room: &mut [u8]) -> Poll<io::Result<usize>> {
         match self {
@@ -82,7 +84,7 @@ trait Duplex: AsyncRead + AsyncWrite + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Unpin> Duplex for T {}
 
-/// TCP below TLS, which reads past tokio's cached readiness as well.
+/// TCP below TLS: reads also bypass tokio's cached readiness.
 #[derive(Debug)]
 pub(crate) struct KernelFirst(pub(crate) TcpStream);
 
@@ -118,8 +120,8 @@ impl AsyncWrite for KernelFirst {
     }
 }
 
-/// A read of TLS gives one record, and Postgres makes a record of nearly every message: under backlog a reader would get a
-/// few hundred bytes at a time from a buffer that holds many more.
+/// A TLS read returns one record, and Postgres makes a record of nearly every message. Under
+/// backlog one read would return a few hundred bytes of a buffer that holds many more.
 fn read_further_records(
     tls: &mut SslStream<KernelFirst>,
     cx: &mut Context<'_>,
@@ -128,7 +130,7 @@ fn read_further_records(
     let mut before = 0;
     while room.filled().len() > before && room.remaining() > 0 {
         before = room.filled().len();
-        // A failure, or the end of the stream, shows again at the next read.
+        // The next read reports a failure or the end of the stream again.
         let _ = Pin::new(&mut *tls).poll_read(cx, room);
     }
 }

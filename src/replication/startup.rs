@@ -1,9 +1,10 @@
-//! From settings to a session that waits for its first command: hosts in turn, TLS, start-up packet, session settings.
+//! From settings to a session that waits for its first command: hosts in turn, TLS, start-up
+//! packet, session settings.
 //!
-//! Owns which of several servers is taken, how long each may take to answer, and the settings that every replication
-//! session has: text is printed one way whatever the server's configuration says, and no time-out of the server's ends the
-//! session except the two that the caller names. What the server refuses for a reason that no other host would cure (a
-//! wrong password, say) ends the round at once, as with libpq.
+//! Owns the choice among several hosts, the time-out of each, and the settings of every replication
+//! session. Text output is the same whatever the server's configuration, and the only server
+//! time-outs in force are the two that the caller sets. As in libpq, a rejection that no other host
+//! would change (a wrong password, say) ends the round at once.
 //!
 //! See <https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-FLOW-START-UP>.
 
@@ -33,20 +34,22 @@ use crate::replication::{SessionOptions, Transport};
 
 const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The addresses of one name that are tried; more than anybody has.
+/// The most addresses of one name that are tried.
 const ADDRESSES_MAX: usize = 16;
 
-/// What our kernel takes of a near server ahead of us. When it is full the server's kernel keeps what is sent, and a message costs
-/// the server a copy; until then each is a packet that is sent, received and acknowledged, and takes two or three times as long.
+/// The kernel's receive buffer for a near server. While it has room, each message is a packet of
+/// its own, which takes two or three times as long. Once it is full the server's kernel collects
+/// the messages, at the cost of a copy each.
 const RECEIVE_BUFFER: usize = 64 * 1024;
 
-/// A server that answers within this is near. Behind a longer wire so small a buffer would be a limit: one of it in a round trip.
+/// A server that accepts within this time is near. On a longer path so small a buffer would limit
+/// the throughput to one buffer per round trip.
 const NEAR: Duration = Duration::from_millis(1);
 
-/// The first server whose setting of this name we have to override; older ones refuse to hear of it.
+/// The first version with `transaction_timeout`; older servers reject the setting.
 const TRANSACTION_TIMEOUT_SINCE: u32 = 170_000;
 
-/// What is known of a server once the session stands.
+/// A session after start-up, and the data that the server sent about itself.
 #[derive(Debug)]
 pub(crate) struct LoggedIn {
     pub(crate) connection: Connection,
@@ -55,7 +58,7 @@ pub(crate) struct LoggedIn {
     pub(crate) server_version: u32,
 }
 
-/// Everything that start-up sends and checks, the same for each host.
+/// The parameters of start-up, the same for each host.
 pub(crate) struct Login<'a> {
     pub(crate) database: &'a str,
     pub(crate) credentials: Credentials<'a>,
@@ -64,7 +67,7 @@ pub(crate) struct Login<'a> {
     pub(crate) target: TargetSessionAttrs,
 }
 
-/// Tries the hosts in order and returns the first session that is what was asked for.
+/// Tries the hosts in order and returns the first session that fits `target_session_attrs`.
 pub(crate) async fn connect(database: &Database, session: &SessionOptions) -> Result<LoggedIn> {
     let connector = tls::connector(&database.tls)?;
     let login = Login {
@@ -86,7 +89,7 @@ pub(crate) async fn connect(database: &Database, session: &SessionOptions) -> Re
     let mut failures = vec![];
     let endpoints = hosts::all(&database.pg)?;
     for endpoint in &endpoints {
-        // On the heap: it is large, and connecting is rare.
+        // Boxed: the future is large, and connecting is rare.
         let attempt: Pin<Box<dyn Future<Output = _> + Send>> =
             Box::pin(attempt(endpoint, &login, &connector, limit));
         match attempt.await {
@@ -95,11 +98,11 @@ pub(crate) async fn connect(database: &Database, session: &SessionOptions) -> Re
             Err(e) => return Err(e),
         }
     }
-    Err(together(failures, &endpoints))
+    Err(combined(failures, &endpoints))
 }
 
-/// One error out of one for each host.
-fn together(mut failures: Vec<Error>, endpoints: &[Endpoint]) -> Error {
+/// Combines the errors of all hosts into one.
+fn combined(mut failures: Vec<Error>, endpoints: &[Endpoint]) -> Error {
     match failures.pop() {
         Some(only) if failures.is_empty() => only,
         last => {
@@ -169,7 +172,7 @@ async fn open(
         .await
         .map_err(|e| unreachable(peer, e))?;
     let is_near = asked.elapsed() < NEAR;
-    // A cut cable shows within half a minute, also while neither side has anything to say.
+    // Detects a cut connection within half a minute, even while neither side sends.
     let keepalive = TcpKeepalive::new()
         .with_time(Duration::from_secs(10))
         .with_interval(Duration::from_secs(5))
@@ -184,7 +187,7 @@ async fn open(
     encrypt(tcp, &endpoint.name, connector, peer).await
 }
 
-/// Asks for TLS, as far as the mode wants it.
+/// Negotiates TLS as `sslmode` requires.
 async fn encrypt(
     mut tcp: TcpStream,
     host: &str,
@@ -199,25 +202,27 @@ async fn encrypt(
     tcp.write_all(&request)
         .await
         .map_err(|e| unreachable(peer, e))?;
-    // One byte and no more: what follows an `S` must go through the handshake, or somebody in between could slip it in.
+    // Exactly one byte: bytes sent in clear text after the `S` must not be read, since an attacker
+    // could have injected them.
     match tcp.read_u8().await.map_err(|e| unreachable(peer, e))? {
         b'S' => {}
         b'N' if connector.mode() == SslMode::Prefer => return Ok(Socket::Tcp(tcp)),
         b'N' => {
-            return Err(
-                Error::fatal(Code::Connect, format!("Postgres at {peer} offers no TLS")).with_hint(
-                    "set `ssl = on` on the server, or sslmode=prefer in the database URL",
-                ),
-            );
+            return Err(Error::fatal(
+                Code::Connect,
+                format!("Postgres at {peer} does not offer TLS"),
+            )
+            .with_hint("set `ssl = on` on the server, or sslmode=prefer in the database URL"));
         }
         _ => {
             return Err(Error::transient(
                 Code::Connect,
-                format!("Postgres at {peer} gave no answer to the request for TLS"),
+                format!("Postgres at {peer} sent an invalid reply to the TLS request"),
             ));
         }
     }
-    let cannot = |e| Error::fatal(Code::Connect, format!("cannot set up TLS to {peer}")).source(e);
+    let cannot =
+        |e| Error::fatal(Code::Connect, format!("cannot set up TLS with {peer}")).source(e);
     let session = connector.session(host).map_err(cannot)?;
     let mut stream = Box::new(SslStream::new(session, KernelFirst(tcp)).map_err(cannot)?);
     match Pin::new(&mut *stream).connect().await {
@@ -226,7 +231,7 @@ async fn encrypt(
     }
 }
 
-/// Sends the start-up packet, authenticates, and brings the session to where it waits for a command.
+/// Sends the start-up packet, authenticates, and waits until the server accepts commands.
 pub(crate) async fn log_in(
     mut connection: Connection,
     transport: Transport,
@@ -239,7 +244,7 @@ pub(crate) async fn log_in(
     connection.queue(|out| frontend::startup_message(pairs, out))?;
     connection.flush().await?;
     auth::authenticate(&mut connection, &login.credentials).await?;
-    let (backend_pid, server_version) = greeting(&mut connection).await?;
+    let (backend_pid, server_version) = server_identity(&mut connection).await?;
     if server_version >= TRANSACTION_TIMEOUT_SINCE {
         command::query(&mut connection, "SET transaction_timeout = 0").await?;
     }
@@ -282,15 +287,17 @@ fn parameters(login: &Login<'_>) -> Vec<(&'static str, String)> {
         ("statement_timeout", "0"),
         ("lock_timeout", "0"),
         ("idle_in_transaction_session_timeout", "0"),
-        // We stop reading while Kafka is away, and a closed window must not end the connection.
+        // The stream is not read while Kafka is away; the full receive window must not end the
+        // connection.
         ("tcp_user_timeout", "0"),
     ];
     parameters.extend(fixed.map(|(name, value)| (name, value.to_owned())));
     parameters
 }
 
-/// Reads on to where the server waits for a command; returns the backend's process id and the server's version.
-async fn greeting(connection: &mut Connection) -> Result<(i32, u32)> {
+/// Reads until the server waits for a command; returns the backend's process ID and the server's
+/// version.
+async fn server_identity(connection: &mut Connection) -> Result<(i32, u32)> {
     let (mut pid, mut version) = (None, None);
     loop {
         let raw = connection.receive().await?;
@@ -310,7 +317,7 @@ async fn greeting(connection: &mut Connection) -> Result<(i32, u32)> {
                 return Err(sqlstate::classify(refused(connection.peer()), error));
             }
             Message::NoticeResponse(_) => {
-                connection.pass_over(&raw);
+                connection.skips(&raw);
             }
             Message::ReadyForQuery(_) => {
                 connection.note_ready(&raw);
@@ -321,11 +328,12 @@ async fn greeting(connection: &mut Connection) -> Result<(i32, u32)> {
     }
     match (pid, version) {
         (Some(pid), Some(version)) => Ok((pid, version)),
-        _ => Err(connection.protocol_error("it does not tell its process id and version")),
+        _ => Err(connection.protocol_error("the server did not send its process ID and version")),
     }
 }
 
-/// `server_version` as `server_version_num` has it: `15.18 (Debian 15.18-1)` is 150018, `18beta1` is 180000.
+/// `server_version` in the form of `server_version_num`: `15.18 (Debian 15.18-1)` is 150018,
+/// `18beta1` is 180000.
 fn version_number(text: &str) -> Option<u32> {
     let mut parts = text
         .split(|c: char| !c.is_ascii_digit() && c != '.')
@@ -354,13 +362,13 @@ async fn check_target(connection: &mut Connection, target: TargetSessionAttrs) -
     }
     let message = format!("Postgres at {} is {is_not}", connection.peer());
     Err(Error::transient(Code::Connect, message)
-        .with_hint("target_session_attrs in the database URL asks for another kind of server"))
+        .with_hint("target_session_attrs in the database URL requires another kind of server"))
 }
 
 fn unreachable(peer: &str, cause: std::io::Error) -> Error {
     Error::transient(
         Code::Connect,
-        format!("no connection to Postgres at {peer}"),
+        format!("cannot connect to Postgres at {peer}"),
     )
     .source(cause)
 }

@@ -134,7 +134,7 @@ async fn log_in(
         .map(ReplicationClient::from_session)
 }
 
-/// Plays `answers` to the start-up packet and each message of ours after it, and returns what came of it.
+/// Plays `answers` to the start-up packet and to each client message after it; returns the error.
 async fn refused(password: Option<&[u8]>, binding: ChannelBinding, answers: &[Vec<u8>]) -> String {
     let (connection, mut script) = pipe(1 << 16);
     let play = async move {
@@ -176,7 +176,7 @@ async fn streaming(capacity: usize) -> (ReplicationClient, Script) {
     };
     let (started, script) = tokio::join!(client.start("slot", Lsn::INVALID, "pub"), play);
     started.unwrap();
-    // What start-up has read counts as well; the tests count what comes after it.
+    // Start-up's reads count too; the tests count only the bytes after it.
     client.try_read().unwrap();
     (client, script)
 }
@@ -323,8 +323,8 @@ async fn an_error_leaves_the_session_usable_and_a_dropped_query_does_not() {
         [[Some("1".into()), None]]
     );
 
-    let given_up = timeout(Duration::ZERO, client.query("SELECT pg_sleep(9)")).await;
-    assert!(given_up.is_err());
+    let timed_out = timeout(Duration::ZERO, client.query("SELECT pg_sleep(9)")).await;
+    assert!(timed_out.is_err());
     script.send(&ready()).await;
     assert!(client.query("SELECT 2").await.unwrap_err().is_transient());
 }
@@ -372,7 +372,7 @@ async fn half_a_header_is_waited_for_and_nothing_is_lost_when_the_wait_is_droppe
         panic!("no event")
     };
     assert_eq!(payload, b"event");
-    // What the waits have read counts once.
+    // Bytes read by the waits count once.
     assert_eq!(client.try_read().unwrap(), bytes.len());
     assert_eq!(client.try_read().unwrap(), 0);
 }
@@ -534,7 +534,7 @@ async fn a_status_that_is_half_written_stays_whole_and_an_unsent_one_gives_way_t
         .chunks(STATUS_ON_THE_WIRE)
         .map(|bytes| StandbyStatusUpdate::parse(&bytes[5..]).unwrap().0)
         .collect();
-    // The wish for an answer is kept.
+    // The reply request is kept.
     let newest = StandbyStatusUpdate {
         reply_requested: true,
         ..status(3)
