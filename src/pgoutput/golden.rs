@@ -1,7 +1,7 @@
 //! Messages as a real Postgres 15.18 sent them.
 //!
-//! Captured in psql from a slot made with `pg_create_logical_replication_slot('s', 'pgoutput')`, a
-//! publication `p FOR ALL TABLES`, and then
+//! Captured in psql from a slot that `pg_create_logical_replication_slot('s', 'pgoutput')` created,
+//! a publication `p FOR ALL TABLES`, and then
 //!
 //! ```sql
 //! INSERT INTO outbox.outbox (event_type, topic, event_payload, created_at)
@@ -21,7 +21,7 @@
 //!     'proto_version', '1', 'publication_names', 'p', 'messages', 'true');
 //! ```
 //!
-//! `INSERT_BINARY` is the first insert once more with the option `binary`.
+//! `INSERT_BINARY` is the first insert again with the option `binary`.
 
 pub(crate) const BEGIN: &str = "420000000001930690000303f716093fea000002de";
 pub(crate) const OUTBOX_RELATION: &str = "\
@@ -77,7 +77,7 @@ pub(crate) const ALL: [&str; 18] = [
     ORIGIN,
 ];
 
-/// The bytes that one of the constants above stands for.
+/// The bytes of one of the constants above.
 pub(crate) fn bytes(hex: &str) -> Vec<u8> {
     let (pairs, odd) = hex.as_bytes().as_chunks::<2>();
     assert!(odd.is_empty(), "half a byte in {hex}");

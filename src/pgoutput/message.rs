@@ -1,4 +1,4 @@
-//! The messages, and the first step of decoding: which letter it is.
+//! The messages, and the choice of decoder by the first letter.
 
 use crate::lsn::Lsn;
 use crate::pgoutput::reader::Reader;
@@ -25,28 +25,28 @@ pub enum Message<'a> {
     Delete(Delete<'a>),
     /// Tables were emptied: `T`.
     Truncate(Truncate<'a>),
-    /// Somebody called `pg_logical_emit_message`: `M`.
+    /// A message from `pg_logical_emit_message`: `M`.
     Message(LogicalMessage<'a>),
 }
 
 /// The start of a transaction that has committed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Begin {
-    /// The start of its commit record: the same as [`Commit::commit_lsn`].
+    /// The start of the commit record: equal to [`Commit::commit_lsn`].
     pub final_lsn: Lsn,
     /// When it committed, by the clock of the server where it did.
     pub committed_at: Timestamp,
-    /// Its transaction id, without the epoch.
+    /// The transaction ID, without the epoch.
     pub xid: u32,
 }
 
 /// The end of a transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Commit {
-    /// The start of its commit record.
+    /// The start of the commit record.
     pub commit_lsn: Lsn,
-    /// The end of its commit record: the one position that confirms this transaction and nothing of
-    /// the next.
+    /// The end of the commit record: the only position that confirms this transaction and nothing
+    /// after it.
     pub end_lsn: Lsn,
     /// When it committed, by the clock of the server where it did.
     pub committed_at: Timestamp,
@@ -66,9 +66,9 @@ pub struct Origin<'a> {
 pub struct TypeName<'a> {
     /// The type's oid.
     pub id: u32,
-    /// Its schema; empty for `pg_catalog`.
+    /// The schema; empty for `pg_catalog`.
     pub namespace: &'a str,
-    /// Its name; of a domain, the name of the type below.
+    /// The type's name; for a domain, the name of its base type.
     pub name: &'a str,
 }
 
@@ -86,9 +86,9 @@ pub struct Insert<'a> {
 pub struct Update<'a> {
     /// The table's oid, as in its [`Relation`].
     pub relation_id: u32,
-    /// What the log holds of the row as it was; nothing where its replica identity did not change.
+    /// The old row as far as the WAL contains it; `None` when the replica identity did not change.
     pub old: Option<OldTuple<'a>>,
-    /// The row as it is.
+    /// The new row.
     pub new: Tuple<'a>,
 }
 
@@ -97,7 +97,7 @@ pub struct Update<'a> {
 pub struct Delete<'a> {
     /// The table's oid, as in its [`Relation`].
     pub relation_id: u32,
-    /// What the log holds of it.
+    /// The deleted row as far as the WAL contains it.
     pub old: OldTuple<'a>,
 }
 
@@ -106,16 +106,16 @@ pub struct Delete<'a> {
 pub enum OldTuple<'a> {
     /// The columns of the replica identity; the others are null.
     Key(Tuple<'a>),
-    /// All columns, since the table's replica identity is `FULL`.
+    /// All columns: the table's replica identity is `FULL`.
     Full(Tuple<'a>),
 }
 
 /// Tables that were emptied together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Truncate<'a> {
-    /// Whether `CASCADE` was said.
+    /// Whether `CASCADE` was given.
     pub cascade: bool,
-    /// Whether `RESTART IDENTITY` was said.
+    /// Whether `RESTART IDENTITY` was given.
     pub restart_identity: bool,
     relation_ids: &'a [u8],
 }
@@ -128,22 +128,22 @@ impl Truncate<'_> {
     }
 }
 
-/// A message that was put into the log by a function, not by a table.
+/// A message written to the WAL by a function rather than a table.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct LogicalMessage<'a> {
-    /// Whether it comes inside its transaction; otherwise it stands alone and was sent whether or
-    /// not that committed.
+    /// Whether it belongs to the transaction around it; otherwise it is sent even if its
+    /// transaction rolls back.
     pub transactional: bool,
-    /// The end of its record in the log.
+    /// The end of its WAL record.
     pub lsn: Lsn,
-    /// The name that its sender gave to this kind of message.
+    /// The prefix that its sender chose.
     pub prefix: &'a str,
-    /// What was sent.
+    /// The content.
     pub content: &'a [u8],
 }
 
-// The content may be an event's payload: a debug print that finds its way into a log must not show
-// it.
+// The content may be an event's payload: a debug print must not show it, since it may end up in a
+// log.
 impl std::fmt::Debug for LogicalMessage<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("LogicalMessage")
@@ -156,8 +156,7 @@ impl std::fmt::Debug for LogicalMessage<'_> {
 }
 
 impl<'a> Message<'a> {
-    /// Decodes one message, which must fill `bytes` to the end: what an `XLogData` carries behind
-    /// its header.
+    /// Decodes one message, the payload of an `XLogData`, which must fill `bytes` to the end.
     ///
     /// # Errors
     ///

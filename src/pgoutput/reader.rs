@@ -1,6 +1,6 @@
 //! A cursor over the bytes of one message.
 //!
-//! Every read checks what is left and hands out a borrow of the input, so that nothing here can
+//! Every read checks the remaining length and returns a borrow of the input, so nothing here can
 //! panic, allocate or read past the end, whatever a server sends.
 
 use crate::pgoutput::DecodeError;
@@ -81,7 +81,7 @@ impl<'a> Reader<'a> {
         Ok(text)
     }
 
-    /// Ends the message: what is left over was not understood.
+    /// Ends the message. Bytes left over are an error: they were not understood.
     pub(crate) fn finish(self) -> Result<(), DecodeError> {
         match self.rest.len() {
             0 => Ok(()),

@@ -1,24 +1,23 @@
-//! The description of a table, which comes before its first row and again after each change of the
-//! table.
+//! The description of a table, sent before its first row and again after each change of the table.
 //!
-//! A [`Relation`] owns its names: it is kept for all rows that follow, and comes too seldom for its
-//! memory to matter.
+//! A [`Relation`] owns its names: it is kept for all rows that follow, and is sent too rarely for
+//! its allocations to matter.
 
 use crate::pgoutput::DecodeError;
 use crate::pgoutput::reader::Reader;
 
-/// A table as the rows that follow were written: `R`.
+/// The table's columns at the time when the rows that follow were written: `R`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Relation {
     /// The table's oid, which the rows carry.
     pub id: u32,
-    /// The schema. The server sends nothing for `pg_catalog`; here it has its name.
+    /// The schema. The server sends an empty name for `pg_catalog`; it is filled in here.
     pub namespace: String,
     /// The table's name.
     pub name: String,
-    /// Which columns updates and deletes carry of the old row.
+    /// The columns of the old row that updates and deletes include.
     pub replica_identity: ReplicaIdentity,
-    /// The columns, in the order in which the tuples hold them.
+    /// The columns, in the order of the tuples' values.
     pub columns: Vec<RelationColumn>,
 }
 
@@ -35,7 +34,7 @@ pub struct RelationColumn {
     pub type_modifier: i32,
 }
 
-/// What identifies a row of a table in the log:
+/// The columns that identify a row in the WAL:
 /// <https://www.postgresql.org/docs/current/sql-altertable.html#SQL-ALTERTABLE-REPLICA-IDENTITY>.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReplicaIdentity {
@@ -49,7 +48,7 @@ pub enum ReplicaIdentity {
     Index,
 }
 
-/// The fewest bytes a column takes: flags, an empty name's zero byte, type, modifier.
+/// The minimum size of a column: flags, an empty name's zero byte, type, modifier.
 const COLUMN_BYTES_MIN: usize = 10;
 
 impl Relation {
@@ -69,8 +68,7 @@ impl Relation {
             letter => return Err(DecodeError::UnknownReplicaIdentity(letter)),
         };
         let count = usize::from(reader.column_count()?);
-        // The count is the server's word; memory is set aside only for columns that the bytes can
-        // hold.
+        // The count is unchecked input: reserve memory only for columns that the bytes can hold.
         let mut columns = Vec::with_capacity(count.min(reader.rest().len() / COLUMN_BYTES_MIN));
         for _ in 0..count {
             columns.push(RelationColumn::decode(reader)?);

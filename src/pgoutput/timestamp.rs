@@ -1,8 +1,8 @@
-//! A moment as the replication protocol counts it.
+//! A timestamp of the replication protocol.
 //!
-//! Postgres counts microseconds from 2000-01-01 UTC in a signed 64-bit integer and has no leap
+//! Postgres counts microseconds from 2000-01-01 UTC in a signed 64-bit integer, without leap
 //! seconds (<https://www.postgresql.org/docs/current/datatype-datetime.html>). Every value of that
-//! integer prints.
+//! integer can be printed.
 
 use std::fmt;
 
@@ -27,7 +27,7 @@ impl Timestamp {
         self.0
     }
 
-    /// Microseconds since 1970-01-01 UTC, as the clocks of everything else count.
+    /// Microseconds since 1970-01-01 UTC, the Unix epoch.
     pub const fn unix_micros(self) -> i64 {
         self.0.saturating_add(UNIX_TO_POSTGRES_MICROS)
     }
@@ -50,8 +50,8 @@ impl fmt::Display for Timestamp {
 /// Year, month and day of a day number counted from 2000-01-01, in the Gregorian calendar extended
 /// both ways.
 ///
-/// Years are taken to begin on 1 March, so that the leap day is a year's last and month lengths
-/// follow one formula.
+/// Years start on 1 March here, so that the leap day is a year's last and one formula gives the
+/// month lengths.
 fn civil_date(day: i64) -> (i64, i64, i64) {
     const DAYS_PER_400_YEARS: i64 = 146_097;
     // From 0000-03-01, the start of such a period, to 2000-01-01.

@@ -1,14 +1,14 @@
 //! The columns of one row, read from the message in place.
 //!
-//! [`Tuple::decode`] walks the row once and keeps the borrow only when every length in it holds.
-//! That is why iterating cannot fail and needs no memory of its own.
+//! [`Tuple::decode`] walks the row once and borrows it only if every length in it is valid.
+//! Iterating therefore cannot fail and allocates nothing.
 
 use std::fmt;
 
 use crate::pgoutput::DecodeError;
 use crate::pgoutput::reader::Reader;
 
-/// A row as it lies in the message: iterate over its columns, in the order of the last
+/// A row in place in its message: iterate over its columns, in the order of the last
 /// [`Relation`](crate::pgoutput::Relation).
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Tuple<'a> {
@@ -21,12 +21,12 @@ pub struct Tuple<'a> {
 pub enum Column<'a> {
     /// SQL null.
     Null,
-    /// A value stored out of line that an update left alone, so that the log does not hold it.
+    /// An out-of-line (TOAST) value that an update left unchanged, so the WAL does not contain it.
     /// Never in an insert.
     Unchanged,
-    /// The value as the type's output function prints it, in the client encoding.
+    /// The output of the type's output function, in the client encoding.
     Text(&'a [u8]),
-    /// The value in the type's binary format, sent only where the option `binary` asks for it.
+    /// The value in the type's binary format, sent only with the option `binary`.
     Binary(&'a [u8]),
 }
 
@@ -82,7 +82,7 @@ impl<'a> Iterator for TupleColumns<'a> {
 
     fn next(&mut self) -> Option<Column<'a>> {
         self.left = self.left.checked_sub(1)?;
-        // Cannot fail: `Tuple::decode` has read these bytes already.
+        // Cannot fail: `Tuple::decode` has checked these bytes.
         Column::decode(&mut self.reader).ok()
     }
 
@@ -111,7 +111,7 @@ impl<'a> Column<'a> {
     }
 }
 
-// Rows are payloads: a debug print that finds its way into a log must not show them.
+// Rows are payloads: a debug print must not show them, since it may end up in a log.
 impl fmt::Debug for Column<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
