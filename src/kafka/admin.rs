@@ -1,4 +1,4 @@
-//! Questions and orders to the cluster outside the stream of records: is it there, create these
+//! Requests to the cluster outside the stream of records: is it reachable, create or delete these
 //! topics.
 
 use std::time::{Duration, Instant};
@@ -13,29 +13,29 @@ use crate::error::{Code, Error, Result};
 use crate::kafka::client_config;
 use crate::kafka::context::{Context, LastError};
 
-/// How often a cluster that does not answer is asked whether it has complained meanwhile.
+/// The interval at which the errors of an unanswered request are checked.
 const SLICE: Duration = Duration::from_millis(100);
 
-/// What a cluster says of itself.
+/// The cluster's data about itself.
 #[derive(Debug, Clone)]
 pub struct ClusterInfo {
-    /// The cluster's id; empty where the brokers are too old to have one.
+    /// The cluster's ID; empty where the brokers are too old to have one.
     pub id: String,
 }
 
-/// Asks the brokers for metadata and waits at most `timeout` for an answer.
+/// Requests metadata from the brokers and waits at most `timeout` for an answer.
 ///
-/// No answer is a transient `CONNECT_ERROR` that names the brokers; wrong credentials end the
-/// waiting early.
+/// Without an answer the error is a transient `CONNECT_ERROR` that names the brokers. Wrong
+/// credentials end the wait early.
 pub async fn reachable(config: &Config, timeout: Duration) -> Result<ClusterInfo> {
     let config = config.clone();
-    let asked = tokio::task::spawn_blocking(move || ask(&config, timeout)).await;
-    asked.unwrap_or_else(|gone| {
-        Err(Error::transient(Code::Lifecycle, "the question to Kafka was given up").source(gone))
+    let answer = tokio::task::spawn_blocking(move || fetch_cluster(&config, timeout)).await;
+    answer.unwrap_or_else(|cancelled| {
+        Err(Error::transient(Code::Lifecycle, "the Kafka request was cancelled").source(cancelled))
     })
 }
 
-fn ask(config: &Config, timeout: Duration) -> Result<ClusterInfo> {
+fn fetch_cluster(config: &Config, timeout: Duration) -> Result<ClusterInfo> {
     let client: BaseProducer<Context> = client_config::client(config)
         .create_with_context(Context::silent())
         .map_err(client_config::refused)?;
@@ -73,16 +73,14 @@ pub(crate) fn unreachable(brokers: &str, last: Option<LastError>) -> Error {
             .with_hint("check security.protocol, sasl.* and ssl.* in the Kafka properties")
             .source(last.reason),
         Some(last) => error
-            .with_hint(
-                "is Kafka up, and can this machine reach what its advertised.listeners name?",
-            )
+            .with_hint("is Kafka up, and can this machine reach its advertised.listeners?")
             .source(last.reason),
         None => error.with_hint("is Kafka up, and is this its address?"),
     }
 }
 
-/// Creates the topics that are not there yet, each with so many partitions and the cluster's
-/// default replication.
+/// Creates the missing topics, each with the given number of partitions and the cluster's default
+/// replication.
 pub async fn create_topics(
     config: &Config,
     topics: &[(&str, i32)],
@@ -92,32 +90,35 @@ pub async fn create_topics(
         .iter()
         .map(|&(name, partitions)| NewTopic::new(name, partitions, TopicReplication::Fixed(-1)))
         .collect();
-    let results = admin(config)?.create_topics(&new, &patience(timeout)).await;
-    each(results, "create", RDKafkaErrorCode::TopicAlreadyExists)
-}
-
-/// Deletes those of the topics that are there, with all that is in them.
-pub async fn delete_topics(config: &Config, topics: &[&str], timeout: Duration) -> Result<()> {
-    let results = admin(config)?
-        .delete_topics(topics, &patience(timeout))
+    let results = admin_client(config)?
+        .create_topics(&new, &options(timeout))
         .await;
-    each(results, "delete", RDKafkaErrorCode::UnknownTopicOrPartition)
+    first_failure(results, "create", RDKafkaErrorCode::TopicAlreadyExists)
 }
 
-fn admin(config: &Config) -> Result<AdminClient<Context>> {
+/// Deletes the topics that exist, with their records.
+pub async fn delete_topics(config: &Config, topics: &[&str], timeout: Duration) -> Result<()> {
+    let results = admin_client(config)?
+        .delete_topics(topics, &options(timeout))
+        .await;
+    first_failure(results, "delete", RDKafkaErrorCode::UnknownTopicOrPartition)
+}
+
+fn admin_client(config: &Config) -> Result<AdminClient<Context>> {
     client_config::client(config)
         .create_with_context(Context::silent())
         .map_err(client_config::refused)
 }
 
-fn patience(timeout: Duration) -> AdminOptions {
+fn options(timeout: Duration) -> AdminOptions {
     AdminOptions::new()
         .request_timeout(Some(timeout))
         .operation_timeout(Some(timeout))
 }
 
-/// The first topic that Kafka did not `verb`, unless the code says that there was nothing to do.
-fn each(
+/// An error for the first topic that Kafka did not `verb`, except with the code that means there
+/// was nothing to do.
+fn first_failure(
     results: KafkaResult<Vec<TopicResult>>,
     verb: &str,
     nothing_to_do: RDKafkaErrorCode,

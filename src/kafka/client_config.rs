@@ -1,7 +1,8 @@
-//! librdkafka's settings: our defaults, then what the user set, then what carries the guarantees.
+//! librdkafka's properties: outboxd's defaults, then the user's, then those that the guarantees
+//! need.
 //!
-//! The guarded properties are refused in the configuration already; setting them last here makes a
-//! gap in that check harmless. What each property does:
+//! The configuration rejects the user's values for that last group already; setting them last makes
+//! a gap in that check harmless. The properties:
 //! <https://github.com/confluentinc/librdkafka/blob/master/CONFIGURATION.md>
 
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
@@ -11,25 +12,25 @@ use rdkafka::types::RDKafkaConfRes;
 use crate::config::Config;
 use crate::error::{Code, Error};
 
-/// An event of 10 MiB, the most that a writer may write, with its key, headers and framing. The
-/// topic's own `max.message.bytes` still applies.
+/// The largest event that a writer accepts, 10 MiB, with its key, headers and framing. The topic's
+/// own `max.message.bytes` still applies.
 const MESSAGE_MAX_BYTES: usize = 11 << 20;
 
-/// The largest number that librdkafka takes for a limit.
+/// The largest value that librdkafka accepts for a limit.
 const LIMIT_MAX: usize = i32::MAX as usize;
 
-/// The least that a record costs the caller's byte budget; the queue's limit on records follows
-/// from it.
+/// The minimum that a record takes of the caller's byte budget; the queue's limit on records
+/// follows from it.
 const RECORD_MIN_BYTES: usize = 16;
 
-/// For questions to the cluster.
+/// For requests about the cluster.
 pub(crate) fn client(config: &Config) -> ClientConfig {
     let mut settings = ClientConfig::new();
     settings
         .set("client.id", "outboxd")
         .set("socket.keepalive.enable", "true")
-        // One process reconnects here, not a thousand: two seconds are no burden for a broker that
-        // comes back.
+        // Only one process reconnects, not a thousand: every two seconds is no burden for a broker
+        // that restarts.
         .set("reconnect.backoff.max.ms", "2000");
     finish(settings, config)
 }
@@ -38,32 +39,32 @@ pub(crate) fn client(config: &Config) -> ClientConfig {
 pub(crate) fn producer(config: &Config) -> ClientConfig {
     let mut settings = client(config);
     settings
-        // A mistyped topic must fail and not come into being, unless that is wanted.
+        // A mistyped topic must fail rather than be created, unless the user asks for creation.
         .set(
             "allow.auto.create.topics",
             config.auto_creates_topics().to_string(),
         )
-        // How long librdkafka sleeps while a request is under way. It sends one request of a
-        // partition at a time (its check for idempotence counts records where it means requests),
-        // and asks in a busy loop whether it may send the next as soon as a record has lingered.
-        // Nothing waits so long by itself: `Producer::push` sends a few records at once, and many
-        // fill a batch.
+        // The time that librdkafka sleeps while a request is in flight. It sends one request of a
+        // partition at a time (its idempotence check counts records instead of requests), and once
+        // a record has lingered it polls in a busy loop for permission to send the next. No record
+        // waits this long: `Producer::push` sends a few records at once, and many fill a batch.
         .set("linger.ms", "5")
         .set("message.max.bytes", MESSAGE_MAX_BYTES.to_string())
-        // Partitions that were added and topics that came later are seen within half a minute.
+        // New partitions and topics are noticed within half a minute.
         .set("topic.metadata.refresh.interval.ms", "30000");
     let mut settings = finish(settings, config);
 
-    // The caller's byte budget is the limit that is met; these are above it, so that a full queue
-    // means a broken budget. Twice, since librdkafka counts values only and the budget may be
-    // overdrawn by one record.
+    // The caller's byte budget is the effective limit. These limits are above it, so that a full
+    // queue means a broken budget: twice as much, since librdkafka counts values only and one
+    // record may overdraw the budget.
     let kbytes = (2 * config.memory_limit + 2 * MESSAGE_MAX_BYTES) / 1024;
     let records = (config.memory_limit / RECORD_MIN_BYTES).max(100_000);
     settings
         .set("enable.idempotence", "true")
         .set("acks", "all")
         .set("message.timeout.ms", "0")
-        // The Java producer's: keys stay in their partitions when another tool is replaced.
+        // The Java producer's partitioner: keys keep their partitions when outboxd replaces another
+        // tool.
         .set("partitioner", "murmur2_random")
         .set(
             "queue.buffering.max.kbytes",
@@ -77,7 +78,7 @@ pub(crate) fn producer(config: &Config) -> ClientConfig {
     settings
 }
 
-/// The user's properties over our defaults, and over both what is not the user's to set.
+/// Sets the user's properties over the defaults, and then the ones that users may not set.
 fn finish(mut settings: ClientConfig, config: &Config) -> ClientConfig {
     for (name, value) in &config.kafka_properties {
         settings.set(name, value);
@@ -91,14 +92,14 @@ fn finish(mut settings: ClientConfig, config: &Config) -> ClientConfig {
     settings
 }
 
-/// A client that librdkafka would not create. The property is named, its value may be a secret and
-/// is not.
+/// The error for a client that librdkafka did not create. It names the property but not its value,
+/// which may be a secret.
 pub(crate) fn refused(error: KafkaError) -> Error {
     const REFERENCE: &str =
-        "librdkafka's CONFIGURATION.md lists the properties, their values and what excludes what";
+        "librdkafka's CONFIGURATION.md lists the properties, their values and their conflicts";
     match error {
         KafkaError::ClientConfig(RDKafkaConfRes::RD_KAFKA_CONF_UNKNOWN, _, name, _) => {
-            Error::fatal(Code::Config, format!("librdkafka knows no property {name}"))
+            Error::fatal(Code::Config, format!("unknown librdkafka property {name}"))
         }
         KafkaError::ClientConfig(_, _, name, _) => Error::fatal(
             Code::Config,
@@ -109,7 +110,7 @@ pub(crate) fn refused(error: KafkaError) -> Error {
             "librdkafka does not accept the Kafka properties",
         )
         .source(reason),
-        other => Error::fatal(Code::Config, "no Kafka client could be made").source(other),
+        other => Error::fatal(Code::Config, "cannot create a Kafka client").source(other),
     }
     .with_hint(REFERENCE)
 }

@@ -1,8 +1,8 @@
-//! What librdkafka tells us: delivery reports, errors, log lines.
+//! librdkafka's callbacks: delivery reports, errors, log lines.
 //!
-//! All of it arrives on the thread that polls the producer, one call after another, so the lock
-//! here is never contended; it is there because librdkafka's binding asks for a context that
-//! threads may share. Nothing here blocks or calls back into librdkafka.
+//! All callbacks run on the thread that polls the producer, one after another, so the lock here is
+//! never contended; it exists because rdkafka requires a context that threads may share. Nothing
+//! here blocks or calls back into librdkafka.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -19,24 +19,24 @@ use crate::kafka::suspect_partitions::SuspectPartitions;
 use crate::kafka::{DeliveryError, DeliveryReport, ErrorAction};
 use crate::outbox::OwnedRecord;
 
-/// A line of one kind is logged once in this time; an outage repeats itself many times a second.
+/// Lines of one kind are logged once in this time; an outage repeats them many times a second.
 const QUIET: Duration = Duration::from_secs(30);
 
-/// Kinds of lines that are told apart; librdkafka has fewer.
+/// The most kinds of lines that are distinguished; librdkafka has fewer.
 const KINDS_MAX: usize = 32;
 
-/// How much of librdkafka's explanation of an error is kept.
+/// The length to which librdkafka's explanation of an error is cut.
 const REASON_MAX: usize = 300;
 
-/// How the producer fares.
+/// The producer's health.
 #[derive(Debug, Clone, Default)]
 pub struct Health {
-    /// Records that were accepted and are not reported yet.
+    /// Accepted records without a report yet.
     pub in_flight: u64,
-    /// Since when no broker could be reached, while records wait. `None` when a record has been
-    /// delivered since, and when nothing waits: without a record to send, nobody can tell.
+    /// The time since which no broker could be reached, while records wait. `None` after a later
+    /// delivery and when no record waits: without a record to send the state is unknown.
     pub down_since: Option<Instant>,
-    /// The last thing that librdkafka complained of; it may be long over.
+    /// librdkafka's last error; it may be long over.
     pub last_error: Option<LastError>,
 }
 
@@ -51,10 +51,10 @@ pub struct LastError {
     pub at: Instant,
 }
 
-/// Collects what the callbacks bring until the producer takes it.
+/// Collects the callbacks' data until the producer takes it.
 #[derive(Debug, Default)]
 pub(crate) struct Context {
-    /// Nothing is logged: whoever asks for something once gets the error back.
+    /// Logs nothing: a one-off request returns its error.
     silent: bool,
     state: Mutex<State>,
 }
@@ -70,7 +70,7 @@ struct State {
 }
 
 impl Context {
-    /// For questions, whose errors are returned and not logged as well.
+    /// For requests, whose errors are returned rather than logged.
     pub(crate) fn silent() -> Self {
         Context {
             silent: true,
@@ -82,7 +82,7 @@ impl Context {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Moves the reports that have come behind those in `into`, and says how many there were.
+    /// Appends the collected reports to `into` and returns their number.
     pub(crate) fn take(&self, into: &mut Vec<DeliveryReport>) -> usize {
         let mut state = self.state();
         let count = state.reports.len();
@@ -98,12 +98,12 @@ impl Context {
         self.state().suspicion.trust(topic, failure);
     }
 
-    /// Failures so far.
+    /// The number of failures so far.
     pub(crate) fn failure_count(&self) -> u64 {
         self.state().suspicion.failure_count()
     }
 
-    /// Numbers failures behind those of the producer before this one.
+    /// Continues the failure numbers of the previous producer.
     pub(crate) fn count_on_from(&self, failures: u64) {
         self.state().suspicion.count_on_from(failures);
     }
@@ -149,7 +149,7 @@ impl ProducerContext for Context {
                 let suspect = !suspicion.is_none() && suspicion.holds(message.topic(), partition);
                 (suspect, Ok(()))
             }
-            // What is withdrawn is withdrawn whole, and nothing is appended behind it.
+            // A purge withdraws all of a partition's records, so none is appended after them.
             Err(refusal) if refusal.action() == ErrorAction::Rewind => (true, Err(refusal)),
             Err(refusal) => {
                 let number = state.suspicion.suspect(message.topic(), partition);
@@ -165,8 +165,7 @@ impl ProducerContext for Context {
     }
 }
 
-/// The record that this report is about: librdkafka holds it until the report has been taken, also
-/// when it was appended.
+/// The record of this report, appended or not: librdkafka keeps it until the report has been taken.
 fn copy(message: &BorrowedMessage<'_>) -> OwnedRecord {
     let headers = message.headers();
     let headers = headers.into_iter().flat_map(|list| list.iter());
@@ -184,7 +183,7 @@ impl ClientContext for Context {
         match code {
             RDKafkaErrorCode::AllBrokersDown => {
                 state.down_since.get_or_insert(now);
-                // The error before it says why; this one only counts.
+                // The error before it gives the reason; this one only counts brokers.
                 if state.last_error.is_some() {
                     return;
                 }
@@ -220,7 +219,7 @@ impl ClientContext for Context {
     }
 }
 
-/// Lets one line of a kind through in a while and counts those that it keeps back.
+/// Passes one line of a kind per interval and counts the suppressed ones.
 #[derive(Debug, Default)]
 struct Quiet(Vec<Kind>);
 
@@ -232,7 +231,7 @@ struct Kind {
 }
 
 impl Quiet {
-    /// Whether a line of this kind may pass now; if so, how many were kept back since the last.
+    /// If a line of this kind may be logged now, the number suppressed since the last one.
     fn admit(&mut self, name: &str, now: Instant) -> Option<u64> {
         if let Some(kind) = self.0.iter_mut().find(|kind| kind.name == name) {
             if now.duration_since(kind.last) < QUIET {

@@ -1,7 +1,6 @@
 //! Why a record was not appended, and what a person can do about it.
 //!
-//! What is to be done about it without a person, the table of [`error_table`](crate::kafka::error_table)
-//! decides.
+//! The table of [`error_table`](crate::kafka::error_table) decides what outboxd does about it.
 
 use std::fmt;
 
@@ -32,14 +31,14 @@ impl DeliveryError {
         }))
     }
 
-    /// Numbers a failure that a report tells of.
+    /// Sets the number of a reported failure.
     pub(crate) fn numbered(mut self, number: u64) -> Self {
         self.0.number = number;
         self
     }
 
-    /// Grows from failure to failure, for [`Producer::trust`](crate::kafka::Producer::trust); 0 for a record that the producer did
-    /// not take.
+    /// Increases from failure to failure, for [`Producer::trust`](crate::kafka::Producer::trust); 0
+    /// for a record that the producer did not accept.
     pub fn number(&self) -> u64 {
         self.0.number
     }
@@ -54,18 +53,17 @@ impl DeliveryError {
         &self.0.topic
     }
 
-    /// The partition, or `None` where the record did not get as far as being given one.
+    /// The partition, or `None` if none was chosen yet.
     pub fn partition(&self) -> Option<i32> {
         (self.0.partition >= 0).then_some(self.0.partition)
     }
 
-    /// Whether the record may have been appended all the same: it was under way when it was
-    /// withdrawn.
+    /// Whether the record may have been appended all the same: it was in flight when it was purged.
     pub fn may_be_appended(&self) -> bool {
         self.code() == RDKafkaErrorCode::PurgeInflight
     }
 
-    /// What is to be done about it. A code that nobody has thought about is an outage.
+    /// The reaction to this error. A code missing from the table counts as an outage.
     pub fn action(&self) -> ErrorAction {
         error_table::listed(self.code()).unwrap_or(ErrorAction::Wait)
     }
@@ -76,27 +74,27 @@ impl DeliveryError {
         error_table::name(self.code())
     }
 
-    /// What a person can do about it, where that is known.
+    /// What a person can do about it, if known.
     pub(crate) fn hint(&self) -> Option<&'static str> {
         use RDKafkaErrorCode as K;
         Some(match self.code() {
             K::MessageSizeTooLarge | K::MessageBatchTooLarge | K::InvalidMessageSize => {
                 "raise the topic's max.message.bytes, and message.max.bytes in the Kafka properties"
             }
-            K::InvalidTopic => "a topic's name has 1 to 249 of the characters a-z A-Z 0-9 . _ -",
+            K::InvalidTopic => "a topic name has 1 to 249 characters from a-z A-Z 0-9 . _ -",
             K::UnknownTopic | K::UnknownTopicOrPartition | K::UnknownPartition => {
                 "create the topic, or let brokers create topics with OUTBOX_AUTO_CREATE_TOPICS=true"
             }
-            K::TopicAuthorizationFailed => "give the Kafka user WRITE and DESCRIBE on the topic",
+            K::TopicAuthorizationFailed => "grant the Kafka user WRITE and DESCRIBE on the topic",
             K::ClusterAuthorizationFailed => {
-                "give the Kafka user IDEMPOTENT_WRITE on the cluster, or WRITE on the topic"
+                "grant the Kafka user IDEMPOTENT_WRITE on the cluster, or WRITE on the topic"
             }
             K::InvalidRecord => {
-                "a compacted topic takes no record without a key; the broker's log says what it was"
+                "a compacted topic rejects records without a key; the broker's log has the reason"
             }
             K::InvalidTimestamp => {
-                "records carry the time at which they are sent: compare this machine's clock with \
-                 the broker's; the topic's message.timestamp.*.max.ms say how far they may differ"
+                "a record's timestamp is its send time: compare this machine's clock with the \
+                 broker's; the topic's message.timestamp.*.max.ms limit the difference"
             }
             K::Authentication | K::SaslAuthenticationFailed | K::UnsupportedSASLMechanism => {
                 "check security.protocol and sasl.* in the Kafka properties"
@@ -128,15 +126,15 @@ impl From<DeliveryError> for Error {
             }
             ErrorAction::Wait => Error::transient(
                 Code::Publish,
-                format!("Kafka could not take a record for {place}"),
+                format!("Kafka could not accept a record for {place}"),
             ),
             ErrorAction::Rewind => Error::transient(
                 Code::Publish,
-                format!("a record for {place} was withdrawn before Kafka had acknowledged it"),
+                format!("a record for {place} was withdrawn before Kafka acknowledged it"),
             ),
             ErrorAction::Fatal => Error::transient(
                 Code::Publish,
-                format!("the Kafka producer failed with a record for {place} in hand"),
+                format!("the Kafka producer failed while it held a record for {place}"),
             ),
         };
         let error = error.source(refusal.code());

@@ -6,13 +6,14 @@ use crate::outbox::OwnedRecord;
 /// How the delivery of one record ended.
 #[derive(Debug, Clone)]
 pub struct DeliveryReport {
-    /// The number that the record was sent with.
+    /// The caller's number for the record, given to `send`.
     pub ticket: u64,
-    /// Appended and acknowledged by all in-sync replicas, or why not.
+    /// `Ok` when the record was appended and acknowledged by all in-sync replicas, otherwise the
+    /// reason.
     pub outcome: Result<(), DeliveryError>,
-    /// The partition, or a negative number where the record did not get as far as being given one.
+    /// The partition, or a negative number if none was chosen yet.
     pub partition: i32,
-    /// The record itself: of each that failed, and from the first failure of a partition on of all
-    /// that it took.
+    /// The record itself: present in each failure, and from a partition's first failure on in every
+    /// report of that partition.
     pub(crate) record: Option<Box<OwnedRecord>>,
 }

@@ -1,32 +1,29 @@
-//! The table: what every error code of Kafka and of librdkafka asks for, by code alone and never by
-//! text.
+//! The table of all error codes of Kafka and librdkafka with outboxd's reaction, decided by code
+//! alone and never by text.
 //!
-//! Each code that librdkafka can name stands in it, which a test checks against librdkafka's own
-//! list, so that a new version cannot bring one that nobody has thought about. At run time a code
-//! that is missing is taken for an outage: something new must be waited out and seen by a person,
-//! it must never cost an event.
+//! It contains every code that librdkafka defines. A test checks that against librdkafka's own
+//! list, so a new version cannot add an unconsidered code. At run time a missing code counts as an
+//! outage: a new error must be waited out and seen by a person, and must never cost an event.
 //!
-//! The codes: <https://kafka.apache.org/protocol.html#protocol_error_codes>, and librdkafka's own,
+//! Kafka's codes: <https://kafka.apache.org/protocol.html#protocol_error_codes>. librdkafka's own,
 //! below zero: <https://docs.confluent.io/platform/current/clients/librdkafka/html/rdkafka_8h.html>
 
 use rdkafka::types::{RDKafkaErrorCode, RDKafkaRespErr};
 
-/// What is to be done about a record that was not appended.
+/// The reaction to a record that was not appended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ErrorAction {
-    /// It may pass, and no event may be blamed for it: to be tried again, and not counted as an
-    /// attempt.
+    /// The error may pass, and no event caused it: send again, without counting an attempt.
     Wait,
-    /// The fault is the record's own, its topic's, or that of a neighbour in its batch: an attempt.
+    /// The record, its topic or another record of its batch caused the error: count an attempt.
     Refuse,
-    /// Nobody's fault: the record was withdrawn and has to be sent again.
+    /// The record was withdrawn: send it again.
     Rewind,
-    /// The producer is of no more use: a new one is needed, and what this one had in flight has to
-    /// be sent again.
+    /// The producer can no longer be used: replace it, and send again what it had in flight.
     Fatal,
 }
 
-/// What this code asks for; `None` when it is not in the table.
+/// The reaction to this code; `None` if it is not in the table.
 pub(crate) fn listed(code: RDKafkaErrorCode) -> Option<ErrorAction> {
     use RDKafkaErrorCode as K;
     Some(match code {
@@ -38,8 +35,7 @@ pub(crate) fn listed(code: RDKafkaErrorCode) -> Option<ErrorAction> {
         | K::InvalidDifferentRecord
         | K::UnsupportedForMessageFormat
         | K::PolicyViolation
-        // Before Kafka had a code of its own for it, a missing key on a compacted topic was a
-        // corrupt message.
+        // Older brokers report a missing key on a compacted topic as a corrupt message.
         | K::InvalidMessage
         // The topic.
         | K::InvalidTopic
@@ -50,7 +46,7 @@ pub(crate) fn listed(code: RDKafkaErrorCode) -> Option<ErrorAction> {
 
         K::PurgeQueue | K::PurgeInflight => ErrorAction::Rewind,
 
-        // The sequence that makes the producer idempotent is broken, or the client is dying.
+        // The idempotent producer's sequence is broken, or the client is shutting down.
         K::Fatal
         | K::Fenced
         | K::ProducerFenced
@@ -91,7 +87,7 @@ pub(crate) fn listed(code: RDKafkaErrorCode) -> Option<ErrorAction> {
         | K::InconsistentVoterSet
         | K::ReassignmentInProgress
         | K::NoReassignmentInProgress
-        // The topic was made anew, and the client has not heard of it yet.
+        // The topic was recreated, and the client's metadata is older.
         | K::UnknownTopicId
         // Time.
         | K::MessageTimedOut
@@ -103,9 +99,9 @@ pub(crate) fn listed(code: RDKafkaErrorCode) -> Option<ErrorAction> {
         | K::PreviousInProgress
         | K::WaitCache
         | K::Interrupted
-        // A record carries the time at which it is sent, so it is a clock that is wrong.
+        // A record's timestamp is its send time, so a clock is wrong.
         | K::InvalidTimestamp
-        // Credentials and rights that concern all records alike.
+        // Credentials and rights that concern all records.
         | K::Authentication
         | K::SSL
         | K::SaslAuthenticationFailed
@@ -131,7 +127,7 @@ pub(crate) fn listed(code: RDKafkaErrorCode) -> Option<ErrorAction> {
         | K::LogDirNotFound
         | K::FileSystem
         | K::CriticalSystemResource
-        // Coordinators and transactions, of which this producer uses none.
+        // Coordinators and transactions, which this producer does not use.
         | K::WaitingForCoordinator
         | K::CoordinatorLoadInProgress
         | K::CoordinatorNotAvailable
@@ -140,7 +136,7 @@ pub(crate) fn listed(code: RDKafkaErrorCode) -> Option<ErrorAction> {
         | K::TransactionCoordinatorFenced
         | K::InvalidTransactionalState
         | K::InvalidTransactionTimeout
-        // What client and broker make of each other's requests, whatever is in them.
+        // Requests that client or broker cannot process, whatever the records contain.
         | K::BadMessage
         | K::BadCompression
         | K::UnsupportedCompressionType
@@ -165,7 +161,7 @@ pub(crate) fn listed(code: RDKafkaErrorCode) -> Option<ErrorAction> {
         | K::Application
         | K::KeySerialization
         | K::ValueSerialization
-        // What consumers, groups and administrators are told, and a producer never.
+        // Errors of consumers, groups and administrators, which no producer receives.
         | K::PartitionEOF
         | K::NoOffset
         | K::OffsetOutOfRange
@@ -213,7 +209,7 @@ pub(crate) fn listed(code: RDKafkaErrorCode) -> Option<ErrorAction> {
         | K::FeatureUpdateFailed
         | K::UnknownSubscriptionId
         | K::TelemetryTooLarge
-        // Nothing in particular.
+        // Generic codes.
         | K::Fail
         | K::Unknown
         | K::NoError
@@ -221,13 +217,13 @@ pub(crate) fn listed(code: RDKafkaErrorCode) -> Option<ErrorAction> {
         | K::End
         | K::EndAll => ErrorAction::Wait,
 
-        // The binding's list is open: a later version may know more.
+        // rdkafka's enum is non-exhaustive: a later version may add codes.
         _ => return None,
     })
 }
 
-/// librdkafka's own name of a code, such as `MSG_SIZE_TOO_LARGE`; what begins with `_` comes from
-/// librdkafka and not from a broker.
+/// librdkafka's name of a code, such as `MSG_SIZE_TOO_LARGE`; a leading `_` marks librdkafka's own
+/// codes.
 pub(crate) fn name(code: RDKafkaErrorCode) -> String {
     match RDKafkaRespErr::try_from(code as i32) {
         Ok(named) => {
@@ -244,8 +240,8 @@ mod tests {
 
     use super::*;
 
-    /// Every code of this build of librdkafka. The binding's list is made from the header, and
-    /// holds the same codes as `rd_kafka_get_err_descs`.
+    /// Every code of this build of librdkafka. rdkafka generates its list from the header; it has
+    /// the same codes as `rd_kafka_get_err_descs`.
     fn all() -> Vec<RDKafkaErrorCode> {
         let named = (-1_000..1_000).filter_map(|number| RDKafkaRespErr::try_from(number).ok());
         named.map(RDKafkaErrorCode::from).collect()
@@ -262,13 +258,14 @@ mod tests {
         assert!(missing.is_empty(), "not in the table: {missing:?}");
     }
 
-    /// The table in words: what is not an outage. Whatever is added to it costs events or
-    /// producers, and has to be written down here as well.
+    /// The codes that are not an outage. An addition to them costs events or producers, and must be
+    /// written down here as well.
     #[test]
     fn nothing_but_these_is_ever_anything_else_than_an_outage() {
         let refuse = "INVALID_MSG INVALID_MSG_SIZE INVALID_RECORD \
             MSG_SIZE_TOO_LARGE POLICY_VIOLATION RECORD_LIST_TOO_LARGE \
-            TOPIC_AUTHORIZATION_FAILED TOPIC_EXCEPTION UNKNOWN_TOPIC_OR_PART UNSUPPORTED_FOR_MESSAGE_FORMAT \
+            TOPIC_AUTHORIZATION_FAILED TOPIC_EXCEPTION UNKNOWN_TOPIC_OR_PART \
+            UNSUPPORTED_FOR_MESSAGE_FORMAT \
             _INVALID_DIFFERENT_RECORD _UNKNOWN_PARTITION _UNKNOWN_TOPIC";
         let rewind = "_PURGE_INFLIGHT _PURGE_QUEUE";
         let fatal = "DUPLICATE_SEQUENCE_NUMBER INVALID_PRODUCER_EPOCH INVALID_PRODUCER_ID_MAPPING \

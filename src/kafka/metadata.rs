@@ -1,14 +1,14 @@
-//! What Kafka says of topics, asked before and after a record fails: is it there, what does it take,
-//! can it be written to now.
+//! Kafka's metadata about topics, requested before and after a record fails: whether a topic
+//! exists, what it accepts, whether it can be written to now.
 //!
-//! **Nothing comes into being by being asked for.** To ask for a topic by its name leaves a handle
-//! in librdkafka that is refreshed for ever, and on a broker that creates topics it makes the topic;
-//! so one request asks for all topics of the cluster, and the settings only of those that are there.
-//! Where Kafka's user may not read settings, they stay unknown, and that is no error.
+//! **No request creates a topic.** A request for a topic by name leaves a handle in librdkafka that
+//! is refreshed without end, and creates the topic on a broker with automatic creation. One request
+//! therefore lists all topics of the cluster, and settings are requested only for existing ones.
+//! Where the Kafka user may not read settings they stay unknown, which is no error.
 //!
-//! **Nothing piles up.** The binding never looks at the main queue of its admin client, so whatever
-//! were put there would stay: at this log level librdkafka puts nothing there, and errors are put
-//! there only for clients that ask for such events, which this one does not.
+//! **No queue grows.** rdkafka never reads the main queue of its admin client, so anything put
+//! there would stay. At this log level librdkafka puts no log lines there, and errors only for
+//! clients that register for such events, which this one does not.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -30,55 +30,55 @@ use crate::error::{Code, Error, Result};
 use crate::kafka::context::Context;
 use crate::kafka::{admin, client_config};
 
-/// The longest that an answer is waited for.
+/// The limit for an answer.
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// A question that nobody waits for any longer ends within this time.
+/// A request whose caller has gone ends within this time.
 const SLICE: Duration = Duration::from_millis(2_500);
 
-/// How long the answer about settings is waited for: they are worth knowing, and nothing more.
+/// The limit for the answer about settings: they are useful, but not required.
 const DESCRIBE: Duration = Duration::from_secs(4);
 
-/// How many topics one request asks the settings of.
+/// The number of topics in one request for settings.
 const CHUNK: usize = 200;
 
-/// How many partitions are named at most.
+/// The most partitions that are named.
 const NAMED_MAX: usize = 16;
 
 type Client = AdminClient<Context>;
 
-/// Asks a cluster about topics. The client behind it is made when it is first asked.
+/// Requests metadata about topics. The first request creates the underlying client.
 pub(crate) struct MetadataClient {
     settings: ClientConfig,
     brokers: String,
     client: Arc<Mutex<Option<Arc<Client>>>>,
 }
 
-/// What Kafka says of a topic.
+/// Kafka's answer about a topic.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum TopicAnswer {
     Known(TopicFacts),
-    /// It is not there, or Kafka's user may not see it, which looks the same.
+    /// The topic does not exist, or the Kafka user may not see it, which looks the same.
     Missing,
 }
 
-/// A topic that is there.
+/// An existing topic.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct TopicFacts {
-    /// The largest batch that it takes; `None` where that is not known.
+    /// The largest batch that it accepts; `None` if unknown.
     pub(crate) max_message_bytes: Option<usize>,
-    /// It is compacted, and takes no record without a key; `false` also where that is not known.
+    /// Whether it is compacted and so rejects records without a key; `false` also if unknown.
     pub(crate) compacted: bool,
     pub(crate) partition_count: usize,
-    /// Partitions without a leader: nothing can be written there now. The first 16.
+    /// Partitions without a leader, which cannot be written to now. The first 16.
     pub(crate) leaderless: Vec<i32>,
-    /// Partitions that have fewer replicas in sync than the topic demands of a write. The first 16;
-    /// none where it is not known what the topic demands.
+    /// Partitions with fewer in-sync replicas than the topic requires for a write. The first 16;
+    /// none if the requirement is unknown.
     pub(crate) under_replicated: Vec<i32>,
 }
 
 impl TopicFacts {
-    /// What is amiss with the topic's partitions, for a person; `None` when nothing is.
+    /// The problem with the topic's partitions, for a person; `None` if there is none.
     pub(crate) fn problem(&self) -> Option<String> {
         let list = |partitions: &[i32]| {
             let partitions: Vec<String> = partitions.iter().map(i32::to_string).collect();
@@ -91,11 +91,11 @@ impl TopicFacts {
             ));
         }
         let short = list(&self.under_replicated);
-        (!short.is_empty()).then(|| format!("too few replicas in sync for partition {short}"))
+        (!short.is_empty()).then(|| format!("too few in-sync replicas for partition {short}"))
     }
 }
 
-/// A partition as the metadata shows it.
+/// A partition in the metadata.
 #[derive(Debug, Clone, Copy)]
 struct Partition {
     id: i32,
@@ -103,7 +103,7 @@ struct Partition {
     in_sync: usize,
 }
 
-/// The settings that matter here, as far as they are known.
+/// The relevant settings, as far as they are known.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 struct TopicSettings {
     max_message_bytes: Option<usize>,
@@ -124,7 +124,7 @@ impl MetadataClient {
         }
     }
 
-    /// What Kafka says of these topics, in their order.
+    /// Kafka's answers about these topics, in their order.
     ///
     /// # Errors
     ///
@@ -150,7 +150,7 @@ impl MetadataClient {
                 (Some(partitions), Some(settings)) => {
                     TopicAnswer::Known(facts(&partitions, &settings))
                 }
-                // The second kind has gone between the two questions.
+                // In the second case the topic was deleted between the two requests.
                 (None, _) | (Some(_), None) => TopicAnswer::Missing,
             };
             (topic.clone(), answer)
@@ -158,7 +158,7 @@ impl MetadataClient {
         Ok(answers.collect())
     }
 
-    /// The client that all questions share.
+    /// The client that all requests share.
     async fn client(&self) -> Result<Arc<Client>> {
         let (settings, client) = (self.settings.clone(), Arc::clone(&self.client));
         blocking(move || {
@@ -174,7 +174,7 @@ impl MetadataClient {
         .await
     }
 
-    /// The partitions of each topic, or `None` for those that are not there.
+    /// The partitions of each topic, or `None` if it does not exist.
     async fn list(
         &self,
         client: &Arc<Client>,
@@ -182,15 +182,15 @@ impl MetadataClient {
         deadline: Instant,
     ) -> Result<Vec<Option<Vec<Partition>>>> {
         let waiting = Waiting::default();
-        let given_up = Arc::clone(&waiting.0);
+        let cancelled = Arc::clone(&waiting.0);
         let (client, topics) = (Arc::clone(client), topics.to_vec());
         let brokers = self.brokers.clone();
         let answer = blocking(move || {
             loop {
                 let left = deadline.saturating_duration_since(Instant::now());
                 match client.inner().fetch_metadata(None, SLICE.min(left)) {
-                    Ok(metadata) => return Ok(chosen(metadata.topics(), &topics)),
-                    Err(_) if left > SLICE && !given_up.load(Ordering::Relaxed) => {}
+                    Ok(metadata) => return Ok(select(metadata.topics(), &topics)),
+                    Err(_) if left > SLICE && !cancelled.load(Ordering::Relaxed) => {}
                     Err(error) => return Err(unreachable(&brokers, error)),
                 }
             }
@@ -200,7 +200,7 @@ impl MetadataClient {
         answer
     }
 
-    /// Adds the settings of these topics; `None` for one that is not there any longer.
+    /// Adds the settings of these topics; `None` for one that no longer exists.
     async fn describe<'a>(
         &self,
         client: &Client,
@@ -218,7 +218,7 @@ impl MetadataClient {
         let options = AdminOptions::new().request_timeout(Some(left.max(Duration::from_millis(1))));
         let results = match client.describe_configs(&specifiers, &options).await {
             Ok(results) => results,
-            Err(KafkaError::AdminOp(code)) if may_not_know(code) => {
+            Err(KafkaError::AdminOp(code)) if is_unavailable(code) => {
                 described.extend(
                     topics
                         .iter()
@@ -228,7 +228,7 @@ impl MetadataClient {
             }
             Err(error) => return Err(unreachable(&self.brokers, error)),
         };
-        // The results stand in the order of the question.
+        // The results are in the order of the request.
         for (topic, result) in topics.iter().zip(results) {
             let settings = match result {
                 Ok(resource) if resource.specifier == owned(topic) => Some(read(&resource)),
@@ -250,7 +250,7 @@ impl fmt::Debug for MetadataClient {
 }
 
 impl Drop for MetadataClient {
-    /// The client's end waits for its threads, which must not hold up the thread that all runs on.
+    /// Destroying the client waits for its threads, which must not block the thread of the runtime.
     fn drop(&mut self) {
         let client = Arc::clone(&self.client);
         if let Ok(runtime) = Handle::try_current() {
@@ -259,7 +259,7 @@ impl Drop for MetadataClient {
     }
 }
 
-/// Tells the thread that asks when nobody waits for the answer any longer.
+/// Signals the requesting thread that its caller has gone.
 #[derive(Default)]
 struct Waiting(Arc<AtomicBool>);
 
@@ -273,13 +273,14 @@ async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
     let done = tokio::task::spawn_blocking(work).await;
-    done.unwrap_or_else(|gone| {
-        Err(Error::transient(Code::Lifecycle, "the question to Kafka was given up").source(gone))
+    done.unwrap_or_else(|cancelled| {
+        Err(Error::transient(Code::Lifecycle, "the Kafka request was cancelled").source(cancelled))
     })
 }
 
-/// Kafka's user may not ask, or the broker cannot be asked: what is not known is not an error.
-fn may_not_know(code: RDKafkaErrorCode) -> bool {
+/// The Kafka user may not read settings, or the broker does not support it: unknown settings are no
+/// error.
+fn is_unavailable(code: RDKafkaErrorCode) -> bool {
     matches!(
         code,
         RDKafkaErrorCode::ClusterAuthorizationFailed
@@ -298,8 +299,8 @@ fn owned(topic: &str) -> OwnedResourceSpecifier {
     OwnedResourceSpecifier::Topic(topic.to_owned())
 }
 
-/// Of all topics those that were asked for, in the order of the question.
-fn chosen(all: &[MetadataTopic], wanted: &[String]) -> Vec<Option<Vec<Partition>>> {
+/// The requested topics out of all, in the order of the request.
+fn select(all: &[MetadataTopic], wanted: &[String]) -> Vec<Option<Vec<Partition>>> {
     let mut found: HashMap<&str, Option<Vec<Partition>>> =
         wanted.iter().map(|name| (name.as_str(), None)).collect();
     for topic in all {
@@ -315,7 +316,7 @@ fn partitions(topic: &MetadataTopic) -> Option<Vec<Partition>> {
     use RDKafkaRespErr::*;
     match topic.error() {
         Some(RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART | RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_ID) => None,
-        // It is there, and nothing more can be said of it now.
+        // The topic exists, but its partitions are unknown now.
         Some(_) => Some(Vec::new()),
         None => {
             let partitions = topic.partitions().iter().map(|partition| Partition {
@@ -391,7 +392,7 @@ mod tests {
         let problem = short.problem();
         assert_eq!(
             problem.as_deref(),
-            Some("too few replicas in sync for partition 1, 3")
+            Some("too few in-sync replicas for partition 1, 3")
         );
         assert_eq!(TopicFacts::default().problem(), None);
     }

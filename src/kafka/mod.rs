@@ -1,12 +1,13 @@
-//! Where records go: one idempotent producer, and the few questions that outboxd asks a cluster.
+//! The Kafka side: one idempotent producer, and a few requests about the cluster and its topics.
 //!
-//! This room knows records, tickets and reports; it knows no slot, no LSN and no outbox row. It
-//! owns librdkafka: its settings (`client_config`), its events (`context`), how it and our task
-//! wake each other (`waking_producer`) and the meaning of the broker's error codes ([`DeliveryError`], [`ErrorAction`]).
+//! This module knows records, tickets and reports; it knows no slot, no LSN and no outbox row. It
+//! owns librdkafka: its properties (`client_config`), its events (`context`), the wake-ups between
+//! its threads and our task (`waking_producer`), and the meaning of Kafka's error codes
+//! ([`DeliveryError`], [`ErrorAction`]).
 //!
-//! The promise that everything above is built on: **each record that [`Producer::send`] accepts
-//! ends with exactly one [`DeliveryReport`]**, be it delivered, refused or purged, and of two records of
-//! one partition the earlier is appended first.
+//! The guarantee that the modules above rely on: **each record that [`Producer::send`] accepts ends
+//! with exactly one [`DeliveryReport`]**, whether delivered, refused or purged, and of two records
+//! of one partition the earlier is appended first.
 
 mod admin;
 mod client_config;

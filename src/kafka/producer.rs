@@ -50,9 +50,9 @@ const _: () = assert!(usize::BITS >= u64::BITS);
 pub enum SendError {
     /// The queue is full: take reports, then send again.
     Full,
-    /// It can never be sent as it is: too large, or its topic cannot be.
+    /// The record can never be sent: it is too large, or its topic's name is invalid.
     Refused(DeliveryError),
-    /// The producer is of no more use.
+    /// The producer can no longer be used.
     Fatal(Error),
 }
 
@@ -92,7 +92,7 @@ impl Producer {
         let client = WakingProducer::new(producer).map_err(|error| {
             Error::fatal(
                 Code::Lifecycle,
-                "no socket for the Kafka producer's wake-ups",
+                "cannot create the Kafka producer's wake-up socket",
             )
             .source(error)
         })?;
@@ -104,13 +104,13 @@ impl Producer {
         })
     }
 
-    /// Puts a new producer in the place of one that is of no more use. What the old one had in
-    /// flight is forgotten, and no report of it is ever seen: it has to be sent again.
+    /// Replaces a producer that can no longer be used. The records that the old one had in flight
+    /// get no report: send them again.
     ///
     /// Waits until the old one has closed its connections, which takes a second or two and does not
-    /// hold up the thread: what is sent again should not be overtaken by what was under way. When
-    /// the waiting is given up the new one stands in its place all the same, and the old one goes
-    /// on ending; there is never more than one that does. When it fails, this one stays.
+    /// block the thread: its late records should not overtake the ones sent again. If the future is
+    /// dropped, the new one is in place all the same and the old one goes on closing; at most one
+    /// does. On an error the old one stays in place.
     pub async fn replace(&mut self, config: &Config) -> Result<()> {
         self.alone().await;
         let fresh = Producer::new(config)?;
@@ -168,7 +168,7 @@ impl Producer {
         headers: impl Iterator<Item = (&'a str, &'a [u8])>,
         ticket: u64,
     ) -> Result<(), SendError> {
-        // Every wrong name would stay in librdkafka's list of topics and be asked for again and
+        // librdkafka would keep every wrong name in its list of topics and request it again and
         // again.
         if check_topic(topic).is_err() {
             return Err(refused(RDKafkaErrorCode::InvalidTopic, topic));
@@ -199,7 +199,7 @@ impl Producer {
         }
     }
 
-    /// Tells that no record follows at once: a few do not linger then. Waits for their delivery, a
+    /// Says that no record follows at once, so a few do not linger. Waits for their delivery, a
     /// millisecond at most.
     pub(crate) fn push(&mut self) {
         if (1..=LITTLE).contains(&mem::take(&mut self.fresh)) {
@@ -207,59 +207,58 @@ impl Producer {
         }
     }
 
-    /// Puts the reports that have come behind those in `into`. Never blocks.
+    /// Appends the available reports to `into`. Never blocks.
     pub fn take_reports(&mut self, into: &mut Vec<DeliveryReport>) {
         self.client.poll_all();
         let taken = self.client.producer().context().take(into);
         self.in_flight -= taken as u64;
     }
 
-    /// Ends the suspicion of all partitions of a topic: its reports no longer bring their records
-    /// back, until the next failure. To be called when all is in order up to this failure, the last
-    /// of the topic that was reported; one that was not read yet keeps the topic suspect.
+    /// Trusts all partitions of a topic again: until the next failure its reports no longer include
+    /// their records. Call it when all records up to this failure, the last reported one of the
+    /// topic, are in order; a later, unread failure keeps the topic suspect.
     pub fn trust(&mut self, topic: &str, failure: u64) {
         self.client.producer().context().trust(topic, failure);
     }
 
-    /// Resolves when there may be reports to take; at once if there are some. It can also resolve
-    /// for nothing.
+    /// Resolves when there may be reports to take. It may resolve without any.
     ///
-    /// Cancel-safe: it takes nothing. To be followed by [`take_reports`](Producer::take_reports),
-    /// without which it resolves again at once.
+    /// Cancel-safe: it takes nothing. Until [`take_reports`](Producer::take_reports) is called it
+    /// resolves at once.
     pub async fn reported(&self) {
         self.client.woken().await;
     }
 
-    /// How many accepted records have no report yet.
+    /// The number of accepted records without a report.
     pub fn in_flight(&self) -> u64 {
         self.in_flight
     }
 
-    /// Withdraws all that is not acknowledged, queued or under way. Does not block; it is done when
-    /// [`in_flight`](Producer::in_flight) is 0, since each withdrawn record still yields its
-    /// report, with [`ErrorAction::Rewind`](crate::kafka::Action::Rewind). Not to be followed by a
-    /// `send`, which the purge may catch too.
+    /// Withdraws all unacknowledged records, queued or in flight. Does not block: it is done when
+    /// [`in_flight`](Producer::in_flight) is 0, since each withdrawn record still gets its report,
+    /// with [`ErrorAction::Rewind`](crate::kafka::ErrorAction::Rewind). Call no `send` before that,
+    /// as the purge may withdraw that record too.
     pub fn purge(&mut self) {
         self.client
             .producer()
             .purge(PurgeConfig::default().queue().inflight().non_blocking());
     }
 
-    /// The error after which this producer accepts nothing, if there was one. What is under way
-    /// still gets its reports.
+    /// The error after which this producer accepts no record, if there was one. Records in flight
+    /// still get their reports.
     pub fn fatal(&self) -> Option<Error> {
         let fatal = self.client.producer().context().is_fatal();
         fatal.then(|| self.fatal_error())
     }
 
-    /// How the producer fares.
+    /// The producer's health.
     pub fn health(&self) -> Health {
         self.client.producer().context().health(self.in_flight)
     }
 
     fn fatal_error(&self) -> Error {
         // A new producer starts a new sequence, so this passes with `replace`.
-        let error = Error::transient(Code::Publish, "the Kafka producer failed for good");
+        let error = Error::transient(Code::Publish, "the Kafka producer failed permanently");
         match self.client.producer().client().fatal_error() {
             Some((code, _)) => error.source(code),
             None => error,

@@ -1,17 +1,16 @@
-//! Which partitions have had a failure since somebody last looked after them.
+//! The partitions that had a failure which the caller has not processed yet.
 //!
-//! librdkafka goes on with a partition behind a refused batch by itself, before anybody has heard
-//! of the refusal, so what it appends there may stand behind records that are older. From the
-//! first failure on every report of that partition therefore brings its record back, so that all of
-//! it can be sent again in order. Nearly always nothing is suspect, and then the question costs one
-//! comparison.
+//! After a refused batch librdkafka goes on with the partition before the caller has seen the
+//! refusal, so later records may be appended before older ones are. From the first failure on,
+//! every report of that partition therefore includes its record, so that all of them can be sent
+//! again in order. Nearly always no partition is suspect, and the check costs one comparison.
 //!
-//! Trust comes from somebody who has seen the reports up to some failure. A failure that came after that one, and lies
-//! unread among the reports, keeps its topic suspect: failures are numbered for that.
+//! `trust` names the last failure that the caller has processed. A later failure, still unread
+//! among the reports, keeps its topic suspect; failures are numbered for that.
 
 use std::collections::HashMap;
 
-/// See the module's head. Bounded by what is in flight: only its reports come here.
+/// See the module's head. Bounded by the records in flight: only their reports add to it.
 #[derive(Debug, Default)]
 pub(crate) struct SuspectPartitions {
     /// The number of the last failure of each suspect topic, and its suspect partitions.
@@ -20,7 +19,8 @@ pub(crate) struct SuspectPartitions {
 }
 
 impl SuspectPartitions {
-    /// A record of this partition has failed. -1 stands for records that had not got one. The number of this failure, from 1 on.
+    /// Records a failure of this partition and returns the failure's number, from 1. Partition -1
+    /// stands for records that had none yet.
     pub(crate) fn suspect(&mut self, topic: &str, partition: i32) -> u64 {
         self.failures += 1;
         let known = match self.topics.get_mut(topic) {
@@ -34,12 +34,12 @@ impl SuspectPartitions {
         self.failures
     }
 
-    /// No partition at all is suspect.
+    /// Whether no partition is suspect.
     pub(crate) fn is_none(&self) -> bool {
         self.topics.is_empty()
     }
 
-    /// This partition is suspect.
+    /// Whether this partition is suspect.
     pub(crate) fn holds(&self, topic: &str, partition: i32) -> bool {
         let known = self.topics.get(topic);
         known.is_some_and(|(_, partitions)| partitions.contains(&partition))
@@ -53,7 +53,7 @@ impl SuspectPartitions {
         self.failures = failures;
     }
 
-    /// All partitions of this topic are in order again, unless there was a failure after this one.
+    /// Trusts all partitions of this topic again, unless it had a failure after this one.
     pub(crate) fn trust(&mut self, topic: &str, failure: u64) {
         if self
             .topics

@@ -1,34 +1,33 @@
-//! Wakes our task when librdkafka has something to report, and librdkafka when it has something to
-//! send. The only `unsafe` code of the project: rdkafka wraps neither.
+//! Wakes our task when librdkafka has something to report, and librdkafka's threads when there is
+//! something to send. The only `unsafe` code of the project: rdkafka wraps neither.
 //!
-//! librdkafka puts delivery reports, errors and log lines on the client's main queue, from threads
-//! of its own. [`rd_kafka_queue_io_event_enable`] makes it write a byte to a file descriptor when
-//! something comes onto that queue while it is empty; the other end of that socket is in our
-//! runtime's poll set. So one task waits for Postgres and Kafka at once, with no thread, channel or
-//! timer between.
+//! librdkafka's own threads put delivery reports, errors and log lines on the client's main queue.
+//! [`rd_kafka_queue_io_event_enable`] makes it write a byte to a file descriptor when an item
+//! arrives on the empty queue; the other end of that socket is in the runtime's poll set. So one
+//! task waits for Postgres and Kafka at once, without a thread, channel or timer in between.
 //!
 //! **No wake-up is lost.** Under the queue's lock librdkafka (a) writes the byte when the length
-//! goes from 0 to 1 and the mark `sent` is off, and sets it; (b) clears the mark whenever the queue
-//! is polled. [`WakingProducer::poll_all`] first takes the bytes out of the socket, then polls
-//! until the length is 0. What comes after that makes the length 1 again and finds the mark cleared
-//! by the last poll: a byte is written, and nobody takes it out before the next `poll_all`. What
-//! comes before is polled by it. A poll of an empty queue that returns just as something comes
-//! leaves that byte in the socket. The reverse order (poll, then take the bytes) would lose the
-//! wake-up of whatever came in between.
+//! goes from 0 to 1 and the flag `sent` is off, and sets the flag; (b) clears the flag whenever the
+//! queue is polled. [`WakingProducer::poll_all`] first takes the bytes out of the socket, then
+//! polls until the length is 0. An item that arrives after that makes the length 1 again and finds
+//! the flag cleared by the last poll: a byte is written, and stays until the next `poll_all`. An
+//! item that arrives earlier is polled by it. A poll of an empty queue that returns just as an item
+//! arrives leaves that byte in the socket. The reverse order (poll, then take the bytes) would lose
+//! the wake-up of an item that arrives in between.
 //!
-//! **A flush takes no report.** rdkafka has delivery reports come as events on the main queue, and
-//! [`rd_kafka_flush`] then serves no queue: it tells librdkafka's threads not to let records linger
-//! while it waits, and waits until all are delivered or its time is over. Its shortest wait is
-//! enough to send what is complete.
+//! **A flush takes no report.** rdkafka receives delivery reports as events on the main queue, so
+//! [`rd_kafka_flush`] serves no queue: it makes librdkafka's threads send without lingering while
+//! it waits, and returns when all records are delivered or its time is over. Its shortest wait is
+//! enough to send complete records.
 //!
-//! **It is sound.** [`rdkafka_sys::rd_kafka_queue_get_main`] takes a reference of its own on a
-//! queue that lives as long as the client; [`Queue`] returns it on drop, and as a field before
-//! `producer` it is dropped first, as librdkafka asks (everything that was taken from a client is
-//! returned before the client is destroyed). The descriptor is written to under the queue's lock
-//! only; switching it off takes the same lock, so after [`Queue`]'s drop there is no more write,
-//! and the socket, dropped after it, cannot be closed under one. The byte is copied at the call.
-//! All functions used may be called from any thread, which is what `Send` and `Sync` of [`Queue`]
-//! claim and all that they claim.
+//! **It is sound.** [`rdkafka_sys::rd_kafka_queue_get_main`] takes its own reference on a queue
+//! that lives as long as the client. [`Queue`] releases it on drop, and as a field before
+//! `producer` it is dropped first, as librdkafka requires (everything obtained from a client is
+//! released before the client is destroyed). librdkafka writes to the descriptor under the queue's
+//! lock only, and switching the events off takes the same lock: after [`Queue`]'s drop there is no
+//! more write, and the socket, dropped later, cannot be closed during one. The byte is copied at
+//! the call. All functions used may be called from any thread, which is all that `Send` and `Sync`
+//! of [`Queue`] claim.
 //!
 //! [`rd_kafka_queue_io_event_enable`]: rdkafka_sys::rd_kafka_queue_io_event_enable
 //! [`rd_kafka_flush`]: rdkafka_sys::rd_kafka_flush
@@ -45,7 +44,7 @@ use std::time::Duration;
 use rdkafka::producer::{BaseProducer, Producer as _, ProducerContext};
 use tokio::net::UnixStream;
 
-/// How long a flush waits, in milliseconds.
+/// The limit of a flush, in milliseconds.
 const FLUSH_MS: c_int = 1;
 
 /// A producer with the socket that its main queue writes to.
@@ -57,7 +56,7 @@ pub(crate) struct WakingProducer<C: ProducerContext> {
 }
 
 impl<C: ProducerContext> WakingProducer<C> {
-    /// Has `producer` wake the runtime that this is called in.
+    /// Makes `producer` wake the current runtime.
     pub(crate) fn new(producer: BaseProducer<C>) -> io::Result<Self> {
         let (read_end, write_end) = BlockingStream::pair()?;
         read_end.set_nonblocking(true)?;
@@ -77,27 +76,26 @@ impl<C: ProducerContext> WakingProducer<C> {
         &self.producer
     }
 
-    /// Has records that linger sent now. Returns when they are delivered, after a millisecond at
-    /// most.
+    /// Sends lingering records now. Returns when they are delivered, after a millisecond at most.
     pub(crate) fn flush(&self) {
         let client = self.producer.client().native_ptr();
-        // SAFETY: the client lives while `self.producer` is borrowed, and a producer is what it is.
-        // That not all is delivered in so short a time is no error here.
+        // SAFETY: the client lives while `self.producer` is borrowed, and it is a producer. A
+        // time-out before all records are delivered is no error here.
         unsafe { rdkafka_sys::rd_kafka_flush(client, FLUSH_MS) };
     }
 
-    /// Resolves when something may be on the queue. Cancel-safe: it takes nothing, neither from the
-    /// queue nor from the socket.
+    /// Resolves when the queue may have an item. Cancel-safe: it takes nothing from queue or
+    /// socket.
     pub(crate) async fn woken(&self) {
-        // It fails when the runtime is shutting down; the caller then looks at an empty queue and
-        // is dropped with its task.
+        // Fails when the runtime is shutting down; the caller then finds an empty queue and is
+        // dropped with its task.
         let _ = self.readable.readable().await;
     }
 
-    /// Runs the context's callbacks for all that is on the queue. Never waits.
+    /// Runs the context's callbacks for all items on the queue. Never waits.
     ///
-    /// It ends: the reports on the queue are those of records that were sent before, and nothing is
-    /// sent meanwhile.
+    /// The loop ends: the queue has reports of records sent earlier only, and none is sent
+    /// meanwhile.
     pub(crate) fn poll_all(&self) {
         let mut bytes = [0; 64];
         while matches!(self.readable.try_read(&mut bytes), Ok(taken) if taken > 0) {}
@@ -123,8 +121,8 @@ unsafe impl Sync for Queue {}
 
 impl Queue {
     fn of<C: ProducerContext>(producer: &BaseProducer<C>) -> Option<Queue> {
-        // SAFETY: the client lives while `producer` is borrowed; the reference that is returned is
-        // ours.
+        // SAFETY: the client lives while `producer` is borrowed; the returned reference is owned
+        // here.
         NonNull::new(unsafe {
             rdkafka_sys::rd_kafka_queue_get_main(producer.client().native_ptr())
         })
@@ -133,8 +131,7 @@ impl Queue {
 
     fn write_to(&self, socket: &BlockingStream) {
         let byte = [1u8];
-        // SAFETY: the queue is valid as long as `self`; one byte is copied from a buffer of one
-        // byte.
+        // SAFETY: the queue is valid as long as `self`; one byte is copied from a one-byte buffer.
         unsafe {
             rdkafka_sys::rd_kafka_queue_io_event_enable(
                 self.0.as_ptr(),
@@ -153,8 +150,8 @@ impl Queue {
 
 impl Drop for Queue {
     fn drop(&mut self) {
-        // SAFETY: the queue is valid until it is destroyed here, and it is not used again. -1 ends
-        // the writing.
+        // SAFETY: the queue is valid until it is destroyed here, and not used again. -1 switches
+        // the events off.
         unsafe {
             rdkafka_sys::rd_kafka_queue_io_event_enable(self.0.as_ptr(), -1, std::ptr::null(), 0);
             rdkafka_sys::rd_kafka_queue_destroy(self.0.as_ptr());

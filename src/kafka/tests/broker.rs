@@ -1,5 +1,5 @@
-//! What a real broker refuses and how it comes to us: the facts that the publisher's way with
-//! refusals rests on.
+//! A real broker's refusals as the producer reports them: the facts that the publisher's handling
+//! of refusals relies on.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
@@ -9,7 +9,7 @@ use crate::kafka::tests::server;
 use crate::kafka::{DeliveryError, DeliveryReport, ErrorAction, Producer};
 use crate::outbox::{OwnedRecord, wire_size};
 
-/// What is sent under a number: a key out of ten, and everything made from the number.
+/// The record of a number: one of ten keys, and a value made from the number.
 fn numbered(topic: &str, number: u64, keyless: u64) -> OwnedRecord {
     let key = format!("k{}", number % 10);
     let id = number.to_string();
@@ -21,8 +21,8 @@ fn numbered(topic: &str, number: u64, keyless: u64) -> OwnedRecord {
     )
 }
 
-/// One record without a key among 60,000 on a compacted topic: the broker refuses its whole batch
-/// and librdkafka goes on with the partition behind it.
+/// One record without a key among 60,000 on a compacted topic: the broker refuses its whole batch,
+/// and librdkafka goes on with the rest of the partition.
 #[tokio::test]
 async fn from_a_refused_batch_on_a_partition_reports_in_order_of_sending_each_with_its_record() {
     const COUNT: u64 = 60_000;
@@ -67,7 +67,7 @@ async fn from_a_refused_batch_on_a_partition_reports_in_order_of_sending_each_wi
         for report in failures {
             let refusal = report.outcome.as_ref().unwrap_err();
             assert_eq!(refusal.action(), ErrorAction::Refuse);
-            // The record itself, and those that share its batch.
+            // The record itself and the others of its batch.
             let name = refusal.name();
             let expected = ["INVALID_RECORD", "_INVALID_DIFFERENT_RECORD"];
             assert!(expected.contains(&name.as_str()), "{name}");
@@ -78,7 +78,7 @@ async fn from_a_refused_batch_on_a_partition_reports_in_order_of_sending_each_wi
         }
         assert!(failures.is_empty() || failures.iter().any(|report| report.ticket == KEYLESS));
     }
-    // One batch of one partition; it has neighbours, and more of the partition lies behind it.
+    // One batch of one partition with several records, and more of the partition after it.
     assert!(
         matches!(refused[..], [(batch, behind)] if batch > 1 && behind > 0),
         "{refused:?}"
@@ -90,7 +90,7 @@ async fn from_a_refused_batch_on_a_partition_reports_in_order_of_sending_each_wi
     assert!(after.outcome.is_ok() && after.record.is_none());
 }
 
-/// Makes a record of so many bytes on the wire, by the length of its value.
+/// Makes a record of this size on the wire, by the length of its value.
 fn of_size(size: usize, topic: &str, key: Option<&[u8]>, headers: &[(&str, &[u8])]) -> OwnedRecord {
     let value = vec![b'v'; size];
     let length = (0..=size)

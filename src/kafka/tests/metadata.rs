@@ -1,4 +1,5 @@
-//! What Kafka says of topics, on a real broker, and on one that cannot be asked for everything.
+//! Kafka's metadata about topics, from a real broker and from one that does not answer every
+//! request.
 #![allow(clippy::unwrap_used)]
 
 use std::process::Command;
@@ -41,7 +42,7 @@ async fn topics_are_known_with_their_limits_or_missing() {
         .create_topic("catalog-demanding", 3, &demanding)
         .await
         .unwrap();
-    let catalog = MetadataClient::new(&config(&kafka.brokers()));
+    let client = MetadataClient::new(&config(&kafka.brokers()));
     let asked = names(&[
         "catalog-small",
         "catalog-none",
@@ -49,7 +50,7 @@ async fn topics_are_known_with_their_limits_or_missing() {
         "catalog-demanding",
         "not a name",
     ]);
-    let answers = catalog.ask(&asked).await.unwrap();
+    let answers = client.ask(&asked).await.unwrap();
     let plain = TopicFacts {
         max_message_bytes: Some(1_048_588),
         partition_count: 2,
@@ -73,14 +74,14 @@ async fn topics_are_known_with_their_limits_or_missing() {
     ];
     assert_eq!(answers, Vec::from_iter(asked.into_iter().zip(expected)));
 
-    // What comes into being later is seen at once.
+    // A topic created later is seen at once.
     kafka.create_topic("catalog-none", 1, &[]).await.unwrap();
-    let later = catalog.ask(&names(&["catalog-none"])).await.unwrap();
+    let later = client.ask(&names(&["catalog-none"])).await.unwrap();
     assert!(matches!(later[0].1, TopicAnswer::Known(_)), "{later:?}");
-    assert!(catalog.ask(&[]).await.unwrap().is_empty());
+    assert!(client.ask(&[]).await.unwrap().is_empty());
 }
 
-/// The memory that this process has in use, in bytes.
+/// The resident memory of this process, in bytes.
 fn resident() -> usize {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find(|line| line.starts_with("VmRSS:"));
@@ -88,7 +89,7 @@ fn resident() -> usize {
     kib.parse::<usize>().unwrap() << 10
 }
 
-/// Names the broker for the process that runs only the test below, whose memory is its own.
+/// Names the broker for the process that runs only the test below, to measure its memory alone.
 const ALONE: &str = "OUTBOXD_TEST_CATALOG_BROKERS";
 
 #[tokio::test]
@@ -111,10 +112,10 @@ async fn ten_thousand_names_that_are_not_there_leave_no_memory_and_make_no_topic
 }
 
 async fn ask_for_ten_thousand(brokers: &str) {
-    let catalog = MetadataClient::new(&config(brokers));
+    let client = MetadataClient::new(&config(brokers));
     let ask = async |round: usize| {
         let asked: Vec<String> = (0..100).map(|it| format!("missing-{round}-{it}")).collect();
-        let answers = catalog.ask(&asked).await.unwrap();
+        let answers = client.ask(&asked).await.unwrap();
         assert!(answers.iter().all(|(_, it)| *it == TopicAnswer::Missing));
     };
     for round in 0..5 {
@@ -125,17 +126,17 @@ async fn ask_for_ten_thousand(brokers: &str) {
         ask(round).await;
     }
     let grown = resident().saturating_sub(before);
-    // A handle for each would take some forty megabytes.
+    // A handle for each would take about 40 MB.
     assert!(grown < 4 << 20, "grown by {grown} bytes");
 }
 
 #[tokio::test]
 async fn where_settings_cannot_be_read_they_stay_unknown() {
-    // The mock cluster answers no question about settings.
+    // The mock cluster answers no request for settings.
     let cluster = MockCluster::new(1).unwrap();
     cluster.create_topic("orders", 2, 1).unwrap();
-    let catalog = MetadataClient::new(&config(&cluster.bootstrap_servers()));
-    let answers = catalog.ask(&names(&["orders", "none"])).await.unwrap();
+    let client = MetadataClient::new(&config(&cluster.bootstrap_servers()));
+    let answers = client.ask(&names(&["orders", "none"])).await.unwrap();
     let unknown = TopicFacts {
         partition_count: 2,
         ..TopicFacts::default()
@@ -149,8 +150,8 @@ async fn a_partition_without_a_leader_is_named() {
     let cluster = MockCluster::new(1).unwrap();
     cluster.create_topic("orders", 3, 1).unwrap();
     cluster.partition_leader("orders", 1, None).unwrap();
-    let catalog = MetadataClient::new(&config(&cluster.bootstrap_servers()));
-    let answers = catalog.ask(&names(&["orders"])).await.unwrap();
+    let client = MetadataClient::new(&config(&cluster.bootstrap_servers()));
+    let answers = client.ask(&names(&["orders"])).await.unwrap();
     let TopicAnswer::Known(facts) = &answers[0].1 else {
         panic!("{answers:?}")
     };
@@ -160,11 +161,11 @@ async fn a_partition_without_a_leader_is_named() {
 
 #[tokio::test]
 async fn an_outage_names_the_brokers_within_the_limit_and_holds_up_nobody() {
-    let catalog = MetadataClient::new(&config("127.0.0.1:1"));
+    let client = MetadataClient::new(&config("127.0.0.1:1"));
     let start = Instant::now();
     let asked = names(&["orders"]);
     let mut turns = 0;
-    let mut asking = std::pin::pin!(catalog.ask(&asked));
+    let mut asking = std::pin::pin!(client.ask(&asked));
     let error = loop {
         tokio::select! {
             biased;

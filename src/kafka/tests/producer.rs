@@ -1,5 +1,5 @@
 //! The producer against librdkafka's in-process mock cluster, which speaks the real protocol but
-//! enforces no sizes, no ACLs and no min.insync: those are for the integration tests.
+//! enforces no sizes, ACLs or min.insync.replicas: the integration tests cover those.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::HashMap;
@@ -42,7 +42,7 @@ fn send(producer: &mut Producer, key: &[u8], value: &[u8], ticket: u64) -> Resul
     producer.send_parts("orders", Some(key), Some(value), [].into_iter(), ticket)
 }
 
-/// Waits for `count` reports the way the engine does: woken, then taking what is there.
+/// Waits for `count` reports as the publisher does: wait for a wake-up, then take the reports.
 pub(crate) async fn reports(producer: &mut Producer, count: usize) -> Vec<DeliveryReport> {
     let mut reports = Vec::new();
     let all = async {
@@ -57,7 +57,7 @@ pub(crate) async fn reports(producer: &mut Producer, count: usize) -> Vec<Delive
     reports
 }
 
-/// All that lies in the topic's partitions: per partition the values in order.
+/// The values in the topic, in order, by partition.
 fn consumed(brokers: &str, topic: &str, partitions: i32, count: usize) -> Vec<Vec<Vec<u8>>> {
     let consumer: BaseConsumer = ClientConfig::new()
         .set("bootstrap.servers", brokers)
@@ -104,7 +104,7 @@ pub(crate) fn tickets(reports: &[DeliveryReport]) -> Vec<u64> {
     tickets
 }
 
-/// Per key, the values must be those that were sent, in the order of sending.
+/// Each key's values must be those that were sent, in the order of sending.
 fn assert_in_order(partitions: &[Vec<Vec<u8>>], count: u64) {
     let mut seen: HashMap<u64, u64> = HashMap::new();
     for value in partitions.iter().flatten() {
@@ -229,7 +229,7 @@ async fn an_outage_costs_no_record_and_no_order_and_is_seen_while_it_lasts() {
         producer.reported().await;
         producer.take_reports(&mut all);
     }
-    assert_eq!(all.len(), 500, "a report came out of an outage");
+    assert_eq!(all.len(), 500, "a record was reported during the outage");
     let health = producer.health();
     assert_eq!(health.in_flight, 1_000);
     assert!(!health.last_error.unwrap().reason.is_empty());
@@ -331,8 +331,8 @@ async fn a_name_that_no_topic_can_have_is_refused_without_asking_the_broker() {
     assert_eq!(producer.in_flight(), 0);
 }
 
-/// Three brokers answer at nearly the same time, again and again, and nothing but the wake-up ends
-/// a wait: a single one that is lost between two reports hangs the test.
+/// Three brokers answer at nearly the same time, again and again, and only the wake-up ends a wait:
+/// one lost wake-up hangs the test.
 #[tokio::test]
 async fn no_wake_up_is_lost_when_reports_come_one_upon_another() {
     let cluster = MockCluster::new(3).unwrap();
@@ -368,8 +368,8 @@ async fn no_wake_up_is_lost_when_reports_come_one_upon_another() {
     assert_eq!(tickets(&reports), (0..9_000).collect::<Vec<_>>());
 }
 
-/// Waiting is given up again and again, as in a `select!` whose other arms win: what was woken for
-/// must not be lost.
+/// The wait is cancelled again and again, as in a `select!` whose other arms win: the reports must
+/// not be lost.
 #[tokio::test]
 async fn waiting_for_reports_may_be_cancelled_at_any_time() {
     let (_cluster, config) = cluster("orders", 1);
@@ -434,7 +434,7 @@ async fn a_failure_brings_back_its_record_and_those_behind_it_until_the_topic_is
     assert!(reports(&mut producer, 1).await[0].record.is_some());
     producer.trust("orders", refusal.number() - 1);
     send(&mut producer, b"k", b"v", 4).unwrap();
-    let unseen = "trust from before a failure says nothing about it";
+    let unseen = "trust from before a failure does not cover it";
     assert!(
         reports(&mut producer, 1).await[0].record.is_some(),
         "{unseen}"
@@ -457,7 +457,7 @@ async fn what_is_withdrawn_brings_its_record_back_and_puts_nothing_under_suspici
     assert_eq!(purged.outcome.unwrap_err().action(), ErrorAction::Rewind);
     assert_eq!(purged.record.unwrap().value(), Some(&b"1"[..]));
     cluster.broker_up(-1).unwrap();
-    // Nothing tells when the purge is over, and until then it may catch what is sent behind it.
+    // The end of the purge is not reported, and until then it may withdraw a later record.
     let began = Instant::now();
     let after = loop {
         send(&mut producer, b"k", b"2", 2).unwrap();
@@ -506,7 +506,7 @@ async fn a_renewed_producer_forgets_what_was_in_flight_and_the_thread_is_not_hel
     let mut producer = Producer::new(&config).unwrap();
     cluster.broker_down(-1).unwrap();
     send_numbered(&mut producer, 0..1_000);
-    // The runtime has this thread alone: whatever held it up would keep the counter from counting.
+    // The runtime has only this thread: anything that blocks it stops the counter.
     let mut turns = 0;
     {
         let mut renewing = std::pin::pin!(producer.replace(&config));

@@ -1,4 +1,5 @@
-//! A real Kafka for the tests of what this room shows to its neighbours only: the integration tests' own.
+//! A real Kafka for the tests of this module's crate-private parts: the same as the integration
+//! tests'.
 #![allow(dead_code, reason = "it is used in part")]
 
 use crate::ephemeral;
