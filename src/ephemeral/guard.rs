@@ -1,9 +1,9 @@
 //! A process that cannot outlive its owner.
 //!
-//! The owner holds one end of a pipe, a few lines of `sh` hold the other. The kernel closes the pipe however the owner ends,
-//! `kill -9` included; then the script stops what it started and removes the folder. It stands in a process group of its own,
-//! so that Ctrl-C at a terminal reaches the owner alone. It never blocks but in `read`, so that nothing keeps it from seeing
-//! the end of the pipe.
+//! The owner holds one end of a pipe, a short `sh` script the other. The kernel closes the pipe
+//! however the owner ends, `kill -9` included; the script then ends its process and removes the
+//! folder. The script has its own process group, so Ctrl-C at a terminal reaches the owner alone.
+//! It blocks only in `read`, so it always notices the end of the pipe.
 
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Write};
@@ -18,8 +18,8 @@ use anyhow::{Context, Result, bail};
 
 use crate::ephemeral::Owner;
 
-/// `$1` is the folder, `$2` the signal that ends the process when the owner is gone. The process' number stands in `pid` while
-/// it lives; `exited` stands there once it has ended.
+/// `$1` is the folder, `$2` the signal that ends the process after the owner has gone. The file
+/// `pid` exists while the process lives, and `exited` after it has ended.
 const SCRIPT: &str = r#"
 dir=$1 last=$2 started=
 cd "$dir" || exit 1
@@ -30,8 +30,8 @@ while IFS= read -r line; do
         rm -f pid exited
         started=1
         (
-            sh -c 'echo $$ >"$0/new" && mv "$0/new" "$0/pid" && echo "pid $$" >&3 && exec "$@" 3>&-' \
-                "$dir" "$@" 3>&1 >>log 2>&1 </dev/null
+            sh -c 'echo $$ >"$0/new" && mv "$0/new" "$0/pid" && echo "pid $$" >&3 &&
+                exec "$@" 3>&-' "$dir" "$@" 3>&1 >>log 2>&1 </dev/null
             code=$?
             rm -f pid
             : >exited
@@ -64,10 +64,11 @@ cd /
 rm -rf "$dir" || { sleep 1; rm -rf "$dir"; }
 "#;
 
-/// The longest that the script's own clean-up takes.
+/// The limit for the script's own clean-up.
 const CLEANUP_LIMIT: Duration = Duration::from_secs(30);
 
-/// The owner's end: starts, signals and awaits one process at a time. Dropping it ends the process and removes the folder.
+/// The owner's end: starts, signals and awaits one process at a time. Dropping it ends the process
+/// and removes the folder.
 #[derive(Debug)]
 pub struct Guard {
     dir: PathBuf,
@@ -87,7 +88,8 @@ enum State {
 }
 
 impl Guard {
-    /// Takes over `dir`, which `owner` must own; `last` is the signal that ends the process when the owner is gone.
+    /// Takes over `dir`, which must belong to `owner`; `last` is the signal that ends the process
+    /// after the owner has gone.
     pub fn new(dir: &Path, owner: Option<Owner>, last: &str) -> Result<Guard> {
         let mut command = Command::new("sh");
         command
@@ -130,20 +132,20 @@ impl Guard {
         })
     }
 
-    /// Starts a program, found on the `PATH` unless it is a path; its output goes to [`log`](Guard::log). Gives its process
-    /// number.
+    /// Starts a program from the `PATH`, or by its path; its output goes to [`log`](Guard::log).
+    /// Returns the process ID.
     pub fn start<S: AsRef<OsStr>>(&mut self, command: &[S]) -> Result<u32> {
         if let State::Starting | State::Running(_) = *lock(&self.state.0) {
-            bail!("the process runs already");
+            bail!("a process is already running");
         }
         let mut order = String::from("start");
         for word in command {
             let word = word
                 .as_ref()
                 .to_str()
-                .context("a word of the command is not UTF-8")?;
+                .context("an argument of the command is not UTF-8")?;
             if word.contains('\n') {
-                bail!("a word of the command has a line break");
+                bail!("an argument of the command contains a line break");
             }
             order.push_str(&format!(" '{}'", word.replace('\'', r"'\''")));
         }
@@ -156,12 +158,12 @@ impl Guard {
         }
     }
 
-    /// Sends a signal by its short name, such as `TERM`; to a process that has ended it does nothing.
+    /// Sends a signal by its short name, such as `TERM`; no effect on a process that has ended.
     pub fn signal(&mut self, name: &str) -> Result<()> {
         self.order(&format!("kill {name}"))
     }
 
-    /// The process' number while it runs.
+    /// The process ID while the process runs.
     pub fn pid(&self) -> Option<u32> {
         match *lock(&self.state.0) {
             State::Running(pid) => Some(pid),
@@ -169,8 +171,8 @@ impl Guard {
         }
     }
 
-    /// Waits for the end of the process: its exit code as a shell tells it (128 and the number of the signal that killed it),
-    /// or `None` when it still runs after `limit`.
+    /// Waits for the end of the process. Returns its exit code as a shell does (128 plus the number
+    /// of the signal that killed it), or `None` if it still runs after `limit`.
     pub fn wait(&self, limit: Duration) -> Option<i32> {
         match self.until(limit, |state| {
             matches!(state, State::Exited(_) | State::Gone)
@@ -180,7 +182,7 @@ impl Guard {
         }
     }
 
-    /// Everything that the processes have printed so far.
+    /// The output of all processes so far.
     pub fn log(&self) -> String {
         let bytes = std::fs::read(self.dir.join("log")).unwrap_or_default();
         String::from_utf8_lossy(&bytes).into_owned()
@@ -193,7 +195,7 @@ impl Guard {
         lines[lines.len().saturating_sub(15)..].join("\n")
     }
 
-    /// The folder, as long as the guard lives.
+    /// The folder, which exists as long as the guard.
     pub fn dir(&self) -> &Path {
         &self.dir
     }

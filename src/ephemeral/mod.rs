@@ -1,10 +1,12 @@
-//! A Postgres server to throw away: started in a folder of its own, gone with the process that wanted it.
+//! A temporary Postgres server: it runs in its own folder and is removed with the process that
+//! started it.
 //!
-//! Owns the life of one server; [`find`] and [`fetch`] get its programs, a [`Guard`] sees to its end. Refuses to touch a server
-//! that is already there: it only ever starts, signals and removes what it made itself. A Postgres server refuses to run as
-//! root, so root's servers, their folders and their guards belong to another user.
+//! Owns one server from start to removal; [`find`] and [`fetch`] provide its programs, and a
+//! [`Guard`] ends it. It never touches an existing server: it starts, signals and removes only its
+//! own. Postgres refuses to run as root, so under root the server, its folder and its guard belong
+//! to another user.
 //!
-//! Everything here blocks; asynchronous callers go through `spawn_blocking`.
+//! Everything here blocks; asynchronous callers use `spawn_blocking`.
 
 use std::collections::HashSet;
 use std::fs::{self, DirBuilder};
@@ -24,33 +26,34 @@ mod guard;
 pub use binaries::{Binaries, cached, fetch, find};
 pub use guard::Guard;
 
-/// How long `initdb` and a start may take on a loaded machine.
+/// The limit for `initdb` and a start, on a loaded machine.
 const START_LIMIT: Duration = Duration::from_secs(120);
 
-/// How long a stop may take before it counts as failed.
+/// The limit for a stop.
 const STOP_LIMIT: Duration = Duration::from_secs(60);
 
-/// What a new server shall be like.
+/// The options of a new server.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Options<'a> {
-    /// Lines of `postgresql.conf`, in force over those that every throwaway server has.
+    /// Lines of `postgresql.conf`, which override those of every temporary server.
     pub config: &'a [&'a str],
-    /// The password of the user `postgres`, asked for by SCRAM; without one everybody on this machine is trusted.
+    /// The password of the user `postgres`, for SCRAM; without one every local connection is
+    /// trusted.
     pub password: Option<&'a str>,
 }
 
-/// How a server is told to stop: <https://www.postgresql.org/docs/current/server-shutdown.html>.
+/// A shutdown mode: <https://www.postgresql.org/docs/current/server-shutdown.html>.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stop {
-    /// Waits until the clients have gone.
+    /// Waits until all clients have disconnected.
     Smart,
     /// Ends the clients' sessions.
     Fast,
-    /// Does not write a checkpoint: the next start recovers.
+    /// Writes no checkpoint: the next start recovers.
     Immediate,
 }
 
-/// A running, or stopped, server that is removed when dropped.
+/// A running or stopped server, removed on drop.
 #[derive(Debug)]
 pub struct Server {
     binaries: Binaries,
@@ -60,7 +63,8 @@ pub struct Server {
 }
 
 impl Server {
-    /// Makes a database cluster in a new folder and starts a server on it, on a free port of 127.0.0.1 and a Unix socket.
+    /// Creates a database cluster in a new folder and starts a server on it, on a free port of
+    /// 127.0.0.1 and a Unix socket.
     pub fn start(binaries: &Binaries, options: Options<'_>) -> Result<Server> {
         let owner = Owner::of_a_server()?;
         let dir = new_folder("pg", owner)?;
@@ -105,7 +109,8 @@ impl Server {
         self.configure(&lines)
     }
 
-    /// Adds lines to `postgresql.conf`; they count from the next start, or from [`reload`](Server::reload) where Postgres allows.
+    /// Adds lines to `postgresql.conf`. They take effect at the next start, or at
+    /// [`reload`](Server::reload) where Postgres allows.
     pub fn configure<S: AsRef<str>>(&self, lines: &[S]) -> Result<()> {
         let path = self.data_dir().join("postgresql.conf");
         let mut text = fs::read_to_string(&path).context("cannot read postgresql.conf")?;
@@ -117,7 +122,8 @@ impl Server {
         self.write("data/postgresql.conf", &text)
     }
 
-    /// Writes a file that the server can read, and nobody else, below its folder; the data folder is `data`.
+    /// Writes a file below the server's folder, readable by the server's user only; the data
+    /// directory is `data`.
     pub fn write(&self, name: &str, contents: &str) -> Result<()> {
         let path = self.guard.dir().join(name);
         let written = fs::write(&path, contents)
@@ -129,12 +135,13 @@ impl Server {
         Ok(())
     }
 
-    /// Has the server read its configuration again.
+    /// Makes the server reload its configuration.
     pub fn reload(&mut self) -> Result<()> {
         self.guard.signal("HUP")
     }
 
-    /// Starts the server again after a stop or a crash, on the same port; returns when it takes connections.
+    /// Starts the server again after a stop or a crash, on the same port; returns when it accepts
+    /// connections.
     pub fn resume(&mut self) -> Result<()> {
         let end = Instant::now() + START_LIMIT;
         let postgres = self
@@ -156,7 +163,8 @@ impl Server {
             if self.guard.pid().is_some() {
                 break;
             }
-            // After a crash it will not start before the last process of the one before it has gone.
+            // After a crash the server starts only once the last process of its predecessor has
+            // ended.
             thread::sleep(Duration::from_millis(250));
         }
         let Binaries { version, .. } = &self.binaries;
@@ -166,7 +174,8 @@ impl Server {
         )
     }
 
-    /// The eighth line of `postmaster.pid` tells how far the server of the first line is, as `pg_ctl --wait` reads it.
+    /// As `pg_ctl --wait` does, reads the state from the eighth line of `postmaster.pid`; the first
+    /// line names the server's process.
     fn is_ready(&self, pid: u32) -> bool {
         let text = fs::read_to_string(self.data_dir().join("postmaster.pid")).unwrap_or_default();
         let lines: Vec<&str> = text.lines().map(str::trim).collect();
@@ -176,7 +185,8 @@ impl Server {
             .is_some_and(|state| matches!(*state, "ready" | "standby"))
     }
 
-    /// A server on a copy of this one's files, which has to be stopped. It is not started yet.
+    /// A server on a copy of this one's files; this server must be stopped, and the new one is not
+    /// started.
     pub fn copy(&self, config: &[&str]) -> Result<Server> {
         let dir = new_folder("pg", self.owner)?;
         let guard = Guard::new(&dir, self.owner, "QUIT")?;
@@ -194,18 +204,19 @@ impl Server {
         Ok(copy)
     }
 
-    /// Keeps a copy of the files of this server, which has to be stopped, for [`put_back`](Server::put_back).
+    /// Keeps a copy of this server's files for [`put_back`](Server::put_back). The server must be
+    /// stopped.
     pub fn keep_copy(&self) -> Result<()> {
         copy_files(&self.data_dir(), &self.guard.dir().join("kept"))
     }
 
-    /// Puts the copy in the place of the files, as a restored volume does. The server has to be stopped.
+    /// Replaces the files with the copy, as a restored volume does. The server must be stopped.
     pub fn put_back(&self) -> Result<()> {
-        fs::remove_dir_all(self.data_dir()).context("cannot remove the data folder")?;
+        fs::remove_dir_all(self.data_dir()).context("cannot remove the data directory")?;
         copy_files(&self.guard.dir().join("kept"), &self.data_dir())
     }
 
-    /// Tells the server to stop and does not wait for it.
+    /// Requests a stop, without waiting for it.
     pub fn begin_stop(&mut self, how: Stop) -> Result<()> {
         self.guard.signal(match how {
             Stop::Smart => "TERM",
@@ -214,7 +225,7 @@ impl Server {
         })
     }
 
-    /// Waits until the server has stopped: whether it did within `limit`.
+    /// Waits until the server has stopped; false if it has not within `limit`.
     pub fn wait_stopped(&self, limit: Duration) -> bool {
         self.guard.wait(limit).is_some()
     }
@@ -228,11 +239,11 @@ impl Server {
         Ok(())
     }
 
-    /// Kills the postmaster as `kill -9` does; its children go by themselves soon after.
+    /// Kills the postmaster as `kill -9` does; its child processes end by themselves soon after.
     pub fn kill(&mut self) -> Result<()> {
         self.guard.signal("KILL")?;
         if !self.wait_stopped(STOP_LIMIT) {
-            bail!("Postgres survived a kill");
+            bail!("Postgres did not end after SIGKILL");
         }
         Ok(())
     }
@@ -242,7 +253,7 @@ impl Server {
         self.guard.signal(name)
     }
 
-    /// The postmaster's process number while it runs.
+    /// The postmaster's process ID while it runs.
     pub fn pid(&self) -> Option<u32> {
         self.guard.pid()
     }
@@ -257,17 +268,17 @@ impl Server {
         &self.binaries.version
     }
 
-    /// The folder of the Unix socket.
+    /// The directory of the Unix socket.
     pub fn socket_dir(&self) -> &Path {
         self.guard.dir()
     }
 
-    /// The data folder.
+    /// The data directory.
     pub fn data_dir(&self) -> PathBuf {
         self.guard.dir().join("data")
     }
 
-    /// What the server has logged.
+    /// The server's log.
     pub fn log(&self) -> String {
         self.guard.log()
     }
@@ -296,7 +307,7 @@ fn copy_files(from: &Path, to: &Path) -> Result<()> {
 /// Whether files made by this process belong to root.
 pub fn is_root() -> bool {
     static ROOT: LazyLock<bool> = LazyLock::new(|| {
-        // The owner of a new file is the effective user: the one answer that needs no call into libc.
+        // A new file belongs to the effective user: the only check that needs no call into libc.
         let probe = env::temp_dir().join(format!(".outboxd-{:016x}", fastrand::u64(..)));
         let owner = fs::File::create_new(&probe).and_then(|file| file.metadata());
         let _ = fs::remove_file(&probe);
@@ -313,7 +324,7 @@ pub struct Owner {
 }
 
 impl Owner {
-    /// Under whom a Postgres server runs: `None` is the user of this process.
+    /// The user to run a Postgres server as: `None` is the user of this process.
     fn of_a_server() -> Result<Option<Owner>> {
         if !is_root() {
             return Ok(None);
@@ -332,11 +343,11 @@ impl Owner {
         let owner = named("postgres").or_else(|| named("nobody"));
         owner
             .map(Some)
-            .context("Postgres refuses to run as root: run this as another user")
+            .context("Postgres refuses to run as root: run outboxd as another user")
     }
 }
 
-/// A new folder in a place where `owner` can reach and remove it, short enough for a Unix socket in it.
+/// A new folder that `owner` can reach and remove, with a path short enough for a Unix socket.
 pub fn new_folder(kind: &str, owner: Option<Owner>) -> Result<PathBuf> {
     let open_to_all =
         |dir: &Path, bits| fs::metadata(dir).is_ok_and(|found| found.mode() & bits == bits);
@@ -351,17 +362,19 @@ pub fn new_folder(kind: &str, owner: Option<Owner>) -> Result<PathBuf> {
         PathBuf::from("/var/tmp"),
     ];
     let place = places.iter().find(|dir| dir.is_dir() && usable(dir));
-    let place = place.context("no temporary folder that other users can write to: set TMPDIR")?;
+    let place =
+        place.context("no temporary directory that other users can write to: set TMPDIR")?;
     let dir = place.join(format!("outboxd-{kind}-{:012x}", fastrand::u64(..) >> 16));
     let made = DirBuilder::new().mode(0o700).create(&dir);
-    made.with_context(|| format!("cannot make {}", dir.display()))?;
+    made.with_context(|| format!("cannot create {}", dir.display()))?;
     if let Some(Owner { uid, gid }) = owner {
         chown(&dir, Some(uid), Some(gid))?;
     }
     Ok(dir)
 }
 
-/// A free TCP port below those that the kernel hands to outgoing connections, so that a server which stops finds it free again.
+/// A free TCP port below those that the kernel assigns to outgoing connections, so that it stays
+/// free while a server is stopped.
 pub fn free_port() -> Result<u16> {
     static TAKEN: LazyLock<Mutex<HashSet<u16>>> = LazyLock::new(Mutex::default);
     let mut taken = TAKEN.lock().unwrap_or_else(PoisonError::into_inner);

@@ -335,7 +335,10 @@ fn only_a_folder_with_the_wanted_server_is_taken() -> Result<()> {
         Some(&newer)
     );
     let other = ephemeral::find(Some(15), Some(&newer.dir)).unwrap_err();
-    assert!(other.to_string().contains("holds Postgres 17"), "{other}");
+    assert!(
+        other.to_string().contains("contains Postgres 17"),
+        "{other}"
+    );
     let empty = tempfile::tempdir()?;
     let nothing = ephemeral::find(None, Some(empty.path())).unwrap_err();
     assert!(
