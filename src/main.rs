@@ -1,8 +1,7 @@
-//! The program: reads the command line, does what it asks for, and ends with the exit code that
-//! fits.
+//! The program: parses the command line, runs the command and exits with its exit code.
 //!
-//! One thread runs the whole publisher: there is one stream to read and one producer to feed, and
-//! librdkafka has its own threads.
+//! One thread runs the whole publisher: it reads one stream and feeds one producer, and librdkafka
+//! has its own threads.
 
 mod cli;
 
@@ -11,7 +10,7 @@ use std::time::Duration;
 
 use crate::cli::exit;
 
-/// librdkafka's allocations as well come from here, and there are nine for every record in flight.
+/// librdkafka allocates here too, nine times for every record in flight.
 #[cfg(feature = "jemalloc")]
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
@@ -27,7 +26,7 @@ fn main() -> ExitCode {
     {
         Ok(runtime) => runtime,
         Err(e) => {
-            exit::print(&anyhow::Error::new(e).context("start the runtime"));
+            exit::print(&anyhow::Error::new(e).context("cannot start the runtime"));
             return ExitCode::FAILURE;
         }
     };

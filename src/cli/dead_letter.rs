@@ -1,7 +1,8 @@
-//! `dead-dead_letter`: the events that could not be published, and what is to become of them.
+//! `dead-letter`: lists, shows, retries and discards the events that could not be published.
 //!
-//! It reads and writes the table of the dead letters, and so works whether or not an outboxd runs. Nothing is published here: a wish
-//! is written down, and the publisher that runs (or the next one) fulfils it.
+//! The command reads and writes the table of dead letters, so it works whether or not outboxd is
+//! running. It publishes nothing: it writes a request, and the running publisher (or the next one)
+//! carries it out.
 
 use std::io::{self, Write};
 
@@ -15,10 +16,10 @@ use outboxd::outbox::dead_letter::admin::{
 use outboxd::postgres::{self, Session};
 use serde_json::Value;
 
-/// Of a text in the list, so many characters.
+/// The length to which a text in the list is cut.
 const CELL_MAX: usize = 40;
 
-/// The arguments of `dead-dead_letter`.
+/// The arguments of `dead-letter`.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     #[command(subcommand)]
@@ -30,75 +31,75 @@ pub(crate) struct Args {
 
 #[derive(Subcommand)]
 enum Action {
-    /// One line for each, the oldest first
+    /// List dead letters, one per line, oldest first
     List {
         #[command(flatten)]
         which: Which,
-        /// The most that are shown
+        /// Maximum number to show
         #[arg(long, default_value_t = 100, value_name = "COUNT",
               value_parser = clap::value_parser!(u32).range(1..=100_000))]
         limit: u32,
-        /// One JSON object a line instead of text
+        /// Print one JSON object per line instead of text
         #[arg(long)]
         json: bool,
     },
-    /// All that is known of them, with their history
+    /// Show dead letters in full, with their history
     Show {
         #[command(flatten)]
         which: Which,
-        /// The most that are shown
+        /// Maximum number to show
         #[arg(long, default_value_t = 20, value_name = "COUNT",
               value_parser = clap::value_parser!(u32).range(1..=1_000))]
         limit: u32,
-        /// One JSON object a line instead of text
+        /// Print one JSON object per line instead of text
         #[arg(long)]
         json: bool,
-        /// With their payloads
+        /// Include the payloads
         #[arg(long)]
         payload: bool,
     },
-    /// Have dead ones published again; of a row that was mended, as it is then
+    /// Publish dead letters again, with the row as it is now
     Retry {
         #[command(flatten)]
         which: Which,
-        /// All that are dead
+        /// Retry all dead letters
         #[arg(long, required_unless_present_any = ["ids", "topic", "code", "state"])]
         all: bool,
     },
-    /// Give dead ones up: their rows count as published from then on
+    /// Give up dead letters; their rows count as published
     Discard {
         #[command(flatten)]
         which: Which,
-        /// All that are dead
+        /// Discard all dead letters
         #[arg(long, required_unless_present_any = ["ids", "topic", "code", "state"])]
         all: bool,
-        /// Really do it
+        /// Confirm; without it nothing is discarded
         #[arg(long)]
         yes: bool,
     },
 }
 
-/// Which dead letters are meant.
+/// Selects dead letters.
 #[derive(clap::Args)]
 struct Which {
-    /// Those with these numbers
+    /// Only these IDs
     #[arg(long = "id", value_name = "ID,ID", value_delimiter = ',')]
     ids: Vec<i64>,
 
-    /// Those for this topic
+    /// Only this topic
     #[arg(long, value_name = "TOPIC")]
     topic: Option<String>,
 
-    /// Those with this error code
+    /// Only this error code
     #[arg(long, value_name = "CODE")]
     code: Option<String>,
 
-    /// Those in this state
+    /// Only this state
     #[arg(long, value_name = "STATE", value_parser = STATES)]
     state: Option<String>,
 }
 
-/// Does it.
+/// Runs the action.
 pub(crate) async fn execute(args: Args) -> anyhow::Result<()> {
     let config = Config::without_kafka(args.settings)?;
     let (database, limit) = (&config.database, config.operation_timeout);
@@ -113,7 +114,10 @@ pub(crate) async fn execute(args: Args) -> anyhow::Result<()> {
             }
             print_table(&entries)?;
             if more {
-                writeln!(io::stdout(), "and more: narrow it down, or raise --limit")?;
+                writeln!(
+                    io::stdout(),
+                    "more dead letters match: narrow the selection, or raise --limit"
+                )?;
             }
             Ok(())
         }
@@ -126,7 +130,7 @@ pub(crate) async fn execute(args: Args) -> anyhow::Result<()> {
             let ids = which.ids.len();
             let mut entries = read(&session, &config, which, limit, payload).await?;
             if entries.is_empty() && ids > 0 {
-                bail!("no such dead letter: `outboxd dead-letter list` shows which there are");
+                bail!("no such dead letter: `outboxd dead-letter list` shows them all");
             }
             let more = entries.len() > limit as usize;
             entries.truncate(limit as usize);
@@ -135,28 +139,32 @@ pub(crate) async fn execute(args: Args) -> anyhow::Result<()> {
             }
             print_whole(&entries)?;
             if more {
-                writeln!(io::stdout(), "and more: narrow it down, or raise --limit")?;
+                writeln!(
+                    io::stdout(),
+                    "more dead letters match: narrow the selection, or raise --limit"
+                )?;
             }
             Ok(())
         }
         Action::Retry { which, all: _ } => {
-            let (named, filter) = (!which.ids.is_empty(), which.filter());
-            let asked = dead_letters::ask(&session, &config.table, &filter, Resolution::Retry);
-            print_asked(asked.await?, "retried", named)
+            let (by_id, filter) = (!which.ids.is_empty(), which.filter());
+            let request = dead_letters::ask(&session, &config.table, &filter, Resolution::Retry);
+            print_affected(request.await?, "retried", by_id)
         }
         Action::Discard { which, all: _, yes } => {
-            let (named, filter) = (!which.ids.is_empty(), which.filter());
+            let (by_id, filter) = (!which.ids.is_empty(), which.filter());
             if !yes {
                 let survey =
                     dead_letters::survey(&session, &config.table, &filter, Resolution::Discard);
                 let count = survey.await?.dead_letters;
                 bail!(
-                    "nothing is discarded without --yes: {count} dead letters would go, \
-                     never to be published, and their rows count as published from then on"
+                    "nothing is discarded without --yes: {} would never be published, and would \
+                     count as published from then on",
+                    dead_letters_text(count)
                 );
             }
-            let asked = dead_letters::ask(&session, &config.table, &filter, Resolution::Discard);
-            print_asked(asked.await?, "discarded", named)
+            let request = dead_letters::ask(&session, &config.table, &filter, Resolution::Discard);
+            print_affected(request.await?, "discarded", by_id)
         }
     }
 }
@@ -172,7 +180,7 @@ impl Which {
     }
 }
 
-/// One more than is shown says that there are more.
+/// Reads one more than the limit, which shows that there are more.
 async fn read(
     session: &Session,
     config: &Config,
@@ -184,28 +192,36 @@ async fn read(
     Ok(dead_letters::list(session, &config.table, &which.filter(), limit, payloads).await?)
 }
 
-fn print_asked(asked: Affected, what: &str, named: bool) -> anyhow::Result<()> {
+fn dead_letters_text(count: u64) -> String {
+    match count {
+        1 => "1 dead letter".to_owned(),
+        _ => format!("{count} dead letters"),
+    }
+}
+
+fn print_affected(affected: Affected, verb: &str, by_id: bool) -> anyhow::Result<()> {
     let Affected {
         dead_letters,
         following,
         others,
-    } = asked;
-    if dead_letters == 0 && others == 0 && named {
-        bail!("no such dead letter: `outboxd dead-letter list` shows which there are");
+    } = affected;
+    if dead_letters == 0 && others == 0 && by_id {
+        bail!("no such dead letter: `outboxd dead-letter list` shows them all");
     }
     let mut out = io::stdout().lock();
-    writeln!(out, "{dead_letters} will be {what} by the publisher")?;
+    let text = dead_letters_text(dead_letters);
+    writeln!(out, "{text} will be {verb} by the publisher")?;
     if following > 0 {
         writeln!(
             out,
-            "{following} are parked behind them and follow by themselves, in order, \
-             once nothing dead is left of their keys"
+            "{following} parked behind them will follow in order, \
+             once their keys have no dead letter left"
         )?;
     }
     if others > 0 {
         writeln!(
             out,
-            "{others} are left alone, since they are not dead: `outboxd dead-letter list` shows their states"
+            "{others} left unchanged, not being dead: `outboxd dead-letter list` shows the states"
         )?;
     }
     Ok(())
@@ -247,7 +263,7 @@ fn cells(entry: &DeadLetterEntry) -> [String; 8] {
     [
         entry.id.to_string(),
         entry.state.clone(),
-        // To the second, as the server's time zone has it.
+        // To the second, in the server's time zone.
         entry.filed_at.chars().take(19).collect(),
         or_none(&entry.topic),
         entry.key.as_ref().map_or_else(none, |key| cut(&text(key))),
@@ -271,7 +287,7 @@ fn print_whole(entries: &[DeadLetterEntry]) -> anyhow::Result<()> {
         let parks = if entry.parks_key {
             "later events of its key wait for it"
         } else {
-            "later events of its key go on"
+            "later events of its key are published"
         };
         let lines = [
             ("id", entry.id.to_string()),
@@ -324,7 +340,7 @@ fn text(value: &Value) -> String {
     }
 }
 
-/// What came from elsewhere must not command a terminal.
+/// Text from events must not contain terminal control characters.
 fn plain(text: &str) -> String {
     let shown = |c: char| if c.is_control() { '\u{fffd}' } else { c };
     text.chars().map(shown).collect()

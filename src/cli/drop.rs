@@ -1,8 +1,8 @@
-//! `drop`: removes the slot, so that the server need not keep log for it, and then the publication.
-//! Never the table.
+//! `drop`: drops the slot, so that the server keeps no WAL for it, and then the publication. Never
+//! the table.
 //!
-//! The slot goes first: one that outlives its publication gets stuck at the next change. Only a
-//! slot of this database and of our plugin is touched, and none that somebody reads from.
+//! The slot is dropped first: a slot without its publication fails at the next change. Only a
+//! pgoutput slot of this database is dropped, and only while no process reads it.
 
 use std::io::{self, Write};
 
@@ -13,7 +13,7 @@ use outboxd::postgres::{self, publication, slot};
 /// The arguments of `drop`.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Really do it
+    /// Confirm; without it nothing is dropped
     #[arg(long)]
     yes: bool,
 
@@ -21,7 +21,7 @@ pub(crate) struct Args {
     pub(crate) settings: Settings,
 }
 
-/// Removes them.
+/// Drops both.
 pub(crate) async fn execute(args: Args) -> anyhow::Result<()> {
     let config = Config::without_kafka(args.settings)?;
     let (name, publication) = (&config.slot, &config.publication);
@@ -29,12 +29,12 @@ pub(crate) async fn execute(args: Args) -> anyhow::Result<()> {
         postgres::connect(&config.database, "outboxd drop", config.operation_timeout).await?;
     let slot = slot::read(&session, name).await?;
     if let Some(pid) = slot.as_ref().and_then(|slot| slot.active_pid) {
-        bail!("replication slot {name} is being read by process {pid}: stop that outboxd first");
+        bail!("replication slot {name} is in use by process {pid}: stop that outboxd first");
     }
     if !args.yes {
         bail!(
-            "nothing is dropped without --yes: replication slot {name} and publication \
-             {publication} would go, and a later start publishes whatever is unpublished in {}",
+            "nothing is dropped without --yes, which drops replication slot {name} and \
+             publication {publication}; a later start publishes the unpublished rows of {}",
             config.table
         );
     }
@@ -46,11 +46,11 @@ pub(crate) async fn execute(args: Args) -> anyhow::Result<()> {
             "dropped   replication slot {name}, confirmed up to {lsn}"
         )?,
         (true, None) => writeln!(out, "dropped   replication slot {name}")?,
-        (false, _) => writeln!(out, "not there replication slot {name}")?,
+        (false, _) => writeln!(out, "not found replication slot {name}")?,
     }
     match publication::drop(&session, publication).await? {
         true => writeln!(out, "dropped   publication {publication}")?,
-        false => writeln!(out, "not there publication {publication}")?,
+        false => writeln!(out, "not found publication {publication}")?,
     }
     Ok(())
 }

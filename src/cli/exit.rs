@@ -1,7 +1,7 @@
-//! How a command ends badly: what is printed and with which exit code.
+//! Failed commands: the printed error and the exit code.
 //!
-//! 0 stopped as asked, 1 fatal, 2 usage or configuration, 3 gave up on something that may pass by
-//! itself.
+//! 0: success, or stopped by a signal; 1: fatal; 2: usage or configuration; 3: a transient problem
+//! that outlasted the command.
 
 use std::error::Error as StdError;
 use std::ffi::OsString;
@@ -13,15 +13,14 @@ use outboxd::error::{Code, Error};
 
 use crate::cli::Cli;
 
-/// Fatal: do not restart blindly.
+/// Fatal: a restart alone does not help.
 const FATAL: u8 = 1;
-/// The command line or the configuration has to be mended.
+/// The command line or the configuration has to be fixed.
 const USAGE: u8 = 2;
-/// It may work later.
+/// The command may succeed later.
 const TRANSIENT: u8 = 3;
 
-/// Reads the command line; when that ends the program, this has printed why and returns the exit
-/// code.
+/// Parses the command line. If that ends the program, prints the reason and returns the exit code.
 pub(crate) fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Cli, u8> {
     let arguments: Vec<OsString> = arguments.collect();
     let error = match Cli::try_parse_from(&arguments) {
@@ -32,8 +31,7 @@ pub(crate) fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Cli, u8
         let _ = error.print();
         return Err(0);
     }
-    // clap quotes what it does not understand, and that may be a connection string in the wrong
-    // place.
+    // clap quotes unknown arguments, and one may be a misplaced connection string.
     let secrets: Vec<String> = arguments
         .iter()
         .map(|argument| argument.to_string_lossy().into_owned())
@@ -55,7 +53,7 @@ fn may_be_secret(argument: &str) -> bool {
     argument.contains("://") || argument.contains('@') || argument.contains("password")
 }
 
-/// The exit code that belongs to the error.
+/// The exit code for the error.
 pub(crate) fn exit_code(error: &anyhow::Error) -> u8 {
     if error.is::<SettingErrors>() {
         return USAGE;
@@ -67,7 +65,7 @@ pub(crate) fn exit_code(error: &anyhow::Error) -> u8 {
     }
 }
 
-/// Whether the reader of our output has gone, as in `outboxd status | head -1`, which is no
+/// Whether the reader of standard output has gone, as in `outboxd status | head -1`, which is no
 /// failure.
 pub(crate) fn is_broken_pipe(error: &anyhow::Error) -> bool {
     let broken = |cause: &(dyn StdError + 'static)| {
@@ -78,15 +76,15 @@ pub(crate) fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.chain().any(broken)
 }
 
-/// One line an error or fault, and one for what to do, on standard error.
+/// Prints one line for each error and one for the hint, on standard error.
 pub(crate) fn print(error: &anyhow::Error) {
     let mut text = String::new();
-    if let Some(faults) = error.downcast_ref::<SettingErrors>() {
-        for fault in faults {
+    if let Some(errors) = error.downcast_ref::<SettingErrors>() {
+        for error in errors {
             text.push_str(&format!(
                 "error: {}: {}\n",
                 Code::Config,
-                one_line(&fault.to_string())
+                one_line(&error.to_string())
             ));
         }
     } else {
@@ -102,7 +100,7 @@ pub(crate) fn print(error: &anyhow::Error) {
             text.push_str(&format!("hint: {}\n", one_line(hint)));
         }
     }
-    // When even standard error is gone, the exit code has to do.
+    // If even standard error is closed, only the exit code remains.
     let _ = io::stderr().write_all(text.as_bytes());
 }
 

@@ -1,9 +1,9 @@
-//! The command line: which commands there are, how each begins, and how each can end.
+//! The command line: its commands, and how each starts and exits.
 //!
-//! This is the only part of the program that prints, and it uses the library's public API alone.
-//! Each command is one file with its `Args` and `pub async fn execute(args: Args) ->
-//! anyhow::Result<()>`; `args.settings` arrives with the settings file merged in, so that a command
-//! begins with `Config::from_settings(args.settings)?` and nothing else.
+//! Only this part of the program prints, and it uses the library's public API alone. Each command
+//! is one file with its `Args` and `pub async fn execute(args: Args) -> anyhow::Result<()>`.
+//! `args.settings` already includes the settings file, so a command starts with
+//! `Config::from_settings(args.settings)?`.
 
 mod dead_letter;
 #[cfg(feature = "demo")]
@@ -25,11 +25,11 @@ use outboxd::config::Settings;
 #[derive(Parser)]
 #[command(name = "outboxd", version, about, max_term_width = 100)]
 #[command(
-    after_help = "A setting can be a flag, an environment variable, or in the settings file; \
-                  the first of these that names it counts."
+    after_help = "Settings come from flags, environment variables and the settings file, \
+                  in this order of precedence."
 )]
 pub(crate) struct Cli {
-    /// The settings file (TOML); a flag or an environment variable overrides what it says
+    /// Settings file (TOML); flags and environment variables override it
     #[arg(long, global = true, env = "OUTBOX_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
 
@@ -39,25 +39,25 @@ pub(crate) struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Publish until told to stop
+    /// Publish until stopped
     Run(run::Args),
-    /// Create what the database needs: table, publication, role
+    /// Create the table, the publication and, with --role, the role
     Init(init::Args),
-    /// Show how far the slot has come
+    /// Show the slot's position, lag and health
     Status(status::Args),
-    /// Show the events that could not be published, and say what is to become of them
+    /// List, show, retry or discard the events that could not be published
     DeadLetter(dead_letter::Args),
-    /// Pass a transaction that Postgres itself cannot decode
+    /// Skip a transaction that Postgres cannot decode
     SkipTransaction(skip_transaction::Args),
-    /// Remove the slot and the publication
+    /// Drop the replication slot and the publication
     Drop(drop::Args),
-    /// Show the whole way from a transaction to a consumer on a database and a Kafka of its own
+    /// Run end to end on a temporary Postgres and an in-process Kafka
     #[cfg(feature = "demo")]
     Demo(demo::Args),
 }
 
 impl Cli {
-    /// Does what the command line asks for.
+    /// Runs the command.
     pub(crate) async fn execute(self) -> anyhow::Result<()> {
         let file = match &self.config {
             Some(path) => Settings::load(path),

@@ -1,4 +1,4 @@
-//! What a process that publishes has around it: its log, its signals, and the HTTP server.
+//! The surroundings of a process that publishes: its log, its signals and the HTTP server.
 
 use std::io::{self, IsTerminal};
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use tracing_subscriber::fmt;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-/// SIGINT and SIGTERM, from its making on: they end the process no longer by themselves.
+/// SIGINT and SIGTERM. Once this exists they no longer end the process by themselves.
 pub(crate) struct Signals {
     interrupt: Signal,
     terminate: Signal,
@@ -23,7 +23,7 @@ pub(crate) struct Signals {
 
 impl Signals {
     pub(crate) fn new() -> anyhow::Result<Signals> {
-        let listen = |kind| signal(kind).context("listen for signals");
+        let listen = |kind| signal(kind).context("cannot listen for signals");
         Ok(Signals {
             interrupt: listen(SignalKind::interrupt())?,
             terminate: listen(SignalKind::terminate())?,
@@ -47,21 +47,21 @@ pub(crate) struct HttpServer {
 
 impl HttpServer {
     pub(crate) fn start(listener: tokio::net::TcpListener, publisher: &Publisher) -> HttpServer {
-        let (shutdown, told) = oneshot::channel::<()>();
-        let told = async move {
-            let _ = told.await;
+        let (shutdown, requested) = oneshot::channel::<()>();
+        let requested = async move {
+            let _ = requested.await;
         };
         if let Ok(address) = listener.local_addr() {
             tracing::info!(%address, "serving metrics, health and the status page");
         }
         let (status, metrics) = (publisher.status_handle(), Arc::clone(&publisher.metrics()));
         HttpServer {
-            task: tokio::spawn(http::serve(listener, status, metrics, told)),
+            task: tokio::spawn(http::serve(listener, status, metrics, requested)),
             shutdown,
         }
     }
 
-    /// Answers what has been asked, for a second at most: a monitor must not hold up the end.
+    /// Finishes open requests, for a second at most: a monitor must not delay the exit.
     pub(crate) async fn stop(mut self) {
         let _ = self.shutdown.send(());
         if tokio::time::timeout(std::time::Duration::from_secs(1), &mut self.task)
@@ -75,8 +75,8 @@ impl HttpServer {
 
 /// Starts the log, on standard error.
 pub(crate) fn init_log(filter: &str, format: LogFormat) -> anyhow::Result<()> {
-    let filter: Targets = filter.parse().context("read OUTBOX_LOG")?;
-    // Told to report errors of the log itself, tracing panics when standard error has been closed.
+    let filter: Targets = filter.parse().context("cannot parse OUTBOX_LOG")?;
+    // With internal errors enabled, tracing panics once standard error has been closed.
     let lines = fmt::layer()
         .log_internal_errors(false)
         .with_writer(io::stderr)
@@ -86,5 +86,5 @@ pub(crate) fn init_log(filter: &str, format: LogFormat) -> anyhow::Result<()> {
         LogFormat::Text => log.with(lines).try_init(),
         LogFormat::Json => log.with(lines.json().flatten_event(true)).try_init(),
     };
-    result.context("start the log")
+    result.context("cannot start the log")
 }

@@ -1,8 +1,8 @@
-//! `run`: publishes until a signal, or until the publisher ends by itself.
+//! `run`: publishes until a signal arrives or the publisher ends by itself.
 //!
-//! The first SIGTERM or SIGINT asks the publisher to stop, which finishes what was begun; a second
-//! one ends the process at once, which costs duplicates and nothing else. Health is served from
-//! before the first connection is made.
+//! The first SIGTERM or SIGINT requests a stop, which finishes the work in flight; a second one
+//! ends the process at once, which costs duplicates and nothing else. The HTTP server starts before
+//! the first connection.
 
 use outboxd::config::{Config, Settings};
 use outboxd::http;
@@ -23,7 +23,7 @@ pub(crate) async fn execute(args: Args) -> anyhow::Result<()> {
     init_log(&config.log, config.log_format)?;
     let mut signals = Signals::new()?;
     let http_listen = config.http_listen;
-    tracing::info!(version = env!("CARGO_PKG_VERSION"), config = ?config, "outboxd starts");
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), config = ?config, "outboxd starting");
     warn_of_ignored_variables();
     let mut publisher = Publisher::new(config);
     let server = match http_listen {
@@ -42,7 +42,7 @@ fn warn_of_ignored_variables() {
     for variable in Settings::ignored_variables(names) {
         let meant = variable
             .meant
-            .map(|meant| format!("; {meant} may be meant"));
+            .map(|meant| format!("; did you mean {meant}?"));
         let meant = meant.unwrap_or_default();
         tracing::warn!(
             "the variable {} is not a setting and is ignored{meant}",
@@ -51,8 +51,8 @@ fn warn_of_ignored_variables() {
     }
 }
 
-/// From start to end. When a signal comes while the publisher is starting, its future is dropped,
-/// and it is stopped like any other.
+/// Runs the publisher from start to end. On a signal during the start its future is dropped, and
+/// the publisher is stopped as usual.
 async fn publish(publisher: &mut Publisher, signals: &mut Signals) -> anyhow::Result<()> {
     let first = tokio::select! {
         started = publisher.start() => {
@@ -63,7 +63,7 @@ async fn publish(publisher: &mut Publisher, signals: &mut Signals) -> anyhow::Re
             }
         }
         number = signals.next() => {
-            tracing::info!(signal = number, "told to stop while starting");
+            tracing::info!(signal = number, "stopping before the start completed");
             return Ok(());
         }
     };
@@ -71,7 +71,7 @@ async fn publish(publisher: &mut Publisher, signals: &mut Signals) -> anyhow::Re
     tokio::select! {
         stopped = publisher.stop() => stopped?,
         number = signals.next() => {
-            tracing::warn!(signal = number, "told to stop again, ending at once");
+            tracing::warn!(signal = number, "second signal, exiting immediately");
             std::process::exit(128 + number);
         }
     }

@@ -1,6 +1,7 @@
-//! `skip-transaction`: passes a transaction that Postgres itself cannot decode.
+//! `skip-transaction`: skips a transaction that Postgres cannot decode.
 //!
-//! The publisher names it when it ends because of it. Only a person can know whether the server can be mended instead.
+//! The publisher names the transaction in the error that ends it. A person decides, since the
+//! server may be repairable instead.
 
 use std::io::{self, Write};
 
@@ -11,7 +12,7 @@ use outboxd::publisher::skip_transaction;
 /// The arguments of `skip-transaction`.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Where its commit is, as the publisher's error says
+    /// The transaction's commit LSN, from the publisher's error
     #[arg(long, value_name = "LSN")]
     lsn: Lsn,
 
@@ -19,7 +20,7 @@ pub(crate) struct Args {
     pub(crate) settings: Settings,
 }
 
-/// Passes it.
+/// Skips it.
 pub(crate) async fn execute(args: Args) -> anyhow::Result<()> {
     let config = Config::without_kafka(args.settings)?;
     let skipped = skip_transaction(&config, args.lsn).await?;
@@ -32,7 +33,7 @@ pub(crate) async fn execute(args: Args) -> anyhow::Result<()> {
     )?;
     writeln!(
         out,
-        "filed     {rows} unpublished rows of it, which the next start reads from the table"
+        "recorded  {rows} unpublished rows of it, which the next start reads from the table"
     )?;
     Ok(())
 }

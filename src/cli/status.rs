@@ -1,7 +1,7 @@
-//! `status`: how far the slot has come, or who polls, and what is in the way, as the server tells it.
+//! `status`: the slot's position or the poller, and every problem, as the server reports them.
 //!
-//! It asks Postgres alone, so it works whether or not an outboxd runs. Exit code 0 means that
-//! events get through as far as the server can tell; anything else is named.
+//! The command queries Postgres alone, so it works whether or not outboxd is running. Exit code 0
+//! means that the server shows no problem; every other result names one.
 
 use std::io::{self, Write};
 use std::time::Duration;
@@ -12,7 +12,7 @@ use outboxd::postgres::slot::{self, Slot};
 use outboxd::postgres::{self, Session, advisory_lock, preflight, table_shape};
 use serde::Serialize;
 
-/// Unpublished rows are counted up to here: a count costs a read of each.
+/// Unpublished rows are counted up to this number: a count reads each of them.
 const COUNT_MAX: i64 = 10_000;
 
 const WATCH_INTERVAL: Duration = Duration::from_secs(2);
@@ -20,11 +20,11 @@ const WATCH_INTERVAL: Duration = Duration::from_secs(2);
 /// The arguments of `status`.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// One JSON object instead of text
+    /// Print one JSON object instead of text
     #[arg(long)]
     json: bool,
 
-    /// Again every two seconds, until interrupted
+    /// Refresh every two seconds, until interrupted
     #[arg(long)]
     watch: bool,
 
@@ -35,16 +35,16 @@ pub(crate) struct Args {
 #[derive(Serialize)]
 struct Status {
     healthy: bool,
-    /// What is in the way, each in one line; empty when healthy.
+    /// The problems, one line each; empty when healthy.
     problems: Vec<String>,
     database: String,
     table: String,
-    /// `slot` or `poll`; all that is about slot and log is absent for the latter.
+    /// `slot` or `poll`; for the latter everything about slot and WAL is absent.
     source: &'static str,
     publication: Option<String>,
     slot: Option<String>,
     slot_exists: bool,
-    /// The server process that reads the slot, or holds the poller's lock.
+    /// The server process that reads the slot or holds the poller's lock.
     active_pid: Option<i32>,
     confirmed_lsn: Option<String>,
     restart_lsn: Option<String>,
@@ -54,13 +54,13 @@ struct Status {
     safe_wal_size: Option<i64>,
     failover: Option<bool>,
     invalidation_reason: Option<String>,
-    /// Absent where rows are not marked, or the table cannot be read.
+    /// Absent if rows are not marked as published, or the table cannot be read.
     unpublished_rows: Option<i64>,
     /// Whether there are more than `unpublished_rows`.
     unpublished_more: bool,
 }
 
-/// Shows it.
+/// Prints the status.
 pub(crate) async fn execute(args: Args) -> anyhow::Result<()> {
     let config = Config::without_kafka(args.settings)?;
     let session =
@@ -85,14 +85,14 @@ impl Status {
         }
         let streams = config.source == Source::Slot;
         let (slot, poller) = if streams {
-            // A slot that belongs to somebody else is among the faults above.
+            // A slot of another database or plugin is among the problems above.
             let slot = slot::read(session, &config.slot).await.ok().flatten();
             problems.extend(slot_problem(&config.slot, slot.as_ref()));
             (slot, None)
         } else {
             let poller = advisory_lock::holder(session, &config.slot).await?;
-            let nobody = || format!("nobody polls {}: is outboxd running?", config.table);
-            problems.extend(poller.is_none().then(nobody));
+            let problem = || format!("no process polls {}: is outboxd running?", config.table);
+            problems.extend(poller.is_none().then(problem));
             (None, poller)
         };
         let unpublished = unpublished_rows(session, config).await.ok().flatten();
@@ -139,15 +139,15 @@ impl Status {
             ("read by pid", reader.clone()),
             ("confirmed", self.confirmed_lsn.clone().unwrap_or_else(none)),
             ("lag", self.lag_bytes.map_or_else(none, bytes)),
-            ("log retained", self.retained_bytes.map_or_else(none, bytes)),
-            ("log status", self.wal_status.clone().unwrap_or_else(none)),
+            ("WAL retained", self.retained_bytes.map_or_else(none, bytes)),
+            ("WAL status", self.wal_status.clone().unwrap_or_else(none)),
             (
-                "until lost",
+                "WAL until lost",
                 self.safe_wal_size
                     .map_or_else(|| "no limit".to_owned(), bytes),
             ),
         ];
-        let about_the_source = match self.slot {
+        let source = match self.slot {
             Some(_) => Vec::from(slot),
             None => vec![("polled by pid", reader)],
         };
@@ -157,7 +157,7 @@ impl Status {
             ("table", self.table.clone()),
         ]
         .into_iter()
-        .chain(about_the_source)
+        .chain(source)
         .chain([("unpublished rows", rows), ("healthy", healthy.to_owned())]);
         for (name, value) in lines {
             writeln!(out, "{name:<17} {value}")?;
@@ -177,31 +177,31 @@ impl Status {
 fn slot_problem(name: &str, slot: Option<&Slot>) -> Option<String> {
     let Some(slot) = slot else {
         return Some(format!(
-            "there is no replication slot {name}: `outboxd run` makes it"
+            "replication slot {name} does not exist: `outboxd run` creates it"
         ));
     };
     if slot.is_lost() {
         let reason = slot
             .invalidation_reason
             .as_deref()
-            .unwrap_or("its log was removed");
+            .unwrap_or("its WAL was removed");
         return Some(format!("replication slot {name} is lost: {reason}"));
     }
     if slot.active_pid.is_none() {
         return Some(format!(
-            "nobody reads replication slot {name}: is outboxd running?"
+            "no process reads replication slot {name}: is outboxd running?"
         ));
     }
     let left = slot.safe_wal_size.map_or(0, |left| left.max(0));
     slot.is_near_loss().then(|| {
         format!(
-            "replication slot {name} is nearly lost: {} may be written before",
+            "replication slot {name} is nearly lost: {} of WAL left until then",
             bytes(left)
         )
     })
 }
 
-/// One more than is counted says that there are more.
+/// One more than `COUNT_MAX` means that there are more.
 async fn unpublished_rows(
     session: &Session,
     config: &Config,
@@ -215,7 +215,7 @@ async fn unpublished_rows(
         (_, None) => "",
     };
     let sql = format!(
-        "SELECT count(*) FROM (SELECT FROM {} {unpublished} LIMIT {COUNT_MAX} + 1) AS some_of_them",
+        "SELECT count(*) FROM (SELECT FROM {} {unpublished} LIMIT {COUNT_MAX} + 1) AS counted",
         config.table.quoted()
     );
     Ok(Some(

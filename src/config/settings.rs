@@ -21,27 +21,28 @@ use crate::config::variables;
 #[serde(default, deny_unknown_fields)]
 #[command(next_help_heading = "Settings")]
 pub struct Settings {
-    /// Postgres, as a libpq URL or a key=value string
+    /// Postgres connection: a libpq URL or a key=value string
     #[arg(long, env = variables::DATABASE_URL, hide_env_values = true, value_name = "URL")]
     #[serde(deserialize_with = "scalar")]
     pub database_url: Option<String>,
 
-    /// A file that holds the password for Postgres, and nothing else
-    #[arg(long, env = variables::DATABASE_PASSWORD_FILE, hide_env_values = true, value_name = "FILE")]
+    /// File with the Postgres password and nothing else
+    #[arg(long, value_name = "FILE")]
+    #[arg(env = variables::DATABASE_PASSWORD_FILE, hide_env_values = true)]
     #[serde(deserialize_with = "scalar")]
     pub database_password_file: Option<String>,
 
-    /// Kafka's bootstrap servers: host:port,host:port
+    /// Kafka bootstrap servers: host:port,host:port
     #[arg(long, env = variables::KAFKA_BROKERS, hide_env_values = true, value_name = "LIST")]
     #[serde(deserialize_with = "scalar")]
     pub kafka_brokers: Option<String>,
 
-    /// Properties of librdkafka: key=value,key=value; in the file, a table named kafka
+    /// librdkafka properties: key=value,key=value; in the settings file, the table [kafka]
     #[arg(long, env = variables::KAFKA_PROPERTIES, hide_env_values = true, value_name = "LIST")]
     #[serde(skip)]
     pub kafka_properties: Option<String>,
 
-    /// One property of librdkafka; can be repeated
+    /// One librdkafka property; may be repeated
     #[arg(long, value_name = "KEY=VALUE")]
     #[serde(skip)]
     pub kafka: Vec<String>,
@@ -51,104 +52,107 @@ pub struct Settings {
     #[serde(rename = "kafka", deserialize_with = "scalars")]
     pub kafka_table: BTreeMap<String, String>,
 
-    /// The outbox table, as schema.name [default: outbox.outbox]
+    /// Outbox table, as schema.name [default: outbox.outbox]
     #[arg(long, env = variables::TABLE, hide_env_values = true, value_name = "TABLE")]
     #[serde(deserialize_with = "scalar")]
     pub table: Option<String>,
 
-    /// The replication slot [default: outboxd_ and the database]
+    /// Replication slot [default: outboxd_ and the database's name]
     #[arg(long, env = variables::SLOT, hide_env_values = true, value_name = "NAME")]
     #[serde(deserialize_with = "scalar")]
     pub slot: Option<String>,
 
-    /// The publication [default: outboxd]
+    /// Publication [default: outboxd]
     #[arg(long, env = variables::PUBLICATION, hide_env_values = true, value_name = "NAME")]
     #[serde(deserialize_with = "scalar")]
     pub publication: Option<String>,
 
-    /// Where events are read from: slot, or poll where no slot is allowed [default: slot]
+    /// Source of events: slot, or poll where no slot is allowed [default: slot]
     #[arg(long, env = variables::SOURCE, hide_env_values = true, value_name = "CHOICE")]
     #[serde(deserialize_with = "scalar")]
     pub source: Option<String>,
 
-    /// Write back as soon as this many events wait for it; with poll, rows a poll [default: 10]
+    /// Events that trigger a write-back; with poll, rows per poll [default: 10]
     #[arg(long, env = variables::BATCH_SIZE, hide_env_values = true, value_name = "COUNT")]
     #[serde(deserialize_with = "scalar")]
     pub batch_size: Option<String>,
 
-    /// The longest that a write-back waits; with poll, the time between polls [default: 5s]
+    /// Longest delay of a write-back; with poll, time between polls [default: 5s]
     #[arg(long, env = variables::PROCESS_INTERVAL, hide_env_values = true, value_name = "TIME")]
     #[serde(deserialize_with = "scalar")]
     pub process_interval: Option<String>,
 
-    /// The longest that one SQL statement, or the drain at stop, may take [default: 25s]
+    /// Limit for one SQL statement, and for the drain at stop [default: 25s]
     #[arg(long, env = variables::OPERATION_TIMEOUT, hide_env_values = true, value_name = "TIME")]
     #[serde(deserialize_with = "scalar")]
     pub operation_timeout: Option<String>,
 
-    /// Attempts for an event that Kafka refuses [default: 3]
+    /// Attempts to send an event that Kafka refuses [default: 3]
     #[arg(long, env = variables::MAX_RETRIES, hide_env_values = true, value_name = "COUNT")]
     #[serde(deserialize_with = "scalar")]
     pub max_retries: Option<String>,
 
-    /// What becomes of a published row: mark, delete or keep [default: mark]
+    /// What to do with published rows: mark, delete or keep [default: mark]
     #[arg(long, env = variables::AFTER_PUBLISH, hide_env_values = true, value_name = "CHOICE")]
     #[serde(deserialize_with = "scalar")]
     pub after_publish: Option<String>,
 
-    /// Rows that are unpublished at the first start: publish, skip or halt [default: publish; with
-    /// keep: skip]
+    /// What to do with unpublished rows at the first start: publish, skip or halt [default:
+    /// publish; with keep: skip]
     #[arg(long, env = variables::BACKLOG, hide_env_values = true, value_name = "CHOICE")]
     #[serde(deserialize_with = "scalar")]
     pub backlog: Option<String>,
 
-    /// A slot that is lost: heal it from the table, or halt [default: heal; with keep: halt]
+    /// What to do after the loss of the slot: heal from the table, or halt [default: heal; with
+    /// keep: halt]
     #[arg(long, env = variables::ON_SLOT_LOSS, hide_env_values = true, value_name = "CHOICE")]
     #[serde(deserialize_with = "scalar")]
     pub on_slot_loss: Option<String>,
 
-    /// How often the table is searched for events that the slot has missed [default: 60s]
+    /// Interval at which the table is searched for events that the slot missed [default: 60s]
     #[arg(long, env = variables::AUDIT_INTERVAL, hide_env_values = true, value_name = "TIME")]
     #[serde(deserialize_with = "scalar")]
     pub audit_interval: Option<String>,
 
-    /// Events that cannot be published: dead-letter, park-key or halt [default: dead-letter]
+    /// What to do with events that cannot be published: dead-letter, park-key or halt [default:
+    /// dead-letter]
     #[arg(long, env = variables::ON_POISON, hide_env_values = true, value_name = "CHOICE")]
     #[serde(deserialize_with = "scalar")]
     pub on_poison: Option<String>,
 
-    /// More dead letters than this in a minute stop the publisher [default: 1000]
-    #[arg(long, env = variables::DEAD_LETTERS_PER_MINUTE, hide_env_values = true, value_name = "COUNT")]
+    /// Most dead letters per minute before the publisher stops [default: 1000]
+    #[arg(long, value_name = "COUNT")]
+    #[arg(env = variables::DEAD_LETTERS_PER_MINUTE, hide_env_values = true)]
     #[serde(deserialize_with = "scalar")]
     pub dead_letters_per_minute: Option<String>,
 
-    /// The records' key: column:NAME, payload:/json/pointer or none [default: column:event_type]
+    /// Record key: column:NAME, payload:/json/pointer or none [default: column:event_type]
     #[arg(long, env = variables::KEY, hide_env_values = true, value_name = "RULE")]
     #[serde(deserialize_with = "scalar")]
     pub key: Option<String>,
 
-    /// Whether brokers may create a topic that is not there: true or false [default: false]
+    /// Whether brokers may create missing topics: true or false [default: false]
     #[arg(long, env = variables::AUTO_CREATE_TOPICS, hide_env_values = true, value_name = "CHOICE")]
     #[serde(deserialize_with = "scalar")]
     pub auto_create_topics: Option<String>,
 
-    /// Bytes of events in flight, at least 1MiB [default: 16MiB]
+    /// Limit for events in flight, at least 1MiB [default: 16MiB]
     #[arg(long, env = variables::MEMORY_LIMIT, hide_env_values = true, value_name = "SIZE")]
     #[serde(deserialize_with = "scalar")]
     pub memory_limit: Option<String>,
 
-    /// Where metrics, health and the status page are served, or off [default: 127.0.0.1:9464]
+    /// Address of metrics, health and the status page, or off [default: 127.0.0.1:9464]
     #[arg(long, env = variables::HTTP_LISTEN, hide_env_values = true, value_name = "ADDRESS")]
     #[serde(deserialize_with = "scalar")]
     pub http_listen: Option<String>,
 
-    /// What is logged: a level, or a filter such as info,outboxd=debug [default: info]
+    /// Log level, or a filter such as info,outboxd=debug [default: info]
     #[arg(long, env = variables::LOG, hide_env_values = true, value_name = "FILTER")]
     #[serde(deserialize_with = "scalar")]
     pub log: Option<String>,
 
-    /// The form of the log: text or json [default: text]
-    #[arg(long, env = variables::LOG_FORMAT, hide_env_values = true, value_name = "FORM")]
+    /// Log format: text or json [default: text]
+    #[arg(long, env = variables::LOG_FORMAT, hide_env_values = true, value_name = "FORMAT")]
     #[serde(deserialize_with = "scalar")]
     pub log_format: Option<String>,
 

@@ -36,16 +36,16 @@ async fn init_makes_what_is_missing_and_leaves_the_rest_each_time() -> Result<()
         let init = ["init", "--role", &role, "--checks"];
         let first = outboxd(database.url(), &init).await?;
         assert!(first.status.success(), "{}", err(&first));
-        assert_eq!(out(&first).matches("made ").count(), 9, "{}", out(&first));
+        assert_eq!(
+            out(&first).matches("created ").count(),
+            9,
+            "{}",
+            out(&first)
+        );
         assert!(out(&first).contains("ready"), "{}", out(&first));
         let again = outboxd(database.url(), &init).await?;
         assert!(again.status.success(), "{}", err(&again));
-        assert_eq!(
-            out(&again).matches("was there ").count(),
-            9,
-            "{}",
-            out(&again)
-        );
+        assert_eq!(out(&again).matches("exists ").count(), 9, "{}", out(&again));
         database.insert("created", "orders", "{}").await?;
         let admin = database.connect().await?;
         let slots = format!(
@@ -69,11 +69,11 @@ async fn init_adds_to_a_table_of_the_writers_without_touching_it() -> Result<()>
     let init = outboxd(database.url(), &["init"]).await?;
     assert!(init.status.success(), "{}", err(&init));
     assert!(
-        out(&init).contains("was there table outbox.outbox"),
+        out(&init).contains("exists    table outbox.outbox"),
         "{}",
         out(&init)
     );
-    let made = out(&init).contains("made      index outbox.idx_outbox_unpublished_id");
+    let made = out(&init).contains("created   index outbox.idx_outbox_unpublished_id");
     assert!(made, "{}", out(&init));
     assert_eq!(database.unpublished().await?, 1);
     Ok(())
@@ -104,7 +104,7 @@ async fn the_printed_sql_makes_the_same_and_needs_no_server_to_print() -> Result
         assert!(
             problems[0]
                 .as_str()
-                .is_some_and(|text| text.contains("`outboxd run` makes it"))
+                .is_some_and(|text| text.contains("`outboxd run` creates it"))
         );
     }
     Ok(())
@@ -125,7 +125,7 @@ async fn status_tells_how_far_the_slot_is_and_fails_when_nobody_reads_it() -> Re
         let status = outboxd(database.url(), &["status", "--json"]).await?;
         assert_eq!(status.status.code(), Some(1));
         assert!(
-            err(&status).contains("nobody reads replication slot"),
+            err(&status).contains("no process reads replication slot"),
             "{}",
             err(&status)
         );

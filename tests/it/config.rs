@@ -164,7 +164,7 @@ fn a_variable_that_is_no_setting_is_named_and_its_value_is_not() {
         "{log}"
     );
     assert!(
-        warnings[1].contains("KAFKA_PROPERTIES may be meant"),
+        warnings[1].contains("did you mean KAFKA_PROPERTIES?"),
         "{log}"
     );
     assert!(!log.contains("Zq7Kw9Xv"), "{log}");

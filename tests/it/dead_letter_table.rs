@@ -634,7 +634,7 @@ async fn the_commands_show_what_is_there_and_only_ask() -> Result<()> {
         let careless = room.outboxd(&["discard", "--id", "1,2"]).await?;
         assert_eq!(careless.status.code(), Some(1));
         assert!(
-            err(&careless).contains("--yes: 1 dead letters would go"),
+            err(&careless).contains("--yes: 1 dead letter would never be published"),
             "{}",
             err(&careless)
         );
@@ -646,14 +646,14 @@ async fn the_commands_show_what_is_there_and_only_ask() -> Result<()> {
         assert!(retry.status.success(), "{}", err(&retry));
         let said = out(&retry);
         assert!(
-            said.contains("1 will be retried")
-                && said.contains("1 are parked behind")
-                && said.contains("1 are left alone"),
+            said.contains("1 dead letter will be retried")
+                && said.contains("1 parked behind")
+                && said.contains("1 left unchanged"),
             "{said}"
         );
         let discard = room.outboxd(&["discard", "--all", "--yes"]).await?;
         assert!(
-            out(&discard).contains("1 will be discarded"),
+            out(&discard).contains("1 dead letter will be discarded"),
             "{}",
             out(&discard)
         );

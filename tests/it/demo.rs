@@ -84,7 +84,7 @@ async fn a_demo_publishes_what_it_commits_ends_by_itself_and_leaves_nothing() ->
     let is_event = |line: &&str| line.ends_with('B') && line.contains(" ms ");
     ensure!(stdout.lines().filter(is_event).count() == 30, "{stdout}");
     ensure!(
-        stdout.contains("30 events") && stdout.contains("none missing, 0 twice"),
+        stdout.contains("30 events") && stdout.contains("none missing, 0 duplicates"),
         "{stdout}"
     );
     ensure!(stdout.contains("30 rows, 0 not marked"), "{stdout}");
@@ -124,7 +124,10 @@ async fn a_demo_that_is_told_to_stop_stops_in_good_order() -> Result<()> {
     };
     let (status, rest, stderr) = tokio::time::timeout(LIMIT, rest).await??;
     ensure!(status.success(), "{rest}{stderr}");
-    ensure!(rest.contains("none missing, 0 twice"), "{rest}{stderr}");
+    ensure!(
+        rest.contains("none missing, 0 duplicates"),
+        "{rest}{stderr}"
+    );
     ensure!(folder.names()?.is_empty(), "{:?}", folder.names()?);
     Ok(())
 }

@@ -6,16 +6,16 @@ use std::path::PathBuf;
 /// The arguments of `demo`.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// How many events to publish; 0 goes on until Ctrl-C
+    /// Number of events to publish; 0 continues until Ctrl-C
     #[arg(long, value_name = "N", default_value_t = 100)]
     pub(crate) events: u64,
 
-    /// Events a second; above 20 they are shown summed up
+    /// Events per second; above 20, one line per second summarizes them
     #[arg(long, value_name = "N", default_value_t = 10)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub(crate) rate: u32,
 
-    /// A Kafka to use instead of the one inside this process: host:port,host:port
+    /// Kafka to use instead of the in-process one: host:port,host:port
     #[arg(
         long,
         env = "KAFKA_BROKERS",
@@ -24,7 +24,7 @@ pub(crate) struct Args {
     )]
     pub(crate) kafka_brokers: Option<String>,
 
-    /// Properties of librdkafka for it: key=value,key=value
+    /// librdkafka properties for that Kafka: key=value,key=value
     #[arg(
         long,
         env = "KAFKA_PROPERTIES",
@@ -33,12 +33,12 @@ pub(crate) struct Args {
     )]
     pub(crate) kafka_properties: Option<String>,
 
-    /// Where metrics, health and the status page are served [default: 127.0.0.1:9464, or a free
-    /// port]
+    /// Address of metrics, health and the status page [default: 127.0.0.1:9464, or a free port]
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) http_listen: Option<SocketAddr>,
 
-    /// The folder of a Postgres server's programs [default: found on this machine, or fetched once]
+    /// Directory of the Postgres server programs [default: found on this machine, or downloaded
+    /// once]
     #[arg(long, value_name = "DIR")]
     pub(crate) postgres_bin: Option<PathBuf>,
 }

@@ -1,9 +1,9 @@
-//! `demo`: the whole way from a transaction to a consumer, with nothing to install.
+//! `demo`: runs end to end, from a transaction to a consumer, with nothing to install.
 //!
-//! A Postgres of its own, librdkafka's in-process mock cluster (or a Kafka that is named), a shop
-//! that writes orders, the publisher that `run` runs, and a consumer. It leaves nothing behind,
-//! however it ends: the server and its folder go with this process, the mock cluster is part of it,
-//! and a real cluster gets one topic of a new name, which is deleted at the end.
+//! It consists of a temporary Postgres, librdkafka's in-process mock cluster (or a given Kafka), a
+//! shop that writes orders, the publisher of `run`, and a consumer. It leaves nothing behind,
+//! however it ends: the server and its folder are removed with this process, the mock cluster is
+//! part of it, and a real cluster gets one topic with a new name, which is deleted at the end.
 
 mod args;
 mod screen;
@@ -29,16 +29,16 @@ use crate::cli::process::{HttpServer, Signals, init_log};
 
 pub(crate) use crate::cli::demo::args::Args;
 
-/// When no event arrives for so long although some are committed, something is wrong.
+/// Without an arrival for this long, although events were committed, the demo fails.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// How long a start that is no longer wanted is waited for; what it leaves, its guard removes.
+/// The wait for a start after a signal; the guard removes whatever is left after that.
 const GIVE_UP: Duration = Duration::from_secs(10);
 
-/// Runs it.
+/// Runs the demo.
 pub(crate) async fn execute(args: Args) -> Result<()> {
     let mut signals = Signals::new()?;
-    // Only what is wrong, unless more is asked for.
+    // Only warnings, unless OUTBOX_LOG is set.
     let filter = std::env::var("OUTBOX_LOG").unwrap_or_else(|_| "warn".to_owned());
     init_log(&filter, LogFormat::Text)?;
     let screen = Screen::new(args.rate);
@@ -49,11 +49,10 @@ pub(crate) async fn execute(args: Args) -> Result<()> {
     let cleared = Box::pin(stage.clear()).await;
     shown?;
     cleared?;
-    Ok(screen.fact("removed", "everything that was started or made")?)
+    Ok(screen.fact("removed", "everything that the demo created")?)
 }
 
-/// `None` when a signal came. What is being started is then waited for, since it can only be
-/// removed when it is there.
+/// `None` after a signal. The start is then waited for, since only a started server can be removed.
 async fn build(args: &Args, screen: &Screen, signals: &mut Signals) -> Result<Option<Stage>> {
     let mut building = Box::pin(Stage::build(args, screen));
     tokio::select! {
@@ -70,7 +69,7 @@ async fn build(args: &Args, screen: &Screen, signals: &mut Signals) -> Result<Op
     Ok(None)
 }
 
-/// Publishes and shows it, and stops the publisher, however it goes.
+/// Publishes and shows the events, and stops the publisher in every case.
 async fn show(
     stage: &mut Stage,
     args: &Args,
@@ -79,7 +78,9 @@ async fn show(
 ) -> Result<()> {
     let mut publisher = Publisher::new(stage.config.clone());
     let listener = stage.take_listener()?;
-    let page = listener.local_addr().context("where the page is served")?;
+    let page = listener
+        .local_addr()
+        .context("cannot read the status page's address")?;
     let http = HttpServer::start(listener, &publisher);
     publisher.start().await?;
     let shown = async {
@@ -108,8 +109,8 @@ async fn show(
     }
 }
 
-/// Has orders written and consumes their events until the plan is fulfilled or a signal comes, and
-/// then until the last committed event has arrived. Tells how long it took.
+/// Starts the shop and consumes its events until the plan is complete or a signal arrives, and then
+/// until the last committed event has arrived. Returns the elapsed time too.
 async fn watch(
     stage: &Stage,
     args: &Args,
@@ -118,16 +119,16 @@ async fn watch(
     signals: &mut Signals,
 ) -> Result<(Tally, Duration)> {
     let consumer = stage.consumer().await?;
-    let (lag, _looking) = stage.look_at_slot().await?;
+    let (lag, _watching) = stage.watch_slot().await?;
     let (stop, stopped) = watch::channel(false);
-    let (teller, mut orders) = mpsc::channel(1_000);
+    let (sender, mut orders) = mpsc::channel(1_000);
     let plan = Plan {
         topic: stage.topic.clone(),
         events: (args.events > 0).then_some(args.events),
         rate: args.rate,
     };
     let session = stage.connect().await?;
-    let mut trading = Task(tokio::spawn(shop::trade(session, plan, teller, stopped)));
+    let mut trading = Task(tokio::spawn(shop::trade(session, plan, sender, stopped)));
 
     let mut tally = Tally::default();
     let (mut is_trading, mut is_reported, mut shown) = (true, false, 0);
@@ -147,11 +148,11 @@ async fn watch(
             }
             Some(order) = orders.recv() => note(&mut tally, screen, &order)?,
             message = consumer.recv() => {
-                // A consumer's errors are those of its connections: librdkafka mends them, or the
-                // silence is noticed.
+                // A consumer's errors are connection errors: librdkafka reconnects, or the silence
+                // is noticed.
                 let Ok(message) = message else { continue };
-                // What arrives was told of before, though the runtime may have kept it back until
-                // now.
+                // The shop announces each event before it arrives, but the runtime may deliver that
+                // only now.
                 while let Ok(order) = orders.try_recv() {
                     note(&mut tally, screen, &order)?;
                 }
@@ -162,12 +163,12 @@ async fn watch(
                 ended?.context("the shop failed")?;
                 is_trading = false;
             }
-            ended = publisher.ended() => return Err(by_itself(ended)),
+            ended = publisher.ended() => return Err(unexpected_end(ended)),
             _ = second.tick() => {
                 sum_up_second(screen, &tally, &mut shown, *lag.borrow())?;
                 if tally.waiting() > 0 && arrived_at.elapsed() > PATIENCE {
                     let (waiting, state) = (tally.waiting(), state(publisher));
-                    bail!("{waiting} committed events do not arrive: {state}");
+                    bail!("{waiting} committed events have not arrived: {state}");
                 }
             }
         }
@@ -191,7 +192,7 @@ async fn sum_up(stage: &Stage, screen: &Screen, tally: &Tally, took: Duration) -
     let row = session.row("counting the rows", count, &[]).await?;
     let (rows, unmarked): (i64, i64) = (row.get(0), row.get(1));
     let slot = slot::read(&session, &stage.config.slot).await?;
-    let lag = slot.context("the slot is gone")?.lag_bytes;
+    let lag = slot.context("the slot no longer exists")?.lag_bytes;
     let Tally {
         arrived,
         again,
@@ -201,13 +202,13 @@ async fn sum_up(stage: &Stage, screen: &Screen, tally: &Tally, took: Duration) -
     let seconds = took.as_secs_f64();
 
     screen.blank()?;
-    let text = format!("{arrived} events in {seconds:.1} s, none missing, {again} twice");
+    let text = format!("{arrived} events in {seconds:.1} s, none missing, {again} duplicates");
     screen.fact("published", &text)?;
-    let text = format!("{orders_rolled_back} orders, none of them sent");
+    let text = format!("{orders_rolled_back} orders, none of them published");
     screen.fact("rolled back", &text)?;
     if let Some(latencies) = tally.latencies(usize::MAX) {
         let [p50, p99, longest] = latencies.map(millis);
-        let text = format!("p50 {p50}, p99 {p99}, longest {longest}");
+        let text = format!("p50 {p50}, p99 {p99}, max {longest}");
         screen.fact("commit to consumer", &text)?;
     }
     let text = format!("{rows} rows, {unmarked} not marked as published");
@@ -220,10 +221,13 @@ async fn is_streaming(publisher: &mut Publisher, signals: &mut Signals) -> Resul
     let started = Instant::now();
     while publisher.status().phase != Phase::Streaming {
         if started.elapsed() > PATIENCE {
-            bail!("the publisher does not get to stream: {}", state(publisher));
+            bail!(
+                "the publisher did not start streaming: {}",
+                state(publisher)
+            );
         }
         tokio::select! {
-            ended = publisher.ended() => return Err(by_itself(ended)),
+            ended = publisher.ended() => return Err(unexpected_end(ended)),
             _ = signals.next() => return Ok(false),
             () = tokio::time::sleep(Duration::from_millis(5)) => {}
         }
@@ -231,18 +235,18 @@ async fn is_streaming(publisher: &mut Publisher, signals: &mut Signals) -> Resul
     Ok(true)
 }
 
-fn by_itself(ended: outboxd::error::Result<()>) -> anyhow::Error {
+fn unexpected_end(ended: outboxd::error::Result<()>) -> anyhow::Error {
     match ended {
-        Ok(()) => anyhow!("the publisher has ended by itself"),
+        Ok(()) => anyhow!("the publisher ended unexpectedly"),
         Err(error) => error.into(),
     }
 }
 
-/// What the publisher says of itself.
+/// The publisher's state in words.
 fn state(publisher: &Publisher) -> String {
     let status = publisher.status();
     match (status.waiting, status.last_error) {
-        (Some(waiting), _) => format!("it waits for {} ({})", waiting.on, waiting.detail),
+        (Some(waiting), _) => format!("it is waiting for {} ({})", waiting.on, waiting.detail),
         (None, Some(error)) => error,
         (None, None) => format!("it is {:?}", status.phase).to_lowercase(),
     }
@@ -260,7 +264,7 @@ fn arrive(
     now: Instant,
     lag: i64,
 ) -> Result<()> {
-    let id = outbox_id(message).context("a record has no header outbox_id")?;
+    let id = outbox_id(message).context("a record has no outbox_id header")?;
     match tally.arrive(id, now) {
         Arrival::Again => Ok(()),
         Arrival::NeverCommitted => bail!("event {id} was published although it was rolled back"),

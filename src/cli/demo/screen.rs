@@ -1,22 +1,21 @@
-//! What `demo` prints: aligned columns, coloured at a terminal and plain elsewhere.
+//! `demo`'s output: aligned columns, coloured at a terminal and plain elsewhere.
 
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
 use crate::cli::demo::tally::{Order, Tally};
 
-/// Above so many events a second they are summed up once a second.
+/// Above this rate, events are summarized once per second.
 const EACH_MAX: u32 = 20;
 
-/// Standard output. Each line is written at once; a reader that has gone is an error like any
-/// other.
+/// Standard output. Each line is written at once; a closed pipe is an error like any other.
 pub(crate) struct Screen {
     colours: bool,
     each: bool,
 }
 
 impl Screen {
-    /// For events at such a rate.
+    /// A screen for this rate of events.
     pub(crate) fn new(rate: u32) -> Self {
         let colours = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
         Screen {
@@ -25,12 +24,12 @@ impl Screen {
         }
     }
 
-    /// Whether each event has a line.
+    /// Whether each event gets a line.
     pub(crate) fn shows_each(&self) -> bool {
         self.each
     }
 
-    /// What was started, or what came out.
+    /// Prints a started component or a result.
     pub(crate) fn fact(&self, name: &str, text: &str) -> io::Result<()> {
         self.line(BOLD, &format!("{name:<20}"), text)
     }
@@ -39,7 +38,7 @@ impl Screen {
         self.line(NONE, "", "")
     }
 
-    /// The heads of the columns.
+    /// Prints the column heads.
     pub(crate) fn heads(&self) -> io::Result<()> {
         let heads = if self.each {
             format!(
@@ -49,13 +48,13 @@ impl Screen {
         } else {
             format!(
                 "{:>9} {:>8} {:>8} {:>10} {:>10} {:>10}",
-                "published", "a second", "waiting", "p50", "p99", "slot lag"
+                "published", "events/s", "waiting", "p50", "p99", "slot lag"
             )
         };
         self.line(BOLD, &heads, "")
     }
 
-    /// An event that has arrived.
+    /// Prints an event that has arrived.
     pub(crate) fn event(&self, event: &Event<'_>) -> io::Result<()> {
         let Event {
             number,
@@ -73,7 +72,7 @@ impl Screen {
         self.line(NONE, "", &text)
     }
 
-    /// An order that was rolled back.
+    /// Prints an order that was rolled back.
     pub(crate) fn rolled_back(&self, order: &Order) -> io::Result<()> {
         if let (true, Order::RolledBack { number, events }) = (self.each, order) {
             let event_type = events.first().map_or("", |(_, event_type)| event_type);
@@ -83,7 +82,7 @@ impl Screen {
         Ok(())
     }
 
-    /// A second of many events.
+    /// Prints the summary of a second.
     pub(crate) fn second(&self, tally: &Tally, arrived: u64, lag: i64) -> io::Result<()> {
         let [p50, p99, _] = tally
             .latencies(arrived as usize)

@@ -1,6 +1,6 @@
-//! `demo`'s shop: a database as services have it, and a service that writes orders into it.
+//! `demo`'s shop: a typical service database, and a service that writes orders into it.
 //!
-//! Every fifth order is rolled back after its event was written; every third that is not has two
+//! Every fifth order is rolled back after its event was written; every third of the others has two
 //! events in one transaction.
 
 use std::time::{Duration, Instant};
@@ -20,7 +20,7 @@ use outboxd::ephemeral::Server;
 /// The database; the slot is named after it.
 pub(crate) const DATABASE: &str = "shop";
 
-/// The role that publishes, with the rights that `init --role` gives and no more.
+/// The publisher's role, with the privileges that `init --role` grants.
 pub(crate) const PUBLISHER: &str = "outboxd";
 
 const OWNER: &str = "postgres";
@@ -38,7 +38,7 @@ pub(crate) async fn connect(server: &Server, database: &str) -> Result<Session> 
     Ok(postgres::connect(&config.database, "outboxd demo", TIMEOUT).await?)
 }
 
-/// Makes the database, what `init` makes in it, and the shop's own table.
+/// Creates the database, the objects that `init` creates, and the shop's own table.
 pub(crate) async fn build(server: &Server, config: &Config) -> Result<()> {
     let maintenance = connect(server, "postgres").await?;
     maintenance
@@ -57,26 +57,26 @@ pub(crate) async fn build(server: &Server, config: &Config) -> Result<()> {
     };
     for step in setup.steps(false) {
         session
-            .run(&format!("making {}", step.purpose), &step.sql)
+            .run(&format!("creating {}", step.purpose), &step.sql)
             .await?;
     }
     let orders = "CREATE TABLE public.orders (
         number bigint PRIMARY KEY, customer text NOT NULL, cents integer NOT NULL)";
-    Ok(session.run("making the table of orders", orders).await?)
+    Ok(session.run("creating the table of orders", orders).await?)
 }
 
-/// How much the shop writes, and how fast.
+/// The shop's volume and rate.
 #[derive(Debug, Clone)]
 pub(crate) struct Plan {
-    /// Where its events go.
+    /// The topic of its events.
     pub(crate) topic: String,
-    /// How many events it commits; `None` goes on until told to stop.
+    /// The number of events to commit; `None` continues until stopped.
     pub(crate) events: Option<u64>,
-    /// Events a second.
+    /// Events per second.
     pub(crate) rate: u32,
 }
 
-/// Writes orders until the plan is fulfilled or `stop` says so, and tells `orders` of each.
+/// Writes orders until the plan is complete or `stop` is set, and announces each on `orders`.
 pub(crate) async fn trade(
     mut session: Session,
     plan: Plan,
@@ -100,38 +100,48 @@ pub(crate) async fn trade(
         for _ in 0..count {
             pace.tick().await;
         }
-        let transaction = session.transaction().await.context("begin an order")?;
+        let transaction = session
+            .transaction()
+            .await
+            .context("cannot begin an order")?;
         let customer = CUSTOMERS[number as usize % CUSTOMERS.len()];
         let cents = 990 + (number % 97) as i32 * 35;
         let insert = "INSERT INTO public.orders VALUES ($1, $2, $3)";
         let placed = transaction
             .execute(insert, &[&(number as i64), &customer, &cents])
             .await;
-        placed.context("write an order")?;
+        placed.context("cannot write an order")?;
         let payload = json!({ "order": number, "customer": customer, "cents": cents });
         let mut events = Vec::with_capacity(count);
         for event_type in ["OrderPlaced", "StockReserved"].into_iter().take(count) {
             let event = NewEvent::new(event_type, &plan.topic, &payload);
             events.push((writer.write_event(&transaction, &event).await?, event_type));
         }
-        // Told before it ends: a consumer may see the event before the commit returns here.
-        let told = if rolled_back {
-            let told = orders.send(Order::RolledBack { number, events }).await;
-            transaction.rollback().await.context("roll an order back")?;
-            told
+        // Announced before the transaction ends: a consumer may see the event before the commit
+        // returns here.
+        let sent = if rolled_back {
+            let sent = orders.send(Order::RolledBack { number, events }).await;
+            transaction
+                .rollback()
+                .await
+                .context("cannot roll an order back")?;
+            sent
         } else {
             left -= count as u64;
-            let told = orders
+            let sent = orders
                 .send(Order::Placed {
                     number,
                     events,
                     at: Instant::now(),
                 })
                 .await;
-            transaction.commit().await.context("commit an order")?;
-            told
+            transaction
+                .commit()
+                .await
+                .context("cannot commit an order")?;
+            sent
         };
-        if told.is_err() {
+        if sent.is_err() {
             break;
         }
     }

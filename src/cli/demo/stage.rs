@@ -1,5 +1,5 @@
-//! What `demo` plays on: a Postgres, a Kafka, a database ready for `run`, a consumer. It starts
-//! them, and it removes them.
+//! `demo`'s components: a Postgres, a Kafka, a database ready for `run`, a consumer. Starts and
+//! removes them.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -27,28 +27,28 @@ use outboxd::ephemeral::{self, Options, Server};
 
 const PARTITIONS: i32 = 3;
 
-/// How long a Kafka that was named may take to answer.
+/// The limit for an answer from a given Kafka.
 const ANSWER: Duration = Duration::from_secs(4);
 
-/// How long the leaders of a new topic may take to be there.
+/// The limit for the leader election of a new topic.
 const READY: Duration = Duration::from_secs(20);
 
-/// How often the slot is looked at.
-const LOOK: Duration = Duration::from_millis(200);
+/// The interval at which the slot is queried.
+const POLL: Duration = Duration::from_millis(200);
 
-/// What was started; the order of the fields is that of their end.
+/// The started components, in the order in which they are dropped.
 pub(crate) struct Stage {
     listener: Option<TcpListener>,
     pub(crate) config: Config,
     pub(crate) topic: String,
-    /// `None` where a real cluster was named.
+    /// `None` with a real cluster.
     mock: Option<MockCluster<'static, DefaultProducerContext>>,
     server: Server,
 }
 
 impl Stage {
-    /// Starts it all. What may be wrong with the arguments is found first, what would be left in a
-    /// real cluster comes last.
+    /// Starts everything. Problems with the arguments show first; objects in a real cluster are
+    /// created last.
     #[expect(
         clippy::field_reassign_with_default,
         reason = "a field of Settings is private"
@@ -61,7 +61,7 @@ impl Stage {
                 (None, brokers.clone(), topic)
             }
             None => {
-                let mock = MockCluster::new(1).context("start the mock cluster")?;
+                let mock = MockCluster::new(1).context("cannot start the mock cluster")?;
                 let brokers = mock.bootstrap_servers();
                 (Some(mock), brokers, "orders".to_owned())
             }
@@ -69,7 +69,7 @@ impl Stage {
         let mut settings = Settings::default();
         settings.kafka_brokers = Some(brokers);
         settings.kafka_properties = args.kafka_properties.clone().filter(|_| mock.is_none());
-        // Marked soon, so that the table and the slot can be seen to follow.
+        // Rows are marked as published soon, so that table and slot visibly follow.
         settings.process_interval = Some("500ms".to_owned());
         if mock.is_none() {
             settings.database_url = Some("postgres://nobody@localhost/none".to_owned());
@@ -85,10 +85,10 @@ impl Stage {
         let text = format!("{database}: psql -h 127.0.0.1 -p {port} -U postgres {database}");
         screen.fact("database", &text)?;
 
-        let whose = match &mock {
+        let place = match &mock {
             Some(mock) => {
                 let made = mock.create_topic(&topic, PARTITIONS, 1);
-                made.context("create the topic")?;
+                made.context("cannot create the topic")?;
                 "inside this process, "
             }
             None => {
@@ -97,7 +97,7 @@ impl Stage {
             }
         };
         let brokers = &config.brokers;
-        let text = format!("{whose}{brokers}, topic {topic} of {PARTITIONS} partitions");
+        let text = format!("{place}{brokers}, topic {topic} with {PARTITIONS} partitions");
         screen.fact("Kafka", &text)?;
         Ok(Stage {
             listener: Some(listener),
@@ -108,9 +108,11 @@ impl Stage {
         })
     }
 
-    /// The page's address is taken, and this is to serve it.
+    /// The listener that reserves the status page's address, once.
     pub(crate) fn take_listener(&mut self) -> Result<TcpListener> {
-        self.listener.take().context("the page is served already")
+        self.listener
+            .take()
+            .context("the status page is already served")
     }
 
     /// A session of the database's owner.
@@ -118,8 +120,8 @@ impl Stage {
         shop::connect(&self.server, shop::DATABASE).await
     }
 
-    /// A consumer of the whole topic, which has come to the end of each empty partition: what
-    /// arrives from now on does not wait for it to get going.
+    /// A consumer of the whole topic that has reached the end of each empty partition, so later
+    /// arrivals are not delayed by its start.
     pub(crate) async fn consumer(&self) -> Result<StreamConsumer<Quiet>> {
         let mut settings = ClientConfig::new();
         for (name, value) in &self.config.kafka_properties {
@@ -133,49 +135,51 @@ impl Stage {
             // A new topic's leader may not be known at once.
             .set("topic.metadata.refresh.fast.interval.ms", "10");
         if self.mock.is_some() {
-            // A real broker answers as soon as there is something, the mock one only when the wait
-            // is over.
+            // A real broker answers as soon as there is a record, the mock broker only after the
+            // wait.
             settings.set("fetch.wait.max.ms", "1");
         }
         let consumer: StreamConsumer<Quiet> = settings
             .create_with_context(Quiet)
-            .context("make a consumer")?;
+            .context("cannot create a consumer")?;
         let mut list = TopicPartitionList::new();
         for partition in 0..PARTITIONS {
             list.add_partition_offset(&self.topic, partition, Offset::Beginning)?;
         }
-        consumer.assign(&list).context("begin to consume")?;
+        consumer
+            .assign(&list)
+            .context("cannot assign the topic to the consumer")?;
         let ends = async {
             let mut ends = 0;
             while ends < PARTITIONS {
-                // Other errors are those of connections, which librdkafka mends.
+                // Other errors are connection errors, after which librdkafka reconnects.
                 if let Err(KafkaError::PartitionEOF(_)) = consumer.recv().await {
                     ends += 1;
                 }
             }
         };
         let ready = tokio::time::timeout(READY, ends).await;
-        ready.context("the consumer does not get to the end of the new topic")?;
+        ready.context("the consumer did not reach the end of the new topic")?;
         Ok(consumer)
     }
 
-    /// Keeps the slot's lag up to date for as long as the task lives.
-    pub(crate) async fn look_at_slot(&self) -> Result<(watch::Receiver<i64>, Task<()>)> {
+    /// Updates the slot's lag as long as the task lives.
+    pub(crate) async fn watch_slot(&self) -> Result<(watch::Receiver<i64>, Task<()>)> {
         let session = self.connect().await?;
         let name = self.config.slot.clone();
-        let (teller, lag) = watch::channel(0);
-        let looking = tokio::spawn(async move {
+        let (sender, lag) = watch::channel(0);
+        let watching = tokio::spawn(async move {
             while let Ok(found) = slot::read(&session, &name).await {
                 if let Some(slot) = found {
-                    teller.send_replace(slot.lag_bytes);
+                    sender.send_replace(slot.lag_bytes);
                 }
-                tokio::time::sleep(LOOK).await;
+                tokio::time::sleep(POLL).await;
             }
         });
-        Ok((lag, Task(looking)))
+        Ok((lag, Task(watching)))
     }
 
-    /// Ends and removes what was started.
+    /// Stops and removes everything.
     pub(crate) async fn clear(self) -> Result<()> {
         let deleted = match self.mock {
             Some(_) => Ok(()),
@@ -184,13 +188,12 @@ impl Stage {
         let server = self.server;
         tokio::task::spawn_blocking(move || drop(server))
             .await
-            .context("stop Postgres")?;
+            .context("cannot stop Postgres")?;
         Ok(deleted?)
     }
 }
 
-/// Keeps the consumer from the log, where it would tell of each end of a partition and of its
-/// connections.
+/// Silences the consumer, which would log each end of a partition and its connections.
 pub(crate) struct Quiet;
 
 impl ClientContext for Quiet {
@@ -209,7 +212,7 @@ impl<T> Task<T> {
     pub(crate) async fn ended(&mut self) -> Result<T> {
         (&mut self.0)
             .await
-            .context("a task of the demo was given up")
+            .context("a task of the demo was cancelled")
     }
 }
 
@@ -219,7 +222,7 @@ impl<T> Drop for Task<T> {
     }
 }
 
-/// At the address that was asked for, else at the one that `run` uses, else at any that is free.
+/// Binds the given address, else the default of `run`, else any free port.
 async fn listen(address: Option<SocketAddr>) -> Result<TcpListener> {
     if let Some(address) = address {
         return Ok(http::bind(address).await?);
@@ -235,7 +238,7 @@ async fn start_postgres(explicit: Option<PathBuf>, screen: &Screen) -> Result<Se
     let binaries = match found {
         Some(binaries) => binaries,
         None => {
-            screen.fact("Postgres", "none on this machine, fetching one to keep")?;
+            screen.fact("Postgres", "none found on this machine, downloading one")?;
             blocking(|| ephemeral::fetch(None)).await?
         }
     };
@@ -254,5 +257,5 @@ async fn blocking<T: Send + 'static>(
 ) -> Result<T> {
     tokio::task::spawn_blocking(work)
         .await
-        .context("the work was given up")?
+        .context("the work was cancelled")?
 }

@@ -1,16 +1,15 @@
-//! What was committed, what was rolled back, and what arrived: `demo`'s own oracle.
+//! The committed, rolled-back and arrived events: `demo`'s check of itself.
 //!
-//! The shop tells of each order before its transaction ends, so whatever arrives is known here
-//! already.
+//! The shop announces each order before its transaction ends, so every arriving event is known
+//! here.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
-/// How many of the last latencies, and of the last identities that were rolled back, are kept: a
-/// demo may run for days.
+/// The number of latest latencies, and of rolled-back ids, that are kept: a demo may run for days.
 const KEPT: usize = 100_000;
 
-/// What the shop did.
+/// An order of the shop.
 #[derive(Debug)]
 pub(crate) enum Order {
     /// Its events are about to be committed.
@@ -19,29 +18,29 @@ pub(crate) enum Order {
         events: Vec<(i64, &'static str)>,
         at: Instant,
     },
-    /// It is about to be rolled back with its events.
+    /// The order and its events are about to be rolled back.
     RolledBack {
         number: u64,
         events: Vec<(i64, &'static str)>,
     },
 }
 
-/// What an arriving record turned out to be.
+/// The meaning of an arriving record.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Arrival {
-    /// An event, for the first time.
+    /// The first arrival of an event.
     New {
         number: u64,
         event_type: &'static str,
         latency: Duration,
     },
-    /// One that had arrived before.
+    /// A repeated arrival.
     Again,
-    /// One that was never committed.
+    /// An event that was never committed.
     NeverCommitted,
 }
 
-/// Counts.
+/// The demo's counts.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
     waiting: HashMap<i64, (u64, &'static str, Instant)>,
@@ -88,7 +87,7 @@ impl Tally {
         Arrival::Again
     }
 
-    /// Events that were committed and have not arrived yet.
+    /// Committed events that have not arrived yet.
     pub(crate) fn waiting(&self) -> usize {
         self.waiting.len()
     }
