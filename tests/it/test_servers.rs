@@ -122,7 +122,7 @@ async fn nothing_is_left_of_a_server_when_its_owner_is_killed() -> Result<()> {
         println!("\nserver {pid} {}", server.socket_dir().display());
         return std::future::pending().await;
     }
-    let name = "services::nothing_is_left_of_a_server_when_its_owner_is_killed";
+    let name = "test_servers::nothing_is_left_of_a_server_when_its_owner_is_killed";
     let mut owner = Command::new(std::env::current_exe()?)
         .args(["--exact", name, "--nocapture"])
         .env(PART, "1")
