@@ -1,4 +1,5 @@
-//! The table audits the slot: whatever made it miss events, exactly these are found within two audits, and mended or left to a person.
+//! The audit compares the table with the slot: whatever made the slot skip events, exactly those
+//! are found within two audits, and are published again or left to the operator.
 
 use std::cell::Cell;
 use std::collections::BTreeSet;
@@ -16,16 +17,16 @@ use crate::support::wait::wait_until;
 use crate::support::writers::{Pattern, Writers};
 
 const LIMIT: Duration = Duration::from_secs(60);
-/// From a change of the catalogs to its name.
+/// Time limit from a change of the catalogs to the named problem.
 const NOTICED: Duration = Duration::from_secs(15);
 
 async fn fixture(major: u32) -> Result<Fixture<'static>> {
-    let mut fixture = Fixture::set(postgres::shared(major), kafka::shared()).await?;
+    let mut fixture = Fixture::create(postgres::shared(major), kafka::shared()).await?;
     fixture.settings = fixture.settings.clone().set("OUTBOX_AUDIT_INTERVAL", "1s");
     Ok(fixture)
 }
 
-/// Each event has a key of its own: what comes from the table comes late.
+/// Each event has a key of its own, since events read from the table arrive out of order.
 async fn insert(session: &Session, topic: &str, kind: &str, rows: i64) -> Result<BTreeSet<i64>> {
     let sql = "INSERT INTO outbox.outbox (event_type, topic, event_payload) \
                SELECT $1 || i, $2, jsonb_build_object('kind', $1::text, 'n', i) \
@@ -38,28 +39,30 @@ fn number(status: &serde_json::Value, name: &str) -> u64 {
     status[name].as_u64().unwrap_or_default()
 }
 
-/// Waits until so many are found and mended, by the first or second audit that ends after `before` of them.
+/// Waits until this many missed events are found and published, by the first or second audit that
+/// ends after `before` audits.
 ///
-/// What counts is how many had ended while nothing was found: more of them end before the one that found is looked at.
-async fn found(outboxd: &Outboxd, missed: usize, before: u64) -> Result<()> {
-    let in_vain = Cell::new(0);
+/// Counts the audits that had ended while nothing was found: further ones may end between the
+/// finding and the next status.
+async fn expect_found(outboxd: &Outboxd, missed: usize, before: u64) -> Result<()> {
+    let fruitless = Cell::new(0);
     let status = outboxd
         .wait_for_status("the missed events", LIMIT, |status| {
             let is_found = number(status, "missed_events_total") >= missed as u64;
             if !is_found {
-                in_vain.set(number(status, "audits_total"));
+                fruitless.set(number(status, "audits_total"));
             }
             is_found
         })
         .await?;
     assert_eq!(number(&status, "missed_events_total"), missed as u64);
-    ensure!(in_vain.get() <= before + 1, "{in_vain:?}, {status}");
+    ensure!(fruitless.get() <= before + 1, "{fruitless:?}, {status}");
     outboxd.wait_for_log(&["missed-events"], LIMIT).await?;
-    let is_mended = |status: &serde_json::Value| {
+    let is_resolved = |status: &serde_json::Value| {
         number(status, "missed_events") == 0 && status["troubles"] == serde_json::json!([])
     };
     outboxd
-        .wait_for_status("them to be mended", LIMIT, is_mended)
+        .wait_for_status("the problem to end", LIMIT, is_resolved)
         .await?;
     let (code, body) = outboxd.get("/readyz").await?;
     assert_eq!(code, 200, "{body}");
@@ -68,8 +71,8 @@ async fn found(outboxd: &Outboxd, missed: usize, before: u64) -> Result<()> {
     Ok(())
 }
 
-/// What came from the table, by id.
-async fn from_table(fixture: &Fixture<'_>) -> Result<Vec<i64>> {
+/// The ids of the records that were read from the table.
+async fn ids_from_table(fixture: &Fixture<'_>) -> Result<Vec<i64>> {
     let consumed = fixture.kafka.consume_all(&[&fixture.topic]).await?;
     let of_table = consumed
         .iter()
@@ -79,7 +82,8 @@ async fn from_table(fixture: &Fixture<'_>) -> Result<Vec<i64>> {
     Ok(ids)
 }
 
-/// Does something to the slot while outboxd is away, between three events that are missed by it and two that are not.
+/// Moves the slot by hand while outboxd is stopped: it skips three events and delivers the two
+/// after them.
 async fn behind_its_back(change: &str, after_publish: &str) -> Result<()> {
     for major in MAJORS {
         let mut fixture = fixture(major).await?;
@@ -98,10 +102,10 @@ async fn behind_its_back(change: &str, after_publish: &str) -> Result<()> {
         insert(&session, &fixture.topic, "after", 2).await?;
         outboxd.respawn()?;
         outboxd.wait_for_phase("streaming", LIMIT).await?;
-        found(&outboxd, 3, 0).await?;
+        expect_found(&outboxd, 3, 0).await?;
         fixture.all_marked(LIMIT).await?;
         assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
-        assert_eq!(from_table(&fixture).await?, Vec::from_iter(missed));
+        assert_eq!(ids_from_table(&fixture).await?, Vec::from_iter(missed));
         fixture.verdict(&oracle).await?.expect_exact()?;
     }
     Ok(())
@@ -139,7 +143,7 @@ async fn what_was_committed_while_the_table_was_out_of_the_publication_is_found(
             .await?;
         let missed = insert(&session, &fixture.topic, "missed", 2).await?;
         let named = outboxd
-            .wait_for_status("the gap to be named", NOTICED, |status| {
+            .wait_for_status("the problem to be named", NOTICED, |status| {
                 status["troubles"][0]["name"] == "not-published"
             })
             .await?;
@@ -156,14 +160,14 @@ async fn what_was_committed_while_the_table_was_out_of_the_publication_is_found(
         outboxd
             .wait_for_log(&["not-published", "hint"], LIMIT)
             .await?;
-        // Found, though the gap stands.
+        // The missed events are found although the table is still missing from the publication.
         fixture.all_marked(LIMIT).await?;
         session
             .batch_execute("ALTER PUBLICATION outboxd ADD TABLE outbox.outbox")
             .await?;
         insert(&session, &fixture.topic, "after", 2).await?;
         outboxd
-            .wait_for_status("the gap to be over", NOTICED, |status| {
+            .wait_for_status("the problem to end", NOTICED, |status| {
                 status["troubles"] == serde_json::json!([])
             })
             .await?;
@@ -171,18 +175,19 @@ async fn what_was_committed_while_the_table_was_out_of_the_publication_is_found(
         assert_eq!(outboxd.metric(metric).await?, None);
         assert_eq!(outboxd.get("/readyz").await?.0, 200);
         assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
-        assert_eq!(from_table(&fixture).await?, Vec::from_iter(missed));
+        assert_eq!(ids_from_table(&fixture).await?, Vec::from_iter(missed));
         fixture.verdict(&oracle).await?.expect_exact()?;
     }
     Ok(())
 }
 
-/// The server's files go back, and it writes past where outboxd was before outboxd comes back: nothing in the positions shows it.
+/// An older copy of the server's files is restored, and the server writes past outboxd's position
+/// before outboxd reconnects: no LSN shows the gap.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_restored_server_wrote_up_to_our_own_position_is_found() -> Result<()> {
     for major in MAJORS {
         let mut server = postgres::private(major, &[])?;
-        let fixture = Fixture::set(&server, kafka::shared()).await?;
+        let fixture = Fixture::create(&server, kafka::shared()).await?;
         let settings = fixture.settings.clone().set("OUTBOX_AUDIT_INTERVAL", "1s");
         let mut outboxd = Outboxd::spawn(&settings)?;
         outboxd.wait_for_phase("streaming", LIMIT).await?;
@@ -216,7 +221,7 @@ async fn what_a_restored_server_wrote_up_to_our_own_position_is_found() -> Resul
             "too much was written"
         );
         let past = format!("SELECT pg_switch_wal() > '{own}'");
-        wait_until("the server to come to where it was", LIMIT, async || {
+        wait_until("the server to pass outboxd's position", LIMIT, async || {
             session.batch_execute("SELECT pg_current_xact_id()").await?;
             let is_past: bool = session.value(&past).await?;
             Ok(if is_past { Ok(()) } else { Err(String::new()) })
@@ -224,10 +229,10 @@ async fn what_a_restored_server_wrote_up_to_our_own_position_is_found() -> Resul
         .await?;
         insert(&session, &fixture.topic, "after", 3).await?;
         outboxd.signal("CONT")?;
-        found(&outboxd, 5, audits).await?;
+        expect_found(&outboxd, 5, audits).await?;
         fixture.all_marked(LIMIT).await?;
         assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
-        assert_eq!(from_table(&fixture).await?, Vec::from_iter(missed));
+        assert_eq!(ids_from_table(&fixture).await?, Vec::from_iter(missed));
         let consumed = fixture.kafka.consume_all(&[&fixture.topic]).await?;
         let values: BTreeSet<_> = consumed.iter().map(|record| record.value.clone()).collect();
         assert_eq!((consumed.len(), values.len()), (508, 508));
@@ -235,7 +240,7 @@ async fn what_a_restored_server_wrote_up_to_our_own_position_is_found() -> Resul
     Ok(())
 }
 
-/// As it worked with a poller: taking the mark away sends the event again.
+/// As with a poller: a row whose `published_at` is reset is published again.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_row_whose_mark_was_taken_away_goes_out_again() -> Result<()> {
     for major in MAJORS {
@@ -250,10 +255,10 @@ async fn a_row_whose_mark_was_taken_away_goes_out_again() -> Result<()> {
         let sql = "UPDATE outbox.outbox SET published_at = NULL WHERE id = ANY ($1)";
         session.execute(sql, &[&again]).await?;
         let before = number(&outboxd.status().await?, "audits_total");
-        found(&outboxd, 2, before).await?;
+        expect_found(&outboxd, 2, before).await?;
         fixture.all_marked(LIMIT).await?;
         assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
-        assert_eq!(from_table(&fixture).await?, again);
+        assert_eq!(ids_from_table(&fixture).await?, again);
         let report = fixture.verdict(&oracle).await?;
         let twice: Vec<_> = again.iter().map(|id| (*id, 2)).collect();
         ensure!(report.is_complete(), "{report}");
@@ -262,7 +267,7 @@ async fn a_row_whose_mark_was_taken_away_goes_out_again() -> Result<()> {
     Ok(())
 }
 
-/// Ends outboxd with events that its slot has passed.
+/// Restarts outboxd after its slot was advanced past these events.
 async fn miss(fixture: &Fixture<'_>, rows: i64) -> Result<Outboxd> {
     let mut outboxd = Outboxd::spawn(&fixture.settings)?;
     outboxd.wait_for_phase("streaming", LIMIT).await?;
@@ -288,7 +293,7 @@ async fn with_halt_one_missed_event_ends_it_and_nothing_is_sent() -> Result<()> 
             "{log}"
         );
         assert_eq!(fixture.kafka.record_count(&[&fixture.topic]).await?, 0);
-        // The statement that leaves them out is the one that it names.
+        // The error message names the statement that leaves the events out.
         let (_, statement) = log
             .lines()
             .rev()
@@ -328,13 +333,14 @@ async fn more_than_a_thousand_missed_events_are_sent_only_when_somebody_asks_for
     let asked = outboxd.settings().clone().set("OUTBOX_BACKLOG", "publish");
     *outboxd.settings() = asked;
     outboxd.respawn()?;
-    found(&outboxd, 1_001, 0).await?;
+    expect_found(&outboxd, 1_001, 0).await?;
     fixture.all_marked(LIMIT).await?;
-    assert_eq!(from_table(&fixture).await?.len(), 1_001);
+    assert_eq!(ids_from_table(&fixture).await?.len(), 1_001);
     Ok(())
 }
 
-/// A missed row that somebody has locked is sent once, however many audits see it unpublished.
+/// A missed row that another session has locked is sent once, however many audits find it
+/// unpublished.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_missed_row_that_is_locked_is_sent_once() -> Result<()> {
     let fixture = fixture(15).await?;
@@ -343,11 +349,11 @@ async fn a_missed_row_that_is_locked_is_sent_once() -> Result<()> {
     let session = fixture.database.connect().await?;
     insert(&session, &fixture.topic, "locked", 1).await?;
     fixture.all_marked(LIMIT).await?;
-    let person = fixture.database.connect().await?;
+    let locker = fixture.database.connect().await?;
     session
         .batch_execute("UPDATE outbox.outbox SET published_at = NULL")
         .await?;
-    person
+    locker
         .batch_execute("BEGIN; SELECT FROM outbox.outbox FOR UPDATE")
         .await?;
     let status = outboxd
@@ -361,16 +367,16 @@ async fn a_missed_row_that_is_locked_is_sent_once() -> Result<()> {
             number(status, "audits_total") >= audits + 3
         })
         .await?;
-    person.batch_execute("COMMIT").await?;
-    found_once(&outboxd).await?;
+    locker.batch_execute("COMMIT").await?;
+    expect_found_once(&outboxd).await?;
     fixture.all_marked(LIMIT).await?;
     assert_eq!(fixture.kafka.record_count(&[&fixture.topic]).await?, 2);
     Ok(())
 }
 
-async fn found_once(outboxd: &Outboxd) -> Result<()> {
+async fn expect_found_once(outboxd: &Outboxd) -> Result<()> {
     let status = outboxd
-        .wait_for_status("the trouble to end", LIMIT, |status| {
+        .wait_for_status("the problem to end", LIMIT, |status| {
             status["troubles"] == serde_json::json!([])
         })
         .await?;
@@ -378,12 +384,13 @@ async fn found_once(outboxd: &Outboxd) -> Result<()> {
     Ok(())
 }
 
-/// What is merely on its way is never taken for missed: under load, through kills, lost sessions and crashes of the server.
+/// Events in flight are never taken for missed ones: under load, through kills, lost sessions and
+/// crashes of the server.
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_found_where_nothing_was_missed() -> Result<()> {
     for major in MAJORS {
         let mut server = postgres::private(major, &[])?;
-        let fixture = Fixture::set(&server, kafka::shared()).await?;
+        let fixture = Fixture::create(&server, kafka::shared()).await?;
         let oracle = Oracle::create(&fixture.database).await?;
         let settings = fixture.settings.clone().set("OUTBOX_AUDIT_INTERVAL", "1s");
         let mut outboxd = Outboxd::spawn(&settings)?;
@@ -424,7 +431,7 @@ async fn nothing_is_found_where_nothing_was_missed() -> Result<()> {
         assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
         logs.push_str(&outboxd.log());
         ensure!(!logs.contains("missed-events"), "{logs}");
-        ensure!(from_table(&fixture).await?.is_empty());
+        ensure!(ids_from_table(&fixture).await?.is_empty());
         fixture.verdict(&oracle).await?.expect_complete()?;
     }
     Ok(())

@@ -1,4 +1,5 @@
-//! The first start publishes what the table holds, while writers go on, whatever happens on the way.
+//! The first start publishes the rows that the table holds while writers go on, also through kills
+//! and open transactions.
 
 use std::time::Duration;
 
@@ -17,7 +18,8 @@ const BACKLOG: i64 = 10_000;
 
 async fn fill(fixture: &Fixture<'_>, rows: i64) -> Result<()> {
     let insert = "INSERT INTO outbox.outbox (event_type, topic, event_payload) \
-                  SELECT 'key' || i % 23, $1, jsonb_build_object('i', i) FROM generate_series(1, $2::bigint) i";
+                  SELECT 'key' || i % 23, $1, jsonb_build_object('i', i) \
+                  FROM generate_series(1, $2::bigint) i";
     fixture
         .database
         .connect()
@@ -31,7 +33,7 @@ async fn fill(fixture: &Fixture<'_>, rows: i64) -> Result<()> {
 async fn a_first_start_publishes_ten_thousand_rows_beside_writers_though_killed_twice_on_the_way()
 -> Result<()> {
     for major in MAJORS {
-        let fixture = Fixture::set(postgres::shared(major), kafka::shared()).await?;
+        let fixture = Fixture::create(postgres::shared(major), kafka::shared()).await?;
         let oracle = Oracle::create(&fixture.database).await?;
         fill(&fixture, BACKLOG).await?;
         let pattern = Pattern {
@@ -59,7 +61,8 @@ async fn a_first_start_publishes_ten_thousand_rows_beside_writers_though_killed_
         fixture.all_marked(LIMIT).await?;
         assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
         let report = fixture.verdict(&oracle).await?;
-        // Rows come by id from the table and by commit from the stream, so only the set is promised across the two.
+        // Rows from the table come in id order and those from the stream in commit order: across
+        // the two, only the set is guaranteed.
         assert!(
             report.missing.is_empty() && report.phantom.is_empty(),
             "{report}"
@@ -72,7 +75,7 @@ async fn a_first_start_publishes_ten_thousand_rows_beside_writers_though_killed_
 #[tokio::test(flavor = "multi_thread")]
 async fn a_first_start_that_nothing_disturbs_publishes_each_row_once() -> Result<()> {
     for major in MAJORS {
-        let fixture = Fixture::set(postgres::shared(major), kafka::shared()).await?;
+        let fixture = Fixture::create(postgres::shared(major), kafka::shared()).await?;
         let oracle = Oracle::create(&fixture.database).await?;
         fill(&fixture, BACKLOG).await?;
         let pattern = Pattern {
@@ -80,7 +83,7 @@ async fn a_first_start_that_nothing_disturbs_publishes_each_row_once() -> Result
             rest: Duration::from_millis(10),
         };
         let writers = Writers::start(&fixture.database, &fixture.topic, 4, pattern);
-        // The slot waits for this one, and the table is published meanwhile.
+        // The slot's creation waits for this transaction; the table is published meanwhile.
         let session = fixture.database.connect().await?;
         session
             .batch_execute("BEGIN; SELECT pg_current_xact_id()")
@@ -93,7 +96,7 @@ async fn a_first_start_that_nothing_disturbs_publishes_each_row_once() -> Result
             })
             .await?;
         let before = fixture.kafka.record_count(&[&fixture.topic]).await?;
-        wait_until("events to go out meanwhile", LIMIT, async || {
+        wait_until("events to be published meanwhile", LIMIT, async || {
             let count = fixture.kafka.record_count(&[&fixture.topic]).await?;
             Ok(if count > before {
                 Ok(())
@@ -123,14 +126,14 @@ async fn a_first_start_that_nothing_disturbs_publishes_each_row_once() -> Result
 #[tokio::test]
 async fn a_table_of_which_no_row_was_ever_marked_is_not_sent_without_being_asked_to() -> Result<()>
 {
-    let fixture = Fixture::set(postgres::shared(postgres::turn(15)), kafka::shared()).await?;
+    let fixture = Fixture::create(postgres::shared(postgres::turn(15)), kafka::shared()).await?;
     fill(&fixture, 1_001).await?;
     let output = command(&fixture.settings, &["run"], LIMIT).await?;
-    let told = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(2), "{told}");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{stderr}");
     assert!(
-        told.contains("over 1000 unpublished rows") && told.contains("--backlog skip"),
-        "{told}"
+        stderr.contains("over 1000 unpublished rows") && stderr.contains("--backlog skip"),
+        "{stderr}"
     );
     assert_eq!(fixture.kafka.record_count(&[&fixture.topic]).await?, 0);
 
@@ -146,13 +149,14 @@ async fn a_table_of_which_no_row_was_ever_marked_is_not_sent_without_being_asked
 async fn a_prepared_transaction_that_holds_up_the_slot_is_named_and_the_table_goes_out_meanwhile()
 -> Result<()> {
     for major in MAJORS {
-        // Of its own: everybody's slot on this server waits for the transaction.
+        // A private server: the prepared transaction holds up every new slot on its server.
         let server = postgres::private(major, &[])?;
-        let fixture = Fixture::set(&server, kafka::shared()).await?;
+        let fixture = Fixture::create(&server, kafka::shared()).await?;
         let session = fixture.database.connect().await?;
         let insert = |key: &str| {
             format!(
-                "INSERT INTO outbox.outbox (event_type, topic, event_payload) VALUES ('{key}', '{}', '{{}}')",
+                "INSERT INTO outbox.outbox (event_type, topic, event_payload) \
+                 VALUES ('{key}', '{}', '{{}}')",
                 fixture.topic
             )
         };

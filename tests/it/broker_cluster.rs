@@ -1,4 +1,5 @@
-//! Three brokers, of which some go away: what the cluster can take goes on, what it cannot waits, and nothing is lost.
+//! A cluster of three brokers, some of which fail: partitions that have enough replicas go on, the
+//! others wait, and nothing is lost.
 
 use std::time::{Duration, Instant};
 
@@ -13,7 +14,7 @@ use crate::support::writers::{Pattern, Writers};
 use crate::support::{heavy, is_long_run};
 
 const LIMIT: Duration = Duration::from_secs(120);
-/// How soon a stall has to show.
+/// Time limit for a stall to show in the status.
 const ALERT: Duration = Duration::from_secs(30);
 const PATTERN: Pattern = Pattern {
     rows: 5,
@@ -30,13 +31,17 @@ async fn more_events(outboxd: &Outboxd, more: u64) -> Result<()> {
     Ok(())
 }
 
-async fn expect_no_letters(database: &Database) -> Result<()> {
-    let letters = "SELECT count(*) FROM outbox.dead_letter";
-    assert_eq!(database.connect().await?.value::<i64>(letters).await?, 0);
+async fn expect_no_dead_letters(database: &Database) -> Result<()> {
+    let dead_letters = "SELECT count(*) FROM outbox.dead_letter";
+    assert_eq!(
+        database.connect().await?.value::<i64>(dead_letters).await?,
+        0
+    );
     Ok(())
 }
 
-/// Each broker in turn stops and comes back, the controller among them, and then each is killed.
+/// Each broker in turn is stopped and started again, the controller among them; in a long run each
+/// is killed as well.
 #[tokio::test(flavor = "multi_thread")]
 async fn brokers_that_restart_in_turn_lose_nothing_and_keep_the_order() -> Result<()> {
     let _turn = heavy().await;
@@ -73,13 +78,13 @@ async fn brokers_that_restart_in_turn_lose_nothing_and_keep_the_order() -> Resul
     database.all_marked(LIMIT).await?;
     assert_eq!(outboxd.status().await?["reconnects"], 0);
     assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
-    expect_no_letters(&database).await?;
+    expect_no_dead_letters(&database).await?;
     let consumed = brokers[0].consume_all(&["events"]).await?;
     let report = check(&oracle.committed().await?, &consumed);
     report.expect_complete()
 }
 
-/// Waits until each partition has so many replicas in sync.
+/// Waits until each partition has this many replicas in sync.
 async fn in_sync(kafka: &Kafka, topic: &str, replicas: usize) -> Result<()> {
     wait_until("the replicas to be in sync", LIMIT, async || {
         let counts = kafka.in_sync_counts(topic).await?;
@@ -93,7 +98,7 @@ async fn in_sync(kafka: &Kafka, topic: &str, replicas: usize) -> Result<()> {
     .await
 }
 
-/// One of three replicas is left, and the topic wants two.
+/// One of three replicas is left, and the topic requires two.
 #[tokio::test(flavor = "multi_thread")]
 async fn too_few_replicas_stop_the_stream_without_a_loss_and_show_in_time() -> Result<()> {
     let mut brokers = kafka::cluster(&[])?;
@@ -137,18 +142,23 @@ async fn too_few_replicas_stop_the_stream_without_a_loss_and_show_in_time() -> R
     let before = confirmed().await?;
     database.insert("held", "events", "{}").await?;
     tokio::time::sleep(Duration::from_secs(10)).await;
-    assert_eq!(confirmed().await?, before, "confirmed what one replica has");
+    assert_eq!(
+        confirmed().await?,
+        before,
+        "confirmed records that only one replica has"
+    );
     assert_eq!(database.unpublished().await?, 2);
     assert_eq!(outboxd.get("/livez").await?.0, 200);
     brokers[1].resume()?;
     database.all_marked(LIMIT).await?;
     assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
-    expect_no_letters(&database).await?;
+    expect_no_dead_letters(&database).await?;
     let consumed = brokers[0].consume_all(&["events"]).await?;
     check(&oracle.committed().await?, &consumed).expect_complete()
 }
 
-/// The only replica of one topic is away: it is named with its age, the others go on, and the stream with them as long as there is room.
+/// The only replica of one topic is down: the status names the topic, and the other topics go on
+/// while the memory limit leaves room.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_partition_without_a_leader_is_named_while_other_topics_go_on() -> Result<()> {
     let mut brokers = kafka::cluster(&[])?;
@@ -191,5 +201,7 @@ async fn a_partition_without_a_leader_is_named_while_other_topics_go_on() -> Res
     assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
     let lonely = brokers[0].record_count(&["lonely"]).await?;
     assert_eq!(lonely, 2);
-    expect_no_letters(&database).await.context("letters")
+    expect_no_dead_letters(&database)
+        .await
+        .context("dead letters")
 }

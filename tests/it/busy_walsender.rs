@@ -1,4 +1,5 @@
-//! A server that decodes for long what is none of ours: the session stays, and what it waits for has a name.
+//! A walsender that decodes other tables' changes for a long time: outboxd keeps the session, and
+//! the status names the wait.
 
 use std::time::{Duration, Instant};
 
@@ -12,7 +13,7 @@ use crate::support::{heavy, is_long_run};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// Lets a server process work for a tenth of the time, until it is dropped.
+/// Suspends a server process for 90 % of the time, until this is dropped.
 struct Slowed {
     task: tokio::task::JoinHandle<()>,
     pid: i32,
@@ -49,12 +50,13 @@ fn signal(pid: i32, name: &str) {
     );
 }
 
-/// The server rewrites a table under a slow walsender, which sends nothing and hears nothing until it is through with it.
+/// A slowed walsender decodes a table rewrite; until it is done it neither sends nor reads
+/// messages.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rewrite_that_a_walsender_chews_on_is_named_and_ends_no_session() -> Result<()> {
     let _turn = heavy().await;
     let server = postgres::private(postgres::turn(15), &[])?;
-    let fixture = Fixture::set(&server, kafka::shared()).await?;
+    let fixture = Fixture::create(&server, kafka::shared()).await?;
     let mut outboxd = Outboxd::spawn(&fixture.settings)?;
     outboxd.wait_for_phase("streaming", LIMIT).await?;
     let session = fixture.database.connect().await?;
@@ -88,7 +90,7 @@ async fn a_rewrite_that_a_walsender_chews_on_is_named_and_ends_no_session() -> R
     drop(slowed);
     fixture.all_marked(LIMIT).await?;
     outboxd
-        .wait_for_status("nothing to be waited for", LIMIT, |status| {
+        .wait_for_status("the wait to end", LIMIT, |status| {
             status["waiting"].is_null()
         })
         .await?;
@@ -101,7 +103,8 @@ async fn a_rewrite_that_a_walsender_chews_on_is_named_and_ends_no_session() -> R
     Ok(())
 }
 
-/// The same with a server that is left alone, and so many rows that it is silent for longer than any patience.
+/// The same without slowing the walsender, with enough rows that it is silent for longer than any
+/// time-out.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refresh_of_twenty_million_rows_ends_no_session() -> Result<()> {
     if !is_long_run("decoding: a refresh of twenty million rows") {
@@ -110,7 +113,7 @@ async fn a_refresh_of_twenty_million_rows_ends_no_session() -> Result<()> {
     let _turn = heavy().await;
     for major in MAJORS {
         let server = postgres::private(major, &[])?;
-        let fixture = Fixture::set(&server, kafka::shared()).await?;
+        let fixture = Fixture::create(&server, kafka::shared()).await?;
         let mut outboxd = Outboxd::spawn(&fixture.settings)?;
         outboxd.wait_for_phase("streaming", LIMIT).await?;
         let session = fixture.database.connect().await?;
@@ -140,10 +143,10 @@ async fn a_refresh_of_twenty_million_rows_ends_no_session() -> Result<()> {
             assert_eq!(outboxd.get("/livez").await?.0, 200);
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
-        // From 16 on a walsender speaks up while it skips what is not wanted.
+        // Since Postgres 16 a walsender sends keepalives while it skips changes.
         assert!(
             named || major > 15,
-            "{:?} were not enough for silence",
+            "the walsender was never silent for long enough in {:?}",
             began.elapsed()
         );
         assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());

@@ -1,4 +1,4 @@
-//! `init`, `status` and `drop`, as a person or a script runs them.
+//! `init`, `status` and `drop`, run by an operator or a script.
 
 use std::process::{Output, Stdio};
 use std::time::Duration;
@@ -60,7 +60,7 @@ async fn init_makes_what_is_missing_and_leaves_the_rest_each_time() -> Result<()
 #[tokio::test]
 async fn init_adds_to_a_table_of_the_writers_without_touching_it() -> Result<()> {
     let database = Database::create(shared(turn(15))).await?;
-    // The writers' table has the first index alone; the second is what init adds.
+    // The writers' table has only the first index; `init` adds the second.
     let session = database.connect().await?;
     session
         .batch_execute("DROP INDEX outbox.idx_outbox_unpublished_id")
@@ -88,7 +88,7 @@ async fn the_printed_sql_makes_the_same_and_needs_no_server_to_print() -> Result
         let printed = outboxd(unreachable, &["init", "--print-sql", "--role", &role]).await?;
         assert!(printed.status.success(), "{}", err(&printed));
         let admin = database.connect().await?;
-        // As psql would: an index that is built concurrently has to be alone.
+        // One batch each, as psql runs them: CREATE INDEX CONCURRENTLY cannot run in a transaction.
         for part in out(&printed).split("\n\n-- ") {
             let sql = format!("-- {part}");
             admin
@@ -171,7 +171,7 @@ async fn drop_leaves_a_slot_that_somebody_reads_and_names_the_reader() -> Result
     let database = Database::create(shared(turn(15))).await?;
     outboxd(database.url(), &["init"]).await?;
     let slot = format!("outboxd_{}", database.name);
-    // A temporary slot is held by the session that made it.
+    // A temporary slot is held by the session that created it.
     let reader = database.connect().await?;
     let make = format!("SELECT pg_create_logical_replication_slot('{slot}', 'pgoutput', true)");
     reader.batch_execute(&make).await?;
@@ -198,15 +198,15 @@ async fn a_server_without_logical_decoding_is_named_with_the_statement_that_mend
     let url = server.url("postgres", "postgres");
     let init = outboxd(&url, &["init"]).await?;
     assert!(init.status.success(), "{}", err(&init));
-    for fault in [
+    for text in [
         "to do",
         "wal_level is replica",
         "ALTER SYSTEM SET wal_level",
         "0 of 1",
     ] {
         assert!(
-            out(&init).contains(fault),
-            "{fault} is missing in {}",
+            out(&init).contains(text),
+            "{text} is missing in {}",
             out(&init)
         );
     }
@@ -218,10 +218,10 @@ async fn a_server_without_logical_decoding_is_named_with_the_statement_that_mend
 async fn commands_end_with_the_code_that_fits_and_one_line_that_says_what_to_do() -> Result<()> {
     let database = Database::create_empty(shared(turn(15))).await?;
     let unknown = shared(turn(15)).url("no_such_database", "postgres");
-    let nobody = "postgresql://postgres@127.0.0.1:1/postgres";
+    let absent = "postgresql://postgres@127.0.0.1:1/postgres";
     for (url, code, text) in [
         (unknown.as_str(), 1, "check the database name"),
-        (nobody, 3, "is the server up"),
+        (absent, 3, "is the server up"),
         (database.url(), 1, "run `outboxd init`"),
     ] {
         let status = outboxd(url, &["status"]).await?;

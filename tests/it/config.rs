@@ -1,5 +1,5 @@
-//! The built program is configured as its manual says, and a wrong configuration ends it at once
-//! with exit code 2 and a line for each thing that is wrong. None of these tests lets it connect.
+//! The built program reads its settings as its manual says. A wrong setting ends it at once with
+//! exit code 2 and one line for each problem. None of these tests lets it connect.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -7,7 +7,7 @@ use std::process::{Command, Output, Stdio};
 
 const URL: &str = "postgres://outboxd@db.invalid/orders";
 
-/// The program with nothing in its environment but what is given.
+/// Runs the program with this environment and nothing else.
 fn outboxd(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_outboxd"))
         .args(arguments)
@@ -22,11 +22,15 @@ fn stderr(output: &Output) -> String {
 }
 
 #[track_caller]
-fn assert_faults(output: &Output, settings: &[&str]) {
+fn assert_errors(output: &Output, settings: &[&str]) {
     let text = stderr(output);
     assert_eq!(output.status.code(), Some(2), "{text}");
     let lines: Vec<&str> = text.lines().collect();
-    assert_eq!(lines.len(), settings.len(), "one line a fault:\n{text}");
+    assert_eq!(
+        lines.len(),
+        settings.len(),
+        "one line for each error:\n{text}"
+    );
     for (line, setting) in lines.iter().zip(settings) {
         assert!(
             line.starts_with(&format!("error: CONFIG_ERROR: {setting} ")),
@@ -38,7 +42,7 @@ fn assert_faults(output: &Output, settings: &[&str]) {
 
 #[test]
 fn run_without_settings_says_what_it_needs_and_ends_with_2() {
-    assert_faults(&outboxd(&["run"], &[]), &["DATABASE_URL", "KAFKA_BROKERS"]);
+    assert_errors(&outboxd(&["run"], &[]), &["DATABASE_URL", "KAFKA_BROKERS"]);
 }
 
 #[test]
@@ -60,7 +64,7 @@ fn all_faults_of_flags_environment_and_file_come_at_once() {
         ],
     );
     let unknown = format!("{path}: sauce");
-    assert_faults(
+    assert_errors(
         &output,
         &[
             &unknown,
@@ -74,8 +78,8 @@ fn all_faults_of_flags_environment_and_file_come_at_once() {
     );
 }
 
-/// A flag's wrong value hides the environment's, and this the file's: which value is told shows
-/// which one counts.
+/// A flag's wrong value hides the environment's, which hides the file's: the reported value shows
+/// which source won.
 #[test]
 fn a_flag_counts_before_the_environment_and_this_before_the_file() {
     let mut file = tempfile::NamedTempFile::new().expect("a temporary file");
@@ -96,7 +100,7 @@ fn a_flag_counts_before_the_environment_and_this_before_the_file() {
             ("OUTBOX_BACKLOG", ""),
         ],
     );
-    assert_faults(&output, &["OUTBOX_SLOT", "OUTBOX_BACKLOG", "OUTBOX_KEY"]);
+    assert_errors(&output, &["OUTBOX_SLOT", "OUTBOX_BACKLOG", "OUTBOX_KEY"]);
     let text = stderr(&output);
     assert!(
         text.contains("`From-Flag`") && text.contains("`from-environment`"),
@@ -104,7 +108,7 @@ fn a_flag_counts_before_the_environment_and_this_before_the_file() {
     );
     assert!(
         text.contains("OUTBOX_BACKLOG `from-file`"),
-        "an empty variable says nothing: {text}"
+        "an empty variable counts as unset: {text}"
     );
 }
 
@@ -117,7 +121,7 @@ fn a_missing_settings_file_is_a_fault() {
             ("KAFKA_BROKERS", "kafka.invalid:9092"),
         ],
     );
-    assert_faults(&output, &["/nowhere/outboxd.toml"]);
+    assert_errors(&output, &["/nowhere/outboxd.toml"]);
 }
 
 #[test]
@@ -137,7 +141,7 @@ fn an_address_that_is_in_use_ends_with_2_and_a_hint() {
     assert!(text.contains("\nhint: "), "{text}");
 }
 
-/// An address that is in use ends it before it connects.
+/// The program ends before it connects, since its address is in use.
 #[test]
 fn a_variable_that_is_no_setting_is_named_and_its_value_is_not() {
     let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
@@ -170,8 +174,8 @@ fn a_variable_that_is_no_setting_is_named_and_its_value_is_not() {
     assert!(!log.contains("Zq7Kw9Xv"), "{log}");
 }
 
-/// The server accepts and says nothing, so the program hangs in its start until the signal comes.
-/// Its log is no longer read by then, which must not matter.
+/// The server accepts and sends nothing, so the program hangs in its start until the signal
+/// arrives. Nothing reads its log by then, which must not matter.
 #[test]
 fn a_signal_while_starting_ends_with_0_and_health_is_served_before() {
     let silent = TcpListener::bind("127.0.0.1:0").expect("a free port");
@@ -196,7 +200,7 @@ fn a_signal_while_starting_ends_with_0_and_health_is_served_before() {
             .lines()
             .map_while(Result::ok)
             .find(|line| line.contains("serving"));
-        let serving = serving.expect("it says where it serves");
+        let serving = serving.expect("it logs its address");
         let (_, address) = serving
             .split_once("address=")
             .expect("the address is a field");

@@ -1,4 +1,4 @@
-//! However the process dies, nothing is lost, and what comes twice was not confirmed.
+//! However the process dies, no event is lost, and only unconfirmed events are published twice.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ const KILLS: u32 = 20;
 #[tokio::test(flavor = "multi_thread")]
 async fn twenty_kills_under_load_lose_nothing_and_repeat_only_what_was_not_confirmed() -> Result<()>
 {
-    let fixture = Fixture::set(postgres::shared(postgres::turn(15)), kafka::shared()).await?;
+    let fixture = Fixture::create(postgres::shared(postgres::turn(15)), kafka::shared()).await?;
     let oracle = Oracle::create(&fixture.database).await?;
     let mut outboxd = Outboxd::spawn(&fixture.settings)?;
     outboxd.wait_for_phase("streaming", LIMIT).await?;
@@ -30,7 +30,7 @@ async fn twenty_kills_under_load_lose_nothing_and_repeat_only_what_was_not_confi
     let writers = Writers::start(&fixture.database, &fixture.topic, 4, pattern);
     let mut windows = Vec::new();
     for kill in 0..KILLS {
-        // Anywhere in the life of a run: while it connects, in its first moments, in full flow.
+        // At any moment of a run: while it connects, in its first moments, in full flow.
         let life = Duration::from_millis(u64::from(kill * 97 % 600));
         tokio::time::sleep(life).await;
         outboxd.kill()?;
@@ -54,7 +54,7 @@ async fn twenty_kills_under_load_lose_nothing_and_repeat_only_what_was_not_confi
         let open = windows.iter().filter(|window| window.contains(at));
         assert!(
             *copies <= 1 + open.count(),
-            "event {id} came {copies} times though it was confirmed"
+            "event {id} was published {copies} times though it was confirmed"
         );
     }
     Ok(())
@@ -65,13 +65,14 @@ async fn a_kill_in_the_middle_of_a_large_transaction_loses_and_confirms_nothing_
 {
     const ROWS: i64 = 500_000;
     let _alone = heavy().await;
-    let fixture = Fixture::set(postgres::shared(postgres::turn(17)), kafka::shared()).await?;
+    let fixture = Fixture::create(postgres::shared(postgres::turn(17)), kafka::shared()).await?;
     let oracle = Oracle::create(&fixture.database).await?;
     let session = fixture.database.connect().await?;
     let mut outboxd = Outboxd::spawn(&fixture.settings)?;
     outboxd.wait_for_phase("streaming", LIMIT).await?;
     let insert = "INSERT INTO outbox.outbox (event_type, topic, event_payload) \
-                  SELECT 'key' || i % 23, $1, jsonb_build_object('i', i) FROM generate_series(1, $2::bigint) i";
+                  SELECT 'key' || i % 23, $1, jsonb_build_object('i', i) \
+                  FROM generate_series(1, $2::bigint) i";
     session.execute(insert, &[&fixture.topic, &ROWS]).await?;
     let arrived = async || fixture.kafka.record_count(&[&fixture.topic]).await;
     wait_for("the first part of it", LIMIT, async || {
@@ -82,7 +83,8 @@ async fn a_kill_in_the_middle_of_a_large_transaction_loses_and_confirms_nothing_
     let sent = fixture.kafka.consume_all(&[&fixture.topic]).await?;
     let part = sent.len() as i64;
     assert!(part < ROWS, "all of it had been sent already");
-    // Its commit lies behind its rows, and so does everything that would confirm a part of it.
+    // The commit comes after the rows in the WAL, and so does any LSN that would confirm part of
+    // them.
     let commit = sent.first().context("a part of it")?.committed_at()?;
     assert!(fixture.window().await?.confirmed <= commit);
     outboxd.respawn()?;
@@ -93,7 +95,7 @@ async fn a_kill_in_the_middle_of_a_large_transaction_loses_and_confirms_nothing_
     let twice: usize = report.duplicates.iter().map(|(_, times)| times - 1).sum();
     assert!(
         twice as i64 <= part,
-        "{twice} came again, {part} had been sent"
+        "{twice} were sent again, {part} had been sent before"
     );
     Ok(())
 }

@@ -1,4 +1,5 @@
-//! Dead letters: what is filed and read back, what a person can do about it, and that nothing of it holds the others up.
+//! Dead letters: how they are filed and read back, what an operator can do with them, and that they
+//! hold up no other event.
 
 use std::process::Output;
 use std::time::Duration;
@@ -20,8 +21,8 @@ use crate::support::wait::{wait_for, wait_until};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// A database that `init` has prepared, seen as the role that `init` has made.
-struct Room {
+/// A database that `init` has prepared, with a session of the role that `init` created.
+struct Setup {
     database: Database,
     admin: postgres::Session,
     session: Session,
@@ -32,8 +33,8 @@ struct Room {
     settings: Settings,
 }
 
-impl Room {
-    async fn set(major: u32, after_publish: &str) -> Result<Room> {
+impl Setup {
+    async fn create(major: u32, after_publish: &str) -> Result<Setup> {
         let database = Database::create_empty(shared(major)).await?;
         let role = format!("{}_relay", database.name);
         let settings = Settings::nowhere()?
@@ -49,7 +50,7 @@ impl Room {
         let session = sql::connect(&config.database, "test", LIMIT).await?;
         session.run("a limit", "SET lock_timeout = '1s'").await?;
         let shape = preflight::check(&session, &config).await?;
-        Ok(Room {
+        Ok(Setup {
             admin: database.connect().await?,
             dead_letters: DeadLetters::new(&config, &shape),
             rows: UnpublishedRows::new(&config, &shape)?,
@@ -77,9 +78,10 @@ impl Room {
         Ok(requests.await?)
     }
 
-    /// The letters as JSON, in order.
+    /// All dead letters as JSON, in id order.
     async fn all(&self) -> Result<Vec<Value>> {
-        let sql = "SELECT coalesce(json_agg(to_jsonb(d) ORDER BY id), '[]')::text FROM outbox.dead_letter AS d";
+        let sql = "SELECT coalesce(json_agg(to_jsonb(d) ORDER BY id), '[]')::text \
+                   FROM outbox.dead_letter AS d";
         Ok(serde_json::from_str(
             &self.admin.value::<String>(sql).await?,
         )?)
@@ -89,7 +91,7 @@ impl Room {
         let states = self.all().await?;
         Ok(states
             .iter()
-            .map(|dead_letter| words(&dead_letter["state"]))
+            .map(|dead_letter| text(&dead_letter["state"]))
             .collect())
     }
 
@@ -109,7 +111,7 @@ impl Room {
     }
 }
 
-fn words(value: &Value) -> String {
+fn text(value: &Value) -> String {
     value.as_str().unwrap_or_default().to_owned()
 }
 
@@ -132,7 +134,7 @@ fn record(
     Some(Box::new(record))
 }
 
-/// A dead letter of a row, as the stream brings it.
+/// A dead letter of a row as the stream delivers it.
 fn dead_letter(row: i64, payload: &str) -> NewDeadLetter {
     let id = row.to_string();
     let headers: [(&str, &[u8]); 5] = [
@@ -169,8 +171,8 @@ fn parked(row: i64, payload: &str) -> NewDeadLetter {
 #[tokio::test]
 async fn the_same_event_is_filed_once_and_another_payload_is_another_letter() -> Result<()> {
     for major in MAJORS {
-        let room = Room::set(major, "mark").await?;
-        let from_the_log = || NewDeadLetter {
+        let setup = Setup::create(major, "mark").await?;
+        let from_the_wal = || NewDeadLetter {
             row: None,
             record: record(
                 "logs",
@@ -186,15 +188,15 @@ async fn the_same_event_is_filed_once_and_another_payload_is_another_letter() ->
         };
         let batch = [
             dead_letter(7, "{}"),
-            from_the_log(),
+            from_the_wal(),
             dead_letter(7, "{}"),
             by_reference.clone(),
         ];
         for _ in 0..2 {
-            room.file(&batch).await?;
+            setup.file(&batch).await?;
         }
-        room.file(&[dead_letter(7, "{\"other\": 1}")]).await?;
-        let all = room.all().await?;
+        setup.file(&[dead_letter(7, "{\"other\": 1}")]).await?;
+        let all = setup.all().await?;
         assert_eq!(all.len(), 4, "{all:#?}");
         for dead_letter in &all {
             assert_eq!(
@@ -217,28 +219,29 @@ async fn the_same_event_is_filed_once_and_another_payload_is_another_letter() ->
         assert_eq!(first["attempts"], 3);
         let by_reference = &all[1];
         assert_eq!(
-            (words(&by_reference["outbox_id"]), &by_reference["topic"]),
+            (text(&by_reference["outbox_id"]), &by_reference["topic"]),
             ("9".to_owned(), &Value::Null)
         );
         assert_eq!(by_reference["payload"], Value::Null);
         assert_eq!(all[2]["outbox_id"], Value::Null);
-        // Another error is another chapter of the same letter.
+        // Another error extends the history of the same dead letter.
         let mut again = dead_letter(7, "{}");
         again.rejection.code = "TOPIC_UNKNOWN".to_owned();
-        room.file(&[again]).await?;
-        let all = room.all().await?;
+        setup.file(&[again]).await?;
+        let all = setup.all().await?;
         assert_eq!(all.len(), 4);
         assert_eq!(all[0]["history"][1]["error_code"], "TOPIC_UNKNOWN");
         assert_eq!(all[0]["error_code"], "TOPIC_UNKNOWN");
-        // Delivered again behind itself, it stays dead; a wish stays a wish.
-        room.file(&[parked(7, "{}")]).await?;
-        assert_eq!(room.states().await?[0], "dead");
-        room.admin
+        // Filed again behind itself it stays dead, and a requested retry stays requested.
+        setup.file(&[parked(7, "{}")]).await?;
+        assert_eq!(setup.states().await?[0], "dead");
+        setup
+            .admin
             .batch_execute("UPDATE outbox.dead_letter SET state = 'retry' WHERE id = 1")
             .await?;
-        room.file(&[dead_letter(7, "{}")]).await?;
-        assert_eq!(room.states().await?[0], "retry");
-        room.clean_up().await?;
+        setup.file(&[dead_letter(7, "{}")]).await?;
+        assert_eq!(setup.states().await?[0], "retry");
+        setup.clean_up().await?;
     }
     Ok(())
 }
@@ -247,11 +250,12 @@ async fn the_same_event_is_filed_once_and_another_payload_is_another_letter() ->
 async fn a_letter_that_fails_again_keeps_its_place_its_history_and_what_was_kept_of_it()
 -> Result<()> {
     for major in MAJORS {
-        let room = Room::set(major, "mark").await?;
-        room.file(&[dead_letter(1, "{}"), dead_letter(2, "{}")])
+        let setup = Setup::create(major, "mark").await?;
+        setup
+            .file(&[dead_letter(1, "{}"), dead_letter(2, "{}")])
             .await?;
         let resolution = "UPDATE outbox.dead_letter SET state = 'retry'";
-        room.admin.batch_execute(resolution).await?;
+        setup.admin.batch_execute(resolution).await?;
         let known = |id: i64, dead_letter: NewDeadLetter| NewDeadLetter {
             known: Some(id),
             ..dead_letter
@@ -267,32 +271,32 @@ async fn a_letter_that_fails_again_keeps_its_place_its_history_and_what_was_kept
             known(77, dead_letter(3, "{}")),
         ];
         for _ in 0..2 {
-            room.file(&batch).await?;
+            setup.file(&batch).await?;
         }
-        let all = room.all().await?;
+        let all = setup.all().await?;
         assert_eq!(
             all.len(),
             3,
-            "what somebody has deleted is filed anew: {all:#?}"
+            "a deleted dead letter is filed again: {all:#?}"
         );
-        assert_eq!(room.states().await?, ["dead", "parked", "dead"]);
+        assert_eq!(setup.states().await?, ["dead", "parked", "dead"]);
         assert_eq!(
             all[0]["payload"], "\\x5b5d",
-            "mended and refused all the same"
+            "the row as it is now, rejected again"
         );
         assert_eq!(all[1]["payload"], "\\x7b7d");
         assert_eq!(all[0]["history"].as_array().map(Vec::len), Some(2));
         assert_eq!(all[1]["topic"], "orders");
-        // Its history is bounded.
+        // The history is bounded.
         for round in 0..60 {
             let mut dead_letter = known(1, dead_letter(1, "[]"));
             dead_letter.rejection.message = format!("round {round}");
-            room.file(&[dead_letter]).await?;
+            setup.file(&[dead_letter]).await?;
         }
-        let all = room.all().await?;
+        let all = setup.all().await?;
         assert_eq!(all[0]["history"].as_array().map(Vec::len), Some(50));
         assert_eq!(all[0]["history"][49]["error"], "round 59");
-        room.clean_up().await?;
+        setup.clean_up().await?;
     }
     Ok(())
 }
@@ -300,9 +304,10 @@ async fn a_letter_that_fails_again_keeps_its_place_its_history_and_what_was_kept
 #[tokio::test]
 async fn a_letter_that_the_table_refuses_is_filed_with_less_of_its_event() -> Result<()> {
     for major in MAJORS {
-        let room = Room::set(major, "mark").await?;
-        // Somebody has put limits of their own on the table.
-        room.admin
+        let setup = Setup::create(major, "mark").await?;
+        // The operator has added constraints to the table.
+        setup
+            .admin
             .batch_execute(
                 "ALTER TABLE outbox.dead_letter ADD CHECK (octet_length(payload) < 20), \
                      ADD CHECK (topic <> 'unwanted')",
@@ -319,13 +324,13 @@ async fn a_letter_that_the_table_refuses_is_filed_with_less_of_its_event() -> Re
             unwanted,
             dead_letter(4, "{}"),
         ];
-        // Filed again, they are where they were.
+        // Filing them again changes nothing.
         for _ in 0..2 {
-            room.file(&dead_letters).await?;
-            let kept: Vec<Value> = room.all().await?;
+            setup.file(&dead_letters).await?;
+            let kept: Vec<Value> = setup.all().await?;
             let kept = kept.iter().map(|dead_letter| {
                 let [id, topic, payload] =
-                    ["outbox_id", "topic", "payload"].map(|name| words(&dead_letter[name]));
+                    ["outbox_id", "topic", "payload"].map(|name| text(&dead_letter[name]));
                 format!("{id} {topic} {payload}")
             });
             assert_eq!(
@@ -333,7 +338,7 @@ async fn a_letter_that_the_table_refuses_is_filed_with_less_of_its_event() -> Re
                 ["1 orders \\x7b7d", "2 orders ", "3  ", "4 orders \\x7b7d"]
             );
         }
-        room.clean_up().await?;
+        setup.clean_up().await?;
     }
     Ok(())
 }
@@ -341,10 +346,10 @@ async fn a_letter_that_the_table_refuses_is_filed_with_less_of_its_event() -> Re
 #[tokio::test]
 async fn wishes_are_read_in_order_and_a_mended_row_goes_out_mended() -> Result<()> {
     for major in MAJORS {
-        let mut room = Room::set(major, "mark").await?;
+        let mut setup = Setup::create(major, "mark").await?;
         let mut ids = Vec::new();
         for _ in 0..5 {
-            ids.push(room.database.insert("created", "orders", "{}").await?);
+            ids.push(setup.database.insert("created", "orders", "{}").await?);
         }
         let [first, second, third, fourth, fifth] = ids[..] else {
             anyhow::bail!("five rows");
@@ -360,9 +365,9 @@ async fn wishes_are_read_in_order_and_a_mended_row_goes_out_mended() -> Result<(
             parked(fourth, "{}"),
             another_key,
         ];
-        room.file(&batch).await?;
-        assert!(room.requests(500).await?.is_empty(), "the head is dead");
-        let keys = room.dead_letters.parked_keys(&room.session).await?;
+        setup.file(&batch).await?;
+        assert!(setup.requests(500).await?.is_empty(), "the head is dead");
+        let keys = setup.dead_letters.parked_keys(&setup.session).await?;
         let key = |key: &[u8], rows| ParkedKey {
             topic: "orders".to_owned(),
             key: Some(key.to_vec()),
@@ -370,17 +375,18 @@ async fn wishes_are_read_in_order_and_a_mended_row_goes_out_mended() -> Result<(
             blocked: true,
         };
         assert_eq!(keys, [key(b"created", 4), key(b"another", 1)]);
-        // Row 1 is mended, row 3 is gone, row 4 prints as more than the server can hold.
+        // Row 1 is fixed, row 3 is deleted, row 4 prints as more than the server can hold.
         let numbers = format!("[{}]", vec!["1e131071"; 9_000].join(","));
         let change = format!(
-            "UPDATE outbox.outbox SET topic = 'mended', event_payload = '{{\"new\": 1}}' WHERE id = {first};
+            "UPDATE outbox.outbox SET topic = 'fixed', event_payload = '{{\"new\": 1}}'
+              WHERE id = {first};
              DELETE FROM outbox.outbox WHERE id = {third};
              UPDATE outbox.outbox SET event_payload = '{numbers}' WHERE id = {fourth};
              UPDATE outbox.dead_letter SET state = 'retry' WHERE id = 1;
              UPDATE outbox.dead_letter SET state = 'discard' WHERE id = 5"
         );
-        room.admin.batch_execute(&change).await?;
-        let requests = room.requests(500).await?;
+        setup.admin.batch_execute(&change).await?;
+        let requests = setup.requests(500).await?;
         let order: Vec<_> = requests
             .iter()
             .map(|request| (request.dead_letter, request.row, request.resolution))
@@ -388,7 +394,7 @@ async fn wishes_are_read_in_order_and_a_mended_row_goes_out_mended() -> Result<(
         assert_eq!(
             order,
             [
-                // It has no place in the log, so it is older than all that have.
+                // It has no LSN, so it sorts before all that have one.
                 (5, Some(fifth), Resolution::Discard),
                 (1, Some(first), Resolution::Retry),
                 (2, Some(second), Resolution::Retry),
@@ -397,11 +403,11 @@ async fn wishes_are_read_in_order_and_a_mended_row_goes_out_mended() -> Result<(
             ]
         );
         assert!(requests[1].parks_key && !requests[2].parks_key);
-        // The first is the one without a place.
+        // The first request is the one without an LSN.
         let record = |at: usize| requests[at + 1].record.as_deref().context("a record");
         assert_eq!(
             (record(0)?.topic(), record(0)?.value()),
-            ("mended", Some(&b"{\"new\": 1}"[..]))
+            ("fixed", Some(&b"{\"new\": 1}"[..]))
         );
         assert_eq!(record(0)?.header("outbox_source"), Some("table"));
         assert_eq!(record(0)?.header("outbox_lsn"), None);
@@ -413,9 +419,12 @@ async fn wishes_are_read_in_order_and_a_mended_row_goes_out_mended() -> Result<(
         assert_eq!(copy.header("outbox_lsn"), Some("0/16B3748"));
         let raw = copy.headers().find(|(name, _)| *name == "raw");
         assert_eq!(raw, Some(("raw", &[0xff, 0][..])));
-        assert!(requests[4].record.is_none(), "it cannot be read");
-        assert_eq!(room.requests(2).await?.len(), 2);
-        room.clean_up().await?;
+        assert!(
+            requests[4].record.is_none(),
+            "an unreadable row has no record"
+        );
+        assert_eq!(setup.requests(2).await?.len(), 2);
+        setup.clean_up().await?;
     }
     Ok(())
 }
@@ -428,37 +437,40 @@ async fn closing_a_letter_settles_its_row_in_the_same_step() -> Result<()> {
             ("delete", None, None),
             ("keep", Some((false, 0)), Some((false, 0))),
         ] {
-            let room = Room::set(major, mode).await?;
-            let first = room.database.insert("created", "orders", "{}").await?;
-            let second = room.database.insert("created", "orders", "{}").await?;
-            room.file(&[dead_letter(first, "{}"), dead_letter(second, "{}")])
+            let setup = Setup::create(major, mode).await?;
+            let first = setup.database.insert("created", "orders", "{}").await?;
+            let second = setup.database.insert("created", "orders", "{}").await?;
+            setup
+                .file(&[dead_letter(first, "{}"), dead_letter(second, "{}")])
                 .await?;
             let closings = [closing(1, first, true), closing(2, second, false)];
             for _ in 0..2 {
-                room.dead_letters.close(&room.session, &closings).await?;
+                setup.dead_letters.close(&setup.session, &closings).await?;
             }
-            assert_eq!(room.states().await?, ["retried", "discarded"], "{mode}");
+            assert_eq!(setup.states().await?, ["retried", "discarded"], "{mode}");
             for (row, expected) in [(first, published), (second, discarded)] {
-                let sql = "SELECT published_at IS NOT NULL, times_attempted FROM outbox.outbox WHERE id = $1";
-                let found = room.admin.query_opt(sql, &[&row]).await?;
+                let sql = "SELECT published_at IS NOT NULL, times_attempted \
+                           FROM outbox.outbox WHERE id = $1";
+                let found = setup.admin.query_opt(sql, &[&row]).await?;
                 let found = found.map(|row| (row.get::<_, bool>(0), row.get::<_, i32>(1)));
                 assert_eq!(found, expected, "{mode}");
             }
             assert!(
-                room.dead_letters
-                    .parked_keys(&room.session)
+                setup
+                    .dead_letters
+                    .parked_keys(&setup.session)
                     .await?
                     .is_empty()
             );
-            let open: i64 = room
+            let open: i64 = setup
                 .dead_letters
-                .counts(&room.session)
+                .counts(&setup.session)
                 .await?
                 .iter()
                 .map(|(_, n)| n)
                 .sum();
             assert_eq!(open, 0);
-            room.clean_up().await?;
+            setup.clean_up().await?;
         }
     }
     Ok(())
@@ -476,22 +488,22 @@ fn closing(dead_letter: i64, row: i64, published: bool) -> CloseDeadLetter {
 #[tokio::test]
 async fn a_row_that_cannot_be_changed_neither_holds_the_others_up_nor_comes_back() -> Result<()> {
     for major in MAJORS {
-        let room = Room::set(major, "mark").await?;
+        let setup = Setup::create(major, "mark").await?;
         let mut rows = Vec::new();
         for topic in ["", "orders", ""] {
-            rows.push(room.database.insert("created", topic, "{}").await?);
+            rows.push(setup.database.insert("created", topic, "{}").await?);
         }
         let check = "ALTER TABLE outbox.outbox ADD CHECK (topic <> '') NOT VALID";
-        room.admin.batch_execute(check).await?;
+        setup.admin.batch_execute(check).await?;
         let dead_letters: Vec<NewDeadLetter> =
             rows.iter().map(|row| dead_letter(*row, "{}")).collect();
-        room.file(&dead_letters).await?;
+        setup.file(&dead_letters).await?;
         let closings = [
             closing(1, rows[0], true),
             closing(2, rows[1], true),
             closing(3, rows[2], false),
         ];
-        let mut lock = room.database.connect().await?;
+        let mut lock = setup.database.connect().await?;
         let transaction = lock.transaction().await?;
         transaction
             .execute(
@@ -499,33 +511,33 @@ async fn a_row_that_cannot_be_changed_neither_holds_the_others_up_nor_comes_back
                 &[&rows[1]],
             )
             .await?;
-        let held = room
+        let held = setup
             .dead_letters
-            .close(&room.session, &closings[1..2])
+            .close(&setup.session, &closings[1..2])
             .await;
-        let held = held.expect_err("somebody holds the row");
+        let held = held.expect_err("another session holds the row");
         assert!(held.is_transient(), "{held:?}");
         assert_eq!(
-            room.states().await?,
+            setup.states().await?,
             ["dead", "dead", "dead"],
             "{:?}",
             held.report()
         );
         transaction.rollback().await?;
-        room.dead_letters.close(&room.session, &closings).await?;
+        setup.dead_letters.close(&setup.session, &closings).await?;
         assert_eq!(
-            room.states().await?,
+            setup.states().await?,
             ["published-not-marked", "retried", "skipped"]
         );
-        let all = room.all().await?;
+        let all = setup.all().await?;
         assert_eq!(all[0]["error_code"], "23514");
         assert!(
-            words(&all[0]["error"]).contains("violates check constraint"),
+            text(&all[0]["error"]).contains("violates check constraint"),
             "{}",
             all[0]
         );
         assert_eq!(all[0]["history"].as_array().map(Vec::len), Some(2));
-        let counts = room.dead_letters.counts(&room.session).await?;
+        let counts = setup.dead_letters.counts(&setup.session).await?;
         let count = |state: &str| {
             counts
                 .iter()
@@ -540,10 +552,11 @@ async fn a_row_that_cannot_be_changed_neither_holds_the_others_up_nor_comes_back
             ),
             (Some(1), Some(1), Some(0))
         );
-        room.dead_letters
-            .count_attempts(&room.session, &rows)
+        setup
+            .dead_letters
+            .count_attempts(&setup.session, &rows)
             .await?;
-        room.clean_up().await?;
+        setup.clean_up().await?;
     }
     Ok(())
 }
@@ -554,29 +567,30 @@ async fn attempts_are_counted_for_unpublished_rows_only() -> Result<()> {
         ("mark", [Some(2), Some(1), Some(0)]),
         ("keep", [Some(0), Some(0), Some(0)]),
     ] {
-        let room = Room::set(postgres::turn(15), mode).await?;
+        let setup = Setup::create(postgres::turn(15), mode).await?;
         let mut rows = Vec::new();
         for _ in 0..3 {
-            rows.push(room.database.insert("created", "orders", "{}").await?);
+            rows.push(setup.database.insert("created", "orders", "{}").await?);
         }
         let publish = format!(
             "UPDATE outbox.outbox SET published_at = now() WHERE id = {}",
             rows[2]
         );
-        room.admin.batch_execute(&publish).await?;
+        setup.admin.batch_execute(&publish).await?;
         let attempts = [rows[0], rows[1], rows[2], rows[0]];
-        room.dead_letters
-            .count_attempts(&room.session, &attempts)
+        setup
+            .dead_letters
+            .count_attempts(&setup.session, &attempts)
             .await?;
         for (row, expected) in rows.iter().zip(expected) {
             let sql = format!("SELECT times_attempted FROM outbox.outbox WHERE id = {row}");
             assert_eq!(
-                room.admin.value::<Option<i32>>(&sql).await?,
+                setup.admin.value::<Option<i32>>(&sql).await?,
                 expected,
                 "{mode}"
             );
         }
-        room.clean_up().await?;
+        setup.clean_up().await?;
     }
     Ok(())
 }
@@ -584,8 +598,8 @@ async fn attempts_are_counted_for_unpublished_rows_only() -> Result<()> {
 #[tokio::test]
 async fn the_commands_show_what_is_there_and_only_ask() -> Result<()> {
     for major in MAJORS {
-        let room = Room::set(major, "mark").await?;
-        let empty = room.outboxd(&["list"]).await?;
+        let setup = Setup::create(major, "mark").await?;
+        let empty = setup.outboxd(&["list"]).await?;
         assert!(
             empty.status.success() && out(&empty).starts_with("ID"),
             "{}",
@@ -595,18 +609,19 @@ async fn the_commands_show_what_is_there_and_only_ask() -> Result<()> {
         hostile.rejection.code = "TOPIC_UNKNOWN".to_owned();
         hostile.rejection.message = "no topic \u{1b}[2J".to_owned();
         hostile.parks_key = false;
-        room.file(&[dead_letter(1, "{\"secret\": 1}"), parked(2, "{}"), hostile])
+        setup
+            .file(&[dead_letter(1, "{\"secret\": 1}"), parked(2, "{}"), hostile])
             .await?;
 
-        let list = out(&room.outboxd(&["list"]).await?);
+        let list = out(&setup.outboxd(&["list"]).await?);
         assert_eq!(list.lines().count(), 4, "{list}");
         assert!(
             !list.contains('\u{1b}') && list.contains("too large for topic orders"),
             "{list}"
         );
-        let some = out(&room.outboxd(&["list", "--limit", "1"]).await?);
+        let some = out(&setup.outboxd(&["list", "--limit", "1"]).await?);
         assert!(some.contains("and more"), "{some}");
-        let json = out(&room
+        let json = out(&setup
             .outboxd(&["list", "--json", "--code", "TOPIC_UNKNOWN"])
             .await?);
         let json: Value = serde_json::from_str(&json)?;
@@ -615,58 +630,59 @@ async fn the_commands_show_what_is_there_and_only_ask() -> Result<()> {
             (&Value::from(3), &Value::from("created"))
         );
 
-        let show = out(&room.outboxd(&["show", "--id", "1"]).await?);
+        let show = out(&setup.outboxd(&["show", "--id", "1"]).await?);
         assert!(
             show.contains("history") && show.contains("raw: {\"hex\":\"ff00\"}"),
             "{show}"
         );
         assert!(!show.contains("secret"), "{show}");
-        let show = out(&room.outboxd(&["show", "--id", "1", "--payload"]).await?);
+        let show = out(&setup.outboxd(&["show", "--id", "1", "--payload"]).await?);
         assert!(show.contains("{\"secret\": 1}"), "{show}");
-        let none = room.outboxd(&["show", "--id", "99"]).await?;
+        let none = setup.outboxd(&["show", "--id", "99"]).await?;
         assert_eq!(none.status.code(), Some(1), "{}", err(&none));
 
-        for which in ["retry", "discard"] {
-            let everything = room.outboxd(&[which]).await?;
+        for command in ["retry", "discard"] {
+            let everything = setup.outboxd(&[command]).await?;
             assert_eq!(everything.status.code(), Some(2), "{}", err(&everything));
             assert!(err(&everything).contains("--all"), "{}", err(&everything));
         }
-        let careless = room.outboxd(&["discard", "--id", "1,2"]).await?;
-        assert_eq!(careless.status.code(), Some(1));
+        let unconfirmed = setup.outboxd(&["discard", "--id", "1,2"]).await?;
+        assert_eq!(unconfirmed.status.code(), Some(1));
         assert!(
-            err(&careless).contains("--yes: 1 dead letter would never be published"),
+            err(&unconfirmed).contains("--yes: 1 dead letter would never be published"),
             "{}",
-            err(&careless)
+            err(&unconfirmed)
         );
-        assert_eq!(room.states().await?, ["dead", "parked", "dead"]);
+        assert_eq!(setup.states().await?, ["dead", "parked", "dead"]);
 
-        let retry = room
+        let retry = setup
             .outboxd(&["retry", "--topic", "orders", "--code", "RECORD_TOO_LARGE"])
             .await?;
         assert!(retry.status.success(), "{}", err(&retry));
-        let said = out(&retry);
+        let printed = out(&retry);
         assert!(
-            said.contains("1 dead letter will be retried")
-                && said.contains("1 parked behind")
-                && said.contains("1 left unchanged"),
-            "{said}"
+            printed.contains("1 dead letter will be retried")
+                && printed.contains("1 parked behind")
+                && printed.contains("1 left unchanged"),
+            "{printed}"
         );
-        let discard = room.outboxd(&["discard", "--all", "--yes"]).await?;
+        let discard = setup.outboxd(&["discard", "--all", "--yes"]).await?;
         assert!(
             out(&discard).contains("1 dead letter will be discarded"),
             "{}",
             out(&discard)
         );
-        assert_eq!(room.states().await?, ["retry", "parked", "discard"]);
-        let none = room.outboxd(&["retry", "--id", "99"]).await?;
+        assert_eq!(setup.states().await?, ["retry", "parked", "discard"]);
+        let none = setup.outboxd(&["retry", "--id", "99"]).await?;
         assert_eq!(none.status.code(), Some(1));
-        room.admin
+        setup
+            .admin
             .batch_execute("DROP TABLE outbox.dead_letter")
             .await?;
-        let missing = room.outboxd(&["list"]).await?;
+        let missing = setup.outboxd(&["list"]).await?;
         assert_eq!(missing.status.code(), Some(2));
         assert!(err(&missing).contains("outboxd init"), "{}", err(&missing));
-        room.clean_up().await?;
+        setup.clean_up().await?;
     }
     Ok(())
 }
@@ -674,9 +690,9 @@ async fn the_commands_show_what_is_there_and_only_ask() -> Result<()> {
 #[tokio::test]
 async fn a_start_needs_the_table_the_rights_on_it_and_all_rows_in_sight() -> Result<()> {
     for major in MAJORS {
-        let room = Room::set(major, "mark").await?;
-        let role = format!("{}_relay", room.database.name);
-        for (break_it, words, mend) in [
+        let setup = Setup::create(major, "mark").await?;
+        let role = format!("{}_relay", setup.database.name);
+        for (broken, words, fix) in [
             (
                 format!("REVOKE INSERT ON outbox.dead_letter FROM {role}"),
                 "lacks SELECT, INSERT or UPDATE on outbox.dead_letter",
@@ -693,8 +709,8 @@ async fn a_start_needs_the_table_the_rights_on_it_and_all_rows_in_sight() -> Res
                 "ALTER TABLE outbox.elsewhere RENAME TO dead_letter".to_owned(),
             ),
         ] {
-            room.admin.batch_execute(&break_it).await?;
-            let rejection = preflight::check(&room.session, &room.config).await;
+            setup.admin.batch_execute(&broken).await?;
+            let rejection = preflight::check(&setup.session, &setup.config).await;
             let rejection = rejection.expect_err("it is not ready");
             assert!(
                 rejection.message().contains(words),
@@ -705,20 +721,21 @@ async fn a_start_needs_the_table_the_rights_on_it_and_all_rows_in_sight() -> Res
                 !rejection.is_transient() && rejection.hint().is_some(),
                 "{rejection:?}"
             );
-            room.admin.batch_execute(&mend).await?;
+            setup.admin.batch_execute(&fix).await?;
         }
-        preflight::check(&room.session, &room.config).await?;
-        // Should the policy come later, its rows are an error and not merely absent.
-        room.admin
+        preflight::check(&setup.session, &setup.config).await?;
+        // If row-level security is enabled later, hidden rows are an error and not silently absent.
+        setup
+            .admin
             .batch_execute("ALTER TABLE outbox.outbox ENABLE ROW LEVEL SECURITY")
             .await?;
-        let hidden = room
+        let hidden = setup
             .session
             .run("reading", "SELECT id FROM outbox.outbox")
             .await;
         let hidden = hidden.expect_err("rows are hidden").report();
         assert!(hidden.contains("42501"), "{hidden}");
-        room.clean_up().await?;
+        setup.clean_up().await?;
     }
     Ok(())
 }
@@ -739,7 +756,8 @@ async fn each_outbox_has_dead_letters_of_its_own() -> Result<()> {
             assert!(init.status.success(), "{}", err(&init));
         }
         let there = format!(
-            "SELECT count(*) FROM pg_indexes WHERE schemaname = 'outbox' AND tablename = '{dead_letters}'"
+            "SELECT count(*) FROM pg_indexes \
+             WHERE schemaname = 'outbox' AND tablename = '{dead_letters}'"
         );
         assert_eq!(
             database.connect().await?.value::<i64>(&there).await?,
@@ -762,7 +780,8 @@ async fn each_outbox_has_dead_letters_of_its_own() -> Result<()> {
     Ok(())
 }
 
-/// Makes rows refuse: one by a constraint that came later, one by a trigger with a state of its own.
+/// Lets rows reject their write-back: one by a constraint added later, one by a trigger with a
+/// SQLSTATE of its own.
 const REFUSE_MARKS: &str = "
     ALTER TABLE outbox.outbox ADD CHECK (event_type <> 'unchecked') NOT VALID;
     CREATE FUNCTION outbox.refuse() RETURNS trigger LANGUAGE plpgsql AS
@@ -770,7 +789,7 @@ const REFUSE_MARKS: &str = "
     CREATE TRIGGER refuse BEFORE UPDATE ON outbox.outbox
         FOR EACH ROW WHEN (old.event_type = 'triggered') EXECUTE FUNCTION outbox.refuse()";
 
-/// The same in a table whose rows are deleted: one that another table refers to, one by a trigger.
+/// The same for rows that are deleted: one by a foreign key, one by a trigger.
 const REFUSE_DELETES: &str = "
     CREATE TABLE outbox.note (event bigint REFERENCES outbox.outbox (id));
     INSERT INTO outbox.note SELECT id FROM outbox.outbox WHERE event_type = 'unchecked';
@@ -787,7 +806,7 @@ async fn rows_that_refuse_their_mark_are_filed_and_hold_neither_the_others_nor_t
             ("mark", REFUSE_MARKS, ["23514", "OB001"]),
             ("delete", REFUSE_DELETES, ["23503", "P0001"]),
         ] {
-            let fixture = Fixture::set(shared(major), kafka::shared()).await?;
+            let fixture = Fixture::create(shared(major), kafka::shared()).await?;
             let admin = fixture.database.connect().await?;
             let settings = fixture.settings.clone().set("OUTBOX_AFTER_PUBLISH", mode);
             let mut outboxd = Outboxd::spawn(
@@ -798,25 +817,31 @@ async fn rows_that_refuse_their_mark_are_filed_and_hold_neither_the_others_nor_t
             )?;
             outboxd.wait_for_phase("streaming", LIMIT).await?;
             let insert = "INSERT INTO outbox.outbox (event_type, topic, event_payload) \
-                          SELECT CASE i WHEN 20 THEN 'unchecked' WHEN 70 THEN 'triggered' ELSE 'k' END, $1, '{}' \
+                          SELECT CASE i WHEN 20 THEN 'unchecked' \
+                                        WHEN 70 THEN 'triggered' ELSE 'k' END, \
+                                 $1, '{}' \
                             FROM generate_series(1, 100) AS i";
-            // Frozen until the rows can refuse.
+            // Suspended until the rows can reject their write-back.
             outboxd.signal("STOP")?;
             admin.execute(insert, &[&fixture.topic]).await?;
             admin.batch_execute(refuse).await?;
             outboxd.signal("CONT")?;
             let left = "SELECT count(*) FROM outbox.outbox WHERE published_at IS NULL";
-            wait_until("the others to be settled", LIMIT, async || {
-                match admin.value::<i64>(left).await? {
+            wait_until(
+                "the others to be marked or deleted",
+                LIMIT,
+                async || match admin.value::<i64>(left).await? {
                     2 => Ok(Ok(())),
                     left => Ok(Err(format!("{left} are unpublished"))),
-                }
-            })
+                },
+            )
             .await?;
-            let filed = "SELECT array_agg(d.error_code ORDER BY d.error_code) FROM outbox.dead_letter AS d
+            let filed = "SELECT array_agg(d.error_code ORDER BY d.error_code)
+                           FROM outbox.dead_letter AS d
                            JOIN outbox.outbox AS o ON d.outbox_id = o.id::text
                           WHERE d.state = 'published-not-marked' AND d.payload IS NULL
-                            AND d.system_id = (SELECT system_identifier::text FROM pg_control_system())";
+                            AND d.system_id =
+                                (SELECT system_identifier::text FROM pg_control_system())";
             wait_for("both to be filed", LIMIT, async || {
                 let codes = admin.value::<Option<Vec<String>>>(filed).await?;
                 Ok((codes.as_deref() == Some(&states.map(str::to_owned)[..])).then_some(()))
@@ -824,7 +849,8 @@ async fn rows_that_refuse_their_mark_are_filed_and_hold_neither_the_others_nor_t
             .await?;
             let end: String = admin.value("SELECT pg_current_wal_lsn()::text").await?;
             let passed = format!(
-                "SELECT confirmed_flush_lsn >= '{end}'::pg_lsn FROM pg_replication_slots WHERE slot_name = '{}'",
+                "SELECT confirmed_flush_lsn >= '{end}'::pg_lsn \
+                 FROM pg_replication_slots WHERE slot_name = '{}'",
                 fixture.slot()
             );
             wait_for("the slot to pass them", LIMIT, async || {
@@ -832,7 +858,7 @@ async fn rows_that_refuse_their_mark_are_filed_and_hold_neither_the_others_nor_t
             })
             .await?;
             assert_eq!(outboxd.stop(LIMIT).await?, 0);
-            // A slot made anew reads the table, and leaves them out.
+            // A new slot starts from the table, and leaves these rows out.
             admin
                 .execute("SELECT pg_drop_replication_slot($1)", &[&fixture.slot()])
                 .await?;
@@ -848,21 +874,22 @@ async fn rows_that_refuse_their_mark_are_filed_and_hold_neither_the_others_nor_t
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_locked_row_waits_while_the_others_are_marked() -> Result<()> {
-    let fixture = Fixture::set(shared(postgres::turn(15)), kafka::shared()).await?;
+    let fixture = Fixture::create(shared(postgres::turn(15)), kafka::shared()).await?;
     let mut outboxd = Outboxd::spawn(&fixture.settings)?;
     outboxd.wait_for_phase("streaming", LIMIT).await?;
     let admin = fixture.database.connect().await?;
-    let mut person = fixture.database.connect().await?;
+    let mut locker = fixture.database.connect().await?;
     let insert = "INSERT INTO outbox.outbox (event_type, topic, event_payload) \
                   SELECT 'k', $1, '{}' FROM generate_series(1, 100) AS i";
-    // Frozen until a person has locked one.
+    // Suspended until another session has locked a row.
     outboxd.signal("STOP")?;
     admin.execute(insert, &[&fixture.topic]).await?;
-    let lock = person.transaction().await?;
+    let lock = locker.transaction().await?;
     let locked: i64 = lock
         .query_one(
-            // Below the limit, every row that is passed over would be locked as well.
-            "SELECT id FROM outbox.outbox WHERE id = (SELECT id FROM outbox.outbox ORDER BY id OFFSET 40 LIMIT 1) \
+            // With the LIMIT outside, FOR UPDATE would lock the skipped rows as well.
+            "SELECT id FROM outbox.outbox \
+              WHERE id = (SELECT id FROM outbox.outbox ORDER BY id OFFSET 40 LIMIT 1) \
                 FOR UPDATE",
             &[],
         )

@@ -1,4 +1,4 @@
-//! `outboxd demo`: ends by itself or when told to, and leaves nothing behind.
+//! `outboxd demo` ends by itself or on a signal, and leaves nothing behind.
 
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -14,7 +14,8 @@ use crate::support::wait::wait_until;
 
 const LIMIT: Duration = Duration::from_secs(120);
 
-/// A folder for temporary files that other users can reach, since root's server runs as one.
+/// A folder for temporary files that other users can reach, since root's Postgres runs as another
+/// user.
 struct Folder(PathBuf);
 
 impl Folder {
@@ -49,7 +50,7 @@ fn demo(folder: &Path, arguments: &[&str]) -> Result<Child> {
     command.spawn().context("the demo does not start")
 }
 
-/// The numbers of the processes that have the folder among their arguments or as their own.
+/// The processes with the folder among their arguments or as their working directory.
 fn processes(folder: &Path) -> Vec<String> {
     let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
     let uses = |process: &PathBuf| {
@@ -147,7 +148,7 @@ async fn a_demo_that_is_killed_leaves_nothing_either() -> Result<()> {
     );
     ensure!(!folder.names()?.is_empty());
     child.kill().await?;
-    let what = "the server and its folder to go";
+    let what = "the server and its folder to be gone";
     wait_until(what, LIMIT, async || {
         let (names, processes) = (folder.names()?, processes(&folder.0));
         let gone = names.is_empty() && processes.is_empty();

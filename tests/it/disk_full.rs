@@ -1,4 +1,4 @@
-//! A disk that is full, under Postgres or under Kafka: the stream waits, and goes on when there is room.
+//! A full disk under Postgres or under Kafka: the stream waits, and goes on once there is space.
 
 use std::fs;
 use std::io::Write;
@@ -24,13 +24,14 @@ const PATTERN: Pattern = Pattern {
     rest: Duration::from_millis(5),
 };
 
-/// A small disk of its own below a folder.
+/// A small file system of its own, mounted on a folder.
 struct Disk {
     folder: PathBuf,
 }
 
 impl Disk {
-    /// `None` where it cannot be mounted, which is then listed as not offered. It belongs to whom the folder belongs.
+    /// `None` where mounting is not permitted; the test is then listed as not offered. The mount
+    /// has the folder's owner.
     fn mount(folder: &Path, mebibytes: u32, for_what: &str) -> Result<Option<Disk>> {
         let owner = fs::metadata(folder)?;
         let options = format!(
@@ -44,7 +45,7 @@ impl Disk {
             .output();
         if !mounted.is_ok_and(|output| output.status.success()) {
             not_offered(&format!(
-                "disk_full: mounting a small disk under {for_what}, which root may"
+                "disk_full: mounting a small disk under {for_what} needs root"
             ));
             return Ok(None);
         }
@@ -56,7 +57,7 @@ impl Disk {
         self.folder.join("filler")
     }
 
-    /// Takes all the room that is left, but for so many bytes.
+    /// Fills the disk but for this many bytes.
     fn fill(&self, but: usize) -> Result<()> {
         let mut file = fs::File::create(self.filler())?;
         let block = vec![0_u8; 64 << 10];
@@ -110,33 +111,33 @@ async fn a_full_disk_under_postgres_costs_nothing_but_time() -> Result<()> {
         copy(&aside.join("."), &log)?;
         fs::remove_dir_all(&aside)?;
         server.resume()?;
-        let fixture = Fixture::set(&server, kafka::shared()).await?;
+        let fixture = Fixture::create(&server, kafka::shared()).await?;
         let oracle = Oracle::create(&fixture.database).await?;
         let mut outboxd = Outboxd::spawn(&fixture.settings)?;
         outboxd.wait_for_phase("streaming", LIMIT).await?;
         let writers = Writers::start(&fixture.database, &fixture.topic, 4, PATTERN);
         more_events(&outboxd).await?;
         disk.fill(1 << 20)?;
-        // It stops by itself, for want of room to recover in.
-        wait_until("the server's end", LIMIT, async || {
+        // The server stops by itself: its recovery needs disk space too.
+        wait_until("the server to run out of space", LIMIT, async || {
             let log = server.log();
             let full = log.contains("No space left on device");
             Ok(if full {
                 Ok(())
             } else {
-                Err("it is not full".to_owned())
+                Err("the log reports no full disk".to_owned())
             })
         })
         .await?;
         outboxd
-            .wait_for_status("the loss to be noticed", LIMIT, |status| {
+            .wait_for_status("the lost session to be noticed", LIMIT, |status| {
                 status["phase"] == "reconnecting"
             })
             .await?;
         assert_eq!(outboxd.get("/livez").await?.0, 200);
         disk.make_room()?;
         if server.pid().is_some() {
-            // Whatever it is doing, it begins anew.
+            // Restart it, whatever state it is in.
             server.kill()?;
         }
         server.resume()?;
@@ -183,8 +184,11 @@ async fn a_full_disk_under_kafka_costs_nothing_but_time() -> Result<()> {
     database.all_marked(LIMIT).await?;
     assert_eq!(outboxd.status().await?["reconnects"], 0);
     assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
-    let letters = "SELECT count(*) FROM outbox.dead_letter";
-    assert_eq!(database.connect().await?.value::<i64>(letters).await?, 0);
+    let dead_letters = "SELECT count(*) FROM outbox.dead_letter";
+    assert_eq!(
+        database.connect().await?.value::<i64>(dead_letters).await?,
+        0
+    );
     let consumed = kafka.consume_all(&[&topic]).await?;
     check(&oracle.committed().await?, &consumed).expect_complete()
 }

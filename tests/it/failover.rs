@@ -1,5 +1,5 @@
-//! The server goes on as another one that knows less: a lagging standby is promoted, or an older copy of its files is put back. Row ids and
-//! positions come again with another meaning.
+//! The server continues with less than it had: a lagging standby is promoted, or an older copy of
+//! its files is restored. Row ids and LSNs are assigned again to other rows and records.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use crate::support::wait::wait_until;
 
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// A standby of a stopped server, which is started again.
+/// A standby of a server that is stopped for the copy and started again.
 fn standby_of(primary: &mut Server) -> Result<Server> {
     let (host, port) = (primary.socket_dir().display().to_string(), primary.port());
     let from = format!("primary_conninfo = 'host={host} port={port} user=postgres'");
@@ -34,7 +34,7 @@ async fn insert(session: &Session, topic: &str, kind: &str, rows: i64) -> Result
     Ok(())
 }
 
-/// How many different events of this kind have arrived.
+/// The number of different events of this kind that have arrived.
 async fn arrived(kafka: &Kafka, topic: &str, kind: &str) -> Result<usize> {
     let consumed = kafka.consume_all(&[topic]).await?;
     let of_kind = consumed
@@ -69,13 +69,14 @@ async fn wait_until_marked(session: &Session) -> Result<()> {
     .await
 }
 
-/// The ids of what only the old primary had are given again, while their marks still wait.
+/// The ids of rows that only the old primary had are assigned again while their write-back is still
+/// pending.
 #[tokio::test(flavor = "multi_thread")]
 async fn ids_that_come_back_on_a_promoted_standby_are_published_and_none_is_marked_unpublished()
 -> Result<()> {
     for major in MAJORS {
         let mut primary = postgres::private(major, &[])?;
-        let fixture = Fixture::set(&primary, kafka::shared()).await?;
+        let fixture = Fixture::create(&primary, kafka::shared()).await?;
         let mut standby = standby_of(&mut primary)?;
         let (here, there) = (primary.port(), standby.port());
         let name = &fixture.database.name;
@@ -84,7 +85,7 @@ async fn ids_that_come_back_on_a_promoted_standby_are_published_and_none_is_mark
             .settings
             .clone()
             .set("DATABASE_URL", url)
-            // Marks wait until they are urgent.
+            // The write-back waits until it is urgent.
             .set("OUTBOX_BATCH_SIZE", "100000")
             .set("OUTBOX_PROCESS_INTERVAL", "1h");
         let mut outboxd = Outboxd::spawn(&settings)?;
@@ -122,7 +123,7 @@ async fn ids_that_come_back_on_a_promoted_standby_are_published_and_none_is_mark
         let again: i64 = new
             .value("SELECT count(*) FROM outbox.outbox WHERE event_type = 'new' AND id <= 104")
             .await?;
-        ensure!(again > 50, "only {again} ids came back");
+        ensure!(again > 50, "only {again} ids were assigned again");
         outboxd.signal("CONT")?;
 
         outboxd
@@ -139,12 +140,13 @@ async fn ids_that_come_back_on_a_promoted_standby_are_published_and_none_is_mark
     Ok(())
 }
 
-/// The same server and timeline, at an earlier position than it has sent us: nothing may be skipped up to there.
+/// The same server and timeline at an earlier LSN than outboxd has received: nothing up to that LSN
+/// may be skipped.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_older_copy_of_the_servers_files_loses_nothing_that_is_written_to_it() -> Result<()> {
     for major in MAJORS {
         let mut server = postgres::private(major, &[])?;
-        let fixture = Fixture::set(&server, kafka::shared()).await?;
+        let fixture = Fixture::create(&server, kafka::shared()).await?;
         let settings = fixture
             .settings
             .clone()
@@ -170,7 +172,7 @@ async fn an_older_copy_of_the_servers_files_loses_nothing_that_is_written_to_it(
         let new = fixture.database.connect().await?;
         insert(&new, &fixture.topic, "new", 60).await?;
         let again: i64 = new.value("SELECT max(id) FROM outbox.outbox").await?;
-        ensure!(again <= 100, "the ids did not come back: {again}");
+        ensure!(again <= 100, "the ids were not assigned again: {again}");
         outboxd.signal("CONT")?;
         outboxd
             .wait_for_log(&["its files are an older copy"], LIMIT)

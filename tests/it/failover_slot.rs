@@ -1,4 +1,5 @@
-//! A slot that standbys keep outlives its server: the stream goes on where it was, and what is confirmed is marked there as well.
+//! A failover slot, which standbys synchronize, outlives its primary: the stream goes on where it
+//! was, and confirmed events are marked as published on the standby too.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -16,7 +17,7 @@ use crate::support::writers::{Pattern, Writers};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// A primary and the standby that keeps its slots, and an outboxd that knows both.
+/// A primary, a standby that synchronizes its slots, and an outboxd that has both as hosts.
 struct Pair {
     primary: Server,
     standby: Server,
@@ -27,7 +28,7 @@ struct Pair {
 impl Pair {
     async fn start(interval: &str) -> Result<Pair> {
         let mut primary = postgres::private(17, &[])?;
-        let fixture = Fixture::set(&primary, kafka::shared()).await?;
+        let fixture = Fixture::create(&primary, kafka::shared()).await?;
         let physical = "SELECT pg_create_physical_replication_slot('standby', true)";
         fixture
             .database
@@ -66,7 +67,7 @@ impl Pair {
             fixture,
             outboxd,
         };
-        pair.move_on().await?;
+        pair.synchronize_slot().await?;
         Ok(pair)
     }
 
@@ -75,34 +76,40 @@ impl Pair {
             .unix_url(&self.fixture.database.name, "postgres")
     }
 
-    /// A new slot is kept only when it has moved on, for which the server needs something to do.
-    async fn move_on(&self) -> Result<()> {
+    /// A new slot is synchronized only once it has advanced, for which the server needs activity.
+    async fn synchronize_slot(&self) -> Result<()> {
         let session = Session::open(&self.at_standby()).await?;
-        let kept = format!(
+        let synced = format!(
             "SELECT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = '{}' \
              AND synced AND NOT temporary AND invalidation_reason IS NULL)",
             self.fixture.slot()
         );
         let (database, topic) = (&self.fixture.database, &self.fixture.topic);
         let at_primary = database.connect().await?;
-        wait_until("the standby to keep the slot", LIMIT * 3, async || {
-            // It writes one of these each 15 s by itself; a slot moves on at them.
-            let note = "SELECT pg_log_standby_snapshot()";
-            at_primary.execute(note, &[]).await?;
-            database.insert("first", topic, "{}").await?;
-            self.fixture.all_marked(LIMIT).await?;
-            Ok(if session.value::<bool>(&kept).await? {
-                Ok(())
-            } else {
-                let log = self.standby.log();
-                let lines: Vec<&str> = log.lines().filter(|line| line.contains("slot")).collect();
-                Err(lines[lines.len().saturating_sub(6)..].join("\n"))
-            })
-        })
+        wait_until(
+            "the standby to synchronize the slot",
+            LIMIT * 3,
+            async || {
+                // The server writes this record every 15 s by itself; a slot can advance at it.
+                let note = "SELECT pg_log_standby_snapshot()";
+                at_primary.execute(note, &[]).await?;
+                database.insert("first", topic, "{}").await?;
+                self.fixture.all_marked(LIMIT).await?;
+                Ok(if session.value::<bool>(&synced).await? {
+                    Ok(())
+                } else {
+                    let log = self.standby.log();
+                    let lines: Vec<&str> =
+                        log.lines().filter(|line| line.contains("slot")).collect();
+                    Err(lines[lines.len().saturating_sub(6)..].join("\n"))
+                })
+            },
+        )
         .await
     }
 
-    /// Ends the primary as a power cut does, and promotes the standby. Where the slot stood on it.
+    /// Kills the primary and promotes the standby. Returns the slot's confirmed position on the
+    /// standby.
     async fn fail_over(&mut self) -> Result<u64> {
         self.primary.kill()?;
         let session = Session::open(&self.at_standby()).await?;
@@ -115,7 +122,7 @@ impl Pair {
         parse_lsn(&confirmed)
     }
 
-    /// What was committed, as the new primary knows it: one writer commits in order of id.
+    /// The committed events as the new primary has them: one writer commits in id order.
     async fn committed(&self) -> Result<Vec<Event>> {
         let sql =
             "SELECT id, event_type, topic, event_payload::text FROM outbox.outbox ORDER BY id";
@@ -145,7 +152,8 @@ impl Pair {
         .await
     }
 
-    /// Nothing is missing and nothing was invented; what came twice was not confirmed at the standby.
+    /// No event is missing or invented, and those published twice were not confirmed on the
+    /// standby.
     async fn expect_whole(&self, confirmed: u64) -> Result<()> {
         let consumed = self
             .fixture
@@ -161,7 +169,7 @@ impl Pair {
                 let at = record.committed_at()?;
                 assert!(
                     at >= confirmed,
-                    "{id} at {at} came twice, confirmed {confirmed}"
+                    "{id} at {at} was published twice, confirmed {confirmed}"
                 );
             }
         }
@@ -194,7 +202,7 @@ async fn after_a_failover_the_stream_goes_on_at_the_new_primary() -> Result<()> 
         })
         .await?;
     writers.stop().await?;
-    // The writers follow.
+    // From here on the writers use the new primary.
     let session = Session::open(&pair.at_standby()).await?;
     let insert = "INSERT INTO outbox.outbox (event_type, topic, event_payload) \
                   SELECT 'later' || i % 7, $1, '{}' FROM generate_series(1, 100) i";
@@ -206,7 +214,7 @@ async fn after_a_failover_the_stream_goes_on_at_the_new_primary() -> Result<()> 
     pair.expect_whole(confirmed).await
 }
 
-/// The standby has the event and not its mark when the primary dies.
+/// When the primary dies, the standby has the event but not its mark.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_mark_that_the_standby_lacks_holds_the_slot_so_that_the_event_comes_again() -> Result<()>
 {
@@ -233,7 +241,7 @@ async fn a_mark_that_the_standby_lacks_holds_the_slot_so_that_the_event_comes_ag
     };
     assert!(stop("-STOP")?.success());
     pair.fixture.all_marked(LIMIT).await?;
-    // Longer than a report and the standby's next look at the slot take.
+    // Longer than a status update and the standby's next synchronization take.
     tokio::time::sleep(Duration::from_secs(12)).await;
     let status = pair.outboxd.status().await?;
     assert_eq!(status["waiting"]["on"], "standby", "{status}");
@@ -271,7 +279,7 @@ async fn a_standby_that_is_away_is_named_and_neither_ends_the_session_nor_fails_
             .await?
             .is_some()
     );
-    // Longer than any patience with a silent server.
+    // Longer than any time-out for a silent server.
     tokio::time::sleep(Duration::from_secs(30)).await;
     let status = pair.outboxd.status().await?;
     assert_eq!(
@@ -282,17 +290,17 @@ async fn a_standby_that_is_away_is_named_and_neither_ends_the_session_nor_fails_
     pair.standby.resume()?;
     pair.fixture.all_marked(LIMIT).await?;
     pair.outboxd
-        .wait_for_status("nothing to be waited for", LIMIT, |status| {
+        .wait_for_status("the wait to end", LIMIT, |status| {
             status["waiting"].is_null()
         })
         .await?;
     Ok(())
 }
 
-/// A slot that was made before, by another version or by hand.
+/// A slot created earlier, by another version or by hand.
 #[tokio::test]
 async fn a_slot_that_standbys_do_not_keep_is_altered_at_the_next_start() -> Result<()> {
-    let fixture = Fixture::set(postgres::shared(17), kafka::shared()).await?;
+    let fixture = Fixture::create(postgres::shared(17), kafka::shared()).await?;
     let make = format!(
         "SELECT pg_create_logical_replication_slot('{}', 'pgoutput')",
         fixture.slot()
@@ -303,17 +311,17 @@ async fn a_slot_that_standbys_do_not_keep_is_altered_at_the_next_start() -> Resu
         .await?
         .batch_execute(&make)
         .await?;
-    assert!(!is_kept(&fixture.database, &fixture.slot()).await?);
+    assert!(!is_failover(&fixture.database, &fixture.slot()).await?);
     let mut outboxd = Outboxd::spawn(&fixture.settings)?;
     outboxd.wait_for_phase("streaming", LIMIT).await?;
-    assert!(is_kept(&fixture.database, &fixture.slot()).await?);
+    assert!(is_failover(&fixture.database, &fixture.slot()).await?);
     fixture.database.insert("a", &fixture.topic, "{}").await?;
     fixture.all_marked(LIMIT).await?;
     assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
     Ok(())
 }
 
-async fn is_kept(database: &Database, slot: &str) -> Result<bool> {
+async fn is_failover(database: &Database, slot: &str) -> Result<bool> {
     let sql = format!("SELECT failover FROM pg_replication_slots WHERE slot_name = '{slot}'");
     database.connect().await?.value(&sql).await
 }

@@ -1,4 +1,4 @@
-//! A slot that nobody writes for does not hold the server's log.
+//! The slot of an idle outbox does not retain the server's WAL.
 
 use std::time::Duration;
 
@@ -17,12 +17,12 @@ const MIB: i64 = 1 << 20;
 async fn an_idle_outbox_follows_while_another_table_writes_a_gigabyte_of_log() -> Result<()> {
     for major in MAJORS {
         let server = postgres::private(major, &[])?;
-        let fixture = Fixture::set(&server, kafka::shared()).await?;
+        let fixture = Fixture::create(&server, kafka::shared()).await?;
         let outboxd = Outboxd::spawn(&fixture.settings)?;
         outboxd.wait_for_phase("streaming", LIMIT).await?;
         let session = fixture.database.connect().await?;
         let begin: String = session.value("SELECT pg_current_wal_lsn()::text").await?;
-        // Stored as it is: what is compressed makes no log.
+        // Stored uncompressed: compressed text would write little WAL.
         let table =
             "CREATE TABLE noise (filler text); ALTER TABLE noise ALTER filler SET STORAGE EXTERNAL";
         session.batch_execute(table).await?;

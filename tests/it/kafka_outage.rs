@@ -1,4 +1,5 @@
-//! An outage of Kafka costs nothing but time: bounded memory, one session, everything in order afterwards.
+//! An outage of Kafka delays events and nothing else: memory stays bounded, the session stays, and
+//! the order is kept.
 
 use std::time::Duration;
 
@@ -12,10 +13,11 @@ use crate::support::writers::{Pattern, Writers};
 
 const LIMIT: Duration = Duration::from_secs(60);
 const OUTAGE: Duration = Duration::from_secs(60);
-/// When librdkafka gives up the connection to a broker that is silent. Until then it asks in a loop whether it may send.
+/// librdkafka's time-out for a silent broker. Until it expires, librdkafka polls in a loop for
+/// whether it may send.
 const SILENCE: Duration = Duration::from_secs(10);
 const MEMORY_LIMIT: u64 = 16 << 20;
-/// Beside the events in flight: the program itself, librdkafka's own memory, and what the allocator keeps.
+/// Memory beside the events in flight: the program, librdkafka and what the allocator retains.
 const CONSTANT: u64 = 48 << 20;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -46,7 +48,7 @@ async fn a_broker_that_is_frozen_for_a_minute_costs_nothing_but_time() -> Result
     assert!(before.is_some());
     kafka.freeze()?;
     let waiting = outboxd
-        .wait_for_status("Kafka to be named as what is waited for", LIMIT, |status| {
+        .wait_for_status("the wait for Kafka to be named", LIMIT, |status| {
             status["waiting"]["on"] == "kafka"
         })
         .await?;
@@ -60,12 +62,12 @@ async fn a_broker_that_is_frozen_for_a_minute_costs_nothing_but_time() -> Result
     let ticks = outboxd.cpu_ticks()?;
     let rest = OUTAGE - 2 * SILENCE;
     tokio::time::sleep(rest).await;
-    // A tick is a hundredth of a second: a tenth of one processor.
+    // A tick is a hundredth of a second, so this is a tenth of one CPU.
     let used = outboxd.cpu_ticks()? - ticks;
     assert!(used < 10 * rest.as_secs(), "{used} ticks in {rest:?}");
     let peak = outboxd.peak_resident_bytes()?;
     assert!(peak < MEMORY_LIMIT + CONSTANT, "{} MiB", peak >> 20);
-    assert_eq!(walsender().await?, before, "the session was given up");
+    assert_eq!(walsender().await?, before, "the session was replaced");
     let (readyz, reason) = outboxd.get("/readyz").await?;
     assert_eq!(readyz, 503, "{reason}");
     kafka.thaw()?;
@@ -76,7 +78,7 @@ async fn a_broker_that_is_frozen_for_a_minute_costs_nothing_but_time() -> Result
                 && status["slot_health"]["lag_bytes"].as_i64() < Some(1 << 20)
         })
         .await?;
-    assert_eq!(walsender().await?, before, "the session was given up");
+    assert_eq!(walsender().await?, before, "the session was replaced");
     assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
     assert_eq!(database.unpublished().await?, 0);
     let consumed = kafka.consume_all(&[&topic]).await?;

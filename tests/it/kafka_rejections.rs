@@ -1,4 +1,5 @@
-//! What becomes of events that Kafka cannot have: parked keys, the ends that are wanted, and names that are no topics'.
+//! Events that Kafka rejects: parked keys, `halt`, the limit on dead letters, and invalid topic
+//! names.
 
 use std::time::Duration;
 
@@ -15,14 +16,15 @@ const LIMIT: Duration = Duration::from_secs(60);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_parked_key_keeps_its_order_and_holds_up_no_other() -> Result<()> {
-    let fixture = Fixture::set(postgres::shared(postgres::turn(15)), kafka::shared()).await?;
+    let fixture = Fixture::create(postgres::shared(postgres::turn(15)), kafka::shared()).await?;
     let settings = fixture.settings.clone().set("OUTBOX_ON_POISON", "park-key");
     let session = fixture.database.connect().await?;
     let mut outboxd = Outboxd::spawn(&settings)?;
     outboxd.wait_for_phase("streaming", LIMIT).await?;
     let insert = async |key: &str, payload: &str| {
         let sql = format!(
-            "INSERT INTO outbox.outbox (event_type, topic, event_payload) VALUES ($1, $2, {payload}) RETURNING id"
+            "INSERT INTO outbox.outbox (event_type, topic, event_payload) \
+             VALUES ($1, $2, {payload}) RETURNING id"
         );
         let row = session.query_one(&sql, &[&key, &fixture.topic]).await?;
         anyhow::Ok(row.get::<_, i64>(0))
@@ -35,15 +37,15 @@ async fn a_parked_key_keeps_its_order_and_holds_up_no_other() -> Result<()> {
         ids.push(insert("parked", &format!("'{{\"n\": {n}}}'")).await?);
         insert("free", "'{}'").await?;
     }
-    // All but the parked ones are published.
-    wait_until("the free ones to be marked", LIMIT, async || {
+    // Every event but the parked ones is published.
+    wait_until("the free key's rows to be marked", LIMIT, async || {
         let left: i64 = session
             .value("SELECT count(*) FROM outbox.outbox WHERE published_at IS NULL")
             .await?;
         Ok(if left == 6 {
             Ok(())
         } else {
-            Err(format!("{left} are not"))
+            Err(format!("{left} are unpublished"))
         })
     })
     .await?;
@@ -53,7 +55,7 @@ async fn a_parked_key_keeps_its_order_and_holds_up_no_other() -> Result<()> {
         filed == "dead parked parked parked parked parked",
         "{filed}"
     );
-    // The order survives a start, too: what is parked is read from the table.
+    // The order survives a restart: parked keys are read from the table.
     assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
     ids.push(insert("parked", "'{\"n\": 6}'").await?);
     outboxd.respawn()?;
@@ -95,9 +97,9 @@ async fn a_parked_key_keeps_its_order_and_holds_up_no_other() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn halt_ends_before_the_event_and_a_flood_ends_after_its_limit() -> Result<()> {
-    let fixture = Fixture::set(postgres::shared(postgres::turn(17)), kafka::shared()).await?;
+    let fixture = Fixture::create(postgres::shared(postgres::turn(17)), kafka::shared()).await?;
     let session = fixture.database.connect().await?;
-    let letters = "SELECT count(*) FROM outbox.dead_letter";
+    let dead_letters = "SELECT count(*) FROM outbox.dead_letter";
     let halting = fixture.settings.clone().set("OUTBOX_ON_POISON", "halt");
     let outboxd = Outboxd::spawn(&halting)?;
     outboxd.wait_for_phase("streaming", LIMIT).await?;
@@ -111,8 +113,8 @@ async fn halt_ends_before_the_event_and_a_flood_ends_after_its_limit() -> Result
         log.contains("TOPIC_INVALID") && log.contains("not a topic"),
         "{log}"
     );
-    assert_eq!(session.value::<i64>(letters).await?, 0);
-    // Nothing behind the event is marked.
+    assert_eq!(session.value::<i64>(dead_letters).await?, 0);
+    // No row behind the event is marked as published.
     let marked = "SELECT array_agg(id) FROM outbox.outbox WHERE published_at IS NOT NULL";
     assert_eq!(session.value::<Vec<i64>>(marked).await?, [good]);
 
@@ -131,14 +133,14 @@ async fn halt_ends_before_the_event_and_a_flood_ends_after_its_limit() -> Result
     assert_eq!(outboxd.wait(LIMIT).await?, 1, "{}", outboxd.log());
     let log = outboxd.log();
     ensure!(log.contains("DEAD_LETTER_FLOOD"), "{log}");
-    let filed: i64 = session.value(letters).await?;
-    ensure!((6..21).contains(&filed), "{filed} letters");
-    // With another limit it goes on where it was.
+    let filed: i64 = session.value(dead_letters).await?;
+    ensure!((6..21).contains(&filed), "{filed} dead letters");
+    // With a higher limit it goes on where it was.
     let mut outboxd = Outboxd::spawn(&fixture.settings)?;
     wait_until("all to be filed", LIMIT, async || {
-        Ok(match session.value::<i64>(letters).await? {
+        Ok(match session.value::<i64>(dead_letters).await? {
             21 => Ok(()),
-            filed => Err(format!("{filed} letters, {}", outboxd.log())),
+            filed => Err(format!("{filed} dead letters, {}", outboxd.log())),
         })
     })
     .await?;
@@ -158,7 +160,7 @@ async fn halt_ends_before_the_event_and_a_flood_ends_after_its_limit() -> Result
 #[tokio::test(flavor = "multi_thread")]
 async fn ten_thousand_misspelt_topics_leave_memory_flat() -> Result<()> {
     let _alone = heavy().await;
-    let fixture = Fixture::set(postgres::shared(postgres::turn(17)), kafka::shared()).await?;
+    let fixture = Fixture::create(postgres::shared(postgres::turn(17)), kafka::shared()).await?;
     let session = fixture.database.connect().await?;
     let settings = fixture
         .settings
@@ -177,7 +179,7 @@ async fn ten_thousand_misspelt_topics_leave_memory_flat() -> Result<()> {
             Ok(if filed == i64::from(to) {
                 Ok(())
             } else {
-                Err(format!("{filed} are"))
+                Err(format!("{filed} are filed"))
             })
         })
         .await
@@ -192,10 +194,10 @@ async fn ten_thousand_misspelt_topics_leave_memory_flat() -> Result<()> {
     let (_, metrics) = outboxd.get("/metrics").await?;
     ensure!(
         !metrics.contains("misspelt"),
-        "names that are no topics' are labels"
+        "invalid topic names became labels"
     );
     fixture.database.insert("k", &fixture.topic, "{}").await?;
-    wait_for("a good one to pass", LIMIT, async || {
+    wait_for("a valid event to be published", LIMIT, async || {
         Ok((fixture.kafka.record_count(&[&fixture.topic]).await? == 1).then_some(()))
     })
     .await?;
@@ -205,7 +207,7 @@ async fn ten_thousand_misspelt_topics_leave_memory_flat() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_topic_that_comes_late_costs_its_events_nothing() -> Result<()> {
-    let fixture = Fixture::set(postgres::shared(postgres::turn(15)), kafka::shared()).await?;
+    let fixture = Fixture::create(postgres::shared(postgres::turn(15)), kafka::shared()).await?;
     let session = fixture.database.connect().await?;
     let mut outboxd = Outboxd::spawn(&fixture.settings)?;
     outboxd.wait_for_phase("streaming", LIMIT).await?;
@@ -214,7 +216,7 @@ async fn a_topic_that_comes_late_costs_its_events_nothing() -> Result<()> {
     for _ in 0..3 {
         ids.push(fixture.database.insert("k", &late, "{}").await?);
     }
-    // Others go on meanwhile.
+    // Other topics go on meanwhile.
     fixture.database.insert("k", &fixture.topic, "{}").await?;
     wait_for("another topic's event", LIMIT, async || {
         Ok((fixture.kafka.record_count(&[&fixture.topic]).await? == 1).then_some(()))
@@ -236,11 +238,12 @@ async fn a_topic_that_comes_late_costs_its_events_nothing() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_row_that_is_retried_before_it_is_mended_is_a_dead_letter_again_and_nothing_is_sent()
 -> Result<()> {
-    let fixture = Fixture::set(postgres::shared(postgres::turn(17)), kafka::shared()).await?;
+    let fixture = Fixture::create(postgres::shared(postgres::turn(17)), kafka::shared()).await?;
     let session = fixture.database.connect().await?;
     session
         .batch_execute(
-            "ALTER TABLE outbox.outbox ALTER event_type DROP NOT NULL, ALTER event_payload DROP NOT NULL",
+            "ALTER TABLE outbox.outbox ALTER event_type DROP NOT NULL, \
+                 ALTER event_payload DROP NOT NULL",
         )
         .await?;
     let mut outboxd = Outboxd::spawn(&fixture.settings)?;
@@ -248,14 +251,15 @@ async fn a_row_that_is_retried_before_it_is_mended_is_a_dead_letter_again_and_no
     let insert = "INSERT INTO outbox.outbox (event_type, topic, event_payload) \
                   VALUES ('k', $1, NULL), (NULL, $1, '{}'), (repeat('k', 1100000), $1, '{}')";
     session.execute(insert, &[&fixture.topic]).await?;
-    // How often each was filed, and as what.
-    let filed = "SELECT string_agg(error_code || ' ' || state || ' ' || jsonb_array_length(history), ', ' ORDER BY id) \
+    // How often each was filed, and with which code.
+    let filed = "SELECT string_agg(error_code || ' ' || state || ' ' || \
+                                    jsonb_array_length(history), ', ' ORDER BY id) \
                    FROM outbox.dead_letter";
-    let are = async |times: u32| {
+    let expect_filed = async |times: u32| {
         let expected = format!(
             "COLUMN_NULL dead {times}, COLUMN_NULL dead {times}, KEY_TOO_LARGE dead {times}"
         );
-        wait_until("the letters", LIMIT, async || {
+        wait_until("the dead letters", LIMIT, async || {
             let filed: Option<String> = session.value(filed).await?;
             Ok(if filed.as_ref() == Some(&expected) {
                 Ok(())
@@ -265,7 +269,7 @@ async fn a_row_that_is_retried_before_it_is_mended_is_a_dead_letter_again_and_no
         })
         .await
     };
-    are(1).await?;
+    expect_filed(1).await?;
     let retry = ["dead-letter", "retry", "--all"];
     ensure!(
         command(&fixture.settings, &retry, LIMIT)
@@ -273,8 +277,8 @@ async fn a_row_that_is_retried_before_it_is_mended_is_a_dead_letter_again_and_no
             .status
             .success()
     );
-    are(2).await?;
-    // The row of one is gone: what was kept of it is no event either.
+    expect_filed(2).await?;
+    // One row is deleted, and the stored copy has no payload either.
     session
         .batch_execute("DELETE FROM outbox.outbox WHERE event_payload IS NULL")
         .await?;
@@ -284,7 +288,7 @@ async fn a_row_that_is_retried_before_it_is_mended_is_a_dead_letter_again_and_no
             .status
             .success()
     );
-    are(3).await?;
+    expect_filed(3).await?;
     assert_eq!(fixture.kafka.record_count(&[&fixture.topic]).await?, 0);
     assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
     Ok(())

@@ -1,4 +1,4 @@
-//! Size costs time, not memory: a transaction of a million rows, an event of ten mebibytes.
+//! Size costs time and not memory: a transaction of a million rows, an event of 10 MiB.
 
 use std::time::Duration;
 
@@ -13,13 +13,13 @@ use crate::support::wait::wait_until;
 const LIMIT: Duration = Duration::from_secs(300);
 const ROWS: i64 = 1_000_000;
 const MIB: u64 = 1 << 20;
-/// Events in flight, twice the largest event (read and handed on), and the program itself.
+/// Events in flight, two copies of the largest event (as read and as sent), and the program itself.
 const RESIDENT_MAX: u64 = 100 * MIB;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_million_rows_in_one_transaction_and_an_event_of_ten_mebibytes_arrive_in_flat_memory()
 -> Result<()> {
-    let fixture = Fixture::set(postgres::shared(postgres::turn(17)), kafka::shared()).await?;
+    let fixture = Fixture::create(postgres::shared(postgres::turn(17)), kafka::shared()).await?;
     let large = "events_of_ten_mebibytes";
     fixture
         .kafka
@@ -29,7 +29,8 @@ async fn a_million_rows_in_one_transaction_and_an_event_of_ten_mebibytes_arrive_
     outboxd.wait_for_phase("streaming", LIMIT).await?;
     let session = fixture.database.connect().await?;
     let rows = "INSERT INTO outbox.outbox (event_type, topic, event_payload) \
-                SELECT 'key' || i % 1000, $1, jsonb_build_object('i', i) FROM generate_series(1, $2::bigint) i";
+                SELECT 'key' || i % 1000, $1, jsonb_build_object('i', i) \
+                FROM generate_series(1, $2::bigint) i";
     session.execute(rows, &[&fixture.topic, &ROWS]).await?;
     let event = "INSERT INTO outbox.outbox (event_type, topic, event_payload) \
                  SELECT 'large', $1, to_jsonb(repeat('x', 10 * 1024 * 1024 - 2))";
@@ -57,7 +58,7 @@ async fn a_million_rows_in_one_transaction_and_an_event_of_ten_mebibytes_arrive_
         let id = record.outbox_id().unwrap_or(0) as usize;
         assert!(
             !std::mem::replace(&mut seen[id], true),
-            "event {id} came twice"
+            "event {id} was published twice"
         );
     }
     assert_eq!(seen.iter().filter(|seen| **seen).count() as i64, ROWS);

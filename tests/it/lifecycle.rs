@@ -1,4 +1,4 @@
-//! The publisher inside a program of one's own: it starts once, stops once, and tells what it does.
+//! The publisher inside another program: it starts once, stops once, and reports its status.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn starting_twice_and_stopping_what_is_not_started_are_errors() -> Result<()> {
-    let fixture = Fixture::set(postgres::shared(postgres::turn(15)), kafka::shared()).await?;
+    let fixture = Fixture::create(postgres::shared(postgres::turn(15)), kafka::shared()).await?;
     let settings = Settings {
         database_url: Some(fixture.database.unix_url().to_owned()),
         kafka_brokers: Some(fixture.kafka.brokers()),
@@ -50,7 +50,7 @@ async fn starting_twice_and_stopping_what_is_not_started_are_errors() -> Result<
 async fn delete_removes_what_is_published_and_keep_leaves_the_table_alone() -> Result<()> {
     for major in MAJORS {
         for (mode, left, unpublished) in [("delete", 0, 0), ("keep", 300, 300)] {
-            let fixture = Fixture::set(postgres::shared(major), kafka::shared()).await?;
+            let fixture = Fixture::create(postgres::shared(major), kafka::shared()).await?;
             let oracle = Oracle::create(&fixture.database).await?;
             let mut outboxd =
                 Outboxd::spawn(&fixture.settings.clone().set("OUTBOX_AFTER_PUBLISH", mode))?;
@@ -86,7 +86,7 @@ async fn delete_removes_what_is_published_and_keep_leaves_the_table_alone() -> R
 
 #[tokio::test]
 async fn metrics_and_health_show_what_was_published_and_where_the_slot_stands() -> Result<()> {
-    let fixture = Fixture::set(postgres::shared(postgres::turn(15)), kafka::shared()).await?;
+    let fixture = Fixture::create(postgres::shared(postgres::turn(15)), kafka::shared()).await?;
     let outboxd = Outboxd::spawn(&fixture.settings)?;
     outboxd.wait_for_phase("streaming", LIMIT).await?;
     for _ in 0..20 {
@@ -115,10 +115,10 @@ async fn metrics_and_health_show_what_was_published_and_where_the_slot_stands() 
     Ok(())
 }
 
-/// Two instances on one slot: one publishes, the other takes over when it stops.
+/// Two instances on one slot: one publishes; the other takes over when the first stops.
 #[tokio::test]
 async fn a_second_instance_waits_and_takes_over() -> Result<()> {
-    let fixture = Fixture::set(postgres::shared(postgres::turn(17)), kafka::shared()).await?;
+    let fixture = Fixture::create(postgres::shared(postgres::turn(17)), kafka::shared()).await?;
     let oracle = Oracle::create(&fixture.database).await?;
     let mut first = Outboxd::spawn(&fixture.settings)?;
     first.wait_for_phase("streaming", LIMIT).await?;

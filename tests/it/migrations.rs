@@ -1,5 +1,5 @@
-//! What the writers' migrations do to the outbox while events flow: columns are found by name, and what would lose an event ends
-//! the publisher before anything behind it is confirmed.
+//! Migrations of the outbox table while events flow: columns are found by name, and a migration
+//! that would lose an event ends the publisher before anything behind it is confirmed.
 
 use std::time::Duration;
 
@@ -15,20 +15,22 @@ const LIMIT: Duration = Duration::from_secs(60);
 
 fn insert(key: &str, topic: &str) -> String {
     format!(
-        "INSERT INTO outbox.outbox (event_type, topic, event_payload) VALUES ('{key}', '{topic}', '{{\"k\": \"{key}\"}}');"
+        "INSERT INTO outbox.outbox (event_type, topic, event_payload) \
+         VALUES ('{key}', '{topic}', '{{\"k\": \"{key}\"}}');"
     )
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn migrations_between_and_inside_transactions_lose_and_mistake_nothing() -> Result<()> {
     for major in MAJORS {
-        let fixture = Fixture::set(shared(major), kafka::shared()).await?;
+        let fixture = Fixture::create(shared(major), kafka::shared()).await?;
         let session = fixture.database.connect().await?;
         let oracle = Oracle::create(&fixture.database).await?;
         let mut outboxd = Outboxd::spawn(&fixture.settings)?;
         outboxd.wait_for_phase("streaming", LIMIT).await?;
         let one = |key: &str| insert(key, &fixture.topic);
-        // Each is followed by events, and every second migration shares a transaction with events before and behind it.
+        // Events follow each migration, and every second migration shares a transaction with events
+        // before and after it.
         let migrations = [
             "ALTER TABLE outbox.outbox ADD first text DEFAULT 'topic'",
             "ALTER TABLE outbox.outbox ADD tenant uuid",
@@ -49,7 +51,7 @@ async fn migrations_between_and_inside_transactions_lose_and_mistake_nothing() -
                 0 => format!("{before} {migration}; {behind}"),
                 _ => format!("BEGIN; {before} {migration}; {behind} COMMIT;"),
             };
-            // Statements one by one: a script in one message would be one transaction.
+            // One statement at a time: a script in one message would be one transaction.
             for statement in script.split_inclusive(';') {
                 session
                     .batch_execute(statement)
@@ -67,7 +69,7 @@ async fn migrations_between_and_inside_transactions_lose_and_mistake_nothing() -
         let traced = read
             .iter()
             .filter(|record| record.header("traceparent") == Some("00-1"));
-        assert_eq!(traced.count(), 8, "those that were written with the column");
+        assert_eq!(traced.count(), 8, "rows written while the column existed");
     }
     Ok(())
 }
@@ -75,7 +77,7 @@ async fn migrations_between_and_inside_transactions_lose_and_mistake_nothing() -
 #[tokio::test(flavor = "multi_thread")]
 async fn a_column_that_is_needed_and_renamed_ends_the_publisher_and_nothing_behind_it_is_lost()
 -> Result<()> {
-    let fixture = Fixture::set(shared(turn(17)), kafka::shared()).await?;
+    let fixture = Fixture::create(shared(turn(17)), kafka::shared()).await?;
     let session = fixture.database.connect().await?;
     let mut outboxd = Outboxd::spawn(&fixture.settings)?;
     outboxd.wait_for_phase("streaming", LIMIT).await?;
@@ -84,7 +86,8 @@ async fn a_column_that_is_needed_and_renamed_ends_the_publisher_and_nothing_behi
     session
         .batch_execute("ALTER TABLE outbox.outbox RENAME topic TO destination")
         .await?;
-    let renamed = "INSERT INTO outbox.outbox (event_type, destination, event_payload) VALUES ('k', $1, '{}') RETURNING id";
+    let renamed = "INSERT INTO outbox.outbox (event_type, destination, event_payload) \
+                   VALUES ('k', $1, '{}') RETURNING id";
     let row = session.query_one(renamed, &[&fixture.topic]).await?;
     ids.push(row.try_get(0)?);
     assert_eq!(outboxd.wait(LIMIT).await?, 2, "{}", outboxd.log());
@@ -93,7 +96,7 @@ async fn a_column_that_is_needed_and_renamed_ends_the_publisher_and_nothing_behi
         log.contains("CONFIG_ERROR") && log.contains("no column topic"),
         "{log}"
     );
-    // A start names it as well.
+    // A start reports it as well.
     outboxd.respawn()?;
     assert_eq!(outboxd.wait(LIMIT).await?, 2, "{}", outboxd.log());
     ensure!(
@@ -105,7 +108,8 @@ async fn a_column_that_is_needed_and_renamed_ends_the_publisher_and_nothing_behi
         .batch_execute("ALTER TABLE outbox.outbox RENAME destination TO topic")
         .await?;
     ids.push(fixture.database.insert("k", &fixture.topic, "{}").await?);
-    // The log has the event under the other name of its column for ever: a person passes it, and the table gives it.
+    // The WAL keeps the event under the other column name: the operator skips the transaction, and
+    // the event is read from the table.
     outboxd.respawn()?;
     assert_eq!(outboxd.wait(LIMIT).await?, 2, "{}", outboxd.log());
     let log = outboxd.log();
@@ -132,32 +136,36 @@ async fn a_column_that_is_needed_and_renamed_ends_the_publisher_and_nothing_behi
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_in_another_encoding_is_refused() -> Result<()> {
     let server = shared(turn(15));
-    let fixture = Fixture::set(server, kafka::shared()).await?;
+    let fixture = Fixture::create(server, kafka::shared()).await?;
     let session = fixture.database.connect().await?;
     for encoding in ["LATIN1", "SQL_ASCII"] {
         let name = format!("{}_{}", fixture.database.name, encoding.to_lowercase());
         session
             .batch_execute(&format!(
-                "CREATE DATABASE {name} TEMPLATE template0 ENCODING '{encoding}' LC_COLLATE 'C' LC_CTYPE 'C'"
+                "CREATE DATABASE {name} TEMPLATE template0 ENCODING '{encoding}' \
+                 LC_COLLATE 'C' LC_CTYPE 'C'"
             ))
             .await?;
         let settings = Settings::nowhere()?
             .set("DATABASE_URL", server.unix_url(&name, "postgres"))
             .set("KAFKA_BROKERS", fixture.kafka.brokers());
         let run = command(&settings, &["run"], LIMIT).await?;
-        let told = String::from_utf8_lossy(&run.stderr).into_owned();
+        let stderr = String::from_utf8_lossy(&run.stderr).into_owned();
         session
             .batch_execute(&format!("DROP DATABASE {name} WITH (FORCE)"))
             .await?;
-        assert_eq!(run.status.code(), Some(2), "{told}");
-        ensure!(told.contains(&format!("encoded in {encoding}")), "{told}");
+        assert_eq!(run.status.code(), Some(2), "{stderr}");
+        ensure!(
+            stderr.contains(&format!("encoded in {encoding}")),
+            "{stderr}"
+        );
     }
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn payloads_pass_as_they_are_printed_whatever_is_in_them() -> Result<()> {
-    let fixture = Fixture::set(shared(turn(17)), kafka::shared()).await?;
+    let fixture = Fixture::create(shared(turn(17)), kafka::shared()).await?;
     let session = fixture.database.connect().await?;
     let oracle = Oracle::create(&fixture.database).await?;
     let mut outboxd = Outboxd::spawn(&fixture.settings)?;
@@ -181,7 +189,7 @@ async fn payloads_pass_as_they_are_printed_whatever_is_in_them() -> Result<()> {
             .insert("k", &fixture.topic, payload)
             .await?;
     }
-    // A zero byte has no text in Postgres: it cannot come.
+    // Postgres cannot store a zero byte in text, so none can arrive.
     let zero = fixture
         .database
         .insert("k", &fixture.topic, r#""\u0000""#)

@@ -1,4 +1,5 @@
-//! Several instances on one outbox: one publishes, the others wait at no cost, and take over when it stops, freezes or is cut off.
+//! Several instances on one outbox: one publishes; the others wait without holding back vacuum, and
+//! take over when it stops, is suspended or is cut off.
 
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
@@ -16,25 +17,25 @@ use crate::support::wait::wait_for;
 use crate::support::writers::{Pattern, Writers};
 
 const LIMIT: Duration = Duration::from_secs(60);
-/// The others look at the lock each 250 ms, and believe the second look that finds it free.
+/// Standbys query the lock every 250 ms and take over after two queries find it free.
 const TAKEOVER: Duration = Duration::from_secs(1);
-/// The server does not hear a frozen process for 30 s, and lets its lock go.
+/// The server drops the session of a suspended process after 30 s, and with it the lock.
 const FROZEN: Duration = Duration::from_secs(32);
 const PATTERN: Pattern = Pattern {
     rows: 5,
     rest: Duration::from_millis(10),
 };
 
-/// Another instance with the same settings, but for its own address.
+/// Another instance with the same settings but its own HTTP address.
 fn another(fixture: &Fixture<'_>) -> Result<Outboxd> {
     Outboxd::spawn(&Settings::new(&fixture.database, fixture.kafka)?)
 }
 
-/// The number of the instance that streams, once one does.
+/// The index of the streaming instance, once there is one.
 async fn streaming(instances: &[Outboxd], limit: Duration) -> Result<usize> {
     wait_for("one that streams", limit, async || {
         for (number, instance) in instances.iter().enumerate() {
-            // One that was stopped does not answer.
+            // A stopped instance does not answer.
             let status = instance.status().await;
             if status.is_ok_and(|status| status["phase"] == "streaming") {
                 return Ok(Some(number));
@@ -58,7 +59,8 @@ async fn more_events(outboxd: &Outboxd, more: u64) -> Result<()> {
 /// Sessions of this database that hold back vacuum now, each by process and horizon.
 async fn horizons(database: &Database) -> Result<HashSet<(i32, String)>> {
     let sql = "SELECT pid, backend_xmin::text FROM pg_stat_activity \
-               WHERE datname = current_database() AND backend_xmin IS NOT NULL AND pid <> pg_backend_pid()";
+               WHERE datname = current_database() AND backend_xmin IS NOT NULL \
+                 AND pid <> pg_backend_pid()";
     let rows = database.connect().await?.query(sql, &[]).await?;
     Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
 }
@@ -66,7 +68,7 @@ async fn horizons(database: &Database) -> Result<HashSet<(i32, String)>> {
 #[tokio::test(flavor = "multi_thread")]
 async fn of_three_one_publishes_and_those_who_wait_hold_back_no_vacuum() -> Result<()> {
     for major in MAJORS {
-        let fixture = Fixture::set(postgres::shared(major), kafka::shared()).await?;
+        let fixture = Fixture::create(postgres::shared(major), kafka::shared()).await?;
         let instances = [another(&fixture)?, another(&fixture)?, another(&fixture)?];
         let active = streaming(&instances, LIMIT).await?;
         for (number, instance) in instances.iter().enumerate() {
@@ -85,7 +87,7 @@ async fn of_three_one_publishes_and_those_who_wait_hold_back_no_vacuum() -> Resu
             "CREATE TABLE churn AS SELECT i FROM generate_series(1, 10000) i; DELETE FROM churn";
         session.batch_execute(churn).await?;
         let before = horizons(database).await?;
-        // Several looks at the lock.
+        // Several queries of the lock.
         tokio::time::sleep(TAKEOVER).await;
         let held: Vec<_> = before
             .intersection(&horizons(database).await?)
@@ -110,7 +112,7 @@ async fn of_three_one_publishes_and_those_who_wait_hold_back_no_vacuum() -> Resu
 async fn another_takes_over_within_a_second_of_a_stop_and_repeats_nothing() -> Result<()> {
     let mut took = Vec::new();
     for major in MAJORS {
-        let fixture = Fixture::set(postgres::shared(major), kafka::shared()).await?;
+        let fixture = Fixture::create(postgres::shared(major), kafka::shared()).await?;
         let oracle = Oracle::create(&fixture.database).await?;
         let mut instances = [another(&fixture)?, another(&fixture)?, another(&fixture)?];
         let mut active = streaming(&instances, LIMIT).await?;
@@ -134,13 +136,14 @@ async fn another_takes_over_within_a_second_of_a_stop_and_repeats_nothing() -> R
         assert_eq!(instances[active].stop(LIMIT).await?, 0);
         fixture.verdict(&oracle).await?.expect_exact()?;
     }
-    // The median: whoever else runs on this machine takes a few hundred milliseconds from one or another of them.
+    // The median: other load on this machine delays single takeovers by a few hundred milliseconds.
     took.sort_unstable();
     assert!(took[took.len() / 2] < TAKEOVER, "{took:?}");
     Ok(())
 }
 
-/// What came twice was in the window, and no event of after it did: whoever was replaced has published nothing new beside the other.
+/// Events published twice are from the window, and later ones were published once: the replaced
+/// instance has published nothing new beside the other.
 fn expect_window(committed: &[Event], consumed: &[ConsumedRecord], window: Window) -> Result<()> {
     let report = check(committed, consumed);
     report.expect_complete()?;
@@ -148,14 +151,14 @@ fn expect_window(committed: &[Event], consumed: &[ConsumedRecord], window: Windo
     for record in consumed {
         if record.outbox_id().is_some_and(|id| repeated.contains(&id)) {
             let at = record.committed_at()?;
-            assert!(window.contains(at), "{at} came twice, {window:?}");
+            assert!(window.contains(at), "{at} was published twice, {window:?}");
         }
     }
     Ok(())
 }
 
 /// The last record of each key is its newest event.
-fn expect_last_words(committed: &[Event], consumed: &[ConsumedRecord]) {
+fn expect_newest_last(committed: &[Event], consumed: &[ConsumedRecord]) {
     let newest: HashMap<&str, i64> = committed
         .iter()
         .map(|event| (event.event_type.as_str(), event.id))
@@ -169,14 +172,14 @@ fn expect_last_words(committed: &[Event], consumed: &[ConsumedRecord]) {
         assert_eq!(
             last.get(key).copied().flatten(),
             Some(id),
-            "the last word on {key}"
+            "the last record of key {key}"
         );
     }
 }
 
-/// The server may have time-outs of its own: those that each session asks for are in force.
+/// Whatever time-outs the server has, those that each session sets apply.
 async fn frozen(server: &Server) -> Result<()> {
-    let fixture = Fixture::set(server, kafka::shared()).await?;
+    let fixture = Fixture::create(server, kafka::shared()).await?;
     let oracle = Oracle::create(&fixture.database).await?;
     let mut first = another(&fixture)?;
     first.wait_for_phase("streaming", LIMIT).await?;
@@ -217,24 +220,25 @@ async fn a_frozen_one_is_replaced_in_time_and_publishes_nothing_new_when_it_thaw
     Ok(())
 }
 
-/// Cut off from both servers with events in flight, it may not send them when Kafka is back: another has gone on by then.
+/// Cut off from both servers with events in flight, an instance must not send them once Kafka is
+/// back: another has gone on by then.
 #[tokio::test(flavor = "multi_thread")]
 async fn one_that_is_cut_off_withdraws_what_it_had_in_flight() -> Result<()> {
     let port = free_port()?;
     let outer = Outer {
         protocol: "PLAINTEXT",
-        told: Some(port),
+        advertised: Some(port),
     };
     let kafka = kafka::with_outer(outer, &[])?;
     let to_kafka = Proxy::at(port, kafka.outer_port()?).await?;
     let server = postgres::shared(postgres::turn(17));
-    let fixture = Fixture::set(server, &kafka).await?;
+    let fixture = Fixture::create(server, &kafka).await?;
     let oracle = Oracle::create(&fixture.database).await?;
     let to_postgres = Proxy::before(server.port()).await?;
-    let behind = Settings::new(&fixture.database, &kafka)?
+    let behind_proxies = Settings::new(&fixture.database, &kafka)?
         .set("DATABASE_URL", to_postgres.url(fixture.database.url())?)
         .set("KAFKA_BROKERS", format!("127.0.0.1:{port}"));
-    let mut first = Outboxd::spawn(&behind)?;
+    let mut first = Outboxd::spawn(&behind_proxies)?;
     first.wait_for_phase("streaming", LIMIT).await?;
     let mut second = another(&fixture)?;
     second.wait_for_phase("standby", LIMIT).await?;
@@ -275,16 +279,16 @@ async fn one_that_is_cut_off_withdraws_what_it_had_in_flight() -> Result<()> {
         oracle.committed().await?,
         kafka.consume_all(&[&fixture.topic]).await?,
     );
-    expect_last_words(&committed, &consumed);
+    expect_newest_last(&committed, &consumed);
     expect_window(&committed, &consumed, window)
 }
 
-/// A host that is down, and one that is a standby, are passed over.
+/// A host that is down and a host that is a standby are skipped.
 #[tokio::test(flavor = "multi_thread")]
 async fn of_several_hosts_the_one_that_takes_writes_is_used() -> Result<()> {
     for major in MAJORS {
         let mut primary = postgres::private(major, &[])?;
-        let fixture = Fixture::set(&primary, kafka::shared()).await?;
+        let fixture = Fixture::create(&primary, kafka::shared()).await?;
         primary.stop(Stop::Fast)?;
         let standby = postgres::standby(&primary, &[])?;
         primary.resume()?;

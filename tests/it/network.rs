@@ -1,4 +1,5 @@
-//! Networks that are slow, cut or silent: a session is given up when it is lost and not before, and Kafka's costs time alone.
+//! Slow, cut and silent networks: a session is closed once it is lost and not before, and problems
+//! on the way to Kafka delay events and nothing else.
 
 use std::time::{Duration, Instant};
 
@@ -10,21 +11,22 @@ use crate::support::kafka::{self, Kafka, Outer};
 use crate::support::oracle::Oracle;
 use crate::support::outboxd::Outboxd;
 use crate::support::postgres::{self, MAJORS};
-use crate::support::proxy::{Flow, Proxy, Way};
+use crate::support::proxy::{Direction, Flow, Proxy};
 use crate::support::writers::{Pattern, Writers};
 
 const LIMIT: Duration = Duration::from_secs(60);
-/// A server that says nothing is looked at after 15 s, each look is given up after 25 s at most, and the server itself ends a session
-/// that it does not hear for 30 s.
+/// A silent server is inspected after 15 s; an inspection times out after 25 s at most; the server
+/// itself ends a session from which it receives nothing for 30 s.
 const NOTICED: Duration = Duration::from_secs(32);
-/// The server lets go of a session that it does not hear for 30 s; whoever waits for that looks each 250 ms; the rest is for connecting on a busy machine.
-const LET_GO: Duration = Duration::from_secs(35);
+/// The server drops a session from which it receives nothing for 30 s; the next instance queries
+/// the lock every 250 ms; the rest is for connecting on a busy machine.
+const DROPPED: Duration = Duration::from_secs(35);
 const PATTERN: Pattern = Pattern {
     rows: 5,
     rest: Duration::from_millis(10),
 };
 
-/// An outboxd that streams through a proxy; writers go past it.
+/// An outboxd that streams through a proxy; the writers bypass it.
 async fn behind_proxy(fixture: &Fixture<'_>, server: &Server) -> Result<(Proxy, Outboxd)> {
     let proxy = Proxy::before(server.port()).await?;
     let url = proxy.url(fixture.database.url())?;
@@ -44,7 +46,7 @@ async fn events_flow(outboxd: &Outboxd) -> Result<()> {
     Ok(())
 }
 
-async fn end(
+async fn finish(
     fixture: &Fixture<'_>,
     mut outboxd: Outboxd,
     writers: Writers,
@@ -53,9 +55,9 @@ async fn end(
     assert!(writers.stop().await? > 1_000, "too light a load");
     fixture.all_marked(LIMIT).await?;
     assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
-    let letters = "SELECT count(*) FROM outbox.dead_letter";
+    let dead_letters = "SELECT count(*) FROM outbox.dead_letter";
     let session = fixture.database.connect().await?;
-    assert_eq!(session.value::<i64>(letters).await?, 0);
+    assert_eq!(session.value::<i64>(dead_letters).await?, 0);
     fixture.verdict(oracle).await?.expect_exact()
 }
 
@@ -64,7 +66,7 @@ async fn a_reset_or_a_cut_in_the_middle_of_a_message_costs_seconds_and_repeats_n
 -> Result<()> {
     for major in MAJORS {
         let server = postgres::shared(major);
-        let fixture = Fixture::set(server, kafka::shared()).await?;
+        let fixture = Fixture::create(server, kafka::shared()).await?;
         let (proxy, outboxd) = behind_proxy(&fixture, server).await?;
         let oracle = Oracle::create(&fixture.database).await?;
         let writers = Writers::start(&fixture.database, &fixture.topic, 4, PATTERN);
@@ -73,12 +75,13 @@ async fn a_reset_or_a_cut_in_the_middle_of_a_message_costs_seconds_and_repeats_n
             let before = outboxd.status().await?["reconnects"].as_u64();
             match round % 3 {
                 0 => proxy.reset(),
-                // Messages are some hundred bytes long: whichever connection it hits, this is inside one.
-                1 => proxy.cut_after(Way::ToClient, 50_000 + 37 * round),
-                _ => proxy.cut_after(Way::ToServer, 1_000 + 37 * round),
+                // Messages are some hundred bytes long: on either connection this position is
+                // inside one.
+                1 => proxy.cut_after(Direction::ToClient, 50_000 + 37 * round),
+                _ => proxy.cut_after(Direction::ToServer, 1_000 + 37 * round),
             }
             proxy.wait_for_cut(LIMIT).await?;
-            // A cut can hit the connection for the marks, which is made anew without the stream.
+            // A cut may hit the SQL connection, which is replaced without restarting the stream.
             outboxd
                 .wait_for_status("the stream to go on", Duration::from_secs(10), |status| {
                     let again = round % 3 > 0 || status["reconnects"].as_u64() > before;
@@ -87,7 +90,7 @@ async fn a_reset_or_a_cut_in_the_middle_of_a_message_costs_seconds_and_repeats_n
                 .await?;
         }
         events_flow(&outboxd).await?;
-        end(&fixture, outboxd, writers, &oracle).await?;
+        finish(&fixture, outboxd, writers, &oracle).await?;
     }
     Ok(())
 }
@@ -96,7 +99,7 @@ async fn a_reset_or_a_cut_in_the_middle_of_a_message_costs_seconds_and_repeats_n
 async fn a_slow_network_is_no_lost_one() -> Result<()> {
     for major in MAJORS {
         let server = postgres::shared(major);
-        let fixture = Fixture::set(server, kafka::shared()).await?;
+        let fixture = Fixture::create(server, kafka::shared()).await?;
         let (proxy, outboxd) = behind_proxy(&fixture, server).await?;
         let oracle = Oracle::create(&fixture.database).await?;
         let writers = Writers::start(&fixture.database, &fixture.topic, 4, PATTERN);
@@ -111,39 +114,40 @@ async fn a_slow_network_is_no_lost_one() -> Result<()> {
         }
         proxy.set(Flow::Pass);
         assert_eq!(outboxd.status().await?["reconnects"], 0);
-        end(&fixture, outboxd, writers, &oracle).await?;
+        finish(&fixture, outboxd, writers, &oracle).await?;
     }
     Ok(())
 }
 
-/// From the cut to the end of the session, and on to the next one, which has to wait until the server lets go of the first.
-async fn lost(major: u32, ways: &[Way], flow: Flow) -> Result<()> {
+/// Measures from the cut to the end of the session and to the next one, which has to wait until the
+/// server drops the first.
+async fn lost(major: u32, ways: &[Direction], flow: Flow) -> Result<()> {
     let server = postgres::shared(major);
-    let fixture = Fixture::set(server, kafka::shared()).await?;
+    let fixture = Fixture::create(server, kafka::shared()).await?;
     let (proxy, outboxd) = behind_proxy(&fixture, server).await?;
     let oracle = Oracle::create(&fixture.database).await?;
     let writers = Writers::start(&fixture.database, &fixture.topic, 4, PATTERN);
     events_flow(&outboxd).await?;
     let cut = Instant::now();
     for way in ways {
-        proxy.set_way(*way, flow);
+        proxy.set_direction(*way, flow);
     }
     outboxd
-        .wait_for_status("the loss to be noticed", NOTICED, |status| {
+        .wait_for_status("the lost session to be noticed", NOTICED, |status| {
             status["phase"] != "streaming"
         })
         .await?;
     assert_eq!(outboxd.get("/livez").await?.0, 200);
     proxy.set(Flow::Pass);
-    let left = LET_GO.saturating_sub(cut.elapsed());
+    let left = DROPPED.saturating_sub(cut.elapsed());
     outboxd.wait_for_phase("streaming", left).await?;
     events_flow(&outboxd).await?;
-    end(&fixture, outboxd, writers, &oracle).await
+    finish(&fixture, outboxd, writers, &oracle).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_half_open_connection_is_noticed_and_made_anew() -> Result<()> {
-    let both = [Way::ToServer, Way::ToClient];
+    let both = [Direction::ToServer, Direction::ToClient];
     tokio::try_join!(
         lost(15, &both, Flow::Swallow),
         lost(17, &both, Flow::Swallow)
@@ -153,7 +157,7 @@ async fn a_half_open_connection_is_noticed_and_made_anew() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_network_that_is_cut_is_noticed_and_what_it_held_back_harms_nothing() -> Result<()> {
-    let both = [Way::ToServer, Way::ToClient];
+    let both = [Direction::ToServer, Direction::ToClient];
     tokio::try_join!(
         lost(15, &both, Flow::StopReading),
         lost(17, &both, Flow::StopReading)
@@ -163,7 +167,7 @@ async fn a_network_that_is_cut_is_noticed_and_what_it_held_back_harms_nothing() 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_network_that_is_cut_one_way_is_noticed_and_made_anew() -> Result<()> {
-    let (up, down) = ([Way::ToServer], [Way::ToClient]);
+    let (up, down) = ([Direction::ToServer], [Direction::ToClient]);
     tokio::try_join!(
         lost(15, &up, Flow::Swallow),
         lost(17, &up, Flow::Swallow),
@@ -173,12 +177,12 @@ async fn a_network_that_is_cut_one_way_is_noticed_and_made_anew() -> Result<()> 
     Ok(())
 }
 
-/// A broker of one's own that tells its clients to come through a proxy. The tests' own clients go past it.
+/// A private broker that advertises a proxy's port. The tests' own clients bypass it.
 async fn kafka_behind_proxy() -> Result<(Kafka, Proxy)> {
     let port = free_port()?;
     let outer = Outer {
         protocol: "PLAINTEXT",
-        told: Some(port),
+        advertised: Some(port),
     };
     let kafka = kafka::with_outer(outer, &[])?;
     let proxy = Proxy::at(port, kafka.outer_port()?).await?;
@@ -188,7 +192,7 @@ async fn kafka_behind_proxy() -> Result<(Kafka, Proxy)> {
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_the_network_to_kafka_does_each_event_arrives_once_and_in_order() -> Result<()> {
     let (kafka, proxy) = kafka_behind_proxy().await?;
-    let fixture = Fixture::set(postgres::shared(postgres::turn(17)), &kafka).await?;
+    let fixture = Fixture::create(postgres::shared(postgres::turn(17)), &kafka).await?;
     let brokers = format!("127.0.0.1:{}", proxy.port());
     let outboxd = Outboxd::spawn(&fixture.settings.clone().set("KAFKA_BROKERS", brokers))?;
     outboxd.wait_for_phase("streaming", LIMIT).await?;
@@ -202,7 +206,7 @@ async fn whatever_the_network_to_kafka_does_each_event_arrives_once_and_in_order
     let before = walsender().await?;
     assert!(before.is_some());
 
-    // What it takes is less than what is written, and none of it is lost.
+    // The proxy passes fewer bytes than the writers write; none is lost.
     for flow in [
         Flow::Throttle(100_000),
         Flow::Delay(Duration::from_millis(300)),
@@ -211,7 +215,7 @@ async fn whatever_the_network_to_kafka_does_each_event_arrives_once_and_in_order
         events_flow(&outboxd).await?;
         tokio::time::sleep(Duration::from_secs(5)).await;
     }
-    // Cut off, and half open: longer than it takes to be named as what is waited for.
+    // Cut off, then half open, each until the status names the wait.
     for flow in [Flow::StopReading, Flow::Swallow] {
         proxy.set(flow);
         outboxd
@@ -226,15 +230,15 @@ async fn whatever_the_network_to_kafka_does_each_event_arrives_once_and_in_order
     for round in 0..6 {
         match round % 3 {
             0 => proxy.reset(),
-            1 => proxy.cut_after(Way::ToServer, 20_000 + 41 * round),
-            // The broker has the records, and its word for it is lost.
-            _ => proxy.cut_after(Way::ToClient, 500 + 41 * round),
+            1 => proxy.cut_after(Direction::ToServer, 20_000 + 41 * round),
+            // The broker has the records, and its acknowledgement is lost.
+            _ => proxy.cut_after(Direction::ToClient, 500 + 41 * round),
         }
-        // How much is said before the cut depends on how large the batches are.
+        // How many bytes pass before the cut depends on the size of the batches.
         proxy.wait_for_cut(LIMIT).await?;
         events_flow(&outboxd).await?;
     }
-    assert_eq!(walsender().await?, before, "the session was given up");
+    assert_eq!(walsender().await?, before, "the session was replaced");
     assert_eq!(outboxd.status().await?["reconnects"], 0);
-    end(&fixture, outboxd, writers, &oracle).await
+    finish(&fixture, outboxd, writers, &oracle).await
 }

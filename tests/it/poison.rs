@@ -1,4 +1,5 @@
-//! Poison under load: events that can never be published are filed, each once, and hold nobody up; mended, they go out.
+//! Poison under load: events that can never be published are filed, each once, and hold up no
+//! others; once fixed, they are published.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
@@ -15,12 +16,13 @@ use crate::support::wait::wait_until;
 use crate::support::writers::{Pattern, Writers};
 
 const LIMIT: Duration = Duration::from_secs(120);
-/// Good events under which the poison is mixed.
+/// The least number of good events among which the poison is mixed.
 const GOOD: u64 = 100_000;
-/// Events of each kind.
+/// Events of each kind of poison.
 const EACH: usize = 10;
 
-/// A kind of poison: its name, the three columns as SQL (`{narrow}` is a topic whose limit is lowered while events flow), and its headers.
+/// A kind of poison: its name, the three columns as SQL (`{narrow}` is a topic whose limit is
+/// lowered while events flow), and its headers.
 const KINDS: [(&str, &str, &str, &str, &str); 10] = [
     (
         "spaces in the topic",
@@ -60,15 +62,9 @@ const KINDS: [(&str, &str, &str, &str, &str); 10] = [
         "jsonb_build_object('x', repeat('x', 2000000))",
         "NULL",
     ),
+    ("invalid headers", "'k'", "'{topic}'", "'{}'", "'[1, 2]'"),
     (
-        "headers that are none",
-        "'k'",
-        "'{topic}'",
-        "'{}'",
-        "'[1, 2]'",
-    ),
-    (
-        "refused by the broker alone",
+        "rejected by the broker alone",
         "'k' || {n} % 3",
         "'{narrow}'",
         "jsonb_build_object('x', repeat('x', 5000))",
@@ -100,14 +96,16 @@ async fn poisoned(outage: bool) -> Result<()> {
     session
         .batch_execute(
             "ALTER TABLE outbox.outbox ADD headers jsonb, ALTER event_type DROP NOT NULL, \
-                 ALTER topic TYPE text, ALTER event_type TYPE text, ALTER event_payload DROP NOT NULL",
+                 ALTER topic TYPE text, ALTER event_type TYPE text, \
+                 ALTER event_payload DROP NOT NULL",
         )
         .await?;
     let oracle = Oracle::create(&database).await?;
     let mut outboxd = Outboxd::spawn(&settings)?;
     outboxd.wait_for_phase("streaming", LIMIT).await?;
-    // The topic's limit is learnt, and then lowered: for half a minute only the broker knows it.
-    let learnt = database.insert("k0", &narrow, "{}").await?;
+    // The publisher reads the topic's limit, which is then lowered: for half a minute only the
+    // broker knows the new one.
+    let first = database.insert("k0", &narrow, "{}").await?;
     wait_until("the first record", LIMIT, async || {
         Ok(match kafka.record_count(&[&narrow]).await? {
             0 => Err("none".to_owned()),
@@ -129,7 +127,7 @@ async fn poisoned(outage: bool) -> Result<()> {
     );
     let mut poison = HashMap::new();
     for n in 0..EACH {
-        // What the broker refuses comes first, while it alone knows.
+        // Poison that only the broker rejects comes first, while only the broker knows the limit.
         for kind in KINDS.iter().rev() {
             let id = poison_and_neighbours(&session, kind, n, &topic, &narrow).await?;
             poison.insert(id, kind.0);
@@ -154,7 +152,8 @@ async fn poisoned(outage: bool) -> Result<()> {
         .await?;
     wait_until("the slot to be past all of it", LIMIT, async || {
         let past = format!(
-            "SELECT confirmed_flush_lsn >= '{end}' FROM pg_replication_slots WHERE slot_name = '{slot}'"
+            "SELECT confirmed_flush_lsn >= '{end}' \
+             FROM pg_replication_slots WHERE slot_name = '{slot}'"
         );
         Ok(match session.value::<bool>(&past).await? {
             true => Ok(()),
@@ -163,22 +162,22 @@ async fn poisoned(outage: bool) -> Result<()> {
     })
     .await?;
 
-    let letters = listed(&settings).await?;
-    let filed: HashSet<i64> = letters.iter().filter_map(row_of).collect();
+    let dead_letters = listed(&settings).await?;
+    let filed: HashSet<i64> = dead_letters.iter().filter_map(row_of).collect();
     let expected: HashSet<i64> = poison.keys().copied().collect();
     ensure!(
-        letters.len() == poison.len() && filed == expected,
-        "{} letters: {:?}",
-        letters.len(),
-        by_code(&letters)
+        dead_letters.len() == poison.len() && filed == expected,
+        "{} dead letters: {:?}",
+        dead_letters.len(),
+        by_code(&dead_letters)
     );
-    ensure!(letters.iter().all(|letter| letter["state"] == "dead"));
+    ensure!(dead_letters.iter().all(|entry| entry["state"] == "dead"));
     let committed = oracle.committed().await?;
     let (dead, good): (Vec<Event>, Vec<Event>) = committed
         .into_iter()
         .partition(|event| poison.contains_key(&event.id));
     ensure!(dead.len() == poison.len() && good.len() as u64 > GOOD);
-    good_ones_are_delivered(&kafka, &good, &topic, &narrow, outage).await?;
+    expect_good_delivered(&kafka, &good, &topic, &narrow, outage).await?;
     let unpublished = database.unpublished().await?;
     ensure!(
         unpublished == poison.len() as i64,
@@ -190,10 +189,10 @@ async fn poisoned(outage: bool) -> Result<()> {
         "{counted} of {} counted",
         good.len()
     );
-    let refused = outboxd.metric("outboxd_partition_rewinds_total").await?;
-    ensure!(refused > Some(0.0), "the broker has refused nothing");
+    let rewinds = outboxd.metric("outboxd_partition_rewinds_total").await?;
+    ensure!(rewinds > Some(0.0), "the broker rejected nothing");
 
-    mend(&session, &poison, &topic).await?;
+    fix_rows(&session, &poison, &topic).await?;
     kafka
         .alter_topic(&narrow, &[("max.message.bytes", "1048588")])
         .await?;
@@ -206,7 +205,7 @@ async fn poisoned(outage: bool) -> Result<()> {
     wait_until("every row to be marked", LIMIT, async || {
         Ok(match database.unpublished().await? {
             0 => Ok(()),
-            left => Err(format!("{left} rows are not: {}", outboxd.log())),
+            left => Err(format!("{left} rows are unpublished: {}", outboxd.log())),
         })
     })
     .await?;
@@ -220,14 +219,14 @@ async fn poisoned(outage: bool) -> Result<()> {
         .filter(|(id, _)| times.get(id) != Some(&1))
         .map(|(id, kind)| (id, kind, times.get(id)))
         .collect();
-    ensure!(wrong.is_empty(), "not delivered once: {wrong:?}");
+    ensure!(wrong.is_empty(), "not delivered exactly once: {wrong:?}");
     let all = good.len() + poison.len();
     ensure!(times.len() == all, "{} events of {all}", times.len());
-    ensure!(times.contains_key(&learnt));
-    let letters = listed(&settings).await?;
-    let open: Vec<_> = letters
+    ensure!(times.contains_key(&first));
+    let dead_letters = listed(&settings).await?;
+    let open: Vec<_> = dead_letters
         .iter()
-        .filter(|letter| letter["state"] != "retried")
+        .filter(|entry| entry["state"] != "retried")
         .collect();
     ensure!(open.is_empty(), "{open:?}");
     ensure!(published(&outboxd, &[&topic, &narrow]).await? == all as f64);
@@ -235,7 +234,7 @@ async fn poisoned(outage: bool) -> Result<()> {
     Ok(())
 }
 
-/// A transaction with good events around the bad one, whose id it gives.
+/// Inserts one poison event between good ones in a transaction; returns its id.
 async fn poison_and_neighbours(
     session: &Session,
     (_, key, to, payload, headers): &(&str, &str, &str, &str, &str),
@@ -265,8 +264,9 @@ async fn poison_and_neighbours(
     Ok(id)
 }
 
-/// Each event was delivered, to the load's topic once and in order; the other was rewound: some came twice, none out of order at last.
-async fn good_ones_are_delivered(
+/// Each good event was delivered: to the load's topic once and in order. The other topic was
+/// rewound, so some came twice; the last record of each key is still its newest.
+async fn expect_good_delivered(
     kafka: &Kafka,
     good: &[Event],
     topic: &str,
@@ -306,7 +306,7 @@ async fn good_ones_are_delivered(
     for (key, places) in last {
         ensure!(
             places.is_sorted(),
-            "an old event is the last word of {key:?}"
+            "the last record of key {key:?} is an old event"
         );
     }
     Ok(())
@@ -327,14 +327,14 @@ async fn listed(settings: &Settings) -> Result<Vec<Value>> {
         .collect()
 }
 
-fn row_of(letter: &Value) -> Option<i64> {
-    letter["outbox_id"].as_str()?.parse().ok()
+fn row_of(entry: &Value) -> Option<i64> {
+    entry["outbox_id"].as_str()?.parse().ok()
 }
 
-fn by_code(letters: &[Value]) -> BTreeMap<String, usize> {
+fn by_code(dead_letters: &[Value]) -> BTreeMap<String, usize> {
     let mut codes = BTreeMap::new();
-    for letter in letters {
-        *codes.entry(letter["error_code"].to_string()).or_default() += 1;
+    for entry in dead_letters {
+        *codes.entry(entry["error_code"].to_string()).or_default() += 1;
     }
     codes
 }
@@ -349,16 +349,17 @@ async fn published(outboxd: &Outboxd, topics: &[&str]) -> Result<f64> {
     Ok(sum)
 }
 
-/// Does away with what is wrong with the rows.
-async fn mend(session: &Session, poison: &HashMap<i64, &str>, topic: &str) -> Result<()> {
+/// Corrects the rows.
+async fn fix_rows(session: &Session, poison: &HashMap<i64, &str>, topic: &str) -> Result<()> {
     let ids: Vec<i64> = poison
         .iter()
-        .filter(|(_, kind)| **kind != "refused by the broker alone")
+        .filter(|(_, kind)| **kind != "rejected by the broker alone")
         .map(|(id, _)| *id)
         .collect();
     session
         .execute(
-            "UPDATE outbox.outbox SET topic = $1, headers = NULL, event_type = 'mended', event_payload = '{}' \
+            "UPDATE outbox.outbox SET topic = $1, headers = NULL, \
+                 event_type = 'fixed', event_payload = '{}' \
               WHERE id = ANY ($2)",
             &[&topic, &ids],
         )

@@ -1,4 +1,4 @@
-//! Polling: the same records without a slot, each once, from one instance at a time.
+//! Poll mode: the same records without a slot, each once, from one instance at a time.
 
 use std::collections::HashMap;
 use std::collections::HashSet;
@@ -16,7 +16,7 @@ use crate::support::wait::{wait_for, wait_until};
 use crate::support::writers::{Pattern, Writers};
 
 const LIMIT: Duration = Duration::from_secs(60);
-/// The server lets go of a session that is silent for 30 s; whoever waits sees it within 2 s.
+/// The server drops a silent session after 30 s; the standby notices within 2 s.
 const FROZEN_LIMIT: Duration = Duration::from_secs(32);
 const PATTERN: Pattern = Pattern {
     rows: 3,
@@ -32,7 +32,8 @@ fn polling(settings: &Settings) -> Settings {
 
 async fn fill(database: &Database, topic: &str, rows: i64) -> Result<()> {
     let insert = "INSERT INTO outbox.outbox (event_type, topic, event_payload) \
-                  SELECT 'key' || i % 23, $1, jsonb_build_object('i', i) FROM generate_series(1, $2::bigint) i";
+                  SELECT 'key' || i % 23, $1, jsonb_build_object('i', i) \
+                  FROM generate_series(1, $2::bigint) i";
     let session = database.connect().await?;
     session.execute(insert, &[&topic, &rows]).await?;
     Ok(())
@@ -51,13 +52,14 @@ fn in_order_of_id(consumed: &[ConsumedRecord]) -> bool {
 async fn polled_events_are_the_streams_records_in_order_of_id_and_say_where_they_come_from()
 -> Result<()> {
     for major in MAJORS {
-        let fixture = Fixture::set(postgres::shared(major), kafka::shared()).await?;
+        let fixture = Fixture::create(postgres::shared(major), kafka::shared()).await?;
         let session = fixture.database.connect().await?;
         let column = "ALTER TABLE outbox.outbox ADD COLUMN headers jsonb";
         session.batch_execute(column).await?;
         let oracle = Oracle::create(&fixture.database).await?;
         let insert = "INSERT INTO outbox.outbox (event_type, topic, event_payload, headers) \
-                      SELECT 'k' || i % 5, $1, jsonb_build_object('ö', i, 'f', 1.50), '{\"traceparent\": \"00-ab-01\"}' \
+                      SELECT 'k' || i % 5, $1, jsonb_build_object('ö', i, 'f', 1.50), \
+                             '{\"traceparent\": \"00-ab-01\"}' \
                       FROM generate_series(1, 300) i";
         let mut outboxd = Outboxd::spawn(&polling(&fixture.settings))?;
         outboxd.wait_for_phase("polling", LIMIT).await?;
@@ -91,16 +93,16 @@ async fn polled_events_are_the_streams_records_in_order_of_id_and_say_where_they
 async fn a_backlog_of_five_thousand_rows_goes_out_without_a_wait_once_it_is_asked_for() -> Result<()>
 {
     for major in MAJORS {
-        let fixture = Fixture::set(postgres::shared(major), kafka::shared()).await?;
+        let fixture = Fixture::create(postgres::shared(major), kafka::shared()).await?;
         let oracle = Oracle::create(&fixture.database).await?;
         fill(&fixture.database, &fixture.topic, 5_000).await?;
         let settings = polling(&fixture.settings).set("OUTBOX_PROCESS_INTERVAL", "1h");
         let output = command(&settings, &["run"], LIMIT).await?;
-        let told = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(2), "{told}");
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{stderr}");
         assert!(
-            told.contains("over 1000 unpublished rows") && told.contains("--backlog publish"),
-            "{told}"
+            stderr.contains("over 1000 unpublished rows") && stderr.contains("--backlog publish"),
+            "{stderr}"
         );
         let mut outboxd = Outboxd::spawn(&settings.set("OUTBOX_BACKLOG", "publish"))?;
         fixture.all_marked(LIMIT).await?;
@@ -115,11 +117,11 @@ async fn a_backlog_of_five_thousand_rows_goes_out_without_a_wait_once_it_is_aske
 #[tokio::test(flavor = "multi_thread")]
 async fn a_poller_that_is_killed_repeats_only_what_was_not_marked() -> Result<()> {
     for major in MAJORS {
-        let fixture = Fixture::set(postgres::shared(major), kafka::shared()).await?;
+        let fixture = Fixture::create(postgres::shared(major), kafka::shared()).await?;
         let oracle = Oracle::create(&fixture.database).await?;
         let writers = Writers::start(&fixture.database, &fixture.topic, 4, PATTERN);
         let mut outboxd = Outboxd::spawn(&polling(&fixture.settings))?;
-        // A table of which no row was ever marked would not be sent without being asked to.
+        // Until a row is marked, a table of over 1,000 rows would require OUTBOX_BACKLOG.
         let session = fixture.database.connect().await?;
         wait_for("the first mark", LIMIT, async || {
             let marked = "SELECT EXISTS (SELECT FROM outbox.outbox WHERE published_at IS NOT NULL)";
@@ -129,7 +131,7 @@ async fn a_poller_that_is_killed_repeats_only_what_was_not_marked() -> Result<()
         let mut unmarked: HashMap<i64, usize> = HashMap::new();
         for kill in 0..5 {
             outboxd.wait_for_phase("polling", LIMIT).await?;
-            // Anywhere in full flow.
+            // At any moment in full flow.
             tokio::time::sleep(Duration::from_millis(200 + kill * 97)).await;
             outboxd.kill()?;
             let open = "SELECT id FROM outbox.outbox WHERE published_at IS NULL";
@@ -142,14 +144,17 @@ async fn a_poller_that_is_killed_repeats_only_what_was_not_marked() -> Result<()
         fixture.all_marked(LIMIT).await?;
         assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
         let report = fixture.verdict(&oracle).await?;
-        // Order is by id, as far as the poller went, and commits come in another: only the set is compared.
+        // The poller sends in id order and commits come in another: only the set is compared.
         assert!(
             report.missing.is_empty() && report.phantom.is_empty() && report.altered.is_empty(),
             "{report}"
         );
         for (id, copies) in &report.duplicates {
             let open = unmarked.get(id).copied().unwrap_or_default();
-            assert!(*copies <= 1 + open, "{id} came {copies} times, {open} open");
+            assert!(
+                *copies <= 1 + open,
+                "{id} was published {copies} times, {open} times unmarked"
+            );
         }
     }
     Ok(())
@@ -158,7 +163,7 @@ async fn a_poller_that_is_killed_repeats_only_what_was_not_marked() -> Result<()
 #[tokio::test(flavor = "multi_thread")]
 async fn a_poller_that_is_stopped_or_loses_its_session_under_load_repeats_nothing() -> Result<()> {
     for major in MAJORS {
-        let fixture = Fixture::set(postgres::shared(major), kafka::shared()).await?;
+        let fixture = Fixture::create(postgres::shared(major), kafka::shared()).await?;
         let oracle = Oracle::create(&fixture.database).await?;
         let writers = Writers::start(&fixture.database, &fixture.topic, 4, PATTERN);
         let mut outboxd = Outboxd::spawn(&polling(&fixture.settings))?;
@@ -199,9 +204,9 @@ async fn a_poller_that_is_stopped_or_loses_its_session_under_load_repeats_nothin
 #[tokio::test]
 async fn rows_that_somebody_has_locked_are_sent_once_and_hold_up_no_others() -> Result<()> {
     for major in MAJORS {
-        let fixture = Fixture::set(postgres::shared(major), kafka::shared()).await?;
+        let fixture = Fixture::create(postgres::shared(major), kafka::shared()).await?;
         let oracle = Oracle::create(&fixture.database).await?;
-        // More than a batch.
+        // More rows than one batch takes.
         fill(&fixture.database, &fixture.topic, 25).await?;
         let locker = fixture.database.connect().await?;
         let lock = "BEGIN; SELECT id FROM outbox.outbox WHERE id <= 15 FOR UPDATE";
@@ -234,7 +239,7 @@ async fn rows_that_somebody_has_locked_are_sent_once_and_hold_up_no_others() -> 
 #[tokio::test]
 async fn a_second_poller_takes_over_when_the_first_is_stopped_or_frozen() -> Result<()> {
     for major in MAJORS {
-        let fixture = Fixture::set(postgres::shared(major), kafka::shared()).await?;
+        let fixture = Fixture::create(postgres::shared(major), kafka::shared()).await?;
         let oracle = Oracle::create(&fixture.database).await?;
         let mut first = Outboxd::spawn(&polling(&fixture.settings))?;
         first.wait_for_phase("polling", LIMIT).await?;
@@ -274,8 +279,11 @@ async fn a_role_without_replication_on_a_server_without_logical_log_is_enough() 
         let topic = kafka.topic("polled", 1).await?;
         let owner = polling(&Settings::new(&database, kafka)?);
         let output = command(&owner, &["init", "--role", "poller"], LIMIT).await?;
-        let told = String::from_utf8_lossy(&output.stdout);
-        assert!(output.status.success() && told.contains("ready"), "{told}");
+        let stdout = String::from_utf8_lossy(&output.stdout);
+        assert!(
+            output.status.success() && stdout.contains("ready"),
+            "{stdout}"
+        );
         let session = database.connect().await?;
         let replicates = "SELECT rolreplication FROM pg_roles WHERE rolname = 'poller'";
         assert!(!session.value::<bool>(replicates).await?);
@@ -317,29 +325,31 @@ async fn polling_and_keeping_is_refused() -> Result<()> {
         .set("OUTBOX_SOURCE", "poll")
         .set("OUTBOX_AFTER_PUBLISH", "keep");
     let output = command(&settings, &["run"], LIMIT).await?;
-    let told = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(2), "{told}");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{stderr}");
     assert!(
-        told.contains("OUTBOX_AFTER_PUBLISH cannot be keep"),
-        "{told}"
+        stderr.contains("OUTBOX_AFTER_PUBLISH cannot be keep"),
+        "{stderr}"
     );
     Ok(())
 }
 
-/// A row whose few kilobytes print as more than the server can hold.
+/// A row of a few kilobytes that prints as more than the server can hold.
 #[tokio::test]
 async fn a_row_that_the_server_cannot_print_is_named_and_spoils_no_snapshot() -> Result<()> {
     for major in MAJORS {
-        let fixture = Fixture::set(postgres::shared(major), kafka::shared()).await?;
+        let fixture = Fixture::create(postgres::shared(major), kafka::shared()).await?;
         let session = fixture.database.connect().await?;
-        // Printing it to the point of failure takes seconds, and more where others work.
+        // Printing the row until it fails takes seconds, and longer on a busy machine.
         let settings = fixture
             .settings
             .clone()
             .set("OUTBOX_OPERATION_TIMEOUT", "120s");
         fill(&fixture.database, &fixture.topic, 5).await?;
         let insert = "INSERT INTO outbox.outbox (event_type, topic, event_payload) \
-                      VALUES ('huge', $1, ('[' || repeat('1e131071,', 8250) || '1e131071]')::jsonb) RETURNING id";
+                      VALUES ('huge', $1, \
+                              ('[' || repeat('1e131071,', 8250) || '1e131071]')::jsonb) \
+                      RETURNING id";
         let row = session.query_one(insert, &[&fixture.topic]).await?;
         let id: i64 = row.get(0);
         fill(&fixture.database, &fixture.topic, 5).await?;
@@ -350,25 +360,29 @@ async fn a_row_that_the_server_cannot_print_is_named_and_spoils_no_snapshot() ->
                 .await?
             {
                 1 => Ok(Ok(())),
-                left => Ok(Err(format!("{left} rows are not"))),
+                left => Ok(Err(format!("{left} rows are unpublished"))),
             })
             .await
         };
         let mut outboxd = Outboxd::spawn(&polling(&settings))?;
         others_marked().await?;
-        let letter = "SELECT outbox_id || ' ' || error_code || ' ' || state || ' ' || error FROM outbox.dead_letter";
-        let the_letter = async || {
-            wait_for("the letter", LIMIT * 4, async || {
-                let row = session.query_opt(letter, &[]).await?;
+        let dead_letter = "SELECT outbox_id || ' ' || error_code || ' ' || state || ' ' || error \
+                           FROM outbox.dead_letter";
+        let wait_for_dead_letter = async || {
+            wait_for("the dead letter", LIMIT * 4, async || {
+                let row = session.query_opt(dead_letter, &[]).await?;
                 Ok(row.map(|row| row.get::<_, String>(0)))
             })
             .await
         };
-        let told = the_letter().await?;
+        let filed = wait_for_dead_letter().await?;
         let named = format!("{id} ROW_UNREADABLE dead row {id} of outbox.outbox cannot be read");
-        assert!(told.starts_with(&named) && told.contains("54000"), "{told}");
+        assert!(
+            filed.starts_with(&named) && filed.contains("54000"),
+            "{filed}"
+        );
         assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
-        // In the snapshot under which a slot is made it must spoil nothing either.
+        // Nor does it break the snapshot under which a slot is created.
         session
             .batch_execute("DELETE FROM outbox.dead_letter")
             .await?;
@@ -377,10 +391,10 @@ async fn a_row_that_the_server_cannot_print_is_named_and_spoils_no_snapshot() ->
         let mut outboxd = Outboxd::spawn(&backlog)?;
         outboxd.wait_for_phase("streaming", LIMIT * 4).await?;
         others_marked().await?;
-        assert_eq!(the_letter().await?, told);
-        let give_up = ["dead-letter", "discard", "--all", "--yes"];
-        let given_up = command(&fixture.settings, &give_up, LIMIT).await?;
-        assert!(given_up.status.success(), "{given_up:?}");
+        assert_eq!(wait_for_dead_letter().await?, filed);
+        let discard = ["dead-letter", "discard", "--all", "--yes"];
+        let discarded = command(&fixture.settings, &discard, LIMIT).await?;
+        assert!(discarded.status.success(), "{discarded:?}");
         fixture.all_marked(LIMIT).await?;
         assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
         let read = fixture.kafka.consume_all(&[&fixture.topic]).await?;
@@ -390,26 +404,28 @@ async fn a_row_that_the_server_cannot_print_is_named_and_spoils_no_snapshot() ->
     Ok(())
 }
 
-/// A row that takes the server longer than a statement may take holds up no others.
+/// A row that takes longer to print than a statement may run holds up no others.
 #[tokio::test]
 async fn a_row_that_takes_too_long_to_print_is_filed_and_the_others_go_on() -> Result<()> {
-    let fixture = Fixture::set(postgres::shared(postgres::turn(17)), kafka::shared()).await?;
+    let fixture = Fixture::create(postgres::shared(postgres::turn(17)), kafka::shared()).await?;
     let session = fixture.database.connect().await?;
     let settings = fixture
         .settings
         .clone()
         .set("OUTBOX_OPERATION_TIMEOUT", "2s");
     let insert = "INSERT INTO outbox.outbox (event_type, topic, event_payload) \
-                  VALUES ('huge', $1, ('[' || repeat('1e131071,', 8250) || '1e131071]')::jsonb) RETURNING id";
+                  VALUES ('huge', $1, ('[' || repeat('1e131071,', 8250) || '1e131071]')::jsonb) \
+                  RETURNING id";
     let id: i64 = session
         .query_one(insert, &[&fixture.topic])
         .await?
         .try_get(0)?;
     let mut outboxd = Outboxd::spawn(&polling(&settings))?;
-    let letter = "SELECT outbox_id || ' ' || error_code || ' ' || state || ' ' || jsonb_array_length(history) FROM outbox.dead_letter";
-    let the_letter = async |expected: String| {
-        wait_until("the letter", LIMIT * 2, async || {
-            let row = session.query_opt(letter, &[]).await?;
+    let dead_letter = "SELECT outbox_id || ' ' || error_code || ' ' || state || ' ' || \
+                                  jsonb_array_length(history) FROM outbox.dead_letter";
+    let expect_dead_letter = async |expected: String| {
+        wait_until("the dead letter", LIMIT * 2, async || {
+            let row = session.query_opt(dead_letter, &[]).await?;
             let found = row.map(|row| row.get::<_, String>(0));
             Ok(if found.as_ref() == Some(&expected) {
                 Ok(())
@@ -419,20 +435,20 @@ async fn a_row_that_takes_too_long_to_print_is_filed_and_the_others_go_on() -> R
         })
         .await
     };
-    the_letter(format!("{id} ROW_UNREADABLE dead 1")).await?;
-    // Whoever wants it sent again does not hold up the others either.
+    expect_dead_letter(format!("{id} ROW_UNREADABLE dead 1")).await?;
+    // A retry of this row holds up no others either.
     let retry = command(&fixture.settings, &["dead-letter", "retry", "--all"], LIMIT).await?;
     assert!(retry.status.success(), "{retry:?}");
     fill(&fixture.database, &fixture.topic, 5).await?;
     wait_until("all others to be marked", LIMIT, async || {
         Ok(match fixture.database.unpublished().await? {
             1 => Ok(()),
-            left => Err(format!("{left} rows are not: {}", outboxd.log())),
+            left => Err(format!("{left} rows are unpublished: {}", outboxd.log())),
         })
     })
     .await?;
     let filed = "SELECT jsonb_array_length(history) = 2 AND state = 'dead' FROM outbox.dead_letter";
-    wait_for("the letter to be dead again", LIMIT * 2, async || {
+    wait_for("the retry to be filed again", LIMIT * 2, async || {
         Ok(session.value::<bool>(filed).await?.then_some(()))
     })
     .await?;
@@ -441,37 +457,39 @@ async fn a_row_that_takes_too_long_to_print_is_filed_and_the_others_go_on() -> R
     Ok(())
 }
 
-/// More poison than a batch holds, in front of everything.
+/// More poison rows than one batch takes, in front of all others.
 #[tokio::test]
 async fn poison_fills_no_batch_and_is_retried_like_any_other() -> Result<()> {
     for major in MAJORS {
-        let fixture = Fixture::set(postgres::shared(major), kafka::shared()).await?;
+        let fixture = Fixture::create(postgres::shared(major), kafka::shared()).await?;
         let session = fixture.database.connect().await?;
         let poison = "INSERT INTO outbox.outbox (event_type, topic, event_payload) \
-                      SELECT 'k', 'no such topic', jsonb_build_object('i', i) FROM generate_series(1, 25) i";
+                      SELECT 'k', 'no such topic', jsonb_build_object('i', i) \
+                      FROM generate_series(1, 25) i";
         session.batch_execute(poison).await?;
         fill(&fixture.database, &fixture.topic, 25).await?;
         let mut outboxd = Outboxd::spawn(&polling(&fixture.settings))?;
-        wait_until("the good ones to be marked", LIMIT, async || {
+        wait_until("the good rows to be marked", LIMIT, async || {
             Ok(match fixture.database.unpublished().await? {
                 25 => Ok(()),
-                left => Err(format!("{left} are not: {}", outboxd.log())),
+                left => Err(format!("{left} rows are unpublished: {}", outboxd.log())),
             })
         })
         .await?;
-        let filed = "SELECT count(*) FROM outbox.dead_letter WHERE error_code = 'TOPIC_INVALID' AND state = 'dead'";
-        wait_for("the others to be filed", LIMIT, async || {
+        let filed = "SELECT count(*) FROM outbox.dead_letter \
+                     WHERE error_code = 'TOPIC_INVALID' AND state = 'dead'";
+        wait_for("the poison to be filed", LIMIT, async || {
             Ok((session.value::<i64>(filed).await? == 25).then_some(()))
         })
         .await?;
-        // Read by nobody while their letters are open, after a start as well.
+        // Rows with an open dead letter are not read, not even after a restart.
         assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
         outboxd.respawn()?;
         fill(&fixture.database, &fixture.topic, 5).await?;
-        wait_until("new ones to be marked", LIMIT, async || {
+        wait_until("the new rows to be marked", LIMIT, async || {
             Ok(match fixture.database.unpublished().await? {
                 25 => Ok(()),
-                left => Err(format!("{left} are not: {}", outboxd.log())),
+                left => Err(format!("{left} rows are unpublished: {}", outboxd.log())),
             })
         })
         .await?;

@@ -1,4 +1,5 @@
-//! What writers commit is what consumers read: the same set, the same bytes, in commit order for each key.
+//! The events that writers commit are the records that consumers read: the same set, the same
+//! bytes, in commit order for each key.
 
 use std::time::Duration;
 
@@ -17,11 +18,12 @@ const LIMIT: Duration = Duration::from_secs(60);
 async fn committed_events_arrive_with_the_pollers_topic_key_and_value_and_are_marked() -> Result<()>
 {
     for major in MAJORS {
-        let fixture = Fixture::set(postgres::shared(major), kafka::shared()).await?;
+        let fixture = Fixture::create(postgres::shared(major), kafka::shared()).await?;
         let oracle = Oracle::create(&fixture.database).await?;
         let payload = r#"{"b": 1, "a": [true, null, "é"]}"#;
         let insert = "INSERT INTO outbox.outbox (event_type, topic, event_payload) \
-                      SELECT 'Created' || i % 7, $1, $2::text::jsonb FROM generate_series(1, 100) i";
+                      SELECT 'Created' || i % 7, $1, $2::text::jsonb \
+                      FROM generate_series(1, 100) i";
         fixture
             .database
             .connect()
@@ -43,12 +45,13 @@ async fn committed_events_arrive_with_the_pollers_topic_key_and_value_and_are_ma
     Ok(())
 }
 
-/// Rollbacks, savepoints, COPY, two-phase commit and rows deleted in their own transaction, from four writers at once.
+/// Rollbacks, savepoints, COPY, two-phase commit and rows deleted in their own transaction, from
+/// four writers at once.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hundred_thousand_events_of_every_kind_of_transaction_are_the_committed_set_in_order()
 -> Result<()> {
     const ROUNDS: usize = 275;
-    let fixture = Fixture::set(postgres::shared(postgres::turn(15)), kafka::shared()).await?;
+    let fixture = Fixture::create(postgres::shared(postgres::turn(15)), kafka::shared()).await?;
     let topics = vec![fixture.topic.clone(), fixture.kafka.topic("more", 3).await?];
     let oracle = Oracle::create(&fixture.database).await?;
     let mut outboxd = Outboxd::spawn(&fixture.settings.clone().set("OUTBOX_BATCH_SIZE", "1000"))?;

@@ -1,4 +1,5 @@
-//! Our replication client on real servers: getting in, streaming, and what is left when it goes.
+//! The replication client on real servers: authentication, streaming, and what its end leaves
+//! behind.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -69,9 +70,10 @@ async fn value(client: &mut ReplicationClient, sql: &str) -> Result<String> {
         .with_context(|| format!("a value from {sql}"))
 }
 
-/// Reads the stream until `count` transactions have come; gives the letters of all messages and the end of the last commit.
+/// Reads the stream until `count` transactions have arrived; returns the type bytes of all messages
+/// and the end of the last commit.
 async fn read_commits(client: &mut ReplicationClient, count: usize) -> Result<(String, Lsn)> {
-    let (mut letters, mut commits, mut end) = (String::new(), 0, Lsn::INVALID);
+    let (mut types, mut commits, mut end) = (String::new(), 0, Lsn::INVALID);
     while commits < count {
         timeout(LIMIT, client.readable())
             .await
@@ -80,15 +82,15 @@ async fn read_commits(client: &mut ReplicationClient, count: usize) -> Result<(S
             let Frame::XLogData { payload, .. } = frame else {
                 continue;
             };
-            letters.push(char::from(payload[0]));
+            types.push(char::from(payload[0]));
             if payload[0] == b'C' {
                 commits += 1;
-                // Letter, flags, position of the commit, then the end of the transaction.
+                // Type, flags, LSN of the commit, then the end of the transaction.
                 end = Lsn::new(u64::from_be_bytes(payload[10..18].try_into()?));
             }
         }
     }
-    Ok((letters, end))
+    Ok((types, end))
 }
 
 fn status(position: Lsn) -> StandbyStatusUpdate {
@@ -100,7 +102,8 @@ fn status(position: Lsn) -> StandbyStatusUpdate {
     }
 }
 
-/// Streams three transactions by `address`, confirms them, ends the copy; the server must have it all.
+/// Streams three transactions over `address`, confirms them and ends the copy; the server must have
+/// recorded the confirmation.
 async fn stream_and_finish(database: &Database, address: &Address, slot: &str) -> Result<()> {
     let session = database.connect().await?;
     let publication = format!("pub \"{slot}\"");
@@ -116,8 +119,8 @@ async fn stream_and_finish(database: &Database, address: &Address, slot: &str) -
     for payload in ["{}", "[1, 2]", r#"{"text": "ä"}"#] {
         database.insert("created", "orders", payload).await?;
     }
-    let (letters, end) = read_commits(&mut client, 3).await?;
-    assert_eq!(letters, "BRICBICBIC");
+    let (types, end) = read_commits(&mut client, 3).await?;
+    assert_eq!(types, "BRICBICBIC");
     client.queue_status(status(end));
     assert!(client.finish_copy(Instant::now() + LIMIT).await?);
     let row = database.slot(slot).await?.context("the slot is there")?;
@@ -247,11 +250,11 @@ async fn a_temporary_slot_streams_what_its_snapshot_does_not_show() -> Result<()
         drop(transaction);
 
         client.start(&slot, created.consistent_point, "p").await?;
-        let (letters, end) = read_commits(&mut client, 1).await?;
-        assert_eq!(letters, "BRIC");
+        let (types, end) = read_commits(&mut client, 1).await?;
+        assert_eq!(types, "BRIC");
         assert!(end > created.consistent_point);
         client.close().await;
-        wait_for("the temporary slot to go", LIMIT, async || {
+        wait_for("the temporary slot to be gone", LIMIT, async || {
             Ok(database.slot(&slot).await?.is_none().then_some(()))
         })
         .await?;
@@ -261,7 +264,7 @@ async fn a_temporary_slot_streams_what_its_snapshot_does_not_show() -> Result<()
 
 #[tokio::test]
 async fn making_a_slot_waits_for_open_transactions_and_giving_up_spends_the_client() -> Result<()> {
-    // Of one's own: an open transaction would hold up the slots of other tests.
+    // A private server: the open transaction would hold up the slots of other tests.
     let server = postgres::private(postgres::turn(15), &[])?;
     let database = Database::create(&server).await?;
     let mut blocker = database.connect().await?;
@@ -315,7 +318,7 @@ async fn a_refused_command_leaves_the_client_usable() -> Result<()> {
         assert!(error.report().contains(state), "{}", error.report());
     }
     assert!(first.finish_copy(Instant::now() + LIMIT).await?);
-    // Until the server has let go of the slot it is still in use.
+    // Until the server has released the slot it is still in use.
     let started = async || match second.start(&slot, Lsn::INVALID, "p").await {
         Ok(()) => Ok(Some(())),
         Err(error) if error.report().contains("55006") => Ok(None),
@@ -398,7 +401,8 @@ async fn hosts_are_tried_in_turn_until_one_takes_writes() -> Result<()> {
     let closed = taken.local_addr()?.port();
     drop(taken);
     let url = format!(
-        "postgres://postgres@127.0.0.1:{closed},127.0.0.1:{}/{name}?target_session_attrs=read-write",
+        "postgres://postgres@127.0.0.1:{closed},127.0.0.1:{}/{name}\
+         ?target_session_attrs=read-write",
         server.port()
     );
     let client = connect(&plain(&url)).await?;
@@ -418,12 +422,12 @@ async fn hosts_are_tried_in_turn_until_one_takes_writes() -> Result<()> {
 
 #[tokio::test]
 async fn a_server_that_does_not_answer_is_given_up_after_the_connect_timeout() -> Result<()> {
-    // The kernel accepts, nobody reads.
+    // The kernel accepts the connection, and no process reads from it.
     let silent = std::net::TcpListener::bind("127.0.0.1:0")?;
     for mode in [SslMode::Disable, SslMode::Prefer] {
         let url = format!("postgres://u@{}/d?connect_timeout=1", silent.local_addr()?);
         let error = timeout(LIMIT, connect(&with_tls(&url, tls(mode)))).await?;
-        let error = error.expect_err("nobody answers");
+        let error = error.expect_err("the server is silent");
         assert!(
             error.is_transient() && error.message().contains("1s"),
             "{}",
@@ -464,7 +468,7 @@ async fn what_a_person_must_mend_is_fatal_and_holds_no_password() -> Result<()> 
     Ok(())
 }
 
-/// A certificate authority, and a server that has a certificate of it.
+/// A certificate authority, and a server with one of its certificates.
 struct Secure {
     server: Server,
     files: TempDir,
@@ -477,7 +481,7 @@ impl Secure {
     fn start() -> Result<Secure> {
         let files = tempfile::tempdir()?;
         let ca = Authority::create("the tests' CA")?;
-        let stranger = Authority::create("somebody else's CA")?;
+        let stranger = Authority::create("another CA")?;
         let (server_cert, server_key) = ca.issue("server", Some(HOST))?;
         let (client_cert, client_key) = ca.issue("certified", None)?;
         let write = |name: &str, contents: &[u8]| std::fs::write(files.path().join(name), contents);
@@ -536,7 +540,7 @@ impl Secure {
         }
     }
 
-    /// `more` is added to the connection string.
+    /// `more` is appended to the connection string.
     fn address(&self, user: &str, tls: TlsSettings, more: &str) -> Address {
         let port = self.server.port();
         let text = format!("user={user} password='{PASSWORD}' dbname=postgres port={port} {more}");
@@ -573,7 +577,7 @@ async fn every_way_to_prove_who_we_are_works_with_and_without_tls() -> Result<()
     }
     for (user, mode) in [("by_scram", SslMode::Disable), ("by_md5", SslMode::Require)] {
         let error = connect(&secure.address(user, tls(mode), &require)).await;
-        let error = error.expect_err("nothing binds this exchange");
+        let error = error.expect_err("the login cannot bind the channel");
         assert!(
             error.report().contains("channel binding"),
             "{}",
@@ -584,7 +588,11 @@ async fn every_way_to_prove_who_we_are_works_with_and_without_tls() -> Result<()
     connect(&secure.address("by_scram", tls(SslMode::Require), &disable)).await?;
 
     let refused = connect(&secure.address("only_tls", tls(SslMode::Disable), BY_ADDRESS)).await;
-    assert!(!refused.expect_err("pg_hba.conf wants TLS").is_transient());
+    assert!(
+        !refused
+            .expect_err("pg_hba.conf requires TLS")
+            .is_transient()
+    );
     Ok(())
 }
 
@@ -665,7 +673,7 @@ async fn a_server_without_tls_is_refused_unless_tls_is_only_preferred() -> Resul
         "{}",
         error.report()
     );
-    // A Unix socket is not on the network: the mode does not apply to it.
+    // A Unix socket is local: sslmode does not apply to it.
     connect(&with_tls(database.unix_url(), tls(SslMode::Require))).await?;
     Ok(())
 }
@@ -690,7 +698,8 @@ impl Authority {
         })
     }
 
-    /// A certificate and its key, both PEM. SHA-384, so that the channel's hash is not always the usual one.
+    /// A certificate and its key, both PEM. Signed with SHA-384, so that channel binding is tested
+    /// with more than the usual hash.
     fn issue(&self, name: &str, host: Option<&str>) -> Result<(Vec<u8>, Vec<u8>)> {
         let key = new_key()?;
         let mut builder = new_certificate(name, &key)?;

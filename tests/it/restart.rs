@@ -1,4 +1,4 @@
-//! Postgres goes away and comes back: the stream goes on where it was, and a shutdown is never held up.
+//! Postgres restarts: the stream goes on where it was, and the server's shutdown is never held up.
 
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ use crate::support::postgres::{self, Database, MAJORS};
 use crate::support::writers::{Pattern, Writers};
 
 const LIMIT: Duration = Duration::from_secs(60);
-/// From the server's return to the stream.
+/// Time limit from the server's return to the stream.
 const BACK: Duration = Duration::from_secs(5);
 
 #[tokio::test(flavor = "multi_thread")]
@@ -21,7 +21,7 @@ async fn after_a_restart_of_postgres_the_stream_goes_on_in_five_seconds_and_repe
 -> Result<()> {
     for major in MAJORS {
         let mut server = postgres::private(major, &[])?;
-        let fixture = Fixture::set(&server, kafka::shared()).await?;
+        let fixture = Fixture::create(&server, kafka::shared()).await?;
         let oracle = Oracle::create(&fixture.database).await?;
         let mut outboxd = Outboxd::spawn(&fixture.settings)?;
         outboxd.wait_for_phase("streaming", LIMIT).await?;
@@ -59,7 +59,8 @@ async fn after_a_restart_of_postgres_the_stream_goes_on_in_five_seconds_and_repe
     Ok(())
 }
 
-/// What is in flight cannot be confirmed: the server would wait for it for ever.
+/// Records in flight cannot be confirmed, so the server would wait for their confirmation without
+/// end.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_fast_shutdown_of_postgres_is_not_held_up_while_kafka_is_frozen() -> Result<()> {
     for major in MAJORS {

@@ -1,4 +1,5 @@
-//! The stream and the table give the same record for the same row, whatever its columns' types.
+//! The stream and the table produce the same record for the same row, whatever the types of its
+//! columns.
 
 use anyhow::{Context, Result, bail};
 use outboxd::config::{KeyRule, TableName};
@@ -23,7 +24,8 @@ const TABLE: &str = "
     CREATE PUBLICATION p FOR TABLE outbox.outbox WITH (publish = 'insert');
     ALTER TABLE outbox.outbox DROP COLUMN note;";
 
-/// What a record consists of, but for the headers that tell the two sources apart.
+/// A record's topic, key, value and headers; both sides are routed as rows of the table, so that
+/// the headers can be compared.
 type Sent = (
     String,
     Option<Vec<u8>>,
@@ -46,7 +48,7 @@ fn sent(event: &Event<'_>, key: &KeyRule) -> Result<Sent> {
 }
 
 async fn from_stream(session: &Session, slot: &str, key: &KeyRule) -> Result<Vec<Sent>> {
-    // As on the replication connection; in UTC, unlike the session that reads the table.
+    // UTC as on the replication connection, unlike the session that reads the table.
     session.batch_execute("SET timezone = 'UTC'").await?;
     let messages = session
         .query(
@@ -59,7 +61,7 @@ async fn from_stream(session: &Session, slot: &str, key: &KeyRule) -> Result<Vec
     let mut all = Vec::new();
     for message in &messages {
         match Message::decode(message.try_get(0)?)? {
-            Message::Relation(relation) => columns = Some(found(&relation, key)?),
+            Message::Relation(relation) => columns = Some(columns_of(&relation, key)?),
             Message::Insert(insert) => {
                 let columns = columns.as_ref().context("a relation comes first")?;
                 all.push(sent(&columns.event_from_tuple(insert.new)?, key)?);
@@ -71,7 +73,7 @@ async fn from_stream(session: &Session, slot: &str, key: &KeyRule) -> Result<Vec
     Ok(all)
 }
 
-fn found(relation: &Relation, key: &KeyRule) -> Result<Columns> {
+fn columns_of(relation: &Relation, key: &KeyRule) -> Result<Columns> {
     assert_eq!(
         (relation.namespace.as_str(), relation.name.as_str()),
         ("outbox", "outbox")

@@ -1,4 +1,5 @@
-//! A Kafka that does not let us in: what is wrong is named and waited for, and is never an event's fault.
+//! A Kafka that rejects the client: the reason is reported and waited out, and counts against no
+//! event.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -18,8 +19,8 @@ use crate::support::postgres::{self, Database};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// Kafka is named, nothing is filed, and the program lives.
-async fn waits(outboxd: &Outboxd, database: &Database, words: &str) -> Result<()> {
+/// The status names Kafka with these words, no dead letter is filed, and the process lives.
+async fn expect_wait(outboxd: &Outboxd, database: &Database, words: &str) -> Result<()> {
     let named = outboxd
         .wait_for_status("Kafka to be named", LIMIT, |status| {
             status["waiting"]["on"] == "kafka"
@@ -28,9 +29,9 @@ async fn waits(outboxd: &Outboxd, database: &Database, words: &str) -> Result<()
     let detail = named["waiting"]["detail"].to_string();
     assert!(detail.contains(words), "no {words} in {detail}");
     tokio::time::sleep(Duration::from_secs(10)).await;
-    let letters = "SELECT count(*) FROM outbox.dead_letter";
+    let dead_letters = "SELECT count(*) FROM outbox.dead_letter";
     let session = database.connect().await?;
-    assert_eq!(session.value::<i64>(letters).await?, 0);
+    assert_eq!(session.value::<i64>(dead_letters).await?, 0);
     assert_eq!(outboxd.status().await?["reconnects"], 0);
     assert_eq!(outboxd.get("/livez").await?.0, 200);
     Ok(())
@@ -40,20 +41,22 @@ async fn waits(outboxd: &Outboxd, database: &Database, words: &str) -> Result<()
 async fn a_wrong_password_is_waited_for_and_costs_no_event() -> Result<()> {
     let outer = Outer {
         protocol: "SASL_PLAINTEXT",
-        told: None,
+        advertised: None,
     };
     let kafka = kafka::with_outer(
         outer,
         &[
             "listener.name.outer.sasl.enabled.mechanisms=PLAIN",
-            "listener.name.outer.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required user_app=\"right\";",
+            "listener.name.outer.plain.sasl.jaas.config=\
+             org.apache.kafka.common.security.plain.PlainLoginModule required user_app=\"right\";",
         ],
     )?;
     let database = Database::create(postgres::shared(postgres::turn(15))).await?;
     let topic = kafka.topic("events", 1).await?;
     let settings = |password: &str| -> Result<Settings> {
         let properties = format!(
-            "security.protocol=SASL_PLAINTEXT,sasl.mechanism=PLAIN,sasl.username=app,sasl.password={password}"
+            "security.protocol=SASL_PLAINTEXT,sasl.mechanism=PLAIN,\
+             sasl.username=app,sasl.password={password}"
         );
         let brokers = format!("127.0.0.1:{}", kafka.outer_port()?);
         Ok(Settings::new(&database, &kafka)?
@@ -65,7 +68,7 @@ async fn a_wrong_password_is_waited_for_and_costs_no_event() -> Result<()> {
     let mut outboxd = Outboxd::spawn(&settings("wr0ng")?)?;
     outboxd.wait_for_phase("streaming", LIMIT).await?;
     database.insert("held", &topic, "{}").await?;
-    waits(&outboxd, &database, "uthentication").await?;
+    expect_wait(&outboxd, &database, "uthentication").await?;
     assert!(!outboxd.log().contains("wr0ng"));
     outboxd.kill()?;
     let mut outboxd = Outboxd::spawn(&settings("right")?)?;
@@ -78,7 +81,7 @@ async fn a_wrong_password_is_waited_for_and_costs_no_event() -> Result<()> {
     .expect_exact()
 }
 
-/// A self-signed certificate of 127.0.0.1 and its key, for these days from now.
+/// A self-signed certificate for 127.0.0.1 and its key, valid between these days from now.
 fn certificate(from: i64, until: i64) -> Result<(Vec<u8>, Vec<u8>)> {
     let key = PKey::from_rsa(Rsa::generate(2048)?)?;
     let mut name = X509NameBuilder::new()?;
@@ -105,7 +108,7 @@ fn certificate(from: i64, until: i64) -> Result<(Vec<u8>, Vec<u8>)> {
     Ok((builder.build().to_pem()?, key.private_key_to_pem_pkcs8()?))
 }
 
-/// The broker's certificate has run out; with a new one the same process goes on.
+/// The broker's certificate has expired; once it is replaced, the same process goes on.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_certificate_that_has_run_out_is_waited_for_and_costs_no_event() -> Result<()> {
     let folder = tempfile::tempdir()?;
@@ -117,7 +120,7 @@ async fn a_certificate_that_has_run_out_is_waited_for_and_costs_no_event() -> Re
     std::fs::write(&store, [old_key.as_slice(), &old].concat())?;
     let outer = Outer {
         protocol: "SSL",
-        told: None,
+        advertised: None,
     };
     let location = format!(
         "listener.name.outer.ssl.keystore.location={}",
@@ -142,7 +145,7 @@ async fn a_certificate_that_has_run_out_is_waited_for_and_costs_no_event() -> Re
     let mut outboxd = Outboxd::spawn(&settings)?;
     outboxd.wait_for_phase("streaming", LIMIT).await?;
     database.insert("held", &topic, "{}").await?;
-    waits(&outboxd, &database, "certificate").await?;
+    expect_wait(&outboxd, &database, "certificate").await?;
     std::fs::write(&store, [new_key.as_slice(), &new].concat())?;
     kafka.stop()?;
     kafka.resume()?;

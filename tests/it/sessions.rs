@@ -1,4 +1,5 @@
-//! A session's long life: killed again and again, beside transactions that stay open, with nothing to do, and writing no file.
+//! Long-lived sessions: terminated again and again, beside open transactions, idle, and writing no
+//! file.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -33,7 +34,7 @@ async fn more_events(outboxd: &Outboxd, more: u64) -> Result<()> {
 async fn a_walsender_that_is_terminated_again_and_again_costs_a_second_each_and_repeats_nothing()
 -> Result<()> {
     for major in MAJORS {
-        let fixture = Fixture::set(postgres::shared(major), kafka::shared()).await?;
+        let fixture = Fixture::create(postgres::shared(major), kafka::shared()).await?;
         let oracle = Oracle::create(&fixture.database).await?;
         let mut outboxd = Outboxd::spawn(&fixture.settings)?;
         outboxd.wait_for_phase("streaming", LIMIT).await?;
@@ -41,9 +42,10 @@ async fn a_walsender_that_is_terminated_again_and_again_costs_a_second_each_and_
         let session = fixture.database.connect().await?;
         for round in 1..=6_u64 {
             more_events(&outboxd, 100).await?;
-            // Where sessions live for less than two seconds, the pauses between them grow.
+            // A session that lasts for less than two seconds would increase the back-off.
             tokio::time::sleep(Duration::from_millis(2_100)).await;
-            let kill = "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = $1 AND active";
+            let kill = "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots \
+                        WHERE slot_name = $1 AND active";
             assert_eq!(session.query(kill, &[&fixture.slot()]).await?.len(), 1);
             let killed = Instant::now();
             outboxd
@@ -65,12 +67,13 @@ async fn a_walsender_that_is_terminated_again_and_again_costs_a_second_each_and_
 #[tokio::test(flavor = "multi_thread")]
 async fn a_transaction_that_stays_open_holds_up_nobody_elses_events() -> Result<()> {
     for major in MAJORS {
-        let fixture = Fixture::set(postgres::shared(major), kafka::shared()).await?;
+        let fixture = Fixture::create(postgres::shared(major), kafka::shared()).await?;
         let oracle = Oracle::create(&fixture.database).await?;
         let mut outboxd = Outboxd::spawn(&fixture.settings)?;
         outboxd.wait_for_phase("streaming", LIMIT).await?;
         let open = fixture.database.connect().await?;
-        let insert = "INSERT INTO outbox.outbox (event_type, topic, event_payload) VALUES ('late', $1, '{}')";
+        let insert = "INSERT INTO outbox.outbox (event_type, topic, event_payload) \
+                      VALUES ('late', $1, '{}')";
         open.batch_execute("BEGIN").await?;
         open.execute(insert, &[&fixture.topic]).await?;
         let before = fixture.window().await?;
@@ -88,11 +91,11 @@ async fn a_transaction_that_stays_open_holds_up_nobody_elses_events() -> Result<
             let took = inserted.elapsed();
             assert!(took < Duration::from_secs(2), "{took:?}");
         }
-        // The one that is open is not seen by others.
+        // Other sessions do not see the open transaction's row.
         fixture.all_marked(LIMIT).await?;
         let moved =
             async || Ok((fixture.window().await?.confirmed >= before.written).then_some(()));
-        crate::support::wait::wait_for("the slot to move", LIMIT, moved).await?;
+        crate::support::wait::wait_for("the slot to advance", LIMIT, moved).await?;
         open.batch_execute("COMMIT").await?;
         fixture.all_marked(LIMIT).await?;
         assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
@@ -101,12 +104,12 @@ async fn a_transaction_that_stays_open_holds_up_nobody_elses_events() -> Result<
     Ok(())
 }
 
-/// Longer than any patience with a silent server.
+/// Idles for longer than any time-out for a silent server.
 #[tokio::test]
 async fn an_idle_session_lives_on_pings_and_costs_next_to_nothing() -> Result<()> {
     let mut idle = Vec::new();
     for major in MAJORS {
-        let fixture = Fixture::set(postgres::shared(major), kafka::shared()).await?;
+        let fixture = Fixture::create(postgres::shared(major), kafka::shared()).await?;
         let outboxd = Outboxd::spawn(&fixture.settings)?;
         outboxd.wait_for_phase("streaming", LIMIT).await?;
         idle.push((fixture, outboxd));
@@ -119,7 +122,7 @@ async fn an_idle_session_lives_on_pings_and_costs_next_to_nothing() -> Result<()
     tokio::time::sleep(time).await;
     for ((fixture, outboxd), (ticks, bytes)) in idle.iter().zip(before) {
         assert_eq!(outboxd.status().await?["reconnects"], 0);
-        // A tick is a hundredth of a second: three of a hundred, in a build that is not made for speed.
+        // A tick is a hundredth of a second, so this is 3 % of one CPU, in a debug build.
         let used = outboxd.cpu_ticks()? - ticks;
         assert!(used < 3 * time.as_secs(), "{used} ticks in {time:?}");
         let grown = outboxd.resident_bytes()?.saturating_sub(bytes);
@@ -135,7 +138,7 @@ fn open_files(pid: &str) -> Result<Vec<(String, PathBuf)>> {
     let mut files = Vec::new();
     for entry in std::fs::read_dir(format!("/proc/{pid}/fd"))? {
         let entry = entry?;
-        // One that was closed meanwhile is gone.
+        // A file may be closed meanwhile.
         if let Ok(target) = std::fs::read_link(entry.path()) {
             files.push((entry.file_name().to_string_lossy().into_owned(), target));
         }
@@ -143,10 +146,10 @@ fn open_files(pid: &str) -> Result<Vec<(String, PathBuf)>> {
     Ok(files)
 }
 
-/// A full or a read-only disk on its own machine cannot stop it.
+/// A full or read-only disk on its own machine cannot stop outboxd.
 #[tokio::test(flavor = "multi_thread")]
 async fn it_writes_no_file() -> Result<()> {
-    let fixture = Fixture::set(postgres::shared(postgres::turn(15)), kafka::shared()).await?;
+    let fixture = Fixture::create(postgres::shared(postgres::turn(15)), kafka::shared()).await?;
     let outboxd = Outboxd::spawn(&fixture.settings)?;
     outboxd.wait_for_phase("streaming", LIMIT).await?;
     let writers = Writers::start(&fixture.database, &fixture.topic, 2, PATTERN);
@@ -156,8 +159,8 @@ async fn it_writes_no_file() -> Result<()> {
         tokio::time::sleep(Duration::from_millis(20)).await;
         for (number, target) in open_files(&pid.to_string())? {
             seen += 1;
-            let passed_on = inherited.iter().any(|(_, other)| *other == target);
-            if !target.is_absolute() || target.starts_with("/dev") || passed_on {
+            let is_inherited = inherited.iter().any(|(_, other)| *other == target);
+            if !target.is_absolute() || target.starts_with("/dev") || is_inherited {
                 continue;
             }
             let info = format!("/proc/{pid}/fdinfo/{number}");
@@ -165,11 +168,11 @@ async fn it_writes_no_file() -> Result<()> {
             let flags = info.lines().find_map(|line| line.strip_prefix("flags:"));
             let flags = u32::from_str_radix(flags.unwrap_or("0").trim(), 8)?;
             let is_log = target.file_name() == Some(Path::new("log").as_os_str());
-            // The lowest two bits say whether it may be written.
+            // The lowest two bits are the access mode; zero is read-only.
             assert!(flags & 3 == 0 || is_log, "writes {}", target.display());
         }
     }
-    assert!(seen > 500, "looked at {seen} open files");
+    assert!(seen > 500, "saw only {seen} open files");
     writers.stop().await?;
     Ok(())
 }

@@ -1,4 +1,5 @@
-//! A transaction that the server itself cannot decode: it is named, and a person passes exactly it.
+//! A transaction that the server cannot decode: the error names it, and the operator skips exactly
+//! this one.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -16,7 +17,7 @@ const LIMIT: Duration = Duration::from_secs(120);
 #[tokio::test(flavor = "multi_thread")]
 async fn it_is_named_and_skipped_alone_and_its_other_events_are_published() -> Result<()> {
     for major in MAJORS {
-        let fixture = Fixture::set(postgres::shared(major), kafka::shared()).await?;
+        let fixture = Fixture::create(postgres::shared(major), kafka::shared()).await?;
         let session = fixture.database.connect().await?;
         let outboxd = Outboxd::spawn(&fixture.settings)?;
         outboxd.wait_for_phase("streaming", LIMIT).await?;
@@ -26,11 +27,12 @@ async fn it_is_named_and_skipped_alone_and_its_other_events_are_published() -> R
                 .insert("before", &fixture.topic, "{}")
                 .await?;
         }
-        // It is stored in some kilobytes and prints as more than the server can hold.
+        // The row takes a few kilobytes on disk and prints as more than the server can hold.
         let topic = &fixture.topic;
         let row = |key: &str, payload: &str| {
             format!(
-                "INSERT INTO outbox.outbox (event_type, topic, event_payload) VALUES ('{key}', '{topic}', {payload});"
+                "INSERT INTO outbox.outbox (event_type, topic, event_payload) \
+                 VALUES ('{key}', '{topic}', {payload});"
             )
         };
         let huge = "('[' || repeat('1e131071,', 8250) || '1e131071]')::jsonb";
@@ -68,38 +70,39 @@ async fn it_is_named_and_skipped_alone_and_its_other_events_are_published() -> R
             .await
         };
         let wrong = skip(&before).await?;
-        let told = String::from_utf8_lossy(&wrong.stderr);
+        let stderr = String::from_utf8_lossy(&wrong.stderr);
         ensure!(
-            !wrong.status.success() && told.contains("no transaction"),
-            "{told}"
+            !wrong.status.success() && stderr.contains("no transaction"),
+            "{stderr}"
         );
         assert_eq!(session.value::<String>(&confirmed).await?, before);
-        let letters: i64 = session
+        let dead_letters: i64 = session
             .value("SELECT count(*) FROM outbox.dead_letter")
             .await?;
-        assert_eq!(letters, 0, "nothing is changed by a wrong position");
+        assert_eq!(dead_letters, 0, "a wrong LSN changed the table");
 
         let skipped = skip(&lsn).await?;
-        let told = String::from_utf8_lossy(&skipped.stderr);
-        ensure!(skipped.status.success(), "{told}");
+        let stderr = String::from_utf8_lossy(&skipped.stderr);
+        ensure!(skipped.status.success(), "{stderr}");
         let again = skip(&lsn).await?;
-        let told = String::from_utf8_lossy(&again.stderr);
+        let stderr = String::from_utf8_lossy(&again.stderr);
         ensure!(
-            !again.status.success() && told.contains("is past"),
-            "{told}"
+            !again.status.success() && stderr.contains("is past"),
+            "{stderr}"
         );
 
         let mut outboxd = Outboxd::spawn(&fixture.settings)?;
         wait_until("all but one to be marked", LIMIT, async || {
             Ok(match fixture.database.unpublished().await? {
                 1 => Ok(()),
-                left => Err(format!("{left} are not: {}", outboxd.log())),
+                left => Err(format!("{left} rows are unpublished: {}", outboxd.log())),
             })
         })
         .await?;
-        let states = "SELECT string_agg(state || ' ' || error_code, ', ' ORDER BY state) FROM outbox.dead_letter \
+        let states = "SELECT string_agg(state || ' ' || error_code, ', ' ORDER BY state) \
+                      FROM outbox.dead_letter \
                       WHERE state <> 'retried'";
-        wait_until("the row to be dead by itself", LIMIT, async || {
+        wait_until("the dead letter of the row alone", LIMIT, async || {
             let states: String = session.value(states).await?;
             let expected = "dead 54000, skipped 54000";
             Ok(if states == expected {

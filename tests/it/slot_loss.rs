@@ -1,4 +1,5 @@
-//! A slot that is lost, however it was, is named, and healed from the table or left to a person.
+//! A lost slot, whatever the cause, is reported, and is healed from the table or left to the
+//! operator.
 
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use crate::support::wait::wait_until;
 use crate::support::writers::{Pattern, Writers};
 
 const LIMIT: Duration = Duration::from_secs(60);
-/// From the loss to the stream.
+/// Time limit from the loss to the stream.
 const NOTICED: Duration = Duration::from_secs(15);
 
 const HEALS: &str = "outboxd_slot_heals_total";
@@ -22,10 +23,11 @@ const PATTERN: Pattern = Pattern {
     rest: Duration::from_millis(5),
 };
 
-/// Ends the slot's reader and drops the slot before it comes back.
+/// Terminates the slot's walsender, and drops the slot before outboxd reconnects.
 async fn drop_slot(session: &Session, slot: &str) -> Result<()> {
     wait_until("the slot to be dropped", LIMIT, async || {
-        let end = "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = $1";
+        let end = "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots \
+                   WHERE slot_name = $1";
         session.execute(end, &[&slot]).await?;
         let drop = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots \
                     WHERE slot_name = $1 AND NOT active";
@@ -37,7 +39,7 @@ async fn drop_slot(session: &Session, slot: &str) -> Result<()> {
     .await
 }
 
-async fn healed(outboxd: &Outboxd, heals: f64) -> Result<()> {
+async fn expect_healed(outboxd: &Outboxd, heals: f64) -> Result<()> {
     wait_until("a new slot", NOTICED, async || {
         let metric = outboxd.metric(HEALS).await?;
         Ok(if metric == Some(heals) {
@@ -54,7 +56,7 @@ async fn healed(outboxd: &Outboxd, heals: f64) -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slot_that_is_dropped_under_load_is_made_anew_and_nothing_is_missing() -> Result<()> {
     for major in MAJORS {
-        let fixture = Fixture::set(postgres::shared(major), kafka::shared()).await?;
+        let fixture = Fixture::create(postgres::shared(major), kafka::shared()).await?;
         let oracle = Oracle::create(&fixture.database).await?;
         let mut outboxd = Outboxd::spawn(&fixture.settings)?;
         outboxd.wait_for_phase("streaming", LIMIT).await?;
@@ -62,7 +64,7 @@ async fn a_slot_that_is_dropped_under_load_is_made_anew_and_nothing_is_missing()
         let session = fixture.database.connect().await?;
         for heals in [1.0, 2.0] {
             drop_slot(&session, &fixture.slot()).await?;
-            healed(&outboxd, heals).await?;
+            expect_healed(&outboxd, heals).await?;
             outboxd
                 .wait_for_log(&["is lost: it is gone"], LIMIT)
                 .await?;
@@ -84,7 +86,7 @@ async fn a_slot_that_the_server_has_invalidated_is_made_anew_and_nothing_is_miss
 {
     for major in MAJORS {
         let server = postgres::private(major, &["max_slot_wal_keep_size = 16MB"])?;
-        let fixture = Fixture::set(&server, kafka::shared()).await?;
+        let fixture = Fixture::create(&server, kafka::shared()).await?;
         let mut outboxd = Outboxd::spawn(&fixture.settings)?;
         outboxd.wait_for_phase("streaming", LIMIT).await?;
         fixture
@@ -111,7 +113,7 @@ async fn a_slot_that_the_server_has_invalidated_is_made_anew_and_nothing_is_miss
         })
         .await?;
         outboxd.signal("CONT")?;
-        healed(&outboxd, 1.0).await?;
+        expect_healed(&outboxd, 1.0).await?;
         let line = outboxd
             .wait_for_log(&["is lost", "confirmed up to"], LIMIT)
             .await?;
@@ -131,11 +133,12 @@ async fn a_slot_that_the_server_has_invalidated_is_made_anew_and_nothing_is_miss
     Ok(())
 }
 
-/// A slot decodes with the catalogs of the time that it has come to: it never gets past a time without its publication.
+/// A slot decodes with the catalogs as of its position: it never passes an interval in which its
+/// publication did not exist.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_publication_that_is_dropped_and_made_anew_is_named_and_healed() -> Result<()> {
     for major in MAJORS {
-        let fixture = Fixture::set(postgres::shared(major), kafka::shared()).await?;
+        let fixture = Fixture::create(postgres::shared(major), kafka::shared()).await?;
         let mut outboxd = Outboxd::spawn(&fixture.settings)?;
         outboxd.wait_for_phase("streaming", LIMIT).await?;
         let session = fixture.database.connect().await?;
@@ -144,8 +147,8 @@ async fn a_publication_that_is_dropped_and_made_anew_is_named_and_healed() -> Re
             .database
             .insert("meanwhile", &fixture.topic, "{}")
             .await?;
-        // Nobody can publish now, and outboxd waits for whoever mends it.
-        wait_until("the lack to be named", NOTICED, async || {
+        // outboxd cannot publish now, and waits for the publication.
+        wait_until("the missing publication to be named", NOTICED, async || {
             let (code, body) = outboxd.get("/readyz").await?;
             let named = code == 503 && body.contains("there is no publication outboxd");
             Ok(if named { Ok(()) } else { Err(body) })
@@ -163,7 +166,7 @@ async fn a_publication_that_is_dropped_and_made_anew_is_named_and_healed() -> Re
             .database
             .insert("after", &fixture.topic, "{}")
             .await?;
-        healed(&outboxd, 1.0).await?;
+        expect_healed(&outboxd, 1.0).await?;
         let words = ["its publication was dropped and made anew"];
         outboxd.wait_for_log(&words, LIMIT).await?;
         fixture.all_marked(LIMIT).await?;
@@ -180,7 +183,7 @@ async fn a_publication_that_is_dropped_and_made_anew_is_named_and_healed() -> Re
 
 #[tokio::test(flavor = "multi_thread")]
 async fn with_halt_a_lost_slot_ends_it_and_the_next_start_asks() -> Result<()> {
-    let fixture = Fixture::set(postgres::shared(postgres::turn(15)), kafka::shared()).await?;
+    let fixture = Fixture::create(postgres::shared(postgres::turn(15)), kafka::shared()).await?;
     let mut outboxd = Outboxd::spawn(&fixture.settings.clone().set("OUTBOX_ON_SLOT_LOSS", "halt"))?;
     outboxd.wait_for_phase("streaming", LIMIT).await?;
     fixture
@@ -215,29 +218,29 @@ async fn with_halt_a_lost_slot_ends_it_and_the_next_start_asks() -> Result<()> {
     Ok(())
 }
 
-/// Slot names are shared by all databases of a server, and any of them could drop any.
+/// Slot names are shared by all databases of a server.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_slot_of_another_database_is_left_alone() -> Result<()> {
     for major in MAJORS {
-        let owner = Fixture::set(postgres::shared(major), kafka::shared()).await?;
+        let owner = Fixture::create(postgres::shared(major), kafka::shared()).await?;
         let mut first = Outboxd::spawn(&owner.settings)?;
         first.wait_for_phase("streaming", LIMIT).await?;
-        let intruder = Fixture::set(postgres::shared(major), kafka::shared()).await?;
+        let intruder = Fixture::create(postgres::shared(major), kafka::shared()).await?;
         let settings = intruder.settings.clone().set("OUTBOX_SLOT", owner.slot());
-        let confirmed = async || {
+        let active_pid = async || {
             let slot = owner.database.slot(&owner.slot()).await?;
             anyhow::Ok(slot.and_then(|slot| slot.active_pid))
         };
-        let reader = confirmed().await?;
+        let reader = active_pid().await?;
         for _ in 0..2 {
             let second = Outboxd::spawn(&settings)?;
             assert_eq!(second.wait(LIMIT).await?, 2);
             let log = second.log();
             let words = format!("belongs to somebody else: database {}", owner.database.name);
             ensure!(log.contains(&words), "{log}");
-            // The same when nobody reads from it.
+            // The same while nothing reads the slot.
             if reader.is_some() && first.pid().is_some() {
-                assert_eq!(confirmed().await?, reader);
+                assert_eq!(active_pid().await?, reader);
                 assert_eq!(first.stop(LIMIT).await?, 0);
             }
         }
@@ -253,13 +256,13 @@ async fn the_slot_of_another_database_is_left_alone() -> Result<()> {
     Ok(())
 }
 
-/// While the slot is still there, somebody can be woken.
+/// The warning comes while the slot can still be saved.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slot_that_is_nearly_lost_is_a_warning_before_it_is_lost() -> Result<()> {
     for major in MAJORS {
         let server = postgres::private(major, &["max_slot_wal_keep_size = 64MB"])?;
         let mut kafka = kafka::private(&[])?;
-        let fixture = Fixture::set(&server, &kafka).await?;
+        let fixture = Fixture::create(&server, &kafka).await?;
         let topic = fixture.topic.clone();
         let (database, settings) = (fixture.database, fixture.settings);
         let outboxd = Outboxd::spawn(&settings)?;
@@ -284,9 +287,9 @@ async fn a_slot_that_is_nearly_lost_is_a_warning_before_it_is_lost() -> Result<(
         let log = outboxd.log();
         assert_eq!(log.matches("slot-nearly-lost").count(), 1, "{log}");
         kafka.thaw()?;
-        // The server moves the log it keeps when it writes which transactions run, every 15 s.
+        // The server advances restart_lsn when it logs its running transactions, every 15 s.
         outboxd
-            .wait_for_status("its end", LIMIT, |status| {
+            .wait_for_status("the warning to end", LIMIT, |status| {
                 status["troubles"] == serde_json::json!([])
             })
             .await?;
@@ -295,17 +298,18 @@ async fn a_slot_that_is_nearly_lost_is_a_warning_before_it_is_lost() -> Result<(
     Ok(())
 }
 
-/// The ids of the new table begin again: marks of the old one's rows must not touch them.
+/// The new table assigns the same ids again: the write-back of the old table's rows must not touch
+/// them.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_table_that_is_dropped_and_made_anew_is_named_and_what_it_holds_is_published()
 -> Result<()> {
     for major in MAJORS {
-        let fixture = Fixture::set(postgres::shared(major), kafka::shared()).await?;
+        let fixture = Fixture::create(postgres::shared(major), kafka::shared()).await?;
         let settings = fixture
             .settings
             .clone()
             .set("OUTBOX_AUDIT_INTERVAL", "1s")
-            // Marks wait until they are urgent.
+            // The write-back waits until it is urgent.
             .set("OUTBOX_BATCH_SIZE", "100000")
             .set("OUTBOX_PROCESS_INTERVAL", "1h");
         let mut outboxd = Outboxd::spawn(&settings)?;
@@ -323,7 +327,7 @@ async fn a_table_that_is_dropped_and_made_anew_is_named_and_what_it_holds_is_pub
             .await?;
         let session = fixture.database.connect().await?;
         session.batch_execute("DROP TABLE outbox.outbox").await?;
-        wait_until("the lack to be named", NOTICED, async || {
+        wait_until("the missing table to be named", NOTICED, async || {
             let (code, body) = outboxd.get("/readyz").await?;
             let named = code == 503 && body.contains("there is no table outbox.outbox");
             Ok(if named { Ok(()) } else { Err(body) })
@@ -341,7 +345,7 @@ async fn a_table_that_is_dropped_and_made_anew_is_named_and_what_it_holds_is_pub
             ensure!(id <= 5, "{id}");
         }
         outboxd
-            .wait_for_status("the gap to be named", NOTICED, |status| {
+            .wait_for_status("the problem to be named", NOTICED, |status| {
                 status["troubles"][0]["name"] == "not-published"
             })
             .await?;
@@ -369,10 +373,10 @@ async fn a_table_that_is_dropped_and_made_anew_is_named_and_what_it_holds_is_pub
     Ok(())
 }
 
-/// With halt, a gap ends it while it is still known.
+/// With `halt`, outboxd ends as soon as the table is missing from the publication.
 #[tokio::test(flavor = "multi_thread")]
 async fn with_halt_a_table_that_leaves_the_publication_ends_it() -> Result<()> {
-    let fixture = Fixture::set(postgres::shared(postgres::turn(17)), kafka::shared()).await?;
+    let fixture = Fixture::create(postgres::shared(postgres::turn(17)), kafka::shared()).await?;
     let outboxd = Outboxd::spawn(&fixture.settings.clone().set("OUTBOX_ON_SLOT_LOSS", "halt"))?;
     outboxd.wait_for_phase("streaming", LIMIT).await?;
     let session = fixture.database.connect().await?;
@@ -389,10 +393,10 @@ async fn with_halt_a_table_that_leaves_the_publication_ends_it() -> Result<()> {
     Ok(())
 }
 
-/// The slot moves while another instance has it, and whoever had it before takes it over again.
+/// The slot advances under another instance, and the first instance takes over again.
 #[tokio::test(flavor = "multi_thread")]
 async fn with_halt_what_another_instance_has_confirmed_is_no_loss() -> Result<()> {
-    let fixture = Fixture::set(postgres::shared(postgres::turn(15)), kafka::shared()).await?;
+    let fixture = Fixture::create(postgres::shared(postgres::turn(15)), kafka::shared()).await?;
     let halts = fixture.settings.clone().set("OUTBOX_ON_SLOT_LOSS", "halt");
     let mut first = Outboxd::spawn(&halts)?;
     first.wait_for_phase("streaming", LIMIT).await?;

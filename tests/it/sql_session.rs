@@ -1,4 +1,4 @@
-//! The SQL side on real servers: sessions, slots, publications, and what a start refuses.
+//! SQL on real servers: sessions, slots, publications, and the checks at the start.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -31,14 +31,14 @@ async fn open(url: &str) -> Result<Session> {
     Ok(postgres::connect(&config.database, "test", LIMIT).await?)
 }
 
-/// What a connection to `url` fails with.
+/// The error of a connection attempt.
 async fn refusal(url: &str, limit: Duration) -> Result<Error> {
     let config = config(url, |_| ())?;
     let refused = postgres::connect(&config.database, "test", limit).await;
     refused.err().context("the connection was made")
 }
 
-/// A database with all that `init` makes, and the connection string of the role it is for.
+/// A database prepared as by `init`, and the connection string of the role that `init` created.
 async fn ready(major: u32) -> Result<(Database, String)> {
     let database = Database::create(shared(major)).await?;
     let role = database.create_role("relay", "REPLICATION").await?;
@@ -89,7 +89,7 @@ async fn nothing_that_an_administrator_has_set_changes_a_session() -> Result<()>
         let admin = database.connect().await?;
         admin.batch_execute(&hostile).await?;
         let session = open(database.url()).await?;
-        // New in 17.
+        // New in Postgres 17.
         if major >= 17 {
             let later = format!("ALTER DATABASE {name} SET transaction_timeout = 1000");
             admin.batch_execute(&later).await?;
@@ -151,10 +151,10 @@ async fn a_statement_without_an_answer_ends_in_time_and_ends_its_session() -> Re
     );
     tokio::time::timeout(LIMIT, session.closed()).await?;
     assert!(session.run("anything", "SELECT 1").await.is_err());
-    let witness = database.connect().await?;
-    wait_for("the statement to end at the server", LIMIT, async || {
+    let observer = database.connect().await?;
+    wait_for("the server to end the statement", LIMIT, async || {
         let sql = format!("SELECT count(*) FROM pg_stat_activity WHERE pid = {pid}");
-        Ok((witness.value::<i64>(&sql).await? == 0).then_some(()))
+        Ok((observer.value::<i64>(&sql).await? == 0).then_some(()))
     })
     .await
 }
@@ -164,7 +164,8 @@ async fn the_end_of_a_session_is_seen_at_once_with_the_servers_last_words() -> R
     for major in MAJORS {
         let database = Database::create(shared(major)).await?;
         let session = open(database.url()).await?;
-        // A server that ends with something unread resets the connection, and takes its last words along.
+        // A backend that exits with unread input resets the connection, and its last message is
+        // lost.
         session.run("settling", "SELECT 1").await?;
         let kill = format!("SELECT pg_terminate_backend({})", session.backend_pid());
         assert!(database.connect().await?.value::<bool>(&kill).await?);
@@ -260,7 +261,7 @@ async fn a_host_that_refuses_or_never_answers_does_not_keep_us_from_the_next() -
     Ok(())
 }
 
-/// Stands before a server as a pooler does: under its own number, not under the server's.
+/// A proxy that behaves as a pooler does: it reports a backend process id of its own.
 async fn pooler(server: SocketAddr) -> Result<SocketAddr> {
     const BACKEND_KEY_DATA: [u8; 5] = [b'K', 0, 0, 0, 12];
     let listener = TcpListener::bind("127.0.0.1:0").await?;
@@ -298,8 +299,8 @@ async fn a_connection_pooler_is_refused() -> Result<()> {
         .await?
         .next()
         .context("an address")?;
-    let between = pooler(server).await?;
-    let error = refusal(&format!("postgresql://postgres@{between}/{name}"), LIMIT).await?;
+    let address = pooler(server).await?;
+    let error = refusal(&format!("postgresql://postgres@{address}/{name}"), LIMIT).await?;
     assert!(
         error.message().contains("is a connection pooler"),
         "{error:?}"
@@ -392,7 +393,7 @@ async fn what_a_new_slot_waits_for_is_named_in_any_database() -> Result<()> {
         let open_one = format!("pid {pid} of database {}", other.name);
         let prepared = format!("prepared transaction '{gid}' of database {}", other.name);
         let names = |text: &str| named.iter().any(|line| line.starts_with(text));
-        // Before anything can fail: all new slots of the server wait for it.
+        // Ended before any assertion can fail: every new slot of the server waits for it.
         let end = format!("ROLLBACK PREPARED '{gid}'");
         other.connect().await?.batch_execute(&end).await?;
         writer.batch_execute("ROLLBACK").await?;
@@ -591,9 +592,9 @@ async fn rows_of_a_partitioned_table_have_to_arrive_under_its_own_name() -> Resu
                  CREATE TABLE outbox.late PARTITION OF outbox.outbox DEFAULT;",
             )
             .await?;
-        let letters = include_str!("../../sql/dead_letter.sql");
-        let letters = letters.replace("{{dead_letter}}", "outbox.dead_letter");
-        admin.batch_execute(&letters).await?;
+        let dead_letter = include_str!("../../sql/dead_letter.sql");
+        let dead_letter = dead_letter.replace("{{dead_letter}}", "outbox.dead_letter");
+        admin.batch_execute(&dead_letter).await?;
         let config = config(database.url(), |_| ())?;
         let session = open(database.url()).await?;
         let shape = shape(&session, &config).await?;
@@ -610,7 +611,7 @@ async fn rows_of_a_partitioned_table_have_to_arrive_under_its_own_name() -> Resu
         admin.batch_execute(leaves).await?;
         let both = vec!["outbox.early".to_owned(), "outbox.late".to_owned()];
         assert_eq!(names().await?, (both, 0));
-        // The stream is read for rows of the table, and a partition can come into being at any time.
+        // The publisher looks for the table's own name, and a partition can be created at any time.
         let error = preflight::check(&session, &config)
             .await
             .err()

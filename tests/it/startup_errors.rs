@@ -1,4 +1,5 @@
-//! What cannot work is said in one line with what to do, and ends with the exit code that fits; what may pass is tried again.
+//! Errors that cannot pass end the start with one line, what to do about it and the right exit
+//! code; errors that may pass are retried.
 
 use std::time::{Duration, Instant};
 
@@ -12,23 +13,23 @@ use crate::support::postgres::{self, Database, MAJORS};
 
 const LIMIT: Duration = Duration::from_secs(5);
 
-/// Runs `outboxd run`, which must end within the limit with this exit code and these words.
-async fn refused(settings: &Settings, code: i32, words: &[&str]) -> Result<()> {
+/// `outboxd run` must end within the limit, with this exit code and these words.
+async fn expect_end(settings: &Settings, code: i32, words: &[&str]) -> Result<()> {
     let began = Instant::now();
     let output = command(settings, &["run"], LIMIT).await?;
-    let told = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(code), "{told}");
-    let error: Vec<&str> = told
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{stderr}");
+    let error: Vec<&str> = stderr
         .lines()
         .filter(|line| line.starts_with("error: "))
         .collect();
-    assert_eq!(error.len(), 1, "one line says what is wrong: {told}");
+    assert_eq!(error.len(), 1, "one error line: {stderr}");
     assert!(
-        told.lines().any(|line| line.starts_with("hint: ")) || error[0].contains('['),
-        "{told}"
+        stderr.lines().any(|line| line.starts_with("hint: ")) || error[0].contains('['),
+        "{stderr}"
     );
     for word in words {
-        assert!(told.contains(word), "no {word} in {told}");
+        assert!(stderr.contains(word), "no {word} in {stderr}");
     }
     assert!(began.elapsed() < LIMIT);
     Ok(())
@@ -50,25 +51,25 @@ async fn logins_and_databases_that_cannot_work_end_at_once() -> Result<()> {
                 server.port()
             )
         };
-        refused(
+        expect_end(
             &settings(url("postgres", "wrong", "postgres"))?,
             1,
             &["28P01"],
         )
         .await?;
-        refused(
+        expect_end(
             &settings(url("postgres", "right", "missing"))?,
             1,
             &["3D000"],
         )
         .await?;
-        let told = command(
+        let output = command(
             &settings(url("postgres", "s3cr3t", "postgres"))?,
             &["run"],
             LIMIT,
         )
         .await?;
-        assert!(!String::from_utf8_lossy(&told.stderr).contains("s3cr3t"));
+        assert!(!String::from_utf8_lossy(&output.stderr).contains("s3cr3t"));
     }
     Ok(())
 }
@@ -76,29 +77,39 @@ async fn logins_and_databases_that_cannot_work_end_at_once() -> Result<()> {
 #[tokio::test]
 async fn a_database_that_is_not_prepared_says_what_is_missing() -> Result<()> {
     for major in MAJORS {
-        let fixture = Fixture::set(postgres::shared(major), kafka::shared()).await?;
+        let fixture = Fixture::create(postgres::shared(major), kafka::shared()).await?;
         let session = fixture.database.connect().await?;
         let role = fixture.database.create_role("plain", "").await?;
-        session.batch_execute(&format!("GRANT USAGE ON SCHEMA outbox TO {role}; GRANT ALL ON ALL TABLES IN SCHEMA outbox TO {role}")).await?;
+        session
+            .batch_execute(&format!(
+                "GRANT USAGE ON SCHEMA outbox TO {role}; \
+                 GRANT ALL ON ALL TABLES IN SCHEMA outbox TO {role}"
+            ))
+            .await?;
         let as_role = fixture
             .settings
             .clone()
             .set("DATABASE_URL", fixture.database.url_as(&role));
-        refused(&as_role, 2, &["REPLICATION"]).await?;
+        expect_end(&as_role, 2, &["REPLICATION"]).await?;
         let elsewhere = |table: &str| fixture.settings.clone().set("OUTBOX_TABLE", table);
-        refused(
+        expect_end(
             &elsewhere("outbox.missing"),
             2,
             &["outbox.missing", "outboxd init"],
         )
         .await?;
-        session.batch_execute("CREATE TABLE outbox.half (id bigint PRIMARY KEY, topic text, event_type text, published_at timestamp, times_attempted int)").await?;
-        refused(&elsewhere("outbox.half"), 2, &["event_payload"]).await?;
+        session
+            .batch_execute(
+                "CREATE TABLE outbox.half (id bigint PRIMARY KEY, topic text, event_type text, \
+                 published_at timestamp, times_attempted int)",
+            )
+            .await?;
+        expect_end(&elsewhere("outbox.half"), 2, &["event_payload"]).await?;
         let publication = fixture
             .settings
             .clone()
             .set("OUTBOX_PUBLICATION", "missing");
-        refused(&publication, 1, &["missing", "outboxd init"]).await?;
+        expect_end(&publication, 1, &["missing", "outboxd init"]).await?;
     }
     Ok(())
 }
@@ -118,9 +129,9 @@ async fn a_server_that_cannot_have_slots_says_how_to_change_it() -> Result<()> {
             let server = postgres::private(major, &[line])?;
             let database = Database::create(&server).await?;
             let settings = Settings::new(&database, kafka)?;
-            // What is still in the way is told by init as well; here it is about run.
-            let _told = init(&settings).await;
-            refused(&settings, code, &words).await?;
+            // `init` reports the same problem; this test is about `run`.
+            let _reported = init(&settings).await;
+            expect_end(&settings, code, &words).await?;
         }
     }
     Ok(())
@@ -136,26 +147,26 @@ async fn settings_that_contradict_each_other_are_told_together() -> Result<()> {
         .set("KAFKA_PROPERTIES", "acks=1")
         .set("OUTBOX_BATCH_SIZE", "0");
     let output = command(&settings, &["run"], LIMIT).await?;
-    let told = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(2), "{told}");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{stderr}");
     for name in ["OUTBOX_BACKLOG", "acks", "OUTBOX_BATCH_SIZE"] {
-        assert!(told.contains(name), "{told}");
+        assert!(stderr.contains(name), "{stderr}");
     }
     Ok(())
 }
 
 #[tokio::test]
 async fn a_server_that_is_not_there_is_tried_again_and_said_so() -> Result<()> {
-    let fixture = Fixture::set(postgres::shared(postgres::turn(15)), kafka::shared()).await?;
-    let nobody = format!("postgresql://postgres@127.0.0.1:{}/orders", free_port()?);
-    let mut outboxd = Outboxd::spawn(&fixture.settings.clone().set("DATABASE_URL", nobody))?;
+    let fixture = Fixture::create(postgres::shared(postgres::turn(15)), kafka::shared()).await?;
+    let absent = format!("postgresql://postgres@127.0.0.1:{}/orders", free_port()?);
+    let mut outboxd = Outboxd::spawn(&fixture.settings.clone().set("DATABASE_URL", absent))?;
     outboxd
         .wait_for_log(&["CONNECT_ERROR", "trying again"], LIMIT)
         .await?;
     assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
 
-    let nobody = format!("127.0.0.1:{}", free_port()?);
-    let outboxd = Outboxd::spawn(&fixture.settings.clone().set("KAFKA_BROKERS", nobody))?;
+    let absent = format!("127.0.0.1:{}", free_port()?);
+    let outboxd = Outboxd::spawn(&fixture.settings.clone().set("KAFKA_BROKERS", absent))?;
     outboxd.wait_for_log(&["WARN", "kafka"], LIMIT).await?;
     outboxd.wait_for_phase("streaming", LIMIT * 4).await?;
     fixture

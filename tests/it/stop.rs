@@ -1,4 +1,4 @@
-//! A stop is clean: exit 0 in time, and the next start repeats nothing.
+//! A clean stop: exit code 0 in time, and the next start repeats nothing.
 
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,7 @@ const OPERATION_TIMEOUT: Duration = Duration::from_secs(25);
 #[tokio::test(flavor = "multi_thread")]
 async fn stops_under_load_exit_in_time_and_the_next_start_repeats_nothing() -> Result<()> {
     for major in MAJORS {
-        let fixture = Fixture::set(postgres::shared(major), kafka::shared()).await?;
+        let fixture = Fixture::create(postgres::shared(major), kafka::shared()).await?;
         let oracle = Oracle::create(&fixture.database).await?;
         let mut outboxd = Outboxd::spawn(&fixture.settings)?;
         outboxd.wait_for_phase("streaming", LIMIT).await?;
@@ -29,7 +29,7 @@ async fn stops_under_load_exit_in_time_and_the_next_start_repeats_nothing() -> R
         for signal in ["TERM", "INT", "TERM", "TERM"] {
             let before = fixture.kafka.record_count(&[&fixture.topic]).await?;
             outboxd
-                .wait_for_status("five hundred events more", LIMIT, |status| {
+                .wait_for_status("five hundred more events", LIMIT, |status| {
                     status["published_total"].as_u64() >= Some(500)
                 })
                 .await?;
@@ -82,14 +82,15 @@ async fn a_second_signal_ends_the_process_at_once() -> Result<()> {
     Ok(())
 }
 
-/// What is written and not committed lies in the log and may stay where no client of it gets it, for as long as nobody commits.
+/// The flushed WAL may end with records of an open transaction that the walsender does not send
+/// before that transaction ends.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stop_does_not_wait_for_what_others_have_written_and_not_committed() -> Result<()> {
     for major in MAJORS {
-        // What is flushed then ends at a page, in the midst of a record as often as not.
+        // With these settings a flush ends at a page boundary, often in the middle of a record.
         let flushing = ["wal_writer_delay = 1ms", "wal_writer_flush_after = 0"];
         let server = postgres::private(major, &flushing)?;
-        let fixture = Fixture::set(&server, kafka::shared()).await?;
+        let fixture = Fixture::create(&server, kafka::shared()).await?;
         let mut outboxd = Outboxd::spawn(&fixture.settings.clone().set("OUTBOX_BATCH_SIZE", "1"))?;
         let other = fixture.database.connect().await?;
         other.batch_execute("CREATE TABLE other (n int)").await?;

@@ -1,4 +1,5 @@
-//! Synchronous replication: an event is streamed before anybody sees its row, for as long as the standby is away.
+//! Synchronous replication: while the standby is absent, events are published although their rows
+//! are not visible yet, and nothing is confirmed.
 
 use std::time::Duration;
 
@@ -15,12 +16,12 @@ use crate::support::wait::{wait_for, wait_until};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// From now on every commit waits for a standby of this name; none with an empty one.
+/// Lets every commit wait for a standby of this name; with an empty name commits do not wait.
 async fn synchronous(server: &mut Server, fixture: &Fixture<'_>, name: &str) -> Result<()> {
     server.configure(&[format!("synchronous_standby_names = '{name}'")])?;
     server.reload()?;
     let session = fixture.database.connect().await?;
-    wait_for("the server to have read it", LIMIT, async || {
+    wait_for("the server to apply the setting", LIMIT, async || {
         let now: String = session.value("SHOW synchronous_standby_names").await?;
         Ok((now == name).then_some(()))
     })
@@ -32,7 +33,7 @@ async fn while_a_synchronous_standby_is_absent_events_go_out_and_nothing_is_conf
 {
     for major in MAJORS {
         let mut server = private(major, &[])?;
-        let fixture = Fixture::set(&server, kafka::shared()).await?;
+        let fixture = Fixture::create(&server, kafka::shared()).await?;
         let oracle = Oracle::create(&fixture.database).await?;
         let settings = fixture.settings.clone();
         let mut outboxd = Outboxd::spawn(
@@ -58,16 +59,21 @@ async fn while_a_synchronous_standby_is_absent_events_go_out_and_nothing_is_conf
             );
             writers.spawn(async move {
                 let session = crate::support::postgres::Session::open(&url).await?;
-                let sql = "INSERT INTO outbox.outbox (event_type, topic, event_payload) VALUES ('k', $1, '{}')";
+                let sql = "INSERT INTO outbox.outbox (event_type, topic, event_payload) \
+                           VALUES ('k', $1, '{}')";
                 anyhow::Ok(session.execute(sql, &[&topic]).await?)
             });
         }
-        wait_until("the events of rows that nobody sees", LIMIT, async || {
-            Ok(match fixture.kafka.record_count(&[&fixture.topic]).await? {
-                4 => Ok(()),
-                records => Err(format!("{records} records: {}", outboxd.log())),
-            })
-        })
+        wait_until(
+            "the events of rows that are not visible",
+            LIMIT,
+            async || {
+                Ok(match fixture.kafka.record_count(&[&fixture.topic]).await? {
+                    4 => Ok(()),
+                    records => Err(format!("{records} records: {}", outboxd.log())),
+                })
+            },
+        )
         .await?;
         let hidden: String = session
             .value("SELECT pg_current_wal_insert_lsn()::text")
@@ -80,11 +86,13 @@ async fn while_a_synchronous_standby_is_absent_events_go_out_and_nothing_is_conf
             .wait_for_status("the wait for the standby", LIMIT, named)
             .await?;
 
-        // A row that everybody sees: its mark waits for the standby too, and not for ever.
+        // A visible row: its write-back waits for the standby too, but only for the operation
+        // time-out.
         session
             .batch_execute("SET synchronous_commit = local")
             .await?;
-        let sql = "INSERT INTO outbox.outbox (event_type, topic, event_payload) VALUES ('k', $1, '{}') RETURNING id";
+        let sql = "INSERT INTO outbox.outbox (event_type, topic, event_payload) \
+                   VALUES ('k', $1, '{}') RETURNING id";
         let local: i64 = session
             .query_one(sql, &[&fixture.topic])
             .await?
@@ -100,12 +108,12 @@ async fn while_a_synchronous_standby_is_absent_events_go_out_and_nothing_is_conf
         .await?;
         ensure!(
             !session.value::<bool>(&past).await?,
-            "confirmed and not marked"
+            "confirmed and not marked as published"
         );
         ensure!(outboxd.get("/livez").await?.0 == 200);
         ensure!(
             writers.try_join_next().is_none(),
-            "no standby, and a commit is over"
+            "a commit returned without its standby"
         );
 
         synchronous(&mut server, &fixture, "").await?;
@@ -119,8 +127,8 @@ async fn while_a_synchronous_standby_is_absent_events_go_out_and_nothing_is_conf
         .await?;
         assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
         fixture.verdict(&oracle).await?.expect_exact()?;
-        let letters = "SELECT count(*) FROM outbox.dead_letter";
-        assert_eq!(session.value::<i64>(letters).await?, 0);
+        let dead_letters = "SELECT count(*) FROM outbox.dead_letter";
+        assert_eq!(session.value::<i64>(dead_letters).await?, 0);
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! The ground that the other tests stand on: real servers that start, stop and leave nothing behind.
+//! The servers under the other tests: they start, stop and leave nothing behind.
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -56,7 +56,7 @@ async fn a_dropped_database_takes_its_slots_along_even_one_in_use() -> Result<()
         "SELECT (SELECT count(*) FROM pg_replication_slots WHERE database = '{name}') \
               + (SELECT count(*) FROM pg_database WHERE datname = '{name}')"
     );
-    wait_until("slots and database are gone", LIMIT, async || {
+    wait_until("slots and database to be gone", LIMIT, async || {
         let left: i64 = admin.value(&sql).await?;
         Ok((left == 0).then_some(()).ok_or(format!("{left} of them")))
     })
@@ -112,7 +112,8 @@ async fn a_server_with_a_password_asks_for_it() -> Result<()> {
     Ok(())
 }
 
-/// Plays two parts: run by `cargo test` it starts itself as another process, which starts a server, and kills that process.
+/// `cargo test` runs this test, which runs itself in a second process; that one starts a server and
+/// is killed.
 #[tokio::test]
 async fn nothing_is_left_of_a_server_when_its_owner_is_killed() -> Result<()> {
     const PART: &str = "OUTBOXD_TEST_OWNER";
@@ -137,7 +138,7 @@ async fn nothing_is_left_of_a_server_when_its_owner_is_killed() -> Result<()> {
     assert!(process.exists() && folder.join("data").exists());
     owner.kill()?;
     owner.wait()?;
-    wait_until("the server's end", LIMIT, async || {
+    wait_until("the server to be gone", LIMIT, async || {
         let left = [process.exists(), folder.exists()];
         Ok(if left == [false, false] {
             Ok(())
@@ -194,7 +195,7 @@ async fn kafka_gives_back_what_was_sent() -> Result<()> {
         );
     }
     let refused = kafka.consume_all(&["no-such-topic"]).await;
-    assert!(refused.is_err(), "topics are not made by asking for them");
+    assert!(refused.is_err(), "reading a missing topic created it");
     Ok(())
 }
 
@@ -241,7 +242,8 @@ async fn the_witness_knows_the_committed_inserts_in_commit_order() -> Result<()>
         let oracle = Oracle::create(&database).await?;
         let insert = |kind: &str| {
             format!(
-                "INSERT INTO outbox.outbox (event_type, topic, event_payload) VALUES ('{kind}', 't', '{{\"a\": [1.50, \"ü''\"]}}');"
+                "INSERT INTO outbox.outbox (event_type, topic, event_payload) \
+                 VALUES ('{kind}', 't', '{{\"a\": [1.50, \"ü''\"]}}');"
             )
         };
         let (first, second) = (database.connect().await?, database.connect().await?);
@@ -277,7 +279,8 @@ async fn the_witness_knows_the_committed_inserts_in_commit_order() -> Result<()>
         first
             .batch_execute("DELETE FROM outbox.outbox WHERE event_type = 'between'")
             .await?;
-        let sql = "INSERT INTO outbox.outbox (event_type, topic, event_payload, published_at) VALUES ('seen', 't', '1', now())";
+        let sql = "INSERT INTO outbox.outbox (event_type, topic, event_payload, published_at) \
+                   VALUES ('seen', 't', '1', now())";
         first.batch_execute(sql).await?;
         let events = oracle.committed().await?;
         let kinds: Vec<&str> = events
@@ -303,9 +306,10 @@ async fn the_witness_keeps_up_with_a_hundred_thousand_events() -> Result<()> {
     let database = Database::create(postgres::shared(17)).await?;
     let oracle = Oracle::create(&database).await?;
     let sql = "INSERT INTO outbox.outbox (event_type, topic, event_payload)
-               SELECT 'k' || n % 100, 't', jsonb_build_object('n', n) FROM generate_series(1, 100000) n";
+               SELECT 'k' || n % 100, 't', jsonb_build_object('n', n)
+                 FROM generate_series(1, 100000) n";
     database.connect().await?.batch_execute(sql).await?;
-    let events = wait_for("the witness", LIMIT, async || {
+    let events = wait_for("the oracle", LIMIT, async || {
         Ok(Some(oracle.committed().await?))
     })
     .await?;

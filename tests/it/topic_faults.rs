@@ -1,4 +1,5 @@
-//! What a broker can do to a topic, and what becomes of its events: rights, deletion, clocks, quotas. Other topics go on.
+//! What a broker can do to a topic, and how its events fare: ACLs, deletion, timestamp limits,
+//! quotas. Other topics go on.
 
 use std::time::Duration;
 
@@ -12,17 +13,18 @@ use crate::support::wait::wait_until;
 
 const LIMIT: Duration = Duration::from_secs(90);
 
-/// The letters by code and state, such as `TOPIC_UNKNOWN dead 3`.
-async fn letters(session: &Session) -> Result<String> {
+/// The dead letters by code and state, such as `TOPIC_UNKNOWN dead 3`.
+async fn dead_letters(session: &Session) -> Result<String> {
     let sql = "SELECT coalesce(string_agg(line, ', ' ORDER BY line), '') FROM ( \
-                 SELECT error_code || ' ' || state || ' ' || count(*) AS line FROM outbox.dead_letter \
+                 SELECT error_code || ' ' || state || ' ' || count(*) AS line \
+                   FROM outbox.dead_letter \
                   GROUP BY error_code, state) AS l";
     session.value(sql).await
 }
 
-async fn letters_are(session: &Session, outboxd: &Outboxd, wanted: &str) -> Result<()> {
+async fn expect_dead_letters(session: &Session, outboxd: &Outboxd, wanted: &str) -> Result<()> {
     wait_until(wanted, LIMIT, async || {
-        let found = letters(session).await?;
+        let found = dead_letters(session).await?;
         Ok(if found == wanted {
             Ok(())
         } else {
@@ -32,7 +34,7 @@ async fn letters_are(session: &Session, outboxd: &Outboxd, wanted: &str) -> Resu
     .await
 }
 
-async fn arrived(kafka: &Kafka, topic: &str, count: usize) -> Result<()> {
+async fn expect_arrived(kafka: &Kafka, topic: &str, count: usize) -> Result<()> {
     wait_until("the records", LIMIT, async || {
         let records = kafka.record_count(&[topic]).await?;
         Ok(if records == count as i64 {
@@ -49,7 +51,7 @@ async fn all_marked(session: &Session, outboxd: &Outboxd) -> Result<()> {
     wait_until("every row to be marked", LIMIT, async || {
         Ok(match session.value::<i64>(left).await? {
             0 => Ok(()),
-            left => Err(format!("{left} are not: {}", outboxd.log())),
+            left => Err(format!("{left} rows are unpublished: {}", outboxd.log())),
         })
     })
     .await
@@ -72,12 +74,12 @@ async fn a_topic_without_the_right_to_write_costs_its_own_events_alone() -> Resu
         "authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer",
         "allow.everyone.if.no.acl.found=true",
     ])?;
-    let fixture = Fixture::set(postgres::shared(postgres::turn(17)), &kafka).await?;
+    let fixture = Fixture::create(postgres::shared(postgres::turn(17)), &kafka).await?;
     let session = fixture.database.connect().await?;
     let mut denied = Vec::new();
     for operation in ["Write", "All"] {
         let topic = kafka.topic("denied", 1).await?;
-        // Once a topic has a rule, what no rule allows is denied.
+        // Once a topic has an ACL, operations that no ACL allows are denied.
         let allow = ["--add", "--allow-principal", "User:*", "--operation", "All"];
         let deny = [
             "--add",
@@ -102,14 +104,15 @@ async fn a_topic_without_the_right_to_write_costs_its_own_events_alone() -> Resu
             fixture.database.insert(&key, &fixture.topic, "{}").await?;
         }
     }
-    arrived(&kafka, &fixture.topic, 6).await?;
-    letters_are(
+    expect_arrived(&kafka, &fixture.topic, 6).await?;
+    expect_dead_letters(
         &session,
         &outboxd,
         "TOPIC_AUTHORIZATION_FAILED dead 3, TOPIC_UNKNOWN dead 3",
     )
     .await?;
-    // What could be sent was tried as often as it is set, and each attempt is in the row.
+    // The publisher knows the first topic: its records are tried up to the limit, and their rows
+    // count each attempt.
     let attempts = format!(
         "SELECT array_agg(DISTINCT times_attempted) FROM outbox.outbox WHERE topic = '{}'",
         denied[0].0
@@ -136,7 +139,7 @@ async fn a_topic_without_the_right_to_write_costs_its_own_events_alone() -> Resu
     delivered.extend(ids_in(&kafka, &denied[1].0).await?);
     assert_eq!(delivered, ids);
     assert_eq!(
-        letters(&session).await?,
+        dead_letters(&session).await?,
         "TOPIC_AUTHORIZATION_FAILED retried 3, TOPIC_UNKNOWN retried 3"
     );
     assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
@@ -145,7 +148,7 @@ async fn a_topic_without_the_right_to_write_costs_its_own_events_alone() -> Resu
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_topic_that_is_deleted_costs_its_own_events_alone_until_it_is_back() -> Result<()> {
-    let fixture = Fixture::set(postgres::shared(postgres::turn(15)), kafka::shared()).await?;
+    let fixture = Fixture::create(postgres::shared(postgres::turn(15)), kafka::shared()).await?;
     let session = fixture.database.connect().await?;
     let mut outboxd = Outboxd::spawn(&fixture.settings)?;
     outboxd.wait_for_phase("streaming", LIMIT).await?;
@@ -158,17 +161,17 @@ async fn a_topic_that_is_deleted_costs_its_own_events_alone_until_it_is_back() -
         ids.push(fixture.database.insert("k", &gone, "{}").await?);
         fixture.database.insert("k", &fixture.topic, "{}").await?;
     }
-    arrived(fixture.kafka, &fixture.topic, 3).await?;
-    letters_are(&session, &outboxd, "TOPIC_UNKNOWN dead 3").await?;
+    expect_arrived(fixture.kafka, &fixture.topic, 3).await?;
+    expect_dead_letters(&session, &outboxd, "TOPIC_UNKNOWN dead 3").await?;
     fixture.kafka.create_topic(&gone, 1, &[]).await?;
     retry_all(&fixture).await?;
     all_marked(&session, &outboxd).await?;
     assert_eq!(ids_in(fixture.kafka, &gone).await?, ids);
-    // New ones go out at once, as before.
+    // New events are published at once.
     ids.push(fixture.database.insert("k", &gone, "{}").await?);
     all_marked(&session, &outboxd).await?;
     assert_eq!(ids_in(fixture.kafka, &gone).await?, ids);
-    assert_eq!(letters(&session).await?, "TOPIC_UNKNOWN retried 3");
+    assert_eq!(dead_letters(&session).await?, "TOPIC_UNKNOWN retried 3");
     assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
     Ok(())
 }
@@ -180,7 +183,7 @@ async fn a_record_that_the_broker_finds_too_old_is_sent_again_with_the_time_of_t
     let old = "old";
     let bounds = [("message.timestamp.before.max.ms", "2000")];
     kafka.create_topic(old, 1, &bounds).await?;
-    let fixture = Fixture::set(postgres::shared(postgres::turn(17)), &kafka).await?;
+    let fixture = Fixture::create(postgres::shared(postgres::turn(17)), &kafka).await?;
     let session = fixture.database.connect().await?;
     let mut outboxd = Outboxd::spawn(&fixture.settings)?;
     outboxd.wait_for_phase("streaming", LIMIT).await?;
@@ -193,16 +196,17 @@ async fn a_record_that_the_broker_finds_too_old_is_sent_again_with_the_time_of_t
     kafka.freeze()?;
     for _ in 0..20 {
         let sql = format!(
-            "INSERT INTO outbox.outbox (event_type, topic, event_payload) VALUES ('k', '{old}', '{{}}') RETURNING id"
+            "INSERT INTO outbox.outbox (event_type, topic, event_payload) \
+             VALUES ('k', '{old}', '{{}}') RETURNING id"
         );
         ids.push(session.value(&sql).await?);
     }
-    // The requests are on their way, and are read when the broker goes on.
+    // The requests are in flight, and the broker reads them when it is resumed.
     tokio::time::sleep(Duration::from_secs(4)).await;
     kafka.thaw()?;
     all_marked(&session, &outboxd).await?;
-    // The figure is shown a few times a second.
-    wait_until("a refusal of the broker", LIMIT, async || {
+    // The metric is updated a few times a second.
+    wait_until("a rejection by the broker", LIMIT, async || {
         let rewinds = outboxd.metric("outboxd_partition_rewinds_total").await?;
         Ok(if rewinds > Some(0.0) {
             Ok(())
@@ -218,7 +222,11 @@ async fn a_record_that_the_broker_finds_too_old_is_sent_again_with_the_time_of_t
         }
     }
     assert_eq!(first, ids);
-    assert_eq!(letters(&session).await?, "", "a clock is no event's fault");
+    assert_eq!(
+        dead_letters(&session).await?,
+        "",
+        "an old timestamp counted against an event"
+    );
     let attempts = "SELECT array_agg(DISTINCT times_attempted) FROM outbox.outbox";
     assert_eq!(session.value::<Vec<i32>>(attempts).await?, [1]);
     assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
@@ -237,21 +245,22 @@ async fn a_quota_makes_events_late_and_costs_none() -> Result<()> {
         "--entity-default",
     ];
     kafka.tool("kafka.admin.ConfigCommand", &quota).await?;
-    let fixture = Fixture::set(postgres::shared(postgres::turn(15)), &kafka).await?;
+    let fixture = Fixture::create(postgres::shared(postgres::turn(15)), &kafka).await?;
     let session = fixture.database.connect().await?;
     let mut outboxd = Outboxd::spawn(&fixture.settings)?;
     outboxd.wait_for_phase("streaming", LIMIT).await?;
     session
         .execute(
             "INSERT INTO outbox.outbox (event_type, topic, event_payload) \
-             SELECT 'k' || i % 7, $1, jsonb_build_object('x', repeat('x', 900)) FROM generate_series(1, 600) i",
+             SELECT 'k' || i % 7, $1, jsonb_build_object('x', repeat('x', 900)) \
+             FROM generate_series(1, 600) i",
             &[&fixture.topic],
         )
         .await?;
     all_marked(&session, &outboxd).await?;
     let delivered = ids_in(&kafka, &fixture.topic).await?;
     assert_eq!(delivered.len(), 600, "each once");
-    assert_eq!(letters(&session).await?, "");
+    assert_eq!(dead_letters(&session).await?, "");
     assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! What a service can do to the outbox: the crate's writer, and the files of `sql/`.
+//! How a service writes to the outbox: the crate's `Writer`, and the files of `sql/`.
 
 use std::error::Error as _;
 
@@ -17,14 +17,14 @@ const ROLE: &str = include_str!("../../sql/role.sql");
 const WRITE_EVENT: &str = include_str!("../../sql/write_event.sql");
 const CHECKS: &str = include_str!("../../sql/checks.sql");
 
-/// So many numbers `1e131071` print as more than 10 MiB, and are sent as less than a kilobyte.
+/// This many numbers `1e131071` print as more than 10 MiB, from less than a kilobyte of JSON.
 const SMALL_BUT_LARGE: usize = 81;
 
 fn numbers(count: usize) -> String {
     format!("[{}]", vec!["1e131071"; count].join(","))
 }
 
-/// The text of a file of `sql/` for the usual names and a role of this database's own.
+/// A file of `sql/` filled in with the usual names and this database's own role.
 fn filled(sql: &str, database: &Database) -> String {
     sql.replace("{{schema}}", "\"outbox\"")
         .replace("{{table}}", "\"outbox\".\"outbox\"")

@@ -1,4 +1,5 @@
-//! What most tests begin with: a database that `outboxd init` has prepared, a topic, and the settings that bring them together.
+//! What most tests begin with: a database that `outboxd init` has prepared, a topic, and the
+//! settings that connect the two.
 
 use std::time::Duration;
 
@@ -18,24 +19,24 @@ pub(crate) struct Fixture<'a> {
     pub(crate) settings: Settings,
 }
 
-/// What may come twice when something happens: what is committed, and not confirmed.
+/// The commits that may be published twice after an interruption: committed and not yet confirmed.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Window {
-    /// Where the slot stood.
+    /// The slot's `confirmed_flush_lsn`.
     pub(crate) confirmed: u64,
-    /// Where the server's log ended.
+    /// The server's WAL insert position.
     pub(crate) written: u64,
 }
 
 impl Window {
-    /// Whether a commit at this position is in it.
+    /// Whether a commit at this position is in the window.
     pub(crate) fn contains(&self, at: u64) -> bool {
         self.confirmed <= at && at < self.written
     }
 }
 
 impl<'a> Fixture<'a> {
-    pub(crate) async fn set(server: &Server, kafka: &'a Kafka) -> Result<Fixture<'a>> {
+    pub(crate) async fn create(server: &Server, kafka: &'a Kafka) -> Result<Fixture<'a>> {
         let database = Database::create(server).await?;
         let topic = kafka.topic("events", 4).await?;
         let settings = Settings::new(&database, kafka)?;
@@ -48,12 +49,12 @@ impl<'a> Fixture<'a> {
         })
     }
 
-    /// The name of the slot that outboxd makes here.
+    /// The name of the slot that outboxd creates in this database.
     pub(crate) fn slot(&self) -> String {
         format!("outboxd_{}", self.database.name)
     }
 
-    /// Where slot and server stand.
+    /// The positions of the slot and the server now.
     pub(crate) async fn window(&self) -> Result<Window> {
         let session = self.database.connect().await?;
         let slot = self.database.slot(&self.slot()).await?;
@@ -65,12 +66,12 @@ impl<'a> Fixture<'a> {
         })
     }
 
-    /// Waits until every row is marked.
+    /// Waits until every row is marked as published.
     pub(crate) async fn all_marked(&self, limit: Duration) -> Result<()> {
         self.database.all_marked(limit).await
     }
 
-    /// What the witness says about what Kafka has.
+    /// Compares the topic's records with what the oracle saw committed.
     pub(crate) async fn verdict(&self, oracle: &Oracle<'_>) -> Result<Report> {
         let consumed = self.kafka.consume_all(&[&self.topic]).await?;
         Ok(check(&oracle.committed().await?, &consumed))

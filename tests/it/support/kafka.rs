@@ -1,5 +1,5 @@
-//! A real Kafka broker, from its jars: one for all tests of a process, and private ones for tests that stop or freeze theirs,
-//! also behind a proxy, asking for a password, or three together.
+//! A real Kafka broker, run from its jars. All tests of a process share one; tests that stop or
+//! freeze a broker start a private one, also behind a proxy, with SASL, or as a cluster of three.
 
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
@@ -23,37 +23,38 @@ use rdkafka::{Offset, TopicPartitionList};
 
 use super::ephemeral::{Guard, cached, free_port, new_folder};
 
-/// What the broker is, for the cache: the version that `tests/services/kafka/pom.xml` names.
+/// Name in the cache: the version in `tests/services/kafka/pom.xml`.
 const CACHE_NAME: &str = "kafka-4.1.0";
 
 /// Any sixteen bytes in base64.
 const CLUSTER_ID: &str = "b3V0Ym94ZC10ZXN0cy0wMQ";
 
-/// How long a broker may take to start, or to stop in good order.
+/// Time limit for a broker's start and for its clean shutdown.
 const START_LIMIT: Duration = Duration::from_secs(120);
 
-/// How long reading everything may take.
+/// Time limit for reading whole topics.
 const READ_LIMIT: Duration = Duration::from_secs(300);
 
-/// One broker, which is its own controller or one of three. Dropping it kills the process and removes its files.
+/// One broker, which is its own controller or one of three. Dropping it kills the process and
+/// removes its files.
 pub(crate) struct Kafka {
     guard: Guard,
     port: u16,
     machine: &'static [&'static str],
-    /// Where a second listener is.
+    /// The port of a second listener.
     outer: Option<u16>,
     /// All brokers of the cluster.
     bootstrap: String,
 }
 
-/// What a broker shall be like.
+/// How a broker is set up.
 #[derive(Clone, Copy)]
 struct Plan<'a> {
     machine: &'static [&'static str],
     properties: &'a [&'a str],
     outer: Option<Outer<'a>>,
     place: &'a Place,
-    /// Where to keep the files, if not in a folder of its own below the temporary one.
+    /// The folder for its records; by default one below the temporary folder.
     files: Option<&'a Path>,
 }
 
@@ -62,15 +63,15 @@ struct Plan<'a> {
 pub(crate) struct Outer<'a> {
     /// `PLAINTEXT`, `SASL_PLAINTEXT` or `SSL`.
     pub(crate) protocol: &'a str,
-    /// The port that clients are told, where that is not its own: a proxy's.
-    pub(crate) told: Option<u16>,
+    /// The port that the broker advertises where it is not its own, such as a proxy's.
+    pub(crate) advertised: Option<u16>,
 }
 
 /// A broker's place among the brokers of its cluster.
 struct Place {
     id: usize,
     ports: Vec<u16>,
-    /// The first broker's, which is the controller.
+    /// The controller port of the first broker.
     controller: u16,
 }
 
@@ -89,7 +90,7 @@ impl Place {
     }
 }
 
-/// A Java machine that starts fast and stays small.
+/// JVM options for a fast start and little memory.
 const SMALL: [&str; 4] = [
     "-Xms64m",
     "-Xmx256m",
@@ -97,7 +98,7 @@ const SMALL: [&str; 4] = [
     "-XX:TieredStopAtLevel=1",
 ];
 
-/// One that makes its code as fast as it can, for measurements.
+/// JVM options for measurements: the full compiler.
 const FAST: [&str; 3] = ["-Xms512m", "-Xmx512m", "-XX:+UseSerialGC"];
 
 /// One record as a consumer sees it.
@@ -120,12 +121,12 @@ impl ConsumedRecord {
         std::str::from_utf8(value).ok()
     }
 
-    /// The identity that outboxd gives every record of a row.
+    /// The row's id, which outboxd writes as a header of every record.
     pub(crate) fn outbox_id(&self) -> Option<i64> {
         self.header("outbox_id")?.parse().ok()
     }
 
-    /// The commit position that outboxd gives every record of the stream.
+    /// The commit's LSN, which outboxd writes as a header of every record from the stream.
     pub(crate) fn committed_at(&self) -> Result<u64> {
         let lsn = self.header("outbox_lsn");
         parse_lsn(lsn.context("the stream names the commit")?)
@@ -153,24 +154,25 @@ impl ConsumedRecord {
     }
 }
 
-/// A position in the log as a number.
+/// An LSN as a number.
 pub(crate) fn parse_lsn(text: &str) -> Result<u64> {
     let (high, low) = text.split_once('/').context("an LSN")?;
     Ok(u64::from_str_radix(high, 16)? << 32 | u64::from_str_radix(low, 16)?)
 }
 
-/// The folder of the broker's jars: `OUTBOXD_TEST_KAFKA_DIR` (a Kafka installation, or its `libs`), or fetched by Maven.
+/// The folder of the broker's jars: `OUTBOXD_TEST_KAFKA_DIR` (a Kafka installation, or its `libs`),
+/// or downloaded by Maven.
 fn jars() -> Result<PathBuf> {
     if let Some(dir) = env::var_os("OUTBOXD_TEST_KAFKA_DIR").map(PathBuf::from) {
         let libs = dir.join("libs");
         return Ok(if libs.is_dir() { libs } else { dir });
     }
-    // Once for all tests of this process.
+    // One download for all tests of this process.
     static FETCHING: Mutex<()> = Mutex::new(());
     let _turn = FETCHING.lock().unwrap_or_else(PoisonError::into_inner);
     cached(CACHE_NAME, |dir| {
         let pom = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/services/kafka/pom.xml");
-        // A repository of its own, so that neither HOME nor what lies there matters.
+        // A repository of its own keeps the result independent of HOME and its contents.
         let repository = dir.with_extension("m2");
         let status = Command::new("mvn")
             .args(["--quiet", "--batch-mode", "--file", pom])
@@ -195,17 +197,17 @@ pub(crate) fn shared() -> &'static Kafka {
     KAFKA.get_or_init(|| Kafka::start(&SMALL, &[]).expect("Kafka starts"))
 }
 
-/// A broker of one's own, with further lines of `server.properties`.
+/// A private broker with further lines of `server.properties`.
 pub(crate) fn private(properties: &[&str]) -> Result<Kafka> {
     Kafka::start(&SMALL, properties)
 }
 
-/// A broker of one's own to measure against.
+/// A private broker for measurements.
 pub(crate) fn fast() -> Result<Kafka> {
     Kafka::start(&FAST, &[])
 }
 
-/// A broker of one's own with a second listener, [`Kafka::outer_port`].
+/// A private broker with a second listener at [`Kafka::outer_port`].
 pub(crate) fn with_outer(outer: Outer<'_>, properties: &[&str]) -> Result<Kafka> {
     let place = Place::alone()?;
     let mut kafka = Kafka::prepare(Plan {
@@ -219,7 +221,7 @@ pub(crate) fn with_outer(outer: Outer<'_>, properties: &[&str]) -> Result<Kafka>
     Ok(kafka)
 }
 
-/// A broker of one's own that keeps its records in this folder.
+/// A private broker that keeps its records in this folder.
 pub(crate) fn private_in(files: &Path, properties: &[&str]) -> Result<Kafka> {
     let place = Place::alone()?;
     let mut kafka = Kafka::prepare(Plan {
@@ -233,7 +235,8 @@ pub(crate) fn private_in(files: &Path, properties: &[&str]) -> Result<Kafka> {
     Ok(kafka)
 }
 
-/// Three brokers, the first of which is the controller as well. Each has all of them as its bootstrap servers.
+/// Three brokers, the first of which is also the controller. Each lists all three as its bootstrap
+/// servers.
 pub(crate) fn cluster(properties: &[&str]) -> Result<Vec<Kafka>> {
     let ports = (0..3).map(|_| free_port()).collect::<Result<Vec<u16>>>()?;
     let controller = free_port()?;
@@ -274,7 +277,7 @@ impl Kafka {
         Ok(kafka)
     }
 
-    /// Everything before its start.
+    /// Writes the configuration and formats the storage.
     fn prepare(plan: Plan<'_>) -> Result<Kafka> {
         let jars = jars()?;
         let dir = new_folder("kafka", None)?;
@@ -316,7 +319,7 @@ impl Kafka {
         let (mut outer, mut advertised, mut protocol) = Default::default();
         if let (Some(own), Some(wanted)) = (self.outer, plan.outer) {
             outer = format!(",OUTER://127.0.0.1:{own}");
-            advertised = format!(",OUTER://127.0.0.1:{}", wanted.told.unwrap_or(own));
+            advertised = format!(",OUTER://127.0.0.1:{}", wanted.advertised.unwrap_or(own));
             protocol = format!(",OUTER:{}", wanted.protocol);
         }
         let replicas = plan.place.ports.len();
@@ -354,21 +357,26 @@ log.cleaner.dedupe.buffer.size=4194304
             text.push('\n');
         }
         fs::write(dir.join("server.properties"), text)?;
-        let logging = "rootLogger.level=warn\nrootLogger.appenderRefs=out\nrootLogger.appenderRef.out.ref=out\n\
-             appenders=out\nappender.out.type=Console\nappender.out.name=out\nappender.out.layout.type=PatternLayout\n\
+        let logging = "rootLogger.level=warn\n\
+             rootLogger.appenderRefs=out\n\
+             rootLogger.appenderRef.out.ref=out\n\
+             appenders=out\n\
+             appender.out.type=Console\n\
+             appender.out.name=out\n\
+             appender.out.layout.type=PatternLayout\n\
              appender.out.layout.pattern=%d %p %m (%c)%n\n";
         fs::write(dir.join("log4j2.properties"), logging)?;
         Ok(())
     }
 
-    /// Starts the broker again after [`stop`](Kafka::stop) or [`kill`](Kafka::kill), at the same address; returns when it
-    /// answers.
+    /// Starts the broker again at the same address after [`stop`](Kafka::stop) or
+    /// [`kill`](Kafka::kill), and waits until it answers.
     pub(crate) fn resume(&mut self) -> Result<()> {
         self.begin()?;
         self.wait_ready()
     }
 
-    /// The same without waiting for an answer.
+    /// Starts the broker and does not wait for an answer.
     pub(crate) fn begin(&mut self) -> Result<()> {
         self.guard.start(&java(
             self.machine,
@@ -378,7 +386,7 @@ log.cleaner.dedupe.buffer.size=4194304
         Ok(())
     }
 
-    /// Waits until it answers.
+    /// Waits until the broker answers a metadata request.
     pub(crate) fn wait_ready(&self) -> Result<()> {
         let end = Instant::now() + START_LIMIT;
         let listens = || TcpStream::connect(("127.0.0.1", self.port)).is_ok();
@@ -410,17 +418,17 @@ log.cleaner.dedupe.buffer.size=4194304
         self.outer.context("it has one listener")
     }
 
-    /// The port on 127.0.0.1.
+    /// The port of the first listener on 127.0.0.1.
     pub(crate) fn port(&self) -> u16 {
         self.port
     }
 
-    /// The process number while it runs.
+    /// The process id while it runs.
     pub(crate) fn pid(&self) -> Option<u32> {
         self.guard.pid()
     }
 
-    /// Stops the broker in good order.
+    /// Clean shutdown, by SIGTERM.
     pub(crate) fn stop(&mut self) -> Result<()> {
         self.guard.signal("TERM")?;
         if self.guard.wait(START_LIMIT).is_none() {
@@ -438,7 +446,7 @@ log.cleaner.dedupe.buffer.size=4194304
         Ok(())
     }
 
-    /// SIGSTOP: connections stay open and nobody answers.
+    /// SIGSTOP: connections stay open and requests get no answer.
     pub(crate) fn freeze(&mut self) -> Result<()> {
         self.guard.signal("STOP")
     }
@@ -448,19 +456,19 @@ log.cleaner.dedupe.buffer.size=4194304
         self.guard.signal("CONT")
     }
 
-    /// What the broker has logged.
+    /// The broker's log.
     pub(crate) fn log(&self) -> String {
         self.guard.log()
     }
 
-    /// Settings of a client of this broker.
+    /// Client settings for this broker.
     pub(crate) fn client(&self) -> ClientConfig {
         let mut config = ClientConfig::new();
         config.set("bootstrap.servers", self.brokers());
         config
     }
 
-    /// Makes a topic; its name is `name` and a number that no other topic of this process has.
+    /// Creates a topic named `name` and a number that is unique in this process.
     pub(crate) async fn topic(&self, name: &str, partitions: i32) -> Result<String> {
         static COUNT: AtomicU32 = AtomicU32::new(1);
         let name = format!("{name}-{}", COUNT.fetch_add(1, Ordering::Relaxed));
@@ -468,7 +476,8 @@ log.cleaner.dedupe.buffer.size=4194304
         Ok(name)
     }
 
-    /// Makes a topic of this very name, with settings such as `("max.message.bytes", "20000000")`.
+    /// Creates a topic of exactly this name, with settings such as `("max.message.bytes",
+    /// "20000000")`.
     pub(crate) async fn create_topic(
         &self,
         name: &str,
@@ -478,7 +487,7 @@ log.cleaner.dedupe.buffer.size=4194304
         self.create_replicated(name, partitions, 1, settings).await
     }
 
-    /// The same with so many replicas.
+    /// As [`create_topic`](Kafka::create_topic), with this many replicas.
     pub(crate) async fn create_replicated(
         &self,
         name: &str,
@@ -493,7 +502,7 @@ log.cleaner.dedupe.buffer.size=4194304
         self.create(topic).await
     }
 
-    /// Makes a topic of one partition with its replicas on these brokers.
+    /// Creates a topic of one partition with its replicas on these brokers.
     pub(crate) async fn create_placed(&self, name: &str, brokers: &[i32]) -> Result<()> {
         let place = [brokers];
         self.create(NewTopic::new(name, 1, TopicReplication::Variable(&place)))
@@ -510,7 +519,7 @@ log.cleaner.dedupe.buffer.size=4194304
         Ok(())
     }
 
-    /// How many replicas of each partition of a topic are in sync.
+    /// The number of in-sync replicas of each partition of a topic.
     pub(crate) async fn in_sync_counts(&self, topic: &str) -> Result<Vec<usize>> {
         self.with_consumer(&[topic], |consumer, topics| {
             let metadata = consumer.fetch_metadata(Some(&topics[0]), READ_LIMIT)?;
@@ -523,7 +532,7 @@ log.cleaner.dedupe.buffer.size=4194304
         .await
     }
 
-    /// Gives a topic other settings; those that are not named get their defaults.
+    /// Sets a topic's settings; those that are not named get their defaults.
     pub(crate) async fn alter_topic(&self, name: &str, settings: &[(&str, &str)]) -> Result<()> {
         let admin: AdminClient<DefaultClientContext> = self.client().create()?;
         let mut altered = AlterConfig::new(ResourceSpecifier::Topic(name));
@@ -537,7 +546,7 @@ log.cleaner.dedupe.buffer.size=4194304
         Ok(())
     }
 
-    /// Takes a topic away, with all that is in it; returns when the broker no longer knows it.
+    /// Deletes a topic with its records.
     pub(crate) async fn delete_topic(&self, name: &str) -> Result<()> {
         let admin: AdminClient<DefaultClientContext> = self.client().create()?;
         let options = AdminOptions::new().operation_timeout(Some(Duration::from_secs(30)));
@@ -568,7 +577,8 @@ log.cleaner.dedupe.buffer.size=4194304
         Ok(())
     }
 
-    /// How many records a consumer could read from these topics now. (A transaction's own markers count, too.)
+    /// The number of records that a consumer could read from these topics now, transaction markers
+    /// included.
     pub(crate) async fn record_count(&self, topics: &[&str]) -> Result<i64> {
         self.with_consumer(topics, |consumer, topics| {
             let mut sum = 0;
@@ -583,8 +593,8 @@ log.cleaner.dedupe.buffer.size=4194304
         .await
     }
 
-    /// Everything in these topics up to their ends as they are now, committed transactions only; topic by topic, each
-    /// partition in the order of its offsets.
+    /// Reads these topics up to their present ends, committed transactions only: topic by topic,
+    /// each partition in the order of its offsets.
     pub(crate) async fn consume_all(&self, topics: &[&str]) -> Result<Vec<ConsumedRecord>> {
         self.with_consumer(topics, |consumer, topics| {
             let mut records = Vec::new();
@@ -650,7 +660,7 @@ fn read_topic(
             Some(Err(KafkaError::PartitionEOF(done))) => {
                 unread.retain(|partition| *partition != done)
             }
-            // One broker of a cluster may be away; what it leads, others lead now.
+            // One broker of a cluster may be down; the others lead its partitions.
             Some(Err(error)) if error.rdkafka_error_code() != Some(AWAY) => {
                 return Err(error).context("reading records");
             }
@@ -662,7 +672,7 @@ fn read_topic(
     Ok(())
 }
 
-/// `java` with the options of its machine, and what is to be run.
+/// The command line that runs a class on `java`.
 fn java(machine: &[&str], jars: &Path, arguments: &[&str]) -> Vec<String> {
     let classes = format!("{}/*", jars.display());
     let logging = "-Dlog4j2.configurationFile=log4j2.properties";

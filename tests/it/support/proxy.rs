@@ -1,7 +1,8 @@
-//! A TCP proxy that breaks networks: between the program and a server, one fault at a time, each way of its own.
+//! A TCP proxy between the program and a server that simulates network faults, in each direction
+//! separately.
 //!
-//! What is set holds for the connections that are open and for those to come, from the next piece on; a piece is what one read
-//! gives. Everything ends with the proxy.
+//! A setting applies to open and to new connections, from the next read on. All connections end
+//! with the proxy.
 
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
@@ -19,28 +20,30 @@ use tokio::task::JoinHandle;
 use super::ephemeral::free_port;
 use super::wait::wait_for;
 
-/// The most that is passed on at once.
+/// The most bytes that one read takes.
 const PIECE: usize = 16 << 10;
 
-/// What becomes of the bytes of one way.
+/// What happens to the bytes of one direction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Flow {
-    /// They go on.
+    /// They are forwarded.
     Pass,
-    /// Each piece goes on after so long.
+    /// Each read is forwarded after this delay.
     Delay(Duration),
-    /// So many bytes a second go on.
+    /// At most this many bytes a second are forwarded.
     Throttle(u32),
-    /// Nobody reads them: the sender's socket fills. They arrive when it is over.
+    /// The proxy stops reading, so the sender's socket buffer fills. The bytes arrive once the flow
+    /// changes.
     StopReading,
-    /// They are taken and go nowhere, and the end of a connection with them: nobody can tell it from a slow answer. A
-    /// connection that lost bytes this way ends when it is over.
+    /// The proxy reads the bytes and drops them, and hides the end of the connection too: for the
+    /// peer this cannot be told from a slow answer. A connection that lost bytes this way is closed
+    /// once the flow changes.
     Swallow,
 }
 
-/// Which way.
+/// Direction of the bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Way {
+pub(crate) enum Direction {
     ToServer,
     ToClient,
 }
@@ -49,21 +52,21 @@ pub(crate) enum Way {
 struct Rules {
     to_server: Flow,
     to_client: Flow,
-    /// Grows with each reset: connections of an earlier number end.
+    /// Grows with each reset: connections opened under a lower number are reset.
     resets: u64,
 }
 
 impl Rules {
-    fn of(&self, way: Way) -> Flow {
+    fn of(&self, way: Direction) -> Flow {
         match way {
-            Way::ToServer => self.to_server,
-            Way::ToClient => self.to_client,
+            Direction::ToServer => self.to_server,
+            Direction::ToClient => self.to_client,
         }
     }
 }
 
-/// Bytes that may still pass one way before the connection that carries them is cut.
-type Cut = Arc<Mutex<Option<(Way, usize)>>>;
+/// Bytes that may still pass in one direction before the connection that carries them is cut.
+type Cut = Arc<Mutex<Option<(Direction, usize)>>>;
 
 /// See the module's head.
 pub(crate) struct Proxy {
@@ -80,12 +83,12 @@ impl Drop for Proxy {
 }
 
 impl Proxy {
-    /// Listens on a free port of 127.0.0.1 in front of this one.
+    /// Listens on a free port of 127.0.0.1 and forwards to this port of the server.
     pub(crate) async fn before(server: u16) -> Result<Proxy> {
         Proxy::at(free_port()?, server).await
     }
 
-    /// The same on a port that is known already.
+    /// Listens on a given port.
     pub(crate) async fn at(port: u16, server: u16) -> Result<Proxy> {
         let listener = TcpListener::bind(("127.0.0.1", port)).await;
         let listener = listener.with_context(|| format!("port {port}"))?;
@@ -110,38 +113,39 @@ impl Proxy {
         self.port
     }
 
-    /// The same URL as this, through the proxy.
+    /// The same URL, through the proxy.
     pub(crate) fn url(&self, url: &str) -> Result<String> {
         let (head, rest) = url.split_once('@').context("a user")?;
         let (_, database) = rest.split_once('/').context("a database")?;
         Ok(format!("{head}@127.0.0.1:{}/{database}", self.port))
     }
 
-    /// Both ways.
+    /// Sets both directions.
     pub(crate) fn set(&self, flow: Flow) {
         self.rules
             .send_modify(|rules| (rules.to_server, rules.to_client) = (flow, flow));
     }
 
-    /// One way; the other stays as it is.
-    pub(crate) fn set_way(&self, way: Way, flow: Flow) {
+    /// Sets one direction; the other stays as it is.
+    pub(crate) fn set_direction(&self, way: Direction, flow: Flow) {
         self.rules.send_modify(|rules| match way {
-            Way::ToServer => rules.to_server = flow,
-            Way::ToClient => rules.to_client = flow,
+            Direction::ToServer => rules.to_server = flow,
+            Direction::ToClient => rules.to_client = flow,
         });
     }
 
-    /// Ends all connections as a machine does that knows nothing of them: both sides see a reset.
+    /// Resets all connections: both sides receive a TCP RST.
     pub(crate) fn reset(&self) {
         self.rules.send_modify(|rules| rules.resets += 1);
     }
 
-    /// After so many bytes more this way, whichever connection carries them ends in the middle of what it was sending.
-    pub(crate) fn cut_after(&self, way: Way, bytes: usize) {
+    /// Cuts a connection in the middle of a write: the one that carries the last of this many
+    /// further bytes.
+    pub(crate) fn cut_after(&self, way: Direction, bytes: usize) {
         *lock(&self.cut) = Some((way, bytes));
     }
 
-    /// Waits until the cut has come; not at all where none was asked for.
+    /// Waits until the cut has happened; returns at once if none is pending.
     pub(crate) async fn wait_for_cut(&self, limit: Duration) -> Result<()> {
         wait_for("the cut", limit, async || {
             Ok(lock(&self.cut).is_none().then_some(()))
@@ -150,7 +154,7 @@ impl Proxy {
     }
 }
 
-fn lock(cut: &Cut) -> std::sync::MutexGuard<'_, Option<(Way, usize)>> {
+fn lock(cut: &Cut) -> std::sync::MutexGuard<'_, Option<(Direction, usize)>> {
     cut.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -164,7 +168,10 @@ async fn accept(
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
-                Ok((client, _)) => drop(connections.spawn(connect(client, server, rules.clone(), Arc::clone(&cut)))),
+                Ok((client, _)) => {
+                    let task = connect(client, server, rules.clone(), Arc::clone(&cut));
+                    connections.spawn(task);
+                }
                 Err(_) => return,
             },
             Some(_) = connections.join_next() => {}
@@ -183,7 +190,7 @@ async fn connect(
         let mut rules = rules.clone();
         async move { drop(rules.wait_for(|rules| rules.resets > resets).await) }
     };
-    // Who is swallowed does not reach the server either.
+    // A swallowed client does not reach the server either.
     let swallowed = |rules: &Rules| rules.to_server == Flow::Swallow;
     if rules
         .wait_for(|rules| !swallowed(rules) || rules.resets > resets)
@@ -195,7 +202,7 @@ async fn connect(
     let Ok(upstream) = TcpStream::connect(server).await else {
         return;
     };
-    // In pieces as they come: a proxy adds no delay that nobody asked for.
+    // No Nagle: the proxy must not add a delay of its own.
     let _best_effort = (client.set_nodelay(true), upstream.set_nodelay(true));
     let Ok(sockets) = [&client, &upstream]
         .map(|it| it.as_fd().try_clone_to_owned())
@@ -209,26 +216,26 @@ async fn connect(
     tokio::select! {
         () = reset => {
             for socket in sockets {
-                // A socket that lingers for no time is reset when it closes, which is here.
+                // With SO_LINGER of zero, closing the socket sends a RST.
                 let _best_effort = SockRef::from(&socket).set_linger(Some(Duration::ZERO));
             }
         }
         both = async {
             tokio::try_join!(
-                pump(from_client, to_server, Way::ToServer, rules.clone(), &cut),
-                pump(from_server, to_client, Way::ToClient, rules.clone(), &cut),
+                pump(from_client, to_server, Direction::ToServer, rules.clone(), &cut),
+                pump(from_server, to_client, Direction::ToClient, rules.clone(), &cut),
             )
         } => drop(both),
     }
 }
 
-/// The connection is over, both ways.
+/// The connection has ended in both directions.
 struct Ended;
 
 async fn pump(
     mut from: OwnedReadHalf,
     mut to: OwnedWriteHalf,
-    way: Way,
+    way: Direction,
     mut rules: watch::Receiver<Rules>,
     cut: &Cut,
 ) -> Result<(), Ended> {
@@ -237,7 +244,7 @@ async fn pump(
     loop {
         let flow = rules.borrow_and_update().of(way);
         if swallowed && flow != Flow::Swallow {
-            // What comes now would not follow on what went before.
+            // Bytes were lost: later ones would not follow on.
             return Err(Ended);
         }
         if flow == Flow::StopReading {
@@ -268,7 +275,7 @@ async fn pump(
             Flow::Pass | Flow::StopReading => {}
         }
         if count == 0 {
-            // Half of a connection may end before the other; what is on its way must arrive, not be reset.
+            // One direction may end before the other; bytes in flight must arrive.
             return to.shutdown().await.map_err(|_| Ended);
         }
         let (passes, cuts) = allowance(cut, way, count);
@@ -279,8 +286,8 @@ async fn pump(
     }
 }
 
-/// How much of a piece passes, and whether the connection is cut behind it.
-fn allowance(cut: &Cut, way: Way, count: usize) -> (usize, bool) {
+/// How much of a read may pass, and whether the connection is cut after it.
+fn allowance(cut: &Cut, way: Direction, count: usize) -> (usize, bool) {
     let mut cut = lock(cut);
     match &mut *cut {
         Some((cut_way, left)) if *cut_way == way => {

@@ -1,13 +1,14 @@
-//! Waiting with a deadline, in place of sleeping and hoping.
+//! Waits with a deadline, in place of sleeps.
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
-/// How often a condition is looked at.
+/// Interval between two checks of a condition.
 const POLL: Duration = Duration::from_millis(20);
 
-/// Asks `attempt` until it gives a value. `None` of it means "not yet"; an error ends the wait at once.
+/// Calls `attempt` until it returns a value. `None` means "not yet"; an error ends the wait at
+/// once.
 pub(crate) async fn wait_for<T, A>(what: &str, limit: Duration, mut attempt: A) -> Result<T>
 where
     A: AsyncFnMut() -> Result<Option<T>>,
@@ -18,8 +19,8 @@ where
     .await
 }
 
-/// The same for a condition that can tell how far it is: the `Err` of the inner result is the state as it was last seen, and is
-/// printed when the time is up.
+/// As [`wait_for`], for a condition that can report its state: the `Err` of the inner result is the
+/// last state seen, and is printed at the time-out.
 pub(crate) async fn wait_until<T, A>(what: &str, limit: Duration, mut attempt: A) -> Result<T>
 where
     A: AsyncFnMut() -> Result<Result<T, String>>,

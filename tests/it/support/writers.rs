@@ -1,4 +1,4 @@
-//! Writers at work: services that commit events, and now and then change their minds.
+//! Writers: services that commit events, and roll some transactions back.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -9,14 +9,14 @@ use tokio::task::JoinHandle;
 
 use super::postgres::{Database, Session};
 
-/// Writers that go on until they are stopped.
+/// Writers that run until they are stopped.
 pub(crate) struct Writers {
     stop: Arc<AtomicBool>,
     events: Arc<AtomicU64>,
     tasks: Vec<JoinHandle<Result<()>>>,
 }
 
-/// What each transaction of a [`Writers`] inserts, and how long its writer rests afterwards.
+/// What each transaction of a [`Writers`] inserts, and how long its writer pauses afterwards.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Pattern {
     pub(crate) rows: u64,
@@ -24,7 +24,7 @@ pub(crate) struct Pattern {
 }
 
 impl Writers {
-    /// Starts `writers` tasks that insert into `topic`, with keys shared among them.
+    /// Starts `writers` tasks that insert into `topic`; they share their keys.
     pub(crate) fn start(
         database: &Database,
         topic: &str,
@@ -52,12 +52,12 @@ impl Writers {
         }
     }
 
-    /// Events committed so far. A writer whose server goes away makes its connection anew.
+    /// Events committed so far. A writer reconnects after it has lost its server.
     pub(crate) fn events(&self) -> u64 {
         self.events.load(Ordering::Relaxed)
     }
 
-    /// Stops the writers; how many events they committed for sure.
+    /// Stops the writers; returns the number of events whose commit was acknowledged.
     pub(crate) async fn stop(self) -> Result<u64> {
         self.stop.store(true, Ordering::Relaxed);
         for task in self.tasks {
@@ -77,7 +77,8 @@ async fn write(
 ) -> Result<()> {
     let insert = "INSERT INTO outbox.outbox (event_type, topic, event_payload) \
                   SELECT 'key' || (i * 7 + $2::bigint) % 23, $1, \
-                         jsonb_build_object('writer', $3::bigint, 'n', i, 'filler', repeat('x', 200)) \
+                         jsonb_build_object('writer', $3::bigint, 'n', i, \
+                                            'filler', repeat('x', 200)) \
                   FROM generate_series($2::bigint, $2::bigint + $4::bigint - 1) i";
     let mut session: Option<Session> = None;
     let mut n = 0_i64;
@@ -93,7 +94,7 @@ async fn write(
             },
         };
         let rows = pattern.rows as i64;
-        // Whether a statement that broke with its server took effect, the witness knows.
+        // After a broken connection the outcome is unknown here; the oracle knows it.
         if open
             .execute(insert, &[&topic, &n, &(writer as i64), &rows])
             .await
@@ -108,7 +109,8 @@ async fn write(
     Ok(())
 }
 
-/// One writer that uses everything a transaction can do, for so many rounds. About a hundred committed events a round.
+/// One writer that uses every kind of transaction for this many rounds, about a hundred committed
+/// events each.
 pub(crate) async fn write_every_kind(
     url: &str,
     topics: &[String],
@@ -117,13 +119,14 @@ pub(crate) async fn write_every_kind(
 ) -> Result<()> {
     let session = Session::open(url).await?;
     for round in 0..rounds {
-        // Two semicolons end a statement here: a shell's own stand singly inside one.
+        // Two semicolons end a statement here; a single one may stand in a shell command.
         let topic = &topics[(writer + round) % topics.len()];
         let insert = |rows: usize| {
             format!(
                 "INSERT INTO outbox.outbox (event_type, topic, event_payload) \
                  SELECT 'key' || (i + {round}) % 97, '{topic}', \
-                        jsonb_build_object('w', {writer}, 'r', {round}, 'i', i, 'q', E'it''s \\\\ \"q\"', 'f', 1.50) \
+                        jsonb_build_object('w', {writer}, 'r', {round}, 'i', i, \
+                                           'q', E'it''s \\\\ \"q\"', 'f', 1.50) \
                  FROM generate_series(1, {rows}) i;;"
             )
         };
@@ -132,25 +135,27 @@ pub(crate) async fn write_every_kind(
         let script = [
             // Plain, single and many.
             format!("{one} {one} BEGIN;; {ten} {one} COMMIT;"),
-            // Taken back, wholly and in part.
+            // Rolled back, wholly and in part.
             format!("BEGIN;; {ten} ROLLBACK;"),
             format!("BEGIN;; {one} SAVEPOINT s;; {ten} ROLLBACK TO s;; {one} RELEASE s;; COMMIT;"),
             format!(
-                "BEGIN;; {one} SAVEPOINT a;; {one} SAVEPOINT b;; {ten} ROLLBACK TO b;; {one} COMMIT;"
+                "BEGIN;; {one} SAVEPOINT a;; {one} SAVEPOINT b;; {ten} \
+                 ROLLBACK TO b;; {one} COMMIT;"
             ),
-            // Inserted and deleted at once: committed all the same.
+            // Inserted and deleted in one transaction: the insert is still published.
             format!(
-                "BEGIN;; {one} DELETE FROM outbox.outbox WHERE id = (SELECT max(id) FROM outbox.outbox \
-                 WHERE event_payload->>'w' = '{writer}' AND xmin::text::bigint = pg_current_xact_id()::text::bigint);; COMMIT;"
+                "BEGIN;; {one} DELETE FROM outbox.outbox WHERE id = \
+                 (SELECT max(id) FROM outbox.outbox WHERE event_payload->>'w' = '{writer}' \
+                  AND xmin::text::bigint = pg_current_xact_id()::text::bigint);; COMMIT;"
             ),
-            // In two phases, kept and thrown away.
+            // Prepared transactions, committed and rolled back.
             format!(
                 "BEGIN;; {ten} PREPARE TRANSACTION '{prepared}';; COMMIT PREPARED '{prepared}';"
             ),
             format!(
                 "BEGIN;; {ten} PREPARE TRANSACTION '{prepared}';; ROLLBACK PREPARED '{prepared}';"
             ),
-            // COPY: all its rows share one position in the log.
+            // COPY: all its rows share one LSN.
             format!(
                 "COPY outbox.outbox (event_type, topic, event_payload) FROM PROGRAM \
                  'for i in 1 2 3 4 5; do echo \"key$i,{topic},{{}}\"; done' WITH (FORMAT csv);"
