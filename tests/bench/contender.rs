@@ -1,4 +1,5 @@
-//! Who takes part: each publishes, or at least reads, all events of a load, and is measured from its start to that moment.
+//! The contenders: each publishes, or at least reads, all events of a load, and is measured from
+//! its start until then.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -13,7 +14,7 @@ use crate::stage::Stage;
 use crate::support::ephemeral::{Guard, free_port, new_folder};
 use crate::usage::{self, Usage, Watch};
 
-/// The longest that a run may take.
+/// Time limit of a run.
 const LIMIT: Duration = Duration::from_secs(900);
 const STOP_LIMIT: Duration = Duration::from_secs(60);
 
@@ -40,10 +41,10 @@ impl Transport {
     }
 }
 
-/// One who takes part.
+/// One contender.
 #[derive(Debug, Clone)]
 pub(crate) struct Contender {
-    /// For the table, and for `--only` in small letters.
+    /// For the table, and in lower case for `--only`.
     pub(crate) name: String,
     pub(crate) transport: Transport,
     kind: Kind,
@@ -51,8 +52,8 @@ pub(crate) struct Contender {
 
 #[derive(Debug, Clone)]
 enum Kind {
-    /// Postgres' own client, which throws away what it reads: the floor. Or the same while a session of SQL marks the rows: what
-    /// reading and marking cost if nothing is published.
+    /// Postgres' own client, which discards what it reads: the floor. With `marks`, an SQL session
+    /// marks the rows meanwhile: the cost of reading and marking without publishing.
     Receiver {
         marks: bool,
     },
@@ -62,23 +63,23 @@ enum Kind {
         /// Further variables, as `NAME=VALUE`.
         settings: Vec<String>,
     },
-    /// A table that is asked again and again.
+    /// A process that polls the table.
     Poller,
     Debezium(Debezium),
 }
 
-/// What a run took.
+/// The figures of a run.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Measured {
     pub(crate) seconds: f64,
     pub(crate) contender: Usage,
-    /// CPU of the server's process that reads the log.
+    /// CPU of the walsender.
     pub(crate) walsender: Duration,
-    /// CPU of the broker meanwhile.
+    /// CPU of the broker during the run.
     pub(crate) broker: Duration,
 }
 
-/// Everybody that is wanted.
+/// All contenders that the options select.
 pub(crate) fn all(options: &Options) -> Result<Vec<Contender>> {
     let mut all = Vec::new();
     let mut add = |name: &str, transport: Transport, kind: &dyn Fn() -> Result<Kind>| {
@@ -93,7 +94,7 @@ pub(crate) fn all(options: &Options) -> Result<Vec<Contender>> {
         }
         anyhow::Ok(())
     };
-    // As it is, other builds of it, and this one with other settings.
+    // This build, other builds, and this build with other settings.
     let own = || options.program.clone();
     let mut builds = vec![("outboxd".to_owned(), own(), Vec::new())];
     for program in &options.against {
@@ -131,22 +132,22 @@ pub(crate) fn all(options: &Options) -> Result<Vec<Contender>> {
 }
 
 impl Contender {
-    /// Whether it does nothing with what it reads.
+    /// Whether it discards what it reads.
     pub(crate) fn is_floor(&self) -> bool {
         matches!(self.kind, Kind::Receiver { marks: false })
     }
 
-    /// Whether Kafka hears of it.
+    /// Whether it publishes to Kafka.
     pub(crate) fn publishes(&self) -> bool {
         !matches!(self.kind, Kind::Receiver { .. })
     }
 
-    /// Whether it reads the log by a slot.
+    /// Whether it reads the WAL through a slot.
     fn has_slot(&self) -> bool {
         !matches!(self.kind, Kind::Poller)
     }
 
-    /// Whether it marks rows.
+    /// Whether it marks rows as published.
     pub(crate) fn marks(&self) -> bool {
         let marks = |after_publish| after_publish == "mark";
         match self.kind {
@@ -157,13 +158,13 @@ impl Contender {
         }
     }
 
-    /// Starts it on a slot that is there.
+    /// Starts the process on an existing slot.
     pub(crate) fn start(&self, stage: &Stage, load: &Load, slot: &str) -> Result<Running> {
         let folder = new_folder("bench", None)?;
         let mut guard = Guard::new(&folder, None, "KILL")?;
-        let words = self.words(stage, load, slot, &folder)?;
+        let command = self.command(stage, load, slot, &folder)?;
         let began = Instant::now();
-        let pid = guard.start(&words)?;
+        let pid = guard.start(&command)?;
         Ok(Running {
             name: self.name.clone(),
             guard,
@@ -199,11 +200,17 @@ impl Contender {
             self.check(stage, load, before, slot).await?;
         }
         load.drop_slot(slot).await?;
-        stage.forget_records(&load.topics).await?;
+        stage.delete_records(&load.topics).await?;
         Ok(measured)
     }
 
-    fn words(&self, stage: &Stage, load: &Load, slot: &str, folder: &Path) -> Result<Vec<String>> {
+    fn command(
+        &self,
+        stage: &Stage,
+        load: &Load,
+        slot: &str,
+        folder: &Path,
+    ) -> Result<Vec<String>> {
         let url = self.transport.url(load).to_owned();
         let brokers = stage.kafka.brokers();
         let words = match &self.kind {
@@ -245,7 +252,7 @@ impl Contender {
                     brokers,
                 ]
             }
-            Kind::Debezium(debezium) => debezium.words(
+            Kind::Debezium(debezium) => debezium.command(
                 stage.server.port(),
                 &load.database.name,
                 slot,
@@ -256,7 +263,7 @@ impl Contender {
         Ok(words)
     }
 
-    /// Waits until the last event is where it belongs: thrown away, acknowledged by Kafka, or marked and confirmed.
+    /// Waits until the last event is discarded, acknowledged by Kafka, or marked and confirmed.
     async fn until_done(
         &self,
         stage: &Stage,
@@ -278,7 +285,7 @@ impl Contender {
         let events = load.events as i64;
         loop {
             let arrived = stage.records(&load.topics)? - before;
-            // Asking costs the broker something: seldom, until the end is near.
+            // Each query costs the broker time: few of them until the end is near.
             let near = arrived * 100 > events * 97;
             tokio::time::sleep(Duration::from_millis(if near { 5 } else { 50 })).await;
             let marked = async || match self.has_slot() {
@@ -289,11 +296,11 @@ impl Contender {
                 return Ok(());
             }
             running.must_run()?;
-            ensure!(Instant::now() < end, "{} takes too long", self.name);
+            ensure!(Instant::now() < end, "{} timed out", self.name);
         }
     }
 
-    /// A run counts only if each event arrived once, and the slot says so.
+    /// A run counts only if each event arrived once and the slot is confirmed to the end.
     async fn check(&self, stage: &Stage, load: &Load, before: i64, slot: &str) -> Result<()> {
         let arrived = stage.records(&load.topics)? - before;
         let events = load.events as i64;
@@ -302,21 +309,25 @@ impl Contender {
             "{}: {arrived} records of {events} events",
             self.name
         );
-        // Debezium confirms what it has seen the next of.
+        // Debezium confirms an event only after it has received the next one.
         let confirms = self.has_slot() && !matches!(self.kind, Kind::Debezium(_));
         let confirmed = !confirms || load.is_confirmed(slot).await?;
         ensure!(confirmed, "{}: the slot is behind", self.name);
-        let left = if self.marks() {
+        let unmarked = if self.marks() {
             load.unpublished().await?
         } else {
             0
         };
-        ensure!(left == 0, "{}: {left} rows are not marked", self.name);
+        ensure!(
+            unmarked == 0,
+            "{}: {unmarked} rows are not marked",
+            self.name
+        );
         Ok(())
     }
 }
 
-/// A contender at work.
+/// A running contender.
 pub(crate) struct Running {
     name: String,
     guard: Guard,
@@ -326,7 +337,7 @@ pub(crate) struct Running {
 }
 
 impl Running {
-    /// Fails when it has ended.
+    /// Fails if the process has ended.
     pub(crate) fn must_run(&self) -> Result<()> {
         match self.guard.wait(Duration::ZERO) {
             Some(code) => bail!("{} has ended with {code}: {}", self.name, self.guard.log()),
@@ -334,12 +345,12 @@ impl Running {
         }
     }
 
-    /// What it has used so far.
+    /// Its usage so far.
     pub(crate) fn usage(&self) -> Result<Usage> {
         usage::of(self.pid).with_context(|| format!("{} is gone", self.name))
     }
 
-    /// Waits for the server's process that reads the log for it, if there is to be one.
+    /// Waits for its walsender, if it uses a slot.
     pub(crate) async fn walsender(&self, load: &Load, slot: &str) -> Result<Option<u32>> {
         if !self.has_slot {
             return Ok(None);
@@ -352,11 +363,11 @@ impl Running {
         }
     }
 
-    /// Tells it to stop; it must end well.
+    /// Sends SIGTERM; the process must exit cleanly.
     pub(crate) fn stop(&mut self) -> Result<()> {
         self.guard.signal("TERM")?;
         let code = self.guard.wait(STOP_LIMIT);
-        // Java ends so after a signal.
+        // The exit code of Java after SIGTERM is 143.
         ensure!(
             matches!(code, Some(0 | 143)),
             "{} ended with {code:?}: {}",
@@ -375,7 +386,7 @@ impl Running {
     }
 }
 
-/// Where `pg_recvlogical` is: on the `PATH`, or where Debian puts it.
+/// The path of `pg_recvlogical`: on the `PATH`, or in Debian's folders.
 fn receiver() -> Result<String> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let versions = std::fs::read_dir("/usr/lib/postgresql")

@@ -1,6 +1,6 @@
 //! Debezium Server with its Outbox Event Router, tuned: large queues and batches, short polls.
 //!
-//! It comes from Maven's central repository and needs Java 21 or later: the newest one on the machine is taken.
+//! It is downloaded by Maven and needs Java 21 or later; the newest Java on the machine runs it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use crate::support::ephemeral::{cached, free_port};
 
 pub(crate) const VERSION: &str = "3.0.8.Final";
 
-/// Where it lies, and the Java to run it with.
+/// The unpacked distribution, and the Java that runs it.
 #[derive(Debug, Clone)]
 pub(crate) struct Debezium {
     home: PathBuf,
@@ -20,10 +20,11 @@ pub(crate) struct Debezium {
 }
 
 impl Debezium {
-    /// Gets it.
+    /// Downloads it if necessary.
     ///
     /// # Errors
-    /// In words why it is not offered on this machine.
+    ///
+    /// Why it is not offered on this machine.
     pub(crate) fn find() -> Result<Debezium> {
         let java = java()?;
         let home = cached(&format!("debezium-server-{VERSION}"), fetch)?;
@@ -33,8 +34,8 @@ impl Debezium {
         })
     }
 
-    /// The command that runs it on a slot, with its settings in `folder`.
-    pub(crate) fn words(
+    /// The command that runs it on a slot; writes its settings to `folder`.
+    pub(crate) fn command(
         &self,
         port: u16,
         database: &str,
@@ -136,13 +137,13 @@ fn fetch(dir: &Path) -> Result<()> {
         .context("tar does not start")?;
     ensure!(
         status.success(),
-        "the archive of Debezium Server is no archive"
+        "the archive of Debezium Server cannot be unpacked"
     );
     fs::remove_file(archive)?;
     Ok(())
 }
 
-/// The newest Java on this machine that is new enough.
+/// The newest Java on this machine, if it is new enough.
 fn java() -> Result<PathBuf> {
     let machines = fs::read_dir("/usr/lib/jvm").into_iter().flatten().flatten();
     let installed = machines.map(|machine| machine.path().join("bin/java"));

@@ -1,7 +1,8 @@
-//! The first part: a backlog that waits in the log is published as fast as it will go.
+//! The first part: a backlog in the WAL is published as fast as possible.
 //!
-//! Those who write nothing share a load. Whoever marks rows has one of his own in each run: marks taken back are not a fresh table,
-//! and they lie in the log that the next one reads.
+//! Contenders that write nothing share a load. One that marks rows has its own load in each run:
+//! rows whose marks were reset are not a fresh table, and the marks lie in the WAL that the next
+//! contender reads.
 
 use anyhow::Result;
 
@@ -17,20 +18,20 @@ const MIB: f64 = (1 << 20) as f64;
 
 /// Adds one table for each shape of load.
 pub(crate) async fn run(options: &Options, report: &mut Report) -> Result<()> {
-    let stage = Stage::set(options, report).await?;
+    let stage = Stage::start(options, report).await?;
     let contenders = contender::all(options)?;
     for shape in SHAPES
         .iter()
         .filter(|shape| chosen(shape.name, &options.load))
     {
-        let load = Load::make(&stage, shape, options).await?;
+        let load = Load::create(&stage, shape, options).await?;
         let mut runs: Vec<Vec<Measured>> = vec![Vec::new(); contenders.len()];
         for round in 0..=options.rounds() {
             for turn in 0..contenders.len() {
-                // Nobody begins always.
+                // Another contender begins each round.
                 let at = (turn + round) % contenders.len();
                 let own = match contenders[at].marks() {
-                    true => Some(Load::make(&stage, shape, options).await?),
+                    true => Some(Load::create(&stage, shape, options).await?),
                     false => None,
                 };
                 let load = own.as_ref().unwrap_or(&load);
@@ -40,7 +41,7 @@ pub(crate) async fn run(options: &Options, report: &mut Report) -> Result<()> {
                     "{} round {round} {}: {:.2} s",
                     shape.name, contenders[at].name, measured.seconds
                 );
-                // The first round warms all caches.
+                // The first round warms the caches.
                 if round > 0 || options.quick {
                     runs[at].push(measured);
                 }

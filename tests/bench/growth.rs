@@ -1,4 +1,5 @@
-//! The third part: how time and memory grow with a backlog, and how far the slot lags behind writers who do not stop.
+//! The third part: how time and memory grow with a backlog, and how far the slot lags behind
+//! writers under steady load.
 
 use std::time::{Duration, Instant};
 
@@ -15,16 +16,16 @@ use crate::writers::write;
 use crate::{Options, chosen};
 
 const MIB: f64 = (1 << 20) as f64;
-/// Events of each transaction of the writers who do not stop.
+/// Events in each transaction of the steady writers.
 const ROWS: u64 = 10;
-/// Behind what was written in seconds.
+/// Time limit for publishing what the probe wrote.
 const CAUGHT_UP_LIMIT: Duration = Duration::from_secs(600);
-/// Far more than can be published.
+/// More transactions a second than can be published.
 const UNLIMITED: u64 = 1_000_000;
 
 /// Adds two tables and two plots.
 pub(crate) async fn run(options: &Options, report: &mut Report) -> Result<()> {
-    let stage = Stage::set(options, report).await?;
+    let stage = Stage::start(options, report).await?;
     let contenders: Vec<Contender> = contender::all(options)?
         .into_iter()
         .filter(|contender| contender.name.contains("keep"))
@@ -71,7 +72,7 @@ async fn backlog(
             filler: 290,
             topics: 1,
         };
-        let load = Load::make(stage, &shape, options).await?;
+        let load = Load::create(stage, &shape, options).await?;
         for (contender, series) in contenders.iter().zip(&mut seconds) {
             let measured = contender.run(stage, &load).await?;
             let events = load.events as f64;
@@ -100,7 +101,8 @@ async fn backlog(
     report.plot("backlog.svg", &svg)
 }
 
-/// Finds the rate at which writers and publisher just keep up with each other, and then watches the lag at 80 % of it.
+/// Measures the rate at which the publisher keeps up with the writers, and then the lag at 80 % of
+/// that rate.
 async fn lag(
     stage: &Stage,
     contenders: &[Contender],
@@ -122,7 +124,7 @@ async fn lag(
     );
     let mut all = Vec::new();
     for contender in contenders {
-        let load = Load::none(stage, 1).await?;
+        let load = Load::empty(stage, 1).await?;
         load.rewind("run").await?;
         let mut running = contender.start(stage, &load, "run")?;
         running.walsender(&load, "run").await?;
@@ -159,7 +161,7 @@ async fn lag(
                 }
             }
         }
-        // Less than was asked for where the machine has no more.
+        // Below the target rate where the machine is too slow.
         let written = rate * seconds as f64 / began.elapsed().as_secs_f64();
         running.stop()?;
         let mut lags: Vec<f64> = points.iter().map(|point| point.1).collect();
@@ -186,7 +188,7 @@ async fn lag(
         scale: Scale::Linear,
     };
     let svg = lines(
-        "Log behind the confirmed position at 80 % of the limit",
+        "WAL behind the confirmed position at 80 % of the limit",
         axis("s"),
         axis("MiB"),
         &all,

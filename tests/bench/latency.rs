@@ -1,9 +1,9 @@
-//! The second part: how long an event is under way when there is no backlog, how soon a start is of use, what an idle
-//! program weighs.
+//! The second part: the latency of an event without a backlog, the time of a start, the memory of
+//! an idle program.
 //!
-//! The time of an event runs from the insert, by the database's clock, to the moment when a consumer has it, by the same machine's
-//! clock; the commit that follows the insert is in it. The writers keep to their rate whatever happens: who falls behind is
-//! not spared the events that wait.
+//! An event's latency runs from the insert, by the database's clock, until a consumer has the
+//! record, by the same machine's clock; it includes the commit. The writers keep their rate in any
+//! case, so a contender that falls behind is also measured on the events that wait.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -31,7 +31,7 @@ const MIB: f64 = (1 << 20) as f64;
 
 /// Adds a table of latencies and one of starts.
 pub(crate) async fn run(options: &Options, report: &mut Report) -> Result<()> {
-    let stage = Stage::set(options, report).await?;
+    let stage = Stage::start(options, report).await?;
     let contenders: Vec<Contender> = contender::all(options)?
         .into_iter()
         .filter(Contender::publishes)
@@ -43,9 +43,10 @@ pub(crate) async fn run(options: &Options, report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-/// What brings an event to Kafka.
+/// What publishes an event.
 enum Way<'a> {
-    /// Its writer, after the commit: what the machine allows, with a commit and a record that know nothing of each other.
+    /// Its writer, after the commit: the limit of the machine, where commit and record are
+    /// independent.
     Writer(FutureProducer),
     Contender(&'a Contender),
 }
@@ -62,9 +63,9 @@ impl Way<'_> {
 /// One run at one rate.
 #[derive(Debug)]
 struct Run {
-    /// Of every event, in seconds, in their order.
+    /// The latency of every event in seconds, sorted.
     times: Vec<f64>,
-    /// Percent of a core; a writer's own is not told apart.
+    /// Percent of one core; not measured for the writer.
     cpu: Option<f64>,
 }
 
@@ -103,7 +104,7 @@ async fn rates(stage: &Stage, contenders: &[Contender], options: &Options) -> Re
         cases.extend(rates.clone().map(|rate| (way, rate, Vec::new())));
     }
     if let Some((last, _, _)) = cases.last() {
-        // The path of a consumer is to be warm for the first as it is for the last.
+        // Warms up the consumer's path for the first contender as for the last.
         at_rate(stage, last, 2_000, seconds).await?;
     }
     for _ in 0..options.rounds() {
@@ -132,7 +133,7 @@ async fn rates(stage: &Stage, contenders: &[Contender], options: &Options) -> Re
 }
 
 async fn at_rate(stage: &Stage, way: &Way<'_>, rate: u64, seconds: u64) -> Result<Run> {
-    let load = Load::none(stage, 1).await?;
+    let load = Load::empty(stage, 1).await?;
     load.rewind("run").await?;
     let (mut running, sender) = match way {
         Way::Writer(producer) => (None, Some(producer)),
@@ -142,14 +143,14 @@ async fn at_rate(stage: &Stage, way: &Way<'_>, rate: u64, seconds: u64) -> Resul
             (Some(running), None)
         }
     };
-    // Its connections to the broker are made with the first event.
+    // The first event opens the contender's connections to the broker.
     write(&load, rate, 1, 1, sender).await?;
     until_arrived(stage, &load, rate).await?;
     stage.settle().await?;
     let over = Arc::new(AtomicBool::new(false));
     let consumer = consumer(stage, &load)?;
-    let told = Arc::clone(&over);
-    let reading = thread::spawn(move || read(&consumer, &told));
+    let stop = Arc::clone(&over);
+    let reading = thread::spawn(move || read(&consumer, &stop));
     let began = Instant::now();
     let before = running.as_ref().map(Running::usage).transpose()?;
     write(&load, rate, 1, seconds, sender).await?;
@@ -182,7 +183,7 @@ async fn until_arrived(stage: &Stage, load: &Load, events: u64) -> Result<()> {
     .await
 }
 
-/// A consumer that sees what comes from now on.
+/// A consumer that starts at the present ends of the partitions.
 fn consumer(stage: &Stage, load: &Load) -> Result<BaseConsumer> {
     let consumer: BaseConsumer = stage
         .kafka
@@ -198,13 +199,13 @@ fn consumer(stage: &Stage, load: &Load) -> Result<BaseConsumer> {
         }
     }
     consumer.assign(&assignment)?;
-    // The first fetch is under way before the first event.
+    // Lets the first fetch start before the first event.
     let idle = consumer.poll(Duration::from_millis(500));
-    ensure!(idle.is_none(), "an event nobody wrote");
+    ensure!(idle.is_none(), "unexpected record");
     Ok(consumer)
 }
 
-/// The seconds that each event was under way, until told that all are there and none comes any more.
+/// The latency of each event in seconds, until `over` is set and no record follows.
 fn read(consumer: &BaseConsumer, over: &AtomicBool) -> Result<Vec<f64>> {
     let mut times = Vec::new();
     loop {
@@ -214,7 +215,7 @@ fn read(consumer: &BaseConsumer, over: &AtomicBool) -> Result<Vec<f64>> {
                 let message = message?;
                 let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs_f64();
                 let value: Value = serde_json::from_slice(message.payload().context("no value")?)?;
-                // Debezium may wrap a payload that it takes for text.
+                // Debezium may wrap the payload in a JSON string.
                 let value = match &value {
                     Value::String(text) => serde_json::from_str(text)?,
                     _ => value,
@@ -228,7 +229,8 @@ fn read(consumer: &BaseConsumer, over: &AtomicBool) -> Result<Vec<f64>> {
     }
 }
 
-/// From the start of the process to the moment when an event that waits is acknowledged; and what it weighs afterwards.
+/// Measures from the start of the process until a waiting event is acknowledged, and then the idle
+/// memory.
 async fn starts(stage: &Stage, contenders: &[Contender], options: &Options) -> Result<Table> {
     let mut table = Table::new(
         "Start",
@@ -242,13 +244,13 @@ async fn starts(stage: &Stage, contenders: &[Contender], options: &Options) -> R
     for contender in contenders {
         let (mut first, mut again, mut idle) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..options.rounds() {
-            let load = Load::none(stage, 1).await?;
+            let load = Load::empty(stage, 1).await?;
             load.rewind("run").await?;
             write(&load, 1, 1, 1, None).await?;
             let mut running = first_event(stage, contender, &load, 1, &mut first).await?;
             running.kill()?;
             write(&load, 1, 1, 1, None).await?;
-            // What was acknowledged and not yet confirmed may come again.
+            // An event that was acknowledged and not yet confirmed may be sent again.
             let mut running = first_event(stage, contender, &load, 2, &mut again).await?;
             tokio::time::sleep(Duration::from_secs(if options.quick { 1 } else { 10 })).await;
             idle.push(running.usage()?.resident_bytes as f64 / MIB);

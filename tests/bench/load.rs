@@ -1,4 +1,4 @@
-//! What there is to publish: events in the log of one database, and a slot before the first of them for each run.
+//! A load: events in the WAL of one database, and for each run a slot at the first of them.
 
 use std::time::Duration;
 
@@ -10,17 +10,17 @@ use crate::support::outboxd::{Settings, init};
 use crate::support::postgres::{Database, Session};
 use crate::support::wait::wait_for;
 
-/// How long a server may take to see that a slot's reader has gone.
+/// Time limit for the server to release a slot whose reader has gone.
 const RELEASE: Duration = Duration::from_secs(30);
 
-/// What the events are like.
+/// The events of a load.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Shape {
     pub(crate) name: &'static str,
     pub(crate) title: &'static str,
     pub(crate) events: u64,
     pub(crate) per_transaction: u64,
-    /// Characters of filler in each payload, beside some sixty others.
+    /// Characters of filler in each payload, in addition to about sixty others.
     pub(crate) filler: usize,
     pub(crate) topics: usize,
 }
@@ -68,25 +68,26 @@ pub(crate) const SHAPES: [Shape; 5] = [
     },
 ];
 
-/// Events that wait in the log.
+/// Events that wait in the WAL.
 pub(crate) struct Load {
     pub(crate) events: u64,
     pub(crate) database: Database,
     pub(crate) topics: Topics,
-    /// The end of the last transaction.
+    /// The LSN after the last transaction.
     pub(crate) end: String,
     session: Session,
 }
 
 impl Load {
     /// Commits the events.
-    pub(crate) async fn make(stage: &Stage, shape: &Shape, options: &Options) -> Result<Load> {
+    pub(crate) async fn create(stage: &Stage, shape: &Shape, options: &Options) -> Result<Load> {
         let rows = shape.per_transaction.min(options.scaled(shape.events));
         let transactions = options.scaled(shape.events).div_ceil(rows);
-        let mut load = Load::none(stage, shape.topics).await?;
+        let mut load = Load::empty(stage, shape.topics).await?;
         load.events = rows * transactions;
         let work = statement(shape, &load.topics, transactions, rows);
-        // Each alone: several at once are one transaction, in which there is no COMMIT.
+        // One statement at a time: several in one message are one transaction, in which COMMIT is
+        // not allowed.
         for statement in [
             "SET synchronous_commit = off",
             &work,
@@ -103,11 +104,11 @@ impl Load {
         Ok(load)
     }
 
-    /// A place for events, and none yet.
-    pub(crate) async fn none(stage: &Stage, topics: usize) -> Result<Load> {
+    /// A database and topics without events.
+    pub(crate) async fn empty(stage: &Stage, topics: usize) -> Result<Load> {
         let database = Database::create(&stage.server).await?;
         let partitions = if topics == 1 { 4 } else { 1 };
-        let topics = Topics::make(&stage.kafka, topics, partitions).await?;
+        let topics = Topics::create(&stage.kafka, topics, partitions).await?;
         init(&Settings::new(&database, &stage.kafka)?).await?;
         let session = database.connect().await?;
         let first = first(&database);
@@ -122,7 +123,7 @@ impl Load {
         })
     }
 
-    /// Puts a slot of this name before the first event.
+    /// Creates a slot of this name that starts before the first event.
     pub(crate) async fn rewind(&self, slot: &str) -> Result<()> {
         self.session.batch_execute("CHECKPOINT").await?;
         let first = first(&self.database);
@@ -131,38 +132,40 @@ impl Load {
         Ok(())
     }
 
-    /// The process that serves this slot, if there is one.
+    /// The walsender of this slot, if there is one.
     pub(crate) async fn walsender(&self, slot: &str) -> Result<Option<u32>> {
         let slot = self.database.slot(slot).await?;
         let pid = slot.and_then(|slot| slot.active_pid);
         Ok(pid.map(i32::cast_unsigned))
     }
 
-    /// Whether the slot has been confirmed up to the end of the events.
+    /// Whether the slot is confirmed to the end of the events.
     pub(crate) async fn is_confirmed(&self, slot: &str) -> Result<bool> {
         let sql = format!(
-            "SELECT coalesce(confirmed_flush_lsn >= '{}', false) FROM pg_replication_slots WHERE slot_name = '{slot}'",
+            "SELECT coalesce(confirmed_flush_lsn >= '{}', false) \
+             FROM pg_replication_slots WHERE slot_name = '{slot}'",
             self.end
         );
         self.session.value(&sql).await
     }
 
-    /// Bytes of log behind the confirmed position.
+    /// Bytes of WAL behind the confirmed position.
     pub(crate) async fn lag(&self, slot: &str) -> Result<i64> {
         let slot = self.database.slot(slot).await?;
         slot.and_then(|slot| slot.lag_bytes)
             .context("there is no slot")
     }
 
-    /// Rows that are not marked.
+    /// The number of rows that are not marked as published.
     pub(crate) async fn unpublished(&self) -> Result<i64> {
         self.database.unpublished().await
     }
 
-    /// Marks every row as outboxd marks it, so many at a time, and does nothing else.
+    /// Marks every row in batches, with the statement of outboxd, and does nothing else.
     pub(crate) async fn mark(&self) -> Result<()> {
         const BATCH: u64 = 5_000;
-        let mark = "UPDATE outbox.outbox SET published_at = CURRENT_TIMESTAMP, times_attempted = times_attempted + 1 \
+        let mark = "UPDATE outbox.outbox SET published_at = CURRENT_TIMESTAMP, \
+                           times_attempted = times_attempted + 1 \
                     WHERE published_at IS NULL AND id > $1 AND id <= $2";
         let mark = self.session.prepare(mark).await?;
         let mut marked = 0;
@@ -174,7 +177,7 @@ impl Load {
         Ok(())
     }
 
-    /// Takes the slot away, once nobody uses it any more.
+    /// Drops the slot once the server has released it.
     pub(crate) async fn drop_slot(&self, slot: &str) -> Result<()> {
         wait_for(&format!("{slot} to be released"), RELEASE, async || {
             Ok(self.walsender(slot).await?.is_none().then_some(()))
@@ -185,12 +188,12 @@ impl Load {
     }
 }
 
-/// The slot that stands before the first event; each run gets a copy of it.
+/// The slot before the first event; each run gets a copy of it.
 fn first(database: &Database) -> String {
     format!("first_{}", database.name)
 }
 
-/// All transactions of the load, one after another.
+/// The statement that commits all transactions of the load.
 fn statement(shape: &Shape, topics: &Topics, transactions: u64, rows: u64) -> String {
     let names: Vec<String> = topics
         .names
@@ -198,7 +201,7 @@ fn statement(shape: &Shape, topics: &Topics, transactions: u64, rows: u64) -> St
         .map(|name| format!("'{name}'"))
         .collect();
     let (names, count) = (names.join(", "), topics.names.len());
-    // Not one letter again and again, which the log would hold in compressed form where it is long.
+    // Varied text, since repeated characters would be compressed in the WAL.
     let filler = format!(
         "left((SELECT string_agg(md5(t::text || g::text), '') FROM generate_series(0, {}) g), {})",
         shape.filler / 32,
@@ -212,7 +215,8 @@ fn statement(shape: &Shape, topics: &Topics, transactions: u64, rows: u64) -> St
                  filler := {filler};
                  INSERT INTO outbox.outbox (event_type, topic, event_payload)
                  SELECT 'key' || (t * 7 + n) % 1000, topics[1 + (t + n) % {count}],
-                        jsonb_build_object('order', t, 'line', n, 'status', 'created', 'note', filler)
+                        jsonb_build_object('order', t, 'line', n, 'status', 'created',
+                                          'note', filler)
                  FROM generate_series(1, {rows}) n;
                  COMMIT;
              END LOOP;

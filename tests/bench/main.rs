@@ -1,9 +1,10 @@
-//! The benchmarks: outboxd beside the other ways to do its work, on the same log, in one run.
+//! The benchmarks: outboxd beside the other programs that do its work, on the same WAL, in one run.
 //!
-//! Every figure is taken from outside, at the processes: seconds from the start of a process until Kafka has all events, CPU and
-//! memory from `/proc`. Each contender has the same events to publish, and a run whose events did not arrive exactly once
-//! each is an error and not a figure. Contenders take turns, round by round, so that a machine that changes its mood
-//! changes it for all of them; the tables show medians.
+//! Every figure is measured at the processes: seconds from the start of a process until Kafka has
+//! all events, CPU and memory from `/proc`. Each contender publishes the same events, and a run in
+//! which an event did not arrive exactly once is an error and not a figure. Contenders take turns,
+//! round by round, so that a change of the machine's speed affects all of them; the tables show
+//! medians.
 #![allow(clippy::unwrap_used, clippy::large_futures, missing_docs)]
 
 mod contender;
@@ -30,54 +31,54 @@ use clap::{Parser, ValueEnum};
 
 use crate::report::Report;
 
-/// What to measure, and how much of it.
+/// What to measure, and at which size.
 #[derive(Debug, Parser)]
 #[command(name = "tests/bench/run")]
 pub(crate) struct Options {
-    /// Which parts; all of them if none is named.
+    /// Parts to run; all if none is named.
     parts: Vec<Part>,
-    /// Small loads, once: shows that everything runs, measures nothing.
+    /// Small loads, one round: checks that everything runs, measures nothing.
     #[arg(long)]
     quick: bool,
-    /// How often each contender has its turn.
+    /// Rounds: how often each contender runs.
     #[arg(long, default_value_t = 3)]
     rounds: usize,
-    /// Shrinks every load to so many percent.
+    /// Scale every load to this percentage.
     #[arg(long, default_value_t = 100)]
     percent: u64,
-    /// Only the contenders whose names contain one of these.
+    /// Only contenders whose names contain one of these.
     #[arg(long)]
     only: Vec<String>,
-    /// Only the loads whose names contain one of these.
+    /// Only loads whose names contain one of these.
     #[arg(long)]
     load: Vec<String>,
-    /// The outboxd to measure, if not the one that was built with this.
+    /// The outboxd to measure, if not the one of this build.
     #[arg(long, default_value = support::outboxd::PROGRAM)]
     program: PathBuf,
-    /// Another build of outboxd that takes part in everything.
+    /// Another build of outboxd, as a further contender.
     #[arg(long, value_name = "PROGRAM")]
     against: Vec<PathBuf>,
-    /// The same program once more, with a variable of its own: `NAME=VALUE`.
+    /// The same program with this variable set, as a further contender.
     #[arg(long, value_name = "NAME=VALUE")]
     with: Vec<String>,
-    /// Keeps tables and plots in this folder.
+    /// Write tables and plots to this folder.
     #[arg(long, value_name = "FOLDER")]
     out: Option<PathBuf>,
     /// Major version of Postgres.
     #[arg(long, default_value_t = 17)]
     postgres: u32,
-    /// Given by cargo.
+    /// Passed by cargo.
     #[arg(long, hide = true)]
     bench: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Part {
-    /// A backlog is published as fast as possible.
+    /// Publish a backlog as fast as possible.
     Drain,
-    /// Single events on their way, starts, and an idle program.
+    /// Latency of single events, start times, memory of an idle program.
     Latency,
-    /// Time over the size of a backlog, and the lag under steady load.
+    /// Time and memory over the size of a backlog, lag under steady load.
     Growth,
 }
 
@@ -86,17 +87,17 @@ impl Options {
         self.parts.is_empty() || self.parts.contains(&part)
     }
 
-    /// How often each contender has its turn.
+    /// Rounds to measure.
     pub(crate) fn rounds(&self) -> usize {
         if self.quick { 1 } else { self.rounds.max(1) }
     }
 
-    /// How many records a broker has had before it is measured.
+    /// Records that a broker takes before the first measurement.
     pub(crate) fn warm_up(&self) -> usize {
         if self.quick { 2_000 } else { 4_000_000 }
     }
 
-    /// So many events of a load that has so many at full size.
+    /// The number of events of a load that has this many at full size.
     pub(crate) fn scaled(&self, events: u64) -> u64 {
         let percent = if self.quick { 2 } else { self.percent };
         (events * percent / 100).max(10)
@@ -124,7 +125,7 @@ async fn main() -> Result<()> {
     Ok(())
 }
 
-/// Whether a name contains one of these; any does if there are none.
+/// Whether a name contains one of the filters; true without filters.
 pub(crate) fn chosen(name: &str, filters: &[String]) -> bool {
     filters.is_empty() || filters.iter().any(|filter| name.contains(filter.as_str()))
 }

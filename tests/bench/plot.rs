@@ -1,4 +1,4 @@
-//! Plots in SVG: bars for who is faster, lines for what grows.
+//! Plots in SVG: bars to compare contenders, lines for growth.
 
 use std::fmt::Write as _;
 
@@ -8,7 +8,7 @@ const COLOURS: [&str; 6] = [
     "#1f6feb", "#d1495b", "#2e8b57", "#8a63d2", "#b8860b", "#555555",
 ];
 
-/// Horizontal bars, longest value as wide as the picture.
+/// Horizontal bars; the largest value spans the picture.
 pub(crate) fn bars(title: &str, unit: &str, values: &[(String, f64)]) -> String {
     let most = values
         .iter()
@@ -22,7 +22,9 @@ pub(crate) fn bars(title: &str, unit: &str, values: &[(String, f64)]) -> String 
         let colour = COLOURS[usize::from(!name.starts_with("outboxd"))];
         let _ = write!(
             svg,
-            r#"<text x="{x}" y="{base}" text-anchor="end">{name}</text><rect x="{LEFT}" y="{y}" width="{width:.1}" height="18" fill="{colour}"/><text x="{end:.1}" y="{base}">{value:.2} {unit}</text>"#,
+            "<text x='{x}' y='{base}' text-anchor='end'>{name}</text>\
+             <rect x='{LEFT}' y='{y}' width='{width:.1}' height='18' fill='{colour}'/>\
+             <text x='{end:.1}' y='{base}'>{value:.2} {unit}</text>",
             x = LEFT - 8.0,
             base = y + 14.0,
             end = LEFT + width + 6.0,
@@ -40,7 +42,7 @@ pub(crate) enum Scale {
     Log,
 }
 
-/// What stands along an axis.
+/// Label and scale of an axis.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Axis {
     pub(crate) label: &'static str,
@@ -105,7 +107,8 @@ pub(crate) fn lines(title: &str, x: Axis, y: Axis, all: &[Series]) -> String {
         let at = across(mark);
         let _ = write!(
             svg,
-            r##"<line x1="{at:.1}" y1="{TOP}" x2="{at:.1}" y2="{end}" stroke="#ddd"/><text x="{at:.1}" y="{text}" text-anchor="middle">{}</text>"##,
+            "<line x1='{at:.1}' y1='{TOP}' x2='{at:.1}' y2='{end}' stroke='#ddd'/>\
+             <text x='{at:.1}' y='{text}' text-anchor='middle'>{}</text>",
             number(mark),
             end = TOP + HEIGHT,
             text = TOP + HEIGHT + 18.0,
@@ -115,7 +118,8 @@ pub(crate) fn lines(title: &str, x: Axis, y: Axis, all: &[Series]) -> String {
         let at = down(mark);
         let _ = write!(
             svg,
-            r##"<line x1="{LEFT}" y1="{at:.1}" x2="{end}" y2="{at:.1}" stroke="#ddd"/><text x="{text}" y="{base:.1}" text-anchor="end">{}</text>"##,
+            "<line x1='{LEFT}' y1='{at:.1}' x2='{end}' y2='{at:.1}' stroke='#ddd'/>\
+             <text x='{text}' y='{base:.1}' text-anchor='end'>{}</text>",
             number(mark),
             end = LEFT + SPAN,
             text = LEFT - 8.0,
@@ -124,7 +128,8 @@ pub(crate) fn lines(title: &str, x: Axis, y: Axis, all: &[Series]) -> String {
     }
     let _ = write!(
         svg,
-        r#"<text x="{middle}" y="{below}" text-anchor="middle">{}</text><text x="8" y="{TOP}">{}</text>"#,
+        "<text x='{middle}' y='{below}' text-anchor='middle'>{}</text>\
+         <text x='8' y='{TOP}'>{}</text>",
         x.label,
         y.label,
         middle = LEFT + SPAN / 2.0,
@@ -139,7 +144,8 @@ pub(crate) fn lines(title: &str, x: Axis, y: Axis, all: &[Series]) -> String {
             .collect();
         let _ = write!(
             svg,
-            r#"<polyline points="{}" fill="none" stroke="{colour}" stroke-width="2"/><text x="{x}" y="{y}" fill="{colour}">{}</text>"#,
+            "<polyline points='{}' fill='none' stroke='{colour}' stroke-width='2'/>\
+             <text x='{x}' y='{y}' fill='{colour}'>{}</text>",
             path.join(" "),
             series.name,
             x = LEFT + SPAN + 12.0,
@@ -151,11 +157,14 @@ pub(crate) fn lines(title: &str, x: Axis, y: Axis, all: &[Series]) -> String {
 
 fn head(title: &str, height: f64) -> String {
     format!(
-        r##"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" font-family="sans-serif" font-size="13"><rect width="{WIDTH}" height="{height}" fill="#fff"/><text x="8" y="20" font-weight="bold">{title}</text>"##
+        "<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 {WIDTH} {height}' \
+         font-family='sans-serif' font-size='13'>\
+         <rect width='{WIDTH}' height='{height}' fill='#fff'/>\
+         <text x='8' y='20' font-weight='bold'>{title}</text>"
     )
 }
 
-/// One, two or five times a power of ten, of which up to five reach as far as this.
+/// One, two or five times a power of ten, so that at most five steps reach this value.
 fn step(most: f64) -> f64 {
     let power = 10f64.powf((most / 5.0).log10().floor());
     let steps = [1.0, 2.0, 5.0].map(|step| step * power);
@@ -163,7 +172,7 @@ fn step(most: f64) -> f64 {
     fits.unwrap_or(10.0 * power)
 }
 
-/// A number at an axis.
+/// A number as an axis label.
 fn number(value: f64) -> String {
     match value.abs() {
         size if size >= 1e6 => format!("{} M", value / 1e6),

@@ -1,7 +1,8 @@
-//! The way that outboxd replaces, done as well as it can be: batches, prepared statements, one round trip each, an index for what is
-//! unpublished, rows locked against other pollers and skipped when another has them, and acknowledgements of a whole batch at once.
+//! The poller that outboxd replaces, implemented as well as possible: batches, prepared statements,
+//! one round trip each, an index for unpublished rows, FOR UPDATE SKIP LOCKED against other
+//! pollers, and one flush for a whole batch.
 //!
-//! It is a process like the others: this same program, told so by its first argument.
+//! It is a process like the others: this program itself, selected by its first argument.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -14,20 +15,21 @@ use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer, Prod
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_postgres::{Client, NoTls, Statement};
 
-/// The first argument of such a process.
+/// The first argument that selects the poller.
 pub(crate) const WORD: &str = "poller";
 
 const BATCH: i64 = 1_000;
-/// Between two looks at a table that had nothing.
+/// Pause after a query that found no row.
 const PAUSE: Duration = Duration::from_millis(50);
 const LIMIT: Duration = Duration::from_secs(30);
 
 const SELECT: &str = "SELECT id, event_type, topic, event_payload::text FROM outbox.outbox \
      WHERE published_at IS NULL ORDER BY id LIMIT $1 FOR UPDATE SKIP LOCKED";
-const MARK: &str = "UPDATE outbox.outbox SET published_at = CURRENT_TIMESTAMP, times_attempted = times_attempted + 1 \
+const MARK: &str = "UPDATE outbox.outbox SET published_at = CURRENT_TIMESTAMP, \
+            times_attempted = times_attempted + 1 \
      WHERE id = ANY($1)";
 
-/// Publishes until it is told to stop.
+/// Publishes until SIGTERM.
 pub(crate) async fn run(database: &str, brokers: &str) -> Result<()> {
     let mut stop = signal(SignalKind::terminate())?;
     let producer: BaseProducer<Failures> = ClientConfig::new()
@@ -51,7 +53,7 @@ pub(crate) async fn run(database: &str, brokers: &str) -> Result<()> {
     }
 }
 
-/// One batch; whether there was anything.
+/// Publishes one batch; returns whether it had rows.
 async fn batch(
     client: &mut Client,
     select: &Statement,
@@ -78,7 +80,7 @@ async fn batch(
             .context("Kafka does not acknowledge")?;
         ensure!(
             !producer.context().0.load(Ordering::Relaxed),
-            "Kafka refused an event"
+            "Kafka rejected an event"
         );
         transaction.execute(mark, &[&ids]).await?;
     }
@@ -86,7 +88,7 @@ async fn batch(
     Ok(!ids.is_empty())
 }
 
-/// Whether anything was refused.
+/// Whether any record was rejected.
 #[derive(Debug, Default)]
 struct Failures(AtomicBool);
 

@@ -1,4 +1,4 @@
-//! What comes of a run: printed as it goes, and kept in a folder where one is named.
+//! The results of a run: printed as they come, and written to a folder if one is named.
 
 use std::fmt::{Display, Write as _};
 use std::fs;
@@ -14,7 +14,7 @@ pub(crate) struct Report {
 }
 
 impl Report {
-    /// Kept in `folder`, if there is one.
+    /// A report that is also written to `folder`, if there is one.
     pub(crate) fn new(folder: Option<PathBuf>) -> Report {
         Report {
             folder,
@@ -29,7 +29,7 @@ impl Report {
         self.save("README.md", &self.text)
     }
 
-    /// Adds a picture.
+    /// Adds a plot.
     pub(crate) fn plot(&mut self, name: &str, svg: &str) -> Result<()> {
         if self.folder.is_none() {
             return Ok(());

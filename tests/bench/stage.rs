@@ -1,4 +1,4 @@
-//! The servers of a run, and what they are.
+//! The servers of a run, and their description.
 
 use std::time::Duration;
 
@@ -19,11 +19,11 @@ use crate::support::wait::wait_for;
 use crate::usage;
 
 const LIMIT: Duration = Duration::from_secs(30);
-/// The broker's compilers have nothing to do if they rest for so long.
+/// The broker's JIT compilers count as idle after this much time without work.
 const SETTLED: Duration = Duration::from_secs(1);
 const SETTLED_LIMIT: Duration = Duration::from_secs(120);
 
-/// Like those of the contenders.
+/// As many headers as the contenders' records have.
 const WARM_HEADERS: [&str; 6] = [
     "id",
     "created_at",
@@ -33,7 +33,7 @@ const WARM_HEADERS: [&str; 6] = [
     "committed_at",
 ];
 
-/// Nothing of the server's own shall fall into one contender's time and not into another's.
+/// Keeps the server's own background work out of the measurements.
 const CONFIG: [&str; 5] = [
     "autovacuum = off",
     "shared_buffers = 256MB",
@@ -50,8 +50,8 @@ pub(crate) struct Stage {
 }
 
 impl Stage {
-    /// Starts both, tells the report what they are, and warms the broker up.
-    pub(crate) async fn set(options: &Options, report: &mut Report) -> Result<Stage> {
+    /// Starts both, adds their description to the report, and warms up the broker.
+    pub(crate) async fn start(options: &Options, report: &mut Report) -> Result<Stage> {
         let server = postgres::private(options.postgres, &CONFIG)?;
         let kafka = kafka::fast()?;
         let consumer = kafka.client().create()?;
@@ -65,7 +65,7 @@ impl Stage {
         Ok(stage)
     }
 
-    /// The machine and the versions, as a line for the head of a report.
+    /// The machine and the versions, as the first line of a report.
     fn describe(&self) -> Result<String> {
         let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let model = cpuinfo
@@ -75,17 +75,19 @@ impl Stage {
         let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
         let (_, librdkafka) = rdkafka::util::get_rdkafka_version();
         Ok(format!(
-            "{cores} cores ({}), Linux {}; Postgres {}, Kafka 4.1.0 (one broker, acks=all), librdkafka {librdkafka}; all on one machine",
+            "{cores} cores ({}), Linux {}; Postgres {}, Kafka 4.1.0 (one broker, acks=all), \
+             librdkafka {librdkafka}; all on one machine",
             model.unwrap_or("unknown"),
             kernel.trim(),
             self.server.version(),
         ))
     }
 
-    /// Has the broker take so many records with headers in large requests, and a quarter as many in small ones: its machine code is
-    /// made as it runs, and whoever comes first would pay for it, several times what a request costs later.
+    /// Lets the broker take this many records in large requests, and a quarter as many in small
+    /// ones: its JIT compiles while it runs, and the first contender would pay for that, at several
+    /// times the later cost of a request.
     async fn warm_up(&self, records: usize) -> Result<()> {
-        let topics = Topics::make(&self.kafka, 1, 4).await?;
+        let topics = Topics::create(&self.kafka, 1, 4).await?;
         for (records, batch, linger) in [(records / 4, "10", "0"), (records, "10000", "5")] {
             let mut settings = self.kafka.client();
             settings
@@ -96,11 +98,11 @@ impl Stage {
             let producer: BaseProducer = settings.create()?;
             produce(&producer, &topics.names[0], records)?;
         }
-        self.forget_records(&topics).await?;
+        self.delete_records(&topics).await?;
         self.settle().await
     }
 
-    /// Waits until the broker makes no machine code: it would take the processors from whoever is measured next.
+    /// Waits until the broker's JIT is idle: it would take CPU from the next measurement.
     pub(crate) async fn settle(&self) -> Result<()> {
         let broker = self.broker()?;
         wait_for(
@@ -109,7 +111,7 @@ impl Stage {
             async || {
                 let before = usage::compilers(broker);
                 tokio::time::sleep(SETTLED).await;
-                // Java ends such threads when they are idle, so that the sum may fall.
+                // The JVM ends idle compiler threads, so the sum may fall.
                 let spent = usage::compilers(broker).saturating_sub(before);
                 Ok((spent < SETTLED / 20).then_some(()))
             },
@@ -117,7 +119,7 @@ impl Stage {
         .await
     }
 
-    /// How many records these topics have had since they were made.
+    /// The number of records that these topics have received since their creation.
     pub(crate) fn records(&self, topics: &Topics) -> Result<i64> {
         let mut sum = 0;
         for topic in &topics.names {
@@ -129,8 +131,8 @@ impl Stage {
         Ok(sum)
     }
 
-    /// Frees the space of all records of these topics; counting goes on.
-    pub(crate) async fn forget_records(&self, topics: &Topics) -> Result<()> {
+    /// Deletes the records of these topics; [`records`](Stage::records) still counts them.
+    pub(crate) async fn delete_records(&self, topics: &Topics) -> Result<()> {
         let admin: AdminClient<DefaultClientContext> = self.kafka.client().create()?;
         let mut offsets = TopicPartitionList::new();
         for topic in &topics.names {
@@ -146,7 +148,7 @@ impl Stage {
         Ok(())
     }
 
-    /// The broker's process.
+    /// The broker's process id.
     pub(crate) fn broker(&self) -> Result<u32> {
         match self.kafka.pid() {
             Some(pid) => Ok(pid),
@@ -189,8 +191,8 @@ pub(crate) struct Topics {
 }
 
 impl Topics {
-    /// Makes them.
-    pub(crate) async fn make(kafka: &Kafka, count: usize, partitions: i32) -> Result<Topics> {
+    /// Creates the topics.
+    pub(crate) async fn create(kafka: &Kafka, count: usize, partitions: i32) -> Result<Topics> {
         let mut names = Vec::new();
         for _ in 0..count {
             names.push(kafka.topic("events", partitions).await?);

@@ -10,7 +10,7 @@ pub(crate) struct Table {
 }
 
 impl Table {
-    /// One without rows.
+    /// A table without rows.
     pub(crate) fn new(title: impl Into<String>, columns: &[&str]) -> Table {
         Table {
             title: title.into(),
@@ -37,7 +37,7 @@ impl fmt::Display for Table {
     }
 }
 
-/// The middle one; of an even number the mean of the two in the middle. NaN where there are none.
+/// The median; for an even number of values the mean of the middle two, for none NaN.
 pub(crate) fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     let (low, high) = (values.len().saturating_sub(1) / 2, values.len() / 2);

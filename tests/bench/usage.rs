@@ -1,4 +1,4 @@
-//! What processes have used, from `/proc`.
+//! Usage of processes, read from `/proc`.
 
 use std::fs;
 use std::path::Path;
@@ -9,12 +9,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-/// The kernel tells times in hundredths of a second to programs, whatever it counts by itself.
+/// The unit of CPU times in `/proc`.
 const TICK: Duration = Duration::from_millis(10);
-/// A process that ends by itself is seen for the last time at most this long before.
+/// The sampling interval: the last sample is at most this old when a process ends.
 const SAMPLE: Duration = Duration::from_millis(10);
 
-/// What one process has used since it was started.
+/// The usage of one process since its start.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Usage {
     pub(crate) cpu: Duration,
@@ -22,7 +22,7 @@ pub(crate) struct Usage {
     pub(crate) resident_bytes: u64,
 }
 
-/// Reads the usage of a process; `None` when it is gone.
+/// The usage of a process; `None` once it has ended.
 pub(crate) fn of(pid: u32) -> Option<Usage> {
     let (_, cpu) = name_and_cpu(format!("/proc/{pid}/stat"))?;
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
@@ -38,7 +38,7 @@ pub(crate) fn of(pid: u32) -> Option<Usage> {
     })
 }
 
-/// The CPU time that the threads of a Java process have spent on making machine code.
+/// The CPU time of a Java process' JIT compiler threads.
 pub(crate) fn compilers(pid: u32) -> Duration {
     let threads = fs::read_dir(format!("/proc/{pid}/task"));
     let stats = threads.into_iter().flatten().flatten();
@@ -47,17 +47,17 @@ pub(crate) fn compilers(pid: u32) -> Duration {
     compilers.map(|(_, cpu)| cpu).sum()
 }
 
-/// Of a process or a thread.
+/// Name and CPU time of a process or a thread.
 fn name_and_cpu(stat: impl AsRef<Path>) -> Option<(String, Duration)> {
     let stat = fs::read_to_string(stat).ok()?;
-    // The second field is a name in brackets, which may hold anything.
+    // The second field is a name in brackets, which may contain anything.
     let (name, fields) = stat.rsplit_once(')')?;
     let ticks = fields.split_whitespace().skip(11).take(2);
     let ticks: u32 = ticks.filter_map(|ticks| ticks.parse::<u32>().ok()).sum();
     Some((name.to_owned(), TICK * ticks))
 }
 
-/// Watches a process until it ends or nobody asks any more.
+/// Samples the usage of a process until the process ends or this is dropped.
 #[derive(Debug)]
 pub(crate) struct Watch {
     last: Arc<Mutex<Usage>>,
@@ -66,13 +66,13 @@ pub(crate) struct Watch {
 }
 
 impl Watch {
-    /// Begins.
+    /// Starts sampling.
     pub(crate) fn begin(pid: u32) -> Watch {
         let last = Arc::new(Mutex::new(Usage::default()));
         let over = Arc::new(AtomicBool::new(false));
-        let (kept, told) = (Arc::clone(&last), Arc::clone(&over));
+        let (kept, stop) = (Arc::clone(&last), Arc::clone(&over));
         let thread = thread::spawn(move || {
-            while !told.load(Ordering::Relaxed) {
+            while !stop.load(Ordering::Relaxed) {
                 let Some(usage) = of(pid) else { return };
                 *kept.lock().unwrap_or_else(PoisonError::into_inner) = usage;
                 thread::sleep(SAMPLE);
@@ -85,13 +85,13 @@ impl Watch {
         }
     }
 
-    /// What it had used when it was seen last.
+    /// Stops sampling; returns the last sample.
     pub(crate) fn end(mut self) -> Result<Usage> {
         self.stop();
         let usage = *self.last.lock().unwrap_or_else(PoisonError::into_inner);
         (usage.peak_bytes > 0)
             .then_some(usage)
-            .context("a process was gone before it was seen")
+            .context("the process ended before the first sample")
     }
 
     fn stop(&mut self) {

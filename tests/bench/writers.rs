@@ -1,4 +1,4 @@
-//! Writers as services have them: they keep to a rate, whatever happens to what they wrote.
+//! Writers as services have them: they keep their rate, whatever happens to their events.
 
 use std::time::Duration;
 
@@ -8,17 +8,20 @@ use rdkafka::producer::{FutureProducer, FutureRecord};
 use crate::load::Load;
 use crate::support::postgres::Session;
 
-/// So many sessions share the rate.
+/// The number of sessions that share the rate.
 const WRITERS: u64 = 4;
 
-/// A number, a number within the transaction, about 300 bytes, and the time of the insert by the database's clock.
+/// The payload: two numbers, about 300 bytes of text, and the time of the insert by the database's
+/// clock.
 const INSERT: &str = "INSERT INTO outbox.outbox (event_type, topic, event_payload) \
     SELECT 'key' || ($1::bigint + i) % 1000, $2, \
-           jsonb_build_object('n', $1, 'i', i, 'note', repeat('x', 290), 'at', extract(epoch FROM clock_timestamp())) \
+           jsonb_build_object('n', $1, 'i', i, 'note', repeat('x', 290), \
+                              'at', extract(epoch FROM clock_timestamp())) \
     FROM generate_series(1, $3::bigint) i";
 
-/// Commits so many transactions a second, each of so many events, for so many seconds. With a `sender` the writers send their
-/// events by themselves, after the commit, without waiting for them: who counts the records knows.
+/// Commits `rate` transactions a second with `rows` events each, for this many seconds. With a
+/// `sender`, the writers also send each event to Kafka after the commit, without waiting for its
+/// acknowledgement.
 pub(crate) async fn write(
     load: &Load,
     rate: u64,
