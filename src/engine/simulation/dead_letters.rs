@@ -1,4 +1,4 @@
-//! The table of dead letters in the simulation, and the people who look into it.
+//! The table of dead letters in the simulation, and the operators who resolve them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -65,12 +65,12 @@ impl Cabinet {
         }
     }
 
-    /// The row of the outbox.
+    /// Closes a dead letter; returns its row.
     pub(crate) fn close(&mut self, closing: &CloseDeadLetter) -> usize {
         let filed = self
             .dead_letters
             .get_mut(&closing.dead_letter)
-            .expect("a letter");
+            .expect("a dead letter");
         filed.state = match closing.published {
             true => State::Retried,
             false => State::Discarded,
@@ -78,7 +78,8 @@ impl Cabinet {
         filed.row
     }
 
-    /// What there is to do, in the order of the log: what is asked for, and what was parked behind nothing any more.
+    /// The pending requests in WAL order: requested ones, and parked ones that nothing blocks any
+    /// more.
     pub(crate) fn look(
         &self,
         with_keys: bool,
@@ -89,7 +90,7 @@ impl Cabinet {
             dead_letters
                 .any(|filed| filed.key == *key && filed.parks_key && filed.state == State::Dead)
         };
-        // Nothing of a parked key goes past what is dead before it.
+        // A parked key never overtakes its dead letter.
         let passes = |filed: &Filed| {
             let mut dead_letters = self.dead_letters.values();
             dead_letters.any(|head| {
@@ -149,7 +150,7 @@ impl Cabinet {
         keys.into_values().collect()
     }
 
-    /// A person asks for a dead letter to be sent again, or thrown away. False if there is none.
+    /// An operator requests a retry or a discard of some dead letter; false if there is none.
     pub(crate) fn ask(&mut self, rng: &mut Rng) -> bool {
         let dead = self.dead_letters.values_mut();
         let mut dead: Vec<_> = dead.filter(|filed| filed.state == State::Dead).collect();
@@ -164,7 +165,7 @@ impl Cabinet {
         true
     }
 
-    /// `dead-dead_letter retry --all`.
+    /// `dead-letter retry --all`.
     pub(crate) fn retry_all(&mut self) {
         for filed in self.dead_letters.values_mut() {
             if filed.state == State::Dead {
@@ -173,7 +174,7 @@ impl Cabinet {
         }
     }
 
-    /// Whether the row is left out by every reader of the table.
+    /// Whether every reader of the table skips the row.
     pub(crate) fn holds(&self, row: usize) -> bool {
         let mut dead_letters = self.dead_letters.values();
         dead_letters

@@ -1,7 +1,8 @@
-//! The publisher's process in the simulation: a driver as thin as the real one, and the checks at its edges.
+//! The publisher's process in the simulation: a driver as thin as the real one, with checks at its
+//! edges.
 //!
-//! It carries out outputs one by one, so that a schedule can cut in between any two, and holds every record that is handed over
-//! against what the model log says must come.
+//! It carries out outputs one by one, so that a schedule can interrupt between any two, and
+//! compares every record that it sends with the model's WAL.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
@@ -24,19 +25,19 @@ pub(crate) struct Process {
     pub(crate) engine: Engine,
     limits: Limits,
     pub(crate) now: Duration,
-    /// Grows with every reset: what of an earlier one comes in must change nothing.
+    /// Grows with every reset: results of an earlier generation must change nothing.
     generation: u64,
     first_ticket: Ticket,
-    /// Rows handed to Kafka in this generation.
+    /// Rows sent to Kafka in this generation.
     handed: BTreeSet<usize>,
     flush: u64,
     missed: VecDeque<usize>,
     pub(crate) stopping: bool,
-    /// Whether there was a session to finish in, and a server that told its position.
+    /// Whether the stop had a session to finish in, and a server that reported the slot's position.
     pub(crate) position_known: bool,
 }
 
-/// What became of the process.
+/// How the process ended, if it did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fate {
     Lives,
@@ -77,7 +78,7 @@ impl Process {
         process
     }
 
-    /// Everything in memory is dropped; the stream begins again where the slot stands.
+    /// Drops everything in memory; the stream starts again at the slot's position.
     pub(crate) fn reset(&mut self, world: &mut World) {
         assert!(world.link.is_none());
         self.engine.reset(Lsn::new(world.confirmed));
@@ -101,15 +102,16 @@ impl Process {
         let reported = self.engine.reported().raw();
         assert!(
             world.confirmed <= reported,
-            "the slot is ahead of what was reported"
+            "the slot is ahead of the reported position"
         );
-        assert!(reported <= resume, "what was confirmed would be read again");
+        assert!(reported <= resume, "confirmed WAL would be read again");
         world.start(resume);
         self.engine.session_started(now);
         true
     }
 
-    /// Without a session: withdraws what is in flight when it is time to. Each partition may still take a beginning of it.
+    /// Without a session, withdraws the records in flight once it is time. Each partition may still
+    /// append the first few of them.
     pub(crate) fn give_up(&mut self, now: Duration, world: &mut World) -> bool {
         if world.link.is_some() || !self.engine.gives_up(now) {
             return false;
@@ -121,13 +123,13 @@ impl Process {
         true
     }
 
-    /// The connection is over, seen from here.
+    /// Ends the connection from the client's side.
     pub(crate) fn disconnect(&mut self, world: &mut World, clean: bool) {
         world.close(clean);
         self.engine.session_ended();
     }
 
-    /// Takes one message from the server as far as the engine lets it.
+    /// Takes one message from the server, as the engine's intake allows.
     pub(crate) fn read(&mut self, now: Duration, world: &mut World) -> bool {
         self.engine.turn(now);
         let intake = self.engine.intake();
@@ -163,12 +165,12 @@ impl Process {
                     (None, Some(row)) => {
                         let left_out = world.cabinet.was_dead(row);
                         let handed = self.handed.contains(&row);
-                        assert!(handed || left_out, "row {row} is passed over");
+                        assert!(handed || left_out, "row {row} is skipped");
                         world.saw("change skipped");
                     }
                     (Some(found), row) => {
                         assert_eq!(found, index, "index in the transaction");
-                        // What the dead letters have already, the driver leaves out.
+                        // The driver skips rows that have a dead letter already.
                         if let Some(row) = row
                             && !world.cabinet.holds(row)
                         {
@@ -183,7 +185,7 @@ impl Process {
     }
 
     fn hand_over(&mut self, row: usize, xid: u32, world: &mut World, from_table: bool) {
-        assert!(self.handed.insert(row), "row {row} is handed over twice");
+        assert!(self.handed.insert(row), "row {row} is sent twice");
         let bytes = world.rows[row].bytes;
         let record = world.record(row);
         let accepted = InFlight {
@@ -199,7 +201,7 @@ impl Process {
         } else {
             self.engine.accept(accepted).expect("inside a transaction")
         };
-        assert!(ticket >= self.first_ticket, "tickets are never given again");
+        assert!(ticket >= self.first_ticket, "a ticket was reused");
         let held = self.engine.held_bytes();
         let allowed = self.limits.memory_limit + bytes as usize + ENTRY_BYTES + TRANSACTION_BYTES;
         assert!(held <= allowed, "{held} bytes in flight, {allowed} allowed");
@@ -235,7 +237,7 @@ impl Process {
         true
     }
 
-    /// Kafka's next report for a partition.
+    /// Passes on Kafka's next delivery report for a partition.
     pub(crate) fn report(&mut self, now: Duration, world: &mut World, number: usize) -> bool {
         let partition = &mut world.partitions[number];
         let Some(reported) = partition.reports.pop_front() else {
@@ -272,7 +274,10 @@ impl Process {
         }
         for accepted in done {
             let row = accepted.row as usize;
-            assert!(world.rows[row].appended > 0, "row {row} was not appended");
+            assert!(
+                world.rows[row].appended > 0,
+                "row {row} was acknowledged and never appended"
+            );
             world.saw(match suspect {
                 true => "acknowledged by a rewind",
                 false => "acknowledged",
@@ -281,7 +286,7 @@ impl Process {
         true
     }
 
-    /// The result of a statement comes back.
+    /// Passes on the result of a statement.
     pub(crate) fn written(&mut self, now: Duration, world: &mut World) -> bool {
         if world
             .batches
@@ -300,7 +305,7 @@ impl Process {
         true
     }
 
-    /// Kafka's answer about topics comes back.
+    /// Passes on Kafka's metadata answer.
     pub(crate) fn answered(&mut self, now: Duration, world: &mut World, rejection: bool) -> bool {
         let Some(answers) = world.answer(rejection) else {
             return false;
@@ -335,14 +340,14 @@ impl Process {
                 world.trust(number, failure);
             }
             Output::Sink(SinkOutput::Ask(names)) => {
-                assert!(!names.is_empty(), "an empty question");
+                assert!(!names.is_empty(), "an empty metadata request");
                 world.question = Some(names);
             }
             Output::Sink(SinkOutput::Work { generation, work }) => {
                 assert_eq!(generation, self.generation);
                 let mut batches = world.batches.iter();
                 let out = batches.any(|batch| batch.generation == generation);
-                assert!(!out, "two things at a time");
+                assert!(!out, "two statements at a time");
                 world.saw(match &work {
                     DatabaseWork::Mark(marks) => {
                         assert!(!marks.is_empty(), "an empty write-back");
@@ -373,10 +378,16 @@ impl Process {
     }
 
     fn status(&mut self, world: &mut World, write: u64, flush: u64, ask_reply: bool) {
-        assert!(flush >= self.flush, "the confirmed position went back");
-        assert!(world.named.contains(&flush), "{flush} was never named");
+        assert!(flush >= self.flush, "the confirmed position moved back");
+        assert!(
+            world.named.contains(&flush),
+            "the server never sent {flush}"
+        );
         assert!(flush <= write, "confirmed {flush}, received {write}");
-        assert!(Some(&write) <= world.named.last(), "{write} was never sent");
+        assert!(
+            Some(&write) <= world.named.last(),
+            "the server never sent {write}"
+        );
         self.flush = flush;
         if let Some(link) = &mut world.link {
             link.to_server.push_back(Status { flush, ask_reply });
@@ -411,12 +422,12 @@ impl Process {
                 return Fate::Halted;
             }
             End::ProducerFailed(rejection) => panic!("no producer fails here: {rejection}"),
-            End::Violated(violation) => panic!("a lawful server was accused: {violation}"),
+            End::Violated(violation) => panic!("a correct server was accused: {violation}"),
         }
         Fate::Lives
     }
 
-    /// A stop that was waited for leaves nothing that the next start would send again.
+    /// After a complete stop the next start must send nothing again.
     fn check_stopped(&self, world: &World) {
         for row in &self.handed {
             if world.cabinet.holds(*row) {
@@ -438,7 +449,7 @@ impl Process {
     }
 }
 
-/// What a transaction in the book takes, and a little more.
+/// The tracker's bytes per transaction, rounded up.
 const TRANSACTION_BYTES: usize = 64;
 
 fn rejection() -> Rejection {

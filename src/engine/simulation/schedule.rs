@@ -1,11 +1,13 @@
-//! Plays the whole engine in thousands of seeded worlds that go wrong in every way they can, and checks what it promises
-//! after every step.
+//! Runs the whole engine in thousands of seeded worlds with every kind of fault, and checks its
+//! invariants after every step.
 //!
-//! A schedule is a seed: it chooses the limits, the transactions, and which step comes next: a message, a report, half a
-//! write-back, an hour of silence, a crash of either side. At its end every fault is lifted and everything must be published,
-//! marked and confirmed within a bounded number of steps, in order, without anything twice that nothing excuses.
+//! A schedule is a seed: it chooses the limits, the transactions and the order of steps, such as a
+//! message, a delivery report, half a write-back, an hour of silence, or a crash of either side. At
+//! the end every fault is lifted: everything must then be published, marked as published and
+//! confirmed within a bounded number of steps, in order, and without an unexcused duplicate.
 //!
-//! `OUTBOXD_SIM_SEEDS` sets how many schedules run, `OUTBOXD_SIM_SEED` runs one, and `OUTBOXD_SIM_TRACE=1` prints each step.
+//! `OUTBOXD_SIM_SEEDS` sets the number of schedules, `OUTBOXD_SIM_SEED` runs one, and
+//! `OUTBOXD_SIM_TRACE=1` prints each step.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -17,7 +19,7 @@ use crate::engine::simulation::steps::{EVERYDAY, FAULTS, Step};
 use crate::engine::simulation::world::World;
 
 const MS: Duration = Duration::from_millis(1);
-/// Far more than any schedule needs once nothing goes wrong any more.
+/// Far more than any schedule needs once all faults are lifted.
 const STEPS_TO_HEAL: u32 = 50_000;
 
 struct Schedule {
@@ -26,7 +28,7 @@ struct Schedule {
     now: Duration,
     trace: bool,
     steps: Vec<(Step, u32)>,
-    /// Something happened that excuses duplicates.
+    /// Whether a fault excuses duplicates.
     repeats: bool,
 }
 
@@ -34,7 +36,8 @@ impl Schedule {
     fn new(seed: u64, trace: bool) -> Self {
         let mut rng = Rng::with_seed(seed);
         let mut steps = EVERYDAY.to_vec();
-        // Each schedule has its own few faults, so that none hides behind the others; some have none.
+        // Each schedule has a few kinds of faults of its own, so that none hides behind the others;
+        // some have none.
         let kinds = rng.usize(0..6);
         for _ in 0..kinds {
             let (step, weight) = FAULTS[rng.usize(0..FAULTS.len())];
@@ -65,7 +68,7 @@ impl Schedule {
         self.heal();
         self.stop_and_start();
         self.world.check_order(false);
-        // What follows a refused event overtakes it once, and comes again behind it.
+        // Records behind a rejected one overtake it once, and are sent again behind it.
         let refused = self.world.seen.contains_key("refused by the broker");
         if !refused {
             self.world.check_order(true);
@@ -77,7 +80,7 @@ impl Schedule {
         self.world.seen
     }
 
-    /// Takes a step. False if there was nothing to do.
+    /// Takes a step; false if there was nothing to do.
     fn step(&mut self, step: Step) -> bool {
         let did = self.world_step(step) || self.process_step(step) || self.rejection(step);
         if self.trace && did {
@@ -173,7 +176,7 @@ impl Schedule {
                         self.end_process(clean);
                     }
                     Some(Fate::Halted) => {
-                        // A person mends it.
+                        // The operator fixes the cause.
                         self.world.poison.clear();
                         self.world.topics.iter_mut().for_each(|there| *there = true);
                         self.end_process(false);
@@ -246,7 +249,7 @@ impl Schedule {
                 };
                 self.repeats = true;
                 process.disconnect(world, false);
-                // What is being written is awaited, however it ends.
+                // A running statement is awaited, whatever its result.
                 while world.perform(false) {}
                 process.reset(world);
             }
@@ -273,7 +276,7 @@ impl Schedule {
         true
     }
 
-    /// A connection that the server closed is noticed here.
+    /// Reports to the engine that the server closed the connection.
     fn notice_close(&mut self) {
         if let Some(process) = &mut self.process
             && self.world.link.is_none()
@@ -282,7 +285,8 @@ impl Schedule {
         }
     }
 
-    /// However it ended: all its memory is gone. A `clean` end is one that the slot has seen.
+    /// Ends the process: its memory is lost. After a `clean` end the slot has received every
+    /// confirmation.
     fn end_process(&mut self, clean: bool) {
         self.repeats |= !clean;
         self.process = None;
@@ -290,7 +294,7 @@ impl Schedule {
         self.world.lose_producer();
     }
 
-    /// Whatever can be done without time passing, once.
+    /// Takes each step once that needs no time to pass.
     fn work(&mut self) -> bool {
         let mut did = false;
         let steps = [
@@ -319,11 +323,13 @@ impl Schedule {
         did
     }
 
-    /// Works until nothing is left to do, then lets time pass as the engine asks, until `done`.
+    /// Works until nothing is left to do, then advances time to the engine's deadlines, until
+    /// `done`.
     fn until(&mut self, what: &str, done: impl Fn(&Schedule) -> bool) {
         let mut idle = 0;
         for _ in 0..STEPS_TO_HEAL {
-            // Reports and appends pick a partition at random, so a few rounds without work mean that there is none.
+            // Reports and appends choose a partition at random, so only several idle rounds mean
+            // that there is no work.
             idle = if self.work() { 0 } else { idle + 1 };
             if done(self) {
                 return;
@@ -332,7 +338,7 @@ impl Schedule {
                 continue;
             }
             idle = 0;
-            // What was refused before everything was mended is asked for again.
+            // Retries are requested for events rejected before the faults were lifted.
             self.world.cabinet.retry_all();
             self.step(Step::Position);
             self.step(Step::AskWithoutEnd);
@@ -340,7 +346,7 @@ impl Schedule {
                 && self.world.link.is_some()
             {
                 let deadline = process.engine.deadline();
-                let stuck = "nothing to do and nothing to wait for";
+                let stuck = "no work and no deadline";
                 let deadline = deadline.unwrap_or_else(|| panic!("{what}: {stuck}"));
                 assert!(deadline >= self.now, "{what}: a deadline in the past");
                 self.now = deadline.max(self.now + MS / 10);
@@ -357,7 +363,7 @@ impl Schedule {
 
     fn heal(&mut self) {
         self.world.heal();
-        self.until("the end of the log", |schedule| {
+        self.until("the end of the WAL", |schedule| {
             let drained = |process: &Process| process.engine.is_drained() && !process.stopping;
             let left_alone = schedule.world.is_published() && !schedule.world.stopping;
             left_alone && schedule.process.as_ref().is_some_and(drained)
@@ -373,12 +379,12 @@ impl Schedule {
         let repeated = self.process.as_ref().is_some_and(Process::has_handed_over);
         assert!(
             !repeated,
-            "a start after a graceful stop repeated something"
+            "a start after a complete stop sent an event again"
         );
     }
 }
 
-/// Says which schedule it was, in one line that can be pasted.
+/// Prints the command that repeats the failed schedule.
 struct Repro(u64);
 
 impl Drop for Repro {

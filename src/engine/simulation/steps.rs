@@ -1,4 +1,4 @@
-//! The steps that a schedule of the simulation is made of.
+//! The steps of a schedule in the simulation.
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Step {
@@ -36,7 +36,7 @@ pub(crate) enum Step {
     Stop,
 }
 
-/// What always happens, by weight.
+/// Steps of every schedule, by weight.
 pub(crate) const EVERYDAY: [(Step, u32); 21] = [
     (Step::AskWithoutEnd, 60),
     (Step::Write, 30),
@@ -61,7 +61,7 @@ pub(crate) const EVERYDAY: [(Step, u32); 21] = [
     (Step::Checkpoint, 6),
 ];
 
-/// What a schedule chooses a few of.
+/// Faults, of which a schedule chooses a few.
 pub(crate) const FAULTS: [(Step, u32); 17] = [
     (Step::Wait(30_000), 4),
     (Step::ShutDown, 3),

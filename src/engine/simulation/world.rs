@@ -1,8 +1,8 @@
-//! The world around the engine, as far as it can hurt: a server with its slot and walsender, a broker, the outbox table.
+//! The world around the engine: a server with its slot and walsender, a broker, the outbox table.
 //!
-//! Everything is a step that the schedule takes or does not take; nothing happens by itself. What a real server or broker may do,
-//! the model may do; what they never do (send transactions out of commit order, acknowledge a partition out of order), it never
-//! does.
+//! Everything is a step that the schedule may take; nothing happens by itself. The model may do
+//! whatever a real server or broker may do; what these never do (send transactions out of commit
+//! order, acknowledge a partition out of order), it never does.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -16,16 +16,18 @@ use crate::engine::tracker::Ticket;
 use crate::lsn::Lsn;
 use crate::outbox::{Outcome, OwnedRecord};
 
-/// A row of the outbox table, named by its place in [`World::rows`]; rows are numbered in commit order.
+/// A row of the outbox table, identified by its index in [`World::rows`]; rows are numbered in
+/// commit order.
 #[derive(Debug)]
 pub(crate) struct Row {
     pub(crate) partition: usize,
     pub(crate) key: u8,
     pub(crate) bytes: u32,
-    /// Transaction that inserted it, or `None` where the slot never delivers it and only the table knows.
+    /// The transaction that inserted it; `None` if the slot never delivers it and only the table
+    /// has it.
     pub(crate) transaction: Option<usize>,
     pub(crate) marked: bool,
-    /// Under synchronous replication an event arrives before its row can be seen.
+    /// With synchronous replication an event arrives before its row is visible.
     pub(crate) visible: bool,
     pub(crate) locked: bool,
     pub(crate) appended: u32,
@@ -35,7 +37,7 @@ pub(crate) struct Row {
 pub(crate) struct Transaction {
     pub(crate) commit: u64,
     pub(crate) end: u64,
-    /// A row of ours, or a change of another table.
+    /// For each change the outbox row, or `None` for another table.
     pub(crate) changes: Vec<Option<usize>>,
 }
 
@@ -55,17 +57,17 @@ pub(crate) struct Status {
 
 #[derive(Debug)]
 pub(crate) struct Walsender {
-    /// The transaction to send next, and how much of it was sent.
+    /// The transaction to send next, and the number of its messages sent.
     next: usize,
     part: usize,
-    /// Everything below was decoded and handed to the socket.
+    /// All WAL below was decoded and written to the socket.
     sent: u64,
     start: u64,
-    /// Decodes something that sends us nothing.
+    /// Decodes changes that are not published to this client.
     pub(crate) busy: bool,
 }
 
-/// A connection as the publisher sees it; the walsender behind it may be gone already.
+/// A connection as the publisher sees it; its walsender may have ended already.
 #[derive(Debug)]
 pub(crate) struct Link {
     pub(crate) walsender: Option<Walsender>,
@@ -79,7 +81,7 @@ pub(crate) struct Partition {
     in_flight: VecDeque<(Ticket, usize)>,
     pub(crate) reports: VecDeque<Reported>,
     pub(crate) log: Vec<usize>,
-    /// Reports bring their records back.
+    /// Delivery reports return their records.
     suspect: bool,
     last_failure: u64,
 }
@@ -100,23 +102,23 @@ impl Partition {
     }
 }
 
-/// A report as the producer has made it, which the publisher has not read.
+/// A delivery report that the publisher has not read yet.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Reported {
     pub(crate) ticket: Ticket,
     pub(crate) row: usize,
     pub(crate) appended: Appended,
     pub(crate) failure: u64,
-    /// It brings its record back.
+    /// The report returns its record.
     pub(crate) suspect: bool,
 }
 
-/// What the broker did with a record.
+/// How the broker treated a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Appended {
     Yes,
     Refused,
-    /// An outage, told as an error.
+    /// An outage, reported as an error.
     Later,
     NoTopic,
 }
@@ -125,7 +127,7 @@ pub(crate) enum Appended {
 pub(crate) struct Batch {
     pub(crate) work: DatabaseWork,
     pub(crate) generation: u64,
-    /// What came of it, once it was done or has failed.
+    /// The result, once the statement has run or failed.
     pub(crate) result: Option<Result<Option<PendingRequests>, ()>>,
 }
 
@@ -138,20 +140,20 @@ pub(crate) struct World {
     pub(crate) log: Vec<Transaction>,
     pub(crate) wal: u64,
     pub(crate) confirmed: u64,
-    /// What a crash of the server brings back.
+    /// The confirmed position that survives a crash of the server.
     durable: u64,
-    /// Transactions whose confirmation was checked.
+    /// The number of transactions whose confirmation was checked.
     checked: usize,
     pub(crate) stopping: bool,
     pub(crate) link: Option<Link>,
-    /// Every position that may be confirmed: those that the server has named.
+    /// The positions that may be confirmed: those that the server has sent.
     pub(crate) named: BTreeSet<u64>,
     pub(crate) partitions: Vec<Partition>,
-    /// Records that were not delivered so far.
+    /// The number of records that were not delivered.
     failures: u64,
-    /// How often the broker still refuses a row.
+    /// How many more times the broker rejects a row.
     pub(crate) poison: BTreeMap<usize, u32>,
-    /// Which topics are there.
+    /// Which topics exist.
     pub(crate) topics: Vec<bool>,
     pub(crate) question: Option<Vec<String>>,
     pub(crate) batches: VecDeque<Batch>,
@@ -215,8 +217,8 @@ impl World {
         self.rows.len() - 1
     }
 
-    /// A service commits: events, changes of other tables, or nothing; often right behind the last commit. Or only other
-    /// databases of the server write.
+    /// A service commits events, changes of other tables, or nothing, often right behind the last
+    /// commit; or only other databases of the server write.
     pub(crate) fn write(&mut self) {
         if self.rng.u8(0..3) == 0 {
             self.wal += self.rng.u64(1..50);
@@ -240,7 +242,7 @@ impl World {
         }
     }
 
-    /// START_REPLICATION: forwarded to the slot's position if below it, honoured if above.
+    /// START_REPLICATION: a position below the slot's is raised to it, one above is used.
     pub(crate) fn start(&mut self, at: u64) {
         let start = at.max(self.confirmed);
         self.link = Some(Link {
@@ -267,7 +269,7 @@ impl World {
         self.sender().map(|(walsender, _)| walsender)
     }
 
-    /// Sends one message. False if there is nothing to send.
+    /// Sends one message; false if there is nothing to send.
     pub(crate) fn send(&mut self) -> bool {
         let (wal, mut rng) = (self.wal, self.rng.fork());
         let log = std::mem::take(&mut self.log);
@@ -309,7 +311,8 @@ impl World {
         self.named.insert(wal_end);
     }
 
-    /// A server that shuts down asks without end, and leaves when the client has confirmed what was sent.
+    /// A server that shuts down requests replies repeatedly, and ends once the client has confirmed
+    /// what was sent.
     pub(crate) fn shut_down(&mut self) {
         let (wal, confirmed) = (self.wal, self.confirmed);
         let Some(walsender) = self.walsender() else {
@@ -326,7 +329,7 @@ impl World {
         }
     }
 
-    /// The walsender reads one report of the publisher.
+    /// The walsender reads one standby status update.
     pub(crate) fn hear(&mut self) -> bool {
         let Some(link) = &mut self.link else {
             return false;
@@ -336,7 +339,11 @@ impl World {
             return false;
         };
         let known = walsender.sent.max(walsender.start);
-        assert!(status.flush <= known, "{} was never sent", status.flush);
+        assert!(
+            status.flush <= known,
+            "the server never sent {}",
+            status.flush
+        );
         self.confirmed = self.confirmed.max(status.flush);
         self.check_confirmed(self.confirmed);
         if status.ask_reply {
@@ -345,7 +352,8 @@ impl World {
         true
     }
 
-    /// The connection ends; a `clean` end lets the server read what was sent to it, another one only the beginning of that.
+    /// Ends the connection. After a `clean` end the server reads all status updates, otherwise only
+    /// the first few.
     pub(crate) fn close(&mut self, clean: bool) {
         let waiting = self.link.as_ref().map_or(0, |link| link.to_server.len());
         let read = if clean {
@@ -366,7 +374,7 @@ impl World {
         self.durable = self.confirmed;
     }
 
-    /// Positions that were confirmed since the last checkpoint are forgotten.
+    /// Reverts the position to that of the last checkpoint.
     pub(crate) fn roll_back(&mut self) {
         if self.durable < self.confirmed {
             self.saw("rolled back");
@@ -374,7 +382,8 @@ impl World {
         self.confirmed = self.durable;
     }
 
-    /// I1: a transaction that will not be sent again is in the log of the broker, and in the table it shows.
+    /// I1: a transaction that will not be sent again is in the broker's log, and the table shows
+    /// it.
     pub(crate) fn check_confirmed(&mut self, position: u64) {
         while let Some(transaction) = self.log.get(self.checked)
             && transaction.commit < position
@@ -391,11 +400,11 @@ impl World {
         }
     }
 
-    /// The record as it is handed to Kafka: the row's number is its value.
+    /// The record as it is sent to Kafka: its value is the row's number.
     pub(crate) fn record(&self, row: usize) -> OwnedRecord {
         let Row { partition, key, .. } = self.rows[row];
         let topic = topic_name(self.partitions[partition].topic);
-        // A key belongs to one partition.
+        // Each key belongs to one partition.
         let key = [partition as u8, key];
         let value = row.to_string();
         let place = self.place(row).map(|(lsn, index)| {
@@ -414,7 +423,7 @@ impl World {
         )
     }
 
-    /// Where it stands in the log, if it does.
+    /// Its position in the WAL, if it is there.
     pub(crate) fn place(&self, row: usize) -> Option<(Lsn, u32)> {
         let transaction = &self.log[self.rows[row].transaction?];
         let changes = transaction.changes.iter();
@@ -429,7 +438,8 @@ impl World {
             .push_back((ticket, row));
     }
 
-    /// The broker takes the next record of a partition, or refuses it and perhaps others of its batch.
+    /// The broker appends the next record of a partition, or rejects it and perhaps others of its
+    /// batch.
     pub(crate) fn append(&mut self, number: usize) -> bool {
         let topic = self.partitions[number].topic;
         let (there, outage) = (self.topics[topic], self.rng.u8(0..60) == 0);
@@ -465,7 +475,7 @@ impl World {
         true
     }
 
-    /// Ends the suspicion of a topic, unless a failure came after this one.
+    /// Ends the suspicion of a topic, unless a later failure than this one occurred.
     pub(crate) fn trust(&mut self, topic: usize, failure: u64) {
         let of_topic = self.partitions.iter_mut();
         let mut of_topic = of_topic.filter(|partition| partition.topic == topic);
@@ -483,14 +493,15 @@ impl World {
             .for_each(|partition| partition.suspect = false);
     }
 
-    /// The producer dies: of what is in flight, each partition still takes a beginning.
+    /// The producer is lost: each partition may still append the first few of its records in
+    /// flight.
     pub(crate) fn lose_producer(&mut self) {
         self.lose_records();
         self.question = None;
         self.batches.clear();
     }
 
-    /// The same for its records alone.
+    /// As [`lose_producer`](World::lose_producer), for its records alone.
     pub(crate) fn lose_records(&mut self) {
         for number in 0..self.partitions.len() {
             for _ in 0..self.rng.usize(0..=self.partitions[number].in_flight.len()) {
@@ -502,7 +513,8 @@ impl World {
         }
     }
 
-    /// The statement runs in the database. With `rejection` it fails as a whole, before or after it took effect.
+    /// Runs a statement in the database. With `rejection` it fails as a whole, before or after it
+    /// took effect.
     pub(crate) fn perform(&mut self, rejection: bool) -> bool {
         let Some(at) = self.batches.iter().position(|batch| batch.result.is_none()) else {
             return false;
@@ -542,7 +554,7 @@ impl World {
         true
     }
 
-    /// Kafka answers, or does not.
+    /// Kafka answers a metadata request, or the request fails.
     pub(crate) fn answer(&mut self, rejection: bool) -> Option<Option<Vec<(String, bool)>>> {
         let names = self.question.take()?;
         let answers = names.into_iter().map(|name| {
@@ -573,8 +585,8 @@ impl World {
         self.confirmed == self.wal && rows.into_iter().all(done) && self.cabinet.is_closed()
     }
 
-    /// For each key, `first` deliveries, or else the last ones, are in commit order. Where others go on while a dead letter waits, it
-    /// comes late.
+    /// For each key, the `first` deliveries, or else the last ones, are in commit order. A dead
+    /// letter is delivered late where its key is not parked.
     pub(crate) fn check_order(&self, first: bool) {
         for partition in &self.partitions {
             for key in 0..3 {

@@ -1,9 +1,12 @@
-//! What one event costs on its way from the log's bytes to the producer and back, without sockets and without Kafka.
+//! The cost of one event from the bytes of the WAL to the producer and back, without sockets and
+//! without Kafka.
 //!
-//! Three stages, each on the real code: `decode` is bytes to an event, `route` an event to a record, `track` everything that
-//! the engine does for it until it is settled. Seconds differ from machine to machine and from hour to hour, instructions do
-//! not: the test counts those, under callgrind, and has a ceiling for each stage. The counts are of the profile that the tests are built
-//! with, debug assertions included; `tests/bench/run counts` tells those of the released program, and `tests/bench/run micro` the time.
+//! Three stages, each on the real code: `decode` turns bytes into an event, `route` an event into a
+//! record, `track` is all that the engine does until the event is settled. Time varies between
+//! machines and hours, instruction counts do not: the test counts instructions under callgrind,
+//! with a ceiling for each stage. The counts are of the profile that the tests are built with,
+//! debug assertions included; `tests/bench/run counts` counts those of the release program, and
+//! `tests/bench/run micro` measures time.
 #![allow(clippy::unwrap_used)]
 
 use std::env;
@@ -27,11 +30,11 @@ use crate::outbox::{Columns, Event, EventSource, Router};
 use crate::pgoutput::{Message, Timestamp, golden};
 
 const PER_TRANSACTION: u64 = 10;
-/// What the child process of the test does: a stage and a number of transactions.
+/// The variable that passes a stage and a number of transactions to the test's child process.
 const ORDER: &str = "OUTBOXD_MEASURE";
 const MS: Duration = Duration::from_millis(1);
 
-/// The most instructions that an event may take in each stage, somewhat above what it takes.
+/// The most instructions per event in each stage, somewhat above the present count.
 const CEILINGS: [(&str, u64); 3] = [("decode", 3_000), ("route", 2_800), ("track", 1_350)];
 
 fn run(stage: &str, transactions: u64) -> u64 {
@@ -39,7 +42,7 @@ fn run(stage: &str, transactions: u64) -> u64 {
     (0..transactions).map(|_| work.transaction(stage)).sum()
 }
 
-/// One transaction of ten events again and again.
+/// One transaction of ten events, repeated.
 struct DatabaseWork {
     columns: Columns,
     insert: Vec<u8>,
@@ -88,7 +91,8 @@ impl DatabaseWork {
         }
     }
 
-    /// Ten events through one stage; what came of it, so that nothing is left out.
+    /// Passes ten events through one stage; the sum of the results keeps the compiler from removing
+    /// the work.
     fn transaction(&mut self, stage: &str) -> u64 {
         match stage {
             "decode" => (0..PER_TRANSACTION)
@@ -171,7 +175,7 @@ impl DatabaseWork {
     }
 }
 
-/// An event as the load of the benchmarks writes it.
+/// An event like those in the benchmarks' loads.
 fn insert(relation: u32) -> Vec<u8> {
     let payload = format!(
         r#"{{"line": 1, "note": "{}", "order": 1, "status": "created"}}"#,
@@ -203,7 +207,7 @@ fn insert(relation: u32) -> Vec<u8> {
     bytes
 }
 
-/// The instructions of this very program when it does so much.
+/// Counts the instructions of this program for this many transactions.
 fn instructions(stage: &str, transactions: u64) -> u64 {
     let output = Command::new("valgrind")
         .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
@@ -234,30 +238,30 @@ fn workload() {
 #[test]
 fn an_event_costs_no_more_instructions_than_it_did() {
     if Command::new("valgrind").arg("--version").output().is_err() {
-        eprintln!("not offered here: instruction counts, for want of valgrind");
+        eprintln!("not offered here: instruction counts need valgrind");
         if let Some(list) = env::var_os("OUTBOXD_TEST_NOT_OFFERED") {
             let mut list = OpenOptions::new()
                 .append(true)
                 .create(true)
                 .open(list)
                 .unwrap();
-            writeln!(list, "instruction counts, for want of valgrind").unwrap();
+            writeln!(list, "instruction counts need valgrind").unwrap();
         }
         return;
     }
     let (few, many) = (100, 600);
-    let mut faults = Vec::new();
+    let mut too_dear = Vec::new();
     for (stage, ceiling) in CEILINGS {
         let more = instructions(stage, many) - instructions(stage, few);
         let each = more / ((many - few) * PER_TRANSACTION);
         println!("{stage}: {each} instructions an event, at most {ceiling}");
         if each > ceiling {
-            faults.push(format!(
-                "{stage} takes {each} instructions an event instead of {ceiling}"
+            too_dear.push(format!(
+                "{stage} takes {each} instructions an event, at most {ceiling} are allowed"
             ));
         }
     }
-    assert!(faults.is_empty(), "{}", faults.join("\n"));
+    assert!(too_dear.is_empty(), "{}", too_dear.join("\n"));
 }
 
 #[test]

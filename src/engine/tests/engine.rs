@@ -1,4 +1,4 @@
-//! What the simulation found, in as few steps as it takes.
+//! Failures that the simulation found, reduced to a few steps.
 
 #![allow(clippy::unwrap_used)]
 
@@ -26,7 +26,7 @@ fn engine() -> Engine {
     engine_with(1, OnPoison::DeadLetter)
 }
 
-/// Streams from 100, and knows that there is a topic `t`.
+/// An engine that streams from 100 and knows the topic `t`.
 fn engine_with(batch_size: usize, on_poison: OnPoison) -> Engine {
     let mut engine = Engine::new(Limits {
         after_publish: AfterPublish::Mark,
@@ -52,7 +52,7 @@ fn engine_with(batch_size: usize, on_poison: OnPoison) -> Engine {
     engine
 }
 
-/// The next thing that is due, but for looks at the dead letters, which find nothing, and counted attempts.
+/// The next output; lookups of dead letters, which find none, and counted attempts are carried out.
 fn next(engine: &mut Engine) -> Option<Output> {
     loop {
         match engine.output()? {
@@ -69,7 +69,7 @@ fn next(engine: &mut Engine) -> Option<Output> {
     }
 }
 
-/// All of that.
+/// All outputs.
 fn outputs(engine: &mut Engine) -> Vec<Output> {
     std::iter::from_fn(|| next(engine)).collect()
 }
@@ -79,7 +79,7 @@ fn record(row: i64) -> OwnedRecord {
     OwnedRecord::new("t", Some(b"k"), Some(value.as_bytes()), std::iter::empty())
 }
 
-/// Begin and one event of a transaction, and whether it was sent.
+/// Begins a transaction with one event; returns whether the event was sent.
 fn begin_and(engine: &mut Engine, commit: u64) -> (Ticket, bool) {
     engine.begin(Lsn::new(commit));
     engine.change().unwrap();
@@ -117,7 +117,7 @@ fn delivered(engine: &mut Engine, now: Duration, ticket: Ticket) -> usize {
     report(engine, now, ticket, None, None)
 }
 
-/// Delivered in a partition that has refused another.
+/// Delivered by a partition that has rejected an earlier record.
 fn delivered_behind(engine: &mut Engine, now: Duration, ticket: Ticket, row: i64) -> usize {
     report(engine, now, ticket, None, Some(row))
 }
@@ -150,7 +150,7 @@ fn report(
     done.len()
 }
 
-/// A write-back that is out.
+/// A write-back that is being carried out.
 struct Batch {
     generation: u64,
     marks: Vec<Mark>,
@@ -181,9 +181,9 @@ fn written(engine: &mut Engine, now: Duration, batch: Batch, settled: bool) {
     engine.work_finished(now, generation, DatabaseWork::Mark(marks), Ok(None));
 }
 
-/// The letters that are to be filed, which they are; rows that are to be marked are marked.
+/// Files the pending dead letters and returns them; pending marks are written.
 fn filed(engine: &mut Engine, now: Duration) -> Vec<NewDeadLetter> {
-    // What waits in lanes is condemned while the outputs are taken, and filed with the next poll.
+    // Records in topic queues are rejected while outputs are taken, and filed at the next poll.
     for _ in 0..3 {
         engine.poll(now);
         while let Some(output) = next(engine) {
@@ -208,7 +208,7 @@ fn filed(engine: &mut Engine, now: Duration) -> Vec<NewDeadLetter> {
     Vec::new()
 }
 
-/// How it ends, if it does, with all letters filed that there are.
+/// Files all pending dead letters; returns how the engine ends, if it does.
 fn end_after_filing(engine: &mut Engine, now: Duration) -> Option<End> {
     for _ in 0..3 {
         engine.poll(now);
@@ -228,7 +228,7 @@ fn end_after_filing(engine: &mut Engine, now: Duration) -> Option<End> {
     None
 }
 
-/// The records that are sent now, by ticket; rows that are to be marked are marked.
+/// The tickets of the records that are sent now; pending marks are written.
 fn sends(engine: &mut Engine, now: Duration) -> Vec<Ticket> {
     engine.poll(now);
     let mut sends = Vec::new();
@@ -262,7 +262,13 @@ fn a_write_back_that_is_due_survives_the_end_of_the_session() {
     engine.session_ended();
     engine.session_started(MS * 2);
     let due = outputs(&mut engine);
-    let kept = |output: &Output| matches!(output, Output::Sink(SinkOutput::Work { work: DatabaseWork::Mark(marks), .. }) if marks.len() == 1);
+    let kept = |output: &Output| match output {
+        Output::Sink(SinkOutput::Work {
+            work: DatabaseWork::Mark(marks),
+            ..
+        }) => marks.len() == 1,
+        _ => false,
+    };
     assert!(due.iter().any(kept), "{due:?}");
 }
 
@@ -297,7 +303,7 @@ fn a_stop_within_a_transaction_reads_it_to_its_commit() {
     engine.slot_position(Some(Lsn::new(100)));
     assert!(
         outputs(&mut engine).is_empty(),
-        "stopped in mid-transaction"
+        "stopped inside a transaction"
     );
     assert_eq!(engine.intake(), Intake::Open);
     engine.commit(Lsn::new(100), Lsn::new(110));
@@ -331,7 +337,7 @@ fn keepalives_from_before_the_last_report_do_not_prove_that_it_arrived() {
         engine.keepalive(MS * 2, Lsn::new(110), false);
     }
     engine.slot_position(None);
-    assert!(outputs(&mut engine).is_empty(), "nothing was reported yet");
+    assert!(outputs(&mut engine).is_empty(), "no status was sent yet");
     engine.poll(MS * 200);
     let due = outputs(&mut engine);
     assert!(
@@ -406,11 +412,11 @@ fn events_are_read_no_faster_than_their_rows_are_marked() {
         count += 1;
     }
     assert_eq!(count, 40_000);
-    // A batch that is out waits for nothing any more.
+    // A batch that is being written no longer counts against the limit.
     let batch = write_back(&mut engine, MS);
     assert_eq!(batch.marks.len(), 5_000);
     assert_eq!(engine.intake(), Intake::Open);
-    // Rows that are locked come back to be tried, and hold up nobody until then.
+    // Locked rows are deferred, and hold up no reading until they are tried again.
     written(&mut engine, MS, batch, false);
     assert_eq!(engine.intake(), Intake::Open);
 }
@@ -454,17 +460,23 @@ fn a_partition_is_rewound_in_order_and_the_last_word_of_a_key_is_its_newest_even
     let tickets: Vec<Ticket> = [100, 200, 300, 400]
         .map(|commit| transaction(&mut engine, commit))
         .into();
-    // The second is refused, the others of the partition are appended all the same.
+    // The second record is rejected; the partition appends the later ones all the same.
     assert_eq!(delivered(&mut engine, MS, tickets[0]), 1);
     assert_eq!(refused(&mut engine, MS, tickets[1], 200), 0);
     let (held, sent) = begin_and(&mut engine, 500);
-    assert!(!sent, "nothing new goes past a refusal");
+    assert!(!sent, "a new record overtook a rejected one");
     engine.commit(Lsn::new(500), Lsn::new(510));
     assert_eq!(delivered_behind(&mut engine, MS, tickets[2], 300), 0);
-    assert!(sends(&mut engine, MS).is_empty(), "one is still in flight");
+    assert!(
+        sends(&mut engine, MS).is_empty(),
+        "sent while another record is in flight"
+    );
     assert_eq!(delivered_behind(&mut engine, MS, tickets[3], 400), 0);
-    assert!(sends(&mut engine, MS).is_empty(), "an attempt needs a rest");
-    // Attempts two and three, alone.
+    assert!(
+        sends(&mut engine, MS).is_empty(),
+        "sent again without a delay"
+    );
+    // Attempts two and three, with no other record in flight.
     assert_eq!(sends(&mut engine, MS * 1_000), [tickets[1]]);
     refused(&mut engine, MS * 1_000, tickets[1], 200);
     assert_eq!(sends(&mut engine, MS * 2_000), [tickets[1]]);
@@ -475,7 +487,7 @@ fn a_partition_is_rewound_in_order_and_the_last_word_of_a_key_is_its_newest_even
         (dead_letters[0].row, dead_letters[0].attempts),
         (Some(200), 3)
     );
-    // What had overtaken it comes again, and only then what is new.
+    // The records that overtook it are sent again, and only then the new one.
     assert_eq!(sends(&mut engine, MS * 2_000), [tickets[2]]);
     assert_eq!(
         delivered_behind(&mut engine, MS * 2_000, tickets[2], 300),
@@ -555,7 +567,8 @@ fn what_is_wanted_again_is_not_refused_for_what_was_known_before() {
     outputs(&mut engine);
     engine.answered(MS * 5_001, missing());
     assert_eq!(filed(&mut engine, MS * 5_001).len(), 1);
-    // Kafka says so once more; the topic is made, and somebody wants the event sent again, all in the same moment.
+    // Kafka reports the topic as missing once more; in the same moment the topic is created and a
+    // retry is requested.
     engine.answered(MS * 6_500, missing());
     let now = MS * 6_501;
     engine.poll(now);
@@ -604,7 +617,7 @@ fn a_parked_key_keeps_its_order_through_a_retry() {
     transaction(&mut engine, 200);
     let parked = filed(&mut engine, now);
     assert!(parked[0].parked && parked[0].parks_key);
-    // A person asks for the first; both are handed out.
+    // A retry of the first is requested; both are returned.
     let request = |dead_letter, row| ResolveRequest {
         dead_letter,
         row: Some(row),
@@ -637,7 +650,7 @@ fn a_parked_key_keeps_its_order_through_a_retry() {
     engine.work_finished(now, generation, work, Ok(Some(sight)));
     let retried = sends(&mut engine, now);
     assert_eq!(retried.len(), 2);
-    // A new event waits until both are closed: a crash would send them again.
+    // A new event waits until both are closed: after a crash they would be sent again.
     let (newest, sent) = begin_and(&mut engine, 300);
     assert!(!sent);
     for ticket in retried {
@@ -689,15 +702,16 @@ fn a_session_that_did_not_report_in_time_is_read_no_more_and_what_was_sent_is_wi
     engine.turn(MS * 20_000);
     assert_eq!(engine.intake(), Intake::Open);
     engine.turn(MS * 20_001);
-    assert_eq!(engine.intake(), Intake::Paused, "others may have read it");
-    assert!(matches!(
-        next(&mut engine),
-        Some(Output::Session(SessionOutput::End(End::Lapsed)))
-    ));
-    assert!(!engine.gives_up(MS * 20_001), "the session is still there");
+    assert_eq!(
+        engine.intake(),
+        Intake::Paused,
+        "reads although another session may have the slot"
+    );
+    assert!(matches!(next(&mut engine), Some(Output::Session(SessionOutput::End(End::Lapsed)))));
+    assert!(!engine.gives_up(MS * 20_001), "withdrew with a session");
     engine.session_ended();
     assert!(engine.gives_up(MS * 20_001));
-    assert!(!engine.gives_up(MS * 20_002), "told once");
+    assert!(!engine.gives_up(MS * 20_002), "withdrew twice");
     engine.reset(Lsn::new(100));
     engine.session_started(MS * 20_003);
     assert_eq!(engine.intake(), Intake::Open);
@@ -712,20 +726,29 @@ fn without_a_session_what_is_in_flight_may_stay_until_another_may_publish() {
     engine.session_ended();
     engine.lock_lost(MS * 9_000);
     assert!(!engine.gives_up(MS * 25_999));
-    assert!(engine.gives_up(MS * 26_000), "counted from the last word");
+    assert!(
+        engine.gives_up(MS * 26_000),
+        "counts from the last message received"
+    );
 
     let mut engine = self::engine();
     let same = transaction(&mut engine, 100);
     engine.session_ended();
     engine.lock_taken();
-    assert!(engine.gives_up(MS), "another has the lock");
+    assert!(
+        engine.gives_up(MS),
+        "kept records although another has the lock"
+    );
     assert_eq!(ticket, same);
 
     let mut engine = self::engine();
     let ticket = transaction(&mut engine, 100);
     delivered(&mut engine, MS, ticket);
     engine.session_ended();
-    assert!(!engine.gives_up(MS * 99_000), "nothing is in flight");
+    assert!(
+        !engine.gives_up(MS * 99_000),
+        "withdrew without a record in flight"
+    );
 }
 
 #[test]
@@ -750,7 +773,8 @@ fn a_look_that_comes_after_the_server_has_spoken_says_nothing() {
     ));
 }
 
-/// It writes nothing that a standby would have to have, and while a server catches up there is always one under way.
+/// A lookup writes nothing that a standby would need, and while the server catches up one is always
+/// running.
 #[test]
 fn a_look_at_the_dead_letters_holds_no_position_back() {
     let mut engine = engine();

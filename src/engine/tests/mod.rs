@@ -1,4 +1,5 @@
-//! The engine, driven by hand: what the simulation found, in as few steps as it takes.
+//! Tests that drive the engine step by step: failures that the simulation found, reduced to a few
+//! steps, and the cost of an event.
 
 mod cost;
 mod engine;

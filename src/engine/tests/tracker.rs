@@ -1,7 +1,9 @@
-//! The tracker against a model that keeps everything for ever and computes every answer anew from its whole history.
+//! The tracker against a model that keeps everything and computes every answer from its whole
+//! history.
 //!
-//! The model is the definition in slow motion: walk what was received in order, stop at the first transaction that is not
-//! both closed and settled, and confirm the last position before it. The tracker must agree with it after every step.
+//! The model is the definition: walk the received items in order, stop at the first transaction
+//! that is not both closed and settled, and confirm the last position before it. The tracker must
+//! agree with the model after every step.
 
 #![allow(clippy::unwrap_used)]
 
@@ -30,7 +32,7 @@ enum Item {
     Transaction {
         commit: u64,
         end: Option<u64>,
-        /// For each change whether it is an event.
+        /// For each change, whether it is an event.
         changes: Vec<bool>,
         tickets: Vec<Ticket>,
     },
@@ -41,7 +43,7 @@ enum Item {
 enum Phase {
     Between,
     Inside,
-    /// Inside a transaction that came again; so many of its changes were sent in this session.
+    /// Inside a transaction that is sent again, with this many changes received in this session.
     Resumed(usize),
     Cut,
 }
@@ -50,14 +52,14 @@ enum Phase {
 struct Model {
     start: u64,
     items: Vec<Item>,
-    /// Keepalives inside the open transaction, in this session.
+    /// Keepalives received inside the open transaction, in this session.
     inside: Vec<u64>,
     events: Vec<Event>,
     phase: Phase,
-    /// Up to where the server has sent.
+    /// The position up to which the server has sent.
     server: u64,
     next_ticket: Ticket,
-    /// Tickets of before the last reset.
+    /// Tickets from before the last reset.
     stale: Vec<Ticket>,
 }
 
@@ -155,7 +157,7 @@ impl Model {
     }
 }
 
-/// What happens next; numbers are mapped onto what is possible at that moment.
+/// The next step; numbers are mapped to what is possible in the present state.
 #[derive(Debug, Clone)]
 enum Step {
     Begin(Gap),
@@ -202,7 +204,8 @@ fn step() -> impl Strategy<Value = Step> {
     let index = any::<prop::sample::Index>;
     prop_oneof![
         8 => gap().prop_map(Step::Begin),
-        16 => (any::<bool>(), bytes.clone()).prop_map(|(event, bytes)| Step::Change { event, bytes }),
+        16 => (any::<bool>(), bytes.clone())
+            .prop_map(|(event, bytes)| Step::Change { event, bytes }),
         8 => gap().prop_map(Step::Commit),
         6 => gap().prop_map(Step::Keepalive),
         1 => any::<u64>().prop_map(Step::OldKeepalive),
@@ -216,7 +219,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// Tracker and model side by side.
+/// Tracker and model, driven together.
 struct Pair {
     tracker: Tracker,
     model: Model,
@@ -335,7 +338,7 @@ impl Pair {
             *sent += 1;
         }
         if sent < known {
-            assert_eq!(index, None, "change {sent} was handed over before");
+            assert_eq!(index, None, "change {sent} was accepted before");
             return;
         }
         assert_eq!(index, Some(sent as u32));
@@ -355,7 +358,7 @@ impl Pair {
         }
     }
 
-    /// The server sends all of a transaction again before its Commit.
+    /// The server resends all of a transaction before its Commit.
     fn commit(&mut self, gap: Gap) {
         while let Phase::Resumed(sent) = self.model.phase
             && sent < self.known_changes()
@@ -429,7 +432,7 @@ impl Pair {
         self.model = fresh;
     }
 
-    /// What a lawful server never sends is refused, and changes nothing.
+    /// Messages that violate the protocol are rejected, and change nothing.
     fn unlawful(&mut self, kind: u8) {
         let lsn = Lsn::new;
         let event = self.next_event(1);
@@ -460,7 +463,10 @@ impl Pair {
                     && sent < self.known_changes()
                 {
                     let result = self.tracker.commit(lsn(commit), next);
-                    assert!(result.is_err(), "less than before came of {commit}");
+                    assert!(
+                        result.is_err(),
+                        "transaction {commit} was resent incompletely"
+                    );
                 }
             }
             Phase::Cut => {
@@ -521,7 +527,11 @@ fn start() -> impl Strategy<Value = u64> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 1_500, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: 1_500,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
 
     #[test]
     fn every_answer_is_that_of_a_model_which_remembers_everything(
