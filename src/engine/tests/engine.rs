@@ -707,7 +707,10 @@ fn a_session_that_did_not_report_in_time_is_read_no_more_and_what_was_sent_is_wi
         Intake::Paused,
         "reads although another session may have the slot"
     );
-    assert!(matches!(next(&mut engine), Some(Output::Session(SessionOutput::End(End::Lapsed)))));
+    assert!(matches!(
+        next(&mut engine),
+        Some(Output::Session(SessionOutput::End(End::Lapsed)))
+    ));
     assert!(!engine.gives_up(MS * 20_001), "withdrew with a session");
     engine.session_ended();
     assert!(engine.gives_up(MS * 20_001));
