@@ -17,22 +17,70 @@ use crate::engine::tracker::{InFlight, Ticket};
 use crate::engine::{Engine, WorkerState};
 use crate::lsn::Lsn;
 use crate::outbox::{
-    Mark, Outcome, OwnedRecord, ParkedKey, Rejection, Resolution, ResolveRequest, check_topic,
+    Mark, Outcome, OwnedRecord, ParkedKey, Rejection, Resolution, ResolveRequest, TopicName,
 };
 
+/// An event that a source offers to the engine.
+#[derive(Debug)]
+pub(crate) struct Offer<'a> {
+    pub(crate) row: i64,
+    /// The transaction that inserted the row.
+    pub(crate) xid: u32,
+    /// Bytes of the record, counted until the acknowledgement.
+    pub(crate) bytes: u32,
+    /// As [`InFlight::since_micros`].
+    pub(crate) since_micros: i64,
+    /// As [`InFlight::sent_micros`].
+    pub(crate) sent_micros: u64,
+    /// A row that was read from the table, in place of the change of the stream just counted.
+    pub(crate) from_table: bool,
+    pub(crate) facts: RecordFacts<'a>,
+    /// Why it can never be published, where the record alone shows that.
+    pub(crate) rejection: Option<Rejection>,
+}
+
+/// What the engine says to an [`Offer`].
+#[derive(Debug)]
+pub(crate) struct Offered {
+    pub(crate) ticket: Ticket,
+    pub(crate) topic: TopicId,
+    pub(crate) admission: Admission,
+}
+
 impl Engine {
-    /// The number of a topic, for [`InFlight`]; none for a name that no topic can have.
-    pub(crate) fn topic(&mut self, name: &str) -> TopicId {
-        if check_topic(name).is_ok() {
-            self.dispatch.topics.id(name)
+    /// An event that a source has read: its ticket, its topic's number, and whether to send it now
+    /// or to give a copy of it to [`keep`](Engine::keep). `None` outside a transaction: the stream
+    /// contradicts what was received before, and [`End::Violated`] follows.
+    pub(crate) fn offer(&mut self, offer: Offer<'_>) -> Option<Offered> {
+        let topic = self.topic(offer.facts.topic);
+        let event = InFlight {
+            row: offer.row,
+            xid: offer.xid,
+            bytes: offer.bytes,
+            topic,
+            since_micros: offer.since_micros,
+            sent_micros: offer.sent_micros,
+        };
+        let ticket = if offer.from_table {
+            self.tracker.accept_row(event)
         } else {
-            NO_TOPIC
-        }
+            let result = self.tracker.accept(event);
+            self.check(result)?
+        };
+        let admission = match offer.rejection {
+            Some(rejection) => Admission::Keep(Reason::Reject(rejection)),
+            None => self.dispatch.admit(self.now, &offer.facts, &event),
+        };
+        Some(Offered {
+            ticket,
+            topic,
+            admission,
+        })
     }
 
-    /// What to do with the event that was just accepted: send it now, or give a copy to [`keep`](Engine::keep).
-    pub(crate) fn admit(&mut self, accepted: &InFlight, facts: &RecordFacts<'_>) -> Admission {
-        self.dispatch.admit(self.now, facts, accepted)
+    /// The number of a topic; [`NO_TOPIC`] where Kafka accepts none of the name.
+    pub(crate) fn topic(&mut self, name: Option<TopicName<'_>>) -> TopicId {
+        name.map_or(NO_TOPIC, |name| self.dispatch.topics.id(name))
     }
 
     /// The copy of an event that is not sent now.
@@ -177,7 +225,9 @@ impl Engine {
     /// Does what a person wants done with a dead letter.
     fn start_resolving(&mut self, now: Duration, request: ResolveRequest) {
         let topic = match &request.record {
-            Some(record) if request.resolution == Resolution::Retry => self.topic(record.topic()),
+            Some(record) if request.resolution == Resolution::Retry => {
+                self.topic(record.topic_name().ok())
+            }
             _ => NO_TOPIC,
         };
         let row = request.row.unwrap_or(0);

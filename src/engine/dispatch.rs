@@ -102,7 +102,7 @@ impl Dispatch {
             return Admission::Keep(Reason::Hold);
         };
         let in_flight = topic.in_flight;
-        match self.dead_letters.parking(None, facts.topic, facts.key) {
+        match self.dead_letters.parking(None, facts.topic(), facts.key) {
             KeyState::Free => {}
             KeyState::Follow => return Admission::Keep(Reason::Follow),
             KeyState::Wait => return Admission::Keep(Reason::Hold),
@@ -114,7 +114,7 @@ impl Dispatch {
                 let waits = in_flight > 0 || self.topics.is_stale(now, id);
                 return Admission::Keep(match waits {
                     true => Reason::Hold,
-                    false => Reason::Reject(record_checks::unknown_topic(facts.topic)),
+                    false => Reason::Reject(record_checks::unknown_topic(facts.topic())),
                 });
             }
             TopicAccess::Open(topic_limits) => topic_limits,

@@ -23,7 +23,7 @@
 //! - I12 whoever waits has a name: what is not read, not acknowledged or not written back shows in [`Engine::snapshot`].
 
 pub(crate) mod dead_letters;
-mod delivery;
+pub(crate) mod delivery;
 pub(crate) mod dispatch;
 mod failover_gate;
 mod feedback;
@@ -57,7 +57,7 @@ use crate::engine::output::{
     End, EngineStats, Intake, Limits, Output, SessionOutput, SinkOutput, WRITE_BACK_MAX,
 };
 use crate::engine::receive_timeout::ReceiveTimeout;
-use crate::engine::tracker::{InFlight, Ticket, Tracker};
+use crate::engine::tracker::Tracker;
 use crate::engine::violation::Violation;
 use crate::engine::write_back_queue::WriteBackQueue;
 use crate::lsn::Lsn;
@@ -157,24 +157,13 @@ impl Engine {
         self.check(result).flatten()
     }
 
-    /// The change just counted is an event: its ticket. The record must be handed to Kafka now.
-    pub(crate) fn accept(&mut self, event: InFlight) -> Option<Ticket> {
-        let result = self.tracker.accept(event);
-        self.check(result)
-    }
-
-    /// A row read from the table is an event: its ticket. The record must be handed to Kafka now.
-    pub(crate) fn accept_row(&mut self, event: InFlight) -> Ticket {
-        self.tracker.accept_row(event)
-    }
-
     /// Commit of the transaction.
     pub(crate) fn commit(&mut self, commit_lsn: Lsn, end_lsn: Lsn) {
         let result = self.tracker.commit(commit_lsn, end_lsn);
         self.check(result);
     }
 
-    fn check<T>(&mut self, result: Result<T, Violation>) -> Option<T> {
+    pub(super) fn check<T>(&mut self, result: Result<T, Violation>) -> Option<T> {
         result
             .map_err(|violation| self.push(End::Violated(violation)))
             .ok()

@@ -7,7 +7,7 @@
 use crate::engine::topics::TopicLimits;
 use crate::error::Error;
 use crate::outbox::wire_size;
-use crate::outbox::{OwnedRecord, Record, Rejection, check_topic};
+use crate::outbox::{OwnedRecord, Record, Rejection, TopicName, TopicNameError};
 
 /// Kafka's protocol has no limits for these; a record beyond them is a mistake in its writer.
 const KEY_BYTES_MAX: usize = 1 << 20;
@@ -17,7 +17,8 @@ const HEADERS_MAX: usize = 1_000;
 /// What of a record decides where it may go.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct RecordFacts<'a> {
-    pub(crate) topic: &'a str,
+    /// `None` where Kafka accepts no topic of this name; the record has a rejection then.
+    pub(crate) topic: Option<TopicName<'a>>,
     pub(crate) key: Option<&'a [u8]>,
     /// As the only record of a batch, the way the broker counts it.
     pub(crate) wire_bytes: usize,
@@ -27,7 +28,7 @@ impl<'a> RecordFacts<'a> {
     /// Of a record that is about to be sent.
     pub(crate) fn of(record: &Record<'a>) -> Self {
         RecordFacts {
-            topic: record.topic,
+            topic: record.topic_name().ok(),
             key: record.key,
             wire_bytes: wire_size(record.key, record.value, record.headers()),
         }
@@ -36,10 +37,15 @@ impl<'a> RecordFacts<'a> {
     /// Of a record that was kept.
     pub(crate) fn of_held(record: &'a OwnedRecord) -> Self {
         RecordFacts {
-            topic: record.topic(),
+            topic: record.topic_name().ok(),
             key: record.key(),
             wire_bytes: wire_size(record.key(), record.value(), record.headers()),
         }
+    }
+
+    /// The topic's name; empty where Kafka accepts none.
+    pub(crate) fn topic(&self) -> &'a str {
+        self.topic.map_or("", TopicName::as_str)
     }
 }
 
@@ -53,14 +59,14 @@ fn rejection(code: &str, message: impl Into<String>) -> Rejection {
 /// What is wrong with a record itself, whatever its topic says. `needs_key` where every event is to have a key.
 pub(crate) fn own_rejection(record: &Record<'_>, needs_key: bool) -> Option<Rejection> {
     let (key, value) = (record.key, record.value);
-    name_rejection(record.topic)
+    name_rejection(record.topic_name(), record.topic)
         .or_else(|| content_rejection(key, value, record.headers(), needs_key))
 }
 
 /// The same of a record that was kept, or read from the table because somebody wants it sent again.
 pub(crate) fn own_rejection_of_held(record: &OwnedRecord, needs_key: bool) -> Option<Rejection> {
     let (key, value) = (record.key(), record.value());
-    name_rejection(record.topic())
+    name_rejection(record.topic_name(), record.topic())
         .or_else(|| content_rejection(key, value, record.headers(), needs_key))
 }
 
@@ -104,8 +110,8 @@ pub(crate) fn malformed(error: &Error) -> Rejection {
 }
 
 /// What is wrong with a topic's name.
-pub(crate) fn name_rejection(topic: &str) -> Option<Rejection> {
-    let wrong = check_topic(topic).err()?;
+fn name_rejection(name: Result<TopicName<'_>, TopicNameError>, topic: &str) -> Option<Rejection> {
+    let wrong = name.err()?;
     Some(rejection(
         "TOPIC_INVALID",
         format!("{wrong}: {:?}", shown(topic)),
@@ -129,10 +135,9 @@ pub(crate) fn rejection_by_topic(
     compresses: bool,
 ) -> Option<Rejection> {
     let RecordFacts {
-        topic,
-        key,
-        wire_bytes,
+        key, wire_bytes, ..
     } = facts;
+    let topic = facts.topic();
     if topic_limits.compacted && key.is_none() {
         let message = format!("topic {topic} is compacted and takes no record without a key");
         return Some(rejection("KEY_MISSING", message));

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use crate::backoff::Backoff;
 use crate::engine::topic_queue::TopicQueue;
+use crate::outbox::TopicName;
 
 /// The number of a topic.
 pub(crate) type TopicId = u32;
@@ -128,8 +129,9 @@ impl Topics {
         }
     }
 
-    /// The number of this name, which is one that a topic can have.
-    pub(crate) fn id(&mut self, name: &str) -> TopicId {
+    /// The number of this name.
+    pub(crate) fn id(&mut self, name: TopicName<'_>) -> TopicId {
+        let name = name.as_str();
         if let Some(topic) = self.get(self.last)
             && *topic.name == *name
         {

@@ -36,7 +36,7 @@ use crate::kafka::DeliveryReport;
 use crate::kafka::context::{Context, Health};
 use crate::kafka::waking_producer::WakingProducer;
 use crate::kafka::{DeliveryError, client_config};
-use crate::outbox::{OwnedRecord, Record, check_topic};
+use crate::outbox::{OwnedRecord, Record, TopicName, TopicNameError};
 
 /// More records than this send themselves: they fill a batch, or follow each other while the first
 /// is under way.
@@ -137,7 +137,7 @@ impl Producer {
     /// librdkafka copies topic, key, value and headers: nothing is borrowed after the call.
     pub fn send(&mut self, record: &Record<'_>, ticket: u64) -> Result<(), SendError> {
         self.send_parts(
-            record.topic,
+            named(record.topic_name(), record.topic)?,
             record.key,
             record.value,
             record.headers(),
@@ -152,7 +152,7 @@ impl Producer {
         ticket: u64,
     ) -> Result<(), SendError> {
         self.send_parts(
-            record.topic(),
+            named(record.topic_name(), record.topic())?,
             record.key(),
             record.value(),
             record.headers(),
@@ -162,17 +162,13 @@ impl Producer {
 
     pub(crate) fn send_parts<'a>(
         &mut self,
-        topic: &str,
+        topic: TopicName<'_>,
         key: Option<&[u8]>,
         value: Option<&[u8]>,
         headers: impl Iterator<Item = (&'a str, &'a [u8])>,
         ticket: u64,
     ) -> Result<(), SendError> {
-        // librdkafka would keep every wrong name in its list of topics and request it again and
-        // again.
-        if check_topic(topic).is_err() {
-            return Err(refused(RDKafkaErrorCode::InvalidTopic, topic));
-        }
+        let topic = topic.as_str();
         let mut outgoing: BaseRecord<'_, [u8], [u8], usize> =
             BaseRecord::with_opaque_to(topic, ticket as usize);
         outgoing.key = key;
@@ -276,6 +272,14 @@ fn list<'a>(headers: impl Iterator<Item = (&'a str, &'a [u8])>) -> Option<OwnedH
         let value = Some(value);
         list.insert(Header { key, value })
     }))
+}
+
+/// librdkafka would keep every invalid name in its list of topics and request it again and again.
+fn named<'a>(
+    name: Result<TopicName<'a>, TopicNameError>,
+    topic: &str,
+) -> Result<TopicName<'a>, SendError> {
+    name.map_err(|_| refused(RDKafkaErrorCode::InvalidTopic, topic))
 }
 
 fn refused(code: RDKafkaErrorCode, topic: &str) -> SendError {

@@ -40,6 +40,6 @@ pub(crate) use record_size::wire_size;
 pub use router::{EventSource, Record, Router};
 pub(crate) use table::{BATCH, Batch, MissedRows, Read, SAVEPOINT, TableLocation, TableRow};
 pub use table::{SlowRows, UnpublishedRows};
-pub use topic_name::{TopicNameError, check_topic};
+pub use topic_name::{TopicName, TopicNameError};
 pub(crate) use write_back::{Mark, Outcome, WriteBack};
 pub use writer::{NewEvent, PAYLOAD_BYTES_MAX, Payload, Writer};

@@ -7,13 +7,15 @@
 use std::fmt;
 
 use crate::lsn::Lsn;
-use crate::outbox::Record;
 use crate::outbox::router::footprint;
+use crate::outbox::topic_name;
+use crate::outbox::{Record, TopicName, TopicNameError};
 
 /// A record that outlives what it was made from.
 #[derive(Clone, PartialEq, Eq)]
 pub struct OwnedRecord {
     topic: Box<str>,
+    topic_error: Option<TopicNameError>,
     key: Option<Box<[u8]>>,
     value: Option<Box<[u8]>>,
     headers: Vec<(Box<str>, Box<[u8]>)>,
@@ -27,8 +29,20 @@ impl OwnedRecord {
         value: Option<&[u8]>,
         headers: impl Iterator<Item = (&'a str, &'a [u8])>,
     ) -> Self {
+        let topic_error = topic_name::check(topic).err();
+        OwnedRecord::with_checked_topic(topic, topic_error, key, value, headers)
+    }
+
+    fn with_checked_topic<'a>(
+        topic: &str,
+        topic_error: Option<TopicNameError>,
+        key: Option<&[u8]>,
+        value: Option<&[u8]>,
+        headers: impl Iterator<Item = (&'a str, &'a [u8])>,
+    ) -> Self {
         OwnedRecord {
             topic: topic.into(),
+            topic_error,
             key: key.map(Box::from),
             value: value.map(Box::from),
             headers: headers
@@ -40,6 +54,11 @@ impl OwnedRecord {
     /// The topic.
     pub fn topic(&self) -> &str {
         &self.topic
+    }
+
+    /// The topic's name, if Kafka accepts it. It was checked when the record was made.
+    pub fn topic_name(&self) -> Result<TopicName<'_>, TopicNameError> {
+        TopicName::checked(&self.topic, self.topic_error)
     }
 
     /// The key.
@@ -79,7 +98,9 @@ impl OwnedRecord {
 
 impl From<&Record<'_>> for OwnedRecord {
     fn from(record: &Record<'_>) -> Self {
-        OwnedRecord::new(record.topic, record.key, record.value, record.headers())
+        let (key, value, headers) = (record.key, record.value, record.headers());
+        let topic_error = record.topic_name().err();
+        OwnedRecord::with_checked_topic(record.topic, topic_error, key, value, headers)
     }
 }
 

@@ -20,7 +20,7 @@ use crate::config::KeyRule;
 use crate::error::{Code, Error, Result};
 use crate::lsn::Lsn;
 use crate::outbox::json_pointer;
-use crate::outbox::{Event, TextValue};
+use crate::outbox::{Event, TextValue, TopicName, TopicNameError, topic_name};
 use crate::pgoutput::Timestamp;
 
 /// Names that begin so are ours: a row cannot pass off its own header as the event's identity.
@@ -164,6 +164,7 @@ impl Router {
         let (ours, our_count) = self.our_headers(event, origin);
         Record {
             topic: event.topic,
+            topic_error: topic_name::check(event.topic).err(),
             key: parts.key.as_ref().map(|part| self.resolve(part)),
             value: parts.value.as_ref().map(|part| self.resolve(part)),
             ours,
@@ -328,6 +329,7 @@ pub struct Record<'a> {
     pub key: Option<&'a [u8]>,
     /// The value; a record without one is a tombstone.
     pub value: Option<&'a [u8]>,
+    topic_error: Option<TopicNameError>,
     ours: OurHeaders<'a>,
     our_count: usize,
     theirs: &'a [(Range<usize>, Range<usize>)],
@@ -335,6 +337,11 @@ pub struct Record<'a> {
 }
 
 impl<'a> Record<'a> {
+    /// The topic's name, if Kafka accepts it. The router has checked it.
+    pub fn topic_name(&self) -> Result<TopicName<'a>, TopicNameError> {
+        TopicName::checked(self.topic, self.topic_error)
+    }
+
     /// The headers: ours, then the row's own, in the order in which Postgres prints them.
     pub fn headers(&self) -> impl Iterator<Item = (&'a str, &'a [u8])> + '_ {
         let text = self.text;

@@ -1,10 +1,10 @@
-//! Which names Kafka takes for a topic, checked before anything is sent.
+//! Which names Kafka accepts for a topic. A [`TopicName`] is one of them: it is checked when it is
+//! made, and nothing behind it checks again.
 //!
-//! A broker refuses such a name for good (`INVALID_TOPIC_EXCEPTION`), so a record that carries one
-//! can never be delivered. The rule is that of Kafka's own
-//! `org.apache.kafka.common.internals.Topic`. What lies in Kafka's own topics is for brokers and
-//! coordinators, and what lies in outboxd's for outboxd: an event there would be refused, or worse,
-//! be taken for one of their records.
+//! A broker refuses every other name for good (`INVALID_TOPIC_EXCEPTION`), so a record that carries
+//! one can never be delivered. The rule is that of Kafka's own
+//! `org.apache.kafka.common.internals.Topic`. Brokers and coordinators read Kafka's own topics, and
+//! outboxd reads its own: an event there would be refused, or taken for one of their records.
 
 /// The longest name: it becomes a file's name on the broker, with room for the partition's number.
 const NAME_BYTES_MAX: usize = 249;
@@ -40,12 +40,35 @@ pub enum TopicNameError {
     Reserved,
 }
 
-/// Whether Kafka takes `name` for a topic.
-///
-/// # Errors
-///
-/// When it does not, why.
-pub fn check_topic(name: &str) -> Result<(), TopicNameError> {
+/// A name that Kafka accepts for a topic, and that is neither Kafka's own nor outboxd's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TopicName<'a>(&'a str);
+
+impl<'a> TopicName<'a> {
+    /// Checks `name`.
+    ///
+    /// # Errors
+    ///
+    /// When Kafka does not accept it, why.
+    pub fn new(name: &'a str) -> Result<Self, TopicNameError> {
+        check(name).map(|()| TopicName(name))
+    }
+
+    /// The name of a record that was checked when the record was made.
+    pub(in crate::outbox) fn checked(
+        name: &'a str,
+        error: Option<TopicNameError>,
+    ) -> Result<Self, TopicNameError> {
+        error.map_or(Ok(TopicName(name)), Err)
+    }
+
+    /// The name.
+    pub fn as_str(self) -> &'a str {
+        self.0
+    }
+}
+
+pub(in crate::outbox) fn check(name: &str) -> Result<(), TopicNameError> {
     let legal = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
     match name {
         "" => Err(TopicNameError::Empty),
@@ -74,7 +97,7 @@ mod tests {
             "outboxd",
             &"x".repeat(249),
         ] {
-            assert_eq!(check_topic(name), Ok(()), "{name}");
+            assert_eq!(TopicName::new(name).map(TopicName::as_str), Ok(name));
         }
     }
 
@@ -96,7 +119,7 @@ mod tests {
             ("__outboxd", TopicNameError::Reserved),
             ("__outboxd_progress", TopicNameError::Reserved),
         ] {
-            assert_eq!(check_topic(name), Err(rejection), "{name}");
+            assert_eq!(TopicName::new(name), Err(rejection), "{name}");
         }
     }
 }

@@ -13,7 +13,7 @@ use tokio_postgres::types::Type;
 
 use crate::config::TableName;
 use crate::error::{Code, Error, Result};
-use crate::outbox::check_topic;
+use crate::outbox::TopicName;
 use crate::postgres::sql_error;
 
 /// The largest payload, measured as Postgres prints it.
@@ -85,7 +85,8 @@ impl<'a> NewEvent<'a> {
             return Err(Error::fatal(Code::Write, "the event type is empty")
                 .with_hint("name the kind of event, such as OrderCreated"));
         }
-        check_topic(self.topic).map_err(|rejection| {
+        let topic = TopicName::new(self.topic).map(|_| ());
+        topic.map_err(|rejection| {
             let message = format!("an event of type {} names no topic", self.event_type);
             Error::fatal(Code::Write, message).source(rejection)
         })

@@ -8,6 +8,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 use crate::engine::Engine;
+use crate::engine::delivery::{Offer, Offered};
 use crate::engine::dispatch::Admission;
 use crate::engine::output::{
     DatabaseWork, DeliveryFailure, DeliveryResult, End, FailureKind, Intake, Limits, Output,
@@ -16,7 +17,7 @@ use crate::engine::output::{
 use crate::engine::record_checks::RecordFacts;
 use crate::engine::simulation::world::{Appended, Batch, Message, Reported, Status, World};
 use crate::engine::topics::{MetadataAnswer, TopicLimits};
-use crate::engine::tracker::{ENTRY_BYTES, InFlight, Ticket};
+use crate::engine::tracker::{ENTRY_BYTES, Ticket};
 use crate::lsn::Lsn;
 use crate::outbox::Rejection;
 
@@ -188,24 +189,24 @@ impl Process {
         assert!(self.handed.insert(row), "row {row} is sent twice");
         let bytes = world.rows[row].bytes;
         let record = world.record(row);
-        let accepted = InFlight {
+        let offered = self.engine.offer(Offer {
             row: row as i64,
             xid,
             bytes,
-            topic: self.engine.topic(record.topic()),
             since_micros: 0,
             sent_micros: 0,
-        };
-        let ticket = if from_table {
-            self.engine.accept_row(accepted)
-        } else {
-            self.engine.accept(accepted).expect("inside a transaction")
-        };
+            from_table,
+            facts: RecordFacts::of_held(&record),
+            rejection: None,
+        });
+        let Offered {
+            ticket, admission, ..
+        } = offered.expect("inside a transaction");
         assert!(ticket >= self.first_ticket, "a ticket was reused");
         let held = self.engine.held_bytes();
         let allowed = self.limits.memory_limit + bytes as usize + ENTRY_BYTES + TRANSACTION_BYTES;
         assert!(held <= allowed, "{held} bytes in flight, {allowed} allowed");
-        match self.engine.admit(&accepted, &RecordFacts::of_held(&record)) {
+        match admission {
             Admission::Send => world.produce(ticket, row),
             Admission::Keep(reason) => {
                 world.saw("kept");

@@ -20,13 +20,14 @@ use criterion::{Criterion, Throughput};
 
 use crate::config::{AfterPublish, KeyRule, OnPoison};
 use crate::engine::Engine;
+use crate::engine::delivery::Offer;
 use crate::engine::dispatch::Admission;
 use crate::engine::output::{DeliveryResult, Limits};
 use crate::engine::record_checks::{self, RecordFacts};
 use crate::engine::topics::{MetadataAnswer, TopicLimits};
 use crate::engine::tracker::{InFlight, Ticket};
 use crate::lsn::Lsn;
-use crate::outbox::{Columns, Event, EventSource, Router};
+use crate::outbox::{Columns, Event, EventSource, Router, TopicName};
 use crate::pgoutput::{Message, Timestamp, golden};
 
 const PER_TRANSACTION: u64 = 10;
@@ -48,6 +49,7 @@ struct DatabaseWork {
     insert: Vec<u8>,
     router: Router,
     engine: Engine,
+    topic: Option<TopicName<'static>>,
     lsn: u64,
     tickets: Vec<Ticket>,
     done: Vec<InFlight>,
@@ -76,7 +78,7 @@ impl DatabaseWork {
             silence: MS * 25_000,
         });
         engine.reset(Lsn::new(100));
-        engine.topic("orders");
+        engine.topic(TopicName::new("orders").ok());
         engine.session_started(MS);
         let known = MetadataAnswer::Known(TopicLimits::default());
         engine.answered(MS, Some(vec![("orders".to_owned(), known)]));
@@ -85,6 +87,7 @@ impl DatabaseWork {
             insert: insert(relation.id),
             router: Router::new(&key),
             engine,
+            topic: TopicName::new("orders").ok(),
             lsn: 1_000,
             tickets: Vec::new(),
             done: Vec::new(),
@@ -141,23 +144,24 @@ impl DatabaseWork {
         engine.begin(Lsn::new(self.lsn));
         for _ in 0..PER_TRANSACTION {
             engine.change().unwrap();
-            let topic = engine.topic(black_box("orders"));
-            let accepted = InFlight {
-                row: 1,
-                xid: 1,
-                bytes: 1_000,
-                topic,
-                since_micros: 1,
-                sent_micros: 1,
-            };
-            let ticket = engine.accept(accepted).unwrap();
             let facts = RecordFacts {
-                topic: "orders",
+                topic: black_box(self.topic),
                 key: Some(b"key"),
                 wire_bytes: 600,
             };
-            assert_eq!(engine.admit(&accepted, &facts), Admission::Send);
-            self.tickets.push(ticket);
+            let offered = engine.offer(Offer {
+                row: 1,
+                xid: 1,
+                bytes: 1_000,
+                since_micros: 1,
+                sent_micros: 1,
+                from_table: false,
+                facts,
+                rejection: None,
+            });
+            let offered = offered.unwrap();
+            assert_eq!(offered.admission, Admission::Send);
+            self.tickets.push(offered.ticket);
         }
         engine.commit(Lsn::new(self.lsn), Lsn::new(self.lsn + 10));
         for ticket in self.tickets.drain(..) {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::config::{AfterPublish, OnPoison};
 use crate::engine::Engine;
 use crate::engine::dead_letters::PendingRequests;
+use crate::engine::delivery::{Offer, Offered};
 use crate::engine::dispatch::Admission;
 use crate::engine::output::{
     DatabaseWork, DeliveryFailure, DeliveryResult, End, FailureKind, Intake, Limits, Output,
@@ -14,10 +15,10 @@ use crate::engine::output::{
 };
 use crate::engine::record_checks::RecordFacts;
 use crate::engine::topics::{MetadataAnswer, TopicLimits};
-use crate::engine::tracker::{InFlight, Ticket};
+use crate::engine::tracker::Ticket;
 use crate::lsn::Lsn;
 use crate::outbox::{
-    Mark, NewDeadLetter, Outcome, OwnedRecord, Rejection, Resolution, ResolveRequest,
+    Mark, NewDeadLetter, Outcome, OwnedRecord, Rejection, Resolution, ResolveRequest, TopicName,
 };
 
 const MS: Duration = Duration::from_millis(1);
@@ -44,7 +45,7 @@ fn engine_with(batch_size: usize, on_poison: OnPoison) -> Engine {
         silence: MS * 25_000,
     });
     engine.reset(Lsn::new(100));
-    engine.topic("t");
+    engine.topic(TopicName::new("t").ok());
     engine.session_started(MS);
     outputs(&mut engine);
     let known = MetadataAnswer::Known(TopicLimits::default());
@@ -84,17 +85,21 @@ fn begin_and(engine: &mut Engine, commit: u64) -> (Ticket, bool) {
     engine.begin(Lsn::new(commit));
     engine.change().unwrap();
     let row = commit as i64;
-    let accepted = InFlight {
+    let record = record(row);
+    let offered = engine.offer(Offer {
         row,
         xid: 1,
         bytes: 10,
-        topic: engine.topic("t"),
         since_micros: 0,
         sent_micros: 0,
-    };
-    let ticket = engine.accept(accepted).unwrap();
-    let record = record(row);
-    match engine.admit(&accepted, &RecordFacts::of_held(&record)) {
+        from_table: false,
+        facts: RecordFacts::of_held(&record),
+        rejection: None,
+    });
+    let Offered {
+        ticket, admission, ..
+    } = offered.unwrap();
+    match admission {
         Admission::Send => (ticket, true),
         Admission::Keep(reason) => {
             engine.keep(engine.now, ticket, Box::new(record), reason);

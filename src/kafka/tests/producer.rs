@@ -16,7 +16,7 @@ use rdkafka::types::{RDKafkaApiKey, RDKafkaErrorCode, RDKafkaRespErr};
 use crate::config::{Config, Settings};
 use crate::error::Code;
 use crate::kafka::{DeliveryReport, ErrorAction, Producer, SendError, reachable};
-use crate::outbox::OwnedRecord;
+use crate::outbox::{OwnedRecord, TopicName};
 
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -38,8 +38,12 @@ pub(crate) fn config(brokers: &str) -> Config {
     .unwrap()
 }
 
+fn orders() -> TopicName<'static> {
+    TopicName::new("orders").unwrap()
+}
+
 fn send(producer: &mut Producer, key: &[u8], value: &[u8], ticket: u64) -> Result<(), SendError> {
-    producer.send_parts("orders", Some(key), Some(value), [].into_iter(), ticket)
+    producer.send_parts(orders(), Some(key), Some(value), [].into_iter(), ticket)
 }
 
 /// Waits for `count` reports as the publisher does: wait for a wake-up, then take the reports.
@@ -183,10 +187,10 @@ async fn headers_null_keys_and_null_values_arrive_as_they_were_sent() {
     let mut producer = Producer::new(&config).unwrap();
     let headers: [(&str, &[u8]); 2] = [("outbox_id", b"17"), ("empty", b"")];
     producer
-        .send_parts("orders", None, Some(b"{}"), headers.into_iter(), 1)
+        .send_parts(orders(), None, Some(b"{}"), headers.into_iter(), 1)
         .unwrap();
     producer
-        .send_parts("orders", Some(b""), None, [].into_iter(), 2)
+        .send_parts(orders(), Some(b""), None, [].into_iter(), 2)
         .unwrap();
     reports(&mut producer, 2).await;
 
@@ -322,7 +326,10 @@ async fn a_record_that_is_too_large_is_refused_at_once_and_gets_no_report() {
 async fn a_name_that_no_topic_can_have_is_refused_without_asking_the_broker() {
     let mut producer = Producer::new(&config("127.0.0.1:1")).unwrap();
     match producer
-        .send_parts("or ders", Some(b"k"), Some(b"v"), [].into_iter(), 1)
+        .send_owned(
+            &OwnedRecord::new("or ders", Some(b"k"), Some(b"v"), [].into_iter()),
+            1,
+        )
         .unwrap_err()
     {
         SendError::Refused(refusal) => assert_eq!(refusal.action(), ErrorAction::Refuse),
@@ -409,7 +416,7 @@ async fn a_failure_brings_back_its_record_and_those_behind_it_until_the_topic_is
     );
     let headers: [(&str, &[u8]); 2] = [("outbox_id", b"17"), ("empty", b"")];
     producer
-        .send_parts("orders", None, Some(b"bad"), headers.into_iter(), 1)
+        .send_parts(orders(), None, Some(b"bad"), headers.into_iter(), 1)
         .unwrap();
     let failed = reports(&mut producer, 1).await.remove(0);
     let refusal = failed.outcome.unwrap_err();

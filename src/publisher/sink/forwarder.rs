@@ -11,7 +11,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::config::{AfterPublish, Config, OnPoison};
 use crate::engine::Engine;
-use crate::engine::dispatch::{Admission, Reason};
+use crate::engine::delivery::{Offer, Offered};
+use crate::engine::dispatch::Admission;
 use crate::engine::output::{DeliveryResult, End, Limits, Output, SessionOutput, SinkOutput};
 use crate::engine::record_checks::{self, RecordFacts};
 use crate::engine::topics::{MetadataAnswer, NO_TOPIC};
@@ -213,23 +214,23 @@ impl Forwarder {
         let record = self.router.assemble(&parts, event, origin);
         let rejection = rejection
             .or_else(|| record_checks::own_rejection(&record, self.engine.limits.needs_key));
-        let topic = self.engine.topic(record.topic);
-        let accepted = InFlight {
+        let offered = self.engine.offer(Offer {
             row: event.row_id.unwrap_or(0),
             xid,
             bytes: u32::try_from(record.size()).unwrap_or(u32::MAX),
-            topic,
             since_micros,
             sent_micros: self.now.as_micros() as u64,
-        };
-        let ticket = match origin {
-            EventSource::Stream { .. } => self.engine.accept(accepted),
-            EventSource::Table => Some(self.engine.accept_row(accepted)),
-        };
-        let Some(ticket) = ticket else { return Ok(()) };
-        let admission = match rejection {
-            Some(rejection) => Admission::Keep(Reason::Reject(rejection)),
-            None => self.engine.admit(&accepted, &RecordFacts::of(&record)),
+            from_table: origin == EventSource::Table,
+            facts: RecordFacts::of(&record),
+            rejection,
+        });
+        let Some(Offered {
+            ticket,
+            topic,
+            admission,
+        }) = offered
+        else {
+            return Ok(());
         };
         if let Admission::Keep(reason) = admission {
             let record = Box::new(OwnedRecord::from(&record));
@@ -284,7 +285,7 @@ impl Forwarder {
     fn carry_out(&mut self, output: SinkOutput) -> Result<()> {
         match output {
             SinkOutput::Send { ticket, record } => {
-                let topic = self.engine.topic(record.topic());
+                let topic = self.engine.topic(record.topic_name().ok());
                 topic_counters::know(&mut self.topics, &self.metrics, topic, record.topic());
                 let sent = send(&mut self.producer, &mut self.reports, |producer| {
                     producer.send_owned(&record, ticket)
