@@ -161,18 +161,46 @@ impl Engine {
         self.dispatch.answered(now, answers);
     }
 
-    /// Work came back from the database: what it has shown, if anything, or `Err` where it was not done or nobody knows. Ignores work
-    /// of before a reset. How many dead letters it has filed.
+    /// Work came back from the database: what it has read, if anything, or `Err` where it was not
+    /// done or its outcome is unknown. `position` is where the WAL stood after it, if
+    /// [`asks_position`](Engine::asks_position) says so. Ignores work of before a reset. Returns how
+    /// many dead letters it has filed.
     pub(crate) fn work_finished(
         &mut self,
         now: Duration,
         generation: u64,
-        work: DatabaseWork,
+        mut work: DatabaseWork,
         result: Result<Option<PendingRequests>, ()>,
+        position: Option<Lsn>,
     ) -> usize {
         if generation != self.generation {
             return 0;
         }
+        let confirmable = self.tracker.flushed();
+        let is_held_back = self.asks_position(&work);
+        if is_held_back
+            && position.is_none()
+            && let DatabaseWork::Mark(marks) = &mut work
+        {
+            // The marks are committed but their LSN is unknown. Repeating the update is a no-op that
+            // returns one.
+            for mark in marks {
+                mark.outcome = Outcome::Open;
+            }
+        }
+        let filed = self.finish_work(now, work, result);
+        if let Some(position) = position.filter(|_| is_held_back) {
+            self.failover_gate.hold(confirmable, position);
+        }
+        filed
+    }
+
+    fn finish_work(
+        &mut self,
+        now: Duration,
+        work: DatabaseWork,
+        result: Result<Option<PendingRequests>, ()>,
+    ) -> usize {
         self.busy = WorkerState::No;
         let dead_letters = &mut self.dispatch.dead_letters;
         match (work, result) {
@@ -348,7 +376,7 @@ impl Engine {
         !ending || !self.dispatch.dead_letters.is_idle()
     }
 
-    /// Whether the driver has to say where the log stood after this work, in [`work_finished_at`](Engine::worked_at).
+    /// Whether [`work_finished`](Engine::work_finished) needs the position of the WAL after this work.
     pub(crate) fn asks_position(&self, work: &DatabaseWork) -> bool {
         self.failover_gate.on && settles(work)
     }
@@ -356,32 +384,6 @@ impl Engine {
     /// How far everything is settled and, where standbys keep the slot, marked there too.
     pub(super) fn flushed(&self) -> Lsn {
         self.failover_gate.confirmable(self.tracker.flushed())
-    }
-
-    /// As [`work_finished`](Engine::worked), with the position of the log after the work, where it was asked for.
-    pub(crate) fn work_finished_at(
-        &mut self,
-        now: Duration,
-        generation: u64,
-        mut work: DatabaseWork,
-        result: Result<Option<PendingRequests>, ()>,
-        position: Option<Lsn>,
-    ) -> usize {
-        let limit = self.tracker.flushed();
-        let held = self.asks_position(&work) && generation == self.generation;
-        if held && position.is_none() {
-            // What is marked is marked, but nobody knows where: it is written once more, which changes nothing and tells.
-            if let DatabaseWork::Mark(marks) = &mut work {
-                marks
-                    .iter_mut()
-                    .for_each(|mark| mark.outcome = Outcome::Open);
-            }
-        }
-        let filed = self.work_finished(now, generation, work, result);
-        if let Some(position) = position.filter(|_| held) {
-            self.failover_gate.hold(limit, position);
-        }
-        filed
     }
 
     /// The ticket that the next event gets.

@@ -302,7 +302,7 @@ impl Process {
         }
         let result = batch.result.expect("seen above");
         self.engine
-            .work_finished(now, batch.generation, batch.work, result);
+            .work_finished(now, batch.generation, batch.work, result, None);
         true
     }
 

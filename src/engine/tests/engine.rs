@@ -62,7 +62,13 @@ fn next(engine: &mut Engine) -> Option<Output> {
                 work: work @ (DatabaseWork::Look { .. } | DatabaseWork::Count(_)),
             }) => {
                 let now = engine.now;
-                engine.work_finished(now, generation, work, Ok(Some(PendingRequests::default())));
+                engine.work_finished(
+                    now,
+                    generation,
+                    work,
+                    Ok(Some(PendingRequests::default())),
+                    None,
+                );
                 engine.poll(now);
             }
             output => return Some(output),
@@ -183,7 +189,7 @@ fn written(engine: &mut Engine, now: Duration, batch: Batch, settled: bool) {
             .iter_mut()
             .for_each(|mark| mark.outcome = Outcome::Settled);
     }
-    engine.work_finished(now, generation, DatabaseWork::Mark(marks), Ok(None));
+    engine.work_finished(now, generation, DatabaseWork::Mark(marks), Ok(None), None);
 }
 
 /// Files the pending dead letters and returns them; pending marks are written.
@@ -202,6 +208,7 @@ fn filed(engine: &mut Engine, now: Duration) -> Vec<NewDeadLetter> {
                         generation,
                         DatabaseWork::File(dead_letters.clone()),
                         Ok(None),
+                        None,
                     );
                     return dead_letters;
                 }
@@ -223,7 +230,7 @@ fn end_after_filing(engine: &mut Engine, now: Duration) -> Option<End> {
                     generation,
                     work: work @ DatabaseWork::File(_),
                 }) => {
-                    engine.work_finished(now, generation, work, Ok(None));
+                    engine.work_finished(now, generation, work, Ok(None), None);
                 }
                 Output::Session(SessionOutput::End(end)) => return Some(end),
                 _ => {}
@@ -595,7 +602,7 @@ fn what_is_wanted_again_is_not_refused_for_what_was_known_before() {
         requests: vec![request],
         parked: None,
     };
-    engine.work_finished(now, generation, work, Ok(Some(sight)));
+    engine.work_finished(now, generation, work, Ok(Some(sight)), None);
     assert!(filed(&mut engine, now).is_empty());
     engine.answered(
         now,
@@ -640,7 +647,7 @@ fn a_parked_key_keeps_its_order_through_a_retry() {
                 generation,
                 work: work @ DatabaseWork::Count(_),
             }) => {
-                engine.work_finished(now, generation, work, Ok(None));
+                engine.work_finished(now, generation, work, Ok(None), None);
                 engine.poll(now);
             }
             Output::Sink(SinkOutput::Work { generation, work }) => break (generation, work),
@@ -652,7 +659,7 @@ fn a_parked_key_keeps_its_order_through_a_retry() {
         requests: vec![request(1, 100), request(2, 200)],
         parked: None,
     };
-    engine.work_finished(now, generation, work, Ok(Some(sight)));
+    engine.work_finished(now, generation, work, Ok(Some(sight)), None);
     let retried = sends(&mut engine, now);
     assert_eq!(retried.len(), 2);
     // A new event waits until both are closed: after a crash they would be sent again.
@@ -674,7 +681,13 @@ fn a_parked_key_keeps_its_order_through_a_retry() {
     let (generation, closings) = close.unwrap();
     assert_eq!(closings.len(), 2);
     assert!(sends(&mut engine, now).is_empty());
-    engine.work_finished(now, generation, DatabaseWork::Close(closings), Ok(None));
+    engine.work_finished(
+        now,
+        generation,
+        DatabaseWork::Close(closings),
+        Ok(None),
+        None,
+    );
     assert_eq!(sends(&mut engine, now), [newest]);
 }
 
@@ -789,7 +802,7 @@ fn a_look_at_the_dead_letters_holds_no_position_back() {
     engine.set_failover_slot(true);
     let confirmed_after = |engine: &mut Engine, work, commit| {
         let (generation, far) = (engine.generation, Some(Lsn::new(1_000)));
-        engine.work_finished_at(
+        engine.work_finished(
             MS,
             generation,
             work,

@@ -385,7 +385,7 @@ impl Forwarder {
             }
         };
         self.engine
-            .work_finished_at(now, generation, work, sight, position);
+            .work_finished(now, generation, work, sight, position);
         for topic in dead {
             self.metrics.topic(&topic).failed(1);
         }
