@@ -15,7 +15,7 @@ use std::time::Duration;
 use crate::backoff::Backoff;
 use crate::config::OnPoison;
 use crate::engine::output::DatabaseWork;
-use crate::engine::parked_keys::{Key, Park, ParkedKeys};
+use crate::engine::parked_keys::{Key, KeyRows, ParkedKeys};
 use crate::engine::tracker::Ticket;
 use crate::lsn::Lsn;
 use crate::outbox::{
@@ -27,7 +27,7 @@ const FILE_MAX: usize = 500;
 /// Bytes of their records.
 const FILE_BYTES_MAX: usize = 4 << 20;
 /// How often the table is asked for what people want.
-const LOOK: Duration = Duration::from_secs(1);
+const READ_INTERVAL: Duration = Duration::from_secs(1);
 /// Attempts that are counted in one statement.
 const COUNT_MAX: usize = 1_000;
 const RETRY_FIRST: Duration = Duration::from_millis(100);
@@ -44,7 +44,7 @@ pub(crate) struct PendingRequests {
 
 /// Where an event came from that is being retried or discarded.
 #[derive(Debug)]
-struct Source {
+struct Resolving {
     dead_letter: i64,
     /// If the key is parked.
     key: Option<Key>,
@@ -55,20 +55,20 @@ struct Source {
 pub(crate) struct DeadLetterQueue {
     policy: OnPoison,
     per_minute: u32,
-    filing: VecDeque<NewDeadLetter>,
-    closing: VecDeque<CloseDeadLetter>,
-    counts: VecDeque<i64>,
-    sources: HashMap<Ticket, Source>,
+    to_file: VecDeque<NewDeadLetter>,
+    to_close: VecDeque<CloseDeadLetter>,
+    to_count: VecDeque<i64>,
+    resolving: HashMap<Ticket, Resolving>,
     parked_keys: ParkedKeys,
     /// The version of the parks at the look that is out, and up to where the stream had been received whole.
-    looked: Option<(u64, Lsn)>,
-    look_at: Duration,
+    reading: Option<(u64, Lsn)>,
+    read_at: Duration,
     /// After a failure, when the next write is tried.
     retry_at: Duration,
     retry: Backoff,
     /// Events that are being retried or discarded.
-    open: usize,
-    minute: Duration,
+    resolving_count: usize,
+    minute_start: Duration,
     filed_in_minute: u32,
 }
 
@@ -78,7 +78,7 @@ pub(crate) enum KeyState {
     /// Nothing.
     Free,
     /// It is filed behind the others of its key.
-    Follow,
+    Parked,
     /// It waits until the letters before it are closed.
     Wait,
 }
@@ -94,17 +94,17 @@ impl DeadLetterQueue {
         DeadLetterQueue {
             policy,
             per_minute,
-            filing: VecDeque::new(),
-            closing: VecDeque::new(),
-            counts: VecDeque::new(),
-            sources: HashMap::new(),
+            to_file: VecDeque::new(),
+            to_close: VecDeque::new(),
+            to_count: VecDeque::new(),
+            resolving: HashMap::new(),
             parked_keys: ParkedKeys::default(),
-            looked: None,
-            look_at: Duration::ZERO,
+            reading: None,
+            read_at: Duration::ZERO,
             retry_at: Duration::ZERO,
             retry: Backoff::new(RETRY_FIRST, RETRY_MAX),
-            open: 0,
-            minute: Duration::ZERO,
+            resolving_count: 0,
+            minute_start: Duration::ZERO,
             filed_in_minute: 0,
         }
     }
@@ -115,7 +115,7 @@ impl DeadLetterQueue {
         parked_keys.reset();
         *self = DeadLetterQueue {
             parked_keys,
-            minute: self.minute,
+            minute_start: self.minute_start,
             filed_in_minute: self.filed_in_minute,
             ..DeadLetterQueue::new(self.policy, self.per_minute)
         };
@@ -128,7 +128,7 @@ impl DeadLetterQueue {
 
     /// What to do with an event of this topic and key: a new one stays behind all that are filed, a retried one only behind an event
     /// that was refused again.
-    pub(crate) fn parking(
+    pub(crate) fn key_state(
         &self,
         ticket: Option<Ticket>,
         topic: &str,
@@ -140,18 +140,18 @@ impl DeadLetterQueue {
         let Some(parked_key) = self.parked_keys.get(topic, key) else {
             return KeyState::Free;
         };
-        let retried = ticket.is_some_and(|ticket| self.is_retried(ticket));
+        let is_resolving = ticket.is_some_and(|ticket| self.is_resolving(ticket));
         match parked_key {
-            Park { blocked: true, .. } => KeyState::Follow,
-            _ if retried => KeyState::Free,
-            Park { rows: 0, .. } => KeyState::Wait,
-            Park { .. } => KeyState::Follow,
+            KeyRows { blocked: true, .. } => KeyState::Parked,
+            _ if is_resolving => KeyState::Free,
+            KeyRows { parked: 0, .. } => KeyState::Wait,
+            KeyRows { .. } => KeyState::Parked,
         }
     }
 
     /// Whether this event is a dead letter that was handed out.
-    pub(crate) fn is_retried(&self, ticket: Ticket) -> bool {
-        self.sources.contains_key(&ticket)
+    pub(crate) fn is_resolving(&self, ticket: Ticket) -> bool {
+        self.resolving.contains_key(&ticket)
     }
 
     /// An event will never be published as it is. `halt` gives the fault back: the publisher has to stop.
@@ -175,8 +175,8 @@ impl DeadLetterQueue {
         }
         let parks_key = parked.is_some();
         self.file(ticket, row, record, rejection, attempts, parks_key, false);
-        if now >= self.minute + MINUTE {
-            (self.minute, self.filed_in_minute) = (now, 0);
+        if now >= self.minute_start + MINUTE {
+            (self.minute_start, self.filed_in_minute) = (now, 0);
         }
         self.filed_in_minute = self.filed_in_minute.saturating_add(1);
         let per_minute = self.per_minute;
@@ -184,7 +184,7 @@ impl DeadLetterQueue {
     }
 
     /// An earlier event of its key is dead: this one follows it.
-    pub(crate) fn follow(&mut self, ticket: Ticket, row: i64, record: Box<OwnedRecord>) {
+    pub(crate) fn file_parked(&mut self, ticket: Ticket, row: i64, record: Box<OwnedRecord>) {
         self.parked_keys.file(&record, false);
         let rejection = Rejection {
             code: "KEY_PARKED".to_owned(),
@@ -207,12 +207,12 @@ impl DeadLetterQueue {
         parks_key: bool,
         parked: bool,
     ) {
-        let source = self.sources.remove(&ticket);
+        let source = self.resolving.remove(&ticket);
         let known = source.as_ref().map(|source| source.dead_letter);
         if let Some(key) = source.and_then(|source| source.key) {
-            self.parked_keys.returned(&key);
+            self.parked_keys.resolved(&key);
         }
-        self.filing.push_back(NewDeadLetter {
+        self.to_file.push_back(NewDeadLetter {
             ticket,
             known,
             row: (row != 0).then_some(row),
@@ -226,7 +226,7 @@ impl DeadLetterQueue {
 
     /// Kafka has the event. True when it was a retried one, whose letter is closed in place of its row being marked.
     pub(crate) fn delivered(&mut self, ticket: Ticket, row: i64) -> bool {
-        let Some(dead_letter) = self.sources.get(&ticket).map(|source| source.dead_letter) else {
+        let Some(dead_letter) = self.resolving.get(&ticket).map(|source| source.dead_letter) else {
             return false;
         };
         self.close(ticket, dead_letter, row, true);
@@ -239,7 +239,7 @@ impl DeadLetterQueue {
     }
 
     fn close(&mut self, ticket: Ticket, dead_letter: i64, row: i64, published: bool) {
-        self.closing.push_back(CloseDeadLetter {
+        self.to_close.push_back(CloseDeadLetter {
             ticket,
             dead_letter,
             row: (row != 0).then_some(row),
@@ -250,17 +250,18 @@ impl DeadLetterQueue {
     /// The event was refused alone, and is sent again.
     pub(crate) fn attempted(&mut self, row: i64) {
         if row != 0 {
-            self.counts.push_back(row);
+            self.to_count.push_back(row);
         }
     }
 
     /// A dead letter is handed out: from now on its event is on its way like any other.
-    pub(crate) fn hand_out(&mut self, request: &ResolveRequest, ticket: Ticket) {
-        self.open += 1;
+    pub(crate) fn start_resolving(&mut self, request: &ResolveRequest, ticket: Ticket) {
+        self.resolving_count += 1;
         let record = request.record.as_deref().filter(|_| request.parks_key);
-        let key = record.and_then(|record| self.parked_keys.hand_out(record));
+        let key = record.and_then(|record| self.parked_keys.start_resolving(record));
         let dead_letter = request.dead_letter;
-        self.sources.insert(ticket, Source { dead_letter, key });
+        self.resolving
+            .insert(ticket, Resolving { dead_letter, key });
     }
 
     /// What to write or read next, if anything.
@@ -268,29 +269,35 @@ impl DeadLetterQueue {
         if now < self.retry_at {
             return None;
         }
-        if !self.filing.is_empty() {
+        if !self.to_file.is_empty() {
             let mut bytes = 0;
-            let fits = self.filing.iter().take(FILE_MAX).take_while(|dead_letter| {
-                let fits = bytes < FILE_BYTES_MAX;
-                let value = dead_letter.record.as_deref().and_then(OwnedRecord::value);
-                bytes += value.map_or(0, <[u8]>::len);
-                fits
-            });
+            let fits = self
+                .to_file
+                .iter()
+                .take(FILE_MAX)
+                .take_while(|dead_letter| {
+                    let fits = bytes < FILE_BYTES_MAX;
+                    let value = dead_letter.record.as_deref().and_then(OwnedRecord::value);
+                    bytes += value.map_or(0, <[u8]>::len);
+                    fits
+                });
             let count = fits.count();
-            return Some(DatabaseWork::File(self.filing.drain(..count).collect()));
+            return Some(DatabaseWork::File(self.to_file.drain(..count).collect()));
         }
-        if !self.closing.is_empty() {
-            let count = self.closing.len().min(FILE_MAX);
-            return Some(DatabaseWork::Close(self.closing.drain(..count).collect()));
+        if !self.to_close.is_empty() {
+            let count = self.to_close.len().min(FILE_MAX);
+            return Some(DatabaseWork::Close(self.to_close.drain(..count).collect()));
         }
-        if !self.counts.is_empty() {
-            let count = self.counts.len().min(COUNT_MAX);
-            return Some(DatabaseWork::Count(self.counts.drain(..count).collect()));
+        if !self.to_count.is_empty() {
+            let count = self.to_count.len().min(COUNT_MAX);
+            return Some(DatabaseWork::CountAttempts(
+                self.to_count.drain(..count).collect(),
+            ));
         }
-        if self.open == 0 && now >= self.look_at {
-            self.look_at = now + LOOK;
-            self.looked = Some((self.parked_keys.version(), complete));
-            return Some(DatabaseWork::Look {
+        if self.resolving_count == 0 && now >= self.read_at {
+            self.read_at = now + READ_INTERVAL;
+            self.reading = Some((self.parked_keys.version(), complete));
+            return Some(DatabaseWork::ReadRequests {
                 with_keys: !self.parked_keys.is_empty(),
             });
         }
@@ -298,27 +305,27 @@ impl DeadLetterQueue {
     }
 
     /// It could not be done, and is due again after a while, in its order.
-    pub(crate) fn again(&mut self, now: Duration, work: DatabaseWork) {
+    pub(crate) fn work_failed(&mut self, now: Duration, work: DatabaseWork) {
         self.retry_at = now + self.retry.next_delay();
         match work {
             DatabaseWork::File(dead_letters) => dead_letters
                 .into_iter()
                 .rev()
-                .for_each(|dead_letter| self.filing.push_front(dead_letter)),
+                .for_each(|dead_letter| self.to_file.push_front(dead_letter)),
             DatabaseWork::Close(closings) => closings
                 .into_iter()
                 .rev()
-                .for_each(|closing| self.closing.push_front(closing)),
-            DatabaseWork::Count(rows) => rows
+                .for_each(|closing| self.to_close.push_front(closing)),
+            DatabaseWork::CountAttempts(rows) => rows
                 .into_iter()
                 .rev()
-                .for_each(|row| self.counts.push_front(row)),
-            DatabaseWork::Look { .. } | DatabaseWork::Mark(_) => {}
+                .for_each(|row| self.to_count.push_front(row)),
+            DatabaseWork::ReadRequests { .. } | DatabaseWork::Mark(_) => {}
         }
     }
 
     /// It was done.
-    pub(crate) fn succeeded(&mut self) {
+    pub(crate) fn work_succeeded(&mut self) {
         self.retry.reset();
     }
 
@@ -326,23 +333,23 @@ impl DeadLetterQueue {
     pub(crate) fn closed(&mut self, closings: &[CloseDeadLetter]) -> Vec<Box<str>> {
         let mut topics = Vec::new();
         for closing in closings {
-            let source = self.sources.remove(&closing.ticket);
+            let source = self.resolving.remove(&closing.ticket);
             if let Some(key) = source.and_then(|source| source.key) {
-                self.parked_keys.returned(&key);
+                self.parked_keys.resolved(&key);
                 topics.push(key.0);
             }
         }
-        self.settled(closings.len());
+        self.requests_settled(closings.len());
         topics.dedup();
         topics
     }
 
     /// These events are done with: they were retried or discarded, or filed again.
-    pub(crate) fn settled(&mut self, from_requests: usize) {
-        self.open = self.open.saturating_sub(from_requests);
-        if self.open == 0 && from_requests > 0 {
+    pub(crate) fn requests_settled(&mut self, from_requests: usize) {
+        self.resolving_count = self.resolving_count.saturating_sub(from_requests);
+        if self.resolving_count == 0 && from_requests > 0 {
             // There may be more of them.
-            self.look_at = Duration::ZERO;
+            self.read_at = Duration::ZERO;
         }
     }
 
@@ -351,19 +358,19 @@ impl DeadLetterQueue {
     ///
     /// A request waits until the stream is past its event: a restart repeats older ones of the key that were not confirmed, and they
     /// must be on their way, or filed, before it goes.
-    pub(crate) fn looked(&mut self, mut sight: PendingRequests) -> Vec<ResolveRequest> {
-        let Some((version, complete)) = self.looked.take() else {
+    pub(crate) fn requests_read(&mut self, mut pending: PendingRequests) -> Vec<ResolveRequest> {
+        let Some((version, complete)) = self.reading.take() else {
             return Vec::new();
         };
         let passed = |(commit_lsn, _)| commit_lsn < complete || complete.is_invalid();
-        sight
+        pending
             .requests
             .retain(|request| request.place.is_none_or(passed));
-        let current = version == self.parked_keys.version() && self.filing.is_empty();
-        if let Some(parked) = sight.parked.filter(|_| current) {
+        let current = version == self.parked_keys.version() && self.to_file.is_empty();
+        if let Some(parked) = pending.parked.filter(|_| current) {
             self.load_parked(parked);
         }
-        sight.requests
+        pending.requests
     }
 
     /// When work is due though nothing else happens.
@@ -371,16 +378,16 @@ impl DeadLetterQueue {
         if !self.is_idle() {
             return Some(self.retry_at);
         }
-        (self.open == 0).then_some(self.look_at.max(self.retry_at))
+        (self.resolving_count == 0).then_some(self.read_at.max(self.retry_at))
     }
 
     /// DeadLetterQueue that are not filed yet.
     pub(crate) fn unfiled_count(&self) -> usize {
-        self.filing.len()
+        self.to_file.len()
     }
 
     /// Whether anything waits to be written.
     pub(crate) fn is_idle(&self) -> bool {
-        self.filing.is_empty() && self.closing.is_empty() && self.counts.is_empty()
+        self.to_file.is_empty() && self.to_close.is_empty() && self.to_count.is_empty()
     }
 }

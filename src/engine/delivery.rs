@@ -65,7 +65,7 @@ impl Engine {
             self.tracker.accept_row(event)
         } else {
             let result = self.tracker.accept(event);
-            self.check(result)?
+            self.end_if_violated(result)?
         };
         let admission = match offer.rejection {
             Some(rejection) => Admission::Keep(Reason::Reject(rejection)),
@@ -91,9 +91,9 @@ impl Engine {
         record: Box<OwnedRecord>,
         reason: Reason,
     ) {
-        if let Some(accepted) = self.tracker.accepted(ticket) {
-            let kept = HeldRecord { ticket, record };
-            self.dispatch.keep(now, &accepted, kept, reason);
+        if let Some(event) = self.tracker.event(ticket) {
+            let held_record = HeldRecord { ticket, record };
+            self.dispatch.keep(now, &event, held_record, reason);
         }
     }
 
@@ -101,7 +101,7 @@ impl Engine {
     pub(crate) fn accept_unsent(&mut self, now: Duration, row: InFlight) {
         let ticket = self.tracker.accept_row(row);
         self.tracker.acknowledge(ticket);
-        self.queue.push(now, ticket);
+        self.write_back_queue.push(now, ticket);
     }
 
     /// A row of which nothing but its id could be read.
@@ -113,46 +113,46 @@ impl Engine {
 
     /// Kafka's report on a record. What is acknowledged by it, this record or others, is added to `done`. Ignores a report of before
     /// a reset.
-    pub(crate) fn delivered(
+    pub(crate) fn delivery_finished(
         &mut self,
         now: Duration,
-        report: DeliveryResult,
+        result: DeliveryResult,
         done: &mut Vec<InFlight>,
     ) {
-        let ticket = report.ticket;
-        let Some(accepted) = self.tracker.accepted(ticket) else {
+        let ticket = result.ticket;
+        let Some(event) = self.tracker.event(ticket) else {
             return;
         };
         if self
             .dispatch
-            .reported(now, &accepted, report, &self.tracker)
+            .delivery_finished(now, &event, result, &self.tracker)
         {
             self.acknowledge(now, ticket, done);
         }
         for ticket in self.dispatch.take_delivered() {
             self.acknowledge(now, ticket, done);
         }
-        if let Some(rejection) = self.dispatch.take_failed() {
+        if let Some(rejection) = self.dispatch.take_producer_failure() {
             self.push(End::ProducerFailed(rejection));
         }
     }
 
     fn acknowledge(&mut self, now: Duration, ticket: Ticket, done: &mut Vec<InFlight>) {
-        let Some(accepted) = self.tracker.acknowledge(ticket) else {
+        let Some(event) = self.tracker.acknowledge(ticket) else {
             return;
         };
-        done.push(accepted);
-        if self.dispatch.dead_letters.delivered(ticket, accepted.row) {
+        done.push(event);
+        if self.dispatch.dead_letters.delivered(ticket, event.row) {
             return;
         }
         match self.limits.after_publish {
             AfterPublish::Keep => self.tracker.settle(ticket),
-            AfterPublish::Mark | AfterPublish::Delete => self.queue.push(now, ticket),
+            AfterPublish::Mark | AfterPublish::Delete => self.write_back_queue.push(now, ticket),
         }
     }
 
     /// Kafka's answer to a question about topics, or `None` where it gave none.
-    pub(crate) fn answered(
+    pub(crate) fn topics_answered(
         &mut self,
         now: Duration,
         answers: Option<Vec<(String, MetadataAnswer)>>,
@@ -163,7 +163,7 @@ impl Engine {
 
     /// Work came back from the database: what it has read, if anything, or `Err` where it was not
     /// done or its outcome is unknown. `position` is where the WAL stood after it, if
-    /// [`asks_position`](Engine::asks_position) says so. Ignores work of before a reset. Returns how
+    /// [`needs_position`](Engine::needs_position) says so. Ignores work of before a reset. Returns how
     /// many dead letters it has filed.
     pub(crate) fn work_finished(
         &mut self,
@@ -177,7 +177,7 @@ impl Engine {
             return 0;
         }
         let confirmable = self.tracker.flushed();
-        let is_held_back = self.asks_position(&work);
+        let is_held_back = self.needs_position(&work);
         if is_held_back
             && position.is_none()
             && let DatabaseWork::Mark(marks) = &mut work
@@ -201,14 +201,14 @@ impl Engine {
         work: DatabaseWork,
         result: Result<Option<PendingRequests>, ()>,
     ) -> usize {
-        self.busy = WorkerState::No;
+        self.worker = WorkerState::Idle;
         let dead_letters = &mut self.dispatch.dead_letters;
         match (work, result) {
             (DatabaseWork::Mark(marks), result) => self.written_back(now, &marks, result.is_ok()),
-            (work, Err(())) => dead_letters.again(now, work),
+            (work, Err(())) => dead_letters.work_failed(now, work),
             (DatabaseWork::File(filed), Ok(_)) => {
-                dead_letters.succeeded();
-                dead_letters.settled(
+                dead_letters.work_succeeded();
+                dead_letters.requests_settled(
                     filed
                         .iter()
                         .filter(|dead_letter| dead_letter.known.is_some())
@@ -221,16 +221,16 @@ impl Engine {
                 return filed.len();
             }
             (DatabaseWork::Close(closed), Ok(_)) => {
-                dead_letters.succeeded();
-                self.dispatch.closed(&closed);
+                dead_letters.work_succeeded();
+                self.dispatch.dead_letters_closed(&closed);
                 for closing in &closed {
                     self.tracker.settle(closing.ticket);
                 }
             }
-            (DatabaseWork::Count(_), Ok(_)) => dead_letters.succeeded(),
-            (DatabaseWork::Look { .. }, Ok(sight)) => {
-                dead_letters.succeeded();
-                for request in dead_letters.looked(sight.unwrap_or_default()) {
+            (DatabaseWork::CountAttempts(_), Ok(_)) => dead_letters.work_succeeded(),
+            (DatabaseWork::ReadRequests { .. }, Ok(pending)) => {
+                dead_letters.work_succeeded();
+                for request in dead_letters.requests_read(pending.unwrap_or_default()) {
                     self.start_resolving(now, request);
                 }
             }
@@ -247,7 +247,7 @@ impl Engine {
         }
         let unsettled = unsettled.into_iter();
         let unsettled = unsettled.map(|mark| (mark.ticket, mark.outcome == Outcome::Hidden));
-        self.queue.written(now, !known, unsettled);
+        self.write_back_queue.written(now, !known, unsettled);
     }
 
     /// Does what a person wants done with a dead letter.
@@ -260,7 +260,7 @@ impl Engine {
         };
         let row = request.row.unwrap_or(0);
         let bytes = request.record.as_ref().map_or(0, |record| record.size());
-        let accepted = InFlight {
+        let event = InFlight {
             row,
             xid: 0,
             bytes: u32::try_from(bytes).unwrap_or(u32::MAX),
@@ -268,8 +268,8 @@ impl Engine {
             since_micros: 0,
             sent_micros: now.as_micros() as u64,
         };
-        let ticket = self.tracker.accept_row(accepted);
-        self.dispatch.dead_letters.hand_out(&request, ticket);
+        let ticket = self.tracker.accept_row(event);
+        self.dispatch.dead_letters.start_resolving(&request, ticket);
         if request.resolution == Resolution::Discard {
             self.tracker.acknowledge(ticket);
             let dead_letters = &mut self.dispatch.dead_letters;
@@ -293,7 +293,7 @@ impl Engine {
 
     /// What of Kafka is waited for, if it is known: the topic, and what is in its way. Asks about it as well.
     pub(crate) fn kafka_problem(&mut self, topic: TopicId) -> Option<String> {
-        self.dispatch.topics.look_into(self.now, topic);
+        self.dispatch.topics.query_soon(self.now, topic);
         let known = self.dispatch.topics.get(topic)?;
         if known.is_unknown() {
             return Some(format!(
@@ -315,12 +315,12 @@ impl Engine {
     }
 
     /// Records that Kafka has been given and has not reported on.
-    pub(crate) fn kafka_count(&self) -> u64 {
+    pub(crate) fn unreported_count(&self) -> u64 {
         self.dispatch.in_flight_count()
     }
 
     /// The rows of all events that are on their way: to Kafka, to their mark, or among the dead letters.
-    pub(crate) fn rows_in_hand(&self) -> HashSet<i64> {
+    pub(crate) fn unsettled_rows(&self) -> HashSet<i64> {
         self.tracker.unsettled_rows().collect()
     }
 
@@ -330,29 +330,31 @@ impl Engine {
     }
 
     /// Gives the connection for writing something to do, if it is free. `urgent` does not wait for a batch to gather.
-    pub(super) fn work(&mut self, now: Duration, urgent: bool) {
-        if self.busy != WorkerState::No {
+    pub(super) fn start_work(&mut self, now: Duration, urgent: bool) {
+        if self.worker != WorkerState::Idle {
             return;
         }
         let work = if self.marks_first {
-            self.marks(now, urgent).or_else(|| self.dead_letters(now))
+            self.next_marks(now, urgent)
+                .or_else(|| self.next_dead_letter_work(now))
         } else {
-            self.dead_letters(now).or_else(|| self.marks(now, urgent))
+            self.next_dead_letter_work(now)
+                .or_else(|| self.next_marks(now, urgent))
         };
         let Some(work) = work else { return };
         self.marks_first = !matches!(work, DatabaseWork::Mark(_));
-        self.busy = match work {
-            DatabaseWork::Look { .. } => WorkerState::Reading,
+        self.worker = match work {
+            DatabaseWork::ReadRequests { .. } => WorkerState::Reading,
             _ => WorkerState::Writing,
         };
         let generation = self.generation;
         self.push(SinkOutput::Work { generation, work });
     }
 
-    pub(super) fn marks(&mut self, now: Duration, urgent: bool) -> Option<DatabaseWork> {
-        let tickets = self.queue.take(now, urgent)?;
+    pub(super) fn next_marks(&mut self, now: Duration, urgent: bool) -> Option<DatabaseWork> {
+        let tickets = self.write_back_queue.take(now, urgent)?;
         let mark = |ticket| {
-            let InFlight { row, xid, .. } = self.tracker.accepted(ticket)?;
+            let InFlight { row, xid, .. } = self.tracker.event(ticket)?;
             Some(Mark {
                 ticket,
                 row,
@@ -363,22 +365,22 @@ impl Engine {
         Some(DatabaseWork::Mark(tickets.filter_map(mark).collect()))
     }
 
-    pub(super) fn dead_letters(&mut self, now: Duration) -> Option<DatabaseWork> {
-        let open = self.dead_letters_are_open();
+    pub(super) fn next_dead_letter_work(&mut self, now: Duration) -> Option<DatabaseWork> {
+        let open = self.allows_dead_letter_work();
         let complete = self.tracker.complete();
         open.then(|| self.dispatch.dead_letters.work(now, complete))
             .flatten()
     }
 
     /// What people want has time until the next start.
-    pub(super) fn dead_letters_are_open(&self) -> bool {
+    pub(super) fn allows_dead_letter_work(&self) -> bool {
         let ending = self.halted || self.is_stopping();
         !ending || !self.dispatch.dead_letters.is_idle()
     }
 
     /// Whether [`work_finished`](Engine::work_finished) needs the position of the WAL after this work.
-    pub(crate) fn asks_position(&self, work: &DatabaseWork) -> bool {
-        self.failover_gate.on && settles(work)
+    pub(crate) fn needs_position(&self, work: &DatabaseWork) -> bool {
+        self.failover_gate.enabled && settles(work)
     }
 
     /// How far everything is settled and, where standbys keep the slot, marked there too.
@@ -404,6 +406,6 @@ impl Engine {
 fn settles(work: &DatabaseWork) -> bool {
     match work {
         DatabaseWork::Mark(_) | DatabaseWork::File(_) | DatabaseWork::Close(_) => true,
-        DatabaseWork::Count(_) | DatabaseWork::Look { .. } => false,
+        DatabaseWork::CountAttempts(_) | DatabaseWork::ReadRequests { .. } => false,
     }
 }

@@ -36,7 +36,7 @@ pub(crate) enum Reason {
     /// It is a dead letter that somebody wants sent, and stands there in the log.
     Retry(Option<(Lsn, u32)>),
     /// An earlier event of its key is a dead letter.
-    Follow,
+    KeyParked,
     /// It will never be published as it is.
     Reject(Rejection),
 }
@@ -48,32 +48,32 @@ pub(crate) struct Dispatch {
     pub(crate) topics: Topics,
     pub(crate) dead_letters: DeadLetterQueue,
     /// Lanes that may have something to send.
-    pub(super) awake: VecDeque<TopicId>,
+    pub(super) ready: VecDeque<TopicId>,
     /// Lanes that rest.
-    pub(super) resting: Vec<TopicId>,
+    pub(super) backing_off: Vec<TopicId>,
     /// Records that Kafka has by now, to be settled.
     pub(super) delivered: Vec<Ticket>,
-    pub(super) trusted: VecDeque<(String, u64)>,
+    pub(super) trust_due: VecDeque<(String, u64)>,
     pub(super) in_flight: u64,
     pub(super) rewinds: u64,
-    pub(super) halt: Option<Rejection>,
-    pub(super) failed: Option<Rejection>,
+    pub(super) halt_reason: Option<Rejection>,
+    pub(super) producer_failure: Option<Rejection>,
 }
 
 impl Dispatch {
     pub(crate) fn new(limits: &Limits) -> Self {
         Dispatch {
             limits: limits.clone(),
-            topics: Topics::new(limits.makes_topics),
+            topics: Topics::new(limits.auto_creates_topics),
             dead_letters: DeadLetterQueue::new(limits.on_poison, limits.dead_letters_per_minute),
-            awake: VecDeque::new(),
-            resting: Vec::new(),
+            ready: VecDeque::new(),
+            backing_off: Vec::new(),
             delivered: Vec::new(),
-            trusted: VecDeque::new(),
+            trust_due: VecDeque::new(),
             in_flight: 0,
             rewinds: 0,
-            halt: None,
-            failed: None,
+            halt_reason: None,
+            producer_failure: None,
         }
     }
 
@@ -81,12 +81,12 @@ impl Dispatch {
     pub(crate) fn reset(&mut self) {
         self.topics.clear_in_flight();
         self.dead_letters.reset();
-        self.awake.clear();
-        self.resting.clear();
+        self.ready.clear();
+        self.backing_off.clear();
         self.delivered.clear();
-        self.trusted.clear();
+        self.trust_due.clear();
         self.in_flight = 0;
-        (self.halt, self.failed) = (None, None);
+        (self.halt_reason, self.producer_failure) = (None, None);
     }
 
     /// What to do with a new event of this topic.
@@ -94,17 +94,17 @@ impl Dispatch {
         &mut self,
         now: Duration,
         facts: &RecordFacts<'_>,
-        accepted: &InFlight,
+        event: &InFlight,
     ) -> Admission {
-        let id = accepted.topic;
+        let id = event.topic;
         // Behind all that waits, also where that is about to be refused or filed.
         let Some(topic) = self.topics.get(id).filter(|topic| topic.queue.is_none()) else {
             return Admission::Keep(Reason::Hold);
         };
         let in_flight = topic.in_flight;
-        match self.dead_letters.parking(None, facts.topic(), facts.key) {
+        match self.dead_letters.key_state(None, facts.topic(), facts.key) {
             KeyState::Free => {}
-            KeyState::Follow => return Admission::Keep(Reason::Follow),
+            KeyState::Parked => return Admission::Keep(Reason::KeyParked),
             KeyState::Wait => return Admission::Keep(Reason::Hold),
         }
         let topic_limits = match self.topics.access(id) {
@@ -119,7 +119,7 @@ impl Dispatch {
             }
             TopicAccess::Open(topic_limits) => topic_limits,
         };
-        let narrow = narrow(topic_limits, &self.limits);
+        let batch_limit = small_batch_limit(topic_limits, &self.limits);
         if let Some(rejection) =
             record_checks::rejection_by_topic(topic_limits, facts, self.limits.compresses)
         {
@@ -128,25 +128,25 @@ impl Dispatch {
                 false => Reason::Reject(rejection),
             });
         }
-        if narrow.is_some_and(|limit| !self.fits(id, accepted, limit)) {
+        if batch_limit.is_some_and(|limit| !self.fits(id, event, limit)) {
             return Admission::Keep(Reason::Hold);
         }
-        self.sent(id, accepted);
+        self.sent(id, event);
         Admission::Send
     }
 
     /// A topic whose limit is below the producer's batches must never have more than one batch's worth under way.
-    pub(super) fn fits(&self, id: TopicId, accepted: &InFlight, limit: usize) -> bool {
+    pub(super) fn fits(&self, id: TopicId, event: &InFlight, limit: usize) -> bool {
         self.topics.get(id).is_some_and(|topic| {
-            topic.in_flight == 0 || topic.in_flight_bytes + accepted.bytes as usize <= limit
+            topic.in_flight == 0 || topic.in_flight_bytes + event.bytes as usize <= limit
         })
     }
 
-    pub(super) fn sent(&mut self, id: TopicId, accepted: &InFlight) {
+    pub(super) fn sent(&mut self, id: TopicId, event: &InFlight) {
         self.in_flight += 1;
         if let Some(topic) = self.topics.get_mut(id) {
             topic.in_flight += 1;
-            topic.in_flight_bytes += accepted.bytes as usize;
+            topic.in_flight_bytes += event.bytes as usize;
         }
     }
 
@@ -154,34 +154,34 @@ impl Dispatch {
     pub(crate) fn keep(
         &mut self,
         now: Duration,
-        accepted: &InFlight,
+        event: &InFlight,
         held_record: HeldRecord,
         reason: Reason,
     ) {
         match reason {
             Reason::Hold | Reason::Retry(_) => {
-                if let Some(topic) = self.topics.get_mut(accepted.topic) {
+                if let Some(topic) = self.topics.get_mut(event.topic) {
                     let queue = topic.queue.get_or_insert_default();
                     match reason {
                         Reason::Retry(place) => {
                             queue.retry(held_record, place, |ticket| {
-                                self.dead_letters.is_retried(ticket)
+                                self.dead_letters.is_resolving(ticket)
                             });
                         }
                         _ => queue.hold(held_record),
                     }
-                    self.awake(accepted.topic);
+                    self.make_ready(event.topic);
                 }
             }
-            Reason::Follow => {
+            Reason::KeyParked => {
                 self.dead_letters
-                    .follow(held_record.ticket, accepted.row, held_record.record)
+                    .file_parked(held_record.ticket, event.row, held_record.record)
             }
             Reason::Reject(rejection) => {
                 self.reject(
                     now,
                     held_record.ticket,
-                    accepted.row,
+                    event.row,
                     Some(held_record.record),
                     rejection,
                     0,
@@ -205,33 +205,33 @@ impl Dispatch {
             .reject(now, ticket, row, record, rejection, attempts)
         {
             Ok(None) => {}
-            Ok(Some(flood)) => self.halt = Some(record_checks::flood(flood.per_minute)),
-            Err(rejection) => self.halt = Some(rejection),
+            Ok(Some(too_many)) => {
+                self.halt_reason = Some(record_checks::too_many_dead_letters(too_many.per_minute))
+            }
+            Err(rejection) => self.halt_reason = Some(rejection),
         }
     }
 
     /// Kafka's report on a record that is known. True when it is delivered and nothing is left to be looked at.
-    pub(crate) fn reported(
+    pub(crate) fn delivery_finished(
         &mut self,
         now: Duration,
-        accepted: &InFlight,
-        report: DeliveryResult,
+        event: &InFlight,
+        result: DeliveryResult,
         tracker: &Tracker,
     ) -> bool {
-        let id = accepted.topic;
+        let id = event.topic;
         self.in_flight = self.in_flight.saturating_sub(1);
         let Some(topic) = self.topics.get_mut(id) else {
-            return report.failure.is_none();
+            return result.failure.is_none();
         };
         topic.in_flight = topic.in_flight.saturating_sub(1);
-        topic.in_flight_bytes = topic
-            .in_flight_bytes
-            .saturating_sub(accepted.bytes as usize);
+        topic.in_flight_bytes = topic.in_flight_bytes.saturating_sub(event.bytes as usize);
         let DeliveryResult {
             ticket,
             failure,
             record,
-        } = report;
+        } = result;
         if let Some(failure) = &failure {
             topic.last_failure = topic.last_failure.max(failure.number);
         }
@@ -239,8 +239,8 @@ impl Dispatch {
             if record.is_some() {
                 // Nobody settles a refusal here any more.
                 let trust = (topic.name.to_string(), topic.last_failure);
-                if self.trusted.back() != Some(&trust) {
-                    self.trusted.push_back(trust);
+                if self.trust_due.back() != Some(&trust) {
+                    self.trust_due.push_back(trust);
                 }
             }
             return true;
@@ -261,11 +261,11 @@ impl Dispatch {
                 false
             }
             (Some(failure), _) => {
-                self.failed = Some(failure.rejection);
+                self.producer_failure = Some(failure.rejection);
                 return false;
             }
         };
-        self.settle(now, id, tracker);
+        self.finish_round(now, id, tracker);
         done
     }
 
@@ -277,7 +277,7 @@ impl Dispatch {
         failure: DeliveryFailure,
     ) {
         if failure.kind == FailureKind::NoTopic {
-            self.topics.doubt(now, id);
+            self.topics.verify(now, id);
         }
         let Some(topic) = self.topics.get_mut(id) else {
             return;
@@ -294,14 +294,17 @@ impl Dispatch {
         answers: Option<Vec<(String, MetadataAnswer)>>,
     ) {
         for id in self.topics.answered(now, answers) {
-            self.awake(id);
+            self.make_ready(id);
         }
     }
 
-    /// When [`wake`](Dispatch::wake) or a question is due though nothing else happens.
+    /// When [`end_back_offs`](Dispatch::end_back_offs) or a question is due though nothing else happens.
     pub(crate) fn deadline(&self) -> Option<Duration> {
-        let rests = self.resting.iter().filter_map(|id| self.rest_of(*id));
-        rests.chain(self.topics.deadline()).min()
+        let back_offs = self
+            .backing_off
+            .iter()
+            .filter_map(|id| self.back_off_until(*id));
+        back_offs.chain(self.topics.deadline()).min()
     }
 
     /// Records that Kafka has by now though their reports alone did not say so.
@@ -310,13 +313,13 @@ impl Dispatch {
     }
 
     /// Why the publisher has to stop, if it has to.
-    pub(crate) fn halt(&self) -> Option<&Rejection> {
-        self.halt.as_ref()
+    pub(crate) fn halt_reason(&self) -> Option<&Rejection> {
+        self.halt_reason.as_ref()
     }
 
     /// Why the producer is of no more use, told once.
-    pub(crate) fn take_failed(&mut self) -> Option<Rejection> {
-        self.failed.take()
+    pub(crate) fn take_producer_failure(&mut self) -> Option<Rejection> {
+        self.producer_failure.take()
     }
 
     /// Records that Kafka has been given and has not reported on.
@@ -331,7 +334,7 @@ impl Dispatch {
 }
 
 /// The most that may be under way to a topic whose limit is below what the producer puts into a batch.
-pub(super) fn narrow(topic_limits: &TopicLimits, limits: &Limits) -> Option<usize> {
+pub(super) fn small_batch_limit(topic_limits: &TopicLimits, limits: &Limits) -> Option<usize> {
     topic_limits
         .batch_bytes_max
         .filter(|limit| *limit < limits.batch_bytes)

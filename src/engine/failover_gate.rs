@@ -29,19 +29,19 @@ struct Held {
 #[derive(Debug, Default)]
 pub(crate) struct FailoverGate {
     /// The slot is one that standbys keep.
-    pub(super) on: bool,
+    pub(super) enabled: bool,
     held: VecDeque<Held>,
     passed: Lsn,
-    /// So many looks in a row have found the walsender waiting for a standby.
-    looks: u32,
+    /// So many observations in a row have found the walsender waiting for a standby.
+    waiting_in_a_row: u32,
 }
 
 impl FailoverGate {
     /// Forgets what it holds: another history, or a rewind.
     pub(crate) fn clear(&mut self) {
-        let on = self.on;
+        let enabled = self.enabled;
         *self = FailoverGate {
-            on,
+            enabled,
             ..FailoverGate::default()
         };
     }
@@ -79,9 +79,9 @@ impl FailoverGate {
     }
 
     /// A look at the walsender has found it waiting for a standby, or not.
-    pub(crate) fn look(&mut self, waits: bool) {
-        self.looks = if waits {
-            self.looks.saturating_add(1)
+    pub(crate) fn observe(&mut self, waits: bool) {
+        self.waiting_in_a_row = if waits {
+            self.waiting_in_a_row.saturating_add(1)
         } else {
             0
         };
@@ -89,7 +89,7 @@ impl FailoverGate {
 
     /// Whether a standby is what is waited for. One look alone says little: a healthy one takes its time as well.
     pub(crate) fn is_standby_late(&self) -> bool {
-        self.looks > 1
+        self.waiting_in_a_row > 1
     }
 
     #[cfg(test)]

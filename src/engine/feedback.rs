@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use crate::lsn::Lsn;
 
-const COALESCE: Duration = Duration::from_millis(100);
+const UPDATE_INTERVAL_MIN: Duration = Duration::from_millis(100);
 /// That many requests for a reply to the same position, each after a report of ours, are the sign of a server that shuts down.
 const STOPPING_REQUESTS: u32 = 3;
 const STOPPING_WINDOW: Duration = Duration::from_secs(3);
@@ -27,48 +27,48 @@ pub(crate) struct StatusDue {
 #[derive(Debug)]
 pub(crate) struct Feedback {
     interval: Duration,
-    silence_limit: Duration,
+    receive_timeout: Duration,
     sent_at: Duration,
     sent_flush: Lsn,
-    reply_wanted: bool,
+    update_wanted: bool,
     received_at: Duration,
     reading: bool,
-    asked: bool,
+    timed_out: bool,
     requests: u32,
     requested_end: Lsn,
     requested_since: Duration,
-    reports_at_request: u64,
-    reports: u64,
+    updates_at_request: u64,
+    updates: u64,
 }
 
 impl Feedback {
     /// A session that begins now; the first report is due at once.
-    pub(crate) fn new(now: Duration, interval: Duration, silence_limit: Duration) -> Self {
+    pub(crate) fn new(now: Duration, interval: Duration, receive_timeout: Duration) -> Self {
         Feedback {
             interval,
-            silence_limit,
+            receive_timeout,
             sent_at: now,
             sent_flush: Lsn::INVALID,
-            reply_wanted: true,
+            update_wanted: true,
             received_at: now,
             reading: true,
-            asked: false,
+            timed_out: false,
             requests: 0,
             requested_end: Lsn::INVALID,
             requested_since: now,
-            reports_at_request: 0,
-            reports: 0,
+            updates_at_request: 0,
+            updates: 0,
         }
     }
 
     /// Any byte from the server.
     pub(crate) fn received(&mut self, now: Duration) {
         self.received_at = now;
-        self.asked = false;
+        self.timed_out = false;
     }
 
     /// Whether we read at present. Silence is counted anew from the moment reading begins.
-    pub(crate) fn reading(&mut self, now: Duration, reading: bool) {
+    pub(crate) fn set_reading(&mut self, now: Duration, reading: bool) {
         if reading && !self.reading {
             self.received(now);
         }
@@ -81,7 +81,7 @@ impl Feedback {
             self.requests = 0;
             return false;
         }
-        self.reply_wanted = true;
+        self.update_wanted = true;
         let repeated = wal_end == self.requested_end
             && now < self.requested_since + STOPPING_WINDOW
             && self.requests > 0;
@@ -90,43 +90,44 @@ impl Feedback {
             self.requested_end = wal_end;
             self.requested_since = now;
         }
-        if self.requests == 0 || self.reports > self.reports_at_request {
+        if self.requests == 0 || self.updates > self.updates_at_request {
             self.requests += 1;
-            self.reports_at_request = self.reports;
+            self.updates_at_request = self.updates;
         }
         self.requests >= STOPPING_REQUESTS
     }
 
     /// A report is wanted though nothing has moved.
-    pub(crate) fn report_soon(&mut self) {
-        self.reply_wanted = true;
+    pub(crate) fn update_soon(&mut self) {
+        self.update_wanted = true;
     }
 
     /// The report that is due, if any; the caller sends it now.
     pub(crate) fn status_due(&mut self, now: Duration, flushed: Lsn) -> Option<StatusDue> {
-        let rested = now >= self.sent_at + COALESCE || self.reports == 0;
-        let wanted = rested && (self.reply_wanted || flushed > self.sent_flush);
+        let rested = now >= self.sent_at + UPDATE_INTERVAL_MIN || self.updates == 0;
+        let wanted = rested && (self.update_wanted || flushed > self.sent_flush);
         let overdue = now >= self.sent_at + self.interval;
         if !wanted && !overdue {
             return None;
         }
         self.sent_at = now;
         self.sent_flush = flushed;
-        self.reply_wanted = false;
-        self.reports += 1;
+        self.update_wanted = false;
+        self.updates += 1;
         Some(StatusDue { ask_reply: overdue })
     }
 
     /// True once when the server has been silent for too long though we read and asked.
-    pub(crate) fn silent(&mut self, now: Duration) -> bool {
-        let silent = self.reading && !self.asked && now >= self.received_at + self.silence_limit;
-        self.asked |= silent;
+    pub(crate) fn check_receive_timeout(&mut self, now: Duration) -> bool {
+        let silent =
+            self.reading && !self.timed_out && now >= self.received_at + self.receive_timeout;
+        self.timed_out |= silent;
         silent
     }
 
     /// Whether no report has gone out for so long that the server may have ended the session: each is due after one interval, and the
     /// server waits for three.
-    pub(crate) fn has_lapsed(&self, now: Duration) -> bool {
+    pub(crate) fn has_expired(&self, now: Duration) -> bool {
         now >= self.sent_at + self.interval * 2
     }
 
@@ -136,18 +137,18 @@ impl Feedback {
     }
 
     /// Whether the server was silent for too long and was not heard since.
-    pub(crate) fn is_silent(&self) -> bool {
-        self.asked
+    pub(crate) fn has_timed_out(&self) -> bool {
+        self.timed_out
     }
 
     /// When to ask again though nothing else happens.
     pub(crate) fn deadline(&self, flushed: Lsn) -> Duration {
         let mut deadline = self.sent_at + self.interval;
-        if self.reply_wanted || flushed > self.sent_flush {
-            deadline = self.sent_at + COALESCE;
+        if self.update_wanted || flushed > self.sent_flush {
+            deadline = self.sent_at + UPDATE_INTERVAL_MIN;
         }
-        if self.reading && !self.asked {
-            deadline = deadline.min(self.received_at + self.silence_limit);
+        if self.reading && !self.timed_out {
+            deadline = deadline.min(self.received_at + self.receive_timeout);
         }
         deadline
     }
@@ -198,14 +199,14 @@ mod tests {
     #[test]
     fn silence_counts_only_while_we_read_and_is_told_once() {
         let mut feedback = feedback();
-        feedback.reading(MS, false);
-        assert!(!feedback.silent(MS * 60_000));
-        feedback.reading(MS * 60_000, true);
-        assert!(!feedback.silent(MS * 84_999));
-        assert!(feedback.silent(MS * 85_000));
-        assert!(!feedback.silent(MS * 85_001));
+        feedback.set_reading(MS, false);
+        assert!(!feedback.check_receive_timeout(MS * 60_000));
+        feedback.set_reading(MS * 60_000, true);
+        assert!(!feedback.check_receive_timeout(MS * 84_999));
+        assert!(feedback.check_receive_timeout(MS * 85_000));
+        assert!(!feedback.check_receive_timeout(MS * 85_001));
         feedback.received(MS * 86_000);
-        assert!(feedback.silent(MS * 111_000));
+        assert!(feedback.check_receive_timeout(MS * 111_000));
     }
 
     #[test]

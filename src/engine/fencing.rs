@@ -14,9 +14,9 @@ use std::time::Duration;
 #[derive(Debug)]
 pub(crate) struct Fencing {
     limit: Duration,
-    pub(super) over_at: Option<Duration>,
+    pub(super) withdraw_at: Option<Duration>,
     /// What was in flight is withdrawn, and not forgotten yet.
-    pub(super) given_up: bool,
+    pub(super) withdrawn: bool,
 }
 
 impl Fencing {
@@ -24,33 +24,33 @@ impl Fencing {
     pub(crate) fn new(limit: Duration) -> Self {
         Fencing {
             limit,
-            over_at: None,
-            given_up: false,
+            withdraw_at: None,
+            withdrawn: false,
         }
     }
 
     /// Nothing is in flight any more.
     pub(crate) fn clear(&mut self) {
-        self.given_up = false;
+        self.withdrawn = false;
     }
 
     /// A session ended that had heard the server at this time.
-    pub(crate) fn received_last(&mut self, at: Duration) {
-        self.over_at = Some(at + self.limit);
+    pub(crate) fn lock_lost(&mut self, at: Duration) {
+        self.withdraw_at = Some(at + self.limit);
     }
 
     /// Another instance may publish already.
-    pub(crate) fn end(&mut self) {
-        self.over_at = Some(Duration::ZERO);
+    pub(crate) fn withdraw_now(&mut self) {
+        self.withdraw_at = Some(Duration::ZERO);
     }
 
     /// The lock is held.
-    pub(crate) fn held_again(&mut self) {
-        self.over_at = None;
+    pub(crate) fn lock_held(&mut self) {
+        self.withdraw_at = None;
     }
 
-    pub(super) fn is_over(&self, now: Duration) -> bool {
-        self.over_at.is_some_and(|at| now >= at)
+    pub(super) fn is_due(&self, now: Duration) -> bool {
+        self.withdraw_at.is_some_and(|at| now >= at)
     }
 }
 
@@ -62,13 +62,13 @@ mod tests {
     fn the_time_runs_from_the_last_word_and_not_from_the_end_of_the_session() {
         let second = Duration::from_secs(1);
         let mut fencing = Fencing::new(second * 15);
-        assert!(!fencing.is_over(second * 1_000));
-        fencing.received_last(second * 10);
-        assert!(!fencing.is_over(second * 24));
-        assert!(fencing.is_over(second * 25));
-        fencing.held_again();
-        assert!(!fencing.is_over(second * 25));
-        fencing.end();
-        assert!(fencing.is_over(Duration::ZERO));
+        assert!(!fencing.is_due(second * 1_000));
+        fencing.lock_lost(second * 10);
+        assert!(!fencing.is_due(second * 24));
+        assert!(fencing.is_due(second * 25));
+        fencing.lock_held();
+        assert!(!fencing.is_due(second * 25));
+        fencing.withdraw_now();
+        assert!(fencing.is_due(Duration::ZERO));
     }
 }

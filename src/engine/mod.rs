@@ -20,7 +20,7 @@
 //!   line settles nothing;
 //! - I10 one task drives all this, and the reports end with it;
 //! - I11 tracker, write-back and retries belong to one lineage: [`Engine::reset`] drops them together;
-//! - I12 whoever waits has a name: what is not read, not acknowledged or not written back shows in [`Engine::snapshot`].
+//! - I12 whoever waits has a name: what is not read, not acknowledged or not written back shows in [`Engine::stats`].
 
 pub(crate) mod dead_letters;
 pub(crate) mod delivery;
@@ -72,7 +72,7 @@ enum Mode {
 /// What the one connection for writing is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum WorkerState {
-    No,
+    Idle,
     Reading,
     Writing,
 }
@@ -82,18 +82,18 @@ pub(super) enum WorkerState {
 pub(crate) struct Engine {
     pub(super) limits: Limits,
     pub(super) tracker: Tracker,
-    pub(super) queue: WriteBackQueue,
+    pub(super) write_back_queue: WriteBackQueue,
     pub(super) dispatch: Dispatch,
     pub(super) session: Option<Feedback>,
     /// The session is not to be trusted any more.
-    pub(super) lapsed: bool,
+    pub(super) session_expired: bool,
     pub(super) fencing: Fencing,
     pub(super) receive_timeout: ReceiveTimeout,
     pub(super) failover_gate: FailoverGate,
     mode: Mode,
     reported: Lsn,
     pub(super) decoding: bool,
-    pub(super) busy: WorkerState,
+    pub(super) worker: WorkerState,
     /// Marks go before letters next time, so that neither starves the other.
     pub(super) marks_first: bool,
     /// Grows with every reset: results of earlier work say nothing.
@@ -106,21 +106,22 @@ pub(crate) struct Engine {
 impl Engine {
     /// Nothing received yet; no session.
     pub(crate) fn new(limits: Limits) -> Self {
-        let queue = WriteBackQueue::new(limits.batch_size, WRITE_BACK_MAX, limits.process_interval);
+        let write_back_queue =
+            WriteBackQueue::new(limits.batch_size, WRITE_BACK_MAX, limits.process_interval);
         Engine {
             tracker: Tracker::new(Lsn::INVALID),
-            queue,
+            write_back_queue,
             dispatch: Dispatch::new(&limits),
             session: None,
-            lapsed: false,
-            fencing: Fencing::new(limits.silence),
-            receive_timeout: ReceiveTimeout::new(limits.silence),
+            session_expired: false,
+            fencing: Fencing::new(limits.receive_timeout),
+            receive_timeout: ReceiveTimeout::new(limits.receive_timeout),
             failover_gate: FailoverGate::default(),
             limits,
             mode: Mode::Running,
             reported: Lsn::INVALID,
             decoding: false,
-            busy: WorkerState::No,
+            worker: WorkerState::Idle,
             marks_first: true,
             generation: 0,
             halted: false,
@@ -132,13 +133,13 @@ impl Engine {
     /// Another lineage, or a rewind: everything in memory is dropped, and the stream begins at `start`, the slot's position.
     pub(crate) fn reset(&mut self, start: Lsn) {
         self.tracker.reset(start);
-        self.queue.clear();
+        self.write_back_queue.clear();
         self.dispatch.reset();
         // A question to Kafka is asked once, and what is known of topics outlives all this.
         self.outputs
-            .retain(|output| matches!(output, Output::Sink(SinkOutput::Ask(_))));
+            .retain(|output| matches!(output, Output::Sink(SinkOutput::QueryTopics(_))));
         self.reported = start;
-        (self.busy, self.halted) = (WorkerState::No, false);
+        (self.worker, self.halted) = (WorkerState::Idle, false);
         self.fencing.clear();
         self.failover_gate.clear();
         self.generation += 1;
@@ -148,22 +149,22 @@ impl Engine {
     pub(crate) fn begin(&mut self, commit_lsn: Lsn) {
         self.failover_gate.pass(commit_lsn);
         let result = self.tracker.begin(commit_lsn);
-        self.check(result);
+        self.end_if_violated(result);
     }
 
     /// A decoded change of any kind. Its index in the transaction, or `None` where an earlier session handed it over.
     pub(crate) fn change(&mut self) -> Option<u32> {
         let result = self.tracker.change();
-        self.check(result).flatten()
+        self.end_if_violated(result).flatten()
     }
 
     /// Commit of the transaction.
     pub(crate) fn commit(&mut self, commit_lsn: Lsn, end_lsn: Lsn) {
         let result = self.tracker.commit(commit_lsn, end_lsn);
-        self.check(result);
+        self.end_if_violated(result);
     }
 
-    pub(super) fn check<T>(&mut self, result: Result<T, Violation>) -> Option<T> {
+    pub(super) fn end_if_violated<T>(&mut self, result: Result<T, Violation>) -> Option<T> {
         result
             .map_err(|violation| self.push(End::Violated(violation)))
             .ok()
@@ -172,12 +173,12 @@ impl Engine {
     /// A keepalive of the server.
     pub(crate) fn keepalive(&mut self, now: Duration, wal_end: Lsn, reply_requested: bool) {
         self.failover_gate.pass(wal_end);
-        let told = self.is_finished() && self.reported == self.flushed();
+        let is_reported = self.is_finished() && self.reported == self.flushed();
         if let Mode::Stopping { final_keepalives } = &mut self.mode {
-            *final_keepalives += u32::from(told);
+            *final_keepalives += u32::from(is_reported);
         } else {
             let result = self.tracker.keepalive(wal_end);
-            self.check(result);
+            self.end_if_violated(result);
         }
         if let Some(session) = &mut self.session
             && session.keepalive(now, wal_end, reply_requested)
@@ -193,7 +194,7 @@ impl Engine {
                 final_keepalives: 0,
             };
             if let Some(session) = &mut self.session {
-                session.report_soon();
+                session.update_soon();
             }
         }
     }
@@ -214,7 +215,7 @@ impl Engine {
             self.push(End::Stopped);
         } else if let Some(session) = &mut self.session {
             // The answer says how far the stream is, and whether that is enough for the standbys.
-            session.report_soon();
+            session.update_soon();
         }
     }
 
@@ -224,19 +225,19 @@ impl Engine {
         let reading = self.intake() != Intake::Paused;
         let stopping = self.is_stopping();
         let finished = self.is_finished();
-        self.dispatch.wake(now);
-        if let Some(names) = self.dispatch.topics.question(now) {
-            self.push(SinkOutput::Ask(names));
+        self.dispatch.end_back_offs(now);
+        if let Some(names) = self.dispatch.topics.query(now) {
+            self.push(SinkOutput::QueryTopics(names));
         }
-        self.halt();
-        self.work(now, stopping || !reading || self.session.is_none());
+        self.end_halted();
+        self.start_work(now, stopping || !reading || self.session.is_none());
         let (write, flush) = (self.tracker.received(), self.flushed());
         debug_assert!(flush >= self.reported, "it never goes back");
         debug_assert!(flush <= write, "confirmed and not received");
         let Some(session) = &mut self.session else {
             return;
         };
-        session.reading(now, reading);
+        session.set_reading(now, reading);
         if let Some(due) = session.status_due(now, flush) {
             self.reported = flush;
             let ask_reply = due.ask_reply || (stopping && finished);
@@ -247,19 +248,19 @@ impl Engine {
             };
             self.outputs.push_back(status.into());
         }
-        if session.silent(now) {
+        if session.check_receive_timeout(now) {
             self.outputs
-                .push_back(SessionOutput::LookAtWalsender.into());
+                .push_back(SessionOutput::InspectWalsender.into());
         }
     }
 
     /// Tells once that it has to stop, when all that was begun is done but the event that stops it.
-    fn halt(&mut self) {
-        let Some(rejection) = self.dispatch.halt().filter(|_| !self.halted) else {
+    fn end_halted(&mut self) {
+        let Some(rejection) = self.dispatch.halt_reason().filter(|_| !self.halted) else {
             return;
         };
-        let flying = self.dispatch.in_flight_count() > 0 || self.busy == WorkerState::Writing;
-        if flying || self.queue.len() > 0 || !self.dispatch.dead_letters.is_idle() {
+        let is_busy = self.dispatch.in_flight_count() > 0 || self.worker == WorkerState::Writing;
+        if is_busy || self.write_back_queue.len() > 0 || !self.dispatch.dead_letters.is_idle() {
             return;
         }
         let end = End::Halted(Rejection::clone(rejection));
@@ -269,7 +270,7 @@ impl Engine {
 
     /// Whether there is an event behind which it does not go.
     fn is_halting(&self) -> bool {
-        self.dispatch.halt().is_some()
+        self.dispatch.halt_reason().is_some()
     }
 
     pub(super) fn push(&mut self, output: impl Into<Output>) {
@@ -293,23 +294,23 @@ impl Engine {
             .as_ref()
             .map(|session| session.deadline(self.flushed()));
         let dead_letters = self
-            .dead_letters_are_open()
+            .allows_dead_letter_work()
             .then_some(&self.dispatch.dead_letters);
         let dead_letters = dead_letters.and_then(DeadLetterQueue::deadline);
-        let desk = [self.queue.deadline(), dead_letters];
-        let desk = desk
+        let work = [self.write_back_queue.deadline(), dead_letters];
+        let work = work
             .into_iter()
             .flatten()
-            .filter(|_| self.busy == WorkerState::No);
-        desk.chain(session).chain(self.dispatch.deadline()).min()
+            .filter(|_| self.worker == WorkerState::Idle);
+        work.chain(session).chain(self.dispatch.deadline()).min()
     }
 
     /// What to do with what the server sends.
     pub(crate) fn intake(&self) -> Intake {
         match self.mode {
-            _ if self.lapsed => Intake::Paused,
-            Mode::Stopping { .. } if !self.is_within() => Intake::Discard,
-            _ if self.is_halting() || self.queue.is_full() => Intake::Paused,
+            _ if self.session_expired => Intake::Paused,
+            Mode::Stopping { .. } if !self.is_in_transaction() => Intake::Discard,
+            _ if self.is_halting() || self.write_back_queue.is_full() => Intake::Paused,
             _ if self.tracker.bytes() < self.limits.memory_limit => Intake::Open,
             _ => Intake::Paused,
         }
@@ -317,8 +318,8 @@ impl Engine {
 
     /// Whether nothing is in flight and nothing waits for the write-back.
     pub(crate) fn is_drained(&self) -> bool {
-        let written = self.busy != WorkerState::Writing && self.dispatch.dead_letters.is_idle();
-        self.tracker.in_flight_count() == 0 && self.queue.len() == 0 && written
+        let written = self.worker != WorkerState::Writing && self.dispatch.dead_letters.is_idle();
+        self.tracker.in_flight_count() == 0 && self.write_back_queue.len() == 0 && written
     }
 
     /// Whether a stop was asked for.
@@ -328,11 +329,11 @@ impl Engine {
 
     /// Whether a stop has nothing left to wait for but the slot.
     fn is_finished(&self) -> bool {
-        self.is_drained() && !self.is_within()
+        self.is_drained() && !self.is_in_transaction()
     }
 
     /// Whether the rest of a transaction is to come in this session. A stop reads it: what was handed over would be sent again.
-    fn is_within(&self) -> bool {
+    fn is_in_transaction(&self) -> bool {
         self.session.is_some() && self.tracker.is_open()
     }
 
@@ -347,15 +348,15 @@ impl Engine {
     }
 
     /// Figures for status and metrics.
-    pub(crate) fn snapshot(&self) -> EngineStats {
+    pub(crate) fn stats(&self) -> EngineStats {
         EngineStats {
             received: self.tracker.received(),
             confirmed: self.flushed(),
             in_flight_count: self.tracker.in_flight_count(),
             in_flight_bytes: self.tracker.in_flight_bytes(),
-            unmarked_count: self.queue.len(),
-            deferred_count: self.queue.deferred_count(),
-            hidden_count: self.queue.hidden_count(),
+            unmarked_count: self.write_back_queue.len(),
+            deferred_count: self.write_back_queue.deferred_count(),
+            hidden_count: self.write_back_queue.hidden_count(),
             oldest: self.tracker.oldest_in_flight(),
             decoding: self.decoding,
             standby: self.failover_gate.is_standby_late(),

@@ -28,7 +28,7 @@ pub(crate) struct Limits {
     /// More dead letters than this in a minute stop the publisher.
     pub(crate) dead_letters_per_minute: u32,
     /// A topic that is not there comes into being when it is sent to.
-    pub(crate) makes_topics: bool,
+    pub(crate) auto_creates_topics: bool,
     /// Records may become smaller on their way, so that their size decides nothing beforehand.
     pub(crate) compresses: bool,
     /// The largest batch that the producer makes of several records.
@@ -36,7 +36,7 @@ pub(crate) struct Limits {
     /// A report at least this often.
     pub(crate) status_interval: Duration,
     /// A server that is silent this long while we read is looked at.
-    pub(crate) silence: Duration,
+    pub(crate) receive_timeout: Duration,
 }
 
 impl Limits {
@@ -51,11 +51,11 @@ impl Limits {
             attempts: config.max_retries,
             on_poison: config.on_poison,
             dead_letters_per_minute: config.dead_letters_per_minute,
-            makes_topics: config.auto_creates_topics(),
+            auto_creates_topics: config.auto_creates_topics(),
             compresses: config.compresses(),
             batch_bytes: config.batch_bytes(),
             status_interval: WAL_SENDER_TIMEOUT / 3,
-            silence: SILENCE,
+            receive_timeout: RECEIVE_TIMEOUT,
         }
     }
 }
@@ -63,7 +63,7 @@ impl Limits {
 /// Asked of the server for our session: how soon it lets go of a client that is gone.
 pub(crate) const WAL_SENDER_TIMEOUT: Duration = Duration::from_secs(30);
 /// Half of the above: whoever is not heard for so long is looked at, and without a session it is given up what is in flight.
-const SILENCE: Duration = Duration::from_secs(15);
+const RECEIVE_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// The largest write-back: one statement over this many rows.
 pub(crate) const WRITE_BACK_MAX: usize = 5_000;
@@ -86,8 +86,8 @@ pub(crate) enum SinkOutput {
     /// Reports of this topic need not bring their records back any more, unless a failure came
     /// after this one.
     Trust { topic: String, failure: u64 },
-    /// Ask Kafka about these topics, then call [`Engine::answered`].
-    Ask(Vec<String>),
+    /// Query the metadata of these topics, then call [`Engine::topics_answered`].
+    QueryTopics(Vec<String>),
     /// Do this in the database, then call [`Engine::work_finished`] with the same generation.
     Work { generation: u64, work: DatabaseWork },
 }
@@ -103,7 +103,7 @@ pub(crate) enum SessionOutput {
     },
     /// Query over SQL what our walsender does, then call [`Engine::walsender`]. Only while a session
     /// streams.
-    LookAtWalsender,
+    InspectWalsender,
     /// This session, or this scan of the table, is over.
     End(End),
 }
@@ -136,9 +136,9 @@ pub(crate) enum DatabaseWork {
     /// Close these, which were retried or discarded.
     Close(Vec<CloseDeadLetter>),
     /// Add an attempt to each of these rows of the outbox.
-    Count(Vec<i64>),
+    CountAttempts(Vec<i64>),
     /// Read what people want done with dead letters, and, if asked for, which keys are parked.
-    Look { with_keys: bool },
+    ReadRequests { with_keys: bool },
 }
 
 /// Kafka's report on a record.
@@ -180,9 +180,9 @@ pub(crate) enum End {
     /// The server is shutting down and waits for us to let go.
     ServerStopping,
     /// The server is silent and its walsender is gone or idle.
-    Silent,
+    ReceiveTimeout,
     /// So much time has passed between two reports that the server may have given the session up.
-    Lapsed,
+    Expired,
     /// The producer is of no more use, or has given a record back: a new one begins at the last confirmed position.
     ProducerFailed(Rejection),
     /// An event cannot be published, and the configuration says to stop there; or too many cannot.
@@ -198,11 +198,11 @@ impl End {
             End::Stopped | End::ServerStopping => {
                 Error::transient(Code::Connect, "the server is shutting down")
             }
-            End::Silent => {
+            End::ReceiveTimeout => {
                 let message = "the server sends nothing and its walsender is idle or gone";
                 Error::transient(Code::Connect, message)
             }
-            End::Lapsed => {
+            End::Expired => {
                 let message = "the process stood still, and another instance may publish by now";
                 Error::transient(Code::Connect, message)
             }

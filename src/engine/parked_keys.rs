@@ -14,11 +14,11 @@ pub(crate) type Key = (Box<str>, Box<[u8]>);
 
 /// How a key stands.
 #[derive(Debug, Default, Clone, Copy)]
-pub(crate) struct Park {
+pub(crate) struct KeyRows {
     /// Rows of the key that were not handed out.
-    pub(crate) rows: u64,
+    pub(crate) parked: u64,
     /// Rows that were handed out, and whose letters are not closed.
-    pub(crate) out: u64,
+    pub(crate) resolving: u64,
     /// The event at its head was refused, and nobody has asked for it since.
     pub(crate) blocked: bool,
 }
@@ -26,7 +26,7 @@ pub(crate) struct Park {
 /// See the module's head.
 #[derive(Debug, Default)]
 pub(crate) struct ParkedKeys {
-    keys: HashMap<Key, Park>,
+    keys: HashMap<Key, KeyRows>,
     /// Grows with each change: what was read from the table before one says nothing about it.
     version: u64,
 }
@@ -43,13 +43,13 @@ impl ParkedKeys {
         self.reset();
         for parked in keys {
             let Some(key) = parked.key else { continue };
-            let parked_key = Park {
-                rows: parked.rows,
-                out: 0,
+            let key_rows = KeyRows {
+                parked: parked.rows,
+                resolving: 0,
                 blocked: parked.blocked,
             };
             self.keys
-                .insert((parked.topic.into(), key.into()), parked_key);
+                .insert((parked.topic.into(), key.into()), key_rows);
         }
     }
 
@@ -64,35 +64,35 @@ impl ParkedKeys {
     }
 
     /// How this key stands, if it is parked.
-    pub(crate) fn get(&self, topic: &str, key: &[u8]) -> Option<Park> {
+    pub(crate) fn get(&self, topic: &str, key: &[u8]) -> Option<KeyRows> {
         self.keys.get(&(Box::from(topic), Box::from(key))).copied()
     }
 
     /// A row of this record's key is filed; `blocks` if it is the one that the others wait for.
     pub(crate) fn file(&mut self, record: &OwnedRecord, blocks: bool) {
         self.version += 1;
-        let parked_key = self.keys.entry(key_of(record)).or_default();
-        parked_key.rows += 1;
-        parked_key.blocked |= blocks;
+        let key_rows = self.keys.entry(key_of(record)).or_default();
+        key_rows.parked += 1;
+        key_rows.blocked |= blocks;
     }
 
     /// A row of this record's key is handed out: the key, if it is parked.
-    pub(crate) fn hand_out(&mut self, record: &OwnedRecord) -> Option<Key> {
+    pub(crate) fn start_resolving(&mut self, record: &OwnedRecord) -> Option<Key> {
         let key = key_of(record);
-        let parked_key = self.keys.get_mut(&key)?;
+        let key_rows = self.keys.get_mut(&key)?;
         self.version += 1;
-        parked_key.blocked = false;
-        parked_key.rows = parked_key.rows.saturating_sub(1);
-        parked_key.out += 1;
+        key_rows.blocked = false;
+        key_rows.parked = key_rows.parked.saturating_sub(1);
+        key_rows.resolving += 1;
         Some(key)
     }
 
     /// One of the rows that were handed out is no longer on its way.
-    pub(crate) fn returned(&mut self, key: &Key) {
-        if let Some(parked_key) = self.keys.get_mut(key) {
+    pub(crate) fn resolved(&mut self, key: &Key) {
+        if let Some(key_rows) = self.keys.get_mut(key) {
             self.version += 1;
-            parked_key.out = parked_key.out.saturating_sub(1);
-            if parked_key.rows == 0 && parked_key.out == 0 {
+            key_rows.resolving = key_rows.resolving.saturating_sub(1);
+            if key_rows.parked == 0 && key_rows.resolving == 0 {
                 self.keys.remove(key);
             }
         }

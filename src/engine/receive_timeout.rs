@@ -10,40 +10,40 @@ use crate::backoff::Backoff;
 use crate::lsn::Lsn;
 
 /// Nobody waits longer.
-const MOST: Duration = Duration::from_secs(600);
+const MAX: Duration = Duration::from_secs(600);
 
 /// See the module's head.
 #[derive(Debug)]
 pub(crate) struct ReceiveTimeout {
-    limit: Backoff,
+    current: Backoff,
     /// What had been received when the session began.
-    began_at: Lsn,
+    received_at_start: Lsn,
     /// The session ends because of its silence.
-    pub(super) given_up: bool,
+    pub(super) timed_out: bool,
 }
 
 impl ReceiveTimeout {
     /// The first session waits so long, and none less.
-    pub(crate) fn new(least: Duration) -> Self {
+    pub(crate) fn new(min: Duration) -> Self {
         ReceiveTimeout {
-            limit: Backoff::new(least, MOST.max(least)),
-            began_at: Lsn::INVALID,
-            given_up: false,
+            current: Backoff::new(min, MAX.max(min)),
+            received_at_start: Lsn::INVALID,
+            timed_out: false,
         }
     }
 
     /// How long a session may hear nothing that begins with so much received.
-    pub(crate) fn begin(&mut self, received: Lsn) -> Duration {
-        (self.began_at, self.given_up) = (received, false);
-        self.limit.delay()
+    pub(crate) fn session_started(&mut self, received: Lsn) -> Duration {
+        (self.received_at_start, self.timed_out) = (received, false);
+        self.current.delay()
     }
 
     /// It has ended.
-    pub(crate) fn end(&mut self, received: Lsn) {
-        if received > self.began_at {
-            self.limit.reset();
-        } else if std::mem::take(&mut self.given_up) {
-            self.limit.advance();
+    pub(crate) fn session_ended(&mut self, received: Lsn) {
+        if received > self.received_at_start {
+            self.current.reset();
+        } else if std::mem::take(&mut self.timed_out) {
+            self.current.advance();
         }
     }
 }
@@ -55,8 +55,8 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     fn silence(receive_timeout: &mut ReceiveTimeout, received: Lsn) {
-        receive_timeout.given_up = true;
-        receive_timeout.end(received);
+        receive_timeout.timed_out = true;
+        receive_timeout.session_ended(received);
     }
 
     #[test]
@@ -64,26 +64,26 @@ mod tests {
         let mut receive_timeout = ReceiveTimeout::new(SECOND * 25);
         let at = Lsn::new(7);
         for seconds in [25, 50, 100, 200, 400, 600, 600] {
-            assert_eq!(receive_timeout.begin(at), SECOND * seconds);
+            assert_eq!(receive_timeout.session_started(at), SECOND * seconds);
             silence(&mut receive_timeout, at);
         }
         // An end of another kind says nothing.
-        assert_eq!(receive_timeout.begin(at), SECOND * 600);
-        receive_timeout.end(at);
-        assert_eq!(receive_timeout.begin(at), SECOND * 600);
+        assert_eq!(receive_timeout.session_started(at), SECOND * 600);
+        receive_timeout.session_ended(at);
+        assert_eq!(receive_timeout.session_started(at), SECOND * 600);
     }
 
     #[test]
     fn progress_ends_the_doubling_and_a_long_wait_stays_as_it_is() {
         let mut receive_timeout = ReceiveTimeout::new(SECOND * 25);
-        receive_timeout.begin(Lsn::new(7));
+        receive_timeout.session_started(Lsn::new(7));
         silence(&mut receive_timeout, Lsn::new(7));
-        assert_eq!(receive_timeout.begin(Lsn::new(7)), SECOND * 50);
+        assert_eq!(receive_timeout.session_started(Lsn::new(7)), SECOND * 50);
         silence(&mut receive_timeout, Lsn::new(8));
-        assert_eq!(receive_timeout.begin(Lsn::new(8)), SECOND * 25);
+        assert_eq!(receive_timeout.session_started(Lsn::new(8)), SECOND * 25);
         let mut long = ReceiveTimeout::new(SECOND * 900);
         for _ in 0..3 {
-            assert_eq!(long.begin(Lsn::new(7)), SECOND * 900);
+            assert_eq!(long.session_started(Lsn::new(7)), SECOND * 900);
             silence(&mut long, Lsn::new(7));
         }
     }

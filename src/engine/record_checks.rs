@@ -159,7 +159,7 @@ pub(crate) fn unknown_topic(topic: &str) -> Rejection {
 }
 
 /// The fault that is a flood of faults.
-pub(crate) fn flood(per_minute: u32) -> Rejection {
+pub(crate) fn too_many_dead_letters(per_minute: u32) -> Rejection {
     let message = format!(
         "more than {per_minute} events in a minute cannot be published, which is hardly their own fault: \
          see `outboxd dead-letter list`, and OUTBOX_DEAD_LETTERS_PER_MINUTE for the limit"

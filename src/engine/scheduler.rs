@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use crate::engine::dead_letters::KeyState;
-use crate::engine::dispatch::{Dispatch, narrow};
+use crate::engine::dispatch::{Dispatch, small_batch_limit};
 use crate::engine::output::SinkOutput;
 use crate::engine::record_checks::{self, RecordFacts};
 use crate::engine::topic_queue::{HeldRecord, Stage};
@@ -17,7 +17,7 @@ use crate::outbox::CloseDeadLetter;
 
 impl Dispatch {
     /// Judges the lane's round if that is over.
-    pub(super) fn settle(&mut self, now: Duration, id: TopicId, tracker: &Tracker) {
+    pub(super) fn finish_round(&mut self, now: Duration, id: TopicId, tracker: &Tracker) {
         let Some(topic) = self.topics.get_mut(id) else {
             return;
         };
@@ -25,7 +25,7 @@ impl Dispatch {
         if topic.queue.is_none() {
             return;
         }
-        self.awake(id);
+        self.make_ready(id);
         let Some(queue) = self
             .topics
             .get_mut(id)
@@ -33,19 +33,19 @@ impl Dispatch {
         else {
             return;
         };
-        if in_flight > 0 || !queue.awaits_judgement() {
+        if in_flight > 0 || !queue.is_round_over() {
             return;
         }
-        let verdict = queue.judge(now, self.limits.attempts);
-        if queue.rest_until().is_some() {
-            self.rest(id);
+        let result = queue.finish_round(now, self.limits.attempts);
+        if queue.back_off_until().is_some() {
+            self.back_off(id);
         }
-        let row = |ticket| tracker.accepted(ticket).map_or(0, |accepted| accepted.row);
-        self.delivered.extend(verdict.delivered);
-        if let Some(ticket) = verdict.attempted {
+        let row = |ticket| tracker.event(ticket).map_or(0, |event| event.row);
+        self.delivered.extend(result.delivered);
+        if let Some(ticket) = result.attempted {
             self.dead_letters.attempted(row(ticket));
         }
-        if let Some((held_record, rejection, attempts)) = verdict.rejected {
+        if let Some((held_record, rejection, attempts)) = result.rejected {
             let row = row(held_record.ticket);
             self.reject(
                 now,
@@ -60,19 +60,19 @@ impl Dispatch {
 
     /// The next thing to do for the lanes that are awake.
     pub(crate) fn output(&mut self, now: Duration, tracker: &Tracker) -> Option<SinkOutput> {
-        while let Some(id) = self.awake.front().copied() {
-            if let Some(held_record) = self.next_of(now, id, tracker) {
+        while let Some(id) = self.ready.front().copied() {
+            if let Some(held_record) = self.next_record(now, id, tracker) {
                 let HeldRecord { ticket, record } = held_record;
                 return Some(SinkOutput::Send { ticket, record });
             }
-            self.awake.pop_front();
+            self.ready.pop_front();
         }
-        let (topic, failure) = self.trusted.pop_front()?;
+        let (topic, failure) = self.trust_due.pop_front()?;
         Some(SinkOutput::Trust { topic, failure })
     }
 
     /// The next record of a topic's lane that may be sent now. The lane goes when nothing is left in it.
-    pub(super) fn next_of(
+    pub(super) fn next_record(
         &mut self,
         now: Duration,
         id: TopicId,
@@ -82,51 +82,55 @@ impl Dispatch {
             let topic = self.topics.get_mut(id)?;
             let in_flight = topic.in_flight;
             let queue = topic.queue.as_mut()?;
-            if queue.rests(now) {
-                self.rest(id);
+            if queue.is_backing_off(now) {
+                self.back_off(id);
                 return None;
             }
-            let (narrow, topic_limits) = match self.topics.access(id) {
+            let (batch_limit, topic_limits) = match self.topics.access(id) {
                 TopicAccess::Wait => return None,
                 TopicAccess::Missing => {
                     if in_flight == 0 && !self.topics.is_stale(now, id) {
-                        self.refuse_all(now, id, tracker);
+                        self.reject_all(now, id, tracker);
                     }
                     return None;
                 }
-                TopicAccess::Open(topic_limits) => {
-                    (narrow(topic_limits, &self.limits), topic_limits.clone())
-                }
+                TopicAccess::Open(topic_limits) => (
+                    small_batch_limit(topic_limits, &self.limits),
+                    topic_limits.clone(),
+                ),
             };
             let topic = self.topics.get_mut(id)?;
             let queue = topic.queue.as_mut()?;
             let Some((held_record, stage)) = queue.next() else {
-                if queue.awaits_judgement() && topic.in_flight == 0 {
-                    self.settle(now, id, tracker);
+                if queue.is_round_over() && topic.in_flight == 0 {
+                    self.finish_round(now, id, tracker);
                     continue;
                 }
                 if queue.is_empty() && !queue.is_rewinding() {
-                    if queue.is_distrusted() {
+                    if queue.needs_trust() {
                         let trust = (topic.name.to_string(), topic.last_failure);
-                        self.trusted.push_back(trust);
+                        self.trust_due.push_back(trust);
                     }
                     topic.queue = None;
                 }
                 return None;
             };
-            let Some(accepted) = tracker.accepted(held_record.ticket) else {
+            let Some(event) = tracker.event(held_record.ticket) else {
                 continue;
             };
             let record = &held_record.record;
             let ticket = Some(held_record.ticket);
             match self
                 .dead_letters
-                .parking(ticket, record.topic(), record.key())
+                .key_state(ticket, record.topic(), record.key())
             {
                 KeyState::Free => {}
-                KeyState::Follow => {
-                    self.dead_letters
-                        .follow(held_record.ticket, accepted.row, held_record.record);
+                KeyState::Parked => {
+                    self.dead_letters.file_parked(
+                        held_record.ticket,
+                        event.row,
+                        held_record.record,
+                    );
                     continue;
                 }
                 KeyState::Wait if stage == Stage::Replay => {
@@ -136,7 +140,7 @@ impl Dispatch {
                         .and_then(|topic| topic.queue.as_mut())
                     {
                         queue.requeue_behind(held_record, |ticket| {
-                            self.dead_letters.is_retried(ticket)
+                            self.dead_letters.is_resolving(ticket)
                         });
                     }
                     continue;
@@ -159,15 +163,15 @@ impl Dispatch {
                 }
                 if let Some(rejection) = rejection {
                     let record = Some(held_record.record);
-                    self.reject(now, held_record.ticket, accepted.row, record, rejection, 0);
+                    self.reject(now, held_record.ticket, event.row, record, rejection, 0);
                     continue;
                 }
-                if narrow.is_some_and(|limit| !self.fits(id, &accepted, limit)) {
+                if batch_limit.is_some_and(|limit| !self.fits(id, &event, limit)) {
                     self.put_back(id, held_record, stage);
                     return None;
                 }
             }
-            self.sent(id, &accepted);
+            self.sent(id, &event);
             return Some(held_record);
         }
     }
@@ -183,31 +187,31 @@ impl Dispatch {
     }
 
     /// DeadLetterQueue are closed: what waited for them may go.
-    pub(crate) fn closed(&mut self, closings: &[CloseDeadLetter]) {
+    pub(crate) fn dead_letters_closed(&mut self, closings: &[CloseDeadLetter]) {
         for topic in self.dead_letters.closed(closings) {
-            if let Some(id) = self.topics.known(&topic) {
-                self.awake(id);
+            if let Some(id) = self.topics.find(&topic) {
+                self.make_ready(id);
             }
         }
     }
 
     /// The topic is not there: neither is a place for what waits for it.
-    pub(super) fn refuse_all(&mut self, now: Duration, id: TopicId, tracker: &Tracker) {
+    pub(super) fn reject_all(&mut self, now: Duration, id: TopicId, tracker: &Tracker) {
         let Some(topic) = self.topics.get_mut(id) else {
             return;
         };
         let Some(mut queue) = topic.queue.take() else {
             return;
         };
-        if queue.is_distrusted() {
+        if queue.needs_trust() {
             let trust = (topic.name.to_string(), topic.last_failure);
-            self.trusted.push_back(trust);
+            self.trust_due.push_back(trust);
         }
         let rejection = record_checks::unknown_topic(&topic.name);
-        for held_record in queue.empty() {
+        for held_record in queue.drain() {
             let row = tracker
-                .accepted(held_record.ticket)
-                .map_or(0, |accepted| accepted.row);
+                .event(held_record.ticket)
+                .map_or(0, |event| event.row);
             self.reject(
                 now,
                 held_record.ticket,
@@ -217,34 +221,34 @@ impl Dispatch {
                 0,
             );
         }
-        self.topics.clear_missing();
+        self.topics.evict_missing();
     }
 
-    pub(super) fn rest(&mut self, id: TopicId) {
-        if !self.resting.contains(&id) {
-            self.resting.push(id);
+    pub(super) fn back_off(&mut self, id: TopicId) {
+        if !self.backing_off.contains(&id) {
+            self.backing_off.push(id);
         }
     }
 
-    pub(super) fn awake(&mut self, id: TopicId) {
-        if self.awake.back() != Some(&id) {
-            self.awake.push_back(id);
+    pub(super) fn make_ready(&mut self, id: TopicId) {
+        if self.ready.back() != Some(&id) {
+            self.ready.push_back(id);
         }
     }
 
     /// Time has passed: wakes the lanes whose rest is over.
-    pub(crate) fn wake(&mut self, now: Duration) {
-        let resting = std::mem::take(&mut self.resting);
-        for id in resting {
-            match self.rest_of(id) {
-                Some(until) if now < until => self.resting.push(id),
-                Some(_) => self.awake(id),
+    pub(crate) fn end_back_offs(&mut self, now: Duration) {
+        let backing_off = std::mem::take(&mut self.backing_off);
+        for id in backing_off {
+            match self.back_off_until(id) {
+                Some(until) if now < until => self.backing_off.push(id),
+                Some(_) => self.make_ready(id),
                 None => {}
             }
         }
     }
 
-    pub(super) fn rest_of(&self, id: TopicId) -> Option<Duration> {
-        self.topics.get(id)?.queue.as_ref()?.rest_until()
+    pub(super) fn back_off_until(&self, id: TopicId) -> Option<Duration> {
+        self.topics.get(id)?.queue.as_ref()?.back_off_until()
     }
 }

@@ -12,8 +12,10 @@ impl Engine {
     /// A session streams from now on.
     pub(crate) fn session_started(&mut self, now: Duration) {
         self.clear_session();
-        self.fencing.held_again();
-        let receive_timeout = self.receive_timeout.begin(self.tracker.received());
+        self.fencing.lock_held();
+        let receive_timeout = self
+            .receive_timeout
+            .session_started(self.tracker.received());
         let interval = self.limits.status_interval;
         self.session = Some(Feedback::new(now, interval, receive_timeout));
         self.poll(now);
@@ -22,14 +24,14 @@ impl Engine {
     /// The session is over, for whatever reason; reports and write-backs of its events stay welcome.
     pub(crate) fn session_ended(&mut self) {
         if let Some(session) = self.session.take() {
-            self.fencing.received_last(session.received_at());
+            self.fencing.lock_lost(session.received_at());
         }
-        if std::mem::take(&mut self.lapsed) {
-            self.fencing.end();
+        if std::mem::take(&mut self.session_expired) {
+            self.fencing.withdraw_now();
         }
         self.decoding = false;
-        self.failover_gate.look(false);
-        self.receive_timeout.end(self.tracker.received());
+        self.failover_gate.observe(false);
+        self.receive_timeout.session_ended(self.tracker.received());
         self.tracker.interrupt();
         self.clear_session();
     }
@@ -39,7 +41,7 @@ impl Engine {
         self.outputs.retain(|output| {
             matches!(
                 output,
-                Output::Sink(SinkOutput::Work { .. } | SinkOutput::Ask(_))
+                Output::Sink(SinkOutput::Work { .. } | SinkOutput::QueryTopics(_))
                     | Output::Session(SessionOutput::End(End::ProducerFailed(_) | End::Halted(_)))
             )
         });
@@ -54,8 +56,8 @@ impl Engine {
     }
 
     /// Whether the server was silent for too long and was not heard since.
-    fn is_silent(&self) -> bool {
-        self.session.as_ref().is_some_and(Feedback::is_silent)
+    fn has_timed_out(&self) -> bool {
+        self.session.as_ref().is_some_and(Feedback::has_timed_out)
     }
 
     /// What a look at the walsender has shown.
@@ -67,56 +69,56 @@ impl Engine {
             }
             Walsender::Standby => self.received(now),
             // It may have spoken while it was looked at.
-            Walsender::Idle | Walsender::Gone if !self.is_silent() => {}
+            Walsender::Idle | Walsender::Gone if !self.has_timed_out() => {}
             Walsender::Idle | Walsender::Gone => {
-                self.receive_timeout.given_up = true;
-                self.push(End::Silent);
+                self.receive_timeout.timed_out = true;
+                self.push(End::ReceiveTimeout);
             }
         }
     }
 
     /// The loop begins a turn. A session that has not been heard of by the server for too long is no more trusted: nothing is read
     /// from it.
-    pub(crate) fn turn(&mut self, now: Duration) {
-        let lapsed = |session: &Feedback| session.has_lapsed(now);
-        if !self.lapsed && self.session.as_ref().is_some_and(lapsed) {
-            self.lapsed = true;
-            self.push(End::Lapsed);
+    pub(crate) fn check_session(&mut self, now: Duration) {
+        let expired = |session: &Feedback| session.has_expired(now);
+        if !self.session_expired && self.session.as_ref().is_some_and(expired) {
+            self.session_expired = true;
+            self.push(End::Expired);
         }
     }
 
     /// The lock is ours from now on.
     pub(crate) fn lock_held(&mut self) {
-        self.fencing.held_again();
+        self.fencing.lock_held();
     }
 
     /// A session without a stream ended.
     pub(crate) fn lock_lost(&mut self, now: Duration) {
-        if self.fencing.over_at.is_none() {
-            self.fencing.received_last(now);
+        if self.fencing.withdraw_at.is_none() {
+            self.fencing.lock_lost(now);
         }
     }
 
     /// Another instance has it.
     pub(crate) fn lock_taken(&mut self) {
-        self.fencing.end();
+        self.fencing.withdraw_now();
     }
 
     /// Without the lock: whether what is in flight is to be withdrawn now. Told once; a reset has to follow before anything is sent.
-    pub(crate) fn gives_up(&mut self, now: Duration) -> bool {
-        let is_over = self.session.is_none() && self.fencing.is_over(now);
-        let gives_up = is_over && self.kafka_count() > 0 && !self.fencing.given_up;
-        self.fencing.given_up |= gives_up;
-        gives_up
+    pub(crate) fn should_withdraw(&mut self, now: Duration) -> bool {
+        let is_due = self.session.is_none() && self.fencing.is_due(now);
+        let should_withdraw = is_due && self.unreported_count() > 0 && !self.fencing.withdrawn;
+        self.fencing.withdrawn |= should_withdraw;
+        should_withdraw
     }
 
     /// Whether the slot is one that standbys keep.
     pub(crate) fn set_failover_slot(&mut self, kept: bool) {
-        self.failover_gate.on = kept;
+        self.failover_gate.enabled = kept;
     }
 
     /// A look at the walsender: whether it waits until a standby has what it is about to send.
-    pub(crate) fn waits_for_standby(&mut self, waits: bool) {
-        self.failover_gate.look(waits);
+    pub(crate) fn set_waits_for_standby(&mut self, waits: bool) {
+        self.failover_gate.observe(waits);
     }
 }

@@ -25,7 +25,7 @@ use crate::outbox::{OwnedRecord, Rejection};
 /// A round is never larger: what comes back of it is in memory twice for a moment.
 const ROUND_MAX: usize = 4_096;
 /// How long the topic rests after a failed round, by how often it has failed.
-const REST: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
+const BACK_OFF: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
 
 /// Where in the lane a record stood.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,12 +65,12 @@ pub(crate) struct TopicQueue {
     quota: usize,
     /// The record that has had attempts, and how many.
     suspect: Option<(Ticket, u32)>,
-    outages: u32,
-    rest_until: Option<Duration>,
+    outage_count: u32,
+    back_off_until: Option<Duration>,
     /// Why the last round failed.
     problem: Option<Rejection>,
     /// Something has come back: reports of the topic bring their records along.
-    distrusted: bool,
+    needs_trust: bool,
 }
 
 impl TopicQueue {
@@ -114,7 +114,7 @@ impl TopicQueue {
         failure: Option<DeliveryFailure>,
     ) {
         self.returned.push((held_record, failure));
-        self.distrusted = true;
+        self.needs_trust = true;
         // Nothing more of this round: what failed must be looked at before anything follows it.
         self.quota = 0;
     }
@@ -129,12 +129,12 @@ impl TopicQueue {
     }
 
     /// Whether reports of the topic bring their records along because of this lane.
-    pub(crate) fn is_distrusted(&self) -> bool {
-        self.distrusted
+    pub(crate) fn needs_trust(&self) -> bool {
+        self.needs_trust
     }
 
     /// Whether a round is over once nothing of the topic is in flight.
-    pub(crate) fn awaits_judgement(&self) -> bool {
+    pub(crate) fn is_round_over(&self) -> bool {
         self.has_returned() || (self.window > 0 && (self.quota == 0 || self.replay.is_empty()))
     }
 
@@ -144,8 +144,8 @@ impl TopicQueue {
     }
 
     /// Nothing of the topic is in flight: judges the round that ended, and begins the next.
-    pub(crate) fn judge(&mut self, now: Duration, attempts_max: u32) -> RoundResult {
-        let mut verdict = RoundResult::default();
+    pub(crate) fn finish_round(&mut self, now: Duration, attempts_max: u32) -> RoundResult {
+        let mut result = RoundResult::default();
         self.returned
             .sort_by_key(|(held_record, _)| held_record.ticket);
         let round = self.returned.len();
@@ -159,7 +159,7 @@ impl TopicQueue {
             .iter()
             .position(|(_, failure)| failure.is_some());
         let behind = self.returned.split_off(first.unwrap_or(round));
-        verdict.delivered = self
+        result.delivered = self
             .returned
             .drain(..)
             .map(|(held_record, _)| held_record.ticket)
@@ -177,36 +177,36 @@ impl TopicQueue {
         }
         let Some(failure) = failure else {
             self.window = (self.window * 2).clamp(1, ROUND_MAX);
-            self.outages = 0;
+            self.outage_count = 0;
             self.begin_round();
-            return verdict;
+            return result;
         };
         self.problem = Some(outage.clone().unwrap_or_else(|| failure.rejection.clone()));
         if outage.is_some() {
-            self.outages = self.outages.saturating_add(1);
-            self.rest(now, self.outages);
+            self.outage_count = self.outage_count.saturating_add(1);
+            self.back_off(now, self.outage_count);
             self.window = 1;
         } else if alone {
             self.window = 1;
-            verdict.attempted = self.replay.front().map(|held_record| held_record.ticket);
+            result.attempted = self.replay.front().map(|held_record| held_record.ticket);
             let attempts = match self.suspect {
-                Some((ticket, attempts)) if Some(ticket) == verdict.attempted => attempts + 1,
+                Some((ticket, attempts)) if Some(ticket) == result.attempted => attempts + 1,
                 _ => 1,
             };
-            self.suspect = verdict.attempted.map(|ticket| (ticket, attempts));
+            self.suspect = result.attempted.map(|ticket| (ticket, attempts));
             if attempts >= attempts_max {
                 let rejected = self.replay.pop_front();
-                verdict.rejected =
+                result.rejected =
                     rejected.map(|held_record| (held_record, failure.rejection, attempts));
             } else {
-                self.rest(now, attempts);
+                self.back_off(now, attempts);
             }
         } else {
             let sent = if self.window > 0 { self.window } else { round };
             self.window = (sent / 2).clamp(1, ROUND_MAX);
         }
         self.begin_round();
-        verdict
+        result
     }
 
     fn begin_round(&mut self) {
@@ -217,19 +217,19 @@ impl TopicQueue {
         self.quota = self.window;
     }
 
-    fn rest(&mut self, now: Duration, times: u32) {
-        self.rest_until = Some(now + REST.delay_after(times - 1));
+    fn back_off(&mut self, now: Duration, times: u32) {
+        self.back_off_until = Some(now + BACK_OFF.delay_after(times - 1));
     }
 
     /// Until when nothing is sent.
-    pub(crate) fn rest_until(&self) -> Option<Duration> {
-        self.rest_until
+    pub(crate) fn back_off_until(&self) -> Option<Duration> {
+        self.back_off_until
     }
 
     /// Whether it rests at this moment; a rest that is over is forgotten.
-    pub(crate) fn rests(&mut self, now: Duration) -> bool {
-        self.rest_until = self.rest_until.filter(|until| now < *until);
-        self.rest_until.is_some()
+    pub(crate) fn is_backing_off(&mut self, now: Duration) -> bool {
+        self.back_off_until = self.back_off_until.filter(|until| now < *until);
+        self.back_off_until.is_some()
     }
 
     /// The next record that may be sent, and where it stood. `None` while a round is out, or when nothing is left.
@@ -261,7 +261,7 @@ impl TopicQueue {
     }
 
     /// Everything, in order, for a topic that will not take any of it.
-    pub(crate) fn empty(&mut self) -> impl Iterator<Item = HeldRecord> + use<> {
+    pub(crate) fn drain(&mut self) -> impl Iterator<Item = HeldRecord> + use<> {
         self.returned
             .sort_by_key(|(held_record, _)| held_record.ticket);
         let returned: Vec<_> = self

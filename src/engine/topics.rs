@@ -23,17 +23,17 @@ pub(crate) type TopicId = u32;
 pub(crate) const NO_TOPIC: TopicId = TopicId::MAX;
 
 /// Between the two answers that make a topic missing.
-const VERIFY: Duration = Duration::from_secs(5);
+const VERIFY_AFTER: Duration = Duration::from_secs(5);
 /// What is known is older than this at most, while events come.
 const REFRESH: Duration = Duration::from_secs(30);
 /// For so long an answer is good enough to condemn an event for.
-const FRESH: Duration = Duration::from_secs(1);
+const FRESH_FOR: Duration = Duration::from_secs(1);
 /// The same for a topic on which records wait too long.
 const REFRESH_IN_TROUBLE: Duration = Duration::from_secs(5);
 const RETRY_FIRST: Duration = Duration::from_millis(250);
 const RETRY_MAX: Duration = Duration::from_secs(5);
 /// Names in one question.
-const ASKED_MAX: usize = 10_000;
+const QUERY_NAMES_MAX: usize = 10_000;
 /// Missing topics that are remembered.
 const MISSING_MAX: usize = 1_000;
 
@@ -64,7 +64,7 @@ enum TopicState {
         at: Duration,
     },
     /// One answer did not have it.
-    Doubted {
+    MaybeMissing {
         since: Duration,
     },
     Missing {
@@ -85,11 +85,11 @@ pub(crate) enum TopicAccess<'a> {
 #[derive(Debug)]
 pub(crate) struct Topic {
     pub(crate) name: Box<str>,
-    standing: TopicState,
+    state: TopicState,
     /// An event came since it was last asked about.
-    used: bool,
+    used_since_query: bool,
     /// It is to be asked about at once.
-    wanted: bool,
+    query_at_once: bool,
     pub(crate) in_flight: u32,
     pub(crate) in_flight_bytes: usize,
     pub(crate) queue: Option<Box<TopicQueue>>,
@@ -105,56 +105,56 @@ pub(crate) struct Topics {
     free: Vec<TopicId>,
     missing: VecDeque<TopicId>,
     /// A name that is not there is made by sending to it.
-    makes_topics: bool,
-    asked: bool,
+    auto_creates_topics: bool,
+    query_running: bool,
     /// When the next question is due, if one is.
-    ask_at: Option<Duration>,
+    query_at: Option<Duration>,
     retry: Backoff,
-    last: TopicId,
+    last_id: TopicId,
 }
 
 impl Topics {
-    /// None known. With `makes_topics`, a topic that is not there comes into being when it is sent to.
-    pub(crate) fn new(makes_topics: bool) -> Self {
+    /// None known. With `auto_creates_topics`, a topic that is not there comes into being when it is sent to.
+    pub(crate) fn new(auto_creates_topics: bool) -> Self {
         Topics {
             list: Vec::new(),
             by_name: HashMap::new(),
             free: Vec::new(),
             missing: VecDeque::new(),
-            makes_topics,
-            asked: false,
-            ask_at: None,
+            auto_creates_topics,
+            query_running: false,
+            query_at: None,
             retry: Backoff::new(RETRY_FIRST, RETRY_MAX),
-            last: NO_TOPIC,
+            last_id: NO_TOPIC,
         }
     }
 
     /// The number of this name.
     pub(crate) fn id(&mut self, name: TopicName<'_>) -> TopicId {
         let name = name.as_str();
-        if let Some(topic) = self.get(self.last)
+        if let Some(topic) = self.get(self.last_id)
             && *topic.name == *name
         {
-            return self.last;
+            return self.last_id;
         }
-        self.last = match self.by_name.get(name) {
+        self.last_id = match self.by_name.get(name) {
             Some(id) => *id,
             None => self.add(name),
         };
-        self.last
+        self.last_id
     }
 
     /// The number of a name that has one.
-    pub(crate) fn known(&self, name: &str) -> Option<TopicId> {
+    pub(crate) fn find(&self, name: &str) -> Option<TopicId> {
         self.by_name.get(name).copied()
     }
 
     fn add(&mut self, name: &str) -> TopicId {
         let topic = Topic {
             name: name.into(),
-            standing: TopicState::Unknown,
-            used: true,
-            wanted: false,
+            state: TopicState::Unknown,
+            used_since_query: true,
+            query_at_once: false,
             in_flight: 0,
             in_flight_bytes: 0,
             queue: None,
@@ -171,12 +171,12 @@ impl Topics {
             }
         };
         self.by_name.insert(name.into(), id);
-        self.ask_by(Duration::ZERO);
+        self.query_by(Duration::ZERO);
         id
     }
 
-    fn ask_by(&mut self, at: Duration) {
-        self.ask_at = Some(self.ask_at.map_or(at, |due| due.min(at)));
+    fn query_by(&mut self, at: Duration) {
+        self.query_at = Some(self.query_at.map_or(at, |due| due.min(at)));
     }
 
     pub(crate) fn get(&self, id: TopicId) -> Option<&Topic> {
@@ -192,14 +192,14 @@ impl Topics {
         let Some(topic) = self.list.get_mut(id as usize) else {
             return TopicAccess::Missing;
         };
-        if !std::mem::replace(&mut topic.used, true)
+        if !std::mem::replace(&mut topic.used_since_query, true)
             && let Some(due) = topic.due_at()
         {
-            self.ask_by(due);
+            self.query_by(due);
         }
-        match &self.list[id as usize].standing {
+        match &self.list[id as usize].state {
             TopicState::Known { topic_limits, .. } => TopicAccess::Open(topic_limits),
-            TopicState::Unknown | TopicState::Doubted { .. } => TopicAccess::Wait,
+            TopicState::Unknown | TopicState::MaybeMissing { .. } => TopicAccess::Wait,
             TopicState::Missing { .. } => TopicAccess::Missing,
         }
     }
@@ -210,78 +210,76 @@ impl Topics {
         let Some(topic) = self.list.get_mut(id as usize) else {
             return false;
         };
-        let (TopicState::Known { at: said, .. } | TopicState::Missing { since: said }) =
-            topic.standing
-        else {
+        let (TopicState::Known { at, .. } | TopicState::Missing { since: at }) = topic.state else {
             return false;
         };
-        if now < said + FRESH && !topic.wanted {
+        if now < at + FRESH_FOR && !topic.query_at_once {
             return false;
         }
-        topic.wanted = true;
-        self.ask_by(now);
+        topic.query_at_once = true;
+        self.query_by(now);
         true
     }
 
     /// Somebody wants something sent to this topic again, and may just have mended it: whatever is known of it is older than that.
     pub(crate) fn refresh(&mut self, now: Duration, id: TopicId) {
         if let Some(topic) = self.list.get_mut(id as usize) {
-            if matches!(topic.standing, TopicState::Missing { .. }) {
-                topic.standing = TopicState::Unknown;
+            if matches!(topic.state, TopicState::Missing { .. }) {
+                topic.state = TopicState::Unknown;
             }
-            topic.wanted = true;
-            self.ask_by(now);
+            topic.query_at_once = true;
+            self.query_by(now);
         }
     }
 
     /// The broker says that the topic is not there, which has to be verified.
-    pub(crate) fn doubt(&mut self, now: Duration, id: TopicId) {
+    pub(crate) fn verify(&mut self, now: Duration, id: TopicId) {
         if let Some(topic) = self.list.get_mut(id as usize)
-            && let TopicState::Known { .. } | TopicState::Unknown = topic.standing
+            && let TopicState::Known { .. } | TopicState::Unknown = topic.state
         {
-            topic.standing = TopicState::Unknown;
-            self.ask_by(now);
+            topic.state = TopicState::Unknown;
+            self.query_by(now);
         }
     }
 
     /// Records wait on this topic: what is in their way is worth a question.
-    pub(crate) fn look_into(&mut self, now: Duration, id: TopicId) {
+    pub(crate) fn query_soon(&mut self, now: Duration, id: TopicId) {
         if let Some(topic) = self.list.get_mut(id as usize)
-            && let TopicState::Known { at, .. } = topic.standing
+            && let TopicState::Known { at, .. } = topic.state
         {
-            topic.used = true;
+            topic.used_since_query = true;
             let due = at + REFRESH_IN_TROUBLE;
             if due <= now {
-                topic.wanted = true;
+                topic.query_at_once = true;
             }
-            self.ask_by(due.max(now));
+            self.query_by(due.max(now));
         }
     }
 
     /// The names to ask about now, if any. [`answered`](Topics::answered) has to follow.
-    pub(crate) fn question(&mut self, now: Duration) -> Option<Vec<String>> {
-        if self.asked || self.ask_at.is_none_or(|due| now < due) {
+    pub(crate) fn query(&mut self, now: Duration) -> Option<Vec<String>> {
+        if self.query_running || self.query_at.is_none_or(|due| now < due) {
             return None;
         }
         let due = self.list.iter().filter(|topic| topic.due(now));
         let names: Vec<String> = due
             .map(|topic| topic.name.to_string())
-            .take(ASKED_MAX)
+            .take(QUERY_NAMES_MAX)
             .collect();
-        self.asked = !names.is_empty();
+        self.query_running = !names.is_empty();
         self.schedule(now);
-        self.asked.then_some(names)
+        self.query_running.then_some(names)
     }
 
-    /// Kafka's answer, or `None` where it gave none. The topics whose standing has changed.
+    /// Kafka's answer, or `None` where it gave none. The topics whose state has changed.
     pub(crate) fn answered(
         &mut self,
         now: Duration,
         answers: Option<Vec<(String, MetadataAnswer)>>,
     ) -> Vec<TopicId> {
-        self.asked = false;
+        self.query_running = false;
         let Some(answers) = answers else {
-            self.ask_at = Some(now + self.retry.next_delay());
+            self.query_at = Some(now + self.retry.next_delay());
             return Vec::new();
         };
         self.retry.reset();
@@ -291,17 +289,17 @@ impl Topics {
                 continue;
             };
             let topic = &mut self.list[id as usize];
-            let was_missing = matches!(topic.standing, TopicState::Missing { .. });
-            (topic.used, topic.wanted) = (false, false);
-            topic.standing = match (answer, &topic.standing) {
-                (MetadataAnswer::Known(mut topic_limits), standing) => {
+            let was_missing = matches!(topic.state, TopicState::Missing { .. });
+            (topic.used_since_query, topic.query_at_once) = (false, false);
+            topic.state = match (answer, &topic.state) {
+                (MetadataAnswer::Known(mut topic_limits), state) => {
                     if let (
                         None,
                         TopicState::Known {
                             topic_limits: known,
                             ..
                         },
-                    ) = (topic_limits.batch_bytes_max, standing)
+                    ) = (topic_limits.batch_bytes_max, state)
                     {
                         // This time the broker did not tell.
                         (topic_limits.batch_bytes_max, topic_limits.compacted) =
@@ -312,24 +310,24 @@ impl Topics {
                         at: now,
                     }
                 }
-                (MetadataAnswer::Missing, _) if self.makes_topics => TopicState::Known {
+                (MetadataAnswer::Missing, _) if self.auto_creates_topics => TopicState::Known {
                     topic_limits: TopicLimits::default(),
                     at: now,
                 },
-                (MetadataAnswer::Missing, TopicState::Doubted { since })
-                    if now >= *since + VERIFY =>
+                (MetadataAnswer::Missing, TopicState::MaybeMissing { since })
+                    if now >= *since + VERIFY_AFTER =>
                 {
                     TopicState::Missing { since: now }
                 }
-                (MetadataAnswer::Missing, TopicState::Doubted { since }) => {
-                    TopicState::Doubted { since: *since }
+                (MetadataAnswer::Missing, TopicState::MaybeMissing { since }) => {
+                    TopicState::MaybeMissing { since: *since }
                 }
                 (MetadataAnswer::Missing, TopicState::Missing { .. }) => {
                     TopicState::Missing { since: now }
                 }
-                (MetadataAnswer::Missing, _) => TopicState::Doubted { since: now },
+                (MetadataAnswer::Missing, _) => TopicState::MaybeMissing { since: now },
             };
-            if !was_missing && matches!(topic.standing, TopicState::Missing { .. }) {
+            if !was_missing && matches!(topic.state, TopicState::Missing { .. }) {
                 self.missing.push_back(id);
             }
             changed.push(id);
@@ -341,19 +339,19 @@ impl Topics {
     /// When the next question may be due, over all topics.
     fn schedule(&mut self, now: Duration) {
         let due = self.list.iter().filter_map(Topic::due_at).min();
-        self.ask_at = due.map(|due| due.max(now));
+        self.query_at = due.map(|due| due.max(now));
     }
 
     /// Forgets the oldest of too many missing topics.
-    pub(crate) fn clear_missing(&mut self) {
-        let mut looked = 0;
-        while self.missing.len() > MISSING_MAX && looked < self.missing.len() {
-            looked += 1;
+    pub(crate) fn evict_missing(&mut self) {
+        let mut seen = 0;
+        while self.missing.len() > MISSING_MAX && seen < self.missing.len() {
+            seen += 1;
             let Some(id) = self.missing.pop_front() else {
                 return;
             };
             let topic = &mut self.list[id as usize];
-            if topic.name.is_empty() || !matches!(topic.standing, TopicState::Missing { .. }) {
+            if topic.name.is_empty() || !matches!(topic.state, TopicState::Missing { .. }) {
                 continue;
             }
             if topic.in_flight > 0 || topic.queue.is_some() {
@@ -373,14 +371,14 @@ impl Topics {
         }
     }
 
-    /// When [`question`](Topics::question) has to be asked though nothing else happens.
+    /// When [`query`](Topics::query) has to be asked though nothing else happens.
     pub(crate) fn deadline(&self) -> Option<Duration> {
-        self.ask_at.filter(|_| !self.asked)
+        self.query_at.filter(|_| !self.query_running)
     }
 
     /// What Kafka said that keeps this topic's partitions from taking records.
     pub(crate) fn problem(&self, id: TopicId) -> Option<&str> {
-        match &self.get(id)?.standing {
+        match &self.get(id)?.state {
             TopicState::Known { topic_limits, .. } => topic_limits.problem.as_deref(),
             _ => None,
         }
@@ -393,14 +391,14 @@ impl Topic {
         if self.name.is_empty() {
             return None;
         }
-        if self.wanted {
+        if self.query_at_once {
             return Some(Duration::ZERO);
         }
-        match self.standing {
+        match self.state {
             TopicState::Unknown => Some(Duration::ZERO),
-            TopicState::Doubted { since } => Some(since + VERIFY),
-            TopicState::Known { at, .. } => self.used.then_some(at + REFRESH),
-            TopicState::Missing { since } => self.used.then_some(since + REFRESH),
+            TopicState::MaybeMissing { since } => Some(since + VERIFY_AFTER),
+            TopicState::Known { at, .. } => self.used_since_query.then_some(at + REFRESH),
+            TopicState::Missing { since } => self.used_since_query.then_some(since + REFRESH),
         }
     }
 
@@ -411,8 +409,8 @@ impl Topic {
     /// What is waited for, if Kafka has not said whether it is there.
     pub(crate) fn is_unknown(&self) -> bool {
         matches!(
-            self.standing,
-            TopicState::Unknown | TopicState::Doubted { .. }
+            self.state,
+            TopicState::Unknown | TopicState::MaybeMissing { .. }
         )
     }
 }

@@ -47,7 +47,7 @@ enum State {
 
 #[derive(Debug, Clone, Copy)]
 struct Entry {
-    accepted: InFlight,
+    event: InFlight,
     transaction: u64,
     state: State,
 }
@@ -189,28 +189,28 @@ impl Tracker {
     }
 
     /// The change just counted becomes a record.
-    pub(crate) fn accept(&mut self, accepted: InFlight) -> Result<Ticket, Violation> {
+    pub(crate) fn accept(&mut self, event: InFlight) -> Result<Ticket, Violation> {
         self.open_mut()
             .ok_or(Violation::OutsideTransaction("an event"))?
             .pending += 1;
         let transaction = self.first_transaction + self.transactions.len() as u64 - 1;
-        Ok(self.enter(accepted, transaction))
+        Ok(self.enter(event, transaction))
     }
 
     /// A row read from the table becomes a record.
-    pub(crate) fn accept_row(&mut self, accepted: InFlight) -> Ticket {
-        self.enter(accepted, NO_TRANSACTION)
+    pub(crate) fn accept_row(&mut self, event: InFlight) -> Ticket {
+        self.enter(event, NO_TRANSACTION)
     }
 
-    fn enter(&mut self, accepted: InFlight, transaction: u64) -> Ticket {
+    fn enter(&mut self, event: InFlight, transaction: u64) -> Ticket {
         let ticket = self.next_ticket();
         self.entries.push_back(Entry {
-            accepted,
+            event,
             transaction,
             state: State::InFlight,
         });
         self.in_flight_count += 1;
-        self.in_flight_bytes += accepted.bytes as usize;
+        self.in_flight_bytes += event.bytes as usize;
         ticket
     }
 
@@ -267,16 +267,16 @@ impl Tracker {
         let entry = entry_mut(&mut self.entries, self.first_ticket, ticket)?;
         debug_assert_eq!(entry.state, State::InFlight, "one report for each record");
         entry.state = State::Acknowledged;
-        let accepted = entry.accepted;
+        let event = entry.event;
         self.in_flight_count -= 1;
-        self.in_flight_bytes -= accepted.bytes as usize;
+        self.in_flight_bytes -= event.bytes as usize;
         while let Some(entry) =
             entry_mut(&mut self.entries, self.first_ticket, self.oldest_in_flight)
             && entry.state != State::InFlight
         {
             self.oldest_in_flight += 1;
         }
-        Some(accepted)
+        Some(event)
     }
 
     /// Nothing is left to do for an acknowledged event. Ignores a ticket of before a reset.
@@ -343,20 +343,15 @@ impl Tracker {
     }
 
     /// What was remembered of an event that is not settled.
-    pub(crate) fn accepted(&self, ticket: Ticket) -> Option<InFlight> {
+    pub(crate) fn event(&self, ticket: Ticket) -> Option<InFlight> {
         let position = ticket.checked_sub(self.first_ticket)?;
-        self.entries
-            .get(position as usize)
-            .map(|entry| entry.accepted)
+        self.entries.get(position as usize).map(|entry| entry.event)
     }
 
     /// The rows of all events that are not settled.
     pub(crate) fn unsettled_rows(&self) -> impl Iterator<Item = i64> {
         let unsettled = |entry: &&Entry| entry.state != State::Settled;
-        self.entries
-            .iter()
-            .filter(unsettled)
-            .map(|e| e.accepted.row)
+        self.entries.iter().filter(unsettled).map(|e| e.event.row)
     }
 
     /// The ticket that the next event gets.
@@ -384,7 +379,7 @@ impl Tracker {
     /// Topic and hand-over time of the oldest record that Kafka has not acknowledged.
     pub(crate) fn oldest_in_flight(&self) -> Option<InFlight> {
         (self.in_flight_count > 0)
-            .then(|| self.accepted(self.oldest_in_flight))
+            .then(|| self.event(self.oldest_in_flight))
             .flatten()
     }
 

@@ -78,7 +78,7 @@ impl Supervisor {
     async fn confirm_what_is_before(&mut self, session: &Session) {
         let confirm = async {
             settle(&mut self.forwarder).await?;
-            let flushed = self.forwarder.engine.snapshot().confirmed;
+            let flushed = self.forwarder.engine.stats().confirmed;
             slot::advance(session, &self.config.slot, flushed).await
         };
         let confirmed = tokio::time::timeout(self.config.operation_timeout, confirm).await;

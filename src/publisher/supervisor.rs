@@ -155,7 +155,7 @@ impl Supervisor {
 
     /// A stop without a session: what Kafka has been given is awaited, and comes again at the next start.
     async fn leave(&mut self) -> Result<()> {
-        let begun = self.forwarder.engine.snapshot();
+        let begun = self.forwarder.engine.stats();
         if begun.in_flight_count > 0 || begun.unmarked_count > 0 {
             tracing::warn!(
                 in_flight = begun.in_flight_count,

@@ -57,11 +57,11 @@ impl Process {
             attempts: world.rng.u32(1..4),
             on_poison: world.on_poison,
             dead_letters_per_minute: 1_000_000,
-            makes_topics: false,
+            auto_creates_topics: false,
             compresses: false,
             batch_bytes: 1_000_000,
             status_interval: Duration::from_secs(10),
-            silence: Duration::from_secs(15),
+            receive_timeout: Duration::from_secs(15),
         };
         let mut process = Process {
             engine: Engine::new(limits.clone()),
@@ -114,7 +114,7 @@ impl Process {
     /// Without a session, withdraws the records in flight once it is time. Each partition may still
     /// append the first few of them.
     pub(crate) fn give_up(&mut self, now: Duration, world: &mut World) -> bool {
-        if world.link.is_some() || !self.engine.gives_up(now) {
+        if world.link.is_some() || !self.engine.should_withdraw(now) {
             return false;
         }
         world.saw("withdrawn");
@@ -132,7 +132,7 @@ impl Process {
 
     /// Takes one message from the server, as the engine's intake allows.
     pub(crate) fn read(&mut self, now: Duration, world: &mut World) -> bool {
-        self.engine.turn(now);
+        self.engine.check_session(now);
         let intake = self.engine.intake();
         let Some(link) = &mut world.link else {
             return false;
@@ -268,7 +268,7 @@ impl Process {
             record: suspect.then(|| Box::new(world.record(row))),
         };
         let mut done = Vec::new();
-        self.engine.delivered(now, report, &mut done);
+        self.engine.delivery_finished(now, report, &mut done);
         if !current {
             world.saw("report of before a reset");
             assert!(done.is_empty());
@@ -319,7 +319,7 @@ impl Process {
             let answers = answers.into_iter();
             answers.map(|(name, there)| (name, answer(there))).collect()
         });
-        self.engine.answered(now, answers);
+        self.engine.topics_answered(now, answers);
         true
     }
 
@@ -340,7 +340,7 @@ impl Process {
                 let number: usize = topic[1..].parse().expect("a name of ours");
                 world.trust(number, failure);
             }
-            Output::Sink(SinkOutput::Ask(names)) => {
+            Output::Sink(SinkOutput::QueryTopics(names)) => {
                 assert!(!names.is_empty(), "an empty metadata request");
                 world.question = Some(names);
             }
@@ -356,8 +356,8 @@ impl Process {
                     }
                     DatabaseWork::File(_) => "filed",
                     DatabaseWork::Close(_) => "closed",
-                    DatabaseWork::Count(_) => "attempt counted",
-                    DatabaseWork::Look { .. } => "looked",
+                    DatabaseWork::CountAttempts(_) => "attempt counted",
+                    DatabaseWork::ReadRequests { .. } => "looked",
                 });
                 world.batches.push_back(Batch {
                     work,
@@ -365,7 +365,7 @@ impl Process {
                     result: None,
                 });
             }
-            Output::Session(SessionOutput::LookAtWalsender) => {
+            Output::Session(SessionOutput::InspectWalsender) => {
                 let walsender = match world.walsender() {
                     None => Walsender::Gone,
                     Some(walsender) if walsender.busy => Walsender::Busy,
@@ -409,11 +409,11 @@ impl Process {
                 world.saw("let the server stop");
                 self.disconnect(world, true);
             }
-            End::Silent => {
+            End::ReceiveTimeout => {
                 world.saw("silent");
                 self.disconnect(world, false);
             }
-            End::Lapsed => {
+            End::Expired => {
                 world.saw("lapsed");
                 self.disconnect(world, false);
             }

@@ -90,7 +90,7 @@ impl Schedule {
             }
         }
         if let Some(process) = &self.process {
-            let snapshot = process.engine.snapshot();
+            let snapshot = process.engine.stats();
             self.world.check_confirmed(snapshot.confirmed.raw());
             assert!(snapshot.confirmed <= snapshot.received);
             if did && self.world.rng.u8(0..4) > 0 {
@@ -355,9 +355,7 @@ impl Schedule {
         }
         panic!(
             "{what} never came: {:?}",
-            self.process
-                .as_ref()
-                .map(|process| process.engine.snapshot())
+            self.process.as_ref().map(|process| process.engine.stats())
         );
     }
 

@@ -520,7 +520,7 @@ impl World {
             return false;
         };
         let without_effect = rejection && self.rng.bool();
-        let mut sight = None;
+        let mut pending = None;
         let keep = self.after_publish == AfterPublish::Keep;
         match &mut self.batches[at].work {
             DatabaseWork::Mark(marks) => {
@@ -543,14 +543,14 @@ impl World {
                     self.rows[row].marked = !keep;
                 }
             }
-            DatabaseWork::Count(_) => {}
-            DatabaseWork::Look { with_keys } => {
+            DatabaseWork::CountAttempts(_) => {}
+            DatabaseWork::ReadRequests { with_keys } => {
                 let with_keys = *with_keys;
                 let event = |row| (self.record(row), self.place(row));
-                sight = Some(self.cabinet.look(with_keys, event));
+                pending = Some(self.cabinet.look(with_keys, event));
             }
         }
-        self.batches[at].result = Some(if rejection { Err(()) } else { Ok(sight) });
+        self.batches[at].result = Some(if rejection { Err(()) } else { Ok(pending) });
         true
     }
 

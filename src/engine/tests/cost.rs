@@ -71,17 +71,17 @@ impl DatabaseWork {
             attempts: 3,
             on_poison: OnPoison::DeadLetter,
             dead_letters_per_minute: 100,
-            makes_topics: false,
+            auto_creates_topics: false,
             compresses: false,
             batch_bytes: 1_000_000,
             status_interval: MS * 10_000,
-            silence: MS * 25_000,
+            receive_timeout: MS * 25_000,
         });
         engine.reset(Lsn::new(100));
         engine.topic(TopicName::new("orders").ok());
         engine.session_started(MS);
         let known = MetadataAnswer::Known(TopicLimits::default());
-        engine.answered(MS, Some(vec![("orders".to_owned(), known)]));
+        engine.topics_answered(MS, Some(vec![("orders".to_owned(), known)]));
         DatabaseWork {
             columns: Columns::of_relation(&relation, &key).unwrap(),
             insert: insert(relation.id),
@@ -170,7 +170,7 @@ impl DatabaseWork {
                 failure: None,
                 record: None,
             };
-            engine.delivered(MS, report, &mut self.done);
+            engine.delivery_finished(MS, report, &mut self.done);
         }
         engine.poll(MS);
         while engine.output().is_some() {}

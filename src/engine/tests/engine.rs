@@ -38,18 +38,18 @@ fn engine_with(batch_size: usize, on_poison: OnPoison) -> Engine {
         attempts: 3,
         on_poison,
         dead_letters_per_minute: 5,
-        makes_topics: false,
+        auto_creates_topics: false,
         compresses: false,
         batch_bytes: 1_000_000,
         status_interval: MS * 10_000,
-        silence: MS * 25_000,
+        receive_timeout: MS * 25_000,
     });
     engine.reset(Lsn::new(100));
     engine.topic(TopicName::new("t").ok());
     engine.session_started(MS);
     outputs(&mut engine);
     let known = MetadataAnswer::Known(TopicLimits::default());
-    engine.answered(MS, Some(vec![("t".to_owned(), known)]));
+    engine.topics_answered(MS, Some(vec![("t".to_owned(), known)]));
     engine
 }
 
@@ -59,7 +59,7 @@ fn next(engine: &mut Engine) -> Option<Output> {
         match engine.output()? {
             Output::Sink(SinkOutput::Work {
                 generation,
-                work: work @ (DatabaseWork::Look { .. } | DatabaseWork::Count(_)),
+                work: work @ (DatabaseWork::ReadRequests { .. } | DatabaseWork::CountAttempts(_)),
             }) => {
                 let now = engine.now;
                 engine.work_finished(
@@ -157,7 +157,7 @@ fn report(
         }),
         record: row.map(|row| Box::new(record(row))),
     };
-    engine.delivered(now, report, &mut done);
+    engine.delivery_finished(now, report, &mut done);
     done.len()
 }
 
@@ -298,10 +298,10 @@ fn a_write_back_of_before_a_reset_says_nothing_about_the_one_that_is_out() {
     let new = write_back(&mut engine, MS);
     written(&mut engine, MS * 2, old, true);
     assert!(!engine.is_drained(), "a batch is still out");
-    assert_eq!(engine.snapshot().confirmed, Lsn::new(100));
+    assert_eq!(engine.stats().confirmed, Lsn::new(100));
     written(&mut engine, MS * 3, new, true);
     assert!(engine.is_drained());
-    assert_eq!(engine.snapshot().confirmed, Lsn::new(110));
+    assert_eq!(engine.stats().confirmed, Lsn::new(110));
 }
 
 #[test]
@@ -512,7 +512,7 @@ fn a_partition_is_rewound_in_order_and_the_last_word_of_a_key_is_its_newest_even
     );
     assert_eq!(sends(&mut engine, MS * 2_002), [held]);
     assert_eq!(delivered(&mut engine, MS * 2_002, held), 1);
-    assert_eq!(engine.snapshot().rewind_count, 1);
+    assert_eq!(engine.stats().rewind_count, 1);
 }
 
 #[test]
@@ -547,7 +547,7 @@ fn an_outage_costs_no_attempt() {
 fn a_topic_counts_as_missing_when_two_answers_some_seconds_apart_do_not_have_it() {
     let mut engine = engine();
     let (ticket, _) = {
-        engine.answered(MS, Some(vec![("t".to_owned(), MetadataAnswer::Missing)]));
+        engine.topics_answered(MS, Some(vec![("t".to_owned(), MetadataAnswer::Missing)]));
         begin_and(&mut engine, 100)
     };
     engine.commit(Lsn::new(100), Lsn::new(110));
@@ -556,10 +556,10 @@ fn a_topic_counts_as_missing_when_two_answers_some_seconds_apart_do_not_have_it(
     let due = outputs(&mut engine);
     assert!(
         due.iter()
-            .any(|due| matches!(due, Output::Sink(SinkOutput::Ask(_)))),
+            .any(|due| matches!(due, Output::Sink(SinkOutput::QueryTopics(_)))),
         "{due:?}"
     );
-    engine.answered(
+    engine.topics_answered(
         MS * 5_001,
         Some(vec![("t".to_owned(), MetadataAnswer::Missing)]),
     );
@@ -572,16 +572,16 @@ fn a_topic_counts_as_missing_when_two_answers_some_seconds_apart_do_not_have_it(
 fn what_is_wanted_again_is_not_refused_for_what_was_known_before() {
     let mut engine = engine();
     let missing = || Some(vec![("t".to_owned(), MetadataAnswer::Missing)]);
-    engine.answered(MS, missing());
+    engine.topics_answered(MS, missing());
     begin_and(&mut engine, 100);
     engine.commit(Lsn::new(100), Lsn::new(110));
     engine.poll(MS * 5_001);
     outputs(&mut engine);
-    engine.answered(MS * 5_001, missing());
+    engine.topics_answered(MS * 5_001, missing());
     assert_eq!(filed(&mut engine, MS * 5_001).len(), 1);
     // Kafka reports the topic as missing once more; in the same moment the topic is created and a
     // retry is requested.
-    engine.answered(MS * 6_500, missing());
+    engine.topics_answered(MS * 6_500, missing());
     let now = MS * 6_501;
     engine.poll(now);
     let (generation, work) = loop {
@@ -598,13 +598,13 @@ fn what_is_wanted_again_is_not_refused_for_what_was_known_before() {
         record: Some(Box::new(record(100))),
         rejection: None,
     };
-    let sight = PendingRequests {
+    let pending = PendingRequests {
         requests: vec![request],
         parked: None,
     };
-    engine.work_finished(now, generation, work, Ok(Some(sight)), None);
+    engine.work_finished(now, generation, work, Ok(Some(pending)), None);
     assert!(filed(&mut engine, now).is_empty());
-    engine.answered(
+    engine.topics_answered(
         now,
         Some(vec![(
             "t".to_owned(),
@@ -645,7 +645,7 @@ fn a_parked_key_keeps_its_order_through_a_retry() {
         match engine.output().unwrap() {
             Output::Sink(SinkOutput::Work {
                 generation,
-                work: work @ DatabaseWork::Count(_),
+                work: work @ DatabaseWork::CountAttempts(_),
             }) => {
                 engine.work_finished(now, generation, work, Ok(None), None);
                 engine.poll(now);
@@ -654,12 +654,15 @@ fn a_parked_key_keeps_its_order_through_a_retry() {
             _ => {}
         }
     };
-    assert!(matches!(work, DatabaseWork::Look { with_keys: true }));
-    let sight = PendingRequests {
+    assert!(matches!(
+        work,
+        DatabaseWork::ReadRequests { with_keys: true }
+    ));
+    let pending = PendingRequests {
         requests: vec![request(1, 100), request(2, 200)],
         parked: None,
     };
-    engine.work_finished(now, generation, work, Ok(Some(sight)), None);
+    engine.work_finished(now, generation, work, Ok(Some(pending)), None);
     let retried = sends(&mut engine, now);
     assert_eq!(retried.len(), 2);
     // A new event waits until both are closed: after a crash they would be sent again.
@@ -695,10 +698,10 @@ fn a_parked_key_keeps_its_order_through_a_retry() {
 fn a_flood_of_dead_letters_stops_the_publisher_and_halt_stops_it_at_the_first() {
     for (on_poison, expected) in [(OnPoison::DeadLetter, 6), (OnPoison::Halt, 1)] {
         let mut engine = engine_with(1, on_poison);
-        engine.answered(MS, Some(vec![("t".to_owned(), MetadataAnswer::Missing)]));
+        engine.topics_answered(MS, Some(vec![("t".to_owned(), MetadataAnswer::Missing)]));
         engine.poll(MS * 6_000);
         outputs(&mut engine);
-        engine.answered(
+        engine.topics_answered(
             MS * 6_000,
             Some(vec![("t".to_owned(), MetadataAnswer::Missing)]),
         );
@@ -717,9 +720,9 @@ fn a_flood_of_dead_letters_stops_the_publisher_and_halt_stops_it_at_the_first() 
 fn a_session_that_did_not_report_in_time_is_read_no_more_and_what_was_sent_is_withdrawn_once() {
     let mut engine = engine();
     let ticket = transaction(&mut engine, 100);
-    engine.turn(MS * 20_000);
+    engine.check_session(MS * 20_000);
     assert_eq!(engine.intake(), Intake::Open);
-    engine.turn(MS * 20_001);
+    engine.check_session(MS * 20_001);
     assert_eq!(
         engine.intake(),
         Intake::Paused,
@@ -727,12 +730,15 @@ fn a_session_that_did_not_report_in_time_is_read_no_more_and_what_was_sent_is_wi
     );
     assert!(matches!(
         next(&mut engine),
-        Some(Output::Session(SessionOutput::End(End::Lapsed)))
+        Some(Output::Session(SessionOutput::End(End::Expired)))
     ));
-    assert!(!engine.gives_up(MS * 20_001), "withdrew with a session");
+    assert!(
+        !engine.should_withdraw(MS * 20_001),
+        "withdrew with a session"
+    );
     engine.session_ended();
-    assert!(engine.gives_up(MS * 20_001));
-    assert!(!engine.gives_up(MS * 20_002), "withdrew twice");
+    assert!(engine.should_withdraw(MS * 20_001));
+    assert!(!engine.should_withdraw(MS * 20_002), "withdrew twice");
     engine.reset(Lsn::new(100));
     engine.session_started(MS * 20_003);
     assert_eq!(engine.intake(), Intake::Open);
@@ -746,9 +752,9 @@ fn without_a_session_what_is_in_flight_may_stay_until_another_may_publish() {
     engine.received(MS * 1_000);
     engine.session_ended();
     engine.lock_lost(MS * 9_000);
-    assert!(!engine.gives_up(MS * 25_999));
+    assert!(!engine.should_withdraw(MS * 25_999));
     assert!(
-        engine.gives_up(MS * 26_000),
+        engine.should_withdraw(MS * 26_000),
         "counts from the last message received"
     );
 
@@ -757,7 +763,7 @@ fn without_a_session_what_is_in_flight_may_stay_until_another_may_publish() {
     engine.session_ended();
     engine.lock_taken();
     assert!(
-        engine.gives_up(MS),
+        engine.should_withdraw(MS),
         "kept records although another has the lock"
     );
     assert_eq!(ticket, same);
@@ -767,7 +773,7 @@ fn without_a_session_what_is_in_flight_may_stay_until_another_may_publish() {
     delivered(&mut engine, MS, ticket);
     engine.session_ended();
     assert!(
-        !engine.gives_up(MS * 99_000),
+        !engine.should_withdraw(MS * 99_000),
         "withdrew without a record in flight"
     );
 }
@@ -780,7 +786,7 @@ fn a_look_that_comes_after_the_server_has_spoken_says_nothing() {
     assert!(
         looks
             .iter()
-            .any(|output| matches!(output, Output::Session(SessionOutput::LookAtWalsender)))
+            .any(|output| matches!(output, Output::Session(SessionOutput::InspectWalsender)))
     );
     engine.received(MS * 26_100);
     engine.walsender(MS * 26_200, Walsender::Idle);
@@ -790,7 +796,7 @@ fn a_look_that_comes_after_the_server_has_spoken_says_nothing() {
     engine.walsender(MS * 52_100, Walsender::Idle);
     assert!(matches!(
         next(&mut engine),
-        Some(Output::Session(SessionOutput::End(End::Silent)))
+        Some(Output::Session(SessionOutput::End(End::ReceiveTimeout)))
     ));
 }
 
@@ -811,11 +817,11 @@ fn a_look_at_the_dead_letters_holds_no_position_back() {
         );
         engine.begin(Lsn::new(commit));
         engine.commit(Lsn::new(commit), Lsn::new(commit + 10));
-        engine.snapshot().confirmed
+        engine.stats().confirmed
     };
-    let look = DatabaseWork::Look { with_keys: true };
+    let look = DatabaseWork::ReadRequests { with_keys: true };
     assert_eq!(confirmed_after(&mut engine, look, 200), Lsn::new(210));
-    let count = DatabaseWork::Count(vec![1]);
+    let count = DatabaseWork::CountAttempts(vec![1]);
     assert_eq!(confirmed_after(&mut engine, count, 300), Lsn::new(310));
     let marks = DatabaseWork::Mark(Vec::new());
     assert_eq!(confirmed_after(&mut engine, marks, 400), Lsn::new(310));

@@ -504,14 +504,14 @@ impl Pair {
             oldest.map(|event| event.accepted.row)
         );
         assert_eq!(tracker.is_open(), model.phase != Phase::Between);
-        assert!(tracker.accepted(model.next_ticket).is_none());
+        assert!(tracker.event(model.next_ticket).is_none());
         for event in &model.events {
             let expected = (event.ticket >= model.first_ticket()).then_some(event.accepted.row);
-            let found = tracker.accepted(event.ticket).map(|accepted| accepted.row);
+            let found = tracker.event(event.ticket).map(|accepted| accepted.row);
             assert_eq!(found, expected);
         }
         for ticket in &model.stale {
-            assert!(tracker.accepted(*ticket).is_none());
+            assert!(tracker.event(*ticket).is_none());
         }
     }
 }

@@ -208,7 +208,7 @@ impl<'a> HealthMonitor<'a> {
     }
 
     fn judged(&mut self, now: Duration, mut left: Batch, forwarder: &mut Forwarder) -> Result<()> {
-        let in_hand = forwarder.engine.rows_in_hand();
+        let in_hand = forwarder.engine.unsettled_rows();
         let verdict = self.health.audit.left(now, left.ids(), &in_hand);
         self.missed(forwarder);
         match verdict {

@@ -126,7 +126,7 @@ impl<'a> SessionMonitor<'a> {
         match seen {
             Observation::Answer(told) => return self.health_monitor.hear(now, told, forwarder),
             Observation::Walsender(walsender) => forwarder.engine.walsender(now, walsender),
-            Observation::Standby(waits) => forwarder.engine.waits_for_standby(waits),
+            Observation::Standby(waits) => forwarder.engine.set_waits_for_standby(waits),
             Observation::Slot(slot) => {
                 self.health_monitor.slot(slot.as_ref(), forwarder);
                 let position = slot.as_ref().and_then(|slot| slot.confirmed_flush);

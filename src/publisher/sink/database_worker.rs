@@ -53,8 +53,8 @@ impl DatabaseWorker {
         self.place = place;
     }
 
-    /// Begins this work; [`done`](DatabaseWorker::done) tells how it went and, if `asks_position`, where the log stood after it.
-    pub(crate) fn begin(&mut self, generation: u64, mut work: DatabaseWork, asks_position: bool) {
+    /// Begins this work; [`done`](DatabaseWorker::done) tells how it went and, if `needs_position`, where the log stood after it.
+    pub(crate) fn begin(&mut self, generation: u64, mut work: DatabaseWork, needs_position: bool) {
         let Some(mut write_back) = self.resting.take() else {
             debug_assert!(false, "one thing at a time");
             return;
@@ -64,7 +64,7 @@ impl DatabaseWorker {
         self.running = Some(Box::pin(async move {
             let mut result = perform(&mut write_back, &mut work, &metrics).await;
             let mut position = None;
-            if asks_position && result.is_ok() {
+            if needs_position && result.is_ok() {
                 match write_back.emit_logical_message().await {
                     Ok(stood) => position = Some(stood),
                     Err(error) => result = Err(error),
@@ -124,8 +124,8 @@ async fn perform(
         DatabaseWork::Mark(marks) => write_back.write(marks).await?,
         DatabaseWork::File(dead_letters) => write_back.file(dead_letters).await?,
         DatabaseWork::Close(closings) => write_back.close(closings).await?,
-        DatabaseWork::Count(rows) => write_back.count_attempts(rows).await?,
-        DatabaseWork::Look { with_keys } => {
+        DatabaseWork::CountAttempts(rows) => write_back.count_attempts(rows).await?,
+        DatabaseWork::ReadRequests { with_keys } => {
             let requests = write_back.requests().await?;
             let parked = match with_keys {
                 true => Some(write_back.parked_keys().await?),

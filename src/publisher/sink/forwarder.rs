@@ -259,7 +259,8 @@ impl Forwarder {
             failure: Some(failure(refusal)),
             record,
         };
-        self.engine.delivered(self.now, report, &mut self.done);
+        self.engine
+            .delivery_finished(self.now, report, &mut self.done);
     }
 
     /// The next thing that the engine wants of the session's owner; what it wants of Kafka and the
@@ -295,12 +296,12 @@ impl Forwarder {
                 }
             }
             SinkOutput::Trust { topic, failure } => self.producer.trust(&topic, failure),
-            SinkOutput::Ask(topics) => {
+            SinkOutput::QueryTopics(topics) => {
                 self.question = Some(Box::pin(ask(Rc::clone(&self.catalog), topics)));
             }
             SinkOutput::Work { generation, work } => {
-                let asks_position = self.engine.asks_position(&work);
-                self.database_worker.begin(generation, work, asks_position);
+                let needs_position = self.engine.needs_position(&work);
+                self.database_worker.begin(generation, work, needs_position);
             }
         }
         Ok(())
@@ -318,7 +319,8 @@ impl Forwarder {
                 failure: report.outcome.err().map(|refusal| failure(&refusal)),
                 record: report.record,
             };
-            self.engine.delivered(self.now, report, &mut self.done);
+            self.engine
+                .delivery_finished(self.now, report, &mut self.done);
         }
         let wall = SystemTime::now()
             .duration_since(UNIX_EPOCH)
@@ -351,7 +353,7 @@ impl Forwarder {
             answers = answered(&mut self.question) => {
                 self.question = None;
                 let now = self.tick();
-                self.engine.answered(now, answers);
+                self.engine.topics_answered(now, answers);
             }
             () = self.producer.reported() => {
                 self.tick();

@@ -19,7 +19,7 @@ impl Forwarder {
 
     /// The figures alone: whoever waits for something else has named it.
     pub(crate) fn show_figures(&mut self) -> (EngineStats, f64) {
-        let snapshot = self.engine.snapshot();
+        let snapshot = self.engine.stats();
         let oldest_seconds = snapshot.oldest.map_or(0.0, |oldest| {
             self.now.as_secs_f64() - Duration::from_micros(oldest.sent_micros).as_secs_f64()
         });

@@ -20,7 +20,7 @@ impl Forwarder {
     /// Whether reports are still to come, of records that were not withdrawn.
     pub(crate) fn awaits_reports(&self) -> bool {
         let withdrawn = self.producer_failed || self.producer.in_flight() == 0;
-        self.engine.kafka_count() > 0 && !withdrawn
+        self.engine.unreported_count() > 0 && !withdrawn
     }
 
     /// Without the lock: takes in what comes, until what is in flight has to be withdrawn, which a new producer does. `taken` says whether
@@ -31,8 +31,8 @@ impl Forwarder {
             if taken.is_some_and(Cell::get) {
                 self.engine.lock_taken();
             }
-            if self.engine.gives_up(now) {
-                let in_flight = self.engine.kafka_count();
+            if self.engine.should_withdraw(now) {
+                let in_flight = self.engine.unreported_count();
                 tracing::warn!(
                     in_flight,
                     "another instance may publish by now, withdrawing what is in flight"

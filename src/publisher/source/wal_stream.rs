@@ -91,7 +91,7 @@ impl<'a> Stream<'a> {
     async fn turn_until_over(&mut self, stop: &CancellationToken) -> Result<End> {
         loop {
             let now = self.forwarder.tick();
-            self.forwarder.engine.turn(now);
+            self.forwarder.engine.check_session(now);
             if stop.is_cancelled() {
                 self.forwarder.engine.stop();
             }
@@ -189,7 +189,7 @@ impl<'a> Stream<'a> {
                         reply_requested,
                     });
                 }
-                SessionOutput::LookAtWalsender => self.watch.look_at_walsender(),
+                SessionOutput::InspectWalsender => self.watch.look_at_walsender(),
                 SessionOutput::End(end) => return Ok(Some(end)),
             }
         }
@@ -199,7 +199,8 @@ impl<'a> Stream<'a> {
     /// Sleeps until there is something to do: for a moment under backlog, else until a byte, a report or a deadline.
     async fn wait(&mut self, stop: &CancellationToken, flushed: bool) -> Result<()> {
         let intake = self.forwarder.engine.intake();
-        let unreported = self.read_pacer.is_fed() && self.forwarder.engine.kafka_count() >= MANY;
+        let unreported =
+            self.read_pacer.is_fed() && self.forwarder.engine.unreported_count() >= MANY;
         let busy = self.read_pacer.backlog() || unreported;
         let backlog = intake != Intake::Paused && busy;
         if backlog {
