@@ -10,10 +10,23 @@ use crate::engine::dead_letters::KeyState;
 use crate::engine::dispatch::{Dispatch, small_batch_limit};
 use crate::engine::output::SinkOutput;
 use crate::engine::record_checks::{self, RecordFacts};
-use crate::engine::topic_queue::{HeldRecord, Stage};
-use crate::engine::topics::{TopicAccess, TopicId};
-use crate::engine::tracker::Tracker;
-use crate::outbox::CloseDeadLetter;
+use crate::engine::topic_queue::{HeldRecord, Stage, TopicQueue};
+use crate::engine::topics::{TopicAccess, TopicId, TopicLimits};
+use crate::engine::tracker::{InFlight, Tracker};
+use crate::outbox::{CloseDeadLetter, Rejection};
+
+/// What to do with a record that is the next of its queue.
+enum NextStep {
+    Send,
+    /// It stays the next, and the queue waits.
+    Wait,
+    /// Put it behind the dead letters that came since.
+    Requeue,
+    /// An earlier event of its key is a dead letter.
+    FileParked,
+    /// It will never be published as it is.
+    Reject(Rejection),
+}
 
 impl Dispatch {
     /// Judges the lane's round if that is over.
@@ -79,26 +92,7 @@ impl Dispatch {
         tracker: &Tracker,
     ) -> Option<HeldRecord> {
         loop {
-            let topic = self.topics.get_mut(id)?;
-            let in_flight = topic.in_flight;
-            let queue = topic.queue.as_mut()?;
-            if queue.is_backing_off(now) {
-                self.back_off(id);
-                return None;
-            }
-            let (batch_limit, topic_limits) = match self.topics.access(id) {
-                TopicAccess::Wait => return None,
-                TopicAccess::Missing => {
-                    if in_flight == 0 && !self.topics.is_stale(now, id) {
-                        self.reject_all(now, id, tracker);
-                    }
-                    return None;
-                }
-                TopicAccess::Open(topic_limits) => (
-                    small_batch_limit(topic_limits, &self.limits),
-                    topic_limits.clone(),
-                ),
-            };
+            let topic_limits = self.limits_if_open(now, id, tracker)?;
             let topic = self.topics.get_mut(id)?;
             let queue = topic.queue.as_mut()?;
             let Some((held_record, stage)) = queue.next() else {
@@ -106,73 +100,120 @@ impl Dispatch {
                     self.finish_round(now, id, tracker);
                     continue;
                 }
-                if queue.is_empty() && !queue.is_rewinding() {
-                    if queue.needs_trust() {
-                        let trust = (topic.name.to_string(), topic.last_failure);
-                        self.trust_due.push_back(trust);
-                    }
-                    topic.queue = None;
-                }
+                self.drop_if_empty(id);
                 return None;
             };
             let Some(event) = tracker.event(held_record.ticket) else {
                 continue;
             };
-            let record = &held_record.record;
-            let ticket = Some(held_record.ticket);
-            match self
-                .dead_letters
-                .key_state(ticket, record.topic(), record.key())
-            {
-                KeyState::Free => {}
-                KeyState::Parked => {
-                    self.dead_letters.file_parked(
-                        held_record.ticket,
-                        event.row,
-                        held_record.record,
-                    );
-                    continue;
+            match self.next_step(now, &event, &held_record, stage, &topic_limits) {
+                NextStep::Send => {
+                    self.sent(id, &event);
+                    return Some(held_record);
                 }
-                KeyState::Wait if stage == Stage::Replay => {
-                    if let Some(queue) = self
-                        .topics
-                        .get_mut(id)
-                        .and_then(|topic| topic.queue.as_mut())
-                    {
-                        queue.requeue_behind(held_record, |ticket| {
-                            self.dead_letters.is_resolving(ticket)
-                        });
-                    }
-                    continue;
-                }
-                KeyState::Wait => {
+                NextStep::Wait => {
                     self.put_back(id, held_record, stage);
                     return None;
+                }
+                NextStep::Requeue => self.requeue_behind(id, held_record),
+                NextStep::FileParked => {
+                    let HeldRecord { ticket, record } = held_record;
+                    self.dead_letters.file_parked(ticket, event.row, record);
+                }
+                NextStep::Reject(rejection) => {
+                    let HeldRecord { ticket, record } = held_record;
+                    self.reject(now, ticket, event.row, Some(record), rejection, 0);
                 }
             }
-            if stage != Stage::Replay {
-                let facts = RecordFacts::of_held(record);
-                let rejection = record_checks::rejection_by_topic(
-                    &topic_limits,
-                    &facts,
-                    self.limits.compresses,
-                );
-                if rejection.is_some() && self.topics.is_stale(now, id) {
-                    self.put_back(id, held_record, stage);
-                    return None;
-                }
-                if let Some(rejection) = rejection {
-                    let record = Some(held_record.record);
-                    self.reject(now, held_record.ticket, event.row, record, rejection, 0);
-                    continue;
-                }
-                if batch_limit.is_some_and(|limit| !self.fits(id, &event, limit)) {
-                    self.put_back(id, held_record, stage);
-                    return None;
+        }
+    }
+
+    /// What Kafka has said of the topic, if something may be sent to it now. Rejects all that waits
+    /// for a topic that is missing.
+    fn limits_if_open(
+        &mut self,
+        now: Duration,
+        id: TopicId,
+        tracker: &Tracker,
+    ) -> Option<TopicLimits> {
+        let topic = self.topics.get_mut(id)?;
+        let in_flight = topic.in_flight;
+        if topic.queue.as_mut()?.is_backing_off(now) {
+            self.back_off(id);
+            return None;
+        }
+        match self.topics.access(id) {
+            TopicAccess::Open(topic_limits) => return Some(topic_limits.clone()),
+            TopicAccess::Wait => {}
+            TopicAccess::Missing => {
+                if in_flight == 0 && !self.topics.is_stale(now, id) {
+                    self.reject_all(now, id, tracker);
                 }
             }
-            self.sent(id, &event);
-            return Some(held_record);
+        }
+        None
+    }
+
+    /// What to do with the record that is the next of its queue.
+    fn next_step(
+        &mut self,
+        now: Duration,
+        event: &InFlight,
+        held_record: &HeldRecord,
+        stage: Stage,
+        topic_limits: &TopicLimits,
+    ) -> NextStep {
+        let record = &held_record.record;
+        let ticket = Some(held_record.ticket);
+        match self
+            .dead_letters
+            .key_state(ticket, record.topic(), record.key())
+        {
+            KeyState::Free if stage == Stage::Replay => return NextStep::Send,
+            KeyState::Free => {}
+            KeyState::Parked => return NextStep::FileParked,
+            KeyState::Wait if stage == Stage::Replay => return NextStep::Requeue,
+            KeyState::Wait => return NextStep::Wait,
+        }
+        let facts = RecordFacts::of_held(record);
+        let compresses = self.limits.compresses;
+        if let Some(rejection) = record_checks::rejection_by_topic(topic_limits, &facts, compresses)
+        {
+            return match self.topics.is_stale(now, event.topic) {
+                true => NextStep::Wait,
+                false => NextStep::Reject(rejection),
+            };
+        }
+        let batch_limit = small_batch_limit(topic_limits, &self.limits);
+        match batch_limit.is_some_and(|limit| !self.fits(event.topic, event, limit)) {
+            true => NextStep::Wait,
+            false => NextStep::Send,
+        }
+    }
+
+    /// Drops a queue in which nothing is left.
+    fn drop_if_empty(&mut self, id: TopicId) {
+        let Some(topic) = self.topics.get_mut(id) else {
+            return;
+        };
+        let is_empty = |queue: &&mut Box<TopicQueue>| queue.is_empty() && !queue.is_rewinding();
+        let Some(queue) = topic.queue.as_mut().filter(is_empty) else {
+            return;
+        };
+        if queue.needs_trust() {
+            let trust = (topic.name.to_string(), topic.last_failure);
+            self.trust_due.push_back(trust);
+        }
+        topic.queue = None;
+    }
+
+    fn requeue_behind(&mut self, id: TopicId, held_record: HeldRecord) {
+        if let Some(queue) = self
+            .topics
+            .get_mut(id)
+            .and_then(|topic| topic.queue.as_mut())
+        {
+            queue.requeue_behind(held_record, |ticket| self.dead_letters.is_resolving(ticket));
         }
     }
 

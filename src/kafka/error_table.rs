@@ -8,6 +8,7 @@
 //! Kafka's codes: <https://kafka.apache.org/protocol.html#protocol_error_codes>. librdkafka's own,
 //! below zero: <https://docs.confluent.io/platform/current/clients/librdkafka/html/rdkafka_8h.html>
 
+use rdkafka::types::RDKafkaErrorCode as K;
 use rdkafka::types::{RDKafkaErrorCode, RDKafkaRespErr};
 
 /// The reaction to a record that was not appended.
@@ -23,203 +24,217 @@ pub enum ErrorAction {
     Fatal,
 }
 
-/// The reaction to this code; `None` if it is not in the table.
-pub(crate) fn listed(code: RDKafkaErrorCode) -> Option<ErrorAction> {
-    use RDKafkaErrorCode as K;
-    Some(match code {
-        // The record.
-        K::MessageSizeTooLarge
-        | K::MessageBatchTooLarge
-        | K::InvalidMessageSize
-        | K::InvalidRecord
-        | K::InvalidDifferentRecord
-        | K::UnsupportedForMessageFormat
-        | K::PolicyViolation
-        // Older brokers report a missing key on a compacted topic as a corrupt message.
-        | K::InvalidMessage
-        // The topic.
-        | K::InvalidTopic
-        | K::UnknownTopic
-        | K::UnknownTopicOrPartition
-        | K::UnknownPartition
-        | K::TopicAuthorizationFailed => ErrorAction::Refuse,
+/// Errors of a record, of its topic, or of another record in its batch.
+const REFUSE: &[K] = &[
+    // The record.
+    K::MessageSizeTooLarge,
+    K::MessageBatchTooLarge,
+    K::InvalidMessageSize,
+    K::InvalidRecord,
+    K::InvalidDifferentRecord,
+    K::UnsupportedForMessageFormat,
+    K::PolicyViolation,
+    // Older brokers report a missing key on a compacted topic as a corrupt message.
+    K::InvalidMessage,
+    // The topic.
+    K::InvalidTopic,
+    K::UnknownTopic,
+    K::UnknownTopicOrPartition,
+    K::UnknownPartition,
+    K::TopicAuthorizationFailed,
+];
 
-        K::PurgeQueue | K::PurgeInflight => ErrorAction::Rewind,
+/// Withdrawn records.
+const REWIND: &[K] = &[K::PurgeQueue, K::PurgeInflight];
 
-        // The idempotent producer's sequence is broken, or the client is shutting down.
-        K::Fatal
-        | K::Fenced
-        | K::ProducerFenced
-        | K::GaplessGuarantee
-        | K::Inconsistent
-        | K::OutOfOrderSequenceNumber
-        | K::DuplicateSequenceNumber
-        | K::UnknownProducerId
-        | K::InvalidProducerEpoch
-        | K::InvalidProducerIdMapping
-        | K::BrokerDestroy => ErrorAction::Fatal,
+/// The idempotent producer's sequence is broken, or the client is shutting down.
+const FATAL: &[K] = &[
+    K::Fatal,
+    K::Fenced,
+    K::ProducerFenced,
+    K::GaplessGuarantee,
+    K::Inconsistent,
+    K::OutOfOrderSequenceNumber,
+    K::DuplicateSequenceNumber,
+    K::UnknownProducerId,
+    K::InvalidProducerEpoch,
+    K::InvalidProducerIdMapping,
+    K::BrokerDestroy,
+];
 
-        // Brokers, leaders, replicas, controllers.
-        K::BrokerTransportFailure
-        | K::AllBrokersDown
-        | K::Resolve
-        | K::UnknownBroker
-        | K::DestroyBroker
-        | K::NodeUpdate
-        | K::RebootstrapRequired
-        | K::BrokerNotAvailable
-        | K::NetworkException
-        | K::LeaderNotAvailable
-        | K::NotLeaderForPartition
-        | K::PreferredLeaderNotAvailable
-        | K::EligibleLeadersNotAvailable
-        | K::ElectionNotNeeded
-        | K::FencedLeaderEpoch
-        | K::UnknownLeaderEpoch
-        | K::ReplicaNotAvailable
-        | K::NotEnoughReplicas
-        | K::NotEnoughReplicasAfterAppend
-        | K::ISRInsufficient
-        | K::ListenerNotFound
-        | K::NotController
-        | K::StaleControllerEpoch
-        | K::StaleBrokerEpoch
-        | K::InconsistentVoterSet
-        | K::ReassignmentInProgress
-        | K::NoReassignmentInProgress
-        // The topic was recreated, and the client's metadata is older.
-        | K::UnknownTopicId
-        // Time.
-        | K::MessageTimedOut
-        | K::TimedOutQueue
-        | K::OperationTimedOut
-        | K::RequestTimedOut
-        | K::Retry
-        | K::InProgress
-        | K::PreviousInProgress
-        | K::WaitCache
-        | K::Interrupted
-        // A record's timestamp is its send time, so a clock is wrong.
-        | K::InvalidTimestamp
-        // Credentials and rights that concern all records.
-        | K::Authentication
-        | K::SSL
-        | K::SaslAuthenticationFailed
-        | K::UnsupportedSASLMechanism
-        | K::IllegalSASLState
-        | K::SecurityDisabled
-        | K::ClusterAuthorizationFailed
-        | K::GroupAuthorizationFailed
-        | K::TransactionalIdAuthorizationFailed
-        | K::DelegationTokenAuthDisabled
-        | K::DelegationTokenNotFound
-        | K::DelegationTokenOwnerMismatch
-        | K::DelegationTokenRequestNotAllowed
-        | K::DelegationTokenAuthorizationFailed
-        | K::DelegationTokenExpired
-        | K::InvalidPrincipalType
-        | K::PrincipalDeserializationFailure
-        | K::UnacceptableCredential
-        // Quotas, storage, memory.
-        | K::ThrottlingQuotaExceeded
-        | K::QueueFull
-        | K::KafkaStorageError
-        | K::LogDirNotFound
-        | K::FileSystem
-        | K::CriticalSystemResource
-        // Coordinators and transactions, which this producer does not use.
-        | K::WaitingForCoordinator
-        | K::CoordinatorLoadInProgress
-        | K::CoordinatorNotAvailable
-        | K::NotCoordinator
-        | K::ConcurrentTransactions
-        | K::TransactionCoordinatorFenced
-        | K::InvalidTransactionalState
-        | K::InvalidTransactionTimeout
-        // Requests that client or broker cannot process, whatever the records contain.
-        | K::BadMessage
-        | K::BadCompression
-        | K::UnsupportedCompressionType
-        | K::UnknownProtocol
-        | K::UnsupportedVersion
-        | K::UnsupportedFeature
-        | K::NotImplemented
-        | K::NotConfigured
-        | K::InvalidRequiredAcks
-        | K::InvalidRequest
-        | K::InvalidArgument
-        | K::InvalidType
-        | K::InvalidConfig
-        | K::Underflow
-        | K::Partial
-        | K::State
-        | K::Conflict
-        | K::Outdated
-        | K::ReadOnly
-        | K::NoEnt
-        | K::Noop
-        | K::Application
-        | K::KeySerialization
-        | K::ValueSerialization
-        // Errors of consumers, groups and administrators, which no producer receives.
-        | K::PartitionEOF
-        | K::NoOffset
-        | K::OffsetOutOfRange
-        | K::OffsetNotAvailable
-        | K::OffsetMetadataTooLarge
-        | K::InvalidCommitOffsetSize
-        | K::UnstableOffsetCommit
-        | K::AutoOffsetReset
-        | K::LogTruncation
-        | K::KeyDeserialization
-        | K::ValueDeserialization
-        | K::UnknownGroup
-        | K::InvalidGroupId
-        | K::GroupIdNotFound
-        | K::NonEmptyGroup
-        | K::GroupMaxSizeReached
-        | K::GroupSubscribedToTopic
-        | K::InconsistentGroupProtocol
-        | K::ExistingSubscription
-        | K::AssignPartitions
-        | K::RevokePartitions
-        | K::AssignmentLost
-        | K::PollExceeded
-        | K::IllegalGeneration
-        | K::UnknownMemberId
-        | K::MemberIdRequired
-        | K::FencedInstanceId
-        | K::UnreleasedInstanceId
-        | K::UnsupportedAssignor
-        | K::FencedMemberEpoch
-        | K::StaleMemberEpoch
-        | K::InvalidSessionTimeout
-        | K::RebalanceInProgress
-        | K::FetchSessionIdNotFound
-        | K::InvalidFetchSessionEpoch
-        | K::TopicAlreadyExists
-        | K::TopicDeletionDisabled
-        | K::InvalidPartitions
-        | K::InvalidReplicationFactor
-        | K::InvalidReplicaAssignment
-        | K::OperationNotAttempted
-        | K::ResourceNotFound
-        | K::DuplicateResource
-        | K::InvalidUpdateVersion
-        | K::FeatureUpdateFailed
-        | K::UnknownSubscriptionId
-        | K::TelemetryTooLarge
-        // Generic codes.
-        | K::Fail
-        | K::Unknown
-        | K::NoError
-        | K::Begin
-        | K::End
-        | K::EndAll => ErrorAction::Wait,
+/// Everything else: outages.
+const WAIT: &[K] = &[
+    // Brokers, leaders, replicas, controllers.
+    K::BrokerTransportFailure,
+    K::AllBrokersDown,
+    K::Resolve,
+    K::UnknownBroker,
+    K::DestroyBroker,
+    K::NodeUpdate,
+    K::RebootstrapRequired,
+    K::BrokerNotAvailable,
+    K::NetworkException,
+    K::LeaderNotAvailable,
+    K::NotLeaderForPartition,
+    K::PreferredLeaderNotAvailable,
+    K::EligibleLeadersNotAvailable,
+    K::ElectionNotNeeded,
+    K::FencedLeaderEpoch,
+    K::UnknownLeaderEpoch,
+    K::ReplicaNotAvailable,
+    K::NotEnoughReplicas,
+    K::NotEnoughReplicasAfterAppend,
+    K::ISRInsufficient,
+    K::ListenerNotFound,
+    K::NotController,
+    K::StaleControllerEpoch,
+    K::StaleBrokerEpoch,
+    K::InconsistentVoterSet,
+    K::ReassignmentInProgress,
+    K::NoReassignmentInProgress,
+    // The topic was recreated, and the client's metadata is older.
+    K::UnknownTopicId,
+    // Time.
+    K::MessageTimedOut,
+    K::TimedOutQueue,
+    K::OperationTimedOut,
+    K::RequestTimedOut,
+    K::Retry,
+    K::InProgress,
+    K::PreviousInProgress,
+    K::WaitCache,
+    K::Interrupted,
+    // A record's timestamp is its send time, so a clock is wrong.
+    K::InvalidTimestamp,
+    // Credentials and rights that concern all records.
+    K::Authentication,
+    K::SSL,
+    K::SaslAuthenticationFailed,
+    K::UnsupportedSASLMechanism,
+    K::IllegalSASLState,
+    K::SecurityDisabled,
+    K::ClusterAuthorizationFailed,
+    K::GroupAuthorizationFailed,
+    K::TransactionalIdAuthorizationFailed,
+    K::DelegationTokenAuthDisabled,
+    K::DelegationTokenNotFound,
+    K::DelegationTokenOwnerMismatch,
+    K::DelegationTokenRequestNotAllowed,
+    K::DelegationTokenAuthorizationFailed,
+    K::DelegationTokenExpired,
+    K::InvalidPrincipalType,
+    K::PrincipalDeserializationFailure,
+    K::UnacceptableCredential,
+    // Quotas, storage, memory.
+    K::ThrottlingQuotaExceeded,
+    K::QueueFull,
+    K::KafkaStorageError,
+    K::LogDirNotFound,
+    K::FileSystem,
+    K::CriticalSystemResource,
+    // Coordinators and transactions, which this producer does not use.
+    K::WaitingForCoordinator,
+    K::CoordinatorLoadInProgress,
+    K::CoordinatorNotAvailable,
+    K::NotCoordinator,
+    K::ConcurrentTransactions,
+    K::TransactionCoordinatorFenced,
+    K::InvalidTransactionalState,
+    K::InvalidTransactionTimeout,
+    // Requests that client or broker cannot process, whatever the records contain.
+    K::BadMessage,
+    K::BadCompression,
+    K::UnsupportedCompressionType,
+    K::UnknownProtocol,
+    K::UnsupportedVersion,
+    K::UnsupportedFeature,
+    K::NotImplemented,
+    K::NotConfigured,
+    K::InvalidRequiredAcks,
+    K::InvalidRequest,
+    K::InvalidArgument,
+    K::InvalidType,
+    K::InvalidConfig,
+    K::Underflow,
+    K::Partial,
+    K::State,
+    K::Conflict,
+    K::Outdated,
+    K::ReadOnly,
+    K::NoEnt,
+    K::Noop,
+    K::Application,
+    K::KeySerialization,
+    K::ValueSerialization,
+    // Errors of consumers, groups and administrators, which no producer receives.
+    K::PartitionEOF,
+    K::NoOffset,
+    K::OffsetOutOfRange,
+    K::OffsetNotAvailable,
+    K::OffsetMetadataTooLarge,
+    K::InvalidCommitOffsetSize,
+    K::UnstableOffsetCommit,
+    K::AutoOffsetReset,
+    K::LogTruncation,
+    K::KeyDeserialization,
+    K::ValueDeserialization,
+    K::UnknownGroup,
+    K::InvalidGroupId,
+    K::GroupIdNotFound,
+    K::NonEmptyGroup,
+    K::GroupMaxSizeReached,
+    K::GroupSubscribedToTopic,
+    K::InconsistentGroupProtocol,
+    K::ExistingSubscription,
+    K::AssignPartitions,
+    K::RevokePartitions,
+    K::AssignmentLost,
+    K::PollExceeded,
+    K::IllegalGeneration,
+    K::UnknownMemberId,
+    K::MemberIdRequired,
+    K::FencedInstanceId,
+    K::UnreleasedInstanceId,
+    K::UnsupportedAssignor,
+    K::FencedMemberEpoch,
+    K::StaleMemberEpoch,
+    K::InvalidSessionTimeout,
+    K::RebalanceInProgress,
+    K::FetchSessionIdNotFound,
+    K::InvalidFetchSessionEpoch,
+    K::TopicAlreadyExists,
+    K::TopicDeletionDisabled,
+    K::InvalidPartitions,
+    K::InvalidReplicationFactor,
+    K::InvalidReplicaAssignment,
+    K::OperationNotAttempted,
+    K::ResourceNotFound,
+    K::DuplicateResource,
+    K::InvalidUpdateVersion,
+    K::FeatureUpdateFailed,
+    K::UnknownSubscriptionId,
+    K::TelemetryTooLarge,
+    // Generic codes.
+    K::Fail,
+    K::Unknown,
+    K::NoError,
+    K::Begin,
+    K::End,
+    K::EndAll,
+];
 
-        // rdkafka's enum is non-exhaustive: a later version may add codes.
-        _ => return None,
-    })
+const TABLE: [(ErrorAction, &[K]); 4] = [
+    (ErrorAction::Refuse, REFUSE),
+    (ErrorAction::Rewind, REWIND),
+    (ErrorAction::Fatal, FATAL),
+    (ErrorAction::Wait, WAIT),
+];
+
+/// The reaction to this code; `None` if it is not in the table: the binding's list is open, and a
+/// later version may have more codes.
+pub(crate) fn listed(code: K) -> Option<ErrorAction> {
+    let row = TABLE.iter().find(|(_, codes)| codes.contains(&code));
+    row.map(|(action, _)| *action)
 }
 
 /// librdkafka's name of a code, such as `MSG_SIZE_TOO_LARGE`; a leading `_` marks librdkafka's own
@@ -256,6 +271,15 @@ mod tests {
             .filter(|code| listed(**code).is_none())
             .collect();
         assert!(missing.is_empty(), "not in the table: {missing:?}");
+        let mut listed: Vec<i32> = TABLE
+            .iter()
+            .flat_map(|(_, codes)| codes.iter().map(|code| *code as i32))
+            .collect();
+        listed.sort_unstable();
+        assert!(
+            listed.windows(2).all(|pair| pair[0] != pair[1]),
+            "a code is in the table twice: {listed:?}"
+        );
     }
 
     /// The codes that are not an outage. An addition to them costs events or producers, and must be

@@ -260,42 +260,47 @@ pub(crate) fn append(code: &str, error: &str, attempts: &str) -> String {
         .replace("{attempts}", attempts)
 }
 
+/// Whether this write is a repeat of the one that brought the entry to where it is.
+fn is_repeat(new: &str) -> String {
+    format!(
+        "d.state = {new}.state AND d.error_code = {new}.error_code AND d.error = {new}.error \
+         AND d.attempts = {new}.attempts"
+    )
+}
+
+/// The entry's history with this write.
+fn appended(new: &str) -> String {
+    let [code, error, attempts] =
+        ["error_code", "error", "attempts"].map(|column| format!("{new}.{column}"));
+    append(&code, &error, &attempts)
+}
+
+/// The insert of the entries that share a unique index.
+fn insert_sql(table: &str, having: &str, conflict: &str, after: &str) -> String {
+    format!(
+        "INSERT INTO {table} AS d (system_id, outbox_id, commit_lsn, event_index, topic, event_type, \
+                event_created_at, key, headers, payload, payload_sha256, error_code, error, attempts, \
+                parks_key, state, history) \
+         SELECT $1, l.outbox_id, l.lsn::pg_lsn, l.event_index, l.topic, l.event_type, l.created_at, l.key, \
+                coalesce(l.headers, '[]')::jsonb, l.payload, l.sha256, l.error_code, l.error, l.attempts, \
+                l.parks_key, l.state, jsonb_build_array(jsonb_build_object('at', CURRENT_TIMESTAMP, \
+                'error_code', l.error_code, 'error', l.error, 'attempts', l.attempts)) \
+           FROM fresh AS l WHERE l.outbox_id {having}{after} ORDER BY l.n \
+         ON CONFLICT ({conflict}, payload_sha256) WHERE outbox_id {having} DO UPDATE SET \
+             state = CASE WHEN d.state IN ('retry', 'discard') THEN d.state ELSE excluded.state END, \
+             error_code = excluded.error_code, error = excluded.error, attempts = excluded.attempts, \
+             parks_key = excluded.parks_key, updated_at = CURRENT_TIMESTAMP, history = {again} \
+         WHERE NOT ({repeat}) \
+           AND NOT (excluded.state = 'parked' AND d.state IN ('dead', 'retry', 'discard'))",
+        again = appended("excluded"),
+        repeat = is_repeat("excluded"),
+    )
+}
+
 /// One statement for a batch. The entries of rows and those of places in the log have a unique index each, and a statement infers one
 /// of them, so there are two inserts.
 pub(crate) fn file_sql(table: &TableName) -> String {
     let table = table.quoted();
-    // A repeat of the write that brought the entry to where it is.
-    let repeat = |new: &str| {
-        format!(
-            "d.state = {new}.state AND d.error_code = {new}.error_code AND d.error = {new}.error \
-             AND d.attempts = {new}.attempts"
-        )
-    };
-    let again = |new: &str| {
-        let [code, error, attempts] =
-            ["error_code", "error", "attempts"].map(|column| format!("{new}.{column}"));
-        append(&code, &error, &attempts)
-    };
-    let insert = |having: &str, conflict: &str, after: &str| {
-        format!(
-            "INSERT INTO {table} AS d (system_id, outbox_id, commit_lsn, event_index, topic, event_type, \
-                    event_created_at, key, headers, payload, payload_sha256, error_code, error, attempts, \
-                    parks_key, state, history) \
-             SELECT $1, l.outbox_id, l.lsn::pg_lsn, l.event_index, l.topic, l.event_type, l.created_at, l.key, \
-                    coalesce(l.headers, '[]')::jsonb, l.payload, l.sha256, l.error_code, l.error, l.attempts, \
-                    l.parks_key, l.state, jsonb_build_array(jsonb_build_object('at', CURRENT_TIMESTAMP, \
-                    'error_code', l.error_code, 'error', l.error, 'attempts', l.attempts)) \
-               FROM fresh AS l WHERE l.outbox_id {having}{after} ORDER BY l.n \
-             ON CONFLICT ({conflict}, payload_sha256) WHERE outbox_id {having} DO UPDATE SET \
-                 state = CASE WHEN d.state IN ('retry', 'discard') THEN d.state ELSE excluded.state END, \
-                 error_code = excluded.error_code, error = excluded.error, attempts = excluded.attempts, \
-                 parks_key = excluded.parks_key, updated_at = CURRENT_TIMESTAMP, history = {again} \
-             WHERE NOT ({repeat}) \
-               AND NOT (excluded.state = 'parked' AND d.state IN ('dead', 'retry', 'discard'))",
-            again = again("excluded"),
-            repeat = repeat("excluded"),
-        )
-    };
     format!(
         "WITH letters AS MATERIALIZED ( \
              SELECT l.*, sha256(coalesce(l.payload, '')) AS sha256 \
@@ -323,10 +328,11 @@ pub(crate) fn file_sql(table: &TableName) -> String {
              SELECT l.* FROM letters AS l \
               WHERE l.known IS NULL OR NOT EXISTS (SELECT FROM {table} AS d WHERE d.id = l.known)), \
          of_rows AS ({of_rows}) {of_the_log}",
-        again = again("l"),
-        repeat = repeat("l"),
-        of_rows = insert("IS NOT NULL", "system_id, outbox_id", "") + " RETURNING 1",
-        of_the_log = insert(
+        again = appended("l"),
+        repeat = is_repeat("l"),
+        of_rows = insert_sql(&table, "IS NOT NULL", "system_id, outbox_id", "") + " RETURNING 1",
+        of_the_log = insert_sql(
+            &table,
             "IS NULL",
             "system_id, commit_lsn, event_index",
             // Behind those of rows, so that the numbers follow the same order every time.
