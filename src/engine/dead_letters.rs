@@ -1,13 +1,16 @@
-//! What becomes of events that cannot be published: filed as dead letters, and retried or discarded when a person says so. Pure.
+//! The events that cannot be published: filed as dead letters, and retried or discarded on request.
+//! Pure.
 //!
-//! Owns what waits to be written about them, the keys that are parked, and the breaker. An event counts as done only when its
-//! letter is committed; until then it holds the slot like any other, and a write that fails is repeated for as long as it takes.
+//! Owns the database work about dead letters that is due, the parked keys, and the circuit breaker.
+//! An event counts as done only when its dead letter is committed; until then it holds the slot
+//! like any other, and a write that fails is repeated without end.
 //!
-//! A parked key. Behind a dead event all later ones of its topic and key are filed too, in order, until the dead one is retried or
-//! discarded; if it is refused again, those behind it are parked again. [`ParkedKeys`] keeps account of that.
+//! A parked key. All events behind a dead letter of the same topic and key are filed too, in order,
+//! until the dead letter is retried or discarded; if Kafka refuses it again, those behind it are
+//! parked again. [`ParkedKeys`] keeps account of that.
 //!
-//! The breaker. Events that fail one by one are theirs to fail; a flood of them is a mistake somewhere else, such as rights that were
-//! taken away, and to file a whole outbox would only hide it.
+//! The circuit breaker. A few failures are the events' own; a flood points to a wrong setting or a
+//! revoked right, and filing a whole outbox would only hide it.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;

@@ -1,11 +1,12 @@
-//! The way to Kafka: which record goes, which waits, and which never will. Pure.
+//! The way to Kafka: which record is sent, which is held, and which is rejected. Pure.
 //!
-//! Owns the topics with their lanes, and the dead letters. Nearly every event passes with one look: its topic is known, nothing of it
-//! waits, and it goes. Everything else is here.
+//! Owns the topics with their queues, and the dead letters. Nearly every event needs one look-up:
+//! its topic is known, none of its records is held, and it is sent. Everything else is here.
 //!
-//! No topic holds up another: what waits, waits in the lane of its own topic, and only the bytes it holds count against the common
-//! limit. Whoever waits is let go by an answer, a report or a time, and each of them wakes the lane that it concerns, so that a turn
-//! costs nothing for those that sleep.
+//! No topic holds up another: a record is held in the queue of its own topic, and only its bytes
+//! count against the common limit. A metadata answer, a delivery result or a time releases held
+//! records, and each makes the queue ready that it concerns, so that a turn costs nothing for the
+//! others.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -13,8 +14,9 @@ use std::time::Duration;
 use crate::engine::dead_letters::{DeadLetterQueue, KeyState};
 use crate::engine::output::{DeliveryFailure, DeliveryResult, FailureKind, Limits};
 use crate::engine::record_checks::{self, RecordFacts};
+use crate::engine::topic::{MetadataAnswer, TopicAccess, TopicLimits};
 use crate::engine::topic_queue::HeldRecord;
-use crate::engine::topics::{MetadataAnswer, TopicAccess, TopicId, TopicLimits, Topics};
+use crate::engine::topics::{TopicId, Topics};
 use crate::engine::tracker::{InFlight, Ticket, Tracker};
 use crate::lsn::Lsn;
 use crate::outbox::{OwnedRecord, Rejection};

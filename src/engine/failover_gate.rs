@@ -1,12 +1,15 @@
 //! Holds the confirmed position back until the standbys have the marks. Pure.
 //!
-//! A slot that standbys keep may be promoted with one of them. What it has confirmed must then be marked there as well, or nobody
-//! would ever mark it: the row's event lies before the slot's position and its mark was lost with the old primary. A server whose slot
-//! is kept by standbys streams nothing that those standbys do not have (`synchronized_standby_slots`), keepalives included. So a mark
-//! has arrived there when the stream has passed the position that the log had after the mark's commit.
+//! A failover slot may be promoted with one of the standbys. The rows of all events that the slot
+//! has confirmed must then be marked there as well, or they would never be: their events lie before
+//! the slot's position, and their marks were lost with the old primary. The server streams nothing
+//! from a failover slot that those standbys do not have (`synchronized_standby_slots`), keepalives
+//! included. So a mark has arrived there when the stream has passed the WAL position after the
+//! mark's commit.
 //!
-//! What is held is two positions for each write-back, and a bounded number of these: the marked events themselves are settled and take
-//! no memory and none of the limit. Otherwise the stream could wait for marks that wait for the stream.
+//! The gate holds two positions for each write-back, and a bounded number of these: the marked
+//! events themselves are settled and take no memory and none of the limit. Otherwise the stream
+//! could wait for marks that wait for the stream.
 //! <https://www.postgresql.org/docs/current/logicaldecoding-explanation.html#LOGICALDECODING-REPLICATION-SLOTS-SYNCHRONIZATION>
 
 use std::collections::VecDeque;

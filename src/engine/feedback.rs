@@ -1,9 +1,12 @@
-//! When a session speaks to the server: position reports, pings, and the signs that the server is silent or stopping. Pure.
+//! When a session sends a standby status update, and the signs that the server is silent or
+//! shutting down. Pure.
 //!
-//! Owns the clock side of one replication session. Reports go out when the position has moved or a reply is wanted, at most
-//! one each 100 ms: a server that waits for a position it cannot get asks some ten thousand times a second. A report with a
-//! reply requested goes out each third of `wal_sender_timeout` however quiet it is, so the server never ends the session for our
-//! silence, and its own silence is noticed. Silence counts only while we read: with the intake closed, nothing can be heard.
+//! Owns the clock side of one replication session. An update goes out when the position has moved
+//! or the server asks for a reply, at most one each 100 ms: a server that waits for a position it
+//! cannot get asks some ten thousand times a second. An update that asks for a reply goes out each
+//! third of `wal_sender_timeout`, however quiet the stream is: so the server never ends the session
+//! for the client's silence, and its own silence is noticed. Silence counts only while the driver
+//! reads: with the intake closed, nothing can be received.
 //!
 //! Protocol: <https://www.postgresql.org/docs/current/protocol-replication.html>.
 

@@ -1,12 +1,15 @@
-//! Whether what Kafka has not acknowledged may stay on its way. Pure.
+//! Whether records that Kafka has not acknowledged may stay in flight. Pure.
 //!
-//! The lock belongs to the session, and the server gives it to another instance when it does not hear this one for
-//! `wal_sender_timeout`. What this one still has in flight would land behind what the other publishes: old events as the last
-//! word on their keys. So it is withdrawn before that can be: half of the time-out after the server was heard last, and at once
-//! when another instance is seen to hold the lock, or when so much time has passed between two turns of the loop (a process
-//! that was frozen) that it may. Withdrawn events are sent again from the slot, by whoever has it.
+//! The lock belongs to the session, and the server gives it to another instance when it receives
+//! nothing from this one for `wal_sender_timeout`. Records still in flight here would then land
+//! behind those that the other publishes: old events as the last word on their keys. So they are
+//! withdrawn before that can happen: half of the time-out after the last byte from the server, and
+//! at once when another instance is seen to hold the lock, or when so much time has passed between
+//! two turns of the loop (a suspended process) that it may. The holder of the slot sends withdrawn
+//! events again.
 //!
-//! It is not exact. A process that is frozen whole sends what it had in flight as soon as it thaws, before it can think.
+//! It is not exact. A process that is suspended as a whole sends its records in flight as soon as
+//! it resumes, before it can check anything.
 
 use std::time::Duration;
 

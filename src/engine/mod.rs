@@ -1,39 +1,47 @@
 //! Every decision of the publisher: a pure state machine from what happened to what to do.
 //!
-//! Inputs are methods (a decoded change, a keepalive, a delivery report, a write-back result, the time, stop); outputs are
-//! taken with [`Engine::output`]. No socket, clock, task or log inside: the driver carries things out and decides nothing, and a
-//! test can play any order of events with a crash between any two.
+//! Inputs are methods (a decoded change, a keepalive, a delivery result, a finished write-back, the
+//! time, a stop); outputs are taken with [`Engine::output`]. The engine has no socket, clock, task
+//! or log: the driver carries the outputs out and decides nothing, and a test can play any order of
+//! events with a crash between any two.
 //!
 //! What always holds, and is asserted in debug builds here and in [`Tracker`]:
 //!
-//! - I1 the reported flush position never passes an event that Kafka has not acknowledged, or (with mark and delete) whose row is
-//!   not written back: confirmed means marked;
-//! - I2 it never goes back within a lineage, and never lies below where the slot stood;
-//! - I3 it is the slot's start, the end of a transaction that was received whole and settled, or a keepalive's position with nothing
-//!   older pending;
-//! - I4 flush ≤ write = what was received; apply = flush;
+//! - I1 the reported flush position never passes an event that Kafka has not acknowledged, or (with
+//!   mark and delete) whose row is not written back: confirmed means marked;
+//! - I2 it never goes back within a lineage, and never lies below the slot's position;
+//! - I3 it is the slot's start, the end of a transaction that was received whole and settled, or a
+//!   keepalive's position with nothing older pending;
+//! - I4 flush ≤ write = received; apply = flush;
 //! - I5 no position is computed; [`Lsn`] has no arithmetic;
-//! - I6 an event is named by commit position and index in its transaction, and commit positions grow;
-//! - I7 bytes in flight stay below the limit plus one event; at the limit we stop reading, never reporting;
-//! - I8 only a Commit closes a transaction; what was handed over of one that was cut in two is skipped when it comes again;
-//! - I9 an event is settled by Kafka's acknowledgement and the write-back, or by a dead letter that is committed, by nothing else: a log
-//!   line settles nothing;
-//! - I10 one task drives all this, and the reports end with it;
-//! - I11 tracker, write-back and retries belong to one lineage: [`Engine::reset`] drops them together;
-//! - I12 whoever waits has a name: what is not read, not acknowledged or not written back shows in [`Engine::stats`].
+//! - I6 an event is named by its commit position and its index in the transaction, and commit
+//!   positions grow;
+//! - I7 bytes in flight stay below the limit plus one event; at the limit the driver stops reading,
+//!   never reporting;
+//! - I8 only a Commit closes a transaction; the changes of one that was cut in two are skipped when
+//!   they come again, as far as they were sent;
+//! - I9 an event is settled by Kafka's acknowledgement and the write-back, or by a dead letter that
+//!   is committed, and by nothing else: a log line settles nothing;
+//! - I10 one task drives the engine, and the delivery reports end with it;
+//! - I11 tracker, write-back and retries belong to one lineage: [`Engine::reset`] drops them
+//!   together;
+//! - I12 every wait has a name: [`Engine::stats`] shows what is not read, not acknowledged or not
+//!   written back.
 
 pub(crate) mod dead_letters;
-pub(crate) mod delivery;
+mod delivery;
 pub(crate) mod dispatch;
 mod failover_gate;
 mod feedback;
 mod fencing;
+pub(crate) mod offer;
 pub(crate) mod output;
 mod parked_keys;
 mod receive_timeout;
 pub(crate) mod record_checks;
 mod scheduler;
 mod session;
+pub(crate) mod topic;
 mod topic_queue;
 pub(crate) mod topics;
 pub(crate) mod tracker;

@@ -1,4 +1,5 @@
-//! The words between engine and driver: the limits the engine works by, what it asks for, and why a session is over.
+//! The types between engine and driver: the limits of the engine, its outputs, and why a session
+//! ends.
 
 use std::time::Duration;
 

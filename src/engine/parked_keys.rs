@@ -1,9 +1,12 @@
-//! Which keys are parked: an event of them is a dead letter that the later ones wait for. Pure.
+//! Which keys are parked: an event of theirs is a dead letter, and the later ones wait for it.
+//! Pure.
 //!
-//! The table is the truth about it, and what is here follows it: read from the table at the beginning, kept up with every letter that is
-//! filed, handed out and closed, and read again from time to time while there are any. Rows of a key are handed out in order; when the
-//! last is handed out, new events of the key no longer park but wait in their lane, and when the last letter is closed they go: were
-//! they sent before, a crash in between would send the retried ones once more behind them.
+//! The table is the truth, and this copy follows it: read at the start, updated with every dead
+//! letter that is filed, retried and closed, and read again from time to time while keys are
+//! parked. The rows of a key are retried in order. Once the last of them is being retried, new
+//! events of the key are held in their topic's queue and no longer parked; once the last dead
+//! letter is closed they are sent: if they were sent before, a crash in between would send the
+//! retried ones again, behind them.
 
 use std::collections::HashMap;
 

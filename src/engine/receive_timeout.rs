@@ -1,8 +1,10 @@
-//! How long the next session waits for a server that says nothing. Pure.
+//! How long the next session waits for a server that sends nothing. Pure.
 //!
-//! A server may be silent for long and alive: one that restores, or that chews on a transaction where its process cannot be looked
-//! at. A session that gives up makes it begin anew, and the same silence follows, as often as the wait is too short for it. So after
-//! each session that ended by silence and had brought nothing, the next waits twice as long; one that brought something ends that.
+//! A server may be silent for long and alive: one that restores, or one that decodes a large
+//! transaction where its walsender cannot be inspected. When a session ends, the server starts
+//! over, and the same silence follows, for as long as the time-out is too short for it. So after
+//! each session that ended by a time-out and had received nothing, the next waits twice as long; a
+//! session that received something resets it.
 
 use std::time::Duration;
 

@@ -1,10 +1,10 @@
-//! What can be told of a record before it is sent: faults that no attempt would mend. Pure.
+//! Errors of a record that are known before it is sent, and that no attempt would fix. Pure.
 //!
-//! A batch is refused as a whole, and what follows it overtakes it, so whatever the broker could refuse for one record's sake is
-//! looked for here first. What depends on the topic is checked against what Kafka has said of it last; what has changed since, the
-//! broker refuses, and the lane settles.
+//! Kafka refuses a batch as a whole, and later records overtake it, so everything that the broker
+//! could refuse for one record's sake is checked here first. Checks that depend on the topic use
+//! its last metadata; what has changed since, the broker refuses, and the topic's queue settles.
 
-use crate::engine::topics::TopicLimits;
+use crate::engine::topic::TopicLimits;
 use crate::error::Error;
 use crate::outbox::wire_size;
 use crate::outbox::{OwnedRecord, Record, Rejection, TopicName, TopicNameError};

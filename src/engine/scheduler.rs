@@ -1,8 +1,8 @@
-//! What waits in lanes: which of it is sent when, and what becomes of a topic's lane when its round is over. The other half of
+//! Which held record is sent next, and how the round of a topic's queue ends. The other half of
 //! [`Dispatch`].
 //!
-//! Only lanes that may have something to send are looked at; one that rests, or waits for Kafka's answer or for a letter to be closed, is
-//! woken by that.
+//! Only queues that are ready are visited; a metadata answer, a dead letter that is closed, or the
+//! end of its back-off makes a queue ready.
 
 use std::time::Duration;
 
@@ -10,8 +10,9 @@ use crate::engine::dead_letters::KeyState;
 use crate::engine::dispatch::{Dispatch, small_batch_limit};
 use crate::engine::output::SinkOutput;
 use crate::engine::record_checks::{self, RecordFacts};
+use crate::engine::topic::{TopicAccess, TopicLimits};
 use crate::engine::topic_queue::{HeldRecord, Stage, TopicQueue};
-use crate::engine::topics::{TopicAccess, TopicId, TopicLimits};
+use crate::engine::topics::TopicId;
 use crate::engine::tracker::{InFlight, Tracker};
 use crate::outbox::{CloseDeadLetter, Rejection};
 

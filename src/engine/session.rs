@@ -1,6 +1,7 @@
-//! The engine's side towards one replication session: bytes, silence, the walsender, the lock.
+//! The engine's side towards one replication session: received bytes, silence, the walsender, the
+//! lock.
 //!
-//! Owns nothing; see `receive_timeout`, `fencing` and `failover_gate` for what decides.
+//! Owns nothing; `receive_timeout`, `fencing` and `failover_gate` decide.
 
 use std::time::Duration;
 

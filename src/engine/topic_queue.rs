@@ -1,17 +1,22 @@
-//! One topic's records that may not simply be sent: they wait for the topic to be known, or stand behind one that was refused.
+//! The records of one topic that cannot be sent at once: the topic is not known yet, or Kafka has
+//! refused a record before them.
 //!
-//! Owns their copies and their order. Two queues, one behind the other: `replay`, what Kafka has refused and what its partition took
-//! behind that, and `held`, what has come since, with dead letters that somebody wants sent at their place in the log. While a lane
-//! exists nothing of its topic goes past it.
+//! Owns their copies and their order. Two queues, one behind the other: `replay` has the records
+//! that Kafka has refused and those that their partition took behind them; `held` has the records
+//! that came since, with retried dead letters at their place in the WAL. While a topic has a queue,
+//! no record of the topic passes it.
 //!
-//! Why order survives a refusal. A producer goes on behind a refused batch by itself, so later events of a key are appended before
-//! anybody knows. From the first refusal on, each report of that partition brings its record back, delivered or not, and the record
-//! counts as on its way. When nothing of the topic is in flight any more, all of it is sent again in its order, a round at a time: a
-//! record leaves the lane only when it and all before it in its round were appended. So an event's last copy lies behind the last copy of
-//! every earlier one of its key: duplicates, never an old event as the last word.
+//! Why order survives a refusal. A producer goes on behind a refused batch by itself, so later
+//! events of a key are appended before the refusal is known. From the first refusal on, each
+//! delivery report of that partition brings its record back, delivered or not, and the record
+//! counts as in flight. When nothing of the topic is in flight any more, all of it is sent again in
+//! its order, one round at a time: a record leaves the queue only when it and all before it in its
+//! round were appended. So an event's last copy lies behind the last copy of every earlier one of
+//! its key: duplicates, never an old event as the last word.
 //!
-//! Who is guilty. A batch is refused as a whole. Rounds that fail are halved, rounds that succeed doubled, and only a record that
-//! failed alone has had an attempt. What an outage stops is nobody's fault: the same record is sent again, later, uncounted.
+//! Which record is at fault. Kafka refuses a batch as a whole. The window of a round is halved when
+//! the round fails and doubled when it succeeds, and only a record that failed alone has had an
+//! attempt. An outage is no record's fault: the same record is sent again, later, and not counted.
 
 use std::collections::VecDeque;
 use std::time::Duration;

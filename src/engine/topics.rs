@@ -1,19 +1,20 @@
-//! What is known of each topic, and what is asked about it. Pure.
+//! The state of each topic according to Kafka, and when to query it. Pure.
 //!
-//! Owns the names, each with a number so that an event in flight needs no string, and each with what Kafka has said of it: a topic is
-//! sent to only once it is known to be there, since a producer that is given a wrong name keeps it and asks for it for ever. One
-//! answer that does not have it proves nothing: a topic may be young, or its brokers in trouble. It counts as missing when a second
-//! answer, some seconds later, does not have it either; an answer that does not come says nothing at all. What is known is asked
-//! again now and then while events come.
+//! Owns the names, each with a number so that an event in flight needs no string, and each with its
+//! last metadata: records are sent only to a topic that is known to exist, since a producer that is
+//! given a wrong name keeps it and requests its metadata without end. One answer without the topic
+//! proves nothing: the topic may be new, or its brokers unavailable. It counts as missing when a
+//! second answer, some seconds later, does not have it either; an answer that does not come proves
+//! nothing at all. Known topics are queried again from time to time while they get events.
 //!
-//! Memory is bounded: by the topics that the cluster has, by the events that wait for an answer, and by a limited number of names
-//! that were missing.
+//! Memory is bounded: by the topics that the cluster has, by the events that wait for an answer,
+//! and by a limited number of missing names.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use crate::backoff::Backoff;
-use crate::engine::topic_queue::TopicQueue;
+use crate::engine::topic::{MetadataAnswer, Topic, TopicAccess, TopicState};
 use crate::outbox::TopicName;
 
 /// The number of a topic.
@@ -22,80 +23,16 @@ pub(crate) type TopicId = u32;
 /// The number of no topic: of an event whose name cannot be a topic's.
 pub(crate) const NO_TOPIC: TopicId = TopicId::MAX;
 
-/// Between the two answers that make a topic missing.
-const VERIFY_AFTER: Duration = Duration::from_secs(5);
-/// What is known is older than this at most, while events come.
-const REFRESH: Duration = Duration::from_secs(30);
-/// For so long an answer is good enough to condemn an event for.
+/// An answer is recent enough for this long to reject an event because of it.
 const FRESH_FOR: Duration = Duration::from_secs(1);
-/// The same for a topic on which records wait too long.
-const REFRESH_IN_TROUBLE: Duration = Duration::from_secs(5);
+/// A topic whose records wait too long is queried this often.
+const REFRESH_WHEN_WAITING: Duration = Duration::from_secs(5);
 const RETRY_FIRST: Duration = Duration::from_millis(250);
 const RETRY_MAX: Duration = Duration::from_secs(5);
 /// Names in one question.
 const QUERY_NAMES_MAX: usize = 10_000;
 /// Missing topics that are remembered.
 const MISSING_MAX: usize = 1_000;
-
-/// What Kafka says of a topic that is there; a limit that it does not tell is not checked.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct TopicLimits {
-    /// The largest batch, in bytes.
-    pub(crate) batch_bytes_max: Option<usize>,
-    /// Takes no record without a key.
-    pub(crate) compacted: bool,
-    /// In words, what keeps some of its partitions from taking records.
-    pub(crate) problem: Option<String>,
-}
-
-/// Kafka's answer about one topic.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum MetadataAnswer {
-    Known(TopicLimits),
-    Missing,
-}
-
-#[derive(Debug)]
-enum TopicState {
-    /// Not asked, or not answered.
-    Unknown,
-    Known {
-        topic_limits: TopicLimits,
-        at: Duration,
-    },
-    /// One answer did not have it.
-    MaybeMissing {
-        since: Duration,
-    },
-    Missing {
-        since: Duration,
-    },
-}
-
-/// What may be done with an event for a topic.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum TopicAccess<'a> {
-    Open(&'a TopicLimits),
-    /// Kafka has not said yet whether it is there.
-    Wait,
-    Missing,
-}
-
-/// A topic, and what of it is on its way.
-#[derive(Debug)]
-pub(crate) struct Topic {
-    pub(crate) name: Box<str>,
-    state: TopicState,
-    /// An event came since it was last asked about.
-    used_since_query: bool,
-    /// It is to be asked about at once.
-    query_at_once: bool,
-    pub(crate) in_flight: u32,
-    pub(crate) in_flight_bytes: usize,
-    pub(crate) queue: Option<Box<TopicQueue>>,
-    /// The last failure of the producer that is known.
-    pub(crate) last_failure: u64,
-}
 
 /// See the module's head.
 #[derive(Debug)]
@@ -150,16 +87,7 @@ impl Topics {
     }
 
     fn add(&mut self, name: &str) -> TopicId {
-        let topic = Topic {
-            name: name.into(),
-            state: TopicState::Unknown,
-            used_since_query: true,
-            query_at_once: false,
-            in_flight: 0,
-            in_flight_bytes: 0,
-            queue: None,
-            last_failure: 0,
-        };
+        let topic = Topic::new(name);
         let id = match self.free.pop() {
             Some(id) => {
                 self.list[id as usize] = topic;
@@ -248,7 +176,7 @@ impl Topics {
             && let TopicState::Known { at, .. } = topic.state
         {
             topic.used_since_query = true;
-            let due = at + REFRESH_IN_TROUBLE;
+            let due = at + REFRESH_WHEN_WAITING;
             if due <= now {
                 topic.query_at_once = true;
             }
@@ -291,42 +219,7 @@ impl Topics {
             let topic = &mut self.list[id as usize];
             let was_missing = matches!(topic.state, TopicState::Missing { .. });
             (topic.used_since_query, topic.query_at_once) = (false, false);
-            topic.state = match (answer, &topic.state) {
-                (MetadataAnswer::Known(mut topic_limits), state) => {
-                    if let (
-                        None,
-                        TopicState::Known {
-                            topic_limits: known,
-                            ..
-                        },
-                    ) = (topic_limits.batch_bytes_max, state)
-                    {
-                        // This time the broker did not tell.
-                        (topic_limits.batch_bytes_max, topic_limits.compacted) =
-                            (known.batch_bytes_max, known.compacted);
-                    }
-                    TopicState::Known {
-                        topic_limits,
-                        at: now,
-                    }
-                }
-                (MetadataAnswer::Missing, _) if self.auto_creates_topics => TopicState::Known {
-                    topic_limits: TopicLimits::default(),
-                    at: now,
-                },
-                (MetadataAnswer::Missing, TopicState::MaybeMissing { since })
-                    if now >= *since + VERIFY_AFTER =>
-                {
-                    TopicState::Missing { since: now }
-                }
-                (MetadataAnswer::Missing, TopicState::MaybeMissing { since }) => {
-                    TopicState::MaybeMissing { since: *since }
-                }
-                (MetadataAnswer::Missing, TopicState::Missing { .. }) => {
-                    TopicState::Missing { since: now }
-                }
-                (MetadataAnswer::Missing, _) => TopicState::MaybeMissing { since: now },
-            };
+            topic.state = topic.state_after(now, answer, self.auto_creates_topics);
             if !was_missing && matches!(topic.state, TopicState::Missing { .. }) {
                 self.missing.push_back(id);
             }
@@ -382,35 +275,5 @@ impl Topics {
             TopicState::Known { topic_limits, .. } => topic_limits.problem.as_deref(),
             _ => None,
         }
-    }
-}
-
-impl Topic {
-    /// When it is to be asked about; never, while nobody uses it.
-    fn due_at(&self) -> Option<Duration> {
-        if self.name.is_empty() {
-            return None;
-        }
-        if self.query_at_once {
-            return Some(Duration::ZERO);
-        }
-        match self.state {
-            TopicState::Unknown => Some(Duration::ZERO),
-            TopicState::MaybeMissing { since } => Some(since + VERIFY_AFTER),
-            TopicState::Known { at, .. } => self.used_since_query.then_some(at + REFRESH),
-            TopicState::Missing { since } => self.used_since_query.then_some(since + REFRESH),
-        }
-    }
-
-    fn due(&self, now: Duration) -> bool {
-        self.due_at().is_some_and(|due| due <= now)
-    }
-
-    /// What is waited for, if Kafka has not said whether it is there.
-    pub(crate) fn is_unknown(&self) -> bool {
-        matches!(
-            self.state,
-            TopicState::Unknown | TopicState::MaybeMissing { .. }
-        )
     }
 }

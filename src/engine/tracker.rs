@@ -1,14 +1,16 @@
-//! Which position may be confirmed: the book of transactions and events that are on their way.
+//! Which position may be confirmed: the transactions and events that are on their way.
 //!
-//! Owns the queue of received transactions, one small entry for each event that is not yet settled, and the two positions that
-//! follow from them: [`flushed`](Tracker::flushed), which may be reported, and [`complete`](Tracker::complete), where a
-//! new session of the same lineage may start. No clock, socket or log; every step is O(1), and memory is what is in flight.
+//! Owns the queue of received transactions, one small entry for each event that is not yet settled,
+//! and the two positions that follow from them: [`flushed`](Tracker::flushed), which may be
+//! reported, and [`complete`](Tracker::complete), where a new session of the same lineage may
+//! start. No clock, socket or log; every step is O(1), and memory is bounded by what is in flight.
 //!
-//! Why it is correct. A transaction enters at the back when its Begin is read and leaves at the front when its Commit was read
-//! and every event of it is settled. Postgres sends transactions in commit order, so what left is a prefix of the log,
-//! and `flushed` is the end of the last one that left. A keepalive says that everything below its position was sent before it: it
-//! counts for the last transaction in the queue, if that is closed, and counts at once only if the queue is empty. No position is ever
-//! computed; all come from the server.
+//! Why it is correct. A transaction enters at the back when its Begin is read and leaves at the
+//! front when its Commit was read and every event of it is settled. Postgres sends transactions in
+//! commit order, so those that left are a prefix of the WAL, and `flushed` is the end of the last
+//! one that left. A keepalive says that everything below its position was sent before it: it counts
+//! for the last transaction in the queue, if that is closed, and counts at once only if the queue
+//! is empty. No position is ever computed; all come from the server.
 
 use std::collections::VecDeque;
 

@@ -1,11 +1,13 @@
 //! Which acknowledged events are written back to the table next, and when. Pure.
 //!
-//! Owns the tickets of events that Kafka has and the table does not know of yet. At most one batch is out at a time, so load makes its
-//! own batches. A row that could not be marked yet (locked, or not visible yet) comes back and is tried again with growing delays;
-//! the others go on meanwhile. Nothing is ever dropped here: an event leaves when its row is settled.
+//! Owns the tickets of events that Kafka has and that the table does not show as published yet. At
+//! most one batch is out at a time, so load makes its own batches. A row that could not be marked
+//! yet (locked, or not visible yet) comes back and is tried again with growing delays; the others
+//! go on meanwhile. Nothing is ever dropped here: an event leaves when its row is settled.
 //!
-//! A batch that fails may have been more than the server can do in the time that a statement has. So the next one is half as large,
-//! and they grow again as they succeed: however slow the server, some batch is small enough.
+//! A batch that fails may have been more than the server can do within its statement time-out. So
+//! the next one is half as large, and batches grow again as they succeed: however slow the server,
+//! some batch is small enough.
 
 use std::collections::VecDeque;
 use std::time::Duration;

@@ -8,15 +8,15 @@ use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 use crate::engine::Engine;
-use crate::engine::delivery::{Offer, Offered};
 use crate::engine::dispatch::Admission;
+use crate::engine::offer::{Offer, Offered};
 use crate::engine::output::{
     DatabaseWork, DeliveryFailure, DeliveryResult, End, FailureKind, Intake, Limits, Output,
     SessionOutput, SinkOutput, Walsender,
 };
 use crate::engine::record_checks::RecordFacts;
 use crate::engine::simulation::world::{Appended, Batch, Message, Reported, Status, World};
-use crate::engine::topics::{MetadataAnswer, TopicLimits};
+use crate::engine::topic::{MetadataAnswer, TopicLimits};
 use crate::engine::tracker::{ENTRY_BYTES, Ticket};
 use crate::lsn::Lsn;
 use crate::outbox::Rejection;
@@ -258,7 +258,7 @@ impl Process {
             Appended::Later => Some(FailureKind::Outage),
             Appended::NoTopic => Some(FailureKind::NoTopic),
         };
-        let report = DeliveryResult {
+        let result = DeliveryResult {
             ticket,
             failure: kind.map(|kind| DeliveryFailure {
                 kind,
@@ -268,7 +268,7 @@ impl Process {
             record: suspect.then(|| Box::new(world.record(row))),
         };
         let mut done = Vec::new();
-        self.engine.delivery_finished(now, report, &mut done);
+        self.engine.delivery_finished(now, result, &mut done);
         if !current {
             world.saw("report of before a reset");
             assert!(done.is_empty());

@@ -20,11 +20,11 @@ use criterion::{Criterion, Throughput};
 
 use crate::config::{AfterPublish, KeyRule, OnPoison};
 use crate::engine::Engine;
-use crate::engine::delivery::Offer;
 use crate::engine::dispatch::Admission;
+use crate::engine::offer::Offer;
 use crate::engine::output::{DeliveryResult, Limits};
 use crate::engine::record_checks::{self, RecordFacts};
-use crate::engine::topics::{MetadataAnswer, TopicLimits};
+use crate::engine::topic::{MetadataAnswer, TopicLimits};
 use crate::engine::tracker::{InFlight, Ticket};
 use crate::lsn::Lsn;
 use crate::outbox::{Columns, Event, EventSource, Router, TopicName};
@@ -165,12 +165,12 @@ impl DatabaseWork {
         }
         engine.commit(Lsn::new(self.lsn), Lsn::new(self.lsn + 10));
         for ticket in self.tickets.drain(..) {
-            let report = DeliveryResult {
+            let result = DeliveryResult {
                 ticket,
                 failure: None,
                 record: None,
             };
-            engine.delivery_finished(MS, report, &mut self.done);
+            engine.delivery_finished(MS, result, &mut self.done);
         }
         engine.poll(MS);
         while engine.output().is_some() {}

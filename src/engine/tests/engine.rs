@@ -7,14 +7,14 @@ use std::time::Duration;
 use crate::config::{AfterPublish, OnPoison};
 use crate::engine::Engine;
 use crate::engine::dead_letters::PendingRequests;
-use crate::engine::delivery::{Offer, Offered};
 use crate::engine::dispatch::Admission;
+use crate::engine::offer::{Offer, Offered};
 use crate::engine::output::{
     DatabaseWork, DeliveryFailure, DeliveryResult, End, FailureKind, Intake, Limits, Output,
     SessionOutput, SinkOutput, Walsender,
 };
 use crate::engine::record_checks::RecordFacts;
-use crate::engine::topics::{MetadataAnswer, TopicLimits};
+use crate::engine::topic::{MetadataAnswer, TopicLimits};
 use crate::engine::tracker::Ticket;
 use crate::lsn::Lsn;
 use crate::outbox::{
@@ -145,7 +145,7 @@ fn report(
     row: Option<i64>,
 ) -> usize {
     let mut done = Vec::new();
-    let report = DeliveryResult {
+    let result = DeliveryResult {
         ticket,
         failure: kind.map(|kind| DeliveryFailure {
             kind,
@@ -157,7 +157,7 @@ fn report(
         }),
         record: row.map(|row| Box::new(record(row))),
     };
-    engine.delivery_finished(now, report, &mut done);
+    engine.delivery_finished(now, result, &mut done);
     done.len()
 }
 

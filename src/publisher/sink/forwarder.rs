@@ -11,11 +11,12 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::config::{AfterPublish, Config, OnPoison};
 use crate::engine::Engine;
-use crate::engine::delivery::{Offer, Offered};
 use crate::engine::dispatch::Admission;
+use crate::engine::offer::{Offer, Offered};
 use crate::engine::output::{DeliveryResult, End, Limits, Output, SessionOutput, SinkOutput};
 use crate::engine::record_checks::{self, RecordFacts};
-use crate::engine::topics::{MetadataAnswer, NO_TOPIC};
+use crate::engine::topic::MetadataAnswer;
+use crate::engine::topics::NO_TOPIC;
 use crate::engine::tracker::{InFlight, Ticket};
 use crate::error::{Code, Result};
 use crate::kafka::{DeliveryError, DeliveryReport, MetadataClient, Producer};
@@ -254,13 +255,13 @@ impl Forwarder {
         refusal: &DeliveryError,
         record: Option<Box<OwnedRecord>>,
     ) {
-        let report = DeliveryResult {
+        let result = DeliveryResult {
             ticket,
             failure: Some(failure(refusal)),
             record,
         };
         self.engine
-            .delivery_finished(self.now, report, &mut self.done);
+            .delivery_finished(self.now, result, &mut self.done);
     }
 
     /// The next thing that the engine wants of the session's owner; what it wants of Kafka and the
@@ -314,13 +315,13 @@ impl Forwarder {
             return self.fatal();
         }
         for report in self.reports.drain(..) {
-            let report = DeliveryResult {
+            let result = DeliveryResult {
                 ticket: report.ticket,
                 failure: report.outcome.err().map(|refusal| failure(&refusal)),
                 record: report.record,
             };
             self.engine
-                .delivery_finished(self.now, report, &mut self.done);
+                .delivery_finished(self.now, result, &mut self.done);
         }
         let wall = SystemTime::now()
             .duration_since(UNIX_EPOCH)

@@ -1,0 +1,108 @@
+//! How an event enters the engine: one question for an event that is to be sent, and two ways in for
+//! rows that are not.
+//!
+//! Owns nothing: an offered event gets its ticket from the tracker, and dispatch decides whether it is
+//! sent at once.
+
+use std::time::Duration;
+
+use crate::engine::Engine;
+use crate::engine::dispatch::{Admission, Reason};
+use crate::engine::record_checks::RecordFacts;
+use crate::engine::topic_queue::HeldRecord;
+use crate::engine::topics::{NO_TOPIC, TopicId};
+use crate::engine::tracker::{InFlight, Ticket};
+use crate::outbox::{OwnedRecord, Rejection, TopicName};
+
+/// An event that a source offers to the engine.
+#[derive(Debug)]
+pub(crate) struct Offer<'a> {
+    pub(crate) row: i64,
+    /// The transaction that inserted the row.
+    pub(crate) xid: u32,
+    /// Bytes of the record, counted until the acknowledgement.
+    pub(crate) bytes: u32,
+    /// As [`InFlight::since_micros`].
+    pub(crate) since_micros: i64,
+    /// As [`InFlight::sent_micros`].
+    pub(crate) sent_micros: u64,
+    /// A row that was read from the table, in place of the change of the stream just counted.
+    pub(crate) from_table: bool,
+    pub(crate) facts: RecordFacts<'a>,
+    /// Why it can never be published, where the record alone shows that.
+    pub(crate) rejection: Option<Rejection>,
+}
+
+/// What the engine says to an [`Offer`].
+#[derive(Debug)]
+pub(crate) struct Offered {
+    pub(crate) ticket: Ticket,
+    pub(crate) topic: TopicId,
+    pub(crate) admission: Admission,
+}
+
+impl Engine {
+    /// An event that a source has read: its ticket, its topic's number, and whether to send it now
+    /// or to give a copy of it to [`keep`](Engine::keep). `None` outside a transaction: the stream
+    /// contradicts what was received before, and
+    /// [`End::Violated`](crate::engine::output::End::Violated) follows.
+    pub(crate) fn offer(&mut self, offer: Offer<'_>) -> Option<Offered> {
+        let topic = self.topic(offer.facts.topic);
+        let event = InFlight {
+            row: offer.row,
+            xid: offer.xid,
+            bytes: offer.bytes,
+            topic,
+            since_micros: offer.since_micros,
+            sent_micros: offer.sent_micros,
+        };
+        let ticket = if offer.from_table {
+            self.tracker.accept_row(event)
+        } else {
+            let result = self.tracker.accept(event);
+            self.end_if_violated(result)?
+        };
+        let admission = match offer.rejection {
+            Some(rejection) => Admission::Keep(Reason::Reject(rejection)),
+            None => self.dispatch.admit(self.now, &offer.facts, &event),
+        };
+        Some(Offered {
+            ticket,
+            topic,
+            admission,
+        })
+    }
+
+    /// The number of a topic; [`NO_TOPIC`] where Kafka accepts none of the name.
+    pub(crate) fn topic(&mut self, name: Option<TopicName<'_>>) -> TopicId {
+        name.map_or(NO_TOPIC, |name| self.dispatch.topics.id(name))
+    }
+
+    /// The copy of an event that is not sent now.
+    pub(crate) fn keep(
+        &mut self,
+        now: Duration,
+        ticket: Ticket,
+        record: Box<OwnedRecord>,
+        reason: Reason,
+    ) {
+        if let Some(event) = self.tracker.event(ticket) {
+            let held_record = HeldRecord { ticket, record };
+            self.dispatch.keep(now, &event, held_record, reason);
+        }
+    }
+
+    /// A row that is to be marked and was not sent.
+    pub(crate) fn accept_unsent(&mut self, now: Duration, row: InFlight) {
+        let ticket = self.tracker.accept_row(row);
+        self.tracker.acknowledge(ticket);
+        self.write_back_queue.push(now, ticket);
+    }
+
+    /// A row of which nothing but its id could be read.
+    pub(crate) fn accept_unreadable(&mut self, now: Duration, row: InFlight, rejection: Rejection) {
+        let ticket = self.tracker.accept_row(row);
+        self.dispatch
+            .reject(now, ticket, row.row, None, rejection, 0);
+    }
+}
