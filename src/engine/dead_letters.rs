@@ -25,7 +25,7 @@ use crate::outbox::{
     CloseDeadLetter, NewDeadLetter, OwnedRecord, ParkedKey, Rejection, ResolveRequest,
 };
 
-/// DeadLetterQueue in one statement.
+/// Dead letters in one statement.
 const FILE_MAX: usize = 500;
 /// Bytes of their records.
 const FILE_BYTES_MAX: usize = 4 << 20;
@@ -63,7 +63,8 @@ pub(crate) struct DeadLetterQueue {
     to_count: VecDeque<i64>,
     resolving: HashMap<Ticket, Resolving>,
     parked_keys: ParkedKeys,
-    /// The version of the parks at the look that is out, and up to where the stream had been received whole.
+    /// While the requests are being read: the version of the parked keys at the start, and up to
+    /// where the stream had been received whole.
     reading: Option<(u64, Lsn)>,
     read_at: Duration,
     /// After a failure, when the next write is tried.
@@ -152,7 +153,7 @@ impl DeadLetterQueue {
         }
     }
 
-    /// Whether this event is a dead letter that was handed out.
+    /// Whether this event is a dead letter that is being retried or discarded.
     pub(crate) fn is_resolving(&self, ticket: Ticket) -> bool {
         self.resolving.contains_key(&ticket)
     }
@@ -257,7 +258,7 @@ impl DeadLetterQueue {
         }
     }
 
-    /// A dead letter is handed out: from now on its event is on its way like any other.
+    /// A dead letter is retried or discarded: from now on its event is on its way like any other.
     pub(crate) fn start_resolving(&mut self, request: &ResolveRequest, ticket: Ticket) {
         self.resolving_count += 1;
         let record = request.record.as_deref().filter(|_| request.parks_key);
@@ -384,7 +385,7 @@ impl DeadLetterQueue {
         (self.resolving_count == 0).then_some(self.read_at.max(self.retry_at))
     }
 
-    /// DeadLetterQueue that are not filed yet.
+    /// Dead letters that are not filed yet.
     pub(crate) fn unfiled_count(&self) -> usize {
         self.to_file.len()
     }

@@ -35,7 +35,7 @@ pub(crate) enum Admission {
 pub(crate) enum Reason {
     /// Its topic is not known yet, or others of it wait.
     Hold,
-    /// It is a dead letter that somebody wants sent, and stands there in the log.
+    /// It is a dead letter that is retried, and its event is at this place in the WAL.
     Retry(Option<(Lsn, u32)>),
     /// An earlier event of its key is a dead letter.
     KeyParked,
@@ -49,9 +49,9 @@ pub(crate) struct Dispatch {
     pub(super) limits: Limits,
     pub(crate) topics: Topics,
     pub(crate) dead_letters: DeadLetterQueue,
-    /// Lanes that may have something to send.
+    /// Topics whose queues may have something to send.
     pub(super) ready: VecDeque<TopicId>,
-    /// Lanes that rest.
+    /// Topics whose queues back off.
     pub(super) backing_off: Vec<TopicId>,
     /// Records that Kafka has by now, to be settled.
     pub(super) delivered: Vec<Ticket>,

@@ -63,7 +63,8 @@ impl Limits {
 
 /// Asked of the server for our session: how soon it lets go of a client that is gone.
 pub(crate) const WAL_SENDER_TIMEOUT: Duration = Duration::from_secs(30);
-/// Half of the above: whoever is not heard for so long is looked at, and without a session it is given up what is in flight.
+/// Half of it. After this much silence the walsender is inspected over SQL; without a session,
+/// in-flight records are withdrawn.
 const RECEIVE_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// The largest write-back: one statement over this many rows.

@@ -18,9 +18,9 @@ pub(crate) type Key = (Box<str>, Box<[u8]>);
 /// How a key stands.
 #[derive(Debug, Default, Clone, Copy)]
 pub(crate) struct KeyRows {
-    /// Rows of the key that were not handed out.
+    /// Rows of the key that are filed and not being resolved.
     pub(crate) parked: u64,
-    /// Rows that were handed out, and whose letters are not closed.
+    /// Rows that are being resolved: their dead letters are not closed.
     pub(crate) resolving: u64,
     /// The event at its head was refused, and nobody has asked for it since.
     pub(crate) blocked: bool,
@@ -79,7 +79,7 @@ impl ParkedKeys {
         key_rows.blocked |= blocks;
     }
 
-    /// A row of this record's key is handed out: the key, if it is parked.
+    /// A row of this record's key is being resolved from now on. Returns the key, if it is parked.
     pub(crate) fn start_resolving(&mut self, record: &OwnedRecord) -> Option<Key> {
         let key = key_of(record);
         let key_rows = self.keys.get_mut(&key)?;
@@ -90,7 +90,7 @@ impl ParkedKeys {
         Some(key)
     }
 
-    /// One of the rows that were handed out is no longer on its way.
+    /// One of the rows that were being resolved is closed, or filed again.
     pub(crate) fn resolved(&mut self, key: &Key) {
         if let Some(key_rows) = self.keys.get_mut(key) {
             self.version += 1;

@@ -30,7 +30,7 @@ enum NextStep {
 }
 
 impl Dispatch {
-    /// Judges the lane's round if that is over.
+    /// Ends the round of the topic's queue if it is over.
     pub(super) fn finish_round(&mut self, now: Duration, id: TopicId, tracker: &Tracker) {
         let Some(topic) = self.topics.get_mut(id) else {
             return;
@@ -72,7 +72,7 @@ impl Dispatch {
         }
     }
 
-    /// The next thing to do for the lanes that are awake.
+    /// The next output of the queues that are ready.
     pub(crate) fn output(&mut self, now: Duration, tracker: &Tracker) -> Option<SinkOutput> {
         while let Some(id) = self.ready.front().copied() {
             if let Some(held_record) = self.next_record(now, id, tracker) {
@@ -85,7 +85,7 @@ impl Dispatch {
         Some(SinkOutput::Trust { topic, failure })
     }
 
-    /// The next record of a topic's lane that may be sent now. The lane goes when nothing is left in it.
+    /// The next record of a topic's queue that may be sent now. An empty queue is dropped.
     pub(super) fn next_record(
         &mut self,
         now: Duration,
@@ -228,7 +228,7 @@ impl Dispatch {
         }
     }
 
-    /// DeadLetterQueue are closed: what waited for them may go.
+    /// These dead letters are closed: the queues of their topics are ready.
     pub(crate) fn dead_letters_closed(&mut self, closings: &[CloseDeadLetter]) {
         for topic in self.dead_letters.closed(closings) {
             if let Some(id) = self.topics.find(&topic) {
@@ -278,7 +278,7 @@ impl Dispatch {
         }
     }
 
-    /// Time has passed: wakes the lanes whose rest is over.
+    /// Time has passed: makes the queues ready whose back-off is over.
     pub(crate) fn end_back_offs(&mut self, now: Duration) {
         let backing_off = std::mem::take(&mut self.backing_off);
         for id in backing_off {

@@ -32,7 +32,7 @@ const ROUND_MAX: usize = 4_096;
 /// How long the topic rests after a failed round, by how often it has failed.
 const BACK_OFF: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
 
-/// Where in the lane a record stood.
+/// Where in the queue a record was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Stage {
     /// It was sent before.
@@ -133,7 +133,7 @@ impl TopicQueue {
         self.window > 0 || self.has_returned()
     }
 
-    /// Whether reports of the topic bring their records along because of this lane.
+    /// Whether delivery reports of the topic bring their records back because of this queue.
     pub(crate) fn needs_trust(&self) -> bool {
         self.needs_trust
     }

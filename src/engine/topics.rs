@@ -132,7 +132,7 @@ impl Topics {
         }
     }
 
-    /// Whether what is known of the topic is old enough to be asked for again before an event is condemned for it; it is asked for
+    /// Whether the topic's state is too old to reject an event because of it; the topic is queried
     /// then. Somebody may have raised a limit, or made the topic, a moment ago.
     pub(crate) fn is_stale(&mut self, now: Duration, id: TopicId) -> bool {
         let Some(topic) = self.list.get_mut(id as usize) else {

@@ -29,12 +29,12 @@ struct Filed {
 }
 
 #[derive(Debug, Default)]
-pub(crate) struct Cabinet {
+pub(crate) struct DeadLetterTable {
     dead_letters: BTreeMap<i64, Filed>,
     dead: BTreeSet<usize>,
 }
 
-impl Cabinet {
+impl DeadLetterTable {
     pub(crate) fn file(&mut self, dead_letters: &[NewDeadLetter]) {
         for dead_letter in dead_letters {
             let row = dead_letter.row.map_or(0, |row| row as usize);

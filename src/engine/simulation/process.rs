@@ -87,10 +87,11 @@ impl Process {
         self.first_ticket = self.engine.next_ticket();
         self.handed.clear();
         self.flush = world.confirmed;
-        self.engine.load_parked(world.cabinet.parked_keys());
+        self.engine
+            .load_parked(world.dead_letter_table.parked_keys());
         let missed = |row: &usize| {
             let known = &world.rows[*row];
-            known.transaction.is_none() && !known.marked && !world.cabinet.holds(*row)
+            known.transaction.is_none() && !known.marked && !world.dead_letter_table.holds(*row)
         };
         self.missed = (0..world.rows.len()).filter(missed).collect();
     }
@@ -164,7 +165,7 @@ impl Process {
                 let row = world.log[number].changes[index as usize];
                 match (self.engine.change(), row) {
                     (None, Some(row)) => {
-                        let left_out = world.cabinet.was_dead(row);
+                        let left_out = world.dead_letter_table.was_dead(row);
                         let handed = self.handed.contains(&row);
                         assert!(handed || left_out, "row {row} is skipped");
                         world.saw("change skipped");
@@ -173,7 +174,7 @@ impl Process {
                         assert_eq!(found, index, "index in the transaction");
                         // The driver skips rows that have a dead letter already.
                         if let Some(row) = row
-                            && !world.cabinet.holds(row)
+                            && !world.dead_letter_table.holds(row)
                         {
                             self.hand_over(row, number as u32, world, false);
                         }
@@ -221,8 +222,9 @@ impl Process {
         if self.engine.intake() != Intake::Open || self.stopping {
             return false;
         }
-        let known =
-            |row: &usize| world.rows[*row].transaction.is_none() && !world.cabinet.holds(*row);
+        let known = |row: &usize| {
+            world.rows[*row].transaction.is_none() && !world.dead_letter_table.holds(*row)
+        };
         let next = self.missed.pop_front().or_else(|| {
             (0..world.rows.len())
                 .find(|row| known(row) && !world.rows[*row].marked && !self.handed.contains(row))
@@ -230,7 +232,10 @@ impl Process {
         let Some(row) = next else {
             return false;
         };
-        if self.handed.contains(&row) || world.rows[row].marked || world.cabinet.holds(row) {
+        if self.handed.contains(&row)
+            || world.rows[row].marked
+            || world.dead_letter_table.holds(row)
+        {
             return false;
         }
         world.saw("row from the table");
@@ -431,7 +436,7 @@ impl Process {
     /// After a complete stop the next start must send nothing again.
     fn check_stopped(&self, world: &World) {
         for row in &self.handed {
-            if world.cabinet.holds(*row) {
+            if world.dead_letter_table.holds(*row) {
                 continue;
             }
             let again = match world.rows[*row].transaction {

@@ -124,7 +124,7 @@ impl Schedule {
             Step::Perform { rejection } => return world.perform(rejection),
             Step::Ask => {
                 let mut rng = world.rng.fork();
-                return world.cabinet.ask(&mut rng);
+                return world.dead_letter_table.ask(&mut rng);
             }
             Step::Topic => {
                 let number = world.rng.usize(0..world.topics.len());
@@ -339,7 +339,7 @@ impl Schedule {
             }
             idle = 0;
             // Retries are requested for events rejected before the faults were lifted.
-            self.world.cabinet.retry_all();
+            self.world.dead_letter_table.retry_all();
             self.step(Step::Position);
             self.step(Step::AskWithoutEnd);
             if let Some(process) = &mut self.process

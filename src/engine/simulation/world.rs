@@ -11,7 +11,7 @@ use fastrand::Rng;
 use crate::config::{AfterPublish, OnPoison};
 use crate::engine::dead_letters::PendingRequests;
 use crate::engine::output::DatabaseWork;
-use crate::engine::simulation::dead_letters::Cabinet;
+use crate::engine::simulation::dead_letters::DeadLetterTable;
 use crate::engine::tracker::Ticket;
 use crate::lsn::Lsn;
 use crate::outbox::{Outcome, OwnedRecord};
@@ -157,7 +157,7 @@ pub(crate) struct World {
     pub(crate) topics: Vec<bool>,
     pub(crate) question: Option<Vec<String>>,
     pub(crate) batches: VecDeque<Batch>,
-    pub(crate) cabinet: Cabinet,
+    pub(crate) dead_letter_table: DeadLetterTable,
     pub(crate) seen: BTreeMap<&'static str, u64>,
 }
 
@@ -179,7 +179,7 @@ impl World {
             on_poison,
             topics,
             question: None,
-            cabinet: Cabinet::default(),
+            dead_letter_table: DeadLetterTable::default(),
             rows: Vec::new(),
             log: Vec::new(),
             wal: 1_000,
@@ -389,7 +389,7 @@ impl World {
             && transaction.commit < position
         {
             for row in transaction.changes.iter().flatten() {
-                if self.cabinet.holds(*row) {
+                if self.dead_letter_table.holds(*row) {
                     continue;
                 }
                 assert!(self.rows[*row].appended > 0, "row {row} is lost");
@@ -536,10 +536,10 @@ impl World {
                 }
             }
             _ if without_effect => {}
-            DatabaseWork::File(dead_letters) => self.cabinet.file(dead_letters),
+            DatabaseWork::File(dead_letters) => self.dead_letter_table.file(dead_letters),
             DatabaseWork::Close(closings) => {
                 for closing in closings {
-                    let row = self.cabinet.close(closing);
+                    let row = self.dead_letter_table.close(closing);
                     self.rows[row].marked = !keep;
                 }
             }
@@ -547,7 +547,7 @@ impl World {
             DatabaseWork::ReadRequests { with_keys } => {
                 let with_keys = *with_keys;
                 let event = |row| (self.record(row), self.place(row));
-                pending = Some(self.cabinet.look(with_keys, event));
+                pending = Some(self.dead_letter_table.look(with_keys, event));
             }
         }
         self.batches[at].result = Some(if rejection { Err(()) } else { Ok(pending) });
@@ -578,11 +578,13 @@ impl World {
     pub(crate) fn is_published(&self) -> bool {
         let keep = self.after_publish == AfterPublish::Keep;
         let done = |(number, row): (usize, &Row)| {
-            let discarded = self.cabinet.is_discarded(number);
+            let discarded = self.dead_letter_table.is_discarded(number);
             (row.appended > 0 || discarded) && (row.marked || keep)
         };
         let rows = self.rows.iter().enumerate();
-        self.confirmed == self.wal && rows.into_iter().all(done) && self.cabinet.is_closed()
+        self.confirmed == self.wal
+            && rows.into_iter().all(done)
+            && self.dead_letter_table.is_closed()
     }
 
     /// For each key, the `first` deliveries, or else the last ones, are in commit order. A dead
@@ -590,8 +592,9 @@ impl World {
     pub(crate) fn check_order(&self, first: bool) {
         for partition in &self.partitions {
             for key in 0..3 {
-                let late =
-                    |row: usize| self.on_poison != OnPoison::ParkKey && self.cabinet.was_dead(row);
+                let late = |row: usize| {
+                    self.on_poison != OnPoison::ParkKey && self.dead_letter_table.was_dead(row)
+                };
                 let from_slot = |row: &usize| {
                     let known = &self.rows[*row];
                     known.transaction.is_some() && known.key == key && !late(*row)
