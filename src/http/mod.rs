@@ -28,7 +28,7 @@ use tokio::net::TcpListener;
 
 use crate::error::{Code, Error, Result};
 use crate::http::listener::Limited;
-use crate::metrics::{CONTENT_TYPE, FlightGauges, Metrics, SlotGauges};
+use crate::metrics::{CONTENT_TYPE, Metrics};
 use crate::publisher::{Phase, Status};
 
 /// How the server asks for the publisher's state.
@@ -108,7 +108,7 @@ async fn status(State(shown): State<Shown>) -> impl IntoResponse {
 }
 
 async fn metrics(State(shown): State<Shown>) -> impl IntoResponse {
-    gauge(&shown.metrics, &(shown.status)());
+    shown.metrics.show(&(shown.status)());
     (
         [(header::CONTENT_TYPE, CONTENT_TYPE)],
         shown.metrics.render(),
@@ -128,34 +128,6 @@ fn answer(verdict: Result<(), String>) -> (StatusCode, String) {
         Ok(()) => (StatusCode::OK, "ok\n".to_owned()),
         Err(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
     }
-}
-
-/// Gauges are read off the status when somebody asks, so that both always agree.
-fn gauge(metrics: &Metrics, status: &Status) {
-    metrics.flight(FlightGauges {
-        records: status.in_flight_records,
-        bytes: status.in_flight_bytes,
-        oldest_seconds: status.oldest_unacknowledged_seconds,
-        unmarked_records: status.unmarked_records,
-    });
-    metrics.slot(status.slot_health.as_ref().map(|slot| SlotGauges {
-        lag_bytes: slot.lag_bytes,
-        retained_bytes: slot.retained_bytes,
-        safe_wal_size: slot.safe_wal_size,
-        wal_status: slot.wal_status.as_deref(),
-        active: slot.active,
-    }));
-    metrics.audit.show(
-        status.problems.iter().map(|problem| problem.name),
-        status.missed_events,
-        status.audits_total,
-    );
-    metrics.waiting(
-        status
-            .waiting
-            .as_ref()
-            .map(|waiting| (waiting.on, waiting.seconds)),
-    );
 }
 
 fn liveness(status: &Status) -> Result<(), String> {

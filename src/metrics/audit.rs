@@ -1,4 +1,4 @@
-//! What the publisher says of its slot: troubles that stand, and events that the slot has missed.
+//! Metrics of the slot's health: problems that stand, and events that the slot has missed.
 
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -7,7 +7,7 @@ use prometheus_client::registry::Registry;
 
 use super::{AUDITS, Labels, MISSED_EVENTS, MISSED_EVENTS_OPEN, TROUBLE, TROUBLES, stem};
 
-/// Counters and gauges of watchdog and audit.
+/// Counters and gauges of the health monitor and the audit.
 #[derive(Debug, Default)]
 pub struct AuditMetrics {
     /// Events that the slot has missed.
@@ -42,7 +42,7 @@ impl AuditMetrics {
     }
 
     /// Shows what stands.
-    pub fn show<'a>(&self, problems: impl Iterator<Item = &'a str>, missed: u64, audits: u64) {
+    pub(super) fn show<'a>(&self, problems: impl Iterator<Item = &'a str>, missed: u64, audits: u64) {
         self.problems.clear();
         for name in problems {
             let label = vec![(TROUBLE, name.to_owned())];

@@ -1,7 +1,9 @@
 //! What is counted, and under which names.
 //!
-//! The names are the contract with dashboards and alerts and stand as constants in a file of their own. Counting
-//! decides nothing. The hot path holds a [`TopicMetrics`], so an event costs one atomic addition
+//! The names are the contract with dashboards and alerts and stand as constants in a file of their
+//! own. Counters are incremented where the thing happens; [`Metrics::show`] alone sets the gauges, from
+//! the status. The one gauge that is no part of it, that of dead letters, is set when the database
+//! worker has counted them. Counting decides nothing. The hot path holds a [`TopicMetrics`], so an event costs one atomic addition
 //! and one histogram entry, no look-up. Labels are bounded: after [`TOPICS_MAX`] topics the rest
 //! share one label.
 
@@ -22,6 +24,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 use crate::error::Code;
+use crate::status::{SlotHealth, Status};
 
 pub use audit::AuditMetrics;
 pub use names::*;
@@ -97,34 +100,6 @@ impl TopicMetrics {
     }
 }
 
-/// The slot as the server shows it.
-#[derive(Debug, Clone, Copy)]
-pub struct SlotGauges<'a> {
-    /// Behind the server by so many bytes.
-    pub lag_bytes: i64,
-    /// Bytes of log kept for it.
-    pub retained_bytes: i64,
-    /// Bytes until it is lost; `None` without a limit.
-    pub safe_wal_size: Option<i64>,
-    /// `reserved`, `extended`, `unreserved` or `lost`.
-    pub wal_status: Option<&'a str>,
-    /// Whether a session holds it.
-    pub active: bool,
-}
-
-/// What is under way.
-#[derive(Debug, Clone, Copy)]
-pub struct FlightGauges {
-    /// Records without an acknowledgement.
-    pub records: u64,
-    /// Their bytes.
-    pub bytes: u64,
-    /// Age of the oldest.
-    pub oldest_seconds: f64,
-    /// Rows that wait for their write-back.
-    pub unmarked_records: u64,
-}
-
 impl Metrics {
     /// All at zero.
     pub fn new() -> Self {
@@ -163,74 +138,9 @@ impl Metrics {
     }
 
     fn register(&self, registry: &mut Registry) {
-        // The encoder adds `_total` to a counter's name itself.
-        let mut counter = |name: &'static str, help: &'static str, counter: &Counter| {
-            registry.register(stem(name), help, counter.clone());
-        };
-        counter(
-            RECONNECTS,
-            "Sessions that had to be opened again",
-            &self.reconnects,
-        );
-        counter(
-            SLOT_BOOTSTRAPS,
-            "Slots created on a first start",
-            &self.slot_bootstraps,
-        );
-        counter(
-            SLOT_HEALS,
-            "Slots created again after a loss",
-            &self.slot_heals,
-        );
-        counter(
-            TRANSACTIONS,
-            "Transactions with events that were received whole",
-            &self.transactions,
-        );
-        counter(
-            PARTITION_REWINDS,
-            "Partitions that were rewound because of a refusal",
-            &self.partition_rewinds,
-        );
-        registry.register(
-            stem(EVENTS_PROCESSED),
-            "Events by topic and outcome",
-            self.events.clone(),
-        );
-        registry.register(stem(ERRORS), "Errors by code", self.errors.clone());
-        let help = "Time from an event's commit to Kafka's acknowledgement";
-        registry.register(PROCESSING_DURATION, help, self.durations.clone());
-        let help = "Log between the slot's confirmed position and the server's";
-        registry.register(SLOT_LAG, help, self.slot_lag.clone());
-        registry.register(
-            RETAINED_WAL,
-            "Log that the server keeps for the slot",
-            self.retained_wal.clone(),
-        );
-        let help = "Log that may be written before the slot is lost, absent without a limit";
-        registry.register(SAFE_WAL_SIZE, help, self.safe_wal_size.clone());
-        registry.register(
-            WAL_STATUS,
-            "1 for the slot's wal_status",
-            self.wal_status.clone(),
-        );
-        registry.register(
-            SLOT_ACTIVE,
-            "1 while a session holds the slot",
-            self.slot_active.clone(),
-        );
-        let help = "Records without an acknowledgement";
-        registry.register(IN_FLIGHT_RECORDS, help, self.in_flight_records.clone());
-        let help = "Bytes of the records without an acknowledgement";
-        registry.register(IN_FLIGHT_BYTES, help, self.in_flight_bytes.clone());
-        let help = "Age of the oldest record without an acknowledgement";
-        registry.register(
-            OLDEST_UNACKNOWLEDGED,
-            help,
-            self.oldest_unacknowledged.clone(),
-        );
-        let help = "Rows that are published and not written back";
-        registry.register(WRITE_BACK_PENDING, help, self.write_back_pending.clone());
+        self.register_counters(registry);
+        self.register_slot(registry);
+        self.register_in_flight(registry);
         let help = "How long the named wait has lasted, absent when there is none";
         registry.register(WAITING, help, self.waiting.clone());
         let help = "Dead letters that are open";
@@ -241,6 +151,69 @@ impl Metrics {
             .get_or_create(&vec![(VERSION, env!("CARGO_PKG_VERSION").to_owned())])
             .set(1);
         registry.register(BUILD_INFO, "The running version", build);
+    }
+
+    fn register_counters(&self, registry: &mut Registry) {
+        let counters = [
+            (
+                RECONNECTS,
+                "Sessions that had to be opened again",
+                &self.reconnects,
+            ),
+            (
+                SLOT_BOOTSTRAPS,
+                "Slots created on a first start",
+                &self.slot_bootstraps,
+            ),
+            (
+                SLOT_HEALS,
+                "Slots created again after a loss",
+                &self.slot_heals,
+            ),
+            (
+                TRANSACTIONS,
+                "Transactions with events that were received whole",
+                &self.transactions,
+            ),
+            (
+                PARTITION_REWINDS,
+                "Partitions that were rewound because of a refusal",
+                &self.partition_rewinds,
+            ),
+        ];
+        for (name, help, counter) in counters {
+            registry.register(stem(name), help, counter.clone());
+        }
+        let help = "Events by topic and outcome";
+        registry.register(stem(EVENTS_PROCESSED), help, self.events.clone());
+        registry.register(stem(ERRORS), "Errors by code", self.errors.clone());
+        let help = "Time from an event's commit to Kafka's acknowledgement";
+        registry.register(PROCESSING_DURATION, help, self.durations.clone());
+    }
+
+    fn register_slot(&self, registry: &mut Registry) {
+        let help = "WAL between the slot's confirmed position and the server's";
+        registry.register(SLOT_LAG, help, self.slot_lag.clone());
+        let help = "WAL that the server keeps for the slot";
+        registry.register(RETAINED_WAL, help, self.retained_wal.clone());
+        let help = "WAL that may be written before the slot is lost, absent without a limit";
+        registry.register(SAFE_WAL_SIZE, help, self.safe_wal_size.clone());
+        let help = "1 for the slot's wal_status";
+        registry.register(WAL_STATUS, help, self.wal_status.clone());
+        let help = "1 while a session holds the slot";
+        registry.register(SLOT_ACTIVE, help, self.slot_active.clone());
+    }
+
+    fn register_in_flight(&self, registry: &mut Registry) {
+        let help = "Records without an acknowledgement";
+        registry.register(IN_FLIGHT_RECORDS, help, self.in_flight_records.clone());
+        let help = "Bytes of the records without an acknowledgement";
+        registry.register(IN_FLIGHT_BYTES, help, self.in_flight_bytes.clone());
+        let help = "Age of the oldest record without an acknowledgement";
+        let oldest = self.oldest_unacknowledged.clone();
+        registry.register(OLDEST_UNACKNOWLEDGED, help, oldest);
+        let help = "Rows that are published and not written back";
+        registry.register(WRITE_BACK_PENDING, help, self.write_back_pending.clone());
     }
 
     /// The topic's counters; to be kept by the caller, since this looks them up.
@@ -278,38 +251,44 @@ impl Metrics {
             .inc();
     }
 
-    /// Shows the slot as the server sees it; with `None`, when nobody knows, its gauges are absent
-    /// rather than stale.
-    pub fn slot(&self, slot: Option<SlotGauges<'_>>) {
+    /// Sets every gauge that the status holds the value of. The HTTP server does this at each
+    /// scrape, so that `/metrics` and `/status` agree; a program that calls
+    /// [`render`](Metrics::render) itself calls this before.
+    pub fn show(&self, status: &Status) {
+        self.in_flight_records
+            .set(saturating(status.in_flight_records));
+        self.in_flight_bytes.set(saturating(status.in_flight_bytes));
+        self.oldest_unacknowledged
+            .set(status.oldest_unacknowledged_seconds);
+        self.write_back_pending
+            .set(saturating(status.unmarked_records));
+        self.show_slot(status.slot_health.as_ref());
+        self.waiting.clear();
+        if let Some(waiting) = &status.waiting {
+            self.waiting
+                .get_or_create(&vec![(WAIT, waiting.on.to_owned())])
+                .set(waiting.seconds);
+        }
+        self.audit.show(
+            status.problems.iter().map(|problem| problem.name),
+            status.missed_events,
+            status.audits_total,
+        );
+    }
+
+    /// Without a slot, or while its state is not known, the slot's gauges are absent rather than
+    /// stale.
+    fn show_slot(&self, slot: Option<&SlotHealth>) {
         self.slot_lag.set(slot.map(|slot| slot.lag_bytes));
         self.retained_wal.set(slot.map(|slot| slot.retained_bytes));
         self.safe_wal_size
             .set(slot.and_then(|slot| slot.safe_wal_size));
         self.slot_active.set(slot.map(|slot| slot.active.into()));
         self.wal_status.clear();
-        if let Some(status) = slot.and_then(|slot| slot.wal_status) {
+        if let Some(status) = slot.and_then(|slot| slot.wal_status.clone()) {
             self.wal_status
-                .get_or_create(&vec![(STATUS, status.to_owned())])
+                .get_or_create(&vec![(STATUS, status)])
                 .set(1);
-        }
-    }
-
-    /// Shows what is under way.
-    pub fn flight(&self, flight: FlightGauges) {
-        self.in_flight_records.set(saturating(flight.records));
-        self.in_flight_bytes.set(saturating(flight.bytes));
-        self.oldest_unacknowledged.set(flight.oldest_seconds);
-        self.write_back_pending
-            .set(saturating(flight.unmarked_records));
-    }
-
-    /// Shows the wait that the publisher is in; there is one at most.
-    pub fn waiting(&self, wait: Option<(&'static str, f64)>) {
-        self.waiting.clear();
-        if let Some((name, seconds)) = wait {
-            self.waiting
-                .get_or_create(&vec![(WAIT, name.to_owned())])
-                .set(seconds);
         }
     }
 
@@ -375,6 +354,22 @@ fn saturating(value: u64) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::status::{Problem, StatusBoard, Waiting};
+
+    fn status() -> Status {
+        let names = ("outboxd_orders".to_owned(), "outboxd".to_owned());
+        StatusBoard::new(Some(names), "outbox.outbox").read()
+    }
+
+    fn slot() -> SlotHealth {
+        SlotHealth {
+            lag_bytes: 1,
+            retained_bytes: 2,
+            safe_wal_size: Some(3),
+            wal_status: Some("reserved".to_owned()),
+            active: true,
+        }
+    }
 
     fn has(metrics: &Metrics, line: &str) {
         let text = metrics.render();
@@ -392,21 +387,21 @@ mod tests {
         topic.failed(1);
         topic.observe(0.003);
         metrics.error(Code::Publish);
-        metrics.waiting(Some(("kafka", 1.5)));
-        metrics.audit.show(["not-published"].into_iter(), 1, 2);
-        metrics.flight(FlightGauges {
-            records: 4,
-            bytes: 5,
-            oldest_seconds: 0.5,
-            unmarked_records: 6,
+        let mut status = status();
+        status.slot_health = Some(slot());
+        status.waiting = Some(Waiting {
+            on: "kafka",
+            detail: String::new(),
+            seconds: 1.5,
         });
-        metrics.slot(Some(SlotGauges {
-            lag_bytes: 1,
-            retained_bytes: 2,
-            safe_wal_size: Some(3),
-            wal_status: Some("reserved"),
-            active: true,
-        }));
+        status.problems = vec![Problem {
+            name: "not-published",
+            detail: String::new(),
+            hint: String::new(),
+            loses_events: true,
+        }];
+        status.audits_total = 2;
+        metrics.show(&status);
         for name in [
             EVENTS_PROCESSED,
             ERRORS,
@@ -498,19 +493,18 @@ mod tests {
     #[test]
     fn what_is_no_longer_known_is_absent_and_not_stale() {
         let metrics = Metrics::new();
-        let slot = SlotGauges {
-            lag_bytes: 1,
-            retained_bytes: 2,
-            safe_wal_size: Some(3),
-            wal_status: Some("extended"),
-            active: true,
-        };
-        metrics.slot(Some(slot));
-        metrics.slot(Some(SlotGauges {
+        let mut status = status();
+        status.slot_health = Some(SlotHealth {
+            wal_status: Some("extended".to_owned()),
+            ..slot()
+        });
+        metrics.show(&status);
+        status.slot_health = Some(SlotHealth {
             safe_wal_size: None,
-            wal_status: Some("lost"),
-            ..slot
-        }));
+            wal_status: Some("lost".to_owned()),
+            ..slot()
+        });
+        metrics.show(&status);
         has(&metrics, "outboxd_slot_lag_bytes 1");
         let text = metrics.render();
         assert!(!text.contains("outboxd_safe_wal_size_bytes 3"), "{text}");
@@ -518,7 +512,8 @@ mod tests {
             !text.contains("extended") && text.contains("status=\"lost\"} 1"),
             "{text}"
         );
-        metrics.slot(None);
+        status.slot_health = None;
+        metrics.show(&status);
         let text = metrics.render();
         let shown = |name: &&str| text.lines().any(|line| line.starts_with(name));
         let slot = [SLOT_LAG, RETAINED_WAL, WAL_STATUS, SLOT_ACTIVE];

@@ -11,7 +11,6 @@ use tokio_postgres::types::ToSql;
 
 use crate::engine::output::Walsender;
 use crate::error::{Code, Error, Result};
-use crate::metrics::SlotGauges;
 use crate::postgres::Session;
 use crate::postgres::slot::{self, Slot};
 use crate::publisher::monitor::health_monitor::HealthMonitor;
@@ -131,13 +130,6 @@ impl<'a> SessionMonitor<'a> {
                 self.health_monitor.slot(slot.as_ref(), forwarder);
                 let position = slot.as_ref().and_then(|slot| slot.confirmed_flush);
                 forwarder.engine.slot_position(position);
-                forwarder.metrics.slot(slot.as_ref().map(|slot| SlotGauges {
-                    lag_bytes: slot.lag_bytes,
-                    retained_bytes: slot.retained_bytes,
-                    safe_wal_size: slot.safe_wal_size,
-                    wal_status: slot.wal_status.as_deref(),
-                    active: slot.active_pid.is_some(),
-                }));
                 forwarder
                     .board
                     .update(|status| status.slot_health = slot.map(health));

@@ -1,16 +1,16 @@
-//! What the forwarder shows of itself: figures for the board and the gauges, and the name of what it waits for.
+//! The forwarder's entries on the status board: its figures, and the name of what it waits for.
+//! The gauges are set from the board, by [`Metrics::show`](crate::metrics::Metrics::show) alone.
 
 use std::time::Duration;
 
 use crate::engine::output::EngineStats;
-use crate::metrics::FlightGauges;
 use crate::publisher::sink::forwarder::Forwarder;
 
 /// A record that Kafka has not acknowledged for so long makes Kafka what is waited for.
 const KAFKA_WAIT: Duration = Duration::from_secs(5);
 
 impl Forwarder {
-    /// Puts the figures on the board and into the gauges, and names what is waited for.
+    /// Puts the figures on the board, and names what is waited for.
     pub(crate) fn show(&mut self) {
         let (snapshot, oldest_seconds) = self.show_figures();
         let waiting = self.waiting(&snapshot, oldest_seconds);
@@ -23,22 +23,15 @@ impl Forwarder {
         let oldest_seconds = snapshot.oldest.map_or(0.0, |oldest| {
             self.now.as_secs_f64() - Duration::from_micros(oldest.sent_micros).as_secs_f64()
         });
-        let gauges = FlightGauges {
-            records: snapshot.in_flight_count,
-            bytes: snapshot.in_flight_bytes as u64,
-            oldest_seconds,
-            unmarked_records: snapshot.unmarked_count as u64,
-        };
-        self.metrics.flight(gauges);
         let rewinds = snapshot.rewind_count;
         self.metrics
             .partition_rewinds
             .inc_by(rewinds - std::mem::replace(&mut self.rewinds, rewinds));
         self.board.update(|status| {
             status.published_total = self.published;
-            status.in_flight_records = gauges.records;
-            status.in_flight_bytes = gauges.bytes;
-            status.unmarked_records = gauges.unmarked_records;
+            status.in_flight_records = snapshot.in_flight_count;
+            status.in_flight_bytes = snapshot.in_flight_bytes as u64;
+            status.unmarked_records = snapshot.unmarked_count as u64;
             status.oldest_unacknowledged_seconds = oldest_seconds;
             status.received_lsn = Some(snapshot.received.to_string());
             status.confirmed_lsn = Some(snapshot.confirmed.to_string());
