@@ -42,7 +42,12 @@ impl AuditMetrics {
     }
 
     /// Shows what stands.
-    pub(super) fn show<'a>(&self, problems: impl Iterator<Item = &'a str>, missed: u64, audits: u64) {
+    pub(super) fn show<'a>(
+        &self,
+        problems: impl Iterator<Item = &'a str>,
+        missed: u64,
+        audits: u64,
+    ) {
         self.problems.clear();
         for name in problems {
             let label = vec![(TROUBLE, name.to_owned())];

@@ -29,6 +29,34 @@ pub struct ServerError {
 }
 
 impl ServerError {
+    /// The server's error that is the cause of `error`.
+    pub(crate) fn of(error: &Error) -> Option<&ServerError> {
+        error.source()?.downcast_ref()
+    }
+
+    /// Whether the server failed at the data that it was decoding, rather than the connection to it.
+    pub(crate) fn is_undecodable(&self) -> bool {
+        fails_at_data(&self.code)
+    }
+
+    /// Whether a statement failed because it cannot print a row: too large (program_limit_exceeded,
+    /// or internal_error where the server refuses the allocation), or a value that a function
+    /// cannot take (class 22). Narrower than [`is_unreadable`]: other states of these classes may
+    /// mean the server or the statement, and no single row.
+    pub(crate) fn is_unprintable_row(&self) -> bool {
+        matches!(self.code.as_str(), "54000" | "XX000") || self.code.starts_with("22")
+    }
+
+    /// undefined_object: the slot, or the publication as of the position that is decoded.
+    pub(crate) fn is_undefined_object(&self) -> bool {
+        self.code == "42704"
+    }
+
+    /// object_not_in_prerequisite_state: an invalid slot, among others.
+    pub(crate) fn is_not_in_prerequisite_state(&self) -> bool {
+        self.code == "55000"
+    }
+
     fn detail_to_show(&self) -> Option<&str> {
         let about_the_server = ["28", "42704", "53", "55", "57"];
         let shown = about_the_server
@@ -283,12 +311,19 @@ pub(crate) fn is_lock_conflict(error: &tokio_postgres::Error) -> bool {
     error.code().is_some_and(|state| states.contains(state))
 }
 
-/// Whether a row cannot be read because of what is in it: it prints as more than the server can hold, or is damaged.
+/// Whether a row cannot be read because of what is in it: it prints as more than the server can
+/// hold, or is damaged.
 pub(crate) fn is_unreadable(error: &tokio_postgres::Error) -> bool {
-    let states = ["22", "54", "XX"];
     error
         .code()
-        .is_some_and(|code| states.iter().any(|state| code.code().starts_with(state)))
+        .is_some_and(|state| fails_at_data(state.code()))
+}
+
+/// data_exception, program_limit_exceeded, internal_error with data_corrupted.
+fn fails_at_data(state: &str) -> bool {
+    ["22", "54", "XX"]
+        .iter()
+        .any(|class| state.starts_with(class))
 }
 
 /// State and words of such an error, without the row that its detail may quote.

@@ -35,10 +35,7 @@ pub struct Skipped {
 
 /// Whether the server, and not the connection to it, has failed at what it was decoding. Gives the SQLSTATE.
 pub(crate) fn undecodable(error: &Error) -> Option<&ServerError> {
-    let server = std::error::Error::source(error)?.downcast_ref::<ServerError>()?;
-    let states = ["22", "54", "XX"];
-    let decoding = states.iter().any(|state| server.code.starts_with(state));
-    decoding.then_some(server)
+    ServerError::of(error).filter(|server| server.is_undecodable())
 }
 
 impl Supervisor {

@@ -102,14 +102,12 @@ impl fmt::Display for SlotLoss {
 
 /// What the end of a session may say of the slot or its publication: the SQLSTATE, if it is one that a look at both has to explain.
 pub(crate) fn suspicion(error: &Error) -> Option<SlotSuspicion> {
-    let server = std::error::Error::source(error)?.downcast_ref::<ServerError>()?;
-    match server.code.as_str() {
-        // undefined_object: the slot, or the publication as of the position that is decoded.
-        "42704" => Some(SlotSuspicion::NotThere),
-        // object_not_in_prerequisite_state: an invalid slot, among others.
-        "55000" => Some(SlotSuspicion::NotUsable),
-        _ => None,
+    let server = ServerError::of(error)?;
+    if server.is_undefined_object() {
+        return Some(SlotSuspicion::NotThere);
     }
+    let is_unusable = server.is_not_in_prerequisite_state();
+    is_unusable.then_some(SlotSuspicion::NotUsable)
 }
 
 /// See [`suspicion`].

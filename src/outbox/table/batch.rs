@@ -9,9 +9,8 @@
 //! Between two parts nothing runs at the server: no statement, and so no snapshot, is held open while somebody waits for Kafka.
 
 use std::collections::VecDeque;
-use std::error::Error as _;
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::outbox::Rejection;
 use crate::outbox::table::row::{FoundRow, TableRow};
 use crate::outbox::table::slow_rows::SlowRows;
@@ -161,7 +160,8 @@ impl Batch {
                 }
                 Err(error) => error,
             };
-            let Some(rejection) = of_a_row(&error) else {
+            let server = ServerError::of(&error).filter(|server| server.is_unprintable_row());
+            let Some(server) = server else {
                 if is_out_of_time(&error) && read.is_empty() {
                     slow.note(first.id, part.len());
                 }
@@ -179,7 +179,7 @@ impl Batch {
             if let [FoundRow { id, xid, .. }] = part[..] {
                 self.unread.pop_front();
                 self.part_rows = 1;
-                let rejection = rows.unreadable(id, rejection);
+                let rejection = rows.unreadable(id, server);
                 return Ok(vec![Read::Unreadable { id, xid, rejection }]);
             }
             self.part_rows = (part.len() / 2).max(1);
@@ -233,19 +233,9 @@ async fn read_part(
     (read, Ok(false))
 }
 
-/// Whether a statement failed because a row cannot be printed: too large (54000, or an allocation that the server refuses, XX000), or
-/// a value that a function cannot take (class 22).
-fn of_a_row(error: &Error) -> Option<&ServerError> {
-    let server = error.source()?.downcast_ref::<ServerError>()?;
-    let state = server.code.as_str();
-    let own = matches!(state, "54000" | "XX000") || state.starts_with("22");
-    own.then_some(server)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::Code;
 
     fn found(sizes: &[i64]) -> Vec<FoundRow> {
         let rows = sizes.iter().zip(1..).map(|(bytes, id)| FoundRow {
@@ -273,26 +263,5 @@ mod tests {
         assert_eq!(part_of(&batch), [1]);
         let batch = Batch::new(found(&[0; 2_000]), true, false);
         assert_eq!(part_of(&batch).len(), 2_000);
-    }
-
-    #[test]
-    fn only_what_a_row_can_cause_is_a_rows_fault() {
-        let error = |code: &str| {
-            let server = ServerError {
-                severity: "ERROR".to_owned(),
-                code: code.to_owned(),
-                message: "no".to_owned(),
-                detail: None,
-                hint: None,
-            };
-            Error::fatal(Code::Write, "reading").source(server)
-        };
-        for own in ["54000", "XX000", "22003", "22P05"] {
-            assert!(of_a_row(&error(own)).is_some(), "{own}");
-        }
-        for other in ["54001", "XX001", "42P01", "57014", "08006"] {
-            assert!(of_a_row(&error(other)).is_none(), "{other}");
-        }
-        assert!(of_a_row(&Error::fatal(Code::Write, "no cause")).is_none());
     }
 }

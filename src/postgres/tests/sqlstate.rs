@@ -111,3 +111,49 @@ fn where_the_table_has_no_advice_the_servers_own_is_passed_on() {
     };
     assert_eq!(classify("doing it", advised).hint(), Some("Retry it."));
 }
+
+/// The states of `all` for which the predicate holds.
+fn holding(all: &[&'static str], predicate: fn(&ServerError) -> bool) -> Vec<&'static str> {
+    let states = all.iter().copied();
+    states.filter(|state| predicate(&server(state))).collect()
+}
+
+#[test]
+fn only_what_the_server_fails_at_while_it_decodes_is_undecodable() {
+    let all = [
+        "22021", "54000", "54001", "XX000", "XX001", "08006", "42704", "55000", "57014", "57P01",
+    ];
+    let undecodable = holding(&all, ServerError::is_undecodable);
+    assert_eq!(undecodable, ["22021", "54000", "54001", "XX000", "XX001"]);
+    assert!(all.iter().all(|state| {
+        let of_a_statement = fails_at_data(SqlState::from_code(state).code());
+        of_a_statement == undecodable.contains(state)
+    }));
+}
+
+#[test]
+fn only_what_a_row_can_cause_is_a_rows_fault() {
+    let all = [
+        "54000", "XX000", "22003", "22P05", "54001", "XX001", "42P01", "57014", "08006",
+    ];
+    let unprintable = holding(&all, ServerError::is_unprintable_row);
+    assert_eq!(unprintable, ["54000", "XX000", "22003", "22P05"]);
+}
+
+#[test]
+fn a_slot_or_publication_that_is_not_there_and_one_that_cannot_be_used_have_a_state_each() {
+    let all = ["42704", "42P01", "42703", "55000", "55006"];
+    assert_eq!(holding(&all, ServerError::is_undefined_object), ["42704"]);
+    let unusable = holding(&all, ServerError::is_not_in_prerequisite_state);
+    assert_eq!(unusable, ["55000"]);
+}
+
+#[test]
+fn a_servers_error_is_found_only_where_it_is_the_cause() {
+    let error = Error::fatal(Code::Write, "reading").source(server("54000"));
+    assert_eq!(ServerError::of(&error), Some(&server("54000")));
+    assert_eq!(
+        ServerError::of(&Error::fatal(Code::Write, "no cause")),
+        None
+    );
+}
