@@ -104,7 +104,7 @@ impl Error {
     }
 
     /// Adds the cause.
-    pub(crate) fn source(mut self, source: impl Into<Source>) -> Self {
+    pub(crate) fn with_source(mut self, source: impl Into<Source>) -> Self {
         self.0.source = Some(source.into());
         self
     }
@@ -134,9 +134,14 @@ impl Error {
         self.0.hint.as_deref()
     }
 
-    /// The whole story in one line: `CODE: message: cause: cause of the cause (what to do)`.
+    /// All of the error in one line: `CODE: message: cause: cause of the cause (what to do)`.
     pub fn report(&self) -> String {
-        let mut line = self.to_string();
+        format!("{}: {}", self.0.code, self.describe())
+    }
+
+    /// The same without the code, for a place that shows the code in a field of its own.
+    pub fn describe(&self) -> String {
+        let mut line = self.0.message.clone();
         let mut cause = StdError::source(self);
         while let Some(error) = cause {
             line.push_str(": ");
@@ -184,11 +189,15 @@ mod tests {
     fn a_report_tells_code_message_causes_and_remedy_in_one_line() {
         let io = std::io::Error::new(std::io::ErrorKind::ConnectionRefused, "connection refused");
         let error = Error::transient(Code::Connect, "no connection to Postgres at db:5432")
-            .source(io)
+            .with_source(io)
             .with_hint("is the server up?");
         assert_eq!(
             error.report(),
             "CONNECT_ERROR: no connection to Postgres at db:5432: connection refused (is the server up?)"
+        );
+        assert_eq!(
+            error.describe(),
+            "no connection to Postgres at db:5432: connection refused (is the server up?)"
         );
         assert!(error.is_transient());
     }

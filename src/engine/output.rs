@@ -210,16 +210,16 @@ impl End {
             }
             End::Violated(violation) => {
                 let message = "the stream does not go on where it had stopped";
-                Error::transient(Code::Replication, message).source(violation)
+                Error::transient(Code::Replication, message).with_source(violation)
             }
             End::ProducerFailed(rejection) => {
                 let message = "the Kafka producer failed, going back to what is confirmed";
-                Error::transient(Code::Publish, message).source(rejection)
+                Error::transient(Code::Publish, message).with_source(rejection)
             }
             End::Halted(rejection) => {
                 let message = "stopped at an event that cannot be published";
                 Error::fatal(Code::Publish, message)
-                    .source(rejection)
+                    .with_source(rejection)
                     .with_hint(
                         "mend what it names and start again, or set OUTBOX_ON_POISON=dead-letter",
                     )

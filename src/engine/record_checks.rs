@@ -102,11 +102,7 @@ fn content_rejection<'a>(
 
 /// The fault of a row that cannot become a record.
 pub(crate) fn malformed(error: &Error) -> Rejection {
-    let report = error.report();
-    let message = report
-        .split_once(": ")
-        .map_or(report.as_str(), |(_, rest)| rest);
-    rejection("ROW_MALFORMED", message)
+    rejection("ROW_MALFORMED", error.describe())
 }
 
 /// What is wrong with a topic's name.

@@ -48,7 +48,7 @@ pub async fn bind(address: SocketAddr) -> Result<TcpListener> {
             format!("cannot listen at {address} (OUTBOX_HTTP_LISTEN)"),
         )
         .with_hint("choose another address, or off")
-        .source(e)
+        .with_source(e)
     })
 }
 

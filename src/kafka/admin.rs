@@ -31,7 +31,7 @@ pub async fn reachable(config: &Config, timeout: Duration) -> Result<ClusterInfo
     let config = config.clone();
     let answer = tokio::task::spawn_blocking(move || fetch_cluster(&config, timeout)).await;
     answer.unwrap_or_else(|cancelled| {
-        Err(Error::transient(Code::Lifecycle, "the Kafka request was cancelled").source(cancelled))
+        Err(Error::transient(Code::Lifecycle, "the Kafka request was cancelled").with_source(cancelled))
     })
 }
 
@@ -71,10 +71,10 @@ pub(crate) fn unreachable(brokers: &str, last: Option<LastError>) -> Error {
     match last {
         Some(last) if is_about_credentials(&last) => error
             .with_hint("check security.protocol, sasl.* and ssl.* in the Kafka properties")
-            .source(last.reason),
+            .with_source(last.reason),
         Some(last) => error
             .with_hint("is Kafka up, and can this machine reach its advertised.listeners?")
-            .source(last.reason),
+            .with_source(last.reason),
         None => error.with_hint("is Kafka up, and is this its address?"),
     }
 }
@@ -125,7 +125,7 @@ fn first_failure(
 ) -> Result<()> {
     let results = results.map_err(|error| {
         let message = format!("Kafka did not {verb} the topics");
-        Error::transient(Code::Connect, message).source(error)
+        Error::transient(Code::Connect, message).with_source(error)
     })?;
     for result in results {
         match result {
@@ -133,7 +133,7 @@ fn first_failure(
             Err((_, code)) if code == nothing_to_do => {}
             Err((topic, code)) => {
                 let message = format!("Kafka did not {verb} the topic {topic}");
-                return Err(Error::fatal(Code::Publish, message).source(code));
+                return Err(Error::fatal(Code::Publish, message).with_source(code));
             }
         }
     }

@@ -109,8 +109,8 @@ pub(crate) fn refused(error: KafkaError) -> Error {
             Code::Config,
             "librdkafka does not accept the Kafka properties",
         )
-        .source(reason),
-        other => Error::fatal(Code::Config, "cannot create a Kafka client").source(other),
+        .with_source(reason),
+        other => Error::fatal(Code::Config, "cannot create a Kafka client").with_source(other),
     }
     .with_hint(REFERENCE)
 }

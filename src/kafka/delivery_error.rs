@@ -137,7 +137,7 @@ impl From<DeliveryError> for Error {
                 format!("the Kafka producer failed while it held a record for {place}"),
             ),
         };
-        let error = error.source(refusal.code());
+        let error = error.with_source(refusal.code());
         match refusal.hint() {
             Some(hint) => error.with_hint(hint),
             None => error,

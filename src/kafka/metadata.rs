@@ -274,7 +274,7 @@ async fn blocking<T: Send + 'static>(
 ) -> Result<T> {
     let done = tokio::task::spawn_blocking(work).await;
     done.unwrap_or_else(|cancelled| {
-        Err(Error::transient(Code::Lifecycle, "the Kafka request was cancelled").source(cancelled))
+        Err(Error::transient(Code::Lifecycle, "the Kafka request was cancelled").with_source(cancelled))
     })
 }
 
@@ -292,7 +292,7 @@ fn is_unavailable(code: RDKafkaErrorCode) -> bool {
 }
 
 fn unreachable(brokers: &str, error: KafkaError) -> Error {
-    admin::unreachable(brokers, None).source(error)
+    admin::unreachable(brokers, None).with_source(error)
 }
 
 fn owned(topic: &str) -> OwnedResourceSpecifier {

@@ -94,7 +94,7 @@ impl Producer {
                 Code::Lifecycle,
                 "cannot create the Kafka producer's wake-up socket",
             )
-            .source(error)
+            .with_source(error)
         })?;
         Ok(Producer {
             client,
@@ -256,7 +256,7 @@ impl Producer {
         // A new producer starts a new sequence, so this passes with `replace`.
         let error = Error::transient(Code::Publish, "the Kafka producer failed permanently");
         match self.client.producer().client().fatal_error() {
-            Some((code, _)) => error.source(code),
+            Some((code, _)) => error.with_source(code),
             None => error,
         }
     }

@@ -206,7 +206,7 @@ impl Columns {
         self.event((0..self.fields.len()).map(|at| {
             let text: Option<&str> = row.try_get(at).map_err(|cause| {
                 Error::fatal(Code::Write, format!("a row of {} is malformed", self.table))
-                    .source(cause)
+                    .with_source(cause)
             })?;
             Ok(text.map(str::as_bytes))
         }))
@@ -259,7 +259,7 @@ impl Columns {
     fn text<'a>(&self, column: &str, value: &'a [u8]) -> Result<&'a str> {
         std::str::from_utf8(value).map_err(|cause| {
             self.malformed(format!("is not UTF-8 in column {column}"))
-                .source(cause)
+                .with_source(cause)
         })
     }
 

@@ -217,7 +217,7 @@ impl Router {
         unreadable.map_or(read, Err).map_err(|cause| {
             own_rejection(event, "has headers that are no JSON object")
                 .with_hint("headers must be an object such as {\"traceparent\": \"00-…\"}")
-                .source(cause)
+                .with_source(cause)
         })
     }
 
@@ -243,7 +243,7 @@ impl Router {
                 event,
                 "has a payload that is not JSON, but OUTBOX_KEY looks into it",
             )
-            .source(cause)
+            .with_source(cause)
         };
         let Some(found) = json_pointer::find(payload, steps).map_err(not_json)? else {
             return Ok(None);

@@ -88,7 +88,7 @@ impl<'a> NewEvent<'a> {
         let topic = TopicName::new(self.topic).map(|_| ());
         topic.map_err(|rejection| {
             let message = format!("an event of type {} names no topic", self.event_type);
-            Error::fatal(Code::Write, message).source(rejection)
+            Error::fatal(Code::Write, message).with_source(rejection)
         })
     }
 }
@@ -165,9 +165,11 @@ impl Writer {
             let limit = format!(
                 "the payload has more than {PAYLOAD_BYTES_MAX} bytes as Postgres prints it"
             );
-            return Err(Error::fatal(Code::Write, what()).source(limit).with_hint(
-                "store the large part elsewhere and put a reference to it into the event",
-            ));
+            return Err(Error::fatal(Code::Write, what())
+                .with_source(limit)
+                .with_hint(
+                    "store the large part elsewhere and put a reference to it into the event",
+                ));
         };
         row.try_get(0).map_err(|error| sql_error(what(), error))
     }

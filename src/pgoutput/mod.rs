@@ -74,6 +74,6 @@ impl From<DecodeError> for Error {
                 "the server may be newer than this version of outboxd supports; \
                  no event was skipped",
             )
-            .source(cause)
+            .with_source(cause)
     }
 }

@@ -112,7 +112,7 @@ impl Session {
                 let _best_effort = timeout(GRACE, cancel).await;
                 self.task.abort();
                 Err(Error::transient(Code::Connect, what)
-                    .source(OutOfTime(self.operation_timeout))
+                    .with_source(OutOfTime(self.operation_timeout))
                     .with_hint(
                         "the server is frozen, overloaded, or waits for a lock or a standby",
                     ))
@@ -286,7 +286,7 @@ async fn open(
     let announced = pooler::announced_pid(&session.cancel)
         .await
         .map_err(|error| {
-            Error::fatal(Code::Connect, "cannot read the key of the connection").source(error)
+            Error::fatal(Code::Connect, "cannot read the key of the connection").with_source(error)
         })?;
     if announced != session.backend_pid {
         return Err(Error::fatal(

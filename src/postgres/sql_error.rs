@@ -38,7 +38,7 @@ pub(crate) fn describe(context: impl Into<String>, error: Arc<tokio_postgres::Er
         // type.
         (None, None) => Error::fatal(Code::Connect, context),
     };
-    made.source(error)
+    made.with_source(error)
 }
 
 fn read_only(error: &io::Error) -> bool {

@@ -277,8 +277,8 @@ pub(crate) fn classify(context: impl Into<String>, server: ServerError) -> Error
     };
     let hint = rule.and_then(|rule| rule.hint).or(server.hint.as_deref());
     match hint.map(str::to_owned) {
-        Some(hint) => error.with_hint(hint).source(server),
-        None => error.source(server),
+        Some(hint) => error.with_hint(hint).with_source(server),
+        None => error.with_source(server),
     }
 }
 

@@ -39,7 +39,7 @@ pub(crate) fn connector(settings: &TlsSettings) -> Result<Connector> {
             builder.set_min_proto_version(Some(SslVersion::TLS1_2))?;
             Ok(builder)
         })
-        .map_err(|e| Error::fatal(Code::Config, "cannot set up TLS").source(e))?;
+        .map_err(|e| Error::fatal(Code::Config, "cannot set up TLS").with_source(e))?;
     // One read of the socket takes as much as there is, instead of a record's header and then its body.
     builder.set_read_ahead(true);
 
@@ -104,7 +104,7 @@ pub(crate) fn handshake_error(peer: &str, session: &SslRef, cause: openssl::ssl:
     let verdict = session.verify_result();
     if session.verify_mode() == SslVerifyMode::NONE || verdict == X509VerifyResult::OK {
         let message = format!("the TLS handshake with Postgres at {peer} failed");
-        return Error::transient(Code::Connect, message).source(cause);
+        return Error::transient(Code::Connect, message).with_source(cause);
     }
     let reason = verdict.error_string();
     let message = format!("the certificate of Postgres at {peer} does not pass: {reason}");
@@ -143,7 +143,7 @@ fn trust(builder: &mut SslConnectorBuilder, mode: SslMode, root: Option<&Path>) 
     match root {
         Some(path) if path != Path::new("system") => {
             let empty = X509StoreBuilder::new()
-                .map_err(|e| Error::fatal(Code::Config, "cannot set up TLS").source(e))?;
+                .map_err(|e| Error::fatal(Code::Config, "cannot set up TLS").with_source(e))?;
             builder.set_cert_store(empty.build());
             builder
                 .set_ca_file(path)
@@ -165,7 +165,7 @@ fn trust_the_system(builder: &mut SslConnectorBuilder) -> Result<()> {
     builder
         .load_verify_locations(found.cert_file.as_deref(), folder)
         .map_err(|e| {
-            Error::fatal(Code::Config, "cannot read the system's CA certificates").source(e)
+            Error::fatal(Code::Config, "cannot read the system's CA certificates").with_source(e)
         })
 }
 
@@ -191,7 +191,7 @@ fn identify(builder: &mut SslConnectorBuilder, settings: &TlsSettings) -> Result
     builder
         .set_private_key(&private)
         .and_then(|()| builder.check_private_key())
-        .map_err(|e| Error::fatal(Code::Config, "sslkey does not belong to sslcert").source(e))
+        .map_err(|e| Error::fatal(Code::Config, "sslkey does not belong to sslcert").with_source(e))
 }
 
 fn unreadable(
@@ -203,5 +203,5 @@ fn unreadable(
         Code::Config,
         format!("cannot use {setting} {}", path.display()),
     )
-    .source(cause)
+    .with_source(cause)
 }

@@ -120,7 +120,8 @@ impl Publisher {
         let spawned = std::thread::Builder::new()
             .name("outboxd".to_owned())
             .spawn(work);
-        let failed = |e| Error::fatal(Code::Lifecycle, "no thread for the publisher").source(e);
+        let failed =
+            |e| Error::fatal(Code::Lifecycle, "no thread for the publisher").with_source(e);
         let thread = spawned.map_err(failed)?;
         starting.await.unwrap_or_else(|_| Err(gone()))?;
         self.running = Some(Running {
@@ -193,7 +194,7 @@ fn gone() -> Error {
 
 /// The network is asked each turn: a reader under backlog never lets the runtime rest, and the others must be served all the same.
 fn runtime() -> Result<tokio::runtime::Runtime> {
-    let failed = |e| Error::fatal(Code::Lifecycle, "no runtime for the publisher").source(e);
+    let failed = |e| Error::fatal(Code::Lifecycle, "no runtime for the publisher").with_source(e);
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .event_interval(1)

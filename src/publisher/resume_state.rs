@@ -260,7 +260,7 @@ mod tests {
             detail: None,
             hint: None,
         };
-        Error::fatal(Code::Slot, "streaming").source(server)
+        Error::fatal(Code::Slot, "streaming").with_source(server)
     }
 
     #[test]

@@ -116,7 +116,7 @@ async fn scram(
             "Postgres at {} did not prove that it knows the password",
             connection.peer()
         );
-        Error::fatal(Code::Connect, message).source(e)
+        Error::fatal(Code::Connect, message).with_source(e)
     })?;
     Ok(bound)
 }

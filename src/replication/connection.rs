@@ -231,7 +231,7 @@ impl Connection {
             "Postgres at {} violated the replication protocol",
             self.peer
         );
-        Error::transient(self.code, message).source(cause)
+        Error::transient(self.code, message).with_source(cause)
     }
 
     /// The error for a message that is not allowed here.
@@ -248,7 +248,7 @@ impl Connection {
         self.encode_status();
         write(&mut self.output).map_err(|e| {
             let message = format!("cannot encode a message for Postgres at {}", self.peer);
-            Error::fatal(self.code, message).source(e)
+            Error::fatal(self.code, message).with_source(e)
         })
     }
 
@@ -371,7 +371,7 @@ impl Connection {
 
     fn broken(&self, cause: std::io::Error) -> Error {
         let message = format!("the connection to Postgres at {} failed", self.peer);
-        Error::transient(self.code, message).source(cause)
+        Error::transient(self.code, message).with_source(cause)
     }
 }
 

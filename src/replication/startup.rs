@@ -113,7 +113,7 @@ fn combined(mut failures: Vec<Error>, endpoints: &[Endpoint]) -> Error {
                 Code::Connect,
                 format!("no usable server among {}", names.join(", ")),
             )
-            .source(reasons.join("; "))
+            .with_source(reasons.join("; "))
         }
     }
 }
@@ -222,7 +222,7 @@ async fn encrypt(
         }
     }
     let cannot =
-        |e| Error::fatal(Code::Connect, format!("cannot set up TLS with {peer}")).source(e);
+        |e| Error::fatal(Code::Connect, format!("cannot set up TLS with {peer}")).with_source(e);
     let session = connector.session(host).map_err(cannot)?;
     let mut stream = Box::new(SslStream::new(session, KernelFirst(tcp)).map_err(cannot)?);
     match Pin::new(&mut *stream).connect().await {
@@ -370,7 +370,7 @@ fn unreachable(peer: &str, cause: std::io::Error) -> Error {
         Code::Connect,
         format!("cannot connect to Postgres at {peer}"),
     )
-    .source(cause)
+    .with_source(cause)
 }
 
 async fn within<T>(

@@ -150,7 +150,7 @@ fn a_slot_or_publication_that_is_not_there_and_one_that_cannot_be_used_have_a_st
 
 #[test]
 fn a_servers_error_is_found_only_where_it_is_the_cause() {
-    let error = Error::fatal(Code::Write, "reading").source(server("54000"));
+    let error = Error::fatal(Code::Write, "reading").with_source(server("54000"));
     assert_eq!(ServerError::of(&error), Some(&server("54000")));
     assert_eq!(
         ServerError::of(&Error::fatal(Code::Write, "no cause")),

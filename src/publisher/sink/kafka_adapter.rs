@@ -57,16 +57,12 @@ pub(crate) fn failure(refusal: &DeliveryError) -> DeliveryFailure {
         (ErrorAction::Wait, _) => FailureKind::Outage,
         (ErrorAction::Rewind | ErrorAction::Fatal, _) => FailureKind::Producer,
     };
-    let report = Error::from(refusal.clone()).report();
-    // The code of the error stands in a field of its own.
-    let message = report
-        .split_once(": ")
-        .map_or(report.as_str(), |(_, rest)| rest);
     DeliveryFailure {
         kind,
         rejection: Rejection {
             code: refusal.name(),
-            message: message.to_owned(),
+            // The code stands in a field of its own.
+            message: Error::from(refusal.clone()).describe(),
         },
         number: refusal.number(),
     }
