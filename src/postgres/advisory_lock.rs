@@ -6,8 +6,14 @@
 //! that polls and one that streams exclude each other.
 //! See <https://www.postgresql.org/docs/current/explicit-locking.html#ADVISORY-LOCKS>.
 
+use std::time::Duration;
+
 use crate::error::Result;
 use crate::postgres::session::Session;
+
+/// A statement that does nothing, so that the server receives something from the session that holds
+/// the lock.
+pub(crate) const KEEPALIVE: &str = "SELECT 1";
 
 /// The statement that takes the lock without waiting; true when it is ours now.
 pub(crate) fn take_sql(slot: &str) -> String {
@@ -18,6 +24,13 @@ pub(crate) fn take_sql(slot: &str) -> String {
 pub async fn take(session: &Session, slot: &str) -> Result<bool> {
     let row = session.row("taking the lock", &take_sql(slot), &[]).await?;
     Ok(row.get(0))
+}
+
+/// Lets the server end the session, and so release its lock, after this much silence.
+pub(crate) async fn limit_silence(session: &Session, limit: Duration) -> Result<()> {
+    let limit = limit.as_millis();
+    let set = format!("SET idle_session_timeout = '{limit}ms'");
+    session.run("limiting the session's silence", &set).await
 }
 
 /// The server process that holds the lock.

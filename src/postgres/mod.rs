@@ -15,15 +15,17 @@ mod server;
 mod session;
 pub mod setup;
 pub mod slot;
+pub(crate) mod snapshot;
 mod sql_error;
 pub(crate) mod sqlstate;
 pub mod table_shape;
 pub(crate) mod tls;
 mod wal;
+pub(crate) mod walsender;
 
 pub(crate) use self::preflight::Inspection;
 pub(crate) use self::problem::ServerProblem;
-pub(crate) use self::server::POSTMASTER_START;
+pub(crate) use self::server::postmaster_start_sql;
 pub use self::server::{Lineage, Server, server};
 pub(crate) use self::session::is_out_of_time;
 pub use self::session::{Session, connect};

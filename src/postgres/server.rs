@@ -28,8 +28,12 @@ pub struct Server {
 
 /// When the server process was started, as text that does not depend on a session's time zone. Two
 /// connections that read the same here (and the same lineage) talk to the same server.
-pub(crate) const POSTMASTER_START: &str =
-    "extract(epoch FROM pg_catalog.pg_postmaster_start_time())::text";
+const POSTMASTER_START: &str = "extract(epoch FROM pg_catalog.pg_postmaster_start_time())::text";
+
+/// The statement that reads it, for a connection that takes text alone.
+pub(crate) fn postmaster_start_sql() -> String {
+    format!("SELECT {POSTMASTER_START}")
+}
 
 /// Asks the server who it is. Any role may.
 ///

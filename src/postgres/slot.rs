@@ -160,6 +160,16 @@ pub(crate) async fn advance(session: &Session, name: &str, to: Lsn) -> Result<()
     Ok(())
 }
 
+/// Moves a slot that nobody reads from past the transaction whose commit is at `lsn`.
+pub(crate) async fn advance_past_commit(session: &Session, name: &str, lsn: Lsn) -> Result<()> {
+    // A transaction is passed whose commit lies before the position. The server does the sum.
+    const SQL: &str =
+        "SELECT pg_catalog.pg_replication_slot_advance($1, $2::text::pg_lsn + 1)::text";
+    let what = format!("moving slot {name}");
+    session.rows(&what, SQL, &[&name, &lsn.to_string()]).await?;
+    Ok(())
+}
+
 /// Drops the slot `name`; false when there is none. One that somebody reads from is refused
 /// (55006).
 pub async fn drop(session: &Session, name: &str) -> Result<bool> {

@@ -45,9 +45,7 @@ impl Connections {
             system_id: identity.system_id,
             timeline: identity.timeline,
         };
-        let start = client
-            .query(&format!("SELECT {}", postgres::POSTMASTER_START))
-            .await?;
+        let start = client.query(&postgres::postmaster_start_sql()).await?;
         let start = start.into_iter().flatten().next().flatten();
         if lineage != server.lineage || start.as_ref() != Some(&server.postmaster_start) {
             let message = "the SQL and the replication connection are on different servers";

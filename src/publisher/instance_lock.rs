@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use crate::config::Config;
 use crate::engine::output::WAL_SENDER_TIMEOUT;
 use crate::error::Result;
-use crate::postgres::{self, Server, Session, advisory_lock};
+use crate::postgres::advisory_lock::{self, KEEPALIVE};
+use crate::postgres::{self, Server, Session};
 use crate::replication::ReplicationClient;
 use crate::status::StatusBoard;
 
@@ -30,9 +31,7 @@ pub(crate) async fn take(client: &mut ReplicationClient, slot: &str) -> Result<b
 
 /// Takes the lock on this session, without waiting, and lets the server end the session when it falls silent.
 pub(crate) async fn take_by_sql(session: &Session, slot: &str) -> Result<bool> {
-    let limit = WAL_SENDER_TIMEOUT.as_millis();
-    let set = format!("SET idle_session_timeout = '{limit}ms'");
-    session.run("limiting the session's silence", &set).await?;
+    advisory_lock::limit_silence(session, WAL_SENDER_TIMEOUT).await?;
     advisory_lock::take(session, slot).await
 }
 
@@ -102,8 +101,8 @@ impl<'a> LockHolder<'a> {
         }
         self.spoken = Instant::now();
         match &mut self.holder {
-            Holder::Replication(client) => client.query("SELECT 1").await.map(drop),
-            Holder::Sql(session) => session.run("keeping the lock", "SELECT 1").await,
+            Holder::Replication(client) => client.query(KEEPALIVE).await.map(drop),
+            Holder::Sql(session) => session.run("keeping the lock", KEEPALIVE).await,
             Holder::Away => Ok(()),
         }
     }

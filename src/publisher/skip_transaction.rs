@@ -11,6 +11,7 @@ use crate::config::{AfterPublish, Config};
 use crate::engine::output::SessionOutput;
 use crate::error::{Code, Error, Result};
 use crate::lsn::Lsn;
+use crate::outbox::dead_letter::skipped::{self, SkippedTransaction};
 use crate::outbox::{Columns, Rejection};
 use crate::pgoutput::Message;
 use crate::postgres::{ServerError, Session, advisory_lock, slot};
@@ -170,12 +171,14 @@ pub async fn skip_transaction(config: &Config, lsn: Lsn) -> Result<Skipped> {
         tokio::time::sleep(LOOK).await;
     }
     let system_id = server.lineage.system_id.to_string();
-    let rows = file(&session, config, &system_id, lsn, xid, &error).await?;
-    let (what, name) = (format!("moving slot {}", config.slot), &config.slot);
-    let position = lsn.to_string();
-    // A transaction is passed whose commit lies before the position. The server does the sum.
-    let sql = "SELECT pg_catalog.pg_replication_slot_advance($1, $2::text::pg_lsn + 1)::text";
-    session.rows(&what, sql, &[name, &position]).await?;
+    let transaction = SkippedTransaction {
+        system_id: &system_id,
+        lsn,
+        xid,
+        error: &error,
+    };
+    let rows = skipped::file(&session, &config.table, &transaction).await?;
+    slot::advance_past_commit(&session, &config.slot, lsn).await?;
     let error = error.message;
     Ok(Skipped { xid, error, rows })
 }
@@ -286,16 +289,7 @@ impl Search<'_> {
         let left = match self.config.after_publish {
             AfterPublish::Keep => self.before.len() as i64,
             AfterPublish::Mark | AfterPublish::Delete => {
-                let sql = format!(
-                    "SELECT count(*) FROM {table} AS o WHERE o.id = ANY ($1::bigint[]) AND o.published_at IS NULL \
-                        AND NOT EXISTS (SELECT FROM {dead_letters} AS d WHERE d.outbox_id = o.id::text)",
-                    table = self.config.table.quoted(),
-                    dead_letters = self.config.table.dead_letter().quoted(),
-                );
-                let row = session
-                    .row("looking at what is before", &sql, &[&self.before])
-                    .await?;
-                row.get(0)
+                skipped::open_count(session, &self.config.table, &self.before).await?
             }
         };
         if left == 0 {
@@ -319,33 +313,4 @@ fn rejection(error: &Error) -> Option<Rejection> {
         code: server.code.clone(),
         message: server.to_string(),
     })
-}
-
-/// Files what is done, and each unpublished row of the transaction to be retried from the table.
-async fn file(
-    session: &Session,
-    config: &Config,
-    system_id: &str,
-    lsn: Lsn,
-    xid: u32,
-    error: &Rejection,
-) -> Result<u64> {
-    let sql = format!(
-        "WITH audit AS (INSERT INTO {dead_letters} (system_id, commit_lsn, event_index, payload_sha256, error_code, error, state) \
-             VALUES ($1, $2::text::pg_lsn, 0, sha256(''), $3, $4, 'skipped') ON CONFLICT DO NOTHING), \
-         rows AS (INSERT INTO {dead_letters} (system_id, outbox_id, commit_lsn, payload_sha256, error_code, error, state) \
-             SELECT $1, o.id::text, $2::text::pg_lsn, sha256(''), $3, $4, 'retry' FROM {table} AS o \
-              WHERE o.xmin::text::bigint = $5::bigint AND o.published_at IS NULL \
-                AND NOT EXISTS (SELECT FROM {dead_letters} AS d WHERE d.outbox_id = o.id::text) ORDER BY o.id RETURNING 1) \
-         SELECT count(*) FROM rows",
-        dead_letters = config.table.dead_letter().quoted(),
-        table = config.table.quoted(),
-    );
-    let position = lsn.to_string();
-    let words = format!("transaction {xid} was skipped: {}", error.message);
-    let what = format!("filing the transaction at {lsn}");
-    let params: [&(dyn tokio_postgres::types::ToSql + Sync); 5] =
-        [&system_id, &position, &error.code, &words, &i64::from(xid)];
-    let row = session.row(&what, &sql, &params).await?;
-    Ok(row.get::<_, i64>(0).unsigned_abs())
 }

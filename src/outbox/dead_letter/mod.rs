@@ -13,6 +13,7 @@ pub mod admin;
 mod insert;
 mod json;
 mod requests;
+pub(crate) mod skipped;
 mod types;
 
 use tokio_postgres::types::ToSql;

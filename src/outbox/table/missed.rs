@@ -3,6 +3,7 @@
 //! A row that a statement sees has its commit before any position that is read afterwards. So the position comes from a second
 //! statement, and what a stream has not brought when it has passed it, it never will.
 
+use crate::config::{AfterPublish, TableName};
 use crate::error::Result;
 use crate::lsn::Lsn;
 use crate::outbox::UnpublishedRows;
@@ -65,5 +66,24 @@ impl MissedRows {
         let rows = session.rows(&self.what, &self.left, &[&ids]).await?;
         let found = rows.iter().map(FoundRow::of);
         Ok(Batch::new(found.collect(), false, false))
+    }
+
+    /// The statement by which a person leaves these rows out, given in the order of their ids.
+    pub(crate) fn leave_out_sql(
+        table: &TableName,
+        after_publish: AfterPublish,
+        ids: &[i64],
+    ) -> String {
+        let name = table.quoted();
+        let change = match after_publish {
+            AfterPublish::Delete => format!("DELETE FROM {name}"),
+            _ => format!("UPDATE {name} SET published_at = CURRENT_TIMESTAMP"),
+        };
+        let range = match ids {
+            [] => String::new(),
+            [first, .., last] => format!("id BETWEEN {first} AND {last} AND "),
+            [only] => format!("id BETWEEN {only} AND {only} AND "),
+        };
+        format!("{change} WHERE {range}published_at IS NULL")
     }
 }

@@ -17,6 +17,7 @@ use std::time::Duration;
 use crate::config::{AfterPublish, Backlog, Config, OnSlotLoss};
 use crate::error::{Code, Error};
 use crate::lsn::Lsn;
+use crate::outbox::MissedRows;
 
 /// Rows that one audit looks at.
 pub(crate) const CANDIDATES: usize = 10_000;
@@ -219,19 +220,9 @@ impl Audit {
         if missed.len() > MISSED_MAX {
             send.push_str(" --backlog publish");
         }
-        let (first, last) = (missed.first(), missed.last());
-        let range = first.zip(last).map_or_else(String::new, |(first, last)| {
-            format!("id BETWEEN {first} AND {last} AND ")
-        });
-        let give_up = match config.after_publish {
-            AfterPublish::Delete => format!("DELETE FROM {}", table.quoted()),
-            _ => format!(
-                "UPDATE {} SET published_at = CURRENT_TIMESTAMP",
-                table.quoted()
-            ),
-        };
+        let leave_out = MissedRows::leave_out_sql(table, config.after_publish, missed);
         Error::fatal(Code::Slot, message).with_hint(format!(
-            "to send them from the table: {send}; to leave them out: {give_up} WHERE {range}published_at IS NULL"
+            "to send them from the table: {send}; to leave them out: {leave_out}"
         ))
     }
 }

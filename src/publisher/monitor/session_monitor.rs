@@ -7,12 +7,11 @@
 use std::pin::Pin;
 use std::time::Duration;
 
-use tokio_postgres::types::ToSql;
-
 use crate::engine::output::Walsender;
 use crate::error::{Code, Error, Result};
 use crate::postgres::Session;
 use crate::postgres::slot::{self, Slot};
+use crate::postgres::walsender::{self, WalsenderActivity};
 use crate::publisher::monitor::health_monitor::HealthMonitor;
 use crate::publisher::monitor::inspector::Answer;
 use crate::publisher::sink::forwarder::Forwarder;
@@ -25,11 +24,6 @@ const HASTE: Duration = Duration::from_millis(20);
 
 /// How long a look at a silent walsender may take. With the silence before it, it is less than the server's patience with us.
 const LOOK_LIMIT: Duration = Duration::from_secs(10);
-
-/// What a server process waits for.
-const LOOK: &str = "SELECT wait_event FROM pg_catalog.pg_stat_activity WHERE pid = $1";
-/// What a walsender waits for that may not send what a standby does not have, from 17 on.
-const WAITS_FOR_STANDBY: &str = "WaitForStandbyConfirmation";
 
 /// What was seen.
 #[derive(Debug)]
@@ -157,30 +151,22 @@ fn look_at_slot<'a>(session: &'a Session, slot: &'a str, pause: Duration) -> Loo
 }
 
 async fn look_for_standby(session: &Session, pid: i32) -> Result<Observation> {
-    let row = session
-        .row_if_any("looking at the walsender", LOOK, &[&pid])
-        .await?;
-    let event = row.and_then(|row| row.get::<_, Option<String>>(0));
-    Ok(Observation::Standby(
-        event.as_deref() == Some(WAITS_FOR_STANDBY),
-    ))
+    let activity = walsender::activity(session, pid).await?;
+    let waits = activity == Some(WalsenderActivity::WaitsForStandby);
+    Ok(Observation::Standby(waits))
 }
 
 async fn look_at_walsender(session: &Session, pid: i32) -> Result<Observation> {
-    let params: [&(dyn ToSql + Sync); 1] = [&pid];
-    let look = session.row_if_any("looking at the walsender", LOOK, &params);
-    let Ok(row) = tokio::time::timeout(LOOK_LIMIT, look).await else {
+    let look = walsender::activity(session, pid);
+    let Ok(activity) = tokio::time::timeout(LOOK_LIMIT, look).await else {
         let message =
             format!("the server has said nothing on either connection for {LOOK_LIMIT:?}");
         return Err(Error::transient(Code::Connect, message));
     };
-    let row = row?;
-    let idle = ["WalSenderWaitForWAL", "WalSenderMain", "WalSenderWriteData"];
-    let walsender = match row.map(|row| row.get::<_, Option<String>>(0)) {
+    Ok(Observation::Walsender(match activity? {
         None => Walsender::Gone,
-        Some(Some(event)) if event == WAITS_FOR_STANDBY => Walsender::Standby,
-        Some(Some(event)) if idle.contains(&event.as_str()) => Walsender::Idle,
-        Some(_) => Walsender::Busy,
-    };
-    Ok(Observation::Walsender(walsender))
+        Some(WalsenderActivity::WaitsForStandby) => Walsender::Standby,
+        Some(WalsenderActivity::Idle) => Walsender::Idle,
+        Some(WalsenderActivity::Busy) => Walsender::Busy,
+    }))
 }

@@ -21,7 +21,7 @@ use crate::config::{AfterPublish, Backlog, OnSlotLoss};
 use crate::error::{Code, Error, Result};
 use crate::outbox::{BATCH, Read, SAVEPOINT};
 use crate::postgres::slot::{self, Slot};
-use crate::postgres::{self, Server, Session};
+use crate::postgres::{self, Server, Session, snapshot};
 use crate::publisher::interrupt::Interrupt;
 use crate::publisher::slot_loss::SlotLoss;
 use crate::publisher::source::event_decoder::HandledRows;
@@ -194,10 +194,9 @@ impl Bootstrap<'_> {
         self.scan.lock_holder.give_back(client);
         self.scan.settle().await?;
         handled_rows.until = postgres::log_position(self.scan.session).await?;
-        let snapshot = self.import(&created.snapshot).await?;
-        // Any command ends the transaction that exports the snapshot; who has imported it keeps it.
-        self.client()?.query("SELECT 1").await?;
-        Ok((handled_rows, snapshot))
+        let session = self.import(&created.snapshot).await?;
+        self.client()?.query(snapshot::END_EXPORT).await?;
+        Ok((handled_rows, session))
     }
 
     /// A turn of waiting for Postgres: names what it waits for, and publishes what is new in the table.
@@ -214,7 +213,7 @@ impl Bootstrap<'_> {
     }
 
     /// A session in a transaction that sees what was committed where the slot begins.
-    async fn import(&self, snapshot: &str) -> Result<Session> {
+    async fn import(&self, exported: &str) -> Result<Session> {
         let (database, limit) = (
             &self.scan.config.database,
             self.scan.config.operation_timeout,
@@ -224,13 +223,7 @@ impl Bootstrap<'_> {
             let message = "the snapshot's connection is on another server";
             return Err(Error::transient(Code::Connect, message));
         }
-        let import = format!(
-            "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; \
-             SET TRANSACTION SNAPSHOT '{snapshot}'; {SAVEPOINT}"
-        );
-        session
-            .bounded("importing the snapshot", session.batch_execute(&import))
-            .await?;
+        snapshot::import(&session, exported, SAVEPOINT).await?;
         Ok(session)
     }
 

@@ -1,0 +1,91 @@
+//! The statements of `skip-transaction`: what of the events before the transaction is still open,
+//! and filing the transaction with its unpublished rows.
+//!
+//! The transaction itself gets one entry (`skipped`), for the record. Each of its rows that is
+//! unpublished gets one in state `retry`, by reference: the publisher reads the row from the table
+//! and publishes it as any dead letter that is retried. Both repeat safely.
+
+use tokio_postgres::types::ToSql;
+
+use crate::config::TableName;
+use crate::error::Result;
+use crate::lsn::Lsn;
+use crate::outbox::dead_letter::Rejection;
+use crate::postgres::Session;
+
+/// A transaction that is skipped.
+#[derive(Debug)]
+pub(crate) struct SkippedTransaction<'a> {
+    /// The server's system identifier.
+    pub(crate) system_id: &'a str,
+    /// The position of its commit.
+    pub(crate) lsn: Lsn,
+    pub(crate) xid: u32,
+    /// Why it cannot be decoded.
+    pub(crate) error: &'a Rejection,
+}
+
+/// How many of these rows are neither published nor filed.
+pub(crate) async fn open_count(session: &Session, table: &TableName, ids: &[i64]) -> Result<i64> {
+    let sql = format!(
+        "SELECT count(*) FROM {table} AS o
+          WHERE o.id = ANY ($1::bigint[]) AND o.published_at IS NULL
+            AND NOT EXISTS (SELECT FROM {dead_letters} AS d WHERE d.outbox_id = o.id::text)",
+        table = table.quoted(),
+        dead_letters = table.dead_letter().quoted(),
+    );
+    let row = session
+        .row(
+            "counting the open rows before the transaction",
+            &sql,
+            &[&ids],
+        )
+        .await?;
+    Ok(row.get(0))
+}
+
+/// Files the transaction, and each of its unpublished rows to be retried from the table. Gives the
+/// number of rows.
+pub(crate) async fn file(
+    session: &Session,
+    table: &TableName,
+    transaction: &SkippedTransaction<'_>,
+) -> Result<u64> {
+    let sql = format!(
+        "WITH audit AS (
+             INSERT INTO {dead_letters} (system_id, commit_lsn, event_index, payload_sha256,
+                                         error_code, error, state)
+             VALUES ($1, $2::text::pg_lsn, 0, sha256(''), $3, $4, 'skipped')
+             ON CONFLICT DO NOTHING),
+         rows AS (
+             INSERT INTO {dead_letters} (system_id, outbox_id, commit_lsn, payload_sha256,
+                                         error_code, error, state)
+             SELECT $1, o.id::text, $2::text::pg_lsn, sha256(''), $3, $4, 'retry'
+               FROM {table} AS o
+              WHERE o.xmin::text::bigint = $5::bigint AND o.published_at IS NULL
+                AND NOT EXISTS (SELECT FROM {dead_letters} AS d WHERE d.outbox_id = o.id::text)
+              ORDER BY o.id
+             RETURNING 1)
+         SELECT count(*) FROM rows",
+        dead_letters = table.dead_letter().quoted(),
+        table = table.quoted(),
+    );
+    let SkippedTransaction {
+        system_id,
+        lsn,
+        xid,
+        error,
+    } = transaction;
+    let position = lsn.to_string();
+    let message = format!("transaction {xid} was skipped: {}", error.message);
+    let what = format!("filing the transaction at {lsn}");
+    let params: [&(dyn ToSql + Sync); 5] = [
+        system_id,
+        &position,
+        &error.code,
+        &message,
+        &i64::from(*xid),
+    ];
+    let row = session.row(&what, &sql, &params).await?;
+    Ok(row.get::<_, i64>(0).unsigned_abs())
+}

@@ -1,0 +1,57 @@
+//! What a walsender does, as another session sees it in `pg_stat_activity`.
+//!
+//! See <https://www.postgresql.org/docs/current/monitoring-stats.html#WAIT-EVENT-TABLE>.
+
+use crate::error::Result;
+use crate::postgres::session::Session;
+
+const WAIT_EVENT: &str = "SELECT wait_event FROM pg_catalog.pg_stat_activity WHERE pid = $1";
+
+/// The wait of a walsender that may not send what a standby does not have, from Postgres 17 on.
+const WAITS_FOR_STANDBY: &str = "WaitForStandbyConfirmation";
+
+/// The waits of a walsender that has sent everything, or whose client does not read.
+const IDLE: [&str; 3] = ["WalSenderWaitForWAL", "WalSenderMain", "WalSenderWriteData"];
+
+/// What a walsender does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum WalsenderActivity {
+    /// It waits for a standby of `synchronized_standby_slots`.
+    WaitsForStandby,
+    /// It waits for WAL or for its client.
+    Idle,
+    /// It works, or waits for something of the server's own.
+    Busy,
+}
+
+/// What the walsender with this process id does; `None`: there is no such process.
+pub(crate) async fn activity(session: &Session, pid: i32) -> Result<Option<WalsenderActivity>> {
+    let row = session
+        .row_if_any("looking at the walsender", WAIT_EVENT, &[&pid])
+        .await?;
+    Ok(row.map(|row| of_wait_event(row.get(0))))
+}
+
+fn of_wait_event(event: Option<&str>) -> WalsenderActivity {
+    match event {
+        Some(WAITS_FOR_STANDBY) => WalsenderActivity::WaitsForStandby,
+        Some(event) if IDLE.contains(&event) => WalsenderActivity::Idle,
+        _ => WalsenderActivity::Busy,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_walsender_without_a_wait_or_with_an_unknown_one_is_busy() {
+        assert_eq!(of_wait_event(None), WalsenderActivity::Busy);
+        assert_eq!(of_wait_event(Some("DataFileRead")), WalsenderActivity::Busy);
+        let waits = of_wait_event(Some("WaitForStandbyConfirmation"));
+        assert_eq!(waits, WalsenderActivity::WaitsForStandby);
+        for event in IDLE {
+            assert_eq!(of_wait_event(Some(event)), WalsenderActivity::Idle);
+        }
+    }
+}
