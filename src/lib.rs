@@ -24,6 +24,9 @@ mod engine;
 #[doc(hidden)]
 pub mod ephemeral;
 pub mod error;
+mod fnv;
+#[doc(hidden)]
+pub mod format;
 pub mod http;
 pub mod kafka;
 pub mod lsn;

@@ -8,7 +8,7 @@ use std::ffi::OsString;
 use std::io::{self, Write};
 
 use clap::Parser;
-use outboxd::config::SettingErrors;
+use outboxd::config::{SettingErrors, may_be_secret};
 use outboxd::error::{Code, Error};
 
 use crate::cli::Cli;
@@ -47,10 +47,6 @@ pub(crate) fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Cli, u8
         let _ = write!(io::stderr(), "{text}");
     }
     Err(USAGE)
-}
-
-fn may_be_secret(argument: &str) -> bool {
-    argument.contains("://") || argument.contains('@') || argument.contains("password")
 }
 
 /// The exit code for the error.

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::bail;
 use outboxd::config::{AfterPublish, Config, Settings, Source};
+use outboxd::format::bytes;
 use outboxd::postgres::slot::{self, Slot};
 use outboxd::postgres::{self, Session, advisory_lock, preflight, table_shape};
 use serde::Serialize;
@@ -224,18 +225,4 @@ async fn unpublished_rows(
             .await?
             .get(0),
     ))
-}
-
-fn bytes(count: i64) -> String {
-    const UNITS: [&str; 5] = ["bytes", "KiB", "MiB", "GiB", "TiB"];
-    let mut value = count as f64;
-    let mut unit = 0;
-    while value.abs() >= 1024.0 && unit + 1 < UNITS.len() {
-        value /= 1024.0;
-        unit += 1;
-    }
-    match unit {
-        0 => format!("{count} bytes"),
-        _ => format!("{value:.1} {}", UNITS[unit]),
-    }
 }

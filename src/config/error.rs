@@ -135,7 +135,7 @@ pub(crate) fn shown(text: &str) -> String {
     }
 }
 
-/// Whether the text could be a connection string that went to the wrong setting.
-pub(crate) fn may_be_secret(text: &str) -> bool {
+/// Whether the text could be a connection string that went to the wrong setting or argument.
+pub fn may_be_secret(text: &str) -> bool {
     text.contains('@') || text.contains("://") || text.contains("password")
 }

@@ -27,6 +27,8 @@ use std::time::Duration;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
 pub use self::database::Database;
+#[doc(hidden)]
+pub use self::error::may_be_secret;
 pub use self::error::{SettingError, SettingErrors};
 pub use self::parse::{KeyRule, TableName};
 pub use self::policy::{AfterPublish, Backlog, OnPoison, OnSlotLoss, Source};

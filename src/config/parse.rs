@@ -7,8 +7,11 @@ use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::time::Duration;
 
+use postgres_protocol::escape::escape_identifier;
+
 use crate::config::error::{InvalidValue, shown};
 use crate::error::{Code, Error};
+use crate::fnv::fnv1a_32;
 
 /// Postgres cuts longer names silently, so they are refused.
 /// <https://www.postgresql.org/docs/current/sql-syntax-lexical.html#SQL-SYNTAX-IDENTIFIERS>
@@ -26,7 +29,8 @@ pub struct TableName {
 impl TableName {
     /// The name for an SQL text, both halves quoted.
     pub fn quoted(&self) -> String {
-        format!("{}.{}", quote(&self.schema), quote(&self.name))
+        let (schema, name) = (&self.schema, &self.name);
+        format!("{}.{}", escape_identifier(schema), escape_identifier(name))
     }
 
     /// The table of the dead letters that belongs to this outbox.
@@ -60,10 +64,6 @@ impl FromStr for TableName {
         table_name(text)
             .map_err(|wrong| Error::fatal(Code::Config, wrong.problem).with_hint(wrong.hint))
     }
-}
-
-fn quote(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
 }
 
 /// Where a record's key comes from.
@@ -341,16 +341,9 @@ pub(crate) fn default_slot(database: &str) -> String {
         .chain(database.chars().map(fold))
         .collect();
     if slot.len() > NAME_BYTES_MAX {
-        let digest = format!("_{:08x}", fnv1a(database.as_bytes()));
+        let digest = format!("_{:08x}", fnv1a_32(&[database.as_bytes()]));
         slot.truncate(NAME_BYTES_MAX - digest.len());
         slot.push_str(&digest);
     }
     slot
-}
-
-/// A digest that is the same in every build, which std's hashers do not promise.
-fn fnv1a(bytes: &[u8]) -> u32 {
-    bytes.iter().fold(0x811c_9dc5, |hash, byte| {
-        (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193)
-    })
 }

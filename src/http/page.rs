@@ -3,6 +3,7 @@
 
 use std::fmt::Write;
 
+use crate::format::{bytes, grouped};
 use crate::publisher::Status;
 
 const STYLE: &str = "
@@ -108,7 +109,7 @@ fn rows_of(status: &Status) -> Vec<(&'static str, String)> {
         rows.push(("slot", slot.clone()));
     }
     if let Some(slot) = &status.slot_health {
-        let unsigned = |value: i64| bytes(u64::try_from(value).unwrap_or(0));
+        let unsigned = |value: i64| bytes(value.max(0));
         rows.push(("slot lag", unsigned(slot.lag_bytes)));
         rows.push(("log kept for the slot", unsigned(slot.retained_bytes)));
         rows.push((
@@ -139,33 +140,6 @@ fn rows_of(status: &Status) -> Vec<(&'static str, String)> {
             .unwrap_or_else(|| "none".to_owned()),
     ));
     rows
-}
-
-/// 1234567 as 1 234 567, with narrow no-break spaces.
-fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            text.push('\u{202f}');
-        }
-        text.push(digit);
-    }
-    text
-}
-
-fn bytes(number: u64) -> String {
-    let units = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
-    if number < 1024 {
-        return format!("{number} bytes");
-    }
-    let mut value = number as f64 / 1024.0;
-    let mut unit = 0;
-    while value >= 1024.0 && unit + 1 < units.len() {
-        value /= 1024.0;
-        unit += 1;
-    }
-    format!("{value:.1} {}", units[unit])
 }
 
 fn escape(text: &str) -> String {

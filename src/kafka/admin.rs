@@ -29,9 +29,17 @@ pub struct ClusterInfo {
 /// credentials end the wait early.
 pub async fn reachable(config: &Config, timeout: Duration) -> Result<ClusterInfo> {
     let config = config.clone();
-    let answer = tokio::task::spawn_blocking(move || fetch_cluster(&config, timeout)).await;
-    answer.unwrap_or_else(|cancelled| {
-        Err(Error::transient(Code::Lifecycle, "the Kafka request was cancelled").with_source(cancelled))
+    blocking(move || fetch_cluster(&config, timeout)).await
+}
+
+/// Runs blocking work on a thread of its own.
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|cancelled| {
+        let message = "the Kafka request was cancelled";
+        Err(Error::transient(Code::Lifecycle, message).with_source(cancelled))
     })
 }
 

@@ -26,7 +26,8 @@ use rdkafka::types::{RDKafkaErrorCode, RDKafkaRespErr};
 use tokio::runtime::Handle;
 
 use crate::config::Config;
-use crate::error::{Code, Error, Result};
+use crate::error::{Error, Result};
+use crate::kafka::admin::blocking;
 use crate::kafka::context::Context;
 use crate::kafka::{admin, client_config};
 
@@ -267,15 +268,6 @@ impl Drop for Waiting {
     fn drop(&mut self) {
         self.0.store(true, Ordering::Relaxed);
     }
-}
-
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T> + Send + 'static,
-) -> Result<T> {
-    let done = tokio::task::spawn_blocking(work).await;
-    done.unwrap_or_else(|cancelled| {
-        Err(Error::transient(Code::Lifecycle, "the Kafka request was cancelled").with_source(cancelled))
-    })
 }
 
 /// The Kafka user may not read settings, or the broker does not support it: unknown settings are no

@@ -9,6 +9,8 @@
 //! [`Columns::select_list`] asks the SQL side for what the type's output function prints, as the
 //! stream has it.
 
+use postgres_protocol::escape::escape_identifier;
+
 use crate::config::{KeyRule, TableName};
 use crate::error::{Code, Error, Result};
 use crate::outbox::{Event, TextValue};
@@ -81,7 +83,7 @@ impl Printing {
     }
 
     fn expression(self, column: &str) -> String {
-        let column = format!("\"{}\"", column.replace('"', "\"\""));
+        let column = escape_identifier(column);
         match self {
             Printing::Cast => format!("{column}::text"),
             Printing::Hex => format!("'\\x' || encode({column}, 'hex')"),

@@ -9,6 +9,7 @@
 use std::time::Duration;
 
 use crate::error::Result;
+use crate::fnv::fnv1a_64;
 use crate::postgres::session::Session;
 
 /// A statement that does nothing, so that the server receives something from the session that holds
@@ -50,11 +51,7 @@ pub async fn holder(session: &Session, slot: &str) -> Result<Option<i32>> {
 
 /// The lock's number: FNV-1a of a prefix and the slot's name, the same in every version of outboxd.
 fn number(slot: &str) -> i64 {
-    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
-    for byte in b"outboxd:".iter().chain(slot.as_bytes()) {
-        hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
-    }
-    hash as i64
+    fnv1a_64(&[b"outboxd:", slot.as_bytes()]) as i64
 }
 
 #[cfg(test)]
@@ -63,7 +60,7 @@ mod tests {
 
     #[test]
     fn the_lock_of_a_slot_never_changes_its_number() {
-        assert_eq!(number("outboxd_orders"), number("outboxd_orders"));
+        assert_eq!(number("outboxd_orders"), 0x3254_cad5_5bbb_4f4f);
         assert_ne!(number("outboxd_orders"), number("outboxd_order"));
         assert_eq!(number(""), 0xd059_0bc1_cdea_aca2_u64 as i64);
     }

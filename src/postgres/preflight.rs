@@ -5,11 +5,13 @@
 //! cannot mark its rows would hold the log back. Nothing here changes anything. What only the
 //! moment decides (a slot in use, a transaction in the way) is not looked at.
 
+use postgres_protocol::escape::escape_identifier;
+
 use crate::config::{AfterPublish, Backlog, Config, KeyRule, Source};
 use crate::error::{Code, Error, Result};
 use crate::postgres::problem::ServerProblem;
 use crate::postgres::session::Session;
-use crate::postgres::table_shape::{self, Column, TableShape, quoted};
+use crate::postgres::table_shape::{self, Column, TableShape};
 use crate::postgres::{publication, slot};
 
 /// How many slots a first start needs: one to read the backlog under, and its lasting copy.
@@ -148,7 +150,7 @@ async fn server_problems(session: &Session, config: &Config) -> Result<Vec<Serve
     if !may_replicate {
         problems.push(ServerProblem::config(
             format!("role {role} may not replicate"),
-            format!("ALTER ROLE {} REPLICATION", quoted(role)),
+            format!("ALTER ROLE {} REPLICATION", escape_identifier(role)),
         ));
     }
     Ok(problems)
@@ -180,7 +182,7 @@ async fn table_problems(
     let role = session
         .row("asking for the role", "SELECT current_user::text", &[])
         .await?;
-    let role = quoted(role.get(0));
+    let role = escape_identifier(role.get(0));
     let mut problems = column_problems(shape, config);
     problems.extend(right_problems(shape, config, &role));
     if !shape.logged && config.source == Source::Slot {
@@ -264,7 +266,10 @@ fn right_problems(shape: &TableShape, config: &Config, role: &str) -> Vec<Server
         ));
     };
     if !shape.can_use_schema {
-        lacking("USAGE", &format!("SCHEMA {}", quoted(&shape.name.schema)));
+        lacking(
+            "USAGE",
+            &format!("SCHEMA {}", escape_identifier(&shape.name.schema)),
+        );
     }
     if shape.columns.iter().any(|column| !column.can_select) {
         lacking("SELECT", &table);
@@ -307,12 +312,12 @@ async fn dead_letter_problem(session: &Session, config: &Config) -> Result<Optio
         (true, false) => Some(ServerProblem::config(
             format!(
                 "role {} lacks SELECT, INSERT or UPDATE on {table}",
-                quoted(role)
+                escape_identifier(role)
             ),
             format!(
                 "run `outboxd init --role {role}`, or GRANT SELECT, INSERT, UPDATE ON {} TO {}",
                 table.quoted(),
-                quoted(role)
+                escape_identifier(role)
             ),
         )),
         (true, true) => None,

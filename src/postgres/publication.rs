@@ -8,13 +8,14 @@
 //! that nobody sees, so it comes before the slot. See
 //! <https://www.postgresql.org/docs/current/logical-replication-publication.html>.
 
+use postgres_protocol::escape::escape_identifier;
 use tokio_postgres::types::ToSql;
 
 use crate::config::TableName;
 use crate::error::Result;
 use crate::postgres::problem::ServerProblem;
 use crate::postgres::session::Session;
-use crate::postgres::table_shape::{TableShape, quoted};
+use crate::postgres::table_shape::TableShape;
 
 /// The one row filter that hides no event: rows are inserted unpublished.
 const HARMLESS_FILTER: &str = "(published_at IS NULL)";
@@ -49,7 +50,7 @@ impl PublicationState {
         needed: &[&str],
     ) -> Vec<ServerProblem> {
         let mut problems = Vec::new();
-        let publication = quoted(name);
+        let publication = escape_identifier(name);
         let whole = format!(
             "ALTER PUBLICATION {publication} SET TABLE {}",
             table.name.quoted()
@@ -198,7 +199,7 @@ pub async fn create(session: &Session, name: &str, table: &TableName) -> Result<
 }
 
 pub(crate) fn create_sql(name: &str, table: &TableName) -> String {
-    let (name, table) = (quoted(name), table.quoted());
+    let (name, table) = (escape_identifier(name), table.quoted());
     let with = "(publish = 'insert', publish_via_partition_root = true)";
     format!("CREATE PUBLICATION {name} FOR TABLE {table} WITH {with}")
 }
@@ -214,7 +215,7 @@ pub async fn drop(session: &Session, name: &str) -> Result<bool> {
     session
         .run(
             &what,
-            &format!("DROP PUBLICATION IF EXISTS {}", quoted(name)),
+            &format!("DROP PUBLICATION IF EXISTS {}", escape_identifier(name)),
         )
         .await?;
     Ok(true)

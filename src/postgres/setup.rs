@@ -5,10 +5,11 @@
 //! it is made by the publisher, after the publication and together with the first read of the
 //! table. Every step is safe to repeat and leaves what is there as it is.
 
+use postgres_protocol::escape::escape_identifier;
+
 use crate::config::TableName;
 use crate::error::Result;
 use crate::postgres::session::Session;
-use crate::postgres::table_shape::quoted;
 
 const SCHEMA: &str = include_str!("../../sql/schema.sql");
 const CHECKS: &str = include_str!("../../sql/checks.sql");
@@ -103,14 +104,17 @@ impl Setup<'_> {
 
     fn fill_in(&self, sql: &str) -> String {
         sql.trim()
-            .replace("{{schema}}", &quoted(&self.table.schema))
+            .replace("{{schema}}", &escape_identifier(&self.table.schema))
             .replace("{{table}}", &self.table.quoted())
             .replace("{{dead_letter}}", &self.table.dead_letter().quoted())
             .replace(
                 "{{publication}}",
-                &quoted(self.publication.unwrap_or_default()),
+                &escape_identifier(self.publication.unwrap_or_default()),
             )
-            .replace("{{role}}", &quoted(self.role.unwrap_or_default()))
+            .replace(
+                "{{role}}",
+                &escape_identifier(self.role.unwrap_or_default()),
+            )
     }
 
     /// What of it the database has, each thing in words. Reading it before and after tells what was

@@ -5,11 +5,6 @@ use crate::config::TableName;
 use crate::error::Result;
 use crate::postgres::session::Session;
 
-/// A name as SQL takes it, whatever characters it has.
-pub(crate) fn quoted(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
-}
-
 /// One column.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Column {

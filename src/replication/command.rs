@@ -4,6 +4,7 @@
 //! Callers pass bare names; this module quotes them. See
 //! <https://www.postgresql.org/docs/current/protocol-replication.html>.
 
+use postgres_protocol::escape::escape_identifier;
 use postgres_protocol::message::backend::{DataRowBody, ERROR_RESPONSE_TAG, Message};
 use tokio_postgres::fallible_iterator::FallibleIterator;
 
@@ -104,7 +105,7 @@ pub(crate) async fn create_temporary_slot(
     // The keyword form, which all servers since 10 accept; the parenthesized form is new in 15.
     let sql = format!(
         "CREATE_REPLICATION_SLOT {} TEMPORARY LOGICAL pgoutput EXPORT_SNAPSHOT",
-        identifier(name)
+        escape_identifier(name)
     );
     let rows = query(connection, &sql).await?;
     let read = || {
@@ -122,7 +123,7 @@ pub(crate) async fn create_temporary_slot(
 pub(crate) async fn drop_slot(connection: &mut Connection, name: &str) -> Result<()> {
     query(
         connection,
-        &format!("DROP_REPLICATION_SLOT {}", identifier(name)),
+        &format!("DROP_REPLICATION_SLOT {}", escape_identifier(name)),
     )
     .await
     .map(drop)
@@ -131,7 +132,7 @@ pub(crate) async fn drop_slot(connection: &mut Connection, name: &str) -> Result
 pub(crate) async fn enable_failover(connection: &mut Connection, slot: &str) -> Result<()> {
     let alter = format!(
         "ALTER_REPLICATION_SLOT {} (FAILOVER true)",
-        identifier(slot)
+        escape_identifier(slot)
     );
     query(connection, &alter).await.map(drop)
 }
@@ -174,13 +175,9 @@ fn start_command(slot: &str, from: Lsn, publication: &str) -> String {
     // Protocol version 1 sends transactions only after they commit.
     format!(
         "START_REPLICATION SLOT {} LOGICAL {from} (proto_version '1', publication_names {})",
-        identifier(slot),
-        literal(&identifier(publication))
+        escape_identifier(slot),
+        literal(&escape_identifier(publication))
     )
-}
-
-fn identifier(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
 }
 
 fn literal(text: &str) -> String {

@@ -8,7 +8,15 @@ use anyhow::{Context, Result};
 
 /// The rooms from the lowest to the highest step. A room uses lower steps, and of its own step only what [`BESIDE`] lists.
 const STEPS: [&[&str]; 7] = [
-    &["lsn", "error", "backoff", "status", "ephemeral"],
+    &[
+        "lsn",
+        "error",
+        "backoff",
+        "fnv",
+        "format",
+        "status",
+        "ephemeral",
+    ],
     &["config", "metrics"],
     &["replication", "postgres", "pgoutput"],
     &["outbox", "kafka"],

@@ -16,12 +16,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 use outboxd::config::LogFormat;
+use outboxd::format::bytes;
 use outboxd::postgres::slot;
 use outboxd::publisher::{Phase, Publisher};
 use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
 use tokio::sync::{mpsc, watch};
 
-use crate::cli::demo::screen::{Event, Screen, bytes, millis};
+use crate::cli::demo::screen::{Event, Screen, millis};
 use crate::cli::demo::shop::Plan;
 use crate::cli::demo::stage::{Stage, Task};
 use crate::cli::demo::tally::{Arrival, Order, Tally};

@@ -3,6 +3,8 @@
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
+use outboxd::format::bytes;
+
 use crate::cli::demo::tally::{Order, Tally};
 
 /// Above this rate, events are summarized once per second.
@@ -124,33 +126,12 @@ pub(crate) fn millis(duration: Duration) -> String {
     format!("{:.1} ms", duration.as_secs_f64() * 1000.0)
 }
 
-/// `312 B`, `1.5 KiB`.
-pub(crate) fn bytes(count: i64) -> String {
-    const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
-    if count < 1024 {
-        return format!("{count} B");
-    }
-    let mut scaled = count as f64 / 1024.0;
-    let mut units = UNITS.iter();
-    let mut unit = units.next().unwrap_or(&"");
-    while scaled >= 1024.0 {
-        let Some(next) = units.next() else { break };
-        scaled /= 1024.0;
-        unit = next;
-    }
-    format!("{scaled:.1} {unit}")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn sizes_and_times_are_printed_short() {
-        assert_eq!(bytes(0), "0 B");
-        assert_eq!(bytes(1023), "1023 B");
-        assert_eq!(bytes(1536), "1.5 KiB");
-        assert_eq!(bytes(5 << 30), "5.0 GiB");
+    fn times_are_printed_short() {
         assert_eq!(millis(Duration::from_micros(2149)), "2.1 ms");
     }
 }

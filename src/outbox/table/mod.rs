@@ -14,6 +14,7 @@ mod row;
 mod slow_rows;
 
 use std::collections::HashSet;
+use std::fmt;
 
 use tokio_postgres::RowStream;
 
@@ -177,8 +178,8 @@ impl UnpublishedRows {
         Ok(rows.iter().map(|row| row.get(0)).collect())
     }
 
-    /// How many rows are unpublished (counted up to `limit`), the oldest of them, and whether any row was ever marked.
-    pub(crate) async fn survey(&self, session: &Session, limit: i64) -> Result<Survey> {
+    /// How many rows are unpublished, the oldest of them, and whether any row was ever marked.
+    pub(crate) async fn survey(&self, session: &Session) -> Result<Survey> {
         let what = format!("counting unpublished rows of {}", self.table);
         let survey = format!(
             "WITH unpublished AS (SELECT o.created_at::text AS at FROM {table} AS o \
@@ -189,7 +190,7 @@ impl UnpublishedRows {
             unpublished = self.unpublished,
         );
         let row = session
-            .bounded(&what, session.query_one(&survey, &[&limit]))
+            .bounded(&what, session.query_one(&survey, &[&(FEW + 1)]))
             .await?;
         Ok(Survey {
             unpublished: row.get(0),
@@ -199,10 +200,43 @@ impl UnpublishedRows {
     }
 }
 
-/// What a look at the whole table shows.
+/// A table with more unpublished rows than this, and none ever marked, is not sent without being
+/// asked to.
+const FEW: i64 = 1_000;
+
+/// The unpublished rows of a table.
 #[derive(Debug)]
 pub(crate) struct Survey {
-    pub(crate) unpublished: i64,
-    pub(crate) oldest: Option<String>,
-    pub(crate) ever_marked: bool,
+    /// Counted up to one more than [`FEW`].
+    unpublished: i64,
+    oldest: Option<String>,
+    ever_marked: bool,
+}
+
+impl Survey {
+    /// Whether the table has no unpublished row.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.unpublished == 0
+    }
+
+    /// Whether the rows may be the whole history of a table that was never published from.
+    pub(crate) fn is_many_and_never_marked(&self) -> bool {
+        self.unpublished > FEW && !self.ever_marked
+    }
+}
+
+impl fmt::Display for Survey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.unpublished {
+            count if count > FEW => write!(f, "over {FEW} unpublished rows")?,
+            count => write!(f, "{count} unpublished rows")?,
+        }
+        if let Some(oldest) = &self.oldest {
+            write!(f, ", the oldest of {oldest}")?;
+        }
+        if self.is_many_and_never_marked() {
+            f.write_str(" and none was ever marked")?;
+        }
+        Ok(())
+    }
 }

@@ -123,33 +123,14 @@ impl Bootstrap<'_> {
         if matches!(config.backlog, Backlog::Publish | Backlog::Skip) {
             return Ok(());
         }
-        let survey = self
-            .scan
-            .rows
-            .survey(self.scan.session, FEW as i64 + 1)
-            .await?;
-        let (count, table) = (survey.unpublished, &config.table);
+        let survey = self.scan.rows.survey(self.scan.session).await?;
         // Who wants to decide about a lost slot is asked here as well: one that was dropped while nobody looked left no trace.
         let asks = config.backlog == Backlog::Halt || config.on_slot_loss == OnSlotLoss::Halt;
-        let halt = asks && count > 0;
-        let never = count > FEW as i64 && !survey.ever_marked;
-        if !halt && !never {
+        let halt = asks && !survey.is_empty();
+        if !halt && !survey.is_many_and_never_marked() {
             return Ok(());
         }
-        let count = if count > FEW as i64 {
-            format!("over {FEW}")
-        } else {
-            count.to_string()
-        };
-        let oldest = survey
-            .oldest
-            .map_or_else(String::new, |at| format!(", the oldest of {at}"));
-        let never = if never {
-            " and none was ever marked"
-        } else {
-            ""
-        };
-        let message = format!("{table} has {count} unpublished rows{oldest}{never}");
+        let message = format!("{} has {survey}", config.table);
         Err(Error::fatal(Code::Config, message).with_hint(
             "start with --backlog publish to send them, \
              or with --backlog skip to mark them as published unsent",

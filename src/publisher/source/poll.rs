@@ -24,8 +24,6 @@ use crate::publisher::interrupt::Interrupt;
 use crate::publisher::source::table_scan::{RowFilter, TableScan};
 use crate::status::Phase;
 
-/// A table with more unpublished rows than this, and none ever marked, is not sent without being asked to.
-const FEW: i64 = 1_000;
 /// A pass that takes longer begins anew: rows that were committed late have lower ids than it has come to.
 const PASS_LIMIT: Duration = Duration::from_secs(5);
 /// A pass that has handed out so many rows begins anew as well, which forgets those that are marked by then.
@@ -128,16 +126,11 @@ impl Poll<'_> {
         if config.backlog == Backlog::Publish || config.after_publish == AfterPublish::Delete {
             return Ok(());
         }
-        let survey = self.scan.rows.survey(self.scan.session, FEW + 1).await?;
-        if survey.ever_marked || survey.unpublished <= FEW {
+        let survey = self.scan.rows.survey(self.scan.session).await?;
+        if !survey.is_many_and_never_marked() {
             return Ok(());
         }
-        let oldest = survey
-            .oldest
-            .map_or_else(String::new, |at| format!(", the oldest of {at}"));
-        let table = &config.table;
-        let message =
-            format!("{table} has over {FEW} unpublished rows{oldest} and none was ever marked");
+        let message = format!("{} has {survey}", config.table);
         Err(Error::fatal(Code::Config, message).with_hint(
             "start with --backlog publish to send them, \
              or set published_at of those that are not to be sent",
