@@ -1,9 +1,18 @@
 //! Reads the settings one by one and gathers what is wrong with them.
 
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tracing_subscriber::filter::{LevelFilter, Targets};
+
 use crate::config::connection_options::Env;
 use crate::config::database::Database;
-use crate::config::error::{InvalidValue, SettingError};
-use crate::config::variables;
+use crate::config::error::{InvalidValue, SettingError, shown};
+use crate::config::parse::{self, KeyRule, TableName};
+use crate::config::{LogFormat, variables};
+
+const MIB: usize = 1 << 20;
+const HOUR: Duration = Duration::from_secs(3_600);
 
 /// Gathers faults; after one, the default stands in so that the rest can be checked too.
 pub(super) struct Check {
@@ -28,23 +37,6 @@ impl Check {
         }
     }
 
-    pub(super) fn required(
-        &mut self,
-        setting: &str,
-        given: Option<String>,
-        needed: bool,
-        parse: impl FnOnce(&str) -> Result<String, InvalidValue>,
-    ) -> String {
-        if given.is_none() && needed {
-            let wrong = InvalidValue::new(
-                "is not set",
-                "name the bootstrap servers as host:port,host:port",
-            );
-            self.errors.push(wrong.of(setting));
-        }
-        self.or(setting, given, String::new(), parse)
-    }
-
     pub(super) fn database(
         &mut self,
         url: Option<String>,
@@ -59,4 +51,105 @@ impl Check {
         };
         Database::parse(url.trim(), password_file.as_deref(), env, &mut self.errors)
     }
+
+    pub(super) fn brokers(&mut self, given: Option<String>, needed: bool) -> String {
+        if given.is_none() && needed {
+            let wrong = InvalidValue::new(
+                "is not set",
+                "name the bootstrap servers as host:port,host:port",
+            );
+            self.errors.push(wrong.of(variables::KAFKA_BROKERS));
+        }
+        let none = String::new();
+        self.or(variables::KAFKA_BROKERS, given, none, parse::brokers)
+    }
+
+    pub(super) fn table(&mut self, given: Option<String>) -> TableName {
+        let table = TableName {
+            schema: "outbox".to_owned(),
+            name: "outbox".to_owned(),
+        };
+        self.or(variables::TABLE, given, table, parse::table_name)
+    }
+
+    pub(super) fn slot(&mut self, given: Option<String>, database: Option<&Database>) -> String {
+        let name = database.map(Database::database_name).unwrap_or_default();
+        let slot = parse::default_slot(name);
+        self.or(variables::SLOT, given, slot, parse::slot_name)
+    }
+
+    pub(super) fn publication(&mut self, given: Option<String>) -> String {
+        let publication = "outboxd".to_owned();
+        self.or(variables::PUBLICATION, given, publication, |text| {
+            parse::name_of("publication", text)
+        })
+    }
+
+    pub(super) fn batch_size(&mut self, given: Option<String>) -> usize {
+        let size = self.or(variables::BATCH_SIZE, given, 10, |text| {
+            parse::count(text, 1..=100_000)
+        });
+        size as usize
+    }
+
+    pub(super) fn process_interval(&mut self, given: Option<String>) -> Duration {
+        let default = Duration::from_secs(5);
+        self.or(variables::PROCESS_INTERVAL, given, default, |text| {
+            parse::duration(text, Duration::from_millis(1)..=HOUR)
+        })
+    }
+
+    pub(super) fn operation_timeout(&mut self, given: Option<String>) -> Duration {
+        let default = Duration::from_secs(25);
+        self.or(variables::OPERATION_TIMEOUT, given, default, |text| {
+            parse::duration(text, Duration::from_millis(100)..=HOUR)
+        })
+    }
+
+    pub(super) fn max_retries(&mut self, given: Option<String>) -> u32 {
+        self.or(variables::MAX_RETRIES, given, 3, |text| {
+            parse::count(text, 1..=1_000)
+        })
+    }
+
+    pub(super) fn key(&mut self, given: Option<String>) -> KeyRule {
+        let key = KeyRule::Column("event_type".to_owned());
+        self.or(variables::KEY, given, key, parse::key_rule)
+    }
+
+    pub(super) fn memory_limit(&mut self, given: Option<String>) -> usize {
+        self.or(variables::MEMORY_LIMIT, given, 16 * MIB, |text| {
+            parse::size(text, MIB..=(65_536 * MIB))
+        })
+    }
+
+    pub(super) fn http_listen(&mut self, given: Option<String>) -> Option<SocketAddr> {
+        let address = Some(SocketAddr::from(([127, 0, 0, 1], 9464)));
+        self.or(variables::HTTP_LISTEN, given, address, parse::listen)
+    }
+
+    pub(super) fn log(&mut self, given: Option<String>) -> String {
+        self.or(variables::LOG, given, "info".to_owned(), log_filter)
+    }
+
+    pub(super) fn log_format(&mut self, given: Option<String>) -> LogFormat {
+        let choices = [("text", LogFormat::Text), ("json", LogFormat::Json)];
+        self.or(variables::LOG_FORMAT, given, LogFormat::Text, |text| {
+            parse::choice(text, &choices)
+        })
+    }
+}
+
+/// tracing takes any single word for the name of a module, so a misspelt level would silence
+/// everything else; a word alone has to be a level here.
+fn log_filter(text: &str) -> Result<String, InvalidValue> {
+    let is_directive = |word: &str| word.contains('=') || word.parse::<LevelFilter>().is_ok();
+    let is_filter = text.split(',').all(|word| is_directive(word.trim()));
+    if is_filter && text.parse::<Targets>().is_ok() {
+        return Ok(text.to_owned());
+    }
+    Err(InvalidValue::new(
+        format!("{} is not a filter for logs", shown(text)),
+        "write error, warn, info, debug or trace, or a list such as info,outboxd=debug",
+    ))
 }

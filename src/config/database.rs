@@ -14,6 +14,7 @@ use crate::config::connection_options::{Env, Reading};
 use crate::config::conninfo;
 use crate::config::error::{InvalidValue, SettingError};
 use crate::config::passfile::{self, Login};
+use crate::config::secret::Secret;
 use crate::config::tls::{SslMode, TlsSettings};
 use crate::config::variables::{DATABASE_PASSWORD_FILE, DATABASE_URL};
 
@@ -149,7 +150,7 @@ impl Database {
                     .of(DATABASE_PASSWORD_FILE),
                 ),
                 Ok(password) => {
-                    self.pg.password(password);
+                    self.pg.password(password.expose());
                 }
                 Err(wrong) => errors.push(wrong.of(DATABASE_PASSWORD_FILE)),
             }
@@ -172,7 +173,7 @@ impl Database {
         };
         match self.look_up(&path) {
             Ok(Some(password)) => {
-                self.pg.password(password);
+                self.pg.password(password.expose());
             }
             Ok(None) => {}
             Err(wrong) => errors.push(wrong.of(setting)),
@@ -181,7 +182,7 @@ impl Database {
 
     /// The password of the first host that the file knows: a connection has one password, whichever
     /// host answers.
-    fn look_up(&self, path: &Path) -> Result<Option<String>, InvalidValue> {
+    fn look_up(&self, path: &Path) -> Result<Option<Secret<String>>, InvalidValue> {
         let ports = self.pg.get_ports();
         let mut hosts: Vec<Vec<String>> = self.pg.get_hosts().iter().map(pgpass_names).collect();
         if hosts.is_empty() {

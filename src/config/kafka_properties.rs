@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use crate::config::check::Check;
 use crate::config::error::{InvalidValue, SettingError};
 use crate::config::variables::{AUTO_CREATE_TOPICS, KAFKA_PROPERTIES};
-use crate::config::{Config, parse};
+use crate::config::{Config, Secret, parse};
 
 /// The property that `OUTBOX_AUTO_CREATE_TOPICS` stands for.
 const AUTO_CREATE: &str = "allow.auto.create.topics";
@@ -41,9 +41,9 @@ impl Config {
     }
 }
 
-fn property<'a>(properties: &'a [(String, String)], name: &str) -> Option<&'a str> {
+fn property<'a>(properties: &'a [(String, Secret<String>)], name: &str) -> Option<&'a str> {
     let (_, value) = properties.iter().find(|(known, _)| known == name)?;
-    Some(value)
+    Some(value.expose())
 }
 
 /// A boolean as librdkafka reads it.
@@ -55,24 +55,26 @@ fn truth(text: &str) -> Option<bool> {
     }
 }
 
-/// The setting, which must not say the opposite of the property that it stands for.
-pub(super) fn auto_create_topics(
-    given: Option<String>,
-    properties: &[(String, String)],
-    check: &mut Check,
-) -> bool {
-    let choices = [("true", true), ("false", false)];
-    let is_given = given.is_some();
-    let setting = check.or(AUTO_CREATE_TOPICS, given, false, |text| {
-        parse::choice(text, &choices)
-    });
-    let opposite = property(properties, AUTO_CREATE).and_then(truth) == Some(!setting);
-    if is_given && opposite {
-        let problem = format!("says the opposite of {AUTO_CREATE}, which means the same");
-        let wrong = InvalidValue::new(problem, "remove the property");
-        check.errors.push(wrong.of(AUTO_CREATE_TOPICS));
+impl Check {
+    /// The setting, which must not say the opposite of the property that it stands for.
+    pub(super) fn auto_create_topics(
+        &mut self,
+        given: Option<String>,
+        properties: &[(String, Secret<String>)],
+    ) -> bool {
+        let choices = [("true", true), ("false", false)];
+        let is_given = given.is_some();
+        let setting = self.or(AUTO_CREATE_TOPICS, given, false, |text| {
+            parse::choice(text, &choices)
+        });
+        let opposite = property(properties, AUTO_CREATE).and_then(truth) == Some(!setting);
+        if is_given && opposite {
+            let problem = format!("says the opposite of {AUTO_CREATE}, which means the same");
+            let wrong = InvalidValue::new(problem, "remove the property");
+            self.errors.push(wrong.of(AUTO_CREATE_TOPICS));
+        }
+        setting
     }
-    setting
 }
 
 const IDEMPOTENCE: &str =
@@ -131,7 +133,7 @@ pub(crate) fn properties(
     environment: Option<&str>,
     flags: &[String],
     errors: &mut Vec<SettingError>,
-) -> Vec<(String, String)> {
+) -> Vec<(String, Secret<String>)> {
     let mut properties: BTreeMap<String, String> = BTreeMap::new();
     let listed = environment.map(split).unwrap_or_default();
     for (text, place) in listed
@@ -159,7 +161,10 @@ pub(crate) fn properties(
         }
         None => true,
     });
-    properties.into_iter().collect()
+    properties
+        .into_iter()
+        .map(|(name, value)| (name, Secret::new(value)))
+        .collect()
 }
 
 fn refusal(name: &str) -> Option<InvalidValue> {

@@ -15,16 +15,14 @@ mod kafka_properties;
 mod parse;
 mod passfile;
 mod policy;
+mod secret;
 mod settings;
 mod tls;
 mod unknown_variables;
 mod variables;
 
-use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
-
-use tracing_subscriber::filter::{LevelFilter, Targets};
 
 pub use self::database::Database;
 #[doc(hidden)]
@@ -32,15 +30,13 @@ pub use self::error::may_be_secret;
 pub use self::error::{SettingError, SettingErrors};
 pub use self::parse::{KeyRule, TableName};
 pub use self::policy::{AfterPublish, Backlog, OnPoison, OnSlotLoss, Source};
+pub use self::secret::Secret;
 pub use self::settings::Settings;
 pub use self::tls::{SslMode, TlsSettings};
 pub use self::unknown_variables::IgnoredVariable;
 
 use self::check::Check;
 use self::connection_options::Env;
-use self::error::{InvalidValue, shown};
-
-const MIB: usize = 1 << 20;
 
 /// The form of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,14 +48,14 @@ pub enum LogFormat {
 }
 
 /// The whole configuration, checked. Its Debug form holds no secret.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub struct Config {
     /// Where the database is and how to get in.
     pub database: Database,
     /// Kafka's bootstrap servers; empty only after [`Config::without_kafka`].
     pub brokers: String,
-    /// Further properties of librdkafka, none of which touches a guarantee. Some hold secrets.
-    pub kafka_properties: Vec<(String, String)>,
+    /// Further properties of librdkafka, none of which touches a guarantee. Some are passwords.
+    pub kafka_properties: Vec<(String, Secret<String>)>,
     /// The outbox table.
     pub table: TableName,
     /// The replication slot.
@@ -121,58 +117,20 @@ impl Config {
             errors: given.errors,
         };
         let database = check.database(given.database_url, given.database_password_file, env);
-        let brokers = check.required(
-            variables::KAFKA_BROKERS,
-            given.kafka_brokers,
-            needs_kafka,
-            parse::brokers,
-        );
+        let brokers = check.brokers(given.kafka_brokers, needs_kafka);
         let kafka_properties = kafka_properties::properties(
             given.kafka_table,
             given.kafka_properties.as_deref(),
             &given.kafka,
             &mut check.errors,
         );
-        let table = TableName {
-            schema: "outbox".to_owned(),
-            name: "outbox".to_owned(),
-        };
-        let table = check.or(variables::TABLE, given.table, table, parse::table_name);
-        let database_name = database
-            .as_ref()
-            .map(Database::database_name)
-            .unwrap_or_default();
-        let slot = parse::default_slot(database_name);
-        let slot = check.or(variables::SLOT, given.slot, slot, parse::slot_name);
-        let publication = check.or(
-            variables::PUBLICATION,
-            given.publication,
-            "outboxd".to_owned(),
-            |text| parse::name_of("publication", text),
-        );
-        let batch_size = check.or(variables::BATCH_SIZE, given.batch_size, 10, |text| {
-            parse::count(text, 1..=100_000)
-        });
-        let process_interval = check.or(
-            variables::PROCESS_INTERVAL,
-            given.process_interval,
-            Duration::from_secs(5),
-            |text| parse::duration(text, Duration::from_millis(1)..=Duration::from_secs(3_600)),
-        );
-        let operation_timeout = check.or(
-            variables::OPERATION_TIMEOUT,
-            given.operation_timeout,
-            Duration::from_secs(25),
-            |text| {
-                parse::duration(
-                    text,
-                    Duration::from_millis(100)..=Duration::from_secs(3_600),
-                )
-            },
-        );
-        let max_retries = check.or(variables::MAX_RETRIES, given.max_retries, 3, |text| {
-            parse::count(text, 1..=1_000)
-        });
+        let table = check.table(given.table);
+        let slot = check.slot(given.slot, database.as_ref());
+        let publication = check.publication(given.publication);
+        let batch_size = check.batch_size(given.batch_size);
+        let process_interval = check.process_interval(given.process_interval);
+        let operation_timeout = check.operation_timeout(given.operation_timeout);
+        let max_retries = check.max_retries(given.max_retries);
         let (after_publish, backlog) =
             check.after_publish_and_backlog(given.after_publish, given.backlog);
         let on_slot_loss = check.on_slot_loss(given.on_slot_loss, after_publish);
@@ -180,38 +138,13 @@ impl Config {
         let on_poison = check.on_poison(given.on_poison);
         let dead_letters_per_minute = check.dead_letters_per_minute(given.dead_letters_per_minute);
         let source = check.source(given.source, after_publish, backlog);
-        let key = KeyRule::Column("event_type".to_owned());
-        let key = check.or(variables::KEY, given.key, key, parse::key_rule);
-        let auto_create_topics = kafka_properties::auto_create_topics(
-            given.auto_create_topics,
-            &kafka_properties,
-            &mut check,
-        );
-        let memory_limit = check.or(
-            variables::MEMORY_LIMIT,
-            given.memory_limit,
-            16 * MIB,
-            |text| parse::size(text, MIB..=(65_536 * MIB)),
-        );
-        let http_listen = Some(SocketAddr::from(([127, 0, 0, 1], 9464)));
-        let http_listen = check.or(
-            variables::HTTP_LISTEN,
-            given.http_listen,
-            http_listen,
-            parse::listen,
-        );
-        let log = check.or(variables::LOG, given.log, "info".to_owned(), log_filter);
-        let log_format = check.or(
-            variables::LOG_FORMAT,
-            given.log_format,
-            LogFormat::Text,
-            |text| {
-                parse::choice(
-                    text,
-                    &[("text", LogFormat::Text), ("json", LogFormat::Json)],
-                )
-            },
-        );
+        let key = check.key(given.key);
+        let auto_create_topics =
+            check.auto_create_topics(given.auto_create_topics, &kafka_properties);
+        let memory_limit = check.memory_limit(given.memory_limit);
+        let http_listen = check.http_listen(given.http_listen);
+        let log = check.log(given.log);
+        let log_format = check.log_format(given.log_format);
         SettingErrors::unless_none(check.errors)?;
         let database = database.expect("a database that could not be read has left a fault");
         Ok(Config {
@@ -222,7 +155,7 @@ impl Config {
             slot,
             publication,
             source,
-            batch_size: batch_size as usize,
+            batch_size,
             process_interval,
             operation_timeout,
             max_retries,
@@ -240,56 +173,6 @@ impl Config {
             log_format,
         })
     }
-}
-
-impl fmt::Debug for Config {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let properties: Vec<&str> = self
-            .kafka_properties
-            .iter()
-            .map(|(name, _)| name.as_str())
-            .collect();
-        f.debug_struct("Config")
-            .field("database", &self.database.describe())
-            .field("tls", &self.database.tls)
-            .field("brokers", &self.brokers)
-            .field("kafka_properties", &properties)
-            .field("table", &self.table)
-            .field("slot", &self.slot)
-            .field("publication", &self.publication)
-            .field("source", &self.source)
-            .field("batch_size", &self.batch_size)
-            .field("process_interval", &self.process_interval)
-            .field("operation_timeout", &self.operation_timeout)
-            .field("max_retries", &self.max_retries)
-            .field("after_publish", &self.after_publish)
-            .field("backlog", &self.backlog)
-            .field("on_slot_loss", &self.on_slot_loss)
-            .field("audit_interval", &self.audit_interval)
-            .field("on_poison", &self.on_poison)
-            .field("dead_letters_per_minute", &self.dead_letters_per_minute)
-            .field("key", &self.key)
-            .field("auto_create_topics", &self.auto_create_topics)
-            .field("memory_limit", &self.memory_limit)
-            .field("http_listen", &self.http_listen)
-            .field("log", &self.log)
-            .field("log_format", &self.log_format)
-            .finish()
-    }
-}
-
-/// tracing takes any single word for the name of a module, so a misspelt level would silence
-/// everything else; a word alone has to be a level here.
-fn log_filter(text: &str) -> Result<String, InvalidValue> {
-    let is_directive = |word: &str| word.contains('=') || word.parse::<LevelFilter>().is_ok();
-    let is_filter = text.split(',').all(|word| is_directive(word.trim()));
-    if is_filter && text.parse::<Targets>().is_ok() {
-        return Ok(text.to_owned());
-    }
-    Err(InvalidValue::new(
-        format!("{} is not a filter for logs", shown(text)),
-        "write error, warn, info, debug or trace, or a list such as info,outboxd=debug",
-    ))
 }
 
 #[cfg(test)]

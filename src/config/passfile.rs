@@ -5,6 +5,7 @@
 use std::path::Path;
 
 use crate::config::error::InvalidValue;
+use crate::config::secret::Secret;
 
 /// What a line of a password file is compared with.
 pub(crate) struct Login<'a> {
@@ -16,7 +17,7 @@ pub(crate) struct Login<'a> {
 }
 
 /// Reads a file that holds the password alone; an ending newline is not part of it.
-pub(crate) fn whole_file(path: &Path) -> Result<String, InvalidValue> {
+pub(crate) fn whole_file(path: &Path) -> Result<Secret<String>, InvalidValue> {
     let text = std::fs::read_to_string(path).map_err(|e| {
         InvalidValue::new(
             format!("cannot be read: {e}"),
@@ -31,11 +32,14 @@ pub(crate) fn whole_file(path: &Path) -> Result<String, InvalidValue> {
             "put the password into it",
         ));
     }
-    Ok(password.to_owned())
+    Ok(Secret::new(password.to_owned()))
 }
 
 /// Looks a login up in a password file. Like libpq, nobody but its owner may have access to it.
-pub(crate) fn look_up(path: &Path, login: &Login<'_>) -> Result<Option<String>, InvalidValue> {
+pub(crate) fn look_up(
+    path: &Path,
+    login: &Login<'_>,
+) -> Result<Option<Secret<String>>, InvalidValue> {
     let readable = |e: std::io::Error| {
         InvalidValue::new(
             format!("names a password file that cannot be read: {e}"),
@@ -60,7 +64,7 @@ pub(crate) fn look_up(path: &Path, login: &Login<'_>) -> Result<Option<String>, 
     Ok(text.lines().find_map(|line| password_in(line, login)))
 }
 
-fn password_in(line: &str, login: &Login<'_>) -> Option<String> {
+fn password_in(line: &str, login: &Login<'_>) -> Option<Secret<String>> {
     let line = line.strip_suffix('\r').unwrap_or(line);
     if line.starts_with('#') {
         return None;
@@ -71,7 +75,7 @@ fn password_in(line: &str, login: &Login<'_>) -> Option<String> {
         && matches(&port, &login.port.to_string())
         && matches(&database, login.database)
         && matches(&user, login.user);
-    (found && !password.is_empty()).then_some(password)
+    (found && !password.is_empty()).then(|| Secret::new(password))
 }
 
 /// `host:port:database:user:password`; a backslash keeps the next character as it is, and the

@@ -118,7 +118,7 @@ fn every_setting_takes_the_value_that_it_is_given() {
     assert_eq!(config.brokers, "[::1]:9092,b");
     assert_eq!(
         config.kafka_properties,
-        [("linger.ms".to_owned(), "5".to_owned())]
+        [("linger.ms".to_owned(), Secret::new("5".to_owned()))]
     );
     assert_eq!(config.table.quoted(), "\"My\"\"Schema\".\"events\"");
     assert_eq!(
@@ -333,7 +333,7 @@ fn kafka_properties_of_flags_stand_before_those_of_the_list_and_these_before_the
     let properties: Vec<String> = config
         .kafka_properties
         .iter()
-        .map(|(name, value)| format!("{name}={value}"))
+        .map(|(name, value)| format!("{name}={}", value.expose()))
         .collect();
     assert_eq!(
         properties,

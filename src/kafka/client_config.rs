@@ -81,7 +81,7 @@ pub(crate) fn producer(config: &Config) -> ClientConfig {
 /// Sets the user's properties over the defaults, and then the ones that users may not set.
 fn finish(mut settings: ClientConfig, config: &Config) -> ClientConfig {
     for (name, value) in &config.kafka_properties {
-        settings.set(name, value);
+        settings.set(name, value.expose());
     }
     settings.set("bootstrap.servers", &config.brokers);
     settings.set_log_level(if tracing::enabled!(tracing::Level::DEBUG) {

@@ -125,7 +125,7 @@ impl Stage {
     pub(crate) async fn consumer(&self) -> Result<StreamConsumer<Quiet>> {
         let mut settings = ClientConfig::new();
         for (name, value) in &self.config.kafka_properties {
-            settings.set(name, value);
+            settings.set(name, value.expose());
         }
         settings
             .set("bootstrap.servers", &self.config.brokers)

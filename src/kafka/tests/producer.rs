@@ -13,7 +13,7 @@ use rdkafka::producer::DefaultProducerContext;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::types::{RDKafkaApiKey, RDKafkaErrorCode, RDKafkaRespErr};
 
-use crate::config::{Config, Settings};
+use crate::config::{Config, Secret, Settings};
 use crate::error::Code;
 use crate::kafka::{DeliveryReport, ErrorAction, Producer, SendError, reachable};
 use crate::outbox::{OwnedRecord, TopicName};
@@ -568,7 +568,7 @@ async fn a_wrong_property_is_named_and_its_value_is_not_shown() {
         let mut config = config("127.0.0.1:1");
         config
             .kafka_properties
-            .push((name.to_owned(), value.to_owned()));
+            .push((name.to_owned(), Secret::new(value.to_owned())));
         let error = Producer::new(&config).unwrap_err();
         assert_eq!(error.code(), Code::Config);
         assert!(error.message().contains(name), "{error}");
