@@ -5,24 +5,22 @@
 -- "outboxd", schema by "outbox", table by "outbox"."outbox",
 -- dead_letter by "outbox"."dead_letter" (dead_letter.sql makes it), then
 --
---     psql -1 -f role.sql
+--     psql -1 -f role.sql -f role_replication.sql
+--
+-- Polling needs no role_replication.sql; OUTBOX_AFTER_PUBLISH=delete needs role_delete.sql as well.
 --
 -- It sets no password: use \password, or a client certificate. pg_hba.conf has to admit the role to
--- this database; the keyword "replication" there is about physical replication only. Where CONNECT
--- on the database was taken from PUBLIC, grant it. On managed servers a role of the provider's
--- stands in for the attribute REPLICATION, such as rds_replication.
+-- this database. Where CONNECT on the database was taken from PUBLIC, grant it.
 
 DO $outboxd$
 BEGIN
-    -- REPLICATION is what streaming, and every function that creates, copies or drops a slot, asks
-    -- for.
-    CREATE ROLE {{role}} LOGIN REPLICATION;
+    CREATE ROLE {{role}} LOGIN;
 EXCEPTION WHEN duplicate_object THEN
-    -- Left alone where nothing is missing, since only a superuser may touch the attribute before
-    -- Postgres 16.
-    IF NOT (SELECT rolcanlogin AND rolreplication FROM pg_catalog.pg_roles
+    -- A role that may log in already is left as it is, so that repeating this needs no right to
+    -- alter it.
+    IF NOT (SELECT rolcanlogin FROM pg_catalog.pg_roles
              WHERE oid = pg_catalog.to_regrole($role${{role}}$role$)) THEN
-        ALTER ROLE {{role}} LOGIN REPLICATION;
+        ALTER ROLE {{role}} LOGIN;
     END IF;
 END
 $outboxd$;
@@ -34,9 +32,3 @@ GRANT SELECT, UPDATE (times_attempted, published_at) ON {{table}} TO {{role}};
 
 -- Files what cannot be published, and closes it when a person has decided.
 GRANT SELECT, INSERT, UPDATE ON {{dead_letter}} TO {{role}};
-
--- Only for OUTBOX_AFTER_PUBLISH=delete:
--- GRANT DELETE ON {{table}} TO {{role}};
-
--- Only to have the transactions named, by query and age, that a new slot waits for:
--- GRANT pg_read_all_stats TO {{role}};

@@ -17,10 +17,8 @@ const FUNCTION: &str = include_str!("../../sql/write_event.sql");
 const DEAD_LETTER: &str = include_str!("../../sql/dead_letter.sql");
 const PUBLICATION: &str = include_str!("../../sql/publication.sql");
 const ROLE: &str = include_str!("../../sql/role.sql");
-
-/// What `role.sql` says of an attribute that polling does without.
-const REPLICATION_NOTE: &str = "    -- REPLICATION is what streaming, and every function that \
-creates, copies or drops a slot, asks\n    -- for.\n";
+const ROLE_REPLICATION: &str = include_str!("../../sql/role_replication.sql");
+const ROLE_DELETE: &str = include_str!("../../sql/role_delete.sql");
 
 const CREATE_INDEX: &str = "CREATE INDEX IF NOT EXISTS";
 const CREATE_INDEX_CONCURRENTLY: &str = "CREATE INDEX CONCURRENTLY IF NOT EXISTS";
@@ -89,17 +87,14 @@ impl Setup<'_> {
     }
 
     fn role_sql(&self) -> String {
-        let mut sql = body(ROLE).to_owned();
+        let mut parts = vec![body(ROLE)];
+        if self.publication.is_some() {
+            parts.push(body(ROLE_REPLICATION));
+        }
         if self.delete {
-            sql = sql.replace("-- GRANT DELETE ON", "GRANT DELETE ON");
+            parts.push(body(ROLE_DELETE));
         }
-        if self.publication.is_none() {
-            sql = sql
-                .replace(REPLICATION_NOTE, "")
-                .replace("LOGIN REPLICATION", "LOGIN")
-                .replace("rolcanlogin AND rolreplication", "rolcanlogin");
-        }
-        sql
+        parts.join("\n")
     }
 
     fn fill_in(&self, sql: &str) -> String {

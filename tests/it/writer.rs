@@ -13,7 +13,10 @@ use crate::support::postgres::{self, Database, Session};
 const SCHEMA: &str = include_str!("../../sql/schema.sql");
 const DEAD_LETTER: &str = include_str!("../../sql/dead_letter.sql");
 const PUBLICATION: &str = include_str!("../../sql/publication.sql");
-const ROLE: &str = include_str!("../../sql/role.sql");
+const ROLE: &str = concat!(
+    include_str!("../../sql/role.sql"),
+    include_str!("../../sql/role_replication.sql")
+);
 const WRITE_EVENT: &str = include_str!("../../sql/write_event.sql");
 const CHECKS: &str = include_str!("../../sql/checks.sql");
 
