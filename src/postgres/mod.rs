@@ -28,7 +28,7 @@ pub(crate) use self::problem::ServerProblem;
 pub(crate) use self::server::postmaster_start_sql;
 pub use self::server::{Lineage, Server, server};
 pub(crate) use self::session::is_out_of_time;
-pub use self::session::{Session, connect};
+pub use self::session::{Session, connect, drive};
 pub(crate) use self::sql_error::sql_error;
 pub use self::sqlstate::ServerError;
 pub(crate) use self::sqlstate::{is_lock_conflict, is_of_the_row, is_unreadable, row_error};

@@ -346,7 +346,7 @@ fn only_host(pg: &tokio_postgres::Config, index: usize) -> tokio_postgres::Confi
 }
 
 /// Runs the connection to its end, and passes the server's notices on to the log.
-async fn drive<S, T>(mut connection: Connection<S, T>) -> Result<(), tokio_postgres::Error>
+pub async fn drive<S, T>(mut connection: Connection<S, T>) -> Result<(), tokio_postgres::Error>
 where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
     T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,

@@ -213,10 +213,12 @@ fn insert(relation: u32) -> Vec<u8> {
 
 /// Counts the instructions of this program for this many transactions.
 fn instructions(stage: &str, transactions: u64) -> u64 {
+    // The harness names a test by its path without the crate's name.
+    let (_, tests) = module_path!().split_once("::").unwrap();
     let output = Command::new("valgrind")
         .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
         .arg(env::current_exe().unwrap())
-        .args(["--exact", "engine::tests::cost::workload", "--ignored"])
+        .args(["--exact", &format!("{tests}::workload"), "--ignored"])
         .env(ORDER, format!("{stage} {transactions}"))
         .output()
         .unwrap();

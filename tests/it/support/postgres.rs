@@ -10,6 +10,7 @@ use std::time::Duration;
 use std::{env, thread};
 
 use anyhow::{Context, Result};
+use outboxd::postgres::drive;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::task::{JoinHandle, LocalSet, spawn_local};
 use tokio_postgres::{Client, NoTls};
@@ -120,17 +121,15 @@ pub(crate) fn standby(primary: &Server, config: &[&str]) -> Result<Server> {
 /// A session; its connection ends when this is dropped.
 pub(crate) struct Session {
     client: Client,
-    connection: JoinHandle<()>,
+    connection: JoinHandle<Result<(), tokio_postgres::Error>>,
 }
 
 impl Session {
     /// Opens one by connection string.
     pub(crate) async fn open(url: &str) -> Result<Session> {
         let (client, connection) = tokio_postgres::connect(url, NoTls).await?;
-        let connection = tokio::spawn(async move {
-            // The client learns of a lost connection from its next call.
-            let _ = connection.await;
-        });
+        // The client learns of a lost connection from its next call.
+        let connection = tokio::spawn(drive(connection));
         Ok(Session { client, connection })
     }
 
