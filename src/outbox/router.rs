@@ -390,12 +390,9 @@ fn own_rejection(event: &Event<'_>, what: &str) -> Error {
 }
 
 /// Appends the bytes that `\x` and pairs of digits stand for.
-fn decode_hex(hex: &[u8], bytes: &mut Vec<u8>) -> Option<()> {
-    let (pairs, odd) = hex.strip_prefix(b"\\x")?.as_chunks::<2>();
-    let digit = |byte: u8| char::from(byte).to_digit(16).map(|digit| digit as u8);
-    bytes.reserve(pairs.len());
-    for [high, low] in pairs {
-        bytes.push(digit(*high)? << 4 | digit(*low)?);
-    }
-    odd.is_empty().then_some(())
+fn decode_hex(text: &[u8], bytes: &mut Vec<u8>) -> Option<()> {
+    let digits = text.strip_prefix(b"\\x")?;
+    let start = bytes.len();
+    bytes.resize(start + digits.len() / 2, 0);
+    hex::decode_to_slice(digits, &mut bytes[start..]).ok()
 }

@@ -79,20 +79,5 @@ pub(crate) const ALL: [&str; 18] = [
 
 /// The bytes of one of the constants above.
 pub(crate) fn bytes(hex: &str) -> Vec<u8> {
-    let (pairs, odd) = hex.as_bytes().as_chunks::<2>();
-    assert!(odd.is_empty(), "half a byte in {hex}");
-    let digit = |byte: u8| {
-        char::from(byte)
-            .to_digit(16)
-            .and_then(|d| u8::try_from(d).ok())
-    };
-    pairs
-        .iter()
-        .map(|[high, low]| {
-            digit(*high)
-                .zip(digit(*low))
-                .map(|(high, low)| high << 4 | low)
-        })
-        .collect::<Option<_>>()
-        .unwrap_or_else(|| panic!("not hexadecimal: {hex}"))
+    hex::decode(hex).unwrap_or_else(|error| panic!("{error}: {hex}"))
 }

@@ -326,8 +326,7 @@ proptest! {
 
     #[test]
     fn any_bytea_comes_back_whole(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-        let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-        let hex = format!("\\x{hex}");
+        let hex = format!("\\x{}", hex::encode(&bytes));
         let event = Event { payload: Some(TextValue::Hex(hex.as_bytes())), ..EVENT };
         let mut router = by_event_type();
         let record = router.record(&event, EventSource::Table).unwrap();
