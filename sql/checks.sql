@@ -1,17 +1,17 @@
--- Constraints that keep events out of the outbox which could never be published.
+-- Constraints that refuse events which could never be published.
 --
--- Optional. For tables whose writers use neither the function nor the crate: one payload of a few
+-- Optional, for tables whose writers use neither the function nor the crate: one payload of a few
 -- kilobytes that prints as more than a gigabyte stops the replication slot for all events behind
--- it. The price is that each insert prints its payload once more, and that the table is locked for
--- a moment while the constraints are added. By hand, as the table's owner: replace what stands in
--- double braces, table by "outbox"."outbox", then
+-- it. The price: each insert prints its payload once more, and adding the constraints locks the
+-- table for a moment. By hand, as the table's owner: replace the name in double braces, table by
+-- "outbox"."outbox", then
 --
 --     psql -1 -f checks.sql
 --
--- Safe to repeat: a constraint of that name is left as it is. NOT VALID leaves the rows that are
--- there unexamined, so that old ones do not stop this script. Postgres still checks a row whenever
--- it is updated: were published rows not exempt, an old row that breaks a rule could never be
--- marked as published, and each marking would print the payload again.
+-- Safe to repeat: an existing constraint of that name stays as it is. NOT VALID skips the existing
+-- rows, so that old ones do not stop this script. Postgres still checks a row whenever it is
+-- updated. Published rows are exempt: otherwise an old row that breaks a rule could never be marked
+-- as published, and each mark would print the payload again.
 
 DO $outboxd$
 BEGIN

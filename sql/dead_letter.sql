@@ -1,19 +1,19 @@
 -- The dead letters: events that could not be published, kept until a person decides about them.
 --
--- Safe to repeat: a table of that name is left as it is. By hand, as the owner of the schema: replace
--- what stands in double braces, dead_letter by "outbox"."dead_letter", then
+-- Safe to repeat: an existing table of that name stays as it is. By hand, as the owner of the
+-- schema: replace the name in double braces, dead_letter by "outbox"."dead_letter", then
 --
 --     psql -1 -f dead_letter.sql
 --
--- Look at it with `outboxd dead-letter list`, and answer with `outboxd dead-letter retry` and
--- `discard`, or by setting state to 'retry' or 'discard' where it is 'dead'. The publisher alone
--- publishes. While an event lies here its row in the outbox stays unpublished and is left out by
--- everything that reads the table.
+-- `outboxd dead-letter list` shows it. `outboxd dead-letter retry` and `discard` decide, or an
+-- update that sets state to 'retry' or 'discard' where it is 'dead'. The publisher alone publishes.
+-- While a dead letter is open, its row in the outbox stays unpublished, and everything that reads
+-- the table leaves the row out.
 
 DO $outboxd$
 BEGIN
     IF pg_catalog.to_regclass($name${{dead_letter}}$name$) IS NOT NULL THEN
-        RAISE NOTICE 'the table of dead letters exists already and is left as it is';
+        RAISE NOTICE 'the table of dead letters exists already and stays as it is';
         RETURN;
     END IF;
     CREATE TABLE {{dead_letter}} (
@@ -34,52 +34,54 @@ BEGIN
         attempts         integer NOT NULL DEFAULT 0,
         history          jsonb NOT NULL DEFAULT '[]',
         parks_key        boolean NOT NULL DEFAULT false,
-        state            text NOT NULL CHECK (state IN ('dead', 'parked', 'retry', 'discard', 'retried',
-                             'discarded', 'published-not-marked', 'skipped')),
+        state            text NOT NULL CHECK (state IN ('dead', 'parked', 'retry', 'discard',
+                             'retried', 'discarded', 'published-not-marked', 'skipped')),
         filed_at         timestamptz NOT NULL DEFAULT CURRENT_TIMESTAMP,
         updated_at       timestamptz NOT NULL DEFAULT CURRENT_TIMESTAMP
     );
-    -- The same event is filed once, however often it comes; another payload is another event.
+    -- The same event is filed once, however often it arrives; another payload is another event.
     CREATE UNIQUE INDEX ON {{dead_letter}} (system_id, outbox_id, payload_sha256)
         WHERE outbox_id IS NOT NULL;
     CREATE UNIQUE INDEX ON {{dead_letter}} (system_id, commit_lsn, event_index, payload_sha256)
         WHERE outbox_id IS NULL;
     CREATE INDEX ON {{dead_letter}} (state, id) WHERE state NOT IN ('retried', 'discarded');
-    -- What every reader of the outbox asks for each row.
+    -- Every reader of the outbox queries this for each row.
     CREATE INDEX ON {{dead_letter}} (outbox_id) WHERE state NOT IN ('retried', 'discarded');
-    -- What parks a key. A hash takes a topic of any length, also one that no broker would.
+    -- Finds parked keys. A hash index accepts a topic of any length, even one no broker accepts.
     CREATE INDEX ON {{dead_letter}} USING hash (topic) WHERE state = 'dead' AND parks_key;
     COMMENT ON TABLE {{dead_letter}} IS
         'Events of the outbox that could not be published. See `outboxd dead-letter --help`.';
-    COMMENT ON COLUMN {{dead_letter}}.id IS 'The order in which they were filed; what --id takes.';
-    COMMENT ON COLUMN {{dead_letter}}.system_id IS 'The server cluster, as made by initdb.';
+    COMMENT ON COLUMN {{dead_letter}}.id IS
+        'The order in which they were filed; the argument of --id.';
+    COMMENT ON COLUMN {{dead_letter}}.system_id IS
+        'The system identifier of the server, as initdb assigned it.';
     COMMENT ON COLUMN {{dead_letter}}.outbox_id IS
         'The row of the outbox; null for an event without a row.';
     COMMENT ON COLUMN {{dead_letter}}.commit_lsn IS
-        'The commit of its transaction; null where the event was read from the table.';
+        'The commit LSN of its transaction; null where the event was read from the table.';
     COMMENT ON COLUMN {{dead_letter}}.event_index IS 'Its place in that transaction.';
     COMMENT ON COLUMN {{dead_letter}}.topic IS
         'Null where the event could not be read and only its row is named.';
     COMMENT ON COLUMN {{dead_letter}}.headers IS
-        'An array of [name, value] in order; what is not text is {"hex": "…"}.';
+        'An array of [name, value] in order; a value that is not text is {"hex": "…"}.';
     COMMENT ON COLUMN {{dead_letter}}.payload IS
-        'The record''s value as it was to be sent; null also where only the row is named.';
+        'The value of the record; null also where only the row is named.';
     COMMENT ON COLUMN {{dead_letter}}.payload_sha256 IS
-        'Of the payload, of the empty string where there is none.';
+        'SHA-256 of the payload, or of the empty string where there is none.';
     COMMENT ON COLUMN {{dead_letter}}.event_created_at IS
         'The created_at of the row, as text.';
     COMMENT ON COLUMN {{dead_letter}}.error_code IS
         'Stable: a code of outboxd or of the broker, or an SQLSTATE.';
     COMMENT ON COLUMN {{dead_letter}}.attempts IS
-        'How often it was sent before it was filed the last time.';
+        'Attempts before it was filed the last time.';
     COMMENT ON COLUMN {{dead_letter}}.history IS
-        'Each time that it was filed, the oldest first; the last fifty.';
+        'The last fifty times that it was filed, the oldest first.';
     COMMENT ON COLUMN {{dead_letter}}.parks_key IS
         'Later events of the same topic and key wait for it.';
     COMMENT ON COLUMN {{dead_letter}}.state IS
         'dead: waits for a person. parked: waits for an earlier event of its key. retry, discard: '
-        'asked for, the publisher will do it. retried: published after all. discarded: given up, its row '
-        'counts as published. published-not-marked: Kafka has it, the table refuses to mark its row. '
-        'skipped: given up, the table refuses to mark its row.';
+        'requested, the publisher will do it. retried: published after all. discarded: not '
+        'published, its row counts as published. published-not-marked: Kafka has it, the table '
+        'refuses to mark its row. skipped: discarded, the table refuses to mark its row.';
 END
 $outboxd$;

@@ -1,15 +1,15 @@
--- The outbox: the table that services write their events into, in the transaction that also changes
--- their data.
+-- The outbox: the table into which services write their events, in the transaction that also
+-- changes their data.
 --
--- Safe on a database that has the table already: nothing is changed, only what is missing is added.
--- By hand, as a role that may create schemas: replace what stands in double braces, schema by
--- "outbox" and table by "outbox"."outbox", then
+-- Safe on a database that has the table already: it only adds what is missing. By hand, as a role
+-- that may create schemas: replace the names in double braces, schema by "outbox" and table by
+-- "outbox"."outbox", then
 --
 --     psql -1 -f schema.sql
 --
--- On a large table in use, first create the second index with CREATE INDEX CONCURRENTLY: without
--- it, writers wait while the index is built. The columns may be in any order, and there may be more
--- of them.
+-- On a large table in use, first create the second index with CREATE INDEX CONCURRENTLY: otherwise
+-- writers wait while the index is built. The columns may be in any order, and the table may have
+-- more.
 
 CREATE SCHEMA IF NOT EXISTS {{schema}};
 
@@ -26,7 +26,7 @@ CREATE TABLE IF NOT EXISTS {{table}} (
 CREATE INDEX IF NOT EXISTS idx_outbox_unpublished
     ON {{table}} (published_at) WHERE published_at IS NULL;
 
--- Finds the oldest unpublished rows. Without it, reading them in order of id walks past all that
--- were ever published.
+-- Finds the oldest unpublished rows. Without it, a read in order of id walks past every row that
+-- was ever published.
 CREATE INDEX IF NOT EXISTS idx_outbox_unpublished_id
     ON {{table}} (id) WHERE published_at IS NULL;

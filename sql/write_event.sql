@@ -4,22 +4,21 @@
 --
 --     SELECT outbox.write_event('OrderCreated', 'orders', '{"number": 7}');
 --
--- It refuses, with a message that says what to do, what could never be published. Optional: a plain
--- INSERT does as well. Safe to repeat. By hand, as the table's owner: replace what stands in double
--- braces, schema by "outbox" and table by "outbox"."outbox", then
+-- It refuses an event that could never be published, with a message that says what to do. Optional:
+-- a plain INSERT works too. Safe to repeat. By hand, as the table's owner: replace the names in
+-- double braces, schema by "outbox" and table by "outbox"."outbox", then
 --
 --     psql -f write_event.sql
 --
--- It runs with the rights of its caller, who needs USAGE on the schema and INSERT and SELECT (id)
--- on the table.
+-- It runs with the caller's rights: USAGE on the schema, INSERT and SELECT (id) on the table.
 
 CREATE OR REPLACE FUNCTION {{schema}}.write_event(event_type text, topic text, payload jsonb)
 RETURNS bigint
 LANGUAGE plpgsql
 AS $outboxd$
 DECLARE
-    -- Measured as Postgres prints it, which is what Kafka gets: a number like 1e131071 is short
-    -- here and long there.
+    -- Measured as Postgres prints it, because that text goes to Kafka: a number like 1e131071 is
+    -- short here and long there.
     largest CONSTANT integer := 10 * 1024 * 1024;
     printed integer;
     event_id bigint;
