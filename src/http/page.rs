@@ -105,6 +105,22 @@ fn rows_of(status: &Status) -> Vec<(&'static str, String)> {
         let (name, hint) = (problem.name, &problem.hint);
         rows.push(("trouble", format!("{name}: {} ({hint})", problem.detail)));
     }
+    rows.extend(slot_rows(status));
+    rows.push(("reconnects", grouped(status.reconnects)));
+    rows.push((
+        "last error",
+        status
+            .last_error
+            .clone()
+            .unwrap_or_else(|| "none".to_owned()),
+    ));
+    rows
+}
+
+/// What is known of slot and publication.
+fn slot_rows(status: &Status) -> Vec<(&'static str, String)> {
+    let absent = || "–".to_owned();
+    let mut rows = Vec::new();
     if let Some(slot) = &status.slot {
         rows.push(("slot", slot.clone()));
     }
@@ -131,14 +147,6 @@ fn rows_of(status: &Status) -> Vec<(&'static str, String)> {
         let missed = format!("{} ({} not mended)", grouped(total), grouped(open));
         rows.push(("events that the slot has missed", missed));
     }
-    rows.push(("reconnects", grouped(status.reconnects)));
-    rows.push((
-        "last error",
-        status
-            .last_error
-            .clone()
-            .unwrap_or_else(|| "none".to_owned()),
-    ));
     rows
 }
 
