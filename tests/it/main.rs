@@ -1,44 +1,85 @@
-//! The integration tests: one binary, a module a promise, on real servers.
+//! The integration tests: one binary, one module a promise, on real servers.
 #![allow(clippy::unwrap_used, clippy::large_futures, missing_docs)]
 
+// The source itself: layers, circles of imports, sizes.
 mod architecture;
+// Events that the slot missed, and the audit that finds them.
 mod audit;
+// The first start on a table with unpublished rows.
 mod backlog;
+// Three brokers: restarts, too few replicas, partitions without a leader.
 mod broker_cluster;
+// A walsender that is busy with changes of other tables.
 mod busy_walsender;
+// The commands init, status, dead-letter and drop, as an operator types them.
 mod commands;
+// A setting's effect on the built program: flags, variables, the file, secrets.
 mod config;
+// The process killed under load.
 mod crash;
+// The dead-letter table over SQL: rows that refuse their mark, filing, requests.
 mod dead_letter_table;
+// The command demo, and what it leaves behind.
 mod demo;
+// A full disk under Postgres or Kafka.
 mod disk_full;
+// The tests that faults.md and docs/guarantees.md name exist.
 mod documents;
+// A failover that loses the slot, and a server restored from older files.
 mod failover;
+// A failover with a slot that standbys keep.
 mod failover_slot;
+// Nothing to publish for a long time.
 mod idle;
+// Kafka frozen or away as a whole.
 mod kafka_outage;
+// What outboxd does about events that Kafka rejects.
 mod kafka_rejections;
+// Very large transactions and events.
 mod large;
+// Start, standing by, marks, metrics and health of one process.
 mod lifecycle;
+// DDL on the outbox while outboxd publishes.
 mod migrations;
+// Several instances on one slot: takeover, freeze, lost sessions.
 mod multiple_instances;
+// The network to Postgres or Kafka: cut, half open, slow.
 mod network;
+// A partitioned outbox.
 mod partitions;
+// Many events that cannot be published among many that can.
 mod poison;
+// OUTBOX_SOURCE=poll.
 mod poll;
+// The main promise: the committed events, whole and in order.
 mod publish;
+// The library's replication client on a real walsender.
 mod replication_client;
+// Postgres restarted or shut down.
 mod restart;
+// Column types: stream and table give the same bytes.
 mod row_formats;
+// Kafka with TLS and passwords.
 mod secured;
+// Replication sessions that are terminated or idle, and long open transactions.
 mod sessions;
+// A transaction that Postgres cannot decode.
 mod skip_transaction;
+// A slot that is dropped, invalidated or nearly lost.
 mod slot_loss;
+// The library's SQL side: sessions, slot, publication, start-up checks.
 mod sql_session;
+// What cannot work: exit code, message, hint.
 mod startup_errors;
+// SIGTERM and a second signal.
 mod stop;
+// Not tests: servers, the program, the oracle, waiting.
 mod support;
+// A synchronous standby that is absent.
 mod synchronous_standby;
+// The test servers themselves.
 mod test_servers;
+// One topic that fails while others do not: deleted, forbidden, quota.
 mod topic_faults;
+// Writing events: Writer, outbox.write_event, the role's rights.
 mod writer;
