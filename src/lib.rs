@@ -37,3 +37,12 @@ pub mod postgres;
 pub mod publisher;
 pub mod replication;
 mod status;
+
+/// The Rust blocks of the manual, which `cargo test` compiles.
+#[cfg(doctest)]
+mod manual {
+    #[doc = include_str!("../README.md")]
+    mod readme {}
+    #[doc = include_str!("../docs/library.md")]
+    mod library {}
+}

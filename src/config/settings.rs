@@ -57,7 +57,7 @@ pub struct Settings {
     #[serde(deserialize_with = "scalar")]
     pub table: Option<String>,
 
-    /// Replication slot [default: outboxd_ and the database's name]
+    /// The replication slot [default: outboxd_<database>]
     #[arg(long, env = variables::SLOT, hide_env_values = true, value_name = "NAME")]
     #[serde(deserialize_with = "scalar")]
     pub slot: Option<String>,

@@ -23,6 +23,8 @@ mod dead_letter_table;
 mod demo;
 // A full disk under Postgres or Kafka.
 mod disk_full;
+// Every block of README.md and docs/ runs, and its tables are complete.
+mod documentation;
 // The tests that faults.md and docs/guarantees.md name exist.
 mod documents;
 // A failover that loses the slot, and a server restored from older files.

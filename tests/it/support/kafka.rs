@@ -191,6 +191,30 @@ fn jars() -> Result<PathBuf> {
     })
 }
 
+/// Writes Kafka's own scripts, such as `kafka-topics.sh`, into a folder: its jars come without them.
+pub(crate) fn scripts(folder: &Path) -> Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    let tools = [
+        ("kafka-topics.sh", "org.apache.kafka.tools.TopicCommand"),
+        ("kafka-configs.sh", "kafka.admin.ConfigCommand"),
+        (
+            "kafka-console-consumer.sh",
+            "org.apache.kafka.tools.consumer.ConsoleConsumer",
+        ),
+    ];
+    let jars = jars()?;
+    for (name, class) in tools {
+        let words = java(&SMALL, &jars, &[class]);
+        let words = words.iter().filter(|word| !word.contains("log4j2"));
+        let words: Vec<String> = words.map(|word| format!("'{word}'")).collect();
+        let path = folder.join(name);
+        let script = format!("#!/bin/sh\nexec {} \"$@\"\n", words.join(" "));
+        fs::write(&path, script)?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
+    }
+    Ok(())
+}
+
 /// The broker that all tests of this process share: never stop or freeze it.
 pub(crate) fn shared() -> &'static Kafka {
     static KAFKA: OnceLock<Kafka> = OnceLock::new();

@@ -89,6 +89,25 @@ fn inherited() -> Option<(String, String)> {
         .map(|path| ("PATH".to_owned(), path))
 }
 
+/// One GET at this address: the status code and the body.
+pub(crate) async fn get(address: SocketAddr, path: &str) -> Result<(u16, String)> {
+    let answer = async {
+        let mut stream = TcpStream::connect(address).await?;
+        // HTTP/1.0 has neither chunks nor connections that stay open.
+        stream
+            .write_all(format!("GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n").as_bytes())
+            .await?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await?;
+        anyhow::Ok(answer)
+    };
+    let answer = tokio::time::timeout(LIMIT, answer).await;
+    let answer = answer.with_context(|| format!("no answer to {path} within {LIMIT:?}"))??;
+    let (head, body) = answer.split_once("\r\n\r\n").context("half an answer")?;
+    let code = head.split(' ').nth(1).context("no status code")?.parse()?;
+    Ok((code, body.to_owned()))
+}
+
 /// Runs `outboxd init`.
 pub(crate) async fn init(settings: &Settings) -> Result<()> {
     let output = command(settings, &["init"], Duration::from_secs(30)).await?;
@@ -220,21 +239,7 @@ impl Outboxd {
 
     /// GET: the status code and the body.
     pub(crate) async fn get(&self, path: &str) -> Result<(u16, String)> {
-        let answer = async {
-            let mut stream = TcpStream::connect(self.settings.http).await?;
-            // HTTP/1.0 has neither chunked encoding nor keep-alive.
-            stream
-                .write_all(format!("GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n").as_bytes())
-                .await?;
-            let mut answer = String::new();
-            stream.read_to_string(&mut answer).await?;
-            anyhow::Ok(answer)
-        };
-        let answer = tokio::time::timeout(LIMIT, answer).await;
-        let answer = answer.with_context(|| format!("no answer to {path} within {LIMIT:?}"))??;
-        let (head, body) = answer.split_once("\r\n\r\n").context("half an answer")?;
-        let code = head.split(' ').nth(1).context("no status code")?.parse()?;
-        Ok((code, body.to_owned()))
+        get(self.settings.http, path).await
     }
 
     /// `/status`.

@@ -1,5 +1,6 @@
-//! Real Postgres servers: one of each major version for all tests of a process, and private ones for tests that stop or break
-//! theirs. Every test has a database of its own, since slots, publications and the outbox belong to a database.
+//! Real Postgres servers: one of each major version that all tests of a process share, and private
+//! ones for tests that stop or break theirs. Every test has a database of its own, because slots,
+//! publications and the outbox belong to a database.
 
 use std::collections::HashMap;
 use std::ops::{Deref, DerefMut};
@@ -85,13 +86,12 @@ pub(crate) fn private(major: u32, config: &[&str]) -> Result<Server> {
 
 /// A server of one's own that asks the user `postgres` for a password, by SCRAM.
 pub(crate) fn private_with_password(major: u32, password: &str) -> Result<Server> {
-    start(
-        major,
-        Options {
-            config: &[],
-            password: Some(password),
-        },
-    )
+    private_with(major, Some(password), &[])
+}
+
+/// A server of one's own with both: a password where one is given, and further lines of configuration.
+pub(crate) fn private_with(major: u32, password: Option<&str>, config: &[&str]) -> Result<Server> {
+    start(major, Options { config, password })
 }
 
 fn start(major: u32, options: Options<'_>) -> Result<Server> {
@@ -310,7 +310,7 @@ impl Drop for Database {
     fn drop(&mut self) {
         static CLEANER: OnceLock<UnboundedSender<(String, String)>> = OnceLock::new();
         let (name, url) = (self.name.clone(), self.admin_url.clone());
-        // At the end of the process nobody listens, and what is left goes with the server.
+        // At the end of the process the cleaner has ended; the databases end with their server.
         let _at_the_end = CLEANER.get_or_init(cleaner).send((name, url));
     }
 }

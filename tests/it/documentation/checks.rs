@@ -1,0 +1,197 @@
+//! Blocks that need no server: settings, units, manifests, and command lines that build.
+
+use std::collections::BTreeSet;
+use std::os::unix::fs::PermissionsExt;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail, ensure};
+use outboxd::config::{Config, Settings};
+use yaml_rust2::YamlLoader;
+
+use super::blocks::{Block, Role};
+use super::reference::{setting_names, unknown_settings};
+use super::{read, root};
+use crate::support::outboxd::PROGRAM;
+
+/// The keys of a unit that the manual uses: systemd.unit(5), systemd.service(5), systemd.exec(5).
+const UNIT_KEYS: [(&str, &[&str]); 3] = [
+    ("Unit", &["Description", "Wants", "After"]),
+    (
+        "Service",
+        &[
+            "User",
+            "Environment",
+            "EnvironmentFile",
+            "ExecStart",
+            "Restart",
+            "RestartSec",
+            "RestartPreventExitStatus",
+            "TimeoutStopSec",
+            "NoNewPrivileges",
+            "ProtectSystem",
+            "ProtectHome",
+            "PrivateTmp",
+        ],
+    ),
+    ("Install", &["WantedBy"]),
+];
+
+/// Checks a block as its language or role says; blocks of other kinds pass.
+pub(super) fn check(block: &Block) -> Result<()> {
+    match (block.language.as_str(), block.role) {
+        ("toml", _) => settings(&block.text),
+        ("ini", _) => unit(&block.text),
+        ("yaml", _) => manifest(&block.text),
+        ("sh", Some(Role::Build)) => block.text.lines().try_for_each(command_line),
+        _ => Ok(()),
+    }
+}
+
+/// Loads the text as a settings file; nothing connects.
+fn settings(text: &str) -> Result<()> {
+    let file = tempfile::NamedTempFile::new()?;
+    std::fs::write(file.path(), text)?;
+    Config::from_settings(Settings::load(file.path()))?;
+    Ok(())
+}
+
+fn manifest(text: &str) -> Result<()> {
+    let documents = YamlLoader::load_from_str(text)?;
+    ensure!(!documents.is_empty(), "it is empty");
+    let unknown = unknown_settings(text, &setting_names());
+    ensure!(unknown.is_empty(), "no such settings: {unknown:?}");
+    Ok(())
+}
+
+/// A unit of systemd: known keys, known settings, and what systemd itself says where it is there.
+fn unit(text: &str) -> Result<()> {
+    let mut keys: &[&str] = &[];
+    let mut starts = Vec::new();
+    for line in text.lines().filter(|line| !line.trim().is_empty()) {
+        if let Some(section) = line.strip_prefix('[') {
+            let section = section.trim_end_matches(']');
+            let known = UNIT_KEYS.iter().find(|(known, _)| *known == section);
+            (_, keys) = *known.with_context(|| format!("no section {section}"))?;
+            continue;
+        }
+        let (key, value) = line
+            .split_once('=')
+            .context("neither a section nor a key")?;
+        ensure!(keys.contains(&key), "the key {key} is unknown here");
+        if key == "ExecStart" {
+            starts.push(value);
+        }
+    }
+    let unknown = unknown_settings(text, &setting_names());
+    ensure!(unknown.is_empty(), "no such settings: {unknown:?}");
+    let [start] = starts[..] else {
+        bail!("it starts {starts:?}");
+    };
+    let (program, arguments) = start.split_once(' ').unwrap_or((start, ""));
+    ensure!(program.ends_with("/outboxd"), "it does not start outboxd");
+    accepted(&arguments.split(' ').collect::<Vec<_>>())?;
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("outboxd.service");
+    std::fs::write(&file, text.replace(program, PROGRAM))?;
+    let verify = Command::new("systemd-analyze")
+        .arg("verify")
+        .arg(&file)
+        .output();
+    // Not every machine has systemd.
+    if let Ok(output) = verify {
+        let said = String::from_utf8_lossy(&output.stderr);
+        let ours: Vec<&str> = said
+            .lines()
+            .filter(|line| line.contains("outboxd.service"))
+            .collect();
+        ensure!(ours.is_empty(), "systemd: {}", ours.join("\n"));
+    }
+    Ok(())
+}
+
+/// Whether outboxd has this command with these flags: with `--help` it does nothing else.
+fn accepted(arguments: &[&str]) -> Result<()> {
+    let mut command = Command::new(PROGRAM);
+    let output = command
+        .args(arguments)
+        .arg("--help")
+        .stdin(Stdio::null())
+        .output()?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "outboxd {arguments:?}: {said}");
+    Ok(())
+}
+
+/// A command line that builds the project: its program, flags and files exist.
+fn command_line(line: &str) -> Result<()> {
+    let words: Vec<&str> = line.split_whitespace().collect();
+    match words[..] {
+        ["cargo", command, ref rest @ ..] => {
+            let split = rest.iter().position(|word| *word == "--");
+            let (flags, arguments) = rest.split_at(split.unwrap_or(rest.len()));
+            cargo_has(command, flags)?;
+            match (command, arguments) {
+                ("run", ["--", arguments @ ..]) => accepted(arguments),
+                ("install", []) => has_manifest(flags),
+                _ => bail!("cargo {command} is not checked here"),
+            }
+        }
+        [script @ ("tests/run" | "tests/bench/run"), ref flags @ ..] => script_has(script, flags),
+        _ => bail!("\"{line}\" is not checked here"),
+    }
+}
+
+fn cargo_has(command: &str, flags: &[&str]) -> Result<()> {
+    let output = Command::new(env!("CARGO"))
+        .args([command, "--help"])
+        .output()?;
+    let help = String::from_utf8_lossy(&output.stdout).into_owned();
+    let known: BTreeSet<&str> = help.split([' ', '\n', ',', '[', '=']).collect();
+    let flags = flags.iter().filter(|word| word.starts_with('-'));
+    let unknown: Vec<&&str> = flags.filter(|flag| !known.contains(**flag)).collect();
+    ensure!(unknown.is_empty(), "cargo {command} has no {unknown:?}");
+    Ok(())
+}
+
+/// `--path FOLDER` names a package.
+fn has_manifest(flags: &[&str]) -> Result<()> {
+    let path = flags.iter().skip_while(|flag| **flag != "--path").nth(1);
+    let folder = path.context("no --path")?;
+    ensure!(
+        root().join(folder).join("Cargo.toml").is_file(),
+        "no package in {folder}"
+    );
+    Ok(())
+}
+
+fn script_has(script: &str, flags: &[&str]) -> Result<()> {
+    let mode = root().join(script).metadata()?.permissions().mode();
+    ensure!(mode & 0o111 != 0, "{script} is not executable");
+    let text = read(script)?;
+    let flags = flags.iter().filter(|word| word.starts_with('-'));
+    let unknown: Vec<&&str> = flags.filter(|flag| !text.contains(**flag)).collect();
+    ensure!(unknown.is_empty(), "{script} has no {unknown:?}");
+    Ok(())
+}
+
+#[test]
+fn a_wrong_block_is_refused() {
+    assert!(settings("database_url = \"postgres://a@b/c\"\nkafka_brokers = \"a:1\"\n").is_ok());
+    assert!(settings("database_uri = \"postgres://a@b/c\"\n").is_err());
+    assert!(manifest("a: [1, 2]\n").is_ok());
+    assert!(manifest("a: [1, 2\n").is_err());
+    assert!(manifest("env: [{ name: OUTBOX_TABEL, value: x }]\n").is_err());
+    let service = "[Service]\nExecStart=/usr/bin/outboxd run\n";
+    unit(service).unwrap();
+    assert!(unit(&service.replace(" run", " walk")).is_err());
+    assert!(unit(&format!("{service}Restrat=always\n")).is_err());
+    assert!(command_line("tests/run --all").is_ok());
+    for wrong in [
+        "tests/run --none",
+        "cargo run -- dmeo",
+        "cargo install --pth .",
+        "ls",
+    ] {
+        assert!(command_line(wrong).is_err(), "{wrong}");
+    }
+}
