@@ -8,8 +8,9 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 use crate::config::connection_options::Env;
 use crate::config::database::Database;
 use crate::config::error::{InvalidValue, SettingError, shown};
+use crate::config::log_format::LogFormat;
 use crate::config::parse::{self, KeyRule, TableName};
-use crate::config::{LogFormat, variables};
+use crate::config::variables;
 
 const MIB: usize = 1 << 20;
 const HOUR: Duration = Duration::from_secs(3_600);

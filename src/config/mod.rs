@@ -12,6 +12,7 @@ mod conninfo;
 mod database;
 mod error;
 mod kafka_properties;
+mod log_format;
 mod parse;
 mod passfile;
 mod policy;
@@ -28,6 +29,7 @@ pub use self::database::Database;
 #[doc(hidden)]
 pub use self::error::may_be_secret;
 pub use self::error::{SettingError, SettingErrors};
+pub use self::log_format::LogFormat;
 pub use self::parse::{KeyRule, TableName};
 pub use self::policy::{AfterPublish, Backlog, OnPoison, OnSlotLoss, Source};
 pub use self::secret::Secret;
@@ -37,15 +39,6 @@ pub use self::unknown_variables::IgnoredVariable;
 
 use self::check::Check;
 use self::connection_options::Env;
-
-/// The form of the log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LogFormat {
-    /// Lines for people.
-    Text,
-    /// One JSON object a line.
-    Json,
-}
 
 /// The whole configuration, checked. Its Debug form holds no secret.
 #[derive(Debug, Clone)]
