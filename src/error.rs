@@ -181,6 +181,21 @@ impl StdError for Error {
     }
 }
 
+/// The text as an error may quote it: on one line, and not if it is long or may be secret.
+pub(crate) fn shown(text: &str) -> String {
+    if text.len() > 80 || may_be_secret(text) {
+        "the value".to_owned()
+    } else {
+        format!("`{}`", text.escape_debug())
+    }
+}
+
+/// Whether the text could be a connection string that went to the wrong setting or argument.
+#[doc(hidden)]
+pub fn may_be_secret(text: &str) -> bool {
+    text.contains('@') || text.contains("://") || text.contains("password")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

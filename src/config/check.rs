@@ -7,10 +7,12 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 
 use crate::config::connection_options::Env;
 use crate::config::database::Database;
-use crate::config::error::{InvalidValue, SettingError, shown};
+use crate::config::error::{InvalidValue, SettingError};
 use crate::config::log_format::LogFormat;
-use crate::config::parse::{self, KeyRule, TableName};
+use crate::config::parse::{self, KeyRule};
 use crate::config::variables;
+use crate::error::shown;
+use crate::table_name::TableName;
 
 const MIB: usize = 1 << 20;
 const HOUR: Duration = Duration::from_secs(3_600);

@@ -1,7 +1,7 @@
 //! What is wrong with the settings, all of it at once, so that a person mends a configuration in
 //! one go.
 //!
-//! A fault never holds a secret: [`shown`] decides which texts may be quoted, and what comes from a
+//! A fault never holds a secret: [`shown`](crate::error::shown) decides which texts may be quoted, and what comes from a
 //! connection string or a Kafka property is not quoted at all.
 
 use std::fmt;
@@ -30,6 +30,12 @@ impl InvalidValue {
             problem: self.problem,
             hint: self.hint,
         }
+    }
+}
+
+impl From<Error> for InvalidValue {
+    fn from(error: Error) -> InvalidValue {
+        InvalidValue::new(error.message(), error.hint().unwrap_or_default())
     }
 }
 
@@ -124,18 +130,4 @@ impl From<SettingErrors> for Error {
             _ => error,
         }
     }
-}
-
-/// The text as a fault may quote it: on one line, and not if it is long or may be secret.
-pub(crate) fn shown(text: &str) -> String {
-    if text.len() > 80 || may_be_secret(text) {
-        "the value".to_owned()
-    } else {
-        format!("`{}`", text.escape_debug())
-    }
-}
-
-/// Whether the text could be a connection string that went to the wrong setting or argument.
-pub fn may_be_secret(text: &str) -> bool {
-    text.contains('@') || text.contains("://") || text.contains("password")
 }

@@ -26,16 +26,17 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 pub use self::database::Database;
-#[doc(hidden)]
-pub use self::error::may_be_secret;
 pub use self::error::{SettingError, SettingErrors};
 pub use self::log_format::LogFormat;
-pub use self::parse::{KeyRule, TableName};
+pub use self::parse::KeyRule;
 pub use self::policy::{AfterPublish, Backlog, OnPoison, OnSlotLoss, Source};
 pub use self::secret::Secret;
 pub use self::settings::Settings;
 pub use self::tls::{SslMode, TlsSettings};
 pub use self::unknown_variables::IgnoredVariable;
+#[doc(hidden)]
+pub use crate::error::may_be_secret;
+pub use crate::table_name::TableName;
 
 use self::check::Check;
 use self::connection_options::Env;

@@ -11,8 +11,9 @@ use std::path::Path;
 use clap::{Args, Command};
 use serde::{Deserialize, Deserializer};
 
-use crate::config::error::{InvalidValue, SettingError, may_be_secret};
+use crate::config::error::{InvalidValue, SettingError};
 use crate::config::variables;
+use crate::error::may_be_secret;
 
 /// All settings, each as it was given or `None`. Build it from flags and environment with clap,
 /// from a file with [`Settings::load`], or by hand, and turn it into a

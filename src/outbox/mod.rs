@@ -14,32 +14,51 @@
 //! published becomes a [`NewDeadLetter`], which [`DeadLetters`] keeps for a person ([`dead_letter::admin`]) to decide
 //! about.
 
-mod columns;
-pub mod dead_letter;
-mod event;
-mod json_pointer;
-mod owned_record;
-mod record_size;
-mod router;
-mod table;
 mod topic_name;
-mod write_back;
 mod writer;
 
+#[cfg(feature = "publisher")]
+mod columns;
+#[cfg(feature = "publisher")]
+pub mod dead_letter;
+#[cfg(feature = "publisher")]
+mod event;
+#[cfg(feature = "publisher")]
+mod json_pointer;
+#[cfg(feature = "publisher")]
+mod owned_record;
+#[cfg(feature = "publisher")]
+mod record_size;
+#[cfg(feature = "publisher")]
+mod router;
+#[cfg(feature = "publisher")]
+mod table;
+#[cfg(feature = "publisher")]
+mod write_back;
+
+#[cfg(feature = "publisher")]
 #[cfg(test)]
 mod tests;
 
-pub use columns::Columns;
-pub(crate) use dead_letter::known;
-pub use dead_letter::{
-    CloseDeadLetter, DeadLetters, NewDeadLetter, ParkedKey, Rejection, Resolution, ResolveRequest,
-};
-pub use event::{Event, TextValue};
-pub use owned_record::OwnedRecord;
-pub(crate) use record_size::wire_size;
-pub use router::{EventSource, Record, Router};
-pub(crate) use table::{BATCH, Batch, MissedRows, Read, SAVEPOINT, TableLocation, TableRow};
-pub use table::{SlowRows, UnpublishedRows};
 pub use topic_name::{TopicName, TopicNameError};
-pub(crate) use write_back::{Mark, Outcome, WriteBack};
 pub use writer::{NewEvent, PAYLOAD_BYTES_MAX, Payload, Writer};
+
+#[cfg(feature = "publisher")]
+pub use self::{
+    columns::Columns,
+    dead_letter::{
+        CloseDeadLetter, DeadLetters, NewDeadLetter, ParkedKey, Rejection, Resolution,
+        ResolveRequest,
+    },
+    event::{Event, TextValue},
+    owned_record::OwnedRecord,
+    router::{EventSource, Record, Router},
+    table::{SlowRows, UnpublishedRows},
+};
+#[cfg(feature = "publisher")]
+pub(crate) use self::{
+    dead_letter::known,
+    record_size::wire_size,
+    table::{BATCH, Batch, MissedRows, Read, SAVEPOINT, TableLocation, TableRow},
+    write_back::{Mark, Outcome, WriteBack},
+};

@@ -11,10 +11,10 @@ use serde_json::Value;
 use tokio_postgres::GenericClient;
 use tokio_postgres::types::Type;
 
-use crate::config::TableName;
 use crate::error::{Code, Error, Result};
 use crate::outbox::TopicName;
 use crate::postgres::sql_error;
+use crate::table_name::TableName;
 
 /// The largest payload, measured as Postgres prints it.
 pub const PAYLOAD_BYTES_MAX: i32 = 10 * 1024 * 1024;

@@ -6,31 +6,55 @@
 //! meaning. Values are read with `Row::get`, which panics on another type than asked for: every
 //! column's type is fixed by the statement's own casts.
 
-pub mod advisory_lock;
-mod pooler;
-pub mod preflight;
-mod problem;
-pub mod publication;
-mod server;
-mod session;
-pub mod setup;
-pub mod slot;
-pub(crate) mod snapshot;
 mod sql_error;
 pub(crate) mod sqlstate;
+
+#[cfg(feature = "publisher")]
+pub mod advisory_lock;
+#[cfg(feature = "publisher")]
+mod pooler;
+#[cfg(feature = "publisher")]
+pub mod preflight;
+#[cfg(feature = "publisher")]
+mod problem;
+#[cfg(feature = "publisher")]
+pub mod publication;
+#[cfg(feature = "publisher")]
+mod server;
+#[cfg(feature = "publisher")]
+mod session;
+#[cfg(feature = "publisher")]
+pub mod setup;
+#[cfg(feature = "publisher")]
+pub mod slot;
+#[cfg(feature = "publisher")]
+pub(crate) mod snapshot;
+#[cfg(feature = "publisher")]
 pub mod table_shape;
+#[cfg(feature = "publisher")]
 pub(crate) mod tls;
+#[cfg(feature = "publisher")]
+mod tls_error;
+#[cfg(feature = "publisher")]
 mod wal;
+#[cfg(feature = "publisher")]
 pub(crate) mod walsender;
 
-pub(crate) use self::preflight::Inspection;
-pub(crate) use self::problem::ServerProblem;
-pub(crate) use self::server::postmaster_start_sql;
-pub use self::server::{Lineage, Server, server};
-pub(crate) use self::session::is_out_of_time;
-pub use self::session::{Session, connect, drive};
 pub(crate) use self::sql_error::sql_error;
 pub use self::sqlstate::ServerError;
-pub(crate) use self::sqlstate::{is_lock_conflict, is_of_the_row, is_unreadable, row_error};
-pub use self::table_shape::TableShape;
-pub(crate) use self::wal::{emit_logical_message, log_position};
+
+#[cfg(feature = "publisher")]
+pub(crate) use self::{
+    preflight::Inspection,
+    problem::ServerProblem,
+    server::postmaster_start_sql,
+    session::is_out_of_time,
+    sqlstate::{is_lock_conflict, is_of_the_row, is_unreadable, row_error},
+    wal::{emit_logical_message, log_position},
+};
+#[cfg(feature = "publisher")]
+pub use self::{
+    server::{Lineage, Server, server},
+    session::{Session, connect, drive},
+    table_shape::TableShape,
+};

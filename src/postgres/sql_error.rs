@@ -6,6 +6,21 @@ use std::sync::Arc;
 
 use crate::error::{Code, Error};
 use crate::postgres::sqlstate::{self, ServerError};
+#[cfg(feature = "publisher")]
+use crate::postgres::tls_error::tls_error;
+
+/// Why TLS failed.
+pub(super) enum TlsError {
+    /// The server's certificate did not pass verification.
+    Certificate,
+    Other,
+}
+
+/// [`Writer`](crate::outbox::Writer) alone uses its caller's sessions, whose TLS handshake is over.
+#[cfg(not(feature = "publisher"))]
+fn tls_error(_: &tokio_postgres::Error) -> Option<TlsError> {
+    None
+}
 
 /// The error that a failed statement or connection means for us. `context` names what we were
 /// doing.
@@ -18,7 +33,7 @@ pub(crate) fn describe(context: impl Into<String>, error: Arc<tokio_postgres::Er
         return sqlstate::classify(context, ServerError::from(server));
     }
     let problem = cause_of::<io::Error>(&error);
-    let made = match (problem, cause_of::<openssl::ssl::Error>(&error)) {
+    let made = match (problem, tls_error(&error)) {
         // The library reports a server that takes no writes as an error without a number of the
         // system's.
         (Some(io), _) if read_only(io) => Error::transient(Code::Connect, context)
@@ -28,11 +43,10 @@ pub(crate) fn describe(context: impl Into<String>, error: Arc<tokio_postgres::Er
                 .with_hint("is the server up, and are host and port right?")
         }
         (Some(_), _) => Error::transient(Code::Connect, context),
-        (None, Some(tls)) if certificate_refused(tls) => Error::fatal(Code::Connect, context)
-            .with_hint(
-                "the server's certificate is not signed by sslrootcert, or is for another host",
-            ),
-        (None, Some(_)) => Error::transient(Code::Connect, context),
+        (None, Some(TlsError::Certificate)) => Error::fatal(Code::Connect, context).with_hint(
+            "the server's certificate is not signed by sslrootcert, or is for another host",
+        ),
+        (None, Some(TlsError::Other)) => Error::transient(Code::Connect, context),
         (None, None) if error.source().is_none() => Error::transient(Code::Connect, context),
         // Log-in without a password, TLS that the server does not offer, a value of an unforeseen
         // type.
@@ -45,17 +59,7 @@ fn read_only(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::PermissionDenied && error.raw_os_error().is_none()
 }
 
-fn certificate_refused(error: &openssl::ssl::Error) -> bool {
-    const SSL_R_CERTIFICATE_VERIFY_FAILED: i32 = 134;
-    error.ssl_error().is_some_and(|stack| {
-        stack
-            .errors()
-            .iter()
-            .any(|e| e.reason_code() == SSL_R_CERTIFICATE_VERIFY_FAILED)
-    })
-}
-
-fn cause_of<E: StdError + 'static>(error: &tokio_postgres::Error) -> Option<&E> {
+pub(super) fn cause_of<E: StdError + 'static>(error: &tokio_postgres::Error) -> Option<&E> {
     let mut cause = error.source();
     while let Some(error) = cause {
         if let Some(found) = error.downcast_ref::<E>() {

@@ -26,7 +26,7 @@ const TOP: Map = Map {
             "status",
             "ephemeral",
         ],
-        &["config", "metrics"],
+        &["config", "metrics", "table_name"],
         &["replication", "postgres", "pgoutput"],
         &["outbox", "kafka"],
         &["engine"],
@@ -37,6 +37,7 @@ const TOP: Map = Map {
         &["main"],
     ],
     beside: &[
+        ("config", "table_name"),
         ("replication", "postgres"),
         ("kafka", "outbox"),
         ("http", "publisher"),
