@@ -119,8 +119,7 @@ pub mod kafka;
 #[doc(hidden)]
 pub mod lsn;
 #[cfg(feature = "publisher")]
-#[doc(hidden)]
-pub mod metrics;
+mod metrics;
 #[cfg(feature = "publisher")]
 #[doc(hidden)]
 pub mod pgoutput;

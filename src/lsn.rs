@@ -29,14 +29,8 @@ impl Lsn {
     }
 
     /// Whether this is `0/0`.
-    pub const fn is_invalid(self) -> bool {
+    pub(crate) const fn is_invalid(self) -> bool {
         self.0 == 0
-    }
-
-    /// The bytes of WAL from `older` to here; 0 when `older` is not older. For metrics and status
-    /// only.
-    pub const fn bytes_since(self, older: Lsn) -> u64 {
-        self.0.saturating_sub(older.0)
     }
 }
 

@@ -12,6 +12,7 @@ use serde::Serialize;
 /// Where the publisher is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum Phase {
     /// Connecting to Postgres for the first time.
     Connecting,
@@ -35,6 +36,7 @@ pub enum Phase {
 
 /// Something the publisher waits for, by name.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct Waiting {
     /// `kafka`, `lock`, `snapshot`, `decoding`, `write-back`, `standby` or `postgres`.
     pub on: &'static str,
@@ -46,6 +48,7 @@ pub struct Waiting {
 
 /// Something that is wrong, or about to be, and that a person has to mend.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct Problem {
     /// The same word for the same kind of thing, such as `not-published` or `slot-nearly-lost`.
     pub name: &'static str,
@@ -60,6 +63,7 @@ pub struct Problem {
 
 /// The slot as the server sees it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct SlotHealth {
     /// Bytes of log between what the slot has confirmed and the server's position.
     pub lag_bytes: i64,
@@ -75,6 +79,7 @@ pub struct SlotHealth {
 
 /// A snapshot of the publisher.
 #[derive(Debug, Clone, Serialize)]
+#[non_exhaustive]
 pub struct Status {
     /// Where it is in its life.
     pub phase: Phase,

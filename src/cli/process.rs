@@ -83,8 +83,8 @@ pub(crate) fn init_log(filter: &str, format: LogFormat) -> anyhow::Result<()> {
         .with_ansi(io::stderr().is_terminal());
     let log = tracing_subscriber::registry().with(filter);
     let result = match format {
-        LogFormat::Text => log.with(lines).try_init(),
         LogFormat::Json => log.with(lines.json().flatten_event(true)).try_init(),
+        _ => log.with(lines).try_init(),
     };
     result.context("cannot start the log")
 }

@@ -2,6 +2,7 @@
 
 /// The form of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum LogFormat {
     /// Lines for people.
     Text,

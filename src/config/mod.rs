@@ -43,6 +43,7 @@ use self::connection_options::Env;
 
 /// The whole configuration, checked. Its Debug form holds no secret.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct Config {
     /// Where the database is and how to get in.
     pub database: Database,

@@ -13,6 +13,7 @@ use crate::table_name::{NAME_BYTES_MAX, TableName, name_of as checked_name};
 
 /// Where a record's key comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum KeyRule {
     /// The value of a column, as Postgres prints it.
     Column(String),

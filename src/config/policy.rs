@@ -10,6 +10,7 @@ use crate::config::variables;
 
 /// What becomes of a row once its event is in Kafka.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum AfterPublish {
     /// `published_at` is set and `times_attempted` raised.
     Mark,
@@ -21,6 +22,7 @@ pub enum AfterPublish {
 
 /// What becomes of rows that are unpublished when a slot is created.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Backlog {
     /// They are published before the stream begins, unless there are many and no row was ever
     /// marked: then somebody else keeps account of them, and the publisher refuses to start.
@@ -77,6 +79,7 @@ impl Check {
 
 /// What becomes of an event that Kafka refuses for good, or that can never be sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum OnPoison {
     /// It is filed as a dead letter; all others go on.
     #[default]
@@ -108,6 +111,7 @@ impl Check {
 
 /// What the publisher does when the slot is lost, or was moved by somebody else.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum OnSlotLoss {
     /// It makes a new slot and publishes from the table what is unpublished there.
     Heal,
@@ -151,6 +155,7 @@ impl Check {
 
 /// Where events are read from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Source {
     /// From the write-ahead log, through a replication slot.
     Slot,

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 /// How much TLS a connection must have, by libpq's names and meaning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum SslMode {
     /// Without TLS.
     Disable,

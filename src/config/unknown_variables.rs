@@ -15,6 +15,7 @@ const ALIKE: f64 = 0.85;
 
 /// A variable that looks like a setting and is none.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct IgnoredVariable {
     /// Its name. Its value may be a secret, and is not looked at.
     pub name: String,

@@ -30,11 +30,10 @@ const REASON_MAX: usize = 300;
 
 /// The producer's health.
 #[derive(Debug, Clone, Default)]
-pub struct Health {
-    /// Accepted records without a report yet.
-    pub in_flight: u64,
+pub(crate) struct Health {
     /// The time since which no broker could be reached, while records wait. `None` after a later
     /// delivery and when no record waits: without a record to send the state is unknown.
+    #[cfg_attr(not(test), expect(dead_code, reason = "only tests ask"))]
     pub down_since: Option<Instant>,
     /// librdkafka's last error; it may be long over.
     pub last_error: Option<LastError>,
@@ -42,13 +41,11 @@ pub struct Health {
 
 /// An error of a connection or of the client, not of a record.
 #[derive(Debug, Clone)]
-pub struct LastError {
+pub(crate) struct LastError {
     /// librdkafka's code.
     pub code: RDKafkaErrorCode,
     /// Its explanation, with the broker's address.
     pub reason: String,
-    /// When it was reported.
-    pub at: Instant,
 }
 
 /// Collects the callbacks' data until the producer takes it.
@@ -115,7 +112,6 @@ impl Context {
     pub(crate) fn health(&self, in_flight: u64) -> Health {
         let state = self.state();
         Health {
-            in_flight,
             down_since: state.down_since.filter(|_| in_flight > 0),
             last_error: state.last_error.clone(),
         }
@@ -178,11 +174,10 @@ impl ClientContext for Context {
         let code = error
             .rdkafka_error_code()
             .unwrap_or(RDKafkaErrorCode::Unknown);
-        let now = Instant::now();
         let mut state = self.state();
         match code {
             RDKafkaErrorCode::AllBrokersDown => {
-                state.down_since.get_or_insert(now);
+                state.down_since.get_or_insert_with(Instant::now);
                 // The error before it gives the reason; this one only counts brokers.
                 if state.last_error.is_some() {
                     return;
@@ -192,11 +187,7 @@ impl ClientContext for Context {
             _ => {}
         }
         let reason = reason.chars().take(REASON_MAX).collect();
-        state.last_error = Some(LastError {
-            code,
-            reason,
-            at: now,
-        });
+        state.last_error = Some(LastError { code, reason });
     }
 
     fn log(&self, level: RDKafkaLogLevel, kind: &str, line: &str) {

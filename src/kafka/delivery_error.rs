@@ -58,11 +58,6 @@ impl DeliveryError {
         (self.0.partition >= 0).then_some(self.0.partition)
     }
 
-    /// Whether the record may have been appended all the same: it was in flight when it was purged.
-    pub fn may_be_appended(&self) -> bool {
-        self.code() == RDKafkaErrorCode::PurgeInflight
-    }
-
     /// The reaction to this error. A code missing from the table counts as an outage.
     pub fn action(&self) -> ErrorAction {
         error_table::listed(self.code()).unwrap_or(ErrorAction::Wait)

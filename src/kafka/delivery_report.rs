@@ -5,13 +5,14 @@ use crate::outbox::OwnedRecord;
 
 /// How the delivery of one record ended.
 #[derive(Debug, Clone)]
-pub struct DeliveryReport {
+pub(crate) struct DeliveryReport {
     /// The caller's number for the record, given to `send`.
     pub ticket: u64,
     /// `Ok` when the record was appended and acknowledged by all in-sync replicas, otherwise the
     /// reason.
     pub outcome: Result<(), DeliveryError>,
     /// The partition, or a negative number if none was chosen yet.
+    #[cfg_attr(not(test), expect(dead_code, reason = "only tests ask"))]
     pub partition: i32,
     /// The record itself: present in each failure, and from a partition's first failure on in every
     /// report of that partition.

@@ -24,9 +24,8 @@ mod waking_producer;
 mod tests;
 
 pub use admin::{ClusterInfo, create_topics, delete_topics, reachable};
-pub use context::{Health, LastError};
-pub use delivery_error::DeliveryError;
-pub use delivery_report::DeliveryReport;
-pub use error_table::ErrorAction;
+pub(crate) use delivery_error::DeliveryError;
+pub(crate) use delivery_report::DeliveryReport;
+pub(crate) use error_table::ErrorAction;
 pub(crate) use metadata::{MetadataClient, TopicAnswer};
-pub use producer::{Producer, SendError};
+pub(crate) use producer::{Producer, SendError};

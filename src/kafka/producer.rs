@@ -47,7 +47,7 @@ const _: () = assert!(usize::BITS >= u64::BITS);
 
 /// Why [`Producer::send`] did not take a record. It will get no report.
 #[derive(Debug)]
-pub enum SendError {
+pub(crate) enum SendError {
     /// The queue is full: take reports, then send again.
     Full,
     /// The record can never be sent: it is too large, or its topic's name is invalid.
@@ -73,7 +73,7 @@ impl fmt::Display for SendError {
 /// sent again anyway. The drop waits for librdkafka's threads, half a second and at times more: not
 /// inside a task that others wait for.
 #[derive(Debug)]
-pub struct Producer {
+pub(crate) struct Producer {
     client: WakingProducer<Context>,
     in_flight: u64,
     /// Records since the last push.
@@ -85,7 +85,7 @@ pub struct Producer {
 impl Producer {
     /// Makes a producer; connections are opened in the background. To be called inside a tokio
     /// runtime, which then is the one that [`reported`](Producer::reported) wakes.
-    pub fn new(config: &Config) -> Result<Producer> {
+    pub(crate) fn new(config: &Config) -> Result<Producer> {
         let producer: BaseProducer<Context> = client_config::producer(config)
             .create_with_context(Context::default())
             .map_err(client_config::refused)?;
@@ -111,7 +111,7 @@ impl Producer {
     /// block the thread: its late records should not overtake the ones sent again. If the future is
     /// dropped, the new one is in place all the same and the old one goes on closing; at most one
     /// does. On an error the old one stays in place.
-    pub async fn replace(&mut self, config: &Config) -> Result<()> {
+    pub(crate) async fn replace(&mut self, config: &Config) -> Result<()> {
         self.alone().await;
         let fresh = Producer::new(config)?;
         let failures = self.client.producer().context().failure_count();
@@ -135,7 +135,7 @@ impl Producer {
     /// none. Never blocks.
     ///
     /// librdkafka copies topic, key, value and headers: nothing is borrowed after the call.
-    pub fn send(&mut self, record: &Record<'_>, ticket: u64) -> Result<(), SendError> {
+    pub(crate) fn send(&mut self, record: &Record<'_>, ticket: u64) -> Result<(), SendError> {
         self.send_parts(
             named(record.topic_name(), record.topic)?,
             record.key,
@@ -204,7 +204,7 @@ impl Producer {
     }
 
     /// Appends the available reports to `into`. Never blocks.
-    pub fn take_reports(&mut self, into: &mut Vec<DeliveryReport>) {
+    pub(crate) fn take_reports(&mut self, into: &mut Vec<DeliveryReport>) {
         self.client.poll_all();
         let taken = self.client.producer().context().take(into);
         self.in_flight -= taken as u64;
@@ -213,7 +213,7 @@ impl Producer {
     /// Trusts all partitions of a topic again: until the next failure its reports no longer include
     /// their records. Call it when all records up to this failure, the last reported one of the
     /// topic, are in order; a later, unread failure keeps the topic suspect.
-    pub fn trust(&mut self, topic: &str, failure: u64) {
+    pub(crate) fn trust(&mut self, topic: &str, failure: u64) {
         self.client.producer().context().trust(topic, failure);
     }
 
@@ -221,12 +221,12 @@ impl Producer {
     ///
     /// Cancel-safe: it takes nothing. Until [`take_reports`](Producer::take_reports) is called it
     /// resolves at once.
-    pub async fn reported(&self) {
+    pub(crate) async fn reported(&self) {
         self.client.woken().await;
     }
 
     /// The number of accepted records without a report.
-    pub fn in_flight(&self) -> u64 {
+    pub(crate) fn in_flight(&self) -> u64 {
         self.in_flight
     }
 
@@ -234,7 +234,7 @@ impl Producer {
     /// [`in_flight`](Producer::in_flight) is 0, since each withdrawn record still gets its report,
     /// with [`ErrorAction::Rewind`](crate::kafka::ErrorAction::Rewind). Call no `send` before that,
     /// as the purge may withdraw that record too.
-    pub fn purge(&mut self) {
+    pub(crate) fn purge(&mut self) {
         self.client
             .producer()
             .purge(PurgeConfig::default().queue().inflight().non_blocking());
@@ -242,13 +242,13 @@ impl Producer {
 
     /// The error after which this producer accepts no record, if there was one. Records in flight
     /// still get their reports.
-    pub fn fatal(&self) -> Option<Error> {
+    pub(crate) fn fatal(&self) -> Option<Error> {
         let fatal = self.client.producer().context().is_fatal();
         fatal.then(|| self.fatal_error())
     }
 
     /// The producer's health.
-    pub fn health(&self) -> Health {
+    pub(crate) fn health(&self) -> Health {
         self.client.producer().context().health(self.in_flight)
     }
 

@@ -9,7 +9,7 @@ use super::{AUDITS, Labels, MISSED_EVENTS, MISSED_EVENTS_OPEN, TROUBLE, TROUBLES
 
 /// Counters and gauges of the health monitor and the audit.
 #[derive(Debug, Default)]
-pub struct AuditMetrics {
+pub(crate) struct AuditMetrics {
     /// Events that the slot has missed.
     pub missed_total: Counter,
     audits_total: Counter,

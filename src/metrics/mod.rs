@@ -26,11 +26,11 @@ use prometheus_client::registry::Registry;
 use crate::error::Code;
 use crate::status::{SlotHealth, Status};
 
-pub use audit::AuditMetrics;
-pub use names::*;
+pub(crate) use audit::AuditMetrics;
+pub(crate) use names::*;
 
 /// The content type of [`Metrics::render`].
-pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+pub(crate) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// From half a millisecond, the best case on one machine, to a minute, when somebody should be
 /// awake.
@@ -61,22 +61,22 @@ pub struct Metrics {
     waiting: Family<Labels, FloatGauge>,
     dead_letters: Family<Labels, Gauge>,
     /// Sessions that had to be opened again.
-    pub reconnects: Counter,
+    pub(crate) reconnects: Counter,
     /// Slots created on a first start.
-    pub slot_bootstraps: Counter,
+    pub(crate) slot_bootstraps: Counter,
     /// Slots created again after a loss.
-    pub slot_heals: Counter,
+    pub(crate) slot_heals: Counter,
     /// Transactions with events that were received whole.
-    pub transactions: Counter,
+    pub(crate) transactions: Counter,
     /// Partitions that were rewound because of a refusal.
-    pub partition_rewinds: Counter,
+    pub(crate) partition_rewinds: Counter,
     /// Watchdog and audit.
-    pub audit: AuditMetrics,
+    pub(crate) audit: AuditMetrics,
 }
 
 /// One topic's counters; cheap to clone, made to be kept.
 #[derive(Debug, Clone)]
-pub struct TopicMetrics {
+pub(crate) struct TopicMetrics {
     published: Counter,
     failed: Counter,
     duration: Histogram,
@@ -84,17 +84,17 @@ pub struct TopicMetrics {
 
 impl TopicMetrics {
     /// Counts events that are in Kafka.
-    pub fn processed(&self, events: u64) {
+    pub(crate) fn processed(&self, events: u64) {
         self.published.inc_by(events);
     }
 
     /// Counts events that Kafka refused for good.
-    pub fn failed(&self, events: u64) {
+    pub(crate) fn failed(&self, events: u64) {
         self.failed.inc_by(events);
     }
 
     /// Records the seconds from an event's commit to its acknowledgement.
-    pub fn observe(&self, seconds: f64) {
+    pub(crate) fn observe(&self, seconds: f64) {
         // The two clocks may disagree.
         self.duration.observe(seconds.max(0.0));
     }
@@ -217,7 +217,7 @@ impl Metrics {
     }
 
     /// The topic's counters; to be kept by the caller, since this looks them up.
-    pub fn topic(&self, name: &str) -> TopicMetrics {
+    pub(crate) fn topic(&self, name: &str) -> TopicMetrics {
         let mut topics = self.topics.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(topic) = topics.get(name) {
             return topic.clone();
@@ -245,7 +245,7 @@ impl Metrics {
     }
 
     /// Counts an error.
-    pub fn error(&self, code: Code) {
+    pub(crate) fn error(&self, code: Code) {
         self.errors
             .get_or_create(&vec![(CODE, code.as_str().to_owned())])
             .inc();
@@ -293,7 +293,7 @@ impl Metrics {
     }
 
     /// Shows how many dead letters are in each state.
-    pub fn dead_letters(&self, counts: &[(String, i64)]) {
+    pub(crate) fn dead_letters(&self, counts: &[(String, i64)]) {
         self.dead_letters.clear();
         for (state, count) in counts {
             self.dead_letters

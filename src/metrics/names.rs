@@ -1,76 +1,76 @@
 //! The names of metrics, labels and label values: the contract with dashboards and alerts.
 
 /// Events by topic and outcome.
-pub const EVENTS_PROCESSED: &str = "outbox_events_processed_total";
+pub(crate) const EVENTS_PROCESSED: &str = "outbox_events_processed_total";
 /// From commit to acknowledgement, by topic.
-pub const PROCESSING_DURATION: &str = "outbox_processing_duration_seconds";
+pub(crate) const PROCESSING_DURATION: &str = "outbox_processing_duration_seconds";
 /// Errors by code.
-pub const ERRORS: &str = "outbox_errors_total";
+pub(crate) const ERRORS: &str = "outbox_errors_total";
 /// Bytes of log between the slot's confirmed position and the server's.
-pub const SLOT_LAG: &str = "outboxd_slot_lag_bytes";
+pub(crate) const SLOT_LAG: &str = "outboxd_slot_lag_bytes";
 /// Bytes of log that the server keeps for the slot.
-pub const RETAINED_WAL: &str = "outboxd_retained_wal_bytes";
+pub(crate) const RETAINED_WAL: &str = "outboxd_retained_wal_bytes";
 /// Bytes of log that may still be written before the slot is lost; absent without a limit.
-pub const SAFE_WAL_SIZE: &str = "outboxd_safe_wal_size_bytes";
+pub(crate) const SAFE_WAL_SIZE: &str = "outboxd_safe_wal_size_bytes";
 /// 1 for the slot's `wal_status`.
-pub const WAL_STATUS: &str = "outboxd_wal_status";
+pub(crate) const WAL_STATUS: &str = "outboxd_wal_status";
 /// 1 while a session holds the slot.
-pub const SLOT_ACTIVE: &str = "outboxd_slot_active";
+pub(crate) const SLOT_ACTIVE: &str = "outboxd_slot_active";
 /// Records that Kafka has not acknowledged yet.
-pub const IN_FLIGHT_RECORDS: &str = "outboxd_in_flight_records";
+pub(crate) const IN_FLIGHT_RECORDS: &str = "outboxd_in_flight_records";
 /// Their bytes.
-pub const IN_FLIGHT_BYTES: &str = "outboxd_in_flight_bytes";
+pub(crate) const IN_FLIGHT_BYTES: &str = "outboxd_in_flight_bytes";
 /// How long the oldest of them has waited.
-pub const OLDEST_UNACKNOWLEDGED: &str = "outboxd_oldest_unacknowledged_seconds";
+pub(crate) const OLDEST_UNACKNOWLEDGED: &str = "outboxd_oldest_unacknowledged_seconds";
 /// Rows that are published and not written back yet.
-pub const WRITE_BACK_PENDING: &str = "outboxd_write_back_pending_rows";
+pub(crate) const WRITE_BACK_PENDING: &str = "outboxd_write_back_pending_rows";
 /// Sessions that had to be opened again.
-pub const RECONNECTS: &str = "outboxd_reconnects_total";
+pub(crate) const RECONNECTS: &str = "outboxd_reconnects_total";
 /// Slots created on a first start.
-pub const SLOT_BOOTSTRAPS: &str = "outboxd_slot_bootstraps_total";
+pub(crate) const SLOT_BOOTSTRAPS: &str = "outboxd_slot_bootstraps_total";
 /// Slots created again after a loss.
-pub const SLOT_HEALS: &str = "outboxd_slot_heals_total";
+pub(crate) const SLOT_HEALS: &str = "outboxd_slot_heals_total";
 /// Transactions with events that were received whole.
-pub const TRANSACTIONS: &str = "outboxd_transactions_total";
+pub(crate) const TRANSACTIONS: &str = "outboxd_transactions_total";
 /// Partitions that were rewound: records sent again, in order, because one among them was refused.
-pub const PARTITION_REWINDS: &str = "outboxd_partition_rewinds_total";
+pub(crate) const PARTITION_REWINDS: &str = "outboxd_partition_rewinds_total";
 /// Events that the slot has passed without bringing them.
-pub const MISSED_EVENTS: &str = "outboxd_missed_events_total";
+pub(crate) const MISSED_EVENTS: &str = "outboxd_missed_events_total";
 /// Those of them that are not published yet.
-pub const MISSED_EVENTS_OPEN: &str = "outboxd_missed_events";
+pub(crate) const MISSED_EVENTS_OPEN: &str = "outboxd_missed_events";
 /// Audits of the slot by the table that came to an end.
-pub const AUDITS: &str = "outboxd_audits_total";
+pub(crate) const AUDITS: &str = "outboxd_audits_total";
 /// 1 for each trouble with slot, publication or table that stands.
-pub const TROUBLES: &str = "outboxd_trouble";
+pub(crate) const TROUBLES: &str = "outboxd_trouble";
 /// 1, with the version as label.
-pub const BUILD_INFO: &str = "outboxd_build_info";
+pub(crate) const BUILD_INFO: &str = "outboxd_build_info";
 /// How long the named wait has lasted; absent when there is none.
-pub const WAITING: &str = "outboxd_waiting_seconds";
+pub(crate) const WAITING: &str = "outboxd_waiting_seconds";
 
 /// Dead letters that are open, by state.
-pub const DEAD_LETTERS: &str = "outboxd_dead_letters";
+pub(crate) const DEAD_LETTERS: &str = "outboxd_dead_letters";
 
 /// The label for topics.
-pub const TOPIC: &str = "topic";
+pub(crate) const TOPIC: &str = "topic";
 /// The label for an event's outcome and for `wal_status`.
-pub const STATUS: &str = "status";
+pub(crate) const STATUS: &str = "status";
 /// The label for error codes.
-pub const CODE: &str = "code";
+pub(crate) const CODE: &str = "code";
 /// The label for the state of dead letters.
-pub const STATE: &str = "state";
+pub(crate) const STATE: &str = "state";
 /// The label for troubles.
-pub const TROUBLE: &str = "trouble";
+pub(crate) const TROUBLE: &str = "trouble";
 /// The label for named waits.
-pub const WAIT: &str = "wait";
+pub(crate) const WAIT: &str = "wait";
 /// The label for the version.
-pub const VERSION: &str = "version";
+pub(crate) const VERSION: &str = "version";
 
 /// The outcome of an event that is in Kafka.
-pub const PUBLISHED: &str = "published";
+pub(crate) const PUBLISHED: &str = "published";
 /// The outcome of an event that Kafka refused.
-pub const FAILED: &str = "failed";
+pub(crate) const FAILED: &str = "failed";
 
 /// So many topics have a label of their own.
-pub const TOPICS_MAX: usize = 200;
+pub(crate) const TOPICS_MAX: usize = 200;
 /// The label of all further topics; not a valid topic name, so it cannot be one.
-pub const OTHER_TOPICS: &str = "(other)";
+pub(crate) const OTHER_TOPICS: &str = "(other)";

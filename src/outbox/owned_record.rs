@@ -57,7 +57,7 @@ impl OwnedRecord {
     }
 
     /// The topic's name, if Kafka accepts it. It was checked when the record was made.
-    pub fn topic_name(&self) -> Result<TopicName<'_>, TopicNameError> {
+    pub(crate) fn topic_name(&self) -> Result<TopicName<'_>, TopicNameError> {
         TopicName::checked(&self.topic, self.topic_error)
     }
 

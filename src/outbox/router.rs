@@ -338,7 +338,7 @@ pub struct Record<'a> {
 
 impl<'a> Record<'a> {
     /// The topic's name, if Kafka accepts it. The router has checked it.
-    pub fn topic_name(&self) -> Result<TopicName<'a>, TopicNameError> {
+    pub(crate) fn topic_name(&self) -> Result<TopicName<'a>, TopicNameError> {
         TopicName::checked(self.topic, self.topic_error)
     }
 

@@ -52,6 +52,7 @@ pub struct Writer {
 
 /// An event to be written.
 #[derive(Clone, Copy)]
+#[non_exhaustive]
 pub struct NewEvent<'a> {
     /// The kind of event; by default also the record's key.
     pub event_type: &'a str,
@@ -63,6 +64,7 @@ pub struct NewEvent<'a> {
 
 /// A payload, which Postgres stores as `jsonb`.
 #[derive(Clone, Copy)]
+#[non_exhaustive]
 pub enum Payload<'a> {
     /// A JSON value.
     Json(&'a Value),

@@ -18,17 +18,18 @@ pub struct Timestamp(i64);
 
 impl Timestamp {
     /// Takes the integer of the wire format.
-    pub const fn from_postgres_micros(micros: i64) -> Self {
+    pub(crate) const fn from_postgres_micros(micros: i64) -> Self {
         Timestamp(micros)
     }
 
     /// The integer of the wire format.
-    pub const fn postgres_micros(self) -> i64 {
+    #[cfg(test)]
+    pub(crate) const fn postgres_micros(self) -> i64 {
         self.0
     }
 
     /// Microseconds since 1970-01-01 UTC, the Unix epoch.
-    pub const fn unix_micros(self) -> i64 {
+    pub(crate) const fn unix_micros(self) -> i64 {
         self.0.saturating_add(UNIX_TO_POSTGRES_MICROS)
     }
 }

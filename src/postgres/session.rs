@@ -136,7 +136,7 @@ impl Session {
     }
 
     /// Runs a query that has one row or none.
-    pub async fn row_if_any(
+    pub(crate) async fn row_if_any(
         &self,
         what: &str,
         sql: &str,

@@ -12,7 +12,7 @@ use crate::lsn::Lsn;
 use crate::postgres::session::Session;
 
 /// The output plugin of all our slots.
-pub const PLUGIN: &str = "pgoutput";
+pub(crate) const PLUGIN: &str = "pgoutput";
 
 /// How many blockers are named at most.
 const BLOCKERS_MAX: i64 = 20;

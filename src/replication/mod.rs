@@ -157,7 +157,11 @@ impl ReplicationClient {
     /// Sets the slot's `failover` option, so that standbys synchronize the slot and it survives a
     /// failover. `failover` is the option's present value: `None` before Postgres 17, which lacks
     /// it. Returns whether the option is set now.
-    pub async fn enable_failover(&mut self, slot: &str, failover: Option<bool>) -> Result<bool> {
+    pub(crate) async fn enable_failover(
+        &mut self,
+        slot: &str,
+        failover: Option<bool>,
+    ) -> Result<bool> {
         if failover == Some(false) {
             command::enable_failover(&mut self.connection, slot).await?;
         }
@@ -186,7 +190,7 @@ impl ReplicationClient {
     /// bytes that arrived while the task kept its thread asleep. The end of the stream is an error,
     /// reported after every whole message was taken.
     #[inline]
-    pub fn try_read(&mut self) -> Result<usize> {
+    pub(crate) fn try_read(&mut self) -> Result<usize> {
         self.connection.try_read()
     }
 
@@ -277,7 +281,7 @@ impl ReplicationClient {
 
     /// Writes as much as the kernel accepts now; true when nothing is left. The rest is written by
     /// the next [`readable`](Self::readable), [`flush`](Self::flush) or `try_flush`.
-    pub fn try_flush(&mut self) -> Result<bool> {
+    pub(crate) fn try_flush(&mut self) -> Result<bool> {
         self.connection.try_flush()
     }
 

@@ -235,7 +235,7 @@ async fn an_outage_costs_no_record_and_no_order_and_is_seen_while_it_lasts() {
     }
     assert_eq!(all.len(), 500, "a record was reported during the outage");
     let health = producer.health();
-    assert_eq!(health.in_flight, 1_000);
+    assert_eq!(producer.in_flight(), 1_000);
     assert!(!health.last_error.unwrap().reason.is_empty());
 
     cluster.broker_up(-1).unwrap();
