@@ -5,8 +5,8 @@
 //! record, `track` is all that the engine does until the event is settled. Time varies between
 //! machines and hours, instruction counts do not: the test counts instructions under callgrind,
 //! with a ceiling for each stage. The counts are of the profile that the tests are built with,
-//! debug assertions included; `tests/bench/run counts` counts those of the release program, and
-//! `tests/bench/run micro` measures time.
+//! debug assertions included; `tests/bench/run counts` counts those of the program as
+//! shipped (profile `dist`), and `tests/bench/run micro` measures its time.
 #![allow(clippy::unwrap_used)]
 
 use std::env;
