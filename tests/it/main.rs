@@ -27,6 +27,8 @@ mod disk_full;
 mod documentation;
 // The tests that faults.md and docs/guarantees.md name exist.
 mod documents;
+// The programs in examples/, and the crate without the publisher.
+mod examples;
 // A failover that loses the slot, and a server restored from older files.
 mod failover;
 // A failover with a slot that standbys keep.
