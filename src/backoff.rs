@@ -4,8 +4,8 @@ use std::time::Duration;
 
 /// Delays that double from `first` up to `cap`, until [`reset`](Backoff::reset).
 ///
-/// With `jitter` each delay moves by up to a fifth to either side, so that many clients of one
-/// server do not return in step. The engine has no use for it: its delays are exact.
+/// With `jitter` each delay varies by up to a fifth either way, so that many clients of one server
+/// do not return in step. The engine uses exact delays.
 #[derive(Debug, Clone)]
 pub(crate) struct Backoff {
     first: Duration,
@@ -34,7 +34,7 @@ impl Backoff {
         }
     }
 
-    /// The delay before the next attempt; the one after it is twice as long.
+    /// The delay before the next attempt. The delay after it is twice as long.
     pub(crate) fn next_delay(&mut self) -> Duration {
         let base = self.delay();
         self.advance();
@@ -45,7 +45,7 @@ impl Backoff {
         }
     }
 
-    /// The next delay without its jitter; nothing advances.
+    /// The next delay without jitter, without advancing.
     pub(crate) fn delay(&self) -> Duration {
         self.delay_after(self.count)
     }
@@ -56,12 +56,12 @@ impl Backoff {
         self.first.saturating_mul(factor).min(self.cap)
     }
 
-    /// The next delay is twice as long.
+    /// Makes the next delay twice as long.
     pub(crate) fn advance(&mut self) {
         self.count = self.count.saturating_add(1);
     }
 
-    /// Begins again with the first delay; to be called when an attempt has made progress.
+    /// Starts over with the first delay. To be called when an attempt has made progress.
     pub(crate) fn reset(&mut self) {
         self.count = 0;
     }

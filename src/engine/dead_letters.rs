@@ -27,9 +27,9 @@ use crate::outbox::{
 
 /// Dead letters in one statement.
 const FILE_MAX: usize = 500;
-/// Bytes of their records.
+/// Bytes of the records in one statement.
 const FILE_BYTES_MAX: usize = 4 << 20;
-/// How often the table is asked for what people want.
+/// How often requests to retry or discard are read.
 const READ_INTERVAL: Duration = Duration::from_secs(1);
 /// Attempts that are counted in one statement.
 const COUNT_MAX: usize = 1_000;
@@ -37,19 +37,19 @@ const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_secs(5);
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// What a look at the table has shown.
+/// What was read from the table of dead letters.
 #[derive(Debug, Default)]
 pub(crate) struct PendingRequests {
     pub(crate) requests: Vec<ResolveRequest>,
-    /// Which keys are parked, if that was asked for.
+    /// The parked keys, if they were read.
     pub(crate) parked: Option<Vec<ParkedKey>>,
 }
 
-/// Where an event came from that is being retried or discarded.
+/// The dead letter of an event that is being retried or discarded.
 #[derive(Debug)]
 struct Resolving {
     dead_letter: i64,
-    /// If the key is parked.
+    /// Its key, if that is parked.
     key: Option<Key>,
 }
 
@@ -67,27 +67,27 @@ pub(crate) struct DeadLetterQueue {
     /// where the stream had been received whole.
     reading: Option<(u64, Lsn)>,
     read_at: Duration,
-    /// After a failure, when the next write is tried.
+    /// When the next work may start after a failure.
     retry_at: Duration,
     retry: Backoff,
-    /// Events that are being retried or discarded.
+    /// How many events are being retried or discarded.
     resolving_count: usize,
     minute_start: Duration,
     filed_in_minute: u32,
 }
 
-/// What a parked key means for an event.
+/// What to do with an event because of its key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum KeyState {
-    /// Nothing.
+    /// Its key does not matter.
     Free,
-    /// It is filed behind the others of its key.
+    /// File it behind the others of its key.
     Parked,
-    /// It waits until the letters before it are closed.
+    /// Hold it until the dead letters before it are closed.
     Wait,
 }
 
-/// The flood that stops the publisher.
+/// More dead letters in a minute than the limit: the publisher stops.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct TooManyDeadLetters {
     pub(crate) per_minute: u32,
@@ -113,7 +113,7 @@ impl DeadLetterQueue {
         }
     }
 
-    /// Another lineage, or a rewind: everything is dropped but the breaker's count.
+    /// For another lineage, or a rewind: drops everything but the circuit breaker's count.
     pub(crate) fn reset(&mut self) {
         let mut parked_keys = std::mem::take(&mut self.parked_keys);
         parked_keys.reset();
@@ -125,13 +125,13 @@ impl DeadLetterQueue {
         };
     }
 
-    /// Which keys are parked, as the table has it, before the first event.
+    /// Loads the parked keys of the table, before the first event.
     pub(crate) fn load_parked(&mut self, keys: Vec<ParkedKey>) {
         self.parked_keys.load(keys);
     }
 
-    /// What to do with an event of this topic and key: a new one stays behind all that are filed, a retried one only behind an event
-    /// that was refused again.
+    /// What to do with an event of this topic and key. A new event stays behind all that are filed,
+    /// a retried one only behind an event that was refused again.
     pub(crate) fn key_state(
         &self,
         ticket: Option<Ticket>,
@@ -158,7 +158,8 @@ impl DeadLetterQueue {
         self.resolving.contains_key(&ticket)
     }
 
-    /// An event will never be published as it is. `halt` gives the fault back: the publisher has to stop.
+    /// Files an event that can never be published as it is. With the policy `halt`, returns its
+    /// rejection instead: the publisher has to stop.
     pub(crate) fn reject(
         &mut self,
         now: Duration,
@@ -171,9 +172,9 @@ impl DeadLetterQueue {
         if self.policy == OnPoison::Halt {
             return Err(rejection);
         }
-        let parked_keys = self.policy == OnPoison::ParkKey;
+        let parks_keys = self.policy == OnPoison::ParkKey;
         let keyed = record.as_deref().filter(|record| record.key().is_some());
-        let parked = keyed.filter(|_| parked_keys);
+        let parked = keyed.filter(|_| parks_keys);
         if let Some(record) = parked {
             self.parked_keys.file(record, true);
         }
@@ -187,7 +188,7 @@ impl DeadLetterQueue {
         Ok((self.filed_in_minute > per_minute).then_some(TooManyDeadLetters { per_minute }))
     }
 
-    /// An earlier event of its key is dead: this one follows it.
+    /// Files an event because an earlier one of its key is a dead letter.
     pub(crate) fn file_parked(&mut self, ticket: Ticket, row: i64, record: Box<OwnedRecord>) {
         self.parked_keys.file(&record, false);
         let rejection = Rejection {
@@ -197,10 +198,7 @@ impl DeadLetterQueue {
         self.file(ticket, row, Some(record), rejection, 0, true, true);
     }
 
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "the parts of a letter, each once"
-    )]
+    #[expect(clippy::too_many_arguments, reason = "the fields of a dead letter")]
     fn file(
         &mut self,
         ticket: Ticket,
@@ -228,7 +226,8 @@ impl DeadLetterQueue {
         });
     }
 
-    /// Kafka has the event. True when it was a retried one, whose letter is closed in place of its row being marked.
+    /// Kafka has the event. True if it was a retried one: its dead letter is closed then, and its
+    /// row is marked with it.
     pub(crate) fn delivered(&mut self, ticket: Ticket, row: i64) -> bool {
         let Some(dead_letter) = self.resolving.get(&ticket).map(|source| source.dead_letter) else {
             return false;
@@ -237,7 +236,7 @@ impl DeadLetterQueue {
         true
     }
 
-    /// A person does not want the event.
+    /// The event was discarded on request.
     pub(crate) fn discarded(&mut self, ticket: Ticket, dead_letter: i64, row: i64) {
         self.close(ticket, dead_letter, row, false);
     }
@@ -251,7 +250,7 @@ impl DeadLetterQueue {
         });
     }
 
-    /// The event was refused alone, and is sent again.
+    /// The event was refused alone: counts the attempt.
     pub(crate) fn attempted(&mut self, row: i64) {
         if row != 0 {
             self.to_count.push_back(row);
@@ -268,7 +267,8 @@ impl DeadLetterQueue {
             .insert(ticket, Resolving { dead_letter, key });
     }
 
-    /// What to write or read next, if anything.
+    /// The next work in the database, if any. `complete` is the position up to which the stream was
+    /// received whole.
     pub(crate) fn work(&mut self, now: Duration, complete: Lsn) -> Option<DatabaseWork> {
         if now < self.retry_at {
             return None;
@@ -308,7 +308,7 @@ impl DeadLetterQueue {
         None
     }
 
-    /// It could not be done, and is due again after a while, in its order.
+    /// The work failed: it is due again after a delay, in its order.
     pub(crate) fn work_failed(&mut self, now: Duration, work: DatabaseWork) {
         self.retry_at = now + self.retry.next_delay();
         match work {
@@ -328,12 +328,12 @@ impl DeadLetterQueue {
         }
     }
 
-    /// It was done.
+    /// The work succeeded.
     pub(crate) fn work_succeeded(&mut self) {
         self.retry.reset();
     }
 
-    /// These letters are closed. The topics of which something may go on.
+    /// These dead letters are closed. Returns the topics whose held records may be sent now.
     pub(crate) fn closed(&mut self, closings: &[CloseDeadLetter]) -> Vec<Box<str>> {
         let mut topics = Vec::new();
         for closing in closings {
@@ -348,20 +348,21 @@ impl DeadLetterQueue {
         topics
     }
 
-    /// These events are done with: they were retried or discarded, or filed again.
+    /// This many requests are settled: their events were published, discarded, or filed again.
     pub(crate) fn requests_settled(&mut self, from_requests: usize) {
         self.resolving_count = self.resolving_count.saturating_sub(from_requests);
         if self.resolving_count == 0 && from_requests > 0 {
-            // There may be more of them.
+            // There may be more requests: read again at once.
             self.read_at = Duration::ZERO;
         }
     }
 
-    /// A look has come back. Its parked keys hold, unless something has changed since it began; its requests do, since a look begins
-    /// only when none is open.
+    /// The requests were read. The parked keys that came with them are valid unless keys have
+    /// changed since the read began. The requests are always valid, since a read begins only when
+    /// none is open.
     ///
-    /// A request waits until the stream is past its event: a restart repeats older ones of the key that were not confirmed, and they
-    /// must be on their way, or filed, before it goes.
+    /// A request waits until the stream has passed its event: after a restart the stream repeats
+    /// unconfirmed events of the key, and those must be sent or filed first.
     pub(crate) fn requests_read(&mut self, mut pending: PendingRequests) -> Vec<ResolveRequest> {
         let Some((version, complete)) = self.reading.take() else {
             return Vec::new();
@@ -377,7 +378,7 @@ impl DeadLetterQueue {
         pending.requests
     }
 
-    /// When work is due though nothing else happens.
+    /// When work is due even if nothing else happens.
     pub(crate) fn deadline(&self) -> Option<Duration> {
         if !self.is_idle() {
             return Some(self.retry_at);

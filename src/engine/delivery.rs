@@ -1,9 +1,8 @@
-//! The engine's side towards Kafka and the dead letters: what becomes of each event until it is
-//! settled.
+//! The engine's side towards Kafka and the database: how each event is acknowledged and settled.
 //!
 //! Owns nothing: it moves events between tracker, dispatch and write-back queue, all of which the
-//! engine owns. An event is acknowledged when Kafka has it in its place, and settled when its row
-//! is written back, or its dead letter is filed or closed.
+//! engine owns. An event is acknowledged when Kafka has it in order, or its dead letter is filed.
+//! It is settled when its row is written back, or its dead letter is filed or closed.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -21,8 +20,8 @@ use crate::lsn::Lsn;
 use crate::outbox::{Mark, Outcome, ParkedKey, Resolution, ResolveRequest};
 
 impl Engine {
-    /// Kafka's report on a record. What is acknowledged by it, this record or others, is added to `done`. Ignores a report of before
-    /// a reset.
+    /// Takes in Kafka's report on a record. Adds the events that are acknowledged by it, this one
+    /// or others, to `done`. Ignores a report from before a reset.
     pub(crate) fn delivery_finished(
         &mut self,
         now: Duration,
@@ -61,7 +60,7 @@ impl Engine {
         }
     }
 
-    /// Kafka's answer to a question about topics, or `None` where it gave none.
+    /// Takes in Kafka's answer about topics, or `None` if there was none.
     pub(crate) fn topics_answered(
         &mut self,
         now: Duration,
@@ -71,10 +70,10 @@ impl Engine {
         self.dispatch.answered(now, answers);
     }
 
-    /// Work came back from the database: what it has read, if anything, or `Err` where it was not
-    /// done or its outcome is unknown. `position` is where the WAL stood after it, if
-    /// [`needs_position`](Engine::needs_position) says so. Ignores work of before a reset. Returns how
-    /// many dead letters it has filed.
+    /// The database work has ended: with what it has read, if anything, or `Err` if it failed or
+    /// its outcome is unknown. `position` is the WAL position after it, where
+    /// [`needs_position`](Engine::needs_position) asks for it. Ignores work from before a reset.
+    /// Returns how many dead letters were filed.
     pub(crate) fn work_finished(
         &mut self,
         now: Duration,
@@ -92,8 +91,8 @@ impl Engine {
             && position.is_none()
             && let DatabaseWork::Mark(marks) = &mut work
         {
-            // The marks are committed but their LSN is unknown. Repeating the update is a no-op that
-            // returns one.
+            // The marks are committed but their LSN is unknown. Repeating the update is a no-op
+            // that returns one.
             for mark in marks {
                 mark.outcome = Outcome::Open;
             }
@@ -160,7 +159,7 @@ impl Engine {
         self.write_back_queue.written(now, !known, unsettled);
     }
 
-    /// Does what a person wants done with a dead letter.
+    /// Carries out a request to retry or discard a dead letter.
     fn start_resolving(&mut self, now: Duration, request: ResolveRequest) {
         let topic = match &request.record {
             Some(record) if request.resolution == Resolution::Retry => {
@@ -201,13 +200,13 @@ impl Engine {
         self.dispatch.reject(now, ticket, row, record, rejection, 0);
     }
 
-    /// What of Kafka is waited for, if it is known: the topic, and what is in its way. Asks about it as well.
+    /// Why records of this topic are not acknowledged, if that is known. Queries the topic soon.
     pub(crate) fn kafka_problem(&mut self, topic: TopicId) -> Option<String> {
         self.dispatch.topics.query_soon(self.now, topic);
         let known = self.dispatch.topics.get(topic)?;
         if known.is_unknown() {
             return Some(format!(
-                "Kafka has not said whether there is a topic {}",
+                "Kafka has not confirmed that topic {} exists",
                 known.name
             ));
         }
@@ -224,22 +223,23 @@ impl Engine {
         Some(format!("no acknowledgement for topic {}{why}", known.name))
     }
 
-    /// Records that Kafka has been given and has not reported on.
+    /// Records that were sent to Kafka and are not reported yet.
     pub(crate) fn unreported_count(&self) -> u64 {
         self.dispatch.in_flight_count()
     }
 
-    /// The rows of all events that are on their way: to Kafka, to their mark, or among the dead letters.
+    /// The rows of all events that are not settled.
     pub(crate) fn unsettled_rows(&self) -> HashSet<i64> {
         self.tracker.unsettled_rows().collect()
     }
 
-    /// Which keys are parked, before the first event.
+    /// Loads the parked keys, before the first event.
     pub(crate) fn load_parked(&mut self, keys: Vec<ParkedKey>) {
         self.dispatch.dead_letters.load_parked(keys);
     }
 
-    /// Gives the connection for writing something to do, if it is free. `urgent` does not wait for a batch to gather.
+    /// Starts the next work if the database worker is idle. `urgent` work does not wait for a full
+    /// batch.
     pub(super) fn start_work(&mut self, now: Duration, urgent: bool) {
         if self.worker != WorkerState::Idle {
             return;
@@ -282,18 +282,21 @@ impl Engine {
             .flatten()
     }
 
-    /// What people want has time until the next start.
+    /// Whether dead-letter work may start. Requests are not read while stopping: they can wait for
+    /// the next start.
     pub(super) fn allows_dead_letter_work(&self) -> bool {
         let ending = self.halted || self.is_stopping();
         !ending || !self.dispatch.dead_letters.is_idle()
     }
 
-    /// Whether [`work_finished`](Engine::work_finished) needs the position of the WAL after this work.
+    /// Whether [`work_finished`](Engine::work_finished) needs the position of the WAL after this
+    /// work.
     pub(crate) fn needs_position(&self, work: &DatabaseWork) -> bool {
         self.failover_gate.enabled && settles(work)
     }
 
-    /// How far everything is settled and, where standbys keep the slot, marked there too.
+    /// The position up to which everything is settled and, for a failover slot, marked on the
+    /// standbys too.
     pub(super) fn flushed(&self) -> Lsn {
         self.failover_gate.confirmable(self.tracker.flushed())
     }
@@ -304,15 +307,15 @@ impl Engine {
         self.tracker.next_ticket()
     }
 
-    /// All that counts against the memory limit.
+    /// The bytes that count against the memory limit.
     #[cfg(test)]
     pub(crate) fn held_bytes(&self) -> usize {
         self.tracker.bytes()
     }
 }
 
-/// Whether events count as done because of it, so that a promoted standby must have it as well. Reading what people want writes nothing,
-/// and an attempt more or less is no loss; held for either, a position would not move until a server that catches up has caught up.
+/// Whether events are settled by this work, so that a promoted standby must have it too. Requests
+/// and counts of attempts are not held back: reading writes nothing, and a lost count does no harm.
 fn settles(work: &DatabaseWork) -> bool {
     match work {
         DatabaseWork::Mark(_) | DatabaseWork::File(_) | DatabaseWork::Close(_) => true,

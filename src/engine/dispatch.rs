@@ -21,25 +21,25 @@ use crate::engine::tracker::{InFlight, Ticket, Tracker};
 use crate::lsn::Lsn;
 use crate::outbox::{OwnedRecord, Rejection};
 
-/// What is to be done with an event that was just accepted.
+/// What to do with an event that was just accepted.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Admission {
-    /// Give it to Kafka now.
+    /// Send it to Kafka now.
     Send,
-    /// Give a copy of it back, with the reason.
+    /// Give a copy of it to [`Dispatch::keep`], with this reason.
     Keep(Reason),
 }
 
 /// Why an event is not sent now.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Reason {
-    /// Its topic is not known yet, or others of it wait.
+    /// Its topic is not known yet, or other records of the topic wait.
     Hold,
     /// It is a dead letter that is retried, and its event is at this place in the WAL.
     Retry(Option<(Lsn, u32)>),
     /// An earlier event of its key is a dead letter.
     KeyParked,
-    /// It will never be published as it is.
+    /// It can never be published as it is.
     Reject(Rejection),
 }
 
@@ -53,7 +53,7 @@ pub(crate) struct Dispatch {
     pub(super) ready: VecDeque<TopicId>,
     /// Topics whose queues back off.
     pub(super) backing_off: Vec<TopicId>,
-    /// Records that Kafka has by now, to be settled.
+    /// Records that a finished round has shown to be acknowledged.
     pub(super) delivered: Vec<Ticket>,
     pub(super) trust_due: VecDeque<(String, u64)>,
     pub(super) in_flight: u64,
@@ -79,7 +79,7 @@ impl Dispatch {
         }
     }
 
-    /// Everything on its way is forgotten; what is known of topics stays.
+    /// Drops all events in flight, held or to be filed; the metadata of topics stays.
     pub(crate) fn reset(&mut self) {
         self.topics.clear_in_flight();
         self.dead_letters.reset();
@@ -99,7 +99,7 @@ impl Dispatch {
         event: &InFlight,
     ) -> Admission {
         let id = event.topic;
-        // Behind all that waits, also where that is about to be refused or filed.
+        // A new event goes behind all that wait, even if those are about to be rejected.
         let Some(topic) = self.topics.get(id).filter(|topic| topic.queue.is_none()) else {
             return Admission::Keep(Reason::Hold);
         };
@@ -112,7 +112,7 @@ impl Dispatch {
         let topic_limits = match self.topics.access(id) {
             TopicAccess::Wait => return Admission::Keep(Reason::Hold),
             TopicAccess::Missing => {
-                // What is under way comes back, and is filed before this one.
+                // The records in flight come back first, and are filed before this one.
                 let waits = in_flight > 0 || self.topics.is_stale(now, id);
                 return Admission::Keep(match waits {
                     true => Reason::Hold,
@@ -137,7 +137,8 @@ impl Dispatch {
         Admission::Send
     }
 
-    /// A topic whose limit is below the producer's batches must never have more than one batch's worth under way.
+    /// Whether the event fits into one batch with the topic's records in flight. A topic whose
+    /// limit is below the producer's batches must never have more in flight.
     pub(super) fn fits(&self, id: TopicId, event: &InFlight, limit: usize) -> bool {
         self.topics.get(id).is_some_and(|topic| {
             topic.in_flight == 0 || topic.in_flight_bytes + event.bytes as usize <= limit
@@ -152,7 +153,7 @@ impl Dispatch {
         }
     }
 
-    /// The copy of an event that [`admit`](Dispatch::admit) wanted kept.
+    /// Takes the copy of an event that [`admit`](Dispatch::admit) did not send.
     pub(crate) fn keep(
         &mut self,
         now: Duration,
@@ -192,7 +193,7 @@ impl Dispatch {
         }
     }
 
-    /// This event will never be published as it is.
+    /// Files an event that can never be published as it is, or stops the publisher because of it.
     pub(crate) fn reject(
         &mut self,
         now: Duration,
@@ -214,7 +215,7 @@ impl Dispatch {
         }
     }
 
-    /// Kafka's report on a record that is known. True when it is delivered and nothing is left to be looked at.
+    /// Takes in Kafka's report on a record. True if the record is acknowledged by it.
     pub(crate) fn delivery_finished(
         &mut self,
         now: Duration,
@@ -239,7 +240,7 @@ impl Dispatch {
         }
         if failure.is_none() && topic.queue.is_none() {
             if record.is_some() {
-                // Nobody settles a refusal here any more.
+                // The topic's queue is gone, so its delivered records need not come back.
                 let trust = (topic.name.to_string(), topic.last_failure);
                 if self.trust_due.back() != Some(&trust) {
                     self.trust_due.push_back(trust);
@@ -289,7 +290,7 @@ impl Dispatch {
         queue.return_record(held_record, Some(failure));
     }
 
-    /// Kafka has answered, or has not.
+    /// Takes in Kafka's answer about topics, or that there was none.
     pub(crate) fn answered(
         &mut self,
         now: Duration,
@@ -300,7 +301,8 @@ impl Dispatch {
         }
     }
 
-    /// When [`end_back_offs`](Dispatch::end_back_offs) or a question is due though nothing else happens.
+    /// When [`end_back_offs`](Dispatch::end_back_offs) or a query is due even if nothing else
+    /// happens.
     pub(crate) fn deadline(&self) -> Option<Duration> {
         let back_offs = self
             .backing_off
@@ -309,7 +311,7 @@ impl Dispatch {
         back_offs.chain(self.topics.deadline()).min()
     }
 
-    /// Records that Kafka has by now though their reports alone did not say so.
+    /// Takes the records that a finished round has shown to be acknowledged.
     pub(crate) fn take_delivered(&mut self) -> Vec<Ticket> {
         std::mem::take(&mut self.delivered)
     }
@@ -319,12 +321,12 @@ impl Dispatch {
         self.halt_reason.as_ref()
     }
 
-    /// Why the producer is of no more use, told once.
+    /// Why the producer has failed; taken once.
     pub(crate) fn take_producer_failure(&mut self) -> Option<Rejection> {
         self.producer_failure.take()
     }
 
-    /// Records that Kafka has been given and has not reported on.
+    /// Records that were sent to Kafka and are not reported yet.
     pub(crate) fn in_flight_count(&self) -> u64 {
         self.in_flight
     }
@@ -335,7 +337,8 @@ impl Dispatch {
     }
 }
 
-/// The most that may be under way to a topic whose limit is below what the producer puts into a batch.
+/// The most bytes in flight to a topic whose limit is below the producer's batches; `None` for
+/// others.
 pub(super) fn small_batch_limit(topic_limits: &TopicLimits, limits: &Limits) -> Option<usize> {
     topic_limits
         .batch_bytes_max

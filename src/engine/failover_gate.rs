@@ -16,31 +16,32 @@ use std::collections::VecDeque;
 
 use crate::lsn::Lsn;
 
-/// More write-backs than this are held together: the oldest limit and the newest mark stand for all of them.
+/// The most write-backs that are held one by one. Beyond it, the newest entry stands for all later
+/// ones.
 const HELD_MAX: usize = 1_000;
 
-/// One write-back that the standbys may not have.
+/// A write-back that the standbys may not have yet.
 #[derive(Debug, Clone, Copy)]
 struct Held {
-    /// What could be confirmed before it.
+    /// The position that could be confirmed before it.
     limit: Lsn,
-    /// Where the log stood after it.
+    /// The WAL position after it.
     marked: Lsn,
 }
 
 /// See the module's head.
 #[derive(Debug, Default)]
 pub(crate) struct FailoverGate {
-    /// The slot is one that standbys keep.
+    /// The slot is a failover slot.
     pub(super) enabled: bool,
     held: VecDeque<Held>,
     passed: Lsn,
-    /// So many observations in a row have found the walsender waiting for a standby.
+    /// How many observations in a row found the walsender waiting for a standby.
     waiting_in_a_row: u32,
 }
 
 impl FailoverGate {
-    /// Forgets what it holds: another history, or a rewind.
+    /// Drops what it holds, for another history or a rewind.
     pub(crate) fn clear(&mut self) {
         let enabled = self.enabled;
         *self = FailoverGate {
@@ -49,7 +50,7 @@ impl FailoverGate {
         };
     }
 
-    /// A write-back is done: `limit` could be confirmed without it, and it lies before `marked`.
+    /// A write-back has committed before `marked`; `limit` was confirmable without it.
     pub(crate) fn hold(&mut self, limit: Lsn, marked: Lsn) {
         if marked <= self.passed {
             return;
@@ -61,7 +62,7 @@ impl FailoverGate {
         }
     }
 
-    /// The stream has come to this position.
+    /// The stream has reached this position.
     pub(crate) fn pass(&mut self, position: Lsn) {
         self.passed = self.passed.max(position);
         while self
@@ -73,7 +74,7 @@ impl FailoverGate {
         }
     }
 
-    /// How much of `flushed` may be confirmed.
+    /// The position up to `flushed` that may be confirmed.
     pub(crate) fn confirmable(&self, flushed: Lsn) -> Lsn {
         match self.held.front() {
             Some(held) => flushed.min(held.limit),
@@ -81,7 +82,7 @@ impl FailoverGate {
         }
     }
 
-    /// A look at the walsender has found it waiting for a standby, or not.
+    /// An inspection found the walsender waiting for a standby, or not.
     pub(crate) fn observe(&mut self, waits: bool) {
         self.waiting_in_a_row = if waits {
             self.waiting_in_a_row.saturating_add(1)
@@ -90,7 +91,8 @@ impl FailoverGate {
         };
     }
 
-    /// Whether a standby is what is waited for. One look alone says little: a healthy one takes its time as well.
+    /// Whether the stream waits for a standby. One observation is not enough: a healthy standby
+    /// takes some time too.
     pub(crate) fn is_standby_late(&self) -> bool {
         self.waiting_in_a_row > 1
     }
@@ -123,7 +125,10 @@ mod tests {
         failover_gate.pass(at(70));
         assert_eq!(failover_gate.confirmable(at(30)), at(30));
         failover_gate.hold(at(30), at(65));
-        assert!(!failover_gate.is_holding(), "the stream is past it already");
+        assert!(
+            !failover_gate.is_holding(),
+            "the stream has passed it already"
+        );
     }
 
     #[test]
@@ -136,7 +141,7 @@ mod tests {
         assert_eq!(failover_gate.confirmable(at(10_000)), at(0));
         failover_gate.pass(at(29_998));
         let limit = failover_gate.confirmable(at(10_000));
-        assert!(limit < at(1_000), "{limit} is not marked there");
+        assert!(limit < at(1_000), "{limit} is not marked on the standby");
         failover_gate.pass(at(29_999));
         assert_eq!(failover_gate.confirmable(at(10_000)), at(10_000));
     }

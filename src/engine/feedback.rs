@@ -15,7 +15,8 @@ use std::time::Duration;
 use crate::lsn::Lsn;
 
 const UPDATE_INTERVAL_MIN: Duration = Duration::from_millis(100);
-/// That many requests for a reply to the same position, each after a report of ours, are the sign of a server that shuts down.
+/// This many requests for a reply at the same position, each after an update, show that the server
+/// is shutting down.
 const STOPPING_REQUESTS: u32 = 3;
 const STOPPING_WINDOW: Duration = Duration::from_secs(3);
 
@@ -45,7 +46,7 @@ pub(crate) struct Feedback {
 }
 
 impl Feedback {
-    /// A session that begins now; the first report is due at once.
+    /// A session that begins at `now`; the first update is due at once.
     pub(crate) fn new(now: Duration, interval: Duration, receive_timeout: Duration) -> Self {
         Feedback {
             interval,
@@ -64,13 +65,13 @@ impl Feedback {
         }
     }
 
-    /// Any byte from the server.
+    /// Bytes came from the server.
     pub(crate) fn received(&mut self, now: Duration) {
         self.received_at = now;
         self.timed_out = false;
     }
 
-    /// Whether we read at present. Silence is counted anew from the moment reading begins.
+    /// Whether the driver reads. Silence is counted from the moment reading begins.
     pub(crate) fn set_reading(&mut self, now: Duration, reading: bool) {
         if reading && !self.reading {
             self.received(now);
@@ -78,7 +79,7 @@ impl Feedback {
         self.reading = reading;
     }
 
-    /// A keepalive. True when it is the sign that the server is shutting down and waits for us.
+    /// A keepalive. True if it shows that the server is shutting down and waits for outboxd.
     pub(crate) fn keepalive(&mut self, now: Duration, wal_end: Lsn, reply_requested: bool) -> bool {
         if !reply_requested {
             self.requests = 0;
@@ -100,12 +101,12 @@ impl Feedback {
         self.requests >= STOPPING_REQUESTS
     }
 
-    /// A report is wanted though nothing has moved.
+    /// Requests an update even if no position has moved.
     pub(crate) fn update_soon(&mut self) {
         self.update_wanted = true;
     }
 
-    /// The report that is due, if any; the caller sends it now.
+    /// The update that is due, if any; the caller sends it now.
     pub(crate) fn status_due(&mut self, now: Duration, flushed: Lsn) -> Option<StatusDue> {
         let rested = now >= self.sent_at + UPDATE_INTERVAL_MIN || self.updates == 0;
         let wanted = rested && (self.update_wanted || flushed > self.sent_flush);
@@ -120,7 +121,7 @@ impl Feedback {
         Some(StatusDue { ask_reply: overdue })
     }
 
-    /// True once when the server has been silent for too long though we read and asked.
+    /// True once when the server was silent for the whole time-out while the driver was reading.
     pub(crate) fn check_receive_timeout(&mut self, now: Duration) -> bool {
         let silent =
             self.reading && !self.timed_out && now >= self.received_at + self.receive_timeout;
@@ -128,23 +129,23 @@ impl Feedback {
         silent
     }
 
-    /// Whether no report has gone out for so long that the server may have ended the session: each is due after one interval, and the
-    /// server waits for three.
+    /// Whether the last update is so old that the server may have ended the session: one is due
+    /// each interval, and the server waits for three.
     pub(crate) fn has_expired(&self, now: Duration) -> bool {
         now >= self.sent_at + self.interval * 2
     }
 
-    /// When a byte came from the server last.
+    /// When bytes last came from the server.
     pub(crate) fn received_at(&self) -> Duration {
         self.received_at
     }
 
-    /// Whether the server was silent for too long and was not heard since.
+    /// Whether the server has timed out and sent nothing since.
     pub(crate) fn has_timed_out(&self) -> bool {
         self.timed_out
     }
 
-    /// When to ask again though nothing else happens.
+    /// When the next update or the time-out is due even if nothing else happens.
     pub(crate) fn deadline(&self, flushed: Lsn) -> Duration {
         let mut deadline = self.sent_at + self.interval;
         if self.update_wanted || flushed > self.sent_flush {

@@ -18,12 +18,12 @@ use std::time::Duration;
 pub(crate) struct Fencing {
     limit: Duration,
     pub(super) withdraw_at: Option<Duration>,
-    /// What was in flight is withdrawn, and not forgotten yet.
+    /// The records in flight were withdrawn, and no reset has followed yet.
     pub(super) withdrawn: bool,
 }
 
 impl Fencing {
-    /// The lock is not taken for lost yet; once it is, what is in flight has so long.
+    /// `limit` is the time from the server's last byte to the withdrawal.
     pub(crate) fn new(limit: Duration) -> Self {
         Fencing {
             limit,
@@ -32,12 +32,12 @@ impl Fencing {
         }
     }
 
-    /// Nothing is in flight any more.
+    /// A reset: nothing is in flight any more.
     pub(crate) fn clear(&mut self) {
         self.withdrawn = false;
     }
 
-    /// A session ended that had heard the server at this time.
+    /// A session ended that received its last byte at this time.
     pub(crate) fn lock_lost(&mut self, at: Duration) {
         self.withdraw_at = Some(at + self.limit);
     }

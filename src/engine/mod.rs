@@ -77,7 +77,7 @@ enum Mode {
     Stopping { final_keepalives: u32 },
 }
 
-/// What the one connection for writing is doing.
+/// What the database worker is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum WorkerState {
     Idle,
@@ -85,7 +85,7 @@ pub(super) enum WorkerState {
     Writing,
 }
 
-/// See the module's head. What concerns Kafka and the dead letters is in `delivery`.
+/// See the module's head. `delivery` has the methods about Kafka and the dead letters.
 #[derive(Debug)]
 pub(crate) struct Engine {
     pub(super) limits: Limits,
@@ -93,7 +93,7 @@ pub(crate) struct Engine {
     pub(super) write_back_queue: WriteBackQueue,
     pub(super) dispatch: Dispatch,
     pub(super) session: Option<Feedback>,
-    /// The session is not to be trusted any more.
+    /// The server may have ended the session: nothing more is read from it.
     pub(super) session_expired: bool,
     pub(super) fencing: Fencing,
     pub(super) receive_timeout: ReceiveTimeout,
@@ -102,9 +102,9 @@ pub(crate) struct Engine {
     reported: Lsn,
     pub(super) decoding: bool,
     pub(super) worker: WorkerState,
-    /// Marks go before letters next time, so that neither starves the other.
+    /// The next work is marks, not dead letters. They alternate, so neither starves the other.
     pub(super) marks_first: bool,
-    /// Grows with every reset: results of earlier work say nothing.
+    /// Grows with each reset. Results of an earlier generation are ignored.
     pub(super) generation: u64,
     pub(super) halted: bool,
     pub(super) now: Duration,
@@ -112,7 +112,7 @@ pub(crate) struct Engine {
 }
 
 impl Engine {
-    /// Nothing received yet; no session.
+    /// An engine that has received nothing and has no session.
     pub(crate) fn new(limits: Limits) -> Self {
         let write_back_queue =
             WriteBackQueue::new(limits.batch_size, WRITE_BACK_MAX, limits.process_interval);
@@ -138,12 +138,13 @@ impl Engine {
         }
     }
 
-    /// Another lineage, or a rewind: everything in memory is dropped, and the stream begins at `start`, the slot's position.
+    /// For another lineage, or a rewind: drops all events in memory. The stream begins at `start`,
+    /// the slot's position.
     pub(crate) fn reset(&mut self, start: Lsn) {
         self.tracker.reset(start);
         self.write_back_queue.clear();
         self.dispatch.reset();
-        // A question to Kafka is asked once, and what is known of topics outlives all this.
+        // A metadata query is output only once, and what is known of topics survives a reset.
         self.outputs
             .retain(|output| matches!(output, Output::Sink(SinkOutput::QueryTopics(_))));
         self.reported = start;
@@ -160,7 +161,8 @@ impl Engine {
         self.end_if_violated(result);
     }
 
-    /// A decoded change of any kind. Its index in the transaction, or `None` where an earlier session handed it over.
+    /// Counts a decoded change of any kind. Returns its index in the transaction, or `None` if an
+    /// earlier session handed it over.
     pub(crate) fn change(&mut self) -> Option<u32> {
         let result = self.tracker.change();
         self.end_if_violated(result).flatten()
@@ -195,7 +197,8 @@ impl Engine {
         }
     }
 
-    /// No new work from now on but the rest of the transaction that is being read; [`End::Stopped`] follows when all that was begun is done.
+    /// Requests a stop: the engine takes in the rest of the open transaction, and nothing behind
+    /// it. [`End::Stopped`] follows when everything is settled and confirmed.
     pub(crate) fn stop(&mut self) {
         if !self.is_stopping() {
             self.mode = Mode::Stopping {
@@ -207,7 +210,7 @@ impl Engine {
         }
     }
 
-    /// While stopping: where the slot stands, or `None` if the server does not tell any more.
+    /// While stopping: the slot's confirmed position, or `None` if the server no longer reports it.
     pub(crate) fn slot_position(&mut self, position: Option<Lsn>) {
         let Mode::Stopping { final_keepalives } = self.mode else {
             return;
@@ -222,12 +225,14 @@ impl Engine {
         if confirmed {
             self.push(End::Stopped);
         } else if let Some(session) = &mut self.session {
-            // The answer says how far the stream is, and whether that is enough for the standbys.
+            // The server's reply has the stream's position, which shows whether the standbys have
+            // the marks.
             session.update_soon();
         }
     }
 
-    /// Time has passed, or inputs came: adds the outputs that are due.
+    /// Adds the outputs that are due at `now`. To be called after inputs, and at the
+    /// [`deadline`](Engine::deadline).
     pub(crate) fn poll(&mut self, now: Duration) {
         self.now = now;
         let reading = self.intake() != Intake::Paused;
@@ -240,8 +245,11 @@ impl Engine {
         self.end_halted();
         self.start_work(now, stopping || !reading || self.session.is_none());
         let (write, flush) = (self.tracker.received(), self.flushed());
-        debug_assert!(flush >= self.reported, "it never goes back");
-        debug_assert!(flush <= write, "confirmed and not received");
+        debug_assert!(flush >= self.reported, "the flush position never goes back");
+        debug_assert!(
+            flush <= write,
+            "no position is confirmed before it is received"
+        );
         let Some(session) = &mut self.session else {
             return;
         };
@@ -262,7 +270,8 @@ impl Engine {
         }
     }
 
-    /// Tells once that it has to stop, when all that was begun is done but the event that stops it.
+    /// Outputs [`End::Halted`] once, when the event that stops the publisher is the only one not
+    /// settled.
     fn end_halted(&mut self) {
         let Some(rejection) = self.dispatch.halt_reason().filter(|_| !self.halted) else {
             return;
@@ -276,7 +285,7 @@ impl Engine {
         self.push(end);
     }
 
-    /// Whether there is an event behind which it does not go.
+    /// Whether an event stops the publisher.
     fn is_halting(&self) -> bool {
         self.dispatch.halt_reason().is_some()
     }
@@ -285,7 +294,7 @@ impl Engine {
         self.outputs.push_back(output.into());
     }
 
-    /// The next thing to do, if any.
+    /// The next output, if any.
     pub(crate) fn output(&mut self) -> Option<Output> {
         let output = self.outputs.pop_front();
         if output.is_some() || self.is_halting() {
@@ -295,7 +304,7 @@ impl Engine {
         output.map(Output::Sink)
     }
 
-    /// When [`poll`](Engine::poll) has to be called though nothing else happens.
+    /// When [`poll`](Engine::poll) is due even if no input comes.
     pub(crate) fn deadline(&self) -> Option<Duration> {
         let session = self
             .session
@@ -313,7 +322,7 @@ impl Engine {
         work.chain(session).chain(self.dispatch.deadline()).min()
     }
 
-    /// What to do with what the server sends.
+    /// What the driver does with messages from the server.
     pub(crate) fn intake(&self) -> Intake {
         match self.mode {
             _ if self.session_expired => Intake::Paused,
@@ -324,28 +333,30 @@ impl Engine {
         }
     }
 
-    /// Whether nothing is in flight and nothing waits for the write-back.
+    /// Whether nothing is in flight and nothing waits to be written to the database.
     pub(crate) fn is_drained(&self) -> bool {
         let written = self.worker != WorkerState::Writing && self.dispatch.dead_letters.is_idle();
         self.tracker.in_flight_count() == 0 && self.write_back_queue.len() == 0 && written
     }
 
-    /// Whether a stop was asked for.
+    /// Whether a stop was requested.
     pub(super) fn is_stopping(&self) -> bool {
         matches!(self.mode, Mode::Stopping { .. })
     }
 
-    /// Whether a stop has nothing left to wait for but the slot.
+    /// Whether a stop waits for the slot's position alone.
     fn is_finished(&self) -> bool {
         self.is_drained() && !self.is_in_transaction()
     }
 
-    /// Whether the rest of a transaction is to come in this session. A stop reads it: what was handed over would be sent again.
+    /// Whether this session is inside a transaction. A stop reads the rest of it: the next start
+    /// would send its first events again otherwise.
     fn is_in_transaction(&self) -> bool {
         self.session.is_some() && self.tracker.is_open()
     }
 
-    /// Where the next session of this lineage starts: everything before it was received whole.
+    /// Where the next session of this lineage starts: every transaction before it was received
+    /// whole.
     pub(crate) fn resume_at(&self) -> Lsn {
         self.tracker.complete()
     }

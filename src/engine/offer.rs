@@ -1,8 +1,8 @@
-//! How an event enters the engine: one question for an event that is to be sent, and two ways in for
-//! rows that are not.
+//! How an event enters the engine: [`Engine::offer`] for an event to send, and two methods for rows
+//! that are not sent.
 //!
-//! Owns nothing: an offered event gets its ticket from the tracker, and dispatch decides whether it is
-//! sent at once.
+//! Owns nothing: an offered event gets its ticket from the tracker, and dispatch decides whether it
+//! is sent at once.
 
 use std::time::Duration;
 
@@ -22,18 +22,19 @@ pub(crate) struct Offer<'a> {
     pub(crate) xid: u32,
     /// Bytes of the record, counted until the acknowledgement.
     pub(crate) bytes: u32,
-    /// As [`InFlight::since_micros`].
+    /// See [`InFlight::since_micros`].
     pub(crate) since_micros: i64,
-    /// As [`InFlight::sent_micros`].
+    /// See [`InFlight::sent_micros`].
     pub(crate) sent_micros: u64,
-    /// A row that was read from the table, in place of the change of the stream just counted.
+    /// The row was read from the table; otherwise the event is the stream's change that was counted
+    /// last.
     pub(crate) from_table: bool,
     pub(crate) facts: RecordFacts<'a>,
-    /// Why it can never be published, where the record alone shows that.
+    /// Why the event can never be published, if its record alone shows that.
     pub(crate) rejection: Option<Rejection>,
 }
 
-/// What the engine says to an [`Offer`].
+/// The engine's answer to an [`Offer`].
 #[derive(Debug)]
 pub(crate) struct Offered {
     pub(crate) ticket: Ticket,
@@ -42,9 +43,9 @@ pub(crate) struct Offered {
 }
 
 impl Engine {
-    /// An event that a source has read: its ticket, its topic's number, and whether to send it now
-    /// or to give a copy of it to [`keep`](Engine::keep). `None` outside a transaction: the stream
-    /// contradicts what was received before, and
+    /// Takes in an event that a source has read. Returns its ticket, its topic's number, and
+    /// whether to send it now or to give a copy of it to [`keep`](Engine::keep). `None` outside a
+    /// transaction: the stream contradicts what was received before, and
     /// [`End::Violated`](crate::engine::output::End::Violated) follows.
     pub(crate) fn offer(&mut self, offer: Offer<'_>) -> Option<Offered> {
         let topic = self.topic(offer.facts.topic);
@@ -73,12 +74,12 @@ impl Engine {
         })
     }
 
-    /// The number of a topic; [`NO_TOPIC`] where Kafka accepts none of the name.
+    /// The number of a topic; [`NO_TOPIC`] if Kafka does not accept the name.
     pub(crate) fn topic(&mut self, name: Option<TopicName<'_>>) -> TopicId {
         name.map_or(NO_TOPIC, |name| self.dispatch.topics.id(name))
     }
 
-    /// The copy of an event that is not sent now.
+    /// Takes the copy of an event that is not sent now.
     pub(crate) fn keep(
         &mut self,
         now: Duration,
@@ -92,14 +93,14 @@ impl Engine {
         }
     }
 
-    /// A row that is to be marked and was not sent.
+    /// Takes in a row that is to be marked as published without being sent.
     pub(crate) fn accept_unsent(&mut self, now: Duration, row: InFlight) {
         let ticket = self.tracker.accept_row(row);
         self.tracker.acknowledge(ticket);
         self.write_back_queue.push(now, ticket);
     }
 
-    /// A row of which nothing but its id could be read.
+    /// Takes in a row of which only the id could be read.
     pub(crate) fn accept_unreadable(&mut self, now: Duration, row: InFlight, rejection: Rejection) {
         let ticket = self.tracker.accept_row(row);
         self.dispatch

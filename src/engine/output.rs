@@ -10,38 +10,38 @@ use crate::error::{Code, Error};
 use crate::lsn::Lsn;
 use crate::outbox::{CloseDeadLetter, Mark, NewDeadLetter, OwnedRecord, Rejection};
 
-/// The limits an engine works by.
+/// The limits that the engine keeps to.
 #[derive(Debug, Clone)]
 pub(crate) struct Limits {
     pub(crate) after_publish: AfterPublish,
     /// Events that wait for the write-back before it starts.
     pub(crate) batch_size: usize,
-    /// The longest an event waits for the write-back.
+    /// The longest time that an event waits for the write-back.
     pub(crate) process_interval: Duration,
     /// Bytes of events in flight.
     pub(crate) memory_limit: usize,
-    /// Every event is to have a key.
+    /// Every event needs a key.
     pub(crate) needs_key: bool,
-    /// Attempts for an event that Kafka refuses.
+    /// How many times an event that Kafka refuses is sent.
     pub(crate) attempts: u32,
-    /// What becomes of it then.
+    /// What happens to it then.
     pub(crate) on_poison: OnPoison,
     /// More dead letters than this in a minute stop the publisher.
     pub(crate) dead_letters_per_minute: u32,
-    /// A topic that is not there comes into being when it is sent to.
+    /// Kafka creates a missing topic when a record is sent to it.
     pub(crate) auto_creates_topics: bool,
-    /// Records may become smaller on their way, so that their size decides nothing beforehand.
+    /// Records are compressed, so their size cannot be checked before they are sent.
     pub(crate) compresses: bool,
     /// The largest batch that the producer makes of several records.
     pub(crate) batch_bytes: usize,
-    /// A report at least this often.
+    /// A standby status update goes out at least this often.
     pub(crate) status_interval: Duration,
-    /// A server that is silent this long while we read is looked at.
+    /// After this much silence the walsender is inspected over SQL.
     pub(crate) receive_timeout: Duration,
 }
 
 impl Limits {
-    /// The limits that a configuration asks for.
+    /// The limits of a configuration.
     pub(crate) fn of(config: &Config) -> Self {
         Limits {
             after_publish: config.after_publish,
@@ -61,7 +61,7 @@ impl Limits {
     }
 }
 
-/// Asked of the server for our session: how soon it lets go of a client that is gone.
+/// Set for the session: the server ends it after this much silence of the client.
 pub(crate) const WAL_SENDER_TIMEOUT: Duration = Duration::from_secs(30);
 /// Half of it. After this much silence the walsender is inspected over SQL; without a session,
 /// in-flight records are withdrawn.
@@ -70,23 +70,23 @@ const RECEIVE_TIMEOUT: Duration = Duration::from_secs(15);
 /// The largest write-back: one statement over this many rows.
 pub(crate) const WRITE_BACK_MAX: usize = 5_000;
 
-/// What the driver is to do. The order is that of the engine: nothing is sent behind an end.
+/// An instruction to the driver. The driver keeps the order: it sends nothing behind an end.
 #[derive(Debug)]
 pub(crate) enum Output {
     Sink(SinkOutput),
     Session(SessionOutput),
 }
 
-/// What the sink carries out, with or without a session.
+/// Instructions that the sink carries out, with or without a session.
 #[derive(Debug)]
 pub(crate) enum SinkOutput {
-    /// Give this record to Kafka.
+    /// Send this record to Kafka.
     Send {
         ticket: Ticket,
         record: Box<OwnedRecord>,
     },
-    /// Reports of this topic need not bring their records back any more, unless a failure came
-    /// after this one.
+    /// Delivery reports of this topic need not bring their records back any more, unless a failure
+    /// came after this one.
     Trust { topic: String, failure: u64 },
     /// Query the metadata of these topics, then call [`Engine::topics_answered`].
     QueryTopics(Vec<String>),
@@ -94,7 +94,7 @@ pub(crate) enum SinkOutput {
     Work { generation: u64, work: DatabaseWork },
 }
 
-/// What the owner of the session carries out.
+/// Instructions that the owner of the session carries out.
 #[derive(Debug)]
 pub(crate) enum SessionOutput {
     /// Send a standby status update. Only while a session streams.
@@ -103,8 +103,8 @@ pub(crate) enum SessionOutput {
         flush: Lsn,
         ask_reply: bool,
     },
-    /// Query over SQL what our walsender does, then call [`Engine::walsender`]. Only while a session
-    /// streams.
+    /// Inspect this session's walsender over SQL, then call [`Engine::walsender`]. Only while a
+    /// session streams.
     InspectWalsender,
     /// This session, or this scan of the table, is over.
     End(End),
@@ -128,27 +128,27 @@ impl From<End> for Output {
     }
 }
 
-/// What there is to do in the database, one thing at a time.
+/// Work in the database, one piece at a time.
 #[derive(Debug)]
 pub(crate) enum DatabaseWork {
     /// Write these rows back.
     Mark(Vec<Mark>),
     /// File these dead letters.
     File(Vec<NewDeadLetter>),
-    /// Close these, which were retried or discarded.
+    /// Close these dead letters, which were retried or discarded.
     Close(Vec<CloseDeadLetter>),
-    /// Add an attempt to each of these rows of the outbox.
+    /// Count one more attempt for each of these rows.
     CountAttempts(Vec<i64>),
-    /// Read what people want done with dead letters, and, if asked for, which keys are parked.
+    /// Read the requests to retry or discard dead letters and, with `with_keys`, the parked keys.
     ReadRequests { with_keys: bool },
 }
 
-/// Kafka's report on a record.
+/// Kafka's delivery report on a record.
 #[derive(Debug)]
 pub(crate) struct DeliveryResult {
     pub(crate) ticket: Ticket,
     pub(crate) failure: Option<DeliveryFailure>,
-    /// The record itself, where it was not delivered, or its partition has refused another.
+    /// The record itself, if it was not delivered, or its partition refused another.
     pub(crate) record: Option<Box<OwnedRecord>>,
 }
 
@@ -157,44 +157,46 @@ pub(crate) struct DeliveryResult {
 pub(crate) struct DeliveryFailure {
     pub(crate) kind: FailureKind,
     pub(crate) rejection: Rejection,
-    /// Grows with each failure of a producer; 0 where it had not come as far as to fail.
+    /// Grows with each failure of a producer; 0 if the producer did not accept the record.
     pub(crate) number: u64,
 }
 
-/// Whose fault it is.
+/// The cause of a delivery failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum FailureKind {
-    /// The cluster's: it will pass.
+    /// The cluster is unavailable; this passes.
     Outage,
-    /// The topic is not there, or not yet.
+    /// The topic does not exist, or not yet.
     NoTopic,
-    /// The record's own, or that of another in its batch.
+    /// Kafka refused the record, or another in its batch.
     Refused,
-    /// The producer's, or the record was withdrawn.
+    /// The producer failed, or the record was withdrawn.
     Producer,
 }
 
-/// Why it is over.
+/// Why a session or a scan is over.
 #[derive(Debug)]
 pub(crate) enum End {
-    /// Asked to stop, everything acknowledged, written back and confirmed.
+    /// A stop was requested, and everything is acknowledged, written back and confirmed.
     Stopped,
-    /// The server is shutting down and waits for us to let go.
+    /// The server is shutting down and waits for this session to end.
     ServerStopping,
     /// The server is silent and its walsender is gone or idle.
     ReceiveTimeout,
-    /// So much time has passed between two reports that the server may have given the session up.
+    /// So much time has passed between two updates that the server may have ended the session.
     Expired,
-    /// The producer is of no more use, or has given a record back: a new one begins at the last confirmed position.
+    /// The producer has failed, or has withdrawn a record: a new one begins at the confirmed
+    /// position.
     ProducerFailed(Rejection),
-    /// An event cannot be published, and the configuration says to stop there; or too many cannot.
+    /// An event cannot be published and the policy is `halt`, or there are too many dead letters.
     Halted(Rejection),
-    /// The stream contradicts what was received before: to be dropped and begun again at the slot's position.
+    /// The stream contradicts what was received before: memory is dropped, and the next session
+    /// begins at the slot's position.
     Violated(Violation),
 }
 
 impl End {
-    /// What it means for the attempt that it ended.
+    /// The error for the attempt that it ended.
     pub(crate) fn into_error(self) -> Error {
         match self {
             End::Stopped | End::ServerStopping => {
@@ -205,50 +207,48 @@ impl End {
                 Error::transient(Code::Connect, message)
             }
             End::Expired => {
-                let message = "the process stood still, and another instance may publish by now";
+                let message = "the process was suspended, and another instance may publish by now";
                 Error::transient(Code::Connect, message)
             }
             End::Violated(violation) => {
-                let message = "the stream does not go on where it had stopped";
+                let message = "the stream does not continue where it stopped";
                 Error::transient(Code::Replication, message).with_source(violation)
             }
             End::ProducerFailed(rejection) => {
-                let message = "the Kafka producer failed, going back to what is confirmed";
+                let message = "the Kafka producer failed, going back to the confirmed position";
                 Error::transient(Code::Publish, message).with_source(rejection)
             }
             End::Halted(rejection) => {
                 let message = "stopped at an event that cannot be published";
                 Error::fatal(Code::Publish, message)
                     .with_source(rejection)
-                    .with_hint(
-                        "mend what it names and start again, or set OUTBOX_ON_POISON=dead-letter",
-                    )
+                    .with_hint("fix the cause and start again, or set OUTBOX_ON_POISON=dead-letter")
             }
         }
     }
 }
 
-/// What to do with what the server sends.
+/// What the driver does with messages from the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Intake {
-    /// Read, decode, hand over.
+    /// Read and decode them.
     Open,
-    /// Do not read: enough is in flight.
+    /// Do not read them: enough is in flight.
     Paused,
-    /// Read and throw away: only keepalives count.
+    /// Read and discard them, except keepalives.
     Discard,
 }
 
-/// What a look at our walsender over SQL has shown.
+/// The state of this session's walsender, as read over SQL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Walsender {
-    /// There, and busy with decoding.
+    /// It is decoding.
     Busy,
-    /// There, and waiting until a standby has what it is about to send.
+    /// It waits until a standby has the WAL that it is about to send.
     Standby,
-    /// There, and waiting for something to send.
+    /// It waits for WAL to send.
     Idle,
-    /// Not there.
+    /// It does not exist.
     Gone,
 }
 
@@ -262,15 +262,15 @@ pub(crate) struct EngineStats {
     pub(crate) unmarked_count: usize,
     /// Rows that were tried and could not be written back yet.
     pub(crate) deferred_count: usize,
-    /// Those of them that nobody sees yet.
+    /// Those of them that are not visible yet.
     pub(crate) hidden_count: usize,
     pub(crate) oldest: Option<InFlight>,
-    /// The server decodes something that sends us nothing.
+    /// The server is decoding and sends nothing meanwhile.
     pub(crate) decoding: bool,
     /// The server waits for a standby before it sends more.
     pub(crate) standby: bool,
-    /// Partitions that were rewound, since the start.
+    /// How many times a topic was replayed since the start.
     pub(crate) rewind_count: u64,
-    /// Dead letters that wait to be filed.
+    /// Dead letters that are not filed yet.
     pub(crate) unfiled_count: usize,
 }

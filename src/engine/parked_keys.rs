@@ -15,14 +15,14 @@ use crate::outbox::{OwnedRecord, ParkedKey};
 /// A topic and a key.
 pub(crate) type Key = (Box<str>, Box<[u8]>);
 
-/// How a key stands.
+/// The dead letters of a key.
 #[derive(Debug, Default, Clone, Copy)]
 pub(crate) struct KeyRows {
     /// Rows of the key that are filed and not being resolved.
     pub(crate) parked: u64,
     /// Rows that are being resolved: their dead letters are not closed.
     pub(crate) resolving: u64,
-    /// The event at its head was refused, and nobody has asked for it since.
+    /// The first event was refused, and no retry or discard was requested since.
     pub(crate) blocked: bool,
 }
 
@@ -30,18 +30,18 @@ pub(crate) struct KeyRows {
 #[derive(Debug, Default)]
 pub(crate) struct ParkedKeys {
     keys: HashMap<Key, KeyRows>,
-    /// Grows with each change: what was read from the table before one says nothing about it.
+    /// Grows with each change. A read of the table that began before a change is out of date.
     version: u64,
 }
 
 impl ParkedKeys {
-    /// None, as of now.
+    /// Drops all keys.
     pub(crate) fn reset(&mut self) {
         self.version += 1;
         self.keys.clear();
     }
 
-    /// As the table has it.
+    /// Replaces the keys by those of the table.
     pub(crate) fn load(&mut self, keys: Vec<ParkedKey>) {
         self.reset();
         for parked in keys {
@@ -56,17 +56,17 @@ impl ParkedKeys {
         }
     }
 
-    /// No key is parked.
+    /// Whether no key is parked.
     pub(crate) fn is_empty(&self) -> bool {
         self.keys.is_empty()
     }
 
-    /// Changes whenever anything does.
+    /// Grows with each change.
     pub(crate) fn version(&self) -> u64 {
         self.version
     }
 
-    /// How this key stands, if it is parked.
+    /// The dead letters of this key, if it is parked.
     pub(crate) fn get(&self, topic: &str, key: &[u8]) -> Option<KeyRows> {
         self.keys.get(&(Box::from(topic), Box::from(key))).copied()
     }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use crate::backoff::Backoff;
 use crate::lsn::Lsn;
 
-/// Nobody waits longer.
+/// The longest time-out.
 const MAX: Duration = Duration::from_secs(600);
 
 /// See the module's head.
@@ -20,12 +20,12 @@ pub(crate) struct ReceiveTimeout {
     current: Backoff,
     /// What had been received when the session began.
     received_at_start: Lsn,
-    /// The session ends because of its silence.
+    /// The session ends because of a time-out.
     pub(super) timed_out: bool,
 }
 
 impl ReceiveTimeout {
-    /// The first session waits so long, and none less.
+    /// `min` is the time-out of the first session, and the shortest of any.
     pub(crate) fn new(min: Duration) -> Self {
         ReceiveTimeout {
             current: Backoff::new(min, MAX.max(min)),
@@ -34,13 +34,13 @@ impl ReceiveTimeout {
         }
     }
 
-    /// How long a session may hear nothing that begins with so much received.
+    /// The time-out of a session that begins with this position received.
     pub(crate) fn session_started(&mut self, received: Lsn) -> Duration {
         (self.received_at_start, self.timed_out) = (received, false);
         self.current.delay()
     }
 
-    /// It has ended.
+    /// The session has ended, with this position received.
     pub(crate) fn session_ended(&mut self, received: Lsn) {
         if received > self.received_at_start {
             self.current.reset();
@@ -69,7 +69,7 @@ mod tests {
             assert_eq!(receive_timeout.session_started(at), SECOND * seconds);
             silence(&mut receive_timeout, at);
         }
-        // An end of another kind says nothing.
+        // An end for another reason changes nothing.
         assert_eq!(receive_timeout.session_started(at), SECOND * 600);
         receive_timeout.session_ended(at);
         assert_eq!(receive_timeout.session_started(at), SECOND * 600);

@@ -14,18 +14,18 @@ const KEY_BYTES_MAX: usize = 1 << 20;
 const HEADER_BYTES_MAX: usize = 1 << 20;
 const HEADERS_MAX: usize = 1_000;
 
-/// What of a record decides where it may go.
+/// The parts of a record that a topic's limits apply to.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct RecordFacts<'a> {
-    /// `None` where Kafka accepts no topic of this name; the record has a rejection then.
+    /// `None` if Kafka does not accept the name; the record then has a rejection.
     pub(crate) topic: Option<TopicName<'a>>,
     pub(crate) key: Option<&'a [u8]>,
-    /// As the only record of a batch, the way the broker counts it.
+    /// The size as the only record of a batch, as the broker counts it.
     pub(crate) wire_bytes: usize,
 }
 
 impl<'a> RecordFacts<'a> {
-    /// Of a record that is about to be sent.
+    /// The facts of a record that is about to be sent.
     pub(crate) fn of(record: &Record<'a>) -> Self {
         RecordFacts {
             topic: record.topic_name().ok(),
@@ -34,7 +34,7 @@ impl<'a> RecordFacts<'a> {
         }
     }
 
-    /// Of a record that was kept.
+    /// The facts of a record that was kept.
     pub(crate) fn of_held(record: &'a OwnedRecord) -> Self {
         RecordFacts {
             topic: record.topic_name().ok(),
@@ -43,7 +43,7 @@ impl<'a> RecordFacts<'a> {
         }
     }
 
-    /// The topic's name; empty where Kafka accepts none.
+    /// The topic's name; empty if Kafka does not accept it.
     pub(crate) fn topic(&self) -> &'a str {
         self.topic.map_or("", TopicName::as_str)
     }
@@ -56,14 +56,15 @@ fn rejection(code: &str, message: impl Into<String>) -> Rejection {
     }
 }
 
-/// What is wrong with a record itself, whatever its topic says. `needs_key` where every event is to have a key.
+/// Why a record is rejected whatever its topic's limits are. `needs_key` if every event needs a
+/// key.
 pub(crate) fn own_rejection(record: &Record<'_>, needs_key: bool) -> Option<Rejection> {
     let (key, value) = (record.key, record.value);
     name_rejection(record.topic_name(), record.topic)
         .or_else(|| content_rejection(key, value, record.headers(), needs_key))
 }
 
-/// The same of a record that was kept, or read from the table because somebody wants it sent again.
+/// The same for a record that was kept, or read from the table for a retry.
 pub(crate) fn own_rejection_of_held(record: &OwnedRecord, needs_key: bool) -> Option<Rejection> {
     let (key, value) = (record.key(), record.value());
     name_rejection(record.topic_name(), record.topic())
@@ -84,7 +85,7 @@ fn content_rejection<'a>(
     }
     let key_bytes = key.map_or(0, <[u8]>::len);
     if key_bytes > KEY_BYTES_MAX {
-        let message = format!("the key has {key_bytes} bytes, of at most {KEY_BYTES_MAX}");
+        let message = format!("the key has {key_bytes} bytes, the limit is {KEY_BYTES_MAX}");
         return Some(rejection("KEY_TOO_LARGE", message));
     }
     let (mut count, mut bytes) = (0, 0);
@@ -93,38 +94,39 @@ fn content_rejection<'a>(
     }
     if count > HEADERS_MAX || bytes > HEADER_BYTES_MAX {
         let message = format!(
-            "{count} headers of {bytes} bytes, of at most {HEADERS_MAX} of {HEADER_BYTES_MAX}"
+            "{count} headers with {bytes} bytes, the limits are {HEADERS_MAX} and \
+             {HEADER_BYTES_MAX}"
         );
         return Some(rejection("HEADERS_TOO_LARGE", message));
     }
     None
 }
 
-/// The fault of a row that cannot become a record.
+/// The rejection of a row that cannot become a record.
 pub(crate) fn malformed(error: &Error) -> Rejection {
     rejection("ROW_MALFORMED", error.describe())
 }
 
-/// What is wrong with a topic's name.
+/// The rejection for an invalid topic name.
 fn name_rejection(name: Result<TopicName<'_>, TopicNameError>, topic: &str) -> Option<Rejection> {
-    let wrong = name.err()?;
+    let error = name.err()?;
     Some(rejection(
         "TOPIC_INVALID",
-        format!("{wrong}: {:?}", shown(topic)),
+        format!("{error}: {:?}", abbreviated(topic)),
     ))
 }
 
-/// The fault of a dead letter whose event can be read nowhere.
+/// The rejection of a dead letter of which neither row nor copy can be read.
 pub(crate) fn unreadable() -> Rejection {
     rejection("UNREADABLE", "neither the row nor its copy can be read")
 }
 
-/// The beginning of a name that may be anything.
-fn shown(name: &str) -> String {
+/// The beginning of a name of any length.
+fn abbreviated(name: &str) -> String {
     name.chars().take(60).collect()
 }
 
-/// What is wrong with a record for a topic of which this is known.
+/// Why a record is rejected for a topic with these limits.
 pub(crate) fn rejection_by_topic(
     topic_limits: &TopicLimits,
     facts: &RecordFacts<'_>,
@@ -141,24 +143,25 @@ pub(crate) fn rejection_by_topic(
     let limit = topic_limits.batch_bytes_max.filter(|_| !compresses)?;
     (*wire_bytes > limit).then(|| {
         let message = format!(
-            "the record has {wire_bytes} bytes, topic {topic} takes at most {limit}: raise its max.message.bytes"
+            "the record has {wire_bytes} bytes, topic {topic} takes at most {limit}: \
+             raise its max.message.bytes"
         );
         rejection("RECORD_TOO_LARGE", message)
     })
 }
 
-/// The fault of an event whose topic Kafka does not have.
+/// The rejection of an event whose topic does not exist.
 pub(crate) fn unknown_topic(topic: &str) -> Rejection {
     let message =
         format!("Kafka has no topic {topic}: create it, or give this user DESCRIBE on it");
     rejection("TOPIC_UNKNOWN", message)
 }
 
-/// The fault that is a flood of faults.
+/// The rejection that stops the publisher after too many dead letters.
 pub(crate) fn too_many_dead_letters(per_minute: u32) -> Rejection {
     let message = format!(
-        "more than {per_minute} events in a minute cannot be published, which is hardly their own fault: \
-         see `outboxd dead-letter list`, and OUTBOX_DEAD_LETTERS_PER_MINUTE for the limit"
+        "more than {per_minute} events became dead letters in a minute, which points to a wrong \
+         setting: see `outboxd dead-letter list`; OUTBOX_DEAD_LETTERS_PER_MINUTE is the limit"
     );
     rejection("DEAD_LETTER_FLOOD", message)
 }

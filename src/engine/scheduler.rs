@@ -16,16 +16,16 @@ use crate::engine::topics::TopicId;
 use crate::engine::tracker::{InFlight, Tracker};
 use crate::outbox::{CloseDeadLetter, Rejection};
 
-/// What to do with a record that is the next of its queue.
+/// What to do with the next record of a queue.
 enum NextStep {
     Send,
-    /// It stays the next, and the queue waits.
+    /// Leave it at the front; the queue waits.
     Wait,
-    /// Put it behind the dead letters that came since.
+    /// Put it behind the dead letters of its key that were filed since.
     Requeue,
     /// An earlier event of its key is a dead letter.
     FileParked,
-    /// It will never be published as it is.
+    /// It can never be published as it is.
     Reject(Rejection),
 }
 
@@ -129,8 +129,8 @@ impl Dispatch {
         }
     }
 
-    /// What Kafka has said of the topic, if something may be sent to it now. Rejects all that waits
-    /// for a topic that is missing.
+    /// The topic's limits, if records may be sent to it now. Rejects all that wait for a topic that
+    /// does not exist.
     fn limits_if_open(
         &mut self,
         now: Duration,
@@ -155,7 +155,7 @@ impl Dispatch {
         None
     }
 
-    /// What to do with the record that is the next of its queue.
+    /// What to do with the next record of a queue.
     fn next_step(
         &mut self,
         now: Duration,
@@ -192,7 +192,7 @@ impl Dispatch {
         }
     }
 
-    /// Drops a queue in which nothing is left.
+    /// Drops an empty queue.
     fn drop_if_empty(&mut self, id: TopicId) {
         let Some(topic) = self.topics.get_mut(id) else {
             return;
@@ -237,7 +237,7 @@ impl Dispatch {
         }
     }
 
-    /// The topic is not there: neither is a place for what waits for it.
+    /// The topic does not exist: rejects all records that wait for it.
     pub(super) fn reject_all(&mut self, now: Duration, id: TopicId, tracker: &Tracker) {
         let Some(topic) = self.topics.get_mut(id) else {
             return;

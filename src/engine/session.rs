@@ -22,7 +22,8 @@ impl Engine {
         self.poll(now);
     }
 
-    /// The session is over, for whatever reason; reports and write-backs of its events stay welcome.
+    /// The session has ended, for any reason. Delivery reports and write-backs of its events are
+    /// still taken in.
     pub(crate) fn session_ended(&mut self) {
         if let Some(session) = self.session.take() {
             self.fencing.lock_lost(session.received_at());
@@ -37,7 +38,8 @@ impl Engine {
         self.clear_session();
     }
 
-    /// Outputs about a session end with it; those about the table and Kafka stay due, since they are told only once.
+    /// Drops the outputs about a session. Those for the database and Kafka stay due, as do the ends
+    /// that are output only once.
     fn clear_session(&mut self) {
         self.outputs.retain(|output| {
             matches!(
@@ -56,12 +58,12 @@ impl Engine {
         }
     }
 
-    /// Whether the server was silent for too long and was not heard since.
+    /// Whether the server has timed out and sent nothing since.
     fn has_timed_out(&self) -> bool {
         self.session.as_ref().is_some_and(Feedback::has_timed_out)
     }
 
-    /// What a look at the walsender has shown.
+    /// Takes in the state of the walsender.
     pub(crate) fn walsender(&mut self, now: Duration, walsender: Walsender) {
         match walsender {
             Walsender::Busy => {
@@ -69,7 +71,7 @@ impl Engine {
                 self.decoding = true;
             }
             Walsender::Standby => self.received(now),
-            // It may have spoken while it was looked at.
+            // The server sent something while its walsender was inspected.
             Walsender::Idle | Walsender::Gone if !self.has_timed_out() => {}
             Walsender::Idle | Walsender::Gone => {
                 self.receive_timeout.timed_out = true;
@@ -78,8 +80,8 @@ impl Engine {
         }
     }
 
-    /// The loop begins a turn. A session that has not been heard of by the server for too long is no more trusted: nothing is read
-    /// from it.
+    /// Called at the beginning of each turn of the loop. A session that the server may have ended
+    /// is no longer read from.
     pub(crate) fn check_session(&mut self, now: Duration) {
         let expired = |session: &Feedback| session.has_expired(now);
         if !self.session_expired && self.session.as_ref().is_some_and(expired) {
@@ -88,24 +90,25 @@ impl Engine {
         }
     }
 
-    /// The lock is ours from now on.
+    /// This instance holds the lock from now on.
     pub(crate) fn lock_held(&mut self) {
         self.fencing.lock_held();
     }
 
-    /// A session without a stream ended.
+    /// A session that did not stream has ended.
     pub(crate) fn lock_lost(&mut self, now: Duration) {
         if self.fencing.withdraw_at.is_none() {
             self.fencing.lock_lost(now);
         }
     }
 
-    /// Another instance has it.
+    /// Another instance holds the lock.
     pub(crate) fn lock_taken(&mut self) {
         self.fencing.withdraw_now();
     }
 
-    /// Without the lock: whether what is in flight is to be withdrawn now. Told once; a reset has to follow before anything is sent.
+    /// Without the lock: whether the records in flight have to be withdrawn now. True only once; a
+    /// reset has to follow before anything is sent.
     pub(crate) fn should_withdraw(&mut self, now: Duration) -> bool {
         let is_due = self.session.is_none() && self.fencing.is_due(now);
         let should_withdraw = is_due && self.unreported_count() > 0 && !self.fencing.withdrawn;
@@ -113,12 +116,12 @@ impl Engine {
         should_withdraw
     }
 
-    /// Whether the slot is one that standbys keep.
+    /// Whether the slot is a failover slot.
     pub(crate) fn set_failover_slot(&mut self, kept: bool) {
         self.failover_gate.enabled = kept;
     }
 
-    /// A look at the walsender: whether it waits until a standby has what it is about to send.
+    /// Whether the inspected walsender waits until a standby has the WAL that it is about to send.
     pub(crate) fn set_waits_for_standby(&mut self, waits: bool) {
         self.failover_gate.observe(waits);
     }

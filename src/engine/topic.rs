@@ -1,24 +1,25 @@
 //! One topic: its state according to Kafka, and how an answer changes it. Pure.
 //!
-//! See [`topics`](crate::engine::topics) for why a topic counts as missing only after a second answer.
+//! See [`topics`](crate::engine::topics) for why a topic counts as missing only after a second
+//! answer.
 
 use std::time::Duration;
 
 use crate::engine::topic_queue::TopicQueue;
 
-/// Between the two answers that make a topic missing.
+/// The time between the two answers that make a topic missing.
 const VERIFY_AFTER: Duration = Duration::from_secs(5);
-/// A topic is queried this often while events come.
+/// How often a topic that gets events is queried.
 const REFRESH: Duration = Duration::from_secs(30);
 
-/// What Kafka says of a topic that is there; a limit that it does not tell is not checked.
+/// The limits of an existing topic. A limit that Kafka does not report is not checked.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct TopicLimits {
     /// The largest batch, in bytes.
     pub(crate) batch_bytes_max: Option<usize>,
-    /// Takes no record without a key.
+    /// The topic accepts no record without a key.
     pub(crate) compacted: bool,
-    /// In words, what keeps some of its partitions from taking records.
+    /// Why some of its partitions accept no records, in words.
     pub(crate) problem: Option<String>,
 }
 
@@ -31,13 +32,13 @@ pub(crate) enum MetadataAnswer {
 
 #[derive(Debug)]
 pub(super) enum TopicState {
-    /// Not asked, or not answered.
+    /// Not queried, or not answered.
     Unknown,
     Known {
         topic_limits: TopicLimits,
         at: Duration,
     },
-    /// One answer did not have it.
+    /// One answer did not contain it.
     MaybeMissing {
         since: Duration,
     },
@@ -46,33 +47,33 @@ pub(super) enum TopicState {
     },
 }
 
-/// What may be done with an event for a topic.
+/// Whether an event may be sent to a topic.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum TopicAccess<'a> {
     Open(&'a TopicLimits),
-    /// Kafka has not said yet whether it is there.
+    /// Kafka has not answered yet whether the topic exists.
     Wait,
     Missing,
 }
 
-/// A topic, and what of it is on its way.
+/// A topic and its records that are in flight or held.
 #[derive(Debug)]
 pub(crate) struct Topic {
     pub(crate) name: Box<str>,
     pub(super) state: TopicState,
-    /// An event came since it was last asked about.
+    /// An event came since the last query.
     pub(super) used_since_query: bool,
-    /// It is to be asked about at once.
+    /// The next query is due at once.
     pub(super) query_at_once: bool,
     pub(crate) in_flight: u32,
     pub(crate) in_flight_bytes: usize,
     pub(crate) queue: Option<Box<TopicQueue>>,
-    /// The last failure of the producer that is known.
+    /// The number of the topic's last known delivery failure.
     pub(crate) last_failure: u64,
 }
 
 impl Topic {
-    /// Kafka was not asked about it yet.
+    /// A topic that was never queried.
     pub(super) fn new(name: &str) -> Self {
         Topic {
             name: name.into(),
@@ -86,7 +87,7 @@ impl Topic {
         }
     }
 
-    /// Its state after this answer. With `auto_creates_topics`, a missing topic counts as known.
+    /// The state after this answer. With `auto_creates_topics`, a missing topic counts as known.
     pub(super) fn state_after(
         &self,
         now: Duration,
@@ -103,7 +104,7 @@ impl Topic {
                     },
                 ) = (topic_limits.batch_bytes_max, state)
                 {
-                    // This time the broker did not tell.
+                    // This answer has no limits: keep those of the last.
                     (topic_limits.batch_bytes_max, topic_limits.compacted) =
                         (known.batch_bytes_max, known.compacted);
                 }
@@ -131,7 +132,7 @@ impl Topic {
         }
     }
 
-    /// When it is to be asked about; never, while nobody uses it.
+    /// When the next query is due; `None` while no event uses the topic.
     pub(super) fn due_at(&self) -> Option<Duration> {
         if self.name.is_empty() {
             return None;
@@ -151,7 +152,7 @@ impl Topic {
         self.due_at().is_some_and(|due| due <= now)
     }
 
-    /// What is waited for, if Kafka has not said whether it is there.
+    /// Whether Kafka has not confirmed yet that the topic exists, or that it is missing.
     pub(crate) fn is_unknown(&self) -> bool {
         matches!(
             self.state,

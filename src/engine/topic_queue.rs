@@ -14,9 +14,9 @@
 //! round were appended. So an event's last copy lies behind the last copy of every earlier one of
 //! its key: duplicates, never an old event as the last word.
 //!
-//! Which record is at fault. Kafka refuses a batch as a whole. The window of a round is halved when
-//! the round fails and doubled when it succeeds, and only a record that failed alone has had an
-//! attempt. An outage is no record's fault: the same record is sent again, later, and not counted.
+//! Which record is the cause. Kafka refuses a batch as a whole. The window of a round is halved
+//! when the round fails and doubled when it succeeds, and only a record that failed alone has had
+//! an attempt. An outage does not count as an attempt: the same record is sent again later.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -27,9 +27,9 @@ use crate::engine::tracker::Ticket;
 use crate::lsn::Lsn;
 use crate::outbox::{OwnedRecord, Rejection};
 
-/// A round is never larger: what comes back of it is in memory twice for a moment.
+/// The largest round. What comes back of a round is in memory twice for a moment.
 const ROUND_MAX: usize = 4_096;
-/// How long the topic rests after a failed round, by how often it has failed.
+/// The pause after a failed round, by the number of failures.
 const BACK_OFF: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
 
 /// Where in the queue a record was.
@@ -40,21 +40,21 @@ pub(crate) enum Stage {
     Held,
 }
 
-/// A record that waits.
+/// A record that waits in the queue.
 #[derive(Debug)]
 pub(crate) struct HeldRecord {
     pub(crate) ticket: Ticket,
     pub(crate) record: Box<OwnedRecord>,
 }
 
-/// What a round has shown.
+/// The result of a round.
 #[derive(Debug, Default)]
 pub(crate) struct RoundResult {
-    /// Appended in their place: done.
+    /// Appended in order: acknowledged.
     pub(crate) delivered: Vec<Ticket>,
     /// This record was refused alone.
     pub(crate) attempted: Option<Ticket>,
-    /// It was its last attempt.
+    /// This record was refused alone in its last attempt, with the number of attempts.
     pub(crate) rejected: Option<(HeldRecord, Rejection, u32)>,
 }
 
@@ -64,28 +64,30 @@ pub(crate) struct TopicQueue {
     replay: VecDeque<HeldRecord>,
     held: VecDeque<HeldRecord>,
     returned: Vec<(HeldRecord, Option<DeliveryFailure>)>,
-    /// Records that a round may have; 0 before the first round of a replay.
+    /// The size of a round; 0 before the first round of a replay.
     window: usize,
     /// Records that may still be sent in this round.
     quota: usize,
-    /// The record that has had attempts, and how many.
+    /// The record that was refused alone last, and how many times.
     suspect: Option<(Ticket, u32)>,
     outage_count: u32,
     back_off_until: Option<Duration>,
     /// Why the last round failed.
     problem: Option<Rejection>,
-    /// Something has come back: reports of the topic bring their records along.
+    /// A record was returned: delivery reports of the topic bring their records along from then on.
     needs_trust: bool,
 }
 
 impl TopicQueue {
-    /// A new event of the topic: behind all that waits.
+    /// Adds a new event of the topic, at the end.
     pub(crate) fn hold(&mut self, held_record: HeldRecord) {
         self.held.push_back(held_record);
     }
 
-    /// A dead letter that is to be sent again: behind the other letters, and what stood before its event in the log. One without a
-    /// place, read from the table, is older than all that the stream brings; what the table brings now is newer than all letters.
+    /// Adds a dead letter to be sent again: behind the other dead letters, and behind the events
+    /// before its own position in the WAL. One without a position was read from the table and
+    /// counts as older than all events of the stream. Events that are read from the table now count
+    /// as newer than all dead letters.
     pub(crate) fn retry(
         &mut self,
         held_record: HeldRecord,
@@ -100,7 +102,7 @@ impl TopicQueue {
         self.held.insert(at.unwrap_or(self.held.len()), held_record);
     }
 
-    /// A record that was to be sent again, and has to wait for letters that came since: it goes behind them.
+    /// Puts a record of the replay behind the dead letters of its key that were filed since.
     pub(crate) fn requeue_behind(
         &mut self,
         held_record: HeldRecord,
@@ -112,7 +114,8 @@ impl TopicQueue {
         self.held.insert(at.unwrap_or(self.held.len()), held_record);
     }
 
-    /// A report brought this record back: refused, or delivered in a partition that has refused another.
+    /// A delivery report returned this record: Kafka refused it, or delivered it in a partition
+    /// that refused another.
     pub(crate) fn return_record(
         &mut self,
         held_record: HeldRecord,
@@ -120,7 +123,7 @@ impl TopicQueue {
     ) {
         self.returned.push((held_record, failure));
         self.needs_trust = true;
-        // Nothing more of this round: what failed must be looked at before anything follows it.
+        // The round sends nothing more: the failure is handled before any record follows it.
         self.quota = 0;
     }
 
@@ -128,7 +131,7 @@ impl TopicQueue {
         !self.returned.is_empty()
     }
 
-    /// Whether a refusal is being settled.
+    /// Whether a replay is under way.
     pub(crate) fn is_rewinding(&self) -> bool {
         self.window > 0 || self.has_returned()
     }
@@ -143,12 +146,12 @@ impl TopicQueue {
         self.has_returned() || (self.window > 0 && (self.quota == 0 || self.replay.is_empty()))
     }
 
-    /// Whether nothing is left in it.
+    /// Whether the queue holds no record.
     pub(crate) fn is_empty(&self) -> bool {
         self.replay.is_empty() && self.held.is_empty() && self.returned.is_empty()
     }
 
-    /// Nothing of the topic is in flight: judges the round that ended, and begins the next.
+    /// Ends the round when no record of the topic is in flight, and begins the next.
     pub(crate) fn finish_round(&mut self, now: Duration, attempts_max: u32) -> RoundResult {
         let mut result = RoundResult::default();
         self.returned
@@ -216,7 +219,7 @@ impl TopicQueue {
 
     fn begin_round(&mut self) {
         if self.replay.is_empty() {
-            // The refusal is settled; what was held flows again.
+            // The replay is complete: held records are sent again.
             (self.window, self.suspect, self.problem) = (0, None, None);
         }
         self.quota = self.window;
@@ -226,18 +229,19 @@ impl TopicQueue {
         self.back_off_until = Some(now + BACK_OFF.delay_after(times - 1));
     }
 
-    /// Until when nothing is sent.
+    /// The end of the back-off, if there is one.
     pub(crate) fn back_off_until(&self) -> Option<Duration> {
         self.back_off_until
     }
 
-    /// Whether it rests at this moment; a rest that is over is forgotten.
+    /// Whether the queue backs off at `now`; clears a back-off that is over.
     pub(crate) fn is_backing_off(&mut self, now: Duration) -> bool {
         self.back_off_until = self.back_off_until.filter(|until| now < *until);
         self.back_off_until.is_some()
     }
 
-    /// The next record that may be sent, and where it stood. `None` while a round is out, or when nothing is left.
+    /// The next record to send, and its stage. `None` while a round is in flight, or when nothing
+    /// is left.
     pub(crate) fn next(&mut self) -> Option<(HeldRecord, Stage)> {
         if self.has_returned() {
             return None;
@@ -254,7 +258,7 @@ impl TopicQueue {
             .map(|held_record| (held_record, Stage::Held))
     }
 
-    /// Puts back what [`next`](TopicQueue::next) gave and could not be sent yet.
+    /// Puts a record back that [`next`](TopicQueue::next) returned and that cannot be sent yet.
     pub(crate) fn put_back(&mut self, held_record: HeldRecord, stage: Stage) {
         match stage {
             Stage::Replay => {
@@ -265,7 +269,7 @@ impl TopicQueue {
         }
     }
 
-    /// Everything, in order, for a topic that will not take any of it.
+    /// Empties the queue, in order, when the topic does not exist.
     pub(crate) fn drain(&mut self) -> impl Iterator<Item = HeldRecord> + use<> {
         self.returned
             .sort_by_key(|(held_record, _)| held_record.ticket);
@@ -280,7 +284,7 @@ impl TopicQueue {
         returned.into_iter().chain(replay).chain(held)
     }
 
-    /// Why the last round failed, while that is not settled.
+    /// Why the last round failed, until the replay is complete.
     pub(crate) fn problem(&self) -> Option<&Rejection> {
         self.problem.as_ref()
     }

@@ -20,18 +20,18 @@ use crate::outbox::TopicName;
 /// The number of a topic.
 pub(crate) type TopicId = u32;
 
-/// The number of no topic: of an event whose name cannot be a topic's.
+/// The number of an event whose name cannot be a topic's.
 pub(crate) const NO_TOPIC: TopicId = TopicId::MAX;
 
-/// An answer is recent enough for this long to reject an event because of it.
+/// An answer older than this is not enough to reject an event.
 const FRESH_FOR: Duration = Duration::from_secs(1);
-/// A topic whose records wait too long is queried this often.
+/// How often a topic whose records wait too long is queried.
 const REFRESH_WHEN_WAITING: Duration = Duration::from_secs(5);
 const RETRY_FIRST: Duration = Duration::from_millis(250);
 const RETRY_MAX: Duration = Duration::from_secs(5);
-/// Names in one question.
+/// Names in one query.
 const QUERY_NAMES_MAX: usize = 10_000;
-/// Missing topics that are remembered.
+/// The most missing topics that are kept.
 const MISSING_MAX: usize = 1_000;
 
 /// See the module's head.
@@ -41,17 +41,18 @@ pub(crate) struct Topics {
     by_name: HashMap<Box<str>, TopicId>,
     free: Vec<TopicId>,
     missing: VecDeque<TopicId>,
-    /// A name that is not there is made by sending to it.
+    /// Kafka creates a missing topic when a record is sent to it.
     auto_creates_topics: bool,
     query_running: bool,
-    /// When the next question is due, if one is.
+    /// When the next query is due, if one is.
     query_at: Option<Duration>,
     retry: Backoff,
     last_id: TopicId,
 }
 
 impl Topics {
-    /// None known. With `auto_creates_topics`, a topic that is not there comes into being when it is sent to.
+    /// No topics yet. With `auto_creates_topics`, Kafka creates a missing topic when a record is
+    /// sent to it.
     pub(crate) fn new(auto_creates_topics: bool) -> Self {
         Topics {
             list: Vec::new(),
@@ -115,7 +116,7 @@ impl Topics {
         self.list.get_mut(id as usize)
     }
 
-    /// What may be done with an event for this topic now.
+    /// Whether an event may be sent to this topic now.
     pub(crate) fn access(&mut self, id: TopicId) -> TopicAccess<'_> {
         let Some(topic) = self.list.get_mut(id as usize) else {
             return TopicAccess::Missing;
@@ -149,7 +150,8 @@ impl Topics {
         true
     }
 
-    /// Somebody wants something sent to this topic again, and may just have mended it: whatever is known of it is older than that.
+    /// A retry was requested: refreshes the topic's metadata first, since the problem may just have
+    /// been fixed.
     pub(crate) fn refresh(&mut self, now: Duration, id: TopicId) {
         if let Some(topic) = self.list.get_mut(id as usize) {
             if matches!(topic.state, TopicState::Missing { .. }) {
@@ -160,7 +162,7 @@ impl Topics {
         }
     }
 
-    /// The broker says that the topic is not there, which has to be verified.
+    /// The broker reports the topic as unknown, which a query has to confirm.
     pub(crate) fn verify(&mut self, now: Duration, id: TopicId) {
         if let Some(topic) = self.list.get_mut(id as usize)
             && let TopicState::Known { .. } | TopicState::Unknown = topic.state
@@ -170,7 +172,7 @@ impl Topics {
         }
     }
 
-    /// Records wait on this topic: what is in their way is worth a question.
+    /// Records of this topic wait: queries it sooner, for the reason.
     pub(crate) fn query_soon(&mut self, now: Duration, id: TopicId) {
         if let Some(topic) = self.list.get_mut(id as usize)
             && let TopicState::Known { at, .. } = topic.state
@@ -184,7 +186,7 @@ impl Topics {
         }
     }
 
-    /// The names to ask about now, if any. [`answered`](Topics::answered) has to follow.
+    /// The names to query now, if any. [`answered`](Topics::answered) has to follow.
     pub(crate) fn query(&mut self, now: Duration) -> Option<Vec<String>> {
         if self.query_running || self.query_at.is_none_or(|due| now < due) {
             return None;
@@ -199,7 +201,7 @@ impl Topics {
         self.query_running.then_some(names)
     }
 
-    /// Kafka's answer, or `None` where it gave none. The topics whose state has changed.
+    /// Kafka's answer, or `None` if there was none. Returns the topics that it named.
     pub(crate) fn answered(
         &mut self,
         now: Duration,
@@ -229,13 +231,13 @@ impl Topics {
         changed
     }
 
-    /// When the next question may be due, over all topics.
+    /// Sets when the next query is due, over all topics.
     fn schedule(&mut self, now: Duration) {
         let due = self.list.iter().filter_map(Topic::due_at).min();
         self.query_at = due.map(|due| due.max(now));
     }
 
-    /// Forgets the oldest of too many missing topics.
+    /// Drops the oldest missing topics beyond the limit.
     pub(crate) fn evict_missing(&mut self) {
         let mut seen = 0;
         while self.missing.len() > MISSING_MAX && seen < self.missing.len() {
@@ -257,19 +259,19 @@ impl Topics {
         }
     }
 
-    /// Whatever was on its way is forgotten; what is known of the topics stays.
+    /// Drops all records in flight or held; the metadata stays.
     pub(crate) fn clear_in_flight(&mut self) {
         for topic in &mut self.list {
             (topic.in_flight, topic.in_flight_bytes, topic.queue) = (0, 0, None);
         }
     }
 
-    /// When [`query`](Topics::query) has to be asked though nothing else happens.
+    /// When [`query`](Topics::query) is due even if nothing else happens.
     pub(crate) fn deadline(&self) -> Option<Duration> {
         self.query_at.filter(|_| !self.query_running)
     }
 
-    /// What Kafka said that keeps this topic's partitions from taking records.
+    /// Why some of this topic's partitions accept no records, according to Kafka.
     pub(crate) fn problem(&self, id: TopicId) -> Option<&str> {
         match &self.get(id)?.state {
             TopicState::Known { topic_limits, .. } => topic_limits.problem.as_deref(),

@@ -1,4 +1,4 @@
-//! Which position may be confirmed: the transactions and events that are on their way.
+//! Which position may be confirmed: the transactions and events that are not settled.
 //!
 //! Owns the queue of received transactions, one small entry for each event that is not yet settled,
 //! and the two positions that follow from them: [`flushed`](Tracker::flushed), which may be
@@ -17,13 +17,13 @@ use std::collections::VecDeque;
 use crate::engine::violation::Violation;
 use crate::lsn::Lsn;
 
-/// Names one event for its whole way to Kafka and back: counts up by one, over sessions and lineages.
+/// Identifies one event until it is settled. Grows by one, across sessions and lineages.
 pub(crate) type Ticket = u64;
 
 /// What each entry costs beyond the record that librdkafka holds, counted against the memory limit.
 pub(crate) const ENTRY_BYTES: usize = size_of::<Entry>() + size_of::<Ticket>();
 
-/// What is remembered of an event until it is settled.
+/// What the tracker keeps of an event until it is settled.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct InFlight {
     /// The row's id, where write-back needs it.
@@ -32,7 +32,7 @@ pub(crate) struct InFlight {
     pub(crate) xid: u32,
     /// Bytes of the record, counted until the acknowledgement.
     pub(crate) bytes: u32,
-    /// Index into the driver's list of topics.
+    /// The number of its topic.
     pub(crate) topic: u32,
     /// Commit (or creation, for rows from the table), in microseconds since 1970.
     pub(crate) since_micros: i64,
@@ -60,7 +60,8 @@ const NO_TRANSACTION: u64 = u64::MAX;
 #[derive(Debug, Clone, Copy)]
 struct Transaction {
     commit_lsn: Lsn,
-    /// What may be confirmed once it is done: its end, raised by keepalives behind it; invalid while it is open.
+    /// The position to confirm once it is settled: its end, raised by later keepalives; invalid
+    /// while it is open.
     confirm: Lsn,
     next_index: u32,
     pending: u64,
@@ -97,7 +98,7 @@ pub(crate) struct Tracker {
 }
 
 impl Tracker {
-    /// Nothing received; `start` is what the slot has confirmed.
+    /// An empty tracker; `start` is the slot's confirmed position.
     pub(crate) fn new(start: Lsn) -> Self {
         Tracker {
             flushed: start,
@@ -116,7 +117,7 @@ impl Tracker {
         }
     }
 
-    /// Drops everything in memory, for another lineage or a rewind; reports for tickets given before are ignored from now on.
+    /// Drops everything, for another lineage or a rewind. Earlier tickets are ignored from then on.
     pub(crate) fn reset(&mut self, start: Lsn) {
         let next = self.next_ticket();
         let transaction = self.first_transaction + self.transactions.len() as u64;
@@ -126,7 +127,8 @@ impl Tracker {
         self.first_transaction = transaction;
     }
 
-    /// A session ended: of a transaction that was cut in two, what was handed over stays valid and is skipped when it comes again.
+    /// A session ended. The changes of an open transaction that were handed over stay valid, and
+    /// are skipped when the next session sends them again.
     pub(crate) fn interrupt(&mut self) {
         if self.open == Open::Yes {
             let handed_over = self.transactions.back().map_or(0, |open| open.next_index);
@@ -173,7 +175,8 @@ impl Tracker {
         Ok(())
     }
 
-    /// One decoded change of the open transaction, of whatever kind. Its index, or `None` if an earlier session handed it over.
+    /// Counts a decoded change of the open transaction, of any kind. Returns its index, or `None`
+    /// if an earlier session handed it over.
     pub(crate) fn change(&mut self) -> Result<Option<u32>, Violation> {
         let skip = self.skip;
         let open = self
@@ -264,7 +267,7 @@ impl Tracker {
         Ok(())
     }
 
-    /// Kafka has acknowledged the record. `None` for a ticket of before a reset.
+    /// Kafka has the record, or its dead letter is filed. `None` for a ticket from before a reset.
     pub(crate) fn acknowledge(&mut self, ticket: Ticket) -> Option<InFlight> {
         let entry = entry_mut(&mut self.entries, self.first_ticket, ticket)?;
         debug_assert_eq!(entry.state, State::InFlight, "one report for each record");
@@ -281,7 +284,7 @@ impl Tracker {
         Some(event)
     }
 
-    /// Nothing is left to do for an acknowledged event. Ignores a ticket of before a reset.
+    /// An acknowledged event is written back. Ignores a ticket from before a reset.
     pub(crate) fn settle(&mut self, ticket: Ticket) {
         let Some(entry) = entry_mut(&mut self.entries, self.first_ticket, ticket) else {
             return;
@@ -325,7 +328,7 @@ impl Tracker {
         }
         debug_assert!(
             self.flushed <= self.received,
-            "nothing is confirmed that was not received"
+            "no position is confirmed before it is received"
         );
     }
 
@@ -339,12 +342,12 @@ impl Tracker {
         self.received
     }
 
-    /// Where a new session of this lineage starts: everything before it was received whole.
+    /// Where a new session of this lineage starts: every transaction before it was received whole.
     pub(crate) fn complete(&self) -> Lsn {
         self.complete
     }
 
-    /// What was remembered of an event that is not settled.
+    /// The event of this ticket, unless it is settled.
     pub(crate) fn event(&self, ticket: Ticket) -> Option<InFlight> {
         let position = ticket.checked_sub(self.first_ticket)?;
         self.entries.get(position as usize).map(|entry| entry.event)
@@ -361,31 +364,32 @@ impl Tracker {
         self.first_ticket + self.entries.len() as u64
     }
 
-    /// Records handed to Kafka and not acknowledged.
+    /// Events that are accepted and not acknowledged.
     pub(crate) fn in_flight_count(&self) -> u64 {
         self.in_flight_count
     }
 
-    /// Bytes of those records.
+    /// The bytes of their records.
     pub(crate) fn in_flight_bytes(&self) -> usize {
         self.in_flight_bytes
     }
 
-    /// All that counts against the memory limit.
+    /// The bytes that count against the memory limit.
     pub(crate) fn bytes(&self) -> usize {
         self.in_flight_bytes
             + self.entries.len() * ENTRY_BYTES
             + self.transactions.len() * size_of::<Transaction>()
     }
 
-    /// Topic and hand-over time of the oldest record that Kafka has not acknowledged.
+    /// The oldest event that is not acknowledged.
     pub(crate) fn oldest_in_flight(&self) -> Option<InFlight> {
         (self.in_flight_count > 0)
             .then(|| self.event(self.oldest_in_flight))
             .flatten()
     }
 
-    /// Whether a transaction was begun and its Commit has not come, in this session or the one before.
+    /// Whether a transaction has begun and its Commit was not received, in this or an earlier
+    /// session.
     pub(crate) fn is_open(&self) -> bool {
         self.open != Open::No
     }

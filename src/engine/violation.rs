@@ -2,14 +2,14 @@
 
 use crate::lsn::Lsn;
 
-/// The stream did not go on where it had stopped, or went backwards: nothing in memory can be trusted.
+/// The stream did not continue where it stopped, or went backwards: memory is invalid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Violation {
-    #[error("transaction {found} came where {expected} was cut in two")]
+    #[error("expected transaction {expected}, received {found}")]
     NotResumed { expected: Lsn, found: Lsn },
-    #[error("transaction {0} came again with fewer changes than before")]
+    #[error("transaction {0} was sent again with fewer changes than before")]
     Shortened(Lsn),
-    #[error("commit {found} came after {last}")]
+    #[error("commit {found} received after {last}")]
     OutOfOrder { last: Lsn, found: Lsn },
     #[error("{0} outside a transaction")]
     OutsideTransaction(&'static str),

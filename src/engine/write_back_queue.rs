@@ -17,19 +17,19 @@ use crate::engine::tracker::Ticket;
 
 const RETRY_FIRST: Duration = Duration::from_millis(50);
 const RETRY_CAP: Duration = Duration::from_secs(2);
-/// So many batches that wait are enough to keep the table busy. More would only take memory.
+/// The most batches that wait. More would only take memory: these keep the database busy.
 const BATCHES_MAX: usize = 8;
 
 /// See the module's head.
 #[derive(Debug)]
 pub(crate) struct WriteBackQueue {
     waiting: VecDeque<Ticket>,
-    /// When the first of `waiting` came.
+    /// When the first of `waiting` came, or the last batch was taken.
     since: Duration,
     deferred: VecDeque<Ticket>,
     retry_at: Duration,
     retry: Backoff,
-    /// Of `deferred`, those that nobody sees yet.
+    /// Those of `deferred` that are not visible yet.
     hidden: usize,
     writing: usize,
     batch_size: usize,
@@ -40,7 +40,8 @@ pub(crate) struct WriteBackQueue {
 }
 
 impl WriteBackQueue {
-    /// `batch_size` events or `interval`, whichever comes first, make a batch due; a batch never holds more than `batch_max`.
+    /// A batch is due after `batch_size` events or `interval`, whichever comes first. It never
+    /// holds more than `batch_max`.
     pub(crate) fn new(batch_size: usize, batch_max: usize, interval: Duration) -> Self {
         WriteBackQueue {
             waiting: VecDeque::new(),
@@ -57,7 +58,7 @@ impl WriteBackQueue {
         }
     }
 
-    /// Forgets everything, a batch that is out included; not what the server can do.
+    /// Drops everything, the batch being written included. The limit on batches stays.
     pub(crate) fn clear(&mut self) {
         *self = WriteBackQueue {
             limit: self.limit,
@@ -73,7 +74,8 @@ impl WriteBackQueue {
         self.waiting.push_back(ticket);
     }
 
-    /// The tickets to write back now, in the order they came, or none. `urgent` does not wait for a batch to gather.
+    /// The tickets to write back now, in the order they came, if any. `urgent` does not wait for a
+    /// full batch.
     pub(crate) fn take(
         &mut self,
         now: Duration,
@@ -100,7 +102,8 @@ impl WriteBackQueue {
         !self.waiting.is_empty() && (urgent || gathered)
     }
 
-    /// The batch came back; what it could not settle is tried again after a while. Of each of these, whether nobody sees its row yet.
+    /// The batch has ended; its `unsettled` events are retried after a delay. The flag tells
+    /// whether an event's row is not visible yet.
     pub(crate) fn written(
         &mut self,
         now: Duration,
@@ -112,7 +115,8 @@ impl WriteBackQueue {
             false => (self.limit * 2).min(self.batch_max),
         };
         self.writing = 0;
-        // A time once set stays: new rows that are not visible yet come without end, and must not put off the old ones.
+        // A retry that is scheduled stays: new rows that are not visible yet must not delay the old
+        // ones without end.
         let scheduled = !self.deferred.is_empty();
         for (ticket, hidden) in unsettled {
             self.deferred.push_back(ticket);
@@ -125,7 +129,7 @@ impl WriteBackQueue {
         }
     }
 
-    /// When [`take`](WriteBackQueue::take) has to be asked again though nothing else happens.
+    /// When [`take`](WriteBackQueue::take) is due even if nothing else happens.
     pub(crate) fn deadline(&self) -> Option<Duration> {
         if self.writing > 0 {
             return None;
@@ -135,22 +139,23 @@ impl WriteBackQueue {
         [gathered, retry].into_iter().flatten().min()
     }
 
-    /// Events that are not written back, those in the batch that is out included.
+    /// Events that are not written back, those in the current batch included.
     pub(crate) fn len(&self) -> usize {
         self.waiting.len() + self.deferred.len() + self.writing
     }
 
-    /// Whether no more events are wanted for now. Rows that cannot be marked yet do not count: nobody knows for how long.
+    /// Whether the intake has to pause. Rows that cannot be marked yet do not count: they may take
+    /// forever.
     pub(crate) fn is_full(&self) -> bool {
         self.waiting.len() >= BATCHES_MAX * self.batch_max
     }
 
-    /// Rows that were tried and could not be settled yet.
+    /// Rows that could not be marked yet.
     pub(crate) fn deferred_count(&self) -> usize {
         self.deferred.len()
     }
 
-    /// Those of them that nobody sees yet.
+    /// Those of them that are not visible yet.
     pub(crate) fn hidden_count(&self) -> usize {
         self.hidden
     }

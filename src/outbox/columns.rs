@@ -1,9 +1,8 @@
 //! Finds the outbox's columns by name, and reads rows by position from then on.
 //!
 //! A [`Columns`] is made once for a shape of the table: from each Relation message for the stream,
-//! from the catalog for the table. Reading a row is then one pass over its columns with nothing to
-//! look up and nothing to allocate. Columns that nobody asked for are passed over, so that a table
-//! may have any number more.
+//! from the catalog for the table. Reading a row is then one pass over its columns without a
+//! look-up or an allocation. Other columns are skipped, so a table may have any number of them.
 //!
 //! Both sources give the same text for the same row, since consumers compare it:
 //! [`Columns::select_list`] asks the SQL side for what the type's output function prints, as the
@@ -16,7 +15,7 @@ use crate::error::{Code, Error, Result};
 use crate::outbox::{Event, TextValue};
 use crate::pgoutput::{Column, Relation, Tuple};
 
-/// What a column of the table is to us.
+/// The meaning of a column.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Field {
     Other,
@@ -41,7 +40,7 @@ const FIELDS: [(&str, Field); 7] = [
 
 const REQUIRED: [&str; 3] = ["id", "topic", "event_payload"];
 
-/// How a type must be treated so that it prints as in the stream. The stream's session has
+/// How a column is selected so that it prints as in the stream. The stream's session has
 /// `TimeZone=UTC` and `bytea_output=hex`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Printing {
@@ -49,7 +48,7 @@ enum Printing {
     Cast,
     /// `bytea`.
     Hex,
-    /// `timestamptz`: the SQL side keeps the zone of its writers, the stream is in UTC.
+    /// `timestamptz`: the SQL session keeps the time zone of the writers, the stream is in UTC.
     Utc,
     /// A cast to text may print something else, as for `bpchar`, `boolean` and `inet`.
     Output,
@@ -95,7 +94,7 @@ impl Printing {
     }
 }
 
-/// Where in a row of one table, as it is now, the fields of an [`Event`] stand.
+/// The positions of the fields of an [`Event`] in a row of one table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Columns {
     table: String,
@@ -111,7 +110,7 @@ impl Columns {
     ///
     /// # Errors
     ///
-    /// [`Code::Config`] when a column that is needed is not there.
+    /// [`Code::Config`] when a required column is missing.
     pub fn of_relation(relation: &Relation, key: &KeyRule) -> Result<Self> {
         let columns: Vec<_> = relation
             .columns
@@ -126,12 +125,12 @@ impl Columns {
     }
 
     /// Finds the columns in the catalog's description of the table: their names, and their types as
-    /// `format_type` writes them. A row is then expected to begin with what
-    /// [`Columns::select_list`] says.
+    /// `format_type` writes them. A row must then begin with the columns of
+    /// [`Columns::select_list`].
     ///
     /// # Errors
     ///
-    /// [`Code::Config`] when a column that is needed is not there.
+    /// [`Code::Config`] when a required column is missing.
     pub fn of_table<'c>(
         table: &TableName,
         columns: impl IntoIterator<Item = (&'c str, &'c str)>,
@@ -183,8 +182,8 @@ impl Columns {
     ///
     /// # Errors
     ///
-    /// [`Code::Replication`] when the row does not fit the relation, or is not in text format and
-    /// UTF-8, as asked for.
+    /// [`Code::Replication`] when the row does not match the relation, or is not UTF-8 in text
+    /// format.
     pub fn event_from_tuple<'a>(&self, tuple: Tuple<'a>) -> Result<Event<'a>> {
         if tuple.len() != self.fields.len() {
             let (got, expected) = (tuple.len(), self.fields.len());
@@ -193,13 +192,13 @@ impl Columns {
         self.event(tuple.iter().map(|column| match column {
             Column::Text(text) => Ok(Some(text)),
             Column::Null => Ok(None),
-            Column::Unchanged => Err(self.malformed("leaves out a value")),
-            Column::Binary(_) => Err(self.malformed("comes in binary format")),
+            Column::Unchanged => Err(self.malformed("omits a value")),
+            Column::Binary(_) => Err(self.malformed("is in binary format")),
         }))
     }
 
-    /// Reads a row of a `SELECT` that begins with [`Columns::select_list`]. What stands behind is
-    /// left alone.
+    /// Reads a row of a `SELECT` that begins with [`Columns::select_list`]. Columns behind it are
+    /// ignored.
     ///
     /// # Errors
     ///
@@ -251,9 +250,8 @@ impl Columns {
         }
         if event.id.is_empty() {
             let message = format!("a row of {} has no id", self.table);
-            return Err(Error::fatal(Code::Publish, message).with_hint(
-                "make id the primary key: without it nobody can tell two events apart",
-            ));
+            return Err(Error::fatal(Code::Publish, message)
+                .with_hint("make id the primary key: it identifies the event"));
         }
         Ok(event)
     }
@@ -295,7 +293,7 @@ fn printed(value: &[u8], is_hex: bool) -> TextValue<'_> {
 
 fn missing(table: &str, column: &str) -> Error {
     Error::fatal(Code::Config, format!("{table} has no column {column}")).with_hint(
-        "add the column, take it into the publication if that has a column list, \
+        "add the column, add it to the publication if that has a column list, \
          or name another table with OUTBOX_TABLE",
     )
 }

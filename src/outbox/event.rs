@@ -7,9 +7,9 @@ use std::fmt;
 pub struct Event<'a> {
     /// The row's `id` as Postgres prints it.
     pub id: &'a str,
-    /// The same as a number, where it is one: what the write-back names rows by.
+    /// The same as a number, if it is one: the write-back identifies rows by it.
     pub row_id: Option<i64>,
-    /// The Kafka topic. Empty where the column is null, which no topic's name is.
+    /// The Kafka topic. Empty if the column is null; no topic has an empty name.
     pub topic: &'a str,
     /// The kind of event.
     pub event_type: Option<&'a str>,
@@ -21,8 +21,8 @@ pub struct Event<'a> {
     pub created_at: Option<&'a str>,
     /// The JSON object of the column `headers`, where the table has one.
     pub headers: Option<&'a str>,
-    /// Whether `published_at` is set already: somebody else has published it, or a partitioned row
-    /// has moved.
+    /// Whether `published_at` is set already: another publisher has sent it, or a row has moved
+    /// between partitions.
     pub published: bool,
 }
 
@@ -44,8 +44,7 @@ impl TextValue<'_> {
     }
 }
 
-// Payloads and keys made from them are the users' data: a debug print that finds its way into a log
-// must not show them.
+// Payloads and keys are the users' data: debug output in a log must not show them.
 impl fmt::Debug for TextValue<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} bytes", self.len())

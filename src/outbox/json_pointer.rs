@@ -1,8 +1,8 @@
 //! Reads single values out of a JSON text without building a tree of it.
 //!
-//! A payload may have ten megabytes, and a tree of it ten times as many. Here nothing is copied:
-//! members and elements are passed over in place, and what is found is the text as it was written,
-//! so that a number keeps all its digits.
+//! A payload may have ten megabytes, and a tree of it ten times as many. Nothing is copied here:
+//! members and elements are skipped in place, and the result is the text as it was written, so that
+//! a number keeps all its digits.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -81,7 +81,7 @@ impl<'j, F: FnMut(&str, &'j RawValue)> Visitor<'j> for Members<F> {
 }
 
 fn element<'j>(array: &'j str, step: &str) -> Result<Option<&'j RawValue>> {
-    // RFC 6901 knows no signs and no leading zeros.
+    // RFC 6901 allows neither signs nor leading zeros.
     let plain = step.bytes().all(|byte| byte.is_ascii_digit());
     match step.parse() {
         Ok(index) if plain && (step == "0" || !step.starts_with('0')) => {

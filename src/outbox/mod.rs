@@ -1,18 +1,18 @@
 //! What a row of the outbox means: [`Event`] is what was committed, [`Record`] is what Kafka gets.
 //!
-//! Events come from the slot and from the table, and from here on nobody can tell which: both are
-//! read through [`Columns`], which finds the columns by name, and both give the same bytes for the
-//! same row. [`Router`] alone decides topic, key, value and headers. [`Writer`] is the other end:
-//! how a service in Rust puts an event into the table.
+//! Events come from the slot and from the table, and look the same from here on: both are read
+//! through [`Columns`], which finds the columns by name, and both give the same bytes for the same
+//! row. [`Router`] alone decides topic, key, value and headers. [`Writer`] is the other end: a
+//! service in Rust writes events into the table with it.
 //!
 //! Everything borrows. An event lives as long as the bytes it was read from, a record as long as
 //! the event and the router's scratch memory; with the default key rule an event passes through
 //! without an allocation.
 //!
-//! This room knows neither slots nor brokers. What is wrong with a single row, and only with that
-//! row, is an error of code [`Code::Publish`](crate::error::Code::Publish). An event that cannot be
-//! published becomes a [`NewDeadLetter`], which [`DeadLetters`] keeps for a person ([`dead_letter::admin`]) to decide
-//! about.
+//! This module knows neither slots nor brokers. An error of a single row, and of no other, has the
+//! code [`Code::Publish`](crate::error::Code::Publish). An event that cannot be published becomes a
+//! [`NewDeadLetter`]; [`DeadLetters`] keeps it until it is retried or discarded
+//! ([`dead_letter::admin`]).
 
 mod topic_name;
 mod writer;

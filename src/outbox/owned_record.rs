@@ -1,8 +1,9 @@
-//! A record in memory of its own: what has to be kept while others go on.
+//! A record in memory of its own, for events that are not sent at once.
 //!
-//! Nearly every record borrows from the bytes it was read from and is gone once the producer has it. One that waits (for its topic to
-//! be known, for an attempt, for its place among the dead letters) is copied into an [`OwnedRecord`], whole: what is sent
-//! later, or filed, is what was read.
+//! Nearly every record borrows from the bytes it was read from, and is gone once the producer has
+//! it. One that waits (for its topic's metadata, for an attempt, to be filed as a dead letter) is
+//! copied into an [`OwnedRecord`], whole: the record that is sent or filed later is the one that
+//! was read.
 
 use std::fmt;
 
@@ -11,7 +12,7 @@ use crate::outbox::router::footprint;
 use crate::outbox::topic_name;
 use crate::outbox::{Record, TopicName, TopicNameError};
 
-/// A record that outlives what it was made from.
+/// A record that outlives the bytes it was read from.
 #[derive(Clone, PartialEq, Eq)]
 pub struct OwnedRecord {
     topic: Box<str>,
@@ -78,12 +79,13 @@ impl OwnedRecord {
             .map(|(name, value)| (name.as_ref(), value.as_ref()))
     }
 
-    /// The bytes that count against the memory budget, as those of a [`Record`].
+    /// The bytes that count against the memory limit; see [`Record::size`].
     pub fn size(&self) -> usize {
         footprint(self.key(), self.value(), self.headers())
     }
 
-    /// The commit of its transaction and its place in it, of an event that came from the stream.
+    /// The commit position of its transaction and its index there, if the event came from the
+    /// stream.
     pub fn place(&self) -> Option<(Lsn, u32)> {
         let lsn = self.header("outbox_lsn")?.parse().ok()?;
         Some((lsn, self.header("outbox_index")?.parse().ok()?))
@@ -104,7 +106,7 @@ impl From<&Record<'_>> for OwnedRecord {
     }
 }
 
-// Key, value and headers are the users' data: a debug print that finds its way into a log must not show them.
+// Key, value and headers are the users' data: debug output in a log must not show them.
 impl fmt::Debug for OwnedRecord {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("OwnedRecord")

@@ -1,17 +1,17 @@
 //! How large a record is for a broker: pure arithmetic on the format of record batches.
 //!
-//! A topic's `max.message.bytes` is compared with the whole batch as it is sent, frame and all. A
-//! record that is refused alone in its batch can never be delivered, so the batch of one record is
-//! the size that decides, and it is known to the byte before anything is sent. With compression the
-//! broker sees fewer bytes, so there this is a limit from above.
+//! A broker compares a topic's `max.message.bytes` with the whole batch, header included. A record
+//! that is refused alone in its batch can never be delivered, so the batch of one record decides,
+//! and its size is known exactly before anything is sent. With compression the broker sees fewer
+//! bytes, and this is an upper limit.
 //!
 //! <https://kafka.apache.org/documentation/#recordbatch>
 
-/// What a batch has before its records: offset, length, epochs, checksum, times, producer, count.
+/// The header of a batch: offset, length, epochs, checksum, times, producer, count.
 const BATCH_BYTES: usize = 61;
 
-/// A record's attributes, and its differences in time and offset to the batch's first record, which
-/// it is itself: each a zero in one byte.
+/// A record's attributes, and its deltas of time and offset to the batch's first record, which it
+/// is itself: each a zero in one byte.
 const ATTRIBUTES_AND_DELTAS_BYTES: usize = 3;
 
 /// The bytes that a broker counts for a batch of this record alone, uncompressed.
@@ -29,7 +29,7 @@ pub(crate) fn wire_size<'a>(
     BATCH_BYTES + varint(body) + body
 }
 
-/// A length, which is -1 for a null, and as many bytes.
+/// The bytes of a length, which is -1 for a null, and of the value.
 fn field(bytes: Option<&[u8]>) -> usize {
     match bytes {
         Some(bytes) => varint(bytes.len()) + bytes.len(),
@@ -37,7 +37,7 @@ fn field(bytes: Option<&[u8]>) -> usize {
     }
 }
 
-/// The bytes of a number that is not negative: seven bits each, after the sign has taken one.
+/// The bytes of a non-negative varint: seven bits each, after one bit for the sign.
 fn varint(number: usize) -> usize {
     let bits = usize::BITS as usize - number.leading_zeros() as usize + 1;
     bits.div_ceil(7)

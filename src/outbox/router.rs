@@ -1,17 +1,16 @@
-//! Decides what becomes of an event in Kafka: topic, key, value and headers.
+//! Makes Kafka records out of events: topic, key, value and headers.
 //!
 //! The value is the payload byte for byte, and with the default key rule the key is the event's
-//! type. Headers are added, nothing else: `outbox_id` and `outbox_created_at`, which together name
-//! the event for whoever removes duplicates, `outbox_event_type`, where the event came from, and
-//! the members of the row's own `headers`.
+//! type. Headers are added, nothing else: `outbox_id` and `outbox_created_at`, which identify the
+//! event for consumers that remove duplicates, `outbox_event_type`, the event's source, and the
+//! members of the row's own `headers`.
 //!
-//! A record borrows from the event and from the router's scratch memory, so only one lives at a
-//! time and making it costs nothing once the scratch has grown. What is the same for all events of
-//! a transaction is printed once for it.
+//! A record borrows from the event and from the router's scratch memory, so only one exists at a
+//! time, and making one allocates nothing once the scratch memory has grown. Text that is the same
+//! for all events of a transaction is printed once for it.
 //!
-//! A row that cannot become a record (its `headers` are no object, its payload is not the JSON that
-//! the key rule needs) is an error of code [`Code::Publish`]: the fault is that row's own, and the
-//! next one is not touched by it.
+//! A row that cannot become a record (its `headers` are not an object, its payload is not the JSON
+//! that the key rule needs) is an error of code [`Code::Publish`]. It does not affect the next row.
 
 use std::fmt::{self, Write as _};
 use std::ops::Range;
@@ -23,31 +22,31 @@ use crate::outbox::json_pointer;
 use crate::outbox::{Event, TextValue, TopicName, TopicNameError, topic_name};
 use crate::pgoutput::Timestamp;
 
-/// Names that begin so are ours: a row cannot pass off its own header as the event's identity.
+/// The prefix of outboxd's own headers. A row's headers with this prefix are dropped, so that none
+/// can replace the event's identity.
 const OUR_HEADERS: &str = "outbox_";
 
-/// How many headers of ours a record has at most.
+/// The most headers that outboxd adds to a record.
 const OUR_HEADER_COUNT: usize = 6;
 
-/// Scratch memory that is kept from one event to the next; what a large one needed beyond it is
-/// given back.
+/// The scratch memory that is kept from one event to the next; more is freed.
 const SCRATCH_KEPT: usize = 64 * 1024;
 
-/// What a record in flight takes beside its own bytes: librdkafka's message and our entry for its
-/// delivery report.
+/// The memory of a record in flight beside its own bytes: librdkafka's message and the entry for
+/// its delivery report.
 const RECORD_OVERHEAD: usize = 512;
 
-/// What a header takes beside its own bytes: librdkafka keeps each in an allocation of its own.
+/// The memory of a header beside its own bytes: librdkafka allocates each one by itself.
 const HEADER_OVERHEAD: usize = 64;
 
 /// Where an event was read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EventSource {
-    /// The replication slot. Commit position and index name the event.
+    /// The replication slot. Commit position and index identify the event.
     Stream {
         /// The start of the transaction's commit record.
         commit_lsn: Lsn,
-        /// The place of the change among those of its transaction.
+        /// The index of the change in its transaction.
         index: u32,
         /// When the transaction committed.
         committed_at: Timestamp,
@@ -64,18 +63,18 @@ pub struct Router {
     lsn: String,
     committed_at: String,
     index: String,
-    /// Names and values of the row's own headers, one behind the other, and a key that was found by
+    /// Names and values of the row's own headers, one after the other, and a key that was found by
     /// a pointer.
     text: String,
     headers: Vec<(Range<usize>, Range<usize>)>,
-    /// What came as hexadecimal digits.
+    /// Decoded `bytea` values.
     bytes: Vec<u8>,
 }
 
 enum Key {
     /// The column's value, which the event carries.
     Column,
-    /// What the pointer with these steps finds in the payload.
+    /// The value in the payload at the pointer with these steps.
     Pointer(Vec<String>),
     None,
 }
@@ -144,8 +143,8 @@ impl Router {
         Ok(Parts { key, value })
     }
 
-    /// In place of [`prepare`](Router::prepare) for a row that cannot become a record: its payload as Postgres prints it, no key
-    /// and no headers of its own.
+    /// In place of [`prepare`](Router::prepare) for a row that cannot become a record: its payload
+    /// as Postgres prints it, without a key and without headers of its own.
     pub(crate) fn bare<'a>(&mut self, event: &Event<'a>) -> Parts<'a> {
         self.headers.clear();
         let value = event.payload.map(|payload| match payload {
@@ -196,12 +195,12 @@ impl Router {
     }
 
     fn read_headers(&mut self, event: &Event<'_>) -> Result<()> {
-        // A JSON null in the column says the same as no value at all.
+        // A JSON null in the column counts as no value.
         let Some(object) = event.headers.filter(|text| *text != "null") else {
             return Ok(());
         };
         let (text, headers) = (&mut self.text, &mut self.headers);
-        let mut unreadable = None;
+        let mut error = None;
         let read = json_pointer::members(object, |name, value| {
             if name.starts_with(OUR_HEADERS) {
                 return;
@@ -209,13 +208,11 @@ impl Router {
             let start = text.len();
             text.push_str(name);
             let middle = text.len();
-            unreadable = unreadable
-                .take()
-                .or(json_pointer::append(value, text).err());
+            error = error.take().or(json_pointer::append(value, text).err());
             headers.push((start..middle, middle..text.len()));
         });
-        unreadable.map_or(read, Err).map_err(|cause| {
-            own_rejection(event, "has headers that are no JSON object")
+        error.map_or(read, Err).map_err(|cause| {
+            own_rejection(event, "has headers that are not a JSON object")
                 .with_hint("headers must be an object such as {\"traceparent\": \"00-…\"}")
                 .with_source(cause)
         })
@@ -241,7 +238,7 @@ impl Router {
         let not_json = |cause| {
             own_rejection(
                 event,
-                "has a payload that is not JSON, but OUTBOX_KEY looks into it",
+                "has a payload that is not JSON, which OUTBOX_KEY requires",
             )
             .with_source(cause)
         };
@@ -252,7 +249,7 @@ impl Router {
             Some(b'n') => Ok(None),
             Some(b'{' | b'[') => Err(own_rejection(
                 event,
-                "has an object or an array where OUTBOX_KEY looks for the key",
+                "has an object or an array at the pointer of OUTBOX_KEY",
             )),
             _ => {
                 let start = self.text.len();
@@ -269,7 +266,7 @@ impl Router {
         };
         let start = self.bytes.len();
         decode_hex(hex, &mut self.bytes).ok_or_else(|| {
-            own_rejection(event, "has a bytea that is not in hexadecimal")
+            own_rejection(event, "has a bytea that is not hexadecimal")
                 .with_hint("the session must have bytea_output=hex")
         })?;
         Ok(Part::Bytes(start..self.bytes.len()))
@@ -288,8 +285,8 @@ impl Router {
         event: &Event<'a>,
         origin: EventSource,
     ) -> (OurHeaders<'a>, usize) {
-        let mut ours = [("", [].as_slice()); OUR_HEADER_COUNT];
-        let mut slots = ours.iter_mut();
+        let mut own = [("", [].as_slice()); OUR_HEADER_COUNT];
+        let mut slots = own.iter_mut();
         let mut count = 0;
         let mut add = |name, value: Option<&'a str>| {
             if let Some((value, slot)) = value.and_then(|value| Some((value, slots.next()?))) {
@@ -308,7 +305,7 @@ impl Router {
             }
             EventSource::Table => add("outbox_source", Some("table")),
         }
-        (ours, count)
+        (own, count)
     }
 }
 
@@ -320,7 +317,7 @@ impl fmt::Debug for Router {
 
 type OurHeaders<'a> = [(&'static str, &'a [u8]); OUR_HEADER_COUNT];
 
-/// What Kafka gets.
+/// A record for Kafka.
 #[derive(Clone)]
 pub struct Record<'a> {
     /// The topic.
@@ -342,7 +339,7 @@ impl<'a> Record<'a> {
         TopicName::checked(self.topic, self.topic_error)
     }
 
-    /// The headers: ours, then the row's own, in the order in which Postgres prints them.
+    /// The headers: outboxd's, then the row's own, in the order in which Postgres prints them.
     pub fn headers(&self) -> impl Iterator<Item = (&'a str, &'a [u8])> + '_ {
         let text = self.text;
         let piece = |range: &Range<usize>| text.get(range.clone()).unwrap_or_default();
@@ -351,14 +348,14 @@ impl<'a> Record<'a> {
         self.ours.iter().take(self.our_count).copied().chain(theirs)
     }
 
-    /// The bytes that count against the memory budget while the record is in flight: its own and
-    /// what it takes to keep it.
+    /// The bytes that count against the memory limit while the record is in flight: its own and the
+    /// overhead of keeping it.
     pub fn size(&self) -> usize {
         footprint(self.key, self.value, self.headers())
     }
 }
 
-/// What a record takes in memory while it is on its way.
+/// The memory that a record takes while it is in flight.
 pub(crate) fn footprint<'a>(
     key: Option<&[u8]>,
     value: Option<&[u8]>,
@@ -371,8 +368,7 @@ pub(crate) fn footprint<'a>(
     length(key) + length(value) + headers + RECORD_OVERHEAD
 }
 
-// Key, value and headers are the users' data: a debug print that finds its way into a log must not
-// show them.
+// Key, value and headers are the users' data: debug output in a log must not show them.
 impl fmt::Debug for Record<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Record")
@@ -389,7 +385,7 @@ fn own_rejection(event: &Event<'_>, what: &str) -> Error {
     )
 }
 
-/// Appends the bytes that `\x` and pairs of digits stand for.
+/// Decodes `\x` and pairs of digits, and appends the bytes.
 fn decode_hex(text: &[u8], bytes: &mut Vec<u8>) -> Option<()> {
     let digits = text.strip_prefix(b"\\x")?;
     let start = bytes.len();

@@ -1,12 +1,12 @@
-//! Which names Kafka accepts for a topic. A [`TopicName`] is one of them: it is checked when it is
-//! made, and nothing behind it checks again.
+//! Which names Kafka accepts for a topic. A [`TopicName`] is checked when it is made, and is not
+//! checked again.
 //!
-//! A broker refuses every other name for good (`INVALID_TOPIC_EXCEPTION`), so a record that carries
-//! one can never be delivered. The rule is that of Kafka's own
-//! `org.apache.kafka.common.internals.Topic`. Brokers and coordinators read Kafka's own topics, and
-//! outboxd reads its own: an event there would be refused, or taken for one of their records.
+//! A broker never accepts any other name (`INVALID_TOPIC_EXCEPTION`), so a record with one can
+//! never be delivered. The rule is that of Kafka's own `org.apache.kafka.common.internals.Topic`.
+//! Kafka's and outboxd's own topics are excluded too: an event there would be refused, or taken for
+//! one of their records.
 
-/// The longest name: it becomes a file's name on the broker, with room for the partition's number.
+/// The longest name: the broker names directories after it, and adds the partition's number.
 const NAME_BYTES_MAX: usize = 249;
 
 /// Kafka's own topics.
@@ -17,7 +17,7 @@ const KAFKAS_OWN: [&str; 4] = [
     "__cluster_metadata",
 ];
 
-/// How the names of outboxd's own topics begin.
+/// The prefix of outboxd's own topics.
 const OUR_OWN: &str = "__outboxd";
 
 /// Why a name cannot be a topic's.
@@ -30,13 +30,13 @@ pub enum TopicNameError {
     #[error("the topic's name is longer than {NAME_BYTES_MAX} characters")]
     TooLong,
     /// It is `.` or `..`.
-    #[error("`.` and `..` are no topics")]
+    #[error("`.` and `..` are not topic names")]
     Dots,
     /// It has a character other than ASCII letters, digits, `.`, `_` and `-`.
     #[error("the topic's name has a character other than ASCII letters, digits, `.`, `_` and `-`")]
     Character,
-    /// Kafka or outboxd itself keeps its records there.
-    #[error("the topic is Kafka's or outboxd's own and takes no events")]
+    /// Kafka or outboxd uses the topic for its own records.
+    #[error("the topic is reserved for Kafka or outboxd")]
     Reserved,
 }
 
@@ -49,12 +49,12 @@ impl<'a> TopicName<'a> {
     ///
     /// # Errors
     ///
-    /// When Kafka does not accept it, why.
+    /// Why Kafka does not accept it.
     pub fn new(name: &'a str) -> Result<Self, TopicNameError> {
         check(name).map(|()| TopicName(name))
     }
 
-    /// The name of a record that was checked when the record was made.
+    /// The topic name of a record, which was checked when the record was made.
     pub(in crate::outbox) fn checked(
         name: &'a str,
         error: Option<TopicNameError>,

@@ -1,16 +1,20 @@
-//! Telling the table what Kafka has: marks or deletes rows, in batches, over one SQL connection of its own.
+//! Marks rows as published, or deletes them, in batches, over an SQL connection of its own.
 //!
-//! The slot moves only past events whose rows are settled here, so that what the table shows as unpublished is what is
-//! unpublished. Decides for each row of a batch whether it is settled; never drops one. Asks no clock: a row that cannot be seen is
-//! judged by the transaction that inserted it (`pg_xact_status`), since under synchronous replication an event is streamed before its row
-//! is visible, for as long as the standby is away. A locked row is passed over and stays unsettled. A row that the table itself refuses
-//! to change (a constraint, a trigger) must not hold the slot for ever: the batch is halved down to it, it is filed among the dead
-//! letters as published and not marked, and is settled then. Errors of table or server are the caller's to retry.
+//! The slot moves only past events whose rows are settled here, so that the unpublished rows of the
+//! table are the unpublished events. Decides for each row of a batch whether it is settled; never
+//! drops one. Uses no clock: a row that is not visible is judged by the transaction that inserted
+//! it (`pg_xact_status`), since under synchronous replication an event is streamed before its row
+//! is visible, for as long as the standby is away. A locked row is skipped and stays unsettled. A
+//! row that the table itself refuses to change (a constraint, a trigger) must not hold the slot
+//! forever: the batch is halved down to it, it is filed as a dead letter that is published and not
+//! marked, and is then settled. The caller retries errors of table or server.
 //!
-//! An id means something at one [`TableLocation`] only. A session that is on another server, or finds another table under the name, is refused, and
-//! every statement about rows names the table's object id as well: a table that was dropped and made anew has none of our rows.
+//! An id belongs to one [`TableLocation`]. A session on another server, or one that finds another
+//! table under the name, is refused, and every statement about rows names the table's object id as
+//! well: it changes no row of a table that was dropped and recreated.
 //!
-//! The update repeats safely: it touches unpublished rows only, so a batch of unknown outcome is just written again.
+//! The update is repeatable: it touches unpublished rows only, so a batch of unknown outcome is
+//! written again.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -31,16 +35,16 @@ use crate::postgres::{
     self, Session, is_lock_conflict, is_of_the_row, row_error, sql_error, table_shape,
 };
 
-/// Requests about dead letters that are read at a time.
+/// The most requests about dead letters that are read at a time.
 const REQUESTS_MAX: usize = 100;
 
-/// Counting dead letters reads an index: what alerts need, and no more often.
+/// Counting dead letters reads an index: no more often than alerts need.
 const COUNT_EVERY: Duration = Duration::from_secs(15);
 
-/// One row to mark or delete, and what became of it.
+/// One row to mark or delete, and the outcome.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Mark {
-    /// Names the event for the publisher.
+    /// Identifies the event for the publisher.
     pub(crate) ticket: u64,
     pub(crate) row: i64,
     /// The transaction that inserted the row.
@@ -49,18 +53,20 @@ pub(crate) struct Mark {
     pub(crate) outcome: Outcome,
 }
 
-/// What became of a row that was to be marked or deleted.
+/// The outcome for a row that was to be marked or deleted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Outcome {
-    /// It was not written back, or nobody knows: somebody has locked it, or the statement failed.
+    /// It was not written back, or that is unknown: the row is locked, or the statement failed.
     Open,
-    /// Its transaction is committed and not over: nobody sees the row yet. A synchronous standby has not confirmed it.
+    /// The row is not visible yet: its transaction has committed and waits for a synchronous
+    /// standby.
     Hidden,
-    /// Nothing is left to do for it.
+    /// It is written back, or does not need to be.
     Settled,
 }
 
-/// Writes back over a connection that it opens when it needs one.
+/// Writes back over a connection that it opens when it needs one. All methods return errors as
+/// [`write`](WriteBack::write) does.
 #[derive(Debug)]
 pub(crate) struct WriteBack {
     config: Arc<Config>,
@@ -68,7 +74,7 @@ pub(crate) struct WriteBack {
     open: Option<Prepared>,
     /// Rows of dead letters that are slow to read.
     slow: SlowRows,
-    /// When the dead letters were counted last.
+    /// When the dead letters were last counted.
     counted: Option<Instant>,
 }
 
@@ -84,16 +90,17 @@ impl WriteBack {
         }
     }
 
-    /// Where the rows are that the next call is about, if anybody knows.
+    /// Sets the table that the next calls are about, if one is known.
     pub(crate) fn aim(&mut self, place: Option<TableLocation>) {
         self.place = place;
     }
 
-    /// Writes a batch back and says of every row what became of it.
+    /// Writes a batch back and sets the outcome of every row.
     ///
     /// # Errors
-    /// Of the table or the server (`WRITE_ERROR`, `CONNECT_ERROR`): the outcome of unsettled rows is then unknown, and the
-    /// connection is made anew for the next batch. Also when server or table are not those that it was aimed at.
+    /// Of the table or the server (`WRITE_ERROR`, `CONNECT_ERROR`): the outcome of unsettled rows
+    /// is then unknown, and the next batch gets a new connection. Also when server or table are not
+    /// those of [`aim`](WriteBack::aim).
     pub(crate) async fn write(&mut self, marks: &mut [Mark]) -> Result<()> {
         let prepared = self.prepared().await?;
         prepared.write(marks).await?;
@@ -101,10 +108,7 @@ impl WriteBack {
         Ok(())
     }
 
-    /// Files letters; see [`DeadLetters::file`].
-    ///
-    /// # Errors
-    /// As of [`write`](WriteBack::write).
+    /// Files dead letters; see [`DeadLetters::file`].
     pub(crate) async fn file(&mut self, dead_letters: &[NewDeadLetter]) -> Result<()> {
         let prepared = self.prepared().await?;
         let system_id = prepared.place.server.lineage.system_id.to_string();
@@ -117,10 +121,7 @@ impl WriteBack {
         Ok(())
     }
 
-    /// Closes letters and settles their rows; see [`DeadLetters::close`].
-    ///
-    /// # Errors
-    /// As of [`write`](WriteBack::write).
+    /// Closes dead letters and settles their rows; see [`DeadLetters::close`].
     pub(crate) async fn close(&mut self, closings: &[CloseDeadLetter]) -> Result<()> {
         let prepared = self.prepared().await?;
         prepared
@@ -132,9 +133,6 @@ impl WriteBack {
     }
 
     /// Adds an attempt to each of these rows; see [`DeadLetters::count_attempts`].
-    ///
-    /// # Errors
-    /// As of [`write`](WriteBack::write).
     pub(crate) async fn count_attempts(&mut self, rows: &[i64]) -> Result<()> {
         let prepared = self.prepared().await?;
         let session = &prepared.session;
@@ -143,10 +141,7 @@ impl WriteBack {
         Ok(())
     }
 
-    /// What is to be done about dead letters; see [`DeadLetters::requests`].
-    ///
-    /// # Errors
-    /// As of [`write`](WriteBack::write).
+    /// The requests about dead letters; see [`DeadLetters::requests`].
     pub(crate) async fn requests(&mut self) -> Result<Vec<ResolveRequest>> {
         let mut prepared = self.prepared().await?;
         let (session, rows) = (&prepared.session, &prepared.rows);
@@ -164,8 +159,9 @@ impl WriteBack {
         Ok(requests)
     }
 
-    /// A position behind all that was written here before, which a stream comes to without anybody writing more. Writes to the log,
-    /// and needs Postgres 17. Errors are those of [`write`](WriteBack::write).
+    /// A WAL position behind everything that was written here before. An idle stream reaches it
+    /// too. Writes a logical message to the WAL, and needs Postgres 17. Errors are those of
+    /// [`write`](WriteBack::write).
     pub(crate) async fn emit_logical_message(&mut self) -> Result<Lsn> {
         let prepared = self.prepared().await?;
         let position = postgres::emit_logical_message(&prepared.session).await?;
@@ -173,10 +169,7 @@ impl WriteBack {
         Ok(position)
     }
 
-    /// Which keys are parked; see [`DeadLetters::parked_keys`].
-    ///
-    /// # Errors
-    /// As of [`write`](WriteBack::write).
+    /// The parked keys; see [`DeadLetters::parked_keys`].
     pub(crate) async fn parked_keys(&mut self) -> Result<Vec<ParkedKey>> {
         let prepared = self.prepared().await?;
         let keys = prepared.dead_letters.parked_keys(&prepared.session).await?;
@@ -184,10 +177,8 @@ impl WriteBack {
         Ok(keys)
     }
 
-    /// How many letters are in each open state, where that was not counted a short while ago; see [`DeadLetters::counts`].
-    ///
-    /// # Errors
-    /// As of [`write`](WriteBack::write).
+    /// How many dead letters are in each open state, unless they were counted a short while ago;
+    /// see [`DeadLetters::counts`].
     pub(crate) async fn counts_if_due(&mut self) -> Result<Option<Vec<(String, i64)>>> {
         if self.counted.is_some_and(|at| at.elapsed() < COUNT_EVERY) {
             return Ok(None);
@@ -199,14 +190,12 @@ impl WriteBack {
         Ok(Some(counts))
     }
 
-    /// The session that is open, if it still fits, or a new one.
+    /// The open session, if it is still one to the right table, or a new one.
     async fn prepared(&mut self) -> Result<Prepared> {
-        let place = self.place.clone().ok_or_else(|| {
-            Error::transient(
-                Code::Write,
-                "no replication session says which server to write to",
-            )
-        })?;
+        let place = self
+            .place
+            .clone()
+            .ok_or_else(|| Error::transient(Code::Write, "no session holds the lock"))?;
         match self.open.take() {
             Some(open) if open.place == place && !open.session.is_closed() => Ok(open),
             _ => Prepared::open(&self.config, place).await,
@@ -233,16 +222,16 @@ impl Prepared {
         let (database, timeout) = (&config.database, config.operation_timeout);
         let session = postgres::connect(database, "outboxd write-back", timeout).await?;
         if postgres::server(&session).await? != place.server {
-            let message = "the server that answers SQL is not the one that streams";
+            let message = "the write-back connected to another server than the publisher";
             return Err(Error::transient(Code::Write, message));
         }
         let table = config.table.clone();
         let shape = table_shape::read(&session, &table).await?;
         let shape = shape.ok_or_else(|| {
-            Error::transient(Code::Write, format!("the table {table} is not there"))
+            Error::transient(Code::Write, format!("table {table} does not exist"))
         })?;
         if shape.oid != place.table {
-            let message = format!("the table {table} was made anew");
+            let message = format!("table {table} was dropped and recreated");
             return Err(Error::transient(Code::Write, message));
         }
         let name = table.quoted();
@@ -291,10 +280,10 @@ impl Prepared {
     }
 
     async fn write(&self, marks: &mut [Mark]) -> Result<()> {
-        // Halves of a batch that one of its rows refused, the rest of the batch behind them.
+        // The rest of the batch, the next part last: a part that fails because of a row is halved.
         let mut parts = vec![marks];
         while let Some(part) = parts.pop() {
-            // The inner error says what the row's fault is; the outer one is the server's.
+            // The inner error is the row's, the outer one the server's.
             let work = async { Ok(self.write_part(part).await) };
             match self.session.bounded("the write-back", work).await? {
                 Ok(()) => {}
@@ -316,7 +305,8 @@ impl Prepared {
         Ok(())
     }
 
-    /// Kafka has the row's event, and the table will not hear of it: somebody has to look, and the others go on.
+    /// Kafka has the row's event, and the table refuses the mark: files it, so that the other rows
+    /// can go on.
     async fn file(&self, mark: &mut Mark, error: &tokio_postgres::Error) -> Result<()> {
         let (row, cause) = (mark.row, row_error(error));
         tracing::error!(
@@ -348,7 +338,8 @@ impl Prepared {
         self.settle_the_rest(&ids, marks).await
     }
 
-    /// Some rows of a batch did not change: published by then, gone, locked, or not visible yet.
+    /// Decides about a batch of which some rows did not change: published by then, deleted, locked,
+    /// or not visible yet.
     async fn settle_the_rest(
         &self,
         ids: &[i64],
@@ -357,7 +348,8 @@ impl Prepared {
         let mut xids: Vec<u32> = marks.iter().map(|mark| mark.xid).collect();
         xids.sort_unstable();
         xids.dedup();
-        // Asked before the update that decides: a transaction that is over by then has shown its rows to that update.
+        // Queried before the deciding update: a transaction that was over by then has shown its
+        // rows to that update.
         let running = self.running(&xids).await?;
         self.session.execute(&self.update_unlocked, &[&ids]).await?;
         let rows = self.session.query(&self.look, &[&ids]).await?;
@@ -373,10 +365,12 @@ impl Prepared {
         Ok(())
     }
 
-    /// Those of the transactions that are not over for other sessions. A transaction too old to be known is over.
+    /// Those of the transactions that are not over for other sessions. A transaction that is too
+    /// old for `pg_xact_status` is over.
     ///
-    /// `pg_xact_status` wants 64 bits, the stream gives 32: the epoch is the one that brings it closest to the snapshot's
-    /// xmax. What lies at or beyond xmax is running; `pg_xact_status` would refuse some of it as being in the future.
+    /// `pg_xact_status` needs 64 bits, the stream has 32: the epoch is the one that brings the id
+    /// closest to the snapshot's xmax. An id at or beyond xmax is running; `pg_xact_status` would
+    /// refuse some of those as being in the future.
     async fn running(&self, xids: &[u32]) -> Result<Vec<u32>, tokio_postgres::Error> {
         let xmax = "SELECT pg_snapshot_xmax(pg_current_snapshot())::text";
         let row = self.session.query_one(xmax, &[]).await?;
@@ -399,5 +393,5 @@ impl Prepared {
     }
 }
 
-/// Locked rows must not hold up the batch for longer than this.
+/// The longest time that locked rows hold up a batch.
 const LOCK_TIMEOUT: &str = "SET lock_timeout = '1s'";

@@ -1,11 +1,11 @@
 //! The writer's half of the outbox for services in Rust: an event goes into the table in the
 //! service's own transaction.
 //!
-//! What could never be published is refused here, where somebody can still act on it: an empty
-//! type, a topic that Kafka does not know how to name, a payload that is larger **as Postgres
-//! prints it** than a record may be. That last one is checked by the server in the statement that
-//! inserts, because a few kilobytes of JSON (`1e131071`, over and over) can print as more than the
-//! server is able to send. A refused event leaves no row behind and leaves the transaction usable.
+//! An event that could never be published is refused here, while its writer can still act on it: an
+//! empty type, a topic name that Kafka does not accept, a payload that is larger **as Postgres
+//! prints it** than a record may be. The server checks the last one in the statement that inserts,
+//! because a few kilobytes of JSON (`1e131071`, over and over) can print as more than the server
+//! can send. A refused event leaves no row behind and leaves the transaction usable.
 
 use serde_json::Value;
 use tokio_postgres::GenericClient;
@@ -119,15 +119,13 @@ impl Writer {
         Ok(Writer { table, insert })
     }
 
-    /// Writes one event through `client`, which should be the transaction that also holds the
-    /// change the event tells of. The new row's id is returned. One round trip; no statement is
-    /// prepared.
+    /// Writes one event through `client`, which should be the transaction with the change that the
+    /// event is about. Returns the new row's id. One round trip; no statement is prepared.
     ///
     /// # Errors
     ///
-    /// [`Code::Write`] when the event is one that could never be published, and what the server
-    /// said when it refused the statement. After the former the transaction goes on, after the
-    /// latter it does not.
+    /// [`Code::Write`] when the event could never be published, or with the server's error when it
+    /// refused the statement. The transaction can go on after the former and not after the latter.
     pub async fn write_event(
         &self,
         client: &impl GenericClient,
@@ -177,7 +175,7 @@ impl Writer {
     }
 }
 
-// Payloads are the users' data: a debug print that finds its way into a log must not show them.
+// Payloads are the users' data: debug output in a log must not show them.
 impl std::fmt::Debug for NewEvent<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("NewEvent")

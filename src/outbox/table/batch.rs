@@ -1,12 +1,15 @@
-//! A batch of unpublished rows while it is being read, part by part, past a row that the server cannot print.
+//! A batch of unpublished rows while it is being read, part by part, past a row that the server
+//! cannot print.
 //!
-//! A batch begins as a list of ids, which no payload can spoil; the rows themselves are then read by their ids, so many at a time as are
-//! small. A statement that fails for a row's sake (one payload prints as more than the server can hold) is tried with half of its
-//! ids, until the row is alone: it is handed out as [`Read::Unreadable`], and all others are read. This is exact however the statement is
-//! planned, since the server prints no row whose id was not named. A row that takes the server longer than a statement may take is
-//! unreadable too; [`SlowRows`] tells it from a slow server.
+//! A batch begins as a list of ids, which no payload can spoil; the rows are then read by their
+//! ids, in parts of limited size. If a statement fails because of a row (its payload prints as more
+//! than the server can hold), it is repeated with half of its ids, until the row is alone: that row
+//! is returned as [`Read::Unreadable`], and all others are read. This is exact for any plan, since
+//! the server prints no row whose id was not named. A row that takes the server longer than the
+//! operation time-out is unreadable too; [`SlowRows`] distinguishes it from a slow server.
 //!
-//! Between two parts nothing runs at the server: no statement, and so no snapshot, is held open while somebody waits for Kafka.
+//! No statement, and so no snapshot, is open on the server between two parts, while the publisher
+//! waits for Kafka.
 
 use std::collections::VecDeque;
 
@@ -18,16 +21,17 @@ use crate::outbox::table::{BATCH, UnpublishedRows};
 use crate::postgres::{ServerError, Session, is_out_of_time};
 use futures_util::{TryStreamExt, pin_mut};
 
-/// What a part may hold at the server, where payloads are compressed. At least one row is always read.
+/// The bytes of a part as stored, where payloads are compressed. At least one row is always read.
 const STORED_BYTES: i64 = 1 << 20;
-/// What a part may hold here, up to one row more.
+/// The bytes of a part as received, plus at most one row.
 const READ_BYTES: usize = 4 << 20;
 
-/// Where a session that imported a snapshot goes back to after a statement has failed: the transaction, and so the snapshot, lives on.
+/// A session that imported a snapshot rolls back to this after a statement has failed: the
+/// transaction, and so the snapshot, stays.
 pub(crate) const SAVEPOINT: &str = "SAVEPOINT outboxd_reads";
 const ROLLBACK: &str = "ROLLBACK TO SAVEPOINT outboxd_reads";
 
-/// A row of the table, or what is known of one that cannot be read.
+/// A row of the table, or the id of one that cannot be read.
 #[derive(Debug)]
 pub(crate) enum Read {
     Row(TableRow),
@@ -64,7 +68,8 @@ pub(crate) struct Batch {
     is_full: bool,
     last: Option<i64>,
     in_snapshot: bool,
-    /// The most rows of a part: fewer after a part that had more bytes than were expected, or a row that cannot be read.
+    /// The most rows of a part: fewer after a part that was larger than expected, or a row that
+    /// cannot be read.
     part_rows: usize,
 }
 
@@ -76,7 +81,8 @@ impl UnpublishedRows {
         Ok(Batch::new(found, is_full, false))
     }
 
-    /// The same in a session that has imported a snapshot and then set [`SAVEPOINT`](crate::outbox::SAVEPOINT).
+    /// The same in a session that has imported a snapshot and then set
+    /// [`SAVEPOINT`](crate::outbox::SAVEPOINT).
     pub(crate) async fn batch_of_snapshot(&self, session: &Session, after: i64) -> Result<Batch> {
         let found = self.list(session, after, BATCH).await?;
         let is_full = found.len() == BATCH;
@@ -97,7 +103,7 @@ impl Batch {
         }
     }
 
-    /// Whether there were as many rows as were asked for, so that there may be more behind it.
+    /// Whether the batch has as many rows as the limit, so that more may follow.
     pub(crate) fn is_full(&self) -> bool {
         self.is_full
     }
@@ -112,16 +118,16 @@ impl Batch {
         self.unread.iter().map(|row| row.id)
     }
 
-    /// Reads only these of the rows that are not read yet.
+    /// Drops the rows that are not read yet and not wanted.
     pub(crate) fn retain(&mut self, mut wanted: impl FnMut(i64) -> bool) {
         self.unread.retain(|row| wanted(row.id));
     }
 
-    /// The next rows, by id; none at the end of the batch. Rows that were published meanwhile are left out. `slow` is what reads
-    /// of other sessions have shown.
+    /// The next rows, by id; none at the end of the batch. Rows that were published meanwhile are
+    /// left out. `slow` has the results of reads in earlier sessions.
     ///
     /// # Errors
-    /// Of the table or the server; what is a row's own fault is handed out with the row.
+    /// Of the table or the server. An error of a single row is returned as [`Read::Unreadable`].
     pub(crate) async fn read(
         &mut self,
         rows: &UnpublishedRows,
@@ -143,7 +149,8 @@ impl Batch {
                 Ok(complete) => {
                     let last = read.last().map(Read::id);
                     match last.filter(|_| !complete) {
-                        // Cut short because of its size: the rest is read by smaller parts.
+                        // The part was cut short because of its size: the rest is read in smaller
+                        // parts.
                         Some(last) => {
                             self.part_rows = read.len();
                             self.drop_up_to(last);
@@ -170,7 +177,7 @@ impl Batch {
             if self.in_snapshot {
                 session.run("going on in the snapshot", ROLLBACK).await?;
             }
-            // What came before the failure is good; what is left of the part holds the row that is at fault.
+            // The rows before the failure are good; one of the others caused it.
             if let Some(last) = read.last().map(Read::id) {
                 self.part_rows = (part.len() - read.len()).max(1);
                 self.drop_up_to(last);
@@ -204,7 +211,7 @@ impl Batch {
     }
 }
 
-/// The rows that came, and whether all did that were to come, or why no more came.
+/// The rows that were received, and whether they are all of the part, or the error that ended it.
 async fn read_part(
     rows: &UnpublishedRows,
     session: &Session,
@@ -229,7 +236,7 @@ async fn read_part(
             Err(error) => return (read, Err(error)),
         }
     }
-    // What the server still sends of this part is thrown away by the connection.
+    // The connection discards the rest of the part.
     (read, Ok(false))
 }
 

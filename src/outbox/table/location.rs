@@ -1,8 +1,9 @@
-//! Where the ids of rows mean what the publisher thinks they mean: one table of one server.
+//! The table that row ids belong to: one table of one server.
 
 use crate::postgres::Server;
 
-/// A table of a server. An id that was read here means nothing elsewhere, nor in a table of the same name that was made anew.
+/// A table of a server. An id that was read here means nothing elsewhere, nor in a table of the
+/// same name that was recreated.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct TableLocation {
     pub(crate) server: Server,

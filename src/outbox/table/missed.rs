@@ -1,7 +1,9 @@
-//! The statements of the audit: which rows are unpublished now, how far the log is behind them, and which of them still are later.
+//! The statements of the audit: which rows are unpublished now, a WAL position behind their
+//! commits, and which of them are still unpublished later.
 //!
-//! A row that a statement sees has its commit before any position that is read afterwards. So the position comes from a second
-//! statement, and what a stream has not brought when it has passed it, it never will.
+//! The commit of a row that a statement sees lies before any position that is read afterwards. So
+//! the position comes from a second statement, and an event that the stream has not delivered when
+//! it has passed this position was missed.
 
 use crate::config::{AfterPublish, TableName};
 use crate::error::Result;
@@ -19,8 +21,8 @@ pub(crate) struct MissedRows {
     left: String,
 }
 
-/// Takes a transaction id, so that its commit moves the log past a position that was read before: a stream that has nothing to bring says
-/// how far it is only when the log moves.
+/// Takes a transaction id, so that its commit moves the WAL past a position that was read before:
+/// an idle stream reports its position only when the WAL moves.
 const MOVE_ON: &str = "SELECT pg_catalog.pg_current_xact_id()";
 
 impl MissedRows {
@@ -42,7 +44,7 @@ impl MissedRows {
         }
     }
 
-    /// The lowest unpublished ids, at most `limit`, and a position behind their commits.
+    /// The lowest unpublished ids, at most `limit`, and a WAL position behind their commits.
     ///
     /// # Errors
     /// Of the table or the server.
@@ -58,7 +60,7 @@ impl MissedRows {
         Ok((ids, behind))
     }
 
-    /// Those of the ids whose rows are unpublished still, to be read.
+    /// Those of the ids whose rows are still unpublished, to be read.
     ///
     /// # Errors
     /// Of the table or the server.

@@ -1,11 +1,13 @@
-//! Reading unpublished rows from the table: the way of everything that the slot does not bring (the backlog of a first start, healing,
-//! polling).
+//! Reading unpublished rows from the table, for all events that the slot does not deliver: the
+//! backlog of a first start, healing, polling.
 //!
-//! Reads by ascending id, a batch at a time and never the same row twice in a pass, so that a pass ends whatever cannot be marked. An index
-//! `(id) WHERE published_at IS NULL` makes a batch cost what it holds. A row becomes the same [`Event`](crate::outbox::Event) as an insert
-//! from the stream; only what the stream alone knows is absent. A row with an open dead letter is left out
-//! everywhere: it waits for a person, and what becomes of it is decided there. A table that was dropped and made anew under the name has no
-//! such rows: its ids are others, and its reader has to begin anew.
+//! Reads by ascending id, a batch at a time and never the same row twice in a pass, so that a pass
+//! ends even if rows cannot be marked as published. With an index `(id) WHERE published_at IS
+//! NULL`, a batch costs no more than its own rows. A row becomes the same
+//! [`Event`](crate::outbox::Event) as an insert from the stream, without what only the stream has.
+//! A row with an open dead letter is left out everywhere: the request to retry or discard decides
+//! about it. A table that was dropped and recreated under the same name has other ids: its reader
+//! has to start over.
 
 mod batch;
 mod location;
@@ -32,10 +34,10 @@ pub(crate) use missed::MissedRows;
 pub(crate) use row::TableRow;
 pub use slow_rows::SlowRows;
 
-/// Rows a batch, where nobody asks for another number.
+/// Rows in a batch by default.
 pub(crate) const BATCH: usize = 1_000;
 
-/// The statements for one table, as it is now.
+/// The statements for one table.
 #[derive(Debug)]
 pub struct UnpublishedRows {
     table: TableName,
@@ -49,16 +51,17 @@ pub struct UnpublishedRows {
 }
 
 impl UnpublishedRows {
-    /// For a table that passed the preflight check.
+    /// The statements for a table that passed the preflight check.
     ///
     /// # Errors
-    /// `CONFIG_ERROR` when a column that is needed is not there.
+    /// `CONFIG_ERROR` when a required column is missing.
     pub fn new(config: &Config, shape: &TableShape) -> Result<Self> {
         let columns = shape.columns.iter().filter(|column| column.can_select);
         let columns = columns.map(|column| (column.name.as_str(), column.type_name.as_str()));
         let columns = Columns::of_table(&config.table, columns, &config.key)?;
         let columns_list = columns.select_list();
-        // The session's time zone is the writers', so a timestamp without zone means the same moment to both.
+        // The session has the time zone of the writers, so a timestamp without zone means the same
+        // moment to both.
         let created = match shape.column("created_at") {
             Some(_) => "(extract(epoch FROM o.created_at::timestamptz) * 1000000)::bigint",
             None => "NULL::bigint",
@@ -80,7 +83,7 @@ impl UnpublishedRows {
         );
         let read =
             format!("{select} WHERE {unpublished} AND o.id = ANY ($1::bigint[]) ORDER BY o.id");
-        // Of a partitioned table, whose partitions may know an id twice, the unpublished one.
+        // In a partitioned table, two partitions may have the same id: the unpublished row counts.
         let one =
             format!("{select} WHERE o.id = $1::bigint ORDER BY o.published_at NULLS FIRST LIMIT 1");
         Ok(UnpublishedRows {
@@ -95,7 +98,7 @@ impl UnpublishedRows {
         })
     }
 
-    /// Whether the table is still the one that this was made for. One that was made anew under the name shows none of its rows here.
+    /// Whether the table is still the one that this was made for, and not a recreated one.
     ///
     /// # Errors
     /// Of the server.
@@ -105,7 +108,8 @@ impl UnpublishedRows {
         Ok(row.get(0))
     }
 
-    /// What makes a row of the table `o` one to publish: unpublished, without an open dead letter, and of the table that this was made for.
+    /// The condition for a row of the table `o` to be published: unpublished, without an open dead
+    /// letter, and of the table that this was made for.
     pub(super) fn condition(&self) -> &str {
         &self.unpublished
     }
@@ -114,7 +118,7 @@ impl UnpublishedRows {
         &self.table
     }
 
-    /// The statement that reads the one row with this id, whatever became of it.
+    /// The statement that reads the row with this id, published or not.
     pub(crate) fn one(&self) -> &str {
         &self.one
     }
@@ -127,12 +131,12 @@ impl UnpublishedRows {
         Ok(rows.iter().map(FoundRow::of).collect())
     }
 
-    /// What is being done while rows are read, for errors.
+    /// The name of the operation, for errors.
     pub(super) fn reading(&self) -> &str {
         &self.reading
     }
 
-    /// Those of the rows that are unpublished, by id.
+    /// Those of the rows that are unpublished, in the order of their ids.
     pub(super) async fn stream(
         &self,
         session: &Session,
@@ -141,7 +145,7 @@ impl UnpublishedRows {
         session.query_raw(&self.read, [ids]).await
     }
 
-    /// What is to be said of a row that the server cannot print.
+    /// The rejection of a row that the server cannot print.
     pub(super) fn unreadable(&self, id: i64, server: &ServerError) -> Rejection {
         Rejection {
             code: "ROW_UNREADABLE".to_owned(),
@@ -149,7 +153,7 @@ impl UnpublishedRows {
         }
     }
 
-    /// What is to be said of a row that takes too long.
+    /// The rejection of a row that takes too long.
     pub(super) fn too_slow(&self, id: i64) -> Rejection {
         Rejection {
             code: "ROW_UNREADABLE".to_owned(),

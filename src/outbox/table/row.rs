@@ -25,7 +25,7 @@ impl TableRow {
         self.row.get(self.fields)
     }
 
-    /// When it was created, in microseconds since 1970; 0 where the table does not tell.
+    /// When it was created, in microseconds since 1970; 0 if the table has no such column or value.
     pub(crate) fn created_micros(&self) -> i64 {
         self.row.get::<_, Option<i64>>(self.fields + 2).unwrap_or(0)
     }
@@ -40,7 +40,7 @@ pub(super) struct FoundRow {
 }
 
 impl FoundRow {
-    /// What a statement selects of the outbox `o` for [`of`](Found::of).
+    /// The columns of the outbox `o` that a statement selects for [`of`](FoundRow::of).
     pub(super) const COLUMNS: &str = "o.id::bigint, o.xmin::text::bigint, \
          coalesce(pg_catalog.pg_column_size(o.event_payload), 0)::bigint";
 

@@ -1,28 +1,29 @@
 //! Which row of a table takes longer to print than a statement may take. Pure.
 //!
-//! A statement that ran out of time takes its session along, so what was learnt has to outlive sessions: from which row on a read had no
-//! answer, and how many rows it asked for. The next one asks for half as many, until the row is alone. A server that is slow for another
-//! reason must cost no event: a row counts as unreadable only when it had no answer twice, alone, and its session had answered
-//! everything else until then.
+//! A statement that timed out ends its session, so the result has to outlive sessions: the first
+//! row of the read, and how many rows it requested. The next read requests half as many, until the
+//! row is alone. A server that is slow for another reason must cost no event: a row counts as
+//! unreadable only after two reads of it alone have timed out, in sessions that answered everything
+//! else before.
 
 /// See the module's head.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SlowRows {
-    /// The first row of the read that had no answer last, and how many it asked for.
+    /// The first row of the read that timed out last, and how many rows it requested.
     at: Option<(i64, usize)>,
-    /// How often that row had no answer alone.
+    /// How many times a read of that row alone has timed out.
     times: u32,
 }
 
 impl SlowRows {
-    /// A read of so many rows, this one first, had no answer.
+    /// A read of this many rows, beginning with this one, timed out.
     pub(crate) fn note(&mut self, first: i64, rows: usize) {
         let again = self.at == Some((first, 1)) && rows == 1;
         self.times = if again { self.times + 1 } else { 1 };
         self.at = Some((first, rows));
     }
 
-    /// The most rows to ask for, this one first.
+    /// The most rows to request, beginning with this one.
     pub(crate) fn most(&self, first: i64) -> usize {
         match self.at {
             Some((at, rows)) if at == first => (rows / 2).max(1),
@@ -30,7 +31,8 @@ impl SlowRows {
         }
     }
 
-    /// Whether the row is not to be read any more; told once, so that who wants it tried again is not refused.
+    /// Whether the row counts as unreadable. True only once, so that a later retry of its dead
+    /// letter reads it again.
     pub(crate) fn gives_up(&mut self, row: i64) -> bool {
         let gives_up = self.at == Some((row, 1)) && self.times >= 2;
         if gives_up {
@@ -54,7 +56,7 @@ mod tests {
             asked.push(rows);
         }
         assert_eq!(asked, [10, 10, 5, 2, 1, 1]);
-        assert!(!slow.gives_up(7), "told once");
+        assert!(!slow.gives_up(7), "true only once");
         assert_eq!(slow.most(7), usize::MAX);
     }
 
