@@ -1,6 +1,7 @@
-//! The first steps of an attempt to stream: two connections to one server, everything checked, the lock taken.
+//! The first steps of an attempt to stream: two connections to one server, the preflight checks,
+//! the lock.
 //!
-//! Nothing is changed at the server here but the lock. A pair of connections that turn out to be on different servers is refused:
+//! Changes nothing on the server but the lock. Refuses a pair of connections to different servers:
 //! positions of one mean nothing on the other.
 
 use crate::config::Config;
@@ -20,10 +21,11 @@ pub(crate) struct Connections {
 }
 
 impl Connections {
-    /// Everything before the slot; `None` when another instance has the lock.
+    /// Carries out all steps before the slot; `None` when another instance holds the lock.
     ///
     /// # Errors
-    /// Of the server, and whatever is wrong there with role, table, publication or slot, which is left in `problems` as well (none: nobody looked).
+    /// Of the server, and the problems found there with role, table, publication or slot. Those are
+    /// left in `problems` as well (`None`: not inspected).
     pub(crate) async fn open(
         config: &Config,
         problems: &mut Option<Vec<ServerProblem>>,

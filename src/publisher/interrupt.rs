@@ -1,6 +1,6 @@
-//! Why a step of a table scan ended before its time.
+//! Why a step of a table scan ended early.
 //!
-//! An error type, so that `?` passes on a stop as well as an error.
+//! An error type, so that `?` passes on a stop like an error.
 
 use crate::error::Error;
 

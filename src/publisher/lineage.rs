@@ -1,20 +1,22 @@
-//! What of the memory of a publisher is still true at the server that it has reached now. Pure.
+//! Whether the memory of a publisher is valid at the server that it has reached. Pure.
 //!
-//! Positions of the log and ids of rows mean something in one history of one table only. A promotion of a lagging standby, a restored
-//! volume and a table that was made anew bring both back with another meaning: a queued write-back would then mark rows that nobody has
-//! published, and a position of our own would skip events in silence. So memory is held against what the server says of itself before a
-//! slot is read, a row is written or a stream begins, and is dropped as a whole where it does not fit. That costs duplicates and nothing
-//! else: what is dropped is either still in the slot or still unpublished in the table.
+//! WAL positions and row ids mean something in one history of one table only. The promotion of a
+//! lagging standby, a restored volume and a recreated table reuse both with another meaning: a
+//! queued write-back would then mark rows that were never published, and the publisher's position
+//! would skip events silently. So memory is compared with what the server reports before a slot is
+//! read, a row is written or a stream begins, and is dropped whole if they differ. That costs
+//! duplicates and nothing else: a dropped event is either still in the slot or still unpublished in
+//! the table.
 //!
-//! At a switch of timelines what lies before it could be kept. It is dropped as well: to tell the one from the other needs a comparison
-//! for each event, and saves a few duplicates in a failover.
+//! Memory from before a timeline switch could be kept. It is dropped too: the distinction would
+//! need a comparison for each event, and would save a few duplicates in a failover.
 
 use std::fmt;
 
 use crate::lsn::Lsn;
 use crate::postgres::Lineage;
 
-/// Where row ids and positions mean what we remember.
+/// The history and table that row ids and positions belong to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct TableIdentity {
     pub(crate) lineage: Lineage,
@@ -22,32 +24,33 @@ pub(crate) struct TableIdentity {
     pub(crate) table: u32,
 }
 
-/// Why memory means nothing here.
+/// Why memory is invalid here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum HistoryMismatch {
     /// Another cluster, or another timeline of the same: a failover.
     OtherLineage,
-    /// The server ends before what it has sent us: an older copy of its files was put in their place.
+    /// The server's WAL ends before a position that it has sent: an older copy of its files was
+    /// restored.
     Behind { own: Lsn, server: Lsn },
-    /// The table was dropped and made anew.
+    /// The table was dropped and recreated.
     OtherTable,
 }
 
 impl fmt::Display for HistoryMismatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            HistoryMismatch::OtherLineage => f.write_str("the server's history is another one"),
+            HistoryMismatch::OtherLineage => f.write_str("the server has a different history"),
             HistoryMismatch::Behind { own, server } => write!(
                 f,
-                "the server is at {server} and has sent us {own} before: its files are an older copy"
+                "the server is at {server} and has sent {own} before: its files are an older copy"
             ),
-            HistoryMismatch::OtherTable => f.write_str("the table was dropped and made anew"),
+            HistoryMismatch::OtherTable => f.write_str("the table was dropped and recreated"),
         }
     }
 }
 
-/// Whether what is remembered of `home`, with the stream received up to `own`, is true at `found`, whose log ends at `server` (invalid
-/// where nobody streams).
+/// Whether memory of `home`, with the stream received up to `own`, is valid at `found`, whose WAL
+/// ends at `server` (invalid when polling).
 pub(crate) fn compare(
     home: TableIdentity,
     own: Lsn,
@@ -66,19 +69,21 @@ pub(crate) fn compare(
     Ok(())
 }
 
-/// Where the stream may go on, of memory that is true here.
+/// Where the stream may start, if memory belongs to this history.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum StartPosition {
     /// Behind the last transaction that was received whole.
     Own(Lsn),
-    /// At the slot's position, with everything in memory dropped.
+    /// At the slot's position, with memory dropped.
     Slot,
-    /// The same, and somebody has moved the slot from what we reported: it may have passed events.
+    /// The same; another client has moved the slot from the reported position, so it may have
+    /// passed events.
     Moved { reported: Lsn, confirmed: Lsn },
 }
 
-/// `confirmed` is the slot's; `reported` is what we told it last, invalid where nothing was told; `own` is where we are. `fresh`: memory is
-/// to be dropped in any case.
+/// `confirmed` is the slot's position; `reported` is the position that the server was sent last,
+/// invalid if there was none; `own` is the position received. `fresh`: memory has to be dropped in
+/// any case.
 pub(crate) fn start(confirmed: Lsn, reported: Lsn, own: Lsn, fresh: bool) -> StartPosition {
     if !reported.is_invalid() && confirmed > reported {
         return StartPosition::Moved {
@@ -140,7 +145,7 @@ mod tests {
     fn the_stream_goes_on_only_from_a_slot_that_stands_where_we_left_it_or_fell_back() {
         let own = StartPosition::Own(lsn(30));
         assert_eq!(start(lsn(20), lsn(20), lsn(30), false), own);
-        // In a crash the server forgets what was confirmed last.
+        // A crash of the server loses the last confirmed positions.
         assert_eq!(start(lsn(10), lsn(20), lsn(30), false), own);
         assert_eq!(start(lsn(20), lsn(20), lsn(30), true), StartPosition::Slot);
         assert_eq!(
@@ -158,7 +163,7 @@ mod tests {
             };
             assert_eq!(start(lsn(21), lsn(20), lsn(30), fresh), moved);
         }
-        // Who has reported nothing cannot tell.
+        // Without a reported position this cannot be known.
         assert_eq!(
             start(lsn(21), Lsn::INVALID, lsn(0), true),
             StartPosition::Slot

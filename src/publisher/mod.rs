@@ -1,13 +1,14 @@
 //! The publisher: start, stop, status, and why it ended.
 //!
-//! Owns one thread with a runtime of its own, on which everything that touches Postgres, Kafka and the engine runs; so the short
-//! sleeps of the reader under backlog hold up nobody else, and the whole is one owner without a lock. From outside, the
-//! board and the metrics can be read at any time, and a stop can be asked for.
+//! Owns one thread with a runtime of its own, on which everything that uses Postgres, Kafka and the
+//! engine runs. So the short sleeps of the reader under backlog delay no other task, and the state
+//! has one owner and no lock. Other threads can read the status and the metrics at any time, and
+//! request a stop.
 //!
 //! ```text
 //! supervisor ─▶ resume ─▶ bootstrap ─▶ stream    one attempt after another; each one slot, one session
 //!      │  └───▶ poll ────────┴─▶ table scan         where no slot is allowed: one SQL session
-//!      └───────────┴────────────────┴─▶ forwarder ─▶ engine ─▶ tracker, write queue, cadence      (pure)
+//!      └───────────┴────────────────┴─▶ forwarder ─▶ engine      (pure)
 //! ```
 
 mod connect;
@@ -49,7 +50,7 @@ pub struct Publisher {
 }
 
 struct Running {
-    /// A publisher that is dropped stops as well.
+    /// A dropped publisher stops too.
     stop: DropGuard,
     ended: oneshot::Receiver<Result<()>>,
     thread: JoinHandle<()>,
@@ -79,16 +80,17 @@ impl Publisher {
         }
     }
 
-    /// Starts publishing in the background. What cannot be reached is tried again until it can; what is wrong for good shows
-    /// in [`ended`](Publisher::ended).
+    /// Starts publishing in the background. A server that cannot be reached is retried until it
+    /// can; [`ended`](Publisher::ended) returns an error that no retry fixes.
     ///
     /// # Errors
-    /// `LIFECYCLE_ERROR` when it is started already; `CONFIG_ERROR` when librdkafka refuses a property.
+    /// `LIFECYCLE_ERROR` when it is already started; `CONFIG_ERROR` when librdkafka refuses a
+    /// property.
     pub async fn start(&mut self) -> Result<()> {
         if self.running.is_some() {
             return Err(Error::fatal(
                 Code::Lifecycle,
-                "the publisher is started already",
+                "the publisher is already started",
             ));
         }
         let stop = CancellationToken::new().drop_guard();
@@ -111,7 +113,7 @@ impl Publisher {
                     Ok(forwarder) => forwarder,
                     Err(error) => return drop(started.send(Err(error))),
                 };
-                // A receiver that is gone is a publisher that was dropped, which has cancelled the
+                // The receiver is gone only if the publisher was dropped, which has cancelled the
                 // token: the supervisor stops.
                 let _listening = started.send(Ok(()));
                 let _listening = end.send(Supervisor::new(config, forwarder, stopped).run().await);
@@ -120,8 +122,9 @@ impl Publisher {
         let spawned = std::thread::Builder::new()
             .name("outboxd".to_owned())
             .spawn(work);
-        let failed =
-            |e| Error::fatal(Code::Lifecycle, "no thread for the publisher").with_source(e);
+        let failed = |e| {
+            Error::fatal(Code::Lifecycle, "failed to start the publisher thread").with_source(e)
+        };
         let thread = spawned.map_err(failed)?;
         starting.await.unwrap_or_else(|_| Err(gone()))?;
         self.running = Some(Running {
@@ -132,11 +135,13 @@ impl Publisher {
         Ok(())
     }
 
-    /// Stops: takes nothing new, waits for Kafka's reports, writes back, confirms, and returns when every task has ended. Takes at
-    /// most the operation timeout, after which what is not confirmed comes again at the next start.
+    /// Stops: takes in no more events, waits for Kafka's reports, writes back, confirms, and
+    /// returns when every task has ended. Takes at most the operation timeout; unconfirmed events
+    /// are then sent again at the next start.
     ///
     /// # Errors
-    /// `LIFECYCLE_ERROR` when it is not started or the time was not enough; else the error it had ended with before.
+    /// `LIFECYCLE_ERROR` when it is not started or the time was not enough; otherwise the error
+    /// that had ended it before.
     pub async fn stop(&mut self) -> Result<()> {
         let Some(running) = &self.running else {
             return Err(Error::fatal(
@@ -144,12 +149,12 @@ impl Publisher {
                 "the publisher is not started",
             ));
         };
-        // Without effect when the publisher has ended already; `ended()` then returns its result.
+        // No effect if the publisher has already ended; `ended()` then returns its result.
         running.stop.token().cancel();
         self.ended().await
     }
 
-    /// Waits until the publisher has ended and tells why. Cancel-safe.
+    /// Waits until the publisher has ended and returns why. Cancel-safe.
     ///
     /// # Errors
     /// The error that ended it; `LIFECYCLE_ERROR` when it is not started.
@@ -162,18 +167,18 @@ impl Publisher {
         };
         let result = (&mut running.ended).await.unwrap_or_else(|_| Err(gone()));
         if let Some(running) = self.running.take() {
-            // The result was its last act; what is left is closing connections. A panic there has been printed.
+            // After the result the thread only closes connections. A panic there has been printed.
             let _joined = tokio::task::spawn_blocking(move || running.thread.join()).await;
         }
         result
     }
 
-    /// What it does at this moment.
+    /// The current status.
     pub fn status(&self) -> Status {
         self.board.read()
     }
 
-    /// The same for others to call, such as the HTTP server.
+    /// A function that returns the current status, for another owner such as the HTTP server.
     pub fn status_handle(&self) -> Arc<dyn Fn() -> Status + Send + Sync> {
         let board = Arc::clone(&self.board);
         Arc::new(move || board.read())
@@ -186,15 +191,14 @@ impl Publisher {
 }
 
 fn gone() -> Error {
-    Error::fatal(
-        Code::Lifecycle,
-        "the publisher's thread has gone without a word",
-    )
+    Error::fatal(Code::Lifecycle, "the publisher thread exited unexpectedly")
 }
 
-/// The network is asked each turn: a reader under backlog never lets the runtime rest, and the others must be served all the same.
+/// The runtime polls the network after each task: a reader under backlog never lets the runtime
+/// idle, and the other tasks must be served too.
 fn runtime() -> Result<tokio::runtime::Runtime> {
-    let failed = |e| Error::fatal(Code::Lifecycle, "no runtime for the publisher").with_source(e);
+    let failed =
+        |e| Error::fatal(Code::Lifecycle, "failed to start the publisher's runtime").with_source(e);
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .event_interval(1)

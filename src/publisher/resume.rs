@@ -1,9 +1,9 @@
-//! What is settled on arrival at a server, before anything is read from it: whether memory is true here, whether there is a slot to
-//! read from, and where the stream begins.
+//! Decides before a session reads anything from a server: whether memory is valid here, whether
+//! there is a slot to read from, and where the stream begins.
 //!
-//! The order is what keeps ids and positions of another history out: memory is held against lineage, table and position first, and
-//! dropped where it does not fit; only then is a row written or a slot looked at. See `lineage`, `slot_loss`
-//! and `resume_state` for the decisions.
+//! The order keeps out ids and positions of another history: memory is compared with lineage, table
+//! and position first, and dropped if they differ; only then is a row written or a slot read.
+//! `lineage`, `slot_loss` and `resume_state` make the decisions.
 
 use crate::error::{Code, Error, Result};
 use crate::lsn::Lsn;
@@ -19,13 +19,14 @@ use crate::publisher::supervisor::Supervisor;
 use crate::replication::ReplicationClient;
 
 impl Supervisor {
-    /// From now on everything is about this server and this table. What belongs to another history is dropped. `end` is where the
-    /// server's log ends, invalid where nobody streams. `holder` is the server process that has the lock for us.
+    /// A session holds the lock on this server, for this table. Drops memory that belongs to
+    /// another history. `end` is where the server's WAL ends, invalid when polling. `holder` is the
+    /// server process that holds the lock.
     pub(in crate::publisher) fn enter(&mut self, place: &TableLocation, end: Lsn, holder: i32) {
         self.forwarder.engine.lock_held();
         let own = self.forwarder.engine.resume_at();
         if let Some(why) = self.resume.arrived(place, holder, own, end) {
-            tracing::warn!(%why, "dropping what is in flight");
+            tracing::warn!(%why, "dropping in-flight events");
             self.forwarder.clear();
         }
         self.forwarder.use_place(Some(place.clone()));
@@ -36,10 +37,12 @@ impl Supervisor {
         });
     }
 
-    /// The slot to stream from, made where there is none, and healed where it is lost. `None`: stop was asked for.
+    /// The slot to stream from: created if there is none, and healed if it is lost. `None`: a stop
+    /// was requested.
     ///
     /// # Errors
-    /// Fatal where the configuration says to halt, or whose slot it is; transient ones are for another attempt.
+    /// Fatal if the configuration says to halt, or the slot is not usable; transient errors are for
+    /// another attempt.
     pub(in crate::publisher) async fn slot(
         &mut self,
         session: &Session,
@@ -70,15 +73,15 @@ impl Supervisor {
             return Ok(None);
         };
         self.resume.healed(handled_rows);
-        let made = slot::read(session, name).await?;
-        let gone = || Error::transient(Code::Slot, "the new slot is gone again");
-        Ok(Some(made.ok_or_else(gone)?))
+        let created = slot::read(session, name).await?;
+        let disappeared = || Error::transient(Code::Slot, "the new slot disappeared");
+        Ok(Some(created.ok_or_else(disappeared)?))
     }
 
     /// Where the stream starts.
     ///
     /// # Errors
-    /// Fatal where somebody has moved the slot and the configuration says to halt.
+    /// Fatal if another client has moved the slot and the configuration says to halt.
     pub(in crate::publisher) async fn position(
         &mut self,
         slot: &Slot,
@@ -86,7 +89,7 @@ impl Supervisor {
         session: &Session,
     ) -> Result<Lsn> {
         let confirmed = slot.confirmed_flush.ok_or_else(|| {
-            let message = format!("slot {} is still being made", slot.name);
+            let message = format!("slot {} is still being created", slot.name);
             Error::transient(Code::Slot, message)
         })?;
         let engine = &self.forwarder.engine;
@@ -98,9 +101,7 @@ impl Supervisor {
             }
             StartPosition::Slot => {}
             StartPosition::Moved { .. } if self.resume.has_stood_by() => {
-                tracing::info!(
-                    "another instance has published meanwhile, dropping what is in flight"
-                );
+                tracing::info!("another instance published meanwhile, dropping in-flight events");
                 self.forwarder.clear();
             }
             StartPosition::Moved {
@@ -112,12 +113,16 @@ impl Supervisor {
                     confirmed,
                 };
                 moved.permit(&self.config)?;
-                tracing::warn!(slot = %slot.name, "slot {moved}: what it has passed comes from the table");
+                tracing::warn!(
+                    slot = %slot.name,
+                    loss = %moved,
+                    "slot was moved, publishing the events that it passed from the table"
+                );
             }
         }
         let system_id = server.lineage.system_id;
-        let begun = self.forwarder.start_over(session, system_id, confirmed);
-        self.resume.resumed(begun.await?);
+        let filed = self.forwarder.start_over(session, system_id, confirmed);
+        self.resume.resumed(filed.await?);
         Ok(confirmed)
     }
 }

@@ -1,9 +1,8 @@
-//! What the publisher remembers from one session to the next, and how much of it is still valid.
-//! Pure.
+//! What the publisher keeps from one session to the next, and how much of it is still valid. Pure.
 //!
 //! The engine holds positions and events; this holds what decides whether they may be used: where
 //! they belong, whether another instance had the lock since, and how the last session ended. The
-//! supervisor reports what happened, each event by one verb, and asks what follows from it.
+//! supervisor reports each event by one method, and queries what follows from it.
 //!
 //! Memory is invalid at first. It becomes invalid again by [`invalidate`](ResumeState::invalidate),
 //! by a server with another history, and by a lost slot; only
@@ -22,27 +21,27 @@ use crate::publisher::source::event_decoder::HandledRows;
 /// See the module's head.
 #[derive(Debug)]
 pub(in crate::publisher) struct ResumeState {
-    /// Where what is in memory belongs.
+    /// The server and table that memory belongs to.
     home: Option<TableIdentity>,
-    /// What is in memory may be used.
+    /// Memory may be used.
     valid: bool,
     /// Another instance had the lock since the last session: it may have moved the slot.
     stood_by: bool,
-    /// A loss of the slot that is not healed yet.
+    /// A slot loss that is not healed yet.
     unhealed: Option<SlotLoss>,
-    /// What the last session's end may say of slot and publication.
+    /// What the last session's error suggests about slot and publication.
     suspicion: Option<SlotSuspicion>,
     handled_rows: HandledRows,
-    /// Where the server failed to decode the last time, and its SQLSTATE.
+    /// The transaction that the server failed to decode last, and the SQLSTATE.
     failed_at: Option<(Lsn, String)>,
-    /// The server process that had the lock for us last.
+    /// The server process that held the lock last.
     holder: Option<(Server, i32)>,
     /// A session has streamed, or polled.
     streamed: bool,
 }
 
 impl ResumeState {
-    /// Nothing is remembered.
+    /// Nothing is known yet.
     pub(in crate::publisher) fn new() -> Self {
         ResumeState {
             home: None,
@@ -57,14 +56,14 @@ impl ResumeState {
         }
     }
 
-    /// What is in memory is to be dropped before the next session.
+    /// Memory has to be dropped before the next session.
     pub(in crate::publisher) fn invalidate(&mut self) {
         self.valid = false;
     }
 
-    /// The server process `holder` has the lock for us at `place`, whose WAL ends at `end` (invalid
-    /// where the session does not stream); `own` is the position up to which the stream was
-    /// received. The reason why memory is invalid here, if it is.
+    /// The server process `holder` holds the lock at `place`, whose WAL ends at `end` (invalid when
+    /// polling); `own` is the position up to which the stream was received. Returns why memory is
+    /// invalid here, if it is.
     pub(in crate::publisher) fn arrived(
         &mut self,
         place: &TableLocation,
@@ -83,7 +82,7 @@ impl ResumeState {
         mismatch
     }
 
-    /// The server process that had the lock for us last.
+    /// The server process that held the lock last.
     pub(in crate::publisher) fn holder(&self) -> Option<&(Server, i32)> {
         self.holder.as_ref()
     }
@@ -98,10 +97,10 @@ impl ResumeState {
         self.stood_by
     }
 
-    /// The slot as it was found; `reported` is the last position that the server was sent. `Ok`
-    /// when it can be read. `Err` when a slot has to be made, with the loss that this heals, if it
-    /// heals one: memory is invalid then, and the loss stays until [`healed`](ResumeState::healed),
-    /// though the slot that showed it is dropped on the way.
+    /// The slot as it was read; `reported` is the position that the server was sent last. `Ok` if
+    /// it can be streamed from. `Err` if a slot has to be created, with the loss that this heals,
+    /// if any: memory is invalid then, and the loss stays until [`healed`](ResumeState::healed),
+    /// even though the slot that showed it is dropped on the way.
     pub(in crate::publisher) fn slot_found(
         &mut self,
         found: Option<&Slot>,
@@ -118,13 +117,13 @@ impl ResumeState {
         Err(self.unhealed.clone())
     }
 
-    /// The slot was made. The stream may bring these rows again.
+    /// The slot was created. The stream may deliver these rows again.
     pub(in crate::publisher) fn healed(&mut self, handled_rows: HandledRows) {
         (self.unhealed, self.suspicion) = (None, None);
         self.handled_rows = handled_rows;
     }
 
-    /// Where the stream starts, of a slot at `confirmed`; `reported` and `own` as above.
+    /// Where the stream starts, with a slot at `confirmed`; `reported` and `own` as above.
     pub(in crate::publisher) fn start(
         &self,
         confirmed: Lsn,
@@ -134,8 +133,8 @@ impl ResumeState {
         lineage::start(confirmed, reported, own, !self.valid)
     }
 
-    /// Memory is that of the session that begins, be it kept or begun again. The stream may bring
-    /// these `filed` dead letters again, each up to its commit position.
+    /// Memory belongs to the session that begins, whether it was kept or dropped. The stream may
+    /// deliver these `filed` dead letters again, each up to its commit position.
     pub(in crate::publisher) fn resumed(&mut self, filed: impl IntoIterator<Item = (i64, Lsn)>) {
         for (row, commit_lsn) in filed {
             self.handled_rows.rows.insert(row);
@@ -164,14 +163,14 @@ impl ResumeState {
         self.streamed
     }
 
-    /// The rows that the stream may bring again though they are dealt with.
+    /// The rows that the stream may deliver again though they are handled.
     pub(in crate::publisher) fn handled_rows(&mut self) -> &mut HandledRows {
         &mut self.handled_rows
     }
 
     /// A session ended with this error, which may be the slot's or the publication's. The next
-    /// attempt checks both, so the first such error is transient; one that returns though both are
-    /// there is final.
+    /// attempt checks both, so the first such error is transient. It is final if it returns
+    /// although both exist.
     pub(in crate::publisher) fn recheck_slot(&mut self, error: Error) -> Error {
         let before = self.suspicion.take();
         let found = suspicion(&error).filter(|_| !error.is_transient());
@@ -182,8 +181,9 @@ impl ResumeState {
         error.into_transient()
     }
 
-    /// Where the server failed to decode in the session that ended, and its SQLSTATE; `None` where
-    /// it did not. Whether the session before failed in the same way at the same transaction.
+    /// The transaction that the server failed to decode in the session that ended, and its
+    /// SQLSTATE, if any. Returns whether the session before failed in the same way at the same
+    /// transaction.
     pub(in crate::publisher) fn decoding_failed(
         &mut self,
         failed_at: Option<(Lsn, String)>,
@@ -293,7 +293,7 @@ mod tests {
         let mut resume = ResumeState::new();
         assert_eq!(resume.slot_found(None, Lsn::INVALID), Err(None));
         let lost = resume.slot_found(Some(&slot("lost")), Lsn::INVALID);
-        let loss = lost.expect_err("it cannot be read");
+        let loss = lost.expect_err("a lost slot cannot be streamed from");
         assert!(matches!(loss, Some(SlotLoss::Invalid { .. })), "{loss:?}");
         assert_eq!(resume.slot_found(None, Lsn::INVALID), Err(loss));
         resume.healed(HandledRows::default());

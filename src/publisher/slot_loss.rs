@@ -1,7 +1,8 @@
-//! A slot that cannot bring all events any more: how that came about, and whether the configuration lets it be healed. Pure.
+//! A slot that can no longer deliver all events: how that happened, and whether the configuration
+//! permits healing. Pure.
 //!
-//! With `mark` and `delete` the table tells what no slot has brought, so a new slot leaves no gap. With `keep` it does not, and a person
-//! has to decide.
+//! With `mark` and `delete` the table shows which events no slot has delivered, so a new slot
+//! leaves no gap. With `keep` it does not, and a person has to decide.
 
 use std::fmt;
 
@@ -11,25 +12,27 @@ use crate::lsn::Lsn;
 use crate::postgres::ServerError;
 use crate::postgres::slot::Slot;
 
-/// How it was lost.
+/// How the slot was lost.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum SlotLoss {
-    /// It was in use, and is not there any more.
+    /// It was in use and no longer exists.
     Gone { reported: Lsn },
     /// The server cannot read from it any more.
     Invalid {
         confirmed: Option<Lsn>,
         reason: Option<String>,
     },
-    /// It stands before a time without its publication. The server decodes with the catalogs of that time, so it never gets past it.
+    /// Its position lies before a time without its publication. The server decodes with the
+    /// catalogs of that time, so it can never get past it.
     Stuck { confirmed: Option<Lsn> },
-    /// Somebody else has moved it past events, or made it anew.
+    /// Another client has moved it past events, or recreated it.
     Moved { reported: Lsn, confirmed: Lsn },
 }
 
 impl SlotLoss {
-    /// Of the slot as it was found by a publisher that has `streamed` from it or not; `stuck`: it has failed for want of its publication,
-    /// which is there now. `None`: it can be read.
+    /// The loss of a slot as it was read by a publisher that has `streamed` from it or not;
+    /// `stuck`: it has failed because of its publication, which exists now. `None`: it can be
+    /// streamed from.
     pub(crate) fn of(
         found: Option<&Slot>,
         reported: Lsn,
@@ -48,7 +51,7 @@ impl SlotLoss {
         }
     }
 
-    /// Whether it may be healed.
+    /// Checks that the configuration permits healing.
     ///
     /// # Errors
     /// Fatal: the configuration says to halt.
@@ -56,12 +59,12 @@ impl SlotLoss {
         let hint = match (config.on_slot_loss, config.after_publish) {
             (OnSlotLoss::Heal, _) => return Ok(()),
             (OnSlotLoss::Halt, AfterPublish::Keep) => {
-                "nothing is marked in the table, so it cannot tell what was missed: \
-                 send that again by hand, drop the slot if it is still there, and start"
+                "with --after-publish keep the table does not show which events were missed: \
+                 send them again by hand, drop the slot if it still exists, and start"
             }
             (OnSlotLoss::Halt, _) => {
-                "what was missed is unpublished in the table: start with --on-slot-loss heal to \
-                 publish it from there"
+                "the missed events are unpublished in the table: start with --on-slot-loss heal to \
+                 publish them from there"
             }
         };
         Err(Error::fatal(Code::Slot, format!("slot {} {self}", config.slot)).with_hint(hint))
@@ -74,19 +77,17 @@ impl fmt::Display for SlotLoss {
             confirmed.map_or_else(String::new, |lsn| format!(", confirmed up to {lsn}"))
         };
         match self {
-            SlotLoss::Gone { reported } if reported.is_invalid() => {
-                f.write_str("is lost: it is gone")
-            }
+            SlotLoss::Gone { reported } if reported.is_invalid() => f.write_str("no longer exists"),
             SlotLoss::Gone { reported } => {
-                write!(f, "is lost: it is gone, confirmed up to {reported}")
+                write!(f, "no longer exists, confirmed up to {reported}")
             }
             SlotLoss::Invalid { confirmed, reason } => {
-                let reason = reason.as_deref().unwrap_or("its log was removed");
+                let reason = reason.as_deref().unwrap_or("its WAL was removed");
                 write!(f, "is lost: {reason}{}", up_to(confirmed))
             }
             SlotLoss::Stuck { confirmed } => write!(
                 f,
-                "is lost: its publication was dropped and made anew behind it{}",
+                "is lost: its publication was dropped and recreated after its position{}",
                 up_to(confirmed)
             ),
             SlotLoss::Moved {
@@ -94,13 +95,13 @@ impl fmt::Display for SlotLoss {
                 confirmed,
             } => write!(
                 f,
-                "was moved by somebody else: confirmed up to {reported} by us, and now to {confirmed}"
+                "was moved by another client: outboxd confirmed {reported}, the slot is at {confirmed}"
             ),
         }
     }
 }
 
-/// What the end of a session may say of the slot or its publication: the SQLSTATE, if it is one that a look at both has to explain.
+/// What the error of a session suggests about the slot or its publication, judged by its SQLSTATE.
 pub(crate) fn suspicion(error: &Error) -> Option<SlotSuspicion> {
     let server = ServerError::of(error)?;
     if server.is_undefined_object() {
@@ -145,7 +146,7 @@ mod tests {
     #[test]
     fn a_slot_that_is_not_there_is_lost_only_to_who_has_used_it() {
         assert_eq!(of(None, false, false), None);
-        let gone = "is lost: it is gone, confirmed up to 0/10";
+        let gone = "no longer exists, confirmed up to 0/10";
         assert_eq!(of(None, true, false).as_deref(), Some(gone));
     }
 
@@ -156,10 +157,10 @@ mod tests {
             wal_status: Some("lost".to_owned()),
             ..slot()
         };
-        let lost = "is lost: its log was removed, confirmed up to 0/20";
+        let lost = "is lost: its WAL was removed, confirmed up to 0/20";
         assert_eq!(of(Some(&removed), false, false).as_deref(), Some(lost));
-        let stuck =
-            "is lost: its publication was dropped and made anew behind it, confirmed up to 0/20";
+        let stuck = "is lost: its publication was dropped and recreated after its position, \
+             confirmed up to 0/20";
         assert_eq!(of(Some(&slot()), true, true).as_deref(), Some(stuck));
     }
 }

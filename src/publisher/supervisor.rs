@@ -1,19 +1,22 @@
-//! One session after another, until a stop or an error that needs a person.
+//! Runs one session after another, until a stop or an error that needs a person.
 //!
-//! An attempt goes up a staircase: SQL connection, preflight, replication connection on the same server, lock, slot (made
-//! where there is none), position, stream. Whatever breaks on a step ends the attempt, and the next one begins at the first
-//! step after a pause that grows. What outlives an attempt (tracker, producer, queue of the write-back) lives in the forwarder.
+//! The steps of an attempt: SQL connection, preflight, replication connection on the same server,
+//! lock, slot (created if there is none), position, stream. A failed step ends the attempt, and the
+//! next one begins at the first step after a growing delay. The forwarder holds what outlives an
+//! attempt (tracker, producer, write-back queue).
 //!
-//! Where to start. On the lineage of the session before, and with the same table, the stream goes on at the end of the last transaction
-//! received whole, if `slot.confirmed ≤ last reported ≤ own position ≤ the server's position`: nothing is sent twice though the
-//! slot may stand behind, or even have fallen back in a crash of the server. In every other case memory means nothing:
-//! everything is dropped and the slot's own position is the start. A position of another history would skip events silently.
-//! What is checked on arrival is in `resume`, what is remembered in `resume_state`.
+//! Where to start. On the lineage of the session before, and with the same table, the stream
+//! resumes at the end of the last transaction received whole, if `slot.confirmed ≤ last reported ≤
+//! own position ≤ the server's position`: nothing is sent twice, even if the slot lags or fell back
+//! in a crash of the server. In every other case memory is invalid: it is dropped, and the slot's
+//! own position is the start. A position of another history would skip events silently. `resume`
+//! checks this when a session begins, `resume_state` holds what it needs.
 //!
-//! Who has streamed once waits for what is wrong with table or publication, unless the configuration says to halt: a person is mending
-//! it, and it has a name meanwhile. At a first start the same is a wrong setting, and ends the publisher.
+//! After the first stream, a broken table or publication is waited for and shown in the status,
+//! unless the configuration says to halt. At a first start it is a wrong setting, and ends the
+//! publisher.
 //!
-//! Polling has a shorter staircase: one SQL connection, preflight, lock, table.
+//! Polling has fewer steps: one SQL connection, preflight, lock, table.
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -41,8 +44,8 @@ use crate::status::Phase;
 
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_CAP: Duration = Duration::from_secs(2);
-/// How long a server that shuts down gets to take in our last report.
-const PARTING: Duration = Duration::from_secs(2);
+/// How long a server that shuts down may take to receive the last status update.
+const LAST_UPDATE_LIMIT: Duration = Duration::from_secs(2);
 
 /// See the module's head.
 #[derive(Debug)]
@@ -57,17 +60,17 @@ pub(crate) struct Supervisor {
     pub(in crate::publisher) slow: SlowRows,
 }
 
-/// How an attempt went on.
+/// How an attempt ended.
 enum Next {
-    /// A session ran and is over.
+    /// A session ran and has ended.
     Over(End),
     /// The stop came before a session ran.
     StopRequested,
-    /// At once, from the first step.
+    /// Try again at once, from the first step.
     Again,
 }
 
-/// An attempt that has the lock.
+/// An attempt that holds the lock.
 enum Attempt {
     Stream(Box<Connections>),
     Poll(Box<PollSession>),
@@ -87,7 +90,8 @@ impl Supervisor {
         }
     }
 
-    /// Runs until stopped (`Ok`) or until an error needs a person. A stop takes at most the operation timeout.
+    /// Runs until stopped (`Ok`) or until an error needs a person. A stop takes at most the
+    /// operation timeout.
     pub(crate) async fn run(mut self) -> Result<()> {
         let stop = self.stop.clone();
         let board = Arc::clone(&self.forwarder.board);
@@ -103,7 +107,8 @@ impl Supervisor {
             result = self.sessions() => result,
             () = late => {
                 let message = format!("not stopped within {limit:?}: {}", board.read().rest());
-                Err(Error::transient(Code::Lifecycle, message).with_hint("what is not confirmed comes again at the next start"))
+                let hint = "unconfirmed events are sent again at the next start";
+                Err(Error::transient(Code::Lifecycle, message).with_hint(hint))
             }
         };
         match &result {
@@ -132,7 +137,7 @@ impl Supervisor {
                     }
                     end.into_error()
                 }
-                Ok(Next::StopRequested) => return self.leave().await,
+                Ok(Next::StopRequested) => return self.stop_without_session().await,
                 Ok(Next::Again) => continue,
                 Err(error) => error,
             };
@@ -147,19 +152,20 @@ impl Supervisor {
                 return Err(error);
             }
             if self.stop.is_cancelled() {
-                return self.leave().await;
+                return self.stop_without_session().await;
             }
             self.pause(&error).await;
         }
     }
 
-    /// A stop without a session: what Kafka has been given is awaited, and comes again at the next start.
-    async fn leave(&mut self) -> Result<()> {
-        let begun = self.forwarder.engine.stats();
-        if begun.in_flight_count > 0 || begun.unmarked_count > 0 {
+    /// A stop without a session: waits for the reports of records in flight, which the next start
+    /// sends again.
+    async fn stop_without_session(&mut self) -> Result<()> {
+        let stats = self.forwarder.engine.stats();
+        if stats.in_flight_count > 0 || stats.unmarked_count > 0 {
             tracing::warn!(
-                in_flight = begun.in_flight_count,
-                unmarked = begun.unmarked_count,
+                in_flight = stats.in_flight_count,
+                unmarked = stats.unmarked_count,
                 "stopping without a session, the next start sends some events again"
             );
         }
@@ -169,7 +175,7 @@ impl Supervisor {
         Ok(())
     }
 
-    /// Waits before the next attempt; reports of what is in flight are taken in meanwhile.
+    /// Waits before the next attempt. Delivery reports are taken in meanwhile.
     async fn pause(&mut self, error: &Error) {
         let delay = self.backoff.next_delay();
         let board = Arc::clone(&self.forwarder.board);
@@ -177,7 +183,8 @@ impl Supervisor {
         if self.resume.has_streamed() {
             self.forwarder.metrics.reconnects.inc();
         }
-        tracing::warn!(error = %error.report(), delay_ms = delay.as_millis() as u64, "no session, trying again");
+        let delay_ms = delay.as_millis() as u64;
+        tracing::warn!(error = %error.report(), delay_ms, "no session, retrying");
         let phase = if self.resume.has_streamed() {
             Phase::Reconnecting
         } else {
@@ -195,7 +202,7 @@ impl Supervisor {
             biased;
             () = stop.cancelled() => {}
             () = tokio::time::sleep(delay) => {}
-            () = self.forwarder.apart(None) => {}
+            () = self.forwarder.run_without_lock(None) => {}
         }
     }
 
@@ -216,23 +223,24 @@ impl Supervisor {
             biased;
             () = stop.cancelled() => return Ok(Next::StopRequested),
             begun = begin => begun,
-            () = self.forwarder.apart(None) => return Ok(Next::Again),
+            () = self.forwarder.run_without_lock(None) => return Ok(Next::Again),
         };
         if let Some(problems) = problems {
             self.health.catalogs(&problems, &self.forwarder);
         }
-        match begun.map_err(|error| self.awaited(error))? {
+        match begun.map_err(|error| self.retry_once_streamed(error))? {
             Some(Attempt::Stream(connections)) => Box::pin(self.stream(*connections)).await,
             Some(Attempt::Poll(taken)) => Box::pin(self.poll(*taken)).await,
             None => self.standby().await,
         }
     }
 
-    /// Waits until the lock looks free.
+    /// Waits until an inspection finds the lock free.
     async fn standby(&mut self) -> Result<Next> {
         self.resume.stand_by();
         self.forwarder.board.phase(Phase::Standby);
-        tracing::info!(slot = %self.config.slot, "another instance publishes, waiting to take over");
+        let slot = &self.config.slot;
+        tracing::info!(%slot, "another instance publishes, waiting to take over");
         let (stop, taken) = (self.stop.clone(), Cell::new(false));
         let board = Arc::clone(&self.forwarder.board);
         let free = instance_lock::until_free(&self.config, &board, self.resume.holder(), &taken);
@@ -240,12 +248,12 @@ impl Supervisor {
             biased;
             () = stop.cancelled() => Ok(Next::StopRequested),
             result = free => result.map(|()| Next::Again),
-            () = self.forwarder.apart(Some(&taken)) => Ok(Next::Again),
+            () = self.forwarder.run_without_lock(Some(&taken)) => Ok(Next::Again),
         }
     }
 
-    /// What keeps a session from being opened: to be waited for, where one has streamed before.
-    fn awaited(&self, error: Error) -> Error {
+    /// Makes an error transient that keeps a session from being opened, if one has streamed before.
+    fn retry_once_streamed(&self, error: Error) -> Error {
         let heals = self.config.on_slot_loss == OnSlotLoss::Heal;
         if error.is_transient() || !(self.resume.has_streamed() && heals) {
             return error;
@@ -316,32 +324,35 @@ impl Supervisor {
         let (health, now) = (&mut self.health, self.forwarder.tick());
         let health_monitor = HealthMonitor::new(health, &config, &place, &statements, now);
         let walsender = client.backend_pid();
-        let watch = SessionMonitor::new(&session, &config.slot, walsender, kept, health_monitor);
+        let session_monitor =
+            SessionMonitor::new(&session, &config.slot, walsender, kept, health_monitor);
         let (forwarder, handled_rows) = (&mut self.forwarder, self.resume.handled_rows());
         let mut stream = Stream::new(
             &config,
             forwarder,
             &mut client,
-            watch,
+            session_monitor,
             handled_rows,
             shape.oid,
         );
         let end = stream.run(&self.stop).await;
         let transaction = stream.transaction();
         drop(stream);
-        // A stream that breaks as soon as it begins is no progress, and must not be tried ten times a second.
+        // A stream that breaks as soon as it begins is no progress, and must not be retried ten
+        // times a second.
         if began.elapsed() > RETRY_CAP {
             self.backoff.reset();
         }
-        let parts = match &end {
+        let ends_copy = match &end {
             Ok(end) => matches!(end, End::ServerStopping | End::Stopped),
-            // The slot can be moved only while nobody reads it.
+            // The slot can be moved only while no session reads it.
             Err(error) => error.code() == Code::Config,
         };
-        if parts {
-            // Whatever it answers, nothing can be lost: the position was reported, or comes again.
+        if ends_copy {
+            // The server's answer does not matter: the position was reported, or events are sent
+            // again.
             let _ended = client
-                .finish_copy(tokio::time::Instant::now() + PARTING)
+                .finish_copy(tokio::time::Instant::now() + LAST_UPDATE_LIMIT)
                 .await;
         }
         if let Err(error) = &end {

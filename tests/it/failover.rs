@@ -127,7 +127,7 @@ async fn ids_that_come_back_on_a_promoted_standby_are_published_and_none_is_mark
         outboxd.signal("CONT")?;
 
         outboxd
-            .wait_for_log(&["the server's history is another one"], LIMIT)
+            .wait_for_log(&["the server has a different history"], LIMIT)
             .await?;
         wait_until_marked(&new).await?;
         assert_eq!(arrived(fixture.kafka, &fixture.topic, "new").await?, 60);

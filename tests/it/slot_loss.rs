@@ -65,9 +65,7 @@ async fn a_slot_that_is_dropped_under_load_is_made_anew_and_nothing_is_missing()
         for heals in [1.0, 2.0] {
             drop_slot(&session, &fixture.slot()).await?;
             expect_healed(&outboxd, heals).await?;
-            outboxd
-                .wait_for_log(&["is lost: it is gone"], LIMIT)
-                .await?;
+            outboxd.wait_for_log(&["no longer exists"], LIMIT).await?;
         }
         writers.stop().await?;
         fixture.all_marked(LIMIT).await?;
@@ -167,7 +165,7 @@ async fn a_publication_that_is_dropped_and_made_anew_is_named_and_healed() -> Re
             .insert("after", &fixture.topic, "{}")
             .await?;
         expect_healed(&outboxd, 1.0).await?;
-        let words = ["its publication was dropped and made anew"];
+        let words = ["its publication was dropped and recreated"];
         outboxd.wait_for_log(&words, LIMIT).await?;
         fixture.all_marked(LIMIT).await?;
         assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
@@ -195,7 +193,7 @@ async fn with_halt_a_lost_slot_ends_it_and_the_next_start_asks() -> Result<()> {
     assert_eq!(outboxd.wait(NOTICED).await?, 1);
     let log = outboxd.log();
     ensure!(
-        log.contains("SLOT_ERROR: slot") && log.contains("is lost: it is gone"),
+        log.contains("SLOT_ERROR: slot") && log.contains("no longer exists"),
         "{log}"
     );
     ensure!(log.contains("--on-slot-loss heal"), "{log}");
@@ -423,7 +421,7 @@ async fn with_halt_what_another_instance_has_confirmed_is_no_loss() -> Result<()
     fixture.all_marked(LIMIT).await?;
     assert_eq!(second.stop(LIMIT).await?, 0, "{}", second.log());
     first
-        .wait_for_log(&["another instance has published meanwhile"], LIMIT)
+        .wait_for_log(&["another instance published meanwhile"], LIMIT)
         .await?;
     fixture
         .database

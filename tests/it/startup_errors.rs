@@ -161,7 +161,7 @@ async fn a_server_that_is_not_there_is_tried_again_and_said_so() -> Result<()> {
     let absent = format!("postgresql://postgres@127.0.0.1:{}/orders", free_port()?);
     let mut outboxd = Outboxd::spawn(&fixture.settings.clone().set("DATABASE_URL", absent))?;
     outboxd
-        .wait_for_log(&["CONNECT_ERROR", "trying again"], LIMIT)
+        .wait_for_log(&["CONNECT_ERROR", "retrying"], LIMIT)
         .await?;
     assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
 

@@ -1,8 +1,8 @@
-//! Carries out in the database what the engine asks for, one thing at a time, beside everything else.
+//! Carries out the engine's database work, one piece at a time, while everything else goes on.
 //!
-//! Owns the write-back with its connection: at rest here, or inside the work that is out. Decides nothing; what the work has shown, or
-//! that it failed, goes back to the engine together with the work. Work is about the place that was current when it began, and about no
-//! other, however late it comes to run.
+//! Owns the write-back with its connection, idle or inside the work under way. Decides nothing: the
+//! result of the work goes back to the engine together with the work. Work is about the table that
+//! was current when it began, and no other, however late it runs.
 
 use std::fmt;
 use std::pin::Pin;
@@ -16,12 +16,12 @@ use crate::lsn::Lsn;
 use crate::metrics::{Metrics, OTHER_TOPICS};
 use crate::outbox::{TableLocation, WriteBack};
 
-/// What has come back.
+/// Work that has ended.
 pub(crate) struct Done {
     pub(crate) generation: u64,
     pub(crate) work: DatabaseWork,
     pub(crate) result: Result<Option<PendingRequests>>,
-    /// Where the log stood after the work, if that was asked for and the work is done.
+    /// The WAL position after the work, if that was needed and the work succeeded.
     pub(crate) position: Option<Lsn>,
 }
 
@@ -48,15 +48,16 @@ impl DatabaseWorker {
         }
     }
 
-    /// What work is about that begins from now on.
+    /// Sets the table for work that begins from now on.
     pub(crate) fn use_place(&mut self, place: Option<TableLocation>) {
         self.place = place;
     }
 
-    /// Begins this work; [`done`](DatabaseWorker::done) tells how it went and, if `needs_position`, where the log stood after it.
+    /// Begins this work; [`done`](DatabaseWorker::done) returns its result and, if
+    /// `needs_position`, the WAL position after it.
     pub(crate) fn begin(&mut self, generation: u64, mut work: DatabaseWork, needs_position: bool) {
         let Some(mut write_back) = self.resting.take() else {
-            debug_assert!(false, "one thing at a time");
+            debug_assert!(false, "one piece of work at a time");
             return;
         };
         write_back.aim(self.place.clone());
@@ -66,7 +67,7 @@ impl DatabaseWorker {
             let mut position = None;
             if needs_position && result.is_ok() {
                 match write_back.emit_logical_message().await {
-                    Ok(stood) => position = Some(stood),
+                    Ok(lsn) => position = Some(lsn),
                     Err(error) => result = Err(error),
                 }
             }
@@ -80,21 +81,21 @@ impl DatabaseWorker {
         }));
     }
 
-    /// Drops the work that is out; its connection goes with it.
+    /// Cancels the work under way; its connection closes with it.
     pub(crate) fn clear(&mut self) {
         if self.running.take().is_some() {
             self.resting = Some(WriteBack::new(Arc::clone(&self.config)));
         }
     }
 
-    /// Waits until no work is out any more, and forgets how it went.
+    /// Waits for the work under way, if any, and ignores its result.
     pub(crate) async fn finish(&mut self) {
         if self.running.is_some() {
             self.done().await;
         }
     }
 
-    /// Waits for the work that is out; for ever when there is none. Cancel-safe.
+    /// Waits for the work under way; forever if there is none. Cancel-safe.
     pub(crate) async fn done(&mut self) -> Done {
         let (write_back, done) = match &mut self.running {
             Some(running) => running.await,
@@ -140,8 +141,9 @@ async fn perform(
     Ok(None)
 }
 
-/// Tells of the events that are filed for the first time by this work, and gives the topics under which they are counted.
-pub(crate) fn dead(work: &DatabaseWork) -> Vec<String> {
+/// Logs the events that this work has filed for the first time, and returns the topics that they
+/// are counted under.
+pub(crate) fn log_filed(work: &DatabaseWork) -> Vec<String> {
     let DatabaseWork::File(dead_letters) = work else {
         return Vec::new();
     };
@@ -156,9 +158,9 @@ pub(crate) fn dead(work: &DatabaseWork) -> Vec<String> {
             code = dead_letter.rejection.code,
             error = dead_letter.rejection.message,
             attempts = dead_letter.attempts,
-            "event is a dead letter"
+            "event filed as a dead letter"
         );
-        // Names that are no topics' are as many as there are mistakes.
+        // Invalid topic names are not bounded, so they have no counters of their own.
         let is_topic = !dead_letter.rejection.code.starts_with("TOPIC_");
         topic
             .filter(|_| is_topic)

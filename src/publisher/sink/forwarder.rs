@@ -1,7 +1,8 @@
-//! From an event to Kafka, back with the report, and on to the table: the one path for every source.
+//! The path of an event to Kafka, of its report back, and of its mark to the table.
 //!
-//! Owns the engine, the producer, the router and the scribe; lives as long as the publisher, over sessions and servers, so
-//! that what is in flight when a session ends is still counted when its report comes. Decides nothing: the engine does.
+//! Owns the engine, the producer, the router and the database worker. Lives as long as the
+//! publisher, over sessions and servers, so that records in flight when a session ends are still
+//! counted when their reports come. The engine decides.
 
 use std::fmt;
 use std::pin::Pin;
@@ -29,21 +30,21 @@ use crate::publisher::sink::kafka_adapter::{ask, failure, send};
 use crate::publisher::sink::topic_counters;
 use crate::status::StatusBoard;
 
-type Question = Pin<Box<dyn Future<Output = Option<Vec<(String, MetadataAnswer)>>>>>;
+type MetadataQuery = Pin<Box<dyn Future<Output = Option<Vec<(String, MetadataAnswer)>>>>>;
 
 /// See the module's head.
 pub(crate) struct Forwarder {
     pub(crate) engine: Engine,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) board: Arc<StatusBoard>,
-    /// A change was counted and could not be forwarded: to go on behind it would skip it.
+    /// A change was counted and could not be forwarded: the next session must not go on behind it.
     pub(crate) skipped: bool,
     pub(in crate::publisher) config: Arc<Config>,
     pub(in crate::publisher) producer: Producer,
     router: Router,
-    catalog: Rc<MetadataClient>,
-    question: Option<Question>,
-    /// By topic id; an id that was given to another name shows by the name.
+    metadata_client: Rc<MetadataClient>,
+    metadata_query: Option<MetadataQuery>,
+    /// By topic id. The name shows whether the id was reused for another topic.
     topics: Vec<Option<(Box<str>, TopicMetrics)>>,
     reports: Vec<DeliveryReport>,
     done: Vec<InFlight>,
@@ -53,7 +54,7 @@ pub(crate) struct Forwarder {
     born: Instant,
     pub(in crate::publisher) published: u64,
     pub(in crate::publisher) rewinds: u64,
-    /// The producer is of no more use.
+    /// The producer has failed, or its records were withdrawn.
     pub(in crate::publisher) producer_failed: bool,
 }
 
@@ -76,8 +77,8 @@ impl Forwarder {
             engine: Engine::new(Limits::of(config)),
             producer: Producer::new(config)?,
             router: Router::new(&config.key),
-            catalog: Rc::new(MetadataClient::new(config)),
-            question: None,
+            metadata_client: Rc::new(MetadataClient::new(config)),
+            metadata_query: None,
             topics: Vec::new(),
             reports: Vec::new(),
             done: Vec::new(),
@@ -95,19 +96,19 @@ impl Forwarder {
         })
     }
 
-    /// Reads the clock; the engine is told this time until the next call.
+    /// Reads the clock. The engine uses this time until the next call.
     pub(crate) fn tick(&mut self) -> Duration {
         self.now = self.born.elapsed();
         self.now
     }
 
-    /// How long until the engine wants to be polled, at most `limit`.
+    /// The time until the engine's next deadline, at most `limit`.
     pub(crate) fn rest(&self, limit: Duration) -> Duration {
         let deadline = self.engine.deadline().unwrap_or(Duration::MAX);
         deadline.saturating_sub(self.born.elapsed()).min(limit)
     }
 
-    /// From now on rows are written back here and nowhere else; nowhere, where no session has the lock any more.
+    /// Sets the table that rows are written back to; none when no session holds the lock.
     pub(crate) fn use_place(&mut self, place: Option<TableLocation>) {
         if place.is_none() {
             self.lock_lost();
@@ -115,19 +116,19 @@ impl Forwarder {
         self.database_worker.use_place(place);
     }
 
-    /// Drops everything, since it belongs to another history: rows that wait for their marks are others here, and what the producer still
-    /// has must not reach Kafka behind newer events.
+    /// Drops everything that belongs to another history: rows that wait for their marks are others
+    /// here, and records still in the producer must not reach Kafka behind newer events.
     pub(crate) fn clear(&mut self) {
         self.producer.purge();
         self.database_worker.clear();
         self.engine.reset(Lsn::INVALID);
     }
 
-    /// Drops everything in memory; the next session starts at `start`, or with the table where that is invalid. What is known of the
-    /// dead letters is read first, when nothing is being written about them any more. The rows that are filed already.
+    /// Drops everything in memory; the next session starts at `start`, or with the table if that is
+    /// invalid. Reads the dead letters first. Returns the rows that are already filed.
     ///
     /// # Errors
-    /// Of the session, which is of no more use then; nothing has changed.
+    /// Of the session, which cannot be used any more; nothing has changed.
     pub(crate) async fn start_over(
         &mut self,
         session: &Session,
@@ -137,14 +138,14 @@ impl Forwarder {
         self.database_worker.finish().await;
         let since = (!start.is_invalid()).then_some(start);
         let (outbox, system_id) = (&self.config.table, system_id.to_string());
-        let parked_keys = self.config.on_poison == OnPoison::ParkKey;
-        let known = known(session, outbox, &system_id, since, parked_keys).await?;
+        let with_parked = self.config.on_poison == OnPoison::ParkKey;
+        let known = known(session, outbox, &system_id, since, with_parked).await?;
         self.engine.reset(start);
         self.engine.load_parked(known.parked);
         Ok(known.filed)
     }
 
-    /// Makes a new producer in place of one that has failed. Everything in memory has to be dropped then. True if it had.
+    /// Replaces a failed producer. True if it had failed: all memory has to be dropped then.
     pub(crate) async fn replace_producer(&mut self) -> Result<bool> {
         let failed = std::mem::take(&mut self.producer_failed);
         if failed {
@@ -172,7 +173,7 @@ impl Forwarder {
         self.forward(event, EventSource::Table, xid, created_micros)
     }
 
-    /// A row that is marked without being sent.
+    /// A row to be marked as published without being sent.
     pub(crate) fn mark_unsent(&mut self, row: i64, xid: u32) {
         if self.config.after_publish != AfterPublish::Keep {
             let unsent = self.accepted(row, xid);
@@ -180,7 +181,7 @@ impl Forwarder {
         }
     }
 
-    /// A row of which nothing but its id could be read.
+    /// A row of which only the id could be read.
     pub(crate) fn unreadable(&mut self, row: i64, xid: u32, rejection: Rejection) {
         let unread = self.accepted(row, xid);
         self.engine.accept_unreadable(self.now, unread, rejection);
@@ -238,7 +239,7 @@ impl Forwarder {
             self.engine.keep(self.now, ticket, record, reason);
             return Ok(());
         }
-        topic_counters::know(&mut self.topics, &self.metrics, topic, record.topic);
+        topic_counters::register(&mut self.topics, &self.metrics, topic, record.topic);
         let sent = send(&mut self.producer, &mut self.reports, |producer| {
             producer.send(&record, ticket)
         })?;
@@ -264,8 +265,8 @@ impl Forwarder {
             .delivery_finished(self.now, result, &mut self.done);
     }
 
-    /// The next thing that the engine wants of the session's owner; what it wants of Kafka and the
-    /// table is carried out here. When there is no more, what was sent leaves.
+    /// The engine's next output for the owner of the session. Outputs for Kafka and the database
+    /// are carried out here. When there are no more, the producer sends what it has.
     ///
     /// # Errors
     /// When the producer has failed.
@@ -288,7 +289,7 @@ impl Forwarder {
         match output {
             SinkOutput::Send { ticket, record } => {
                 let topic = self.engine.topic(record.topic_name().ok());
-                topic_counters::know(&mut self.topics, &self.metrics, topic, record.topic());
+                topic_counters::register(&mut self.topics, &self.metrics, topic, record.topic());
                 let sent = send(&mut self.producer, &mut self.reports, |producer| {
                     producer.send_owned(&record, ticket)
                 })?;
@@ -298,7 +299,7 @@ impl Forwarder {
             }
             SinkOutput::Trust { topic, failure } => self.producer.trust(&topic, failure),
             SinkOutput::QueryTopics(topics) => {
-                self.question = Some(Box::pin(ask(Rc::clone(&self.catalog), topics)));
+                self.metadata_query = Some(Box::pin(ask(Rc::clone(&self.metadata_client), topics)));
             }
             SinkOutput::Work { generation, work } => {
                 let needs_position = self.engine.needs_position(&work);
@@ -346,13 +347,13 @@ impl Forwarder {
         })
     }
 
-    /// Waits until Kafka or the table has something to tell, and takes it in. Cancel-safe.
+    /// Waits for a result from Kafka or the database, and takes it in. Cancel-safe.
     pub(crate) async fn progressed(&mut self) -> Result<()> {
         tokio::select! {
             biased;
             done = self.database_worker.done() => self.work_finished(done),
-            answers = answered(&mut self.question) => {
-                self.question = None;
+            answers = answered(&mut self.metadata_query) => {
+                self.metadata_query = None;
                 let now = self.tick();
                 self.engine.topics_answered(now, answers);
             }
@@ -372,33 +373,28 @@ impl Forwarder {
             result,
             position,
         } = done;
-        let dead = result
+        let filed_topics = result
             .as_ref()
-            .map_or_else(|_| Vec::new(), |_| database_worker::dead(&work));
-        let sight = match result {
-            Ok(sight) => {
-                self.write_error = None;
-                Ok(sight)
-            }
-            Err(error) => {
-                self.metrics.error(error.code());
-                tracing::warn!(error = %error.report(), "write-back failed, trying again");
-                self.write_error = Some(error.report());
-                Err(())
-            }
-        };
+            .map_or_else(|_| Vec::new(), |_| database_worker::log_filed(&work));
+        let pending = result.map_err(|error| {
+            self.metrics.error(error.code());
+            tracing::warn!(error = %error.report(), "write-back failed, retrying");
+            error.report()
+        });
+        self.write_error = pending.as_ref().err().cloned();
+        let pending = pending.map_err(|_| ());
         self.engine
-            .work_finished(now, generation, work, sight, position);
-        for topic in dead {
+            .work_finished(now, generation, work, pending, position);
+        for topic in filed_topics {
             self.metrics.topic(&topic).failed(1);
         }
     }
 }
 
-/// The answer to the question that is out; waits for ever when there is none.
-async fn answered(question: &mut Option<Question>) -> Option<Vec<(String, MetadataAnswer)>> {
-    match question {
-        Some(question) => question.await,
+/// The answer to the metadata query under way; waits forever if there is none.
+async fn answered(query: &mut Option<MetadataQuery>) -> Option<Vec<(String, MetadataAnswer)>> {
+    match query {
+        Some(query) => query.await,
         None => std::future::pending().await,
     }
 }

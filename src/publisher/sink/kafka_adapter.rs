@@ -1,4 +1,4 @@
-//! Between the words of Kafka's room and those of the engine, which knows no librdkafka.
+//! Translates between the types of `kafka` and those of the engine, which knows no librdkafka.
 
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -13,10 +13,11 @@ use crate::kafka::{
 };
 use crate::outbox::Rejection;
 
-/// How long a record may find the producer's queue full before the session is given up.
+/// How long a record waits for room in the producer's queue before the session ends.
 const FULL_LIMIT: Duration = Duration::from_secs(10);
 
-/// Hands a record to the producer, and waits for a moment where its queue is full. The inner error is the record's own.
+/// Sends a record with the producer, and waits while its queue is full. The inner error is the
+/// record's own.
 pub(crate) fn send(
     producer: &mut Producer,
     reports: &mut Vec<DeliveryReport>,
@@ -28,7 +29,8 @@ pub(crate) fn send(
             Ok(()) => return Ok(Ok(())),
             Err(SendError::Refused(refusal)) => return Ok(Err(refusal)),
             Err(SendError::Fatal(error)) => return Err(error),
-            // The memory limit lies far below the queue's: this is met only where a setting has shrunk the queue.
+            // The memory limit lies far below the queue's, so this happens only if a setting has
+            // made the queue smaller.
             Err(SendError::Full)
                 if full_since.get_or_insert_with(Instant::now).elapsed() < FULL_LIMIT =>
             {
@@ -44,7 +46,7 @@ pub(crate) fn send(
     }
 }
 
-/// What a refusal means for its record.
+/// The engine's failure for a record that was not delivered.
 pub(crate) fn failure(refusal: &DeliveryError) -> DeliveryFailure {
     let kind = match (refusal.action(), refusal.code()) {
         (
@@ -68,25 +70,25 @@ pub(crate) fn failure(refusal: &DeliveryError) -> DeliveryFailure {
     }
 }
 
-/// Asks Kafka about topics; `None` where it does not answer.
+/// Queries the metadata of topics; `None` if Kafka does not answer.
 pub(crate) async fn ask(
-    catalog: Rc<MetadataClient>,
+    metadata_client: Rc<MetadataClient>,
     topics: Vec<String>,
 ) -> Option<Vec<(String, MetadataAnswer)>> {
-    match catalog.ask(&topics).await {
+    match metadata_client.ask(&topics).await {
         Ok(answers) => {
             let answers = answers.into_iter();
-            Some(answers.map(|(name, said)| (name, answer(said))).collect())
+            Some(answers.map(|(name, topic)| (name, answer(topic))).collect())
         }
         Err(error) => {
-            tracing::debug!(error = %error.report(), "Kafka does not answer about topics");
+            tracing::debug!(error = %error.report(), "Kafka metadata query failed");
             None
         }
     }
 }
 
-fn answer(said: TopicAnswer) -> MetadataAnswer {
-    match said {
+fn answer(topic: TopicAnswer) -> MetadataAnswer {
+    match topic {
         TopicAnswer::Missing => MetadataAnswer::Missing,
         TopicAnswer::Known(topic_limits) => MetadataAnswer::Known(TopicLimits {
             batch_bytes_max: topic_limits.max_message_bytes,

@@ -1,4 +1,4 @@
-//! Where events go: to Kafka, and back to their row.
+//! Where events go: to Kafka, and then the write-back to their rows.
 
 mod database_worker;
 pub(crate) mod forwarder;

@@ -1,13 +1,13 @@
-//! A row that was read from the table, on its way to the forwarder.
+//! Passes rows that were read from the table to the forwarder.
 
 use crate::error::Result;
 use crate::outbox::{Read, UnpublishedRows};
 use crate::publisher::sink::forwarder::Forwarder;
 
-/// Hands a row of the table to the forwarder. There has to be room for it.
+/// Passes a row of the table to the forwarder. The caller has checked that there is room for it.
 ///
 /// # Errors
-/// Of the producer, which is of no more use then.
+/// Of the producer, which cannot be used any more.
 pub(crate) fn forward_row(
     forwarder: &mut Forwarder,
     rows: &UnpublishedRows,

@@ -1,10 +1,10 @@
-//! The counters of each topic, at hand by its number.
+//! The counters of each topic, by its number.
 
 use crate::engine::topics::{NO_TOPIC, TopicId};
 use crate::metrics::{Metrics, TopicMetrics};
 
-/// Keeps the counters of a topic at hand.
-pub(in crate::publisher) fn know(
+/// Looks the counters of a topic up once, and keeps them.
+pub(in crate::publisher) fn register(
     topics: &mut Vec<Option<(Box<str>, TopicMetrics)>>,
     metrics: &Metrics,
     id: TopicId,

@@ -1,4 +1,4 @@
-//! From the bytes of one message of the stream to the forwarder.
+//! Decodes one message of the stream and passes its event to the forwarder.
 
 use std::collections::{HashMap, HashSet};
 
@@ -9,20 +9,21 @@ use crate::outbox::{Columns, EventSource};
 use crate::pgoutput::{Begin, Insert, Message, Relation};
 use crate::publisher::sink::forwarder::Forwarder;
 
-/// Rows that are dealt with, though the stream may bring them again: published from the table while the slot was being made, or
-/// filed as dead letters.
+/// Rows that are handled, though the stream may deliver them again: published from the table while
+/// the slot was being created, or filed as dead letters.
 #[derive(Debug, Default)]
 pub(crate) struct HandledRows {
     pub(crate) rows: HashSet<i64>,
-    /// Behind this position none of them comes.
+    /// The stream delivers none of them behind this position.
     pub(crate) until: Lsn,
 }
 
-/// From the bytes of one message to the forwarder.
+/// Decodes the messages of one session and passes their events to the forwarder.
 pub(in crate::publisher) struct Decoder<'a> {
     pub(in crate::publisher) config: &'a Config,
     pub(in crate::publisher) handled_rows: &'a mut HandledRows,
-    /// The table that there is now; the stream may still bring rows of one that was dropped under this name.
+    /// The object id of the current table; the stream may still deliver rows of a dropped table of
+    /// this name.
     pub(in crate::publisher) table: u32,
     /// By relation id; `None` for a table of the publication that is not the outbox.
     pub(in crate::publisher) tables: HashMap<u32, Option<Columns>>,
@@ -81,7 +82,7 @@ impl Decoder<'_> {
         };
         let Some(columns) = self.tables.get(&insert.relation_id) else {
             let message = format!(
-                "an insert into relation {} that was not described",
+                "an insert into relation {} without a Relation message",
                 insert.relation_id
             );
             return Err(Error::fatal(Code::Replication, message));
@@ -91,7 +92,7 @@ impl Decoder<'_> {
         };
         let mut event = columns.event_from_tuple(insert.new)?;
         if insert.relation_id != self.table {
-            // Its row is gone, and the id may be another's by now.
+            // Its row is gone, and another row may have the id by now.
             event.row_id = None;
         }
         let handled_rows = event

@@ -1,16 +1,18 @@
-//! Polling: the table alone, read again and again, where no slot is allowed.
+//! Polling: the table alone, read repeatedly, where no slot is allowed.
 //!
-//! A pass goes through the unpublished rows by id, a batch of `OUTBOX_BATCH_SIZE` rows at a time, from the lowest to the end; a full batch
-//! is followed by the next at once, and the end of a pass by `OUTBOX_PROCESS_INTERVAL`. Rows are published, awaited and written back as
-//! those of a first start are.
+//! A pass goes through the unpublished rows by id, a batch of `OUTBOX_BATCH_SIZE` rows at a time. A
+//! full batch is followed by the next at once, and the end of a pass by `OUTBOX_PROCESS_INTERVAL`.
+//! Rows are published, awaited and written back as at a first start.
 //!
-//! Why no row is sent twice by one process: a row that was handed to Kafka stays unpublished in the table until it is written back, which
-//! takes long where somebody has locked it. So the ids that were handed out are kept, and passed over, until a pass no longer finds
-//! them unpublished, or everything is settled. Why none is held up by others: a pass goes on by id behind rows that stay
-//! unpublished, and it begins anew after a while though it finds no end, since transactions commit in another order than they take ids.
+//! Why one process sends no row twice: a row that was sent to Kafka stays unpublished in the table
+//! until it is written back, which takes long if the row is locked. So the ids of sent rows are
+//! kept, and skipped, until a pass no longer finds them unpublished, or everything is settled. Why
+//! no row holds up others: a pass goes on by id behind rows that stay unpublished, and it starts
+//! over after a while even if it finds no end, since transactions commit in another order than they
+//! take ids.
 //!
-//! One session holds the lock and reads. Whoever loses it reads no more; what it has sent is still written back, which is true whoever
-//! does it.
+//! One session holds the lock and reads. An instance that loses it reads no more; rows that it has
+//! sent are still written back, which is correct for any instance.
 
 use std::collections::HashSet;
 use std::convert::Infallible;
@@ -24,19 +26,21 @@ use crate::publisher::interrupt::Interrupt;
 use crate::publisher::source::table_scan::{RowFilter, TableScan};
 use crate::status::Phase;
 
-/// A pass that takes longer begins anew: rows that were committed late have lower ids than it has come to.
+/// A pass that takes longer starts over: rows that were committed late have lower ids than it has
+/// reached.
 const PASS_LIMIT: Duration = Duration::from_secs(5);
-/// A pass that has handed out so many rows begins anew as well, which forgets those that are marked by then.
-const HANDED_MAX: usize = 100_000;
+/// A pass that has sent this many rows starts over too, which drops the ids of those that are
+/// marked by then.
+const SENT_MAX: usize = 100_000;
 
-/// A session that has the lock, and what it was told of its server.
+/// A session that holds the lock, and its server and table.
 pub(crate) struct PollSession {
     pub(crate) session: Session,
     pub(crate) server: Server,
     pub(crate) shape: TableShape,
 }
 
-/// Connects, checks what polling needs, and takes the lock. `None` when another instance has it.
+/// Connects, checks what polling needs, and takes the lock. `None` when another instance holds it.
 pub(crate) async fn take(config: &Config) -> Result<Option<PollSession>> {
     let session = postgres::connect(&config.database, "outboxd", config.operation_timeout).await?;
     let server = postgres::server(&session).await?;
@@ -53,17 +57,19 @@ pub(crate) async fn take(config: &Config) -> Result<Option<PollSession>> {
 pub(crate) struct Poll<'a> {
     pub(crate) scan: TableScan<'a>,
     pub(crate) sent_rows: &'a mut SentRows,
-    /// What is in flight belongs to another server, or to a producer that has failed.
+    /// Memory belongs to another server, or to a producer that has failed.
     pub(crate) is_new: bool,
-    /// The first session of this process: it asks before it sends what was never marked.
+    /// The first session of this process: a table without any marked row is checked before it is
+    /// sent.
     pub(crate) is_first: bool,
 }
 
 impl Poll<'_> {
-    /// Polls until a stop, and until what was begun is settled.
+    /// Polls until a stop, and then until everything is settled.
     ///
     /// # Errors
-    /// Of the session, transient: another one goes on. Fatal: the table is not to be sent without being asked to.
+    /// Of the session, transient: another one goes on. Fatal if the table is sent only with
+    /// `--backlog publish`.
     pub(crate) async fn run(mut self) -> Result<()> {
         if self.is_new || self.scan.forwarder.engine.is_drained() {
             self.scan.start_over().await?;
@@ -90,7 +96,7 @@ impl Poll<'_> {
         }
     }
 
-    /// One pass; true when it has come to the end of what is unpublished.
+    /// One pass; true if it has reached the last unpublished row.
     async fn pass(&mut self) -> Result<bool, Interrupt> {
         let began = Instant::now();
         let (interval, batch_size) = (
@@ -100,7 +106,7 @@ impl Poll<'_> {
         self.sent_rows
             .begin(self.scan.forwarder.engine.is_drained());
         if !self.scan.rows.is_current(self.scan.session).await? {
-            let message = format!("table {} was dropped and made anew", self.scan.config.table);
+            let message = format!("table {} was dropped and recreated", self.scan.config.table);
             return Err(Error::transient(Code::Write, message).into());
         }
         let mut after = i64::MIN;
@@ -113,14 +119,15 @@ impl Poll<'_> {
                 return Ok(true);
             }
             let long = began.elapsed() > PASS_LIMIT.max(interval);
-            if long || self.sent_rows.count() >= HANDED_MAX {
+            if long || self.sent_rows.count() >= SENT_MAX {
                 self.sent_rows.end(after);
                 return Ok(false);
             }
         }
     }
 
-    /// Whether what is unpublished may be sent. Where rows are deleted the table cannot tell a first start from any other.
+    /// Checks that the unpublished rows may be sent. If rows are deleted, the table cannot show
+    /// whether this is a first start.
     async fn permit(&self) -> Result<()> {
         let config = &self.scan.config;
         if config.backlog == Backlog::Publish || config.after_publish == AfterPublish::Delete {
@@ -133,22 +140,23 @@ impl Poll<'_> {
         let message = format!("{} has {survey}", config.table);
         Err(Error::fatal(Code::Config, message).with_hint(
             "start with --backlog publish to send them, \
-             or set published_at of those that are not to be sent",
+             or set published_at of the rows that must not be sent",
         ))
     }
 }
 
-/// The rows that were handed to Kafka and may still be unpublished in the table. Pure.
+/// The rows that were sent to Kafka and may still be unpublished in the table. Pure.
 #[derive(Debug, Default)]
 pub(crate) struct SentRows {
-    /// By earlier passes.
+    /// Sent by earlier passes.
     before: HashSet<i64>,
-    /// Handed out, or met again, in this pass.
+    /// Sent, or found again, in this pass.
     now: HashSet<i64>,
 }
 
 impl SentRows {
-    /// A pass begins. Where everything is `settled`, what is unpublished in the table is to be sent, whatever was sent before.
+    /// A pass begins. If everything is `settled`, all unpublished rows are to be sent, even if they
+    /// were sent before.
     fn begin(&mut self, settled: bool) {
         self.before.extend(self.now.drain());
         if settled {
@@ -156,13 +164,14 @@ impl SentRows {
         }
     }
 
-    /// A pass ends that has seen every unpublished row up to this id: of what was handed out before, the rest is marked by now.
+    /// A pass ends that has read every unpublished row up to this id: the other rows that were sent
+    /// before are marked by now.
     fn end(&mut self, seen_up_to: i64) {
         self.before.retain(|id| *id > seen_up_to);
         self.before.extend(self.now.drain());
     }
 
-    /// How many rows this pass has to do with.
+    /// How many rows this pass has sent or found again.
     fn count(&self) -> usize {
         self.now.len()
     }
@@ -186,7 +195,7 @@ impl RowFilter for SentRows {
 mod tests {
     use super::*;
 
-    /// A pass over these unpublished rows, up to one of them; what it sends.
+    /// A pass over these unpublished rows, up to this id; returns the rows that it sends.
     fn pass(sent_rows: &mut SentRows, rows: &[i64], up_to: i64) -> Vec<i64> {
         sent_rows.begin(false);
         let mut sent = Vec::new();
@@ -207,7 +216,7 @@ mod tests {
         assert_eq!(pass(&mut sent_rows, &[2, 4], i64::MAX), [4]);
         assert_eq!(pass(&mut sent_rows, &[2], i64::MAX), Vec::<i64>::new());
         assert_eq!(sent_rows.before.len(), 1);
-        // Row 4 was marked, and somebody has taken the mark away.
+        // Row 4 was marked, and its mark was removed.
         assert_eq!(pass(&mut sent_rows, &[2, 4], i64::MAX), [4]);
     }
 

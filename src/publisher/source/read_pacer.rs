@@ -1,38 +1,43 @@
-//! How long the reader lets bytes gather, and how many. Owns a measure of the last moments' traffic, and the sleep.
+//! How long the reader lets bytes gather, and how many. Owns a measure of recent traffic, and the
+//! sleep.
 //!
-//! Under backlog a short sleep of the thread after a short read saves server and reader a wake-up for every message. Timers of the
-//! runtime are too coarse for it (1 ms). Nothing sleeps while the stream is nearly idle, so latency at low load stays untouched.
+//! Under backlog the thread sleeps briefly after a short read, which saves server and reader a
+//! wake-up for every message. Timers of the runtime are too coarse for it (1 ms). Nothing sleeps
+//! while the stream is nearly idle, so latency at low load is not affected.
 //!
-//! The longer a backlog lasts, the longer the sleep. Over TCP a server that is ahead of its reader puts messages together in its own
-//! socket, and is the faster for it; one that is not sends each in a packet of its own. So it is let ahead, and then caught up with.
+//! The longer a backlog lasts, the longer the sleep. Over TCP a server that is ahead of its reader
+//! gathers messages in its socket, which is faster; otherwise it sends each in a packet of its own.
+//! So the reader lets the server get ahead, and then catches up.
 //!
-//! A Unix socket holds little, and a server that finds it full stops decoding until it is empty again. So while what was read is
-//! handed on, the socket is looked after again and again. TCP holds more, and there looking costs more than it brings. Over a Unix
-//! socket handing on less often is worth more: the requests are larger, and the broker's time is the server's where they share it.
+//! A Unix socket holds little, and a server that finds it full stops decoding until it is empty
+//! again. So the socket is read repeatedly while messages are being forwarded. TCP holds more, and
+//! these reads would cost more than they save. Over a Unix socket forwarding less often pays: the
+//! requests are larger, and server and broker may share a machine.
 
 use std::time::{Duration, Instant};
 
 use crate::replication::Transport;
 
-/// More than this within a window is a backlog.
+/// More bytes than this within a window are a backlog.
 const BACKLOG_BYTES: usize = 4 * 1024;
 const WINDOW: Duration = Duration::from_millis(1);
 /// A read of less than this has emptied the socket.
 const SHORT_READ: usize = 16 * 1024;
 /// The first sleep of a backlog; each is twice as long as the one before it, up to the longest.
 const SLEEP: Duration = Duration::from_micros(200);
-const LONGEST: Duration = Duration::from_millis(10);
-/// A Unix socket is full after little more.
-const LONGEST_UNIX: Duration = Duration::from_millis(1);
-/// Where more than this has come from one sleep to the next, the sockets are soon full: the next is half as long.
+const SLEEP_MAX: Duration = Duration::from_millis(10);
+/// The longest sleep over a Unix socket, which is full soon after.
+const SLEEP_MAX_UNIX: Duration = Duration::from_millis(1);
+/// More bytes than this between two sleeps would soon fill the sockets: the next sleep is half as
+/// long.
 const EASE: usize = 512 * 1024;
-/// Bytes that are older than this have no others on their heels.
+/// After this time without bytes the stream is quiet.
 const QUIET: Duration = Duration::from_millis(20);
-/// Messages after which a Unix socket is looked after.
-const LOOK: usize = 64;
-/// So many bytes are handed on before their time has come.
+/// A Unix socket is read after this many messages.
+const READ_AFTER: usize = 64;
+/// This many bytes are forwarded at once.
 const GATHERED: usize = 256 * 1024;
-/// For how long bytes gather before they are handed on.
+/// How long bytes gather before they are forwarded.
 const GATHER: Duration = Duration::from_millis(3);
 /// The same over a Unix socket, while more keep coming.
 const GATHER_UNIX: Duration = Duration::from_millis(16);
@@ -40,11 +45,11 @@ const GATHER_UNIX: Duration = Duration::from_millis(16);
 /// See the module's head.
 #[derive(Debug)]
 pub(crate) struct ReadPacer {
-    look_after: usize,
+    read_after: usize,
     gather: Duration,
     longest: Duration,
     sleep: Duration,
-    /// Bytes that have come since the last one.
+    /// Bytes since the last sleep.
     since_sleep: usize,
     window_began: Instant,
     window_bytes: usize,
@@ -54,14 +59,14 @@ pub(crate) struct ReadPacer {
 }
 
 impl ReadPacer {
-    /// The measured best differs by transport.
+    /// The best measured values differ by transport.
     pub(crate) fn new(transport: Transport) -> Self {
-        let (look_after, gather, longest) = match transport {
-            Transport::Tcp => (usize::MAX, GATHER, LONGEST),
-            Transport::Unix => (LOOK, GATHER_UNIX, LONGEST_UNIX),
+        let (read_after, gather, longest) = match transport {
+            Transport::Tcp => (usize::MAX, GATHER, SLEEP_MAX),
+            Transport::Unix => (READ_AFTER, GATHER_UNIX, SLEEP_MAX_UNIX),
         };
         ReadPacer {
-            look_after,
+            read_after,
             gather,
             longest,
             sleep: SLEEP,
@@ -74,7 +79,7 @@ impl ReadPacer {
         }
     }
 
-    /// So many bytes were read at once.
+    /// This many bytes were read at once.
     pub(crate) fn read(&mut self, bytes: usize) {
         self.last_read = bytes;
         self.window_bytes += bytes;
@@ -82,7 +87,7 @@ impl ReadPacer {
         self.fed_at = Some(Instant::now());
     }
 
-    /// Whether bytes come faster than it is worth taking them singly.
+    /// Whether bytes arrive too fast to take each message at once.
     pub(crate) fn backlog(&mut self) -> bool {
         let elapsed = self.window_began.elapsed();
         if elapsed >= WINDOW {
@@ -98,15 +103,15 @@ impl ReadPacer {
         self.backlog
     }
 
-    /// Whether so many bytes, for so long, have gathered enough. Where no backlog shows, or nothing follows, somebody waits for each
-    /// event.
+    /// Whether this many bytes after this time are enough to forward. Without a backlog, or when
+    /// nothing follows, latency counts.
     pub(crate) fn is_enough(&self, bytes: usize, gathering: Duration) -> bool {
         let more = self.backlog && self.has_come_within(WINDOW);
-        let patience = if more { self.gather } else { GATHER };
-        bytes >= GATHERED || gathering >= patience
+        let time = if more { self.gather } else { GATHER };
+        bytes >= GATHERED || gathering >= time
     }
 
-    /// Whether bytes have come a moment ago.
+    /// Whether bytes came a moment ago.
     pub(crate) fn is_fed(&self) -> bool {
         self.has_come_within(QUIET)
     }
@@ -115,12 +120,12 @@ impl ReadPacer {
         self.fed_at.is_some_and(|at| at.elapsed() < time)
     }
 
-    /// Whether to look at the socket, so many messages after the last turn.
-    pub(crate) fn is_time_to_look(&self, messages: usize) -> bool {
-        messages.is_multiple_of(self.look_after)
+    /// Whether to read the socket, this many messages into the turn.
+    pub(crate) fn should_read(&self, messages: usize) -> bool {
+        messages.is_multiple_of(self.read_after)
     }
 
-    /// Sleeps, if the last read was short; after a full one there is more to take at once.
+    /// Sleeps, if the last read was short; after a full one more bytes are ready.
     pub(crate) fn sleep(&mut self) {
         if std::mem::take(&mut self.last_read) < SHORT_READ {
             std::thread::sleep(self.next_sleep());

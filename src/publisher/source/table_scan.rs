@@ -1,9 +1,10 @@
-//! A scan of the table: rows out to Kafka, reports and write-backs in, while a session holds the
-//! lock.
+//! A scan of the table while a session holds the lock: sends rows to Kafka, takes in reports and
+//! write-backs.
 //!
-//! What Bootstrap and polling have in common. Nothing is decided here that the engine decides: how much may be in flight, what is written
-//! back and when, what becomes of a refused event. Whoever waits here keeps the lock alive, sees a stop at once, and shows what is
-//! waited for. No statement is open at the server while anything is waited for.
+//! The common part of Bootstrap and polling. The engine decides how much may be in flight, what is
+//! written back and when, and what happens to a refused event. While the scan waits it keeps the
+//! lock, notices a stop at once, and shows what it waits for. No statement is open on the server
+//! meanwhile.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -34,15 +35,15 @@ pub(crate) struct TableScan<'a> {
     stop: CancellationToken,
     system_id: u64,
     slow: &'a mut SlowRows,
-    /// When the figures were shown last.
+    /// When the status was last updated.
     shown: Instant,
 }
 
 impl<'a> TableScan<'a> {
-    /// A scan of the table of this `shape`, read on `session`, while `lock_holder` has the lock.
+    /// A scan of the table of this `shape`, read on `session`, while `lock_holder` holds the lock.
     ///
     /// # Errors
-    /// The table is no outbox.
+    /// When the table is not an outbox.
     pub(crate) fn new(
         forwarder: &'a mut Forwarder,
         session: &'a Session,
@@ -74,7 +75,7 @@ impl<'a> TableScan<'a> {
         Ok(())
     }
 
-    /// Drops everything in memory, for rows of the table alone.
+    /// Drops everything in memory: what follows is about rows of the table alone.
     pub(crate) async fn start_over(&mut self) -> Result<()> {
         let (session, system_id) = (self.session, self.system_id);
         self.forwarder
@@ -83,8 +84,8 @@ impl<'a> TableScan<'a> {
         Ok(())
     }
 
-    /// Reads the batch of unpublished rows above `after` and publishes those that the ledger wants. Can be given up between two rows: the
-    /// ledger knows at any time what went out.
+    /// Reads the batch of unpublished rows above `after` and publishes those that `filter` wants.
+    /// Can be cancelled between two rows: `filter` knows at any time which were sent.
     pub(crate) async fn publish_batch(
         &mut self,
         after: i64,
@@ -111,7 +112,8 @@ impl<'a> TableScan<'a> {
         }
     }
 
-    /// The next rows of a batch. Reports, write-backs and the lock go on beside it, however long that takes.
+    /// The next rows of a batch. Reports, write-backs and the lock go on meanwhile, however long
+    /// that takes.
     pub(crate) async fn read(&mut self, batch: &mut Batch, session: &Session) -> Result<Vec<Read>> {
         let mut reading = pin!(batch.read(&self.rows, session, self.slow));
         loop {
@@ -143,7 +145,7 @@ impl<'a> TableScan<'a> {
         Ok(())
     }
 
-    /// Waits until everything that went out is acknowledged and written back.
+    /// Waits until everything that was sent is acknowledged and written back.
     pub(crate) async fn settle(&mut self) -> Result<(), Interrupt> {
         while !self.turn().await? {
             self.check_stop()?;
@@ -158,7 +160,7 @@ impl<'a> TableScan<'a> {
         Ok(())
     }
 
-    /// Lets this time pass; reports and write-backs go on.
+    /// Waits for this time; reports and write-backs go on meanwhile.
     pub(crate) async fn rest(&mut self, time: Duration) -> Result<(), Interrupt> {
         let began = Instant::now();
         loop {
@@ -180,11 +182,12 @@ impl<'a> TableScan<'a> {
         }
     }
 
-    /// Does what is due and takes in what there is, without waiting: reports and write-backs must go on beside a long read.
+    /// Does what is due and takes in what is ready, without waiting: reports and write-backs must
+    /// go on during a long read.
     async fn glance(&mut self) -> Result<(), Interrupt> {
         self.check_stop()?;
         self.carry_out().await?;
-        // A table that is never read to its end has no other moment for it.
+        // While a table is never read to its end, the status is updated nowhere else.
         if self.shown.elapsed() >= SHOW {
             self.shown = Instant::now();
             show(&self.config, self.forwarder);
@@ -198,7 +201,8 @@ impl<'a> TableScan<'a> {
         Ok(())
     }
 
-    /// Does what is due and, unless that settled everything, waits for the next thing. True when everything is settled.
+    /// Does what is due and, unless everything is settled then, waits for the next event. True if
+    /// everything is settled.
     pub(crate) async fn turn(&mut self) -> Result<bool> {
         self.carry_out().await?;
         if self.forwarder.engine.is_drained() {
@@ -214,7 +218,7 @@ impl<'a> TableScan<'a> {
         }
     }
 
-    /// Takes in reports, does what the engine wants done, and keeps the lock.
+    /// Takes in reports, carries out the engine's outputs, and keeps the lock.
     async fn carry_out(&mut self) -> Result<()> {
         carry_out(self.forwarder)?;
         self.lock_holder.keep().await
@@ -230,7 +234,7 @@ fn carry_out(forwarder: &mut Forwarder) -> Result<()> {
     forwarder.take_reports()?;
     forwarder.engine.poll(now);
     while let Some(output) = forwarder.output()? {
-        // Without a stream the engine asks for no status and no walsender.
+        // Without a stream the engine outputs no status and no inspection.
         if let SessionOutput::End(end) = output {
             return Err(end.into_error());
         }
@@ -241,7 +245,7 @@ fn carry_out(forwarder: &mut Forwarder) -> Result<()> {
 fn show(config: &Config, forwarder: &mut Forwarder) {
     match config.source {
         Source::Poll => forwarder.show(),
-        // What a slot waits for has been named by whoever makes it.
+        // Bootstrap has set what the slot waits for.
         Source::Slot => {
             forwarder.show_figures();
         }
@@ -250,18 +254,18 @@ fn show(config: &Config, forwarder: &mut Forwarder) {
 
 /// Chooses the rows to send and records those that were sent.
 pub(crate) trait RowFilter {
-    /// A row was found unpublished: whether it is to be sent.
+    /// Whether this row, which was found unpublished, is to be sent.
     fn wants(&mut self, id: i64) -> bool;
-    /// It was handed to Kafka.
+    /// The row was sent to Kafka.
     fn sent(&mut self, id: i64);
 }
 
-/// What a batch held.
+/// What a batch contained.
 #[derive(Debug)]
 pub(crate) struct BatchSummary {
-    /// How many rows were found, whatever became of them.
+    /// How many rows were found, sent or not.
     pub(crate) count: usize,
-    /// There may be more behind it.
+    /// More rows may follow.
     pub(crate) is_full: bool,
     /// The highest id that was found.
     pub(crate) last: i64,

@@ -1,12 +1,16 @@
-//! One session: reads the slot's stream, feeds the engine, carries out what it decides. Decides nothing itself.
+//! One session: reads the slot's stream, feeds the engine, carries out its outputs. The engine
+//! decides.
 //!
-//! One task owns socket, decoder and timers, so nothing of a session can outlive it. Messages are decoded where they lie in the
-//! connection's buffer and handed on from there: no channel, no copy and no allocation for an event.
+//! One task owns socket, decoder and timers, so no part of a session outlives it. Messages are
+//! decoded in place in the connection's buffer and forwarded from there: no channel, no copy and no
+//! allocation for an event.
 //!
-//! Under backlog the task sleeps for a moment after each short read. A server that decodes wakes its reader for every message, and
-//! spends more than half of its time on it; a reader that lets bytes gather makes the server faster. It hands on what it has read
-//! only a few hundred times a second: what goes to the producer at once leaves it in few requests, and requests are what a
-//! broker spends its time on. When the stream is nearly idle, every message is taken and handed on at once.
+//! Under backlog the task sleeps for a moment after each short read. A server that decodes wakes
+//! its reader for every message, and spends more than half of its time on it; a reader that lets
+//! bytes gather makes the server faster. The task forwards what it has read only a few hundred
+//! times a second: records that reach the producer together leave it in few requests, and a broker
+//! spends its time on requests. When the stream is nearly idle, every message is read and forwarded
+//! at once.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -23,32 +27,34 @@ use crate::publisher::source::event_decoder::{Decoder, HandledRows};
 use crate::publisher::source::read_pacer::ReadPacer;
 use crate::replication::{Frame, ReplicationClient, StandbyStatusUpdate};
 
-/// How often the board is brought up to date.
+/// How often the status is updated.
 const SHOW: Duration = Duration::from_millis(250);
 
-/// So many records without a report are a backlog as well, at the broker: where every event is a request of its own, requests
-/// take all the processors there are, the server is slowed down with them, and no backlog would ever show in the stream.
-const MANY: u64 = 8;
-/// Messages of one turn for which the socket is looked after: reports, marks and deadlines wait meanwhile.
+/// This many unreported records are a backlog too, at the broker: if every event is a request of
+/// its own, requests use up the processors, which slows down the server, and the stream would never
+/// show a backlog.
+const UNREPORTED_MANY: u64 = 8;
+/// How many messages of one turn read the socket again: reports, marks and deadlines wait
+/// meanwhile.
 const TURN: usize = 2048;
 
 /// See the module's head.
 pub(crate) struct Stream<'a> {
     forwarder: &'a mut Forwarder,
     client: &'a mut ReplicationClient,
-    watch: SessionMonitor<'a>,
+    session_monitor: SessionMonitor<'a>,
     decoder: Decoder<'a>,
     read_pacer: ReadPacer,
     shown: Instant,
 }
 
 impl<'a> Stream<'a> {
-    /// A session that has just been started. `table` is the object id of the outbox.
+    /// A session that has just begun. `table` is the object id of the outbox.
     pub(crate) fn new(
         config: &'a Config,
         forwarder: &'a mut Forwarder,
         client: &'a mut ReplicationClient,
-        watch: SessionMonitor<'a>,
+        session_monitor: SessionMonitor<'a>,
         handled_rows: &'a mut HandledRows,
         table: u32,
     ) -> Self {
@@ -64,17 +70,17 @@ impl<'a> Stream<'a> {
         Stream {
             forwarder,
             client,
-            watch,
+            session_monitor,
             decoder,
             read_pacer,
             shown: Instant::now(),
         }
     }
 
-    /// Streams until the engine says that it is over, or something breaks.
+    /// Streams until the engine ends the session, or an error does.
     ///
     /// # Errors
-    /// Of the connection and the stream: transient ones are for a new session.
+    /// Of the connection and the stream. After a transient one a new session can go on.
     pub(crate) async fn run(&mut self, stop: &CancellationToken) -> Result<End> {
         let now = self.forwarder.tick();
         self.forwarder.engine.session_started(now);
@@ -97,7 +103,7 @@ impl<'a> Stream<'a> {
             }
             self.read(now)?;
             self.forwarder.take_reports()?;
-            self.watch.turn(now, self.forwarder)?;
+            self.session_monitor.turn(now, self.forwarder)?;
             self.forwarder.engine.poll(now);
             if let Some(end) = self.carry_out()? {
                 self.client.try_flush()?;
@@ -109,7 +115,7 @@ impl<'a> Stream<'a> {
         }
     }
 
-    /// Takes what is there, whole messages at a time, until there is no more or enough is in flight.
+    /// Takes in the messages that are ready, until there are no more or enough is in flight.
     fn read(&mut self, now: Duration) -> Result<()> {
         if self.forwarder.engine.intake() != Intake::Paused {
             self.take_in(now)?;
@@ -121,7 +127,7 @@ impl<'a> Stream<'a> {
                 return Ok(());
             }
             count += 1;
-            if count <= TURN && self.read_pacer.is_time_to_look(count) {
+            if count <= TURN && self.read_pacer.should_read(count) {
                 self.take_in(now)?;
             }
             match self.client.next()? {
@@ -160,7 +166,7 @@ impl<'a> Stream<'a> {
         Ok(())
     }
 
-    /// Lets bytes gather before they are handed on.
+    /// Lets bytes gather before they are forwarded.
     fn gather(&mut self) -> Result<()> {
         let began = self.forwarder.tick();
         loop {
@@ -189,32 +195,33 @@ impl<'a> Stream<'a> {
                         reply_requested,
                     });
                 }
-                SessionOutput::InspectWalsender => self.watch.look_at_walsender(),
+                SessionOutput::InspectWalsender => self.session_monitor.look_at_walsender(),
                 SessionOutput::End(end) => return Ok(Some(end)),
             }
         }
         Ok(None)
     }
 
-    /// Sleeps until there is something to do: for a moment under backlog, else until a byte, a report or a deadline.
+    /// Waits until there is something to do: for a moment under backlog, otherwise for bytes, a
+    /// report or a deadline.
     async fn wait(&mut self, stop: &CancellationToken, flushed: bool) -> Result<()> {
         let intake = self.forwarder.engine.intake();
         let unreported =
-            self.read_pacer.is_fed() && self.forwarder.engine.unreported_count() >= MANY;
+            self.read_pacer.is_fed() && self.forwarder.engine.unreported_count() >= UNREPORTED_MANY;
         let busy = self.read_pacer.backlog() || unreported;
         let backlog = intake != Intake::Paused && busy;
         if backlog {
             self.gather()?;
         }
-        self.watch.hasten(intake == Intake::Discard);
-        // Reading writes what is queued as well; without it, the reports still have to go out.
+        self.session_monitor.hasten(intake == Intake::Discard);
+        // Reading flushes queued updates too; without it they still have to go out.
         let reading = !backlog && intake != Intake::Paused;
         let rest = self.forwarder.rest(SHOW);
         let stopping = stop.is_cancelled();
         tokio::select! {
             biased;
             () = stop.cancelled(), if !stopping => {}
-            seen = self.watch.seen() => self.watch.tell(seen?, self.forwarder)?,
+            seen = self.session_monitor.seen() => self.session_monitor.tell(seen?, self.forwarder)?,
             result = self.forwarder.progressed() => result?,
             result = socket(self.client, reading), if reading || !flushed => result?,
             () = tokio::task::yield_now(), if backlog => {}
@@ -231,7 +238,7 @@ impl<'a> Stream<'a> {
     }
 }
 
-/// Waits for bytes to take, or until what is queued could be written. Cancel-safe.
+/// Waits for bytes to read, or until queued updates are written. Cancel-safe.
 async fn socket(client: &mut ReplicationClient, reading: bool) -> Result<()> {
     if reading {
         client.readable().await
