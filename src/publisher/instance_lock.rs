@@ -1,8 +1,10 @@
 //! One publisher at a time: the lock belongs to the very session that reads events.
 //!
-//! In front of a slot that is the replication connection, so that lock, slot and session end together: the server lets go of a
-//! process that is frozen or cut off after `wal_sender_timeout` (`idle_session_timeout` while it does not stream). Polling has one SQL
-//! session for lock and reading, with `idle_session_timeout` of the same length. Others look whether the lock is free.
+//! With a slot that is the replication connection, so that lock, slot and session end together: the
+//! server ends the session of a suspended or unreachable process after `wal_sender_timeout`
+//! (`idle_session_timeout` while it does not stream). Polling has one SQL session for lock and
+//! reading, with an `idle_session_timeout` of the same length. Standbys query whether the lock is
+//! free.
 
 use std::cell::Cell;
 use std::time::{Duration, Instant};
@@ -15,11 +17,13 @@ use crate::postgres::{self, Server, Session};
 use crate::replication::ReplicationClient;
 use crate::status::StatusBoard;
 
-const LOOK: Duration = Duration::from_millis(250);
-/// Without a word for [`WAL_SENDER_TIMEOUT`] the server gives the lock to another instance; we speak three times as often.
-const SPEAK: Duration = Duration::from_secs(WAL_SENDER_TIMEOUT.as_secs() / 3);
+const POLL_INTERVAL: Duration = Duration::from_millis(250);
+/// After [`WAL_SENDER_TIMEOUT`] of silence the server releases the lock. The session queries three
+/// times as often.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(WAL_SENDER_TIMEOUT.as_secs() / 3);
 
-/// Takes the lock of this slot on the replication connection, without waiting. False: another instance has it.
+/// Takes the lock of this slot on the replication connection, without waiting. False: another
+/// instance holds it.
 pub(crate) async fn take(client: &mut ReplicationClient, slot: &str) -> Result<bool> {
     let rows = client.query(&advisory_lock::take_sql(slot)).await?;
     let taken = rows
@@ -29,14 +33,16 @@ pub(crate) async fn take(client: &mut ReplicationClient, slot: &str) -> Result<b
     Ok(taken == Some("t"))
 }
 
-/// Takes the lock on this session, without waiting, and lets the server end the session when it falls silent.
+/// Takes the lock on this session, without waiting. The server ends the session when it falls
+/// silent.
 pub(crate) async fn take_by_sql(session: &Session, slot: &str) -> Result<bool> {
     advisory_lock::limit_silence(session, WAL_SENDER_TIMEOUT).await?;
     advisory_lock::take(session, slot).await
 }
 
-/// Returns when the lock was free in two looks: the instance that had it is gone. `taken` is set when another than `own` has it, an
-/// earlier session of ours that the server has not let go of yet.
+/// Returns when the lock was free in two queries in a row. Sets `taken` when it is held by another
+/// server process than `own`, which is an earlier session of this instance that the server has not
+/// ended yet.
 pub(crate) async fn until_free(
     config: &Config,
     board: &StatusBoard,
@@ -58,75 +64,75 @@ pub(crate) async fn until_free(
             }
             None => free += 1,
         }
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
     Ok(())
 }
 
-/// The hold on the lock by a session that is often idle: it has to be heard now and then.
+/// The session that holds the lock, often an idle one: it has to query from time to time.
 #[derive(Debug)]
 pub(crate) struct LockHolder<'a> {
     holder: Holder<'a>,
-    spoken: Instant,
+    queried_at: Instant,
 }
 
 #[derive(Debug)]
 enum Holder<'a> {
     Replication(&'a mut ReplicationClient),
     Sql(&'a Session),
-    /// Busy with something else, and heard thereby.
-    Away,
+    /// Lent out; its own command keeps the session alive.
+    Lent,
 }
 
 impl<'a> LockHolder<'a> {
-    /// Held by a replication connection that does not stream.
+    /// A replication connection that does not stream.
     pub(crate) fn of_client(client: &'a mut ReplicationClient) -> Self {
         LockHolder::new(Holder::Replication(client))
     }
 
-    /// Held by an SQL session.
+    /// An SQL session.
     pub(crate) fn of_session(session: &'a Session) -> Self {
         LockHolder::new(Holder::Sql(session))
     }
 
     fn new(holder: Holder<'a>) -> Self {
-        let spoken = Instant::now();
-        LockHolder { holder, spoken }
+        let queried_at = Instant::now();
+        LockHolder { holder, queried_at }
     }
 
-    /// Speaks, if it is time to.
+    /// Sends a query, if one is due.
     pub(crate) async fn keep(&mut self) -> Result<()> {
-        if self.spoken.elapsed() <= SPEAK {
+        if self.queried_at.elapsed() <= KEEPALIVE_INTERVAL {
             return Ok(());
         }
-        self.spoken = Instant::now();
+        self.queried_at = Instant::now();
         match &mut self.holder {
             Holder::Replication(client) => client.query(KEEPALIVE).await.map(drop),
             Holder::Sql(session) => session.run("keeping the lock", KEEPALIVE).await,
-            Holder::Away => Ok(()),
+            Holder::Lent => Ok(()),
         }
     }
 
-    /// The same while a statement runs on the SQL session, which is heard thereby.
+    /// The same while a statement runs on the SQL session, which keeps that session alive.
     pub(crate) async fn keep_beside_a_statement(&mut self) -> Result<()> {
         match self.holder {
             Holder::Sql(_) => Ok(()),
-            Holder::Replication(_) | Holder::Away => self.keep().await,
+            Holder::Replication(_) | Holder::Lent => self.keep().await,
         }
     }
 
-    /// The replication connection, which is heard now; `None` while it is away.
+    /// The replication connection, for a command; `None` while it is lent out.
     pub(crate) fn client(&mut self) -> Option<&mut ReplicationClient> {
-        self.spoken = Instant::now();
+        self.queried_at = Instant::now();
         match &mut self.holder {
             Holder::Replication(client) => Some(client),
-            Holder::Sql(_) | Holder::Away => None,
+            Holder::Sql(_) | Holder::Lent => None,
         }
     }
 
-    /// Takes the replication connection away, until it is given back.
+    /// Lends the replication connection out, until it is returned.
     pub(crate) fn take_client(&mut self) -> Option<&'a mut ReplicationClient> {
-        match std::mem::replace(&mut self.holder, Holder::Away) {
+        match std::mem::replace(&mut self.holder, Holder::Lent) {
             Holder::Replication(client) => Some(client),
             other => {
                 self.holder = other;
@@ -135,8 +141,8 @@ impl<'a> LockHolder<'a> {
         }
     }
 
-    /// Gives it back.
-    pub(crate) fn give_back(&mut self, client: &'a mut ReplicationClient) {
+    /// Returns it.
+    pub(crate) fn return_client(&mut self, client: &'a mut ReplicationClient) {
         *self = LockHolder::of_client(client);
     }
 }

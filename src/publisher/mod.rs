@@ -6,9 +6,9 @@
 //! request a stop.
 //!
 //! ```text
-//! supervisor ─▶ resume ─▶ bootstrap ─▶ stream    one attempt after another; each one slot, one session
-//!      │  └───▶ poll ────────┴─▶ table scan         where no slot is allowed: one SQL session
-//!      └───────────┴────────────────┴─▶ forwarder ─▶ engine      (pure)
+//! supervisor ─▶ resume ─▶ bootstrap ─▶ stream    each attempt: one slot, one session
+//!      │  └───▶ poll ────────┴─▶ table scan       where no slot is allowed: one SQL session
+//!      └───────────┴────────────────┴─▶ forwarder ─▶ engine (pure)
 //! ```
 
 mod connect;

@@ -1,9 +1,11 @@
-//! Past a transaction that nobody can decode: exactly this one, and only when everything before it is done.
+//! Skips a transaction that cannot be decoded: exactly this one, and only when everything before it
+//! is confirmed.
 //!
-//! Either the server fails at it, in every session and with every client; or it was written while the outbox lacked a column without
-//! which a row is no event, and stays so in the log however the table is mended. So it is passed by moving the slot, which a person has
-//! to want. What its rows say is not lost: each that is unpublished is filed by reference, to be read from the table and published like
-//! any dead letter that is retried; and what was done is filed as well.
+//! Either the server fails to decode it, in every session and for every client; or it was written
+//! while the outbox lacked a required column, which a later fix of the table does not change in the
+//! WAL. So the slot is moved past it, on a person's request. Its rows are not lost: each
+//! unpublished row is filed by reference, to be read from the table and published like any dead
+//! letter that is retried. The skip itself is filed too.
 
 use std::time::{Duration, Instant};
 
@@ -20,9 +22,9 @@ use crate::publisher::sink::forwarder::Forwarder;
 use crate::publisher::supervisor::Supervisor;
 use crate::replication::{Frame, ReplicationClient, StandbyStatusUpdate};
 
-const LOOK: Duration = Duration::from_millis(250);
+const POLL_INTERVAL: Duration = Duration::from_millis(250);
 
-/// What was passed.
+/// The transaction that was skipped.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Skipped {
@@ -30,18 +32,19 @@ pub struct Skipped {
     pub xid: u32,
     /// Why it cannot be decoded.
     pub error: String,
-    /// Rows of it that were unpublished, and are published from the table now.
+    /// Its rows that were unpublished, which are published from the table now.
     pub rows: u64,
 }
 
-/// Whether the server, and not the connection to it, has failed at what it was decoding. Gives the SQLSTATE.
+/// The server's error, if the server and not the connection has failed at decoding.
 pub(crate) fn undecodable(error: &Error) -> Option<&ServerError> {
     ServerError::of(error).filter(|server| server.is_undecodable())
 }
 
 impl Supervisor {
-    /// The same error of the server in the same transaction twice, or an outbox that is none any more: it cannot be decoded, and never
-    /// will. Everything before it is confirmed, so that whoever skips it skips nothing else.
+    /// Makes an error final if the server has failed twice in the same way at the same transaction,
+    /// or the transaction's rows lack a required column: it can never be decoded. Everything before
+    /// it is confirmed first, so that `skip-transaction` skips nothing else.
     pub(in crate::publisher) async fn undecodable(
         &mut self,
         error: &Error,
@@ -52,7 +55,8 @@ impl Supervisor {
             self.confirm_what_is_before(session).await;
             let message = format!("the transaction committed at {lsn}: {}", error.message());
             return Err(Error::fatal(Code::Config, message).with_hint(format!(
-                "mend the table, then: outboxd skip-transaction --lsn {lsn} (its rows are published from the table)"
+                "fix the table, then run: outboxd skip-transaction --lsn {lsn} \
+                 (its rows are published from the table)"
             )));
         }
         let found = transaction.zip(undecodable(error).map(|server| server.code.clone()));
@@ -61,18 +65,19 @@ impl Supervisor {
             return Ok(());
         };
         if !repeats {
-            // Once may be chance, whatever the server calls it.
+            // A single failure may be accidental, whatever its SQLSTATE.
             return Err(Error::transient(Code::Replication, error.report()));
         }
-        let words = error.report();
+        let report = error.report();
         self.confirm_what_is_before(session).await;
-        let message = format!("Postgres cannot decode the transaction committed at {lsn}: {words}");
+        let message =
+            format!("Postgres cannot decode the transaction committed at {lsn}: {report}");
         Err(Error::fatal(Code::Slot, message).with_hint(format!(
-            "when the server cannot be mended: outboxd skip-transaction --lsn {lsn}"
+            "if the server cannot be fixed, run: outboxd skip-transaction --lsn {lsn}"
         )))
     }
 
-    /// As far as that can be done: what is left, whoever skips is told of.
+    /// Best effort; `skip-transaction` reports what remains.
     async fn confirm_what_is_before(&mut self, session: &Session) {
         let confirm = async {
             settle(&mut self.forwarder).await?;
@@ -81,12 +86,16 @@ impl Supervisor {
         };
         let confirmed = tokio::time::timeout(self.config.operation_timeout, confirm).await;
         if let Ok(Err(error)) = confirmed {
-            tracing::warn!(error = %error.report(), "the slot could not be moved up to it");
+            let error = error.report();
+            tracing::warn!(
+                error,
+                "failed to advance the slot to the confirmed position"
+            );
         }
     }
 }
 
-/// Waits until everything that was handed over is acknowledged and written back, without a session.
+/// Waits without a session until everything is acknowledged and written back.
 async fn settle(forwarder: &mut Forwarder) -> Result<()> {
     loop {
         let now = forwarder.tick();
@@ -100,7 +109,7 @@ async fn settle(forwarder: &mut Forwarder) -> Result<()> {
         if forwarder.engine.is_drained() {
             return Ok(());
         }
-        let rest = forwarder.rest(LOOK);
+        let rest = forwarder.rest(POLL_INTERVAL);
         tokio::select! {
             biased;
             result = forwarder.progressed() => result?,
@@ -109,22 +118,24 @@ async fn settle(forwarder: &mut Forwarder) -> Result<()> {
     }
 }
 
-/// Passes the transaction whose commit is at `lsn`, while no publisher runs. Safe to repeat.
+/// Skips the transaction whose commit is at `lsn`, while no publisher runs. Repeatable.
 ///
 /// # Errors
-/// `SLOT_ERROR` when another instance has the lock, the slot is not there or past it, the transaction can be decoded, there is none at `lsn`, or events before it are not published yet. Nothing is changed then.
+/// `SLOT_ERROR` when another instance holds the lock, the slot does not exist or is past `lsn`, the
+/// transaction can be decoded, there is none at `lsn`, or events before it are not published yet.
+/// Nothing is changed then.
 pub async fn skip_transaction(config: &Config, lsn: Lsn) -> Result<Skipped> {
     let busy = || {
-        Error::fatal(Code::Slot, "another outboxd has the lock of this slot")
+        Error::fatal(Code::Slot, "another instance holds the lock of this slot")
             .with_hint("stop it first")
     };
-    // The server process of a publisher that has just ended may still be at work on the transaction.
+    // The server process of a publisher that has just ended may still be decoding the transaction.
     let deadline = Instant::now() + config.operation_timeout;
     let connections = loop {
         match Connections::open(config, &mut None).await? {
             Some(connections) => break connections,
             None if Instant::now() >= deadline => return Err(busy()),
-            None => tokio::time::sleep(LOOK).await,
+            None => tokio::time::sleep(POLL_INTERVAL).await,
         }
     };
     let Connections {
@@ -140,7 +151,7 @@ pub async fn skip_transaction(config: &Config, lsn: Lsn) -> Result<Skipped> {
     let confirmed = confirmed.ok_or_else(|| {
         Error::fatal(
             Code::Slot,
-            format!("there is no slot {} to move", config.slot),
+            format!("slot {} does not exist or is lost", config.slot),
         )
     })?;
     if confirmed > lsn {
@@ -162,13 +173,13 @@ pub async fn skip_transaction(config: &Config, lsn: Lsn) -> Result<Skipped> {
     client.close().await;
     let (xid, error) = found?;
     search.nothing_is_left_before(&session).await?;
-    // The lock was the other connection's, and goes when the server has seen its end.
+    // The server releases the other connection's lock when it has seen its end.
     let deadline = Instant::now() + config.operation_timeout;
     while !advisory_lock::take(&session, &config.slot).await? {
         if Instant::now() >= deadline {
             return Err(busy());
         }
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
     let system_id = server.lineage.system_id.to_string();
     let transaction = SkippedTransaction {
@@ -183,12 +194,12 @@ pub async fn skip_transaction(config: &Config, lsn: Lsn) -> Result<Skipped> {
     Ok(Skipped { xid, error, rows })
 }
 
-/// Reading on from the slot's position up to where the server fails.
+/// Reads the stream from the slot's position up to the failure.
 struct Search<'a> {
     config: &'a Config,
     lsn: Lsn,
     confirmed: Lsn,
-    /// Of the transaction at the position, when it has begun.
+    /// The id of the transaction at `lsn`, when it has begun.
     xid: Option<u32>,
     outbox: Option<(u32, Columns)>,
     /// Rows of the outbox that earlier transactions have inserted.
@@ -217,11 +228,11 @@ impl Search<'_> {
         received.map_err(|_| {
             let message = format!("no transaction at {} within {limit:?}", self.lsn);
             Error::fatal(Code::Slot, message)
-                .with_hint("the position stands in the error of `outboxd run`")
+                .with_hint("the position is in the error of `outboxd run`")
         })?
     }
 
-    /// Takes what is there. False: it has to wait for more.
+    /// Takes in the messages that are ready. False if it has to wait for more.
     fn read(&mut self, client: &mut ReplicationClient) -> Result<bool> {
         if client.try_read()? == 0 {
             return Ok(false);
@@ -284,7 +295,7 @@ impl Search<'_> {
         Ok(())
     }
 
-    /// The slot is moved over the transactions before as well: they must be done.
+    /// The slot moves past the earlier transactions too: they must be done.
     async fn nothing_is_left_before(&self, session: &Session) -> Result<()> {
         let left = match self.config.after_publish {
             AfterPublish::Keep => self.before.len() as i64,
@@ -301,7 +312,7 @@ impl Search<'_> {
     }
 }
 
-/// Why a transaction cannot be decoded, if that is the error.
+/// Why the transaction cannot be decoded, if that is the error.
 fn rejection(error: &Error) -> Option<Rejection> {
     if error.code() == Code::Config {
         return Some(Rejection {

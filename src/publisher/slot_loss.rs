@@ -95,7 +95,8 @@ impl fmt::Display for SlotLoss {
                 confirmed,
             } => write!(
                 f,
-                "was moved by another client: outboxd confirmed {reported}, the slot is at {confirmed}"
+                "was moved by another client: outboxd confirmed {reported}, the slot is at \
+                 {confirmed}"
             ),
         }
     }

@@ -209,7 +209,7 @@ async fn after_a_failover_the_stream_goes_on_at_the_new_primary() -> Result<()> 
     session.execute(insert, &[&pair.fixture.topic]).await?;
     pair.all_marked_at_standby().await?;
     assert_eq!(pair.outboxd.stop(LIMIT).await?, 0, "{}", pair.outboxd.log());
-    let heals = pair.outboxd.log().contains("making a new one");
+    let heals = pair.outboxd.log().contains("creating a new slot");
     assert!(!heals, "the slot was lost: {}", pair.outboxd.log());
     pair.expect_whole(confirmed).await
 }

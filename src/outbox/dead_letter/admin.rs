@@ -1,7 +1,7 @@
-//! The dead letters for a person: to look at, and to say what is to become of them.
+//! Lists dead letters, and writes requests to retry or discard them.
 //!
-//! A wish is only written down here. The publisher alone publishes, in order and with all that it knows of the events behind, so
-//! there is no second way to Kafka. What was filed is never changed.
+//! A request is only stored here. The publisher alone publishes, in order and with all that it
+//! knows of later events, so there is no second way to Kafka. Filed content is never changed.
 
 use serde::Serialize;
 use serde_json::Value;
@@ -15,7 +15,7 @@ use crate::outbox::dead_letter::OPEN;
 use crate::outbox::dead_letter::json::readable;
 use crate::postgres::Session;
 
-/// The states that a letter can be in.
+/// The states of a dead letter.
 pub const STATES: [&str; 8] = [
     "dead",
     "parked",
@@ -27,7 +27,7 @@ pub const STATES: [&str; 8] = [
     "skipped",
 ];
 
-/// Which letters are meant: those that fit all that is given.
+/// Selects the dead letters that match all given conditions.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Filter {
     /// One of these; none means any.
@@ -40,7 +40,7 @@ pub struct Filter {
     pub state: Option<String>,
 }
 
-/// One letter.
+/// One dead letter.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct DeadLetterEntry {
@@ -50,21 +50,21 @@ pub struct DeadLetterEntry {
     pub state: String,
     /// The row of the outbox.
     pub outbox_id: Option<String>,
-    /// The commit of its transaction, where the event came from the stream.
+    /// The commit position of its transaction, if the event came from the stream.
     pub commit_lsn: Option<String>,
-    /// Its place in that transaction.
+    /// Its index in that transaction.
     pub event_index: Option<i32>,
-    /// `None` where the event could not be read.
+    /// `None` if the event could not be read.
     pub topic: Option<String>,
     /// The kind of event.
     pub event_type: Option<String>,
-    /// As text, or `{"hex": "…"}` where it is none.
+    /// As text, or `{"hex": "…"}` if it is not text.
     pub key: Option<Value>,
     /// An array of `[name, value]`.
     pub headers: Value,
     /// The payload's length.
     pub payload_bytes: Option<i32>,
-    /// Only where it was asked for; as text, or `{"hex": "…"}` where it is none.
+    /// Only if it was requested; as text, or `{"hex": "…"}` if it is not text.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub payload: Option<Value>,
     /// The row's `created_at`.
@@ -73,9 +73,9 @@ pub struct DeadLetterEntry {
     pub error_code: String,
     /// For a person.
     pub error: String,
-    /// How often it was sent before it was filed the last time.
+    /// How many times it was sent before it was filed last.
     pub attempts: i32,
-    /// Each time that it was filed, the oldest first.
+    /// An entry for each time that it was filed, the oldest first.
     pub history: Value,
     /// Later events of its topic and key wait for it.
     pub parks_key: bool,
@@ -85,18 +85,19 @@ pub struct DeadLetterEntry {
     pub updated_at: String,
 }
 
-/// What a wish has reached.
+/// The dead letters that a request affects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Affected {
-    /// Letters that the publisher will see to.
+    /// Dead letters that the publisher will retry or discard.
     pub dead_letters: u64,
-    /// Parked letters of their keys, which follow by themselves.
+    /// Parked dead letters of their keys, which follow by themselves.
     pub following: u64,
-    /// Letters that fit and are in another state, so that there is nothing to wish.
+    /// Dead letters that match and are in a state that allows no request.
     pub others: u64,
 }
 
-/// Reads letters in the order in which they were filed: at most `limit`, with their payloads or without.
+/// Reads dead letters in the order in which they were filed: at most `limit`, with or without their
+/// payloads.
 ///
 /// # Errors
 /// Of the table or the server; `CONFIG_ERROR` when there is no such table.
@@ -110,9 +111,10 @@ pub async fn list(
     let table = outbox.dead_letter();
     let payload = if payloads { "payload" } else { "NULL::bytea" };
     let sql = format!(
-        "SELECT id, state, outbox_id, commit_lsn::text, event_index, topic, event_type, key, headers::text, \
-                octet_length(payload), {payload}, event_created_at, error_code, error, attempts, history::text, \
-                parks_key, to_json(filed_at) #>> '{{}}', to_json(updated_at) #>> '{{}}' \
+        "SELECT id, state, outbox_id, commit_lsn::text, event_index, topic, event_type, key, \
+                headers::text, octet_length(payload), {payload}, event_created_at, \
+                error_code, error, attempts, history::text, parks_key, \
+                to_json(filed_at) #>> '{{}}', to_json(updated_at) #>> '{{}}' \
            FROM {table} WHERE {FITS} ORDER BY id LIMIT $5",
         table = table.quoted()
     );
@@ -123,7 +125,7 @@ pub async fn list(
     Ok(rows.iter().map(DeadLetterEntry::of).collect())
 }
 
-/// How many letters a wish would reach; nothing is changed.
+/// How many dead letters a request would affect; nothing is changed.
 ///
 /// # Errors
 /// Of the table or the server; `CONFIG_ERROR` when there is no such table.
@@ -133,16 +135,18 @@ pub async fn survey(
     filter: &Filter,
     resolution: Resolution,
 ) -> Result<Affected> {
-    let meant = format!(
-        "SELECT id, topic, key, parks_key FROM {table} WHERE {FITS} AND {OPEN} AND {within_reach}",
+    let selected = format!(
+        "SELECT id, topic, key, parks_key FROM {table} \
+          WHERE {FITS} AND {OPEN} AND {allowed_states}",
         table = outbox.dead_letter().quoted(),
-        within_reach = within_reach(resolution),
+        allowed_states = allowed_states(resolution),
     );
-    asked(session, outbox, filter, &meant).await
+    affected(session, outbox, filter, &selected).await
 }
 
-/// Writes a wish down for the dead letters that fit; those in other states are left alone. What the table refuses to mark can be
-/// discarded too, once the table is mended: the publisher then marks it.
+/// Stores a request for the dead letters that match; those in other states do not change. One whose
+/// row the table refused to mark can be discarded too, once the table is fixed: the publisher then
+/// marks the row.
 ///
 /// # Errors
 /// Of the table or the server; `CONFIG_ERROR` when there is no such table.
@@ -156,44 +160,46 @@ pub async fn ask(
         Resolution::Retry => "retry",
         Resolution::Discard => "discard",
     };
-    let meant = format!(
+    let selected = format!(
         "UPDATE {table} SET state = '{state}', updated_at = CURRENT_TIMESTAMP \
-          WHERE {FITS} AND {OPEN} AND {within_reach} RETURNING id, topic, key, parks_key",
+          WHERE {FITS} AND {OPEN} AND {allowed_states} RETURNING id, topic, key, parks_key",
         table = outbox.dead_letter().quoted(),
-        within_reach = within_reach(resolution),
+        allowed_states = allowed_states(resolution),
     );
-    asked(session, outbox, filter, &meant).await
+    affected(session, outbox, filter, &selected).await
 }
 
 const FITS: &str = "(cardinality($1::bigint[]) = 0 OR id = ANY ($1::bigint[])) \
      AND ($2::text IS NULL OR topic = $2) AND ($3::text IS NULL OR error_code = $3) \
      AND ($4::text IS NULL OR state = $4)";
 
-fn within_reach(resolution: Resolution) -> &'static str {
+fn allowed_states(resolution: Resolution) -> &'static str {
     match resolution {
         Resolution::Retry => "state = 'dead'",
         Resolution::Discard => "state IN ('dead', 'published-not-marked', 'skipped')",
     }
 }
 
-/// Counts what `meant` names, what follows it, and what fits besides; all as of one moment.
-async fn asked(
+/// Counts the dead letters that `selected` returns, those that follow, and the others that match;
+/// all as of one moment.
+async fn affected(
     session: &Session,
     outbox: &TableName,
     filter: &Filter,
-    meant: &str,
+    selected: &str,
 ) -> Result<Affected> {
     let table = outbox.dead_letter();
     let sql = format!(
-        "WITH meant AS ({meant}) \
-         SELECT (SELECT count(*) FROM meant), \
-                (SELECT count(*) FROM {quoted} AS d WHERE d.state = 'parked' AND d.{OPEN} AND EXISTS ( \
-                     SELECT FROM meant AS m WHERE m.parks_key AND m.topic = d.topic \
+        "WITH selected AS ({selected}) \
+         SELECT (SELECT count(*) FROM selected), \
+                (SELECT count(*) FROM {quoted} AS d \
+                  WHERE d.state = 'parked' AND d.{OPEN} AND EXISTS ( \
+                     SELECT FROM selected AS m WHERE m.parks_key AND m.topic = d.topic \
                         AND m.key IS NOT DISTINCT FROM d.key)), \
                 (SELECT count(*) FROM {quoted} WHERE {FITS})",
         quoted = table.quoted()
     );
-    let what = format!("writing a wish into {table}");
+    let what = format!("writing requests into {table}");
     let row = session.row(&what, &sql, &filter.params()).await?;
     let [dead_letters, following, fitting] =
         [0, 1, 2].map(|at| row.get::<_, i64>(at).unsigned_abs());
@@ -212,7 +218,7 @@ impl Filter {
 
 impl DeadLetterEntry {
     fn of(row: &Row) -> Self {
-        // What a person may have edited by hand is shown as it stands.
+        // Content that was edited by hand is shown as it is.
         let json = |at| {
             let text: String = row.get(at);
             serde_json::from_str(&text).unwrap_or(Value::String(text))

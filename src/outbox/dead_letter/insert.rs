@@ -1,10 +1,11 @@
-//! How a letter is filed: the columns it becomes, and the statement that writes a batch of them.
+//! How a dead letter is filed: its columns, and the statement that writes a batch of them.
 //!
-//! A batch is one statement and so one transaction, and takes no more than a few megabytes. It repeats safely: an entry that
-//! is already where the letter would bring it is left as it is.
+//! A batch is one statement and so one transaction, of limited size. It is repeatable: an entry
+//! that is already in the state that the dead letter would give it does not change.
 //!
-//! A letter that the table itself refuses must not hold up the others, nor the slot: the batch is halved down to it, and less of its event
-//! is kept, at last nothing but its name, until the table takes it.
+//! A dead letter that the table itself refuses must hold up neither the others nor the slot: the
+//! batch is halved down to it, and less of its event is stored, at last only its identity, until
+//! the table accepts it.
 
 use std::collections::HashMap;
 
@@ -16,18 +17,19 @@ use crate::outbox::dead_letter::json;
 use crate::outbox::{NewDeadLetter, OwnedRecord, Rejection};
 use crate::postgres::{Session, is_of_the_row, is_unreadable, sql_error};
 
-/// Letters a statement.
-const LETTERS_MAX: usize = 500;
+/// The most dead letters of a statement.
+const DEAD_LETTERS_MAX: usize = 500;
 
-/// Payload bytes a statement, up to one letter more.
+/// The payload bytes of a statement, plus at most one dead letter.
 const BYTES_MAX: usize = 8 << 20;
 
-/// What a letter's row becomes when it is filed again: the last fifty of its history are kept.
-const APPEND: &str = "CASE WHEN jsonb_array_length(d.history) >= 50 THEN d.history - 0 ELSE d.history END \
-     || jsonb_build_array(jsonb_build_object('at', CURRENT_TIMESTAMP, 'error_code', {code}, 'error', {error}, \
-     'attempts', {attempts}))";
+/// The history of an entry that is filed again: the last fifty are kept.
+const APPEND: &str = "CASE WHEN jsonb_array_length(d.history) >= 50 THEN d.history - 0 \
+          ELSE d.history END \
+     || jsonb_build_array(jsonb_build_object('at', CURRENT_TIMESTAMP, \
+     'error_code', {code}, 'error', {error}, 'attempts', {attempts}))";
 
-/// Files letters in their order.
+/// Files dead letters in their order.
 pub(crate) async fn file(
     session: &Session,
     table: &TableName,
@@ -75,15 +77,15 @@ pub(crate) async fn file_not_marked(
     write(session, &table, &sql, system_id, vec![filing]).await
 }
 
-/// A letter as the table has it.
+/// A dead letter as it is stored.
 #[derive(Debug)]
 struct Filing<'a> {
     known: Option<i64>,
     outbox_id: Option<String>,
-    /// The commit position and the place in the transaction, of an event from the stream.
+    /// The commit position and the index in the transaction, of an event from the stream.
     place: Option<(String, i32)>,
     record: Option<&'a OwnedRecord>,
-    /// The same, where payload and headers are kept as well.
+    /// The same record, if payload and headers are stored too.
     content: Option<&'a OwnedRecord>,
     dead_letter: &'a NewDeadLetter,
     state: &'static str,
@@ -111,18 +113,20 @@ impl<'a> Filing<'a> {
         self.content.and_then(OwnedRecord::value)
     }
 
-    /// Keeps less of the event: first no payload and headers, then only its row or its place in the log. False: nothing less is left.
+    /// Stores less of the event: first no payload and headers, then only its row or its position in
+    /// the WAL. False if nothing less is left.
     fn shrink(&mut self) -> bool {
         self.content.take().is_some() || self.record.take().is_some()
     }
 }
 
-/// A statement can touch an entry only once: of the same event twice, the later one is filed, in the place of the first.
+/// A statement can change an entry only once: of two filings of the same event, the later one
+/// replaces the first.
 fn once_each(filings: Vec<Filing<'_>>) -> Vec<Filing<'_>> {
     let mut places = HashMap::new();
     let mut kept: Vec<Filing<'_>> = Vec::with_capacity(filings.len());
     for mut filing in filings {
-        // The place in the log names an event only where no row does.
+        // The position in the WAL identifies an event only if no row does.
         let place = filing.place.clone().filter(|_| filing.outbox_id.is_none());
         let name = (
             filing.outbox_id.clone(),
@@ -145,12 +149,12 @@ fn once_each(filings: Vec<Filing<'_>>) -> Vec<Filing<'_>> {
     kept
 }
 
-/// How many of the letters one statement takes.
+/// How many of the dead letters fit into one statement.
 fn part_length(dead_letters: &[NewDeadLetter]) -> usize {
     let mut bytes = 0;
     let fit = dead_letters
         .iter()
-        .take(LETTERS_MAX)
+        .take(DEAD_LETTERS_MAX)
         .take_while(|dead_letter| {
             let fits = bytes < BYTES_MAX;
             let value = dead_letter
@@ -171,11 +175,11 @@ async fn write(
     mut filings: Vec<Filing<'_>>,
 ) -> Result<()> {
     let what = format!("filing dead letters in {table}");
-    // What is left to be filed begins here, and so many of it are tried at once.
+    // The index of the first one that is not filed, and how many are tried at once.
     let (mut first, mut count) = (0, filings.len());
     while first < filings.len() {
         let part = &mut filings[first..first + count];
-        // The inner error says what the letter's fault is; the outer one is the server's.
+        // The inner error is the dead letter's, the outer one the server's.
         let statement = async { Ok(insert(session, sql, system_id, part).await) };
         let Err(error) = session.bounded(&what, statement).await? else {
             first += count;
@@ -188,7 +192,7 @@ async fn write(
         match part {
             [alone] => {
                 let row = alone.dead_letter.row;
-                tracing::warn!(row, error = %error, "dead letter is refused as it is, less of it is kept");
+                tracing::warn!(row, error = %error, "dead letter rejected, storing a reduced copy");
                 if !alone.shrink() {
                     return Err(sql_error(what, error));
                 }
@@ -260,7 +264,7 @@ pub(crate) fn append(code: &str, error: &str, attempts: &str) -> String {
         .replace("{attempts}", attempts)
 }
 
-/// Whether this write is a repeat of the one that brought the entry to where it is.
+/// Whether this write repeats the last one to the entry.
 fn is_repeat(new: &str) -> String {
     format!(
         "d.state = {new}.state AND d.error_code = {new}.error_code AND d.error = {new}.error \
@@ -278,18 +282,21 @@ fn appended(new: &str) -> String {
 /// The insert of the entries that share a unique index.
 fn insert_sql(table: &str, having: &str, conflict: &str, after: &str) -> String {
     format!(
-        "INSERT INTO {table} AS d (system_id, outbox_id, commit_lsn, event_index, topic, event_type, \
-                event_created_at, key, headers, payload, payload_sha256, error_code, error, attempts, \
-                parks_key, state, history) \
-         SELECT $1, l.outbox_id, l.lsn::pg_lsn, l.event_index, l.topic, l.event_type, l.created_at, l.key, \
-                coalesce(l.headers, '[]')::jsonb, l.payload, l.sha256, l.error_code, l.error, l.attempts, \
-                l.parks_key, l.state, jsonb_build_array(jsonb_build_object('at', CURRENT_TIMESTAMP, \
+        "INSERT INTO {table} AS d (system_id, outbox_id, commit_lsn, event_index, \
+                topic, event_type, event_created_at, key, headers, payload, payload_sha256, \
+                error_code, error, attempts, parks_key, state, history) \
+         SELECT $1, l.outbox_id, l.lsn::pg_lsn, l.event_index, \
+                l.topic, l.event_type, l.created_at, l.key, coalesce(l.headers, '[]')::jsonb, \
+                l.payload, l.sha256, l.error_code, l.error, l.attempts, l.parks_key, l.state, \
+                jsonb_build_array(jsonb_build_object('at', CURRENT_TIMESTAMP, \
                 'error_code', l.error_code, 'error', l.error, 'attempts', l.attempts)) \
            FROM fresh AS l WHERE l.outbox_id {having}{after} ORDER BY l.n \
          ON CONFLICT ({conflict}, payload_sha256) WHERE outbox_id {having} DO UPDATE SET \
-             state = CASE WHEN d.state IN ('retry', 'discard') THEN d.state ELSE excluded.state END, \
-             error_code = excluded.error_code, error = excluded.error, attempts = excluded.attempts, \
-             parks_key = excluded.parks_key, updated_at = CURRENT_TIMESTAMP, history = {again} \
+             state = CASE WHEN d.state IN ('retry', 'discard') THEN d.state \
+                          ELSE excluded.state END, \
+             error_code = excluded.error_code, error = excluded.error, \
+             attempts = excluded.attempts, parks_key = excluded.parks_key, \
+             updated_at = CURRENT_TIMESTAMP, history = {again} \
          WHERE NOT ({repeat}) \
            AND NOT (excluded.state = 'parked' AND d.state IN ('dead', 'retry', 'discard'))",
         again = appended("excluded"),
@@ -297,36 +304,42 @@ fn insert_sql(table: &str, having: &str, conflict: &str, after: &str) -> String 
     )
 }
 
-/// One statement for a batch. The entries of rows and those of places in the log have a unique index each, and a statement infers one
-/// of them, so there are two inserts.
+/// One statement for a batch. Entries of rows and entries of WAL positions have a unique index
+/// each, and a statement can infer only one of them, so there are two inserts.
 pub(crate) fn file_sql(table: &TableName) -> String {
     let table = table.quoted();
     format!(
         "WITH letters AS MATERIALIZED ( \
              SELECT l.*, sha256(coalesce(l.payload, '')) AS sha256 \
-               FROM unnest($2::bigint[], $3::text[], $4::text[], $5::integer[], $6::text[], $7::text[], \
-                           $8::text[], $9::bytea[], $10::text[], $11::bytea[], $12::text[], $13::text[], \
-                           $14::integer[], $15::boolean[], $16::text[]) WITH ORDINALITY \
-                    AS l (known, outbox_id, lsn, event_index, topic, event_type, created_at, key, headers, \
-                          payload, error_code, error, attempts, parks_key, state, n)), \
+               FROM unnest($2::bigint[], $3::text[], $4::text[], $5::integer[], $6::text[], \
+                           $7::text[], $8::text[], $9::bytea[], $10::text[], $11::bytea[], \
+                           $12::text[], $13::text[], $14::integer[], $15::boolean[], \
+                           $16::text[]) WITH ORDINALITY \
+                    AS l (known, outbox_id, lsn, event_index, topic, event_type, created_at, \
+                          key, headers, payload, error_code, error, attempts, parks_key, \
+                          state, n)), \
          again AS ( \
              UPDATE {table} AS d SET \
                     topic = CASE WHEN l.topic IS NULL THEN d.topic ELSE l.topic END, \
-                    event_type = CASE WHEN l.topic IS NULL THEN d.event_type ELSE l.event_type END, \
+                    event_type = CASE WHEN l.topic IS NULL THEN d.event_type \
+                                      ELSE l.event_type END, \
                     key = CASE WHEN l.topic IS NULL THEN d.key ELSE l.key END, \
-                    headers = CASE WHEN l.headers IS NULL THEN d.headers ELSE l.headers::jsonb END, \
+                    headers = CASE WHEN l.headers IS NULL THEN d.headers \
+                                   ELSE l.headers::jsonb END, \
                     payload = CASE WHEN l.headers IS NULL THEN d.payload ELSE l.payload END, \
                     payload_sha256 = CASE WHEN l.headers IS NULL OR d.outbox_id IS NULL \
                         OR EXISTS (SELECT FROM {table} AS o WHERE o.system_id = d.system_id \
-                                      AND o.outbox_id = d.outbox_id AND o.payload_sha256 = l.sha256 \
-                                      AND o.id <> d.id) \
+                                      AND o.outbox_id = d.outbox_id \
+                                      AND o.payload_sha256 = l.sha256 AND o.id <> d.id) \
                         THEN d.payload_sha256 ELSE l.sha256 END, \
-                    state = l.state, error_code = l.error_code, error = l.error, attempts = l.attempts, \
-                    parks_key = l.parks_key, updated_at = CURRENT_TIMESTAMP, history = {again} \
+                    state = l.state, error_code = l.error_code, error = l.error, \
+                    attempts = l.attempts, parks_key = l.parks_key, \
+                    updated_at = CURRENT_TIMESTAMP, history = {again} \
                FROM letters AS l WHERE d.id = l.known AND NOT ({repeat})), \
          fresh AS ( \
              SELECT l.* FROM letters AS l \
-              WHERE l.known IS NULL OR NOT EXISTS (SELECT FROM {table} AS d WHERE d.id = l.known)), \
+              WHERE l.known IS NULL \
+                 OR NOT EXISTS (SELECT FROM {table} AS d WHERE d.id = l.known)), \
          of_rows AS ({of_rows}) {of_the_log}",
         again = appended("l"),
         repeat = is_repeat("l"),
@@ -335,7 +348,7 @@ pub(crate) fn file_sql(table: &TableName) -> String {
             &table,
             "IS NULL",
             "system_id, commit_lsn, event_index",
-            // Behind those of rows, so that the numbers follow the same order every time.
+            // After those of rows, so that ids are always assigned in the same order.
             " AND (SELECT count(*) FROM of_rows) >= 0",
         ),
     )

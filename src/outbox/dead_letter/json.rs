@@ -1,14 +1,14 @@
-//! How bytes that are nearly always text stand in JSON: as text where they are, and otherwise as `{"hex": "…"}`, which no text
-//! can be taken for. There and back again gives the same bytes.
+//! How bytes that are nearly always text are written in JSON: as text if they are, and otherwise as
+//! `{"hex": "…"}`, which cannot be confused with text. Reading returns the same bytes.
 
 use serde_json::{Value, json};
 
 use crate::outbox::OwnedRecord;
 
-/// These bytes for a person to read.
+/// These bytes as JSON, readable if they are text.
 pub(crate) fn readable(bytes: &[u8]) -> Value {
     match std::str::from_utf8(bytes) {
-        // Postgres keeps no zero in a text of JSON.
+        // Postgres allows no zero byte in JSON text.
         Ok(text) if !text.contains('\0') => Value::from(text),
         _ => {
             let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
@@ -35,7 +35,7 @@ pub(crate) fn headers(record: &OwnedRecord) -> String {
     Value::from_iter(pairs).to_string()
 }
 
-/// The headers of such an array, in order; `None` where a person has left something else in its place.
+/// The headers of such an array, in order; `None` if it was edited into something else.
 pub(crate) fn headers_of(array: &str) -> Option<Vec<(String, Vec<u8>)>> {
     let array: Value = serde_json::from_str(array).ok()?;
     let header = |pair: &Value| {

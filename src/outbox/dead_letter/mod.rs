@@ -1,13 +1,16 @@
-//! The table of the dead letters: files events that could not be published, and closes those that are done with.
+//! The table of the dead letters: files events that could not be published, and closes those that
+//! are resolved.
 //!
-//! Owns all that the publisher writes there; what a person does is in [`dead_letters`](crate::outbox::dead_letter::admin). An event counts as dealt
-//! with only once it is filed here, so everything repeats safely: an event is known by its row (or its place in the log) and
-//! its payload, and a write of unknown outcome is just written again. A different payload under the same name is a different
-//! event and gets an entry of its own; nothing is dropped in silence. Closing a letter and marking its row are one
-//! transaction, so no reader of the table ever takes an open letter's row for one to publish.
+//! Owns all that the publisher writes there; [`admin`] has the requests of persons. An event is
+//! settled only once it is filed here, so every write is repeatable: an event is identified by its
+//! row (or its position in the WAL) and its payload, and a write of unknown outcome is repeated. A
+//! different payload with the same identity is a different event and gets an entry of its own;
+//! nothing is dropped silently. Closing a dead letter and marking its row are one transaction, so
+//! no reader of the table takes the row for one to publish.
 //!
-//! A row that the outbox itself refuses to change never holds up the others: the batch is halved down to it, and the letter
-//! says so and stays, which keeps its row out of every reader's sight.
+//! A row that the outbox itself refuses to change never holds up the others: the batch is halved
+//! down to it, and its dead letter stays open with this error, which hides the row from every
+//! reader.
 
 pub mod admin;
 mod insert;
@@ -26,19 +29,19 @@ use crate::postgres::{Session, TableShape, is_of_the_row, row_error, sql_error};
 pub(crate) use insert::file_not_marked;
 pub use types::{CloseDeadLetter, NewDeadLetter, ParkedKey, Rejection, Resolution, ResolveRequest};
 
-/// Rows a statement.
+/// The most rows of a statement.
 const ROWS_MAX: usize = 500;
 
-/// Parked keys that are worth loading; one more says that there are more.
+/// The most parked keys that are loaded, plus one that shows that there are more.
 const KEYS_MAX: i64 = 10_001;
 
-/// Each state is counted up to here.
+/// The highest count of a state.
 const COUNT_MAX: i64 = 100_000;
 
-/// Which letters are open. Written as the partial indexes have it.
+/// The condition for an open dead letter, written as in the partial indexes.
 pub(crate) const OPEN: &str = "state NOT IN ('retried', 'discarded')";
 
-/// The open states in the order of a letter's life.
+/// The open states, in the order of a dead letter's life.
 const OPEN_STATES: [&str; 6] = [
     "dead",
     "parked",
@@ -55,12 +58,12 @@ pub struct DeadLetters {
     outbox: TableName,
     file: String,
     close: String,
-    /// `None` where nothing is written to the outbox.
+    /// `None` if attempts are not counted in the outbox.
     count: Option<String>,
 }
 
 impl DeadLetters {
-    /// For an outbox that passed the preflight check.
+    /// The statements for an outbox that passed the preflight check.
     pub fn new(config: &Config, shape: &TableShape) -> Self {
         let counts = shape.column("times_attempted").is_some();
         DeadLetters {
@@ -73,11 +76,13 @@ impl DeadLetters {
         }
     }
 
-    /// Files these letters in their order. Each statement is a transaction; a repeat of what was filed changes nothing.
+    /// Files dead letters in their order. Each statement is a transaction; repeating one changes
+    /// nothing.
     ///
-    /// A letter that comes from the table (`known`) becomes dead or parked again, and keeps what was stored where nothing could
-    /// be read this time. An entry that somebody wants retried or discarded keeps that wish when its event is merely
-    /// delivered again, and a dead one does not become parked behind itself.
+    /// A dead letter that comes from the table (`known`) becomes dead or parked again, and keeps
+    /// its stored content if nothing could be read this time. An entry with a request to retry or
+    /// discard keeps that request if its event is only delivered again, and a dead one does not
+    /// become parked behind itself.
     ///
     /// # Errors
     /// Of the table or the server: the outcome is then unknown.
@@ -90,22 +95,23 @@ impl DeadLetters {
         insert::file(session, &self.table, &self.file, system_id, dead_letters).await
     }
 
-    /// Closes letters, and marks their rows (or deletes them, or leaves them) in the same transaction. A row that was published adds
-    /// an attempt. A row that refuses leaves its letter open, as `published-not-marked` or `skipped`, and counts as closed.
+    /// Closes dead letters, and marks their rows (or deletes them, or leaves them) in the same
+    /// transaction. A published row counts one more attempt. A row that refuses leaves its dead
+    /// letter open, as `published-not-marked` or `skipped`, and counts as closed.
     ///
-    /// The session should have a short `lock_timeout`: somebody may hold a lock on a row.
+    /// The session should have a short `lock_timeout`: rows may be locked.
     ///
     /// # Errors
-    /// Of the table or the server, a locked row among them (transient): repeat it.
+    /// Of the table or the server, including a locked row (transient): repeat it.
     pub async fn close(&self, session: &Session, closings: &[CloseDeadLetter]) -> Result<()> {
         let what = format!("closing dead letters of {}", self.outbox);
-        // Halves of a batch that one of its rows refused, the rest of the batch behind them.
+        // The rest of the batch, the next part last: a part that fails because of a row is halved.
         let mut parts: Vec<&[CloseDeadLetter]> = closings.chunks(ROWS_MAX).rev().collect();
         while let Some(part) = parts.pop() {
             let dead_letters: Vec<i64> = part.iter().map(|closing| closing.dead_letter).collect();
             let rows: Vec<Option<i64>> = part.iter().map(|closing| closing.row).collect();
             let published: Vec<bool> = part.iter().map(|closing| closing.published).collect();
-            // The inner error says what the row's fault is; the outer one is the server's.
+            // The inner error is the row's, the outer one the server's.
             let work = async {
                 let params: [&(dyn ToSql + Sync); 3] = [&dead_letters, &rows, &published];
                 Ok(session.execute(&self.close, &params).await)
@@ -133,7 +139,7 @@ impl DeadLetters {
         error: &tokio_postgres::Error,
     ) -> Result<()> {
         let (dead_letter, row) = (closing.dead_letter, closing.row);
-        tracing::error!(dead_letter, row, error = %error, "row of a dead letter cannot be marked");
+        tracing::error!(dead_letter, row, %error, "row of a dead letter cannot be marked");
         let state = if closing.published {
             insert::NOT_MARKED
         } else {
@@ -141,8 +147,8 @@ impl DeadLetters {
         };
         let (code, message) = row_error(error);
         let sql = format!(
-            "UPDATE {table} AS d SET state = $2, error_code = $3, error = $4, updated_at = CURRENT_TIMESTAMP, \
-             history = {append} WHERE d.id = $1",
+            "UPDATE {table} AS d SET state = $2, error_code = $3, error = $4, \
+             updated_at = CURRENT_TIMESTAMP, history = {append} WHERE d.id = $1",
             table = self.table.quoted(),
             append = insert::append("$3::text", "$4::text", "d.attempts"),
         );
@@ -157,8 +163,9 @@ impl DeadLetters {
         Ok(())
     }
 
-    /// Adds an attempt to each of these unpublished rows; a row that is named twice gets two. Does nothing where the outbox is left
-    /// alone or does not count. A row that refuses is passed over: the count is for people.
+    /// Counts one more attempt for each of these unpublished rows; a row that is named twice gets
+    /// two. Does nothing if the outbox is not changed or has no such column. A row that refuses is
+    /// skipped: the count is only informative.
     ///
     /// # Errors
     /// Of the table or the server. The outcome is then unknown, and a repeat may count twice.
@@ -167,7 +174,7 @@ impl DeadLetters {
             return Ok(());
         };
         let what = format!("counting attempts in {}", self.outbox);
-        // In order, so that those of one row stay together and halving ends at a single row.
+        // Sorted, so that the entries of one row stay together and halving ends at a single row.
         let mut rows = rows.to_vec();
         rows.sort_unstable();
         let mut parts: Vec<&[i64]> = rows.chunks(ROWS_MAX).collect();
@@ -190,8 +197,8 @@ impl DeadLetters {
         Ok(())
     }
 
-    /// The keys whose later events have to wait, in the order in which they were parked: at most 10,001, and that many say that
-    /// there may be more.
+    /// The keys whose later events have to wait, in the order in which they were parked: at most
+    /// 10,001, and that many mean that there may be more.
     ///
     /// # Errors
     /// Of the table or the server.
@@ -199,7 +206,8 @@ impl DeadLetters {
         parked_keys(session, &self.table).await
     }
 
-    /// How many letters are in each open state, counted up to 100,000; a state without any is there with 0.
+    /// How many dead letters are in each open state, counted up to 100,000; a state without any has
+    /// 0.
     ///
     /// # Errors
     /// Of the table or the server.
@@ -238,20 +246,21 @@ async fn parked_keys(session: &Session, dead_letters: &TableName) -> Result<Vec<
     Ok(rows.iter().map(key).collect())
 }
 
-/// What a new beginning has to know of the letters of an outbox.
+/// The dead letters that the publisher reads before it starts over.
 #[derive(Debug, Default)]
 pub(crate) struct DeadLetterState {
     /// The keys whose later events have to wait.
     pub(crate) parked: Vec<ParkedKey>,
-    /// Rows of the outbox whose events the stream brings from `since` on, and which are dealt with here.
+    /// Rows of the outbox whose events the stream delivers from `since` on, and which are filed
+    /// here.
     pub(crate) filed: Vec<(i64, Lsn)>,
 }
 
-/// Reads that. `parks` waits for everything that is being written at this moment, by a process of before too: a letter that was
-/// overlooked would let later events of its key pass.
+/// Reads the state of the dead letters. With `parks`, waits for all writes under way, those of an
+/// earlier process included: a dead letter that was missed would let later events of its key pass.
 ///
 /// # Errors
-/// Of the table or the server. The session is of no more use then.
+/// Of the table or the server. The session cannot be used any more then.
 pub(crate) async fn known(
     session: &Session,
     outbox: &TableName,
@@ -262,7 +271,7 @@ pub(crate) async fn known(
     let dead_letters = outbox.dead_letter();
     let what = format!("reading {dead_letters}");
     if parks {
-        // Conflicts with every write, and with nothing else that is usual.
+        // Conflicts with every write, and with no other usual statement.
         let lock = format!("BEGIN; LOCK TABLE {} IN SHARE MODE", dead_letters.quoted());
         session.run(&what, &lock).await?;
     }
@@ -307,7 +316,8 @@ fn close_sql(outbox: &TableName, after_publish: AfterPublish, counts: bool) -> S
     };
     let settle = match after_publish {
         AfterPublish::Mark => format!(
-            ", settled AS (UPDATE {name} AS t SET published_at = CURRENT_TIMESTAMP{attempt} {found})"
+            ", settled AS (UPDATE {name} AS t SET published_at = CURRENT_TIMESTAMP{attempt} \
+             {found})"
         ),
         AfterPublish::Delete => {
             let found = found.replace("FROM", "USING");
@@ -318,7 +328,8 @@ fn close_sql(outbox: &TableName, after_publish: AfterPublish, counts: bool) -> S
     format!(
         "WITH closings AS (SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::boolean[]) \
                                AS c (letter, outbox_row, published)){settle} \
-         UPDATE {table} AS d SET state = CASE WHEN c.published THEN 'retried' ELSE 'discarded' END, \
+         UPDATE {table} AS d SET \
+                state = CASE WHEN c.published THEN 'retried' ELSE 'discarded' END, \
                 updated_at = CURRENT_TIMESTAMP \
            FROM closings AS c WHERE d.id = c.letter",
         table = outbox.dead_letter().quoted()
@@ -328,7 +339,8 @@ fn close_sql(outbox: &TableName, after_publish: AfterPublish, counts: bool) -> S
 fn count_sql(outbox: &TableName) -> String {
     format!(
         "UPDATE {name} AS t SET times_attempted = coalesce(t.times_attempted, 0) + a.attempts \
-           FROM (SELECT id, count(*)::integer AS attempts FROM unnest($1::bigint[]) AS a (id) GROUP BY id) AS a \
+           FROM (SELECT id, count(*)::integer AS attempts \
+                   FROM unnest($1::bigint[]) AS a (id) GROUP BY id) AS a \
           WHERE t.id = a.id AND t.published_at IS NULL",
         name = outbox.quoted()
     )

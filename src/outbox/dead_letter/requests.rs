@@ -1,9 +1,10 @@
-//! Reading what is to be done about dead letters, for the publisher, which alone publishes.
+//! Reads the requests about dead letters, for the publisher, which alone publishes.
 //!
-//! A wish is read with what is to be sent: the row of the outbox as it is now, by the same way as any event of the table, so that
-//! a row that somebody has mended goes out mended; and where the row is gone, the copy that was kept. Parked letters follow by
-//! themselves, in their order in the log, as soon as no dead letter parks their key any more. One row is read at a
-//! time: what cannot be printed (a few kilobytes of `1e131071`) is then that row's fault alone, and memory stays bounded.
+//! A request is read together with the record to send: the row of the outbox as it is now, read
+//! like any event of the table, so that a fixed row is sent fixed; and if the row is gone, the
+//! stored copy. Parked dead letters follow by themselves, in their order in the WAL, as soon as no
+//! dead letter parks their key any more. One row is read at a time: a row that cannot be printed (a
+//! few kilobytes of `1e131071`) then affects no other, and memory stays bounded.
 
 use crate::error::Result;
 use crate::lsn::Lsn;
@@ -15,19 +16,20 @@ use crate::outbox::{
 };
 use crate::postgres::{Session, is_out_of_time, is_unreadable, row_error, sql_error};
 
-/// The order in which events were committed. An older event can be filed behind a newer one of its key, when it was delivered and a
-/// restart repeats it. What was read from the table has no place in the log, and is older than what the slot brings.
+/// The order in which events were committed. An older event can be filed behind a newer one of its
+/// key, if it was delivered and a restart repeats it. A row that was read from the table has no
+/// position in the WAL, and counts as older than all events of the slot.
 const PLACE: &str = "commit_lsn NULLS FIRST, event_index, id";
 
-/// Requests a call.
+/// The most requests of a call.
 const REQUESTS_MAX: usize = 500;
 
-/// Bytes of their records, up to one record more.
+/// The bytes of their records, plus at most one record.
 const BYTES_MAX: usize = 8 << 20;
 
 impl DeadLetters {
-    /// The oldest open letters about which something is to be done, in the order of their events: at most `limit`, 500, or
-    /// about 8 MiB of records. `slow` is what reads of other sessions have shown.
+    /// The requests of the oldest open dead letters, in the order of their events: at most `limit`,
+    /// 500, or about 8 MiB of records. `slow` has the results of reads in earlier sessions.
     ///
     /// # Errors
     /// Of the table or the server.
@@ -43,21 +45,24 @@ impl DeadLetters {
         let place = |row: &str| {
             format!("(coalesce({row}.commit_lsn, '0/0'), coalesce({row}.event_index, 0), {row}.id)")
         };
-        // Nothing of a parked key goes past what is dead before it, whatever somebody wishes.
+        // A parked key never overtakes its dead letter.
         let before = format!("{} < {}", place("h"), place("d"));
         let sql = format!(
             "SELECT id, outbox_id, state, parks_key, commit_lsn::text, event_index FROM ( \
                  (SELECT * FROM {table} AS d \
                    WHERE d.state IN ('retry', 'discard') AND d.{OPEN} \
-                     AND NOT (d.state = 'retry' AND d.parks_key AND EXISTS (SELECT FROM {table} AS h \
+                     AND NOT (d.state = 'retry' AND d.parks_key \
+                              AND EXISTS (SELECT FROM {table} AS h \
                                 WHERE h.state = 'dead' AND h.parks_key AND h.topic = d.topic \
                                   AND h.key IS NOT DISTINCT FROM d.key AND {before})) \
                    ORDER BY {PLACE} LIMIT {limit}) \
                  UNION ALL \
                  (SELECT * FROM {table} AS d \
                    WHERE d.state = 'parked' AND d.{OPEN} \
-                     AND NOT EXISTS (SELECT FROM {table} AS h WHERE h.state = 'dead' AND h.parks_key \
-                                        AND h.topic = d.topic AND h.key IS NOT DISTINCT FROM d.key) \
+                     AND NOT EXISTS (SELECT FROM {table} AS h \
+                                      WHERE h.state = 'dead' AND h.parks_key \
+                                        AND h.topic = d.topic \
+                                        AND h.key IS NOT DISTINCT FROM d.key) \
                    ORDER BY {PLACE} LIMIT {limit})) AS open \
              ORDER BY {PLACE} LIMIT {limit}",
             table = self.table.quoted()
@@ -119,7 +124,7 @@ impl DeadLetters {
                     let record = router.record(&event, EventSource::Table)?;
                     Ok(OwnedRecord::from(&record))
                 });
-                // The fault is that of the row as it is now; the copy is what somebody wanted mended.
+                // The rejection is about the row as it is now, not about the stored copy.
                 Ok(record.map(Some).map_err(|error| Rejection {
                     code: "ROW_MALFORMED".to_owned(),
                     message: error.report(),
@@ -133,7 +138,7 @@ impl DeadLetters {
         }
     }
 
-    /// The record as it was filed, whose fault is known; `None` where only its row was named.
+    /// The record as it was filed; `None` if only its row was stored.
     async fn copy(&self, session: &Session, dead_letter: i64) -> Result<Option<OwnedRecord>> {
         let sql = format!(
             "SELECT topic, key, payload, headers::text FROM {} WHERE id = $1 AND topic IS NOT NULL",
@@ -162,7 +167,7 @@ fn place_of(dead_letter: &tokio_postgres::Row) -> Option<(Lsn, u32)> {
     Some((lsn?.parse().ok()?, index?.try_into().ok()?))
 }
 
-/// What became of a row.
+/// The result of reading one row.
 #[derive(Debug)]
 pub(crate) enum LookedUpRow {
     Row(TableRow),
@@ -175,7 +180,7 @@ impl UnpublishedRows {
     /// One row, published or not.
     async fn row(&self, session: &Session, id: i64) -> Result<LookedUpRow> {
         let what = format!("reading row {id} of {}", self.table());
-        // The inner error says what the row's fault is; the outer one is the server's.
+        // The inner error is the row's, the outer one the server's.
         let work = async { Ok(session.query_opt(self.one(), &[&id]).await) };
         match session.bounded(&what, work).await? {
             Ok(Some(row)) => Ok(LookedUpRow::Row(TableRow::new(row))),

@@ -1,9 +1,9 @@
-//! The statements of `skip-transaction`: what of the events before the transaction is still open,
-//! and filing the transaction with its unpublished rows.
+//! The statements of `skip-transaction`: counting the open events before the transaction, and
+//! filing the transaction with its unpublished rows.
 //!
-//! The transaction itself gets one entry (`skipped`), for the record. Each of its rows that is
-//! unpublished gets one in state `retry`, by reference: the publisher reads the row from the table
-//! and publishes it as any dead letter that is retried. Both repeat safely.
+//! The transaction itself gets one entry (`skipped`), for the record. Each of its unpublished rows
+//! gets one in state `retry`, by reference: the publisher reads the row from the table and
+//! publishes it like any dead letter that is retried. Both statements are repeatable.
 
 use tokio_postgres::types::ToSql;
 
@@ -44,8 +44,8 @@ pub(crate) async fn open_count(session: &Session, table: &TableName, ids: &[i64]
     Ok(row.get(0))
 }
 
-/// Files the transaction, and each of its unpublished rows to be retried from the table. Gives the
-/// number of rows.
+/// Files the transaction, and each of its unpublished rows to be retried from the table. Returns
+/// the number of rows.
 pub(crate) async fn file(
     session: &Session,
     table: &TableName,

@@ -1,4 +1,5 @@
-//! The words about events that could not be published, between the engine that decides and the table that keeps them.
+//! The types for events that could not be published, between the engine that decides and the table
+//! that stores them.
 
 use crate::lsn::Lsn;
 use crate::outbox::OwnedRecord;
@@ -7,7 +8,8 @@ use crate::outbox::OwnedRecord;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message} [{code}]")]
 pub struct Rejection {
-    /// Stable, for filters and alerts: `TOPIC_UNKNOWN`, `RECORD_TOO_LARGE`, or a broker's own such as `INVALID_RECORD`.
+    /// Stable, for filters and alerts: `TOPIC_UNKNOWN`, `RECORD_TOO_LARGE`, or a broker's own such
+    /// as `INVALID_RECORD`.
     pub code: String,
     /// For a person: what, where, and what to do. Never a payload.
     pub message: String,
@@ -16,75 +18,76 @@ pub struct Rejection {
 /// An event that becomes a dead letter, or becomes one again.
 #[derive(Debug, Clone)]
 pub struct NewDeadLetter {
-    /// Names the event for the publisher.
+    /// Identifies the event for the publisher.
     pub ticket: u64,
     /// The row of the dead letters that it comes from, if it was retried.
     pub known: Option<i64>,
     /// The row of the outbox.
     pub row: Option<i64>,
-    /// The whole event; `None` where it could not even be read, and only its row can be named.
+    /// The whole event; `None` if it could not be read, and only its row is known.
     pub record: Option<Box<OwnedRecord>>,
-    /// Why it is here.
+    /// Why it is a dead letter.
     pub rejection: Rejection,
-    /// How often it was sent since it was read.
+    /// How many times it was sent since it was read.
     pub attempts: u32,
     /// Later events of its topic and key wait for it.
     pub parks_key: bool,
-    /// It is not at fault itself: an earlier event of its key is.
+    /// It is filed only because an earlier event of its key is a dead letter.
     pub parked: bool,
 }
 
-/// A dead letter that is done with.
+/// A dead letter that is resolved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CloseDeadLetter {
-    /// Names the event for the publisher.
+    /// Identifies the event for the publisher.
     pub ticket: u64,
     /// The row of the dead letters.
     pub dead_letter: i64,
     /// The row of the outbox, which counts as published from now on.
     pub row: Option<i64>,
-    /// Kafka has it; else a person has discarded it.
+    /// Kafka has the event; otherwise it was discarded.
     pub published: bool,
 }
 
-/// What a person wants done with a dead letter.
+/// What to do with a dead letter, on request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Resolution {
-    /// It is to be sent again.
+    /// Send it again.
     Retry,
-    /// It is given up: its row counts as published from now on.
+    /// Give it up: its row counts as published from now on.
     Discard,
 }
 
-/// A dead letter about which something is to be done, as it was read from the table.
+/// A request about a dead letter, as it was read from the table.
 #[derive(Debug, Clone)]
 pub struct ResolveRequest {
     /// The row of the dead letters.
     pub dead_letter: i64,
     /// The row of the outbox.
     pub row: Option<i64>,
-    /// What is wanted.
+    /// What to do with it.
     pub resolution: Resolution,
-    /// The commit of its transaction and its place in it, where the event came from the stream.
+    /// The commit position of its transaction and its index there, if the event came from the
+    /// stream.
     pub place: Option<(Lsn, u32)>,
     /// Later events of its topic and key wait for it.
     pub parks_key: bool,
-    /// What is to be sent: the row of the outbox as it is now, and where it is gone, the copy that was kept. `None` where neither
-    /// can be read.
+    /// The record to send: the row of the outbox as it is now or, if that is gone, the stored copy.
+    /// `None` if neither can be read.
     pub record: Option<Box<OwnedRecord>>,
-    /// What is wrong with the row as it is now, so that it need not be sent to know that.
+    /// Why the row as it is now cannot be published, if it cannot.
     pub rejection: Option<Rejection>,
 }
 
-/// A topic and key of which an event is a dead letter that the later ones wait for.
+/// A topic and key whose later events wait for a dead letter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ParkedKey {
     /// The topic.
     pub topic: String,
     /// The key; `None` stands for records without one.
     pub key: Option<Vec<u8>>,
-    /// Rows of the dead letters that are not done with.
+    /// Its open rows among the dead letters.
     pub rows: u64,
-    /// One of them is dead, and nobody has asked for it.
+    /// One of them is dead, without a request.
     pub blocked: bool,
 }

@@ -182,7 +182,8 @@ impl UnpublishedRows {
         Ok(rows.iter().map(|row| row.get(0)).collect())
     }
 
-    /// How many rows are unpublished, the oldest of them, and whether any row was ever marked.
+    /// How many rows are unpublished, the oldest of them, and whether any row was ever marked as
+    /// published.
     pub(crate) async fn survey(&self, session: &Session) -> Result<Survey> {
         let what = format!("counting unpublished rows of {}", self.table);
         let survey = format!(
@@ -204,8 +205,8 @@ impl UnpublishedRows {
     }
 }
 
-/// A table with more unpublished rows than this, and none ever marked, is not sent without being
-/// asked to.
+/// A table with more unpublished rows than this, and none ever marked as published, is sent only
+/// with `--backlog publish`.
 const FEW: i64 = 1_000;
 
 /// The unpublished rows of a table.
@@ -236,10 +237,10 @@ impl fmt::Display for Survey {
             count => write!(f, "{count} unpublished rows")?,
         }
         if let Some(oldest) = &self.oldest {
-            write!(f, ", the oldest of {oldest}")?;
+            write!(f, ", the oldest from {oldest}")?;
         }
         if self.is_many_and_never_marked() {
-            f.write_str(" and none was ever marked")?;
+            f.write_str(" and no row marked as published")?;
         }
         Ok(())
     }

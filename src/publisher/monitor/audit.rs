@@ -1,15 +1,18 @@
-//! The table audits the slot: which rows did it pass without bringing them? Pure.
+//! Audits the slot with the table: finds the rows whose events the slot skipped. Pure.
 //!
-//! Confirmed means marked: the slot moves only past events whose rows are marked. So of the rows that are unpublished now, none may be so
-//! any more once the slot has confirmed a position that lies behind all their commits. What still is was missed by the slot, whatever
-//! the reason: it was made anew or moved by somebody, the table was out of the publication, the server was restored under a living
-//! publisher, or somebody took the mark away. No other tool can tell its user this.
+//! Confirmed means marked: the slot moves only past events whose rows are marked as published. So
+//! once the slot has confirmed a position behind the commits of rows that are unpublished now, all
+//! of them must be marked. A row that is not was missed by the slot, for any reason: the slot was
+//! recreated or moved, the table was out of the publication, the server was restored under a
+//! running publisher, or the mark was removed.
 //!
-//! A row that the engine has in hand is not missed, wherever it came from: it is on its way, and its mark will come. A row with an open dead
-//! letter is no candidate: it waits for a person. What was missed goes out by the same way as every event of the table, and never while
-//! the stream could still bring it, since the stream has passed it.
+//! A row that the engine has not settled is not missed, wherever it came from: its mark will
+//! follow. A row with an open dead letter is not a candidate: it waits for a request. Missed rows
+//! are published like any event of the table, and never while the stream could still deliver them,
+//! since it has passed them.
 //!
-//! One audit at a time, over the lowest ids: what was missed sinks to the bottom of what is unpublished, so a later audit comes to it.
+//! One audit at a time, over the lowest ids: published rows leave the list, so a later audit
+//! reaches every missed row.
 
 use std::collections::{BTreeSet, HashSet};
 use std::time::Duration;
@@ -19,23 +22,23 @@ use crate::error::{Code, Error};
 use crate::lsn::Lsn;
 use crate::outbox::MissedRows;
 
-/// Rows that one audit looks at.
+/// The most rows of one audit.
 pub(crate) const CANDIDATES: usize = 10_000;
-/// More than this missed at once is no accident of the slot's: a person decides.
+/// More missed rows than this need a person's decision.
 const MISSED_MAX: usize = 1_000;
-/// From the mending to the look that shows it.
-const MENDED_AFTER: Duration = Duration::from_secs(2);
-/// After a look that failed.
-const AGAIN_AFTER: Duration = Duration::from_secs(5);
-/// Ids that an error names.
+/// The time from sending the missed rows to the audit that confirms it.
+const CONFIRM_AFTER: Duration = Duration::from_secs(2);
+/// The delay after a failed query.
+const RETRY_AFTER: Duration = Duration::from_secs(5);
+/// The most ids in an error.
 const NAMED: usize = 10;
 
-/// What the audit wants to know.
+/// The queries of the audit.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum AuditQuery {
-    /// The lowest unpublished ids, and a position read after them.
+    /// The lowest unpublished ids, and a WAL position read after them.
     List,
-    /// Which of these are unpublished still.
+    /// Which of these are still unpublished.
     StillUnpublished(Vec<i64>),
 }
 
@@ -48,38 +51,38 @@ enum State {
         ids: Vec<i64>,
         behind: Lsn,
     },
-    Looking,
-    Mending,
+    Checking,
+    Sending,
 }
 
 /// See the module's head.
 #[derive(Debug)]
 pub(crate) struct Audit {
-    /// `None` where nothing is marked: the table knows nothing.
+    /// `None` with `keep`: the table does not show which rows are published.
     interval: Option<Duration>,
     halts: bool,
     missed_max: usize,
     state: State,
     due: Duration,
-    /// Found as missed, and not seen as published yet.
+    /// Missed rows that are not confirmed as published yet.
     open: BTreeSet<i64>,
     missed_total: u64,
     audits_total: u64,
 }
 
-/// What an audit has shown.
+/// The result of an audit.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum AuditResult {
-    /// Nothing is missing.
+    /// No row was missed.
     Clean,
-    /// These are to be published from the table.
-    Mend(Vec<i64>),
-    /// These are for a person to decide about.
+    /// These have to be published from the table.
+    Publish(Vec<i64>),
+    /// These need a person's decision.
     Halt(Vec<i64>),
 }
 
 impl Audit {
-    /// As the configuration wants it; the first one is due at once.
+    /// An audit by this configuration; the first one is due at once.
     pub(crate) fn new(config: &Config) -> Self {
         let marks = config.after_publish != AfterPublish::Keep;
         let asked_for = config.backlog == Backlog::Publish;
@@ -95,14 +98,15 @@ impl Audit {
         }
     }
 
-    /// A session begins, or something has ended that kept events from the slot. Drops an audit that is under way.
+    /// A session begins, or a problem has ended that kept events from the slot: an audit is due at
+    /// once. Drops one that is under way.
     pub(crate) fn at_once(&mut self, now: Duration) {
         self.state = State::Resting;
         self.due = now;
     }
 
-    /// What is to be asked now, if anything. `confirmed` is the last position that was reported to the slot.
-    pub(crate) fn question(&mut self, now: Duration, confirmed: Lsn) -> Option<AuditQuery> {
+    /// The query to start now, if any. `confirmed` is the position that the server was sent last.
+    pub(crate) fn query(&mut self, now: Duration, confirmed: Lsn) -> Option<AuditQuery> {
         self.interval?;
         match &mut self.state {
             State::Resting if now >= self.due => {
@@ -111,7 +115,7 @@ impl Audit {
             }
             State::Waiting { ids, behind } if confirmed >= *behind => {
                 let ids = std::mem::take(ids);
-                self.state = State::Looking;
+                self.state = State::Checking;
                 Some(AuditQuery::StillUnpublished(ids))
             }
             _ => None,
@@ -136,17 +140,18 @@ impl Audit {
         }
     }
 
-    /// The answer to [`AuditQuery::StillUnpublished`]; `in_hand` are the rows that the engine has not settled.
+    /// The answer to [`AuditQuery::StillUnpublished`]; `unsettled` are the rows that the engine has
+    /// not settled.
     pub(crate) fn left(
         &mut self,
         now: Duration,
         left: impl Iterator<Item = i64>,
-        in_hand: &HashSet<i64>,
+        unsettled: &HashSet<i64>,
     ) -> AuditResult {
-        if !matches!(self.state, State::Looking) {
+        if !matches!(self.state, State::Checking) {
             return AuditResult::Clean;
         }
-        let missed: Vec<i64> = left.filter(|id| !in_hand.contains(id)).collect();
+        let missed: Vec<i64> = left.filter(|id| !unsettled.contains(id)).collect();
         if missed.is_empty() {
             self.clean(now);
             return AuditResult::Clean;
@@ -154,11 +159,11 @@ impl Audit {
         self.audits_total += 1;
         self.missed_total += missed.len() as u64;
         self.open.extend(&missed);
-        self.state = State::Mending;
+        self.state = State::Sending;
         if self.halts || missed.len() > self.missed_max {
             return AuditResult::Halt(missed);
         }
-        AuditResult::Mend(missed)
+        AuditResult::Publish(missed)
     }
 
     fn clean(&mut self, now: Duration) {
@@ -171,24 +176,24 @@ impl Audit {
         let pause = if self.open.is_empty() {
             interval
         } else {
-            MENDED_AFTER.min(interval)
+            CONFIRM_AFTER.min(interval)
         };
         self.state = State::Resting;
         self.due = now + pause;
     }
 
-    /// Everything that was to be mended has been handed to Kafka.
-    pub(crate) fn mended(&mut self, now: Duration) {
+    /// All missed rows were sent to Kafka.
+    pub(crate) fn sent(&mut self, now: Duration) {
         self.rest(now);
     }
 
-    /// A question could not be answered.
+    /// A query has failed.
     pub(crate) fn failed(&mut self, now: Duration) {
         self.state = State::Resting;
-        self.due = now + AGAIN_AFTER;
+        self.due = now + RETRY_AFTER;
     }
 
-    /// Missed events that are not seen as published yet.
+    /// Missed events that are not confirmed as published yet.
     pub(crate) fn open_count(&self) -> usize {
         self.open.len()
     }
@@ -198,12 +203,12 @@ impl Audit {
         self.missed_total
     }
 
-    /// Audits that came to an end.
+    /// Finished audits.
     pub(crate) fn audits_total(&self) -> u64 {
         self.audits_total
     }
 
-    /// Why it ends with [`AuditResult::Halt`].
+    /// The error for [`AuditResult::Halt`].
     pub(crate) fn halt(config: &Config, missed: &[i64]) -> Error {
         let table = &config.table;
         let mut named: Vec<String> = missed.iter().take(NAMED).map(i64::to_string).collect();
@@ -211,7 +216,7 @@ impl Audit {
             named.push("…".to_owned());
         }
         let message = format!(
-            "slot {} has passed {} events of {table} without bringing them: ids {}",
+            "slot {} skipped {} events of {table}: ids {}",
             config.slot,
             missed.len(),
             named.join(", ")
@@ -252,15 +257,15 @@ mod tests {
 
     /// An audit at `now` that lists these and finds those of them left.
     fn run(audit: &mut Audit, now: Duration, listed: &[i64], left: &[i64]) -> AuditResult {
-        assert_eq!(audit.question(now, lsn(0)), Some(AuditQuery::List));
+        assert_eq!(audit.query(now, lsn(0)), Some(AuditQuery::List));
         audit.listed(now, listed.to_vec(), lsn(100));
         if listed.is_empty() {
             return AuditResult::Clean;
         }
-        assert_eq!(audit.question(now, lsn(99)), None);
+        assert_eq!(audit.query(now, lsn(99)), None);
         let ids = listed.to_vec();
         assert_eq!(
-            audit.question(now, lsn(100)),
+            audit.query(now, lsn(100)),
             Some(AuditQuery::StillUnpublished(ids))
         );
         audit.left(now, left.iter().copied(), &HashSet::new())
@@ -271,46 +276,49 @@ mod tests {
         let mut audit = audit();
         assert_eq!(
             run(&mut audit, S, &[3, 4, 5], &[4]),
-            AuditResult::Mend(vec![4])
+            AuditResult::Publish(vec![4])
         );
         assert_eq!((audit.open_count(), audit.missed_total()), (1, 1));
-        audit.mended(S * 2);
-        assert_eq!(audit.question(S * 3, lsn(100)), None);
+        audit.sent(S * 2);
+        assert_eq!(audit.query(S * 3, lsn(100)), None);
         assert_eq!(run(&mut audit, S * 4, &[], &[]), AuditResult::Clean);
         assert_eq!((audit.open_count(), audit.missed_total()), (0, 1));
-        assert_eq!(audit.question(S * 63, lsn(100)), None);
-        assert_eq!(audit.question(S * 64, lsn(100)), Some(AuditQuery::List));
+        assert_eq!(audit.query(S * 63, lsn(100)), None);
+        assert_eq!(audit.query(S * 64, lsn(100)), Some(AuditQuery::List));
         assert_eq!(audit.audits_total(), 2);
     }
 
     #[test]
     fn nothing_is_judged_before_the_slot_has_confirmed_the_position() {
         let mut audit = audit();
-        assert_eq!(audit.question(S, lsn(500)), Some(AuditQuery::List));
+        assert_eq!(audit.query(S, lsn(500)), Some(AuditQuery::List));
         audit.listed(S, vec![1], lsn(501));
-        assert_eq!(audit.question(S * 1_000, lsn(500)), None);
+        assert_eq!(audit.query(S * 1_000, lsn(500)), None);
         assert_eq!(
-            audit.question(S * 1_000, lsn(501)),
+            audit.query(S * 1_000, lsn(501)),
             Some(AuditQuery::StillUnpublished(vec![1]))
         );
     }
 
     #[test]
-    fn a_row_in_hand_is_not_missed_and_one_that_is_being_mended_not_twice() {
+    fn a_row_unsettled_is_not_missed_and_one_that_is_being_mended_not_twice() {
         let mut audit = audit();
-        assert_eq!(run(&mut audit, S, &[7], &[7]), AuditResult::Mend(vec![7]));
-        audit.mended(S);
-        // Somebody has locked it, so its mark waits.
+        assert_eq!(
+            run(&mut audit, S, &[7], &[7]),
+            AuditResult::Publish(vec![7])
+        );
+        audit.sent(S);
+        // The row is locked, so its mark waits.
         let now = S * 3;
-        assert_eq!(audit.question(now, lsn(0)), Some(AuditQuery::List));
+        assert_eq!(audit.query(now, lsn(0)), Some(AuditQuery::List));
         audit.listed(now, vec![7], lsn(200));
         assert_eq!(
-            audit.question(now, lsn(200)),
+            audit.query(now, lsn(200)),
             Some(AuditQuery::StillUnpublished(vec![7]))
         );
-        let in_hand = HashSet::from([7]);
+        let unsettled = HashSet::from([7]);
         assert_eq!(
-            audit.left(now, [7].into_iter(), &in_hand),
+            audit.left(now, [7].into_iter(), &unsettled),
             AuditResult::Clean
         );
         assert_eq!((audit.open_count(), audit.missed_total()), (1, 1));
@@ -326,12 +334,12 @@ mod tests {
         );
         let mut one = audit();
         let few = many[..1_000].to_vec();
-        assert_eq!(run(&mut one, S, &many, &few), AuditResult::Mend(few));
+        assert_eq!(run(&mut one, S, &many, &few), AuditResult::Publish(few));
         let mut asked = Audit {
             missed_max: usize::MAX,
             ..audit()
         };
-        assert_eq!(run(&mut asked, S, &many, &many), AuditResult::Mend(many));
+        assert_eq!(run(&mut asked, S, &many, &many), AuditResult::Publish(many));
     }
 
     #[test]
@@ -348,12 +356,12 @@ mod tests {
         let mut audit = audit();
         let low: Vec<i64> = (1..=10_000).collect();
         audit.open = BTreeSet::from([5, 10_001]);
-        assert_eq!(audit.question(S, lsn(0)), Some(AuditQuery::List));
+        assert_eq!(audit.query(S, lsn(0)), Some(AuditQuery::List));
         audit.listed(S, low.iter().map(|id| id * 2).collect(), lsn(9));
         assert_eq!(audit.open, BTreeSet::from([]));
         audit.open = BTreeSet::from([5, 20_001]);
         audit.at_once(S);
-        assert_eq!(audit.question(S, lsn(0)), Some(AuditQuery::List));
+        assert_eq!(audit.query(S, lsn(0)), Some(AuditQuery::List));
         audit.listed(S, low.iter().map(|id| id * 2).collect(), lsn(9));
         assert_eq!(audit.open, BTreeSet::from([20_001]));
     }
@@ -361,14 +369,14 @@ mod tests {
     #[test]
     fn a_session_begins_anew_and_a_failed_look_is_repeated() {
         let mut audit = audit();
-        assert_eq!(audit.question(S, lsn(0)), Some(AuditQuery::List));
+        assert_eq!(audit.query(S, lsn(0)), Some(AuditQuery::List));
         audit.failed(S);
-        assert_eq!(audit.question(S * 5, lsn(0)), None);
-        assert_eq!(audit.question(S * 6, lsn(0)), Some(AuditQuery::List));
+        assert_eq!(audit.query(S * 5, lsn(0)), None);
+        assert_eq!(audit.query(S * 6, lsn(0)), Some(AuditQuery::List));
         audit.at_once(S * 7);
-        // What was under way is of the session before.
+        // The audit under way belongs to the session before.
         audit.listed(S * 7, vec![1], lsn(1));
-        assert_eq!(audit.question(S * 7, lsn(1)), Some(AuditQuery::List));
+        assert_eq!(audit.query(S * 7, lsn(1)), Some(AuditQuery::List));
     }
 
     #[test]
@@ -377,6 +385,6 @@ mod tests {
             interval: None,
             ..audit()
         };
-        assert_eq!(audit.question(S * 1_000, lsn(1)), None);
+        assert_eq!(audit.query(S * 1_000, lsn(1)), None);
     }
 }

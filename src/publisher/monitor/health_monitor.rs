@@ -1,5 +1,6 @@
-//! Watchdog and audit at work beside the stream: asks what they want to know, tells them what was seen, shows what they say, and hands
-//! the rows that were missed to the forwarder while there is room. Decides nothing.
+//! Runs problem checks and audit beside the stream: starts their queries, passes them the answers,
+//! shows their results, and passes missed rows to the forwarder while there is room. `Problems` and
+//! `Audit` decide.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -13,11 +14,11 @@ use crate::postgres::slot::Slot;
 use crate::postgres::{Inspection, ServerProblem};
 use crate::publisher::monitor::audit::{Audit, AuditQuery, AuditResult};
 use crate::publisher::monitor::inspector::{Answer, Inspector, Query, Statements};
-use crate::publisher::monitor::problems::{Change, LOOK_EVERY, Problems};
+use crate::publisher::monitor::problems::{Change, Problems, READ_INTERVAL};
 use crate::publisher::sink::forwarder::Forwarder;
 use crate::publisher::sink::table_rows::forward_row;
 
-/// What outlives a session.
+/// The state that outlives a session.
 #[derive(Debug)]
 pub(crate) struct HealthState {
     config: Arc<Config>,
@@ -27,7 +28,7 @@ pub(crate) struct HealthState {
 }
 
 impl HealthState {
-    /// Nothing seen yet.
+    /// Nothing is read yet.
     pub(crate) fn new(config: &Arc<Config>) -> Self {
         HealthState {
             problems: Problems::default(),
@@ -37,10 +38,11 @@ impl HealthState {
         }
     }
 
-    /// What the catalogs show of table and publication, whoever looked. Whether something has ended that kept events from the slot.
+    /// Takes in the problems that the catalogs show. Returns whether one has ended that kept events
+    /// from the slot.
     pub(crate) fn catalogs(&mut self, problems: &[ServerProblem], forwarder: &Forwarder) -> bool {
         let change = self.problems.catalogs(problems);
-        tell(&change);
+        log_change(&change);
         self.show(forwarder);
         change.ends_gap()
     }
@@ -60,17 +62,31 @@ impl HealthState {
     }
 }
 
-fn tell(change: &Change) {
-    for problem in &change.come {
+fn log_change(change: &Change) {
+    for problem in &change.begun {
         let (name, hint) = (problem.name, &problem.hint);
         if problem.loses_events {
-            tracing::error!(problem = name, hint, "{}", problem.detail);
+            tracing::error!(
+                problem = name,
+                detail = %problem.detail,
+                hint,
+                "problem found"
+            );
         } else {
-            tracing::warn!(problem = name, hint, "{}", problem.detail);
+            tracing::warn!(
+                problem = name,
+                detail = %problem.detail,
+                hint,
+                "problem found"
+            );
         }
     }
-    for problem in &change.gone {
-        tracing::info!(problem = problem.name, "mended: {}", problem.detail);
+    for problem in &change.ended {
+        tracing::info!(
+            problem = problem.name,
+            detail = %problem.detail,
+            "problem ended"
+        );
     }
 }
 
@@ -81,15 +97,15 @@ pub(crate) struct HealthMonitor<'a> {
     statements: &'a Statements,
     table: u32,
     /// When the catalogs are to be read next.
-    look_at: Duration,
+    read_at: Duration,
     /// Missed rows that were read and wait for room.
     rows: VecDeque<Read>,
-    /// Those that are not read yet.
+    /// Missed rows that are not read yet.
     unread: Option<Batch>,
 }
 
 impl<'a> HealthMonitor<'a> {
-    /// At the beginning of a session, `now`: both look at once.
+    /// At the beginning of a session, `now`: catalogs and audit are due at once.
     pub(crate) fn new(
         health: &'a mut HealthState,
         config: &'a Config,
@@ -103,19 +119,19 @@ impl<'a> HealthMonitor<'a> {
             inspector: Inspector::new(config, place, statements),
             statements,
             table: place.table,
-            look_at: now,
+            read_at: now,
             rows: VecDeque::new(),
             unread: None,
         }
     }
 
-    /// What the server says of the slot.
+    /// Takes in the slot as the server shows it.
     pub(crate) fn slot(&mut self, slot: Option<&Slot>, forwarder: &Forwarder) {
-        tell(&self.health.problems.slot(slot));
+        log_change(&self.health.problems.slot(slot));
         self.health.show(forwarder);
     }
 
-    /// Hands on what waits for room, and asks what is to be looked at next. Never waits.
+    /// Passes on rows that wait for room, and starts the next query. Never waits.
     pub(crate) fn turn(&mut self, now: Duration, forwarder: &mut Forwarder) -> Result<()> {
         while forwarder.engine.intake() == Intake::Open
             && let Some(read) = self.rows.pop_front()
@@ -125,18 +141,18 @@ impl<'a> HealthMonitor<'a> {
         if !self.inspector.is_idle() || forwarder.engine.intake() == Intake::Discard {
             return Ok(());
         }
-        if now >= self.look_at {
-            self.look_at = now + LOOK_EVERY;
+        if now >= self.read_at {
+            self.read_at = now + READ_INTERVAL;
             self.inspector.begin(Query::Catalogs);
         } else if self.rows.is_empty()
             && let Some(batch) = self.unread.take()
         {
             self.inspector.begin(Query::Rows(batch));
-        } else if let Some(question) = {
+        } else if let Some(query) = {
             let confirmed = forwarder.engine.reported();
-            self.health.audit.question(now, confirmed)
+            self.health.audit.query(now, confirmed)
         } {
-            self.inspector.begin(match question {
+            self.inspector.begin(match query {
                 AuditQuery::List => Query::List,
                 AuditQuery::StillUnpublished(ids) => Query::StillUnpublished(ids),
             });
@@ -144,36 +160,36 @@ impl<'a> HealthMonitor<'a> {
         Ok(())
     }
 
-    /// Waits for what was seen. Cancel-safe.
-    pub(crate) async fn told(&mut self) -> Result<Answer> {
-        self.inspector.told().await
+    /// Waits for the answer. Cancel-safe.
+    pub(crate) async fn answer(&mut self) -> Result<Answer> {
+        self.inspector.answer().await
     }
 
-    /// Takes in what was seen.
+    /// Takes in the answer.
     ///
     /// # Errors
-    /// Fatal where the configuration says to halt; transient where the table is another one by now.
-    pub(crate) fn hear(
+    /// Fatal if the configuration says to halt; transient if the table was recreated.
+    pub(crate) fn handle(
         &mut self,
         now: Duration,
-        told: Result<Answer>,
+        answer: Result<Answer>,
         forwarder: &mut Forwarder,
     ) -> Result<()> {
-        match told {
+        match answer {
             Ok(Answer::Catalogs(inspection)) => self.inspected(now, &inspection, forwarder)?,
             Ok(Answer::Listed(ids, behind)) => {
                 self.health.audit.listed(now, ids, behind);
                 self.missed(forwarder);
             }
             Ok(Answer::StillUnpublished(batch)) => self.judged(now, batch, forwarder)?,
-            Ok(Answer::Rows(rows, _)) if rows.is_empty() => self.health.audit.mended(now),
+            Ok(Answer::Rows(rows, _)) if rows.is_empty() => self.health.audit.sent(now),
             Ok(Answer::Rows(rows, batch)) => {
                 self.rows.extend(rows);
                 self.unread = Some(batch);
             }
             Err(error) => {
                 forwarder.metrics.error(error.code());
-                tracing::warn!(error = %error.report(), "the audit could not look, trying again");
+                tracing::warn!(error = %error.report(), "audit query failed, retrying");
                 self.unread = None;
                 self.health.audit.failed(now);
             }
@@ -200,7 +216,7 @@ impl<'a> HealthMonitor<'a> {
         }
         match &inspection.shape {
             Some(shape) if shape.oid != self.table => {
-                let message = format!("table {} was dropped and made anew", config.table);
+                let message = format!("table {} was dropped and recreated", config.table);
                 Err(Error::transient(Code::Slot, message))
             }
             _ => Ok(()),
@@ -214,7 +230,7 @@ impl<'a> HealthMonitor<'a> {
         match verdict {
             AuditResult::Clean => Ok(()),
             AuditResult::Halt(missed) => Err(Audit::halt(&self.health.config, &missed)),
-            AuditResult::Mend(missed) => {
+            AuditResult::Publish(missed) => {
                 left.retain(|id| missed.binary_search(&id).is_ok());
                 self.unread = Some(left);
                 Ok(())
@@ -224,7 +240,7 @@ impl<'a> HealthMonitor<'a> {
 
     fn missed(&mut self, forwarder: &Forwarder) {
         let count = self.health.audit.open_count();
-        tell(&self.health.problems.missed(count));
+        log_change(&self.health.problems.missed(count));
         self.health.show(forwarder);
     }
 }

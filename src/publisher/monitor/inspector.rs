@@ -1,7 +1,9 @@
-//! Looks at the catalogs and at the table, beside the stream, over an SQL session of its own. Decides nothing.
+//! Reads the catalogs and the table, beside the stream, over an SQL session of its own. Decides
+//! nothing.
 //!
-//! A read of ten thousand rows must hold up neither the stream nor the look at the slot, so it has a session for itself, which is opened
-//! when it is needed and held to the same server as everything else. One question is out at a time.
+//! A read of ten thousand rows must delay neither the stream nor the reads of the slot, so it has a
+//! session of its own, which is opened when it is needed and checked to be on the same server. One
+//! query runs at a time.
 
 use std::fmt;
 use std::pin::Pin;
@@ -13,20 +15,20 @@ use crate::outbox::{Batch, MissedRows, Read, SlowRows, TableLocation, Unpublishe
 use crate::postgres::{self, Inspection, Session, TableShape, preflight};
 use crate::publisher::monitor::audit::CANDIDATES;
 
-/// What to look at.
+/// What to read.
 #[derive(Debug)]
 pub(crate) enum Query {
     /// Table, publication and rights.
     Catalogs,
-    /// The lowest unpublished ids, and a position behind them.
+    /// The lowest unpublished ids, and a WAL position behind them.
     List,
-    /// Which of these are unpublished still.
+    /// Which of these are still unpublished.
     StillUnpublished(Vec<i64>),
     /// The next rows of a batch.
     Rows(Batch),
 }
 
-/// What was seen.
+/// The result of a query.
 #[derive(Debug)]
 pub(crate) enum Answer {
     Catalogs(Inspection),
@@ -44,10 +46,10 @@ pub(crate) struct Statements {
 }
 
 impl Statements {
-    /// For a table that passed the preflight check.
+    /// The statements for a table that passed the preflight check.
     ///
     /// # Errors
-    /// `CONFIG_ERROR` when a column that is needed is not there.
+    /// `CONFIG_ERROR` when a required column is missing.
     pub(crate) fn new(config: &Config, shape: &TableShape) -> Result<Self> {
         let rows = UnpublishedRows::new(config, shape)?;
         let missed = MissedRows::new(&rows);
@@ -63,7 +65,7 @@ pub(crate) struct Inspector<'a> {
     place: &'a TableLocation,
     statements: &'a Statements,
     session: Option<Session>,
-    /// At rest here, or inside the work that is out.
+    /// Kept here, or inside the query under way.
     slow: SlowRows,
     work: Option<Work<'a>>,
 }
@@ -85,14 +87,14 @@ impl<'a> Inspector<'a> {
         }
     }
 
-    /// Whether it can be asked.
+    /// Whether no query runs.
     pub(crate) fn is_idle(&self) -> bool {
         self.work.is_none()
     }
 
-    /// Begins to look; [`told`](Auditor::told) gives what was seen.
-    pub(crate) fn begin(&mut self, ask: Query) {
-        debug_assert!(self.is_idle(), "one question at a time");
+    /// Starts a query; [`answer`](Inspector::answer) returns its result.
+    pub(crate) fn begin(&mut self, query: Query) {
+        debug_assert!(self.is_idle(), "one query at a time");
         let (config, place, statements) = (self.config, self.place, self.statements);
         let (open, mut slow) = (self.session.take(), std::mem::take(&mut self.slow));
         self.work = Some(Box::pin(async move {
@@ -103,30 +105,30 @@ impl<'a> Inspector<'a> {
                     Err(error) => return (None, slow, Err(error)),
                 },
             };
-            let told = look(&session, config, statements, &mut slow, ask).await;
-            // After an error nobody knows what the session is good for.
-            (told.is_ok().then_some(session), slow, told)
+            let answer = read(&session, config, statements, &mut slow, query).await;
+            // The session's state is unknown after an error: drop it.
+            (answer.is_ok().then_some(session), slow, answer)
         }));
     }
 
-    /// Waits for what was seen; for ever where nothing was asked. Cancel-safe.
+    /// Waits for the result; forever if no query runs. Cancel-safe.
     ///
     /// # Errors
-    /// Of the connection or a statement: the question may be asked again.
-    pub(crate) async fn told(&mut self) -> Result<Answer> {
-        let (session, slow, told) = match &mut self.work {
+    /// Of the connection or a statement: the query can be repeated.
+    pub(crate) async fn answer(&mut self) -> Result<Answer> {
+        let (session, slow, answer) = match &mut self.work {
             Some(work) => work.await,
             None => std::future::pending().await,
         };
         self.work = None;
         (self.session, self.slow) = (session, slow);
-        told
+        answer
     }
 }
 
 impl fmt::Debug for Inspector<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Auditor")
+        f.debug_struct("Inspector")
             .field("idle", &self.is_idle())
             .finish_non_exhaustive()
     }
@@ -142,14 +144,14 @@ async fn connect(config: &Config, place: &TableLocation) -> Result<Session> {
     Ok(session)
 }
 
-async fn look(
+async fn read(
     session: &Session,
     config: &Config,
     statements: &Statements,
     slow: &mut SlowRows,
-    ask: Query,
+    query: Query,
 ) -> Result<Answer> {
-    Ok(match ask {
+    Ok(match query {
         Query::Catalogs => Answer::Catalogs(preflight::inspect(session, config).await?),
         Query::List => {
             let (ids, behind) = statements.missed.list(session, CANDIDATES).await?;

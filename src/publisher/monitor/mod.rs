@@ -1,4 +1,4 @@
-//! What is watched beside the stream: slot, walsender, catalogs, and the table that audits the slot.
+//! Monitors a session beside the stream: slot, walsender, catalogs, and the audit of the table.
 
 pub(crate) mod audit;
 pub(crate) mod health_monitor;

@@ -1,8 +1,10 @@
-//! What is wrong, or about to be, with slot, publication and table while the stream goes on: named, with what to do. Pure.
+//! Present and imminent problems of slot, publication and table while the stream goes on, each with
+//! a hint. Pure.
 //!
-//! A slot says nothing of what it does not bring: a table that left its publication, or was dropped and made anew, is simply silent. So the
-//! catalogs are read every few seconds, and what was seen is held against what was seen before. A trouble is told once when it comes and once
-//! when it goes; what stands shows in status, metrics and readiness.
+//! A slot does not report events that it does not deliver: a table that left its publication, or
+//! was dropped and recreated, is simply silent. So the catalogs are read every few seconds and
+//! compared with the read before. A problem is logged once when it begins and once when it ends;
+//! until then, status, metrics and readiness show it.
 
 use std::time::Duration;
 
@@ -11,7 +13,7 @@ use crate::postgres::slot::Slot;
 use crate::status::Problem;
 
 /// How often the catalogs are read.
-pub(crate) const LOOK_EVERY: Duration = Duration::from_secs(8);
+pub(crate) const READ_INTERVAL: Duration = Duration::from_secs(8);
 
 /// See the module's head.
 #[derive(Debug, Default)]
@@ -21,17 +23,18 @@ pub(crate) struct Problems {
     missed: Option<Problem>,
 }
 
-/// What is new since the look before.
+/// The changes since the last read.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Change {
-    pub(crate) come: Vec<Problem>,
-    pub(crate) gone: Vec<Problem>,
+    pub(crate) begun: Vec<Problem>,
+    pub(crate) ended: Vec<Problem>,
 }
 
 impl Change {
-    /// Whether something has ended that kept events from the slot: what was committed meanwhile is to be looked for.
+    /// Whether a problem has ended that kept events from the slot: the audit then searches for
+    /// them.
     pub(crate) fn ends_gap(&self) -> bool {
-        self.gone.iter().any(|problem| problem.loses_events)
+        self.ended.iter().any(|problem| problem.loses_events)
     }
 
     fn between(before: &[Problem], after: &[Problem]) -> Change {
@@ -40,14 +43,14 @@ impl Change {
             all.iter().filter(is_new).cloned().collect()
         };
         Change {
-            come: without(after, before),
-            gone: without(before, after),
+            begun: without(after, before),
+            ended: without(before, after),
         }
     }
 }
 
 impl Problems {
-    /// What the catalogs show.
+    /// Takes in the problems that the catalogs show.
     pub(crate) fn catalogs(&mut self, problems: &[ServerProblem]) -> Change {
         let now = problems.iter().map(|problem| Problem {
             name: problem.name,
@@ -61,7 +64,7 @@ impl Problems {
         change
     }
 
-    /// What the server says of the slot.
+    /// Takes in the slot as the server shows it.
     pub(crate) fn slot(&mut self, slot: Option<&Slot>) -> Change {
         let now = slot.filter(|slot| slot.is_near_loss()).map(|slot| {
             let status = slot.wal_status.as_deref().unwrap_or("unknown");
@@ -69,11 +72,12 @@ impl Problems {
             Problem {
                 name: "slot-nearly-lost",
                 detail: format!(
-                    "the server keeps {} bytes of log for slot {} ({status}) and may write {left} more before it is lost",
+                    "the server retains {} bytes of WAL for slot {} ({status}); \
+                     after {left} more the slot is lost",
                     slot.retained_bytes, slot.name
                 ),
-                hint: "raise max_slot_wal_keep_size (a reload is enough), and mend what holds \
-                         outboxd up"
+                hint: "raise max_slot_wal_keep_size (a reload is enough), and fix what delays \
+                outboxd"
                     .to_owned(),
                 loses_events: false,
             }
@@ -81,26 +85,27 @@ impl Problems {
         replace(&mut self.slot, now)
     }
 
-    /// How many events the slot has missed that are not mended.
+    /// Takes in how many missed events are not published yet.
     pub(crate) fn missed(&mut self, count: usize) -> Change {
         let now = (count > 0).then(|| Problem {
             name: "missed-events",
-            detail: format!("the slot has passed {count} events without bringing them"),
-            hint: "they are being published from the table; find out who moved or made anew the \
-                     slot, changed the publication, restored the server, or set published_at to null"
+            detail: format!("the slot skipped {count} events"),
+            hint: "they are being published from the table; find out what moved or recreated the \
+                     slot, changed the publication, restored the server, or set published_at to \
+                     null"
                 .to_owned(),
             loses_events: true,
         });
         replace(&mut self.missed, now)
     }
 
-    /// All that stands.
+    /// All present problems.
     pub(crate) fn problems(&self) -> Vec<Problem> {
         let others = self.slot.iter().chain(&self.missed);
         self.catalogs.iter().chain(others).cloned().collect()
     }
 
-    /// The first of the catalogs' troubles that keeps events from the slot.
+    /// The first problem of the catalogs that keeps events from the slot.
     pub(crate) fn gap(&self) -> Option<&Problem> {
         self.catalogs.iter().find(|problem| problem.loses_events)
     }
@@ -122,34 +127,34 @@ mod tests {
 
     #[test]
     fn a_trouble_is_told_when_it_comes_and_when_it_goes_and_stands_in_between() {
-        let mut dog = Problems::default();
+        let mut monitored = Problems::default();
         let left =
             ServerProblem::slot("it left the publication", "put it back").gap("not-published");
-        let change = dog.catalogs(std::slice::from_ref(&left));
-        assert_eq!(names(&change.come), ["not-published"]);
-        assert!(dog.gap().is_some());
-        assert_eq!(dog.catalogs(&[left]), Change::default());
-        assert_eq!(names(&dog.problems()), ["not-published"]);
-        let change = dog.catalogs(&[]);
-        assert_eq!(names(&change.gone), ["not-published"]);
-        assert!(change.ends_gap() && dog.problems().is_empty() && dog.gap().is_none());
+        let change = monitored.catalogs(std::slice::from_ref(&left));
+        assert_eq!(names(&change.begun), ["not-published"]);
+        assert!(monitored.gap().is_some());
+        assert_eq!(monitored.catalogs(&[left]), Change::default());
+        assert_eq!(names(&monitored.problems()), ["not-published"]);
+        let change = monitored.catalogs(&[]);
+        assert_eq!(names(&change.ended), ["not-published"]);
+        assert!(change.ends_gap() && monitored.problems().is_empty() && monitored.gap().is_none());
     }
 
     #[test]
     fn what_hides_no_events_is_no_gap() {
-        let mut dog = Problems::default();
-        dog.catalogs(&[ServerProblem::config("a right is missing", "grant it")]);
-        assert!(dog.gap().is_none());
-        assert!(!dog.catalogs(&[]).ends_gap());
+        let mut monitored = Problems::default();
+        monitored.catalogs(&[ServerProblem::config("a right is missing", "grant it")]);
+        assert!(monitored.gap().is_none());
+        assert!(!monitored.catalogs(&[]).ends_gap());
     }
 
     #[test]
     fn missed_events_stand_until_they_are_mended() {
-        let mut dog = Problems::default();
-        assert_eq!(names(&dog.missed(3).come), ["missed-events"]);
-        assert_eq!(dog.missed(2), Change::default());
-        assert!(dog.problems()[0].detail.contains("2 events"));
-        assert_eq!(names(&dog.missed(0).gone), ["missed-events"]);
+        let mut monitored = Problems::default();
+        assert_eq!(names(&monitored.missed(3).begun), ["missed-events"]);
+        assert_eq!(monitored.missed(2), Change::default());
+        assert!(monitored.problems()[0].detail.contains("2 events"));
+        assert_eq!(names(&monitored.missed(0).ended), ["missed-events"]);
     }
 
     #[test]
@@ -167,12 +172,15 @@ mod tests {
             lag_bytes: 0,
             retained_bytes: 7,
         };
-        let mut dog = Problems::default();
-        let change = dog.slot(Some(&slot));
-        assert_eq!(names(&change.come), ["slot-nearly-lost"]);
-        assert!(!change.come[0].loses_events);
+        let mut monitored = Problems::default();
+        let change = monitored.slot(Some(&slot));
+        assert_eq!(names(&change.begun), ["slot-nearly-lost"]);
+        assert!(!change.begun[0].loses_events);
         slot.wal_status = Some("reserved".to_owned());
         slot.safe_wal_size = None;
-        assert_eq!(names(&dog.slot(Some(&slot)).gone), ["slot-nearly-lost"]);
+        assert_eq!(
+            names(&monitored.slot(Some(&slot)).ended),
+            ["slot-nearly-lost"]
+        );
     }
 }

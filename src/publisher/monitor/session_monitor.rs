@@ -1,8 +1,8 @@
-//! What the server says of our slot and our walsender, over SQL, beside the stream, and what the overseer sees of catalogs and table. Looks,
-//! and tells the engine; decides nothing.
+//! Reads the session's slot and walsender over SQL, beside the stream, and reports them, and the
+//! answers of the health monitor, to the engine. Decides nothing.
 //!
-//! The end of the SQL connection is news as well: a server that shuts down ends it first, while its walsender still waits for
-//! us. So it ends the session, at once, and the server can go down.
+//! The end of the SQL connection ends the session too, at once: a server that shuts down closes it
+//! first, while its walsender still waits for outboxd. So the server can shut down.
 
 use std::pin::Pin;
 use std::time::Duration;
@@ -17,15 +17,16 @@ use crate::publisher::monitor::inspector::Answer;
 use crate::publisher::sink::forwarder::Forwarder;
 use crate::status::SlotHealth;
 
-/// How often the slot is looked at.
+/// How often the slot is read.
 const INTERVAL: Duration = Duration::from_secs(2);
 /// The same while stopping, when only the slot's position is waited for.
-const HASTE: Duration = Duration::from_millis(20);
+const INTERVAL_STOPPING: Duration = Duration::from_millis(20);
 
-/// How long a look at a silent walsender may take. With the silence before it, it is less than the server's patience with us.
-const LOOK_LIMIT: Duration = Duration::from_secs(10);
+/// How long the inspection of a silent walsender may take. With the silence before it, this is less
+/// than `wal_sender_timeout`.
+const INSPECT_LIMIT: Duration = Duration::from_secs(10);
 
-/// What was seen.
+/// The result of a read.
 #[derive(Debug)]
 pub(crate) enum Observation {
     Slot(Option<Slot>),
@@ -35,7 +36,7 @@ pub(crate) enum Observation {
     Standby(bool),
 }
 
-type Look<'a> = Pin<Box<dyn Future<Output = Result<Observation>> + 'a>>;
+type Read<'a> = Pin<Box<dyn Future<Output = Result<Observation>> + 'a>>;
 
 /// See the module's head.
 pub(crate) struct SessionMonitor<'a> {
@@ -43,14 +44,14 @@ pub(crate) struct SessionMonitor<'a> {
     slot: &'a str,
     walsender: i32,
     kept: bool,
-    hasty: bool,
-    look: Look<'a>,
+    stopping: bool,
+    read: Read<'a>,
     health_monitor: HealthMonitor<'a>,
 }
 
 impl<'a> SessionMonitor<'a> {
-    /// `walsender` is the process that serves the replication connection; `kept`: standbys keep the slot, and it may have to wait for
-    /// them.
+    /// `walsender` is the process that serves the replication connection; `kept`: the slot is a
+    /// failover slot, which may have to wait for standbys.
     pub(crate) fn new(
         session: &'a Session,
         slot: &'a str,
@@ -58,29 +59,29 @@ impl<'a> SessionMonitor<'a> {
         kept: bool,
         health_monitor: HealthMonitor<'a>,
     ) -> Self {
-        let look = look_at_slot(session, slot, Duration::ZERO);
+        let read = read_slot(session, slot, Duration::ZERO);
         SessionMonitor {
             session,
             slot,
             walsender,
             kept,
-            hasty: false,
-            look,
+            stopping: false,
+            read,
             health_monitor,
         }
     }
 
-    /// Looks at the slot's position without pause, or no more.
-    pub(crate) fn hasten(&mut self, hasty: bool) {
-        if hasty && !self.hasty {
-            self.look = look_at_slot(self.session, self.slot, HASTE);
+    /// Reads the slot's position continuously while stopping.
+    pub(crate) fn set_stopping(&mut self, stopping: bool) {
+        if stopping && !self.stopping {
+            self.read = read_slot(self.session, self.slot, INTERVAL_STOPPING);
         }
-        self.hasty = hasty;
+        self.stopping = stopping;
     }
 
-    /// Looks at the walsender next.
-    pub(crate) fn look_at_walsender(&mut self) {
-        self.look = Box::pin(look_at_walsender(self.session, self.walsender));
+    /// Inspects the walsender next.
+    pub(crate) fn inspect_walsender(&mut self) {
+        self.read = Box::pin(inspect_walsender(self.session, self.walsender));
     }
 
     /// Does what is due beside the stream; see [`HealthMonitor::turn`].
@@ -88,36 +89,42 @@ impl<'a> SessionMonitor<'a> {
         self.health_monitor.turn(now, forwarder)
     }
 
-    /// The next sight. Cancel-safe.
+    /// The next observation. Cancel-safe.
     ///
     /// # Errors
     /// When the SQL connection has ended.
-    pub(crate) async fn seen(&mut self) -> Result<Observation> {
+    pub(crate) async fn next(&mut self) -> Result<Observation> {
         tokio::select! {
             biased;
-            () = self.session.closed() => Err(self.session.end_error("watching the slot")),
-            seen = &mut self.look => {
-                let pause = if self.hasty { HASTE } else { INTERVAL };
-                self.look = match &seen {
-                    Ok(Observation::Slot(_)) if self.kept && !self.hasty => {
-                        Box::pin(look_for_standby(self.session, self.walsender))
+            () = self.session.closed() => Err(self.session.end_error("monitoring the slot")),
+            observation = &mut self.read => {
+                let pause = if self.stopping { INTERVAL_STOPPING } else { INTERVAL };
+                self.read = match &observation {
+                    Ok(Observation::Slot(_)) if self.kept && !self.stopping => {
+                        Box::pin(read_standby(self.session, self.walsender))
                     }
-                    _ => look_at_slot(self.session, self.slot, pause),
+                    _ => read_slot(self.session, self.slot, pause),
                 };
-                seen
+                observation
             }
-            told = self.health_monitor.told() => Ok(Observation::Answer(told)),
+            answer = self.health_monitor.answer() => Ok(Observation::Answer(answer)),
         }
     }
 
-    /// Passes on what was seen.
+    /// Passes an observation on.
     ///
     /// # Errors
-    /// Of the overseer.
-    pub(crate) fn tell(&mut self, seen: Observation, forwarder: &mut Forwarder) -> Result<()> {
+    /// Of the health monitor.
+    pub(crate) fn handle(
+        &mut self,
+        observation: Observation,
+        forwarder: &mut Forwarder,
+    ) -> Result<()> {
         let now = forwarder.tick();
-        match seen {
-            Observation::Answer(told) => return self.health_monitor.hear(now, told, forwarder),
+        match observation {
+            Observation::Answer(answer) => {
+                return self.health_monitor.handle(now, answer, forwarder);
+            }
             Observation::Walsender(walsender) => forwarder.engine.walsender(now, walsender),
             Observation::Standby(waits) => forwarder.engine.set_waits_for_standby(waits),
             Observation::Slot(slot) => {
@@ -143,24 +150,24 @@ fn health(slot: Slot) -> SlotHealth {
     }
 }
 
-fn look_at_slot<'a>(session: &'a Session, slot: &'a str, pause: Duration) -> Look<'a> {
+fn read_slot<'a>(session: &'a Session, slot: &'a str, pause: Duration) -> Read<'a> {
     Box::pin(async move {
         tokio::time::sleep(pause).await;
         slot::read(session, slot).await.map(Observation::Slot)
     })
 }
 
-async fn look_for_standby(session: &Session, pid: i32) -> Result<Observation> {
+async fn read_standby(session: &Session, pid: i32) -> Result<Observation> {
     let activity = walsender::activity(session, pid).await?;
     let waits = activity == Some(WalsenderActivity::WaitsForStandby);
     Ok(Observation::Standby(waits))
 }
 
-async fn look_at_walsender(session: &Session, pid: i32) -> Result<Observation> {
-    let look = walsender::activity(session, pid);
-    let Ok(activity) = tokio::time::timeout(LOOK_LIMIT, look).await else {
+async fn inspect_walsender(session: &Session, pid: i32) -> Result<Observation> {
+    let activity = walsender::activity(session, pid);
+    let Ok(activity) = tokio::time::timeout(INSPECT_LIMIT, activity).await else {
         let message =
-            format!("the server has said nothing on either connection for {LOOK_LIMIT:?}");
+            format!("the server has sent nothing on either connection for {INSPECT_LIMIT:?}");
         return Err(Error::transient(Code::Connect, message));
     };
     Ok(Observation::Walsender(match activity? {

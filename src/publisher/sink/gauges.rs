@@ -6,18 +6,18 @@ use std::time::Duration;
 use crate::engine::output::EngineStats;
 use crate::publisher::sink::forwarder::Forwarder;
 
-/// A record that Kafka has not acknowledged for so long makes Kafka what is waited for.
+/// A record that Kafka has not acknowledged for this long means that the publisher waits for Kafka.
 const KAFKA_WAIT: Duration = Duration::from_secs(5);
 
 impl Forwarder {
-    /// Puts the figures on the board, and names what is waited for.
+    /// Updates the figures of the status, and what the publisher waits for.
     pub(crate) fn show(&mut self) {
         let (snapshot, oldest_seconds) = self.show_figures();
         let waiting = self.waiting(&snapshot, oldest_seconds);
         self.board.wait(waiting);
     }
 
-    /// The figures alone: whoever waits for something else has named it.
+    /// Updates the figures alone, when the caller has set what it waits for.
     pub(crate) fn show_figures(&mut self) -> (EngineStats, f64) {
         let snapshot = self.engine.stats();
         let oldest_seconds = snapshot.oldest.map_or(0.0, |oldest| {
@@ -49,11 +49,12 @@ impl Forwarder {
             return Some(("kafka", self.kafka_problem(oldest.topic)));
         }
         if snapshot.standby {
-            let detail = "a standby of synchronized_standby_slots does not have what is to be sent";
+            let detail =
+                "a standby in synchronized_standby_slots does not have the WAL to send yet";
             return Some(("standby", detail.to_owned()));
         }
         if snapshot.decoding {
-            let detail = "the server decodes changes that are not ours".to_owned();
+            let detail = "the server decodes changes of other tables".to_owned();
             return Some(("decoding", detail));
         }
         if let Some(error) = &self.write_error {
@@ -63,11 +64,13 @@ impl Forwarder {
         let wait = match (rows, hidden) {
             (0, _) => return None,
             (_, 0) => ("write-back", format!("{rows} rows are locked")),
-            // Committed and streamed, and yet nobody sees them: what their commits wait for is a synchronous standby.
+            // Committed and streamed, but not visible: their commits wait for a synchronous
+            // standby.
             _ => (
                 "standby",
                 format!(
-                    "{hidden} rows are not visible yet: a synchronous standby has not confirmed them"
+                    "{hidden} rows are not visible yet: a synchronous standby has not confirmed \
+                     them"
                 ),
             ),
         };

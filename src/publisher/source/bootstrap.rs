@@ -1,17 +1,22 @@
-//! Making the slot, and healing a lost one: one procedure, so that every row goes out and none falls between table and stream.
+//! Creates the slot, and heals a lost one, by one procedure, so that every row is published and
+//! none is missed between table and stream.
 //!
-//! 1. Publish what is unpublished in the table, page by page, marking as ever, until a pass finds little: a large backlog costs
-//!    neither log nor vacuum, since no slot and no snapshot exists yet.
-//! 2. Make a temporary slot with an exported snapshot, import the snapshot, and end the exporting transaction. Postgres waits here for
-//!    every transaction that is open anywhere on the server; they are named, and 1. goes on meanwhile.
-//! 3. Publish what is unpublished in the snapshot and still unpublished now. What the snapshot does not show, the slot brings.
+//! 1. Publish the unpublished rows of the table, page by page, until a pass finds few. No slot and
+//!    no snapshot exists yet, so a large backlog holds back neither WAL nor vacuum.
+//! 2. Create a temporary slot with an exported snapshot, import the snapshot, and end the exporting
+//!    transaction. Postgres waits here for every transaction that is open on the server; these are
+//!    reported, and step 1 goes on meanwhile.
+//! 3. Publish the rows that are unpublished in the snapshot and still are now. The slot delivers the
+//!    events that the snapshot does not show.
 //! 4. When every row is settled, copy the temporary slot to the real one, which keeps its position.
 //!
-//! Why a crash loses nothing: before the copy there is no slot, and the next start begins at 1. with what is unmarked; after it,
-//! everything older is published and marked, and the stream brings the rest. No state is kept anywhere else. What 1. published
-//! while 2. waited may come again in the stream: those ids are remembered until the stream has passed that moment.
+//! Why a crash loses nothing: before the copy there is no slot, and the next start begins at step 1
+//! with the unpublished rows; after it, everything older is published and marked, and the stream
+//! delivers the rest. No state is kept anywhere else. The stream may repeat rows that step 1 has
+//! published while step 2 waited: their ids are kept until the stream has passed that moment.
 //!
-//! Where nothing is marked (`keep`) the table cannot tell what was published; the stream then starts at the new slot.
+//! With `keep` the table does not show which rows were published; the stream then starts at the new
+//! slot.
 
 use std::collections::HashSet;
 use std::pin::pin;
@@ -29,29 +34,33 @@ use crate::publisher::source::table_scan::{RowFilter, TableScan};
 use crate::replication::ReplicationClient;
 use crate::status::Phase;
 
-/// A pass over the table that finds fewer rows than this is the last before the slot is made.
+/// A pass over the table that finds fewer rows than this is the last before the slot is created.
 const FEW: usize = 1_000;
-/// Publishing the snapshot's rows for longer than this gives the slot back: it holds log and vacuum.
+/// After this time the slot is released and created again: slot and snapshot hold back WAL and
+/// vacuum.
 const SNAPSHOT_LIMIT: Duration = Duration::from_secs(60);
 /// How often the table is read again while Postgres waits for other transactions.
 const WAIT_PASS: Duration = Duration::from_secs(1);
-/// Rows remembered while Postgres waits. With more, the table is left alone until the slot is there.
+/// The most ids that are kept while Postgres waits. After that the table is not read until the slot
+/// exists.
 const REMEMBERED_MAX: usize = 100_000;
 
 /// See the module's head. Holds the lock, and has no slot.
 pub(crate) struct Bootstrap<'a> {
-    /// Its lease is a replication connection's, which is away while it makes the slot.
+    /// Its lock holder is a replication connection, which is lent out while it creates the slot.
     pub(crate) scan: TableScan<'a>,
     pub(crate) server: &'a Server,
-    /// How the slot was lost that was in use before; `None` at a first start.
+    /// How the earlier slot was lost; `None` at a first start.
     pub(crate) loss: Option<SlotLoss>,
 }
 
 impl Bootstrap<'_> {
-    /// Makes the slot. `None`: stop was asked for. `found` is the one that is lost, where it is still there.
+    /// Creates the slot. `None`: a stop was requested. `found` is the lost slot, if it still
+    /// exists.
     ///
     /// # Errors
-    /// Transient ones start over; fatal: the configuration says not to heal, or not to publish what is there.
+    /// Transient ones start over. Fatal if the configuration says not to heal, or not to publish
+    /// the backlog.
     pub(crate) async fn run(mut self, found: Option<Slot>) -> Result<Option<HandledRows>> {
         match self.procedure(found).await {
             Ok(handled_rows) => Ok(Some(handled_rows)),
@@ -70,7 +79,7 @@ impl Bootstrap<'_> {
         self.permit().await?;
         if let Some(loss) = &self.loss {
             let slot = &self.scan.config.slot;
-            tracing::warn!(%slot, "slot {loss}: making a new one, and publishing from the table");
+            tracing::warn!(%slot, %loss, "creating a new slot, and publishing from the table");
         }
         if let Some(lost) = found {
             slot::drop(self.scan.session, &lost.name).await?;
@@ -80,11 +89,11 @@ impl Bootstrap<'_> {
             if self.publishes_backlog() {
                 while self.pass(None).await? >= FEW {}
             }
-            let (handled_rows, snapshot) = self.make_slot(&temporary).await?;
+            let (handled_rows, snapshot) = self.create_slot(&temporary).await?;
             if self.publish_snapshot(&snapshot, &handled_rows).await? {
                 break handled_rows;
             }
-            tracing::warn!("publishing the snapshot takes too long, giving the slot back");
+            tracing::warn!("publishing the snapshot takes too long, releasing the slot");
             self.client()?.drop_slot(&temporary).await?;
         };
         slot::copy(self.scan.session, &temporary, &self.scan.config.slot).await?;
@@ -95,26 +104,28 @@ impl Bootstrap<'_> {
         } else {
             metrics.slot_bootstraps.inc()
         };
-        tracing::info!(slot = %self.scan.config.slot, "slot made");
+        tracing::info!(slot = %self.scan.config.slot, "slot created");
         Ok(handled_rows)
     }
 
     fn client(&mut self) -> Result<&mut ReplicationClient> {
-        let away = || {
+        let lent = || {
             Error::transient(
                 Code::Slot,
-                "the replication connection is still making a slot",
+                "the replication connection is still creating a slot",
             )
         };
-        self.scan.lock_holder.client().ok_or_else(away)
+        self.scan.lock_holder.client().ok_or_else(lent)
     }
 
-    /// What `skip` leaves out is the backlog of a first start. Once a slot was in use, what is unmarked was missed.
+    /// Whether unpublished rows are sent. `skip` is about the backlog of a first start: after a
+    /// loss, unpublished rows were missed.
     fn publishes_backlog(&self) -> bool {
         self.loss.is_some() || matches!(self.scan.config.backlog, Backlog::Auto | Backlog::Publish)
     }
 
-    /// Whether the configuration lets a slot be made here. After a loss the backlog is no question: what is unmarked was missed.
+    /// Checks that the configuration permits a new slot here. After a loss the backlog does not
+    /// matter: its rows were missed.
     async fn permit(&self) -> Result<()> {
         let config = &self.scan.config;
         if let Some(loss) = &self.loss {
@@ -124,7 +135,8 @@ impl Bootstrap<'_> {
             return Ok(());
         }
         let survey = self.scan.rows.survey(self.scan.session).await?;
-        // Who wants to decide about a lost slot is asked here as well: one that was dropped while nobody looked left no trace.
+        // `--on-slot-loss halt` applies here too: a slot that was dropped while no publisher ran
+        // left no trace.
         let asks = config.backlog == Backlog::Halt || config.on_slot_loss == OnSlotLoss::Halt;
         let halt = asks && !survey.is_empty();
         if !halt && !survey.is_many_and_never_marked() {
@@ -133,11 +145,12 @@ impl Bootstrap<'_> {
         let message = format!("{} has {survey}", config.table);
         Err(Error::fatal(Code::Config, message).with_hint(
             "start with --backlog publish to send them, \
-             or with --backlog skip to mark them as published unsent",
+             or with --backlog skip to mark them as published without sending",
         ))
     }
 
-    /// One pass over the unpublished rows; how many there were. With `remember`, the ids of those that went out are kept.
+    /// One pass over the unpublished rows; returns their number. With `remember`, the ids of the
+    /// sent rows are kept.
     async fn pass(&mut self, mut remember: Remember<'_>) -> Result<usize, Interrupt> {
         let (mut after, mut count) = (i64::MIN, 0);
         loop {
@@ -155,15 +168,18 @@ impl Bootstrap<'_> {
         Ok(count)
     }
 
-    /// Makes the temporary slot, publishing from the table while Postgres waits. Returns a session that sees its snapshot.
-    async fn make_slot(&mut self, name: &str) -> Result<(HandledRows, Session), Interrupt> {
+    /// Creates the temporary slot, and publishes from the table while Postgres waits. Returns a
+    /// session that sees its snapshot.
+    async fn create_slot(&mut self, name: &str) -> Result<(HandledRows, Session), Interrupt> {
         let mut handled_rows = HandledRows::default();
         let client = self.scan.lock_holder.take_client();
-        let client = client.ok_or_else(|| Error::fatal(Code::Slot, "two slots at a time"))?;
+        let client =
+            client.ok_or_else(|| Error::fatal(Code::Slot, "a slot is already being created"))?;
         let created = {
             let mut create = pin!(client.create_temporary_slot(name));
             loop {
-                // Given up between two rows at most: what went out is remembered, the rest is in the snapshot.
+                // A pass is cancelled only between two rows: the ids of sent rows are kept, and the
+                // snapshot has the others.
                 let pass = self.while_waiting(&mut handled_rows.rows);
                 tokio::select! {
                     biased;
@@ -172,7 +188,7 @@ impl Bootstrap<'_> {
                 }
             }
         };
-        self.scan.lock_holder.give_back(client);
+        self.scan.lock_holder.return_client(client);
         self.scan.settle().await?;
         handled_rows.until = postgres::log_position(self.scan.session).await?;
         let session = self.import(&created.snapshot).await?;
@@ -180,7 +196,8 @@ impl Bootstrap<'_> {
         Ok((handled_rows, session))
     }
 
-    /// A turn of waiting for Postgres: names what it waits for, and publishes what is new in the table.
+    /// One turn of waiting for Postgres: reports the transactions that it waits for, and publishes
+    /// new rows of the table.
     async fn while_waiting(&mut self, published: &mut HashSet<i64>) -> Result<(), Interrupt> {
         tokio::time::sleep(WAIT_PASS).await;
         self.scan.check_stop()?;
@@ -193,7 +210,7 @@ impl Bootstrap<'_> {
         Ok(())
     }
 
-    /// A session in a transaction that sees what was committed where the slot begins.
+    /// A session in a transaction that sees the commits before the slot's start.
     async fn import(&self, exported: &str) -> Result<Session> {
         let (database, limit) = (
             &self.scan.config.database,
@@ -208,7 +225,7 @@ impl Bootstrap<'_> {
         Ok(session)
     }
 
-    /// Publishes what the snapshot shows as unpublished. False when it took too long.
+    /// Publishes the unpublished rows of the snapshot. False if that took too long.
     async fn publish_snapshot(
         &mut self,
         snapshot: &Session,
@@ -236,7 +253,7 @@ impl Bootstrap<'_> {
         }
     }
 
-    /// Publishes those rows of the snapshot that nobody has published since.
+    /// Publishes the rows of the snapshot that were not published since.
     async fn publish_unpublished(
         &mut self,
         reads: &[Read],
@@ -259,7 +276,7 @@ impl Bootstrap<'_> {
     }
 }
 
-/// The ids of the rows that went out, where they are to be known.
+/// The ids of the sent rows, where they are kept.
 type Remember<'a> = Option<&'a mut HashSet<i64>>;
 
 impl RowFilter for Remember<'_> {

@@ -195,7 +195,7 @@ impl<'a> Stream<'a> {
                         reply_requested,
                     });
                 }
-                SessionOutput::InspectWalsender => self.session_monitor.look_at_walsender(),
+                SessionOutput::InspectWalsender => self.session_monitor.inspect_walsender(),
                 SessionOutput::End(end) => return Ok(Some(end)),
             }
         }
@@ -213,7 +213,7 @@ impl<'a> Stream<'a> {
         if backlog {
             self.gather()?;
         }
-        self.session_monitor.hasten(intake == Intake::Discard);
+        self.session_monitor.set_stopping(intake == Intake::Discard);
         // Reading flushes queued updates too; without it they still have to go out.
         let reading = !backlog && intake != Intake::Paused;
         let rest = self.forwarder.rest(SHOW);
@@ -221,7 +221,9 @@ impl<'a> Stream<'a> {
         tokio::select! {
             biased;
             () = stop.cancelled(), if !stopping => {}
-            seen = self.session_monitor.seen() => self.session_monitor.tell(seen?, self.forwarder)?,
+            observation = self.session_monitor.next() => {
+                self.session_monitor.handle(observation?, self.forwarder)?;
+            }
             result = self.forwarder.progressed() => result?,
             result = socket(self.client, reading), if reading || !flushed => result?,
             () = tokio::task::yield_now(), if backlog => {}
