@@ -12,7 +12,7 @@ use crate::engine::dead_letters::PendingRequests;
 use crate::engine::dispatch::Reason;
 use crate::engine::output::{DatabaseWork, DeliveryResult, End, SinkOutput};
 use crate::engine::record_checks;
-use crate::engine::topic::MetadataAnswer;
+use crate::engine::topics::topic::MetadataAnswer;
 use crate::engine::topics::{NO_TOPIC, TopicId};
 use crate::engine::tracker::{InFlight, Ticket};
 use crate::engine::{Engine, WorkerState};

@@ -41,8 +41,6 @@ mod receive_timeout;
 pub(crate) mod record_checks;
 mod scheduler;
 mod session;
-pub(crate) mod topic;
-mod topic_queue;
 pub(crate) mod topics;
 pub(crate) mod tracker;
 mod violation;

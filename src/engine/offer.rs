@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::engine::Engine;
 use crate::engine::dispatch::{Admission, Reason};
 use crate::engine::record_checks::RecordFacts;
-use crate::engine::topic_queue::HeldRecord;
+use crate::engine::topics::topic_queue::HeldRecord;
 use crate::engine::topics::{NO_TOPIC, TopicId};
 use crate::engine::tracker::{InFlight, Ticket};
 use crate::outbox::{OwnedRecord, Rejection, TopicName};

@@ -4,7 +4,7 @@
 //! could refuse for one record's sake is checked here first. Checks that depend on the topic use
 //! its last metadata; what has changed since, the broker refuses, and the topic's queue settles.
 
-use crate::engine::topic::TopicLimits;
+use crate::engine::topics::topic::TopicLimits;
 use crate::error::Error;
 use crate::outbox::wire_size;
 use crate::outbox::{OwnedRecord, Record, Rejection, TopicName, TopicNameError};

@@ -10,9 +10,9 @@ use crate::engine::dead_letters::KeyState;
 use crate::engine::dispatch::{Dispatch, small_batch_limit};
 use crate::engine::output::SinkOutput;
 use crate::engine::record_checks::{self, RecordFacts};
-use crate::engine::topic::{TopicAccess, TopicLimits};
-use crate::engine::topic_queue::{HeldRecord, Stage, TopicQueue};
 use crate::engine::topics::TopicId;
+use crate::engine::topics::topic::{TopicAccess, TopicLimits};
+use crate::engine::topics::topic_queue::{HeldRecord, Stage, TopicQueue};
 use crate::engine::tracker::{InFlight, Tracker};
 use crate::outbox::{CloseDeadLetter, Rejection};
 

@@ -16,7 +16,7 @@ use crate::engine::output::{
 };
 use crate::engine::record_checks::RecordFacts;
 use crate::engine::simulation::world::{Appended, Batch, Message, Reported, Status, World};
-use crate::engine::topic::{MetadataAnswer, TopicLimits};
+use crate::engine::topics::topic::{MetadataAnswer, TopicLimits};
 use crate::engine::tracker::{ENTRY_BYTES, Ticket};
 use crate::lsn::Lsn;
 use crate::outbox::Rejection;

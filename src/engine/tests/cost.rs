@@ -24,7 +24,7 @@ use crate::engine::dispatch::Admission;
 use crate::engine::offer::Offer;
 use crate::engine::output::{DeliveryResult, Limits};
 use crate::engine::record_checks::{self, RecordFacts};
-use crate::engine::topic::{MetadataAnswer, TopicLimits};
+use crate::engine::topics::topic::{MetadataAnswer, TopicLimits};
 use crate::engine::tracker::{InFlight, Ticket};
 use crate::lsn::Lsn;
 use crate::outbox::{Columns, Event, EventSource, Router, TopicName};

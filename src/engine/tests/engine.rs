@@ -14,7 +14,7 @@ use crate::engine::output::{
     SessionOutput, SinkOutput, Walsender,
 };
 use crate::engine::record_checks::RecordFacts;
-use crate::engine::topic::{MetadataAnswer, TopicLimits};
+use crate::engine::topics::topic::{MetadataAnswer, TopicLimits};
 use crate::engine::tracker::Ticket;
 use crate::lsn::Lsn;
 use crate::outbox::{

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use rdkafka::types::RDKafkaErrorCode;
 
 use crate::engine::output::{DeliveryFailure, FailureKind};
-use crate::engine::topic::{MetadataAnswer, TopicLimits};
+use crate::engine::topics::topic::{MetadataAnswer, TopicLimits};
 use crate::error::{Code, Error, Result};
 use crate::kafka::{
     DeliveryError, DeliveryReport, ErrorAction, MetadataClient, Producer, SendError, TopicAnswer,

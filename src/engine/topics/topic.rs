@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use crate::engine::topic_queue::TopicQueue;
+use crate::engine::topics::topic_queue::TopicQueue;
 
 /// The time between the two answers that make a topic missing.
 const VERIFY_AFTER: Duration = Duration::from_secs(5);

@@ -10,11 +10,14 @@
 //! Memory is bounded: by the topics that the cluster has, by the events that wait for an answer,
 //! and by a limited number of missing names.
 
+pub(crate) mod topic;
+pub(crate) mod topic_queue;
+
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use crate::backoff::Backoff;
-use crate::engine::topic::{MetadataAnswer, Topic, TopicAccess, TopicState};
+use crate::engine::topics::topic::{MetadataAnswer, Topic, TopicAccess, TopicState};
 use crate::outbox::TopicName;
 
 /// The number of a topic.
