@@ -8,6 +8,7 @@
 
 mod sql_error;
 pub(crate) mod sqlstate;
+mod tls_error;
 
 #[cfg(feature = "publisher")]
 pub mod advisory_lock;
@@ -33,8 +34,6 @@ pub(crate) mod snapshot;
 pub mod table_shape;
 #[cfg(feature = "publisher")]
 pub(crate) mod tls;
-#[cfg(feature = "publisher")]
-mod tls_error;
 #[cfg(feature = "publisher")]
 mod wal;
 #[cfg(feature = "publisher")]

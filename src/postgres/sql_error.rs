@@ -1,26 +1,12 @@
 //! What a failed statement or connection means for us.
 
-use std::error::Error as StdError;
+use std::error::Error as _;
 use std::io;
 use std::sync::Arc;
 
 use crate::error::{Code, Error};
 use crate::postgres::sqlstate::{self, ServerError};
-#[cfg(feature = "publisher")]
-use crate::postgres::tls_error::tls_error;
-
-/// Why TLS failed.
-pub(super) enum TlsError {
-    /// The server's certificate did not pass verification.
-    Certificate,
-    Other,
-}
-
-/// [`Writer`](crate::outbox::Writer) alone uses its caller's sessions, whose TLS handshake is over.
-#[cfg(not(feature = "publisher"))]
-fn tls_error(_: &tokio_postgres::Error) -> Option<TlsError> {
-    None
-}
+use crate::postgres::tls_error::{TlsError, cause_of, tls_error};
 
 /// The error that a failed statement or connection means for us. `context` names what we were
 /// doing.
@@ -57,15 +43,4 @@ pub(crate) fn describe(context: impl Into<String>, error: Arc<tokio_postgres::Er
 
 fn read_only(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::PermissionDenied && error.raw_os_error().is_none()
-}
-
-pub(super) fn cause_of<E: StdError + 'static>(error: &tokio_postgres::Error) -> Option<&E> {
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        if let Some(found) = error.downcast_ref::<E>() {
-            return Some(found);
-        }
-        cause = error.source();
-    }
-    None
 }
