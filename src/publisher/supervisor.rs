@@ -351,9 +351,8 @@ impl Supervisor {
         if ends_copy {
             // The server's answer does not matter: the position was reported, or events are sent
             // again.
-            let _ended = client
-                .finish_copy(tokio::time::Instant::now() + LAST_UPDATE_LIMIT)
-                .await;
+            let limit = tokio::time::Instant::now() + LAST_UPDATE_LIMIT;
+            let _ended = client.finish_copy(limit).await;
         }
         if let Err(error) = &end {
             self.undecodable(error, transaction, &session).await?;

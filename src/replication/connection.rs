@@ -21,6 +21,7 @@ use crate::error::{Code, Error, Result};
 use crate::postgres::sqlstate::{self, ServerError};
 use crate::postgres::tls;
 use crate::replication::buffer::{RawMessage, ReadBuffer};
+use crate::replication::error_fields::error_of_fields;
 use crate::replication::message::{StandbyStatusUpdate, postgres_clock};
 use crate::replication::socket::Socket;
 
@@ -185,7 +186,7 @@ impl Connection {
     /// Whether the message may come at any time and answers nothing. Logs a server's warning.
     pub(crate) fn skips(&self, raw: &RawMessage) -> bool {
         if raw.tag == NOTICE_RESPONSE_TAG {
-            let notice = server_error(self.slice(raw.body.clone()));
+            let notice = error_of_fields(self.slice(raw.body.clone()));
             if notice.severity == "WARNING" {
                 tracing::warn!(
                     server = %self.peer,
@@ -219,7 +220,7 @@ impl Connection {
 
     /// The error that an ErrorResponse carries.
     pub(crate) fn server_error(&self, raw: &RawMessage) -> ServerError {
-        server_error(self.slice(raw.body.clone()))
+        error_of_fields(self.slice(raw.body.clone()))
     }
 
     /// The error for a server that violates the protocol.
@@ -373,36 +374,6 @@ impl Connection {
         let message = format!("the connection to Postgres at {} failed", self.peer);
         Error::transient(self.code, message).with_source(cause)
     }
-}
-
-/// Reads the fields of an ErrorResponse or NoticeResponse. Lenient: an error about an error helps
-/// no reader.
-///
-/// See <https://www.postgresql.org/docs/current/protocol-error-fields.html>.
-fn server_error(body: &[u8]) -> ServerError {
-    let mut error = ServerError {
-        severity: String::new(),
-        code: String::new(),
-        message: String::new(),
-        detail: None,
-        hint: None,
-    };
-    for field in body.split(|&byte| byte == 0) {
-        let Some((kind, value)) = field.split_first() else {
-            break;
-        };
-        let value = String::from_utf8_lossy(value).into_owned();
-        match kind {
-            // The severity that is never translated; sent since Postgres 9.6.
-            b'V' => error.severity = value,
-            b'C' => error.code = value,
-            b'M' => error.message = value,
-            b'D' => error.detail = Some(value),
-            b'H' => error.hint = Some(value),
-            _ => {}
-        }
-    }
-    error
 }
 
 pub(crate) fn refused(peer: &str) -> String {

@@ -30,6 +30,7 @@ mod auth;
 mod buffer;
 mod command;
 mod connection;
+mod error_fields;
 mod hosts;
 mod message;
 mod socket;

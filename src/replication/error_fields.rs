@@ -1,0 +1,33 @@
+//! The fields of an ErrorResponse or NoticeResponse.
+
+use crate::postgres::sqlstate::ServerError;
+
+/// Reads the fields of an ErrorResponse or NoticeResponse. Lenient: an error about an error helps
+/// no reader.
+///
+/// See <https://www.postgresql.org/docs/current/protocol-error-fields.html>.
+pub(crate) fn error_of_fields(body: &[u8]) -> ServerError {
+    let mut error = ServerError {
+        severity: String::new(),
+        code: String::new(),
+        message: String::new(),
+        detail: None,
+        hint: None,
+    };
+    for field in body.split(|&byte| byte == 0) {
+        let Some((kind, value)) = field.split_first() else {
+            break;
+        };
+        let value = String::from_utf8_lossy(value).into_owned();
+        match kind {
+            // The severity that is never translated; sent since Postgres 9.6.
+            b'V' => error.severity = value,
+            b'C' => error.code = value,
+            b'M' => error.message = value,
+            b'D' => error.detail = Some(value),
+            b'H' => error.hint = Some(value),
+            _ => {}
+        }
+    }
+    error
+}
