@@ -289,7 +289,7 @@ async fn with_halt_one_missed_event_ends_it_and_nothing_is_sent() -> Result<()> 
         assert_eq!(outboxd.wait(LIMIT).await?, 1);
         let log = outboxd.log();
         ensure!(
-            log.contains("SLOT_ERROR") && log.contains("has passed 2 events"),
+            log.contains("SLOT_ERROR") && log.contains("skipped 2 events"),
             "{log}"
         );
         assert_eq!(fixture.kafka.record_count(&[&fixture.topic]).await?, 0);
@@ -326,7 +326,7 @@ async fn more_than_a_thousand_missed_events_are_sent_only_when_somebody_asks_for
     assert_eq!(outboxd.wait(LIMIT).await?, 1);
     let log = outboxd.log();
     ensure!(
-        log.contains("has passed 1001 events") && log.contains("--backlog publish"),
+        log.contains("skipped 1001 events") && log.contains("--backlog publish"),
         "{log}"
     );
     assert_eq!(fixture.kafka.record_count(&[&fixture.topic]).await?, 0);
