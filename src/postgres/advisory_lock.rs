@@ -1,9 +1,10 @@
-//! The advisory lock that makes one publisher of several: its number, its holder, and taking it.
+//! The advisory lock that lets one of several instances publish: its number, its holder, and how
+//! it is taken.
 //!
-//! Nobody ever waits inside the lock, since a waiting session holds back vacuum for as long as it
-//! waits: others look at `pg_locks` now and then. The lock belongs to a database, as slots do that
-//! we read from, and to a slot's name; polling takes the lock of the same name, so that a publisher
-//! that polls and one that streams exclude each other.
+//! No session waits for the lock, because a waiting session holds back vacuum: an instance that
+//! stands by queries `pg_locks` at intervals. The lock belongs to a database and a slot's name.
+//! Polling takes the lock of the same name, so that a publisher that polls and one that streams
+//! exclude each other.
 //! See <https://www.postgresql.org/docs/current/explicit-locking.html#ADVISORY-LOCKS>.
 
 use std::time::Duration;
@@ -12,22 +13,21 @@ use crate::error::Result;
 use crate::fnv::fnv1a_64;
 use crate::postgres::session::Session;
 
-/// A statement that does nothing, so that the server receives something from the session that holds
-/// the lock.
+/// A statement without effect, which keeps the session that holds the lock from being silent.
 pub(crate) const KEEPALIVE: &str = "SELECT 1";
 
-/// The statement that takes the lock without waiting; true when it is ours now.
+/// The statement that takes the lock without waiting; true when the lock was free.
 pub(crate) fn take_sql(slot: &str) -> String {
     format!("SELECT pg_catalog.pg_try_advisory_lock({})", number(slot))
 }
 
-/// Takes the lock for this session, without waiting. False: another session has it.
+/// Takes the lock for this session, without waiting. False when another session has it.
 pub async fn take(session: &Session, slot: &str) -> Result<bool> {
     let row = session.row("taking the lock", &take_sql(slot), &[]).await?;
     Ok(row.get(0))
 }
 
-/// Lets the server end the session, and so release its lock, after this much silence.
+/// Makes the server end the session, and so release its lock, after this much silence.
 pub(crate) async fn limit_silence(session: &Session, limit: Duration) -> Result<()> {
     let limit = limit.as_millis();
     let set = format!("SET idle_session_timeout = '{limit}ms'");
@@ -45,7 +45,9 @@ pub async fn holder(session: &Session, slot: &str) -> Result<Option<i32>> {
             AND database = (SELECT oid FROM pg_catalog.pg_database
                              WHERE datname = pg_catalog.current_database())"
     );
-    let row = session.row_if_any("looking at the lock", &sql, &[]).await?;
+    let row = session
+        .row_if_any("reading the holder of the lock", &sql, &[])
+        .await?;
     Ok(row.map(|row| row.get(0)))
 }
 

@@ -1,10 +1,10 @@
-//! The SQL side of Postgres: sessions, and what we ask and change of slots, publications and the
-//! table's shape.
+//! The SQL side of Postgres: sessions, and the statements for slots, publications and the table's
+//! shape.
 //!
-//! Refused: connection poolers, servers that do not accept writes, and any use of log positions or
-//! row ids before [`Server::lineage`] was compared: after a failover both come again with another
-//! meaning. Values are read with `Row::get`, which panics on another type than asked for: every
-//! column's type is fixed by the statement's own casts.
+//! Refused: connection poolers, servers that do not accept writes, and any use of LSNs or row ids
+//! before [`Server::lineage`] was compared, because after a failover the same LSN or id may mean
+//! something else. `Row::get` panics when the column has another type, so every statement fixes the
+//! types of its columns.
 
 mod sql_error;
 pub(crate) mod sqlstate;

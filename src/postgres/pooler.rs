@@ -1,10 +1,10 @@
-//! Tells a server from a connection pooler before it.
+//! Distinguishes a Postgres server from a connection pooler in front of it.
 //!
-//! A pooler gives one server session to several clients: session settings, prepared statements and
-//! locks then belong to whoever comes next. It shows itself in the key for cancelling statements
-//! (`BackendKeyData`): the server puts its own process id there, a pooler an id of its own making.
-//! The client library keeps that key to itself, but writes it into any stream that it is asked to
-//! cancel over; ours is a pipe in memory that ends here, so that nothing is cancelled.
+//! A pooler shares one server session among several clients, and with it session settings, prepared
+//! statements and locks. The key for cancelling statements (`BackendKeyData`) gives it away: the
+//! server puts its own process id there, a pooler an id that it made up. tokio-postgres does not
+//! expose the key, but writes it into any stream over which it is to cancel a statement. Here that
+//! stream is an in-memory pipe, so nothing is cancelled.
 //! <https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-FLOW-CANCELING-REQUESTS>
 
 use std::future::{Ready, ready};
@@ -16,12 +16,12 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream
 use tokio_postgres::CancelToken;
 use tokio_postgres::tls::{ChannelBinding, TlsConnect, TlsStream};
 
-/// What stands in an SSLRequest where a CancelRequest has its own code.
+/// The code of an SSLRequest.
 const SSL_REQUEST: i32 = 80_877_103;
 
-/// The process id that the other side gave as its own when the connection began.
+/// The process id that the other side announced when the connection began.
 ///
-/// Neither waits nor talks to anyone: both ends of the pipe are in this function.
+/// Sends nothing to the server and cannot block: both ends of the pipe are in this function.
 pub(super) async fn announced_pid(token: &CancelToken) -> io::Result<i32> {
     let (near, far) = tokio::io::duplex(64);
     let (sent, pid) = tokio::join!(token.cancel_query_raw(near, Plain), read_pid(far));
@@ -40,7 +40,7 @@ async fn read_pid(mut pipe: DuplexStream) -> io::Result<i32> {
     Ok(pid)
 }
 
-/// Stands where TLS would: a pipe in memory needs none.
+/// Takes the place of TLS, which an in-memory pipe does not need.
 struct Plain;
 
 impl TlsConnect<DuplexStream> for Plain {

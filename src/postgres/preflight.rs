@@ -1,9 +1,9 @@
-//! What has to hold before anything is published, checked against the server all at once.
+//! The preconditions for publishing, checked against the server all at once.
 //!
-//! Everything that a person can mend is reported together, each fault with the statement that mends
-//! it, before a slot is made or an event is read: a publisher that begins and then finds that it
-//! cannot mark its rows would hold the log back. Nothing here changes anything. What only the
-//! moment decides (a slot in use, a transaction in the way) is not looked at.
+//! Every problem that a person can fix is reported with the statement that fixes it, before a slot
+//! is created or an event is read: a publisher that starts and then cannot mark its rows would make
+//! the server retain WAL. The checks change nothing. Passing conditions (a slot in use, an open
+//! transaction) are not checked.
 
 use postgres_protocol::escape::escape_identifier;
 
@@ -14,26 +14,26 @@ use crate::postgres::session::Session;
 use crate::postgres::table_shape::{self, Column, TableShape};
 use crate::postgres::{publication, slot};
 
-/// How many slots a first start needs: one to read the backlog under, and its lasting copy.
+/// How many slots a first start needs: one while the backlog is read, and its permanent copy.
 const SLOTS_NEEDED: i64 = 2;
 
-/// From this version on the server turns logical decoding on by itself when the first slot is made.
+/// From this version on, the first logical slot turns logical decoding on.
 const DECODING_ON_DEMAND: i64 = 190_000;
 
-/// What was seen of server, table and publication.
+/// The table's shape, and the problems of server, table, publication and slots.
 #[derive(Debug)]
 pub(crate) struct Inspection {
-    /// `None` where there is no such table.
+    /// `None` when there is no such table.
     pub(crate) shape: Option<TableShape>,
     pub(crate) problems: Vec<ServerProblem>,
 }
 
 impl Inspection {
-    /// The table's shape, or all faults as one error.
+    /// The table's shape, or all problems as one error.
     pub(crate) fn verdict(self) -> Result<TableShape> {
         match combined(self.problems) {
             Some(error) => Err(error),
-            None => Ok(self.shape.expect("a table that is missing is a fault")),
+            None => Ok(self.shape.expect("a missing table is a problem")),
         }
     }
 }
@@ -41,16 +41,16 @@ impl Inspection {
 /// Checks server, role, table, publication and slots against `config`, and returns the table's
 /// shape. Polling needs the table alone.
 ///
-/// Fatal with every fault in one line; transient when the server is a standby, which may be
+/// Fatal with every problem in one line; transient when the server is a standby, which may be
 /// promoted.
 pub async fn check(session: &Session, config: &Config) -> Result<TableShape> {
     inspect(session, config).await?.verdict()
 }
 
-/// The same look, for who goes on whatever it shows.
+/// The same checks, for a caller that continues despite problems.
 ///
 /// # Errors
-/// Of the session; transient when the server is a standby.
+/// Those of the session; transient when the server is a standby.
 pub(crate) async fn inspect(session: &Session, config: &Config) -> Result<Inspection> {
     let mut problems = server_problems(session, config).await?;
     let shape = table_shape::read(session, &config.table).await?;
@@ -84,7 +84,7 @@ async fn slot_problem(session: &Session, config: &Config) -> Result<Option<Serve
                 ServerProblem::slot(
                     format!("{used} of {max} replication slots are in use and a start needs two"),
                     format!(
-                        "drop a slot that nobody reads, or ALTER SYSTEM SET max_replication_slots \
+                        "drop an unused slot, or ALTER SYSTEM SET max_replication_slots \
                          = {needed} and restart the server"
                     ),
                 )
@@ -94,12 +94,12 @@ async fn slot_problem(session: &Session, config: &Config) -> Result<Option<Serve
         Err(error) if error.is_transient() => Err(error),
         Err(error) => Ok(Some(ServerProblem::config(
             error.message(),
-            error.hint().unwrap_or("look at pg_replication_slots"),
+            error.hint().unwrap_or("see pg_replication_slots"),
         ))),
     }
 }
 
-/// One error of all faults; a single one keeps its remedy apart.
+/// One error for all problems; the hint of a single problem stays separate.
 fn combined(mut problems: Vec<ServerProblem>) -> Option<Error> {
     if problems.len() == 1 {
         let problem = problems.remove(0);
@@ -113,7 +113,7 @@ fn combined(mut problems: Vec<ServerProblem>) -> Option<Error> {
 }
 
 async fn server_problems(session: &Session, config: &Config) -> Result<Vec<ServerProblem>> {
-    // Amazon's managed servers give the right to replicate by membership in a role of their own.
+    // On Amazon RDS, membership in rds_replication replaces the attribute REPLICATION.
     const SQL: &str = "SELECT pg_catalog.pg_is_in_recovery(),
                 pg_catalog.current_setting('server_version_num')::int8,
                 pg_catalog.current_setting('server_encoding'),
@@ -156,13 +156,13 @@ async fn server_problems(session: &Session, config: &Config) -> Result<Vec<Serve
     Ok(problems)
 }
 
-/// The columns without which nothing can be published, as `config` has it.
+/// The columns that publishing needs with this configuration.
 fn needed_columns(config: &Config) -> Vec<&str> {
     let mut needed = vec!["event_type", "topic", "event_payload"];
     if config.after_publish != AfterPublish::Keep || config.backlog == Backlog::Publish {
         needed.push("id");
     }
-    // A poller finds by it what is unpublished, whatever becomes of the row afterwards.
+    // Polling selects the unpublished rows by it, whatever `after_publish` is.
     if config.after_publish == AfterPublish::Mark || config.source == Source::Poll {
         needed.push("published_at");
     }
@@ -180,14 +180,14 @@ async fn table_problems(
     session: &Session,
 ) -> Result<Vec<ServerProblem>> {
     let role = session
-        .row("asking for the role", "SELECT current_user::text", &[])
+        .row("reading the current role", "SELECT current_user::text", &[])
         .await?;
     let role = escape_identifier(role.get(0));
     let mut problems = column_problems(shape, config);
     problems.extend(right_problems(shape, config, &role));
     if !shape.logged && config.source == Source::Slot {
         let problem = format!(
-            "table {} is unlogged or temporary, so its rows never reach the log",
+            "table {} is unlogged or temporary, so its rows are not in the WAL",
             shape.name
         );
         let hint = format!("ALTER TABLE {} SET LOGGED", shape.name.quoted());
@@ -226,10 +226,10 @@ fn column_problems(shape: &TableShape, config: &Config) -> Vec<ServerProblem> {
             Some(column) if column.generated && config.source == Source::Slot => {
                 problems.push(ServerProblem::config(
                     format!(
-                        "{}.{name} is a generated column, which the stream does not carry",
+                        "{}.{name} is a generated column, which the slot does not send",
                         shape.name
                     ),
-                    "let the writers fill an ordinary column",
+                    "make it an ordinary column that the writers fill",
                 ))
             }
             Some(column) if !type_fits(column) => problems.push(ServerProblem::config(
@@ -242,7 +242,7 @@ fn column_problems(shape: &TableShape, config: &Config) -> Vec<ServerProblem> {
     problems
 }
 
-/// Only the columns whose meaning we know have a type to fit; a key may be of any.
+/// Only these columns need a certain type; a key column may have any.
 fn type_fits(column: &Column) -> bool {
     let fitting: &[&str] = match column.name.as_str() {
         "event_payload" => &["text", "character varying", "json", "jsonb", "bytea"],
@@ -289,7 +289,7 @@ fn right_problems(shape: &TableShape, config: &Config, role: &str) -> Vec<Server
     problems
 }
 
-/// Without the dead letters' table, one event that Kafka refuses would hold up all behind it.
+/// Without the dead-letter table, one rejected event would hold up all events behind it.
 async fn dead_letter_problem(session: &Session, config: &Config) -> Result<Option<ServerProblem>> {
     const SQL: &str = "SELECT current_user::text, t.found IS NOT NULL, t.found IS NULL
                 OR (SELECT pg_catalog.bool_and(pg_catalog.has_table_privilege(t.found, r.name))
@@ -301,12 +301,12 @@ async fn dead_letter_problem(session: &Session, config: &Config) -> Result<Optio
     let table = config.table.dead_letter();
     let names: &[&(dyn tokio_postgres::types::ToSql + Sync)] = &[&table.schema, &table.name];
     let row = session
-        .row("looking for the dead letters", SQL, names)
+        .row("checking the dead-letter table", SQL, names)
         .await?;
     let (role, found, may): (&str, bool, bool) = (row.get(0), row.get(1), row.get(2));
     Ok(match (found, may) {
         (false, _) => Some(ServerProblem::config(
-            format!("there is no table {table} for the dead letters"),
+            format!("there is no table {table} for dead letters"),
             "run `outboxd init`",
         )),
         (true, false) => Some(ServerProblem::config(

@@ -1,14 +1,14 @@
-//! Something that is wrong at the server, and what mends it.
+//! A problem at the server, and its fix.
 
 use crate::error::Code;
 
-/// Something that is wrong, and what mends it.
+/// A problem at the server, and its fix.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ServerProblem {
     pub(super) code: Code,
-    /// For metrics and status: the same word for the same kind of thing.
+    /// For metrics and status: the same word for the same kind of problem.
     pub(crate) name: &'static str,
-    /// Events that are committed while it stands never come by the slot.
+    /// Whether the slot never delivers events that are committed while the problem stands.
     pub(crate) loses_events: bool,
     pub(crate) problem: String,
     pub(crate) hint: String,
@@ -32,7 +32,7 @@ impl ServerProblem {
         }
     }
 
-    /// The same, of a kind that hides events from the slot.
+    /// The same problem, of a kind that keeps events from the slot.
     pub(crate) fn gap(self, name: &'static str) -> Self {
         ServerProblem {
             name,

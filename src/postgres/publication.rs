@@ -1,11 +1,11 @@
-//! The publication: whether it lets every event of the outbox through, and nothing that harms.
+//! The publication: whether it publishes every event of the outbox, and does no harm.
 //!
-//! It publishes inserts only, of whole rows. What we refuse to run with: a table that is not in it,
-//! rows that arrive under the names of partitions (a new one can come into being at any time), a
-//! filter or a column list that hides what we need, and updates or deletes published together with
-//! either (or without a replica identity), because then every UPDATE and DELETE of the table fails,
-//! our own write-back included. A publication that is changed or made anew after the slot has a gap
-//! that nobody sees, so it comes before the slot. See
+//! outboxd's publication has only inserts, of whole rows. Refused: a table that is not in the
+//! publication; rows published under the names of partitions (a new one may be created at any
+//! time); a row filter or a column list that hides what outboxd needs; and updates or deletes
+//! published together with either, or without a replica identity, because then every UPDATE and
+//! DELETE of the table fails, the write-back included. A publication that is changed or created
+//! again after the slot leaves a gap without an error, so the publication comes first. See
 //! <https://www.postgresql.org/docs/current/logical-replication-publication.html>.
 
 use postgres_protocol::escape::escape_identifier;
@@ -17,32 +17,32 @@ use crate::postgres::problem::ServerProblem;
 use crate::postgres::session::Session;
 use crate::postgres::table_shape::TableShape;
 
-/// The one row filter that hides no event: rows are inserted unpublished.
+/// The one row filter that hides no event: every row is inserted unpublished.
 const HARMLESS_FILTER: &str = "(published_at IS NULL)";
 
-/// The name of what keeps events from the slot.
+/// The name of problems that keep events from the slot.
 const NOT_PUBLISHED: &str = "not-published";
 
-/// A publication as it concerns one table.
+/// A publication, as far as it concerns one table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PublicationState {
     /// Whether inserts are published.
     pub insert: bool,
-    /// Whether updates or deletes are published, which nobody here reads.
+    /// Whether updates or deletes are published, which outboxd does not need.
     pub update_or_delete: bool,
     /// The tables under whose names the rows arrive: the table itself, or its partitions where
     /// `publish_via_partition_root` is off. Empty when the table is not published.
     pub relations: Vec<TableName>,
     /// Partitions that are not published.
     pub missing: Vec<TableName>,
-    /// A row filter (15 and later).
+    /// A row filter (Postgres 15 and later).
     pub row_filter: Option<String>,
-    /// A column list (15 and later).
+    /// A column list (Postgres 15 and later).
     pub columns: Option<Vec<String>>,
 }
 
 impl PublicationState {
-    /// What stands in the way of publishing `table`, whose columns `needed` have to arrive.
+    /// What keeps the events of `table`, with the columns `needed`, from being published.
     pub(crate) fn problems(
         &self,
         name: &str,
@@ -127,8 +127,8 @@ const PUBLICATION: &str = "
       FROM pg_catalog.pg_publication AS p
      WHERE p.pubname = $1";
 
-/// The view resolves FOR ALL TABLES, FOR TABLES IN SCHEMA and partition roots; before 15 it has
-/// neither list nor filter.
+/// The view resolves FOR ALL TABLES, FOR TABLES IN SCHEMA and partition roots; before Postgres 15
+/// it has neither column list nor row filter.
 const RELATIONS: &str = "
     SELECT c.oid = $2, t.pubname IS NOT NULL, n.nspname::text, c.relname::text,
            pg_catalog.to_jsonb(t) ->> 'rowfilter',
@@ -141,7 +141,7 @@ const RELATIONS: &str = "
      WHERE c.oid = $2 OR (c.oid = ANY ($3) AND c.relkind <> 'p')
      ORDER BY c.oid <> $2, n.nspname, c.relname";
 
-/// Reads what the publication `name` does with `table`; `None` when there is no such publication.
+/// Reads how the publication `name` publishes `table`; `None` when there is no such publication.
 pub async fn inspect(
     session: &Session,
     name: &str,
@@ -189,12 +189,12 @@ pub async fn inspect(
     Ok(Some(state))
 }
 
-/// Makes the publication `name` of inserts into `table`. The role must own the table and may create
-/// in the database.
+/// Creates the publication `name` for inserts into `table`. The role must own the table and have
+/// CREATE on the database.
 pub async fn create(session: &Session, name: &str, table: &TableName) -> Result<()> {
     let sql = create_sql(name, table);
     session
-        .run(&format!("making publication {name}"), &sql)
+        .run(&format!("creating publication {name}"), &sql)
         .await
 }
 
@@ -204,8 +204,8 @@ pub(crate) fn create_sql(name: &str, table: &TableName) -> String {
     format!("CREATE PUBLICATION {name} FOR TABLE {table} WITH {with}")
 }
 
-/// Drops the publication `name`; false when there is none. A slot that reads it gets stuck: drop
-/// the slot first.
+/// Drops the publication `name`; false when there is none. A slot that uses it gets stuck: drop the
+/// slot first.
 pub async fn drop(session: &Session, name: &str) -> Result<bool> {
     const EXISTS: &str = "SELECT FROM pg_catalog.pg_publication WHERE pubname = $1";
     let what = format!("dropping publication {name}");

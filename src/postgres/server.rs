@@ -1,44 +1,43 @@
-//! Which server a session talks to, and which history its log has.
+//! The server of a session: its identity, its version and the history of its WAL.
 
 use crate::error::Result;
 use crate::postgres::session::Session;
 
-/// One history of the log. Log positions and row ids of one lineage mean nothing in another.
+/// One history of the WAL. LSNs and row ids of one lineage mean nothing in another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Lineage {
-    /// The cluster, as made by initdb.
+    /// The system identifier that initdb gave the cluster.
     pub system_id: u64,
-    /// The branch of its history; a promotion begins a new one. 0 where a standby cannot tell.
+    /// The timeline; a promotion begins a new one. 0 where a standby does not know it.
     pub timeline: u32,
 }
 
-/// Which server a session talks to.
+/// The server of a session.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Server {
-    /// The history that its log belongs to.
+    /// The history of its WAL.
     pub lineage: Lineage,
-    /// When it was started, in seconds since 1970 as text. The same lineage and the same start: the
-    /// same server.
+    /// When the postmaster was started, in seconds since 1970 as text. Two sessions with the same
+    /// lineage and the same start are on the same server.
     pub postmaster_start: String,
     /// `server_version_num`, such as 150018.
     pub version: u32,
-    /// Whether it is a standby, or not through with crash recovery.
+    /// Whether it is a standby, or still in crash recovery.
     pub in_recovery: bool,
 }
 
-/// When the server process was started, as text that does not depend on a session's time zone. Two
-/// connections that read the same here (and the same lineage) talk to the same server.
+/// When the postmaster was started, as text that does not depend on the session's time zone.
 const POSTMASTER_START: &str = "extract(epoch FROM pg_catalog.pg_postmaster_start_time())::text";
 
-/// The statement that reads it, for a connection that takes text alone.
+/// The statement that reads the postmaster's start, for the replication connection.
 pub(crate) fn postmaster_start_sql() -> String {
     format!("SELECT {POSTMASTER_START}")
 }
 
-/// Asks the server who it is. Any role may.
+/// Reads the identity of the session's server. Any role may.
 ///
-/// The timeline is the one that the server writes now. `pg_control_checkpoint()` would go on
-/// showing the old one after a promotion, until the next checkpoint.
+/// The timeline is the one that the server writes now. After a promotion,
+/// `pg_control_checkpoint()` shows the old one until the next checkpoint.
 pub async fn server(session: &Session) -> Result<Server> {
     let sql = format!(
         "SELECT pg_catalog.pg_is_in_recovery(),
@@ -53,15 +52,14 @@ pub async fn server(session: &Session) -> Result<Server> {
                 END"
     );
     let row = session
-        .row("asking the server who it is", &sql, &[])
+        .row("reading the server's identity", &sql, &[])
         .await?;
     let wal_file: Option<String> = row.get(4);
     let timeline = wal_file
         .and_then(|name| u32::from_str_radix(name.get(..8)?, 16).ok())
         .unwrap_or_default();
     Ok(Server {
-        // The server's own type for it is unsigned; SQL has none, so the sign bit is part of the
-        // number.
+        // The server's type is unsigned. SQL has only signed ones, so the sign bit is part of it.
         lineage: Lineage {
             system_id: row.get::<_, i64>(3).cast_unsigned(),
             timeline,

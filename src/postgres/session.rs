@@ -1,11 +1,10 @@
-//! One SQL connection with settings of our own, bounded in time, whose end can be watched.
+//! One SQL session with fixed settings, a time limit for each statement, and a signal when it ends.
 //!
-//! Nothing that an administrator has set for the database or the role (time-outs, isolation,
-//! read-only, search path) changes what our statements mean. Each statement has
-//! [`Session::bounded`]'s timer, kept here and not at the server, because a server that is frozen
-//! or waits for a standby keeps no time. A statement that ran out of time ends its session, since
-//! the next one would only queue behind it. `TimeZone` is left as it is: `published_at` has no zone
-//! and means what the writers mean.
+//! Settings of the database or the role (time-outs, isolation, read-only, search path) do not
+//! change the meaning of outboxd's statements. The timer of [`Session::bounded`] runs here and not
+//! at the server, because a server that is frozen or waits for a standby enforces no time limit. A
+//! statement that runs out of time ends its session, since the next one would only queue behind it.
+//! `TimeZone` is left as it is: `published_at` has no time zone, and its meaning is the writers'.
 
 use std::fmt;
 use std::future::Future;
@@ -25,14 +24,14 @@ use crate::error::{Code, Error, Result};
 use crate::postgres::sql_error::{describe, sql_error};
 use crate::postgres::{pooler, tls};
 
-/// How long the end of a connection, or a request to cancel, is waited for: neither decides
-/// anything.
+/// How long to wait for the end of a connection or for a cancel request. No decision depends on
+/// either.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// How long one host of several may take to accept a connection.
+/// How long a host may take to accept a connection, unless `connect_timeout` is set.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Only settings that the server knows are set, so that one statement serves all versions.
+/// Sets only settings that the server knows, so that one statement serves all versions.
 const SETTINGS: &str = "
     SELECT pg_catalog.set_config(s.name, ours.value, false)
       FROM pg_catalog.pg_settings AS s
@@ -54,12 +53,12 @@ const SETTINGS: &str = "
                    ('plan_cache_mode', 'force_custom_plan')
            ) AS ours (name, value) ON pg_catalog.lower(s.name) = ours.name";
 
-/// A statement took longer than a statement may take. Its session is over.
+/// A statement took longer than the operation timeout. Its session is over.
 #[derive(Debug, thiserror::Error)]
 #[error("no answer within {0:?}")]
 pub(crate) struct OutOfTime(Duration);
 
-/// Whether that was the error.
+/// Whether the error's cause is [`OutOfTime`].
 pub(crate) fn is_out_of_time(error: &Error) -> bool {
     let source = std::error::Error::source(error);
     source.is_some_and(|source| source.is::<OutOfTime>())
@@ -90,10 +89,10 @@ impl Session {
         self.backend_pid
     }
 
-    /// Runs `work`, which names itself as `what` in an error, for at most the operation timeout.
+    /// Runs `work` for at most the operation timeout; `what` names it in an error.
     ///
-    /// When time is up the statement is cancelled and the session is closed: whether it took effect
-    /// is unknown. Not cancel-safe in that sense: a dropped future leaves the statement running at
+    /// When time is up, the statement is cancelled and the session closed; whether the statement
+    /// took effect is unknown. Not cancel-safe: a dropped future leaves the statement running at
     /// the server.
     pub async fn bounded<T>(
         &self,
@@ -154,12 +153,11 @@ impl Session {
     /// Returns when the connection has ended, for whatever reason. Cancel-safe.
     pub async fn closed(&self) {
         let mut end = self.end.clone();
-        // The sender goes away with the connection task, which ends the wait as well.
+        // The wait also ends when the connection task drops the sender.
         let _ended = end.wait_for(|end| !matches!(end, End::NotYet)).await;
     }
 
-    /// Why the connection has ended, said of `what` was being done: the server's own last words
-    /// where it had any.
+    /// Why the connection ended during `what`, with the server's last error if it sent one.
     pub fn end_error(&self, what: &str) -> Error {
         let failed = match &*self.end.borrow() {
             End::Failed(error) => Some(Arc::clone(error)),
@@ -202,8 +200,8 @@ impl fmt::Debug for Session {
 
 /// Opens a session to the first host of `database` that accepts writes.
 ///
-/// `operation_timeout` bounds the opening on each host and every statement after it. A log-in that
-/// is refused, and a database that does not exist, are fatal; what time may mend is transient.
+/// `operation_timeout` limits the opening on each host and every later statement. A refused log-in
+/// and a database that does not exist are fatal; errors that may pass are transient.
 pub async fn connect(
     database: &Database,
     application_name: &str,
@@ -233,7 +231,7 @@ pub async fn connect(
                 ),
             ),
         };
-        // One host that may come back outweighs another that says no.
+        // A transient error of one host outweighs a fatal error of another.
         if refusal
             .as_ref()
             .is_none_or(|refusal| !refusal.is_transient() || error.is_transient())
@@ -277,7 +275,7 @@ async fn open(
     session.run("setting up the session", SETTINGS).await?;
     let row = session
         .row(
-            "asking for the pid",
+            "reading the backend's pid",
             "SELECT pg_catalog.pg_backend_pid()",
             &[],
         )
@@ -286,7 +284,8 @@ async fn open(
     let announced = pooler::announced_pid(&session.cancel)
         .await
         .map_err(|error| {
-            Error::fatal(Code::Connect, "cannot read the key of the connection").with_source(error)
+            Error::fatal(Code::Connect, "cannot read the connection's cancel key")
+                .with_source(error)
         })?;
     if announced != session.backend_pid {
         return Err(Error::fatal(
@@ -308,8 +307,8 @@ fn only_host(pg: &tokio_postgres::Config, index: usize) -> tokio_postgres::Confi
         .connect_timeout(pg.get_connect_timeout().copied().unwrap_or(CONNECT_TIMEOUT))
         .keepalives(pg.get_keepalives())
         .keepalives_idle(pg.get_keepalives_idle());
-    // In force before the first statement: the library asks whether the server takes writes, and
-    // our settings take a moment to make.
+    // In force before the first statement: tokio-postgres queries whether the server accepts writes
+    // before `SETTINGS` has run.
     let ours = "-c default_transaction_read_only=off -c statement_timeout=0";
     let options = pg.get_options().unwrap_or_default();
     one.options(format!("{options} {ours}").trim_start());
@@ -345,7 +344,7 @@ fn only_host(pg: &tokio_postgres::Config, index: usize) -> tokio_postgres::Confi
     one
 }
 
-/// Runs the connection to its end, and passes the server's notices on to the log.
+/// Runs the connection to its end, and logs the server's notices.
 pub async fn drive<S, T>(mut connection: Connection<S, T>) -> Result<(), tokio_postgres::Error>
 where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,

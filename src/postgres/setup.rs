@@ -1,9 +1,9 @@
-//! What the database needs before the first event: the SQL of `sql/`, filled in for one
+//! The set-up of the database before the first event: the SQL of `sql/`, filled in for one
 //! configuration.
 //!
-//! The slot is not part of it. A slot reads the catalog as it was when each change was written, so
-//! it is made by the publisher, after the publication and together with the first read of the
-//! table. Every step is safe to repeat and leaves what is there as it is.
+//! The slot is not part of it. A slot decodes each change with the catalog of that time, so the
+//! publisher creates it after the publication, together with the first read of the table. Every
+//! step is safe to repeat and leaves existing objects as they are.
 
 use postgres_protocol::escape::escape_identifier;
 
@@ -23,35 +23,35 @@ const ROLE_DELETE: &str = include_str!("../../sql/role_delete.sql");
 const CREATE_INDEX: &str = "CREATE INDEX IF NOT EXISTS";
 const CREATE_INDEX_CONCURRENTLY: &str = "CREATE INDEX CONCURRENTLY IF NOT EXISTS";
 
-/// What is to be made, and for whom.
+/// The objects to create, and the role that will use them.
 #[derive(Debug, Clone)]
 pub struct Setup<'a> {
     /// The outbox table.
     pub table: &'a TableName,
-    /// The publication; `None` where the table is polled, which needs neither that nor a role that
-    /// may replicate.
+    /// The publication; `None` with polling, which needs neither a publication nor a role with
+    /// REPLICATION.
     pub publication: Option<&'a str>,
-    /// The role that outboxd will connect as, where it is to be made.
+    /// The role that outboxd will connect as, if it is to be created.
     pub role: Option<&'a str>,
     /// Whether that role may delete rows.
     pub delete: bool,
-    /// Whether the table is to refuse events that can never be published.
+    /// Whether constraints of the table reject events that can never be published.
     pub checks: bool,
 }
 
-/// One part of it.
+/// One step of the set-up.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Step {
-    /// What it is about, in a few words.
+    /// Its purpose, in a few words.
     pub purpose: &'static str,
-    /// The statements. An index is a step of its own, since it cannot share a transaction when it
-    /// is built concurrently.
+    /// The statements. Each index is a step of its own, since a concurrent build cannot share a
+    /// transaction.
     pub sql: String,
 }
 
 impl Setup<'_> {
-    /// All steps in order. `in_use`: the table may be large and written to, so that indexes are
-    /// built without a lock.
+    /// All steps in order. `in_use`: the table may be large and written to, so indexes are built
+    /// concurrently.
     pub fn steps(&self, in_use: bool) -> Vec<Step> {
         let mut steps = Vec::new();
         let mut step = |purpose, sql: &str| {
@@ -112,8 +112,8 @@ impl Setup<'_> {
             )
     }
 
-    /// What of it the database has, each thing in words. Reading it before and after tells what was
-    /// made.
+    /// The name of each object, and whether the database has it. The difference between before and
+    /// after shows which objects were created.
     pub async fn inventory(&self, session: &Session) -> Result<Vec<(String, bool)>> {
         let TableName { schema, name } = self.table;
         let dead_letter = self.table.dead_letter();
@@ -125,7 +125,7 @@ impl Setup<'_> {
             &dead_letter.name,
         ];
         let row = session
-            .row("taking stock of the database", INVENTORY, exists)
+            .row("reading which objects exist", INVENTORY, exists)
             .await?;
         let mut things = vec![
             (format!("schema {schema}"), row.get(0)),
@@ -170,7 +170,7 @@ const INVENTORY: &str = "
                       AND c.conname = 'outbox_payload_at_most_10_mib'),
            EXISTS (SELECT FROM pg_catalog.pg_tables WHERE schemaname = $1 AND tablename = $5)";
 
-/// A file without its head, which tells how to run it by hand.
+/// A file without its head, which says how to run it by hand.
 fn body(file: &str) -> &str {
     file.split_once("\n\n").map_or(file, |(_head, body)| body)
 }
@@ -221,7 +221,7 @@ mod tests {
                 assert!(index.sql.contains(create), "{}", index.sql);
                 assert_eq!(index.sql.matches(';').count(), 1, "{}", index.sql);
             }
-            // The dead letters' table is new, and so are its indexes.
+            // The dead-letter table is new, so its indexes need no concurrent build.
             let rest = steps
                 .iter()
                 .filter(|step| !["index", "table of dead letters"].contains(&step.purpose));

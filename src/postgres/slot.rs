@@ -1,9 +1,11 @@
-//! The replication slot as SQL sees it: read, copy, drop, and what stands in the way of making one.
+//! The replication slot over SQL: reading, copying, advancing and dropping it, and the transactions
+//! that delay its creation.
 //!
-//! Slot names are shared by all databases of a server, and any database may drop any slot. So every
-//! statement here that changes one says `database = current_database() AND plugin = 'pgoutput'`,
-//! and reading a name that belongs to somebody else is an error that says whose it is, never a slot
-//! to heal. See <https://www.postgresql.org/docs/current/view-pg-replication-slots.html>.
+//! Slot names are shared by all databases of a server, and a session of any database may drop any
+//! slot. So the statements that copy or drop a slot require `database = current_database() AND
+//! plugin = 'pgoutput'`, and a slot of another database or plugin is an error that names its owner,
+//! never a slot to heal.
+//! See <https://www.postgresql.org/docs/current/view-pg-replication-slots.html>.
 
 use tokio_postgres::types::PgLsn;
 
@@ -11,10 +13,10 @@ use crate::error::{Code, Error, Result};
 use crate::lsn::Lsn;
 use crate::postgres::session::Session;
 
-/// The output plugin of all our slots.
+/// The output plugin of outboxd's slots.
 pub(crate) const PLUGIN: &str = "pgoutput";
 
-/// How many blockers are named at most.
+/// How many open transactions are named at most.
 const BLOCKERS_MAX: i64 = 20;
 
 /// A logical slot of this database and of our plugin.
@@ -24,36 +26,36 @@ pub struct Slot {
     pub name: String,
     /// The server process that reads from it.
     pub active_pid: Option<i32>,
-    /// What was confirmed. It stays readable when the slot is lost, as the start of the gap; a slot
-    /// that is still being made has none.
+    /// The confirmed position. A lost slot still has it: the start of the gap. A slot that is being
+    /// created has none.
     pub confirmed_flush: Option<Lsn>,
-    /// The oldest log that is kept for it; none when it is lost.
+    /// The start of the WAL that is kept for it; none when it is lost.
     pub restart: Option<Lsn>,
     /// `reserved`, `extended`, `unreserved` or `lost`.
     pub wal_status: Option<String>,
-    /// How many bytes may yet be written before the slot can be lost; none without
+    /// How many bytes of WAL may be written before the slot can be lost; none without
     /// `max_slot_wal_keep_size`.
     pub safe_wal_size: Option<i64>,
-    /// Whether it goes away with the connection that made it.
+    /// Whether the server drops it with the connection that created it.
     pub temporary: bool,
-    /// Whether standbys keep a copy of it (17 and later).
+    /// Whether standbys keep a copy of it (Postgres 17 and later).
     pub failover: Option<bool>,
-    /// Why it is lost, where the server says so (17 and later).
+    /// Why it is lost, as the server reports it (Postgres 17 and later).
     pub invalidation_reason: Option<String>,
-    /// How much log was written since what was confirmed.
+    /// Bytes of WAL written since the confirmed position.
     pub lag_bytes: i64,
-    /// How much log is kept for it.
+    /// Bytes of WAL that are kept for it.
     pub retained_bytes: i64,
 }
 
 impl Slot {
-    /// Whether nothing can be read from it any more.
+    /// Whether it can no longer be read from.
     pub fn is_lost(&self) -> bool {
         self.invalidation_reason.is_some() || self.wal_status.as_deref() == Some("lost")
     }
 
-    /// Whether it is about to be lost: its log may go at the next checkpoint, or less than a tenth of what the server may keep for it
-    /// is left.
+    /// Whether it is about to be lost: its WAL may be removed at the next checkpoint, or less than
+    /// a tenth of the WAL that the server may keep for it is left.
     pub fn is_near_loss(&self) -> bool {
         if self.is_lost() {
             return false;
@@ -67,7 +69,7 @@ impl Slot {
 
 /// Reads the slot `name`; `None` when the server has none of that name.
 ///
-/// A slot of that name that is physical, of another database or of another plugin is a fatal error.
+/// A physical slot of that name, or one of another database or plugin, is a fatal error.
 pub async fn read(session: &Session, name: &str) -> Result<Option<Slot>> {
     let what = format!("reading replication slot {name}");
     let Some(row) = session.row_if_any(&what, READ, &[&name]).await? else {
@@ -96,7 +98,7 @@ pub async fn read(session: &Session, name: &str) -> Result<Option<Slot>> {
     }))
 }
 
-/// Through jsonb a column that this version of the server does not have is simply null.
+/// Read through jsonb, a column that this version of the server does not have is null.
 const READ: &str = "
     SELECT s.database::text, s.plugin::text, s.database = pg_catalog.current_database(),
            s.active_pid, s.confirmed_flush_lsn, s.restart_lsn, s.wal_status, s.safe_wal_size,
@@ -119,14 +121,14 @@ fn foreign(name: &str, database: Option<&str>, plugin: Option<&str>) -> Error {
     };
     Error::fatal(
         Code::Config,
-        format!("replication slot {name} belongs to somebody else: {owner}"),
+        format!("replication slot {name} belongs to {owner}"),
     )
     .with_hint(
         "slot names are shared by all databases of a server: set OUTBOX_SLOT to another name",
     )
 }
 
-/// Copies the slot `from`, position and all, as the lasting slot `to`, and returns the position.
+/// Copies the slot `from` to the permanent slot `to`, and returns its position.
 pub async fn copy(session: &Session, from: &str, to: &str) -> Result<Lsn> {
     let what = format!("copying replication slot {from} to {to}");
     const SQL: &str = "
@@ -139,15 +141,16 @@ pub async fn copy(session: &Session, from: &str, to: &str) -> Result<Lsn> {
         Some(row) => Ok(Lsn::new(row.get::<_, PgLsn>(0).into())),
         None => Err(Error::transient(
             Code::Slot,
-            format!("{what}: {from} is gone"),
+            format!("{what}: {from} does not exist"),
         )),
     }
 }
 
-/// Confirms a position for a slot that nobody reads from. One that is there already, or past it, stays.
+/// Confirms a position for a slot that no session reads from. A slot that is at the position or
+/// past it stays where it is.
 ///
 /// # Errors
-/// Of the server; when somebody reads from it.
+/// Those of the server, also when a session reads from the slot.
 pub(crate) async fn advance(session: &Session, name: &str, to: Lsn) -> Result<()> {
     let slot = read(session, name).await?;
     let confirmed = slot.and_then(|slot| slot.confirmed_flush);
@@ -160,9 +163,9 @@ pub(crate) async fn advance(session: &Session, name: &str, to: Lsn) -> Result<()
     Ok(())
 }
 
-/// Moves a slot that nobody reads from past the transaction whose commit is at `lsn`.
+/// Moves a slot that no session reads from past the transaction whose commit is at `lsn`.
 pub(crate) async fn advance_past_commit(session: &Session, name: &str, lsn: Lsn) -> Result<()> {
-    // A transaction is passed whose commit lies before the position. The server does the sum.
+    // A slot skips transactions whose commit lies before its position. The server adds the 1.
     const SQL: &str =
         "SELECT pg_catalog.pg_replication_slot_advance($1, $2::text::pg_lsn + 1)::text";
     let what = format!("moving slot {name}");
@@ -170,8 +173,8 @@ pub(crate) async fn advance_past_commit(session: &Session, name: &str, lsn: Lsn)
     Ok(())
 }
 
-/// Drops the slot `name`; false when there is none. One that somebody reads from is refused
-/// (55006).
+/// Drops the slot `name`; false when there is none. The server refuses to drop a slot that a
+/// session reads from (55006).
 pub async fn drop(session: &Session, name: &str) -> Result<bool> {
     if read(session, name).await?.is_none() {
         return Ok(false);
@@ -192,10 +195,11 @@ pub async fn used_and_max(session: &Session) -> Result<(i64, i64)> {
     Ok((row.get(0), row.get(1)))
 }
 
-/// The open transactions that the making of a slot waits for, each in words, the oldest first.
+/// The open transactions that the creation of a slot waits for, each in words, the oldest first.
 ///
-/// These are all that have a transaction id, of any database, prepared ones included. A plain role
-/// sees process and database of each; for how long it is open only `pg_read_all_stats` may tell.
+/// These are all transactions with a transaction id, of any database, prepared ones included. A
+/// plain role sees process and database of each; a member of `pg_read_all_stats` also sees how long
+/// it has been open.
 pub async fn blockers(session: &Session) -> Result<Vec<String>> {
     const SQL: &str = "SELECT coalesce('prepared transaction ' || pg_catalog.quote_literal(p.gid)
                              || ' of database ' || p.database,
@@ -214,7 +218,7 @@ pub async fn blockers(session: &Session) -> Result<Vec<String>> {
           ORDER BY coalesce(p.prepared, a.xact_start), l.xid
           LIMIT $1";
     let rows = session
-        .rows("looking for open transactions", SQL, &[&BLOCKERS_MAX])
+        .rows("listing open transactions", SQL, &[&BLOCKERS_MAX])
         .await?;
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }

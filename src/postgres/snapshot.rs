@@ -5,11 +5,11 @@
 use crate::error::Result;
 use crate::postgres::session::Session;
 
-/// A statement for the replication connection that has exported a snapshot. Any statement ends the
-/// transaction that exports it; a session that has imported it keeps it.
+/// Ends the export on the replication connection that exported the snapshot, as any statement does.
+/// A session that has imported the snapshot keeps it.
 pub(crate) const END_EXPORT: &str = "SELECT 1";
 
-/// Begins a read-only transaction that sees the snapshot, and runs `then` in it.
+/// Begins a read-only transaction with the snapshot, and runs `then` in it.
 pub(crate) async fn import(session: &Session, snapshot: &str, then: &str) -> Result<()> {
     let sql = format!(
         "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; \

@@ -1,4 +1,4 @@
-//! What a failed statement or connection means for us.
+//! Turns a failed statement or connection into the library's error.
 
 use std::error::Error as _;
 use std::io;
@@ -8,8 +8,7 @@ use crate::error::{Code, Error};
 use crate::postgres::sqlstate::{self, ServerError};
 use crate::postgres::tls_error::{TlsError, cause_of, tls_error};
 
-/// The error that a failed statement or connection means for us. `context` names what we were
-/// doing.
+/// The library's error for a failed statement or connection. `context` names what was being done.
 pub(crate) fn sql_error(context: impl Into<String>, error: tokio_postgres::Error) -> Error {
     describe(context, Arc::new(error))
 }
@@ -19,9 +18,8 @@ pub(crate) fn describe(context: impl Into<String>, error: Arc<tokio_postgres::Er
         return sqlstate::classify(context, ServerError::from(server));
     }
     let problem = cause_of::<io::Error>(&error);
-    let made = match (problem, tls_error(&error)) {
-        // The library reports a server that takes no writes as an error without a number of the
-        // system's.
+    let classified = match (problem, tls_error(&error)) {
+        // tokio-postgres reports a read-only server as an I/O error without an OS error number.
         (Some(io), _) if read_only(io) => Error::transient(Code::Connect, context)
             .with_hint("the server is read-only: a standby, or not promoted yet"),
         (Some(io), _) if io.kind() == io::ErrorKind::ConnectionRefused => {
@@ -34,11 +32,10 @@ pub(crate) fn describe(context: impl Into<String>, error: Arc<tokio_postgres::Er
         ),
         (None, Some(TlsError::Other)) => Error::transient(Code::Connect, context),
         (None, None) if error.source().is_none() => Error::transient(Code::Connect, context),
-        // Log-in without a password, TLS that the server does not offer, a value of an unforeseen
-        // type.
+        // A missing password, TLS that the server does not offer, a value of an unexpected type.
         (None, None) => Error::fatal(Code::Connect, context),
     };
-    made.with_source(error)
+    classified.with_source(error)
 }
 
 fn read_only(error: &io::Error) -> bool {

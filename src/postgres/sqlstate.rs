@@ -1,9 +1,8 @@
-//! What a Postgres error means for us: one table from SQLSTATE to code, disposition and remedy.
+//! The meaning of a Postgres error: one table from SQLSTATE to code, disposition and hint.
 //!
-//! Both kinds of connection use it, ordinary SQL and streaming replication, so that the same
-//! refusal reads the same wherever it arrives. Nothing here looks at a message's text, which is
-//! translated and reworded between versions. A state that the table does not know is transient:
-//! waiting loudly loses nothing, ending or skipping might. The codes:
+//! SQL and replication connections both use it, so the same error reads the same on either. The
+//! message's text is ignored, since it is translated and changes between versions. A state that is
+//! not in the table is transient: a retry loses nothing, ending or skipping might. The codes:
 //! <https://www.postgresql.org/docs/current/errcodes-appendix.html>.
 
 use std::error::Error as StdError;
@@ -16,7 +15,7 @@ use crate::error::{Code, Disposition, Error};
 /// An error as the server reported it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerError {
-    /// `ERROR`, `FATAL` or `PANIC`, not translated where the server says so.
+    /// `ERROR`, `FATAL` or `PANIC`, untranslated where the server sends that form.
     pub severity: String,
     /// The SQLSTATE, five characters.
     pub code: String,
@@ -24,7 +23,7 @@ pub struct ServerError {
     pub message: String,
     /// The detail. It may quote a row, so it is printed only for states that are not about rows.
     pub detail: Option<String>,
-    /// The server's own advice.
+    /// The server's own hint.
     pub hint: Option<String>,
 }
 
@@ -34,7 +33,7 @@ impl ServerError {
         error.source()?.downcast_ref()
     }
 
-    /// Whether the server failed at the data that it was decoding, rather than the connection to it.
+    /// Whether the server failed at the data that it decoded, and not at the connection.
     pub(crate) fn is_undecodable(&self) -> bool {
         fails_at_data(&self.code)
     }
@@ -42,7 +41,7 @@ impl ServerError {
     /// Whether a statement failed because it cannot print a row: too large (program_limit_exceeded,
     /// or internal_error where the server refuses the allocation), or a value that a function
     /// cannot take (class 22). Narrower than [`is_unreadable`]: other states of these classes may
-    /// mean the server or the statement, and no single row.
+    /// concern the server or the statement instead of one row.
     pub(crate) fn is_unprintable_row(&self) -> bool {
         matches!(self.code.as_str(), "54000" | "XX000") || self.code.starts_with("22")
     }
@@ -91,7 +90,7 @@ impl From<&tokio_postgres::error::DbError> for ServerError {
 }
 
 struct Rule {
-    /// A whole SQLSTATE, or its first two characters for a class. The longest match holds.
+    /// A whole SQLSTATE, or its first two characters for a class. The longest match wins.
     state: &'static str,
     code: Code,
     disposition: Disposition,
@@ -118,10 +117,10 @@ const fn transient(state: &'static str, code: Code, hint: Option<&'static str>) 
 
 const POOLER: &str = "connect to Postgres itself, not to a connection pooler";
 const STOPPING: Option<&str> = Some("the server is stopping or starting");
-const SLOTS: &str = "list pg_replication_slots and drop what nobody reads, or raise \
+const SLOTS: &str = "drop unused slots (see pg_replication_slots), or raise \
                      max_replication_slots and restart the server";
-const SLOT_STATE: &str = "look at wal_status, database and plugin of the slot in \
-                          pg_replication_slots, and at wal_level, which must be logical";
+const SLOT_STATE: &str = "check wal_status, database and plugin of the slot in \
+                          pg_replication_slots, and that wal_level is logical";
 const RIGHTS: &str = "the role needs REPLICATION (ALTER ROLE … REPLICATION) and the rights \
                       that `outboxd init --print-sql` grants";
 const LIMIT: Option<&str> =
@@ -134,22 +133,18 @@ const RULES: &[Rule] = &[
     fatal(
         "0A",
         Code::Config,
-        "this server does not offer it: see its version and whether it is a standby",
+        "the server does not support this: check its version, and whether it is a standby",
     ),
-    fatal(
-        "22",
-        Code::Write,
-        "the statement met a value that it cannot take",
-    ),
+    fatal("22", Code::Write, "a value is not valid for the statement"),
     fatal(
         "22023",
         Code::Config,
-        "a setting or an option has a value that this server refuses",
+        "the server rejects the value of a setting or an option",
     ),
     fatal(
         "23",
         Code::Write,
-        "a constraint of the table refuses the change",
+        "a constraint of the table rejects the change",
     ),
     transient("25", Code::Write, None),
     transient(
@@ -162,7 +157,7 @@ const RULES: &[Rule] = &[
     fatal(
         "28",
         Code::Connect,
-        "check the role, and that pg_hba.conf admits it to the database from here",
+        "check the role, and that pg_hba.conf lets it connect to the database from this host",
     ),
     fatal(
         "28P01",
@@ -183,7 +178,7 @@ const RULES: &[Rule] = &[
     fatal(
         "42",
         Code::Config,
-        "the table is not what the settings say: run `outboxd init`",
+        "the table does not match the settings: run `outboxd init`",
     ),
     fatal("42501", Code::Config, RIGHTS),
     fatal(
@@ -194,12 +189,12 @@ const RULES: &[Rule] = &[
     fatal(
         "42704",
         Code::Slot,
-        "`outboxd init` makes the publication, `outboxd run` the slot",
+        "`outboxd init` creates the publication, `outboxd run` the slot",
     ),
     transient(
         "42710",
         Code::Slot,
-        Some("it exists already: another instance was quicker"),
+        Some("it already exists: another instance created it first"),
     ),
     fatal(
         "42P01",
@@ -224,7 +219,11 @@ const RULES: &[Rule] = &[
         Code::Slot,
         Some("another process reads the slot: active_pid in pg_replication_slots names it"),
     ),
-    transient("55P03", Code::Write, Some("somebody holds a lock on it")),
+    transient(
+        "55P03",
+        Code::Write,
+        Some("another session holds a lock on it"),
+    ),
     transient("57014", Code::Write, None),
     transient("57", Code::Connect, STOPPING),
     fatal("57P04", Code::Connect, "the database was dropped"),
@@ -233,34 +232,29 @@ const RULES: &[Rule] = &[
     fatal(
         "58P01",
         Code::Slot,
-        "a file of the server is gone, often log of a slot: see pg_replication_slots",
+        "a file of the server is missing, often WAL of a slot: see pg_replication_slots",
     ),
     fatal(
         "P0",
         Code::Write,
-        "a trigger or function refused the change",
+        "a trigger or function rejected the change",
     ),
-    transient(
-        "XX",
-        Code::Replication,
-        Some("the server's own log tells more"),
-    ),
+    transient("XX", Code::Replication, Some("see the server's log")),
     fatal(
         "XX001",
         Code::Replication,
-        "data of the server is damaged: see its log",
+        "data of the server is corrupted: see the server's log",
     ),
     fatal(
         "XX002",
         Code::Replication,
-        "an index of the server is damaged: see its log",
+        "an index of the server is corrupted: see the server's log",
     ),
 ];
 
-/// The error that `server` means for us. `context` names what we were doing, without a full stop.
+/// The library's error for `server`. `context` names what was being done, without a full stop.
 ///
-/// A refused log-in (28xxx, 3D000) is fatal here; who has been connected before may know better and
-/// retry.
+/// A refused log-in (28xxx, 3D000) is fatal here; a caller that was connected before may retry.
 pub(crate) fn classify(context: impl Into<String>, server: ServerError) -> Error {
     let rule = RULES
         .iter()
@@ -282,18 +276,19 @@ pub(crate) fn classify(context: impl Into<String>, server: ServerError) -> Error
     }
 }
 
-/// Classes of states that a single row brings about by its values, by a constraint or by its triggers.
+/// Classes of states that a single row causes by its values, a constraint or a trigger.
 const OF_THE_ROW: [&str; 12] = [
     "09", "20", "21", "22", "23", "27", "2F", "38", "39", "44", "54", "P0",
 ];
 
-/// All other classes of the manual's appendix: of the statement, the table or the server.
+/// All other classes of the manual's appendix: they concern the statement, the table or the server.
 const NOT_OF_THE_ROW: [&str; 32] = [
     "00", "01", "02", "03", "08", "0A", "0B", "0F", "0L", "0P", "0Z", "10", "24", "25", "26", "28",
     "2B", "2D", "34", "3B", "3D", "3F", "40", "42", "53", "55", "57", "58", "72", "F0", "HV", "XX",
 ];
 
-/// Whether a change failed because of a row and of nothing else. A class that Postgres does not have is a trigger's own.
+/// Whether a change failed because of one row alone. A class that Postgres does not define comes
+/// from a trigger.
 pub(crate) fn is_of_the_row(error: &tokio_postgres::Error) -> bool {
     error.code().is_some_and(|state| {
         let class = state.code().get(..2).unwrap_or_default();
@@ -301,7 +296,7 @@ pub(crate) fn is_of_the_row(error: &tokio_postgres::Error) -> bool {
     })
 }
 
-/// Whether somebody else's lock is in the way, or was for too long.
+/// Whether a lock of another session was in the way, or a time limit ended the statement.
 pub(crate) fn is_lock_conflict(error: &tokio_postgres::Error) -> bool {
     let states = [
         SqlState::LOCK_NOT_AVAILABLE,
@@ -311,8 +306,8 @@ pub(crate) fn is_lock_conflict(error: &tokio_postgres::Error) -> bool {
     error.code().is_some_and(|state| states.contains(state))
 }
 
-/// Whether a row cannot be read because of what is in it: it prints as more than the server can
-/// hold, or is damaged.
+/// Whether a row cannot be read because of its content: its text is larger than the server can
+/// hold, or the row is corrupted.
 pub(crate) fn is_unreadable(error: &tokio_postgres::Error) -> bool {
     error
         .code()
@@ -326,7 +321,7 @@ fn fails_at_data(state: &str) -> bool {
         .any(|class| state.starts_with(class))
 }
 
-/// State and words of such an error, without the row that its detail may quote.
+/// SQLSTATE and message of such an error, without its detail, which may quote the row.
 pub(crate) fn row_error(error: &tokio_postgres::Error) -> (String, String) {
     match error.as_db_error() {
         Some(server) => (server.code().code().to_owned(), server.message().to_owned()),

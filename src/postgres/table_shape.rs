@@ -1,5 +1,5 @@
-//! The outbox table's shape, as the catalog has it: columns by name, key, partitions, and what our
-//! role may do with it.
+//! The outbox table's shape, from the catalog: columns by name, key, partitions, and the rights of
+//! outboxd's role.
 
 use crate::config::TableName;
 use crate::error::Result;
@@ -15,9 +15,9 @@ pub struct Column {
     /// Whether it is computed from others; before Postgres 18 the stream does not carry such a
     /// column.
     pub generated: bool,
-    /// Whether our role may read it.
+    /// Whether outboxd's role may read it.
     pub can_select: bool,
-    /// Whether our role may change it.
+    /// Whether outboxd's role may update it.
     pub can_update: bool,
 }
 
@@ -26,18 +26,18 @@ pub struct Column {
 pub struct TableShape {
     /// Its name.
     pub name: TableName,
-    /// Its object id: a table that was dropped and made anew has another.
+    /// Its object id; a table that was dropped and created again has another.
     pub oid: u32,
     /// Its columns, in order.
     pub columns: Vec<Column>,
     /// Whether it is partitioned.
     pub partitioned: bool,
-    /// Its leaf partitions, where it is.
+    /// Its leaf partitions, if it is partitioned.
     pub partitions: Vec<u32>,
     /// Whether `id` alone is a valid primary or unique key, or its first column where the table is
     /// partitioned.
     pub id_is_key: bool,
-    /// Whether the table is permanent, so that its rows are logged.
+    /// Whether the table is permanent, so that its rows are in the WAL.
     pub logged: bool,
     pub(crate) family: Vec<u32>,
     pub(crate) replica_identity: bool,
@@ -126,7 +126,8 @@ pub async fn read(session: &Session, name: &TableName) -> Result<Option<TableSha
     }))
 }
 
-/// Whether the name is that of this very table. A statement holds its table from its parsing on, so the name cannot change under it.
+/// An SQL condition: the name is still that of this table. A statement locks its table when it is
+/// parsed, so the name cannot change during the statement.
 pub(crate) fn is_table(table: &TableName, oid: u32) -> String {
     let name = table.quoted().replace('\'', "''");
     format!("pg_catalog.to_regclass('{name}')::oid = {oid}")

@@ -1,10 +1,12 @@
-//! One set-up of OpenSSL for both kinds of connection: SQL (tokio-postgres) and replication (our own client).
+//! One set-up of OpenSSL for both kinds of connection: SQL (tokio-postgres) and replication
+//! (outboxd's own client).
 //!
-//! Owns what `sslmode`, `sslrootcert`, `sslcert` and `sslkey` mean, after libpq: `require` with a root certificate checks the
-//! chain as `verify-ca` does; a root certificate replaces the system's, it does not add to them. Two things are stricter
-//! than libpq: without `sslrootcert` the verifying modes use the system's CA certificates and never pass for want of a
-//! file, and a key with a pass phrase is refused instead of asking at a terminal. The files are read again at each
-//! connection, so that renewed certificates need no restart.
+//! Owns the meaning of `sslmode`, `sslrootcert`, `sslcert` and `sslkey`, which is libpq's:
+//! `require` with a root certificate verifies the chain as `verify-ca` does, and a root certificate
+//! replaces those of the system. Two things are stricter than in libpq. Without `sslrootcert`, the
+//! verifying modes use the system's CA certificates and fail if there are none. A key with a pass
+//! phrase is refused; OpenSSL does not prompt at a terminal. The files are read for each
+//! connection, so renewed certificates need no restart.
 //!
 //! See <https://www.postgresql.org/docs/current/libpq-ssl.html>.
 
@@ -25,14 +27,14 @@ use tokio_postgres::config::Host;
 use crate::config::{SslMode, TlsSettings};
 use crate::error::{Code, Error, Result};
 
-/// OpenSSL, set up as the settings say.
+/// OpenSSL, configured by the settings.
 #[derive(Clone)]
 pub(crate) struct Connector {
     ssl: SslConnector,
     mode: SslMode,
 }
 
-/// Reads the certificates and sets OpenSSL up. Fails when a file is missing or is not what it should be.
+/// Reads the certificates and configures OpenSSL. Fails when a file is missing or not valid.
 pub(crate) fn connector(settings: &TlsSettings) -> Result<Connector> {
     let mut builder = SslConnector::builder(SslMethod::tls_client())
         .and_then(|mut builder| {
@@ -40,7 +42,7 @@ pub(crate) fn connector(settings: &TlsSettings) -> Result<Connector> {
             Ok(builder)
         })
         .map_err(|e| Error::fatal(Code::Config, "cannot set up TLS").with_source(e))?;
-    // One read of the socket takes as much as there is, instead of a record's header and then its body.
+    // One read of the socket takes all bytes there are, not a record's header and then its body.
     builder.set_read_ahead(true);
 
     let mode = effective_mode(settings);
@@ -55,7 +57,7 @@ pub(crate) fn connector(settings: &TlsSettings) -> Result<Connector> {
 }
 
 impl Connector {
-    /// What is to be done, `require` with a root certificate being `verify-ca`.
+    /// The effective mode: `require` with a root certificate is `verify-ca`.
     pub(crate) fn mode(&self) -> SslMode {
         self.mode
     }
@@ -72,7 +74,7 @@ impl Connector {
         make
     }
 
-    /// What tokio-postgres has to be told beside the connector. A Unix socket carries no TLS whatever the mode says.
+    /// The mode for tokio-postgres. A Unix socket carries no TLS, whatever the mode.
     pub(crate) fn tokio_postgres_mode(
         &self,
         pg: &tokio_postgres::Config,
@@ -91,7 +93,7 @@ impl Connector {
         }
     }
 
-    /// A session with `host`, which may be a name or an address; not yet connected.
+    /// A TLS session for `host`, a name or an address; not yet connected.
     pub(crate) fn session(&self, host: &str) -> Result<Ssl, ErrorStack> {
         let mut configuration = self.ssl.configure()?;
         configuration.set_verify_hostname(self.mode == SslMode::VerifyFull);
@@ -99,7 +101,8 @@ impl Connector {
     }
 }
 
-/// Tells a certificate that does not pass, which a person must mend, from a handshake that broke.
+/// Distinguishes a certificate that fails verification, which a person must fix, from a broken
+/// handshake.
 pub(crate) fn handshake_error(peer: &str, session: &SslRef, cause: openssl::ssl::Error) -> Error {
     let verdict = session.verify_result();
     if session.verify_mode() == SslVerifyMode::NONE || verdict == X509VerifyResult::OK {
@@ -107,16 +110,17 @@ pub(crate) fn handshake_error(peer: &str, session: &SslRef, cause: openssl::ssl:
         return Error::transient(Code::Connect, message).with_source(cause);
     }
     let reason = verdict.error_string();
-    let message = format!("the certificate of Postgres at {peer} does not pass: {reason}");
+    let message = format!("the certificate of Postgres at {peer} failed verification: {reason}");
     Error::fatal(Code::Connect, message).with_hint(
-        "sslrootcert must hold the CA of the server; verify-full also wants its host name",
+        "sslrootcert must contain the server's CA; verify-full also checks the host name",
     )
 }
 
 /// The hash of the server's certificate that SCRAM binds a password exchange to.
 ///
-/// `tls-server-end-point` of <https://www.rfc-editor.org/rfc/rfc5929#section-4.1>: the digest of the certificate's
-/// own signature, but never one weaker than SHA-256. `None` for a certificate signed without a separate digest (Ed25519).
+/// `tls-server-end-point` of <https://www.rfc-editor.org/rfc/rfc5929#section-4.1>: the digest of the
+/// certificate's own signature, but never one weaker than SHA-256. `None` for a certificate signed
+/// without a separate digest (Ed25519).
 pub(crate) fn server_end_point(ssl: &SslRef) -> Option<Vec<u8>> {
     let certificate = ssl.peer_certificate()?;
     let signature = certificate.signature_algorithm().object().nid();
@@ -184,7 +188,8 @@ fn identify(builder: &mut SslConnectorBuilder, settings: &TlsSettings) -> Result
         .set_certificate_chain_file(cert)
         .map_err(|e| unreadable("sslcert", cert, e))?;
     let pem = std::fs::read(key).map_err(|e| unreadable("sslkey", key, e))?;
-    // With an empty pass phrase OpenSSL fails on an encrypted key; without one it would ask at the terminal.
+    // With an empty pass phrase OpenSSL fails on an encrypted key; without one it would prompt at
+    // the terminal.
     let private = PKey::private_key_from_pem_passphrase(&pem, b"").map_err(|e| {
         unreadable("sslkey", key, e).with_hint("the key must be PEM, without a pass phrase")
     })?;

@@ -1,4 +1,4 @@
-//! Why a TLS handshake failed, read out of the error of a connection.
+//! Why a TLS handshake failed, from the error of a connection.
 
 use std::error::Error as StdError;
 

@@ -1,4 +1,4 @@
-//! Positions of the server's log, as SQL tells them.
+//! Positions in the server's WAL, read over SQL.
 
 use tokio_postgres::types::PgLsn;
 
@@ -6,15 +6,17 @@ use crate::error::Result;
 use crate::lsn::Lsn;
 use crate::postgres::session::Session;
 
-/// Where the log ends now: everything that was committed before the question lies before it. What others have written and not
-/// committed does too, and no client of the log may get that far for as long as nobody commits.
+/// The current end of the WAL. Everything that was committed before the query lies before it, and
+/// so do changes that are not committed yet. A replication client may reach it only after the next
+/// commit.
 pub(crate) async fn log_position(session: &Session) -> Result<Lsn> {
     position(session, "pg_current_wal_insert_lsn()").await
 }
 
-/// Writes an empty message behind all that `session` has committed and tells where it ends, on disk. A client of the log gets there
-/// by itself. It may not get to where the log is flushed: that can lie within a record of somebody else's, whose rest is flushed
-/// when somebody commits, or when the server takes its next snapshot, 15 s later.
+/// Writes an empty message behind everything that `session` has committed, flushes it, and returns
+/// its end. A replication client reaches that position by itself. It may not reach the flush
+/// position: that may lie within a record of another session, and the rest of the record is flushed
+/// with the next commit, or when the server logs its next snapshot, up to 15 s later.
 ///
 /// For Postgres 17 and later; earlier ones do not flush a message.
 /// <https://www.postgresql.org/docs/current/functions-admin.html#FUNCTIONS-REPLICATION>
@@ -28,6 +30,6 @@ pub(crate) async fn emit_logical_message(session: &Session) -> Result<Lsn> {
 
 async fn position(session: &Session, call: &str) -> Result<Lsn> {
     let sql = format!("SELECT pg_catalog.{call}");
-    let row = session.row("reading the log's position", &sql, &[]).await?;
+    let row = session.row("reading the WAL position", &sql, &[]).await?;
     Ok(Lsn::new(row.get::<_, PgLsn>(0).into()))
 }

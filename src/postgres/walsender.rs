@@ -7,7 +7,7 @@ use crate::postgres::session::Session;
 
 const WAIT_EVENT: &str = "SELECT wait_event FROM pg_catalog.pg_stat_activity WHERE pid = $1";
 
-/// The wait of a walsender that may not send what a standby does not have, from Postgres 17 on.
+/// The wait of a walsender that may not send changes which a standby lacks, from Postgres 17 on.
 const WAITS_FOR_STANDBY: &str = "WaitForStandbyConfirmation";
 
 /// The waits of a walsender that has sent everything, or whose client does not read.
@@ -20,14 +20,14 @@ pub(crate) enum WalsenderActivity {
     WaitsForStandby,
     /// It waits for WAL or for its client.
     Idle,
-    /// It works, or waits for something of the server's own.
+    /// It works, or waits for something inside the server.
     Busy,
 }
 
-/// What the walsender with this process id does; `None`: there is no such process.
+/// What the walsender with this process id does; `None` when there is no such process.
 pub(crate) async fn activity(session: &Session, pid: i32) -> Result<Option<WalsenderActivity>> {
     let row = session
-        .row_if_any("looking at the walsender", WAIT_EVENT, &[&pid])
+        .row_if_any("reading the walsender's wait event", WAIT_EVENT, &[&pid])
         .await?;
     Ok(row.map(|row| of_wait_event(row.get(0))))
 }
