@@ -1,4 +1,4 @@
-//! Reads the settings one by one and gathers what is wrong with them.
+//! Checks the settings one by one and gathers every problem.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -17,7 +17,8 @@ use crate::table_name::TableName;
 const MIB: usize = 1 << 20;
 const HOUR: Duration = Duration::from_secs(3_600);
 
-/// Gathers faults; after one, the default stands in so that the rest can be checked too.
+/// Gathers the problems. A setting that is not valid gets its default, so that the rest can be
+/// checked too.
 pub(super) struct Check {
     pub(super) errors: Vec<SettingError>,
 }
@@ -143,8 +144,8 @@ impl Check {
     }
 }
 
-/// tracing takes any single word for the name of a module, so a misspelt level would silence
-/// everything else; a word alone has to be a level here.
+/// tracing reads any single word as the name of a module, so a misspelt level would silence
+/// everything else. Here a single word must be a level.
 fn log_filter(text: &str) -> Result<String, InvalidValue> {
     let is_directive = |word: &str| word.contains('=') || word.parse::<LevelFilter>().is_ok();
     let is_filter = text.split(',').all(|word| is_directive(word.trim()));
@@ -152,7 +153,7 @@ fn log_filter(text: &str) -> Result<String, InvalidValue> {
         return Ok(text.to_owned());
     }
     Err(InvalidValue::new(
-        format!("{} is not a filter for logs", shown(text)),
+        format!("{} is not a log filter", shown(text)),
         "write error, warn, info, debug or trace, or a list such as info,outboxd=debug",
     ))
 }

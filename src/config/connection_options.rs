@@ -1,8 +1,8 @@
-//! Reads the options of a connection string: ours taken out, libpq's words translated, gaps filled
-//! from libpq's variables, the rest checked one by one.
+//! Reads the options of a connection string: takes out those of TLS, translates libpq's options for
+//! tokio-postgres, fills gaps from libpq's variables, and checks the rest one by one.
 //!
-//! A fault names an option only if libpq knows its name, and never shows a value: with one sign
-//! unescaped, a piece of the password can end up in either place.
+//! An error names an option only if libpq knows its name, and never shows a value: with one
+//! character unescaped, a piece of the password can end up in either place.
 //! <https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-PARAMKEYWORDS>
 
 use std::path::PathBuf;
@@ -12,10 +12,10 @@ use crate::config::error::{InvalidValue, SettingError};
 use crate::config::tls::{SslMode, TlsSettings};
 use crate::config::variables::DATABASE_URL;
 
-/// How the environment is asked, so that a test can answer.
+/// Reads an environment variable; tests pass their own.
 pub(crate) type Env<'a> = &'a dyn Fn(&str) -> Option<String>;
 
-/// Options that tokio-postgres reads, once ours are taken out.
+/// The options that tokio-postgres reads.
 const KNOWN: &[&str] = &[
     "user",
     "password",
@@ -37,8 +37,8 @@ const KNOWN: &[&str] = &[
     "load_balance_hosts",
 ];
 
-/// libpq's options that are not offered; any other name is not repeated, since it may be a piece of
-/// a password.
+/// libpq's options that outboxd does not support. An error quotes no other name, since that may be
+/// a piece of a password.
 const UNSUPPORTED: &[&str] = &[
     "service",
     "servicefile",
@@ -72,7 +72,7 @@ pub(crate) struct Reading<'a> {
 }
 
 impl<'a> Reading<'a> {
-    /// Of options with one name the last counts, and an empty one is absent, as in libpq.
+    /// As in libpq, the last option of a name counts, and an empty value counts as absent.
     pub(crate) fn new(options: Options, env: Env<'a>, errors: &'a mut Vec<SettingError>) -> Self {
         let mut reading = Reading {
             options: Options::new(),
@@ -128,7 +128,7 @@ impl<'a> Reading<'a> {
         self.take(name).or_else(|| self.env(variable))
     }
 
-    /// Takes out what TLS needs; libpq's rules where an option is missing.
+    /// Takes out the TLS options; libpq's rules apply where one is missing.
     pub(crate) fn tls(&mut self) -> TlsSettings {
         // `ssl=true` is how JDBC writes it; libpq accepts it in URLs.
         if self.take("ssl").is_some_and(|value| value == "true") && self.get("sslmode").is_none() {
@@ -149,7 +149,7 @@ impl<'a> Reading<'a> {
             Some(_) => {
                 let choices = "disable, prefer, require, verify-ca or verify-full";
                 self.wrong(
-                    "has an sslmode that does not exist here",
+                    "has an sslmode that outboxd does not support",
                     format!("write {choices}"),
                 );
                 SslMode::Prefer
@@ -188,7 +188,7 @@ impl<'a> Reading<'a> {
         }
     }
 
-    /// What libpq says in other words than tokio-postgres, and what means nothing here.
+    /// Translates options that tokio-postgres names differently, and drops those without effect.
     pub(crate) fn translate(&mut self) {
         for name in [
             "client_encoding",
@@ -208,7 +208,7 @@ impl<'a> Reading<'a> {
             match ms.parse::<u64>() {
                 Ok(ms) => self.set("tcp_user_timeout", ms.div_ceil(1_000).to_string()),
                 Err(_) => self.wrong(
-                    "has a tcp_user_timeout that is no number",
+                    "has a tcp_user_timeout that is not a number",
                     "write milliseconds",
                 ),
             }
@@ -227,7 +227,7 @@ impl<'a> Reading<'a> {
         }
     }
 
-    /// What the string leaves open, as libpq fills it in.
+    /// Fills in missing options, as libpq does.
     pub(crate) fn fill_in(&mut self) {
         if self.get("hostaddr").is_none() {
             self.set_unless_given("host", |own| {
@@ -258,17 +258,17 @@ impl<'a> Reading<'a> {
         }
     }
 
-    /// Tries each option on its own, so that a fault can name it.
+    /// Checks each option on its own, so that an error can name it.
     pub(crate) fn check(&mut self) {
         let options = std::mem::take(&mut self.options);
         for (name, value) in &options {
             if UNSUPPORTED.contains(&name.as_str()) {
                 self.wrong(
-                    format!("has the option {name}, which outboxd does not offer"),
+                    format!("has the option {name}, which outboxd does not support"),
                     "remove it",
                 );
             } else if !KNOWN.contains(&name.as_str()) {
-                let hint = "look for a misspelling, or a sign in the password that is not escaped";
+                let hint = "look for a misspelt name, or an unescaped character in the password";
                 self.wrong("has an option that libpq does not know", hint);
             } else {
                 let alone = conninfo::join(&[(name.clone(), value.clone())]);
@@ -284,7 +284,7 @@ impl<'a> Reading<'a> {
     }
 }
 
-/// libpq as Debian and Red Hat build it looks for a Unix socket; elsewhere it is the loopback.
+/// The folder of the Unix socket on Debian and Red Hat, if it exists; otherwise localhost.
 fn default_host() -> String {
     let folder = "/var/run/postgresql";
     let found = cfg!(unix) && std::path::Path::new(folder).is_dir();

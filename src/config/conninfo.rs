@@ -1,12 +1,12 @@
 //! Splits a connection string into its options, by libpq's rules for both of its forms.
 //!
-//! tokio-postgres reads such strings as well, but neither verifying `sslmode`s nor certificates,
-//! and its errors may quote the string. What this module says about a string quotes nothing of it.
+//! tokio-postgres parses such strings as well, but knows neither the verifying `sslmode`s nor
+//! certificates, and its errors may quote the string. The errors of this module quote nothing.
 //! <https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-CONNSTRING>
 
 use crate::config::error::InvalidValue;
 
-/// Names and values in the order of the string; a later one of the same name counts.
+/// Names and values in the order of the string; the last one of a name counts.
 pub(crate) type Options = Vec<(String, String)>;
 
 pub(crate) fn split(text: &str) -> Result<Options, InvalidValue> {
@@ -16,14 +16,15 @@ pub(crate) fn split(text: &str) -> Result<Options, InvalidValue> {
     let (options, hint) = match url {
         Some(rest) => (
             split_url(rest),
-            "write postgresql://user@host:5432/database, and percent-encode signs in the password",
+            "write postgresql://user@host:5432/database, and percent-encode special characters in \
+             the password",
         ),
         None => (
             split_words(text),
             "write key=value key='other value', or a URL postgresql://…",
         ),
     };
-    options.ok_or_else(|| InvalidValue::new("is not a connection string of libpq's", hint))
+    options.ok_or_else(|| InvalidValue::new("is not a libpq connection string", hint))
 }
 
 fn split_url(rest: &str) -> Option<Options> {
@@ -93,7 +94,7 @@ fn split_in_two(text: &str, at: char) -> (&str, Option<&str>) {
         .map_or((text, None), |(before, after)| (before, Some(after)))
 }
 
-/// Decodes %XX; `None` for a malformed one, a NUL, or what is not UTF-8.
+/// Decodes %XX; `None` for a malformed escape, a NUL, or bytes that are not UTF-8.
 fn decode(text: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.bytes();
@@ -149,7 +150,7 @@ fn take_value(text: &str) -> Option<(String, &str)> {
     (!quoted).then_some((value, ""))
 }
 
-/// Writes options as one string of the key=value form, for a reader of that form.
+/// Writes options as one key=value string.
 pub(crate) fn join(options: &[(String, String)]) -> String {
     let quote = |value: &str| value.replace('\\', "\\\\").replace('\'', "\\'");
     let words = options

@@ -1,9 +1,8 @@
-//! Where the database is and how to get in: `DATABASE_URL`, libpq's variables and the password's
-//! other places.
+//! The database connection: `DATABASE_URL`, libpq's variables, and the other places of a password.
 //!
-//! One description serves both kinds of connection, SQL and replication. libpq's rules hold where a
-//! user of psql would notice: option names, variables, password file, and that `require` with a
-//! root certificate verifies the chain. Nothing is shown that could be a password.
+//! One description serves SQL and replication connections. libpq's rules apply where a user of psql
+//! would notice: option names, variables, the password file, and that `require` with a root
+//! certificate verifies the chain. Nothing that could be a password is shown.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -21,10 +20,10 @@ use crate::config::variables::{DATABASE_PASSWORD_FILE, DATABASE_URL};
 /// A database, and how to log in to it. Debug and Display hold no password.
 #[derive(Debug, Clone)]
 pub struct Database {
-    /// Hosts, ports, user, password, database, options; each of user, database, host and port is
-    /// set. `ssl_mode` is what tokio-postgres knows of [`TlsSettings::mode`].
+    /// Hosts, ports, user, password, database, options. User, database, host and port are always
+    /// set. `ssl_mode` is the mode of tokio-postgres that is nearest to [`TlsSettings::mode`].
     pub pg: tokio_postgres::Config,
-    /// TLS.
+    /// The TLS settings.
     pub tls: TlsSettings,
 }
 
@@ -60,7 +59,7 @@ impl Database {
         format!("{servers}/{} as {}", self.database_name(), self.user())
     }
 
-    /// Reads the connection string, and what it leaves open from libpq's variables and from files.
+    /// Reads the connection string, and missing options from libpq's variables and from files.
     pub(crate) fn parse(
         text: &str,
         password_file: Option<&str>,
@@ -86,11 +85,11 @@ impl Database {
             return None;
         }
         let Ok(mut pg) = text.parse::<tokio_postgres::Config>() else {
-            let wrong = InvalidValue::new("is not accepted as a whole", "look through its options");
+            let wrong = InvalidValue::new("is not accepted as a whole", "check its options");
             errors.push(wrong.of(DATABASE_URL));
             return None;
         };
-        // Writers' tables are reached on a primary only, and of several hosts any may be one.
+        // Only the primary accepts writes, and any of several hosts may be the primary.
         if pg.get_hosts().len().max(pg.get_hostaddrs().len()) > 1 {
             pg.target_session_attrs(TargetSessionAttrs::ReadWrite);
         }
@@ -110,15 +109,15 @@ impl Database {
         let servers = hosts.max(addresses);
         if hosts > 0 && addresses > 0 && hosts != addresses {
             let wrong = InvalidValue::new(
-                "has unlike numbers of host and hostaddr",
-                "give one hostaddr a host",
+                "has different numbers of host and hostaddr",
+                "give one hostaddr for each host",
             );
             errors.push(wrong.of(DATABASE_URL));
         }
         if ![1, servers].contains(&self.pg.get_ports().len()) {
             let wrong = InvalidValue::new(
                 "has more ports than hosts, or fewer",
-                "give one port, or one a host",
+                "give one port, or one for each host",
             );
             errors.push(wrong.of(DATABASE_URL));
         }
@@ -131,7 +130,8 @@ impl Database {
         }
     }
 
-    /// Where no password is in the string: our file, `PGPASSWORD`, then libpq's password file.
+    /// Finds a password that is not in the string: the setting's file, `PGPASSWORD`, then libpq's
+    /// password file.
     fn find_password(
         &mut self,
         own_file: Option<&str>,
@@ -144,7 +144,7 @@ impl Database {
             match passfile::whole_file(Path::new(file)) {
                 Ok(_) if in_url => errors.push(
                     InvalidValue::new(
-                        "names a password and DATABASE_URL holds one",
+                        "names a password and DATABASE_URL contains one",
                         "remove one of the two",
                     )
                     .of(DATABASE_PASSWORD_FILE),
@@ -180,7 +180,7 @@ impl Database {
         }
     }
 
-    /// The password of the first host that the file knows: a connection has one password, whichever
+    /// The password of the first host that the file lists: a connection has one password, whichever
     /// host answers.
     fn look_up(&self, path: &Path) -> Result<Option<Secret<String>>, InvalidValue> {
         let ports = self.pg.get_ports();

@@ -1,15 +1,14 @@
-//! What is wrong with the settings, all of it at once, so that a person mends a configuration in
-//! one go.
+//! The problems of the settings, gathered so that a person can fix a configuration in one go.
 //!
-//! A fault never holds a secret: [`shown`](crate::error::shown) decides which texts may be quoted, and what comes from a
-//! connection string or a Kafka property is not quoted at all.
+//! An error never contains a secret: [`shown`](crate::error::shown) decides which texts may be
+//! quoted, and nothing from a connection string or a Kafka property is quoted.
 
 use std::fmt;
 
 use crate::error::{Code, Error};
 
-/// What is wrong with a value and what to do about it; becomes a [`SettingError`] where the name of the
-/// setting is known.
+/// A problem of a value and its fix; becomes a [`SettingError`] where the name of the setting is
+/// known.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct InvalidValue {
     pub(crate) problem: String,
@@ -39,7 +38,7 @@ impl From<Error> for InvalidValue {
     }
 }
 
-/// One thing that is wrong with the settings.
+/// One problem of the settings.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SettingError {
     setting: String,
@@ -71,12 +70,12 @@ impl fmt::Display for SettingError {
     }
 }
 
-/// Everything that is wrong with the settings; never empty. Printed as one line a fault.
+/// Every problem of the settings; never empty. Printed as one line per problem.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SettingErrors(Vec<SettingError>);
 
 impl SettingErrors {
-    /// `Ok` when nothing is wrong.
+    /// `Ok` when there is no problem.
     pub(crate) fn unless_none(errors: Vec<SettingError>) -> Result<(), SettingErrors> {
         if errors.is_empty() {
             Ok(())
@@ -85,7 +84,7 @@ impl SettingErrors {
         }
     }
 
-    /// The faults, in the order of the manual's table of settings.
+    /// The problems: those of the file first, then in the order of the manual's table of settings.
     pub fn iter(&self) -> std::slice::Iter<'_, SettingError> {
         self.0.iter()
     }

@@ -1,7 +1,7 @@
-//! librdkafka's properties: put together from three places, and those refused that carry our
-//! guarantees.
+//! librdkafka's properties: merged from three places. Those that outboxd's guarantees depend on are
+//! refused.
 //!
-//! A property's value is never shown: some hold passwords.
+//! A property's value is never shown: some are passwords.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ use crate::config::{Config, Secret, parse};
 /// The property that `OUTBOX_AUTO_CREATE_TOPICS` stands for.
 const AUTO_CREATE: &str = "allow.auto.create.topics";
 
-/// What librdkafka puts into one batch at most, unless it is told otherwise.
+/// librdkafka's default for `batch.size`.
 const BATCH_BYTES: usize = 1_000_000;
 
 impl Config {
@@ -24,7 +24,7 @@ impl Config {
             .unwrap_or(BATCH_BYTES)
     }
 
-    /// Whether brokers may create a topic that is not there, by our own setting or by librdkafka's
+    /// Whether brokers may create a missing topic, by `auto_create_topics` or by librdkafka's
     /// `allow.auto.create.topics`, which means the same. The broker's own setting
     /// (`auto.create.topics.enable`) still applies.
     pub fn auto_creates_topics(&self) -> bool {
@@ -56,7 +56,7 @@ fn truth(text: &str) -> Option<bool> {
 }
 
 impl Check {
-    /// The setting, which must not say the opposite of the property that it stands for.
+    /// Reads the setting, which must not contradict the property that it stands for.
     pub(super) fn auto_create_topics(
         &mut self,
         given: Option<String>,
@@ -69,7 +69,7 @@ impl Check {
         });
         let opposite = property(properties, AUTO_CREATE).and_then(truth) == Some(!setting);
         if is_given && opposite {
-            let problem = format!("says the opposite of {AUTO_CREATE}, which means the same");
+            let problem = format!("contradicts {AUTO_CREATE}, which means the same");
             let wrong = InvalidValue::new(problem, "remove the property");
             self.errors.push(wrong.of(AUTO_CREATE_TOPICS));
         }
@@ -81,20 +81,21 @@ const IDEMPOTENCE: &str =
     "outboxd sets it, since without it a retry could reorder or repeat events";
 const ACKS: &str =
     "outboxd sets acks=all, since an event counts as published once all in-sync replicas have it";
-const NO_TIMEOUT: &str = "outboxd lets no event time out, since an outage is not the event's fault";
-const NO_TRANSACTIONS: &str = "the producer of this delivery mode is not transactional";
+const NO_TIMEOUT: &str = "outboxd lets no event time out: events wait for the end of an outage";
+const NO_TRANSACTIONS: &str = "outboxd's producer is not transactional";
 const IN_FLIGHT: &str = "the idempotent producer keeps order only up to its own limit";
-const RETRIES: &str = "the idempotent producer retries until the record is in or refused";
+const RETRIES: &str =
+    "the idempotent producer retries until the record is acknowledged or rejected";
 const PARTITIONER: &str =
-    "outboxd places keys as Kafka's Java clients do, and another way would move them";
-const GAPLESS: &str = "outboxd handles a refused event itself";
+    "outboxd partitions keys as Kafka's Java clients do, and another partitioner would move them";
+const GAPLESS: &str = "outboxd handles rejected events itself";
 const QUEUE: &str = "OUTBOX_MEMORY_LIMIT bounds what is in flight";
 const REPORTS: &str = "outboxd needs every delivery report";
 const BROKERS: &str = "KAFKA_BROKERS names the brokers";
-const CODE: &str = "outboxd loads no foreign code";
+const CODE: &str = "outboxd loads no plugins";
 
-/// Which properties are refused, and why. Aliases stand beside their property, as librdkafka's
-/// CONFIGURATION.md lists them.
+/// The properties that are refused, and why. Aliases follow their property, as in librdkafka's
+/// CONFIGURATION.md.
 const REFUSED: &[(&str, &str)] = &[
     ("enable.idempotence", IDEMPOTENCE),
     ("acks", ACKS),
@@ -126,8 +127,7 @@ const REFUSED: &[(&str, &str)] = &[
     ("plugin.library.paths", CODE),
 ];
 
-/// The properties by name: those of flags stand before those of the environment, and these before
-/// the file's.
+/// The properties by name. Flags override the environment, and the environment overrides the file.
 pub(crate) fn properties(
     file: BTreeMap<String, String>,
     environment: Option<&str>,
@@ -146,8 +146,11 @@ pub(crate) fn properties(
                 properties.insert(name.trim().to_owned(), value.trim().to_owned());
             }
             None => errors.push(
-                InvalidValue::new("holds something that is not a property", "write key=value")
-                    .of(place),
+                InvalidValue::new(
+                    "contains something that is not a property",
+                    "write key=value",
+                )
+                .of(place),
             ),
         }
     }
@@ -170,8 +173,11 @@ pub(crate) fn properties(
 fn refusal(name: &str) -> Option<InvalidValue> {
     let inside = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "._".contains(c);
     if name.is_empty() || !name.chars().all(inside) {
-        let hint = "write names as librdkafka's CONFIGURATION.md has them";
-        return Some(InvalidValue::new("holds a name that no property has", hint));
+        let hint = "write names as in librdkafka's CONFIGURATION.md";
+        return Some(InvalidValue::new(
+            "contains a name that no property has",
+            hint,
+        ));
     }
     let (_, reason) = REFUSED.iter().find(|(refused, _)| *refused == name)?;
     Some(InvalidValue::new(

@@ -1,9 +1,9 @@
 //! Configuration: [`Settings`] as they were given, and [`Config`], checked as a whole and never
 //! changed afterwards.
 //!
-//! This room owns every default and every limit. It reads the environment (libpq's variables) and
-//! files (settings, passwords, certificates) while a `Config` is made, and never again; it connects
-//! to nothing. Whatever is wrong is told at once, as [`SettingErrors`], so a publisher that starts has a
+//! This module owns every default and every limit. It reads the environment (libpq's variables) and
+//! files (settings, passwords) only while a `Config` is built, and connects to nothing. Every
+//! problem is reported at once, as [`SettingErrors`], so a publisher that starts has a
 //! configuration without contradictions.
 
 mod check;
@@ -45,11 +45,11 @@ use self::connection_options::Env;
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Config {
-    /// Where the database is and how to get in.
+    /// The database connection.
     pub database: Database,
     /// Kafka's bootstrap servers; empty only after [`Config::without_kafka`].
     pub brokers: String,
-    /// Further properties of librdkafka, none of which touches a guarantee. Some are passwords.
+    /// Further properties of librdkafka, none of which affects a guarantee. Some are passwords.
     pub kafka_properties: Vec<(String, Secret<String>)>,
     /// The outbox table.
     pub table: TableName,
@@ -59,49 +59,49 @@ pub struct Config {
     pub publication: String,
     /// Where events are read from.
     pub source: Source,
-    /// A write-back begins as soon as this many events wait for it; a poll reads so many at a time.
+    /// A write-back begins as soon as this many events wait for it; a poll reads this many rows.
     pub batch_size: usize,
     /// The longest that a write-back waits; the time between polls.
     pub process_interval: Duration,
     /// The longest that one SQL statement, or the drain at stop, may take.
     pub operation_timeout: Duration,
-    /// Attempts for an event that Kafka refuses.
+    /// Attempts to send an event that Kafka rejects.
     pub max_retries: u32,
-    /// What becomes of a published row.
+    /// What to do with a published row.
     pub after_publish: AfterPublish,
-    /// What becomes of rows that are older than the slot.
+    /// What to do with unpublished rows that are older than the slot.
     pub backlog: Backlog,
-    /// What becomes of a slot that is lost.
+    /// What to do when the slot is lost.
     pub on_slot_loss: OnSlotLoss,
-    /// How often the table is held against the slot.
+    /// How often the table is searched for events that the slot missed.
     pub audit_interval: Duration,
-    /// What becomes of an event that cannot be published.
+    /// What to do with an event that cannot be published.
     pub on_poison: OnPoison,
     /// More dead letters than this in a minute stop the publisher.
     pub dead_letters_per_minute: u32,
     /// Where a record's key comes from.
     pub key: KeyRule,
-    /// Brokers may create a topic that is not there; see [`Config::auto_creates_topics`].
+    /// Whether brokers may create a missing topic; see [`Config::auto_creates_topics`].
     pub auto_create_topics: bool,
-    /// Bytes of events in flight.
+    /// The limit for events in flight, in bytes.
     pub memory_limit: usize,
     /// Where metrics, health and the status page are served, if at all.
     pub http_listen: Option<SocketAddr>,
-    /// Levels by target, in the words of `tracing_subscriber::filter::Targets`.
+    /// Levels by target, in the syntax of `tracing_subscriber::filter::Targets`.
     pub log: String,
-    /// The form of the log.
+    /// The format of the log.
     pub log_format: LogFormat,
 }
 
 impl Config {
-    /// Checks all settings and puts the defaults in. libpq's variables (`PGPASSWORD` and its kin)
-    /// are read from the process.
+    /// Checks all settings and fills in the defaults. libpq's variables (such as `PGPASSWORD`) are
+    /// read from the environment of the process.
     pub fn from_settings(settings: Settings) -> Result<Config, SettingErrors> {
         Config::build(settings, true, &|name| std::env::var(name).ok())
     }
 
-    /// As [`from_settings`](Config::from_settings), for what talks to Postgres alone: the brokers
-    /// may be missing.
+    /// As [`from_settings`](Config::from_settings), for commands that use Postgres alone: the
+    /// brokers may be missing.
     pub fn without_kafka(settings: Settings) -> Result<Config, SettingErrors> {
         Config::build(settings, false, &|name| std::env::var(name).ok())
     }
@@ -141,7 +141,7 @@ impl Config {
         let log = check.log(given.log);
         let log_format = check.log_format(given.log_format);
         SettingErrors::unless_none(check.errors)?;
-        let database = database.expect("a database that could not be read has left a fault");
+        let database = database.expect("a database that is not valid has left an error");
         Ok(Config {
             database,
             brokers,

@@ -1,5 +1,5 @@
-//! From a setting's text to its value, one function a kind. Each says what is wrong and what to
-//! write instead.
+//! Parses the text of a setting, one function per kind of value. Each error says what is wrong and
+//! what to write instead.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -17,7 +17,7 @@ use crate::table_name::{NAME_BYTES_MAX, TableName, name_of as checked_name};
 pub enum KeyRule {
     /// The value of a column, as Postgres prints it.
     Column(String),
-    /// What a JSON pointer (RFC 6901) finds in the payload.
+    /// The value at a JSON pointer (RFC 6901) in the payload.
     Pointer(String),
     /// Records have no key.
     None,
@@ -42,7 +42,7 @@ pub(crate) fn key_rule(text: &str) -> Result<KeyRule, InvalidValue> {
             Ok(KeyRule::Pointer(pointer.to_owned()))
         }
         Some(("payload", _)) => Err(InvalidValue::new(
-            format!("{} holds no JSON pointer", shown(text)),
+            format!("{} contains no JSON pointer", shown(text)),
             "begin the pointer with /, and write ~0 for ~ and ~1 for / in a name",
         )),
         _ => Err(InvalidValue::new(
@@ -77,7 +77,7 @@ pub(crate) fn count(text: &str, range: RangeInclusive<u32>) -> Result<u32, Inval
     let number = text.parse().ok().filter(|number| range.contains(number));
     number.ok_or_else(|| {
         InvalidValue::new(
-            format!("{} is not a count in its range", shown(text)),
+            format!("{} is not a whole number in the allowed range", shown(text)),
             format!(
                 "write a whole number from {} to {}",
                 range.start(),
@@ -110,7 +110,7 @@ pub(crate) fn duration(
             format!("write a whole number and ms, s, m or h, such as 5s, {span}"),
         )),
         Some(value) if !range.contains(&value) => Err(InvalidValue::new(
-            format!("{} is out of its range", shown(text)),
+            format!("{} is out of range", shown(text)),
             format!("write a time {span}"),
         )),
         Some(value) => Ok(value),
@@ -145,7 +145,7 @@ pub(crate) fn size(text: &str, range: RangeInclusive<usize>) -> Result<usize, In
             format!("write a whole number and KiB, MiB or GiB, such as 16MiB, {span}"),
         )),
         Some(bytes) if !range.contains(&bytes) => Err(InvalidValue::new(
-            format!("{} is out of its range", shown(text)),
+            format!("{} is out of range", shown(text)),
             format!("write a size {span}"),
         )),
         Some(bytes) => Ok(bytes),
@@ -160,20 +160,20 @@ fn number_and_unit(text: &str) -> (Option<u64>, &str) {
     (number.parse().ok(), unit.trim())
 }
 
-/// An address to listen at; `off` is `None`.
+/// An address to listen on; `off` is `None`.
 pub(crate) fn listen(text: &str) -> Result<Option<SocketAddr>, InvalidValue> {
     if text == "off" {
         return Ok(None);
     }
     text.parse().map(Some).map_err(|_| {
         InvalidValue::new(
-            format!("{} is not an address to listen at", shown(text)),
+            format!("{} is not an address to listen on", shown(text)),
             "write an IP address and a port, such as 127.0.0.1:9464 or [::]:9464, or off",
         )
     })
 }
 
-/// `host:port,host:port`, as librdkafka's `bootstrap.servers` has it.
+/// `host:port,host:port`, as in librdkafka's `bootstrap.servers`.
 pub(crate) fn brokers(text: &str) -> Result<String, InvalidValue> {
     let brokers: Vec<&str> = text.split(',').map(str::trim).collect();
     if brokers.iter().all(|broker| is_broker(broker)) {
@@ -206,7 +206,7 @@ pub(crate) fn table_name(text: &str) -> Result<TableName, InvalidValue> {
     Ok(text.parse()?)
 }
 
-/// A name that is taken as it stands.
+/// A name, taken literally.
 pub(crate) fn name_of(what: &str, text: &str) -> Result<String, InvalidValue> {
     Ok(checked_name(what, text)?)
 }
@@ -217,16 +217,16 @@ pub(crate) fn slot_name(text: &str) -> Result<String, InvalidValue> {
     if (1..=NAME_BYTES_MAX).contains(&text.len()) && text.bytes().all(inside) {
         return Ok(text.to_owned());
     }
-    let problem = format!("{} cannot be the name of a slot", shown(text));
+    let problem = format!("{} is not a valid slot name", shown(text));
     Err(InvalidValue::new(
         problem,
         format!("write 1 to {NAME_BYTES_MAX} lower-case letters, digits and _"),
     ))
 }
 
-/// The slot's name where none is given. Slot names are shared by all databases of a server, so the
-/// database is part of it; a name that would be too long ends in a digest of the database's, so
-/// that two long names stay apart.
+/// The slot's default name. Slot names are shared by all databases of a server, so the database's
+/// name is part of it. A name that would be too long ends in a digest, so that two long names
+/// differ.
 pub(crate) fn default_slot(database: &str) -> String {
     let fold = |c: char| {
         if c.is_ascii_alphanumeric() {

@@ -1,4 +1,4 @@
-//! Passwords from files: libpq's password file, and a file that holds nothing but the password.
+//! Passwords from files: libpq's password file, and a file that contains only the password.
 //!
 //! <https://www.postgresql.org/docs/current/libpq-pgpass.html>
 
@@ -7,16 +7,16 @@ use std::path::Path;
 use crate::config::error::InvalidValue;
 use crate::config::secret::Secret;
 
-/// What a line of a password file is compared with.
+/// The login that a line of a password file must match.
 pub(crate) struct Login<'a> {
-    /// Hosts as the file may name them; for a Unix socket its folder and `localhost`.
+    /// Names of the host in the file; for a Unix socket its folder and `localhost`.
     pub(crate) hosts: &'a [String],
     pub(crate) port: u16,
     pub(crate) database: &'a str,
     pub(crate) user: &'a str,
 }
 
-/// Reads a file that holds the password alone; an ending newline is not part of it.
+/// Reads a file that contains only the password; a final newline is not part of it.
 pub(crate) fn whole_file(path: &Path) -> Result<Secret<String>, InvalidValue> {
     let text = std::fs::read_to_string(path).map_err(|e| {
         InvalidValue::new(
@@ -35,22 +35,22 @@ pub(crate) fn whole_file(path: &Path) -> Result<Secret<String>, InvalidValue> {
     Ok(Secret::new(password.to_owned()))
 }
 
-/// Looks a login up in a password file. Like libpq, nobody but its owner may have access to it.
+/// Looks up a login in a password file. As in libpq, only the owner may have access to the file.
 pub(crate) fn look_up(
     path: &Path,
     login: &Login<'_>,
 ) -> Result<Option<Secret<String>>, InvalidValue> {
-    let readable = |e: std::io::Error| {
+    let unreadable = |e: std::io::Error| {
         InvalidValue::new(
             format!("names a password file that cannot be read: {e}"),
-            "mend or remove it",
+            "fix or remove it",
         )
     };
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt;
         let mode = std::fs::metadata(path)
-            .map_err(readable)?
+            .map_err(unreadable)?
             .permissions()
             .mode();
         if mode & 0o077 != 0 {
@@ -60,7 +60,7 @@ pub(crate) fn look_up(
             ));
         }
     }
-    let text = std::fs::read_to_string(path).map_err(readable)?;
+    let text = std::fs::read_to_string(path).map_err(unreadable)?;
     Ok(text.lines().find_map(|line| password_in(line, login)))
 }
 

@@ -1,5 +1,5 @@
-//! What becomes of published rows, of the backlog, of poison and of a lost slot, where events are read from, and which of these
-//! choices exclude each other.
+//! The choices of a configuration: what to do with published rows, the backlog, events that cannot
+//! be published and a lost slot, and where events are read from. Contradicting choices are refused.
 
 use std::time::Duration;
 
@@ -8,11 +8,11 @@ use crate::config::error::InvalidValue;
 use crate::config::parse;
 use crate::config::variables;
 
-/// What becomes of a row once its event is in Kafka.
+/// What to do with a row once its event is in Kafka.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum AfterPublish {
-    /// `published_at` is set and `times_attempted` raised.
+    /// `published_at` is set and `times_attempted` increased.
     Mark,
     /// The row is deleted.
     Delete,
@@ -20,12 +20,12 @@ pub enum AfterPublish {
     Keep,
 }
 
-/// What becomes of rows that are unpublished when a slot is created.
+/// What to do with rows that are unpublished when a slot is created.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Backlog {
-    /// They are published before the stream begins, unless there are many and no row was ever
-    /// marked: then somebody else keeps account of them, and the publisher refuses to start.
+    /// They are published before the stream begins. The publisher refuses to start if there are
+    /// many and no row was ever marked, because another program may have published them.
     Auto,
     /// They are published before the stream begins.
     Publish,
@@ -36,9 +36,8 @@ pub enum Backlog {
 }
 
 impl Check {
-    /// With `keep` no row says that it was published, so to publish what is unpublished would send
-    /// the whole table, and again after each crash on the way, and would never come to an end while
-    /// writers write.
+    /// With `keep` no row is marked as published. Publishing the backlog would send the whole
+    /// table, repeat it after each crash on the way, and never end while writers write.
     pub(super) fn after_publish_and_backlog(
         &mut self,
         after_publish: Option<String>,
@@ -77,14 +76,14 @@ impl Check {
     }
 }
 
-/// What becomes of an event that Kafka refuses for good, or that can never be sent.
+/// What to do with an event that Kafka rejects for good, or that can never be sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum OnPoison {
     /// It is filed as a dead letter; all others go on.
     #[default]
     DeadLetter,
-    /// It is filed, and later events of its topic and key behind it.
+    /// It is filed, and so are later events of its topic and key.
     ParkKey,
     /// The publisher stops.
     Halt,
@@ -109,18 +108,18 @@ impl Check {
     }
 }
 
-/// What the publisher does when the slot is lost, or was moved by somebody else.
+/// What the publisher does when the slot is lost, or was moved by another session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum OnSlotLoss {
-    /// It makes a new slot and publishes from the table what is unpublished there.
+    /// It creates a new slot and publishes the unpublished rows from the table.
     Heal,
     /// It ends, and a person decides.
     Halt,
 }
 
 impl Check {
-    /// With `keep` no row says that it was published, so there is nothing to heal from.
+    /// With `keep` no row is marked as published, so the table cannot show what the slot missed.
     pub(super) fn on_slot_loss(
         &mut self,
         given: Option<String>,
@@ -138,7 +137,7 @@ impl Check {
         });
         if keeps && choice == OnSlotLoss::Heal {
             let problem = "cannot be heal with OUTBOX_AFTER_PUBLISH=keep: no row is marked, so the \
-                           table cannot tell what a lost slot has missed";
+                           table cannot show what a lost slot has missed";
             let wrong = InvalidValue::new(problem, "write halt, or mark or delete the rows");
             self.errors.push(wrong.of(variables::ON_SLOT_LOSS));
         }
@@ -159,14 +158,14 @@ impl Check {
 pub enum Source {
     /// From the write-ahead log, through a replication slot.
     Slot,
-    /// From the table, again and again.
+    /// From the table, which is queried at intervals.
     Poll,
 }
 
 impl Check {
-    /// Only the mark, or the row's absence, tells a poller what was published. And a poller looks
-    /// at what is unpublished in each pass, so `skip` and `halt`, which speak of the moment when a
-    /// slot is made, would leave out or refuse what is merely new.
+    /// A poller knows a published row only by its mark or its absence. It queries the unpublished
+    /// rows in each pass, so `skip` and `halt`, which concern the creation of a slot, would leave
+    /// out or refuse rows that are merely new.
     pub(super) fn source(
         &mut self,
         source: Option<String>,
@@ -186,9 +185,9 @@ impl Check {
             let wrong = InvalidValue::new(problem, "write mark or delete, or OUTBOX_SOURCE=slot");
             self.errors.push(wrong.of(variables::AFTER_PUBLISH));
         } else if matches!(backlog, Backlog::Skip | Backlog::Halt) {
-            let problem = "cannot be skip or halt with OUTBOX_SOURCE=poll, which makes no slot \
-                           and publishes whatever is unpublished";
-            let hint = "write publish; set published_at of the rows that are not to be sent";
+            let problem = "cannot be skip or halt with OUTBOX_SOURCE=poll, which creates no \
+                           slot and publishes every unpublished row";
+            let hint = "write publish, and set published_at of the rows that must not be sent";
             self.errors
                 .push(InvalidValue::new(problem, hint).of(variables::BACKLOG));
         }

@@ -1,8 +1,8 @@
 //! The settings as they were given: raw text, nothing checked, the same names everywhere.
 //!
 //! A setting `max_retries` is the flag `--max-retries`, the variable `OUTBOX_MAX_RETRIES` and the
-//! TOML key `max_retries`. clap merges flags and environment, [`Settings::or`] puts the file behind
-//! them, and `Config::from_settings` checks the result.
+//! TOML key `max_retries`. clap merges flags and environment, [`Settings::or`] adds the settings of
+//! the file, and `Config::from_settings` checks the result.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -27,7 +27,7 @@ pub struct Settings {
     #[serde(deserialize_with = "scalar")]
     pub database_url: Option<String>,
 
-    /// File with the Postgres password and nothing else
+    /// File that contains only the Postgres password
     #[arg(long, value_name = "FILE")]
     #[arg(env = variables::DATABASE_PASSWORD_FILE, hide_env_values = true)]
     #[serde(deserialize_with = "scalar")]
@@ -48,7 +48,7 @@ pub struct Settings {
     #[serde(skip)]
     pub kafka: Vec<String>,
 
-    /// The file's properties, which stand behind the other two.
+    /// The properties of the file; the other two override them.
     #[arg(skip)]
     #[serde(rename = "kafka", deserialize_with = "scalars")]
     pub kafka_table: BTreeMap<String, String>,
@@ -58,7 +58,7 @@ pub struct Settings {
     #[serde(deserialize_with = "scalar")]
     pub table: Option<String>,
 
-    /// The replication slot [default: outboxd_<database>]
+    /// Replication slot [default: outboxd_<database>]
     #[arg(long, env = variables::SLOT, hide_env_values = true, value_name = "NAME")]
     #[serde(deserialize_with = "scalar")]
     pub slot: Option<String>,
@@ -73,7 +73,7 @@ pub struct Settings {
     #[serde(deserialize_with = "scalar")]
     pub source: Option<String>,
 
-    /// Events that trigger a write-back; with poll, rows per poll [default: 10]
+    /// Number of events that triggers a write-back; with poll, rows per poll [default: 10]
     #[arg(long, env = variables::BATCH_SIZE, hide_env_values = true, value_name = "COUNT")]
     #[serde(deserialize_with = "scalar")]
     pub batch_size: Option<String>,
@@ -83,12 +83,12 @@ pub struct Settings {
     #[serde(deserialize_with = "scalar")]
     pub process_interval: Option<String>,
 
-    /// Limit for one SQL statement, and for the drain at stop [default: 25s]
+    /// Time limit for one SQL statement, and for the drain at stop [default: 25s]
     #[arg(long, env = variables::OPERATION_TIMEOUT, hide_env_values = true, value_name = "TIME")]
     #[serde(deserialize_with = "scalar")]
     pub operation_timeout: Option<String>,
 
-    /// Attempts to send an event that Kafka refuses [default: 3]
+    /// Attempts to send an event that Kafka rejects [default: 3]
     #[arg(long, env = variables::MAX_RETRIES, hide_env_values = true, value_name = "COUNT")]
     #[serde(deserialize_with = "scalar")]
     pub max_retries: Option<String>,
@@ -121,7 +121,7 @@ pub struct Settings {
     #[serde(deserialize_with = "scalar")]
     pub on_poison: Option<String>,
 
-    /// Most dead letters per minute before the publisher stops [default: 1000]
+    /// Number of dead letters per minute above which the publisher stops [default: 1000]
     #[arg(long, value_name = "COUNT")]
     #[arg(env = variables::DEAD_LETTERS_PER_MINUTE, hide_env_values = true)]
     #[serde(deserialize_with = "scalar")]
@@ -137,7 +137,7 @@ pub struct Settings {
     #[serde(deserialize_with = "scalar")]
     pub auto_create_topics: Option<String>,
 
-    /// Limit for events in flight, at least 1MiB [default: 16MiB]
+    /// Memory limit for events in flight, at least 1MiB [default: 16MiB]
     #[arg(long, env = variables::MEMORY_LIMIT, hide_env_values = true, value_name = "SIZE")]
     #[serde(deserialize_with = "scalar")]
     pub memory_limit: Option<String>,
@@ -157,15 +157,15 @@ pub struct Settings {
     #[serde(deserialize_with = "scalar")]
     pub log_format: Option<String>,
 
-    /// What was wrong with the file itself; told together with the faults of the values.
+    /// Problems of the file itself, reported together with those of the values.
     #[arg(skip)]
     #[serde(skip)]
     pub errors: Vec<SettingError>,
 }
 
 impl Settings {
-    /// The settings of a TOML file. What is wrong with the file is kept, and told by
-    /// `Config::from_settings` together with everything else.
+    /// The settings of a TOML file. `Config::from_settings` reports the problems of the file
+    /// together with all others.
     pub fn load(path: &Path) -> Settings {
         let mut file = path.display().to_string();
         if may_be_secret(&file) {
@@ -173,7 +173,7 @@ impl Settings {
         }
         match std::fs::read_to_string(path) {
             Ok(text) => Settings::parse(&text, &file),
-            Err(e) => Settings::faulty(vec![
+            Err(e) => Settings::invalid(vec![
                 InvalidValue::new(
                     format!("cannot be read: {e}"),
                     "name a settings file that exists (--config)",
@@ -183,10 +183,9 @@ impl Settings {
         }
     }
 
-    /// The settings of a TOML text; `file` names it in faults.
+    /// The settings of a TOML text; `file` names it in errors.
     ///
-    /// The parser's own error is not passed on: it quotes the line, and the line may hold a
-    /// password.
+    /// The parser's own error is not passed on: it quotes the line, which may contain a password.
     pub(crate) fn parse(text: &str, file: &str) -> Settings {
         let mut table: toml::Table = match toml::from_str(text) {
             Ok(table) => table,
@@ -196,7 +195,7 @@ impl Settings {
                     "is not valid TOML",
                     "write `name = \"value\"`, each setting once",
                 );
-                return Settings::faulty(vec![wrong.of(format!("{file}:{line}"))]);
+                return Settings::invalid(vec![wrong.of(format!("{file}:{line}"))]);
             }
         };
         let known = known();
@@ -237,23 +236,23 @@ impl Settings {
             Ok(settings) => Settings { errors, ..settings },
             Err(_) => {
                 let wrong = InvalidValue::new(
-                    "has a value of the wrong kind",
+                    "has a value of the wrong type",
                     "give texts, integers or booleans",
                 );
-                Settings::faulty(vec![wrong.of(file)])
+                Settings::invalid(vec![wrong.of(file)])
             }
         }
     }
 
-    fn faulty(errors: Vec<SettingError>) -> Settings {
+    fn invalid(errors: Vec<SettingError>) -> Settings {
         Settings {
             errors,
             ..Settings::default()
         }
     }
 
-    /// These settings, and where they are silent, those of `other`. An empty text counts as
-    /// silence, which is what a deployment's empty variable means.
+    /// These settings, and those of `other` for the ones that are not set. An empty text counts as
+    /// not set: that is what an empty variable of a deployment means.
     #[must_use]
     pub fn or(self, other: Settings) -> Settings {
         let or = |mine: Option<String>, other: Option<String>| {
@@ -301,20 +300,20 @@ impl Settings {
     }
 }
 
-/// Shows nothing: two of the settings hold passwords.
+/// Shows nothing: some settings contain passwords.
 impl fmt::Debug for Settings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Settings").finish_non_exhaustive()
     }
 }
 
-/// A command that has all settings and nothing else, to be asked for their names.
+/// A command with all settings and nothing else, for their names.
 pub(crate) fn command() -> Command {
     Settings::augment_args(Command::new("settings"))
 }
 
-/// The names that a file may use: those of the flags, but for the two that stand in for the table
-/// `[kafka]`.
+/// The names that a file may use: those of the flags, where `kafka` is a table that also replaces
+/// `kafka_properties`.
 fn known() -> Vec<String> {
     let command = command();
     let names = command
@@ -333,7 +332,7 @@ fn unknown(name: &str, known: &[String]) -> InvalidValue {
     InvalidValue::new("is not a setting", hint)
 }
 
-/// Puts `linger.ms = 5` under its whole name: TOML reads a dotted key as a table in a table.
+/// Stores `linger.ms = 5` under its whole name: TOML reads a dotted key as a table in a table.
 fn flatten(
     name: String,
     value: toml::Value,

@@ -1,4 +1,4 @@
-//! The settings as a person gives them, and what they are told when something is wrong.
+//! Settings as a person gives them, and the errors for those that are not valid.
 
 #![allow(clippy::unwrap_used)]
 
@@ -10,7 +10,7 @@ use crate::error::{Code, Error};
 
 const URL: &str = "postgres://outboxd@db.example/orders";
 
-/// An environment without anything in it.
+/// An empty environment.
 fn nothing(_: &str) -> Option<String> {
     None
 }
@@ -42,12 +42,12 @@ fn flags(arguments: &[&str]) -> Settings {
     Settings::from_arg_matches(&matches).unwrap()
 }
 
-fn told(errors: &SettingErrors) -> Vec<String> {
+fn messages(errors: &SettingErrors) -> Vec<String> {
     errors.iter().map(ToString::to_string).collect()
 }
 
 fn only_error(result: Result<Config, SettingErrors>) -> String {
-    let errors = told(&result.unwrap_err());
+    let errors = messages(&result.unwrap_err());
     assert_eq!(errors.len(), 1, "{errors:#?}");
     errors[0].clone()
 }
@@ -170,12 +170,12 @@ fn each_wrong_value_is_told_by_name_with_what_to_write() {
         (
             "slot",
             "My-Slot",
-            "OUTBOX_SLOT `My-Slot` cannot be the name of a slot; write 1 to 63",
+            "OUTBOX_SLOT `My-Slot` is not a valid slot name; write 1 to 63",
         ),
         (
             "batch_size",
             "0",
-            "OUTBOX_BATCH_SIZE `0` is not a count in its range; write a whole",
+            "OUTBOX_BATCH_SIZE `0` is not a whole number in the allowed range; write a whole",
         ),
         ("batch_size", "ten", "OUTBOX_BATCH_SIZE `ten`"),
         (
@@ -186,7 +186,7 @@ fn each_wrong_value_is_told_by_name_with_what_to_write() {
         (
             "process_interval",
             "0s",
-            "OUTBOX_PROCESS_INTERVAL `0s` is out of its range; write a time",
+            "OUTBOX_PROCESS_INTERVAL `0s` is out of range; write a time",
         ),
         (
             "operation_timeout",
@@ -227,17 +227,17 @@ fn each_wrong_value_is_told_by_name_with_what_to_write() {
         (
             "key",
             "payload:order",
-            "OUTBOX_KEY `payload:order` holds no JSON pointer; begin the",
+            "OUTBOX_KEY `payload:order` contains no JSON pointer; begin the",
         ),
         (
             "key",
             "payload:/a~2",
-            "OUTBOX_KEY `payload:/a~2` holds no JSON pointer",
+            "OUTBOX_KEY `payload:/a~2` contains no JSON pointer",
         ),
         (
             "memory_limit",
             "1MB",
-            "OUTBOX_MEMORY_LIMIT `1MB` is out of its range; write a size from 1MiB",
+            "OUTBOX_MEMORY_LIMIT `1MB` is out of range; write a size from 1MiB",
         ),
         (
             "memory_limit",
@@ -247,17 +247,13 @@ fn each_wrong_value_is_told_by_name_with_what_to_write() {
         (
             "http_listen",
             ":9464",
-            "OUTBOX_HTTP_LISTEN `:9464` is not an address to listen at; write",
+            "OUTBOX_HTTP_LISTEN `:9464` is not an address to listen on; write",
         ),
-        (
-            "log",
-            "verbose",
-            "OUTBOX_LOG `verbose` is not a filter for logs",
-        ),
+        ("log", "verbose", "OUTBOX_LOG `verbose` is not a log filter"),
         (
             "log",
             "outboxd=loud",
-            "OUTBOX_LOG `outboxd=loud` is not a filter for logs; write error,",
+            "OUTBOX_LOG `outboxd=loud` is not a log filter; write error,",
         ),
         (
             "log_format",
@@ -269,8 +265,8 @@ fn each_wrong_value_is_told_by_name_with_what_to_write() {
         if error.is_empty() {
             result.unwrap_or_else(|errors| panic!("{name} = {value}: {errors}"));
         } else {
-            let told = only_error(result);
-            assert!(told.starts_with(error), "{name} = {value}: {told}");
+            let message = only_error(result);
+            assert!(message.starts_with(error), "{name} = {value}: {message}");
         }
     }
 }
@@ -299,7 +295,11 @@ fn all_faults_are_told_at_once() {
             "OUTBOX_HTTP_LISTEN",
         ]
     );
-    assert_eq!(errors.to_string().lines().count(), 7, "one line a fault");
+    assert_eq!(
+        errors.to_string().lines().count(),
+        7,
+        "one line per problem"
+    );
     let error = Error::from(errors);
     assert_eq!((error.code(), error.is_transient()), (Code::Config, false));
     assert!(error.message().contains("OUTBOX_BATCH_SIZE `0`"), "{error}");
@@ -547,8 +547,8 @@ fn a_file_that_cannot_be_read_or_is_no_toml_is_a_fault_with_its_place() {
             "outboxd.toml: kafka_properties is not a setting",
         ),
     ] {
-        let told = only_error(build(valid().or(file(text))));
-        assert!(told.starts_with(error), "{text}: {told}");
+        let message = only_error(build(valid().or(file(text))));
+        assert!(message.starts_with(error), "{text}: {message}");
     }
 }
 
@@ -633,7 +633,7 @@ fn tls_options_follow_libpq() {
     for (query, error) in [
         (
             "sslmode=allow".to_owned(),
-            "has an sslmode that does not exist here",
+            "has an sslmode that outboxd does not support",
         ),
         (
             format!("sslcert={path}"),
@@ -664,15 +664,9 @@ fn tls_options_follow_libpq() {
 fn each_wrong_option_of_a_url_is_told_by_name() {
     for (url, error) in [
         ("", "is not set"),
-        ("db.example", "is not a connection string of libpq's"),
-        (
-            "postgres://u@h/d?port",
-            "is not a connection string of libpq's",
-        ),
-        (
-            "postgres://u%zz@h/d",
-            "is not a connection string of libpq's",
-        ),
+        ("db.example", "is not a libpq connection string"),
+        ("postgres://u@h/d?port", "is not a libpq connection string"),
+        ("postgres://u%zz@h/d", "is not a libpq connection string"),
         ("postgres://u@h:port/d", "has a port that is not valid"),
         (
             "postgres://u@h/d?connect_timeout=soon",
@@ -680,11 +674,11 @@ fn each_wrong_option_of_a_url_is_told_by_name() {
         ),
         (
             "postgres://u@h/d?tcp_user_timeout=soon",
-            "has a tcp_user_timeout that is no number",
+            "has a tcp_user_timeout that is not a number",
         ),
         (
             "postgres://u@h/d?service=x",
-            "has the option service, which outboxd does not offer",
+            "has the option service, which outboxd does not support",
         ),
         (
             "postgres://u@h/d?pgbouncer=true",
@@ -702,10 +696,10 @@ fn each_wrong_option_of_a_url_is_told_by_name() {
         ("host=a,,b user=u", "has an empty host in its list"),
         (
             "host=a,b hostaddr=127.0.0.1 user=u",
-            "has unlike numbers of host and hostaddr",
+            "has different numbers of host and hostaddr",
         ),
     ] {
-        let errors = told(&database(url).unwrap_err());
+        let errors = messages(&database(url).unwrap_err());
         assert_eq!(errors.len(), 1, "{url}: {errors:#?}");
         assert!(
             errors[0].starts_with(&format!("DATABASE_URL {error}")),
@@ -811,7 +805,7 @@ fn the_password_can_be_a_file_of_its_own_but_not_in_two_places() {
 
 const SECRET: &str = "Zq7Kw9Xv";
 
-/// Whether the text holds four signs of the secret in a row.
+/// Whether the text contains four characters of the secret in a row.
 fn reveals(text: &str) -> bool {
     (0..=SECRET.len() - 4).any(|at| text.contains(&SECRET[at..at + 4]))
 }
@@ -847,7 +841,7 @@ fn topics_are_created_by_our_setting_or_by_librdkafkas_which_means_the_same() {
         let errors = given(Some(setting), Some(property)).unwrap_err();
         assert_eq!(
             errors.to_string(),
-            "OUTBOX_AUTO_CREATE_TOPICS says the opposite of allow.auto.create.topics, which means \
+            "OUTBOX_AUTO_CREATE_TOPICS contradicts allow.auto.create.topics, which means \
              the same; remove the property"
         );
     }
@@ -903,8 +897,11 @@ fn nothing_that_can_be_printed_holds_a_secret() {
         "after_publish",
         "source",
     ] {
-        let told = build(with(name, &format!("postgres://u:{SECRET}@h/d"))).unwrap_err();
-        assert!(!reveals(&format!("{told} {told:?}")), "{name}: {told}");
+        let message = build(with(name, &format!("postgres://u:{SECRET}@h/d"))).unwrap_err();
+        assert!(
+            !reveals(&format!("{message} {message:?}")),
+            "{name}: {message}"
+        );
     }
     let file = file(&format!(
         "database_url = \"postgres://u:{SECRET}@h/d\" x\n[kafka]\na = '{SECRET}"
@@ -916,7 +913,7 @@ fn nothing_that_can_be_printed_holds_a_secret() {
     );
 }
 
-/// One sign too many or too few, anywhere in a connection string of one of three forms.
+/// One character too many or too few, anywhere in a connection string of one of three forms.
 fn broken_connection_string() -> impl Strategy<Value = String> {
     let forms = prop::sample::select(vec![
         format!("postgres://user:{SECRET}@db.example:5432/orders?sslmode=require&port=1"),
@@ -944,8 +941,8 @@ proptest! {
     ) {
         if let Err(errors) = database(&text) {
             let error = Error::from(errors.clone());
-            let told = format!("{errors} {errors:?} {error:?} {}", error.report());
-            prop_assert!(!reveals(&told), "{told}");
+            let message = format!("{errors} {errors:?} {error:?} {}", error.report());
+            prop_assert!(!reveals(&message), "{message}");
         }
     }
 }

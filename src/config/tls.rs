@@ -1,4 +1,4 @@
-//! How much TLS, by libpq's names and meaning.
+//! TLS settings, by libpq's names and meaning.
 
 use std::path::PathBuf;
 
@@ -13,16 +13,16 @@ pub enum SslMode {
     Prefer,
     /// With TLS, unverified.
     Require,
-    /// With TLS, the server's certificate signed by a trusted root.
+    /// With TLS; a trusted root must have signed the server's certificate.
     VerifyCa,
-    /// As `VerifyCa`, and issued for the host that was asked for.
+    /// As `VerifyCa`, and the certificate must be issued for the host.
     VerifyFull,
 }
 
-/// TLS as both kinds of connection use it.
+/// TLS settings of SQL and replication connections.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct TlsSettings {
-    /// How much of it.
+    /// How much TLS a connection must have.
     pub mode: SslMode,
     /// Trusted roots (PEM); `None` means the system's.
     pub root_cert: Option<PathBuf>,

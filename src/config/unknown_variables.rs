@@ -1,30 +1,32 @@
-//! Variables that are named as settings are and that no setting reads: left unsaid, a misspelt name is a default in use.
+//! Variables that are named like settings and that no setting reads. Without a warning, a misspelt
+//! name would leave the default in use unnoticed.
 //!
-//! They are no fault. A deployment may still carry variables of the poller that outboxd has replaced.
+//! They are not an error: a deployment may still set variables of the poller that outboxd replaced.
 
 use std::ffi::OsString;
 
 use crate::config::settings::{self, Settings};
 
-/// What names of ours begin with.
+/// The prefixes of outboxd's variables.
 const PREFIXES: [&str; 2] = ["OUTBOX_", "OUTBOXD_"];
-/// The variable that names the file, which is no setting itself.
+/// The variable that names the settings file. It is not a setting.
 const FILE: &str = "OUTBOX_CONFIG";
-/// How alike two names are (0 to 1) when one may be meant by the other: a letter or two in a name of ours.
+/// How similar two names are (0 to 1) when one may be a misspelling of the other: a letter or two
+/// differ.
 const ALIKE: f64 = 0.85;
 
-/// A variable that looks like a setting and is none.
+/// A variable that is named like a setting and is not one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct IgnoredVariable {
-    /// Its name. Its value may be a secret, and is not looked at.
+    /// Its name. Its value may be a secret, and is not read.
     pub name: String,
     /// The variable that may be meant.
     pub meant: Option<String>,
 }
 
 impl Settings {
-    /// Those of these names of variables that look like a setting's and are none, sorted.
+    /// Those of `names` that look like the variable of a setting and are not one, sorted.
     pub fn ignored_variables(names: impl IntoIterator<Item = OsString>) -> Vec<IgnoredVariable> {
         let known = variables();
         let names = names.into_iter().filter_map(|name| name.into_string().ok());

@@ -1,4 +1,4 @@
-//! The settings' names as variables, which faults use as well.
+//! The environment variables of the settings, which errors name as well.
 
 pub(crate) const DATABASE_URL: &str = "DATABASE_URL";
 pub(crate) const DATABASE_PASSWORD_FILE: &str = "DATABASE_PASSWORD_FILE";
