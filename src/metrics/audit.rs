@@ -1,4 +1,4 @@
-//! Metrics of the slot's health: problems that stand, and events that the slot has missed.
+//! Metrics of the slot's health: open problems, and events that the slot missed.
 
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -10,7 +10,7 @@ use super::{AUDITS, Labels, MISSED_EVENTS, MISSED_EVENTS_OPEN, TROUBLE, TROUBLES
 /// Counters and gauges of the health monitor and the audit.
 #[derive(Debug, Default)]
 pub(crate) struct AuditMetrics {
-    /// Events that the slot has missed.
+    /// Events that the slot missed.
     pub missed_total: Counter,
     audits_total: Counter,
     missed: Gauge,
@@ -21,12 +21,12 @@ impl AuditMetrics {
     pub(super) fn register(&self, registry: &mut Registry) {
         registry.register(
             stem(MISSED_EVENTS),
-            "Events that the slot has passed without bringing them",
+            "Events that the slot skipped",
             self.missed_total.clone(),
         );
         registry.register(
             stem(AUDITS),
-            "Audits of the slot by the table that came to an end",
+            "Completed audits of the slot against the table",
             self.audits_total.clone(),
         );
         registry.register(
@@ -36,12 +36,12 @@ impl AuditMetrics {
         );
         registry.register(
             TROUBLES,
-            "1 for each trouble with slot, publication or table that stands",
+            "1 for each open problem of slot, publication or table",
             self.problems.clone(),
         );
     }
 
-    /// Shows what stands.
+    /// Shows the open problems and the results of the audit.
     pub(super) fn show<'a>(
         &self,
         problems: impl Iterator<Item = &'a str>,

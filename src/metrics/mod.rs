@@ -1,11 +1,11 @@
-//! What is counted, and under which names.
+//! Counters, gauges and histograms, and their text form.
 //!
-//! The names are the contract with dashboards and alerts and stand as constants in a file of their
-//! own. Counters are incremented where the thing happens; [`Metrics::show`] alone sets the gauges, from
-//! the status. The one gauge that is no part of it, that of dead letters, is set when the database
-//! worker has counted them. Counting decides nothing. The hot path holds a [`TopicMetrics`], so an event costs one atomic addition
-//! and one histogram entry, no look-up. Labels are bounded: after [`TOPICS_MAX`] topics the rest
-//! share one label.
+//! The names are the contract with dashboards and alerts, and are constants in a file of their own.
+//! A counter is incremented where its event happens. [`Metrics::show`] alone sets the gauges, from
+//! the status; only the gauge of dead letters is set when the database worker has counted them. No
+//! decision depends on a metric. The hot path holds a [`TopicMetrics`], so an event costs one
+//! atomic addition and one histogram entry, and no look-up. Labels are bounded: after
+//! [`TOPICS_MAX`] topics the rest share one label.
 
 mod audit;
 mod names;
@@ -32,8 +32,8 @@ pub(crate) use names::*;
 /// The content type of [`Metrics::render`].
 pub(crate) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// From half a millisecond, the best case on one machine, to a minute, when somebody should be
-/// awake.
+/// From half a millisecond, the best case on one machine, to a minute, which should have alerted an
+/// operator.
 const DURATION_BUCKETS: [f64; 16] = [
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
     60.0,
@@ -68,13 +68,13 @@ pub struct Metrics {
     pub(crate) slot_heals: Counter,
     /// Transactions with events that were received whole.
     pub(crate) transactions: Counter,
-    /// Partitions that were rewound because of a refusal.
+    /// Partitions that were rewound because one of their records was rejected.
     pub(crate) partition_rewinds: Counter,
-    /// Watchdog and audit.
+    /// Health monitor and audit.
     pub(crate) audit: AuditMetrics,
 }
 
-/// One topic's counters; cheap to clone, made to be kept.
+/// One topic's counters; cheap to clone and meant to be kept.
 #[derive(Debug, Clone)]
 pub(crate) struct TopicMetrics {
     published: Counter,
@@ -88,7 +88,7 @@ impl TopicMetrics {
         self.published.inc_by(events);
     }
 
-    /// Counts events that Kafka refused for good.
+    /// Counts events that Kafka rejected for good.
     pub(crate) fn failed(&self, events: u64) {
         self.failed.inc_by(events);
     }
@@ -101,7 +101,7 @@ impl TopicMetrics {
 }
 
 impl Metrics {
-    /// All at zero.
+    /// New metrics, all at zero.
     pub fn new() -> Self {
         let mut registry = Registry::default();
         let durations: Family<Labels, Histogram, fn() -> Histogram> =
@@ -143,7 +143,7 @@ impl Metrics {
         self.register_in_flight(registry);
         let help = "How long the named wait has lasted, absent when there is none";
         registry.register(WAITING, help, self.waiting.clone());
-        let help = "Dead letters that are open";
+        let help = "Open dead letters by state";
         registry.register(DEAD_LETTERS, help, self.dead_letters.clone());
         self.audit.register(registry);
         let build: Family<Labels, Gauge> = Family::default();
@@ -177,7 +177,7 @@ impl Metrics {
             ),
             (
                 PARTITION_REWINDS,
-                "Partitions that were rewound because of a refusal",
+                "Partitions that were rewound because one of their records was rejected",
                 &self.partition_rewinds,
             ),
         ];
@@ -216,7 +216,7 @@ impl Metrics {
         registry.register(WRITE_BACK_PENDING, help, self.write_back_pending.clone());
     }
 
-    /// The topic's counters; to be kept by the caller, since this looks them up.
+    /// The topic's counters. The caller keeps them, since this looks them up.
     pub(crate) fn topic(&self, name: &str) -> TopicMetrics {
         let mut topics = self.topics.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(topic) = topics.get(name) {
@@ -251,9 +251,9 @@ impl Metrics {
             .inc();
     }
 
-    /// Sets every gauge that the status holds the value of. The HTTP server does this at each
-    /// scrape, so that `/metrics` and `/status` agree; a program that calls
-    /// [`render`](Metrics::render) itself calls this before.
+    /// Sets every gauge whose value the status contains. The HTTP server does this at each scrape,
+    /// so that `/metrics` and `/status` agree; a program that calls [`render`](Metrics::render)
+    /// itself calls this first.
     pub fn show(&self, status: &Status) {
         self.in_flight_records
             .set(saturating(status.in_flight_records));
@@ -276,8 +276,7 @@ impl Metrics {
         );
     }
 
-    /// Without a slot, or while its state is not known, the slot's gauges are absent rather than
-    /// stale.
+    /// Without a slot, or while its state is not known, the slot's gauges are absent, not stale.
     fn show_slot(&self, slot: Option<&SlotHealth>) {
         self.slot_lag.set(slot.map(|slot| slot.lag_bytes));
         self.retained_wal.set(slot.map(|slot| slot.retained_bytes));

@@ -6,11 +6,11 @@ pub(crate) const EVENTS_PROCESSED: &str = "outbox_events_processed_total";
 pub(crate) const PROCESSING_DURATION: &str = "outbox_processing_duration_seconds";
 /// Errors by code.
 pub(crate) const ERRORS: &str = "outbox_errors_total";
-/// Bytes of log between the slot's confirmed position and the server's.
+/// Bytes of WAL between the slot's confirmed position and the server's.
 pub(crate) const SLOT_LAG: &str = "outboxd_slot_lag_bytes";
-/// Bytes of log that the server keeps for the slot.
+/// Bytes of WAL that the server keeps for the slot.
 pub(crate) const RETAINED_WAL: &str = "outboxd_retained_wal_bytes";
-/// Bytes of log that may still be written before the slot is lost; absent without a limit.
+/// Bytes of WAL that may still be written before the slot is lost; absent without a limit.
 pub(crate) const SAFE_WAL_SIZE: &str = "outboxd_safe_wal_size_bytes";
 /// 1 for the slot's `wal_status`.
 pub(crate) const WAL_STATUS: &str = "outboxd_wal_status";
@@ -32,22 +32,22 @@ pub(crate) const SLOT_BOOTSTRAPS: &str = "outboxd_slot_bootstraps_total";
 pub(crate) const SLOT_HEALS: &str = "outboxd_slot_heals_total";
 /// Transactions with events that were received whole.
 pub(crate) const TRANSACTIONS: &str = "outboxd_transactions_total";
-/// Partitions that were rewound: records sent again, in order, because one among them was refused.
+/// Partitions that were rewound: records sent again, in order, because one of them was rejected.
 pub(crate) const PARTITION_REWINDS: &str = "outboxd_partition_rewinds_total";
-/// Events that the slot has passed without bringing them.
+/// Events that the slot skipped.
 pub(crate) const MISSED_EVENTS: &str = "outboxd_missed_events_total";
 /// Those of them that are not published yet.
 pub(crate) const MISSED_EVENTS_OPEN: &str = "outboxd_missed_events";
-/// Audits of the slot by the table that came to an end.
+/// Completed audits of the slot against the table.
 pub(crate) const AUDITS: &str = "outboxd_audits_total";
-/// 1 for each trouble with slot, publication or table that stands.
+/// 1 for each open problem of slot, publication or table.
 pub(crate) const TROUBLES: &str = "outboxd_trouble";
 /// 1, with the version as label.
 pub(crate) const BUILD_INFO: &str = "outboxd_build_info";
 /// How long the named wait has lasted; absent when there is none.
 pub(crate) const WAITING: &str = "outboxd_waiting_seconds";
 
-/// Dead letters that are open, by state.
+/// Open dead letters by state.
 pub(crate) const DEAD_LETTERS: &str = "outboxd_dead_letters";
 
 /// The label for topics.
@@ -58,7 +58,7 @@ pub(crate) const STATUS: &str = "status";
 pub(crate) const CODE: &str = "code";
 /// The label for the state of dead letters.
 pub(crate) const STATE: &str = "state";
-/// The label for troubles.
+/// The label for problems.
 pub(crate) const TROUBLE: &str = "trouble";
 /// The label for named waits.
 pub(crate) const WAIT: &str = "wait";
@@ -67,10 +67,10 @@ pub(crate) const VERSION: &str = "version";
 
 /// The outcome of an event that is in Kafka.
 pub(crate) const PUBLISHED: &str = "published";
-/// The outcome of an event that Kafka refused.
+/// The outcome of an event that Kafka rejected.
 pub(crate) const FAILED: &str = "failed";
 
-/// So many topics have a label of their own.
+/// How many topics have a label of their own.
 pub(crate) const TOPICS_MAX: usize = 200;
 /// The label of all further topics; not a valid topic name, so it cannot be one.
 pub(crate) const OTHER_TOPICS: &str = "(other)";
