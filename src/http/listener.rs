@@ -1,4 +1,4 @@
-//! A listener that bounds what its clients can hold: so many connections at once, each for so long.
+//! A listener that limits the number of open connections and the age of each.
 //!
 //! A connection beyond the limit waits in the kernel's queue. A monitor whose connection ends opens
 //! another.
@@ -40,8 +40,7 @@ impl Listener for Limited {
     async fn accept(&mut self) -> (LimitedStream, SocketAddr) {
         let permit = Arc::clone(&self.connections).acquire_owned().await;
         let permit = permit.expect("the semaphore is never closed");
-        // The inner accept is axum's own, which waits and goes on when the process has no file
-        // left.
+        // axum's own accept, which pauses and retries when the process has no file descriptor left.
         let (stream, address) = Listener::accept(&mut self.inner).await;
         let deadline = Box::pin(sleep(CONNECTION_AGE_MAX));
         (

@@ -1,16 +1,16 @@
-//! Metrics, health and a page to look at. Shows what it is given, changes nothing, and reveals no
-//! setting that could be secret.
+//! The HTTP server: metrics, health and the status page. It is read-only and shows no setting that
+//! could be secret.
 //!
-//! - `/livez`: 200 while the publisher's loop turns. A named wait never fails it: to restart a
-//!   publisher that waits for Kafka or for a server that is busy decoding would only begin the wait
+//! - `/livez`: 200 while the publisher's loop turns. A named wait never fails it: restarting a
+//!   publisher that waits for Kafka or for a server that is busy decoding would only start the wait
 //!   again.
 //! - `/readyz`: 200 while events get through, or while this instance stands by; otherwise 503 and
-//!   why. A trouble that keeps events from the slot is one; one that may come to that is shown in the
-//!   status alone.
+//!   the reason. A problem that keeps events from the slot is a reason; one that may lead to that
+//!   is shown in the status alone.
 //! - `/metrics`, `/status` (JSON), `/` (for people).
 //!
 //! Connections are limited in number and in time (`listener`), so that no client can hold memory
-//! or a file for long.
+//! or a file descriptor for long.
 
 mod listener;
 mod page;
@@ -31,28 +31,28 @@ use crate::http::listener::Limited;
 use crate::metrics::{CONTENT_TYPE, Metrics};
 use crate::publisher::{Phase, Status};
 
-/// How the server asks for the publisher's state.
+/// Returns the publisher's status.
 pub type StatusHandle = Arc<dyn Fn() -> Status + Send + Sync>;
 
-/// A loop that has not turned for so long is stuck.
+/// A loop that has not turned for this long is stuck.
 const LOOP_AGE_MAX_SECONDS: f64 = 30.0;
 
-/// A wait that is longer than this is no longer a hiccup.
+/// A longer wait makes the publisher unready.
 const WAIT_MAX_SECONDS: f64 = 60.0;
 
-/// Takes the address.
+/// Binds the address.
 pub async fn bind(address: SocketAddr) -> Result<TcpListener> {
     TcpListener::bind(address).await.map_err(|e| {
         Error::fatal(
             Code::Config,
-            format!("cannot listen at {address} (OUTBOX_HTTP_LISTEN)"),
+            format!("cannot listen on {address} (OUTBOX_HTTP_LISTEN)"),
         )
         .with_hint("choose another address, or off")
         .with_source(e)
     })
 }
 
-/// Serves until `shutdown` resolves, then until the requests that have begun are answered.
+/// Serves until `shutdown` resolves, then until the open requests are answered.
 pub async fn serve(
     listener: TcpListener,
     status: StatusHandle,
@@ -135,7 +135,7 @@ fn liveness(status: &Status) -> Result<(), String> {
         return Ok(());
     }
     Err(format!(
-        "the loop has not turned for {:.0} s",
+        "the publisher's loop has not turned for {:.0} s",
         status.loop_age_seconds
     ))
 }
@@ -144,7 +144,7 @@ fn readiness(status: &Status) -> Result<(), String> {
     liveness(status)?;
     let waiting = status.waiting.as_ref();
     match status.phase {
-        // To wait for the lock is what a standby is for, however long.
+        // A standby is ready, however long it waits for the lock.
         Phase::Standby => return Ok(()),
         Phase::Streaming | Phase::Polling => {}
         Phase::Connecting | Phase::Reconnecting => return Err(unready("not connected", status)),

@@ -1,4 +1,4 @@
-//! The page for people: one table, no script, refreshed by the browser. Every text from outside is
+//! The status page: one table, no script, refreshed by the browser. Every text from outside is
 //! escaped.
 
 use std::fmt::Write;
@@ -23,7 +23,7 @@ td { font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
 footer { margin-top: 1.2rem; opacity: .75; }
 ";
 
-/// The whole page; `unready` says why events do not get through, if they do not.
+/// The whole page; `unready` is the reason why events do not get through, if they do not.
 pub(crate) fn render(status: &Status, unready: Option<&str>) -> String {
     let mut rows = String::new();
     for (name, value) in rows_of(status) {
@@ -83,7 +83,7 @@ fn rows_of(status: &Status) -> Vec<(&'static str, String)> {
             ),
         ),
         (
-            "oldest without acknowledgement",
+            "oldest unacknowledged record",
             match status.in_flight_records {
                 0 => absent(),
                 _ => format!("{:.1} s", status.oldest_unacknowledged_seconds),
@@ -103,7 +103,7 @@ fn rows_of(status: &Status) -> Vec<(&'static str, String)> {
     }
     for problem in &status.problems {
         let (name, hint) = (problem.name, &problem.hint);
-        rows.push(("trouble", format!("{name}: {} ({hint})", problem.detail)));
+        rows.push(("problem", format!("{name}: {} ({hint})", problem.detail)));
     }
     rows.extend(slot_rows(status));
     rows.push(("reconnects", grouped(status.reconnects)));
@@ -117,7 +117,7 @@ fn rows_of(status: &Status) -> Vec<(&'static str, String)> {
     rows
 }
 
-/// What is known of slot and publication.
+/// The rows about slot and publication.
 fn slot_rows(status: &Status) -> Vec<(&'static str, String)> {
     let absent = || "–".to_owned();
     let mut rows = Vec::new();
@@ -127,14 +127,14 @@ fn slot_rows(status: &Status) -> Vec<(&'static str, String)> {
     if let Some(slot) = &status.slot_health {
         let unsigned = |value: i64| bytes(value.max(0));
         rows.push(("slot lag", unsigned(slot.lag_bytes)));
-        rows.push(("log kept for the slot", unsigned(slot.retained_bytes)));
+        rows.push(("WAL retained", unsigned(slot.retained_bytes)));
         rows.push((
-            "log until the slot is lost",
+            "WAL until the slot is lost",
             slot.safe_wal_size.map_or("no limit".to_owned(), unsigned),
         ));
         let state = slot.wal_status.clone().unwrap_or_else(absent);
         let active = if slot.active { "active" } else { "not active" };
-        rows.push(("slot's state", format!("{state}, {active}")));
+        rows.push(("slot state", format!("{state}, {active}")));
     }
     if let Some(publication) = &status.publication {
         rows.push(("publication", publication.clone()));
@@ -144,8 +144,8 @@ fn slot_rows(status: &Status) -> Vec<(&'static str, String)> {
     }
     if status.slot.is_some() {
         let (open, total) = (status.missed_events, status.missed_events_total);
-        let missed = format!("{} ({} not mended)", grouped(total), grouped(open));
-        rows.push(("events that the slot has missed", missed));
+        let missed = format!("{} ({} not published yet)", grouped(total), grouped(open));
+        rows.push(("events that the slot missed", missed));
     }
     rows
 }

@@ -1,4 +1,4 @@
-//! Over real connections, as a monitor and a browser see it.
+//! The HTTP server over real connections, as a monitor and a browser see it.
 
 #![allow(clippy::unwrap_used)]
 

@@ -135,7 +135,7 @@ fn an_address_that_is_in_use_ends_with_2_and_a_hint() {
     let text = stderr(&output);
     assert_eq!(output.status.code(), Some(2), "{text}");
     assert!(
-        text.starts_with(&format!("error: CONFIG_ERROR: cannot listen at {address}")),
+        text.starts_with(&format!("error: CONFIG_ERROR: cannot listen on {address}")),
         "{text}"
     );
     assert!(text.contains("\nhint: "), "{text}");
