@@ -1,21 +1,25 @@
-//! One error type for the whole library: a code to look up, a message that names the thing, what to do, and the cause.
+//! One error type for the whole library: a code to look up, a message that names the thing, what to
+//! do, and the cause.
 //!
-//! The message never repeats its source and never holds a secret: connection strings do not enter errors. Whether an error
-//! ends the publisher or is retried is part of it ([`Disposition`]), decided where the error is made.
+//! The message never repeats its source and never contains a secret: connection strings do not
+//! enter errors. The place that creates an error decides whether it ends the publisher or is
+//! retried ([`Disposition`]).
 
 use std::error::Error as StdError;
 use std::fmt;
 
-/// The result of everything in this library that can fail.
+/// The result of every fallible function of this library.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 type Source = Box<dyn StdError + Send + Sync + 'static>;
 
-/// What kind of thing failed. The printed form is stable: alerts and the label of `outbox_errors_total` use it.
+/// The kind of thing that failed. The printed form is stable: alerts and the label of
+/// `outbox_errors_total` use it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Code {
-    /// A setting, or what a setting points to (a table without a needed column), is wrong. Exit code 2.
+    /// A setting is wrong, or the thing that it names (such as a table without a needed column).
+    /// Exit code 2.
     Config,
     /// A server could not be reached, or refused the connection.
     Connect,
@@ -23,7 +27,7 @@ pub enum Code {
     Slot,
     /// The server broke the replication protocol, or a stream ended.
     Replication,
-    /// Kafka refused an event.
+    /// Kafka rejected an event.
     Publish,
     /// The outbox table could not be read or written.
     Write,
@@ -55,13 +59,14 @@ impl fmt::Display for Code {
 /// What an error means for the publisher.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Disposition {
-    /// It may pass by itself: tried again with back-off.
+    /// It may pass by itself: outboxd retries with back-off.
     Transient,
     /// It will not pass without a person: the publisher ends.
     Fatal,
 }
 
-/// An error of this library: code, message, what to do, and the cause as [`source`](StdError::source).
+/// An error of this library: code, message, what to do, and the cause as
+/// [`source`](StdError::source).
 pub struct Error(Box<Inner>);
 
 struct Inner {
@@ -73,7 +78,8 @@ struct Inner {
 }
 
 impl Error {
-    /// An error that ends the publisher. `message` names the thing, without a full stop and without the cause.
+    /// An error that ends the publisher. `message` names the thing, without a full stop and without
+    /// the cause.
     pub(crate) fn fatal(code: Code, message: impl Into<String>) -> Self {
         Error(Box::new(Inner {
             code,
@@ -91,7 +97,7 @@ impl Error {
         error
     }
 
-    /// The same error, to be retried: who knows more than where it was made expects it to pass.
+    /// Makes the error transient, where the caller knows that it may pass.
     pub(crate) fn into_transient(mut self) -> Self {
         self.0.disposition = Disposition::Transient;
         self
@@ -139,7 +145,7 @@ impl Error {
         format!("{}: {}", self.0.code, self.describe())
     }
 
-    /// The same without the code, for a place that shows the code in a field of its own.
+    /// The report without the code, for a place that shows the code in a field of its own.
     pub fn describe(&self) -> String {
         let mut line = self.0.message.clone();
         let mut cause = StdError::source(self);
@@ -181,7 +187,7 @@ impl StdError for Error {
     }
 }
 
-/// The text as an error may quote it: on one line, and not if it is long or may be secret.
+/// The text as an error may quote it: on one line, and replaced if it is long or may be secret.
 pub(crate) fn shown(text: &str) -> String {
     if text.len() > 80 || may_be_secret(text) {
         "the value".to_owned()
@@ -190,7 +196,7 @@ pub(crate) fn shown(text: &str) -> String {
     }
 }
 
-/// Whether the text could be a connection string that went to the wrong setting or argument.
+/// Whether the text could be a connection string, given to the wrong setting or argument.
 #[doc(hidden)]
 pub fn may_be_secret(text: &str) -> bool {
     text.contains('@') || text.contains("://") || text.contains("password")
@@ -208,7 +214,8 @@ mod tests {
             .with_hint("is the server up?");
         assert_eq!(
             error.report(),
-            "CONNECT_ERROR: no connection to Postgres at db:5432: connection refused (is the server up?)"
+            "CONNECT_ERROR: no connection to Postgres at db:5432: connection refused \
+             (is the server up?)"
         );
         assert_eq!(
             error.describe(),

@@ -1,5 +1,5 @@
 //! FNV-1a, a digest that is the same in every version and build of outboxd, which std's hashers do
-//! not promise: the names of slots and the numbers of locks come from it.
+//! not promise. Names of slots and numbers of locks are derived from it.
 //!
 //! <http://www.isthe.com/chongo/tech/comp/fnv/>
 

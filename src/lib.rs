@@ -10,7 +10,9 @@
 //! The event commits or rolls back together with the change that it reports:
 //!
 //! ```no_run
-//! # async fn example(client: &mut tokio_postgres::Client) -> Result<(), Box<dyn std::error::Error>> {
+//! # async fn example(
+//! #     client: &mut tokio_postgres::Client,
+//! # ) -> Result<(), Box<dyn std::error::Error>> {
 //! use outboxd::{NewEvent, Writer};
 //!
 //! let writer = Writer::new("outbox.outbox")?;
@@ -50,8 +52,8 @@ publisher.stop().await?;
 # }
 ```
 
-[`http`] serves its metrics, health and status. The same two programs stand in full in the
-repository's `examples/`.
+[`http`] serves its metrics, health and status. The repository's `examples/` has both programs in
+full.
 "#
 )]
 //!
@@ -60,26 +62,28 @@ repository's `examples/`.
 //! - none (`default-features = false`): [`Writer`] and what belongs to it, for services that write
 //!   events. Neither a Kafka client nor OpenSSL is built.
 //! - `publisher` (default): the publisher, as a library and as the program.
-//! - `demo` (default): the program's command `demo`, which starts servers of its own.
+//! - `demo` (default): the program's command `demo`, which starts temporary servers.
 //! - `jemalloc` (default): the program's allocator.
 //!
 //! # Inside
 //!
-//! One event's way through the crate, one type an arrow:
+//! The way of one event through the crate:
 //!
 //! ```text
-//! WAL → XLogData → pgoutput::Message → outbox::Event → outbox::Record → kafka delivery → tracker → write-back → flush LSN → StandbyStatusUpdate
+//! WAL → XLogData → pgoutput::Message → outbox::Event → outbox::Record → kafka delivery
+//!     → tracker → write-back → flush LSN → StandbyStatusUpdate
 //! ```
 //!
 //! The modules, lower ones first; a module uses only modules above its own line in this list. None
-//! of them is public API: what the crate offers is re-exported here.
+//! of them is public API but `http`: the public names are re-exported here.
 //!
-//! - `lsn`, `error`, `backoff`, `status`, `table_name`: words that all modules use.
-//! - `config`, `metrics`: settings, validated together before anything connects; names and counters.
+//! - `lsn`, `error`, `backoff`, `status`, `table_name`: types that all modules use.
+//! - `config`, `metrics`: settings, validated together before anything connects; counters and their
+//!   names.
 //! - `pgoutput`: pure decoder, bytes in, messages out. `replication`: the client for the streaming
 //!   replication protocol. `postgres`: the SQL side: connections, TLS, slot, publication.
-//! - `outbox`: what a row means: event, record, write-back, dead letters, and the writer for
-//!   services in Rust. `kafka`: where records go.
+//! - `outbox`: the rows: events, records, write-back, dead letters, and the writer for services in
+//!   Rust. `kafka`: the producer, metadata and Kafka's errors.
 //! - `engine`: every decision, as a pure state machine.
 //! - `publisher`: carries out what the engine decides: start, stop, status. `http`: metrics, health
 //!   and the status page.

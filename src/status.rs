@@ -1,7 +1,7 @@
-//! What the publisher shows of itself: a snapshot for status, health and people.
+//! The publisher's status: a snapshot for `/status`, health checks and people.
 //!
-//! Owns the board that the engine's task writes and everybody else reads. Readers never hold up the writer: the board is written a few
-//! times a second, under a lock held for one assignment.
+//! Owns the board that the engine's task writes and all others read. Readers never hold up the
+//! writer: the board is written a few times a second, under a lock held for one assignment.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -22,13 +22,13 @@ pub enum Phase {
     Backlog,
     /// Streaming from the slot.
     Streaming,
-    /// Reading the table again and again, without a slot.
+    /// Reading the table at intervals, without a slot.
     Polling,
     /// The session was lost; connecting again.
     Reconnecting,
-    /// Finishing what was begun.
+    /// Finishing the work in flight.
     Stopping,
-    /// Stopped as asked.
+    /// Stopped on request.
     Stopped,
     /// Ended by an error that needs a person.
     Failed,
@@ -46,18 +46,18 @@ pub struct Waiting {
     pub seconds: f64,
 }
 
-/// Something that is wrong, or about to be, and that a person has to mend.
+/// A problem, present or imminent, that a person has to fix.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Problem {
-    /// The same word for the same kind of thing, such as `not-published` or `slot-nearly-lost`.
+    /// The same word for the same kind of problem, such as `not-published` or `slot-nearly-lost`.
     pub name: &'static str,
     /// What it is.
     pub detail: String,
     /// What to do about it.
     #[serde(rename = "remedy")]
     pub hint: String,
-    /// Whether events that are committed meanwhile do not come by the slot, or have not.
+    /// Whether the slot does not deliver events that are committed meanwhile, or has missed some.
     pub loses_events: bool,
 }
 
@@ -65,11 +65,12 @@ pub struct Problem {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct SlotHealth {
-    /// Bytes of log between what the slot has confirmed and the server's position.
+    /// Bytes of WAL between the slot's confirmed position and the server's.
     pub lag_bytes: i64,
-    /// Bytes of log that the server keeps for the slot.
+    /// Bytes of WAL that the server keeps for the slot.
     pub retained_bytes: i64,
-    /// Bytes of log that may still be written before the slot is lost; absent without `max_slot_wal_keep_size`.
+    /// Bytes of WAL that may still be written before the slot is lost; absent without
+    /// `max_slot_wal_keep_size`.
     pub safe_wal_size: Option<i64>,
     /// `reserved`, `extended`, `unreserved` or `lost`.
     pub wal_status: Option<String>,
@@ -105,39 +106,38 @@ pub struct Status {
     pub in_flight_records: u64,
     /// Bytes of those records.
     pub in_flight_bytes: u64,
-    /// Events that Kafka has and the table does not know of yet.
+    /// Events that are in Kafka and whose rows are not written back yet.
     pub unmarked_records: u64,
     /// Age of the oldest record that Kafka has not acknowledged.
     pub oldest_unacknowledged_seconds: f64,
-    /// The slot as the server saw it last.
+    /// The slot, as last read from the server.
     pub slot_health: Option<SlotHealth>,
-    /// What is wrong with slot, publication and table.
+    /// The problems of slot, publication and table.
     #[serde(rename = "troubles")]
     pub problems: Vec<Problem>,
-    /// Events that the slot has missed and that are not mended yet.
+    /// Events that the slot missed and that are not published yet.
     pub missed_events: u64,
-    /// Events that the slot has missed, since the start.
+    /// Events that the slot missed, since the start.
     pub missed_events_total: u64,
-    /// Audits of the slot by the table that came to an end, since the start.
+    /// Completed audits of the slot against the table, since the start.
     pub audits_total: u64,
     /// Sessions that were lost.
     pub reconnects: u64,
     /// The last error, with its causes.
     pub last_error: Option<String>,
-    /// How long ago the engine's loop turned last.
+    /// How long ago the engine's loop last turned.
     pub loop_age_seconds: f64,
 }
 
 impl Status {
-    /// What a stop has to wait for, for people.
+    /// What a stop still waits for, in words.
     pub(crate) fn rest(&self) -> String {
         let (records, rows) = (self.in_flight_records, self.unmarked_records);
-        let mut rest =
-            format!("{records} records without acknowledgement, {rows} rows without their mark");
+        let mut rest = format!("{records} unacknowledged records, {rows} rows not written back");
         if let Some(position) = &self.confirmed_lsn {
             let lag = self.slot_health.as_ref().map(|slot| slot.lag_bytes);
-            let lag = lag.map_or_else(String::new, |lag| format!(", {lag} bytes behind the log"));
-            rest += &format!(", {position} to be confirmed by the slot{lag}");
+            let lag = lag.map_or_else(String::new, |lag| format!(", {lag} bytes behind the WAL"));
+            rest += &format!(", {position} not confirmed by the slot{lag}");
         }
         if let Some(waiting) = &self.waiting {
             rest += &format!(", waiting for {}: {}", waiting.on, waiting.detail);
@@ -146,7 +146,7 @@ impl Status {
     }
 }
 
-/// The board itself: written by the engine's task, read by anybody.
+/// The board: written by the engine's task, read by all others.
 #[derive(Debug)]
 pub(crate) struct StatusBoard {
     status: Mutex<Status>,
@@ -156,7 +156,7 @@ pub(crate) struct StatusBoard {
 }
 
 impl StatusBoard {
-    /// `slot` and its publication, where there is one.
+    /// `slot`: the names of the slot and its publication, if there is a slot.
     pub(crate) fn new(slot: Option<(String, String)>, table: &str) -> Self {
         let (slot, publication) = slot.unzip();
         let status = Status {
@@ -191,7 +191,7 @@ impl StatusBoard {
         }
     }
 
-    /// The loop has turned.
+    /// Records that the loop has turned.
     pub(crate) fn turn(&self) {
         self.turned_millis
             .store(self.born.elapsed().as_millis() as u64, Ordering::Relaxed);
@@ -202,7 +202,7 @@ impl StatusBoard {
         self.lock().phase = phase;
     }
 
-    /// Names what is waited for; the same name keeps its beginning.
+    /// Sets the named wait. A wait of the same name keeps its start.
     pub(crate) fn wait(&self, waiting: Option<(&'static str, String)>) {
         let mut since = self
             .waiting_since
@@ -234,7 +234,7 @@ impl StatusBoard {
     pub(crate) fn read(&self) -> Status {
         let mut status = self.lock().clone();
         if status.slot.is_none() {
-            // Positions of the log mean nothing to whoever reads the table alone.
+            // LSNs mean nothing where the table is polled.
             status.received_lsn = None;
             status.confirmed_lsn = None;
         }

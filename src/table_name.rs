@@ -1,7 +1,7 @@
 //! The name of a table: two identifiers by the rules of SQL, read from text and quoted for SQL.
 //!
-//! Both halves are needed, since no search path is relied upon. A name that Postgres would cut to
-//! its limit is refused, because the cut could make it another table's.
+//! Both parts are required, since outboxd uses no search path. A name that Postgres would truncate
+//! is refused, because the truncated name could be that of another table.
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,33 +10,33 @@ use postgres_protocol::escape::escape_identifier;
 
 use crate::error::{Code, Error, Result, shown};
 
-/// Postgres cuts longer names silently, so they are refused.
+/// Postgres truncates longer names silently, so they are refused.
 /// <https://www.postgresql.org/docs/current/sql-syntax-lexical.html#SQL-SYNTAX-IDENTIFIERS>
 pub(crate) const NAME_BYTES_MAX: usize = 63;
 
-/// A table by its full name; the empty search path of our sessions needs both halves.
+/// A table by its full name; the empty search path of outboxd's sessions requires both parts.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct TableName {
-    /// The schema, as it stands in the catalogue.
+    /// The schema, as in the catalog.
     pub schema: String,
-    /// The table, as it stands in the catalogue.
+    /// The table, as in the catalog.
     pub name: String,
 }
 
 impl TableName {
-    /// The name for an SQL text, both halves quoted.
+    /// The name for SQL, both parts quoted.
     pub fn quoted(&self) -> String {
         let (schema, name) = (&self.schema, &self.name);
         format!("{}.{}", escape_identifier(schema), escape_identifier(name))
     }
 
-    /// The table of the dead letters that belongs to this outbox.
+    /// The dead-letter table of this outbox.
     pub fn dead_letter(&self) -> TableName {
         const SUFFIX: &str = "_dead_letter";
         let name = if self.name == "outbox" {
             "dead_letter".to_owned()
         } else {
-            // Postgres would cut the end off, and with it what tells the two tables apart.
+            // Postgres would truncate the suffix, which distinguishes the two tables.
             let kept = self.name.floor_char_boundary(NAME_BYTES_MAX - SUFFIX.len());
             format!("{}{SUFFIX}", &self.name[..kept])
         };
@@ -61,7 +61,8 @@ impl FromStr for TableName {
         let invalid = || {
             invalid(
                 format!("{} is not the full name of a table", shown(text)),
-                "write schema.name, with double quotes round a half that has capitals or signs",
+                "write schema.name, and put a part with capitals or special characters in double \
+                 quotes",
             )
         };
         let (schema, rest) = identifier(text).ok_or_else(invalid)?;
@@ -102,7 +103,7 @@ fn identifier(text: &str) -> Option<(String, &str)> {
     }
 }
 
-/// A name that is taken as it stands.
+/// A name, taken literally.
 pub(crate) fn name_of(what: &str, text: &str) -> Result<String> {
     if text.is_empty() || text.len() > NAME_BYTES_MAX || text.contains('\0') {
         return Err(invalid(
