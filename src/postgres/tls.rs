@@ -118,9 +118,9 @@ pub(crate) fn handshake_error(peer: &str, session: &SslRef, cause: openssl::ssl:
 
 /// The hash of the server's certificate that SCRAM binds a password exchange to.
 ///
-/// `tls-server-end-point` of <https://www.rfc-editor.org/rfc/rfc5929#section-4.1>: the digest of the
-/// certificate's own signature, but never one weaker than SHA-256. `None` for a certificate signed
-/// without a separate digest (Ed25519).
+/// `tls-server-end-point` of <https://www.rfc-editor.org/rfc/rfc5929#section-4.1>: the digest of
+/// the certificate's own signature, but never one weaker than SHA-256. `None` for a certificate
+/// signed without a separate digest (Ed25519).
 pub(crate) fn server_end_point(ssl: &SslRef) -> Option<Vec<u8>> {
     let certificate = ssl.peer_certificate()?;
     let signature = certificate.signature_algorithm().object().nid();
