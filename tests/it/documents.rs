@@ -184,8 +184,10 @@ fn every_promise_names_tests_that_are_there() -> Result<()> {
 #[test]
 fn a_row_that_proves_nothing_is_seen() -> Result<()> {
     let text = "# Head\n\n## Faults\n\n| fault | holds | shown by |\n| --- | --- | --- |\n\
-                | one | x | `a::b`, `a::c` |\n| two | x | `a::gone` |\n| three | x | – |\n| four | x | nothing can freeze it |\n";
-    let source = "#[test]\nfn b() {}\nfn gone() {}\n#[tokio::test(flavor = \"multi_thread\")]\n#[ignore]\nasync fn c()\n";
+                | one | x | `a::b`, `a::c` |\n| two | x | `a::gone` |\n\
+                | three | x | – |\n| four | x | nothing can freeze it |\n";
+    let source = "#[test]\nfn b() {}\nfn gone() {}\n\
+                  #[tokio::test(flavor = \"multi_thread\")]\n#[ignore]\nasync fn c()\n";
     let tests: BTreeSet<String> = tests_of("a", source).into_iter().collect();
     assert_eq!(Vec::from_iter(&tests), ["a::b", "a::c"]);
     let rows = rows(text, "Faults\n")?;

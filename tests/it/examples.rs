@@ -1,4 +1,5 @@
-//! The programs of `examples/` do what they say, and the crate of a service that only writes is small.
+//! The programs of `examples/` do what they say, and the crate of a service that only writes is
+//! small.
 
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};

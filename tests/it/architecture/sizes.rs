@@ -1,6 +1,8 @@
 //! How long files and functions may be, how deep folders may lie and how much they may hold.
 
 use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
@@ -15,6 +17,9 @@ const FUNCTION_LINES_MAX: usize = 70;
 
 /// The folders above a file, `src` included.
 const FOLDERS_MAX: usize = 3;
+
+/// The longest line.
+const COLUMNS_MAX: usize = 100;
 
 /// The files of one folder.
 const FILES_MAX: usize = 18;
@@ -38,6 +43,40 @@ fn files_stay_short_and_folders_flat() -> Result<()> {
     problems.extend(crowded.map(|(it, count)| format!("{it}: {count} files, at most {FILES_MAX}")));
     assert!(problems.is_empty(), "{}", problems.join("\n"));
     Ok(())
+}
+
+/// Code, comments and texts of the program and of its tests. rustfmt keeps the code but for the
+/// names of tests, and an address and a raw literal cannot be broken.
+#[test]
+fn lines_stay_within_a_hundred_columns() -> Result<()> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut folders: Vec<PathBuf> = ["src", "tests", "examples"].map(|it| root.join(it)).into();
+    let (mut problems, mut count) = (Vec::new(), 0);
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder)? {
+            let path = entry?.path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|end| end == "rs") {
+                count += 1;
+                let text = fs::read_to_string(&path)?;
+                let wide = text.lines().enumerate().filter(|(_, line)| is_wide(line));
+                problems.extend(wide.map(|(at, _)| format!("{}:{}", path.display(), at + 1)));
+            }
+        }
+    }
+    assert!(count > 100, "the sources are found");
+    assert!(problems.is_empty(), "{}", problems.join("\n"));
+    Ok(())
+}
+
+fn is_wide(line: &str) -> bool {
+    let start = line.trim_start();
+    let cannot_break = line.contains("https://")
+        || start.starts_with("r#\"")
+        || start.starts_with("async fn ")
+        || start.starts_with("fn ");
+    line.chars().count() > COLUMNS_MAX && !cannot_break
 }
 
 /// A function and its lines.

@@ -191,7 +191,8 @@ fn jars() -> Result<PathBuf> {
     })
 }
 
-/// Writes Kafka's own scripts, such as `kafka-topics.sh`, into a folder: its jars come without them.
+/// Writes Kafka's own scripts, such as `kafka-topics.sh`, into a folder: its jars come without
+/// them.
 pub(crate) fn scripts(folder: &Path) -> Result<()> {
     use std::os::unix::fs::PermissionsExt;
     let tools = [

@@ -22,15 +22,16 @@ use super::wait::{wait_for, wait_until};
 /// The major versions that the tests run on.
 pub(crate) const MAJORS: [u32; 2] = [15, 17];
 
-/// The version of a test that runs on one only: this one, or the other where `OUTBOXD_TEST_SWAP` is set. The versions share such tests
-/// to save time, and each has all of them in two runs.
+/// The version of a test that runs on one only: this one, or the other where `OUTBOXD_TEST_SWAP`
+/// is set. The tests are divided between the versions.
 pub(crate) fn turn(major: u32) -> u32 {
     let swap = std::env::var_os("OUTBOXD_TEST_SWAP").is_some();
     let wanted = |known: &u32| (*known == major) != swap;
     MAJORS.into_iter().find(wanted).expect("there are two")
 }
 
-/// Room for many tests at once; `fsync` is off because a throwaway server never sees its machine lose power.
+/// Room for many tests at once; `fsync` is off because a temporary server does not outlive its
+/// machine.
 const CONFIG: [&str; 12] = [
     "max_connections = 200",
     "max_wal_senders = 40",
@@ -46,7 +47,8 @@ const CONFIG: [&str; 12] = [
     "log_timezone = 'UTC'",
 ];
 
-/// The programs of a major version: named by `OUTBOXD_TEST_POSTGRES_BIN_<major>`, installed, or fetched.
+/// The programs of a major version: named by `OUTBOXD_TEST_POSTGRES_BIN_<major>`, installed, or
+/// downloaded.
 pub(crate) fn binaries(major: u32) -> Result<Binaries> {
     static KNOWN: Mutex<Option<HashMap<u32, Binaries>>> = Mutex::new(None);
     let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
@@ -89,7 +91,7 @@ pub(crate) fn private_with_password(major: u32, password: &str) -> Result<Server
     private_with(major, Some(password), &[])
 }
 
-/// A server of one's own with both: a password where one is given, and further lines of configuration.
+/// A private server with a password, where one is given, and further lines of configuration.
 pub(crate) fn private_with(major: u32, password: Option<&str>, config: &[&str]) -> Result<Server> {
     start(major, Options { config, password })
 }
@@ -105,7 +107,8 @@ fn start(major: u32, options: Options<'_>) -> Result<Server> {
     )
 }
 
-/// A standby on a copy of this server's files, which has to be stopped; it follows once that runs again.
+/// A standby on a copy of the files of this server, which must be stopped. The standby follows once
+/// the server runs again.
 pub(crate) fn standby(primary: &Server, config: &[&str]) -> Result<Server> {
     let follows = format!(
         "primary_conninfo = 'host=127.0.0.1 port={} user=postgres dbname=postgres'",
@@ -249,7 +252,8 @@ impl Database {
         Session::open(&self.unix_url).await
     }
 
-    /// Makes a role that may log in, named after this database so that no other test has it; `attributes` such as `REPLICATION`.
+    /// Creates a role that may log in, named after this database so that no other test has it.
+    /// `attributes` such as `REPLICATION`.
     pub(crate) async fn create_role(&self, name: &str, attributes: &str) -> Result<String> {
         let role = format!("{}_{name}", self.name);
         let sql = format!("CREATE ROLE {role} LOGIN {attributes}");
@@ -275,7 +279,8 @@ impl Database {
         self.connect().await?.value(sql).await
     }
 
-    /// Waits until every row is marked. Connects for each look, so that the server may go away meanwhile and come back.
+    /// Waits until every row is marked as published. Connects for each query, so that the server may
+    /// restart meanwhile.
     pub(crate) async fn all_marked(&self, limit: Duration) -> Result<()> {
         wait_until("every row to be marked", limit, async || {
             match self.unpublished().await? {
@@ -288,7 +293,8 @@ impl Database {
 
     /// The slot of this name, `None` where there is none.
     pub(crate) async fn slot(&self, name: &str) -> Result<Option<SlotRow>> {
-        let sql = "SELECT plugin::text, active_pid, restart_lsn::text, confirmed_flush_lsn::text, wal_status,
+        let sql = "SELECT plugin::text, active_pid, restart_lsn::text, confirmed_flush_lsn::text,
+                          wal_status,
                           (pg_current_wal_lsn() - confirmed_flush_lsn)::bigint
                    FROM pg_replication_slots WHERE slot_name = $1";
         let row = self.connect().await?.query_opt(sql, &[&name]).await?;
@@ -315,11 +321,12 @@ impl Drop for Database {
     }
 }
 
-/// Takes the databases away that are sent to it, each with its slots.
+/// Drops the databases that are sent to it, each with its slots.
 ///
-/// Nobody waits for it: DROP DATABASE waits until every backend of its server has taken note, and one that is sending rows takes note when
-/// they are read, perhaps by the very thread that drops the database. And no two of them wait at once: each is an open transaction,
-/// which new slots wait for, and to which a server that decodes hands on what all others do to their catalogs.
+/// No test waits for it: DROP DATABASE waits until every backend of its server has processed a
+/// signal, and a walsender processes it when its bytes are read, perhaps by the very thread that
+/// drops the database. The drops run one after another: each is an open transaction, for which new
+/// slots wait and which makes a decoding server track all catalog changes.
 fn cleaner() -> UnboundedSender<(String, String)> {
     let (sender, mut databases) = unbounded_channel::<(String, String)>();
     thread::spawn(move || {
@@ -329,7 +336,7 @@ fn cleaner() -> UnboundedSender<(String, String)> {
         LocalSet::new().block_on(&runtime, async {
             while let Some((name, url)) = databases.recv().await {
                 // A server that is gone already needs no cleaning.
-                spawn_local(take_away(name, url));
+                spawn_local(drop_database(name, url));
             }
         });
         anyhow::Ok(())
@@ -337,14 +344,16 @@ fn cleaner() -> UnboundedSender<(String, String)> {
     sender
 }
 
-async fn take_away(name: String, url: String) -> Result<()> {
+async fn drop_database(name: String, url: String) -> Result<()> {
     static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
     let session = Session::open(&url).await?;
-    let terminate = "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE database = $1 AND active";
+    let terminate = "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots \
+                     WHERE database = $1 AND active";
     session.execute(terminate, &[&name]).await?;
     let a_moment = Duration::from_secs(1);
     let gone = wait_for("its slots to go", a_moment, async || {
-        let sql = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE database = $1 AND NOT active";
+        let sql = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots \
+                   WHERE database = $1 AND NOT active";
         session.execute(sql, &[&name]).await?;
         let left = "SELECT count(*) FROM pg_replication_slots WHERE database = $1";
         let left: i64 = session.query_one(left, &[&name]).await?.try_get(0)?;
