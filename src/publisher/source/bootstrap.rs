@@ -6,8 +6,8 @@
 //! 2. Create a temporary slot with an exported snapshot, import the snapshot, and end the exporting
 //!    transaction. Postgres waits here for every transaction that is open on the server; these are
 //!    reported, and step 1 goes on meanwhile.
-//! 3. Publish the rows that are unpublished in the snapshot and still are now. The slot delivers the
-//!    events that the snapshot does not show.
+//! 3. Publish the rows that are unpublished in the snapshot and still are now. The slot delivers
+//!    the events that the snapshot does not show.
 //! 4. When every row is settled, copy the temporary slot to the real one, which keeps its position.
 //!
 //! Why a crash loses nothing: before the copy there is no slot, and the next start begins at step 1

@@ -279,8 +279,8 @@ impl Database {
         self.connect().await?.value(sql).await
     }
 
-    /// Waits until every row is marked as published. Connects for each query, so that the server may
-    /// restart meanwhile.
+    /// Waits until every row is marked as published. Connects for each query, so that the server
+    /// may restart meanwhile.
     pub(crate) async fn all_marked(&self, limit: Duration) -> Result<()> {
         wait_until("every row to be marked", limit, async || {
             match self.unpublished().await? {
