@@ -7,8 +7,9 @@ use std::collections::BTreeMap;
 
 use crate::config::check::Check;
 use crate::config::error::{InvalidValue, SettingError};
+use crate::config::parse;
+use crate::config::secret::Secret;
 use crate::config::variables::{AUTO_CREATE_TOPICS, KAFKA_PROPERTIES};
-use crate::config::{Config, Secret, parse};
 
 /// The property that `OUTBOX_AUTO_CREATE_TOPICS` stands for.
 const AUTO_CREATE: &str = "allow.auto.create.topics";
@@ -16,29 +17,24 @@ const AUTO_CREATE: &str = "allow.auto.create.topics";
 /// librdkafka's default for `batch.size`.
 const BATCH_BYTES: usize = 1_000_000;
 
-impl Config {
-    /// The largest batch that the producer makes of several records, in bytes.
-    pub(crate) fn batch_bytes(&self) -> usize {
-        let size = property(&self.kafka_properties, "batch.size");
-        size.and_then(|size| size.parse().ok())
-            .unwrap_or(BATCH_BYTES)
-    }
+/// The largest batch that the producer makes of several records, in bytes.
+pub(super) fn batch_bytes(properties: &[(String, Secret<String>)]) -> usize {
+    let size = property(properties, "batch.size");
+    size.and_then(|size| size.parse().ok())
+        .unwrap_or(BATCH_BYTES)
+}
 
-    /// Whether brokers may create a missing topic, by `auto_create_topics` or by librdkafka's
-    /// `allow.auto.create.topics`, which means the same. The broker's own setting
-    /// (`auto.create.topics.enable`) still applies.
-    pub fn auto_creates_topics(&self) -> bool {
-        let property = property(&self.kafka_properties, AUTO_CREATE);
-        self.auto_create_topics || property.and_then(truth) == Some(true)
-    }
+/// Whether librdkafka's `allow.auto.create.topics` is set.
+pub(super) fn auto_creates_topics(properties: &[(String, Secret<String>)]) -> bool {
+    property(properties, AUTO_CREATE).and_then(truth) == Some(true)
+}
 
-    /// Whether batches are compressed, so that a broker counts fewer bytes than were sent.
-    pub fn compresses(&self) -> bool {
-        ["compression.codec", "compression.type"]
-            .iter()
-            .filter_map(|name| property(&self.kafka_properties, name))
-            .any(|codec| !codec.eq_ignore_ascii_case("none"))
-    }
+/// Whether batches are compressed.
+pub(super) fn compresses(properties: &[(String, Secret<String>)]) -> bool {
+    ["compression.codec", "compression.type"]
+        .iter()
+        .filter_map(|name| property(properties, name))
+        .any(|codec| !codec.eq_ignore_ascii_case("none"))
 }
 
 fn property<'a>(properties: &'a [(String, Secret<String>)], name: &str) -> Option<&'a str> {

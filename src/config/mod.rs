@@ -94,6 +94,23 @@ pub struct Config {
 }
 
 impl Config {
+    /// The largest batch that the producer makes of several records, in bytes.
+    pub(crate) fn batch_bytes(&self) -> usize {
+        kafka_properties::batch_bytes(&self.kafka_properties)
+    }
+
+    /// Whether brokers may create a missing topic, by `auto_create_topics` or by librdkafka's
+    /// `allow.auto.create.topics`, which means the same. The broker's own setting
+    /// (`auto.create.topics.enable`) still applies.
+    pub fn auto_creates_topics(&self) -> bool {
+        self.auto_create_topics || kafka_properties::auto_creates_topics(&self.kafka_properties)
+    }
+
+    /// Whether batches are compressed, so that a broker counts fewer bytes than were sent.
+    pub fn compresses(&self) -> bool {
+        kafka_properties::compresses(&self.kafka_properties)
+    }
+
     /// Checks all settings and fills in the defaults. libpq's variables (such as `PGPASSWORD`) are
     /// read from the environment of the process.
     pub fn from_settings(settings: Settings) -> Result<Config, SettingErrors> {

@@ -13,8 +13,6 @@
 //! See <https://www.postgresql.org/docs/current/protocol-replication.html>.
 #![deny(clippy::indexing_slicing)]
 
-use std::time::Duration;
-
 use postgres_protocol::message::backend::{
     COMMAND_COMPLETE_TAG, COPY_DATA_TAG, COPY_DONE_TAG, ERROR_RESPONSE_TAG, READY_FOR_QUERY_TAG,
 };
@@ -33,6 +31,7 @@ mod connection;
 mod error_fields;
 mod hosts;
 mod message;
+mod options;
 mod socket;
 mod startup;
 
@@ -41,30 +40,10 @@ mod tests;
 
 pub use command::{CreatedSlot, IdentifySystem};
 pub use message::{Frame, StandbyStatusUpdate};
+pub use options::{SessionOptions, Transport};
 
 use connection::Connection;
 use startup::LoggedIn;
-
-/// The time-outs and the name of a session.
-#[derive(Debug, Clone)]
-pub struct SessionOptions {
-    /// After this much silence from the client the server ends the stream, which frees its locks
-    /// and the slot.
-    pub wal_sender_timeout: Duration,
-    /// The same while the session does not stream.
-    pub idle_session_timeout: Duration,
-    /// The session's name in `pg_stat_activity` and in the server's log.
-    pub application_name: String,
-}
-
-/// The transport below a connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Transport {
-    /// TCP, with or without TLS.
-    Tcp,
-    /// A Unix socket.
-    Unix,
-}
 
 /// A connection in replication mode: first commands, then the stream.
 ///

@@ -29,8 +29,8 @@ use crate::replication::auth::{self, Credentials};
 use crate::replication::command;
 use crate::replication::connection::{Connection, refused};
 use crate::replication::hosts::{self, Address, Endpoint};
+use crate::replication::options::{SessionOptions, Transport};
 use crate::replication::socket::{KernelFirst, Socket};
-use crate::replication::{SessionOptions, Transport};
 
 const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 

@@ -61,11 +61,27 @@ impl<'a> Modules<'a> {
                 None => unknown.push(Unknown(leaf.segments.join("::"))),
             }
         }
+        files.extend(self.children_named_by(source));
         if unknown.is_empty() {
             Ok(files)
         } else {
             Err(unknown)
         }
+    }
+
+    /// The children that a file names by their bare names, as `child::item`.
+    fn children_named_by(&self, source: &Source) -> BTreeMap<&'a str, String> {
+        let parent = module(&source.path);
+        let children = self.by_path.iter().filter_map(|(path, child)| {
+            let (name, above) = path.split_last()?;
+            let path = format!("{name}::");
+            let is_named = source.code.match_indices(&path).any(|(place, _)| {
+                let before = source.code[..place].chars().next_back();
+                !before.is_some_and(|c| c.is_alphanumeric() || matches!(c, '_' | ':'))
+            });
+            (above == parent && is_named).then_some((child.file, path))
+        });
+        children.collect()
     }
 
     /// The file that defines what this path names.
@@ -116,7 +132,6 @@ fn absolute(module: &[String], segments: &[String]) -> Vec<String> {
 }
 
 /// The paths of a file that begin with `crate`, `self` or `super`, in `use` lines and elsewhere.
-/// A `mod.rs` that names its own child by the bare name is not counted.
 fn leaves(code: &str) -> Vec<Leaf> {
     let mut leaves = Vec::new();
     for start in ["crate::", "self::", "super::"] {
