@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use crate::ephemeral::is_root;
+use crate::ephemeral::owner::is_root;
 
 /// The default major version to download.
 const PREFERRED: u32 = 17;

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use crate::ephemeral::Owner;
+use crate::ephemeral::owner::Owner;
 
 /// `$1` is the folder, `$2` the signal that ends the process after the owner has gone. The file
 /// `pid` exists while the process lives, and `exited` after it has ended.

@@ -22,9 +22,11 @@ use anyhow::{Context, Result, bail};
 
 mod binaries;
 mod guard;
+mod owner;
 
 pub use binaries::{Binaries, cached, fetch, find};
 pub use guard::Guard;
+pub use owner::{Owner, is_root};
 
 /// The limit for `initdb` and a start, on a loaded machine.
 const START_LIMIT: Duration = Duration::from_secs(120);
@@ -302,49 +304,6 @@ fn copy_files(from: &Path, to: &Path) -> Result<()> {
         bail!("cannot copy {} to {}", from.display(), to.display());
     }
     Ok(())
-}
-
-/// Whether files made by this process belong to root.
-pub fn is_root() -> bool {
-    static ROOT: LazyLock<bool> = LazyLock::new(|| {
-        // A new file belongs to the effective user: the only check that needs no call into libc.
-        let probe = env::temp_dir().join(format!(".outboxd-{:016x}", fastrand::u64(..)));
-        let owner = fs::File::create_new(&probe).and_then(|file| file.metadata());
-        let _ = fs::remove_file(&probe);
-        owner.is_ok_and(|owner| owner.uid() == 0)
-    });
-    *ROOT
-}
-
-/// A user and its group.
-#[derive(Debug, Clone, Copy)]
-pub struct Owner {
-    uid: u32,
-    gid: u32,
-}
-
-impl Owner {
-    /// The user to run a Postgres server as: `None` is the user of this process.
-    fn of_a_server() -> Result<Option<Owner>> {
-        if !is_root() {
-            return Ok(None);
-        }
-        let users = fs::read_to_string("/etc/passwd").context("cannot read /etc/passwd")?;
-        let named = |wanted: &str| {
-            let line = users
-                .lines()
-                .find(|line| line.split(':').next() == Some(wanted))?;
-            let mut ids = line.split(':').skip(2);
-            Some(Owner {
-                uid: ids.next()?.parse().ok()?,
-                gid: ids.next()?.parse().ok()?,
-            })
-        };
-        let owner = named("postgres").or_else(|| named("nobody"));
-        owner
-            .map(Some)
-            .context("Postgres refuses to run as root: run outboxd as another user")
-    }
 }
 
 /// A new folder that `owner` can reach and remove, with a path short enough for a Unix socket.

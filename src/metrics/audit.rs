@@ -5,7 +5,9 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
-use super::{AUDITS, Labels, MISSED_EVENTS, MISSED_EVENTS_OPEN, TROUBLE, TROUBLES, stem};
+use crate::metrics::names::{
+    AUDITS, Labels, MISSED_EVENTS, MISSED_EVENTS_OPEN, TROUBLE, TROUBLES, stem,
+};
 
 /// Counters and gauges of the health monitor and the audit.
 #[derive(Debug, Default)]

@@ -39,7 +39,6 @@ const DURATION_BUCKETS: [f64; 16] = [
     60.0,
 ];
 
-type Labels = Vec<(&'static str, String)>;
 type FloatGauge = Gauge<f64, AtomicU64>;
 
 /// All counters and gauges of one publisher.
@@ -340,10 +339,6 @@ impl EncodeMetric for KnownGauge {
     fn metric_type(&self) -> MetricType {
         MetricType::Gauge
     }
-}
-
-fn stem(counter: &'static str) -> &'static str {
-    counter.strip_suffix("_total").unwrap_or(counter)
 }
 
 fn saturating(value: u64) -> i64 {

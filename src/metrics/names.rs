@@ -74,3 +74,10 @@ pub(crate) const FAILED: &str = "failed";
 pub(crate) const TOPICS_MAX: usize = 200;
 /// The label of all further topics; not a valid topic name, so it cannot be one.
 pub(crate) const OTHER_TOPICS: &str = "(other)";
+
+/// The labels of one series.
+pub(super) type Labels = Vec<(&'static str, String)>;
+
+pub(super) fn stem(counter: &'static str) -> &'static str {
+    counter.strip_suffix("_total").unwrap_or(counter)
+}

@@ -69,15 +69,18 @@ impl<'a> Modules<'a> {
         }
     }
 
-    /// The children that a file names by their bare names, as `child::item`.
+    /// The children that a file names by their bare names, as `child::item`. A re-export is no use.
     fn children_named_by(&self, source: &Source) -> BTreeMap<&'a str, String> {
         let parent = module(&source.path);
         let children = self.by_path.iter().filter_map(|(path, child)| {
             let (name, above) = path.split_last()?;
             let path = format!("{name}::");
             let is_named = source.code.match_indices(&path).any(|(place, _)| {
-                let before = source.code[..place].chars().next_back();
-                !before.is_some_and(|c| c.is_alphanumeric() || matches!(c, '_' | ':'))
+                let before = &source.code[..place];
+                let line = before.rsplit('\n').next().unwrap_or_default();
+                let re_exports = line.starts_with("pub") && line.ends_with(" use ");
+                let goes_on = |c: char| c.is_alphanumeric() || matches!(c, '_' | ':');
+                !re_exports && !before.ends_with(goes_on)
             });
             (above == parent && is_named).then_some((child.file, path))
         });
