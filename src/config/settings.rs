@@ -15,6 +15,9 @@ use crate::config::error::{InvalidValue, SettingError};
 use crate::config::variables;
 use crate::error::may_be_secret;
 
+/// The help of `--slot`: rustdoc would read the default as a link.
+const SLOT: &str = "Replication slot [default: outboxd_<database>]";
+
 /// All settings, each as it was given or `None`. Build it from flags and environment with clap,
 /// from a file with [`Settings::load`], or by hand, and turn it into a
 /// [`Config`](crate::config::Config).
@@ -38,7 +41,7 @@ pub struct Settings {
     #[serde(deserialize_with = "scalar")]
     pub kafka_brokers: Option<String>,
 
-    /// librdkafka properties: key=value,key=value; in the settings file, the table [kafka]
+    /// librdkafka properties: key=value,key=value; in the settings file, a table named kafka
     #[arg(long, env = variables::KAFKA_PROPERTIES, hide_env_values = true, value_name = "LIST")]
     #[serde(skip)]
     pub kafka_properties: Option<String>,
@@ -58,8 +61,8 @@ pub struct Settings {
     #[serde(deserialize_with = "scalar")]
     pub table: Option<String>,
 
-    /// Replication slot [default: outboxd_<database>]
-    #[arg(long, env = variables::SLOT, hide_env_values = true, value_name = "NAME")]
+    /// Replication slot; by default `outboxd_` and the database's name
+    #[arg(long, env = variables::SLOT, hide_env_values = true, value_name = "NAME", help = SLOT)]
     #[serde(deserialize_with = "scalar")]
     pub slot: Option<String>,
 

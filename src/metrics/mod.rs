@@ -300,7 +300,7 @@ impl Metrics {
         }
     }
 
-    /// Everything in the text format of OpenMetrics, for [`CONTENT_TYPE`].
+    /// Everything in the text format of OpenMetrics, for `CONTENT_TYPE`.
     pub fn render(&self) -> String {
         let mut text = String::new();
         encode(&mut text, &self.registry).expect("writing to a String cannot fail");
