@@ -77,7 +77,7 @@ full.
 //! The modules, lower ones first; a module uses only modules above its own line in this list. None
 //! of them is public API but `http`: the public names are re-exported here.
 //!
-//! - `lsn`, `error`, `backoff`, `status`, `table_name`: types that all modules use.
+//! - `lsn`, `error`, `backoff`, `fnv`, `format`, `status`, `table_name`: what all modules use.
 //! - `config`, `metrics`: settings, validated together before anything connects; counters and their
 //!   names.
 //! - `pgoutput`: pure decoder, bytes in, messages out. `replication`: the client for the streaming

@@ -50,12 +50,13 @@ fn signal(pid: i32, name: &str) {
     );
 }
 
-/// A slowed walsender decodes a table rewrite; until it is done it neither sends nor reads
-/// messages.
+/// A slowed walsender decodes a table rewrite. Before Postgres 16 it neither sends nor reads
+/// messages until it is done; since then it sends keepalives meanwhile, so there is no wait to name.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rewrite_that_a_walsender_chews_on_is_named_and_ends_no_session() -> Result<()> {
     let _turn = heavy().await;
-    let server = postgres::private(postgres::turn(15), &[])?;
+    let major = postgres::turn(15);
+    let server = postgres::private(major, &[])?;
     let fixture = Fixture::create(&server, kafka::shared()).await?;
     let mut outboxd = Outboxd::spawn(&fixture.settings)?;
     outboxd.wait_for_phase("streaming", LIMIT).await?;
@@ -77,15 +78,17 @@ async fn a_rewrite_that_a_walsender_chews_on_is_named_and_ends_no_session() -> R
         .database
         .insert("behind", &fixture.topic, "{}")
         .await?;
-    outboxd
-        .wait_for_status("decoding to be named", LIMIT * 4, |status| {
-            status["waiting"]["on"] == "decoding"
-        })
-        .await?;
-    let waiting = outboxd
-        .metric("outboxd_waiting_seconds{wait=\"decoding\"}")
-        .await?;
-    assert!(waiting.is_some());
+    if major < 16 {
+        outboxd
+            .wait_for_status("decoding to be named", LIMIT * 4, |status| {
+                status["waiting"]["on"] == "decoding"
+            })
+            .await?;
+        let waiting = outboxd
+            .metric("outboxd_waiting_seconds{wait=\"decoding\"}")
+            .await?;
+        assert!(waiting.is_some());
+    }
     assert_eq!(outboxd.get("/livez").await?.0, 200);
     drop(slowed);
     fixture.all_marked(LIMIT).await?;
