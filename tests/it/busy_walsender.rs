@@ -51,7 +51,8 @@ fn signal(pid: i32, name: &str) {
 }
 
 /// A slowed walsender decodes a table rewrite. Before Postgres 16 it neither sends nor reads
-/// messages until it is done; since then it sends keepalives meanwhile, so there is no wait to name.
+/// messages until it is done; since then it sends keepalives meanwhile, so that there is no wait to
+/// name.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rewrite_that_a_walsender_chews_on_is_named_and_ends_no_session() -> Result<()> {
     let _turn = heavy().await;
