@@ -137,7 +137,7 @@ impl Topics {
     }
 
     /// Whether the topic's state is too old to reject an event because of it; the topic is queried
-    /// then. Somebody may have raised a limit, or made the topic, a moment ago.
+    /// then. A limit may have been raised, or the topic created, since the last query.
     pub(crate) fn is_stale(&mut self, now: Duration, id: TopicId) -> bool {
         let Some(topic) = self.list.get_mut(id as usize) else {
             return false;
