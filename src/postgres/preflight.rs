@@ -12,6 +12,7 @@ use crate::error::{Code, Error, Result};
 use crate::postgres::problem::ServerProblem;
 use crate::postgres::session::Session;
 use crate::postgres::table_shape::{self, Column, TableShape};
+use crate::postgres::walsender::synchronous_standby;
 use crate::postgres::{publication, slot};
 
 /// How many slots a first start needs: one while the backlog is read, and its permanent copy.
@@ -70,6 +71,7 @@ pub(crate) async fn inspect(session: &Session, config: &Config) -> Result<Inspec
     }
     if config.source == Source::Slot {
         problems.extend(slot_problem(session, config).await?);
+        problems.extend(synchronous_standby::problem(session, None).await?);
     }
     Ok(Inspection { shape, problems })
 }

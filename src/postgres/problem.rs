@@ -32,6 +32,11 @@ impl ServerProblem {
         }
     }
 
+    /// The same problem, of a kind with a name of its own.
+    pub(crate) fn named(self, name: &'static str) -> Self {
+        ServerProblem { name, ..self }
+    }
+
     /// The same problem, of a kind that keeps events from the slot.
     pub(crate) fn gap(self, name: &'static str) -> Self {
         ServerProblem {

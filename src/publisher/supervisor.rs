@@ -30,6 +30,9 @@ use crate::engine::output::End;
 use crate::error::{Code, Error, Result};
 use crate::lsn::Lsn;
 use crate::outbox::{SlowRows, TableLocation};
+use crate::postgres::Session;
+use crate::postgres::walsender::synchronous_standby;
+use crate::publisher::clock::Moment;
 use crate::publisher::connect::Connections;
 use crate::publisher::instance_lock::{self, LockHolder};
 use crate::publisher::monitor::health_monitor::{HealthMonitor, HealthState};
@@ -40,6 +43,7 @@ use crate::publisher::sink::forwarder::Forwarder;
 use crate::publisher::source::poll::{self, Poll, PollSession, SentRows};
 use crate::publisher::source::table_scan::TableScan;
 use crate::publisher::source::wal_stream::Stream;
+use crate::replication::ReplicationClient;
 use crate::status::Phase;
 
 const RETRY_FIRST: Duration = Duration::from_millis(100);
@@ -225,10 +229,11 @@ impl Supervisor {
             begun = begin => begun,
             () = self.forwarder.run_without_lock(None) => return Ok(Next::Again),
         };
-        if let Some(problems) = problems {
-            self.health.catalogs(&problems, &self.forwarder);
+        if let Some(problems) = &problems {
+            self.health.catalogs(problems, &self.forwarder);
         }
-        match begun.map_err(|error| self.retry_once_streamed(error))? {
+        let passes = synchronous_standby::is_the_only(problems.as_deref().unwrap_or_default());
+        match begun.map_err(|error| self.retry_once_streamed(error, passes))? {
             Some(Attempt::Stream(connections)) => Box::pin(self.stream(*connections)).await,
             Some(Attempt::Poll(taken)) => Box::pin(self.poll(*taken)).await,
             None => self.standby().await,
@@ -253,9 +258,10 @@ impl Supervisor {
     }
 
     /// Makes an error transient that keeps a session from being opened, if one has streamed before.
-    fn retry_once_streamed(&self, error: Error) -> Error {
-        let heals = self.config.on_slot_loss == OnSlotLoss::Heal;
-        if error.is_transient() || !(self.resume.has_streamed() && heals) {
+    /// `passes`: no policy has to decide about it.
+    fn retry_once_streamed(&self, error: Error, passes: bool) -> Error {
+        let waits = passes || self.config.on_slot_loss == OnSlotLoss::Heal;
+        if error.is_transient() || !(self.resume.has_streamed() && waits) {
             return error;
         }
         error.into_transient()
@@ -296,6 +302,24 @@ impl Supervisor {
             mut client,
             server,
             identity,
+    /// The creation of the slot may have taken hours, so the server's settings are read again.
+    async fn start_stream(
+        &mut self,
+        session: &Session,
+        client: &mut ReplicationClient,
+        from: Lsn,
+    ) -> Result<()> {
+        synchronous_standby::check(session, client.backend_pid()).await?;
+        let (slot, publication) = (&self.config.slot, &self.config.publication);
+        let started = client.start(slot, from, publication).await;
+        started.map_err(|error| self.resume.recheck_slot(error))?;
+        self.forwarder.board.phase(Phase::Streaming);
+        self.forwarder.board.wait(None);
+        tracing::info!(%slot, lsn = %from, "streaming");
+        self.resume.streaming();
+        Ok(())
+    }
+
             shape,
         } = connections;
         let place = TableLocation {
@@ -313,12 +337,7 @@ impl Supervisor {
         self.forwarder.engine.set_failover_slot(kept);
         let from = self.position(&slot, &place.server, &session).await?;
         let config = Arc::clone(&self.config);
-        let started = client.start(&config.slot, from, &config.publication).await;
-        started.map_err(|error| self.resume.recheck_slot(error))?;
-        self.forwarder.board.phase(Phase::Streaming);
-        self.forwarder.board.wait(None);
-        tracing::info!(slot = %config.slot, lsn = %from, "streaming");
-        self.resume.streaming();
+        self.start_stream(&session, &mut client, from).await?;
         let began = Instant::now();
         let statements = Statements::new(&config, &shape)?;
         let (health, now) = (&mut self.health, self.forwarder.tick());

@@ -1,17 +1,17 @@
 //! Synchronous replication: while the standby is absent, events are published although their rows
-//! are not visible yet, and nothing is confirmed.
+//! are not visible yet, and nothing is confirmed. outboxd itself never is a synchronous standby.
 
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use tokio::task::JoinSet;
 
-use crate::support::ephemeral::Server;
+use crate::support::ephemeral::{Server, Stop};
 use crate::support::fixture::Fixture;
 use crate::support::kafka;
 use crate::support::oracle::Oracle;
 use crate::support::outboxd::Outboxd;
-use crate::support::postgres::{MAJORS, private};
+use crate::support::postgres::{MAJORS, private, standby};
 use crate::support::wait::{wait_for, wait_until};
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -81,7 +81,11 @@ async fn while_a_synchronous_standby_is_absent_events_go_out_and_nothing_is_conf
         let past = format!("SELECT ({confirmed}) >= '{hidden}'::pg_lsn");
         let rows = "SELECT array_agg(id) FROM outbox.outbox";
         assert_eq!(session.value::<Vec<i64>>(rows).await?, [seen]);
-        let named = |status: &serde_json::Value| status["waiting"]["on"] == "standby";
+        // The wait goes on while the rows are tried again and again.
+        let named = |status: &serde_json::Value| {
+            let waiting = &status["waiting"];
+            waiting["on"] == "standby" && waiting["seconds"].as_f64() > Some(10.0)
+        };
         outboxd
             .wait_for_status("the wait for the standby", LIMIT, named)
             .await?;
@@ -131,4 +135,92 @@ async fn while_a_synchronous_standby_is_absent_events_go_out_and_nothing_is_conf
         assert_eq!(session.value::<i64>(dead_letters).await?, 0);
     }
     Ok(())
+}
+
+/// Walsenders of outboxd that the server counts as synchronous standbys, or could.
+const CANDIDATES: &str = "SELECT count(*) FROM pg_stat_replication \
+                          WHERE application_name = 'outboxd' AND sync_priority > 0";
+
+/// While outboxd fits `synchronous_standby_names`, it reads nothing and says what to change.
+async fn stays_away(fixture: &Fixture<'_>, outboxd: &Outboxd, names: &str) -> Result<()> {
+    let what = format!("outboxd to leave with {names}");
+    outboxd
+        .wait_for_status(&what, LIMIT, |status| status["phase"] != "streaming")
+        .await?;
+    outboxd
+        .wait_for_log(&["synchronous_standby_names", "ALTER SYSTEM SET"], LIMIT)
+        .await?;
+    let session = fixture.database.connect().await?;
+    let mut seen = 0;
+    wait_for("three seconds without a candidate", LIMIT, async || {
+        let count: i64 = session.value(CANDIDATES).await?;
+        seen = if count == 0 { seen + 1 } else { 0 };
+        Ok((seen > 150).then_some(()))
+    })
+    .await?;
+    let (code, why) = outboxd.get("/readyz").await?;
+    ensure!(
+        code == 503 && why.contains("synchronous_standby_names"),
+        "{code}: {why}"
+    );
+    ensure!(outboxd.get("/livez").await?.0 == 200);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_is_never_a_synchronous_standby_whatever_names_it() -> Result<()> {
+    let mut server = private(crate::support::postgres::turn(17), &[])?;
+    let fixture = Fixture::create(&server, kafka::shared()).await?;
+    let mut outboxd = Outboxd::spawn(&fixture.settings)?;
+    for names in [
+        "*",
+        "ANY 1 (away, \"OutboxD\")",
+        "FIRST 2 (away, outboxd, other)",
+    ] {
+        outboxd.wait_for_phase("streaming", LIMIT).await?;
+        synchronous(&mut server, &fixture, names).await?;
+        stays_away(&fixture, &outboxd, names).await?;
+        synchronous(&mut server, &fixture, "").await?;
+        outboxd.wait_for_phase("streaming", LIMIT).await?;
+        fixture.database.insert("k", &fixture.topic, "{}").await?;
+        fixture.all_marked(LIMIT).await?;
+    }
+    assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
+    // A start that finds it so ends with the statement to run.
+    synchronous(&mut server, &fixture, "*").await?;
+    outboxd.respawn()?;
+    assert_eq!(outboxd.wait(LIMIT).await?, 2, "{}", outboxd.log());
+    let log = outboxd.log();
+    ensure!(log.contains("synchronous_standby_names"), "{log}");
+    synchronous(&mut server, &fixture, "").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn beside_a_healthy_standby_it_leaves_the_commits_to_the_standby() -> Result<()> {
+    let mut primary = private(crate::support::postgres::turn(15), &[])?;
+    let fixture = Fixture::create(&primary, kafka::shared()).await?;
+    primary.stop(Stop::Fast)?;
+    let _standby = standby(&primary, &["cluster_name = 'healthy'"])?;
+    primary.resume()?;
+    let mut outboxd = Outboxd::spawn(&fixture.settings)?;
+    outboxd.wait_for_phase("streaming", LIMIT).await?;
+    let session = fixture.database.connect().await?;
+    let healthy = "SELECT count(*) FROM pg_stat_replication \
+                   WHERE application_name = 'healthy' AND state = 'streaming'";
+    wait_for("the standby", LIMIT, async || {
+        Ok((session.value::<i64>(healthy).await? == 1).then_some(()))
+    })
+    .await?;
+    synchronous(&mut primary, &fixture, "*").await?;
+    stays_away(&fixture, &outboxd, "*").await?;
+    // Commits need the standby alone.
+    let waiting = fixture.database.insert("k", &fixture.topic, "{}").await?;
+    ensure!(
+        fixture.database.unpublished().await? == 1,
+        "row {waiting} is sent"
+    );
+    synchronous(&mut primary, &fixture, "healthy").await?;
+    fixture.all_marked(LIMIT).await?;
+    assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
+    synchronous(&mut primary, &fixture, "").await
 }

@@ -1,8 +1,10 @@
 //! Reads the session's slot and walsender over SQL, beside the stream, and reports them, and the
-//! answers of the health monitor, to the engine. Decides nothing.
+//! answers of the health monitor, to the engine.
 //!
-//! The end of the SQL connection ends the session too, at once: a server that shuts down closes it
-//! first, while its walsender still waits for outboxd. So the server can shut down.
+//! A walsender that has become a synchronous standby, or could, ends the session at once: commits
+//! of the whole server would wait for it. The end of the SQL connection ends the session too, at
+//! once: a server that shuts down closes it first, while its walsender still waits for outboxd. So
+//! the server can shut down.
 
 use std::pin::Pin;
 use std::time::Duration;
@@ -11,6 +13,7 @@ use crate::engine::output::Walsender;
 use crate::error::{Code, Error, Result};
 use crate::postgres::Session;
 use crate::postgres::slot::{self, Slot};
+use crate::postgres::walsender::synchronous_standby;
 use crate::postgres::walsender::{self, WalsenderActivity};
 use crate::publisher::monitor::health_monitor::HealthMonitor;
 use crate::publisher::monitor::inspector::Answer;
@@ -59,7 +62,7 @@ impl<'a> SessionMonitor<'a> {
         kept: bool,
         health_monitor: HealthMonitor<'a>,
     ) -> Self {
-        let read = read_slot(session, slot, Duration::ZERO);
+        let read = read_slot(session, slot, walsender, Duration::ZERO);
         SessionMonitor {
             session,
             slot,
@@ -74,9 +77,13 @@ impl<'a> SessionMonitor<'a> {
     /// Reads the slot's position continuously while stopping.
     pub(crate) fn set_stopping(&mut self, stopping: bool) {
         if stopping && !self.stopping {
-            self.read = read_slot(self.session, self.slot, INTERVAL_STOPPING);
+            self.read = self.read_slot(INTERVAL_STOPPING);
         }
         self.stopping = stopping;
+    }
+
+    fn read_slot(&self, pause: Duration) -> Read<'a> {
+        read_slot(self.session, self.slot, self.walsender, pause)
     }
 
     /// Inspects the walsender next.
@@ -103,7 +110,7 @@ impl<'a> SessionMonitor<'a> {
                     Ok(Observation::Slot(_)) if self.kept && !self.stopping => {
                         Box::pin(read_standby(self.session, self.walsender))
                     }
-                    _ => read_slot(self.session, self.slot, pause),
+                    _ => self.read_slot(pause),
                 };
                 observation
             }
@@ -150,9 +157,10 @@ fn health(slot: Slot) -> SlotHealth {
     }
 }
 
-fn read_slot<'a>(session: &'a Session, slot: &'a str, pause: Duration) -> Read<'a> {
+fn read_slot<'a>(session: &'a Session, slot: &'a str, walsender: i32, pause: Duration) -> Read<'a> {
     Box::pin(async move {
         tokio::time::sleep(pause).await;
+        synchronous_standby::check(session, walsender).await?;
         slot::read(session, slot).await.map(Observation::Slot)
     })
 }

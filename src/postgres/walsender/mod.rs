@@ -2,8 +2,14 @@
 //!
 //! See <https://www.postgresql.org/docs/current/monitoring-stats.html#WAIT-EVENT-TABLE>.
 
+pub(crate) mod synchronous_standby;
+
 use crate::error::Result;
 use crate::postgres::session::Session;
+
+/// The name of the session that streams, in `pg_stat_activity` and for
+/// `synchronous_standby_names`.
+pub(crate) const APPLICATION_NAME: &str = "outboxd";
 
 const WAIT_EVENT: &str = "SELECT wait_event FROM pg_catalog.pg_stat_activity WHERE pid = $1";
 
@@ -12,6 +18,9 @@ const WAITS_FOR_STANDBY: &str = "WaitForStandbyConfirmation";
 
 /// The waits of a walsender that has sent everything, or whose client does not read.
 const IDLE: [&str; 3] = ["WalSenderWaitForWAL", "WalSenderMain", "WalSenderWriteData"];
+
+/// The wait for the client's next command.
+const WAITS_FOR_COMMAND: &str = "ClientRead";
 
 /// What a walsender does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,6 +39,16 @@ pub(crate) async fn activity(session: &Session, pid: i32) -> Result<Option<Walse
         .row_if_any("reading the walsender's wait event", WAIT_EVENT, &[&pid])
         .await?;
     Ok(row.map(|row| of_wait_event(row.get(0))))
+}
+
+/// Whether the walsender with this process id still works on a command. When it waits for the next
+/// one or has exited, the answer to the last is on its way or lost.
+pub(crate) async fn runs_a_command(session: &Session, pid: i32) -> Result<bool> {
+    let row = session
+        .row_if_any("reading the walsender's wait event", WAIT_EVENT, &[&pid])
+        .await?;
+    let event = row.map(|row| row.get::<_, Option<String>>(0));
+    Ok(event.is_some_and(|event| event.as_deref() != Some(WAITS_FOR_COMMAND)))
 }
 
 fn of_wait_event(event: Option<&str>) -> WalsenderActivity {
