@@ -7,6 +7,7 @@
 use crate::config::Config;
 use crate::engine::output::WAL_SENDER_TIMEOUT;
 use crate::error::{Code, Error, Result};
+use crate::postgres::walsender::APPLICATION_NAME;
 use crate::postgres::{self, Lineage, Server, ServerProblem, Session, TableShape, preflight};
 use crate::publisher::instance_lock;
 use crate::replication::{IdentifySystem, ReplicationClient, SessionOptions};
@@ -37,7 +38,8 @@ impl Connections {
         *problems = Some(inspection.problems.clone());
         let shape = inspection.verdict()?;
         let options = SessionOptions {
-            application_name: "outboxd".to_owned(),
+            application_name: APPLICATION_NAME.to_owned(),
+            command_timeout: timeout,
             wal_sender_timeout: WAL_SENDER_TIMEOUT,
             idle_session_timeout: WAL_SENDER_TIMEOUT,
         };

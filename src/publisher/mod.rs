@@ -30,6 +30,7 @@ use std::thread::JoinHandle;
 
 use tokio::sync::oneshot;
 use tokio_util::sync::{CancellationToken, DropGuard};
+use std::time::Duration;
 
 use crate::config::{Config, Source};
 use crate::error::{Code, Error, Result};
@@ -44,6 +45,9 @@ pub use crate::status::{Phase, Problem, SlotHealth, Status, Waiting};
 /// Publishes one outbox table. See the module's head.
 pub struct Publisher {
     config: Arc<Config>,
+/// How long the end waits for calls that do not return, such as to a name server.
+const RUNTIME_END_LIMIT: Duration = Duration::from_secs(1);
+
     metrics: Arc<Metrics>,
     board: Arc<StatusBoard>,
     running: Option<Running>,
@@ -108,7 +112,7 @@ impl Publisher {
                 Ok(runtime) => runtime,
                 Err(error) => return drop(started.send(Err(error))),
             };
-            runtime.block_on(async {
+            let work = async {
                 let forwarder = match Forwarder::new(&config, metrics, board) {
                     Ok(forwarder) => forwarder,
                     Err(error) => return drop(started.send(Err(error))),
@@ -117,7 +121,9 @@ impl Publisher {
                 // token: the supervisor stops.
                 let _listening = started.send(Ok(()));
                 let _listening = end.send(Supervisor::new(config, forwarder, stopped).run().await);
-            });
+            };
+            runtime.block_on(work);
+            runtime.shutdown_timeout(RUNTIME_END_LIMIT);
         };
         let spawned = std::thread::Builder::new()
             .name("outboxd".to_owned())

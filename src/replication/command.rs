@@ -1,11 +1,14 @@
 //! Commands before the stream starts, by the simple query protocol: SQL and the replication
 //! commands.
 //!
-//! Callers pass bare names; this module quotes them. See
+//! Callers pass bare names; this module quotes them. Every command has a time limit, because TCP
+//! does not notice an answer that a proxy has lost. The creation of a slot has none: the server
+//! waits there for other transactions. See
 //! <https://www.postgresql.org/docs/current/protocol-replication.html>.
 
 use postgres_protocol::escape::escape_identifier;
 use postgres_protocol::message::backend::{DataRowBody, ERROR_RESPONSE_TAG, Message};
+use tokio::time::timeout;
 use tokio_postgres::fallible_iterator::FallibleIterator;
 
 use crate::error::Result;
@@ -47,8 +50,16 @@ pub struct CreatedSlot {
 }
 
 /// Runs `sql` to its end and returns the rows of all its statements. Not cancel-safe: dropping the
-/// future leaves the connection in the middle of a reply.
+/// future leaves the connection in the middle of a reply, as does the time limit.
 pub(crate) async fn query(connection: &mut Connection, sql: &str) -> Result<Rows> {
+    match timeout(connection.command_timeout(), run(connection, sql)).await {
+        Ok(result) => result,
+        Err(_elapsed) => Err(connection.no_answer(sql)),
+    }
+}
+
+/// The same without a time limit.
+async fn run(connection: &mut Connection, sql: &str) -> Result<Rows> {
     connection.command(sql).await?;
     let (mut rows, mut size, mut refusal) = (Rows::new(), 0, None);
     loop {
@@ -107,7 +118,7 @@ pub(crate) async fn create_temporary_slot(
         "CREATE_REPLICATION_SLOT {} TEMPORARY LOGICAL pgoutput EXPORT_SNAPSHOT",
         escape_identifier(name)
     );
-    let rows = query(connection, &sql).await?;
+    let rows = run(connection, &sql).await?;
     let read = || {
         let [_name, consistent_point, snapshot, ..] = only(&rows)?.as_slice() else {
             return None;
@@ -145,7 +156,14 @@ pub(crate) async fn start_replication(
     publication: &str,
 ) -> Result<()> {
     let sql = start_command(slot, from, publication);
-    connection.command(&sql).await?;
+    match timeout(connection.command_timeout(), start(connection, slot, &sql)).await {
+        Ok(result) => result,
+        Err(_elapsed) => Err(connection.no_answer(&sql)),
+    }
+}
+
+async fn start(connection: &mut Connection, slot: &str, sql: &str) -> Result<()> {
+    connection.command(sql).await?;
     let raw = connection.receive_reply().await?;
     match raw.tag {
         COPY_BOTH_RESPONSE_TAG => Ok(()),

@@ -37,6 +37,8 @@ const FINAL_ERROR_READS: usize = 1024;
 pub(crate) struct Connection {
     stream: Socket,
     peer: String,
+    /// How long the server may take to answer a command.
+    command_timeout: Duration,
     /// The code of its own errors: the connect code during start-up, the replication code later.
     code: Code,
     input: ReadBuffer,
@@ -59,6 +61,7 @@ impl Connection {
         Connection {
             stream,
             peer,
+            command_timeout: Duration::from_secs(25),
             code: Code::Connect,
             input: ReadBuffer::new(),
             output: BytesMut::new(),
@@ -82,9 +85,25 @@ impl Connection {
         }
     }
 
-    /// Ends start-up: later failures are replication errors.
-    pub(crate) fn established(&mut self) {
+    /// Ends start-up: later failures are replication errors, and commands have this time limit.
+    pub(crate) fn established(&mut self, command_timeout: Duration) {
         self.code = Code::Replication;
+        self.command_timeout = command_timeout;
+    }
+
+    /// How long the server may take to answer a command.
+    pub(crate) fn command_timeout(&self) -> Duration {
+        self.command_timeout
+    }
+
+    /// The error for a command that the server did not answer in time. The connection is in the
+    /// middle of that command and accepts no other.
+    pub(crate) fn no_answer(&self, command: &str) -> Error {
+        let (peer, limit) = (&self.peer, self.command_timeout);
+        let message = format!("Postgres at {peer} did not answer `{command}` within {limit:?}");
+        Error::transient(Code::Connect, message).with_hint(
+            "the server is frozen or overloaded, or a proxy in front of it has lost the answer",
+        )
     }
 
     /// Waits until bytes are read, and writes queued bytes meanwhile. Returns at once when the

@@ -111,7 +111,8 @@ impl ReplicationClient {
         self.connection.peer()
     }
 
-    /// Runs one or more SQL statements and returns their rows as text, 4 MiB at most.
+    /// Runs one or more SQL statements and returns their rows as text, 4 MiB at most. As every
+    /// command but the creation of a slot, it has the session's `command_timeout`.
     pub async fn query(&mut self, sql: &str) -> Result<Vec<Vec<Option<String>>>> {
         command::query(&mut self.connection, sql).await
     }
@@ -124,7 +125,8 @@ impl ReplicationClient {
     /// Creates a slot that the server drops when this connection ends, and exports its snapshot.
     ///
     /// The server first waits for every running transaction, which may take hours and has no limit:
-    /// poll the future beside other work. Drop the client as well if you drop the future.
+    /// poll the future beside other work, and inspect the server process over SQL. Drop the client
+    /// as well if you drop the future.
     pub async fn create_temporary_slot(&mut self, name: &str) -> Result<CreatedSlot> {
         command::create_temporary_slot(&mut self.connection, name).await
     }

@@ -10,6 +10,8 @@ pub struct SessionOptions {
     pub wal_sender_timeout: Duration,
     /// The same while the session does not stream.
     pub idle_session_timeout: Duration,
+    /// How long the server may take to answer a command, except the creation of a slot.
+    pub command_timeout: Duration,
     /// The session's name in `pg_stat_activity` and in the server's log.
     pub application_name: String,
 }

@@ -249,7 +249,7 @@ pub(crate) async fn log_in(
         command::query(&mut connection, "SET transaction_timeout = 0").await?;
     }
     check_target(&mut connection, login.target).await?;
-    connection.established();
+    connection.established(login.session.command_timeout);
     Ok(LoggedIn {
         connection,
         transport,

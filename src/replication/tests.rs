@@ -116,6 +116,7 @@ async fn log_in(
     let options = SessionOptions {
         wal_sender_timeout: Duration::from_secs(30),
         idle_session_timeout: Duration::from_millis(1500),
+        command_timeout: Duration::from_secs(25),
         application_name: "outboxd test".into(),
     };
     let login = Login {

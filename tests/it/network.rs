@@ -242,3 +242,74 @@ async fn whatever_the_network_to_kafka_does_each_event_arrives_once_and_in_order
     assert_eq!(outboxd.status().await?["reconnects"], 0);
     finish(&fixture, outboxd, writers, &oracle).await
 }
+
+/// A proxy that answers keepalives in the server's place hides from TCP that an answer is lost.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_whose_answer_is_lost_is_given_up_and_named() -> Result<()> {
+    let server = postgres::shared(postgres::turn(17));
+    let fixture = Fixture::create(server, kafka::shared()).await?;
+    let proxy = Proxy::before(server.port()).await?;
+    let settings = fixture
+        .settings
+        .clone()
+        .set("DATABASE_URL", proxy.url(fixture.database.url())?)
+        .set("OUTBOX_OPERATION_TIMEOUT", "3s");
+    let mut outboxd = None;
+    for command in [
+        "CREATE_REPLICATION_SLOT",
+        "IDENTIFY_SYSTEM",
+        "pg_try_advisory_lock",
+        "START_REPLICATION",
+        "pg_postmaster_start_time",
+        "pg_control_system",
+        "default_transaction_isolation",
+    ] {
+        proxy.mute(Some(command));
+        let outboxd = match &mut outboxd {
+            None => outboxd.insert(Outboxd::spawn(&settings)?),
+            Some(outboxd) => {
+                outboxd.respawn()?;
+                outboxd
+            }
+        };
+        outboxd
+            .wait_for_log(&["no session, retrying", "answer"], LIMIT)
+            .await
+            .map_err(|error| error.context(command))?;
+        assert_eq!(outboxd.get("/livez").await?.0, 200, "{command}");
+        assert_eq!(outboxd.get("/readyz").await?.0, 503, "{command}");
+        proxy.mute(None);
+        outboxd.wait_for_phase("streaming", LIMIT).await?;
+        fixture.database.insert("a", &fixture.topic, "{}").await?;
+        fixture.all_marked(LIMIT).await?;
+        assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
+    }
+    Ok(())
+}
+
+/// The server may wait for days until it can create a slot; an answer that it has given and that
+/// is lost is noticed at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slot_that_waits_for_a_transaction_is_not_given_up() -> Result<()> {
+    let server = postgres::shared(postgres::turn(15));
+    let fixture = Fixture::create(server, kafka::shared()).await?;
+    let open = fixture.database.connect().await?;
+    open.batch_execute("BEGIN; CREATE TABLE held (n int)")
+        .await?;
+    let settings = fixture
+        .settings
+        .clone()
+        .set("OUTBOX_OPERATION_TIMEOUT", "1s");
+    let mut outboxd = Outboxd::spawn(&settings)?;
+    outboxd
+        .wait_for_status("the wait to last", LIMIT, |status| {
+            let waiting = &status["waiting"];
+            waiting["on"] == "snapshot" && waiting["seconds"].as_f64() > Some(8.0)
+        })
+        .await?;
+    open.batch_execute("ROLLBACK").await?;
+    outboxd.wait_for_phase("streaming", LIMIT).await?;
+    assert!(!outboxd.log().contains("no session"), "{}", outboxd.log());
+    assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
+    Ok(())
+}

@@ -33,6 +33,7 @@ fn options() -> SessionOptions {
     SessionOptions {
         wal_sender_timeout: Duration::from_secs(30),
         idle_session_timeout: Duration::from_secs(60),
+        command_timeout: Duration::from_secs(25),
         application_name: "outboxd test".into(),
     }
 }

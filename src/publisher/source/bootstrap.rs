@@ -26,7 +26,7 @@ use crate::config::{AfterPublish, Backlog, OnSlotLoss};
 use crate::error::{Code, Error, Result};
 use crate::outbox::{BATCH, Read, SAVEPOINT};
 use crate::postgres::slot::{self, Slot};
-use crate::postgres::{self, Server, Session, snapshot};
+use crate::postgres::{self, Server, Session, snapshot, walsender};
 use crate::publisher::interrupt::Interrupt;
 use crate::publisher::slot_loss::SlotLoss;
 use crate::publisher::source::event_decoder::HandledRows;
@@ -41,6 +41,9 @@ const FEW: usize = 1_000;
 const SNAPSHOT_LIMIT: Duration = Duration::from_secs(60);
 /// How often the table is read again while Postgres waits for other transactions.
 const WAIT_PASS: Duration = Duration::from_secs(1);
+/// So many inspections in a row, [`WAIT_PASS`] apart, have to find that the walsender has done its
+/// command before the answer counts as lost.
+const LOST_AFTER: u32 = 3;
 /// The most ids that are kept while Postgres waits. After that the table is not read until the slot
 /// exists.
 const REMEMBERED_MAX: usize = 100_000;
@@ -175,12 +178,16 @@ impl Bootstrap<'_> {
         let client = self.scan.lock_holder.take_client();
         let client =
             client.ok_or_else(|| Error::fatal(Code::Slot, "a slot is already being created"))?;
+        let mut watch = AnswerWatch {
+            walsender: client.backend_pid(),
+            done: 0,
+        };
         let created = {
             let mut create = pin!(client.create_temporary_slot(name));
             loop {
                 // A pass is cancelled only between two rows: the ids of sent rows are kept, and the
                 // snapshot has the others.
-                let pass = self.while_waiting(&mut handled_rows.rows);
+                let pass = self.while_waiting(&mut watch, &mut handled_rows.rows);
                 tokio::select! {
                     biased;
                     created = &mut create => break created?,
@@ -198,9 +205,14 @@ impl Bootstrap<'_> {
 
     /// One turn of waiting for Postgres: reports the transactions that it waits for, and publishes
     /// new rows of the table.
-    async fn while_waiting(&mut self, published: &mut HashSet<i64>) -> Result<(), Interrupt> {
+    async fn while_waiting(
+        &mut self,
+        watch: &mut AnswerWatch,
+        published: &mut HashSet<i64>,
+    ) -> Result<(), Interrupt> {
         tokio::time::sleep(WAIT_PASS).await;
         self.scan.check_stop()?;
+        watch.look(self.scan.session).await?;
         let blockers = slot::blockers(self.scan.session).await?.join("; ");
         tracing::warn!(%blockers, "slot waits for open transactions");
         self.scan.forwarder.board.wait(Some(("snapshot", blockers)));
@@ -273,6 +285,25 @@ impl Bootstrap<'_> {
             }
         }
         Ok(())
+    }
+}
+
+/// Watches over SQL for the answer to CREATE_REPLICATION_SLOT, which has no time limit.
+struct AnswerWatch {
+    walsender: i32,
+    /// Inspections in a row that found the command done.
+    done: u32,
+}
+
+impl AnswerWatch {
+    async fn look(&mut self, session: &Session) -> Result<()> {
+        let runs = walsender::runs_a_command(session, self.walsender).await?;
+        self.done = if runs { 0 } else { self.done + 1 };
+        if self.done < LOST_AFTER {
+            return Ok(());
+        }
+        let message = "the answer to CREATE_REPLICATION_SLOT was lost: the walsender has done it";
+        Err(Error::transient(Code::Connect, message))
     }
 }
 

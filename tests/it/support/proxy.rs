@@ -6,6 +6,7 @@
 
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -68,11 +69,23 @@ impl Rules {
 /// Bytes that may still pass in one direction before the connection that carries them is cut.
 type Cut = Arc<Mutex<Option<(Direction, usize)>>>;
 
+/// The word of the request that gets no answer.
+type Mute = Arc<Mutex<Option<String>>>;
+
+/// What all connections share.
+#[derive(Clone)]
+struct Shared {
+    rules: watch::Receiver<Rules>,
+    cut: Cut,
+    mute: Mute,
+}
+
 /// See the module's head.
 pub(crate) struct Proxy {
     port: u16,
     rules: watch::Sender<Rules>,
     cut: Cut,
+    mute: Mute,
     task: JoinHandle<()>,
 }
 
@@ -97,13 +110,19 @@ impl Proxy {
             to_client: Flow::Pass,
             resets: 0,
         });
-        let cut = Cut::default();
+        let (cut, mute) = (Cut::default(), Mute::default());
         let server = SocketAddr::from(([127, 0, 0, 1], server));
-        let task = tokio::spawn(accept(listener, server, seen, Arc::clone(&cut)));
+        let shared = Shared {
+            rules: seen,
+            cut: Arc::clone(&cut),
+            mute: Arc::clone(&mute),
+        };
+        let task = tokio::spawn(accept(listener, server, shared));
         Ok(Proxy {
             port,
             rules,
             cut,
+            mute,
             task,
         })
     }
@@ -145,6 +164,12 @@ impl Proxy {
         *lock(&self.cut) = Some((way, bytes));
     }
 
+    /// From a request with this word on, the client of that connection receives nothing more, and
+    /// everything else goes on. `None`: later requests are answered again.
+    pub(crate) fn mute(&self, word: Option<&str>) {
+        *lock(&self.mute) = word.map(str::to_owned);
+    }
+
     /// Waits until the cut has happened; returns at once if none is pending.
     pub(crate) async fn wait_for_cut(&self, limit: Duration) -> Result<()> {
         wait_for("the cut", limit, async || {
@@ -154,23 +179,17 @@ impl Proxy {
     }
 }
 
-fn lock(cut: &Cut) -> std::sync::MutexGuard<'_, Option<(Direction, usize)>> {
-    cut.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock<T>(shared: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-async fn accept(
-    listener: TcpListener,
-    server: SocketAddr,
-    rules: watch::Receiver<Rules>,
-    cut: Cut,
-) {
+async fn accept(listener: TcpListener, server: SocketAddr, shared: Shared) {
     let mut connections = tokio::task::JoinSet::new();
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((client, _)) => {
-                    let task = connect(client, server, rules.clone(), Arc::clone(&cut));
-                    connections.spawn(task);
+                    connections.spawn(connect(client, server, shared.clone()));
                 }
                 Err(_) => return,
             },
@@ -179,12 +198,8 @@ async fn accept(
     }
 }
 
-async fn connect(
-    client: TcpStream,
-    server: SocketAddr,
-    mut rules: watch::Receiver<Rules>,
-    cut: Cut,
-) {
+async fn connect(client: TcpStream, server: SocketAddr, shared: Shared) {
+    let mut rules = shared.rules.clone();
     let resets = rules.borrow().resets;
     let reset = {
         let mut rules = rules.clone();
@@ -213,6 +228,7 @@ async fn connect(
     };
     let (from_client, to_client) = client.into_split();
     let (from_server, to_server) = upstream.into_split();
+    let muted = AtomicBool::new(false);
     tokio::select! {
         () = reset => {
             for socket in sockets {
@@ -222,8 +238,8 @@ async fn connect(
         }
         both = async {
             tokio::try_join!(
-                pump(from_client, to_server, Direction::ToServer, rules.clone(), &cut),
-                pump(from_server, to_client, Direction::ToClient, rules.clone(), &cut),
+                pump(from_client, to_server, Direction::ToServer, &shared, &muted),
+                pump(from_server, to_client, Direction::ToClient, &shared, &muted),
             )
         } => drop(both),
     }
@@ -236,9 +252,10 @@ async fn pump(
     mut from: OwnedReadHalf,
     mut to: OwnedWriteHalf,
     way: Direction,
-    mut rules: watch::Receiver<Rules>,
-    cut: &Cut,
+    shared: &Shared,
+    muted: &AtomicBool,
 ) -> Result<(), Ended> {
+    let mut rules = shared.rules.clone();
     let mut buffer = vec![0; PIECE];
     let mut swallowed = false;
     loop {
@@ -260,6 +277,12 @@ async fn pump(
             changed = rules.changed() => { changed.map_err(|_| Ended)?; continue }
             read = from.read(&mut buffer[..size]) => read.map_err(|_| Ended)?,
         };
+        if way == Direction::ToServer && shared.mutes(&buffer[..count]) {
+            muted.store(true, Ordering::Relaxed);
+        }
+        if way == Direction::ToClient && count > 0 && muted.load(Ordering::Relaxed) {
+            continue;
+        }
         match flow {
             Flow::Swallow => {
                 swallowed = true;
@@ -278,11 +301,21 @@ async fn pump(
             // One direction may end before the other; bytes in flight must arrive.
             return to.shutdown().await.map_err(|_| Ended);
         }
-        let (passes, cuts) = allowance(cut, way, count);
+        let (passes, cuts) = allowance(&shared.cut, way, count);
         to.write_all(&buffer[..passes]).await.map_err(|_| Ended)?;
         if cuts {
             return Err(Ended);
         }
+    }
+}
+
+impl Shared {
+    fn mutes(&self, request: &[u8]) -> bool {
+        let mute = lock(&self.mute);
+        mute.as_ref().is_some_and(|word| {
+            let mut places = request.windows(word.len());
+            places.any(|place| place == word.as_bytes())
+        })
     }
 }
 
