@@ -11,7 +11,7 @@ use clap::Parser;
 use outboxd::config::{SettingErrors, may_be_secret};
 use outboxd::error::{Code, Error};
 
-use crate::cli::Cli;
+use crate::cli::{Cli, log};
 
 /// Fatal: a restart alone does not help.
 const FATAL: u8 = 1;
@@ -96,8 +96,7 @@ pub(crate) fn print(error: &anyhow::Error) {
             text.push_str(&format!("hint: {}\n", one_line(hint)));
         }
     }
-    // If even standard error is closed, only the exit code remains.
-    let _ = io::stderr().write_all(text.as_bytes());
+    log::print(text);
 }
 
 fn one_line(text: &str) -> String {

@@ -11,6 +11,7 @@ mod demo;
 mod drop;
 pub(crate) mod exit;
 mod init;
+mod log;
 mod process;
 mod run;
 mod skip_transaction;

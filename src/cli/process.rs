@@ -1,24 +1,26 @@
-//! The surroundings of a process that publishes: its log, its signals and the HTTP server.
+//! The surroundings of a process that publishes: its signals and the HTTP server.
 
-use std::io::{self, IsTerminal};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use outboxd::config::LogFormat;
 use outboxd::http;
 use outboxd::publisher::Publisher;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
-use tracing_subscriber::filter::Targets;
-use tracing_subscriber::fmt;
-use tracing_subscriber::layer::SubscriberExt as _;
-use tracing_subscriber::util::SubscriberInitExt as _;
 
-/// SIGINT and SIGTERM. Once this exists they no longer end the process by themselves.
+/// Signals within this time of the first are the same request: `timeout` and many shells send one
+/// to the process and one to its group.
+const SAME_REQUEST: Duration = Duration::from_secs(1);
+
+/// SIGINT, SIGTERM and SIGHUP. Once this exists they do not end the process by themselves.
 pub(crate) struct Signals {
     interrupt: Signal,
     terminate: Signal,
+    /// None where SIGHUP was ignored from the start: the process is meant to survive it.
+    hangup: Option<Signal>,
+    first: Option<Instant>,
 }
 
 impl Signals {
@@ -27,15 +29,41 @@ impl Signals {
         Ok(Signals {
             interrupt: listen(SignalKind::interrupt())?,
             terminate: listen(SignalKind::terminate())?,
+            hangup: match is_ignored(SignalKind::hangup()) {
+                true => None,
+                false => Some(listen(SignalKind::hangup())?),
+            },
+            first: None,
         })
     }
 
-    /// The number of the next signal. Cancel-safe.
+    /// The number of the next signal that is a request of its own. Cancel-safe.
     pub(crate) async fn next(&mut self) -> i32 {
-        tokio::select! {
-            _ = self.interrupt.recv() => SignalKind::interrupt().as_raw_value(),
-            _ = self.terminate.recv() => SignalKind::terminate().as_raw_value(),
+        loop {
+            let kind = tokio::select! {
+                _ = self.interrupt.recv() => SignalKind::interrupt(),
+                _ = self.terminate.recv() => SignalKind::terminate(),
+                () = received(&mut self.hangup) => SignalKind::hangup(),
+            };
+            match self.first {
+                Some(first) if first.elapsed() <= SAME_REQUEST => {}
+                Some(_) => return kind.as_raw_value(),
+                None => {
+                    self.first = Some(Instant::now());
+                    return kind.as_raw_value();
+                }
+            }
         }
+    }
+}
+
+/// The next signal; none ever comes where there is no listener.
+async fn received(signal: &mut Option<Signal>) {
+    match signal {
+        Some(signal) => {
+            let _ = signal.recv().await;
+        }
+        None => std::future::pending().await,
     }
 }
 
@@ -64,7 +92,7 @@ impl HttpServer {
     /// Finishes open requests, for a second at most: a monitor must not delay the exit.
     pub(crate) async fn stop(mut self) {
         let _ = self.shutdown.send(());
-        if tokio::time::timeout(std::time::Duration::from_secs(1), &mut self.task)
+        if tokio::time::timeout(Duration::from_secs(1), &mut self.task)
             .await
             .is_err()
         {
@@ -73,18 +101,11 @@ impl HttpServer {
     }
 }
 
-/// Starts the log, on standard error.
-pub(crate) fn init_log(filter: &str, format: LogFormat) -> anyhow::Result<()> {
-    let filter: Targets = filter.parse().context("cannot parse OUTBOX_LOG")?;
-    // With internal errors enabled, tracing panics once standard error has been closed.
-    let lines = fmt::layer()
-        .log_internal_errors(false)
-        .with_writer(io::stderr)
-        .with_ansi(io::stderr().is_terminal());
-    let log = tracing_subscriber::registry().with(filter);
-    let result = match format {
-        LogFormat::Json => log.with(lines.json().flatten_event(true)).try_init(),
-        _ => log.with(lines).try_init(),
-    };
-    result.context("cannot start the log")
+/// Whether the process was started with this signal ignored, as `nohup` starts it.
+fn is_ignored(signal: SignalKind) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    let bit = signal.as_raw_value() - 1;
+    mask.is_some_and(|mask| mask >> bit & 1 == 1)
 }

@@ -1,14 +1,20 @@
 //! `run`: publishes until a signal arrives or the publisher ends by itself.
 //!
-//! The first SIGTERM or SIGINT requests a stop, which finishes the work in flight; a second one
-//! ends the process at once, which costs duplicates and nothing else. The HTTP server starts before
-//! the first connection.
+//! The first SIGTERM, SIGINT or SIGHUP requests a stop, which finishes the work in flight; a second
+//! one, a second or more later, ends the process at once, which costs duplicates and nothing else.
+//! The HTTP server starts before the first connection.
+
+use std::time::Duration;
 
 use outboxd::config::{Config, Settings};
 use outboxd::http;
 use outboxd::publisher::Publisher;
 
-use crate::cli::process::{HttpServer, Signals, init_log};
+use crate::cli::log::Log;
+use crate::cli::process::{HttpServer, Signals};
+
+/// How long the last lines may take when the process ends at once.
+const LAST_LINES_LIMIT: Duration = Duration::from_millis(100);
 
 /// The arguments of `run`.
 #[derive(clap::Args)]
@@ -20,17 +26,18 @@ pub(crate) struct Args {
 /// Publishes.
 pub(crate) async fn execute(args: Args) -> anyhow::Result<()> {
     let config = Config::from_settings(args.settings)?;
-    init_log(&config.log, config.log_format)?;
+    let log = Log::start(&config.log, config.log_format)?;
     let mut signals = Signals::new()?;
     let http_listen = config.http_listen;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), config = ?config, "outboxd starting");
     warn_of_ignored_variables();
     let mut publisher = Publisher::new(config);
+    log.count_in(publisher.metrics());
     let server = match http_listen {
         Some(address) => Some(HttpServer::start(http::bind(address).await?, &publisher)),
         None => None,
     };
-    let ended = publish(&mut publisher, &mut signals).await;
+    let ended = publish(&mut publisher, &mut signals, &log).await;
     if let Some(server) = server {
         server.stop().await;
     }
@@ -53,7 +60,11 @@ fn warn_of_ignored_variables() {
 
 /// Runs the publisher from start to end. On a signal during the start its future is dropped, and
 /// the publisher is stopped as usual.
-async fn publish(publisher: &mut Publisher, signals: &mut Signals) -> anyhow::Result<()> {
+async fn publish(
+    publisher: &mut Publisher,
+    signals: &mut Signals,
+    log: &Log,
+) -> anyhow::Result<()> {
     let first = tokio::select! {
         started = publisher.start() => {
             started?;
@@ -72,6 +83,7 @@ async fn publish(publisher: &mut Publisher, signals: &mut Signals) -> anyhow::Re
         stopped = publisher.stop() => stopped?,
         number = signals.next() => {
             tracing::warn!(signal = number, "second signal, exiting immediately");
+            log.flush(LAST_LINES_LIMIT);
             std::process::exit(128 + number);
         }
     }

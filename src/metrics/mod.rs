@@ -71,6 +71,7 @@ pub struct Metrics {
     pub(crate) partition_rewinds: Counter,
     /// Health monitor and audit.
     pub(crate) audit: AuditMetrics,
+    log_lines_dropped: Counter,
 }
 
 /// One topic's counters; cheap to clone and meant to be kept.
@@ -127,6 +128,7 @@ impl Metrics {
             transactions: Counter::default(),
             partition_rewinds: Counter::default(),
             audit: AuditMetrics::default(),
+            log_lines_dropped: Counter::default(),
             registry: Registry::default(),
         };
         metrics.register(&mut registry);
@@ -134,6 +136,11 @@ impl Metrics {
             registry,
             ..metrics
         }
+    }
+
+    /// Counts log lines that the program's log had to drop.
+    pub fn log_lines_dropped(&self, lines: u64) {
+        self.log_lines_dropped.inc_by(lines);
     }
 
     fn register(&self, registry: &mut Registry) {
@@ -173,6 +180,11 @@ impl Metrics {
                 TRANSACTIONS,
                 "Transactions with events that were received whole",
                 &self.transactions,
+            ),
+            (
+                LOG_LINES_DROPPED,
+                "Log lines that nothing read and that were dropped",
+                &self.log_lines_dropped,
             ),
             (
                 PARTITION_REWINDS,

@@ -50,6 +50,9 @@ pub(crate) const WAITING: &str = "outboxd_waiting_seconds";
 /// Open dead letters by state.
 pub(crate) const DEAD_LETTERS: &str = "outboxd_dead_letters";
 
+/// Log lines that found no reader and were dropped.
+pub(crate) const LOG_LINES_DROPPED: &str = "outboxd_log_lines_dropped_total";
+
 /// The label for topics.
 pub(crate) const TOPIC: &str = "topic";
 /// The label for an event's outcome and for `wal_status`.

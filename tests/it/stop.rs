@@ -1,14 +1,16 @@
 //! A clean stop: exit code 0 in time, and the next start repeats nothing.
 
+use std::io::BufRead;
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use crate::support::fixture::Fixture;
 use crate::support::kafka;
 use crate::support::oracle::Oracle;
-use crate::support::outboxd::{Outboxd, Settings, init};
+use crate::support::outboxd::{Outboxd, Settings, get, init, spawn_unread};
 use crate::support::postgres::{self, Database, MAJORS};
+use crate::support::wait::wait_for;
 use crate::support::writers::{Pattern, Writers};
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -71,14 +73,94 @@ async fn a_second_signal_ends_the_process_at_once() -> Result<()> {
         .await?;
     outboxd.terminate()?;
     outboxd.wait_for_phase("stopping", LIMIT).await?;
+    // Signals within a second of the first are the same request.
     let began = Instant::now();
-    outboxd.terminate()?;
-    assert_eq!(outboxd.wait(LIMIT).await?, 128 + 15);
+    let code = wait_for("the end", LIMIT, async || {
+        outboxd.terminate()?;
+        Ok(outboxd.exit_code())
+    })
+    .await?;
+    assert_eq!(code, 128 + 15);
     assert!(
-        began.elapsed() < Duration::from_secs(2),
+        began.elapsed() < Duration::from_secs(3),
         "{:?}",
         began.elapsed()
     );
+    Ok(())
+}
+
+/// `timeout 10 outboxd run` signals the process and its group within a millisecond.
+#[tokio::test(flavor = "multi_thread")]
+async fn two_signals_at_once_are_one_and_a_hangup_stops_in_good_order() -> Result<()> {
+    let fixture = Fixture::create(postgres::shared(postgres::turn(15)), kafka::shared()).await?;
+    let mut outboxd = Outboxd::spawn(&fixture.settings)?;
+    for signals in [&["TERM", "TERM"][..], &["INT", "TERM", "HUP"], &["HUP"]] {
+        outboxd.wait_for_phase("streaming", LIMIT).await?;
+        fixture.database.insert("a", &fixture.topic, "{}").await?;
+        for signal in signals {
+            outboxd.signal(signal)?;
+        }
+        let code = outboxd.wait(LIMIT).await?;
+        assert_eq!(code, 0, "{signals:?}: {}", outboxd.log());
+        assert!(outboxd.log().contains("stopped"), "{}", outboxd.log());
+        outboxd.respawn()?;
+    }
+    fixture.all_marked(LIMIT).await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_nobody_reads_stops_neither_the_events_nor_a_stop() -> Result<()> {
+    let fixture = Fixture::create(postgres::shared(postgres::turn(17)), kafka::shared()).await?;
+    let settings = fixture.settings.clone().set("OUTBOX_LOG", "trace");
+    let mut child = spawn_unread(&settings)?;
+    let metric = async |name: &str| {
+        let metrics = get(settings.http(), "/metrics").await.map(|(_, body)| body);
+        let metrics = metrics.unwrap_or_default();
+        let line = metrics.lines().find_map(|line| line.strip_prefix(name));
+        line.and_then(|value| value.trim().parse::<f64>().ok())
+    };
+    let dropped = "outboxd_log_lines_dropped_total";
+    wait_for("log lines that nobody reads", LIMIT, async || {
+        fixture.database.insert("a", &fixture.topic, "{}").await?;
+        Ok((metric(dropped).await > Some(0.0)).then_some(()))
+    })
+    .await?;
+    for _ in 0..20 {
+        fixture.database.insert("a", &fixture.topic, "{}").await?;
+    }
+    fixture.all_marked(LIMIT).await?;
+    // Once somebody reads it again, the log says what it lacks.
+    let stderr = child.stderr.take().context("a pipe")?;
+    let reader = std::thread::spawn(move || {
+        let lines = std::io::BufReader::new(stderr).lines();
+        lines
+            .map_while(Result::ok)
+            .any(|line| line.contains("log lines were dropped"))
+    });
+    wait_for("the line about dropped lines", LIMIT, async || {
+        fixture.database.insert("a", &fixture.topic, "{}").await?;
+        Ok(reader.is_finished().then_some(()))
+    })
+    .await?;
+    assert!(reader.join().expect("it does not panic"));
+    // The pipe's reader has ended; a second process is stopped while nobody reads.
+    child.kill()?;
+    child.wait()?;
+    let mut child = spawn_unread(&settings)?;
+    wait_for("the log to be full again", LIMIT, async || {
+        fixture.database.insert("a", &fixture.topic, "{}").await?;
+        Ok((metric(dropped).await > Some(0.0)).then_some(()))
+    })
+    .await?;
+    fixture.all_marked(LIMIT).await?;
+    let kill = std::process::Command::new("kill")
+        .arg(child.id().to_string())
+        .status()?;
+    assert!(kill.success());
+    let status = wait_for("the stop", LIMIT, async || Ok(child.try_wait()?)).await;
+    child.kill()?;
+    assert_eq!(status?.code(), Some(0));
     Ok(())
 }
 

@@ -26,7 +26,8 @@ use crate::cli::demo::screen::{Event, Screen, millis};
 use crate::cli::demo::shop::Plan;
 use crate::cli::demo::stage::{Stage, Task};
 use crate::cli::demo::tally::{Arrival, Order, Tally};
-use crate::cli::process::{HttpServer, Signals, init_log};
+use crate::cli::log::Log;
+use crate::cli::process::{HttpServer, Signals};
 
 pub(crate) use crate::cli::demo::args::Args;
 
@@ -41,7 +42,7 @@ pub(crate) async fn execute(args: Args) -> Result<()> {
     let mut signals = Signals::new()?;
     // Only warnings, unless OUTBOX_LOG is set.
     let filter = std::env::var("OUTBOX_LOG").unwrap_or_else(|_| "warn".to_owned());
-    init_log(&filter, LogFormat::Text)?;
+    let _log = Log::start(&filter, LogFormat::Text)?;
     let screen = Screen::new(args.rate);
     let Some(mut stage) = build(&args, &screen, &mut signals).await? else {
         return Ok(());

@@ -54,6 +54,11 @@ impl Settings {
         self
     }
 
+    /// Where the program serves HTTP.
+    pub(crate) fn http(&self) -> SocketAddr {
+        self.http
+    }
+
     /// Removes a variable.
     pub(crate) fn without(mut self, name: &str) -> Settings {
         self.variables.retain(|(known, _)| known != name);
@@ -81,6 +86,19 @@ pub(crate) async fn command(
             arguments.join(" ")
         ),
     }
+}
+
+/// Starts `outboxd run` with its standard error in a pipe that nothing reads.
+pub(crate) fn spawn_unread(settings: &Settings) -> Result<std::process::Child> {
+    std::process::Command::new(PROGRAM)
+        .arg("run")
+        .env_clear()
+        .envs(settings.variables.iter().cloned())
+        .envs(inherited())
+        .stdin(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .context("outboxd does not start")
 }
 
 fn inherited() -> Option<(String, String)> {

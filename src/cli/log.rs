@@ -1,0 +1,226 @@
+//! The log, on standard error.
+//!
+//! A thread of its own writes it, from a queue with a limit. When nothing reads standard error, a
+//! write waits without end; the publisher and its signals must not wait with it. Lines that find
+//! the queue full are dropped and counted, and a line says so once the log can be written again.
+
+use std::collections::VecDeque;
+use std::io::{self, IsTerminal, Write};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use outboxd::Metrics;
+use outboxd::config::LogFormat;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::fmt;
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+
+/// The most lines that wait to be written.
+const LINES_MAX: usize = 8_192;
+/// The most bytes of them.
+const BYTES_MAX: usize = 4 << 20;
+/// How long the end of the program waits for the last lines.
+const FLUSH_LIMIT: Duration = Duration::from_secs(1);
+
+/// The running log. Dropping it writes what is left, for a second at most.
+pub(crate) struct Log {
+    queue: Arc<Queue>,
+}
+
+impl Log {
+    /// Starts the log.
+    pub(crate) fn start(filter: &str, format: LogFormat) -> anyhow::Result<Log> {
+        let filter: Targets = filter.parse().context("cannot parse OUTBOX_LOG")?;
+        let queue = Arc::new(Queue::default());
+        let written = Arc::clone(&queue);
+        std::thread::Builder::new()
+            .name("log".to_owned())
+            .spawn(move || written.write_to(&mut io::stderr()))
+            .context("cannot start the log's thread")?;
+        // With internal errors enabled, tracing panics once standard error has been closed.
+        let lines = fmt::layer()
+            .log_internal_errors(false)
+            .with_writer(Lines(Arc::clone(&queue)))
+            .with_ansi(io::stderr().is_terminal());
+        let log = tracing_subscriber::registry().with(filter);
+        let result = match format {
+            LogFormat::Json => log.with(lines.json().flatten_event(true)).try_init(),
+            _ => log.with(lines).try_init(),
+        };
+        result.context("cannot start the log")?;
+        Ok(Log { queue })
+    }
+
+    /// Counts the dropped lines in these metrics.
+    pub(crate) fn count_in(&self, metrics: Arc<Metrics>) {
+        metrics.log_lines_dropped(self.queue.lock().dropped);
+        let _only_once = self.queue.metrics.set(metrics);
+    }
+
+    /// Waits until everything is written, for this time at most.
+    pub(crate) fn flush(&self, limit: Duration) {
+        self.queue.wait_until_written(limit);
+    }
+}
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        self.flush(FLUSH_LIMIT);
+    }
+}
+
+/// Lines on their way to standard error.
+#[derive(Default)]
+struct Queue {
+    state: Mutex<State>,
+    changed: Condvar,
+    metrics: OnceLock<Arc<Metrics>>,
+}
+
+#[derive(Default)]
+struct State {
+    lines: VecDeque<Vec<u8>>,
+    bytes: usize,
+    /// A line was taken and is not written yet.
+    is_writing: bool,
+    /// Lines dropped since the start.
+    dropped: u64,
+    /// Those that a line has told.
+    told: u64,
+}
+
+impl Queue {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Never waits: a line that finds no room is dropped.
+    fn push(&self, line: &[u8]) {
+        let mut state = self.lock();
+        let is_full = state.lines.len() >= LINES_MAX || state.bytes + line.len() > BYTES_MAX;
+        if is_full {
+            state.dropped += 1;
+            drop(state);
+            if let Some(metrics) = self.metrics.get() {
+                metrics.log_lines_dropped(1);
+            }
+            return;
+        }
+        state.bytes += line.len();
+        state.lines.push_back(line.to_vec());
+        drop(state);
+        self.changed.notify_all();
+    }
+
+    /// The next line to write, and how many were dropped that no line has told yet. Waits for it.
+    fn next(&self) -> (Vec<u8>, u64) {
+        let mut state = self.lock();
+        loop {
+            if let Some(line) = state.lines.pop_front() {
+                state.bytes -= line.len();
+                state.is_writing = true;
+                let untold = state.dropped - state.told;
+                state.told = state.dropped;
+                return (line, untold);
+            }
+            let waiting = self.changed.wait(state);
+            state = waiting.unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn write_to(&self, output: &mut impl Write) {
+        loop {
+            let (line, untold) = self.next();
+            // If standard error is closed, there is nowhere to say so.
+            let _ = output.write_all(&line);
+            if untold > 0 {
+                tracing::warn!(lines = untold, "log lines were dropped: nothing read them");
+            }
+            self.lock().is_writing = false;
+            self.changed.notify_all();
+        }
+    }
+
+    fn wait_until_written(&self, limit: Duration) {
+        let deadline = Instant::now() + limit;
+        let mut state = self.lock();
+        while state.is_writing || !state.lines.is_empty() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return;
+            }
+            let waiting = self.changed.wait_timeout(state, left);
+            state = waiting.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}
+
+/// Gives each event of the log a writer.
+struct Lines(Arc<Queue>);
+
+impl<'a> MakeWriter<'a> for Lines {
+    type Writer = Line<'a>;
+
+    fn make_writer(&'a self) -> Line<'a> {
+        Line(&self.0)
+    }
+}
+
+/// Takes a whole line at a time, as tracing writes it.
+struct Line<'a>(&'a Queue);
+
+impl Write for Line<'_> {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.0.push(line);
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Writes a text to standard error, for a second at most.
+pub(crate) fn print(text: String) {
+    let (written, done) = std::sync::mpsc::channel();
+    let write = move || {
+        // If even standard error is closed, only the exit code remains.
+        let _ = io::stderr().write_all(text.as_bytes());
+        let _ = written.send(());
+    };
+    if std::thread::Builder::new().spawn(write).is_ok() {
+        let _written_or_late = done.recv_timeout(FLUSH_LIMIT);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_queue_drops_and_counts_and_what_is_told_is_told_once() {
+        let queue = Queue::default();
+        for _ in 0..LINES_MAX + 5 {
+            queue.push(b"line\n");
+        }
+        queue.push(&vec![b'x'; BYTES_MAX]);
+        assert_eq!(queue.lock().lines.len(), LINES_MAX);
+        assert_eq!(queue.next(), (b"line\n".to_vec(), 6));
+        assert_eq!(queue.next(), (b"line\n".to_vec(), 0));
+        queue.push(b"next\n");
+        assert_eq!(queue.lock().dropped, 6);
+    }
+
+    #[test]
+    fn a_flush_ends_in_time_though_nothing_is_written() {
+        let queue = Queue::default();
+        queue.wait_until_written(FLUSH_LIMIT);
+        queue.push(b"line\n");
+        let began = Instant::now();
+        queue.wait_until_written(Duration::from_millis(20));
+        assert!(began.elapsed() < FLUSH_LIMIT);
+    }
+}
