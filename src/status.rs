@@ -1,11 +1,12 @@
 //! The publisher's status: a snapshot for `/status`, health checks and people.
 //!
 //! Owns the board that the engine's task writes and all others read. Readers never hold up the
-//! writer: the board is written a few times a second, under a lock held for one assignment.
+//! writer: the board is written a few times a second, under a lock held for one assignment. It also
+//! logs a wait that lasts: one line when it begins to matter, and one when it has ended.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
@@ -34,16 +35,32 @@ pub enum Phase {
     Failed,
 }
 
+/// The wait for another instance, which is no problem.
+pub(crate) const LOCK: &str = "lock";
+/// The wait for a lock that a session holds which is not outboxd.
+pub(crate) const FOREIGN_LOCK: &str = "foreign-lock";
+
+/// A wait that lasts longer matters: the log names it, and the publisher is not ready.
+pub(crate) const WAIT_MATTERS: Duration = Duration::from_secs(60);
+
 /// Something the publisher waits for, by name.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Waiting {
-    /// `kafka`, `lock`, `snapshot`, `decoding`, `write-back`, `standby` or `postgres`.
+    /// `kafka`, `lock`, `foreign-lock`, `snapshot`, `decoding`, `write-back`, `standby` or
+    /// `postgres`.
     pub on: &'static str,
     /// Which topic, which other instance, which transaction.
     pub detail: String,
     /// For how long.
     pub seconds: f64,
+}
+
+impl Waiting {
+    /// Whether it has lasted so long that it matters.
+    pub(crate) fn is_long(&self) -> bool {
+        self.seconds > WAIT_MATTERS.as_secs_f64()
+    }
 }
 
 /// A problem, present or imminent, that a person has to fix.
@@ -152,7 +169,69 @@ pub(crate) struct StatusBoard {
     status: Mutex<Status>,
     born: Instant,
     turned_millis: AtomicU64,
-    waiting_since: Mutex<Option<(&'static str, Instant)>>,
+    wait: Mutex<WaitTimes>,
+}
+
+/// How long a wait has lasted.
+#[derive(Debug, Clone, Copy)]
+enum Lasted {
+    /// Since the board was first given its name.
+    SinceNamed,
+    /// This long.
+    For(Duration),
+}
+
+/// When the wait began that the board shows.
+#[derive(Debug, Default)]
+struct WaitTimes {
+    present: Option<Present>,
+    /// When each name was last logged. Two waits that alternate must not fill the log.
+    logged: Vec<(&'static str, Instant)>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Present {
+    on: &'static str,
+    began: Instant,
+    is_logged: bool,
+}
+
+impl WaitTimes {
+    /// The wait of this name goes on, or begins; returns since when.
+    fn goes_on(&mut self, on: &'static str, lasted: Lasted, detail: &str) -> Instant {
+        let now = Instant::now();
+        if self.present.is_some_and(|present| present.on != on) {
+            self.end();
+        }
+        let named = self.present.map(|present| present.began);
+        let began = match lasted {
+            Lasted::SinceNamed => named.unwrap_or(now),
+            Lasted::For(time) => now.checked_sub(time).unwrap_or(now),
+        };
+        let mut is_logged = self.present.is_some_and(|present| present.is_logged);
+        let is_long = now - began >= WAIT_MATTERS && on != LOCK;
+        let recently = |(name, at): &(&str, Instant)| *name == on && at.elapsed() < WAIT_MATTERS;
+        if is_long && !is_logged && !self.logged.iter().any(recently) {
+            self.logged.retain(|(name, _)| *name != on);
+            self.logged.push((on, now));
+            is_logged = true;
+            let seconds = (now - began).as_secs();
+            tracing::warn!(wait = on, detail, seconds, "waiting");
+        }
+        self.present = Some(Present {
+            on,
+            began,
+            is_logged,
+        });
+        began
+    }
+
+    fn end(&mut self) {
+        if let Some(present) = self.present.take().filter(|present| present.is_logged) {
+            let seconds = present.began.elapsed().as_secs();
+            tracing::info!(wait = present.on, seconds, "wait ended");
+        }
+    }
 }
 
 impl StatusBoard {
@@ -187,7 +266,7 @@ impl StatusBoard {
             status: Mutex::new(status),
             born: Instant::now(),
             turned_millis: AtomicU64::new(0),
-            waiting_since: Mutex::new(None),
+            wait: Mutex::default(),
         }
     }
 
@@ -204,26 +283,32 @@ impl StatusBoard {
 
     /// Sets the named wait. A wait of the same name keeps its start.
     pub(crate) fn wait(&self, waiting: Option<(&'static str, String)>) {
-        let mut since = self
-            .waiting_since
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let Some((on, detail)) = waiting else {
-            *since = None;
-            self.lock().waiting = None;
-            return;
-        };
-        let began = match *since {
-            Some((name, began)) if name == on => began,
-            _ => Instant::now(),
-        };
-        *since = Some((on, began));
+        match waiting {
+            Some((on, detail)) => self.set_wait(on, detail, Lasted::SinceNamed),
+            None => {
+                self.wait_times().end();
+                self.lock().waiting = None;
+            }
+        }
+    }
+
+    /// Sets a named wait that has lasted for this time, whatever the board has shown meanwhile.
+    pub(crate) fn wait_for(&self, on: &'static str, detail: String, lasted: Duration) {
+        self.set_wait(on, detail, Lasted::For(lasted));
+    }
+
+    fn set_wait(&self, on: &'static str, detail: String, lasted: Lasted) {
+        let began = self.wait_times().goes_on(on, lasted, &detail);
         let seconds = began.elapsed().as_secs_f64();
         self.lock().waiting = Some(Waiting {
             on,
             detail,
             seconds,
         });
+    }
+
+    fn wait_times(&self) -> MutexGuard<'_, WaitTimes> {
+        self.wait.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn update(&self, change: impl FnOnce(&mut Status)) {
@@ -244,17 +329,60 @@ impl StatusBoard {
         if matches!(status.phase, Phase::Stopped | Phase::Failed) {
             status.loop_age_seconds = 0.0;
         }
-        let since = self
-            .waiting_since
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if let (Some(waiting), Some((_, began))) = (&mut status.waiting, *since) {
-            waiting.seconds = began.elapsed().as_secs_f64();
+        let present = self.wait_times().present;
+        if let (Some(waiting), Some(present)) = (&mut status.waiting, present) {
+            waiting.seconds = present.began.elapsed().as_secs_f64();
         }
         status
     }
 
     fn lock(&self) -> MutexGuard<'_, Status> {
         self.status.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wait_keeps_its_start_until_its_name_changes_or_it_says_how_long_it_lasts() {
+        let board = StatusBoard::new(None, "outbox.outbox");
+        let seconds = || board.read().waiting.map(|waiting| waiting.seconds);
+        board.wait_for("write-back", "1 row".to_owned(), Duration::from_secs(90));
+        assert!(seconds() >= Some(90.0));
+        assert!(
+            board
+                .read()
+                .waiting
+                .is_some_and(|waiting| waiting.is_long())
+        );
+        board.wait(Some(("write-back", "2 rows".to_owned())));
+        assert!(seconds() >= Some(90.0));
+        board.wait(Some(("kafka", "x".to_owned())));
+        assert!(seconds() < Some(10.0));
+        board.wait_for("write-back", "1 row".to_owned(), Duration::from_secs(95));
+        assert!(seconds() >= Some(95.0));
+        board.wait(None);
+        assert_eq!(seconds(), None);
+    }
+
+    #[test]
+    fn a_long_wait_is_logged_once_and_two_that_alternate_do_not_fill_the_log() {
+        let mut times = WaitTimes::default();
+        let long = Lasted::For(WAIT_MATTERS);
+        times.goes_on("write-back", Lasted::SinceNamed, "");
+        assert!(times.logged.is_empty());
+        times.goes_on("write-back", long, "");
+        let first = times.logged.clone();
+        assert_eq!(first.len(), 1);
+        for _ in 0..10 {
+            times.goes_on("write-back", long, "");
+            times.goes_on("standby", long, "");
+        }
+        assert_eq!(times.logged.len(), 2);
+        assert_eq!(times.logged[0], first[0]);
+        times.goes_on(LOCK, long, "");
+        assert_eq!(times.logged.len(), 2, "a sibling is no problem");
     }
 }

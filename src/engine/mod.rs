@@ -369,11 +369,12 @@ impl Engine {
         EngineStats {
             received: self.tracker.received(),
             confirmed: self.flushed(),
+        let (locked, hidden) = self.write_back_queue.stuck();
             in_flight_count: self.tracker.in_flight_count(),
             in_flight_bytes: self.tracker.in_flight_bytes(),
             unmarked_count: self.write_back_queue.len(),
-            deferred_count: self.write_back_queue.deferred_count(),
-            hidden_count: self.write_back_queue.hidden_count(),
+            locked,
+            hidden,
             oldest: self.tracker.oldest_in_flight(),
             decoding: self.decoding,
             standby: self.failover_gate.is_standby_late(),

@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::config::{AfterPublish, Config, KeyRule, OnPoison};
 use crate::engine::tracker::{InFlight, Ticket};
 use crate::engine::violation::Violation;
+use crate::engine::write_back_queue::StuckRows;
 use crate::error::{Code, Error};
 use crate::lsn::Lsn;
 use crate::outbox::{CloseDeadLetter, Mark, NewDeadLetter, OwnedRecord, Rejection};
@@ -260,10 +261,10 @@ pub(crate) struct EngineStats {
     pub(crate) in_flight_count: u64,
     pub(crate) in_flight_bytes: usize,
     pub(crate) unmarked_count: usize,
-    /// Rows that were tried and could not be written back yet.
-    pub(crate) deferred_count: usize,
-    /// Those of them that are not visible yet.
-    pub(crate) hidden_count: usize,
+    /// Rows that were tried and could not be written back yet, without the hidden ones.
+    pub(crate) locked: StuckRows,
+    /// The same of rows that are not visible yet.
+    pub(crate) hidden: StuckRows,
     pub(crate) oldest: Option<InFlight>,
     /// The server is decoding and sends nothing meanwhile.
     pub(crate) decoding: bool,

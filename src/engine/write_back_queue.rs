@@ -3,13 +3,14 @@
 //! Owns the tickets of events that Kafka has and that the table does not show as published yet. At
 //! most one batch is out at a time, so load makes its own batches. A row that could not be marked
 //! yet (locked, or not visible yet) comes back and is tried again with growing delays; the others
-//! go on meanwhile. Nothing is ever dropped here: an event leaves when its row is settled.
+//! go on meanwhile. Nothing is ever dropped here: an event leaves when its row is settled. Until
+//! then it is known since when the row was tried, also while it is tried again.
 //!
 //! A batch that fails may have been more than the server can do within its statement time-out. So
 //! the next one is half as large, and batches grow again as they succeed: however slow the server,
 //! some batch is small enough.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use crate::backoff::Backoff;
@@ -20,6 +21,33 @@ const RETRY_CAP: Duration = Duration::from_secs(2);
 /// The most batches that wait. More would only take memory: these keep the database busy.
 const BATCHES_MAX: usize = 8;
 
+/// A row that was tried and could not be marked yet.
+#[derive(Debug, Clone, Copy)]
+struct Stuck {
+    /// When it was first tried.
+    since: Duration,
+    /// It is not visible yet.
+    hidden: bool,
+}
+
+/// Rows of one kind that could not be marked yet.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct StuckRows {
+    pub(crate) count: usize,
+    /// When the first of them was first tried.
+    pub(crate) since: Duration,
+}
+
+impl StuckRows {
+    fn add(&mut self, since: Duration) {
+        self.since = match self.count {
+            0 => since,
+            _ => self.since.min(since),
+        };
+        self.count += 1;
+    }
+}
+
 /// See the module's head.
 #[derive(Debug)]
 pub(crate) struct WriteBackQueue {
@@ -29,8 +57,12 @@ pub(crate) struct WriteBackQueue {
     deferred: VecDeque<Ticket>,
     retry_at: Duration,
     retry: Backoff,
-    /// Those of `deferred` that are not visible yet.
-    hidden: usize,
+    /// The rows that were tried and are not settled, wherever they wait.
+    stuck: BTreeMap<Ticket, Stuck>,
+    /// Those of them that are in the batch being written.
+    retried: BTreeMap<Ticket, Stuck>,
+    /// When the batch being written was taken.
+    taken_at: Duration,
     writing: usize,
     batch_size: usize,
     batch_max: usize,
@@ -49,7 +81,9 @@ impl WriteBackQueue {
             deferred: VecDeque::new(),
             retry_at: Duration::ZERO,
             retry: Backoff::new(RETRY_FIRST, RETRY_CAP),
-            hidden: 0,
+            stuck: BTreeMap::new(),
+            retried: BTreeMap::new(),
+            taken_at: Duration::ZERO,
             writing: 0,
             batch_size,
             batch_max,
@@ -85,7 +119,6 @@ impl WriteBackQueue {
             return None;
         }
         if !self.deferred.is_empty() && now >= self.retry_at {
-            self.hidden = 0;
             while let Some(ticket) = self.deferred.pop_back() {
                 self.waiting.push_front(ticket);
             }
@@ -93,7 +126,14 @@ impl WriteBackQueue {
             return None;
         }
         self.writing = self.waiting.len().min(self.limit);
-        self.since = now;
+        (self.since, self.taken_at) = (now, now);
+        if !self.stuck.is_empty() {
+            for ticket in self.waiting.range(..self.writing) {
+                if let Some(stuck) = self.stuck.remove(ticket) {
+                    self.retried.insert(*ticket, stuck);
+                }
+            }
+        }
         Some(self.waiting.drain(..self.writing))
     }
 
@@ -118,9 +158,13 @@ impl WriteBackQueue {
         // A retry that is scheduled stays: new rows that are not visible yet must not delay the old
         // ones without end.
         let scheduled = !self.deferred.is_empty();
+        let retried = std::mem::take(&mut self.retried);
         for (ticket, hidden) in unsettled {
             self.deferred.push_back(ticket);
-            self.hidden += usize::from(hidden);
+            let since = retried
+                .get(&ticket)
+                .map_or(self.taken_at, |known| known.since);
+            self.stuck.insert(ticket, Stuck { since, hidden });
         }
         if self.deferred.is_empty() {
             self.retry.reset();
@@ -150,14 +194,19 @@ impl WriteBackQueue {
         self.waiting.len() >= BATCHES_MAX * self.batch_max
     }
 
-    /// Rows that could not be marked yet.
-    pub(crate) fn deferred_count(&self) -> usize {
-        self.deferred.len()
-    }
-
-    /// Those of them that are not visible yet.
-    pub(crate) fn hidden_count(&self) -> usize {
-        self.hidden
+    /// The rows that were tried and could not be marked yet, also those that are being tried again:
+    /// first those that are locked or whose write failed, then those that are not visible yet.
+    pub(crate) fn stuck(&self) -> (StuckRows, StuckRows) {
+        let (mut locked, mut hidden) = (StuckRows::default(), StuckRows::default());
+        for stuck in self.stuck.values().chain(self.retried.values()) {
+            let rows = if stuck.hidden {
+                &mut hidden
+            } else {
+                &mut locked
+            };
+            rows.add(stuck.since);
+        }
+        (locked, hidden)
     }
 }
 
@@ -209,16 +258,48 @@ mod tests {
         (0..2).for_each(|ticket| queue.push(MS, ticket));
         assert_eq!(taken(&mut queue, MS, true), [0, 1]);
         queue.written(MS, false, [(1, true)].into_iter());
-        assert_eq!(queue.hidden_count(), 1);
+        assert_eq!(queue.stuck().1.count, 1);
         queue.push(MS, 2);
         assert_eq!(taken(&mut queue, MS, true), [2]);
         queue.written(MS, false, std::iter::empty());
         assert_eq!(queue.deadline(), Some(MS * 51));
         assert_eq!(taken(&mut queue, MS * 51, false), [1]);
-        assert_eq!(queue.hidden_count(), 0);
         queue.written(MS * 51, false, [(1, false)].into_iter());
         assert_eq!(queue.deadline(), Some(MS * 151));
-        assert_eq!(queue.deferred_count(), 1);
+        let since = MS;
+        let stuck = (StuckRows { count: 1, since }, StuckRows::default());
+        assert_eq!(queue.stuck(), stuck);
+    }
+
+    #[test]
+    fn a_row_is_stuck_since_it_was_first_tried_until_it_is_settled() {
+        let mut queue = queue();
+        (0..3).for_each(|ticket| queue.push(MS, ticket));
+        assert_eq!(taken(&mut queue, MS * 10, true), [0, 1, 2]);
+        assert_eq!(queue.stuck().0.count, 0);
+        queue.written(MS * 20, false, [(1, false), (2, true)].into_iter());
+        let mut now = MS * 20;
+        for round in 0..20 {
+            let since = MS * 10;
+            let stuck = (StuckRows { count: 1, since }, StuckRows { count: 1, since });
+            assert_eq!(queue.stuck(), stuck, "round {round}, waiting");
+            now += RETRY_CAP;
+            assert_eq!(taken(&mut queue, now, false), [1, 2]);
+            assert_eq!(queue.stuck(), stuck, "round {round}, being tried");
+            queue.written(now, round % 3 == 0, [(1, false), (2, true)].into_iter());
+        }
+        now += RETRY_CAP;
+        taken(&mut queue, now, false);
+        queue.written(now, false, [(2, false)].into_iter());
+        let since = MS * 10;
+        assert_eq!(
+            queue.stuck(),
+            (StuckRows { count: 1, since }, StuckRows::default())
+        );
+        now += RETRY_CAP;
+        taken(&mut queue, now, false);
+        queue.written(now, false, std::iter::empty());
+        assert_eq!(queue.stuck(), (StuckRows::default(), StuckRows::default()));
     }
 
     #[test]

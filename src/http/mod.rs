@@ -29,16 +29,14 @@ use tokio::net::TcpListener;
 use crate::error::{Code, Error, Result};
 use crate::http::listener::Limited;
 use crate::metrics::{CONTENT_TYPE, Metrics};
-use crate::publisher::{Phase, Status};
+use crate::publisher::{Phase, Status, Waiting};
+use crate::status::LOCK;
 
 /// Returns the publisher's status.
 pub type StatusHandle = Arc<dyn Fn() -> Status + Send + Sync>;
 
 /// A loop that has not turned for this long is stuck.
 const LOOP_AGE_MAX_SECONDS: f64 = 30.0;
-
-/// A longer wait makes the publisher unready.
-const WAIT_MAX_SECONDS: f64 = 60.0;
 
 /// Binds the address.
 pub async fn bind(address: SocketAddr) -> Result<TcpListener> {
@@ -142,10 +140,9 @@ fn liveness(status: &Status) -> Result<(), String> {
 
 fn readiness(status: &Status) -> Result<(), String> {
     liveness(status)?;
-    let waiting = status.waiting.as_ref();
     match status.phase {
-        // A standby is ready, however long it waits for the lock.
-        Phase::Standby => return Ok(()),
+        // A standby is ready, however long it waits for the instance that publishes.
+        Phase::Standby => return long_wait(status),
         Phase::Streaming | Phase::Polling => {}
         Phase::Connecting | Phase::Reconnecting => return Err(unready("not connected", status)),
         Phase::Backlog => return Err(unready("publishing the backlog", status)),
@@ -158,7 +155,12 @@ fn readiness(status: &Status) -> Result<(), String> {
         let (name, hint) = (problem.name, &problem.hint);
         return Err(format!("{name}: {} ({hint})", problem.detail));
     }
-    match waiting.filter(|waiting| waiting.seconds > WAIT_MAX_SECONDS) {
+    long_wait(status)
+}
+
+fn long_wait(status: &Status) -> Result<(), String> {
+    let matters = |waiting: &&Waiting| waiting.on != LOCK && waiting.is_long();
+    match status.waiting.as_ref().filter(matters) {
         Some(waiting) => Err(format!(
             "waiting for {} for {:.0} s: {}",
             waiting.on, waiting.seconds, waiting.detail

@@ -136,3 +136,43 @@ async fn a_second_instance_waits_and_takes_over() -> Result<()> {
     assert_eq!(second.stop(LIMIT).await?, 0, "{}", second.log());
     fixture.verdict(&oracle).await?.expect_exact()
 }
+
+/// The row is tried again every two seconds, and the wait for it goes on.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_wait_for_a_locked_row_lasts_since_it_was_first_tried() -> Result<()> {
+    let fixture = Fixture::create(postgres::shared(postgres::turn(17)), kafka::shared()).await?;
+    let mut outboxd = Outboxd::spawn(&fixture.settings)?;
+    outboxd.wait_for_phase("streaming", LIMIT).await?;
+    let mut other = fixture.database.connect().await?;
+    let id = fixture.database.insert("a", &fixture.topic, "{}").await?;
+    let lock = other.transaction().await?;
+    let sql = "SELECT FROM outbox.outbox WHERE id = $1 AND published_at IS NULL FOR UPDATE";
+    assert_eq!(lock.query(sql, &[&id]).await?.len(), 1);
+    let lasts = |seconds: f64| {
+        move |status: &serde_json::Value| {
+            let waiting = &status["waiting"];
+            waiting["on"] == "write-back" && waiting["seconds"].as_f64() > Some(seconds)
+        }
+    };
+    outboxd
+        .wait_for_status("the wait to last", LIMIT, lasts(15.0))
+        .await?;
+    let why = outboxd
+        .wait_for_log(&["waiting", "write-back"], LIMIT * 2)
+        .await?;
+    assert!(why.contains("WARN"), "{why}");
+    let (code, why) = outboxd.get("/readyz").await?;
+    assert!(code == 503 && why.contains("write-back"), "{code}: {why}");
+    lock.rollback().await?;
+    fixture.all_marked(LIMIT).await?;
+    outboxd
+        .wait_for_log(&["wait ended", "write-back"], LIMIT)
+        .await?;
+    wait_until("readiness", LIMIT, async || {
+        let (code, why) = outboxd.get("/readyz").await?;
+        Ok(if code == 200 { Ok(()) } else { Err(why) })
+    })
+    .await?;
+    assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
+    Ok(())
+}

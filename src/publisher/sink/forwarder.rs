@@ -29,6 +29,7 @@ use crate::publisher::sink::database_worker::{self, DatabaseWorker, Done};
 use crate::publisher::sink::kafka_adapter::{ask, failure, send};
 use crate::publisher::sink::topic_counters;
 use crate::status::StatusBoard;
+use crate::publisher::sink::work_errors::WorkErrors;
 
 type MetadataQuery = Pin<Box<dyn Future<Output = Option<Vec<(String, MetadataAnswer)>>>>>;
 
@@ -49,7 +50,7 @@ pub(crate) struct Forwarder {
     reports: Vec<DeliveryReport>,
     done: Vec<InFlight>,
     database_worker: DatabaseWorker,
-    pub(in crate::publisher) write_error: Option<String>,
+    pub(in crate::publisher) work_errors: WorkErrors,
     pub(in crate::publisher) now: Duration,
     born: Instant,
     pub(in crate::publisher) published: u64,
@@ -83,7 +84,7 @@ impl Forwarder {
             reports: Vec::new(),
             done: Vec::new(),
             database_worker: DatabaseWorker::new(config, Arc::clone(&metrics)),
-            write_error: None,
+            work_errors: WorkErrors::default(),
             now: Duration::ZERO,
             born: Instant::now(),
             published: 0,
@@ -110,6 +111,7 @@ impl Forwarder {
 
     /// Sets the table that rows are written back to; none when no session holds the lock.
     pub(crate) fn use_place(&mut self, place: Option<TableLocation>) {
+        self.work_errors = WorkErrors::default();
         if place.is_none() {
             self.lock_lost();
         }
@@ -376,13 +378,18 @@ impl Forwarder {
         let filed_topics = result
             .as_ref()
             .map_or_else(|_| Vec::new(), |_| database_worker::log_filed(&work));
-        let pending = result.map_err(|error| {
-            self.metrics.error(error.code());
-            tracing::warn!(error = %error.report(), "write-back failed, retrying");
-            error.report()
-        });
-        self.write_error = pending.as_ref().err().cloned();
-        let pending = pending.map_err(|_| ());
+        let pending = match result {
+            Ok(pending) => {
+                self.work_errors.succeeded(&work);
+                Ok(pending)
+            }
+            Err(error) => {
+                self.metrics.error(error.code());
+                tracing::warn!(error = %error.report(), "write-back failed, retrying");
+                self.work_errors.failed(now, &work, error.report());
+                Err(())
+            }
+        };
         self.engine
             .work_finished(now, generation, work, pending, position);
         for topic in filed_topics {

@@ -6,6 +6,14 @@ use std::time::Duration;
 use crate::engine::output::EngineStats;
 use crate::publisher::sink::forwarder::Forwarder;
 
+/// What the publisher waits for.
+struct Wait {
+    on: &'static str,
+    detail: String,
+    /// Since when, on the engine's clock, where that is known.
+    since: Option<Duration>,
+}
+
 /// A record that Kafka has not acknowledged for this long means that the publisher waits for Kafka.
 const KAFKA_WAIT: Duration = Duration::from_secs(5);
 
@@ -13,8 +21,16 @@ impl Forwarder {
     /// Updates the figures of the status, and what the publisher waits for.
     pub(crate) fn show(&mut self) {
         let (snapshot, oldest_seconds) = self.show_figures();
-        let waiting = self.waiting(&snapshot, oldest_seconds);
-        self.board.wait(waiting);
+        match self.waiting(&snapshot, oldest_seconds) {
+            None => self.board.wait(None),
+            Some(Wait { on, detail, since }) => match since {
+                None => self.board.wait(Some((on, detail))),
+                Some(since) => {
+                    let lasted = self.now.saturating_sub(since);
+                    self.board.wait_for(on, detail, lasted);
+                }
+            },
+        }
     }
 
     /// Updates the figures alone, when the caller has set what it waits for.
@@ -39,42 +55,35 @@ impl Forwarder {
         (snapshot, oldest_seconds)
     }
 
-    fn waiting(
-        &mut self,
-        snapshot: &EngineStats,
-        oldest_seconds: f64,
-    ) -> Option<(&'static str, String)> {
+    fn waiting(&mut self, snapshot: &EngineStats, oldest_seconds: f64) -> Option<Wait> {
+        let now = |on, detail: &str| Wait {
+            on,
+            detail: detail.to_owned(),
+            since: None,
+        };
         let late = |_: &_| oldest_seconds > KAFKA_WAIT.as_secs_f64() && snapshot.unfiled_count == 0;
         if let Some(oldest) = snapshot.oldest.filter(late) {
-            return Some(("kafka", self.kafka_problem(oldest.topic)));
+            return Some(now("kafka", &self.kafka_problem(oldest.topic)));
         }
         if snapshot.standby {
             let detail =
                 "a standby in synchronized_standby_slots does not have the WAL to send yet";
-            return Some(("standby", detail.to_owned()));
+            return Some(now("standby", detail));
         }
         if snapshot.decoding {
-            let detail = "the server decodes changes of other tables".to_owned();
-            return Some(("decoding", detail));
+            return Some(now(
+                "decoding",
+                "the server decodes changes of other tables",
+            ));
         }
-        if let Some(error) = &self.write_error {
-            return Some(("write-back", error.clone()));
+        let statement = self.config.operation_timeout;
+        if let Some((error, since)) = self.work_errors.oldest(self.now, statement) {
+            return Some(Wait {
+                since: Some(since),
+                ..now("write-back", error)
+            });
         }
-        let (rows, hidden) = (snapshot.deferred_count, snapshot.hidden_count);
-        let wait = match (rows, hidden) {
-            (0, _) => return None,
-            (_, 0) => ("write-back", format!("{rows} rows are locked")),
-            // Committed and streamed, but not visible: their commits wait for a synchronous
-            // standby.
-            _ => (
-                "standby",
-                format!(
-                    "{hidden} rows are not visible yet: a synchronous standby has not confirmed \
-                     them"
-                ),
-            ),
-        };
-        Some(wait)
+        stuck_rows(snapshot)
     }
 
     fn kafka_problem(&mut self, topic: u32) -> String {
@@ -85,4 +94,32 @@ impl Forwarder {
             None => problem,
         }
     }
+}
+
+/// The rows that wait for their mark. Those that have waited longest give the wait its name.
+fn stuck_rows(snapshot: &EngineStats) -> Option<Wait> {
+    let (locked, hidden) = (snapshot.locked, snapshot.hidden);
+    let locked_first = hidden.count == 0 || (locked.count > 0 && locked.since < hidden.since);
+    let (on, detail, since) = match (locked.count, locked_first) {
+        (0, true) => return None,
+        (rows, true) => (
+            "write-back",
+            format!("{rows} rows are locked"),
+            locked.since,
+        ),
+        // Committed and streamed, but not visible: their commits wait for a synchronous standby.
+        (_, false) => (
+            "standby",
+            format!(
+                "{} rows are not visible yet: a synchronous standby has not confirmed them",
+                hidden.count
+            ),
+            hidden.since,
+        ),
+    };
+    Some(Wait {
+        on,
+        detail,
+        since: Some(since),
+    })
 }

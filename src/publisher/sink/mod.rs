@@ -7,3 +7,4 @@ mod kafka_adapter;
 pub(crate) mod table_rows;
 mod topic_counters;
 mod without_lock;
+mod work_errors;
