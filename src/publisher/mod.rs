@@ -21,6 +21,7 @@ mod resume_state;
 mod sink;
 mod skip_transaction;
 mod slot_loss;
+mod skip_search;
 mod source;
 mod supervisor;
 

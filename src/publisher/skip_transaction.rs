@@ -9,18 +9,16 @@
 
 use std::time::{Duration, Instant};
 
-use crate::config::{AfterPublish, Config};
+use crate::config::Config;
 use crate::engine::output::SessionOutput;
 use crate::error::{Code, Error, Result};
 use crate::lsn::Lsn;
 use crate::outbox::dead_letter::skipped::{self, SkippedTransaction};
-use crate::outbox::{Columns, Rejection};
-use crate::pgoutput::Message;
-use crate::postgres::{ServerError, Session, advisory_lock, slot};
+use crate::postgres::{Session, advisory_lock, slot};
 use crate::publisher::connect::Connections;
 use crate::publisher::sink::forwarder::Forwarder;
+use crate::publisher::skip_search::{POSITION_HINT, Search, undecodable};
 use crate::publisher::supervisor::Supervisor;
-use crate::replication::{Frame, ReplicationClient, StandbyStatusUpdate};
 
 const POLL_INTERVAL: Duration = Duration::from_millis(250);
 
@@ -34,11 +32,6 @@ pub struct Skipped {
     pub error: String,
     /// Its rows that were unpublished, which are published from the table now.
     pub rows: u64,
-}
-
-/// The server's error, if the server and not the connection has failed at decoding.
-pub(crate) fn undecodable(error: &Error) -> Option<&ServerError> {
-    ServerError::of(error).filter(|server| server.is_undecodable())
 }
 
 impl Supervisor {
@@ -142,8 +135,16 @@ pub async fn skip_transaction(config: &Config, lsn: Lsn) -> Result<Skipped> {
         session,
         mut client,
         server,
-        ..
+        identity,
+        shape,
     } = connections;
+    if lsn >= identity.flush {
+        let message = format!(
+            "there is no transaction at {lsn}: the WAL ends at {}",
+            identity.flush
+        );
+        return Err(Error::fatal(Code::Slot, message).with_hint(POSITION_HINT));
+    }
     let slot = slot::read(&session, &config.slot).await?;
     let confirmed = slot
         .filter(|slot| !slot.is_lost())
@@ -161,21 +162,14 @@ pub async fn skip_transaction(config: &Config, lsn: Lsn) -> Result<Skipped> {
     client
         .start(&config.slot, confirmed, &config.publication)
         .await?;
-    let mut search = Search {
-        config,
-        lsn,
-        confirmed,
-        xid: None,
-        outbox: None,
-        before: Vec::new(),
-    };
+    let mut search = Search::new(config, lsn, confirmed);
     let found = search.run(&mut client).await;
     client.close().await;
     let (xid, error) = found?;
     search.nothing_is_left_before(&session).await?;
     // The server releases the other connection's lock when it has seen its end.
     let deadline = Instant::now() + config.operation_timeout;
-    while !advisory_lock::take(&session, &config.slot).await? {
+    while !advisory_lock::take(&session, &config.slot, shape.oid).await? {
         if Instant::now() >= deadline {
             return Err(busy());
         }
@@ -192,136 +186,4 @@ pub async fn skip_transaction(config: &Config, lsn: Lsn) -> Result<Skipped> {
     slot::advance_past_commit(&session, &config.slot, lsn).await?;
     let error = error.message;
     Ok(Skipped { xid, error, rows })
-}
-
-/// Reads the stream from the slot's position up to the failure.
-struct Search<'a> {
-    config: &'a Config,
-    lsn: Lsn,
-    confirmed: Lsn,
-    /// The id of the transaction at `lsn`, when it has begun.
-    xid: Option<u32>,
-    outbox: Option<(u32, Columns)>,
-    /// Rows of the outbox that earlier transactions have inserted.
-    before: Vec<i64>,
-}
-
-impl Search<'_> {
-    async fn run(&mut self, client: &mut ReplicationClient) -> Result<(u32, Rejection)> {
-        loop {
-            match self.read(client) {
-                Ok(true) => {}
-                Ok(false) => self.wait(client).await?,
-                Err(error) => {
-                    return match (rejection(&error), self.xid) {
-                        (Some(rejection), Some(xid)) => Ok((xid, rejection)),
-                        _ => Err(error),
-                    };
-                }
-            }
-        }
-    }
-
-    async fn wait(&mut self, client: &mut ReplicationClient) -> Result<()> {
-        let limit = self.config.operation_timeout.max(Duration::from_secs(25));
-        let received = tokio::time::timeout(limit, client.readable()).await;
-        received.map_err(|_| {
-            let message = format!("no transaction at {} within {limit:?}", self.lsn);
-            Error::fatal(Code::Slot, message)
-                .with_hint("the position is in the error of `outboxd run`")
-        })?
-    }
-
-    /// Takes in the messages that are ready. False if it has to wait for more.
-    fn read(&mut self, client: &mut ReplicationClient) -> Result<bool> {
-        if client.try_read()? == 0 {
-            return Ok(false);
-        }
-        loop {
-            let answer = match client.next()? {
-                None => return Ok(true),
-                Some(Frame::XLogData { payload, .. }) => {
-                    self.take(payload)?;
-                    false
-                }
-                Some(Frame::Keepalive {
-                    reply_requested, ..
-                }) => reply_requested,
-                Some(Frame::CopyDone) => {
-                    let message = "the server ended the stream";
-                    return Err(Error::transient(Code::Replication, message));
-                }
-            };
-            if answer {
-                client.queue_status(StandbyStatusUpdate {
-                    write: self.confirmed,
-                    flush: self.confirmed,
-                    apply: self.confirmed,
-                    reply_requested: false,
-                });
-                client.try_flush()?;
-            }
-        }
-    }
-
-    fn take(&mut self, payload: &[u8]) -> Result<()> {
-        match Message::decode(payload)? {
-            Message::Begin(begin) if begin.final_lsn == self.lsn => self.xid = Some(begin.xid),
-            Message::Begin(begin) if begin.final_lsn > self.lsn => {
-                let message = format!("there is no transaction with its commit at {}", self.lsn);
-                return Err(Error::fatal(Code::Slot, message));
-            }
-            Message::Commit(_) if self.xid.is_some() => {
-                let message = format!("the transaction at {} can be decoded", self.lsn);
-                return Err(Error::fatal(Code::Slot, message).with_hint("start outboxd"));
-            }
-            Message::Relation(relation) => {
-                let table = &self.config.table;
-                if table.schema == relation.namespace && table.name == relation.name {
-                    let columns = Columns::of_relation(&relation, &self.config.key)?;
-                    self.outbox = Some((relation.id, columns));
-                }
-            }
-            Message::Insert(insert) if self.xid.is_none() => {
-                let outbox = self.outbox.as_ref();
-                if let Some((_, columns)) = outbox.filter(|(id, _)| *id == insert.relation_id) {
-                    let event = columns.event_from_tuple(insert.new)?;
-                    self.before
-                        .extend(event.row_id.filter(|_| !event.published));
-                }
-            }
-            _ => {}
-        }
-        Ok(())
-    }
-
-    /// The slot moves past the earlier transactions too: they must be done.
-    async fn nothing_is_left_before(&self, session: &Session) -> Result<()> {
-        let left = match self.config.after_publish {
-            AfterPublish::Keep => self.before.len() as i64,
-            AfterPublish::Mark | AfterPublish::Delete => {
-                skipped::open_count(session, &self.config.table, &self.before).await?
-            }
-        };
-        if left == 0 {
-            return Ok(());
-        }
-        let message = format!("{left} events before {} are not confirmed", self.lsn);
-        Err(Error::fatal(Code::Slot, message)
-            .with_hint("run outboxd until it ends with the error about this transaction"))
-    }
-}
-
-/// Why the transaction cannot be decoded, if that is the error.
-fn rejection(error: &Error) -> Option<Rejection> {
-    if error.code() == Code::Config {
-        return Some(Rejection {
-            code: error.code().to_string(),
-            message: error.message().to_owned(),
-        });
-    }
-    undecodable(error).map(|server| Rejection {
-        code: server.code.clone(),
-        message: server.to_string(),
-    })
 }

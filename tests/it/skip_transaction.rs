@@ -122,3 +122,28 @@ async fn it_is_named_and_skipped_alone_and_its_other_events_are_published() -> R
     }
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_position_that_the_server_has_not_reached_is_no_transaction() -> Result<()> {
+    let fixture = Fixture::create(postgres::shared(postgres::turn(17)), kafka::shared()).await?;
+    let session = fixture.database.connect().await?;
+    let mut outboxd = Outboxd::spawn(&fixture.settings)?;
+    outboxd.wait_for_phase("streaming", LIMIT).await?;
+    assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
+    let position = async |sql: &str| session.value::<String>(sql).await;
+    let far = position("SELECT (pg_current_wal_lsn() + 1000000000)::text").await?;
+    let end = position("SELECT pg_current_wal_insert_lsn()::text").await?;
+    for lsn in [far, end] {
+        let skip = ["skip-transaction", "--lsn", &lsn];
+        let skipped = command(&fixture.settings, &skip, Duration::from_secs(60)).await?;
+        let stderr = String::from_utf8_lossy(&skipped.stderr);
+        ensure!(
+            !skipped.status.success() && stderr.contains("no transaction"),
+            "{lsn}: {stderr}"
+        );
+    }
+    // Neither lock nor slot is held any more.
+    outboxd.respawn()?;
+    outboxd.wait_for_phase("streaming", LIMIT).await?;
+    Ok(())
+}
