@@ -108,7 +108,7 @@ impl Check {
     }
 }
 
-/// What the publisher does when the slot is lost, or was moved by another session.
+/// What the publisher does when the slot is lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum OnSlotLoss {

@@ -76,8 +76,8 @@ pub(crate) enum StartPosition {
     Own(Lsn),
     /// At the slot's position, with memory dropped.
     Slot,
-    /// The same; another client has moved the slot from the reported position, so it may have
-    /// passed events.
+    /// The same. Since the last session the slot was moved from the reported position: by another
+    /// instance, which published what it passed, or by another client.
     Moved { reported: Lsn, confirmed: Lsn },
 }
 
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn a_slot_past_what_was_reported_was_moved_by_somebody_else() {
+    fn a_slot_past_what_was_reported_was_moved_by_another_session() {
         for fresh in [false, true] {
             let moved = StartPosition::Moved {
                 reported: lsn(20),

@@ -12,7 +12,6 @@ use crate::postgres::slot::{self, Slot};
 use crate::postgres::{Server, Session, TableShape};
 use crate::publisher::instance_lock::LockHolder;
 use crate::publisher::lineage::StartPosition;
-use crate::publisher::slot_loss::SlotLoss;
 use crate::publisher::source::bootstrap::Bootstrap;
 use crate::publisher::source::table_scan::TableScan;
 use crate::publisher::supervisor::Supervisor;
@@ -78,10 +77,11 @@ impl Supervisor {
         Ok(Some(created.ok_or_else(disappeared)?))
     }
 
-    /// Where the stream starts.
+    /// Where the stream starts. A slot that was moved since the last session is no error: this
+    /// instance did not hold the lock, so another one may have published.
     ///
     /// # Errors
-    /// Fatal if another client has moved the slot and the configuration says to halt.
+    /// Transient: the slot is still being created. Those of the session.
     pub(in crate::publisher) async fn position(
         &mut self,
         slot: &Slot,
@@ -100,24 +100,18 @@ impl Supervisor {
                 return Ok(own);
             }
             StartPosition::Slot => {}
-            StartPosition::Moved { .. } if self.resume.has_stood_by() => {
-                tracing::info!("another instance published meanwhile, dropping in-flight events");
-                self.forwarder.clear();
-            }
             StartPosition::Moved {
                 reported,
                 confirmed,
             } => {
-                let moved = SlotLoss::Moved {
-                    reported,
-                    confirmed,
-                };
-                moved.permit(&self.config)?;
                 tracing::warn!(
                     slot = %slot.name,
-                    loss = %moved,
-                    "slot was moved, publishing the events that it passed from the table"
+                    %reported,
+                    %confirmed,
+                    "slot was moved while this instance did not hold the lock: another instance \
+                     published, or another client moved it; dropping in-flight events"
                 );
+                self.forwarder.clear();
             }
         }
         let system_id = server.lineage.system_id;

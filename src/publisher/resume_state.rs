@@ -1,7 +1,7 @@
 //! What the publisher keeps from one session to the next, and how much of it is still valid. Pure.
 //!
 //! The engine holds positions and events; this holds what decides whether they may be used: where
-//! they belong, whether another instance had the lock since, and how the last session ended. The
+//! they belong, and how the last session ended. The
 //! supervisor reports each event by one method, and queries what follows from it.
 //!
 //! Memory is invalid at first. It becomes invalid again by [`invalidate`](ResumeState::invalidate),
@@ -25,8 +25,6 @@ pub(in crate::publisher) struct ResumeState {
     home: Option<TableIdentity>,
     /// Memory may be used.
     valid: bool,
-    /// Another instance had the lock since the last session: it may have moved the slot.
-    stood_by: bool,
     /// A slot loss that is not healed yet.
     unhealed: Option<SlotLoss>,
     /// What the last session's error suggests about slot and publication.
@@ -46,7 +44,6 @@ impl ResumeState {
         ResumeState {
             home: None,
             valid: false,
-            stood_by: false,
             unhealed: None,
             suspicion: None,
             handled_rows: HandledRows::default(),
@@ -85,16 +82,6 @@ impl ResumeState {
     /// The server process that held the lock last.
     pub(in crate::publisher) fn holder(&self) -> Option<&(Server, i32)> {
         self.holder.as_ref()
-    }
-
-    /// Another instance has the lock.
-    pub(in crate::publisher) fn stand_by(&mut self) {
-        self.stood_by = true;
-    }
-
-    /// Whether another instance had the lock since the last session.
-    pub(in crate::publisher) fn has_stood_by(&self) -> bool {
-        self.stood_by
     }
 
     /// The slot as it was read; `reported` is the position that the server was sent last. `Ok` if
@@ -140,7 +127,7 @@ impl ResumeState {
             self.handled_rows.rows.insert(row);
             self.handled_rows.until = self.handled_rows.until.max(commit_lsn);
         }
-        (self.valid, self.stood_by) = (true, false);
+        self.valid = true;
     }
 
     /// Polling begins: whether memory has to be dropped first, and whether this is the first
@@ -330,17 +317,6 @@ mod tests {
         resume.streaming();
         assert!(resume.recheck_slot(refusal("55000")).is_transient());
         assert!(!resume.recheck_slot(refusal("28000")).is_transient());
-    }
-
-    #[test]
-    fn a_stand_by_is_remembered_until_the_next_session() {
-        let mut resume = streamed();
-        assert!(!resume.has_stood_by());
-        resume.stand_by();
-        resume.invalidate();
-        assert!(resume.has_stood_by());
-        resume.resumed([]);
-        assert!(!resume.has_stood_by());
     }
 
     #[test]

@@ -25,8 +25,6 @@ pub(crate) enum SlotLoss {
     /// Its position lies before a time without its publication. The server decodes with the
     /// catalogs of that time, so it can never get past it.
     Stuck { confirmed: Option<Lsn> },
-    /// Another client has moved it past events, or recreated it.
-    Moved { reported: Lsn, confirmed: Lsn },
 }
 
 impl SlotLoss {
@@ -89,14 +87,6 @@ impl fmt::Display for SlotLoss {
                 f,
                 "is lost: its publication was dropped and recreated after its position{}",
                 up_to(confirmed)
-            ),
-            SlotLoss::Moved {
-                reported,
-                confirmed,
-            } => write!(
-                f,
-                "was moved by another client: outboxd confirmed {reported}, the slot is at \
-                 {confirmed}"
             ),
         }
     }

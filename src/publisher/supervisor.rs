@@ -242,7 +242,6 @@ impl Supervisor {
 
     /// Waits until an inspection finds the lock free.
     async fn standby(&mut self) -> Result<Next> {
-        self.resume.stand_by();
         self.forwarder.board.phase(Phase::Standby);
         let slot = &self.config.slot;
         tracing::info!(%slot, "another instance publishes, waiting to take over");
