@@ -292,6 +292,13 @@ impl StatusBoard {
         }
     }
 
+    /// Sets a named wait if there is none.
+    pub(crate) fn wait_unless_named(&self, on: &'static str, detail: &str) {
+        if self.wait_times().present.is_none() {
+            self.wait(Some((on, detail.to_owned())));
+        }
+    }
+
     /// Sets a named wait that has lasted for this time, whatever the board has shown meanwhile.
     pub(crate) fn wait_for(&self, on: &'static str, detail: String, lasted: Duration) {
         self.set_wait(on, detail, Lasted::For(lasted));

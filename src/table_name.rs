@@ -23,6 +23,16 @@ pub struct TableName {
     pub name: String,
 }
 
+/// `outbox.outbox`.
+impl Default for TableName {
+    fn default() -> Self {
+        TableName {
+            schema: "outbox".to_owned(),
+            name: "outbox".to_owned(),
+        }
+    }
+}
+
 impl TableName {
     /// The name for SQL, both parts quoted.
     pub fn quoted(&self) -> String {

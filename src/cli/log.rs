@@ -2,7 +2,8 @@
 //!
 //! A thread of its own writes it, from a queue with a limit. When nothing reads standard error, a
 //! write waits without end; the publisher and its signals must not wait with it. Lines that find
-//! the queue full are dropped and counted, and a line says so once the log can be written again.
+//! the queue full, or cannot be written, are dropped and counted, and a line says so once the log
+//! can be written again.
 
 use std::collections::VecDeque;
 use std::io::{self, IsTerminal, Write};
@@ -102,12 +103,8 @@ impl Queue {
         let mut state = self.lock();
         let is_full = state.lines.len() >= LINES_MAX || state.bytes + line.len() > BYTES_MAX;
         if is_full {
-            state.dropped += 1;
             drop(state);
-            if let Some(metrics) = self.metrics.get() {
-                metrics.log_lines_dropped(1);
-            }
-            return;
+            return self.count_dropped();
         }
         state.bytes += line.len();
         state.lines.push_back(line.to_vec());
@@ -115,29 +112,45 @@ impl Queue {
         self.changed.notify_all();
     }
 
-    /// The next line to write, and how many were dropped that no line has told yet. Waits for it.
-    fn next(&self) -> (Vec<u8>, u64) {
+    fn count_dropped(&self) {
+        self.lock().dropped += 1;
+        if let Some(metrics) = self.metrics.get() {
+            metrics.log_lines_dropped(1);
+        }
+    }
+
+    /// Waits for the next line to write.
+    fn next(&self) -> Vec<u8> {
         let mut state = self.lock();
         loop {
             if let Some(line) = state.lines.pop_front() {
                 state.bytes -= line.len();
                 state.is_writing = true;
-                let untold = state.dropped - state.told;
-                state.told = state.dropped;
-                return (line, untold);
+                return line;
             }
             let waiting = self.changed.wait(state);
             state = waiting.unwrap_or_else(PoisonError::into_inner);
         }
     }
 
+    /// How many lines were dropped that no line has told yet; the caller tells it.
+    fn untold(&self) -> u64 {
+        let mut state = self.lock();
+        let dropped = state.dropped;
+        dropped - std::mem::replace(&mut state.told, dropped)
+    }
+
     fn write_to(&self, output: &mut impl Write) {
         loop {
-            let (line, untold) = self.next();
-            // If standard error is closed, there is nowhere to say so.
-            let _ = output.write_all(&line);
-            if untold > 0 {
-                tracing::warn!(lines = untold, "log lines were dropped: nothing read them");
+            let line = self.next();
+            match output.write_all(&line) {
+                Ok(()) => {
+                    let lines = self.untold();
+                    if lines > 0 {
+                        tracing::warn!(lines, "log lines were dropped: nothing took them");
+                    }
+                }
+                Err(_closed_or_full) => self.count_dropped(),
             }
             self.lock().is_writing = false;
             self.changed.notify_all();
@@ -208,8 +221,9 @@ mod tests {
         }
         queue.push(&vec![b'x'; BYTES_MAX]);
         assert_eq!(queue.lock().lines.len(), LINES_MAX);
-        assert_eq!(queue.next(), (b"line\n".to_vec(), 6));
-        assert_eq!(queue.next(), (b"line\n".to_vec(), 0));
+        assert_eq!(queue.next(), b"line\n");
+        assert_eq!(queue.untold(), 6);
+        assert_eq!(queue.untold(), 0);
         queue.push(b"next\n");
         assert_eq!(queue.lock().dropped, 6);
     }

@@ -69,16 +69,22 @@ impl Check {
     }
 
     pub(super) fn table(&mut self, given: Option<String>) -> TableName {
-        let table = TableName {
-            schema: "outbox".to_owned(),
-            name: "outbox".to_owned(),
-        };
-        self.or(variables::TABLE, given, table, parse::table_name)
+        self.or(
+            variables::TABLE,
+            given,
+            TableName::default(),
+            parse::table_name,
+        )
     }
 
-    pub(super) fn slot(&mut self, given: Option<String>, database: Option<&Database>) -> String {
+    pub(super) fn slot(
+        &mut self,
+        given: Option<String>,
+        database: Option<&Database>,
+        table: &TableName,
+    ) -> String {
         let name = database.map(Database::database_name).unwrap_or_default();
-        let slot = parse::default_slot(name);
+        let slot = parse::default_slot(name, table);
         self.or(variables::SLOT, given, slot, parse::slot_name)
     }
 

@@ -137,7 +137,7 @@ impl Config {
             &mut check.errors,
         );
         let table = check.table(given.table);
-        let slot = check.slot(given.slot, database.as_ref());
+        let slot = check.slot(given.slot, database.as_ref(), &table);
         let publication = check.publication(given.publication);
         let batch_size = check.batch_size(given.batch_size);
         let process_interval = check.process_interval(given.process_interval);

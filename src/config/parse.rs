@@ -225,24 +225,34 @@ pub(crate) fn slot_name(text: &str) -> Result<String, InvalidValue> {
 }
 
 /// The slot's default name. Slot names are shared by all databases of a server, so the database's
-/// name is part of it. A name that would be too long ends in a digest, so that two long names
-/// differ.
-pub(crate) fn default_slot(database: &str) -> String {
-    let fold = |c: char| {
-        if c.is_ascii_alphanumeric() {
-            c.to_ascii_lowercase()
-        } else {
-            '_'
-        }
-    };
-    let mut slot: String = "outboxd_"
-        .chars()
-        .chain(database.chars().map(fold))
-        .collect();
-    if slot.len() > NAME_BYTES_MAX {
-        let digest = format!("_{:08x}", fnv1a_32(&[database.as_bytes()]));
+/// name is part of it. So is the table's, unless it is `outbox.outbox`: each table needs a slot of
+/// its own. Two names that would become the same, or too long, end in a digest.
+pub(crate) fn default_slot(database: &str, table: &TableName) -> String {
+    let mut slot = format!("outboxd_{}", folded(database));
+    let mut is_ambiguous = false;
+    if *table != TableName::default() {
+        let (schema, name) = (folded(&table.schema), folded(&table.name));
+        is_ambiguous = schema.contains('_') || schema != table.schema || name != table.name;
+        slot = format!("{slot}_{schema}_{name}");
+    }
+    if is_ambiguous || slot.len() > NAME_BYTES_MAX {
+        let (schema, name) = (table.schema.as_bytes(), table.name.as_bytes());
+        let digest = match *table == TableName::default() {
+            true => fnv1a_32(&[database.as_bytes()]),
+            false => fnv1a_32(&[database.as_bytes(), b".", schema, b".", name]),
+        };
+        let digest = format!("_{digest:08x}");
         slot.truncate(NAME_BYTES_MAX - digest.len());
         slot.push_str(&digest);
     }
     slot
+}
+
+/// The characters that a slot's name may have; each other one becomes an underscore.
+fn folded(name: &str) -> String {
+    let fold = |c: char| match c.is_ascii_alphanumeric() {
+        true => c.to_ascii_lowercase(),
+        false => '_',
+    };
+    name.chars().map(fold).collect()
 }

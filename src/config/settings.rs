@@ -16,7 +16,7 @@ use crate::config::variables;
 use crate::error::may_be_secret;
 
 /// The help of `--slot`: rustdoc would read the default as a link.
-const SLOT: &str = "Replication slot [default: outboxd_<database>]";
+const SLOT: &str = "Replication slot [default: outboxd_<database>; other tables: with their name]";
 
 /// All settings, each as it was given or `None`. Build it from flags and environment with clap,
 /// from a file with [`Settings::load`], or by hand, and turn it into a
@@ -61,7 +61,7 @@ pub struct Settings {
     #[serde(deserialize_with = "scalar")]
     pub table: Option<String>,
 
-    /// Replication slot; by default `outboxd_` and the database's name
+    /// Replication slot; by default `outboxd_`, the database and the table
     #[arg(long, env = variables::SLOT, hide_env_values = true, value_name = "NAME", help = SLOT)]
     #[serde(deserialize_with = "scalar")]
     pub slot: Option<String>,

@@ -492,7 +492,7 @@ fn sizes_and_times_have_the_units_that_people_write() {
 #[test]
 fn a_default_slot_is_a_valid_name_and_two_long_names_stay_apart() {
     let slot = |database: &str| {
-        let slot = parse::default_slot(database);
+        let slot = parse::default_slot(database, &TableName::default());
         parse::slot_name(&slot).unwrap_or_else(|wrong| panic!("{database}: {wrong:?}"));
         slot
     };
@@ -506,6 +506,38 @@ fn a_default_slot_is_a_valid_name_and_two_long_names_stay_apart() {
     );
     assert_eq!(slot(&a).len(), 63);
     assert_ne!(slot(&a), slot(&b));
+}
+
+#[test]
+fn two_tables_never_have_the_same_default_slot() {
+    let tables = [
+        ("outbox", "outbox"),
+        ("billing", "outbox"),
+        ("billing", "outbox_2"),
+        ("billing_outbox", "2"),
+        ("Billing", "outbox"),
+        ("billing", "Outbox"),
+        ("bill", "ing_outbox"),
+        ("bücher", "outbox"),
+        ("b\u{e0}cher", "outbox"),
+        ("a_b", "c"),
+        ("a", "b_c"),
+    ];
+    let slot = |(schema, name): (&str, &str)| {
+        let table = TableName {
+            schema: schema.to_owned(),
+            name: name.to_owned(),
+        };
+        let slot = parse::default_slot("orders", &table);
+        parse::slot_name(&slot).unwrap_or_else(|wrong| panic!("{slot}: {wrong:?}"));
+        slot
+    };
+    assert_eq!(slot(("outbox", "outbox")), "outboxd_orders");
+    assert_eq!(slot(("billing", "outbox")), "outboxd_orders_billing_outbox");
+    let slots: std::collections::BTreeSet<String> = tables.into_iter().map(slot).collect();
+    assert_eq!(slots.len(), tables.len(), "{slots:?}");
+    let long = "x".repeat(60);
+    assert_ne!(slot((&long, "a")), slot((&long, "b")));
 }
 
 #[test]

@@ -5,8 +5,8 @@
 //! behind those that the other publishes: old events as the last word on their keys. So they are
 //! withdrawn before that can happen: half of the time-out after the last byte from the server, and
 //! at once when another instance is seen to hold the lock, or when so much time has passed between
-//! two turns of the loop (a suspended process) that it may. The holder of the slot sends withdrawn
-//! events again.
+//! two turns of the loop (a suspended process) that it may, or when the clock has jumped. The
+//! holder of the slot sends withdrawn events again.
 //!
 //! It is not exact. A process that is suspended as a whole sends its records in flight as soon as
 //! it resumes, before it can check anything.
@@ -47,6 +47,13 @@ impl Fencing {
         self.withdraw_at = Some(Duration::ZERO);
     }
 
+    /// The clock may have stood still, so the time since the lock was lost is unknown.
+    pub(crate) fn clock_jumped(&mut self) {
+        if self.withdraw_at.is_some() {
+            self.withdraw_now();
+        }
+    }
+
     /// The lock is held.
     pub(crate) fn lock_held(&mut self) {
         self.withdraw_at = None;
@@ -73,5 +80,16 @@ mod tests {
         assert!(!fencing.is_due(second * 25));
         fencing.withdraw_now();
         assert!(fencing.is_due(Duration::ZERO));
+    }
+
+    #[test]
+    fn a_jump_of_the_clock_counts_only_without_the_lock() {
+        let second = Duration::from_secs(1);
+        let mut fencing = Fencing::new(second * 15);
+        fencing.clock_jumped();
+        assert!(!fencing.is_due(second));
+        fencing.lock_lost(second * 10);
+        fencing.clock_jumped();
+        assert!(fencing.is_due(second * 11));
     }
 }

@@ -93,6 +93,8 @@ pub(crate) struct Engine {
     pub(super) session: Option<Feedback>,
     /// The server may have ended the session: nothing more is read from it.
     pub(super) session_expired: bool,
+    /// The clock has jumped during this session.
+    pub(super) clock_jumped: bool,
     pub(super) fencing: Fencing,
     pub(super) receive_timeout: ReceiveTimeout,
     pub(super) failover_gate: FailoverGate,
@@ -120,6 +122,7 @@ impl Engine {
             dispatch: Dispatch::new(&limits),
             session: None,
             session_expired: false,
+            clock_jumped: false,
             fencing: Fencing::new(limits.receive_timeout),
             receive_timeout: ReceiveTimeout::new(limits.receive_timeout),
             failover_gate: FailoverGate::default(),
@@ -366,10 +369,10 @@ impl Engine {
 
     /// Figures for status and metrics.
     pub(crate) fn stats(&self) -> EngineStats {
+        let (locked, hidden) = self.write_back_queue.stuck();
         EngineStats {
             received: self.tracker.received(),
             confirmed: self.flushed(),
-        let (locked, hidden) = self.write_back_queue.stuck();
             in_flight_count: self.tracker.in_flight_count(),
             in_flight_bytes: self.tracker.in_flight_bytes(),
             unmarked_count: self.write_back_queue.len(),

@@ -208,7 +208,8 @@ impl End {
                 Error::transient(Code::Connect, message)
             }
             End::Expired => {
-                let message = "the process was suspended, and another instance may publish by now";
+                let message = "the process was suspended or the clock was set, and another \
+                               instance may publish by now";
                 Error::transient(Code::Connect, message)
             }
             End::Violated(violation) => {

@@ -13,6 +13,7 @@ impl Engine {
     /// A session streams from now on.
     pub(crate) fn session_started(&mut self, now: Duration) {
         self.clear_session();
+        self.clock_jumped = false;
         self.fencing.lock_held();
         let receive_timeout = self
             .receive_timeout
@@ -28,7 +29,8 @@ impl Engine {
         if let Some(session) = self.session.take() {
             self.fencing.lock_lost(session.received_at());
         }
-        if std::mem::take(&mut self.session_expired) {
+        let expired = std::mem::take(&mut self.session_expired);
+        if std::mem::take(&mut self.clock_jumped) || expired {
             self.fencing.withdraw_now();
         }
         self.decoding = false;
@@ -80,10 +82,19 @@ impl Engine {
         }
     }
 
+    /// The clock may have stood still for long. A session is over then, and without one another
+    /// instance may publish already.
+    pub(crate) fn clock_jumped(&mut self) {
+        match self.session.is_some() {
+            true => self.clock_jumped = true,
+            false => self.fencing.clock_jumped(),
+        }
+    }
+
     /// Called at the beginning of each turn of the loop. A session that the server may have ended
     /// is no longer read from.
     pub(crate) fn check_session(&mut self, now: Duration) {
-        let expired = |session: &Feedback| session.has_expired(now);
+        let expired = |session: &Feedback| session.has_expired(now) || self.clock_jumped;
         if !self.session_expired && self.session.as_ref().is_some_and(expired) {
             self.session_expired = true;
             self.push(End::Expired);

@@ -286,7 +286,7 @@ mod tests {
             now += RETRY_CAP;
             assert_eq!(taken(&mut queue, now, false), [1, 2]);
             assert_eq!(queue.stuck(), stuck, "round {round}, being tried");
-            queue.written(now, round % 3 == 0, [(1, false), (2, true)].into_iter());
+            queue.written(now, false, [(1, false), (2, true)].into_iter());
         }
         now += RETRY_CAP;
         taken(&mut queue, now, false);

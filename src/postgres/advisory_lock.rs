@@ -1,59 +1,164 @@
-//! The advisory lock that lets one of several instances publish: its number, its holder, and how
-//! it is taken.
+//! The advisory locks that let one of several instances publish: their keys, their holders, and how
+//! they are taken.
 //!
-//! No session waits for the lock, because a waiting session holds back vacuum: an instance that
-//! stands by queries `pg_locks` at intervals. The lock belongs to a database and a slot's name.
-//! Polling takes the lock of the same name, so that a publisher that polls and one that streams
-//! exclude each other.
+//! An instance holds two. One belongs to the database and the slot's name, the other to the table:
+//! so neither two tables share a slot, nor two slots a table. A publisher that polls takes the same
+//! two. `pg_locks` shows the keys, so another instance sees which table a holder serves.
+//!
+//! No session waits for a lock, because a waiting session holds back vacuum: an instance that
+//! stands by queries `pg_locks` at intervals.
 //! See <https://www.postgresql.org/docs/current/explicit-locking.html#ADVISORY-LOCKS>.
 
 use std::time::Duration;
 
+use crate::config::TableName;
 use crate::error::Result;
-use crate::fnv::fnv1a_64;
+use crate::fnv::{fnv1a_32, fnv1a_64};
 use crate::postgres::session::Session;
 
 /// A statement without effect, which keeps the session that holds the lock from being silent.
 pub(crate) const KEEPALIVE: &str = "SELECT 1";
 
-/// The statement that takes the lock without waiting; true when the lock was free.
-pub(crate) fn take_sql(slot: &str) -> String {
-    format!("SELECT pg_catalog.pg_try_advisory_lock({})", number(slot))
+/// A session that holds the lock of a slot or a table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Holder {
+    /// Its server process; a prepared transaction has none.
+    pub(crate) pid: Option<i32>,
+    pub(crate) application: String,
+    pub(crate) role: String,
+    /// Whether it holds the slot's lock, or the table's alone.
+    pub(crate) has_slot: bool,
+    /// The table whose lock it holds.
+    pub(crate) table: Option<LockedTable>,
+    /// The replication slots that it reads.
+    pub(crate) slots: Vec<String>,
 }
 
-/// Takes the lock for this session, without waiting. False when another session has it.
-pub async fn take(session: &Session, slot: &str) -> Result<bool> {
-    let row = session.row("taking the lock", &take_sql(slot), &[]).await?;
+/// A table whose lock is held.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct LockedTable {
+    /// `schema.name`; none when it was dropped.
+    pub(crate) name: Option<String>,
+    /// It is the table of this instance.
+    pub(crate) is_ours: bool,
+}
+
+/// The statement that takes both locks without waiting: true when both were free.
+pub(crate) fn take_sql(slot: &str, table: u32) -> String {
+    let (key, class, table) = (slot_key(slot), table_class(), table.cast_signed());
+    format!(
+        "SELECT coalesce(CASE WHEN pg_catalog.pg_try_advisory_lock('{key}'::int8)
+                              THEN pg_catalog.pg_try_advisory_lock('{class}'::int4, '{table}'::int4)
+                         END, false)"
+    )
+}
+
+/// Takes both locks for this session, without waiting. False when another session has one of them;
+/// the session may keep the other one until it ends.
+pub(crate) async fn take(session: &Session, slot: &str, table: u32) -> Result<bool> {
+    let row = session
+        .row("taking the lock", &take_sql(slot, table), &[])
+        .await?;
     Ok(row.get(0))
 }
 
-/// Makes the server end the session, and so release its lock, after this much silence.
+/// Makes the server end the session, and so release its locks, after this much silence.
 pub(crate) async fn limit_silence(session: &Session, limit: Duration) -> Result<()> {
     let limit = limit.as_millis();
     let set = format!("SET idle_session_timeout = '{limit}ms'");
     session.run("limiting the session's silence", &set).await
 }
 
-/// The server process that holds the lock.
+/// The server process that holds the lock of a slot.
 pub async fn holder(session: &Session, slot: &str) -> Result<Option<i32>> {
-    let number = number(slot);
-    let (high, low) = ((number >> 32) as u32, number as u32);
-    let sql = format!(
-        "SELECT pid FROM pg_catalog.pg_locks
-          WHERE locktype = 'advisory' AND classid = {high} AND objid = {low} AND objsubid = 1
-            AND granted
-            AND database = (SELECT oid FROM pg_catalog.pg_database
-                             WHERE datname = pg_catalog.current_database())"
-    );
-    let row = session
-        .row_if_any("reading the holder of the lock", &sql, &[])
-        .await?;
-    Ok(row.map(|row| row.get(0)))
+    let no_table = TableName {
+        schema: String::new(),
+        name: String::new(),
+    };
+    let holders = holders(session, slot, &no_table).await?;
+    Ok(holders.into_iter().find_map(|holder| holder.pid))
 }
 
-/// The lock's number: FNV-1a of a prefix and the slot's name, the same in every version of outboxd.
-fn number(slot: &str) -> i64 {
+/// Everything that holds the lock of this slot or of this table.
+pub(crate) async fn holders(
+    session: &Session,
+    slot: &str,
+    table: &TableName,
+) -> Result<Vec<Holder>> {
+    let key = slot_key(slot).cast_unsigned();
+    let (high, low) = (i64::from((key >> 32) as u32), i64::from(key as u32));
+    let class = i64::from(table_class().cast_unsigned());
+    let rows = session
+        .rows(
+            "reading the holders of the lock",
+            HOLDERS,
+            &[&high, &low, &class, &table.schema, &table.name],
+        )
+        .await?;
+    let holder = |row: &tokio_postgres::Row| Holder {
+        pid: row.get(0),
+        application: row.get(1),
+        role: row.get(2),
+        has_slot: row.get(3),
+        table: row.get::<_, bool>(4).then(|| LockedTable {
+            name: row.get(5),
+            is_ours: row.get(6),
+        }),
+        slots: row.get(7),
+    };
+    Ok(rows.iter().map(holder).collect())
+}
+
+/// `$1` and `$2` are the halves of the slot's key, `$3` the class of the tables' keys. A lock with
+/// one key of eight bytes is of kind 1 (`objsubid`), one with two keys of four bytes of kind 2.
+const HOLDERS: &str = "
+    WITH held AS (
+        SELECT l.pid, l.virtualtransaction AS owner, l.classid::int8 AS class,
+               l.objid::int8 AS object, l.objsubid::int4 AS kind
+          FROM pg_catalog.pg_locks AS l
+         WHERE l.locktype = 'advisory' AND l.granted
+           AND l.database = (SELECT d.oid FROM pg_catalog.pg_database AS d
+                              WHERE d.datname = pg_catalog.current_database())),
+    ours AS (
+        SELECT c.oid::int8 AS oid
+          FROM pg_catalog.pg_class AS c
+          JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+         WHERE n.nspname = $4 AND c.relname = $5),
+    holders AS (
+        SELECT h.pid, h.owner, pg_catalog.bool_or(h.kind = 1) AS has_slot,
+               (SELECT pg_catalog.min(t.object) FROM held AS t
+                 WHERE t.owner = h.owner AND t.pid IS NOT DISTINCT FROM h.pid
+                   AND t.kind = 2 AND t.class = $3) AS table_oid
+          FROM held AS h
+         WHERE (h.kind = 1 AND h.class = $1 AND h.object = $2)
+            OR (h.kind = 2 AND h.class = $3 AND h.object IN (SELECT o.oid FROM ours AS o))
+         GROUP BY h.pid, h.owner)
+    SELECT s.pid, coalesce(a.application_name, ''), coalesce(a.usename::text, ''), s.has_slot,
+           s.table_oid IS NOT NULL,
+           (SELECT n.nspname::text || '.' || c.relname::text
+              FROM pg_catalog.pg_class AS c
+              JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+             WHERE c.oid::int8 = s.table_oid),
+           coalesce(s.table_oid IN (SELECT o.oid FROM ours AS o), false),
+           ARRAY(SELECT r.slot_name::text FROM pg_catalog.pg_replication_slots AS r
+                  WHERE r.active_pid = s.pid)
+      FROM holders AS s
+      LEFT JOIN pg_catalog.pg_stat_activity AS a ON a.pid = s.pid";
+
+/// The statement that ends another session, and so releases its locks.
+pub(crate) fn end_sql(pid: i32) -> String {
+    format!("SELECT pg_terminate_backend({pid})")
+}
+
+/// The key of a slot's lock: FNV-1a of a prefix and the slot's name, the same in every version of
+/// outboxd.
+fn slot_key(slot: &str) -> i64 {
     fnv1a_64(&[b"outboxd:", slot.as_bytes()]) as i64
+}
+
+/// The first key of every table's lock; the second is the table's object id.
+fn table_class() -> i32 {
+    fnv1a_32(&[b"outboxd table"]) as i32
 }
 
 #[cfg(test)]
@@ -62,8 +167,8 @@ mod tests {
 
     #[test]
     fn the_lock_of_a_slot_never_changes_its_number() {
-        assert_eq!(number("outboxd_orders"), 0x3254_cad5_5bbb_4f4f);
-        assert_ne!(number("outboxd_orders"), number("outboxd_order"));
-        assert_eq!(number(""), 0xd059_0bc1_cdea_aca2_u64 as i64);
+        assert_eq!(slot_key("outboxd_orders"), 0x3254_cad5_5bbb_4f4f);
+        assert_ne!(slot_key("outboxd_orders"), slot_key("outboxd_order"));
+        assert_eq!(slot_key(""), 0xd059_0bc1_cdea_aca2_u64 as i64);
     }
 }

@@ -22,7 +22,7 @@ pub(crate) struct Connections {
 }
 
 impl Connections {
-    /// Carries out all steps before the slot; `None` when another instance holds the lock.
+    /// Carries out all steps before the slot; `None` when another session holds the lock.
     ///
     /// # Errors
     /// Of the server, and the problems found there with role, table, publication or slot. Those are
@@ -55,7 +55,7 @@ impl Connections {
             let message = "the SQL and the replication connection are on different servers";
             return Err(Error::transient(Code::Connect, message));
         }
-        let taken = instance_lock::take(&mut client, &config.slot).await?;
+        let taken = instance_lock::take(&mut client, &config.slot, shape.oid).await?;
         Ok(taken.then_some(Connections {
             session,
             client,

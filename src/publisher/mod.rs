@@ -11,27 +11,29 @@
 //!      └───────────┴────────────────┴─▶ forwarder ─▶ engine (pure)
 //! ```
 
+mod clock;
 mod connect;
 mod instance_lock;
 mod interrupt;
 mod lineage;
+mod lock_holders;
 mod monitor;
 mod resume;
 mod resume_state;
 mod sink;
+mod skip_search;
 mod skip_transaction;
 mod slot_loss;
-mod skip_search;
 mod source;
 mod supervisor;
 
 use std::fmt;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tokio_util::sync::{CancellationToken, DropGuard};
-use std::time::Duration;
 
 use crate::config::{Config, Source};
 use crate::error::{Code, Error, Result};
@@ -43,12 +45,12 @@ use crate::status::StatusBoard;
 pub use crate::publisher::skip_transaction::{Skipped, skip_transaction};
 pub use crate::status::{Phase, Problem, SlotHealth, Status, Waiting};
 
-/// Publishes one outbox table. See the module's head.
-pub struct Publisher {
-    config: Arc<Config>,
 /// How long the end waits for calls that do not return, such as to a name server.
 const RUNTIME_END_LIMIT: Duration = Duration::from_secs(1);
 
+/// Publishes one outbox table. See the module's head.
+pub struct Publisher {
+    config: Arc<Config>,
     metrics: Arc<Metrics>,
     board: Arc<StatusBoard>,
     running: Option<Running>,

@@ -30,6 +30,7 @@ impl Supervisor {
         }
         self.forwarder.use_place(Some(place.clone()));
         let lineage = place.server.lineage;
+        self.forwarder.board.wait(None);
         self.forwarder.board.update(|status| {
             status.system_id = Some(lineage.system_id.to_string());
             status.timeline = Some(lineage.timeline);
@@ -62,7 +63,7 @@ impl Supervisor {
                 server.lineage.system_id,
                 shape,
                 &mut self.slow,
-                LockHolder::of_client(client),
+                LockHolder::of_client(client, self.lock_asked),
                 self.stop.clone(),
             )?,
             server,
@@ -108,8 +109,8 @@ impl Supervisor {
                     slot = %slot.name,
                     %reported,
                     %confirmed,
-                    "slot was moved while this instance did not hold the lock: another instance \
-                     published, or another client moved it; dropping in-flight events"
+                    "another instance published meanwhile, or another client moved the slot, \
+                     dropping in-flight events"
                 );
                 self.forwarder.clear();
             }

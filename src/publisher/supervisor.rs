@@ -62,6 +62,8 @@ pub(crate) struct Supervisor {
     health: HealthState,
     sent_rows: SentRows,
     pub(in crate::publisher) slow: SlowRows,
+    /// Before this attempt asked for the lock.
+    pub(in crate::publisher) lock_asked: Moment,
 }
 
 /// How an attempt ended.
@@ -91,6 +93,7 @@ impl Supervisor {
             resume: ResumeState::new(),
             sent_rows: SentRows::default(),
             slow: SlowRows::default(),
+            lock_asked: Moment::default(),
         }
     }
 
@@ -213,6 +216,10 @@ impl Supervisor {
     async fn attempt(&mut self) -> Result<Next> {
         let stop = self.stop.clone();
         let mut problems = None;
+        self.lock_asked = self.forwarder.moment();
+        self.forwarder
+            .board
+            .wait_unless_named("postgres", "connecting");
         let begin = async {
             Ok(match self.config.source {
                 Source::Slot => Connections::open(&self.config, &mut problems)
@@ -251,7 +258,10 @@ impl Supervisor {
         tokio::select! {
             biased;
             () = stop.cancelled() => Ok(Next::StopRequested),
-            result = free => result.map(|()| Next::Again),
+            result = free => match result {
+                Ok(()) => Ok(Next::Again),
+                Err(error) => Err(self.retry_once_streamed(error, false)),
+            },
             () = self.forwarder.run_without_lock(Some(&taken)) => Ok(Next::Again),
         }
     }
@@ -280,7 +290,7 @@ impl Supervisor {
                 taken.server.lineage.system_id,
                 &taken.shape,
                 &mut self.slow,
-                LockHolder::of_session(&taken.session),
+                LockHolder::of_session(&taken.session, self.lock_asked),
                 self.stop.clone(),
             )?,
             sent_rows: &mut self.sent_rows,
@@ -295,12 +305,6 @@ impl Supervisor {
         ended.map(|()| Next::Over(End::Stopped))
     }
 
-    async fn stream(&mut self, connections: Connections) -> Result<Next> {
-        let Connections {
-            session,
-            mut client,
-            server,
-            identity,
     /// The creation of the slot may have taken hours, so the server's settings are read again.
     async fn start_stream(
         &mut self,
@@ -319,6 +323,12 @@ impl Supervisor {
         Ok(())
     }
 
+    async fn stream(&mut self, connections: Connections) -> Result<Next> {
+        let Connections {
+            session,
+            mut client,
+            server,
+            identity,
             shape,
         } = connections;
         let place = TableLocation {

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 /// The rows of the first table of `tests/faults.md`.
-const FAULTS: [&str; 46] = [
+const FAULTS: [&str; 56] = [
     "process killed at any step",
     "walsender terminated",
     "Postgres stopped without a checkpoint",
@@ -46,8 +46,18 @@ const FAULTS: [&str; 46] = [
     "TRUNCATE",
     "table dropped, made anew, or out of the publication",
     "wall clock wrong or jumping",
+    "machine suspended, or paused",
     "two or three instances",
     "instance frozen, replaced and thawed",
+    "instance cut off while its sibling publishes and stops",
+    "two outboxes in one database",
+    "two slots, or a slot and a poller, on one table",
+    "lock taken by hand",
+    "outboxd named as a synchronous standby",
+    "answer of Postgres lost",
+    "row locked, or hidden, or a write that fails for ever",
+    "position without a transaction to skip",
+    "log that nothing reads",
     "transaction open for long",
     "nothing to do for long",
     "server's own time-out for walsenders is 0 or 1 s",

@@ -11,6 +11,8 @@ mod backlog;
 mod broker_cluster;
 // A walsender that is busy with changes of other tables.
 mod busy_walsender;
+// Clocks that stand still or jump.
+mod clocks;
 // The commands init, status, dead-letter and drop, as an operator types them.
 mod commands;
 // A setting's effect on the built program: flags, variables, the file, secrets.

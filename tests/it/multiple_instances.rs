@@ -10,8 +10,8 @@ use crate::support::ephemeral::{Server, Stop, free_port};
 use crate::support::fixture::{Fixture, Window};
 use crate::support::kafka::{self, ConsumedRecord, Outer};
 use crate::support::oracle::{Event, Oracle, check};
-use crate::support::outboxd::{Outboxd, Settings};
-use crate::support::postgres::{self, Database, MAJORS};
+use crate::support::outboxd::{Outboxd, Settings, init};
+use crate::support::postgres::{self, Database, MAJORS, Session};
 use crate::support::proxy::{Flow, Proxy};
 use crate::support::wait::wait_for;
 use crate::support::writers::{Pattern, Writers};
@@ -308,4 +308,198 @@ async fn of_several_hosts_the_one_that_takes_writes_is_used() -> Result<()> {
         fixture.verdict(&oracle).await?.expect_exact()?;
     }
     Ok(())
+}
+
+/// Makes another outbox in the database, with a publication of its own; gives its settings.
+async fn another_outbox(fixture: &Fixture<'_>) -> Result<Settings> {
+    let settings = Settings::new(&fixture.database, fixture.kafka)?
+        .set("OUTBOX_TABLE", "billing.outbox")
+        .set("OUTBOX_PUBLICATION", "outboxd_billing");
+    init(&settings).await?;
+    Ok(settings)
+}
+
+async fn insert_into(fixture: &Fixture<'_>, table: &str) -> Result<()> {
+    let sql = format!(
+        "INSERT INTO {table} (event_type, topic, event_payload) VALUES ('{table}', $1, '{{}}')"
+    );
+    let session = fixture.database.connect().await?;
+    session.execute(&sql, &[&fixture.topic]).await?;
+    wait_for("the row to be marked", LIMIT, async || {
+        let unpublished = format!("SELECT count(*) FROM {table} WHERE published_at IS NULL");
+        Ok((session.value::<i64>(&unpublished).await? == 0).then_some(()))
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_outboxes_in_one_database_have_two_slots_by_default() -> Result<()> {
+    let server = postgres::shared(postgres::turn(15));
+    let fixture = Fixture::create(server, kafka::shared()).await?;
+    let mut first = another(&fixture)?;
+    first.wait_for_phase("streaming", LIMIT).await?;
+    let mut second = Outboxd::spawn(&another_outbox(&fixture).await?)?;
+    second.wait_for_phase("streaming", LIMIT).await?;
+    insert_into(&fixture, "outbox.outbox").await?;
+    insert_into(&fixture, "billing.outbox").await?;
+    assert_eq!(first.stop(LIMIT).await?, 0, "{}", first.log());
+    insert_into(&fixture, "billing.outbox").await?;
+    assert_eq!(second.status().await?["published_total"], 2);
+    assert_eq!(second.stop(LIMIT).await?, 0, "{}", second.log());
+    assert_eq!(fixture.kafka.record_count(&[&fixture.topic]).await?, 3);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_for_another_table_never_stands_by_for_a_slot() -> Result<()> {
+    let server = postgres::shared(postgres::turn(17));
+    for source in ["slot", "poll"] {
+        let fixture = Fixture::create(server, kafka::shared()).await?;
+        let own = fixture.settings.clone().set("OUTBOX_SOURCE", source);
+        let mut first = Outboxd::spawn(&own)?;
+        let phase = if source == "slot" {
+            "streaming"
+        } else {
+            "polling"
+        };
+        first.wait_for_phase(phase, LIMIT).await?;
+        let settings = another_outbox(&fixture).await?;
+        for theirs in ["slot", "poll"] {
+            let settings = settings
+                .clone()
+                .set("OUTBOX_SLOT", fixture.slot())
+                .set("OUTBOX_SOURCE", theirs);
+            let second = Outboxd::spawn(&settings)?;
+            let code = second.wait(LIMIT).await?;
+            assert_eq!(code, 2, "{source}, {theirs}: {}", second.log());
+            let log = second.log();
+            assert!(log.contains("outbox.outbox"), "{log}");
+            assert!(log.contains("OUTBOX_SLOT"), "{log}");
+        }
+        insert_into(&fixture, "outbox.outbox").await?;
+        assert_eq!(first.stop(LIMIT).await?, 0, "{}", first.log());
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_slot_or_a_poller_on_the_same_table_is_refused() -> Result<()> {
+    let server = postgres::shared(postgres::turn(15));
+    for (ours, theirs) in [("slot", "slot"), ("slot", "poll"), ("poll", "slot")] {
+        let fixture = Fixture::create(server, kafka::shared()).await?;
+        let mut first = Outboxd::spawn(&fixture.settings.clone().set("OUTBOX_SOURCE", ours))?;
+        let phase = if ours == "slot" {
+            "streaming"
+        } else {
+            "polling"
+        };
+        first.wait_for_phase(phase, LIMIT).await?;
+        let settings = Settings::new(&fixture.database, fixture.kafka)?
+            .set("OUTBOX_SOURCE", theirs)
+            .set("OUTBOX_SLOT", format!("other_{}", fixture.database.name));
+        let second = Outboxd::spawn(&settings)?;
+        let code = second.wait(LIMIT).await?;
+        assert_eq!(code, 2, "{ours}, {theirs}: {}", second.log());
+        assert!(second.log().contains("outbox.outbox"), "{}", second.log());
+        insert_into(&fixture, "outbox.outbox").await?;
+        assert_eq!(fixture.kafka.record_count(&[&fixture.topic]).await?, 1);
+        assert_eq!(first.stop(LIMIT).await?, 0, "{}", first.log());
+    }
+    Ok(())
+}
+
+/// The key of the lock that names the slot, as `pg_advisory_lock` takes it.
+async fn key_of_the_slots_lock(fixture: &Fixture<'_>) -> Result<i64> {
+    let session = fixture.database.connect().await?;
+    let key = "SELECT (classid::bigint << 32) | objid::bigint FROM pg_locks \
+               WHERE locktype = 'advisory' AND objsubid = 1 AND granted \
+                 AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+    session.value(key).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lock_that_somebody_has_taken_by_hand_is_named_and_makes_it_unready() -> Result<()> {
+    // A prepared transaction delays the creation of every slot of its server.
+    let server = postgres::private(postgres::turn(17), &[])?;
+    let fixture = Fixture::create(&server, kafka::shared()).await?;
+    let mut outboxd = another(&fixture)?;
+    outboxd.wait_for_phase("streaming", LIMIT).await?;
+    let key = key_of_the_slots_lock(&fixture).await?;
+    assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
+    let role = fixture.database.create_role("curious", "").await?;
+    let session = Session::open(&fixture.database.url_as(&role)).await?;
+    // A prepared transaction keeps such a lock without a process.
+    let take = format!(
+        "BEGIN; SELECT pg_advisory_xact_lock({key}); PREPARE TRANSACTION '{}'",
+        fixture.database.name
+    );
+    session.batch_execute(&take).await?;
+    outboxd.respawn()?;
+    outboxd
+        .wait_for_status("the prepared transaction", LIMIT, |status| {
+            status["waiting"]["on"] == "foreign-lock"
+        })
+        .await?;
+    let shared = format!("SELECT pg_advisory_lock_shared({key})");
+    let end = format!("ROLLBACK PREPARED '{}'", fixture.database.name);
+    session.batch_execute(&end).await?;
+    session.batch_execute(&shared).await?;
+    let line = outboxd
+        .wait_for_log(&["WARN", "is not outboxd", &role], LIMIT)
+        .await?;
+    assert!(line.contains("pg_terminate_backend"), "{line}");
+    wait_for("readiness to end", LIMIT * 2, async || {
+        let (code, why) = outboxd.get("/readyz").await?;
+        Ok((code == 503 && why.contains("foreign-lock")).then_some(()))
+    })
+    .await?;
+    assert_eq!(outboxd.get("/livez").await?.0, 200);
+    session.close().await;
+    outboxd.wait_for_phase("streaming", LIMIT).await?;
+    insert_into(&fixture, "outbox.outbox").await?;
+    assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
+    Ok(())
+}
+
+/// With `keep` the table does not show what the slot passed: a slot that a sibling has moved must
+/// not be taken for one that somebody has moved by hand.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_comes_back_after_its_sibling_has_published_and_stopped_goes_on() -> Result<()> {
+    let server = postgres::shared(postgres::turn(17));
+    let fixture = Fixture::create(server, kafka::shared()).await?;
+    let oracle = Oracle::create(&fixture.database).await?;
+    let to_postgres = Proxy::before(server.port()).await?;
+    let keep = Settings::new(&fixture.database, fixture.kafka)?.set("OUTBOX_AFTER_PUBLISH", "keep");
+    let behind = keep
+        .clone()
+        .set("DATABASE_URL", to_postgres.url(fixture.database.url())?);
+    let mut first = Outboxd::spawn(&behind)?;
+    first.wait_for_phase("streaming", LIMIT).await?;
+    let published = async |outboxd: &Outboxd, count: u64| {
+        outboxd
+            .wait_for_status("its events", LIMIT, |status| {
+                status["published_total"].as_u64() == Some(count)
+            })
+            .await
+    };
+    fixture.database.insert("a", &fixture.topic, "{}").await?;
+    published(&first, 1).await?;
+    to_postgres.set(Flow::Swallow);
+    to_postgres.reset();
+    first.wait_for_phase("reconnecting", LIMIT).await?;
+    let mut second = Outboxd::spawn(&keep.set("OUTBOX_HTTP_LISTEN", "off"))?;
+    second.wait_for_log(&["streaming"], LIMIT).await?;
+    fixture.database.insert("b", &fixture.topic, "{}").await?;
+    wait_for("the second's event", LIMIT, async || {
+        let count = fixture.kafka.record_count(&[&fixture.topic]).await?;
+        Ok((count == 2).then_some(()))
+    })
+    .await?;
+    assert_eq!(second.stop(LIMIT).await?, 0, "{}", second.log());
+    to_postgres.set(Flow::Pass);
+    first.wait_for_phase("streaming", LIMIT).await?;
+    fixture.database.insert("c", &fixture.topic, "{}").await?;
+    published(&first, 2).await?;
+    assert_eq!(first.stop(LIMIT).await?, 0, "{}", first.log());
+    fixture.verdict(&oracle).await?.expect_exact()
 }

@@ -746,6 +746,54 @@ fn a_session_that_did_not_report_in_time_is_read_no_more_and_what_was_sent_is_wi
 }
 
 #[test]
+fn a_clock_that_jumps_ends_the_session_before_anything_more_is_read() {
+    let mut engine = engine();
+    transaction(&mut engine, 100);
+    engine.clock_jumped();
+    engine.check_session(MS * 2);
+    assert_eq!(engine.intake(), Intake::Paused);
+    assert!(matches!(
+        next(&mut engine),
+        Some(Output::Session(SessionOutput::End(End::Expired)))
+    ));
+    engine.session_ended();
+    assert!(engine.should_withdraw(MS * 2), "another may publish");
+    engine.reset(Lsn::new(100));
+    engine.session_started(MS * 3);
+    engine.check_session(MS * 3);
+    assert_eq!(engine.intake(), Intake::Open);
+}
+
+#[test]
+fn a_clock_that_jumps_while_a_session_ends_or_after_it_withdraws_what_is_in_flight() {
+    for jumps_first in [true, false] {
+        let mut engine = engine();
+        transaction(&mut engine, 100);
+        if jumps_first {
+            engine.clock_jumped();
+        }
+        engine.session_ended();
+        if !jumps_first {
+            assert!(!engine.should_withdraw(MS * 2));
+            engine.clock_jumped();
+        }
+        assert!(engine.should_withdraw(MS * 2), "{jumps_first}");
+    }
+}
+
+/// A clock that stands still while the machine is suspended would hide that time; one that goes on
+/// shows it.
+#[test]
+fn a_gap_between_two_readings_of_the_clock_ends_the_session() {
+    let mut engine = engine();
+    transaction(&mut engine, 100);
+    engine.check_session(MS * 1);
+    assert_eq!(engine.intake(), Intake::Open);
+    engine.check_session(MS * 600_000);
+    assert_eq!(engine.intake(), Intake::Paused);
+}
+
+#[test]
 fn without_a_session_what_is_in_flight_may_stay_until_another_may_publish() {
     let mut engine = engine();
     let ticket = transaction(&mut engine, 100);

@@ -8,7 +8,7 @@ use std::fmt;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::config::{AfterPublish, Config, OnPoison};
 use crate::engine::Engine;
@@ -25,11 +25,12 @@ use crate::lsn::Lsn;
 use crate::metrics::{Metrics, TopicMetrics};
 use crate::outbox::{Event, EventSource, OwnedRecord, Rejection, Router, TableLocation, known};
 use crate::postgres::Session;
+use crate::publisher::clock::Clock;
 use crate::publisher::sink::database_worker::{self, DatabaseWorker, Done};
 use crate::publisher::sink::kafka_adapter::{ask, failure, send};
 use crate::publisher::sink::topic_counters;
-use crate::status::StatusBoard;
 use crate::publisher::sink::work_errors::WorkErrors;
+use crate::status::StatusBoard;
 
 type MetadataQuery = Pin<Box<dyn Future<Output = Option<Vec<(String, MetadataAnswer)>>>>>;
 
@@ -52,7 +53,7 @@ pub(crate) struct Forwarder {
     database_worker: DatabaseWorker,
     pub(in crate::publisher) work_errors: WorkErrors,
     pub(in crate::publisher) now: Duration,
-    born: Instant,
+    pub(in crate::publisher) clock: Clock,
     pub(in crate::publisher) published: u64,
     pub(in crate::publisher) rewinds: u64,
     /// The producer has failed, or its records were withdrawn.
@@ -86,7 +87,7 @@ impl Forwarder {
             database_worker: DatabaseWorker::new(config, Arc::clone(&metrics)),
             work_errors: WorkErrors::default(),
             now: Duration::ZERO,
-            born: Instant::now(),
+            clock: Clock::new(),
             published: 0,
             rewinds: 0,
             producer_failed: false,
@@ -97,21 +98,8 @@ impl Forwarder {
         })
     }
 
-    /// Reads the clock. The engine uses this time until the next call.
-    pub(crate) fn tick(&mut self) -> Duration {
-        self.now = self.born.elapsed();
-        self.now
-    }
-
-    /// The time until the engine's next deadline, at most `limit`.
-    pub(crate) fn rest(&self, limit: Duration) -> Duration {
-        let deadline = self.engine.deadline().unwrap_or(Duration::MAX);
-        deadline.saturating_sub(self.born.elapsed()).min(limit)
-    }
-
     /// Sets the table that rows are written back to; none when no session holds the lock.
     pub(crate) fn use_place(&mut self, place: Option<TableLocation>) {
-        self.work_errors = WorkErrors::default();
         if place.is_none() {
             self.lock_lost();
         }
@@ -123,6 +111,7 @@ impl Forwarder {
     pub(crate) fn clear(&mut self) {
         self.producer.purge();
         self.database_worker.clear();
+        self.work_errors = WorkErrors::default();
         self.engine.reset(Lsn::INVALID);
     }
 

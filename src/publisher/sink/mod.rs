@@ -5,6 +5,7 @@ pub(crate) mod forwarder;
 mod gauges;
 mod kafka_adapter;
 pub(crate) mod table_rows;
+mod timing;
 mod topic_counters;
 mod without_lock;
 mod work_errors;

@@ -40,12 +40,12 @@ pub(crate) struct PollSession {
     pub(crate) shape: TableShape,
 }
 
-/// Connects, checks what polling needs, and takes the lock. `None` when another instance holds it.
+/// Connects, checks what polling needs, and takes the lock. `None` when another session holds it.
 pub(crate) async fn take(config: &Config) -> Result<Option<PollSession>> {
     let session = postgres::connect(&config.database, "outboxd", config.operation_timeout).await?;
     let server = postgres::server(&session).await?;
     let shape = preflight::check(&session, config).await?;
-    let taken = instance_lock::take_by_sql(&session, &config.slot).await?;
+    let taken = instance_lock::take_by_sql(&session, &config.slot, shape.oid).await?;
     Ok(taken.then_some(PollSession {
         session,
         server,

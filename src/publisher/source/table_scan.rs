@@ -118,7 +118,8 @@ impl<'a> TableScan<'a> {
         let mut reading = pin!(batch.read(&self.rows, session, self.slow));
         loop {
             carry_out(self.forwarder)?;
-            self.lock_holder.keep_beside_a_statement().await?;
+            let now = self.forwarder.moment();
+            self.lock_holder.keep_beside_a_statement(now).await?;
             let rest = self.forwarder.rest(SHOW);
             tokio::select! {
                 biased;
@@ -129,9 +130,11 @@ impl<'a> TableScan<'a> {
         }
     }
 
-    /// Publishes a row as soon as there is room for it.
+    /// Publishes a row as soon as there is room for it, while this instance holds the lock.
     pub(crate) async fn publish(&mut self, read: &Read) -> Result<(), Interrupt> {
         self.room().await?;
+        let now = self.forwarder.moment();
+        self.lock_holder.confirm(now).await?;
         forward_row(self.forwarder, &self.rows, read)?;
         Ok(())
     }
@@ -221,7 +224,8 @@ impl<'a> TableScan<'a> {
     /// Takes in reports, carries out the engine's outputs, and keeps the lock.
     async fn carry_out(&mut self) -> Result<()> {
         carry_out(self.forwarder)?;
-        self.lock_holder.keep().await
+        let now = self.forwarder.moment();
+        self.lock_holder.keep(now).await
     }
 
     fn lost(&self) -> Error {

@@ -38,6 +38,10 @@ const UNREPORTED_MANY: u64 = 8;
 /// meanwhile.
 const TURN: usize = 2048;
 
+/// How many messages are forwarded between two readings of the clock: what was read before the
+/// machine was suspended must not go out afterwards.
+const CLOCK_EVERY: usize = 64;
+
 /// See the module's head.
 pub(crate) struct Stream<'a> {
     forwarder: &'a mut Forwarder,
@@ -122,6 +126,10 @@ impl<'a> Stream<'a> {
         }
         let mut count = 0;
         loop {
+            if count % CLOCK_EVERY == CLOCK_EVERY - 1 {
+                let now = self.forwarder.tick();
+                self.forwarder.engine.check_session(now);
+            }
             let intake = self.forwarder.engine.intake();
             if intake == Intake::Paused {
                 return Ok(());

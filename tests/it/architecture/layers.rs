@@ -48,7 +48,15 @@ const TOP: Map = Map {
 const INNER: [Map; 1] = [Map {
     room: "publisher",
     layers: &[
-        &["sink", "interrupt", "lineage", "slot_loss", "instance_lock"],
+        &["clock", "lock_holders"],
+        &[
+            "sink",
+            "interrupt",
+            "lineage",
+            "slot_loss",
+            "instance_lock",
+            "skip_search",
+        ],
         &["monitor", "connect"],
         &["source"],
         &["resume_state"],
