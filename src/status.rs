@@ -117,6 +117,8 @@ pub struct Status {
     pub received_lsn: Option<String>,
     /// Highest position that may be confirmed.
     pub confirmed_lsn: Option<String>,
+    /// Whether a broker has answered since the start.
+    pub kafka_has_answered: bool,
     /// Events acknowledged by Kafka since the start.
     pub published_total: u64,
     /// Records handed to Kafka and not acknowledged.
@@ -248,6 +250,7 @@ impl StatusBoard {
             timeline: None,
             received_lsn: None,
             confirmed_lsn: None,
+            kafka_has_answered: false,
             published_total: 0,
             in_flight_records: 0,
             in_flight_bytes: 0,

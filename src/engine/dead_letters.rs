@@ -1,22 +1,21 @@
 //! The events that cannot be published: filed as dead letters, and retried or discarded on request.
 //! Pure.
 //!
-//! Owns the database work about dead letters that is due, the parked keys, and the circuit breaker.
-//! An event counts as done only when its dead letter is committed; until then it holds the slot
-//! like any other, and a write that fails is repeated without end.
+//! Owns the database work about dead letters that is due, the parked keys, and the [`FilingLimit`],
+//! at which the publisher stops rather than hide a whole outbox in the table. An event counts as
+//! done only when its dead letter is committed; until then it holds the slot like any other, and a
+//! write that fails is repeated without end.
 //!
 //! A parked key. All events behind a dead letter of the same topic and key are filed too, in order,
 //! until the dead letter is retried or discarded; if Kafka refuses it again, those behind it are
 //! parked again. [`ParkedKeys`] keeps account of that.
-//!
-//! The circuit breaker. A few failures are the events' own; a flood points to a wrong setting or a
-//! revoked right, and filing a whole outbox would only hide it.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use crate::backoff::Backoff;
 use crate::config::OnPoison;
+use crate::engine::filing_limit::FilingLimit;
 use crate::engine::output::DatabaseWork;
 use crate::engine::parked_keys::{Key, KeyRows, ParkedKeys};
 use crate::engine::tracker::Ticket;
@@ -35,7 +34,6 @@ const READ_INTERVAL: Duration = Duration::from_secs(1);
 const COUNT_MAX: usize = 1_000;
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_secs(5);
-const MINUTE: Duration = Duration::from_secs(60);
 
 /// What was read from the table of dead letters.
 #[derive(Debug, Default)]
@@ -57,7 +55,7 @@ struct Resolving {
 #[derive(Debug)]
 pub(crate) struct DeadLetterQueue {
     policy: OnPoison,
-    per_minute: u32,
+    pub(super) filing_limit: FilingLimit,
     to_file: VecDeque<NewDeadLetter>,
     to_close: VecDeque<CloseDeadLetter>,
     to_count: VecDeque<i64>,
@@ -72,8 +70,6 @@ pub(crate) struct DeadLetterQueue {
     retry: Backoff,
     /// How many events are being retried or discarded.
     resolving_count: usize,
-    minute_start: Duration,
-    filed_in_minute: u32,
 }
 
 /// What to do with an event because of its key.
@@ -87,17 +83,20 @@ pub(crate) enum KeyState {
     Wait,
 }
 
-/// More dead letters in a minute than the limit: the publisher stops.
+/// Why an event was not filed: the publisher stops, and the event stays unpublished.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct TooManyDeadLetters {
-    pub(crate) per_minute: u32,
+pub(crate) enum NotFiled {
+    /// The policy is `halt`.
+    ByPolicy(Rejection),
+    /// As many as the limit allows were filed in the last minute.
+    TooMany { per_minute: u32 },
 }
 
 impl DeadLetterQueue {
     pub(crate) fn new(policy: OnPoison, per_minute: u32) -> Self {
         DeadLetterQueue {
             policy,
-            per_minute,
+            filing_limit: FilingLimit::new(per_minute),
             to_file: VecDeque::new(),
             to_close: VecDeque::new(),
             to_count: VecDeque::new(),
@@ -108,20 +107,17 @@ impl DeadLetterQueue {
             retry_at: Duration::ZERO,
             retry: Backoff::new(RETRY_FIRST, RETRY_MAX),
             resolving_count: 0,
-            minute_start: Duration::ZERO,
-            filed_in_minute: 0,
         }
     }
 
-    /// For another lineage, or a rewind: drops everything but the circuit breaker's count.
+    /// For another lineage, or a rewind: drops everything but the count of filed events.
     pub(crate) fn reset(&mut self) {
         let mut parked_keys = std::mem::take(&mut self.parked_keys);
         parked_keys.reset();
         *self = DeadLetterQueue {
             parked_keys,
-            minute_start: self.minute_start,
-            filed_in_minute: self.filed_in_minute,
-            ..DeadLetterQueue::new(self.policy, self.per_minute)
+            filing_limit: self.filing_limit.clone(),
+            ..DeadLetterQueue::new(self.policy, self.filing_limit.per_minute())
         };
     }
 
@@ -158,8 +154,11 @@ impl DeadLetterQueue {
         self.resolving.contains_key(&ticket)
     }
 
-    /// Files an event that can never be published as it is. With the policy `halt`, returns its
-    /// rejection instead: the publisher has to stop.
+    /// Files an event that can never be published as it is. An event that was retried is filed
+    /// already and does not count.
+    ///
+    /// # Errors
+    /// When the publisher has to stop instead.
     pub(crate) fn reject(
         &mut self,
         now: Duration,
@@ -168,9 +167,13 @@ impl DeadLetterQueue {
         record: Option<Box<OwnedRecord>>,
         rejection: Rejection,
         attempts: u32,
-    ) -> Result<Option<TooManyDeadLetters>, Rejection> {
+    ) -> Result<(), NotFiled> {
         if self.policy == OnPoison::Halt {
-            return Err(rejection);
+            return Err(NotFiled::ByPolicy(rejection));
+        }
+        if !self.is_resolving(ticket) && !self.filing_limit.admits(now) {
+            let per_minute = self.filing_limit.per_minute();
+            return Err(NotFiled::TooMany { per_minute });
         }
         let parks_keys = self.policy == OnPoison::ParkKey;
         let keyed = record.as_deref().filter(|record| record.key().is_some());
@@ -180,12 +183,7 @@ impl DeadLetterQueue {
         }
         let parks_key = parked.is_some();
         self.file(ticket, row, record, rejection, attempts, parks_key, false);
-        if now >= self.minute_start + MINUTE {
-            (self.minute_start, self.filed_in_minute) = (now, 0);
-        }
-        self.filed_in_minute = self.filed_in_minute.saturating_add(1);
-        let per_minute = self.per_minute;
-        Ok((self.filed_in_minute > per_minute).then_some(TooManyDeadLetters { per_minute }))
+        Ok(())
     }
 
     /// Files an event because an earlier one of its key is a dead letter.

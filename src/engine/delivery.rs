@@ -41,8 +41,11 @@ impl Engine {
         for ticket in self.dispatch.take_delivered() {
             self.acknowledge(now, ticket, done);
         }
-        if let Some(rejection) = self.dispatch.take_producer_failure() {
+        if let Some(rejection) = self.dispatch.take_lost_record() {
             self.push(End::ProducerFailed(rejection));
+        }
+        if let Some(rejection) = self.dispatch.take_producer_failure() {
+            self.replace_producer(now, &rejection.message);
         }
     }
 
@@ -205,9 +208,12 @@ impl Engine {
         self.dispatch.topics.query_soon(self.now, topic);
         let known = self.dispatch.topics.get(topic)?;
         if known.is_unknown() {
+            let why = known
+                .doubt()
+                .map_or_else(String::new, |why| format!(": {why}"));
+            let name = &known.name;
             return Some(format!(
-                "Kafka has not confirmed that topic {} exists",
-                known.name
+                "Kafka has not confirmed that topic {name} exists{why}"
             ));
         }
         let problem = self.dispatch.topics.problem(topic);
@@ -236,6 +242,13 @@ impl Engine {
     /// Loads the parked keys, before the first event.
     pub(crate) fn load_parked(&mut self, keys: Vec<ParkedKey>) {
         self.dispatch.dead_letters.load_parked(keys);
+    }
+
+    /// The table has this many dead letters of the last minute; to be called before the first
+    /// event.
+    pub(crate) fn filed_recently(&mut self, now: Duration, count: u32) {
+        let limit = &mut self.dispatch.dead_letters.filing_limit;
+        limit.table_has(now, count);
     }
 
     /// Starts the next work if the database worker is idle. `urgent` work does not wait for a full

@@ -11,9 +11,11 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use crate::engine::dead_letters::{DeadLetterQueue, KeyState};
+use crate::engine::dead_letters::{DeadLetterQueue, KeyState, NotFiled};
 use crate::engine::output::{DeliveryFailure, DeliveryResult, FailureKind, Limits};
+use crate::engine::producer::replacement::Replacement;
 use crate::engine::record_checks::{self, RecordFacts};
+use crate::engine::topics::stalled_topics::{StalledTopics, progress};
 use crate::engine::topics::topic::{MetadataAnswer, TopicAccess, TopicLimits};
 use crate::engine::topics::topic_queue::HeldRecord;
 use crate::engine::topics::{TopicId, Topics};
@@ -60,6 +62,10 @@ pub(crate) struct Dispatch {
     pub(super) rewinds: u64,
     pub(super) halt_reason: Option<Rejection>,
     pub(super) producer_failure: Option<Rejection>,
+    /// A failure that did not bring its record back.
+    pub(super) lost_record: Option<Rejection>,
+    pub(super) replacement: Replacement,
+    pub(super) stalled_topics: StalledTopics,
 }
 
 impl Dispatch {
@@ -76,10 +82,14 @@ impl Dispatch {
             rewinds: 0,
             halt_reason: None,
             producer_failure: None,
+            lost_record: None,
+            replacement: Replacement::default(),
+            stalled_topics: StalledTopics::new(),
         }
     }
 
-    /// Drops all events in flight, held or to be filed; the metadata of topics stays.
+    /// Drops all events in flight, held or to be filed; the metadata of topics and the replacement
+    /// of the producer stay.
     pub(crate) fn reset(&mut self) {
         self.topics.clear_in_flight();
         self.dead_letters.reset();
@@ -88,7 +98,7 @@ impl Dispatch {
         self.delivered.clear();
         self.trust_due.clear();
         self.in_flight = 0;
-        (self.halt_reason, self.producer_failure) = (None, None);
+        (self.halt_reason, self.producer_failure, self.lost_record) = (None, None, None);
     }
 
     /// What to do with a new event of this topic.
@@ -103,6 +113,9 @@ impl Dispatch {
         let Some(topic) = self.topics.get(id).filter(|topic| topic.queue.is_none()) else {
             return Admission::Keep(Reason::Hold);
         };
+        if self.replacement.is_running() {
+            return Admission::Keep(Reason::Hold);
+        }
         let in_flight = topic.in_flight;
         match self.dead_letters.key_state(None, facts.topic(), facts.key) {
             KeyState::Free => {}
@@ -176,6 +189,7 @@ impl Dispatch {
                     self.make_ready(event.topic);
                 }
             }
+            Reason::KeyParked if self.halt_reason.is_some() => {}
             Reason::KeyParked => {
                 self.dead_letters
                     .file_parked(held_record.ticket, event.row, held_record.record)
@@ -194,6 +208,7 @@ impl Dispatch {
     }
 
     /// Files an event that can never be published as it is, or stops the publisher because of it.
+    /// A publisher that stops files nothing more: the other events stay unpublished.
     pub(crate) fn reject(
         &mut self,
         now: Duration,
@@ -203,16 +218,15 @@ impl Dispatch {
         rejection: Rejection,
         attempts: u32,
     ) {
-        match self
-            .dead_letters
-            .reject(now, ticket, row, record, rejection, attempts)
-        {
-            Ok(None) => {}
-            Ok(Some(too_many)) => {
-                self.halt_reason = Some(record_checks::too_many_dead_letters(too_many.per_minute))
-            }
-            Err(rejection) => self.halt_reason = Some(rejection),
+        if self.halt_reason.is_some() {
+            return;
         }
+        let dead_letters = &mut self.dead_letters;
+        let filed = dead_letters.reject(now, ticket, row, record, rejection, attempts);
+        self.halt_reason = filed.err().map(|reason| match reason {
+            NotFiled::ByPolicy(rejection) => rejection,
+            NotFiled::TooMany { per_minute } => record_checks::too_many_dead_letters(per_minute),
+        });
     }
 
     /// Takes in Kafka's report on a record. True if the record is acknowledged by it.
@@ -237,7 +251,12 @@ impl Dispatch {
         } = result;
         if let Some(failure) = &failure {
             topic.last_failure = topic.last_failure.max(failure.number);
+        } else if topic.refusals.delivered() | self.topics.has_refused() {
+            self.topics.delivered(now);
         }
+        let Some(topic) = self.topics.get_mut(id) else {
+            return false;
+        };
         if failure.is_none() && topic.queue.is_none() {
             if record.is_some() {
                 // The topic's queue is gone, so its delivered records need not come back.
@@ -259,12 +278,15 @@ impl Dispatch {
                 false
             }
             (None, _) => true,
-            (Some(failure), Some(record)) if failure.kind != FailureKind::Producer => {
+            (Some(failure), Some(record)) => {
+                if failure.kind == FailureKind::Producer {
+                    self.producer_failure = Some(failure.rejection.clone());
+                }
                 self.return_record(now, id, HeldRecord { ticket, record }, failure);
                 false
             }
-            (Some(failure), _) => {
-                self.producer_failure = Some(failure.rejection);
+            (Some(failure), None) => {
+                self.lost_record = Some(failure.rejection);
                 return false;
             }
         };
@@ -297,6 +319,27 @@ impl Dispatch {
         answers: Option<Vec<(String, MetadataAnswer)>>,
     ) {
         for id in self.topics.answered(now, answers) {
+            let is_healthy = self.topics.is_healthy(id);
+            self.stalled_topics.answered(now, id, is_healthy);
+            self.make_ready(id);
+        }
+    }
+
+    /// Looks for a topic that the producer delivers nothing to, and returns its name. Queries those
+    /// that wait.
+    pub(super) fn check_stalls(&mut self, now: Duration, tracker: &Tracker) -> Option<Box<str>> {
+        let progress = progress(tracker, |id| self.topics.get(id)?.delivered_in_order());
+        let stalled = self.stalled_topics.check(now, progress);
+        for id in self.stalled_topics.waiting() {
+            self.topics.query_soon(now, id);
+        }
+        Some(self.topics.get(stalled?)?.name.clone())
+    }
+
+    /// The producer was replaced: the queues are sent again.
+    pub(super) fn producer_replaced(&mut self) {
+        self.replacement.end();
+        for id in self.topics.with_queues() {
             self.make_ready(id);
         }
     }
@@ -319,6 +362,11 @@ impl Dispatch {
     /// Why the publisher has to stop, if it has to.
     pub(crate) fn halt_reason(&self) -> Option<&Rejection> {
         self.halt_reason.as_ref()
+    }
+
+    /// Why a record is lost to memory; taken once.
+    pub(crate) fn take_lost_record(&mut self) -> Option<Rejection> {
+        self.lost_record.take()
     }
 
     /// Why the producer has failed; taken once.

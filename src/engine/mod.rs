@@ -34,9 +34,11 @@ pub(crate) mod dispatch;
 mod failover_gate;
 mod feedback;
 mod fencing;
+mod filing_limit;
 pub(crate) mod offer;
 pub(crate) mod output;
 mod parked_keys;
+pub(crate) mod producer;
 mod receive_timeout;
 pub(crate) mod record_checks;
 mod scheduler;
@@ -145,9 +147,14 @@ impl Engine {
         self.tracker.reset(start);
         self.write_back_queue.clear();
         self.dispatch.reset();
-        // A metadata query is output only once, and what is known of topics survives a reset.
-        self.outputs
-            .retain(|output| matches!(output, Output::Sink(SinkOutput::QueryTopics(_))));
+        // These are output only once. What is known of topics survives a reset, and the producer is
+        // replaced with or without records.
+        self.outputs.retain(|output| {
+            matches!(
+                output,
+                Output::Sink(SinkOutput::QueryTopics(_) | SinkOutput::ReplaceProducer(_))
+            )
+        });
         self.reported = start;
         (self.worker, self.halted) = (WorkerState::Idle, false);
         self.fencing.clear();
@@ -243,6 +250,7 @@ impl Engine {
         if let Some(names) = self.dispatch.topics.query(now) {
             self.push(SinkOutput::QueryTopics(names));
         }
+        self.watch_producer(now);
         self.end_halted();
         self.start_work(now, stopping || !reading || self.session.is_none());
         let (write, flush) = (self.tracker.received(), self.flushed());

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use crate::config::{AfterPublish, Config, KeyRule, OnPoison};
+use crate::engine::filing_limit::DEAD_LETTER_FLOOD;
 use crate::engine::tracker::{InFlight, Ticket};
 use crate::engine::violation::Violation;
 use crate::engine::write_back_queue::StuckRows;
@@ -89,6 +90,9 @@ pub(crate) enum SinkOutput {
     /// Delivery reports of this topic need not bring their records back any more, unless a failure
     /// came after this one.
     Trust { topic: String, failure: u64 },
+    /// Withdraw the records in flight, take their reports in, and make a new producer, for this
+    /// reason. Then call [`Engine::producer_replaced`].
+    ReplaceProducer(String),
     /// Query the metadata of these topics, then call [`Engine::topics_answered`].
     QueryTopics(Vec<String>),
     /// Do this in the database, then call [`Engine::work_finished`] with the same generation.
@@ -171,8 +175,21 @@ pub(crate) enum FailureKind {
     NoTopic,
     /// Kafka refused the record, or another in its batch.
     Refused,
+    /// The Kafka user may not write to the topic.
+    Denied,
     /// The producer failed, or the record was withdrawn.
     Producer,
+}
+
+impl FailureKind {
+    /// Whether no event is at fault. A denied record is, if `denials_count`.
+    pub(crate) fn is_outage(self, denials_count: bool) -> bool {
+        match self {
+            FailureKind::Outage | FailureKind::NoTopic | FailureKind::Producer => true,
+            FailureKind::Denied => !denials_count,
+            FailureKind::Refused => false,
+        }
+    }
 }
 
 /// Why a session or a scan is over.
@@ -222,9 +239,16 @@ impl End {
             }
             End::Halted(rejection) => {
                 let message = "stopped at an event that cannot be published";
+                let hint = match rejection.code.as_str() {
+                    DEAD_LETTER_FLOOD => {
+                        "`outboxd dead-letter list` shows the errors: fix the cause and start \
+                         again, then `outboxd dead-letter retry` publishes what was filed"
+                    }
+                    _ => "fix the cause and start again, or set OUTBOX_ON_POISON=dead-letter",
+                };
                 Error::fatal(Code::Publish, message)
                     .with_source(rejection)
-                    .with_hint("fix the cause and start again, or set OUTBOX_ON_POISON=dead-letter")
+                    .with_hint(hint)
             }
         }
     }

@@ -4,6 +4,7 @@
 //! could refuse for one record's sake is checked here first. Checks that depend on the topic use
 //! its last metadata; what has changed since, the broker refuses, and the topic's queue settles.
 
+use crate::engine::filing_limit::DEAD_LETTER_FLOOD;
 use crate::engine::topics::topic::TopicLimits;
 use crate::error::Error;
 use crate::outbox::wire_size;
@@ -160,8 +161,9 @@ pub(crate) fn unknown_topic(topic: &str) -> Rejection {
 /// The rejection that stops the publisher after too many dead letters.
 pub(crate) fn too_many_dead_letters(per_minute: u32) -> Rejection {
     let message = format!(
-        "more than {per_minute} events became dead letters in a minute, which points to a wrong \
-         setting: see `outboxd dead-letter list`; OUTBOX_DEAD_LETTERS_PER_MINUTE is the limit"
+        "{per_minute} events became dead letters within a minute, and the next one was not filed \
+         (OUTBOX_DEAD_LETTERS_PER_MINUTE is the limit): this points to a wrong setting or a \
+         revoked right"
     );
-    rejection("DEAD_LETTER_FLOOD", message)
+    rejection(DEAD_LETTER_FLOOD, message)
 }

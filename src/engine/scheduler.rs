@@ -50,7 +50,14 @@ impl Dispatch {
         if in_flight > 0 || !queue.is_round_over() {
             return;
         }
-        let result = queue.finish_round(now, self.limits.attempts);
+        let counts = match queue.is_denied() {
+            true => self.topics.is_at_fault(now, id),
+            false => true,
+        };
+        let Some(queue) = self.topics.get_mut(id).and_then(|it| it.queue.as_mut()) else {
+            return;
+        };
+        let result = queue.finish_round(now, self.limits.attempts, counts);
         if queue.back_off_until().is_some() {
             self.back_off(id);
         }
@@ -74,6 +81,9 @@ impl Dispatch {
 
     /// The next output of the queues that are ready.
     pub(crate) fn output(&mut self, now: Duration, tracker: &Tracker) -> Option<SinkOutput> {
+        if self.replacement.is_running() {
+            return None;
+        }
         while let Some(id) = self.ready.front().copied() {
             if let Some(held_record) = self.next_record(now, id, tracker) {
                 let HeldRecord { ticket, record } = held_record;

@@ -46,8 +46,11 @@ impl Engine {
         self.outputs.retain(|output| {
             matches!(
                 output,
-                Output::Sink(SinkOutput::Work { .. } | SinkOutput::QueryTopics(_))
-                    | Output::Session(SessionOutput::End(End::ProducerFailed(_) | End::Halted(_)))
+                Output::Sink(
+                    SinkOutput::Work { .. }
+                        | SinkOutput::QueryTopics(_)
+                        | SinkOutput::ReplaceProducer(_)
+                ) | Output::Session(SessionOutput::End(End::ProducerFailed(_) | End::Halted(_)))
             )
         });
     }

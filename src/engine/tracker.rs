@@ -41,17 +41,17 @@ pub(crate) struct InFlight {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
+pub(super) enum State {
     InFlight,
     Acknowledged,
     Settled,
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Entry {
-    event: InFlight,
+pub(super) struct Entry {
+    pub(super) event: InFlight,
     transaction: u64,
-    state: State,
+    pub(super) state: State,
 }
 
 /// Rows read from the table belong to no transaction of the stream.
@@ -88,9 +88,9 @@ pub(crate) struct Tracker {
     open: Open,
     /// Changes of the open transaction that an earlier session already handed over.
     skip: u32,
-    entries: VecDeque<Entry>,
+    pub(super) entries: VecDeque<Entry>,
     /// Ticket of `entries[0]`.
-    first_ticket: Ticket,
+    pub(super) first_ticket: Ticket,
     /// No entry before this ticket is in flight.
     oldest_in_flight: Ticket,
     in_flight_count: u64,

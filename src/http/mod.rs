@@ -5,8 +5,8 @@
 //!   publisher that waits for Kafka or for a server that is busy decoding would only start the wait
 //!   again.
 //! - `/readyz`: 200 while events get through, or while this instance stands by; otherwise 503 and
-//!   the reason. A problem that keeps events from the slot is a reason; one that may lead to that
-//!   is shown in the status alone.
+//!   the reason, also until Kafka has answered for the first time. A problem that keeps events from
+//!   the slot is a reason; one that may lead to that is shown in the status alone.
 //! - `/metrics`, `/status` (JSON), `/` (for people).
 //!
 //! Connections are limited in number and in time (`listener`), so that no client can hold memory
@@ -149,6 +149,9 @@ fn readiness(status: &Status) -> Result<(), String> {
         Phase::Stopping => return Err(unready("stopping", status)),
         Phase::Stopped => return Err(unready("stopped", status)),
         Phase::Failed => return Err(unready("failed", status)),
+    }
+    if !status.kafka_has_answered {
+        return Err(unready("no Kafka broker has answered yet", status));
     }
     let mut losing = status.problems.iter().filter(|one| one.loses_events);
     if let Some(problem) = losing.next() {

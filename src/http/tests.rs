@@ -22,6 +22,7 @@ fn streaming() -> Status {
         timeline: None,
         received_lsn: Some("0/2A".to_owned()),
         confirmed_lsn: None,
+        kafka_has_answered: true,
         published_total: 1_234_567,
         in_flight_records: 7,
         in_flight_bytes: 4_096,

@@ -1,6 +1,8 @@
 //! Requests to the cluster outside the stream of records: is it reachable, create or delete these
 //! topics.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication, TopicResult};
@@ -10,8 +12,8 @@ use rdkafka::types::RDKafkaErrorCode;
 
 use crate::config::Config;
 use crate::error::{Code, Error, Result};
-use crate::kafka::client_config;
 use crate::kafka::context::{Context, LastError};
+use crate::kafka::{client_config, connection_hint};
 
 /// The interval at which the errors of an unanswered request are checked.
 const SLICE: Duration = Duration::from_millis(100);
@@ -29,7 +31,21 @@ pub struct ClusterInfo {
 /// credentials end the wait early.
 pub async fn reachable(config: &Config, timeout: Duration) -> Result<ClusterInfo> {
     let config = config.clone();
-    blocking(move || fetch_cluster(&config, timeout)).await
+    let cancelled = CancelOnDrop::default();
+    let flag = Arc::clone(&cancelled.0);
+    let answer = blocking(move || fetch_cluster(&config, timeout, &flag)).await;
+    drop(cancelled);
+    answer
+}
+
+/// Signals the requesting thread that its caller has gone.
+#[derive(Default)]
+pub(super) struct CancelOnDrop(pub(super) Arc<AtomicBool>);
+
+impl Drop for CancelOnDrop {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 /// Runs blocking work on a thread of its own.
@@ -43,7 +59,11 @@ pub(super) async fn blocking<T: Send + 'static>(
     })
 }
 
-fn fetch_cluster(config: &Config, timeout: Duration) -> Result<ClusterInfo> {
+fn fetch_cluster(
+    config: &Config,
+    timeout: Duration,
+    cancelled: &AtomicBool,
+) -> Result<ClusterInfo> {
     let client: BaseProducer<Context> = client_config::client(config)
         .create_with_context(Context::silent())
         .map_err(client_config::refused)?;
@@ -55,8 +75,9 @@ fn fetch_cluster(config: &Config, timeout: Duration) -> Result<ClusterInfo> {
         }
         client.poll(Duration::from_millis(1));
         let last = client.context().last_error();
-        if left.is_zero() || last.as_ref().is_some_and(is_about_credentials) {
-            return Err(unreachable(&config.brokers, last));
+        let is_over = left.is_zero() || cancelled.load(Ordering::Relaxed);
+        if is_over || last.as_ref().is_some_and(is_about_credentials) {
+            return Err(unreachable(config, last));
         }
     }
 }
@@ -71,19 +92,15 @@ fn is_about_credentials(error: &LastError) -> bool {
     )
 }
 
-pub(crate) fn unreachable(brokers: &str, last: Option<LastError>) -> Error {
-    let error = Error::transient(
-        Code::Connect,
-        format!("no Kafka broker answers at {brokers}"),
-    );
+/// The error for a cluster that does not answer; `last` is what librdkafka met.
+pub(crate) fn unreachable(config: &Config, last: Option<LastError>) -> Error {
+    let message = format!("no Kafka broker answers at {}", config.brokers);
+    let reason = last.as_ref().map_or("", |last| last.reason.as_str());
+    let hint = connection_hint::hint(config, reason);
+    let error = Error::transient(Code::Connect, message).with_hint(hint);
     match last {
-        Some(last) if is_about_credentials(&last) => error
-            .with_hint("check security.protocol, sasl.* and ssl.* in the Kafka properties")
-            .with_source(last.reason),
-        Some(last) => error
-            .with_hint("is Kafka up, and can this machine reach its advertised.listeners?")
-            .with_source(last.reason),
-        None => error.with_hint("is Kafka up, and is this its address?"),
+        Some(last) => error.with_source(last.reason),
+        None => error,
     }
 }
 

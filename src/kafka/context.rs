@@ -62,8 +62,22 @@ struct State {
     suspicion: SuspectPartitions,
     down_since: Option<Instant>,
     last_error: Option<LastError>,
-    fatal: bool,
     quiet: Quiet,
+}
+
+impl State {
+    /// A connection failed in a way that librdkafka only logs: a broker closes it, for instance,
+    /// because it expects another protocol.
+    fn failed(&mut self, line: &str) {
+        let last = self.last_error.as_ref().map(|last| last.code);
+        if last.is_none_or(|code| code == RDKafkaErrorCode::AllBrokersDown) {
+            let (_, reason) = line.split_once("]: ").unwrap_or(("", line));
+            self.last_error = Some(LastError {
+                code: RDKafkaErrorCode::BrokerTransportFailure,
+                reason: reason.chars().take(REASON_MAX).collect(),
+            });
+        }
+    }
 }
 
 impl Context {
@@ -103,10 +117,6 @@ impl Context {
     /// Continues the failure numbers of the previous producer.
     pub(crate) fn count_on_from(&self, failures: u64) {
         self.state().suspicion.count_on_from(failures);
-    }
-
-    pub(crate) fn is_fatal(&self) -> bool {
-        self.state().fatal
     }
 
     pub(crate) fn health(&self, in_flight: u64) -> Health {
@@ -175,16 +185,12 @@ impl ClientContext for Context {
             .rdkafka_error_code()
             .unwrap_or(RDKafkaErrorCode::Unknown);
         let mut state = self.state();
-        match code {
-            RDKafkaErrorCode::AllBrokersDown => {
-                state.down_since.get_or_insert_with(Instant::now);
-                // The error before it gives the reason; this one only counts brokers.
-                if state.last_error.is_some() {
-                    return;
-                }
+        if code == RDKafkaErrorCode::AllBrokersDown {
+            state.down_since.get_or_insert_with(Instant::now);
+            // The error before it gives the reason; this one only counts brokers.
+            if state.last_error.is_some() {
+                return;
             }
-            RDKafkaErrorCode::Fatal => state.fatal = true,
-            _ => {}
         }
         let reason = reason.chars().take(REASON_MAX).collect();
         state.last_error = Some(LastError { code, reason });
@@ -192,6 +198,9 @@ impl ClientContext for Context {
 
     fn log(&self, level: RDKafkaLogLevel, kind: &str, line: &str) {
         if self.silent {
+            if kind == "FAIL" {
+                self.state().failed(line);
+            }
             return;
         }
         if matches!(level, RDKafkaLogLevel::Debug) {

@@ -71,32 +71,37 @@ impl DeliveryError {
 
     /// What a person can do about it, if known.
     pub(crate) fn hint(&self) -> Option<&'static str> {
-        use RDKafkaErrorCode as K;
-        Some(match self.code() {
-            K::MessageSizeTooLarge | K::MessageBatchTooLarge | K::InvalidMessageSize => {
-                "raise the topic's max.message.bytes, and message.max.bytes in the Kafka properties"
-            }
-            K::InvalidTopic => "a topic name has 1 to 249 characters from a-z A-Z 0-9 . _ -",
-            K::UnknownTopic | K::UnknownTopicOrPartition | K::UnknownPartition => {
-                "create the topic, or let brokers create topics with OUTBOX_AUTO_CREATE_TOPICS=true"
-            }
-            K::TopicAuthorizationFailed => "grant the Kafka user WRITE and DESCRIBE on the topic",
-            K::ClusterAuthorizationFailed => {
-                "grant the Kafka user IDEMPOTENT_WRITE on the cluster, or WRITE on the topic"
-            }
-            K::InvalidRecord => {
-                "a compacted topic rejects records without a key; the broker's log has the reason"
-            }
-            K::InvalidTimestamp => {
-                "a record's timestamp is its send time: compare this machine's clock with the \
-                 broker's; the topic's message.timestamp.*.max.ms limit the difference"
-            }
-            K::Authentication | K::SaslAuthenticationFailed | K::UnsupportedSASLMechanism => {
-                "check security.protocol and sasl.* in the Kafka properties"
-            }
-            _ => return None,
-        })
+        hint(self.code())
     }
+}
+
+/// What a person can do about an error of this code, if known.
+pub(crate) fn hint(code: RDKafkaErrorCode) -> Option<&'static str> {
+    use RDKafkaErrorCode as K;
+    Some(match code {
+        K::MessageSizeTooLarge | K::MessageBatchTooLarge | K::InvalidMessageSize => {
+            "raise the topic's max.message.bytes, and message.max.bytes in the Kafka properties"
+        }
+        K::InvalidTopic => "a topic name has 1 to 249 characters from a-z A-Z 0-9 . _ -",
+        K::UnknownTopic | K::UnknownTopicOrPartition | K::UnknownPartition => {
+            "create the topic, or grant the Kafka user DESCRIBE on it"
+        }
+        K::TopicAuthorizationFailed => "grant the Kafka user WRITE and DESCRIBE on the topic",
+        K::ClusterAuthorizationFailed => {
+            "grant the Kafka user IDEMPOTENT_WRITE on the cluster, or WRITE on the topic"
+        }
+        K::InvalidRecord => {
+            "a compacted topic rejects records without a key; the broker's log has the reason"
+        }
+        K::InvalidTimestamp => {
+            "a record's timestamp is its send time: compare this machine's clock with the \
+             broker's; the topic's message.timestamp.*.max.ms limit the difference"
+        }
+        K::Authentication | K::SaslAuthenticationFailed | K::UnsupportedSASLMechanism => {
+            "check security.protocol and sasl.* in the Kafka properties"
+        }
+        _ => return None,
+    })
 }
 
 impl fmt::Debug for DeliveryError {

@@ -4,7 +4,14 @@
 //! **No request creates a topic.** A request for a topic by name leaves a handle in librdkafka that
 //! is refreshed without end, and creates the topic on a broker with automatic creation. One request
 //! therefore lists all topics of the cluster, and settings are requested only for existing ones.
-//! Where the Kafka user may not read settings they stay unknown, which is no error.
+//!
+//! **One broker alone does not make a topic missing.** A broker that is cut off from its controller
+//! goes on to answer with what it knew. A topic that one broker does not list is therefore looked
+//! for at others, where the cluster has others.
+//!
+//! **Settings hold nothing up.** Some brokers and proxies never answer a request for settings, and
+//! some users may not read them: the settings then stay unknown, which is no error. One answer is
+//! waited for, for a second; while a request is unanswered, none is.
 //!
 //! **No queue grows.** rdkafka never reads the main queue of its admin client, so anything put
 //! there would stay. At this log level librdkafka puts no log lines there, and errors only for
@@ -16,20 +23,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use rdkafka::admin::{
-    AdminClient, AdminOptions, ConfigResource, OwnedResourceSpecifier, ResourceSpecifier,
-};
+use rdkafka::admin::AdminClient;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::error::KafkaError;
-use rdkafka::metadata::MetadataTopic;
-use rdkafka::types::{RDKafkaErrorCode, RDKafkaRespErr};
+use rdkafka::metadata::{Metadata, MetadataTopic};
 use tokio::runtime::Handle;
 
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::kafka::admin::blocking;
+use crate::kafka::admin::{CancelOnDrop, blocking};
 use crate::kafka::context::Context;
-use crate::kafka::{admin, client_config};
+use crate::kafka::topic_facts::{Partition, TopicFacts, facts, partitions};
+use crate::kafka::topic_settings::TopicSettingsReader;
+use crate::kafka::{admin, client_config, tls_files};
 
 /// The limit for an answer.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -37,22 +43,25 @@ const LIMIT: Duration = Duration::from_secs(10);
 /// A request whose caller has gone ends within this time.
 const SLICE: Duration = Duration::from_millis(2_500);
 
-/// The limit for the answer about settings: they are useful, but not required.
-const DESCRIBE: Duration = Duration::from_secs(4);
-
-/// The number of topics in one request for settings.
-const CHUNK: usize = 200;
-
-/// The most partitions that are named.
-const NAMED_MAX: usize = 16;
+/// The most brokers that are asked for a topic that another one does not list.
+const OTHERS_MAX: usize = 3;
 
 type Client = AdminClient<Context>;
 
 /// Requests metadata about topics. The first request creates the underlying client.
 pub(crate) struct MetadataClient {
+    config: Config,
     settings: ClientConfig,
-    brokers: String,
-    client: Arc<Mutex<Option<Arc<Client>>>>,
+    client: Arc<Mutex<Option<Made>>>,
+    /// The last request failed.
+    failed: AtomicBool,
+    topic_settings: TopicSettingsReader,
+}
+
+/// A client, and the digest of the files that it was made from.
+struct Made {
+    client: Arc<Client>,
+    files: u64,
 }
 
 /// Kafka's answer about a topic.
@@ -61,55 +70,10 @@ pub(crate) enum TopicAnswer {
     Known(TopicFacts),
     /// The topic does not exist, or the Kafka user may not see it, which looks the same.
     Missing,
-}
-
-/// An existing topic.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct TopicFacts {
-    /// The largest batch that it accepts; `None` if unknown.
-    pub(crate) max_message_bytes: Option<usize>,
-    /// Whether it is compacted and so rejects records without a key; `false` also if unknown.
-    pub(crate) compacted: bool,
-    pub(crate) partition_count: usize,
-    /// Partitions without a leader, which cannot be written to now. The first 16.
-    pub(crate) leaderless: Vec<i32>,
-    /// Partitions with fewer in-sync replicas than the topic requires for a write. The first 16;
-    /// none if the requirement is unknown.
-    pub(crate) under_replicated: Vec<i32>,
-}
-
-impl TopicFacts {
-    /// The problem with the topic's partitions, for a person; `None` if there is none.
-    pub(crate) fn problem(&self) -> Option<String> {
-        let list = |partitions: &[i32]| {
-            let partitions: Vec<String> = partitions.iter().map(i32::to_string).collect();
-            partitions.join(", ")
-        };
-        if !self.leaderless.is_empty() {
-            return Some(format!(
-                "no leader for partition {}",
-                list(&self.leaderless)
-            ));
-        }
-        let short = list(&self.under_replicated);
-        (!short.is_empty()).then(|| format!("too few in-sync replicas for partition {short}"))
-    }
-}
-
-/// A partition in the metadata.
-#[derive(Debug, Clone, Copy)]
-struct Partition {
-    id: i32,
-    has_leader: bool,
-    in_sync: usize,
-}
-
-/// The relevant settings, as far as they are known.
-#[derive(Debug, Default, Clone, PartialEq, Eq)]
-struct TopicSettings {
-    max_message_bytes: Option<usize>,
-    compacted: bool,
-    min_in_sync: Option<usize>,
+    /// Kafka lists no topic at all.
+    NoneListed,
+    /// One broker does not list it, and no other broker of the cluster answers.
+    Unconfirmed,
 }
 
 impl MetadataClient {
@@ -119,9 +83,11 @@ impl MetadataClient {
         settings.set("allow.auto.create.topics", "false");
         settings.set_log_level(RDKafkaLogLevel::Emerg);
         MetadataClient {
+            config: config.clone(),
             settings,
-            brokers: config.brokers.clone(),
             client: Arc::default(),
+            failed: AtomicBool::new(false),
+            topic_settings: TopicSettingsReader::default(),
         }
     }
 
@@ -131,68 +97,94 @@ impl MetadataClient {
     ///
     /// A transient [`Code::Connect`] when no broker answers within ten seconds, and a fatal
     /// [`Code::Config`] when librdkafka does not accept its properties.
+    ///
+    /// [`Code::Connect`]: crate::error::Code::Connect
+    /// [`Code::Config`]: crate::error::Code::Config
     pub(crate) async fn ask(&self, topics: &[String]) -> Result<Vec<(String, TopicAnswer)>> {
         let deadline = Instant::now() + LIMIT;
         let client = self.client().await?;
-        let found = self.list(&client, topics, deadline).await?;
-        let there: Vec<&str> = topics
-            .iter()
-            .zip(&found)
-            .filter_map(|(topic, found)| found.as_ref().map(|_| topic.as_str()))
-            .collect();
-        let mut described = HashMap::new();
-        for chunk in there.chunks(CHUNK) {
-            self.describe(&client, chunk, deadline, &mut described)
-                .await?;
-        }
-        let answers = topics.iter().zip(found).map(|(topic, found)| {
-            let settings = described.get(topic.as_str()).cloned().unwrap_or_default();
-            let answer = match (found, settings) {
-                (Some(partitions), Some(settings)) => {
+        let listed = self.list(&client, topics, deadline).await;
+        self.failed.store(listed.is_err(), Ordering::Relaxed);
+        let listed = listed?;
+        let present = topics.iter().zip(&listed);
+        let present = present.filter(|(_, listing)| matches!(listing, Listing::Listed(_)));
+        let present = present.map(|(topic, _)| topic.clone()).collect();
+        let settings = self.topic_settings.read(&client, present).await;
+        let answers = topics.iter().zip(listed).map(|(topic, listing)| {
+            let answer = match listing {
+                Listing::Listed(partitions) => {
+                    let settings = settings.get(topic).cloned().unwrap_or_default();
                     TopicAnswer::Known(facts(&partitions, &settings))
                 }
-                // In the second case the topic was deleted between the two requests.
-                (None, _) | (Some(_), None) => TopicAnswer::Missing,
+                Listing::Missing => TopicAnswer::Missing,
+                Listing::NoneListed => TopicAnswer::NoneListed,
+                Listing::Unconfirmed => TopicAnswer::Unconfirmed,
             };
             (topic.clone(), answer)
         });
         Ok(answers.collect())
     }
 
-    /// The client that all requests share.
+    /// Asks for the settings of any topic, so that a cluster that does not answer such requests is
+    /// known before the first event.
+    pub(crate) async fn warm_up(&self) -> Result<()> {
+        let client = self.client().await?;
+        let (lister, config) = (Arc::clone(&client), self.config.clone());
+        let first = blocking(move || {
+            let metadata = lister.inner().fetch_metadata(None, SLICE);
+            let metadata = metadata.map_err(|error| unreachable(&config, error))?;
+            let mut usable = metadata.topics().iter().filter(|it| it.error().is_none());
+            Ok(usable.next().map(|topic| topic.name().to_owned()))
+        });
+        if let Some(topic) = first.await? {
+            self.topic_settings.read(&client, vec![topic]).await;
+        }
+        Ok(())
+    }
+
+    /// The client that all requests share. After a failure it is made anew if a file that it was
+    /// made from has changed.
     async fn client(&self) -> Result<Arc<Client>> {
         let (settings, client) = (self.settings.clone(), Arc::clone(&self.client));
+        let (config, failed) = (self.config.clone(), self.failed.load(Ordering::Relaxed));
         blocking(move || {
             let mut client = client.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(client) = &*client {
-                return Ok(Arc::clone(client));
+            if let Some(made) = &*client
+                && (!failed || made.files == tls_files::digest(&config))
+            {
+                return Ok(Arc::clone(&made.client));
             }
-            let made: Client = settings
-                .create_with_context(Context::silent())
-                .map_err(client_config::refused)?;
-            Ok(Arc::clone(client.insert(Arc::new(made))))
+            let files = tls_files::digest(&config);
+            let new = Arc::new(create(&settings)?);
+            let made = client.insert(Made { client: new, files });
+            Ok(Arc::clone(&made.client))
         })
         .await
     }
 
-    /// The partitions of each topic, or `None` if it does not exist.
+    /// What the brokers list of each topic.
     async fn list(
         &self,
         client: &Arc<Client>,
         topics: &[String],
         deadline: Instant,
-    ) -> Result<Vec<Option<Vec<Partition>>>> {
-        let waiting = Waiting::default();
+    ) -> Result<Vec<Listing>> {
+        let waiting = CancelOnDrop::default();
         let cancelled = Arc::clone(&waiting.0);
         let (client, topics) = (Arc::clone(client), topics.to_vec());
-        let brokers = self.brokers.clone();
+        let (config, settings) = (self.config.clone(), self.settings.clone());
         let answer = blocking(move || {
             loop {
                 let left = deadline.saturating_duration_since(Instant::now());
                 match client.inner().fetch_metadata(None, SLICE.min(left)) {
-                    Ok(metadata) => return Ok(select(metadata.topics(), &topics)),
+                    Ok(metadata) => {
+                        let is_over = || {
+                            cancelled.load(Ordering::Relaxed) || Instant::now() + SLICE > deadline
+                        };
+                        return Ok(confirmed(&settings, &metadata, &topics, is_over));
+                    }
                     Err(_) if left > SLICE && !cancelled.load(Ordering::Relaxed) => {}
-                    Err(error) => return Err(unreachable(&brokers, error)),
+                    Err(error) => return Err(unreachable(&config, error)),
                 }
             }
         })
@@ -200,52 +192,76 @@ impl MetadataClient {
         drop(waiting);
         answer
     }
+}
 
-    /// Adds the settings of these topics; `None` for one that no longer exists.
-    async fn describe<'a>(
-        &self,
-        client: &Client,
-        topics: &[&'a str],
-        deadline: Instant,
-        described: &mut HashMap<&'a str, Option<TopicSettings>>,
-    ) -> Result<()> {
-        let specifiers: Vec<ResourceSpecifier<'_>> = topics
-            .iter()
-            .map(|topic| ResourceSpecifier::Topic(topic))
-            .collect();
-        let left = deadline
-            .saturating_duration_since(Instant::now())
-            .min(DESCRIBE);
-        let options = AdminOptions::new().request_timeout(Some(left.max(Duration::from_millis(1))));
-        let results = match client.describe_configs(&specifiers, &options).await {
-            Ok(results) => results,
-            Err(KafkaError::AdminOp(code)) if is_unavailable(code) => {
-                described.extend(
-                    topics
-                        .iter()
-                        .map(|topic| (*topic, Some(Default::default()))),
-                );
-                return Ok(());
-            }
-            Err(error) => return Err(unreachable(&self.brokers, error)),
-        };
-        // The results are in the order of the request.
-        for (topic, result) in topics.iter().zip(results) {
-            let settings = match result {
-                Ok(resource) if resource.specifier == owned(topic) => Some(read(&resource)),
-                Err(RDKafkaErrorCode::UnknownTopicOrPartition) => None,
-                Ok(_) | Err(_) => Some(TopicSettings::default()),
-            };
-            described.insert(topic, settings);
+/// What the brokers list of a topic.
+enum Listing {
+    Listed(Vec<Partition>),
+    Missing,
+    NoneListed,
+    Unconfirmed,
+}
+
+/// What one broker lists of these topics, and of those that it does not list, what others do.
+/// `is_over` ends the requests.
+fn confirmed(
+    settings: &ClientConfig,
+    metadata: &Metadata,
+    topics: &[String],
+    is_over: impl Fn() -> bool,
+) -> Vec<Listing> {
+    let mut found = select(metadata.topics(), topics);
+    let is_incomplete = |found: &[Option<Vec<Partition>>]| found.iter().any(Option::is_none);
+    // The name of the broker that answered is `host:port/id`.
+    let answered = metadata.orig_broker_name();
+    let answered = answered.split('/').next().unwrap_or_default();
+    let brokers = metadata.brokers().iter();
+    let others = brokers.map(|broker| format!("{}:{}", broker.host(), broker.port()));
+    let others: Vec<String> = others.filter(|other| other != answered).collect();
+    let (mut none_listed, mut has_confirmed) = (metadata.topics().is_empty(), others.is_empty());
+    for other in others.iter().take(OTHERS_MAX) {
+        if !is_incomplete(&found) || is_over() {
+            break;
         }
-        Ok(())
+        let Some(second) = list_at(settings, other) else {
+            continue;
+        };
+        (has_confirmed, none_listed) = (true, none_listed && second.topics().is_empty());
+        let second = select(second.topics(), topics);
+        for (found, second) in found.iter_mut().zip(second) {
+            *found = found.take().or(second);
+        }
     }
+    let listing = |found| match found {
+        Some(partitions) => Listing::Listed(partitions),
+        None if !has_confirmed => Listing::Unconfirmed,
+        None if none_listed => Listing::NoneListed,
+        None => Listing::Missing,
+    };
+    found.into_iter().map(listing).collect()
+}
+
+/// The list of the broker at this address. A client that was just made knows no other broker.
+fn list_at(settings: &ClientConfig, address: &str) -> Option<Metadata> {
+    let mut settings = settings.clone();
+    settings.set("bootstrap.servers", address);
+    create(&settings)
+        .ok()?
+        .inner()
+        .fetch_metadata(None, SLICE)
+        .ok()
+}
+
+fn create(settings: &ClientConfig) -> Result<Client> {
+    settings
+        .create_with_context(Context::silent())
+        .map_err(client_config::refused)
 }
 
 impl fmt::Debug for MetadataClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("MetadataClient")
-            .field("brokers", &self.brokers)
+            .field("brokers", &self.config.brokers)
             .finish_non_exhaustive()
     }
 }
@@ -260,35 +276,8 @@ impl Drop for MetadataClient {
     }
 }
 
-/// Signals the requesting thread that its caller has gone.
-#[derive(Default)]
-struct Waiting(Arc<AtomicBool>);
-
-impl Drop for Waiting {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
-
-/// The Kafka user may not read settings, or the broker does not support it: unknown settings are no
-/// error.
-fn is_unavailable(code: RDKafkaErrorCode) -> bool {
-    matches!(
-        code,
-        RDKafkaErrorCode::ClusterAuthorizationFailed
-            | RDKafkaErrorCode::TopicAuthorizationFailed
-            | RDKafkaErrorCode::UnsupportedVersion
-            | RDKafkaErrorCode::UnsupportedFeature
-            | RDKafkaErrorCode::OperationTimedOut
-    )
-}
-
-fn unreachable(brokers: &str, error: KafkaError) -> Error {
-    admin::unreachable(brokers, None).with_source(error)
-}
-
-fn owned(topic: &str) -> OwnedResourceSpecifier {
-    OwnedResourceSpecifier::Topic(topic.to_owned())
+fn unreachable(config: &Config, error: KafkaError) -> Error {
+    admin::unreachable(config, None).with_source(error)
 }
 
 /// The requested topics out of all, in the order of the request.
@@ -302,90 +291,4 @@ fn select(all: &[MetadataTopic], wanted: &[String]) -> Vec<Option<Vec<Partition>
     }
     let of = |name: &String| found.get(name.as_str()).cloned().flatten();
     wanted.iter().map(of).collect()
-}
-
-fn partitions(topic: &MetadataTopic) -> Option<Vec<Partition>> {
-    use RDKafkaRespErr::*;
-    match topic.error() {
-        Some(RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART | RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_ID) => None,
-        // The topic exists, but its partitions are unknown now.
-        Some(_) => Some(Vec::new()),
-        None => {
-            let partitions = topic.partitions().iter().map(|partition| Partition {
-                id: partition.id(),
-                has_leader: partition.leader() >= 0,
-                in_sync: partition.isr().len(),
-            });
-            Some(partitions.collect())
-        }
-    }
-}
-
-fn read(resource: &ConfigResource) -> TopicSettings {
-    let value = |name| resource.get(name).and_then(|entry| entry.value.as_deref());
-    TopicSettings {
-        max_message_bytes: value("max.message.bytes").and_then(|text| text.parse().ok()),
-        compacted: value("cleanup.policy")
-            .is_some_and(|list| list.split(',').any(|policy| policy.trim() == "compact")),
-        min_in_sync: value("min.insync.replicas").and_then(|text| text.parse().ok()),
-    }
-}
-
-fn facts(partitions: &[Partition], settings: &TopicSettings) -> TopicFacts {
-    let named = |chosen: &dyn Fn(&Partition) -> bool| {
-        let mut ids: Vec<i32> = partitions
-            .iter()
-            .filter(|it| chosen(it))
-            .map(|it| it.id)
-            .collect();
-        ids.sort_unstable();
-        ids.truncate(NAMED_MAX);
-        ids
-    };
-    let least = settings.min_in_sync.unwrap_or(0);
-    TopicFacts {
-        max_message_bytes: settings.max_message_bytes,
-        compacted: settings.compacted,
-        partition_count: partitions.len(),
-        leaderless: named(&|it| !it.has_leader),
-        under_replicated: named(&|it| it.in_sync < least),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn partitions_in_trouble_are_named_and_not_more_than_sixteen() {
-        let partitions: Vec<Partition> = (0..100)
-            .rev()
-            .map(|id| Partition {
-                id,
-                has_leader: id % 2 == 1,
-                in_sync: if id == 7 { 1 } else { 2 },
-            })
-            .collect();
-        let settings = TopicSettings {
-            min_in_sync: Some(2),
-            ..TopicSettings::default()
-        };
-        let of_all = facts(&partitions, &settings);
-        assert_eq!(of_all.leaderless, Vec::from_iter((0..32).step_by(2)));
-        assert_eq!(of_all.under_replicated, [7]);
-        assert_eq!(of_all.partition_count, 100);
-        let unknown = facts(&partitions, &TopicSettings::default());
-        assert!(unknown.under_replicated.is_empty());
-
-        let short = TopicFacts {
-            under_replicated: vec![1, 3],
-            ..TopicFacts::default()
-        };
-        let problem = short.problem();
-        assert_eq!(
-            problem.as_deref(),
-            Some("too few in-sync replicas for partition 1, 3")
-        );
-        assert_eq!(TopicFacts::default().problem(), None);
-    }
 }

@@ -11,6 +11,7 @@
 
 mod admin;
 mod client_config;
+mod connection_hint;
 mod context;
 mod delivery_error;
 mod delivery_report;
@@ -18,6 +19,9 @@ mod error_table;
 mod metadata;
 mod producer;
 mod suspect_partitions;
+mod tls_files;
+mod topic_facts;
+mod topic_settings;
 mod waking_producer;
 
 #[cfg(test)]
@@ -29,3 +33,4 @@ pub(crate) use delivery_report::DeliveryReport;
 pub(crate) use error_table::ErrorAction;
 pub(crate) use metadata::{MetadataClient, TopicAnswer};
 pub(crate) use producer::{Producer, SendError};
+pub(crate) use tls_files::digest as tls_digest;

@@ -35,7 +35,7 @@ use crate::error::{Code, Error, Result};
 use crate::kafka::DeliveryReport;
 use crate::kafka::context::{Context, Health};
 use crate::kafka::waking_producer::WakingProducer;
-use crate::kafka::{DeliveryError, client_config};
+use crate::kafka::{DeliveryError, client_config, delivery_error, error_table};
 use crate::outbox::{OwnedRecord, Record, TopicName, TopicNameError};
 
 /// More records than this send themselves: they fill a batch, or follow each other while the first
@@ -50,10 +50,9 @@ const _: () = assert!(usize::BITS >= u64::BITS);
 pub(crate) enum SendError {
     /// The queue is full: take reports, then send again.
     Full,
-    /// The record can never be sent: it is too large, or its topic's name is invalid.
+    /// The record can never be sent: it is too large, or its topic's name is invalid. Or the
+    /// producer accepts no record any more.
     Refused(DeliveryError),
-    /// The producer can no longer be used.
-    Fatal(Error),
 }
 
 impl fmt::Display for SendError {
@@ -61,7 +60,6 @@ impl fmt::Display for SendError {
         match self {
             SendError::Full => f.write_str("the Kafka producer's queue is full"),
             SendError::Refused(refusal) => write!(f, "refused: {}", refusal.code()),
-            SendError::Fatal(error) => error.fmt(f),
         }
     }
 }
@@ -113,22 +111,34 @@ impl Producer {
     /// does. On an error the old one stays in place.
     pub(crate) async fn replace(&mut self, config: &Config) -> Result<()> {
         self.alone().await;
+        self.begin_replacement(config)?;
+        self.alone().await;
+        Ok(())
+    }
+
+    /// Puts a new producer in place. Nothing should be sent before [`alone`](Producer::alone)
+    /// resolves.
+    pub(crate) fn begin_replacement(&mut self, config: &Config) -> Result<()> {
         let fresh = Producer::new(config)?;
         let failures = self.client.producer().context().failure_count();
         fresh.client.producer().context().count_on_from(failures);
         let old = mem::replace(self, fresh);
         self.leaving = Some(tokio::task::spawn_blocking(move || drop(old)));
-        self.alone().await;
         Ok(())
     }
 
-    /// Waits for the end of the producer before this one.
-    async fn alone(&mut self) {
+    /// Waits until the producer before this one has closed its connections. Cancel-safe.
+    pub(crate) async fn alone(&mut self) {
         if let Some(leaving) = &mut self.leaving {
             // It fails only when the runtime is shutting down.
             let _ = leaving.await;
             self.leaving = None;
         }
+    }
+
+    /// Whether the producer before this one has closed its connections.
+    pub(crate) fn is_alone(&self) -> bool {
+        self.leaving.as_ref().is_none_or(JoinHandle::is_finished)
     }
 
     /// Queues a record. When this is `Ok`, exactly one report with `ticket` follows; otherwise
@@ -182,9 +192,6 @@ impl Producer {
             }
             Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), _)) => {
                 Err(SendError::Full)
-            }
-            Err((KafkaError::MessageProduction(RDKafkaErrorCode::Fatal), _)) => {
-                Err(SendError::Fatal(self.fatal_error()))
             }
             Err((error, _)) => {
                 let code = error
@@ -242,23 +249,26 @@ impl Producer {
 
     /// The error after which this producer accepts no record, if there was one. Records in flight
     /// still get their reports.
+    ///
+    /// The client itself is asked: an error event has the code of the cause, such as
+    /// `CLUSTER_AUTHORIZATION_FAILED`, and not librdkafka's `_FATAL`.
     pub(crate) fn fatal(&self) -> Option<Error> {
-        let fatal = self.client.producer().context().is_fatal();
-        fatal.then(|| self.fatal_error())
+        let (code, reason) = self.client.producer().client().fatal_error()?;
+        // A new producer begins a new sequence, so this passes with `replace`.
+        let message = format!(
+            "the Kafka producer failed for good ({})",
+            error_table::name(code)
+        );
+        let error = Error::transient(Code::Publish, message).with_source(reason);
+        Some(match delivery_error::hint(code) {
+            Some(hint) => error.with_hint(hint),
+            None => error,
+        })
     }
 
     /// The producer's health.
     pub(crate) fn health(&self) -> Health {
         self.client.producer().context().health(self.in_flight)
-    }
-
-    fn fatal_error(&self) -> Error {
-        // A new producer starts a new sequence, so this passes with `replace`.
-        let error = Error::transient(Code::Publish, "the Kafka producer failed permanently");
-        match self.client.producer().client().fatal_error() {
-            Some((code, _)) => error.with_source(code),
-            None => error,
-        }
     }
 }
 

@@ -92,7 +92,7 @@ impl Supervisor {
 async fn settle(forwarder: &mut Forwarder) -> Result<()> {
     loop {
         let now = forwarder.tick();
-        forwarder.take_reports()?;
+        forwarder.take_reports();
         forwarder.engine.poll(now);
         while let Some(output) = forwarder.output()? {
             if let SessionOutput::End(end) = output {
@@ -105,7 +105,7 @@ async fn settle(forwarder: &mut Forwarder) -> Result<()> {
         let rest = forwarder.rest(POLL_INTERVAL);
         tokio::select! {
             biased;
-            result = forwarder.progressed() => result?,
+            () = forwarder.progressed() => {}
             () = tokio::time::sleep(rest) => {}
         }
     }

@@ -133,7 +133,7 @@ impl Supervisor {
 
     async fn sessions(&mut self) -> Result<()> {
         loop {
-            if self.forwarder.replace_producer().await? {
+            if self.forwarder.replace_producer().await {
                 self.resume.invalidate();
             }
             let error = match self.attempt().await {
@@ -150,7 +150,7 @@ impl Supervisor {
             };
             self.forwarder.use_place(None);
             let skipped = std::mem::take(&mut self.forwarder.skipped);
-            if self.forwarder.replace_producer().await? || skipped {
+            if self.forwarder.replace_producer().await || skipped {
                 self.resume.invalidate();
             }
             let refused = self.resume.has_streamed() && error.code() == Code::Connect;
@@ -177,7 +177,7 @@ impl Supervisor {
             );
         }
         while self.forwarder.awaits_reports() {
-            self.forwarder.progressed().await?;
+            self.forwarder.progressed().await;
         }
         Ok(())
     }
@@ -203,7 +203,11 @@ impl Supervisor {
             status.slot_health = None;
             status.last_error = Some(error.report());
         });
-        board.wait(Some(("postgres", error.report())));
+        let on = match error.code() {
+            Code::Publish => "kafka",
+            _ => "postgres",
+        };
+        board.wait(Some((on, error.report())));
         let stop = self.stop.clone();
         tokio::select! {
             biased;

@@ -5,10 +5,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
+use crate::support::ephemeral::free_port;
 use crate::support::kafka::{self, Kafka};
 use crate::support::oracle::{Oracle, check};
 use crate::support::outboxd::{Outboxd, Settings, init};
 use crate::support::postgres::{self, Database};
+use crate::support::proxy::{Flow, Proxy};
 use crate::support::wait::wait_until;
 use crate::support::writers::{Pattern, Writers};
 use crate::support::{heavy, is_long_run};
@@ -204,4 +206,85 @@ async fn a_partition_without_a_leader_is_named_while_other_topics_go_on() -> Res
     expect_no_dead_letters(&database)
         .await
         .context("dead letters")
+}
+
+/// librdkafka ignores the metadata of a topic that was deleted and created again, when its leaders
+/// have changed before: the new leader epochs are lower.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_that_is_made_again_after_a_rolling_restart_is_published_to_without_a_restart()
+-> Result<()> {
+    if !is_long_run("cluster: a topic that is made again after a rolling restart") {
+        return Ok(());
+    }
+    let _turn = heavy().await;
+    let mut brokers = kafka::cluster(&[])?;
+    let database = Database::create(postgres::shared(postgres::turn(17))).await?;
+    brokers[0].create_replicated("events", 6, 3, &[]).await?;
+    let settings = Settings::new(&database, &brokers[0])?;
+    init(&settings).await?;
+    let mut outboxd = Outboxd::spawn(&settings)?;
+    outboxd.wait_for_phase("streaming", LIMIT).await?;
+    let session = database.connect().await?;
+    let insert = "INSERT INTO outbox.outbox (event_type, topic, event_payload) \
+                  SELECT 'k' || i, 'events', '{}' FROM generate_series(1, 60) i";
+    session.batch_execute(insert).await?;
+    database.all_marked(LIMIT).await?;
+    for number in 0..brokers.len() {
+        brokers[number].stop()?;
+        brokers[number].resume()?;
+        in_sync(&brokers[0], "events", 3).await?;
+        session.batch_execute(insert).await?;
+        database.all_marked(LIMIT).await?;
+    }
+    brokers[0].delete_topic("events").await?;
+    brokers[0].create_replicated("events", 6, 3, &[]).await?;
+    in_sync(&brokers[0], "events", 3).await?;
+    session.batch_execute(insert).await?;
+    database.all_marked(LIMIT).await?;
+    assert_eq!(outboxd.status().await?["reconnects"], 0);
+    expect_no_dead_letters(&database).await?;
+    let newest = "SELECT array_agg(id ORDER BY id) FROM (SELECT id FROM outbox.outbox \
+                   ORDER BY id DESC LIMIT 60) AS newest";
+    let expected: Vec<i64> = session.value(newest).await?;
+    let consumed = brokers[0].consume_all(&["events"]).await?;
+    let mut arrived: Vec<i64> = consumed.iter().filter_map(|it| it.outbox_id()).collect();
+    arrived.sort_unstable();
+    arrived.dedup();
+    assert_eq!(arrived, expected);
+    assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
+    Ok(())
+}
+
+/// A broker that is cut off from its controller goes on to list the topics of before.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_is_cut_off_from_its_controller_makes_no_dead_letter() -> Result<()> {
+    let _turn = heavy().await;
+    let controller = free_port()?;
+    let proxy = Proxy::before(controller).await?;
+    let mut brokers = kafka::cluster_behind(controller, proxy.port())?;
+    let database = Database::create(postgres::shared(postgres::turn(15))).await?;
+    let last = format!("127.0.0.1:{}", brokers[2].port());
+    let settings = Settings::new(&database, &brokers[0])?.set("KAFKA_BROKERS", &last);
+    brokers[0].create_replicated("before", 3, 3, &[]).await?;
+    init(&settings).await?;
+    let mut outboxd = Outboxd::spawn(&settings)?;
+    outboxd.wait_for_phase("streaming", LIMIT).await?;
+    database.insert("k", "before", "{}").await?;
+    database.all_marked(LIMIT).await?;
+    proxy.set(Flow::Swallow);
+    // The cluster goes on without it.
+    brokers[0].begin_here();
+    in_sync(&brokers[0], "before", 2).await?;
+    brokers[0].create_replicated("late", 3, 2, &[]).await?;
+    for key in ["a", "b", "c"] {
+        database.insert(key, "late", "{}").await?;
+    }
+    tokio::time::sleep(Duration::from_secs(25)).await;
+    expect_no_dead_letters(&database).await?;
+    proxy.set(Flow::Pass);
+    database.all_marked(LIMIT).await?;
+    expect_no_dead_letters(&database).await?;
+    assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
+    assert_eq!(brokers[0].record_count(&["late"]).await?, 3);
+    Ok(())
 }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 /// The rows of the first table of `tests/faults.md`.
-const FAULTS: [&str; 56] = [
+const FAULTS: [&str; 61] = [
     "process killed at any step",
     "walsender terminated",
     "Postgres stopped without a checkpoint",
@@ -65,6 +65,11 @@ const FAULTS: [&str; 56] = [
     "second SIGTERM",
     "what cannot work",
     "Kafka refuses to let us in",
+    "all rights on Kafka revoked, or none given yet",
+    "Kafka not reached before the first event",
+    "topic made again after its leaders changed",
+    "certificate authority renewed",
+    "broker cut off from its controller",
 ];
 
 /// The rows of its second table are numbered from 1 to this.

@@ -37,6 +37,8 @@ mod failover;
 mod failover_slot;
 // Nothing to publish for a long time.
 mod idle;
+// A Kafka that refuses the user, or is not reached as configured.
+mod kafka_access;
 // Kafka frozen or away as a whole.
 mod kafka_outage;
 // What outboxd does about events that Kafka rejects.

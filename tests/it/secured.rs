@@ -157,3 +157,53 @@ async fn a_certificate_that_has_run_out_is_waited_for_and_costs_no_event() -> Re
     )
     .expect_exact()
 }
+
+/// The broker's certificate is of a new authority, whose certificate replaces the old one in the
+/// file that outboxd has read at its start.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_authority_that_is_renewed_on_disk_needs_no_restart() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let store = folder.path().join("broker.pem");
+    let trusted = folder.path().join("trusted.pem");
+    let (old, _) = certificate(-1, 10)?;
+    let (new, new_key) = certificate(-1, 10)?;
+    std::fs::write(&trusted, &old)?;
+    std::fs::write(&store, [new_key.as_slice(), &new].concat())?;
+    let outer = Outer {
+        protocol: "SSL",
+        advertised: None,
+    };
+    let location = format!(
+        "listener.name.outer.ssl.keystore.location={}",
+        store.display()
+    );
+    let properties = ["listener.name.outer.ssl.keystore.type=PEM", &location];
+    let kafka = kafka::with_outer(outer, &properties)?;
+    let database = Database::create(postgres::shared(postgres::turn(15))).await?;
+    let topic = kafka.topic("events", 1).await?;
+    let properties = format!(
+        "security.protocol=SSL,ssl.ca.location={}",
+        trusted.display()
+    );
+    let settings = Settings::new(&database, &kafka)?
+        .set(
+            "KAFKA_BROKERS",
+            format!("127.0.0.1:{}", kafka.outer_port()?),
+        )
+        .set("KAFKA_PROPERTIES", properties);
+    init(&settings).await?;
+    let oracle = Oracle::create(&database).await?;
+    let mut outboxd = Outboxd::spawn(&settings)?;
+    outboxd.wait_for_phase("streaming", LIMIT).await?;
+    database.insert("held", &topic, "{}").await?;
+    expect_wait(&outboxd, &database, "certificate").await?;
+    std::fs::write(&trusted, &new)?;
+    database.all_marked(LIMIT).await?;
+    assert_eq!(outboxd.status().await?["reconnects"], 0);
+    assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
+    check(
+        &oracle.committed().await?,
+        &kafka.consume_all(&[&topic]).await?,
+    )
+    .expect_exact()
+}

@@ -176,6 +176,41 @@ async fn a_topic_that_is_deleted_costs_its_own_events_alone_until_it_is_back() -
     Ok(())
 }
 
+/// outboxd may create topics, and the broker does not.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_that_the_broker_does_not_create_costs_its_own_events_alone() -> Result<()> {
+    let mut fixture =
+        Fixture::create(postgres::shared(postgres::turn(15)), kafka::shared()).await?;
+    fixture.settings = fixture.settings.set("OUTBOX_AUTO_CREATE_TOPICS", "true");
+    let session = fixture.database.connect().await?;
+    let mut outboxd = Outboxd::spawn(&fixture.settings)?;
+    outboxd.wait_for_phase("streaming", LIMIT).await?;
+    let missing = format!("missing-{}", fixture.database.name);
+    let mut ids = Vec::new();
+    for _ in 0..3 {
+        ids.push(fixture.database.insert("k", &missing, "{}").await?);
+    }
+    fixture.database.insert("k", &fixture.topic, "{}").await?;
+    expect_arrived(fixture.kafka, &fixture.topic, 1).await?;
+    expect_dead_letters(&session, &outboxd, "TOPIC_UNKNOWN dead 3").await?;
+    let error: String = session
+        .value("SELECT min(error) FROM outbox.dead_letter")
+        .await?;
+    ensure!(error.contains(&missing), "{error}");
+    for text in [error, outboxd.log()] {
+        ensure!(
+            !text.contains("AUTO_CREATE"),
+            "the setting that is set: {text}"
+        );
+    }
+    fixture.kafka.create_topic(&missing, 1, &[]).await?;
+    retry_all(&fixture).await?;
+    all_marked(&session, &outboxd).await?;
+    assert_eq!(ids_in(fixture.kafka, &missing).await?, ids);
+    assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_record_that_the_broker_finds_too_old_is_sent_again_with_the_time_of_then() -> Result<()>
 {

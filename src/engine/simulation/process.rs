@@ -36,6 +36,8 @@ pub(crate) struct Process {
     pub(crate) stopping: bool,
     /// Whether the stop had a session to finish in, and a server that reported the slot's position.
     pub(crate) position_known: bool,
+    /// The producer is being replaced.
+    replacing: bool,
 }
 
 /// How the process ended, if it did.
@@ -74,6 +76,7 @@ impl Process {
             missed: VecDeque::new(),
             stopping: false,
             position_known: false,
+            replacing: false,
         };
         process.reset(world);
         process
@@ -120,6 +123,7 @@ impl Process {
         }
         world.saw("withdrawn");
         world.lose_records();
+        self.end_replacement(world);
         while world.perform(false) {}
         self.reset(world);
         true
@@ -208,7 +212,10 @@ impl Process {
         let allowed = self.limits.memory_limit + bytes as usize + ENTRY_BYTES + TRANSACTION_BYTES;
         assert!(held <= allowed, "{held} bytes in flight, {allowed} allowed");
         match admission {
-            Admission::Send => world.produce(ticket, row),
+            Admission::Send => {
+                assert!(!self.replacing, "sent while the producer is replaced");
+                world.produce(ticket, row);
+            }
             Admission::Keep(reason) => {
                 world.saw("kept");
                 let now = self.now;
@@ -262,6 +269,7 @@ impl Process {
             Appended::Refused => Some(FailureKind::Refused),
             Appended::Later => Some(FailureKind::Outage),
             Appended::NoTopic => Some(FailureKind::NoTopic),
+            Appended::Withdrawn => Some(FailureKind::Producer),
         };
         let result = DeliveryResult {
             ticket,
@@ -289,7 +297,16 @@ impl Process {
                 false => "acknowledged",
             });
         }
+        self.end_replacement(world);
         true
+    }
+
+    /// The new producer is in place once every report was taken in.
+    fn end_replacement(&mut self, world: &World) {
+        if self.replacing && world.has_reported_all() {
+            self.replacing = false;
+            self.engine.producer_replaced();
+        }
     }
 
     /// Passes on the result of a statement.
@@ -337,9 +354,16 @@ impl Process {
                 ask_reply,
             }) => self.status(world, write.raw(), flush.raw(), ask_reply),
             Output::Sink(SinkOutput::Send { ticket, record }) => {
+                assert!(!self.replacing, "sent while the producer is replaced");
                 let value = std::str::from_utf8(record.value().unwrap_or_default());
                 let row: usize = value.expect("a number").parse().expect("a number");
                 world.produce(ticket, row);
+            }
+            Output::Sink(SinkOutput::ReplaceProducer(_)) => {
+                world.saw("producer replaced");
+                world.withdraw();
+                self.replacing = true;
+                self.end_replacement(world);
             }
             Output::Sink(SinkOutput::Trust { topic, failure }) => {
                 let number: usize = topic[1..].parse().expect("a name of ours");
@@ -427,7 +451,15 @@ impl Process {
                 self.disconnect(world, false);
                 return Fate::Halted;
             }
-            End::ProducerFailed(rejection) => panic!("no producer fails here: {rejection}"),
+            // The records did not come back in time, and are given up with all memory.
+            End::ProducerFailed(_) => {
+                world.saw("producer given up");
+                self.disconnect(world, false);
+                world.lose_records();
+                self.end_replacement(world);
+                while world.perform(false) {}
+                self.reset(world);
+            }
             End::Violated(violation) => panic!("a correct server was accused: {violation}"),
         }
         Fate::Lives

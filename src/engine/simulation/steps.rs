@@ -33,6 +33,7 @@ pub(crate) enum Step {
     CrashServer,
     CrashProcess,
     Rewind,
+    FailProducer,
     Stop,
 }
 
@@ -62,7 +63,7 @@ pub(crate) const EVERYDAY: [(Step, u32); 21] = [
 ];
 
 /// Faults, of which a schedule chooses a few.
-pub(crate) const FAULTS: [(Step, u32); 17] = [
+pub(crate) const FAULTS: [(Step, u32); 18] = [
     (Step::Wait(30_000), 4),
     (Step::ShutDown, 3),
     (Step::Lock, 6),
@@ -78,6 +79,7 @@ pub(crate) const FAULTS: [(Step, u32); 17] = [
     (Step::CrashServer, 3),
     (Step::CrashProcess, 4),
     (Step::Rewind, 2),
+    (Step::FailProducer, 4),
     (Step::Stop, 3),
     (Step::Keepalive { reply: true }, 8),
 ];

@@ -121,6 +121,8 @@ pub(crate) enum Appended {
     /// An outage, reported as an error.
     Later,
     NoTopic,
+    /// The producer gave it back, appended or not.
+    Withdrawn,
 }
 
 #[derive(Debug)]
@@ -511,6 +513,37 @@ impl World {
             self.partitions[number].reports.clear();
             self.partitions[number].suspect = false;
         }
+    }
+
+    /// The producer gives its records in flight back. Each partition may have appended the first
+    /// few of them.
+    pub(crate) fn withdraw(&mut self) {
+        for partition in &mut self.partitions {
+            let is_appended = |(_, row): &&(Ticket, usize)| {
+                self.topics[partition.topic] && self.poison.get(row).is_none_or(|times| *times == 0)
+            };
+            let most = partition.in_flight.iter().take_while(is_appended).count();
+            let appended = self.rng.usize(0..=most);
+            for (at, (ticket, row)) in partition.in_flight.drain(..).enumerate() {
+                if at < appended {
+                    partition.log.push(row);
+                    self.rows[row].appended += 1;
+                }
+                partition.reports.push_back(Reported {
+                    ticket,
+                    row,
+                    appended: Appended::Withdrawn,
+                    failure: 0,
+                    suspect: true,
+                });
+            }
+        }
+    }
+
+    /// Whether the producer holds no record, and every report was taken in.
+    pub(crate) fn has_reported_all(&self) -> bool {
+        let mut partitions = self.partitions.iter();
+        partitions.all(|partition| partition.in_flight.is_empty() && partition.reports.is_empty())
     }
 
     /// Runs a statement in the database. With `rejection` it fails as a whole, before or after it

@@ -14,7 +14,8 @@ use crate::engine::output::{
     SessionOutput, SinkOutput, Walsender,
 };
 use crate::engine::record_checks::RecordFacts;
-use crate::engine::topics::topic::{MetadataAnswer, TopicLimits};
+use crate::engine::topics::topic::{MetadataAnswer, TopicAccess, TopicLimits};
+use crate::engine::topics::{TopicId, Topics};
 use crate::engine::tracker::Ticket;
 use crate::lsn::Lsn;
 use crate::outbox::{
@@ -873,4 +874,319 @@ fn a_look_at_the_dead_letters_holds_no_position_back() {
     assert_eq!(confirmed_after(&mut engine, count, 300), Lsn::new(310));
     let marks = DatabaseWork::Mark(Vec::new());
     assert_eq!(confirmed_after(&mut engine, marks, 400), Lsn::new(310));
+}
+
+#[test]
+fn a_producer_that_is_replaced_gets_its_records_again_in_order_and_nothing_in_between() {
+    let mut engine = engine();
+    let tickets: Vec<Ticket> = (0..3)
+        .map(|at| transaction(&mut engine, 110 + at * 10))
+        .collect();
+    assert_eq!(delivered(&mut engine, MS * 2, tickets[0]), 1);
+    engine.replace_producer(MS * 3, "it failed");
+    engine.replace_producer(MS * 3, "it failed twice");
+    let replaced = outputs(&mut engine).into_iter().filter(|output| {
+        matches!(output, Output::Sink(SinkOutput::ReplaceProducer(reason)) if reason == "it failed")
+    });
+    assert_eq!(replaced.count(), 1);
+    let (late, sent) = begin_and(&mut engine, 140);
+    engine.commit(Lsn::new(140), Lsn::new(150));
+    assert!(!sent, "sent with a producer that is being replaced");
+    for (ticket, row) in [(tickets[1], 120), (tickets[2], 130)] {
+        let withdrawn = Some(FailureKind::Producer);
+        assert_eq!(report(&mut engine, MS * 4, ticket, withdrawn, Some(row)), 0);
+    }
+    assert!(sends(&mut engine, MS * 5_000).is_empty());
+    engine.producer_replaced();
+    let mut again = Vec::new();
+    for second in 6..20 {
+        for ticket in sends(&mut engine, MS * second * 1_000) {
+            again.push(ticket);
+            delivered(&mut engine, MS * second * 1_000, ticket);
+        }
+    }
+    assert_eq!(again, [tickets[1], tickets[2], late]);
+    assert!(engine.is_drained());
+}
+
+/// Answers the query that is due, if any.
+fn answer(engine: &mut Engine, now: Duration, answer: MetadataAnswer) {
+    engine.poll(now);
+    for output in outputs(engine) {
+        match output {
+            Output::Sink(SinkOutput::QueryTopics(names)) => {
+                let answers = names.into_iter().map(|name| (name, answer.clone()));
+                engine.topics_answered(now, Some(answers.collect()));
+            }
+            Output::Sink(SinkOutput::Work { .. }) => marked(engine, now, output),
+            _ => {}
+        }
+    }
+}
+
+#[test]
+fn a_topic_that_stalls_though_kafka_shows_it_healthy_gets_a_new_producer_and_not_in_an_outage() {
+    let healthy = MetadataAnswer::Known(TopicLimits::default());
+    let sick = MetadataAnswer::Known(TopicLimits {
+        problem: Some("no leader for partition 1".to_owned()),
+        ..TopicLimits::default()
+    });
+    for (answered, expected) in [(healthy, Some(40)), (sick, None)] {
+        let mut engine = engine();
+        transaction(&mut engine, 110);
+        let replaced = (1..120u32).find(|second| {
+            let now = MS * *second * 1_000;
+            engine.received(now);
+            answer(&mut engine, now, answered.clone());
+            engine.replacement_reason().is_some()
+        });
+        assert_eq!(replaced.is_some(), expected.is_some(), "{answered:?}");
+        assert!(replaced <= expected, "{replaced:?}");
+        assert!(replaced.is_none_or(|second| second >= 30), "{replaced:?}");
+    }
+}
+
+/// An event for a topic of this name; its ticket, if it was sent.
+fn event_for(engine: &mut Engine, commit: u64, topic: &str) -> Option<Ticket> {
+    engine.begin(Lsn::new(commit));
+    engine.change().unwrap();
+    let record = OwnedRecord::new(topic, Some(b"k"), Some(b"{}"), std::iter::empty());
+    let offered = engine.offer(Offer {
+        row: commit as i64,
+        xid: 1,
+        bytes: 10,
+        since_micros: 0,
+        sent_micros: 0,
+        from_table: false,
+        facts: RecordFacts::of_held(&record),
+        rejection: None,
+    });
+    let Offered {
+        ticket, admission, ..
+    } = offered.unwrap();
+    let sent = admission == Admission::Send;
+    if let Admission::Keep(reason) = admission {
+        engine.keep(engine.now, ticket, Box::new(record), reason);
+    }
+    engine.commit(Lsn::new(commit), Lsn::new(commit + 10));
+    sent.then_some(ticket)
+}
+
+/// Whether a dead letter is filed while these topics refuse every record for ten minutes.
+fn is_filed_when_refused(topics: &[&str], delivers_to: Option<&str>) -> bool {
+    let mut engine = engine();
+    let known = || MetadataAnswer::Known(TopicLimits::default());
+    for topic in topics.iter().chain(&delivers_to) {
+        engine.topic(TopicName::new(topic).ok());
+    }
+    answer(&mut engine, MS * 2, known());
+    let mut commit = 1_000;
+    let mut in_flight = Vec::new();
+    for topic in topics {
+        commit += 20;
+        in_flight.extend(event_for(&mut engine, commit, topic).map(|ticket| (ticket, *topic)));
+    }
+    for tenth in 1..6_000u32 {
+        let now = MS * tenth * 100;
+        engine.received(now);
+        if let Some(topic) = delivers_to.filter(|_| tenth % 10 == 0) {
+            commit += 20;
+            let ticket = event_for(&mut engine, commit, topic).unwrap();
+            delivered(&mut engine, now, ticket);
+        }
+        for (ticket, topic) in std::mem::take(&mut in_flight) {
+            let record = OwnedRecord::new(topic, Some(b"k"), Some(b"{}"), std::iter::empty());
+            let result = DeliveryResult {
+                ticket,
+                failure: Some(DeliveryFailure {
+                    kind: FailureKind::Denied,
+                    rejection: Rejection {
+                        code: "TOPIC_AUTHORIZATION_FAILED".to_owned(),
+                        message: "denied".to_owned(),
+                    },
+                    number: 1,
+                }),
+                record: Some(Box::new(record)),
+            };
+            engine.delivery_finished(now, result, &mut Vec::new());
+        }
+        engine.poll(now);
+        while let Some(output) = next(&mut engine) {
+            match output {
+                Output::Sink(SinkOutput::Send { ticket, record }) => {
+                    let topic = topics.iter().find(|topic| **topic == record.topic());
+                    in_flight.push((ticket, topic.unwrap()));
+                }
+                Output::Sink(SinkOutput::QueryTopics(names)) => {
+                    let answers = names.into_iter().map(|name| (name, known()));
+                    engine.topics_answered(now, Some(answers.collect()));
+                }
+                Output::Sink(SinkOutput::Work {
+                    work: DatabaseWork::File(_),
+                    ..
+                }) => return true,
+                Output::Sink(SinkOutput::Work { .. }) => marked(&mut engine, now, output),
+                _ => {}
+            }
+        }
+    }
+    false
+}
+
+#[test]
+fn topics_that_are_all_denied_are_an_outage_and_one_beside_others_is_at_fault() {
+    assert!(is_filed_when_refused(&["a"], None));
+    assert!(!is_filed_when_refused(&["a", "b", "c"], None));
+    assert!(is_filed_when_refused(&["a", "b", "c"], Some("d")));
+}
+
+#[test]
+fn topics_that_vanish_together_are_not_missing_and_one_that_vanishes_alone_is() {
+    for (topics, vanished, missing) in [
+        (&["a", "b"][..], &["a", "b"][..], 0),
+        (&["a", "b", "c"], &["a", "b"], 2),
+        (&["a"], &["a"], 1),
+    ] {
+        let mut topics_state = Topics::new(false);
+        let ids: Vec<_> = topics
+            .iter()
+            .map(|name| topics_state.id(TopicName::new(name).unwrap()))
+            .collect();
+        for second in 0..300u32 {
+            let now = MS * second * 1_000;
+            for id in &ids {
+                topics_state.access(*id);
+            }
+            let Some(names) = topics_state.query(now) else {
+                continue;
+            };
+            let answers = names.into_iter().map(|name| {
+                let gone = second > 20 && vanished.contains(&name.as_str());
+                let known = MetadataAnswer::Known(TopicLimits::default());
+                let answer = if gone { MetadataAnswer::Missing } else { known };
+                (name, answer)
+            });
+            topics_state.answered(now, Some(answers.collect()));
+        }
+        let is_missing = |id: &&TopicId| topics_state.access(**id) == TopicAccess::Missing;
+        let found = ids.iter().filter(is_missing).count();
+        assert_eq!(found, missing, "{vanished:?} of {topics:?}");
+    }
+}
+
+#[test]
+fn a_topic_that_one_broker_alone_does_not_list_is_never_missing() {
+    let mut topics = Topics::new(false);
+    let id = topics.id(TopicName::new("late").unwrap());
+    let answers = [
+        (MetadataAnswer::Unconfirmed, 3_600, false),
+        (MetadataAnswer::NoneListed, 50, false),
+        (MetadataAnswer::NoneListed, 70, true),
+        (MetadataAnswer::Missing, 4, false),
+        (MetadataAnswer::Missing, 12, true),
+    ];
+    let mut begin = MS;
+    for (answer, seconds, missing) in answers {
+        topics.answered(begin, Some(vec![("late".to_owned(), known())]));
+        topics.verify(begin, id);
+        for second in 0..=seconds {
+            let now = begin + MS * second * 1_000;
+            if topics.query(now).is_some() {
+                topics.answered(now, Some(vec![("late".to_owned(), answer.clone())]));
+            }
+        }
+        let is_missing = topics.access(id) == TopicAccess::Missing;
+        assert_eq!(is_missing, missing, "{answer:?} for {seconds} s");
+        begin += MS * 10_000_000;
+    }
+}
+
+fn known() -> MetadataAnswer {
+    MetadataAnswer::Known(TopicLimits::default())
+}
+
+#[test]
+fn a_topic_that_no_broker_creates_is_missing_after_a_record_was_sent_and_refused() {
+    let mut topics = Topics::new(true);
+    let id = topics.id(TopicName::new("new").unwrap());
+    let run = |topics: &mut Topics, seconds: std::ops::Range<u32>| {
+        for second in seconds {
+            let now = MS * second * 1_000;
+            if topics.query(now).is_some() {
+                let missing = ("new".to_owned(), MetadataAnswer::Missing);
+                topics.answered(now, Some(vec![missing]));
+            }
+        }
+    };
+    run(&mut topics, 0..30);
+    assert!(matches!(topics.access(id), TopicAccess::Open(_)));
+    topics.verify(MS * 30_000, id);
+    run(&mut topics, 30..40);
+    assert_eq!(topics.access(id), TopicAccess::Missing);
+    // A retry lets the brokers try again.
+    topics.refresh(MS * 40_000, id);
+    run(&mut topics, 40..45);
+    assert!(matches!(topics.access(id), TopicAccess::Open(_)));
+}
+
+#[test]
+fn a_flood_stops_at_the_limit_and_what_the_table_has_counts() {
+    for (earlier, expected) in [(0, 5), (4, 1), (9, 0)] {
+        let mut engine = engine();
+        engine.filed_recently(MS, earlier);
+        let mut filed = 0;
+        for at in 0..8 {
+            let (row, commit) = (110 + at * 20, 110 + at as u64 * 20);
+            engine.begin(Lsn::new(commit));
+            engine.change().unwrap();
+            let record = record(row);
+            let offered = engine.offer(Offer {
+                row,
+                xid: 1,
+                bytes: 10,
+                since_micros: 0,
+                sent_micros: 0,
+                from_table: false,
+                facts: RecordFacts::of_held(&record),
+                rejection: Some(Rejection {
+                    code: "TOPIC_INVALID".to_owned(),
+                    message: "invalid".to_owned(),
+                }),
+            });
+            let Offered {
+                ticket, admission, ..
+            } = offered.unwrap();
+            let Admission::Keep(reason) = admission else {
+                panic!("an invalid topic was accepted");
+            };
+            engine.keep(MS, ticket, Box::new(record), reason);
+            engine.commit(Lsn::new(commit), Lsn::new(commit + 10));
+        }
+        let mut end = None;
+        for _ in 0..3 {
+            engine.poll(MS * 10);
+            while let Some(output) = next(&mut engine) {
+                match output {
+                    Output::Sink(SinkOutput::Work {
+                        generation,
+                        work: DatabaseWork::File(letters),
+                    }) => {
+                        filed += letters.len();
+                        let work = DatabaseWork::File(letters);
+                        engine.work_finished(MS * 10, generation, work, Ok(None), None);
+                    }
+                    Output::Session(SessionOutput::End(ended)) => end = Some(ended),
+                    _ => {}
+                }
+            }
+        }
+        assert_eq!(filed, expected);
+        let Some(End::Halted(rejection)) = end else {
+            panic!("{end:?}");
+        };
+        assert_eq!(rejection.code, "DEAD_LETTER_FLOOD");
+        let hint = End::Halted(rejection).into_error();
+        assert!(!hint.report().contains("OUTBOX_ON_POISON"), "{hint:?}");
+        assert_eq!(engine.unsettled_rows().len(), 8 - expected);
+    }
 }

@@ -5,26 +5,27 @@
 //! given a wrong name keeps it and requests its metadata without end. One answer without the topic
 //! proves nothing: the topic may be new, or its brokers unavailable. It counts as missing when a
 //! second answer, some seconds later, does not have it either; an answer that does not come proves
-//! nothing at all. Known topics are queried again from time to time while they get events.
+//! nothing at all, and neither do topics that vanish together. Known topics are queried again from
+//! time to time while they get events.
 //!
 //! Memory is bounded: by the topics that the cluster has, by the events that wait for an answer,
 //! and by a limited number of missing names.
 
+pub(crate) mod refused_topics;
+pub(crate) mod stalled_topics;
 pub(crate) mod topic;
+mod topic_id;
 pub(crate) mod topic_queue;
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use crate::backoff::Backoff;
+use crate::engine::topics::refused_topics::RefusedTopics;
 use crate::engine::topics::topic::{MetadataAnswer, Topic, TopicAccess, TopicState};
 use crate::outbox::TopicName;
 
-/// The number of a topic.
-pub(crate) type TopicId = u32;
-
-/// The number of an event whose name cannot be a topic's.
-pub(crate) const NO_TOPIC: TopicId = TopicId::MAX;
+pub(crate) use crate::engine::topics::topic_id::{NO_TOPIC, TopicId};
 
 /// An answer older than this is not enough to reject an event.
 const FRESH_FOR: Duration = Duration::from_secs(1);
@@ -46,6 +47,7 @@ pub(crate) struct Topics {
     missing: VecDeque<TopicId>,
     /// Kafka creates a missing topic when a record is sent to it.
     auto_creates_topics: bool,
+    refused: RefusedTopics,
     query_running: bool,
     /// When the next query is due, if one is.
     query_at: Option<Duration>,
@@ -63,6 +65,7 @@ impl Topics {
             free: Vec::new(),
             missing: VecDeque::new(),
             auto_creates_topics,
+            refused: RefusedTopics::default(),
             query_running: false,
             query_at: None,
             retry: Backoff::new(RETRY_FIRST, RETRY_MAX),
@@ -160,19 +163,57 @@ impl Topics {
             if matches!(topic.state, TopicState::Missing { .. }) {
                 topic.state = TopicState::Unknown;
             }
+            topic.is_not_created = false;
             topic.query_at_once = true;
             self.query_by(now);
         }
     }
 
-    /// The broker reports the topic as unknown, which a query has to confirm.
+    /// The broker reports the topic as unknown after a record was sent. A query has to confirm it.
     pub(crate) fn verify(&mut self, now: Duration, id: TopicId) {
         if let Some(topic) = self.list.get_mut(id as usize)
             && let TopicState::Known { .. } | TopicState::Unknown = topic.state
         {
+            topic.is_not_created = true;
             topic.state = TopicState::Unknown;
             self.query_by(now);
         }
+    }
+
+    /// The Kafka user may not write to this topic. True if that is the topic's fault.
+    pub(crate) fn is_at_fault(&mut self, now: Duration, id: TopicId) -> bool {
+        let topic = self.list.get_mut(id as usize);
+        topic.is_none_or(|topic| self.refused.refused(now, id, &mut topic.refusals))
+    }
+
+    /// Whether [`delivered`](Topics::delivered) matters.
+    pub(crate) fn has_refused(&self) -> bool {
+        !self.refused.is_empty()
+    }
+
+    /// A record was delivered to any topic.
+    pub(crate) fn delivered(&mut self, now: Duration) {
+        for id in self.refused.delivered(now) {
+            if let Some(topic) = self.list.get_mut(id as usize) {
+                topic.refusals.begin_again(now);
+            }
+        }
+    }
+
+    /// Whether Kafka has shown that every partition of the topic can be written to.
+    pub(crate) fn is_healthy(&self, id: TopicId) -> bool {
+        let topic = self.get(id).filter(|topic| topic.was_known);
+        topic.is_some_and(|topic| match &topic.state {
+            TopicState::Known { topic_limits, .. } => topic_limits.problem.is_none(),
+            _ => false,
+        })
+    }
+
+    /// The topics that hold records.
+    pub(crate) fn with_queues(&self) -> Vec<TopicId> {
+        let topics = (0..).zip(&self.list);
+        let held = topics.filter(|(_, topic)| topic.queue.is_some());
+        held.map(|(id, _)| id).collect()
     }
 
     /// Records of this topic wait: queries it sooner, for the reason.
@@ -216,7 +257,7 @@ impl Topics {
             return Vec::new();
         };
         self.retry.reset();
-        let mut changed = Vec::new();
+        let (mut changed, mut has_vanished) = (Vec::new(), false);
         for (name, answer) in answers {
             let Some(id) = self.by_name.get(name.as_str()).copied() else {
                 continue;
@@ -224,14 +265,48 @@ impl Topics {
             let topic = &mut self.list[id as usize];
             let was_missing = matches!(topic.state, TopicState::Missing { .. });
             (topic.used_since_query, topic.query_at_once) = (false, false);
+            let is_listed = matches!(answer, MetadataAnswer::Known(_));
             topic.state = topic.state_after(now, answer, self.auto_creates_topics);
+            if is_listed {
+                (topic.was_known, topic.is_not_created) = (true, false);
+            } else if topic.was_known && !was_missing {
+                has_vanished |= topic.refusals.since().is_none();
+                self.refused.refused(now, id, &mut topic.refusals);
+                self.wait_if_all_vanished(now, id);
+            }
+            let topic = &self.list[id as usize];
             if !was_missing && matches!(topic.state, TopicState::Missing { .. }) {
                 self.missing.push_back(id);
             }
             changed.push(id);
         }
+        if has_vanished {
+            // The other topics show whether this one was deleted.
+            let known = |topic: &&mut Topic| matches!(topic.state, TopicState::Known { .. });
+            let known = self.list.iter_mut().filter(known);
+            known.for_each(|topic| topic.query_at_once = true);
+        }
         self.schedule(now);
         changed
+    }
+
+    /// A topic counts as missing. When all topics that were listed have vanished, none of them was
+    /// deleted: it waits.
+    fn wait_if_all_vanished(&mut self, now: Duration, id: TopicId) {
+        let topic = &self.list[id as usize];
+        let is_missing = matches!(topic.state, TopicState::Missing { .. });
+        let since = topic.refusals.since().unwrap_or(now);
+        let is_listed = |topic: &Topic| match topic.state {
+            TopicState::Known { at, .. } => topic.was_known && at >= since,
+            _ => false,
+        };
+        if is_missing
+            && self.refused.are_all_alike(&topic.refusals)
+            && !self.list.iter().any(is_listed)
+        {
+            let state = topic.missing_with_others(now);
+            self.list[id as usize].state = state;
+        }
     }
 
     /// Sets when the next query is due, over all topics.

@@ -5,10 +5,13 @@
 
 use std::time::Duration;
 
+use crate::engine::topics::refused_topics::Refusals;
 use crate::engine::topics::topic_queue::TopicQueue;
 
 /// The time between the two answers that make a topic missing.
 const VERIFY_AFTER: Duration = Duration::from_secs(5);
+/// The same where Kafka lists no topic at all, as it does for a user without any right.
+const VERIFY_AFTER_NONE_LISTED: Duration = Duration::from_secs(60);
 /// How often a topic that gets events is queried.
 const REFRESH: Duration = Duration::from_secs(30);
 
@@ -28,6 +31,10 @@ pub(crate) struct TopicLimits {
 pub(crate) enum MetadataAnswer {
     Known(TopicLimits),
     Missing,
+    /// Kafka lists no topic at all.
+    NoneListed,
+    /// One broker does not list it, and the others did not answer.
+    Unconfirmed,
 }
 
 #[derive(Debug)]
@@ -38,9 +45,11 @@ pub(super) enum TopicState {
         topic_limits: TopicLimits,
         at: Duration,
     },
-    /// One answer did not contain it.
+    /// An answer did not contain it, which has to be confirmed.
     MaybeMissing {
         since: Duration,
+        query_at: Duration,
+        doubt: Option<&'static str>,
     },
     Missing {
         since: Duration,
@@ -70,6 +79,11 @@ pub(crate) struct Topic {
     pub(crate) queue: Option<Box<TopicQueue>>,
     /// The number of the topic's last known delivery failure.
     pub(crate) last_failure: u64,
+    pub(crate) refusals: Refusals,
+    /// An answer contained it.
+    pub(super) was_known: bool,
+    /// A record was sent to it, and Kafka did not create it.
+    pub(super) is_not_created: bool,
 }
 
 impl Topic {
@@ -84,52 +98,105 @@ impl Topic {
             in_flight_bytes: 0,
             queue: None,
             last_failure: 0,
+            refusals: Refusals::default(),
+            was_known: false,
+            is_not_created: false,
         }
     }
 
-    /// The state after this answer. With `auto_creates_topics`, a missing topic counts as known.
+    /// The state after this answer. With `auto_creates_topics`, a missing topic counts as known
+    /// until a record was sent to it.
     pub(super) fn state_after(
         &self,
         now: Duration,
         answer: MetadataAnswer,
         auto_creates_topics: bool,
     ) -> TopicState {
-        match (answer, &self.state) {
-            (MetadataAnswer::Known(mut topic_limits), state) => {
-                if let (
-                    None,
-                    TopicState::Known {
-                        topic_limits: known,
-                        ..
-                    },
-                ) = (topic_limits.batch_bytes_max, state)
-                {
-                    // This answer has no limits: keep those of the last.
-                    (topic_limits.batch_bytes_max, topic_limits.compacted) =
-                        (known.batch_bytes_max, known.compacted);
-                }
-                TopicState::Known {
-                    topic_limits,
-                    at: now,
-                }
+        let (verify_after, doubt) = match answer {
+            MetadataAnswer::Known(topic_limits) => return self.known(now, topic_limits),
+            _ if auto_creates_topics && !self.is_not_created => {
+                return self.known(now, TopicLimits::default());
             }
-            (MetadataAnswer::Missing, _) if auto_creates_topics => TopicState::Known {
-                topic_limits: TopicLimits::default(),
-                at: now,
-            },
-            (MetadataAnswer::Missing, TopicState::MaybeMissing { since })
-                if now >= *since + VERIFY_AFTER =>
-            {
-                TopicState::Missing { since: now }
+            MetadataAnswer::Missing => (VERIFY_AFTER, None),
+            MetadataAnswer::NoneListed => {
+                let doubt = "Kafka lists no topic for this user, who may have lost all rights";
+                (VERIFY_AFTER_NONE_LISTED, Some(doubt))
             }
-            (MetadataAnswer::Missing, TopicState::MaybeMissing { since }) => {
-                TopicState::MaybeMissing { since: *since }
+            MetadataAnswer::Unconfirmed => {
+                let doubt = "one broker does not list it, and no other broker answers";
+                (Duration::MAX, Some(doubt))
             }
-            (MetadataAnswer::Missing, TopicState::Missing { .. }) => {
-                TopicState::Missing { since: now }
-            }
-            (MetadataAnswer::Missing, _) => TopicState::MaybeMissing { since: now },
+        };
+        let since = match self.state {
+            TopicState::Missing { .. } => return TopicState::Missing { since: now },
+            TopicState::MaybeMissing { since, .. } => since,
+            TopicState::Unknown | TopicState::Known { .. } => now,
+        };
+        if now.saturating_sub(since) >= verify_after {
+            return TopicState::Missing { since: now };
         }
+        self.maybe_missing(now, since, doubt)
+    }
+
+    /// The topic is not proved to be missing: it is queried again.
+    pub(super) fn maybe_missing(
+        &self,
+        now: Duration,
+        since: Duration,
+        doubt: Option<&'static str>,
+    ) -> TopicState {
+        let first = since + VERIFY_AFTER;
+        let query_at = if now < first {
+            first
+        } else {
+            now + VERIFY_AFTER
+        };
+        TopicState::MaybeMissing {
+            since,
+            query_at,
+            doubt,
+        }
+    }
+
+    fn known(&self, now: Duration, mut topic_limits: TopicLimits) -> TopicState {
+        if let (
+            None,
+            TopicState::Known {
+                topic_limits: known,
+                ..
+            },
+        ) = (topic_limits.batch_bytes_max, &self.state)
+        {
+            // This answer has no limits: keep those of the last.
+            (topic_limits.batch_bytes_max, topic_limits.compacted) =
+                (known.batch_bytes_max, known.compacted);
+        }
+        TopicState::Known {
+            topic_limits,
+            at: now,
+        }
+    }
+
+    /// The state of a topic that counts as missing, while others fare the same.
+    pub(super) fn missing_with_others(&self, now: Duration) -> TopicState {
+        let doubt = "Kafka lists none of the topics that it listed before";
+        self.maybe_missing(now, now.saturating_sub(VERIFY_AFTER), Some(doubt))
+    }
+
+    /// Why it is not certain that the topic is missing.
+    pub(crate) fn doubt(&self) -> Option<&'static str> {
+        match self.state {
+            TopicState::MaybeMissing { doubt, .. } => doubt,
+            _ => None,
+        }
+    }
+
+    /// The delivered records that came back, if records of the topic are in the producer or its
+    /// queue waits for Kafka.
+    pub(crate) fn delivered_in_order(&self) -> Option<u64> {
+        let queue = self.queue.as_ref();
+        let waits = self.in_flight > 0 || queue.is_some_and(|queue| queue.is_outage());
+        waits.then(|| queue.map_or(0, |queue| queue.delivered_count()))
     }
 
     /// When the next query is due; `None` while no event uses the topic.
@@ -142,7 +209,7 @@ impl Topic {
         }
         match self.state {
             TopicState::Unknown => Some(Duration::ZERO),
-            TopicState::MaybeMissing { since } => Some(since + VERIFY_AFTER),
+            TopicState::MaybeMissing { query_at, .. } => Some(query_at),
             TopicState::Known { at, .. } => self.used_since_query.then_some(at + REFRESH),
             TopicState::Missing { since } => self.used_since_query.then_some(since + REFRESH),
         }

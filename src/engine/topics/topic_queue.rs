@@ -74,6 +74,10 @@ pub(crate) struct TopicQueue {
     back_off_until: Option<Duration>,
     /// Why the last round failed.
     problem: Option<Rejection>,
+    /// The last round failed, and no record caused it.
+    is_outage: bool,
+    /// Delivered records that came back.
+    delivered: u64,
     /// A record was returned: delivery reports of the topic bring their records along from then on.
     needs_trust: bool,
 }
@@ -121,10 +125,28 @@ impl TopicQueue {
         held_record: HeldRecord,
         failure: Option<DeliveryFailure>,
     ) {
+        self.delivered += u64::from(failure.is_none());
         self.returned.push((held_record, failure));
         self.needs_trust = true;
         // The round sends nothing more: the failure is handled before any record follows it.
         self.quota = 0;
+    }
+
+    /// Whether the round failed because the Kafka user may not write to the topic.
+    pub(crate) fn is_denied(&self) -> bool {
+        let kind = |failure: &Option<DeliveryFailure>| failure.as_ref().map(|it| it.kind);
+        let mut kinds = self.returned.iter().map(|(_, failure)| kind(failure));
+        kinds.any(|kind| kind == Some(FailureKind::Denied))
+    }
+
+    /// How many delivered records came back, of a queue that waits for Kafka.
+    pub(crate) fn delivered_count(&self) -> u64 {
+        self.delivered
+    }
+
+    /// Whether the last round failed, and no record caused it.
+    pub(crate) fn is_outage(&self) -> bool {
+        self.is_outage
     }
 
     fn has_returned(&self) -> bool {
@@ -151,8 +173,14 @@ impl TopicQueue {
         self.replay.is_empty() && self.held.is_empty() && self.returned.is_empty()
     }
 
-    /// Ends the round when no record of the topic is in flight, and begins the next.
-    pub(crate) fn finish_round(&mut self, now: Duration, attempts_max: u32) -> RoundResult {
+    /// Ends the round when no record of the topic is in flight, and begins the next. A denied
+    /// record has had an attempt only if `denials_count`.
+    pub(crate) fn finish_round(
+        &mut self,
+        now: Duration,
+        attempts_max: u32,
+        denials_count: bool,
+    ) -> RoundResult {
         let mut result = RoundResult::default();
         self.returned
             .sort_by_key(|(held_record, _)| held_record.ticket);
@@ -172,17 +200,18 @@ impl TopicQueue {
             .drain(..)
             .map(|(held_record, _)| held_record.ticket)
             .collect();
-        let mut failure = None;
-        let mut outage = None;
+        let (mut failure, mut outage, mut waits) = (None, None, false);
         for (held_record, failed) in behind.into_iter().rev() {
             if let Some(failed) = failed {
-                if matches!(failed.kind, FailureKind::Outage | FailureKind::NoTopic) {
+                if failed.kind.is_outage(denials_count) {
                     outage = Some(failed.rejection.clone());
+                    waits |= failed.kind != FailureKind::Denied;
                 }
                 failure = Some(failed);
             }
             self.replay.push_front(held_record);
         }
+        self.is_outage = waits;
         let Some(failure) = failure else {
             self.window = (self.window * 2).clamp(1, ROUND_MAX);
             self.outage_count = 0;

@@ -9,9 +9,9 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::mocking::MockCluster;
 
 use crate::error::Code;
-use crate::kafka::metadata::TopicFacts;
 use crate::kafka::tests::producer::{PATIENCE, config};
 use crate::kafka::tests::server::{self, Kafka};
+use crate::kafka::topic_facts::TopicFacts;
 use crate::kafka::{MetadataClient, TopicAnswer};
 
 fn names(names: &[&str]) -> Vec<String> {
@@ -118,7 +118,7 @@ async fn ask_for_ten_thousand(brokers: &str) {
     let ask = async |round: usize| {
         let asked: Vec<String> = (0..100).map(|it| format!("missing-{round}-{it}")).collect();
         let answers = client.ask(&asked).await.unwrap();
-        assert!(answers.iter().all(|(_, it)| *it == TopicAnswer::Missing));
+        assert!(answers.iter().all(|(_, it)| *it == TopicAnswer::NoneListed));
     };
     for round in 0..5 {
         ask(round).await;

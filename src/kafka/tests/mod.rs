@@ -1,4 +1,4 @@
 mod broker;
 mod metadata;
-mod producer;
+pub(crate) mod producer;
 mod server;

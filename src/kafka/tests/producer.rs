@@ -507,6 +507,36 @@ async fn a_producer_that_failed_for_good_is_renewed_and_its_records_are_never_re
     assert_eq!(arrived, [[b"0".to_vec(), b"1".to_vec()]]);
 }
 
+/// librdkafka reports the error with the code of its cause, not as a fatal one.
+#[tokio::test]
+async fn a_user_without_the_right_to_write_makes_the_producer_fail_for_good_and_that_is_noticed() {
+    let (cluster, config) = cluster("orders", 1);
+    cluster.request_errors(
+        RDKafkaApiKey::InitProducerId,
+        &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED],
+    );
+    let mut producer = Producer::new(&config).unwrap();
+    let began = Instant::now();
+    let error = loop {
+        assert!(began.elapsed() < PATIENCE, "no fatal error was noticed");
+        producer.take_reports(&mut Vec::new());
+        match producer.fatal() {
+            Some(error) => break error,
+            None => tokio::time::sleep(Duration::from_millis(10)).await,
+        }
+    };
+    let report = error.report();
+    assert!(report.contains("CLUSTER_AUTHORIZATION_FAILED"), "{report}");
+    assert!(report.contains("IDEMPOTENT_WRITE"), "{report}");
+    let SendError::Refused(refusal) = send(&mut producer, b"k", b"0", 0).unwrap_err() else {
+        panic!("the queue is not full");
+    };
+    assert_eq!(refusal.action(), ErrorAction::Fatal);
+    producer.replace(&config).await.unwrap();
+    send(&mut producer, b"k", b"0", 1).unwrap();
+    assert!(reports(&mut producer, 1).await[0].outcome.is_ok());
+}
+
 #[tokio::test]
 async fn a_renewed_producer_forgets_what_was_in_flight_and_the_thread_is_not_held_up() {
     let (cluster, config) = cluster("orders", 1);

@@ -254,6 +254,8 @@ pub(crate) struct DeadLetterState {
     /// Rows of the outbox whose events the stream delivers from `since` on, and which are filed
     /// here.
     pub(crate) filed: Vec<(i64, Lsn)>,
+    /// How many were filed in the last minute, parked ones left out.
+    pub(crate) filed_recently: u32,
 }
 
 /// Reads the state of the dead letters. With `parks`, waits for all writes under way, those of an
@@ -283,7 +285,26 @@ pub(crate) async fn known(
         Some(since) => filed(session, &dead_letters, system_id, since).await?,
         None => Vec::new(),
     };
-    Ok(DeadLetterState { parked, filed })
+    Ok(DeadLetterState {
+        parked,
+        filed,
+        filed_recently: filed_recently(session, &dead_letters).await?,
+    })
+}
+
+/// The rows are filed in the order of their ids, so the newest are enough.
+async fn filed_recently(session: &Session, dead_letters: &TableName) -> Result<u32> {
+    let sql = format!(
+        "SELECT count(*) FROM (SELECT filed_at, error_code FROM {table} \
+                                ORDER BY id DESC LIMIT {COUNT_MAX}) AS newest \
+          WHERE filed_at > CURRENT_TIMESTAMP - interval '1 minute' \
+            AND error_code <> 'KEY_PARKED'",
+        table = dead_letters.quoted()
+    );
+    let what = format!("counting the newest rows of {dead_letters}");
+    let count = session.row_if_any(&what, &sql, &[]).await?;
+    let count = count.map_or(0, |row| row.get::<_, i64>(0));
+    Ok(u32::try_from(count).unwrap_or(u32::MAX))
 }
 
 async fn filed(

@@ -6,7 +6,6 @@
 
 use std::fmt;
 use std::pin::Pin;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -18,9 +17,9 @@ use crate::engine::output::{DeliveryResult, End, Limits, Output, SessionOutput, 
 use crate::engine::record_checks::{self, RecordFacts};
 use crate::engine::topics::NO_TOPIC;
 use crate::engine::topics::topic::MetadataAnswer;
-use crate::engine::tracker::{InFlight, Ticket};
+use crate::engine::tracker::InFlight;
 use crate::error::{Code, Result};
-use crate::kafka::{DeliveryError, DeliveryReport, MetadataClient, Producer};
+use crate::kafka::{DeliveryReport, MetadataClient, Producer};
 use crate::lsn::Lsn;
 use crate::metrics::{Metrics, TopicMetrics};
 use crate::outbox::{Event, EventSource, OwnedRecord, Rejection, Router, TableLocation, known};
@@ -28,6 +27,8 @@ use crate::postgres::Session;
 use crate::publisher::clock::Clock;
 use crate::publisher::sink::database_worker::{self, DatabaseWorker, Done};
 use crate::publisher::sink::kafka_adapter::{ask, failure, send};
+use crate::publisher::sink::kafka_reach::KafkaReach;
+use crate::publisher::sink::producer_care::ProducerCare;
 use crate::publisher::sink::topic_counters;
 use crate::publisher::sink::work_errors::WorkErrors;
 use crate::status::StatusBoard;
@@ -44,20 +45,22 @@ pub(crate) struct Forwarder {
     pub(in crate::publisher) config: Arc<Config>,
     pub(in crate::publisher) producer: Producer,
     router: Router,
-    metadata_client: Rc<MetadataClient>,
+    metadata_client: Arc<MetadataClient>,
+    pub(super) kafka_reach: KafkaReach,
     metadata_query: Option<MetadataQuery>,
     /// By topic id. The name shows whether the id was reused for another topic.
     topics: Vec<Option<(Box<str>, TopicMetrics)>>,
     reports: Vec<DeliveryReport>,
-    done: Vec<InFlight>,
+    pub(super) done: Vec<InFlight>,
     database_worker: DatabaseWorker,
     pub(in crate::publisher) work_errors: WorkErrors,
     pub(in crate::publisher) now: Duration,
     pub(in crate::publisher) clock: Clock,
     pub(in crate::publisher) published: u64,
     pub(in crate::publisher) rewinds: u64,
-    /// The producer has failed, or its records were withdrawn.
+    /// The records in flight are given up, with all memory.
     pub(in crate::publisher) producer_failed: bool,
+    pub(in crate::publisher) producer_care: ProducerCare,
 }
 
 impl fmt::Debug for Forwarder {
@@ -75,11 +78,13 @@ impl Forwarder {
         metrics: Arc<Metrics>,
         board: Arc<StatusBoard>,
     ) -> Result<Self> {
+        let metadata_client = Arc::new(MetadataClient::new(config));
         Ok(Forwarder {
             engine: Engine::new(Limits::of(config)),
             producer: Producer::new(config)?,
             router: Router::new(&config.key),
-            metadata_client: Rc::new(MetadataClient::new(config)),
+            kafka_reach: KafkaReach::new(config, Arc::clone(&metadata_client)),
+            metadata_client,
             metadata_query: None,
             topics: Vec::new(),
             reports: Vec::new(),
@@ -91,6 +96,7 @@ impl Forwarder {
             published: 0,
             rewinds: 0,
             producer_failed: false,
+            producer_care: ProducerCare::new(config),
             skipped: false,
             config: Arc::clone(config),
             metrics,
@@ -133,16 +139,8 @@ impl Forwarder {
         let known = known(session, outbox, &system_id, since, with_parked).await?;
         self.engine.reset(start);
         self.engine.load_parked(known.parked);
+        self.engine.filed_recently(self.now, known.filed_recently);
         Ok(known.filed)
-    }
-
-    /// Replaces a failed producer. True if it had failed: all memory has to be dropped then.
-    pub(crate) async fn replace_producer(&mut self) -> Result<bool> {
-        let failed = std::mem::take(&mut self.producer_failed);
-        if failed {
-            self.producer.replace(&self.config).await?;
-        }
-        Ok(failed)
     }
 
     /// An insert from the stream.
@@ -235,25 +233,9 @@ impl Forwarder {
             producer.send(&record, ticket)
         })?;
         if let Err(refusal) = sent {
-            let record = Some(Box::new(OwnedRecord::from(&record)));
-            self.refused(ticket, &refusal, record);
+            self.refused(ticket, &refusal, Box::new(OwnedRecord::from(&record)));
         }
         Ok(())
-    }
-
-    fn refused(
-        &mut self,
-        ticket: Ticket,
-        refusal: &DeliveryError,
-        record: Option<Box<OwnedRecord>>,
-    ) {
-        let result = DeliveryResult {
-            ticket,
-            failure: Some(failure(refusal)),
-            record,
-        };
-        self.engine
-            .delivery_finished(self.now, result, &mut self.done);
     }
 
     /// The engine's next output for the owner of the session. Outputs for Kafka and the database
@@ -262,6 +244,7 @@ impl Forwarder {
     /// # Errors
     /// When the producer has failed.
     pub(crate) fn output(&mut self) -> Result<Option<SessionOutput>> {
+        self.examine_producer();
         while let Some(output) = self.engine.output() {
             match output {
                 Output::Sink(output) => self.carry_out(output)?,
@@ -285,12 +268,14 @@ impl Forwarder {
                     producer.send_owned(&record, ticket)
                 })?;
                 if let Err(refusal) = sent {
-                    self.refused(ticket, &refusal, Some(record));
+                    self.refused(ticket, &refusal, record);
                 }
             }
             SinkOutput::Trust { topic, failure } => self.producer.trust(&topic, failure),
+            SinkOutput::ReplaceProducer(reason) => self.withdraw(&reason),
             SinkOutput::QueryTopics(topics) => {
-                self.metadata_query = Some(Box::pin(ask(Rc::clone(&self.metadata_client), topics)));
+                self.metadata_query =
+                    Some(Box::pin(ask(Arc::clone(&self.metadata_client), topics)));
             }
             SinkOutput::Work { generation, work } => {
                 let needs_position = self.engine.needs_position(&work);
@@ -301,10 +286,11 @@ impl Forwarder {
     }
 
     /// Takes in the delivery reports that are ready. Never waits.
-    pub(crate) fn take_reports(&mut self) -> Result<()> {
+    pub(crate) fn take_reports(&mut self) {
         self.producer.take_reports(&mut self.reports);
+        self.tend_producer();
         if self.reports.is_empty() && self.done.is_empty() {
-            return self.fatal();
+            return;
         }
         for report in self.reports.drain(..) {
             let result = DeliveryResult {
@@ -319,6 +305,7 @@ impl Forwarder {
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
         let wall_micros = wall.as_micros() as i64;
+        let published = self.done.len();
         for event in self.done.drain(..) {
             self.published += 1;
             if let Some(Some((_, topic))) = self.topics.get(event.topic as usize) {
@@ -328,18 +315,11 @@ impl Forwarder {
                 }
             }
         }
-        Ok(())
-    }
-
-    fn fatal(&mut self) -> Result<()> {
-        self.producer.fatal().map_or(Ok(()), |error| {
-            self.producer_failed = true;
-            Err(error)
-        })
+        self.producer_care.delivered(published);
     }
 
     /// Waits for a result from Kafka or the database, and takes it in. Cancel-safe.
-    pub(crate) async fn progressed(&mut self) -> Result<()> {
+    pub(crate) async fn progressed(&mut self) {
         tokio::select! {
             biased;
             done = self.database_worker.done() => self.work_finished(done),
@@ -348,12 +328,11 @@ impl Forwarder {
                 let now = self.tick();
                 self.engine.topics_answered(now, answers);
             }
-            () = self.producer.reported() => {
+            () = self.producer_care.progressed(&mut self.producer) => {
                 self.tick();
-                return self.take_reports();
+                self.take_reports();
             }
         }
-        Ok(())
     }
 
     fn work_finished(&mut self, done: Done) {

@@ -44,6 +44,7 @@ impl Forwarder {
             .partition_rewinds
             .inc_by(rewinds - std::mem::replace(&mut self.rewinds, rewinds));
         self.board.update(|status| {
+            status.kafka_has_answered = self.published > 0 || self.kafka_reach.has_answered();
             status.published_total = self.published;
             status.in_flight_records = snapshot.in_flight_count;
             status.in_flight_bytes = snapshot.in_flight_bytes as u64;
@@ -61,6 +62,13 @@ impl Forwarder {
             detail: detail.to_owned(),
             since: None,
         };
+        let replaced = self.engine.replacement_reason();
+        if let Some(reason) = self.producer_care.failure().or(replaced) {
+            return Some(now("kafka", reason));
+        }
+        if let Some(problem) = self.kafka_reach.problem().filter(|_| self.published == 0) {
+            return Some(now("kafka", &problem));
+        }
         let late = |_: &_| oldest_seconds > KAFKA_WAIT.as_secs_f64() && snapshot.unfiled_count == 0;
         if let Some(oldest) = snapshot.oldest.filter(late) {
             return Some(now("kafka", &self.kafka_problem(oldest.topic)));

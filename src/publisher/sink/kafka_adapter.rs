@@ -1,6 +1,6 @@
 //! Translates between the types of `kafka` and those of the engine, which knows no librdkafka.
 
-use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rdkafka::types::RDKafkaErrorCode;
@@ -28,7 +28,6 @@ pub(crate) fn send(
         match send(producer) {
             Ok(()) => return Ok(Ok(())),
             Err(SendError::Refused(refusal)) => return Ok(Err(refusal)),
-            Err(SendError::Fatal(error)) => return Err(error),
             // The memory limit lies far below the queue's, so this happens only if a setting has
             // made the queue smaller.
             Err(SendError::Full)
@@ -55,6 +54,7 @@ pub(crate) fn failure(refusal: &DeliveryError) -> DeliveryFailure {
             | RDKafkaErrorCode::UnknownTopicOrPartition
             | RDKafkaErrorCode::UnknownPartition,
         ) => FailureKind::NoTopic,
+        (ErrorAction::Refuse, RDKafkaErrorCode::TopicAuthorizationFailed) => FailureKind::Denied,
         (ErrorAction::Refuse, _) => FailureKind::Refused,
         (ErrorAction::Wait, _) => FailureKind::Outage,
         (ErrorAction::Rewind | ErrorAction::Fatal, _) => FailureKind::Producer,
@@ -72,7 +72,7 @@ pub(crate) fn failure(refusal: &DeliveryError) -> DeliveryFailure {
 
 /// Queries the metadata of topics; `None` if Kafka does not answer.
 pub(crate) async fn ask(
-    metadata_client: Rc<MetadataClient>,
+    metadata_client: Arc<MetadataClient>,
     topics: Vec<String>,
 ) -> Option<Vec<(String, MetadataAnswer)>> {
     match metadata_client.ask(&topics).await {
@@ -90,6 +90,8 @@ pub(crate) async fn ask(
 fn answer(topic: TopicAnswer) -> MetadataAnswer {
     match topic {
         TopicAnswer::Missing => MetadataAnswer::Missing,
+        TopicAnswer::NoneListed => MetadataAnswer::NoneListed,
+        TopicAnswer::Unconfirmed => MetadataAnswer::Unconfirmed,
         TopicAnswer::Known(topic_limits) => MetadataAnswer::Known(TopicLimits {
             batch_bytes_max: topic_limits.max_message_bytes,
             compacted: topic_limits.compacted,

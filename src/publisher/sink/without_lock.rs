@@ -44,8 +44,7 @@ impl Forwarder {
             }
             tokio::select! {
                 biased;
-                // `producer_failed` shows an error.
-                _ = self.progressed() => {}
+                () = self.progressed() => {}
                 () = tokio::time::sleep(CHECK_INTERVAL) => {}
             }
         }

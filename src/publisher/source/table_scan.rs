@@ -124,7 +124,7 @@ impl<'a> TableScan<'a> {
             tokio::select! {
                 biased;
                 reads = &mut reading => return reads,
-                result = self.forwarder.progressed() => result?,
+                () = self.forwarder.progressed() => {}
                 () = tokio::time::sleep(rest) => show(&self.config, self.forwarder),
             }
         }
@@ -198,7 +198,7 @@ impl<'a> TableScan<'a> {
         tokio::select! {
             biased;
             () = self.session.closed() => return Err(self.lost().into()),
-            result = self.forwarder.progressed() => result?,
+            () = self.forwarder.progressed() => {}
             () = tokio::task::yield_now() => {}
         }
         Ok(())
@@ -216,7 +216,7 @@ impl<'a> TableScan<'a> {
         tokio::select! {
             biased;
             () = self.session.closed() => Err(self.lost()),
-            result = self.forwarder.progressed() => result.map(|()| false),
+            () = self.forwarder.progressed() => Ok(false),
             () = tokio::time::sleep(rest) => Ok(false),
         }
     }
@@ -235,7 +235,7 @@ impl<'a> TableScan<'a> {
 
 fn carry_out(forwarder: &mut Forwarder) -> Result<()> {
     let now = forwarder.tick();
-    forwarder.take_reports()?;
+    forwarder.take_reports();
     forwarder.engine.poll(now);
     while let Some(output) = forwarder.output()? {
         // Without a stream the engine outputs no status and no inspection.

@@ -106,7 +106,7 @@ impl<'a> Stream<'a> {
                 self.forwarder.engine.stop();
             }
             self.read(now)?;
-            self.forwarder.take_reports()?;
+            self.forwarder.take_reports();
             self.session_monitor.turn(now, self.forwarder)?;
             self.forwarder.engine.poll(now);
             if let Some(end) = self.carry_out()? {
@@ -232,7 +232,7 @@ impl<'a> Stream<'a> {
             observation = self.session_monitor.next() => {
                 self.session_monitor.handle(observation?, self.forwarder)?;
             }
-            result = self.forwarder.progressed() => result?,
+            () = self.forwarder.progressed() => {}
             result = socket(self.client, reading), if reading || !flushed => result?,
             () = tokio::task::yield_now(), if backlog => {}
             () = tokio::time::sleep(rest), if !backlog => {}

@@ -263,14 +263,24 @@ pub(crate) fn private_in(files: &Path, properties: &[&str]) -> Result<Kafka> {
 /// Three brokers, the first of which is also the controller. Each lists all three as its bootstrap
 /// servers.
 pub(crate) fn cluster(properties: &[&str]) -> Result<Vec<Kafka>> {
-    let ports = (0..3).map(|_| free_port()).collect::<Result<Vec<u16>>>()?;
     let controller = free_port()?;
+    cluster_of(properties, controller, controller)
+}
+
+/// As [`cluster`], with the controller at this port, which the last broker reaches at another one,
+/// such as a proxy's.
+pub(crate) fn cluster_behind(controller: u16, last: u16) -> Result<Vec<Kafka>> {
+    cluster_of(&[], controller, last)
+}
+
+fn cluster_of(properties: &[&str], controller: u16, last: u16) -> Result<Vec<Kafka>> {
+    let ports = (0..3).map(|_| free_port()).collect::<Result<Vec<u16>>>()?;
     let mut brokers = Vec::new();
     for id in 1..=3 {
         let place = Place {
             id,
             ports: ports.clone(),
-            controller,
+            controller: if id == 3 { last } else { controller },
         };
         let mut broker = Kafka::prepare(Plan {
             machine: &SMALL,
@@ -431,6 +441,11 @@ log.cleaner.dedupe.buffer.size=4194304
         let consumer: Result<BaseConsumer, _> = config.create();
         let metadata = consumer.and_then(|it| it.fetch_metadata(None, Duration::from_secs(5)));
         metadata.is_ok_and(|metadata| !metadata.brokers().is_empty())
+    }
+
+    /// From now on clients begin at this broker of the cluster alone.
+    pub(crate) fn begin_here(&mut self) {
+        self.bootstrap = format!("127.0.0.1:{}", self.port);
     }
 
     /// The bootstrap servers.

@@ -1,0 +1,224 @@
+//! A Kafka that answers and does not let us write, or is not reached as configured: an outage that
+//! costs no event, is named before the first event, and ends without a restart.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+
+use crate::support::kafka::{self, Kafka, Outer};
+use crate::support::outboxd::{Outboxd, Settings, init};
+use crate::support::postgres::{self, Database};
+use crate::support::wait::wait_until;
+
+const LIMIT: Duration = Duration::from_secs(90);
+const ACLS: &str = "org.apache.kafka.tools.AclCommand";
+
+/// The properties of a broker whose second listener knows the user `app`. That user has the rights
+/// that ACLs give it, and the tests' own client has all.
+const WITH_ACLS: [&str; 4] = [
+    "authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+    "super.users=User:ANONYMOUS",
+    "listener.name.outer.sasl.enabled.mechanisms=PLAIN",
+    "listener.name.outer.plain.sasl.jaas.config=\
+     org.apache.kafka.common.security.plain.PlainLoginModule required user_app=\"right\";",
+];
+
+fn with_acls() -> Result<Kafka> {
+    let outer = Outer {
+        protocol: "SASL_PLAINTEXT",
+        advertised: None,
+    };
+    kafka::with_outer(outer, &WITH_ACLS)
+}
+
+fn as_app(database: &Database, kafka: &Kafka) -> Result<Settings> {
+    let properties = "security.protocol=SASL_PLAINTEXT,sasl.mechanism=PLAIN,\
+                      sasl.username=app,sasl.password=right";
+    Ok(Settings::new(database, kafka)?
+        .set(
+            "KAFKA_BROKERS",
+            format!("127.0.0.1:{}", kafka.outer_port()?),
+        )
+        .set("KAFKA_PROPERTIES", properties))
+}
+
+/// Gives or takes a right on all topics whose names begin with `events`.
+async fn acl(kafka: &Kafka, verb: &[&str], operation: &str) -> Result<()> {
+    let rest = [
+        "--allow-principal",
+        "User:app",
+        "--operation",
+        operation,
+        "--topic",
+        "events",
+        "--resource-pattern-type",
+        "prefixed",
+    ];
+    kafka.tool(ACLS, &[verb, &rest].concat()).await
+}
+
+async fn expect_no_dead_letters(database: &Database) -> Result<()> {
+    let session = database.connect().await?;
+    let count = "SELECT count(*) FROM outbox.dead_letter";
+    assert_eq!(session.value::<i64>(count).await?, 0);
+    Ok(())
+}
+
+/// Without any right to write, librdkafka's producer fails for good as soon as it starts.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_who_gets_the_right_to_write_later_needs_no_restart() -> Result<()> {
+    let kafka = with_acls()?;
+    let database = Database::create(postgres::shared(postgres::turn(15))).await?;
+    let topic = kafka.topic("events", 3).await?;
+    acl(&kafka, &["--add"], "Describe").await?;
+    let settings = as_app(&database, &kafka)?;
+    init(&settings).await?;
+    let mut outboxd = Outboxd::spawn(&settings)?;
+    outboxd.wait_for_phase("streaming", LIMIT).await?;
+    for key in ["a", "b", "c"] {
+        database.insert(key, &topic, "{}").await?;
+    }
+    outboxd
+        .wait_for_status("the missing right to be named", LIMIT, |status| {
+            let detail = status["waiting"]["detail"].to_string();
+            status["waiting"]["on"] == "kafka" && detail.contains("IDEMPOTENT_WRITE")
+        })
+        .await?;
+    tokio::time::sleep(Duration::from_secs(12)).await;
+    let status = outboxd.status().await?;
+    ensure!(
+        status["waiting"]["seconds"].as_f64() > Some(8.0) && status["reconnects"] == 0,
+        "the wait and the session last: {status}"
+    );
+    acl(&kafka, &["--add"], "Write").await?;
+    database.all_marked(Duration::from_secs(30)).await?;
+    expect_no_dead_letters(&database).await?;
+    assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
+    assert_eq!(kafka.record_count(&[&topic]).await?, 3);
+    Ok(())
+}
+
+/// All rights of the user vanish for a while, as when a broker has lost its ACLs.
+#[tokio::test(flavor = "multi_thread")]
+async fn rights_that_vanish_on_every_topic_are_an_outage_and_cost_no_event() -> Result<()> {
+    let kafka = with_acls()?;
+    let database = Database::create(postgres::shared(postgres::turn(17))).await?;
+    let mut topics = Vec::new();
+    for _ in 0..4 {
+        topics.push(kafka.topic("events", 2).await?);
+    }
+    // With this right on the cluster each topic is refused for itself.
+    let cluster = [
+        "--add",
+        "--allow-principal",
+        "User:app",
+        "--operation",
+        "IdempotentWrite",
+        "--cluster",
+    ];
+    kafka.tool(ACLS, &cluster).await?;
+    let rights = ["Write", "Describe"];
+    for operation in rights {
+        acl(&kafka, &["--add"], operation).await?;
+    }
+    let settings = as_app(&database, &kafka)?;
+    init(&settings).await?;
+    let session = database.connect().await?;
+    let insert = async |count: i32| {
+        let sql = "INSERT INTO outbox.outbox (event_type, topic, event_payload) \
+                   SELECT 'k' || i % 7, ($1::text[])[1 + i % 4], jsonb_build_object('n', i) \
+                     FROM generate_series(1, $2::int) i";
+        session.execute(sql, &[&topics, &count]).await
+    };
+    let mut outboxd = Outboxd::spawn(&settings)?;
+    outboxd.wait_for_phase("streaming", LIMIT).await?;
+    insert(40).await?;
+    database.all_marked(LIMIT).await?;
+    for operation in ["Write", "Describe"] {
+        acl(&kafka, &["--remove", "--force"], operation).await?;
+        insert(2_000).await?;
+        outboxd
+            .wait_for_status("the wait to be named", LIMIT, |status| {
+                status["waiting"]["on"] == "kafka"
+            })
+            .await?;
+        tokio::time::sleep(Duration::from_secs(20)).await;
+        expect_no_dead_letters(&database).await?;
+    }
+    for operation in rights {
+        acl(&kafka, &["--add"], operation).await?;
+    }
+    database.all_marked(LIMIT).await?;
+    expect_no_dead_letters(&database).await?;
+    assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
+    let topics: Vec<&str> = topics.iter().map(String::as_str).collect();
+    let mut arrived: Vec<Option<i64>> = Vec::new();
+    for record in kafka.consume_all(&topics).await? {
+        arrived.push(record.outbox_id());
+    }
+    arrived.sort_unstable();
+    arrived.dedup();
+    assert_eq!(arrived.len(), 4_040);
+    Ok(())
+}
+
+/// What `/readyz` and the status say without any event.
+async fn expect_unready(outboxd: &Outboxd, words: &str) -> Result<()> {
+    wait_until("the mistake to be named", LIMIT, async || {
+        let status = outboxd.status().await;
+        let detail = status.as_ref().map_or(String::new(), |status| {
+            let waiting = &status["waiting"];
+            format!("{}: {}", waiting["on"], waiting["detail"])
+        });
+        let named = detail.starts_with("\"kafka\"") && detail.contains(words);
+        Ok(if named {
+            Ok(())
+        } else {
+            Err(format!("{detail}, {}", outboxd.log()))
+        })
+    })
+    .await?;
+    let (code, reason) = outboxd.get("/readyz").await?;
+    ensure!(code == 503 && reason.contains(words), "{code} {reason}");
+    ensure!(outboxd.log().contains(words), "{}", outboxd.log());
+    assert_eq!(outboxd.get("/livez").await?.0, 200);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn before_kafka_has_answered_it_is_not_ready_and_usual_mistakes_have_a_hint() -> Result<()> {
+    let kafka = with_acls()?;
+    let database = Database::create(postgres::shared(postgres::turn(15))).await?;
+    let settings = as_app(&database, &kafka)?;
+    init(&settings).await?;
+    let (plain, outer) = (kafka.port(), kafka.outer_port()?);
+    let wrong = "security.protocol=SASL_PLAINTEXT,sasl.mechanism=PLAIN,\
+                 sasl.username=app,sasl.password=wrong";
+    let cases = [
+        (outer, wrong, "sasl.password"),
+        (plain, wrong, "does not seem to offer SASL"),
+        (plain, "security.protocol=SSL", "does not seem to speak TLS"),
+        (outer, "client.id=c", "may expect TLS or SASL"),
+        (1, "client.id=c", "is Kafka up"),
+    ];
+    for (port, properties, words) in cases {
+        let mistaken = settings
+            .clone()
+            .set("KAFKA_BROKERS", format!("127.0.0.1:{port}"))
+            .set("KAFKA_PROPERTIES", properties);
+        let mut outboxd = Outboxd::spawn(&mistaken)?;
+        outboxd.wait_for_phase("streaming", LIMIT).await?;
+        expect_unready(&outboxd, words).await?;
+        assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
+    }
+    let mut outboxd = Outboxd::spawn(&settings)?;
+    wait_until("it to be ready", LIMIT, async || {
+        Ok(match outboxd.get("/readyz").await {
+            Ok((200, _)) => Ok(()),
+            answer => Err(format!("{answer:?}")),
+        })
+    })
+    .await?;
+    assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
+    Ok(())
+}
