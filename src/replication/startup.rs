@@ -284,6 +284,11 @@ fn parameters(login: &Login<'_>) -> Vec<(&'static str, String)> {
         ("TimeZone", "UTC"),
         ("bytea_output", "hex"),
         ("extra_float_digits", "3"),
+        ("standard_conforming_strings", "on"),
+        ("quote_all_identifiers", "off"),
+        ("default_transaction_isolation", "read committed"),
+        // A server that accepts writes would look like one that does not.
+        ("default_transaction_read_only", "off"),
         ("statement_timeout", "0"),
         ("lock_timeout", "0"),
         ("idle_in_transaction_session_timeout", "0"),

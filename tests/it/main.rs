@@ -69,6 +69,8 @@ mod restart;
 mod row_formats;
 // Kafka with TLS and passwords.
 mod secured;
+// Settings of database and role that would change what outboxd sends and receives.
+mod session_settings;
 // Replication sessions that are terminated or idle, and long open transactions.
 mod sessions;
 // A transaction that Postgres cannot decode.
