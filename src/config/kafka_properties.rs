@@ -17,6 +17,17 @@ const AUTO_CREATE: &str = "allow.auto.create.topics";
 /// librdkafka's default for `batch.size`.
 const BATCH_BYTES: usize = 1_000_000;
 
+/// The largest event that a writer accepts, 10 MiB, with its key, headers and framing. The topic's
+/// own `max.message.bytes` still applies.
+const RECORD_BYTES_MAX: usize = 11 << 20;
+
+/// The largest record that the producer takes, in bytes.
+pub(super) fn record_bytes_max(properties: &[(String, Secret<String>)]) -> usize {
+    let size = property(properties, "message.max.bytes");
+    size.and_then(|size| size.parse().ok())
+        .unwrap_or(RECORD_BYTES_MAX)
+}
+
 /// The largest batch that the producer makes of several records, in bytes.
 pub(super) fn batch_bytes(properties: &[(String, Secret<String>)]) -> usize {
     let size = property(properties, "batch.size");

@@ -99,6 +99,20 @@ impl Config {
         kafka_properties::batch_bytes(&self.kafka_properties)
     }
 
+    /// The largest record that the producer takes, in bytes: librdkafka's `message.max.bytes`.
+    pub(crate) fn record_bytes_max(&self) -> usize {
+        kafka_properties::record_bytes_max(&self.kafka_properties)
+    }
+
+    /// The longest row that is read whole, in bytes as it prints: the largest record as a `bytea`,
+    /// of which a byte prints as two, and the other columns.
+    pub(crate) fn row_bytes_max(&self) -> usize {
+        const OTHER_COLUMNS: usize = 4 << 20;
+        self.record_bytes_max()
+            .saturating_mul(2)
+            .saturating_add(OTHER_COLUMNS)
+    }
+
     /// Whether brokers may create a missing topic, by `auto_create_topics` or by librdkafka's
     /// `allow.auto.create.topics`, which means the same. The broker's own setting
     /// (`auto.create.topics.enable`) still applies.

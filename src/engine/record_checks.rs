@@ -8,7 +8,7 @@ use crate::engine::filing_limit::DEAD_LETTER_FLOOD;
 use crate::engine::topics::topic::TopicLimits;
 use crate::error::Error;
 use crate::outbox::wire_size;
-use crate::outbox::{OwnedRecord, Record, Rejection, TopicName, TopicNameError};
+use crate::outbox::{Event, OwnedRecord, Record, Rejection, TopicName, TopicNameError};
 
 /// Kafka's protocol has no limits for these; a record beyond them is a mistake in its writer.
 const KEY_BYTES_MAX: usize = 1 << 20;
@@ -104,8 +104,12 @@ fn content_rejection<'a>(
 }
 
 /// The rejection of a row that cannot become a record.
-pub(crate) fn malformed(error: &Error) -> Rejection {
-    rejection("ROW_MALFORMED", error.describe())
+pub(crate) fn malformed(event: &Event<'_>, error: &Error) -> Rejection {
+    let code = match event.left_out {
+        Some(_) => "RECORD_TOO_LARGE",
+        None => "ROW_MALFORMED",
+    };
+    rejection(code, error.describe())
 }
 
 /// The rejection for an invalid topic name.

@@ -12,10 +12,6 @@ use rdkafka::types::RDKafkaConfRes;
 use crate::config::Config;
 use crate::error::{Code, Error};
 
-/// The largest event that a writer accepts, 10 MiB, with its key, headers and framing. The topic's
-/// own `max.message.bytes` still applies.
-const MESSAGE_MAX_BYTES: usize = 11 << 20;
-
 /// The largest value that librdkafka accepts for a limit.
 const LIMIT_MAX: usize = i32::MAX as usize;
 
@@ -49,7 +45,7 @@ pub(crate) fn producer(config: &Config) -> ClientConfig {
         // a record has lingered it polls in a busy loop for permission to send the next. No record
         // waits this long: `Producer::push` sends a few records at once, and many fill a batch.
         .set("linger.ms", "5")
-        .set("message.max.bytes", MESSAGE_MAX_BYTES.to_string())
+        .set("message.max.bytes", config.record_bytes_max().to_string())
         // New partitions and topics are noticed within half a minute.
         .set("topic.metadata.refresh.interval.ms", "30000");
     let mut settings = finish(settings, config);
@@ -57,7 +53,7 @@ pub(crate) fn producer(config: &Config) -> ClientConfig {
     // The caller's byte budget is the effective limit. These limits are above it, so that a full
     // queue means a broken budget: twice as much, since librdkafka counts values only and one
     // record may overdraw the budget.
-    let kbytes = (2 * config.memory_limit + 2 * MESSAGE_MAX_BYTES) / 1024;
+    let kbytes = (2 * config.memory_limit + 2 * config.record_bytes_max()) / 1024;
     let records = (config.memory_limit / RECORD_MIN_BYTES).max(100_000);
     settings
         .set("enable.idempotence", "true")

@@ -7,11 +7,13 @@
 //! Both sources give the same text for the same row, since consumers compare it:
 //! [`Columns::select_list`] asks the SQL side for what the type's output function prints, as the
 //! stream has it.
-
-use postgres_protocol::escape::escape_identifier;
+//!
+//! A value that is longer than a record can be is never received: the stream's client skips it, and
+//! the server leaves it out of a select. Its event is marked by [`Event::left_out`].
 
 use crate::config::{KeyRule, TableName};
 use crate::error::{Code, Error, Result};
+use crate::outbox::select_list::{self, Limit, Printing, SelectedColumn};
 use crate::outbox::{Event, TextValue};
 use crate::pgoutput::{Column, Relation, Tuple};
 
@@ -40,59 +42,15 @@ const FIELDS: [(&str, Field); 7] = [
 
 const REQUIRED: [&str; 3] = ["id", "topic", "event_payload"];
 
-/// How a column is selected so that it prints as in the stream. The stream's session has
-/// `TimeZone=UTC` and `bytea_output=hex`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Printing {
-    /// A cast to text prints what the output function prints.
-    Cast,
-    /// `bytea`.
-    Hex,
-    /// `timestamptz`: the SQL session keeps the time zone of the writers, the stream is in UTC.
-    Utc,
-    /// A cast to text may print something else, as for `bpchar`, `boolean` and `inet`.
-    Output,
-}
+/// No other column than the payload makes a record with a longer value; the engine's own limits are
+/// below.
+const OTHER_BYTES_MAX: usize = (2 << 20) + HEX_PREFIX;
 
-impl Printing {
-    fn of_type_id(id: u32) -> Self {
-        match id {
-            17 => Printing::Hex,
-            1184 => Printing::Utc,
-            _ => Printing::Output,
-        }
-    }
+/// The bytes of `\\x`, which a printed `bytea` begins with.
+const HEX_PREFIX: usize = 2;
 
-    fn of_type_name(name: &str) -> Self {
-        match name {
-            "bytea" => Printing::Hex,
-            "timestamp with time zone" => Printing::Utc,
-            "bigint"
-            | "integer"
-            | "smallint"
-            | "text"
-            | "character varying"
-            | "json"
-            | "jsonb"
-            | "uuid"
-            | "numeric"
-            | "timestamp without time zone" => Printing::Cast,
-            _ => Printing::Output,
-        }
-    }
-
-    fn expression(self, column: &str) -> String {
-        let column = escape_identifier(column);
-        match self {
-            Printing::Cast => format!("{column}::text"),
-            Printing::Hex => format!("'\\x' || encode({column}, 'hex')"),
-            Printing::Utc => format!("({column} AT TIME ZONE 'UTC')::text || '+00'"),
-            Printing::Output => {
-                format!("CASE WHEN {column} IS NOT NULL THEN format('%s', {column}) END")
-            }
-        }
-    }
-}
+/// A `created_at` that prints longer is no time, and is left out of the record's headers.
+const CREATED_AT_BYTES_MAX: usize = 1024;
 
 /// The positions of the fields of an [`Event`] in a row of one table.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -103,6 +61,7 @@ pub struct Columns {
     key_is_hex: bool,
     payload_is_hex: bool,
     select_list: String,
+    printed: String,
 }
 
 impl Columns {
@@ -121,12 +80,12 @@ impl Columns {
             })
             .collect();
         let table = format!("{}.{}", relation.namespace, relation.name);
-        Columns::find(table, &columns, key)
+        Columns::find(table, &columns, key, usize::MAX)
     }
 
     /// Finds the columns in the catalog's description of the table: their names, and their types as
     /// `format_type` writes them. A row must then begin with the columns of
-    /// [`Columns::select_list`].
+    /// [`Columns::select_list`]. A payload of more than `payload_bytes_max` is left out.
     ///
     /// # Errors
     ///
@@ -135,16 +94,22 @@ impl Columns {
         table: &TableName,
         columns: impl IntoIterator<Item = (&'c str, &'c str)>,
         key: &KeyRule,
+        payload_bytes_max: usize,
     ) -> Result<Self> {
         let columns: Vec<_> = columns
             .into_iter()
             .map(|(name, type_name)| (name, Printing::of_type_name(type_name)))
             .filter(|(name, _)| field(name) != Field::Other || key_column(key) == Some(name))
             .collect();
-        Columns::find(table.to_string(), &columns, key)
+        Columns::find(table.to_string(), &columns, key, payload_bytes_max)
     }
 
-    fn find(table: String, columns: &[(&str, Printing)], key: &KeyRule) -> Result<Self> {
+    fn find(
+        table: String,
+        columns: &[(&str, Printing)],
+        key: &KeyRule,
+        payload_bytes_max: usize,
+    ) -> Result<Self> {
         let position = |name: &str| columns.iter().position(|(column, _)| *column == name);
         let is_hex = |at: usize| {
             columns
@@ -158,24 +123,34 @@ impl Columns {
             Some(name) => Some(position(name).ok_or_else(|| missing_key(&table, name))?),
             None => None,
         };
-        let list: Vec<_> = columns
-            .iter()
-            .map(|(name, printing)| printing.expression(name))
-            .collect();
+        let selected = columns.iter().map(|(name, printing)| SelectedColumn {
+            name,
+            printing: *printing,
+            limit: limit(name, *printing, payload_bytes_max),
+        });
+        let selected: Vec<_> = selected.collect();
         Ok(Columns {
             table,
             fields: columns.iter().map(|(name, _)| field(name)).collect(),
             key,
             key_is_hex: key.is_some_and(is_hex),
             payload_is_hex: position("event_payload").is_some_and(is_hex),
-            select_list: list.join(", "),
+            select_list: select_list::expressions(&selected),
+            printed: select_list::printed(&selected),
         })
     }
 
-    /// The expressions of a `SELECT` whose rows [`Columns::event_from_row`] reads. The session must
-    /// have `DateStyle=ISO` and `client_encoding=UTF8`.
+    /// The expressions of a `SELECT` whose rows [`Columns::event_from_row`] reads, from the table
+    /// `o` and [`Columns::printed`]. The session must have `DateStyle=ISO` and
+    /// `client_encoding=UTF8`.
     pub fn select_list(&self) -> &str {
         &self.select_list
+    }
+
+    /// The subquery that prints the columns of the table `o`. `OFFSET 0` keeps the planner from
+    /// merging it into the select list, which names each value twice.
+    pub fn printed(&self) -> &str {
+        &self.printed
     }
 
     /// Reads an inserted row from the stream.
@@ -190,9 +165,10 @@ impl Columns {
             return Err(self.malformed(format!("has {got} columns instead of {expected}")));
         }
         self.event(tuple.iter().map(|column| match column {
-            Column::Text(text) => Ok(Some(text)),
-            Column::Null => Ok(None),
-            Column::Unchanged => Err(self.malformed("omits a value")),
+            Column::Text(text) => Ok(Value::Text(text)),
+            Column::Null => Ok(Value::Null),
+            // No insert has such a column; the replication client puts it in place of a long value.
+            Column::Unchanged => Ok(Value::LeftOut),
             Column::Binary(_) => Err(self.malformed("is in binary format")),
         }))
     }
@@ -204,20 +180,24 @@ impl Columns {
     ///
     /// [`Code::Write`] when the row is of another `SELECT`.
     pub fn event_from_row<'a>(&self, row: &'a tokio_postgres::Row) -> Result<Event<'a>> {
+        let malformed = |cause| {
+            Error::fatal(Code::Write, format!("a row of {} is malformed", self.table))
+                .with_source(cause)
+        };
+        let left_out: Option<i32> = row.try_get(self.fields.len()).map_err(malformed)?;
+        let left_out = left_out.and_then(|at| usize::try_from(at).ok());
         self.event((0..self.fields.len()).map(|at| {
-            let text: Option<&str> = row.try_get(at).map_err(|cause| {
-                Error::fatal(Code::Write, format!("a row of {} is malformed", self.table))
-                    .with_source(cause)
-            })?;
-            Ok(text.map(str::as_bytes))
+            let text: Option<&str> = row.try_get(at).map_err(malformed)?;
+            Ok(match text {
+                Some(text) => Value::Text(text.as_bytes()),
+                None if left_out == Some(at) => Value::LeftOut,
+                None => Value::Null,
+            })
         }))
     }
 
-    /// Reads the columns in order; `None` is SQL null.
-    fn event<'a>(
-        &self,
-        values: impl Iterator<Item = Result<Option<&'a [u8]>>>,
-    ) -> Result<Event<'a>> {
+    /// Reads the columns in order.
+    fn event<'a>(&self, values: impl Iterator<Item = Result<Value<'a>>>) -> Result<Event<'a>> {
         let mut event = Event {
             id: "",
             row_id: None,
@@ -228,9 +208,20 @@ impl Columns {
             created_at: None,
             headers: None,
             published: false,
+            left_out: None,
         };
         for (at, (field, value)) in self.fields.iter().zip(values).enumerate() {
-            let Some(value) = value? else { continue };
+            let value = match value? {
+                Value::Text(value) => value,
+                Value::Null => continue,
+                Value::LeftOut => {
+                    let wanted = !matches!(field, Field::Other | Field::CreatedAt);
+                    if wanted || self.key == Some(at) {
+                        event.left_out = event.left_out.or(Some(name(*field)));
+                    }
+                    continue;
+                }
+            };
             if self.key == Some(at) {
                 event.key = Some(printed(value, self.key_is_hex));
             }
@@ -243,15 +234,11 @@ impl Columns {
                 Field::EventType => event.event_type = Some(self.text("event_type", value)?),
                 Field::Topic => event.topic = self.text("topic", value)?,
                 Field::Payload => event.payload = Some(printed(value, self.payload_is_hex)),
+                Field::CreatedAt if value.len() > CREATED_AT_BYTES_MAX => {}
                 Field::CreatedAt => event.created_at = Some(self.text("created_at", value)?),
                 Field::PublishedAt => event.published = true,
                 Field::Headers => event.headers = Some(self.text("headers", value)?),
             }
-        }
-        if event.id.is_empty() {
-            let message = format!("a row of {} has no id", self.table);
-            return Err(Error::fatal(Code::Publish, message)
-                .with_hint("make id the primary key: it identifies the event"));
         }
         Ok(event)
     }
@@ -267,6 +254,34 @@ impl Columns {
         let message = format!("a row of {} in the stream {what}", self.table);
         Error::fatal(Code::Replication, message)
     }
+}
+
+/// A value of a row.
+enum Value<'a> {
+    Text(&'a [u8]),
+    /// SQL null.
+    Null,
+    /// It is longer than a record can be, and was not received.
+    LeftOut,
+}
+
+fn limit(name: &str, printing: Printing, payload_bytes_max: usize) -> Limit {
+    match field(name) {
+        Field::CreatedAt => Limit::Silent(CREATED_AT_BYTES_MAX),
+        Field::Payload if printing == Printing::Hex => Limit::Shown(
+            payload_bytes_max
+                .saturating_mul(2)
+                .saturating_add(HEX_PREFIX),
+        ),
+        Field::Payload => Limit::Shown(payload_bytes_max),
+        _ => Limit::Shown(OTHER_BYTES_MAX),
+    }
+}
+
+/// The name of a field's column.
+fn name(field: Field) -> &'static str {
+    let found = FIELDS.iter().find(|(_, known)| *known == field);
+    found.map_or("the column of OUTBOX_KEY", |(name, _)| name)
 }
 
 fn field(name: &str) -> Field {

@@ -5,7 +5,7 @@ use std::fmt;
 /// A committed row of the outbox.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Event<'a> {
-    /// The row's `id` as Postgres prints it.
+    /// The row's `id` as Postgres prints it; empty if the column is null.
     pub id: &'a str,
     /// The same as a number, if it is one: the write-back identifies rows by it.
     pub row_id: Option<i64>,
@@ -24,6 +24,8 @@ pub struct Event<'a> {
     /// Whether `published_at` is set already: another publisher has sent it, or a row has moved
     /// between partitions.
     pub published: bool,
+    /// The first column whose value is longer than a record can be, and was not read.
+    pub left_out: Option<&'static str>,
 }
 
 /// A value as Postgres prints it.
@@ -60,6 +62,7 @@ impl fmt::Debug for Event<'_> {
             .field("payload", &self.payload)
             .field("created_at", &self.created_at)
             .field("published", &self.published)
+            .field("left_out", &self.left_out)
             .finish_non_exhaustive()
     }
 }

@@ -28,9 +28,13 @@ mod json_pointer;
 #[cfg(feature = "publisher")]
 mod owned_record;
 #[cfg(feature = "publisher")]
+mod record;
+#[cfg(feature = "publisher")]
 mod record_size;
 #[cfg(feature = "publisher")]
 mod router;
+#[cfg(feature = "publisher")]
+mod select_list;
 #[cfg(feature = "publisher")]
 mod table;
 #[cfg(feature = "publisher")]
@@ -52,13 +56,14 @@ pub use self::{
     },
     event::{Event, TextValue},
     owned_record::OwnedRecord,
-    router::{EventSource, Record, Router},
+    record::Record,
+    router::{EventSource, Router},
     table::{SlowRows, UnpublishedRows},
 };
 #[cfg(feature = "publisher")]
 pub(crate) use self::{
     dead_letter::known,
     record_size::wire_size,
-    table::{BATCH, Batch, MissedRows, Read, SAVEPOINT, TableLocation, TableRow},
+    table::{BATCH, Batch, MissedRows, Read, SAVEPOINT, TableLocation, TableRow, TableState},
     write_back::{Mark, Outcome, WriteBack},
 };

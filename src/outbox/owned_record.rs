@@ -8,7 +8,7 @@
 use std::fmt;
 
 use crate::lsn::Lsn;
-use crate::outbox::router::footprint;
+use crate::outbox::record::footprint;
 use crate::outbox::topic_name;
 use crate::outbox::{Record, TopicName, TopicNameError};
 

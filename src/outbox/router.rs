@@ -9,8 +9,9 @@
 //! time, and making one allocates nothing once the scratch memory has grown. Text that is the same
 //! for all events of a transaction is printed once for it.
 //!
-//! A row that cannot become a record (its `headers` are not an object, its payload is not the JSON
-//! that the key rule needs) is an error of code [`Code::Publish`]. It does not affect the next row.
+//! A row that cannot become a record (it has no id, its `headers` are not an object, its payload is
+//! not the JSON that the key rule needs, one of its values is too long) is an error of code
+//! [`Code::Publish`]. It does not affect the next row.
 
 use std::fmt::{self, Write as _};
 use std::ops::Range;
@@ -19,25 +20,16 @@ use crate::config::KeyRule;
 use crate::error::{Code, Error, Result};
 use crate::lsn::Lsn;
 use crate::outbox::json_pointer;
-use crate::outbox::{Event, TextValue, TopicName, TopicNameError, topic_name};
+use crate::outbox::record::{OUR_HEADER_COUNT, OurHeaders};
+use crate::outbox::{Event, Record, TextValue, topic_name};
 use crate::pgoutput::Timestamp;
 
 /// The prefix of outboxd's own headers. A row's headers with this prefix are dropped, so that none
 /// can replace the event's identity.
 const OUR_HEADERS: &str = "outbox_";
 
-/// The most headers that outboxd adds to a record.
-const OUR_HEADER_COUNT: usize = 6;
-
 /// The scratch memory that is kept from one event to the next; more is freed.
 const SCRATCH_KEPT: usize = 64 * 1024;
-
-/// The memory of a record in flight beside its own bytes: librdkafka's message and the entry for
-/// its delivery report.
-const RECORD_OVERHEAD: usize = 512;
-
-/// The memory of a header beside its own bytes: librdkafka allocates each one by itself.
-const HEADER_OVERHEAD: usize = 64;
 
 /// Where an event was read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -134,6 +126,7 @@ impl Router {
         self.bytes.shrink_to(SCRATCH_KEPT);
         self.headers.clear();
         self.print_origin(origin);
+        check(event)?;
         self.read_headers(event)?;
         let value = match event.payload {
             Some(payload) => Some(self.part(event, payload)?),
@@ -144,13 +137,15 @@ impl Router {
     }
 
     /// In place of [`prepare`](Router::prepare) for a row that cannot become a record: its payload
-    /// as Postgres prints it, without a key and without headers of its own.
+    /// as Postgres prints it and the key of its column, without headers of its own.
     pub(crate) fn bare<'a>(&mut self, event: &Event<'a>) -> Parts<'a> {
         self.headers.clear();
+        let key = event.key.filter(|_| matches!(self.key, Key::Column));
+        let key = key.and_then(|key| self.part(event, key).ok());
         let value = event.payload.map(|payload| match payload {
             TextValue::Verbatim(text) | TextValue::Hex(text) => Part::Event(text),
         });
-        Parts { key: None, value }
+        Parts { key, value }
     }
 
     /// The second half of [`record`](Router::record).
@@ -294,7 +289,7 @@ impl Router {
                 count += 1;
             }
         };
-        add("outbox_id", Some(event.id));
+        add("outbox_id", Some(event.id).filter(|id| !id.is_empty()));
         add("outbox_created_at", event.created_at);
         add("outbox_event_type", event.event_type);
         match origin {
@@ -315,66 +310,18 @@ impl fmt::Debug for Router {
     }
 }
 
-type OurHeaders<'a> = [(&'static str, &'a [u8]); OUR_HEADER_COUNT];
-
-/// A record for Kafka.
-#[derive(Clone)]
-pub struct Record<'a> {
-    /// The topic.
-    pub topic: &'a str,
-    /// The key; records without one are spread over the partitions.
-    pub key: Option<&'a [u8]>,
-    /// The value; a record without one is a tombstone.
-    pub value: Option<&'a [u8]>,
-    topic_error: Option<TopicNameError>,
-    ours: OurHeaders<'a>,
-    our_count: usize,
-    theirs: &'a [(Range<usize>, Range<usize>)],
-    text: &'a str,
-}
-
-impl<'a> Record<'a> {
-    /// The topic's name, if Kafka accepts it. The router has checked it.
-    pub(crate) fn topic_name(&self) -> Result<TopicName<'a>, TopicNameError> {
-        TopicName::checked(self.topic, self.topic_error)
+/// Whether the event was read whole.
+fn check(event: &Event<'_>) -> Result<()> {
+    if event.id.is_empty() {
+        let error = Error::fatal(Code::Publish, "the event has no id");
+        return Err(error.with_hint("make id the primary key: it identifies the event"));
     }
-
-    /// The headers: outboxd's, then the row's own, in the order in which Postgres prints them.
-    pub fn headers(&self) -> impl Iterator<Item = (&'a str, &'a [u8])> + '_ {
-        let text = self.text;
-        let piece = |range: &Range<usize>| text.get(range.clone()).unwrap_or_default();
-        let theirs = self.theirs.iter();
-        let theirs = theirs.map(move |(name, value)| (piece(name), piece(value).as_bytes()));
-        self.ours.iter().take(self.our_count).copied().chain(theirs)
-    }
-
-    /// The bytes that count against the memory limit while the record is in flight: its own and the
-    /// overhead of keeping it.
-    pub fn size(&self) -> usize {
-        footprint(self.key, self.value, self.headers())
-    }
-}
-
-/// The memory that a record takes while it is in flight.
-pub(crate) fn footprint<'a>(
-    key: Option<&[u8]>,
-    value: Option<&[u8]>,
-    headers: impl Iterator<Item = (&'a str, &'a [u8])>,
-) -> usize {
-    let length = |part: Option<&[u8]>| part.map_or(0, <[u8]>::len);
-    let headers: usize = headers
-        .map(|(name, value)| name.len() + value.len() + HEADER_OVERHEAD)
-        .sum();
-    length(key) + length(value) + headers + RECORD_OVERHEAD
-}
-
-// Key, value and headers are the users' data: debug output in a log must not show them.
-impl fmt::Debug for Record<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Record")
-            .field("topic", &self.topic)
-            .field("size", &self.size())
-            .finish_non_exhaustive()
+    match event.left_out {
+        None => Ok(()),
+        Some(column) => Err(own_rejection(
+            event,
+            &format!("has a longer value in {column} than a record can have"),
+        )),
     }
 }
 

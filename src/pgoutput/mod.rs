@@ -8,12 +8,15 @@
 //! versions (streamed and prepared transactions) count as unknown: a server sends them only on
 //! request.
 //!
+//! A message of changes that is too long to be kept is shortened while it arrives (`Abridger`).
+//!
 //! No input makes it panic. Begin, Commit and Insert, which make up most of the stream, allocate
 //! nothing. The format:
 //! <https://www.postgresql.org/docs/current/protocol-logicalrep-message-formats.html>.
 
 #![warn(clippy::indexing_slicing)]
 
+mod abridge;
 mod message;
 mod reader;
 mod relation;
@@ -25,6 +28,7 @@ pub(crate) mod golden;
 #[cfg(test)]
 mod message_tests;
 
+pub(crate) use abridge::Abridger;
 pub use message::{
     Begin, Commit, Delete, Insert, LogicalMessage, Message, OldTuple, Origin, Truncate, TypeName,
     Update,

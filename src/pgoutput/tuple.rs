@@ -22,7 +22,7 @@ pub enum Column<'a> {
     /// SQL null.
     Null,
     /// An out-of-line (TOAST) value that an update left unchanged, so the WAL does not contain it.
-    /// Never in an insert.
+    /// In an insert a value that was not received, because the message was too long.
     Unchanged,
     /// The output of the type's output function, in the client encoding.
     Text(&'a [u8]),

@@ -187,6 +187,7 @@ async fn table_problems(
     let role = escape_identifier(role.get(0));
     let mut problems = column_problems(shape, config);
     problems.extend(right_problems(shape, config, &role));
+    problems.extend(shape.problems(config.source));
     if !shape.logged && config.source == Source::Slot {
         let problem = format!(
             "table {} is unlogged or temporary, so its rows are not in the WAL",

@@ -46,6 +46,14 @@ impl ServerError {
         matches!(self.code.as_str(), "54000" | "XX000") || self.code.starts_with("22")
     }
 
+    /// Whether a statement may have failed because its table was altered since it was made:
+    /// undefined_column, undefined_table, feature_not_supported (a cached plan whose result would
+    /// change its type), invalid_sql_statement_name, datatype_mismatch.
+    pub(crate) fn may_be_of_altered_table(&self) -> bool {
+        let states = ["42703", "42P01", "0A000", "26000", "42804"];
+        states.contains(&self.code.as_str())
+    }
+
     /// undefined_object: the slot, or the publication as of the position that is decoded.
     pub(crate) fn is_undefined_object(&self) -> bool {
         self.code == "42704"

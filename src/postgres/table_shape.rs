@@ -1,17 +1,26 @@
 //! The outbox table's shape, from the catalog: columns by name, key, partitions, and the rights of
 //! outboxd's role.
 
-use crate::config::TableName;
-use crate::error::Result;
+use tokio_postgres::Row;
+
+use crate::config::{Source, TableName};
+use crate::error::{Error, Result};
+use crate::postgres::problem::ServerProblem;
 use crate::postgres::session::Session;
+use crate::postgres::sql_error::sql_error;
+use crate::postgres::sqlstate::ServerError;
 
 /// One column.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Column {
+    /// Its number, which no column gets again: a column that was dropped and added has another.
+    pub number: i16,
     /// Its name.
     pub name: String,
     /// Its type as SQL writes it, such as `timestamp without time zone`.
     pub type_name: String,
+    /// The same, or the type that a domain is made of.
+    pub base_type: String,
     /// Whether it is computed from others; before Postgres 18 the stream does not carry such a
     /// column.
     pub generated: bool,
@@ -39,6 +48,10 @@ pub struct TableShape {
     pub id_is_key: bool,
     /// Whether the table is permanent, so that its rows are in the WAL.
     pub logged: bool,
+    /// The tables that inherit from it, if it is not partitioned.
+    pub(crate) children: Vec<String>,
+    /// Its leaf partitions whose rows are not in the WAL.
+    pub(crate) unlogged: Vec<String>,
     pub(crate) family: Vec<u32>,
     pub(crate) replica_identity: bool,
     pub(crate) rows_hidden: bool,
@@ -57,11 +70,75 @@ impl TableShape {
         self.column("id")
             .is_some_and(|id| matches!(id.type_name.as_str(), "smallint" | "integer" | "bigint"))
     }
+
+    /// What keeps rows, or a part of each row, from being read from this source.
+    pub(crate) fn problems(&self, source: Source) -> Vec<ServerProblem> {
+        let mut problems = Vec::new();
+        let (name, quoted) = (&self.name, self.name.quoted());
+        if let Some(child) = self.children.first() {
+            problems.push(
+                ServerProblem::config(
+                    format!("table {child} inherits from {name}, and its rows are not read"),
+                    format!(
+                        "ALTER TABLE {child} NO INHERIT {quoted}, \
+                         or make {name} a partitioned table"
+                    ),
+                )
+                .gap("table-inherited"),
+            );
+        }
+        if let Some(partition) = self.unlogged.first().filter(|_| source == Source::Slot) {
+            problems.push(
+                ServerProblem::config(
+                    format!(
+                        "partition {partition} is unlogged or foreign, \
+                         so its rows are not in the WAL"
+                    ),
+                    format!("ALTER TABLE {partition} SET LOGGED, or detach it"),
+                )
+                .gap("table-unlogged"),
+            );
+        }
+        if let Some(headers) = self.column("headers").filter(|column| !column.is_json()) {
+            problems.push(ServerProblem::config(
+                format!("{name}.headers has the type {}", headers.type_name),
+                "outboxd reads a column of this name as a JSON object: \
+                 change its type to jsonb, or rename it",
+            ));
+        }
+        problems
+    }
+}
+
+impl Column {
+    /// The type that decides how a value prints in the stream. A domain over a time with time zone
+    /// prints as the time does; one over a `bytea` counts as text there.
+    pub(crate) fn printed_type(&self) -> &str {
+        match self.base_type.as_str() {
+            time @ "timestamp with time zone" => time,
+            _ => &self.type_name,
+        }
+    }
+
+    fn is_json(&self) -> bool {
+        matches!(self.base_type.as_str(), "json" | "jsonb")
+    }
 }
 
 const TABLE: &str = "
     SELECT c.oid, c.relkind = 'p', c.relpersistence = 'p',
            ARRAY(SELECT relid::oid FROM pg_catalog.pg_partition_tree(c.oid) WHERE isleaf),
+           ARRAY(SELECT pg_catalog.format('%I.%I', m.nspname, i.relname)
+                   FROM pg_catalog.pg_inherits AS h
+                   JOIN pg_catalog.pg_class AS i ON i.oid = h.inhrelid
+                   JOIN pg_catalog.pg_namespace AS m ON m.oid = i.relnamespace
+                  WHERE h.inhparent = c.oid AND c.relkind = 'r' ORDER BY 1),
+           ARRAY(SELECT pg_catalog.format('%I.%I', m.nspname, l.relname)
+                   FROM pg_catalog.pg_partition_tree(c.oid) AS t
+                   JOIN pg_catalog.pg_class AS l ON l.oid = t.relid
+                   JOIN pg_catalog.pg_namespace AS m ON m.oid = l.relnamespace
+                  WHERE t.isleaf AND t.relid <> c.oid
+                    AND (l.relpersistence <> 'p' OR l.relkind = 'f') ORDER BY 1),
            ARRAY(SELECT c.oid
                   UNION SELECT relid::oid FROM pg_catalog.pg_partition_tree(c.oid)
                   UNION SELECT relid::oid FROM pg_catalog.pg_partition_ancestors(c.oid)),
@@ -84,9 +161,18 @@ const TABLE: &str = "
      WHERE n.nspname = $1 AND c.relname = $2 AND c.relkind IN ('r', 'p')";
 
 const COLUMNS: &str = "
-    SELECT a.attname::text, pg_catalog.format_type(a.atttypid, NULL), a.attgenerated <> '',
-           pg_catalog.has_column_privilege(a.attrelid, a.attnum, 'SELECT'),
-           pg_catalog.has_column_privilege(a.attrelid, a.attnum, 'UPDATE')
+    SELECT a.attnum, a.attname::text, pg_catalog.format_type(a.atttypid, NULL),
+           (WITH RECURSIVE base AS (
+                SELECT a.atttypid AS id
+                 UNION ALL
+                SELECT t.typbasetype FROM base JOIN pg_catalog.pg_type AS t ON t.oid = base.id
+                 WHERE t.typtype = 'd')
+            SELECT pg_catalog.format_type(t.oid, NULL)
+              FROM base JOIN pg_catalog.pg_type AS t ON t.oid = base.id
+             WHERE t.typtype <> 'd'),
+           a.attgenerated <> '',
+           coalesce(pg_catalog.has_column_privilege(a.attrelid, a.attnum, 'SELECT'), false),
+           coalesce(pg_catalog.has_column_privilege(a.attrelid, a.attnum, 'UPDATE'), false)
       FROM pg_catalog.pg_attribute AS a
      WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped
      ORDER BY a.attnum";
@@ -101,29 +187,58 @@ pub async fn read(session: &Session, name: &TableName) -> Result<Option<TableSha
     let Some(table) = table else {
         return Ok(None);
     };
-    let oid: u32 = table.get(0);
+    let oid: u32 = table.try_get(0).map_err(|error| sql_error(&what, error))?;
     let columns = session.rows(&what, COLUMNS, &[&oid]).await?;
-    let columns = columns.iter().map(|row| Column {
-        name: row.get(0),
-        type_name: row.get(1),
-        generated: row.get(2),
-        can_select: row.get(3),
-        can_update: row.get(4),
-    });
-    Ok(Some(TableShape {
+    shape_of(name, &table, &columns)
+        .map(Some)
+        .map_err(|error| sql_error(what, error))
+}
+
+fn shape_of(
+    name: &TableName,
+    table: &Row,
+    columns: &[Row],
+) -> Result<TableShape, tokio_postgres::Error> {
+    let column = |row: &Row| {
+        Ok(Column {
+            number: row.try_get(0)?,
+            name: row.try_get(1)?,
+            type_name: row.try_get(2)?,
+            base_type: row.try_get(3)?,
+            generated: row.try_get(4)?,
+            can_select: row.try_get(5)?,
+            can_update: row.try_get(6)?,
+        })
+    };
+    Ok(TableShape {
         name: name.clone(),
-        oid,
-        columns: columns.collect(),
-        partitioned: table.get(1),
-        logged: table.get(2),
-        partitions: table.get(3),
-        family: table.get(4),
-        id_is_key: table.get(5),
-        replica_identity: table.get(6),
-        rows_hidden: table.get(7),
-        can_use_schema: table.get(8),
-        can_delete: table.get(9),
-    }))
+        oid: table.try_get(0)?,
+        columns: columns.iter().map(column).collect::<Result<_, _>>()?,
+        partitioned: table.try_get(1)?,
+        logged: table.try_get(2)?,
+        partitions: table.try_get(3)?,
+        children: table.try_get(4)?,
+        unlogged: table.try_get(5)?,
+        family: table.try_get(6)?,
+        id_is_key: table.try_get(7)?,
+        replica_identity: table.try_get(8)?,
+        rows_hidden: table.try_get(9)?,
+        can_use_schema: table.try_get(10)?,
+        can_delete: table.try_get(11)?,
+    })
+}
+
+/// An error of a statement that was made for a table of this shape: transient if the table was
+/// altered since. The next attempt reads the shape again.
+pub(crate) async fn recheck(session: &Session, shape: &TableShape, error: Error) -> Error {
+    let suspicious = ServerError::of(&error).is_some_and(ServerError::may_be_of_altered_table);
+    if error.is_transient() || !suspicious {
+        return error;
+    }
+    match read(session, &shape.name).await {
+        Ok(Some(found)) if found == *shape => error,
+        _ => error.into_transient(),
+    }
 }
 
 /// An SQL condition: the name is still that of this table. A statement locks its table when it is

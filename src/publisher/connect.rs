@@ -44,6 +44,7 @@ impl Connections {
             idle_session_timeout: WAL_SENDER_TIMEOUT,
         };
         let mut client = ReplicationClient::connect(database, &options).await?;
+        client.limit_rows(config.row_bytes_max());
         let identity = client.identify_system().await?;
         let lineage = Lineage {
             system_id: identity.system_id,

@@ -224,7 +224,8 @@ impl Supervisor {
         self.forwarder
             .board
             .wait_unless_named("postgres", "connecting");
-        let begin = async {
+        // Boxed: the future is large, and connecting is rare.
+        let begin = Box::pin(async {
             Ok(match self.config.source {
                 Source::Slot => Connections::open(&self.config, &mut problems)
                     .await?
@@ -233,7 +234,7 @@ impl Supervisor {
                     .await?
                     .map(|taken| Attempt::Poll(Box::new(taken))),
             })
-        };
+        });
         let begun = tokio::select! {
             biased;
             () = stop.cancelled() => return Ok(Next::StopRequested),
@@ -354,7 +355,7 @@ impl Supervisor {
         let began = Instant::now();
         let statements = Statements::new(&config, &shape)?;
         let (health, now) = (&mut self.health, self.forwarder.tick());
-        let health_monitor = HealthMonitor::new(health, &config, &place, &statements, now);
+        let health_monitor = HealthMonitor::new(health, &config, &place, statements, now);
         let walsender = client.backend_pid();
         let session_monitor =
             SessionMonitor::new(&session, &config.slot, walsender, kept, health_monitor);

@@ -4,8 +4,13 @@
 //! when the buffer makes room for the next read, and then only the unfinished tail moves. The
 //! buffer grows for a message that does not fit and shrinks when that message was taken, so a large
 //! event costs its memory only while it is being processed.
+//!
+//! A message of changes that is longer than the caller's limit is shortened while it arrives: its
+//! long values are thrown away.
 
 use std::ops::Range;
+
+use crate::pgoutput::Abridger;
 
 /// The initial size, to which the buffer returns: the bytes that collect under backlog fit. Pages
 /// that no byte reached take no memory.
@@ -19,12 +24,18 @@ const KEPT: usize = 1024 * 1024;
 /// buffer.
 const CHEAP_MOVE: usize = 4 * 1024;
 
+/// The letter of a CopyData.
+const COPY_DATA: u8 = b'd';
+
 /// Letter and length; the length counts itself but not the letter.
 const HEADER: usize = 5;
 
 /// The server's limit: a field of 1 GiB and the framing. See
 /// <https://www.postgresql.org/docs/current/limits.html>.
 const COPY_DATA_MAX: usize = (1 << 30) + 1024;
+
+/// The letter, two positions and a time, before the payload of an XLogData.
+const X_LOG_DATA_HEADER: usize = 25;
 
 /// All other messages are short; a longer one means that the message boundaries were lost.
 const OTHER_MAX: usize = 1 << 20;
@@ -58,6 +69,10 @@ pub(crate) struct ReadBuffer {
     bytes: Vec<u8>,
     start: usize,
     end: usize,
+    /// A CopyData that is longer is shortened.
+    data_max: usize,
+    /// The message that is being shortened.
+    abridger: Option<Box<Abridger>>,
 }
 
 impl ReadBuffer {
@@ -66,20 +81,67 @@ impl ReadBuffer {
             bytes: vec![0; INITIAL],
             start: 0,
             end: 0,
+            data_max: COPY_DATA_MAX,
+            abridger: None,
         }
+    }
+
+    /// From now on a CopyData of changes keeps at most about this many bytes.
+    pub(crate) fn limit_data(&mut self, bytes: usize) {
+        self.data_max = bytes.min(COPY_DATA_MAX);
     }
 
     /// Takes the next message if it is complete.
     #[inline]
     pub(crate) fn next(&mut self) -> Result<Option<RawMessage>, BadLength> {
+        if self.abridger.is_some() {
+            return self.next_abridged();
+        }
         let Some((tag, total)) = self.peek()? else {
             return Ok(None);
         };
+        if total > self.data_max && tag == COPY_DATA {
+            self.abridge(total);
+            return self.next_abridged();
+        }
         if self.end - self.start < total {
             return Ok(None);
         }
         let body = self.start + HEADER..self.start + total;
         self.start = body.end;
+        Ok(Some(RawMessage { tag, body }))
+    }
+
+    /// Begins to shorten the next message.
+    #[cold]
+    fn abridge(&mut self, total: usize) {
+        let header = self.slice(self.start..self.start + HEADER).to_vec();
+        self.start += HEADER;
+        let abridger = Abridger::new(header, X_LOG_DATA_HEADER, total - HEADER, self.data_max);
+        self.abridger = Some(Box::new(abridger));
+    }
+
+    /// The message that is being shortened, once all of it was read. It takes the place of what was
+    /// read of it.
+    #[cold]
+    fn next_abridged(&mut self) -> Result<Option<RawMessage>, BadLength> {
+        let Some(mut abridger) = self.abridger.take() else {
+            return Ok(None);
+        };
+        let length = u32::try_from(abridger.left()).unwrap_or(u32::MAX);
+        let fed = abridger.feed(self.slice(self.start..self.end));
+        let tag = COPY_DATA;
+        self.start += fed.map_err(|_| BadLength { tag, length })?;
+        if abridger.left() > 0 {
+            self.abridger = Some(abridger);
+            return Ok(None);
+        }
+        let mut bytes = abridger.finish();
+        let body = HEADER..bytes.len();
+        bytes.extend_from_slice(self.slice(self.start..self.end));
+        (self.start, self.end) = (body.end, bytes.len());
+        bytes.resize(bytes.len().next_multiple_of(INITIAL), 0);
+        self.bytes = bytes;
         Ok(Some(RawMessage { tag, body }))
     }
 
@@ -91,6 +153,9 @@ impl ReadBuffer {
 
     /// Whether [`next`](Self::next) would return a message or an error.
     pub(crate) fn has_message(&self) -> bool {
+        if let Some(abridger) = &self.abridger {
+            return abridger.left() <= self.unread();
+        }
         match self.peek() {
             Ok(header) => header.is_some_and(|(_, total)| self.end - self.start >= total),
             Err(_) => true,
@@ -106,7 +171,13 @@ impl ReadBuffer {
     /// The space for the next read. Empty only if a whole message is waiting.
     #[inline]
     pub(crate) fn room(&mut self) -> &mut [u8] {
-        let needed = self.peek().ok().flatten().map_or(0, |(_, total)| total);
+        let next = self.peek().ok().flatten();
+        let needed = match next.filter(|_| self.abridger.is_none()) {
+            // It is shortened as it arrives, so it needs no room for all of it.
+            Some((COPY_DATA, total)) if total > self.data_max => 0,
+            Some((_, total)) => total,
+            None => 0,
+        };
         let filled = self.end - self.start;
         let capacity = self.bytes.len();
         if needed > capacity {
@@ -145,7 +216,7 @@ impl ReadBuffer {
             return Ok(None);
         };
         let length = u32::from_be_bytes([a, b, c, d]);
-        let longest = if tag == b'd' {
+        let longest = if tag == COPY_DATA {
             COPY_DATA_MAX
         } else {
             OTHER_MAX
@@ -260,6 +331,68 @@ mod tests {
         let (taken, buffer) = read_all(&wire, &[1 << 20]);
         assert_eq!(taken[1].1, b"next");
         assert_eq!(buffer.capacity(), INITIAL);
+    }
+
+    /// An XLogData with an insert of these values.
+    fn insert(values: &[&[u8]]) -> Vec<u8> {
+        let mut body = vec![b'w'; X_LOG_DATA_HEADER];
+        body.extend(b"I\0\0\0\x01N");
+        body.extend((values.len() as u16).to_be_bytes());
+        for value in values {
+            body.push(b't');
+            body.extend((value.len() as u32).to_be_bytes());
+            body.extend(*value);
+        }
+        message(b'd', &body)
+    }
+
+    #[test]
+    fn a_row_beyond_the_limit_is_shortened_and_takes_no_memory_for_what_is_thrown_away() {
+        let (long, short) = (vec![7; 50 << 20], vec![8; 1 << 20]);
+        let wire = [
+            insert(&[b"1", b"{}"]),
+            insert(&[b"2", &long, &short]),
+            insert(&[b"3", &short]),
+            message(b'Z', b"I"),
+        ];
+        let wire = wire.concat();
+        for size in [300_000, 600_000, 64 << 20] {
+            let mut buffer = ReadBuffer::new();
+            buffer.limit_data(4 << 20);
+            let mut largest = 0;
+            let (mut taken, mut rest) = (Vec::new(), wire.as_slice());
+            while !rest.is_empty() {
+                let room = buffer.room();
+                let count = size.min(room.len()).min(rest.len());
+                room[..count].copy_from_slice(&rest[..count]);
+                rest = &rest[count..];
+                buffer.filled(count);
+                while let Some(raw) = buffer.next().unwrap() {
+                    taken.push(buffer.slice(raw.body).len());
+                }
+                largest = largest.max(buffer.capacity());
+            }
+            let frame = X_LOG_DATA_HEADER + 8;
+            let expected = [
+                frame + 6 + 7,
+                frame + 6 + 1 + 5 + short.len(),
+                frame + 6 + 5 + short.len(),
+                1,
+            ];
+            assert_eq!(taken, expected, "{size}");
+            assert!(largest <= 4 << 20, "{largest} bytes");
+        }
+    }
+
+    #[test]
+    fn only_changes_are_shortened() {
+        let mut buffer = ReadBuffer::new();
+        buffer.limit_data(1_000);
+        let mut wire = message(b'd', &[b'w'; 2_000]);
+        wire.truncate(INITIAL);
+        buffer.room()[..wire.len()].copy_from_slice(&wire);
+        buffer.filled(wire.len());
+        assert!(buffer.next().is_err());
     }
 
     #[test]

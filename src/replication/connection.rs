@@ -41,7 +41,7 @@ pub(crate) struct Connection {
     command_timeout: Duration,
     /// The code of its own errors: the connect code during start-up, the replication code later.
     code: Code,
-    input: ReadBuffer,
+    pub(super) input: ReadBuffer,
     output: BytesMut,
     /// The latest status update, encoded once `output` is empty: it replaces an older one not sent
     /// yet.

@@ -111,6 +111,12 @@ impl ReplicationClient {
         self.connection.peer()
     }
 
+    /// From now on a row of the stream that is longer than this many bytes arrives shortened: those
+    /// of its values that do not fit are [`Unchanged`](crate::pgoutput::Column::Unchanged).
+    pub(crate) fn limit_rows(&mut self, bytes: usize) {
+        self.connection.input.limit_data(bytes);
+    }
+
     /// Runs one or more SQL statements and returns their rows as text, 4 MiB at most. As every
     /// command but the creation of a slot, it has the session's `command_timeout`.
     pub async fn query(&mut self, sql: &str) -> Result<Vec<Vec<Option<String>>>> {

@@ -91,5 +91,7 @@ mod synchronous_standby;
 mod test_servers;
 // One topic that fails while others do not: deleted, forbidden, quota.
 mod topic_faults;
+// Odd values, rows and shapes of the table.
+mod values;
 // Writing events: Writer, outbox.write_event, the role's rights.
 mod writer;

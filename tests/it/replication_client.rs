@@ -411,9 +411,12 @@ async fn hosts_are_tried_in_turn_until_one_takes_writes() -> Result<()> {
 
     let sql = format!("ALTER DATABASE {name} SET default_transaction_read_only = on");
     database.connect().await?.batch_execute(&sql).await?;
+    let client = connect(&plain(&url)).await?;
+    assert_eq!(client.describe(), format!("127.0.0.1:{}", server.port()));
+    let url = url.replace("read-write", "read-only");
     let error = connect(&plain(&url))
         .await
-        .expect_err("no host takes writes");
+        .expect_err("no host is read-only");
     assert!(error.is_transient(), "{}", error.report());
     for part in [format!("127.0.0.1:{closed}"), "read-only".into()] {
         assert!(error.report().contains(&part), "{}", error.report());

@@ -69,6 +69,9 @@ impl DeadLetters {
         );
         let what = format!("reading requests from {}", self.table);
         let dead_letters = session.rows(&what, &sql, &[]).await?;
+        if !dead_letters.is_empty() {
+            rows.expect_unaltered(session).await?;
+        }
         let (mut requests, mut bytes) = (Vec::with_capacity(dead_letters.len()), 0);
         for dead_letter in &dead_letters {
             if bytes >= BYTES_MAX {
@@ -120,13 +123,17 @@ impl DeadLetters {
         match found? {
             LookedUpRow::Row(found) => {
                 let event = rows.event(&found);
+                let code = match &event {
+                    Ok(event) if event.left_out.is_some() => "RECORD_TOO_LARGE",
+                    _ => "ROW_MALFORMED",
+                };
                 let record = event.and_then(|event| {
                     let record = router.record(&event, EventSource::Table)?;
                     Ok(OwnedRecord::from(&record))
                 });
                 // The rejection is about the row as it is now, not about the stored copy.
                 Ok(record.map(Some).map_err(|error| Rejection {
-                    code: "ROW_MALFORMED".to_owned(),
+                    code: code.to_owned(),
                     message: error.report(),
                 }))
             }
@@ -183,7 +190,10 @@ impl UnpublishedRows {
         // The inner error is the row's, the outer one the server's.
         let work = async { Ok(session.query_opt(self.one(), &[&id]).await) };
         match session.bounded(&what, work).await? {
-            Ok(Some(row)) => Ok(LookedUpRow::Row(TableRow::new(row))),
+            Ok(Some(row)) => match TableRow::new(row) {
+                Ok(row) => Ok(LookedUpRow::Row(row)),
+                Err(error) => Err(sql_error(what, error)),
+            },
             Ok(None) => Ok(LookedUpRow::Gone),
             Err(error) if is_unreadable(&error) => Ok(LookedUpRow::Unreadable(error)),
             Err(error) => Err(sql_error(what, error)),

@@ -18,7 +18,7 @@ use crate::outbox::Rejection;
 use crate::outbox::table::row::{FoundRow, TableRow};
 use crate::outbox::table::slow_rows::SlowRows;
 use crate::outbox::table::{BATCH, UnpublishedRows};
-use crate::postgres::{ServerError, Session, is_out_of_time};
+use crate::postgres::{ServerError, Session, is_out_of_time, sql_error};
 use futures_util::{TryStreamExt, pin_mut};
 
 /// The bytes of a part as stored, where payloads are compressed. At least one row is always read.
@@ -230,7 +230,10 @@ async fn read_part(
         match session.bounded(what, stream.try_next()).await {
             Ok(Some(row)) => {
                 bytes += row.raw_size_bytes();
-                read.push(Read::Row(TableRow::new(row)));
+                match TableRow::new(row) {
+                    Ok(row) => read.push(Read::Row(row)),
+                    Err(error) => return (read, Err(sql_error(what, error))),
+                }
             }
             Ok(None) => return (read, Ok(true)),
             Err(error) => return (read, Err(error)),

@@ -11,7 +11,7 @@ use crate::lsn::Lsn;
 use crate::outbox::UnpublishedRows;
 use crate::outbox::table::batch::Batch;
 use crate::outbox::table::row::FoundRow;
-use crate::postgres::{self, Session};
+use crate::postgres::{self, Session, sql_error};
 
 /// See the module's head.
 #[derive(Debug)]
@@ -51,7 +51,8 @@ impl MissedRows {
     pub(crate) async fn list(&self, session: &Session, limit: usize) -> Result<(Vec<i64>, Lsn)> {
         let limit = limit as i64;
         let rows = session.rows(&self.what, &self.list, &[&limit]).await?;
-        let ids: Vec<i64> = rows.iter().map(|row| row.get(0)).collect();
+        let ids: Result<Vec<i64>, _> = rows.iter().map(|row| row.try_get(0)).collect();
+        let ids = ids.map_err(|error| sql_error(&self.what, error))?;
         if ids.is_empty() {
             return Ok((ids, Lsn::INVALID));
         }
@@ -66,8 +67,9 @@ impl MissedRows {
     /// Of the table or the server.
     pub(crate) async fn left(&self, session: &Session, ids: &[i64]) -> Result<Batch> {
         let rows = session.rows(&self.what, &self.left, &[&ids]).await?;
-        let found = rows.iter().map(FoundRow::of);
-        Ok(Batch::new(found.collect(), false, false))
+        let found: Result<Vec<_>, _> = rows.iter().map(FoundRow::of).collect();
+        let found = found.map_err(|error| sql_error(&self.what, error))?;
+        Ok(Batch::new(found, false, false))
     }
 
     /// The statement by which a person leaves these rows out, given in the order of their ids.

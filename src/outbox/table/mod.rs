@@ -21,12 +21,12 @@ use std::fmt;
 use tokio_postgres::RowStream;
 
 use crate::config::{Config, TableName};
-use crate::error::Result;
+use crate::error::{Code, Error, Result};
 use crate::outbox::dead_letter::OPEN;
 use crate::outbox::table::row::FoundRow;
 use crate::outbox::{Columns, Event, Rejection};
-use crate::postgres::table_shape::is_table;
-use crate::postgres::{ServerError, Session, TableShape};
+use crate::postgres::table_shape::{self, is_table};
+use crate::postgres::{ServerError, Session, TableShape, sql_error};
 
 pub(crate) use batch::{Batch, Read, SAVEPOINT};
 pub(crate) use location::TableLocation;
@@ -47,7 +47,17 @@ pub struct UnpublishedRows {
     read: String,
     one: String,
     unpublished: String,
-    ours: String,
+    /// The creation time of the oldest of the rows `o`.
+    oldest: &'static str,
+    shape: TableShape,
+}
+
+/// What has become of the table since its shape was read.
+#[derive(Debug)]
+pub(crate) enum TableState {
+    Same,
+    /// Its columns, rights or partitions have changed.
+    Altered(TableShape),
 }
 
 impl UnpublishedRows {
@@ -57,15 +67,11 @@ impl UnpublishedRows {
     /// `CONFIG_ERROR` when a required column is missing.
     pub fn new(config: &Config, shape: &TableShape) -> Result<Self> {
         let columns = shape.columns.iter().filter(|column| column.can_select);
-        let columns = columns.map(|column| (column.name.as_str(), column.type_name.as_str()));
-        let columns = Columns::of_table(&config.table, columns, &config.key)?;
-        let columns_list = columns.select_list();
-        // The session has the time zone of the writers, so a timestamp without zone means the same
-        // moment to both.
-        let created = match shape.column("created_at") {
-            Some(_) => "(extract(epoch FROM o.created_at::timestamptz) * 1000000)::bigint",
-            None => "NULL::bigint",
-        };
+        let columns = columns.map(|column| (column.name.as_str(), column.printed_type()));
+        let payload_bytes_max = config.record_bytes_max();
+        let columns = Columns::of_table(&config.table, columns, &config.key, payload_bytes_max)?;
+        let created_at = shape.column("created_at");
+        let created_at = created_at.map(|column| column.base_type.as_str());
         let name = config.table.quoted();
         let ours = is_table(&config.table, shape.oid);
         let unpublished = format!(
@@ -79,7 +85,10 @@ impl UnpublishedRows {
             found = FoundRow::COLUMNS,
         );
         let select = format!(
-            "SELECT {columns_list}, o.id::bigint, o.xmin::text::bigint, {created} FROM {name} AS o",
+            "SELECT {values}, {columns} FROM {name} AS o, {printed}",
+            values = columns.select_list(),
+            columns = TableRow::columns(created_at),
+            printed = columns.printed(),
         );
         let read =
             format!("{select} WHERE {unpublished} AND o.id = ANY ($1::bigint[]) ORDER BY o.id");
@@ -94,18 +103,42 @@ impl UnpublishedRows {
             read,
             one,
             unpublished,
-            ours,
+            oldest: oldest(created_at),
+            shape: shape.clone(),
         })
     }
 
-    /// Whether the table is still the one that this was made for, and not a recreated one.
+    /// Whether the table is still the one that this was made for, with the same columns.
     ///
     /// # Errors
-    /// Of the server.
-    pub(crate) async fn is_current(&self, session: &Session) -> Result<bool> {
-        let sql = format!("SELECT coalesce({}, false)", self.ours);
-        let row = session.row(&self.reading, &sql, &[]).await?;
-        Ok(row.get(0))
+    /// Of the server; transient if the table was dropped, or dropped and recreated.
+    pub(crate) async fn table_state(&self, session: &Session) -> Result<TableState> {
+        let shape = table_shape::read(session, &self.table).await?;
+        match shape.filter(|shape| shape.oid == self.shape.oid) {
+            None => {
+                let message = format!("table {} was dropped and recreated", self.table);
+                Err(Error::transient(Code::Write, message))
+            }
+            Some(shape) if shape == self.shape => Ok(TableState::Same),
+            Some(shape) => Ok(TableState::Altered(shape)),
+        }
+    }
+
+    /// As [`table_state`](UnpublishedRows::table_state), for a caller that makes all its statements
+    /// again after an error.
+    pub(crate) async fn expect_unaltered(&self, session: &Session) -> Result<()> {
+        match self.table_state(session).await? {
+            TableState::Same => Ok(()),
+            TableState::Altered(_) => {
+                let message = format!("table {} was altered, reading it again", self.table);
+                Err(Error::transient(Code::Write, message))
+            }
+        }
+    }
+
+    /// The shape of the table that these statements are made for.
+    pub(crate) fn shape(&self) -> &TableShape {
+        &self.shape
     }
 
     /// The condition for a row of the table `o` to be published: unpublished, without an open dead
@@ -128,7 +161,8 @@ impl UnpublishedRows {
         let rows = session
             .rows(&self.reading, &self.list, &[&after, &limit])
             .await?;
-        Ok(rows.iter().map(FoundRow::of).collect())
+        let found: Result<Vec<_>, _> = rows.iter().map(FoundRow::of).collect();
+        found.map_err(|error| sql_error(&self.reading, error))
     }
 
     /// The name of the operation, for errors.
@@ -179,7 +213,8 @@ impl UnpublishedRows {
         let rows = session
             .bounded(&what, session.query(&published, &[&ids]))
             .await?;
-        Ok(rows.iter().map(|row| row.get(0)).collect())
+        let ids: Result<HashSet<i64>, _> = rows.iter().map(|row| row.try_get(0)).collect();
+        ids.map_err(|error| sql_error(what, error))
     }
 
     /// How many rows are unpublished, the oldest of them, and whether any row was ever marked as
@@ -187,21 +222,34 @@ impl UnpublishedRows {
     pub(crate) async fn survey(&self, session: &Session) -> Result<Survey> {
         let what = format!("counting unpublished rows of {}", self.table);
         let survey = format!(
-            "WITH unpublished AS (SELECT o.created_at::text AS at FROM {table} AS o \
+            "WITH unpublished AS (SELECT {oldest} AS at FROM {table} AS o \
                                   WHERE {unpublished} ORDER BY o.id LIMIT $1) \
-             SELECT count(*), min(at), EXISTS (SELECT FROM {table} WHERE published_at IS NOT NULL) \
+             SELECT count(*), min(at)::text, \
+                    EXISTS (SELECT FROM {table} WHERE published_at IS NOT NULL) \
              FROM unpublished",
             table = self.table.quoted(),
             unpublished = self.unpublished,
+            oldest = self.oldest,
         );
         let row = session
             .bounded(&what, session.query_one(&survey, &[&(FEW + 1)]))
             .await?;
-        Ok(Survey {
-            unpublished: row.get(0),
-            oldest: row.get(1),
-            ever_marked: row.get(2),
-        })
+        let read = || {
+            Ok(Survey {
+                unpublished: row.try_get(0)?,
+                oldest: row.try_get(1)?,
+                ever_marked: row.try_get(2)?,
+            })
+        };
+        read().map_err(|error| sql_error(what, error))
+    }
+}
+
+/// The creation time of a row `o`, for a person: none if the column has another type than a time.
+fn oldest(created_at: Option<&str>) -> &'static str {
+    match created_at {
+        Some(type_name) if row::is_time(type_name) => "o.created_at",
+        _ => "NULL::text",
     }
 }
 

@@ -1,34 +1,68 @@
 //! One row of the outbox: as it was found, and as it was read.
 
-use tokio_postgres::Row;
+use tokio_postgres::{Error, Row};
 
 /// One row, as it was read.
 #[derive(Debug)]
 pub(crate) struct TableRow {
     pub(super) row: Row,
-    fields: usize,
+    id: i64,
+    xid: u32,
+    created_micros: i64,
 }
 
 impl TableRow {
-    pub(in crate::outbox) fn new(row: Row) -> Self {
-        let fields = row.len() - 3;
-        TableRow { row, fields }
+    /// A row that ends with [`columns`](TableRow::columns).
+    pub(in crate::outbox) fn new(row: Row) -> Result<Self, Error> {
+        let fields = row.len().saturating_sub(3);
+        Ok(TableRow {
+            id: row.try_get(fields)?,
+            xid: row.try_get::<_, i64>(fields + 1)? as u32,
+            created_micros: row.try_get::<_, Option<i64>>(fields + 2)?.unwrap_or(0),
+            row,
+        })
+    }
+
+    /// The last columns of a select of the outbox `o`, whose `created_at` has this type.
+    ///
+    /// The time is for a figure alone: any other type, and any time that is no moment of this era,
+    /// reads as none. The session has the time zone of the writers, so a timestamp without zone
+    /// means the same moment to both.
+    pub(super) fn columns(created_at: Option<&str>) -> String {
+        let created = match created_at {
+            Some(type_name) if is_time(type_name) => {
+                "CASE WHEN o.created_at >= '1970-01-01' AND o.created_at < '9999-01-01' \
+                 THEN (extract(epoch FROM o.created_at::timestamptz) * 1000000)::bigint END"
+            }
+            _ => "NULL::bigint",
+        };
+        format!("o.id::bigint, o.xmin::text::bigint, {created}")
     }
 
     /// The transaction that inserted the row, or changed it last.
     pub(crate) fn xid(&self) -> u32 {
-        self.row.get::<_, i64>(self.fields + 1) as u32
+        self.xid
     }
 
     /// The row's id.
     pub(crate) fn id(&self) -> i64 {
-        self.row.get(self.fields)
+        self.id
     }
 
-    /// When it was created, in microseconds since 1970; 0 if the table has no such column or value.
+    /// When it was created, in microseconds since 1970; 0 if that is not known.
     pub(crate) fn created_micros(&self) -> i64 {
-        self.row.get::<_, Option<i64>>(self.fields + 2).unwrap_or(0)
+        self.created_micros
     }
+}
+
+/// Whether values of this type are moments, which can be compared.
+pub(super) fn is_time(type_name: &str) -> bool {
+    let times = [
+        "timestamp without time zone",
+        "timestamp with time zone",
+        "date",
+    ];
+    times.contains(&type_name)
 }
 
 /// A row that was found and is not read yet.
@@ -44,11 +78,26 @@ impl FoundRow {
     pub(super) const COLUMNS: &str = "o.id::bigint, o.xmin::text::bigint, \
          coalesce(pg_catalog.pg_column_size(o.event_payload), 0)::bigint";
 
-    pub(super) fn of(row: &Row) -> Self {
-        FoundRow {
-            id: row.get(0),
-            xid: row.get::<_, i64>(1) as u32,
-            stored_bytes: row.get(2),
+    pub(super) fn of(row: &Row) -> Result<Self, Error> {
+        Ok(FoundRow {
+            id: row.try_get(0)?,
+            xid: row.try_get::<_, i64>(1)? as u32,
+            stored_bytes: row.try_get(2)?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_time_is_read_as_one() {
+        for type_name in ["bigint", "text", "jsonb", "app.moment", "interval", "time"] {
+            let columns = TableRow::columns(Some(type_name));
+            assert!(!columns.contains("created_at"), "{type_name}: {columns}");
         }
+        assert!(!TableRow::columns(None).contains("created_at"));
+        assert!(TableRow::columns(Some("date")).contains("o.created_at::timestamptz"));
     }
 }

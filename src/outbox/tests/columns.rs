@@ -91,6 +91,7 @@ fn a_row_of_the_contract_becomes_an_event() {
             created_at: Some("2024-05-06 07:08:09.1"),
             headers: None,
             published: false,
+            left_out: None,
         }
     );
 }
@@ -128,6 +129,7 @@ fn columns_are_found_by_name_in_any_order_among_others() {
             created_at: None,
             headers: Some("{\"a\": 1}"),
             published: true,
+            left_out: None,
         }
     );
 }
@@ -202,7 +204,59 @@ fn nulls_are_read_as_nothing() {
     );
 
     let bytes = insert(&[(b'n', b"".as_slice()); 6]);
-    assert_eq!(read(&columns, &bytes).unwrap_err().code(), Code::Publish);
+    let event = read(&columns, &bytes).unwrap();
+    assert_eq!((event.id, event.row_id), ("", None));
+}
+
+#[test]
+fn a_value_that_was_too_long_to_be_read_is_named_if_it_matters() {
+    let names = [
+        "id",
+        "note",
+        "created_at",
+        "tenant",
+        "topic",
+        "event_payload",
+    ];
+    let shape = relation(&names.map(|name| (name, TEXT)));
+    let left_out = |key: &str, at: &[usize]| {
+        let columns = Columns::of_relation(&shape, &column(key)).unwrap();
+        let mut row = [(b't', b"7".as_slice()); 6];
+        for at in at {
+            row[*at] = (b'u', b"");
+        }
+        let bytes = insert(&row);
+        let event = read(&columns, &bytes).unwrap();
+        assert_eq!(event.row_id, (!at.contains(&0)).then_some(7));
+        event.left_out
+    };
+    assert_eq!(left_out("id", &[]), None);
+    assert_eq!(left_out("id", &[1, 2, 3]), None);
+    assert_eq!(left_out("tenant", &[3]), Some("the column of OUTBOX_KEY"));
+    assert_eq!(left_out("id", &[1, 5]), Some("event_payload"));
+    assert_eq!(left_out("id", &[4, 5]), Some("topic"));
+    assert_eq!(left_out("id", &[0]), Some("id"));
+}
+
+#[test]
+fn a_time_of_creation_may_be_anything_and_one_that_is_long_is_left_out() {
+    let names = ["id", "topic", "event_payload", "created_at"];
+    let columns =
+        Columns::of_relation(&relation(&names.map(|name| (name, TEXT))), &KeyRule::None).unwrap();
+    let (longest, longer) = (vec![b'x'; 1024], vec![b'x'; 1025]);
+    for (text, is_kept) in [
+        (b"infinity".as_slice(), true),
+        (b"0044-03-15 00:00:00 BC", true),
+        (b"1714975689", true),
+        (b"{\"at\": 1}", true),
+        (&longest, true),
+        (&longer, false),
+    ] {
+        let bytes = insert(&[(b't', b"7"), (b't', b"t"), (b't', b"{}"), (b't', text)]);
+        let event = read(&columns, &bytes).unwrap();
+        let expected = is_kept.then(|| std::str::from_utf8(text).unwrap());
+        assert_eq!((event.created_at, event.left_out), (expected, None));
+    }
 }
 
 #[test]
@@ -212,7 +266,6 @@ fn a_row_that_does_not_fit_what_was_agreed_stops_the_stream() {
     for row in [
         &[(b't', b"7".as_slice()), (b't', b"orders")][..],
         &[(b't', b"7"), (b't', b"orders"), (b't', b"{}"), (b'n', b"")],
-        &[(b't', b"7"), (b't', b"orders"), (b'u', b"")],
         &[(b't', b"7"), (b't', b"orders"), (b'b', b"{}")],
         &[(b't', b"7"), (b't', b"\xff"), (b't', b"{}")],
     ] {
@@ -239,13 +292,31 @@ fn the_table_is_asked_for_what_is_needed_and_nothing_else() {
         ("created_at", "timestamp with time zone"),
         ("region \"x\"", "character"),
     ];
-    let columns = Columns::of_table(&table, shape, &column("region \"x\"")).unwrap();
+    let columns = Columns::of_table(&table, shape, &column("region \"x\""), 1_000).unwrap();
     assert_eq!(
-        columns.select_list(),
-        "\"id\"::text, \"event_type\"::text, \"topic\"::text, \
-         '\\x' || encode(\"event_payload\", 'hex'), \
-         (\"created_at\" AT TIME ZONE 'UTC')::text || '+00', \
-         CASE WHEN \"region \"\"x\"\"\" IS NOT NULL THEN format('%s', \"region \"\"x\"\"\") END"
+        columns.printed(),
+        "LATERAL (SELECT o.\"id\"::text AS c0, o.\"event_type\"::text AS c1, \
+         o.\"topic\"::text AS c2, '\\x' || encode(o.\"event_payload\", 'hex') AS c3, \
+         CASE WHEN pg_catalog.pg_column_size(o.\"created_at\") <= 16384 \
+         THEN CASE WHEN isfinite(o.\"created_at\") \
+         THEN regexp_replace((o.\"created_at\" AT TIME ZONE 'UTC')::text, '( BC)?$', '+00\\1') \
+         ELSE o.\"created_at\"::text END END AS c4, \
+         CASE WHEN o.\"region \"\"x\"\"\" IS NOT NULL \
+         THEN format('%s', o.\"region \"\"x\"\"\") END AS c5 OFFSET 0) AS v"
     );
-    assert!(Columns::of_table(&table, shape, &column("tenant")).is_err());
+    let list = columns.select_list();
+    let value = "CASE WHEN pg_catalog.octet_length(v.c3) <= 2002 THEN v.c3 END";
+    assert!(list.contains(value), "{list}");
+    let (_, too_long) = list
+        .split_once(", CASE WHEN pg_catalog.octet_length(v.c0) > ")
+        .unwrap();
+    assert!(
+        too_long.contains("octet_length(v.c3) > 2002 THEN 3"),
+        "{list}"
+    );
+    assert!(
+        !too_long.contains("c4"),
+        "a time of creation is never too long: {list}"
+    );
+    assert!(Columns::of_table(&table, shape, &column("tenant"), 1_000).is_err());
 }

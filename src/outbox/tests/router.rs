@@ -17,6 +17,7 @@ const EVENT: Event<'static> = Event {
     created_at: Some("2024-05-06 07:08:09.1"),
     headers: None,
     published: false,
+    left_out: None,
 };
 
 fn stream(lsn: &str, index: u32, committed_at: i64) -> EventSource {
@@ -178,6 +179,34 @@ fn headers_that_are_no_object_are_the_rows_own_fault() {
         ..EVENT
     };
     assert_eq!(headers(&mut router, &event, EventSource::Table).len(), 4);
+}
+
+#[test]
+fn a_row_without_an_id_or_with_a_value_too_long_to_be_read_is_its_own_fault() {
+    let mut router = by_event_type();
+    for (event, expected) in [
+        (Event { id: "", ..EVENT }, "the event has no id"),
+        (
+            Event {
+                payload: None,
+                left_out: Some("event_payload"),
+                ..EVENT
+            },
+            "the event with id 7 has a longer value in event_payload than a record can have",
+        ),
+    ] {
+        let error = router.record(&event, EventSource::Table).unwrap_err();
+        assert_eq!((error.code(), error.message()), (Code::Publish, expected));
+        let parts = router.bare(&event);
+        let record = router.assemble(&parts, &event, EventSource::Table);
+        assert_eq!(
+            record.key,
+            Some(b"OrderCreated".as_slice()),
+            "the key is known"
+        );
+        let id = record.headers().find(|(name, _)| *name == "outbox_id");
+        assert_eq!(id.is_some(), !event.id.is_empty());
+    }
 }
 
 #[test]

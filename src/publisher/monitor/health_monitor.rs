@@ -3,6 +3,7 @@
 //! `Audit` decide.
 
 use std::collections::VecDeque;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,12 +12,15 @@ use crate::engine::output::Intake;
 use crate::error::{Code, Error, Result};
 use crate::outbox::{Batch, Read, TableLocation};
 use crate::postgres::slot::Slot;
-use crate::postgres::{Inspection, ServerProblem};
+use crate::postgres::{Inspection, ServerError, ServerProblem};
 use crate::publisher::monitor::audit::{Audit, AuditQuery, AuditResult};
 use crate::publisher::monitor::inspector::{Answer, Inspector, Query, Statements};
 use crate::publisher::monitor::problems::{Change, Problems, READ_INTERVAL};
 use crate::publisher::sink::forwarder::Forwarder;
 use crate::publisher::sink::table_rows::forward_row;
+
+/// The delay after a query that failed as if the table had been altered.
+const REREAD_AFTER: Duration = Duration::from_secs(1);
 
 /// The state that outlives a session.
 #[derive(Debug)]
@@ -94,7 +98,8 @@ fn log_change(change: &Change) {
 pub(crate) struct HealthMonitor<'a> {
     health: &'a mut HealthState,
     inspector: Inspector<'a>,
-    statements: &'a Statements,
+    /// Made for the table's columns as they were read last.
+    statements: Rc<Statements>,
     table: u32,
     /// When the catalogs are to be read next.
     read_at: Duration,
@@ -110,14 +115,14 @@ impl<'a> HealthMonitor<'a> {
         health: &'a mut HealthState,
         config: &'a Config,
         place: &'a TableLocation,
-        statements: &'a Statements,
+        statements: Statements,
         now: Duration,
     ) -> Self {
         health.audit.at_once(now);
         HealthMonitor {
             health,
-            inspector: Inspector::new(config, place, statements),
-            statements,
+            inspector: Inspector::new(config, place),
+            statements: Rc::new(statements),
             table: place.table,
             read_at: now,
             rows: VecDeque::new(),
@@ -143,19 +148,20 @@ impl<'a> HealthMonitor<'a> {
         }
         if now >= self.read_at {
             self.read_at = now + READ_INTERVAL;
-            self.inspector.begin(Query::Catalogs);
+            self.inspector.begin(Query::Catalogs, &self.statements);
         } else if self.rows.is_empty()
             && let Some(batch) = self.unread.take()
         {
-            self.inspector.begin(Query::Rows(batch));
+            self.inspector.begin(Query::Rows(batch), &self.statements);
         } else if let Some(query) = {
             let confirmed = forwarder.engine.reported();
             self.health.audit.query(now, confirmed)
         } {
-            self.inspector.begin(match query {
+            let query = match query {
                 AuditQuery::List => Query::List,
                 AuditQuery::StillUnpublished(ids) => Query::StillUnpublished(ids),
-            });
+            };
+            self.inspector.begin(query, &self.statements);
         }
         Ok(())
     }
@@ -190,6 +196,9 @@ impl<'a> HealthMonitor<'a> {
             Err(error) => {
                 forwarder.metrics.error(error.code());
                 tracing::warn!(error = %error.report(), "audit query failed, retrying");
+                if ServerError::of(&error).is_some_and(ServerError::may_be_of_altered_table) {
+                    self.read_at = self.read_at.min(now + REREAD_AFTER);
+                }
                 self.unread = None;
                 self.health.audit.failed(now);
             }
@@ -218,6 +227,13 @@ impl<'a> HealthMonitor<'a> {
             Some(shape) if shape.oid != self.table => {
                 let message = format!("table {} was dropped and recreated", config.table);
                 Err(Error::transient(Code::Slot, message))
+            }
+            // Rows that were read by the old columns are forwarded first.
+            Some(shape) if self.rows.is_empty() && self.statements.rows.shape() != shape => {
+                if let Ok(statements) = Statements::new(config, shape) {
+                    self.statements = Rc::new(statements);
+                }
+                Ok(())
             }
             _ => Ok(()),
         }

@@ -7,6 +7,7 @@
 
 use std::fmt;
 use std::pin::Pin;
+use std::rc::Rc;
 
 use crate::config::Config;
 use crate::error::{Code, Error, Result};
@@ -63,7 +64,6 @@ type Work<'a> = Pin<Box<dyn Future<Output = (Option<Session>, SlowRows, Result<A
 pub(crate) struct Inspector<'a> {
     config: &'a Config,
     place: &'a TableLocation,
-    statements: &'a Statements,
     session: Option<Session>,
     /// Kept here, or inside the query under way.
     slow: SlowRows,
@@ -72,15 +72,10 @@ pub(crate) struct Inspector<'a> {
 
 impl<'a> Inspector<'a> {
     /// Connects to nothing yet.
-    pub(crate) fn new(
-        config: &'a Config,
-        place: &'a TableLocation,
-        statements: &'a Statements,
-    ) -> Self {
+    pub(crate) fn new(config: &'a Config, place: &'a TableLocation) -> Self {
         Inspector {
             config,
             place,
-            statements,
             session: None,
             slow: SlowRows::default(),
             work: None,
@@ -92,10 +87,10 @@ impl<'a> Inspector<'a> {
         self.work.is_none()
     }
 
-    /// Starts a query; [`answer`](Inspector::answer) returns its result.
-    pub(crate) fn begin(&mut self, query: Query) {
+    /// Starts a query by these statements; [`answer`](Inspector::answer) returns its result.
+    pub(crate) fn begin(&mut self, query: Query, statements: &Rc<Statements>) {
         debug_assert!(self.is_idle(), "one query at a time");
-        let (config, place, statements) = (self.config, self.place, self.statements);
+        let (config, place, statements) = (self.config, self.place, Rc::clone(statements));
         let (open, mut slow) = (self.session.take(), std::mem::take(&mut self.slow));
         self.work = Some(Box::pin(async move {
             let session = match open.filter(|session| !session.is_closed()) {
@@ -105,7 +100,7 @@ impl<'a> Inspector<'a> {
                     Err(error) => return (None, slow, Err(error)),
                 },
             };
-            let answer = read(&session, config, statements, &mut slow, query).await;
+            let answer = read(&session, config, &statements, &mut slow, query).await;
             // The session's state is unknown after an error: drop it.
             (answer.is_ok().then_some(session), slow, answer)
         }));

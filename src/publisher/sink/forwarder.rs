@@ -198,7 +198,7 @@ impl Forwarder {
             Ok(parts) => (parts, None),
             Err(error) if error.code() == Code::Publish => (
                 self.router.bare(event),
-                Some(record_checks::malformed(&error)),
+                Some(record_checks::malformed(event, &error)),
             ),
             Err(error) => return Err(error),
         };

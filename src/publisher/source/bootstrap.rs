@@ -71,7 +71,7 @@ impl Bootstrap<'_> {
                 self.scan.finish().await?;
                 Ok(None)
             }
-            Err(Interrupt::Failed(error)) => Err(error),
+            Err(Interrupt::Failed(error)) => Err(self.scan.recheck(error).await),
         }
     }
 

@@ -84,7 +84,7 @@ impl Poll<'_> {
         let Err(interrupt) = self.passes().await;
         match interrupt {
             Interrupt::Stopped => self.scan.finish().await,
-            Interrupt::Failed(error) => Err(error),
+            Interrupt::Failed(error) => Err(self.scan.recheck(error).await),
         }
     }
 
@@ -105,10 +105,7 @@ impl Poll<'_> {
         );
         self.sent_rows
             .begin(self.scan.forwarder.engine.is_drained());
-        if !self.scan.rows.is_current(self.scan.session).await? {
-            let message = format!("table {} was dropped and recreated", self.scan.config.table);
-            return Err(Error::transient(Code::Write, message).into());
-        }
+        self.scan.follow_table().await?;
         let mut after = i64::MIN;
         loop {
             let batch = self.scan.publish_batch(after, batch_size, self.sent_rows);

@@ -16,8 +16,8 @@ use crate::config::{Config, Source};
 use crate::engine::output::{Intake, SessionOutput};
 use crate::error::{Error, Result};
 use crate::lsn::Lsn;
-use crate::outbox::{Batch, Read, SlowRows, UnpublishedRows};
-use crate::postgres::{Session, TableShape};
+use crate::outbox::{Batch, Read, SlowRows, TableState, UnpublishedRows};
+use crate::postgres::{Session, TableShape, table_shape};
 use crate::publisher::instance_lock::LockHolder;
 use crate::publisher::interrupt::Interrupt;
 use crate::publisher::sink::forwarder::Forwarder;
@@ -65,6 +65,24 @@ impl<'a> TableScan<'a> {
             slow,
             shown: Instant::now(),
         })
+    }
+
+    /// Follows a change of the table's columns: from now on rows are read by its present shape.
+    ///
+    /// # Errors
+    /// When the table was recreated, or is no outbox any more.
+    pub(crate) async fn follow_table(&mut self) -> Result<()> {
+        if let TableState::Altered(shape) = self.rows.table_state(self.session).await? {
+            self.rows = UnpublishedRows::new(&self.config, &shape)?;
+            let table = &self.config.table;
+            tracing::info!(%table, "table was altered, reading its new columns");
+        }
+        Ok(())
+    }
+
+    /// An error of the scan: transient if the table was altered under its statements.
+    pub(crate) async fn recheck(&self, error: Error) -> Error {
+        table_shape::recheck(self.session, self.rows.shape(), error).await
     }
 
     /// Ends the scan when a stop was requested.

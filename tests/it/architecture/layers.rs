@@ -39,6 +39,7 @@ const TOP: Map = Map {
     beside: &[
         ("config", "table_name"),
         ("replication", "postgres"),
+        ("replication", "pgoutput"),
         ("kafka", "outbox"),
         ("http", "publisher"),
     ],
