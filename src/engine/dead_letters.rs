@@ -17,11 +17,11 @@ use crate::backoff::Backoff;
 use crate::config::OnPoison;
 use crate::engine::filing_limit::FilingLimit;
 use crate::engine::output::DatabaseWork;
-use crate::engine::parked_keys::{Key, KeyRows, ParkedKeys};
+use crate::engine::parked_keys::{KeyState, ParkedKeys};
 use crate::engine::tracker::Ticket;
 use crate::lsn::Lsn;
 use crate::outbox::{
-    CloseDeadLetter, NewDeadLetter, OwnedRecord, ParkedKey, Rejection, ResolveRequest,
+    CloseDeadLetter, KeyHash, NewDeadLetter, OwnedRecord, ParkedKeyList, Rejection, ResolveRequest,
 };
 
 /// Dead letters in one statement.
@@ -40,15 +40,15 @@ const RETRY_MAX: Duration = Duration::from_secs(5);
 pub(crate) struct PendingRequests {
     pub(crate) requests: Vec<ResolveRequest>,
     /// The parked keys, if they were read.
-    pub(crate) parked: Option<Vec<ParkedKey>>,
+    pub(crate) parked: Option<ParkedKeyList>,
 }
 
 /// The dead letter of an event that is being retried or discarded.
 #[derive(Debug)]
 struct Resolving {
     dead_letter: i64,
-    /// Its key, if that is parked.
-    key: Option<Key>,
+    /// Its topic and key, if that is parked.
+    key: Option<(Box<str>, KeyHash)>,
 }
 
 /// See the module's head.
@@ -65,22 +65,13 @@ pub(crate) struct DeadLetterQueue {
     /// where the stream had been received whole.
     reading: Option<(u64, Lsn)>,
     read_at: Duration,
+    /// When the parked keys may be read next.
+    read_keys_at: Duration,
     /// When the next work may start after a failure.
     retry_at: Duration,
     retry: Backoff,
     /// How many events are being retried or discarded.
     resolving_count: usize,
-}
-
-/// What to do with an event because of its key.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum KeyState {
-    /// Its key does not matter.
-    Free,
-    /// File it behind the others of its key.
-    Parked,
-    /// Hold it until the dead letters before it are closed.
-    Wait,
 }
 
 /// Why an event was not filed: the publisher stops, and the event stays unpublished.
@@ -93,7 +84,7 @@ pub(crate) enum NotFiled {
 }
 
 impl DeadLetterQueue {
-    pub(crate) fn new(policy: OnPoison, per_minute: u32) -> Self {
+    pub(crate) fn new(policy: OnPoison, per_minute: u32, parked_keys_max: usize) -> Self {
         DeadLetterQueue {
             policy,
             filing_limit: FilingLimit::new(per_minute),
@@ -101,9 +92,10 @@ impl DeadLetterQueue {
             to_close: VecDeque::new(),
             to_count: VecDeque::new(),
             resolving: HashMap::new(),
-            parked_keys: ParkedKeys::default(),
+            parked_keys: ParkedKeys::new(parked_keys_max),
             reading: None,
             read_at: Duration::ZERO,
+            read_keys_at: Duration::ZERO,
             retry_at: Duration::ZERO,
             retry: Backoff::new(RETRY_FIRST, RETRY_MAX),
             resolving_count: 0,
@@ -112,17 +104,17 @@ impl DeadLetterQueue {
 
     /// For another lineage, or a rewind: drops everything but the count of filed events.
     pub(crate) fn reset(&mut self) {
-        let mut parked_keys = std::mem::take(&mut self.parked_keys);
+        let mut parked_keys = std::mem::replace(&mut self.parked_keys, ParkedKeys::new(0));
         parked_keys.reset();
         *self = DeadLetterQueue {
             parked_keys,
             filing_limit: self.filing_limit.clone(),
-            ..DeadLetterQueue::new(self.policy, self.filing_limit.per_minute())
+            ..DeadLetterQueue::new(self.policy, self.filing_limit.per_minute(), 0)
         };
     }
 
     /// Loads the parked keys of the table, before the first event.
-    pub(crate) fn load_parked(&mut self, keys: Vec<ParkedKey>) {
+    pub(crate) fn load_parked(&mut self, keys: ParkedKeyList) {
         self.parked_keys.load(keys);
     }
 
@@ -137,16 +129,9 @@ impl DeadLetterQueue {
         let Some(key) = key.filter(|_| !self.parked_keys.is_empty()) else {
             return KeyState::Free;
         };
-        let Some(parked_key) = self.parked_keys.get(topic, key) else {
-            return KeyState::Free;
-        };
         let is_resolving = ticket.is_some_and(|ticket| self.is_resolving(ticket));
-        match parked_key {
-            KeyRows { blocked: true, .. } => KeyState::Parked,
-            _ if is_resolving => KeyState::Free,
-            KeyRows { parked: 0, .. } => KeyState::Wait,
-            KeyRows { .. } => KeyState::Parked,
-        }
+        self.parked_keys
+            .state(KeyHash::of(topic, key), is_resolving)
     }
 
     /// Whether this event is a dead letter that is being retried or discarded.
@@ -175,11 +160,13 @@ impl DeadLetterQueue {
             let per_minute = self.filing_limit.per_minute();
             return Err(NotFiled::TooMany { per_minute });
         }
-        let parks_keys = self.policy == OnPoison::ParkKey;
-        let keyed = record.as_deref().filter(|record| record.key().is_some());
-        let parked = keyed.filter(|_| parks_keys);
-        if let Some(record) = parked {
-            self.parked_keys.file(record, true);
+        let source = self.resolving.get(&ticket);
+        // A dead letter of which nothing could be read this time keeps its key.
+        let stored = source.and_then(|source| source.key.as_ref().map(|(_, hash)| *hash));
+        let hash = record.as_deref().map_or(stored, KeyHash::of_record);
+        let parked = hash.filter(|_| self.policy == OnPoison::ParkKey);
+        if let Some(hash) = parked {
+            self.parked_keys.file(hash, true, source.is_some());
         }
         let parks_key = parked.is_some();
         self.file(ticket, row, record, rejection, attempts, parks_key, false);
@@ -188,7 +175,10 @@ impl DeadLetterQueue {
 
     /// Files an event because an earlier one of its key is a dead letter.
     pub(crate) fn file_parked(&mut self, ticket: Ticket, row: i64, record: Box<OwnedRecord>) {
-        self.parked_keys.file(&record, false);
+        if let Some(hash) = KeyHash::of_record(&record) {
+            self.parked_keys
+                .file(hash, false, self.is_resolving(ticket));
+        }
         let rejection = Rejection {
             code: "KEY_PARKED".to_owned(),
             message: "an earlier event of the same topic and key is a dead letter".to_owned(),
@@ -209,8 +199,8 @@ impl DeadLetterQueue {
     ) {
         let source = self.resolving.remove(&ticket);
         let known = source.as_ref().map(|source| source.dead_letter);
-        if let Some(key) = source.and_then(|source| source.key) {
-            self.parked_keys.resolved(&key);
+        if let Some((_, hash)) = source.and_then(|source| source.key) {
+            self.parked_keys.resolved(hash);
         }
         self.to_file.push_back(NewDeadLetter {
             ticket,
@@ -258,8 +248,8 @@ impl DeadLetterQueue {
     /// A dead letter is retried or discarded: from now on its event is on its way like any other.
     pub(crate) fn start_resolving(&mut self, request: &ResolveRequest, ticket: Ticket) {
         self.resolving_count += 1;
-        let record = request.record.as_deref().filter(|_| request.parks_key);
-        let key = record.and_then(|record| self.parked_keys.start_resolving(record));
+        let key = request.parked_key.clone();
+        let key = key.filter(|(_, hash)| self.parked_keys.start_resolving(*hash));
         let dead_letter = request.dead_letter;
         self.resolving
             .insert(ticket, Resolving { dead_letter, key });
@@ -298,10 +288,12 @@ impl DeadLetterQueue {
         }
         if self.resolving_count == 0 && now >= self.read_at {
             self.read_at = now + READ_INTERVAL;
-            self.reading = Some((self.parked_keys.version(), complete));
-            return Some(DatabaseWork::ReadRequests {
-                with_keys: !self.parked_keys.is_empty(),
-            });
+            let with_keys = !self.parked_keys.is_empty() && now >= self.read_keys_at;
+            if with_keys {
+                self.read_keys_at = now + READ_INTERVAL.max(self.parked_keys.pause());
+            }
+            self.reading = Some((self.parked_keys.begin_read(with_keys), complete));
+            return Some(DatabaseWork::ReadRequests { with_keys });
         }
         None
     }
@@ -322,7 +314,12 @@ impl DeadLetterQueue {
                 .into_iter()
                 .rev()
                 .for_each(|row| self.to_count.push_front(row)),
-            DatabaseWork::ReadRequests { .. } | DatabaseWork::Mark(_) => {}
+            DatabaseWork::ReadRequests { .. } => {
+                if let Some((version, _)) = self.reading.take() {
+                    self.parked_keys.end_read(version);
+                }
+            }
+            DatabaseWork::Mark(_) => {}
         }
     }
 
@@ -336,9 +333,9 @@ impl DeadLetterQueue {
         let mut topics = Vec::new();
         for closing in closings {
             let source = self.resolving.remove(&closing.ticket);
-            if let Some(key) = source.and_then(|source| source.key) {
-                self.parked_keys.resolved(&key);
-                topics.push(key.0);
+            if let Some((topic, hash)) = source.and_then(|source| source.key) {
+                self.parked_keys.resolved(hash);
+                topics.push(topic);
             }
         }
         self.requests_settled(closings.len());
@@ -369,11 +366,16 @@ impl DeadLetterQueue {
         pending
             .requests
             .retain(|request| request.place.is_none_or(passed));
-        let current = version == self.parked_keys.version() && self.to_file.is_empty();
+        let current = self.parked_keys.end_read(version) && self.to_file.is_empty();
         if let Some(parked) = pending.parked.filter(|_| current) {
             self.load_parked(parked);
         }
         pending.requests
+    }
+
+    /// Whether events are held while the parked keys are read.
+    pub(crate) fn holds_topics(&self) -> bool {
+        self.parked_keys.has_whole_topics()
     }
 
     /// When work is due even if nothing else happens.

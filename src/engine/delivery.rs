@@ -17,7 +17,7 @@ use crate::engine::topics::{NO_TOPIC, TopicId};
 use crate::engine::tracker::{InFlight, Ticket};
 use crate::engine::{Engine, WorkerState};
 use crate::lsn::Lsn;
-use crate::outbox::{Mark, Outcome, ParkedKey, Resolution, ResolveRequest};
+use crate::outbox::{Mark, Outcome, ParkedKeyList, Resolution, ResolveRequest};
 
 impl Engine {
     /// Takes in Kafka's report on a record. Adds the events that are acknowledged by it, this one
@@ -114,6 +114,10 @@ impl Engine {
         result: Result<Option<PendingRequests>, ()>,
     ) -> usize {
         self.worker = WorkerState::Idle;
+        let read = matches!(work, DatabaseWork::ReadRequests { with_keys: true });
+        if read && self.dispatch.dead_letters.holds_topics() {
+            self.dispatch.release_held();
+        }
         let dead_letters = &mut self.dispatch.dead_letters;
         match (work, result) {
             (DatabaseWork::Mark(marks), result) => self.written_back(now, &marks, result.is_ok()),
@@ -240,7 +244,7 @@ impl Engine {
     }
 
     /// Loads the parked keys, before the first event.
-    pub(crate) fn load_parked(&mut self, keys: Vec<ParkedKey>) {
+    pub(crate) fn load_parked(&mut self, keys: ParkedKeyList) {
         self.dispatch.dead_letters.load_parked(keys);
     }
 

@@ -11,8 +11,9 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use crate::engine::dead_letters::{DeadLetterQueue, KeyState, NotFiled};
+use crate::engine::dead_letters::{DeadLetterQueue, NotFiled};
 use crate::engine::output::{DeliveryFailure, DeliveryResult, FailureKind, Limits};
+use crate::engine::parked_keys::KeyState;
 use crate::engine::producer::replacement::Replacement;
 use crate::engine::record_checks::{self, RecordFacts};
 use crate::engine::topics::stalled_topics::{StalledTopics, progress};
@@ -73,7 +74,11 @@ impl Dispatch {
         Dispatch {
             limits: limits.clone(),
             topics: Topics::new(limits.auto_creates_topics),
-            dead_letters: DeadLetterQueue::new(limits.on_poison, limits.dead_letters_per_minute),
+            dead_letters: DeadLetterQueue::new(
+                limits.on_poison,
+                limits.dead_letters_per_minute,
+                limits.parked_keys_max,
+            ),
             ready: VecDeque::new(),
             backing_off: Vec::new(),
             delivered: Vec::new(),

@@ -10,7 +10,9 @@ use crate::engine::violation::Violation;
 use crate::engine::write_back_queue::StuckRows;
 use crate::error::{Code, Error};
 use crate::lsn::Lsn;
-use crate::outbox::{CloseDeadLetter, Mark, NewDeadLetter, OwnedRecord, Rejection};
+use crate::outbox::{
+    CloseDeadLetter, Mark, NewDeadLetter, OwnedRecord, PARKED_KEYS_MAX, Rejection,
+};
 
 /// The limits that the engine keeps to.
 #[derive(Debug, Clone)]
@@ -30,6 +32,8 @@ pub(crate) struct Limits {
     pub(crate) on_poison: OnPoison,
     /// More dead letters than this in a minute stop the publisher.
     pub(crate) dead_letters_per_minute: u32,
+    /// The most parked keys that are kept apart; beyond it topics are parked whole.
+    pub(crate) parked_keys_max: usize,
     /// Kafka creates a missing topic when a record is sent to it.
     pub(crate) auto_creates_topics: bool,
     /// Records are compressed, so their size cannot be checked before they are sent.
@@ -54,6 +58,7 @@ impl Limits {
             attempts: config.max_retries,
             on_poison: config.on_poison,
             dead_letters_per_minute: config.dead_letters_per_minute,
+            parked_keys_max: PARKED_KEYS_MAX,
             auto_creates_topics: config.auto_creates_topics(),
             compresses: config.compresses(),
             batch_bytes: config.batch_bytes(),

@@ -7,102 +7,284 @@
 //! events of the key are held in their topic's queue and no longer parked; once the last dead
 //! letter is closed they are sent: if they were sent before, a crash in between would send the
 //! retried ones again, behind them.
+//!
+//! Only hashes are kept, and a limited number of them. Beyond it a topic is parked whole: each new
+//! event of it is filed behind the others, which keeps every order. Such a topic is parked until
+//! the table shows that its keys fit again. While the table is read, its new events are held: an
+//! event that was filed meanwhile would be missing from what was read.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
 
-use crate::outbox::{OwnedRecord, ParkedKey};
+use crate::outbox::{KeyHash, ParkedKeyList};
 
-/// A topic and a key.
-pub(crate) type Key = (Box<str>, Box<[u8]>);
+/// The pause between two reads of the table for each key that it has: reading a thousand keys a
+/// second is no burden.
+const PAUSE_PER_KEY: Duration = Duration::from_millis(1);
+
+/// What to do with an event because of its key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum KeyState {
+    /// Its key does not matter.
+    Free,
+    /// File it behind the others of its key.
+    Parked,
+    /// Hold it until the dead letters before it are closed.
+    Wait,
+}
 
 /// The dead letters of a key.
 #[derive(Debug, Default, Clone, Copy)]
-pub(crate) struct KeyRows {
+struct KeyRows {
     /// Rows of the key that are filed and not being resolved.
-    pub(crate) parked: u64,
+    parked: u64,
     /// Rows that are being resolved: their dead letters are not closed.
-    pub(crate) resolving: u64,
+    resolving: u64,
     /// The first event was refused, and no retry or discard was requested since.
-    pub(crate) blocked: bool,
+    blocked: bool,
 }
 
 /// See the module's head.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct ParkedKeys {
-    keys: HashMap<Key, KeyRows>,
+    /// The most keys, and the most topics.
+    limit: usize,
+    keys: HashMap<KeyHash, KeyRows>,
+    /// Topics that are parked whole.
+    topics: HashSet<u64>,
+    /// All topics are.
+    everything: bool,
+    /// Keys of such topics of which a retried event was refused again: those behind it are parked
+    /// again. Dropped before requests are read.
+    refused: HashSet<KeyHash>,
     /// Grows with each change. A read of the table that began before a change is out of date.
     version: u64,
+    /// The table is being read.
+    is_reading: bool,
 }
 
 impl ParkedKeys {
+    /// No keys yet, and room for `limit` of them.
+    pub(crate) fn new(limit: usize) -> Self {
+        ParkedKeys {
+            limit,
+            keys: HashMap::new(),
+            topics: HashSet::new(),
+            everything: false,
+            refused: HashSet::new(),
+            version: 0,
+            is_reading: false,
+        }
+    }
+
     /// Drops all keys.
     pub(crate) fn reset(&mut self) {
-        self.version += 1;
-        self.keys.clear();
+        *self = ParkedKeys {
+            version: self.version + 1,
+            ..ParkedKeys::new(self.limit)
+        };
     }
 
     /// Replaces the keys by those of the table.
-    pub(crate) fn load(&mut self, keys: Vec<ParkedKey>) {
+    pub(crate) fn load(&mut self, list: ParkedKeyList) {
         self.reset();
-        for parked in keys {
-            let Some(key) = parked.key else { continue };
+        let rows = list.keys.into_iter().map(|key| {
             let key_rows = KeyRows {
-                parked: parked.rows,
+                parked: key.rows,
                 resolving: 0,
-                blocked: parked.blocked,
+                blocked: key.blocked,
             };
-            self.keys
-                .insert((parked.topic.into(), key.into()), key_rows);
-        }
+            (key.hash, key_rows)
+        });
+        self.keys = rows.collect();
+        self.topics = list.topics.into_iter().collect();
+        self.everything = list.everything;
     }
 
     /// Whether no key is parked.
     pub(crate) fn is_empty(&self) -> bool {
-        self.keys.is_empty()
+        self.keys.is_empty() && !self.has_whole_topics()
     }
 
-    /// Grows with each change.
-    pub(crate) fn version(&self) -> u64 {
+    /// Whether a topic is parked whole.
+    pub(crate) fn has_whole_topics(&self) -> bool {
+        self.everything || !self.topics.is_empty()
+    }
+
+    /// A read of the requests begins, `with_keys` or without. Returns the version of the keys.
+    pub(crate) fn begin_read(&mut self, with_keys: bool) -> u64 {
+        self.refused.clear();
+        self.is_reading = with_keys;
         self.version
     }
 
-    /// The dead letters of this key, if it is parked.
-    pub(crate) fn get(&self, topic: &str, key: &[u8]) -> Option<KeyRows> {
-        self.keys.get(&(Box::from(topic), Box::from(key))).copied()
+    /// The read has ended. Whether no key has changed since it began.
+    pub(crate) fn end_read(&mut self, version: u64) -> bool {
+        self.is_reading = false;
+        self.version == version
     }
 
-    /// A row of this record's key is filed; `blocks` if it is the one that the others wait for.
-    pub(crate) fn file(&mut self, record: &OwnedRecord, blocks: bool) {
+    /// The shortest time between two reads of all keys.
+    pub(crate) fn pause(&self) -> Duration {
+        let count = match self.has_whole_topics() {
+            true => self.limit,
+            false => self.keys.len(),
+        };
+        PAUSE_PER_KEY * u32::try_from(count).unwrap_or(u32::MAX)
+    }
+
+    /// What to do with an event of this key. A new event stays behind all that are filed, one that
+    /// `is_resolving` only behind an event that was refused again.
+    pub(crate) fn state(&self, hash: KeyHash, is_resolving: bool) -> KeyState {
+        if self.is_whole(hash) {
+            return match (is_resolving, self.refused.contains(&hash)) {
+                (true, false) => KeyState::Free,
+                (true, true) => KeyState::Parked,
+                (false, _) if self.is_reading => KeyState::Wait,
+                (false, _) => KeyState::Parked,
+            };
+        }
+        match self.keys.get(&hash) {
+            None => KeyState::Free,
+            Some(KeyRows { blocked: true, .. }) => KeyState::Parked,
+            Some(_) if is_resolving => KeyState::Free,
+            Some(KeyRows { parked: 0, .. }) => KeyState::Wait,
+            Some(_) => KeyState::Parked,
+        }
+    }
+
+    /// A row of this key is filed, which `was_resolving`; `blocks` if it is the one that the others
+    /// wait for.
+    pub(crate) fn file(&mut self, hash: KeyHash, blocks: bool, was_resolving: bool) {
         self.version += 1;
-        let key_rows = self.keys.entry(key_of(record)).or_default();
+        let is_full = self.keys.len() >= self.limit && !self.keys.contains_key(&hash);
+        if is_full && !self.is_whole(hash) {
+            self.park_topic(hash.topic);
+        }
+        if self.is_whole(hash) {
+            if blocks && was_resolving {
+                self.refused.insert(hash);
+            }
+            return;
+        }
+        let key_rows = self.keys.entry(hash).or_default();
         key_rows.parked += 1;
         key_rows.blocked |= blocks;
     }
 
-    /// A row of this record's key is being resolved from now on. Returns the key, if it is parked.
-    pub(crate) fn start_resolving(&mut self, record: &OwnedRecord) -> Option<Key> {
-        let key = key_of(record);
-        let key_rows = self.keys.get_mut(&key)?;
+    /// A row of this key is being resolved from now on. Whether the key is parked.
+    pub(crate) fn start_resolving(&mut self, hash: KeyHash) -> bool {
+        let Some(key_rows) = self.keys.get_mut(&hash) else {
+            return self.is_whole(hash);
+        };
         self.version += 1;
         key_rows.blocked = false;
         key_rows.parked = key_rows.parked.saturating_sub(1);
         key_rows.resolving += 1;
-        Some(key)
+        true
     }
 
     /// One of the rows that were being resolved is closed, or filed again.
-    pub(crate) fn resolved(&mut self, key: &Key) {
-        if let Some(key_rows) = self.keys.get_mut(key) {
+    pub(crate) fn resolved(&mut self, hash: KeyHash) {
+        if let Some(key_rows) = self.keys.get_mut(&hash) {
             self.version += 1;
             key_rows.resolving = key_rows.resolving.saturating_sub(1);
             if key_rows.parked == 0 && key_rows.resolving == 0 {
-                self.keys.remove(key);
+                self.keys.remove(&hash);
             }
+        }
+    }
+
+    fn is_whole(&self, hash: KeyHash) -> bool {
+        self.everything || self.topics.contains(&hash.topic)
+    }
+
+    fn park_topic(&mut self, topic: u64) {
+        self.topics.insert(topic);
+        self.keys.retain(|hash, _| hash.topic != topic);
+        if self.topics.len() > self.limit {
+            self.everything = true;
+            (self.keys, self.topics) = (HashMap::new(), HashSet::new());
         }
     }
 }
 
-fn key_of(record: &OwnedRecord) -> Key {
-    let key = record.key().unwrap_or_default();
-    (record.topic().into(), key.into())
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::outbox::ParkedKey;
+
+    fn hash(topic: u64, key: u64) -> KeyHash {
+        KeyHash { topic, key }
+    }
+
+    fn keys(limit: usize, list: &[(u64, u64)]) -> ParkedKeys {
+        let mut loaded = ParkedKeyList::new(limit);
+        for (topic, key) in list {
+            loaded.push(ParkedKey {
+                hash: hash(*topic, *key),
+                rows: 1,
+                blocked: true,
+            });
+        }
+        let mut keys = ParkedKeys::new(limit);
+        keys.load(loaded);
+        keys
+    }
+
+    #[test]
+    fn beyond_the_limit_a_topic_is_parked_whole_and_no_key_is_forgotten() {
+        let mut parked = keys(2, &[]);
+        for key in 0..1_000 {
+            parked.file(hash(key % 2, key), true, false);
+        }
+        parked.file(hash(7, 1), true, false);
+        assert!(parked.keys.len() <= 2 && parked.topics.len() <= 2);
+        for key in 0..1_000 {
+            let state = parked.state(hash(key % 2, key), false);
+            assert_eq!(state, KeyState::Parked, "{key}");
+        }
+        assert_eq!(parked.state(hash(0, 5_000), false), KeyState::Parked);
+        assert_eq!(parked.state(hash(7, 1), false), KeyState::Parked);
+        assert_eq!(parked.state(hash(8, 1), false), KeyState::Free);
+        parked.file(hash(8, 1), true, false);
+        parked.file(hash(8, 2), true, false);
+        parked.file(hash(9, 1), true, false);
+        assert_eq!(
+            parked.state(hash(10, 1), false),
+            KeyState::Parked,
+            "all are"
+        );
+    }
+
+    #[test]
+    fn a_whole_topic_resolves_in_order_and_is_free_once_the_table_is() {
+        let mut parked = keys(1, &[(1, 1), (1, 2)]);
+        assert!(parked.has_whole_topics());
+        assert!(parked.start_resolving(hash(1, 1)));
+        assert_eq!(parked.state(hash(1, 1), true), KeyState::Free);
+        parked.file(hash(1, 1), true, true);
+        assert_eq!(
+            parked.state(hash(1, 1), true),
+            KeyState::Parked,
+            "refused again"
+        );
+        assert_eq!(parked.state(hash(1, 2), true), KeyState::Free);
+        let version = parked.begin_read(true);
+        assert_eq!(parked.state(hash(1, 3), false), KeyState::Wait);
+        assert_eq!(parked.state(hash(1, 1), true), KeyState::Free);
+        assert!(parked.end_read(version));
+        parked.load(ParkedKeyList::new(1));
+        assert_eq!(parked.state(hash(1, 3), false), KeyState::Free);
+        assert!(parked.is_empty());
+    }
+
+    #[test]
+    fn the_more_keys_there_are_the_seldomer_they_are_read() {
+        assert_eq!(keys(10, &[]).pause(), Duration::ZERO);
+        let three = keys(10, &[(1, 1), (1, 2), (1, 3)]);
+        assert_eq!(three.pause(), Duration::from_millis(3));
+        let whole = keys(2, &[(1, 1), (1, 2), (1, 3)]);
+        assert_eq!(whole.pause(), Duration::from_millis(2));
+    }
 }

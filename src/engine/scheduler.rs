@@ -6,9 +6,9 @@
 
 use std::time::Duration;
 
-use crate::engine::dead_letters::KeyState;
 use crate::engine::dispatch::{Dispatch, small_batch_limit};
 use crate::engine::output::SinkOutput;
+use crate::engine::parked_keys::KeyState;
 use crate::engine::record_checks::{self, RecordFacts};
 use crate::engine::topics::TopicId;
 use crate::engine::topics::topic::{TopicAccess, TopicLimits};
@@ -244,6 +244,13 @@ impl Dispatch {
             if let Some(id) = self.topics.find(&topic) {
                 self.make_ready(id);
             }
+        }
+    }
+
+    /// The parked keys were read, or could not be: the queues that were held meanwhile are ready.
+    pub(crate) fn release_held(&mut self) {
+        for id in self.topics.with_queues() {
+            self.make_ready(id);
         }
     }
 

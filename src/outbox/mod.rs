@@ -51,8 +51,8 @@ pub use writer::{NewEvent, PAYLOAD_BYTES_MAX, Payload, Writer};
 pub use self::{
     columns::Columns,
     dead_letter::{
-        CloseDeadLetter, DeadLetters, NewDeadLetter, ParkedKey, Rejection, Resolution,
-        ResolveRequest,
+        CloseDeadLetter, DeadLetters, KeyHash, NewDeadLetter, ParkedKey, ParkedKeyList, Rejection,
+        Resolution, ResolveRequest,
     },
     event::{Event, TextValue},
     owned_record::OwnedRecord,
@@ -62,7 +62,7 @@ pub use self::{
 };
 #[cfg(feature = "publisher")]
 pub(crate) use self::{
-    dead_letter::known,
+    dead_letter::{PARKED_KEYS_MAX, known},
     record_size::wire_size,
     table::{BATCH, Batch, MissedRows, Read, SAVEPOINT, TableLocation, TableRow, TableState},
     write_back::{Mark, Outcome, WriteBack},

@@ -27,7 +27,7 @@ use crate::error::{Code, Error, Result};
 use crate::lsn::Lsn;
 use crate::outbox::dead_letter::file_not_marked;
 use crate::outbox::{
-    CloseDeadLetter, DeadLetters, NewDeadLetter, ParkedKey, ResolveRequest, Router, SlowRows,
+    CloseDeadLetter, DeadLetters, NewDeadLetter, ParkedKeyList, ResolveRequest, Router, SlowRows,
     TableLocation, UnpublishedRows,
 };
 use crate::postgres::table_shape::is_table;
@@ -170,7 +170,7 @@ impl WriteBack {
     }
 
     /// The parked keys; see [`DeadLetters::parked_keys`].
-    pub(crate) async fn parked_keys(&mut self) -> Result<Vec<ParkedKey>> {
+    pub(crate) async fn parked_keys(&mut self) -> Result<ParkedKeyList> {
         let prepared = self.prepared().await?;
         let keys = prepared.dead_letters.parked_keys(&prepared.session).await?;
         self.open = Some(prepared);

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 /// The rows of the first table of `tests/faults.md`.
-const FAULTS: [&str; 61] = [
+const FAULTS: [&str; 68] = [
     "process killed at any step",
     "walsender terminated",
     "Postgres stopped without a checkpoint",
@@ -70,6 +70,13 @@ const FAULTS: [&str; 61] = [
     "topic made again after its leaders changed",
     "certificate authority renewed",
     "broker cut off from its controller",
+    "time of creation that is no moment, or of any type",
+    "value longer than a record can be",
+    "optional columns added or dropped while it runs",
+    "table with children, unlogged or foreign partition",
+    "`headers` of a type that holds no object",
+    "settings of role and database that change text or meaning",
+    "more parked keys than are kept",
 ];
 
 /// The rows of its second table are numbered from 1 to this.

@@ -7,7 +7,8 @@ use fastrand::Rng;
 use crate::engine::dead_letters::PendingRequests;
 use crate::lsn::Lsn;
 use crate::outbox::{
-    CloseDeadLetter, NewDeadLetter, OwnedRecord, ParkedKey, Resolution, ResolveRequest,
+    CloseDeadLetter, KeyHash, NewDeadLetter, OwnedRecord, ParkedKey, ParkedKeyList, Resolution,
+    ResolveRequest,
 };
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,10 +80,10 @@ impl DeadLetterTable {
     }
 
     /// The pending requests in WAL order: requested ones, and parked ones that nothing blocks any
-    /// more.
+    /// more. With `keys_max`, also the parked keys.
     pub(crate) fn look(
         &self,
-        with_keys: bool,
+        keys_max: Option<usize>,
         event: impl Fn(usize) -> (OwnedRecord, Option<(Lsn, u32)>),
     ) -> PendingRequests {
         let blocked = |key: &(String, Vec<u8>)| {
@@ -117,7 +118,7 @@ impl DeadLetterTable {
                     _ => Resolution::Retry,
                 },
                 place,
-                parks_key: filed.parks_key,
+                parked_key: filed.parks_key.then(|| filed.hashed()),
                 record: Some(Box::new(record)),
                 rejection: None,
             }
@@ -127,27 +128,29 @@ impl DeadLetterTable {
         let requests = due.into_iter().map(request).take(5).collect();
         PendingRequests {
             requests,
-            parked: with_keys.then(|| self.parked_keys()),
+            parked: keys_max.map(|limit| self.parked_keys(limit)),
         }
     }
 
-    pub(crate) fn parked_keys(&self) -> Vec<ParkedKey> {
-        let mut keys: BTreeMap<&(String, Vec<u8>), ParkedKey> = BTreeMap::new();
+    pub(crate) fn parked_keys(&self, limit: usize) -> ParkedKeyList {
+        let mut keys: BTreeMap<KeyHash, ParkedKey> = BTreeMap::new();
         let open = self
             .dead_letters
             .values()
             .filter(|filed| filed.is_open() && filed.parks_key);
         for filed in open {
-            let parked = keys.entry(&filed.key).or_insert_with(|| ParkedKey {
-                topic: filed.key.0.clone(),
-                key: Some(filed.key.1.clone()),
+            let (_, hash) = filed.hashed();
+            let parked = keys.entry(hash).or_insert(ParkedKey {
+                hash,
                 rows: 0,
                 blocked: false,
             });
             parked.rows += 1;
             parked.blocked |= filed.state == State::Dead;
         }
-        keys.into_values().collect()
+        let mut list = ParkedKeyList::new(limit);
+        keys.into_values().for_each(|key| list.push(key));
+        list
     }
 
     /// An operator requests a retry or a discard of some dead letter; false if there is none.
@@ -196,6 +199,11 @@ impl DeadLetterTable {
 }
 
 impl Filed {
+    fn hashed(&self) -> (Box<str>, KeyHash) {
+        let (topic, key) = &self.key;
+        (topic.as_str().into(), KeyHash::of(topic, key))
+    }
+
     fn is_open(&self) -> bool {
         !matches!(self.state, State::Retried | State::Discarded)
     }

@@ -59,6 +59,7 @@ impl Process {
             attempts: world.rng.u32(1..4),
             on_poison: world.on_poison,
             dead_letters_per_minute: 1_000_000,
+            parked_keys_max: world.parked_keys_max,
             auto_creates_topics: false,
             compresses: false,
             batch_bytes: 1_000_000,
@@ -91,7 +92,7 @@ impl Process {
         self.handed.clear();
         self.flush = world.confirmed;
         self.engine
-            .load_parked(world.dead_letter_table.parked_keys());
+            .load_parked(world.dead_letter_table.parked_keys(world.parked_keys_max));
         let missed = |row: &usize| {
             let known = &world.rows[*row];
             known.transaction.is_none() && !known.marked && !world.dead_letter_table.holds(*row)

@@ -138,6 +138,8 @@ pub(crate) struct World {
     pub(crate) rng: Rng,
     pub(crate) after_publish: AfterPublish,
     pub(crate) on_poison: OnPoison,
+    /// Few, so that topics are parked whole.
+    pub(crate) parked_keys_max: usize,
     pub(crate) rows: Vec<Row>,
     pub(crate) log: Vec<Transaction>,
     pub(crate) wal: u64,
@@ -179,6 +181,7 @@ impl World {
         World {
             after_publish,
             on_poison,
+            parked_keys_max: rng.clone().usize(0..5),
             topics,
             question: None,
             dead_letter_table: DeadLetterTable::default(),
@@ -580,7 +583,8 @@ impl World {
             DatabaseWork::ReadRequests { with_keys } => {
                 let with_keys = *with_keys;
                 let event = |row| (self.record(row), self.place(row));
-                pending = Some(self.dead_letter_table.look(with_keys, event));
+                let keys_max = with_keys.then_some(self.parked_keys_max);
+                pending = Some(self.dead_letter_table.look(keys_max, event));
             }
         }
         self.batches[at].result = Some(if rejection { Err(()) } else { Ok(pending) });

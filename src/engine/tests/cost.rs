@@ -71,6 +71,7 @@ impl DatabaseWork {
             attempts: 3,
             on_poison: OnPoison::DeadLetter,
             dead_letters_per_minute: 100,
+            parked_keys_max: 1_000,
             auto_creates_topics: false,
             compresses: false,
             batch_bytes: 1_000_000,

@@ -19,7 +19,8 @@ use crate::engine::topics::{TopicId, Topics};
 use crate::engine::tracker::Ticket;
 use crate::lsn::Lsn;
 use crate::outbox::{
-    Mark, NewDeadLetter, Outcome, OwnedRecord, Rejection, Resolution, ResolveRequest, TopicName,
+    KeyHash, Mark, NewDeadLetter, Outcome, OwnedRecord, Rejection, Resolution, ResolveRequest,
+    TopicName,
 };
 
 const MS: Duration = Duration::from_millis(1);
@@ -39,6 +40,7 @@ fn engine_with(batch_size: usize, on_poison: OnPoison) -> Engine {
         attempts: 3,
         on_poison,
         dead_letters_per_minute: 5,
+        parked_keys_max: 1_000,
         auto_creates_topics: false,
         compresses: false,
         batch_bytes: 1_000_000,
@@ -595,7 +597,7 @@ fn what_is_wanted_again_is_not_refused_for_what_was_known_before() {
         row: Some(100),
         resolution: Resolution::Retry,
         place: None,
-        parks_key: false,
+        parked_key: None,
         record: Some(Box::new(record(100))),
         rejection: None,
     };
@@ -636,7 +638,7 @@ fn a_parked_key_keeps_its_order_through_a_retry() {
         row: Some(row),
         resolution: Resolution::Retry,
         place: None,
-        parks_key: true,
+        parked_key: Some(("t".into(), KeyHash::of("t", b"k"))),
         record: Some(Box::new(record(row))),
         rejection: None,
     };

@@ -15,6 +15,8 @@
 pub mod admin;
 mod insert;
 mod json;
+mod key_hash;
+mod parked;
 mod requests;
 pub(crate) mod skipped;
 mod types;
@@ -27,19 +29,17 @@ use crate::lsn::Lsn;
 use crate::postgres::{Session, TableShape, is_of_the_row, row_error, sql_error};
 
 pub(crate) use insert::file_not_marked;
-pub use types::{CloseDeadLetter, NewDeadLetter, ParkedKey, Rejection, Resolution, ResolveRequest};
+pub use key_hash::KeyHash;
+pub(crate) use parked::PARKED_KEYS_MAX;
+pub use parked::{ParkedKey, ParkedKeyList};
+pub(crate) use types::OPEN;
+pub use types::{CloseDeadLetter, NewDeadLetter, Rejection, Resolution, ResolveRequest};
 
 /// The most rows of a statement.
 const ROWS_MAX: usize = 500;
 
-/// The most parked keys that are loaded, plus one that shows that there are more.
-const KEYS_MAX: i64 = 10_001;
-
 /// The highest count of a state.
 const COUNT_MAX: i64 = 100_000;
-
-/// The condition for an open dead letter, written as in the partial indexes.
-pub(crate) const OPEN: &str = "state NOT IN ('retried', 'discarded')";
 
 /// The open states, in the order of a dead letter's life.
 const OPEN_STATES: [&str; 6] = [
@@ -197,13 +197,12 @@ impl DeadLetters {
         Ok(())
     }
 
-    /// The keys whose later events have to wait, in the order in which they were parked: at most
-    /// 10,001, and that many mean that there may be more.
+    /// The keys whose later events have to wait.
     ///
     /// # Errors
     /// Of the table or the server.
-    pub async fn parked_keys(&self, session: &Session) -> Result<Vec<ParkedKey>> {
-        parked_keys(session, &self.table).await
+    pub async fn parked_keys(&self, session: &Session) -> Result<ParkedKeyList> {
+        parked::read(session, &self.table).await
     }
 
     /// How many dead letters are in each open state, counted up to 100,000; a state without any has
@@ -224,33 +223,11 @@ impl DeadLetters {
     }
 }
 
-async fn parked_keys(session: &Session, dead_letters: &TableName) -> Result<Vec<ParkedKey>> {
-    let sql = format!(
-        "SELECT topic, key, count(*), bool_or(state = 'dead' AND parks_key) FROM {table} \
-              WHERE state IN ('dead', 'parked', 'retry') AND {OPEN} \
-                AND (parks_key OR state = 'parked') AND topic IS NOT NULL \
-              GROUP BY topic, key ORDER BY min(id) LIMIT {KEYS_MAX}",
-        table = dead_letters.quoted()
-    );
-    let what = format!("reading parked keys from {}", dead_letters);
-    let rows = session.rows(&what, &sql, &[]).await?;
-    let key = |row: &tokio_postgres::Row| {
-        let count: i64 = row.get(2);
-        ParkedKey {
-            topic: row.get(0),
-            key: row.get(1),
-            rows: count.unsigned_abs(),
-            blocked: row.get(3),
-        }
-    };
-    Ok(rows.iter().map(key).collect())
-}
-
 /// The dead letters that the publisher reads before it starts over.
 #[derive(Debug, Default)]
 pub(crate) struct DeadLetterState {
     /// The keys whose later events have to wait.
-    pub(crate) parked: Vec<ParkedKey>,
+    pub(crate) parked: ParkedKeyList,
     /// Rows of the outbox whose events the stream delivers from `since` on, and which are filed
     /// here.
     pub(crate) filed: Vec<(i64, Lsn)>,
@@ -277,7 +254,7 @@ pub(crate) async fn known(
         let lock = format!("BEGIN; LOCK TABLE {} IN SHARE MODE", dead_letters.quoted());
         session.run(&what, &lock).await?;
     }
-    let parked = parked_keys(session, &dead_letters).await?;
+    let parked = parked::read(session, &dead_letters).await?;
     if parks {
         session.run(&what, "COMMIT").await?;
     }

@@ -9,20 +9,23 @@
 use crate::error::Result;
 use crate::lsn::Lsn;
 use crate::outbox::dead_letter::OPEN;
-use crate::outbox::dead_letter::json;
+use crate::outbox::dead_letter::{json, parked};
 use crate::outbox::{
-    DeadLetters, EventSource, OwnedRecord, Rejection, Resolution, ResolveRequest, Router, SlowRows,
-    TableRow, UnpublishedRows,
+    DeadLetters, EventSource, KeyHash, OwnedRecord, Rejection, Resolution, ResolveRequest, Router,
+    SlowRows, TableRow, UnpublishedRows,
 };
 use crate::postgres::{Session, is_out_of_time, is_unreadable, row_error, sql_error};
 
 /// The order in which events were committed. An older event can be filed behind a newer one of its
 /// key, if it was delivered and a restart repeats it. A row that was read from the table has no
 /// position in the WAL, and counts as older than all events of the slot.
-const PLACE: &str = "commit_lsn NULLS FIRST, event_index, id";
+const PLACE: &str = "d.commit_lsn NULLS FIRST, d.event_index, d.id";
 
 /// The most requests of a call.
 const REQUESTS_MAX: usize = 500;
+
+/// The characters of a topic that are read: no topic has a longer name.
+const TOPIC_CHARS: usize = 250;
 
 /// The bytes of their records, plus at most one record.
 const BYTES_MAX: usize = 8 << 20;
@@ -48,7 +51,8 @@ impl DeadLetters {
         // A parked key never overtakes its dead letter.
         let before = format!("{} < {}", place("h"), place("d"));
         let sql = format!(
-            "SELECT id, outbox_id, state, parks_key, commit_lsn::text, event_index FROM ( \
+            "SELECT d.id, d.outbox_id, d.state, d.parks_key, d.commit_lsn::text, d.event_index, \
+                    left(d.topic, {TOPIC_CHARS}), {hashes} FROM ( \
                  (SELECT * FROM {table} AS d \
                    WHERE d.state IN ('retry', 'discard') AND d.{OPEN} \
                      AND NOT (d.state = 'retry' AND d.parks_key \
@@ -63,8 +67,9 @@ impl DeadLetters {
                                       WHERE h.state = 'dead' AND h.parks_key \
                                         AND h.topic = d.topic \
                                         AND h.key IS NOT DISTINCT FROM d.key) \
-                   ORDER BY {PLACE} LIMIT {limit})) AS open \
+                   ORDER BY {PLACE} LIMIT {limit})) AS d \
              ORDER BY {PLACE} LIMIT {limit}",
+            hashes = parked::sql_hashes(),
             table = self.table.quoted()
         );
         let what = format!("reading requests from {}", self.table);
@@ -94,7 +99,7 @@ impl DeadLetters {
                     _ => Resolution::Retry,
                 },
                 place: place_of(dead_letter),
-                parks_key: dead_letter.get(3),
+                parked_key: parked_key(dead_letter).map_err(|error| sql_error(&what, error))?,
                 record: record.map(Box::new),
                 rejection,
             });
@@ -172,6 +177,15 @@ fn place_of(dead_letter: &tokio_postgres::Row) -> Option<(Lsn, u32)> {
     let lsn: Option<&str> = dead_letter.get(4);
     let index: Option<i32> = dead_letter.get(5);
     Some((lsn?.parse().ok()?, index?.try_into().ok()?))
+}
+
+/// The topic and the key whose later events wait for the dead letter, if any do.
+fn parked_key(
+    dead_letter: &tokio_postgres::Row,
+) -> Result<Option<(Box<str>, KeyHash)>, tokio_postgres::Error> {
+    let topic: Option<&str> = dead_letter.try_get(6)?;
+    let topic = topic.filter(|_| dead_letter.try_get(3).unwrap_or(false));
+    Ok(topic.map(Box::from).zip(KeyHash::of_row(dead_letter, 7)?))
 }
 
 /// The result of reading one row.

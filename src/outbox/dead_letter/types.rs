@@ -2,7 +2,10 @@
 //! that stores them.
 
 use crate::lsn::Lsn;
-use crate::outbox::OwnedRecord;
+use crate::outbox::{KeyHash, OwnedRecord};
+
+/// The condition for an open dead letter, written as in the partial indexes.
+pub(crate) const OPEN: &str = "state NOT IN ('retried', 'discarded')";
 
 /// Why an event cannot be published.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -70,24 +73,11 @@ pub struct ResolveRequest {
     /// The commit position of its transaction and its index there, if the event came from the
     /// stream.
     pub place: Option<(Lsn, u32)>,
-    /// Later events of its topic and key wait for it.
-    pub parks_key: bool,
+    /// The topic and the key whose later events wait for it, if any do.
+    pub parked_key: Option<(Box<str>, KeyHash)>,
     /// The record to send: the row of the outbox as it is now or, if that is gone, the stored copy.
     /// `None` if neither can be read.
     pub record: Option<Box<OwnedRecord>>,
     /// Why the row as it is now cannot be published, if it cannot.
     pub rejection: Option<Rejection>,
-}
-
-/// A topic and key whose later events wait for a dead letter.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ParkedKey {
-    /// The topic.
-    pub topic: String,
-    /// The key; `None` stands for records without one.
-    pub key: Option<Vec<u8>>,
-    /// Its open rows among the dead letters.
-    pub rows: u64,
-    /// One of them is dead, without a request.
-    pub blocked: bool,
 }
