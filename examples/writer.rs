@@ -18,7 +18,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     tokio::spawn(connection);
     let orders = "CREATE TABLE IF NOT EXISTS orders (number bigint GENERATED ALWAYS AS IDENTITY)";
     client.batch_execute(orders).await?;
-    let writer = Writer::new("outbox.outbox")?;
+    // A service keeps the connection and the prepared statement for many events.
+    let writer = Writer::new("outbox.outbox")?.prepare(&client).await?;
 
     let transaction = client.transaction().await?;
     let insert = "INSERT INTO orders DEFAULT VALUES RETURNING number";

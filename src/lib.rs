@@ -148,7 +148,7 @@ mod manual {
 #[doc(inline)]
 pub use crate::{
     error::{Code, Disposition, Error, Result},
-    outbox::{NewEvent, PAYLOAD_BYTES_MAX, Payload, Writer},
+    outbox::{NewEvent, PAYLOAD_BYTES_MAX, Payload, PreparedWriter, Writer},
     table_name::TableName,
 };
 

@@ -45,7 +45,7 @@ mod write_back;
 mod tests;
 
 pub use topic_name::{TopicName, TopicNameError};
-pub use writer::{NewEvent, PAYLOAD_BYTES_MAX, Payload, Writer};
+pub use writer::{NewEvent, PAYLOAD_BYTES_MAX, Payload, PreparedWriter, Writer};
 
 #[cfg(feature = "publisher")]
 pub use self::{

@@ -7,9 +7,11 @@
 //! because a few kilobytes of JSON (`1e131071`, over and over) can print as more than the server
 //! can send. A refused event leaves no row behind and leaves the transaction usable.
 
+use std::borrow::Cow;
+
 use serde_json::Value;
-use tokio_postgres::GenericClient;
-use tokio_postgres::types::Type;
+use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::{GenericClient, Row, Statement};
 
 use crate::error::{Code, Error, Result};
 use crate::outbox::TopicName;
@@ -27,6 +29,9 @@ const INSERT: &str = "
     SELECT $1, $2, payload FROM event
      WHERE pg_catalog.octet_length(payload::pg_catalog.text) <= $4
     RETURNING id::pg_catalog.int8";
+
+/// The types of its parameters.
+const TYPES: [Type; 4] = [Type::TEXT, Type::TEXT, Type::TEXT, Type::INT4];
 
 /// Writes events into one outbox table.
 ///
@@ -48,6 +53,30 @@ const INSERT: &str = "
 pub struct Writer {
     table: TableName,
     insert: String,
+}
+
+/// A [`Writer`] whose statement is prepared on one connection: the server parses and plans it once,
+/// and not for each event.
+///
+/// ```no_run
+/// # type Result = std::result::Result<(), Box<dyn std::error::Error>>;
+/// # async fn example(client: &mut tokio_postgres::Client) -> Result {
+/// use outboxd::outbox::{NewEvent, Writer};
+///
+/// let writer = Writer::new("outbox.outbox")?.prepare(client).await?;
+/// for number in 1..=1_000 {
+///     let order = serde_json::json!({ "number": number });
+///     let transaction = client.transaction().await?;
+///     writer.write_event(&transaction, &NewEvent::new("OrderCreated", "orders", &order)).await?;
+///     transaction.commit().await?;
+/// }
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone)]
+pub struct PreparedWriter {
+    table: TableName,
+    insert: Statement,
 }
 
 /// An event to be written.
@@ -120,7 +149,8 @@ impl Writer {
     }
 
     /// Writes one event through `client`, which should be the transaction with the change that the
-    /// event is about. Returns the new row's id. One round trip; no statement is prepared.
+    /// event is about. Returns the new row's id. One round trip; the server parses the statement
+    /// each time. [`prepare`](Writer::prepare) saves that where a connection writes many events.
     ///
     /// # Errors
     ///
@@ -131,48 +161,104 @@ impl Writer {
         client: &impl GenericClient,
         event: &NewEvent<'_>,
     ) -> Result<i64> {
-        event.check()?;
-        let json;
-        let payload = match event.payload {
-            Payload::Text(text) => text,
-            Payload::Json(value) => {
-                json = value.to_string();
-                &json
-            }
-        };
-        let what = || {
-            let NewEvent {
-                event_type, topic, ..
-            } = event;
-            format!(
-                "writing an event of type {event_type} for topic {topic} into {}",
-                self.table
-            )
-        };
-        let row = client
-            .query_typed_opt(
-                &self.insert,
-                &[
-                    (&event.event_type, Type::TEXT),
-                    (&event.topic, Type::TEXT),
-                    (&payload, Type::TEXT),
-                    (&PAYLOAD_BYTES_MAX, Type::INT4),
-                ],
-            )
-            .await
-            .map_err(|error| sql_error(what(), error))?;
-        let Some(row) = row else {
-            let limit = format!(
-                "the payload has more than {PAYLOAD_BYTES_MAX} bytes as Postgres prints it"
-            );
-            return Err(Error::fatal(Code::Write, what())
-                .with_source(limit)
-                .with_hint(
-                    "store the large part elsewhere and put a reference to it into the event",
-                ));
-        };
-        row.try_get(0).map_err(|error| sql_error(what(), error))
+        let values = Values::of(event)?;
+        let [event_type, topic, payload, largest] = values.parameters();
+        let [text, _, _, int4] = TYPES;
+        let parameters = [
+            (event_type, text.clone()),
+            (topic, text.clone()),
+            (payload, text),
+            (largest, int4),
+        ];
+        let row = client.query_typed_opt(&self.insert, &parameters).await;
+        written(&self.table, event, row)
     }
+
+    /// Prepares the statement on this connection, which is the only one that it can be used with.
+    ///
+    /// # Errors
+    ///
+    /// With the server's error, such as [`Code::Config`] when there is no such table.
+    pub async fn prepare(&self, client: &impl GenericClient) -> Result<PreparedWriter> {
+        let insert = client.prepare_typed(&self.insert, &TYPES).await;
+        let insert = insert.map_err(|error| {
+            sql_error(
+                format!("preparing to write events into {}", self.table),
+                error,
+            )
+        })?;
+        Ok(PreparedWriter {
+            table: self.table.clone(),
+            insert,
+        })
+    }
+}
+
+impl PreparedWriter {
+    /// As [`Writer::write_event`], through the connection that this was prepared on, or a
+    /// transaction of it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Writer::write_event`].
+    pub async fn write_event(
+        &self,
+        client: &impl GenericClient,
+        event: &NewEvent<'_>,
+    ) -> Result<i64> {
+        let values = Values::of(event)?;
+        let row = client.query_opt(&self.insert, &values.parameters()).await;
+        written(&self.table, event, row)
+    }
+}
+
+/// The values of the statement's parameters.
+struct Values<'a> {
+    event: NewEvent<'a>,
+    payload: Cow<'a, str>,
+}
+
+impl<'a> Values<'a> {
+    fn of(event: &NewEvent<'a>) -> Result<Self> {
+        event.check()?;
+        Ok(Values {
+            event: *event,
+            payload: match event.payload {
+                Payload::Text(text) => Cow::Borrowed(text),
+                Payload::Json(value) => Cow::Owned(value.to_string()),
+            },
+        })
+    }
+
+    fn parameters(&self) -> [&(dyn ToSql + Sync); 4] {
+        let NewEvent {
+            event_type, topic, ..
+        } = &self.event;
+        [event_type, topic, &self.payload, &PAYLOAD_BYTES_MAX]
+    }
+}
+
+/// The new row's id, or why there is none.
+fn written(
+    table: &TableName,
+    event: &NewEvent<'_>,
+    row: Result<Option<Row>, tokio_postgres::Error>,
+) -> Result<i64> {
+    let what = || {
+        let NewEvent {
+            event_type, topic, ..
+        } = event;
+        format!("writing an event of type {event_type} for topic {topic} into {table}")
+    };
+    let row = row.map_err(|error| sql_error(what(), error))?;
+    let Some(row) = row else {
+        let limit =
+            format!("the payload has more than {PAYLOAD_BYTES_MAX} bytes as Postgres prints it");
+        return Err(Error::fatal(Code::Write, what())
+            .with_source(limit)
+            .with_hint("store the large part elsewhere and put a reference to it into the event"));
+    };
+    row.try_get(0).map_err(|error| sql_error(what(), error))
 }
 
 // Payloads are the users' data: debug output in a log must not show them.

@@ -92,6 +92,43 @@ async fn an_event_is_there_if_its_transaction_commits_and_not_otherwise() -> Res
 }
 
 #[tokio::test]
+async fn a_prepared_writer_writes_the_same_and_is_parsed_once() -> Result<()> {
+    let server = postgres::private(postgres::turn(17), &["log_min_duration_statement = 0"])?;
+    let database = Database::create(&server).await?;
+    let mut session = database.connect().await?;
+    let parsed = || {
+        let log = server.log();
+        log.lines().filter(|line| line.contains(" parse ")).count()
+    };
+    let writer = Writer::new("outbox.outbox")?;
+    let prepared = writer.prepare(&*session).await?;
+    let event = NewEvent::new("OrderCreated", "orders", r#"{"a": 1.50}"#);
+    for _ in 0..20 {
+        let transaction = session.transaction().await?;
+        prepared.write_event(&transaction, &event).await?;
+        transaction.commit().await?;
+    }
+    assert_eq!(parsed(), 1, "prepared once");
+    writer.write_event(&*session, &event).await?;
+    assert_eq!(parsed(), 2, "parsed for each event");
+    let same = "SELECT count(DISTINCT (event_type, topic, event_payload)) FROM outbox.outbox";
+    assert_eq!(
+        (rows(&session).await?, session.value(same).await?),
+        (21, 1_i64)
+    );
+    let large = numbers(SMALL_BUT_LARGE);
+    for payload in [large.as_str(), "{"] {
+        let refused = NewEvent::new("OrderCreated", "orders", payload);
+        let error = prepared.write_event(&*session, &refused).await.unwrap_err();
+        assert_eq!(error.code(), Code::Write, "{}", error.report());
+    }
+    let elsewhere = Writer::new("outbox.missing")?;
+    let error = elsewhere.prepare(&*session).await.unwrap_err();
+    assert_eq!(error.code(), Code::Config, "{}", error.report());
+    Ok(())
+}
+
+#[tokio::test]
 async fn what_could_never_be_published_is_refused_and_the_transaction_goes_on() -> Result<()> {
     let database = Database::create(postgres::shared(postgres::turn(15))).await?;
     let mut session = database.connect().await?;
