@@ -104,6 +104,7 @@ pub(crate) async fn execute(args: Args) -> anyhow::Result<()> {
     let config = Config::without_kafka(args.settings)?;
     let (database, limit) = (&config.database, config.operation_timeout);
     let session = postgres::connect(database, "outboxd dead-letter", limit).await?;
+    session.restore_search_path().await?;
     match args.action {
         Action::List { which, limit, json } => {
             let mut entries = read(&session, &config, which, limit, false).await?;

@@ -9,8 +9,9 @@ use std::io::{self, Write};
 use std::time::Duration;
 
 use outboxd::config::{AfterPublish, Config, Settings, Source};
+use outboxd::outbox::preflight;
 use outboxd::postgres::setup::Setup;
-use outboxd::postgres::{self, Session, preflight, table_shape};
+use outboxd::postgres::{self, Session, table_shape};
 
 /// Building an index on a large table has no limit of its own; this one only ends the wait for a
 /// lost server.
@@ -50,11 +51,13 @@ pub(crate) async fn execute(mut args: Args) -> anyhow::Result<()> {
         role: args.role.as_deref(),
         delete: config.after_publish == AfterPublish::Delete,
         checks: args.checks,
+        existing: None,
     };
     if args.print_sql {
         return print_sql(&setup);
     }
     let session = postgres::connect(&config.database, "outboxd init", TIMEOUT).await?;
+    session.restore_search_path().await?;
     create(&session, &setup).await?;
     print_readiness(&session, &config).await
 }
@@ -78,7 +81,11 @@ fn print_sql(setup: &Setup<'_>) -> anyhow::Result<()> {
 async fn create(session: &Session, setup: &Setup<'_>) -> anyhow::Result<()> {
     let existing = table_shape::read(session, setup.table).await?;
     // A partitioned table cannot have an index built concurrently.
-    let in_use = existing.is_some_and(|table| !table.partitioned);
+    let in_use = existing.as_ref().is_some_and(|table| !table.partitioned);
+    let setup = &Setup {
+        existing: existing.as_ref(),
+        ..setup.clone()
+    };
     let before = setup.inventory(session).await?;
     for step in setup.steps(in_use) {
         session
@@ -100,7 +107,7 @@ async fn create(session: &Session, setup: &Setup<'_>) -> anyhow::Result<()> {
 
 async fn print_readiness(session: &Session, config: &Config) -> anyhow::Result<()> {
     let mut out = io::stdout().lock();
-    match preflight::check(session, config).await {
+    match preflight(session, config).await {
         Ok(_) => writeln!(out, "ready     for `outboxd run`")?,
         Err(error) if error.is_transient() => return Err(error.into()),
         Err(error) => writeln!(out, "to do     {}", error.report())?,

@@ -26,15 +26,21 @@ mod event;
 #[cfg(feature = "publisher")]
 mod json_pointer;
 #[cfg(feature = "publisher")]
+mod marking;
+#[cfg(feature = "publisher")]
 mod owned_record;
 #[cfg(feature = "publisher")]
 mod record;
 #[cfg(feature = "publisher")]
 mod record_size;
 #[cfg(feature = "publisher")]
+mod refusal;
+#[cfg(feature = "publisher")]
 mod router;
 #[cfg(feature = "publisher")]
 mod select_list;
+#[cfg(feature = "publisher")]
+mod statement_check;
 #[cfg(feature = "publisher")]
 mod table;
 #[cfg(feature = "publisher")]
@@ -58,12 +64,14 @@ pub use self::{
     owned_record::OwnedRecord,
     record::Record,
     router::{EventSource, Router},
+    statement_check::preflight,
     table::{SlowRows, UnpublishedRows},
 };
 #[cfg(feature = "publisher")]
 pub(crate) use self::{
     dead_letter::{PARKED_KEYS_MAX, known},
     record_size::wire_size,
+    statement_check::check_statements,
     table::{BATCH, Batch, MissedRows, Read, SAVEPOINT, TableLocation, TableRow, TableState},
     write_back::{Mark, Outcome, WriteBack},
 };

@@ -48,7 +48,7 @@ pub(crate) use self::{
     problem::ServerProblem,
     server::postmaster_start_sql,
     session::is_out_of_time,
-    sqlstate::{is_lock_conflict, is_of_the_row, is_unreadable, row_error},
+    sqlstate::{is_lock_conflict, is_of_the_row, is_of_the_statement, is_unreadable, row_error},
     wal::{emit_logical_message, log_position},
 };
 #[cfg(feature = "publisher")]

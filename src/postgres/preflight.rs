@@ -164,8 +164,8 @@ fn needed_columns(config: &Config) -> Vec<&str> {
     if config.after_publish != AfterPublish::Keep || config.backlog == Backlog::Publish {
         needed.push("id");
     }
-    // Polling selects the unpublished rows by it, whatever `after_publish` is.
-    if config.after_publish == AfterPublish::Mark || config.source == Source::Poll {
+    // Without it, every row that is there is unpublished.
+    if config.after_publish == AfterPublish::Mark {
         needed.push("published_at");
     }
     if let KeyRule::Column(name) = &config.key
@@ -196,18 +196,8 @@ async fn table_problems(
         let hint = format!("ALTER TABLE {} SET LOGGED", shape.name.quoted());
         problems.push(ServerProblem::config(problem, hint).gap("table-unlogged"));
     }
-    let writes_back = config.after_publish != AfterPublish::Keep;
-    if writes_back && shape.column("id").is_some() && !(shape.id_is_integer() && shape.id_is_key) {
-        problems.push(ServerProblem::config(
-            format!(
-                "{}.id is not an integer with a primary or unique key",
-                shape.name
-            ),
-            format!(
-                "ALTER TABLE {} ADD PRIMARY KEY (id), or OUTBOX_AFTER_PUBLISH=keep",
-                shape.name.quoted()
-            ),
-        ));
+    if config.after_publish != AfterPublish::Keep {
+        problems.extend(id_problem(shape));
     }
     if shape.rows_hidden {
         problems.push(ServerProblem::config(
@@ -216,6 +206,25 @@ async fn table_problems(
         ));
     }
     Ok(problems)
+}
+
+/// Rows are marked and deleted by their ids.
+fn id_problem(shape: &TableShape) -> Option<ServerProblem> {
+    let id = shape.column("id")?;
+    let table = shape.name.quoted();
+    if !shape.id_is_integer() {
+        return Some(ServerProblem::config(
+            format!("{}.id has the type {}", shape.name, id.type_name),
+            "rows are marked by ids of an integer type: set OUTBOX_AFTER_PUBLISH=keep, or give \
+             the table an id of type bigint",
+        ));
+    }
+    (!shape.id_is_key).then(|| {
+        ServerProblem::config(
+            format!("{}.id is no primary or unique key", shape.name),
+            format!("ALTER TABLE {table} ADD UNIQUE (id), or OUTBOX_AFTER_PUBLISH=keep"),
+        )
+    })
 }
 
 fn column_problems(shape: &TableShape, config: &Config) -> Vec<ServerProblem> {

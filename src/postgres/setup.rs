@@ -10,6 +10,7 @@ use postgres_protocol::escape::escape_identifier;
 use crate::config::TableName;
 use crate::error::Result;
 use crate::postgres::session::Session;
+use crate::postgres::table_shape::TableShape;
 
 const SCHEMA: &str = include_str!("../../sql/schema.sql");
 const CHECKS: &str = include_str!("../../sql/checks.sql");
@@ -19,6 +20,11 @@ const PUBLICATION: &str = include_str!("../../sql/publication.sql");
 const ROLE: &str = include_str!("../../sql/role.sql");
 const ROLE_REPLICATION: &str = include_str!("../../sql/role_replication.sql");
 const ROLE_DELETE: &str = include_str!("../../sql/role_delete.sql");
+
+const PUBLISHED_AT: &str = "published_at";
+const TIMES_ATTEMPTED: &str = "times_attempted";
+/// As `role.sql` lists them.
+const WRITTEN: &str = "times_attempted, published_at";
 
 const CREATE_INDEX: &str = "CREATE INDEX IF NOT EXISTS";
 const CREATE_INDEX_CONCURRENTLY: &str = "CREATE INDEX CONCURRENTLY IF NOT EXISTS";
@@ -37,6 +43,8 @@ pub struct Setup<'a> {
     pub delete: bool,
     /// Whether constraints of the table reject events that can never be published.
     pub checks: bool,
+    /// The table, if it is there already: what is about columns that it lacks is left out.
+    pub existing: Option<&'a TableShape>,
 }
 
 /// One step of the set-up.
@@ -64,6 +72,7 @@ impl Setup<'_> {
             .split_inclusive(";\n")
             .partition(|statement| statement.contains(CREATE_INDEX));
         step("schema and table", &tables.concat());
+        let indexes = indexes.into_iter().filter(|_| self.has_published_at());
         for index in indexes {
             let create = if in_use {
                 CREATE_INDEX_CONCURRENTLY
@@ -73,7 +82,7 @@ impl Setup<'_> {
             step("index", &index.replace(CREATE_INDEX, create));
         }
         if self.checks {
-            step("constraints", body(CHECKS));
+            step("constraints", &self.checks_sql());
         }
         step("table of dead letters", body(DEAD_LETTER));
         step("function write_event", body(FUNCTION));
@@ -86,8 +95,36 @@ impl Setup<'_> {
         steps
     }
 
+    fn has_column(&self, name: &str) -> bool {
+        let column = |shape: &TableShape| shape.column(name).is_some_and(|it| !it.generated);
+        self.existing.is_none_or(column)
+    }
+
+    fn has_published_at(&self) -> bool {
+        self.has_column(PUBLISHED_AT)
+    }
+
+    fn checks_sql(&self) -> String {
+        match self.has_published_at() {
+            true => body(CHECKS).to_owned(),
+            false => body(CHECKS).replace("published_at IS NOT NULL OR ", ""),
+        }
+    }
+
+    /// The columns that the role writes. A row can be locked only by a role that may update one of
+    /// its columns.
+    fn written_columns(&self) -> String {
+        let written = [TIMES_ATTEMPTED, PUBLISHED_AT].into_iter();
+        let written: Vec<&str> = written.filter(|name| self.has_column(name)).collect();
+        match written.is_empty() {
+            true => "id".to_owned(),
+            false => written.join(", "),
+        }
+    }
+
     fn role_sql(&self) -> String {
-        let mut parts = vec![body(ROLE)];
+        let role = body(ROLE).replace(WRITTEN, &self.written_columns());
+        let mut parts = vec![role.as_str()];
         if self.publication.is_some() {
             parts.push(body(ROLE_REPLICATION));
         }
@@ -130,14 +167,14 @@ impl Setup<'_> {
         let mut things = vec![
             (format!("schema {schema}"), row.get(0)),
             (format!("table {}", self.table), row.get(1)),
-            (format!("index {schema}.idx_outbox_unpublished"), row.get(2)),
-            (
-                format!("index {schema}.idx_outbox_unpublished_id"),
-                row.get(3),
-            ),
-            (format!("table {dead_letter}"), row.get(8)),
-            (format!("function {schema}.write_event"), row.get(4)),
         ];
+        if self.has_published_at() {
+            let index = |name| format!("index {schema}.{name}");
+            things.push((index("idx_outbox_unpublished"), row.get(2)));
+            things.push((index("idx_outbox_unpublished_id"), row.get(3)));
+        }
+        things.push((format!("table {dead_letter}"), row.get(8)));
+        things.push((format!("function {schema}.write_event"), row.get(4)));
         if let Some(publication) = self.publication {
             things.push((format!("publication {publication}"), row.get(5)));
         }
@@ -186,6 +223,7 @@ mod tests {
             role,
             delete: false,
             checks: true,
+            existing: None,
         }
     }
 
@@ -230,6 +268,29 @@ mod tests {
                     .all(|step| !step.sql.contains("CREATE INDEX"))
             );
         }
+    }
+
+    #[test]
+    fn what_is_about_columns_that_the_table_lacks_is_left_out() {
+        let table = table();
+        let text = |shape: &TableShape| {
+            let setup = Setup {
+                existing: Some(shape),
+                ..setup(&table, Some("relay"))
+            };
+            let steps = setup.steps(true);
+            steps.into_iter().map(|step| step.sql).collect::<String>()
+        };
+        let bare = text(&TableShape::of_columns(1, &[("id", "bigint")]));
+        assert!(!bare.contains(CREATE_INDEX_CONCURRENTLY), "{bare}");
+        assert!(bare.contains("UPDATE (id)"), "{bare}");
+        assert!(!bare.contains("published_at IS NOT NULL"), "{bare}");
+        let marked = text(&TableShape::of_columns(
+            1,
+            &[("published_at", "timestamptz")],
+        ));
+        assert!(marked.contains("UPDATE (published_at)"), "{marked}");
+        assert!(marked.contains(CREATE_INDEX_CONCURRENTLY), "{marked}");
     }
 
     #[test]

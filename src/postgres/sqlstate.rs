@@ -54,6 +54,12 @@ impl ServerError {
         states.contains(&self.code.as_str())
     }
 
+    /// datatype_mismatch, undefined_function, invalid_text_representation, cannot_coerce: an
+    /// expression does not fit the type of a column.
+    pub(crate) fn is_of_a_type(&self) -> bool {
+        ["42804", "42883", "22P02", "42846"].contains(&self.code.as_str())
+    }
+
     /// undefined_object: the slot, or the publication as of the position that is decoded.
     pub(crate) fn is_undefined_object(&self) -> bool {
         self.code == "42704"
@@ -301,6 +307,15 @@ pub(crate) fn is_of_the_row(error: &tokio_postgres::Error) -> bool {
     error.code().is_some_and(|state| {
         let class = state.code().get(..2).unwrap_or_default();
         OF_THE_ROW.contains(&class) || !NOT_OF_THE_ROW.contains(&class)
+    })
+}
+
+/// Whether a change failed in a way that a statement can fail by itself, such as for a name that
+/// does not exist. A trigger can cause the same state.
+pub(crate) fn is_of_the_statement(error: &tokio_postgres::Error) -> bool {
+    error.as_db_error().is_some_and(|server| {
+        let error = classify("", ServerError::from(server));
+        !error.is_transient() && error.code() != Code::Connect
     })
 }
 

@@ -24,6 +24,8 @@ pub struct Column {
     /// Whether it is computed from others; before Postgres 18 the stream does not carry such a
     /// column.
     pub generated: bool,
+    /// The expression of its default, if it has one.
+    pub default: Option<String>,
     /// Whether outboxd's role may read it.
     pub can_select: bool,
     /// Whether outboxd's role may update it.
@@ -172,7 +174,9 @@ const COLUMNS: &str = "
              WHERE t.typtype <> 'd'),
            a.attgenerated <> '',
            coalesce(pg_catalog.has_column_privilege(a.attrelid, a.attnum, 'SELECT'), false),
-           coalesce(pg_catalog.has_column_privilege(a.attrelid, a.attnum, 'UPDATE'), false)
+           coalesce(pg_catalog.has_column_privilege(a.attrelid, a.attnum, 'UPDATE'), false),
+           (SELECT pg_catalog.pg_get_expr(d.adbin, d.adrelid) FROM pg_catalog.pg_attrdef AS d
+             WHERE d.adrelid = a.attrelid AND d.adnum = a.attnum)
       FROM pg_catalog.pg_attribute AS a
      WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped
      ORDER BY a.attnum";
@@ -208,6 +212,7 @@ fn shape_of(
             generated: row.try_get(4)?,
             can_select: row.try_get(5)?,
             can_update: row.try_get(6)?,
+            default: row.try_get(7)?,
         })
     };
     Ok(TableShape {
@@ -246,4 +251,40 @@ pub(crate) async fn recheck(session: &Session, shape: &TableShape, error: Error)
 pub(crate) fn is_table(table: &TableName, oid: u32) -> String {
     let name = table.quoted().replace('\'', "''");
     format!("pg_catalog.to_regclass('{name}')::oid = {oid}")
+}
+
+#[cfg(test)]
+impl TableShape {
+    /// The table `outbox.outbox` with these columns, each with its type, and all rights.
+    pub(crate) fn of_columns(oid: u32, columns: &[(&str, &str)]) -> Self {
+        let column = |(number, (name, type_name)): (i16, &(&str, &str))| Column {
+            number,
+            name: (*name).to_owned(),
+            type_name: (*type_name).to_owned(),
+            base_type: (*type_name).to_owned(),
+            generated: false,
+            default: None,
+            can_select: true,
+            can_update: true,
+        };
+        TableShape {
+            name: TableName {
+                schema: "outbox".to_owned(),
+                name: "outbox".to_owned(),
+            },
+            oid,
+            columns: (1..).zip(columns).map(column).collect(),
+            partitioned: false,
+            partitions: Vec::new(),
+            id_is_key: true,
+            logged: true,
+            children: Vec::new(),
+            unlogged: Vec::new(),
+            family: vec![oid],
+            replica_identity: true,
+            rows_hidden: false,
+            can_use_schema: true,
+            can_delete: true,
+        }
+    }
 }

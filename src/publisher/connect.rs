@@ -7,6 +7,7 @@
 use crate::config::Config;
 use crate::engine::output::WAL_SENDER_TIMEOUT;
 use crate::error::{Code, Error, Result};
+use crate::outbox::check_statements;
 use crate::postgres::walsender::APPLICATION_NAME;
 use crate::postgres::{self, Lineage, Server, ServerProblem, Session, TableShape, preflight};
 use crate::publisher::instance_lock;
@@ -37,6 +38,7 @@ impl Connections {
         let inspection = preflight::inspect(&session, config).await?;
         *problems = Some(inspection.problems.clone());
         let shape = inspection.verdict()?;
+        check_statements(&session, config, &shape).await?;
         let options = SessionOptions {
             application_name: APPLICATION_NAME.to_owned(),
             command_timeout: timeout,

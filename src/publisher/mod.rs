@@ -123,7 +123,8 @@ impl Publisher {
                 // The receiver is gone only if the publisher was dropped, which has cancelled the
                 // token: the supervisor stops.
                 let _listening = started.send(Ok(()));
-                let _listening = end.send(Supervisor::new(config, forwarder, stopped).run().await);
+                let supervisor = Supervisor::new(config, forwarder, stopped);
+                let _listening = end.send(Box::pin(supervisor.run()).await);
             };
             runtime.block_on(work);
             runtime.shutdown_timeout(RUNTIME_END_LIMIT);

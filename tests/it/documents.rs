@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 /// The rows of the first table of `tests/faults.md`.
-const FAULTS: [&str; 68] = [
+const FAULTS: [&str; 78] = [
     "process killed at any step",
     "walsender terminated",
     "Postgres stopped without a checkpoint",
@@ -45,6 +45,16 @@ const FAULTS: [&str; 68] = [
     "columns added, dropped, renamed, retyped",
     "TRUNCATE",
     "table dropped, made anew, or out of the publication",
+    "mark that the table undoes",
+    "mark that the table swallows",
+    "mark that another program removes",
+    "table without optional columns",
+    "statement that the server refuses",
+    "table that no mark fits any more",
+    "dead letter of a table with ids of any type",
+    "trigger of the table's owner",
+    "writers in other time zones",
+    "counter at the end of its range",
     "wall clock wrong or jumping",
     "machine suspended, or paused",
     "two or three instances",

@@ -47,6 +47,8 @@ mod kafka_rejections;
 mod large;
 // Start, standing by, marks, metrics and health of one process.
 mod lifecycle;
+// What a mark really did: tables that undo, swallow or refuse it.
+mod marks;
 // DDL on the outbox while outboxd publishes.
 mod migrations;
 // Several instances on one slot: takeover, freeze, lost sessions.

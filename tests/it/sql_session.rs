@@ -50,6 +50,7 @@ async fn ready(major: u32) -> Result<(Database, String)> {
         role: Some(&role),
         delete: false,
         checks: false,
+        existing: None,
     };
     for step in setup.steps(true) {
         session.run(step.purpose, &step.sql).await?;

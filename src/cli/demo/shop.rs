@@ -54,6 +54,7 @@ pub(crate) async fn build(server: &Server, config: &Config) -> Result<()> {
         role: Some(PUBLISHER),
         delete: false,
         checks: false,
+        existing: None,
     };
     for step in setup.steps(false) {
         session

@@ -50,31 +50,33 @@ pub(crate) async fn file(
 /// The state of an event that is in Kafka, but whose row cannot be marked.
 pub(crate) const NOT_MARKED: &str = "published-not-marked";
 
-/// Files by reference that Kafka has this row's event and the table refuses to mark it.
+/// Files by reference that Kafka has the events of these rows and the table refuses to mark them.
 pub(crate) async fn file_not_marked(
     session: &Session,
-    outbox: &TableName,
+    table: &TableName,
+    sql: &str,
     system_id: &str,
-    row: i64,
-    (code, message): (String, String),
+    rows: &[(i64, Rejection)],
 ) -> Result<()> {
-    let dead_letter = NewDeadLetter {
-        ticket: 0,
-        known: None,
-        row: Some(row),
-        record: None,
-        rejection: Rejection { code, message },
-        attempts: 0,
-        parks_key: false,
-        parked: false,
-    };
-    let filing = Filing {
-        state: NOT_MARKED,
-        ..Filing::of(&dead_letter)
-    };
-    let table = outbox.dead_letter();
-    let sql = file_sql(&table);
-    write(session, &table, &sql, system_id, vec![filing]).await
+    for rows in rows.chunks(DEAD_LETTERS_MAX) {
+        let dead_letter = |(row, rejection): &(i64, Rejection)| NewDeadLetter {
+            ticket: 0,
+            known: None,
+            row: Some(*row),
+            record: None,
+            rejection: rejection.clone(),
+            attempts: 0,
+            parks_key: false,
+            parked: false,
+        };
+        let dead_letters: Vec<NewDeadLetter> = rows.iter().map(dead_letter).collect();
+        let filings = dead_letters.iter().map(|dead_letter| Filing {
+            state: NOT_MARKED,
+            ..Filing::of(dead_letter)
+        });
+        write(session, table, sql, system_id, once_each(filings.collect())).await?;
+    }
+    Ok(())
 }
 
 /// A dead letter as it is stored.
@@ -249,7 +251,7 @@ async fn insert(
         &parks_key,
         &state,
     ];
-    session.execute(sql, &params).await
+    session.change(sql, &params).await
 }
 
 /// Postgres has no text with a zero byte.

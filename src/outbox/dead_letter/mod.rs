@@ -13,6 +13,7 @@
 //! reader.
 
 pub mod admin;
+mod closing;
 mod insert;
 mod json;
 mod key_hash;
@@ -21,14 +22,14 @@ mod requests;
 pub(crate) mod skipped;
 mod types;
 
-use tokio_postgres::types::ToSql;
-
-use crate::config::{AfterPublish, Config, TableName};
+use crate::config::{Config, TableName};
 use crate::error::Result;
 use crate::lsn::Lsn;
-use crate::postgres::{Session, TableShape, is_of_the_row, row_error, sql_error};
+use crate::outbox::dead_letter::closing::Closing;
+use crate::outbox::marking::Marking;
+use crate::outbox::refusal::is_refusal;
+use crate::postgres::{Session, TableShape, sql_error};
 
-pub(crate) use insert::file_not_marked;
 pub use key_hash::KeyHash;
 pub(crate) use parked::PARKED_KEYS_MAX;
 pub use parked::{ParkedKey, ParkedKeyList};
@@ -57,7 +58,7 @@ pub struct DeadLetters {
     pub(crate) table: TableName,
     outbox: TableName,
     file: String,
-    close: String,
+    closing: Closing,
     /// `None` if attempts are not counted in the outbox.
     count: Option<String>,
 }
@@ -65,15 +66,35 @@ pub struct DeadLetters {
 impl DeadLetters {
     /// The statements for an outbox that passed the preflight check.
     pub fn new(config: &Config, shape: &TableShape) -> Self {
-        let counts = shape.column("times_attempted").is_some();
+        let marking = Marking::new(config.after_publish, shape);
         DeadLetters {
             table: config.table.dead_letter(),
             outbox: config.table.clone(),
             file: insert::file_sql(&config.table.dead_letter()),
-            close: close_sql(&config.table, config.after_publish, counts),
-            count: (counts && config.after_publish != AfterPublish::Keep)
-                .then(|| count_sql(&config.table)),
+            closing: Closing::new(&config.table, &marking),
+            count: count_sql(&marking),
         }
+    }
+
+    /// The statements that file and close dead letters.
+    pub(crate) fn statements(&self) -> [&str; 2] {
+        [&self.file, self.closing.statement()]
+    }
+
+    /// The statement that counts attempts in the outbox, if they are counted there.
+    pub(crate) fn count_statement(&self) -> Option<&str> {
+        self.count.as_deref()
+    }
+
+    /// Files by reference that Kafka has the events of these rows and the table refuses to mark
+    /// them.
+    pub(crate) async fn file_not_marked(
+        &self,
+        session: &Session,
+        system_id: &str,
+        rows: &[(i64, Rejection)],
+    ) -> Result<()> {
+        insert::file_not_marked(session, &self.table, &self.file, system_id, rows).await
     }
 
     /// Files dead letters in their order. Each statement is a transaction; repeating one changes
@@ -104,63 +125,7 @@ impl DeadLetters {
     /// # Errors
     /// Of the table or the server, including a locked row (transient): repeat it.
     pub async fn close(&self, session: &Session, closings: &[CloseDeadLetter]) -> Result<()> {
-        let what = format!("closing dead letters of {}", self.outbox);
-        // The rest of the batch, the next part last: a part that fails because of a row is halved.
-        let mut parts: Vec<&[CloseDeadLetter]> = closings.chunks(ROWS_MAX).rev().collect();
-        while let Some(part) = parts.pop() {
-            let dead_letters: Vec<i64> = part.iter().map(|closing| closing.dead_letter).collect();
-            let rows: Vec<Option<i64>> = part.iter().map(|closing| closing.row).collect();
-            let published: Vec<bool> = part.iter().map(|closing| closing.published).collect();
-            // The inner error is the row's, the outer one the server's.
-            let work = async {
-                let params: [&(dyn ToSql + Sync); 3] = [&dead_letters, &rows, &published];
-                Ok(session.execute(&self.close, &params).await)
-            };
-            match (session.bounded(&what, work).await?, part) {
-                (Ok(_), _) => {}
-                (Err(error), [closing]) if is_of_the_row(&error) => {
-                    self.leave_open(session, *closing, &error).await?;
-                }
-                (Err(error), _) if is_of_the_row(&error) => {
-                    let (left, right) = part.split_at(part.len() / 2);
-                    parts.push(right);
-                    parts.push(left);
-                }
-                (Err(error), _) => return Err(sql_error(what, error)),
-            }
-        }
-        Ok(())
-    }
-
-    async fn leave_open(
-        &self,
-        session: &Session,
-        closing: CloseDeadLetter,
-        error: &tokio_postgres::Error,
-    ) -> Result<()> {
-        let (dead_letter, row) = (closing.dead_letter, closing.row);
-        tracing::error!(dead_letter, row, %error, "row of a dead letter cannot be marked");
-        let state = if closing.published {
-            insert::NOT_MARKED
-        } else {
-            "skipped"
-        };
-        let (code, message) = row_error(error);
-        let sql = format!(
-            "UPDATE {table} AS d SET state = $2, error_code = $3, error = $4, \
-             updated_at = CURRENT_TIMESTAMP, history = {append} WHERE d.id = $1",
-            table = self.table.quoted(),
-            append = insert::append("$3::text", "$4::text", "d.attempts"),
-        );
-        let what = format!("filing in {} that a row cannot be marked", self.table);
-        session
-            .rows(
-                &what,
-                &sql,
-                &[&dead_letter, &state, &code, &insert::text(&message)],
-            )
-            .await?;
-        Ok(())
+        self.closing.close(session, closings).await
     }
 
     /// Counts one more attempt for each of these unpublished rows; a row that is named twice gets
@@ -179,19 +144,20 @@ impl DeadLetters {
         rows.sort_unstable();
         let mut parts: Vec<&[i64]> = rows.chunks(ROWS_MAX).collect();
         while let Some(part) = parts.pop() {
-            let work = async { Ok(session.execute(sql, &[&part]).await) };
-            match session.bounded(&what, work).await? {
-                Ok(_) => {}
-                Err(error) if is_of_the_row(&error) && part.len() > 1 => {
-                    let (left, right) = part.split_at(part.len() / 2);
-                    parts.push(right);
-                    parts.push(left);
-                }
-                Err(error) if is_of_the_row(&error) => {
-                    let row = part.first();
-                    tracing::warn!(row, error = %error, "attempts of a row cannot be counted");
-                }
-                Err(error) => return Err(sql_error(what, error)),
+            let work = async { Ok(session.change(sql, &[&part]).await) };
+            let Err(error) = session.bounded(&what, work).await? else {
+                continue;
+            };
+            if !is_refusal(session, &what, &error, &[sql]).await? {
+                return Err(sql_error(what, error));
+            }
+            if part.len() > 1 {
+                let (left, right) = part.split_at(part.len() / 2);
+                parts.push(right);
+                parts.push(left);
+            } else {
+                let row = part.first();
+                tracing::warn!(row, error = %error, "attempts of a row cannot be counted");
             }
         }
         Ok(())
@@ -304,42 +270,15 @@ async fn filed(
     Ok(filed.collect())
 }
 
-fn close_sql(outbox: &TableName, after_publish: AfterPublish, counts: bool) -> String {
-    let name = outbox.quoted();
-    let found = "FROM closings AS c WHERE t.id = c.outbox_row AND t.published_at IS NULL";
-    let attempt = if counts {
-        ", times_attempted = coalesce(t.times_attempted, 0) + c.published::integer"
-    } else {
-        ""
-    };
-    let settle = match after_publish {
-        AfterPublish::Mark => format!(
-            ", settled AS (UPDATE {name} AS t SET published_at = CURRENT_TIMESTAMP{attempt} \
-             {found})"
-        ),
-        AfterPublish::Delete => {
-            let found = found.replace("FROM", "USING");
-            format!(", settled AS (DELETE FROM {name} AS t {found})")
-        }
-        AfterPublish::Keep => String::new(),
-    };
-    format!(
-        "WITH closings AS (SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::boolean[]) \
-                               AS c (letter, outbox_row, published)){settle} \
-         UPDATE {table} AS d SET \
-                state = CASE WHEN c.published THEN 'retried' ELSE 'discarded' END, \
-                updated_at = CURRENT_TIMESTAMP \
-           FROM closings AS c WHERE d.id = c.letter",
-        table = outbox.dead_letter().quoted()
-    )
-}
-
-fn count_sql(outbox: &TableName) -> String {
-    format!(
-        "UPDATE {name} AS t SET times_attempted = coalesce(t.times_attempted, 0) + a.attempts \
-           FROM (SELECT id, count(*)::integer AS attempts \
-                   FROM unnest($1::bigint[]) AS a (id) GROUP BY id) AS a \
-          WHERE t.id = a.id AND t.published_at IS NULL",
-        name = outbox.quoted()
-    )
+/// `None` if attempts are not counted in the outbox.
+fn count_sql(marking: &Marking) -> Option<String> {
+    let counted = marking.counted("a.attempts").filter(|_| marking.writes())?;
+    Some(format!(
+        "UPDATE {table} AS t SET {counted} \
+           FROM (SELECT a.id, pg_catalog.count(*)::integer AS attempts \
+                   FROM pg_catalog.unnest($1::bigint[]) AS a (id) GROUP BY a.id) AS a \
+          WHERE t.id = a.id AND {candidates}",
+        table = marking.table(),
+        candidates = marking.candidates("t"),
+    ))
 }

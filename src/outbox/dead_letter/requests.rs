@@ -200,9 +200,15 @@ pub(crate) enum LookedUpRow {
 impl UnpublishedRows {
     /// One row, published or not.
     async fn row(&self, session: &Session, id: i64) -> Result<LookedUpRow> {
+        let Some(one) = self.one() else {
+            return Ok(LookedUpRow::Gone);
+        };
         let what = format!("reading row {id} of {}", self.table());
         // The inner error is the row's, the outer one the server's.
-        let work = async { Ok(session.query_opt(self.one(), &[&id]).await) };
+        let work = async {
+            let statement = session.prepared(one).await?;
+            Ok(session.query_opt(&statement, &[&id]).await)
+        };
         match session.bounded(&what, work).await? {
             Ok(Some(row)) => match TableRow::new(row) {
                 Ok(row) => Ok(LookedUpRow::Row(row)),

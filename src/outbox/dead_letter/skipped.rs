@@ -79,6 +79,7 @@ pub(crate) async fn file(
     let position = lsn.to_string();
     let message = format!("transaction {xid} was skipped: {}", error.message);
     let what = format!("filing the transaction at {lsn}");
+    session.restore_search_path().await?;
     let params: [&(dyn ToSql + Sync); 5] = [
         system_id,
         &position,

@@ -44,6 +44,11 @@ impl MissedRows {
         }
     }
 
+    /// Every statement.
+    pub(crate) fn statements(&self) -> [&str; 2] {
+        [&self.list, &self.left]
+    }
+
     /// The lowest unpublished ids, at most `limit`, and a WAL position behind their commits.
     ///
     /// # Errors

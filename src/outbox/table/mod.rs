@@ -23,9 +23,10 @@ use tokio_postgres::RowStream;
 use crate::config::{Config, TableName};
 use crate::error::{Code, Error, Result};
 use crate::outbox::dead_letter::OPEN;
+use crate::outbox::marking::Marking;
 use crate::outbox::table::row::FoundRow;
 use crate::outbox::{Columns, Event, Rejection};
-use crate::postgres::table_shape::{self, is_table};
+use crate::postgres::table_shape;
 use crate::postgres::{ServerError, Session, TableShape, sql_error};
 
 pub(crate) use batch::{Batch, Read, SAVEPOINT};
@@ -45,10 +46,11 @@ pub struct UnpublishedRows {
     columns: Columns,
     list: String,
     read: String,
-    one: String,
+    /// `None` if ids are not integers.
+    one: Option<String>,
+    published: Option<String>,
+    survey: String,
     unpublished: String,
-    /// The creation time of the oldest of the rows `o`.
-    oldest: &'static str,
     shape: TableShape,
 }
 
@@ -73,10 +75,11 @@ impl UnpublishedRows {
         let created_at = shape.column("created_at");
         let created_at = created_at.map(|column| column.base_type.as_str());
         let name = config.table.quoted();
-        let ours = is_table(&config.table, shape.oid);
+        let marking = Marking::new(config.after_publish, shape);
         let unpublished = format!(
-            "o.published_at IS NULL AND {ours} AND NOT EXISTS (SELECT FROM {dead_letters} AS d \
+            "{candidates} AND NOT EXISTS (SELECT FROM {dead_letters} AS d \
                  WHERE d.outbox_id = o.id::text AND d.{OPEN})",
+            candidates = marking.candidates("o"),
             dead_letters = config.table.dead_letter().quoted(),
         );
         let list = format!(
@@ -93,19 +96,50 @@ impl UnpublishedRows {
         let read =
             format!("{select} WHERE {unpublished} AND o.id = ANY ($1::bigint[]) ORDER BY o.id");
         // In a partitioned table, two partitions may have the same id: the unpublished row counts.
-        let one =
-            format!("{select} WHERE o.id = $1::bigint ORDER BY o.published_at NULLS FIRST LIMIT 1");
+        let unpublished_first = match marking.has_published_at() {
+            true => "ORDER BY o.published_at NULLS FIRST",
+            false => "",
+        };
+        let one = format!("{select} WHERE o.id = $1::bigint {unpublished_first} LIMIT 1");
+        let published = format!(
+            "SELECT o.id::bigint FROM {name} AS o \
+              WHERE o.id = ANY ($1::bigint[]) AND o.published_at IS NOT NULL",
+        );
+        let ever_marked = match marking.has_published_at() {
+            true => format!("EXISTS (SELECT FROM {name} WHERE published_at IS NOT NULL)"),
+            false => "false".to_owned(),
+        };
+        let oldest = oldest(created_at);
+        let survey = format!(
+            "WITH unpublished AS (SELECT {oldest} AS at FROM {name} AS o \
+                                  WHERE {unpublished} ORDER BY o.id LIMIT $1::bigint) \
+             SELECT pg_catalog.count(*), pg_catalog.min(at)::text, {ever_marked} \
+             FROM unpublished",
+        );
         Ok(UnpublishedRows {
             table: config.table.clone(),
             reading: format!("reading unpublished rows of {}", config.table),
             columns,
             list,
             read,
-            one,
+            one: marking.id_is_integer().then_some(one),
+            published: marking.has_published_at().then_some(published),
+            survey,
             unpublished,
-            oldest: oldest(created_at),
             shape: shape.clone(),
         })
+    }
+
+    /// Every statement.
+    pub(crate) fn statements(&self) -> impl Iterator<Item = &str> {
+        let optional = [self.one.as_deref(), self.published.as_deref()];
+        let always = [self.list.as_str(), &self.read, &self.survey];
+        always.into_iter().chain(optional.into_iter().flatten())
+    }
+
+    /// The statement that reads the row with this id, published or not, if ids are integers.
+    pub(crate) fn one(&self) -> Option<&str> {
+        self.one.as_deref()
     }
 
     /// Whether the table is still the one that this was made for, with the same columns.
@@ -151,11 +185,6 @@ impl UnpublishedRows {
         &self.table
     }
 
-    /// The statement that reads the row with this id, published or not.
-    pub(crate) fn one(&self) -> &str {
-        &self.one
-    }
-
     async fn list(&self, session: &Session, after: i64, limit: usize) -> Result<Vec<FoundRow>> {
         let limit = limit as i64;
         let rows = session
@@ -176,7 +205,8 @@ impl UnpublishedRows {
         session: &Session,
         ids: &[i64],
     ) -> Result<RowStream, tokio_postgres::Error> {
-        session.query_raw(&self.read, [ids]).await
+        let statement = session.prepared(&self.read).await?;
+        session.query_raw(&statement, [ids]).await
     }
 
     /// The rejection of a row that the server cannot print.
@@ -184,6 +214,18 @@ impl UnpublishedRows {
         Rejection {
             code: "ROW_UNREADABLE".to_owned(),
             message: format!("row {id} of {} cannot be read: {server}", self.table),
+        }
+    }
+
+    /// The rejection of a row that is unpublished again and again.
+    pub(crate) fn mark_removed(&self, id: i64) -> Rejection {
+        Rejection {
+            code: "MARK_REMOVED".to_owned(),
+            message: format!(
+                "row {id} of {} was published and marked several times, and its mark was removed \
+                 each time",
+                self.table
+            ),
         }
     }
 
@@ -205,14 +247,11 @@ impl UnpublishedRows {
 
     /// Those of the ids whose rows are marked as published by now.
     pub(crate) async fn published(&self, session: &Session, ids: &[i64]) -> Result<HashSet<i64>> {
+        let Some(published) = &self.published else {
+            return Ok(HashSet::new());
+        };
         let what = format!("reading published rows of {}", self.table);
-        let published = format!(
-            "SELECT id::bigint FROM {} WHERE id = ANY ($1::bigint[]) AND published_at IS NOT NULL",
-            self.table.quoted()
-        );
-        let rows = session
-            .bounded(&what, session.query(&published, &[&ids]))
-            .await?;
+        let rows = session.rows(&what, published, &[&ids]).await?;
         let ids: Result<HashSet<i64>, _> = rows.iter().map(|row| row.try_get(0)).collect();
         ids.map_err(|error| sql_error(what, error))
     }
@@ -221,19 +260,7 @@ impl UnpublishedRows {
     /// published.
     pub(crate) async fn survey(&self, session: &Session) -> Result<Survey> {
         let what = format!("counting unpublished rows of {}", self.table);
-        let survey = format!(
-            "WITH unpublished AS (SELECT {oldest} AS at FROM {table} AS o \
-                                  WHERE {unpublished} ORDER BY o.id LIMIT $1) \
-             SELECT count(*), min(at)::text, \
-                    EXISTS (SELECT FROM {table} WHERE published_at IS NOT NULL) \
-             FROM unpublished",
-            table = self.table.quoted(),
-            unpublished = self.unpublished,
-            oldest = self.oldest,
-        );
-        let row = session
-            .bounded(&what, session.query_one(&survey, &[&(FEW + 1)]))
-            .await?;
+        let row = session.row(&what, &self.survey, &[&(FEW + 1)]).await?;
         let read = || {
             Ok(Survey {
                 unpublished: row.try_get(0)?,

@@ -18,17 +18,19 @@ use crate::engine::record_checks::{self, RecordFacts};
 use crate::engine::topics::NO_TOPIC;
 use crate::engine::topics::topic::MetadataAnswer;
 use crate::engine::tracker::InFlight;
-use crate::error::{Code, Result};
+use crate::error::{Code, Error, Result};
 use crate::kafka::{DeliveryReport, MetadataClient, Producer};
 use crate::lsn::Lsn;
 use crate::metrics::{Metrics, TopicMetrics};
 use crate::outbox::{Event, EventSource, OwnedRecord, Rejection, Router, TableLocation, known};
 use crate::postgres::Session;
 use crate::publisher::clock::Clock;
-use crate::publisher::sink::database_worker::{self, DatabaseWorker, Done};
+use crate::publisher::sink::database_worker::DatabaseWorker;
 use crate::publisher::sink::kafka_adapter::{ask, failure, send};
 use crate::publisher::sink::kafka_reach::KafkaReach;
+use crate::publisher::sink::lasting_errors::LastingErrors;
 use crate::publisher::sink::producer_care::ProducerCare;
+use crate::publisher::sink::returning_rows::ReturningRows;
 use crate::publisher::sink::topic_counters;
 use crate::publisher::sink::work_errors::WorkErrors;
 use crate::status::StatusBoard;
@@ -54,6 +56,10 @@ pub(crate) struct Forwarder {
     pub(super) done: Vec<InFlight>,
     database_worker: DatabaseWorker,
     pub(in crate::publisher) work_errors: WorkErrors,
+    pub(in crate::publisher) lasting_errors: LastingErrors,
+    /// An error of database work that ends the publisher.
+    pub(in crate::publisher) database_error: Option<Error>,
+    pub(in crate::publisher) returning_rows: ReturningRows,
     pub(in crate::publisher) now: Duration,
     pub(in crate::publisher) clock: Clock,
     pub(in crate::publisher) published: u64,
@@ -91,6 +97,9 @@ impl Forwarder {
             done: Vec::new(),
             database_worker: DatabaseWorker::new(config, Arc::clone(&metrics)),
             work_errors: WorkErrors::default(),
+            lasting_errors: LastingErrors::default(),
+            database_error: None,
+            returning_rows: ReturningRows::default(),
             now: Duration::ZERO,
             clock: Clock::new(),
             published: 0,
@@ -118,6 +127,7 @@ impl Forwarder {
         self.producer.purge();
         self.database_worker.clear();
         self.work_errors = WorkErrors::default();
+        self.returning_rows.clear();
         self.engine.reset(Lsn::INVALID);
     }
 
@@ -138,6 +148,7 @@ impl Forwarder {
         let with_parked = self.config.on_poison == OnPoison::ParkKey;
         let known = known(session, outbox, &system_id, since, with_parked).await?;
         self.engine.reset(start);
+        self.returning_rows.clear();
         self.engine.load_parked(known.parked);
         self.engine.filed_recently(self.now, known.filed_recently);
         Ok(known.filed)
@@ -242,8 +253,11 @@ impl Forwarder {
     /// are carried out here. When there are no more, the producer sends what it has.
     ///
     /// # Errors
-    /// When the producer has failed.
+    /// When the producer has failed, or the table has not fitted the database work for some time.
     pub(crate) fn output(&mut self) -> Result<Option<SessionOutput>> {
+        if let Some(error) = self.database_error.take() {
+            return Err(error);
+        }
         self.examine_producer();
         while let Some(output) = self.engine.output() {
             match output {
@@ -332,36 +346,6 @@ impl Forwarder {
                 self.tick();
                 self.take_reports();
             }
-        }
-    }
-
-    fn work_finished(&mut self, done: Done) {
-        let now = self.tick();
-        let Done {
-            generation,
-            work,
-            result,
-            position,
-        } = done;
-        let filed_topics = result
-            .as_ref()
-            .map_or_else(|_| Vec::new(), |_| database_worker::log_filed(&work));
-        let pending = match result {
-            Ok(pending) => {
-                self.work_errors.succeeded(&work);
-                Ok(pending)
-            }
-            Err(error) => {
-                self.metrics.error(error.code());
-                tracing::warn!(error = %error.report(), "write-back failed, retrying");
-                self.work_errors.failed(now, &work, error.report());
-                Err(())
-            }
-        };
-        self.engine
-            .work_finished(now, generation, work, pending, position);
-        for topic in filed_topics {
-            self.metrics.topic(&topic).failed(1);
         }
     }
 }

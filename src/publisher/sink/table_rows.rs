@@ -4,7 +4,8 @@ use crate::error::Result;
 use crate::outbox::{Read, UnpublishedRows};
 use crate::publisher::sink::forwarder::Forwarder;
 
-/// Passes a row of the table to the forwarder. The caller has checked that there is room for it.
+/// Passes a row of the table to the forwarder, or files it if its mark was removed again and again.
+/// The caller has checked that there is room for it.
 ///
 /// # Errors
 /// Of the producer, which cannot be used any more.
@@ -15,6 +16,12 @@ pub(crate) fn forward_row(
 ) -> Result<()> {
     match read {
         Read::Row(row) => {
+            let (now, key) = (forwarder.tick(), (row.id(), row.created_micros()));
+            if !forwarder.returning_rows.may_send(now, key) {
+                let rejection = rows.mark_removed(row.id());
+                forwarder.unreadable(row.id(), row.xid(), rejection);
+                return Ok(());
+            }
             let event = rows.event(row)?;
             forwarder.row(&event, row.xid(), row.created_micros())
         }

@@ -114,3 +114,60 @@ impl Decoder<'_> {
         )
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::config::Settings;
+    use crate::metrics::Metrics;
+    use crate::pgoutput::golden;
+    use crate::status::StatusBoard;
+
+    /// The relation of the golden bytes.
+    const RELATION: u32 = 0x4009;
+
+    /// How many rows are to be marked after an insert into the relation, if this is the object id
+    /// of the outbox now. Kafka is not there, so the event waits.
+    async fn rows_to_mark(table: u32) -> Result<usize> {
+        let config = Config::from_settings(Settings {
+            database_url: Some("postgresql://outboxd@localhost/orders".to_owned()),
+            kafka_brokers: Some("127.0.0.1:1".to_owned()),
+            ..Settings::default()
+        });
+        let config =
+            Arc::new(config.map_err(|error| Error::fatal(Code::Config, error.to_string()))?);
+        let board = Arc::new(StatusBoard::new(None, "outbox.outbox"));
+        let mut forwarder = Forwarder::new(&config, Arc::new(Metrics::new()), board)?;
+        let mut decoder = Decoder {
+            config: &config,
+            handled_rows: &mut HandledRows::default(),
+            table,
+            tables: HashMap::new(),
+            begin: None,
+            has_events: false,
+        };
+        for message in [
+            golden::BEGIN,
+            golden::OUTBOX_RELATION,
+            golden::OUTBOX_INSERT,
+        ] {
+            decoder.take(&golden::bytes(message), &mut forwarder)?;
+        }
+        assert_eq!(forwarder.engine.stats().in_flight_count, 1);
+        Ok(forwarder
+            .engine
+            .unsettled_rows()
+            .iter()
+            .filter(|row| **row == 1)
+            .count())
+    }
+
+    #[tokio::test]
+    async fn an_event_of_a_dropped_table_is_sent_and_no_row_of_its_id_is_marked() -> Result<()> {
+        assert_eq!(rows_to_mark(RELATION).await?, 1);
+        assert_eq!(rows_to_mark(RELATION + 1).await?, 0);
+        Ok(())
+    }
+}

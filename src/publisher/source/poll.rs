@@ -20,7 +20,8 @@ use std::time::{Duration, Instant};
 
 use crate::config::{AfterPublish, Backlog, Config};
 use crate::error::{Code, Error, Result};
-use crate::postgres::{self, Server, Session, TableShape, preflight};
+use crate::outbox::preflight;
+use crate::postgres::{self, Server, Session, TableShape};
 use crate::publisher::instance_lock;
 use crate::publisher::interrupt::Interrupt;
 use crate::publisher::source::table_scan::{RowFilter, TableScan};
@@ -44,7 +45,7 @@ pub(crate) struct PollSession {
 pub(crate) async fn take(config: &Config) -> Result<Option<PollSession>> {
     let session = postgres::connect(&config.database, "outboxd", config.operation_timeout).await?;
     let server = postgres::server(&session).await?;
-    let shape = preflight::check(&session, config).await?;
+    let shape = preflight(&session, config).await?;
     let taken = instance_lock::take_by_sql(&session, &config.slot, shape.oid).await?;
     Ok(taken.then_some(PollSession {
         session,

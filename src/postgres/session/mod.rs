@@ -5,6 +5,11 @@
 //! at the server, because a server that is frozen or waits for a standby enforces no time limit. A
 //! statement that runs out of time ends its session, since the next one would only queue behind it.
 //! `TimeZone` is left as it is: `published_at` has no time zone, and its meaning is the writers'.
+//! Statements with parameters are prepared once, and kept.
+
+mod drive;
+mod explain;
+mod statement_cache;
 
 use std::fmt;
 use std::future::Future;
@@ -17,12 +22,15 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_postgres::config::{Host, TargetSessionAttrs};
 use tokio_postgres::types::ToSql;
-use tokio_postgres::{AsyncMessage, CancelToken, Client, Connection, Row};
+use tokio_postgres::{CancelToken, Client, Row, Statement};
 
 use crate::config::Database;
 use crate::error::{Code, Error, Result};
+use crate::postgres::session::statement_cache::StatementCache;
 use crate::postgres::sql_error::{describe, sql_error};
 use crate::postgres::{pooler, tls};
+
+pub use drive::drive;
 
 /// How long to wait for the end of a connection or for a cancel request. No decision depends on
 /// either.
@@ -73,6 +81,7 @@ pub(crate) fn is_out_of_time(error: &Error) -> bool {
 /// One SQL connection. Dropping it closes the connection.
 pub struct Session {
     client: Client,
+    statements: StatementCache,
     task: JoinHandle<()>,
     end: watch::Receiver<End>,
     cancel: CancelToken,
@@ -132,12 +141,16 @@ impl Session {
         sql: &str,
         params: &[&(dyn ToSql + Sync)],
     ) -> Result<Vec<Row>> {
-        self.bounded(what, self.client.query(sql, params)).await
+        let query = |it: Statement| async move { self.client.query(&it, params).await };
+        let work = self.statements.run(&self.client, sql, query);
+        self.bounded(what, work).await
     }
 
     /// Runs a query that has one row.
     pub async fn row(&self, what: &str, sql: &str, params: &[&(dyn ToSql + Sync)]) -> Result<Row> {
-        self.bounded(what, self.client.query_one(sql, params)).await
+        let query = |it: Statement| async move { self.client.query_one(&it, params).await };
+        let work = self.statements.run(&self.client, sql, query);
+        self.bounded(what, work).await
     }
 
     /// Runs a query that has one row or none.
@@ -147,7 +160,40 @@ impl Session {
         sql: &str,
         params: &[&(dyn ToSql + Sync)],
     ) -> Result<Option<Row>> {
-        self.bounded(what, self.client.query_opt(sql, params)).await
+        let query = |it: Statement| async move { self.client.query_opt(&it, params).await };
+        let work = self.statements.run(&self.client, sql, query);
+        self.bounded(what, work).await
+    }
+
+    /// Runs a statement, prepared once, and returns how many rows it has changed. Has no time limit
+    /// of its own.
+    pub(crate) async fn change(
+        &self,
+        sql: &str,
+        params: &[&(dyn ToSql + Sync)],
+    ) -> Result<u64, tokio_postgres::Error> {
+        let change = |it: Statement| async move { self.client.execute(&it, params).await };
+        self.statements.run(&self.client, sql, change).await
+    }
+
+    /// The statement, prepared on this session before or by this call.
+    pub(crate) async fn prepared(&self, sql: &str) -> Result<Statement, tokio_postgres::Error> {
+        self.statements.get(&self.client, sql).await
+    }
+
+    /// Whether the server accepts a statement: its names, types and rights. Runs nothing.
+    ///
+    /// # Errors
+    /// The server's reason.
+    pub(crate) async fn explain(&self, what: &str, sql: &str) -> Result<()> {
+        self.bounded(what, explain::explain(&self.client, sql))
+            .await
+    }
+
+    /// Gives the session the role's own `search_path`. Statements that write may fire triggers, and
+    /// those of the tables' owner find their names by it.
+    pub async fn restore_search_path(&self) -> Result<()> {
+        self.run("restoring search_path", "RESET search_path").await
     }
 
     /// Runs statements without parameters, separated by semicolons, in one transaction unless they
@@ -270,6 +316,7 @@ async fn open(
     let cancel = client.cancel_token();
     let mut session = Session {
         client,
+        statements: StatementCache::default(),
         task,
         end,
         cancel,
@@ -348,22 +395,4 @@ fn only_host(pg: &tokio_postgres::Config, index: usize) -> tokio_postgres::Confi
         one.port(*port);
     }
     one
-}
-
-/// Runs the connection to its end, and logs the server's notices.
-pub async fn drive<S, T>(mut connection: Connection<S, T>) -> Result<(), tokio_postgres::Error>
-where
-    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
-    T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
-{
-    while let Some(message) = std::future::poll_fn(|cx| connection.poll_message(cx)).await {
-        if let AsyncMessage::Notice(notice) = message? {
-            tracing::debug!(
-                severity = notice.severity(),
-                notice = notice.message(),
-                "notice"
-            );
-        }
-    }
-    Ok(())
 }

@@ -1,0 +1,83 @@
+//! Whether the server accepts every statement that the chosen mode will ever run, before the first
+//! event is sent.
+//!
+//! A publisher that sends events and then cannot mark their rows, or cannot file one, sends them
+//! again at every start. So names, types and rights of all statements are checked by the server
+//! itself, without running one.
+
+use std::error::Error as _;
+
+use crate::config::{Config, Source};
+use crate::error::{Code, Error, Result};
+use crate::outbox::marking::Marking;
+use crate::outbox::write_back::MarkStatements;
+use crate::outbox::{DeadLetters, MissedRows, UnpublishedRows};
+use crate::postgres::{self, ServerError, Session, TableShape};
+
+/// All that publishing needs with this configuration: [`preflight::check`], and every statement.
+/// Returns the table's shape.
+///
+/// [`preflight::check`]: crate::postgres::preflight::check
+///
+/// # Errors
+/// Fatal with every problem, or with the first statement that the server refuses.
+pub async fn preflight(session: &Session, config: &Config) -> Result<TableShape> {
+    let shape = postgres::preflight::check(session, config).await?;
+    check_statements(session, config, &shape).await?;
+    Ok(shape)
+}
+
+/// Checks the statements alone, for a table that passed the other checks.
+pub(crate) async fn check_statements(
+    session: &Session,
+    config: &Config,
+    shape: &TableShape,
+) -> Result<()> {
+    let table = &config.table;
+    let marking = Marking::new(config.after_publish, shape);
+    let dead_letters = DeadLetters::new(config, shape);
+    if let Some(count) = dead_letters.count_statement() {
+        let what = format!("checking how attempts are counted in {table}");
+        let counts = session.explain(&what, count).await;
+        counts.map_err(|error| not_countable(error, shape))?;
+    }
+    if marking.writes() {
+        let what = format!("checking how rows of {table} are marked");
+        for statement in MarkStatements::new(&marking).all() {
+            session.explain(&what, statement).await?;
+        }
+    }
+    let rows = UnpublishedRows::new(config, shape)?;
+    if marking.writes() || config.source == Source::Poll {
+        let what = format!("checking how {table} is read");
+        let missed = MissedRows::new(&rows);
+        let missed = missed.statements().into_iter();
+        for statement in rows.statements().chain(missed) {
+            session.explain(&what, statement).await?;
+        }
+    }
+    let what = format!(
+        "checking how dead letters are filed in {}",
+        table.dead_letter()
+    );
+    for statement in dead_letters.statements() {
+        session.explain(&what, statement).await?;
+    }
+    Ok(())
+}
+
+/// The problem of a counter whose type has no addition.
+fn not_countable(error: Error, shape: &TableShape) -> Error {
+    let is_type = error.source().and_then(|source| source.downcast_ref());
+    let is_type = is_type.is_some_and(ServerError::is_of_a_type);
+    let column = shape.column("times_attempted").filter(|_| is_type);
+    let Some(column) = column else { return error };
+    let (table, type_name) = (&shape.name, &column.type_name);
+    let message =
+        format!("{table}.times_attempted has the type {type_name}, which cannot be counted");
+    Error::fatal(Code::Config, message).with_hint(format!(
+        "ALTER TABLE {} ALTER COLUMN times_attempted TYPE integer \
+         USING times_attempted::text::integer, or drop the column",
+        table.quoted()
+    ))
+}

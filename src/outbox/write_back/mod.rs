@@ -1,0 +1,300 @@
+//! Marks rows as published, or deletes them, in batches, over an SQL connection of its own.
+//!
+//! The slot moves only past events whose rows are settled here, so that the unpublished rows of the
+//! table are the unpublished events. Never drops a row: `marks` decides about each. A row that the
+//! table itself refuses to change (a constraint, a trigger) must not hold the slot forever: the
+//! batch is halved down to it, it is filed as a dead letter that is published and not marked, and
+//! is then settled. An error whose state speaks of the statement comes from a trigger, if the
+//! server accepts the same statement without running it. The caller retries errors of table or
+//! server.
+//!
+//! An id belongs to one [`TableLocation`]. A session on another server, or one that finds another
+//! table under the name, is refused, and every statement about rows names the table's object id as
+//! well: it changes no row of a table that was dropped and recreated.
+//!
+//! The update is repeatable: it touches unpublished rows only, so a batch of unknown outcome is
+//! written again. Filing a dead letter needs none of the statements that mark rows. The session has
+//! the role's own `search_path`, because its statements fire the triggers of the table's owner.
+
+mod marks;
+mod statements;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::config::{Config, TableName};
+use crate::error::{Code, Error, Result};
+use crate::lsn::Lsn;
+use crate::outbox::marking::Marking;
+use crate::outbox::refusal::{is_refusal, silent_refusal};
+use crate::outbox::write_back::statements::TableOnSession;
+use crate::outbox::{
+    CloseDeadLetter, DeadLetters, NewDeadLetter, ParkedKeyList, Rejection, ResolveRequest, Router,
+    SlowRows, TableLocation, UnpublishedRows,
+};
+use crate::postgres::{self, Session, row_error, sql_error, table_shape};
+
+pub(crate) use marks::{Mark, Outcome};
+pub(crate) use statements::MarkStatements;
+
+/// The most requests about dead letters that are read at a time.
+const REQUESTS_MAX: usize = 100;
+
+/// Counting dead letters reads an index: no more often than alerts need.
+const COUNT_EVERY: Duration = Duration::from_secs(15);
+
+/// Writes back over a connection that it opens when it needs one. All methods return errors as
+/// [`write`](WriteBack::write) does.
+#[derive(Debug)]
+pub(crate) struct WriteBack {
+    config: Arc<Config>,
+    place: Option<TableLocation>,
+    open: Option<Prepared>,
+    /// Rows of dead letters that are slow to read.
+    slow: SlowRows,
+    /// When the dead letters were last counted.
+    counted: Option<Instant>,
+}
+
+impl WriteBack {
+    /// Connects to nothing yet.
+    pub(crate) fn new(config: Arc<Config>) -> Self {
+        WriteBack {
+            config,
+            place: None,
+            open: None,
+            slow: SlowRows::default(),
+            counted: None,
+        }
+    }
+
+    /// Sets the table that the next calls are about, if one is known.
+    pub(crate) fn aim(&mut self, place: Option<TableLocation>) {
+        self.place = place;
+    }
+
+    /// Writes a batch back and sets the outcome of every row.
+    ///
+    /// # Errors
+    /// Of the table or the server (`WRITE_ERROR`, `CONNECT_ERROR`): the outcome of unsettled rows
+    /// is then unknown, and the next batch gets a new connection. Also when server or table are not
+    /// those of [`aim`](WriteBack::aim).
+    pub(crate) async fn write(&mut self, marks: &mut [Mark]) -> Result<()> {
+        let prepared = self.prepared().await?;
+        prepared.write(marks).await?;
+        self.open = Some(prepared);
+        Ok(())
+    }
+
+    /// Files dead letters; see [`DeadLetters::file`].
+    pub(crate) async fn file(&mut self, dead_letters: &[NewDeadLetter]) -> Result<()> {
+        let prepared = self.prepared().await?;
+        let system_id = prepared.place.server.lineage.system_id.to_string();
+        let session = &prepared.session;
+        prepared
+            .dead_letters
+            .file(session, &system_id, dead_letters)
+            .await?;
+        self.open = Some(prepared);
+        Ok(())
+    }
+
+    /// Closes dead letters and settles their rows; see [`DeadLetters::close`].
+    pub(crate) async fn close(&mut self, closings: &[CloseDeadLetter]) -> Result<()> {
+        let prepared = self.prepared().await?;
+        prepared
+            .dead_letters
+            .close(&prepared.session, closings)
+            .await?;
+        self.open = Some(prepared);
+        Ok(())
+    }
+
+    /// Adds an attempt to each of these rows; see [`DeadLetters::count_attempts`].
+    pub(crate) async fn count_attempts(&mut self, rows: &[i64]) -> Result<()> {
+        let prepared = self.prepared().await?;
+        let session = &prepared.session;
+        prepared.dead_letters.count_attempts(session, rows).await?;
+        self.open = Some(prepared);
+        Ok(())
+    }
+
+    /// The requests about dead letters; see [`DeadLetters::requests`].
+    pub(crate) async fn requests(&mut self) -> Result<Vec<ResolveRequest>> {
+        let mut prepared = self.prepared().await?;
+        let (session, rows) = (&prepared.session, &prepared.rows);
+        let requests = prepared
+            .dead_letters
+            .requests(
+                session,
+                rows,
+                &mut prepared.router,
+                &mut self.slow,
+                REQUESTS_MAX,
+            )
+            .await?;
+        self.open = Some(prepared);
+        Ok(requests)
+    }
+
+    /// A WAL position behind everything that was written here before. An idle stream reaches it
+    /// too. Writes a logical message to the WAL, and needs Postgres 17. Errors are those of
+    /// [`write`](WriteBack::write).
+    pub(crate) async fn emit_logical_message(&mut self) -> Result<Lsn> {
+        let prepared = self.prepared().await?;
+        let position = postgres::emit_logical_message(&prepared.session).await?;
+        self.open = Some(prepared);
+        Ok(position)
+    }
+
+    /// The parked keys; see [`DeadLetters::parked_keys`].
+    pub(crate) async fn parked_keys(&mut self) -> Result<ParkedKeyList> {
+        let prepared = self.prepared().await?;
+        let keys = prepared.dead_letters.parked_keys(&prepared.session).await?;
+        self.open = Some(prepared);
+        Ok(keys)
+    }
+
+    /// How many dead letters are in each open state, unless they were counted a short while ago;
+    /// see [`DeadLetters::counts`].
+    pub(crate) async fn counts_if_due(&mut self) -> Result<Option<Vec<(String, i64)>>> {
+        if self.counted.is_some_and(|at| at.elapsed() < COUNT_EVERY) {
+            return Ok(None);
+        }
+        let prepared = self.prepared().await?;
+        let counts = prepared.dead_letters.counts(&prepared.session).await?;
+        self.open = Some(prepared);
+        self.counted = Some(Instant::now());
+        Ok(Some(counts))
+    }
+
+    /// The open session, if it is still one to the right table, or a new one.
+    async fn prepared(&mut self) -> Result<Prepared> {
+        let place = self
+            .place
+            .clone()
+            .ok_or_else(|| Error::transient(Code::Write, "no session holds the lock"))?;
+        match self.open.take() {
+            Some(open) if open.place == place && !open.session.is_closed() => Ok(open),
+            _ => Prepared::open(&self.config, place).await,
+        }
+    }
+}
+
+/// A session, and the statements for the table.
+#[derive(Debug)]
+struct Prepared {
+    session: Session,
+    place: TableLocation,
+    table: TableName,
+    marks: MarkStatements,
+    dead_letters: DeadLetters,
+    rows: UnpublishedRows,
+    router: Router,
+}
+
+impl Prepared {
+    async fn open(config: &Config, place: TableLocation) -> Result<Self> {
+        let (database, timeout) = (&config.database, config.operation_timeout);
+        let session = postgres::connect(database, "outboxd write-back", timeout).await?;
+        if postgres::server(&session).await? != place.server {
+            let message = "the write-back connected to another server than the publisher";
+            return Err(Error::transient(Code::Write, message));
+        }
+        let table = config.table.clone();
+        let shape = table_shape::read(&session, &table).await?;
+        let shape = shape.ok_or_else(|| {
+            Error::transient(Code::Write, format!("table {table} does not exist"))
+        })?;
+        if shape.oid != place.table {
+            let message = format!("table {table} was dropped and recreated");
+            return Err(Error::transient(Code::Write, message));
+        }
+        session.restore_search_path().await?;
+        let what = format!("preparing the write-back to {table}");
+        session.run(&what, LOCK_TIMEOUT).await?;
+        Ok(Prepared {
+            marks: MarkStatements::new(&Marking::new(config.after_publish, &shape)),
+            dead_letters: DeadLetters::new(config, &shape),
+            rows: UnpublishedRows::new(config, &shape)?,
+            router: Router::new(&config.key),
+            session,
+            place,
+            table,
+        })
+    }
+
+    async fn write(&self, marks: &mut [Mark]) -> Result<()> {
+        let mut refused = Vec::new();
+        {
+            // The rest of the batch, the next part last: a part that fails because of a row is
+            // halved.
+            let mut parts = vec![&mut *marks];
+            while let Some(part) = parts.pop() {
+                let error = match self.write_part(part).await? {
+                    Ok(()) => {
+                        let silent = part.iter().filter(|it| it.outcome == Outcome::Refused);
+                        refused.extend(silent.map(|mark| (mark.row, silent_refusal(&self.table))));
+                        continue;
+                    }
+                    Err(error) => error,
+                };
+                let what = format!("writing back to {}", self.table);
+                if !is_refusal(&self.session, &what, &error, &self.marks.all()).await? {
+                    return Err(sql_error(what, error));
+                }
+                if let [mark] = part {
+                    mark.outcome = Outcome::Refused;
+                    let (code, message) = row_error(&error);
+                    refused.push((mark.row, Rejection { code, message }));
+                } else {
+                    let (left, right) = part.split_at_mut(part.len() / 2);
+                    parts.push(right);
+                    parts.push(left);
+                }
+            }
+        }
+        self.file(&refused).await?;
+        let refused = marks.iter_mut();
+        let refused = refused.filter(|mark| mark.outcome == Outcome::Refused);
+        refused.for_each(|mark| mark.outcome = Outcome::Settled);
+        Ok(())
+    }
+
+    /// The inner error may be the row's, the outer one is the server's.
+    async fn write_part(&self, part: &mut [Mark]) -> Result<Result<(), tokio_postgres::Error>> {
+        let table = TableOnSession {
+            session: &self.session,
+            statements: &self.marks,
+        };
+        let work = async { Ok(marks::settle(&table, part).await) };
+        self.session.bounded("the write-back", work).await
+    }
+
+    /// Kafka has the events of these rows, and the table refuses their marks: files them, so that
+    /// the other rows can go on.
+    async fn file(&self, refused: &[(i64, Rejection)]) -> Result<()> {
+        let Some((_, first)) = refused.first() else {
+            return Ok(());
+        };
+        let some = refused.iter().take(ROWS_LOGGED).map(|(row, _)| *row);
+        tracing::error!(
+            count = refused.len(),
+            rows = ?some.collect::<Vec<i64>>(),
+            state = first.code,
+            error = first.message,
+            "rows cannot be marked as published, filing them as dead letters"
+        );
+        let system_id = self.place.server.lineage.system_id.to_string();
+        let dead_letters = &self.dead_letters;
+        dead_letters
+            .file_not_marked(&self.session, &system_id, refused)
+            .await
+    }
+}
+
+/// The longest time that locked rows hold up a batch.
+const LOCK_TIMEOUT: &str = "SET lock_timeout = '1s'";
+
+/// The most ids of a log line.
+const ROWS_LOGGED: usize = 10;

@@ -1,0 +1,167 @@
+//! The statements of the write-back, and how one session runs them.
+
+use std::collections::{HashMap, HashSet};
+
+use tokio_postgres::Row;
+
+use crate::outbox::marking::Marking;
+use crate::outbox::write_back::marks::MarkedTable;
+use crate::postgres::{Session, is_lock_conflict};
+
+/// The statements that mark or delete rows. Each names the table's object id as well: none changes
+/// a row of a table that was dropped and recreated under the name.
+#[derive(Debug)]
+pub(crate) struct MarkStatements {
+    mark: String,
+    mark_free: String,
+    look: String,
+}
+
+/// The end of the oldest snapshot, from which transactions count as running.
+const XMAX: &str = "SELECT pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())::text";
+
+const IN_PROGRESS: &str = "SELECT t.xid FROM pg_catalog.unnest($1::text[]) AS t (xid) \
+      WHERE pg_catalog.pg_xact_status(t.xid::pg_catalog.xid8) = 'in progress'";
+
+impl MarkStatements {
+    pub(crate) fn new(marking: &Marking) -> Self {
+        let table = marking.table();
+        let named = format!("{} AND t.id = ANY ($1::bigint[])", marking.candidates("t"));
+        let free = format!(
+            "SELECT t.id FROM {table} AS t WHERE {named} ORDER BY t.id FOR UPDATE SKIP LOCKED"
+        );
+        let is_free = format!("t.id = free.id AND {}", marking.candidates("t"));
+        MarkStatements {
+            mark: marking.statement("", &named, "1") + " RETURNING t.id::bigint",
+            mark_free: format!(
+                "WITH free AS ({free}), changed AS ({changed}) SELECT id::bigint FROM free",
+                changed = marking.statement("FROM free", &is_free, "1")
+            ),
+            look: format!(
+                "SELECT t.id::bigint, {unpublished} FROM {table} AS t \
+                  WHERE t.id = ANY ($1::bigint[]) AND {ours}",
+                unpublished = marking.unpublished("t"),
+                ours = marking.is_ours(),
+            ),
+        }
+    }
+
+    /// Every statement.
+    pub(crate) fn all(&self) -> [&str; 5] {
+        [&self.mark, &self.mark_free, &self.look, XMAX, IN_PROGRESS]
+    }
+}
+
+/// The statements on one session.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct TableOnSession<'a> {
+    pub(super) session: &'a Session,
+    pub(super) statements: &'a MarkStatements,
+}
+
+impl TableOnSession<'_> {
+    async fn rows(&self, sql: &str, ids: &[i64]) -> Result<Vec<Row>, tokio_postgres::Error> {
+        let statement = self.session.prepared(sql).await?;
+        self.session.query(&statement, &[&ids]).await
+    }
+}
+
+fn ids(rows: &[Row]) -> HashSet<i64> {
+    rows.iter().map(|row| row.get(0)).collect()
+}
+
+impl MarkedTable for TableOnSession<'_> {
+    type Error = tokio_postgres::Error;
+
+    async fn mark(&self, rows: &[i64]) -> Result<Option<HashSet<i64>>, Self::Error> {
+        match self.rows(&self.statements.mark, rows).await {
+            Ok(changed) => Ok(Some(ids(&changed))),
+            Err(error) if is_lock_conflict(&error) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn mark_free(&self, rows: &[i64]) -> Result<HashSet<i64>, Self::Error> {
+        Ok(ids(&self.rows(&self.statements.mark_free, rows).await?))
+    }
+
+    async fn look(&self, rows: &[i64]) -> Result<HashMap<i64, bool>, Self::Error> {
+        let mut unpublished = HashMap::new();
+        // In a partitioned table, two partitions may have the same id: the unpublished row counts.
+        for row in self.rows(&self.statements.look, rows).await? {
+            *unpublished.entry(row.get(0)).or_default() |= row.get::<_, bool>(1);
+        }
+        Ok(unpublished)
+    }
+
+    /// A transaction that is too old for `pg_xact_status` is over.
+    ///
+    /// `pg_xact_status` needs 64 bits, the stream has 32: the epoch is the one that brings the id
+    /// closest to the snapshot's xmax. An id at or beyond xmax is running; `pg_xact_status` would
+    /// refuse some of those as being in the future.
+    async fn running(&self, xids: &[u32]) -> Result<HashSet<u32>, Self::Error> {
+        let statement = self.session.prepared(XMAX).await?;
+        let row = self.session.query_one(&statement, &[]).await?;
+        let xmax: i64 = row.get::<_, String>(0).parse().unwrap_or(0);
+        let full = |xid: u32| xmax + i64::from(xid.wrapping_sub(xmax as u32) as i32);
+        let (over, running): (Vec<u32>, Vec<u32>) = xids.iter().partition(|xid| full(**xid) < xmax);
+        let known: Vec<String> = over
+            .iter()
+            .filter(|xid| full(**xid) > 0)
+            .map(|xid| full(*xid).to_string())
+            .collect();
+        let statement = self.session.prepared(IN_PROGRESS).await?;
+        let rows = self.session.query(&statement, &[&known]).await?;
+        // The low half of the 64 bits is the id as the stream gives it.
+        let low = |text: String| text.parse::<u64>().map(|full| full as u32).ok();
+        let in_progress = rows.iter().filter_map(|row| low(row.get(0)));
+        Ok(running.into_iter().chain(in_progress).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::AfterPublish;
+
+    const COLUMNS: [(&str, &str); 3] = [
+        ("id", "bigint"),
+        ("times_attempted", "integer"),
+        ("published_at", "timestamp without time zone"),
+    ];
+
+    fn normal(sql: &str) -> String {
+        sql.split_whitespace().collect::<Vec<_>>().join(" ")
+    }
+
+    /// The id of a dropped table names another row, if its name was given to another table.
+    #[test]
+    fn a_statement_about_ids_names_the_table_that_they_belong_to() {
+        for after_publish in [AfterPublish::Mark, AfterPublish::Delete] {
+            let statements = MarkStatements::new(&Marking::of_columns(after_publish, &COLUMNS));
+            let changes = normal(&statements.mark_free);
+            for sql in &statements.all()[..3] {
+                let named = "to_regclass('\"outbox\".\"outbox\"')::oid = 4711";
+                assert!(sql.contains(named), "{sql}");
+            }
+            assert_eq!(changes.matches("= 4711").count(), 2, "{changes}");
+        }
+    }
+
+    #[test]
+    fn a_published_row_is_neither_marked_nor_deleted_again() {
+        for (after_publish, verb) in [
+            (AfterPublish::Mark, "UPDATE"),
+            (AfterPublish::Delete, "DELETE"),
+        ] {
+            let statements = MarkStatements::new(&Marking::of_columns(after_publish, &COLUMNS));
+            for sql in [&statements.mark, &statements.mark_free] {
+                let change = sql.rsplit_once(verb).map_or("", |(_, change)| change);
+                let condition = change
+                    .split_once("WHERE")
+                    .map_or("", |(_, condition)| condition);
+                assert!(condition.contains("t.published_at IS NULL"), "{sql}");
+            }
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! When an error of the database work ends the publisher. Pure.
+//!
+//! A wrong shape of the table can be a moment of a migration, so it is waited for; one that lasts
+//! ends the publisher, because nothing is marked or filed meanwhile, and the server retains WAL. An
+//! outage is no such error and is waited for without end. Each kind of work counts by itself, since
+//! one may succeed while another fails.
+
+use std::collections::HashMap;
+use std::mem::{Discriminant, discriminant};
+use std::time::Duration;
+
+use crate::engine::output::DatabaseWork;
+use crate::error::{Code, Error};
+
+/// How long the same kind of work may fail for a `CONFIG_ERROR`.
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// See the module's head.
+#[derive(Debug, Default)]
+pub(crate) struct LastingErrors {
+    since: HashMap<Discriminant<DatabaseWork>, Duration>,
+}
+
+impl LastingErrors {
+    /// Work has ended at `now`, with this error if it failed. Whether the publisher has to end.
+    pub(crate) fn ends(
+        &mut self,
+        now: Duration,
+        work: &DatabaseWork,
+        error: Option<&Error>,
+    ) -> bool {
+        let kind = discriminant(work);
+        let lasts = |error: &&Error| error.code() == Code::Config && !error.is_transient();
+        if error.filter(lasts).is_none() {
+            self.since.remove(&kind);
+            return false;
+        }
+        now >= *self.since.entry(kind).or_insert(now) + LIMIT
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const S: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn a_configuration_error_ends_the_publisher_once_it_has_lasted() {
+        let mut errors = LastingErrors::default();
+        let (marks, files) = (
+            DatabaseWork::Mark(Vec::new()),
+            DatabaseWork::File(Vec::new()),
+        );
+        let config = Error::fatal(Code::Config, "the table lacks a column");
+        assert!(!errors.ends(S, &marks, Some(&config)));
+        assert!(!errors.ends(S * 5, &files, None), "other work succeeds");
+        assert!(!errors.ends(S * 10, &marks, Some(&config)));
+        assert!(errors.ends(S * 11, &marks, Some(&config)));
+    }
+
+    #[test]
+    fn one_that_passes_and_an_outage_are_waited_for() {
+        let mut errors = LastingErrors::default();
+        let marks = DatabaseWork::Mark(Vec::new());
+        let config = Error::fatal(Code::Config, "the table lacks a column");
+        let outage = Error::transient(Code::Connect, "no connection");
+        assert!(!errors.ends(S, &marks, Some(&config)));
+        assert!(!errors.ends(S * 2, &marks, None));
+        assert!(!errors.ends(S * 12, &marks, Some(&config)));
+        assert!(!errors.ends(S * 13, &marks, Some(&outage)));
+        assert!(!errors.ends(S * 900, &marks, Some(&outage)));
+        assert!(!errors.ends(S * 901, &marks, Some(&config)));
+    }
+}
