@@ -252,6 +252,7 @@ impl Dispatch {
         let DeliveryResult {
             ticket,
             failure,
+            suspicion,
             record,
         } = result;
         if let Some(failure) = &failure {
@@ -265,7 +266,7 @@ impl Dispatch {
         if failure.is_none() && topic.queue.is_none() {
             if record.is_some() {
                 // The topic's queue is gone, so its delivered records need not come back.
-                let trust = (topic.name.to_string(), topic.last_failure);
+                let trust = topic.trust();
                 if self.trust_due.back() != Some(&trust) {
                     self.trust_due.push_back(trust);
                 }
@@ -276,8 +277,12 @@ impl Dispatch {
             .queue
             .as_ref()
             .is_some_and(|queue| queue.is_rewinding());
+        // A report that was made before the producer trusted the topic again is no sign of a
+        // failure: later records of its partition come back without a record, and are not sent
+        // again.
+        let trusted = suspicion <= topic.trusted;
         let done = match (failure, record) {
-            (None, Some(record)) if rewinding => {
+            (None, Some(record)) if rewinding && !trusted => {
                 let queue = topic.queue.get_or_insert_default();
                 queue.return_record(HeldRecord { ticket, record }, None);
                 false

@@ -49,7 +49,7 @@ mod violation;
 mod write_back_queue;
 
 #[cfg(test)]
-mod simulation;
+pub(crate) mod simulation;
 #[cfg(test)]
 mod tests;
 

@@ -158,6 +158,9 @@ pub(crate) enum DatabaseWork {
 pub(crate) struct DeliveryResult {
     pub(crate) ticket: Ticket,
     pub(crate) failure: Option<DeliveryFailure>,
+    /// The number of the topic's last failure when the report was made; 0 if the partition had
+    /// none.
+    pub(crate) suspicion: u64,
     /// The record itself, if it was not delivered, or its partition refused another.
     pub(crate) record: Option<Box<OwnedRecord>>,
 }

@@ -103,6 +103,10 @@ impl Dispatch {
         tracker: &Tracker,
     ) -> Option<HeldRecord> {
         loop {
+            // An event that stops the publisher must not be overtaken.
+            if self.halt_reason.is_some() {
+                return None;
+            }
             let topic_limits = self.limits_if_open(now, id, tracker)?;
             let topic = self.topics.get_mut(id)?;
             let queue = topic.queue.as_mut()?;
@@ -212,8 +216,7 @@ impl Dispatch {
             return;
         };
         if queue.needs_trust() {
-            let trust = (topic.name.to_string(), topic.last_failure);
-            self.trust_due.push_back(trust);
+            self.trust_due.push_back(topic.trust());
         }
         topic.queue = None;
     }
@@ -263,8 +266,7 @@ impl Dispatch {
             return;
         };
         if queue.needs_trust() {
-            let trust = (topic.name.to_string(), topic.last_failure);
-            self.trust_due.push_back(trust);
+            self.trust_due.push_back(topic.trust());
         }
         let rejection = record_checks::unknown_topic(&topic.name);
         for held_record in queue.drain() {

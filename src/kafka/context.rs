@@ -148,25 +148,26 @@ impl ProducerContext for Context {
         };
         let partition = message.partition();
         let mut state = self.state();
-        let (suspect, outcome) = match outcome {
+        let (suspicion, outcome) = match outcome {
             Ok(()) => {
                 state.down_since = None;
-                let suspicion = &state.suspicion;
-                let suspect = !suspicion.is_none() && suspicion.holds(message.topic(), partition);
-                (suspect, Ok(()))
+                let suspects = Some(&state.suspicion).filter(|suspects| !suspects.is_none());
+                let last = suspects.and_then(|s| s.suspicion(message.topic(), partition));
+                (last, Ok(()))
             }
             // A purge withdraws all of a partition's records, so none is appended after them.
-            Err(refusal) if refusal.action() == ErrorAction::Rewind => (true, Err(refusal)),
+            Err(refusal) if refusal.action() == ErrorAction::Rewind => (Some(0), Err(refusal)),
             Err(refusal) => {
                 let number = state.suspicion.suspect(message.topic(), partition);
-                (true, Err(refusal.numbered(number)))
+                (Some(number), Err(refusal.numbered(number)))
             }
         };
         state.reports.push(DeliveryReport {
             ticket: ticket as u64,
             outcome,
             partition,
-            record: suspect.then(|| Box::new(copy(message))),
+            suspicion: u32::try_from(suspicion.unwrap_or_default()).unwrap_or(u32::MAX),
+            record: suspicion.map(|_| Box::new(copy(message))),
         });
     }
 }

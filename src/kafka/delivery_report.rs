@@ -14,7 +14,20 @@ pub(crate) struct DeliveryReport {
     /// The partition, or a negative number if none was chosen yet.
     #[cfg_attr(not(test), expect(dead_code, reason = "only tests ask"))]
     pub partition: i32,
+    /// See [`suspicion`](DeliveryReport::suspicion); the largest number stands for all above it.
+    pub(crate) suspicion: u32,
     /// The record itself: present in each failure, and from a partition's first failure on in every
     /// report of that partition.
     pub(crate) record: Option<Box<OwnedRecord>>,
+}
+
+impl DeliveryReport {
+    /// The number of the topic's last failure when the report was made; 0 if its partition was not
+    /// suspect.
+    pub(crate) fn suspicion(&self) -> u64 {
+        match self.suspicion {
+            u32::MAX => u64::MAX,
+            number => u64::from(number),
+        }
+    }
 }

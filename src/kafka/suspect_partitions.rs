@@ -6,7 +6,8 @@
 //! again in order. Nearly always no partition is suspect, and the check costs one comparison.
 //!
 //! `trust` names the last failure that the caller has processed. A later failure, still unread
-//! among the reports, keeps its topic suspect; failures are numbered for that.
+//! among the reports, keeps its topic suspect; failures are numbered for that. A report names the
+//! last failure of its topic, so that one made before `trust` and read after it can be told apart.
 
 use std::collections::HashMap;
 
@@ -39,10 +40,10 @@ impl SuspectPartitions {
         self.topics.is_empty()
     }
 
-    /// Whether this partition is suspect.
-    pub(crate) fn holds(&self, topic: &str, partition: i32) -> bool {
-        let known = self.topics.get(topic);
-        known.is_some_and(|(_, partitions)| partitions.contains(&partition))
+    /// The number of the topic's last failure, if this partition is suspect.
+    pub(crate) fn suspicion(&self, topic: &str, partition: i32) -> Option<u64> {
+        let (last, partitions) = self.topics.get(topic)?;
+        partitions.contains(&partition).then_some(*last)
     }
 
     pub(crate) fn failure_count(&self) -> u64 {

@@ -170,3 +170,86 @@ fn unsupported(connection: &Connection, what: &str) -> Error {
     Error::fatal(Code::Connect, message)
         .with_hint("allow scram-sha-256, md5, password, cert or trust for this user in pg_hba.conf")
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use openssl::base64::encode_block;
+    use openssl::hash::MessageDigest;
+    use openssl::pkcs5::pbkdf2_hmac;
+    use openssl::pkey::PKey;
+    use openssl::sign::Signer;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+
+    use super::*;
+    use crate::replication::socket::Socket;
+
+    const PASSWORD: &[u8] = b"open sesame";
+    const SALT: &[u8] = b"a salt of the server";
+    const ITERATIONS: usize = 4_096;
+
+    async fn request(server: &mut DuplexStream, kind: u32, rest: &[u8]) {
+        let body = [&kind.to_be_bytes(), rest].concat();
+        let length = (body.len() as u32 + 4).to_be_bytes();
+        let message = [b"R".as_slice(), &length, &body].concat();
+        server.write_all(&message).await.unwrap();
+    }
+
+    /// The text of the client's next message.
+    async fn answer(server: &mut DuplexStream) -> String {
+        assert_eq!(server.read_u8().await.unwrap(), b'p');
+        let length = server.read_u32().await.unwrap() as usize;
+        let mut body = vec![0; length - 4];
+        server.read_exact(&mut body).await.unwrap();
+        String::from_utf8(body).unwrap()
+    }
+
+    fn hmac(key: &[u8], text: &[u8]) -> Vec<u8> {
+        let key = PKey::hmac(key).unwrap();
+        let mut signer = Signer::new(MessageDigest::sha256(), &key).unwrap();
+        signer.update(text).unwrap();
+        signer.sign_to_vec().unwrap()
+    }
+
+    /// Authenticates with a server that knows this password.
+    async fn authenticated_by_a_server_that_knows(password: &[u8]) -> Result<()> {
+        let (ours, mut server) = tokio::io::duplex(1 << 16);
+        let mut connection = Connection::new(Socket::Scripted(ours), "db.example:5432".into());
+        let credentials = Credentials {
+            user: "publisher",
+            password: Some(PASSWORD),
+            channel_binding: ChannelBinding::Prefer,
+        };
+        let play = async {
+            request(&mut server, 10, b"SCRAM-SHA-256\0\0").await;
+            let first = answer(&mut server).await;
+            let bare = first.split_once("n,,").unwrap().1;
+            let nonce = bare.split_once("r=").unwrap().1;
+            let salt = encode_block(SALT);
+            let challenge = format!("r={nonce}server,s={salt},i={ITERATIONS}");
+            request(&mut server, 11, challenge.as_bytes()).await;
+            let last = answer(&mut server).await;
+            let without_proof = last.split_once(",p=").unwrap().0;
+            let mut salted = [0; 32];
+            let digest = MessageDigest::sha256();
+            pbkdf2_hmac(password, SALT, ITERATIONS, digest, &mut salted).unwrap();
+            let server_key = hmac(&salted, b"Server Key");
+            let exchanged = format!("{bare},{challenge},{without_proof}");
+            let signature = encode_block(&hmac(&server_key, exchanged.as_bytes()));
+            request(&mut server, 12, format!("v={signature}").as_bytes()).await;
+            request(&mut server, 0, b"").await;
+        };
+        let (outcome, ()) = tokio::join!(authenticate(&mut connection, &credentials), play);
+        outcome
+    }
+
+    #[tokio::test]
+    async fn a_server_that_signs_without_the_password_is_refused() {
+        let authenticated = authenticated_by_a_server_that_knows(PASSWORD).await;
+        assert!(authenticated.is_ok(), "{authenticated:?}");
+        let error = authenticated_by_a_server_that_knows(b"another").await;
+        let report = error.unwrap_err().report();
+        assert!(report.contains("did not prove"), "{report}");
+    }
+}

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 /// The rows of the first table of `tests/faults.md`.
-const FAULTS: [&str; 78] = [
+const FAULTS: [&str; 80] = [
     "process killed at any step",
     "walsender terminated",
     "Postgres stopped without a checkpoint",
@@ -25,6 +25,8 @@ const FAULTS: [&str; 78] = [
     "brokers restarted in turn",
     "too few replicas in sync",
     "broker error about one topic",
+    "report from before its topic was trusted again is read after it",
+    "held event that stops the publisher",
     "network to Postgres cut",
     "connection to Postgres half open",
     "network to Kafka cut",

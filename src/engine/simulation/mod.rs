@@ -3,5 +3,6 @@
 mod dead_letters;
 mod process;
 mod schedule;
+pub(crate) mod seeds;
 mod steps;
 mod world;

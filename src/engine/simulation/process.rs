@@ -16,7 +16,6 @@ use crate::engine::output::{
 };
 use crate::engine::record_checks::RecordFacts;
 use crate::engine::simulation::world::{Appended, Batch, Message, Reported, Status, World};
-use crate::engine::topics::topic::{MetadataAnswer, TopicLimits};
 use crate::engine::tracker::{ENTRY_BYTES, Ticket};
 use crate::lsn::Lsn;
 use crate::outbox::Rejection;
@@ -46,6 +45,8 @@ pub(crate) enum Fate {
     Lives,
     Stopped,
     Halted,
+    /// Memory was dropped.
+    Rewound,
 }
 
 impl Process {
@@ -79,6 +80,7 @@ impl Process {
             position_known: false,
             replacing: false,
         };
+        process.engine.set_failover_slot(world.is_failover);
         process.reset(world);
         process
     }
@@ -98,6 +100,12 @@ impl Process {
             known.transaction.is_none() && !known.marked && !world.dead_letter_table.holds(*row)
         };
         self.missed = (0..world.rows.len()).filter(missed).collect();
+    }
+
+    /// The same without a session; a running statement is awaited, whatever its result.
+    pub(crate) fn rewind(&mut self, world: &mut World) {
+        while world.perform(false) {}
+        self.reset(world);
     }
 
     pub(crate) fn connect(&mut self, now: Duration, world: &mut World) -> bool {
@@ -125,8 +133,7 @@ impl Process {
         world.saw("withdrawn");
         world.lose_records();
         self.end_replacement(world);
-        while world.perform(false) {}
-        self.reset(world);
+        self.rewind(world);
         true
     }
 
@@ -177,11 +184,14 @@ impl Process {
                     }
                     (Some(found), row) => {
                         assert_eq!(found, index, "index in the transaction");
-                        // The driver skips rows that have a dead letter already.
-                        if let Some(row) = row
-                            && !world.dead_letter_table.holds(row)
-                        {
-                            self.hand_over(row, number as u32, world, false);
+                        match row {
+                            // The driver skips rows that have a dead letter already. A standby may
+                            // lack that letter: there the audit finds the row.
+                            Some(row) if world.dead_letter_table.holds(row) => {
+                                world.rows[row].settled_at = 0;
+                            }
+                            Some(row) => self.hand_over(row, number as u32, world, false),
+                            None => {}
                         }
                     }
                     (None, None) => {}
@@ -262,8 +272,9 @@ impl Process {
             row,
             appended,
             failure,
-            suspect,
+            suspicion,
         } = reported;
+        let suspect = suspicion > 0 || appended == Appended::Withdrawn;
         let current = ticket >= self.first_ticket;
         let kind = match appended {
             Appended::Yes => None,
@@ -279,6 +290,7 @@ impl Process {
                 rejection: rejection(),
                 number: failure,
             }),
+            suspicion,
             record: suspect.then(|| Box::new(world.record(row))),
         };
         let mut done = Vec::new();
@@ -324,8 +336,11 @@ impl Process {
             world.saw("write-back of before a reset");
         }
         let result = batch.result.expect("seen above");
+        // A statement that needs its position and does not get it has failed.
+        let needed = result.is_ok() && self.engine.needs_position(&batch.work);
+        let position = batch.position.filter(|_| needed);
         self.engine
-            .work_finished(now, batch.generation, batch.work, result, None);
+            .work_finished(now, batch.generation, batch.work, result, position);
         true
     }
 
@@ -334,14 +349,6 @@ impl Process {
         let Some(answers) = world.answer(rejection) else {
             return false;
         };
-        let answer = |there| match there {
-            true => MetadataAnswer::Known(TopicLimits::default()),
-            false => MetadataAnswer::Missing,
-        };
-        let answers = answers.map(|answers| {
-            let answers = answers.into_iter();
-            answers.map(|(name, there)| (name, answer(there))).collect()
-        });
         self.engine.topics_answered(now, answers);
         true
     }
@@ -393,6 +400,7 @@ impl Process {
                     work,
                     generation,
                     result: None,
+                    position: None,
                 });
             }
             Output::Session(SessionOutput::InspectWalsender) => {
@@ -458,8 +466,8 @@ impl Process {
                 self.disconnect(world, false);
                 world.lose_records();
                 self.end_replacement(world);
-                while world.perform(false) {}
-                self.reset(world);
+                self.rewind(world);
+                return Fate::Rewound;
             }
             End::Violated(violation) => panic!("a correct server was accused: {violation}"),
         }

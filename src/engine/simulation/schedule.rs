@@ -6,15 +6,14 @@
 //! the end every fault is lifted: everything must then be published, marked as published and
 //! confirmed within a bounded number of steps, in order, and without an unexcused duplicate.
 //!
-//! `OUTBOXD_SIM_SEEDS` sets the number of schedules, `OUTBOXD_SIM_SEED` runs one, and
-//! `OUTBOXD_SIM_TRACE=1` prints each step.
+//! [`seeds`] chooses the schedules.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use fastrand::Rng;
 
 use crate::engine::simulation::process::{Fate, Process};
+use crate::engine::simulation::seeds::{self, Seen};
 use crate::engine::simulation::steps::{EVERYDAY, FAULTS, Step};
 use crate::engine::simulation::world::World;
 
@@ -53,7 +52,7 @@ impl Schedule {
         }
     }
 
-    fn run(mut self) -> BTreeMap<&'static str, u64> {
+    fn run(mut self) -> Seen {
         let total: u32 = self.steps.iter().map(|(_, weight)| weight).sum();
         for _ in 0..self.world.rng.u32(100..800) {
             let mut at = self.world.rng.u32(0..total);
@@ -131,6 +130,12 @@ impl Schedule {
                 let number = world.rng.usize(0..world.topics.len());
                 world.topics[number] = !world.topics[number];
             }
+            Step::Limit => {
+                let number = world.rng.usize(0..world.topics.len());
+                let limit = world.rng.usize(50..200);
+                world.limits[number] = Some(limit).filter(|_| world.rng.bool());
+            }
+            Step::Replicate => return world.replicate(),
             Step::Checkpoint => world.checkpoint(),
             Step::Visible | Step::Lock if !world.rows.is_empty() => {
                 let number = world.rng.usize(0..world.rows.len());
@@ -182,6 +187,7 @@ impl Schedule {
                         self.world.topics.iter_mut().for_each(|there| *there = true);
                         self.end_process(false);
                     }
+                    Some(Fate::Rewound) => self.repeats = true,
                     Some(Fate::Lives) | None => {}
                 }
                 fate.is_some()
@@ -250,9 +256,7 @@ impl Schedule {
                 };
                 self.repeats = true;
                 process.disconnect(world, false);
-                // A running statement is awaited, whatever its result.
-                while world.perform(false) {}
-                process.reset(world);
+                process.rewind(world);
             }
             Step::FailProducer => {
                 let Some(process) = &mut self.process else {
@@ -309,6 +313,7 @@ impl Schedule {
             Step::GiveUp,
             Step::Connect,
             Step::CarryOut,
+            Step::Replicate,
             Step::Hear,
             Step::Send,
             Step::Read,
@@ -353,6 +358,8 @@ impl Schedule {
             if let Some(process) = &mut self.process
                 && self.world.link.is_some()
             {
+                // The steps above are inputs, and a poll follows inputs.
+                process.engine.poll(self.now);
                 let deadline = process.engine.deadline();
                 let stuck = "no work and no deadline";
                 let deadline = deadline.unwrap_or_else(|| panic!("{what}: {stuck}"));
@@ -390,74 +397,40 @@ impl Schedule {
     }
 }
 
-/// Prints the command that repeats the failed schedule.
-struct Repro(u64);
-
-impl Drop for Repro {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            eprintln!("OUTBOXD_SIM_SEED={} cargo test --lib simulation", self.0);
-        }
-    }
-}
-
-fn from_env(name: &str) -> Option<u64> {
-    let value = std::env::var(name).ok()?;
-    Some(
-        value
-            .parse()
-            .unwrap_or_else(|_| panic!("{name} is not a number")),
-    )
-}
+/// Every kind of event that the schedules have to see.
+const EXPECTED: [&str; 27] = [
+    "busy walsender",
+    "producer replaced",
+    "change skipped",
+    "cut",
+    "acknowledged by a rewind",
+    "trust from before a failure",
+    "attempt counted",
+    "closed",
+    "filed",
+    "halted",
+    "lapsed",
+    "kept",
+    "let the server stop",
+    "poison",
+    "process crash",
+    "report of before a reset",
+    "rewind",
+    "row from the table",
+    "server crash",
+    "server left",
+    "shutdown",
+    "silent",
+    "stop",
+    "stopped",
+    "vanished walsender",
+    "withdrawn",
+    "write-back of before a reset",
+];
 
 #[test]
 fn whatever_happens_nothing_is_lost_reordered_or_needlessly_repeated() {
-    let one = from_env("OUTBOXD_SIM_SEED");
-    let seeds = one.map_or(0..from_env("OUTBOXD_SIM_SEEDS").unwrap_or(2_000), |seed| {
-        seed..seed + 1
+    seeds::run("engine::simulation", &EXPECTED, |seed, trace| {
+        Schedule::new(seed, trace).run()
     });
-    let trace = from_env("OUTBOXD_SIM_TRACE").is_some();
-    let count = seeds.end - seeds.start;
-    let mut seen: BTreeMap<&'static str, u64> = BTreeMap::new();
-    for seed in seeds {
-        let repro = Repro(seed);
-        for (what, times) in Schedule::new(seed, trace).run() {
-            *seen.entry(what).or_default() += times;
-        }
-        drop(repro);
-    }
-    if count < 1_000 {
-        return;
-    }
-    for what in [
-        "busy walsender",
-        "change skipped",
-        "cut",
-        "acknowledged by a rewind",
-        "trust from before a failure",
-        "attempt counted",
-        "closed",
-        "filed",
-        "halted",
-        "lapsed",
-        "kept",
-        "let the server stop",
-        "poison",
-        "process crash",
-        "producer replaced",
-        "report of before a reset",
-        "rewind",
-        "row from the table",
-        "server crash",
-        "server left",
-        "shutdown",
-        "silent",
-        "stop",
-        "stopped",
-        "vanished walsender",
-        "withdrawn",
-        "write-back of before a reset",
-    ] {
-        assert!(seen.contains_key(what), "no schedule has seen: {what}");
-    }
 }

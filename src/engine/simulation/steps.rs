@@ -16,6 +16,8 @@ pub(crate) enum Step {
     MetadataAnswer { rejection: bool },
     Ask,
     Topic,
+    Limit,
+    Replicate,
     Poll,
     CarryOut,
     Connect,
@@ -38,7 +40,8 @@ pub(crate) enum Step {
 }
 
 /// Steps of every schedule, by weight.
-pub(crate) const EVERYDAY: [(Step, u32); 21] = [
+pub(crate) const EVERYDAY: [(Step, u32); 22] = [
+    (Step::Replicate, 40),
     (Step::AskWithoutEnd, 60),
     (Step::Write, 30),
     (Step::Send, 160),
@@ -63,7 +66,8 @@ pub(crate) const EVERYDAY: [(Step, u32); 21] = [
 ];
 
 /// Faults, of which a schedule chooses a few.
-pub(crate) const FAULTS: [(Step, u32); 18] = [
+pub(crate) const FAULTS: [(Step, u32); 19] = [
+    (Step::Limit, 6),
     (Step::Wait(30_000), 4),
     (Step::ShutDown, 3),
     (Step::Lock, 6),

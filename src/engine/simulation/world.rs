@@ -11,7 +11,10 @@ use fastrand::Rng;
 use crate::config::{AfterPublish, OnPoison};
 use crate::engine::dead_letters::PendingRequests;
 use crate::engine::output::DatabaseWork;
+use crate::engine::record_checks::RecordFacts;
 use crate::engine::simulation::dead_letters::DeadLetterTable;
+use crate::engine::simulation::seeds::Seen;
+use crate::engine::topics::topic::{MetadataAnswer, TopicLimits};
 use crate::engine::tracker::Ticket;
 use crate::lsn::Lsn;
 use crate::outbox::{Outcome, OwnedRecord};
@@ -27,6 +30,8 @@ pub(crate) struct Row {
     /// has it.
     pub(crate) transaction: Option<usize>,
     pub(crate) marked: bool,
+    /// The position of the WAL behind its mark or its dead letter, whichever came first.
+    pub(crate) settled_at: u64,
     /// With synchronous replication an event arrives before its row is visible.
     pub(crate) visible: bool,
     pub(crate) locked: bool,
@@ -87,17 +92,18 @@ pub(crate) struct Partition {
 }
 
 impl Partition {
-    fn report(&mut self, ticket: Ticket, row: usize, appended: Appended, failures: u64) {
+    /// `last` is the number of the topic's last failure, this one included.
+    fn report(&mut self, ticket: Ticket, row: usize, appended: Appended, last: u64) {
         let failed = appended != Appended::Yes;
         if failed {
-            (self.suspect, self.last_failure) = (true, failures);
+            (self.suspect, self.last_failure) = (true, last);
         }
         self.reports.push_back(Reported {
             ticket,
             row,
             appended,
-            failure: if failed { failures } else { 0 },
-            suspect: self.suspect,
+            failure: if failed { last } else { 0 },
+            suspicion: if self.suspect { last } else { 0 },
         });
     }
 }
@@ -109,8 +115,8 @@ pub(crate) struct Reported {
     pub(crate) row: usize,
     pub(crate) appended: Appended,
     pub(crate) failure: u64,
-    /// The report returns its record.
-    pub(crate) suspect: bool,
+    /// The number of the topic's last failure, if the report returns its record.
+    pub(crate) suspicion: u64,
 }
 
 /// How the broker treated a record.
@@ -131,6 +137,8 @@ pub(crate) struct Batch {
     pub(crate) generation: u64,
     /// The result, once the statement has run or failed.
     pub(crate) result: Option<Result<Option<PendingRequests>, ()>>,
+    /// The position of the WAL behind it.
+    pub(crate) position: Option<Lsn>,
 }
 
 #[derive(Debug)]
@@ -149,6 +157,9 @@ pub(crate) struct World {
     /// The number of transactions whose confirmation was checked.
     checked: usize,
     pub(crate) stopping: bool,
+    /// The slot is a failover slot: the walsender sends nothing beyond what the standby has.
+    pub(crate) is_failover: bool,
+    standby: u64,
     pub(crate) link: Option<Link>,
     /// The positions that may be confirmed: those that the server has sent.
     pub(crate) named: BTreeSet<u64>,
@@ -159,10 +170,12 @@ pub(crate) struct World {
     pub(crate) poison: BTreeMap<usize, u32>,
     /// Which topics exist.
     pub(crate) topics: Vec<bool>,
+    /// The largest record that each topic takes, if that is limited.
+    pub(crate) limits: Vec<Option<usize>>,
     pub(crate) question: Option<Vec<String>>,
     pub(crate) batches: VecDeque<Batch>,
     pub(crate) dead_letter_table: DeadLetterTable,
-    pub(crate) seen: BTreeMap<&'static str, u64>,
+    pub(crate) seen: Seen,
 }
 
 impl World {
@@ -182,6 +195,7 @@ impl World {
             after_publish,
             on_poison,
             parked_keys_max: rng.clone().usize(0..5),
+            limits: vec![None; topics.len()],
             topics,
             question: None,
             dead_letter_table: DeadLetterTable::default(),
@@ -192,13 +206,15 @@ impl World {
             durable: 1_000,
             checked: 0,
             stopping: false,
+            is_failover: rng.u8(0..3) == 0,
+            standby: 1_000,
             link: None,
             named: BTreeSet::from([1_000]),
             partitions,
             failures: 0,
             poison: BTreeMap::new(),
             batches: VecDeque::new(),
-            seen: BTreeMap::new(),
+            seen: Seen::new(),
             rng,
         }
     }
@@ -214,6 +230,7 @@ impl World {
             bytes: self.rng.u32(1..200),
             transaction,
             marked: false,
+            settled_at: u64::MAX,
             visible: self.rng.u8(0..4) > 0 || transaction.is_none(),
             locked: self.rng.u8(0..20) == 0,
             appended: 0,
@@ -274,9 +291,24 @@ impl World {
         self.sender().map(|(walsender, _)| walsender)
     }
 
+    /// Up to where the walsender may send.
+    fn sendable(&self) -> u64 {
+        match self.is_failover {
+            true => self.standby.min(self.wal),
+            false => self.wal,
+        }
+    }
+
+    /// The standby replays some more of the WAL.
+    pub(crate) fn replicate(&mut self) -> bool {
+        let before = self.standby;
+        self.standby = self.rng.u64(before..=self.wal);
+        self.is_failover && self.standby > before
+    }
+
     /// Sends one message; false if there is nothing to send.
     pub(crate) fn send(&mut self) -> bool {
-        let (wal, mut rng) = (self.wal, self.rng.fork());
+        let (wal, mut rng) = (self.sendable(), self.rng.fork());
         let log = std::mem::take(&mut self.log);
         let mut named = None;
         let sent = self.sender().is_some_and(|(walsender, pipe)| {
@@ -284,8 +316,11 @@ impl World {
                 return false;
             }
             let number = walsender.next;
-            let Some(transaction) = log.get(number) else {
-                return std::mem::replace(&mut walsender.sent, wal) < wal;
+            let next = log.get(number);
+            let Some(transaction) = next.filter(|transaction| transaction.end <= wal) else {
+                let upto = next.map_or(wal, |transaction| transaction.commit.min(wal));
+                let sent = walsender.sent.max(upto);
+                return std::mem::replace(&mut walsender.sent, sent) < sent;
             };
             let part = walsender.part;
             walsender.part += 1;
@@ -394,6 +429,13 @@ impl World {
             && transaction.commit < position
         {
             for row in transaction.changes.iter().flatten() {
+                let keep = self.after_publish == AfterPublish::Keep;
+                let settled = self.rows[*row].settled_at <= self.standby;
+                let standby = !self.is_failover || keep || settled;
+                assert!(
+                    standby,
+                    "row {row} is confirmed and not settled on the standby"
+                );
                 if self.dead_letter_table.holds(*row) {
                     continue;
                 }
@@ -448,6 +490,13 @@ impl World {
     pub(crate) fn append(&mut self, number: usize) -> bool {
         let topic = self.partitions[number].topic;
         let (there, outage) = (self.topics[topic], self.rng.u8(0..60) == 0);
+        let last = self.last_failure(topic);
+        let too_large = |row| {
+            let limit = self.limits[topic];
+            limit.is_some_and(|limit| RecordFacts::of_held(&self.record(row)).wire_bytes > limit)
+        };
+        let next = self.partitions[number].in_flight.front();
+        let is_too_large = next.is_some_and(|(_, row)| too_large(*row));
         let partition = &mut self.partitions[number];
         let Some((ticket, row)) = partition.in_flight.pop_front() else {
             return false;
@@ -455,17 +504,20 @@ impl World {
         let refusals = self.poison.entry(row).or_default();
         let appended = match *refusals {
             _ if !there => Appended::NoTopic,
+            0 if is_too_large => Appended::Refused,
             0 if outage => Appended::Later,
             0 => Appended::Yes,
             _ => Appended::Refused,
         };
-        *refusals -= u32::from(appended == Appended::Refused);
+        *refusals = refusals.saturating_sub(u32::from(appended == Appended::Refused));
         if appended == Appended::Yes {
             partition.log.push(row);
             self.rows[row].appended += 1;
         }
-        self.failures += u64::from(appended != Appended::Yes);
-        partition.report(ticket, row, appended, self.failures);
+        let failed = appended != Appended::Yes;
+        self.failures += u64::from(failed);
+        let last = if failed { self.failures } else { last };
+        partition.report(ticket, row, appended, last);
         if appended != Appended::Yes {
             *self.seen.entry("refused by the broker").or_default() += 1;
         }
@@ -480,15 +532,15 @@ impl World {
         true
     }
 
+    /// The number of the topic's last failure, 0 if there was none.
+    fn last_failure(&self, topic: usize) -> u64 {
+        let of_topic = self.partitions.iter().filter(|one| one.topic == topic);
+        of_topic.map(|one| one.last_failure).max().unwrap_or(0)
+    }
+
     /// Ends the suspicion of a topic, unless a later failure than this one occurred.
     pub(crate) fn trust(&mut self, topic: usize, failure: u64) {
-        let of_topic = self.partitions.iter_mut();
-        let mut of_topic = of_topic.filter(|partition| partition.topic == topic);
-        let last = of_topic
-            .by_ref()
-            .map(|partition| partition.last_failure)
-            .max();
-        if last.is_some_and(|last| last > failure) {
+        if self.last_failure(topic) > failure {
             *self.seen.entry("trust from before a failure").or_default() += 1;
             return;
         }
@@ -537,7 +589,7 @@ impl World {
                     row,
                     appended: Appended::Withdrawn,
                     failure: 0,
-                    suspect: true,
+                    suspicion: 0,
                 });
             }
         }
@@ -558,6 +610,11 @@ impl World {
         let without_effect = rejection && self.rng.bool();
         let mut pending = None;
         let keep = self.after_publish == AfterPublish::Keep;
+        let reads = matches!(self.batches[at].work, DatabaseWork::ReadRequests { .. });
+        if self.is_failover && !without_effect && !reads {
+            self.wal += 2;
+        }
+        let settled_at = self.wal;
         match &mut self.batches[at].work {
             DatabaseWork::Mark(marks) => {
                 for mark in marks {
@@ -565,18 +622,29 @@ impl World {
                     assert!(row.appended > 0, "row {} marked, never published", mark.row);
                     if !without_effect && row.visible && !row.locked {
                         row.marked = true;
+                        row.settled_at = row.settled_at.min(settled_at);
                         if !rejection {
                             mark.outcome = Outcome::Settled;
                         }
+                    } else if !rejection && !row.visible {
+                        mark.outcome = Outcome::Hidden;
                     }
                 }
             }
             _ if without_effect => {}
-            DatabaseWork::File(dead_letters) => self.dead_letter_table.file(dead_letters),
+            DatabaseWork::File(dead_letters) => {
+                for dead_letter in &*dead_letters {
+                    let row = dead_letter.row.map_or(0, |row| row as usize);
+                    let row = &mut self.rows[row];
+                    row.settled_at = row.settled_at.min(settled_at);
+                }
+                self.dead_letter_table.file(dead_letters);
+            }
             DatabaseWork::Close(closings) => {
                 for closing in closings {
                     let row = self.dead_letter_table.close(closing);
                     self.rows[row].marked = !keep;
+                    self.rows[row].settled_at = self.rows[row].settled_at.min(settled_at);
                 }
             }
             DatabaseWork::CountAttempts(_) => {}
@@ -587,16 +655,27 @@ impl World {
                 pending = Some(self.dead_letter_table.look(keys_max, event));
             }
         }
+        self.batches[at].position = Some(Lsn::new(settled_at));
         self.batches[at].result = Some(if rejection { Err(()) } else { Ok(pending) });
         true
     }
 
     /// Kafka answers a metadata request, or the request fails.
-    pub(crate) fn answer(&mut self, rejection: bool) -> Option<Option<Vec<(String, bool)>>> {
+    pub(crate) fn answer(
+        &mut self,
+        rejection: bool,
+    ) -> Option<Option<Vec<(String, MetadataAnswer)>>> {
         let names = self.question.take()?;
         let answers = names.into_iter().map(|name| {
             let number: usize = name[1..].parse().expect("a name of ours");
-            (name, self.topics[number])
+            let answer = match self.topics[number] {
+                true => MetadataAnswer::Known(TopicLimits {
+                    batch_bytes_max: Some(self.limits[number].unwrap_or(1 << 20)),
+                    ..TopicLimits::default()
+                }),
+                false => MetadataAnswer::Missing,
+            };
+            (name, answer)
         });
         Some((!rejection).then(|| answers.collect()))
     }
@@ -604,6 +683,7 @@ impl World {
     pub(crate) fn heal(&mut self) {
         self.poison.clear();
         self.topics.iter_mut().for_each(|there| *there = true);
+        self.limits.iter_mut().for_each(|limit| *limit = None);
         for row in &mut self.rows {
             (row.visible, row.locked) = (true, false);
         }
@@ -632,9 +712,12 @@ impl World {
                 let late = |row: usize| {
                     self.on_poison != OnPoison::ParkKey && self.dead_letter_table.was_dead(row)
                 };
+                // The copy of a discarded event that Kafka took before it refused the next one may
+                // lie anywhere: the event was given up.
                 let from_slot = |row: &usize| {
                     let known = &self.rows[*row];
-                    known.transaction.is_some() && known.key == key && !late(*row)
+                    let excused = late(*row) || self.dead_letter_table.is_discarded(*row);
+                    known.transaction.is_some() && known.key == key && !excused
                 };
                 let mut seen = BTreeSet::new();
                 let mut rows: Vec<usize> =

@@ -169,6 +169,7 @@ impl DatabaseWork {
             let result = DeliveryResult {
                 ticket,
                 failure: None,
+                suspicion: 0,
                 record: None,
             };
             engine.delivery_finished(MS, result, &mut self.done);

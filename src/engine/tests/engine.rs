@@ -19,8 +19,8 @@ use crate::engine::topics::{TopicId, Topics};
 use crate::engine::tracker::Ticket;
 use crate::lsn::Lsn;
 use crate::outbox::{
-    KeyHash, Mark, NewDeadLetter, Outcome, OwnedRecord, Rejection, Resolution, ResolveRequest,
-    TopicName,
+    KeyHash, Mark, NewDeadLetter, Outcome, OwnedRecord, ParkedKey, ParkedKeyList, Rejection,
+    Resolution, ResolveRequest, TopicName,
 };
 
 const MS: Duration = Duration::from_millis(1);
@@ -147,17 +147,38 @@ fn report(
     kind: Option<FailureKind>,
     row: Option<i64>,
 ) -> usize {
+    let suspicion = u64::from(row.is_some());
+    report_of(
+        engine,
+        now,
+        ticket,
+        kind.map(|kind| (kind, 1)),
+        suspicion,
+        row,
+    )
+}
+
+/// A report with the numbers of its own failure and of the topic's last one.
+fn report_of(
+    engine: &mut Engine,
+    now: Duration,
+    ticket: Ticket,
+    failure: Option<(FailureKind, u64)>,
+    suspicion: u64,
+    row: Option<i64>,
+) -> usize {
     let mut done = Vec::new();
     let result = DeliveryResult {
         ticket,
-        failure: kind.map(|kind| DeliveryFailure {
+        failure: failure.map(|(kind, number)| DeliveryFailure {
             kind,
             rejection: Rejection {
                 code: "REFUSED".to_owned(),
                 message: "refused".to_owned(),
             },
-            number: 1,
+            number,
         }),
+        suspicion,
         record: row.map(|row| Box::new(record(row))),
     };
     engine.delivery_finished(now, result, &mut done);
@@ -697,6 +718,168 @@ fn a_parked_key_keeps_its_order_through_a_retry() {
     assert_eq!(sends(&mut engine, now), [newest]);
 }
 
+/// The lookup of requests that is due; other work in the database is carried out.
+fn lookup(engine: &mut Engine, now: Duration) -> (u64, DatabaseWork) {
+    for _ in 0..10 {
+        engine.poll(now);
+        while let Some(output) = engine.output() {
+            let Output::Sink(SinkOutput::Work { generation, work }) = output else {
+                continue;
+            };
+            if matches!(work, DatabaseWork::ReadRequests { .. }) {
+                return (generation, work);
+            }
+            engine.work_finished(now, generation, work, Ok(None), None);
+        }
+    }
+    panic!("no lookup is due");
+}
+
+#[test]
+fn a_retried_dead_letter_waits_until_the_stream_has_passed_its_event() {
+    let mut engine = engine();
+    let retry = || PendingRequests {
+        requests: vec![ResolveRequest {
+            dead_letter: 1,
+            row: Some(150),
+            resolution: Resolution::Retry,
+            place: Some((Lsn::new(150), 0)),
+            parked_key: None,
+            record: Some(Box::new(record(150))),
+            rejection: None,
+        }],
+        parked: None,
+    };
+    let known = || MetadataAnswer::Known(TopicLimits::default());
+    let retried = |engine: &mut Engine, seconds: u32| {
+        let now = MS * 1_000 * seconds;
+        let (generation, work) = lookup(engine, now);
+        engine.work_finished(now, generation, work, Ok(Some(retry())), None);
+        // A retry asks for the topic's metadata first.
+        engine.topics_answered(now, Some(vec![("t".to_owned(), known())]));
+        sends(engine, now).len()
+    };
+    assert_eq!(retried(&mut engine, 2), 0, "overtakes the stream");
+    // The stream sends its transaction again: its row has a dead letter, and is left out.
+    engine.begin(Lsn::new(150));
+    engine.change();
+    assert_eq!(retried(&mut engine, 4), 0, "overtakes its transaction");
+    engine.commit(Lsn::new(150), Lsn::new(160));
+    assert_eq!(retried(&mut engine, 6), 1);
+}
+
+#[test]
+fn a_lookup_that_began_before_a_key_was_parked_leaves_it_parked() {
+    let mut engine = engine_with(1, OnPoison::ParkKey);
+    let another = || {
+        let mut list = ParkedKeyList::new(10);
+        list.push(ParkedKey {
+            hash: KeyHash::of("t", b"another"),
+            rows: 1,
+            blocked: true,
+        });
+        list
+    };
+    engine.load_parked(another());
+    let mut now = MS * 2_000;
+    let ticket = transaction(&mut engine, 100);
+    let (generation, work) = lookup(&mut engine, now);
+    assert!(matches!(
+        work,
+        DatabaseWork::ReadRequests { with_keys: true }
+    ));
+    // Meanwhile an event is refused for good, and its key is parked.
+    for attempt in 1..=3 {
+        refused(&mut engine, now, ticket, 100);
+        now += MS * 10_000;
+        let again = sends(&mut engine, now);
+        assert_eq!(again.len(), usize::from(attempt < 3));
+    }
+    let pending = PendingRequests {
+        requests: Vec::new(),
+        parked: Some(another()),
+    };
+    engine.work_finished(now, generation, work, Ok(Some(pending)), None);
+    let (behind, sent) = begin_and(&mut engine, 200);
+    assert!(!sent, "overtakes the dead letter of its key");
+    let filed = filed(&mut engine, now);
+    let filed: Vec<(Ticket, bool)> = filed.iter().map(|one| (one.ticket, one.parked)).collect();
+    assert_eq!(filed, [(ticket, false), (behind, true)]);
+}
+
+#[test]
+fn a_batch_that_is_refused_shrinks_until_its_cause_is_alone_and_the_others_are_published() {
+    let mut engine = engine();
+    let tickets: Vec<Ticket> = (1..=16)
+        .map(|n| transaction(&mut engine, 100 * n))
+        .collect();
+    let row = |ticket: Ticket| 100 * (ticket - tickets[0] + 1) as i64;
+    let (cause, mut now) = (tickets[11], MS);
+    let (mut batch, mut rounds, mut published) = (tickets.clone(), 0, 0);
+    let mut dead_letters = Vec::new();
+    while !batch.is_empty() {
+        rounds += 1;
+        assert!(rounds < 40, "refused without end: {batch:?}");
+        let is_refused = batch.contains(&cause);
+        for ticket in batch.drain(..) {
+            published += match is_refused {
+                true => refused(&mut engine, now, ticket, row(ticket)),
+                false => delivered_behind(&mut engine, now, ticket, row(ticket)),
+            };
+        }
+        now += MS * 10_000;
+        engine.poll(now);
+        while let Some(output) = next(&mut engine) {
+            match output {
+                Output::Sink(SinkOutput::Send { ticket, .. }) => batch.push(ticket),
+                Output::Sink(SinkOutput::Work { generation, work }) => {
+                    if let DatabaseWork::File(filed) = &work {
+                        dead_letters.extend(filed.iter().map(|one| (one.ticket, one.attempts)));
+                    }
+                    engine.work_finished(now, generation, work, Ok(None), None);
+                }
+                _ => {}
+            }
+        }
+    }
+    assert_eq!(published, 15);
+    assert_eq!(dead_letters, [(cause, 3)]);
+}
+
+#[test]
+fn a_report_that_was_made_before_its_topic_was_trusted_again_repeats_no_record() {
+    let mut engine = engine();
+    let first = transaction(&mut engine, 100);
+    refused(&mut engine, MS, first, 100);
+    let mut now = MS * 10_000;
+    assert_eq!(sends(&mut engine, now), [first]);
+    assert_eq!(delivered_behind(&mut engine, now, first, 100), 1);
+    // The queue is empty: the producer is to trust the topic. Two partitions take a record each
+    // before it does, and two after it. Then a third refuses one.
+    let early = transaction(&mut engine, 200);
+    let late = transaction(&mut engine, 300);
+    engine.poll(now);
+    let trusts = outputs(&mut engine);
+    let trusts = trusts
+        .iter()
+        .filter(|output| matches!(output, Output::Sink(SinkOutput::Trust { failure: 1, .. })));
+    assert_eq!(trusts.count(), 1);
+    let third = transaction(&mut engine, 400);
+    report_of(
+        &mut engine,
+        now,
+        third,
+        Some((FailureKind::Refused, 2)),
+        2,
+        Some(400),
+    );
+    let done = report_of(&mut engine, now, early, None, 1, Some(200));
+    assert_eq!(done, 1, "is sent again, behind a record that is not");
+    assert_eq!(delivered(&mut engine, now, late), 1);
+    now += MS * 10_000;
+    assert_eq!(sends(&mut engine, now), [third]);
+}
+
 #[test]
 fn a_flood_of_dead_letters_stops_the_publisher_and_halt_stops_it_at_the_first() {
     for (on_poison, expected) in [(OnPoison::DeadLetter, 6), (OnPoison::Halt, 1)] {
@@ -1008,6 +1191,7 @@ fn is_filed_when_refused(topics: &[&str], delivers_to: Option<&str>) -> bool {
                     },
                     number: 1,
                 }),
+                suspicion: 1,
                 record: Some(Box::new(record)),
             };
             engine.delivery_finished(now, result, &mut Vec::new());

@@ -84,6 +84,8 @@ pub(crate) struct Topic {
     pub(super) was_known: bool,
     /// A record was sent to it, and Kafka did not create it.
     pub(super) is_not_created: bool,
+    /// The failures up to this number are processed: their records were sent again in order.
+    pub(crate) trusted: u64,
 }
 
 impl Topic {
@@ -101,7 +103,14 @@ impl Topic {
             refusals: Refusals::default(),
             was_known: false,
             is_not_created: false,
+            trusted: 0,
         }
+    }
+
+    /// All known failures are processed: the producer need not bring records back because of them.
+    pub(crate) fn trust(&mut self) -> (String, u64) {
+        self.trusted = self.last_failure;
+        (self.name.to_string(), self.last_failure)
     }
 
     /// The state after this answer. With `auto_creates_topics`, a missing topic counts as known

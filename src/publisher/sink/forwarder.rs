@@ -309,6 +309,7 @@ impl Forwarder {
         for report in self.reports.drain(..) {
             let result = DeliveryResult {
                 ticket: report.ticket,
+                suspicion: report.suspicion(),
                 failure: report.outcome.err().map(|refusal| failure(&refusal)),
                 record: report.record,
             };

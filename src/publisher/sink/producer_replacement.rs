@@ -36,6 +36,7 @@ impl Forwarder {
         let result = DeliveryResult {
             ticket,
             failure: Some(failure(refusal)),
+            suspicion: 0,
             record: Some(record),
         };
         self.engine
