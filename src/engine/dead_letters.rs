@@ -148,7 +148,7 @@ impl DeadLetterQueue {
         &mut self,
         now: Duration,
         ticket: Ticket,
-        row: i64,
+        row: Option<i64>,
         record: Option<Box<OwnedRecord>>,
         rejection: Rejection,
         attempts: u32,
@@ -174,7 +174,12 @@ impl DeadLetterQueue {
     }
 
     /// Files an event because an earlier one of its key is a dead letter.
-    pub(crate) fn file_parked(&mut self, ticket: Ticket, row: i64, record: Box<OwnedRecord>) {
+    pub(crate) fn file_parked(
+        &mut self,
+        ticket: Ticket,
+        row: Option<i64>,
+        record: Box<OwnedRecord>,
+    ) {
         if let Some(hash) = KeyHash::of_record(&record) {
             self.parked_keys
                 .file(hash, false, self.is_resolving(ticket));
@@ -190,7 +195,7 @@ impl DeadLetterQueue {
     fn file(
         &mut self,
         ticket: Ticket,
-        row: i64,
+        row: Option<i64>,
         record: Option<Box<OwnedRecord>>,
         rejection: Rejection,
         attempts: u32,
@@ -205,7 +210,7 @@ impl DeadLetterQueue {
         self.to_file.push_back(NewDeadLetter {
             ticket,
             known,
-            row: (row != 0).then_some(row),
+            row,
             record,
             rejection,
             attempts,
@@ -216,7 +221,7 @@ impl DeadLetterQueue {
 
     /// Kafka has the event. True if it was a retried one: its dead letter is closed then, and its
     /// row is marked with it.
-    pub(crate) fn delivered(&mut self, ticket: Ticket, row: i64) -> bool {
+    pub(crate) fn delivered(&mut self, ticket: Ticket, row: Option<i64>) -> bool {
         let Some(dead_letter) = self.resolving.get(&ticket).map(|source| source.dead_letter) else {
             return false;
         };
@@ -225,24 +230,22 @@ impl DeadLetterQueue {
     }
 
     /// The event was discarded on request.
-    pub(crate) fn discarded(&mut self, ticket: Ticket, dead_letter: i64, row: i64) {
+    pub(crate) fn discarded(&mut self, ticket: Ticket, dead_letter: i64, row: Option<i64>) {
         self.close(ticket, dead_letter, row, false);
     }
 
-    fn close(&mut self, ticket: Ticket, dead_letter: i64, row: i64, published: bool) {
+    fn close(&mut self, ticket: Ticket, dead_letter: i64, row: Option<i64>, published: bool) {
         self.to_close.push_back(CloseDeadLetter {
             ticket,
             dead_letter,
-            row: (row != 0).then_some(row),
+            row,
             published,
         });
     }
 
     /// The event was refused alone: counts the attempt.
-    pub(crate) fn attempted(&mut self, row: i64) {
-        if row != 0 {
-            self.to_count.push_back(row);
-        }
+    pub(crate) fn attempted(&mut self, row: Option<i64>) {
+        self.to_count.extend(row);
     }
 
     /// A dead letter is retried or discarded: from now on its event is on its way like any other.
@@ -251,8 +254,8 @@ impl DeadLetterQueue {
         let key = request.parked_key.clone();
         let key = key.filter(|(_, hash)| self.parked_keys.start_resolving(*hash));
         let dead_letter = request.dead_letter;
-        self.resolving
-            .insert(ticket, Resolving { dead_letter, key });
+        let source = Resolving { dead_letter, key };
+        self.resolving.insert(ticket, source);
     }
 
     /// The next work in the database, if any. `complete` is the position up to which the stream was
@@ -282,9 +285,8 @@ impl DeadLetterQueue {
         }
         if !self.to_count.is_empty() {
             let count = self.to_count.len().min(COUNT_MAX);
-            return Some(DatabaseWork::CountAttempts(
-                self.to_count.drain(..count).collect(),
-            ));
+            let rows = self.to_count.drain(..count).collect();
+            return Some(DatabaseWork::CountAttempts(rows));
         }
         if self.resolving_count == 0 && now >= self.read_at {
             self.read_at = now + READ_INTERVAL;

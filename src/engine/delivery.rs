@@ -58,8 +58,13 @@ impl Engine {
             return;
         }
         match self.limits.after_publish {
-            AfterPublish::Keep => self.tracker.settle(ticket),
-            AfterPublish::Mark | AfterPublish::Delete => self.write_back_queue.push(now, ticket),
+            AfterPublish::Mark | AfterPublish::Delete if event.row.is_some() => {
+                self.write_back_queue.push(now, ticket);
+            }
+            // Nothing to mark: by configuration, or because the event has no row.
+            AfterPublish::Keep | AfterPublish::Mark | AfterPublish::Delete => {
+                self.tracker.settle(ticket);
+            }
         }
     }
 
@@ -174,7 +179,7 @@ impl Engine {
             }
             _ => NO_TOPIC,
         };
-        let row = request.row.unwrap_or(0);
+        let row = request.row;
         let bytes = request.record.as_ref().map_or(0, |record| record.size());
         let event = InFlight {
             row,
@@ -284,7 +289,7 @@ impl Engine {
             let InFlight { row, xid, .. } = self.tracker.event(ticket)?;
             Some(Mark {
                 ticket,
-                row,
+                row: row?,
                 xid,
                 outcome: Outcome::Open,
             })

@@ -218,7 +218,7 @@ impl Dispatch {
         &mut self,
         now: Duration,
         ticket: Ticket,
-        row: i64,
+        row: Option<i64>,
         record: Option<Box<OwnedRecord>>,
         rejection: Rejection,
         attempts: u32,

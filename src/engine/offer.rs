@@ -17,7 +17,8 @@ use crate::outbox::{OwnedRecord, Rejection, TopicName};
 /// An event that a source offers to the engine.
 #[derive(Debug)]
 pub(crate) struct Offer<'a> {
-    pub(crate) row: i64,
+    /// See [`InFlight::row`].
+    pub(crate) row: Option<i64>,
     /// The transaction that inserted the row.
     pub(crate) xid: u32,
     /// Bytes of the record, counted until the acknowledgement.

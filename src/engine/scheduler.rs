@@ -61,7 +61,7 @@ impl Dispatch {
         if queue.back_off_until().is_some() {
             self.back_off(id);
         }
-        let row = |ticket| tracker.event(ticket).map_or(0, |event| event.row);
+        let row = |ticket| tracker.event(ticket).and_then(|event| event.row);
         self.delivered.extend(result.delivered);
         if let Some(ticket) = result.attempted {
             self.dead_letters.attempted(row(ticket));
@@ -272,7 +272,7 @@ impl Dispatch {
         for held_record in queue.drain() {
             let row = tracker
                 .event(held_record.ticket)
-                .map_or(0, |event| event.row);
+                .and_then(|event| event.row);
             self.reject(
                 now,
                 held_record.ticket,

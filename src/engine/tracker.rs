@@ -26,8 +26,8 @@ pub(crate) const ENTRY_BYTES: usize = size_of::<Entry>() + size_of::<Ticket>();
 /// What the tracker keeps of an event until it is settled.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct InFlight {
-    /// The row's id, where write-back needs it.
-    pub(crate) row: i64,
+    /// The row's id, if it has a row. Every value of the type is an id.
+    pub(crate) row: Option<i64>,
     /// The transaction that inserted the row.
     pub(crate) xid: u32,
     /// Bytes of the record, counted until the acknowledgement.
@@ -356,7 +356,8 @@ impl Tracker {
     /// The rows of all events that are not settled.
     pub(crate) fn unsettled_rows(&self) -> impl Iterator<Item = i64> {
         let unsettled = |entry: &&Entry| entry.state != State::Settled;
-        self.entries.iter().filter(unsettled).map(|e| e.event.row)
+        let unsettled = self.entries.iter().filter(unsettled);
+        unsettled.filter_map(|it| it.event.row)
     }
 
     /// The ticket that the next event gets.
@@ -383,9 +384,8 @@ impl Tracker {
 
     /// The oldest event that is not acknowledged.
     pub(crate) fn oldest_in_flight(&self) -> Option<InFlight> {
-        (self.in_flight_count > 0)
-            .then(|| self.event(self.oldest_in_flight))
-            .flatten()
+        let any = self.in_flight_count > 0;
+        any.then(|| self.event(self.oldest_in_flight)).flatten()
     }
 
     /// Whether a transaction has begun and its Commit was not received, in this or an earlier

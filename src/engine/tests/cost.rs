@@ -151,7 +151,7 @@ impl DatabaseWork {
                 wire_bytes: 600,
             };
             let offered = engine.offer(Offer {
-                row: 1,
+                row: Some(1),
                 xid: 1,
                 bytes: 1_000,
                 since_micros: 1,

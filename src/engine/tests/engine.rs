@@ -91,10 +91,14 @@ fn record(row: i64) -> OwnedRecord {
 
 /// Begins a transaction with one event; returns whether the event was sent.
 fn begin_and(engine: &mut Engine, commit: u64) -> (Ticket, bool) {
+    begin_row(engine, commit, Some(commit as i64))
+}
+
+/// The same for an event of this row.
+fn begin_row(engine: &mut Engine, commit: u64, row: Option<i64>) -> (Ticket, bool) {
     engine.begin(Lsn::new(commit));
     engine.change().unwrap();
-    let row = commit as i64;
-    let record = record(row);
+    let record = record(commit as i64);
     let offered = engine.offer(Offer {
         row,
         xid: 1,
@@ -1375,4 +1379,38 @@ fn a_flood_stops_at_the_limit_and_what_the_table_has_counts() {
         assert!(!hint.report().contains("OUTBOX_ON_POISON"), "{hint:?}");
         assert_eq!(engine.unsettled_rows().len(), 8 - expected);
     }
+}
+
+#[test]
+fn every_number_is_a_row_and_an_event_without_a_row_needs_no_mark() {
+    let mut engine = engine();
+    let mut commit = 100;
+    for row in [0, i64::MIN, -1, i64::MAX] {
+        let (ticket, _) = begin_row(&mut engine, commit, Some(row));
+        engine.commit(Lsn::new(commit), Lsn::new(commit + 10));
+        delivered(&mut engine, MS, ticket);
+        let batch = write_back(&mut engine, MS);
+        assert_eq!(batch.marks[0].row, row);
+        written(&mut engine, MS, batch, true);
+        commit += 10;
+    }
+    let (ticket, _) = begin_row(&mut engine, commit, None);
+    engine.commit(Lsn::new(commit), Lsn::new(commit + 10));
+    delivered(&mut engine, MS, ticket);
+    assert!(engine.is_drained());
+    assert_eq!(engine.stats().confirmed, Lsn::new(commit + 10));
+}
+
+#[test]
+fn the_dead_letter_of_row_zero_names_it() {
+    let mut engine = engine();
+    let (ticket, _) = begin_row(&mut engine, 100, Some(0));
+    let mut now = MS;
+    for _ in 0..2 {
+        refused(&mut engine, now, ticket, 100);
+        now += MS * 10_000;
+        assert_eq!(sends(&mut engine, now), [ticket]);
+    }
+    refused(&mut engine, now, ticket, 100);
+    assert_eq!(filed(&mut engine, now)[0].row, Some(0));
 }

@@ -281,7 +281,7 @@ impl Pair {
 
     fn next_event(&self, bytes: u32) -> InFlight {
         InFlight {
-            row: self.model.next_ticket as i64,
+            row: Some(self.model.next_ticket as i64),
             xid: 7,
             bytes,
             topic: 3,
@@ -548,7 +548,7 @@ proptest! {
 
 fn event() -> InFlight {
     InFlight {
-        row: 1,
+        row: Some(1),
         xid: 1,
         bytes: 10,
         topic: 0,

@@ -74,17 +74,17 @@ pub(crate) struct Batch {
 }
 
 impl UnpublishedRows {
-    /// The next unpublished rows above `after`, by id, at most `limit` of them.
-    pub(crate) async fn batch(&self, session: &Session, after: i64, limit: usize) -> Result<Batch> {
-        let found = self.list(session, after, limit).await?;
+    /// The next unpublished rows, by id from `from` on, at most `limit` of them.
+    pub(crate) async fn batch(&self, session: &Session, from: i64, limit: usize) -> Result<Batch> {
+        let found = self.list(session, from, limit).await?;
         let is_full = found.len() == limit;
         Ok(Batch::new(found, is_full, false))
     }
 
     /// The same in a session that has imported a snapshot and then set
     /// [`SAVEPOINT`](crate::outbox::SAVEPOINT).
-    pub(crate) async fn batch_of_snapshot(&self, session: &Session, after: i64) -> Result<Batch> {
-        let found = self.list(session, after, BATCH).await?;
+    pub(crate) async fn batch_of_snapshot(&self, session: &Session, from: i64) -> Result<Batch> {
+        let found = self.list(session, from, BATCH).await?;
         let is_full = found.len() == BATCH;
         Ok(Batch::new(found, is_full, true))
     }
@@ -103,14 +103,10 @@ impl Batch {
         }
     }
 
-    /// Whether the batch has as many rows as the limit, so that more may follow.
-    pub(crate) fn is_full(&self) -> bool {
-        self.is_full
-    }
-
-    /// The highest id of the batch; `None` when it is empty.
-    pub(crate) fn last(&self) -> Option<i64> {
-        self.last
+    /// Where the next batch begins; `None` if no row can follow. The batch has fewer rows than the
+    /// limit then, or the highest id that there is.
+    pub(crate) fn next(&self) -> Option<i64> {
+        self.last.filter(|_| self.is_full)?.checked_add(1)
     }
 
     /// The ids of the rows that are not read yet.
@@ -262,6 +258,23 @@ mod tests {
             .iter()
             .map(|row| row.id)
             .collect()
+    }
+
+    #[test]
+    fn the_next_batch_begins_behind_the_last_row_and_none_behind_the_highest_id() {
+        let of = |id, is_full| {
+            let row = FoundRow {
+                id,
+                xid: 7,
+                stored_bytes: 0,
+            };
+            Batch::new(vec![row], is_full, false).next()
+        };
+        assert_eq!(of(i64::MIN, true), Some(i64::MIN + 1));
+        assert_eq!(of(-1, true), Some(0));
+        assert_eq!(of(5, false), None);
+        assert_eq!(of(i64::MAX, true), None);
+        assert_eq!(Batch::new(Vec::new(), false, false).next(), None);
     }
 
     #[test]

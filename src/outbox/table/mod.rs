@@ -84,7 +84,7 @@ impl UnpublishedRows {
         );
         let list = format!(
             "SELECT {found} FROM {name} AS o \
-              WHERE {unpublished} AND o.id > $1::bigint ORDER BY o.id LIMIT $2::bigint",
+              WHERE {unpublished} AND o.id >= $1::bigint ORDER BY o.id LIMIT $2::bigint",
             found = FoundRow::COLUMNS,
         );
         let select = format!(
@@ -185,10 +185,10 @@ impl UnpublishedRows {
         &self.table
     }
 
-    async fn list(&self, session: &Session, after: i64, limit: usize) -> Result<Vec<FoundRow>> {
+    async fn list(&self, session: &Session, from: i64, limit: usize) -> Result<Vec<FoundRow>> {
         let limit = limit as i64;
         let rows = session
-            .rows(&self.reading, &self.list, &[&after, &limit])
+            .rows(&self.reading, &self.list, &[&from, &limit])
             .await?;
         let found: Result<Vec<_>, _> = rows.iter().map(FoundRow::of).collect();
         found.map_err(|error| sql_error(&self.reading, error))

@@ -189,7 +189,7 @@ impl Forwarder {
 
     fn accepted(&self, row: i64, xid: u32) -> InFlight {
         InFlight {
-            row,
+            row: Some(row),
             xid,
             bytes: 0,
             topic: NO_TOPIC,
@@ -217,7 +217,7 @@ impl Forwarder {
         let rejection = rejection
             .or_else(|| record_checks::own_rejection(&record, self.engine.limits.needs_key));
         let offered = self.engine.offer(Offer {
-            row: event.row_id.unwrap_or(0),
+            row: event.row_id,
             xid,
             bytes: u32::try_from(record.size()).unwrap_or(u32::MAX),
             since_micros,

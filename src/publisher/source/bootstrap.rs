@@ -155,16 +155,16 @@ impl Bootstrap<'_> {
     /// One pass over the unpublished rows; returns their number. With `remember`, the ids of the
     /// sent rows are kept.
     async fn pass(&mut self, mut remember: Remember<'_>) -> Result<usize, Interrupt> {
-        let (mut after, mut count) = (i64::MIN, 0);
+        let (mut from, mut count) = (i64::MIN, 0);
         loop {
-            let found = self.scan.publish_batch(after, BATCH, &mut remember).await?;
-            after = found.last;
+            let found = self.scan.publish_batch(from, BATCH, &mut remember).await?;
             count += found.count;
             let full = remember
                 .as_ref()
                 .is_some_and(|ids| ids.len() >= REMEMBERED_MAX);
-            if !found.is_full || full {
-                break;
+            match found.next {
+                Some(next) if !full => from = next,
+                _ => break,
             }
         }
         self.scan.settle().await?;
@@ -247,9 +247,9 @@ impl Bootstrap<'_> {
             return Ok(true);
         }
         let began = Instant::now();
-        let mut after = i64::MIN;
+        let mut from = i64::MIN;
         loop {
-            let mut batch = self.scan.rows.batch_of_snapshot(snapshot, after).await?;
+            let mut batch = self.scan.rows.batch_of_snapshot(snapshot, from).await?;
             loop {
                 let reads = self.scan.read(&mut batch, snapshot).await?;
                 if reads.is_empty() {
@@ -257,10 +257,13 @@ impl Bootstrap<'_> {
                 }
                 self.publish_unpublished(&reads, handled_rows).await?;
             }
-            after = batch.last().unwrap_or(after);
-            if !batch.is_full() || began.elapsed() > SNAPSHOT_LIMIT {
-                self.scan.settle().await?;
-                return Ok(!batch.is_full());
+            let next = batch.next();
+            match next {
+                Some(next) if began.elapsed() <= SNAPSHOT_LIMIT => from = next,
+                _ => {
+                    self.scan.settle().await?;
+                    return Ok(next.is_none());
+                }
             }
         }
     }

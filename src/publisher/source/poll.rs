@@ -107,18 +107,17 @@ impl Poll<'_> {
         self.sent_rows
             .begin(self.scan.forwarder.engine.is_drained());
         self.scan.follow_table().await?;
-        let mut after = i64::MIN;
+        let mut from = i64::MIN;
         loop {
-            let batch = self.scan.publish_batch(after, batch_size, self.sent_rows);
-            let found = batch.await?;
-            after = found.last;
-            if !found.is_full {
+            let batch = self.scan.publish_batch(from, batch_size, self.sent_rows);
+            let Some(next) = batch.await?.next else {
                 self.sent_rows.end(i64::MAX);
                 return Ok(true);
-            }
+            };
+            from = next;
             let long = began.elapsed() > PASS_LIMIT.max(interval);
             if long || self.sent_rows.count() >= SENT_MAX {
-                self.sent_rows.end(after);
+                self.sent_rows.end(from - 1);
                 return Ok(false);
             }
         }

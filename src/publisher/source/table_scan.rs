@@ -102,20 +102,19 @@ impl<'a> TableScan<'a> {
         Ok(())
     }
 
-    /// Reads the batch of unpublished rows above `after` and publishes those that `filter` wants.
+    /// Reads the batch of unpublished rows from `from` on and publishes those that `filter` wants.
     /// Can be cancelled between two rows: `filter` knows at any time which were sent.
     pub(crate) async fn publish_batch(
         &mut self,
-        after: i64,
+        from: i64,
         limit: usize,
         filter: &mut impl RowFilter,
     ) -> Result<BatchSummary, Interrupt> {
         self.glance().await?;
-        let mut batch = self.rows.batch(self.session, after, limit).await?;
+        let mut batch = self.rows.batch(self.session, from, limit).await?;
         let found = BatchSummary {
             count: batch.ids().count(),
-            is_full: batch.is_full(),
-            last: batch.last().unwrap_or(after),
+            next: batch.next(),
         };
         batch.retain(|id| filter.wants(id));
         loop {
@@ -287,8 +286,6 @@ pub(crate) trait RowFilter {
 pub(crate) struct BatchSummary {
     /// How many rows were found, sent or not.
     pub(crate) count: usize,
-    /// More rows may follow.
-    pub(crate) is_full: bool,
-    /// The highest id that was found.
-    pub(crate) last: i64,
+    /// Where the next batch begins; `None` if no row can follow.
+    pub(crate) next: Option<i64>,
 }
