@@ -263,7 +263,7 @@ impl Engine {
     /// Starts the next work if the database worker is idle. `urgent` work does not wait for a full
     /// batch.
     pub(super) fn start_work(&mut self, now: Duration, urgent: bool) {
-        if self.worker != WorkerState::Idle {
+        if !self.can_work() {
             return;
         }
         let work = if self.marks_first {
@@ -318,9 +318,10 @@ impl Engine {
     }
 
     /// The position up to which everything is settled and, for a failover slot, marked on the
-    /// standbys too.
+    /// standbys too. While memory is doubted, the slot's position.
     pub(super) fn flushed(&self) -> Lsn {
-        self.failover_gate.confirmable(self.tracker.flushed())
+        let proven = || self.failover_gate.confirmable(self.tracker.flushed());
+        self.tracker.unproven().unwrap_or_else(proven)
     }
 
     /// The ticket that the next event gets.

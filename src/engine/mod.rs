@@ -45,7 +45,7 @@ mod scheduler;
 mod session;
 pub(crate) mod topics;
 pub(crate) mod tracker;
-mod violation;
+pub(crate) mod violation;
 mod write_back_queue;
 
 #[cfg(test)]
@@ -65,7 +65,7 @@ use crate::engine::output::{
     End, EngineStats, Intake, Limits, Output, SessionOutput, SinkOutput, WRITE_BACK_MAX,
 };
 use crate::engine::receive_timeout::ReceiveTimeout;
-use crate::engine::tracker::Tracker;
+use crate::engine::tracker::{Tracker, TransactionName};
 use crate::engine::violation::Violation;
 use crate::engine::write_back_queue::WriteBackQueue;
 use crate::lsn::Lsn;
@@ -163,9 +163,10 @@ impl Engine {
     }
 
     /// Begin of a transaction.
-    pub(crate) fn begin(&mut self, commit_lsn: Lsn) {
-        self.failover_gate.pass(commit_lsn);
-        let result = self.tracker.begin(commit_lsn);
+    pub(crate) fn begin(&mut self, name: impl Into<TransactionName>) {
+        let name = name.into();
+        self.failover_gate.pass(name.commit_lsn);
+        let result = self.tracker.begin(name);
         self.end_if_violated(result);
     }
 
@@ -192,7 +193,10 @@ impl Engine {
     pub(crate) fn keepalive(&mut self, now: Duration, wal_end: Lsn, reply_requested: bool) {
         self.failover_gate.pass(wal_end);
         let is_reported = self.is_finished() && self.reported == self.flushed();
-        if let Mode::Stopping { final_keepalives } = &mut self.mode {
+        let is_proven = self.is_proven();
+        if let Mode::Stopping { final_keepalives } = &mut self.mode
+            && is_proven
+        {
             *final_keepalives += u32::from(is_reported);
         } else {
             let result = self.tracker.keepalive(wal_end);
@@ -253,8 +257,13 @@ impl Engine {
         self.watch_producer(now);
         self.end_halted();
         self.start_work(now, stopping || !reading || self.session.is_none());
-        let (write, flush) = (self.tracker.received(), self.flushed());
-        debug_assert!(flush >= self.reported, "the flush position never goes back");
+        let flush = self.flushed();
+        let write = self.tracker.unproven().unwrap_or(self.tracker.received());
+        let is_proven = self.is_proven();
+        debug_assert!(
+            !is_proven || flush >= self.reported,
+            "the flush position never goes back"
+        );
         debug_assert!(
             flush <= write,
             "no position is confirmed before it is received"
@@ -264,7 +273,9 @@ impl Engine {
         };
         session.set_reading(now, reading);
         if let Some(due) = session.status_due(now, flush) {
-            self.reported = flush;
+            if is_proven {
+                self.reported = flush;
+            }
             let ask_reply = due.ask_reply || (stopping && finished);
             let status = SessionOutput::Status {
                 write,
@@ -306,7 +317,7 @@ impl Engine {
     /// The next output, if any.
     pub(crate) fn output(&mut self) -> Option<Output> {
         let output = self.outputs.pop_front();
-        if output.is_some() || self.is_halting() {
+        if output.is_some() || self.is_halting() || !self.is_proven() {
             return output;
         }
         let output = self.dispatch.output(self.now, &self.tracker);
@@ -324,10 +335,7 @@ impl Engine {
             .then_some(&self.dispatch.dead_letters);
         let dead_letters = dead_letters.and_then(DeadLetterQueue::deadline);
         let work = [self.write_back_queue.deadline(), dead_letters];
-        let work = work
-            .into_iter()
-            .flatten()
-            .filter(|_| self.worker == WorkerState::Idle);
+        let work = work.into_iter().flatten().filter(|_| self.can_work());
         work.chain(session).chain(self.dispatch.deadline()).min()
     }
 
@@ -335,6 +343,8 @@ impl Engine {
     pub(crate) fn intake(&self) -> Intake {
         match self.mode {
             _ if self.session_expired => Intake::Paused,
+            // What proves the history takes no memory, and frees what waits for the proof.
+            _ if !self.is_proven() => Intake::Open,
             Mode::Stopping { .. } if !self.is_in_transaction() => Intake::Discard,
             _ if self.is_halting() || self.write_back_queue.is_full() => Intake::Paused,
             _ if self.tracker.bytes() < self.limits.memory_limit => Intake::Open,

@@ -5,9 +5,10 @@
 
 use std::time::Duration;
 
-use crate::engine::Engine;
 use crate::engine::feedback::Feedback;
 use crate::engine::output::{End, Output, SessionOutput, SinkOutput, Walsender};
+use crate::engine::{Engine, WorkerState};
+use crate::lsn::Lsn;
 
 impl Engine {
     /// A session streams from now on.
@@ -21,6 +22,28 @@ impl Engine {
         let interval = self.limits.status_interval;
         self.session = Some(Feedback::new(now, interval, receive_timeout));
         self.poll(now);
+    }
+
+    /// The server was restarted, perhaps on an older copy of its files: no row is marked and no
+    /// position confirmed until the stream has proven that its history is still the same.
+    pub(crate) fn doubt(&mut self) {
+        self.tracker.doubt();
+    }
+
+    /// Whether memory belongs to the server's history.
+    pub(crate) fn is_proven(&self) -> bool {
+        self.tracker.unproven().is_none()
+    }
+
+    /// Where the stream has to begin to prove memory, with a slot at `confirmed`. `None` if nothing
+    /// can, so that a reset has to follow.
+    pub(crate) fn expect_proof(&mut self, confirmed: Lsn) -> Option<Lsn> {
+        self.tracker.expect(confirmed)
+    }
+
+    /// Whether work in the database may start.
+    pub(super) fn can_work(&self) -> bool {
+        self.worker == WorkerState::Idle && self.is_proven()
     }
 
     /// The session has ended, for any reason. Delivery reports and write-backs of its events are

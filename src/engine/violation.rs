@@ -7,6 +7,8 @@ use crate::lsn::Lsn;
 pub(crate) enum Violation {
     #[error("expected transaction {expected}, received {found}")]
     NotResumed { expected: Lsn, found: Lsn },
+    #[error("received {found} where {expected} was received before the server's restart")]
+    OtherHistory { expected: Lsn, found: Lsn },
     #[error("transaction {0} was sent again with fewer changes than before")]
     Shortened(Lsn),
     #[error("commit {found} received after {last}")]

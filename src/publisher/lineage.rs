@@ -34,6 +34,8 @@ pub(crate) enum HistoryMismatch {
     Behind { own: Lsn, server: Lsn },
     /// The table was dropped and recreated.
     OtherTable,
+    /// The server was restarted, and nothing proves that its history is the same.
+    Restarted,
 }
 
 impl fmt::Display for HistoryMismatch {
@@ -45,6 +47,9 @@ impl fmt::Display for HistoryMismatch {
                 "the server is at {server} and has sent {own} before: its files are an older copy"
             ),
             HistoryMismatch::OtherTable => f.write_str("the table was dropped and recreated"),
+            HistoryMismatch::Restarted => {
+                f.write_str("the server was restarted, perhaps on an older copy of its files")
+            }
         }
     }
 }

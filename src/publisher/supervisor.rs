@@ -8,9 +8,11 @@
 //! Where to start. On the lineage of the session before, and with the same table, the stream
 //! resumes at the end of the last transaction received whole, if `slot.confirmed ≤ last reported ≤
 //! own position ≤ the server's position`: nothing is sent twice, even if the slot lags or fell back
-//! in a crash of the server. In every other case memory is invalid: it is dropped, and the slot's
-//! own position is the start. A position of another history would skip events silently. `resume`
-//! checks this when a session begins, `resume_state` holds what it needs.
+//! in a crash of the server. After a restart of the server it resumes one transaction earlier, and
+//! memory is used once that transaction has come again: the files may be an older copy. In every
+//! other case memory is invalid: it is dropped, and the slot's own position is the start. A
+//! position of another history would skip events silently. `resume` checks this when a session
+//! begins, `resume_state` holds what it needs.
 //!
 //! After the first stream, a broken table or publication is waited for and shown in the status,
 //! unless the configuration says to halt. At a first start it is a wrong setting, and ends the
@@ -139,8 +141,8 @@ impl Supervisor {
             let error = match self.attempt().await {
                 Ok(Next::Over(End::Stopped)) => return Ok(()),
                 Ok(Next::Over(end)) => {
-                    if matches!(end, End::Violated(_)) {
-                        self.resume.invalidate();
+                    if let End::Violated(violation) = &end {
+                        self.contradicted(violation);
                     }
                     end.into_error()
                 }
@@ -287,8 +289,7 @@ impl Supervisor {
             table: taken.shape.oid,
         };
         self.enter(&place, Lsn::INVALID, taken.session.backend_pid());
-        let (is_new, is_first) = self.resume.polling();
-        let poll = Poll {
+        let mut poll = Poll {
             scan: TableScan::new(
                 &mut self.forwarder,
                 &taken.session,
@@ -299,10 +300,13 @@ impl Supervisor {
                 self.stop.clone(),
             )?,
             sent_rows: &mut self.sent_rows,
-            is_new,
-            is_first,
+            is_new: !self.resume.is_valid(),
+            is_first: !self.resume.has_streamed(),
         };
         let began = Instant::now();
+        poll.begin().await?;
+        self.resume.resumed([]);
+        self.resume.streaming();
         let ended = poll.run().await;
         if began.elapsed() > RETRY_CAP {
             self.backoff.reset();

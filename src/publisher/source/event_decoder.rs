@@ -3,19 +3,30 @@
 use std::collections::{HashMap, HashSet};
 
 use crate::config::Config;
+use crate::engine::tracker::TransactionName;
 use crate::error::{Code, Error, Result};
 use crate::lsn::Lsn;
 use crate::outbox::{Columns, EventSource};
 use crate::pgoutput::{Begin, Insert, Message, Relation};
 use crate::publisher::sink::forwarder::Forwarder;
 
-/// Rows that are handled, though the stream may deliver them again: published from the table while
-/// the slot was being created, or filed as dead letters.
+/// Rows that are handled, though the stream may deliver them again.
 #[derive(Debug, Default)]
 pub(crate) struct HandledRows {
+    /// Published from the table while the slot was being created.
     pub(crate) rows: HashSet<i64>,
+    /// Filed as dead letters, each with the commit position of its event: a later row may have its
+    /// id.
+    pub(crate) filed: HashSet<(i64, Lsn)>,
     /// The stream delivers none of them behind this position.
     pub(crate) until: Lsn,
+}
+
+impl HandledRows {
+    /// Whether the event of this row that was committed at this position is handled.
+    fn contains(&self, row: i64, commit_lsn: Lsn) -> bool {
+        self.rows.contains(&row) || self.filed.contains(&(row, commit_lsn))
+    }
 }
 
 /// Decodes the messages of one session and passes their events to the forwarder.
@@ -40,9 +51,13 @@ impl Decoder<'_> {
         match Message::decode(payload)? {
             Message::Begin(begin) => {
                 if begin.final_lsn > self.handled_rows.until {
-                    self.handled_rows.rows = HashSet::new();
+                    *self.handled_rows = HandledRows::default();
                 }
-                forwarder.engine.begin(begin.final_lsn);
+                forwarder.engine.begin(TransactionName {
+                    commit_lsn: begin.final_lsn,
+                    xid: begin.xid,
+                    committed_micros: begin.committed_at.unix_micros(),
+                });
                 self.begin = Some(begin);
             }
             Message::Insert(insert) => self.insert(&insert, forwarder)?,
@@ -97,7 +112,7 @@ impl Decoder<'_> {
         }
         let handled_rows = event
             .row_id
-            .is_some_and(|row| self.handled_rows.rows.contains(&row));
+            .is_some_and(|row| self.handled_rows.contains(row, begin.final_lsn));
         if event.published || handled_rows {
             return Ok(());
         }

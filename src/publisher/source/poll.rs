@@ -66,12 +66,13 @@ pub(crate) struct Poll<'a> {
 }
 
 impl Poll<'_> {
-    /// Polls until a stop, and then until everything is settled.
+    /// The steps before the first row: drops memory that may not be used, and checks that the rows
+    /// may be sent.
     ///
     /// # Errors
-    /// Of the session, transient: another one goes on. Fatal if the table is sent only with
-    /// `--backlog publish`.
-    pub(crate) async fn run(mut self) -> Result<()> {
+    /// Of the session, transient: another one begins with the same steps. Fatal if the table is
+    /// sent only with `--backlog publish`.
+    pub(crate) async fn begin(&mut self) -> Result<()> {
         if self.is_new || self.scan.forwarder.engine.is_drained() {
             self.scan.start_over().await?;
             *self.sent_rows = SentRows::default();
@@ -79,6 +80,14 @@ impl Poll<'_> {
         if self.is_first {
             self.permit().await?;
         }
+        Ok(())
+    }
+
+    /// Polls until a stop, and then until everything is settled.
+    ///
+    /// # Errors
+    /// Of the session, transient: another one goes on.
+    pub(crate) async fn run(mut self) -> Result<()> {
         self.scan.forwarder.board.phase(Phase::Polling);
         self.scan.forwarder.board.wait(None);
         tracing::info!(table = %self.scan.config.table, "polling");

@@ -12,50 +12,19 @@
 //! for the last transaction in the queue, if that is closed, and counts at once only if the queue
 //! is empty. No position is ever computed; all come from the server.
 
+mod entry;
+mod history;
+
 use std::collections::VecDeque;
 
+use crate::engine::tracker::entry::{Entry, NO_TRANSACTION, entry_mut};
+use crate::engine::tracker::history::History;
 use crate::engine::violation::Violation;
 use crate::lsn::Lsn;
 
-/// Identifies one event until it is settled. Grows by one, across sessions and lineages.
-pub(crate) type Ticket = u64;
-
-/// What each entry costs beyond the record that librdkafka holds, counted against the memory limit.
-pub(crate) const ENTRY_BYTES: usize = size_of::<Entry>() + size_of::<Ticket>();
-
-/// What the tracker keeps of an event until it is settled.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct InFlight {
-    /// The row's id, if it has a row. Every value of the type is an id.
-    pub(crate) row: Option<i64>,
-    /// The transaction that inserted the row.
-    pub(crate) xid: u32,
-    /// Bytes of the record, counted until the acknowledgement.
-    pub(crate) bytes: u32,
-    /// The number of its topic.
-    pub(crate) topic: u32,
-    /// Commit (or creation, for rows from the table), in microseconds since 1970.
-    pub(crate) since_micros: i64,
-    /// When it was handed to Kafka, in microseconds of the engine's clock.
-    pub(crate) sent_micros: u64,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum State {
-    InFlight,
-    Acknowledged,
-    Settled,
-}
-
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Entry {
-    pub(super) event: InFlight,
-    transaction: u64,
-    pub(super) state: State,
-}
-
-/// Rows read from the table belong to no transaction of the stream.
-const NO_TRANSACTION: u64 = u64::MAX;
+pub(super) use crate::engine::tracker::entry::State;
+pub(crate) use crate::engine::tracker::entry::{ENTRY_BYTES, InFlight, Ticket};
+pub(crate) use crate::engine::tracker::history::TransactionName;
 
 #[derive(Debug, Clone, Copy)]
 struct Transaction {
@@ -81,7 +50,7 @@ pub(crate) struct Tracker {
     flushed: Lsn,
     received: Lsn,
     complete: Lsn,
-    last_commit: Lsn,
+    history: History,
     transactions: VecDeque<Transaction>,
     /// Number of `transactions[0]`.
     first_transaction: u64,
@@ -104,7 +73,7 @@ impl Tracker {
             flushed: start,
             received: start,
             complete: start,
-            last_commit: Lsn::INVALID,
+            history: History::new(),
             transactions: VecDeque::new(),
             first_transaction: 0,
             open: Open::No,
@@ -135,32 +104,36 @@ impl Tracker {
             self.skip = self.skip.max(handed_over);
             self.open = Open::Cut;
         }
+        self.history.interrupt();
         self.received = self.complete;
     }
 
-    /// Begin: `commit_lsn` is the start of its commit record.
-    pub(crate) fn begin(&mut self, commit_lsn: Lsn) -> Result<(), Violation> {
+    /// Begin.
+    pub(crate) fn begin(&mut self, name: impl Into<TransactionName>) -> Result<(), Violation> {
+        let name = name.into();
+        let commit_lsn = name.commit_lsn;
         if self.open == Open::Yes {
             return Err(Violation::Nested(commit_lsn));
+        }
+        let last = self.history.last_commit();
+        if self
+            .history
+            .begin(name, self.open == Open::Cut, self.complete)?
+        {
+            return Ok(());
         }
         if self.open == Open::Cut {
             let cut = self
                 .transactions
                 .back_mut()
                 .expect("a cut transaction is the last in the queue");
-            if cut.commit_lsn != commit_lsn {
-                return Err(Violation::NotResumed {
-                    expected: cut.commit_lsn,
-                    found: commit_lsn,
-                });
-            }
             cut.next_index = 0;
             self.open = Open::Yes;
             return Ok(());
         }
-        if commit_lsn <= self.last_commit || commit_lsn < self.complete {
+        if commit_lsn <= last || commit_lsn < self.complete {
             return Err(Violation::OutOfOrder {
-                last: self.last_commit.max(self.complete),
+                last: last.max(self.complete),
                 found: commit_lsn,
             });
         }
@@ -178,6 +151,9 @@ impl Tracker {
     /// Counts a decoded change of the open transaction, of any kind. Returns its index, or `None`
     /// if an earlier session handed it over.
     pub(crate) fn change(&mut self) -> Result<Option<u32>, Violation> {
+        if self.history.is_repeating() {
+            return Ok(None);
+        }
         let skip = self.skip;
         let open = self
             .open_mut()
@@ -221,6 +197,12 @@ impl Tracker {
 
     /// Commit of the open transaction, which ends at `end_lsn`.
     pub(crate) fn commit(&mut self, commit_lsn: Lsn, end_lsn: Lsn) -> Result<(), Violation> {
+        if self.history.is_repeating() {
+            let is_cut = self.open == Open::Cut;
+            return self
+                .history
+                .repeated(commit_lsn, end_lsn, is_cut, self.complete);
+        }
         let skip = self.skip;
         let open = self
             .open_mut()
@@ -237,7 +219,7 @@ impl Tracker {
         open.confirm = end_lsn;
         self.open = Open::No;
         self.skip = 0;
-        self.last_commit = commit_lsn;
+        self.history.commit();
         self.complete = self.complete.max(end_lsn);
         self.received = self.received.max(end_lsn);
         self.advance();
@@ -246,6 +228,10 @@ impl Tracker {
 
     /// The server has sent everything below `wal_end`.
     pub(crate) fn keepalive(&mut self, wal_end: Lsn) -> Result<(), Violation> {
+        let is_cut = self.open == Open::Cut;
+        if !self.history.keepalive(wal_end, is_cut, self.complete)? {
+            return Ok(());
+        }
         match (self.open, self.transactions.back_mut()) {
             (Open::Yes, _) => self.received = self.received.max(wal_end),
             (Open::Cut, Some(cut)) if wal_end > cut.commit_lsn => {
@@ -265,6 +251,22 @@ impl Tracker {
             }
         }
         Ok(())
+    }
+
+    /// The server was restarted: memory is doubted until the stream proves it.
+    pub(crate) fn doubt(&mut self) {
+        self.history.doubt();
+    }
+
+    /// Where the stream has to begin to prove memory, with a slot at `confirmed`; `None` if nothing
+    /// can.
+    pub(crate) fn expect(&mut self, confirmed: Lsn) -> Option<Lsn> {
+        self.history.expect(confirmed, self.open == Open::Cut)
+    }
+
+    /// The slot's position, as long as memory is doubted; invalid before it is known.
+    pub(crate) fn unproven(&self) -> Option<Lsn> {
+        self.history.unproven()
     }
 
     /// Kafka has the record, or its dead letter is filed. `None` for a ticket from before a reset.
@@ -393,8 +395,4 @@ impl Tracker {
     pub(crate) fn is_open(&self) -> bool {
         self.open != Open::No
     }
-}
-
-fn entry_mut(entries: &mut VecDeque<Entry>, first: Ticket, ticket: Ticket) -> Option<&mut Entry> {
-    entries.get_mut(ticket.checked_sub(first)? as usize)
 }

@@ -1,0 +1,52 @@
+//! What the tracker keeps of an event, and its name.
+
+use std::collections::VecDeque;
+
+/// Identifies one event until it is settled. Grows by one, across sessions and lineages.
+pub(crate) type Ticket = u64;
+
+/// What each entry costs beyond the record that librdkafka holds, counted against the memory limit.
+pub(crate) const ENTRY_BYTES: usize = size_of::<Entry>() + size_of::<Ticket>();
+
+/// What the tracker keeps of an event until it is settled.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct InFlight {
+    /// The row's id, if it has a row. Every value of the type is an id.
+    pub(crate) row: Option<i64>,
+    /// The transaction that inserted the row.
+    pub(crate) xid: u32,
+    /// Bytes of the record, counted until the acknowledgement.
+    pub(crate) bytes: u32,
+    /// The number of its topic.
+    pub(crate) topic: u32,
+    /// Commit (or creation, for rows from the table), in microseconds since 1970.
+    pub(crate) since_micros: i64,
+    /// When it was handed to Kafka, in microseconds of the engine's clock.
+    pub(crate) sent_micros: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::engine) enum State {
+    InFlight,
+    Acknowledged,
+    Settled,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(in crate::engine) struct Entry {
+    pub(in crate::engine) event: InFlight,
+    pub(super) transaction: u64,
+    pub(in crate::engine) state: State,
+}
+
+/// Rows read from the table belong to no transaction of the stream.
+pub(super) const NO_TRANSACTION: u64 = u64::MAX;
+
+/// The entry of this ticket, where `first` is that of the first entry.
+pub(super) fn entry_mut(
+    entries: &mut VecDeque<Entry>,
+    first: Ticket,
+    ticket: Ticket,
+) -> Option<&mut Entry> {
+    entries.get_mut(ticket.checked_sub(first)? as usize)
+}

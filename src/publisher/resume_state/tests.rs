@@ -1,0 +1,211 @@
+//! What is kept from one session to the next, and what is dropped.
+
+use super::*;
+use crate::error::Code;
+use crate::postgres::{Lineage, ServerError};
+
+fn lsn(position: u64) -> Lsn {
+    Lsn::new(position)
+}
+
+fn place(timeline: u32, table: u32) -> TableLocation {
+    place_since("1.5", timeline, table)
+}
+
+fn place_since(start: &str, timeline: u32, table: u32) -> TableLocation {
+    let system_id = 7;
+    TableLocation {
+        server: Server {
+            lineage: Lineage {
+                system_id,
+                timeline,
+            },
+            postmaster_start: start.to_owned(),
+            version: 170_000,
+            in_recovery: false,
+        },
+        table,
+    }
+}
+
+fn slot(wal_status: &str) -> Slot {
+    Slot {
+        name: "outboxd_orders".to_owned(),
+        active_pid: None,
+        confirmed_flush: Some(lsn(20)),
+        restart: None,
+        wal_status: Some(wal_status.to_owned()),
+        safe_wal_size: None,
+        temporary: false,
+        failover: None,
+        invalidation_reason: None,
+        lag_bytes: 0,
+        retained_bytes: 0,
+    }
+}
+
+/// Arrived at `place(1, 5)`, streamed, and received up to 30.
+fn streamed() -> ResumeState {
+    let mut resume = ResumeState::new();
+    assert_eq!(
+        resume.arrived(&place(1, 5), 100, Lsn::INVALID, lsn(20)),
+        Arrival::Known
+    );
+    resume.resumed([]);
+    resume.streaming();
+    resume
+}
+
+fn start(resume: &ResumeState) -> StartPosition {
+    resume.start(lsn(20), lsn(20), lsn(30))
+}
+
+fn refusal(code: &str) -> Error {
+    let server = ServerError {
+        severity: "ERROR".to_owned(),
+        code: code.to_owned(),
+        message: "no".to_owned(),
+        detail: None,
+        hint: None,
+    };
+    Error::fatal(Code::Slot, "streaming").with_source(server)
+}
+
+#[test]
+fn memory_is_valid_only_between_a_start_and_what_invalidates_it() {
+    assert_eq!(start(&ResumeState::new()), StartPosition::Slot);
+    let mut resume = streamed();
+    assert_eq!(start(&resume), StartPosition::Own(lsn(30)));
+    resume.invalidate();
+    assert_eq!(start(&resume), StartPosition::Slot);
+    resume.resumed([]);
+    assert_eq!(start(&resume), StartPosition::Own(lsn(30)));
+}
+
+#[test]
+fn a_place_with_another_history_invalidates_memory_and_becomes_its_home() {
+    let mut resume = streamed();
+    let arrival = resume.arrived(&place(1, 5), 101, lsn(30), lsn(40));
+    assert_eq!(arrival, Arrival::Known);
+    assert_eq!(start(&resume), StartPosition::Own(lsn(30)));
+    let arrival = resume.arrived(&place(2, 5), 102, lsn(30), lsn(40));
+    let other = Arrival::Elsewhere(HistoryMismatch::OtherLineage);
+    assert_eq!(arrival, other);
+    assert_eq!(start(&resume), StartPosition::Slot);
+    // The attempt broke off: memory is still invalid at the next one.
+    let arrival = resume.arrived(&place(2, 5), 103, lsn(30), lsn(40));
+    assert_eq!(arrival, Arrival::Known);
+    assert_eq!(start(&resume), StartPosition::Slot);
+    assert_eq!(resume.holder(), Some(&(place(2, 5).server, 103)));
+}
+
+#[test]
+fn a_lost_slot_stays_lost_until_it_is_healed_though_it_was_dropped_meanwhile() {
+    let mut resume = ResumeState::new();
+    assert_eq!(resume.slot_found(None, Lsn::INVALID), Err(None));
+    let lost = resume.slot_found(Some(&slot("lost")), Lsn::INVALID);
+    let loss = lost.expect_err("a lost slot cannot be streamed from");
+    assert!(matches!(loss, Some(SlotLoss::Invalid { .. })), "{loss:?}");
+    assert_eq!(resume.slot_found(None, Lsn::INVALID), Err(loss));
+    resume.healed(HandledRows::default());
+    assert_eq!(start(&resume), StartPosition::Slot);
+    assert_eq!(
+        resume.slot_found(Some(&slot("reserved")), Lsn::INVALID),
+        Ok(())
+    );
+    assert_eq!(resume.slot_found(None, Lsn::INVALID), Err(None));
+}
+
+#[test]
+fn a_slot_that_was_streamed_from_is_lost_when_it_is_gone_or_fails_for_its_publication() {
+    let mut resume = streamed();
+    let gone = Some(SlotLoss::Gone { reported: lsn(20) });
+    assert_eq!(resume.slot_found(None, lsn(20)), Err(gone));
+    let mut resume = streamed();
+    assert!(resume.recheck_slot(refusal("42704")).is_transient());
+    let stuck = resume.slot_found(Some(&slot("reserved")), lsn(20));
+    assert!(
+        matches!(stuck, Err(Some(SlotLoss::Stuck { .. }))),
+        "{stuck:?}"
+    );
+    resume.healed(HandledRows::default());
+    assert_eq!(resume.slot_found(Some(&slot("reserved")), lsn(20)), Ok(()));
+}
+
+#[test]
+fn an_error_of_slot_or_publication_is_final_when_it_returns_without_a_stream_between() {
+    let mut resume = streamed();
+    assert!(resume.recheck_slot(refusal("55000")).is_transient());
+    assert!(!resume.recheck_slot(refusal("55000")).is_transient());
+    assert!(resume.recheck_slot(refusal("55000")).is_transient());
+    resume.streaming();
+    assert!(resume.recheck_slot(refusal("55000")).is_transient());
+    assert!(!resume.recheck_slot(refusal("28000")).is_transient());
+}
+
+#[test]
+fn rows_that_are_filed_are_added_to_those_that_a_new_slot_may_bring_again() {
+    let mut resume = ResumeState::new();
+    let rows = [1].into();
+    let until = lsn(15);
+    resume.healed(HandledRows {
+        rows,
+        until,
+        ..HandledRows::default()
+    });
+    resume.resumed([(2, lsn(40)), (3, lsn(10))]);
+    let handled = resume.handled_rows();
+    assert_eq!(handled.rows, [1].into());
+    assert_eq!(handled.filed, [(2, lsn(40)), (3, lsn(10))].into());
+    assert_eq!(handled.until, lsn(40));
+}
+
+#[test]
+fn decoding_has_failed_twice_only_at_the_same_transaction_with_the_same_state() {
+    let mut resume = ResumeState::new();
+    let failed = |at, state: &str| Some((lsn(at), state.to_owned()));
+    assert!(!resume.decoding_failed(failed(50, "XX000")));
+    assert!(resume.decoding_failed(failed(50, "XX000")));
+    assert!(!resume.decoding_failed(failed(50, "54000")));
+    assert!(!resume.decoding_failed(failed(60, "54000")));
+    assert!(!resume.decoding_failed(None));
+    assert!(!resume.decoding_failed(None));
+    assert!(!resume.decoding_failed(failed(60, "54000")));
+}
+
+#[test]
+fn a_restarted_server_has_to_prove_its_history_and_a_poller_forgets() {
+    let mut resume = streamed();
+    let restarted = place_since("2.5", 1, 5);
+    let arrival = resume.arrived(&restarted, 101, lsn(30), lsn(40));
+    assert_eq!(arrival, Arrival::Restarted);
+    assert_eq!(start(&resume), StartPosition::Own(lsn(30)));
+    let arrival = resume.arrived(&restarted, 102, lsn(30), lsn(40));
+    assert_eq!(arrival, Arrival::Known);
+    let again = place_since("3.5", 1, 5);
+    let arrival = resume.arrived(&again, 103, Lsn::INVALID, Lsn::INVALID);
+    let forgotten = Arrival::Elsewhere(HistoryMismatch::Restarted);
+    assert_eq!(arrival, forgotten);
+    assert!(!resume.is_valid());
+}
+
+#[test]
+fn another_history_has_handled_no_row() {
+    let mut resume = streamed();
+    resume.resumed([(2, lsn(40))]);
+    resume.arrived(&place(2, 5), 101, lsn(30), lsn(40));
+    assert!(resume.handled_rows().filed.is_empty());
+}
+
+#[test]
+fn a_poller_may_use_its_memory_only_once_it_has_started_over() {
+    let mut resume = ResumeState::new();
+    // An attempt that breaks off before leaves it invalid.
+    assert!(!resume.is_valid() && !resume.has_streamed());
+    assert!(!resume.is_valid());
+    resume.resumed([]);
+    resume.streaming();
+    assert!(resume.is_valid() && resume.has_streamed());
+    resume.invalidate();
+    assert!(!resume.is_valid() && resume.has_streamed());
+}
