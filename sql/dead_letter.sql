@@ -1,6 +1,7 @@
 -- The dead letters: events that could not be published, kept until a person decides about them.
 --
--- Safe to repeat: an existing table of that name stays as it is. By hand, as the owner of the
+-- Safe to repeat: an existing table of that name stays as it is, except that one of an earlier
+-- version gets the column table_oid and an index. By hand, as the owner of the
 -- schema: replace the name in double braces, dead_letter by "outbox"."dead_letter", then
 --
 --     psql -1 -f dead_letter.sql
@@ -11,9 +12,30 @@
 -- the table leaves the row out.
 
 DO $outboxd$
+DECLARE
+    letters CONSTANT regclass := pg_catalog.to_regclass($name${{dead_letter}}$name$);
+    old regclass;
 BEGIN
-    IF pg_catalog.to_regclass($name${{dead_letter}}$name$) IS NOT NULL THEN
-        RAISE NOTICE 'the table of dead letters exists already and stays as it is';
+    IF letters IS NOT NULL THEN
+        -- A table of an earlier version takes every row of the same id for that of its letter.
+        IF EXISTS (SELECT FROM pg_catalog.pg_attribute
+                    WHERE attrelid = letters AND attname = 'payload_sha256')
+           AND NOT EXISTS (SELECT FROM pg_catalog.pg_attribute
+                            WHERE attrelid = letters AND attname = 'table_oid') THEN
+            ALTER TABLE {{dead_letter}} ADD COLUMN table_oid oid;
+            CREATE UNIQUE INDEX ON {{dead_letter}} (system_id, outbox_id, payload_sha256,
+                    (pg_catalog.hashtextextended(coalesce(event_created_at, ''), 0)))
+                WHERE outbox_id IS NOT NULL;
+            FOR old IN SELECT indexrelid::regclass FROM pg_catalog.pg_index
+                        WHERE indrelid = letters AND indisunique
+                          AND pg_catalog.pg_get_indexdef(indexrelid)
+                              LIKE '%(system_id, outbox_id, payload_sha256)%'
+            LOOP
+                EXECUTE pg_catalog.format('DROP INDEX %s', old);
+            END LOOP;
+        ELSE
+            RAISE NOTICE 'the table of dead letters exists already and stays as it is';
+        END IF;
         RETURN;
     END IF;
     CREATE TABLE {{dead_letter}} (
@@ -37,10 +59,13 @@ BEGIN
         state            text NOT NULL CHECK (state IN ('dead', 'parked', 'retry', 'discard',
                              'retried', 'discarded', 'published-not-marked', 'skipped')),
         filed_at         timestamptz NOT NULL DEFAULT CURRENT_TIMESTAMP,
-        updated_at       timestamptz NOT NULL DEFAULT CURRENT_TIMESTAMP
+        updated_at       timestamptz NOT NULL DEFAULT CURRENT_TIMESTAMP,
+        table_oid        oid
     );
-    -- The same event is filed once, however often it arrives; another payload is another event.
-    CREATE UNIQUE INDEX ON {{dead_letter}} (system_id, outbox_id, payload_sha256)
+    -- The same event is filed once, however often it arrives; another payload or another time is
+    -- another event.
+    CREATE UNIQUE INDEX ON {{dead_letter}} (system_id, outbox_id, payload_sha256,
+            (pg_catalog.hashtextextended(coalesce(event_created_at, ''), 0)))
         WHERE outbox_id IS NOT NULL;
     CREATE UNIQUE INDEX ON {{dead_letter}} (system_id, commit_lsn, event_index, payload_sha256)
         WHERE outbox_id IS NULL;
@@ -69,7 +94,11 @@ BEGIN
     COMMENT ON COLUMN {{dead_letter}}.payload_sha256 IS
         'SHA-256 of the payload, or of the empty string where there is none.';
     COMMENT ON COLUMN {{dead_letter}}.event_created_at IS
-        'The created_at of the row, as text.';
+        'The created_at of the row, as text. With outbox_id it names the row: ids come again after a '
+        'TRUNCATE.';
+    COMMENT ON COLUMN {{dead_letter}}.table_oid IS
+        'The object id of the outbox, to tell its rows from those of a recreated one where '
+        'event_created_at cannot; null where it is not known.';
     COMMENT ON COLUMN {{dead_letter}}.error_code IS
         'Stable: a code of outboxd or of the broker, or an SQLSTATE.';
     COMMENT ON COLUMN {{dead_letter}}.attempts IS

@@ -127,6 +127,8 @@ pub struct Status {
     pub in_flight_bytes: u64,
     /// Events that are in Kafka and whose rows are not written back yet.
     pub unmarked_records: u64,
+    /// Unpublished rows that wait for the decision about their dead letters, up to 10,000.
+    pub dead_letter_rows: u64,
     /// Age of the oldest record that Kafka has not acknowledged.
     pub oldest_unacknowledged_seconds: f64,
     /// The slot, as last read from the server.
@@ -255,6 +257,7 @@ impl StatusBoard {
             in_flight_records: 0,
             in_flight_bytes: 0,
             unmarked_records: 0,
+            dead_letter_rows: 0,
             oldest_unacknowledged_seconds: 0.0,
             slot_health: None,
             problems: Vec::new(),

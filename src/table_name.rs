@@ -9,6 +9,7 @@ use std::str::FromStr;
 use postgres_protocol::escape::escape_identifier;
 
 use crate::error::{Code, Error, Result, shown};
+use crate::fnv::fnv1a_32;
 
 /// Postgres truncates longer names silently, so they are refused.
 /// <https://www.postgresql.org/docs/current/sql-syntax-lexical.html#SQL-SYNTAX-IDENTIFIERS>
@@ -40,21 +41,41 @@ impl TableName {
         format!("{}.{}", escape_identifier(schema), escape_identifier(name))
     }
 
-    /// The dead-letter table of this outbox.
+    /// The dead-letter table of this outbox. No two names of a schema have the same: the beginning
+    /// of a long one is followed by the digest of the whole.
     pub fn dead_letter(&self) -> TableName {
-        const SUFFIX: &str = "_dead_letter";
-        let name = if self.name == "outbox" {
-            "dead_letter".to_owned()
-        } else {
-            // Postgres would truncate the suffix, which distinguishes the two tables.
-            let kept = self.name.floor_char_boundary(NAME_BYTES_MAX - SUFFIX.len());
-            format!("{}{SUFFIX}", &self.name[..kept])
+        let name = match self.name.as_str() {
+            "outbox" => "dead_letter".to_owned(),
+            name if name.len() + SUFFIX.len() <= NAME_BYTES_MAX => format!("{name}{SUFFIX}"),
+            name => {
+                let end = format!("_{:08x}{SUFFIX}", fnv1a_32(&[name.as_bytes()]));
+                format!("{}{end}", beginning(name, NAME_BYTES_MAX - end.len()))
+            }
         };
-        TableName {
-            schema: self.schema.clone(),
-            name,
-        }
+        self.beside(name)
     }
+
+    /// The name that earlier versions used, if it was another: the beginning without a digest.
+    pub(crate) fn earlier_dead_letter(&self) -> Option<TableName> {
+        let name = self.name.as_str();
+        (name.len() + SUFFIX.len() > NAME_BYTES_MAX).then(|| {
+            let kept = beginning(name, NAME_BYTES_MAX - SUFFIX.len());
+            self.beside(format!("{kept}{SUFFIX}"))
+        })
+    }
+
+    fn beside(&self, name: String) -> TableName {
+        let schema = self.schema.clone();
+        TableName { schema, name }
+    }
+}
+
+const SUFFIX: &str = "_dead_letter";
+
+/// At most this many bytes of a name. Postgres would truncate what is too long by itself, and so
+/// the suffix, which distinguishes the two tables.
+fn beginning(name: &str, bytes: usize) -> &str {
+    &name[..name.floor_char_boundary(bytes)]
 }
 
 impl fmt::Display for TableName {
@@ -126,4 +147,34 @@ pub(crate) fn name_of(what: &str, text: &str) -> Result<String> {
 
 fn invalid(problem: String, hint: impl Into<String>) -> Error {
     Error::fatal(Code::Config, problem).with_hint(hint)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn dead_letter(name: &str) -> String {
+        let outbox = TableName {
+            schema: "s".to_owned(),
+            name: name.to_owned(),
+        };
+        let table = outbox.dead_letter();
+        assert_eq!(table.schema, "s");
+        assert!(table.name.len() <= NAME_BYTES_MAX, "{}", table.name);
+        assert_ne!(table.name, name);
+        table.name
+    }
+
+    #[test]
+    fn two_outboxes_never_share_their_dead_letters_however_long_their_names_are() {
+        assert_eq!(dead_letter("outbox"), "dead_letter");
+        assert_eq!(dead_letter("Events"), "Events_dead_letter");
+        let fits = "e".repeat(51);
+        assert_eq!(dead_letter(&fits), format!("{fits}_dead_letter"));
+        let long = |end: &str| dead_letter(&format!("{fits}{end}"));
+        assert_ne!(long("_orders"), long("_invoices"));
+        assert!(long("_orders").ends_with("_dead_letter"));
+        let umlauts = "\u{f6}".repeat(31);
+        assert_ne!(dead_letter(&umlauts), dead_letter(&format!("{umlauts}x")));
+    }
 }

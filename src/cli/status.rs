@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::bail;
 use outboxd::config::{AfterPublish, Config, Settings, Source};
 use outboxd::format::bytes;
+use outboxd::outbox::DeadLetters;
 use outboxd::postgres::slot::{self, Slot};
 use outboxd::postgres::{self, Session, advisory_lock, preflight, table_shape};
 use serde::Serialize;
@@ -59,6 +60,8 @@ struct Status {
     unpublished_rows: Option<i64>,
     /// Whether there are more than `unpublished_rows`.
     unpublished_more: bool,
+    /// Those of them that wait for the decision about their dead letters; absent as above.
+    dead_letter_rows: Option<i64>,
 }
 
 /// Prints the status.
@@ -97,6 +100,7 @@ impl Status {
             (None, poller)
         };
         let unpublished = unpublished_rows(session, config).await.ok().flatten();
+        let waiting = dead_letter_rows(session, config).await.ok().flatten();
         let lsn = |lsn: Option<outboxd::lsn::Lsn>| lsn.map(|lsn| lsn.to_string());
         Ok(Status {
             healthy: problems.is_empty(),
@@ -118,6 +122,7 @@ impl Status {
             invalidation_reason: slot.and_then(|slot| slot.invalidation_reason),
             unpublished_rows: unpublished.map(|count| count.min(COUNT_MAX)),
             unpublished_more: unpublished.is_some_and(|count| count > COUNT_MAX),
+            dead_letter_rows: waiting,
         })
     }
 
@@ -133,6 +138,7 @@ impl Status {
             Some(count) => count.to_string(),
             None => none(),
         };
+        let waiting = self.dead_letter_rows.map_or_else(none, |it| it.to_string());
         let reader = self.active_pid.map_or_else(none, |pid| pid.to_string());
         let slot = [
             ("publication", self.publication.clone().unwrap_or_else(none)),
@@ -159,7 +165,11 @@ impl Status {
         ]
         .into_iter()
         .chain(source)
-        .chain([("unpublished rows", rows), ("healthy", healthy.to_owned())]);
+        .chain([
+            ("unpublished rows", rows),
+            ("of dead letters", waiting),
+            ("healthy", healthy.to_owned()),
+        ]);
         for (name, value) in lines {
             writeln!(out, "{name:<17} {value}")?;
         }
@@ -200,6 +210,16 @@ fn slot_problem(name: &str, slot: Option<&Slot>) -> Option<String> {
             bytes(left)
         )
     })
+}
+
+async fn dead_letter_rows(
+    session: &Session,
+    config: &Config,
+) -> outboxd::error::Result<Option<i64>> {
+    let Some(shape) = table_shape::read(session, &config.table).await? else {
+        return Ok(None);
+    };
+    DeadLetters::new(config, &shape).waiting_rows(session).await
 }
 
 /// One more than `COUNT_MAX` means that there are more.

@@ -101,7 +101,7 @@ pub(crate) struct Engine {
     pub(super) receive_timeout: ReceiveTimeout,
     pub(super) failover_gate: FailoverGate,
     mode: Mode,
-    reported: Lsn,
+    pub(super) reported: Lsn,
     pub(super) decoding: bool,
     pub(super) worker: WorkerState,
     /// The next work is marks, not dead letters. They alternate, so neither starves the other.
@@ -372,17 +372,6 @@ impl Engine {
     /// would send its first events again otherwise.
     fn is_in_transaction(&self) -> bool {
         self.session.is_some() && self.tracker.is_open()
-    }
-
-    /// Where the next session of this lineage starts: every transaction before it was received
-    /// whole.
-    pub(crate) fn resume_at(&self) -> Lsn {
-        self.tracker.complete()
-    }
-
-    /// The last position reported to the server as flushed.
-    pub(crate) fn reported(&self) -> Lsn {
-        self.reported
     }
 
     /// Figures for status and metrics.

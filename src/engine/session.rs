@@ -30,6 +30,17 @@ impl Engine {
         self.tracker.doubt();
     }
 
+    /// Where the next session of this lineage starts: every transaction before it was received
+    /// whole.
+    pub(crate) fn resume_at(&self) -> Lsn {
+        self.tracker.complete()
+    }
+
+    /// The last position reported to the server as flushed.
+    pub(crate) fn reported(&self) -> Lsn {
+        self.reported
+    }
+
     /// Whether memory belongs to the server's history.
     pub(crate) fn is_proven(&self) -> bool {
         self.tracker.unproven().is_none()

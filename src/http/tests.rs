@@ -26,6 +26,7 @@ fn streaming() -> Status {
         published_total: 1_234_567,
         in_flight_records: 7,
         in_flight_bytes: 4_096,
+        dead_letter_rows: 0,
         unmarked_records: 3,
         oldest_unacknowledged_seconds: 0.5,
         slot_health: Some(SlotHealth {

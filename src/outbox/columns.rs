@@ -223,7 +223,7 @@ impl Columns {
                 }
             };
             if self.key == Some(at) {
-                event.key = Some(printed(value, self.key_is_hex));
+                event.key = Some(text_value(value, self.key_is_hex));
             }
             match field {
                 Field::Other => {}
@@ -233,7 +233,7 @@ impl Columns {
                 }
                 Field::EventType => event.event_type = Some(self.text("event_type", value)?),
                 Field::Topic => event.topic = self.text("topic", value)?,
-                Field::Payload => event.payload = Some(printed(value, self.payload_is_hex)),
+                Field::Payload => event.payload = Some(text_value(value, self.payload_is_hex)),
                 Field::CreatedAt if value.len() > CREATED_AT_BYTES_MAX => {}
                 Field::CreatedAt => event.created_at = Some(self.text("created_at", value)?),
                 Field::PublishedAt => event.published = true,
@@ -298,7 +298,7 @@ fn key_column(key: &KeyRule) -> Option<&str> {
     }
 }
 
-fn printed(value: &[u8], is_hex: bool) -> TextValue<'_> {
+fn text_value(value: &[u8], is_hex: bool) -> TextValue<'_> {
     if is_hex {
         TextValue::Hex(value)
     } else {

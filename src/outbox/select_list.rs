@@ -52,7 +52,6 @@ impl Printing {
     }
 
     fn expression(self, column: &str) -> String {
-        let column = format!("o.{}", escape_identifier(column));
         match self {
             Printing::Cast => format!("{column}::text"),
             Printing::Hex => format!("'\\x' || encode({column}, 'hex')"),
@@ -67,6 +66,11 @@ impl Printing {
             }
         }
     }
+}
+
+/// An expression of this type as the stream prints it.
+pub(super) fn text_of(type_name: &str, expression: &str) -> String {
+    Printing::of_type_name(type_name).expression(expression)
 }
 
 /// What happens to a value that prints as more bytes than this.
@@ -104,7 +108,8 @@ pub(super) fn expressions(columns: &[SelectedColumn<'_>]) -> String {
 /// from merging it into the select list, which names each value twice.
 pub(super) fn printed(columns: &[SelectedColumn<'_>]) -> String {
     let values = columns.iter().enumerate().map(|(at, column)| {
-        let value = column.printing.expression(column.name);
+        let name = format!("o.{}", escape_identifier(column.name));
+        let value = column.printing.expression(&name);
         match column.limit {
             Limit::Shown(_) => format!("{value} AS c{at}"),
             Limit::Silent(_) => format!(

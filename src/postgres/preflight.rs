@@ -7,7 +7,7 @@
 
 use postgres_protocol::escape::escape_identifier;
 
-use crate::config::{AfterPublish, Backlog, Config, KeyRule, Source};
+use crate::config::{AfterPublish, Backlog, Config, KeyRule, Source, TableName};
 use crate::error::{Code, Error, Result};
 use crate::postgres::problem::ServerProblem;
 use crate::postgres::session::Session;
@@ -305,7 +305,9 @@ fn right_problems(shape: &TableShape, config: &Config, role: &str) -> Vec<Server
 async fn dead_letter_problem(session: &Session, config: &Config) -> Result<Option<ServerProblem>> {
     const SQL: &str = "SELECT current_user::text, t.found IS NOT NULL, t.found IS NULL
                 OR (SELECT pg_catalog.bool_and(pg_catalog.has_table_privilege(t.found, r.name))
-                      FROM (VALUES ('SELECT'), ('INSERT'), ('UPDATE')) AS r (name))
+                      FROM (VALUES ('SELECT'), ('INSERT'), ('UPDATE')) AS r (name)),
+                t.found IS NULL OR EXISTS (SELECT FROM pg_catalog.pg_attribute
+                                            WHERE attrelid = t.found AND attname = 'table_oid')
            FROM (SELECT (SELECT c.oid FROM pg_catalog.pg_class AS c
                            JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
                           WHERE n.nspname = $1 AND c.relname = $2 AND c.relkind IN ('r', 'p'))
@@ -317,10 +319,11 @@ async fn dead_letter_problem(session: &Session, config: &Config) -> Result<Optio
         .await?;
     let (role, found, may): (&str, bool, bool) = (row.get(0), row.get(1), row.get(2));
     Ok(match (found, may) {
-        (false, _) => Some(ServerProblem::config(
-            format!("there is no table {table} for dead letters"),
-            "run `outboxd init`",
+        (true, _) if !row.get::<_, bool>(3) => Some(ServerProblem::config(
+            format!("table {table} has no column table_oid: it is of an earlier version"),
+            "run `outboxd init`, which adds it",
         )),
+        (false, _) => Some(no_dead_letters(session, config, &table).await?),
         (true, false) => Some(ServerProblem::config(
             format!(
                 "role {} lacks SELECT, INSERT or UPDATE on {table}",
@@ -334,6 +337,29 @@ async fn dead_letter_problem(session: &Session, config: &Config) -> Result<Optio
         )),
         (true, true) => None,
     })
+}
+
+async fn no_dead_letters(
+    session: &Session,
+    config: &Config,
+    table: &TableName,
+) -> Result<ServerProblem> {
+    let problem = format!("there is no table {table} for dead letters");
+    let mut hint = "run `outboxd init`".to_owned();
+    if let Some(earlier) = config.table.earlier_dead_letter() {
+        let exists = "SELECT pg_catalog.to_regclass($1) IS NOT NULL";
+        let what = "looking for the dead letters of an earlier version";
+        let row = session.row(what, exists, &[&earlier.quoted()]).await?;
+        if row.get(0) {
+            hint = format!(
+                "if {earlier} has the dead letters of this outbox alone, first ALTER TABLE {} \
+                 RENAME TO {}; then run `outboxd init`",
+                earlier.quoted(),
+                escape_identifier(&table.name)
+            );
+        }
+    }
+    Ok(ServerProblem::config(problem, hint))
 }
 
 async fn publication_problems(

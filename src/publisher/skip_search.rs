@@ -9,7 +9,7 @@ use crate::lsn::Lsn;
 use crate::outbox::dead_letter::skipped;
 use crate::outbox::{Columns, Rejection};
 use crate::pgoutput::Message;
-use crate::postgres::{ServerError, Session};
+use crate::postgres::{ServerError, Session, TableShape};
 use crate::replication::{Frame, ReplicationClient, StandbyStatusUpdate};
 
 /// What to do about a position without a transaction.
@@ -167,11 +167,15 @@ impl<'a> Search<'a> {
     }
 
     /// The slot moves past the earlier transactions too: they must be done.
-    pub(crate) async fn nothing_is_left_before(&self, session: &Session) -> Result<()> {
+    pub(crate) async fn nothing_is_left_before(
+        &self,
+        session: &Session,
+        shape: &TableShape,
+    ) -> Result<()> {
         let left = match self.config.after_publish {
             AfterPublish::Keep => self.before.len() as i64,
             AfterPublish::Mark | AfterPublish::Delete => {
-                skipped::open_count(session, &self.config.table, &self.before).await?
+                skipped::open_count(session, shape, &self.before).await?
             }
         };
         if left == 0 {

@@ -166,7 +166,7 @@ pub async fn skip_transaction(config: &Config, lsn: Lsn) -> Result<Skipped> {
     let found = search.run(&mut client).await;
     client.close().await;
     let (xid, error) = found?;
-    search.nothing_is_left_before(&session).await?;
+    search.nothing_is_left_before(&session, &shape).await?;
     // The server releases the other connection's lock when it has seen its end.
     let deadline = Instant::now() + config.operation_timeout;
     while !advisory_lock::take(&session, &config.slot, shape.oid).await? {
@@ -182,7 +182,7 @@ pub async fn skip_transaction(config: &Config, lsn: Lsn) -> Result<Skipped> {
         xid,
         error: &error,
     };
-    let rows = skipped::file(&session, &config.table, &transaction).await?;
+    let rows = skipped::file(&session, &shape, &transaction).await?;
     slot::advance_past_commit(&session, &config.slot, lsn).await?;
     let error = error.message;
     Ok(Skipped { xid, error, rows })

@@ -182,9 +182,9 @@ async fn what_was_committed_while_the_table_was_out_of_the_publication_is_found(
 }
 
 /// An older copy of the server's files is restored, and the server writes past outboxd's position
-/// before outboxd reconnects: no LSN shows the gap.
+/// before outboxd reconnects: no LSN shows the gap, and the audit has nothing to find.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_restored_server_wrote_up_to_our_own_position_is_found() -> Result<()> {
+async fn what_a_restored_server_wrote_up_to_our_own_position_comes_from_the_stream() -> Result<()> {
     for major in MAJORS {
         let mut server = postgres::private(major, &[])?;
         let fixture = Fixture::create(&server, kafka::shared()).await?;
@@ -214,7 +214,7 @@ async fn what_a_restored_server_wrote_up_to_our_own_position_is_found() -> Resul
         server.put_back()?;
         server.resume()?;
         let session = fixture.database.connect().await?;
-        let missed = insert(&session, &fixture.topic, "missed", 5).await?;
+        insert(&session, &fixture.topic, "missed", 5).await?;
         let before = format!("SELECT pg_current_wal_insert_lsn() < '{own}'");
         ensure!(
             session.value::<bool>(&before).await?,
@@ -229,10 +229,15 @@ async fn what_a_restored_server_wrote_up_to_our_own_position_is_found() -> Resul
         .await?;
         insert(&session, &fixture.topic, "after", 3).await?;
         outboxd.signal("CONT")?;
-        expect_found(&outboxd, 5, audits).await?;
         fixture.all_marked(LIMIT).await?;
+        let status = outboxd
+            .wait_for_status("two more audits", LIMIT, |status| {
+                number(status, "audits_total") > audits + 2
+            })
+            .await?;
+        assert_eq!(status["missed_events_total"], 0, "{status}");
         assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
-        assert_eq!(ids_from_table(&fixture).await?, Vec::from_iter(missed));
+        assert!(ids_from_table(&fixture).await?.is_empty());
         let consumed = fixture.kafka.consume_all(&[&fixture.topic]).await?;
         let values: BTreeSet<_> = consumed.iter().map(|record| record.value.clone()).collect();
         assert_eq!((consumed.len(), values.len()), (508, 508));

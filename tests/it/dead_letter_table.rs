@@ -393,6 +393,9 @@ async fn wishes_are_read_in_order_and_a_mended_row_goes_out_mended() -> Result<(
             another_key,
         ];
         setup.file(&batch).await?;
+        let of_rows = "UPDATE outbox.dead_letter AS d SET event_created_at = o.created_at::text
+                         FROM outbox.outbox AS o WHERE o.id::text = d.outbox_id";
+        setup.admin.batch_execute(of_rows).await?;
         assert!(setup.requests(500).await?.is_empty(), "the head is dead");
         let keys = setup.dead_letters.parked_keys(&setup.session).await?;
         let key = |key: &[u8], rows| ParkedKey {

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 /// The rows of the first table of `tests/faults.md`.
-const FAULTS: [&str; 80] = [
+const FAULTS: [&str; 84] = [
     "process killed at any step",
     "walsender terminated",
     "Postgres stopped without a checkpoint",
@@ -16,6 +16,10 @@ const FAULTS: [&str; 80] = [
     "Postgres stopped in good order",
     "failover that loses the slot",
     "failover to a standby that lags",
+    "server restored from older files that has written past our position",
+    "ids that begin again while a dead letter is open",
+    "id 0, negative ids, the lowest number",
+    "two outboxes whose long names begin alike",
     "failover with a slot that standbys keep",
     "standby that the slot waits for is dead",
     "slot dropped",

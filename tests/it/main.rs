@@ -69,6 +69,8 @@ mod replication_client;
 mod restart;
 // Column types: stream and table give the same bytes.
 mod row_formats;
+// What names a row beside its id, where ids come again.
+mod row_identity;
 // Kafka with TLS and passwords.
 mod secured;
 // Settings of database and role that would change what outboxd sends and receives.

@@ -1,7 +1,8 @@
 //! Closes dead letters, and marks or deletes their rows in the same transaction, so that no reader
 //! of the outbox takes such a row for one to publish.
 //!
-//! A row that the outbox refuses to change leaves its dead letter open: with its error where there
+//! A row is marked only if the dead letter is about it: another may have its id by now. A row that
+//! the outbox refuses to change leaves its dead letter open: with its error where there
 //! is one, and otherwise when it is read back as unpublished.
 
 use std::collections::HashSet;
@@ -11,10 +12,11 @@ use tokio_postgres::types::ToSql;
 use crate::config::TableName;
 use crate::error::Result;
 use crate::outbox::dead_letter::insert;
+use crate::outbox::dead_letter::row_identity::is_about;
 use crate::outbox::marking::Marking;
 use crate::outbox::refusal::{is_refusal, silent_refusal};
 use crate::outbox::{CloseDeadLetter, Rejection};
-use crate::postgres::{Session, row_error, sql_error};
+use crate::postgres::{Session, TableShape, row_error, sql_error};
 
 /// The rows of a statement at most.
 const ROWS_MAX: usize = 500;
@@ -29,11 +31,11 @@ pub(super) struct Closing {
 }
 
 impl Closing {
-    pub(super) fn new(outbox: &TableName, marking: &Marking) -> Self {
+    pub(super) fn new(shape: &TableShape, marking: &Marking) -> Self {
         Closing {
-            outbox: outbox.clone(),
-            close: close_sql(outbox, marking),
-            unmarked: marking.writes().then(|| unmarked_sql(marking)),
+            outbox: shape.name.clone(),
+            close: close_sql(shape, marking),
+            unmarked: marking.writes().then(|| unmarked_sql(shape, marking)),
         }
     }
 
@@ -86,14 +88,15 @@ impl Closing {
         let Some(unmarked) = &self.unmarked else {
             return Ok(());
         };
-        let rows: Vec<i64> = closed.iter().filter_map(|closing| closing.row).collect();
+        let named = closed.iter();
+        let named = named.filter_map(|closing| Some((closing.dead_letter, closing.row?)));
+        let (dead_letters, rows): (Vec<i64>, Vec<i64>) = named.unzip();
         let what = format!("reading back closed rows of {}", self.outbox);
-        let rows = session.rows(&what, unmarked, &[&rows]).await?;
-        let rows: HashSet<i64> = rows.iter().map(|row| row.get(0)).collect();
-        let is_unmarked = |closing: &&CloseDeadLetter| {
-            let row = closing.row;
-            row.is_some_and(|row| rows.contains(&row))
-        };
+        let open = session
+            .rows(&what, unmarked, &[&dead_letters, &rows])
+            .await?;
+        let open: HashSet<i64> = open.iter().map(|row| row.get(0)).collect();
+        let is_unmarked = |closing: &&CloseDeadLetter| open.contains(&closing.dead_letter);
         for closing in closed.iter().filter(is_unmarked) {
             let rejection = silent_refusal(&self.outbox);
             self.leave_open(session, *closing, &rejection).await?;
@@ -140,13 +143,19 @@ impl Closing {
     }
 }
 
-fn close_sql(outbox: &TableName, marking: &Marking) -> String {
+fn close_sql(shape: &TableShape, marking: &Marking) -> String {
+    let dead_letters = shape.name.dead_letter().quoted();
+    let about = is_about(shape, "t");
     let (settle, is_settled) = match marking.writes() {
         true => {
             let candidates = marking.candidates("t");
             let settle = marking.statement(
                 "FROM closings AS c",
-                &format!("t.id = c.outbox_row AND {candidates}"),
+                &format!(
+                    "t.id = c.outbox_row AND {candidates} \
+                     AND EXISTS (SELECT FROM {dead_letters} AS d \
+                                  WHERE d.id = c.letter AND {about})"
+                ),
                 "c.published::integer",
             );
             let is_marked = marking.is_marked();
@@ -160,7 +169,8 @@ fn close_sql(outbox: &TableName, marking: &Marking) -> String {
                     " AND (c.outbox_row IS NULL \
                       OR c.outbox_row IN (SELECT s.id FROM settled AS s WHERE s.marked) \
                       OR NOT EXISTS (SELECT FROM {table} AS t \
-                                      WHERE t.id = c.outbox_row AND {candidates}))"
+                                      WHERE t.id = c.outbox_row AND {candidates} \
+                                        AND {about}))"
                 ),
             )
         }
@@ -171,18 +181,23 @@ fn close_sql(outbox: &TableName, marking: &Marking) -> String {
                                    pg_catalog.unnest($2::bigint[]), \
                                    pg_catalog.unnest($3::boolean[])) \
                                AS c (letter, outbox_row, published)){settle} \
-         UPDATE {table} AS d SET \
+         UPDATE {dead_letters} AS d SET \
                 state = CASE WHEN c.published THEN 'retried' ELSE 'discarded' END, \
                 updated_at = CURRENT_TIMESTAMP \
-           FROM closings AS c WHERE d.id = c.letter{is_settled}",
-        table = outbox.dead_letter().quoted()
+           FROM closings AS c WHERE d.id = c.letter{is_settled}"
     )
 }
 
-/// Those of the rows that are still unpublished.
-fn unmarked_sql(marking: &Marking) -> String {
+/// Those of the dead letters whose rows are still unpublished.
+fn unmarked_sql(shape: &TableShape, marking: &Marking) -> String {
     format!(
-        "SELECT t.id::bigint FROM {table} AS t WHERE t.id = ANY ($1::bigint[]) AND {candidates}",
+        "SELECT d.id FROM ROWS FROM (pg_catalog.unnest($1::bigint[]), \
+                                     pg_catalog.unnest($2::bigint[])) AS c (letter, outbox_row) \
+           JOIN {dead_letters} AS d ON d.id = c.letter \
+           JOIN {table} AS t ON t.id = c.outbox_row \
+          WHERE {candidates} AND {about}",
+        dead_letters = shape.name.dead_letter().quoted(),
+        about = is_about(shape, "t"),
         table = marking.table(),
         candidates = marking.candidates("t"),
     )

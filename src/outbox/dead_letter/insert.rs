@@ -11,11 +11,12 @@ use std::collections::HashMap;
 
 use tokio_postgres::types::ToSql;
 
-use crate::config::TableName;
+use crate::config::{AfterPublish, Config, TableName};
 use crate::error::Result;
 use crate::outbox::dead_letter::json;
+use crate::outbox::dead_letter::row_identity::created_at;
 use crate::outbox::{NewDeadLetter, OwnedRecord, Rejection};
-use crate::postgres::{Session, is_of_the_row, is_unreadable, sql_error};
+use crate::postgres::{Session, TableShape, is_of_the_row, is_unreadable, sql_error};
 
 /// The most dead letters of a statement.
 const DEAD_LETTERS_MAX: usize = 500;
@@ -111,6 +112,11 @@ impl<'a> Filing<'a> {
         }
     }
 
+    fn created_at(&self) -> Option<String> {
+        let record = self.record;
+        record.and_then(|record| record.header("outbox_created_at").map(text))
+    }
+
     fn payload(&self) -> Option<&'a [u8]> {
         self.content.and_then(OwnedRecord::value)
     }
@@ -132,10 +138,11 @@ fn once_each(filings: Vec<Filing<'_>>) -> Vec<Filing<'_>> {
         let place = filing.place.clone().filter(|_| filing.outbox_id.is_none());
         let name = (
             filing.outbox_id.clone(),
+            filing.created_at(),
             place,
             filing.payload().unwrap_or_default(),
         );
-        if name.0.is_none() && name.1.is_none() {
+        if name.0.is_none() && name.2.is_none() {
             kept.push(filing);
             continue;
         }
@@ -220,7 +227,8 @@ async fn insert(
     let index = column(filings, |f| f.place.as_ref().map(|(_, index)| *index));
     let topic = column(filings, |f| f.record.map(|record| text(record.topic())));
     let header = |name| column(filings, |f| f.record.and_then(|r| r.header(name).map(text)));
-    let (event_type, created_at) = (header("outbox_event_type"), header("outbox_created_at"));
+    let event_type = header("outbox_event_type");
+    let created_at = column(filings, Filing::created_at);
     let key = column(filings, |f| f.record.and_then(OwnedRecord::key));
     let headers = column(filings, |f| f.content.map(json::headers));
     let payload = column(filings, Filing::payload);
@@ -233,7 +241,8 @@ async fn insert(
     });
     let parks_key = column(filings, |filing| filing.dead_letter.parks_key);
     let state = column(filings, |filing| filing.state);
-    let params: [&(dyn ToSql + Sync); 16] = [
+    let row = column(filings, |filing| filing.dead_letter.row);
+    let params: [&(dyn ToSql + Sync); 17] = [
         &system_id,
         &known,
         &outbox_id,
@@ -250,6 +259,7 @@ async fn insert(
         &attempts,
         &parks_key,
         &state,
+        &row,
     ];
     session.change(sql, &params).await
 }
@@ -282,18 +292,19 @@ fn appended(new: &str) -> String {
 }
 
 /// The insert of the entries that share a unique index.
-fn insert_sql(table: &str, having: &str, conflict: &str, after: &str) -> String {
+fn insert_sql(table: &str, oid: u32, having: &str, conflict: &str, after: &str) -> String {
     format!(
         "INSERT INTO {table} AS d (system_id, outbox_id, commit_lsn, event_index, \
                 topic, event_type, event_created_at, key, headers, payload, payload_sha256, \
-                error_code, error, attempts, parks_key, state, history) \
+                error_code, error, attempts, parks_key, state, history, table_oid) \
          SELECT $1, l.outbox_id, l.lsn::pg_lsn, l.event_index, \
                 l.topic, l.event_type, l.created_at, l.key, coalesce(l.headers, '[]')::jsonb, \
                 l.payload, l.sha256, l.error_code, l.error, l.attempts, l.parks_key, l.state, \
                 jsonb_build_array(jsonb_build_object('at', CURRENT_TIMESTAMP, \
-                'error_code', l.error_code, 'error', l.error, 'attempts', l.attempts)) \
+                'error_code', l.error_code, 'error', l.error, 'attempts', l.attempts)), \
+                {oid} \
            FROM fresh AS l WHERE l.outbox_id {having}{after} ORDER BY l.n \
-         ON CONFLICT ({conflict}, payload_sha256) WHERE outbox_id {having} DO UPDATE SET \
+         ON CONFLICT ({conflict}) WHERE outbox_id {having} DO UPDATE SET \
              state = CASE WHEN d.state IN ('retry', 'discard') THEN d.state \
                           ELSE excluded.state END, \
              error_code = excluded.error_code, error = excluded.error, \
@@ -308,18 +319,33 @@ fn insert_sql(table: &str, having: &str, conflict: &str, after: &str) -> String 
 
 /// One statement for a batch. Entries of rows and entries of WAL positions have a unique index
 /// each, and a statement can infer only one of them, so there are two inserts.
-pub(crate) fn file_sql(table: &TableName) -> String {
-    let table = table.quoted();
+pub(crate) fn file_sql(config: &Config, shape: &TableShape) -> String {
+    let (table, oid) = (shape.name.dead_letter().quoted(), shape.oid);
+    // A dead letter that is filed by reference takes the time from its row.
+    let created_at = created_at(shape, "o")
+        .filter(|_| shape.id_is_integer() && config.after_publish != AfterPublish::Keep)
+        .map_or_else(
+            || "l.event_created_at".to_owned(),
+            |created_at| {
+                format!(
+                    "CASE WHEN l.topic IS NULL THEN \
+                         (SELECT {created_at} FROM {outbox} AS o \
+                           WHERE o.id = l.outbox_row LIMIT 1) \
+                     ELSE l.event_created_at END",
+                    outbox = shape.name.quoted()
+                )
+            },
+        );
     format!(
         "WITH letters AS MATERIALIZED ( \
-             SELECT l.*, sha256(coalesce(l.payload, '')) AS sha256 \
+             SELECT l.*, sha256(coalesce(l.payload, '')) AS sha256, {created_at} AS created_at \
                FROM unnest($2::bigint[], $3::text[], $4::text[], $5::integer[], $6::text[], \
                            $7::text[], $8::text[], $9::bytea[], $10::text[], $11::bytea[], \
                            $12::text[], $13::text[], $14::integer[], $15::boolean[], \
-                           $16::text[]) WITH ORDINALITY \
-                    AS l (known, outbox_id, lsn, event_index, topic, event_type, created_at, \
-                          key, headers, payload, error_code, error, attempts, parks_key, \
-                          state, n)), \
+                           $16::text[], $17::bigint[]) WITH ORDINALITY \
+                    AS l (known, outbox_id, lsn, event_index, topic, event_type, \
+                          event_created_at, key, headers, payload, error_code, error, \
+                          attempts, parks_key, state, outbox_row, n)), \
          again AS ( \
              UPDATE {table} AS d SET \
                     topic = CASE WHEN l.topic IS NULL THEN d.topic ELSE l.topic END, \
@@ -345,11 +371,19 @@ pub(crate) fn file_sql(table: &TableName) -> String {
          of_rows AS ({of_rows}) {of_the_log}",
         again = appended("l"),
         repeat = is_repeat("l"),
-        of_rows = insert_sql(&table, "IS NOT NULL", "system_id, outbox_id", "") + " RETURNING 1",
+        of_rows = insert_sql(
+            &table,
+            oid,
+            "IS NOT NULL",
+            "system_id, outbox_id, payload_sha256, \
+             (pg_catalog.hashtextextended(coalesce(event_created_at, ''), 0))",
+            ""
+        ) + " RETURNING 1",
         of_the_log = insert_sql(
             &table,
+            oid,
             "IS NULL",
-            "system_id, commit_lsn, event_index",
+            "system_id, commit_lsn, event_index, payload_sha256",
             // After those of rows, so that ids are always assigned in the same order.
             " AND (SELECT count(*) FROM of_rows) >= 0",
         ),

@@ -3,10 +3,10 @@
 //!
 //! Owns all that the publisher writes there; [`admin`] has the requests of persons. An event is
 //! settled only once it is filed here, so every write is repeatable: an event is identified by its
-//! row (or its position in the WAL) and its payload, and a write of unknown outcome is repeated. A
-//! different payload with the same identity is a different event and gets an entry of its own;
-//! nothing is dropped silently. Closing a dead letter and marking its row are one transaction, so
-//! no reader of the table takes the row for one to publish.
+//! row's id and `created_at` (or its position in the WAL) and its payload, and a write of unknown
+//! outcome is repeated. A different payload with the same identity is a different event and gets an
+//! entry of its own; nothing is dropped silently. Closing a dead letter and marking its row are one
+//! transaction, so no reader of the table takes the row for one to publish.
 //!
 //! A row that the outbox itself refuses to change never holds up the others: the batch is halved
 //! down to it, and its dead letter stays open with this error, which hides the row from every
@@ -19,6 +19,7 @@ mod json;
 mod key_hash;
 mod parked;
 mod requests;
+mod row_identity;
 pub(crate) mod skipped;
 mod types;
 
@@ -33,6 +34,7 @@ use crate::postgres::{Session, TableShape, sql_error};
 pub use key_hash::KeyHash;
 pub(crate) use parked::PARKED_KEYS_MAX;
 pub use parked::{ParkedKey, ParkedKeyList};
+pub(crate) use row_identity::is_about;
 pub(crate) use types::OPEN;
 pub use types::{CloseDeadLetter, NewDeadLetter, Rejection, Resolution, ResolveRequest};
 
@@ -59,6 +61,8 @@ pub struct DeadLetters {
     outbox: TableName,
     file: String,
     closing: Closing,
+    /// `None` if rows are neither marked nor deleted.
+    waiting: Option<String>,
     /// `None` if attempts are not counted in the outbox.
     count: Option<String>,
 }
@@ -70,8 +74,11 @@ impl DeadLetters {
         DeadLetters {
             table: config.table.dead_letter(),
             outbox: config.table.clone(),
-            file: insert::file_sql(&config.table.dead_letter()),
-            closing: Closing::new(&config.table, &marking),
+            file: insert::file_sql(config, shape),
+            closing: Closing::new(shape, &marking),
+            waiting: marking
+                .writes()
+                .then(|| row_identity::waiting_sql(shape, &marking)),
             count: count_sql(&marking),
         }
     }
@@ -114,6 +121,19 @@ impl DeadLetters {
         dead_letters: &[NewDeadLetter],
     ) -> Result<()> {
         insert::file(session, &self.table, &self.file, system_id, dead_letters).await
+    }
+
+    /// How many unpublished rows wait for the decision about their dead letters, counted up to
+    /// 10,000; `None` with `keep`.
+    ///
+    /// # Errors
+    /// Of the table or the server.
+    pub async fn waiting_rows(&self, session: &Session) -> Result<Option<i64>> {
+        let Some(sql) = &self.waiting else {
+            return Ok(None);
+        };
+        let what = format!("counting rows of {} with dead letters", self.outbox);
+        Ok(Some(session.row(&what, sql, &[]).await?.get(0)))
     }
 
     /// Closes dead letters, and marks their rows (or deletes them, or leaves them) in the same

@@ -1,10 +1,11 @@
 //! Reads the requests about dead letters, for the publisher, which alone publishes.
 //!
 //! A request is read together with the record to send: the row of the outbox as it is now, read
-//! like any event of the table, so that a fixed row is sent fixed; and if the row is gone, the
-//! stored copy. Parked dead letters follow by themselves, in their order in the WAL, as soon as no
-//! dead letter parks their key any more. One row is read at a time: a row that cannot be printed (a
-//! few kilobytes of `1e131071`) then affects no other, and memory stays bounded.
+//! like any event of the table, so that a fixed row is sent fixed; and if the row is gone, or
+//! another has its id, the stored copy. Parked dead letters follow by themselves, in their order in
+//! the WAL, as soon as no dead letter parks their key any more. One row is read at a time: a row
+//! that cannot be printed (a few kilobytes of `1e131071`) then affects no other, and memory stays
+//! bounded.
 
 use crate::error::Result;
 use crate::lsn::Lsn;
@@ -121,7 +122,7 @@ impl DeadLetters {
         if slow.gives_up(row) {
             return Ok(Err(rows.too_slow(row)));
         }
-        let found = rows.row(session, row).await;
+        let found = rows.row(session, row, dead_letter).await;
         if found.as_ref().is_err_and(is_out_of_time) {
             slow.note(row, 1);
         }
@@ -194,12 +195,13 @@ pub(crate) enum LookedUpRow {
     Row(TableRow),
     /// The server cannot print it.
     Unreadable(tokio_postgres::Error),
+    /// There is none, or another row has its id.
     Gone,
 }
 
 impl UnpublishedRows {
-    /// One row, published or not.
-    async fn row(&self, session: &Session, id: i64) -> Result<LookedUpRow> {
+    /// The row that this dead letter is about, published or not.
+    async fn row(&self, session: &Session, id: i64, dead_letter: i64) -> Result<LookedUpRow> {
         let Some(one) = self.one() else {
             return Ok(LookedUpRow::Gone);
         };
@@ -207,7 +209,7 @@ impl UnpublishedRows {
         // The inner error is the row's, the outer one the server's.
         let work = async {
             let statement = session.prepared(one).await?;
-            Ok(session.query_opt(&statement, &[&id]).await)
+            Ok(session.query_opt(&statement, &[&id, &dead_letter]).await)
         };
         match session.bounded(&what, work).await? {
             Ok(Some(row)) => match TableRow::new(row) {

@@ -7,11 +7,11 @@
 
 use tokio_postgres::types::ToSql;
 
-use crate::config::TableName;
 use crate::error::Result;
 use crate::lsn::Lsn;
 use crate::outbox::dead_letter::Rejection;
-use crate::postgres::Session;
+use crate::outbox::dead_letter::row_identity::{created_at, is_about};
+use crate::postgres::{Session, TableShape};
 
 /// A transaction that is skipped.
 #[derive(Debug)]
@@ -26,13 +26,15 @@ pub(crate) struct SkippedTransaction<'a> {
 }
 
 /// How many of these rows are neither published nor filed.
-pub(crate) async fn open_count(session: &Session, table: &TableName, ids: &[i64]) -> Result<i64> {
+pub(crate) async fn open_count(session: &Session, shape: &TableShape, ids: &[i64]) -> Result<i64> {
     let sql = format!(
         "SELECT count(*) FROM {table} AS o
           WHERE o.id = ANY ($1::bigint[]) AND o.published_at IS NULL
-            AND NOT EXISTS (SELECT FROM {dead_letters} AS d WHERE d.outbox_id = o.id::text)",
-        table = table.quoted(),
-        dead_letters = table.dead_letter().quoted(),
+            AND NOT EXISTS (SELECT FROM {dead_letters} AS d
+                             WHERE d.outbox_id = o.id::text AND {about})",
+        table = shape.name.quoted(),
+        dead_letters = shape.name.dead_letter().quoted(),
+        about = is_about(shape, "o"),
     );
     let row = session
         .row(
@@ -48,7 +50,7 @@ pub(crate) async fn open_count(session: &Session, table: &TableName, ids: &[i64]
 /// the number of rows.
 pub(crate) async fn file(
     session: &Session,
-    table: &TableName,
+    shape: &TableShape,
     transaction: &SkippedTransaction<'_>,
 ) -> Result<u64> {
     let sql = format!(
@@ -59,16 +61,21 @@ pub(crate) async fn file(
              ON CONFLICT DO NOTHING),
          rows AS (
              INSERT INTO {dead_letters} (system_id, outbox_id, commit_lsn, payload_sha256,
-                                         error_code, error, state)
-             SELECT $1, o.id::text, $2::text::pg_lsn, sha256(''), $3, $4, 'retry'
+                                         error_code, error, state, event_created_at, table_oid)
+             SELECT $1, o.id::text, $2::text::pg_lsn, sha256(''), $3, $4, 'retry',
+                    {created_at}, {oid}
                FROM {table} AS o
               WHERE o.xmin::text::bigint = $5::bigint AND o.published_at IS NULL
-                AND NOT EXISTS (SELECT FROM {dead_letters} AS d WHERE d.outbox_id = o.id::text)
+                AND NOT EXISTS (SELECT FROM {dead_letters} AS d
+                                 WHERE d.outbox_id = o.id::text AND {about})
               ORDER BY o.id
              RETURNING 1)
          SELECT count(*) FROM rows",
-        dead_letters = table.dead_letter().quoted(),
-        table = table.quoted(),
+        dead_letters = shape.name.dead_letter().quoted(),
+        table = shape.name.quoted(),
+        created_at = created_at(shape, "o").unwrap_or_else(|| "NULL".to_owned()),
+        oid = shape.oid,
+        about = is_about(shape, "o"),
     );
     let SkippedTransaction {
         system_id,

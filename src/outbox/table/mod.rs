@@ -6,8 +6,8 @@
 //! NULL`, a batch costs no more than its own rows. A row becomes the same
 //! [`Event`](crate::outbox::Event) as an insert from the stream, without what only the stream has.
 //! A row with an open dead letter is left out everywhere: the request to retry or discard decides
-//! about it. A table that was dropped and recreated under the same name has other ids: its reader
-//! has to start over.
+//! about it. A row that has only the id of such a row is not left out. A table that was dropped and
+//! recreated under the same name has other ids: its reader has to start over.
 
 mod batch;
 mod location;
@@ -22,7 +22,7 @@ use tokio_postgres::RowStream;
 
 use crate::config::{Config, TableName};
 use crate::error::{Code, Error, Result};
-use crate::outbox::dead_letter::OPEN;
+use crate::outbox::dead_letter::{OPEN, is_about};
 use crate::outbox::marking::Marking;
 use crate::outbox::table::row::FoundRow;
 use crate::outbox::{Columns, Event, Rejection};
@@ -76,11 +76,12 @@ impl UnpublishedRows {
         let created_at = created_at.map(|column| column.base_type.as_str());
         let name = config.table.quoted();
         let marking = Marking::new(config.after_publish, shape);
+        let dead_letters = config.table.dead_letter().quoted();
+        let about = is_about(shape, "o");
         let unpublished = format!(
             "{candidates} AND NOT EXISTS (SELECT FROM {dead_letters} AS d \
-                 WHERE d.outbox_id = o.id::text AND d.{OPEN})",
+                 WHERE d.outbox_id = o.id::text AND d.{OPEN} AND {about})",
             candidates = marking.candidates("o"),
-            dead_letters = config.table.dead_letter().quoted(),
         );
         let list = format!(
             "SELECT {found} FROM {name} AS o \
@@ -100,7 +101,11 @@ impl UnpublishedRows {
             true => "ORDER BY o.published_at NULLS FIRST",
             false => "",
         };
-        let one = format!("{select} WHERE o.id = $1::bigint {unpublished_first} LIMIT 1");
+        let one = format!(
+            "{select} WHERE o.id = $1::bigint \
+                AND EXISTS (SELECT FROM {dead_letters} AS d WHERE d.id = $2::bigint AND {about}) \
+             {unpublished_first} LIMIT 1"
+        );
         let published = format!(
             "SELECT o.id::bigint FROM {name} AS o \
               WHERE o.id = ANY ($1::bigint[]) AND o.published_at IS NOT NULL",
@@ -137,7 +142,8 @@ impl UnpublishedRows {
         always.into_iter().chain(optional.into_iter().flatten())
     }
 
-    /// The statement that reads the row with this id, published or not, if ids are integers.
+    /// The statement that reads the row with this id that this dead letter is about, published or
+    /// not, if ids are integers.
     pub(crate) fn one(&self) -> Option<&str> {
         self.one.as_deref()
     }

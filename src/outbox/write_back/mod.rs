@@ -155,17 +155,19 @@ impl WriteBack {
         Ok(keys)
     }
 
-    /// How many dead letters are in each open state, unless they were counted a short while ago;
-    /// see [`DeadLetters::counts`].
-    pub(crate) async fn counts_if_due(&mut self) -> Result<Option<Vec<(String, i64)>>> {
+    /// How many dead letters are in each open state and how many rows wait for them, unless they
+    /// were counted a short while ago; see [`DeadLetters::counts`].
+    pub(crate) async fn counts_if_due(&mut self) -> Result<Option<(Vec<(String, i64)>, u64)>> {
         if self.counted.is_some_and(|at| at.elapsed() < COUNT_EVERY) {
             return Ok(None);
         }
         let prepared = self.prepared().await?;
-        let counts = prepared.dead_letters.counts(&prepared.session).await?;
+        let (dead_letters, session) = (&prepared.dead_letters, &prepared.session);
+        let counts = dead_letters.counts(session).await?;
+        let rows = dead_letters.waiting_rows(session).await?.unwrap_or(0);
         self.open = Some(prepared);
         self.counted = Some(Instant::now());
-        Ok(Some(counts))
+        Ok(Some((counts, rows.unsigned_abs())))
     }
 
     /// The open session, if it is still one to the right table, or a new one.

@@ -15,6 +15,7 @@ use crate::error::Result;
 use crate::lsn::Lsn;
 use crate::metrics::{Metrics, OTHER_TOPICS};
 use crate::outbox::{TableLocation, WriteBack};
+use crate::status::StatusBoard;
 
 /// Work that has ended.
 pub(crate) struct Done {
@@ -31,6 +32,7 @@ type Running = Pin<Box<dyn Future<Output = (WriteBack, Done)>>>;
 pub(crate) struct DatabaseWorker {
     config: Arc<Config>,
     metrics: Arc<Metrics>,
+    board: Arc<StatusBoard>,
     place: Option<TableLocation>,
     resting: Option<WriteBack>,
     running: Option<Running>,
@@ -38,11 +40,16 @@ pub(crate) struct DatabaseWorker {
 
 impl DatabaseWorker {
     /// Connects to nothing yet.
-    pub(crate) fn new(config: &Arc<Config>, metrics: Arc<Metrics>) -> Self {
+    pub(crate) fn new(
+        config: &Arc<Config>,
+        metrics: Arc<Metrics>,
+        board: Arc<StatusBoard>,
+    ) -> Self {
         DatabaseWorker {
             resting: Some(WriteBack::new(Arc::clone(config))),
             config: Arc::clone(config),
             metrics,
+            board,
             place: None,
             running: None,
         }
@@ -61,9 +68,9 @@ impl DatabaseWorker {
             return;
         };
         write_back.aim(self.place.clone());
-        let metrics = Arc::clone(&self.metrics);
+        let (metrics, board) = (Arc::clone(&self.metrics), Arc::clone(&self.board));
         self.running = Some(Box::pin(async move {
-            let mut result = perform(&mut write_back, &mut work, &metrics).await;
+            let mut result = perform(&mut write_back, &mut work, &metrics, &board).await;
             let mut position = None;
             if needs_position && result.is_ok() {
                 match write_back.emit_logical_message().await {
@@ -120,6 +127,7 @@ async fn perform(
     write_back: &mut WriteBack,
     work: &mut DatabaseWork,
     metrics: &Metrics,
+    board: &StatusBoard,
 ) -> Result<Option<PendingRequests>> {
     match work {
         DatabaseWork::Mark(marks) => write_back.write(marks).await?,
@@ -132,8 +140,9 @@ async fn perform(
                 true => Some(write_back.parked_keys().await?),
                 false => None,
             };
-            if let Some(counts) = write_back.counts_if_due().await? {
+            if let Some((counts, rows)) = write_back.counts_if_due().await? {
                 metrics.dead_letters(&counts);
+                board.update(|status| status.dead_letter_rows = rows);
             }
             return Ok(Some(PendingRequests { requests, parked }));
         }

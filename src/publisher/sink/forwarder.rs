@@ -95,7 +95,7 @@ impl Forwarder {
             topics: Vec::new(),
             reports: Vec::new(),
             done: Vec::new(),
-            database_worker: DatabaseWorker::new(config, Arc::clone(&metrics)),
+            database_worker: DatabaseWorker::new(config, Arc::clone(&metrics), Arc::clone(&board)),
             work_errors: WorkErrors::default(),
             lasting_errors: LastingErrors::default(),
             database_error: None,
