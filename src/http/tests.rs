@@ -176,6 +176,20 @@ async fn a_standby_is_ready_however_long_it_waits_for_the_lock() {
 }
 
 #[tokio::test]
+async fn a_standby_that_waits_for_a_session_that_is_not_outboxd_is_ready_for_a_minute() {
+    for (seconds, ready) in [(59.0, 200), (61.0, 503)] {
+        let status = Status {
+            phase: Phase::Standby,
+            waiting: waiting("foreign-lock", seconds),
+            ..streaming()
+        };
+        let server = Server::start(status).await;
+        assert_eq!(server.code("/livez").await, 200);
+        assert_eq!(server.code("/readyz").await, ready, "{seconds}");
+    }
+}
+
+#[tokio::test]
 async fn a_loop_that_no_longer_turns_is_neither_live_nor_ready() {
     let server = Server::start(Status {
         loop_age_seconds: 30.0,
