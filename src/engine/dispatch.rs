@@ -17,7 +17,7 @@ use crate::engine::parked_keys::KeyState;
 use crate::engine::producer::replacement::Replacement;
 use crate::engine::record_checks::{self, RecordFacts};
 use crate::engine::topics::stalled_topics::{StalledTopics, progress};
-use crate::engine::topics::topic::{MetadataAnswer, TopicAccess, TopicLimits};
+use crate::engine::topics::topic::{MetadataAnswer, TopicAccess};
 use crate::engine::topics::topic_queue::HeldRecord;
 use crate::engine::topics::{TopicId, Topics};
 use crate::engine::tracker::{InFlight, Ticket, Tracker};
@@ -139,7 +139,7 @@ impl Dispatch {
             }
             TopicAccess::Open(topic_limits) => topic_limits,
         };
-        let batch_limit = small_batch_limit(topic_limits, &self.limits);
+        let batch_limit = topic_limits.in_flight_max(self.limits.batch_bytes);
         if let Some(rejection) =
             record_checks::rejection_by_topic(topic_limits, facts, self.limits.compresses)
         {
@@ -393,12 +393,4 @@ impl Dispatch {
     pub(crate) fn rewind_count(&self) -> u64 {
         self.rewinds
     }
-}
-
-/// The most bytes in flight to a topic whose limit is below the producer's batches; `None` for
-/// others.
-pub(super) fn small_batch_limit(topic_limits: &TopicLimits, limits: &Limits) -> Option<usize> {
-    topic_limits
-        .batch_bytes_max
-        .filter(|limit| *limit < limits.batch_bytes)
 }

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use crate::engine::dispatch::{Dispatch, small_batch_limit};
+use crate::engine::dispatch::Dispatch;
 use crate::engine::output::SinkOutput;
 use crate::engine::parked_keys::KeyState;
 use crate::engine::record_checks::{self, RecordFacts};
@@ -199,7 +199,7 @@ impl Dispatch {
                 false => NextStep::Reject(rejection),
             };
         }
-        let batch_limit = small_batch_limit(topic_limits, &self.limits);
+        let batch_limit = topic_limits.in_flight_max(self.limits.batch_bytes);
         match batch_limit.is_some_and(|limit| !self.fits(event.topic, event, limit)) {
             true => NextStep::Wait,
             false => NextStep::Send,

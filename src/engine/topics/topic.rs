@@ -26,6 +26,14 @@ pub(crate) struct TopicLimits {
     pub(crate) problem: Option<String>,
 }
 
+impl TopicLimits {
+    /// The most bytes in flight, if the topic's batches are smaller than the producer's, which
+    /// have at most `batch_bytes`.
+    pub(in crate::engine) fn in_flight_max(&self, batch_bytes: usize) -> Option<usize> {
+        self.batch_bytes_max.filter(|limit| *limit < batch_bytes)
+    }
+}
+
 /// Kafka's answer about one topic.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum MetadataAnswer {
