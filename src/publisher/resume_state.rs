@@ -77,6 +77,23 @@ impl ResumeState {
         self.handled_rows = HandledRows::default();
     }
 
+    /// A session has ended. With a `replaced` producer its records are lost, and a change that was
+    /// `skipped` was counted and not passed on: memory has to be dropped.
+    pub(in crate::publisher) fn session_over(&mut self, replaced: bool, skipped: bool) {
+        if replaced || skipped {
+            self.invalidate();
+        }
+    }
+
+    /// This instance has waited for the lock. If another one was seen with it (`taken`), that one
+    /// may have published, and filed dead letters and parked their keys, even if the slot has not
+    /// moved: memory has to be dropped.
+    pub(in crate::publisher) fn stood_by(&mut self, taken: bool) {
+        if taken {
+            self.invalidate();
+        }
+    }
+
     /// The server process `holder` holds the lock at `place`, whose WAL ends at `end` (invalid when
     /// polling); `own` is the position up to which the stream was received. Returns what that says
     /// of memory.

@@ -152,9 +152,8 @@ impl Supervisor {
             };
             self.forwarder.use_place(None);
             let skipped = std::mem::take(&mut self.forwarder.skipped);
-            if self.forwarder.replace_producer().await || skipped {
-                self.resume.invalidate();
-            }
+            let replaced = self.forwarder.replace_producer().await;
+            self.resume.session_over(replaced, skipped);
             let refused = self.resume.has_streamed() && error.code() == Code::Connect;
             let outage = error.is_transient() || refused;
             if !outage {
@@ -262,15 +261,14 @@ impl Supervisor {
         let (stop, taken) = (self.stop.clone(), Cell::new(false));
         let board = Arc::clone(&self.forwarder.board);
         let free = instance_lock::until_free(&self.config, &board, self.resume.holder(), &taken);
-        tokio::select! {
+        let next = tokio::select! {
             biased;
             () = stop.cancelled() => Ok(Next::StopRequested),
-            result = free => match result {
-                Ok(()) => Ok(Next::Again),
-                Err(error) => Err(self.retry_once_streamed(error, false)),
-            },
+            result = free => result.map(|()| Next::Again),
             () = self.forwarder.run_without_lock(Some(&taken)) => Ok(Next::Again),
-        }
+        };
+        self.resume.stood_by(taken.get());
+        next.map_err(|error| self.retry_once_streamed(error, false))
     }
 
     /// Makes an error transient that keeps a session from being opened, if one has streamed before.

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 /// The rows of the first table of `tests/faults.md`.
-const FAULTS: [&str; 84] = [
+const FAULTS: [&str; 86] = [
     "process killed at any step",
     "walsender terminated",
     "Postgres stopped without a checkpoint",
@@ -64,6 +64,8 @@ const FAULTS: [&str; 84] = [
     "wall clock wrong or jumping",
     "machine suspended, or paused",
     "two or three instances",
+    "another instance published and did not move the slot",
+    "change of the stream counted and not passed on",
     "instance frozen, replaced and thawed",
     "instance cut off while its sibling publishes and stops",
     "two outboxes in one database",

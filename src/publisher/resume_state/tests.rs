@@ -209,3 +209,27 @@ fn a_poller_may_use_its_memory_only_once_it_has_started_over() {
     resume.invalidate();
     assert!(!resume.is_valid() && resume.has_streamed());
 }
+
+#[test]
+fn memory_is_dropped_behind_another_instance_a_skipped_change_and_a_lost_producer() {
+    type Event = fn(&mut ResumeState);
+    let dropped: [Event; 3] = [
+        |resume| resume.stood_by(true),
+        |resume| resume.session_over(false, true),
+        |resume| resume.session_over(true, false),
+    ];
+    for event in dropped {
+        let mut resume = streamed();
+        event(&mut resume);
+        assert_eq!(start(&resume), StartPosition::Slot);
+    }
+    let kept: [Event; 2] = [
+        |resume| resume.stood_by(false),
+        |resume| resume.session_over(false, false),
+    ];
+    for event in kept {
+        let mut resume = streamed();
+        event(&mut resume);
+        assert_eq!(start(&resume), StartPosition::Own(lsn(30)));
+    }
+}

@@ -43,11 +43,18 @@ pub(in crate::publisher) struct Decoder<'a> {
 }
 
 impl Decoder<'_> {
+    /// Decodes a message and passes its event on. After an error no session may go on behind it.
     pub(in crate::publisher) fn take(
         &mut self,
         payload: &[u8],
         forwarder: &mut Forwarder,
     ) -> Result<()> {
+        let taken = self.decode(payload, forwarder);
+        forwarder.skipped |= taken.is_err();
+        taken
+    }
+
+    fn decode(&mut self, payload: &[u8], forwarder: &mut Forwarder) -> Result<()> {
         match Message::decode(payload)? {
             Message::Begin(begin) => {
                 if begin.final_lsn > self.handled_rows.until {
@@ -143,9 +150,28 @@ mod tests {
     /// The relation of the golden bytes.
     const RELATION: u32 = 0x4009;
 
-    /// How many rows are to be marked after an insert into the relation, if this is the object id
-    /// of the outbox now. Kafka is not there, so the event waits.
-    async fn rows_to_mark(table: u32) -> Result<usize> {
+    /// A Begin at this position.
+    fn begin(commit: u64) -> Vec<u8> {
+        let mut bytes = golden::bytes(golden::BEGIN);
+        bytes[1..9].copy_from_slice(&commit.to_be_bytes());
+        bytes
+    }
+
+    /// The Commit of a transaction that ends ten bytes behind its position.
+    fn commit(commit: u64) -> Vec<u8> {
+        let mut bytes = golden::bytes(golden::COMMIT);
+        bytes[2..10].copy_from_slice(&commit.to_be_bytes());
+        bytes[10..18].copy_from_slice(&(commit + 10).to_be_bytes());
+        bytes
+    }
+
+    /// The forwarder behind these messages, and the result of the last one. `table` is the object
+    /// id of the outbox. Kafka is not there, so events wait.
+    async fn decoded(
+        table: u32,
+        mut handled_rows: HandledRows,
+        messages: &[Vec<u8>],
+    ) -> Result<(Forwarder, Result<()>)> {
         let config = Config::from_settings(Settings {
             database_url: Some("postgresql://outboxd@localhost/orders".to_owned()),
             kafka_brokers: Some("127.0.0.1:1".to_owned()),
@@ -157,26 +183,90 @@ mod tests {
         let mut forwarder = Forwarder::new(&config, Arc::new(Metrics::new()), board)?;
         let mut decoder = Decoder {
             config: &config,
-            handled_rows: &mut HandledRows::default(),
+            handled_rows: &mut handled_rows,
             table,
             tables: HashMap::new(),
             begin: None,
             has_events: false,
         };
-        for message in [
-            golden::BEGIN,
+        for relation in [
             golden::OUTBOX_RELATION,
-            golden::OUTBOX_INSERT,
+            golden::ENUM_RELATION,
+            golden::FULL_RELATION,
         ] {
-            decoder.take(&golden::bytes(message), &mut forwarder)?;
+            decoder.take(&golden::bytes(relation), &mut forwarder)?;
         }
+        let mut taken = Ok(());
+        for message in messages {
+            taken = decoder.take(message, &mut forwarder);
+        }
+        Ok((forwarder, taken))
+    }
+
+    /// How many rows are to be marked after an insert into the relation, if this is the object id
+    /// of the outbox now.
+    async fn rows_to_mark(table: u32) -> Result<usize> {
+        let insert = golden::bytes(golden::OUTBOX_INSERT);
+        let messages = [begin(100), insert];
+        let (forwarder, _) = decoded(table, HandledRows::default(), &messages).await?;
         assert_eq!(forwarder.engine.stats().in_flight_count, 1);
-        Ok(forwarder
-            .engine
-            .unsettled_rows()
-            .iter()
-            .filter(|row| **row == 1)
-            .count())
+        let rows = forwarder.engine.unsettled_rows();
+        Ok(rows.iter().filter(|row| **row == 1).count())
+    }
+
+    #[tokio::test]
+    async fn every_kind_of_change_has_an_index_and_nothing_else_has() -> Result<()> {
+        for (message, index) in [
+            (golden::INSERT_NULL, 1),
+            (golden::UPDATE, 1),
+            (golden::UPDATE_KEY, 1),
+            (golden::UPDATE_FULL, 1),
+            (golden::DELETE_KEY, 1),
+            (golden::DELETE_FULL, 1),
+            (golden::TRUNCATE, 1),
+            (golden::TYPE, 0),
+            (golden::ORIGIN, 0),
+            (golden::ENUM_RELATION, 0),
+            (golden::MESSAGE_TRANSACTIONAL, 0),
+            (golden::MESSAGE_ALONE, 0),
+        ] {
+            let messages = [begin(100), golden::bytes(message)];
+            let (mut forwarder, taken) =
+                decoded(RELATION, HandledRows::default(), &messages).await?;
+            taken?;
+            assert_eq!(forwarder.engine.change(), Some(index), "{message}");
+        }
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn a_handled_row_is_left_out_up_to_the_last_transaction_that_may_bring_it() -> Result<()>
+    {
+        let insert = || golden::bytes(golden::OUTBOX_INSERT);
+        let transaction = |at| [begin(at), insert(), commit(at)];
+        for (until, expected) in [(99, 2), (100, 1), (199, 1), (200, 0)] {
+            let mut handled_rows = HandledRows::default();
+            handled_rows.rows.insert(1);
+            handled_rows.until = Lsn::new(until);
+            let messages = [transaction(100), transaction(200)].concat();
+            let (forwarder, taken) = decoded(RELATION, handled_rows, &messages).await?;
+            taken?;
+            let count = forwarder.engine.stats().in_flight_count;
+            assert_eq!(count, expected, "until {until}");
+        }
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn a_change_that_cannot_be_decoded_is_known_as_skipped() -> Result<()> {
+        let mut short = golden::bytes(golden::INSERT_NULL);
+        short[1..5].copy_from_slice(&RELATION.to_be_bytes());
+        for message in [short, golden::bytes(golden::INSERT_BINARY)] {
+            let messages = [begin(100), message];
+            let (forwarder, taken) = decoded(RELATION, HandledRows::default(), &messages).await?;
+            assert!(taken.is_err() && forwarder.skipped);
+        }
+        Ok(())
     }
 
     #[tokio::test]

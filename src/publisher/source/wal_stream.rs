@@ -141,9 +141,7 @@ impl<'a> Stream<'a> {
             match self.client.next()? {
                 None => return Ok(()),
                 Some(Frame::XLogData { payload, .. }) if intake == Intake::Open => {
-                    let taken = self.decoder.take(payload, self.forwarder);
-                    self.forwarder.skipped |= taken.is_err();
-                    taken?;
+                    self.decoder.take(payload, self.forwarder)?;
                 }
                 Some(Frame::XLogData { .. }) => {}
                 Some(Frame::Keepalive {
