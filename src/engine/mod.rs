@@ -49,7 +49,7 @@ pub(crate) mod violation;
 mod write_back_queue;
 
 #[cfg(test)]
-pub(crate) mod simulation;
+mod simulation;
 #[cfg(test)]
 mod tests;
 

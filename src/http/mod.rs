@@ -150,13 +150,13 @@ fn readiness(status: &Status) -> Result<(), String> {
         Phase::Stopped => return Err(unready("stopped", status)),
         Phase::Failed => return Err(unready("failed", status)),
     }
-    if !status.kafka_has_answered {
-        return Err(unready("no Kafka broker has answered yet", status));
-    }
     let mut losing = status.problems.iter().filter(|one| one.loses_events);
     if let Some(problem) = losing.next() {
         let (name, hint) = (problem.name, &problem.hint);
         return Err(format!("{name}: {} ({hint})", problem.detail));
+    }
+    if !status.kafka_has_answered {
+        return Err(unready("no Kafka broker has answered yet", status));
     }
     long_wait(status)
 }

@@ -64,8 +64,7 @@ async fn expect_found(outboxd: &Outboxd, missed: usize, before: u64) -> Result<(
     outboxd
         .wait_for_status("the problem to end", LIMIT, is_resolved)
         .await?;
-    let (code, body) = outboxd.get("/readyz").await?;
-    assert_eq!(code, 200, "{body}");
+    outboxd.wait_until_ready(LIMIT).await?;
     let metric = outboxd.metric("outboxd_missed_events_total").await?;
     assert_eq!(metric, Some(missed as f64));
     Ok(())
@@ -173,7 +172,7 @@ async fn what_was_committed_while_the_table_was_out_of_the_publication_is_found(
             .await?;
         fixture.all_marked(LIMIT).await?;
         assert_eq!(outboxd.metric(metric).await?, None);
-        assert_eq!(outboxd.get("/readyz").await?.0, 200);
+        outboxd.wait_until_ready(LIMIT).await?;
         assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
         assert_eq!(ids_from_table(&fixture).await?, Vec::from_iter(missed));
         fixture.verdict(&oracle).await?.expect_exact()?;

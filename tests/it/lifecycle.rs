@@ -110,7 +110,7 @@ async fn metrics_and_health_show_what_was_published_and_where_the_slot_stands() 
         assert!(outboxd.metric(name).await?.is_some(), "{name}");
     }
     assert_eq!(outboxd.get("/livez").await?.0, 200);
-    assert_eq!(outboxd.get("/readyz").await?.0, 200);
+    outboxd.wait_until_ready(LIMIT).await?;
     assert!(outboxd.get("/").await?.1.contains(&fixture.slot()));
     Ok(())
 }

@@ -70,7 +70,7 @@ async fn polled_events_are_the_streams_records_in_order_of_id_and_say_where_they
         for absent in ["slot", "publication", "slot_health", "received_lsn"] {
             assert_eq!(status[absent], Value::Null, "{absent}");
         }
-        assert_eq!(outboxd.get("/readyz").await?.0, 200);
+        outboxd.wait_until_ready(LIMIT).await?;
         assert_eq!(outboxd.metric("outboxd_slot_lag_bytes").await?, None);
         assert!(fixture.database.slot(&fixture.slot()).await?.is_none());
         assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());

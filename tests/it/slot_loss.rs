@@ -281,7 +281,7 @@ async fn a_slot_that_is_nearly_lost_is_a_warning_before_it_is_lost() -> Result<(
         ensure!(status["troubles"][0]["loses_events"] == false, "{status}");
         let metric = "outboxd_trouble{trouble=\"slot-nearly-lost\"}";
         assert_eq!(outboxd.metric(metric).await?, Some(1.0));
-        assert_eq!(outboxd.get("/readyz").await?.0, 200);
+        outboxd.wait_until_ready(LIMIT).await?;
         let log = outboxd.log();
         assert_eq!(log.matches("slot-nearly-lost").count(), 1, "{log}");
         kafka.thaw()?;

@@ -304,6 +304,15 @@ impl Outboxd {
             .await
     }
 
+    /// Waits until `/readyz` is 200: a broker has answered, and nothing that matters is waited for.
+    pub(crate) async fn wait_until_ready(&self, limit: Duration) -> Result<()> {
+        wait_until("readiness", limit, async || {
+            let (code, why) = self.get("/readyz").await?;
+            Ok(if code == 200 { Ok(()) } else { Err(why) })
+        })
+        .await
+    }
+
     fn must_run(&self, reached: bool) -> Result<()> {
         match self.exit_code() {
             Some(code) if !reached => bail!("outboxd has ended with {code}; {}", self.last_words()),
