@@ -136,10 +136,11 @@ fn time(shape: &TableShape) -> String {
     let is_comparable = |name: &str| [TIMESTAMP, TIMESTAMPTZ, "date"].contains(&name);
     match (created, published) {
         (Some(created), Some(published)) if is_comparable(&created.base_type) => {
-            let created = format!("t.created_at::{published}");
+            // Comparisons between these types take every value; a cast does not.
+            let created = "t.created_at";
             format!(
                 "CASE WHEN {created} >= {now} AND {created} <= {now} + INTERVAL '26 hours' \
-                 THEN {created} + INTERVAL '1 microsecond' ELSE {now} END"
+                 THEN {created}::{published} + INTERVAL '1 microsecond' ELSE {now} END"
             )
         }
         _ => now,

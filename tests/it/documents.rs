@@ -150,7 +150,7 @@ fn tests_of(file: &str, text: &str) -> Vec<String> {
 /// The last name of a file's module: `tracker` of `engine/tracker.rs`, `engine` of `engine/mod.rs`.
 fn module(path: &Path) -> Option<String> {
     let name = match path.file_stem()? {
-        name if name == "mod" => path.parent()?.file_name()?,
+        name if name == "mod" || name == "tests" => path.parent()?.file_name()?,
         name => name,
     };
     Some(name.to_string_lossy().into_owned())

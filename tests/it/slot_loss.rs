@@ -282,6 +282,7 @@ async fn a_slot_that_is_nearly_lost_is_a_warning_before_it_is_lost() -> Result<(
         let metric = "outboxd_trouble{trouble=\"slot-nearly-lost\"}";
         assert_eq!(outboxd.metric(metric).await?, Some(1.0));
         outboxd.wait_until_ready(LIMIT).await?;
+        outboxd.wait_for_log(&["slot-nearly-lost"], LIMIT).await?;
         let log = outboxd.log();
         assert_eq!(log.matches("slot-nearly-lost").count(), 1, "{log}");
         kafka.thaw()?;
