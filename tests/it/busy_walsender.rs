@@ -13,7 +13,7 @@ use crate::support::{heavy, is_long_run};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// Suspends a server process for 90 % of the time, until this is dropped.
+/// Suspends a server process for 98 % of the time, until this is dropped.
 struct Slowed {
     task: tokio::task::JoinHandle<()>,
     pid: i32,
@@ -24,7 +24,7 @@ impl Slowed {
         let task = tokio::spawn(async move {
             loop {
                 signal(pid, "-STOP");
-                tokio::time::sleep(Duration::from_millis(90)).await;
+                tokio::time::sleep(Duration::from_millis(490)).await;
                 signal(pid, "-CONT");
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
