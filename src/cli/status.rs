@@ -11,7 +11,8 @@ use outboxd::config::{AfterPublish, Config, Settings, Source};
 use outboxd::format::bytes;
 use outboxd::outbox::DeadLetters;
 use outboxd::postgres::slot::{self, Slot};
-use outboxd::postgres::{self, Session, advisory_lock, preflight, table_shape};
+use outboxd::postgres::table_shape::{self, TableShape};
+use outboxd::postgres::{self, Session, advisory_lock, preflight};
 use serde::Serialize;
 
 /// Unpublished rows are counted up to this number: a count reads each of them.
@@ -99,8 +100,16 @@ impl Status {
             problems.extend(poller.is_none().then(problem));
             (None, poller)
         };
-        let unpublished = unpublished_rows(session, config).await.ok().flatten();
-        let waiting = dead_letter_rows(session, config).await.ok().flatten();
+        let shape = table_shape::read(session, &config.table).await;
+        let (unpublished, waiting) = match shape.ok().flatten() {
+            Some(shape) => {
+                let letters = DeadLetters::new(config, &shape);
+                let unpublished = unpublished_rows(session, config, &shape).await;
+                let waiting = letters.waiting_rows(session).await;
+                (unpublished.ok().flatten(), waiting.ok().flatten())
+            }
+            None => (None, None),
+        };
         let lsn = |lsn: Option<outboxd::lsn::Lsn>| lsn.map(|lsn| lsn.to_string());
         Ok(Status {
             healthy: problems.is_empty(),
@@ -212,24 +221,12 @@ fn slot_problem(name: &str, slot: Option<&Slot>) -> Option<String> {
     })
 }
 
-async fn dead_letter_rows(
-    session: &Session,
-    config: &Config,
-) -> outboxd::error::Result<Option<i64>> {
-    let Some(shape) = table_shape::read(session, &config.table).await? else {
-        return Ok(None);
-    };
-    DeadLetters::new(config, &shape).waiting_rows(session).await
-}
-
 /// One more than `COUNT_MAX` means that there are more.
 async fn unpublished_rows(
     session: &Session,
     config: &Config,
+    shape: &TableShape,
 ) -> outboxd::error::Result<Option<i64>> {
-    let Some(shape) = table_shape::read(session, &config.table).await? else {
-        return Ok(None);
-    };
     let unpublished = match (config.after_publish, shape.column("published_at")) {
         (AfterPublish::Keep, _) => return Ok(None),
         (_, Some(_)) => "WHERE published_at IS NULL",
