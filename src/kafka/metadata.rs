@@ -142,8 +142,8 @@ impl MetadataClient {
         Ok(())
     }
 
-    /// The client that all requests share. After a failure it is made anew if a file that it was
-    /// made from has changed.
+    /// The client that all requests share. After a failure a new one replaces it if a
+    /// TLS file has changed.
     async fn client(&self) -> Result<Arc<Client>> {
         let (settings, client) = (self.settings.clone(), Arc::clone(&self.client));
         let (config, failed) = (self.config.clone(), self.failed.load(Ordering::Relaxed));

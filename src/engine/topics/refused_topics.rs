@@ -15,7 +15,7 @@ use crate::engine::topics::topic_id::TopicId;
 const GRACE: Duration = Duration::from_secs(5);
 /// The same for a topic that has taken records before, while no other topic has any.
 const GRACE_AFTER_DELIVERIES: Duration = Duration::from_secs(60);
-/// The most topics that are told apart.
+/// The most topics that are counted separately.
 const TOPICS_MAX: usize = 1_000;
 
 /// The refusals of one topic, without a delivery to it in between.

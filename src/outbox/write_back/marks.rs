@@ -8,7 +8,7 @@
 //! A statement that changed a row proves nothing, because a trigger may have kept or restored what
 //! was there, and may do so as late as the commit. So the rows are looked at afterwards, by a
 //! statement of its own. A row that is visible and still unpublished was either locked or refused
-//! its mark: `SKIP LOCKED` tells which, since it returns the rows that nobody has locked.
+//! its mark: `SKIP LOCKED` returns only rows without a lock, so a row that it returns was refused.
 
 use std::collections::{HashMap, HashSet};
 
