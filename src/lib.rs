@@ -93,6 +93,7 @@ full.
 
 #[doc(hidden)]
 pub mod error;
+mod fnv;
 #[doc(hidden)]
 pub mod outbox;
 #[doc(hidden)]
@@ -109,8 +110,6 @@ mod engine;
 #[cfg(feature = "ephemeral")]
 #[doc(hidden)]
 pub mod ephemeral;
-#[cfg(feature = "publisher")]
-mod fnv;
 #[cfg(feature = "publisher")]
 #[doc(hidden)]
 pub mod format;
