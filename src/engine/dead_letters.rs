@@ -6,9 +6,8 @@
 //! done only when its dead letter is committed; until then it holds the slot like any other, and a
 //! write that fails is repeated without end.
 //!
-//! A parked key. All events behind a dead letter of the same topic and key are filed too, in order,
-//! until the dead letter is retried or discarded; if Kafka refuses it again, those behind it are
-//! parked again. [`ParkedKeys`] keeps account of that.
+//! A parked key: all events behind a dead letter of the same topic and key are filed too, in order,
+//! until it is retried or discarded; if Kafka refuses it again, so are those behind it.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
@@ -22,6 +21,7 @@ use crate::engine::tracker::Ticket;
 use crate::lsn::Lsn;
 use crate::outbox::{
     CloseDeadLetter, KeyHash, NewDeadLetter, OwnedRecord, ParkedKeyList, Rejection, ResolveRequest,
+    RowName,
 };
 
 /// Dead letters in one statement.
@@ -148,7 +148,7 @@ impl DeadLetterQueue {
         &mut self,
         now: Duration,
         ticket: Ticket,
-        row: Option<i64>,
+        row: Option<RowName>,
         record: Option<Box<OwnedRecord>>,
         rejection: Rejection,
         attempts: u32,
@@ -177,7 +177,7 @@ impl DeadLetterQueue {
     pub(crate) fn file_parked(
         &mut self,
         ticket: Ticket,
-        row: Option<i64>,
+        row: Option<RowName>,
         record: Box<OwnedRecord>,
     ) {
         if let Some(hash) = KeyHash::of_record(&record) {
@@ -195,7 +195,7 @@ impl DeadLetterQueue {
     fn file(
         &mut self,
         ticket: Ticket,
-        row: Option<i64>,
+        row: Option<RowName>,
         record: Option<Box<OwnedRecord>>,
         rejection: Rejection,
         attempts: u32,
@@ -221,11 +221,11 @@ impl DeadLetterQueue {
 
     /// Kafka has the event. True if it was a retried one: its dead letter is closed then, and its
     /// row is marked with it.
-    pub(crate) fn delivered(&mut self, ticket: Ticket, row: Option<i64>) -> bool {
+    pub(crate) fn delivered(&mut self, ticket: Ticket, row: Option<RowName>) -> bool {
         let Some(dead_letter) = self.resolving.get(&ticket).map(|source| source.dead_letter) else {
             return false;
         };
-        self.close(ticket, dead_letter, row, true);
+        self.close(ticket, dead_letter, row.map(|row| row.id), true);
         true
     }
 
@@ -244,8 +244,8 @@ impl DeadLetterQueue {
     }
 
     /// The event was refused alone: counts the attempt.
-    pub(crate) fn attempted(&mut self, row: Option<i64>) {
-        self.to_count.extend(row);
+    pub(crate) fn attempted(&mut self, row: Option<RowName>) {
+        self.to_count.extend(row.map(|row| row.id));
     }
 
     /// A dead letter is retried or discarded: from now on its event is on its way like any other.

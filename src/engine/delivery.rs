@@ -4,7 +4,6 @@
 //! engine owns. An event is acknowledged when Kafka has it in order, or its dead letter is filed.
 //! It is settled when its row is written back, or its dead letter is filed or closed.
 
-use std::collections::HashSet;
 use std::time::Duration;
 
 use crate::config::AfterPublish;
@@ -17,7 +16,7 @@ use crate::engine::topics::{NO_TOPIC, TopicId};
 use crate::engine::tracker::{InFlight, Ticket};
 use crate::engine::{Engine, WorkerState};
 use crate::lsn::Lsn;
-use crate::outbox::{Mark, Outcome, ParkedKeyList, Resolution, ResolveRequest};
+use crate::outbox::{Mark, Outcome, ParkedKeyList, Resolution, ResolveRequest, RowName, RowSet};
 
 impl Engine {
     /// Takes in Kafka's report on a record. Adds the events that are acknowledged by it, this one
@@ -179,7 +178,7 @@ impl Engine {
             }
             _ => NO_TOPIC,
         };
-        let row = request.row;
+        let row = request.row.map(RowName::of_id);
         let bytes = request.record.as_ref().map_or(0, |record| record.size());
         let event = InFlight {
             row,
@@ -194,7 +193,7 @@ impl Engine {
         if request.resolution == Resolution::Discard {
             self.tracker.acknowledge(ticket);
             let dead_letters = &mut self.dispatch.dead_letters;
-            dead_letters.discarded(ticket, request.dead_letter, row);
+            dead_letters.discarded(ticket, request.dead_letter, request.row);
             return;
         }
         let (record, rejection) = match (request.record, request.rejection) {
@@ -244,7 +243,7 @@ impl Engine {
     }
 
     /// The rows of all events that are not settled.
-    pub(crate) fn unsettled_rows(&self) -> HashSet<i64> {
+    pub(crate) fn unsettled_rows(&self) -> RowSet {
         self.tracker.unsettled_rows().collect()
     }
 

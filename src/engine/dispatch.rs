@@ -22,7 +22,7 @@ use crate::engine::topics::topic_queue::HeldRecord;
 use crate::engine::topics::{TopicId, Topics};
 use crate::engine::tracker::{InFlight, Ticket, Tracker};
 use crate::lsn::Lsn;
-use crate::outbox::{OwnedRecord, Rejection};
+use crate::outbox::{OwnedRecord, Rejection, RowName};
 
 /// What to do with an event that was just accepted.
 #[derive(Debug, PartialEq, Eq)]
@@ -218,7 +218,7 @@ impl Dispatch {
         &mut self,
         now: Duration,
         ticket: Ticket,
-        row: Option<i64>,
+        row: Option<RowName>,
         record: Option<Box<OwnedRecord>>,
         rejection: Rejection,
         attempts: u32,

@@ -12,13 +12,13 @@ use crate::engine::record_checks::RecordFacts;
 use crate::engine::topics::topic_queue::HeldRecord;
 use crate::engine::topics::{NO_TOPIC, TopicId};
 use crate::engine::tracker::{InFlight, Ticket};
-use crate::outbox::{OwnedRecord, Rejection, TopicName};
+use crate::outbox::{OwnedRecord, Rejection, RowName, TopicName};
 
 /// An event that a source offers to the engine.
 #[derive(Debug)]
 pub(crate) struct Offer<'a> {
     /// See [`InFlight::row`].
-    pub(crate) row: Option<i64>,
+    pub(crate) row: Option<RowName>,
     /// The transaction that inserted the row.
     pub(crate) xid: u32,
     /// Bytes of the record, counted until the acknowledgement.

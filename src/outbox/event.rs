@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::outbox::{CreatedAt, RowName};
+
 /// A committed row of the outbox.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Event<'a> {
@@ -26,6 +28,18 @@ pub struct Event<'a> {
     pub published: bool,
     /// The first column whose value is longer than a record can be, and was not read.
     pub left_out: Option<&'static str>,
+}
+
+impl Event<'_> {
+    /// The name of the row, if its id is a number.
+    pub(crate) fn row_name(&self) -> Option<RowName> {
+        Some(RowName {
+            id: self.row_id?,
+            created: self
+                .created_at
+                .map_or(CreatedAt::UNKNOWN, CreatedAt::of_text),
+        })
+    }
 }
 
 /// A value as Postgres prints it.

@@ -12,6 +12,7 @@
 //! `CHECK (published_at > created_at)` holds. A time that is further ahead is no time zone.
 
 use crate::config::AfterPublish;
+use crate::outbox::row_name;
 use crate::postgres::TableShape;
 use crate::postgres::table_shape::is_table;
 
@@ -27,6 +28,10 @@ pub(crate) struct Marking {
     ours: String,
     has_published_at: bool,
     id_is_integer: bool,
+    /// An expression for what names a row `t` beside its id, and its type.
+    created: String,
+    has_created: bool,
+    created_type: &'static str,
     time: String,
     /// The type of `times_attempted`, if the table has such a column that can be written.
     counter: Option<String>,
@@ -43,6 +48,9 @@ impl Marking {
             ours: is_table(&shape.name, shape.oid),
             has_published_at: shape.column("published_at").is_some(),
             id_is_integer: shape.id_is_integer(),
+            created: row_name::created(shape, "t"),
+            has_created: row_name::has_created(shape),
+            created_type: row_name::created_type(shape),
             time: time(shape),
             counter: counter.map(|column| column.base_type.clone()),
         }
@@ -56,6 +64,28 @@ impl Marking {
     /// Whether ids are compared as integers.
     pub(crate) fn id_is_integer(&self) -> bool {
         self.id_is_integer
+    }
+
+    /// A condition: the row `t` is one of those that `$1` names, ascending ids, each once, with
+    /// their times in `$2`. A time of [`CreatedAt::ANY`](crate::outbox::CreatedAt::ANY) is not
+    /// compared.
+    ///
+    /// A join with the ids would leave the planner the choice to read every unpublished row.
+    pub(crate) fn is_named(&self) -> String {
+        let (created, kind) = (&self.created, self.created_type);
+        let named = "t.id = ANY ($1::bigint[])";
+        match self.has_created {
+            true => format!(
+                "{named} AND ($2::{kind}[])[pg_catalog.width_bucket(t.id::bigint, $1::bigint[])] \
+                 IN ('-infinity', {created})"
+            ),
+            false => format!("{named} AND $2::{kind}[] IS NOT NULL"),
+        }
+    }
+
+    /// What names the row `t` beside its id; null if that is nothing.
+    pub(crate) fn created(&self) -> &str {
+        &self.created
     }
 
     /// Whether rows can be told apart by a mark.

@@ -38,6 +38,8 @@ mod refusal;
 #[cfg(feature = "publisher")]
 mod router;
 #[cfg(feature = "publisher")]
+mod row_name;
+#[cfg(feature = "publisher")]
 mod select_list;
 #[cfg(feature = "publisher")]
 mod statement_check;
@@ -64,6 +66,7 @@ pub use self::{
     owned_record::OwnedRecord,
     record::Record,
     router::{EventSource, Router},
+    row_name::{CreatedAt, RowName},
     statement_check::preflight,
     table::{SlowRows, UnpublishedRows},
 };
@@ -71,6 +74,7 @@ pub use self::{
 pub(crate) use self::{
     dead_letter::{PARKED_KEYS_MAX, known},
     record_size::wire_size,
+    row_name::RowSet,
     statement_check::check_statements,
     table::{BATCH, Batch, MissedRows, Read, SAVEPOINT, TableLocation, TableRow, TableState},
     write_back::{Mark, Outcome, WriteBack},

@@ -9,7 +9,7 @@ use crate::support::fixture::Fixture;
 use crate::support::kafka;
 use crate::support::outboxd::Outboxd;
 use crate::support::postgres::{self, MAJORS};
-use crate::support::{heavy, is_long_run};
+use crate::support::{heavy, is_long_run, signal};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -38,16 +38,6 @@ impl Drop for Slowed {
         self.task.abort();
         signal(self.pid, "-CONT");
     }
-}
-
-fn signal(pid: i32, name: &str) {
-    let sent = std::process::Command::new("kill")
-        .args([name, &pid.to_string()])
-        .status();
-    assert!(
-        sent.is_ok_and(|status| status.success()),
-        "kill {name} {pid}"
-    );
 }
 
 /// A slowed walsender decodes a table rewrite. Before Postgres 16 it neither sends nor reads

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use outboxd::config::{Config, Settings as Configured};
 use outboxd::outbox::{
     CloseDeadLetter, DeadLetters, KeyHash, NewDeadLetter, OwnedRecord, ParkedKey, Rejection,
-    Resolution, ResolveRequest, Router, SlowRows, UnpublishedRows,
+    Resolution, ResolveRequest, Router, RowName, SlowRows, UnpublishedRows,
 };
 use outboxd::postgres::{self as sql, Session, preflight, table_shape};
 use serde_json::Value;
@@ -147,7 +147,7 @@ fn dead_letter(row: i64, payload: &str) -> NewDeadLetter {
     NewDeadLetter {
         ticket: 1,
         known: None,
-        row: Some(row),
+        row: Some(RowName::of_id(row)),
         record: record("orders", b"created", payload.as_bytes(), &headers),
         rejection: Rejection {
             code: "RECORD_TOO_LARGE".to_owned(),

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 /// The rows of the first table of `tests/faults.md`.
-const FAULTS: [&str; 86] = [
+const FAULTS: [&str; 87] = [
     "process killed at any step",
     "walsender terminated",
     "Postgres stopped without a checkpoint",
@@ -18,6 +18,7 @@ const FAULTS: [&str; 86] = [
     "failover to a standby that lags",
     "server restored from older files that has written past our position",
     "ids that begin again while a dead letter is open",
+    "ids that begin again while marks wait, or while rows are read",
     "id 0, negative ids, the lowest number",
     "two outboxes whose long names begin alike",
     "failover with a slot that standbys keep",

@@ -9,8 +9,9 @@ use serde_json::Value;
 use crate::support::ephemeral::Stop;
 use crate::support::fixture::Fixture;
 use crate::support::kafka::{self, Kafka};
-use crate::support::outboxd::{Outboxd, Settings, command};
-use crate::support::postgres::{self, MAJORS, Session};
+use crate::support::outboxd::{Outboxd, Settings, command, init};
+use crate::support::postgres::{self, Database, MAJORS, Session};
+use crate::support::signal;
 use crate::support::wait::wait_until;
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -50,8 +51,12 @@ fn numbered(rows: i64) -> Vec<String> {
 }
 
 async fn wait_until_arrived(fixture: &Fixture<'_>, kind: &str, rows: i64) -> Result<()> {
+    wait_for_events(fixture.kafka, &fixture.topic, kind, rows).await
+}
+
+async fn wait_for_events(kafka: &Kafka, topic: &str, kind: &str, rows: i64) -> Result<()> {
     wait_until(&format!("the {kind} events"), LIMIT, async || {
-        let mut found = arrived(fixture.kafka, &fixture.topic, kind).await?;
+        let mut found = arrived(kafka, topic, kind).await?;
         found.dedup();
         Ok(if found == numbered(rows) {
             Ok(())
@@ -230,6 +235,77 @@ async fn a_poller_marks_no_row_of_a_restored_server_that_it_has_not_sent() -> Re
     wait_until_arrived(&fixture, "new", 60).await?;
     fixture.all_marked(LIMIT).await?;
     assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
+    Ok(())
+}
+
+const TRUNCATE: &str = "TRUNCATE outbox.outbox RESTART IDENTITY";
+
+/// The marks of a poller's events come when the table has new rows with their ids.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_poller_takes_no_new_row_for_one_that_it_has_sent_and_that_is_gone() -> Result<()> {
+    let mut kafka = kafka::private(&[])?;
+    let database = Database::create(postgres::shared(postgres::turn(15))).await?;
+    let topic = kafka.topic("events", 2).await?;
+    let settings = Settings::new(&database, &kafka)?;
+    init(&settings).await?;
+    let mut outboxd = Outboxd::spawn(&polling(&settings))?;
+    outboxd.wait_for_phase("polling", LIMIT).await?;
+    let session = database.connect().await?;
+    insert(&session, &topic, "first", 1).await?;
+    database.all_marked(LIMIT).await?;
+    kafka.freeze()?;
+    insert(&session, &topic, "old", 40).await?;
+    outboxd
+        .wait_for_status("records in flight", LIMIT, |status| {
+            status["in_flight_records"] == 40
+        })
+        .await?;
+    session.batch_execute(TRUNCATE).await?;
+    insert(&session, &topic, "new", 60).await?;
+    kafka.thaw()?;
+    wait_for_events(&kafka, &topic, "new", 60).await?;
+    database.all_marked(LIMIT).await?;
+    assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
+    Ok(())
+}
+
+/// The stream has not delivered the new rows yet when the marks of the old ones are due.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mark_that_waits_for_a_row_that_is_gone_marks_no_new_row_of_its_id() -> Result<()> {
+    let server = postgres::private(postgres::turn(17), &[])?;
+    let fixture = Fixture::create(&server, kafka::shared()).await?;
+    let settings = fixture.settings.clone();
+    let settings = settings.set("OUTBOX_BATCH_SIZE", "100000");
+    let mut outboxd = Outboxd::spawn(&settings.set("OUTBOX_PROCESS_INTERVAL", "1h"))?;
+    outboxd.wait_for_phase("streaming", LIMIT).await?;
+    let session = fixture.database.connect().await?;
+    insert(&session, &fixture.topic, "old", 50).await?;
+    outboxd
+        .wait_for_status("rows that wait for their marks", LIMIT, |status| {
+            status["published_total"] == 50 && status["unmarked_records"] == 50
+        })
+        .await?;
+    let slot = fixture.database.slot(&fixture.slot()).await?;
+    let walsender = slot.and_then(|it| it.active_pid).context("a session")?;
+    signal(walsender, "-STOP");
+    session.batch_execute(TRUNCATE).await?;
+    insert(&session, &fixture.topic, "new", 60).await?;
+    // A stop waits for no full batch of marks, but for the walsender.
+    outboxd.terminate()?;
+    outboxd
+        .wait_for_status("no mark to wait", LIMIT, |status| {
+            status["unmarked_records"] == 0
+        })
+        .await?;
+    let marked = "SELECT count(*) FROM outbox.outbox WHERE published_at IS NOT NULL";
+    assert_eq!(session.value::<i64>(marked).await?, 0);
+    signal(walsender, "-CONT");
+    assert_eq!(outboxd.wait(LIMIT).await?, 0, "{}", outboxd.log());
+    outboxd.respawn()?;
+    wait_until_arrived(&fixture, "new", 60).await?;
+    assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
+    fixture.all_marked(LIMIT).await?;
+    assert_eq!(fixture.kafka.record_count(&[&fixture.topic]).await?, 110);
     Ok(())
 }
 

@@ -38,7 +38,7 @@ pub(crate) struct DeadLetterTable {
 impl DeadLetterTable {
     pub(crate) fn file(&mut self, dead_letters: &[NewDeadLetter]) {
         for dead_letter in dead_letters {
-            let row = dead_letter.row.map_or(0, |row| row as usize);
+            let row = dead_letter.row.map_or(0, |row| row.id as usize);
             let record = dead_letter
                 .record
                 .as_ref()

@@ -18,7 +18,7 @@ use crate::engine::record_checks::RecordFacts;
 use crate::engine::simulation::world::{Appended, Batch, Message, Reported, Status, World};
 use crate::engine::tracker::{ENTRY_BYTES, Ticket};
 use crate::lsn::Lsn;
-use crate::outbox::Rejection;
+use crate::outbox::{Rejection, RowName};
 
 #[derive(Debug)]
 pub(crate) struct Process {
@@ -206,7 +206,7 @@ impl Process {
         let bytes = world.rows[row].bytes;
         let record = world.record(row);
         let offered = self.engine.offer(Offer {
-            row: Some(row as i64),
+            row: Some(RowName::of_id(row as i64)),
             xid,
             bytes,
             since_micros: 0,
@@ -300,7 +300,7 @@ impl Process {
             assert!(done.is_empty());
         }
         for accepted in done {
-            let row = accepted.row.expect("each event has a row") as usize;
+            let row = accepted.row.expect("each event has a row").id as usize;
             assert!(
                 world.rows[row].appended > 0,
                 "row {row} was acknowledged and never appended"

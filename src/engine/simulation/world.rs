@@ -618,8 +618,12 @@ impl World {
         match &mut self.batches[at].work {
             DatabaseWork::Mark(marks) => {
                 for mark in marks {
-                    let row = &mut self.rows[mark.row as usize];
-                    assert!(row.appended > 0, "row {} marked, never published", mark.row);
+                    let row = &mut self.rows[mark.row.id as usize];
+                    assert!(
+                        row.appended > 0,
+                        "row {} marked, never published",
+                        mark.row.id
+                    );
                     if !without_effect && row.visible && !row.locked {
                         row.marked = true;
                         row.settled_at = row.settled_at.min(settled_at);
@@ -634,7 +638,7 @@ impl World {
             _ if without_effect => {}
             DatabaseWork::File(dead_letters) => {
                 for dead_letter in &*dead_letters {
-                    let row = dead_letter.row.map_or(0, |row| row as usize);
+                    let row = dead_letter.row.map_or(0, |row| row.id as usize);
                     let row = &mut self.rows[row];
                     row.settled_at = row.settled_at.min(settled_at);
                 }

@@ -27,7 +27,7 @@ use crate::engine::record_checks::{self, RecordFacts};
 use crate::engine::topics::topic::{MetadataAnswer, TopicLimits};
 use crate::engine::tracker::{InFlight, Ticket};
 use crate::lsn::Lsn;
-use crate::outbox::{Columns, Event, EventSource, Router, TopicName};
+use crate::outbox::{Columns, Event, EventSource, Router, RowName, TopicName};
 use crate::pgoutput::{Message, Timestamp, golden};
 
 const PER_TRANSACTION: u64 = 10;
@@ -151,7 +151,7 @@ impl DatabaseWork {
                 wire_bytes: 600,
             };
             let offered = engine.offer(Offer {
-                row: Some(1),
+                row: Some(RowName::of_id(1)),
                 xid: 1,
                 bytes: 1_000,
                 since_micros: 1,

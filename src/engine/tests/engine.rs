@@ -21,7 +21,7 @@ use crate::engine::violation::Violation;
 use crate::lsn::Lsn;
 use crate::outbox::{
     KeyHash, Mark, NewDeadLetter, Outcome, OwnedRecord, ParkedKey, ParkedKeyList, Rejection,
-    Resolution, ResolveRequest, TopicName,
+    Resolution, ResolveRequest, RowName, TopicName,
 };
 
 const MS: Duration = Duration::from_millis(1);
@@ -101,7 +101,7 @@ fn begin_row(engine: &mut Engine, commit: u64, row: Option<i64>) -> (Ticket, boo
     engine.change().unwrap();
     let record = record(commit as i64);
     let offered = engine.offer(Offer {
-        row,
+        row: row.map(RowName::of_id),
         xid: 1,
         bytes: 10,
         since_micros: 0,
@@ -476,7 +476,7 @@ fn deferred_rows_come_back_in_their_order_before_newer_ones() {
     let rows: Vec<i64> = write_back(&mut engine, MS * 51)
         .marks
         .iter()
-        .map(|mark| mark.row)
+        .map(|mark| mark.row.id)
         .collect();
     assert_eq!(rows, [100, 200, 300, 400]);
 }
@@ -526,7 +526,7 @@ fn a_partition_is_rewound_in_order_and_the_last_word_of_a_key_is_its_newest_even
     assert_eq!(dead_letters.len(), 1);
     assert_eq!(
         (dead_letters[0].row, dead_letters[0].attempts),
-        (Some(200), 3)
+        (Some(RowName::of_id(200)), 3)
     );
     // The records that overtook it are sent again, and only then the new one.
     assert_eq!(sends(&mut engine, MS * 2_000), [tickets[2]]);
@@ -1142,7 +1142,7 @@ fn event_for(engine: &mut Engine, commit: u64, topic: &str) -> Option<Ticket> {
     engine.change().unwrap();
     let record = OwnedRecord::new(topic, Some(b"k"), Some(b"{}"), std::iter::empty());
     let offered = engine.offer(Offer {
-        row: Some(commit as i64),
+        row: Some(RowName::of_id(commit as i64)),
         xid: 1,
         bytes: 10,
         since_micros: 0,
@@ -1332,7 +1332,7 @@ fn a_flood_stops_at_the_limit_and_what_the_table_has_counts() {
             engine.change().unwrap();
             let record = record(row);
             let offered = engine.offer(Offer {
-                row: Some(row),
+                row: Some(RowName::of_id(row)),
                 xid: 1,
                 bytes: 10,
                 since_micros: 0,
@@ -1391,7 +1391,7 @@ fn every_number_is_a_row_and_an_event_without_a_row_needs_no_mark() {
         engine.commit(Lsn::new(commit), Lsn::new(commit + 10));
         delivered(&mut engine, MS, ticket);
         let batch = write_back(&mut engine, MS);
-        assert_eq!(batch.marks[0].row, row);
+        assert_eq!(batch.marks[0].row.id, row);
         written(&mut engine, MS, batch, true);
         commit += 10;
     }
@@ -1413,7 +1413,7 @@ fn the_dead_letter_of_row_zero_names_it() {
         assert_eq!(sends(&mut engine, now), [ticket]);
     }
     refused(&mut engine, now, ticket, 100);
-    assert_eq!(filed(&mut engine, now)[0].row, Some(0));
+    assert_eq!(filed(&mut engine, now)[0].row, Some(RowName::of_id(0)));
 }
 
 /// An engine whose event of the transaction at 100 waits for its mark, and that has received
@@ -1460,7 +1460,7 @@ fn after_a_restart_no_row_is_marked_and_nothing_confirmed_before_the_history_is_
     );
     engine.keepalive(MS * 200, Lsn::new(150), false);
     let batch = write_back(&mut engine, MS * 200);
-    assert_eq!(batch.marks[0].row, 100);
+    assert_eq!(batch.marks[0].row.id, 100);
     written(&mut engine, MS * 200, batch, true);
     assert_eq!(engine.stats().confirmed, Lsn::new(150));
 }

@@ -12,6 +12,7 @@ use proptest::prelude::*;
 use crate::engine::tracker::{ENTRY_BYTES, InFlight, Ticket, Tracker};
 use crate::engine::violation::Violation;
 use crate::lsn::Lsn;
+use crate::outbox::RowName;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Progress {
@@ -281,7 +282,7 @@ impl Pair {
 
     fn next_event(&self, bytes: u32) -> InFlight {
         InFlight {
-            row: Some(self.model.next_ticket as i64),
+            row: Some(RowName::of_id(self.model.next_ticket as i64)),
             xid: 7,
             bytes,
             topic: 3,
@@ -548,7 +549,7 @@ proptest! {
 
 fn event() -> InFlight {
     InFlight {
-        row: Some(1),
+        row: Some(RowName::of_id(1)),
         xid: 1,
         bytes: 10,
         topic: 0,

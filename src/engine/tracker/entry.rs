@@ -2,6 +2,8 @@
 
 use std::collections::VecDeque;
 
+use crate::outbox::RowName;
+
 /// Identifies one event until it is settled. Grows by one, across sessions and lineages.
 pub(crate) type Ticket = u64;
 
@@ -11,8 +13,8 @@ pub(crate) const ENTRY_BYTES: usize = size_of::<Entry>() + size_of::<Ticket>();
 /// What the tracker keeps of an event until it is settled.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct InFlight {
-    /// The row's id, if it has a row. Every value of the type is an id.
-    pub(crate) row: Option<i64>,
+    /// The row, if it has one.
+    pub(crate) row: Option<RowName>,
     /// The transaction that inserted the row.
     pub(crate) xid: u32,
     /// Bytes of the record, counted until the acknowledgement.

@@ -204,8 +204,9 @@ impl From<Lsn> for TransactionName {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
 
     fn lsn(position: u64) -> Lsn {

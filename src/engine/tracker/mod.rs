@@ -21,6 +21,7 @@ use crate::engine::tracker::entry::{Entry, NO_TRANSACTION, entry_mut};
 use crate::engine::tracker::history::History;
 use crate::engine::violation::Violation;
 use crate::lsn::Lsn;
+use crate::outbox::RowName;
 
 pub(super) use crate::engine::tracker::entry::State;
 pub(crate) use crate::engine::tracker::entry::{ENTRY_BYTES, InFlight, Ticket};
@@ -356,7 +357,7 @@ impl Tracker {
     }
 
     /// The rows of all events that are not settled.
-    pub(crate) fn unsettled_rows(&self) -> impl Iterator<Item = i64> {
+    pub(crate) fn unsettled_rows(&self) -> impl Iterator<Item = RowName> {
         let unsettled = |entry: &&Entry| entry.state != State::Settled;
         let unsettled = self.entries.iter().filter(unsettled);
         unsettled.filter_map(|it| it.event.row)

@@ -15,7 +15,8 @@ use crate::config::{AfterPublish, Config, TableName};
 use crate::error::Result;
 use crate::outbox::dead_letter::json;
 use crate::outbox::dead_letter::row_identity::created_at;
-use crate::outbox::{NewDeadLetter, OwnedRecord, Rejection};
+use crate::outbox::select_list::text_of;
+use crate::outbox::{NewDeadLetter, OwnedRecord, Rejection, RowName, row_name};
 use crate::postgres::{Session, TableShape, is_of_the_row, is_unreadable, sql_error};
 
 /// The most dead letters of a statement.
@@ -57,10 +58,10 @@ pub(crate) async fn file_not_marked(
     table: &TableName,
     sql: &str,
     system_id: &str,
-    rows: &[(i64, Rejection)],
+    rows: &[(RowName, Rejection)],
 ) -> Result<()> {
     for rows in rows.chunks(DEAD_LETTERS_MAX) {
-        let dead_letter = |(row, rejection): &(i64, Rejection)| NewDeadLetter {
+        let dead_letter = |(row, rejection): &(RowName, Rejection)| NewDeadLetter {
             ticket: 0,
             known: None,
             row: Some(*row),
@@ -98,7 +99,7 @@ impl<'a> Filing<'a> {
     fn of(dead_letter: &'a NewDeadLetter) -> Self {
         let record = dead_letter.record.as_deref();
         let header = |name| record.and_then(|record| record.header(name));
-        let row = dead_letter.row.map(|row| row.to_string());
+        let row = dead_letter.row.map(|row| row.id.to_string());
         let place = record.and_then(OwnedRecord::place);
         let place = place.and_then(|(lsn, index)| Some((lsn.to_string(), index.try_into().ok()?)));
         Filing {
@@ -139,10 +140,11 @@ fn once_each(filings: Vec<Filing<'_>>) -> Vec<Filing<'_>> {
         let name = (
             filing.outbox_id.clone(),
             filing.created_at(),
+            filing.dead_letter.row.map(|row| row.created),
             place,
             filing.payload().unwrap_or_default(),
         );
-        if name.0.is_none() && name.2.is_none() {
+        if name.0.is_none() && name.3.is_none() {
             kept.push(filing);
             continue;
         }
@@ -200,7 +202,7 @@ async fn write(
         }
         match part {
             [alone] => {
-                let row = alone.dead_letter.row;
+                let row = alone.dead_letter.row.map(|row| row.id);
                 tracing::warn!(row, error = %error, "dead letter rejected, storing a reduced copy");
                 if !alone.shrink() {
                     return Err(sql_error(what, error));
@@ -241,8 +243,9 @@ async fn insert(
     });
     let parks_key = column(filings, |filing| filing.dead_letter.parks_key);
     let state = column(filings, |filing| filing.state);
-    let row = column(filings, |filing| filing.dead_letter.row);
-    let params: [&(dyn ToSql + Sync); 17] = [
+    let row = column(filings, |f| f.dead_letter.row.map(|row| row.id));
+    let created = column(filings, |f| f.dead_letter.row.map(|row| row.created));
+    let params: [&(dyn ToSql + Sync); 18] = [
         &system_id,
         &known,
         &outbox_id,
@@ -260,6 +263,7 @@ async fn insert(
         &parks_key,
         &state,
         &row,
+        &created,
     ];
     session.change(sql, &params).await
 }
@@ -317,35 +321,40 @@ fn insert_sql(table: &str, oid: u32, having: &str, conflict: &str, after: &str) 
     )
 }
 
+/// The `created_at` of the event of the dead letter `l`. One that is filed by reference has no
+/// record to take the time from: if it is not known with the row's name, it is read from the row.
+fn event_created_at(config: &Config, shape: &TableShape) -> String {
+    let printed = text_of(row_name::created_type(shape), "l.row_created");
+    let readable = shape.id_is_integer() && config.after_publish != AfterPublish::Keep;
+    let of_row = created_at(shape, "o").filter(|_| readable);
+    let of_row = of_row.map_or_else(String::new, |created_at| {
+        format!(
+            ", CASE WHEN l.topic IS NULL \
+                    THEN (SELECT {created_at} FROM {outbox} AS o \
+                           WHERE o.id = l.outbox_row LIMIT 1) END",
+            outbox = shape.name.quoted()
+        )
+    });
+    format!("coalesce(l.event_created_at, {printed}{of_row})")
+}
+
 /// One statement for a batch. Entries of rows and entries of WAL positions have a unique index
 /// each, and a statement can infer only one of them, so there are two inserts.
 pub(crate) fn file_sql(config: &Config, shape: &TableShape) -> String {
     let (table, oid) = (shape.name.dead_letter().quoted(), shape.oid);
-    // A dead letter that is filed by reference takes the time from its row.
-    let created_at = created_at(shape, "o")
-        .filter(|_| shape.id_is_integer() && config.after_publish != AfterPublish::Keep)
-        .map_or_else(
-            || "l.event_created_at".to_owned(),
-            |created_at| {
-                format!(
-                    "CASE WHEN l.topic IS NULL THEN \
-                         (SELECT {created_at} FROM {outbox} AS o \
-                           WHERE o.id = l.outbox_row LIMIT 1) \
-                     ELSE l.event_created_at END",
-                    outbox = shape.name.quoted()
-                )
-            },
-        );
+    let kind = row_name::created_type(shape);
+    let created_at = event_created_at(config, shape);
     format!(
         "WITH letters AS MATERIALIZED ( \
-             SELECT l.*, sha256(coalesce(l.payload, '')) AS sha256, {created_at} AS created_at \
+             SELECT l.*, sha256(coalesce(l.payload, '')) AS sha256, \
+                    {created_at} AS created_at \
                FROM unnest($2::bigint[], $3::text[], $4::text[], $5::integer[], $6::text[], \
                            $7::text[], $8::text[], $9::bytea[], $10::text[], $11::bytea[], \
                            $12::text[], $13::text[], $14::integer[], $15::boolean[], \
-                           $16::text[], $17::bigint[]) WITH ORDINALITY \
+                           $16::text[], $17::bigint[], $18::{kind}[]) WITH ORDINALITY \
                     AS l (known, outbox_id, lsn, event_index, topic, event_type, \
                           event_created_at, key, headers, payload, error_code, error, \
-                          attempts, parks_key, state, outbox_row, n)), \
+                          attempts, parks_key, state, outbox_row, row_created, n)), \
          again AS ( \
              UPDATE {table} AS d SET \
                     topic = CASE WHEN l.topic IS NULL THEN d.topic ELSE l.topic END, \

@@ -26,6 +26,7 @@ mod types;
 use crate::config::{Config, TableName};
 use crate::error::Result;
 use crate::lsn::Lsn;
+use crate::outbox::RowName;
 use crate::outbox::dead_letter::closing::Closing;
 use crate::outbox::marking::Marking;
 use crate::outbox::refusal::is_refusal;
@@ -99,7 +100,7 @@ impl DeadLetters {
         &self,
         session: &Session,
         system_id: &str,
-        rows: &[(i64, Rejection)],
+        rows: &[(RowName, Rejection)],
     ) -> Result<()> {
         insert::file_not_marked(session, &self.table, &self.file, system_id, rows).await
     }

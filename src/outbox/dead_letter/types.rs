@@ -2,7 +2,7 @@
 //! that stores them.
 
 use crate::lsn::Lsn;
-use crate::outbox::{KeyHash, OwnedRecord};
+use crate::outbox::{KeyHash, OwnedRecord, RowName};
 
 /// The condition for an open dead letter, written as in the partial indexes.
 pub(crate) const OPEN: &str = "state NOT IN ('retried', 'discarded')";
@@ -26,7 +26,7 @@ pub struct NewDeadLetter {
     /// The row of the dead letters that it comes from, if it was retried.
     pub known: Option<i64>,
     /// The row of the outbox.
-    pub row: Option<i64>,
+    pub row: Option<RowName>,
     /// The whole event; `None` if it could not be read, and only its row is known.
     pub record: Option<Box<OwnedRecord>>,
     /// Why it is a dead letter.

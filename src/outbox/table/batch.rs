@@ -14,10 +14,10 @@
 use std::collections::VecDeque;
 
 use crate::error::Result;
-use crate::outbox::Rejection;
 use crate::outbox::table::row::{FoundRow, TableRow};
 use crate::outbox::table::slow_rows::SlowRows;
 use crate::outbox::table::{BATCH, UnpublishedRows};
+use crate::outbox::{Rejection, RowName};
 use crate::postgres::{ServerError, Session, is_out_of_time, sql_error};
 use futures_util::{TryStreamExt, pin_mut};
 
@@ -36,7 +36,7 @@ const ROLLBACK: &str = "ROLLBACK TO SAVEPOINT outboxd_reads";
 pub(crate) enum Read {
     Row(TableRow),
     Unreadable {
-        id: i64,
+        row: RowName,
         /// The transaction that inserted the row, or changed it last.
         xid: u32,
         rejection: Rejection,
@@ -44,12 +44,17 @@ pub(crate) enum Read {
 }
 
 impl Read {
+    /// The row's name.
+    pub(crate) fn name(&self) -> RowName {
+        match self {
+            Read::Row(row) => row.name(),
+            Read::Unreadable { row, .. } => *row,
+        }
+    }
+
     /// The row's id.
     pub(crate) fn id(&self) -> i64 {
-        match self {
-            Read::Row(row) => row.id(),
-            Read::Unreadable { id, .. } => *id,
-        }
+        self.name().id
     }
 
     /// The transaction that inserted the row, or changed it last.
@@ -92,7 +97,7 @@ impl UnpublishedRows {
 
 impl Batch {
     pub(super) fn new(found: Vec<FoundRow>, is_full: bool, in_snapshot: bool) -> Self {
-        let last = found.last().map(|row| row.id);
+        let last = found.last().map(|row| row.name.id);
         let part_rows = found.len();
         Batch {
             unread: found.into(),
@@ -109,14 +114,14 @@ impl Batch {
         self.last.filter(|_| self.is_full)?.checked_add(1)
     }
 
-    /// The ids of the rows that are not read yet.
-    pub(crate) fn ids(&self) -> impl Iterator<Item = i64> {
-        self.unread.iter().map(|row| row.id)
+    /// The rows that are not read yet.
+    pub(crate) fn names(&self) -> impl Iterator<Item = RowName> {
+        self.unread.iter().map(|row| row.name)
     }
 
     /// Drops the rows that are not read yet and not wanted.
-    pub(crate) fn retain(&mut self, mut wanted: impl FnMut(i64) -> bool) {
-        self.unread.retain(|row| wanted(row.id));
+    pub(crate) fn retain(&mut self, mut wanted: impl FnMut(RowName) -> bool) {
+        self.unread.retain(|row| wanted(row.name));
     }
 
     /// The next rows, by id; none at the end of the batch. Rows that were published meanwhile are
@@ -131,15 +136,16 @@ impl Batch {
         slow: &mut SlowRows,
     ) -> Result<Vec<Read>> {
         while let Some(first) = self.unread.front().copied() {
-            if slow.gives_up(first.id) {
+            let id = first.name.id;
+            if slow.gives_up(id) {
                 self.unread.pop_front();
                 return Ok(vec![Read::Unreadable {
-                    id: first.id,
+                    row: first.name,
                     xid: first.xid,
-                    rejection: rows.too_slow(first.id),
+                    rejection: rows.too_slow(id),
                 }]);
             }
-            let part = self.next_part(slow.most(first.id));
+            let part = self.next_part(slow.most(id));
             let (read, ended) = read_part(rows, session, &part).await;
             let error = match ended {
                 Ok(complete) => {
@@ -166,7 +172,7 @@ impl Batch {
             let server = ServerError::of(&error).filter(|server| server.is_unprintable_row());
             let Some(server) = server else {
                 if is_out_of_time(&error) && read.is_empty() {
-                    slow.note(first.id, part.len());
+                    slow.note(id, part.len());
                 }
                 return Err(error);
             };
@@ -179,11 +185,15 @@ impl Batch {
                 self.drop_up_to(last);
                 return Ok(read);
             }
-            if let [FoundRow { id, xid, .. }] = part[..] {
+            if let [FoundRow { name: row, xid, .. }] = part[..] {
                 self.unread.pop_front();
                 self.part_rows = 1;
-                let rejection = rows.unreadable(id, server);
-                return Ok(vec![Read::Unreadable { id, xid, rejection }]);
+                let rejection = rows.unreadable(row.id, server);
+                return Ok(vec![Read::Unreadable {
+                    row,
+                    xid,
+                    rejection,
+                }]);
             }
             self.part_rows = (part.len() / 2).max(1);
         }
@@ -191,7 +201,7 @@ impl Batch {
     }
 
     fn drop_up_to(&mut self, last: i64) {
-        self.unread.retain(|row| row.id > last);
+        self.unread.retain(|row| row.name.id > last);
     }
 
     fn next_part(&self, most: usize) -> Vec<FoundRow> {
@@ -214,7 +224,7 @@ async fn read_part(
     part: &[FoundRow],
 ) -> (Vec<Read>, Result<bool>) {
     let mut read = Vec::new();
-    let ids: Vec<i64> = part.iter().map(|row| row.id).collect();
+    let ids: Vec<i64> = part.iter().map(|row| row.name.id).collect();
     let what = rows.reading();
     let stream = match session.bounded(what, rows.stream(session, &ids)).await {
         Ok(stream) => stream,
@@ -245,7 +255,7 @@ mod tests {
 
     fn found(sizes: &[i64]) -> Vec<FoundRow> {
         let rows = sizes.iter().zip(1..).map(|(bytes, id)| FoundRow {
-            id,
+            name: RowName::of_id(id),
             xid: 7,
             stored_bytes: *bytes,
         });
@@ -256,7 +266,7 @@ mod tests {
         batch
             .next_part(usize::MAX)
             .iter()
-            .map(|row| row.id)
+            .map(|row| row.name.id)
             .collect()
     }
 
@@ -264,7 +274,7 @@ mod tests {
     fn the_next_batch_begins_behind_the_last_row_and_none_behind_the_highest_id() {
         let of = |id, is_full| {
             let row = FoundRow {
-                id,
+                name: RowName::of_id(id),
                 xid: 7,
                 stored_bytes: 0,
             };

@@ -8,9 +8,9 @@
 use crate::config::{AfterPublish, TableName};
 use crate::error::Result;
 use crate::lsn::Lsn;
-use crate::outbox::UnpublishedRows;
 use crate::outbox::table::batch::Batch;
 use crate::outbox::table::row::FoundRow;
+use crate::outbox::{RowName, UnpublishedRows, row_name};
 use crate::postgres::{self, Session, sql_error};
 
 /// See the module's head.
@@ -33,13 +33,14 @@ impl MissedRows {
         MissedRows {
             what: format!("auditing {table}"),
             list: format!(
-                "SELECT o.id::bigint FROM {name} AS o WHERE {unpublished} \
-                  ORDER BY o.id LIMIT $1::bigint"
+                "SELECT o.id::bigint, {created} FROM {name} AS o WHERE {unpublished} \
+                  ORDER BY o.id LIMIT $1::bigint",
+                created = row_name::created(rows.shape(), "o"),
             ),
             left: format!(
                 "SELECT {found} FROM {name} AS o \
                   WHERE {unpublished} AND o.id = ANY ($1::bigint[]) ORDER BY o.id",
-                found = FoundRow::COLUMNS
+                found = FoundRow::columns(rows.shape())
             ),
         }
     }
@@ -49,21 +50,26 @@ impl MissedRows {
         [&self.list, &self.left]
     }
 
-    /// The lowest unpublished ids, at most `limit`, and a WAL position behind their commits.
+    /// The unpublished rows with the lowest ids, at most `limit`, and a WAL position behind their
+    /// commits.
     ///
     /// # Errors
     /// Of the table or the server.
-    pub(crate) async fn list(&self, session: &Session, limit: usize) -> Result<(Vec<i64>, Lsn)> {
+    pub(crate) async fn list(
+        &self,
+        session: &Session,
+        limit: usize,
+    ) -> Result<(Vec<RowName>, Lsn)> {
         let limit = limit as i64;
         let rows = session.rows(&self.what, &self.list, &[&limit]).await?;
-        let ids: Result<Vec<i64>, _> = rows.iter().map(|row| row.try_get(0)).collect();
-        let ids = ids.map_err(|error| sql_error(&self.what, error))?;
-        if ids.is_empty() {
-            return Ok((ids, Lsn::INVALID));
+        let names: Result<Vec<RowName>, _> = rows.iter().map(row_name::of_row).collect();
+        let names = names.map_err(|error| sql_error(&self.what, error))?;
+        if names.is_empty() {
+            return Ok((names, Lsn::INVALID));
         }
         let behind = postgres::log_position(session).await?;
         session.run(&self.what, MOVE_ON).await?;
-        Ok((ids, behind))
+        Ok((names, behind))
     }
 
     /// Those of the ids whose rows are still unpublished, to be read.

@@ -15,7 +15,6 @@ mod missed;
 mod row;
 mod slow_rows;
 
-use std::collections::HashSet;
 use std::fmt;
 
 use tokio_postgres::RowStream;
@@ -25,7 +24,7 @@ use crate::error::{Code, Error, Result};
 use crate::outbox::dead_letter::{OPEN, is_about};
 use crate::outbox::marking::Marking;
 use crate::outbox::table::row::FoundRow;
-use crate::outbox::{Columns, Event, Rejection};
+use crate::outbox::{Columns, Event, Rejection, RowSet, row_name};
 use crate::postgres::table_shape;
 use crate::postgres::{ServerError, Session, TableShape, sql_error};
 
@@ -86,12 +85,12 @@ impl UnpublishedRows {
         let list = format!(
             "SELECT {found} FROM {name} AS o \
               WHERE {unpublished} AND o.id >= $1::bigint ORDER BY o.id LIMIT $2::bigint",
-            found = FoundRow::COLUMNS,
+            found = FoundRow::columns(shape),
         );
         let select = format!(
             "SELECT {values}, {columns} FROM {name} AS o, {printed}",
             values = columns.select_list(),
-            columns = TableRow::columns(created_at),
+            columns = TableRow::columns(shape),
             printed = columns.printed(),
         );
         let read =
@@ -107,8 +106,9 @@ impl UnpublishedRows {
              {unpublished_first} LIMIT 1"
         );
         let published = format!(
-            "SELECT o.id::bigint FROM {name} AS o \
+            "SELECT o.id::bigint, {created} FROM {name} AS o \
               WHERE o.id = ANY ($1::bigint[]) AND o.published_at IS NOT NULL",
+            created = row_name::created(shape, "o"),
         );
         let ever_marked = match marking.has_published_at() {
             true => format!("EXISTS (SELECT FROM {name} WHERE published_at IS NOT NULL)"),
@@ -251,15 +251,15 @@ impl UnpublishedRows {
         self.columns.event_from_row(&row.row)
     }
 
-    /// Those of the ids whose rows are marked as published by now.
-    pub(crate) async fn published(&self, session: &Session, ids: &[i64]) -> Result<HashSet<i64>> {
+    /// The rows with these ids that are marked as published by now.
+    pub(crate) async fn published(&self, session: &Session, ids: &[i64]) -> Result<RowSet> {
         let Some(published) = &self.published else {
-            return Ok(HashSet::new());
+            return Ok(RowSet::default());
         };
         let what = format!("reading published rows of {}", self.table);
         let rows = session.rows(&what, published, &[&ids]).await?;
-        let ids: Result<HashSet<i64>, _> = rows.iter().map(|row| row.try_get(0)).collect();
-        ids.map_err(|error| sql_error(what, error))
+        let names: Result<RowSet, _> = rows.iter().map(row_name::of_row).collect();
+        names.map_err(|error| sql_error(what, error))
     }
 
     /// How many rows are unpublished, the oldest of them, and whether any row was ever marked as

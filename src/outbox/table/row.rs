@@ -2,11 +2,14 @@
 
 use tokio_postgres::{Error, Row};
 
+use crate::outbox::{RowName, row_name};
+use crate::postgres::TableShape;
+
 /// One row, as it was read.
 #[derive(Debug)]
 pub(crate) struct TableRow {
     pub(super) row: Row,
-    id: i64,
+    name: RowName,
     xid: u32,
     created_micros: i64,
 }
@@ -14,9 +17,12 @@ pub(crate) struct TableRow {
 impl TableRow {
     /// A row that ends with [`columns`](TableRow::columns).
     pub(in crate::outbox) fn new(row: Row) -> Result<Self, Error> {
-        let fields = row.len().saturating_sub(3);
+        let fields = row.len().saturating_sub(4);
         Ok(TableRow {
-            id: row.try_get(fields)?,
+            name: RowName {
+                id: row.try_get(fields)?,
+                created: row.try_get(fields + 3)?,
+            },
             xid: row.try_get::<_, i64>(fields + 1)? as u32,
             created_micros: row.try_get::<_, Option<i64>>(fields + 2)?.unwrap_or(0),
             row,
@@ -28,15 +34,16 @@ impl TableRow {
     /// The time is for a figure alone: any other type, and any time that is no moment of this era,
     /// reads as none. The session has the time zone of the writers, so a timestamp without zone
     /// means the same moment to both.
-    pub(super) fn columns(created_at: Option<&str>) -> String {
-        let created = match created_at {
+    pub(super) fn columns(shape: &TableShape) -> String {
+        let micros = match shape.column("created_at").map(|it| it.base_type.as_str()) {
             Some(type_name) if is_time(type_name) => {
                 "CASE WHEN o.created_at >= '1970-01-01' AND o.created_at < '9999-01-01' \
                  THEN (extract(epoch FROM o.created_at::timestamptz) * 1000000)::bigint END"
             }
             _ => "NULL::bigint",
         };
-        format!("o.id::bigint, o.xmin::text::bigint, {created}")
+        let created = row_name::created(shape, "o");
+        format!("o.id::bigint, o.xmin::text::bigint, {micros}, {created}")
     }
 
     /// The transaction that inserted the row, or changed it last.
@@ -44,9 +51,9 @@ impl TableRow {
         self.xid
     }
 
-    /// The row's id.
-    pub(crate) fn id(&self) -> i64 {
-        self.id
+    /// The row's name.
+    pub(crate) fn name(&self) -> RowName {
+        self.name
     }
 
     /// When it was created, in microseconds since 1970; 0 if that is not known.
@@ -68,19 +75,27 @@ pub(super) fn is_time(type_name: &str) -> bool {
 /// A row that was found and is not read yet.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct FoundRow {
-    pub(super) id: i64,
+    pub(super) name: RowName,
     pub(super) xid: u32,
     pub(super) stored_bytes: i64,
 }
 
 impl FoundRow {
     /// The columns of the outbox `o` that a statement selects for [`of`](FoundRow::of).
-    pub(super) const COLUMNS: &str = "o.id::bigint, o.xmin::text::bigint, \
-         coalesce(pg_catalog.pg_column_size(o.event_payload), 0)::bigint";
+    pub(super) fn columns(shape: &TableShape) -> String {
+        let created = row_name::created(shape, "o");
+        format!(
+            "o.id::bigint, o.xmin::text::bigint, \
+             coalesce(pg_catalog.pg_column_size(o.event_payload), 0)::bigint, {created}"
+        )
+    }
 
     pub(super) fn of(row: &Row) -> Result<Self, Error> {
         Ok(FoundRow {
-            id: row.try_get(0)?,
+            name: RowName {
+                id: row.try_get(0)?,
+                created: row.try_get(3)?,
+            },
             xid: row.try_get::<_, i64>(1)? as u32,
             stored_bytes: row.try_get(2)?,
         })
@@ -93,11 +108,16 @@ mod tests {
 
     #[test]
     fn only_a_time_is_read_as_one() {
+        let columns = |type_name| {
+            TableRow::columns(&TableShape::of_columns(
+                16_400,
+                &[("created_at", type_name)],
+            ))
+        };
         for type_name in ["bigint", "text", "jsonb", "app.moment", "interval", "time"] {
-            let columns = TableRow::columns(Some(type_name));
+            let columns = columns(type_name);
             assert!(!columns.contains("created_at"), "{type_name}: {columns}");
         }
-        assert!(!TableRow::columns(None).contains("created_at"));
-        assert!(TableRow::columns(Some("date")).contains("o.created_at::timestamptz"));
+        assert!(columns("date").contains("o.created_at::timestamptz"));
     }
 }

@@ -12,12 +12,14 @@
 
 use std::collections::{HashMap, HashSet};
 
+use crate::outbox::RowName;
+
 /// One row to mark or delete, and the outcome.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Mark {
     /// Identifies the event for the publisher.
     pub(crate) ticket: u64,
-    pub(crate) row: i64,
+    pub(crate) row: RowName,
     /// The transaction that inserted the row.
     pub(crate) xid: u32,
     /// Set by the write-back.
@@ -38,20 +40,20 @@ pub(crate) enum Outcome {
     Settled,
 }
 
-/// The statements about the rows of one table.
+/// The statements about the rows of one table. Each call names rows with ascending ids, each once.
 pub(super) trait MarkedTable {
     type Error;
 
     /// Marks those of the rows that are unpublished, and returns the ids of those that the
     /// statement changed. `None` if a lock of another session was in the way.
-    async fn mark(&self, ids: &[i64]) -> Result<Option<HashSet<i64>>, Self::Error>;
+    async fn mark(&self, rows: &[RowName]) -> Result<Option<HashSet<i64>>, Self::Error>;
 
     /// Marks those of the rows that are unpublished and not locked, and returns the ids of those
     /// that it was to change.
-    async fn mark_free(&self, ids: &[i64]) -> Result<HashSet<i64>, Self::Error>;
+    async fn mark_free(&self, rows: &[RowName]) -> Result<HashSet<i64>, Self::Error>;
 
     /// Those of the rows that are visible, and whether they are unpublished.
-    async fn look(&self, ids: &[i64]) -> Result<HashMap<i64, bool>, Self::Error>;
+    async fn look(&self, rows: &[RowName]) -> Result<HashMap<i64, bool>, Self::Error>;
 
     /// Those of the transactions that are not over for other sessions.
     async fn running(&self, xids: &[u32]) -> Result<HashSet<u32>, Self::Error>;
@@ -61,12 +63,39 @@ pub(super) trait MarkedTable {
 ///
 /// # Errors
 /// Of a statement: the outcome of the rows that are not settled is unknown.
-pub(super) async fn settle<T: MarkedTable>(table: &T, marks: &mut [Mark]) -> Result<(), T::Error> {
-    let ids: Vec<i64> = marks.iter().map(|mark| mark.row).collect();
-    if let Some(changed) = table.mark(&ids).await? {
-        let seen = table.look(&ids).await?;
+pub(super) async fn settle<T: MarkedTable>(
+    table: &T,
+    mut marks: &mut [Mark],
+) -> Result<(), T::Error> {
+    while !marks.is_empty() {
+        let count = once_each(marks);
+        let (part, rest) = marks.split_at_mut(count);
+        settle_part(table, part).await?;
+        marks = rest;
+    }
+    Ok(())
+}
+
+/// Sorts the marks so that the first ones, as many as returned, have ascending ids, each once. A
+/// row that is gone and a new one may both wait under one id.
+fn once_each(marks: &mut [Mark]) -> usize {
+    marks.sort_unstable_by_key(|mark| mark.row);
+    let mut count = 0;
+    for at in 0..marks.len() {
+        if count == 0 || marks[count - 1].row.id != marks[at].row.id {
+            marks.swap(count, at);
+            count += 1;
+        }
+    }
+    count
+}
+
+async fn settle_part<T: MarkedTable>(table: &T, marks: &mut [Mark]) -> Result<(), T::Error> {
+    let rows: Vec<RowName> = marks.iter().map(|mark| mark.row).collect();
+    if let Some(changed) = table.mark(&rows).await? {
+        let seen = table.look(&rows).await?;
         let is_marked = |id: &i64| changed.contains(id) && seen.get(id) != Some(&true);
-        let marked = marks.iter_mut().filter(|mark| is_marked(&mark.row));
+        let marked = marks.iter_mut().filter(|mark| is_marked(&mark.row.id));
         marked.for_each(|mark| mark.outcome = Outcome::Settled);
     }
     let rest = marks.iter_mut();
@@ -76,20 +105,20 @@ pub(super) async fn settle<T: MarkedTable>(table: &T, marks: &mut [Mark]) -> Res
     if rest.is_empty() {
         return Ok(());
     }
-    let ids: Vec<i64> = rest.iter().map(|mark| mark.row).collect();
+    let rows: Vec<RowName> = rest.iter().map(|mark| mark.row).collect();
     let mut xids: Vec<u32> = rest.iter().map(|mark| mark.xid).collect();
     xids.sort_unstable();
     xids.dedup();
     // Queried before the deciding mark: a transaction that was over by then has shown its rows to
     // that statement.
     let running = table.running(&xids).await?;
-    let free = table.mark_free(&ids).await?;
-    let seen = table.look(&ids).await?;
+    let free = table.mark_free(&rows).await?;
+    let seen = table.look(&rows).await?;
     for mark in &mut rest {
-        let unpublished = seen.get(&mark.row).copied();
+        let unpublished = seen.get(&mark.row.id).copied();
         mark.outcome = judge(
             unpublished,
-            free.contains(&mark.row),
+            free.contains(&mark.row.id),
             running.contains(&mark.xid),
         );
     }
@@ -110,221 +139,5 @@ fn judge(unpublished: Option<bool>, is_free: bool, is_running: bool) -> Outcome 
 }
 
 #[cfg(test)]
-mod tests {
-    use std::cell::RefCell;
-    use std::convert::Infallible;
-
-    use super::*;
-
-    #[derive(Debug, Clone, Copy, Default)]
-    struct Row {
-        xid: u32,
-        visible: bool,
-        locked: bool,
-        published: bool,
-        /// A trigger suppresses the mark.
-        swallows: bool,
-        /// A trigger undoes the mark.
-        undoes: bool,
-        marks: u32,
-    }
-
-    type Event = (usize, fn(&mut Row));
-
-    /// A model of the table. Before the statement of this number, `event` happens.
-    struct Table {
-        rows: RefCell<HashMap<i64, Row>>,
-        statements: RefCell<Vec<&'static str>>,
-        event: Option<Event>,
-    }
-
-    impl Table {
-        fn new(rows: &[(i64, Row)]) -> Self {
-            Table {
-                rows: RefCell::new(rows.iter().copied().collect()),
-                statements: RefCell::default(),
-                event: None,
-            }
-        }
-
-        fn begin(&self, statement: &'static str) {
-            let mut statements = self.statements.borrow_mut();
-            if let Some((number, event)) = self.event
-                && number == statements.len()
-            {
-                self.rows.borrow_mut().values_mut().for_each(event);
-            }
-            statements.push(statement);
-        }
-
-        fn mark_row(row: &mut Row) -> bool {
-            if row.swallows || row.published {
-                return false;
-            }
-            row.published = !row.undoes;
-            row.marks += 1;
-            true
-        }
-
-        async fn outcome(&self, id: i64) -> Outcome {
-            let xid = self.rows.borrow().get(&id).map_or(7, |row| row.xid);
-            let mut marks = [Mark {
-                ticket: 1,
-                row: id,
-                xid,
-                outcome: Outcome::Open,
-            }];
-            let Ok(()) = settle(self, &mut marks).await;
-            marks[0].outcome
-        }
-    }
-
-    impl MarkedTable for Table {
-        type Error = Infallible;
-
-        async fn mark(&self, ids: &[i64]) -> Result<Option<HashSet<i64>>, Infallible> {
-            self.begin("mark");
-            let mut rows = self.rows.borrow_mut();
-            if ids
-                .iter()
-                .any(|id| rows.get(id).is_some_and(|row| row.visible && row.locked))
-            {
-                return Ok(None);
-            }
-            let mut changed = HashSet::new();
-            for id in ids {
-                if let Some(row) = rows.get_mut(id).filter(|row| row.visible)
-                    && Table::mark_row(row)
-                {
-                    changed.insert(*id);
-                }
-            }
-            Ok(Some(changed))
-        }
-
-        async fn mark_free(&self, ids: &[i64]) -> Result<HashSet<i64>, Infallible> {
-            self.begin("mark free");
-            let mut free = HashSet::new();
-            for id in ids {
-                if let Some(row) = self.rows.borrow_mut().get_mut(id)
-                    && row.visible
-                    && !row.locked
-                    && !row.published
-                {
-                    free.insert(*id);
-                    Table::mark_row(row);
-                }
-            }
-            Ok(free)
-        }
-
-        async fn look(&self, ids: &[i64]) -> Result<HashMap<i64, bool>, Infallible> {
-            self.begin("look");
-            let rows = self.rows.borrow();
-            let seen = ids.iter().filter_map(|id| Some((*id, rows.get(id)?)));
-            let seen = seen.filter(|(_, row)| row.visible);
-            Ok(seen.map(|(id, row)| (id, !row.published)).collect())
-        }
-
-        async fn running(&self, xids: &[u32]) -> Result<HashSet<u32>, Infallible> {
-            self.begin("running");
-            let rows = self.rows.borrow();
-            let running = rows.values().filter(|row| !row.visible).map(|row| row.xid);
-            Ok(running.filter(|xid| xids.contains(xid)).collect())
-        }
-    }
-
-    const THERE: Row = Row {
-        xid: 7,
-        visible: true,
-        locked: false,
-        published: false,
-        swallows: false,
-        undoes: false,
-        marks: 0,
-    };
-
-    #[tokio::test]
-    async fn a_row_is_settled_when_it_is_seen_published_or_gone() {
-        let table = Table::new(&[(1, THERE)]);
-        assert_eq!(table.outcome(1).await, Outcome::Settled);
-        assert_eq!(*table.statements.borrow(), ["mark", "look"]);
-        let published = Row {
-            published: true,
-            ..THERE
-        };
-        let table = Table::new(&[(1, published)]);
-        assert_eq!(table.outcome(1).await, Outcome::Settled);
-        assert_eq!(table.rows.borrow()[&1].marks, 0, "not marked again");
-        assert_eq!(Table::new(&[]).outcome(1).await, Outcome::Settled);
-    }
-
-    #[tokio::test]
-    async fn a_row_that_is_not_visible_is_not_marked() {
-        let hidden = Row {
-            visible: false,
-            ..THERE
-        };
-        let table = Table::new(&[(1, hidden)]);
-        assert_eq!(table.outcome(1).await, Outcome::Hidden);
-        assert_eq!(judge(None, false, true), Outcome::Hidden);
-    }
-
-    /// Whenever the row of a running transaction becomes visible, it is marked or stays open.
-    #[tokio::test]
-    async fn a_row_that_becomes_visible_between_two_statements_is_not_taken_for_a_deleted_one() {
-        for number in 0..6 {
-            let hidden = Row {
-                visible: false,
-                ..THERE
-            };
-            let mut table = Table::new(&[(1, hidden)]);
-            table.event = Some((number, |row| row.visible = true));
-            let outcome = table.outcome(1).await;
-            let published = table.rows.borrow()[&1].published;
-            assert_eq!(
-                outcome == Outcome::Settled,
-                published,
-                "before {number}: {outcome:?}"
-            );
-            assert_ne!(outcome, Outcome::Refused, "before {number}");
-        }
-    }
-
-    #[tokio::test]
-    async fn transactions_are_looked_up_before_the_mark_that_decides() {
-        let hidden = Row {
-            visible: false,
-            ..THERE
-        };
-        let table = Table::new(&[(1, hidden)]);
-        table.outcome(1).await;
-        let statements = table.statements.borrow();
-        assert_eq!(
-            *statements,
-            ["mark", "look", "running", "mark free", "look"]
-        );
-    }
-
-    #[tokio::test]
-    async fn a_row_that_is_free_and_stays_unpublished_has_refused_its_mark() {
-        let swallows = Row {
-            swallows: true,
-            ..THERE
-        };
-        let undoes = Row {
-            undoes: true,
-            ..THERE
-        };
-        for row in [swallows, undoes] {
-            assert_eq!(Table::new(&[(1, row)]).outcome(1).await, Outcome::Refused);
-            let locked = Row {
-                locked: true,
-                ..row
-            };
-            let table = Table::new(&[(1, locked), (2, THERE)]);
-            assert_eq!(table.outcome(1).await, Outcome::Open);
-            assert_eq!(table.outcome(2).await, Outcome::Settled);
-        }
-    }
-}
+#[path = "../tests/marks.rs"]
+mod tests;

@@ -30,7 +30,7 @@ use crate::outbox::refusal::{is_refusal, silent_refusal};
 use crate::outbox::write_back::statements::TableOnSession;
 use crate::outbox::{
     CloseDeadLetter, DeadLetters, NewDeadLetter, ParkedKeyList, Rejection, ResolveRequest, Router,
-    SlowRows, TableLocation, UnpublishedRows,
+    RowName, SlowRows, TableLocation, UnpublishedRows,
 };
 use crate::postgres::{self, Session, row_error, sql_error, table_shape};
 
@@ -275,11 +275,11 @@ impl Prepared {
 
     /// Kafka has the events of these rows, and the table refuses their marks: files them, so that
     /// the other rows can go on.
-    async fn file(&self, refused: &[(i64, Rejection)]) -> Result<()> {
+    async fn file(&self, refused: &[(RowName, Rejection)]) -> Result<()> {
         let Some((_, first)) = refused.first() else {
             return Ok(());
         };
-        let some = refused.iter().take(ROWS_LOGGED).map(|(row, _)| *row);
+        let some = refused.iter().take(ROWS_LOGGED).map(|(row, _)| row.id);
         tracing::error!(
             count = refused.len(),
             rows = ?some.collect::<Vec<i64>>(),

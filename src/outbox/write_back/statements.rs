@@ -6,6 +6,7 @@ use tokio_postgres::Row;
 
 use crate::outbox::marking::Marking;
 use crate::outbox::write_back::marks::MarkedTable;
+use crate::outbox::{CreatedAt, RowName};
 use crate::postgres::{Session, is_lock_conflict};
 
 /// The statements that mark or delete rows. Each names the table's object id as well: none changes
@@ -26,11 +27,17 @@ const IN_PROGRESS: &str = "SELECT t.xid FROM pg_catalog.unnest($1::text[]) AS t 
 impl MarkStatements {
     pub(crate) fn new(marking: &Marking) -> Self {
         let table = marking.table();
-        let named = format!("{} AND t.id = ANY ($1::bigint[])", marking.candidates("t"));
+        let named = format!("{} AND {}", marking.is_named(), marking.candidates("t"));
         let free = format!(
-            "SELECT t.id FROM {table} AS t WHERE {named} ORDER BY t.id FOR UPDATE SKIP LOCKED"
+            "SELECT t.id, {created} AS created FROM {table} AS t WHERE {named} \
+              ORDER BY t.id FOR UPDATE SKIP LOCKED",
+            created = marking.created(),
         );
-        let is_free = format!("t.id = free.id AND {}", marking.candidates("t"));
+        let is_free = format!(
+            "t.id = free.id AND {created} IS NOT DISTINCT FROM free.created AND {candidates}",
+            created = marking.created(),
+            candidates = marking.candidates("t")
+        );
         MarkStatements {
             mark: marking.statement("", &named, "1") + " RETURNING t.id::bigint",
             mark_free: format!(
@@ -39,8 +46,9 @@ impl MarkStatements {
             ),
             look: format!(
                 "SELECT t.id::bigint, {unpublished} FROM {table} AS t \
-                  WHERE t.id = ANY ($1::bigint[]) AND {ours}",
+                  WHERE {is_named} AND {ours}",
                 unpublished = marking.unpublished("t"),
+                is_named = marking.is_named(),
                 ours = marking.is_ours(),
             ),
         }
@@ -60,9 +68,12 @@ pub(super) struct TableOnSession<'a> {
 }
 
 impl TableOnSession<'_> {
-    async fn rows(&self, sql: &str, ids: &[i64]) -> Result<Vec<Row>, tokio_postgres::Error> {
+    async fn rows(&self, sql: &str, rows: &[RowName]) -> Result<Vec<Row>, tokio_postgres::Error> {
+        debug_assert!(rows.is_sorted_by(|a, b| a.id < b.id), "each id once");
+        let named = rows.iter().map(|row| (row.id, row.created.or_any()));
+        let (ids, created): (Vec<i64>, Vec<CreatedAt>) = named.unzip();
         let statement = self.session.prepared(sql).await?;
-        self.session.query(&statement, &[&ids]).await
+        self.session.query(&statement, &[&ids, &created]).await
     }
 }
 
@@ -73,7 +84,7 @@ fn ids(rows: &[Row]) -> HashSet<i64> {
 impl MarkedTable for TableOnSession<'_> {
     type Error = tokio_postgres::Error;
 
-    async fn mark(&self, rows: &[i64]) -> Result<Option<HashSet<i64>>, Self::Error> {
+    async fn mark(&self, rows: &[RowName]) -> Result<Option<HashSet<i64>>, Self::Error> {
         match self.rows(&self.statements.mark, rows).await {
             Ok(changed) => Ok(Some(ids(&changed))),
             Err(error) if is_lock_conflict(&error) => Ok(None),
@@ -81,11 +92,11 @@ impl MarkedTable for TableOnSession<'_> {
         }
     }
 
-    async fn mark_free(&self, rows: &[i64]) -> Result<HashSet<i64>, Self::Error> {
+    async fn mark_free(&self, rows: &[RowName]) -> Result<HashSet<i64>, Self::Error> {
         Ok(ids(&self.rows(&self.statements.mark_free, rows).await?))
     }
 
-    async fn look(&self, rows: &[i64]) -> Result<HashMap<i64, bool>, Self::Error> {
+    async fn look(&self, rows: &[RowName]) -> Result<HashMap<i64, bool>, Self::Error> {
         let mut unpublished = HashMap::new();
         // In a partitioned table, two partitions may have the same id: the unpublished row counts.
         for row in self.rows(&self.statements.look, rows).await? {

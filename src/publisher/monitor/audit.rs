@@ -14,13 +14,13 @@
 //! One audit at a time, over the lowest ids: published rows leave the list, so a later audit
 //! reaches every missed row.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::config::{AfterPublish, Backlog, Config, OnSlotLoss};
 use crate::error::{Code, Error};
 use crate::lsn::Lsn;
-use crate::outbox::MissedRows;
+use crate::outbox::{MissedRows, RowName, RowSet};
 
 /// The most rows of one audit.
 pub(crate) const CANDIDATES: usize = 10_000;
@@ -39,7 +39,7 @@ pub(crate) enum AuditQuery {
     /// The lowest unpublished ids, and a WAL position read after them.
     List,
     /// Which of these are still unpublished.
-    StillUnpublished(Vec<i64>),
+    StillUnpublished(Vec<RowName>),
 }
 
 #[derive(Debug)]
@@ -48,10 +48,12 @@ enum State {
     Listing,
     /// Until the slot has confirmed the position.
     Waiting {
-        ids: Vec<i64>,
+        rows: Vec<RowName>,
         behind: Lsn,
     },
-    Checking,
+    Checking {
+        rows: Vec<RowName>,
+    },
     Sending,
 }
 
@@ -65,7 +67,7 @@ pub(crate) struct Audit {
     state: State,
     due: Duration,
     /// Missed rows that are not confirmed as published yet.
-    open: BTreeSet<i64>,
+    open: BTreeSet<RowName>,
     missed_total: u64,
     audits_total: u64,
 }
@@ -76,9 +78,9 @@ pub(crate) enum AuditResult {
     /// No row was missed.
     Clean,
     /// These have to be published from the table.
-    Publish(Vec<i64>),
+    Publish(Vec<RowName>),
     /// These need a person's decision.
-    Halt(Vec<i64>),
+    Halt(Vec<RowName>),
 }
 
 impl Audit {
@@ -113,30 +115,33 @@ impl Audit {
                 self.state = State::Listing;
                 Some(AuditQuery::List)
             }
-            State::Waiting { ids, behind } if confirmed >= *behind => {
-                let ids = std::mem::take(ids);
-                self.state = State::Checking;
-                Some(AuditQuery::StillUnpublished(ids))
+            State::Waiting { rows, behind } if confirmed >= *behind => {
+                let rows = std::mem::take(rows);
+                let query = AuditQuery::StillUnpublished(rows.clone());
+                self.state = State::Checking { rows };
+                Some(query)
             }
             _ => None,
         }
     }
 
-    /// The answer to [`AuditQuery::List`]: ids in ascending order, at most [`CANDIDATES`].
-    pub(crate) fn listed(&mut self, now: Duration, ids: Vec<i64>, behind: Lsn) {
+    /// The answer to [`AuditQuery::List`]: rows in the order of their ids, at most [`CANDIDATES`].
+    pub(crate) fn listed(&mut self, now: Duration, mut rows: Vec<RowName>, behind: Lsn) {
         if !matches!(self.state, State::Listing) {
             return;
         }
-        let seen_up_to = match ids.last() {
-            Some(last) if ids.len() >= CANDIDATES => *last,
+        let seen_up_to = match rows.last() {
+            Some(last) if rows.len() >= CANDIDATES => last.id,
             _ => i64::MAX,
         };
-        let still_there = |id: &i64| *id > seen_up_to || ids.binary_search(id).is_ok();
+        // In a partitioned table, two partitions may have the same id.
+        rows.sort_unstable();
+        let still_there = |row: &RowName| row.id > seen_up_to || rows.binary_search(row).is_ok();
         self.open.retain(still_there);
-        if ids.is_empty() {
+        if rows.is_empty() {
             self.clean(now);
         } else {
-            self.state = State::Waiting { ids, behind };
+            self.state = State::Waiting { rows, behind };
         }
     }
 
@@ -145,13 +150,16 @@ impl Audit {
     pub(crate) fn left(
         &mut self,
         now: Duration,
-        left: impl Iterator<Item = i64>,
-        unsettled: &HashSet<i64>,
+        left: impl Iterator<Item = RowName>,
+        unsettled: &RowSet,
     ) -> AuditResult {
-        if !matches!(self.state, State::Checking) {
+        let State::Checking { rows } = &self.state else {
             return AuditResult::Clean;
-        }
-        let missed: Vec<i64> = left.filter(|id| !unsettled.contains(id)).collect();
+        };
+        // A row that was given the id of one on the list is still to come in the stream.
+        let missed = left.filter(|row| rows.binary_search(row).is_ok());
+        let mut missed: Vec<RowName> = missed.filter(|row| !unsettled.contains(*row)).collect();
+        missed.sort_unstable();
         if missed.is_empty() {
             self.clean(now);
             return AuditResult::Clean;
@@ -209,8 +217,9 @@ impl Audit {
     }
 
     /// The error for [`AuditResult::Halt`].
-    pub(crate) fn halt(config: &Config, missed: &[i64]) -> Error {
+    pub(crate) fn halt(config: &Config, missed: &[RowName]) -> Error {
         let table = &config.table;
+        let missed: Vec<i64> = missed.iter().map(|row| row.id).collect();
         let mut named: Vec<String> = missed.iter().take(NAMED).map(i64::to_string).collect();
         if missed.len() > NAMED {
             named.push("…".to_owned());
@@ -225,7 +234,7 @@ impl Audit {
         if missed.len() > MISSED_MAX {
             send.push_str(" --backlog publish");
         }
-        let leave_out = MissedRows::leave_out_sql(table, config.after_publish, missed);
+        let leave_out = MissedRows::leave_out_sql(table, config.after_publish, &missed);
         Error::fatal(Code::Slot, message).with_hint(format!(
             "to send them from the table: {send}; to leave them out: {leave_out}"
         ))
@@ -233,158 +242,5 @@ impl Audit {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const S: Duration = Duration::from_secs(1);
-
-    fn audit() -> Audit {
-        Audit {
-            interval: Some(S * 60),
-            halts: false,
-            missed_max: MISSED_MAX,
-            state: State::Resting,
-            due: Duration::ZERO,
-            open: BTreeSet::new(),
-            missed_total: 0,
-            audits_total: 0,
-        }
-    }
-
-    fn lsn(position: u64) -> Lsn {
-        Lsn::new(position)
-    }
-
-    /// An audit at `now` that lists these and finds those of them left.
-    fn run(audit: &mut Audit, now: Duration, listed: &[i64], left: &[i64]) -> AuditResult {
-        assert_eq!(audit.query(now, lsn(0)), Some(AuditQuery::List));
-        audit.listed(now, listed.to_vec(), lsn(100));
-        if listed.is_empty() {
-            return AuditResult::Clean;
-        }
-        assert_eq!(audit.query(now, lsn(99)), None);
-        let ids = listed.to_vec();
-        assert_eq!(
-            audit.query(now, lsn(100)),
-            Some(AuditQuery::StillUnpublished(ids))
-        );
-        audit.left(now, left.iter().copied(), &HashSet::new())
-    }
-
-    #[test]
-    fn a_row_that_is_unpublished_behind_the_confirmed_position_was_missed() {
-        let mut audit = audit();
-        assert_eq!(
-            run(&mut audit, S, &[3, 4, 5], &[4]),
-            AuditResult::Publish(vec![4])
-        );
-        assert_eq!((audit.open_count(), audit.missed_total()), (1, 1));
-        audit.sent(S * 2);
-        assert_eq!(audit.query(S * 3, lsn(100)), None);
-        assert_eq!(run(&mut audit, S * 4, &[], &[]), AuditResult::Clean);
-        assert_eq!((audit.open_count(), audit.missed_total()), (0, 1));
-        assert_eq!(audit.query(S * 63, lsn(100)), None);
-        assert_eq!(audit.query(S * 64, lsn(100)), Some(AuditQuery::List));
-        assert_eq!(audit.audits_total(), 2);
-    }
-
-    #[test]
-    fn nothing_is_judged_before_the_slot_has_confirmed_the_position() {
-        let mut audit = audit();
-        assert_eq!(audit.query(S, lsn(500)), Some(AuditQuery::List));
-        audit.listed(S, vec![1], lsn(501));
-        assert_eq!(audit.query(S * 1_000, lsn(500)), None);
-        assert_eq!(
-            audit.query(S * 1_000, lsn(501)),
-            Some(AuditQuery::StillUnpublished(vec![1]))
-        );
-    }
-
-    #[test]
-    fn a_row_unsettled_is_not_missed_and_one_that_is_being_mended_not_twice() {
-        let mut audit = audit();
-        assert_eq!(
-            run(&mut audit, S, &[7], &[7]),
-            AuditResult::Publish(vec![7])
-        );
-        audit.sent(S);
-        // The row is locked, so its mark waits.
-        let now = S * 3;
-        assert_eq!(audit.query(now, lsn(0)), Some(AuditQuery::List));
-        audit.listed(now, vec![7], lsn(200));
-        assert_eq!(
-            audit.query(now, lsn(200)),
-            Some(AuditQuery::StillUnpublished(vec![7]))
-        );
-        let unsettled = HashSet::from([7]);
-        assert_eq!(
-            audit.left(now, [7].into_iter(), &unsettled),
-            AuditResult::Clean
-        );
-        assert_eq!((audit.open_count(), audit.missed_total()), (1, 1));
-    }
-
-    #[test]
-    fn too_many_halt_unless_they_were_asked_for() {
-        let many: Vec<i64> = (1..=1_001).collect();
-        let mut one = audit();
-        assert_eq!(
-            run(&mut one, S, &many, &many),
-            AuditResult::Halt(many.clone())
-        );
-        let mut one = audit();
-        let few = many[..1_000].to_vec();
-        assert_eq!(run(&mut one, S, &many, &few), AuditResult::Publish(few));
-        let mut asked = Audit {
-            missed_max: usize::MAX,
-            ..audit()
-        };
-        assert_eq!(run(&mut asked, S, &many, &many), AuditResult::Publish(many));
-    }
-
-    #[test]
-    fn with_halt_one_is_enough() {
-        let mut audit = Audit {
-            halts: true,
-            ..audit()
-        };
-        assert_eq!(run(&mut audit, S, &[9], &[9]), AuditResult::Halt(vec![9]));
-    }
-
-    #[test]
-    fn of_a_list_that_is_cut_off_only_what_it_reaches_is_seen_as_published() {
-        let mut audit = audit();
-        let low: Vec<i64> = (1..=10_000).collect();
-        audit.open = BTreeSet::from([5, 10_001]);
-        assert_eq!(audit.query(S, lsn(0)), Some(AuditQuery::List));
-        audit.listed(S, low.iter().map(|id| id * 2).collect(), lsn(9));
-        assert_eq!(audit.open, BTreeSet::from([]));
-        audit.open = BTreeSet::from([5, 20_001]);
-        audit.at_once(S);
-        assert_eq!(audit.query(S, lsn(0)), Some(AuditQuery::List));
-        audit.listed(S, low.iter().map(|id| id * 2).collect(), lsn(9));
-        assert_eq!(audit.open, BTreeSet::from([20_001]));
-    }
-
-    #[test]
-    fn a_session_begins_anew_and_a_failed_look_is_repeated() {
-        let mut audit = audit();
-        assert_eq!(audit.query(S, lsn(0)), Some(AuditQuery::List));
-        audit.failed(S);
-        assert_eq!(audit.query(S * 5, lsn(0)), None);
-        assert_eq!(audit.query(S * 6, lsn(0)), Some(AuditQuery::List));
-        audit.at_once(S * 7);
-        // The audit under way belongs to the session before.
-        audit.listed(S * 7, vec![1], lsn(1));
-        assert_eq!(audit.query(S * 7, lsn(1)), Some(AuditQuery::List));
-    }
-
-    #[test]
-    fn where_nothing_is_marked_nothing_is_audited() {
-        let mut audit = Audit {
-            interval: None,
-            ..audit()
-        };
-        assert_eq!(audit.query(S * 1_000, lsn(1)), None);
-    }
-}
+#[path = "../tests/audit.rs"]
+mod tests;

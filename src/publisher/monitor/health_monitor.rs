@@ -241,13 +241,13 @@ impl<'a> HealthMonitor<'a> {
 
     fn judged(&mut self, now: Duration, mut left: Batch, forwarder: &mut Forwarder) -> Result<()> {
         let in_hand = forwarder.engine.unsettled_rows();
-        let verdict = self.health.audit.left(now, left.ids(), &in_hand);
+        let verdict = self.health.audit.left(now, left.names(), &in_hand);
         self.missed(forwarder);
         match verdict {
             AuditResult::Clean => Ok(()),
             AuditResult::Halt(missed) => Err(Audit::halt(&self.health.config, &missed)),
             AuditResult::Publish(missed) => {
-                left.retain(|id| missed.binary_search(&id).is_ok());
+                left.retain(|row| missed.binary_search(&row).is_ok());
                 self.unread = Some(left);
                 Ok(())
             }

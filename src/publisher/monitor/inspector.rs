@@ -12,7 +12,7 @@ use std::rc::Rc;
 use crate::config::Config;
 use crate::error::{Code, Error, Result};
 use crate::lsn::Lsn;
-use crate::outbox::{Batch, MissedRows, Read, SlowRows, TableLocation, UnpublishedRows};
+use crate::outbox::{Batch, MissedRows, Read, RowName, SlowRows, TableLocation, UnpublishedRows};
 use crate::postgres::{self, Inspection, Session, TableShape, preflight};
 use crate::publisher::monitor::audit::CANDIDATES;
 
@@ -24,7 +24,7 @@ pub(crate) enum Query {
     /// The lowest unpublished ids, and a WAL position behind them.
     List,
     /// Which of these are still unpublished.
-    StillUnpublished(Vec<i64>),
+    StillUnpublished(Vec<RowName>),
     /// The next rows of a batch.
     Rows(Batch),
 }
@@ -33,7 +33,7 @@ pub(crate) enum Query {
 #[derive(Debug)]
 pub(crate) enum Answer {
     Catalogs(Inspection),
-    Listed(Vec<i64>, Lsn),
+    Listed(Vec<RowName>, Lsn),
     StillUnpublished(Batch),
     /// The rows, and the rest of the batch; none at its end.
     Rows(Vec<Read>, Batch),
@@ -149,10 +149,11 @@ async fn read(
     Ok(match query {
         Query::Catalogs => Answer::Catalogs(preflight::inspect(session, config).await?),
         Query::List => {
-            let (ids, behind) = statements.missed.list(session, CANDIDATES).await?;
-            Answer::Listed(ids, behind)
+            let (rows, behind) = statements.missed.list(session, CANDIDATES).await?;
+            Answer::Listed(rows, behind)
         }
-        Query::StillUnpublished(ids) => {
+        Query::StillUnpublished(rows) => {
+            let ids: Vec<i64> = rows.iter().map(|row| row.id).collect();
             Answer::StillUnpublished(statements.missed.left(session, &ids).await?)
         }
         Query::Rows(mut batch) => {

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::error::Code;
+use crate::outbox::{RowName, RowSet};
 use crate::postgres::{Lineage, ServerError};
 
 fn lsn(position: u64) -> Lsn {
@@ -146,7 +147,7 @@ fn an_error_of_slot_or_publication_is_final_when_it_returns_without_a_stream_bet
 #[test]
 fn rows_that_are_filed_are_added_to_those_that_a_new_slot_may_bring_again() {
     let mut resume = ResumeState::new();
-    let rows = [1].into();
+    let rows = RowSet::from_iter([RowName::of_id(1)]);
     let until = lsn(15);
     resume.healed(HandledRows {
         rows,
@@ -155,7 +156,7 @@ fn rows_that_are_filed_are_added_to_those_that_a_new_slot_may_bring_again() {
     });
     resume.resumed([(2, lsn(40)), (3, lsn(10))]);
     let handled = resume.handled_rows();
-    assert_eq!(handled.rows, [1].into());
+    assert_eq!(handled.rows, RowSet::from_iter([RowName::of_id(1)]));
     assert_eq!(handled.filed, [(2, lsn(40)), (3, lsn(10))].into());
     assert_eq!(handled.until, lsn(40));
 }

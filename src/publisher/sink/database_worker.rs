@@ -162,7 +162,7 @@ pub(crate) fn log_filed(work: &DatabaseWork) -> Vec<String> {
     new.map(|dead_letter| {
         let topic = dead_letter.record.as_ref().map(|record| record.topic());
         tracing::warn!(
-            event_id = dead_letter.row,
+            event_id = dead_letter.row.map(|row| row.id),
             topic,
             code = dead_letter.rejection.code,
             error = dead_letter.rejection.message,

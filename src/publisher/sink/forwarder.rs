@@ -22,7 +22,9 @@ use crate::error::{Code, Error, Result};
 use crate::kafka::{DeliveryReport, MetadataClient, Producer};
 use crate::lsn::Lsn;
 use crate::metrics::{Metrics, TopicMetrics};
-use crate::outbox::{Event, EventSource, OwnedRecord, Rejection, Router, TableLocation, known};
+use crate::outbox::{
+    Event, EventSource, OwnedRecord, Rejection, Router, RowName, TableLocation, known,
+};
 use crate::postgres::Session;
 use crate::publisher::clock::Clock;
 use crate::publisher::sink::database_worker::DatabaseWorker;
@@ -154,10 +156,11 @@ impl Forwarder {
         Ok(known.filed)
     }
 
-    /// An insert from the stream.
+    /// An insert of this row from the stream.
     pub(crate) fn insert(
         &mut self,
         event: &Event<'_>,
+        row: Option<RowName>,
         origin: EventSource,
         xid: u32,
     ) -> Result<()> {
@@ -165,16 +168,22 @@ impl Forwarder {
             EventSource::Stream { committed_at, .. } => committed_at.unix_micros(),
             EventSource::Table => 0,
         };
-        self.forward(event, origin, xid, since_micros)
+        self.forward(event, row, origin, xid, since_micros)
     }
 
     /// A row read from the table, inserted by `xid` at `created_micros`.
-    pub(crate) fn row(&mut self, event: &Event<'_>, xid: u32, created_micros: i64) -> Result<()> {
-        self.forward(event, EventSource::Table, xid, created_micros)
+    pub(crate) fn row(
+        &mut self,
+        event: &Event<'_>,
+        name: RowName,
+        xid: u32,
+        created_micros: i64,
+    ) -> Result<()> {
+        self.forward(event, Some(name), EventSource::Table, xid, created_micros)
     }
 
     /// A row to be marked as published without being sent.
-    pub(crate) fn mark_unsent(&mut self, row: i64, xid: u32) {
+    pub(crate) fn mark_unsent(&mut self, row: RowName, xid: u32) {
         if self.config.after_publish != AfterPublish::Keep {
             let unsent = self.accepted(row, xid);
             self.engine.accept_unsent(self.now, unsent);
@@ -182,12 +191,12 @@ impl Forwarder {
     }
 
     /// A row of which only the id could be read.
-    pub(crate) fn unreadable(&mut self, row: i64, xid: u32, rejection: Rejection) {
+    pub(crate) fn unreadable(&mut self, row: RowName, xid: u32, rejection: Rejection) {
         let unread = self.accepted(row, xid);
         self.engine.accept_unreadable(self.now, unread, rejection);
     }
 
-    fn accepted(&self, row: i64, xid: u32) -> InFlight {
+    fn accepted(&self, row: RowName, xid: u32) -> InFlight {
         InFlight {
             row: Some(row),
             xid,
@@ -201,6 +210,7 @@ impl Forwarder {
     fn forward(
         &mut self,
         event: &Event<'_>,
+        row: Option<RowName>,
         origin: EventSource,
         xid: u32,
         since_micros: i64,
@@ -217,7 +227,7 @@ impl Forwarder {
         let rejection = rejection
             .or_else(|| record_checks::own_rejection(&record, self.engine.limits.needs_key));
         let offered = self.engine.offer(Offer {
-            row: event.row_id,
+            row,
             xid,
             bytes: u32::try_from(record.size()).unwrap_or(u32::MAX),
             since_micros,

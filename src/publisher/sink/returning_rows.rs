@@ -12,26 +12,25 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use crate::outbox::RowName;
+
 /// How many times a row is sent from the table.
 const SENDS_MAX: u8 = 3;
 /// Within this time, or twice as long.
 const WINDOW: Duration = Duration::from_secs(600);
 const ROWS_MAX: usize = 50_000;
 
-/// The id of a row and the time of its creation: an id may be given to another row.
-type RowKey = (i64, i64);
-
 /// See the module's head.
 #[derive(Debug, Default)]
 pub(crate) struct ReturningRows {
-    recent: HashMap<RowKey, u8>,
-    before: HashMap<RowKey, u8>,
+    recent: HashMap<RowName, u8>,
+    before: HashMap<RowName, u8>,
     since: Duration,
 }
 
 impl ReturningRows {
     /// Whether this row may be sent from the table `now`; counts it if so.
-    pub(crate) fn may_send(&mut self, now: Duration, row: RowKey) -> bool {
+    pub(crate) fn may_send(&mut self, now: Duration, row: RowName) -> bool {
         if now >= self.since + WINDOW || self.recent.len() >= ROWS_MAX {
             self.before = std::mem::take(&mut self.recent);
             self.since = now;
@@ -54,17 +53,24 @@ impl ReturningRows {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::outbox::CreatedAt;
+
+    /// A row with this id that was created at this second.
+    fn row(id: i64, second: u8) -> RowName {
+        let created = CreatedAt::of_text(&format!("2026-01-31 12:00:0{second}"));
+        RowName { id, created }
+    }
 
     const S: Duration = Duration::from_secs(1);
 
     #[test]
     fn a_row_that_comes_back_again_and_again_is_sent_three_times() {
         let mut rows = ReturningRows::default();
-        let sent = (0..10).filter(|n| rows.may_send(S * *n, (7, 1)));
+        let sent = (0..10).filter(|n| rows.may_send(S * *n, row(7, 1)));
         assert_eq!(sent.count(), 3);
-        assert!(rows.may_send(S, (8, 1)), "another row");
+        assert!(rows.may_send(S, row(8, 1)), "another row");
         assert!(
-            rows.may_send(S, (7, 2)),
+            rows.may_send(S, row(7, 2)),
             "another row that was given the id"
         );
     }
@@ -72,19 +78,19 @@ mod tests {
     #[test]
     fn what_a_person_resets_now_and_then_goes_out_each_time() {
         let mut rows = ReturningRows::default();
-        assert!((1..10).all(|n| rows.may_send(WINDOW * n, (7, 1))));
+        assert!((1..10).all(|n| rows.may_send(WINDOW * n, row(7, 1))));
     }
 
     #[test]
     fn memory_is_bounded_and_dropped_with_the_rest() {
         let mut rows = ReturningRows::default();
         for id in 0..200_000 {
-            assert!(rows.may_send(S, (id, 0)));
+            assert!(rows.may_send(S, row(id, 0)));
         }
         assert!(rows.recent.len() + rows.before.len() <= 2 * ROWS_MAX);
         let mut rows = ReturningRows::default();
-        assert!((0..3).all(|_| rows.may_send(S, (7, 0))) && !rows.may_send(S, (7, 0)));
+        assert!((0..3).all(|_| rows.may_send(S, row(7, 0))) && !rows.may_send(S, row(7, 0)));
         rows.clear();
-        assert!(rows.may_send(S, (7, 0)));
+        assert!(rows.may_send(S, row(7, 0)));
     }
 }

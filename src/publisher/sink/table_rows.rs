@@ -16,17 +16,21 @@ pub(crate) fn forward_row(
 ) -> Result<()> {
     match read {
         Read::Row(row) => {
-            let (now, key) = (forwarder.tick(), (row.id(), row.created_micros()));
-            if !forwarder.returning_rows.may_send(now, key) {
-                let rejection = rows.mark_removed(row.id());
-                forwarder.unreadable(row.id(), row.xid(), rejection);
+            let (now, name) = (forwarder.tick(), row.name());
+            if !forwarder.returning_rows.may_send(now, name) {
+                let rejection = rows.mark_removed(name.id);
+                forwarder.unreadable(name, row.xid(), rejection);
                 return Ok(());
             }
             let event = rows.event(row)?;
-            forwarder.row(&event, row.xid(), row.created_micros())
+            forwarder.row(&event, name, row.xid(), row.created_micros())
         }
-        Read::Unreadable { id, xid, rejection } => {
-            forwarder.unreadable(*id, *xid, rejection.clone());
+        Read::Unreadable {
+            row,
+            xid,
+            rejection,
+        } => {
+            forwarder.unreadable(*row, *xid, rejection.clone());
             Ok(())
         }
     }

@@ -18,13 +18,12 @@
 //! With `keep` the table does not show which rows were published; the stream then starts at the new
 //! slot.
 
-use std::collections::HashSet;
 use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use crate::config::{AfterPublish, Backlog, OnSlotLoss};
 use crate::error::{Code, Error, Result};
-use crate::outbox::{BATCH, Read, SAVEPOINT};
+use crate::outbox::{BATCH, Read, RowName, RowSet, SAVEPOINT};
 use crate::postgres::slot::{self, Slot};
 use crate::postgres::{self, Server, Session, snapshot, walsender};
 use crate::publisher::interrupt::Interrupt;
@@ -208,7 +207,7 @@ impl Bootstrap<'_> {
     async fn while_waiting(
         &mut self,
         watch: &mut AnswerWatch,
-        published: &mut HashSet<i64>,
+        published: &mut RowSet,
     ) -> Result<(), Interrupt> {
         tokio::time::sleep(WAIT_PASS).await;
         self.scan.check_stop()?;
@@ -277,14 +276,15 @@ impl Bootstrap<'_> {
         let ids: Vec<i64> = reads.iter().map(Read::id).collect();
         let by_now = self.scan.rows.published(self.scan.session, &ids).await?;
         for read in reads {
-            if handled_rows.rows.contains(&read.id()) || by_now.contains(&read.id()) {
+            let name = read.name();
+            if handled_rows.rows.contains(name) || by_now.contains(name) {
                 continue;
             }
             if self.publishes_backlog() {
                 self.scan.publish(read).await?;
             } else {
                 self.scan.room().await?;
-                self.scan.forwarder.mark_unsent(read.id(), read.xid());
+                self.scan.forwarder.mark_unsent(name, read.xid());
             }
         }
         Ok(())
@@ -310,17 +310,17 @@ impl AnswerWatch {
     }
 }
 
-/// The ids of the sent rows, where they are kept.
-type Remember<'a> = Option<&'a mut HashSet<i64>>;
+/// The sent rows, where they are kept.
+type Remember<'a> = Option<&'a mut RowSet>;
 
 impl RowFilter for Remember<'_> {
-    fn wants(&mut self, _id: i64) -> bool {
+    fn wants(&mut self, _row: RowName) -> bool {
         true
     }
 
-    fn sent(&mut self, id: i64) {
+    fn sent(&mut self, row: RowName) {
         if let Some(remembered) = self {
-            remembered.insert(id);
+            remembered.insert(row);
         }
     }
 }

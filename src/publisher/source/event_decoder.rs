@@ -6,7 +6,7 @@ use crate::config::Config;
 use crate::engine::tracker::TransactionName;
 use crate::error::{Code, Error, Result};
 use crate::lsn::Lsn;
-use crate::outbox::{Columns, EventSource};
+use crate::outbox::{Columns, EventSource, RowName, RowSet};
 use crate::pgoutput::{Begin, Insert, Message, Relation};
 use crate::publisher::sink::forwarder::Forwarder;
 
@@ -14,7 +14,7 @@ use crate::publisher::sink::forwarder::Forwarder;
 #[derive(Debug, Default)]
 pub(crate) struct HandledRows {
     /// Published from the table while the slot was being created.
-    pub(crate) rows: HashSet<i64>,
+    pub(crate) rows: RowSet,
     /// Filed as dead letters, each with the commit position of its event: a later row may have its
     /// id.
     pub(crate) filed: HashSet<(i64, Lsn)>,
@@ -24,8 +24,8 @@ pub(crate) struct HandledRows {
 
 impl HandledRows {
     /// Whether the event of this row that was committed at this position is handled.
-    fn contains(&self, row: i64, commit_lsn: Lsn) -> bool {
-        self.rows.contains(&row) || self.filed.contains(&(row, commit_lsn))
+    fn contains(&self, row: RowName, commit_lsn: Lsn) -> bool {
+        self.rows.contains(row) || self.filed.contains(&(row.id, commit_lsn))
     }
 }
 
@@ -117,16 +117,16 @@ impl Decoder<'_> {
             // Its row is gone, and another row may have the id by now.
             event.row_id = None;
         }
-        let handled_rows = event
-            .row_id
-            .is_some_and(|row| self.handled_rows.contains(row, begin.final_lsn));
-        if event.published || handled_rows {
+        let row = event.row_name();
+        let is_handled = |row| self.handled_rows.contains(row, begin.final_lsn);
+        if event.published || row.is_some_and(is_handled) {
             return Ok(());
         }
         self.has_events = true;
         let (commit_lsn, committed_at) = (begin.final_lsn, begin.committed_at);
         forwarder.insert(
             &event,
+            row,
             EventSource::Stream {
                 commit_lsn,
                 index,
@@ -211,7 +211,7 @@ mod tests {
         let (forwarder, _) = decoded(table, HandledRows::default(), &messages).await?;
         assert_eq!(forwarder.engine.stats().in_flight_count, 1);
         let rows = forwarder.engine.unsettled_rows();
-        Ok(rows.iter().filter(|row| **row == 1).count())
+        Ok(usize::from(rows.contains(RowName::of_id(1))))
     }
 
     #[tokio::test]
@@ -246,7 +246,7 @@ mod tests {
         let transaction = |at| [begin(at), insert(), commit(at)];
         for (until, expected) in [(99, 2), (100, 1), (199, 1), (200, 0)] {
             let mut handled_rows = HandledRows::default();
-            handled_rows.rows.insert(1);
+            handled_rows.rows.insert(RowName::of_id(1));
             handled_rows.until = Lsn::new(until);
             let messages = [transaction(100), transaction(200)].concat();
             let (forwarder, taken) = decoded(RELATION, handled_rows, &messages).await?;

@@ -14,13 +14,12 @@
 //! One session holds the lock and reads. An instance that loses it reads no more; rows that it has
 //! sent are still written back, which is correct for any instance.
 
-use std::collections::HashSet;
 use std::convert::Infallible;
 use std::time::{Duration, Instant};
 
 use crate::config::{AfterPublish, Backlog, Config};
 use crate::error::{Code, Error, Result};
-use crate::outbox::preflight;
+use crate::outbox::{RowName, RowSet, preflight};
 use crate::postgres::{self, Server, Session, TableShape};
 use crate::publisher::instance_lock;
 use crate::publisher::interrupt::Interrupt;
@@ -155,16 +154,16 @@ impl Poll<'_> {
 #[derive(Debug, Default)]
 pub(crate) struct SentRows {
     /// Sent by earlier passes.
-    before: HashSet<i64>,
+    before: RowSet,
     /// Sent, or found again, in this pass.
-    now: HashSet<i64>,
+    now: RowSet,
 }
 
 impl SentRows {
     /// A pass begins. If everything is `settled`, all unpublished rows are to be sent, even if they
     /// were sent before.
     fn begin(&mut self, settled: bool) {
-        self.before.extend(self.now.drain());
+        self.before.take(&mut self.now);
         if settled {
             self.before.clear();
         }
@@ -173,8 +172,8 @@ impl SentRows {
     /// A pass ends that has read every unpublished row up to this id: the other rows that were sent
     /// before are marked by now.
     fn end(&mut self, seen_up_to: i64) {
-        self.before.retain(|id| *id > seen_up_to);
-        self.before.extend(self.now.drain());
+        self.before.drop_up_to(seen_up_to);
+        self.before.take(&mut self.now);
     }
 
     /// How many rows this pass has sent or found again.
@@ -184,16 +183,16 @@ impl SentRows {
 }
 
 impl RowFilter for SentRows {
-    fn wants(&mut self, id: i64) -> bool {
-        if !self.before.contains(&id) {
+    fn wants(&mut self, row: RowName) -> bool {
+        if !self.before.contains(row) {
             return true;
         }
-        self.now.insert(id);
+        self.now.insert(row);
         false
     }
 
-    fn sent(&mut self, id: i64) {
-        self.now.insert(id);
+    fn sent(&mut self, row: RowName) {
+        self.now.insert(row);
     }
 }
 
@@ -206,8 +205,9 @@ mod tests {
         sent_rows.begin(false);
         let mut sent = Vec::new();
         for id in rows {
-            if sent_rows.wants(*id) {
-                sent_rows.sent(*id);
+            let row = RowName::of_id(*id);
+            if sent_rows.wants(row) {
+                sent_rows.sent(row);
                 sent.push(*id);
             }
         }
@@ -242,14 +242,14 @@ mod tests {
         let mut sent_rows = SentRows::default();
         assert_eq!(pass(&mut sent_rows, &[1], i64::MAX), [1]);
         sent_rows.begin(true);
-        assert!(sent_rows.wants(1));
+        assert!(sent_rows.wants(RowName::of_id(1)));
     }
 
     #[test]
     fn a_pass_that_was_given_up_keeps_what_it_sent() {
         let mut sent_rows = SentRows::default();
         sent_rows.begin(false);
-        sent_rows.sent(5);
+        sent_rows.sent(RowName::of_id(5));
         assert_eq!(pass(&mut sent_rows, &[5, 6], i64::MAX), [6]);
     }
 }

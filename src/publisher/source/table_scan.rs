@@ -16,7 +16,7 @@ use crate::config::{Config, Source};
 use crate::engine::output::{Intake, SessionOutput};
 use crate::error::{Error, Result};
 use crate::lsn::Lsn;
-use crate::outbox::{Batch, Read, SlowRows, TableState, UnpublishedRows};
+use crate::outbox::{Batch, Read, RowName, SlowRows, TableState, UnpublishedRows};
 use crate::postgres::{Session, TableShape, table_shape};
 use crate::publisher::instance_lock::LockHolder;
 use crate::publisher::interrupt::Interrupt;
@@ -113,10 +113,10 @@ impl<'a> TableScan<'a> {
         self.glance().await?;
         let mut batch = self.rows.batch(self.session, from, limit).await?;
         let found = BatchSummary {
-            count: batch.ids().count(),
+            count: batch.names().count(),
             next: batch.next(),
         };
-        batch.retain(|id| filter.wants(id));
+        batch.retain(|row| filter.wants(row));
         loop {
             let reads = self.read(&mut batch, self.session).await?;
             if reads.is_empty() {
@@ -124,7 +124,7 @@ impl<'a> TableScan<'a> {
             }
             for read in &reads {
                 self.publish(read).await?;
-                filter.sent(read.id());
+                filter.sent(read.name());
             }
         }
     }
@@ -276,9 +276,9 @@ fn show(config: &Config, forwarder: &mut Forwarder) {
 /// Chooses the rows to send and records those that were sent.
 pub(crate) trait RowFilter {
     /// Whether this row, which was found unpublished, is to be sent.
-    fn wants(&mut self, id: i64) -> bool;
+    fn wants(&mut self, row: RowName) -> bool;
     /// The row was sent to Kafka.
-    fn sent(&mut self, id: i64);
+    fn sent(&mut self, row: RowName);
 }
 
 /// What a batch contained.

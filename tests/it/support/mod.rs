@@ -31,6 +31,17 @@ pub(crate) async fn heavy() -> MutexGuard<'static, ()> {
     TURN.lock().await
 }
 
+/// Sends a signal such as `-STOP` to a server process.
+pub(crate) fn signal(pid: i32, name: &str) {
+    let sent = std::process::Command::new("kill")
+        .args([name, &pid.to_string()])
+        .status();
+    assert!(
+        sent.is_ok_and(|status| status.success()),
+        "kill {name} {pid}"
+    );
+}
+
 /// Whether a test that takes minutes runs: only with `tests/run --all`. Otherwise it is named in
 /// the summary of `tests/run`.
 pub(crate) fn is_long_run(what: &str) -> bool {

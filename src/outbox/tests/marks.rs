@@ -1,0 +1,281 @@
+//! What a mark did, against a model of the table.
+
+use std::cell::RefCell;
+use std::convert::Infallible;
+
+use super::*;
+use crate::outbox::CreatedAt;
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Row {
+    created: Option<CreatedAt>,
+    xid: u32,
+    visible: bool,
+    locked: bool,
+    published: bool,
+    /// A trigger suppresses the mark.
+    swallows: bool,
+    /// A trigger undoes the mark.
+    undoes: bool,
+    marks: u32,
+}
+
+type Event = (usize, fn(&mut Row));
+
+/// A model of the table. Before the statement of this number, `event` happens.
+struct Table {
+    rows: RefCell<HashMap<i64, Row>>,
+    statements: RefCell<Vec<&'static str>>,
+    event: Option<Event>,
+}
+
+impl Table {
+    fn new(rows: &[(i64, Row)]) -> Self {
+        Table {
+            rows: RefCell::new(rows.iter().copied().collect()),
+            statements: RefCell::default(),
+            event: None,
+        }
+    }
+
+    fn begin(&self, statement: &'static str) {
+        let mut statements = self.statements.borrow_mut();
+        if let Some((number, event)) = self.event
+            && number == statements.len()
+        {
+            self.rows.borrow_mut().values_mut().for_each(event);
+        }
+        statements.push(statement);
+    }
+
+    fn mark_row(row: &mut Row) -> bool {
+        if row.swallows || row.published {
+            return false;
+        }
+        row.published = !row.undoes;
+        row.marks += 1;
+        true
+    }
+
+    /// The visible row of this name.
+    fn named<'r>(rows: &'r HashMap<i64, Row>, name: &RowName) -> Option<&'r Row> {
+        let row = rows.get(&name.id).filter(|row| row.visible)?;
+        let is_known = name.created != CreatedAt::UNKNOWN;
+        (!is_known || row.created == Some(name.created)).then_some(row)
+    }
+
+    async fn outcome(&self, id: i64) -> Outcome {
+        self.outcome_of(RowName::of_id(id)).await
+    }
+
+    async fn outcome_of(&self, row: RowName) -> Outcome {
+        let xid = self.rows.borrow().get(&row.id).map_or(7, |row| row.xid);
+        let mut marks = [Mark {
+            ticket: 1,
+            row,
+            xid,
+            outcome: Outcome::Open,
+        }];
+        let Ok(()) = settle(self, &mut marks).await;
+        marks[0].outcome
+    }
+}
+
+impl MarkedTable for Table {
+    type Error = Infallible;
+
+    async fn mark(&self, names: &[RowName]) -> Result<Option<HashSet<i64>>, Infallible> {
+        self.begin("mark");
+        let mut rows = self.rows.borrow_mut();
+        let mut found = names
+            .iter()
+            .filter_map(|name| Some((name, Table::named(&rows, name)?)));
+        if found.any(|(_, row)| row.locked) {
+            return Ok(None);
+        }
+        let mut changed = HashSet::new();
+        for name in names {
+            if Table::named(&rows, name).is_some()
+                && let Some(row) = rows.get_mut(&name.id)
+                && Table::mark_row(row)
+            {
+                changed.insert(name.id);
+            }
+        }
+        Ok(Some(changed))
+    }
+
+    async fn mark_free(&self, names: &[RowName]) -> Result<HashSet<i64>, Infallible> {
+        self.begin("mark free");
+        let mut free = HashSet::new();
+        let mut rows = self.rows.borrow_mut();
+        for name in names {
+            if Table::named(&rows, name).is_some_and(|row| !row.locked && !row.published)
+                && let Some(row) = rows.get_mut(&name.id)
+            {
+                free.insert(name.id);
+                Table::mark_row(row);
+            }
+        }
+        Ok(free)
+    }
+
+    async fn look(&self, names: &[RowName]) -> Result<HashMap<i64, bool>, Infallible> {
+        self.begin("look");
+        let rows = self.rows.borrow();
+        let seen = names.iter();
+        let seen = seen.filter_map(|name| Some((name.id, Table::named(&rows, name)?)));
+        Ok(seen.map(|(id, row)| (id, !row.published)).collect())
+    }
+
+    async fn running(&self, xids: &[u32]) -> Result<HashSet<u32>, Infallible> {
+        self.begin("running");
+        let rows = self.rows.borrow();
+        let running = rows.values().filter(|row| !row.visible).map(|row| row.xid);
+        Ok(running.filter(|xid| xids.contains(xid)).collect())
+    }
+}
+
+const THERE: Row = Row {
+    created: None,
+    xid: 7,
+    visible: true,
+    locked: false,
+    published: false,
+    swallows: false,
+    undoes: false,
+    marks: 0,
+};
+
+#[tokio::test]
+async fn a_row_is_settled_when_it_is_seen_published_or_gone() {
+    let table = Table::new(&[(1, THERE)]);
+    assert_eq!(table.outcome(1).await, Outcome::Settled);
+    assert_eq!(*table.statements.borrow(), ["mark", "look"]);
+    let published = Row {
+        published: true,
+        ..THERE
+    };
+    let table = Table::new(&[(1, published)]);
+    assert_eq!(table.outcome(1).await, Outcome::Settled);
+    assert_eq!(table.rows.borrow()[&1].marks, 0, "not marked again");
+    assert_eq!(Table::new(&[]).outcome(1).await, Outcome::Settled);
+}
+
+/// The ids of a truncated table begin again while marks wait.
+#[tokio::test]
+async fn a_new_row_with_the_id_of_one_that_is_gone_is_not_marked() {
+    let created = CreatedAt::of_text("2026-01-31 12:00:00");
+    let old = RowName { id: 1, created };
+    let new = Row {
+        created: Some(CreatedAt::of_text("2026-01-31 12:00:01")),
+        ..THERE
+    };
+    for locked in [false, true] {
+        let table = Table::new(&[(1, Row { locked, ..new })]);
+        assert_eq!(table.outcome_of(old).await, Outcome::Settled);
+        assert_eq!(table.rows.borrow()[&1].marks, 0);
+    }
+    let same = Row {
+        created: Some(created),
+        ..THERE
+    };
+    let table = Table::new(&[(1, same)]);
+    assert_eq!(table.outcome_of(old).await, Outcome::Settled);
+    assert_eq!(table.rows.borrow()[&1].marks, 1);
+}
+
+#[test]
+fn each_call_names_an_id_once_and_no_mark_is_dropped() {
+    let mark = |(ticket, id)| Mark {
+        ticket,
+        row: RowName::of_id(id),
+        xid: 7,
+        outcome: Outcome::Open,
+    };
+    let ids = [5, 3, 5, 1, 3, 5, 9];
+    let mut marks: Vec<Mark> = (0..).zip(ids).map(mark).collect();
+    let mut rest = &mut marks[..];
+    for expected in [vec![1, 3, 5, 9], vec![3, 5], vec![5]] {
+        let count = once_each(rest);
+        let (part, behind) = rest.split_at_mut(count);
+        assert_eq!(
+            part.iter().map(|it| it.row.id).collect::<Vec<_>>(),
+            expected
+        );
+        rest = behind;
+    }
+    assert!(rest.is_empty());
+    let mut tickets: Vec<u64> = marks.iter().map(|mark| mark.ticket).collect();
+    tickets.sort_unstable();
+    assert_eq!(tickets, [0, 1, 2, 3, 4, 5, 6]);
+}
+
+#[tokio::test]
+async fn a_row_that_is_not_visible_is_not_marked() {
+    let hidden = Row {
+        visible: false,
+        ..THERE
+    };
+    let table = Table::new(&[(1, hidden)]);
+    assert_eq!(table.outcome(1).await, Outcome::Hidden);
+    assert_eq!(judge(None, false, true), Outcome::Hidden);
+}
+
+/// Whenever the row of a running transaction becomes visible, it is marked or stays open.
+#[tokio::test]
+async fn a_row_that_becomes_visible_between_two_statements_is_not_taken_for_a_deleted_one() {
+    for number in 0..6 {
+        let hidden = Row {
+            visible: false,
+            ..THERE
+        };
+        let mut table = Table::new(&[(1, hidden)]);
+        table.event = Some((number, |row| row.visible = true));
+        let outcome = table.outcome(1).await;
+        let published = table.rows.borrow()[&1].published;
+        assert_eq!(
+            outcome == Outcome::Settled,
+            published,
+            "before {number}: {outcome:?}"
+        );
+        assert_ne!(outcome, Outcome::Refused, "before {number}");
+    }
+}
+
+#[tokio::test]
+async fn transactions_are_looked_up_before_the_mark_that_decides() {
+    let hidden = Row {
+        visible: false,
+        ..THERE
+    };
+    let table = Table::new(&[(1, hidden)]);
+    table.outcome(1).await;
+    let statements = table.statements.borrow();
+    assert_eq!(
+        *statements,
+        ["mark", "look", "running", "mark free", "look"]
+    );
+}
+
+#[tokio::test]
+async fn a_row_that_is_free_and_stays_unpublished_has_refused_its_mark() {
+    let swallows = Row {
+        swallows: true,
+        ..THERE
+    };
+    let undoes = Row {
+        undoes: true,
+        ..THERE
+    };
+    for row in [swallows, undoes] {
+        assert_eq!(Table::new(&[(1, row)]).outcome(1).await, Outcome::Refused);
+        let locked = Row {
+            locked: true,
+            ..row
+        };
+        let table = Table::new(&[(1, locked), (2, THERE)]);
+        assert_eq!(table.outcome(1).await, Outcome::Open);
+        assert_eq!(table.outcome(2).await, Outcome::Settled);
+    }
+}
