@@ -54,9 +54,12 @@ pub(crate) struct ParkedKeys {
     topics: HashSet<u64>,
     /// All topics are.
     everything: bool,
-    /// Keys of such topics of which a retried event was refused again: those behind it are parked
-    /// again. Dropped before requests are read.
-    refused: HashSet<KeyHash>,
+    /// Keys of such topics of which events are being resolved. Dropped before requests are read,
+    /// as are the next.
+    resolving: HashSet<KeyHash>,
+    /// Those of them of which an event was filed meanwhile: it was refused again, or comes from
+    /// before the others. The others of the key are parked again.
+    filed: HashSet<KeyHash>,
     /// Grows with each change. A read of the table that began before a change is out of date.
     version: u64,
     /// The table is being read.
@@ -71,7 +74,8 @@ impl ParkedKeys {
             keys: HashMap::new(),
             topics: HashSet::new(),
             everything: false,
-            refused: HashSet::new(),
+            resolving: HashSet::new(),
+            filed: HashSet::new(),
             version: 0,
             is_reading: false,
         }
@@ -113,7 +117,8 @@ impl ParkedKeys {
 
     /// A read of the requests begins, `with_keys` or without. Returns the version of the keys.
     pub(crate) fn begin_read(&mut self, with_keys: bool) -> u64 {
-        self.refused.clear();
+        self.resolving.clear();
+        self.filed.clear();
         self.is_reading = with_keys;
         self.version
     }
@@ -137,7 +142,7 @@ impl ParkedKeys {
     /// `is_resolving` only behind an event that was refused again.
     pub(crate) fn state(&self, hash: KeyHash, is_resolving: bool) -> KeyState {
         if self.is_whole(hash) {
-            return match (is_resolving, self.refused.contains(&hash)) {
+            return match (is_resolving, self.filed.contains(&hash)) {
                 (true, false) => KeyState::Free,
                 (true, true) => KeyState::Parked,
                 (false, _) if self.is_reading => KeyState::Wait,
@@ -162,8 +167,8 @@ impl ParkedKeys {
             self.park_topic(hash.topic);
         }
         if self.is_whole(hash) {
-            if blocks && was_resolving {
-                self.refused.insert(hash);
+            if was_resolving || self.resolving.contains(&hash) {
+                self.filed.insert(hash);
             }
             return;
         }
@@ -175,7 +180,11 @@ impl ParkedKeys {
     /// A row of this key is being resolved from now on. Whether the key is parked.
     pub(crate) fn start_resolving(&mut self, hash: KeyHash) -> bool {
         let Some(key_rows) = self.keys.get_mut(&hash) else {
-            return self.is_whole(hash);
+            let is_whole = self.is_whole(hash);
+            if is_whole {
+                self.resolving.insert(hash);
+            }
+            return is_whole;
         };
         self.version += 1;
         key_rows.blocked = false;
@@ -201,11 +210,15 @@ impl ParkedKeys {
 
     fn park_topic(&mut self, topic: u64) {
         self.topics.insert(topic);
-        self.keys.retain(|hash, _| hash.topic != topic);
         if self.topics.len() > self.limit {
             self.everything = true;
-            (self.keys, self.topics) = (HashMap::new(), HashSet::new());
+            self.topics = HashSet::new();
         }
+        let everything = self.everything;
+        let is_whole = |hash: &KeyHash, _: &mut KeyRows| everything || hash.topic == topic;
+        let dropped = self.keys.extract_if(is_whole);
+        let resolving = dropped.filter(|(_, key_rows)| key_rows.resolving > 0);
+        self.resolving.extend(resolving.map(|(hash, _)| hash));
     }
 }
 
@@ -277,6 +290,30 @@ mod tests {
         parked.load(ParkedKeyList::new(1));
         assert_eq!(parked.state(hash(1, 3), false), KeyState::Free);
         assert!(parked.is_empty());
+    }
+
+    #[test]
+    fn an_event_that_is_filed_late_parks_those_of_its_key_again_that_are_being_resolved() {
+        let mut parked = keys(1, &[(1, 1), (1, 2)]);
+        assert!(parked.start_resolving(hash(1, 1)) && parked.start_resolving(hash(1, 2)));
+        // It was refused before, and is sent again only now.
+        assert_eq!(parked.state(hash(1, 1), false), KeyState::Parked);
+        parked.file(hash(1, 1), false, false);
+        assert_eq!(parked.state(hash(1, 1), true), KeyState::Parked);
+        assert_eq!(
+            parked.state(hash(1, 2), true),
+            KeyState::Free,
+            "another key"
+        );
+        // The same if the topic was parked whole after they were requested.
+        let mut parked = keys(1, &[(1, 1)]);
+        assert!(parked.start_resolving(hash(1, 1)));
+        parked.file(hash(1, 2), true, false);
+        assert!(parked.has_whole_topics());
+        parked.file(hash(1, 1), false, false);
+        assert_eq!(parked.state(hash(1, 1), true), KeyState::Parked);
+        parked.begin_read(true);
+        assert_eq!(parked.state(hash(1, 1), true), KeyState::Free);
     }
 
     #[test]
