@@ -5,6 +5,9 @@
 //! so neither two tables share a slot, nor two slots a table. A publisher that polls takes the same
 //! two. `pg_locks` shows the keys, so another instance sees which table a holder serves.
 //!
+//! The events of a partition are its parent's too. So an instance for a partition also shares the
+//! locks of the tables above it, and excludes the instances for these, but none for a sibling.
+//!
 //! No session waits for a lock, because a waiting session holds back vacuum: an instance that
 //! stands by queries `pg_locks` at intervals.
 //! See <https://www.postgresql.org/docs/current/explicit-locking.html#ADVISORY-LOCKS>.
@@ -43,18 +46,36 @@ pub(crate) struct LockedTable {
     pub(crate) is_ours: bool,
 }
 
-/// The statement that takes both locks without waiting: true when both were free.
+/// The statement that takes the locks without waiting: true when all were free.
 pub(crate) fn take_sql(slot: &str, table: u32) -> String {
-    let (key, class, table) = (slot_key(slot), table_class(), table.cast_signed());
+    let (key, class, lock) = (slot_key(slot), table_class(), table.cast_signed());
+    let above = above(&format!("'{table}'::pg_catalog.oid"));
+    // An object id beyond 31 bits is a negative key.
     format!(
-        "SELECT coalesce(CASE WHEN pg_catalog.pg_try_advisory_lock('{key}'::int8)
-                              THEN pg_catalog.pg_try_advisory_lock('{class}'::int4, '{table}'::int4)
-                         END, false)"
+        "WITH RECURSIVE {above}
+         SELECT coalesce(CASE WHEN pg_catalog.pg_try_advisory_lock('{key}'::int8)
+                              THEN pg_catalog.pg_try_advisory_lock('{class}'::int4, '{lock}'::int4)
+                         END, false)
+            AND coalesce((SELECT pg_catalog.bool_and(pg_catalog.pg_try_advisory_lock_shared(
+                                     '{class}'::int4, a.oid::int8::bit(32)::int4))
+                            FROM above AS a), true)"
     )
 }
 
-/// Takes both locks for this session, without waiting. False when another session has one of them;
-/// the session may keep the other one until it ends.
+/// The query `above`, to follow WITH RECURSIVE: the tables that this table is a partition of, or
+/// inherits from, at any height.
+fn above(table: &str) -> String {
+    format!(
+        "above AS (
+            SELECT i.inhparent AS oid FROM pg_catalog.pg_inherits AS i WHERE i.inhrelid = {table}
+             UNION
+            SELECT i.inhparent FROM pg_catalog.pg_inherits AS i
+              JOIN above AS a ON i.inhrelid = a.oid)"
+    )
+}
+
+/// Takes the locks for this session, without waiting. False when another session has one of them;
+/// the session may keep the others until it ends.
 pub(crate) async fn take(session: &Session, slot: &str, table: u32) -> Result<bool> {
     let row = session
         .row("taking the lock", &take_sql(slot, table), &[])
@@ -91,7 +112,7 @@ pub(crate) async fn holders(
     let rows = session
         .rows(
             "reading the holders of the lock",
-            HOLDERS,
+            &holders_sql(),
             &[&high, &low, &class, &table.schema, &table.name],
         )
         .await?;
@@ -110,28 +131,40 @@ pub(crate) async fn holders(
 }
 
 /// `$1` and `$2` are the halves of the slot's key, `$3` the class of the tables' keys. A lock with
-/// one key of eight bytes is of kind 1 (`objsubid`), one with two keys of four bytes of kind 2.
+/// one key of eight bytes is of kind 1 (`objsubid`), one with two keys of four bytes of kind 2. A
+/// holder's own table is the one whose lock it does not share; that of a table above ours is
+/// shared with other partitions.
+fn holders_sql() -> String {
+    let table = "(SELECT o.oid FROM own AS o)";
+    format!("WITH RECURSIVE {above}, {HOLDERS}", above = above(table))
+}
+
 const HOLDERS: &str = "
-    WITH held AS (
+    held AS (
         SELECT l.pid, l.virtualtransaction AS owner, l.classid::int8 AS class,
-               l.objid::int8 AS object, l.objsubid::int4 AS kind
+               l.objid::int8 AS object, l.objsubid::int4 AS kind,
+               l.mode = 'ExclusiveLock' AS alone
           FROM pg_catalog.pg_locks AS l
          WHERE l.locktype = 'advisory' AND l.granted
            AND l.database = (SELECT d.oid FROM pg_catalog.pg_database AS d
                               WHERE d.datname = pg_catalog.current_database())),
-    ours AS (
-        SELECT c.oid::int8 AS oid
+    own AS (
+        SELECT c.oid
           FROM pg_catalog.pg_class AS c
           JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
          WHERE n.nspname = $4 AND c.relname = $5),
+    ours AS (
+        SELECT o.oid::int8 AS oid FROM own AS o),
     holders AS (
         SELECT h.pid, h.owner, pg_catalog.bool_or(h.kind = 1) AS has_slot,
                (SELECT pg_catalog.min(t.object) FROM held AS t
                  WHERE t.owner = h.owner AND t.pid IS NOT DISTINCT FROM h.pid
-                   AND t.kind = 2 AND t.class = $3) AS table_oid
+                   AND t.kind = 2 AND t.class = $3 AND t.alone) AS table_oid
           FROM held AS h
          WHERE (h.kind = 1 AND h.class = $1 AND h.object = $2)
-            OR (h.kind = 2 AND h.class = $3 AND h.object IN (SELECT o.oid FROM ours AS o))
+            OR (h.kind = 2 AND h.class = $3
+                AND (h.object IN (SELECT o.oid FROM ours AS o)
+                     OR h.alone AND h.object IN (SELECT a.oid::int8 FROM above AS a)))
          GROUP BY h.pid, h.owner)
     SELECT s.pid, coalesce(a.application_name, ''), coalesce(a.usename::text, ''), s.has_slot,
            s.table_oid IS NOT NULL,
