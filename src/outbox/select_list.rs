@@ -54,15 +54,17 @@ impl Printing {
     fn expression(self, column: &str) -> String {
         match self {
             Printing::Cast => format!("{column}::text"),
-            Printing::Hex => format!("'\\x' || encode({column}, 'hex')"),
+            Printing::Hex => format!("'\\x' || pg_catalog.encode({column}, 'hex')"),
             // The zone stands before the era, and infinity has none.
             Printing::Utc => format!(
-                "CASE WHEN isfinite({column}) \
-                 THEN regexp_replace(({column} AT TIME ZONE 'UTC')::text, '( BC)?$', '+00\\1') \
+                "CASE WHEN pg_catalog.isfinite({column}) \
+                 THEN pg_catalog.regexp_replace(({column} AT TIME ZONE 'UTC')::text, \
+                                                '( BC)?$', '+00\\1') \
                  ELSE {column}::text END"
             ),
             Printing::Output => {
-                format!("CASE WHEN {column} IS NOT NULL THEN format('%s', {column}) END")
+                let text = format!("pg_catalog.format('%s', {column})");
+                format!("CASE WHEN {column} IS NOT NULL THEN {text} END")
             }
         }
     }

@@ -56,12 +56,9 @@ pub(crate) async fn check_statements(
             session.explain(&what, statement).await?;
         }
     }
-    let what = format!(
-        "checking how dead letters are filed in {}",
-        table.dead_letter()
-    );
+    let what = format!("checking the use of {}", table.dead_letter());
     for statement in dead_letters.statements() {
-        session.explain(&what, statement).await?;
+        session.explain(&what, &statement).await?;
     }
     Ok(())
 }

@@ -279,6 +279,8 @@ fn parameters(login: &Login<'_>) -> Vec<(&'static str, String)> {
     }
     let fixed = [
         ("client_encoding", "UTF8"),
+        // No trigger runs here. A name prints as the SQL sessions print it.
+        ("search_path", "pg_catalog"),
         ("DateStyle", "ISO"),
         ("IntervalStyle", "postgres"),
         ("TimeZone", "UTC"),

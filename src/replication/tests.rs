@@ -217,6 +217,7 @@ async fn the_session_prints_text_one_way_and_has_no_timeouts_but_the_callers() {
         "idle_session_timeout 1500",
         "options -c search_path=x",
         "client_encoding UTF8",
+        "search_path pg_catalog",
         "DateStyle ISO",
         "IntervalStyle postgres",
         "TimeZone UTC",

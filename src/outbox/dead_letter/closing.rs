@@ -26,6 +26,7 @@ const ROWS_MAX: usize = 500;
 pub(super) struct Closing {
     outbox: TableName,
     close: String,
+    leave_open: String,
     /// `None` if rows are neither marked nor deleted.
     unmarked: Option<String>,
 }
@@ -35,13 +36,15 @@ impl Closing {
         Closing {
             outbox: shape.name.clone(),
             close: close_sql(shape, marking),
+            leave_open: leave_open_sql(&shape.name.dead_letter()),
             unmarked: marking.writes().then(|| unmarked_sql(shape, marking)),
         }
     }
 
-    /// The statement that closes.
-    pub(super) fn statement(&self) -> &str {
-        &self.close
+    /// Every statement.
+    pub(super) fn statements(&self) -> impl Iterator<Item = String> {
+        let always = [self.close.clone(), self.leave_open.clone()];
+        always.into_iter().chain(self.unmarked.clone())
     }
 
     /// See [`DeadLetters::close`](crate::outbox::DeadLetters::close).
@@ -125,17 +128,11 @@ impl Closing {
             "skipped"
         };
         let table = self.outbox.dead_letter();
-        let sql = format!(
-            "UPDATE {table} AS d SET state = $2, error_code = $3, error = $4, \
-             updated_at = CURRENT_TIMESTAMP, history = {append} WHERE d.id = $1",
-            table = table.quoted(),
-            append = insert::append("$3::text", "$4::text", "d.attempts"),
-        );
         let what = format!("filing in {table} that a row cannot be marked");
         session
             .rows(
                 &what,
-                &sql,
+                &self.leave_open,
                 &[&dead_letter, &state, code, &insert::text(message)],
             )
             .await?;
@@ -185,6 +182,16 @@ fn close_sql(shape: &TableShape, marking: &Marking) -> String {
                 state = CASE WHEN c.published THEN 'retried' ELSE 'discarded' END, \
                 updated_at = CURRENT_TIMESTAMP \
            FROM closings AS c WHERE d.id = c.letter{is_settled}"
+    )
+}
+
+/// The statement that opens a dead letter again.
+fn leave_open_sql(dead_letters: &TableName) -> String {
+    format!(
+        "UPDATE {table} AS d SET state = $2, error_code = $3, error = $4, \
+         updated_at = CURRENT_TIMESTAMP, history = {append} WHERE d.id = $1",
+        table = dead_letters.quoted(),
+        append = insert::append("$3::text", "$4::text", "d.attempts"),
     )
 }
 

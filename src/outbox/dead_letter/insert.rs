@@ -26,9 +26,10 @@ const DEAD_LETTERS_MAX: usize = 500;
 const BYTES_MAX: usize = 8 << 20;
 
 /// The history of an entry that is filed again: the last fifty are kept.
-const APPEND: &str = "CASE WHEN jsonb_array_length(d.history) >= 50 THEN d.history - 0 \
+const APPEND: &str = "CASE WHEN pg_catalog.jsonb_array_length(d.history) >= 50 \
+          THEN d.history - 0 \
           ELSE d.history END \
-     || jsonb_build_array(jsonb_build_object('at', CURRENT_TIMESTAMP, \
+     || pg_catalog.jsonb_build_array(pg_catalog.jsonb_build_object('at', CURRENT_TIMESTAMP, \
      'error_code', {code}, 'error', {error}, 'attempts', {attempts}))";
 
 /// Files dead letters in their order.
@@ -304,8 +305,9 @@ fn insert_sql(table: &str, oid: u32, having: &str, conflict: &str, after: &str) 
          SELECT $1, l.outbox_id, l.lsn::pg_lsn, l.event_index, \
                 l.topic, l.event_type, l.created_at, l.key, coalesce(l.headers, '[]')::jsonb, \
                 l.payload, l.sha256, l.error_code, l.error, l.attempts, l.parks_key, l.state, \
-                jsonb_build_array(jsonb_build_object('at', CURRENT_TIMESTAMP, \
-                'error_code', l.error_code, 'error', l.error, 'attempts', l.attempts)), \
+                pg_catalog.jsonb_build_array(pg_catalog.jsonb_build_object( \
+                'at', CURRENT_TIMESTAMP, 'error_code', l.error_code, 'error', l.error, \
+                'attempts', l.attempts)), \
                 {oid} \
            FROM fresh AS l WHERE l.outbox_id {having}{after} ORDER BY l.n \
          ON CONFLICT ({conflict}) WHERE outbox_id {having} DO UPDATE SET \
@@ -346,7 +348,7 @@ pub(crate) fn file_sql(config: &Config, shape: &TableShape) -> String {
     let created_at = event_created_at(config, shape);
     format!(
         "WITH letters AS MATERIALIZED ( \
-             SELECT l.*, sha256(coalesce(l.payload, '')) AS sha256, \
+             SELECT l.*, pg_catalog.sha256(coalesce(l.payload, '')) AS sha256, \
                     {created_at} AS created_at \
                FROM unnest($2::bigint[], $3::text[], $4::text[], $5::integer[], $6::text[], \
                            $7::text[], $8::text[], $9::bytea[], $10::text[], $11::bytea[], \
@@ -394,7 +396,7 @@ pub(crate) fn file_sql(config: &Config, shape: &TableShape) -> String {
             "IS NULL",
             "system_id, commit_lsn, event_index, payload_sha256",
             // After those of rows, so that ids are always assigned in the same order.
-            " AND (SELECT count(*) FROM of_rows) >= 0",
+            " AND (SELECT pg_catalog.count(*) FROM of_rows) >= 0",
         ),
     )
 }

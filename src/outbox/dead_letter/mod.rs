@@ -62,6 +62,10 @@ pub struct DeadLetters {
     outbox: TableName,
     file: String,
     closing: Closing,
+    requests: String,
+    copy: String,
+    parked_keys: String,
+    counts: String,
     /// `None` if rows are neither marked nor deleted.
     waiting: Option<String>,
     /// `None` if attempts are not counted in the outbox.
@@ -72,21 +76,32 @@ impl DeadLetters {
     /// The statements for an outbox that passed the preflight check.
     pub fn new(config: &Config, shape: &TableShape) -> Self {
         let marking = Marking::new(config.after_publish, shape);
+        let table = config.table.dead_letter();
         DeadLetters {
-            table: config.table.dead_letter(),
             outbox: config.table.clone(),
             file: insert::file_sql(config, shape),
             closing: Closing::new(shape, &marking),
+            requests: requests::requests_sql(&table),
+            copy: requests::copy_sql(&table),
+            parked_keys: parked::read_sql(&table),
+            counts: counts_sql(&table),
             waiting: marking
                 .writes()
                 .then(|| row_identity::waiting_sql(shape, &marking)),
             count: count_sql(&marking),
+            table,
         }
     }
 
-    /// The statements that file and close dead letters.
-    pub(crate) fn statements(&self) -> [&str; 2] {
-        [&self.file, self.closing.statement()]
+    /// Every statement but the one that counts attempts.
+    pub(crate) fn statements(&self) -> Vec<String> {
+        let always = [&self.file, &self.requests, &self.copy, &self.parked_keys];
+        let known = [filed_sql(&self.table), filed_recently_sql(&self.table)];
+        let mut all: Vec<String> = always.into_iter().cloned().chain(known).collect();
+        all.push(self.counts.clone());
+        all.extend(self.closing.statements());
+        all.extend(self.waiting.clone());
+        all
     }
 
     /// The statement that counts attempts in the outbox, if they are counted there.
@@ -189,7 +204,7 @@ impl DeadLetters {
     /// # Errors
     /// Of the table or the server.
     pub async fn parked_keys(&self, session: &Session) -> Result<ParkedKeyList> {
-        parked::read(session, &self.table).await
+        parked::read(session, &self.table, &self.parked_keys).await
     }
 
     /// How many dead letters are in each open state, counted up to 100,000; a state without any has
@@ -198,14 +213,10 @@ impl DeadLetters {
     /// # Errors
     /// Of the table or the server.
     pub async fn counts(&self, session: &Session) -> Result<Vec<(String, i64)>> {
-        let sql = format!(
-            "SELECT s.state, (SELECT count(*) FROM (SELECT FROM {table} AS d \
-                               WHERE d.state = s.state AND d.{OPEN} LIMIT {COUNT_MAX}) AS counted) \
-               FROM unnest($1::text[]) WITH ORDINALITY AS s (state, n) ORDER BY s.n",
-            table = self.table.quoted()
-        );
         let what = format!("counting {}", self.table);
-        let rows = session.rows(&what, &sql, &[&&OPEN_STATES[..]]).await?;
+        let rows = session
+            .rows(&what, &self.counts, &[&&OPEN_STATES[..]])
+            .await?;
         Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
     }
 }
@@ -241,7 +252,8 @@ pub(crate) async fn known(
         let lock = format!("BEGIN; LOCK TABLE {} IN SHARE MODE", dead_letters.quoted());
         session.run(&what, &lock).await?;
     }
-    let parked = parked::read(session, &dead_letters).await?;
+    let keys = parked::read_sql(&dead_letters);
+    let parked = parked::read(session, &dead_letters, &keys).await?;
     if parks {
         session.run(&what, "COMMIT").await?;
     }
@@ -258,13 +270,7 @@ pub(crate) async fn known(
 
 /// The rows are filed in the order of their ids, so the newest are enough.
 async fn filed_recently(session: &Session, dead_letters: &TableName) -> Result<u32> {
-    let sql = format!(
-        "SELECT count(*) FROM (SELECT filed_at, error_code FROM {table} \
-                                ORDER BY id DESC LIMIT {COUNT_MAX}) AS newest \
-          WHERE filed_at > CURRENT_TIMESTAMP - interval '1 minute' \
-            AND error_code <> 'KEY_PARKED'",
-        table = dead_letters.quoted()
-    );
+    let sql = filed_recently_sql(dead_letters);
     let what = format!("counting the newest rows of {dead_letters}");
     let count = session.row_if_any(&what, &sql, &[]).await?;
     let count = count.map_or(0, |row| row.get::<_, i64>(0));
@@ -277,11 +283,7 @@ async fn filed(
     system_id: &str,
     since: Lsn,
 ) -> Result<Vec<(i64, Lsn)>> {
-    let sql = format!(
-        "SELECT outbox_id, commit_lsn::text FROM {table} \
-          WHERE system_id = $1 AND commit_lsn >= $2::text::pg_lsn AND outbox_id IS NOT NULL",
-        table = dead_letters.quoted()
-    );
+    let sql = filed_sql(dead_letters);
     let (what, since) = (format!("reading {dead_letters}"), since.to_string());
     let rows = session.rows(&what, &sql, &[&system_id, &since]).await?;
     let filed = rows.iter().filter_map(|row| {
@@ -289,6 +291,33 @@ async fn filed(
         Some((row_id, row.get::<_, &str>(1).parse().ok()?))
     });
     Ok(filed.collect())
+}
+
+fn filed_sql(dead_letters: &TableName) -> String {
+    format!(
+        "SELECT outbox_id, commit_lsn::text FROM {table} \
+          WHERE system_id = $1 AND commit_lsn >= $2::text::pg_lsn AND outbox_id IS NOT NULL",
+        table = dead_letters.quoted()
+    )
+}
+
+fn filed_recently_sql(dead_letters: &TableName) -> String {
+    format!(
+        "SELECT pg_catalog.count(*) FROM (SELECT filed_at, error_code FROM {table} \
+                                           ORDER BY id DESC LIMIT {COUNT_MAX}) AS newest \
+          WHERE filed_at > CURRENT_TIMESTAMP - interval '1 minute' \
+            AND error_code <> 'KEY_PARKED'",
+        table = dead_letters.quoted()
+    )
+}
+
+fn counts_sql(dead_letters: &TableName) -> String {
+    format!(
+        "SELECT s.state, (SELECT pg_catalog.count(*) FROM (SELECT FROM {table} AS d \
+                           WHERE d.state = s.state AND d.{OPEN} LIMIT {COUNT_MAX}) AS counted) \
+           FROM pg_catalog.unnest($1::text[]) WITH ORDINALITY AS s (state, n) ORDER BY s.n",
+        table = dead_letters.quoted()
+    )
 }
 
 /// `None` if attempts are not counted in the outbox.

@@ -19,8 +19,8 @@ pub(crate) const PARKED_KEYS_MAX: usize = 100_000;
 
 /// Two expressions for the [`KeyHash`] of a dead letter `d`: the second is null without a key.
 pub(super) fn sql_hashes() -> String {
-    let sum = |of: &str| format!("substr(sha256({of}), 1, 8)");
-    let topic = "convert_to(d.topic, 'UTF8')";
+    let sum = |of: &str| format!("pg_catalog.substr(pg_catalog.sha256({of}), 1, 8)");
+    let topic = "pg_catalog.convert_to(d.topic, 'UTF8')";
     let key = format!("{topic} || '\\x00'::bytea || d.key");
     format!("{}, {}", sum(topic), sum(&key))
 }
@@ -80,13 +80,10 @@ impl ParkedKeyList {
     }
 }
 
-/// Reads the parked keys.
-///
-/// # Errors
-/// Of the table or the server.
-pub(super) async fn read(session: &Session, dead_letters: &TableName) -> Result<ParkedKeyList> {
-    let sql = format!(
-        "SELECT p.topic, p.key, count(*), bool_or(p.blocks) FROM ( \
+/// The statement of [`read`].
+pub(super) fn read_sql(dead_letters: &TableName) -> String {
+    format!(
+        "SELECT p.topic, p.key, pg_catalog.count(*), pg_catalog.bool_or(p.blocks) FROM ( \
              SELECT {hashes}, d.state = 'dead' AND d.parks_key FROM {table} AS d \
               WHERE d.state IN ('dead', 'parked', 'retry') AND d.{OPEN} \
                 AND (d.parks_key OR d.state = 'parked') \
@@ -94,12 +91,21 @@ pub(super) async fn read(session: &Session, dead_letters: &TableName) -> Result<
           GROUP BY p.topic, p.key ORDER BY p.topic",
         hashes = sql_hashes(),
         table = dead_letters.quoted()
-    );
+    )
+}
+
+/// Reads the parked keys by the statement of [`read_sql`].
+///
+/// # Errors
+/// Of the table or the server.
+pub(super) async fn read(
+    session: &Session,
+    dead_letters: &TableName,
+    sql: &str,
+) -> Result<ParkedKeyList> {
     let what = format!("reading parked keys from {dead_letters}");
     let none: [&(dyn ToSql + Sync); 0] = [];
-    let rows = session
-        .bounded(&what, session.query_raw(&sql, none))
-        .await?;
+    let rows = session.bounded(&what, session.query_raw(sql, none)).await?;
     pin_mut!(rows);
     let mut list = ParkedKeyList::new(PARKED_KEYS_MAX);
     while let Some(row) = session.bounded(&what, rows.try_next()).await? {

@@ -7,15 +7,17 @@
 //! that cannot be printed (a few kilobytes of `1e131071`) then affects no other, and memory stays
 //! bounded.
 
+use crate::config::TableName;
 use crate::error::Result;
 use crate::lsn::Lsn;
 use crate::outbox::dead_letter::OPEN;
 use crate::outbox::dead_letter::{json, parked};
+use crate::outbox::table::may_be_of_a_slow_row;
 use crate::outbox::{
     DeadLetters, EventSource, KeyHash, OwnedRecord, Rejection, Resolution, ResolveRequest, Router,
     SlowRows, TableRow, UnpublishedRows,
 };
-use crate::postgres::{Session, is_out_of_time, is_unreadable, row_error, sql_error};
+use crate::postgres::{Session, is_unreadable, row_error, sql_error};
 
 /// The order in which events were committed. An older event can be filed behind a newer one of its
 /// key, if it was delivered and a restart repeats it. A row that was read from the table has no
@@ -45,36 +47,9 @@ impl DeadLetters {
         slow: &mut SlowRows,
         limit: usize,
     ) -> Result<Vec<ResolveRequest>> {
-        let limit = limit.min(REQUESTS_MAX);
-        let place = |row: &str| {
-            format!("(coalesce({row}.commit_lsn, '0/0'), coalesce({row}.event_index, 0), {row}.id)")
-        };
-        // A parked key never overtakes its dead letter.
-        let before = format!("{} < {}", place("h"), place("d"));
-        let sql = format!(
-            "SELECT d.id, d.outbox_id, d.state, d.parks_key, d.commit_lsn::text, d.event_index, \
-                    left(d.topic, {TOPIC_CHARS}), {hashes} FROM ( \
-                 (SELECT * FROM {table} AS d \
-                   WHERE d.state IN ('retry', 'discard') AND d.{OPEN} \
-                     AND NOT (d.state = 'retry' AND d.parks_key \
-                              AND EXISTS (SELECT FROM {table} AS h \
-                                WHERE h.state = 'dead' AND h.parks_key AND h.topic = d.topic \
-                                  AND h.key IS NOT DISTINCT FROM d.key AND {before})) \
-                   ORDER BY {PLACE} LIMIT {limit}) \
-                 UNION ALL \
-                 (SELECT * FROM {table} AS d \
-                   WHERE d.state = 'parked' AND d.{OPEN} \
-                     AND NOT EXISTS (SELECT FROM {table} AS h \
-                                      WHERE h.state = 'dead' AND h.parks_key \
-                                        AND h.topic = d.topic \
-                                        AND h.key IS NOT DISTINCT FROM d.key) \
-                   ORDER BY {PLACE} LIMIT {limit})) AS d \
-             ORDER BY {PLACE} LIMIT {limit}",
-            hashes = parked::sql_hashes(),
-            table = self.table.quoted()
-        );
+        let limit = limit.min(REQUESTS_MAX) as i64;
         let what = format!("reading requests from {}", self.table);
-        let dead_letters = session.rows(&what, &sql, &[]).await?;
+        let dead_letters = session.rows(&what, &self.requests, &[&limit]).await?;
         if !dead_letters.is_empty() {
             rows.expect_unaltered(session).await?;
         }
@@ -123,7 +98,7 @@ impl DeadLetters {
             return Ok(Err(rows.too_slow(row)));
         }
         let found = rows.row(session, row, dead_letter).await;
-        if found.as_ref().is_err_and(is_out_of_time) {
+        if found.as_ref().is_err_and(may_be_of_a_slow_row) {
             slow.note(row, 1);
         }
         match found? {
@@ -153,12 +128,10 @@ impl DeadLetters {
 
     /// The record as it was filed; `None` if only its row was stored.
     async fn copy(&self, session: &Session, dead_letter: i64) -> Result<Option<OwnedRecord>> {
-        let sql = format!(
-            "SELECT topic, key, payload, headers::text FROM {} WHERE id = $1 AND topic IS NOT NULL",
-            self.table.quoted()
-        );
         let what = format!("reading dead letter {dead_letter} from {}", self.table);
-        let row = session.row_if_any(&what, &sql, &[&dead_letter]).await?;
+        let row = session
+            .row_if_any(&what, &self.copy, &[&dead_letter])
+            .await?;
         Ok(row.and_then(|row| {
             let headers = json::headers_of(row.get(3))?;
             let headers = headers
@@ -172,6 +145,45 @@ impl DeadLetters {
             ))
         }))
     }
+}
+
+/// The statement that reads requests, at most `$1` of them.
+pub(super) fn requests_sql(dead_letters: &TableName) -> String {
+    let place = |row: &str| {
+        format!("(coalesce({row}.commit_lsn, '0/0'), coalesce({row}.event_index, 0), {row}.id)")
+    };
+    // A parked key never overtakes its dead letter.
+    let before = format!("{} < {}", place("h"), place("d"));
+    format!(
+        "SELECT d.id, d.outbox_id, d.state, d.parks_key, d.commit_lsn::text, d.event_index, \
+                pg_catalog.left(d.topic, {TOPIC_CHARS}), {hashes} FROM ( \
+             (SELECT * FROM {table} AS d \
+               WHERE d.state IN ('retry', 'discard') AND d.{OPEN} \
+                 AND NOT (d.state = 'retry' AND d.parks_key \
+                          AND EXISTS (SELECT FROM {table} AS h \
+                            WHERE h.state = 'dead' AND h.parks_key AND h.topic = d.topic \
+                              AND h.key IS NOT DISTINCT FROM d.key AND {before})) \
+               ORDER BY {PLACE} LIMIT $1::bigint) \
+             UNION ALL \
+             (SELECT * FROM {table} AS d \
+               WHERE d.state = 'parked' AND d.{OPEN} \
+                 AND NOT EXISTS (SELECT FROM {table} AS h \
+                                  WHERE h.state = 'dead' AND h.parks_key \
+                                    AND h.topic = d.topic \
+                                    AND h.key IS NOT DISTINCT FROM d.key) \
+               ORDER BY {PLACE} LIMIT $1::bigint)) AS d \
+         ORDER BY {PLACE} LIMIT $1::bigint",
+        hashes = parked::sql_hashes(),
+        table = dead_letters.quoted()
+    )
+}
+
+/// The statement that reads a record as it was filed.
+pub(super) fn copy_sql(dead_letters: &TableName) -> String {
+    let table = dead_letters.quoted();
+    format!(
+        "SELECT topic, key, payload, headers::text FROM {table} WHERE id = $1 AND topic IS NOT NULL"
+    )
 }
 
 fn place_of(dead_letter: &tokio_postgres::Row) -> Option<(Lsn, u32)> {

@@ -72,7 +72,7 @@ pub(super) fn waiting_sql(shape: &TableShape, marking: &Marking) -> String {
                                         AND 9223372036854775807 \
                                    THEN d.outbox_id::bigint END END AS id \
                FROM {dead_letters} AS d WHERE d.{OPEN} LIMIT {WAITING_MAX}) \
-         SELECT count(*) FROM {name} AS o \
+         SELECT pg_catalog.count(*) FROM {name} AS o \
           WHERE o.id = ANY (ARRAY(SELECT id FROM named)) AND {unpublished} \
             AND EXISTS (SELECT FROM {dead_letters} AS d \
                          WHERE d.outbox_id = o.id::text AND d.{OPEN} AND {about})",

@@ -1,2 +1,3 @@
 mod columns;
 mod router;
+mod statements;

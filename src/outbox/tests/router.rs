@@ -18,6 +18,7 @@ const EVENT: Event<'static> = Event {
     headers: None,
     published: false,
     left_out: None,
+    not_utf8: None,
 };
 
 fn stream(lsn: &str, index: u32, committed_at: i64) -> EventSource {
@@ -193,6 +194,14 @@ fn a_row_without_an_id_or_with_a_value_too_long_to_be_read_is_its_own_fault() {
                 ..EVENT
             },
             "the event with id 7 has a longer value in event_payload than a record can have",
+        ),
+        (
+            Event {
+                topic: "",
+                not_utf8: Some("topic"),
+                ..EVENT
+            },
+            "the event with id 7 has a value in topic that is not UTF-8",
         ),
     ] {
         let error = router.record(&event, EventSource::Table).unwrap_err();

@@ -9,6 +9,7 @@
 
 mod drive;
 mod explain;
+mod settings;
 mod statement_cache;
 
 use std::fmt;
@@ -26,6 +27,7 @@ use tokio_postgres::{CancelToken, Client, Row, Statement};
 
 use crate::config::Database;
 use crate::error::{Code, Error, Result};
+use crate::postgres::session::settings::{ROLES_SEARCH_PATH, SETTINGS};
 use crate::postgres::session::statement_cache::StatementCache;
 use crate::postgres::sql_error::{describe, sql_error};
 use crate::postgres::{pooler, tls};
@@ -38,34 +40,6 @@ const GRACE: Duration = Duration::from_secs(1);
 
 /// How long a host may take to accept a connection, unless `connect_timeout` is set.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Sets only settings that the server knows, so that one statement serves all versions.
-const SETTINGS: &str = "
-    SELECT pg_catalog.set_config(s.name, ours.value, false)
-      FROM pg_catalog.pg_settings AS s
-      JOIN (VALUES ('default_transaction_isolation', 'read committed'),
-                   ('default_transaction_read_only', 'off'),
-                   ('default_transaction_deferrable', 'off'),
-                   ('search_path', ''),
-                   ('row_security', 'off'),
-                   ('synchronous_commit', 'on'),
-                   ('statement_timeout', '0'),
-                   ('lock_timeout', '0'),
-                   ('idle_in_transaction_session_timeout', '0'),
-                   ('idle_session_timeout', '0'),
-                   ('transaction_timeout', '0'),
-                   ('standard_conforming_strings', 'on'),
-                   ('quote_all_identifiers', 'off'),
-                   ('array_nulls', 'on'),
-                   ('transform_null_equals', 'off'),
-                   ('client_min_messages', 'warning'),
-                   ('bytea_output', 'hex'),
-                   ('datestyle', 'ISO'),
-                   ('intervalstyle', 'postgres'),
-                   ('client_encoding', 'UTF8'),
-                   ('extra_float_digits', '3'),
-                   ('plan_cache_mode', 'force_custom_plan')
-           ) AS ours (name, value) ON pg_catalog.lower(s.name) = ours.name";
 
 /// A statement took longer than the operation timeout. Its session is over.
 #[derive(Debug, thiserror::Error)]
@@ -191,9 +165,10 @@ impl Session {
     }
 
     /// Gives the session the role's own `search_path`. Statements that write may fire triggers, and
-    /// those of the tables' owner find their names by it.
+    /// those of the tables' owner find their names by it. The operators and types of our statements
+    /// are those of `pg_catalog`, which is searched first unless the path names it at another place.
     pub async fn restore_search_path(&self) -> Result<()> {
-        self.run("restoring search_path", "RESET search_path").await
+        self.run("restoring search_path", ROLES_SEARCH_PATH).await
     }
 
     /// Runs statements without parameters, separated by semicolons, in one transaction unless they
