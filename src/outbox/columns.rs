@@ -9,7 +9,12 @@
 //! stream has it.
 //!
 //! A value that is longer than a record can be is never received: the stream's client skips it, and
-//! the server leaves it out of a select. Its event is marked by [`Event::left_out`].
+//! the server leaves it out of a select. Its event is marked by [`Event::left_out`]. Text that is
+//! not UTF-8 spoils its own event alone, which [`Event::not_utf8`] marks.
+
+use std::error::Error as StdError;
+
+use tokio_postgres::types::{FromSql, Type};
 
 use crate::config::{KeyRule, TableName};
 use crate::error::{Code, Error, Result};
@@ -157,8 +162,7 @@ impl Columns {
     ///
     /// # Errors
     ///
-    /// [`Code::Replication`] when the row does not match the relation, or is not UTF-8 in text
-    /// format.
+    /// [`Code::Replication`] when the row does not match the relation.
     pub fn event_from_tuple<'a>(&self, tuple: Tuple<'a>) -> Result<Event<'a>> {
         if tuple.len() != self.fields.len() {
             let (got, expected) = (tuple.len(), self.fields.len());
@@ -187,9 +191,9 @@ impl Columns {
         let left_out: Option<i32> = row.try_get(self.fields.len()).map_err(malformed)?;
         let left_out = left_out.and_then(|at| usize::try_from(at).ok());
         self.event((0..self.fields.len()).map(|at| {
-            let text: Option<&str> = row.try_get(at).map_err(malformed)?;
-            Ok(match text {
-                Some(text) => Value::Text(text.as_bytes()),
+            let printed: Option<Printed<'a>> = row.try_get(at).map_err(malformed)?;
+            Ok(match printed {
+                Some(Printed(text)) => Value::Text(text),
                 None if left_out == Some(at) => Value::LeftOut,
                 None => Value::Null,
             })
@@ -209,6 +213,7 @@ impl Columns {
             headers: None,
             published: false,
             left_out: None,
+            not_utf8: None,
         };
         for (at, (field, value)) in self.fields.iter().zip(values).enumerate() {
             let value = match value? {
@@ -228,31 +233,49 @@ impl Columns {
             match field {
                 Field::Other => {}
                 Field::Id => {
-                    event.id = self.text("id", value)?;
+                    event.id = event.text(*field, value).unwrap_or_default();
                     event.row_id = event.id.parse().ok();
                 }
-                Field::EventType => event.event_type = Some(self.text("event_type", value)?),
-                Field::Topic => event.topic = self.text("topic", value)?,
+                Field::EventType => event.event_type = event.text(*field, value),
+                Field::Topic => event.topic = event.text(*field, value).unwrap_or_default(),
                 Field::Payload => event.payload = Some(text_value(value, self.payload_is_hex)),
                 Field::CreatedAt if value.len() > CREATED_AT_BYTES_MAX => {}
-                Field::CreatedAt => event.created_at = Some(self.text("created_at", value)?),
+                Field::CreatedAt => event.created_at = std::str::from_utf8(value).ok(),
                 Field::PublishedAt => event.published = true,
-                Field::Headers => event.headers = Some(self.text("headers", value)?),
+                Field::Headers => event.headers = event.text(*field, value),
             }
         }
         Ok(event)
     }
 
-    fn text<'a>(&self, column: &str, value: &'a [u8]) -> Result<&'a str> {
-        std::str::from_utf8(value).map_err(|cause| {
-            self.malformed(format!("is not UTF-8 in column {column}"))
-                .with_source(cause)
-        })
-    }
-
     fn malformed(&self, what: impl std::fmt::Display) -> Error {
         let message = format!("a row of {} in the stream {what}", self.table);
         Error::fatal(Code::Replication, message)
+    }
+}
+
+impl<'a> Event<'a> {
+    /// The text of this field, unless it is not UTF-8.
+    fn text(&mut self, field: Field, value: &'a [u8]) -> Option<&'a str> {
+        let text = std::str::from_utf8(value).ok();
+        if text.is_none() {
+            self.not_utf8 = self.not_utf8.or(Some(name(field)));
+        }
+        text
+    }
+}
+
+/// A value of type text, which need not be UTF-8: the server checks what it receives, and not what
+/// it has stored.
+struct Printed<'a>(&'a [u8]);
+
+impl<'a> FromSql<'a> for Printed<'a> {
+    fn from_sql(_type: &Type, raw: &'a [u8]) -> Result<Self, Box<dyn StdError + Sync + Send>> {
+        Ok(Printed(raw))
+    }
+
+    fn accepts(type_of_value: &Type) -> bool {
+        *type_of_value == Type::TEXT
     }
 }
 

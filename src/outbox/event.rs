@@ -28,6 +28,8 @@ pub struct Event<'a> {
     pub published: bool,
     /// The first column whose value is longer than a record can be, and was not read.
     pub left_out: Option<&'static str>,
+    /// The first column whose value has to be text and is not UTF-8, and counts as null.
+    pub not_utf8: Option<&'static str>,
 }
 
 impl Event<'_> {
@@ -77,6 +79,7 @@ impl fmt::Debug for Event<'_> {
             .field("created_at", &self.created_at)
             .field("published", &self.published)
             .field("left_out", &self.left_out)
+            .field("not_utf8", &self.not_utf8)
             .finish_non_exhaustive()
     }
 }

@@ -10,8 +10,8 @@
 //! for all events of a transaction is printed once for it.
 //!
 //! A row that cannot become a record (it has no id, its `headers` are not an object, its payload is
-//! not the JSON that the key rule needs, one of its values is too long) is an error of code
-//! [`Code::Publish`]. It does not affect the next row.
+//! not the JSON that the key rule needs, one of its values is too long or not UTF-8) is an
+//! error of code [`Code::Publish`]. It does not affect the next row.
 
 use std::fmt::{self, Write as _};
 use std::ops::Range;
@@ -316,13 +316,15 @@ fn check(event: &Event<'_>) -> Result<()> {
         let error = Error::fatal(Code::Publish, "the event has no id");
         return Err(error.with_hint("make id the primary key: it identifies the event"));
     }
-    match event.left_out {
-        None => Ok(()),
-        Some(column) => Err(own_rejection(
-            event,
-            &format!("has a longer value in {column} than a record can have"),
-        )),
+    if let Some(column) = event.left_out {
+        let what = format!("has a longer value in {column} than a record can have");
+        return Err(own_rejection(event, &what));
     }
+    if let Some(column) = event.not_utf8 {
+        let what = format!("has a value in {column} that is not UTF-8");
+        return Err(own_rejection(event, &what));
+    }
+    Ok(())
 }
 
 fn own_rejection(event: &Event<'_>, what: &str) -> Error {

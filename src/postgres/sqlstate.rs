@@ -39,11 +39,18 @@ impl ServerError {
     }
 
     /// Whether a statement failed because it cannot print a row: too large (program_limit_exceeded,
-    /// or internal_error where the server refuses the allocation), or a value that a function
-    /// cannot take (class 22). Narrower than [`is_unreadable`]: other states of these classes may
-    /// concern the server or the statement instead of one row.
+    /// or internal_error where the server refuses the allocation), damaged (data_corrupted,
+    /// index_corrupted), or a value that a function cannot take (class 22). Narrower than
+    /// [`is_unreadable`]: other states of class 54 concern the statement instead of one row.
     pub(crate) fn is_unprintable_row(&self) -> bool {
-        matches!(self.code.as_str(), "54000" | "XX000") || self.code.starts_with("22")
+        let is_of_a_value = ["22", "XX"].iter().any(|it| self.code.starts_with(it));
+        is_of_a_value || self.code == "54000"
+    }
+
+    /// Whether the server could not read a file: io_error or undefined_file. A single row may be
+    /// the reason, or the server's disk.
+    pub(crate) fn is_of_a_file(&self) -> bool {
+        ["58030", "58P01"].contains(&self.code.as_str())
     }
 
     /// Whether a statement may have failed because its table was altered since it was made:

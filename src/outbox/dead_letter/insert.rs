@@ -27,8 +27,7 @@ const BYTES_MAX: usize = 8 << 20;
 
 /// The history of an entry that is filed again: the last fifty are kept.
 const APPEND: &str = "CASE WHEN pg_catalog.jsonb_array_length(d.history) >= 50 \
-          THEN d.history - 0 \
-          ELSE d.history END \
+          THEN d.history - 0 ELSE d.history END \
      || pg_catalog.jsonb_build_array(pg_catalog.jsonb_build_object('at', CURRENT_TIMESTAMP, \
      'error_code', {code}, 'error', {error}, 'attempts', {attempts}))";
 
@@ -307,8 +306,7 @@ fn insert_sql(table: &str, oid: u32, having: &str, conflict: &str, after: &str) 
                 l.payload, l.sha256, l.error_code, l.error, l.attempts, l.parks_key, l.state, \
                 pg_catalog.jsonb_build_array(pg_catalog.jsonb_build_object( \
                 'at', CURRENT_TIMESTAMP, 'error_code', l.error_code, 'error', l.error, \
-                'attempts', l.attempts)), \
-                {oid} \
+                'attempts', l.attempts)), {oid} \
            FROM fresh AS l WHERE l.outbox_id {having}{after} ORDER BY l.n \
          ON CONFLICT ({conflict}) WHERE outbox_id {having} DO UPDATE SET \
              state = CASE WHEN d.state IN ('retry', 'discard') THEN d.state \

@@ -18,6 +18,7 @@ mod insert;
 mod json;
 mod key_hash;
 mod parked;
+mod request_statements;
 mod requests;
 mod row_identity;
 pub(crate) mod skipped;
@@ -81,8 +82,8 @@ impl DeadLetters {
             outbox: config.table.clone(),
             file: insert::file_sql(config, shape),
             closing: Closing::new(shape, &marking),
-            requests: requests::requests_sql(&table),
-            copy: requests::copy_sql(&table),
+            requests: request_statements::requests_sql(&table),
+            copy: request_statements::copy_sql(&table),
             parked_keys: parked::read_sql(&table),
             counts: counts_sql(&table),
             waiting: marking

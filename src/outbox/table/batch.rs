@@ -6,19 +6,20 @@
 //! than the server can hold), it is repeated with half of its ids, until the row is alone: that row
 //! is returned as [`Read::Unreadable`], and all others are read. This is exact for any plan, since
 //! the server prints no row whose id was not named. A row that takes the server longer than the
-//! operation time-out is unreadable too; [`SlowRows`] distinguishes it from a slow server.
+//! operation time-out, or lies in a file that it cannot read, is unreadable too; [`SlowRows`]
+//! distinguishes it from a server that is slow or has no disk.
 //!
 //! No statement, and so no snapshot, is open on the server between two parts, while the publisher
 //! waits for Kafka.
 
 use std::collections::VecDeque;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::outbox::table::row::{FoundRow, TableRow};
-use crate::outbox::table::slow_rows::SlowRows;
+use crate::outbox::table::slow_rows::{SlowRows, may_be_of_a_slow_row};
 use crate::outbox::table::{BATCH, UnpublishedRows};
 use crate::outbox::{Rejection, RowName};
-use crate::postgres::{ServerError, Session, is_out_of_time, sql_error};
+use crate::postgres::{ServerError, Session, sql_error};
 use futures_util::{TryStreamExt, pin_mut};
 
 /// The bytes of a part as stored, where payloads are compressed. At least one row is always read.
@@ -145,7 +146,7 @@ impl Batch {
                     rejection: rows.too_slow(id),
                 }]);
             }
-            let part = self.next_part(slow.most(id));
+            let part = self.next_part(slow);
             let (read, ended) = read_part(rows, session, &part).await;
             let error = match ended {
                 Ok(complete) => {
@@ -171,10 +172,7 @@ impl Batch {
             };
             let server = ServerError::of(&error).filter(|server| server.is_unprintable_row());
             let Some(server) = server else {
-                if is_out_of_time(&error) && read.is_empty() {
-                    slow.note(id, part.len());
-                }
-                return Err(error);
+                return Err(note_if_slow(slow, &part, &read, error));
             };
             if self.in_snapshot {
                 session.run("going on in the snapshot", ROLLBACK).await?;
@@ -204,17 +202,31 @@ impl Batch {
         self.unread.retain(|row| row.name.id > last);
     }
 
-    fn next_part(&self, most: usize) -> Vec<FoundRow> {
+    fn next_part(&self, slow: &SlowRows) -> Vec<FoundRow> {
         let mut stored_bytes = 0;
         let fits = |row: &&FoundRow| {
             let first = stored_bytes == 0;
             stored_bytes += row.stored_bytes.max(1);
-            first || stored_bytes <= STORED_BYTES
+            first || (stored_bytes <= STORED_BYTES && !slow.begins_with(row.name.id))
         };
-        let most = self.part_rows.min(most);
-        let part = self.unread.iter().take(most).take_while(fits);
+        let most = self.unread.front().map_or(0, |row| slow.most(row.name.id));
+        let part = self.unread.iter().take(self.part_rows.min(most));
+        let part = part.take_while(fits);
         part.copied().collect()
     }
+}
+
+/// Notes the first row of the part that was not received, if the error may be that row's.
+fn note_if_slow(slow: &mut SlowRows, part: &[FoundRow], read: &[Read], error: Error) -> Error {
+    if !may_be_of_a_slow_row(&error) {
+        return error;
+    }
+    let last = read.last().map(Read::id);
+    let mut missing = part.iter().filter(|row| Some(row.name.id) > last);
+    if let Some(first) = missing.next() {
+        slow.note(first.name.id, 1 + missing.count());
+    }
+    error.into_transient()
 }
 
 /// The rows that were received, and whether they are all of the part, or the error that ended it.
@@ -264,7 +276,7 @@ mod tests {
 
     fn part_of(batch: &Batch) -> Vec<i64> {
         batch
-            .next_part(usize::MAX)
+            .next_part(&SlowRows::default())
             .iter()
             .map(|row| row.name.id)
             .collect()
@@ -296,5 +308,19 @@ mod tests {
         assert_eq!(part_of(&batch), [1]);
         let batch = Batch::new(found(&[0; 2_000]), true, false);
         assert_eq!(part_of(&batch).len(), 2_000);
+    }
+
+    #[test]
+    fn a_part_ends_before_the_row_that_the_last_read_did_not_receive() {
+        let batch = Batch::new(found(&[1; 8]), true, false);
+        let mut slow = SlowRows::default();
+        slow.note(4, 5);
+        let ids = |batch: &Batch, slow: &SlowRows| {
+            let part = batch.next_part(slow);
+            part.iter().map(|row| row.name.id).collect::<Vec<_>>()
+        };
+        assert_eq!(ids(&batch, &slow), [1, 2, 3]);
+        let behind = Batch::new(found(&[1; 8]).split_off(3), true, false);
+        assert_eq!(ids(&behind, &slow), [4, 5]);
     }
 }

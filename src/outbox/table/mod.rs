@@ -33,6 +33,7 @@ pub(crate) use location::TableLocation;
 pub(crate) use missed::MissedRows;
 pub(crate) use row::TableRow;
 pub use slow_rows::SlowRows;
+pub(in crate::outbox) use slow_rows::may_be_of_a_slow_row;
 
 /// Rows in a batch by default.
 pub(crate) const BATCH: usize = 1_000;
@@ -235,12 +236,13 @@ impl UnpublishedRows {
         }
     }
 
-    /// The rejection of a row that takes too long.
+    /// The rejection of a row that [`SlowRows`] gives up.
     pub(super) fn too_slow(&self, id: i64) -> Rejection {
         Rejection {
             code: "ROW_UNREADABLE".to_owned(),
             message: format!(
-                "row {id} of {} cannot be read within OUTBOX_OPERATION_TIMEOUT",
+                "row {id} of {} cannot be read: two reads of it alone exceeded \
+                 OUTBOX_OPERATION_TIMEOUT or failed at a file of the server",
                 self.table
             ),
         }

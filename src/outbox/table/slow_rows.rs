@@ -1,22 +1,32 @@
-//! Which row of a table takes longer to print than a statement may take. Pure.
+//! Which row of a table takes longer to print than a statement may take, or lies in a file that the
+//! server cannot read. Pure.
 //!
-//! A statement that timed out ends its session, so the result has to outlive sessions: the first
-//! row of the read, and how many rows it requested. The next read requests half as many, until the
-//! row is alone. A server that is slow for another reason must cost no event: a row counts as
-//! unreadable only after two reads of it alone have timed out, in sessions that answered everything
-//! else before.
+//! Such a failure ends its session, so the result has to outlive sessions: the first row that was
+//! not received, and how many rows were requested from there on. The next reads end before that
+//! row, or begin with it and request half as many, until the row is alone. A server that is slow or
+//! has no disk must cost no event: a row counts as unreadable only after two reads of it alone have
+//! failed, in sessions that answered everything else before.
+
+use crate::error::Error;
+use crate::postgres::{ServerError, is_out_of_time};
+
+/// Whether a read took too long, or failed at a file of the server.
+pub(in crate::outbox) fn may_be_of_a_slow_row(error: &Error) -> bool {
+    is_out_of_time(error) || ServerError::of(error).is_some_and(ServerError::is_of_a_file)
+}
 
 /// See the module's head.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SlowRows {
-    /// The first row of the read that timed out last, and how many rows it requested.
+    /// The first row that the read that failed last did not receive, and how many rows it requested
+    /// from there on.
     at: Option<(i64, usize)>,
-    /// How many times a read of that row alone has timed out.
+    /// How many times a read of that row alone has failed.
     times: u32,
 }
 
 impl SlowRows {
-    /// A read of this many rows, beginning with this one, timed out.
+    /// A read of this many rows, beginning with this one, failed.
     pub(crate) fn note(&mut self, first: i64, rows: usize) {
         let again = self.at == Some((first, 1)) && rows == 1;
         self.times = if again { self.times + 1 } else { 1 };
@@ -29,6 +39,11 @@ impl SlowRows {
             Some((at, rows)) if at == first => (rows / 2).max(1),
             _ => usize::MAX,
         }
+    }
+
+    /// Whether a read has to begin with this row.
+    pub(crate) fn begins_with(&self, row: i64) -> bool {
+        self.at.is_some_and(|(at, _)| at == row)
     }
 
     /// Whether the row counts as unreadable. True only once, so that a later retry of its dead
@@ -58,6 +73,15 @@ mod tests {
         assert_eq!(asked, [10, 10, 5, 2, 1, 1]);
         assert!(!slow.gives_up(7), "true only once");
         assert_eq!(slow.most(7), usize::MAX);
+    }
+
+    #[test]
+    fn a_read_begins_with_the_row_that_was_not_received() {
+        let mut slow = SlowRows::default();
+        assert!(!slow.begins_with(7));
+        slow.note(7, 3);
+        assert!(slow.begins_with(7) && !slow.begins_with(8));
+        assert_eq!((slow.most(7), slow.most(6)), (1, usize::MAX));
     }
 
     #[test]

@@ -165,8 +165,8 @@ impl Session {
     }
 
     /// Gives the session the role's own `search_path`. Statements that write may fire triggers, and
-    /// those of the tables' owner find their names by it. The operators and types of our statements
-    /// are those of `pg_catalog`, which is searched first unless the path names it at another place.
+    /// those of the tables' owner find their names by it. Our own operators and types are those of
+    /// `pg_catalog`, which stays in front.
     pub async fn restore_search_path(&self) -> Result<()> {
         self.run("restoring search_path", ROLES_SEARCH_PATH).await
     }
