@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 /// The rows of the first table of `tests/faults.md`.
-const FAULTS: [&str; 87] = [
+const FAULTS: [&str; 91] = [
     "process killed at any step",
     "walsender terminated",
     "Postgres stopped without a checkpoint",
@@ -45,10 +45,12 @@ const FAULTS: [&str; 87] = [
     "nulls and odd JSON",
     "text that is not UTF-8",
     "row that the server cannot print",
+    "damaged value in a row",
     "huge transaction",
     "rollbacks, savepoints, COPY, two phases",
     "prepared transaction open for long",
     "partitioned outbox",
+    "partition and its parent as two outboxes",
     "columns added, dropped, renamed, retyped",
     "TRUNCATE",
     "table dropped, made anew, or out of the publication",
@@ -95,7 +97,9 @@ const FAULTS: [&str; 87] = [
     "table with children, unlogged or foreign partition",
     "`headers` of a type that holds no object",
     "settings of role and database that change text or meaning",
+    "`search_path` of the role that hides names of the catalog",
     "more parked keys than are kept",
+    "dead-letter table of an earlier version",
 ];
 
 /// The rows of its second table are numbered from 1 to this.

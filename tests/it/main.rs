@@ -71,6 +71,8 @@ mod restart;
 mod row_formats;
 // What names a row beside its id, where ids come again.
 mod row_identity;
+// Names in the role's search_path that hide those of the catalog.
+mod search_path;
 // Kafka with TLS and passwords.
 mod secured;
 // Settings of database and role that would change what outboxd sends and receives.
@@ -95,6 +97,10 @@ mod synchronous_standby;
 mod test_servers;
 // One topic that fails while others do not: deleted, forbidden, quota.
 mod topic_faults;
+// Rows that the server cannot print.
+mod unreadable_rows;
+// What an earlier version left behind.
+mod upgrade;
 // Odd values, rows and shapes of the table.
 mod values;
 // Writing events: Writer, outbox.write_event, the role's rights.
