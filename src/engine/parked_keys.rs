@@ -293,6 +293,18 @@ mod tests {
     }
 
     #[test]
+    fn an_event_that_is_refused_again_parks_those_of_its_key_behind_it_again() {
+        let mut parked = keys(10, &[]);
+        parked.file(hash(1, 1), true, false);
+        parked.file(hash(1, 1), false, false);
+        assert!(parked.start_resolving(hash(1, 1)) && parked.start_resolving(hash(1, 1)));
+        assert_eq!(parked.state(hash(1, 1), true), KeyState::Free);
+        parked.file(hash(1, 1), true, true);
+        parked.resolved(hash(1, 1));
+        assert_eq!(parked.state(hash(1, 1), true), KeyState::Parked);
+    }
+
+    #[test]
     fn an_event_that_is_filed_late_parks_those_of_its_key_again_that_are_being_resolved() {
         let mut parked = keys(1, &[(1, 1), (1, 2)]);
         assert!(parked.start_resolving(hash(1, 1)) && parked.start_resolving(hash(1, 2)));

@@ -157,6 +157,7 @@ mod tests {
             start(lsn(20), Lsn::INVALID, lsn(30), false),
             StartPosition::Slot
         );
+        assert_eq!(start(lsn(20), lsn(20), lsn(19), false), StartPosition::Slot);
     }
 
     #[test]

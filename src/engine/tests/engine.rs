@@ -1521,3 +1521,100 @@ fn memory_that_is_full_does_not_keep_the_proof_out() {
     engine.commit(Lsn::new(100), Lsn::new(110));
     assert_eq!(engine.intake(), Intake::Paused);
 }
+
+fn retry_of(dead_letter: i64, row: i64, place: Option<(Lsn, u32)>) -> ResolveRequest {
+    ResolveRequest {
+        dead_letter,
+        row: Some(row),
+        resolution: Resolution::Retry,
+        place,
+        parked_key: None,
+        record: Some(Box::new(record(row))),
+        rejection: None,
+    }
+}
+
+/// The end of the last whole transaction may be the start of the next one's commit record.
+#[test]
+fn a_retried_dead_letter_waits_at_the_end_of_the_transaction_before_its_own() {
+    let mut engine = engine();
+    engine.begin(Lsn::new(150));
+    engine.commit(Lsn::new(150), Lsn::new(160));
+    for (commit, sent) in [(160, 0), (159, 1)] {
+        let now = MS * 10_000 * (200 - commit) as u32;
+        let (generation, work) = lookup(&mut engine, now);
+        let pending = PendingRequests {
+            requests: vec![retry_of(1, 7, Some((Lsn::new(commit), 0)))],
+            parked: None,
+        };
+        engine.work_finished(now, generation, work, Ok(Some(pending)), None);
+        engine.topics_answered(now, Some(vec![("t".to_owned(), known())]));
+        assert_eq!(sends(&mut engine, now).len(), sent, "{commit}");
+    }
+}
+
+#[test]
+fn no_request_is_read_while_one_is_carried_out() {
+    let mut engine = engine();
+    let now = MS * 2_000;
+    let (generation, work) = lookup(&mut engine, now);
+    let pending = PendingRequests {
+        requests: vec![retry_of(1, 7, None)],
+        parked: None,
+    };
+    engine.work_finished(now, generation, work, Ok(Some(pending)), None);
+    engine.topics_answered(now, Some(vec![("t".to_owned(), known())]));
+    let sent = sends(&mut engine, now);
+    assert_eq!(sent.len(), 1);
+    let mut looks = 0;
+    for second in 3..60 {
+        engine.poll(MS * 1_000 * second);
+        while let Some(output) = engine.output() {
+            let is_look = |work: &DatabaseWork| matches!(work, DatabaseWork::ReadRequests { .. });
+            looks += usize::from(
+                matches!(&output, Output::Sink(SinkOutput::Work { work, .. }) if is_look(work)),
+            );
+        }
+    }
+    assert_eq!(looks, 0, "the retry would be sent twice");
+    assert_eq!(delivered(&mut engine, MS * 60_000, sent[0]), 1);
+    let closed = lookup(&mut engine, MS * 61_000);
+    assert!(matches!(closed.1, DatabaseWork::ReadRequests { .. }));
+}
+
+/// Marks that are committed at a position that is not known count for nothing yet.
+#[test]
+fn on_a_failover_slot_marks_without_their_position_are_written_again() {
+    let mut engine = engine();
+    engine.set_failover_slot(true);
+    let ticket = transaction(&mut engine, 100);
+    delivered(&mut engine, MS * 2, ticket);
+    for position in [None, Some(Lsn::new(200))] {
+        let now = engine.now + MS * 5_000;
+        let Batch {
+            generation,
+            mut marks,
+        } = write_back(&mut engine, now);
+        assert_eq!(marks.len(), 1);
+        marks[0].outcome = Outcome::Settled;
+        let result = position.map(|_| None).ok_or(());
+        let work = DatabaseWork::Mark(marks);
+        engine.work_finished(now, generation, work, result, position);
+        assert_eq!(engine.stats().confirmed, Lsn::new(100), "{position:?}");
+    }
+    engine.keepalive(engine.now, Lsn::new(200), false);
+    assert!(engine.stats().confirmed > Lsn::new(100));
+}
+
+/// A standby that is promoted must have them too, or their events are lost with the primary.
+#[test]
+fn on_a_failover_slot_dead_letters_are_held_back_as_marks_are() {
+    let mut engine = engine();
+    let (file, close) = (
+        DatabaseWork::File(Vec::new()),
+        DatabaseWork::Close(Vec::new()),
+    );
+    assert!(!engine.needs_position(&file));
+    engine.set_failover_slot(true);
+    assert!(engine.needs_position(&file) && engine.needs_position(&close));
+}

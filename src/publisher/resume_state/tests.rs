@@ -234,3 +234,15 @@ fn memory_is_dropped_behind_another_instance_a_skipped_change_and_a_lost_produce
         assert_eq!(start(&resume), StartPosition::Own(lsn(30)));
     }
 }
+
+#[test]
+fn a_slot_that_has_to_be_created_invalidates_memory() {
+    let mut resume = streamed();
+    assert!(resume.slot_found(Some(&slot("reserved")), lsn(20)).is_ok());
+    assert!(resume.is_valid());
+    assert!(resume.slot_found(None, lsn(20)).is_err());
+    assert!(!resume.is_valid());
+    let mut resume = streamed();
+    assert!(resume.slot_found(Some(&slot("lost")), lsn(20)).is_err());
+    assert!(!resume.is_valid());
+}

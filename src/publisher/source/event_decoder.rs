@@ -258,6 +258,37 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_filed_row_is_left_out_in_the_transaction_of_its_dead_letter_alone() -> Result<()> {
+        let transaction = |at| [begin(at), golden::bytes(golden::OUTBOX_INSERT), commit(at)];
+        let messages = [transaction(100), transaction(200)].concat();
+        for (filed_at, expected) in [(100, 1), (200, 1), (150, 2)] {
+            let mut handled_rows = HandledRows::default();
+            handled_rows.filed.insert((1, Lsn::new(filed_at)));
+            handled_rows.until = Lsn::new(200);
+            let (forwarder, taken) = decoded(RELATION, handled_rows, &messages).await?;
+            taken?;
+            let count = forwarder.engine.stats().in_flight_count;
+            assert_eq!(count, expected, "filed at {filed_at}");
+        }
+        Ok(())
+    }
+
+    /// Another publisher has sent it, or a mark has moved its row to another partition.
+    #[tokio::test]
+    async fn an_event_that_arrives_marked_is_not_sent() -> Result<()> {
+        let mut marked = golden::bytes(golden::OUTBOX_INSERT);
+        assert_eq!(marked.pop(), Some(b'n'), "published_at is the last column");
+        marked.extend(b"t\0\0\0\x132024-05-06 07:08:10");
+        for (insert, count) in [(golden::bytes(golden::OUTBOX_INSERT), 1), (marked, 0)] {
+            let messages = [begin(100), insert, commit(100)];
+            let (forwarder, taken) = decoded(RELATION, HandledRows::default(), &messages).await?;
+            taken?;
+            assert_eq!(forwarder.engine.stats().in_flight_count, count);
+        }
+        Ok(())
+    }
+
+    #[tokio::test]
     async fn a_change_that_cannot_be_decoded_is_known_as_skipped() -> Result<()> {
         let mut short = golden::bytes(golden::INSERT_NULL);
         short[1..5].copy_from_slice(&RELATION.to_be_bytes());
