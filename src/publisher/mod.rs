@@ -20,6 +20,7 @@ mod lock_holders;
 mod monitor;
 mod resume;
 mod resume_state;
+mod session_start;
 mod sink;
 mod skip_search;
 mod skip_transaction;

@@ -1,11 +1,11 @@
-//! Decides before a session reads anything from a server: whether memory is valid here, whether
-//! there is a slot to read from, and where the stream begins.
+//! Carries out the first steps of a session: drops memory that is not valid, reads or creates the
+//! slot, and begins at the right position.
 //!
 //! The order keeps out ids and positions of another history: memory is compared with lineage, table
 //! and position first, and dropped if they differ; only then is a row written or a slot read. After
 //! a restart of the server the same lineage is no proof, and no row is written until the stream has
 //! repeated the last transaction that was received (see the tracker's `history`).
-//! `lineage`, `slot_loss` and `resume_state` make the decisions.
+//! `session_start` makes the decisions, by `lineage`, `slot_loss` and `resume_state`.
 
 use std::fmt::Display;
 use std::sync::Arc;
@@ -17,24 +17,28 @@ use crate::outbox::TableLocation;
 use crate::postgres::slot::{self, Slot};
 use crate::postgres::{Server, Session, TableShape};
 use crate::publisher::instance_lock::LockHolder;
-use crate::publisher::lineage::{HistoryMismatch, StartPosition};
-use crate::publisher::resume_state::Arrival;
+use crate::publisher::session_start::{
+    BeforeCreation, Cleared, PositionStep, SessionStart, SlotStep,
+};
 use crate::publisher::source::bootstrap::Bootstrap;
 use crate::publisher::source::table_scan::TableScan;
 use crate::publisher::supervisor::Supervisor;
 use crate::replication::ReplicationClient;
 
 impl Supervisor {
+    fn session_start(&mut self) -> SessionStart<'_> {
+        SessionStart {
+            engine: &mut self.forwarder.engine,
+            resume: &mut self.resume,
+        }
+    }
+
     /// A session holds the lock on this server, for this table. Drops memory that belongs to
     /// another history. `end` is where the server's WAL ends, invalid when polling. `holder` is the
     /// server process that holds the lock.
     pub(in crate::publisher) fn enter(&mut self, place: &TableLocation, end: Lsn, holder: i32) {
-        self.forwarder.engine.lock_held();
-        let own = self.forwarder.engine.resume_at();
-        match self.resume.arrived(place, holder, own, end) {
-            Arrival::Known => {}
-            Arrival::Restarted => self.forwarder.engine.doubt(),
-            Arrival::Elsewhere(why) => self.drop_memory(&why),
+        if let Some(why) = self.session_start().entered(place, end, holder) {
+            self.clear(&why);
         }
         self.forwarder.use_place(Some(place.clone()));
         let lineage = place.server.lineage;
@@ -45,25 +49,16 @@ impl Supervisor {
         });
     }
 
-    /// Drops everything that belongs to another history, or cannot be shown to belong to this one.
-    fn drop_memory(&mut self, why: &dyn Display) {
+    /// Drops memory together with the records in flight.
+    fn clear(&mut self, why: &dyn Display) {
         tracing::warn!(%why, "dropping in-flight events");
         self.forwarder.clear();
-        self.resume.forget();
-    }
-
-    /// The same, unless the server is still the one that was seen, or has proven its history.
-    fn drop_unproven(&mut self) {
-        if !self.forwarder.engine.is_proven() {
-            self.drop_memory(&HistoryMismatch::Restarted);
-        }
     }
 
     /// The stream contradicts what was received before.
     pub(in crate::publisher) fn contradicted(&mut self, violation: &Violation) {
-        self.resume.invalidate();
-        if matches!(violation, Violation::OtherHistory { .. }) {
-            self.drop_memory(violation);
+        if self.session_start().contradicted(violation) {
+            self.clear(violation);
         }
     }
 
@@ -83,11 +78,13 @@ impl Supervisor {
         let config = Arc::clone(&self.config);
         let name = &config.slot;
         let found = slot::read(session, name).await?;
-        let reported = self.forwarder.engine.reported();
-        let Err(loss) = self.resume.slot_found(found.as_ref(), reported) else {
+        let SlotStep::Create { loss, memory } = self.session_start().slot_read(found.as_ref())
+        else {
             return Ok(found);
         };
-        self.drop_unproven();
+        if let BeforeCreation::Cleared(why) = &memory {
+            self.clear(why);
+        }
         let bootstrap = Bootstrap {
             scan: TableScan::new(
                 &mut self.forwarder,
@@ -100,6 +97,7 @@ impl Supervisor {
             )?,
             server,
             loss,
+            settles: memory == BeforeCreation::Settled,
         };
         let Some(handled_rows) = bootstrap.run(found).await? else {
             return Ok(None);
@@ -110,8 +108,7 @@ impl Supervisor {
         Ok(Some(created.ok_or_else(disappeared)?))
     }
 
-    /// Where the stream starts. A slot that was moved since the last session is no error: this
-    /// instance did not hold the lock, so another one may have published.
+    /// Where the stream starts.
     ///
     /// # Errors
     /// Transient: the slot is still being created. Those of the session.
@@ -125,24 +122,17 @@ impl Supervisor {
             let message = format!("slot {} is still being created", slot.name);
             Error::transient(Code::Slot, message)
         })?;
-        let engine = &mut self.forwarder.engine;
-        let (reported, own) = (engine.reported(), engine.resume_at());
-        match self.resume.start(confirmed, reported, own) {
-            StartPosition::Own(own) if engine.is_proven() => {
-                self.resume.resumed([]);
-                return Ok(own);
-            }
-            StartPosition::Own(_) => {
-                if let Some(proof) = engine.expect_proof(confirmed) {
-                    self.resume.resumed([]);
-                    return Ok(proof);
-                }
-            }
-            StartPosition::Slot => {}
-            StartPosition::Moved {
+        let cleared = match self.session_start().position(confirmed) {
+            PositionStep::Resume(from) => return Ok(from),
+            PositionStep::StartOver { cleared } => cleared,
+        };
+        match &cleared {
+            None => {}
+            Some(Cleared::History(why)) => self.clear(why),
+            Some(Cleared::Moved {
                 reported,
                 confirmed,
-            } => {
+            }) => {
                 tracing::warn!(
                     slot = %slot.name,
                     %reported,
@@ -153,7 +143,6 @@ impl Supervisor {
                 self.forwarder.clear();
             }
         }
-        self.drop_unproven();
         let system_id = server.lineage.system_id;
         let filed = self.forwarder.start_over(session, system_id, confirmed);
         self.resume.resumed(filed.await?);

@@ -28,13 +28,12 @@ use crate::postgres::slot::{self, Slot};
 use crate::postgres::{self, Server, Session, snapshot, walsender};
 use crate::publisher::interrupt::Interrupt;
 use crate::publisher::slot_loss::SlotLoss;
+use crate::publisher::source::bootstrap_steps::{BootstrapSteps, Done, Step};
 use crate::publisher::source::event_decoder::HandledRows;
 use crate::publisher::source::table_scan::{RowFilter, TableScan};
 use crate::replication::ReplicationClient;
 use crate::status::Phase;
 
-/// A pass over the table that finds fewer rows than this is the last before the slot is created.
-const FEW: usize = 1_000;
 /// After this time the slot is released and created again: slot and snapshot hold back WAL and
 /// vacuum.
 const SNAPSHOT_LIMIT: Duration = Duration::from_secs(60);
@@ -54,6 +53,8 @@ pub(crate) struct Bootstrap<'a> {
     pub(crate) server: &'a Server,
     /// How the earlier slot was lost; `None` at a first start.
     pub(crate) loss: Option<SlotLoss>,
+    /// The events in memory can be settled.
+    pub(crate) settles: bool,
 }
 
 impl Bootstrap<'_> {
@@ -76,38 +77,69 @@ impl Bootstrap<'_> {
 
     async fn procedure(&mut self, found: Option<Slot>) -> Result<HandledRows, Interrupt> {
         self.scan.forwarder.board.phase(Phase::Backlog);
-        self.scan.settle().await?;
-        self.scan.start_over().await?;
-        self.permit().await?;
-        if let Some(loss) = &self.loss {
-            let slot = &self.scan.config.slot;
-            tracing::warn!(%slot, %loss, "creating a new slot, and publishing from the table");
-        }
-        if let Some(lost) = found {
-            slot::drop(self.scan.session, &lost.name).await?;
-        }
-        let temporary = format!("outboxd_new_{:016x}", fastrand::u64(..));
-        let handled_rows = loop {
-            if self.publishes_backlog() {
-                while self.pass(None).await? >= FEW {}
-            }
-            let (handled_rows, snapshot) = self.create_slot(&temporary).await?;
-            if self.publish_snapshot(&snapshot, &handled_rows).await? {
-                break handled_rows;
-            }
-            tracing::warn!("publishing the snapshot takes too long, releasing the slot");
-            self.client()?.drop_slot(&temporary).await?;
+        let steps = BootstrapSteps {
+            settles: self.settles,
+            has_lost: found.is_some(),
+            publishes_backlog: self.publishes_backlog(),
         };
-        slot::copy(self.scan.session, &temporary, &self.scan.config.slot).await?;
-        self.client()?.drop_slot(&temporary).await?;
+        let slot = self.scan.config.slot.clone();
+        let temporary = format!("outboxd_new_{:016x}", fastrand::u64(..));
+        let (mut step, mut created) = (steps.first(), None);
+        loop {
+            let done = match step {
+                Step::Settle => {
+                    self.scan.settle().await?;
+                    Done::Settled
+                }
+                Step::StartOver => {
+                    self.scan.start_over().await?;
+                    Done::StartedOver
+                }
+                Step::Permit => {
+                    self.permit().await?;
+                    if let Some(loss) = &self.loss {
+                        let message = "creating a new slot, and publishing from the table";
+                        tracing::warn!(%slot, %loss, "{message}");
+                    }
+                    Done::Permitted
+                }
+                Step::DropLost => {
+                    slot::drop(self.scan.session, &slot).await?;
+                    Done::LostDropped
+                }
+                Step::Pass => Done::Passed(self.pass(None).await?),
+                Step::Create => {
+                    created = Some(self.create_slot(&temporary).await?);
+                    Done::Created
+                }
+                Step::PublishSnapshot => match self.publish_snapshot(created.as_ref()).await? {
+                    true => Done::SnapshotPublished,
+                    false => Done::OutOfTime,
+                },
+                Step::Release => {
+                    tracing::warn!("publishing the snapshot takes too long, releasing the slot");
+                    created = None;
+                    self.client()?.drop_slot(&temporary).await?;
+                    Done::Released
+                }
+                Step::Copy => {
+                    slot::copy(self.scan.session, &temporary, &slot).await?;
+                    self.client()?.drop_slot(&temporary).await?;
+                    break;
+                }
+            };
+            step = steps.next(done);
+        }
         let metrics = &self.scan.forwarder.metrics;
         if self.loss.is_some() {
             metrics.slot_heals.inc()
         } else {
             metrics.slot_bootstraps.inc()
         };
-        tracing::info!(slot = %self.scan.config.slot, "slot created");
-        Ok(handled_rows)
+        tracing::info!(%slot, "slot created");
+        Ok(created
+            .map(|(handled_rows, _)| handled_rows)
+            .unwrap_or_default())
     }
 
     fn client(&mut self) -> Result<&mut ReplicationClient> {
@@ -172,7 +204,7 @@ impl Bootstrap<'_> {
 
     /// Creates the temporary slot, and publishes from the table while Postgres waits. Returns a
     /// session that sees its snapshot.
-    async fn create_slot(&mut self, name: &str) -> Result<(HandledRows, Session), Interrupt> {
+    async fn create_slot(&mut self, name: &str) -> Result<Created, Interrupt> {
         let mut handled_rows = HandledRows::default();
         let client = self.scan.lock_holder.take_client();
         let client =
@@ -237,11 +269,10 @@ impl Bootstrap<'_> {
     }
 
     /// Publishes the unpublished rows of the snapshot. False if that took too long.
-    async fn publish_snapshot(
-        &mut self,
-        snapshot: &Session,
-        handled_rows: &HandledRows,
-    ) -> Result<bool, Interrupt> {
+    async fn publish_snapshot(&mut self, created: Option<&Created>) -> Result<bool, Interrupt> {
+        let Some((handled_rows, snapshot)) = created else {
+            return Ok(false);
+        };
         if self.scan.config.after_publish == AfterPublish::Keep && !self.publishes_backlog() {
             return Ok(true);
         }
@@ -309,6 +340,9 @@ impl AnswerWatch {
         Err(Error::transient(Code::Connect, message))
     }
 }
+
+/// The rows that were published meanwhile, and a session that sees the snapshot of the slot.
+type Created = (HandledRows, Session);
 
 /// The sent rows, where they are kept.
 type Remember<'a> = Option<&'a mut RowSet>;

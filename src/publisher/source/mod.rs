@@ -1,6 +1,7 @@
 //! Where events come from: the slot, or the table.
 
 pub(crate) mod bootstrap;
+pub(crate) mod bootstrap_steps;
 pub(crate) mod event_decoder;
 pub(crate) mod poll;
 mod read_pacer;

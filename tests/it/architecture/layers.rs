@@ -61,6 +61,7 @@ const INNER: [Map; 1] = [Map {
         &["monitor", "connect"],
         &["source"],
         &["resume_state"],
+        &["session_start"],
         &["supervisor"],
         &["resume", "skip_transaction"],
         &["mod"],
