@@ -250,9 +250,10 @@ impl Forwarder {
             return Ok(());
         }
         topic_counters::register(&mut self.topics, &self.metrics, topic, record.topic);
-        let sent = send(&mut self.producer, &mut self.reports, |producer| {
+        let reports = &mut self.reports;
+        let sent = send(&mut self.producer, reports, record.topic, |producer| {
             producer.send(&record, ticket)
-        })?;
+        });
         if let Err(refusal) = sent {
             self.refused(ticket, &refusal, Box::new(OwnedRecord::from(&record)));
         }
@@ -271,7 +272,7 @@ impl Forwarder {
         self.examine_producer();
         while let Some(output) = self.engine.output() {
             match output {
-                Output::Sink(output) => self.carry_out(output)?,
+                Output::Sink(output) => self.carry_out(output),
                 Output::Session(output) => {
                     self.producer_failed |=
                         matches!(output, SessionOutput::End(End::ProducerFailed(_)));
@@ -283,14 +284,15 @@ impl Forwarder {
         Ok(None)
     }
 
-    fn carry_out(&mut self, output: SinkOutput) -> Result<()> {
+    fn carry_out(&mut self, output: SinkOutput) {
         match output {
             SinkOutput::Send { ticket, record } => {
                 let topic = self.engine.topic(record.topic_name().ok());
                 topic_counters::register(&mut self.topics, &self.metrics, topic, record.topic());
-                let sent = send(&mut self.producer, &mut self.reports, |producer| {
+                let reports = &mut self.reports;
+                let sent = send(&mut self.producer, reports, record.topic(), |producer| {
                     producer.send_owned(&record, ticket)
-                })?;
+                });
                 if let Err(refusal) = sent {
                     self.refused(ticket, &refusal, record);
                 }
@@ -306,7 +308,6 @@ impl Forwarder {
                 self.database_worker.begin(generation, work, needs_position);
             }
         }
-        Ok(())
     }
 
     /// Takes in the delivery reports that are ready. Never waits.

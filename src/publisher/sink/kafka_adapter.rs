@@ -7,29 +7,31 @@ use rdkafka::types::RDKafkaErrorCode;
 
 use crate::engine::output::{DeliveryFailure, FailureKind};
 use crate::engine::topics::topic::{MetadataAnswer, TopicLimits};
-use crate::error::{Code, Error, Result};
+use crate::error::Error;
 use crate::kafka::{
     DeliveryError, DeliveryReport, ErrorAction, MetadataClient, Producer, SendError, TopicAnswer,
 };
 use crate::outbox::Rejection;
 
-/// How long a record waits for room in the producer's queue before the session ends.
-const FULL_LIMIT: Duration = Duration::from_secs(10);
+/// How long a record waits for room in the producer's queue. Status updates wait meanwhile, so this
+/// is far less than the silence after which the server ends a session.
+const FULL_LIMIT: Duration = Duration::from_secs(1);
 
-/// Sends a record with the producer, and waits while its queue is full. The inner error is the
-/// record's own.
+/// Sends a record with the producer, and waits a moment while its queue is full. The producer does
+/// not have a record that comes back with an error.
 pub(crate) fn send(
     producer: &mut Producer,
     reports: &mut Vec<DeliveryReport>,
+    topic: &str,
     mut send: impl FnMut(&mut Producer) -> Result<(), SendError>,
-) -> Result<Result<(), DeliveryError>> {
+) -> Result<(), DeliveryError> {
     let mut full_since = None;
     loop {
         match send(producer) {
-            Ok(()) => return Ok(Ok(())),
-            Err(SendError::Refused(refusal)) => return Ok(Err(refusal)),
-            // The memory limit lies far below the queue's, so this happens only if a setting has
-            // made the queue smaller.
+            Ok(()) => return Ok(()),
+            Err(SendError::Refused(refusal)) => return Err(refusal),
+            // The memory limit lies far below the queue's, so this happens only if an event takes
+            // more memory there than was counted.
             Err(SendError::Full)
                 if full_since.get_or_insert_with(Instant::now).elapsed() < FULL_LIMIT =>
             {
@@ -37,9 +39,7 @@ pub(crate) fn send(
                 std::thread::sleep(Duration::from_millis(1));
             }
             Err(SendError::Full) => {
-                let message = "the producer's queue stays full";
-                return Err(Error::transient(Code::Publish, message)
-                    .with_hint("raise queue.buffering.max.messages or lower the memory limit"));
+                return Err(DeliveryError::new(RDKafkaErrorCode::QueueFull, topic, -1));
             }
         }
     }
@@ -97,5 +97,74 @@ fn answer(topic: TopicAnswer) -> MetadataAnswer {
             compacted: topic_limits.compacted,
             problem: topic_limits.problem(),
         }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::config::{Config, Settings};
+    use crate::error::{Code, Result};
+    use crate::metrics::Metrics;
+    use crate::outbox::{Event, RowName, TextValue};
+    use crate::publisher::sink::forwarder::Forwarder;
+    use crate::status::StatusBoard;
+
+    /// As many records as the producer's queue holds; see `client_config`.
+    const QUEUE: usize = 100_000;
+
+    fn event(topic: &str) -> Event<'_> {
+        Event {
+            id: "1",
+            row_id: Some(1),
+            topic,
+            event_type: Some("created"),
+            key: Some(TextValue::Verbatim(b"created")),
+            payload: Some(TextValue::Verbatim(b"{}")),
+            created_at: None,
+            headers: None,
+            published: false,
+            left_out: None,
+            not_utf8: None,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_held_record_that_a_full_producer_does_not_take_is_kept() -> Result<()> {
+        let config = Config::from_settings(Settings {
+            database_url: Some("postgresql://outboxd@localhost/orders".to_owned()),
+            kafka_brokers: Some("127.0.0.1:1".to_owned()),
+            memory_limit: Some("1MiB".to_owned()),
+            ..Settings::default()
+        });
+        let config =
+            Arc::new(config.map_err(|error| Error::fatal(Code::Config, error.to_string()))?);
+        let board = Arc::new(StatusBoard::new(None, "outbox.outbox"));
+        let mut forwarder = Forwarder::new(&config, Arc::new(Metrics::new()), board)?;
+        let exists = |forwarder: &mut Forwarder, topic: &str| {
+            forwarder.engine.poll(Duration::ZERO);
+            forwarder.output()?;
+            let known = MetadataAnswer::Known(TopicLimits::default());
+            let answers = Some(vec![(topic.to_owned(), known)]);
+            forwarder.engine.topics_answered(Duration::ZERO, answers);
+            forwarder.output()
+        };
+        let send = |forwarder: &mut Forwarder, topic| {
+            forwarder.row(&event(topic), RowName::of_id(1), 7, 0)
+        };
+        send(&mut forwarder, "a")?;
+        exists(&mut forwarder, "a")?;
+        for _ in 1..QUEUE {
+            send(&mut forwarder, "a")?;
+        }
+        send(&mut forwarder, "b")?;
+        let output = exists(&mut forwarder, "b");
+        assert!(output.is_ok(), "a session ends: {output:?}");
+        let held = forwarder.engine.stats().in_flight_count;
+        assert_eq!(held, QUEUE as u64 + 1);
+        assert_eq!(forwarder.engine.unreported_count(), QUEUE as u64);
+        Ok(())
     }
 }
