@@ -13,7 +13,7 @@ pub(crate) mod replacement;
 use std::time::Duration;
 
 use crate::engine::Engine;
-use crate::engine::output::{End, SinkOutput};
+use crate::engine::output::{End, Output, SinkOutput};
 use crate::engine::tracker::InFlight;
 use crate::outbox::Rejection;
 
@@ -28,8 +28,12 @@ impl Engine {
         }
     }
 
-    /// The new producer is in place, and the old one has closed its connections.
+    /// The new producer is in place, and the old one has closed its connections. A replacement that
+    /// was not begun yet is done with it.
     pub(crate) fn producer_replaced(&mut self) {
+        let is_due =
+            |output: &Output| matches!(output, Output::Sink(SinkOutput::ReplaceProducer(_)));
+        self.outputs.retain(|output| !is_due(output));
         self.dispatch.producer_replaced();
     }
 

@@ -1067,6 +1067,15 @@ fn a_look_at_the_dead_letters_holds_no_position_back() {
 }
 
 #[test]
+fn a_new_producer_is_not_replaced_for_a_failure_of_the_one_before() {
+    let mut engine = engine();
+    engine.replace_producer(MS, "it failed");
+    engine.producer_replaced();
+    let is_due = |output: &Output| matches!(output, Output::Sink(SinkOutput::ReplaceProducer(_)));
+    assert!(!outputs(&mut engine).iter().any(is_due));
+}
+
+#[test]
 fn a_producer_that_is_replaced_gets_its_records_again_in_order_and_nothing_in_between() {
     let mut engine = engine();
     let tickets: Vec<Ticket> = (0..3)
