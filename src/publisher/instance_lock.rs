@@ -46,6 +46,49 @@ pub(crate) async fn take_by_sql(session: &Session, slot: &str, table: u32) -> Re
     advisory_lock::take(session, slot, table).await
 }
 
+/// An instance that waits for the lock. Pure.
+#[derive(Debug)]
+pub(in crate::publisher) struct Standby {
+    /// The server process of an earlier session of this instance, which the server may not have
+    /// ended yet.
+    own: Option<i32>,
+    /// How many times in a row the lock was free.
+    free: u32,
+    taken: bool,
+}
+
+impl Standby {
+    /// On this server; `own` is the server process that held the lock for this instance last.
+    pub(in crate::publisher) fn new(own: Option<&(Server, i32)>, server: &Server) -> Self {
+        let own = own.filter(|(own, _)| own == server);
+        Standby {
+            own: own.map(|(_, pid)| *pid),
+            free: 0,
+            taken: false,
+        }
+    }
+
+    /// The lock is held by this server process, or by none. True: it was free twice in a row.
+    pub(in crate::publisher) fn looked(&mut self, holder: Option<i32>) -> bool {
+        self.taken |= holder.is_some() && holder != self.own;
+        self.free = match holder {
+            Some(_) => 0,
+            None => self.free + 1,
+        };
+        self.free >= 2
+    }
+
+    /// A session that is not outboxd holds the lock.
+    fn is_foreign(&mut self) {
+        (self.free, self.taken) = (0, true);
+    }
+
+    /// Whether another server process was seen with the lock.
+    pub(in crate::publisher) fn is_taken(&self) -> bool {
+        self.taken
+    }
+}
+
 /// Returns when the lock was free in two queries in a row. Sets `taken` when it is held by another
 /// server process than `own`, which is an earlier session of this instance that the server has not
 /// ended yet. A session that is not outboxd is named, and waited for as well.
@@ -62,31 +105,30 @@ pub(crate) async fn until_free(
     let (database, limit) = (&config.database, config.operation_timeout);
     let session = postgres::connect(database, "outboxd standby", limit).await?;
     let server = postgres::server(&session).await?;
-    let own = own.filter(|(own, _)| *own == server).map(|(_, pid)| *pid);
-    let (mut free, mut named) = (0, None);
-    while free < 2 {
+    let (mut standby, mut named) = (Standby::new(own, &server), None);
+    loop {
         let holders = advisory_lock::holders(&session, &config.slot, &config.table).await?;
         let state = judge(&holders, config);
         board.update(|_| {});
-        if matches!(state, LockState::Free) {
-            free += 1;
-        } else {
-            free = 0;
-        }
-        match state {
-            LockState::Free => {}
+        let is_free = match state {
+            LockState::Free => standby.looked(None),
             LockState::Sibling(pid) => {
-                taken.set(Some(pid) != own);
                 board.wait(Some((LOCK, format!("held by server process {pid}"))));
+                standby.looked(Some(pid))
             }
             LockState::Foreign(holder) => {
-                taken.set(true);
+                standby.is_foreign();
                 board.wait(Some((FOREIGN_LOCK, holder.detail.clone())));
                 log_foreign(&mut named, holder, &config.slot);
+                false
             }
             LockState::Refused(error) => return Err(error),
-        }
+        };
+        taken.set(standby.is_taken());
         tokio::time::sleep(POLL_INTERVAL).await;
+        if is_free {
+            break;
+        }
     }
     if named.is_some() {
         tracing::info!(slot = %config.slot, "the lock is free");
@@ -104,11 +146,37 @@ fn log_foreign(named: &mut Option<ForeignHolder>, holder: ForeignHolder, slot: &
     *named = Some(holder);
 }
 
+/// When the session that holds the lock was last known to exist. Pure.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::publisher) struct LockProof(Moment);
+
+impl LockProof {
+    /// Its server process has answered to what was sent at this time.
+    pub(in crate::publisher) fn new(answered: Moment) -> Self {
+        LockProof(answered)
+    }
+
+    /// The same again.
+    pub(in crate::publisher) fn answered(&mut self, now: Moment) {
+        self.0 = now;
+    }
+
+    /// Whether the session has to query, so that the server does not end it.
+    pub(in crate::publisher) fn is_due(self, now: Moment) -> bool {
+        now.at > self.0.at + KEEPALIVE_INTERVAL || self.0.jumps != now.jumps
+    }
+
+    /// Whether the lock may have gone to another instance since.
+    pub(in crate::publisher) fn is_stale(self, now: Moment) -> bool {
+        self.0.jumps != now.jumps || now.at > self.0.at + PROOF_LIMIT
+    }
+}
+
 /// The session that holds the lock, often an idle one: it has to query from time to time.
 #[derive(Debug)]
 pub(crate) struct LockHolder<'a> {
     holder: Holder<'a>,
-    proved: Moment,
+    proof: LockProof,
 }
 
 #[derive(Debug)]
@@ -119,40 +187,34 @@ enum Holder<'a> {
     Lent,
 }
 
-/// Whether the lock may have gone to another instance since this moment, at which its session was
-/// known to exist.
-fn is_stale(proved: Moment, now: Moment) -> bool {
-    proved.jumps != now.jumps || now.at > proved.at + PROOF_LIMIT
-}
-
 impl<'a> LockHolder<'a> {
     /// A replication connection that does not stream, and that has answered at this time.
     pub(crate) fn of_client(client: &'a mut ReplicationClient, proved: Moment) -> Self {
-        let holder = Holder::Replication(client);
-        LockHolder { holder, proved }
+        let (holder, proof) = (Holder::Replication(client), LockProof::new(proved));
+        LockHolder { holder, proof }
     }
 
     /// An SQL session.
     pub(crate) fn of_session(session: &'a Session, proved: Moment) -> Self {
-        let holder = Holder::Sql(session);
-        LockHolder { holder, proved }
+        let (holder, proof) = (Holder::Sql(session), LockProof::new(proved));
+        LockHolder { holder, proof }
     }
 
     /// Sends a query, if one is due.
     pub(crate) async fn keep(&mut self, now: Moment) -> Result<()> {
-        if now.at <= self.proved.at + KEEPALIVE_INTERVAL && self.proved.jumps == now.jumps {
-            return Ok(());
+        match self.proof.is_due(now) {
+            true => self.prove(now).await,
+            false => Ok(()),
         }
-        self.prove(now).await
     }
 
     /// Makes sure that this instance still holds the lock, before it sends anything: after a gap
     /// the server may have given it to another one.
     pub(crate) async fn confirm(&mut self, now: Moment) -> Result<()> {
-        if !is_stale(self.proved, now) {
-            return Ok(());
+        match self.proof.is_stale(now) {
+            true => self.prove(now).await,
+            false => Ok(()),
         }
-        self.prove(now).await
     }
 
     async fn prove(&mut self, now: Moment) -> Result<()> {
@@ -161,7 +223,7 @@ impl<'a> LockHolder<'a> {
             Holder::Sql(session) => session.run("keeping the lock", KEEPALIVE).await?,
             Holder::Lent => {}
         }
-        self.proved = now;
+        self.proof.answered(now);
         Ok(())
     }
 
@@ -203,16 +265,41 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_lock_is_free_when_it_was_so_twice_in_a_row_and_only_another_process_takes_it() {
+        let mut standby = Standby {
+            own: Some(7),
+            free: 0,
+            taken: false,
+        };
+        for holder in [Some(7), None, Some(7), None] {
+            assert!(!standby.looked(holder));
+        }
+        assert!(!standby.is_taken());
+        assert!(standby.looked(None));
+        assert!(!standby.looked(Some(8)) && standby.is_taken());
+        assert!(!standby.looked(None));
+        standby.is_foreign();
+        assert!(!standby.looked(None) && standby.looked(None));
+    }
+
+    #[test]
     fn what_was_proved_before_a_gap_or_a_jump_is_proved_again() {
         let second = Duration::from_secs(1);
-        let proof = |seconds: u32, jumps| Moment {
+        let moment = |seconds: u32, jumps| Moment {
             at: second * seconds,
             jumps,
         };
-        assert!(!is_stale(proof(100, 0), proof(100, 0)));
-        assert!(!is_stale(proof(100, 0), proof(115, 0)));
-        assert!(is_stale(proof(100, 0), proof(116, 0)));
-        assert!(is_stale(proof(100, 0), proof(101, 1)));
+        let proof = LockProof::new(moment(100, 0));
+        for (now, is_due, is_stale) in [
+            (moment(100, 0), false, false),
+            (moment(110, 0), false, false),
+            (moment(111, 0), true, false),
+            (moment(115, 0), true, false),
+            (moment(116, 0), true, true),
+            (moment(101, 1), true, true),
+        ] {
+            assert_eq!((proof.is_due(now), proof.is_stale(now)), (is_due, is_stale));
+        }
         assert!(PROOF_LIMIT < WAL_SENDER_TIMEOUT);
         assert!(KEEPALIVE_INTERVAL < PROOF_LIMIT);
     }

@@ -23,8 +23,15 @@ pub(crate) struct HandledRows {
 }
 
 impl HandledRows {
+    /// A transaction begins that was committed at this position.
+    pub(crate) fn begin(&mut self, commit_lsn: Lsn) {
+        if commit_lsn > self.until {
+            *self = HandledRows::default();
+        }
+    }
+
     /// Whether the event of this row that was committed at this position is handled.
-    fn contains(&self, row: RowName, commit_lsn: Lsn) -> bool {
+    pub(crate) fn contains(&self, row: RowName, commit_lsn: Lsn) -> bool {
         self.rows.contains(row) || self.filed.contains(&(row.id, commit_lsn))
     }
 }
@@ -57,9 +64,7 @@ impl Decoder<'_> {
     fn decode(&mut self, payload: &[u8], forwarder: &mut Forwarder) -> Result<()> {
         match Message::decode(payload)? {
             Message::Begin(begin) => {
-                if begin.final_lsn > self.handled_rows.until {
-                    *self.handled_rows = HandledRows::default();
-                }
+                self.handled_rows.begin(begin.final_lsn);
                 forwarder.engine.begin(TransactionName {
                     commit_lsn: begin.final_lsn,
                     xid: begin.xid,

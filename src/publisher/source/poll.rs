@@ -162,7 +162,7 @@ pub(crate) struct SentRows {
 impl SentRows {
     /// A pass begins. If everything is `settled`, all unpublished rows are to be sent, even if they
     /// were sent before.
-    fn begin(&mut self, settled: bool) {
+    pub(crate) fn begin(&mut self, settled: bool) {
         self.before.take(&mut self.now);
         if settled {
             self.before.clear();
@@ -171,7 +171,7 @@ impl SentRows {
 
     /// A pass ends that has read every unpublished row up to this id: the other rows that were sent
     /// before are marked by now.
-    fn end(&mut self, seen_up_to: i64) {
+    pub(crate) fn end(&mut self, seen_up_to: i64) {
         self.before.drop_up_to(seen_up_to);
         self.before.take(&mut self.now);
     }
