@@ -53,6 +53,9 @@ mod simulation;
 #[cfg(test)]
 mod tests;
 
+#[cfg(test)]
+pub(crate) use simulation::seeds;
+
 use std::collections::VecDeque;
 use std::time::Duration;
 

@@ -21,6 +21,8 @@ mod monitor;
 mod resume;
 mod resume_state;
 mod session_start;
+#[cfg(test)]
+mod simulation;
 mod sink;
 mod skip_search;
 mod skip_transaction;

@@ -8,7 +8,7 @@ mod kafka_reach;
 mod lasting_errors;
 mod producer_care;
 mod producer_replacement;
-mod returning_rows;
+pub(in crate::publisher) mod returning_rows;
 pub(crate) mod table_rows;
 mod timing;
 mod topic_counters;

@@ -1,0 +1,334 @@
+//! The faults of the simulation, and how each is lifted at the end.
+
+use std::time::Duration;
+
+use crate::publisher::simulation::attempt::State;
+use crate::publisher::simulation::process::Process;
+use crate::publisher::simulation::world::World;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// The process is killed.
+    Crash,
+    /// The connection ends, and both sides know.
+    Cut,
+    /// The server has ended the connection, and the process does not know.
+    Vanish,
+    /// The process has lost the connection, and the server does not know.
+    HalfOpen,
+    /// The process stands still, and its clock goes on.
+    Freeze,
+    Thaw,
+    /// The process stands still together with its steady clock.
+    Pause,
+    RestartServer,
+    StopServer,
+    StartServer,
+    Backup,
+    /// The server starts on an older copy of its files, on the same timeline.
+    Restore,
+    /// A lagging standby is promoted.
+    Failover,
+    DropSlot,
+    LoseSlot,
+    AdvanceSlot,
+    /// The table leaves the publication, or comes back.
+    Publication,
+    Truncate,
+    /// The sequence of ids is set back.
+    SetBack,
+    Lock,
+    Trigger,
+    /// A person removes marks.
+    Unmark,
+    Refuse,
+    BrokerAway,
+    BrokerBack,
+    /// The producer's queue is full, or has room again.
+    Full,
+    FailProducer,
+    /// The producer neither delivers nor gives back.
+    StickProducer,
+    /// A person resolves the dead letters.
+    Resolve,
+}
+
+type Weighted = (Fault, u32);
+
+/// The faults that a schedule may choose, each with its weight and what has to come with it.
+pub(super) const FAULTS: [(Fault, u32, Option<Weighted>); 25] = [
+    (Fault::Crash, 3, None),
+    (Fault::Cut, 6, None),
+    (Fault::Vanish, 4, None),
+    (Fault::HalfOpen, 4, None),
+    (Fault::Freeze, 3, Some((Fault::Thaw, 6))),
+    (Fault::Pause, 2, None),
+    (Fault::RestartServer, 3, None),
+    (Fault::StopServer, 2, Some((Fault::StartServer, 12))),
+    (Fault::Restore, 3, Some((Fault::Backup, 4))),
+    (Fault::Failover, 3, Some((Fault::Backup, 4))),
+    (Fault::DropSlot, 4, None),
+    (Fault::LoseSlot, 3, None),
+    (Fault::AdvanceSlot, 4, None),
+    (Fault::Publication, 2, None),
+    (Fault::Truncate, 2, None),
+    (Fault::SetBack, 2, None),
+    (Fault::Lock, 10, None),
+    (Fault::Trigger, 3, None),
+    (Fault::Unmark, 3, None),
+    (Fault::Refuse, 3, Some((Fault::Resolve, 3))),
+    (Fault::BrokerAway, 2, Some((Fault::BrokerBack, 12))),
+    (Fault::Full, 6, None),
+    (Fault::FailProducer, 3, None),
+    (Fault::StickProducer, 2, None),
+    (Fault::Resolve, 2, None),
+];
+
+impl Fault {
+    /// Whether nothing is promised where no row is marked.
+    pub(super) fn needs_marks(self) -> bool {
+        matches!(
+            self,
+            Fault::Restore
+                | Fault::Failover
+                | Fault::DropSlot
+                | Fault::LoseSlot
+                | Fault::AdvanceSlot
+                | Fault::Publication
+                | Fault::Unmark
+        )
+    }
+}
+
+/// Commits the fault to the world and this process; false if it is not possible now.
+pub(super) fn happens(fault: Fault, world: &mut World, place: &mut Option<Process>) -> bool {
+    server_fault(fault, world)
+        || row_fault(fault, world)
+        || kafka_fault(fault, world, place)
+        || process_fault(fault, world, place)
+}
+
+fn process_fault(fault: Fault, world: &mut World, place: &mut Option<Process>) -> bool {
+    let Some(process) = place else { return false };
+    match fault {
+        Fault::Crash => {
+            process.kill(world);
+            if let Some(pid) = process.pid {
+                world.end_session(pid, false);
+            }
+            *place = None;
+            world.excuse("process crash", 1);
+        }
+        Fault::Cut | Fault::Vanish => {
+            let Some(pid) = process.pid else { return false };
+            world.end_session(pid, fault == Fault::Cut);
+            world.saw("connection lost");
+        }
+        Fault::HalfOpen => {
+            if process.is_frozen || !process.lose_session(world) {
+                return false;
+            }
+            world.saw("half-open connection");
+        }
+        Fault::Freeze => {
+            process.is_frozen = true;
+            world.is_ordered = false;
+            world.excuse("frozen", 2);
+        }
+        Fault::Thaw => process.is_frozen = false,
+        Fault::Pause => {
+            let time = Duration::from_secs(world.rng.u64(11..90));
+            world.now += time;
+            world.server.expire(world.now);
+            process.lost_time += time;
+            process.clock_jumped = true;
+            world.is_ordered = false;
+            world.excuse("paused", 2);
+        }
+        _ => return false,
+    }
+    true
+}
+
+fn server_fault(fault: Fault, world: &mut World) -> bool {
+    match fault {
+        Fault::RestartServer => {
+            world.restart(None);
+            world.excuse("server restarted", 1);
+        }
+        Fault::StopServer => {
+            world.restart(None);
+            world.is_up = false;
+            world.excuse("server stopped", 1);
+        }
+        Fault::StartServer if !world.is_up => world.restart(None),
+        Fault::Backup => world.backup = Some(world.server.files.clone()),
+        Fault::Restore | Fault::Failover => {
+            let Some(mut files) = world.backup.clone() else {
+                return false;
+            };
+            if fault == Fault::Failover {
+                files.timeline = world.server.files.timeline + 1;
+                if world.rng.bool() {
+                    files.slot = None;
+                }
+            }
+            world.restart(Some(files));
+            world.slot_misses();
+            // The WAL may pass every position that a process has seen.
+            for _ in 0..world.rng.usize(0..20) {
+                world.write(false);
+            }
+            world.excuse(
+                match fault {
+                    Fault::Restore => "older copy restored",
+                    _ => "failed over",
+                },
+                3,
+            );
+        }
+        Fault::DropSlot => {
+            if world.server.is_slot_active() || world.server.files.slot.take().is_none() {
+                return false;
+            }
+            world.slot_misses();
+            world.excuse("slot dropped", 2);
+        }
+        Fault::LoseSlot => {
+            let Some(slot) = &mut world.server.files.slot else {
+                return false;
+            };
+            slot.is_lost = true;
+            let sessions = world.server.sessions.iter();
+            let streams = sessions.filter(|(_, session)| session.walsender.is_some());
+            let pids: Vec<i32> = streams.map(|(pid, _)| *pid).collect();
+            pids.into_iter()
+                .for_each(|pid| world.end_session(pid, true));
+            world.slot_misses();
+            world.excuse("slot lost", 2);
+        }
+        Fault::AdvanceSlot => {
+            if !world.server.advance_slot() {
+                return false;
+            }
+            world.slot_misses();
+            world.excuse("slot moved", 2);
+        }
+        Fault::Publication => {
+            world.server.files.is_published ^= true;
+            world.is_ordered = false;
+            world.saw("publication changed");
+        }
+        _ => return false,
+    }
+    true
+}
+
+fn row_fault(fault: Fault, world: &mut World) -> bool {
+    match fault {
+        Fault::Truncate => {
+            world.truncate();
+            world.is_ordered = false;
+            world.saw("truncated");
+            return true;
+        }
+        Fault::SetBack => {
+            let files = &mut world.server.files;
+            files.next_id = (files.next_id - world.rng.i64(1..20)).max(1);
+            world.is_ordered = false;
+            world.saw("ids set back");
+            return true;
+        }
+        _ => {}
+    }
+    let count = world.server.files.rows.len();
+    if count == 0 {
+        return false;
+    }
+    let number = world.rng.usize(0..count);
+    let Some(row) = world.server.files.rows.values_mut().nth(number) else {
+        return false;
+    };
+    match fault {
+        Fault::Lock => row.is_locked ^= true,
+        Fault::Trigger => row.refuses_marks = true,
+        Fault::Unmark if row.is_marked => {
+            row.is_marked = false;
+            world.is_ordered = false;
+            world.excuse("mark removed", 1);
+        }
+        _ => return false,
+    }
+    true
+}
+
+fn kafka_fault(fault: Fault, world: &mut World, place: &mut Option<Process>) -> bool {
+    match fault {
+        Fault::Refuse if !world.events.is_empty() => {
+            let count = world.events.len();
+            let event = world.rng.usize(count.saturating_sub(20)..count);
+            let times = if world.rng.bool() { u32::MAX } else { 1 };
+            world.broker.refuses.insert(event, times);
+            world.is_ordered = false;
+            world.excuse("refused", 12);
+            return true;
+        }
+        Fault::BrokerAway => {
+            world.broker.is_away = true;
+            // Records behind one that failed may be appended, and are sent again behind it.
+            world.is_ordered = false;
+            world.excuse("broker away", 12);
+            return true;
+        }
+        Fault::BrokerBack if world.broker.is_away => {
+            world.broker.is_away = false;
+            return true;
+        }
+        Fault::Resolve => {
+            let discard = world.rng.u8(0..4) == 0;
+            return world.server.files.letters.resolve_all(discard);
+        }
+        _ => {}
+    }
+    let Some(process) = place else { return false };
+    match fault {
+        Fault::Full => process.is_full ^= true,
+        Fault::FailProducer | Fault::StickProducer => {
+            process.producer.is_stuck |= fault == Fault::StickProducer;
+            process.tick(world);
+            process.engine.replace_producer(process.now, "it failed");
+            world.excuse("producer failed", 1);
+        }
+        _ => return false,
+    }
+    true
+}
+
+/// Ends every fault. What was lost stays lost.
+pub(super) fn lift(world: &mut World, processes: &mut [Option<Process>]) {
+    if !world.is_up {
+        world.restart(None);
+    }
+    while world.commit() {}
+    world.server.files.is_published = true;
+    for row in world.server.files.rows.values_mut() {
+        (row.is_locked, row.is_visible) = (false, true);
+    }
+    world.broker.is_away = false;
+    world.broker.refuses.clear();
+    for process in processes.iter_mut().flatten() {
+        process.is_frozen = false;
+        process.is_full = false;
+    }
+}
+
+/// A process that has ended with an error is started again by its operator.
+pub(super) fn restart_failed(world: &mut World, place: &mut Option<Process>) {
+    if let Some(process) = place
+        && matches!(process.state, State::Failed)
+    {
+        process.kill(world);
+        *place = None;
+        world.excuse("ended for a person", 1);
+    }
+}

@@ -1,0 +1,420 @@
+//! Runs the publisher's decisions in thousands of seeded worlds, and checks what they promise.
+//!
+//! A schedule is a seed: it chooses the configuration, one or two processes, a few kinds of faults
+//! and the order of steps. At the end every fault is lifted. Within a bounded number of steps every
+//! event that is committed in the history that survived must then be in Kafka or have a dead
+//! letter, and its row must be marked. No row is ever marked whose event was not sent; an event is
+//! sent no more often than the faults of the schedule excuse; nothing is sent when all is done.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use fastrand::Rng;
+
+use crate::config::{AfterPublish, Config, Settings};
+use crate::engine::seeds::{self, Seen};
+use crate::publisher::simulation::attempt::State;
+use crate::publisher::simulation::broker::TOPICS;
+use crate::publisher::simulation::faults::{FAULTS, Fault, happens, lift, restart_failed};
+use crate::publisher::simulation::letters::Letter;
+use crate::publisher::simulation::process::Process;
+use crate::publisher::simulation::server::Row;
+use crate::publisher::simulation::world::World;
+
+const MS: Duration = Duration::from_millis(1);
+/// Far more than any schedule needs once all faults are lifted.
+const ROUNDS_TO_HEAL: u32 = 8_000;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Step {
+    Write,
+    WriteOpen,
+    Commit,
+    Send,
+    Keepalive,
+    Hear,
+    Drive,
+    CarryOut,
+    Deliver,
+    Report,
+    Perform,
+    PerformFails,
+    Written,
+    Answered,
+    Wait(u64),
+    Visible,
+    Checkpoint,
+    Fault(Fault),
+}
+
+/// Steps of every schedule, by weight.
+const EVERYDAY: [(Step, u32); 13] = [
+    (Step::Write, 30),
+    (Step::Send, 120),
+    (Step::Keepalive, 12),
+    (Step::Hear, 40),
+    (Step::Drive, 240),
+    (Step::CarryOut, 120),
+    (Step::Deliver, 100),
+    (Step::Report, 100),
+    (Step::Perform, 40),
+    (Step::Written, 40),
+    (Step::Answered, 40),
+    (Step::Wait(100), 60),
+    (Step::Checkpoint, 6),
+];
+
+struct Schedule {
+    world: World,
+    processes: Vec<Option<Process>>,
+    steps: Vec<(Step, u32)>,
+}
+
+fn config(rng: &mut Rng) -> Arc<Config> {
+    let polls = rng.u8(0..3) == 0;
+    let modes = ["mark", "delete", "keep"];
+    let mode = modes[rng.usize(0..if polls { 2 } else { 3 })];
+    let config = Config::from_settings(Settings {
+        database_url: Some("postgres://outboxd@db/orders".to_owned()),
+        kafka_brokers: Some("kafka:9092".to_owned()),
+        source: Some(if polls { "poll" } else { "slot" }.to_owned()),
+        after_publish: Some(mode.to_owned()),
+        audit_interval: Some("5s".to_owned()),
+        ..Settings::default()
+    });
+    Arc::new(config.expect("the settings are valid"))
+}
+
+impl Schedule {
+    fn new(seed: u64, trace: bool) -> Self {
+        let mut rng = Rng::with_seed(seed);
+        let mut steps = EVERYDAY.to_vec();
+        let config = config(&mut rng);
+        let mut world = World::new(rng, config, trace);
+        // Each schedule has a few kinds of faults of its own, so that none hides behind the others;
+        // some have none.
+        for _ in 0..world.rng.usize(0..5) {
+            let (fault, weight, with) = FAULTS[world.rng.usize(0..FAULTS.len())];
+            if fault.needs_marks() && !world.marks() {
+                continue;
+            }
+            steps.push((Step::Fault(fault), weight * world.rng.u32(1..4)));
+            steps.extend(with.map(|(with, weight)| (Step::Fault(with), weight)));
+        }
+        if world.rng.u8(0..3) == 0 {
+            steps.push((Step::PerformFails, 8));
+        }
+        if world.rng.u8(0..4) == 0 {
+            steps.push((Step::Wait(20_000), 3));
+        }
+        if world.rng.bool() {
+            steps.extend([(Step::WriteOpen, 6), (Step::Commit, 8)]);
+        }
+        if world.rng.bool() {
+            world.hides_rows = true;
+            steps.push((Step::Visible, 20));
+        }
+        let count = world.rng.usize(1..3);
+        Schedule {
+            world,
+            processes: (0..count).map(|_| None).collect(),
+            steps,
+        }
+    }
+
+    fn run(mut self) -> Seen {
+        let total: u32 = self.steps.iter().map(|(_, weight)| weight).sum();
+        for _ in 0..self.world.rng.u32(200..1_500) {
+            let mut at = self.world.rng.u32(0..total);
+            let chosen = self.steps.iter().find(|(_, weight)| {
+                let found = at < *weight;
+                at = at.saturating_sub(*weight);
+                found
+            });
+            if let Some((step, _)) = chosen {
+                self.step(*step);
+            }
+        }
+        lift(&mut self.world, &mut self.processes);
+        self.until_done();
+        self.check_order();
+        let appended = self.world.broker.appended.clone();
+        self.go_on();
+        assert_eq!(
+            appended, self.world.broker.appended,
+            "an event is sent again when all is done"
+        );
+        let allowed = 1 + self.world.excuses;
+        for (event, times) in appended.iter().enumerate() {
+            assert!(
+                *times <= allowed,
+                "event {event} is sent {times} times, allowed {allowed}"
+            );
+        }
+        self.world.seen
+    }
+
+    /// Takes a step with some process.
+    fn step(&mut self, step: Step) {
+        let number = self.world.rng.usize(0..self.processes.len());
+        self.step_of(number, step);
+    }
+
+    /// Takes a step with this process; false if there was nothing to do.
+    fn step_of(&mut self, number: usize, step: Step) -> bool {
+        let did = self.world_step(number, step) || self.process_step(number, step);
+        if self.world.trace && did {
+            let slot = self.world.server.files.slot.map(|slot| slot.confirmed);
+            eprintln!("{:?} {number} {step:?} slot {slot:?}", self.world.now);
+            if let Some(process) = &self.processes[number] {
+                let (state, stats) = (format!("{:?}", process.state), process.engine.stats());
+                let (in_flight, unmarked) = (stats.in_flight_count, stats.unmarked_count);
+                let name: String = state.chars().take(120).collect();
+                eprintln!("    {in_flight} in flight, {unmarked} unmarked, {name}");
+            }
+        }
+        did
+    }
+
+    fn world_step(&mut self, number: usize, step: Step) -> bool {
+        let place = &mut self.processes[number];
+        let pid = place.as_ref().and_then(|process| process.pid).unwrap_or(0);
+        let world = &mut self.world;
+        match step {
+            Step::Write => world.write(false),
+            Step::WriteOpen => world.write(true),
+            Step::Commit => return world.commit(),
+            Step::Send => return world.send(pid),
+            Step::Keepalive => return world.keepalive(pid, false),
+            Step::Hear => return world.hear(pid),
+            Step::Checkpoint => world.server.checkpoint(),
+            Step::Visible => {
+                for row in world.server.files.rows.values_mut() {
+                    row.is_visible = true;
+                }
+            }
+            Step::Wait(most) => {
+                world.now += MS * world.rng.u32(1..=most as u32);
+                if world.server.expire(world.now) {
+                    world.saw("a session expired on the server");
+                }
+            }
+            Step::Fault(fault) => return happens(fault, world, place),
+            _ => return false,
+        }
+        true
+    }
+
+    fn process_step(&mut self, number: usize, step: Step) -> bool {
+        let (world, place) = (&mut self.world, &mut self.processes[number]);
+        if step == Step::Drive {
+            restart_failed(world, place);
+        }
+        let Some(process) = place else {
+            if step == Step::Drive {
+                *place = Some(Process::new(world));
+            }
+            return step == Step::Drive;
+        };
+        if matches!(step, Step::Perform | Step::PerformFails) {
+            let Some(work) = process.work.as_mut().filter(|it| it.result.is_none()) else {
+                return false;
+            };
+            world.perform(work, step == Step::PerformFails);
+            return true;
+        }
+        if process.is_frozen {
+            return false;
+        }
+        let partition = world.rng.usize(0..TOPICS.len());
+        match step {
+            Step::Drive => process.drive(world),
+            Step::CarryOut if matches!(process.state, State::Streaming(_)) => {
+                process.carry_out_session(world)
+            }
+            Step::Deliver => {
+                let mut rng = world.rng.fork();
+                process
+                    .producer
+                    .deliver(&mut world.broker, partition, &mut rng)
+            }
+            Step::Report => {
+                process.tick(world);
+                process.report(world, partition)
+            }
+            Step::Written => process.written(world),
+            Step::Answered => process.answered(world),
+            _ => false,
+        }
+    }
+
+    /// Takes each step once that needs no time to pass.
+    fn work(&mut self) -> bool {
+        let mut did = false;
+        for number in 0..self.processes.len() {
+            for step in [
+                Step::Send,
+                Step::Hear,
+                Step::Drive,
+                Step::CarryOut,
+                Step::Deliver,
+                Step::Deliver,
+                Step::Report,
+                Step::Report,
+                Step::Perform,
+                Step::Written,
+                Step::Answered,
+            ] {
+                did |= self.step_of(number, step);
+            }
+        }
+        did
+    }
+
+    fn until_done(&mut self) {
+        let mut idle = 0;
+        for _ in 0..ROUNDS_TO_HEAL {
+            idle = if self.work() { 0 } else { idle + 1 };
+            if idle < 6 {
+                continue;
+            }
+            if self.unfinished().is_none() {
+                return;
+            }
+            self.pass_time();
+            idle = 0;
+        }
+        panic!("never done: {}", self.unfinished().unwrap_or_default());
+    }
+
+    fn pass_time(&mut self) {
+        self.world.now += MS * 300;
+        self.world.server.expire(self.world.now);
+        for number in 0..self.processes.len() {
+            self.step_of(number, Step::Keepalive);
+            if let Some(process) = &mut self.processes[number] {
+                process.tick(&self.world);
+                if matches!(process.state, State::Streaming(_)) {
+                    process.engine.poll(process.now);
+                }
+            }
+        }
+    }
+
+    /// A minute more.
+    fn go_on(&mut self) {
+        for _ in 0..200 {
+            for _ in 0..4 {
+                self.work();
+            }
+            self.pass_time();
+        }
+    }
+
+    /// What is not as it should be at the end.
+    fn unfinished(&self) -> Option<String> {
+        let world = &self.world;
+        let files = &world.server.files;
+        let inserts = files.log.iter().flat_map(|it| it.changes.iter().flatten());
+        for insert in inserts {
+            let is_there = world.broker.has(insert.event) || files.letters.has(insert.event);
+            if !is_there && !world.lost.contains(&insert.event) {
+                return Some(format!("event {} is nowhere: {insert:?}", insert.event));
+            }
+        }
+        let is_left = |row: &&Row| !row.is_marked && !files.letters.hides(row.name);
+        if let Some(row) = files.rows.values().find(is_left)
+            && world.config.after_publish != AfterPublish::Keep
+        {
+            return Some(format!("{row:?} is not marked"));
+        }
+        if files.letters.all().any(Letter::is_requested) {
+            return Some("a request about a dead letter is pending".to_owned());
+        }
+        let all = || self.processes.iter().flatten();
+        if all().any(|process| process.producer.may_append()) {
+            return Some("a record is in flight".to_owned());
+        }
+        let is_gone = |pid: &i32| !world.server.sessions.contains_key(pid);
+        if all().any(|process| process.pid.as_ref().is_some_and(is_gone)) {
+            return Some("a session has ended, and its process does not know".to_owned());
+        }
+        let mut processes = self.processes.iter().flatten();
+        let works = processes.any(|it| match it.state {
+            State::Streaming(_) | State::Polling(_) => it.engine.is_drained(),
+            _ => false,
+        });
+        (!works).then(|| {
+            let processes = self.processes.iter().flatten();
+            let states = processes.map(|it| format!("{:?} {:?}", it.state, it.engine.stats()));
+            states.collect::<Vec<_>>().join("\n")
+        })
+    }
+
+    /// The first deliveries of each key are in commit order.
+    fn check_order(&self) {
+        if !self.world.is_ordered {
+            return;
+        }
+        let log = &self.world.server.files.log;
+        let inserts = log.iter().flat_map(|it| it.changes.iter().flatten());
+        let position: std::collections::HashMap<usize, usize> = inserts
+            .enumerate()
+            .map(|(position, insert)| (insert.event, position))
+            .collect();
+        for log in &self.world.broker.logs {
+            let mut seen = std::collections::BTreeSet::new();
+            let first = log.iter().filter(|event| seen.insert(**event));
+            let mut last = [None; 3];
+            for event in first {
+                let at = position.get(event);
+                let key = usize::from(self.world.events[*event].key);
+                assert!(at >= last[key], "event {event} overtook another of its key");
+                last[key] = at;
+            }
+        }
+    }
+}
+
+/// Every kind of event that the schedules have to see.
+const EXPECTED: [&str; 32] = [
+    "a full producer",
+    "a mark that the table refused",
+    "a pass while the slot waits",
+    "a session expired on the server",
+    "another history",
+    "bootstrapped",
+    "broker away",
+    "connection lost",
+    "expired",
+    "failed over",
+    "frozen",
+    "half-open connection",
+    "handled before",
+    "healed",
+    "ids set back",
+    "mark removed",
+    "memory cleared",
+    "missed row sent",
+    "older copy restored",
+    "paused",
+    "process crash",
+    "producer given up",
+    "producer replaced",
+    "publication changed",
+    "refused",
+    "resumed",
+    "server restarted",
+    "slot dropped",
+    "slot lost",
+    "slot moved",
+    "taken over",
+    "truncated",
+];
+
+#[test]
+fn whatever_happens_around_the_engine_every_event_arrives_and_no_other_row_is_marked() {
+    seeds::run("publisher::simulation", &EXPECTED, |seed, trace| {
+        Schedule::new(seed, trace).run()
+    });
+}

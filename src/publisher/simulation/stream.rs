@@ -1,0 +1,147 @@
+//! A streaming session in the simulation, as `wal_stream` and `event_decoder` carry it out.
+
+use crate::engine::output::{Intake, SessionOutput, Walsender};
+use crate::engine::tracker::TransactionName;
+use crate::lsn::Lsn;
+use crate::publisher::simulation::attempt::Over;
+use crate::publisher::simulation::audit::AuditRun;
+use crate::publisher::simulation::process::Process;
+use crate::publisher::simulation::server::Insert;
+use crate::publisher::simulation::world::{Message, World};
+
+/// What belongs to one session.
+#[derive(Debug)]
+pub(super) struct Streaming {
+    /// The object id of the table.
+    table: u32,
+    /// The transaction that is being received.
+    begun: Option<TransactionName>,
+    pub(super) audit: AuditRun,
+}
+
+impl Streaming {
+    pub(super) fn new(table: u32) -> Self {
+        Streaming {
+            table,
+            begun: None,
+            audit: AuditRun::default(),
+        }
+    }
+}
+
+impl Process {
+    /// One turn: a message, then what is due.
+    pub(super) fn stream(
+        &mut self,
+        world: &mut World,
+        mut streaming: Box<Streaming>,
+    ) -> Result<(Box<Streaming>, bool), Over> {
+        self.engine.check_session(self.now);
+        let mut did = self.read(world, &mut streaming)?;
+        if world.rng.u8(0..4) > 0 {
+            self.engine.poll(self.now);
+        }
+        did |= self.turn_audit(world, &mut streaming.audit)?;
+        Ok((streaming, did))
+    }
+
+    /// Carries out one output.
+    pub(super) fn carry_out_session(&mut self, world: &mut World) -> bool {
+        self.tick(world);
+        let Some(output) = self.output(world) else {
+            return false;
+        };
+        let over = match output {
+            None => None,
+            Some(SessionOutput::Status {
+                write,
+                flush,
+                ask_reply,
+            }) => {
+                assert!(flush <= write, "confirmed {flush}, received {write}");
+                let wire = self.pid.and_then(|pid| world.wires.get_mut(&pid));
+                if let Some(wire) = wire {
+                    wire.to_server.push_back((flush.raw(), ask_reply));
+                }
+                None
+            }
+            Some(SessionOutput::InspectWalsender) if !self.is_connected(world) => {
+                let walsender = Walsender::Gone;
+                self.engine.walsender(self.now, walsender);
+                None
+            }
+            Some(SessionOutput::InspectWalsender) => {
+                self.engine.walsender(self.now, Walsender::Idle);
+                None
+            }
+            Some(SessionOutput::End(end)) => Some(Over::End(end)),
+        };
+        if let Some(over) = over {
+            self.engine.session_ended();
+            self.over(world, over);
+        }
+        true
+    }
+
+    fn read(&mut self, world: &mut World, streaming: &mut Streaming) -> Result<bool, Over> {
+        let wire = self.pid.and_then(|pid| world.wires.get_mut(&pid));
+        let wire = wire.ok_or(Over::Lost)?;
+        if wire.is_closed && (wire.to_client.is_empty() || world.rng.bool()) {
+            return Err(Over::Lost);
+        }
+        let intake = self.engine.intake();
+        if intake == Intake::Paused {
+            return Ok(false);
+        }
+        let Some(message) = wire.to_client.pop_front() else {
+            return Ok(false);
+        };
+        self.engine.received(self.now);
+        match message {
+            Message::Keepalive { wal_end, reply } => {
+                self.engine.keepalive(self.now, Lsn::new(wal_end), reply);
+            }
+            _ if intake != Intake::Open => {}
+            Message::Begin {
+                commit,
+                xid,
+                micros,
+            } => {
+                let name = TransactionName {
+                    commit_lsn: Lsn::new(commit),
+                    xid,
+                    committed_micros: micros,
+                };
+                self.resume.handled_rows().begin(name.commit_lsn);
+                self.engine.begin(name);
+                streaming.begun = Some(name);
+            }
+            Message::Change(insert) => self.change(world, streaming, insert)?,
+            Message::Commit { commit, end } => {
+                self.engine.commit(Lsn::new(commit), Lsn::new(end));
+                streaming.begun = None;
+            }
+        }
+        Ok(true)
+    }
+
+    fn change(
+        &mut self,
+        world: &mut World,
+        streaming: &Streaming,
+        insert: Option<Insert>,
+    ) -> Result<(), Over> {
+        let index = self.engine.change();
+        let (Some(index), Some(insert), Some(begun)) = (index, insert, streaming.begun) else {
+            return Ok(());
+        };
+        let row = (insert.table == streaming.table).then_some(insert.row);
+        let commit = begun.commit_lsn;
+        if row.is_some_and(|row| self.resume.handled_rows().contains(row, commit)) {
+            world.saw("handled before");
+            return Ok(());
+        }
+        self.forward(world, insert.event, row, begun.xid, Some((commit, index)));
+        Ok(())
+    }
+}
