@@ -29,9 +29,27 @@ pub fn grouped(number: u64) -> String {
     text
 }
 
+/// A number of seconds in the largest unit that leaves a whole part: `12 s`, `3 min`, `2 h`,
+/// `5 days`.
+pub fn age(seconds: f64) -> String {
+    let seconds = seconds.max(0.0) as u64;
+    match seconds {
+        0..60 => format!("{seconds} s"),
+        60..3_600 => format!("{} min", seconds / 60),
+        3_600..172_800 => format!("{} h", seconds / 3_600),
+        _ => format!("{} days", seconds / 86_400),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_age_is_shown_in_the_largest_unit_that_leaves_a_whole_part() {
+        let shown = [-1.0, 59.9, 60.0, 3_599.0, 172_799.0, 172_800.0].map(age);
+        assert_eq!(shown, ["0 s", "59 s", "1 min", "59 min", "47 h", "2 days"]);
+    }
 
     #[test]
     fn bytes_are_shown_in_the_largest_unit_that_leaves_a_whole_part() {

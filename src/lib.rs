@@ -160,5 +160,5 @@ pub use crate::{
     },
     metrics::Metrics,
     publisher::Publisher,
-    status::{Phase, Problem, SlotHealth, Status, Waiting},
+    status::{DeadLetterGroup, OpenDeadLetters, Phase, Problem, SlotHealth, Status, Waiting},
 };

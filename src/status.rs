@@ -10,6 +10,10 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+mod dead_letters;
+
+pub use dead_letters::{DeadLetterGroup, OpenDeadLetters};
+
 /// Where the publisher is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -129,6 +133,8 @@ pub struct Status {
     pub unmarked_records: u64,
     /// Unpublished rows that wait for the decision about their dead letters, up to 10,000.
     pub dead_letter_rows: u64,
+    /// The open dead letters, as last counted.
+    pub dead_letters: OpenDeadLetters,
     /// Age of the oldest record that Kafka has not acknowledged.
     pub oldest_unacknowledged_seconds: f64,
     /// The slot, as last read from the server.
@@ -258,6 +264,7 @@ impl StatusBoard {
             in_flight_bytes: 0,
             unmarked_records: 0,
             dead_letter_rows: 0,
+            dead_letters: OpenDeadLetters::default(),
             oldest_unacknowledged_seconds: 0.0,
             slot_health: None,
             problems: Vec::new(),

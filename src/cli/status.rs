@@ -7,6 +7,7 @@ use std::io::{self, Write};
 use std::time::Duration;
 
 use anyhow::bail;
+use outboxd::OpenDeadLetters;
 use outboxd::config::{AfterPublish, Config, Settings, Source};
 use outboxd::format::bytes;
 use outboxd::outbox::DeadLetters;
@@ -14,6 +15,8 @@ use outboxd::postgres::slot::{self, Slot};
 use outboxd::postgres::table_shape::{self, TableShape};
 use outboxd::postgres::{self, Session, advisory_lock, preflight};
 use serde::Serialize;
+
+use crate::cli::dead_letter::plain;
 
 /// Unpublished rows are counted up to this number: a count reads each of them.
 const COUNT_MAX: i64 = 10_000;
@@ -63,6 +66,8 @@ struct Status {
     unpublished_more: bool,
     /// Those of them that wait for the decision about their dead letters; absent as above.
     dead_letter_rows: Option<i64>,
+    /// The open dead letters; absent if their table cannot be read.
+    dead_letters: Option<OpenDeadLetters>,
 }
 
 /// Prints the status.
@@ -101,14 +106,19 @@ impl Status {
             (None, poller)
         };
         let shape = table_shape::read(session, &config.table).await;
-        let (unpublished, waiting) = match shape.ok().flatten() {
+        let (unpublished, waiting, dead_letters) = match shape.ok().flatten() {
             Some(shape) => {
                 let letters = DeadLetters::new(config, &shape);
                 let unpublished = unpublished_rows(session, config, &shape).await;
                 let waiting = letters.waiting_rows(session).await;
-                (unpublished.ok().flatten(), waiting.ok().flatten())
+                let open = letters.open(session).await;
+                (
+                    unpublished.ok().flatten(),
+                    waiting.ok().flatten(),
+                    open.ok(),
+                )
             }
-            None => (None, None),
+            None => (None, None, None),
         };
         let lsn = |lsn: Option<outboxd::lsn::Lsn>| lsn.map(|lsn| lsn.to_string());
         Ok(Status {
@@ -132,6 +142,7 @@ impl Status {
             unpublished_rows: unpublished.map(|count| count.min(COUNT_MAX)),
             unpublished_more: unpublished.is_some_and(|count| count > COUNT_MAX),
             dead_letter_rows: waiting,
+            dead_letters,
         })
     }
 
@@ -147,7 +158,10 @@ impl Status {
             Some(count) => count.to_string(),
             None => none(),
         };
-        let waiting = self.dead_letter_rows.map_or_else(none, |it| it.to_string());
+        let of_dead_letters = self.dead_letter_rows.map_or_else(none, |it| it.to_string());
+        let dead_letters = self.dead_letters.as_ref().map_or_else(none, |it| {
+            it.describe().unwrap_or_else(|| "none".to_owned())
+        });
         let reader = self.active_pid.map_or_else(none, |pid| pid.to_string());
         let slot = [
             ("publication", self.publication.clone().unwrap_or_else(none)),
@@ -176,11 +190,15 @@ impl Status {
         .chain(source)
         .chain([
             ("unpublished rows", rows),
-            ("of dead letters", waiting),
+            ("of dead letters", of_dead_letters),
+            ("dead letters", dead_letters),
             ("healthy", healthy.to_owned()),
         ]);
         for (name, value) in lines {
             writeln!(out, "{name:<17} {value}")?;
+        }
+        for group in self.dead_letters.iter().flat_map(|it| &it.groups) {
+            writeln!(out, "{:<17} {}", "", plain(&group.describe()))?;
         }
         writeln!(out)?;
         Ok(())

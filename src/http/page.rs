@@ -4,7 +4,10 @@
 use std::fmt::Write;
 
 use crate::format::{bytes, grouped};
-use crate::publisher::Status;
+use crate::publisher::{OpenDeadLetters, Status};
+
+/// The most groups of dead letters on the page.
+const GROUPS_SHOWN: usize = 5;
 
 const STYLE: &str = "
 :root { color-scheme: light dark; font: 16px/1.5 system-ui, sans-serif; }
@@ -34,10 +37,9 @@ pub(crate) fn render(status: &Status, unready: Option<&str>) -> String {
         );
     }
     let phase = format!("{:?}", status.phase).to_lowercase();
-    let class = if unready.is_none() {
-        "phase ready"
-    } else {
-        "phase"
+    let class = match (unready, status.dead_letters.open) {
+        (None, 0) => "phase ready",
+        _ => "phase",
     };
     let why = unready
         .map(|why| format!("<p class=\"why\">{}</p>\n", escape(why)))
@@ -101,6 +103,7 @@ fn rows_of(status: &Status) -> Vec<(&'static str, String)> {
         );
         rows.push(("waiting for", wait));
     }
+    rows.extend(dead_letter_rows(&status.dead_letters));
     for problem in &status.problems {
         let (name, hint) = (problem.name, &problem.hint);
         rows.push(("problem", format!("{name}: {} ({hint})", problem.detail)));
@@ -114,6 +117,18 @@ fn rows_of(status: &Status) -> Vec<(&'static str, String)> {
             .clone()
             .unwrap_or_else(|| "none".to_owned()),
     ));
+    rows
+}
+
+/// The rows about dead letters: one for all, and one for each of the largest groups.
+fn dead_letter_rows(dead_letters: &OpenDeadLetters) -> Vec<(&'static str, String)> {
+    let Some(all) = dead_letters.describe() else {
+        return vec![("dead letters", "none".to_owned())];
+    };
+    let command = "outboxd dead-letter summary";
+    let mut rows = vec![("dead letters", format!("{all}: `{command}`"))];
+    let groups = dead_letters.groups.iter().take(GROUPS_SHOWN);
+    rows.extend(groups.map(|group| ("", group.describe())));
     rows
 }
 

@@ -27,6 +27,7 @@ fn streaming() -> Status {
         in_flight_records: 7,
         in_flight_bytes: 4_096,
         dead_letter_rows: 0,
+        dead_letters: Default::default(),
         unmarked_records: 3,
         oldest_unacknowledged_seconds: 0.5,
         slot_health: Some(SlotHealth {

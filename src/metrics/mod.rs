@@ -2,9 +2,8 @@
 //!
 //! The names are the contract with dashboards and alerts, and are constants in a file of their own.
 //! A counter is incremented where its event happens. [`Metrics::show`] alone sets the gauges, from
-//! the status; only the gauge of dead letters is set when the database worker has counted them. No
-//! decision depends on a metric. The hot path holds a [`TopicMetrics`], so an event costs one
-//! atomic addition and one histogram entry, and no look-up. Labels are bounded: after
+//! the status. No decision depends on a metric. The hot path holds a [`TopicMetrics`], so an event
+//! costs one atomic addition and one histogram entry, and no look-up. Labels are bounded: after
 //! [`TOPICS_MAX`] topics the rest share one label.
 
 mod audit;
@@ -280,6 +279,12 @@ impl Metrics {
                 .get_or_create(&vec![(WAIT, waiting.on.to_owned())])
                 .set(waiting.seconds);
         }
+        self.dead_letters.clear();
+        for (state, count) in &status.dead_letters.states {
+            self.dead_letters
+                .get_or_create(&vec![(STATE, state.clone())])
+                .set(*count);
+        }
         self.audit.show(
             status.problems.iter().map(|problem| problem.name),
             status.missed_events,
@@ -299,16 +304,6 @@ impl Metrics {
             self.wal_status
                 .get_or_create(&vec![(STATUS, status)])
                 .set(1);
-        }
-    }
-
-    /// Shows how many dead letters are in each state.
-    pub(crate) fn dead_letters(&self, counts: &[(String, i64)]) {
-        self.dead_letters.clear();
-        for (state, count) in counts {
-            self.dead_letters
-                .get_or_create(&vec![(STATE, state.clone())])
-                .set(*count);
         }
     }
 

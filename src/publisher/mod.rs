@@ -46,7 +46,9 @@ use crate::publisher::supervisor::Supervisor;
 use crate::status::StatusBoard;
 
 pub use crate::publisher::skip_transaction::{Skipped, skip_transaction};
-pub use crate::status::{Phase, Problem, SlotHealth, Status, Waiting};
+pub use crate::status::{
+    DeadLetterGroup, OpenDeadLetters, Phase, Problem, SlotHealth, Status, Waiting,
+};
 
 /// How long the end waits for calls that do not return, such as to a name server.
 const RUNTIME_END_LIMIT: Duration = Duration::from_secs(1);

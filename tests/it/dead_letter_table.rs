@@ -495,13 +495,7 @@ async fn closing_a_letter_settles_its_row_in_the_same_step() -> Result<()> {
                     .keys
                     .is_empty()
             );
-            let open: i64 = setup
-                .dead_letters
-                .counts(&setup.session)
-                .await?
-                .iter()
-                .map(|(_, n)| n)
-                .sum();
+            let open: i64 = setup.dead_letters.open(&setup.session).await?.open;
             assert_eq!(open, 0);
             setup.clean_up().await?;
         }
@@ -570,13 +564,8 @@ async fn a_row_that_cannot_be_changed_neither_holds_the_others_up_nor_comes_back
             all[0]
         );
         assert_eq!(all[0]["history"].as_array().map(Vec::len), Some(2));
-        let counts = setup.dead_letters.counts(&setup.session).await?;
-        let count = |state: &str| {
-            counts
-                .iter()
-                .find(|(known, _)| known == state)
-                .map(|(_, n)| *n)
-        };
+        let counts = setup.dead_letters.open(&setup.session).await?.states;
+        let count = |state: &str| counts.get(state).copied();
         assert_eq!(
             (
                 count("published-not-marked"),
@@ -646,6 +635,13 @@ async fn the_commands_show_what_is_there_and_only_ask() -> Result<()> {
             .file(&[dead_letter(1, "{\"secret\": 1}"), parked(2, "{}"), hostile])
             .await?;
 
+        let summary = out(&setup.outboxd(&["summary"]).await?);
+        assert!(
+            summary.starts_with("3 open, the oldest for ")
+                && summary.contains("1 × orders TOPIC_UNKNOWN (dead), the oldest for")
+                && summary.contains("1 × orders RECORD_TOO_LARGE (parked)"),
+            "{summary}"
+        );
         let list = out(&setup.outboxd(&["list"]).await?);
         assert_eq!(list.lines().count(), 4, "{list}");
         assert!(
@@ -706,6 +702,17 @@ async fn the_commands_show_what_is_there_and_only_ask() -> Result<()> {
             out(&discard)
         );
         assert_eq!(setup.states().await?, ["retry", "parked", "discard"]);
+        let close = "UPDATE outbox.dead_letter SET state = 'discarded' WHERE state = 'discard'";
+        setup.admin.batch_execute(close).await?;
+        let ids = |json: String| -> Result<Vec<i64>> {
+            let entries = json.lines().map(serde_json::from_str::<Value>);
+            let ids = entries.map(|entry| anyhow::Ok(entry?["id"].as_i64().unwrap_or_default()));
+            ids.collect()
+        };
+        let open = out(&setup.outboxd(&["list", "--json"]).await?);
+        assert_eq!(ids(open)?, [2, 1], "the newest first");
+        let all = out(&setup.outboxd(&["list", "--closed", "--json"]).await?);
+        assert_eq!(ids(all)?, [3, 2, 1]);
         let none = setup.outboxd(&["retry", "--id", "99"]).await?;
         assert_eq!(none.status.code(), Some(1));
         setup

@@ -21,6 +21,8 @@ mod config;
 mod crash;
 // The dead-letter table over SQL: rows that refuse their mark, filing, requests.
 mod dead_letter_table;
+// Open dead letters as status, metric, page and commands show them.
+mod dead_letters_shown;
 // The command demo, and what it leaves behind.
 mod demo;
 // A full disk under Postgres or Kafka.

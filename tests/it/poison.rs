@@ -313,7 +313,14 @@ async fn expect_good_delivered(
 }
 
 async fn listed(settings: &Settings) -> Result<Vec<Value>> {
-    let arguments = ["dead-letter", "list", "--json", "--limit", "1000"];
+    let arguments = [
+        "dead-letter",
+        "list",
+        "--closed",
+        "--json",
+        "--limit",
+        "1000",
+    ];
     let list = command(settings, &arguments, LIMIT).await?;
     ensure!(
         list.status.success(),

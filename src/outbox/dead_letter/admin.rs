@@ -14,6 +14,7 @@ use crate::outbox::Resolution;
 use crate::outbox::dead_letter::OPEN;
 use crate::outbox::dead_letter::json::readable;
 use crate::postgres::Session;
+use crate::status::OpenDeadLetters;
 
 /// The states of a dead letter.
 pub const STATES: [&str; 8] = [
@@ -38,6 +39,8 @@ pub struct Filter {
     pub code: Option<String>,
     /// In this state.
     pub state: Option<String>,
+    /// Neither retried nor discarded.
+    pub open: bool,
 }
 
 /// One dead letter.
@@ -96,7 +99,7 @@ pub struct Affected {
     pub others: u64,
 }
 
-/// Reads dead letters in the order in which they were filed: at most `limit`, with or without their
+/// Reads dead letters, those first that were filed last: at most `limit`, with or without their
 /// payloads.
 ///
 /// # Errors
@@ -115,7 +118,7 @@ pub async fn list(
                 headers::text, octet_length(payload), {payload}, event_created_at, \
                 error_code, error, attempts, history::text, parks_key, \
                 to_json(filed_at) #>> '{{}}', to_json(updated_at) #>> '{{}}' \
-           FROM {table} WHERE {FITS} ORDER BY id LIMIT $5",
+           FROM {table} WHERE {FITS} ORDER BY id DESC LIMIT $6",
         table = table.quoted()
     );
     let what = format!("reading {table}");
@@ -123,6 +126,15 @@ pub async fn list(
     params.push(&limit);
     let rows = session.rows(&what, &sql, &params).await?;
     Ok(rows.iter().map(DeadLetterEntry::of).collect())
+}
+
+/// The open dead letters by state, topic and error code.
+///
+/// # Errors
+/// Of the table or the server; `CONFIG_ERROR` when there is no such table.
+pub async fn open(session: &Session, outbox: &TableName) -> Result<OpenDeadLetters> {
+    let table = outbox.dead_letter();
+    super::open::read(session, &table, &super::open::sql(&table)).await
 }
 
 /// How many dead letters a request would affect; nothing is changed.
@@ -171,7 +183,8 @@ pub async fn ask(
 
 const FITS: &str = "(cardinality($1::bigint[]) = 0 OR id = ANY ($1::bigint[])) \
      AND ($2::text IS NULL OR topic = $2) AND ($3::text IS NULL OR error_code = $3) \
-     AND ($4::text IS NULL OR state = $4)";
+     AND ($4::text IS NULL OR state = $4) \
+     AND (NOT $5::boolean OR state NOT IN ('retried', 'discarded'))";
 
 fn allowed_states(resolution: Resolution) -> &'static str {
     match resolution {
@@ -212,7 +225,7 @@ async fn affected(
 
 impl Filter {
     fn params(&self) -> Vec<&(dyn ToSql + Sync)> {
-        vec![&self.ids, &self.topic, &self.code, &self.state]
+        vec![&self.ids, &self.topic, &self.code, &self.state, &self.open]
     }
 }
 

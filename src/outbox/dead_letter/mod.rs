@@ -17,6 +17,7 @@ mod closing;
 mod insert;
 mod json;
 mod key_hash;
+mod open;
 mod parked;
 mod request_statements;
 mod requests;
@@ -32,6 +33,7 @@ use crate::outbox::dead_letter::closing::Closing;
 use crate::outbox::marking::Marking;
 use crate::outbox::refusal::is_refusal;
 use crate::postgres::{Session, TableShape, sql_error};
+use crate::status::OpenDeadLetters;
 
 pub use key_hash::KeyHash;
 pub(crate) use parked::PARKED_KEYS_MAX;
@@ -46,16 +48,6 @@ const ROWS_MAX: usize = 500;
 /// The highest count of a state.
 const COUNT_MAX: i64 = 100_000;
 
-/// The open states, in the order of a dead letter's life.
-const OPEN_STATES: [&str; 6] = [
-    "dead",
-    "parked",
-    "retry",
-    "discard",
-    "published-not-marked",
-    "skipped",
-];
-
 /// The statements for one outbox and its dead letters.
 #[derive(Debug, Clone)]
 pub struct DeadLetters {
@@ -66,7 +58,7 @@ pub struct DeadLetters {
     requests: String,
     copy: String,
     parked_keys: String,
-    counts: String,
+    open: String,
     /// `None` if rows are neither marked nor deleted.
     waiting: Option<String>,
     /// `None` if attempts are not counted in the outbox.
@@ -85,7 +77,7 @@ impl DeadLetters {
             requests: request_statements::requests_sql(&table),
             copy: request_statements::copy_sql(&table),
             parked_keys: parked::read_sql(&table),
-            counts: counts_sql(&table),
+            open: open::sql(&table),
             waiting: marking
                 .writes()
                 .then(|| row_identity::waiting_sql(shape, &marking)),
@@ -99,7 +91,7 @@ impl DeadLetters {
         let always = [&self.file, &self.requests, &self.copy, &self.parked_keys];
         let known = [filed_sql(&self.table), filed_recently_sql(&self.table)];
         let mut all: Vec<String> = always.into_iter().cloned().chain(known).collect();
-        all.push(self.counts.clone());
+        all.push(self.open.clone());
         all.extend(self.closing.statements());
         all.extend(self.waiting.clone());
         all
@@ -208,17 +200,12 @@ impl DeadLetters {
         parked::read(session, &self.table, &self.parked_keys).await
     }
 
-    /// How many dead letters are in each open state, counted up to 100,000; a state without any has
-    /// 0.
+    /// The open dead letters by state, topic and error code.
     ///
     /// # Errors
     /// Of the table or the server.
-    pub async fn counts(&self, session: &Session) -> Result<Vec<(String, i64)>> {
-        let what = format!("counting {}", self.table);
-        let rows = session
-            .rows(&what, &self.counts, &[&&OPEN_STATES[..]])
-            .await?;
-        Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+    pub async fn open(&self, session: &Session) -> Result<OpenDeadLetters> {
+        open::read(session, &self.table, &self.open).await
     }
 }
 
@@ -308,15 +295,6 @@ fn filed_recently_sql(dead_letters: &TableName) -> String {
                                            ORDER BY id DESC LIMIT {COUNT_MAX}) AS newest \
           WHERE filed_at > CURRENT_TIMESTAMP - interval '1 minute' \
             AND error_code <> 'KEY_PARKED'",
-        table = dead_letters.quoted()
-    )
-}
-
-fn counts_sql(dead_letters: &TableName) -> String {
-    format!(
-        "SELECT s.state, (SELECT pg_catalog.count(*) FROM (SELECT FROM {table} AS d \
-                           WHERE d.state = s.state AND d.{OPEN} LIMIT {COUNT_MAX}) AS counted) \
-           FROM pg_catalog.unnest($1::text[]) WITH ORDINALITY AS s (state, n) ORDER BY s.n",
         table = dead_letters.quoted()
     )
 }

@@ -12,7 +12,7 @@ const TIMESTAMP: &str = "timestamp without time zone";
 
 /// Words before a parenthesis that are syntax and no names of functions. `unnest` of several
 /// arrays is syntax too.
-const SYNTAX: [&str; 24] = [
+const SYNTAX: [&str; 26] = [
     "all",
     "and",
     "any",
@@ -25,6 +25,7 @@ const SYNTAX: [&str; 24] = [
     "exists",
     "extract",
     "from",
+    "grouping",
     "in",
     "lateral",
     "least",
@@ -34,6 +35,7 @@ const SYNTAX: [&str; 24] = [
     "rows",
     "select",
     "set",
+    "sets",
     "then",
     "values",
     "when",
@@ -142,7 +144,7 @@ fn the_check_knows_every_statement_about_dead_letters() {
         ("requests", "d.state IN ('retry', 'discard')"),
         ("a copy", "SELECT topic, key, payload"),
         ("parked keys", "AS p (topic, key, blocks)"),
-        ("counts", "AS s (state, n)"),
+        ("open", "GROUPING SETS"),
         ("rows that wait", "WITH named AS"),
         ("what is filed", "SELECT outbox_id, commit_lsn::text"),
         ("what was filed lately", "filed_at > CURRENT_TIMESTAMP"),

@@ -33,6 +33,7 @@ use crate::outbox::{
     RowName, SlowRows, TableLocation, UnpublishedRows,
 };
 use crate::postgres::{self, Session, row_error, sql_error, table_shape};
+use crate::status::OpenDeadLetters;
 
 pub(crate) use marks::{Mark, Outcome};
 pub(crate) use statements::MarkStatements;
@@ -42,6 +43,8 @@ const REQUESTS_MAX: usize = 100;
 
 /// Counting dead letters reads an index: no more often than alerts need.
 const COUNT_EVERY: Duration = Duration::from_secs(15);
+/// The same after a change, which a person wants to see within a second.
+const COUNT_CHANGED_EVERY: Duration = Duration::from_millis(500);
 
 /// Writes back over a connection that it opens when it needs one. All methods return errors as
 /// [`write`](WriteBack::write) does.
@@ -54,6 +57,8 @@ pub(crate) struct WriteBack {
     slow: SlowRows,
     /// When the dead letters were last counted.
     counted: Option<Instant>,
+    /// Dead letters were filed or closed since.
+    changed: bool,
 }
 
 impl WriteBack {
@@ -65,6 +70,7 @@ impl WriteBack {
             open: None,
             slow: SlowRows::default(),
             counted: None,
+            changed: false,
         }
     }
 
@@ -81,7 +87,7 @@ impl WriteBack {
     /// those of [`aim`](WriteBack::aim).
     pub(crate) async fn write(&mut self, marks: &mut [Mark]) -> Result<()> {
         let prepared = self.prepared().await?;
-        prepared.write(marks).await?;
+        self.changed |= prepared.write(marks).await?;
         self.open = Some(prepared);
         Ok(())
     }
@@ -95,6 +101,7 @@ impl WriteBack {
             .dead_letters
             .file(session, &system_id, dead_letters)
             .await?;
+        self.changed = true;
         self.open = Some(prepared);
         Ok(())
     }
@@ -106,6 +113,7 @@ impl WriteBack {
             .dead_letters
             .close(&prepared.session, closings)
             .await?;
+        self.changed = true;
         self.open = Some(prepared);
         Ok(())
     }
@@ -155,19 +163,32 @@ impl WriteBack {
         Ok(keys)
     }
 
-    /// How many dead letters are in each open state and how many rows wait for them, unless they
-    /// were counted a short while ago; see [`DeadLetters::counts`].
-    pub(crate) async fn counts_if_due(&mut self) -> Result<Option<(Vec<(String, i64)>, u64)>> {
-        if self.counted.is_some_and(|at| at.elapsed() < COUNT_EVERY) {
+    /// The open dead letters and how many rows wait for them, unless they were counted a short
+    /// while ago; see [`DeadLetters::open`].
+    pub(crate) async fn counts_if_due(&mut self) -> Result<Option<(OpenDeadLetters, u64)>> {
+        let pause = if self.changed {
+            COUNT_CHANGED_EVERY
+        } else {
+            COUNT_EVERY
+        };
+        if self.counted.is_some_and(|at| at.elapsed() < pause) {
             return Ok(None);
         }
         let prepared = self.prepared().await?;
         let (dead_letters, session) = (&prepared.dead_letters, &prepared.session);
-        let counts = dead_letters.counts(session).await?;
+        let open = dead_letters.open(session).await?;
         let rows = dead_letters.waiting_rows(session).await?.unwrap_or(0);
         self.open = Some(prepared);
-        self.counted = Some(Instant::now());
-        Ok(Some((counts, rows.unsigned_abs())))
+        (self.counted, self.changed) = (Some(Instant::now()), false);
+        Ok(Some((open, rows.unsigned_abs())))
+    }
+
+    /// The same, only if this connection has filed or closed any since they were counted.
+    pub(crate) async fn counts_if_changed(&mut self) -> Result<Option<(OpenDeadLetters, u64)>> {
+        match self.changed {
+            true => self.counts_if_due().await,
+            false => Ok(None),
+        }
     }
 
     /// The open session, if it is still one to the right table, or a new one.
@@ -226,7 +247,8 @@ impl Prepared {
         })
     }
 
-    async fn write(&self, marks: &mut [Mark]) -> Result<()> {
+    /// Whether dead letters were filed.
+    async fn write(&self, marks: &mut [Mark]) -> Result<bool> {
         let mut refused = Vec::new();
         {
             // The rest of the batch, the next part last: a part that fails because of a row is
@@ -259,8 +281,8 @@ impl Prepared {
         self.file(&refused).await?;
         let refused = marks.iter_mut();
         let refused = refused.filter(|mark| mark.outcome == Outcome::Refused);
-        refused.for_each(|mark| mark.outcome = Outcome::Settled);
-        Ok(())
+        let filed = refused.map(|mark| mark.outcome = Outcome::Settled).count() > 0;
+        Ok(filed)
     }
 
     /// The inner error may be the row's, the outer one is the server's.

@@ -13,9 +13,9 @@ use crate::engine::dead_letters::PendingRequests;
 use crate::engine::output::DatabaseWork;
 use crate::error::Result;
 use crate::lsn::Lsn;
-use crate::metrics::{Metrics, OTHER_TOPICS};
-use crate::outbox::{TableLocation, WriteBack};
-use crate::status::StatusBoard;
+use crate::metrics::OTHER_TOPICS;
+use crate::outbox::{NewDeadLetter, TableLocation, WriteBack};
+use crate::status::{OpenDeadLetters, StatusBoard};
 
 /// Work that has ended.
 pub(crate) struct Done {
@@ -31,7 +31,6 @@ type Running = Pin<Box<dyn Future<Output = (WriteBack, Done)>>>;
 /// See the module's head.
 pub(crate) struct DatabaseWorker {
     config: Arc<Config>,
-    metrics: Arc<Metrics>,
     board: Arc<StatusBoard>,
     place: Option<TableLocation>,
     resting: Option<WriteBack>,
@@ -40,15 +39,10 @@ pub(crate) struct DatabaseWorker {
 
 impl DatabaseWorker {
     /// Connects to nothing yet.
-    pub(crate) fn new(
-        config: &Arc<Config>,
-        metrics: Arc<Metrics>,
-        board: Arc<StatusBoard>,
-    ) -> Self {
+    pub(crate) fn new(config: &Arc<Config>, board: Arc<StatusBoard>) -> Self {
         DatabaseWorker {
             resting: Some(WriteBack::new(Arc::clone(config))),
             config: Arc::clone(config),
-            metrics,
             board,
             place: None,
             running: None,
@@ -68,9 +62,9 @@ impl DatabaseWorker {
             return;
         };
         write_back.aim(self.place.clone());
-        let (metrics, board) = (Arc::clone(&self.metrics), Arc::clone(&self.board));
+        let board = Arc::clone(&self.board);
         self.running = Some(Box::pin(async move {
-            let mut result = perform(&mut write_back, &mut work, &metrics, &board).await;
+            let mut result = perform(&mut write_back, &mut work, &board).await;
             let mut position = None;
             if needs_position && result.is_ok() {
                 match write_back.emit_logical_message().await {
@@ -126,7 +120,6 @@ impl fmt::Debug for DatabaseWorker {
 async fn perform(
     write_back: &mut WriteBack,
     work: &mut DatabaseWork,
-    metrics: &Metrics,
     board: &StatusBoard,
 ) -> Result<Option<PendingRequests>> {
     match work {
@@ -140,41 +133,42 @@ async fn perform(
                 true => Some(write_back.parked_keys().await?),
                 false => None,
             };
-            if let Some((counts, rows)) = write_back.counts_if_due().await? {
-                metrics.dead_letters(&counts);
-                board.update(|status| status.dead_letter_rows = rows);
-            }
+            show_dead_letters(write_back.counts_if_due().await?, board);
             return Ok(Some(PendingRequests { requests, parked }));
         }
+    }
+    if !matches!(work, DatabaseWork::CountAttempts(_)) {
+        // The work is done, whatever becomes of a figure: reading requests counts again.
+        let counted = write_back.counts_if_changed().await.unwrap_or(None);
+        show_dead_letters(counted, board);
     }
     Ok(None)
 }
 
-/// Logs the events that this work has filed for the first time, and returns the topics that they
-/// are counted under.
-pub(crate) fn log_filed(work: &DatabaseWork) -> Vec<String> {
-    let DatabaseWork::File(dead_letters) = work else {
-        return Vec::new();
+fn show_dead_letters(counted: Option<(OpenDeadLetters, u64)>, board: &StatusBoard) {
+    if let Some((open, rows)) = counted {
+        board.update(|status| {
+            status.dead_letter_rows = rows;
+            status.dead_letters = open;
+        });
+    }
+}
+
+/// The dead letters that this work has filed for the first time, those behind a parked key left
+/// out.
+pub(crate) fn newly_filed(work: &DatabaseWork) -> impl Iterator<Item = &NewDeadLetter> {
+    let filed = match work {
+        DatabaseWork::File(dead_letters) => dead_letters.as_slice(),
+        _ => &[],
     };
-    let new = dead_letters
-        .iter()
-        .filter(|dead_letter| dead_letter.known.is_none() && !dead_letter.parked);
-    new.map(|dead_letter| {
-        let topic = dead_letter.record.as_ref().map(|record| record.topic());
-        tracing::warn!(
-            event_id = dead_letter.row.map(|row| row.id),
-            topic,
-            code = dead_letter.rejection.code,
-            error = dead_letter.rejection.message,
-            attempts = dead_letter.attempts,
-            "event filed as a dead letter"
-        );
-        // Invalid topic names are not bounded, so they have no counters of their own.
-        let is_topic = !dead_letter.rejection.code.starts_with("TOPIC_");
-        topic
-            .filter(|_| is_topic)
-            .unwrap_or(OTHER_TOPICS)
-            .to_owned()
-    })
-    .collect()
+    let is_new = |it: &&NewDeadLetter| it.known.is_none() && !it.parked;
+    filed.iter().filter(is_new)
+}
+
+/// The topic that a dead letter is counted under.
+pub(crate) fn counted_topic(dead_letter: &NewDeadLetter) -> &str {
+    let topic = dead_letter.record.as_ref().map(|record| record.topic());
+    // Invalid topic names are not bounded, so they have no counters of their own.
+    let is_topic = !dead_letter.rejection.code.starts_with("TOPIC_");
+    topic.filter(|_| is_topic).unwrap_or(OTHER_TOPICS)
 }

@@ -28,6 +28,7 @@ use crate::outbox::{
 use crate::postgres::Session;
 use crate::publisher::clock::Clock;
 use crate::publisher::sink::database_worker::DatabaseWorker;
+use crate::publisher::sink::filing_log::FilingLog;
 use crate::publisher::sink::kafka_adapter::{ask, failure, send};
 use crate::publisher::sink::kafka_reach::KafkaReach;
 use crate::publisher::sink::lasting_errors::LastingErrors;
@@ -62,6 +63,7 @@ pub(crate) struct Forwarder {
     /// An error of database work that ends the publisher.
     pub(in crate::publisher) database_error: Option<Error>,
     pub(in crate::publisher) returning_rows: ReturningRows,
+    pub(in crate::publisher) filing_log: FilingLog,
     pub(in crate::publisher) now: Duration,
     pub(in crate::publisher) clock: Clock,
     pub(in crate::publisher) published: u64,
@@ -97,11 +99,12 @@ impl Forwarder {
             topics: Vec::new(),
             reports: Vec::new(),
             done: Vec::new(),
-            database_worker: DatabaseWorker::new(config, Arc::clone(&metrics), Arc::clone(&board)),
+            database_worker: DatabaseWorker::new(config, Arc::clone(&board)),
             work_errors: WorkErrors::default(),
             lasting_errors: LastingErrors::default(),
             database_error: None,
             returning_rows: ReturningRows::default(),
+            filing_log: FilingLog::default(),
             now: Duration::ZERO,
             clock: Clock::new(),
             published: 0,

@@ -35,6 +35,7 @@ impl Forwarder {
 
     /// Updates the figures alone, when the caller has set what it waits for.
     pub(crate) fn show_figures(&mut self) -> (EngineStats, f64) {
+        self.log_filed();
         let snapshot = self.engine.stats();
         let oldest_seconds = snapshot.oldest.map_or(0.0, |oldest| {
             self.now.as_secs_f64() - Duration::from_micros(oldest.sent_micros).as_secs_f64()

@@ -1,6 +1,7 @@
 //! Where events go: to Kafka, and then the write-back to their rows.
 
 mod database_worker;
+mod filing_log;
 pub(crate) mod forwarder;
 mod gauges;
 mod kafka_adapter;

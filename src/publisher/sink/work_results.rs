@@ -1,7 +1,10 @@
 //! The forwarder's side of database work that has ended: its log lines, its metrics, and the error
 //! that ends the publisher.
 
+use crate::engine::output::DatabaseWork;
+use crate::outbox::Rejection;
 use crate::publisher::sink::database_worker::{self, Done};
+use crate::publisher::sink::filing_log::FilingLine;
 use crate::publisher::sink::forwarder::Forwarder;
 
 impl Forwarder {
@@ -14,9 +17,9 @@ impl Forwarder {
             result,
             position,
         } = done;
-        let filed_topics = result
-            .as_ref()
-            .map_or_else(|_| Vec::new(), |_| database_worker::log_filed(&work));
+        if result.is_ok() {
+            self.count_filed(&work);
+        }
         let ends = self.lasting_errors.ends(now, &work, result.as_ref().err());
         let pending = match result {
             Ok(pending) => {
@@ -33,8 +36,39 @@ impl Forwarder {
         };
         self.engine
             .work_finished(now, generation, work, pending, position);
-        for topic in filed_topics {
-            self.metrics.topic(&topic).failed(1);
+        self.log_filed();
+    }
+
+    fn count_filed(&mut self, work: &DatabaseWork) {
+        for dead_letter in database_worker::newly_filed(work) {
+            let topic = dead_letter.record.as_ref().map(|record| record.topic());
+            let Rejection { code, message } = &dead_letter.rejection;
+            let row = dead_letter.row.map(|row| row.id);
+            let filing_log = &mut self.filing_log;
+            filing_log.filed(self.now, topic.unwrap_or("?"), code, row, message);
+            let counted = database_worker::counted_topic(dead_letter);
+            self.metrics.topic(counted).failed(1);
+        }
+    }
+
+    /// Writes the lines about dead letters that are due.
+    pub(in crate::publisher) fn log_filed(&mut self) {
+        for line in self.filing_log.due(self.now) {
+            let FilingLine {
+                topic,
+                code,
+                count,
+                event_id,
+                error,
+            } = line;
+            tracing::warn!(
+                topic,
+                code,
+                count,
+                event_id,
+                error,
+                "events filed as dead letters"
+            );
         }
     }
 }

@@ -38,6 +38,7 @@ const TOP: Map = Map {
     ],
     beside: &[
         ("config", "table_name"),
+        ("status", "format"),
         ("replication", "postgres"),
         ("replication", "pgoutput"),
         ("kafka", "outbox"),
