@@ -375,9 +375,9 @@ impl DeadLetterQueue {
         pending.requests
     }
 
-    /// Whether events are held while the parked keys are read.
-    pub(crate) fn holds_topics(&self) -> bool {
-        self.parked_keys.has_whole_topics()
+    /// How many topics are parked whole. Their events are held while the parked keys are read.
+    pub(crate) fn whole_topics(&self) -> usize {
+        self.parked_keys.whole_topics()
     }
 
     /// When work is due even if nothing else happens.

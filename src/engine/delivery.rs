@@ -119,7 +119,7 @@ impl Engine {
     ) -> usize {
         self.worker = WorkerState::Idle;
         let read = matches!(work, DatabaseWork::ReadRequests { with_keys: true });
-        if read && self.dispatch.dead_letters.holds_topics() {
+        if read && self.dispatch.dead_letters.whole_topics() > 0 {
             self.dispatch.release_held();
         }
         let dead_letters = &mut self.dispatch.dead_letters;
@@ -159,15 +159,28 @@ impl Engine {
     }
 
     fn written_back(&mut self, now: Duration, marks: &[Mark], known: bool) {
-        let (settled, unsettled): (Vec<&Mark>, Vec<_>) = marks
-            .iter()
-            .partition(|mark| mark.outcome == Outcome::Settled);
+        let is_settled = |outcome| matches!(outcome, Outcome::Settled | Outcome::Filed);
+        let (settled, unsettled): (Vec<&Mark>, Vec<_>) =
+            marks.iter().partition(|mark| is_settled(mark.outcome));
+        let filed = settled.iter().filter(|it| it.outcome == Outcome::Filed);
+        self.count_refused(now, filed.count());
         for mark in settled {
             self.tracker.settle(mark.ticket);
         }
         let unsettled = unsettled.into_iter();
         let unsettled = unsettled.map(|mark| (mark.ticket, mark.outcome == Outcome::Hidden));
         self.write_back_queue.written(now, !known, unsettled);
+    }
+
+    /// The table has refused the marks of this many rows, which are filed. A table that refuses one
+    /// after another stops the publisher, and every event that Kafka has is settled by then.
+    fn count_refused(&mut self, now: Duration, count: usize) {
+        let limit = &mut self.dispatch.dead_letters.filing_limit;
+        let exceeds = (0..count).any(|_| !limit.admits(now));
+        let per_minute = limit.per_minute();
+        if exceeds && self.dispatch.halt_reason.is_none() {
+            self.dispatch.halt_reason = Some(record_checks::too_many_refused_marks(per_minute));
+        }
     }
 
     /// Carries out a request to retry or discard a dead letter.
@@ -240,6 +253,11 @@ impl Engine {
     /// Records that were sent to Kafka and are not reported yet.
     pub(crate) fn unreported_count(&self) -> u64 {
         self.dispatch.in_flight_count()
+    }
+
+    /// How many topics are parked whole; the highest number if all are.
+    pub(crate) fn whole_topics(&self) -> usize {
+        self.dispatch.dead_letters.whole_topics()
     }
 
     /// The rows of all events that are not settled.

@@ -1,13 +1,18 @@
 //! How many events may become dead letters in a minute. Pure.
 //!
 //! A few failures are the events' own; a flood points to a wrong setting or a revoked right. The
-//! limit is exact: the event that would exceed it is not filed. The count covers the last minute
-//! and begins with what the table shows, so a restart does not raise the limit.
+//! limit is exact: the event that would exceed it is not filed. Rows whose marks the table refuses
+//! count too; they are in Kafka, so those of the batch that exceeds the limit are filed. The count
+//! covers the last minute and begins with what the table shows, so a restart does not raise the
+//! limit.
 
 use std::time::Duration;
 
 /// The code of the rejection that stops the publisher at the limit.
 pub(crate) const DEAD_LETTER_FLOOD: &str = "DEAD_LETTER_FLOOD";
+
+/// The code of the rejection that stops the publisher when the table refuses marks at the limit.
+pub(crate) const MARKS_REFUSED: &str = "MARKS_REFUSED";
 
 /// The seconds that count.
 const SECONDS: usize = 60;

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use crate::config::{AfterPublish, Config, KeyRule, OnPoison};
-use crate::engine::filing_limit::DEAD_LETTER_FLOOD;
+use crate::engine::filing_limit::{DEAD_LETTER_FLOOD, MARKS_REFUSED};
 use crate::engine::tracker::{InFlight, Ticket};
 use crate::engine::violation::Violation;
 use crate::engine::write_back_queue::StuckRows;
@@ -251,6 +251,10 @@ impl End {
                     DEAD_LETTER_FLOOD => {
                         "`outboxd dead-letter list` shows the errors: fix the cause and start \
                          again, then `outboxd dead-letter retry` publishes what was filed"
+                    }
+                    MARKS_REFUSED => {
+                        "fix the trigger or constraint and start again, then `outboxd dead-letter \
+                         discard` marks the rows and sends nothing"
                     }
                     _ => "fix the cause and start again, or set OUTBOX_ON_POISON=dead-letter",
                 };

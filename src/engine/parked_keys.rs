@@ -110,9 +110,16 @@ impl ParkedKeys {
         self.keys.is_empty() && !self.has_whole_topics()
     }
 
-    /// Whether a topic is parked whole.
-    pub(crate) fn has_whole_topics(&self) -> bool {
-        self.everything || !self.topics.is_empty()
+    /// How many topics are parked whole; the highest number if all are.
+    pub(crate) fn whole_topics(&self) -> usize {
+        match self.everything {
+            true => usize::MAX,
+            false => self.topics.len(),
+        }
+    }
+
+    fn has_whole_topics(&self) -> bool {
+        self.whole_topics() > 0
     }
 
     /// A read of the requests begins, `with_keys` or without. Returns the version of the keys.
@@ -253,6 +260,7 @@ mod tests {
         }
         parked.file(hash(7, 1), true, false);
         assert!(parked.keys.len() <= 2 && parked.topics.len() <= 2);
+        assert_eq!(parked.whole_topics(), 2);
         for key in 0..1_000 {
             let state = parked.state(hash(key % 2, key), false);
             assert_eq!(state, KeyState::Parked, "{key}");
@@ -268,6 +276,7 @@ mod tests {
             KeyState::Parked,
             "all are"
         );
+        assert_eq!(parked.whole_topics(), usize::MAX);
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! could refuse for one record's sake is checked here first. Checks that depend on the topic use
 //! its last metadata; what has changed since, the broker refuses, and the topic's queue settles.
 
-use crate::engine::filing_limit::DEAD_LETTER_FLOOD;
+use crate::engine::filing_limit::{DEAD_LETTER_FLOOD, MARKS_REFUSED};
 use crate::engine::topics::topic::TopicLimits;
 use crate::error::Error;
 use crate::outbox::wire_size;
@@ -170,4 +170,13 @@ pub(crate) fn too_many_dead_letters(per_minute: u32) -> Rejection {
          revoked right"
     );
     rejection(DEAD_LETTER_FLOOD, message)
+}
+
+/// The rejection that stops the publisher when the table refuses too many marks.
+pub(crate) fn too_many_refused_marks(per_minute: u32) -> Rejection {
+    let message = format!(
+        "the table refused the marks of more than {per_minute} published rows within a minute \
+         (OUTBOX_DEAD_LETTERS_PER_MINUTE is the limit), and each became a dead letter"
+    );
+    rejection(MARKS_REFUSED, message)
 }

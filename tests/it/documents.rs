@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 /// The rows of the first table of `tests/faults.md`.
-const FAULTS: [&str; 91] = [
+const FAULTS: [&str; 92] = [
     "process killed at any step",
     "walsender terminated",
     "Postgres stopped without a checkpoint",
@@ -56,6 +56,7 @@ const FAULTS: [&str; 91] = [
     "table dropped, made anew, or out of the publication",
     "mark that the table undoes",
     "mark that the table swallows",
+    "table that refuses one mark after another",
     "mark that another program removes",
     "table without optional columns",
     "statement that the server refuses",

@@ -129,6 +129,7 @@ async fn rows_whose_marks_the_table_undoes_are_sent_once_and_filed() -> Result<(
             let settings = fixture.settings.clone().set("OUTBOX_SOURCE", source);
             let settings = settings
                 .set("OUTBOX_BACKLOG", "publish")
+                .set("OUTBOX_DEAD_LETTERS_PER_MINUTE", "10000")
                 .set("OUTBOX_AUDIT_INTERVAL", "1s")
                 .set("OUTBOX_PROCESS_INTERVAL", "200ms");
             let mut outboxd = Outboxd::spawn(&settings)?;
@@ -741,6 +742,74 @@ async fn a_row_that_another_program_keeps_unpublished_is_not_sent_for_ever() -> 
         let first = read.iter().filter_map(ConsumedRecord::outbox_id).min();
         let copies = |id| read.iter().filter(|it| it.outbox_id() == id).count();
         ensure!(copies(first) <= 4, "{source}: {} records", read.len());
+    }
+    Ok(())
+}
+
+/// Every event is in Kafka once, and no dead letter follows the other without end.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_refuses_every_mark_ends_the_publisher_at_the_limit_of_dead_letters()
+-> Result<()> {
+    for (major, source) in [(MAJORS[0], "slot"), (MAJORS[1], "poll")] {
+        let fixture = Fixture::create(shared(major), kafka::shared()).await?;
+        let session = fixture.database.connect().await?;
+        session
+            .batch_execute(
+                "ALTER TABLE outbox.outbox ADD CONSTRAINT never CHECK (published_at IS NULL)",
+            )
+            .await?;
+        let settings = fixture
+            .settings
+            .clone()
+            .set("OUTBOX_SOURCE", source)
+            .set("OUTBOX_PROCESS_INTERVAL", "100ms")
+            .set("OUTBOX_DEAD_LETTERS_PER_MINUTE", "20");
+        let insert = "INSERT INTO outbox.outbox (event_type, topic, event_payload) \
+                      SELECT 'k' || i % 5, $1, '{}' FROM generate_series(1, 5) AS i";
+        let mut outboxd = Outboxd::spawn(&settings)?;
+        for start in 0..2 {
+            let mut rows = 0;
+            while outboxd.exit_code().is_none() {
+                ensure!(rows < 2_000, "it goes on: {}", outboxd.log());
+                session.execute(insert, &[&fixture.topic]).await?;
+                rows += 5;
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            let log = outboxd.log();
+            ensure!(outboxd.wait(LIMIT).await? == 1, "{log}");
+            ensure!(
+                log.contains("PUBLISH_ERROR") && log.contains("MARKS_REFUSED"),
+                "{log}"
+            );
+            ensure!(start == 1 || rows > 20, "{rows} rows");
+            outboxd.respawn()?;
+        }
+        outboxd.kill()?;
+        session
+            .batch_execute("ALTER TABLE outbox.outbox DROP CONSTRAINT never")
+            .await?;
+        let unlimited = settings.set("OUTBOX_DEAD_LETTERS_PER_MINUTE", "10000");
+        let mut outboxd = Outboxd::spawn(&unlimited)?;
+        let discard = [
+            "dead-letter",
+            "discard",
+            "--state",
+            "published-not-marked",
+            "--yes",
+        ];
+        let discarded = command(&unlimited, &discard, LIMIT).await?;
+        ensure!(discarded.status.success(), "{discarded:?}");
+        expect(&session, "the marks", UNPUBLISHED, 0)
+            .await
+            .with_context(|| outboxd.log())?;
+        assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
+        let rows: i64 = session.value("SELECT count(*) FROM outbox.outbox").await?;
+        let consumed = fixture.kafka.consume_all(&[&fixture.topic]).await?;
+        let ids: std::collections::HashSet<i64> = consumed
+            .iter()
+            .filter_map(ConsumedRecord::outbox_id)
+            .collect();
+        assert_eq!((ids.len() as i64, consumed.len() as i64), (rows, rows));
     }
     Ok(())
 }

@@ -1627,3 +1627,103 @@ fn on_a_failover_slot_dead_letters_are_held_back_as_marks_are() {
     engine.set_failover_slot(true);
     assert!(engine.needs_position(&file) && engine.needs_position(&close));
 }
+
+/// Kafka has their events, so all that the table refuses is filed, and the publisher then stops.
+#[test]
+fn a_table_that_refuses_one_mark_after_another_stops_the_publisher_at_the_limit() {
+    for (earlier, expected) in [(0, 6), (5, 1)] {
+        let mut engine = engine();
+        engine.filed_recently(MS, earlier);
+        let mut refused = 0;
+        let end = loop {
+            let ticket = transaction(&mut engine, 110 + refused * 20);
+            delivered(&mut engine, MS * 2, ticket);
+            let Batch {
+                generation,
+                mut marks,
+            } = write_back(&mut engine, MS * 5_000);
+            // While its dead letter is not filed, the row is open.
+            marks[0].outcome = Outcome::Refused;
+            let work = DatabaseWork::Mark(marks.clone());
+            engine.work_finished(MS * 5_000, generation, work, Err(()), None);
+            assert_eq!(engine.unsettled_rows().len(), 1);
+            let Batch { generation, .. } = write_back(&mut engine, MS * 20_000);
+            marks[0].outcome = Outcome::Filed;
+            let work = DatabaseWork::Mark(marks);
+            engine.work_finished(MS * 20_000, generation, work, Ok(None), None);
+            assert_eq!(engine.unsettled_rows().len(), 0);
+            refused += 1;
+            engine.poll(MS * 20_000);
+            let ends = |output| match output {
+                Output::Session(SessionOutput::End(end)) => Some(end),
+                _ => None,
+            };
+            if let Some(end) = outputs(&mut engine).into_iter().find_map(ends) {
+                break end;
+            }
+        };
+        assert_eq!(refused, expected);
+        let End::Halted(rejection) = end else {
+            panic!("{end:?}");
+        };
+        assert_eq!(rejection.code, "MARKS_REFUSED");
+        assert_ne!(engine.intake(), Intake::Open);
+        let hint = End::Halted(rejection).into_error().report();
+        assert!(hint.contains("discard"), "{hint}");
+    }
+}
+
+#[test]
+fn neither_a_reset_nor_a_retry_moves_the_limit_of_dead_letters() {
+    let mut engine = engine();
+    engine.filed_recently(MS, 5);
+    engine.reset(Lsn::new(100));
+    let limit = &mut engine.dispatch.dead_letters.filing_limit;
+    assert!(!limit.admits(MS), "a reset forgets what was filed");
+    let refusal = || Rejection {
+        code: "REFUSED".to_owned(),
+        message: "refused".to_owned(),
+    };
+    let dead_letters = &mut engine.dispatch.dead_letters;
+    dead_letters.start_resolving(&retry_of(1, 7, None), 70);
+    let filed = dead_letters.reject(MS, 70, None, None, refusal(), 3);
+    assert_eq!(filed, Ok(()), "it is filed already");
+}
+
+#[test]
+fn nothing_is_sent_again_before_the_history_is_proven() {
+    let mut engine = engine();
+    let ticket = transaction(&mut engine, 100);
+    engine.keepalive(MS, Lsn::new(150), false);
+    engine.session_ended();
+    engine.doubt();
+    refused(&mut engine, MS, ticket, 100);
+    assert_eq!(engine.expect_proof(Lsn::new(90)), Some(Lsn::new(100)));
+    engine.session_started(MS);
+    assert!(sends(&mut engine, MS * 1_000).is_empty());
+    engine.begin(Lsn::new(100));
+    engine.change();
+    engine.commit(Lsn::new(100), Lsn::new(110));
+    assert!(sends(&mut engine, MS * 1_000).is_empty());
+    engine.keepalive(MS * 1_000, Lsn::new(150), false);
+    assert_eq!(sends(&mut engine, MS * 1_000), [ticket]);
+}
+
+/// The limit is of a minute; what stops the publisher lasts longer.
+#[test]
+fn a_publisher_that_stops_files_nothing_more_however_long_that_takes() {
+    let mut engine = engine();
+    engine.filed_recently(MS, 5);
+    let refusal = || Rejection {
+        code: "REFUSED".to_owned(),
+        message: "refused".to_owned(),
+    };
+    let reject = |engine: &mut Engine, now, ticket| {
+        engine
+            .dispatch
+            .reject(now, ticket, None, None, refusal(), 3);
+        engine.dispatch.dead_letters.unfiled_count()
+    };
+    assert_eq!(reject(&mut engine, MS, 1), 0);
+    assert_eq!(reject(&mut engine, MS * 200_000, 2), 0);
+}

@@ -34,8 +34,10 @@ pub(crate) enum Outcome {
     /// The row is not visible yet: its transaction has committed and waits for a synchronous
     /// standby.
     Hidden,
-    /// The table keeps the row unpublished. The write-back files such a row, which settles it.
+    /// The table keeps the row unpublished. The write-back files such a row.
     Refused,
+    /// The same, and its dead letter is filed, which settles it.
+    Filed,
     /// It is written back, or does not need to be.
     Settled,
 }

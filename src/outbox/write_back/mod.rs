@@ -4,7 +4,7 @@
 //! table are the unpublished events. Never drops a row: `marks` decides about each. A row that the
 //! table itself refuses to change (a constraint, a trigger) must not hold the slot forever: the
 //! batch is halved down to it, it is filed as a dead letter that is published and not marked, and
-//! is then settled. An error whose state speaks of the statement comes from a trigger, if the
+//! is then settled. The engine limits how many. An error whose state speaks of the statement comes from a trigger, if the
 //! server accepts the same statement without running it. The caller retries errors of table or
 //! server.
 //!
@@ -281,7 +281,7 @@ impl Prepared {
         self.file(&refused).await?;
         let refused = marks.iter_mut();
         let refused = refused.filter(|mark| mark.outcome == Outcome::Refused);
-        let filed = refused.map(|mark| mark.outcome = Outcome::Settled).count() > 0;
+        let filed = refused.map(|mark| mark.outcome = Outcome::Filed).count() > 0;
         Ok(filed)
     }
 
