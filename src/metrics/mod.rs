@@ -68,6 +68,7 @@ pub struct Metrics {
     pub(crate) transactions: Counter,
     /// Partitions that were rewound because one of their records was rejected.
     pub(crate) partition_rewinds: Counter,
+    pub(crate) producer_replacements: Counter,
     /// Health monitor and audit.
     pub(crate) audit: AuditMetrics,
     log_lines_dropped: Counter,
@@ -126,6 +127,7 @@ impl Metrics {
             slot_heals: Counter::default(),
             transactions: Counter::default(),
             partition_rewinds: Counter::default(),
+            producer_replacements: Counter::default(),
             audit: AuditMetrics::default(),
             log_lines_dropped: Counter::default(),
             registry: Registry::default(),
@@ -189,6 +191,11 @@ impl Metrics {
                 PARTITION_REWINDS,
                 "Partitions that were rewound because one of their records was rejected",
                 &self.partition_rewinds,
+            ),
+            (
+                PRODUCER_REPLACEMENTS,
+                "Producers that took the place of one that had failed or stalled",
+                &self.producer_replacements,
             ),
         ];
         for (name, help, counter) in counters {

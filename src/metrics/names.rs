@@ -34,6 +34,8 @@ pub(crate) const SLOT_HEALS: &str = "outboxd_slot_heals_total";
 pub(crate) const TRANSACTIONS: &str = "outboxd_transactions_total";
 /// Partitions that were rewound: records sent again, in order, because one of them was rejected.
 pub(crate) const PARTITION_REWINDS: &str = "outboxd_partition_rewinds_total";
+/// Producers that took the place of one that had failed or stalled.
+pub(crate) const PRODUCER_REPLACEMENTS: &str = "outboxd_producer_replacements_total";
 /// Events that the slot skipped.
 pub(crate) const MISSED_EVENTS: &str = "outboxd_missed_events_total";
 /// Those of them that are not published yet.

@@ -7,10 +7,12 @@
 
 use tokio_postgres::types::ToSql;
 
+use crate::config::AfterPublish;
 use crate::error::Result;
 use crate::lsn::Lsn;
 use crate::outbox::dead_letter::Rejection;
 use crate::outbox::dead_letter::row_identity::{created_at, is_about};
+use crate::outbox::marking::Marking;
 use crate::postgres::{Session, TableShape};
 
 /// A transaction that is skipped.
@@ -27,15 +29,7 @@ pub(crate) struct SkippedTransaction<'a> {
 
 /// How many of these rows are neither published nor filed.
 pub(crate) async fn open_count(session: &Session, shape: &TableShape, ids: &[i64]) -> Result<i64> {
-    let sql = format!(
-        "SELECT count(*) FROM {table} AS o
-          WHERE o.id = ANY ($1::bigint[]) AND o.published_at IS NULL
-            AND NOT EXISTS (SELECT FROM {dead_letters} AS d
-                             WHERE d.outbox_id = o.id::text AND {about})",
-        table = shape.name.quoted(),
-        dead_letters = shape.name.dead_letter().quoted(),
-        about = is_about(shape, "o"),
-    );
+    let sql = open_sql(shape);
     let row = session
         .row(
             "counting the open rows before the transaction",
@@ -53,30 +47,7 @@ pub(crate) async fn file(
     shape: &TableShape,
     transaction: &SkippedTransaction<'_>,
 ) -> Result<u64> {
-    let sql = format!(
-        "WITH audit AS (
-             INSERT INTO {dead_letters} (system_id, commit_lsn, event_index, payload_sha256,
-                                         error_code, error, state)
-             VALUES ($1, $2::text::pg_lsn, 0, sha256(''), $3, $4, 'skipped')
-             ON CONFLICT DO NOTHING),
-         rows AS (
-             INSERT INTO {dead_letters} (system_id, outbox_id, commit_lsn, payload_sha256,
-                                         error_code, error, state, event_created_at, table_oid)
-             SELECT $1, o.id::text, $2::text::pg_lsn, sha256(''), $3, $4, 'retry',
-                    {created_at}, {oid}
-               FROM {table} AS o
-              WHERE o.xmin::text::bigint = $5::bigint AND o.published_at IS NULL
-                AND NOT EXISTS (SELECT FROM {dead_letters} AS d
-                                 WHERE d.outbox_id = o.id::text AND {about})
-              ORDER BY o.id
-             RETURNING 1)
-         SELECT count(*) FROM rows",
-        dead_letters = shape.name.dead_letter().quoted(),
-        table = shape.name.quoted(),
-        created_at = created_at(shape, "o").unwrap_or_else(|| "NULL".to_owned()),
-        oid = shape.oid,
-        about = is_about(shape, "o"),
-    );
+    let sql = file_sql(shape);
     let SkippedTransaction {
         system_id,
         lsn,
@@ -96,4 +67,66 @@ pub(crate) async fn file(
     ];
     let row = session.row(&what, &sql, &params).await?;
     Ok(row.get::<_, i64>(0).unsigned_abs())
+}
+
+fn open_sql(shape: &TableShape) -> String {
+    format!(
+        "SELECT pg_catalog.count(*) FROM {table} AS o
+          WHERE o.id = ANY ($1::bigint[]) AND {unpublished}
+            AND NOT EXISTS (SELECT FROM {dead_letters} AS d
+                             WHERE d.outbox_id = o.id::text AND {about})",
+        table = shape.name.quoted(),
+        unpublished = unpublished(shape),
+        dead_letters = shape.name.dead_letter().quoted(),
+        about = is_about(shape, "o"),
+    )
+}
+
+fn file_sql(shape: &TableShape) -> String {
+    format!(
+        "WITH audit AS (
+             INSERT INTO {dead_letters} (system_id, commit_lsn, event_index, payload_sha256,
+                                         error_code, error, state)
+             VALUES ($1, $2::text::pg_lsn, 0, pg_catalog.sha256(''), $3, $4, 'skipped')
+             ON CONFLICT DO NOTHING),
+         rows AS (
+             INSERT INTO {dead_letters} (system_id, outbox_id, commit_lsn, payload_sha256,
+                                         error_code, error, state, event_created_at, table_oid)
+             SELECT $1, o.id::text, $2::text::pg_lsn, pg_catalog.sha256(''), $3, $4, 'retry',
+                    {created_at}, {oid}
+               FROM {table} AS o
+              WHERE o.xmin::text::bigint = $5::bigint AND {unpublished}
+                AND NOT EXISTS (SELECT FROM {dead_letters} AS d
+                                 WHERE d.outbox_id = o.id::text AND {about})
+              ORDER BY o.id
+             RETURNING 1)
+         SELECT pg_catalog.count(*) FROM rows",
+        dead_letters = shape.name.dead_letter().quoted(),
+        table = shape.name.quoted(),
+        created_at = created_at(shape, "o").unwrap_or_else(|| "NULL".to_owned()),
+        unpublished = unpublished(shape),
+        oid = shape.oid,
+        about = is_about(shape, "o"),
+    )
+}
+
+/// Whether the row `o` is unpublished, in any mode.
+fn unpublished(shape: &TableShape) -> String {
+    Marking::new(AfterPublish::Keep, shape).unpublished("o")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_without_marks_can_have_a_transaction_skipped() {
+        let columns = [("id", "bigint"), ("event_payload", "jsonb")];
+        let bare = TableShape::of_columns(1, &columns);
+        let marked = TableShape::of_columns(1, &[("published_at", "timestamptz")]);
+        for sql in [open_sql, file_sql] {
+            assert!(!sql(&bare).contains("published_at"), "{}", sql(&bare));
+            assert!(sql(&marked).contains("o.published_at IS NULL"));
+        }
+    }
 }

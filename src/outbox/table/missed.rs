@@ -5,13 +5,14 @@
 //! the position comes from a second statement, and an event that the stream has not delivered when
 //! it has passed this position was missed.
 
-use crate::config::{AfterPublish, TableName};
+use crate::config::AfterPublish;
 use crate::error::Result;
 use crate::lsn::Lsn;
+use crate::outbox::marking::Marking;
 use crate::outbox::table::batch::Batch;
 use crate::outbox::table::row::FoundRow;
 use crate::outbox::{RowName, UnpublishedRows, row_name};
-use crate::postgres::{self, Session, sql_error};
+use crate::postgres::{self, Session, TableShape, sql_error};
 
 /// See the module's head.
 #[derive(Debug)]
@@ -85,11 +86,12 @@ impl MissedRows {
 
     /// The statement by which a person leaves these rows out, given in the order of their ids.
     pub(crate) fn leave_out_sql(
-        table: &TableName,
+        shape: &TableShape,
         after_publish: AfterPublish,
         ids: &[i64],
     ) -> String {
-        let name = table.quoted();
+        let name = shape.name.quoted();
+        let unpublished = Marking::new(after_publish, shape).unpublished(&name);
         let change = match after_publish {
             AfterPublish::Delete => format!("DELETE FROM {name}"),
             _ => format!("UPDATE {name} SET published_at = CURRENT_TIMESTAMP"),
@@ -99,6 +101,29 @@ impl MissedRows {
             [first, .., last] => format!("id BETWEEN {first} AND {last} AND "),
             [only] => format!("id BETWEEN {only} AND {only} AND "),
         };
-        format!("{change} WHERE {range}published_at IS NULL")
+        format!("{change} WHERE {range}{unpublished}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_left_out_by_a_statement_that_names_no_column_the_table_lacks() {
+        let marked = TableShape::of_columns(1, &[("published_at", "timestamp without time zone")]);
+        let leave_out = |shape, after| MissedRows::leave_out_sql(shape, after, &[3, 9]);
+        let table = "\"outbox\".\"outbox\"";
+        assert_eq!(
+            leave_out(&marked, AfterPublish::Mark),
+            format!(
+                "UPDATE {table} SET published_at = CURRENT_TIMESTAMP \
+                 WHERE id BETWEEN 3 AND 9 AND {table}.published_at IS NULL"
+            )
+        );
+        let bare = TableShape::of_columns(1, &[("id", "bigint")]);
+        let delete = leave_out(&bare, AfterPublish::Delete);
+        let expected = format!("DELETE FROM {table} WHERE id BETWEEN 3 AND 9 AND true");
+        assert_eq!(delete, expected);
     }
 }

@@ -21,6 +21,7 @@ use crate::config::{AfterPublish, Backlog, Config, OnSlotLoss};
 use crate::error::{Code, Error};
 use crate::lsn::Lsn;
 use crate::outbox::{MissedRows, RowName, RowSet};
+use crate::postgres::TableShape;
 
 /// The most rows of one audit.
 pub(crate) const CANDIDATES: usize = 10_000;
@@ -217,7 +218,7 @@ impl Audit {
     }
 
     /// The error for [`AuditResult::Halt`].
-    pub(crate) fn halt(config: &Config, missed: &[RowName]) -> Error {
+    pub(crate) fn halt(config: &Config, shape: &TableShape, missed: &[RowName]) -> Error {
         let table = &config.table;
         let missed: Vec<i64> = missed.iter().map(|row| row.id).collect();
         let mut named: Vec<String> = missed.iter().take(NAMED).map(i64::to_string).collect();
@@ -234,7 +235,7 @@ impl Audit {
         if missed.len() > MISSED_MAX {
             send.push_str(" --backlog publish");
         }
-        let leave_out = MissedRows::leave_out_sql(table, config.after_publish, &missed);
+        let leave_out = MissedRows::leave_out_sql(shape, config.after_publish, &missed);
         Error::fatal(Code::Slot, message).with_hint(format!(
             "to send them from the table: {send}; to leave them out: {leave_out}"
         ))

@@ -143,6 +143,11 @@ impl<'a> HealthMonitor<'a> {
         {
             forward_row(forwarder, &self.statements.rows, &read)?;
         }
+        let change = self.health.problems.parked(forwarder.engine.whole_topics());
+        if change != Change::default() {
+            log_change(&change);
+            self.health.show(forwarder);
+        }
         if !self.inspector.is_idle() || forwarder.engine.intake() == Intake::Discard {
             return Ok(());
         }
@@ -245,7 +250,10 @@ impl<'a> HealthMonitor<'a> {
         self.missed(forwarder);
         match verdict {
             AuditResult::Clean => Ok(()),
-            AuditResult::Halt(missed) => Err(Audit::halt(&self.health.config, &missed)),
+            AuditResult::Halt(missed) => {
+                let shape = self.statements.rows.shape();
+                Err(Audit::halt(&self.health.config, shape, &missed))
+            }
             AuditResult::Publish(missed) => {
                 left.retain(|row| missed.binary_search(&row).is_ok());
                 self.unread = Some(left);

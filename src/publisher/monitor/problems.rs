@@ -21,6 +21,7 @@ pub(crate) struct Problems {
     catalogs: Vec<Problem>,
     slot: Option<Problem>,
     missed: Option<Problem>,
+    parked: Option<Problem>,
 }
 
 /// The changes since the last read.
@@ -99,9 +100,26 @@ impl Problems {
         replace(&mut self.missed, now)
     }
 
+    /// Takes in how many topics are parked whole; the highest number if all are.
+    pub(crate) fn parked(&mut self, topics: usize) -> Change {
+        let which = match topics {
+            usize::MAX => "every topic".to_owned(),
+            topics => format!("{topics} topics"),
+        };
+        let now = (topics > 0).then(|| Problem {
+            name: "topics-parked",
+            detail: format!("more keys are parked than are kept apart: every key of {which} is"),
+            hint: "fix the cause, then `outboxd dead-letter retry` or `discard`; until then every \
+                   later event with a key becomes a dead letter there"
+                .to_owned(),
+            loses_events: false,
+        });
+        replace(&mut self.parked, now)
+    }
+
     /// All present problems.
     pub(crate) fn problems(&self) -> Vec<Problem> {
-        let others = self.slot.iter().chain(&self.missed);
+        let others = self.slot.iter().chain(&self.missed).chain(&self.parked);
         self.catalogs.iter().chain(others).cloned().collect()
     }
 
@@ -155,6 +173,18 @@ mod tests {
         assert_eq!(monitored.missed(2), Change::default());
         assert!(monitored.problems()[0].detail.contains("2 events"));
         assert_eq!(names(&monitored.missed(0).ended), ["missed-events"]);
+    }
+
+    #[test]
+    fn topics_that_are_parked_whole_are_a_problem_until_their_keys_fit_again() {
+        let mut monitored = Problems::default();
+        assert_eq!(monitored.parked(0), Change::default());
+        assert_eq!(names(&monitored.parked(2).begun), ["topics-parked"]);
+        assert!(monitored.problems()[0].detail.contains("2 topics"));
+        assert_eq!(monitored.parked(usize::MAX), Change::default());
+        let all = &monitored.problems()[0];
+        assert!(all.detail.contains("every topic") && !all.loses_events);
+        assert_eq!(names(&monitored.parked(0).ended), ["topics-parked"]);
     }
 
     #[test]

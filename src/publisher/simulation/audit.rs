@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use crate::engine::output::Intake;
 use crate::lsn::Lsn;
 use crate::outbox::RowName;
+use crate::postgres::TableShape;
 use crate::publisher::monitor::audit::{Audit, AuditQuery, AuditResult, CANDIDATES};
 use crate::publisher::simulation::attempt::Over;
 use crate::publisher::simulation::process::Process;
@@ -101,7 +102,9 @@ impl Process {
                 match self.audit.left(self.now, left.into_iter(), &unsettled) {
                     AuditResult::Clean => {}
                     AuditResult::Halt(missed) => {
-                        return Err(Over::Error(Audit::halt(&world.config, &missed)));
+                        let shape = TableShape::of_columns(1, &[]);
+                        let error = Audit::halt(&world.config, &shape, &missed);
+                        return Err(Over::Error(error));
                     }
                     AuditResult::Publish(missed) => {
                         world.saw("missed rows found");

@@ -107,6 +107,7 @@ impl Forwarder {
         let files_digest = tls_digest(&self.config);
         match self.producer.begin_replacement(&self.config) {
             Ok(()) => {
+                self.metrics.producer_replacements.inc();
                 (care.step, care.made_at) = (Step::Closing, now);
                 (care.files_digest, care.files_at) = (files_digest, now);
             }
@@ -129,6 +130,7 @@ impl Forwarder {
                 self.board.wait(Some(("kafka", error.report())));
                 tokio::time::sleep(RETRY_FIRST).await;
             }
+            self.metrics.producer_replacements.inc();
             self.producer_care = ProducerCare::new(&self.config);
             self.engine.producer_replaced();
         }
