@@ -79,21 +79,8 @@ async fn scram(
     let end_point = connection
         .server_end_point()
         .filter(|_| credentials.channel_binding != ChannelBinding::Disable);
-    let (binding, mechanism) = match end_point {
-        Some(hash) if plus => (
-            sasl::ChannelBinding::tls_server_end_point(hash),
-            sasl::SCRAM_SHA_256_PLUS,
-        ),
-        // Lets a server that did offer binding detect that its offer was removed on the way.
-        Some(_) if plain => (sasl::ChannelBinding::unrequested(), sasl::SCRAM_SHA_256),
-        None if plain => (sasl::ChannelBinding::unsupported(), sasl::SCRAM_SHA_256),
-        _ => {
-            return Err(unsupported(
-                connection,
-                "a SASL mechanism other than SCRAM-SHA-256",
-            ));
-        }
-    };
+    let (binding, mechanism) = mechanism(plain, plus, end_point)
+        .ok_or_else(|| unsupported(connection, "a SASL mechanism other than SCRAM-SHA-256"))?;
     let bound = mechanism == sasl::SCRAM_SHA_256_PLUS;
     check_binding(connection, credentials, bound)?;
 
@@ -119,6 +106,25 @@ async fn scram(
         Error::fatal(Code::Connect, message).with_source(e)
     })?;
     Ok(bound)
+}
+
+/// The mechanism for a server that offers SCRAM `plain` or with channel binding (`plus`), over a
+/// connection whose TLS has this end point.
+fn mechanism(
+    plain: bool,
+    plus: bool,
+    end_point: Option<Vec<u8>>,
+) -> Option<(sasl::ChannelBinding, &'static str)> {
+    match end_point {
+        Some(hash) if plus => Some((
+            sasl::ChannelBinding::tls_server_end_point(hash),
+            sasl::SCRAM_SHA_256_PLUS,
+        )),
+        // Lets a server that did offer binding detect that its offer was removed on the way.
+        Some(_) if plain => Some((sasl::ChannelBinding::unrequested(), sasl::SCRAM_SHA_256)),
+        None if plain => Some((sasl::ChannelBinding::unsupported(), sasl::SCRAM_SHA_256)),
+        _ => None,
+    }
 }
 
 async fn receive(connection: &mut Connection) -> Result<Message> {
@@ -214,6 +220,12 @@ mod tests {
 
     /// Authenticates with a server that knows this password.
     async fn authenticated_by_a_server_that_knows(password: &[u8]) -> Result<()> {
+        authenticated(password, 0, "server").await
+    }
+
+    /// The server ends with a message of the kind `last`, and appends `suffix` to the client's
+    /// nonce; a `suffix` that begins with `=` replaces it.
+    async fn authenticated(password: &[u8], last_kind: u32, suffix: &str) -> Result<()> {
         let (ours, mut server) = tokio::io::duplex(1 << 16);
         let mut connection = Connection::new(Socket::Scripted(ours), "db.example:5432".into());
         let credentials = Credentials {
@@ -227,8 +239,14 @@ mod tests {
             let bare = first.split_once("n,,").unwrap().1;
             let nonce = bare.split_once("r=").unwrap().1;
             let salt = encode_block(SALT);
-            let challenge = format!("r={nonce}server,s={salt},i={ITERATIONS}");
+            let nonce = suffix
+                .strip_prefix('=')
+                .map_or_else(|| format!("{nonce}{suffix}"), str::to_owned);
+            let challenge = format!("r={nonce},s={salt},i={ITERATIONS}");
             request(&mut server, 11, challenge.as_bytes()).await;
+            if suffix.starts_with('=') {
+                return;
+            }
             let last = answer(&mut server).await;
             let without_proof = last.split_once(",p=").unwrap().0;
             let mut salted = [0; 32];
@@ -238,10 +256,37 @@ mod tests {
             let exchanged = format!("{bare},{challenge},{without_proof}");
             let signature = encode_block(&hmac(&server_key, exchanged.as_bytes()));
             request(&mut server, 12, format!("v={signature}").as_bytes()).await;
-            request(&mut server, 0, b"").await;
+            request(&mut server, last_kind, b"").await;
         };
         let (outcome, ()) = tokio::join!(authenticate(&mut connection, &credentials), play);
         outcome
+    }
+
+    #[tokio::test]
+    async fn a_server_that_answers_another_nonce_or_never_says_ok_is_refused() {
+        let error = authenticated(PASSWORD, 0, "=another").await.unwrap_err();
+        assert!(error.report().contains("invalid nonce"), "{error:?}");
+        let error = authenticated(PASSWORD, 3, "server").await.unwrap_err();
+        assert!(error.report().contains("did not complete"), "{error:?}");
+    }
+
+    #[test]
+    fn a_client_with_tls_binds_or_says_that_it_could_have() {
+        let begins = |plain, plus, end_point: Option<&[u8]>| {
+            let (binding, name) = mechanism(plain, plus, end_point.map(<[u8]>::to_vec))?;
+            let exchange = sasl::ScramSha256::new(PASSWORD, binding);
+            let message = String::from_utf8_lossy(exchange.message()).into_owned();
+            let (head, _) = message.split_once(",,")?;
+            Some((head.to_owned(), name))
+        };
+        let is = |head: &str, name| Some((head.to_owned(), name));
+        let (plain, plus) = (sasl::SCRAM_SHA_256, sasl::SCRAM_SHA_256_PLUS);
+        let bound = is("p=tls-server-end-point", plus);
+        assert_eq!(begins(true, true, Some(b"hash")), bound);
+        assert_eq!(begins(true, false, Some(b"hash")), is("y", plain));
+        assert_eq!(begins(true, true, None), is("n", plain));
+        assert_eq!(begins(false, true, None), None);
+        assert_eq!(begins(false, false, Some(b"hash")), None);
     }
 
     #[tokio::test]

@@ -3,4 +3,5 @@
 
 mod cost;
 mod engine;
+mod topic_queue;
 mod tracker;

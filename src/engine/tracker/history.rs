@@ -274,6 +274,16 @@ mod tests {
     }
 
     #[test]
+    fn the_last_transaction_ends_where_it_did_and_not_behind_all_that_was_received() {
+        let mut history = doubted();
+        history.expect(lsn(15), false);
+        history.begin(lsn(20).into(), false, lsn(50)).unwrap();
+        let longer = history.repeated(lsn(20), lsn(51), false, lsn(50));
+        assert_eq!(longer, Err(other(20, 20)));
+        assert_eq!(history.unproven(), Some(lsn(15)));
+    }
+
+    #[test]
     fn a_transaction_that_was_cut_in_two_has_to_come_again() {
         let mut history = doubted();
         history.begin(lsn(60).into(), false, lsn(30)).unwrap_err();
