@@ -214,7 +214,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_full_queue_drops_and_counts_and_what_is_told_is_told_once() {
+    fn a_full_queue_drops_and_counts_and_each_count_is_logged_once() {
         let queue = Queue::default();
         for _ in 0..LINES_MAX + 5 {
             queue.push(b"line\n");

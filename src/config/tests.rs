@@ -140,7 +140,7 @@ fn every_setting_takes_the_value_that_it_is_given() {
 }
 
 #[test]
-fn each_wrong_value_is_told_by_name_with_what_to_write() {
+fn each_wrong_value_is_named_with_what_to_write() {
     for (name, value, error) in [
         ("kafka_brokers", "kafka", ""),
         (
@@ -272,7 +272,7 @@ fn each_wrong_value_is_told_by_name_with_what_to_write() {
 }
 
 #[test]
-fn all_faults_are_told_at_once() {
+fn all_errors_are_listed_at_once() {
     let settings = file(
         "max_retriez = 1
          delivery = 'exactly-once'
@@ -693,7 +693,7 @@ fn tls_options_follow_libpq() {
 }
 
 #[test]
-fn each_wrong_option_of_a_url_is_told_by_name() {
+fn each_wrong_option_of_a_url_is_named() {
     for (url, error) in [
         ("", "is not set"),
         ("db.example", "is not a libpq connection string"),

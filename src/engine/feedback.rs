@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn silence_counts_only_while_we_read_and_is_told_once() {
+    fn silence_counts_only_while_we_read_and_is_reported_once() {
         let mut feedback = feedback();
         feedback.set_reading(MS, false);
         assert!(!feedback.check_receive_timeout(MS * 60_000));

@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_with_one_id_are_told_apart_by_their_times_where_both_are_known() {
+    fn rows_with_one_id_are_distinguished_by_their_times_where_both_are_known() {
         let row = |id, created| RowName {
             id,
             created: CreatedAt(created),

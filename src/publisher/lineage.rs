@@ -131,9 +131,9 @@ mod tests {
         };
         let other = Err(HistoryMismatch::OtherLineage);
         assert_eq!(compare(HOME, lsn(50), promoted, lsn(90)), other);
-        let anew = TableIdentity { table: 1, ..HOME };
+        let again = TableIdentity { table: 1, ..HOME };
         assert_eq!(
-            compare(HOME, lsn(50), anew, lsn(90)),
+            compare(HOME, lsn(50), again, lsn(90)),
             Err(HistoryMismatch::OtherTable)
         );
         let (own, server) = (lsn(50), lsn(49));

@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn a_slot_that_is_there_is_lost_when_it_cannot_be_read_whoever_asks() {
+    fn a_slot_that_exists_and_cannot_be_read_is_lost() {
         assert_eq!(of(Some(&slot()), true, false), None);
         let removed = Slot {
             wal_status: Some("lost".to_owned()),

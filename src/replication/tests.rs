@@ -261,7 +261,7 @@ async fn a_refused_password_is_fatal_and_not_repeated_in_the_error() {
 }
 
 #[tokio::test]
-async fn a_password_that_nobody_configured_is_fatal() {
+async fn a_password_that_is_not_configured_is_fatal() {
     for request in [
         authentication(3, b""),
         authentication(5, b"salt"),

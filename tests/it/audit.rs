@@ -111,7 +111,7 @@ async fn behind_its_back(change: &str, after_publish: &str) -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_slot_that_was_made_anew_has_missed_is_found() -> Result<()> {
+async fn what_a_slot_that_was_created_again_has_missed_is_found() -> Result<()> {
     behind_its_back(
         "SELECT pg_drop_replication_slot(SLOT); \
          SELECT pg_create_logical_replication_slot(SLOT, 'pgoutput')",
@@ -323,8 +323,7 @@ async fn with_halt_one_missed_event_ends_it_and_nothing_is_sent() -> Result<()> 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn more_than_a_thousand_missed_events_are_sent_only_when_somebody_asks_for_it() -> Result<()>
-{
+async fn more_than_a_thousand_missed_events_are_sent_only_on_request() -> Result<()> {
     let fixture = fixture(15).await?;
     let mut outboxd = miss(&fixture, 1_001).await?;
     assert_eq!(outboxd.wait(LIMIT).await?, 1);

@@ -111,7 +111,7 @@ async fn the_printed_sql_makes_the_same_and_needs_no_server_to_print() -> Result
 }
 
 #[tokio::test]
-async fn status_tells_how_far_the_slot_is_and_fails_when_nobody_reads_it() -> Result<()> {
+async fn status_shows_how_far_the_slot_is_and_fails_when_no_session_reads_it() -> Result<()> {
     for major in MAJORS {
         let database = Database::create(shared(major)).await?;
         outboxd(database.url(), &["init"]).await?;
@@ -167,7 +167,7 @@ async fn drop_wants_a_yes_takes_slot_and_publication_and_leaves_the_table() -> R
 }
 
 #[tokio::test]
-async fn drop_leaves_a_slot_that_somebody_reads_and_names_the_reader() -> Result<()> {
+async fn drop_leaves_a_slot_that_is_in_use_and_names_its_reader() -> Result<()> {
     let database = Database::create(shared(turn(15))).await?;
     outboxd(database.url(), &["init"]).await?;
     let slot = format!("outboxd_{}", database.name);

@@ -105,7 +105,7 @@ async fn a_demo_publishes_what_it_commits_ends_by_itself_and_leaves_nothing() ->
 }
 
 #[tokio::test]
-async fn a_demo_that_is_told_to_stop_stops_in_good_order() -> Result<()> {
+async fn a_demo_that_gets_a_signal_stops_in_good_order() -> Result<()> {
     let folder = Folder::new()?;
     let mut child = demo(&folder.0, &["--events", "0"])?;
     let stdout = child.stdout.take().context("no stdout")?;

@@ -418,7 +418,7 @@ async fn key_of_the_slots_lock(fixture: &Fixture<'_>) -> Result<i64> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_lock_that_somebody_has_taken_by_hand_is_named_and_makes_it_unready() -> Result<()> {
+async fn a_lock_that_was_taken_by_hand_is_named_and_makes_it_unready() -> Result<()> {
     // A prepared transaction delays the creation of every slot of its server.
     let server = postgres::private(postgres::turn(17), &[])?;
     let fixture = Fixture::create(&server, kafka::shared()).await?;
@@ -462,7 +462,7 @@ async fn a_lock_that_somebody_has_taken_by_hand_is_named_and_makes_it_unready() 
 }
 
 /// With `keep` the table does not show what the slot passed: a slot that a sibling has moved must
-/// not be taken for one that somebody has moved by hand.
+/// not be taken for one that was moved by hand.
 #[tokio::test(flavor = "multi_thread")]
 async fn one_that_comes_back_after_its_sibling_has_published_and_stopped_goes_on() -> Result<()> {
     let server = postgres::shared(postgres::turn(17));

@@ -146,7 +146,7 @@ async fn lost(major: u32, ways: &[Direction], flow: Flow) -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_half_open_connection_is_noticed_and_made_anew() -> Result<()> {
+async fn a_half_open_connection_is_noticed_and_replaced() -> Result<()> {
     let both = [Direction::ToServer, Direction::ToClient];
     tokio::try_join!(
         lost(15, &both, Flow::Swallow),
@@ -166,7 +166,7 @@ async fn a_network_that_is_cut_is_noticed_and_what_it_held_back_harms_nothing() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_network_that_is_cut_one_way_is_noticed_and_made_anew() -> Result<()> {
+async fn a_network_that_is_cut_one_way_is_noticed_and_the_connection_replaced() -> Result<()> {
     let (up, down) = ([Direction::ToServer], [Direction::ToClient]);
     tokio::try_join!(
         lost(15, &up, Flow::Swallow),

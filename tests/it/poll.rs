@@ -202,7 +202,7 @@ async fn a_poller_that_is_stopped_or_loses_its_session_under_load_repeats_nothin
 }
 
 #[tokio::test]
-async fn rows_that_somebody_has_locked_are_sent_once_and_hold_up_no_others() -> Result<()> {
+async fn rows_that_are_locked_are_sent_once_and_hold_up_no_others() -> Result<()> {
     for major in MAJORS {
         let fixture = Fixture::create(postgres::shared(major), kafka::shared()).await?;
         let oracle = Oracle::create(&fixture.database).await?;

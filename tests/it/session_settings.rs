@@ -101,7 +101,7 @@ async fn whatever_role_and_database_say_all_sources_publish_the_same_records() -
             .set("OUTBOX_KEY", "column:region")
             .set("OUTBOX_AUDIT_INTERVAL", "1s");
         publish_everywhere(&fixture, &settings).await?;
-        // Preparing it anew under these settings finds everything as it is.
+        // Preparing it again under these settings finds everything as it is.
         let owner = fixture.settings.clone().set("OUTBOX_KEY", "column:region");
         let output = command(&owner, &["init"], LIMIT).await?;
         let stdout = String::from_utf8_lossy(&output.stdout);

@@ -65,7 +65,7 @@ async fn a_walsender_that_is_terminated_again_and_again_costs_a_second_each_and_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_transaction_that_stays_open_holds_up_nobody_elses_events() -> Result<()> {
+async fn a_transaction_that_stays_open_holds_up_no_other_event() -> Result<()> {
     for major in MAJORS {
         let fixture = Fixture::create(postgres::shared(major), kafka::shared()).await?;
         let oracle = Oracle::create(&fixture.database).await?;

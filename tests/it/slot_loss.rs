@@ -54,7 +54,7 @@ async fn expect_healed(outboxd: &Outboxd, heals: f64) -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_slot_that_is_dropped_under_load_is_made_anew_and_nothing_is_missing() -> Result<()> {
+async fn a_slot_that_is_dropped_under_load_is_created_again_and_nothing_is_missing() -> Result<()> {
     for major in MAJORS {
         let fixture = Fixture::create(postgres::shared(major), kafka::shared()).await?;
         let oracle = Oracle::create(&fixture.database).await?;
@@ -80,8 +80,8 @@ async fn a_slot_that_is_dropped_under_load_is_made_anew_and_nothing_is_missing()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_slot_that_the_server_has_invalidated_is_made_anew_and_nothing_is_missing() -> Result<()>
-{
+async fn a_slot_that_the_server_has_invalidated_is_created_again_and_nothing_is_missing()
+-> Result<()> {
     for major in MAJORS {
         let server = postgres::private(major, &["max_slot_wal_keep_size = 16MB"])?;
         let fixture = Fixture::create(&server, kafka::shared()).await?;
@@ -134,7 +134,7 @@ async fn a_slot_that_the_server_has_invalidated_is_made_anew_and_nothing_is_miss
 /// A slot decodes with the catalogs as of its position: it never passes an interval in which its
 /// publication did not exist.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_publication_that_is_dropped_and_made_anew_is_named_and_healed() -> Result<()> {
+async fn a_publication_that_is_dropped_and_created_again_is_named_and_healed() -> Result<()> {
     for major in MAJORS {
         let fixture = Fixture::create(postgres::shared(major), kafka::shared()).await?;
         let mut outboxd = Outboxd::spawn(&fixture.settings)?;
@@ -300,7 +300,7 @@ async fn a_slot_that_is_nearly_lost_is_a_warning_before_it_is_lost() -> Result<(
 /// The new table assigns the same ids again: the write-back of the old table's rows must not touch
 /// them.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_table_that_is_dropped_and_made_anew_is_named_and_what_it_holds_is_published()
+async fn a_table_that_is_dropped_and_created_again_is_named_and_what_it_holds_is_published()
 -> Result<()> {
     for major in MAJORS {
         let fixture = Fixture::create(postgres::shared(major), kafka::shared()).await?;

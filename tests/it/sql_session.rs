@@ -542,7 +542,7 @@ async fn publications_that_let_every_event_through_are_taken_as_they_are() -> Re
 }
 
 #[tokio::test]
-async fn several_faults_are_told_together_and_a_single_one_keeps_its_remedy() -> Result<()> {
+async fn several_errors_are_listed_together_and_a_single_one_keeps_its_hint() -> Result<()> {
     let (database, url) = ready(15).await?;
     let config = config(&url, |_| ())?;
     let admin = database.connect().await?;

@@ -138,7 +138,7 @@ async fn a_server_that_cannot_have_slots_says_how_to_change_it() -> Result<()> {
 }
 
 #[tokio::test]
-async fn settings_that_contradict_each_other_are_told_together() -> Result<()> {
+async fn settings_that_contradict_each_other_are_listed_together() -> Result<()> {
     let settings = Settings::nowhere()?
         .set("DATABASE_URL", "postgresql://db/orders")
         .set("KAFKA_BROKERS", "localhost:9092")

@@ -110,7 +110,7 @@ async fn two_signals_at_once_are_one_and_a_hangup_stops_in_good_order() -> Resul
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_log_that_nobody_reads_stops_neither_the_events_nor_a_stop() -> Result<()> {
+async fn a_log_that_is_not_read_stops_neither_the_events_nor_a_stop() -> Result<()> {
     let fixture = Fixture::create(postgres::shared(postgres::turn(17)), kafka::shared()).await?;
     let settings = fixture.settings.clone().set("OUTBOX_LOG", "trace");
     let mut child = spawn_unread(&settings)?;
@@ -121,7 +121,7 @@ async fn a_log_that_nobody_reads_stops_neither_the_events_nor_a_stop() -> Result
         line.and_then(|value| value.trim().parse::<f64>().ok())
     };
     let dropped = "outboxd_log_lines_dropped_total";
-    wait_for("log lines that nobody reads", LIMIT, async || {
+    wait_for("log lines that are not read", LIMIT, async || {
         fixture.database.insert("a", &fixture.topic, "{}").await?;
         Ok((metric(dropped).await > Some(0.0)).then_some(()))
     })
@@ -130,7 +130,7 @@ async fn a_log_that_nobody_reads_stops_neither_the_events_nor_a_stop() -> Result
         fixture.database.insert("a", &fixture.topic, "{}").await?;
     }
     fixture.all_marked(LIMIT).await?;
-    // Once somebody reads it again, the log says what it lacks.
+    // Once it is read again, the log says what it lacks.
     let stderr = child.stderr.take().context("a pipe")?;
     let reader = std::thread::spawn(move || {
         let lines = std::io::BufReader::new(stderr).lines();
@@ -144,7 +144,7 @@ async fn a_log_that_nobody_reads_stops_neither_the_events_nor_a_stop() -> Result
     })
     .await?;
     assert!(reader.join().expect("it does not panic"));
-    // The pipe's reader has ended; a second process is stopped while nobody reads.
+    // The pipe's reader has ended; a second process is stopped while it is not read.
     child.kill()?;
     child.wait()?;
     let mut child = spawn_unread(&settings)?;

@@ -49,7 +49,7 @@ async fn while_a_synchronous_standby_is_absent_events_go_out_and_nothing_is_conf
             "SELECT confirmed_flush_lsn FROM pg_replication_slots WHERE slot_name = '{}'",
             fixture.slot()
         );
-        synchronous(&mut server, &fixture, "nobody").await?;
+        synchronous(&mut server, &fixture, "other").await?;
 
         let mut writers = JoinSet::new();
         for _ in 0..3 {

@@ -332,7 +332,7 @@ async fn a_row_that_prints_as_two_hundred_megabytes_is_filed_by_reference_in_bou
             LONG.replace("('[", "('{\"a\": [").replace("']'", "']}'")
         );
         let headers = insert("event_payload, headers", &headers).await?;
-        // Nobody reads this column, so it costs no event.
+        // outboxd does not read this column, so it costs no event.
         sent.push(insert("event_payload, note", &format!("'{{}}', {LONG}")).await?);
         sent.push(insert("event_payload", "'{}'").await?);
         expect_filed(&[payload, headers]).await?;

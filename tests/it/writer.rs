@@ -164,7 +164,7 @@ async fn what_could_never_be_published_is_refused_and_the_transaction_goes_on() 
 }
 
 #[tokio::test]
-async fn what_the_server_refuses_is_told_with_its_reason() -> Result<()> {
+async fn what_the_server_refuses_is_reported_with_its_reason() -> Result<()> {
     let database = Database::create(postgres::shared(postgres::turn(15))).await?;
     let session = database.connect().await?;
     let writer = Writer::new("outbox.outbox")?;

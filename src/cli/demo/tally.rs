@@ -121,7 +121,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_arrives_is_told_apart_from_repeats_and_from_what_was_never_committed() {
+    fn what_arrives_is_distinguished_from_repeats_and_from_what_was_never_committed() {
         let mut tally = Tally::default();
         let at = Instant::now();
         tally.note(&Order::Placed {

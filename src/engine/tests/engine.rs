@@ -482,7 +482,7 @@ fn deferred_rows_come_back_in_their_order_before_newer_ones() {
 }
 
 #[test]
-fn whoever_stops_or_has_no_session_does_not_wait_for_a_batch_to_gather() {
+fn a_stop_and_a_lost_session_wait_for_no_batch_to_gather() {
     let interrupts: [fn(&mut Engine); 2] = [Engine::stop, Engine::session_ended];
     for interrupt in interrupts {
         let mut engine = engine_with(10, OnPoison::DeadLetter);

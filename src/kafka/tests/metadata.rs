@@ -162,7 +162,7 @@ async fn a_partition_without_a_leader_is_named() {
 }
 
 #[tokio::test]
-async fn an_outage_names_the_brokers_within_the_limit_and_holds_up_nobody() {
+async fn an_outage_names_the_brokers_within_the_limit_and_holds_up_no_other_request() {
     let client = MetadataClient::new(&config("127.0.0.1:1"));
     let start = Instant::now();
     let asked = names(&["orders"]);

@@ -53,7 +53,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn topic_and_key_are_told_apart() {
+    fn topic_and_key_are_distinguished() {
         let hash = KeyHash::of("orders", b"a");
         assert_eq!(hash, KeyHash::of("orders", b"a"));
         assert_ne!(hash.key, KeyHash::of("order", b"sa").key);

@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn another_row_begins_anew() {
+    fn another_row_starts_over() {
         let mut slow = SlowRows::default();
         slow.note(7, 1);
         slow.note(9, 1);

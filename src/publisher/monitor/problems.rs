@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn a_trouble_is_told_when_it_comes_and_when_it_goes_and_stands_in_between() {
+    fn a_problem_is_logged_when_it_begins_and_ends_and_shown_in_between() {
         let mut monitored = Problems::default();
         let left =
             ServerProblem::slot("it left the publication", "put it back").gap("not-published");

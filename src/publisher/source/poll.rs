@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pass_that_began_anew_forgets_nothing_that_it_did_not_see() {
+    fn a_pass_that_started_over_forgets_nothing_that_it_did_not_see() {
         let mut sent_rows = SentRows::default();
         assert_eq!(pass(&mut sent_rows, &[1, 2, 9], i64::MAX), [1, 2, 9]);
         assert_eq!(pass(&mut sent_rows, &[2, 3], 3), [3]);

@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn a_backlog_that_is_over_begins_anew_with_the_shortest_sleep() {
+    fn after_a_backlog_the_next_one_begins_with_the_shortest_sleep() {
         let mut read_pacer = ReadPacer::new(Transport::Tcp);
         sleeps(&mut read_pacer, 100_000, 5);
         std::thread::sleep(2 * WINDOW);

@@ -159,7 +159,7 @@ fn of_a_list_that_is_cut_off_only_what_it_reaches_is_seen_as_published() {
 }
 
 #[test]
-fn a_session_begins_anew_and_a_failed_look_is_repeated() {
+fn a_new_session_starts_over_and_a_failed_query_is_repeated() {
     let mut audit = audit();
     assert_eq!(audit.query(S, lsn(0)), Some(AuditQuery::List));
     audit.failed(S);
