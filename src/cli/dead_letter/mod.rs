@@ -280,8 +280,8 @@ fn print_affected(affected: Affected, verb: &str, by_id: bool) -> anyhow::Result
     if others > 0 {
         writeln!(
             out,
-            "{others} left unchanged, not being dead: `outboxd dead-letter list --closed` shows the \
-             states"
+            "{others} left unchanged, not being dead: `outboxd dead-letter list --closed` shows \
+             the states"
         )?;
     }
     Ok(())

@@ -4,9 +4,9 @@
 //! table are the unpublished events. Never drops a row: `marks` decides about each. A row that the
 //! table itself refuses to change (a constraint, a trigger) must not hold the slot forever: the
 //! batch is halved down to it, it is filed as a dead letter that is published and not marked, and
-//! is then settled. The engine limits how many. An error whose state speaks of the statement comes from a trigger, if the
-//! server accepts the same statement without running it. The caller retries errors of table or
-//! server.
+//! is then settled. The engine limits how many. An error whose state speaks of the statement comes
+//! from a trigger, if the server accepts the same statement without running it. The caller retries
+//! errors of table or server.
 //!
 //! An id belongs to one [`TableLocation`]. A session on another server, or one that finds another
 //! table under the name, is refused, and every statement about rows names the table's object id as

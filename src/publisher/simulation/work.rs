@@ -104,7 +104,7 @@ impl World {
         if row.refuses_marks {
             self.server.files.letters.file_not_marked(name, event);
             self.saw("a mark that the table refused");
-            return Outcome::Settled;
+            return Outcome::Filed;
         }
         self.settle_row(name);
         Outcome::Settled
