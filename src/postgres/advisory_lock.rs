@@ -199,6 +199,25 @@ mod tests {
     use super::*;
 
     #[test]
+    fn slot_and_table_are_locked_alone_and_the_tables_above_are_shared() {
+        let sql = take_sql("outboxd_orders", 3_000_000_000);
+        let slot = slot_key("outboxd_orders");
+        assert!(sql.contains(&format!("pg_try_advisory_lock('{slot}'::int8)")));
+        let class = table_class();
+        let table = format!("pg_try_advisory_lock('{class}'::int4, '-1294967296'::int4)");
+        assert!(sql.contains(&table), "{sql}");
+        assert!(
+            sql.contains("i.inhrelid = '3000000000'::pg_catalog.oid"),
+            "{sql}"
+        );
+        let shared = "FROM above AS a), true)";
+        assert!(
+            sql.contains("pg_try_advisory_lock_shared") && sql.ends_with(shared),
+            "{sql}"
+        );
+    }
+
+    #[test]
     fn the_lock_of_a_slot_never_changes_its_number() {
         assert_eq!(slot_key("outboxd_orders"), 0x3254_cad5_5bbb_4f4f);
         assert_ne!(slot_key("outboxd_orders"), slot_key("outboxd_order"));

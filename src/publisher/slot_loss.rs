@@ -112,6 +112,7 @@ pub(crate) enum SlotSuspicion {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Settings;
 
     fn slot() -> Slot {
         Slot {
@@ -153,5 +154,27 @@ mod tests {
         let stuck = "is lost: its publication was dropped and recreated after its position, \
              confirmed up to 0/20";
         assert_eq!(of(Some(&slot()), true, true).as_deref(), Some(stuck));
+    }
+
+    #[test]
+    fn a_loss_is_healed_or_ends_the_publisher_as_the_policy_says() {
+        let config = |policy: &str, mode: &str| {
+            let config = Config::from_settings(Settings {
+                database_url: Some("postgres://outboxd@db/orders".to_owned()),
+                kafka_brokers: Some("kafka:9092".to_owned()),
+                after_publish: Some(mode.to_owned()),
+                on_slot_loss: Some(policy.to_owned()),
+                ..Settings::default()
+            });
+            config.expect("the settings are valid")
+        };
+        let loss = SlotLoss::Gone {
+            reported: Lsn::new(0x10),
+        };
+        assert!(loss.permit(&config("heal", "mark")).is_ok());
+        for (mode, hint) in [("mark", "--on-slot-loss heal"), ("keep", "by hand")] {
+            let halted = loss.permit(&config("halt", mode)).map_err(|it| it.report());
+            assert!(halted.is_err_and(|report| report.contains(hint)), "{mode}");
+        }
     }
 }

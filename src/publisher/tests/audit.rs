@@ -1,6 +1,7 @@
 //! Audits with lists and answers by hand.
 
 use super::*;
+use crate::config::Settings;
 use crate::outbox::CreatedAt;
 
 const S: Duration = Duration::from_secs(1);
@@ -178,4 +179,25 @@ fn where_nothing_is_marked_nothing_is_audited() {
         ..audit()
     };
     assert_eq!(audit.query(S * 1_000, lsn(1)), None);
+}
+
+#[test]
+fn the_mode_and_the_policy_decide_whether_and_how_the_slot_is_audited() {
+    let audit_of = |mode: &str, on_slot_loss: Option<&str>| {
+        let config = Config::from_settings(Settings {
+            database_url: Some("postgres://outboxd@db/orders".to_owned()),
+            kafka_brokers: Some("kafka:9092".to_owned()),
+            after_publish: Some(mode.to_owned()),
+            on_slot_loss: on_slot_loss.map(str::to_owned),
+            ..Settings::default()
+        });
+        Audit::new(&config.expect("the settings are valid"))
+    };
+    let due = |audit: &mut Audit| audit.query(S, lsn(1)).is_some();
+    assert!(!due(&mut audit_of("keep", None)));
+    for (policy, halts) in [("heal", false), ("halt", true)] {
+        let mut audit = audit_of("mark", Some(policy));
+        let result = run(&mut audit, S, &[9], &[9]);
+        assert_eq!(result == AuditResult::Halt(rows(&[9])), halts, "{policy}");
+    }
 }
