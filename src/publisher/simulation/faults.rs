@@ -175,6 +175,8 @@ fn server_fault(fault: Fault, world: &mut World) -> bool {
             }
             world.restart(Some(files));
             world.slot_misses();
+            // The copy lacks the last marks, also of transactions that it has.
+            world.unmarks = true;
             // The WAL may pass every position that a process has seen.
             for _ in 0..world.rng.usize(0..20) {
                 world.write(false);
@@ -254,7 +256,7 @@ fn row_fault(fault: Fault, world: &mut World) -> bool {
         Fault::Trigger => row.refuses_marks = true,
         Fault::Unmark if row.is_marked => {
             row.is_marked = false;
-            world.is_ordered = false;
+            (world.is_ordered, world.unmarks) = (false, true);
             world.excuse("mark removed", 1);
         }
         _ => return false,

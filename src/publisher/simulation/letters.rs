@@ -94,7 +94,7 @@ impl Letters {
         let keeps = |letter: &&Letter| new.known.is_none() && letter.state != State::Parked;
         let state = before.filter(keeps).map_or(state, |letter| letter.state);
         let letter = Letter {
-            row: new.row.or(before.and_then(|letter| letter.row)),
+            row: before.and_then(|letter| letter.row).or(new.row),
             event: event.or(before.and_then(|letter| letter.event)),
             record: match &new.record {
                 Some(record) => Some(OwnedRecord::clone(record)),

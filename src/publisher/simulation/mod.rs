@@ -5,6 +5,7 @@ mod audit;
 mod broker;
 mod faults;
 mod letters;
+mod oracle;
 mod polling;
 mod process;
 mod schedule;

@@ -11,14 +11,13 @@ use std::time::Duration;
 
 use fastrand::Rng;
 
-use crate::config::{AfterPublish, Config, Settings};
+use crate::config::{Config, Settings};
 use crate::engine::seeds::{self, Seen};
 use crate::publisher::simulation::attempt::State;
 use crate::publisher::simulation::broker::TOPICS;
 use crate::publisher::simulation::faults::{FAULTS, Fault, happens, lift, restart_failed};
-use crate::publisher::simulation::letters::Letter;
+use crate::publisher::simulation::oracle::{check_order, unfinished};
 use crate::publisher::simulation::process::Process;
-use crate::publisher::simulation::server::Row;
 use crate::publisher::simulation::world::World;
 
 const MS: Duration = Duration::from_millis(1);
@@ -137,7 +136,16 @@ impl Schedule {
         }
         lift(&mut self.world, &mut self.processes);
         self.until_done();
-        self.check_order();
+        let first = self.world.events.len();
+        (self.world.hides_rows, self.world.is_up) = (false, true);
+        for _ in 0..8 {
+            self.world.write(false);
+        }
+        self.until_done();
+        check_order(&self.world);
+        let mut fresh = (first..).zip(&self.world.broker.appended[first..]);
+        let again = fresh.find(|(_, times)| **times > 1);
+        assert_eq!(again, None, "an event that no fault met is sent twice");
         let appended = self.world.broker.appended.clone();
         self.go_on();
         assert_eq!(
@@ -278,13 +286,16 @@ impl Schedule {
             if idle < 6 {
                 continue;
             }
-            if self.unfinished().is_none() {
+            if unfinished(&self.world, &self.processes).is_none() {
                 return;
             }
             self.pass_time();
             idle = 0;
         }
-        panic!("never done: {}", self.unfinished().unwrap_or_default());
+        panic!(
+            "never done: {}",
+            unfinished(&self.world, &self.processes).unwrap_or_default()
+        );
     }
 
     fn pass_time(&mut self) {
@@ -308,70 +319,6 @@ impl Schedule {
                 self.work();
             }
             self.pass_time();
-        }
-    }
-
-    /// What is not as it should be at the end.
-    fn unfinished(&self) -> Option<String> {
-        let world = &self.world;
-        let files = &world.server.files;
-        let inserts = files.log.iter().flat_map(|it| it.changes.iter().flatten());
-        for insert in inserts {
-            let is_there = world.broker.has(insert.event) || files.letters.has(insert.event);
-            if !is_there && !world.lost.contains(&insert.event) {
-                return Some(format!("event {} is nowhere: {insert:?}", insert.event));
-            }
-        }
-        let is_left = |row: &&Row| !row.is_marked && !files.letters.hides(row.name);
-        if let Some(row) = files.rows.values().find(is_left)
-            && world.config.after_publish != AfterPublish::Keep
-        {
-            return Some(format!("{row:?} is not marked"));
-        }
-        if files.letters.all().any(Letter::is_requested) {
-            return Some("a request about a dead letter is pending".to_owned());
-        }
-        let all = || self.processes.iter().flatten();
-        if all().any(|process| process.producer.may_append()) {
-            return Some("a record is in flight".to_owned());
-        }
-        let is_gone = |pid: &i32| !world.server.sessions.contains_key(pid);
-        if all().any(|process| process.pid.as_ref().is_some_and(is_gone)) {
-            return Some("a session has ended, and its process does not know".to_owned());
-        }
-        let mut processes = self.processes.iter().flatten();
-        let works = processes.any(|it| match it.state {
-            State::Streaming(_) | State::Polling(_) => it.engine.is_drained(),
-            _ => false,
-        });
-        (!works).then(|| {
-            let processes = self.processes.iter().flatten();
-            let states = processes.map(|it| format!("{:?} {:?}", it.state, it.engine.stats()));
-            states.collect::<Vec<_>>().join("\n")
-        })
-    }
-
-    /// The first deliveries of each key are in commit order.
-    fn check_order(&self) {
-        if !self.world.is_ordered {
-            return;
-        }
-        let log = &self.world.server.files.log;
-        let inserts = log.iter().flat_map(|it| it.changes.iter().flatten());
-        let position: std::collections::HashMap<usize, usize> = inserts
-            .enumerate()
-            .map(|(position, insert)| (insert.event, position))
-            .collect();
-        for log in &self.world.broker.logs {
-            let mut seen = std::collections::BTreeSet::new();
-            let first = log.iter().filter(|event| seen.insert(**event));
-            let mut last = [None; 3];
-            for event in first {
-                let at = position.get(event);
-                let key = usize::from(self.world.events[*event].key);
-                assert!(at >= last[key], "event {event} overtook another of its key");
-                last[key] = at;
-            }
         }
     }
 }

@@ -343,6 +343,7 @@ impl Process {
         if !world.marks() {
             world.excuse_committed();
         }
+        world.check_settled(0..confirmed);
         world.server.copy_slot(confirmed);
         self.resume.healed(creation.handled);
         Ok(State::SlotRead(Lsn::new(confirmed)))

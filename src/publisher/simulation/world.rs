@@ -4,6 +4,7 @@
 //! Nothing happens by itself: everything is a step that the schedule may take.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use crate::engine::seeds::Seen;
 use crate::lsn::Lsn;
 use crate::outbox::OwnedRecord;
 use crate::publisher::simulation::broker::{Broker, TOPICS};
-use crate::publisher::simulation::server::{Files, Insert, Server};
+use crate::publisher::simulation::server::{Files, Insert, Row, Server};
 
 /// A message of the stream.
 #[derive(Debug, Clone)]
@@ -66,6 +67,8 @@ pub(super) struct World {
     pub(super) excuses: u32,
     /// Whether first deliveries are in commit order.
     pub(super) is_ordered: bool,
+    /// Marks were removed: by a person, or with files that lack them.
+    pub(super) unmarks: bool,
     /// Commits wait for a synchronous standby now and then.
     pub(super) hides_rows: bool,
     pub(super) seen: Seen,
@@ -91,6 +94,7 @@ impl World {
             table_only: BTreeSet::new(),
             excuses: 0,
             is_ordered: true,
+            unmarks: false,
             hides_rows: false,
             seen: Seen::new(),
             trace,
@@ -279,15 +283,48 @@ impl World {
             return false;
         };
         session.heard_at = now;
+        let mut confirms = None;
         if let (Some(slot), Some(walsender)) = (&mut files.slot, &session.walsender) {
             let known = walsender.sent.max(walsender.start);
             assert!(flush <= known, "the server never sent {flush}");
-            slot.confirmed = slot.confirmed.max(flush);
+            let before = slot.confirmed;
+            slot.confirmed = before.max(flush);
+            confirms = Some(before..slot.confirmed);
+        }
+        if let Some(positions) = confirms {
+            self.check_settled(positions);
         }
         if asks {
             self.keepalive(pid, false);
         }
         true
+    }
+
+    /// The slot will deliver no transaction in this range of positions any more: its events are in
+    /// Kafka or filed, and its rows are marked.
+    pub(super) fn check_settled(&self, positions: Range<u64>) {
+        let files = &self.server.files;
+        let log = files.log.iter();
+        let behind = log.filter(|it| it.is_published && positions.contains(&it.commit));
+        for Insert { event, row, .. } in behind.flat_map(|it| it.changes.iter().flatten()) {
+            if self.lost.contains(event) {
+                continue;
+            }
+            let is_there = self.broker.has(*event) || files.letters.has(*event);
+            assert!(is_there, "event {event} is confirmed and nowhere");
+            let found = files.rows.get(&row.id).filter(|it| it.name == *row);
+            let is_marked = |row: &Row| row.is_marked || files.letters.hides(row.name);
+            let is_settled = !self.marks() || self.unmarks || found.is_none_or(is_marked);
+            assert!(
+                is_settled,
+                "event {event} is confirmed and its row not marked: {found:?} {:?}",
+                files
+                    .letters
+                    .all()
+                    .filter(|it| it.event == Some(*event))
+                    .collect::<Vec<_>>()
+            );
+        }
     }
 
     pub(super) fn record(&self, event: usize, place: Option<(Lsn, u32)>) -> OwnedRecord {
