@@ -106,9 +106,15 @@ impl Feedback {
         self.update_wanted = true;
     }
 
-    /// The update that is due, if any; the caller sends it now.
-    pub(crate) fn status_due(&mut self, now: Duration, flushed: Lsn) -> Option<StatusDue> {
-        let rested = now >= self.sent_at + UPDATE_INTERVAL_MIN || self.updates == 0;
+    /// The update that is due, if any; the caller sends it now. The `last` one of a session does
+    /// not rest.
+    pub(crate) fn status_due(
+        &mut self,
+        now: Duration,
+        flushed: Lsn,
+        last: bool,
+    ) -> Option<StatusDue> {
+        let rested = last || now >= self.sent_at + UPDATE_INTERVAL_MIN || self.updates == 0;
         let wanted = rested && (self.update_wanted || flushed > self.sent_flush);
         let overdue = now >= self.sent_at + self.interval;
         if !wanted && !overdue {
@@ -166,7 +172,11 @@ mod tests {
 
     fn feedback() -> Feedback {
         let mut feedback = Feedback::new(Duration::ZERO, MS * 10_000, MS * 25_000);
-        assert!(feedback.status_due(Duration::ZERO, Lsn::new(1)).is_some());
+        assert!(
+            feedback
+                .status_due(Duration::ZERO, Lsn::new(1), false)
+                .is_some()
+        );
         feedback
     }
 
@@ -177,7 +187,7 @@ mod tests {
         for tick in 1..=10_000u32 {
             let now = MS * tick / 10;
             feedback.keepalive(now, Lsn::new(9), true);
-            reports += u32::from(feedback.status_due(now, Lsn::new(1)).is_some());
+            reports += u32::from(feedback.status_due(now, Lsn::new(1), false).is_some());
         }
         assert_eq!(reports, 10);
     }
@@ -185,17 +195,17 @@ mod tests {
     #[test]
     fn reports_go_out_when_the_position_moves_and_each_interval_with_a_reply_requested() {
         let mut feedback = feedback();
-        assert_eq!(feedback.status_due(MS * 500, Lsn::new(1)), None);
+        assert_eq!(feedback.status_due(MS * 500, Lsn::new(1), false), None);
         assert_eq!(
-            feedback.status_due(MS * 500, Lsn::new(2)),
+            feedback.status_due(MS * 500, Lsn::new(2), false),
             Some(StatusDue { ask_reply: false })
         );
-        assert_eq!(feedback.status_due(MS * 599, Lsn::new(3)), None);
+        assert_eq!(feedback.status_due(MS * 599, Lsn::new(3), false), None);
         assert_eq!(feedback.deadline(Lsn::new(3)), MS * 600);
-        assert!(feedback.status_due(MS * 600, Lsn::new(3)).is_some());
+        assert!(feedback.status_due(MS * 600, Lsn::new(3), false).is_some());
         assert_eq!(feedback.deadline(Lsn::new(3)), MS * 10_600);
         assert_eq!(
-            feedback.status_due(MS * 10_600, Lsn::new(3)),
+            feedback.status_due(MS * 10_600, Lsn::new(3), false),
             Some(StatusDue { ask_reply: true })
         );
     }
@@ -220,14 +230,14 @@ mod tests {
         for tick in 0..4u32 {
             let now = MS * 100 * (tick + 1);
             stopping = feedback.keepalive(now, Lsn::new(9), true);
-            feedback.status_due(now, Lsn::new(1));
+            feedback.status_due(now, Lsn::new(1), false);
         }
         assert!(stopping);
         let mut moving = self::feedback();
         for tick in 0..100u32 {
             let now = MS * 100 * (tick + 1);
             assert!(!moving.keepalive(now, Lsn::new(9 + u64::from(tick)), true));
-            moving.status_due(now, Lsn::new(1));
+            moving.status_due(now, Lsn::new(1), false);
         }
     }
 }

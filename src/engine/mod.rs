@@ -64,15 +64,12 @@ use crate::engine::dispatch::Dispatch;
 use crate::engine::failover_gate::FailoverGate;
 use crate::engine::feedback::Feedback;
 use crate::engine::fencing::Fencing;
-use crate::engine::output::{
-    End, EngineStats, Intake, Limits, Output, SessionOutput, SinkOutput, WRITE_BACK_MAX,
-};
+use crate::engine::output::{End, EngineStats, Intake, Limits, Output, SinkOutput, WRITE_BACK_MAX};
 use crate::engine::receive_timeout::ReceiveTimeout;
 use crate::engine::tracker::{Tracker, TransactionName};
 use crate::engine::violation::Violation;
 use crate::engine::write_back_queue::WriteBackQueue;
 use crate::lsn::Lsn;
-use crate::outbox::Rejection;
 
 #[derive(Debug)]
 enum Mode {
@@ -258,54 +255,12 @@ impl Engine {
             self.push(SinkOutput::QueryTopics(names));
         }
         self.watch_producer(now);
-        self.end_halted();
+        let end = self.halt_end();
         self.start_work(now, stopping || !reading || self.session.is_none());
-        let flush = self.flushed();
-        let write = self.tracker.unproven().unwrap_or(self.tracker.received());
-        let is_proven = self.is_proven();
-        debug_assert!(
-            !is_proven || flush >= self.reported,
-            "the flush position never goes back"
-        );
-        debug_assert!(
-            flush <= write,
-            "no position is confirmed before it is received"
-        );
-        let Some(session) = &mut self.session else {
-            return;
-        };
-        session.set_reading(now, reading);
-        if let Some(due) = session.status_due(now, flush) {
-            if is_proven {
-                self.reported = flush;
-            }
-            let ask_reply = due.ask_reply || (stopping && finished);
-            let status = SessionOutput::Status {
-                write,
-                flush,
-                ask_reply,
-            };
-            self.outputs.push_back(status.into());
+        self.report(now, reading, stopping && finished, end.is_some());
+        if let Some(end) = end {
+            self.push(end);
         }
-        if session.check_receive_timeout(now) {
-            self.outputs
-                .push_back(SessionOutput::InspectWalsender.into());
-        }
-    }
-
-    /// Outputs [`End::Halted`] once, when the event that stops the publisher is the only one not
-    /// settled.
-    fn end_halted(&mut self) {
-        let Some(rejection) = self.dispatch.halt_reason().filter(|_| !self.halted) else {
-            return;
-        };
-        let is_busy = self.dispatch.in_flight_count() > 0 || self.worker == WorkerState::Writing;
-        if is_busy || self.write_back_queue.len() > 0 || !self.dispatch.dead_letters.is_idle() {
-            return;
-        }
-        let end = End::Halted(Rejection::clone(rejection));
-        self.halted = true;
-        self.push(end);
     }
 
     /// Whether an event stops the publisher.

@@ -9,6 +9,7 @@ use crate::engine::feedback::Feedback;
 use crate::engine::output::{End, Output, SessionOutput, SinkOutput, Walsender};
 use crate::engine::{Engine, WorkerState};
 use crate::lsn::Lsn;
+use crate::outbox::Rejection;
 
 impl Engine {
     /// A session streams from now on.
@@ -72,6 +73,54 @@ impl Engine {
         self.receive_timeout.session_ended(self.tracker.received());
         self.tracker.interrupt();
         self.clear_session();
+    }
+
+    /// Outputs what is due for the session. At its `last` turn all that is settled is confirmed, so
+    /// that the next start repeats none of it.
+    pub(super) fn report(&mut self, now: Duration, reading: bool, asks: bool, last: bool) {
+        let flush = self.flushed();
+        let write = self.tracker.unproven().unwrap_or(self.tracker.received());
+        let is_proven = self.is_proven();
+        debug_assert!(
+            !is_proven || flush >= self.reported,
+            "the flush position never goes back"
+        );
+        debug_assert!(
+            flush <= write,
+            "no position is confirmed before it is received"
+        );
+        let Some(session) = &mut self.session else {
+            return;
+        };
+        session.set_reading(now, reading);
+        if let Some(due) = session.status_due(now, flush, last) {
+            if is_proven {
+                self.reported = flush;
+            }
+            let ask_reply = due.ask_reply || asks;
+            let status = SessionOutput::Status {
+                write,
+                flush,
+                ask_reply,
+            };
+            self.outputs.push_back(status.into());
+        }
+        if session.check_receive_timeout(now) {
+            self.outputs
+                .push_back(SessionOutput::InspectWalsender.into());
+        }
+    }
+
+    /// [`End::Halted`], once, when the event that stops the publisher is the only one not settled.
+    pub(super) fn halt_end(&mut self) -> Option<End> {
+        let rejection = self.dispatch.halt_reason().filter(|_| !self.halted)?;
+        let is_busy = self.dispatch.in_flight_count() > 0 || self.worker == WorkerState::Writing;
+        if is_busy || self.write_back_queue.len() > 0 || !self.dispatch.dead_letters.is_idle() {
+            return None;
+        }
+        let end = End::Halted(Rejection::clone(rejection));
+        self.halted = true;
+        Some(end)
     }
 
     /// Drops the outputs about a session. Those for the database and Kafka stay due, as do the ends

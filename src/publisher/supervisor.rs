@@ -379,7 +379,7 @@ impl Supervisor {
             self.backoff.reset();
         }
         let ends_copy = match &end {
-            Ok(end) => matches!(end, End::ServerStopping | End::Stopped),
+            Ok(end) => matches!(end, End::ServerStopping | End::Stopped | End::Halted(_)),
             // The slot can be moved only while no session reads it.
             Err(error) => error.code() == Code::Config,
         };

@@ -1658,7 +1658,14 @@ fn a_table_that_refuses_one_mark_after_another_stops_the_publisher_at_the_limit(
                 Output::Session(SessionOutput::End(end)) => Some(end),
                 _ => None,
             };
-            if let Some(end) = outputs(&mut engine).into_iter().find_map(ends) {
+            let mut outputs = outputs(&mut engine);
+            if let Some(end) = outputs.pop().and_then(ends) {
+                // The position of all that is settled comes first.
+                let Some(Output::Session(SessionOutput::Status { flush, .. })) = outputs.pop()
+                else {
+                    panic!("no status update before {end:?}");
+                };
+                assert_eq!(flush, Lsn::new(100 + refused * 20));
                 break end;
             }
         };
