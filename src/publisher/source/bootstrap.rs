@@ -227,10 +227,12 @@ impl Bootstrap<'_> {
             }
         };
         self.scan.lock_holder.return_client(client);
-        self.scan.settle().await?;
-        handled_rows.until = postgres::log_position(self.scan.session).await?;
+        // The next command of the client ends the export, a keepalive too: nothing is waited for
+        // before the import.
         let session = self.import(&created.snapshot).await?;
         self.client()?.query(snapshot::END_EXPORT).await?;
+        self.scan.settle().await?;
+        handled_rows.until = postgres::log_position(self.scan.session).await?;
         Ok((handled_rows, session))
     }
 
