@@ -41,6 +41,7 @@ impl World {
                         let row = self.server.files.rows.get(&dead_letter.row?.id)?;
                         Some(row.event)
                     });
+                    self.filed.extend(event);
                     self.server.files.letters.file(dead_letter, event);
                 }
             }

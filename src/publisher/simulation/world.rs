@@ -59,6 +59,9 @@ pub(super) struct World {
     pub(super) holder: Option<u64>,
     /// Events that need not arrive.
     pub(super) lost: BTreeSet<usize>,
+    /// Events that were ever filed. An older copy of the files may lack their dead letters; the
+    /// audit then publishes their rows.
+    pub(super) filed: BTreeSet<usize>,
     /// Events whose rows are gone, so that only the slot can deliver them.
     slot_only: BTreeSet<usize>,
     /// Events that the slot may have missed, so that only their rows bring them.
@@ -90,6 +93,7 @@ impl World {
             wires: BTreeMap::new(),
             holder: None,
             lost: BTreeSet::new(),
+            filed: BTreeSet::new(),
             slot_only: BTreeSet::new(),
             table_only: BTreeSet::new(),
             excuses: 0,
@@ -311,7 +315,11 @@ impl World {
                 continue;
             }
             let is_there = self.broker.has(*event) || files.letters.has(*event);
-            assert!(is_there, "event {event} is confirmed and nowhere");
+            let is_left = self.unmarks && self.filed.contains(event);
+            assert!(
+                is_there || is_left,
+                "event {event} is confirmed and nowhere"
+            );
             let found = files.rows.get(&row.id).filter(|it| it.name == *row);
             let is_marked = |row: &Row| row.is_marked || files.letters.hides(row.name);
             let is_settled = !self.marks() || self.unmarks || found.is_none_or(is_marked);
