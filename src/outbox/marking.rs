@@ -14,10 +14,7 @@
 use crate::config::AfterPublish;
 use crate::outbox::row_name;
 use crate::postgres::TableShape;
-use crate::postgres::table_shape::is_table;
-
-const TIMESTAMP: &str = "timestamp without time zone";
-const TIMESTAMPTZ: &str = "timestamp with time zone";
+use crate::postgres::table_shape::{TIMESTAMP, is_table};
 
 /// See the module's head. Statements call the table `t`.
 #[derive(Debug, Clone)]
@@ -163,9 +160,8 @@ fn time(shape: &TableShape) -> String {
         (None, true) => "LOCALTIMESTAMP".to_owned(),
         (None, false) => "CURRENT_TIMESTAMP".to_owned(),
     };
-    let is_comparable = |name: &str| [TIMESTAMP, TIMESTAMPTZ, "date"].contains(&name);
     match (created, published) {
-        (Some(created), Some(published)) if is_comparable(&created.base_type) => {
+        (Some(created), Some(published)) if created.is_time() => {
             // Comparisons between these types take every value; a cast does not.
             let created = "t.created_at";
             format!(
@@ -198,6 +194,7 @@ impl Marking {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::postgres::table_shape::TIMESTAMPTZ;
 
     fn marking(after_publish: AfterPublish, columns: &[(&str, &str)]) -> Marking {
         Marking::of_columns(after_publish, columns)

@@ -15,15 +15,12 @@ use tokio_postgres::Row;
 use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, to_sql_checked};
 
 use crate::postgres::TableShape;
+use crate::postgres::table_shape::{TIMESTAMP, TIMESTAMPTZ};
 
 /// The time in `created_at`, as Postgres stores a `timestamp`: microseconds since 2000. A
 /// `timestamp with time zone` is in UTC. The infinities are the ends of the range.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CreatedAt(i64);
-
-/// The types whose values have microseconds.
-const TIMESTAMP: &str = "timestamp without time zone";
-const TIMESTAMPTZ: &str = "timestamp with time zone";
 
 const SECOND: i64 = 1_000_000;
 const DAY: i64 = 86_400 * SECOND;
@@ -147,7 +144,7 @@ impl RowName {
 /// may read it.
 pub(super) fn has_created(shape: &TableShape) -> bool {
     let column = shape.column("created_at");
-    column.is_some_and(|it| it.can_select && [TIMESTAMP, TIMESTAMPTZ].contains(&&*it.base_type))
+    column.is_some_and(|it| it.can_select && it.is_timestamp())
 }
 
 /// The type of [`CreatedAt`] in statements about this table.
@@ -167,11 +164,16 @@ pub(super) fn created(shape: &TableShape, alias: &str) -> String {
     }
 }
 
-/// The name of a row that begins with its id and [`created`].
-pub(super) fn of_row(row: &Row) -> Result<RowName, tokio_postgres::Error> {
+/// The columns that name the row `alias`, for a select.
+pub(super) fn columns(shape: &TableShape, alias: &str) -> String {
+    format!("{alias}.id::bigint, {}", created(shape, alias))
+}
+
+/// The name of a row whose [`columns`] begin at this place.
+pub(super) fn of_row(row: &Row, at: usize) -> Result<RowName, tokio_postgres::Error> {
     Ok(RowName {
-        id: row.try_get(0)?,
-        created: row.try_get(1)?,
+        id: row.try_get(at)?,
+        created: row.try_get(at + 1)?,
     })
 }
 

@@ -10,6 +10,10 @@ use crate::postgres::session::Session;
 use crate::postgres::sql_error::sql_error;
 use crate::postgres::sqlstate::ServerError;
 
+/// The types that SQL writes like this.
+pub(crate) const TIMESTAMP: &str = "timestamp without time zone";
+pub(crate) const TIMESTAMPTZ: &str = "timestamp with time zone";
+
 /// One column.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Column {
@@ -117,9 +121,19 @@ impl Column {
     /// prints as the time does; one over a `bytea` counts as text there.
     pub(crate) fn printed_type(&self) -> &str {
         match self.base_type.as_str() {
-            time @ "timestamp with time zone" => time,
+            TIMESTAMPTZ => TIMESTAMPTZ,
             _ => &self.type_name,
         }
+    }
+
+    /// Whether its values are moments, which can be compared.
+    pub(crate) fn is_time(&self) -> bool {
+        self.is_timestamp() || self.base_type == "date"
+    }
+
+    /// Whether its values are times with microseconds.
+    pub(crate) fn is_timestamp(&self) -> bool {
+        [TIMESTAMP, TIMESTAMPTZ].contains(&self.base_type.as_str())
     }
 
     fn is_json(&self) -> bool {

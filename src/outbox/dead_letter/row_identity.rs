@@ -53,7 +53,7 @@ pub(crate) fn is_about(shape: &TableShape, row: &str) -> String {
         return format!("({weak})");
     };
     let same_time = format!("d.event_created_at = {created}");
-    if !column.base_type.starts_with("timestamp") {
+    if !column.is_timestamp() {
         return format!("(coalesce({same_time}, true) AND {weak})");
     }
     format!(

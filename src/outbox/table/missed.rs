@@ -34,9 +34,9 @@ impl MissedRows {
         MissedRows {
             what: format!("auditing {table}"),
             list: format!(
-                "SELECT o.id::bigint, {created} FROM {name} AS o WHERE {unpublished} \
+                "SELECT {row_name} FROM {name} AS o WHERE {unpublished} \
                   ORDER BY o.id LIMIT $1::bigint",
-                created = row_name::created(rows.shape(), "o"),
+                row_name = row_name::columns(rows.shape(), "o"),
             ),
             left: format!(
                 "SELECT {found} FROM {name} AS o \
@@ -63,7 +63,8 @@ impl MissedRows {
     ) -> Result<(Vec<RowName>, Lsn)> {
         let limit = limit as i64;
         let rows = session.rows(&self.what, &self.list, &[&limit]).await?;
-        let names: Result<Vec<RowName>, _> = rows.iter().map(row_name::of_row).collect();
+        let names: Result<Vec<RowName>, _> =
+            rows.iter().map(|row| row_name::of_row(row, 0)).collect();
         let names = names.map_err(|error| sql_error(&self.what, error))?;
         if names.is_empty() {
             return Ok((names, Lsn::INVALID));

@@ -72,8 +72,6 @@ impl UnpublishedRows {
         let columns = columns.map(|column| (column.name.as_str(), column.printed_type()));
         let payload_bytes_max = config.record_bytes_max();
         let columns = Columns::of_table(&config.table, columns, &config.key, payload_bytes_max)?;
-        let created_at = shape.column("created_at");
-        let created_at = created_at.map(|column| column.base_type.as_str());
         let name = config.table.quoted();
         let marking = Marking::new(config.after_publish, shape);
         let dead_letters = config.table.dead_letter().quoted();
@@ -107,15 +105,15 @@ impl UnpublishedRows {
              {unpublished_first} LIMIT 1"
         );
         let published = format!(
-            "SELECT o.id::bigint, {created} FROM {name} AS o \
+            "SELECT {row_name} FROM {name} AS o \
               WHERE o.id = ANY ($1::bigint[]) AND o.published_at IS NOT NULL",
-            created = row_name::created(shape, "o"),
+            row_name = row_name::columns(shape, "o"),
         );
         let ever_marked = match marking.has_published_at() {
             true => format!("EXISTS (SELECT FROM {name} WHERE published_at IS NOT NULL)"),
             false => "false".to_owned(),
         };
-        let oldest = oldest(created_at);
+        let oldest = oldest(shape);
         let survey = format!(
             "WITH unpublished AS (SELECT {oldest} AS at FROM {name} AS o \
                                   WHERE {unpublished} ORDER BY o.id LIMIT $1::bigint) \
@@ -260,7 +258,7 @@ impl UnpublishedRows {
         };
         let what = format!("reading published rows of {}", self.table);
         let rows = session.rows(&what, published, &[&ids]).await?;
-        let names: Result<RowSet, _> = rows.iter().map(row_name::of_row).collect();
+        let names: Result<RowSet, _> = rows.iter().map(|row| row_name::of_row(row, 0)).collect();
         names.map_err(|error| sql_error(what, error))
     }
 
@@ -281,9 +279,9 @@ impl UnpublishedRows {
 }
 
 /// The creation time of a row `o`, for a person: none if the column has another type than a time.
-fn oldest(created_at: Option<&str>) -> &'static str {
-    match created_at {
-        Some(type_name) if row::is_time(type_name) => "o.created_at",
+fn oldest(shape: &TableShape) -> &'static str {
+    match shape.column("created_at") {
+        Some(created_at) if created_at.is_time() => "o.created_at",
         _ => "NULL::text",
     }
 }

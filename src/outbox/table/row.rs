@@ -19,12 +19,9 @@ impl TableRow {
     pub(in crate::outbox) fn new(row: Row) -> Result<Self, Error> {
         let fields = row.len().saturating_sub(4);
         Ok(TableRow {
-            name: RowName {
-                id: row.try_get(fields)?,
-                created: row.try_get(fields + 3)?,
-            },
-            xid: row.try_get::<_, i64>(fields + 1)? as u32,
-            created_micros: row.try_get::<_, Option<i64>>(fields + 2)?.unwrap_or(0),
+            name: row_name::of_row(&row, fields)?,
+            xid: row.try_get::<_, i64>(fields + 2)? as u32,
+            created_micros: row.try_get::<_, Option<i64>>(fields + 3)?.unwrap_or(0),
             row,
         })
     }
@@ -35,15 +32,15 @@ impl TableRow {
     /// reads as none. The session has the time zone of the writers, so a timestamp without zone
     /// means the same moment to both.
     pub(super) fn columns(shape: &TableShape) -> String {
-        let micros = match shape.column("created_at").map(|it| it.base_type.as_str()) {
-            Some(type_name) if is_time(type_name) => {
+        let micros = match shape.column("created_at") {
+            Some(created_at) if created_at.is_time() => {
                 "CASE WHEN o.created_at >= '1970-01-01' AND o.created_at < '9999-01-01' \
                  THEN (extract(epoch FROM o.created_at::timestamptz) * 1000000)::bigint END"
             }
             _ => "NULL::bigint",
         };
-        let created = row_name::created(shape, "o");
-        format!("o.id::bigint, o.xmin::text::bigint, {micros}, {created}")
+        let name = row_name::columns(shape, "o");
+        format!("{name}, o.xmin::text::bigint, {micros}")
     }
 
     /// The transaction that inserted the row, or changed it last.
@@ -62,16 +59,6 @@ impl TableRow {
     }
 }
 
-/// Whether values of this type are moments, which can be compared.
-pub(super) fn is_time(type_name: &str) -> bool {
-    let times = [
-        "timestamp without time zone",
-        "timestamp with time zone",
-        "date",
-    ];
-    times.contains(&type_name)
-}
-
 /// A row that was found and is not read yet.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct FoundRow {
@@ -83,21 +70,18 @@ pub(super) struct FoundRow {
 impl FoundRow {
     /// The columns of the outbox `o` that a statement selects for [`of`](FoundRow::of).
     pub(super) fn columns(shape: &TableShape) -> String {
-        let created = row_name::created(shape, "o");
+        let name = row_name::columns(shape, "o");
         format!(
-            "o.id::bigint, o.xmin::text::bigint, \
-             coalesce(pg_catalog.pg_column_size(o.event_payload), 0)::bigint, {created}"
+            "{name}, o.xmin::text::bigint, \
+             coalesce(pg_catalog.pg_column_size(o.event_payload), 0)::bigint"
         )
     }
 
     pub(super) fn of(row: &Row) -> Result<Self, Error> {
         Ok(FoundRow {
-            name: RowName {
-                id: row.try_get(0)?,
-                created: row.try_get(3)?,
-            },
-            xid: row.try_get::<_, i64>(1)? as u32,
-            stored_bytes: row.try_get(2)?,
+            name: row_name::of_row(row, 0)?,
+            xid: row.try_get::<_, i64>(2)? as u32,
+            stored_bytes: row.try_get(3)?,
         })
     }
 }

@@ -7,8 +7,7 @@ use crate::outbox::marking::Marking;
 use crate::outbox::write_back::MarkStatements;
 use crate::outbox::{DeadLetters, MissedRows, UnpublishedRows};
 use crate::postgres::TableShape;
-
-const TIMESTAMP: &str = "timestamp without time zone";
+use crate::postgres::table_shape::TIMESTAMP;
 
 /// Words before a parenthesis that are syntax and no names of functions. `unnest` of several
 /// arrays is syntax too.
