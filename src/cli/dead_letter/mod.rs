@@ -166,16 +166,20 @@ impl Which {
     }
 }
 
-/// Reads one more than the limit, which shows that there are more.
+/// The entries up to the limit, and whether there are more: one more is read.
 async fn read(
     session: &Session,
     config: &Config,
     filter: Filter,
     limit: u32,
     payloads: bool,
-) -> anyhow::Result<Vec<DeadLetterEntry>> {
-    let limit = i64::from(limit) + 1;
-    Ok(dead_letters::list(session, &config.table, &filter, limit, payloads).await?)
+) -> anyhow::Result<(Vec<DeadLetterEntry>, bool)> {
+    let most = i64::from(limit) + 1;
+    let list = dead_letters::list(session, &config.table, &filter, most, payloads);
+    let mut entries = list.await?;
+    let more = entries.len() > limit as usize;
+    entries.truncate(limit as usize);
+    Ok((entries, more))
 }
 
 async fn list(
@@ -191,9 +195,7 @@ async fn list(
         open: !closed && !is_named,
         ..which.filter()
     };
-    let mut entries = read(session, config, filter, limit, false).await?;
-    let more = entries.len() > limit as usize;
-    entries.truncate(limit as usize);
+    let (entries, more) = read(session, config, filter, limit, false).await?;
     if json {
         return print_json(&entries);
     }
@@ -210,12 +212,10 @@ async fn show(
     payload: bool,
 ) -> anyhow::Result<()> {
     let ids = which.ids.len();
-    let mut entries = read(session, config, which.filter(), limit, payload).await?;
+    let (entries, more) = read(session, config, which.filter(), limit, payload).await?;
     if entries.is_empty() && ids > 0 {
         bail!("no such dead letter: `outboxd dead-letter list --closed` shows them all");
     }
-    let more = entries.len() > limit as usize;
-    entries.truncate(limit as usize);
     if json {
         return print_json(&entries);
     }
