@@ -137,11 +137,9 @@ async fn perform(
             return Ok(Some(PendingRequests { requests, parked }));
         }
     }
-    if !matches!(work, DatabaseWork::CountAttempts(_)) {
-        // The work is done, whatever becomes of a figure: reading requests counts again.
-        let counted = write_back.counts_if_changed().await.unwrap_or(None);
-        show_dead_letters(counted, board);
-    }
+    // The work is done, whatever becomes of a figure: reading requests counts again.
+    let counted = write_back.counts_if_changed().await.unwrap_or(None);
+    show_dead_letters(counted, board);
     Ok(None)
 }
 
