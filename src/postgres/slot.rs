@@ -48,6 +48,26 @@ pub struct Slot {
     pub retained_bytes: i64,
 }
 
+#[cfg(test)]
+impl Slot {
+    /// One that can be read from, at this position.
+    pub(crate) fn at(confirmed: Lsn) -> Self {
+        Slot {
+            name: "outboxd_orders".to_owned(),
+            active_pid: None,
+            confirmed_flush: Some(confirmed),
+            restart: None,
+            wal_status: Some("reserved".to_owned()),
+            safe_wal_size: None,
+            temporary: false,
+            failover: None,
+            invalidation_reason: None,
+            lag_bytes: 0,
+            retained_bytes: 0,
+        }
+    }
+}
+
 impl Slot {
     /// Whether it can no longer be read from.
     pub fn is_lost(&self) -> bool {

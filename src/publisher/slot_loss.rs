@@ -115,19 +115,7 @@ mod tests {
     use crate::config::Settings;
 
     fn slot() -> Slot {
-        Slot {
-            name: "outboxd_orders".to_owned(),
-            active_pid: None,
-            confirmed_flush: Some(Lsn::new(0x20)),
-            restart: None,
-            wal_status: Some("reserved".to_owned()),
-            safe_wal_size: None,
-            temporary: false,
-            failover: None,
-            invalidation_reason: None,
-            lag_bytes: 0,
-            retained_bytes: 0,
-        }
+        Slot::at(Lsn::new(0x20))
     }
 
     fn of(found: Option<&Slot>, streamed: bool, stuck: bool) -> Option<String> {

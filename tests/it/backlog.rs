@@ -16,26 +16,13 @@ use crate::support::writers::{Pattern, Writers};
 const LIMIT: Duration = Duration::from_secs(60);
 const BACKLOG: i64 = 10_000;
 
-async fn fill(fixture: &Fixture<'_>, rows: i64) -> Result<()> {
-    let insert = "INSERT INTO outbox.outbox (event_type, topic, event_payload) \
-                  SELECT 'key' || i % 23, $1, jsonb_build_object('i', i) \
-                  FROM generate_series(1, $2::bigint) i";
-    fixture
-        .database
-        .connect()
-        .await?
-        .execute(insert, &[&fixture.topic, &rows])
-        .await?;
-    Ok(())
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_first_start_publishes_ten_thousand_rows_beside_writers_though_killed_twice_on_the_way()
 -> Result<()> {
     for major in MAJORS {
         let fixture = Fixture::create(postgres::shared(major), kafka::shared()).await?;
         let oracle = Oracle::create(&fixture.database).await?;
-        fill(&fixture, BACKLOG).await?;
+        fixture.database.fill(&fixture.topic, BACKLOG).await?;
         let pattern = Pattern {
             rows: 3,
             rest: Duration::from_millis(10),
@@ -77,7 +64,7 @@ async fn a_first_start_that_nothing_disturbs_publishes_each_row_once() -> Result
     for major in MAJORS {
         let fixture = Fixture::create(postgres::shared(major), kafka::shared()).await?;
         let oracle = Oracle::create(&fixture.database).await?;
-        fill(&fixture, BACKLOG).await?;
+        fixture.database.fill(&fixture.topic, BACKLOG).await?;
         let pattern = Pattern {
             rows: 3,
             rest: Duration::from_millis(10),
@@ -127,7 +114,7 @@ async fn a_first_start_that_nothing_disturbs_publishes_each_row_once() -> Result
 async fn a_table_of_which_no_row_was_ever_marked_is_not_sent_without_being_asked_to() -> Result<()>
 {
     let fixture = Fixture::create(postgres::shared(postgres::turn(15)), kafka::shared()).await?;
-    fill(&fixture, 1_001).await?;
+    fixture.database.fill(&fixture.topic, 1_001).await?;
     let output = command(&fixture.settings, &["run"], LIMIT).await?;
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{stderr}");
@@ -165,7 +152,7 @@ async fn a_prepared_transaction_that_holds_up_the_slot_is_named_and_the_table_go
             insert("undone")
         );
         session.batch_execute(&prepare).await?;
-        fill(&fixture, 20).await?;
+        fixture.database.fill(&fixture.topic, 20).await?;
         let mut outboxd = Outboxd::spawn(&fixture.settings)?;
         let named = |status: &serde_json::Value| {
             let waiting = &status["waiting"];

@@ -75,13 +75,7 @@ fn text(bytes: &[u8]) -> String {
 
 /// Waits until this statement returns this number.
 async fn expect(session: &Session, what: &str, sql: &str, expected: i64) -> Result<()> {
-    wait_until(what, LIMIT, async || {
-        let found = session.value::<i64>(sql).await?;
-        Ok((found == expected)
-            .then_some(())
-            .ok_or_else(|| format!("{found} instead of {expected}")))
-    })
-    .await
+    session.wait_for_value(what, sql, expected, LIMIT).await
 }
 
 const NOT_MARKED: &str =

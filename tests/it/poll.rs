@@ -23,22 +23,6 @@ const PATTERN: Pattern = Pattern {
     rest: Duration::from_millis(5),
 };
 
-fn polling(settings: &Settings) -> Settings {
-    settings
-        .clone()
-        .set("OUTBOX_SOURCE", "poll")
-        .set("OUTBOX_PROCESS_INTERVAL", "100ms")
-}
-
-async fn fill(database: &Database, topic: &str, rows: i64) -> Result<()> {
-    let insert = "INSERT INTO outbox.outbox (event_type, topic, event_payload) \
-                  SELECT 'key' || i % 23, $1, jsonb_build_object('i', i) \
-                  FROM generate_series(1, $2::bigint) i";
-    let session = database.connect().await?;
-    session.execute(insert, &[&topic, &rows]).await?;
-    Ok(())
-}
-
 fn in_order_of_id(consumed: &[ConsumedRecord]) -> bool {
     let mut last: HashMap<i32, i64> = HashMap::new();
     consumed.iter().all(|record| {
@@ -61,7 +45,7 @@ async fn polled_events_are_the_streams_records_in_order_of_id_and_say_where_they
                       SELECT 'k' || i % 5, $1, jsonb_build_object('ö', i, 'f', 1.50), \
                              '{\"traceparent\": \"00-ab-01\"}' \
                       FROM generate_series(1, 300) i";
-        let mut outboxd = Outboxd::spawn(&polling(&fixture.settings))?;
+        let mut outboxd = Outboxd::spawn(&fixture.settings.polling())?;
         outboxd.wait_for_phase("polling", LIMIT).await?;
         session.execute(insert, &[&fixture.topic]).await?;
         fixture.all_marked(LIMIT).await?;
@@ -95,8 +79,11 @@ async fn a_backlog_of_five_thousand_rows_goes_out_without_a_wait_once_it_is_aske
     for major in MAJORS {
         let fixture = Fixture::create(postgres::shared(major), kafka::shared()).await?;
         let oracle = Oracle::create(&fixture.database).await?;
-        fill(&fixture.database, &fixture.topic, 5_000).await?;
-        let settings = polling(&fixture.settings).set("OUTBOX_PROCESS_INTERVAL", "1h");
+        fixture.database.fill(&fixture.topic, 5_000).await?;
+        let settings = fixture
+            .settings
+            .polling()
+            .set("OUTBOX_PROCESS_INTERVAL", "1h");
         let output = command(&settings, &["run"], LIMIT).await?;
         let stderr = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(2), "{stderr}");
@@ -120,7 +107,7 @@ async fn a_poller_that_is_killed_repeats_only_what_was_not_marked() -> Result<()
         let fixture = Fixture::create(postgres::shared(major), kafka::shared()).await?;
         let oracle = Oracle::create(&fixture.database).await?;
         let writers = Writers::start(&fixture.database, &fixture.topic, 4, PATTERN);
-        let mut outboxd = Outboxd::spawn(&polling(&fixture.settings))?;
+        let mut outboxd = Outboxd::spawn(&fixture.settings.polling())?;
         // Until a row is marked, a table of over 1,000 rows would require OUTBOX_BACKLOG.
         let session = fixture.database.connect().await?;
         wait_for("the first mark", LIMIT, async || {
@@ -166,7 +153,7 @@ async fn a_poller_that_is_stopped_or_loses_its_session_under_load_repeats_nothin
         let fixture = Fixture::create(postgres::shared(major), kafka::shared()).await?;
         let oracle = Oracle::create(&fixture.database).await?;
         let writers = Writers::start(&fixture.database, &fixture.topic, 4, PATTERN);
-        let mut outboxd = Outboxd::spawn(&polling(&fixture.settings))?;
+        let mut outboxd = Outboxd::spawn(&fixture.settings.polling())?;
         for _ in 0..2 {
             outboxd
                 .wait_for_status("events to flow", LIMIT, |status| {
@@ -207,11 +194,11 @@ async fn rows_that_are_locked_are_sent_once_and_hold_up_no_others() -> Result<()
         let fixture = Fixture::create(postgres::shared(major), kafka::shared()).await?;
         let oracle = Oracle::create(&fixture.database).await?;
         // More rows than one batch takes.
-        fill(&fixture.database, &fixture.topic, 25).await?;
+        fixture.database.fill(&fixture.topic, 25).await?;
         let locker = fixture.database.connect().await?;
         let lock = "BEGIN; SELECT id FROM outbox.outbox WHERE id <= 15 FOR UPDATE";
         locker.batch_execute(lock).await?;
-        let mut outboxd = Outboxd::spawn(&polling(&fixture.settings))?;
+        let mut outboxd = Outboxd::spawn(&fixture.settings.polling())?;
         for _ in 0..5 {
             fixture
                 .database
@@ -241,10 +228,10 @@ async fn a_second_poller_takes_over_when_the_first_is_stopped_or_frozen() -> Res
     for major in MAJORS {
         let fixture = Fixture::create(postgres::shared(major), kafka::shared()).await?;
         let oracle = Oracle::create(&fixture.database).await?;
-        let mut first = Outboxd::spawn(&polling(&fixture.settings))?;
+        let mut first = Outboxd::spawn(&fixture.settings.polling())?;
         first.wait_for_phase("polling", LIMIT).await?;
         let mut second =
-            Outboxd::spawn(&polling(&Settings::new(&fixture.database, fixture.kafka)?))?;
+            Outboxd::spawn(&Settings::new(&fixture.database, fixture.kafka)?.polling())?;
         second.wait_for_phase("standby", LIMIT).await?;
         fixture.database.insert("a", &fixture.topic, "{}").await?;
         fixture.all_marked(LIMIT).await?;
@@ -277,7 +264,7 @@ async fn a_role_without_replication_on_a_server_without_logical_log_is_enough() 
         let database = Database::create(&server).await?;
         let kafka = kafka::shared();
         let topic = kafka.topic("polled", 1).await?;
-        let owner = polling(&Settings::new(&database, kafka)?);
+        let owner = Settings::new(&database, kafka)?.polling();
         let output = command(&owner, &["init", "--role", "poller"], LIMIT).await?;
         let stdout = String::from_utf8_lossy(&output.stdout);
         assert!(
@@ -345,14 +332,14 @@ async fn a_row_that_the_server_cannot_print_is_named_and_spoils_no_snapshot() ->
             .settings
             .clone()
             .set("OUTBOX_OPERATION_TIMEOUT", "120s");
-        fill(&fixture.database, &fixture.topic, 5).await?;
+        fixture.database.fill(&fixture.topic, 5).await?;
         let insert = "INSERT INTO outbox.outbox (event_type, topic, event_payload) \
                       VALUES ('huge', $1, \
                               ('[' || repeat('1e131071,', 8250) || '1e131071]')::jsonb) \
                       RETURNING id";
         let row = session.query_one(insert, &[&fixture.topic]).await?;
         let id: i64 = row.get(0);
-        fill(&fixture.database, &fixture.topic, 5).await?;
+        fixture.database.fill(&fixture.topic, 5).await?;
         let others_marked = async || {
             wait_until("all others to be marked", LIMIT * 4, async || match fixture
                 .database
@@ -364,7 +351,7 @@ async fn a_row_that_the_server_cannot_print_is_named_and_spoils_no_snapshot() ->
             })
             .await
         };
-        let mut outboxd = Outboxd::spawn(&polling(&settings))?;
+        let mut outboxd = Outboxd::spawn(&settings.polling())?;
         others_marked().await?;
         let dead_letter = "SELECT outbox_id || ' ' || error_code || ' ' || state || ' ' || error \
                            FROM outbox.dead_letter";
@@ -386,7 +373,7 @@ async fn a_row_that_the_server_cannot_print_is_named_and_spoils_no_snapshot() ->
         session
             .batch_execute("DELETE FROM outbox.dead_letter")
             .await?;
-        fill(&fixture.database, &fixture.topic, 5).await?;
+        fixture.database.fill(&fixture.topic, 5).await?;
         let backlog = settings.clone().set("OUTBOX_BACKLOG", "publish");
         let mut outboxd = Outboxd::spawn(&backlog)?;
         outboxd.wait_for_phase("streaming", LIMIT * 4).await?;
@@ -420,7 +407,7 @@ async fn a_row_that_takes_too_long_to_print_is_filed_and_the_others_go_on() -> R
         .query_one(insert, &[&fixture.topic])
         .await?
         .try_get(0)?;
-    let mut outboxd = Outboxd::spawn(&polling(&settings))?;
+    let mut outboxd = Outboxd::spawn(&settings.polling())?;
     let dead_letter = "SELECT outbox_id || ' ' || error_code || ' ' || state || ' ' || \
                                   jsonb_array_length(history) FROM outbox.dead_letter";
     let expect_dead_letter = async |expected: String| {
@@ -439,7 +426,7 @@ async fn a_row_that_takes_too_long_to_print_is_filed_and_the_others_go_on() -> R
     // A retry of this row holds up no others either.
     let retry = command(&fixture.settings, &["dead-letter", "retry", "--all"], LIMIT).await?;
     assert!(retry.status.success(), "{retry:?}");
-    fill(&fixture.database, &fixture.topic, 5).await?;
+    fixture.database.fill(&fixture.topic, 5).await?;
     wait_until("all others to be marked", LIMIT, async || {
         Ok(match fixture.database.unpublished().await? {
             1 => Ok(()),
@@ -467,8 +454,8 @@ async fn poison_fills_no_batch_and_is_retried_like_any_other() -> Result<()> {
                       SELECT 'k', 'no such topic', jsonb_build_object('i', i) \
                       FROM generate_series(1, 25) i";
         session.batch_execute(poison).await?;
-        fill(&fixture.database, &fixture.topic, 25).await?;
-        let mut outboxd = Outboxd::spawn(&polling(&fixture.settings))?;
+        fixture.database.fill(&fixture.topic, 25).await?;
+        let mut outboxd = Outboxd::spawn(&fixture.settings.polling())?;
         wait_until("the good rows to be marked", LIMIT, async || {
             Ok(match fixture.database.unpublished().await? {
                 25 => Ok(()),
@@ -485,7 +472,7 @@ async fn poison_fills_no_batch_and_is_retried_like_any_other() -> Result<()> {
         // Rows with an open dead letter are not read, not even after a restart.
         assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
         outboxd.respawn()?;
-        fill(&fixture.database, &fixture.topic, 5).await?;
+        fixture.database.fill(&fixture.topic, 5).await?;
         wait_until("the new rows to be marked", LIMIT, async || {
             Ok(match fixture.database.unpublished().await? {
                 25 => Ok(()),

@@ -16,13 +16,6 @@ use crate::support::wait::wait_until;
 
 const LIMIT: Duration = Duration::from_secs(60);
 
-fn polling(settings: &Settings) -> Settings {
-    settings
-        .clone()
-        .set("OUTBOX_SOURCE", "poll")
-        .set("OUTBOX_PROCESS_INTERVAL", "100ms")
-}
-
 /// Inserts `rows` events of this kind, with the numbers 1 to `rows` as payloads.
 async fn insert(session: &Session, topic: &str, kind: &str, rows: i64) -> Result<()> {
     let sql = "INSERT INTO outbox.outbox (event_type, topic, event_payload) \
@@ -90,7 +83,7 @@ async fn every_value_of_the_type_is_an_id_for_backlog_stream_and_poll() -> Resul
             Fixture::create(postgres::shared(postgres::turn(15)), kafka::shared()).await?;
         let session = fixture.database.connect().await?;
         let settings = match what {
-            "poll" => polling(&fixture.settings).set("OUTBOX_BATCH_SIZE", "2"),
+            "poll" => fixture.settings.polling().set("OUTBOX_BATCH_SIZE", "2"),
             _ => fixture.settings.clone().set("OUTBOX_AUDIT_INTERVAL", "1s"),
         };
         if !streams_first {
@@ -212,7 +205,7 @@ async fn a_poller_marks_no_row_of_a_restored_server_that_it_has_not_sent() -> Re
     let fixture = Fixture::create(&server, kafka::shared()).await?;
     let prepare = fixture.database.connect().await?;
     prepare.batch_execute(HOLD_MARKS).await?;
-    let mut outboxd = Outboxd::spawn(&polling(&fixture.settings))?;
+    let mut outboxd = Outboxd::spawn(&fixture.settings.polling())?;
     outboxd.wait_for_phase("polling", LIMIT).await?;
     server.stop(Stop::Fast)?;
     server.keep_copy()?;
@@ -248,7 +241,7 @@ async fn a_poller_takes_no_new_row_for_one_that_it_has_sent_and_that_is_gone() -
     let topic = kafka.topic("events", 2).await?;
     let settings = Settings::new(&database, &kafka)?;
     init(&settings).await?;
-    let mut outboxd = Outboxd::spawn(&polling(&settings))?;
+    let mut outboxd = Outboxd::spawn(&settings.polling())?;
     outboxd.wait_for_phase("polling", LIMIT).await?;
     let session = database.connect().await?;
     insert(&session, &topic, "first", 1).await?;
@@ -344,7 +337,7 @@ async fn an_open_dead_letter_neither_hides_nor_sends_nor_marks_a_new_row_of_its_
         let fixture = Fixture::create(postgres::shared(major), kafka::shared()).await?;
         let session = fixture.database.connect().await?;
         let settings = match polls {
-            true => polling(&fixture.settings),
+            true => fixture.settings.polling(),
             false => fixture.settings.clone(),
         };
         let phase = if polls { "polling" } else { "streaming" };

@@ -8,8 +8,7 @@ use anyhow::{Context, Result, ensure};
 use crate::support::fixture::Fixture;
 use crate::support::kafka::{self, ConsumedRecord};
 use crate::support::outboxd::{Outboxd, command};
-use crate::support::postgres::{self, MAJORS, Session};
-use crate::support::wait::wait_until;
+use crate::support::postgres::{self, MAJORS};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -97,16 +96,6 @@ const TRIGGERS: &str = "
     GRANT USAGE ON SCHEMA app TO PUBLIC;
     GRANT ALL ON app.audit_log TO PUBLIC;";
 
-async fn expect(session: &Session, outboxd: &Outboxd, sql: &str, expected: i64) -> Result<()> {
-    wait_until(sql, LIMIT, async || {
-        let found = session.value::<i64>(sql).await?;
-        Ok((found == expected)
-            .then_some(())
-            .ok_or_else(|| format!("{found} instead of {expected}: {}", outboxd.log())))
-    })
-    .await
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn names_that_hide_those_of_the_catalog_are_never_used() -> Result<()> {
     for major in MAJORS {
@@ -139,7 +128,7 @@ async fn names_that_hide_those_of_the_catalog_are_never_used() -> Result<()> {
         database.insert("stream", topic, "{}").await?;
         let dead = database.insert("dead", "no such topic", "{}").await?;
         let open = "SELECT count(*) FROM outbox.dead_letter WHERE state = 'dead'";
-        expect(&session, &outboxd, open, 1).await?;
+        outboxd.wait_for_value(&session, open, 1, LIMIT).await?;
         outboxd
             .wait_for_status("the row that waits", LIMIT, |status| {
                 status["dead_letter_rows"] == 1
@@ -151,12 +140,12 @@ async fn names_that_hide_those_of_the_catalog_are_never_used() -> Result<()> {
         let retry = command(&settings, &["dead-letter", "retry", "--all"], LIMIT).await?;
         ensure!(retry.status.success(), "{retry:?}");
         let left = "SELECT count(*) FROM outbox.outbox WHERE published_at IS NULL";
-        expect(&session, &outboxd, left, 0).await?;
+        outboxd.wait_for_value(&session, left, 0, LIMIT).await?;
         let retried = "SELECT count(*) FROM outbox.dead_letter WHERE state = 'retried'";
-        expect(&session, &outboxd, retried, 1).await?;
+        outboxd.wait_for_value(&session, retried, 1, LIMIT).await?;
         // The trigger's own names are found: three marks, and the row that was mended.
         let noted = "SELECT count(*) FROM app.audit_log";
-        expect(&session, &outboxd, noted, 4).await?;
+        outboxd.wait_for_value(&session, noted, 4, LIMIT).await?;
         assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
         ensure!(!outboxd.log().contains("hijacked"), "{}", outboxd.log());
         let read = fixture.kafka.consume_all(&[topic]).await?;

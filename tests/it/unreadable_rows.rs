@@ -10,27 +10,11 @@ use anyhow::{Result, ensure};
 use crate::support::ephemeral::{Server, Stop};
 use crate::support::fixture::Fixture;
 use crate::support::kafka::{self, ConsumedRecord};
-use crate::support::outboxd::{Outboxd, Settings, command};
+use crate::support::outboxd::{Outboxd, command};
 use crate::support::postgres::{self, Database, MAJORS};
 use crate::support::wait::wait_until;
 
 const LIMIT: Duration = Duration::from_secs(90);
-
-fn polling(settings: &Settings) -> Settings {
-    settings
-        .clone()
-        .set("OUTBOX_SOURCE", "poll")
-        .set("OUTBOX_PROCESS_INTERVAL", "100ms")
-}
-
-async fn fill(database: &Database, topic: &str, rows: i64) -> Result<()> {
-    let insert = "INSERT INTO outbox.outbox (event_type, topic, event_payload) \
-                  SELECT 'key' || i % 23, $1, jsonb_build_object('i', i) \
-                  FROM generate_series(1, $2::bigint) i";
-    let session = database.connect().await?;
-    session.execute(insert, &[&topic, &rows]).await?;
-    Ok(())
-}
 
 /// Inserts a row whose payload is stored outside of it, and returns its id.
 async fn insert_toasted(database: &Database, topic: &str) -> Result<i64> {
@@ -110,19 +94,19 @@ async fn a_damaged_value_costs_its_own_row_alone_in_poll_backlog_audit_and_retry
         let fixture = Fixture::create(&server, kafka::shared()).await?;
         let (database, topic) = (&fixture.database, &fixture.topic);
         let settings = fixture.settings.clone().set("OUTBOX_AUDIT_INTERVAL", "1s");
-        fill(database, topic, 5).await?;
+        database.fill(topic, 5).await?;
         let id = insert_toasted(database, topic).await?;
-        fill(database, topic, 5).await?;
+        database.fill(topic, 5).await?;
         damage(&mut server, database).await?;
         let session = database.connect().await?;
 
-        let mut outboxd = Outboxd::spawn(&polling(&settings))?;
+        let mut outboxd = Outboxd::spawn(&settings.polling())?;
         expect_filed(&fixture, &outboxd, &[id]).await?;
         assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
 
         let forget = "DELETE FROM outbox.dead_letter";
         session.batch_execute(forget).await?;
-        fill(database, topic, 5).await?;
+        database.fill(topic, 5).await?;
         let mut outboxd = Outboxd::spawn(&settings.clone().set("OUTBOX_BACKLOG", "publish"))?;
         outboxd.wait_for_phase("streaming", LIMIT).await?;
         expect_filed(&fixture, &outboxd, &[id]).await?;
@@ -133,7 +117,7 @@ async fn a_damaged_value_costs_its_own_row_alone_in_poll_backlog_audit_and_retry
 
         let retry = command(&settings, &["dead-letter", "retry", "--all"], LIMIT).await?;
         ensure!(retry.status.success(), "{retry:?}");
-        fill(database, topic, 5).await?;
+        database.fill(topic, 5).await?;
         let again = "SELECT count(*) FROM outbox.dead_letter \
                       WHERE state = 'dead' AND jsonb_array_length(history) = 2";
         wait_until("the retry to be filed again", LIMIT, async || {
@@ -172,8 +156,11 @@ async fn a_row_that_takes_too_long_behind_large_rows_is_filed_and_the_others_go_
         .query_one(insert, &[&fixture.topic])
         .await?
         .try_get(0)?;
-    fill(&fixture.database, &fixture.topic, 5).await?;
-    let settings = polling(&fixture.settings).set("OUTBOX_OPERATION_TIMEOUT", "2s");
+    fixture.database.fill(&fixture.topic, 5).await?;
+    let settings = fixture
+        .settings
+        .polling()
+        .set("OUTBOX_OPERATION_TIMEOUT", "2s");
     let mut outboxd = Outboxd::spawn(&settings)?;
     expect_filed(&fixture, &outboxd, &[huge]).await?;
     assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
@@ -192,9 +179,9 @@ async fn text_that_is_not_utf8_costs_its_own_row_alone_from_table_and_stream() -
             .await?;
         let insert = "INSERT INTO outbox.outbox (event_type, topic, event_payload) \
                       VALUES ('\\xff41'::bytea::text, $1, '{}') RETURNING id";
-        fill(database, topic, 5).await?;
+        database.fill(topic, 5).await?;
         let first: i64 = session.query_one(insert, &[topic]).await?.try_get(0)?;
-        fill(database, topic, 5).await?;
+        database.fill(topic, 5).await?;
         let malformed = async |outboxd: &Outboxd, ids: &[i64]| {
             let filed = "SELECT array_agg(outbox_id::bigint ORDER BY id) FROM outbox.dead_letter \
                           WHERE state = 'dead' AND error_code = 'ROW_MALFORMED' \
@@ -210,13 +197,13 @@ async fn text_that_is_not_utf8_costs_its_own_row_alone_from_table_and_stream() -
             })
             .await
         };
-        let mut outboxd = Outboxd::spawn(&polling(&fixture.settings))?;
+        let mut outboxd = Outboxd::spawn(&fixture.settings.polling())?;
         malformed(&outboxd, &[first]).await?;
         assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
         let mut outboxd = Outboxd::spawn(&fixture.settings)?;
         outboxd.wait_for_phase("streaming", LIMIT).await?;
         let second: i64 = session.query_one(insert, &[topic]).await?.try_get(0)?;
-        fill(database, topic, 5).await?;
+        database.fill(topic, 5).await?;
         malformed(&outboxd, &[first, second]).await?;
         assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
         expect_sent_but(&fixture, 15, &[first, second]).await?;

@@ -7,8 +7,7 @@ use anyhow::{Result, ensure};
 use crate::support::fixture::Fixture;
 use crate::support::kafka;
 use crate::support::outboxd::{Outboxd, Settings, command, init};
-use crate::support::postgres::{self, Database, MAJORS, Session};
-use crate::support::wait::wait_until;
+use crate::support::postgres::{self, Database, MAJORS};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -34,16 +33,6 @@ const INDEXES: &str = "SELECT string_agg(pg_get_indexdef(indexrelid), E'\\n') FR
                         WHERE indrelid = 'outbox.dead_letter'::regclass AND indisunique \
                           AND pg_get_indexdef(indexrelid) LIKE '%outbox_id, payload_sha256%'";
 
-async fn expect(session: &Session, outboxd: &Outboxd, sql: &str, expected: i64) -> Result<()> {
-    wait_until(sql, LIMIT, async || {
-        let found = session.value::<i64>(sql).await?;
-        Ok((found == expected)
-            .then_some(())
-            .ok_or_else(|| format!("{found} instead of {expected}: {}", outboxd.log())))
-    })
-    .await
-}
-
 const DEAD: &str = "SELECT count(*) FROM outbox.dead_letter WHERE state = 'dead'";
 const RETRIED: &str = "SELECT count(*) FROM outbox.dead_letter WHERE state = 'retried'";
 
@@ -56,7 +45,7 @@ async fn the_dead_letters_of_an_earlier_version_are_kept_and_name_their_rows() -
         let mut outboxd = Outboxd::spawn(&fixture.settings)?;
         outboxd.wait_for_phase("streaming", LIMIT).await?;
         let dead = fixture.database.insert("dead", &late, "{}").await?;
-        expect(&session, &outboxd, DEAD, 1).await?;
+        outboxd.wait_for_value(&session, DEAD, 1, LIMIT).await?;
         assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
         session.batch_execute(EARLIER).await?;
         // Until then it is named, and no event is sent.
@@ -75,11 +64,11 @@ async fn the_dead_letters_of_an_earlier_version_are_kept_and_name_their_rows() -
         fixture.kafka.create_topic(&late, 1, &[]).await?;
         outboxd.respawn()?;
         outboxd.wait_for_phase("streaming", LIMIT).await?;
-        expect(&session, &outboxd, DEAD, 1).await?;
+        outboxd.wait_for_value(&session, DEAD, 1, LIMIT).await?;
         let retry = ["dead-letter", "retry", "--all"];
         let retry = command(&fixture.settings, &retry, LIMIT).await?;
         ensure!(retry.status.success(), "{retry:?}");
-        expect(&session, &outboxd, RETRIED, 1).await?;
+        outboxd.wait_for_value(&session, RETRIED, 1, LIMIT).await?;
         fixture.all_marked(LIMIT).await?;
         let sent = fixture.kafka.consume_all(&[&late]).await?;
         assert_eq!(sent.len(), 1);
@@ -145,7 +134,7 @@ async fn without_a_time_of_creation_a_dead_letter_is_still_not_that_of_a_new_row
         outboxd.wait_for_phase(phase, LIMIT).await?;
         database.insert("dead", &late, "{\"old\": 1}").await?;
         database.insert("dead", &late, "{\"old\": 2}").await?;
-        expect(&session, &outboxd, DEAD, 2).await?;
+        outboxd.wait_for_value(&session, DEAD, 2, LIMIT).await?;
         // The same payload in the same table cannot be told from the old row; another can.
         session
             .batch_execute("TRUNCATE outbox.outbox RESTART IDENTITY")
@@ -155,7 +144,7 @@ async fn without_a_time_of_creation_a_dead_letter_is_still_not_that_of_a_new_row
         fixture.kafka.create_topic(&late, 1, &[]).await?;
         let retry = command(&settings, &["dead-letter", "retry", "--all"], LIMIT).await?;
         ensure!(retry.status.success(), "{retry:?}");
-        expect(&session, &outboxd, RETRIED, 2).await?;
+        outboxd.wait_for_value(&session, RETRIED, 2, LIMIT).await?;
         assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
         let values = async |topic: &str| -> Result<Vec<String>> {
             let read = fixture.kafka.consume_all(&[topic]).await?;

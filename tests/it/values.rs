@@ -15,13 +15,6 @@ use crate::support::wait::{wait_for, wait_until};
 const LIMIT: Duration = Duration::from_secs(90);
 const MIB: u64 = 1 << 20;
 
-fn polling(settings: &Settings) -> Settings {
-    settings
-        .clone()
-        .set("OUTBOX_SOURCE", "poll")
-        .set("OUTBOX_PROCESS_INTERVAL", "100ms")
-}
-
 fn auditing(settings: &Settings) -> Settings {
     settings.clone().set("OUTBOX_AUDIT_INTERVAL", "1s")
 }
@@ -77,7 +70,7 @@ async fn publish_created(major: u32, change: &str, created: &[&str]) -> Result<(
     fixture.all_marked(LIMIT).await?;
     assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
 
-    let mut outboxd = Outboxd::spawn(&polling(&fixture.settings))?;
+    let mut outboxd = Outboxd::spawn(&fixture.settings.polling())?;
     outboxd.wait_for_phase("polling", LIMIT).await?;
     insert_created(&session, &fixture.topic, created).await?;
     fixture.all_marked(LIMIT).await?;
@@ -145,7 +138,7 @@ async fn an_unsent_backlog_is_reported_whatever_its_times_of_creation_are() -> R
         ("ALTER TABLE outbox.outbox DROP created_at", None),
     ] {
         session.batch_execute(change).await?;
-        for settings in [fixture.settings.clone(), polling(&fixture.settings)] {
+        for settings in [fixture.settings.clone(), fixture.settings.polling()] {
             let run = command(&settings, &["run"], LIMIT).await?;
             let stderr = String::from_utf8_lossy(&run.stderr);
             assert_eq!(run.status.code(), Some(2), "{stderr}");
@@ -183,7 +176,7 @@ async fn a_poller_follows_optional_columns_that_come_and_go() -> Result<()> {
         let fixture = Fixture::create(postgres::shared(major), kafka::shared()).await?;
         let session = fixture.database.connect().await?;
         session.batch_execute(ADD).await?;
-        let mut outboxd = Outboxd::spawn(&polling(&fixture.settings))?;
+        let mut outboxd = Outboxd::spawn(&fixture.settings.polling())?;
         outboxd.wait_for_phase("polling", LIMIT).await?;
         for turn in 0..3 {
             // A row of its own for each turn: one that comes back too often is filed.
@@ -215,7 +208,10 @@ async fn a_poller_follows_optional_columns_that_come_and_go() -> Result<()> {
 async fn columns_that_change_all_the_time_end_no_poller() -> Result<()> {
     let fixture = Fixture::create(postgres::shared(postgres::turn(17)), kafka::shared()).await?;
     let session = fixture.database.connect().await?;
-    let often = polling(&fixture.settings).set("OUTBOX_PROCESS_INTERVAL", "1ms");
+    let often = fixture
+        .settings
+        .polling()
+        .set("OUTBOX_PROCESS_INTERVAL", "1ms");
     let mut outboxd = Outboxd::spawn(&often)?;
     outboxd.wait_for_phase("polling", LIMIT).await?;
     for _ in 0..150 {
@@ -318,7 +314,7 @@ async fn a_row_that_prints_as_two_hundred_megabytes_is_filed_by_reference_in_bou
     };
     for polls in [false, true] {
         let settings = if polls {
-            polling(&settings)
+            settings.polling()
         } else {
             settings.clone()
         };
@@ -390,7 +386,7 @@ async fn tables_whose_rows_the_slot_does_not_bring_are_named_before_the_start_an
         })
         .await?;
     assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
-    for settings in [fixture.settings.clone(), polling(&fixture.settings)] {
+    for settings in [fixture.settings.clone(), fixture.settings.polling()] {
         let stderr = refusal(&settings).await?;
         ensure!(
             stderr.contains("table outbox.old inherits from outbox.outbox"),
@@ -428,7 +424,7 @@ async fn tables_whose_rows_the_slot_does_not_bring_are_named_before_the_start_an
     );
     ensure!(stderr.contains("SET LOGGED"), "{stderr}");
     // Polling reads the table, and needs no WAL.
-    let mut outboxd = Outboxd::spawn(&polling(&fixture.settings))?;
+    let mut outboxd = Outboxd::spawn(&fixture.settings.polling())?;
     outboxd.wait_for_phase("polling", LIMIT).await?;
     assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
     Ok(())
@@ -448,7 +444,7 @@ async fn headers_of_a_type_that_holds_no_object_are_refused_before_the_start() -
     ] {
         let add = format!("ALTER TABLE outbox.outbox ADD headers {type_name}");
         session.batch_execute(&add).await?;
-        for settings in [fixture.settings.clone(), polling(&fixture.settings)] {
+        for settings in [fixture.settings.clone(), fixture.settings.polling()] {
             let stderr = refusal(&settings).await?;
             let expected = format!("outbox.outbox.headers has the type {type_name}");
             ensure!(
@@ -461,7 +457,7 @@ async fn headers_of_a_type_that_holds_no_object_are_refused_before_the_start() -
     let domain = "CREATE DOMAIN outbox.inner AS jsonb; CREATE DOMAIN outbox.pairs AS outbox.inner; \
                   ALTER TABLE outbox.outbox ADD headers outbox.pairs";
     session.batch_execute(domain).await?;
-    let mut outboxd = Outboxd::spawn(&polling(&fixture.settings))?;
+    let mut outboxd = Outboxd::spawn(&fixture.settings.polling())?;
     outboxd.wait_for_phase("polling", LIMIT).await?;
     let id = fixture.database.insert("k", &fixture.topic, "{}").await?;
     session.execute(TRACED, &[&id]).await?;

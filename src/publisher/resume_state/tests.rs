@@ -31,17 +31,8 @@ fn place_since(start: &str, timeline: u32, table: u32) -> TableLocation {
 
 fn slot(wal_status: &str) -> Slot {
     Slot {
-        name: "outboxd_orders".to_owned(),
-        active_pid: None,
-        confirmed_flush: Some(lsn(20)),
-        restart: None,
         wal_status: Some(wal_status.to_owned()),
-        safe_wal_size: None,
-        temporary: false,
-        failover: None,
-        invalidation_reason: None,
-        lag_bytes: 0,
-        retained_bytes: 0,
+        ..Slot::at(lsn(20))
     }
 }
 

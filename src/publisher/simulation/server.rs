@@ -286,18 +286,10 @@ impl Server {
     /// The slot as SQL shows it.
     pub(super) fn slot(&self) -> Option<FoundSlot> {
         let slot = self.files.slot?;
+        let wal_status = if slot.is_lost { "lost" } else { "reserved" };
         Some(FoundSlot {
-            name: "outboxd_orders".to_owned(),
-            active_pid: None,
-            confirmed_flush: Some(Lsn::new(slot.confirmed)),
-            restart: None,
-            wal_status: Some(if slot.is_lost { "lost" } else { "reserved" }.to_owned()),
-            safe_wal_size: None,
-            temporary: false,
-            failover: None,
-            invalidation_reason: None,
-            lag_bytes: 0,
-            retained_bytes: 0,
+            wal_status: Some(wal_status.to_owned()),
+            ..FoundSlot::at(Lsn::new(slot.confirmed))
         })
     }
 

@@ -11,8 +11,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::ephemeral::{Guard, free_port, new_folder};
+use super::kafka::Kafka;
+use super::postgres::{Database, Session};
 use super::wait::wait_until;
-use super::{kafka::Kafka, postgres::Database};
 
 const LIMIT: Duration = Duration::from_secs(10);
 
@@ -52,6 +53,13 @@ impl Settings {
         self.variables.retain(|(known, _)| known != name);
         self.variables.push((name.to_owned(), value.into()));
         self
+    }
+
+    /// The same for a poller, which reads the table often.
+    pub(crate) fn polling(&self) -> Settings {
+        self.clone()
+            .set("OUTBOX_SOURCE", "poll")
+            .set("OUTBOX_PROCESS_INTERVAL", "100ms")
     }
 
     /// Where the program serves HTTP.
@@ -253,6 +261,18 @@ impl Outboxd {
             Ok(line.map(str::to_owned).ok_or_else(|| self.last_words()))
         })
         .await
+    }
+
+    /// Waits until a statement returns this value.
+    pub(crate) async fn wait_for_value(
+        &self,
+        session: &Session,
+        sql: &str,
+        expected: i64,
+        limit: Duration,
+    ) -> Result<()> {
+        let value = session.wait_for_value(sql, sql, expected, limit);
+        value.await.with_context(|| self.log())
     }
 
     /// GET: the status code and the body.

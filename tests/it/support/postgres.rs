@@ -142,6 +142,23 @@ impl Session {
         let _ = (&mut self.connection).await;
     }
 
+    /// Waits until a statement returns this value.
+    pub(crate) async fn wait_for_value(
+        &self,
+        what: &str,
+        sql: &str,
+        expected: i64,
+        limit: Duration,
+    ) -> Result<()> {
+        wait_until(what, limit, async || {
+            let found = self.value::<i64>(sql).await?;
+            Ok((found == expected)
+                .then_some(())
+                .ok_or_else(|| format!("{found} instead of {expected}")))
+        })
+        .await
+    }
+
     /// The first column of the first row.
     pub(crate) async fn value<T>(&self, sql: &str) -> Result<T>
     where
@@ -271,6 +288,15 @@ impl Database {
             .query_one(sql, &[&event_type, &topic, &payload])
             .await?;
         Ok(row.try_get(0)?)
+    }
+
+    /// Inserts this many events with 23 kinds, in one statement.
+    pub(crate) async fn fill(&self, topic: &str, rows: i64) -> Result<()> {
+        let sql = "INSERT INTO outbox.outbox (event_type, topic, event_payload) \
+                   SELECT 'key' || i % 23, $1, jsonb_build_object('i', i) \
+                   FROM generate_series(1, $2::bigint) i";
+        self.connect().await?.execute(sql, &[&topic, &rows]).await?;
+        Ok(())
     }
 
     /// How many rows are not marked as published.
