@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 mod dead_letters;
+pub(crate) mod readiness;
 
 pub use dead_letters::{DeadLetterGroup, OpenDeadLetters};
 

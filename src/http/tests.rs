@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 
 use super::*;
-use crate::publisher::{Problem, SlotHealth, Waiting};
+use crate::publisher::{Phase, Problem, SlotHealth, Waiting};
 
 fn streaming() -> Status {
     Status {

@@ -5,23 +5,13 @@ use std::time::Duration;
 
 use crate::engine::output::EngineStats;
 use crate::publisher::sink::forwarder::Forwarder;
-
-/// What the publisher waits for.
-struct Wait {
-    on: &'static str,
-    detail: String,
-    /// Since when, on the engine's clock, where that is known.
-    since: Option<Duration>,
-}
-
-/// A record that Kafka has not acknowledged for this long means that the publisher waits for Kafka.
-const KAFKA_WAIT: Duration = Duration::from_secs(5);
+use crate::publisher::sink::waits::{self, Wait, WaitFacts, late_record};
 
 impl Forwarder {
     /// Updates the figures of the status, and what the publisher waits for.
     pub(crate) fn show(&mut self) {
-        let (snapshot, oldest_seconds) = self.show_figures();
-        match self.waiting(&snapshot, oldest_seconds) {
+        let stats = self.show_figures();
+        match self.waiting(&stats) {
             None => self.board.wait(None),
             Some(Wait { on, detail, since }) => match since {
                 None => self.board.wait(Some((on, detail))),
@@ -34,7 +24,7 @@ impl Forwarder {
     }
 
     /// Updates the figures alone, when the caller has set what it waits for.
-    pub(crate) fn show_figures(&mut self) -> (EngineStats, f64) {
+    pub(crate) fn show_figures(&mut self) -> EngineStats {
         self.log_filed();
         let snapshot = self.engine.stats();
         let oldest_seconds = snapshot.oldest.map_or(0.0, |oldest| {
@@ -54,45 +44,23 @@ impl Forwarder {
             status.received_lsn = Some(snapshot.received.to_string());
             status.confirmed_lsn = Some(snapshot.confirmed.to_string());
         });
-        (snapshot, oldest_seconds)
+        snapshot
     }
 
-    fn waiting(&mut self, snapshot: &EngineStats, oldest_seconds: f64) -> Option<Wait> {
-        let now = |on, detail: &str| Wait {
-            on,
-            detail: detail.to_owned(),
-            since: None,
-        };
+    fn waiting(&mut self, stats: &EngineStats) -> Option<Wait> {
+        let late = late_record(stats, self.now);
+        let kafka_problem = late.map(|late| self.kafka_problem(late.topic));
+        let unreached = self.kafka_reach.problem().filter(|_| self.published == 0);
         let replaced = self.engine.replacement_reason();
-        if let Some(reason) = self.producer_care.failure().or(replaced) {
-            return Some(now("kafka", reason));
-        }
-        if let Some(problem) = self.kafka_reach.problem().filter(|_| self.published == 0) {
-            return Some(now("kafka", &problem));
-        }
-        let late = |_: &_| oldest_seconds > KAFKA_WAIT.as_secs_f64() && snapshot.unfiled_count == 0;
-        if let Some(oldest) = snapshot.oldest.filter(late) {
-            return Some(now("kafka", &self.kafka_problem(oldest.topic)));
-        }
-        if snapshot.standby {
-            let detail =
-                "a standby in synchronized_standby_slots does not have the WAL to send yet";
-            return Some(now("standby", detail));
-        }
-        if snapshot.decoding {
-            return Some(now(
-                "decoding",
-                "the server decodes changes of other tables",
-            ));
-        }
         let statement = self.config.operation_timeout;
-        if let Some((error, since)) = self.work_errors.oldest(self.now, statement) {
-            return Some(Wait {
-                since: Some(since),
-                ..now("write-back", error)
-            });
-        }
-        stuck_rows(snapshot)
+        waits::waiting(&WaitFacts {
+            now: self.now,
+            stats,
+            producer_problem: self.producer_care.failure().or(replaced),
+            unreached: unreached.as_deref(),
+            kafka_problem: kafka_problem.as_deref(),
+            write_back: self.work_errors.oldest(self.now, statement),
+        })
     }
 
     fn kafka_problem(&mut self, topic: u32) -> String {
@@ -103,32 +71,4 @@ impl Forwarder {
             None => problem,
         }
     }
-}
-
-/// The rows that wait for their mark. Those that have waited longest give the wait its name.
-fn stuck_rows(snapshot: &EngineStats) -> Option<Wait> {
-    let (locked, hidden) = (snapshot.locked, snapshot.hidden);
-    let locked_first = hidden.count == 0 || (locked.count > 0 && locked.since < hidden.since);
-    let (on, detail, since) = match (locked.count, locked_first) {
-        (0, true) => return None,
-        (rows, true) => (
-            "write-back",
-            format!("{rows} rows are locked"),
-            locked.since,
-        ),
-        // Committed and streamed, but not visible: their commits wait for a synchronous standby.
-        (_, false) => (
-            "standby",
-            format!(
-                "{} rows are not visible yet: a synchronous standby has not confirmed them",
-                hidden.count
-            ),
-            hidden.since,
-        ),
-    };
-    Some(Wait {
-        on,
-        detail,
-        since: Some(since),
-    })
 }

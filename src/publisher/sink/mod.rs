@@ -13,6 +13,7 @@ pub(in crate::publisher) mod returning_rows;
 pub(crate) mod table_rows;
 mod timing;
 mod topic_counters;
+pub(in crate::publisher) mod waits;
 mod without_lock;
-mod work_errors;
+pub(in crate::publisher) mod work_errors;
 mod work_results;
