@@ -36,6 +36,17 @@ pub enum Code {
 }
 
 impl Code {
+    /// All codes.
+    pub(crate) const ALL: [Code; 7] = [
+        Code::Config,
+        Code::Connect,
+        Code::Slot,
+        Code::Replication,
+        Code::Publish,
+        Code::Write,
+        Code::Lifecycle,
+    ];
+
     /// The stable name, such as `PUBLISH_ERROR`.
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -158,7 +158,7 @@ pub use crate::{
         AfterPublish, Backlog, Config, Database, IgnoredVariable, KeyRule, LogFormat, OnPoison,
         OnSlotLoss, Secret, SettingError, SettingErrors, Settings, Source, SslMode, TlsSettings,
     },
-    metrics::Metrics,
+    metrics::{Metrics, TextFormat},
     publisher::Publisher,
     status::{DeadLetterGroup, OpenDeadLetters, Phase, Problem, SlotHealth, Status, Waiting},
 };

@@ -11,9 +11,11 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 mod dead_letters;
+mod names;
 pub(crate) mod readiness;
 
 pub use dead_letters::{DeadLetterGroup, OpenDeadLetters};
+pub(crate) use names::{PROBLEMS, WAITS, WAL_STATUSES};
 
 /// Where the publisher is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -96,6 +98,11 @@ pub struct SlotHealth {
     pub safe_wal_size: Option<i64>,
     /// `reserved`, `extended`, `unreserved` or `lost`.
     pub wal_status: Option<String>,
+    /// Bytes of WAL that the server writes a second; absent until two minutes of it are known.
+    pub wal_bytes_per_second: Option<f64>,
+    /// Seconds until the slot is lost if it goes on as in the last two minutes; absent without
+    /// `max_slot_wal_keep_size`, and while the slot keeps up.
+    pub seconds_until_lost: Option<f64>,
     /// Whether a session streams from it.
     pub active: bool,
 }

@@ -7,7 +7,7 @@
 //! - `/readyz`: 200 while events get through, or while this instance stands by; otherwise 503 and
 //!   the reason, also until Kafka has answered for the first time. A problem that keeps events from
 //!   the slot is a reason; one that may lead to that is shown in the status alone.
-//! - `/metrics`, `/status` (JSON), `/` (for people).
+//! - `/metrics`, in OpenMetrics where the scraper prefers it; `/status` (JSON), `/` (for people).
 //!
 //! Connections are limited in number and in time (`listener`), so that no client can hold memory
 //! or a file descriptor for long.
@@ -20,7 +20,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
@@ -28,7 +28,7 @@ use tokio::net::TcpListener;
 
 use crate::error::{Code, Error, Result};
 use crate::http::listener::Limited;
-use crate::metrics::{CONTENT_TYPE, Metrics};
+use crate::metrics::{Metrics, TextFormat};
 use crate::publisher::Status;
 use crate::status::readiness::{liveness, readiness};
 
@@ -102,11 +102,14 @@ async fn status(State(shown): State<Shown>) -> impl IntoResponse {
     )
 }
 
-async fn metrics(State(shown): State<Shown>) -> impl IntoResponse {
+async fn metrics(State(shown): State<Shown>, headers: HeaderMap) -> impl IntoResponse {
+    let accepts = headers.get_all(header::ACCEPT).into_iter();
+    let accepts: Vec<&str> = accepts.filter_map(|it| it.to_str().ok()).collect();
+    let format = TextFormat::accepted(&accepts.join(","));
     shown.metrics.show(&(shown.status)());
     (
-        [(header::CONTENT_TYPE, CONTENT_TYPE)],
-        shown.metrics.render(),
+        [(header::CONTENT_TYPE, format.content_type())],
+        shown.metrics.render(format),
     )
 }
 

@@ -35,6 +35,8 @@ fn streaming() -> Status {
             retained_bytes: 16_777_216,
             safe_wal_size: None,
             wal_status: Some("reserved".to_owned()),
+            wal_bytes_per_second: None,
+            seconds_until_lost: None,
             active: true,
         }),
         problems: Vec::new(),
@@ -68,7 +70,7 @@ impl Server {
         let listener = bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
         let address = listener.local_addr().unwrap();
         let status = Arc::new(Mutex::new(status));
-        let metrics = Arc::new(Metrics::new());
+        let metrics = Arc::new(Metrics::new("orders", "outboxd_orders"));
         let (stop, stopped) = oneshot::channel::<()>();
         let seen = Arc::clone(&status);
         let handle: StatusHandle = Arc::new(move || seen.lock().unwrap().clone());
@@ -87,8 +89,15 @@ impl Server {
 
     /// Status line and headers, then body.
     async fn get(&self, path: &str) -> (String, String) {
+        self.get_as(path, "*/*").await
+    }
+
+    /// The same with this header `Accept`.
+    async fn get_as(&self, path: &str, accept: &str) -> (String, String) {
         let mut stream = TcpStream::connect(self.address).await.unwrap();
-        let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        let request = format!(
+            "GET {path} HTTP/1.1\r\nHost: x\r\nAccept: {accept}\r\nConnection: close\r\n\r\n"
+        );
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut text = String::new();
         stream.read_to_string(&mut text).await.unwrap();
@@ -153,7 +162,7 @@ async fn a_trouble_that_loses_events_is_not_ready_and_a_warning_is() {
     assert!(head.starts_with("HTTP/1.1 503"), "{head}");
     assert_eq!(body, "not-published: it left <outboxd> (put it back)\n");
     let (_, body) = server.get("/metrics").await;
-    assert!(body.contains("outboxd_trouble{trouble=\"not-published\"} 1"));
+    assert!(body.contains("trouble=\"not-published\"} 1"), "{body}");
     let (_, body) = server.get("/").await;
     assert!(body.contains("not-published: it left &lt;outboxd&gt;"));
     server.set(problem(false));
@@ -227,37 +236,53 @@ fn every_other_phase_is_unready_and_tells_the_last_error() {
 #[tokio::test]
 async fn metrics_show_the_gauges_of_the_present_status() {
     let server = Server::start(streaming()).await;
-    server.metrics.topic("orders").processed(5);
-    let (head, body) = server.get("/metrics").await;
-    assert!(
-        head.contains("application/openmetrics-text; version=1.0.0"),
-        "{head}"
-    );
-    for line in [
-        "outbox_events_processed_total{topic=\"orders\",status=\"published\"} 5",
-        "outboxd_in_flight_records 7",
-        "outboxd_slot_lag_bytes 2048",
-        "outboxd_wal_status{status=\"reserved\"} 1",
-    ] {
+    server.metrics.topic("orders").published(5);
+    let (_, body) = server.get("/metrics").await;
+    let shows = |body: &str, name: &str, rest: &str| {
+        let lines = body.lines();
+        let found = lines.filter_map(|line| line.strip_prefix(name)?.strip_prefix('{'));
         assert!(
-            body.lines().any(|found| found == line),
-            "{line} is not in\n{body}"
+            found.into_iter().any(|it| it.ends_with(rest)),
+            "{name} {rest}\n{body}"
         );
-    }
+    };
+    let published = "topic=\"orders\",status=\"published\"} 1";
+    shows(&body, "outbox_events_processed_total", published);
+    shows(&body, "outboxd_in_flight_records", "} 7");
+    shows(&body, "outboxd_slot_lag_bytes", "} 2048");
+    shows(&body, "outboxd_wal_status", "status=\"reserved\"} 1");
+    shows(&body, "outboxd_ready", "} 1");
     server.set(Status {
         slot_health: None,
-        waiting: waiting("kafka", 2.0),
+        waiting: waiting("kafka", 61.0),
         ..streaming()
     });
     let (_, body) = server.get("/metrics").await;
-    assert!(
-        !body.contains("\noutboxd_slot_lag_bytes "),
-        "a stale lag is shown\n{body}"
-    );
-    assert!(
-        body.contains("outboxd_waiting_seconds{wait=\"kafka\"} 2.0"),
-        "{body}"
-    );
+    let stale = body.contains("\noutboxd_slot_lag_bytes{");
+    assert!(!stale, "a stale lag is shown\n{body}");
+    shows(&body, "outboxd_waiting_seconds", "wait=\"kafka\"} 61.0");
+    shows(&body, "outboxd_ready", "} 0");
+}
+
+#[tokio::test]
+async fn metrics_are_open_metrics_where_the_scraper_prefers_it_and_plain_text_elsewhere() {
+    let server = Server::start(streaming()).await;
+    let prometheus = "application/openmetrics-text;version=1.0.0;q=0.5,\
+                      text/plain;version=0.0.4;q=0.3,*/*;q=0.2";
+    let (head, body) = server.get_as("/metrics", prometheus).await;
+    let kind = "content-type: application/openmetrics-text; version=1.0.0; charset=utf-8";
+    assert!(head.contains(kind), "{head}");
+    assert!(body.ends_with("\n# EOF\n"), "{body}");
+    for accept in ["*/*", "text/plain;version=0.0.4"] {
+        let (head, body) = server.get_as("/metrics", accept).await;
+        let kind = "content-type: text/plain; version=0.0.4; charset=utf-8";
+        assert!(head.contains(kind), "{head}");
+        assert!(!body.contains("# EOF"), "{body}");
+        assert!(
+            body.contains("# TYPE outbox_errors_total counter\n"),
+            "{body}"
+        );
+    }
 }
 
 #[tokio::test]

@@ -1,25 +1,33 @@
 //! Metrics of the slot's health: open problems, and events that the slot missed.
 
 use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
-use crate::metrics::names::{
-    AUDITS, Labels, MISSED_EVENTS, MISSED_EVENTS_OPEN, TROUBLE, TROUBLES, stem,
-};
+use crate::metrics::gauges::{StateSet, saturating};
+use crate::metrics::names::{AUDITS, MISSED_EVENTS, MISSED_EVENTS_OPEN, TROUBLE, TROUBLES, stem};
+use crate::status::PROBLEMS;
 
 /// Counters and gauges of the health monitor and the audit.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct AuditMetrics {
     /// Events that the slot missed.
     pub missed_total: Counter,
     audits_total: Counter,
     missed: Gauge,
-    problems: Family<Labels, Gauge>,
+    problems: StateSet,
 }
 
 impl AuditMetrics {
+    pub(super) fn new() -> Self {
+        AuditMetrics {
+            missed_total: Counter::default(),
+            audits_total: Counter::default(),
+            missed: Gauge::default(),
+            problems: StateSet::new(TROUBLE, &PROBLEMS),
+        }
+    }
+
     pub(super) fn register(&self, registry: &mut Registry) {
         registry.register(
             stem(MISSED_EVENTS),
@@ -36,11 +44,8 @@ impl AuditMetrics {
             "Missed events that are not published yet",
             self.missed.clone(),
         );
-        registry.register(
-            TROUBLES,
-            "1 for each open problem of slot, publication or table",
-            self.problems.clone(),
-        );
+        let help = "1 for each open problem of slot, publication or table";
+        self.problems.register(registry, TROUBLES, help);
     }
 
     /// Shows the open problems and the results of the audit.
@@ -50,12 +55,8 @@ impl AuditMetrics {
         missed: u64,
         audits: u64,
     ) {
-        self.problems.clear();
-        for name in problems {
-            let label = vec![(TROUBLE, name.to_owned())];
-            self.problems.get_or_create(&label).set(1);
-        }
-        self.missed.set(super::saturating(missed));
+        self.problems.show(problems);
+        self.missed.set(saturating(missed));
         self.audits_total
             .inc_by(audits.saturating_sub(self.audits_total.get()));
     }

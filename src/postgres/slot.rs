@@ -46,6 +46,8 @@ pub struct Slot {
     pub lag_bytes: i64,
     /// Bytes of WAL that are kept for it.
     pub retained_bytes: i64,
+    /// The end of the server's WAL, in bytes since its beginning: only differences mean something.
+    pub wal_bytes: i64,
 }
 
 #[cfg(test)]
@@ -64,6 +66,7 @@ impl Slot {
             invalidation_reason: None,
             lag_bytes: 0,
             retained_bytes: 0,
+            wal_bytes: 0,
         }
     }
 }
@@ -115,6 +118,7 @@ pub async fn read(session: &Session, name: &str) -> Result<Option<Slot>> {
         invalidation_reason: row.get(10),
         lag_bytes: row.get(11),
         retained_bytes: row.get(12),
+        wal_bytes: row.get(13),
     }))
 }
 
@@ -126,7 +130,8 @@ const READ: &str = "
            (pg_catalog.to_jsonb(s) ->> 'failover')::bool,
            pg_catalog.to_jsonb(s) ->> 'invalidation_reason',
            greatest(0, pg_catalog.pg_wal_lsn_diff(now.lsn, s.confirmed_flush_lsn))::int8,
-           greatest(0, pg_catalog.pg_wal_lsn_diff(now.lsn, s.restart_lsn))::int8
+           greatest(0, pg_catalog.pg_wal_lsn_diff(now.lsn, s.restart_lsn))::int8,
+           pg_catalog.pg_wal_lsn_diff(now.lsn, '0/0')::int8
       FROM pg_catalog.pg_replication_slots AS s,
            (SELECT CASE WHEN pg_catalog.pg_is_in_recovery()
                         THEN pg_catalog.pg_last_wal_replay_lsn()
@@ -260,6 +265,7 @@ mod tests {
             invalidation_reason: None,
             lag_bytes: 0,
             retained_bytes,
+            wal_bytes: 0,
         }
     }
 

@@ -85,8 +85,8 @@ impl Publisher {
             .then(|| (config.slot.clone(), config.publication.clone()));
         let board = StatusBoard::new(slot, &config.table.to_string());
         Publisher {
+            metrics: Arc::new(Metrics::new(config.database.database_name(), &config.slot)),
             config: Arc::new(config),
-            metrics: Arc::new(Metrics::new()),
             board: Arc::new(board),
             running: None,
         }

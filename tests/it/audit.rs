@@ -171,7 +171,7 @@ async fn what_was_committed_while_the_table_was_out_of_the_publication_is_found(
             })
             .await?;
         fixture.all_marked(LIMIT).await?;
-        assert_eq!(outboxd.metric(metric).await?, None);
+        assert_eq!(outboxd.metric(metric).await?, Some(0.0));
         outboxd.wait_until_ready(LIMIT).await?;
         assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
         assert_eq!(ids_from_table(&fixture).await?, Vec::from_iter(missed));

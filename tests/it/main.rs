@@ -51,6 +51,8 @@ mod large;
 mod lifecycle;
 // What a mark really did: tables that undo, swallow or refuse it.
 mod marks;
+// The page of metrics, read by strict parsers.
+mod metrics;
 // DDL on the outbox while outboxd publishes.
 mod migrations;
 // Several instances on one slot: takeover, freeze, lost sessions.

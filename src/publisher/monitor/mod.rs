@@ -5,3 +5,4 @@ pub(crate) mod health_monitor;
 pub(crate) mod inspector;
 pub(crate) mod problems;
 pub(crate) mod session_monitor;
+mod slot_forecast;

@@ -201,6 +201,7 @@ mod tests {
             invalidation_reason: None,
             lag_bytes: 0,
             retained_bytes: 7,
+            wal_bytes: 0,
         };
         let mut monitored = Problems::default();
         let change = monitored.slot(Some(&slot));

@@ -17,6 +17,7 @@ use crate::postgres::walsender::synchronous_standby;
 use crate::postgres::walsender::{self, WalsenderActivity};
 use crate::publisher::monitor::health_monitor::HealthMonitor;
 use crate::publisher::monitor::inspector::Answer;
+use crate::publisher::monitor::slot_forecast::SlotForecast;
 use crate::publisher::sink::forwarder::Forwarder;
 use crate::status::SlotHealth;
 
@@ -50,6 +51,7 @@ pub(crate) struct SessionMonitor<'a> {
     stopping: bool,
     read: Read<'a>,
     health_monitor: HealthMonitor<'a>,
+    forecast: SlotForecast,
 }
 
 impl<'a> SessionMonitor<'a> {
@@ -71,6 +73,7 @@ impl<'a> SessionMonitor<'a> {
             stopping: false,
             read,
             health_monitor,
+            forecast: SlotForecast::default(),
         }
     }
 
@@ -138,21 +141,25 @@ impl<'a> SessionMonitor<'a> {
                 self.health_monitor.slot(slot.as_ref(), forwarder);
                 let position = slot.as_ref().and_then(|slot| slot.confirmed_flush);
                 forwarder.engine.slot_position(position);
-                forwarder
-                    .board
-                    .update(|status| status.slot_health = slot.map(health));
+                if let Some(slot) = &slot {
+                    self.forecast.read(now, slot);
+                }
+                let health = slot.map(|slot| health(slot, &self.forecast));
+                forwarder.board.update(|status| status.slot_health = health);
             }
         }
         Ok(())
     }
 }
 
-fn health(slot: Slot) -> SlotHealth {
+fn health(slot: Slot, forecast: &SlotForecast) -> SlotHealth {
     SlotHealth {
         lag_bytes: slot.lag_bytes,
         retained_bytes: slot.retained_bytes,
         safe_wal_size: slot.safe_wal_size,
         wal_status: slot.wal_status,
+        wal_bytes_per_second: forecast.wal_bytes_per_second(),
+        seconds_until_lost: forecast.seconds_until_lost(),
         active: slot.active_pid.is_some(),
     }
 }

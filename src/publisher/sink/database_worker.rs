@@ -7,6 +7,7 @@
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use crate::config::Config;
 use crate::engine::dead_letters::PendingRequests;
@@ -14,7 +15,7 @@ use crate::engine::output::DatabaseWork;
 use crate::error::Result;
 use crate::lsn::Lsn;
 use crate::metrics::OTHER_TOPICS;
-use crate::outbox::{NewDeadLetter, TableLocation, WriteBack};
+use crate::outbox::{NewDeadLetter, Outcome, TableLocation, WriteBack};
 use crate::status::{OpenDeadLetters, StatusBoard};
 
 /// Work that has ended.
@@ -24,6 +25,7 @@ pub(crate) struct Done {
     pub(crate) result: Result<Option<PendingRequests>>,
     /// The WAL position after the work, if that was needed and the work succeeded.
     pub(crate) position: Option<Lsn>,
+    pub(crate) took: Duration,
 }
 
 type Running = Pin<Box<dyn Future<Output = (WriteBack, Done)>>>;
@@ -64,6 +66,7 @@ impl DatabaseWorker {
         write_back.aim(self.place.clone());
         let board = Arc::clone(&self.board);
         self.running = Some(Box::pin(async move {
+            let began = Instant::now();
             let mut result = perform(&mut write_back, &mut work, &board).await;
             let mut position = None;
             if needs_position && result.is_ok() {
@@ -77,6 +80,7 @@ impl DatabaseWorker {
                 work,
                 result,
                 position,
+                took: began.elapsed(),
             };
             (write_back, done)
         }));
@@ -161,6 +165,16 @@ pub(crate) fn newly_filed(work: &DatabaseWork) -> impl Iterator<Item = &NewDeadL
     };
     let is_new = |it: &&NewDeadLetter| it.known.is_none() && !it.parked;
     filed.iter().filter(is_new)
+}
+
+/// How many rows this work has filed because the table refuses their marks.
+pub(crate) fn refused_marks(work: &DatabaseWork) -> usize {
+    let marks = match work {
+        DatabaseWork::Mark(marks) => marks.as_slice(),
+        _ => &[],
+    };
+    let filed = marks.iter().filter(|mark| mark.outcome == Outcome::Filed);
+    filed.count()
 }
 
 /// The topic that a dead letter is counted under.

@@ -338,11 +338,14 @@ impl Forwarder {
         for event in self.done.drain(..) {
             self.published += 1;
             if let Some(Some((_, topic))) = self.topics.get(event.topic as usize) {
-                topic.processed(1);
+                topic.published(event.bytes);
                 if event.since_micros > 0 {
                     topic.observe((wall_micros - event.since_micros) as f64 / 1e6);
                 }
             }
+        }
+        if published > 0 {
+            self.metrics.published_at(wall.as_secs_f64());
         }
         self.producer_care.delivered(published);
     }

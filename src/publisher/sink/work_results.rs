@@ -2,6 +2,7 @@
 //! that ends the publisher.
 
 use crate::engine::output::DatabaseWork;
+use crate::error::Code;
 use crate::outbox::Rejection;
 use crate::publisher::sink::database_worker::{self, Done};
 use crate::publisher::sink::filing_log::FilingLine;
@@ -16,9 +17,13 @@ impl Forwarder {
             work,
             result,
             position,
+            took,
         } = done;
         if result.is_ok() {
             self.count_filed(&work);
+            if let DatabaseWork::Mark(_) = work {
+                self.metrics.marked(took);
+            }
         }
         let ends = self.lasting_errors.ends(now, &work, result.as_ref().err());
         let pending = match result {
@@ -48,7 +53,10 @@ impl Forwarder {
             filing_log.filed(self.now, topic.unwrap_or("?"), code, row, message);
             let counted = database_worker::counted_topic(dead_letter);
             self.metrics.topic(counted).failed(1);
+            self.metrics.error(Code::Publish);
         }
+        let refused = database_worker::refused_marks(work);
+        self.metrics.errors_by(Code::Write, refused as u64);
     }
 
     /// Writes the lines about dead letters that are due.

@@ -185,7 +185,11 @@ mod tests {
         let config =
             Arc::new(config.map_err(|error| Error::fatal(Code::Config, error.to_string()))?);
         let board = Arc::new(StatusBoard::new(None, "outbox.outbox"));
-        let mut forwarder = Forwarder::new(&config, Arc::new(Metrics::new()), board)?;
+        let mut forwarder = Forwarder::new(
+            &config,
+            Arc::new(Metrics::new("orders", "outboxd_orders")),
+            board,
+        )?;
         let mut decoder = Decoder {
             config: &config,
             handled_rows: &mut handled_rows,

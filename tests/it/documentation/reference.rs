@@ -141,7 +141,8 @@ fn metrics() -> Result<BTreeSet<String>> {
         .split("&str = \"")
         .skip(1)
         .filter_map(|it| it.split('"').next());
-    let names = names.filter(|name| name.starts_with("outbox"));
+    let is_metric = |name: &&str| name.starts_with("outbox") || name.starts_with("process_");
+    let names = names.filter(is_metric);
     let names: BTreeSet<String> = names.map(str::to_owned).collect();
     assert!(names.len() > 20, "the names are found");
     Ok(names)
@@ -162,6 +163,37 @@ fn every_metric_has_its_row() -> Result<()> {
     Ok(())
 }
 
+/// The names in the array of this constant of `src/status/names.rs`.
+fn names(constant: &str) -> Result<BTreeSet<String>> {
+    let text = read("src/status/names.rs")?;
+    let (_, array) = text
+        .split_once(&format!("const {constant}: "))
+        .context("the constant")?;
+    let (array, _) = array.split_once("];").context("the array's end")?;
+    Ok(array
+        .split('"')
+        .skip(1)
+        .step_by(2)
+        .map(str::to_owned)
+        .collect())
+}
+
+/// Each has a series of its own.
+#[test]
+fn every_wait_and_every_problem_has_its_row() -> Result<()> {
+    for (heading, constant) in [("Waits", "WAITS"), ("Problems", "PROBLEMS")] {
+        let rows = table(&read("docs/operations.md")?, heading)?;
+        let cells = rows.iter().filter_map(|row| row.first());
+        let documented = cells.flat_map(|cell| quoted(cell)).map(str::to_owned);
+        assert_eq!(
+            documented.collect::<BTreeSet<_>>(),
+            names(constant)?,
+            "{heading}"
+        );
+    }
+    Ok(())
+}
+
 #[test]
 fn no_page_and_no_alert_names_a_metric_that_does_not_exist() -> Result<()> {
     let known = metrics()?;
@@ -171,7 +203,11 @@ fn no_page_and_no_alert_names_a_metric_that_does_not_exist() -> Result<()> {
         let text = read(&file)?;
         let named =
             words(&text).filter(|word| word.starts_with("outboxd_") && !word.ends_with('_'));
-        let unknown: BTreeSet<&str> = named.filter(|it| !known.contains(*it)).collect();
+        let is_known = |name: &str| {
+            let of_histogram = name.strip_suffix("_bucket");
+            known.contains(name) || of_histogram.is_some_and(|stem| known.contains(stem))
+        };
+        let unknown: BTreeSet<&str> = named.filter(|it| !is_known(it)).collect();
         assert!(unknown.is_empty(), "{file}: {unknown:?}");
     }
     Ok(())

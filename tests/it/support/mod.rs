@@ -15,6 +15,7 @@ pub(crate) mod kafka;
 pub(crate) mod oracle;
 pub(crate) mod outboxd;
 pub(crate) mod postgres;
+pub(crate) mod prometheus;
 pub(crate) mod proxy;
 pub(crate) mod writers;
 pub(crate) use ::outboxd::ephemeral;

@@ -117,12 +117,22 @@ fn inherited() -> Option<(String, String)> {
 
 /// One GET at this address: the status code and the body.
 pub(crate) async fn get(address: SocketAddr, path: &str) -> Result<(u16, String)> {
+    let (head, body) = get_as(address, path, "*/*").await?;
+    let code = head.split(' ').nth(1).context("no status code")?.parse()?;
+    Ok((code, body))
+}
+
+/// One GET with this header `Accept`: the status line with the headers, and the body.
+pub(crate) async fn get_as(
+    address: SocketAddr,
+    path: &str,
+    accept: &str,
+) -> Result<(String, String)> {
+    // HTTP/1.0 has neither chunks nor connections that stay open.
+    let request = format!("GET {path} HTTP/1.0\r\nHost: localhost\r\nAccept: {accept}\r\n\r\n");
     let answer = async {
         let mut stream = TcpStream::connect(address).await?;
-        // HTTP/1.0 has neither chunks nor connections that stay open.
-        stream
-            .write_all(format!("GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n").as_bytes())
-            .await?;
+        stream.write_all(request.as_bytes()).await?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await?;
         anyhow::Ok(answer)
@@ -130,8 +140,7 @@ pub(crate) async fn get(address: SocketAddr, path: &str) -> Result<(u16, String)
     let answer = tokio::time::timeout(LIMIT, answer).await;
     let answer = answer.with_context(|| format!("no answer to {path} within {LIMIT:?}"))??;
     let (head, body) = answer.split_once("\r\n\r\n").context("half an answer")?;
-    let code = head.split(' ').nth(1).context("no status code")?.parse()?;
-    Ok((code, body.to_owned()))
+    Ok((head.to_owned(), body.to_owned()))
 }
 
 /// Runs `outboxd init`.
@@ -286,13 +295,21 @@ impl Outboxd {
         serde_json::from_str(&body).with_context(|| body)
     }
 
-    /// One sample of `/metrics`: the value of the line that begins with `series` (name and labels
-    /// as printed).
+    /// One sample of `/metrics`: the value of the series with this name and, as printed, these
+    /// labels among others, such as `outbox_errors_total{code="WRITE_ERROR"}`.
     pub(crate) async fn metric(&self, series: &str) -> Result<Option<f64>> {
         let (_, body) = self.get("/metrics").await?;
-        let line = body
-            .lines()
-            .find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+        let (name, labels) = series.split_once('{').unwrap_or((series, ""));
+        let wanted: Vec<&str> = labels.trim_end_matches('}').split(',').collect();
+        let line = body.lines().find_map(|line| {
+            let rest = line.strip_prefix(name)?;
+            let (labels, value) = match rest.strip_prefix('{') {
+                Some(rest) => rest.split_once("} ")?,
+                None => ("", rest.strip_prefix(' ')?),
+            };
+            let has = |label: &&str| label.is_empty() || labels.split(',').any(|it| it == *label);
+            wanted.iter().all(has).then_some(value)
+        });
         Ok(line.map(str::parse).transpose()?)
     }
 
@@ -327,8 +344,14 @@ impl Outboxd {
     /// Waits until `/readyz` is 200: a broker has answered, and nothing that matters is waited for.
     pub(crate) async fn wait_until_ready(&self, limit: Duration) -> Result<()> {
         wait_until("readiness", limit, async || {
-            let (code, why) = self.get("/readyz").await?;
-            Ok(if code == 200 { Ok(()) } else { Err(why) })
+            let answer = self.get("/readyz").await;
+            let ready = matches!(answer, Ok((200, _)));
+            self.must_run(ready)?;
+            Ok(if ready {
+                Ok(())
+            } else {
+                Err(format!("{answer:?}"))
+            })
         })
         .await
     }
