@@ -215,6 +215,13 @@ fn every_fault_has_its_row_and_every_row_its_tests_or_its_reason() -> Result<()>
     Ok(())
 }
 
+/// A new row needs its line in `tests/it/alerts/faults.rs`.
+#[test]
+fn for_every_fault_it_is_known_which_alert_fires() {
+    let known = crate::alerts::ALERTS.map(|(fault, _)| fault);
+    assert_eq!(known, FAULTS);
+}
+
 #[test]
 fn every_promise_names_tests_that_are_there() -> Result<()> {
     let (text, tests) = (read("docs/guarantees.md")?, tests()?);

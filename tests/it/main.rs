@@ -1,6 +1,8 @@
 //! The integration tests: one binary, one module a promise, on real servers.
 #![allow(clippy::unwrap_used, clippy::large_futures, missing_docs)]
 
+// The alerts for Prometheus: their rules, and a Prometheus beside an outboxd in a fault.
+mod alerts;
 // The source itself: layers, circles of imports, sizes.
 mod architecture;
 // Events that the slot missed, and the audit that finds them.

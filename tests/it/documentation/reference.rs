@@ -214,17 +214,32 @@ fn no_page_and_no_alert_names_a_metric_that_does_not_exist() -> Result<()> {
 }
 
 #[test]
-fn every_alert_has_its_section() -> Result<()> {
+fn every_alert_has_its_section_and_leads_there() -> Result<()> {
     let (alerts, page) = (read("docker/alerts.yaml")?, read("docs/operations.md")?);
-    let alerts = alerts
-        .lines()
-        .filter_map(|line| line.trim().strip_prefix("- alert: "));
+    let names = |prefix: &str, text: &str| -> Vec<String> {
+        let lines = text.lines().map(str::trim);
+        lines
+            .filter_map(|it| it.strip_prefix(prefix))
+            .map(str::to_owned)
+            .collect()
+    };
     let section = page
         .split("\n## ")
-        .find(|section| section.starts_with("Alerts\n"));
-    let sections = section.context("no section on alerts")?.lines();
-    let sections = sections.filter_map(|line| line.strip_prefix("### "));
-    assert_eq!(sections.collect::<Vec<_>>(), alerts.collect::<Vec<_>>());
+        .find(|section| section.starts_with("Alerts\n"))
+        .context("no section on alerts")?;
+    let alerts_named = names("- alert: ", &alerts);
+    assert_eq!(names("### ", section), alerts_named);
+    for part in section.split("\n### ").skip(1) {
+        for step in ["**Means**: ", "**Look at**: ", "**Do**: "] {
+            let text = part.split_whitespace().collect::<Vec<_>>().join(" ");
+            assert!(text.contains(step), "{step}is missing in {part}");
+        }
+    }
+    let place = |name: &String| format!("docs/operations.md#{}", anchor(name));
+    let links: Vec<String> = alerts_named.iter().map(place).collect();
+    assert_eq!(names("runbook_url: ", &alerts), links);
+    let severities = names("labels: { severity: ", &alerts);
+    assert_eq!(severities.len(), links.len(), "each has a severity");
     Ok(())
 }
 
