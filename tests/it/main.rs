@@ -21,6 +21,8 @@ mod commands;
 mod config;
 // The process killed under load.
 mod crash;
+// The Grafana dashboard, and the compose file around it.
+mod dashboard;
 // The dead-letter table over SQL: rows that refuse their mark, filing, requests.
 mod dead_letter_table;
 // Open dead letters as status, metric, page and commands show them.
