@@ -77,7 +77,7 @@ full.
 //! The modules, lower ones first; a module uses only modules above its own line in this list. None
 //! of them is public API but `http`: the public names are re-exported here.
 //!
-//! - `lsn`, `error`, `backoff`, `fnv`, `format`, `status`, `table_name`: what all modules use.
+//! - `lsn`, `error`, `backoff`, `fnv`, `format`, `line_limit`, `status`, `table_name`: what all modules use.
 //! - `config`, `metrics`: settings, validated together before anything connects; counters and their
 //!   names.
 //! - `pgoutput`: pure decoder, bytes in, messages out. `replication`: the client for the streaming
@@ -118,6 +118,8 @@ pub mod http;
 #[cfg(feature = "publisher")]
 #[doc(hidden)]
 pub mod kafka;
+#[cfg(feature = "publisher")]
+mod line_limit;
 #[cfg(feature = "publisher")]
 #[doc(hidden)]
 pub mod lsn;
@@ -160,5 +162,8 @@ pub use crate::{
     },
     metrics::{Metrics, TextFormat},
     publisher::Publisher,
-    status::{DeadLetterGroup, OpenDeadLetters, Phase, Problem, SlotHealth, Status, Waiting},
+    status::{
+        BacklogProgress, BacklogUnit, DeadLetterGroup, OpenDeadLetters, Phase, Problem, SlotHealth,
+        Status, Waiting,
+    },
 };

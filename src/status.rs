@@ -2,7 +2,7 @@
 //!
 //! Owns the board that the engine's task writes and all others read. Readers never hold up the
 //! writer: the board is written a few times a second, under a lock held for one assignment. It also
-//! logs a wait that lasts: one line when it begins to matter, and one when it has ended.
+//! logs the waits and the backlog that it shows (`board_log`).
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -10,10 +10,17 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+use crate::status::backlog::BacklogLog;
+use crate::status::wait_log::WaitLog;
+
+mod backlog;
+mod board_log;
 mod dead_letters;
 mod names;
 pub(crate) mod readiness;
+mod wait_log;
 
+pub use backlog::{BacklogProgress, BacklogUnit};
 pub use dead_letters::{DeadLetterGroup, OpenDeadLetters};
 pub(crate) use names::{PROBLEMS, WAITS, WAL_STATUSES};
 
@@ -47,7 +54,7 @@ pub(crate) const LOCK: &str = "lock";
 /// The wait for a lock that a session holds which is not outboxd.
 pub(crate) const FOREIGN_LOCK: &str = "foreign-lock";
 
-/// A wait that lasts longer matters: the log names it, and the publisher is not ready.
+/// A wait that lasts longer matters: the publisher is not ready.
 pub(crate) const WAIT_MATTERS: Duration = Duration::from_secs(60);
 
 /// Something the publisher waits for, by name.
@@ -147,6 +154,8 @@ pub struct Status {
     pub oldest_unacknowledged_seconds: f64,
     /// The slot, as last read from the server.
     pub slot_health: Option<SlotHealth>,
+    /// The backlog that is being sent, if there is one.
+    pub backlog: Option<BacklogProgress>,
     /// The problems of slot, publication and table.
     #[serde(rename = "troubles")]
     pub problems: Vec<Problem>,
@@ -187,69 +196,8 @@ pub(crate) struct StatusBoard {
     status: Mutex<Status>,
     born: Instant,
     turned_millis: AtomicU64,
-    wait: Mutex<WaitTimes>,
-}
-
-/// How long a wait has lasted.
-#[derive(Debug, Clone, Copy)]
-enum Lasted {
-    /// Since the board was first given its name.
-    SinceNamed,
-    /// This long.
-    For(Duration),
-}
-
-/// When the wait began that the board shows.
-#[derive(Debug, Default)]
-struct WaitTimes {
-    present: Option<Present>,
-    /// When each name was last logged. Two waits that alternate must not fill the log.
-    logged: Vec<(&'static str, Instant)>,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Present {
-    on: &'static str,
-    began: Instant,
-    is_logged: bool,
-}
-
-impl WaitTimes {
-    /// The wait of this name goes on, or begins; returns since when.
-    fn goes_on(&mut self, on: &'static str, lasted: Lasted, detail: &str) -> Instant {
-        let now = Instant::now();
-        if self.present.is_some_and(|present| present.on != on) {
-            self.end();
-        }
-        let named = self.present.map(|present| present.began);
-        let began = match lasted {
-            Lasted::SinceNamed => named.unwrap_or(now),
-            Lasted::For(time) => now.checked_sub(time).unwrap_or(now),
-        };
-        let mut is_logged = self.present.is_some_and(|present| present.is_logged);
-        let is_long = now - began >= WAIT_MATTERS && on != LOCK;
-        let recently = |(name, at): &(&str, Instant)| *name == on && at.elapsed() < WAIT_MATTERS;
-        if is_long && !is_logged && !self.logged.iter().any(recently) {
-            self.logged.retain(|(name, _)| *name != on);
-            self.logged.push((on, now));
-            is_logged = true;
-            let seconds = (now - began).as_secs();
-            tracing::warn!(wait = on, detail, seconds, "waiting");
-        }
-        self.present = Some(Present {
-            on,
-            began,
-            is_logged,
-        });
-        began
-    }
-
-    fn end(&mut self) {
-        if let Some(present) = self.present.take().filter(|present| present.is_logged) {
-            let seconds = present.began.elapsed().as_secs();
-            tracing::info!(wait = present.on, seconds, "wait ended");
-        }
-    }
+    waits: Mutex<WaitLog>,
+    backlog: Mutex<BacklogLog>,
 }
 
 impl StatusBoard {
@@ -275,6 +223,7 @@ impl StatusBoard {
             dead_letters: OpenDeadLetters::default(),
             oldest_unacknowledged_seconds: 0.0,
             slot_health: None,
+            backlog: None,
             problems: Vec::new(),
             missed_events: 0,
             missed_events_total: 0,
@@ -287,7 +236,8 @@ impl StatusBoard {
             status: Mutex::new(status),
             born: Instant::now(),
             turned_millis: AtomicU64::new(0),
-            wait: Mutex::default(),
+            waits: Mutex::default(),
+            backlog: Mutex::default(),
         }
     }
 
@@ -300,43 +250,6 @@ impl StatusBoard {
     pub(crate) fn phase(&self, phase: Phase) {
         self.turn();
         self.lock().phase = phase;
-    }
-
-    /// Sets the named wait. A wait of the same name keeps its start.
-    pub(crate) fn wait(&self, waiting: Option<(&'static str, String)>) {
-        match waiting {
-            Some((on, detail)) => self.set_wait(on, detail, Lasted::SinceNamed),
-            None => {
-                self.wait_times().end();
-                self.lock().waiting = None;
-            }
-        }
-    }
-
-    /// Sets a named wait if there is none.
-    pub(crate) fn wait_unless_named(&self, on: &'static str, detail: &str) {
-        if self.wait_times().present.is_none() {
-            self.wait(Some((on, detail.to_owned())));
-        }
-    }
-
-    /// Sets a named wait that has lasted for this time, whatever the board has shown meanwhile.
-    pub(crate) fn wait_for(&self, on: &'static str, detail: String, lasted: Duration) {
-        self.set_wait(on, detail, Lasted::For(lasted));
-    }
-
-    fn set_wait(&self, on: &'static str, detail: String, lasted: Lasted) {
-        let began = self.wait_times().goes_on(on, lasted, &detail);
-        let seconds = began.elapsed().as_secs_f64();
-        self.lock().waiting = Some(Waiting {
-            on,
-            detail,
-            seconds,
-        });
-    }
-
-    fn wait_times(&self) -> MutexGuard<'_, WaitTimes> {
-        self.wait.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn update(&self, change: impl FnOnce(&mut Status)) {
@@ -357,9 +270,9 @@ impl StatusBoard {
         if matches!(status.phase, Phase::Stopped | Phase::Failed) {
             status.loop_age_seconds = 0.0;
         }
-        let present = self.wait_times().present;
-        if let (Some(waiting), Some(present)) = (&mut status.waiting, present) {
-            waiting.seconds = present.began.elapsed().as_secs_f64();
+        let began = self.waits().began();
+        if let (Some(waiting), Some(began)) = (&mut status.waiting, began) {
+            waiting.seconds = began.elapsed().as_secs_f64();
         }
         status
     }
@@ -393,24 +306,5 @@ mod tests {
         assert!(seconds() >= Some(95.0));
         board.wait(None);
         assert_eq!(seconds(), None);
-    }
-
-    #[test]
-    fn a_long_wait_is_logged_once_and_two_that_alternate_do_not_fill_the_log() {
-        let mut times = WaitTimes::default();
-        let long = Lasted::For(WAIT_MATTERS);
-        times.goes_on("write-back", Lasted::SinceNamed, "");
-        assert!(times.logged.is_empty());
-        times.goes_on("write-back", long, "");
-        let first = times.logged.clone();
-        assert_eq!(first.len(), 1);
-        for _ in 0..10 {
-            times.goes_on("write-back", long, "");
-            times.goes_on("standby", long, "");
-        }
-        assert_eq!(times.logged.len(), 2);
-        assert_eq!(times.logged[0], first[0]);
-        times.goes_on(LOCK, long, "");
-        assert_eq!(times.logged.len(), 2, "a sibling is no problem");
     }
 }

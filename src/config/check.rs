@@ -148,6 +148,19 @@ impl Check {
             parse::choice(text, &choices)
         })
     }
+
+    pub(super) fn log_summary(&mut self, given: Option<String>) -> Option<Duration> {
+        let default = Some(Duration::from_secs(60));
+        self.or(variables::LOG_SUMMARY, given, default, interval_or_off)
+    }
+}
+
+/// An interval, or none.
+fn interval_or_off(text: &str) -> Result<Option<Duration>, InvalidValue> {
+    match text {
+        "off" => Ok(None),
+        _ => parse::duration(text, Duration::from_secs(1)..=24 * HOUR).map(Some),
+    }
 }
 
 /// tracing reads any single word as the name of a module, so a misspelt level would silence

@@ -91,6 +91,8 @@ pub struct Config {
     pub log: String,
     /// The format of the log.
     pub log_format: LogFormat,
+    /// The interval of the log's line about what was published, if there is one.
+    pub log_summary: Option<Duration>,
 }
 
 impl Config {
@@ -171,6 +173,7 @@ impl Config {
         let http_listen = check.http_listen(given.http_listen);
         let log = check.log(given.log);
         let log_format = check.log_format(given.log_format);
+        let log_summary = check.log_summary(given.log_summary);
         SettingErrors::unless_none(check.errors)?;
         let database = database.expect("a database that is not valid has left an error");
         Ok(Config {
@@ -197,6 +200,7 @@ impl Config {
             http_listen,
             log,
             log_format,
+            log_summary,
         })
     }
 }

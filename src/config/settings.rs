@@ -160,6 +160,11 @@ pub struct Settings {
     #[serde(deserialize_with = "scalar")]
     pub log_format: Option<String>,
 
+    /// Interval of a line about what was published, or off [default: 1m]
+    #[arg(long, env = variables::LOG_SUMMARY, hide_env_values = true, value_name = "TIME")]
+    #[serde(deserialize_with = "scalar")]
+    pub log_summary: Option<String>,
+
     /// Problems of the file itself, reported together with those of the values.
     #[arg(skip)]
     #[serde(skip)]
@@ -201,8 +206,7 @@ impl Settings {
                 return Settings::invalid(vec![wrong.of(format!("{file}:{line}"))]);
             }
         };
-        let known = known();
-        let mut errors = Vec::new();
+        let (known, mut errors) = (known(), Vec::new());
         table.retain(|name, value| {
             let wrong = if !known.iter().any(|known| known == name) {
                 unknown(name, &known)
@@ -298,6 +302,7 @@ impl Settings {
             http_listen: or(self.http_listen, other.http_listen),
             log: or(self.log, other.log),
             log_format: or(self.log_format, other.log_format),
+            log_summary: or(self.log_summary, other.log_summary),
             errors: other.errors.into_iter().chain(self.errors).collect(),
         }
     }
@@ -319,9 +324,7 @@ pub(crate) fn command() -> Command {
 /// `kafka_properties`.
 fn known() -> Vec<String> {
     let command = command();
-    let names = command
-        .get_arguments()
-        .map(|argument| argument.get_id().to_string());
+    let names = command.get_arguments().map(|it| it.get_id().to_string());
     names.filter(|name| name != "kafka_properties").collect()
 }
 
@@ -360,11 +363,8 @@ fn is_scalar(value: &toml::Value) -> bool {
 }
 
 fn line_of(text: &str, offset: usize) -> usize {
-    text.bytes()
-        .take(offset)
-        .filter(|byte| *byte == b'\n')
-        .count()
-        + 1
+    let before = text.get(..offset).unwrap_or(text);
+    before.matches('\n').count() + 1
 }
 
 /// A text, an integer or a boolean, as text: people write both `batch_size = 10` and `batch_size =
@@ -393,8 +393,8 @@ fn scalar<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error
 
 fn scalars<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap<String, String>, D::Error> {
     let table = BTreeMap::<String, Scalar>::deserialize(from)?;
-    Ok(table
+    let texts = table
         .into_iter()
-        .map(|(name, value)| (name, value.into_text()))
-        .collect())
+        .map(|(name, value)| (name, value.into_text()));
+    Ok(texts.collect())
 }

@@ -88,6 +88,7 @@ fn defaults_are_those_of_the_manual() {
         (config.log.as_str(), config.log_format),
         ("info", LogFormat::Text)
     );
+    assert_eq!(config.log_summary, Some(Duration::from_secs(60)));
     assert!(config.kafka_properties.is_empty());
 }
 
@@ -112,6 +113,7 @@ fn every_setting_takes_the_value_that_it_is_given() {
         "--http-listen=off",
         "--log=info,outboxd=debug",
         "--log-format=json",
+        "--log-summary=off",
     ]))
     .unwrap();
     assert_eq!(config.database.database_name(), "d");
@@ -137,6 +139,7 @@ fn every_setting_takes_the_value_that_it_is_given() {
     assert_eq!((config.memory_limit, config.http_listen), (64 << 20, None));
     assert_eq!(config.log, "info,outboxd=debug");
     assert_eq!(config.log_format, LogFormat::Json);
+    assert_eq!(config.log_summary, None);
 }
 
 #[test]
@@ -260,6 +263,17 @@ fn each_wrong_value_is_named_with_what_to_write() {
             "xml",
             "OUTBOX_LOG_FORMAT `xml` is not one of its choices; write text or json",
         ),
+        ("log_summary", "5m", ""),
+        (
+            "log_summary",
+            "0s",
+            "OUTBOX_LOG_SUMMARY `0s` is out of range; write a time from 1s",
+        ),
+        (
+            "log_summary",
+            "never",
+            "OUTBOX_LOG_SUMMARY `never` is not a time",
+        ),
     ] {
         let result = build(with(name, value));
         if error.is_empty() {
@@ -345,6 +359,20 @@ fn kafka_properties_of_flags_stand_before_those_of_the_list_and_these_before_the
             "socket.keepalive.enable=true",
         ]
     );
+}
+
+#[test]
+fn properties_of_javas_clients_are_refused_with_what_to_set_instead() {
+    let jaas = "sasl.jaas.config=org.example.Login required username=\"u\" password=\"hunter2\";";
+    let error = only_error(build(flags(&["--kafka", jaas]).or(valid())));
+    let problem = "KAFKA_PROPERTIES has sasl.jaas.config, which is a property of Java's clients";
+    assert!(error.starts_with(problem), "{error}");
+    assert!(error.contains("sasl.username and sasl.password"), "{error}");
+    assert!(!error.contains("hunter2"), "{error}");
+    let error = only_error(build(
+        flags(&["--kafka", "ssl.truststore.location=/etc/trust.jks"]).or(valid()),
+    ));
+    assert!(error.contains("ssl.ca.location"), "{error}");
 }
 
 #[test]

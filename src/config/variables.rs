@@ -24,3 +24,4 @@ pub(crate) const MEMORY_LIMIT: &str = "OUTBOX_MEMORY_LIMIT";
 pub(crate) const HTTP_LISTEN: &str = "OUTBOX_HTTP_LISTEN";
 pub(crate) const LOG: &str = "OUTBOX_LOG";
 pub(crate) const LOG_FORMAT: &str = "OUTBOX_LOG_FORMAT";
+pub(crate) const LOG_SUMMARY: &str = "OUTBOX_LOG_SUMMARY";

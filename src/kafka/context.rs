@@ -5,7 +5,7 @@
 //! here blocks or calls back into librdkafka.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use rdkafka::ClientContext;
 use rdkafka::Message as _;
@@ -17,13 +17,12 @@ use rdkafka::types::RDKafkaErrorCode;
 
 use crate::kafka::suspect_partitions::SuspectPartitions;
 use crate::kafka::{DeliveryError, DeliveryReport, ErrorAction};
+use crate::line_limit::LineLimit;
 use crate::outbox::OwnedRecord;
 
-/// Lines of one kind are logged once in this time; an outage repeats them many times a second.
-const QUIET: Duration = Duration::from_secs(30);
-
-/// The most kinds of lines that are distinguished; librdkafka has fewer.
-const KINDS_MAX: usize = 32;
+/// The kinds of librdkafka's lines that tell of a broker that is not reached. The error says the
+/// same, and the wait for Kafka shows it.
+const OF_AN_OUTAGE: [&str; 4] = ["FAIL", "ERROR", "REQTMOUT", "GETPID"];
 
 /// The length to which librdkafka's explanation of an error is cut.
 const REASON_MAX: usize = 300;
@@ -31,11 +30,9 @@ const REASON_MAX: usize = 300;
 /// The producer's health.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Health {
-    /// The time since which no broker could be reached, while records wait. `None` after a later
-    /// delivery and when no record waits: without a record to send the state is unknown.
-    #[cfg_attr(not(test), expect(dead_code, reason = "only tests ask"))]
-    pub down_since: Option<Instant>,
-    /// librdkafka's last error; it may be long over.
+    /// When the last connection to a broker was lost, if nothing was delivered since.
+    pub down_at: Option<Instant>,
+    /// librdkafka's last error since the last delivery.
     pub last_error: Option<LastError>,
 }
 
@@ -60,9 +57,9 @@ pub(crate) struct Context {
 struct State {
     reports: Vec<DeliveryReport>,
     suspicion: SuspectPartitions,
-    down_since: Option<Instant>,
+    down_at: Option<Instant>,
     last_error: Option<LastError>,
-    quiet: Quiet,
+    lines: LineLimit,
 }
 
 impl State {
@@ -119,10 +116,10 @@ impl Context {
         self.state().suspicion.count_on_from(failures);
     }
 
-    pub(crate) fn health(&self, in_flight: u64) -> Health {
+    pub(crate) fn health(&self) -> Health {
         let state = self.state();
         Health {
-            down_since: state.down_since.filter(|_| in_flight > 0),
+            down_at: state.down_at,
             last_error: state.last_error.clone(),
         }
     }
@@ -150,7 +147,7 @@ impl ProducerContext for Context {
         let mut state = self.state();
         let (suspicion, outcome) = match outcome {
             Ok(()) => {
-                state.down_since = None;
+                (state.down_at, state.last_error) = (None, None);
                 let suspects = Some(&state.suspicion).filter(|suspects| !suspects.is_none());
                 let last = suspects.and_then(|s| s.suspicion(message.topic(), partition));
                 (last, Ok(()))
@@ -187,7 +184,7 @@ impl ClientContext for Context {
             .unwrap_or(RDKafkaErrorCode::Unknown);
         let mut state = self.state();
         if code == RDKafkaErrorCode::AllBrokersDown {
-            state.down_since.get_or_insert_with(Instant::now);
+            state.down_at = Some(Instant::now());
             // The error before it gives the reason; this one only counts brokers.
             if state.last_error.is_some() {
                 return;
@@ -198,17 +195,17 @@ impl ClientContext for Context {
     }
 
     fn log(&self, level: RDKafkaLogLevel, kind: &str, line: &str) {
+        if kind == "FAIL" {
+            self.state().failed(line);
+        }
         if self.silent {
-            if kind == "FAIL" {
-                self.state().failed(line);
-            }
             return;
         }
-        if matches!(level, RDKafkaLogLevel::Debug) {
+        if matches!(level, RDKafkaLogLevel::Debug) || OF_AN_OUTAGE.contains(&kind) {
             tracing::debug!(kind, line, "librdkafka");
             return;
         }
-        let Some(suppressed) = self.state().quiet.admit(kind, Instant::now()) else {
+        let Some(suppressed) = self.state().lines.admit(kind, Instant::now()) else {
             return;
         };
         match level {
@@ -220,39 +217,6 @@ impl ClientContext for Context {
     }
 }
 
-/// Passes one line of a kind per interval and counts the suppressed ones.
-#[derive(Debug, Default)]
-struct Quiet(Vec<Kind>);
-
-#[derive(Debug)]
-struct Kind {
-    name: String,
-    last: Instant,
-    suppressed: u64,
-}
-
-impl Quiet {
-    /// If a line of this kind may be logged now, the number suppressed since the last one.
-    fn admit(&mut self, name: &str, now: Instant) -> Option<u64> {
-        if let Some(kind) = self.0.iter_mut().find(|kind| kind.name == name) {
-            if now.duration_since(kind.last) < QUIET {
-                kind.suppressed += 1;
-                return None;
-            }
-            kind.last = now;
-            return Some(std::mem::take(&mut kind.suppressed));
-        }
-        if self.0.len() < KINDS_MAX {
-            self.0.push(Kind {
-                name: name.to_owned(),
-                last: now,
-                suppressed: 0,
-            });
-        }
-        Some(0)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -260,42 +224,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_kind_of_line_is_let_through_once_in_a_while_and_the_rest_is_counted() {
-        let mut quiet = Quiet::default();
-        let start = Instant::now();
-        assert_eq!(quiet.admit("FAIL", start), Some(0));
-        for _ in 0..7 {
-            assert_eq!(quiet.admit("FAIL", start + Duration::from_secs(1)), None);
-        }
-        assert_eq!(
-            quiet.admit("GETPID", start + Duration::from_secs(1)),
-            Some(0)
-        );
-        assert_eq!(quiet.admit("FAIL", start + QUIET), Some(7));
-        assert_eq!(quiet.admit("FAIL", start + QUIET + QUIET), Some(0));
-    }
-
-    #[test]
-    fn an_outage_has_one_beginning_keeps_its_reason_and_is_over_when_nothing_waits() {
+    fn an_outage_keeps_its_reason_and_is_known_by_the_last_connection_that_was_lost() {
         let events = Context::default();
         let error = |code| KafkaError::Global(code);
         events.error(
             error(RDKafkaErrorCode::BrokerTransportFailure),
             "b:9092: refused",
         );
-        assert!(events.health(1).down_since.is_none());
-        events.error(
-            error(RDKafkaErrorCode::AllBrokersDown),
-            "1/1 brokers are down",
-        );
-        let since = events.health(1).down_since.unwrap();
-        events.error(
-            error(RDKafkaErrorCode::AllBrokersDown),
-            "1/1 brokers are down",
-        );
-        let health = events.health(1);
-        assert_eq!(health.down_since, Some(since));
-        assert_eq!(health.last_error.unwrap().reason, "b:9092: refused");
-        assert!(events.health(0).down_since.is_none());
+        assert!(events.health().down_at.is_none());
+        let mut lost_at = None;
+        for _ in 0..2 {
+            events.error(
+                error(RDKafkaErrorCode::AllBrokersDown),
+                "1/1 brokers are down",
+            );
+            let health = events.health();
+            assert!(health.down_at > lost_at);
+            assert_eq!(health.last_error.unwrap().reason, "b:9092: refused");
+            lost_at = health.down_at;
+        }
     }
 }

@@ -268,7 +268,7 @@ impl Producer {
 
     /// The producer's health.
     pub(crate) fn health(&self) -> Health {
-        self.client.producer().context().health(self.in_flight)
+        self.client.producer().context().health()
     }
 }
 

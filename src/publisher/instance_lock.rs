@@ -15,7 +15,7 @@ use crate::error::Result;
 use crate::postgres::advisory_lock::{self, KEEPALIVE};
 use crate::postgres::{self, Server, Session};
 use crate::publisher::clock::Moment;
-use crate::publisher::lock_holders::{ForeignHolder, LockState, judge};
+use crate::publisher::lock_holders::{LockState, judge};
 use crate::replication::ReplicationClient;
 use crate::status::{FOREIGN_LOCK, LOCK, StatusBoard};
 
@@ -105,7 +105,7 @@ pub(crate) async fn until_free(
     let (database, limit) = (&config.database, config.operation_timeout);
     let session = postgres::connect(database, "outboxd standby", limit).await?;
     let server = postgres::server(&session).await?;
-    let (mut standby, mut named) = (Standby::new(own, &server), None);
+    let mut standby = Standby::new(own, &server);
     loop {
         let holders = advisory_lock::holders(&session, &config.slot, &config.table).await?;
         let state = judge(&holders, config);
@@ -118,8 +118,8 @@ pub(crate) async fn until_free(
             }
             LockState::Foreign(holder) => {
                 standby.is_foreign();
-                board.wait(Some((FOREIGN_LOCK, holder.detail.clone())));
-                log_foreign(&mut named, holder, &config.slot);
+                let detail = format!("{} ({})", holder.detail, holder.hint);
+                board.wait(Some((FOREIGN_LOCK, detail)));
                 false
             }
             LockState::Refused(error) => return Err(error),
@@ -127,23 +127,9 @@ pub(crate) async fn until_free(
         taken.set(standby.is_taken());
         tokio::time::sleep(POLL_INTERVAL).await;
         if is_free {
-            break;
+            return Ok(());
         }
     }
-    if named.is_some() {
-        tracing::info!(slot = %config.slot, "the lock is free");
-    }
-    Ok(())
-}
-
-/// Logs a holder that is not outboxd once.
-fn log_foreign(named: &mut Option<ForeignHolder>, holder: ForeignHolder, slot: &str) {
-    if named.as_ref() == Some(&holder) {
-        return;
-    }
-    let (detail, hint) = (&holder.detail, &holder.hint);
-    tracing::warn!(%slot, detail, hint, "the lock keeps this instance from publishing");
-    *named = Some(holder);
 }
 
 /// When the session that holds the lock was last known to exist. Pure.

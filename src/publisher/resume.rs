@@ -42,7 +42,7 @@ impl Supervisor {
         }
         self.forwarder.use_place(Some(place.clone()));
         let lineage = place.server.lineage;
-        self.forwarder.board.wait(None);
+        self.forwarder.board.has_session();
         self.forwarder.board.update(|status| {
             status.system_id = Some(lineage.system_id.to_string());
             status.timeline = Some(lineage.timeline);

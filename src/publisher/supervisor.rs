@@ -191,8 +191,7 @@ impl Supervisor {
         if self.resume.has_streamed() {
             self.forwarder.metrics.reconnects.inc();
         }
-        let delay_ms = delay.as_millis() as u64;
-        tracing::warn!(error = %error.report(), delay_ms, "no session, retrying");
+        self.forwarder.log_error(error, "no session, retrying");
         let phase = if self.resume.has_streamed() {
             Phase::Reconnecting
         } else {
@@ -201,9 +200,9 @@ impl Supervisor {
         board.update(|status| {
             status.phase = phase;
             status.reconnects += u64::from(self.resume.has_streamed());
-            status.slot_health = None;
             status.last_error = Some(error.report());
         });
+        board.slot_read(None);
         let on = match error.code() {
             Code::Publish => "kafka",
             _ => "postgres",
@@ -222,9 +221,10 @@ impl Supervisor {
         let stop = self.stop.clone();
         let mut problems = None;
         self.lock_asked = self.forwarder.moment();
+        let connecting = format!("connecting to {}", self.config.database.describe());
         self.forwarder
             .board
-            .wait_unless_named("postgres", "connecting");
+            .wait_unless_named("postgres", &connecting);
         // Boxed: the future is large, and connecting is rare.
         let begin = Box::pin(async {
             Ok(match self.config.source {
@@ -256,8 +256,6 @@ impl Supervisor {
     /// Waits until an inspection finds the lock free.
     async fn standby(&mut self) -> Result<Next> {
         self.forwarder.board.phase(Phase::Standby);
-        let slot = &self.config.slot;
-        tracing::info!(%slot, "another instance publishes, waiting to take over");
         let (stop, taken) = (self.stop.clone(), Cell::new(false));
         let board = Arc::clone(&self.forwarder.board);
         let free = instance_lock::until_free(&self.config, &board, self.resume.holder(), &taken);
@@ -324,7 +322,6 @@ impl Supervisor {
         let started = client.start(slot, from, publication).await;
         started.map_err(|error| self.resume.recheck_slot(error))?;
         self.forwarder.board.phase(Phase::Streaming);
-        self.forwarder.board.wait(None);
         tracing::info!(%slot, lsn = %from, "streaming");
         self.resume.streaming();
         Ok(())
@@ -354,6 +351,7 @@ impl Supervisor {
         let from = self.position(&slot, &place.server, &session).await?;
         let config = Arc::clone(&self.config);
         self.start_stream(&session, &mut client, from).await?;
+        self.forwarder.board.wal_behind(slot.lag_bytes);
         let began = Instant::now();
         let statements = Statements::new(&config, &shape)?;
         let (health, now) = (&mut self.health, self.forwarder.tick());

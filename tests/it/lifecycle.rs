@@ -158,15 +158,19 @@ async fn the_wait_for_a_locked_row_lasts_since_it_was_first_tried() -> Result<()
         .wait_for_status("the wait to last", LIMIT, lasts(15.0))
         .await?;
     let why = outboxd
-        .wait_for_log(&["waiting", "write-back"], LIMIT * 2)
+        .wait_for_log(&["rows have not been marked", "write-back"], LIMIT * 2)
         .await?;
     assert!(why.contains("WARN"), "{why}");
-    let (code, why) = outboxd.get("/readyz").await?;
-    assert!(code == 503 && why.contains("write-back"), "{code}: {why}");
+    wait_until("readiness to end", LIMIT * 2, async || {
+        let (code, why) = outboxd.get("/readyz").await?;
+        let named = code == 503 && why.contains("write-back");
+        Ok(named.then_some(()).ok_or(why))
+    })
+    .await?;
     lock.rollback().await?;
     fixture.all_marked(LIMIT).await?;
     outboxd
-        .wait_for_log(&["wait ended", "write-back"], LIMIT)
+        .wait_for_log(&["rows are marked", "write-back"], LIMIT)
         .await?;
     wait_until("readiness", LIMIT, async || {
         let (code, why) = outboxd.get("/readyz").await?;

@@ -43,7 +43,7 @@ mod failover;
 mod failover_slot;
 // Nothing to publish for a long time.
 mod idle;
-// A Kafka that refuses the user, or is not reached as configured.
+// A Kafka that does not let the user write.
 mod kafka_access;
 // Kafka frozen or away as a whole.
 mod kafka_outage;
@@ -53,6 +53,8 @@ mod kafka_rejections;
 mod large;
 // Start, standing by, marks, metrics and health of one process.
 mod lifecycle;
+// What the log tells by itself: waits, backlogs, a line a minute.
+mod log_lines;
 // What a mark really did: tables that undo, swallow or refuse it.
 mod marks;
 // The page of metrics, read by strict parsers.

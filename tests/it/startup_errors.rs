@@ -167,7 +167,8 @@ async fn a_server_that_is_not_there_is_tried_again_and_said_so() -> Result<()> {
 
     let absent = format!("127.0.0.1:{}", free_port()?);
     let outboxd = Outboxd::spawn(&fixture.settings.clone().set("KAFKA_BROKERS", absent))?;
-    outboxd.wait_for_log(&["WARN", "kafka"], LIMIT).await?;
+    let words = ["WARN", "no Kafka broker has answered", "Connection refused"];
+    outboxd.wait_for_log(&words, LIMIT * 4).await?;
     outboxd.wait_for_phase("streaming", LIMIT * 4).await?;
     fixture
         .database

@@ -228,7 +228,7 @@ async fn an_outage_costs_no_record_and_no_order_and_is_seen_while_it_lasts() {
     cluster.broker_down(-1).unwrap();
     send_numbered(&mut producer, 500..1_500);
     let deadline = Instant::now() + PATIENCE;
-    while producer.health().down_since.is_none() {
+    while producer.health().down_at.is_none() {
         assert!(Instant::now() < deadline, "the outage was not noticed");
         producer.reported().await;
         producer.take_reports(&mut all);
@@ -242,7 +242,7 @@ async fn an_outage_costs_no_record_and_no_order_and_is_seen_while_it_lasts() {
     all.extend(reports(&mut producer, 1_000).await);
     assert!(all.iter().all(|report| report.outcome.is_ok()));
     assert_eq!(tickets(&all), (0..1_500).collect::<Vec<_>>());
-    assert!(producer.health().down_since.is_none());
+    assert!(producer.health().down_at.is_none());
     assert_in_order(
         &consumed(&cluster.bootstrap_servers(), "orders", 3, 1_500),
         1_500,

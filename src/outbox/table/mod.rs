@@ -16,6 +16,7 @@ mod row;
 mod slow_rows;
 
 use std::fmt;
+use std::time::Duration;
 
 use tokio_postgres::RowStream;
 
@@ -50,6 +51,7 @@ pub struct UnpublishedRows {
     one: Option<String>,
     published: Option<String>,
     survey: String,
+    count: String,
     unpublished: String,
     shape: TableShape,
 }
@@ -120,6 +122,10 @@ impl UnpublishedRows {
              SELECT pg_catalog.count(*), pg_catalog.min(at)::text, {ever_marked} \
              FROM unpublished",
         );
+        let count = format!(
+            "SELECT pg_catalog.count(*) \
+             FROM (SELECT FROM {name} AS o WHERE {unpublished} LIMIT $1::bigint) AS counted",
+        );
         Ok(UnpublishedRows {
             table: config.table.clone(),
             reading: format!("reading unpublished rows of {}", config.table),
@@ -129,6 +135,7 @@ impl UnpublishedRows {
             one: marking.id_is_integer().then_some(one),
             published: marking.has_published_at().then_some(published),
             survey,
+            count,
             unpublished,
             shape: shape.clone(),
         })
@@ -137,7 +144,7 @@ impl UnpublishedRows {
     /// Every statement.
     pub(crate) fn statements(&self) -> impl Iterator<Item = &str> {
         let optional = [self.one.as_deref(), self.published.as_deref()];
-        let always = [self.list.as_str(), &self.read, &self.survey];
+        let always = [self.list.as_str(), &self.read, &self.survey, &self.count];
         always.into_iter().chain(optional.into_iter().flatten())
     }
 
@@ -278,6 +285,28 @@ impl UnpublishedRows {
     }
 }
 
+impl UnpublishedRows {
+    /// How many rows are unpublished, up to one more than `most`; `None` if counting takes longer
+    /// than [`COUNT_LIMIT`].
+    pub(crate) async fn count(&self, session: &Session, most: i64) -> Result<Option<i64>> {
+        let what = format!("counting unpublished rows of {}", self.table);
+        let limit = format!("SET statement_timeout = {}", COUNT_LIMIT.as_millis());
+        session.run(&what, &limit).await?;
+        let counted = session.row(&what, &self.count, &[&(most + 1)]).await;
+        session.run(&what, "SET statement_timeout = 0").await?;
+        match counted {
+            Ok(row) => {
+                let count = row.try_get(0).map_err(|error| sql_error(what, error))?;
+                Ok(Some(count))
+            }
+            Err(error) if ServerError::of(&error).is_some_and(ServerError::is_cancelled) => {
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
 /// The creation time of a row `o`, for a person: none if the column has another type than a time.
 fn oldest(shape: &TableShape) -> &'static str {
     match shape.column("created_at") {
@@ -289,6 +318,9 @@ fn oldest(shape: &TableShape) -> &'static str {
 /// A table with more unpublished rows than this, and none ever marked as published, is sent only
 /// with `--backlog publish`.
 const FEW: i64 = 1_000;
+
+/// How long rows are counted for a line of the log.
+const COUNT_LIMIT: Duration = Duration::from_secs(5);
 
 /// The unpublished rows of a table.
 #[derive(Debug)]

@@ -200,7 +200,7 @@ impl<'a> HealthMonitor<'a> {
             }
             Err(error) => {
                 forwarder.metrics.error(error.code());
-                tracing::warn!(error = %error.report(), "audit query failed, retrying");
+                forwarder.log_error(&error, "audit query failed, retrying");
                 if ServerError::of(&error).is_some_and(ServerError::may_be_of_altered_table) {
                     self.read_at = self.read_at.min(now + REREAD_AFTER);
                 }

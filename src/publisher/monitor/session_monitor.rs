@@ -145,7 +145,7 @@ impl<'a> SessionMonitor<'a> {
                     self.forecast.read(now, slot);
                 }
                 let health = slot.map(|slot| health(slot, &self.forecast));
-                forwarder.board.update(|status| status.slot_health = health);
+                forwarder.board.slot_read(health);
             }
         }
         Ok(())

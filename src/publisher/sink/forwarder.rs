@@ -20,6 +20,7 @@ use crate::engine::topics::topic::MetadataAnswer;
 use crate::engine::tracker::InFlight;
 use crate::error::{Code, Error, Result};
 use crate::kafka::{DeliveryReport, MetadataClient, Producer};
+use crate::line_limit::LineLimit;
 use crate::lsn::Lsn;
 use crate::metrics::{Metrics, TopicMetrics};
 use crate::outbox::{
@@ -34,6 +35,7 @@ use crate::publisher::sink::kafka_reach::KafkaReach;
 use crate::publisher::sink::lasting_errors::LastingErrors;
 use crate::publisher::sink::producer_care::ProducerCare;
 use crate::publisher::sink::returning_rows::ReturningRows;
+use crate::publisher::sink::summary::Summary;
 use crate::publisher::sink::topic_counters;
 use crate::publisher::sink::work_errors::WorkErrors;
 use crate::status::StatusBoard;
@@ -64,6 +66,8 @@ pub(crate) struct Forwarder {
     pub(in crate::publisher) database_error: Option<Error>,
     pub(in crate::publisher) returning_rows: ReturningRows,
     pub(in crate::publisher) filing_log: FilingLog,
+    pub(super) line_limit: LineLimit,
+    pub(super) summary: Summary,
     pub(in crate::publisher) now: Duration,
     pub(in crate::publisher) clock: Clock,
     pub(in crate::publisher) published: u64,
@@ -105,6 +109,8 @@ impl Forwarder {
             database_error: None,
             returning_rows: ReturningRows::default(),
             filing_log: FilingLog::default(),
+            line_limit: LineLimit::default(),
+            summary: Summary::new(config.log_summary),
             now: Duration::ZERO,
             clock: Clock::new(),
             published: 0,
@@ -337,10 +343,12 @@ impl Forwarder {
         let published = self.done.len();
         for event in self.done.drain(..) {
             self.published += 1;
+            let latency_micros = (event.since_micros > 0).then(|| wall_micros - event.since_micros);
+            self.summary.published(latency_micros);
             if let Some(Some((_, topic))) = self.topics.get(event.topic as usize) {
                 topic.published(event.bytes);
-                if event.since_micros > 0 {
-                    topic.observe((wall_micros - event.since_micros) as f64 / 1e6);
+                if let Some(micros) = latency_micros {
+                    topic.observe(micros as f64 / 1e6);
                 }
             }
         }

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use crate::engine::output::EngineStats;
+use crate::format::bytes;
 use crate::publisher::sink::forwarder::Forwarder;
 use crate::publisher::sink::waits::{self, Wait, WaitFacts, late_record};
 
@@ -26,6 +27,8 @@ impl Forwarder {
     /// Updates the figures alone, when the caller has set what it waits for.
     pub(crate) fn show_figures(&mut self) -> EngineStats {
         self.log_filed();
+        self.log_summary();
+        self.board.published(self.published);
         let snapshot = self.engine.stats();
         let oldest_seconds = snapshot.oldest.map_or(0.0, |oldest| {
             self.now.as_secs_f64() - Duration::from_micros(oldest.sent_micros).as_secs_f64()
@@ -47,27 +50,47 @@ impl Forwarder {
         snapshot
     }
 
+    fn log_summary(&mut self) {
+        let Some(published) = self.summary.due(self.now) else {
+            return;
+        };
+        let lag_bytes = self.board.lag_bytes();
+        let lag = lag_bytes.map_or_else(String::new, |lag| format!(", lag {}", bytes(lag)));
+        let p99_ms = published.p99.map(|p99| p99.as_millis() as u64);
+        let events = published.events;
+        tracing::info!(events, p99_ms, lag_bytes, "{published}{lag}");
+    }
+
     fn waiting(&mut self, stats: &EngineStats) -> Option<Wait> {
         let late = late_record(stats, self.now);
-        let kafka_problem = late.map(|late| self.kafka_problem(late.topic));
-        let unreached = self.kafka_reach.problem().filter(|_| self.published == 0);
+        let lost_at = self.producer.health().down_at;
+        if late.is_some() || lost_at.is_some() {
+            self.kafka_reach.ask(lost_at, self.published);
+        }
+        let unreached = self.kafka_reach.problem(self.published);
+        let reason = unreached.as_ref().map(|(problem, _)| problem.as_str());
+        let kafka_problem = late.map(|late| self.kafka_problem(late.topic, reason));
         let replaced = self.engine.replacement_reason();
         let statement = self.config.operation_timeout;
         waits::waiting(&WaitFacts {
             now: self.now,
             stats,
             producer_problem: self.producer_care.failure().or(replaced),
-            unreached: unreached.as_deref(),
+            unreached: unreached
+                .as_ref()
+                .map(|(problem, lasted)| (problem.as_str(), self.now.saturating_sub(*lasted))),
             kafka_problem: kafka_problem.as_deref(),
             write_back: self.work_errors.oldest(self.now, statement),
         })
     }
 
-    fn kafka_problem(&mut self, topic: u32) -> String {
+    /// What keeps a record of this topic from Kafka; `unreached` says why no broker answers.
+    fn kafka_problem(&mut self, topic: u32, unreached: Option<&str>) -> String {
         let problem = self.engine.kafka_problem(topic);
         let problem = problem.unwrap_or_else(|| "no acknowledgement".to_owned());
-        match self.producer.health().last_error {
-            Some(error) => format!("{problem}: {}", error.reason),
+        let last_error = self.producer.health().last_error;
+        match unreached.or(last_error.as_ref().map(|error| error.reason.as_str())) {
+            Some(reason) => format!("{problem}: {reason}"),
             None => problem,
         }
     }

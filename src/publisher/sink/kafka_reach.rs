@@ -1,12 +1,14 @@
-//! Whether a broker has answered since the start, and why not.
+//! Whether a broker answers, and why not.
 //!
 //! Without an event nothing else shows a wrong address, protocol or password. Until the first
 //! answer the cluster is asked again and again, by a client of its own, whose errors are read.
-//! After that the records show the state of the cluster.
+//! After that the records show the state of the cluster, and it is asked again when none of them is
+//! acknowledged, or when the producer has lost every broker.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 use crate::config::Config;
@@ -15,45 +17,77 @@ use crate::kafka::{MetadataClient, reachable};
 /// The limit for an answer.
 const LIMIT: Duration = Duration::from_secs(5);
 const RETRY: Duration = Duration::from_secs(3);
-/// How often the log says so.
-const LOG: Duration = Duration::from_secs(60);
+/// How long an answer counts.
+const COUNTS: Duration = Duration::from_secs(10);
 
 /// See the module's head.
 #[derive(Debug)]
 pub(super) struct KafkaReach {
     state: Arc<Mutex<State>>,
+    asks: Arc<Notify>,
     task: JoinHandle<()>,
 }
 
 #[derive(Debug, Default)]
 struct State {
     has_answered: bool,
+    /// Since when it has not answered, while it is asked.
+    asked_at: Option<Instant>,
+    /// The events that were published by then.
+    published: u64,
+    answered_at: Option<Instant>,
     problem: Option<String>,
 }
 
 impl KafkaReach {
     /// Asks in the background, and warms the client for metadata up.
     pub(super) fn new(config: &Arc<Config>, metadata_client: Arc<MetadataClient>) -> Self {
-        let state = Arc::<Mutex<State>>::default();
-        let (config, shared) = (Arc::clone(config), Arc::clone(&state));
+        let state = Arc::new(Mutex::new(State {
+            asked_at: Some(Instant::now()),
+            ..State::default()
+        }));
+        let asks = Arc::<Notify>::default();
+        let (config, shared, asked) = (Arc::clone(config), Arc::clone(&state), Arc::clone(&asks));
         let task = tokio::spawn(async move {
-            tokio::join!(until_answered(&config, &shared), async {
+            let ask = async {
+                loop {
+                    until_answered(&config, &shared).await;
+                    asked.notified().await;
+                }
+            };
+            tokio::join!(ask, async {
                 if let Err(error) = metadata_client.warm_up().await {
                     tracing::debug!(error = %error.report(), "Kafka metadata query failed");
                 }
             });
         });
-        KafkaReach { state, task }
+        KafkaReach { state, asks, task }
     }
 
-    /// Whether a broker has answered.
+    /// Whether a broker has answered since the start.
     pub(super) fn has_answered(&self) -> bool {
         lock(&self.state).has_answered
     }
 
-    /// Why no broker has answered yet.
-    pub(super) fn problem(&self) -> Option<String> {
-        lock(&self.state).problem.clone()
+    /// No broker could be reached at `lost_at`, or a record is late: asks, unless an answer counts.
+    /// `published` events were acknowledged so far.
+    pub(super) fn ask(&self, lost_at: Option<Instant>, published: u64) {
+        let mut state = lock(&self.state);
+        let counts = |answered: Instant| match lost_at {
+            Some(lost_at) => answered > lost_at,
+            None => answered.elapsed() < COUNTS,
+        };
+        if state.asked_at.is_none() && !state.answered_at.is_some_and(counts) {
+            (state.asked_at, state.published) = (Some(Instant::now()), published);
+            self.asks.notify_one();
+        }
+    }
+
+    /// Why no broker answers, and for how long. An event that was published meanwhile is an answer.
+    pub(super) fn problem(&self, published: u64) -> Option<(String, Duration)> {
+        let state = lock(&self.state);
+        let asked_at = state.asked_at.filter(|_| published == state.published)?;
+        Some((state.problem.clone()?, asked_at.elapsed()))
     }
 }
 
@@ -68,20 +102,11 @@ fn lock(state: &Mutex<State>) -> std::sync::MutexGuard<'_, State> {
 }
 
 async fn until_answered(config: &Config, state: &Mutex<State>) {
-    let mut logged_at: Option<Instant> = None;
     while let Err(error) = reachable(config, LIMIT).await {
-        if logged_at.is_none_or(|at| at.elapsed() >= LOG) {
-            logged_at = Some(Instant::now());
-            tracing::warn!(error = %error.report(), "Kafka has not answered yet, retrying");
-        }
         lock(state).problem = Some(error.describe());
         tokio::time::sleep(RETRY).await;
     }
-    if logged_at.is_some() {
-        tracing::info!("Kafka answers");
-    }
-    *lock(state) = State {
-        has_answered: true,
-        problem: None,
-    };
+    let mut state = lock(state);
+    (state.has_answered, state.answered_at) = (true, Some(Instant::now()));
+    (state.asked_at, state.problem) = (None, None);
 }

@@ -115,7 +115,7 @@ impl Forwarder {
             Err(error) => {
                 care.make_at = now + care.retry.next_delay();
                 care.failure = Some(error.report());
-                tracing::warn!(error = %error.report(), "no new Kafka producer, retrying");
+                self.log_error(&error, "no new Kafka producer, retrying");
             }
         }
     }
@@ -126,7 +126,7 @@ impl Forwarder {
         let given_up = std::mem::take(&mut self.producer_failed);
         if given_up {
             while let Err(error) = self.producer.replace(&self.config).await {
-                tracing::warn!(error = %error.report(), "no new Kafka producer, retrying");
+                self.log_error(&error, "no new Kafka producer, retrying");
                 self.board.wait(Some(("kafka", error.report())));
                 tokio::time::sleep(RETRY_FIRST).await;
             }

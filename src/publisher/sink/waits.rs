@@ -18,8 +18,8 @@ pub(in crate::publisher) struct WaitFacts<'a> {
     pub(in crate::publisher) stats: &'a EngineStats,
     /// Why the producer is being replaced, or has failed.
     pub(in crate::publisher) producer_problem: Option<&'a str>,
-    /// Why no broker has answered since the start.
-    pub(in crate::publisher) unreached: Option<&'a str>,
+    /// Why no broker answers, and since when it was asked.
+    pub(in crate::publisher) unreached: Option<(&'a str, Duration)>,
     /// What keeps the oldest record from Kafka.
     pub(in crate::publisher) kafka_problem: Option<&'a str>,
     /// The error of database work that has lasted longest, and since when.
@@ -58,12 +58,21 @@ pub(in crate::publisher) fn late_record(stats: &EngineStats, now: Duration) -> O
 /// The wait to show; `None` if events get through, or there are none.
 pub(in crate::publisher) fn waiting(facts: &WaitFacts<'_>) -> Option<Wait> {
     let stats = facts.stats;
-    if let Some(problem) = facts.producer_problem.or(facts.unreached) {
+    if let Some(problem) = facts.producer_problem {
         return Some(Wait::now("kafka", problem));
     }
-    if late_record(stats, facts.now).is_some() {
+    if let Some(oldest) = late_record(stats, facts.now) {
         let problem = facts.kafka_problem.unwrap_or("no acknowledgement");
-        return Some(Wait::now("kafka", problem));
+        return Some(Wait {
+            since: Some(Duration::from_micros(oldest.sent_micros)),
+            ..Wait::now("kafka", problem)
+        });
+    }
+    if let Some((problem, since)) = facts.unreached {
+        return Some(Wait {
+            since: Some(since),
+            ..Wait::now("kafka", problem)
+        });
     }
     if stats.standby {
         let detail = "a standby in synchronized_standby_slots does not have the WAL to send yet";
@@ -158,7 +167,7 @@ mod tests {
             ..EngineStats::default()
         };
         assert_eq!(named(stats, |facts| facts.now = SECOND * 5), None);
-        assert_eq!(of(stats), Some(("kafka", None)));
+        assert_eq!(of(stats), Some(("kafka", Some(0))));
     }
 
     #[test]
@@ -177,7 +186,7 @@ mod tests {
         stats.standby = true;
         assert_eq!(named(stats, failing), Some(("standby", None)));
         stats.oldest = late();
-        assert_eq!(named(stats, failing), Some(("kafka", None)));
+        assert_eq!(named(stats, failing), Some(("kafka", Some(0))));
     }
 
     #[test]
@@ -200,8 +209,8 @@ mod tests {
             kafka
         );
         assert_eq!(
-            named(stats, |facts| facts.unreached = Some("refused")),
-            kafka
+            named(stats, |facts| facts.unreached = Some(("refused", SECOND))),
+            Some(("kafka", Some(1)))
         );
     }
 }

@@ -1,5 +1,5 @@
-//! The forwarder while this instance does not hold the lock: takes in reports, and withdraws
-//! records that may not stay in flight.
+//! The forwarder while this instance does not hold the lock: takes in reports, withdraws records
+//! that may not stay in flight, and lets the board log a wait that lasts.
 //!
 //! The engine decides when (see `fencing`), and the supervisor replaces the producer.
 
@@ -30,6 +30,7 @@ impl Forwarder {
     pub(crate) async fn run_without_lock(&mut self, taken: Option<&Cell<bool>>) {
         while !self.producer_failed {
             let now = self.tick();
+            self.board.wait_goes_on();
             if taken.is_some_and(Cell::get) {
                 self.engine.lock_taken();
             }

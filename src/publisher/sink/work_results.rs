@@ -1,8 +1,10 @@
 //! The forwarder's side of database work that has ended: its log lines, its metrics, and the error
 //! that ends the publisher.
 
+use std::time::Instant;
+
 use crate::engine::output::DatabaseWork;
-use crate::error::Code;
+use crate::error::{Code, Error};
 use crate::outbox::Rejection;
 use crate::publisher::sink::database_worker::{self, Done};
 use crate::publisher::sink::filing_log::FilingLine;
@@ -33,7 +35,7 @@ impl Forwarder {
             }
             Err(error) => {
                 self.metrics.error(error.code());
-                tracing::warn!(error = %error.report(), "write-back failed, retrying");
+                self.log_error(&error, "write-back failed, retrying");
                 self.work_errors.failed(now, &work, error.report());
                 self.database_error = Some(error).filter(|_| ends);
                 Err(())
@@ -42,6 +44,15 @@ impl Forwarder {
         self.engine
             .work_finished(now, generation, work, pending, position);
         self.log_filed();
+    }
+
+    /// Logs an error that repeats: as a warning once a minute.
+    pub(in crate::publisher) fn log_error(&mut self, error: &Error, what: &str) {
+        let error = error.report();
+        match self.line_limit.admit(&error, Instant::now()) {
+            Some(suppressed) => tracing::warn!(error, suppressed, "{what}"),
+            None => tracing::debug!(error, "{what}"),
+        }
     }
 
     fn count_filed(&mut self, work: &DatabaseWork) {

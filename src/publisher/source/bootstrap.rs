@@ -101,6 +101,9 @@ impl Bootstrap<'_> {
                         let message = "creating a new slot, and publishing from the table";
                         tracing::warn!(%slot, %loss, "{message}");
                     }
+                    if self.publishes_backlog() {
+                        self.scan.count_backlog().await?;
+                    }
                     Done::Permitted
                 }
                 Step::DropLost => {
@@ -109,6 +112,7 @@ impl Bootstrap<'_> {
                 }
                 Step::Pass => Done::Passed(self.pass(None).await?),
                 Step::Create => {
+                    self.scan.backlog_is_over();
                     created = Some(self.create_slot(&temporary).await?);
                     Done::Created
                 }
@@ -247,7 +251,6 @@ impl Bootstrap<'_> {
         self.scan.check_stop()?;
         watch.look(self.scan.session).await?;
         let blockers = slot::blockers(self.scan.session).await?.join("; ");
-        tracing::warn!(%blockers, "slot waits for open transactions");
         self.scan.forwarder.board.wait(Some(("snapshot", blockers)));
         if self.publishes_backlog() && published.len() < REMEMBERED_MAX {
             self.pass(Some(published)).await?;

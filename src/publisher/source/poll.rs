@@ -88,8 +88,8 @@ impl Poll<'_> {
     /// Of the session, transient: another one goes on.
     pub(crate) async fn run(mut self) -> Result<()> {
         self.scan.forwarder.board.phase(Phase::Polling);
-        self.scan.forwarder.board.wait(None);
         tracing::info!(table = %self.scan.config.table, "polling");
+        self.scan.count_backlog().await?;
         let Err(interrupt) = self.passes().await;
         match interrupt {
             Interrupt::Stopped => self.scan.finish().await,

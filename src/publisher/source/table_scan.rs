@@ -24,6 +24,8 @@ use crate::publisher::sink::forwarder::Forwarder;
 use crate::publisher::sink::table_rows::forward_row;
 
 const SHOW: Duration = Duration::from_millis(250);
+/// The most rows that are counted for the log.
+const COUNTED_MAX: i64 = 1_000_000;
 
 /// See the module's head.
 pub(crate) struct TableScan<'a> {
@@ -180,6 +182,28 @@ impl<'a> TableScan<'a> {
         Ok(())
     }
 
+    /// Counts the rows to send and logs how many there are.
+    ///
+    /// # Errors
+    /// Of the session.
+    pub(crate) async fn count_backlog(&mut self) -> Result<()> {
+        let published = self.forwarder.published;
+        match self.rows.count(self.session, COUNTED_MAX).await? {
+            Some(count) => self.forwarder.board.backlog(|backlog, now| {
+                let counted = count.clamp(0, COUNTED_MAX) as u64;
+                backlog.rows(now, counted, count > COUNTED_MAX, published)
+            }),
+            None => tracing::info!("backlog: not counted, since that takes too long"),
+        }
+        Ok(())
+    }
+
+    /// The rows that were counted have been published.
+    pub(crate) fn backlog_is_over(&self) {
+        let board = &self.forwarder.board;
+        board.backlog(|backlog, now| backlog.rows_over(now));
+    }
+
     /// Waits for this time; reports and write-backs go on meanwhile.
     pub(crate) async fn rest(&mut self, time: Duration) -> Result<(), Interrupt> {
         let began = Instant::now();
@@ -191,6 +215,7 @@ impl<'a> TableScan<'a> {
                 return Ok(());
             }
             if settled {
+                self.backlog_is_over();
                 self.forwarder.show();
                 tokio::select! {
                     biased;

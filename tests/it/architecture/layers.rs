@@ -23,6 +23,7 @@ const TOP: Map = Map {
             "backoff",
             "fnv",
             "format",
+            "line_limit",
             "status",
             "ephemeral",
         ],

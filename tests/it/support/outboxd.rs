@@ -109,6 +109,21 @@ pub(crate) fn spawn_unread(settings: &Settings) -> Result<std::process::Child> {
         .context("outboxd does not start")
 }
 
+/// Starts `outboxd run` with all its output at a terminal, whose other end is the child's standard
+/// output; the child is util-linux's `script`.
+pub(crate) fn spawn_at_terminal(settings: &Settings) -> Result<std::process::Child> {
+    std::process::Command::new("script")
+        .args(["-qfec", &format!("exec {PROGRAM} run"), "/dev/null"])
+        .env_clear()
+        .envs(settings.variables.iter().cloned())
+        .envs(inherited())
+        .env("TERM", "xterm")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("script does not start: install util-linux")
+}
+
 fn inherited() -> Option<(String, String)> {
     std::env::var("PATH")
         .ok()
