@@ -134,6 +134,43 @@ const REFUSED: &[(&str, &str)] = &[
     ("plugin.library.paths", CODE),
 ];
 
+/// Properties that Java's clients have and librdkafka lacks, and what to set instead.
+const JAVAS: &[(&str, &str)] = &[
+    ("sasl.jaas.config", "set sasl.username and sasl.password"),
+    (
+        "sasl.client.callback.handler.class",
+        "set sasl.mechanism and the properties that it needs",
+    ),
+    (
+        "sasl.login.callback.handler.class",
+        "set sasl.mechanism and the properties that it needs",
+    ),
+    (
+        "ssl.truststore.location",
+        "set ssl.ca.location to a PEM file",
+    ),
+    ("ssl.truststore.certificates", "set ssl.ca.pem"),
+    ("ssl.truststore.password", "a PEM file has none: remove it"),
+    ("ssl.truststore.type", "PEM is the only one: remove it"),
+    (
+        "ssl.keystore.key",
+        "set ssl.key.location or ssl.key.pem to a key in PEM",
+    ),
+    (
+        "ssl.keystore.certificate.chain",
+        "set ssl.certificate.location or ssl.certificate.pem",
+    ),
+    (
+        "ssl.keystore.type",
+        "ssl.keystore.location is PKCS#12: remove it",
+    ),
+    ("buffer.memory", "set OUTBOX_MEMORY_LIMIT"),
+    ("max.request.size", "set message.max.bytes"),
+    ("max.block.ms", "outboxd never blocks: remove it"),
+    ("key.serializer", "outboxd sends bytes: remove it"),
+    ("value.serializer", "outboxd sends bytes: remove it"),
+];
+
 /// The properties by name. Flags override the environment, and the environment overrides the file.
 pub(crate) fn properties(
     file: BTreeMap<String, String>,
@@ -185,6 +222,10 @@ fn refusal(name: &str) -> Option<InvalidValue> {
             "contains a name that no property has",
             hint,
         ));
+    }
+    if let Some((_, instead)) = JAVAS.iter().find(|(javas, _)| *javas == name) {
+        let problem = format!("has {name}, which is a property of Java's clients");
+        return Some(InvalidValue::new(problem, *instead));
     }
     let (_, reason) = REFUSED.iter().find(|(refused, _)| *refused == name)?;
     Some(InvalidValue::new(

@@ -13,7 +13,7 @@ use rdkafka::types::RDKafkaErrorCode;
 use crate::config::Config;
 use crate::error::{Code, Error, Result};
 use crate::kafka::context::{Context, LastError};
-use crate::kafka::{client_config, connection_hint};
+use crate::kafka::{certificate, client_config, connection_hint};
 
 /// The interval at which the errors of an unanswered request are checked.
 const SLICE: Duration = Duration::from_millis(100);
@@ -77,7 +77,10 @@ fn fetch_cluster(
         let last = client.context().last_error();
         let is_over = left.is_zero() || cancelled.load(Ordering::Relaxed);
         if is_over || last.as_ref().is_some_and(is_about_credentials) {
-            return Err(unreachable(config, last));
+            return Err(unreachable(
+                config,
+                last.map(|last| explained(config, last)),
+            ));
         }
     }
 }
@@ -90,6 +93,19 @@ fn is_about_credentials(error: &LastError) -> bool {
             | RDKafkaErrorCode::UnsupportedSASLMechanism
             | RDKafkaErrorCode::SSL
     )
+}
+
+/// The error with the reason why the broker's certificate is refused, if that is what it is about.
+fn explained(config: &Config, mut last: LastError) -> LastError {
+    let (address, problem) = connection_hint::split(&last.reason);
+    if !problem.contains("certificate") {
+        return last;
+    }
+    let why = address.and_then(|address| Some((address, certificate::problem(config, address)?)));
+    if let Some((address, why)) = why {
+        last.reason = format!("{address}: the broker's certificate is not accepted: {why}");
+    }
+    last
 }
 
 /// The error for a cluster that does not answer; `last` is what librdkafka met.

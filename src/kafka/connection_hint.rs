@@ -6,34 +6,21 @@ use crate::config::Config;
 /// What to check, for librdkafka's explanation of the last error; an empty one if there was none.
 pub(crate) fn hint(config: &Config, reason: &str) -> String {
     let protocol = protocol(config);
-    let (uses_tls, uses_sasl) = (protocol.ends_with("SSL"), protocol.starts_with("SASL"));
-    let says = |words: &[&str]| words.iter().any(|word| reason.contains(word));
-    if uses_tls
-        && says(&[
-            "wrong version number",
-            "packet length",
-            "record layer",
-            "PLAINTEXT",
-        ])
-    {
-        return format!(
-            "the listener does not seem to speak TLS, and security.protocol is {protocol}: name a \
-             TLS listener in KAFKA_BROKERS, or set security.protocol to that of the listener"
-        );
-    }
-    if uses_tls && says(&["certificate", "SSL", "ssl"]) && !says(&["Authentication failed"]) {
-        return "check ssl.ca.location, the broker's certificate, and ssl.* in the Kafka properties"
+    let uses_tls = protocol.ends_with("SSL");
+    let (_, problem) = split(reason);
+    let says = |words: &[&str]| words.iter().any(|word| problem.contains(word));
+    if says(&["resolve"]) {
+        return "check the host names in KAFKA_BROKERS, and advertised.listeners of the brokers"
             .to_owned();
     }
-    if uses_sasl && says(&["SASL state", "mechanism", "Mechanism", "handshake"]) {
-        return format!(
-            "the listener does not seem to offer SASL or this sasl.mechanism, and \
-             security.protocol is {protocol}: set both to those of the listener"
-        );
+    if let Some(hint) = foreign_answer(problem, &protocol) {
+        return hint;
     }
-    if says(&["uthentication"]) {
-        return "check sasl.username, sasl.password and sasl.mechanism in the Kafka properties"
-            .to_owned();
+    if uses_tls && let Some(hint) = tls(problem, &protocol) {
+        return hint;
+    }
+    if let Some(hint) = sasl(problem, &protocol) {
+        return hint;
     }
     if !uses_tls && says(&["isconnected", "security.protocol"]) {
         return format!(
@@ -41,17 +28,114 @@ pub(crate) fn hint(config: &Config, reason: &str) -> String {
              that of the listener"
         );
     }
-    if says(&["resolve"]) {
-        return "check the host names in KAFKA_BROKERS, and advertised.listeners of the brokers"
-            .to_owned();
-    }
     if let Some(host) = without_port(&config.brokers) {
         return format!("KAFKA_BROKERS names no port for {host}, and 9092 is used");
     }
-    match reason.is_empty() {
-        true => "is Kafka up, and is this its address?".to_owned(),
-        false => "is Kafka up, and can this machine reach its advertised.listeners?".to_owned(),
+    if problem.is_empty() || says(&["imed out", "timeout"]) {
+        return "nothing answers at this address: is it Kafka's, and does a firewall drop packets?"
+            .to_owned();
     }
+    "is Kafka up, and can this machine reach its advertised.listeners?".to_owned()
+}
+
+/// The broker of an explanation and the rest of it: `ssl://db:9093/bootstrap: SSL handshake …`.
+pub(super) fn split(reason: &str) -> (Option<&str>, &str) {
+    let broker = |head: &str| !head.contains(' ') && head.contains('/');
+    match reason.split_once(": ").filter(|(head, _)| broker(head)) {
+        Some((head, problem)) => {
+            let address = head.split_once("://").map_or(head, |(_, rest)| rest);
+            (address.split('/').next(), problem)
+        }
+        None => (None, reason),
+    }
+}
+
+/// What answers is not a Kafka listener without TLS: librdkafka takes its first four bytes for a
+/// size.
+fn foreign_answer(problem: &str, protocol: &str) -> Option<String> {
+    let (_, size) = problem.split_once("Invalid response size ")?;
+    let size: i32 = size.split(' ').next()?.parse().ok()?;
+    Some(match size.to_be_bytes() {
+        [b'H', b'T', b'T', b'P'] => {
+            "an HTTP server answers there: name a listener of Kafka in KAFKA_BROKERS".to_owned()
+        }
+        // A TLS alert.
+        [0x15, 3, ..] => format!(
+            "the listener expects TLS, and security.protocol is {protocol}: set it to SSL or \
+             SASL_SSL"
+        ),
+        _ => "what answers there does not speak Kafka's protocol: check host and port in \
+              KAFKA_BROKERS"
+            .to_owned(),
+    })
+}
+
+fn tls(problem: &str, protocol: &str) -> Option<String> {
+    let says = |words: &[&str]| words.iter().any(|word| problem.contains(word));
+    let no_tls = [
+        "wrong version number",
+        "packet length",
+        "record layer",
+        "PLAINTEXT",
+    ];
+    Some(if says(&no_tls) {
+        format!(
+            "the listener does not seem to speak TLS, and security.protocol is {protocol}: name a \
+             TLS listener in KAFKA_BROKERS, or set security.protocol to that of the listener"
+        )
+    } else if says(&["has expired", "not yet valid"]) {
+        "renew the broker's certificate, or set the clock of this machine".to_owned()
+    } else if says(&["mismatch"]) {
+        "name the brokers in KAFKA_BROKERS and advertised.listeners as their certificates do"
+            .to_owned()
+    } else if says(&[
+        "verify failed",
+        "signed certificate",
+        "issuer",
+        "not accepted",
+    ]) {
+        "set ssl.ca.location to the certificate of the authority that has signed the broker's"
+            .to_owned()
+    } else if says(&[
+        "might be required",
+        "certificate required",
+        "bad certificate",
+    ]) {
+        "the listener asks for a client certificate: set ssl.certificate.location and \
+         ssl.key.location"
+            .to_owned()
+    } else if says(&["SSL", "ssl", "certificate"]) && !says(&["SASL"]) {
+        "check ssl.ca.location, the broker's certificate, and ssl.* in the Kafka properties"
+            .to_owned()
+    } else {
+        return None;
+    })
+}
+
+fn sasl(problem: &str, protocol: &str) -> Option<String> {
+    let says = |words: &[&str]| words.iter().any(|word| problem.contains(word));
+    Some(
+        if says(&[
+            "uthentication failed",
+            "uthentication error",
+            "nvalid credentials",
+        ]) {
+            "check sasl.username, sasl.password and sasl.mechanism in the Kafka properties"
+                .to_owned()
+        } else if says(&["nsupported SASL mechanism"]) {
+            "set sasl.mechanism to one that the broker supports".to_owned()
+        } else if protocol.starts_with("SASL") && says(&["SASL state", "echanism", "handshake"]) {
+            format!(
+                "the listener does not seem to offer SASL or this sasl.mechanism, and \
+             security.protocol is {protocol}: set both to those of the listener"
+            )
+        } else if says(&["uthentication"]) {
+            "check sasl.username, sasl.password and sasl.mechanism in the Kafka properties"
+                .to_owned()
+        } else {
+            return None;
+        },
+    )
 }
 
 fn protocol(config: &Config) -> String {
@@ -86,40 +170,115 @@ mod tests {
     }
 
     #[test]
+    fn the_broker_of_an_explanation_is_no_part_of_the_problem() {
+        let with_tls = "ssl://db.example:9093/bootstrap: Connect to ipv4#1.2.3.4:9093 failed";
+        let expected = (
+            Some("db.example:9093"),
+            "Connect to ipv4#1.2.3.4:9093 failed",
+        );
+        assert_eq!(split(with_tls), expected);
+        assert_eq!(split("[::1]:9092/1: gone"), (Some("[::1]:9092"), "gone"));
+        let bare = "SSL handshake failed: ssl/record: bad";
+        assert_eq!(split(bare), (None, bare));
+    }
+
+    const MISTAKES: [(&str, &str, &str); 18] = [
+        (
+            "ssl",
+            "ssl://b:1/bootstrap: SSL handshake failed: wrong version number",
+            "does not seem to speak TLS",
+        ),
+        (
+            "SASL_SSL",
+            "ssl://b:1/bootstrap: SSL handshake failed: certificate verify failed",
+            "ssl.ca.location",
+        ),
+        (
+            "SSL",
+            "ssl://b:1/bootstrap: certificate verify failed: certificate has expired",
+            "renew",
+        ),
+        (
+            "SSL",
+            "ssl://b:1/bootstrap: certificate verify failed: hostname mismatch",
+            "as their certificates do",
+        ),
+        (
+            "SSL",
+            "ssl://b:1/bootstrap: SSL handshake failed: client SSL authentication might be \
+             required",
+            "client certificate",
+        ),
+        (
+            "SSL",
+            "ssl://127.0.0.1:1/bootstrap: Connect to ipv4#127.0.0.1:1 failed: Connection refused",
+            "Kafka up",
+        ),
+        (
+            "SSL",
+            "ssl://nowhere:1/bootstrap: Failed to resolve 'nowhere:1': Name not known",
+            "host names",
+        ),
+        (
+            "plaintext",
+            "Disconnected while requesting ApiVersion",
+            "may expect TLS",
+        ),
+        (
+            "plaintext",
+            "b:1/bootstrap: Receive failed: Invalid response size 352518912 (0..100000000): \
+             increase receive.message.max.bytes",
+            "expects TLS",
+        ),
+        (
+            "plaintext",
+            "b:1/bootstrap: Receive failed: Invalid response size 1213486160 (0..100000000)",
+            "an HTTP server",
+        ),
+        (
+            "plaintext",
+            "b:1/bootstrap: Receive failed: Invalid response size 1157627904 (0..100000000)",
+            "does not speak Kafka's protocol",
+        ),
+        (
+            "SASL_PLAINTEXT",
+            "SASL PLAIN mechanism handshake failed: Broker: Request not valid in current SASL \
+             state: broker's supported mechanisms:",
+            "offer SASL",
+        ),
+        (
+            "SASL_PLAINTEXT",
+            "sasl_plaintext://b:1/bootstrap: SASL SCRAM-SHA-256 mechanism handshake failed: \
+             Broker: Unsupported SASL mechanism: broker's supported mechanisms: PLAIN",
+            "one that the broker supports",
+        ),
+        (
+            "SASL_PLAINTEXT",
+            "SASL authentication error: Authentication failed",
+            "password",
+        ),
+        (
+            "SASL_SSL",
+            "sasl_ssl://b:1/bootstrap: SASL authentication error: Authentication failed",
+            "password",
+        ),
+        (
+            "PLAINTEXT",
+            "Connect to ipv4#127.0.0.1:1 failed: Connection refused",
+            "Kafka up",
+        ),
+        ("PLAINTEXT", "", "nothing answers"),
+        (
+            "PLAINTEXT",
+            "b:1/bootstrap: ApiVersionRequest failed: Local: Timed out: probably due to broker \
+             version < 0.10",
+            "nothing answers",
+        ),
+    ];
+
+    #[test]
     fn the_usual_mistakes_have_a_hint_of_their_own() {
-        for (protocol, reason, words) in [
-            (
-                "ssl",
-                "SSL handshake failed: wrong version number",
-                "does not seem to speak TLS",
-            ),
-            (
-                "SASL_SSL",
-                "SSL handshake failed: certificate verify failed",
-                "ssl.ca.location",
-            ),
-            (
-                "plaintext",
-                "Disconnected while requesting ApiVersion",
-                "may expect TLS",
-            ),
-            (
-                "SASL_PLAINTEXT",
-                "SASL PLAIN mechanism handshake failed: Broker: Request not valid in current \
-                 SASL state: broker's supported mechanisms:",
-                "offer SASL",
-            ),
-            (
-                "SASL_PLAINTEXT",
-                "SASL authentication error: Authentication failed",
-                "password",
-            ),
-            (
-                "PLAINTEXT",
-                "Connect to ipv4#127.0.0.1:1 failed: Connection refused",
-                "Kafka up",
-            ),
-        ] {
+        for (protocol, reason, words) in MISTAKES {
             let mut config = producer::config("127.0.0.1:1");
             let value = Secret::new(protocol.to_owned());
             let property = ("security.protocol".to_owned(), value);

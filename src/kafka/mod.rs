@@ -10,6 +10,7 @@
 //! of one partition the earlier is appended first.
 
 mod admin;
+mod certificate;
 mod client_config;
 mod connection_hint;
 mod context;

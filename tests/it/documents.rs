@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 /// The rows of the first table of `tests/faults.md`.
-const FAULTS: [&str; 92] = [
+const FAULTS: [&str; 94] = [
     "process killed at any step",
     "walsender terminated",
     "Postgres stopped without a checkpoint",
@@ -89,6 +89,8 @@ const FAULTS: [&str; 92] = [
     "Kafka refuses to let us in",
     "all rights on Kafka revoked, or none given yet",
     "Kafka not reached before the first event",
+    "password that changes while nothing is sent",
+    "Postgres that accepts a connection and says nothing",
     "topic made again after its leaders changed",
     "certificate authority renewed",
     "broker cut off from its controller",

@@ -45,6 +45,8 @@ mod failover_slot;
 mod idle;
 // A Kafka that does not let the user write.
 mod kafka_access;
+// What is wrong on the way to Kafka: one line each, with a hint.
+mod kafka_mistakes;
 // Kafka frozen or away as a whole.
 mod kafka_outage;
 // What outboxd does about events that Kafka rejects.

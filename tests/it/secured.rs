@@ -82,7 +82,7 @@ async fn a_wrong_password_is_waited_for_and_costs_no_event() -> Result<()> {
 }
 
 /// A self-signed certificate for 127.0.0.1 and its key, valid between these days from now.
-fn certificate(from: i64, until: i64) -> Result<(Vec<u8>, Vec<u8>)> {
+pub(crate) fn certificate(from: i64, until: i64) -> Result<(Vec<u8>, Vec<u8>)> {
     let key = PKey::from_rsa(Rsa::generate(2048)?)?;
     let mut name = X509NameBuilder::new()?;
     name.append_entry_by_text("CN", "127.0.0.1")?;
