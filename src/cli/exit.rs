@@ -13,6 +13,8 @@ use outboxd::error::{Code, Error};
 
 use crate::cli::{Cli, log};
 
+const LOG_FORMAT: &str = "OUTBOX_LOG_FORMAT";
+
 /// Fatal: a restart alone does not help.
 const FATAL: u8 = 1;
 /// The command line or the configuration has to be fixed.
@@ -23,6 +25,7 @@ const TRANSIENT: u8 = 3;
 /// Parses the command line. If that ends the program, prints the reason and returns the exit code.
 pub(crate) fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Cli, u8> {
     let arguments: Vec<OsString> = arguments.collect();
+    log::asked_for(log_format(&arguments, std::env::var(LOG_FORMAT).ok()).as_deref());
     let error = match Cli::try_parse_from(&arguments) {
         Ok(cli) => return Ok(cli),
         Err(error) => error,
@@ -37,16 +40,56 @@ pub(crate) fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Cli, u8
         .map(|argument| argument.to_string_lossy().into_owned())
         .filter(|argument| may_be_secret(argument))
         .collect();
-    if secrets.is_empty() {
+    if secrets.is_empty() && !log::is_json() {
         let _ = error.print();
-    } else {
-        let mut text = error.render().to_string();
-        for secret in secrets {
-            text = text.replace(&secret, "…");
-        }
-        let _ = write!(io::stderr(), "{text}");
+        return Err(USAGE);
     }
+    let mut text = error.render().to_string();
+    for secret in secrets {
+        text = text.replace(&secret, "…");
+    }
+    if log::is_json() {
+        let message = one_line(text.strip_prefix("error: ").unwrap_or(&text));
+        let failure = Failure {
+            code: Some(Code::Config),
+            message,
+            hint: None,
+        };
+        text = failure.json();
+    }
+    let _ = write!(io::stderr(), "{text}");
     Err(USAGE)
+}
+
+/// Lets a panic write an object where the log is in JSON. Without unwinding, this is the last line.
+pub(crate) fn watch_panics() {
+    let otherwise = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if !log::is_json() {
+            return otherwise(panic);
+        }
+        let failure = Failure {
+            code: None,
+            message: one_line(&panic.to_string()),
+            hint: None,
+        };
+        log::print(failure.json());
+    }));
+}
+
+/// The format of the log that the command line asks for, or else the variable. Read before the
+/// command line is parsed, since that may fail.
+fn log_format(arguments: &[OsString], variable: Option<String>) -> Option<String> {
+    let mut format = variable;
+    let mut arguments = arguments.iter().map(|argument| argument.to_string_lossy());
+    while let Some(argument) = arguments.next() {
+        match argument.strip_prefix("--log-format") {
+            Some("") => format = arguments.next().map(Into::into),
+            Some(value) => format = value.strip_prefix('=').map(str::to_owned).or(format),
+            None => {}
+        }
+    }
+    format
 }
 
 /// The exit code for the error.
@@ -72,33 +115,113 @@ pub(crate) fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.chain().any(broken)
 }
 
-/// Prints one line for each error and one for the hint, on standard error.
+/// Prints one line for each error and one for the hint, on standard error; with a log in JSON, one
+/// object for each error.
 pub(crate) fn print(error: &anyhow::Error) {
-    let mut text = String::new();
-    if let Some(errors) = error.downcast_ref::<SettingErrors>() {
-        for error in errors {
-            text.push_str(&format!(
-                "error: {}: {}\n",
-                Code::Config,
-                one_line(&error.to_string())
-            ));
+    let failures = failures(error);
+    let lines = failures.iter().map(|failure| match log::is_json() {
+        true => failure.json(),
+        false => failure.text(),
+    });
+    log::print(lines.collect());
+}
+
+/// What a command failed of.
+struct Failure {
+    code: Option<Code>,
+    message: String,
+    hint: Option<String>,
+}
+
+impl Failure {
+    fn text(&self) -> String {
+        let mut text = format!("error: {}\n", self.message);
+        if let Some(hint) = &self.hint {
+            text.push_str(&format!("hint: {hint}\n"));
         }
-    } else {
-        let chain: Vec<String> = error
-            .chain()
-            .map(|cause| one_line(&cause.to_string()))
-            .collect();
-        text.push_str(&format!("error: {}\n", chain.join(": ")));
-        let hint = error
-            .chain()
-            .find_map(|cause| cause.downcast_ref::<Error>()?.hint());
-        if let Some(hint) = hint {
-            text.push_str(&format!("hint: {}\n", one_line(hint)));
-        }
+        text
     }
-    log::print(text);
+
+    /// With the fields of the log's lines.
+    fn json(&self) -> String {
+        let mut line = serde_json::json!({
+            "timestamp": log::timestamp(),
+            "level": "ERROR",
+            "message": self.message,
+            "target": "outboxd",
+        });
+        if let Some(code) = self.code {
+            line["code"] = code.as_str().into();
+        }
+        if let Some(hint) = &self.hint {
+            line["hint"] = hint.as_str().into();
+        }
+        format!("{line}\n")
+    }
+}
+
+fn failures(error: &anyhow::Error) -> Vec<Failure> {
+    if let Some(errors) = error.downcast_ref::<SettingErrors>() {
+        let failure = |error: &outboxd::config::SettingError| Failure {
+            code: Some(Code::Config),
+            message: format!("{}: {}", Code::Config, one_line(&error.to_string())),
+            hint: None,
+        };
+        return errors.into_iter().map(failure).collect();
+    }
+    let chain = error.chain().map(|cause| one_line(&cause.to_string()));
+    let mut causes = error
+        .chain()
+        .filter_map(|cause| cause.downcast_ref::<Error>());
+    let hint = causes.clone().find_map(|cause| cause.hint());
+    vec![Failure {
+        code: causes.next().map(Error::code),
+        message: chain.collect::<Vec<_>>().join(": "),
+        hint: hint.map(one_line),
+    }]
 }
 
 fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_format_of_the_log_is_known_before_the_command_line_is_parsed() {
+        let asked = |arguments: &[&str], variable: Option<&str>| {
+            let arguments: Vec<OsString> = arguments.iter().map(OsString::from).collect();
+            log_format(&arguments, variable.map(str::to_owned))
+        };
+        let json = Some("json".to_owned());
+        assert_eq!(asked(&["outboxd", "run"], None), None);
+        assert_eq!(asked(&["outboxd", "run"], Some("json")), json);
+        assert_eq!(
+            asked(&["outboxd", "run", "--log-format", "json"], None),
+            json
+        );
+        assert_eq!(asked(&["outboxd", "--log-format=json"], Some("text")), json);
+        assert_eq!(asked(&["outboxd", "--log-formats=x"], Some("json")), json);
+        assert_eq!(asked(&["outboxd", "--log-format"], Some("json")), None);
+    }
+
+    #[test]
+    fn an_error_is_two_lines_for_people_and_one_object_for_machines() {
+        let failure = Failure {
+            code: Some(Code::Config),
+            message: "CONFIG_ERROR: no \"table\"".to_owned(),
+            hint: Some("run outboxd init".to_owned()),
+        };
+        let text = "error: CONFIG_ERROR: no \"table\"\nhint: run outboxd init\n";
+        assert_eq!(failure.text(), text);
+        let line = failure.json();
+        assert!(line.ends_with('\n') && line.lines().count() == 1, "{line}");
+        let line: serde_json::Value = serde_json::from_str(&line).expect("it is JSON");
+        assert_eq!(line["message"], "CONFIG_ERROR: no \"table\"");
+        assert_eq!(line["hint"], "run outboxd init");
+        assert_eq!(line["code"], "CONFIG_ERROR");
+        assert_eq!(line["level"], "ERROR");
+    }
 }

@@ -4,18 +4,24 @@
 //! write waits without end; the publisher and its signals must not wait with it. Lines that find
 //! the queue full, or cannot be written, are dropped and counted, and a line says so once the log
 //! can be written again.
+//!
+//! No line holds a row's values, at any level.
 
 use std::collections::VecDeque;
 use std::io::{self, IsTerminal, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use indicatif::ProgressBar;
 use outboxd::Metrics;
 use outboxd::config::LogFormat;
-use tracing_subscriber::filter::Targets;
+use tracing::{Level, Metadata};
+use tracing_subscriber::filter::{Targets, filter_fn};
 use tracing_subscriber::fmt;
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::fmt::time::{FormatTime as _, SystemTime};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
@@ -46,7 +52,9 @@ impl Log {
             .log_internal_errors(false)
             .with_writer(Lines(Arc::clone(&queue)))
             .with_ansi(io::stderr().is_terminal());
-        let log = tracing_subscriber::registry().with(filter);
+        let log = tracing_subscriber::registry()
+            .with(filter)
+            .with(filter_fn(holds_no_row));
         let result = match format {
             LogFormat::Json => log.with(lines.json().flatten_event(true)).try_init(),
             _ => log.with(lines).try_init(),
@@ -61,6 +69,11 @@ impl Log {
         let _only_once = self.queue.metrics.set(metrics);
     }
 
+    /// Takes this bar away while a line is written.
+    pub(crate) fn share_terminal(&self, bar: ProgressBar) {
+        let _only_once = self.queue.bar.set(bar);
+    }
+
     /// Waits until everything is written, for this time at most.
     pub(crate) fn flush(&self, limit: Duration) {
         self.queue.wait_until_written(limit);
@@ -73,12 +86,19 @@ impl Drop for Log {
     }
 }
 
+/// False for lines that may hold a row's values, whatever the filter says: tokio-postgres writes
+/// the parameters of statements.
+fn holds_no_row(line: &Metadata<'_>) -> bool {
+    !line.target().starts_with("tokio_postgres") || *line.level() <= Level::WARN
+}
+
 /// Lines on their way to standard error.
 #[derive(Default)]
 struct Queue {
     state: Mutex<State>,
     changed: Condvar,
     metrics: OnceLock<Arc<Metrics>>,
+    bar: OnceLock<ProgressBar>,
 }
 
 #[derive(Default)]
@@ -143,7 +163,12 @@ impl Queue {
     fn write_to(&self, output: &mut impl Write) {
         loop {
             let line = self.next();
-            match output.write_all(&line) {
+            let mut write = || output.write_all(&line);
+            let written = match self.bar.get() {
+                Some(bar) => bar.suspend(write),
+                None => write(),
+            };
+            match written {
                 Ok(()) => {
                     let lines = self.untold();
                     if lines > 0 {
@@ -194,6 +219,30 @@ impl Write for Line<'_> {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
+}
+
+/// Whether the log is asked for in JSON. A command may fail before its log has started, and after
+/// it has ended.
+static IS_JSON: AtomicBool = AtomicBool::new(false);
+
+/// The format that a setting asks for. One that is not valid is reported elsewhere.
+pub(crate) fn asked_for(format: Option<&str>) {
+    if let Some(format) = format {
+        IS_JSON.store(format == "json", Ordering::Relaxed);
+    }
+}
+
+/// Whether all lines are objects in JSON.
+pub(crate) fn is_json() -> bool {
+    IS_JSON.load(Ordering::Relaxed)
+}
+
+/// The present time, as in the log's lines.
+pub(crate) fn timestamp() -> String {
+    let mut text = String::new();
+    // Writing to a string does not fail.
+    let _ = SystemTime.format_time(&mut fmt::format::Writer::new(&mut text));
+    text
 }
 
 /// Writes a text to standard error, for a second at most.

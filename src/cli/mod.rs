@@ -13,6 +13,7 @@ pub(crate) mod exit;
 mod init;
 mod log;
 mod process;
+mod progress;
 mod run;
 mod skip_transaction;
 mod status;

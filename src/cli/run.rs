@@ -7,11 +7,13 @@
 use std::time::Duration;
 
 use outboxd::config::{Config, Settings};
+use outboxd::format::bytes;
 use outboxd::http;
 use outboxd::publisher::Publisher;
 
-use crate::cli::log::Log;
+use crate::cli::log::{self, Log};
 use crate::cli::process::{HttpServer, Signals};
+use crate::cli::progress;
 
 /// How long the last lines may take when the process ends at once.
 const LAST_LINES_LIMIT: Duration = Duration::from_millis(100);
@@ -25,14 +27,16 @@ pub(crate) struct Args {
 
 /// Publishes.
 pub(crate) async fn execute(args: Args) -> anyhow::Result<()> {
+    log::asked_for(args.settings.log_format.as_deref());
     let config = Config::from_settings(args.settings)?;
     let log = Log::start(&config.log, config.log_format)?;
     let mut signals = Signals::new()?;
     let http_listen = config.http_listen;
-    tracing::info!(version = env!("CARGO_PKG_VERSION"), config = ?config, "outboxd starting");
+    log_start(&config);
     warn_of_ignored_variables();
     let mut publisher = Publisher::new(config);
     log.count_in(publisher.metrics());
+    progress::show(&log, publisher.status_handle());
     let server = match http_listen {
         Some(address) => Some(HttpServer::start(http::bind(address).await?, &publisher)),
         None => None,
@@ -42,6 +46,42 @@ pub(crate) async fn execute(args: Args) -> anyhow::Result<()> {
         server.stop().await;
     }
     ended
+}
+
+/// Logs the settings, without a secret.
+fn log_start(config: &Config) {
+    let names = config
+        .kafka_properties
+        .iter()
+        .map(|(name, _)| name.as_str());
+    let kafka_properties = names.collect::<Vec<_>>().join(",");
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        database = %config.database,
+        sslmode = %config.database.tls.mode,
+        brokers = config.brokers,
+        kafka_properties,
+        table = %config.table,
+        slot = config.slot,
+        publication = config.publication,
+        source = %config.source,
+        after_publish = %config.after_publish,
+        backlog = %config.backlog,
+        on_slot_loss = %config.on_slot_loss,
+        on_poison = %config.on_poison,
+        key = %config.key,
+        auto_create_topics = config.auto_creates_topics(),
+        batch_size = config.batch_size,
+        process_interval = ?config.process_interval,
+        operation_timeout = ?config.operation_timeout,
+        audit_interval = ?config.audit_interval,
+        max_retries = config.max_retries,
+        dead_letters_per_minute = config.dead_letters_per_minute,
+        memory_limit = %bytes(config.memory_limit as u64),
+        log_summary = config.log_summary.map(tracing::field::debug),
+        http_listen = config.http_listen.map(tracing::field::display),
+        "outboxd starting"
+    );
 }
 
 fn warn_of_ignored_variables() {

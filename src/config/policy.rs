@@ -1,6 +1,7 @@
 //! The choices of a configuration: what to do with published rows, the backlog, events that cannot
 //! be published and a lost slot, and where events are read from. Contradicting choices are refused.
 
+use std::fmt;
 use std::time::Duration;
 
 use crate::config::check::Check;
@@ -192,5 +193,54 @@ impl Check {
                 .push(InvalidValue::new(problem, hint).of(variables::BACKLOG));
         }
         source
+    }
+}
+
+impl fmt::Display for AfterPublish {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            AfterPublish::Mark => "mark",
+            AfterPublish::Delete => "delete",
+            AfterPublish::Keep => "keep",
+        })
+    }
+}
+
+impl fmt::Display for Backlog {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Backlog::Auto => "auto",
+            Backlog::Publish => "publish",
+            Backlog::Skip => "skip",
+            Backlog::Halt => "halt",
+        })
+    }
+}
+
+impl fmt::Display for OnPoison {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            OnPoison::DeadLetter => "dead-letter",
+            OnPoison::ParkKey => "park-key",
+            OnPoison::Halt => "halt",
+        })
+    }
+}
+
+impl fmt::Display for OnSlotLoss {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            OnSlotLoss::Heal => "heal",
+            OnSlotLoss::Halt => "halt",
+        })
+    }
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Source::Slot => "slot",
+            Source::Poll => "poll",
+        })
     }
 }

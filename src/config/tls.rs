@@ -1,5 +1,6 @@
 //! TLS settings, by libpq's names and meaning.
 
+use std::fmt;
 use std::path::PathBuf;
 
 /// How much TLS a connection must have, by libpq's names and meaning.
@@ -30,4 +31,16 @@ pub struct TlsSettings {
     pub cert: Option<PathBuf>,
     /// The key of the client's certificate (PEM).
     pub key: Option<PathBuf>,
+}
+
+impl fmt::Display for SslMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            SslMode::Disable => "disable",
+            SslMode::Prefer => "prefer",
+            SslMode::Require => "require",
+            SslMode::VerifyCa => "verify-ca",
+            SslMode::VerifyFull => "verify-full",
+        })
+    }
 }

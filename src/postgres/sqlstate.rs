@@ -19,7 +19,7 @@ pub struct ServerError {
     pub severity: String,
     /// The SQLSTATE, five characters.
     pub code: String,
-    /// The primary message.
+    /// The primary message, without the values that it quotes.
     pub message: String,
     /// The detail. It may quote a row, so it is printed only for states that are not about rows.
     pub detail: Option<String>,
@@ -67,6 +67,11 @@ impl ServerError {
         ["42804", "42883", "22P02", "42846"].contains(&self.code.as_str())
     }
 
+    /// query_canceled: the statement took longer than its limit.
+    pub(crate) fn is_cancelled(&self) -> bool {
+        self.code == "57014"
+    }
+
     /// undefined_object: the slot, or the publication as of the position that is decoded.
     pub(crate) fn is_undefined_object(&self) -> bool {
         self.code == "42704"
@@ -103,7 +108,7 @@ impl From<&tokio_postgres::error::DbError> for ServerError {
         ServerError {
             severity: error.severity().to_owned(),
             code: error.code().code().to_owned(),
-            message: error.message().to_owned(),
+            message: without_values(error.code().code(), error.message()),
             detail: error.detail().map(str::to_owned),
             hint: error.hint().map(str::to_owned),
         }
@@ -351,10 +356,26 @@ fn fails_at_data(state: &str) -> bool {
         .any(|class| state.starts_with(class))
 }
 
+/// The message without a row's values. Those of class 22 (data exception) quote the value, but for
+/// invalid_parameter_value, which quotes a setting, and character_not_in_repertoire.
+pub(crate) fn without_values(state: &str, message: &str) -> String {
+    let quotes_a_value = state.starts_with("22") && !["22023", "22021"].contains(&state);
+    match message.split_once('"') {
+        Some((before, rest)) if quotes_a_value => {
+            let after = rest.rsplit_once('"').map_or("", |(_, after)| after);
+            format!("{before}\"…\"{after}")
+        }
+        _ => message.to_owned(),
+    }
+}
+
 /// SQLSTATE and message of such an error, without its detail, which may quote the row.
 pub(crate) fn row_error(error: &tokio_postgres::Error) -> (String, String) {
     match error.as_db_error() {
-        Some(server) => (server.code().code().to_owned(), server.message().to_owned()),
+        Some(server) => {
+            let ServerError { code, message, .. } = server.into();
+            (code, message)
+        }
         None => (String::new(), error.to_string()),
     }
 }

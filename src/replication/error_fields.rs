@@ -1,6 +1,6 @@
 //! The fields of an ErrorResponse or NoticeResponse.
 
-use crate::postgres::sqlstate::ServerError;
+use crate::postgres::sqlstate::{ServerError, without_values};
 
 /// Reads the fields of an ErrorResponse or NoticeResponse. Lenient: an error about an error helps
 /// no reader.
@@ -29,5 +29,6 @@ pub(crate) fn error_of_fields(body: &[u8]) -> ServerError {
             _ => {}
         }
     }
+    error.message = without_values(&error.code, &error.message);
     error
 }

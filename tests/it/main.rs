@@ -57,6 +57,8 @@ mod large;
 mod lifecycle;
 // What the log tells by itself: waits, backlogs, a line a minute.
 mod log_lines;
+// What stands in a line of the log: its form, and no row's values.
+mod log_contents;
 // What a mark really did: tables that undo, swallow or refuse it.
 mod marks;
 // The page of metrics, read by strict parsers.

@@ -10,9 +10,10 @@ where
 {
     while let Some(message) = std::future::poll_fn(|cx| connection.poll_message(cx)).await {
         if let AsyncMessage::Notice(notice) = message? {
+            // A trigger's text may quote a row.
             tracing::debug!(
                 severity = notice.severity(),
-                notice = notice.message(),
+                code = notice.code().code(),
                 "notice"
             );
         }

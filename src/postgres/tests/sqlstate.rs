@@ -157,3 +157,34 @@ fn a_servers_error_is_found_only_where_it_is_the_cause() {
         None
     );
 }
+
+#[test]
+fn a_message_that_quotes_a_value_is_kept_without_it() {
+    let shown = |state, message| without_values(state, message);
+    for (state, message, expected) in [
+        (
+            "22P02",
+            "invalid input syntax for type integer: \"4111 \"secret\"\"",
+            "invalid input syntax for type integer: \"…\"",
+        ),
+        (
+            "22003",
+            "value \"4111\" is out of range for type integer",
+            "value \"…\" is out of range for type integer",
+        ),
+        ("22007", "cut: \"4111", "cut: \"…\""),
+        ("22012", "division by zero", "division by zero"),
+        (
+            "22023",
+            "invalid value for parameter \"TimeZone\": \"x\"",
+            "invalid value for parameter \"TimeZone\": \"x\"",
+        ),
+        (
+            "23514",
+            "new row for relation \"outbox\" violates check constraint \"c\"",
+            "new row for relation \"outbox\" violates check constraint \"c\"",
+        ),
+    ] {
+        assert_eq!(shown(state, message), expected);
+    }
+}
