@@ -156,8 +156,8 @@ impl Error {
         format!("{}: {}", self.0.code, self.describe())
     }
 
-    /// The report without the code, for a place that shows the code in a field of its own.
-    pub fn describe(&self) -> String {
+    /// The message and its causes, without code and hint.
+    pub(crate) fn reason(&self) -> String {
         let mut line = self.0.message.clone();
         let mut cause = StdError::source(self);
         while let Some(error) = cause {
@@ -165,6 +165,12 @@ impl Error {
             line.push_str(&error.to_string());
             cause = error.source();
         }
+        line
+    }
+
+    /// The report without the code, for a place that shows the code in a field of its own.
+    pub fn describe(&self) -> String {
+        let mut line = self.reason();
         if let Some(hint) = self.hint() {
             line.push_str(" (");
             line.push_str(hint);

@@ -23,6 +23,8 @@ pub mod publication;
 #[cfg(feature = "publisher")]
 mod server;
 #[cfg(feature = "publisher")]
+pub(crate) mod server_settings;
+#[cfg(feature = "publisher")]
 mod session;
 #[cfg(feature = "publisher")]
 pub mod setup;

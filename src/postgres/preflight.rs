@@ -10,6 +10,7 @@ use postgres_protocol::escape::escape_identifier;
 use crate::config::{AfterPublish, Backlog, Config, KeyRule, Source, TableName};
 use crate::error::{Code, Error, Result};
 use crate::postgres::problem::ServerProblem;
+use crate::postgres::server_settings::ServerSettings;
 use crate::postgres::session::Session;
 use crate::postgres::table_shape::{self, Column, TableShape};
 use crate::postgres::walsender::synchronous_standby;
@@ -17,9 +18,6 @@ use crate::postgres::{publication, slot};
 
 /// How many slots a first start needs: one while the backlog is read, and its permanent copy.
 const SLOTS_NEEDED: i64 = 2;
-
-/// From this version on, the first logical slot turns logical decoding on.
-const DECODING_ON_DEMAND: i64 = 190_000;
 
 /// The table's shape, and the problems of server, table, publication and slots.
 #[derive(Debug)]
@@ -56,11 +54,7 @@ pub(crate) async fn inspect(session: &Session, config: &Config) -> Result<Inspec
     let mut problems = server_problems(session, config).await?;
     let shape = table_shape::read(session, &config.table).await?;
     match &shape {
-        None => {
-            let problem = format!("there is no table {}", config.table);
-            let problem = ServerProblem::config(problem, "run `outboxd init`, or set OUTBOX_TABLE");
-            problems.push(problem.gap("table-missing"));
-        }
+        None => problems.push(missing_table_problem(config)),
         Some(shape) => {
             problems.extend(table_problems(shape, config, session).await?);
             problems.extend(dead_letter_problem(session, config).await?);
@@ -76,22 +70,19 @@ pub(crate) async fn inspect(session: &Session, config: &Config) -> Result<Inspec
     Ok(Inspection { shape, problems })
 }
 
+/// The table does not exist.
+pub(crate) fn missing_table_problem(config: &Config) -> ServerProblem {
+    let problem = format!("there is no table {}", config.table);
+    let problem = ServerProblem::config(problem, "run `outboxd init`, or set OUTBOX_TABLE");
+    problem.gap("table-missing")
+}
+
 async fn slot_problem(session: &Session, config: &Config) -> Result<Option<ServerProblem>> {
     match slot::read(session, &config.slot).await {
         Ok(Some(_)) => Ok(None),
         Ok(None) => {
             let (used, max) = slot::used_and_max(session).await?;
-            let needed = used + SLOTS_NEEDED;
-            let problem = || {
-                ServerProblem::slot(
-                    format!("{used} of {max} replication slots are in use and a start needs two"),
-                    format!(
-                        "drop an unused slot, or ALTER SYSTEM SET max_replication_slots \
-                         = {needed} and restart the server"
-                    ),
-                )
-            };
-            Ok((needed > max).then(problem))
+            Ok(free_slots_problem(used, max))
         }
         Err(error) if error.is_transient() => Err(error),
         Err(error) => Ok(Some(ServerProblem::config(
@@ -99,6 +90,20 @@ async fn slot_problem(session: &Session, config: &Config) -> Result<Option<Serve
             error.hint().unwrap_or("see pg_replication_slots"),
         ))),
     }
+}
+
+/// A first start creates slots.
+pub(crate) fn free_slots_problem(used: i64, max: i64) -> Option<ServerProblem> {
+    let needed = used + SLOTS_NEEDED;
+    (needed > max).then(|| {
+        ServerProblem::slot(
+            format!("{used} of {max} replication slots are in use and a start needs two"),
+            format!(
+                "drop an unused slot, or ALTER SYSTEM SET max_replication_slots = {needed} and \
+                 restart the server"
+            ),
+        )
+    })
 }
 
 /// One error for all problems; the hint of a single problem stays separate.
@@ -115,45 +120,15 @@ fn combined(mut problems: Vec<ServerProblem>) -> Option<Error> {
 }
 
 async fn server_problems(session: &Session, config: &Config) -> Result<Vec<ServerProblem>> {
-    // On Amazon RDS, membership in rds_replication replaces the attribute REPLICATION.
-    const SQL: &str = "SELECT pg_catalog.pg_is_in_recovery(),
-                pg_catalog.current_setting('server_version_num')::int8,
-                pg_catalog.current_setting('server_encoding'),
-                pg_catalog.current_setting('wal_level'),
-                current_user::text,
-                EXISTS (SELECT FROM pg_catalog.pg_roles
-                         WHERE rolname = current_user AND (rolsuper OR rolreplication))
-                OR EXISTS (SELECT FROM pg_catalog.pg_roles
-                            WHERE rolname = 'rds_replication'
-                              AND pg_catalog.pg_has_role(oid, 'USAGE'))";
-    let row = session.row("checking the server", SQL, &[]).await?;
-    if row.get(0) {
+    let server = ServerSettings::read(session).await?;
+    if server.in_recovery {
         return Err(Error::transient(Code::Connect, "the server is a standby")
             .with_hint("connect to the primary, or name all hosts of the cluster"));
     }
-    let (version, encoding, wal_level): (i64, &str, &str) = (row.get(1), row.get(2), row.get(3));
-    let (role, may_replicate): (&str, bool) = (row.get(4), row.get(5));
-    let mut problems = Vec::new();
-    if encoding != "UTF8" {
-        problems.push(ServerProblem::config(
-            format!("the database is encoded in {encoding}"),
-            "records are UTF-8: move the table to a database with encoding UTF8",
-        ));
-    }
-    if config.source == Source::Poll {
-        return Ok(problems);
-    }
-    if wal_level != "logical" && version < DECODING_ON_DEMAND {
-        problems.push(ServerProblem::config(
-            format!("wal_level is {wal_level}"),
-            "ALTER SYSTEM SET wal_level = 'logical' and restart the server",
-        ));
-    }
-    if !may_replicate {
-        problems.push(ServerProblem::config(
-            format!("role {role} may not replicate"),
-            format!("ALTER ROLE {} REPLICATION", escape_identifier(role)),
-        ));
+    let mut problems = Vec::from_iter(server.encoding_problem());
+    if config.source == Source::Slot {
+        problems.extend(server.wal_level_problem());
+        problems.extend(server.role_problem());
     }
     Ok(problems)
 }
@@ -184,9 +159,16 @@ async fn table_problems(
     let role = session
         .row("reading the current role", "SELECT current_user::text", &[])
         .await?;
-    let role = escape_identifier(role.get(0));
+    let role = role.get(0);
+    let mut problems = shape_problems(shape, config);
+    problems.extend(right_problems(shape, config, role));
+    problems.extend(row_security_problem(shape, role));
+    Ok(problems)
+}
+
+/// What is wrong with the table's columns, keys and partitions.
+pub(crate) fn shape_problems(shape: &TableShape, config: &Config) -> Vec<ServerProblem> {
     let mut problems = column_problems(shape, config);
-    problems.extend(right_problems(shape, config, &role));
     problems.extend(shape.problems(config.source));
     if !shape.logged && config.source == Source::Slot {
         let problem = format!(
@@ -199,13 +181,17 @@ async fn table_problems(
     if config.after_publish != AfterPublish::Keep {
         problems.extend(id_problem(shape));
     }
-    if shape.rows_hidden {
-        problems.push(ServerProblem::config(
+    problems
+}
+
+/// Rows that the role does not see are never published.
+pub(crate) fn row_security_problem(shape: &TableShape, role: &str) -> Option<ServerProblem> {
+    shape.rows_hidden.then(|| {
+        ServerProblem::config(
             format!("row-level security hides rows of {}", shape.name),
-            format!("ALTER ROLE {role} BYPASSRLS"),
-        ));
-    }
-    Ok(problems)
+            format!("ALTER ROLE {} BYPASSRLS", escape_identifier(role)),
+        )
+    })
 }
 
 /// Rows are marked and deleted by their ids.
@@ -264,7 +250,13 @@ fn type_fits(column: &Column) -> bool {
     fitting.contains(&column.type_name.as_str())
 }
 
-fn right_problems(shape: &TableShape, config: &Config, role: &str) -> Vec<ServerProblem> {
+/// The rights on the table that the role lacks.
+pub(crate) fn right_problems(
+    shape: &TableShape,
+    config: &Config,
+    role: &str,
+) -> Vec<ServerProblem> {
+    let role = escape_identifier(role);
     let reads = config.after_publish != AfterPublish::Keep || config.backlog == Backlog::Publish;
     if !reads {
         return Vec::new();
@@ -302,7 +294,10 @@ fn right_problems(shape: &TableShape, config: &Config, role: &str) -> Vec<Server
 }
 
 /// Without the dead-letter table, one rejected event would hold up all events behind it.
-async fn dead_letter_problem(session: &Session, config: &Config) -> Result<Option<ServerProblem>> {
+pub(crate) async fn dead_letter_problem(
+    session: &Session,
+    config: &Config,
+) -> Result<Option<ServerProblem>> {
     const SQL: &str = "SELECT current_user::text, t.found IS NOT NULL, t.found IS NULL
                 OR (SELECT pg_catalog.bool_and(pg_catalog.has_table_privilege(t.found, r.name))
                       FROM (VALUES ('SELECT'), ('INSERT'), ('UPDATE')) AS r (name)),
@@ -362,7 +357,8 @@ async fn no_dead_letters(
     Ok(ServerProblem::config(problem, hint))
 }
 
-async fn publication_problems(
+/// What keeps the table's events from the publication.
+pub(crate) async fn publication_problems(
     session: &Session,
     config: &Config,
     shape: &TableShape,
