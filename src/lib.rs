@@ -86,7 +86,7 @@ full.
 //!   Rust. `kafka`: the producer, metadata and Kafka's errors.
 //! - `engine`: every decision, as a pure state machine.
 //! - `publisher`: carries out what the engine decides: start, stop, status. `http`: metrics, health
-//!   and the status page.
+//!   and the status page. `doctor`: examines both servers and changes nothing.
 
 // Without the publisher, parts of what `Writer` shares with it have no caller.
 #![cfg_attr(not(feature = "publisher"), allow(dead_code))]
@@ -105,6 +105,9 @@ mod backoff;
 #[cfg(feature = "publisher")]
 #[doc(hidden)]
 pub mod config;
+#[cfg(feature = "publisher")]
+#[doc(hidden)]
+pub mod doctor;
 #[cfg(feature = "publisher")]
 mod engine;
 #[cfg(feature = "ephemeral")]

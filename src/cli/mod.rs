@@ -8,6 +8,7 @@
 mod dead_letter;
 #[cfg(feature = "demo")]
 mod demo;
+mod doctor;
 mod drop;
 pub(crate) mod exit;
 mod init;
@@ -45,6 +46,8 @@ enum Command {
     Run(run::Args),
     /// Create the table, the publication and, with --role, the role
     Init(init::Args),
+    /// Examine Postgres and Kafka, and print what to fix; changes nothing
+    Doctor(doctor::Args),
     /// Show the slot's position, lag and health
     Status(status::Args),
     /// List, show, retry or discard the events that could not be published
@@ -73,6 +76,10 @@ impl Cli {
             Command::Init(mut args) => {
                 args.settings = args.settings.or(file);
                 init::execute(args).await
+            }
+            Command::Doctor(mut args) => {
+                args.settings = args.settings.or(file);
+                doctor::execute(args).await
             }
             Command::Status(mut args) => {
                 args.settings = args.settings.or(file);

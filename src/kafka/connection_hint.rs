@@ -138,7 +138,8 @@ fn sasl(problem: &str, protocol: &str) -> Option<String> {
     )
 }
 
-fn protocol(config: &Config) -> String {
+/// The `security.protocol` in capitals.
+pub(crate) fn protocol(config: &Config) -> String {
     let mut properties = config.kafka_properties.iter();
     let found = properties.find(|(name, _)| name == "security.protocol");
     found.map_or("PLAINTEXT".to_owned(), |(_, value)| {

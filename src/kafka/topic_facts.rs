@@ -15,6 +15,10 @@ pub(crate) struct TopicFacts {
     /// Whether it is compacted and so rejects records without a key; `false` also if unknown.
     pub(crate) compacted: bool,
     pub(crate) partition_count: usize,
+    /// The replicas of the partition that has the fewest.
+    pub(crate) replicas: usize,
+    /// `min.insync.replicas`; `None` if unknown.
+    pub(crate) min_in_sync: Option<usize>,
     /// Partitions without a leader, which cannot be written to now. The first 16.
     pub(crate) leaderless: Vec<i32>,
     /// Partitions with fewer in-sync replicas than the topic requires for a write. The first 16;
@@ -46,6 +50,7 @@ pub(super) struct Partition {
     id: i32,
     has_leader: bool,
     in_sync: usize,
+    replicas: usize,
 }
 
 /// The relevant settings, as far as they are known.
@@ -68,6 +73,7 @@ pub(super) fn partitions(topic: &MetadataTopic) -> Option<Vec<Partition>> {
                 id: partition.id(),
                 has_leader: partition.leader() >= 0,
                 in_sync: partition.isr().len(),
+                replicas: partition.replicas().len(),
             });
             Some(partitions.collect())
         }
@@ -102,6 +108,8 @@ pub(super) fn facts(partitions: &[Partition], settings: &TopicSettings) -> Topic
         max_message_bytes: settings.max_message_bytes,
         compacted: settings.compacted,
         partition_count: partitions.len(),
+        replicas: partitions.iter().map(|it| it.replicas).min().unwrap_or(0),
+        min_in_sync: settings.min_in_sync,
         leaderless: named(&|it| !it.has_leader),
         under_replicated: named(&|it| it.in_sync < least),
     }
@@ -119,6 +127,7 @@ mod tests {
                 id,
                 has_leader: id % 2 == 1,
                 in_sync: if id == 7 { 1 } else { 2 },
+                replicas: 2,
             })
             .collect();
         let settings = TopicSettings {

@@ -40,6 +40,8 @@ mod router;
 #[cfg(feature = "publisher")]
 mod row_name;
 #[cfg(feature = "publisher")]
+mod sample;
+#[cfg(feature = "publisher")]
 mod select_list;
 #[cfg(feature = "publisher")]
 mod statement_check;
@@ -75,7 +77,10 @@ pub(crate) use self::{
     dead_letter::{PARKED_KEYS_MAX, known},
     record_size::wire_size,
     row_name::RowSet,
+    sample::{Sample, TopicSample, sample},
     statement_check::check_statements,
-    table::{BATCH, Batch, MissedRows, Read, SAVEPOINT, TableLocation, TableRow, TableState},
+    table::{
+        BATCH, Batch, MissedRows, Read, SAVEPOINT, Survey, TableLocation, TableRow, TableState,
+    },
     write_back::{Mark, Outcome, WriteBack},
 };

@@ -13,6 +13,8 @@ mod tls_error;
 #[cfg(feature = "publisher")]
 pub mod advisory_lock;
 #[cfg(feature = "publisher")]
+pub(crate) mod facts;
+#[cfg(feature = "publisher")]
 mod pooler;
 #[cfg(feature = "publisher")]
 pub mod preflight;

@@ -31,6 +31,8 @@ mod dead_letters_shown;
 mod demo;
 // A full disk under Postgres or Kafka.
 mod disk_full;
+// The command doctor: planted faults on both sides, and healthy set-ups.
+mod doctor;
 // Every block of README.md and docs/ runs, and its tables are complete.
 mod documentation;
 // The tests that faults.md and docs/guarantees.md name exist.

@@ -263,7 +263,7 @@ async fn a_host_that_refuses_or_never_answers_does_not_keep_us_from_the_next() -
 }
 
 /// A proxy that behaves as a pooler does: it reports a backend process id of its own.
-async fn pooler(server: SocketAddr) -> Result<SocketAddr> {
+pub(crate) async fn pooler(server: SocketAddr) -> Result<SocketAddr> {
     const BACKEND_KEY_DATA: [u8; 5] = [b'K', 0, 0, 0, 12];
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?;

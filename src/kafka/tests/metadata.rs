@@ -54,6 +54,8 @@ async fn topics_are_known_with_their_limits_or_missing() {
     let plain = TopicFacts {
         max_message_bytes: Some(1_048_588),
         partition_count: 2,
+        replicas: 1,
+        min_in_sync: Some(1),
         ..TopicFacts::default()
     };
     let expected = [
@@ -61,12 +63,15 @@ async fn topics_are_known_with_their_limits_or_missing() {
             max_message_bytes: Some(1_234),
             compacted: true,
             partition_count: 1,
+            replicas: 1,
+            min_in_sync: Some(1),
             ..TopicFacts::default()
         }),
         TopicAnswer::Missing,
         TopicAnswer::Known(plain.clone()),
         TopicAnswer::Known(TopicFacts {
             partition_count: 3,
+            min_in_sync: Some(2),
             under_replicated: vec![0, 1, 2],
             ..plain
         }),
@@ -141,6 +146,7 @@ async fn where_settings_cannot_be_read_they_stay_unknown() {
     let answers = client.ask(&names(&["orders", "none"])).await.unwrap();
     let unknown = TopicFacts {
         partition_count: 2,
+        replicas: 1,
         ..TopicFacts::default()
     };
     assert_eq!(answers[0].1, TopicAnswer::Known(unknown));

@@ -31,7 +31,7 @@ const TOP: Map = Map {
         &["replication", "postgres", "pgoutput"],
         &["outbox", "kafka"],
         &["engine"],
-        &["publisher", "http"],
+        &["publisher", "http", "doctor"],
         // The library's root names what it offers; nothing inside uses it.
         &["lib"],
         &["cli"],

@@ -1,0 +1,209 @@
+//! Requests about a cluster for a person who examines it: its brokers, why a topic is not listed,
+//! whether it checks rights, and whether the user may write.
+//!
+//! Each request has a client of its own, which ends with it, and changes nothing: topics are never
+//! created, no record is sent. The idempotent producer takes a producer id, which a broker hands
+//! out by counting.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use rdkafka::ClientContext;
+use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::error::KafkaError;
+use rdkafka::producer::{BaseProducer, DeliveryResult, Producer as _, ProducerContext};
+use rdkafka::statistics::Statistics;
+use rdkafka::types::{RDKafkaErrorCode, RDKafkaRespErr};
+
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::kafka::admin::{blocking, unreachable};
+use crate::kafka::client_config;
+use crate::kafka::context::Context;
+
+/// The interval of the producer's state.
+const STATE: Duration = Duration::from_millis(100);
+
+/// The broker's setting that names what checks rights.
+const AUTHORIZER: &str = "authorizer.class.name";
+
+/// A broker as the cluster advertises it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Broker {
+    pub(crate) id: i32,
+    pub(crate) host: String,
+    pub(crate) port: u16,
+}
+
+/// Why the list of topics lacks one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Absence {
+    Missing,
+    /// The user lacks the right to describe it, whether it exists or not.
+    Forbidden,
+    /// It is there by now, or the broker answers with another error.
+    Unclear(String),
+}
+
+/// Whether the user may write idempotently.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum WriteRight {
+    /// On at least one topic, or on the cluster.
+    Granted,
+    Refused(String),
+    /// No answer in time.
+    Unknown(String),
+}
+
+/// The cluster's brokers.
+pub(crate) async fn brokers(config: &Config, limit: Duration) -> Result<Vec<Broker>> {
+    let config = config.clone();
+    blocking(move || {
+        let client = client(&config)?;
+        let metadata = client.inner().fetch_metadata(None, limit);
+        let metadata = metadata.map_err(|error| unanswered(&config, error))?;
+        let brokers = metadata.brokers().iter().map(|broker| Broker {
+            id: broker.id(),
+            host: broker.host().to_owned(),
+            port: u16::try_from(broker.port()).unwrap_or_default(),
+        });
+        Ok(brokers.collect())
+    })
+    .await
+}
+
+/// Asks for each of these topics by its name, which tells a missing one from one that the user may
+/// not see.
+pub(crate) async fn absences(
+    config: &Config,
+    topics: Vec<String>,
+    limit: Duration,
+) -> Result<Vec<(String, Absence)>> {
+    let config = config.clone();
+    blocking(move || {
+        let deadline = Instant::now() + limit;
+        let client = client(&config)?;
+        let mut found = Vec::new();
+        for topic in topics {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            let metadata = client.inner().fetch_metadata(Some(&topic), left);
+            let metadata = metadata.map_err(|error| unanswered(&config, error))?;
+            let listed = metadata.topics().iter().find(|it| it.name() == topic);
+            found.push((topic, absence(listed.map(|it| it.error()))));
+        }
+        Ok(found)
+    })
+    .await
+}
+
+fn absence(listed: Option<Option<RDKafkaRespErr>>) -> Absence {
+    use RDKafkaRespErr::*;
+    match listed {
+        Some(Some(RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED)) => Absence::Forbidden,
+        Some(Some(
+            RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART | RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_ID,
+        ))
+        | None => Absence::Missing,
+        Some(Some(error)) => Absence::Unclear(RDKafkaErrorCode::from(error).to_string()),
+        Some(None) => Absence::Unclear("it has appeared just now".to_owned()),
+    }
+}
+
+/// Whether the broker checks rights; `None` if the user may not see its settings.
+pub(crate) async fn checks_rights(config: &Config, broker: i32, limit: Duration) -> Option<bool> {
+    let client = client(config).ok()?;
+    let options = AdminOptions::new().request_timeout(Some(limit));
+    let asked = [ResourceSpecifier::Broker(broker)];
+    let asked = client.describe_configs(&asked, &options);
+    let answer = tokio::time::timeout(limit, asked).await.ok()?.ok();
+    // Destroying the client waits for its threads.
+    tokio::task::spawn_blocking(move || drop(client));
+    let settings = answer?.into_iter().next()?.ok()?;
+    let authorizer = settings.get(AUTHORIZER)?;
+    let name = authorizer.value.as_deref().unwrap_or_default();
+    Some(!name.is_empty())
+}
+
+/// Whether an idempotent producer of this user gets its id, without which it sends nothing.
+pub(crate) async fn write_right(config: &Config, limit: Duration) -> Result<WriteRight> {
+    let config = config.clone();
+    blocking(move || {
+        let mut settings = client_config::producer(&config);
+        settings
+            .set("statistics.interval.ms", STATE.as_millis().to_string())
+            .set_log_level(RDKafkaLogLevel::Emerg);
+        let producer: BaseProducer<ProducerState> = settings
+            .create_with_context(ProducerState::default())
+            .map_err(client_config::refused)?;
+        let deadline = Instant::now() + limit;
+        while Instant::now() < deadline {
+            producer.poll(STATE);
+            if let Some((code, reason)) = producer.client().fatal_error() {
+                return Ok(WriteRight::Refused(format!("{reason} ({code:?})")));
+            }
+            let state = producer.context().state();
+            if state.is_assigned {
+                return Ok(WriteRight::Granted);
+            }
+        }
+        let last = producer.context().state().last_error.clone();
+        let reason = last.unwrap_or_else(|| "no broker has given a producer id".to_owned());
+        Ok(WriteRight::Unknown(reason))
+    })
+    .await
+}
+
+/// What a producer's callbacks show of its state.
+#[derive(Debug, Default)]
+struct ProducerState {
+    state: Mutex<Seen>,
+}
+
+#[derive(Debug, Default)]
+struct Seen {
+    is_assigned: bool,
+    last_error: Option<String>,
+}
+
+impl ProducerState {
+    fn state(&self) -> std::sync::MutexGuard<'_, Seen> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl ClientContext for ProducerState {
+    fn stats(&self, statistics: Statistics) {
+        let state = statistics.eos.map(|eos| eos.idemp_state);
+        self.state().is_assigned |= state.as_deref() == Some("Assigned");
+    }
+
+    fn error(&self, _: KafkaError, reason: &str) {
+        self.state().last_error = Some(reason.chars().take(300).collect());
+    }
+
+    fn log(&self, _: RDKafkaLogLevel, _: &str, _: &str) {}
+}
+
+impl ProducerContext for ProducerState {
+    type DeliveryOpaque = ();
+
+    fn delivery(&self, _: &DeliveryResult<'_>, (): ()) {}
+}
+
+fn client(config: &Config) -> Result<AdminClient<Context>> {
+    let mut settings = client_config::client(config);
+    settings
+        .set("allow.auto.create.topics", "false")
+        .set_log_level(RDKafkaLogLevel::Emerg);
+    settings
+        .create_with_context(Context::silent())
+        .map_err(client_config::refused)
+}
+
+fn unanswered(config: &Config, error: KafkaError) -> Error {
+    unreachable(config, None).with_source(error)
+}

@@ -1,0 +1,123 @@
+//! What acts on the rows of the outbox beside its writers, and how well it is kept: triggers,
+//! rules, indexes, dead rows.
+
+use crate::error::Result;
+use crate::postgres::session::Session;
+use crate::postgres::table_shape::TableShape;
+
+/// How many triggers or rules are named at most.
+const NAMED_MAX: i64 = 10;
+
+/// An enabled trigger of the table or a partition that fires when a row is marked or deleted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Trigger {
+    pub(crate) name: String,
+    pub(crate) table: String,
+    /// It fires before the change, and may refuse or alter it.
+    pub(crate) is_before: bool,
+    pub(crate) on_update: bool,
+    pub(crate) on_delete: bool,
+}
+
+/// An enabled rule that rewrites updates or deletes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Rule {
+    pub(crate) name: String,
+    pub(crate) table: String,
+    /// It takes the place of the change.
+    pub(crate) is_instead: bool,
+    pub(crate) on_update: bool,
+}
+
+/// An index whose condition is that a row is unpublished, by id.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct UnpublishedIndex {
+    pub(crate) name: String,
+    /// Whether it may be used; a concurrent build that failed leaves one that may not.
+    pub(crate) is_valid: bool,
+    pub(crate) bytes: i64,
+}
+
+/// See the module's head.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct TableFacts {
+    pub(crate) triggers: Vec<Trigger>,
+    pub(crate) rules: Vec<Rule>,
+    pub(crate) indexes: Vec<UnpublishedIndex>,
+    /// The estimates of the server, of all partitions.
+    pub(crate) live_rows: i64,
+    pub(crate) dead_rows: i64,
+    /// Whether autovacuum leaves the table or a partition out.
+    pub(crate) has_no_autovacuum: bool,
+}
+
+/// `tgtype`: 1 for each row, 2 before, 8 delete, 16 update, 64 instead of.
+const TRIGGERS: &str = "
+    SELECT t.tgname::text, t.tgrelid::regclass::text, (t.tgtype & 2) <> 0,
+           (t.tgtype & 16) <> 0, (t.tgtype & 8) <> 0
+      FROM pg_catalog.pg_trigger AS t
+     WHERE t.tgrelid = ANY ($1) AND NOT t.tgisinternal AND t.tgenabled IN ('O', 'A')
+       AND (t.tgtype & 24) <> 0
+     ORDER BY 2, 1 LIMIT $2";
+
+const RULES: &str = "
+    SELECT r.rulename::text, r.ev_class::regclass::text, r.is_instead, r.ev_type = '2'
+      FROM pg_catalog.pg_rewrite AS r
+     WHERE r.ev_class = ANY ($1) AND r.ev_type IN ('2', '4') AND r.ev_enabled IN ('O', 'A')
+     ORDER BY 2, 1 LIMIT $2";
+
+const INDEXES: &str = "
+    SELECT i.indexrelid::regclass::text, i.indisvalid,
+           pg_catalog.pg_relation_size(i.indexrelid::regclass)
+      FROM pg_catalog.pg_index AS i
+      JOIN pg_catalog.pg_attribute AS a
+        ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
+     WHERE i.indrelid = $1 AND a.attname = 'id'
+       AND pg_catalog.pg_get_expr(i.indpred, i.indrelid) = '(published_at IS NULL)'
+     ORDER BY 1 LIMIT $2";
+
+const ROWS: &str = "
+    SELECT coalesce(pg_catalog.sum(s.n_live_tup), 0)::int8,
+           coalesce(pg_catalog.sum(s.n_dead_tup), 0)::int8,
+           coalesce((SELECT pg_catalog.bool_or(c.reloptions && ARRAY['autovacuum_enabled=false',
+                                                'autovacuum_enabled=off'])
+                       FROM pg_catalog.pg_class AS c WHERE c.oid = ANY ($1)), false)
+      FROM pg_catalog.pg_stat_all_tables AS s WHERE s.relid = ANY ($1)";
+
+/// Reads them for the table of this shape.
+pub(crate) async fn table(session: &Session, shape: &TableShape) -> Result<TableFacts> {
+    let what = format!("reading triggers and indexes of {}", shape.name);
+    let family = &shape.family;
+    let triggers = session.rows(&what, TRIGGERS, &[family, &NAMED_MAX]).await?;
+    let rules = session.rows(&what, RULES, &[family, &NAMED_MAX]).await?;
+    let indexes = session
+        .rows(&what, INDEXES, &[&shape.oid, &NAMED_MAX])
+        .await?;
+    let rows = session.row(&what, ROWS, &[family]).await?;
+    let triggers = triggers.iter().map(|row| Trigger {
+        name: row.get(0),
+        table: row.get(1),
+        is_before: row.get(2),
+        on_update: row.get(3),
+        on_delete: row.get(4),
+    });
+    let rules = rules.iter().map(|row| Rule {
+        name: row.get(0),
+        table: row.get(1),
+        is_instead: row.get(2),
+        on_update: row.get(3),
+    });
+    let indexes = indexes.iter().map(|row| UnpublishedIndex {
+        name: row.get(0),
+        is_valid: row.get(1),
+        bytes: row.get(2),
+    });
+    Ok(TableFacts {
+        triggers: triggers.collect(),
+        rules: rules.collect(),
+        indexes: indexes.collect(),
+        live_rows: rows.get(0),
+        dead_rows: rows.get(1),
+        has_no_autovacuum: rows.get(2),
+    })
+}
