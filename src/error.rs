@@ -85,6 +85,8 @@ struct Inner {
     disposition: Disposition,
     message: String,
     hint: Option<String>,
+    /// Several problems at once, each with what to do.
+    problems: Vec<(String, String)>,
     source: Option<Source>,
 }
 
@@ -97,8 +99,19 @@ impl Error {
             disposition: Disposition::Fatal,
             message: message.into(),
             hint: None,
+            problems: Vec::new(),
             source: None,
         }))
+    }
+
+    /// A fatal error for several problems, each with what to do about it. The message has them all.
+    pub(crate) fn of_problems(code: Code, problems: Vec<(String, String)>) -> Self {
+        let all = problems
+            .iter()
+            .map(|(text, hint)| format!("{text} ({hint})"));
+        let mut error = Error::fatal(code, all.collect::<Vec<_>>().join("; "));
+        error.0.problems = problems;
+        error
     }
 
     /// An error that is retried.
@@ -149,6 +162,11 @@ impl Error {
     /// What to do about it, where that is known.
     pub fn hint(&self) -> Option<&str> {
         self.0.hint.as_deref()
+    }
+
+    /// The problems of an error that has several, each with what to do about it; otherwise none.
+    pub fn problems(&self) -> &[(String, String)] {
+        &self.0.problems
     }
 
     /// All of the error in one line: `CODE: message: cause: cause of the cause (what to do)`.

@@ -2,7 +2,8 @@
 //! the table.
 //!
 //! The slot is dropped first: a slot without its publication fails at the next change. Only a
-//! pgoutput slot of this database is dropped, and only while no process reads it.
+//! pgoutput slot of this database is dropped, and only while no process reads it. The rights to
+//! drop both are checked before either is dropped.
 
 use std::io::{self, Write};
 
@@ -12,6 +13,10 @@ use outboxd::postgres::{self, publication, slot};
 
 /// The arguments of `drop`.
 #[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  outboxd drop
+  outboxd drop --yes")]
 pub(crate) struct Args {
     /// Confirm; without it nothing is dropped
     #[arg(long)]
@@ -31,6 +36,10 @@ pub(crate) async fn execute(args: Args) -> anyhow::Result<()> {
     if let Some(pid) = slot.as_ref().and_then(|slot| slot.active_pid) {
         bail!("replication slot {name} is in use by process {pid}: stop that outboxd first");
     }
+    if slot.is_some() {
+        slot::check_rights(&session).await?;
+    }
+    publication::check_owner(&session, publication).await?;
     if !args.yes {
         bail!(
             "nothing is dropped without --yes, which drops replication slot {name} and \

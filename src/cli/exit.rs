@@ -1,17 +1,17 @@
 //! Failed commands: the printed error and the exit code.
 //!
 //! 0: success, or stopped by a signal; 1: fatal; 2: usage or configuration; 3: a transient problem
-//! that outlasted the command.
+//! that outlasted the command. A command may have further ones, as its [`Verdict`].
 
 use std::error::Error as StdError;
 use std::ffi::OsString;
 use std::io::{self, Write};
 
-use clap::Parser;
-use outboxd::config::{SettingErrors, may_be_secret};
+use clap::FromArgMatches as _;
+use outboxd::config::{SettingError, SettingErrors, may_be_secret};
 use outboxd::error::{Code, Error};
 
-use crate::cli::{Cli, log};
+use crate::cli::{Cli, help, log, terminal};
 
 const LOG_FORMAT: &str = "OUTBOX_LOG_FORMAT";
 
@@ -22,11 +22,29 @@ const USAGE: u8 = 2;
 /// The command may succeed later.
 const TRANSIENT: u8 = 3;
 
+/// An answer of a command that is not the good one, with an exit code of its own.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", .lines.iter().map(|(text, _)| text.as_str()).collect::<Vec<_>>().join("; "))]
+pub(crate) struct Verdict {
+    code: u8,
+    /// Each with what to do about it.
+    lines: Vec<(String, Option<String>)>,
+}
+
+impl Verdict {
+    pub(crate) fn new(code: u8, lines: Vec<(String, Option<String>)>) -> Verdict {
+        Verdict { code, lines }
+    }
+}
+
 /// Parses the command line. If that ends the program, prints the reason and returns the exit code.
 pub(crate) fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Cli, u8> {
     let arguments: Vec<OsString> = arguments.collect();
     log::asked_for(log_format(&arguments, std::env::var(LOG_FORMAT).ok()).as_deref());
-    let error = match Cli::try_parse_from(&arguments) {
+    let parsed = help::command()
+        .try_get_matches_from(&arguments)
+        .and_then(|matches| Cli::from_arg_matches(&matches));
+    let error = match parsed {
         Ok(cli) => return Ok(cli),
         Err(error) => error,
     };
@@ -34,28 +52,20 @@ pub(crate) fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Cli, u8
         let _ = error.print();
         return Err(0);
     }
+    let mut text = match terminal::takes_colours(&io::stderr()) && !log::is_json() {
+        true => error.render().ansi().to_string(),
+        false => error.render().to_string(),
+    };
+    // clap's word for a hint.
+    text = text.replace("  tip:", "hint:").replace("tip:", "hint:");
     // clap quotes unknown arguments, and one may be a misplaced connection string.
-    let secrets: Vec<String> = arguments
-        .iter()
-        .map(|argument| argument.to_string_lossy().into_owned())
-        .filter(|argument| may_be_secret(argument))
-        .collect();
-    if secrets.is_empty() && !log::is_json() {
-        let _ = error.print();
-        return Err(USAGE);
-    }
-    let mut text = error.render().to_string();
-    for secret in secrets {
-        text = text.replace(&secret, "…");
+    let arguments = arguments.iter().map(|argument| argument.to_string_lossy());
+    for secret in arguments.filter(|argument| may_be_secret(argument)) {
+        text = text.replace(&*secret, "…");
     }
     if log::is_json() {
-        let message = one_line(text.strip_prefix("error: ").unwrap_or(&text));
-        let failure = Failure {
-            code: Some(Code::Config),
-            message,
-            hint: None,
-        };
-        text = failure.json();
+        let message = text.strip_prefix("error: ").unwrap_or(&text);
+        text = Failure::new(Some(Code::Config), message, None).json();
     }
     let _ = write!(io::stderr(), "{text}");
     Err(USAGE)
@@ -68,12 +78,7 @@ pub(crate) fn watch_panics() {
         if !log::is_json() {
             return otherwise(panic);
         }
-        let failure = Failure {
-            code: None,
-            message: one_line(&panic.to_string()),
-            hint: None,
-        };
-        log::print(failure.json());
+        log::print(Failure::new(None, &panic.to_string(), None).json());
     }));
 }
 
@@ -97,6 +102,9 @@ pub(crate) fn exit_code(error: &anyhow::Error) -> u8 {
     if error.is::<SettingErrors>() {
         return USAGE;
     }
+    if let Some(verdict) = error.downcast_ref::<Verdict>() {
+        return verdict.code;
+    }
     match error.downcast_ref::<Error>() {
         Some(error) if error.code() == Code::Config => USAGE,
         Some(error) if error.is_transient() => TRANSIENT,
@@ -115,8 +123,8 @@ pub(crate) fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.chain().any(broken)
 }
 
-/// Prints one line for each error and one for the hint, on standard error; with a log in JSON, one
-/// object for each error.
+/// Prints one line for each error, and below it one for what to do, on standard error; with a log
+/// in JSON, one object for each error.
 pub(crate) fn print(error: &anyhow::Error) {
     let failures = failures(error);
     let lines = failures.iter().map(|failure| match log::is_json() {
@@ -126,7 +134,7 @@ pub(crate) fn print(error: &anyhow::Error) {
     log::print(lines.collect());
 }
 
-/// What a command failed of.
+/// What a command failed of, on one line, and what to do about it.
 struct Failure {
     code: Option<Code>,
     message: String,
@@ -134,6 +142,14 @@ struct Failure {
 }
 
 impl Failure {
+    fn new(code: Option<Code>, message: &str, hint: Option<&str>) -> Failure {
+        Failure {
+            code,
+            message: one_line(message),
+            hint: hint.map(one_line),
+        }
+    }
+
     fn text(&self) -> String {
         let mut text = format!("error: {}\n", self.message);
         if let Some(hint) = &self.hint {
@@ -162,23 +178,36 @@ impl Failure {
 
 fn failures(error: &anyhow::Error) -> Vec<Failure> {
     if let Some(errors) = error.downcast_ref::<SettingErrors>() {
-        let failure = |error: &outboxd::config::SettingError| Failure {
-            code: Some(Code::Config),
-            message: format!("{}: {}", Code::Config, one_line(&error.to_string())),
-            hint: None,
+        let failure = |error: &SettingError| {
+            let text = format!("{}: {} {}", Code::Config, error.setting(), error.problem());
+            Failure::new(Some(Code::Config), &text, Some(error.hint()))
         };
-        return errors.into_iter().map(failure).collect();
+        return errors.iter().map(failure).collect();
     }
-    let chain = error.chain().map(|cause| one_line(&cause.to_string()));
-    let mut causes = error
-        .chain()
-        .filter_map(|cause| cause.downcast_ref::<Error>());
-    let hint = causes.clone().find_map(|cause| cause.hint());
-    vec![Failure {
-        code: causes.next().map(Error::code),
-        message: chain.collect::<Vec<_>>().join(": "),
-        hint: hint.map(one_line),
-    }]
+    if let Some(verdict) = error.downcast_ref::<Verdict>() {
+        let lines = verdict.lines.iter();
+        return lines
+            .map(|(text, hint)| Failure::new(None, text, hint.as_deref()))
+            .collect();
+    }
+    let several = error
+        .downcast_ref::<Error>()
+        .filter(|it| !it.problems().is_empty());
+    if let Some(several) = several {
+        let code = several.code();
+        let failure = |(text, hint): &(String, String)| {
+            Failure::new(Some(code), &format!("{code}: {text}"), Some(hint))
+        };
+        return several.problems().iter().map(failure).collect();
+    }
+    let chain: Vec<String> = error.chain().map(ToString::to_string).collect();
+    let causes = || {
+        let causes = error.chain();
+        causes.filter_map(|cause| cause.downcast_ref::<Error>())
+    };
+    let hint = causes().find_map(Error::hint);
+    let code = causes().next().map(Error::code);
+    vec![Failure::new(code, &chain.join(": "), hint)]
 }
 
 fn one_line(text: &str) -> String {
@@ -209,11 +238,8 @@ mod tests {
 
     #[test]
     fn an_error_is_two_lines_for_people_and_one_object_for_machines() {
-        let failure = Failure {
-            code: Some(Code::Config),
-            message: "CONFIG_ERROR: no \"table\"".to_owned(),
-            hint: Some("run outboxd init".to_owned()),
-        };
+        let message = "CONFIG_ERROR: no\n\"table\"";
+        let failure = Failure::new(Some(Code::Config), message, Some("run outboxd init"));
         let text = "error: CONFIG_ERROR: no \"table\"\nhint: run outboxd init\n";
         assert_eq!(failure.text(), text);
         let line = failure.json();

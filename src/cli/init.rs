@@ -19,6 +19,11 @@ const TIMEOUT: Duration = Duration::from_secs(6 * 3_600);
 
 /// The arguments of `init`.
 #[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  outboxd init --role outboxd
+  outboxd init --print-sql --role outboxd > outboxd.sql
+  outboxd init --table shop.events --checks")]
 pub(crate) struct Args {
     /// Print the SQL instead of running it; does not connect
     #[arg(long)]
@@ -88,9 +93,7 @@ async fn create(session: &Session, setup: &Setup<'_>) -> anyhow::Result<()> {
     };
     let before = setup.inventory(session).await?;
     for step in setup.steps(in_use) {
-        session
-            .run(&format!("creating {}", step.purpose), &step.sql)
-            .await?;
+        setup.run(session, &step).await?;
     }
     let after = setup.inventory(session).await?;
     let mut out = io::stdout().lock();
@@ -110,7 +113,14 @@ async fn print_readiness(session: &Session, config: &Config) -> anyhow::Result<(
     match preflight(session, config).await {
         Ok(_) => writeln!(out, "ready     for `outboxd run`")?,
         Err(error) if error.is_transient() => return Err(error.into()),
-        Err(error) => writeln!(out, "to do     {}", error.report())?,
+        Err(error) if error.problems().is_empty() => {
+            writeln!(out, "to do     {}", error.report())?;
+        }
+        Err(error) => {
+            for (problem, hint) in error.problems() {
+                writeln!(out, "to do     {}: {problem} ({hint})", error.code())?;
+            }
+        }
     }
     Ok(())
 }

@@ -8,7 +8,7 @@
 //! No line holds a row's values, at any level.
 
 use std::collections::VecDeque;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -24,6 +24,8 @@ use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::fmt::time::{FormatTime as _, SystemTime};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
+
+use crate::cli::terminal;
 
 /// The most lines that wait to be written.
 const LINES_MAX: usize = 8_192;
@@ -51,7 +53,7 @@ impl Log {
         let lines = fmt::layer()
             .log_internal_errors(false)
             .with_writer(Lines(Arc::clone(&queue)))
-            .with_ansi(io::stderr().is_terminal());
+            .with_ansi(terminal::takes_colours(&io::stderr()));
         let log = tracing_subscriber::registry()
             .with(filter)
             .with(filter_fn(holds_no_row));

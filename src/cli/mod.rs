@@ -5,12 +5,14 @@
 //! `args.settings` already includes the settings file, so a command starts with
 //! `Config::from_settings(args.settings)?`.
 
+mod completions;
 mod dead_letter;
 #[cfg(feature = "demo")]
 mod demo;
 mod doctor;
 mod drop;
 pub(crate) mod exit;
+mod help;
 mod init;
 mod log;
 mod process;
@@ -18,6 +20,7 @@ mod progress;
 mod run;
 mod skip_transaction;
 mod status;
+mod terminal;
 
 use std::path::PathBuf;
 
@@ -27,10 +30,13 @@ use outboxd::config::Settings;
 /// Publishes a transactional outbox from Postgres to Kafka by reading the write-ahead log.
 #[derive(Parser)]
 #[command(name = "outboxd", version, about, max_term_width = 100)]
-#[command(
-    after_help = "Settings come from flags, environment variables and the settings file, \
-                  in this order of precedence."
-)]
+#[command(after_help = "\
+Settings come from flags, environment variables and the settings file, in this order of precedence.
+
+Examples:
+  outboxd init --role outboxd
+  outboxd run --config /etc/outboxd.toml
+  outboxd status --watch")]
 pub(crate) struct Cli {
     /// Settings file (TOML); flags and environment variables override it
     #[arg(long, global = true, env = "OUTBOX_CONFIG", value_name = "FILE")]
@@ -48,9 +54,9 @@ enum Command {
     Init(init::Args),
     /// Examine Postgres and Kafka, and print what to fix; changes nothing
     Doctor(doctor::Args),
-    /// Show the slot's position, lag and health
+    /// Show how far events get, and whether anything is in the way
     Status(status::Args),
-    /// List, show, retry or discard the events that could not be published
+    /// List, show, retry, discard or prune the events that could not be published
     DeadLetter(dead_letter::Args),
     /// Skip a transaction that Postgres cannot decode
     SkipTransaction(skip_transaction::Args),
@@ -59,6 +65,10 @@ enum Command {
     /// Run end to end on a temporary Postgres and an in-process Kafka
     #[cfg(feature = "demo")]
     Demo(demo::Args),
+    /// Print a script that completes commands and flags in a shell
+    Completions(completions::Args),
+    /// Print the man page, or write a page for each command
+    Man(completions::ManArgs),
 }
 
 impl Cli {
@@ -99,6 +109,8 @@ impl Cli {
             }
             #[cfg(feature = "demo")]
             Command::Demo(args) => demo::execute(args).await,
+            Command::Completions(args) => completions::execute(args),
+            Command::Man(args) => completions::execute_man(args),
         }
     }
 }

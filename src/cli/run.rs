@@ -20,6 +20,11 @@ const LAST_LINES_LIMIT: Duration = Duration::from_millis(100);
 
 /// The arguments of `run`.
 #[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  outboxd run
+  outboxd run --config /etc/outboxd.toml --log-format json
+  outboxd run --key payload:/order/id --kafka linger.ms=20")]
 pub(crate) struct Args {
     #[command(flatten)]
     pub(crate) settings: Settings,
@@ -31,7 +36,7 @@ pub(crate) async fn execute(args: Args) -> anyhow::Result<()> {
     let config = Config::from_settings(args.settings)?;
     let log = Log::start(&config.log, config.log_format)?;
     let mut signals = Signals::new()?;
-    let http_listen = config.http_listen;
+    let http_listen = config.http_listen.clone();
     log_start(&config);
     warn_of_ignored_variables();
     let mut publisher = Publisher::new(config);
@@ -79,7 +84,7 @@ fn log_start(config: &Config) {
         dead_letters_per_minute = config.dead_letters_per_minute,
         memory_limit = %bytes(config.memory_limit as u64),
         log_summary = config.log_summary.map(tracing::field::debug),
-        http_listen = config.http_listen.map(tracing::field::display),
+        http_listen = config.http_listen,
         "outboxd starting"
     );
 }
@@ -87,14 +92,10 @@ fn log_start(config: &Config) {
 fn warn_of_ignored_variables() {
     let names = std::env::vars_os().map(|(name, _)| name);
     for variable in Settings::ignored_variables(names) {
-        let meant = variable
-            .meant
-            .map(|meant| format!("; did you mean {meant}?"));
-        let meant = meant.unwrap_or_default();
-        tracing::warn!(
-            "the variable {} is not a setting and is ignored{meant}",
-            variable.name
-        );
+        let meant = variable.meant.map(|meant| format!("did you mean {meant}?"));
+        let hint = meant.unwrap_or_else(|| "`outboxd run --help` lists the settings".to_owned());
+        let name = variable.name;
+        tracing::warn!(hint, "the variable {name} is not a setting and is ignored");
     }
 }
 

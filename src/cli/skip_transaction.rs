@@ -11,6 +11,9 @@ use outboxd::publisher::skip_transaction;
 
 /// The arguments of `skip-transaction`.
 #[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  outboxd skip-transaction --lsn 16/B374D848")]
 pub(crate) struct Args {
     /// The transaction's commit LSN, from the publisher's error
     #[arg(long, value_name = "LSN")]

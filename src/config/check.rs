@@ -1,13 +1,12 @@
 //! Checks the settings one by one and gathers every problem.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
 use crate::config::connection_options::Env;
 use crate::config::database::Database;
-use crate::config::error::{InvalidValue, SettingError};
+use crate::config::error::{InvalidValue, NOT_SET, SettingError};
 use crate::config::log_format::LogFormat;
 use crate::config::parse::{self, KeyRule};
 use crate::config::variables;
@@ -50,7 +49,7 @@ impl Check {
         let Some(url) = url else {
             let hint = "write postgresql://user@host:5432/database";
             self.errors
-                .push(InvalidValue::new("is not set", hint).of(variables::DATABASE_URL));
+                .push(InvalidValue::new(NOT_SET, hint).of(variables::DATABASE_URL));
             return None;
         };
         Database::parse(url.trim(), password_file.as_deref(), env, &mut self.errors)
@@ -58,10 +57,8 @@ impl Check {
 
     pub(super) fn brokers(&mut self, given: Option<String>, needed: bool) -> String {
         if given.is_none() && needed {
-            let wrong = InvalidValue::new(
-                "is not set",
-                "name the bootstrap servers as host:port,host:port",
-            );
+            let wrong =
+                InvalidValue::new(NOT_SET, "name the bootstrap servers as host:port,host:port");
             self.errors.push(wrong.of(variables::KAFKA_BROKERS));
         }
         let none = String::new();
@@ -133,8 +130,8 @@ impl Check {
         })
     }
 
-    pub(super) fn http_listen(&mut self, given: Option<String>) -> Option<SocketAddr> {
-        let address = Some(SocketAddr::from(([127, 0, 0, 1], 9464)));
+    pub(super) fn http_listen(&mut self, given: Option<String>) -> Option<String> {
+        let address = Some("127.0.0.1:9464".to_owned());
         self.or(variables::HTTP_LISTEN, given, address, parse::listen)
     }
 
@@ -167,9 +164,10 @@ fn interval_or_off(text: &str) -> Result<Option<Duration>, InvalidValue> {
 /// everything else. Here a single word must be a level.
 fn log_filter(text: &str) -> Result<String, InvalidValue> {
     let is_directive = |word: &str| word.contains('=') || word.parse::<LevelFilter>().is_ok();
-    let is_filter = text.split(',').all(|word| is_directive(word.trim()));
-    if is_filter && text.parse::<Targets>().is_ok() {
-        return Ok(text.to_owned());
+    let words: Vec<&str> = parse::list(text).collect();
+    let filter = words.join(",");
+    if words.into_iter().all(is_directive) && filter.parse::<Targets>().is_ok() {
+        return Ok(filter);
     }
     Err(InvalidValue::new(
         format!("{} is not a log filter", shown(text)),

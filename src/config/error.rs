@@ -7,6 +7,9 @@ use std::fmt;
 
 use crate::error::{Code, Error};
 
+/// The problem of a setting that is required.
+pub(crate) const NOT_SET: &str = "is not set";
+
 /// A problem of a value and its fix; becomes a [`SettingError`] where the name of the setting is
 /// known.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,6 +85,16 @@ impl SettingErrors {
         } else {
             Err(SettingErrors(errors))
         }
+    }
+
+    /// Adds to each setting that is not set the variable that `similar` finds for it.
+    pub(crate) fn suggest(mut self, similar: impl Fn(&str) -> Option<String>) -> SettingErrors {
+        for error in self.0.iter_mut().filter(|error| error.problem == NOT_SET) {
+            if let Some(name) = similar(&error.setting) {
+                error.hint = format!("{name} is set: did you mean {}?", error.setting);
+            }
+        }
+        self
     }
 
     /// The problems: those of the file first, then in the order of the manual's table of settings.

@@ -10,6 +10,7 @@ mod check;
 mod connection_options;
 mod conninfo;
 mod database;
+mod duration;
 mod error;
 mod kafka_properties;
 mod log_format;
@@ -18,11 +19,12 @@ mod passfile;
 mod policy;
 mod secret;
 mod settings;
+mod settings_file;
 mod tls;
 mod unknown_variables;
 mod variables;
 
-use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 pub use self::database::Database;
@@ -37,6 +39,33 @@ pub use self::unknown_variables::IgnoredVariable;
 #[doc(hidden)]
 pub use crate::error::may_be_secret;
 pub use crate::table_name::TableName;
+
+/// Names the variable of the process that may be meant by one that is not set.
+fn name_what_is_meant(errors: SettingErrors) -> SettingErrors {
+    let ignored = Settings::ignored_variables(std::env::vars_os().map(|(name, _)| name));
+    errors.suggest(|setting| {
+        let is_meant = |it: &&IgnoredVariable| it.meant.as_deref() == Some(setting);
+        ignored.iter().find(is_meant).map(|it| it.name.clone())
+    })
+}
+
+/// A time such as `30d` within a range, for an argument that is no setting.
+///
+/// # Errors
+/// What is wrong and what to write, in one line.
+#[doc(hidden)]
+pub fn time(text: &str, range: RangeInclusive<Duration>) -> Result<Duration, String> {
+    parse::duration(text, range).map_err(|wrong| format!("{}; {}", wrong.problem, wrong.hint))
+}
+
+/// An address to listen on, for an argument that is no setting; `off` is `None`.
+///
+/// # Errors
+/// What is wrong and what to write, in one line.
+#[doc(hidden)]
+pub fn listen_address(text: &str) -> Result<Option<String>, String> {
+    parse::listen(text).map_err(|wrong| format!("{}; {}", wrong.problem, wrong.hint))
+}
 
 use self::check::Check;
 use self::connection_options::Env;
@@ -85,8 +114,8 @@ pub struct Config {
     pub auto_create_topics: bool,
     /// The limit for events in flight, in bytes.
     pub memory_limit: usize,
-    /// Where metrics, health and the status page are served, if at all.
-    pub http_listen: Option<SocketAddr>,
+    /// Where metrics, health and the status page are served, if at all: `host:port`.
+    pub http_listen: Option<String>,
     /// Levels by target, in the syntax of `tracing_subscriber::filter::Targets`.
     pub log: String,
     /// The format of the log.
@@ -130,13 +159,13 @@ impl Config {
     /// Checks all settings and fills in the defaults. libpq's variables (such as `PGPASSWORD`) are
     /// read from the environment of the process.
     pub fn from_settings(settings: Settings) -> Result<Config, SettingErrors> {
-        Config::build(settings, true, &|name| std::env::var(name).ok())
+        Config::build(settings, true, &|name| std::env::var(name).ok()).map_err(name_what_is_meant)
     }
 
     /// As [`from_settings`](Config::from_settings), for commands that use Postgres alone: the
     /// brokers may be missing.
     pub fn without_kafka(settings: Settings) -> Result<Config, SettingErrors> {
-        Config::build(settings, false, &|name| std::env::var(name).ok())
+        Config::build(settings, false, &|name| std::env::var(name).ok()).map_err(name_what_is_meant)
     }
 
     fn build(settings: Settings, needs_kafka: bool, env: Env<'_>) -> Result<Config, SettingErrors> {

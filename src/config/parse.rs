@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use crate::config::duration;
 use crate::config::error::InvalidValue;
 use crate::error::shown;
 use crate::fnv::fnv1a_32;
@@ -91,23 +92,11 @@ pub(crate) fn duration(
     text: &str,
     range: RangeInclusive<Duration>,
 ) -> Result<Duration, InvalidValue> {
-    let (number, unit) = number_and_unit(text);
-    let unit_ms = match unit {
-        "ms" => Some(1),
-        "s" => Some(1_000),
-        "m" | "min" => Some(60_000),
-        "h" => Some(3_600_000),
-        _ => None,
-    };
-    let value = number
-        .zip(unit_ms)
-        .and_then(|(number, ms)| number.checked_mul(ms))
-        .map(Duration::from_millis);
     let span = format!("from {:?} to {:?}", range.start(), range.end());
-    match value {
+    match duration::parse(text) {
         None => Err(InvalidValue::new(
             format!("{} is not a time", shown(text)),
-            format!("write a whole number and ms, s, m or h, such as 5s, {span}"),
+            format!("write numbers with ms, s, m, h or d, such as 5s or 1m30s, {span}"),
         )),
         Some(value) if !range.contains(&value) => Err(InvalidValue::new(
             format!("{} is out of range", shown(text)),
@@ -160,22 +149,38 @@ fn number_and_unit(text: &str) -> (Option<u64>, &str) {
     (number.parse().ok(), unit.trim())
 }
 
-/// An address to listen on; `off` is `None`.
-pub(crate) fn listen(text: &str) -> Result<Option<SocketAddr>, InvalidValue> {
+/// An address to listen on, `host:port`; `off` is `None`. A name is looked up when it is used.
+pub(crate) fn listen(text: &str) -> Result<Option<String>, InvalidValue> {
     if text == "off" {
         return Ok(None);
     }
-    text.parse().map(Some).map_err(|_| {
-        InvalidValue::new(
+    let is_name = |host: &str| {
+        let is_of_name = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
+        !host.is_empty() && !is_number(host) && host.chars().all(is_of_name)
+    };
+    let name = text.rsplit_once(':').filter(|(host, _)| is_name(host));
+    let holds = match name {
+        Some((_, port)) => is_number(port) && port.parse::<u16>().is_ok(),
+        None => text.parse::<SocketAddr>().is_ok(),
+    };
+    match holds {
+        true => Ok(Some(text.to_owned())),
+        false => Err(InvalidValue::new(
             format!("{} is not an address to listen on", shown(text)),
-            "write an IP address and a port, such as 127.0.0.1:9464 or [::]:9464, or off",
-        )
-    })
+            "write host:port, such as localhost:9464, 0.0.0.0:9464 or [::]:9464, or off",
+        )),
+    }
+}
+
+/// Digits and dots, as an IPv4 address or a part of one.
+fn is_number(text: &str) -> bool {
+    text.bytes()
+        .all(|byte| byte.is_ascii_digit() || byte == b'.')
 }
 
 /// `host:port,host:port`, as in librdkafka's `bootstrap.servers`.
 pub(crate) fn brokers(text: &str) -> Result<String, InvalidValue> {
-    let brokers: Vec<&str> = text.split(',').map(str::trim).collect();
+    let brokers: Vec<&str> = list(text).collect();
     if brokers.iter().all(|broker| is_broker(broker)) {
         return Ok(brokers.join(","));
     }
@@ -183,6 +188,15 @@ pub(crate) fn brokers(text: &str) -> Result<String, InvalidValue> {
         format!("{} is not a list of brokers", shown(text)),
         "write host:port,host:port, without a scheme or user",
     ))
+}
+
+/// The values of a list. A comma at its end is no further value.
+pub(crate) fn list(text: &str) -> impl Iterator<Item = &str> {
+    let text = text.trim();
+    text.strip_suffix(',')
+        .unwrap_or(text)
+        .split(',')
+        .map(str::trim)
 }
 
 fn is_broker(broker: &str) -> bool {

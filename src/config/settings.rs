@@ -6,14 +6,12 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::Path;
 
 use clap::{Args, Command};
 use serde::{Deserialize, Deserializer};
 
-use crate::config::error::{InvalidValue, SettingError};
+use crate::config::error::SettingError;
 use crate::config::variables;
-use crate::error::may_be_secret;
 
 /// The help of `--slot`: rustdoc would read the default as a link.
 const SLOT: &str = "Replication slot [default: outboxd_<database>; other tables: with their name]";
@@ -172,92 +170,6 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// The settings of a TOML file. `Config::from_settings` reports the problems of the file
-    /// together with all others.
-    pub fn load(path: &Path) -> Settings {
-        let mut file = path.display().to_string();
-        if may_be_secret(&file) {
-            file = "OUTBOX_CONFIG".to_owned();
-        }
-        match std::fs::read_to_string(path) {
-            Ok(text) => Settings::parse(&text, &file),
-            Err(e) => Settings::invalid(vec![
-                InvalidValue::new(
-                    format!("cannot be read: {e}"),
-                    "name a settings file that exists (--config)",
-                )
-                .of(file),
-            ]),
-        }
-    }
-
-    /// The settings of a TOML text; `file` names it in errors.
-    ///
-    /// The parser's own error is not passed on: it quotes the line, which may contain a password.
-    pub(crate) fn parse(text: &str, file: &str) -> Settings {
-        let mut table: toml::Table = match toml::from_str(text) {
-            Ok(table) => table,
-            Err(e) => {
-                let line = e.span().map_or(1, |span| line_of(text, span.start));
-                let wrong = InvalidValue::new(
-                    "is not valid TOML",
-                    "write `name = \"value\"`, each setting once",
-                );
-                return Settings::invalid(vec![wrong.of(format!("{file}:{line}"))]);
-            }
-        };
-        let (known, mut errors) = (known(), Vec::new());
-        table.retain(|name, value| {
-            let wrong = if !known.iter().any(|known| known == name) {
-                unknown(name, &known)
-            } else if name == "kafka" && !value.is_table() {
-                InvalidValue::new(
-                    "is not a table",
-                    "write [kafka] and below it one property a line",
-                )
-            } else if name != "kafka" && !is_scalar(value) {
-                InvalidValue::new(
-                    "is not a single value",
-                    "give a text, an integer or a boolean",
-                )
-            } else {
-                return true;
-            };
-            errors.push(wrong.of(format!("{file}: {}", name.escape_debug())));
-            false
-        });
-        if let Some(toml::Value::Table(properties)) = table.remove("kafka") {
-            let mut flat = toml::Table::new();
-            for (name, value) in properties {
-                flatten(name, value, &mut flat, &mut |name| {
-                    let wrong = InvalidValue::new(
-                        "is not a single value",
-                        "give a text, an integer or a boolean",
-                    );
-                    errors.push(wrong.of(format!("{file}: [kafka] {}", name.escape_debug())));
-                });
-            }
-            table.insert("kafka".to_owned(), toml::Value::Table(flat));
-        }
-        match table.try_into::<Settings>() {
-            Ok(settings) => Settings { errors, ..settings },
-            Err(_) => {
-                let wrong = InvalidValue::new(
-                    "has a value of the wrong type",
-                    "give texts, integers or booleans",
-                );
-                Settings::invalid(vec![wrong.of(file)])
-            }
-        }
-    }
-
-    fn invalid(errors: Vec<SettingError>) -> Settings {
-        Settings {
-            errors,
-            ..Settings::default()
-        }
-    }
-
     /// These settings, and those of `other` for the ones that are not set. An empty text counts as
     /// not set: that is what an empty variable of a deployment means.
     #[must_use]
@@ -318,53 +230,6 @@ impl fmt::Debug for Settings {
 /// A command with all settings and nothing else, for their names.
 pub(crate) fn command() -> Command {
     Settings::augment_args(Command::new("settings"))
-}
-
-/// The names that a file may use: those of the flags, where `kafka` is a table that also replaces
-/// `kafka_properties`.
-fn known() -> Vec<String> {
-    let command = command();
-    let names = command.get_arguments().map(|it| it.get_id().to_string());
-    names.filter(|name| name != "kafka_properties").collect()
-}
-
-fn unknown(name: &str, known: &[String]) -> InvalidValue {
-    let folded = name.to_lowercase().replace('-', "_");
-    let folded = folded.strip_prefix("outbox_").unwrap_or(&folded);
-    let hint = match known.iter().find(|known| *known == folded) {
-        Some(meant) => format!("write {meant}"),
-        None => "remove it; `outboxd run --help` lists the settings".to_owned(),
-    };
-    InvalidValue::new("is not a setting", hint)
-}
-
-/// Stores `linger.ms = 5` under its whole name: TOML reads a dotted key as a table in a table.
-fn flatten(
-    name: String,
-    value: toml::Value,
-    flat: &mut toml::Table,
-    refuse: &mut impl FnMut(&str),
-) {
-    match value {
-        toml::Value::Table(inner) => {
-            for (key, value) in inner {
-                flatten(format!("{name}.{key}"), value, flat, refuse);
-            }
-        }
-        value if is_scalar(&value) => {
-            flat.insert(name, value);
-        }
-        _ => refuse(&name),
-    }
-}
-
-fn is_scalar(value: &toml::Value) -> bool {
-    value.is_str() || value.is_integer() || value.is_bool()
-}
-
-fn line_of(text: &str, offset: usize) -> usize {
-    let before = text.get(..offset).unwrap_or(text);
-    before.matches('\n').count() + 1
 }
 
 /// A text, an integer or a boolean, as text: people write both `batch_size = 10` and `batch_size =

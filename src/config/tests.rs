@@ -184,7 +184,7 @@ fn each_wrong_value_is_named_with_what_to_write() {
         (
             "process_interval",
             "5",
-            "OUTBOX_PROCESS_INTERVAL `5` is not a time; write a whole",
+            "OUTBOX_PROCESS_INTERVAL `5` is not a time; write numbers",
         ),
         (
             "process_interval",
@@ -194,7 +194,7 @@ fn each_wrong_value_is_named_with_what_to_write() {
         (
             "operation_timeout",
             "1d",
-            "OUTBOX_OPERATION_TIMEOUT `1d` is not a time",
+            "OUTBOX_OPERATION_TIMEOUT `1d` is out of range",
         ),
         (
             "operation_timeout",
@@ -252,6 +252,34 @@ fn each_wrong_value_is_named_with_what_to_write() {
             ":9464",
             "OUTBOX_HTTP_LISTEN `:9464` is not an address to listen on; write",
         ),
+        ("http_listen", "localhost:9464", ""),
+        ("http_listen", "[::1]:0", ""),
+        (
+            "http_listen",
+            "localhost",
+            "OUTBOX_HTTP_LISTEN `localhost` is not an address",
+        ),
+        (
+            "http_listen",
+            "127.0.0:9464",
+            "OUTBOX_HTTP_LISTEN `127.0.0:9464` is not an address",
+        ),
+        (
+            "http_listen",
+            "localhost:99999",
+            "OUTBOX_HTTP_LISTEN `localhost:99999` is not an address",
+        ),
+        ("kafka_brokers", "a:9092,", ""),
+        ("kafka_brokers", "a:9092, b:9092 ,", ""),
+        ("kafka_brokers", ",", "KAFKA_BROKERS `,` is not a list"),
+        (
+            "kafka_brokers",
+            "a:9092,,",
+            "KAFKA_BROKERS `a:9092,,` is not",
+        ),
+        ("log", "info, outboxd=debug,", ""),
+        ("process_interval", "1.5s", ""),
+        ("operation_timeout", "1m30s", ""),
         ("log", "verbose", "OUTBOX_LOG `verbose` is not a log filter"),
         (
             "log",
@@ -596,11 +624,15 @@ fn a_file_that_cannot_be_read_or_is_no_toml_is_a_fault_with_its_place() {
         ),
         (
             "max-retries = 1",
-            "outboxd.toml: max-retries is not a setting; write max_retries",
+            "outboxd.toml: max-retries is not a setting; did you mean max_retries?",
         ),
         (
             "OUTBOX_SLOT = 'a'",
-            "outboxd.toml: OUTBOX_SLOT is not a setting; write slot",
+            "outboxd.toml: OUTBOX_SLOT is not a setting; did you mean slot?",
+        ),
+        (
+            "databse_url = 'a'",
+            "outboxd.toml: databse_url is not a setting; did you mean database_url?",
         ),
         (
             "kafka_properties = 'a=b'",

@@ -1,16 +1,21 @@
 //! Variables that are named like settings and that no setting reads. Without a warning, a misspelt
 //! name would leave the default in use unnoticed.
 //!
-//! They are not an error: a deployment may still set variables of the poller that outboxd replaced.
+//! They are not an error: a deployment may still set variables of the poller that outboxd replaced,
+//! or of another program.
 
 use std::ffi::OsString;
 
 use crate::config::settings::{self, Settings};
+use crate::config::variables::KAFKA_BROKERS;
 
 /// The prefixes of outboxd's variables.
 const PREFIXES: [&str; 2] = ["OUTBOX_", "OUTBOXD_"];
 /// The variable that names the settings file. It is not a setting.
 const FILE: &str = "OUTBOX_CONFIG";
+/// What other programs call a setting.
+const ALIASES: [(&str, &str); 1] = [("KAFKA_BOOTSTRAP_SERVERS", KAFKA_BROKERS)];
+
 /// How similar two names are (0 to 1) when one may be a misspelling of the other: a letter or two
 /// differ.
 const ALIKE: f64 = 0.85;
@@ -26,23 +31,26 @@ pub struct IgnoredVariable {
 }
 
 impl Settings {
-    /// Those of `names` that look like the variable of a setting and are not one, sorted.
+    /// Those of `names` that look like the variable of a setting and are not one, sorted. One
+    /// without outboxd's prefix may be another program's, and counts only while the setting that it
+    /// resembles is not set.
     pub fn ignored_variables(names: impl IntoIterator<Item = OsString>) -> Vec<IgnoredVariable> {
         let known = variables();
         let names = names.into_iter().filter_map(|name| name.into_string().ok());
-        let ignored = names.filter(|name| {
-            PREFIXES.iter().any(|prefix| name.starts_with(prefix))
-                && name != FILE
-                && !known.contains(name)
+        let mut names: Vec<String> = names.collect();
+        names.sort_unstable();
+        let ignored = names.iter().filter_map(|name| {
+            if name == FILE || known.contains(name) {
+                return None;
+            }
+            let meant = match PREFIXES.iter().find_map(|prefix| name.strip_prefix(prefix)) {
+                Some(bare) => meant(bare, &known),
+                None => Some(resembled(name, &known).filter(|meant| !names.contains(meant))?),
+            };
+            let name = name.clone();
+            Some(IgnoredVariable { name, meant })
         });
-        let mut ignored: Vec<IgnoredVariable> = ignored
-            .map(|name| IgnoredVariable {
-                meant: meant(&name, &known),
-                name,
-            })
-            .collect();
-        ignored.sort_by(|one, other| one.name.cmp(&other.name));
-        ignored
+        ignored.collect()
     }
 }
 
@@ -57,17 +65,40 @@ fn variables() -> Vec<String> {
         .collect()
 }
 
-fn meant(name: &str, known: &[String]) -> Option<String> {
-    let bare = PREFIXES
-        .iter()
-        .find_map(|prefix| name.strip_prefix(prefix))?;
+/// The setting that a name with outboxd's prefix, here without it, is meant to be.
+fn meant(bare: &str, known: &[String]) -> Option<String> {
     let likeness = |known: &String| {
         let bare_known = known.strip_prefix(PREFIXES[0]).unwrap_or(known);
-        strsim::normalized_damerau_levenshtein(bare, bare_known)
+        likeness(bare, bare_known)
     };
     let alike = known.iter().map(|known| (likeness(known), known));
     let (likeness, closest) = alike.max_by(|one, other| one.0.total_cmp(&other.0))?;
-    (likeness >= ALIKE).then(|| closest.clone())
+    is_alike(likeness).then(|| closest.clone())
+}
+
+/// The setting that any other name resembles.
+fn resembled(name: &str, known: &[String]) -> Option<String> {
+    let aliases = ALIASES.iter().map(|(alias, _)| *alias);
+    let closest = closest(name, known.iter().map(String::as_str).chain(aliases))?;
+    let named = ALIASES.iter().find(|(alias, _)| *alias == closest);
+    Some(named.map_or(closest, |(_, setting)| setting).to_owned())
+}
+
+/// How similar the two are.
+fn likeness(name: &str, known: &str) -> f64 {
+    strsim::normalized_damerau_levenshtein(name, known)
+}
+
+/// Whether this likeness is that of a misspelling.
+fn is_alike(likeness: f64) -> bool {
+    likeness >= ALIKE
+}
+
+/// The name that is meant, if one is similar enough.
+pub(super) fn closest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let alike = known.map(|known| (likeness(name, known), known));
+    let (likeness, closest) = alike.max_by(|one, other| one.0.total_cmp(&other.0))?;
+    is_alike(likeness).then_some(closest)
 }
 
 #[cfg(test)]
@@ -109,6 +140,16 @@ mod tests {
         says("OUTBOXD_SLOT", Some("OUTBOX_SLOT"));
         says("OUTBOX_KAFKA_PROPERTIES", Some("KAFKA_PROPERTIES"));
         says("OUTBOX_DATABASE_URL", Some("DATABASE_URL"));
+    }
+
+    #[test]
+    fn a_name_without_the_prefix_counts_while_the_setting_that_it_resembles_is_not_set() {
+        says("DATABASE_URI", Some("DATABASE_URL"));
+        says("KAFKA_BROKER", Some("KAFKA_BROKERS"));
+        says("KAFKA_BOOTSTRAP_SERVER", Some("KAFKA_BROKERS"));
+        says("OUTBX_TABLE", Some("OUTBOX_TABLE"));
+        assert_eq!(ignored(&["DATABASE_URI", "DATABASE_URL"]), []);
+        assert_eq!(ignored(&["KAFKA_BOOTSTRAP_SERVERS", "KAFKA_BROKERS"]), []);
     }
 
     #[test]

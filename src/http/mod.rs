@@ -16,7 +16,6 @@ mod listener;
 mod page;
 
 use std::fmt;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::extract::State;
@@ -24,7 +23,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, ToSocketAddrs};
 
 use crate::error::{Code, Error, Result};
 use crate::http::listener::Limited;
@@ -35,9 +34,9 @@ use crate::status::readiness::{liveness, readiness};
 /// Returns the publisher's status.
 pub type StatusHandle = Arc<dyn Fn() -> Status + Send + Sync>;
 
-/// Binds the address.
-pub async fn bind(address: SocketAddr) -> Result<TcpListener> {
-    TcpListener::bind(address).await.map_err(|e| {
+/// Binds the address: an IP address and a port, or `host:port`, where a name is looked up.
+pub async fn bind(address: impl ToSocketAddrs + fmt::Display) -> Result<TcpListener> {
+    TcpListener::bind(&address).await.map_err(|e| {
         Error::fatal(
             Code::Config,
             format!("cannot listen on {address} (OUTBOX_HTTP_LISTEN)"),

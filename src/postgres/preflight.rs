@@ -113,10 +113,8 @@ fn combined(mut problems: Vec<ServerProblem>) -> Option<Error> {
         return Some(Error::fatal(problem.code, problem.problem).with_hint(problem.hint));
     }
     let code = problems.first()?.code;
-    let each = problems
-        .iter()
-        .map(|problem| format!("{} [{}]", problem.problem, problem.hint));
-    Some(Error::fatal(code, each.collect::<Vec<_>>().join("; ")))
+    let each = problems.into_iter().map(|one| (one.problem, one.hint));
+    Some(Error::of_problems(code, each.collect()))
 }
 
 async fn server_problems(session: &Session, config: &Config) -> Result<Vec<ServerProblem>> {

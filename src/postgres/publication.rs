@@ -12,7 +12,7 @@ use postgres_protocol::escape::escape_identifier;
 use tokio_postgres::types::ToSql;
 
 use crate::config::TableName;
-use crate::error::Result;
+use crate::error::{Code, Error, Result};
 use crate::postgres::problem::ServerProblem;
 use crate::postgres::session::Session;
 use crate::postgres::table_shape::TableShape;
@@ -202,6 +202,21 @@ pub(crate) fn create_sql(name: &str, table: &TableName) -> String {
     let (name, table) = (escape_identifier(name), table.quoted());
     let with = "(publish = 'insert', publish_via_partition_root = true)";
     format!("CREATE PUBLICATION {name} FOR TABLE {table} WITH {with}")
+}
+
+/// Fails unless the session's role may drop the publication `name`, or there is none.
+pub async fn check_owner(session: &Session, name: &str) -> Result<()> {
+    const SQL: &str = "SELECT pg_catalog.pg_get_userbyid(pubowner)::text, current_user::text
+           FROM pg_catalog.pg_publication
+          WHERE pubname = $1 AND NOT pg_catalog.pg_has_role(pubowner, 'USAGE')";
+    let what = format!("reading the owner of publication {name}");
+    let Some(row) = session.row_if_any(&what, SQL, &[&name]).await? else {
+        return Ok(());
+    };
+    let (owner, role): (String, String) = (row.get(0), row.get(1));
+    let problem = format!("publication {name} belongs to {owner}, and {role} may not drop it");
+    Err(Error::fatal(Code::Config, problem)
+        .with_hint(format!("connect as {owner}, or as a superuser")))
 }
 
 /// Drops the publication `name`; false when there is none. A slot that uses it gets stuck: drop the

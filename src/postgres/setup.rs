@@ -10,6 +10,7 @@ use postgres_protocol::escape::escape_identifier;
 use crate::config::TableName;
 use crate::error::Result;
 use crate::postgres::session::Session;
+use crate::postgres::sqlstate::ServerError;
 use crate::postgres::table_shape::TableShape;
 
 const SCHEMA: &str = include_str!("../../sql/schema.sql");
@@ -93,6 +94,36 @@ impl Setup<'_> {
             step("role", &self.role_sql());
         }
         steps
+    }
+
+    /// Runs one step.
+    ///
+    /// # Errors
+    /// Of the server; where the role lacks a right, the hint names it.
+    pub async fn run(&self, session: &Session, step: &Step) -> Result<()> {
+        let what = format!("creating {}", step.purpose);
+        session.run(&what, &step.sql).await.map_err(|error| {
+            let denied = ServerError::of(&error).is_some_and(ServerError::is_of_privileges);
+            match denied {
+                true => error.with_hint(self.missing_right(step.purpose)),
+                false => error,
+            }
+        })
+    }
+
+    /// The right that a step needs.
+    fn missing_right(&self, purpose: &str) -> String {
+        let (schema, table) = (&self.table.schema, &self.table);
+        let right = match purpose {
+            "schema and table" => format!(
+                "CREATE on the database, or CREATE on the schema {schema} where that exists"
+            ),
+            "index" | "constraints" => format!("to own {table}"),
+            "publication" => format!("CREATE on the database, and to own {table}"),
+            "role" => "to be a superuser (from Postgres 16 on CREATEROLE and REPLICATION)".into(),
+            _ => format!("CREATE on the schema {schema}"),
+        };
+        format!("the role needs {right}; or give what `outboxd init --print-sql` prints to a DBA")
     }
 
     fn has_column(&self, name: &str) -> bool {

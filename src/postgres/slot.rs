@@ -212,6 +212,27 @@ pub async fn drop(session: &Session, name: &str) -> Result<bool> {
     Ok(session.row_if_any(&what, SQL, &[&name]).await?.is_some())
 }
 
+/// Fails unless the session's role may drop slots. On Amazon RDS, membership in rds_replication
+/// replaces the attribute REPLICATION.
+pub async fn check_rights(session: &Session) -> Result<()> {
+    const SQL: &str = "SELECT current_user::text,
+                EXISTS (SELECT FROM pg_catalog.pg_roles
+                         WHERE rolname = current_user AND (rolsuper OR rolreplication))
+                OR EXISTS (SELECT FROM pg_catalog.pg_roles
+                            WHERE rolname = 'rds_replication'
+                              AND pg_catalog.pg_has_role(oid, 'USAGE'))";
+    let row = session.row("reading the role's rights", SQL, &[]).await?;
+    let (role, may): (String, bool) = (row.get(0), row.get(1));
+    match may {
+        true => Ok(()),
+        false => Err(Error::fatal(
+            Code::Config,
+            format!("role {role} may not drop a replication slot"),
+        )
+        .with_hint("connect as a superuser, or as a role with REPLICATION")),
+    }
+}
+
 /// How many slots the server has, and how many it may have.
 pub async fn used_and_max(session: &Session) -> Result<(i64, i64)> {
     const SQL: &str = "SELECT count(*), pg_catalog.current_setting('max_replication_slots')::int8

@@ -26,6 +26,8 @@ pub(crate) fn describe(context: impl Into<String>, error: Arc<tokio_postgres::Er
             Error::transient(Code::Connect, context)
                 .with_hint("is the server up, and are host and port right?")
         }
+        (Some(io), _) if is_of_lookup(io) => Error::transient(Code::Connect, context)
+            .with_hint("does the host's name exist in DNS, and is it spelt right?"),
         (Some(_), _) => Error::transient(Code::Connect, context),
         (None, Some(TlsError::Certificate)) => Error::fatal(Code::Connect, context).with_hint(
             "the server's certificate is not signed by sslrootcert, or is for another host",
@@ -33,9 +35,34 @@ pub(crate) fn describe(context: impl Into<String>, error: Arc<tokio_postgres::Er
         (None, Some(TlsError::Other)) => Error::transient(Code::Connect, context),
         (None, None) if error.source().is_none() => Error::transient(Code::Connect, context),
         // A missing password, TLS that the server does not offer, a value of an unexpected type.
-        (None, None) => Error::fatal(Code::Connect, context),
+        (None, None) => match hint_of(&error) {
+            Some(hint) => Error::fatal(Code::Connect, context).with_hint(hint),
+            None => Error::fatal(Code::Connect, context),
+        },
     };
     classified.with_source(error)
+}
+
+/// The resolver's errors have no kind and no OS error number, only this text.
+fn is_of_lookup(error: &io::Error) -> bool {
+    error
+        .to_string()
+        .starts_with("failed to lookup address information")
+}
+
+/// What to do about an error that tokio-postgres found before the server answered; its texts are
+/// all that tells them apart.
+fn hint_of(error: &tokio_postgres::Error) -> Option<&'static str> {
+    let cause = error.source()?.to_string();
+    match cause.as_str() {
+        "password missing" => Some(
+            "give the password with PGPASSWORD, DATABASE_PASSWORD_FILE or libpq's password file",
+        ),
+        "server does not support TLS" => {
+            Some("write sslmode=disable or prefer, or switch the server's ssl on")
+        }
+        _ => None,
+    }
 }
 
 fn read_only(error: &io::Error) -> bool {

@@ -67,6 +67,11 @@ impl ServerError {
         ["42804", "42883", "22P02", "42846"].contains(&self.code.as_str())
     }
 
+    /// insufficient_privilege.
+    pub(crate) fn is_of_privileges(&self) -> bool {
+        self.code == "42501"
+    }
+
     /// query_canceled: the statement took longer than its limit.
     pub(crate) fn is_cancelled(&self) -> bool {
         self.code == "57014"

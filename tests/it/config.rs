@@ -5,6 +5,8 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Command, Output, Stdio};
 
+use crate::support::not_offered;
+
 const URL: &str = "postgres://outboxd@db.invalid/orders";
 
 /// Runs the program with this environment and nothing else.
@@ -28,15 +30,13 @@ fn assert_errors(output: &Output, settings: &[&str]) {
     let lines: Vec<&str> = text.lines().collect();
     assert_eq!(
         lines.len(),
-        settings.len(),
-        "one line for each error:\n{text}"
+        2 * settings.len(),
+        "two lines for each error:\n{text}"
     );
-    for (line, setting) in lines.iter().zip(settings) {
-        assert!(
-            line.starts_with(&format!("error: CONFIG_ERROR: {setting} ")),
-            "{line}"
-        );
-        assert!(line.contains("; "), "the line says what to do: {line}");
+    for (lines, setting) in lines.chunks(2).zip(settings) {
+        let start = format!("error: CONFIG_ERROR: {setting} ");
+        assert!(lines[0].starts_with(&start), "{text}");
+        assert!(lines[1].starts_with("hint: "), "{text}");
     }
 }
 
@@ -110,6 +110,104 @@ fn a_flag_counts_before_the_environment_and_this_before_the_file() {
         text.contains("OUTBOX_BACKLOG `from-file`"),
         "an empty variable counts as unset: {text}"
     );
+}
+
+#[test]
+fn a_misspelt_variable_or_key_names_the_setting_that_is_meant_and_not_the_value() {
+    let wrong = [
+        ("DATABASE_URI", "postgres://outboxd:Zq7Kw9Xv@db/orders"),
+        ("KAFKA_BROKER", "k:9092"),
+    ];
+    let output = outboxd(&["run"], &wrong);
+    assert_errors(&output, &["DATABASE_URL", "KAFKA_BROKERS"]);
+    let text = stderr(&output);
+    assert!(
+        text.contains("hint: DATABASE_URI is set: did you mean DATABASE_URL?"),
+        "{text}"
+    );
+    assert!(
+        text.contains("hint: KAFKA_BROKER is set: did you mean KAFKA_BROKERS?"),
+        "{text}"
+    );
+    assert!(!text.contains("Zq7Kw9Xv"), "{text}");
+
+    let mut file = tempfile::NamedTempFile::new().expect("a temporary file");
+    write!(
+        file,
+        "databse_url = 'postgres://a@b/c'\nkafka_brokers = 'k:9092'\n"
+    )
+    .expect("written");
+    let path = file.path().display().to_string();
+    let output = outboxd(&["run", "--config", &path], &[]);
+    assert_errors(&output, &[&format!("{path}: databse_url"), "DATABASE_URL"]);
+    assert!(
+        stderr(&output).contains("hint: did you mean database_url?"),
+        "{}",
+        stderr(&output)
+    );
+}
+
+#[test]
+fn a_wrong_flag_gets_its_hint_in_the_form_of_all_others() {
+    let output = outboxd(&["run", "--databse-url", "x"], &[]);
+    let text = stderr(&output);
+    assert_eq!(output.status.code(), Some(2), "{text}");
+    assert!(
+        text.contains("\nhint: a similar argument exists: '--database-url'"),
+        "{text}"
+    );
+}
+
+#[test]
+fn the_program_prints_completions_and_man_pages() {
+    for shell in ["bash", "zsh", "fish"] {
+        let script = outboxd(&["completions", shell], &[]);
+        let text = String::from_utf8_lossy(&script.stdout).into_owned();
+        assert!(
+            script.status.success() && text.contains("dead-letter"),
+            "{shell}: {text}"
+        );
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("man1").display().to_string();
+    let written = outboxd(&["man", &path], &[]);
+    assert!(written.status.success(), "{}", stderr(&written));
+    for page in ["outboxd.1", "outboxd-run.1", "outboxd-dead-letter-retry.1"] {
+        let text = std::fs::read_to_string(folder.path().join("man1").join(page));
+        let text = text.expect(page);
+        assert!(text.contains("Examples:"), "{page}: {text}");
+    }
+    let page = outboxd(&["man"], &[]);
+    let text = String::from_utf8_lossy(&page.stdout).into_owned();
+    assert!(text.contains(".TH outboxd 1"), "{text}");
+}
+
+/// The program ends before it connects, since its address is in use.
+#[test]
+fn no_color_switches_off_the_colours_of_the_log_on_a_terminal() {
+    let has_script = Command::new("script").arg("--version").output();
+    if has_script.is_err() {
+        return not_offered("`script`, for a terminal");
+    }
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = taken.local_addr().expect("its address");
+    let line = format!(
+        "{} run --http-listen {address}",
+        env!("CARGO_BIN_EXE_outboxd")
+    );
+    for (no_color, coloured) in [("", true), ("1", false)] {
+        let output = Command::new("script")
+            .args(["-qec", &line, "/dev/null"])
+            .env_clear()
+            .envs([("DATABASE_URL", URL), ("KAFKA_BROKERS", "127.0.0.1:1")])
+            .env("NO_COLOR", no_color)
+            .stdin(Stdio::null())
+            .output()
+            .expect("script starts");
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(text.contains("cannot listen on"), "{text}");
+        assert_eq!(text.contains('\x1b'), coloured, "{text}");
+    }
 }
 
 #[test]

@@ -1,10 +1,16 @@
 //! The arguments of `demo`.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
+
+use outboxd::config::listen_address;
 
 /// The arguments of `demo`.
 #[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  outboxd demo
+  outboxd demo --events 0 --rate 200
+  outboxd demo --kafka-brokers localhost:9092")]
 pub(crate) struct Args {
     /// Number of events to publish; 0 continues until Ctrl-C
     #[arg(long, value_name = "N", default_value_t = 100)]
@@ -34,11 +40,16 @@ pub(crate) struct Args {
     pub(crate) kafka_properties: Option<String>,
 
     /// Address of metrics, health and the status page [default: 127.0.0.1:9464, or a free port]
-    #[arg(long, value_name = "ADDRESS")]
-    pub(crate) http_listen: Option<SocketAddr>,
+    #[arg(long, value_name = "ADDRESS", value_parser = address)]
+    pub(crate) http_listen: Option<String>,
 
     /// Directory of the Postgres server programs [default: found on this machine, or downloaded
     /// once]
     #[arg(long, value_name = "DIR")]
     pub(crate) postgres_bin: Option<PathBuf>,
+}
+
+/// The demo always serves its page.
+fn address(text: &str) -> Result<String, String> {
+    listen_address(text)?.ok_or_else(|| "the demo cannot do without its page".to_owned())
 }

@@ -1,11 +1,12 @@
 //! `demo`'s output: aligned columns, coloured at a terminal and plain elsewhere.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 use std::time::Duration;
 
 use outboxd::format::bytes;
 
 use crate::cli::demo::tally::{Order, Tally};
+use crate::cli::terminal;
 
 /// Above this rate, events are summarized once per second.
 const EACH_MAX: u32 = 20;
@@ -19,9 +20,8 @@ pub(crate) struct Screen {
 impl Screen {
     /// A screen for this rate of events.
     pub(crate) fn new(rate: u32) -> Self {
-        let colours = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
         Screen {
-            colours,
+            colours: terminal::takes_colours(&io::stdout()),
             each: rate <= EACH_MAX,
         }
     }

@@ -54,7 +54,7 @@ impl Stage {
         reason = "a field of Settings is private"
     )]
     pub(crate) async fn build(args: &Args, screen: &Screen) -> Result<Stage> {
-        let listener = listen(args.http_listen).await?;
+        let listener = listen(args.http_listen.as_deref()).await?;
         let (mock, brokers, topic) = match &args.kafka_brokers {
             Some(brokers) => {
                 let topic = format!("outboxd-demo-{:08x}", fastrand::u32(..));
@@ -223,7 +223,7 @@ impl<T> Drop for Task<T> {
 }
 
 /// Binds the given address, else the default of `run`, else any free port.
-async fn listen(address: Option<SocketAddr>) -> Result<TcpListener> {
+async fn listen(address: Option<&str>) -> Result<TcpListener> {
     if let Some(address) = address {
         return Ok(http::bind(address).await?);
     }
