@@ -29,6 +29,14 @@ pub fn grouped(number: u64) -> String {
     text
 }
 
+/// `1 event`, `2 events`: a number with its noun, which has a regular plural.
+pub fn count(number: u64, noun: &str) -> String {
+    match number {
+        1 => format!("1 {noun}"),
+        _ => format!("{number} {noun}s"),
+    }
+}
+
 /// A number of seconds in the largest unit that leaves a whole part: `12 s`, `3 min`, `2 h`,
 /// `5 days`.
 pub fn age(seconds: f64) -> String {
@@ -49,6 +57,14 @@ mod tests {
     fn an_age_is_shown_in_the_largest_unit_that_leaves_a_whole_part() {
         let shown = [-1.0, 59.9, 60.0, 3_599.0, 172_799.0, 172_800.0].map(age);
         assert_eq!(shown, ["0 s", "59 s", "1 min", "59 min", "47 h", "2 days"]);
+    }
+
+    #[test]
+    fn one_thing_is_singular_and_none_is_plural() {
+        assert_eq!(
+            [0, 1, 2].map(|it| count(it, "row")),
+            ["0 rows", "1 row", "2 rows"]
+        );
     }
 
     #[test]

@@ -48,6 +48,8 @@ mod statement_check;
 #[cfg(feature = "publisher")]
 mod table;
 #[cfg(feature = "publisher")]
+mod unpublished_count;
+#[cfg(feature = "publisher")]
 mod write_back;
 
 #[cfg(feature = "publisher")]
@@ -62,7 +64,7 @@ pub use self::{
     columns::Columns,
     dead_letter::{
         CloseDeadLetter, DeadLetters, KeyHash, NewDeadLetter, ParkedKey, ParkedKeyList, Rejection,
-        Resolution, ResolveRequest,
+        Resolution, ResolveRequest, WaitingRows,
     },
     event::{Event, TextValue},
     owned_record::OwnedRecord,
@@ -71,6 +73,7 @@ pub use self::{
     row_name::{CreatedAt, RowName},
     statement_check::preflight,
     table::{SlowRows, UnpublishedRows},
+    unpublished_count::UnpublishedCount,
 };
 #[cfg(feature = "publisher")]
 pub(crate) use self::{

@@ -60,4 +60,5 @@ pub use self::{
     server::{Lineage, Server, server},
     session::{Session, connect, drive},
     table_shape::TableShape,
+    wal::wal_bytes,
 };

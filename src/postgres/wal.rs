@@ -28,6 +28,23 @@ pub(crate) async fn emit_logical_message(session: &Session) -> Result<Lsn> {
     .await
 }
 
+/// The bytes of WAL that the server has written since it was initialised, to compare two reads.
+///
+/// # Errors
+/// Those of the session.
+pub async fn wal_bytes(session: &Session) -> Result<i64> {
+    const SQL: &str = "
+        SELECT pg_catalog.pg_wal_lsn_diff(
+                   CASE WHEN pg_catalog.pg_is_in_recovery()
+                        THEN pg_catalog.pg_last_wal_replay_lsn()
+                        ELSE pg_catalog.pg_current_wal_lsn()
+                   END, '0/0')::int8";
+    Ok(session
+        .row("reading the WAL position", SQL, &[])
+        .await?
+        .get(0))
+}
+
 async fn position(session: &Session, call: &str) -> Result<Lsn> {
     let sql = format!("SELECT pg_catalog.{call}");
     let row = session.row("reading the WAL position", &sql, &[]).await?;

@@ -123,7 +123,7 @@ async fn status_shows_how_far_the_slot_is_and_fails_when_no_session_reads_it() -
                     SELECT 'created', 'orders', '{}' FROM generate_series(1, 10001)";
         admin.batch_execute(fill).await?;
         let status = outboxd(database.url(), &["status", "--json"]).await?;
-        assert_eq!(status.status.code(), Some(1));
+        assert_eq!(status.status.code(), Some(4));
         assert!(
             err(&status).contains("no process reads replication slot"),
             "{}",
@@ -220,13 +220,62 @@ async fn commands_end_with_the_code_that_fits_and_one_line_that_says_what_to_do(
     let unknown = shared(turn(15)).url("no_such_database", "postgres");
     let absent = "postgresql://postgres@127.0.0.1:1/postgres";
     for (url, code, text) in [
-        (unknown.as_str(), 1, "check the database name"),
-        (absent, 3, "is the server up"),
-        (database.url(), 1, "run `outboxd init`"),
+        (unknown.as_str(), 5, "hint: check the database name"),
+        (absent, 5, "hint: is the server up"),
+        (database.url(), 4, "hint: run `outboxd init`"),
     ] {
         let status = outboxd(url, &["status"]).await?;
         assert_eq!(status.status.code(), Some(code), "{}", err(&status));
         assert!(err(&status).contains(text), "{}", err(&status));
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_missing_right_is_named_by_the_step_that_needs_it_and_drop_changes_nothing() -> Result<()>
+{
+    for major in MAJORS {
+        let database = Database::create_empty(shared(major)).await?;
+        let role = database.create_role("plain", "").await?;
+        let plain = database.url_as(&role);
+        let init = outboxd(&plain, &["init"]).await?;
+        assert_eq!(init.status.code(), Some(2), "{}", err(&init));
+        assert!(
+            err(&init)
+                .contains("\nhint: the role needs CREATE on the database, or CREATE on the schema"),
+            "{}",
+            err(&init)
+        );
+
+        let admin = database.connect().await?;
+        outboxd(database.url(), &["init"]).await?;
+        let slot = format!("outboxd_{}", database.name);
+        let make = format!("SELECT pg_create_logical_replication_slot('{slot}', 'pgoutput')");
+        admin.batch_execute(&make).await?;
+        for (attribute, problem, hint) in [
+            (
+                "NOREPLICATION",
+                "may not drop a replication slot",
+                "a role with REPLICATION",
+            ),
+            (
+                "REPLICATION",
+                "publication outboxd belongs to postgres",
+                "connect as postgres",
+            ),
+        ] {
+            admin
+                .batch_execute(&format!("ALTER ROLE {role} {attribute}"))
+                .await?;
+            let refused = outboxd(&plain, &["drop", "--yes"]).await?;
+            assert_eq!(refused.status.code(), Some(2), "{}", err(&refused));
+            let text = err(&refused);
+            assert!(text.contains(problem) && text.contains(hint), "{text}");
+            assert!(database.slot(&slot).await?.is_some(), "{text}");
+        }
+        admin
+            .batch_execute(&format!("SELECT pg_drop_replication_slot('{slot}')"))
+            .await?;
     }
     Ok(())
 }

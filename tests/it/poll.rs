@@ -279,7 +279,7 @@ async fn a_role_without_replication_on_a_server_without_logical_log_is_enough() 
 
         let settings = owner.set("DATABASE_URL", database.url_as("poller"));
         let idle = command(&settings, &["status"], LIMIT).await?;
-        assert_eq!(idle.status.code(), Some(1));
+        assert_eq!(idle.status.code(), Some(4));
         let mut outboxd = Outboxd::spawn(&settings)?;
         outboxd.wait_for_phase("polling", LIMIT).await?;
         database.insert("a", &topic, "{}").await?;

@@ -40,7 +40,9 @@ pub(crate) use parked::PARKED_KEYS_MAX;
 pub use parked::{ParkedKey, ParkedKeyList};
 pub(crate) use row_identity::is_about;
 pub(crate) use types::OPEN;
-pub use types::{CloseDeadLetter, NewDeadLetter, Rejection, Resolution, ResolveRequest};
+pub use types::{
+    CloseDeadLetter, NewDeadLetter, Rejection, Resolution, ResolveRequest, WaitingRows,
+};
 
 /// The most rows of a statement.
 const ROWS_MAX: usize = 500;
@@ -132,17 +134,21 @@ impl DeadLetters {
         insert::file(session, &self.table, &self.file, system_id, dead_letters).await
     }
 
-    /// How many unpublished rows wait for the decision about their dead letters, counted up to
-    /// 10,000; `None` with `keep`.
+    /// The unpublished rows that open dead letters are about, counted up to 10,000; `None` with
+    /// `keep`.
     ///
     /// # Errors
     /// Of the table or the server.
-    pub async fn waiting_rows(&self, session: &Session) -> Result<Option<i64>> {
+    pub async fn waiting_rows(&self, session: &Session) -> Result<Option<WaitingRows>> {
         let Some(sql) = &self.waiting else {
             return Ok(None);
         };
         let what = format!("counting rows of {} with dead letters", self.outbox);
-        Ok(Some(session.row(&what, sql, &[]).await?.get(0)))
+        let row = session.row(&what, sql, &[]).await?;
+        Ok(Some(WaitingRows {
+            all: row.get(0),
+            parked: row.get(1),
+        }))
     }
 
     /// Closes dead letters, and marks their rows (or deletes them, or leaves them) in the same

@@ -62,8 +62,9 @@ pub(crate) fn is_about(shape: &TableShape, row: &str) -> String {
     )
 }
 
-/// The statement that counts the unpublished rows that open dead letters are about. It begins with
-/// the ids that these name, which are few. A text that is no bigint names none.
+/// The statement that counts the unpublished rows that open dead letters are about: all, and those
+/// that only wait behind a dead letter of their key. It begins with the ids that these name, which
+/// are few. A text that is no bigint names none.
 pub(super) fn waiting_sql(shape: &TableShape, marking: &Marking) -> String {
     format!(
         "WITH named AS MATERIALIZED ( \
@@ -72,10 +73,13 @@ pub(super) fn waiting_sql(shape: &TableShape, marking: &Marking) -> String {
                                         AND 9223372036854775807 \
                                    THEN d.outbox_id::bigint END END AS id \
                FROM {dead_letters} AS d WHERE d.{OPEN} LIMIT {WAITING_MAX}) \
-         SELECT pg_catalog.count(*) FROM {name} AS o \
+         SELECT pg_catalog.count(*), pg_catalog.count(*) FILTER (WHERE filed.parked) \
+           FROM {name} AS o \
+          CROSS JOIN LATERAL (SELECT pg_catalog.bool_and(d.state = 'parked') AS parked \
+                                FROM {dead_letters} AS d \
+                               WHERE d.outbox_id = o.id::text AND d.{OPEN} AND {about}) AS filed \
           WHERE o.id = ANY (ARRAY(SELECT id FROM named)) AND {unpublished} \
-            AND EXISTS (SELECT FROM {dead_letters} AS d \
-                         WHERE d.outbox_id = o.id::text AND d.{OPEN} AND {about})",
+            AND filed.parked IS NOT NULL",
         dead_letters = shape.name.dead_letter().quoted(),
         name = shape.name.quoted(),
         unpublished = marking.unpublished("o"),

@@ -81,3 +81,12 @@ pub struct ResolveRequest {
     /// Why the row as it is now cannot be published, if it cannot.
     pub rejection: Option<Rejection>,
 }
+
+/// Unpublished rows that open dead letters are about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WaitingRows {
+    /// All of them.
+    pub all: i64,
+    /// Those that wait only for a dead letter of their key to be decided.
+    pub parked: i64,
+}

@@ -177,7 +177,8 @@ impl WriteBack {
         let prepared = self.prepared().await?;
         let (dead_letters, session) = (&prepared.dead_letters, &prepared.session);
         let open = dead_letters.open(session).await?;
-        let rows = dead_letters.waiting_rows(session).await?.unwrap_or(0);
+        let rows = dead_letters.waiting_rows(session).await?;
+        let rows = rows.map_or(0, |rows| rows.all);
         self.open = Some(prepared);
         (self.counted, self.changed) = (Some(Instant::now()), false);
         Ok(Some((open, rows.unsigned_abs())))

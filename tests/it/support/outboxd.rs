@@ -67,6 +67,11 @@ impl Settings {
         self.http
     }
 
+    /// The whole environment of the program.
+    pub(crate) fn variables(&self) -> impl Iterator<Item = (String, String)> {
+        self.variables.iter().cloned().chain(inherited())
+    }
+
     /// Removes a variable.
     pub(crate) fn without(mut self, name: &str) -> Settings {
         self.variables.retain(|(known, _)| known != name);
