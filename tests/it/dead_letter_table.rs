@@ -659,7 +659,7 @@ async fn the_commands_show_what_is_there_and_only_ask() -> Result<()> {
             (&Value::from(3), &Value::from("created"))
         );
 
-        let show = out(&setup.outboxd(&["show", "--id", "1"]).await?);
+        let show = out(&setup.outboxd(&["show", "1"]).await?);
         assert!(
             show.contains("history") && show.contains("raw: {\"hex\":\"ff00\"}"),
             "{show}"
@@ -691,7 +691,7 @@ async fn the_commands_show_what_is_there_and_only_ask() -> Result<()> {
         let printed = out(&retry);
         assert!(
             printed.contains("1 dead letter will be retried")
-                && printed.contains("1 parked behind")
+                && printed.contains("1 parked event will follow")
                 && printed.contains("1 left unchanged"),
             "{printed}"
         );

@@ -23,6 +23,8 @@ mod config;
 mod crash;
 // The Grafana dashboard, and the compose file around it.
 mod dashboard;
+// What became of a retry, and deleting closed dead letters.
+mod dead_letter_commands;
 // The dead-letter table over SQL: rows that refuse their mark, filing, requests.
 mod dead_letter_table;
 // Open dead letters as status, metric, page and commands show them.
@@ -103,6 +105,8 @@ mod slot_loss;
 mod sql_session;
 // What cannot work: exit code, message, hint.
 mod startup_errors;
+// The command status: both sides, the exit code, --watch.
+mod status;
 // SIGTERM and a second signal.
 mod stop;
 // Not tests: servers, the program, the oracle, waiting.

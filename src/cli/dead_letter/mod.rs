@@ -1,29 +1,42 @@
-//! `dead-letter`: lists, shows, retries and discards the events that could not be published.
+//! `dead-letter`: lists, shows, retries, discards and prunes the events that could not be published.
 //!
 //! The command reads and writes the table of dead letters, so it works whether or not outboxd is
 //! running. It publishes nothing: it writes a request, and the running publisher (or the next one)
 //! carries it out.
 
 mod print;
+mod wait;
+mod which;
 
 use std::io::{self, Write};
+use std::time::Duration;
 
 use anyhow::bail;
 use clap::Subcommand;
-use outboxd::config::{Config, Settings};
-use outboxd::format::age;
+use outboxd::config::{Config, Settings, time};
+use outboxd::format::{age, count};
 use outboxd::outbox::Resolution;
 use outboxd::outbox::dead_letter::admin::{
-    self as dead_letters, Affected, DeadLetterEntry, Filter, STATES,
+    self as dead_letters, Affected, DeadLetterEntry, Filter,
 };
+use outboxd::outbox::dead_letter::prune;
 use outboxd::postgres::{self, Session};
 
 use crate::cli::dead_letter::print::{print_json, print_table, print_whole};
+use crate::cli::dead_letter::which::Which;
 
 pub(crate) use print::plain;
 
+/// What every selection of dead letters to change needs.
+const SELECTED: [&str; 5] = ["given", "ids", "topic", "code", "state"];
+
 /// The arguments of `dead-letter`.
 #[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  outboxd dead-letter summary
+  outboxd dead-letter list
+  outboxd dead-letter --table shop.events retry --all --wait")]
 pub(crate) struct Args {
     #[command(subcommand)]
     action: Action,
@@ -35,12 +48,21 @@ pub(crate) struct Args {
 #[derive(Subcommand)]
 enum Action {
     /// Count open dead letters by state, topic and error code
+    #[command(after_help = "\
+Examples:
+  outboxd dead-letter summary
+  outboxd dead-letter summary --json")]
     Summary {
         /// Print one JSON object instead of text
         #[arg(long)]
         json: bool,
     },
     /// List open dead letters, one per line, newest first
+    #[command(after_help = "\
+Examples:
+  outboxd dead-letter list
+  outboxd dead-letter list --topic orders --limit 10
+  outboxd dead-letter list --closed --json")]
     List {
         #[command(flatten)]
         which: Which,
@@ -56,6 +78,10 @@ enum Action {
         json: bool,
     },
     /// Show dead letters in full, with their history
+    #[command(after_help = "\
+Examples:
+  outboxd dead-letter show 7
+  outboxd dead-letter show --code TOPIC_UNKNOWN --payload")]
     Show {
         #[command(flatten)]
         which: Which,
@@ -71,44 +97,54 @@ enum Action {
         payload: bool,
     },
     /// Publish dead letters again, with the row as it is now
+    #[command(after_help = "\
+Examples:
+  outboxd dead-letter retry 7 8
+  outboxd dead-letter retry --topic orders --wait
+  outboxd dead-letter retry --all --wait=10m")]
     Retry {
         #[command(flatten)]
         which: Which,
         /// Retry all dead letters
-        #[arg(long, required_unless_present_any = ["ids", "topic", "code", "state"])]
+        #[arg(long, required_unless_present_any = SELECTED)]
         all: bool,
+        /// Wait for the publisher's outcome, for this long at most
+        #[arg(long, value_name = "TIME", num_args = 0..=1, require_equals = true,
+              default_missing_value = "60s", value_parser = wait::limit)]
+        wait: Option<Duration>,
     },
     /// Give up dead letters; their rows count as published
+    #[command(after_help = "\
+Examples:
+  outboxd dead-letter discard 7 --yes
+  outboxd dead-letter discard --topic orders --code TOPIC_UNKNOWN --yes")]
     Discard {
         #[command(flatten)]
         which: Which,
         /// Discard all dead letters
-        #[arg(long, required_unless_present_any = ["ids", "topic", "code", "state"])]
+        #[arg(long, required_unless_present_any = SELECTED)]
         all: bool,
         /// Confirm; without it nothing is discarded
         #[arg(long)]
         yes: bool,
     },
+    /// Delete dead letters that were retried or discarded, as the owner of their table
+    #[command(after_help = "\
+Examples:
+  outboxd dead-letter prune --older-than 30d --dry-run
+  outboxd dead-letter prune --older-than 30d")]
+    Prune {
+        /// Only those that last changed longer ago, such as 30d; at least 1h
+        #[arg(long, value_name = "AGE", value_parser = age_of_pruned)]
+        older_than: Duration,
+        /// Count them and delete nothing
+        #[arg(long)]
+        dry_run: bool,
+    },
 }
 
-/// Selects dead letters.
-#[derive(clap::Args)]
-struct Which {
-    /// Only these IDs
-    #[arg(long = "id", value_name = "ID,ID", value_delimiter = ',')]
-    ids: Vec<i64>,
-
-    /// Only this topic
-    #[arg(long, value_name = "TOPIC")]
-    topic: Option<String>,
-
-    /// Only this error code
-    #[arg(long, value_name = "CODE")]
-    code: Option<String>,
-
-    /// Only this state
-    #[arg(long, value_name = "STATE", value_parser = STATES)]
-    state: Option<String>,
+fn age_of_pruned(text: &str) -> Result<Duration, String> {
+    time(text, prune::AGES)
 }
 
 /// Runs the action.
@@ -131,39 +167,66 @@ pub(crate) async fn execute(args: Args) -> anyhow::Result<()> {
             json,
             payload,
         } => show(&session, &config, which, limit, json, payload).await,
-        Action::Retry { which, all: _ } => {
-            let (by_id, filter) = (!which.ids.is_empty(), which.filter());
+        Action::Retry {
+            which,
+            all: _,
+            wait,
+        } => {
+            let (by_id, filter) = (which.is_by_id(), which.filter());
             let request = dead_letters::ask(&session, &config.table, &filter, Resolution::Retry);
-            print_affected(request.await?, "retried", by_id)
-        }
-        Action::Discard { which, all: _, yes } => {
-            let (by_id, filter) = (!which.ids.is_empty(), which.filter());
-            if !yes {
-                let survey =
-                    dead_letters::survey(&session, &config.table, &filter, Resolution::Discard);
-                let count = survey.await?.dead_letters;
-                bail!(
-                    "nothing is discarded without --yes: {} would never be published, and would \
-                     count as published from then on",
-                    dead_letters_text(count)
-                );
+            let affected = request.await?;
+            print_affected(&affected, "retried", by_id)?;
+            match wait {
+                Some(limit) => wait::outcome(&session, &config, &affected, limit).await,
+                None => Ok(()),
             }
-            let request = dead_letters::ask(&session, &config.table, &filter, Resolution::Discard);
-            print_affected(request.await?, "discarded", by_id)
         }
+        Action::Discard { which, all: _, yes } => discard(&session, &config, which, yes).await,
+        Action::Prune {
+            older_than,
+            dry_run,
+        } => prune_closed(&session, &config, older_than, dry_run).await,
     }
 }
 
-impl Which {
-    fn filter(self) -> Filter {
-        Filter {
-            ids: self.ids,
-            topic: self.topic,
-            code: self.code,
-            state: self.state,
-            open: false,
-        }
+async fn discard(
+    session: &Session,
+    config: &Config,
+    which: Which,
+    yes: bool,
+) -> anyhow::Result<()> {
+    let (by_id, filter) = (which.is_by_id(), which.filter());
+    if !yes {
+        let survey = dead_letters::survey(session, &config.table, &filter, Resolution::Discard);
+        let count = count(survey.await?.dead_letters, "dead letter");
+        bail!(
+            "nothing is discarded without --yes: {count} would never be published, and would \
+             count as published from then on"
+        );
     }
+    let request = dead_letters::ask(session, &config.table, &filter, Resolution::Discard);
+    print_affected(&request.await?, "discarded", by_id)
+}
+
+async fn prune_closed(
+    session: &Session,
+    config: &Config,
+    older_than: Duration,
+    dry_run: bool,
+) -> anyhow::Result<()> {
+    let letters = |number| count(number, "closed dead letter");
+    let text = match dry_run {
+        true => {
+            let number = prune::count(session, &config.table, older_than).await?;
+            format!("{} would be deleted", letters(number))
+        }
+        false => {
+            let number = prune::prune(session, &config.table, older_than).await?;
+            format!("{} deleted", letters(number))
+        }
+    };
+    writeln!(io::stdout(), "{text}")?;
+    Ok(())
 }
 
 /// The entries up to the limit, and whether there are more: one more is read.
@@ -190,7 +253,7 @@ async fn list(
     limit: u32,
     json: bool,
 ) -> anyhow::Result<()> {
-    let is_named = !which.ids.is_empty() || which.state.is_some();
+    let is_named = which.is_by_id() || which.state.is_some();
     let filter = Filter {
         open: !closed && !is_named,
         ..which.filter()
@@ -211,9 +274,9 @@ async fn show(
     json: bool,
     payload: bool,
 ) -> anyhow::Result<()> {
-    let ids = which.ids.len();
+    let by_id = which.is_by_id();
     let (entries, more) = read(session, config, which.filter(), limit, payload).await?;
-    if entries.is_empty() && ids > 0 {
+    if entries.is_empty() && by_id {
         bail!("no such dead letter: `outboxd dead-letter list --closed` shows them all");
     }
     if json {
@@ -246,35 +309,30 @@ async fn summary(session: &Session, config: &Config, json: bool) -> anyhow::Resu
     }
     let shown: i64 = open.groups.iter().map(|group| group.count).sum();
     if shown < open.open {
-        writeln!(out, "{} others", open.open - shown)?;
+        let others = count((open.open - shown).unsigned_abs(), "other");
+        writeln!(out, "{others}")?;
     }
     Ok(())
 }
 
-fn dead_letters_text(count: u64) -> String {
-    match count {
-        1 => "1 dead letter".to_owned(),
-        _ => format!("{count} dead letters"),
-    }
-}
-
-fn print_affected(affected: Affected, verb: &str, by_id: bool) -> anyhow::Result<()> {
+fn print_affected(affected: &Affected, verb: &str, by_id: bool) -> anyhow::Result<()> {
     let Affected {
         dead_letters,
         following,
         others,
-    } = affected;
+        ..
+    } = *affected;
     if dead_letters == 0 && others == 0 && by_id {
         bail!("no such dead letter: `outboxd dead-letter list --closed` shows them all");
     }
     let mut out = io::stdout().lock();
-    let text = dead_letters_text(dead_letters);
+    let text = count(dead_letters, "dead letter");
     writeln!(out, "{text} will be {verb} by the publisher")?;
     if following > 0 {
+        let text = count(following, "parked event");
         writeln!(
             out,
-            "{following} parked behind them will follow in order, \
-             once their keys have no dead letter left"
+            "{text} will follow in order, once no dead letter of the key is left"
         )?;
     }
     if others > 0 {

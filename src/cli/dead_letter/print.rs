@@ -2,6 +2,7 @@
 
 use std::io::{self, Write};
 
+use outboxd::format::count;
 use outboxd::outbox::dead_letter::admin::DeadLetterEntry;
 use serde_json::Value;
 
@@ -67,7 +68,7 @@ pub(super) fn print_whole(entries: &[DeadLetterEntry]) -> anyhow::Result<()> {
         });
         let payload = entry
             .payload_bytes
-            .map_or_else(none, |bytes| format!("{bytes} bytes"));
+            .map_or_else(none, |bytes| count(bytes.unsigned_abs().into(), "byte"));
         let parks = if entry.parks_key {
             "later events of its key wait for it"
         } else {
@@ -99,14 +100,13 @@ pub(super) fn print_whole(entries: &[DeadLetterEntry]) -> anyhow::Result<()> {
         }
         for event in entry.history.as_array().into_iter().flatten() {
             let part = |name: &str| event.get(name).map_or_else(none, text);
+            let attempts = event.get("attempts").and_then(Value::as_u64);
+            let attempts = attempts.map_or_else(none, |number| count(number, "attempt"));
+            let (at, code, error) = (part("at"), part("error_code"), part("error"));
             writeln!(
                 out,
-                "{:<12} {} {} after {} attempts: {}",
-                "history",
-                part("at"),
-                part("error_code"),
-                part("attempts"),
-                part("error")
+                "{:<12} {at} {code} after {attempts}: {error}",
+                "history"
             )?;
         }
         if let Some(payload) = &entry.payload {

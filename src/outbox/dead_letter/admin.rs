@@ -88,11 +88,16 @@ pub struct DeadLetterEntry {
     pub updated_at: String,
 }
 
+/// The most dead letters of a request that are named.
+const IDS_MAX: i64 = 100_000;
+
 /// The dead letters that a request affects.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Affected {
     /// Dead letters that the publisher will retry or discard.
     pub dead_letters: u64,
+    /// The first 100,000 of them.
+    pub ids: Vec<i64>,
     /// Parked dead letters of their keys, which follow by themselves.
     pub following: u64,
     /// Dead letters that match and are in a state that allows no request.
@@ -209,7 +214,8 @@ async fn affected(
                   WHERE d.state = 'parked' AND d.{OPEN} AND EXISTS ( \
                      SELECT FROM selected AS m WHERE m.parks_key AND m.topic = d.topic \
                         AND m.key IS NOT DISTINCT FROM d.key)), \
-                (SELECT count(*) FROM {quoted} WHERE {FITS})",
+                (SELECT count(*) FROM {quoted} WHERE {FITS}), \
+                ARRAY(SELECT id FROM selected ORDER BY id LIMIT {IDS_MAX})",
         quoted = table.quoted()
     );
     let what = format!("writing requests into {table}");
@@ -218,6 +224,7 @@ async fn affected(
         [0, 1, 2].map(|at| row.get::<_, i64>(at).unsigned_abs());
     Ok(Affected {
         dead_letters,
+        ids: row.get(3),
         following,
         others: fitting.saturating_sub(dead_letters),
     })
