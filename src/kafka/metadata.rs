@@ -11,7 +11,7 @@
 //!
 //! **Settings hold nothing up.** Some brokers and proxies never answer a request for settings, and
 //! some users may not read them: the settings then stay unknown, which is no error. One answer is
-//! waited for, for a second; while a request is unanswered, none is.
+//! waited for, for a second at most; while a request is unanswered, none is.
 //!
 //! **No queue grows.** rdkafka never reads the main queue of its admin client, so anything put
 //! there would stay. At this log level librdkafka puts no log lines there, and errors only for

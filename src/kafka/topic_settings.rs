@@ -1,7 +1,9 @@
 //! The settings of topics. They are useful, but nothing waits long for them.
 //!
-//! One answer is waited for, for a second. While a request is unanswered for longer, the next ones
-//! wait no more, and what came last is used.
+//! An answer is waited for, for a second if the cluster has answered before, and otherwise for a
+//! moment: some clusters never answer such requests, and no event is held for what is only worth
+//! knowing. While a request is unanswered for longer, the next ones wait no more, and what came last
+//! is used.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,6 +20,9 @@ type Client = AdminClient<Context>;
 
 /// How long an answer is waited for.
 const WAIT: Duration = Duration::from_secs(1);
+
+/// How long the first answer is waited for.
+const FIRST_WAIT: Duration = Duration::from_millis(300);
 
 /// The limit for the answer.
 const LIMIT: Duration = Duration::from_secs(4);
@@ -46,6 +51,13 @@ struct State {
     /// Since when an answer is outstanding, or the last one did not come.
     unanswered_since: Option<Instant>,
     running: bool,
+    has_answered: bool,
+}
+
+impl State {
+    fn wait(&self) -> Duration {
+        if self.has_answered { WAIT } else { FIRST_WAIT }
+    }
 }
 
 impl Shared {
@@ -67,7 +79,7 @@ impl TopicSettingsReader {
         let mut is_requested = false;
         loop {
             let done = self.shared.done.notified();
-            let since = {
+            let (since, wait) = {
                 let mut state = self.shared.state();
                 if !state.running && is_requested {
                     break;
@@ -78,9 +90,9 @@ impl TopicSettingsReader {
                     let (client, shared) = (Arc::clone(client), Arc::clone(&self.shared));
                     tokio::spawn(describe_all(client, shared, topics.clone()));
                 }
-                since
+                (since, state.wait())
             };
-            let left = (since + WAIT).saturating_duration_since(Instant::now());
+            let left = (since + wait).saturating_duration_since(Instant::now());
             if tokio::time::timeout(left, done).await.is_err() {
                 break;
             }
@@ -111,7 +123,7 @@ async fn describe_all(client: Arc<Client>, shared: Arc<Shared>, topics: Vec<Stri
     let mut state = shared.state();
     state.running = false;
     if is_answered {
-        state.unanswered_since = None;
+        (state.unanswered_since, state.has_answered) = (None, true);
     }
     drop(state);
     shared.done.notify_waiters();

@@ -16,9 +16,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 use outboxd::config::LogFormat;
-use outboxd::format::bytes;
+use outboxd::format::{bytes, count};
 use outboxd::postgres::slot;
-use outboxd::publisher::{Phase, Publisher};
+use outboxd::publisher::{Phase, Publisher, Status};
 use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
 use tokio::sync::{mpsc, watch};
 
@@ -190,8 +190,8 @@ fn sum_up_second(screen: &Screen, tally: &Tally, shown: &mut u64, lag: i64) -> i
 
 async fn sum_up(stage: &Stage, screen: &Screen, tally: &Tally, took: Duration) -> Result<()> {
     let session = stage.connect().await?;
-    let count = "SELECT count(*), count(*) FILTER (WHERE published_at IS NULL) FROM outbox.outbox";
-    let row = session.row("counting the rows", count, &[]).await?;
+    let sql = "SELECT count(*), count(*) FILTER (WHERE published_at IS NULL) FROM outbox.outbox";
+    let row = session.row("counting the rows", sql, &[]).await?;
     let (rows, unmarked): (i64, i64) = (row.get(0), row.get(1));
     let slot = slot::read(&session, &stage.config.slot).await?;
     let lag = slot.context("the slot no longer exists")?.lag_bytes;
@@ -204,24 +204,28 @@ async fn sum_up(stage: &Stage, screen: &Screen, tally: &Tally, took: Duration) -
     let seconds = took.as_secs_f64();
 
     screen.blank()?;
-    let text = format!("{arrived} events in {seconds:.1} s, none missing, {again} duplicates");
+    let (events, again) = (count(*arrived, "event"), count(*again, "duplicate"));
+    let text = format!("{events} in {seconds:.1} s, none missing, {again}");
     screen.fact("published", &text)?;
-    let text = format!("{orders_rolled_back} orders, none of them published");
+    let orders = count(*orders_rolled_back, "order");
+    let text = format!("{orders}, none of them published");
     screen.fact("rolled back", &text)?;
     if let Some(latencies) = tally.latencies(usize::MAX) {
         let [p50, p99, longest] = latencies.map(millis);
         let text = format!("p50 {p50}, p99 {p99}, max {longest}");
         screen.fact("commit to consumer", &text)?;
     }
-    let text = format!("{rows} rows, {unmarked} not marked as published");
+    let rows = count(rows.unsigned_abs(), "row");
+    let text = format!("{rows}, {unmarked} not marked as published");
     screen.fact("outbox", &text)?;
     Ok(screen.fact("slot lag", &bytes(lag))?)
 }
 
-/// Waits until the publisher streams; false when a signal comes first.
+/// Waits until the publisher streams and Kafka has answered it; false when a signal comes first.
 async fn is_streaming(publisher: &mut Publisher, signals: &mut Signals) -> Result<bool> {
     let started = Instant::now();
-    while publisher.status().phase != Phase::Streaming {
+    let is_ready = |status: &Status| status.phase == Phase::Streaming && status.kafka_has_answered;
+    while !is_ready(&publisher.status()) {
         if started.elapsed() > PATIENCE {
             bail!(
                 "the publisher did not start streaming: {}",
