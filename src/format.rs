@@ -29,11 +29,36 @@ pub fn grouped(number: u64) -> String {
     text
 }
 
-/// `1 event`, `2 events`: a number with its noun, which has a regular plural.
+/// `1 event`, `2999 events`: a number with its noun, which has a regular plural.
 pub fn count(number: u64, noun: &str) -> String {
-    match number {
-        1 => format!("1 {noun}"),
-        _ => format!("{number} {noun}s"),
+    format!("{number} {noun}{}", plural(number))
+}
+
+/// The same with groups of three digits: `2 999 events`.
+pub fn grouped_count(number: u64, noun: &str) -> String {
+    format!("{} {noun}{}", grouped(number), plural(number))
+}
+
+fn plural(number: u64) -> &'static str {
+    if number == 1 { "" } else { "s" }
+}
+
+/// Events a second: a tenth of one below ten, whole ones above.
+pub fn rate(per_second: f64) -> String {
+    match per_second {
+        ..9.95 => format!("{per_second:.1}"),
+        _ => grouped(per_second.round() as u64),
+    }
+}
+
+/// A short time with two digits: `0.4 ms`, `3 ms`, `68 ms`, `1.2 s`, `75 s`.
+pub fn short_time(seconds: f64) -> String {
+    let millis = seconds * 1_000.0;
+    match millis {
+        ..1.0 => format!("{millis:.1} ms"),
+        ..1_000.0 => format!("{millis:.0} ms"),
+        ..10_000.0 => format!("{seconds:.1} s"),
+        _ => format!("{seconds:.0} s"),
     }
 }
 
@@ -75,6 +100,27 @@ mod tests {
         assert_eq!(bytes(-2048), "-2.0 KiB");
         assert_eq!(bytes(5_i64 << 30), "5.0 GiB");
         assert_eq!(bytes(u64::MAX), "16.0 EiB");
+    }
+
+    #[test]
+    fn a_low_rate_keeps_a_decimal() {
+        assert_eq!(
+            [0.0, 0.24, 9.94, 9.96, 1_234.5].map(rate),
+            ["0.0", "0.2", "9.9", "10", "1\u{202f}235"]
+        );
+    }
+
+    #[test]
+    fn a_short_time_keeps_two_digits() {
+        let shown = [0.0004, 0.0031, 0.068, 1.23, 75.2].map(short_time);
+        assert_eq!(shown, ["0.4 ms", "3 ms", "68 ms", "1.2 s", "75 s"]);
+    }
+
+    #[test]
+    fn one_is_singular() {
+        let shown = [0, 1, 2_999].map(|number| count(number, "event"));
+        assert_eq!(shown, ["0 events", "1 event", "2999 events"]);
+        assert_eq!(grouped_count(2_999, "event"), "2\u{202f}999 events");
     }
 
     #[test]

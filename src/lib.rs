@@ -77,7 +77,8 @@ full.
 //! The modules, lower ones first; a module uses only modules above its own line in this list. None
 //! of them is public API but `http`: the public names are re-exported here.
 //!
-//! - `lsn`, `error`, `backoff`, `fnv`, `format`, `line_limit`, `status`, `table_name`: what all modules use.
+//! - `lsn`, `error`, `backoff`, `fnv`, `format`, `line_limit`, `status`, `table_name`: what all
+//!   modules use.
 //! - `config`, `metrics`: settings, validated together before anything connects; counters and their
 //!   names.
 //! - `pgoutput`: pure decoder, bytes in, messages out. `replication`: the client for the streaming
@@ -166,7 +167,7 @@ pub use crate::{
     metrics::{Metrics, TextFormat},
     publisher::Publisher,
     status::{
-        BacklogProgress, BacklogUnit, DeadLetterGroup, OpenDeadLetters, Phase, Problem, SlotHealth,
-        Status, Waiting,
+        BacklogProgress, BacklogUnit, DeadLetterGroup, Flow, Instance, OpenDeadLetters, Phase,
+        Problem, RecentProblem, SlotHealth, Status, TopicFlow, Waiting,
     },
 };

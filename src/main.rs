@@ -8,7 +8,7 @@ mod cli;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use crate::cli::exit;
+use crate::cli::{exit, parse};
 
 /// librdkafka allocates here too, nine times for every record in flight.
 #[cfg(feature = "jemalloc")]
@@ -17,7 +17,7 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
     exit::watch_panics();
-    let cli = match exit::parse(std::env::args_os()) {
+    let cli = match parse::parse(std::env::args_os()) {
         Ok(cli) => cli,
         Err(code) => return ExitCode::from(code),
     };

@@ -16,46 +16,38 @@ use crate::status::wait_log::WaitLog;
 mod backlog;
 mod board_log;
 mod dead_letters;
+mod flow;
+pub(crate) mod headline;
+mod health;
+pub(crate) mod history;
+mod instance;
+mod latency;
 mod names;
+mod phase;
 pub(crate) mod readiness;
+mod recent_problems;
+pub(crate) mod summary;
 mod wait_log;
 
 pub use backlog::{BacklogProgress, BacklogUnit};
 pub use dead_letters::{DeadLetterGroup, OpenDeadLetters};
+pub(crate) use flow::FlowMeter;
+pub use flow::{Flow, TopicFlow};
+pub use health::{Problem, SlotHealth};
+use history::History;
+pub(crate) use history::Sample;
+pub use instance::Instance;
 pub(crate) use names::{PROBLEMS, WAITS, WAL_STATUSES};
-
-/// Where the publisher is in its life.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-#[non_exhaustive]
-pub enum Phase {
-    /// Connecting to Postgres for the first time.
-    Connecting,
-    /// Another instance publishes; this one waits to take over.
-    Standby,
-    /// Publishing rows from the table, before the stream begins.
-    Backlog,
-    /// Streaming from the slot.
-    Streaming,
-    /// Reading the table at intervals, without a slot.
-    Polling,
-    /// The session was lost; connecting again.
-    Reconnecting,
-    /// Finishing the work in flight.
-    Stopping,
-    /// Stopped on request.
-    Stopped,
-    /// Ended by an error that needs a person.
-    Failed,
-}
-
-/// The wait for another instance, which is no problem.
-pub(crate) const LOCK: &str = "lock";
-/// The wait for a lock that a session holds which is not outboxd.
-pub(crate) const FOREIGN_LOCK: &str = "foreign-lock";
+pub use phase::Phase;
+pub use recent_problems::RecentProblem;
+use recent_problems::RecentProblems;
+pub(crate) use wait_log::{FOREIGN_LOCK, LOCK};
 
 /// A wait that lasts longer matters: the publisher is not ready.
 pub(crate) const WAIT_MATTERS: Duration = Duration::from_secs(60);
+
+/// A shorter wait is part of normal work.
+pub(crate) const WAIT_SHOWS: Duration = Duration::from_secs(5);
 
 /// Something the publisher waits for, by name.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -77,47 +69,12 @@ impl Waiting {
     }
 }
 
-/// A problem, present or imminent, that a person has to fix.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[non_exhaustive]
-pub struct Problem {
-    /// The same word for the same kind of problem, such as `not-published` or `slot-nearly-lost`.
-    pub name: &'static str,
-    /// What it is.
-    pub detail: String,
-    /// What to do about it.
-    #[serde(rename = "remedy")]
-    pub hint: String,
-    /// Whether the slot does not deliver events that are committed meanwhile, or has missed some.
-    pub loses_events: bool,
-}
-
-/// The slot as the server sees it.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-#[non_exhaustive]
-pub struct SlotHealth {
-    /// Bytes of WAL between the slot's confirmed position and the server's.
-    pub lag_bytes: i64,
-    /// Bytes of WAL that the server keeps for the slot.
-    pub retained_bytes: i64,
-    /// Bytes of WAL that may still be written before the slot is lost; absent without
-    /// `max_slot_wal_keep_size`.
-    pub safe_wal_size: Option<i64>,
-    /// `reserved`, `extended`, `unreserved` or `lost`.
-    pub wal_status: Option<String>,
-    /// Bytes of WAL that the server writes a second; absent until two minutes of it are known.
-    pub wal_bytes_per_second: Option<f64>,
-    /// Seconds until the slot is lost if it goes on as in the last two minutes; absent without
-    /// `max_slot_wal_keep_size`, and while the slot keeps up.
-    pub seconds_until_lost: Option<f64>,
-    /// Whether a session streams from it.
-    pub active: bool,
-}
-
 /// A snapshot of the publisher.
 #[derive(Debug, Clone, Serialize)]
 #[non_exhaustive]
 pub struct Status {
+    /// Which process this is.
+    pub instance: Instance,
     /// Where it is in its life.
     pub phase: Phase,
     /// What it waits for, if anything.
@@ -140,6 +97,8 @@ pub struct Status {
     pub kafka_has_answered: bool,
     /// Events acknowledged by Kafka since the start.
     pub published_total: u64,
+    /// What flowed in the last minute.
+    pub flow: Flow,
     /// Records handed to Kafka and not acknowledged.
     pub in_flight_records: u64,
     /// Bytes of those records.
@@ -169,11 +128,53 @@ pub struct Status {
     pub reconnects: u64,
     /// The last error, with its causes.
     pub last_error: Option<String>,
+    /// The last errors, problems and waits, the newest first; at most 10.
+    pub recent_problems: Vec<RecentProblem>,
+    #[serde(skip)]
+    pub(crate) history: History,
     /// How long ago the engine's loop last turned.
     pub loop_age_seconds: f64,
 }
 
 impl Status {
+    /// Before anything has happened. `slot`: the names of the slot and its publication, if there
+    /// is a slot.
+    pub(crate) fn new(database: String, slot: Option<(String, String)>, table: &str) -> Self {
+        let (slot, publication) = slot.unzip();
+        Status {
+            instance: Instance::new(database),
+            phase: Phase::Connecting,
+            waiting: None,
+            slot,
+            publication,
+            table: table.to_owned(),
+            system_id: None,
+            timeline: None,
+            received_lsn: None,
+            confirmed_lsn: None,
+            kafka_has_answered: false,
+            published_total: 0,
+            flow: Flow::default(),
+            in_flight_records: 0,
+            in_flight_bytes: 0,
+            unmarked_records: 0,
+            dead_letter_rows: 0,
+            dead_letters: OpenDeadLetters::default(),
+            oldest_unacknowledged_seconds: 0.0,
+            slot_health: None,
+            backlog: None,
+            problems: Vec::new(),
+            missed_events: 0,
+            missed_events_total: 0,
+            audits_total: 0,
+            reconnects: 0,
+            last_error: None,
+            recent_problems: Vec::new(),
+            history: History::default(),
+            loop_age_seconds: 0.0,
+        }
+    }
+
     /// What a stop still waits for, in words.
     pub(crate) fn rest(&self) -> String {
         let (records, rows) = (self.in_flight_records, self.unmarked_records);
@@ -198,46 +199,19 @@ pub(crate) struct StatusBoard {
     turned_millis: AtomicU64,
     waits: Mutex<WaitLog>,
     backlog: Mutex<BacklogLog>,
+    recent_problems: Mutex<RecentProblems>,
 }
 
 impl StatusBoard {
-    /// `slot`: the names of the slot and its publication, if there is a slot.
-    pub(crate) fn new(slot: Option<(String, String)>, table: &str) -> Self {
-        let (slot, publication) = slot.unzip();
-        let status = Status {
-            phase: Phase::Connecting,
-            waiting: None,
-            slot,
-            publication,
-            table: table.to_owned(),
-            system_id: None,
-            timeline: None,
-            received_lsn: None,
-            confirmed_lsn: None,
-            kafka_has_answered: false,
-            published_total: 0,
-            in_flight_records: 0,
-            in_flight_bytes: 0,
-            unmarked_records: 0,
-            dead_letter_rows: 0,
-            dead_letters: OpenDeadLetters::default(),
-            oldest_unacknowledged_seconds: 0.0,
-            slot_health: None,
-            backlog: None,
-            problems: Vec::new(),
-            missed_events: 0,
-            missed_events_total: 0,
-            audits_total: 0,
-            reconnects: 0,
-            last_error: None,
-            loop_age_seconds: 0.0,
-        };
+    /// The board of a publisher that has not started.
+    pub(crate) fn new(status: Status) -> Self {
         StatusBoard {
             status: Mutex::new(status),
             born: Instant::now(),
             turned_millis: AtomicU64::new(0),
             waits: Mutex::default(),
             backlog: Mutex::default(),
+            recent_problems: Mutex::default(),
         }
     }
 
@@ -254,7 +228,42 @@ impl StatusBoard {
 
     pub(crate) fn update(&self, change: impl FnOnce(&mut Status)) {
         self.turn();
-        change(&mut self.lock());
+        let mut status = self.lock();
+        change(&mut status);
+        for problem in &status.problems {
+            self.note(problem.name, &problem.detail, Some(&problem.hint));
+        }
+    }
+
+    /// Adds a sample to the history, with the present time and lag.
+    pub(crate) fn sample(&self, sample: Sample) {
+        let mut status = self.lock();
+        let lag_bytes = status.slot_health.as_ref().map(|slot| slot.lag_bytes);
+        status.history.push(Sample {
+            at: self.born.elapsed(),
+            lag_bytes,
+            ..sample
+        });
+    }
+
+    /// Sets the phase and the last error: its code, and its text with causes and hint.
+    pub(crate) fn failed(&self, phase: Phase, code: &str, report: String) {
+        self.turn();
+        self.note(code, &report, None);
+        let mut status = self.lock();
+        status.phase = phase;
+        status.last_error = Some(report);
+    }
+
+    fn note(&self, name: &str, detail: &str, hint: Option<&str>) {
+        self.recent_problems()
+            .note(self.born.elapsed(), name, detail, hint);
+    }
+
+    fn recent_problems(&self) -> MutexGuard<'_, RecentProblems> {
+        self.recent_problems
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn read(&self) -> Status {
@@ -274,6 +283,9 @@ impl StatusBoard {
         if let (Some(waiting), Some(began)) = (&mut status.waiting, began) {
             waiting.seconds = began.elapsed().as_secs_f64();
         }
+        let age = self.born.elapsed();
+        status.instance.uptime_seconds = age.as_secs_f64();
+        status.recent_problems = self.recent_problems().list(age);
         status
     }
 
@@ -288,7 +300,7 @@ mod tests {
 
     #[test]
     fn a_wait_keeps_its_start_until_its_name_changes_or_it_says_how_long_it_lasts() {
-        let board = StatusBoard::new(None, "outbox.outbox");
+        let board = StatusBoard::new(Status::new(String::new(), None, "outbox.outbox"));
         let seconds = || board.read().waiting.map(|waiting| waiting.seconds);
         board.wait_for("write-back", "1 row".to_owned(), Duration::from_secs(90));
         assert!(seconds() >= Some(90.0));

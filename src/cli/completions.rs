@@ -1,14 +1,13 @@
-//! `completions` and `man`: what a shell and `man` know of the command line, printed for a package or
-//! a person to install.
+//! `completions` and `man`: what a shell and `man` know of the command line, printed for a package
+//! or a person to install.
 
 use std::fs;
 use std::io::{self, Write};
 use std::path::PathBuf;
 
 use anyhow::Context as _;
+use clap::Command;
 use clap_complete::Shell;
-
-use crate::cli::help;
 
 /// The arguments of `completions`.
 #[derive(clap::Args)]
@@ -22,10 +21,10 @@ pub(crate) struct Args {
     shell: Shell,
 }
 
-/// Prints the script.
-pub(crate) fn execute(args: Args) -> anyhow::Result<()> {
+/// Prints the script for this command line.
+pub(crate) fn execute(args: Args, mut command: Command) -> anyhow::Result<()> {
     let mut script = Vec::new();
-    clap_complete::generate(args.shell, &mut help::command(), "outboxd", &mut script);
+    clap_complete::generate(args.shell, &mut command, "outboxd", &mut script);
     io::stdout().write_all(&script)?;
     Ok(())
 }
@@ -42,9 +41,8 @@ pub(crate) struct ManArgs {
     folder: Option<PathBuf>,
 }
 
-/// Prints the page of `outboxd`, or writes all pages.
-pub(crate) fn execute_man(args: ManArgs) -> anyhow::Result<()> {
-    let command = help::command();
+/// Prints the page of `outboxd`, or writes all pages of this command line.
+pub(crate) fn execute_man(args: ManArgs, command: Command) -> anyhow::Result<()> {
     let Some(folder) = args.folder else {
         let mut page = Vec::new();
         clap_mangen::Man::new(command).render(&mut page)?;

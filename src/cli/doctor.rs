@@ -14,6 +14,13 @@ use crate::cli::dead_letter::plain;
 
 /// The arguments of `doctor`.
 #[derive(clap::Args)]
+#[command(after_help = "\
+Exit codes: 0 when nothing fails, warnings included; 1 when a check fails; 2 when a setting is not
+valid
+
+Examples:
+  outboxd doctor
+  outboxd doctor --json")]
 pub(crate) struct Args {
     /// Print one JSON object instead of text
     #[arg(long)]

@@ -4,21 +4,17 @@
 //! that outlasted the command. A command may have further ones, as its [`Verdict`].
 
 use std::error::Error as StdError;
-use std::ffi::OsString;
-use std::io::{self, Write};
+use std::io;
 
-use clap::FromArgMatches as _;
-use outboxd::config::{SettingError, SettingErrors, may_be_secret};
+use outboxd::config::{SettingError, SettingErrors};
 use outboxd::error::{Code, Error};
 
-use crate::cli::{Cli, help, log, terminal};
-
-const LOG_FORMAT: &str = "OUTBOX_LOG_FORMAT";
+use crate::cli::log;
 
 /// Fatal: a restart alone does not help.
 const FATAL: u8 = 1;
 /// The command line or the configuration has to be fixed.
-const USAGE: u8 = 2;
+pub(crate) const USAGE: u8 = 2;
 /// The command may succeed later.
 const TRANSIENT: u8 = 3;
 
@@ -37,40 +33,6 @@ impl Verdict {
     }
 }
 
-/// Parses the command line. If that ends the program, prints the reason and returns the exit code.
-pub(crate) fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Cli, u8> {
-    let arguments: Vec<OsString> = arguments.collect();
-    log::asked_for(log_format(&arguments, std::env::var(LOG_FORMAT).ok()).as_deref());
-    let parsed = help::command()
-        .try_get_matches_from(&arguments)
-        .and_then(|matches| Cli::from_arg_matches(&matches));
-    let error = match parsed {
-        Ok(cli) => return Ok(cli),
-        Err(error) => error,
-    };
-    if !error.use_stderr() {
-        let _ = error.print();
-        return Err(0);
-    }
-    let mut text = match terminal::takes_colours(&io::stderr()) && !log::is_json() {
-        true => error.render().ansi().to_string(),
-        false => error.render().to_string(),
-    };
-    // clap's word for a hint.
-    text = text.replace("  tip:", "hint:").replace("tip:", "hint:");
-    // clap quotes unknown arguments, and one may be a misplaced connection string.
-    let arguments = arguments.iter().map(|argument| argument.to_string_lossy());
-    for secret in arguments.filter(|argument| may_be_secret(argument)) {
-        text = text.replace(&*secret, "…");
-    }
-    if log::is_json() {
-        let message = text.strip_prefix("error: ").unwrap_or(&text);
-        text = Failure::new(Some(Code::Config), message, None).json();
-    }
-    let _ = write!(io::stderr(), "{text}");
-    Err(USAGE)
-}
-
 /// Lets a panic write an object where the log is in JSON. Without unwinding, this is the last line.
 pub(crate) fn watch_panics() {
     let otherwise = std::panic::take_hook();
@@ -80,21 +42,6 @@ pub(crate) fn watch_panics() {
         }
         log::print(Failure::new(None, &panic.to_string(), None).json());
     }));
-}
-
-/// The format of the log that the command line asks for, or else the variable. Read before the
-/// command line is parsed, since that may fail.
-fn log_format(arguments: &[OsString], variable: Option<String>) -> Option<String> {
-    let mut format = variable;
-    let mut arguments = arguments.iter().map(|argument| argument.to_string_lossy());
-    while let Some(argument) = arguments.next() {
-        match argument.strip_prefix("--log-format") {
-            Some("") => format = arguments.next().map(Into::into),
-            Some(value) => format = value.strip_prefix('=').map(str::to_owned).or(format),
-            None => {}
-        }
-    }
-    format
 }
 
 /// The exit code for the error.
@@ -135,14 +82,14 @@ pub(crate) fn print(error: &anyhow::Error) {
 }
 
 /// What a command failed of, on one line, and what to do about it.
-struct Failure {
+pub(crate) struct Failure {
     code: Option<Code>,
     message: String,
     hint: Option<String>,
 }
 
 impl Failure {
-    fn new(code: Option<Code>, message: &str, hint: Option<&str>) -> Failure {
+    pub(crate) fn new(code: Option<Code>, message: &str, hint: Option<&str>) -> Failure {
         Failure {
             code,
             message: one_line(message),
@@ -159,7 +106,7 @@ impl Failure {
     }
 
     /// With the fields of the log's lines.
-    fn json(&self) -> String {
+    pub(crate) fn json(&self) -> String {
         let mut line = serde_json::json!({
             "timestamp": log::timestamp(),
             "level": "ERROR",
@@ -217,24 +164,6 @@ fn one_line(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_format_of_the_log_is_known_before_the_command_line_is_parsed() {
-        let asked = |arguments: &[&str], variable: Option<&str>| {
-            let arguments: Vec<OsString> = arguments.iter().map(OsString::from).collect();
-            log_format(&arguments, variable.map(str::to_owned))
-        };
-        let json = Some("json".to_owned());
-        assert_eq!(asked(&["outboxd", "run"], None), None);
-        assert_eq!(asked(&["outboxd", "run"], Some("json")), json);
-        assert_eq!(
-            asked(&["outboxd", "run", "--log-format", "json"], None),
-            json
-        );
-        assert_eq!(asked(&["outboxd", "--log-format=json"], Some("text")), json);
-        assert_eq!(asked(&["outboxd", "--log-formats=x"], Some("json")), json);
-        assert_eq!(asked(&["outboxd", "--log-format"], Some("json")), None);
-    }
 
     #[test]
     fn an_error_is_two_lines_for_people_and_one_object_for_machines() {

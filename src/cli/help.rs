@@ -1,8 +1,6 @@
 //! The command line as clap shows it: the settings that a command uses, and examples.
 
-use clap::{Command, CommandFactory as _};
-
-use crate::cli::Cli;
+use clap::Command;
 
 /// The heading of the settings in a command's help.
 const HEADING: &str = "Settings";
@@ -49,10 +47,9 @@ const USED: [(&str, &[&str]); 5] = [
     ("drop", &["table", "slot", "publication"]),
 ];
 
-/// The whole command line. A setting that a command does not use is accepted, so that all commands
-/// share one settings file and one environment, and left out of its help.
-pub(crate) fn command() -> Command {
-    let command = Cli::command();
+/// The whole command line, as it is shown. A setting that a command does not use is accepted, so
+/// that all commands share one settings file and one environment, and left out of its help.
+pub(crate) fn shown(command: Command) -> Command {
     USED.iter().fold(command, |command, (name, used)| {
         command.mut_subcommand(name, |command| hide_others(command, used))
     })
@@ -71,11 +68,19 @@ fn hide_others(command: Command, used: &[&str]) -> Command {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use std::collections::BTreeSet;
 
-    use super::*;
+    use clap::CommandFactory as _;
+
+    use super::{Command, DATABASE, HEADING, USED};
+    use crate::cli::Cli;
+
+    fn command() -> Command {
+        super::shown(Cli::command())
+    }
 
     /// Every command that does something, with its words, such as `dead-letter list`.
     fn commands(command: &Command, words: &str, found: &mut Vec<(String, Command)>) {

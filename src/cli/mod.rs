@@ -15,6 +15,7 @@ pub(crate) mod exit;
 mod help;
 mod init;
 mod log;
+pub(crate) mod parse;
 mod process;
 mod progress;
 mod run;
@@ -24,7 +25,7 @@ mod terminal;
 
 use std::path::PathBuf;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 use outboxd::config::Settings;
 
 /// Publishes a transactional outbox from Postgres to Kafka by reading the write-ahead log.
@@ -109,8 +110,13 @@ impl Cli {
             }
             #[cfg(feature = "demo")]
             Command::Demo(args) => demo::execute(args).await,
-            Command::Completions(args) => completions::execute(args),
-            Command::Man(args) => completions::execute_man(args),
+            Command::Completions(args) => completions::execute(args, command_line()),
+            Command::Man(args) => completions::execute_man(args, command_line()),
         }
     }
+}
+
+/// The command line as it is parsed and shown.
+pub(crate) fn command_line() -> clap::Command {
+    help::shown(Cli::command())
 }

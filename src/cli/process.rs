@@ -74,7 +74,12 @@ pub(crate) struct HttpServer {
 }
 
 impl HttpServer {
-    pub(crate) fn start(listener: tokio::net::TcpListener, publisher: &Publisher) -> HttpServer {
+    /// `hosts`: the names to answer to; see [`http::serve`].
+    pub(crate) fn start(
+        listener: tokio::net::TcpListener,
+        hosts: &[String],
+        publisher: &Publisher,
+    ) -> HttpServer {
         let (shutdown, requested) = oneshot::channel::<()>();
         let requested = async move {
             let _ = requested.await;
@@ -84,7 +89,7 @@ impl HttpServer {
         }
         let (status, metrics) = (publisher.status_handle(), Arc::clone(&publisher.metrics()));
         HttpServer {
-            task: tokio::spawn(http::serve(listener, status, metrics, requested)),
+            task: tokio::spawn(http::serve(listener, hosts, status, metrics, requested)),
             shutdown,
         }
     }

@@ -36,14 +36,17 @@ pub(crate) async fn execute(args: Args) -> anyhow::Result<()> {
     let config = Config::from_settings(args.settings)?;
     let log = Log::start(&config.log, config.log_format)?;
     let mut signals = Signals::new()?;
-    let http_listen = config.http_listen.clone();
+    let (http_listen, hosts) = (config.http_listen.clone(), config.http_hosts.clone());
     log_start(&config);
     warn_of_ignored_variables();
     let mut publisher = Publisher::new(config);
     log.count_in(publisher.metrics());
     progress::show(&log, publisher.status_handle());
     let server = match http_listen {
-        Some(address) => Some(HttpServer::start(http::bind(address).await?, &publisher)),
+        Some(address) => {
+            let listener = http::bind(address).await?;
+            Some(HttpServer::start(listener, &hosts, &publisher))
+        }
         None => None,
     };
     let ended = publish(&mut publisher, &mut signals, &log).await;

@@ -135,6 +135,10 @@ impl Check {
         self.or(variables::HTTP_LISTEN, given, address, parse::listen)
     }
 
+    pub(super) fn http_hosts(&mut self, given: Option<String>) -> Vec<String> {
+        self.or(variables::HTTP_HOSTS, given, Vec::new(), parse::host_names)
+    }
+
     pub(super) fn log(&mut self, given: Option<String>) -> String {
         self.or(variables::LOG, given, "info".to_owned(), log_filter)
     }

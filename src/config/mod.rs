@@ -116,6 +116,8 @@ pub struct Config {
     pub memory_limit: usize,
     /// Where metrics, health and the status page are served, if at all: `host:port`.
     pub http_listen: Option<String>,
+    /// Host names that the HTTP server answers to, beside addresses and private names.
+    pub http_hosts: Vec<String>,
     /// Levels by target, in the syntax of `tracing_subscriber::filter::Targets`.
     pub log: String,
     /// The format of the log.
@@ -200,6 +202,7 @@ impl Config {
             check.auto_create_topics(given.auto_create_topics, &kafka_properties);
         let memory_limit = check.memory_limit(given.memory_limit);
         let http_listen = check.http_listen(given.http_listen);
+        let http_hosts = check.http_hosts(given.http_hosts);
         let log = check.log(given.log);
         let log_format = check.log_format(given.log_format);
         let log_summary = check.log_summary(given.log_summary);
@@ -227,6 +230,7 @@ impl Config {
             auto_create_topics,
             memory_limit,
             http_listen,
+            http_hosts,
             log,
             log_format,
             log_summary,

@@ -178,6 +178,26 @@ fn is_number(text: &str) -> bool {
         .all(|byte| byte.is_ascii_digit() || byte == b'.')
 }
 
+/// `name,name`, without ports.
+pub(crate) fn host_names(text: &str) -> Result<Vec<String>, InvalidValue> {
+    let is_name = |name: &str| {
+        let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+        !name.is_empty() && name.chars().all(allowed)
+    };
+    let names: Vec<&str> = text
+        .trim_end_matches(',')
+        .split(',')
+        .map(str::trim)
+        .collect();
+    if names.iter().all(|name| is_name(name)) {
+        return Ok(names.into_iter().map(str::to_owned).collect());
+    }
+    Err(InvalidValue::new(
+        format!("{} is not a list of host names", shown(text)),
+        "write name,name, without ports",
+    ))
+}
+
 /// `host:port,host:port`, as in librdkafka's `bootstrap.servers`.
 pub(crate) fn brokers(text: &str) -> Result<String, InvalidValue> {
     let brokers: Vec<&str> = list(text).collect();

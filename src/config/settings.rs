@@ -148,6 +148,11 @@ pub struct Settings {
     #[serde(deserialize_with = "scalar")]
     pub http_listen: Option<String>,
 
+    /// Host names to serve, beside addresses and private names: name,name
+    #[arg(long, env = variables::HTTP_HOSTS, hide_env_values = true, value_name = "NAMES")]
+    #[serde(deserialize_with = "scalar")]
+    pub http_hosts: Option<String>,
+
     /// Log level, or a filter such as info,outboxd=debug [default: info]
     #[arg(long, env = variables::LOG, hide_env_values = true, value_name = "FILTER")]
     #[serde(deserialize_with = "scalar")]
@@ -212,6 +217,7 @@ impl Settings {
             auto_create_topics: or(self.auto_create_topics, other.auto_create_topics),
             memory_limit: or(self.memory_limit, other.memory_limit),
             http_listen: or(self.http_listen, other.http_listen),
+            http_hosts: or(self.http_hosts, other.http_hosts),
             log: or(self.log, other.log),
             log_format: or(self.log_format, other.log_format),
             log_summary: or(self.log_summary, other.log_summary),

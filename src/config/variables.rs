@@ -22,6 +22,7 @@ pub(crate) const KEY: &str = "OUTBOX_KEY";
 pub(crate) const AUTO_CREATE_TOPICS: &str = "OUTBOX_AUTO_CREATE_TOPICS";
 pub(crate) const MEMORY_LIMIT: &str = "OUTBOX_MEMORY_LIMIT";
 pub(crate) const HTTP_LISTEN: &str = "OUTBOX_HTTP_LISTEN";
+pub(crate) const HTTP_HOSTS: &str = "OUTBOX_HTTP_HOSTS";
 pub(crate) const LOG: &str = "OUTBOX_LOG";
 pub(crate) const LOG_FORMAT: &str = "OUTBOX_LOG_FORMAT";
 pub(crate) const LOG_SUMMARY: &str = "OUTBOX_LOG_SUMMARY";

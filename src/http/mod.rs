@@ -9,9 +9,13 @@
 //!   the slot is a reason; one that may lead to that is shown in the status alone.
 //! - `/metrics`, in OpenMetrics where the scraper prefers it; `/status` (JSON), `/` (for people).
 //!
+//! A browser that a foreign page has led here by a name of its own (DNS rebinding) is refused: see
+//! `host`. No answer may be framed, sniffed or cached.
+//!
 //! Connections are limited in number and in time (`listener`), so that no client can hold memory
 //! or a file descriptor for long.
 
+mod host;
 mod listener;
 mod page;
 
@@ -19,10 +23,10 @@ use std::fmt;
 use std::sync::Arc;
 
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
-use axum::{Json, Router};
+use axum::{Json, Router, middleware};
 use tokio::net::{TcpListener, ToSocketAddrs};
 
 use crate::error::{Code, Error, Result};
@@ -47,23 +51,38 @@ pub async fn bind(address: impl ToSocketAddrs + fmt::Display) -> Result<TcpListe
 }
 
 /// Serves until `shutdown` resolves, then until the open requests are answered.
-pub async fn serve(
+///
+/// `hosts`: host names to answer to, beside IP addresses, names without a dot and those below
+/// `localhost`, `local` and `internal`.
+pub fn serve(
     listener: TcpListener,
+    hosts: &[String],
     status: StatusHandle,
     metrics: Arc<Metrics>,
     shutdown: impl Future<Output = ()> + Send + 'static,
-) {
+) -> impl Future<Output = ()> + Send + 'static {
     let listener = Limited::new(listener);
-    // The future is documented to end only after the shutdown, and never with an error.
-    let _ = axum::serve(listener, router(Shown { status, metrics }))
+    let hosts = hosts.into();
+    async move {
+        // The future is documented to end only after the shutdown, and never with an error.
+        let _ = axum::serve(
+            listener,
+            router(Shown {
+                status,
+                metrics,
+                hosts,
+            }),
+        )
         .with_graceful_shutdown(shutdown)
         .await;
+    }
 }
 
 #[derive(Clone)]
 struct Shown {
     status: StatusHandle,
     metrics: Arc<Metrics>,
+    hosts: Arc<[String]>,
 }
 
 impl fmt::Debug for Shown {
@@ -73,32 +92,58 @@ impl fmt::Debug for Shown {
 }
 
 fn router(shown: Shown) -> Router {
+    let hosts = Arc::clone(&shown.hosts);
     Router::new()
         .route("/", get(page))
+        .route("/page.css", get(style))
+        .route("/page.js", get(script))
         .route("/status", get(status))
         .route("/metrics", get(metrics))
         .route("/livez", get(livez))
         .route("/readyz", get(readyz))
         .with_state(shown)
+        .layer(middleware::map_response(hardened))
+        .layer(middleware::from_fn_with_state(hosts, host::check))
 }
 
-async fn page(State(shown): State<Shown>) -> Response {
-    // The page needs no script and no other origin, so none is allowed.
-    let policy = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'";
-    let status = (shown.status)();
-    let ready = readiness(&status);
-    let headers = [
+/// What every answer says, for browsers.
+async fn hardened(mut response: Response) -> Response {
+    // The page needs nothing from elsewhere, so nothing else is allowed.
+    let policy = "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; \
+                  img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+    let fixed = [
         (header::CONTENT_SECURITY_POLICY, policy),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::REFERRER_POLICY, "no-referrer"),
         (header::CACHE_CONTROL, "no-store"),
     ];
-    (headers, Html(page::render(&status, ready.err().as_deref()))).into_response()
+    let headers = response.headers_mut();
+    for (name, value) in fixed {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    response
+}
+
+async fn page(State(shown): State<Shown>) -> Html<String> {
+    let status = (shown.status)();
+    let ready = readiness(&status);
+    Html(page::render(&status, ready.err().as_deref()))
+}
+
+async fn style() -> impl IntoResponse {
+    (
+        [(header::CONTENT_TYPE, "text/css; charset=utf-8")],
+        page::STYLE,
+    )
+}
+
+async fn script() -> impl IntoResponse {
+    let kind = "text/javascript; charset=utf-8";
+    ([(header::CONTENT_TYPE, kind)], page::SCRIPT)
 }
 
 async fn status(State(shown): State<Shown>) -> impl IntoResponse {
-    (
-        [(header::CACHE_CONTROL, "no-store")],
-        Json((shown.status)()),
-    )
+    Json((shown.status)())
 }
 
 async fn metrics(State(shown): State<Shown>, headers: HeaderMap) -> impl IntoResponse {

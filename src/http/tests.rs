@@ -10,25 +10,18 @@ use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 
 use super::*;
-use crate::publisher::{Phase, Problem, SlotHealth, Waiting};
+use crate::publisher::{DeadLetterGroup, OpenDeadLetters, Phase, Problem, SlotHealth, Waiting};
 
 fn streaming() -> Status {
+    let names = ("outboxd_orders".to_owned(), "outboxd".to_owned());
+    let status = Status::new("db:5432/orders".to_owned(), Some(names), "outbox.outbox");
     Status {
         phase: Phase::Streaming,
-        waiting: None,
-        slot: Some("outboxd_orders".to_owned()),
-        publication: Some("outboxd".to_owned()),
-        table: "outbox.outbox".to_owned(),
-        system_id: None,
-        timeline: None,
         received_lsn: Some("0/2A".to_owned()),
-        confirmed_lsn: None,
         kafka_has_answered: true,
         published_total: 1_234_567,
         in_flight_records: 7,
         in_flight_bytes: 4_096,
-        dead_letter_rows: 0,
-        dead_letters: Default::default(),
         unmarked_records: 3,
         oldest_unacknowledged_seconds: 0.5,
         slot_health: Some(SlotHealth {
@@ -40,13 +33,8 @@ fn streaming() -> Status {
             seconds_until_lost: None,
             active: true,
         }),
-        problems: Vec::new(),
-        missed_events: 0,
-        missed_events_total: 0,
-        audits_total: 0,
-        reconnects: 0,
-        last_error: None,
         loop_age_seconds: 0.1,
+        ..status
     }
 }
 
@@ -78,7 +66,7 @@ impl Server {
         let shutdown = async move {
             let _ = stopped.await;
         };
-        let task = tokio::spawn(serve(listener, handle, Arc::clone(&metrics), shutdown));
+        let task = tokio::spawn(serve(listener, &[], handle, Arc::clone(&metrics), shutdown));
         Server {
             address,
             status,
@@ -90,14 +78,19 @@ impl Server {
 
     /// Status line and headers, then body.
     async fn get(&self, path: &str) -> (String, String) {
-        self.get_as(path, "*/*").await
+        self.get_as("x", path, "*/*").await
     }
 
-    /// The same with this header `Accept`.
-    async fn get_as(&self, path: &str, accept: &str) -> (String, String) {
+    /// The same for this host name and with this header `Accept`.
+    async fn get_as(&self, host: &str, path: &str, accept: &str) -> (String, String) {
         let mut stream = TcpStream::connect(self.address).await.unwrap();
         let request = format!(
-            "GET {path} HTTP/1.1\r\nHost: x\r\nAccept: {accept}\r\nConnection: close\r\n\r\n"
+            "GET {path} HTTP/1.1
+Host: {host}
+Accept: {accept}
+Connection: close
+
+"
         );
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut text = String::new();
@@ -165,7 +158,7 @@ async fn a_trouble_that_loses_events_is_not_ready_and_a_warning_is() {
     let (_, body) = server.get("/metrics").await;
     assert!(body.contains("trouble=\"not-published\"} 1"), "{body}");
     let (_, body) = server.get("/").await;
-    assert!(body.contains("not-published: it left &lt;outboxd&gt;"));
+    assert!(body.contains("<b>not-published</b>: it left &lt;outboxd&gt;"));
     server.set(problem(false));
     assert_eq!(server.code("/readyz").await, 200);
     let (_, body) = server.get("/status").await;
@@ -270,12 +263,12 @@ async fn metrics_are_open_metrics_where_the_scraper_prefers_it_and_plain_text_el
     let server = Server::start(streaming()).await;
     let prometheus = "application/openmetrics-text;version=1.0.0;q=0.5,\
                       text/plain;version=0.0.4;q=0.3,*/*;q=0.2";
-    let (head, body) = server.get_as("/metrics", prometheus).await;
+    let (head, body) = server.get_as("x", "/metrics", prometheus).await;
     let kind = "content-type: application/openmetrics-text; version=1.0.0; charset=utf-8";
     assert!(head.contains(kind), "{head}");
     assert!(body.ends_with("\n# EOF\n"), "{body}");
     for accept in ["*/*", "text/plain;version=0.0.4"] {
-        let (head, body) = server.get_as("/metrics", accept).await;
+        let (head, body) = server.get_as("x", "/metrics", accept).await;
         let kind = "content-type: text/plain; version=0.0.4; charset=utf-8";
         assert!(head.contains(kind), "{head}");
         assert!(!body.contains("# EOF"), "{body}");
@@ -298,22 +291,74 @@ async fn status_is_json_with_lower_case_phases() {
 
 #[tokio::test]
 async fn the_page_shows_the_state_and_escapes_what_came_from_outside() {
-    let last_error = Some("<script>alert('x')</script>".to_owned());
-    let server = Server::start(Status {
-        last_error,
+    let bad = "<script>alert('x')</script>";
+    let mut status = Status {
+        problems: vec![Problem {
+            name: "not-published",
+            detail: bad.to_owned(),
+            hint: format!("type `{bad}`"),
+            loses_events: true,
+        }],
+        waiting: waiting("kafka", 70.0),
         ..streaming()
-    })
-    .await;
+    };
+    status.dead_letters = OpenDeadLetters {
+        open: 30,
+        oldest_seconds: Some(61.0),
+        groups: vec![DeadLetterGroup::new(
+            "dead".to_owned(),
+            Some(bad.to_owned()),
+            "TOPIC_UNKNOWN".to_owned(),
+            30,
+            61.0,
+        )],
+        ..OpenDeadLetters::default()
+    };
+    status.table = bad.to_owned();
+    let server = Server::start(status).await;
     let (head, body) = server.get("/").await;
     assert!(head.contains("text/html"), "{head}");
-    assert!(head.contains("default-src 'none'"), "{head}");
-    assert!(body.contains("class=\"phase ready\">streaming<"), "{body}");
-    assert!(body.contains("1\u{202f}234\u{202f}567"), "{body}");
-    assert!(body.contains("16.0 MiB"), "{body}");
-    assert!(
-        body.contains("&lt;script&gt;alert(&#39;x&#39;)") && !body.contains("<script"),
-        "{body}"
-    );
+    for part in [
+        "class=\"bad\" role=\"status\"",
+        "30 open, the oldest for 1 min",
+        "1\u{202f}234\u{202f}567",
+        "16.0 MiB",
+        "type <code>&lt;script&gt;alert(&#39;x&#39;)",
+        "db:5432/orders",
+    ] {
+        assert!(body.contains(part), "{part} is not in {body}");
+    }
+    assert_eq!(body.matches("<script").count(), 1, "{body}");
+    for outside in ["http:", "https:", "//"] {
+        assert!(!body.contains(outside), "{outside} is in {body}");
+    }
+}
+
+#[tokio::test]
+async fn every_answer_is_hardened_and_a_strange_host_name_is_refused() {
+    let server = Server::start(streaming()).await;
+    for path in [
+        "/",
+        "/page.css",
+        "/page.js",
+        "/status",
+        "/metrics",
+        "/livez",
+        "/nowhere",
+    ] {
+        let (head, _) = server.get(path).await;
+        for header in [
+            "content-security-policy: default-src 'none';",
+            "x-content-type-options: nosniff",
+            "referrer-policy: no-referrer",
+            "cache-control: no-store",
+        ] {
+            assert!(head.contains(header), "{path}: {header} is not in {head}");
+        }
+        let (head, body) = server.get_as("rebound.example:9464", path, "*/*").await;
+        assert!(head.starts_with("HTTP/1.1 421"), "{path}: {head}");
+        assert!(body.contains("OUTBOX_HTTP_HOSTS"), "{body}");
+    }
 }
 
 #[tokio::test]

@@ -20,9 +20,9 @@ use crate::kafka::{DeliveryError, DeliveryReport, ErrorAction};
 use crate::line_limit::LineLimit;
 use crate::outbox::OwnedRecord;
 
-/// The kinds of librdkafka's lines that tell of a broker that is not reached. The error says the
-/// same, and the wait for Kafka shows it.
-const OF_AN_OUTAGE: [&str; 4] = ["FAIL", "ERROR", "REQTMOUT", "GETPID"];
+/// The kinds of librdkafka's lines that say what an error says too, and the wait for Kafka shows: a
+/// broker that is not reached, and a producer that has failed and is replaced.
+const OF_AN_OUTAGE: [&str; 6] = ["FAIL", "ERROR", "REQTMOUT", "GETPID", "FATAL", "TERMINATE"];
 
 /// The length to which librdkafka's explanation of an error is cut.
 const REASON_MAX: usize = 300;

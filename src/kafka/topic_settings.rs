@@ -2,8 +2,8 @@
 //!
 //! An answer is waited for, for a second if the cluster has answered before, and otherwise for a
 //! moment: some clusters never answer such requests, and no event is held for what is only worth
-//! knowing. While a request is unanswered for longer, the next ones wait no more, and what came last
-//! is used.
+//! knowing. While a request is unanswered for longer, the next ones wait no more, and what came
+//! last is used.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

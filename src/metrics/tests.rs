@@ -1,7 +1,7 @@
 //! The page of metrics, as a scraper gets it.
 
 use super::*;
-use crate::status::{Problem, SlotHealth, StatusBoard, Waiting};
+use crate::status::{Problem, SlotHealth, Status, Waiting};
 
 /// What every series of the page says.
 const COMMON: &str = "database=\"orders\",slot=\"outboxd_orders\"";
@@ -12,7 +12,7 @@ fn metrics() -> Metrics {
 
 fn status() -> Status {
     let names = ("outboxd_orders".to_owned(), "outboxd".to_owned());
-    StatusBoard::new(Some(names), "outbox.outbox").read()
+    Status::new(String::new(), Some(names), "outbox.outbox")
 }
 
 fn slot() -> SlotHealth {

@@ -169,6 +169,8 @@ fn unkeyed(key: &KeyRule, shape: &TableShape) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
 
     fn shape() -> TableShape {

@@ -175,8 +175,9 @@ impl Abridger {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, clippy::indexing_slicing)]
 mod tests {
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+
     use super::*;
     use crate::pgoutput::{Column, Message};
     use proptest::prelude::*;

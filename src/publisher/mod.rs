@@ -47,7 +47,8 @@ use crate::status::StatusBoard;
 
 pub use crate::publisher::skip_transaction::{Skipped, skip_transaction};
 pub use crate::status::{
-    DeadLetterGroup, OpenDeadLetters, Phase, Problem, SlotHealth, Status, Waiting,
+    DeadLetterGroup, Flow, Instance, OpenDeadLetters, Phase, Problem, RecentProblem, SlotHealth,
+    Status, TopicFlow, Waiting,
 };
 
 /// How long the end waits for calls that do not return, such as to a name server.
@@ -83,11 +84,11 @@ impl Publisher {
     pub fn new(config: Config) -> Self {
         let slot = (config.source == Source::Slot)
             .then(|| (config.slot.clone(), config.publication.clone()));
-        let board = StatusBoard::new(slot, &config.table.to_string());
+        let status = Status::new(config.database.describe(), slot, &config.table.to_string());
         Publisher {
             metrics: Arc::new(Metrics::new(config.database.database_name(), &config.slot)),
             config: Arc::new(config),
-            board: Arc::new(board),
+            board: Arc::new(StatusBoard::new(status)),
             running: None,
         }
     }

@@ -124,10 +124,7 @@ impl Supervisor {
             Ok(()) => board.phase(Phase::Stopped),
             Err(error) => {
                 metrics.error(error.code());
-                board.update(|status| {
-                    status.phase = Phase::Failed;
-                    status.last_error = Some(error.report());
-                });
+                board.failed(Phase::Failed, error.code().as_str(), error.report());
             }
         }
         result
@@ -197,10 +194,9 @@ impl Supervisor {
         } else {
             Phase::Connecting
         };
+        board.failed(phase, error.code().as_str(), error.report());
         board.update(|status| {
-            status.phase = phase;
             status.reconnects += u64::from(self.resume.has_streamed());
-            status.last_error = Some(error.report());
         });
         board.slot_read(None);
         let on = match error.code() {

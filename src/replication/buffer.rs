@@ -250,8 +250,9 @@ impl std::fmt::Debug for ReadBuffer {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, clippy::indexing_slicing)]
 mod tests {
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+
     use super::*;
     use proptest::prelude::*;
 

@@ -72,8 +72,9 @@ pub(crate) fn all(pg: &tokio_postgres::Config) -> Result<Vec<Endpoint>> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
 
     fn described(url: &str) -> Result<Vec<String>, String> {

@@ -1,8 +1,8 @@
 //! A backlog: rows or WAL that were there before this process, or gathered in an outage. When it is
 //! one, how far it is, and when it is over. Pure: times and amounts are arguments.
 //!
-//! It is logged when it begins, every five seconds and later less often, and when it is over. With a
-//! slot it is known from the bytes of WAL that the slot lacks, without one from counted rows.
+//! It is logged when it begins, every five seconds and later less often, and when it is over. With
+//! a slot it is known from the bytes of WAL that the slot lacks, without one from counted rows.
 
 use std::fmt;
 use std::time::{Duration, Instant};

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::status::backlog::BacklogLog;
 use crate::status::wait_log::{Figures, Lasted, Line, WaitLog};
-use crate::status::{LOCK, SlotHealth, Status, StatusBoard, Waiting};
+use crate::status::{LOCK, SlotHealth, Status, StatusBoard, WAIT_SHOWS, Waiting};
 
 impl StatusBoard {
     /// Sets the named wait. A wait of the same name keeps its start.
@@ -57,7 +57,11 @@ impl StatusBoard {
         let began = waits.began().unwrap_or(now);
         drop(waits);
         write(&lines, &detail);
-        let seconds = (now - began).as_secs_f64();
+        let lasted = now - began;
+        if lasted >= WAIT_SHOWS && on != LOCK {
+            self.note(&format!("waiting for {on}"), &detail, None);
+        }
+        let seconds = lasted.as_secs_f64();
         self.lock().waiting = Some(Waiting {
             on,
             detail,

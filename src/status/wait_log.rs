@@ -7,7 +7,11 @@
 use std::time::{Duration, Instant};
 
 use crate::format::{age, bytes};
-use crate::status::{FOREIGN_LOCK, LOCK};
+
+/// The wait for another instance, which is no problem.
+pub(crate) const LOCK: &str = "lock";
+/// The wait for a lock that a session holds which is not outboxd.
+pub(crate) const FOREIGN_LOCK: &str = "foreign-lock";
 
 /// A wait is logged once it has lasted this long.
 const FIRST: Duration = Duration::from_secs(5);

@@ -16,8 +16,8 @@ use crate::support::{kafka, postgres};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// What a healthy run does not show.
-const EMPTY: [&str; 1] = ["Time until the slot is lost"];
+/// What a healthy run need not show.
+const MAY_BE_EMPTY: [&str; 1] = ["Time until the slot is lost"];
 
 fn read(name: &str) -> Result<String> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
@@ -74,7 +74,7 @@ async fn every_query_of_the_dashboard_returns_data() -> Result<()> {
                 empty.insert(title.as_str());
             }
         }
-        Ok(if empty == BTreeSet::from(EMPTY) {
+        Ok(if empty.iter().all(|title| MAY_BE_EMPTY.contains(title)) {
             Ok(())
         } else {
             Err(format!("empty: {empty:?}"))

@@ -1,5 +1,5 @@
-//! A Kafka that answers and does not let us write: an outage that costs no event, and ends without a
-//! restart.
+//! A Kafka that answers and does not let us write: an outage that costs no event, and ends without
+//! a restart.
 
 use std::time::Duration;
 
@@ -89,6 +89,8 @@ async fn a_user_who_gets_the_right_to_write_later_needs_no_restart() -> Result<(
         status["waiting"]["seconds"].as_f64() > Some(8.0) && status["reconnects"] == 0,
         "the wait and the session last: {status}"
     );
+    let words = ["WARN", "Kafka has not acknowledged", "IDEMPOTENT_WRITE"];
+    outboxd.wait_for_log(&words, LIMIT).await?;
     acl(&kafka, &["--add"], "Write").await?;
     database.all_marked(Duration::from_secs(30)).await?;
     expect_no_dead_letters(&database).await?;

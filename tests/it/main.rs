@@ -107,6 +107,8 @@ mod sql_session;
 mod startup_errors;
 // The command status: both sides, the exit code, --watch.
 mod status;
+// The page at /, in a real browser.
+mod status_page;
 // SIGTERM and a second signal.
 mod stop;
 // Not tests: servers, the program, the oracle, waiting.

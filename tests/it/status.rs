@@ -178,9 +178,12 @@ async fn unpublished_rows_are_split_into_waiting_held_and_dead_and_one_bad_row_i
     let settings = fixture.settings.clone().set("OUTBOX_ON_POISON", "park-key");
     let outboxd = Outboxd::spawn(&settings)?;
     outboxd.wait_for_phase("streaming", LIMIT).await?;
-    for _ in 0..3 {
-        fixture.database.insert("a", "no such topic", "{}").await?;
-    }
+    // Too large for the topic; the other two wait for it.
+    let session = fixture.database.connect().await?;
+    let fill = "INSERT INTO outbox.outbox (event_type, topic, event_payload)
+                SELECT 'a', $1, jsonb_build_object('x', repeat('x', size))
+                  FROM unnest(ARRAY[2000000, 1, 1]) AS size";
+    session.execute(fill, &[&fixture.topic]).await?;
     let filed = |status: &Value| status["dead_letters"]["open"] == 3;
     outboxd
         .wait_for_status("three dead letters", LIMIT, filed)

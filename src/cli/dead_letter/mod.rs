@@ -1,4 +1,5 @@
-//! `dead-letter`: lists, shows, retries, discards and prunes the events that could not be published.
+//! `dead-letter`: lists, shows, retries, discards and prunes the events that could not be
+//! published.
 //!
 //! The command reads and writes the table of dead letters, so it works whether or not outboxd is
 //! running. It publishes nothing: it writes a request, and the running publisher (or the next one)

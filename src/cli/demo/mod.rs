@@ -83,7 +83,7 @@ async fn show(
     let page = listener
         .local_addr()
         .context("cannot read the status page's address")?;
-    let http = HttpServer::start(listener, &publisher);
+    let http = HttpServer::start(listener, &[], &publisher);
     publisher.start().await?;
     let shown = async {
         if !is_streaming(&mut publisher, signals).await? {

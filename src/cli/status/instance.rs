@@ -1,7 +1,7 @@
 //! Asks the running outboxd over HTTP, where it serves health and status.
 //!
-//! An answer counts only if it comes from the outboxd that is meant: of this table, slot and server.
-//! Everything has a limit, because the command is also a container's health check.
+//! An answer counts only if it comes from the outboxd that is meant: of this table, slot and
+//! server. Everything has a limit, because the command is also a container's health check.
 
 use std::error::Error as StdError;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -197,8 +197,9 @@ fn chain(error: &(dyn StdError + 'static)) -> String {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
 
     #[test]

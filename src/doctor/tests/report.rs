@@ -57,6 +57,7 @@ fn a_check_that_did_not_run_names_the_one_that_fails_before_it() {
         "not reached: it needs the check login"
     );
     assert!(of(Name::Bootstrap).reason.contains("time"));
+    assert_eq!(of(Name::Slot).fix, None);
     assert_eq!(report.count(Verdict::Fails), 1);
     assert_eq!(report.verdict(), Verdict::Fails);
     let names: Vec<Name> = report.checks.iter().map(|it| it.name).collect();

@@ -1,8 +1,8 @@
 //! Deletes closed dead letters, which nothing needs any more but the memory of persons.
 //!
-//! Open ones are never deleted: they hide their rows from every reader of the outbox. A young closed
-//! one is kept too, because the stream may repeat its event after a crash, and the dead letter says
-//! that the event is settled.
+//! Open ones are never deleted: they hide their rows from every reader of the outbox. A young
+//! closed one is kept too, because the stream may repeat its event after a crash, and the dead
+//! letter says that the event is settled.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;

@@ -122,10 +122,6 @@ impl UnpublishedRows {
              SELECT pg_catalog.count(*), pg_catalog.min(at)::text, {ever_marked} \
              FROM unpublished",
         );
-        let count = format!(
-            "SELECT pg_catalog.count(*) \
-             FROM (SELECT FROM {name} AS o WHERE {unpublished} LIMIT $1::bigint) AS counted",
-        );
         Ok(UnpublishedRows {
             table: config.table.clone(),
             reading: format!("reading unpublished rows of {}", config.table),
@@ -135,7 +131,7 @@ impl UnpublishedRows {
             one: marking.id_is_integer().then_some(one),
             published: marking.has_published_at().then_some(published),
             survey,
-            count,
+            count: count_sql(&name, &unpublished),
             unpublished,
             shape: shape.clone(),
         })
@@ -305,6 +301,14 @@ impl UnpublishedRows {
             Err(error) => Err(error),
         }
     }
+}
+
+/// Counts the unpublished rows up to a limit.
+fn count_sql(name: &str, unpublished: &str) -> String {
+    format!(
+        "SELECT pg_catalog.count(*) \
+         FROM (SELECT FROM {name} AS o WHERE {unpublished} LIMIT $1::bigint) AS counted"
+    )
 }
 
 /// The creation time of a row `o`, for a person: none if the column has another type than a time.

@@ -11,7 +11,7 @@ use crate::postgres::table_shape::TIMESTAMP;
 
 /// Words before a parenthesis that are syntax and no names of functions. `unnest` of several
 /// arrays is syntax too.
-const SYNTAX: [&str; 26] = [
+const SYNTAX: [&str; 27] = [
     "all",
     "and",
     "any",
@@ -23,6 +23,7 @@ const SYNTAX: [&str; 26] = [
     "conflict",
     "exists",
     "extract",
+    "filter",
     "from",
     "grouping",
     "in",

@@ -22,7 +22,7 @@ use crate::error::{Code, Error, Result};
 use crate::kafka::{DeliveryReport, MetadataClient, Producer};
 use crate::line_limit::LineLimit;
 use crate::lsn::Lsn;
-use crate::metrics::{Metrics, TopicMetrics};
+use crate::metrics::Metrics;
 use crate::outbox::{
     Event, EventSource, OwnedRecord, Rejection, Router, RowName, TableLocation, known,
 };
@@ -35,10 +35,10 @@ use crate::publisher::sink::kafka_reach::KafkaReach;
 use crate::publisher::sink::lasting_errors::LastingErrors;
 use crate::publisher::sink::producer_care::ProducerCare;
 use crate::publisher::sink::returning_rows::ReturningRows;
-use crate::publisher::sink::summary::Summary;
-use crate::publisher::sink::topic_counters;
+use crate::publisher::sink::topic_counters::TopicCounters;
 use crate::publisher::sink::work_errors::WorkErrors;
 use crate::status::StatusBoard;
+use crate::status::summary::Summary;
 
 type MetadataQuery = Pin<Box<dyn Future<Output = Option<Vec<(String, MetadataAnswer)>>>>>;
 
@@ -55,8 +55,7 @@ pub(crate) struct Forwarder {
     metadata_client: Arc<MetadataClient>,
     pub(super) kafka_reach: KafkaReach,
     metadata_query: Option<MetadataQuery>,
-    /// By topic id. The name shows whether the id was reused for another topic.
-    topics: Vec<Option<(Box<str>, TopicMetrics)>>,
+    pub(super) topics: TopicCounters,
     reports: Vec<DeliveryReport>,
     pub(super) done: Vec<InFlight>,
     database_worker: DatabaseWorker,
@@ -100,7 +99,7 @@ impl Forwarder {
             kafka_reach: KafkaReach::new(config, Arc::clone(&metadata_client)),
             metadata_client,
             metadata_query: None,
-            topics: Vec::new(),
+            topics: TopicCounters::new(),
             reports: Vec::new(),
             done: Vec::new(),
             database_worker: DatabaseWorker::new(config, Arc::clone(&board)),
@@ -258,7 +257,7 @@ impl Forwarder {
             self.engine.keep(self.now, ticket, record, reason);
             return Ok(());
         }
-        topic_counters::register(&mut self.topics, &self.metrics, topic, record.topic);
+        self.topics.register(&self.metrics, topic, record.topic);
         let reports = &mut self.reports;
         let sent = send(&mut self.producer, reports, record.topic, |producer| {
             producer.send(&record, ticket)
@@ -297,7 +296,7 @@ impl Forwarder {
         match output {
             SinkOutput::Send { ticket, record } => {
                 let topic = self.engine.topic(record.topic_name().ok());
-                topic_counters::register(&mut self.topics, &self.metrics, topic, record.topic());
+                self.topics.register(&self.metrics, topic, record.topic());
                 let reports = &mut self.reports;
                 let sent = send(&mut self.producer, reports, record.topic(), |producer| {
                     producer.send_owned(&record, ticket)
@@ -345,12 +344,7 @@ impl Forwarder {
             self.published += 1;
             let latency_micros = (event.since_micros > 0).then(|| wall_micros - event.since_micros);
             self.summary.published(latency_micros);
-            if let Some(Some((_, topic))) = self.topics.get(event.topic as usize) {
-                topic.published(event.bytes);
-                if let Some(micros) = latency_micros {
-                    topic.observe(micros as f64 / 1e6);
-                }
-            }
+            self.topics.published(self.now, &event, latency_micros);
         }
         if published > 0 {
             self.metrics.published_at(wall.as_secs_f64());

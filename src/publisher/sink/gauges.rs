@@ -37,7 +37,14 @@ impl Forwarder {
         self.metrics
             .partition_rewinds
             .inc_by(rewinds - std::mem::replace(&mut self.rewinds, rewinds));
+        if let Some(sample) = self.topics.sample(self.now) {
+            self.board.sample(sample);
+        }
+        let flow = self.topics.flow(self.now);
         self.board.update(|status| {
+            if let Some(flow) = flow {
+                status.flow = flow;
+            }
             status.kafka_has_answered = self.published > 0 || self.kafka_reach.has_answered();
             status.published_total = self.published;
             status.in_flight_records = snapshot.in_flight_count;

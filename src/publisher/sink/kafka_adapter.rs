@@ -110,7 +110,7 @@ mod tests {
     use crate::metrics::Metrics;
     use crate::outbox::{Event, RowName, TextValue};
     use crate::publisher::sink::forwarder::Forwarder;
-    use crate::status::StatusBoard;
+    use crate::status::{Status, StatusBoard};
 
     /// As many records as the producer's queue holds; see `client_config`.
     const QUEUE: usize = 100_000;
@@ -141,7 +141,8 @@ mod tests {
         });
         let config =
             Arc::new(config.map_err(|error| Error::fatal(Code::Config, error.to_string()))?);
-        let board = Arc::new(StatusBoard::new(None, "outbox.outbox"));
+        let status = Status::new(String::new(), None, "outbox.outbox");
+        let board = Arc::new(StatusBoard::new(status));
         let mut forwarder = Forwarder::new(
             &config,
             Arc::new(Metrics::new("orders", "outboxd_orders")),

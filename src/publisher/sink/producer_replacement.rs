@@ -49,7 +49,7 @@ impl Forwarder {
         let care = &mut self.producer_care;
         if care.logged_at.is_none_or(|at| at.elapsed() >= LOG) {
             care.logged_at = Some(Instant::now());
-            tracing::warn!(reason, in_flight, "replacing the Kafka producer");
+            tracing::info!(reason, in_flight, "replacing the Kafka producer");
         }
         self.producer.purge();
         let care = &mut self.producer_care;

@@ -150,7 +150,7 @@ mod tests {
     use crate::config::Settings;
     use crate::metrics::Metrics;
     use crate::pgoutput::golden;
-    use crate::status::StatusBoard;
+    use crate::status::{Status, StatusBoard};
 
     /// The relation of the golden bytes.
     const RELATION: u32 = 0x4009;
@@ -184,7 +184,8 @@ mod tests {
         });
         let config =
             Arc::new(config.map_err(|error| Error::fatal(Code::Config, error.to_string()))?);
-        let board = Arc::new(StatusBoard::new(None, "outbox.outbox"));
+        let status = Status::new(String::new(), None, "outbox.outbox");
+        let board = Arc::new(StatusBoard::new(status));
         let mut forwarder = Forwarder::new(
             &config,
             Arc::new(Metrics::new("orders", "outboxd_orders")),

@@ -2,7 +2,7 @@
 
 /// The alert that fires while a fault lasts, or after it, until a person has acted; `None` where
 /// the stream goes on without a person.
-pub(crate) const ALERTS: [(&str, Option<&str>); 92] = [
+pub(crate) const ALERTS: [(&str, Option<&str>); 94] = [
     ("process killed at any step", Some("OutboxdDown")),
     ("walsender terminated", Some("OutboxdReconnects")),
     (
@@ -145,6 +145,14 @@ pub(crate) const ALERTS: [(&str, Option<&str>); 92] = [
     (
         "Kafka not reached before the first event",
         Some("OutboxdKafkaAway"),
+    ),
+    (
+        "password that changes while nothing is sent",
+        Some("OutboxdKafkaAway"),
+    ),
+    (
+        "Postgres that accepts a connection and says nothing",
+        Some("OutboxdWaits"),
     ),
     ("topic made again after its leaders changed", None),
     ("certificate authority renewed", None),

@@ -1,7 +1,6 @@
 //! A Postgres that is not reached, or does not let outboxd in.
 
 use std::net::SocketAddr;
-use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use tokio::net::TcpListener;
@@ -20,7 +19,6 @@ fn settings(url: &str) -> Result<Settings> {
 
 /// The check fails, those that need it are not reached, and Kafka is examined all the same.
 async fn expect(url: &str, check: &str, words: &[&str]) -> Result<()> {
-    let began = Instant::now();
     let examined = examine(&settings(url)?).await?;
     examined
         .expect(check, "fails", words)
@@ -28,8 +26,6 @@ async fn expect(url: &str, check: &str, words: &[&str]) -> Result<()> {
     examined.expect("slot", "cannot say", &["not reached", check])?;
     examined.expect("topics", "cannot say", &["not reached"])?;
     examined.expect("kafka-answer", "ok", &[])?;
-    let took = began.elapsed();
-    ensure!(took < super::LIMIT / 2, "{url} took {took:?}");
     Ok(())
 }
 
@@ -58,7 +54,7 @@ async fn a_login_that_cannot_work_fails_the_check_of_the_login() -> Result<()> {
     expect(&of("postgres:right", "missing"), "login", &["3D000"]).await?;
     expect(&of("nobody:right", "postgres"), "login", &["nobody"]).await?;
     let url = of("postgres:right", "postgres").replace("disable", "require");
-    expect(&url, "tls", &["does not support TLS", "ssl = on"]).await?;
+    expect(&url, "tls", &["does not support TLS", "sslmode=disable"]).await?;
     let url = of("postgres:right", "postgres").replace("disable", "verify-ca");
     let no_certificate = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
     let url = format!("{url}&sslrootcert={no_certificate}");

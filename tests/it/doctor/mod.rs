@@ -17,8 +17,8 @@ use serde_json::Value;
 
 use crate::support::outboxd::{Settings, command};
 
-/// An examination ends within this time, whatever a server does.
-const LIMIT: Duration = Duration::from_secs(40);
+/// An examination ends within a minute, also on a busy machine.
+const LIMIT: Duration = Duration::from_secs(90);
 
 /// What `outboxd doctor --json` has printed, and how it ended.
 #[derive(Debug)]

@@ -10,6 +10,7 @@
 //! `#[tokio::test(flavor = "multi_thread")]`.
 #![allow(dead_code, reason = "each test uses a part of it")]
 
+pub(crate) mod browser;
 pub(crate) mod fixture;
 pub(crate) mod kafka;
 pub(crate) mod oracle;

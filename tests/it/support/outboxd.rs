@@ -309,6 +309,11 @@ impl Outboxd {
         get(self.settings.http, path).await
     }
 
+    /// The address of the status page.
+    pub(crate) fn page(&self) -> String {
+        format!("http://{}/", self.settings.http)
+    }
+
     /// `/status`.
     pub(crate) async fn status(&self) -> Result<Value> {
         let (_, body) = self.get("/status").await?;
