@@ -237,6 +237,18 @@ pub fn may_be_secret(text: &str) -> bool {
     text.contains('@') || text.contains("://") || text.contains("password")
 }
 
+/// The first error of this type among the causes.
+pub(crate) fn cause_of<E: StdError + 'static>(error: &dyn StdError) -> Option<&E> {
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        if let Some(found) = error.downcast_ref::<E>() {
+            return Some(found);
+        }
+        cause = error.source();
+    }
+    None
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

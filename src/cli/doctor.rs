@@ -3,7 +3,7 @@
 //!
 //! Exit code 0 means that nothing fails, 1 that something does.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 
 use anyhow::bail;
 use outboxd::config::{Config, Settings};
@@ -11,6 +11,7 @@ use outboxd::doctor::{self, Check, Report, Verdict};
 use serde_json::json;
 
 use crate::cli::dead_letter::plain;
+use crate::cli::terminal;
 
 /// The arguments of `doctor`.
 #[derive(clap::Args)]
@@ -38,7 +39,7 @@ pub(crate) async fn execute(args: Args) -> anyhow::Result<()> {
     if args.json {
         writeln!(out, "{}", json(&report))?;
     } else {
-        let colours = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+        let colours = terminal::takes_colours(&io::stdout());
         write!(out, "{}", text(&report, colours))?;
     }
     match report.count(Verdict::Fails) {

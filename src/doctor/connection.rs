@@ -2,13 +2,13 @@
 //!
 //! Pure. A refused connection is judged by the type of its cause, never by a translated message.
 
-use std::error::Error as StdError;
+use std::error::Error as _;
 use std::io;
 
 use crate::config::{Config, SslMode};
 use crate::doctor::catalogue::Name;
 use crate::doctor::report::Check;
-use crate::error::{Code, Error};
+use crate::error::{Code, Error, cause_of};
 use crate::postgres::ServerError;
 use crate::postgres::facts::Transport;
 
@@ -41,10 +41,10 @@ fn failed_check(error: &Error) -> Name {
         let is_login = of_login.iter().any(|state| server.code.starts_with(state));
         return if is_login { Name::Login } else { Name::Session };
     }
-    if error.code() == Code::Config || has_cause::<openssl::ssl::Error>(error) {
+    if error.code() == Code::Config || cause_of::<openssl::ssl::Error>(error).is_some() {
         return Name::Tls;
     }
-    if let Some(io) = cause::<io::Error>(error) {
+    if let Some(io) = cause_of::<io::Error>(error) {
         // tokio-postgres reports a server that accepts no writes without an OS error number.
         let is_standby =
             io.kind() == io::ErrorKind::PermissionDenied && io.raw_os_error().is_none();
@@ -64,7 +64,7 @@ fn failed_check(error: &Error) -> Name {
 }
 
 fn fix_of(failed: Name, error: &Error) -> String {
-    let is_name = cause::<io::Error>(error)
+    let is_name = cause_of::<io::Error>(error)
         .is_some_and(|io| io.raw_os_error().is_none() && io.to_string().contains("lookup"));
     let fix = match failed {
         Name::Reachable if is_name => "check the host name in DATABASE_URL, and this machine's DNS",
@@ -82,22 +82,6 @@ fn fix_of(failed: Name, error: &Error) -> String {
         _ => "see the server's log",
     };
     fix.to_owned()
-}
-
-fn has_cause<E: StdError + 'static>(error: &Error) -> bool {
-    cause::<E>(error).is_some()
-}
-
-/// The first error of this type among the causes.
-fn cause<E: StdError + 'static>(error: &Error) -> Option<&E> {
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        if let Some(found) = error.downcast_ref::<E>() {
-            return Some(found);
-        }
-        cause = error.source();
-    }
-    None
 }
 
 /// The checks of a connection that has become a session.

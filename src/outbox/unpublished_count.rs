@@ -5,6 +5,7 @@ use crate::config::Config;
 use crate::error::Result;
 use crate::outbox::DeadLetters;
 use crate::outbox::marking::Marking;
+use crate::outbox::table::count_sql;
 use crate::postgres::{Session, TableShape};
 
 /// Rows are counted up to this number: a count reads each of them.
@@ -39,14 +40,9 @@ impl UnpublishedCount {
         let Some(waiting) = dead_letters.waiting_rows(session).await? else {
             return Ok(None);
         };
-        let sql = format!(
-            "SELECT pg_catalog.count(*) FROM (SELECT FROM {table} AS o WHERE {unpublished} \
-                                               LIMIT {COUNT_MAX} + 1) AS counted",
-            table = config.table.quoted(),
-            unpublished = marking.unpublished("o"),
-        );
+        let sql = count_sql(&config.table.quoted(), &marking.unpublished("o"));
         let what = format!("counting unpublished rows of {}", config.table);
-        let rows: i64 = session.row(&what, &sql, &[]).await?.get(0);
+        let rows: i64 = session.row(&what, &sql, &[&(COUNT_MAX + 1)]).await?.get(0);
         Ok(Some(UnpublishedCount {
             rows: rows.min(COUNT_MAX),
             is_cut: rows > COUNT_MAX,

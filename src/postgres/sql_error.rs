@@ -4,9 +4,9 @@ use std::error::Error as _;
 use std::io;
 use std::sync::Arc;
 
-use crate::error::{Code, Error};
+use crate::error::{Code, Error, cause_of};
 use crate::postgres::sqlstate::{self, ServerError};
-use crate::postgres::tls_error::{TlsError, cause_of, tls_error};
+use crate::postgres::tls_error::{TlsError, tls_error};
 
 /// The library's error for a failed statement or connection. `context` names what was being done.
 pub(crate) fn sql_error(context: impl Into<String>, error: tokio_postgres::Error) -> Error {
@@ -17,7 +17,7 @@ pub(crate) fn describe(context: impl Into<String>, error: Arc<tokio_postgres::Er
     if let Some(server) = error.as_db_error() {
         return sqlstate::classify(context, ServerError::from(server));
     }
-    let problem = cause_of::<io::Error>(&error);
+    let problem = cause_of::<io::Error>(&*error);
     let classified = match (problem, tls_error(&error)) {
         // tokio-postgres reports a read-only server as an I/O error without an OS error number.
         (Some(io), _) if read_only(io) => Error::transient(Code::Connect, context)

@@ -1,6 +1,7 @@
 //! Why a TLS handshake failed, from the error of a connection.
 
-use std::error::Error as StdError;
+#[cfg(feature = "publisher")]
+use crate::error::cause_of;
 
 /// Why TLS failed.
 pub(super) enum TlsError {
@@ -32,17 +33,5 @@ pub(super) fn tls_error(error: &tokio_postgres::Error) -> Option<TlsError> {
 /// [`Writer`](crate::outbox::Writer) alone uses its caller's sessions, whose TLS handshake is over.
 #[cfg(not(feature = "publisher"))]
 pub(super) fn tls_error(_: &tokio_postgres::Error) -> Option<TlsError> {
-    None
-}
-
-/// The first error of this type among the causes.
-pub(super) fn cause_of<E: StdError + 'static>(error: &tokio_postgres::Error) -> Option<&E> {
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        if let Some(found) = error.downcast_ref::<E>() {
-            return Some(found);
-        }
-        cause = error.source();
-    }
     None
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use crate::format::{age, bytes};
+use crate::format::{age, bytes, count};
 
 /// So much WAL behind is a backlog.
 const WAL_MIN: u64 = 32 << 20;
@@ -205,12 +205,11 @@ impl BacklogLog {
     }
 }
 
-fn amount(backlog: &BacklogProgress, count: u64) -> String {
+fn amount(backlog: &BacklogProgress, number: u64) -> String {
     let more = if backlog.is_more { "more than " } else { "" };
     match backlog.unit {
-        BacklogUnit::Rows if count == 1 => format!("{more}1 row"),
-        BacklogUnit::Rows => format!("{more}{count} rows"),
-        BacklogUnit::Bytes => bytes(count),
+        BacklogUnit::Rows => format!("{more}{}", count(number, "row")),
+        BacklogUnit::Bytes => bytes(number),
     }
 }
 

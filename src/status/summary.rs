@@ -5,7 +5,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::format::{rate, short_time};
+use crate::format::{count, rate, short_time};
 use crate::status::latency::LatencyCounts;
 
 /// See the module's head.
@@ -70,8 +70,8 @@ impl Summary {
 impl fmt::Display for Published {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let seconds = self.time.as_secs_f64();
-        let noun = if self.events == 1 { "event" } else { "events" };
-        write!(f, "published {} {noun} in {seconds:.0} s", self.events)?;
+        let events = count(self.events, "event");
+        write!(f, "published {events} in {seconds:.0} s")?;
         write!(f, " ({}/s)", rate(self.events as f64 / seconds))?;
         match self.p99 {
             Some(p99) => write!(f, ", p99 {}", short_time(p99.as_secs_f64())),

@@ -303,8 +303,8 @@ impl UnpublishedRows {
     }
 }
 
-/// Counts the unpublished rows up to a limit.
-fn count_sql(name: &str, unpublished: &str) -> String {
+/// Counts the rows `o` of the table `name` that `unpublished` is true of, up to `$1`.
+pub(in crate::outbox) fn count_sql(name: &str, unpublished: &str) -> String {
     format!(
         "SELECT pg_catalog.count(*) \
          FROM (SELECT FROM {name} AS o WHERE {unpublished} LIMIT $1::bigint) AS counted"
