@@ -5,30 +5,11 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
-use crate::support::kafka::{self, Kafka, Outer};
+use crate::support::kafka::{self, Kafka};
 use crate::support::outboxd::{Outboxd, Settings, init};
 use crate::support::postgres::{self, Database};
 
 const LIMIT: Duration = Duration::from_secs(90);
-const ACLS: &str = "org.apache.kafka.tools.AclCommand";
-
-/// The properties of a broker whose second listener knows the user `app`. That user has the rights
-/// that ACLs give it, and the tests' own client has all.
-const WITH_ACLS: [&str; 4] = [
-    "authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer",
-    "super.users=User:ANONYMOUS",
-    "listener.name.outer.sasl.enabled.mechanisms=PLAIN",
-    "listener.name.outer.plain.sasl.jaas.config=\
-     org.apache.kafka.common.security.plain.PlainLoginModule required user_app=\"right\";",
-];
-
-fn with_acls() -> Result<Kafka> {
-    let outer = Outer {
-        protocol: "SASL_PLAINTEXT",
-        advertised: None,
-    };
-    kafka::with_outer(outer, &WITH_ACLS)
-}
 
 fn as_app(database: &Database, kafka: &Kafka) -> Result<Settings> {
     let properties = "security.protocol=SASL_PLAINTEXT,sasl.mechanism=PLAIN,\
@@ -53,7 +34,7 @@ async fn acl(kafka: &Kafka, verb: &[&str], operation: &str) -> Result<()> {
         "--resource-pattern-type",
         "prefixed",
     ];
-    kafka.tool(ACLS, &[verb, &rest].concat()).await
+    kafka.tool(kafka::ACLS, &[verb, &rest].concat()).await
 }
 
 async fn expect_no_dead_letters(database: &Database) -> Result<()> {
@@ -66,7 +47,7 @@ async fn expect_no_dead_letters(database: &Database) -> Result<()> {
 /// Without any right to write, librdkafka's producer fails for good as soon as it starts.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_user_who_gets_the_right_to_write_later_needs_no_restart() -> Result<()> {
-    let kafka = with_acls()?;
+    let kafka = kafka::with_acls()?;
     let database = Database::create(postgres::shared(postgres::turn(15))).await?;
     let topic = kafka.topic("events", 3).await?;
     acl(&kafka, &["--add"], "Describe").await?;
@@ -102,7 +83,7 @@ async fn a_user_who_gets_the_right_to_write_later_needs_no_restart() -> Result<(
 /// All rights of the user vanish for a while, as when a broker has lost its ACLs.
 #[tokio::test(flavor = "multi_thread")]
 async fn rights_that_vanish_on_every_topic_are_an_outage_and_cost_no_event() -> Result<()> {
-    let kafka = with_acls()?;
+    let kafka = kafka::with_acls()?;
     let database = Database::create(postgres::shared(postgres::turn(17))).await?;
     let mut topics = Vec::new();
     for _ in 0..4 {
@@ -117,7 +98,7 @@ async fn rights_that_vanish_on_every_topic_are_an_outage_and_cost_no_event() -> 
         "IdempotentWrite",
         "--cluster",
     ];
-    kafka.tool(ACLS, &cluster).await?;
+    kafka.tool(kafka::ACLS, &cluster).await?;
     let rights = ["Write", "Describe"];
     for operation in rights {
         acl(&kafka, &["--add"], operation).await?;

@@ -9,7 +9,7 @@ use crate::support::fixture::Fixture;
 use crate::support::kafka;
 use crate::support::oracle::Oracle;
 use crate::support::outboxd::{Outboxd, Settings};
-use crate::support::postgres::{self, MAJORS, Session};
+use crate::support::postgres::{self, MAJORS};
 use crate::support::wait::wait_until;
 use crate::support::writers::{Pattern, Writers};
 
@@ -22,22 +22,6 @@ const PATTERN: Pattern = Pattern {
     rows: 3,
     rest: Duration::from_millis(5),
 };
-
-/// Terminates the slot's walsender, and drops the slot before outboxd reconnects.
-async fn drop_slot(session: &Session, slot: &str) -> Result<()> {
-    wait_until("the slot to be dropped", LIMIT, async || {
-        let end = "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots \
-                   WHERE slot_name = $1";
-        session.execute(end, &[&slot]).await?;
-        let drop = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots \
-                    WHERE slot_name = $1 AND NOT active";
-        Ok(match session.execute(drop, &[&slot]).await {
-            Ok(1) => Ok(()),
-            other => Err(format!("{other:?}")),
-        })
-    })
-    .await
-}
 
 async fn expect_healed(outboxd: &Outboxd, heals: f64) -> Result<()> {
     wait_until("a new slot", NOTICED, async || {
@@ -63,7 +47,7 @@ async fn a_slot_that_is_dropped_under_load_is_created_again_and_nothing_is_missi
         let writers = Writers::start(&fixture.database, &fixture.topic, 4, PATTERN);
         let session = fixture.database.connect().await?;
         for heals in [1.0, 2.0] {
-            drop_slot(&session, &fixture.slot()).await?;
+            session.drop_slot(&fixture.slot(), LIMIT).await?;
             expect_healed(&outboxd, heals).await?;
             outboxd.wait_for_log(&["no longer exists"], LIMIT).await?;
         }
@@ -189,7 +173,8 @@ async fn with_halt_a_lost_slot_ends_it_and_the_next_start_asks() -> Result<()> {
         .insert("before", &fixture.topic, "{}")
         .await?;
     fixture.all_marked(LIMIT).await?;
-    drop_slot(&fixture.database.connect().await?, &fixture.slot()).await?;
+    let session = fixture.database.connect().await?;
+    session.drop_slot(&fixture.slot(), LIMIT).await?;
     assert_eq!(outboxd.wait(NOTICED).await?, 1);
     let log = outboxd.log();
     ensure!(

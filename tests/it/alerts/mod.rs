@@ -11,7 +11,6 @@ use anyhow::{Context, Result, ensure};
 
 use crate::support::fixture::Fixture;
 use crate::support::outboxd::{Outboxd, Settings, command};
-use crate::support::postgres::Session;
 use crate::support::prometheus::{Prometheus, promtool};
 use crate::support::wait::wait_until;
 use crate::support::{is_long_run, kafka, postgres};
@@ -186,7 +185,7 @@ async fn each_of_five_faults_that_outboxd_survives_fires_its_own_alert() -> Resu
     let again = "UPDATE outbox.outbox SET published_at = NULL";
     session.batch_execute(again).await?;
     let session = healed.database.connect().await?;
-    drop_slot(&session, &healed.slot()).await?;
+    session.drop_slot(&healed.slot(), LIMIT).await?;
     let expected = [
         ("OutboxdDeadLetters", refused),
         ("OutboxdDeadLetters", unmarked),
@@ -210,22 +209,6 @@ async fn each_of_five_faults_that_outboxd_survives_fires_its_own_alert() -> Resu
     session.batch_execute(join).await?;
     // Those about the past go on for an hour.
     expect(&prometheus, &expected[3..], LIMIT).await
-}
-
-/// Terminates the slot's walsender, and drops the slot before outboxd reconnects.
-async fn drop_slot(session: &Session, slot: &str) -> Result<()> {
-    wait_until("the slot to be dropped", LIMIT, async || {
-        let end = "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots \
-                   WHERE slot_name = $1";
-        session.execute(end, &[&slot]).await?;
-        let drop = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots \
-                    WHERE slot_name = $1 AND NOT active";
-        Ok(match session.execute(drop, &[&slot]).await {
-            Ok(1) => Ok(()),
-            other => Err(format!("{other:?}")),
-        })
-    })
-    .await
 }
 
 /// Kafka is frozen, a row is locked, and Postgres is away: each for more than a minute.
@@ -277,7 +260,7 @@ async fn waits_of_a_minute_fire_their_own_alerts_and_end_with_them() -> Result<(
     expect(&prometheus, &[], LIMIT).await
 }
 
-/// An outboxd that ends and is started again and again, and a slot that nobody reads.
+/// An outboxd that ends and is started again and again, and a slot that no session reads.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_outboxd_that_ends_again_and_again_and_a_slot_that_falls_behind_are_seen() -> Result<()>
 {

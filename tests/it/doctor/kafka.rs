@@ -188,34 +188,18 @@ async fn brokers_that_are_not_reached_are_named_each_with_its_address() -> Resul
     other.expect("topics", "cannot say", &["not reached", "kafka-answer"])
 }
 
-const ACLS: &str = "org.apache.kafka.tools.AclCommand";
-
-/// The properties of a broker whose second listener knows the user `app`, which has the rights that
-/// ACLs give it.
-const WITH_ACLS: [&str; 4] = [
-    "authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer",
-    "super.users=User:ANONYMOUS",
-    "listener.name.outer.sasl.enabled.mechanisms=PLAIN",
-    "listener.name.outer.plain.sasl.jaas.config=\
-     org.apache.kafka.common.security.plain.PlainLoginModule required user_app=\"right\";",
-];
-
 async fn allow(kafka: &Kafka, operations: &[&str]) -> Result<()> {
     let mut arguments = vec!["--add", "--allow-principal", "User:app"];
     for operation in operations {
         arguments.extend(["--operation", operation]);
     }
     arguments.extend(["--topic", "events", "--resource-pattern-type", "prefixed"]);
-    kafka.tool(ACLS, &arguments).await
+    kafka.tool(kafka::ACLS, &arguments).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broker_that_refuses_the_user_is_named_with_what_fixes_it() -> Result<()> {
-    let outer = Outer {
-        protocol: "SASL_PLAINTEXT",
-        advertised: None,
-    };
-    let kafka = kafka::with_outer(outer, &WITH_ACLS)?;
+    let kafka = kafka::with_acls()?;
     let fixture = Fixture::create(postgres::shared(turn(15)), &kafka).await?;
     fixture
         .database

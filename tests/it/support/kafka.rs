@@ -232,6 +232,28 @@ pub(crate) fn fast() -> Result<Kafka> {
     Kafka::start(&FAST, &[])
 }
 
+/// Kafka's own command for ACLs; see [`Kafka::tool`].
+pub(crate) const ACLS: &str = "org.apache.kafka.tools.AclCommand";
+
+/// The properties of a broker whose second listener knows the user `app`. That user has the rights
+/// that ACLs give it, and the tests' own client has all.
+const WITH_ACLS: [&str; 4] = [
+    "authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+    "super.users=User:ANONYMOUS",
+    "listener.name.outer.sasl.enabled.mechanisms=PLAIN",
+    "listener.name.outer.plain.sasl.jaas.config=\
+     org.apache.kafka.common.security.plain.PlainLoginModule required user_app=\"right\";",
+];
+
+/// A broker with [`WITH_ACLS`].
+pub(crate) fn with_acls() -> Result<Kafka> {
+    let outer = Outer {
+        protocol: "SASL_PLAINTEXT",
+        advertised: None,
+    };
+    with_outer(outer, &WITH_ACLS)
+}
+
 /// A private broker with a second listener at [`Kafka::outer_port`].
 pub(crate) fn with_outer(outer: Outer<'_>, properties: &[&str]) -> Result<Kafka> {
     let place = Place::alone()?;

@@ -142,6 +142,22 @@ impl Session {
         let _ = (&mut self.connection).await;
     }
 
+    /// Terminates the slot's walsender, and drops the slot before outboxd reconnects.
+    pub(crate) async fn drop_slot(&self, slot: &str, limit: Duration) -> Result<()> {
+        wait_until("the slot to be dropped", limit, async || {
+            let end = "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots \
+                       WHERE slot_name = $1";
+            self.client.execute(end, &[&slot]).await?;
+            let drop = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots \
+                        WHERE slot_name = $1 AND NOT active";
+            Ok(match self.client.execute(drop, &[&slot]).await {
+                Ok(1) => Ok(()),
+                other => Err(format!("{other:?}")),
+            })
+        })
+        .await
+    }
+
     /// Waits until a statement returns this value.
     pub(crate) async fn wait_for_value(
         &self,
