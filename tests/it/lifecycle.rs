@@ -140,7 +140,9 @@ async fn a_second_instance_waits_and_takes_over() -> Result<()> {
 /// The row is tried again every two seconds, and the wait for it goes on.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_wait_for_a_locked_row_lasts_since_it_was_first_tried() -> Result<()> {
-    let fixture = Fixture::create(postgres::shared(postgres::turn(17)), kafka::shared()).await?;
+    // The row is locked for more than a minute, and every new slot of its server waits for that.
+    let server = postgres::private(postgres::turn(17), &[])?;
+    let fixture = Fixture::create(&server, kafka::shared()).await?;
     let mut outboxd = Outboxd::spawn(&fixture.settings)?;
     outboxd.wait_for_phase("streaming", LIMIT).await?;
     let mut other = fixture.database.connect().await?;

@@ -217,12 +217,13 @@ async fn waits_of_a_minute_fire_their_own_alerts_and_end_with_them() -> Result<(
     if !is_long_run("alerts: Kafka away, a locked row, and Postgres away, a minute each") {
         return Ok(());
     }
-    let shared = postgres::shared(postgres::turn(17));
     let mut broker = kafka::private(&[])?;
     let mut stopped = postgres::private(postgres::turn(15), &[])?;
-    let away = Fixture::create(shared, &broker).await?;
+    let away = Fixture::create(postgres::shared(postgres::turn(17)), &broker).await?;
     let away = (away.database, away.topic.clone(), away.settings.clone());
-    let locked = Fixture::create(shared, kafka::shared()).await?;
+    // The row is locked for a minute, and every new slot of its server waits for that.
+    let holds_lock = postgres::private(postgres::turn(17), &[])?;
+    let locked = Fixture::create(&holds_lock, kafka::shared()).await?;
     let without = Fixture::create(&stopped, kafka::shared()).await?;
     let settings = [
         away.2.clone(),
