@@ -125,20 +125,28 @@ impl MetadataClient {
         Ok(answers.collect())
     }
 
-    /// Asks for the settings of any topic, so that a cluster that does not answer such requests is
-    /// known before the first event.
-    pub(crate) async fn warm_up(&self) -> Result<()> {
-        let client = self.client().await?;
-        let (lister, config) = (Arc::clone(&client), self.config.clone());
-        let first = blocking(move || {
-            let metadata = lister.inner().fetch_metadata(None, SLICE);
+    /// Waits for the first answer of a broker, and returns the name of a usable topic, if there is
+    /// one.
+    ///
+    /// # Errors
+    ///
+    /// As [`MetadataClient::ask`], after 2.5 seconds.
+    pub(crate) async fn any_topic(&self) -> Result<Option<String>> {
+        let (client, config) = (self.client().await?, self.config.clone());
+        blocking(move || {
+            let metadata = client.inner().fetch_metadata(None, SLICE);
             let metadata = metadata.map_err(|error| unreachable(&config, error))?;
             let mut usable = metadata.topics().iter().filter(|it| it.error().is_none());
             Ok(usable.next().map(|topic| topic.name().to_owned()))
-        });
-        if let Some(topic) = first.await? {
-            self.topic_settings.read(&client, vec![topic]).await;
-        }
+        })
+        .await
+    }
+
+    /// Asks for the settings of this topic, so that a cluster that does not answer such requests
+    /// is known before the first event.
+    pub(crate) async fn warm_up(&self, topic: String) -> Result<()> {
+        let client = self.client().await?;
+        self.topic_settings.read(&client, vec![topic]).await;
         Ok(())
     }
 

@@ -1,8 +1,9 @@
 //! Whether a broker answers, and why not.
 //!
-//! Without an event nothing else shows a wrong address, protocol or password. Until the first
-//! answer the cluster is asked again and again, by a client of its own, whose errors are read.
-//! After that the records show the state of the cluster, and it is asked again when none of them is
+//! Without an event nothing else shows a wrong address, protocol or password. The client for
+//! metadata asks first, since it has to connect anyway. Where it has no answer within a second, the
+//! cluster is asked again and again by a client of its own, whose errors are read. After an answer
+//! the records show the state of the cluster, and it is asked again when none of them is
 //! acknowledged, or when the producer has lost every broker.
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,6 +15,8 @@ use tokio::task::JoinHandle;
 use crate::config::Config;
 use crate::kafka::{MetadataClient, reachable};
 
+/// How long the client for metadata asks alone.
+const ALONE: Duration = Duration::from_secs(1);
 /// The limit for an answer.
 const LIMIT: Duration = Duration::from_secs(5);
 const RETRY: Duration = Duration::from_secs(3);
@@ -49,17 +52,19 @@ impl KafkaReach {
         let asks = Arc::<Notify>::default();
         let (config, shared, asked) = (Arc::clone(config), Arc::clone(&state), Arc::clone(&asks));
         let task = tokio::spawn(async move {
+            let first_answer = Notify::new();
             let ask = async {
+                let alone = tokio::time::timeout(ALONE, first_answer.notified()).await;
+                if alone.is_ok() {
+                    answered(&shared);
+                    asked.notified().await;
+                }
                 loop {
                     until_answered(&config, &shared).await;
                     asked.notified().await;
                 }
             };
-            tokio::join!(ask, async {
-                if let Err(error) = metadata_client.warm_up().await {
-                    tracing::debug!(error = %error.report(), "Kafka metadata query failed");
-                }
-            });
+            tokio::join!(ask, warm_up(&metadata_client, &first_answer));
         });
         KafkaReach { state, asks, task }
     }
@@ -106,7 +111,25 @@ async fn until_answered(config: &Config, state: &Mutex<State>) {
         lock(state).problem = Some(error.describe());
         tokio::time::sleep(RETRY).await;
     }
+    answered(state);
+}
+
+fn answered(state: &Mutex<State>) {
     let mut state = lock(state);
     (state.has_answered, state.answered_at) = (true, Some(Instant::now()));
     (state.asked_at, state.problem) = (None, None);
+}
+
+async fn warm_up(client: &MetadataClient, first_answer: &Notify) {
+    let warm = async {
+        let topic = client.any_topic().await?;
+        first_answer.notify_one();
+        match topic {
+            Some(topic) => client.warm_up(topic).await,
+            None => Ok(()),
+        }
+    };
+    if let Err(error) = warm.await {
+        tracing::debug!(error = %error.report(), "Kafka metadata query failed");
+    }
 }
