@@ -12,11 +12,11 @@
 //! A browser that a foreign page has led here by a name of its own (DNS rebinding) is refused: see
 //! `host`. No answer may be framed, sniffed or cached.
 //!
-//! Connections are limited in number and in time (`listener`), so that no client can hold memory
-//! or a file descriptor for long.
+//! Connections are limited in number and in time (`connections`), so that no client can hold memory
+//! or a file descriptor for long, or keep a probe out.
 
+mod connections;
 mod host;
-mod listener;
 mod page;
 
 use std::fmt;
@@ -30,7 +30,6 @@ use axum::{Json, Router, middleware};
 use tokio::net::{TcpListener, ToSocketAddrs};
 
 use crate::error::{Code, Error, Result};
-use crate::http::listener::Limited;
 use crate::metrics::{Metrics, TextFormat};
 use crate::publisher::Status;
 use crate::status::readiness::{liveness, readiness};
@@ -61,21 +60,12 @@ pub fn serve(
     metrics: Arc<Metrics>,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> impl Future<Output = ()> + Send + 'static {
-    let listener = Limited::new(listener);
-    let hosts = hosts.into();
-    async move {
-        // The future is documented to end only after the shutdown, and never with an error.
-        let _ = axum::serve(
-            listener,
-            router(Shown {
-                status,
-                metrics,
-                hosts,
-            }),
-        )
-        .with_graceful_shutdown(shutdown)
-        .await;
-    }
+    let router = router(Shown {
+        status,
+        metrics,
+        hosts: hosts.into(),
+    });
+    connections::serve(listener, router, shutdown)
 }
 
 #[derive(Clone)]

@@ -378,13 +378,47 @@ async fn an_address_in_use_is_a_fault_of_configuration() {
     assert!(error.message().contains("OUTBOX_HTTP_LISTEN"), "{error}");
 }
 
+/// Everything that the server sends on this connection until it closes it.
+async fn rest(stream: &mut TcpStream) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    // A reset is an end as well.
+    let _ = stream.read_to_end(&mut bytes).await;
+    bytes
+}
+
 #[tokio::test(start_paused = true)]
-async fn a_silent_connection_is_ended_after_its_time() {
-    let listener = bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let mut limited = Limited::new(listener);
-    let _client = TcpStream::connect(address).await.unwrap();
-    let (mut stream, _) = axum::serve::Listener::accept(&mut limited).await;
-    let error = stream.read_u8().await.unwrap_err();
-    assert_eq!(error.kind(), std::io::ErrorKind::TimedOut);
+async fn a_head_that_does_not_arrive_ends_its_connection_within_seconds() {
+    let server = Server::start(streaming()).await;
+    for sent in ["", "GET /livez HTTP/1.1\r\nHost: x\r\nX-Slow: "] {
+        let mut stream = TcpStream::connect(server.address).await.unwrap();
+        stream.write_all(sent.as_bytes()).await.unwrap();
+        let began = tokio::time::Instant::now();
+        rest(&mut stream).await;
+        let took = began.elapsed();
+        let limit = connections::HEAD_LIMIT + std::time::Duration::from_secs(1);
+        assert!(took < limit, "{sent:?} {took:?}");
+    }
+}
+
+#[tokio::test]
+async fn connections_that_are_held_open_keep_no_probe_out() {
+    let server = Server::start(streaming()).await;
+    let mut held = Vec::new();
+    for _ in 0..4 * connections::CONNECTIONS_MAX {
+        held.push(TcpStream::connect(server.address).await.unwrap());
+        assert_eq!(server.code("/livez").await, 200);
+    }
+    // The oldest made room for the others.
+    assert_eq!(rest(&mut held[0]).await, b"");
+}
+
+#[tokio::test]
+async fn http_2_is_not_spoken() {
+    let server = Server::start(streaming()).await;
+    let mut stream = TcpStream::connect(server.address).await.unwrap();
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    stream.write_all(preface).await.unwrap();
+    let answer = rest(&mut stream).await;
+    let text = String::from_utf8_lossy(&answer);
+    assert!(text.is_empty() || text.starts_with("HTTP/1.1 4"), "{text}");
 }
