@@ -40,6 +40,7 @@ impl Supervisor {
         if let Some(why) = self.session_start().entered(place, end, holder) {
             self.clear(&why);
         }
+        self.held_lock = true;
         self.forwarder.use_place(Some(place.clone()));
         let lineage = place.server.lineage;
         self.forwarder.board.has_session();

@@ -66,6 +66,8 @@ pub(crate) struct Supervisor {
     pub(in crate::publisher) slow: SlowRows,
     /// Before this attempt asked for the lock.
     pub(in crate::publisher) lock_asked: Moment,
+    /// A session of this attempt has held the lock.
+    pub(in crate::publisher) held_lock: bool,
 }
 
 /// How an attempt ended.
@@ -96,6 +98,7 @@ impl Supervisor {
             sent_rows: SentRows::default(),
             slow: SlowRows::default(),
             lock_asked: Moment::default(),
+            held_lock: false,
         }
     }
 
@@ -185,7 +188,9 @@ impl Supervisor {
         let delay = self.backoff.next_delay();
         let board = Arc::clone(&self.forwarder.board);
         self.forwarder.metrics.error(error.code());
-        if self.resume.has_streamed() {
+        // An attempt that reaches no server, again and again, is one lost session.
+        let lost = std::mem::take(&mut self.held_lock) && self.resume.has_streamed();
+        if lost {
             self.forwarder.metrics.reconnects.inc();
         }
         self.forwarder.log_error(error, "no session, retrying");
@@ -196,7 +201,7 @@ impl Supervisor {
         };
         board.failed(phase, error.code().as_str(), error.report());
         board.update(|status| {
-            status.reconnects += u64::from(self.resume.has_streamed());
+            status.reconnects += u64::from(lost);
         });
         board.slot_read(None);
         let on = match error.code() {

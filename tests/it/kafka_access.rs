@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 
 use crate::support::kafka::{self, Kafka};
 use crate::support::outboxd::{Outboxd, Settings, init};
@@ -130,7 +130,8 @@ async fn rights_that_vanish_on_every_topic_are_an_outage_and_cost_no_event() -> 
     for operation in rights {
         acl(&kafka, &["--add"], operation).await?;
     }
-    database.all_marked(LIMIT).await?;
+    let marked = database.all_marked(LIMIT).await;
+    marked.with_context(|| outboxd.log())?;
     expect_no_dead_letters(&database).await?;
     assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
     let topics: Vec<&str> = topics.iter().map(String::as_str).collect();

@@ -163,6 +163,44 @@ async fn a_publication_that_is_dropped_and_created_again_is_named_and_healed() -
     Ok(())
 }
 
+/// Nothing that is said or decided about a lost slot waits for Kafka.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slot_that_is_lost_while_kafka_is_away_is_named_at_once_and_healed_or_left() -> Result<()>
+{
+    let mut broker = kafka::private(&[])?;
+    for policy in ["heal", "halt"] {
+        let fixture = Fixture::create(postgres::shared(postgres::turn(17)), &broker).await?;
+        let (slot, topic) = (fixture.slot(), fixture.topic.clone());
+        let settings = fixture.settings.clone().set("OUTBOX_ON_SLOT_LOSS", policy);
+        let database = fixture.database;
+        let mut outboxd = Outboxd::spawn(&settings.set("OUTBOX_OPERATION_TIMEOUT", "5s"))?;
+        outboxd.wait_until_ready(LIMIT).await?;
+        broker.freeze()?;
+        database.insert("held", &topic, "{}").await?;
+        outboxd
+            .wait_for_status("the event to be held", LIMIT, |status| {
+                status["in_flight_records"] == 1
+            })
+            .await?;
+        database.connect().await?.drop_slot(&slot, LIMIT).await?;
+        outboxd
+            .wait_for_log(&["WARN", "the slot is lost", "no longer exists"], NOTICED)
+            .await?;
+        if policy == "halt" {
+            assert_eq!(outboxd.wait(NOTICED * 2).await?, 1, "{}", outboxd.log());
+            broker.thaw()?;
+            continue;
+        }
+        broker.thaw()?;
+        expect_healed(&outboxd, 1.0).await?;
+        let session = database.connect().await?;
+        let left = "SELECT count(*) FROM outbox.outbox WHERE published_at IS NULL";
+        session.wait_for_value("the mark", left, 0, LIMIT).await?;
+        assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
+    }
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn with_halt_a_lost_slot_ends_it_and_the_next_start_asks() -> Result<()> {
     let fixture = Fixture::create(postgres::shared(postgres::turn(15)), kafka::shared()).await?;

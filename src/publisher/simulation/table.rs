@@ -69,6 +69,9 @@ impl Bootstrap {
         let backlog = world.config.backlog;
         let steps = BootstrapSteps {
             settles,
+            halts: loss
+                .as_ref()
+                .is_some_and(|it| it.permit(&world.config).is_err()),
             has_lost,
             publishes_backlog: loss.is_some()
                 || matches!(backlog, Backlog::Auto | Backlog::Publish),
@@ -176,6 +179,10 @@ impl Process {
             Step::Settle => self
                 .turn_scan(world, &mut bootstrap.proof)?
                 .then_some(Done::Settled),
+            Step::SettleInTime => {
+                let settled = self.turn_scan(world, &mut bootstrap.proof)?;
+                (settled || world.rng.bool()).then_some(Done::Settled)
+            }
             Step::StartOver => {
                 self.start_over(world, Lsn::INVALID);
                 Some(Done::StartedOver)

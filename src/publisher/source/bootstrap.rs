@@ -21,6 +21,8 @@
 use std::pin::pin;
 use std::time::{Duration, Instant};
 
+use tokio::time::timeout;
+
 use crate::config::{AfterPublish, Backlog, OnSlotLoss};
 use crate::error::{Code, Error, Result};
 use crate::outbox::{BATCH, Read, RowName, RowSet, SAVEPOINT};
@@ -77,11 +79,10 @@ impl Bootstrap<'_> {
 
     async fn procedure(&mut self, found: Option<Slot>) -> Result<HandledRows, Interrupt> {
         self.scan.forwarder.board.phase(Phase::Backlog);
-        let steps = BootstrapSteps {
-            settles: self.settles,
-            has_lost: found.is_some(),
-            publishes_backlog: self.publishes_backlog(),
-        };
+        if let Some(loss) = &self.loss {
+            self.name(loss);
+        }
+        let steps = self.steps(found.is_some());
         let slot = self.scan.config.slot.clone();
         let temporary = format!("outboxd_new_{:016x}", fastrand::u64(..));
         let (mut step, mut created) = (steps.first(), None);
@@ -91,15 +92,19 @@ impl Bootstrap<'_> {
                     self.scan.settle().await?;
                     Done::Settled
                 }
+                Step::SettleInTime => {
+                    let limit = self.scan.config.operation_timeout;
+                    timeout(limit, self.scan.settle()).await.unwrap_or(Ok(()))?;
+                    Done::Settled
+                }
                 Step::StartOver => {
                     self.scan.start_over().await?;
                     Done::StartedOver
                 }
                 Step::Permit => {
                     self.permit().await?;
-                    if let Some(loss) = &self.loss {
-                        let message = "creating a new slot, and publishing from the table";
-                        tracing::warn!(%slot, %loss, "{message}");
+                    if self.loss.is_some() {
+                        tracing::warn!(%slot, "creating a new slot, and publishing from the table");
                     }
                     if self.publishes_backlog() {
                         self.scan.count_backlog().await?;
@@ -144,6 +149,27 @@ impl Bootstrap<'_> {
         Ok(created
             .map(|(handled_rows, _)| handled_rows)
             .unwrap_or_default())
+    }
+
+    fn steps(&self, has_lost: bool) -> BootstrapSteps {
+        let permitted = self
+            .loss
+            .as_ref()
+            .map(|loss| loss.permit(&self.scan.config));
+        BootstrapSteps {
+            settles: self.settles,
+            halts: matches!(permitted, Some(Err(_))),
+            has_lost,
+            publishes_backlog: self.publishes_backlog(),
+        }
+    }
+
+    /// Says at once that the slot is lost: what comes next may have to wait for Kafka.
+    fn name(&self, loss: &SlotLoss) {
+        let (config, board) = (&self.scan.config, &self.scan.forwarder.board);
+        tracing::warn!(slot = %config.slot, %loss, "the slot is lost");
+        let report = format!("slot {} {loss}", config.slot);
+        board.failed(Phase::Backlog, Code::Slot.as_str(), report);
     }
 
     fn client(&mut self) -> Result<&mut ReplicationClient> {

@@ -10,6 +10,8 @@ pub(crate) const FEW: usize = 1_000;
 pub(crate) enum Step {
     /// Wait until every event in memory is settled.
     Settle,
+    /// The same for a limited time: whatever is not settled by then is repeated by a later start.
+    SettleInTime,
     /// Drop memory.
     StartOver,
     /// Check that the configuration permits a new slot here.
@@ -50,6 +52,8 @@ pub(crate) enum Done {
 pub(crate) struct BootstrapSteps {
     /// The events in memory can be settled.
     pub(crate) settles: bool,
+    /// The configuration says to halt, so nothing waits without end for Kafka or a locked row.
+    pub(crate) halts: bool,
     /// The lost slot still exists.
     pub(crate) has_lost: bool,
     /// Unpublished rows are sent before there is a slot.
@@ -60,7 +64,9 @@ impl BootstrapSteps {
     /// The first step.
     pub(crate) fn first(self) -> Step {
         match self.settles {
+            true if self.halts => Step::SettleInTime,
             true => Step::Settle,
+            false if self.halts => Step::Permit,
             false => Step::StartOver,
         }
     }
@@ -68,6 +74,7 @@ impl BootstrapSteps {
     /// The step that follows.
     pub(crate) fn next(self, done: Done) -> Step {
         match done {
+            Done::Settled if self.halts => Step::Permit,
             Done::Settled => Step::StartOver,
             Done::StartedOver => Step::Permit,
             Done::Permitted if self.has_lost => Step::DropLost,
@@ -89,6 +96,7 @@ mod tests {
 
     const STEPS: BootstrapSteps = BootstrapSteps {
         settles: true,
+        halts: false,
         has_lost: true,
         publishes_backlog: true,
     };
@@ -120,6 +128,21 @@ mod tests {
             ..STEPS
         };
         assert_eq!(steps.first(), Step::StartOver);
+    }
+
+    #[test]
+    fn a_halt_waits_for_a_limited_time_and_reads_nothing() {
+        let steps = BootstrapSteps {
+            halts: true,
+            ..STEPS
+        };
+        assert_eq!(steps.first(), Step::SettleInTime);
+        assert_eq!(steps.next(Done::Settled), Step::Permit);
+        let steps = BootstrapSteps {
+            settles: false,
+            ..steps
+        };
+        assert_eq!(steps.first(), Step::Permit);
     }
 
     #[test]
