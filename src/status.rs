@@ -105,6 +105,11 @@ pub struct Status {
     pub in_flight_bytes: u64,
     /// Events that are in Kafka and whose rows are not written back yet.
     pub unmarked_records: u64,
+    /// Unpublished rows in the table, those with a dead letter included, as last counted, up to
+    /// 1,000,000; absent while they cannot be counted, and where rows are not marked as published.
+    pub unpublished_rows: Option<u64>,
+    /// Whether there are more.
+    pub unpublished_more: bool,
     /// Unpublished rows that wait for the decision about their dead letters, up to 10,000.
     pub dead_letter_rows: u64,
     /// The open dead letters, as last counted.
@@ -158,6 +163,8 @@ impl Status {
             in_flight_records: 0,
             in_flight_bytes: 0,
             unmarked_records: 0,
+            unpublished_rows: None,
+            unpublished_more: false,
             dead_letter_rows: 0,
             dead_letters: OpenDeadLetters::default(),
             oldest_unacknowledged_seconds: 0.0,

@@ -30,6 +30,7 @@ pub(super) struct Gauges {
     in_flight_bytes: Gauge,
     oldest_unacknowledged: FloatGauge,
     write_back_pending: Gauge,
+    unpublished_rows: KnownGauge<i64>,
     /// Set where the event happens.
     pub(super) last_published: KnownGauge<f64>,
     waiting: Family<Labels, FloatGauge>,
@@ -58,6 +59,7 @@ impl Gauges {
             in_flight_bytes: Gauge::default(),
             oldest_unacknowledged: Gauge::default(),
             write_back_pending: Gauge::default(),
+            unpublished_rows: KnownGauge::default(),
             last_published: KnownGauge::default(),
             waiting: Family::default(),
             dead_letters: Family::default(),
@@ -89,6 +91,10 @@ impl Gauges {
         registry.register(OLDEST_UNACKNOWLEDGED, help, oldest);
         let help = "Rows that are published and not written back";
         registry.register(WRITE_BACK_PENDING, help, self.write_back_pending.clone());
+        let help = "Unpublished rows in the table, counted up to 1000000, \
+                    absent while they cannot be counted";
+        let unpublished = self.unpublished_rows.clone();
+        registry.register(UNPUBLISHED_ROWS, help, unpublished);
         let help = "When Kafka last acknowledged an event, in seconds since 1970";
         registry.register(LAST_PUBLISHED, help, self.last_published.clone());
         let help = "How long the named wait has lasted, 0 if it is not the present one";
@@ -115,7 +121,10 @@ impl Gauges {
                 .get_or_create(&vec![(WAIT, wait.to_owned())])
                 .set(present.map_or(0.0, |waiting| waiting.seconds));
         }
-        if status.phase == Phase::Standby {
+        let publishes = status.phase != Phase::Standby;
+        let unpublished = status.unpublished_rows.filter(|_| publishes);
+        self.unpublished_rows.set(unpublished.map(saturating));
+        if !publishes {
             // Counted when this instance published last.
             self.dead_letters.clear();
         } else {

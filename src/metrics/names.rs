@@ -32,6 +32,8 @@ pub(crate) const IN_FLIGHT_BYTES: &str = "outboxd_in_flight_bytes";
 pub(crate) const OLDEST_UNACKNOWLEDGED: &str = "outboxd_oldest_unacknowledged_seconds";
 /// Rows that are published and not written back yet.
 pub(crate) const WRITE_BACK_PENDING: &str = "outboxd_write_back_pending_rows";
+/// Rows of the table that are unpublished.
+pub(crate) const UNPUBLISHED_ROWS: &str = "outboxd_unpublished_rows";
 /// How long a batch of marks took.
 pub(crate) const WRITE_BACK_DURATION: &str = "outboxd_write_back_duration_seconds";
 /// 1 while `/readyz` is 200.

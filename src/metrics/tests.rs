@@ -137,6 +137,7 @@ fn every_named_metric_is_there_once_it_has_a_value() {
         seconds: 1.5,
     });
     status.dead_letters.states.insert("dead".to_owned(), 4);
+    status.unpublished_rows = Some(6);
     status.audits_total = 2;
     metrics.show(&status);
     has(&metrics, "outboxd_ready 1");
@@ -158,6 +159,7 @@ fn every_named_metric_is_there_once_it_has_a_value() {
         WAL_STATUS,
         SLOT_ACTIVE,
         DEAD_LETTERS,
+        UNPUBLISHED_ROWS,
     ];
     for name in FROM_THE_START.iter().chain(&known) {
         assert!(is_shown(&metrics, name), "{name}");
@@ -179,6 +181,7 @@ fn every_named_metric_is_there_once_it_has_a_value() {
         "outboxd_waiting_seconds{wait=\"kafka\"} 1.5",
         "outboxd_dead_letters{state=\"dead\"} 4",
         "outboxd_audits_total 2",
+        "outboxd_unpublished_rows 6",
         "outboxd_role{role=\"active\"} 1",
         "outboxd_phase{phase=\"streaming\"} 1",
         "outboxd_ready 0",
@@ -239,12 +242,15 @@ fn an_instance_that_waits_for_the_other_is_ready_and_shows_nothing_of_when_it_pu
         loses_events: true,
     }];
     status.missed_events = 3;
+    status.unpublished_rows = Some(5);
     metrics.show(&status);
+    has(&metrics, "outboxd_unpublished_rows 5");
     has(&metrics, "outboxd_dead_letters{state=\"dead\"} 4");
     has(&metrics, "outboxd_missed_events_open 3");
     status.phase = Phase::Standby;
     metrics.show(&status);
     assert!(!is_shown(&metrics, DEAD_LETTERS));
+    assert!(!is_shown(&metrics, UNPUBLISHED_ROWS));
     has(&metrics, "outboxd_trouble{trouble=\"table-missing\"} 0");
     has(&metrics, "outboxd_missed_events_open 0");
     has(&metrics, "outboxd_role{role=\"standby\"} 1");

@@ -85,5 +85,6 @@ pub(crate) use self::{
     table::{
         BATCH, Batch, MissedRows, Read, SAVEPOINT, Survey, TableLocation, TableRow, TableState,
     },
+    unpublished_count::Counted,
     write_back::{Mark, Outcome, WriteBack},
 };

@@ -77,6 +77,11 @@ impl ServerError {
         self.code == "57014"
     }
 
+    /// lock_not_available: the statement waited longer than `lock_timeout`.
+    pub(crate) fn is_of_a_lock(&self) -> bool {
+        self.code == "55P03"
+    }
+
     /// undefined_object: the slot, or the publication as of the position that is decoded.
     pub(crate) fn is_undefined_object(&self) -> bool {
         self.code == "42704"

@@ -5,10 +5,12 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use serde_json::Value;
 
 use crate::support::fixture::Fixture;
 use crate::support::outboxd::{Outboxd, Settings, get_as};
 use crate::support::prometheus::{promtool, python_parser};
+use crate::support::wait::wait_until;
 use crate::support::{kafka, postgres};
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -159,6 +161,54 @@ async fn each_refused_event_and_each_refused_mark_is_counted_once() -> Result<()
     let started = outboxd.metric("process_start_time_seconds");
     let started = started.await?.context("a start")?;
     ensure!((now - 120.0..=now).contains(&started), "{started}, {now}");
+    Ok(())
+}
+
+/// The table is locked for a while, and a mark then takes longer than a count may.
+#[tokio::test(flavor = "multi_thread")]
+async fn unpublished_rows_are_counted_and_absent_while_they_cannot_be() -> Result<()> {
+    let fixture = Fixture::create(postgres::shared(postgres::turn(17)), kafka::shared()).await?;
+    let session = fixture.database.connect().await?;
+    session
+        .batch_execute(
+            "CREATE FUNCTION outbox.wait() RETURNS trigger LANGUAGE plpgsql AS
+                 $$BEGIN PERFORM pg_sleep(1.5); RETURN NEW; END$$;
+             CREATE TRIGGER wait BEFORE UPDATE ON outbox.outbox FOR EACH ROW
+                 WHEN (old.event_type = 'slow') EXECUTE FUNCTION outbox.wait()",
+        )
+        .await?;
+    for _ in 0..3 {
+        fixture.database.insert("a", "no such topic", "{}").await?;
+    }
+    let mut outboxd = Outboxd::spawn(&fixture.settings)?;
+    let shown = async |expected: Option<f64>| {
+        wait_until("the number of rows", LIMIT, async || {
+            let rows = outboxd.metric("outboxd_unpublished_rows").await?;
+            Ok(if rows == expected {
+                Ok(())
+            } else {
+                Err(format!("{rows:?}"))
+            })
+        })
+        .await
+    };
+    shown(Some(3.0)).await?;
+    assert_eq!(outboxd.status().await?["unpublished_rows"], 3);
+    let locker = fixture.database.connect().await?;
+    locker
+        .batch_execute("BEGIN; LOCK TABLE outbox.outbox IN ACCESS EXCLUSIVE MODE")
+        .await?;
+    shown(None).await?;
+    assert_eq!(outboxd.status().await?["unpublished_rows"], Value::Null);
+    locker.batch_execute("COMMIT").await?;
+    shown(Some(3.0)).await?;
+    let topic = &fixture.topic;
+    fixture.database.insert("slow", topic, "{}").await?;
+    let marked = "SELECT count(*) FROM outbox.outbox WHERE published_at IS NOT NULL";
+    session.wait_for_value("the mark", marked, 1, LIMIT).await?;
+    assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
+    let log = outboxd.log();
+    ensure!(!log.contains("57014"), "a mark was cancelled: {log}");
     Ok(())
 }
 

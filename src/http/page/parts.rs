@@ -236,6 +236,11 @@ fn counters(status: &Status) -> String {
         0 => "–".to_owned(),
         _ => short_time(status.oldest_unacknowledged_seconds),
     };
+    let unpublished = match (status.unpublished_rows, status.unpublished_more) {
+        (Some(rows), false) => grouped(rows),
+        (Some(rows), true) => format!("more than {}", grouped(rows)),
+        (None, _) => "–".to_owned(),
+    };
     let mut facts = vec![
         ("published since the start", grouped(status.published_total)),
         ("in flight to Kafka", in_flight),
@@ -244,6 +249,7 @@ fn counters(status: &Status) -> String {
             "published, not yet written back",
             grouped(status.unmarked_records),
         ),
+        ("unpublished rows in the table", unpublished),
         ("sessions lost", grouped(status.reconnects)),
     ];
     if status.slot.is_some() {

@@ -16,7 +16,6 @@ mod row;
 mod slow_rows;
 
 use std::fmt;
-use std::time::Duration;
 
 use tokio_postgres::RowStream;
 
@@ -25,6 +24,7 @@ use crate::error::{Code, Error, Result};
 use crate::outbox::dead_letter::{OPEN, is_about};
 use crate::outbox::marking::Marking;
 use crate::outbox::table::row::FoundRow;
+use crate::outbox::unpublished_count::{Counted, RowCount};
 use crate::outbox::{Columns, Event, Rejection, RowSet, row_name};
 use crate::postgres::table_shape;
 use crate::postgres::{ServerError, Session, TableShape, sql_error};
@@ -51,7 +51,7 @@ pub struct UnpublishedRows {
     one: Option<String>,
     published: Option<String>,
     survey: String,
-    count: String,
+    count: RowCount,
     unpublished: String,
     shape: TableShape,
 }
@@ -131,7 +131,7 @@ impl UnpublishedRows {
             one: marking.id_is_integer().then_some(one),
             published: marking.has_published_at().then_some(published),
             survey,
-            count: count_sql(&name, &unpublished),
+            count: RowCount::new(&config.table, &unpublished),
             unpublished,
             shape: shape.clone(),
         })
@@ -140,7 +140,8 @@ impl UnpublishedRows {
     /// Every statement.
     pub(crate) fn statements(&self) -> impl Iterator<Item = &str> {
         let optional = [self.one.as_deref(), self.published.as_deref()];
-        let always = [self.list.as_str(), &self.read, &self.survey, &self.count];
+        let count = self.count.statement();
+        let always = [self.list.as_str(), &self.read, &self.survey, count];
         always.into_iter().chain(optional.into_iter().flatten())
     }
 
@@ -265,6 +266,11 @@ impl UnpublishedRows {
         names.map_err(|error| sql_error(what, error))
     }
 
+    /// How many rows are unpublished, up to `most`; `None` if counting takes too long.
+    pub(crate) async fn count(&self, session: &Session, most: i64) -> Result<Option<Counted>> {
+        self.count.up_to(session, most).await
+    }
+
     /// How many rows are unpublished, the oldest of them, and whether any row was ever marked as
     /// published.
     pub(crate) async fn survey(&self, session: &Session) -> Result<Survey> {
@@ -281,36 +287,6 @@ impl UnpublishedRows {
     }
 }
 
-impl UnpublishedRows {
-    /// How many rows are unpublished, up to one more than `most`; `None` if counting takes longer
-    /// than [`COUNT_LIMIT`].
-    pub(crate) async fn count(&self, session: &Session, most: i64) -> Result<Option<i64>> {
-        let what = format!("counting unpublished rows of {}", self.table);
-        let limit = format!("SET statement_timeout = {}", COUNT_LIMIT.as_millis());
-        session.run(&what, &limit).await?;
-        let counted = session.row(&what, &self.count, &[&(most + 1)]).await;
-        session.run(&what, "SET statement_timeout = 0").await?;
-        match counted {
-            Ok(row) => {
-                let count = row.try_get(0).map_err(|error| sql_error(what, error))?;
-                Ok(Some(count))
-            }
-            Err(error) if ServerError::of(&error).is_some_and(ServerError::is_cancelled) => {
-                Ok(None)
-            }
-            Err(error) => Err(error),
-        }
-    }
-}
-
-/// Counts the rows `o` of the table `name` that `unpublished` is true of, up to `$1`.
-pub(in crate::outbox) fn count_sql(name: &str, unpublished: &str) -> String {
-    format!(
-        "SELECT pg_catalog.count(*) \
-         FROM (SELECT FROM {name} AS o WHERE {unpublished} LIMIT $1::bigint) AS counted"
-    )
-}
-
 /// The creation time of a row `o`, for a person: none if the column has another type than a time.
 fn oldest(shape: &TableShape) -> &'static str {
     match shape.column("created_at") {
@@ -322,9 +298,6 @@ fn oldest(shape: &TableShape) -> &'static str {
 /// A table with more unpublished rows than this, and none ever marked as published, is sent only
 /// with `--backlog publish`.
 const FEW: i64 = 1_000;
-
-/// How long rows are counted for a line of the log.
-const COUNT_LIMIT: Duration = Duration::from_secs(5);
 
 /// The unpublished rows of a table.
 #[derive(Debug)]

@@ -17,6 +17,7 @@
 //! the role's own `search_path`, because its statements fire the triggers of the table's owner.
 
 mod marks;
+mod row_figure;
 mod statements;
 
 use std::sync::Arc;
@@ -27,10 +28,12 @@ use crate::error::{Code, Error, Result};
 use crate::lsn::Lsn;
 use crate::outbox::marking::Marking;
 use crate::outbox::refusal::{is_refusal, silent_refusal};
+use crate::outbox::unpublished_count::RowCount;
+use crate::outbox::write_back::row_figure::RowFigure;
 use crate::outbox::write_back::statements::TableOnSession;
 use crate::outbox::{
-    CloseDeadLetter, DeadLetters, NewDeadLetter, ParkedKeyList, Rejection, ResolveRequest, Router,
-    RowName, SlowRows, TableLocation, UnpublishedRows,
+    CloseDeadLetter, Counted, DeadLetters, NewDeadLetter, ParkedKeyList, Rejection, ResolveRequest,
+    Router, RowName, SlowRows, TableLocation, UnpublishedRows,
 };
 use crate::postgres::{self, Session, row_error, sql_error, table_shape};
 use crate::status::OpenDeadLetters;
@@ -59,6 +62,7 @@ pub(crate) struct WriteBack {
     counted: Option<Instant>,
     /// Dead letters were filed or closed since.
     changed: bool,
+    row_figure: RowFigure,
 }
 
 impl WriteBack {
@@ -71,6 +75,7 @@ impl WriteBack {
             slow: SlowRows::default(),
             counted: None,
             changed: false,
+            row_figure: RowFigure::default(),
         }
     }
 
@@ -192,6 +197,26 @@ impl WriteBack {
         }
     }
 
+    /// The unpublished rows, unless they were counted a while ago. The inner value is `None` while
+    /// they cannot be counted; only a connection that cannot be opened is an error.
+    pub(crate) async fn rows_if_due(&mut self) -> Result<Option<Option<Counted>>> {
+        if !self.row_figure.is_due(Instant::now()) {
+            return Ok(None);
+        }
+        let prepared = self.prepared().await?;
+        let (counted, open) = match &prepared.row_count {
+            Some(count) => self.row_figure.read(&prepared.session, count).await,
+            None => (None, true),
+        };
+        self.open = Some(prepared).filter(|_| open);
+        Ok(Some(counted))
+    }
+
+    /// Counts the unpublished rows as soon as that is possible: their number is not known.
+    pub(crate) fn count_rows_again(&mut self) {
+        self.row_figure = RowFigure::default();
+    }
+
     /// The open session, if it is still one to the right table, or a new one.
     async fn prepared(&mut self) -> Result<Prepared> {
         let place = self
@@ -214,6 +239,8 @@ struct Prepared {
     marks: MarkStatements,
     dead_letters: DeadLetters,
     rows: UnpublishedRows,
+    /// `None` if rows are not marked as published.
+    row_count: Option<RowCount>,
     router: Router,
 }
 
@@ -237,8 +264,10 @@ impl Prepared {
         session.restore_search_path().await?;
         let what = format!("preparing the write-back to {table}");
         session.run(&what, LOCK_TIMEOUT).await?;
+        let marking = Marking::new(config.after_publish, &shape);
         Ok(Prepared {
-            marks: MarkStatements::new(&Marking::new(config.after_publish, &shape)),
+            marks: MarkStatements::new(&marking),
+            row_count: RowCount::of_unpublished(&marking, &table),
             dead_letters: DeadLetters::new(config, &shape),
             rows: UnpublishedRows::new(config, &shape)?,
             router: Router::new(&config.key),

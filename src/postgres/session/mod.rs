@@ -78,6 +78,11 @@ impl Session {
         self.backend_pid
     }
 
+    /// The time limit of a statement.
+    pub(crate) fn operation_timeout(&self) -> Duration {
+        self.operation_timeout
+    }
+
     /// Runs `work` for at most the operation timeout; `what` names it in an error.
     ///
     /// When time is up, the statement is cancelled and the session closed; whether the statement

@@ -15,7 +15,7 @@ use crate::engine::output::DatabaseWork;
 use crate::error::Result;
 use crate::lsn::Lsn;
 use crate::metrics::OTHER_TOPICS;
-use crate::outbox::{NewDeadLetter, Outcome, TableLocation, WriteBack};
+use crate::outbox::{Counted, NewDeadLetter, Outcome, TableLocation, WriteBack};
 use crate::status::{OpenDeadLetters, StatusBoard};
 
 /// Work that has ended.
@@ -53,6 +53,9 @@ impl DatabaseWorker {
 
     /// Sets the table for work that begins from now on.
     pub(crate) fn use_place(&mut self, place: Option<TableLocation>) {
+        if place.is_none() {
+            show_rows(None, &self.board);
+        }
         self.place = place;
     }
 
@@ -68,6 +71,10 @@ impl DatabaseWorker {
         self.running = Some(Box::pin(async move {
             let began = Instant::now();
             let mut result = perform(&mut write_back, &mut work, &board).await;
+            if result.is_err() && matches!(work, DatabaseWork::ReadRequests { .. }) {
+                show_rows(None, &board);
+                write_back.count_rows_again();
+            }
             let mut position = None;
             if needs_position && result.is_ok() {
                 match write_back.emit_logical_message().await {
@@ -138,6 +145,9 @@ async fn perform(
                 false => None,
             };
             show_dead_letters(write_back.counts_if_due().await?, board);
+            if let Some(counted) = write_back.rows_if_due().await? {
+                show_rows(counted, board);
+            }
             return Ok(Some(PendingRequests { requests, parked }));
         }
     }
@@ -154,6 +164,14 @@ fn show_dead_letters(counted: Option<(OpenDeadLetters, u64)>, board: &StatusBoar
             status.dead_letters = open;
         });
     }
+}
+
+/// `None`: how many there are is not known.
+fn show_rows(counted: Option<Counted>, board: &StatusBoard) {
+    board.update(|status| {
+        status.unpublished_rows = counted.map(|counted| counted.rows.unsigned_abs());
+        status.unpublished_more = counted.is_some_and(|counted| counted.is_cut);
+    });
 }
 
 /// The dead letters that this work has filed for the first time, those behind a parked key left

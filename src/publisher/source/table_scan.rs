@@ -189,9 +189,9 @@ impl<'a> TableScan<'a> {
     pub(crate) async fn count_backlog(&mut self) -> Result<()> {
         let published = self.forwarder.published;
         match self.rows.count(self.session, COUNTED_MAX).await? {
-            Some(count) => self.forwarder.board.backlog(|backlog, now| {
-                let counted = count.clamp(0, COUNTED_MAX) as u64;
-                backlog.rows(now, counted, count > COUNTED_MAX, published)
+            Some(counted) => self.forwarder.board.backlog(|backlog, now| {
+                let rows = counted.rows.unsigned_abs();
+                backlog.rows(now, rows, counted.is_cut, published)
             }),
             None => tracing::info!("backlog: not counted, since that takes too long"),
         }
