@@ -13,20 +13,23 @@ use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::KafkaError;
 use rdkafka::producer::{BaseProducer, DeliveryResult, Producer as _, ProducerContext};
-use rdkafka::statistics::Statistics;
+use rdkafka::statistics::{self, Statistics};
 use rdkafka::types::{RDKafkaErrorCode, RDKafkaRespErr};
 
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::kafka::admin::{blocking, unreachable};
 use crate::kafka::client_config;
-use crate::kafka::context::Context;
+use crate::kafka::context::{Context, LastError};
 
 /// The interval of the producer's state.
 const STATE: Duration = Duration::from_millis(100);
 
 /// The broker's setting that names what checks rights.
 const AUTHORIZER: &str = "authorizer.class.name";
+
+/// A report may have been made before the last broker of an answer was taken in.
+const REPORTS_UNTIL_COMPLETE: u32 = 1;
 
 /// A broker as the cluster advertises it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,19 +59,33 @@ pub(crate) enum WriteRight {
     Unknown(String),
 }
 
-/// The cluster's brokers.
+/// The cluster's brokers, as the first answer to a new client lists them.
+///
+/// librdkafka gives up the bootstrap connection once it has that list. A further request would go
+/// to the addresses of the list, and to no broker if this machine reaches none of them.
 pub(crate) async fn brokers(config: &Config, limit: Duration) -> Result<Vec<Broker>> {
     let config = config.clone();
     blocking(move || {
-        let client = client(&config)?;
-        let metadata = client.inner().fetch_metadata(None, limit);
-        let metadata = metadata.map_err(|error| unanswered(&config, error))?;
-        let brokers = metadata.brokers().iter().map(|broker| Broker {
-            id: broker.id(),
-            host: broker.host().to_owned(),
-            port: u16::try_from(broker.port()).unwrap_or_default(),
-        });
-        Ok(brokers.collect())
+        let mut settings = client_config::client(&config);
+        settings
+            .set("statistics.interval.ms", STATE.as_millis().to_string())
+            .set_log_level(RDKafkaLogLevel::Emerg);
+        let client: BaseProducer<ClientState> = settings
+            .create_with_context(ClientState::default())
+            .map_err(client_config::refused)?;
+        let deadline = Instant::now() + limit;
+        while Instant::now() < deadline {
+            client.poll(STATE);
+            let has_answer = client.client().fetch_cluster_id(Duration::ZERO).is_some();
+            let mut state = client.context().state();
+            if !has_answer {
+                state.reports = 0;
+            } else if state.reports > REPORTS_UNTIL_COMPLETE && !state.brokers.is_empty() {
+                return Ok(std::mem::take(&mut state.brokers));
+            }
+        }
+        let last = client.context().state().last_error.clone();
+        Err(unreachable(&config, last))
     })
     .await
 }
@@ -136,8 +153,8 @@ pub(crate) async fn write_right(config: &Config, limit: Duration) -> Result<Writ
         settings
             .set("statistics.interval.ms", STATE.as_millis().to_string())
             .set_log_level(RDKafkaLogLevel::Emerg);
-        let producer: BaseProducer<ProducerState> = settings
-            .create_with_context(ProducerState::default())
+        let producer: BaseProducer<ClientState> = settings
+            .create_with_context(ClientState::default())
             .map_err(client_config::refused)?;
         let deadline = Instant::now() + limit;
         while Instant::now() < deadline {
@@ -150,48 +167,73 @@ pub(crate) async fn write_right(config: &Config, limit: Duration) -> Result<Writ
                 return Ok(WriteRight::Granted);
             }
         }
-        let last = producer.context().state().last_error.clone();
-        let reason = last.unwrap_or_else(|| "no broker has given a producer id".to_owned());
+        let last = producer.context().state().last_error.take();
+        let reason = last.map(|last| last.reason);
+        let reason = reason.unwrap_or_else(|| "no broker has given a producer id".to_owned());
         Ok(WriteRight::Unknown(reason))
     })
     .await
 }
 
-/// What a producer's callbacks show of its state.
+/// What a client's callbacks show of its state.
 #[derive(Debug, Default)]
-struct ProducerState {
+struct ClientState {
     state: Mutex<Seen>,
 }
 
 #[derive(Debug, Default)]
 struct Seen {
     is_assigned: bool,
-    last_error: Option<String>,
+    /// Those that an answer has listed.
+    brokers: Vec<Broker>,
+    /// How many reports of its state there were.
+    reports: u32,
+    last_error: Option<LastError>,
 }
 
-impl ProducerState {
+impl ClientState {
     fn state(&self) -> std::sync::MutexGuard<'_, Seen> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl ClientContext for ProducerState {
+impl ClientContext for ClientState {
     fn stats(&self, statistics: Statistics) {
-        let state = statistics.eos.map(|eos| eos.idemp_state);
-        self.state().is_assigned |= state.as_deref() == Some("Assigned");
+        let producer = statistics.eos.map(|eos| eos.idemp_state);
+        let mut state = self.state();
+        state.is_assigned |= producer.as_deref() == Some("Assigned");
+        let brokers = statistics.brokers.into_values();
+        let mut brokers: Vec<Broker> = brokers.filter_map(advertised).collect();
+        brokers.sort_by_key(|broker| broker.id);
+        state.brokers = brokers;
+        state.reports += 1;
     }
 
-    fn error(&self, _: KafkaError, reason: &str) {
-        self.state().last_error = Some(reason.chars().take(300).collect());
+    fn error(&self, error: KafkaError, reason: &str) {
+        let code = error.rdkafka_error_code();
+        self.state().last_error = Some(LastError {
+            code: code.unwrap_or(RDKafkaErrorCode::Unknown),
+            reason: reason.chars().take(300).collect(),
+        });
     }
 
     fn log(&self, _: RDKafkaLogLevel, _: &str, _: &str) {}
 }
 
-impl ProducerContext for ProducerState {
+impl ProducerContext for ClientState {
     type DeliveryOpaque = ();
 
     fn delivery(&self, _: &DeliveryResult<'_>, (): ()) {}
+}
+
+/// A broker that an answer has listed; bootstrap servers have no id.
+fn advertised(broker: statistics::Broker) -> Option<Broker> {
+    let (host, port) = broker.nodename.rsplit_once(':')?;
+    (broker.nodeid >= 0).then(|| Broker {
+        id: broker.nodeid,
+        host: host.trim_matches(['[', ']']).to_owned(),
+        port: port.parse().unwrap_or_default(),
+    })
 }
 
 fn client(config: &Config) -> Result<AdminClient<Context>> {

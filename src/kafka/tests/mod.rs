@@ -2,3 +2,4 @@ mod broker;
 mod metadata;
 pub(crate) mod producer;
 mod server;
+mod survey;
