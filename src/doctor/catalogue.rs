@@ -172,6 +172,8 @@ catalogue! {
     Size "topic-size" Kafka Always [Bootstrap Answer Topics],
     /// Their cleanup policy, against the keys.
     Cleanup "topic-cleanup" Kafka Always [Bootstrap Answer Topics],
+    /// Their limits on the time of a record, against the brokers' clocks.
+    KafkaClock "kafka-clock" Kafka Always [Bootstrap Answer Topics],
 }
 
 impl Name {

@@ -21,25 +21,19 @@ const ANSWER: Duration = Duration::from_secs(5);
 /// The most addresses that are tried.
 const ADDRESSES_MAX: usize = 32;
 
-/// What the examination of topics needs to know of the cluster.
-#[derive(Debug)]
-pub(super) struct Cluster {
-    pub(super) checks_rights: Option<bool>,
-}
-
-/// Runs the checks that need no topic; `None` if no broker answers.
-pub(super) async fn examine(config: &Config, checks: &mut Vec<Check>) -> Option<Cluster> {
+/// Runs the checks that need no topic. Returns whether a broker answers.
+pub(super) async fn examine(config: &Config, checks: &mut Vec<Check>) -> bool {
     checks.push(encryption(config));
     let addresses = addresses(&config.brokers);
     let (dialled, answer) = tokio::join!(dial(addresses), kafka::reachable(config, ANSWER));
     checks.extend(bootstrap(&dialled));
     if dialled.iter().all(|it| it.problem.is_some()) {
-        return None;
+        return false;
     }
     if let Err(error) = answer {
         let fix = error.hint().unwrap_or("see the brokers' log").to_owned();
         checks.push(Check::fails(Name::Answer, error.reason(), fix));
-        return None;
+        return false;
     }
     let (brokers, right) = tokio::join!(
         survey::brokers(config, ANSWER),
@@ -50,7 +44,7 @@ pub(super) async fn examine(config: &Config, checks: &mut Vec<Check>) -> Option<
         Err(error) => {
             let fix = error.hint().unwrap_or("see the brokers' log").to_owned();
             checks.push(Check::fails(Name::Answer, error.reason(), fix));
-            return None;
+            return false;
         }
     };
     checks.push(Check::ok(
@@ -61,14 +55,10 @@ pub(super) async fn examine(config: &Config, checks: &mut Vec<Check>) -> Option<
             kafka::security_protocol(config)
         ),
     ));
-    let first = brokers.first().map_or(-1, |broker| broker.id);
-    let (dialled, checks_rights) = tokio::join!(
-        dial(advertised(&brokers)),
-        survey::checks_rights(config, first, DIAL)
-    );
+    let dialled = dial(advertised(&brokers)).await;
     checks.extend(listeners(&dialled));
     checks.push(producer(right, config));
-    Some(Cluster { checks_rights })
+    true
 }
 
 /// An address, and why it does not answer.

@@ -35,10 +35,9 @@ pub async fn examine(config: &Config) -> Report {
     let database = postgres::examine(config, &mut of_postgres, &mut sample);
     let brokers = kafka::examine(config, &mut of_kafka);
     // A side that runs out of time has left the checks that it reached.
-    let (_, cluster) = tokio::join!(timeout(LIMIT, database), timeout(LIMIT, brokers));
-    let cluster = cluster.ok().flatten();
-    if let (Some(sample), Some(cluster)) = (&sample, &cluster) {
-        let topics = topics::examine(config, sample, cluster, &mut of_kafka);
+    let (_, answers) = tokio::join!(timeout(LIMIT, database), timeout(LIMIT, brokers));
+    if let (Some(sample), Ok(true)) = (&sample, answers) {
+        let topics = topics::examine(config, sample, &mut of_kafka);
         let _in_time = timeout(LIMIT, topics).await;
     }
     of_postgres.extend(of_kafka);

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use crate::config::{Config, KeyRule};
 use crate::doctor::catalogue::Name;
-use crate::doctor::kafka::Cluster;
 use crate::doctor::report::Check;
 use crate::error::Result;
-use crate::format::bytes;
+use crate::format::{age, bytes};
 use crate::kafka::survey::{self, Absence};
+use crate::kafka::topic_rights;
 use crate::kafka::{MetadataClient, TopicAnswer, TopicFacts};
 use crate::outbox::{Sample, TopicName, TopicSample};
 
@@ -18,6 +18,9 @@ const ANSWER: Duration = Duration::from_secs(5);
 
 /// What a record has beside its payload: the batch's header, the key and outboxd's headers.
 const OVERHEAD: i64 = 512;
+
+/// Clocks that are set by themselves differ by less: a topic with such a limit refuses nothing.
+const CLOCK_TOLERANT: Duration = Duration::from_secs(600);
 
 /// What is known of a topic.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,20 +36,18 @@ pub(super) enum Found {
 type Topic<'a> = (&'a TopicSample, Found);
 
 /// Runs the checks of the topics that the sample names.
-pub(super) async fn examine(
-    config: &Config,
-    sample: &Sample,
-    cluster: &Cluster,
-    checks: &mut Vec<Check>,
-) {
+pub(super) async fn examine(config: &Config, sample: &Sample, checks: &mut Vec<Check>) {
     match find(config, sample).await {
         Ok(topics) => {
             checks.extend(existence(&topics, config));
-            checks.extend(rights(&topics, cluster.checks_rights, config));
+            let named = known(&topics).map(|(topic, _)| topic.topic.clone());
+            let may_write = topic_rights::may_write(config, named.collect(), ANSWER).await;
+            checks.extend(rights(&topics, &may_write.unwrap_or_default(), config));
             checks.extend(leaders(&topics));
             checks.extend(replicas(&topics, config));
             checks.extend(sizes(&topics, sample, config));
             checks.extend(cleanup(&topics, config));
+            checks.extend(clock(&topics, config));
         }
         Err(error) => {
             let fix = error.hint().unwrap_or("see the brokers' log").to_owned();
@@ -148,37 +149,39 @@ fn existence(topics: &[Topic<'_>], config: &Config) -> Vec<Check> {
     or_ok(NAME, checks, ok)
 }
 
-/// Whether the user may see each topic. The right to write shows with the first record alone.
-fn rights(topics: &[Topic<'_>], checks_rights: Option<bool>, config: &Config) -> Vec<Check> {
+/// Whether the user may see each topic and write to it. `may_write` has what a broker lists.
+fn rights(topics: &[Topic<'_>], may_write: &HashMap<String, bool>, config: &Config) -> Vec<Check> {
     const NAME: Name = Name::TopicRights;
     let brokers = &config.brokers;
-    let mut checks = Vec::new();
-    for (topic, _) in topics.iter().filter(|(_, it)| *it == Found::Forbidden) {
+    let check = |(topic, found): &Topic<'_>| {
         let name = &topic.topic;
-        checks.push(Check::fails(
+        let may = match found {
+            Found::Forbidden => "describe",
+            Found::Known(_) if may_write.get(name) == Some(&false) => "write to",
+            Found::Known(_) if !may_write.contains_key(name) => {
+                return Some(Check::cannot_say(
+                    NAME,
+                    format!("topic {name}: no broker has listed what the user may do there"),
+                    format!("kafka-acls.sh --bootstrap-server {brokers} --list --topic {name}"),
+                ));
+            }
+            _ => return None,
+        };
+        Some(Check::fails(
             NAME,
-            format!("the Kafka user may not describe topic {name}"),
+            format!("the Kafka user may not {may} topic {name}"),
             format!(
                 "kafka-acls.sh --bootstrap-server {brokers} --add --allow-principal User:NAME \
                  --operation Describe --operation Write --topic {name}, for outboxd's Kafka user"
             ),
-        ));
-    }
-    if !checks.is_empty() || checks_rights == Some(false) || topics.is_empty() {
-        return or_ok(
-            NAME,
-            checks,
-            "the brokers check no rights, or no topic needs one",
-        );
-    }
-    vec![Check::cannot_say(
+        ))
+    };
+    let checks = topics.iter().filter_map(check).collect();
+    or_ok(
         NAME,
-        "Kafka shows the right to describe, which the user has, and not the right to write",
-        format!(
-            "a user who may describe the cluster sees it: kafka-acls.sh --bootstrap-server \
-             {brokers} --list --topic TOPIC"
-        ),
-    )]
+        checks,
+        "the user may write to each topic of the table",
+    )
 }
 
 /// Whether each partition can be written to.
@@ -342,6 +345,36 @@ fn cleanup(topics: &[Topic<'_>], config: &Config) -> Vec<Check> {
         NAME,
         checks,
         "no topic of the table removes or refuses events",
+    )
+}
+
+/// Whether the difference between two clocks could make a topic refuse records. No answer of Kafka
+/// shows a broker's clock.
+fn clock(topics: &[Topic<'_>], config: &Config) -> Vec<Check> {
+    const NAME: Name = Name::KafkaClock;
+    let check = |(topic, facts): (&TopicSample, &TopicFacts)| {
+        let name = &topic.topic;
+        let limit = facts.clock_limit.filter(|limit| *limit < CLOCK_TOLERANT)?;
+        Some(Check::cannot_say(
+            NAME,
+            format!(
+                "topic {name} refuses a record whose time is {} from the broker's, and Kafka shows \
+                 its clock in no answer",
+                age(limit.as_secs_f64())
+            ),
+            format!(
+                "compare `date -u` on the brokers with this machine's, or kafka-configs.sh \
+                 --bootstrap-server {} --alter --topic {name} --delete-config \
+                 message.timestamp.before.max.ms,message.timestamp.after.max.ms",
+                config.brokers
+            ),
+        ))
+    };
+    let checks = known(topics).filter_map(check).collect();
+    or_ok(
+        NAME,
+        checks,
+        "no topic of the table refuses a record for minutes between two clocks",
     )
 }
 

@@ -23,6 +23,7 @@ pub(crate) mod survey;
 mod suspect_partitions;
 mod tls_files;
 mod topic_facts;
+pub(crate) mod topic_rights;
 mod topic_settings;
 mod waking_producer;
 

@@ -1,5 +1,5 @@
 //! Requests about a cluster for a person who examines it: its brokers, why a topic is not listed,
-//! whether it checks rights, and whether the user may write.
+//! and whether the user may write.
 //!
 //! Each request has a client of its own, which ends with it, and changes nothing: topics are never
 //! created, no record is sent. The idempotent producer takes a producer id, which a broker hands
@@ -9,7 +9,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rdkafka::ClientContext;
-use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
+use rdkafka::admin::AdminClient;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::KafkaError;
 use rdkafka::producer::{BaseProducer, DeliveryResult, Producer as _, ProducerContext};
@@ -24,9 +24,6 @@ use crate::kafka::context::{Context, LastError};
 
 /// The interval of the producer's state.
 const STATE: Duration = Duration::from_millis(100);
-
-/// The broker's setting that names what checks rights.
-const AUTHORIZER: &str = "authorizer.class.name";
 
 /// A report may have been made before the last broker of an answer was taken in.
 const REPORTS_UNTIL_COMPLETE: u32 = 1;
@@ -130,21 +127,6 @@ fn absence(listed: Option<Option<RDKafkaRespErr>>) -> Absence {
     }
 }
 
-/// Whether the broker checks rights; `None` if the user may not see its settings.
-pub(crate) async fn checks_rights(config: &Config, broker: i32, limit: Duration) -> Option<bool> {
-    let client = client(config).ok()?;
-    let options = AdminOptions::new().request_timeout(Some(limit));
-    let asked = [ResourceSpecifier::Broker(broker)];
-    let asked = client.describe_configs(&asked, &options);
-    let answer = tokio::time::timeout(limit, asked).await.ok()?.ok();
-    // Destroying the client waits for its threads.
-    tokio::task::spawn_blocking(move || drop(client));
-    let settings = answer?.into_iter().next()?.ok()?;
-    let authorizer = settings.get(AUTHORIZER)?;
-    let name = authorizer.value.as_deref().unwrap_or_default();
-    Some(!name.is_empty())
-}
-
 /// Whether an idempotent producer of this user gets its id, without which it sends nothing.
 pub(crate) async fn write_right(config: &Config, limit: Duration) -> Result<WriteRight> {
     let config = config.clone();
@@ -236,7 +218,7 @@ fn advertised(broker: statistics::Broker) -> Option<Broker> {
     })
 }
 
-fn client(config: &Config) -> Result<AdminClient<Context>> {
+pub(super) fn client(config: &Config) -> Result<AdminClient<Context>> {
     let mut settings = client_config::client(config);
     settings
         .set("allow.auto.create.topics", "false")

@@ -1,5 +1,7 @@
 //! What Kafka's metadata and settings show about one topic.
 
+use std::time::Duration;
+
 use rdkafka::admin::ConfigResource;
 use rdkafka::metadata::MetadataTopic;
 use rdkafka::types::RDKafkaRespErr;
@@ -19,6 +21,8 @@ pub(crate) struct TopicFacts {
     pub(crate) replicas: usize,
     /// `min.insync.replicas`; `None` if unknown.
     pub(crate) min_in_sync: Option<usize>,
+    /// How far a record's time may be from the broker's; `None` without a limit, or if unknown.
+    pub(crate) clock_limit: Option<Duration>,
     /// Partitions without a leader, which cannot be written to now. The first 16.
     pub(crate) leaderless: Vec<i32>,
     /// Partitions with fewer in-sync replicas than the topic requires for a write. The first 16;
@@ -59,7 +63,15 @@ pub(super) struct TopicSettings {
     max_message_bytes: Option<usize>,
     compacted: bool,
     min_in_sync: Option<usize>,
+    clock_limit: Option<Duration>,
 }
+
+/// The settings that limit how far a record's time may be from the broker's, in milliseconds.
+const CLOCK_LIMITS: [&str; 3] = [
+    "message.timestamp.before.max.ms",
+    "message.timestamp.after.max.ms",
+    "message.timestamp.difference.max.ms",
+];
 
 /// The topic's partitions, or `None` if it does not exist.
 pub(super) fn partitions(topic: &MetadataTopic) -> Option<Vec<Partition>> {
@@ -83,11 +95,19 @@ pub(super) fn partitions(topic: &MetadataTopic) -> Option<Vec<Partition>> {
 /// The settings as Kafka describes them.
 pub(super) fn read(resource: &ConfigResource) -> TopicSettings {
     let value = |name| resource.get(name).and_then(|entry| entry.value.as_deref());
+    let limits = CLOCK_LIMITS
+        .iter()
+        .filter_map(|name| value(name)?.parse().ok());
+    // The largest value stands for none.
+    let limits = limits.filter(|millis| *millis < i64::MAX as u64);
+    // Otherwise the time of a record is the broker's.
+    let is_ours = value("message.timestamp.type") == Some("CreateTime");
     TopicSettings {
         max_message_bytes: value("max.message.bytes").and_then(|text| text.parse().ok()),
         compacted: value("cleanup.policy")
             .is_some_and(|list| list.split(',').any(|policy| policy.trim() == "compact")),
         min_in_sync: value("min.insync.replicas").and_then(|text| text.parse().ok()),
+        clock_limit: limits.min().filter(|_| is_ours).map(Duration::from_millis),
     }
 }
 
@@ -110,6 +130,7 @@ pub(super) fn facts(partitions: &[Partition], settings: &TopicSettings) -> Topic
         partition_count: partitions.len(),
         replicas: partitions.iter().map(|it| it.replicas).min().unwrap_or(0),
         min_in_sync: settings.min_in_sync,
+        clock_limit: settings.clock_limit,
         leaderless: named(&|it| !it.has_leader),
         under_replicated: named(&|it| it.in_sync < least),
     }

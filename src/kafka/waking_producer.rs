@@ -1,5 +1,5 @@
 //! Wakes our task when librdkafka has something to report, and librdkafka's threads when there is
-//! something to send. The only `unsafe` code of the project: rdkafka wraps neither.
+//! something to send. `unsafe` code, because rdkafka wraps neither.
 //!
 //! librdkafka's own threads put delivery reports, errors and log lines on the client's main queue.
 //! [`rd_kafka_queue_io_event_enable`] makes it write a byte to a file descriptor when an item

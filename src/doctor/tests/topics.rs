@@ -68,18 +68,39 @@ fn a_missing_topic_fails_unless_brokers_may_create_it() {
 }
 
 #[test]
-fn the_right_to_write_is_known_only_where_brokers_check_none() {
+fn the_right_to_write_is_what_a_broker_lists_and_otherwise_not_known() {
     let sample = orders(None, None);
     let known = [(&sample, Found::Known(facts()))];
-    let of = |checks: Option<bool>| rights(&known, checks, &plain())[0].verdict;
-    assert_eq!(of(Some(false)), Verdict::Ok);
-    assert_eq!(of(Some(true)), Verdict::CannotSay);
+    let of = |listed: Option<bool>| {
+        let listed = listed.map(|may| ("orders".to_owned(), may));
+        let checks = rights(&known, &HashMap::from_iter(listed), &plain());
+        checks[0].verdict
+    };
+    assert_eq!(of(Some(true)), Verdict::Ok);
+    assert_eq!(of(Some(false)), Verdict::Fails);
     assert_eq!(of(None), Verdict::CannotSay);
+    let none = HashMap::new();
     let forbidden = [(&sample, Found::Forbidden)];
-    assert_eq!(
-        rights(&forbidden, None, &plain())[0].verdict,
-        Verdict::Fails
-    );
+    let forbidden = rights(&forbidden, &none, &plain());
+    assert_eq!(forbidden[0].verdict, Verdict::Fails);
+    assert_eq!(rights(&[], &none, &plain())[0].verdict, Verdict::Ok);
+}
+
+#[test]
+fn a_topic_that_refuses_records_for_a_short_difference_of_clocks_is_named() {
+    let sample = orders(None, None);
+    let of = |limit: Option<u64>| {
+        let facts = TopicFacts {
+            clock_limit: limit.map(Duration::from_secs),
+            ..facts()
+        };
+        clock(&[(&sample, Found::Known(facts))], &plain()).remove(0)
+    };
+    assert_eq!(of(None).verdict, Verdict::Ok);
+    assert_eq!(of(Some(3_600)).verdict, Verdict::Ok);
+    let short = of(Some(20));
+    assert_eq!(short.verdict, Verdict::CannotSay);
+    assert!(short.reason.contains("20 s"), "{}", short.reason);
 }
 
 #[test]

@@ -37,7 +37,14 @@ const PLAIN: Planted = Planted {
 
 const COMPACT: Option<&[(&str, &str)]> = Some(&[("cleanup.policy", "compact")]);
 
-const PLANTED: [Planted; 11] = [
+const PLANTED: [Planted; 12] = [
+    Planted {
+        topic: Some(&[("message.timestamp.after.max.ms", "20000")]),
+        check: "kafka-clock",
+        verdict: "cannot say",
+        words: &["is 20 s from the broker's", "date -u"],
+        ..PLAIN
+    },
     Planted {
         topic: None,
         check: "topics",
@@ -247,15 +254,19 @@ async fn a_broker_that_refuses_the_user_is_named_with_what_fixes_it() -> Result<
         "fails",
         &["may not describe topic events", "kafka-acls.sh"],
     )?;
-    allow(&kafka, &["Describe", "Write"]).await?;
+    allow(&kafka, &["Describe"]).await?;
+    let reads = examine(&as_app).await?;
+    reads.expect("topics", "ok", &[])?;
+    reads.expect(
+        "topic-rights",
+        "fails",
+        &["may not write to topic events", "--operation Write"],
+    )?;
+    allow(&kafka, &["Write"]).await?;
     let writes = examine(&as_app).await?;
     writes.expect("producer", "ok", &[])?;
     writes.expect("topics", "ok", &[])?;
-    writes.expect(
-        "topic-rights",
-        "cannot say",
-        &["the right to write", "kafka-acls.sh"],
-    )?;
+    writes.expect("topic-rights", "ok", &["may write to each topic"])?;
     writes.expect(
         "topic-size",
         "cannot say",
