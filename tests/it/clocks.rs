@@ -1,15 +1,12 @@
 //! Clocks that stand still or jump: a suspended machine, a paused virtual machine, a wall clock
 //! that was set. An instance that was away for long proves that it still holds the lock before it
 //! sends anything.
-//!
-//! A shared library between the program and the C library shifts the clocks that the program reads.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 
+use crate::support::clocks::Clocks;
 use crate::support::fixture::Fixture;
 use crate::support::kafka;
 use crate::support::outboxd::{Outboxd, Settings};
@@ -19,88 +16,6 @@ use crate::support::wait::wait_for;
 const LIMIT: Duration = Duration::from_secs(60);
 /// The server ends the session of a suspended process after 30 s.
 const TAKEOVER: Duration = Duration::from_secs(45);
-
-const SHIFT: &str = r#"
-#define _GNU_SOURCE
-#include <dlfcn.h>
-#include <fcntl.h>
-#include <stdint.h>
-#include <stdlib.h>
-#include <sys/mman.h>
-#include <time.h>
-#include <unistd.h>
-
-/* Nanoseconds that are added to CLOCK_MONOTONIC and to CLOCK_REALTIME. */
-static volatile int64_t *shift;
-
-__attribute__((constructor)) static void attach(void) {
-    const char *path = getenv("CLOCK_SHIFT");
-    int file = path ? open(path, O_RDONLY) : -1;
-    if (file < 0) return;
-    void *map = mmap(0, 16, PROT_READ, MAP_SHARED, file, 0);
-    if (map != MAP_FAILED) shift = map;
-    close(file);
-}
-
-int clock_gettime(clockid_t clock, struct timespec *time) {
-    static int (*real)(clockid_t, struct timespec *);
-    if (!real) real = dlsym(RTLD_NEXT, "clock_gettime");
-    int result = real(clock, time);
-    if (result || !shift) return result;
-    int64_t add = clock == CLOCK_REALTIME ? shift[1] : clock == CLOCK_MONOTONIC ? shift[0] : 0;
-    int64_t nanos = (int64_t)time->tv_sec * 1000000000 + time->tv_nsec + add;
-    time->tv_sec = nanos / 1000000000;
-    time->tv_nsec = nanos % 1000000000;
-    return 0;
-}
-"#;
-
-/// The shifts of one program's clocks.
-struct Clocks {
-    folder: tempfile::TempDir,
-}
-
-impl Clocks {
-    fn new() -> Result<Clocks> {
-        let folder = tempfile::tempdir()?;
-        let source = folder.path().join("shift.c");
-        std::fs::write(&source, SHIFT)?;
-        let library = folder.path().join("shift.so");
-        let built = Command::new("cc")
-            .args(["-shared", "-fPIC", "-O1", "-o"])
-            .args([&library, &source])
-            .arg("-ldl")
-            .status()?;
-        ensure!(built.success(), "cc failed");
-        let clocks = Clocks { folder };
-        clocks.shift(0, 0)?;
-        Ok(clocks)
-    }
-
-    fn file(&self, name: &str) -> PathBuf {
-        Path::new(self.folder.path()).join(name)
-    }
-
-    /// The settings with which the program reads these clocks.
-    fn of(&self, settings: Settings) -> Settings {
-        settings
-            .set("LD_PRELOAD", self.file("shift.so").display().to_string())
-            .set("CLOCK_SHIFT", self.file("shift").display().to_string())
-    }
-
-    /// Shifts both clocks by these seconds, from the next reading on.
-    fn shift(&self, monotonic: i64, wall: i64) -> Result<()> {
-        let nanos = [monotonic, wall].map(|seconds| (seconds * 1_000_000_000).to_ne_bytes());
-        // In place: the program has mapped the file.
-        let file = std::fs::OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(self.file("shift"))?;
-        std::os::unix::fs::FileExt::write_all_at(&file, &nanos.concat(), 0)?;
-        Ok(())
-    }
-}
 
 /// The first instance stands still together with its clock, as on a suspended machine. What it had
 /// not read yet must not reach Kafka behind newer events.

@@ -172,7 +172,7 @@ async fn what_was_published_is_a_line_at_intervals_unless_nothing_was() -> Resul
 
 /// What the program writes to a terminal until it has caught up.
 fn at_terminal(settings: &Settings) -> Result<String> {
-    let mut script = spawn_at_terminal(settings)?;
+    let mut script = spawn_at_terminal(settings, "run")?;
     let mut output = script.stdout.take().context("a pipe")?;
     let (mut text, mut piece) = (Vec::new(), [0; 4_096]);
     let end = Instant::now() + LIMIT;

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use super::examine;
 use crate::support::fixture::Fixture;
 use crate::support::kafka;
-use crate::support::outboxd::{Outboxd, Settings, command};
+use crate::support::outboxd::{Outboxd, Settings, command, spawn_at_terminal};
 use crate::support::postgres::{self, turn};
 
 /// The test broker is alone, so a topic has one replica.
@@ -96,6 +96,26 @@ async fn healthy_set_ups_are_clean_in_every_mode_and_nothing_is_changed() -> Res
         0,
         "{}",
         outboxd.log()
+    );
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn verdicts_have_colours_at_a_terminal_unless_they_are_switched_off() -> Result<()> {
+    let fixture = Fixture::create(postgres::shared(turn(15)), kafka::shared()).await?;
+    let shown = async |settings: Settings| {
+        let script = spawn_at_terminal(&settings, "doctor")?;
+        let output = tokio::task::spawn_blocking(|| script.wait_with_output()).await??;
+        anyhow::Ok(String::from_utf8(output.stdout)?)
+    };
+    let coloured = shown(fixture.settings.clone()).await?;
+    for verdict in ["\u{1b}[32mok", "\u{1b}[33mwarning"] {
+        ensure!(coloured.contains(verdict), "no {verdict:?} in {coloured:?}");
+    }
+    let plain = shown(fixture.settings.clone().set("NO_COLOR", "1")).await?;
+    ensure!(
+        plain.contains("Postgres") && !plain.contains('\u{1b}'),
+        "{plain:?}"
     );
     Ok(())
 }

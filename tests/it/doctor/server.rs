@@ -1,8 +1,11 @@
 //! Faults of a whole server, each server with several that do not hide each other.
 
+use std::time::Duration;
+
 use anyhow::Result;
 
 use super::examine;
+use crate::support::clocks::Clocks;
 use crate::support::fixture::Fixture;
 use crate::support::kafka;
 use crate::support::postgres::{self, turn};
@@ -147,4 +150,59 @@ async fn what_endangers_the_slot_or_holds_it_up_is_named_with_what_fixes_it() ->
         .batch_execute("ROLLBACK PREPARED 'forgotten'")
         .await?;
     Ok(())
+}
+
+/// The transaction began before the server's clock went on by ten minutes, and holds back what the
+/// slot may forget.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_transaction_and_a_wrong_clock_are_named_with_what_fixes_them() -> Result<()> {
+    let clocks = Clocks::new()?;
+    let binaries = clocks.of_server(postgres::binaries(turn(17))?)?;
+    let server = postgres::private_by(&binaries)?;
+    let fixture = Fixture::create(&server, kafka::shared()).await?;
+    let open = fixture.database.connect().await?;
+    let pid: i32 = open.value("SELECT pg_backend_pid()").await?;
+    let write = "BEGIN; INSERT INTO outbox.outbox (event_type, topic, event_payload) \
+                 VALUES ('k', 't', '{}')";
+    open.batch_execute(write).await?;
+    let now = examine(&fixture.settings).await?;
+    now.expect("long-transactions", "ok", &[])?;
+    now.expect("clock", "ok", &[])?;
+    clocks.shift(0, 600)?;
+    let later = examine(&fixture.settings).await?;
+    later.expect(
+        "long-transactions",
+        "warning",
+        &[
+            "10 min, has written",
+            &format!("pg_terminate_backend({pid})"),
+        ],
+    )?;
+    later.expect("clock", "warning", &["ahead of", "NTP"])
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slot_that_is_lost_soon_at_the_present_rate_is_named_with_the_time() -> Result<()> {
+    let server = postgres::private(turn(17), &["max_slot_wal_keep_size = 8GB"])?;
+    let fixture = Fixture::create(&server, kafka::shared()).await?;
+    let writer = fixture.database.connect().await?;
+    let writing = async {
+        loop {
+            let write = "SELECT pg_logical_emit_message(false, 'test', repeat('x', 1000000))";
+            writer.batch_execute(write).await?;
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let examined = tokio::select! {
+        error = writing => return error,
+        examined = examine(&fixture.settings) => examined?,
+    };
+    examined.expect(
+        "wal-retention",
+        "warning",
+        &[
+            "a slot that is not read is lost in",
+            "max_slot_wal_keep_size",
+        ],
+    )
 }

@@ -337,3 +337,30 @@ async fn a_locked_table_ends_the_examination_and_hides_nothing_else() -> Result<
     examined.expect("wal-retention", "warning", &["-1"])?;
     examined.expect("kafka-answer", "ok", &[])
 }
+
+/// A page of this index has a tenth of the entries that it could have.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bloated_index_is_named_with_what_fixes_it() -> Result<()> {
+    let server = postgres::private(turn(17), &[])?;
+    let fixture = Fixture::create(&server, kafka::shared()).await?;
+    let session = fixture.database.connect().await?;
+    fixture.database.fill(&fixture.topic, 450_000).await?;
+    for sql in [
+        "DROP INDEX outbox.idx_outbox_unpublished_id",
+        "CREATE INDEX idx_outbox_unpublished_id ON outbox.outbox (id) WITH (fillfactor = 10) \
+         WHERE published_at IS NULL",
+        "VACUUM (ANALYZE) outbox.outbox",
+    ] {
+        session.batch_execute(sql).await?;
+    }
+    let examined = examine(&fixture.settings).await?;
+    examined.expect(
+        "bloat",
+        "warning",
+        &[
+            "idx_outbox_unpublished_id has",
+            "REINDEX INDEX CONCURRENTLY",
+        ],
+    )?;
+    examined.expect("index", "ok", &["finds unpublished rows"])
+}

@@ -11,6 +11,7 @@
 #![allow(dead_code, reason = "each test uses a part of it")]
 
 pub(crate) mod browser;
+pub(crate) mod clocks;
 pub(crate) mod fixture;
 pub(crate) mod kafka;
 pub(crate) mod oracle;

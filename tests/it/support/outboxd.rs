@@ -114,11 +114,11 @@ pub(crate) fn spawn_unread(settings: &Settings) -> Result<std::process::Child> {
         .context("outboxd does not start")
 }
 
-/// Starts `outboxd run` with all its output at a terminal, whose other end is the child's standard
+/// Starts a command with all its output at a terminal, whose other end is the child's standard
 /// output; the child is util-linux's `script`.
-pub(crate) fn spawn_at_terminal(settings: &Settings) -> Result<std::process::Child> {
+pub(crate) fn spawn_at_terminal(settings: &Settings, command: &str) -> Result<std::process::Child> {
     std::process::Command::new("script")
-        .args(["-qfec", &format!("exec {PROGRAM} run"), "/dev/null"])
+        .args(["-qfec", &format!("exec {PROGRAM} {command}"), "/dev/null"])
         .env_clear()
         .envs(settings.variables.iter().cloned())
         .envs(inherited())

@@ -86,6 +86,15 @@ pub(crate) fn private(major: u32, config: &[&str]) -> Result<Server> {
     )
 }
 
+/// A server of one's own, by these programs.
+pub(crate) fn private_by(binaries: &Binaries) -> Result<Server> {
+    let options = Options {
+        config: &CONFIG,
+        password: None,
+    };
+    Server::start(binaries, options)
+}
+
 /// A server of one's own that asks the user `postgres` for a password, by SCRAM.
 pub(crate) fn private_with_password(major: u32, password: &str) -> Result<Server> {
     private_with(major, Some(password), &[])
