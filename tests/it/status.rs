@@ -102,7 +102,11 @@ async fn status_asks_the_database_and_the_running_outboxd_and_says_which_did_not
             &[&words, "hint: "],
         );
         let off = status(&fixture.settings, &["--http-listen", "off"]).await?;
-        off.expect(0, &["not asked: OUTBOX_HTTP_LISTEN is off"], &[]);
+        let alone = [
+            "not asked: OUTBOX_HTTP_LISTEN is off",
+            "healthy           yes, by the database alone",
+        ];
+        off.expect(0, &alone, &[]);
 
         let away = format!("postgresql://nobody@127.0.0.1:{}/orders", free_port()?);
         let away = fixture.settings.clone().set("DATABASE_URL", away);
@@ -122,6 +126,8 @@ async fn status_asks_the_database_and_the_running_outboxd_and_says_which_did_not
         let stopped = status(&fixture.settings, &[]).await?;
         let words = ["not healthy: no process ", "hint: is outboxd running?"];
         stopped.expect(NOT_HEALTHY, &["no outboxd answers at"], &words);
+        let off = status(&fixture.settings, &["--http-listen", "off", "--json"]).await?;
+        off.expect(NOT_HEALTHY, &["\"judged_by\":\"database alone\""], &words);
     }
     Ok(())
 }

@@ -2,7 +2,8 @@
 //!
 //! Not healthy means that events do not get through. A dead letter or a short wait deserves
 //! attention and is not unhealthy: one bad row must not take a deployment down. Healthy needs both
-//! sides, because the database cannot know whether Kafka takes the events.
+//! sides, because the database cannot know whether Kafka takes the events. Where outboxd serves no
+//! HTTP the database judges alone, and the report says so.
 
 use std::time::Instant;
 
@@ -27,6 +28,8 @@ pub(super) struct Report {
     pub(super) time: String,
     /// Absent if it is not known.
     pub(super) healthy: Option<bool>,
+    /// The sides that `healthy` is about.
+    pub(super) judged_by: &'static str,
     pub(super) problems: Vec<Finding>,
     pub(super) attention: Vec<Finding>,
     pub(super) unknown: Vec<Finding>,
@@ -64,6 +67,10 @@ impl Report {
         Report {
             time,
             healthy,
+            judged_by: match instance {
+                Some(_) => "database and outboxd",
+                None => DATABASE_ALONE,
+            },
             problems,
             attention,
             unknown,
@@ -85,6 +92,9 @@ impl Report {
         Err(Verdict::new(code, findings.iter().map(line).collect()))
     }
 }
+
+/// The judge where `OUTBOX_HTTP_LISTEN` is `off`.
+pub(super) const DATABASE_ALONE: &str = "database alone";
 
 const ASKED_ELSEWHERE: &str = "start outboxd, or set OUTBOX_HTTP_LISTEN to the address where it \
                                serves its status, or to off to ask the database alone";

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::cli::dead_letter::plain;
 use crate::cli::status::instance::Instance;
-use crate::cli::status::report::{Rates, Report};
+use crate::cli::status::report::{DATABASE_ALONE, Rates, Report};
 use crate::cli::terminal;
 
 const GREEN: &str = "\x1b[32m";
@@ -117,6 +117,9 @@ fn lines(report: &Report) -> Vec<Line> {
         lines.extend(findings.iter().map(|it| (name, plain(&it.line()))));
     }
     let healthy = match report.healthy {
+        Some(true) if report.judged_by == DATABASE_ALONE => {
+            "yes, by the database alone, which does not see whether Kafka takes the events"
+        }
         Some(true) => "yes",
         Some(false) => "no",
         None => "not known",

@@ -64,6 +64,13 @@ fn health_needs_both_sides_and_a_problem_of_either_outweighs_what_is_not_known()
 }
 
 #[test]
+fn a_report_says_when_the_database_judges_alone() {
+    let judge = |instance| report(DatabaseSide::default(), instance).judged_by;
+    assert_eq!(judge(None), "database alone");
+    assert_eq!(judge(Some(silent())), "database and outboxd");
+}
+
+#[test]
 fn dead_letters_and_short_waits_deserve_attention_and_are_not_unhealthy() {
     let mut open = OpenDeadLetters::default();
     (open.open, open.oldest_seconds) = (2, Some(130.0));
