@@ -15,7 +15,7 @@ use tokio_postgres::{GenericClient, Row, Statement};
 
 use crate::error::{Code, Error, Result};
 use crate::outbox::TopicName;
-use crate::postgres::sql_error;
+use crate::postgres::writers_error;
 use crate::table_name::TableName;
 
 /// The largest payload, measured as Postgres prints it.
@@ -182,7 +182,7 @@ impl Writer {
     pub async fn prepare(&self, client: &impl GenericClient) -> Result<PreparedWriter> {
         let insert = client.prepare_typed(&self.insert, &TYPES).await;
         let insert = insert.map_err(|error| {
-            sql_error(
+            writers_error(
                 format!("preparing to write events into {}", self.table),
                 error,
             )
@@ -250,7 +250,7 @@ fn written(
         } = event;
         format!("writing an event of type {event_type} for topic {topic} into {table}")
     };
-    let row = row.map_err(|error| sql_error(what(), error))?;
+    let row = row.map_err(|error| writers_error(what(), error))?;
     let Some(row) = row else {
         let limit =
             format!("the payload has more than {PAYLOAD_BYTES_MAX} bytes as Postgres prints it");
@@ -258,7 +258,7 @@ fn written(
             .with_source(limit)
             .with_hint("store the large part elsewhere and put a reference to it into the event"));
     };
-    row.try_get(0).map_err(|error| sql_error(what(), error))
+    row.try_get(0).map_err(|error| writers_error(what(), error))
 }
 
 // Payloads are the users' data: debug output in a log must not show them.

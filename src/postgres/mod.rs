@@ -6,6 +6,7 @@
 //! something else. `Row::get` panics when the column has another type, so every statement fixes the
 //! types of its columns.
 
+pub(crate) mod error_text;
 mod sql_error;
 pub(crate) mod sqlstate;
 mod tls_error;
@@ -43,16 +44,17 @@ mod wal;
 #[cfg(feature = "publisher")]
 pub(crate) mod walsender;
 
-pub(crate) use self::sql_error::sql_error;
+pub(crate) use self::sql_error::{sql_error, writers_error};
 pub use self::sqlstate::ServerError;
 
 #[cfg(feature = "publisher")]
 pub(crate) use self::{
+    error_text::{RowError, row_error},
     preflight::Inspection,
     problem::ServerProblem,
     server::postmaster_start_sql,
     session::is_out_of_time,
-    sqlstate::{is_lock_conflict, is_of_the_row, is_of_the_statement, is_unreadable, row_error},
+    sqlstate::{is_lock_conflict, is_of_the_row, is_of_the_statement, is_unreadable},
     wal::{emit_logical_message, log_position},
 };
 #[cfg(feature = "publisher")]

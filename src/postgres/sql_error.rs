@@ -9,13 +9,22 @@ use crate::postgres::sqlstate::{self, ServerError};
 use crate::postgres::tls_error::{TlsError, tls_error};
 
 /// The library's error for a failed statement or connection. `context` names what was being done.
+/// It may be logged: it has no text of a trigger.
 pub(crate) fn sql_error(context: impl Into<String>, error: tokio_postgres::Error) -> Error {
     describe(context, Arc::new(error))
 }
 
+/// The same for a statement of a program that uses the library, with the texts of its own triggers.
+pub(crate) fn writers_error(context: impl Into<String>, error: tokio_postgres::Error) -> Error {
+    match error.as_db_error() {
+        Some(server) => sqlstate::classify(context, ServerError::from(server)),
+        None => sql_error(context, error),
+    }
+}
+
 pub(crate) fn describe(context: impl Into<String>, error: Arc<tokio_postgres::Error>) -> Error {
     if let Some(server) = error.as_db_error() {
-        return sqlstate::classify(context, ServerError::from(server));
+        return sqlstate::classify(context, ServerError::to_log(server));
     }
     let problem = cause_of::<io::Error>(&*error);
     let classified = match (problem, tls_error(&error)) {

@@ -8,9 +8,10 @@
 use std::error::Error as StdError;
 use std::fmt;
 
-use tokio_postgres::error::SqlState;
+use tokio_postgres::error::{DbError, SqlState};
 
 use crate::error::{Code, Disposition, Error};
+use crate::postgres::error_text::{self, without_values};
 
 /// An error as the server reported it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +29,19 @@ pub struct ServerError {
 }
 
 impl ServerError {
+    /// The server's error without what a trigger or a function of the users has written.
+    pub(super) fn to_log(server: &DbError) -> Self {
+        match error_text::in_place_of_message(server) {
+            Some(message) => ServerError {
+                message,
+                detail: None,
+                hint: None,
+                ..ServerError::from(server)
+            },
+            None => ServerError::from(server),
+        }
+    }
+
     /// The server's error that is the cause of `error`.
     pub(crate) fn of(error: &Error) -> Option<&ServerError> {
         error.source()?.downcast_ref()
@@ -113,8 +127,8 @@ impl fmt::Display for ServerError {
 
 impl StdError for ServerError {}
 
-impl From<&tokio_postgres::error::DbError> for ServerError {
-    fn from(error: &tokio_postgres::error::DbError) -> Self {
+impl From<&DbError> for ServerError {
+    fn from(error: &DbError) -> Self {
         ServerError {
             severity: error.severity().to_owned(),
             code: error.code().code().to_owned(),
@@ -364,30 +378,6 @@ fn fails_at_data(state: &str) -> bool {
     ["22", "54", "XX"]
         .iter()
         .any(|class| state.starts_with(class))
-}
-
-/// The message without a row's values. Those of class 22 (data exception) quote the value, but for
-/// invalid_parameter_value, which quotes a setting, and character_not_in_repertoire.
-pub(crate) fn without_values(state: &str, message: &str) -> String {
-    let quotes_a_value = state.starts_with("22") && !["22023", "22021"].contains(&state);
-    match message.split_once('"') {
-        Some((before, rest)) if quotes_a_value => {
-            let after = rest.rsplit_once('"').map_or("", |(_, after)| after);
-            format!("{before}\"…\"{after}")
-        }
-        _ => message.to_owned(),
-    }
-}
-
-/// SQLSTATE and message of such an error, without its detail, which may quote the row.
-pub(crate) fn row_error(error: &tokio_postgres::Error) -> (String, String) {
-    match error.as_db_error() {
-        Some(server) => {
-            let ServerError { code, message, .. } = server.into();
-            (code, message)
-        }
-        None => (String::new(), error.to_string()),
-    }
 }
 
 #[cfg(test)]

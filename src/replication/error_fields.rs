@@ -1,6 +1,7 @@
 //! The fields of an ErrorResponse or NoticeResponse.
 
-use crate::postgres::sqlstate::{ServerError, without_values};
+use crate::postgres::ServerError;
+use crate::postgres::error_text::without_values;
 
 /// Reads the fields of an ErrorResponse or NoticeResponse. Lenient: an error about an error helps
 /// no reader.

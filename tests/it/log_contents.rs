@@ -16,12 +16,25 @@ const PAYLOAD: &str = "4111PLANTEDPAYLOAD";
 const KEY: &str = "PLANTEDKEY";
 const PASSWORD: &str = "PLANTEDPASSWORD";
 
-/// Marks fail at the value of the payload, and every update says the row to the client.
-const TELLING_TRIGGER: &str = "CREATE FUNCTION tell() RETURNS trigger LANGUAGE plpgsql AS $$
+/// Every update says the row to the client. Marks fail at the value of the payload, with a text of
+/// the trigger's own, and in a statement that is put together from the row; some fail for a while.
+const TELLING_TRIGGER: &str = "CREATE SEQUENCE tries;
+CREATE FUNCTION tell() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     RAISE WARNING 'the row is %', NEW;
     IF NEW.event_payload ? 'unmarkable' THEN
         PERFORM (NEW.event_payload ->> 'card')::integer;
+    END IF;
+    IF NEW.event_payload ? 'raised' THEN
+        RAISE EXCEPTION 'the row is %', NEW USING
+            ERRCODE = NEW.event_payload ->> 'raised',
+            DETAIL = NEW.event_payload, HINT = NEW.event_payload;
+    END IF;
+    IF NEW.event_payload ? 'quoted' THEN
+        EXECUTE format('SELECT %I', NEW.event_payload ->> 'card');
+    END IF;
+    IF NEW.event_payload ? 'waits' AND nextval('tries') <= 3 THEN
+        RAISE EXCEPTION 'not yet: %', NEW USING ERRCODE = '40001', HINT = NEW.event_payload;
     END IF;
     RETURN NEW;
 END $$;
@@ -61,7 +74,14 @@ async fn no_row_and_no_password_stands_in_the_log_at_any_level() -> Result<()> {
         .set("OUTBOX_PROCESS_INTERVAL", "100ms")
         .set("OUTBOX_LOG", "trace,tokio_postgres::query=trace");
     let card = format!(r#"{{"card": "{PAYLOAD}"}}"#);
-    let unmarkable = format!(r#"{{"card": "{PAYLOAD}", "unmarkable": true}}"#);
+    let with = |name: &str, value: &str| format!(r#"{{"card": "{PAYLOAD}", "{name}": "{value}"}}"#);
+    let refused = [
+        with("unmarkable", ""),
+        with("raised", "P0001"),
+        with("raised", "ZZ001"),
+        with("raised", "55000"),
+        with("quoted", ""),
+    ];
     for source in ["slot", "poll"] {
         let mut outboxd = Outboxd::spawn(&settings.clone().set("OUTBOX_SOURCE", source))?;
         let phase = if source == "slot" {
@@ -72,10 +92,15 @@ async fn no_row_and_no_password_stands_in_the_log_at_any_level() -> Result<()> {
         outboxd.wait_for_phase(phase, LIMIT).await?;
         database.insert(KEY, &fixture.topic, &card).await?;
         database.insert(KEY, "no topic's name", &card).await?;
-        database.insert(KEY, &fixture.topic, &unmarkable).await?;
+        let waits = with("waits", "");
+        database.insert(KEY, &fixture.topic, &waits).await?;
+        for payload in &refused {
+            database.insert(KEY, &fixture.topic, payload).await?;
+        }
         let dead = "SELECT count(*) FROM outbox.dead_letter \
                     WHERE state IN ('dead', 'published-not-marked')";
-        let filed = session.wait_for_value("two dead letters", dead, 2, LIMIT);
+        let count = refused.len() as i64 + 1;
+        let filed = session.wait_for_value("the dead letters", dead, count, LIMIT);
         filed.await.with_context(|| outboxd.log())?;
         let retry = command(&settings, &["dead-letter", "retry", "--all"], LIMIT).await?;
         ensure!(retry.status.success(), "{retry:?}");
@@ -85,9 +110,22 @@ async fn no_row_and_no_password_stands_in_the_log_at_any_level() -> Result<()> {
         retried.await.with_context(|| outboxd.log())?;
         assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
         expect_nothing_planted(&outboxd.log())?;
-        session
-            .batch_execute("DELETE FROM outbox.dead_letter; DELETE FROM outbox.outbox")
-            .await?;
+        for words in ["PL/pgSQL function", "SQLSTATE 40001"] {
+            ensure!(
+                outboxd.log().contains(words),
+                "no {words}: {}",
+                outboxd.log()
+            );
+        }
+        let text = "SELECT count(*) FROM outbox.dead_letter WHERE error LIKE 'the row is %'";
+        assert_eq!(
+            session.value::<i64>(text).await?,
+            3,
+            "the table has the text"
+        );
+        let clear = "DELETE FROM outbox.dead_letter; DELETE FROM outbox.outbox; \
+                     ALTER SEQUENCE tries RESTART";
+        session.batch_execute(clear).await?;
     }
     Ok(())
 }

@@ -16,7 +16,7 @@ use crate::outbox::dead_letter::row_identity::is_about;
 use crate::outbox::marking::Marking;
 use crate::outbox::refusal::{is_refusal, silent_refusal};
 use crate::outbox::{CloseDeadLetter, Rejection};
-use crate::postgres::{Session, TableShape, row_error, sql_error};
+use crate::postgres::{RowError, Session, TableShape, row_error, sql_error};
 
 /// The rows of a statement at most.
 const ROWS_MAX: usize = 500;
@@ -73,9 +73,14 @@ impl Closing {
                 return Err(sql_error(what, error));
             }
             if let [closing] = part {
-                let (code, message) = row_error(&error);
+                let RowError {
+                    code,
+                    message,
+                    logged,
+                } = row_error(&error);
                 let rejection = Rejection { code, message };
-                self.leave_open(session, *closing, &rejection).await?;
+                self.leave_open(session, *closing, &rejection, &logged)
+                    .await?;
             } else {
                 let (left, right) = part.split_at(part.len() / 2);
                 parts.push(right);
@@ -102,7 +107,8 @@ impl Closing {
         let is_unmarked = |closing: &&CloseDeadLetter| open.contains(&closing.dead_letter);
         for closing in closed.iter().filter(is_unmarked) {
             let rejection = silent_refusal(&self.outbox);
-            self.leave_open(session, *closing, &rejection).await?;
+            self.leave_open(session, *closing, &rejection, &rejection.message)
+                .await?;
         }
         Ok(())
     }
@@ -112,6 +118,7 @@ impl Closing {
         session: &Session,
         closing: CloseDeadLetter,
         rejection: &Rejection,
+        logged: &str,
     ) -> Result<()> {
         let (dead_letter, row) = (closing.dead_letter, closing.row);
         let Rejection { code, message } = rejection;
@@ -119,7 +126,7 @@ impl Closing {
             dead_letter,
             row,
             code,
-            error = message,
+            error = logged,
             "row of a dead letter cannot be marked"
         );
         let state = if closing.published {

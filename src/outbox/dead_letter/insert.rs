@@ -17,7 +17,7 @@ use crate::outbox::dead_letter::json;
 use crate::outbox::dead_letter::row_identity::created_at;
 use crate::outbox::select_list::text_of;
 use crate::outbox::{NewDeadLetter, OwnedRecord, Rejection, RowName, row_name};
-use crate::postgres::{Session, TableShape, is_of_the_row, is_unreadable, sql_error};
+use crate::postgres::{Session, TableShape, is_of_the_row, is_unreadable, row_error, sql_error};
 
 /// The most dead letters of a statement.
 const DEAD_LETTERS_MAX: usize = 500;
@@ -203,7 +203,12 @@ async fn write(
         match part {
             [alone] => {
                 let row = alone.dead_letter.row.map(|row| row.id);
-                tracing::warn!(row, error = %error, "dead letter rejected, storing a reduced copy");
+                let reason = row_error(&error).logged;
+                tracing::warn!(
+                    row,
+                    error = reason,
+                    "dead letter rejected, storing a reduced copy"
+                );
                 if !alone.shrink() {
                     return Err(sql_error(what, error));
                 }

@@ -34,7 +34,7 @@ use crate::outbox::RowName;
 use crate::outbox::dead_letter::closing::Closing;
 use crate::outbox::marking::Marking;
 use crate::outbox::refusal::is_refusal;
-use crate::postgres::{Session, TableShape, sql_error};
+use crate::postgres::{Session, TableShape, row_error, sql_error};
 use crate::status::OpenDeadLetters;
 
 pub use key_hash::KeyHash;
@@ -194,7 +194,8 @@ impl DeadLetters {
                 parts.push(left);
             } else {
                 let row = part.first();
-                tracing::warn!(row, error = %error, "attempts of a row cannot be counted");
+                let error = row_error(&error).logged;
+                tracing::warn!(row, error, "attempts of a row cannot be counted");
             }
         }
         Ok(())

@@ -15,7 +15,7 @@ use crate::outbox::{
     DeadLetters, EventSource, KeyHash, OwnedRecord, Rejection, Resolution, ResolveRequest, Router,
     SlowRows, TableRow, UnpublishedRows,
 };
-use crate::postgres::{Session, is_unreadable, row_error, sql_error};
+use crate::postgres::{RowError, Session, is_unreadable, row_error, sql_error};
 
 /// The most requests of a call.
 const REQUESTS_MAX: usize = 500;
@@ -109,8 +109,11 @@ impl DeadLetters {
                 }))
             }
             LookedUpRow::Unreadable(error) => {
-                let (code, message) = row_error(&error);
-                Ok(Err(Rejection { code, message }))
+                let RowError { code, logged, .. } = row_error(&error);
+                Ok(Err(Rejection {
+                    code,
+                    message: logged,
+                }))
             }
             LookedUpRow::Gone => self.copy(session, dead_letter).await.map(Ok),
         }

@@ -280,6 +280,7 @@ impl Prepared {
     /// Whether dead letters were filed.
     async fn write(&self, marks: &mut [Mark]) -> Result<bool> {
         let mut refused = Vec::new();
+        let mut logged = None;
         {
             // The rest of the batch, the next part last: a part that fails because of a row is
             // halved.
@@ -289,6 +290,8 @@ impl Prepared {
                     Ok(()) => {
                         let silent = part.iter().filter(|it| it.outcome == Outcome::Refused);
                         refused.extend(silent.map(|mark| (mark.row, silent_refusal(&self.table))));
+                        let first = refused.first().map(|(_, rejection)| &rejection.message);
+                        logged = logged.or_else(|| first.cloned());
                         continue;
                     }
                     Err(error) => error,
@@ -299,8 +302,10 @@ impl Prepared {
                 }
                 if let [mark] = part {
                     mark.outcome = Outcome::Refused;
-                    let (code, message) = row_error(&error);
+                    let error = row_error(&error);
+                    let (code, message) = (error.code, error.message);
                     refused.push((mark.row, Rejection { code, message }));
+                    logged.get_or_insert(error.logged);
                 } else {
                     let (left, right) = part.split_at_mut(part.len() / 2);
                     parts.push(right);
@@ -308,7 +313,7 @@ impl Prepared {
                 }
             }
         }
-        self.file(&refused).await?;
+        self.file(&refused, &logged.unwrap_or_default()).await?;
         let refused = marks.iter_mut();
         let refused = refused.filter(|mark| mark.outcome == Outcome::Refused);
         let filed = refused.map(|mark| mark.outcome = Outcome::Filed).count() > 0;
@@ -326,8 +331,8 @@ impl Prepared {
     }
 
     /// Kafka has the events of these rows, and the table refuses their marks: files them, so that
-    /// the other rows can go on.
-    async fn file(&self, refused: &[(RowName, Rejection)]) -> Result<()> {
+    /// the other rows can go on. `logged` says of the first what the log may show.
+    async fn file(&self, refused: &[(RowName, Rejection)], logged: &str) -> Result<()> {
         let Some((_, first)) = refused.first() else {
             return Ok(());
         };
@@ -336,7 +341,7 @@ impl Prepared {
             count = refused.len(),
             rows = ?some.collect::<Vec<i64>>(),
             state = first.code,
-            error = first.message,
+            error = logged,
             "rows cannot be marked as published, filing them as dead letters"
         );
         let system_id = self.place.server.lineage.system_id.to_string();
