@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use tokio::sync::MutexGuard;
 
 use crate::support::browser::Browser;
 use crate::support::fixture::Fixture;
@@ -81,19 +82,30 @@ fn has(part: &str, text: &str) -> String {
     format!("return document.querySelector({part:?}).innerText.includes({text:?})")
 }
 
+/// A browser, and the turn of a test that loads the machine; `None` where there is no browser.
+async fn browser() -> Result<Option<(Browser, MutexGuard<'static, ()>)>> {
+    let turn = heavy().await;
+    Ok(Browser::start()?.map(|browser| (browser, turn)))
+}
+
+/// An outboxd that has come to this phase.
+async fn started(settings: &Settings, phase: &str) -> Result<Outboxd> {
+    let outboxd = Outboxd::spawn(settings)?;
+    outboxd.wait_for_phase(phase, LIMIT).await?;
+    Ok(outboxd)
+}
+
 fn open(browser: &Browser, outboxd: &Outboxd) -> Result<()> {
     browser.open(&outboxd.page())
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn under_load_it_shows_rates_and_keeps_scroll_and_selection() -> Result<()> {
-    let _turn = heavy().await;
-    let Some(browser) = Browser::start()? else {
+    let Some((browser, _turn)) = browser().await? else {
         return Ok(());
     };
     let fixture = Fixture::create(postgres::shared(postgres::turn(17)), kafka::shared()).await?;
-    let mut outboxd = Outboxd::spawn(&fixture.settings)?;
-    outboxd.wait_for_phase("streaming", LIMIT).await?;
+    let mut outboxd = started(&fixture.settings, "streaming").await?;
     let writers = Writers::start(&fixture.database, &fixture.topic, 2, PATTERN);
     outboxd
         .wait_for_status("a rate and a latency", LIMIT, |status| {
@@ -126,8 +138,7 @@ async fn under_load_it_shows_rates_and_keeps_scroll_and_selection() -> Result<()
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_kafka_that_is_away_for_twenty_seconds_is_the_first_sentence() -> Result<()> {
-    let _turn = heavy().await;
-    let Some(browser) = Browser::start()? else {
+    let Some((browser, _turn)) = browser().await? else {
         return Ok(());
     };
     let mut kafka = kafka::private(&[])?;
@@ -135,8 +146,7 @@ async fn a_kafka_that_is_away_for_twenty_seconds_is_the_first_sentence() -> Resu
     let topic = kafka.topic("events", 4).await?;
     let settings = Settings::new(&database, &kafka)?;
     init(&settings).await?;
-    let mut outboxd = Outboxd::spawn(&settings)?;
-    outboxd.wait_for_phase("streaming", LIMIT).await?;
+    let mut outboxd = started(&settings, "streaming").await?;
     database.insert("a", &topic, "{}").await?;
     database.all_marked(LIMIT).await?;
     kafka.freeze()?;
@@ -161,13 +171,11 @@ async fn a_kafka_that_is_away_for_twenty_seconds_is_the_first_sentence() -> Resu
 
 #[tokio::test(flavor = "multi_thread")]
 async fn dead_letters_stand_there_with_their_reasons_and_the_command() -> Result<()> {
-    let _turn = heavy().await;
-    let Some(browser) = Browser::start()? else {
+    let Some((browser, _turn)) = browser().await? else {
         return Ok(());
     };
     let fixture = Fixture::create(postgres::shared(postgres::turn(17)), kafka::shared()).await?;
-    let mut outboxd = Outboxd::spawn(&fixture.settings)?;
-    outboxd.wait_for_phase("streaming", LIMIT).await?;
+    let mut outboxd = started(&fixture.settings, "streaming").await?;
     for _ in 0..3 {
         fixture
             .database
@@ -186,15 +194,13 @@ async fn dead_letters_stand_there_with_their_reasons_and_the_command() -> Result
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_that_stands_by_says_that_another_publishes() -> Result<()> {
-    let _turn = heavy().await;
-    let Some(browser) = Browser::start()? else {
+    let Some((browser, _turn)) = browser().await? else {
         return Ok(());
     };
     let fixture = Fixture::create(postgres::shared(postgres::turn(15)), kafka::shared()).await?;
-    let mut first = Outboxd::spawn(&fixture.settings)?;
-    first.wait_for_phase("streaming", LIMIT).await?;
-    let mut second = Outboxd::spawn(&Settings::new(&fixture.database, fixture.kafka)?)?;
-    second.wait_for_phase("standby", LIMIT).await?;
+    let mut first = started(&fixture.settings, "streaming").await?;
+    let settings = Settings::new(&fixture.database, fixture.kafka)?;
+    let mut second = started(&settings, "standby").await?;
     open(&browser, &second)?;
     browser.wait_for(&has("h1", "Standing by: another instance publishes"))?;
     browser.wait_for("return document.querySelector('#headline').className === 'healthy'")?;
@@ -207,8 +213,7 @@ async fn one_that_stands_by_says_that_another_publishes() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_start_with_a_backlog_shows_its_rate() -> Result<()> {
-    let _turn = heavy().await;
-    let Some(browser) = Browser::start()? else {
+    let Some((browser, _turn)) = browser().await? else {
         return Ok(());
     };
     let fixture = Fixture::create(postgres::shared(postgres::turn(17)), kafka::shared()).await?;
@@ -217,8 +222,7 @@ async fn a_start_with_a_backlog_shows_its_rate() -> Result<()> {
     lock.batch_execute("BEGIN; UPDATE outbox.outbox SET times_attempted = 0 WHERE id = 19999")
         .await?;
     let publish = fixture.settings.clone().set("OUTBOX_BACKLOG", "publish");
-    let mut outboxd = Outboxd::spawn(&publish)?;
-    outboxd.wait_for_phase("backlog", LIMIT).await?;
+    let mut outboxd = started(&publish, "backlog").await?;
     open(&browser, &outboxd)?;
     browser.wait_for(&has("h1", "Publishing the backlog: "))?;
     examine(&browser, "backlog")?;

@@ -105,12 +105,10 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::config::{Config, Settings};
-    use crate::error::{Code, Result};
-    use crate::metrics::Metrics;
+    use crate::error::Result;
     use crate::outbox::{Event, RowName, TextValue};
     use crate::publisher::sink::forwarder::Forwarder;
-    use crate::status::{Status, StatusBoard};
+    use crate::publisher::sink::forwarder_tests::forwarder;
 
     /// As many records as the producer's queue holds; see `client_config`.
     const QUEUE: usize = 100_000;
@@ -133,21 +131,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_held_record_that_a_full_producer_does_not_take_is_kept() -> Result<()> {
-        let config = Config::from_settings(Settings {
-            database_url: Some("postgresql://outboxd@localhost/orders".to_owned()),
-            kafka_brokers: Some("127.0.0.1:1".to_owned()),
-            memory_limit: Some("1MiB".to_owned()),
-            ..Settings::default()
-        });
-        let config =
-            Arc::new(config.map_err(|error| Error::fatal(Code::Config, error.to_string()))?);
-        let status = Status::new(String::new(), None, "outbox.outbox");
-        let board = Arc::new(StatusBoard::new(status));
-        let mut forwarder = Forwarder::new(
-            &config,
-            Arc::new(Metrics::new("orders", "outboxd_orders")),
-            board,
-        )?;
+        let (_, mut forwarder) = forwarder(Some("1MiB"))?;
         let exists = |forwarder: &mut Forwarder, topic: &str| {
             forwarder.engine.poll(Duration::ZERO);
             forwarder.output()?;

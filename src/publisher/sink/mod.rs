@@ -17,3 +17,7 @@ pub(in crate::publisher) mod waits;
 mod without_lock;
 pub(in crate::publisher) mod work_errors;
 mod work_results;
+
+#[cfg(test)]
+#[path = "../tests/forwarder.rs"]
+pub(crate) mod forwarder_tests;

@@ -144,13 +144,9 @@ impl Decoder<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
-    use crate::config::Settings;
-    use crate::metrics::Metrics;
     use crate::pgoutput::golden;
-    use crate::status::{Status, StatusBoard};
+    use crate::publisher::sink::forwarder_tests::forwarder;
 
     /// The relation of the golden bytes.
     const RELATION: u32 = 0x4009;
@@ -177,20 +173,7 @@ mod tests {
         mut handled_rows: HandledRows,
         messages: &[Vec<u8>],
     ) -> Result<(Forwarder, Result<()>)> {
-        let config = Config::from_settings(Settings {
-            database_url: Some("postgresql://outboxd@localhost/orders".to_owned()),
-            kafka_brokers: Some("127.0.0.1:1".to_owned()),
-            ..Settings::default()
-        });
-        let config =
-            Arc::new(config.map_err(|error| Error::fatal(Code::Config, error.to_string()))?);
-        let status = Status::new(String::new(), None, "outbox.outbox");
-        let board = Arc::new(StatusBoard::new(status));
-        let mut forwarder = Forwarder::new(
-            &config,
-            Arc::new(Metrics::new("orders", "outboxd_orders")),
-            board,
-        )?;
+        let (config, mut forwarder) = forwarder(None)?;
         let mut decoder = Decoder {
             config: &config,
             handled_rows: &mut handled_rows,
