@@ -1,8 +1,9 @@
 //! The publisher's status: a snapshot for `/status`, health checks and people.
 //!
 //! Owns the board that the engine's task writes and all others read. Readers never hold up the
-//! writer: the board is written a few times a second, under a lock held for one assignment. It also
-//! logs the waits and the backlog that it shows (`board_log`).
+//! writer: each takes the lock of the status once, for some assignments or a copy. The locks of
+//! waits, backlog and recent problems are taken after it, and none before it. The board also logs
+//! the waits and the backlog that it shows (`board_log`).
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -30,6 +31,7 @@ pub(crate) mod summary;
 mod wait_log;
 
 pub use backlog::{BacklogProgress, BacklogUnit};
+pub(crate) use board_log::{ShownWait, Turn};
 pub use dead_letters::{DeadLetterGroup, OpenDeadLetters};
 pub(crate) use flow::FlowMeter;
 pub use flow::{Flow, TopicFlow};
@@ -235,16 +237,18 @@ impl StatusBoard {
 
     pub(crate) fn update(&self, change: impl FnOnce(&mut Status)) {
         self.turn();
-        let mut status = self.lock();
-        change(&mut status);
+        self.change(&mut self.lock(), change);
+    }
+
+    fn change(&self, status: &mut Status, change: impl FnOnce(&mut Status)) {
+        change(status);
         for problem in &status.problems {
             self.note(problem.name, &problem.detail, Some(&problem.hint));
         }
     }
 
     /// Adds a sample to the history, with the present time and lag.
-    pub(crate) fn sample(&self, sample: Sample) {
-        let mut status = self.lock();
+    fn sample(&self, status: &mut Status, sample: Sample) {
         let lag_bytes = status.slot_health.as_ref().map(|slot| slot.lag_bytes);
         status.history.push(Sample {
             at: self.born.elapsed(),
@@ -274,6 +278,7 @@ impl StatusBoard {
     }
 
     pub(crate) fn read(&self) -> Status {
+        // The lock ends with this line.
         let mut status = self.lock().clone();
         if status.slot.is_none() {
             // LSNs mean nothing where the table is polled.
@@ -309,7 +314,15 @@ mod tests {
     fn a_wait_keeps_its_start_until_its_name_changes_or_it_says_how_long_it_lasts() {
         let board = StatusBoard::new(Status::new(String::new(), None, "outbox.outbox"));
         let seconds = || board.read().waiting.map(|waiting| waiting.seconds);
-        board.wait_for("write-back", "1 row".to_owned(), Duration::from_secs(90));
+        let wait_for = |on, detail: &str, seconds| {
+            let turn = Turn {
+                published: 0,
+                sample: None,
+                wait: ShownWait::Lasted(on, detail.to_owned(), Duration::from_secs(seconds)),
+            };
+            board.show(turn, |_| {});
+        };
+        wait_for("write-back", "1 row", 90);
         assert!(seconds() >= Some(90.0));
         assert!(
             board
@@ -321,7 +334,7 @@ mod tests {
         assert!(seconds() >= Some(90.0));
         board.wait(Some(("kafka", "x".to_owned())));
         assert!(seconds() < Some(10.0));
-        board.wait_for("write-back", "1 row".to_owned(), Duration::from_secs(95));
+        wait_for("write-back", "1 row", 95);
         assert!(seconds() >= Some(95.0));
         board.wait(None);
         assert_eq!(seconds(), None);

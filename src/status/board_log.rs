@@ -6,20 +6,65 @@ use std::time::{Duration, Instant};
 
 use crate::status::backlog::BacklogLog;
 use crate::status::wait_log::{Figures, Lasted, Line, WaitLog};
-use crate::status::{LOCK, SlotHealth, Status, StatusBoard, WAIT_SHOWS, Waiting};
+use crate::status::{LOCK, Sample, SlotHealth, Status, StatusBoard, WAIT_SHOWS, Waiting};
+
+/// What a turn of the publisher shows beside its figures.
+#[derive(Debug)]
+pub(crate) struct Turn {
+    /// Events published since the start.
+    pub(crate) published: u64,
+    /// The last interval, if one has ended.
+    pub(crate) sample: Option<Sample>,
+    pub(crate) wait: ShownWait,
+}
+
+/// What a turn says of the wait.
+#[derive(Debug)]
+pub(crate) enum ShownWait {
+    /// Its caller has set it.
+    Unchanged,
+    None,
+    /// One of this name, which keeps its start.
+    Named(&'static str, String),
+    /// One that has lasted for this time, whatever the board has shown meanwhile.
+    Lasted(&'static str, String, Duration),
+}
+
+/// Lines that are written after the locks: about waits, with the detail of the present one, and
+/// about the backlog.
+#[derive(Default)]
+struct Lines {
+    waits: Vec<Line>,
+    detail: String,
+    backlog: Option<String>,
+}
 
 impl StatusBoard {
+    /// Shows a turn of the publisher; `change` sets its figures.
+    pub(crate) fn show(&self, turn: Turn, change: impl FnOnce(&mut Status)) {
+        self.turn();
+        let mut status = self.lock();
+        let mut lines = Lines::default();
+        if status.waiting.is_none() {
+            let published = turn.published;
+            lines.backlog = self.learn(&mut status, |backlog, now| {
+                backlog.published(now, published)
+            });
+        }
+        if let Some(sample) = turn.sample {
+            self.sample(&mut status, sample);
+        }
+        self.change(&mut status, change);
+        self.set_wait(&mut status, turn.wait, &mut lines);
+        drop(status);
+        lines.write();
+    }
+
     /// Sets the named wait. A wait of the same name keeps its start.
     pub(crate) fn wait(&self, waiting: Option<(&'static str, String)>) {
-        match waiting {
-            Some((on, detail)) => self.set_wait(on, detail, Lasted::SinceNamed),
-            None => {
-                let figures = self.figures();
-                let lines = self.waits().shows_none(Instant::now(), figures);
-                write(&lines, "");
-                self.lock().waiting = None;
-            }
-        }
+        let wait = waiting.map_or(ShownWait::None, |(on, detail)| ShownWait::Named(on, detail));
+        let lines = self.wait_is(&mut self.lock(), wait);
+        lines.write();
     }
 
     /// Sets a named wait if there is none.
@@ -29,19 +74,16 @@ impl StatusBoard {
         }
     }
 
-    /// Sets a named wait that has lasted for this time, whatever the board has shown meanwhile.
-    pub(crate) fn wait_for(&self, on: &'static str, detail: String, lasted: Duration) {
-        self.set_wait(on, detail, Lasted::For(lasted));
-    }
-
     /// There is a session that holds the lock: a wait for it is over.
     pub(crate) fn has_session(&self) {
-        let figures = self.figures();
-        let (lines, was_shown) = self.waits().has_session(Instant::now(), figures);
-        write(&lines, "");
+        let mut status = self.lock();
+        let figures = figures(&status);
+        let (waits, was_shown) = self.waits().has_session(Instant::now(), figures);
         if was_shown {
-            self.lock().waiting = None;
+            status.waiting = None;
         }
+        drop(status);
+        write(&waits, "");
     }
 
     /// The wait that the board shows goes on, if it shows one.
@@ -50,33 +92,38 @@ impl StatusBoard {
         self.wait(waiting.map(|waiting| (waiting.on, waiting.detail)));
     }
 
-    fn set_wait(&self, on: &'static str, detail: String, lasted: Lasted) {
-        let (now, figures) = (Instant::now(), self.figures());
+    fn wait_is(&self, status: &mut Status, wait: ShownWait) -> Lines {
+        let mut lines = Lines::default();
+        self.set_wait(status, wait, &mut lines);
+        lines
+    }
+
+    fn set_wait(&self, status: &mut Status, wait: ShownWait, lines: &mut Lines) {
+        let (now, figures) = (Instant::now(), figures(status));
+        let (on, detail, lasted) = match wait {
+            ShownWait::Unchanged => return,
+            ShownWait::None => {
+                lines.waits = self.waits().shows_none(now, figures);
+                status.waiting = None;
+                return;
+            }
+            ShownWait::Named(on, detail) => (on, detail, Lasted::SinceNamed),
+            ShownWait::Lasted(on, detail, lasted) => (on, detail, Lasted::For(lasted)),
+        };
         let mut waits = self.waits();
-        let lines = waits.shows(now, on, lasted, figures);
-        let began = waits.began().unwrap_or(now);
+        lines.waits = waits.shows(now, on, lasted, figures);
+        lines.detail.clone_from(&detail);
+        let lasted = now - waits.began().unwrap_or(now);
         drop(waits);
-        write(&lines, &detail);
-        let lasted = now - began;
         if lasted >= WAIT_SHOWS && on != LOCK {
             self.note(&format!("waiting for {on}"), &detail, None);
         }
         let seconds = lasted.as_secs_f64();
-        self.lock().waiting = Some(Waiting {
+        status.waiting = Some(Waiting {
             on,
             detail,
             seconds,
         });
-    }
-
-    fn figures(&self) -> Figures {
-        let status = self.lock();
-        Figures {
-            held: status.in_flight_records + status.unmarked_records,
-            published: status.published_total,
-            lag_bytes: lag_bytes(&status),
-            kafka_has_answered: status.kafka_has_answered,
-        }
     }
 
     /// Bytes of WAL between the slot's position and the server's, if known.
@@ -101,26 +148,47 @@ impl StatusBoard {
         }
     }
 
-    /// So many events have been published since the start.
-    pub(crate) fn published(&self, published: u64) {
-        if self.lock().waiting.is_none() {
-            self.backlog(|backlog, now| backlog.published(now, published));
-        }
-    }
-
     /// Takes in what is known of the backlog, logs the line that is due, and shows the backlog.
     pub(crate) fn backlog(&self, learn: impl FnOnce(&mut BacklogLog, Instant) -> Option<String>) {
+        let backlog = self.learn(&mut self.lock(), learn);
+        let lines = Lines {
+            backlog,
+            ..Lines::default()
+        };
+        lines.write();
+    }
+
+    fn learn(
+        &self,
+        status: &mut Status,
+        learn: impl FnOnce(&mut BacklogLog, Instant) -> Option<String>,
+    ) -> Option<String> {
         let mut backlog = self.backlog.lock().unwrap_or_else(PoisonError::into_inner);
         let line = learn(&mut backlog, Instant::now());
-        self.lock().backlog = backlog.present();
-        drop(backlog);
-        if let Some(line) = line {
-            tracing::info!("{line}");
-        }
+        status.backlog = backlog.present();
+        line
     }
 
     pub(super) fn waits(&self) -> MutexGuard<'_, WaitLog> {
         self.waits.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Lines {
+    fn write(&self) {
+        if let Some(line) = &self.backlog {
+            tracing::info!("{line}");
+        }
+        write(&self.waits, &self.detail);
+    }
+}
+
+fn figures(status: &Status) -> Figures {
+    Figures {
+        held: status.in_flight_records + status.unmarked_records,
+        published: status.published_total,
+        lag_bytes: lag_bytes(status),
+        kafka_has_answered: status.kafka_has_answered,
     }
 }
 

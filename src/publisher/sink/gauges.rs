@@ -7,54 +7,60 @@ use crate::engine::output::EngineStats;
 use crate::format::bytes;
 use crate::publisher::sink::forwarder::Forwarder;
 use crate::publisher::sink::waits::{self, Wait, WaitFacts, late_record};
+use crate::status::{ShownWait, Turn};
 
 impl Forwarder {
     /// Updates the figures of the status, and what the publisher waits for.
     pub(crate) fn show(&mut self) {
-        let stats = self.show_figures();
-        match self.waiting(&stats) {
-            None => self.board.wait(None),
+        let stats = self.engine.stats();
+        let wait = match self.waiting(&stats) {
+            None => ShownWait::None,
             Some(Wait { on, detail, since }) => match since {
-                None => self.board.wait(Some((on, detail))),
+                None => ShownWait::Named(on, detail),
                 Some(since) => {
                     let lasted = self.now.saturating_sub(since);
-                    self.board.wait_for(on, detail, lasted);
+                    ShownWait::Lasted(on, detail, lasted)
                 }
             },
-        }
+        };
+        self.show_turn(&stats, wait);
     }
 
     /// Updates the figures alone, when the caller has set what it waits for.
-    pub(crate) fn show_figures(&mut self) -> EngineStats {
+    pub(crate) fn show_figures(&mut self) {
+        let stats = self.engine.stats();
+        self.show_turn(&stats, ShownWait::Unchanged);
+    }
+
+    fn show_turn(&mut self, stats: &EngineStats, wait: ShownWait) {
         self.log_filed();
         self.log_summary();
-        self.board.published(self.published);
-        let snapshot = self.engine.stats();
-        let oldest_seconds = snapshot.oldest.map_or(0.0, |oldest| {
+        let oldest_seconds = stats.oldest.map_or(0.0, |oldest| {
             self.now.as_secs_f64() - Duration::from_micros(oldest.sent_micros).as_secs_f64()
         });
-        let rewinds = snapshot.rewind_count;
+        let rewinds = stats.rewind_count;
         self.metrics
             .partition_rewinds
             .inc_by(rewinds - std::mem::replace(&mut self.rewinds, rewinds));
-        if let Some(sample) = self.topics.sample(self.now) {
-            self.board.sample(sample);
-        }
+        let turn = Turn {
+            published: self.published,
+            sample: self.topics.sample(self.now),
+            wait,
+        };
         let flow = self.topics.flow(self.now);
-        self.board.update(|status| {
+        self.board.show(turn, |status| {
             if let Some(flow) = flow {
                 status.flow = flow;
             }
             status.kafka_has_answered = self.published > 0 || self.kafka_reach.has_answered();
             status.published_total = self.published;
-            status.in_flight_records = snapshot.in_flight_count;
-            status.in_flight_bytes = snapshot.in_flight_bytes as u64;
-            status.unmarked_records = snapshot.unmarked_count as u64;
+            status.in_flight_records = stats.in_flight_count;
+            status.in_flight_bytes = stats.in_flight_bytes as u64;
+            status.unmarked_records = stats.unmarked_count as u64;
             status.oldest_unacknowledged_seconds = oldest_seconds;
-            status.received_lsn = Some(snapshot.received.to_string());
-            status.confirmed_lsn = Some(snapshot.confirmed.to_string());
+            status.received_lsn = Some(stats.received.to_string());
+            status.confirmed_lsn = Some(stats.confirmed.to_string());
         });
-        snapshot
     }
 
     fn log_summary(&mut self) {

@@ -292,9 +292,7 @@ fn show(config: &Config, forwarder: &mut Forwarder) {
     match config.source {
         Source::Poll => forwarder.show(),
         // Bootstrap has set what the slot waits for.
-        Source::Slot => {
-            forwarder.show_figures();
-        }
+        Source::Slot => forwarder.show_figures(),
     }
 }
 
