@@ -1,7 +1,8 @@
 //! What flowed in the last minute: events a second, latencies, the busiest topics.
 //!
-//! Counts in slots of five seconds, of which it keeps twelve. Memory: two counters and twelve
-//! slots for each topic that the engine knows.
+//! Counts in slots of five seconds, of which it keeps twelve; the log's summary reads the same
+//! counts at intervals of its own. Memory: two counters and twelve slots for each topic that the
+//! engine knows.
 
 use std::time::Duration;
 
@@ -43,10 +44,25 @@ pub struct TopicFlow {
     pub published_total: u64,
 }
 
+/// Events and their latencies, of a slot or of another time.
 #[derive(Debug, Clone, Default)]
-struct Slot {
-    events: u64,
-    latencies: LatencyCounts,
+pub(crate) struct Counts {
+    pub(crate) events: u64,
+    pub(crate) latencies: LatencyCounts,
+}
+
+impl Counts {
+    fn add(&mut self, more: &Counts) {
+        self.events += more.events;
+        self.latencies.add(&more.latencies);
+    }
+
+    fn since(&self, earlier: &Counts) -> Counts {
+        Counts {
+            events: self.events.saturating_sub(earlier.events),
+            latencies: self.latencies.since(&earlier.latencies),
+        }
+    }
 }
 
 #[derive(Debug, Clone, Default)]
@@ -59,13 +75,17 @@ struct TopicSlots {
 /// The counters behind [`Flow`], by the clock of their owner.
 #[derive(Debug)]
 pub(crate) struct FlowMeter {
-    slots: [Slot; SLOTS],
+    slots: [Counts; SLOTS],
     present: usize,
     /// When the present slot began.
     began: Duration,
     /// How many of the slots before it have been counted.
     past: u32,
     last_event: Option<Duration>,
+    /// What the summary has not taken of the slots that have ended.
+    ended: Counts,
+    /// What it has taken of the present slot.
+    taken: Counts,
     /// By the topic's number.
     topics: Vec<TopicSlots>,
 }
@@ -78,6 +98,8 @@ impl FlowMeter {
             began: now,
             past: 0,
             last_event: None,
+            ended: Counts::default(),
+            taken: Counts::default(),
             topics: Vec::new(),
         }
     }
@@ -131,14 +153,25 @@ impl FlowMeter {
             p99_seconds: slot.latencies.quantile(0.99),
             ..Sample::default()
         };
+        let taken = std::mem::take(&mut self.taken);
+        self.ended.add(&slot.since(&taken));
         self.began += INTERVAL;
         self.past = (self.past + 1).min(SLOTS as u32 - 1);
         self.present = (self.present + 1) % SLOTS;
-        self.slots[self.present] = Slot::default();
+        self.slots[self.present] = Counts::default();
         for topic in &mut self.topics {
             topic.events[self.present] = 0;
         }
         sample
+    }
+
+    /// What was published since the last call.
+    pub(crate) fn take_new(&mut self) -> Counts {
+        let mut new = std::mem::take(&mut self.ended);
+        let present = &self.slots[self.present];
+        new.add(&present.since(&self.taken));
+        self.taken = present.clone();
+        new
     }
 
     /// What flowed in the slots that are kept, the present one included.
@@ -241,6 +274,26 @@ mod tests {
         let topics = meter.flow(seconds(1)).topics;
         assert_eq!(topics.len(), 1);
         assert_eq!((&*topics[0].topic, topics[0].published_total), ("new", 1));
+    }
+
+    #[test]
+    fn each_event_is_taken_once_whenever_that_is() {
+        let mut meter = FlowMeter::new(seconds(0));
+        let mut taken = Vec::new();
+        for now in 0..40 {
+            meter.advance(seconds(now));
+            publish(&mut meter, seconds(now), 0, 10);
+            if now % 7 == 6 {
+                taken.push(meter.take_new());
+            }
+        }
+        let events: Vec<u64> = taken.iter().map(|counts| counts.events).collect();
+        assert_eq!(events, [70; 5]);
+        let p99 = taken.iter().map(|counts| counts.latencies.quantile(0.99));
+        assert!(p99.flatten().all(|p99| (p99 - 0.003).abs() < 0.0005));
+        meter.advance(seconds(86_400));
+        assert_eq!(meter.take_new().events, 50);
+        assert_eq!(meter.take_new().events, 0);
     }
 
     #[test]

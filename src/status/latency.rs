@@ -31,6 +31,15 @@ impl LatencyCounts {
         }
     }
 
+    /// The counts without those that were made earlier of the same events.
+    pub(crate) fn since(&self, earlier: &LatencyCounts) -> Self {
+        let mut counts = self.clone();
+        for (count, before) in counts.0.iter_mut().zip(earlier.0) {
+            *count = count.saturating_sub(before);
+        }
+        counts
+    }
+
     /// The latency that this share of the events did not exceed, in seconds; `None` without an
     /// event.
     pub(crate) fn quantile(&self, share: f64) -> Option<f64> {

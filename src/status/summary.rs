@@ -6,7 +6,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::format::{count, rate, short_time};
-use crate::status::latency::LatencyCounts;
+use crate::status::flow::{Counts, FlowMeter};
 
 /// See the module's head.
 #[derive(Debug)]
@@ -14,8 +14,6 @@ pub(crate) struct Summary {
     /// `None`: no line is written.
     interval: Option<Duration>,
     began: Duration,
-    events: u64,
-    latencies: LatencyCounts,
 }
 
 /// What was published in one interval.
@@ -33,37 +31,19 @@ impl Summary {
         Summary {
             interval,
             began: Duration::ZERO,
-            events: 0,
-            latencies: LatencyCounts::default(),
         }
     }
 
-    /// An event was published, so long after its commit, where that is known. Clocks that differ
-    /// can make that negative.
-    pub(crate) fn published(&mut self, latency_micros: Option<i64>) {
-        self.events += 1;
-        if let Some(micros) = latency_micros {
-            let latency = Duration::from_micros(micros.max(0) as u64);
-            self.latencies.observe(latency);
-        }
-    }
-
-    /// What is to be logged at `now`.
-    pub(crate) fn due(&mut self, now: Duration) -> Option<Published> {
+    /// What is to be logged at `now`, of the events that `meter` has counted since the last line.
+    pub(crate) fn due(&mut self, now: Duration, meter: &mut FlowMeter) -> Option<Published> {
         let time = now.saturating_sub(self.began);
         if time < self.interval? {
             return None;
         }
-        let published = Published {
-            events: self.events,
-            time,
-            p99: self.latencies.quantile(0.99).map(Duration::from_secs_f64),
-        };
-        *self = Summary {
-            began: now,
-            ..Summary::new(self.interval)
-        };
-        Some(published).filter(|published| published.events > 0)
+        self.began = now;
+        let Counts { events, latencies } = meter.take_new();
+        let p99 = latencies.quantile(0.99).map(Duration::from_secs_f64);
+        (events > 0).then_some(Published { events, time, p99 })
     }
 }
 
@@ -84,32 +64,36 @@ impl fmt::Display for Published {
 mod tests {
     use super::*;
 
-    const SECOND: Duration = Duration::from_secs(1);
     const MINUTE: Duration = Duration::from_secs(60);
 
     #[test]
     fn a_minute_with_events_is_one_line_and_one_without_is_none() {
         let mut summary = Summary::new(Some(MINUTE));
-        for event in 0..14_203 {
+        let mut meter = FlowMeter::new(Duration::ZERO);
+        for event in 0..14_203_u32 {
+            let now = MINUTE * event / 14_203;
+            meter.advance(now);
             // One in two hundred is slow.
             let millis = if event % 200 == 0 { 900 } else { 8 };
-            summary.published(Some(millis * 1_000));
-            assert_eq!(summary.due(SECOND * 59), None);
+            meter.published(now, 0, Some(Duration::from_millis(millis)));
+            assert_eq!(summary.due(now, &mut meter), None);
         }
-        let published = summary.due(MINUTE).expect("a line");
+        let published = summary.due(MINUTE, &mut meter).expect("a line");
         let text = published.to_string();
         assert_eq!(text, "published 14203 events in 60 s (237/s), p99 8 ms");
-        assert_eq!(summary.due(MINUTE * 2), None, "an idle minute");
-        summary.published(None);
-        let published = summary.due(MINUTE * 3).map(|it| it.to_string());
+        let idle = summary.due(MINUTE * 2, &mut meter);
+        assert_eq!(idle, None, "an idle minute");
+        meter.published(MINUTE * 2, 0, None);
+        let published = summary.due(MINUTE * 3, &mut meter);
         let text = "published 1 event in 60 s (0.0/s)";
-        assert_eq!(published.as_deref(), Some(text));
+        assert_eq!(published.map(|it| it.to_string()).as_deref(), Some(text));
     }
 
     #[test]
     fn it_can_be_switched_off() {
         let mut summary = Summary::new(None);
-        summary.published(None);
-        assert_eq!(summary.due(MINUTE * 100), None);
+        let mut meter = FlowMeter::new(Duration::ZERO);
+        meter.published(MINUTE, 0, None);
+        assert_eq!(summary.due(MINUTE * 100, &mut meter), None);
     }
 }

@@ -343,7 +343,6 @@ impl Forwarder {
         for event in self.done.drain(..) {
             self.published += 1;
             let latency_micros = (event.since_micros > 0).then(|| wall_micros - event.since_micros);
-            self.summary.published(latency_micros);
             self.topics.published(self.now, &event, latency_micros);
         }
         if published > 0 {

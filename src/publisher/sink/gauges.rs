@@ -64,7 +64,7 @@ impl Forwarder {
     }
 
     fn log_summary(&mut self) {
-        let Some(published) = self.summary.due(self.now) else {
+        let Some(published) = self.topics.summary(self.now, &mut self.summary) else {
             return;
         };
         let lag_bytes = self.board.lag_bytes();

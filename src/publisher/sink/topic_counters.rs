@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::engine::topics::{NO_TOPIC, TopicId};
 use crate::engine::tracker::InFlight;
 use crate::metrics::{Metrics, TopicMetrics};
+use crate::status::summary::{Published, Summary};
 use crate::status::{Flow, FlowMeter, Sample};
 
 /// What is published, by topic: for the metrics since the start, for the status in the last minute.
@@ -59,6 +60,11 @@ impl TopicCounters {
             }
         }
         self.meter.published(now, at, latency);
+    }
+
+    /// What the summary is to log, if that is due.
+    pub(super) fn summary(&mut self, now: Duration, summary: &mut Summary) -> Option<Published> {
+        summary.due(now, &mut self.meter)
     }
 
     /// The last interval, if one has ended.
