@@ -26,9 +26,10 @@ impl Engine {
     }
 
     /// The server was restarted, perhaps on an older copy of its files: no row is marked and no
-    /// position confirmed until the stream has proven that its history is still the same.
-    pub(crate) fn doubt(&mut self) {
-        self.tracker.doubt();
+    /// position confirmed until the stream has proven that its history is still the same. Returns
+    /// the position up to which the proof covers it.
+    pub(crate) fn doubt(&mut self) -> Lsn {
+        self.tracker.doubt()
     }
 
     /// Where the next session of this lineage starts: every transaction before it was received

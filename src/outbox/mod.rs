@@ -77,7 +77,7 @@ pub use self::{
 };
 #[cfg(feature = "publisher")]
 pub(crate) use self::{
-    dead_letter::{PARKED_KEYS_MAX, known},
+    dead_letter::{HolderNumber, PARKED_KEYS_MAX, known},
     record_size::wire_size,
     row_name::RowSet,
     sample::{Sample, TopicSample, sample},

@@ -53,7 +53,7 @@ pub(crate) use self::{
     preflight::Inspection,
     problem::ServerProblem,
     server::postmaster_start_sql,
-    session::is_out_of_time,
+    session::{ROLES_SEARCH_PATH, is_out_of_time},
     sqlstate::{is_lock_conflict, is_of_the_row, is_of_the_statement, is_unreadable},
     wal::{emit_logical_message, log_position},
 };

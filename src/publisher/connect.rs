@@ -7,10 +7,10 @@
 use crate::config::Config;
 use crate::engine::output::WAL_SENDER_TIMEOUT;
 use crate::error::{Code, Error, Result};
-use crate::outbox::check_statements;
+use crate::outbox::{HolderNumber, check_statements};
 use crate::postgres::walsender::APPLICATION_NAME;
 use crate::postgres::{self, Lineage, Server, ServerProblem, Session, TableShape, preflight};
-use crate::publisher::instance_lock;
+use crate::publisher::instance_lock::{self, Tenure};
 use crate::replication::{IdentifySystem, ReplicationClient, SessionOptions};
 
 /// One attempt's connections, all on one server.
@@ -20,6 +20,7 @@ pub(crate) struct Connections {
     pub(crate) server: Server,
     pub(crate) identity: IdentifySystem,
     pub(crate) shape: TableShape,
+    pub(crate) tenure: Tenure,
 }
 
 impl Connections {
@@ -58,13 +59,20 @@ impl Connections {
             let message = "the SQL and the replication connection are on different servers";
             return Err(Error::transient(Code::Connect, message));
         }
-        let taken = instance_lock::take(&mut client, &config.slot, shape.oid).await?;
-        Ok(taken.then_some(Connections {
+        if !instance_lock::take(&mut client, &config.slot, shape.oid).await? {
+            return Ok(None);
+        }
+        let tenure = Tenure {
+            process: client.backend_pid(),
+            number: HolderNumber::draw(&session, &config.table.dead_letter()).await?,
+        };
+        Ok(Some(Connections {
             session,
             client,
             server,
             identity,
             shape,
+            tenure,
         }))
     }
 }

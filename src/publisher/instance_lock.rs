@@ -5,6 +5,9 @@
 //! (`idle_session_timeout` while it does not stream). Polling has one SQL session for lock and
 //! reading, with an `idle_session_timeout` of the same length. Standbys query whether the lock is
 //! free, and name what holds it.
+//!
+//! A session that has taken the lock draws a number before it sends anything, so that an instance
+//! that was away learns whether another one has held the lock meanwhile (see `holder_number`).
 
 use std::cell::Cell;
 use std::time::Duration;
@@ -12,6 +15,7 @@ use std::time::Duration;
 use crate::config::Config;
 use crate::engine::output::WAL_SENDER_TIMEOUT;
 use crate::error::Result;
+use crate::outbox::HolderNumber;
 use crate::postgres::advisory_lock::{self, KEEPALIVE};
 use crate::postgres::{self, Server, Session};
 use crate::publisher::clock::Moment;
@@ -27,6 +31,15 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(WAL_SENDER_TIMEOUT.as_s
 /// The longest time since the session that holds the lock has answered, after which it has to
 /// answer again before anything is sent. The server waits twice as long.
 const PROOF_LIMIT: Duration = Duration::from_secs(WAL_SENDER_TIMEOUT.as_secs() / 2);
+
+/// A session that has taken the lock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Tenure {
+    /// The server process that holds it.
+    pub(crate) process: i32,
+    /// `None` if the dead-letter table gives no number: other holders are not known then.
+    pub(crate) number: Option<HolderNumber>,
+}
 
 /// Takes the lock of this slot and this table on the replication connection, without waiting.
 /// False: another session holds it.

@@ -16,7 +16,7 @@ use crate::lsn::Lsn;
 use crate::outbox::TableLocation;
 use crate::postgres::slot::{self, Slot};
 use crate::postgres::{Server, Session, TableShape};
-use crate::publisher::instance_lock::LockHolder;
+use crate::publisher::instance_lock::{LockHolder, Tenure};
 use crate::publisher::session_start::{
     BeforeCreation, Cleared, PositionStep, SessionStart, SlotStep,
 };
@@ -34,10 +34,9 @@ impl Supervisor {
     }
 
     /// A session holds the lock on this server, for this table. Drops memory that belongs to
-    /// another history. `end` is where the server's WAL ends, invalid when polling. `holder` is the
-    /// server process that holds the lock.
-    pub(in crate::publisher) fn enter(&mut self, place: &TableLocation, end: Lsn, holder: i32) {
-        if let Some(why) = self.session_start().entered(place, end, holder) {
+    /// another history. `end` is where the server's WAL ends, invalid when polling.
+    pub(in crate::publisher) fn enter(&mut self, place: &TableLocation, end: Lsn, tenure: &Tenure) {
+        if let Some(why) = self.session_start().entered(place, end, tenure) {
             self.clear(&why);
         }
         self.held_lock = true;
@@ -133,13 +132,19 @@ impl Supervisor {
             Some(Cleared::Moved {
                 reported,
                 confirmed,
+                by_hand,
             }) => {
+                let why = match by_hand {
+                    true => "another client moved the slot",
+                    false => {
+                        "another instance published meanwhile, or another client moved the slot"
+                    }
+                };
                 tracing::warn!(
                     slot = %slot.name,
                     %reported,
                     %confirmed,
-                    "another instance published meanwhile, or another client moved the slot, \
-                     dropping in-flight events"
+                    "{why}, dropping in-flight events"
                 );
                 self.forwarder.clear();
             }

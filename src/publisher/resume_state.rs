@@ -5,17 +5,22 @@
 //! supervisor reports each event by one method, and queries what follows from it.
 //!
 //! Memory is invalid at first. It becomes invalid again by [`invalidate`](ResumeState::invalidate),
-//! by a server with another history, and by a lost slot; only
+//! by a server with another history, by another holder of the lock, and by a lost slot; only
 //! [`resumed`](ResumeState::resumed) makes it valid. So an attempt that breaks off on its way to
 //! the stream leaves it invalid, and the next attempt starts at the slot's own position. After a
 //! restart of the server the engine holds marks and positions back until the stream has proven that
 //! the history is the same; polling has no such proof, and drops memory.
+//!
+//! Another holder of the lock may have sent old events again, behind newer ones of their keys, and
+//! filed dead letters, even if the slot has not moved. Whether there was one is known from the
+//! numbers that each holder draws, and from nothing else.
 
 use crate::error::Error;
 use crate::lsn::Lsn;
-use crate::outbox::TableLocation;
+use crate::outbox::{HolderNumber, TableLocation};
 use crate::postgres::Server;
 use crate::postgres::slot::Slot;
+use crate::publisher::instance_lock::Tenure;
 use crate::publisher::lineage::{self, HistoryMismatch, StartPosition, TableIdentity};
 use crate::publisher::slot_loss::{SlotLoss, SlotSuspicion, suspicion};
 use crate::publisher::source::event_decoder::HandledRows;
@@ -25,8 +30,9 @@ use crate::publisher::source::event_decoder::HandledRows;
 pub(in crate::publisher) enum Arrival {
     /// It belongs to them.
     Known,
-    /// The server was restarted since: the stream has to prove that its history is the same.
-    Restarted,
+    /// The server was restarted since: the stream has to prove that its history is the same up to
+    /// `drawn_at`, where this instance drew its number. An older copy would give that number again.
+    Restarted { drawn_at: Lsn },
     /// It does not belong to them.
     Elsewhere(HistoryMismatch),
 }
@@ -47,6 +53,10 @@ pub(in crate::publisher) struct ResumeState {
     failed_at: Option<(Lsn, String)>,
     /// The server process that held the lock last.
     holder: Option<(Server, i32)>,
+    /// The number that it has drawn.
+    number: Option<HolderNumber>,
+    /// No other session has held the lock between this instance's last two.
+    is_alone: bool,
     /// A session has streamed, or polled.
     streamed: bool,
 }
@@ -62,6 +72,8 @@ impl ResumeState {
             handled_rows: HandledRows::default(),
             failed_at: None,
             holder: None,
+            number: None,
+            is_alone: false,
             streamed: false,
         }
     }
@@ -85,26 +97,23 @@ impl ResumeState {
         }
     }
 
-    /// This instance has waited for the lock. If another one was seen with it (`taken`), that one
-    /// may have published, and filed dead letters and parked their keys, even if the slot has not
-    /// moved: memory has to be dropped.
-    pub(in crate::publisher) fn stood_by(&mut self, taken: bool) {
-        if taken {
-            self.invalidate();
-        }
-    }
-
-    /// The server process `holder` holds the lock at `place`, whose WAL ends at `end` (invalid when
+    /// The session of `tenure` holds the lock at `place`, whose WAL ends at `end` (invalid when
     /// polling); `own` is the position up to which the stream was received. Returns what that says
     /// of memory.
     pub(in crate::publisher) fn arrived(
         &mut self,
         place: &TableLocation,
-        holder: i32,
+        tenure: &Tenure,
         own: Lsn,
         end: Lsn,
     ) -> Arrival {
-        self.holder = Some((place.server.clone(), holder));
+        self.holder = Some((place.server.clone(), tenure.process));
+        let last = std::mem::replace(&mut self.number, tenure.number);
+        let last = last.filter(|last| tenure.number.is_some_and(|it| it.follows(*last)));
+        self.is_alone = last.is_some();
+        if !self.is_alone {
+            self.invalidate();
+        }
         let (lineage, table) = (place.server.lineage, place.table);
         let found = TableIdentity { lineage, table };
         let started = place.server.postmaster_start.clone();
@@ -122,8 +131,15 @@ impl ResumeState {
                 self.forget();
                 Arrival::Elsewhere(HistoryMismatch::Restarted)
             }
-            true => Arrival::Restarted,
+            true => Arrival::Restarted {
+                drawn_at: last.map_or(Lsn::INVALID, |last| last.drawn_at),
+            },
         }
+    }
+
+    /// Whether it is known that no other session has held the lock since this instance did.
+    pub(in crate::publisher) fn is_alone(&self) -> bool {
+        self.is_alone
     }
 
     /// The server process that held the lock last.

@@ -12,6 +12,7 @@ use crate::engine::violation::Violation;
 use crate::lsn::Lsn;
 use crate::outbox::TableLocation;
 use crate::postgres::slot::Slot;
+use crate::publisher::instance_lock::Tenure;
 use crate::publisher::lineage::{HistoryMismatch, StartPosition};
 use crate::publisher::resume_state::{Arrival, ResumeState};
 use crate::publisher::slot_loss::SlotLoss;
@@ -61,28 +62,32 @@ pub(in crate::publisher) enum PositionStep {
 #[derive(Debug, PartialEq, Eq)]
 pub(in crate::publisher) enum Cleared {
     History(HistoryMismatch),
-    /// Since the last session the slot was moved from the reported position.
+    /// Since the last session the slot was moved from the reported position: `by_hand`, or perhaps
+    /// by an instance that published what it passed.
     Moved {
         reported: Lsn,
         confirmed: Lsn,
+        by_hand: bool,
     },
 }
 
 impl SessionStart<'_> {
-    /// The server process `holder` holds the lock at `place`, whose WAL ends at `end` (invalid when
+    /// The session of `tenure` holds the lock at `place`, whose WAL ends at `end` (invalid when
     /// polling). Returns why memory has to be cleared, if it has to.
     pub(in crate::publisher) fn entered(
         &mut self,
         place: &TableLocation,
         end: Lsn,
-        holder: i32,
+        tenure: &Tenure,
     ) -> Option<HistoryMismatch> {
         self.engine.lock_held();
         let own = self.engine.resume_at();
-        match self.resume.arrived(place, holder, own, end) {
+        match self.resume.arrived(place, tenure, own, end) {
             Arrival::Known => None,
-            Arrival::Restarted => {
-                self.engine.doubt();
+            Arrival::Restarted { drawn_at } => {
+                if self.engine.doubt() <= drawn_at {
+                    self.resume.invalidate();
+                }
                 None
             }
             Arrival::Elsewhere(why) => Some(why),
@@ -105,7 +110,7 @@ impl SessionStart<'_> {
     }
 
     /// The slot to stream from is at `confirmed`. A slot that was moved since the last session is
-    /// no error: this instance did not hold the lock, so another one may have published.
+    /// no error: what it has passed was published by another instance, or the audit finds it.
     pub(in crate::publisher) fn position(&mut self, confirmed: Lsn) -> PositionStep {
         let (reported, own) = (self.engine.reported(), self.engine.resume_at());
         match self.resume.start(confirmed, reported, own) {
@@ -127,6 +132,7 @@ impl SessionStart<'_> {
                 let cleared = Some(Cleared::Moved {
                     reported,
                     confirmed,
+                    by_hand: self.resume.is_alone(),
                 });
                 return PositionStep::StartOver { cleared };
             }
@@ -154,5 +160,88 @@ impl SessionStart<'_> {
         }
         self.resume.forget();
         Some(HistoryMismatch::Restarted)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::config::{Config, Settings};
+    use crate::engine::output::Limits;
+    use crate::outbox::HolderNumber;
+    use crate::outbox::dead_letter::holder_number::DRAWN;
+    use crate::postgres::{Lineage, Server};
+
+    fn place(postmaster_start: &str) -> TableLocation {
+        let lineage = Lineage {
+            system_id: 7,
+            timeline: 1,
+        };
+        TableLocation {
+            server: Server {
+                lineage,
+                postmaster_start: postmaster_start.to_owned(),
+                version: 170_000,
+                in_recovery: false,
+            },
+            table: 5,
+        }
+    }
+
+    fn tenure(process: i32, drawn_at: u64) -> Tenure {
+        let number = HolderNumber {
+            first: i64::from(process) * DRAWN,
+            file: 9,
+            drawn_at: Lsn::new(drawn_at),
+        };
+        let number = Some(number);
+        Tenure { process, number }
+    }
+
+    /// A session that has drawn its number here receives a transaction at 100 from a slot at 90,
+    /// and the server is restarted. Returns where the next one begins.
+    fn after_a_restart(drawn_at: u64) -> PositionStep {
+        let config = Config::from_settings(Settings {
+            database_url: Some("postgres://outboxd@db/orders".to_owned()),
+            kafka_brokers: Some("kafka:9092".to_owned()),
+            ..Settings::default()
+        });
+        let limits = Limits::of(&config.expect("the settings are valid"));
+        let (mut engine, mut resume) = (Engine::new(limits), ResumeState::new());
+        let slot = Lsn::new(90);
+        let mut start = SessionStart {
+            engine: &mut engine,
+            resume: &mut resume,
+        };
+        let first = start.entered(&place("1"), Lsn::new(95), &tenure(1, drawn_at));
+        assert_eq!(first, None);
+        assert_eq!(
+            start.position(slot),
+            PositionStep::StartOver { cleared: None }
+        );
+        engine.reset(slot);
+        resume.resumed([]);
+        engine.session_started(Duration::ZERO);
+        engine.begin(Lsn::new(100));
+        engine.commit(Lsn::new(100), Lsn::new(110));
+        engine.session_ended();
+        let mut start = SessionStart {
+            engine: &mut engine,
+            resume: &mut resume,
+        };
+        let again = start.entered(&place("2"), Lsn::new(200), &tenure(2, 205));
+        assert_eq!(again, None);
+        start.position(slot)
+    }
+
+    #[test]
+    fn on_a_restarted_server_a_number_counts_if_the_proof_covers_its_draw() {
+        assert_eq!(after_a_restart(95), PositionStep::Resume(Lsn::new(100)));
+        // An older copy of the files may have the transaction and lack the draw. Another holder
+        // then gets the number of this one.
+        let cleared = Some(Cleared::History(HistoryMismatch::Restarted));
+        assert_eq!(after_a_restart(105), PositionStep::StartOver { cleared });
     }
 }

@@ -137,6 +137,7 @@ pub async fn skip_transaction(config: &Config, lsn: Lsn) -> Result<Skipped> {
         server,
         identity,
         shape,
+        tenure: _,
     } = connections;
     if lsn >= identity.flush {
         let message = format!(

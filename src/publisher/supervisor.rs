@@ -5,14 +5,14 @@
 //! next one begins at the first step after a growing delay. The forwarder holds what outlives an
 //! attempt (tracker, producer, write-back queue).
 //!
-//! Where to start. On the lineage of the session before, and with the same table, the stream
-//! resumes at the end of the last transaction received whole, if `slot.confirmed ≤ last reported ≤
-//! own position ≤ the server's position`: nothing is sent twice, even if the slot lags or fell back
-//! in a crash of the server. After a restart of the server it resumes one transaction earlier, and
-//! memory is used once that transaction has come again: the files may be an older copy. In every
-//! other case memory is invalid: it is dropped, and the slot's own position is the start. A
-//! position of another history would skip events silently. `resume` checks this when a session
-//! begins, `resume_state` holds what it needs.
+//! Where to start. On the lineage of the session before, with the same table, and if no other
+//! session has held the lock since, the stream resumes at the end of the last transaction received
+//! whole, if `slot.confirmed ≤ last reported ≤ own position ≤ the server's position`: nothing is
+//! sent twice, even if the slot lags or fell back in a crash of the server. After a restart of the
+//! server it resumes one transaction earlier, and memory is used once that transaction has come
+//! again: the files may be an older copy. In every other case memory is invalid: it is dropped, and
+//! the slot's own position is the start. A position of another history would skip events silently.
+//! `resume` checks this when a session begins, `resume_state` holds what it needs.
 //!
 //! After the first stream, a broken table or publication is waited for and shown in the status,
 //! unless the configuration says to halt. At a first start it is a wrong setting, and ends the
@@ -266,7 +266,6 @@ impl Supervisor {
             result = free => result.map(|()| Next::Again),
             () = self.forwarder.run_without_lock(Some(&taken)) => Ok(Next::Again),
         };
-        self.resume.stood_by(taken.get());
         next.map_err(|error| self.retry_once_streamed(error, false))
     }
 
@@ -285,7 +284,7 @@ impl Supervisor {
             server: taken.server.clone(),
             table: taken.shape.oid,
         };
-        self.enter(&place, Lsn::INVALID, taken.session.backend_pid());
+        self.enter(&place, Lsn::INVALID, &taken.tenure);
         let mut poll = Poll {
             scan: TableScan::new(
                 &mut self.forwarder,
@@ -335,12 +334,13 @@ impl Supervisor {
             server,
             identity,
             shape,
+            tenure,
         } = connections;
         let place = TableLocation {
             server,
             table: shape.oid,
         };
-        self.enter(&place, identity.flush, client.backend_pid());
+        self.enter(&place, identity.flush, &tenure);
         let slot = self
             .slot(&session, &mut client, &place.server, &shape)
             .await?;

@@ -85,6 +85,8 @@ mod publish;
 mod replication_client;
 // Postgres restarted or shut down.
 mod restart;
+// An instance that was cut off, and another that has published meanwhile.
+mod returning_instance;
 // Column types: stream and table give the same bytes.
 mod row_formats;
 // What names a row beside its id, where ids come again.

@@ -66,9 +66,10 @@ impl History {
         }
     }
 
-    /// The server was restarted.
-    pub(super) fn doubt(&mut self) {
+    /// The server was restarted. Returns the position up to which a proof covers the history.
+    pub(super) fn doubt(&mut self) -> Lsn {
         (self.proof, self.confirmed) = (Proof::Needed, Lsn::INVALID);
+        self.last.commit_lsn
     }
 
     /// Where the stream has to begin to prove memory, with a slot at `confirmed`; `None` if nothing

@@ -254,9 +254,9 @@ impl Tracker {
         Ok(())
     }
 
-    /// The server was restarted: memory is doubted until the stream proves it.
-    pub(crate) fn doubt(&mut self) {
-        self.history.doubt();
+    /// The server was restarted: memory is doubted until the stream proves it, up to this position.
+    pub(crate) fn doubt(&mut self) -> Lsn {
+        self.history.doubt()
     }
 
     /// Where the stream has to begin to prove memory, with a slot at `confirmed`; `None` if nothing

@@ -14,6 +14,7 @@
 
 pub mod admin;
 mod closing;
+pub(crate) mod holder_number;
 mod insert;
 mod json;
 mod key_hash;
@@ -37,6 +38,7 @@ use crate::outbox::refusal::is_refusal;
 use crate::postgres::{Session, TableShape, row_error, sql_error};
 use crate::status::OpenDeadLetters;
 
+pub(crate) use holder_number::HolderNumber;
 pub use key_hash::KeyHash;
 pub(crate) use parked::PARKED_KEYS_MAX;
 pub use parked::{ParkedKey, ParkedKeyList};

@@ -27,12 +27,13 @@ use tokio_postgres::{CancelToken, Client, Row, Statement};
 
 use crate::config::Database;
 use crate::error::{Code, Error, Result};
-use crate::postgres::session::settings::{ROLES_SEARCH_PATH, SETTINGS};
+use crate::postgres::session::settings::SETTINGS;
 use crate::postgres::session::statement_cache::StatementCache;
 use crate::postgres::sql_error::{describe, sql_error};
 use crate::postgres::{pooler, tls};
 
 pub use drive::drive;
+pub(crate) use settings::ROLES_SEARCH_PATH;
 
 /// How long to wait for the end of a connection or for a cancel request. No decision depends on
 /// either.

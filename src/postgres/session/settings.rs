@@ -32,7 +32,7 @@ pub(super) const SETTINGS: &str = "
 
 /// The role's own `search_path`, with `pg_catalog` first if the path names it. Postgres searches it
 /// first where the path does not name it.
-pub(super) const ROLES_SEARCH_PATH: &str = "
+pub(crate) const ROLES_SEARCH_PATH: &str = "
     RESET search_path;
     SELECT pg_catalog.set_config('search_path', pg_catalog.concat_ws(', ', 'pg_catalog',
                pg_catalog.current_setting('search_path')), false)

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::error::Code;
+use crate::outbox::dead_letter::holder_number::DRAWN;
 use crate::outbox::{RowName, RowSet};
 use crate::postgres::{Lineage, ServerError};
 
@@ -29,6 +30,17 @@ fn place_since(start: &str, timeline: u32, table: u32) -> TableLocation {
     }
 }
 
+/// Server process 100 has drawn first, and each later one behind the one before.
+fn tenure(process: i32) -> Tenure {
+    let number = HolderNumber {
+        first: i64::from(process) * DRAWN,
+        file: 9,
+        drawn_at: lsn(25),
+    };
+    let number = Some(number);
+    Tenure { process, number }
+}
+
 fn slot(wal_status: &str) -> Slot {
     Slot {
         wal_status: Some(wal_status.to_owned()),
@@ -40,7 +52,7 @@ fn slot(wal_status: &str) -> Slot {
 fn streamed() -> ResumeState {
     let mut resume = ResumeState::new();
     assert_eq!(
-        resume.arrived(&place(1, 5), 100, Lsn::INVALID, lsn(20)),
+        resume.arrived(&place(1, 5), &tenure(100), Lsn::INVALID, lsn(20)),
         Arrival::Known
     );
     resume.resumed([]);
@@ -77,15 +89,15 @@ fn memory_is_valid_only_between_a_start_and_what_invalidates_it() {
 #[test]
 fn a_place_with_another_history_invalidates_memory_and_becomes_its_home() {
     let mut resume = streamed();
-    let arrival = resume.arrived(&place(1, 5), 101, lsn(30), lsn(40));
+    let arrival = resume.arrived(&place(1, 5), &tenure(101), lsn(30), lsn(40));
     assert_eq!(arrival, Arrival::Known);
     assert_eq!(start(&resume), StartPosition::Own(lsn(30)));
-    let arrival = resume.arrived(&place(2, 5), 102, lsn(30), lsn(40));
+    let arrival = resume.arrived(&place(2, 5), &tenure(102), lsn(30), lsn(40));
     let other = Arrival::Elsewhere(HistoryMismatch::OtherLineage);
     assert_eq!(arrival, other);
     assert_eq!(start(&resume), StartPosition::Slot);
     // The attempt broke off: memory is still invalid at the next one.
-    let arrival = resume.arrived(&place(2, 5), 103, lsn(30), lsn(40));
+    let arrival = resume.arrived(&place(2, 5), &tenure(103), lsn(30), lsn(40));
     assert_eq!(arrival, Arrival::Known);
     assert_eq!(start(&resume), StartPosition::Slot);
     assert_eq!(resume.holder(), Some(&(place(2, 5).server, 103)));
@@ -169,13 +181,13 @@ fn decoding_has_failed_twice_only_at_the_same_transaction_with_the_same_state() 
 fn a_restarted_server_has_to_prove_its_history_and_a_poller_forgets() {
     let mut resume = streamed();
     let restarted = place_since("2.5", 1, 5);
-    let arrival = resume.arrived(&restarted, 101, lsn(30), lsn(40));
-    assert_eq!(arrival, Arrival::Restarted);
+    let arrival = resume.arrived(&restarted, &tenure(101), lsn(30), lsn(40));
+    assert_eq!(arrival, Arrival::Restarted { drawn_at: lsn(25) });
     assert_eq!(start(&resume), StartPosition::Own(lsn(30)));
-    let arrival = resume.arrived(&restarted, 102, lsn(30), lsn(40));
+    let arrival = resume.arrived(&restarted, &tenure(102), lsn(30), lsn(40));
     assert_eq!(arrival, Arrival::Known);
     let again = place_since("3.5", 1, 5);
-    let arrival = resume.arrived(&again, 103, Lsn::INVALID, Lsn::INVALID);
+    let arrival = resume.arrived(&again, &tenure(103), Lsn::INVALID, Lsn::INVALID);
     let forgotten = Arrival::Elsewhere(HistoryMismatch::Restarted);
     assert_eq!(arrival, forgotten);
     assert!(!resume.is_valid());
@@ -185,7 +197,7 @@ fn a_restarted_server_has_to_prove_its_history_and_a_poller_forgets() {
 fn another_history_has_handled_no_row() {
     let mut resume = streamed();
     resume.resumed([(2, lsn(40))]);
-    resume.arrived(&place(2, 5), 101, lsn(30), lsn(40));
+    resume.arrived(&place(2, 5), &tenure(101), lsn(30), lsn(40));
     assert!(resume.handled_rows().filed.is_empty());
 }
 
@@ -203,10 +215,9 @@ fn a_poller_may_use_its_memory_only_once_it_has_started_over() {
 }
 
 #[test]
-fn memory_is_dropped_behind_another_instance_a_skipped_change_and_a_lost_producer() {
+fn memory_is_dropped_behind_a_skipped_change_and_a_lost_producer() {
     type Event = fn(&mut ResumeState);
-    let dropped: [Event; 3] = [
-        |resume| resume.stood_by(true),
+    let dropped: [Event; 2] = [
         |resume| resume.session_over(false, true),
         |resume| resume.session_over(true, false),
     ];
@@ -215,15 +226,41 @@ fn memory_is_dropped_behind_another_instance_a_skipped_change_and_a_lost_produce
         event(&mut resume);
         assert_eq!(start(&resume), StartPosition::Slot);
     }
-    let kept: [Event; 2] = [
-        |resume| resume.stood_by(false),
-        |resume| resume.session_over(false, false),
-    ];
-    for event in kept {
-        let mut resume = streamed();
-        event(&mut resume);
-        assert_eq!(start(&resume), StartPosition::Own(lsn(30)));
+    let mut resume = streamed();
+    resume.session_over(false, false);
+    assert_eq!(start(&resume), StartPosition::Own(lsn(30)));
+}
+
+/// Whether memory is valid when this instance returns with these tenures, one after another.
+fn is_kept(tenures: &[Tenure]) -> bool {
+    let mut resume = streamed();
+    for tenure in tenures {
+        let arrival = resume.arrived(&place(1, 5), tenure, lsn(30), lsn(40));
+        assert_eq!(arrival, Arrival::Known);
     }
+    resume.is_valid()
+}
+
+#[test]
+fn memory_is_dropped_behind_another_holder_of_the_lock_that_was_never_seen() {
+    // The slot is where it was, as if nothing had happened.
+    assert!(is_kept(&[tenure(101)]));
+    assert!(is_kept(&[tenure(101), tenure(102)]));
+    assert!(!is_kept(&[tenure(102)]));
+    assert!(!is_kept(&[tenure(101), tenure(103)]));
+    // It stays dropped, until the session has a position.
+    assert!(!is_kept(&[tenure(102), tenure(103)]));
+}
+
+#[test]
+fn memory_is_dropped_where_the_holder_of_the_lock_has_no_number() {
+    let unknown = Tenure {
+        process: 101,
+        number: None,
+    };
+    assert!(!is_kept(&[unknown]));
+    assert!(!is_kept(&[unknown, tenure(101)]));
+    assert!(!is_kept(&[tenure(101), unknown]));
 }
 
 #[test]

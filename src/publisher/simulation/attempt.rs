@@ -128,7 +128,8 @@ impl Process {
             true => Lsn::INVALID,
             false => Lsn::new(world.server.files.wal),
         };
-        if self.session_start().entered(&place, end, pid).is_some() {
+        let tenure = world.server.draw(pid);
+        if self.session_start().entered(&place, end, &tenure).is_some() {
             world.saw("another history");
             self.clear(world);
         }
@@ -154,13 +155,11 @@ impl Process {
         self.producer_failed |= withdraws;
         let looks = self.now >= at;
         if looks && !world.is_up {
-            self.resume.stood_by(standby.is_taken());
             self.over(world, Over::Lost);
             return true;
         }
         let is_free = looks && standby.looked(world.server.lock);
         if is_free || withdraws {
-            self.resume.stood_by(standby.is_taken());
             self.state = State::Pausing(self.now);
             return true;
         }
@@ -203,6 +202,7 @@ impl Process {
         match self.session_start().position(confirmed) {
             PositionStep::Resume(from) => {
                 world.saw("resumed");
+                self.uses_memory();
                 State::Starting(from)
             }
             PositionStep::StartOver { cleared } => {

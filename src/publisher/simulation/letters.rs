@@ -55,6 +55,8 @@ impl Letter {
 #[derive(Debug, Clone, Default)]
 pub(super) struct Letters {
     letters: BTreeMap<i64, Letter>,
+    /// The last number of the table's identity.
+    number: i64,
 }
 
 impl Letters {
@@ -76,7 +78,14 @@ impl Letters {
             .any(|letter| letter.event == Some(event))
     }
 
+    /// Gives this many numbers; returns the first.
+    pub(super) fn draw(&mut self, count: i64) -> i64 {
+        self.number += count;
+        self.number - count + 1
+    }
+
     pub(super) fn file(&mut self, new: &NewDeadLetter, event: Option<usize>) {
+        let number = self.draw(1);
         let place = new.record.as_deref().and_then(OwnedRecord::place);
         let same = |letter: &Letter| {
             let by_row = new.row.is_some_and(|row| letter.is_about(row));
@@ -104,8 +113,7 @@ impl Letters {
             parks_key: new.parks_key,
             state,
         };
-        let id = id.unwrap_or_else(|| self.letters.len() as i64 + 1);
-        self.letters.insert(id, letter);
+        self.letters.insert(id.unwrap_or(number), letter);
     }
 
     /// Files that Kafka has the event of this row, and its mark was refused.
@@ -121,7 +129,8 @@ impl Letters {
             parks_key: false,
             state: State::NotMarked,
         };
-        self.letters.insert(self.letters.len() as i64 + 1, letter);
+        let id = self.draw(1);
+        self.letters.insert(id, letter);
     }
 
     /// Closes a dead letter; returns its row.

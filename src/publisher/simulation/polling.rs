@@ -25,6 +25,8 @@ impl Process {
         if !self.resume.is_valid() || self.engine.is_drained() {
             self.start_over(world, Lsn::INVALID);
             self.sent_rows = SentRows::default();
+        } else {
+            self.uses_memory();
         }
         self.resume.resumed([]);
         self.resume.streaming();

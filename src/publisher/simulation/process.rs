@@ -62,6 +62,8 @@ pub(super) struct Process {
     pub(super) forwarded: u64,
     /// Some were passed to it since memory was dropped.
     has_memory: bool,
+    /// Another process has held the lock since memory was dropped.
+    is_stale: bool,
     id: u64,
 }
 
@@ -97,19 +99,23 @@ impl Process {
             retry: 0,
             forwarded: 0,
             has_memory: false,
+            is_stale: false,
             id: world.rng.u64(..),
         }
     }
 
     /// This process takes the lock, perhaps behind another one.
-    pub(super) fn takes_over(&self, world: &mut World) {
-        if world
-            .holder
-            .replace(self.id)
-            .is_some_and(|id| id != self.id)
-        {
+    pub(super) fn takes_over(&mut self, world: &mut World) {
+        let before = world.holder.replace(self.id);
+        if before.is_some_and(|id| id != self.id) {
+            self.is_stale = true;
             world.excuse("taken over", 1);
         }
+    }
+
+    /// What this process has in memory as sent is not sent again.
+    pub(super) fn uses_memory(&self) {
+        assert!(!self.is_stale, "another process may have sent it since");
     }
 
     /// Reads the clock.
@@ -155,6 +161,7 @@ impl Process {
         if std::mem::take(&mut self.has_memory) {
             world.excuses += 1;
         }
+        self.is_stale = false;
         let letters = &world.server.files.letters;
         let (filed, parked) = (letters.filed(start), letters.parked_keys(10));
         self.engine.reset(start);

@@ -11,9 +11,11 @@ use fastrand::Rng;
 
 use crate::engine::output::WAL_SENDER_TIMEOUT;
 use crate::lsn::Lsn;
-use crate::outbox::{CreatedAt, RowName, TableLocation};
+use crate::outbox::dead_letter::holder_number::DRAWN;
+use crate::outbox::{CreatedAt, HolderNumber, RowName, TableLocation};
 use crate::postgres::slot::Slot as FoundSlot;
 use crate::postgres::{Lineage, Server as Identity};
+use crate::publisher::instance_lock::Tenure;
 use crate::publisher::simulation::letters::Letters;
 
 /// An insert into the outbox.
@@ -176,6 +178,19 @@ impl Server {
             self.lock = Some(pid);
         }
         (pid, takes)
+    }
+
+    /// The session that has taken the lock draws its number.
+    pub(super) fn draw(&mut self, process: i32) -> Tenure {
+        let files = &mut self.files;
+        files.wal += 4;
+        let number = HolderNumber {
+            first: files.letters.draw(DRAWN),
+            file: 16_500,
+            drawn_at: Lsn::new(files.wal),
+        };
+        let number = Some(number);
+        Tenure { process, number }
     }
 
     pub(super) fn end(&mut self, pid: i32) {

@@ -19,9 +19,9 @@ use std::time::{Duration, Instant};
 
 use crate::config::{AfterPublish, Backlog, Config};
 use crate::error::{Code, Error, Result};
-use crate::outbox::{RowName, RowSet, preflight};
+use crate::outbox::{HolderNumber, RowName, RowSet, preflight};
 use crate::postgres::{self, Server, Session, TableShape};
-use crate::publisher::instance_lock;
+use crate::publisher::instance_lock::{self, Tenure};
 use crate::publisher::interrupt::Interrupt;
 use crate::publisher::source::table_scan::{RowFilter, TableScan};
 use crate::status::Phase;
@@ -38,6 +38,7 @@ pub(crate) struct PollSession {
     pub(crate) session: Session,
     pub(crate) server: Server,
     pub(crate) shape: TableShape,
+    pub(crate) tenure: Tenure,
 }
 
 /// Connects, checks what polling needs, and takes the lock. `None` when another session holds it.
@@ -45,11 +46,18 @@ pub(crate) async fn take(config: &Config) -> Result<Option<PollSession>> {
     let session = postgres::connect(&config.database, "outboxd", config.operation_timeout).await?;
     let server = postgres::server(&session).await?;
     let shape = preflight(&session, config).await?;
-    let taken = instance_lock::take_by_sql(&session, &config.slot, shape.oid).await?;
-    Ok(taken.then_some(PollSession {
+    if !instance_lock::take_by_sql(&session, &config.slot, shape.oid).await? {
+        return Ok(None);
+    }
+    let tenure = Tenure {
+        process: session.backend_pid(),
+        number: HolderNumber::draw(&session, &config.table.dead_letter()).await?,
+    };
+    Ok(Some(PollSession {
         session,
         server,
         shape,
+        tenure,
     }))
 }
 
