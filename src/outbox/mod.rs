@@ -83,7 +83,8 @@ pub(crate) use self::{
     sample::{Sample, TopicSample, sample},
     statement_check::check_statements,
     table::{
-        BATCH, Batch, MissedRows, Read, SAVEPOINT, Survey, TableLocation, TableRow, TableState,
+        BATCH, Batch, MissedRows, Read, SAVEPOINT, Survey, TableGone, TableLocation, TableRow,
+        TableState,
     },
     unpublished_count::Counted,
     write_back::{Mark, Outcome, WriteBack},

@@ -30,7 +30,7 @@ use crate::postgres::table_shape;
 use crate::postgres::{ServerError, Session, TableShape, sql_error};
 
 pub(crate) use batch::{Batch, Read, SAVEPOINT};
-pub(crate) use location::TableLocation;
+pub(crate) use location::{TableGone, TableLocation};
 pub(crate) use missed::MissedRows;
 pub(crate) use row::TableRow;
 pub use slow_rows::SlowRows;

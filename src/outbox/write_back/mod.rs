@@ -17,6 +17,7 @@
 //! the role's own `search_path`, because its statements fire the triggers of the table's owner.
 
 mod marks;
+mod parts;
 mod row_figure;
 mod statements;
 
@@ -29,13 +30,14 @@ use crate::lsn::Lsn;
 use crate::outbox::marking::Marking;
 use crate::outbox::refusal::{is_refusal, silent_refusal};
 use crate::outbox::unpublished_count::RowCount;
+use crate::outbox::write_back::parts::Refusal;
 use crate::outbox::write_back::row_figure::RowFigure;
 use crate::outbox::write_back::statements::TableOnSession;
 use crate::outbox::{
     CloseDeadLetter, Counted, DeadLetters, NewDeadLetter, ParkedKeyList, Rejection, ResolveRequest,
-    Router, RowName, SlowRows, TableLocation, UnpublishedRows,
+    Router, RowName, SlowRows, TableGone, TableLocation, UnpublishedRows,
 };
-use crate::postgres::{self, Session, row_error, sql_error, table_shape};
+use crate::postgres::{self, RowError, Session, row_error, sql_error, table_shape};
 use crate::status::OpenDeadLetters;
 
 pub(crate) use marks::{Mark, Outcome};
@@ -92,7 +94,7 @@ impl WriteBack {
     /// those of [`aim`](WriteBack::aim).
     pub(crate) async fn write(&mut self, marks: &mut [Mark]) -> Result<()> {
         let prepared = self.prepared().await?;
-        self.changed |= prepared.write(marks).await?;
+        self.changed |= parts::write(&prepared, marks).await?;
         self.open = Some(prepared);
         Ok(())
     }
@@ -224,7 +226,7 @@ impl WriteBack {
             .clone()
             .ok_or_else(|| Error::transient(Code::Write, "no session holds the lock"))?;
         match self.open.take() {
-            Some(open) if open.place == place && !open.session.is_closed() => Ok(open),
+            Some(open) if place.may_use(&open.place, open.session.is_closed()) => Ok(open),
             _ => Prepared::open(&self.config, place).await,
         }
     }
@@ -248,7 +250,7 @@ impl Prepared {
     async fn open(config: &Config, place: TableLocation) -> Result<Self> {
         let (database, timeout) = (&config.database, config.operation_timeout);
         let session = postgres::connect(database, "outboxd write-back", timeout).await?;
-        if postgres::server(&session).await? != place.server {
+        if !place.is_on(&postgres::server(&session).await?) {
             let message = "the write-back connected to another server than the publisher";
             return Err(Error::transient(Code::Write, message));
         }
@@ -257,9 +259,9 @@ impl Prepared {
         let shape = shape.ok_or_else(|| {
             Error::transient(Code::Write, format!("table {table} does not exist"))
         })?;
-        if shape.oid != place.table {
+        if !place.is_table(shape.oid) {
             let message = format!("table {table} was dropped and recreated");
-            return Err(Error::transient(Code::Write, message));
+            return Err(Error::transient(Code::Write, message).with_source(TableGone));
         }
         session.restore_search_path().await?;
         let what = format!("preparing the write-back to {table}");
@@ -276,62 +278,38 @@ impl Prepared {
             table,
         })
     }
+}
 
-    /// Whether dead letters were filed.
-    async fn write(&self, marks: &mut [Mark]) -> Result<bool> {
-        let mut refused = Vec::new();
-        let mut logged = None;
-        {
-            // The rest of the batch, the next part last: a part that fails because of a row is
-            // halved.
-            let mut parts = vec![&mut *marks];
-            while let Some(part) = parts.pop() {
-                let error = match self.write_part(part).await? {
-                    Ok(()) => {
-                        let silent = part.iter().filter(|it| it.outcome == Outcome::Refused);
-                        refused.extend(silent.map(|mark| (mark.row, silent_refusal(&self.table))));
-                        let first = refused.first().map(|(_, rejection)| &rejection.message);
-                        logged = logged.or_else(|| first.cloned());
-                        continue;
-                    }
-                    Err(error) => error,
-                };
-                let what = format!("writing back to {}", self.table);
-                if !is_refusal(&self.session, &what, &error, &self.marks.all()).await? {
-                    return Err(sql_error(what, error));
-                }
-                if let [mark] = part {
-                    mark.outcome = Outcome::Refused;
-                    let error = row_error(&error);
-                    let (code, message) = (error.code, error.message);
-                    refused.push((mark.row, Rejection { code, message }));
-                    logged.get_or_insert(error.logged);
-                } else {
-                    let (left, right) = part.split_at_mut(part.len() / 2);
-                    parts.push(right);
-                    parts.push(left);
-                }
-            }
-        }
-        self.file(&refused, &logged.unwrap_or_default()).await?;
-        let refused = marks.iter_mut();
-        let refused = refused.filter(|mark| mark.outcome == Outcome::Refused);
-        let filed = refused.map(|mark| mark.outcome = Outcome::Filed).count() > 0;
-        Ok(filed)
-    }
+impl parts::PartTable for Prepared {
+    type Error = Error;
 
-    /// The inner error may be the row's, the outer one is the server's.
-    async fn write_part(&self, part: &mut [Mark]) -> Result<Result<(), tokio_postgres::Error>> {
+    async fn write_part(&self, part: &mut [Mark]) -> Result<Option<Refusal>> {
         let table = TableOnSession {
             session: &self.session,
             statements: &self.marks,
         };
+        // The inner error may be the row's, the outer one is the server's.
         let work = async { Ok(marks::settle(&table, part).await) };
-        self.session.bounded("the write-back", work).await
+        let Err(error) = self.session.bounded("the write-back", work).await? else {
+            return Ok(None);
+        };
+        let what = format!("writing back to {}", self.table);
+        if !is_refusal(&self.session, &what, &error, &self.marks.all()).await? {
+            return Err(sql_error(what, error));
+        }
+        let RowError {
+            code,
+            message,
+            logged,
+        } = row_error(&error);
+        let rejection = Rejection { code, message };
+        Ok(Some(Refusal { rejection, logged }))
     }
 
-    /// Kafka has the events of these rows, and the table refuses their marks: files them, so that
-    /// the other rows can go on. `logged` says of the first what the log may show.
+    fn silent_refusal(&self) -> Refusal {
+        Refusal::shown(silent_refusal(&self.table))
+    }
+
     async fn file(&self, refused: &[(RowName, Rejection)], logged: &str) -> Result<()> {
         let Some((_, first)) = refused.first() else {
             return Ok(());

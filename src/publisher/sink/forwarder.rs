@@ -61,7 +61,7 @@ pub(crate) struct Forwarder {
     database_worker: DatabaseWorker,
     pub(in crate::publisher) work_errors: WorkErrors,
     pub(in crate::publisher) lasting_errors: LastingErrors,
-    /// An error of database work that ends the publisher.
+    /// An error of database work that ends the session.
     pub(in crate::publisher) database_error: Option<Error>,
     pub(in crate::publisher) returning_rows: ReturningRows,
     pub(in crate::publisher) filing_log: FilingLog,
@@ -137,6 +137,7 @@ impl Forwarder {
         self.producer.purge();
         self.database_worker.clear();
         self.work_errors = WorkErrors::default();
+        self.database_error = None;
         self.returning_rows.clear();
         self.engine.reset(Lsn::INVALID);
     }
@@ -272,7 +273,8 @@ impl Forwarder {
     /// are carried out here. When there are no more, the producer sends what it has.
     ///
     /// # Errors
-    /// When the producer has failed, or the table has not fitted the database work for some time.
+    /// When the producer has failed, or the table is gone or has not fitted the database work for
+    /// some time.
     pub(crate) fn output(&mut self) -> Result<Option<SessionOutput>> {
         if let Some(error) = self.database_error.take() {
             return Err(error);

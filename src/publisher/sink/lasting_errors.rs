@@ -1,6 +1,7 @@
-//! When an error of the database work ends the publisher. Pure.
+//! When an error of the database work ends the session, or the publisher. Pure.
 //!
-//! A wrong shape of the table can be a moment of a migration, so it is waited for; one that lasts
+//! A table that was dropped and recreated ends the session at once: work about the dropped one can
+//! never be done, and the next session drops what waits for it. A wrong shape of the table can be a moment of a migration, so it is waited for; one that lasts
 //! ends the publisher, because nothing is marked or filed meanwhile, and the server retains WAL. An
 //! outage is no such error and is waited for without end. Each kind of work counts by itself, since
 //! one may succeed while another fails.
@@ -10,7 +11,8 @@ use std::mem::{Discriminant, discriminant};
 use std::time::Duration;
 
 use crate::engine::output::DatabaseWork;
-use crate::error::{Code, Error};
+use crate::error::{Code, Error, cause_of};
+use crate::outbox::TableGone;
 
 /// How long the same kind of work may fail for a `CONFIG_ERROR`.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -22,13 +24,17 @@ pub(crate) struct LastingErrors {
 }
 
 impl LastingErrors {
-    /// Work has ended at `now`, with this error if it failed. Whether the publisher has to end.
+    /// Work has ended at `now`, with this error if it failed. Whether the session has to end with
+    /// that error.
     pub(crate) fn ends(
         &mut self,
         now: Duration,
         work: &DatabaseWork,
         error: Option<&Error>,
     ) -> bool {
+        if error.is_some_and(|error| cause_of::<TableGone>(error).is_some()) {
+            return true;
+        }
         let kind = discriminant(work);
         let lasts = |error: &&Error| error.code() == Code::Config && !error.is_transient();
         if error.filter(lasts).is_none() {
@@ -71,5 +77,15 @@ mod tests {
         assert!(!errors.ends(S * 13, &marks, Some(&outage)));
         assert!(!errors.ends(S * 900, &marks, Some(&outage)));
         assert!(!errors.ends(S * 901, &marks, Some(&config)));
+    }
+
+    #[test]
+    fn a_recreated_table_ends_the_session_at_once() {
+        let mut errors = LastingErrors::default();
+        let marks = DatabaseWork::Mark(Vec::new());
+        let recreated = Error::transient(Code::Write, "the table was dropped and recreated");
+        let recreated = recreated.with_source(TableGone);
+        assert!(errors.ends(S, &marks, Some(&recreated)));
+        assert!(!errors.ends(S, &marks, None));
     }
 }
