@@ -15,7 +15,7 @@
 //! filed dead letters, even if the slot has not moved. Whether there was one is known from the
 //! numbers that each holder draws, and from nothing else.
 
-use crate::error::Error;
+use crate::error::{Code, Error};
 use crate::lsn::Lsn;
 use crate::outbox::{HolderNumber, TableLocation};
 use crate::postgres::Server;
@@ -208,6 +208,20 @@ impl ResumeState {
     /// a wrong setting.
     pub(in crate::publisher) fn has_streamed(&self) -> bool {
         self.streamed
+    }
+
+    /// A session could not be opened. The error is waited for if it `waits` by the configuration,
+    /// or passes by itself, once a session has streamed; until then it is a wrong setting.
+    pub(in crate::publisher) fn opening_failed(&self, error: Error, waits: bool) -> Error {
+        match self.streamed && waits {
+            true => error.into_transient(),
+            false => error,
+        }
+    }
+
+    /// Whether another attempt follows one that ended with this error.
+    pub(in crate::publisher) fn retries(&self, error: &Error) -> bool {
+        error.is_transient() || (self.streamed && error.code() == Code::Connect)
     }
 
     /// The rows that the stream may deliver again though they are handled.

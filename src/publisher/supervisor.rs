@@ -42,7 +42,8 @@ use crate::publisher::monitor::inspector::Statements;
 use crate::publisher::monitor::session_monitor::SessionMonitor;
 use crate::publisher::resume_state::ResumeState;
 use crate::publisher::sink::forwarder::Forwarder;
-use crate::publisher::source::poll::{self, Poll, PollSession, SentRows};
+use crate::publisher::source::poll::{self, Poll, PollSession};
+use crate::publisher::source::poll_pass::SentRows;
 use crate::publisher::source::table_scan::TableScan;
 use crate::publisher::source::wal_stream::Stream;
 use crate::replication::ReplicationClient;
@@ -154,9 +155,7 @@ impl Supervisor {
             let skipped = std::mem::take(&mut self.forwarder.skipped);
             let replaced = self.forwarder.replace_producer().await;
             self.resume.session_over(replaced, skipped);
-            let refused = self.resume.has_streamed() && error.code() == Code::Connect;
-            let outage = error.is_transient() || refused;
-            if !outage {
+            if !self.resume.retries(&error) {
                 return Err(error);
             }
             if self.stop.is_cancelled() {
@@ -273,10 +272,7 @@ impl Supervisor {
     /// `passes`: no policy has to decide about it.
     fn retry_once_streamed(&self, error: Error, passes: bool) -> Error {
         let waits = passes || self.config.on_slot_loss == OnSlotLoss::Heal;
-        if error.is_transient() || !(self.resume.has_streamed() && waits) {
-            return error;
-        }
-        error.into_transient()
+        self.resume.opening_failed(error, waits)
     }
 
     async fn poll(&mut self, taken: PollSession) -> Result<Next> {

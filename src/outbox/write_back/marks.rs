@@ -43,7 +43,7 @@ pub(crate) enum Outcome {
 }
 
 /// The statements about the rows of one table. Each call names rows with ascending ids, each once.
-pub(super) trait MarkedTable {
+pub(crate) trait MarkedTable {
     type Error;
 
     /// Marks those of the rows that are unpublished, and returns the ids of those that the
@@ -65,7 +65,7 @@ pub(super) trait MarkedTable {
 ///
 /// # Errors
 /// Of a statement: the outcome of the rows that are not settled is unknown.
-pub(super) async fn settle<T: MarkedTable>(
+pub(crate) async fn settle<T: MarkedTable>(
     table: &T,
     mut marks: &mut [Mark],
 ) -> Result<(), T::Error> {

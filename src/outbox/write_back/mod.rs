@@ -41,6 +41,10 @@ use crate::postgres::{self, RowError, Session, row_error, sql_error, table_shape
 use crate::status::OpenDeadLetters;
 
 pub(crate) use marks::{Mark, Outcome};
+#[cfg(test)]
+pub(crate) use marks::{MarkedTable, settle};
+#[cfg(test)]
+pub(crate) use parts::{PartTable, write};
 pub(crate) use statements::MarkStatements;
 
 /// The most requests about dead letters that are read at a time.

@@ -38,11 +38,8 @@ pub(crate) trait PartTable {
 
     /// Files that Kafka has the events of these rows, and that their marks are refused. `logged`
     /// says of the first what the log may show.
-    async fn file(
-        &self,
-        refused: &[(RowName, Rejection)],
-        logged: &str,
-    ) -> Result<(), Self::Error>;
+    async fn file(&self, refused: &[(RowName, Rejection)], logged: &str)
+    -> Result<(), Self::Error>;
 }
 
 /// Writes the batch back and sets the outcome of every row. Returns whether any was filed.

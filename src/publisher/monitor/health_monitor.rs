@@ -1,6 +1,6 @@
 //! Runs problem checks and audit beside the stream: starts their queries, passes them the answers,
-//! shows their results, and passes missed rows to the forwarder while there is room. `Problems` and
-//! `Audit` decide.
+//! shows their results, and passes missed rows to the forwarder while there is room. `Problems`,
+//! `Audit` and `QuerySchedule` decide.
 
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -15,12 +15,12 @@ use crate::postgres::slot::Slot;
 use crate::postgres::{Inspection, ServerError, ServerProblem};
 use crate::publisher::monitor::audit::{Audit, AuditQuery, AuditResult};
 use crate::publisher::monitor::inspector::{Answer, Inspector, Query, Statements};
-use crate::publisher::monitor::problems::{Change, Problems, READ_INTERVAL};
+use crate::publisher::monitor::problems::{Change, Problems};
+use crate::publisher::monitor::query_schedule::{
+    Beside, Due, QuerySchedule, audits_at_once, is_recreated,
+};
 use crate::publisher::sink::forwarder::Forwarder;
 use crate::publisher::sink::table_rows::forward_row;
-
-/// The delay after a query that failed as if the table had been altered.
-const REREAD_AFTER: Duration = Duration::from_secs(1);
 
 /// The state that outlives a session.
 #[derive(Debug)]
@@ -101,8 +101,7 @@ pub(crate) struct HealthMonitor<'a> {
     /// Made for the table's columns as they were read last.
     statements: Rc<Statements>,
     table: u32,
-    /// When the catalogs are to be read next.
-    read_at: Duration,
+    schedule: QuerySchedule,
     /// Missed rows that were read and wait for room.
     rows: VecDeque<Read>,
     /// Missed rows that are not read yet.
@@ -124,7 +123,7 @@ impl<'a> HealthMonitor<'a> {
             inspector: Inspector::new(config, place),
             statements: Rc::new(statements),
             table: place.table,
-            read_at: now,
+            schedule: QuerySchedule::new(now),
             rows: VecDeque::new(),
             unread: None,
         }
@@ -148,26 +147,24 @@ impl<'a> HealthMonitor<'a> {
             log_change(&change);
             self.health.show(forwarder);
         }
-        if !self.inspector.is_idle() || forwarder.engine.intake() == Intake::Discard {
-            return Ok(());
-        }
-        if now >= self.read_at {
-            self.read_at = now + READ_INTERVAL;
-            self.inspector.begin(Query::Catalogs, &self.statements);
-        } else if self.rows.is_empty()
-            && let Some(batch) = self.unread.take()
-        {
-            self.inspector.begin(Query::Rows(batch), &self.statements);
-        } else if let Some(query) = {
-            let confirmed = forwarder.engine.reported();
-            self.health.audit.query(now, confirmed)
-        } {
-            let query = match query {
-                AuditQuery::List => Query::List,
-                AuditQuery::StillUnpublished(ids) => Query::StillUnpublished(ids),
-            };
-            self.inspector.begin(query, &self.statements);
-        }
+        let beside = Beside {
+            is_idle: self.inspector.is_idle(),
+            intake: forwarder.engine.intake(),
+            has_rows: !self.rows.is_empty(),
+            has_unread: self.unread.is_some(),
+        };
+        let (audit, confirmed) = (&mut self.health.audit, forwarder.engine.reported());
+        let query = match self.schedule.next(now, beside, audit, confirmed) {
+            None => return Ok(()),
+            Some(Due::Catalogs) => Query::Catalogs,
+            Some(Due::Rows) => match self.unread.take() {
+                Some(batch) => Query::Rows(batch),
+                None => return Ok(()),
+            },
+            Some(Due::Audit(AuditQuery::List)) => Query::List,
+            Some(Due::Audit(AuditQuery::StillUnpublished(ids))) => Query::StillUnpublished(ids),
+        };
+        self.inspector.begin(query, &self.statements);
         Ok(())
     }
 
@@ -202,7 +199,7 @@ impl<'a> HealthMonitor<'a> {
                 forwarder.metrics.error(error.code());
                 forwarder.log_error(&error, "audit query failed, retrying");
                 if ServerError::of(&error).is_some_and(ServerError::may_be_of_altered_table) {
-                    self.read_at = self.read_at.min(now + REREAD_AFTER);
+                    self.schedule.read_soon(now);
                 }
                 self.unread = None;
                 self.health.audit.failed(now);
@@ -218,7 +215,7 @@ impl<'a> HealthMonitor<'a> {
         forwarder: &Forwarder,
     ) -> Result<()> {
         let gap_ended = self.health.catalogs(&inspection.problems, forwarder);
-        if gap_ended && self.unread.is_none() && self.rows.is_empty() {
+        if audits_at_once(gap_ended, !self.rows.is_empty(), self.unread.is_some()) {
             self.health.audit.at_once(now);
         }
         let config = &self.health.config;
@@ -228,11 +225,12 @@ impl<'a> HealthMonitor<'a> {
             let error = Error::fatal(Code::Slot, gap.detail.clone());
             return Err(error.with_hint(gap.hint.clone()));
         }
-        match &inspection.shape {
-            Some(shape) if shape.oid != self.table => {
-                let message = format!("table {} was dropped and recreated", config.table);
-                Err(Error::transient(Code::Slot, message))
-            }
+        let found = inspection.shape.as_ref();
+        if is_recreated(found.map(|shape| shape.oid), self.table) {
+            let message = format!("table {} was dropped and recreated", config.table);
+            return Err(Error::transient(Code::Slot, message));
+        }
+        match found {
             // Rows that were read by the old columns are forwarded first.
             Some(shape) if self.rows.is_empty() && self.statements.rows.shape() != shape => {
                 if let Ok(statements) = Statements::new(config, shape) {

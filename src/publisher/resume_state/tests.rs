@@ -274,3 +274,18 @@ fn a_slot_that_has_to_be_created_invalidates_memory() {
     assert!(resume.slot_found(Some(&slot("lost")), lsn(20)).is_err());
     assert!(!resume.is_valid());
 }
+
+#[test]
+fn a_wrong_setting_ends_the_publisher_until_a_session_has_streamed_and_is_waited_for_then() {
+    let fatal = |code| Error::fatal(code, "no");
+    let (new, streamed) = (ResumeState::new(), streamed());
+    assert!(new.retries(&Error::transient(Code::Slot, "no")));
+    assert!(!new.retries(&fatal(Code::Connect)) && !streamed.retries(&fatal(Code::Slot)));
+    assert!(streamed.retries(&fatal(Code::Connect)), "a refused login");
+    let is_waited_for = |resume: &ResumeState, waits| {
+        let error = resume.opening_failed(fatal(Code::Config), waits);
+        error.is_transient()
+    };
+    assert!(is_waited_for(&streamed, true) && !is_waited_for(&streamed, false));
+    assert!(!is_waited_for(&new, true));
+}

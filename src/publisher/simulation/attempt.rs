@@ -13,6 +13,7 @@ use crate::publisher::session_start::{
 };
 use crate::publisher::simulation::polling::Polling;
 use crate::publisher::simulation::process::Process;
+use crate::publisher::simulation::server::Row;
 use crate::publisher::simulation::stream::Streaming;
 use crate::publisher::simulation::table::Bootstrap;
 use crate::publisher::simulation::world::{Wire, World};
@@ -35,6 +36,8 @@ pub(super) enum State {
     Polling(Box<Polling>),
     /// The process has ended with an error that needs a person.
     Failed,
+    /// It was stopped.
+    Stopped,
 }
 
 /// Why an attempt is over.
@@ -50,6 +53,27 @@ impl Process {
     /// One step of what the process is about; false if it waits.
     pub(super) fn drive(&mut self, world: &mut World) -> bool {
         let moment = self.tick(world);
+        let can_settle = matches!(
+            self.state,
+            State::Streaming(_) | State::Polling(_) | State::Bootstrap(_) | State::Failed
+        );
+        if self.is_stopping && !can_settle {
+            let did = !matches!(self.state, State::Stopped);
+            self.state = State::Stopped;
+            return did;
+        }
+        let uses_table = matches!(
+            self.state,
+            State::Streaming(_) | State::Polling(_) | State::Bootstrap(_)
+        );
+        if uses_table && std::mem::take(&mut self.database_error) {
+            world.saw("the table is gone");
+            if matches!(self.state, State::Streaming(_)) {
+                self.engine.session_ended();
+            }
+            self.over(world, Over::Lost);
+            return true;
+        }
         let state = std::mem::replace(&mut self.state, State::Failed);
         let next = match state {
             State::Pausing(until) => {
@@ -93,7 +117,7 @@ impl Process {
                 }
                 Err(over) => Err(over),
             },
-            State::Failed => return false,
+            State::Failed | State::Stopped => return false,
         };
         match next {
             Ok(next) => self.state = next,
@@ -111,6 +135,10 @@ impl Process {
     fn connect(&mut self, world: &mut World) -> Result<State, Over> {
         if !world.is_up {
             return Err(Over::Lost);
+        }
+        if !world.polls() && !world.server.files.has_publication {
+            let error = Error::fatal(Code::Config, "there is no publication");
+            return Err(Over::Error(self.resume.opening_failed(error, true)));
         }
         let (pid, takes) = world.server.connect(world.now);
         if !takes {
@@ -131,7 +159,14 @@ impl Process {
         let tenure = world.server.draw(pid);
         if self.session_start().entered(&place, end, &tenure).is_some() {
             world.saw("another history");
-            self.clear(world);
+            self.clear(world, "the history is another");
+        }
+        if self.tenure != world.tenure {
+            self.dropped = Some("another process had the lock");
+        } else if !self.resume.is_alone() {
+            self.dropped = Some("no number proves that no other process had the lock");
+        } else if !self.resume.is_valid() && self.dropped.is_none() {
+            self.dropped = Some("the proof of a restarted server does not cover the number");
         }
         self.place = Some(place);
         Ok(match world.polls() {
@@ -184,8 +219,9 @@ impl Process {
             }
             SlotStep::Create { loss, memory } => {
                 if let BeforeCreation::Cleared(_) = memory {
-                    self.clear(world);
+                    self.clear(world, "the server was restarted and lost its slot");
                 }
+                self.dropped = Some("a slot is created");
                 world.saw(match loss {
                     Some(_) => "healed",
                     None => "bootstrapped",
@@ -199,16 +235,27 @@ impl Process {
     }
 
     fn position(&mut self, world: &mut World, confirmed: Lsn) -> State {
+        let is_kept = world.server.standby.is_some();
+        self.engine.set_failover_slot(is_kept);
         match self.session_start().position(confirmed) {
             PositionStep::Resume(from) => {
                 world.saw("resumed");
-                self.uses_memory();
+                assert!(
+                    confirmed.raw() <= self.reported,
+                    "memory is used, and the slot was moved from {} to {confirmed}",
+                    self.reported
+                );
+                self.uses_memory(world);
                 State::Starting(from)
             }
             PositionStep::StartOver { cleared } => {
                 match cleared {
                     None => {}
-                    Some(Cleared::History(_) | Cleared::Moved { .. }) => self.clear(world),
+                    Some(Cleared::History(_)) => self.clear(world, "the server was restarted"),
+                    Some(Cleared::Moved { .. }) => {
+                        assert!(confirmed.raw() > self.reported, "the slot was not moved");
+                        self.clear(world, "the slot was moved");
+                    }
                 }
                 let filed = self.start_over(world, confirmed);
                 self.resume.resumed(filed);
@@ -226,22 +273,16 @@ impl Process {
             Some(_) => None,
         };
         if let Some(code) = fails {
-            let server = ServerError {
-                severity: "ERROR".to_owned(),
-                code: code.to_owned(),
-                message: String::new(),
-                detail: None,
-                hint: None,
-            };
-            let error = Error::fatal(Code::Slot, "streaming").with_source(server);
-            return Err(Over::Error(self.resume.recheck_slot(error)));
+            return Err(Over::Error(self.resume.recheck_slot(server_error(code))));
         }
         assert!(world.server.stream(pid, from.raw()), "seen above");
         self.resume.streaming();
         self.engine.session_started(self.now);
         self.audit.at_once(self.now);
-        let table = world.server.files.table;
-        Ok(State::Streaming(Box::new(Streaming::new(table))))
+        Ok(State::Streaming(Box::new(Streaming::new(
+            self.table(),
+            self.now,
+        ))))
     }
 
     /// The connection breaks, and the server does not notice.
@@ -259,15 +300,20 @@ impl Process {
 
     /// An attempt is over; see `Supervisor::sessions`.
     pub(super) fn over(&mut self, world: &mut World, over: Over) {
-        let mut is_fatal = false;
+        let (mut is_fatal, mut is_stopped) = (false, false);
         match over {
             Over::Lost => {}
             Over::End(End::Violated(violation)) => {
                 if self.session_start().contradicted(&violation) {
-                    self.clear(world);
+                    self.clear(world, "the stream has another history");
                 }
                 world.saw("the stream contradicted memory");
-                world.excuses += 1;
+                self.dropped = Some("the stream contradicted memory");
+            }
+            Over::End(End::Stopped) => {
+                self.check_stopped(world);
+                world.saw("stopped");
+                is_stopped = true;
             }
             Over::End(end) => {
                 world.saw(match &end {
@@ -277,11 +323,12 @@ impl Process {
                     End::Halted(_) => "halted",
                     _ => "ended",
                 });
-                is_fatal = !end.into_error().is_transient();
+                is_fatal = !self.resume.retries(&end.into_error());
             }
-            Over::Error(error) => is_fatal = !error.is_transient(),
+            Over::Error(error) => is_fatal = !self.resume.retries(&error),
         }
         self.place = None;
+        self.reported = self.reported.max(self.engine.reported().raw());
         self.engine.lock_lost(self.now);
         if let Some(pid) = self.pid.take() {
             world.end_session(pid, false);
@@ -290,10 +337,11 @@ impl Process {
         let skipped = std::mem::take(&mut self.skipped);
         let replaced = self.replace_producer(world);
         if skipped {
-            world.excuses += 1;
+            self.dropped = Some("a change was skipped");
         }
         self.resume.session_over(replaced, skipped);
         self.state = match is_fatal {
+            _ if is_stopped => State::Stopped,
             true => State::Failed,
             false => {
                 self.retry = (self.retry + 1).min(5);
@@ -301,4 +349,45 @@ impl Process {
             }
         };
     }
+
+    /// After a graceful stop the next start passes on nothing that this process has passed on.
+    fn check_stopped(&self, world: &World) {
+        let files = &world.server.files;
+        let is_own = |event| world.broker.copies.is_of(event, self.id, self.memory);
+        let confirmed = files.slot.map_or(u64::MAX, |slot| slot.confirmed);
+        let log = files.log.iter().rev();
+        let has_streamed = matches!(self.state, State::Streaming(_));
+        let open = log.take_while(|it| has_streamed && it.commit >= confirmed);
+        for insert in open.flat_map(|it| it.changes.iter().flatten()) {
+            let is_filed = files.letters.hides(insert.row);
+            assert!(
+                !is_own(insert.event) || is_filed || self.handled.contains(&insert.event),
+                "event {} is sent again after a graceful stop",
+                insert.event
+            );
+        }
+        let left = |row: &&Row| !row.is_marked && !files.letters.hides(row.name);
+        let mut left = files
+            .rows
+            .values()
+            .filter(left)
+            .filter(|row| is_own(row.event));
+        let is_exempt = world.unmarks || !world.marks() || !world.unknown_rows.is_empty();
+        assert!(
+            is_exempt || left.next().is_none(),
+            "a row is not marked after a graceful stop"
+        );
+    }
+}
+
+/// The server's error of this state.
+pub(super) fn server_error(code: &str) -> Error {
+    let server = ServerError {
+        severity: "ERROR".to_owned(),
+        code: code.to_owned(),
+        message: String::new(),
+        detail: None,
+        hint: None,
+    };
+    Error::fatal(Code::Slot, "streaming").with_source(server)
 }

@@ -1,12 +1,16 @@
 //! The audit of a session in the simulation, as `health_monitor` carries it out.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use crate::engine::output::Intake;
 use crate::lsn::Lsn;
 use crate::outbox::RowName;
-use crate::postgres::TableShape;
+use crate::postgres::{ServerProblem, TableShape};
 use crate::publisher::monitor::audit::{Audit, AuditQuery, AuditResult, CANDIDATES};
+use crate::publisher::monitor::query_schedule::{
+    Beside, Due, QuerySchedule, audits_at_once, is_recreated,
+};
 use crate::publisher::simulation::attempt::Over;
 use crate::publisher::simulation::process::Process;
 use crate::publisher::simulation::server::Row;
@@ -14,6 +18,8 @@ use crate::publisher::simulation::world::World;
 
 #[derive(Debug)]
 enum Answer {
+    /// The object id of the table, and whether the slot misses its events.
+    Catalogs(u32, bool),
     Listed(Vec<RowName>, Lsn),
     Left(Vec<RowName>),
     Rows(Vec<Row>),
@@ -21,13 +27,25 @@ enum Answer {
 }
 
 /// The audit's queries of one session.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct AuditRun {
+    schedule: QuerySchedule,
     answer: Option<Answer>,
     /// Missed rows that were read and wait for room.
     rows: VecDeque<Row>,
     /// Missed rows that are not read yet.
     unread: Option<VecDeque<RowName>>,
+}
+
+impl AuditRun {
+    pub(super) fn new(now: Duration) -> Self {
+        AuditRun {
+            schedule: QuerySchedule::new(now),
+            answer: None,
+            rows: VecDeque::new(),
+            unread: None,
+        }
+    }
 }
 
 impl Process {
@@ -49,40 +67,51 @@ impl Process {
             self.take_answer(world, run, answer)?;
             return Ok(true);
         }
-        if run.answer.is_some() || self.engine.intake() == Intake::Discard {
+        let beside = Beside {
+            is_idle: run.answer.is_none(),
+            intake: self.engine.intake(),
+            has_rows: !run.rows.is_empty(),
+            has_unread: run.unread.is_some(),
+        };
+        let confirmed = self.engine.reported();
+        let Some(due) = run
+            .schedule
+            .next(self.now, beside, &mut self.audit, confirmed)
+        else {
             return Ok(false);
-        }
-        let connected = self.is_connected(world);
-        if let Some(unread) = run.unread.as_mut().filter(|_| run.rows.is_empty()) {
-            let part: Vec<RowName> = unread.drain(..unread.len().min(2)).collect();
-            let rows = part.into_iter().filter_map(|name| world.server.read(name));
-            let rows: Vec<Row> = rows.collect();
-            let is_over = unread.is_empty() && rows.is_empty();
-            if rows.is_empty() && !is_over {
-                return Ok(true);
+        };
+        run.answer = Some(match due {
+            _ if !self.is_connected(world) => Answer::Failed,
+            Due::Catalogs => {
+                let files = &world.server.files;
+                Answer::Catalogs(files.table, !files.is_published)
             }
-            run.answer = Some(Answer::Rows(rows));
-        } else if let Some(query) = self.audit.query(self.now, self.engine.reported()) {
-            run.answer = Some(match query {
-                _ if !connected => Answer::Failed,
-                AuditQuery::List => {
-                    let rows = world.server.unpublished(i64::MIN, CANDIDATES);
-                    let behind = world.server.files.wal;
-                    if !rows.is_empty() {
-                        // The query takes a transaction id, so that the WAL moves on.
-                        world.server.files.wal += 4;
-                    }
-                    Answer::Listed(rows, Lsn::new(behind))
+            Due::Rows => {
+                let mut rows = Vec::new();
+                while rows.len() < 2
+                    && let Some(name) = run.unread.as_mut().and_then(VecDeque::pop_front)
+                {
+                    rows.extend(world.server.read(self.table(), name));
                 }
-                AuditQuery::StillUnpublished(rows) => {
-                    let is_left = |row: &RowName| world.server.read(*row).is_some();
-                    Answer::Left(rows.into_iter().filter(is_left).collect())
-                }
-            });
-        } else {
-            return Ok(false);
-        }
+                Answer::Rows(rows)
+            }
+            Due::Audit(AuditQuery::List) => self.list(world),
+            Due::Audit(AuditQuery::StillUnpublished(rows)) => {
+                let is_left = |row: &RowName| world.server.read(self.table(), *row).is_some();
+                Answer::Left(rows.into_iter().filter(is_left).collect())
+            }
+        });
         Ok(true)
+    }
+
+    fn list(&self, world: &mut World) -> Answer {
+        let rows = world.server.unpublished(self.table(), i64::MIN, CANDIDATES);
+        let behind = world.server.files.wal;
+        if !rows.is_empty() {
+            // The query takes a transaction id, so that the WAL moves on.
+            world.server.files.wal += 4;
+        }
+        Answer::Listed(rows, Lsn::new(behind))
     }
 
     fn take_answer(
@@ -95,6 +124,18 @@ impl Process {
             Answer::Failed => {
                 run.unread = None;
                 self.audit.failed(self.now);
+            }
+            Answer::Catalogs(table, is_gap) => {
+                let gap = ServerProblem::slot("the table is not published", "add it");
+                let gap = is_gap.then(|| gap.gap("not-published"));
+                let change = self.problems.catalogs(gap.as_slice());
+                let (has_rows, has_unread) = (!run.rows.is_empty(), run.unread.is_some());
+                if audits_at_once(change.ends_gap(), has_rows, has_unread) {
+                    self.audit.at_once(self.now);
+                }
+                if is_recreated(Some(table), self.table()) {
+                    return Err(Over::Lost);
+                }
             }
             Answer::Listed(rows, behind) => self.audit.listed(self.now, rows, behind),
             Answer::Left(left) => {

@@ -4,12 +4,13 @@
 //! their order. From a partition's first failure on its reports bring their records back, until the
 //! topic is trusted again.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use fastrand::Rng;
 
 use crate::engine::tracker::Ticket;
 use crate::lsn::Lsn;
+use crate::publisher::simulation::copies::Copies;
 
 /// The topic of each partition.
 pub(super) const TOPICS: [usize; 3] = [0, 0, 1];
@@ -20,6 +21,7 @@ pub(super) enum Outcome {
     Appended,
     Refused,
     Unavailable,
+    NoTopic,
     Withdrawn,
 }
 
@@ -51,8 +53,10 @@ struct Lane {
 }
 
 /// The producer of one process.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Producer {
+    /// The process.
+    owner: u64,
     lanes: [Lane; 3],
     failures: u64,
     /// It neither delivers its records nor gives them back.
@@ -68,6 +72,12 @@ pub(super) struct Broker {
     /// How many more times an event is refused.
     pub(super) refuses: BTreeMap<usize, u32>,
     pub(super) is_away: bool,
+    pub(super) trace: bool,
+    /// Topics that do not exist.
+    pub(super) missing: [bool; 2],
+    pub(super) copies: Copies,
+    /// Events that a process has appended after another one had passed them on.
+    pub(super) late: BTreeSet<usize>,
 }
 
 impl Broker {
@@ -75,13 +85,41 @@ impl Broker {
         self.appended.get(event).is_some_and(|times| *times > 0)
     }
 
-    fn append(&mut self, partition: usize, event: usize) {
+    /// Another event exists.
+    pub(super) fn add(&mut self) {
+        self.appended.push(0);
+        self.copies.add();
+    }
+
+    fn append(&mut self, partition: usize, event: usize, owner: u64) {
         self.logs[partition].push(event);
         self.appended[event] += 1;
+        if self.trace {
+            eprintln!("        append event {event} to {partition}");
+        }
+        self.copies.appended(event, self.appended[event]);
+        if self.copies.passed_on_by(event) != Some(owner) {
+            self.late.insert(event);
+        }
     }
 }
 
 impl Producer {
+    pub(super) fn new(owner: u64) -> Self {
+        Producer {
+            owner,
+            lanes: Default::default(),
+            failures: 0,
+            is_stuck: false,
+        }
+    }
+
+    /// The events of the records in flight.
+    pub(super) fn in_flight(&self) -> impl Iterator<Item = usize> + '_ {
+        let lanes = self.lanes.iter().flat_map(|lane| &lane.in_flight);
+        lanes.map(|sent| sent.event)
+    }
+
     pub(super) fn send(
         &mut self,
         partition: usize,
@@ -119,21 +157,22 @@ impl Producer {
         let refusals = broker.refuses.get(&event).copied().unwrap_or(0);
         let outcome = match refusals {
             _ if broker.is_away => Outcome::Unavailable,
+            _ if broker.missing[TOPICS[partition]] => Outcome::NoTopic,
             0 => Outcome::Appended,
             _ => Outcome::Refused,
         };
         match outcome {
-            Outcome::Appended => broker.append(partition, event),
+            Outcome::Appended => broker.append(partition, event, self.owner),
             Outcome::Refused => {
                 broker.refuses.insert(event, refusals.saturating_sub(1));
             }
-            Outcome::Unavailable | Outcome::Withdrawn => {}
+            Outcome::Unavailable | Outcome::NoTopic | Outcome::Withdrawn => {}
         }
-        self.report(partition, sent, outcome);
+        self.report(broker, partition, sent, outcome);
         true
     }
 
-    fn report(&mut self, partition: usize, sent: Sent, outcome: Outcome) {
+    fn report(&mut self, broker: &mut Broker, partition: usize, sent: Sent, outcome: Outcome) {
         let failed = outcome != Outcome::Appended;
         self.failures += u64::from(failed);
         let topic = TOPICS[partition];
@@ -143,6 +182,11 @@ impl Producer {
         }
         let last = self.last_failure(topic);
         let lane = &mut self.lanes[partition];
+        if outcome == Outcome::Appended && lane.is_suspect {
+            broker
+                .copies
+                .comes_back(sent.event, "a failure in its partition");
+        }
         lane.reports.push_back(Report {
             ticket: sent.ticket,
             event: sent.event,
@@ -180,15 +224,16 @@ impl Producer {
         if self.is_stuck {
             return;
         }
-        for partition in 0..TOPICS.len() {
+        for (partition, topic) in TOPICS.into_iter().enumerate() {
             let in_flight = std::mem::take(&mut self.lanes[partition].in_flight);
-            let mut appends = rng.bool() && !broker.is_away;
+            let mut appends = rng.bool() && !broker.is_away && !broker.missing[topic];
             for sent in in_flight {
                 appends &= !broker.refuses.contains_key(&sent.event) && rng.bool();
                 if appends {
-                    broker.append(partition, sent.event);
+                    broker.append(partition, sent.event, self.owner);
+                    broker.copies.comes_back(sent.event, "it was withdrawn");
                 }
-                self.report(partition, sent, Outcome::Withdrawn);
+                self.report(broker, partition, sent, Outcome::Withdrawn);
             }
         }
     }
@@ -198,7 +243,7 @@ impl Producer {
         self.withdraw(broker, rng);
         *self = Producer {
             failures: self.failures,
-            ..Producer::default()
+            ..Producer::new(self.owner)
         };
     }
 }

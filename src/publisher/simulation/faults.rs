@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::publisher::simulation::attempt::State;
 use crate::publisher::simulation::process::Process;
+use crate::publisher::simulation::server::Refusal;
 use crate::publisher::simulation::world::World;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,12 +52,24 @@ pub(super) enum Fault {
     StickProducer,
     /// A person resolves the dead letters.
     Resolve,
+    /// The table is dropped and created again.
+    Recreate,
+    /// The publication is dropped, or created again.
+    NoPublication,
+    /// A change cannot be decoded, once.
+    Undecodable,
+    /// A topic disappears, or is made.
+    Topic,
+    /// The process is asked to stop, and another one starts.
+    Stop,
+    /// The standby that the failover slot waits for is promoted.
+    Promote,
 }
 
 type Weighted = (Fault, u32);
 
 /// The faults that a schedule may choose, each with its weight and what has to come with it.
-pub(super) const FAULTS: [(Fault, u32, Option<Weighted>); 25] = [
+pub(super) const FAULTS: [(Fault, u32, Option<Weighted>); 31] = [
     (Fault::Crash, 3, None),
     (Fault::Cut, 6, None),
     (Fault::Vanish, 4, None),
@@ -71,7 +84,7 @@ pub(super) const FAULTS: [(Fault, u32, Option<Weighted>); 25] = [
     (Fault::LoseSlot, 3, None),
     (Fault::AdvanceSlot, 4, None),
     (Fault::Publication, 2, None),
-    (Fault::Truncate, 2, None),
+    (Fault::Truncate, 2, Some((Fault::Lock, 6))),
     (Fault::SetBack, 2, None),
     (Fault::Lock, 10, None),
     (Fault::Trigger, 3, None),
@@ -82,6 +95,12 @@ pub(super) const FAULTS: [(Fault, u32, Option<Weighted>); 25] = [
     (Fault::FailProducer, 3, None),
     (Fault::StickProducer, 2, None),
     (Fault::Resolve, 2, None),
+    (Fault::Recreate, 2, None),
+    (Fault::NoPublication, 2, None),
+    (Fault::Undecodable, 3, None),
+    (Fault::Topic, 3, Some((Fault::Resolve, 3))),
+    (Fault::Stop, 3, None),
+    (Fault::Promote, 3, None),
 ];
 
 impl Fault {
@@ -96,6 +115,9 @@ impl Fault {
                 | Fault::AdvanceSlot
                 | Fault::Publication
                 | Fault::Unmark
+                | Fault::Recreate
+                | Fault::NoPublication
+                | Fault::Promote
         )
     }
 }
@@ -117,7 +139,7 @@ fn process_fault(fault: Fault, world: &mut World, place: &mut Option<Process>) -
                 world.end_session(pid, false);
             }
             *place = None;
-            world.excuse("process crash", 1);
+            world.saw("process crash");
         }
         Fault::Cut | Fault::Vanish => {
             let Some(pid) = process.pid else { return false };
@@ -133,17 +155,20 @@ fn process_fault(fault: Fault, world: &mut World, place: &mut Option<Process>) -
         Fault::Freeze => {
             process.is_frozen = true;
             world.is_ordered = false;
-            world.excuse("frozen", 2);
+            world.keeps_last_words = false;
+            world.saw("frozen");
         }
         Fault::Thaw => process.is_frozen = false,
+        Fault::Undecodable => process.fails_to_decode = true,
+        Fault::Stop => process.is_stopping = true,
         Fault::Pause => {
             let time = Duration::from_secs(world.rng.u64(11..90));
-            world.now += time;
-            world.server.expire(world.now);
+            world.pass(time);
             process.lost_time += time;
             process.clock_jumped = true;
             world.is_ordered = false;
-            world.excuse("paused", 2);
+            world.keeps_last_words = false;
+            world.saw("paused");
         }
         _ => return false,
     }
@@ -154,12 +179,12 @@ fn server_fault(fault: Fault, world: &mut World) -> bool {
     match fault {
         Fault::RestartServer => {
             world.restart(None);
-            world.excuse("server restarted", 1);
+            world.saw("server restarted");
         }
         Fault::StopServer => {
             world.restart(None);
             world.is_up = false;
-            world.excuse("server stopped", 1);
+            world.saw("server stopped");
         }
         Fault::StartServer if !world.is_up => world.restart(None),
         Fault::Backup => world.backup = Some(world.server.files.clone()),
@@ -172,6 +197,7 @@ fn server_fault(fault: Fault, world: &mut World) -> bool {
                 if world.rng.bool() {
                     files.slot = None;
                 }
+                world.has_old_primary = world.rng.bool();
             }
             world.restart(Some(files));
             world.slot_misses();
@@ -181,20 +207,19 @@ fn server_fault(fault: Fault, world: &mut World) -> bool {
             for _ in 0..world.rng.usize(0..20) {
                 world.write(false);
             }
-            world.excuse(
-                match fault {
-                    Fault::Restore => "older copy restored",
-                    _ => "failed over",
-                },
-                3,
-            );
+            let what = match fault {
+                Fault::Restore => "older copy restored",
+                _ => "failed over",
+            };
+            world.may_repeat(0, what, |_, _| false);
+            world.saw(what);
         }
         Fault::DropSlot => {
             if world.server.is_slot_active() || world.server.files.slot.take().is_none() {
                 return false;
             }
             world.slot_misses();
-            world.excuse("slot dropped", 2);
+            world.saw("slot dropped");
         }
         Fault::LoseSlot => {
             let Some(slot) = &mut world.server.files.slot else {
@@ -207,18 +232,39 @@ fn server_fault(fault: Fault, world: &mut World) -> bool {
             pids.into_iter()
                 .for_each(|pid| world.end_session(pid, true));
             world.slot_misses();
-            world.excuse("slot lost", 2);
+            world.saw("slot lost");
         }
         Fault::AdvanceSlot => {
             if !world.server.advance_slot() {
                 return false;
             }
             world.slot_misses();
-            world.excuse("slot moved", 2);
+            world.saw("slot moved");
+        }
+        Fault::Promote => {
+            let Some(standby) = world.server.standby.clone() else {
+                return false;
+            };
+            let mut files = *standby;
+            files.timeline = world.server.files.timeline + 1;
+            if files.slot.is_none() {
+                world.slot_misses();
+            }
+            world.has_old_primary = world.rng.bool();
+            world.restart(Some(files));
+            world.is_ordered = false;
+            world.saw("standby promoted");
+        }
+        Fault::NoPublication => {
+            let files = &mut world.server.files;
+            files.has_publication ^= true;
+            files.wal += 5;
+            world.slot_misses();
+            world.saw("publication dropped or created");
         }
         Fault::Publication => {
             world.server.files.is_published ^= true;
-            world.is_ordered = false;
+            world.unorder();
             world.saw("publication changed");
         }
         _ => return false,
@@ -230,14 +276,31 @@ fn row_fault(fault: Fault, world: &mut World) -> bool {
     match fault {
         Fault::Truncate => {
             world.truncate();
-            world.is_ordered = false;
+            // Ids come again at once, and a service locks one of the new rows.
+            if world.rng.bool() {
+                (0..5).for_each(|_| world.write(false));
+                let first = world.server.files.rows.first_entry();
+                first
+                    .into_iter()
+                    .for_each(|mut row| row.get_mut().is_locked = true);
+            }
+            world.unorder();
             world.saw("truncated");
+            return true;
+        }
+        Fault::Recreate => {
+            let is_published = world.rng.bool();
+            if !world.recreate(is_published) {
+                return false;
+            }
+            world.unorder();
+            world.saw("table recreated");
             return true;
         }
         Fault::SetBack => {
             let files = &mut world.server.files;
             files.next_id = (files.next_id - world.rng.i64(1..20)).max(1);
-            world.is_ordered = false;
+            world.unorder();
             world.saw("ids set back");
             return true;
         }
@@ -248,16 +311,27 @@ fn row_fault(fault: Fault, world: &mut World) -> bool {
         return false;
     }
     let number = world.rng.usize(0..count);
+    let refusal = if world.rng.bool() {
+        Refusal::Fails
+    } else {
+        Refusal::Silent
+    };
     let Some(row) = world.server.files.rows.values_mut().nth(number) else {
         return false;
     };
     match fault {
         Fault::Lock => row.is_locked ^= true,
-        Fault::Trigger => row.refuses_marks = true,
+        Fault::Trigger => row.refuses = Some(refusal),
         Fault::Unmark if row.is_marked => {
             row.is_marked = false;
-            (world.is_ordered, world.unmarks) = (false, true);
-            world.excuse("mark removed", 1);
+            let event = row.event;
+            world
+                .broker
+                .copies
+                .may_repeat(event, "its mark was removed");
+            world.unorder();
+            world.unmarks = true;
+            world.saw("mark removed");
         }
         _ => return false,
     }
@@ -272,18 +346,25 @@ fn kafka_fault(fault: Fault, world: &mut World, place: &mut Option<Process>) -> 
             let times = if world.rng.bool() { u32::MAX } else { 1 };
             world.broker.refuses.insert(event, times);
             world.is_ordered = false;
-            world.excuse("refused", 12);
+            world.saw("refused");
             return true;
         }
         Fault::BrokerAway => {
             world.broker.is_away = true;
             // Records behind one that failed may be appended, and are sent again behind it.
             world.is_ordered = false;
-            world.excuse("broker away", 12);
+            world.saw("broker away");
             return true;
         }
         Fault::BrokerBack if world.broker.is_away => {
             world.broker.is_away = false;
+            return true;
+        }
+        Fault::Topic => {
+            let topic = world.rng.usize(0..world.broker.missing.len());
+            world.broker.missing[topic] ^= true;
+            world.is_ordered = false;
+            world.saw("topic deleted or created");
             return true;
         }
         Fault::Resolve => {
@@ -299,7 +380,7 @@ fn kafka_fault(fault: Fault, world: &mut World, place: &mut Option<Process>) -> 
             process.producer.is_stuck |= fault == Fault::StickProducer;
             process.tick(world);
             process.engine.replace_producer(process.now, "it failed");
-            world.excuse("producer failed", 1);
+            world.saw("producer failed");
         }
         _ => return false,
     }
@@ -312,25 +393,33 @@ pub(super) fn lift(world: &mut World, processes: &mut [Option<Process>]) {
         world.restart(None);
     }
     while world.commit() {}
-    world.server.files.is_published = true;
+    (
+        world.server.files.is_published,
+        world.server.files.has_publication,
+    ) = (true, true);
+    world.broker.missing = [false; 2];
     for row in world.server.files.rows.values_mut() {
         (row.is_locked, row.is_visible) = (false, true);
     }
-    world.broker.is_away = false;
+    (world.broker.is_away, world.is_standby_away) = (false, false);
     world.broker.refuses.clear();
     for process in processes.iter_mut().flatten() {
         process.is_frozen = false;
         process.is_full = false;
+        process.fails_to_decode = false;
     }
 }
 
 /// A process that has ended with an error is started again by its operator.
 pub(super) fn restart_failed(world: &mut World, place: &mut Option<Process>) {
     if let Some(process) = place
-        && matches!(process.state, State::Failed)
+        && matches!(process.state, State::Failed | State::Stopped)
     {
+        if let Some(pid) = process.pid {
+            world.end_session(pid, false);
+        }
         process.kill(world);
         *place = None;
-        world.excuse("ended for a person", 1);
+        world.saw("ended for a person");
     }
 }

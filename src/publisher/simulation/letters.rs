@@ -37,11 +37,6 @@ impl Letter {
         !matches!(self.state, State::Retried | State::Discarded)
     }
 
-    /// A person has requested a retry or a discard.
-    pub(super) fn is_requested(&self) -> bool {
-        matches!(self.state, State::Retry | State::Discard)
-    }
-
     fn is_about(&self, row: RowName) -> bool {
         self.row == Some(row)
     }
@@ -117,13 +112,13 @@ impl Letters {
     }
 
     /// Files that Kafka has the event of this row, and its mark was refused.
-    pub(super) fn file_not_marked(&mut self, row: RowName, event: usize) {
+    pub(super) fn file_not_marked(&mut self, row: RowName, event: Option<usize>) {
         if self.hides(row) {
             return;
         }
         let letter = Letter {
             row: Some(row),
-            event: Some(event),
+            event,
             record: None,
             place: None,
             parks_key: false,
@@ -166,26 +161,34 @@ impl Letters {
         self.all().filter_map(filed).collect()
     }
 
+    /// Whether this one is to be retried or discarded.
+    fn is_due(&self, letter: &Letter) -> bool {
+        let blocks = |other: &Letter| other.parks_key && other.state == State::Dead;
+        match letter.state {
+            State::Retry | State::Discard => true,
+            State::Parked => {
+                let is_blocked = |other| blocks(other) && other.hash() == letter.hash();
+                !self.all().any(is_blocked)
+            }
+            State::Dead | State::NotMarked | State::Retried | State::Discarded => false,
+        }
+    }
+
+    /// Whether any is to be retried or discarded.
+    pub(super) fn has_due(&self) -> bool {
+        self.all().any(|letter| self.is_due(letter))
+    }
+
     /// The pending requests; with `keys_max` the parked keys as well.
     pub(super) fn read(
         &self,
         keys_max: Option<usize>,
         now: impl Fn(RowName) -> Option<OwnedRecord>,
     ) -> PendingRequests {
-        let is_blocked = |letter: &Letter| {
-            let blocks = |other: &Letter| other.parks_key && other.state == State::Dead;
-            self.all()
-                .any(|other| blocks(other) && other.hash() == letter.hash())
-        };
         let due = self
             .letters
             .iter()
-            .filter(|(_, letter)| match letter.state {
-                State::Retry => true,
-                State::Discard => true,
-                State::Parked => !is_blocked(letter),
-                State::Dead | State::NotMarked | State::Retried | State::Discarded => false,
-            });
+            .filter(|(_, letter)| self.is_due(letter));
         let request = |(id, letter): (&i64, &Letter)| {
             let present = letter.row.and_then(&now);
             let record = present.or_else(|| letter.record.clone());

@@ -3,6 +3,7 @@
 mod attempt;
 mod audit;
 mod broker;
+mod copies;
 mod faults;
 mod letters;
 mod oracle;
@@ -12,5 +13,6 @@ mod schedule;
 mod server;
 mod stream;
 mod table;
+mod watch;
 mod work;
 mod world;

@@ -2,10 +2,12 @@
 
 use std::collections::{BTreeSet, HashMap};
 
+use crate::config::OnPoison;
+use crate::engine::output::Intake;
 use crate::publisher::simulation::attempt::State;
-use crate::publisher::simulation::letters::Letter;
+use crate::publisher::simulation::letters::State as LetterState;
 use crate::publisher::simulation::process::Process;
-use crate::publisher::simulation::server::Row;
+use crate::publisher::simulation::server::{Insert, Row};
 use crate::publisher::simulation::world::World;
 
 /// What is not as it should be at the end.
@@ -24,7 +26,7 @@ pub(super) fn unfinished(world: &World, processes: &[Option<Process>]) -> Option
     {
         return Some(format!("{row:?} is not marked"));
     }
-    if files.letters.all().any(Letter::is_requested) {
+    if files.letters.has_due() {
         return Some("a request about a dead letter is pending".to_owned());
     }
     let all = || processes.iter().flatten();
@@ -35,8 +37,13 @@ pub(super) fn unfinished(world: &World, processes: &[Option<Process>]) -> Option
     if all().any(|process| process.pid.as_ref().is_some_and(is_gone)) {
         return Some("a session has ended, and its process does not know".to_owned());
     }
+    if all().any(|process| process.is_stopping) {
+        return Some("a process is being stopped".to_owned());
+    }
     let works = all().any(|it| match it.state {
-        State::Streaming(_) | State::Polling(_) => it.engine.is_drained(),
+        State::Streaming(_) | State::Polling(_) => {
+            it.engine.is_drained() && it.table() == files.table
+        }
         _ => false,
     });
     (!works).then(|| {
@@ -66,5 +73,69 @@ pub(super) fn check_order(world: &World) {
             assert!(at >= last[key], "event {event} overtook another of its key");
             last[key] = at;
         }
+    }
+}
+
+/// The last record of each key is its newest event, of those that are in Kafka.
+pub(super) fn check_last_words(world: &World) {
+    if !world.keeps_last_words {
+        return;
+    }
+    let log = &world.server.files.log;
+    let inserts = log.iter().flat_map(|it| it.changes.iter().flatten());
+    let place = |event: &usize| (world.events[*event].partition, world.events[*event].key);
+    // What a person resolves, and what a process without the lock still had in flight, comes when
+    // it comes. With parked keys nothing of a key comes before its dead letter is resolved.
+    let parks = world.config.on_poison == OnPoison::ParkKey;
+    let letters = world.server.files.letters.all();
+    let discarded = letters.filter(|it| it.state == LetterState::Discarded);
+    let discarded = discarded.filter_map(|it| it.event.as_ref());
+    let filed = world.filed.iter().filter(|_| !parks);
+    let late = world.broker.late.iter();
+    let exempt: BTreeSet<_> = filed.chain(late).chain(discarded).map(place).collect();
+    let mut newest = HashMap::new();
+    for Insert { event, .. } in inserts.filter(|it| world.broker.has(it.event)) {
+        newest.insert(place(event), *event);
+    }
+    for (partition, log) in world.broker.logs.iter().enumerate() {
+        for key in 0..3 {
+            let is_of_key = |event: &&usize| world.events[**event].key == key;
+            let last = log.iter().rev().find(is_of_key);
+            let expected = newest.get(&(partition, key));
+            assert!(
+                last == expected || exempt.contains(&(partition, key)),
+                "the last word on key {key} of partition {partition} is event {last:?}, \
+                 not {expected:?}"
+            );
+        }
+    }
+}
+
+/// Rows that are locked or not visible hold up no others, if nothing else is wrong.
+pub(super) fn check_held_up(world: &World, processes: &[Option<Process>]) {
+    let files = &world.server.files;
+    let broker = &world.broker;
+    let is_well = world.is_up
+        && !broker.is_away
+        && broker.missing == [false; 2]
+        && broker.refuses.is_empty()
+        && !world.is_standby_away
+        && files.is_published
+        && files.has_publication
+        && world.server.open.is_empty();
+    let works = |process: &Process| {
+        let has_session = matches!(process.state, State::Streaming(_) | State::Polling(_));
+        // What waits for its mark takes memory, of which the processes here have very little.
+        let has_room = process.engine.intake() == Intake::Open;
+        let is_well = !process.is_frozen && !process.is_full && !process.producer.is_stuck;
+        has_session && has_room && is_well
+    };
+    if !is_well || !processes.iter().flatten().any(works) {
+        return;
+    }
+    let is_free = |row: &&Row| row.is_visible && !row.is_locked;
+    for row in files.rows.values().filter(is_free) {
+        let is_lost = world.lost.contains(&row.event);
+        assert!(is_lost || world.is_settled(row.event), "{row:?} is held up");
     }
 }

@@ -2,19 +2,20 @@
 
 use std::time::Duration;
 
+use crate::engine::output::End;
 use crate::lsn::Lsn;
 use crate::publisher::instance_lock::LockProof;
+use crate::publisher::monitor::query_schedule::is_recreated;
 use crate::publisher::simulation::attempt::Over;
 use crate::publisher::simulation::process::Process;
 use crate::publisher::simulation::table::Pass;
 use crate::publisher::simulation::world::World;
-use crate::publisher::source::poll::SentRows;
+use crate::publisher::source::poll_pass::{AfterBatch, PollPass, SentRows, starts_over};
 
 /// See `poll`.
 #[derive(Debug)]
 pub(super) struct Polling {
-    pass: Option<Pass>,
-    began: Duration,
+    pass: Option<(PollPass, Pass)>,
     rests_until: Duration,
     proof: LockProof,
 }
@@ -22,17 +23,16 @@ pub(super) struct Polling {
 impl Process {
     /// See `Poll::begin`.
     pub(super) fn begin_polling(&mut self, world: &mut World) -> Polling {
-        if !self.resume.is_valid() || self.engine.is_drained() {
+        if starts_over(!self.resume.is_valid(), self.engine.is_drained()) {
             self.start_over(world, Lsn::INVALID);
             self.sent_rows = SentRows::default();
         } else {
-            self.uses_memory();
+            self.uses_memory(world);
         }
         self.resume.resumed([]);
         self.resume.streaming();
         Polling {
             pass: None,
-            began: self.now,
             rests_until: self.now,
             proof: LockProof::new(self.lock_asked),
         }
@@ -46,14 +46,24 @@ impl Process {
     ) -> Result<(Box<Polling>, bool), Over> {
         let forwarded = self.forwarded;
         let is_drained = self.turn_scan(world, &mut polling.proof)?;
-        let Some(pass) = &mut polling.pass else {
+        if self.is_stopping {
+            let is_over = is_drained.then_some(Over::End(End::Stopped));
+            return is_over.map_or(Ok((polling, false)), Err);
+        }
+        let interval = world.config.process_interval;
+        let Some((poll_pass, pass)) = &mut polling.pass else {
             if self.now < polling.rests_until {
                 return Ok((polling, false));
             }
-            self.sent_rows.begin(is_drained);
-            (polling.pass, polling.began) = (Some(Pass::default()), self.now);
+            if is_recreated(Some(world.server.files.table), self.table()) {
+                return Err(Over::Lost);
+            }
+            let sent_rows = &mut self.sent_rows;
+            let poll_pass = PollPass::begin(self.now, interval, is_drained, sent_rows);
+            polling.pass = Some((poll_pass, Pass::default()));
             return Ok((polling, true));
         };
+        pass.begin_at(poll_pass.from());
         let mut sent_rows = std::mem::take(&mut self.sent_rows);
         let turned = self.turn_pass(world, pass, &mut polling.proof, &mut sent_rows);
         self.sent_rows = sent_rows;
@@ -61,18 +71,13 @@ impl Process {
             let did = self.forwarded != forwarded;
             return Ok((polling, did));
         };
-        let is_long = self.now > polling.began + Duration::from_secs(5);
-        match next {
-            None => {
-                self.sent_rows.end(i64::MAX);
+        match poll_pass.published(self.now, next, &mut self.sent_rows) {
+            AfterBatch::Next => {}
+            AfterBatch::StartOver => polling.pass = None,
+            AfterBatch::Rest => {
                 polling.pass = None;
-                polling.rests_until = self.now + world.config.process_interval;
+                polling.rests_until = self.now + interval;
             }
-            Some(from) if is_long => {
-                self.sent_rows.end(from - 1);
-                polling.pass = None;
-            }
-            Some(_) => {}
         }
         Ok((polling, true))
     }

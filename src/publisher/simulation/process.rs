@@ -3,6 +3,7 @@
 //! Here is what goes on in every state: the clock, delivery reports, metadata, database work, and
 //! the engine's outputs for Kafka and the database. `attempt` has the states.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::engine::Engine;
@@ -19,13 +20,20 @@ use crate::lsn::Lsn;
 use crate::outbox::{OwnedRecord, Rejection, RowName, TableLocation};
 use crate::publisher::clock::Moment;
 use crate::publisher::monitor::audit::Audit;
+use crate::publisher::monitor::problems::Problems;
 use crate::publisher::resume_state::ResumeState;
 use crate::publisher::simulation::attempt::State;
 use crate::publisher::simulation::broker::{Outcome, Producer, Report};
-use crate::publisher::simulation::work::Work;
+use crate::publisher::simulation::server::Insert;
+use crate::publisher::simulation::watch::Watch;
+use crate::publisher::simulation::work::{Work, outage};
 use crate::publisher::simulation::world::{World, event_of};
+use crate::publisher::sink::lasting_errors::LastingErrors;
 use crate::publisher::sink::returning_rows::ReturningRows;
-use crate::publisher::source::poll::SentRows;
+use crate::publisher::source::poll_pass::SentRows;
+
+/// After so much time a process has to know that its session has ended, before it sends anything.
+const LOCK_LOSS_UNKNOWN: Duration = Duration::from_secs(20);
 
 /// See the module's head.
 #[derive(Debug)]
@@ -33,7 +41,12 @@ pub(super) struct Process {
     pub(super) engine: Engine,
     pub(super) resume: ResumeState,
     pub(super) audit: Audit,
+    pub(super) problems: Problems,
     pub(super) sent_rows: SentRows,
+    pub(super) watch: Watch,
+    lasting_errors: LastingErrors,
+    /// An error of database work that ends the session.
+    pub(super) database_error: bool,
     pub(super) returning_rows: ReturningRows,
     pub(super) producer: Producer,
     pub(super) state: State,
@@ -41,6 +54,8 @@ pub(super) struct Process {
     pub(super) pid: Option<i32>,
     pub(super) place: Option<TableLocation>,
     pub(super) work: Option<Work>,
+    /// The open session of the write-back while no work is under way.
+    session: Option<TableLocation>,
     question: Option<Vec<String>>,
     /// The producer is being replaced.
     replacing: bool,
@@ -49,6 +64,10 @@ pub(super) struct Process {
     /// The producer takes no record.
     pub(super) is_full: bool,
     pub(super) skipped: bool,
+    /// The next change cannot be decoded.
+    pub(super) fails_to_decode: bool,
+    /// A stop was requested.
+    pub(super) is_stopping: bool,
     pub(super) lock_asked: Moment,
     /// No step of it runs.
     pub(super) is_frozen: bool,
@@ -60,11 +79,21 @@ pub(super) struct Process {
     pub(super) retry: u32,
     /// How many events were passed to the engine.
     pub(super) forwarded: u64,
-    /// Some were passed to it since memory was dropped.
-    has_memory: bool,
-    /// Another process has held the lock since memory was dropped.
-    is_stale: bool,
-    id: u64,
+    /// Grows whenever memory is dropped.
+    pub(super) memory: u64,
+    /// Why memory was dropped since it was used last, or has to be.
+    pub(super) dropped: Option<&'static str>,
+    /// Events that were passed on while a slot was being created, so that the stream leaves them
+    /// out, up to this position.
+    pub(super) handled: BTreeSet<usize>,
+    pub(super) handled_until: u64,
+    /// A slot is being created.
+    pub(super) creates: bool,
+    /// The tenure of the lock that memory belongs to.
+    pub(super) tenure: u64,
+    /// The last position that was reported, and that memory belongs to.
+    pub(super) reported: u64,
+    pub(super) id: u64,
 }
 
 impl Process {
@@ -74,22 +103,30 @@ impl Process {
         limits.process_interval = Duration::from_millis(world.rng.u64(1..3_000));
         limits.memory_limit = world.rng.usize(500..4_000);
         limits.attempts = world.rng.u32(1..4);
+        let id = world.rng.u64(..);
         Process {
             engine: Engine::new(limits),
             resume: ResumeState::new(),
             audit: Audit::new(&world.config),
+            problems: Problems::default(),
             sent_rows: SentRows::default(),
+            watch: Watch::default(),
+            lasting_errors: LastingErrors::default(),
+            database_error: false,
             returning_rows: ReturningRows::default(),
-            producer: Producer::default(),
+            producer: Producer::new(id),
             state: State::Pausing(Duration::ZERO),
             pid: None,
             place: None,
             work: None,
+            session: None,
             question: None,
             replacing: false,
             producer_failed: false,
             is_full: false,
             skipped: false,
+            fails_to_decode: false,
+            is_stopping: false,
             lock_asked: Moment::default(),
             is_frozen: false,
             lost_time: Duration::ZERO,
@@ -98,24 +135,40 @@ impl Process {
             now: Duration::ZERO,
             retry: 0,
             forwarded: 0,
-            has_memory: false,
-            is_stale: false,
-            id: world.rng.u64(..),
+            memory: 0,
+            dropped: Some("the process is new"),
+            handled: BTreeSet::new(),
+            handled_until: 0,
+            creates: false,
+            tenure: 0,
+            reported: 0,
+            id,
         }
     }
 
     /// This process takes the lock, perhaps behind another one.
-    pub(super) fn takes_over(&mut self, world: &mut World) {
-        let before = world.holder.replace(self.id);
-        if before.is_some_and(|id| id != self.id) {
-            self.is_stale = true;
-            world.excuse("taken over", 1);
+    pub(super) fn takes_over(&self, world: &mut World) {
+        if world
+            .holder
+            .replace(self.id)
+            .is_some_and(|id| id != self.id)
+        {
+            world.tenure += 1;
+            world.saw("taken over");
         }
     }
 
-    /// What this process has in memory as sent is not sent again.
-    pub(super) fn uses_memory(&self) {
-        assert!(!self.is_stale, "another process may have sent it since");
+    /// The process goes on with what it has in memory.
+    pub(super) fn uses_memory(&self, world: &World) {
+        let dropped = self.dropped;
+        assert_eq!(dropped, None, "memory is used, and has to be dropped");
+        let message = "memory is used, and another process may have sent it since";
+        assert_eq!(self.tenure, world.tenure, "{message}");
+    }
+
+    /// The object id of the table that the session is about.
+    pub(super) fn table(&self) -> u32 {
+        self.place.as_ref().map_or(0, |place| place.table)
     }
 
     /// Reads the clock.
@@ -132,12 +185,24 @@ impl Process {
     }
 
     /// Drops everything that belongs to another history; see `Forwarder::clear`.
-    pub(super) fn clear(&mut self, world: &mut World) {
+    pub(super) fn clear(&mut self, world: &mut World, why: &'static str) {
+        self.drops_memory(world, why);
+        self.handled.clear();
         self.producer.withdraw(&mut world.broker, &mut world.rng);
         self.drop_work(world);
         self.returning_rows.clear();
+        self.database_error = false;
         self.engine.reset(Lsn::INVALID);
-        world.excuse("memory cleared", 1);
+        world.saw("memory cleared");
+    }
+
+    fn drops_memory(&mut self, world: &mut World, why: &'static str) {
+        self.dropped = Some(why);
+        self.memory += 1;
+        self.watch.clear();
+        for event in self.producer.in_flight() {
+            world.broker.copies.left_in_flight(event);
+        }
     }
 
     /// Cancels the work under way, which may have taken effect.
@@ -157,13 +222,22 @@ impl Process {
         {
             let fails = world.rng.u8(0..4) == 0;
             world.perform(&mut work, fails);
+            self.session = work.session;
         }
-        if std::mem::take(&mut self.has_memory) {
-            world.excuses += 1;
-        }
-        self.is_stale = false;
+        let why = self.dropped.unwrap_or("nothing is in memory");
+        assert!(
+            self.dropped.is_some() || self.engine.is_drained(),
+            "memory is dropped without a cause"
+        );
+        self.drops_memory(world, why);
+        self.dropped = None;
+        (self.tenure, self.reported) = (world.tenure, start.raw());
         let letters = &world.server.files.letters;
         let (filed, parked) = (letters.filed(start), letters.parked_keys(10));
+        world.note(|| format!("memory dropped, since {why}: {start}, filed {filed:?}"));
+        world.may_repeat(start.raw(), why, |commit, Insert { event, row, .. }| {
+            self.handled.contains(event) || filed.contains(&(row.id, Lsn::new(commit)))
+        });
         self.engine.reset(start);
         self.returning_rows.clear();
         self.engine.load_parked(parked);
@@ -184,7 +258,10 @@ impl Process {
         place: Option<(Lsn, u32)>,
     ) {
         self.forwarded += 1;
-        self.has_memory = true;
+        self.account_for(world, event);
+        if self.creates {
+            self.handled.insert(event);
+        }
         world.note(|| format!("forward event {event} from {place:?}"));
         let record = world.record(event, place);
         let offered = self.engine.offer(Offer {
@@ -214,6 +291,27 @@ impl Process {
         }
     }
 
+    /// A process that does not know yet that its session has ended may pass an event on beside
+    /// another one.
+    fn account_for(&mut self, world: &mut World, event: usize) {
+        let knows = self.holds_lock(world);
+        let copies = &mut world.broker.copies;
+        if !knows {
+            copies.may_repeat(event, "another process has the lock");
+        }
+        copies.passed_on(event, self.id, self.memory);
+        self.watch.passed_on(self.now, event);
+        if !knows {
+            copies.may_repeat(event, "its process had lost the lock");
+        }
+    }
+
+    /// Whether its session holds the lock, or has lost it so shortly ago that it need not know.
+    fn holds_lock(&self, world: &World) -> bool {
+        let ended = self.pid.and_then(|pid| world.server.ended.get(&pid));
+        ended.is_none_or(|at| world.now >= *at + LOCK_LOSS_UNKNOWN)
+    }
+
     /// A row whose mark was removed again and again.
     pub(super) fn file_unreadable(&mut self, world: &mut World, row: RowName, xid: u32) {
         world.saw("filed for a removed mark");
@@ -232,6 +330,12 @@ impl Process {
     fn send(&mut self, world: &mut World, ticket: Ticket, record: Box<OwnedRecord>) {
         assert!(!self.replacing, "sent while the producer is replaced");
         let event = event_of(&record);
+        let by = world.broker.copies.passed_on_by(event);
+        let is_due = by == Some(self.id) || !self.holds_lock(world);
+        assert!(
+            is_due,
+            "event {event} is sent, and another process has passed it on since"
+        );
         if self.is_full {
             world.saw("a full producer");
             let failure = DeliveryFailure {
@@ -274,6 +378,7 @@ impl Process {
             Outcome::Appended => None,
             Outcome::Refused => Some(FailureKind::Refused),
             Outcome::Unavailable => Some(FailureKind::Outage),
+            Outcome::NoTopic => Some(FailureKind::NoTopic),
             Outcome::Withdrawn => Some(FailureKind::Producer),
         };
         let comes_back = kind.is_some() || suspicion > 0;
@@ -308,21 +413,42 @@ impl Process {
             self.producer.lose(&mut world.broker, &mut world.rng);
             self.replacing = false;
             self.engine.producer_replaced();
-            world.excuse("producer given up", 1);
+            world.saw("producer given up");
+            self.dropped = Some("the producer was given up");
         }
         given_up
     }
 
     /// Passes on the result of database work.
-    pub(super) fn written(&mut self, world: &World) -> bool {
+    pub(super) fn written(&mut self, world: &mut World) -> bool {
         self.tick(world);
         let is_done = |work: &mut Work| work.result.is_some();
         let Some(work) = self.work.take_if(is_done) else {
             return false;
         };
-        let result = work.result.unwrap_or(Err(()));
+        self.session = work.session;
+        let result = work.result.unwrap_or_else(|| Err(outage()));
+        let position = result.as_ref().ok().and_then(|(_, position)| *position);
+        let lasting = &mut self.lasting_errors;
+        self.database_error |= lasting.ends(self.now, &work.work, result.as_ref().err());
+        match &result {
+            Ok(_) => self.watch.work_errors.succeeded(&work.work),
+            Err(_) => self
+                .watch
+                .work_errors
+                .failed(self.now, &work.work, String::new()),
+        }
+        let result = result.map(|(pending, _)| pending).map_err(drop);
+        if let Ok(Some(pending)) = &result {
+            for request in &pending.requests {
+                if let Some(record) = request.record.as_deref() {
+                    let event = event_of(record);
+                    world.broker.copies.requested(event, self.id, self.memory);
+                }
+            }
+        }
         self.engine
-            .work_finished(self.now, work.generation, work.work, result, None);
+            .work_finished(self.now, work.generation, work.work, result, position);
         true
     }
 
@@ -332,7 +458,13 @@ impl Process {
         let Some(names) = self.question.take() else {
             return false;
         };
-        let known = |name| (name, MetadataAnswer::Known(TopicLimits::default()));
+        let known = |name: String| {
+            let answer = match world.broker.missing[topic_of(&name)] {
+                true => MetadataAnswer::Missing,
+                false => MetadataAnswer::Known(TopicLimits::default()),
+            };
+            (name, answer)
+        };
         let answers = (!world.broker.is_away).then(|| names.into_iter().map(known).collect());
         self.engine.topics_answered(self.now, answers);
         true
@@ -358,12 +490,10 @@ impl Process {
         match output {
             SinkOutput::Send { ticket, record } => self.send(world, ticket, record),
             SinkOutput::Trust { topic, failure } => {
-                let topic = topic[1..].parse().expect("a name of ours");
-                self.producer.trust(topic, failure);
+                self.producer.trust(topic_of(&topic), failure);
             }
             SinkOutput::ReplaceProducer(_) => {
                 self.producer.withdraw(&mut world.broker, &mut world.rng);
-                world.excuses += 1;
                 self.replacing = true;
                 self.tend_producer(world);
             }
@@ -371,9 +501,11 @@ impl Process {
             SinkOutput::Work { generation, work } => {
                 assert!(self.work.is_none(), "two statements at a time");
                 self.work = Some(Work {
+                    needs_position: self.engine.needs_position(&work),
                     work,
                     generation,
                     place: self.place.clone(),
+                    session: self.session.take(),
                     result: None,
                 });
             }
@@ -385,6 +517,10 @@ impl Process {
         self.drop_work(world);
         self.producer.lose(&mut world.broker, &mut world.rng);
     }
+}
+
+fn topic_of(name: &str) -> usize {
+    name[1..].parse().expect("a name of ours")
 }
 
 pub(super) fn rejection(code: &str) -> Rejection {

@@ -5,6 +5,7 @@
 //! transactions at the same positions, and gives the same ids to other rows.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::time::Duration;
 
 use fastrand::Rng;
@@ -37,6 +38,16 @@ pub(super) struct Transaction {
     pub(super) changes: Vec<Option<Insert>>,
     /// The publication had the table when it was committed.
     pub(super) is_published: bool,
+    /// There was a publication then. Otherwise the server cannot decode it.
+    pub(super) has_publication: bool,
+}
+
+/// How a trigger keeps a row unpublished.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Refusal {
+    /// The statement fails.
+    Fails,
+    Silent,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -48,13 +59,15 @@ pub(super) struct Row {
     /// With synchronous replication an event may arrive before its row is visible.
     pub(super) is_visible: bool,
     pub(super) is_locked: bool,
-    /// A trigger keeps it unpublished.
-    pub(super) refuses_marks: bool,
+    /// How a trigger keeps it unpublished, if one does.
+    pub(super) refuses: Option<Refusal>,
 }
 
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Slot {
     pub(super) confirmed: u64,
+    /// Where it was created.
+    pub(super) since: u64,
     /// What survives a crash of the server.
     durable: u64,
     pub(super) is_lost: bool,
@@ -80,6 +93,7 @@ pub(super) struct Files {
     pub(super) letters: Letters,
     pub(super) table: u32,
     pub(super) is_published: bool,
+    pub(super) has_publication: bool,
 }
 
 #[derive(Debug)]
@@ -90,6 +104,8 @@ pub(super) struct Walsender {
     /// All WAL below was decoded and sent.
     pub(super) sent: u64,
     pub(super) start: u64,
+    /// It waits until the standby has what it is about to send.
+    pub(super) waits: bool,
 }
 
 /// The replication connection of a process, or the SQL session that polls.
@@ -108,7 +124,15 @@ pub(super) struct Server {
     pub(super) sessions: BTreeMap<i32, Session>,
     /// The session that holds the instance lock.
     pub(super) lock: Option<i32>,
+    /// A standby that the slot waits for, if it is a failover slot.
+    pub(super) standby: Option<Box<Files>>,
     pub(super) open: Vec<OpenTransaction>,
+    /// Up to here another client may have moved the slot.
+    pub(super) unchecked: u64,
+    /// The world's time.
+    pub(super) now: Duration,
+    /// When each session ended.
+    pub(super) ended: BTreeMap<i32, Duration>,
     next_pid: i32,
     /// The clock of commits, which goes on whatever files the server runs on.
     commits: i64,
@@ -139,11 +163,16 @@ impl Server {
                 letters: Letters::default(),
                 table: 16_400,
                 is_published: true,
+                has_publication: true,
             },
             start: 1,
             sessions: BTreeMap::new(),
             lock: None,
+            standby: None,
             open: Vec::new(),
+            unchecked: 0,
+            now: Duration::ZERO,
+            ended: BTreeMap::new(),
             next_pid: 100,
             commits: 0,
         }
@@ -194,7 +223,9 @@ impl Server {
     }
 
     pub(super) fn end(&mut self, pid: i32) {
-        self.sessions.remove(&pid);
+        if self.sessions.remove(&pid).is_some() {
+            self.ended.insert(pid, self.now);
+        }
         self.lock = self.lock.filter(|holder| *holder != pid);
     }
 
@@ -210,7 +241,9 @@ impl Server {
     /// The server starts, on its own files or on a copy.
     pub(super) fn start_on(&mut self, files: Option<Files>) {
         self.start += 1;
-        self.sessions.clear();
+        for pid in std::mem::take(&mut self.sessions).into_keys() {
+            self.ended.insert(pid, self.now);
+        }
         (self.lock, self.open) = (None, Vec::new());
         if let Some(files) = files {
             self.files = files;
@@ -268,7 +301,7 @@ impl Server {
                 is_marked: false,
                 is_visible,
                 is_locked: false,
-                refuses_marks: false,
+                refuses: None,
             };
             files.rows.insert(insert.row.id, row);
         }
@@ -279,23 +312,35 @@ impl Server {
             micros: self.commits,
             changes,
             is_published: files.is_published,
+            has_publication: files.has_publication,
         });
     }
 
-    /// The unpublished rows with an id from `from` on, at most `limit`.
-    pub(super) fn unpublished(&self, from: i64, limit: usize) -> Vec<RowName> {
+    /// The unpublished rows of a table with an id from `from` on, at most `limit`.
+    pub(super) fn unpublished(&self, table: u32, from: i64, limit: usize) -> Vec<RowName> {
         let files = &self.files;
-        let is_due =
-            |row: &&Row| row.is_visible && !row.is_marked && !files.letters.hides(row.name);
+        let is_here = table == files.table;
+        let is_due = |row: &&Row| {
+            is_here && row.is_visible && !row.is_marked && !files.letters.hides(row.name)
+        };
         let rows = files.rows.range(from..).map(|(_, row)| row).filter(is_due);
         rows.take(limit).map(|row| row.name).collect()
     }
 
     /// The row if it is still unpublished.
-    pub(super) fn read(&self, name: RowName) -> Option<Row> {
-        let row = self.files.rows.get(&name.id)?;
+    pub(super) fn read(&self, table: u32, name: RowName) -> Option<Row> {
+        let row = self
+            .files
+            .rows
+            .get(&name.id)
+            .filter(|_| table == self.files.table)?;
         let is_due = row.name == name && row.is_visible && !row.is_marked;
         (is_due && !self.files.letters.hides(name)).then_some(*row)
+    }
+
+    /// The row of this event.
+    pub(super) fn row_of(&self, event: usize) -> Option<&Row> {
+        self.files.rows.values().find(|row| row.event == event)
     }
 
     /// The slot as SQL shows it.
@@ -312,9 +357,40 @@ impl Server {
     pub(super) fn copy_slot(&mut self, confirmed: u64) {
         self.files.slot = Some(Slot {
             confirmed,
+            since: confirmed,
             durable: confirmed,
             is_lost: false,
         });
+    }
+
+    /// The standby receives all WAL; false if it has it.
+    pub(super) fn replicate(&mut self) -> bool {
+        let Some(standby) = self.standby.as_mut().filter(|it| it.wal < self.files.wal) else {
+            return false;
+        };
+        let slot = standby.slot;
+        **standby = self.files.clone();
+        standby.slot = slot;
+        true
+    }
+
+    /// The standby takes over the slot's position, if it has the WAL up to there. Returns the
+    /// positions that its slot has passed.
+    pub(super) fn sync_slot(&mut self) -> Option<Range<u64>> {
+        let standby = self.standby.as_mut()?;
+        let slot = self.files.slot.filter(|slot| slot.confirmed <= standby.wal);
+        let before = standby.slot.map_or(0, |slot| slot.confirmed);
+        standby.slot = slot.or(standby.slot.filter(|_| self.files.slot.is_some()));
+        let passed = slot.filter(|slot| slot.confirmed > before)?;
+        let from = before.max(passed.since).max(self.unchecked);
+        Some(from..passed.confirmed)
+    }
+
+    /// Up to where a failover slot may be decoded.
+    pub(super) fn decodable(&self) -> u64 {
+        self.standby
+            .as_ref()
+            .map_or(u64::MAX, |standby| standby.wal)
     }
 
     pub(super) fn checkpoint(&mut self) {
@@ -355,6 +431,7 @@ impl Server {
             part: 0,
             sent: slot.confirmed,
             start,
+            waits: false,
         });
         true
     }

@@ -1,9 +1,12 @@
 //! A streaming session in the simulation, as `wal_stream` and `event_decoder` carry it out.
 
+use std::time::Duration;
+
 use crate::engine::output::{Intake, SessionOutput, Walsender};
 use crate::engine::tracker::TransactionName;
+use crate::error::{Code, Error};
 use crate::lsn::Lsn;
-use crate::publisher::simulation::attempt::Over;
+use crate::publisher::simulation::attempt::{Over, server_error};
 use crate::publisher::simulation::audit::AuditRun;
 use crate::publisher::simulation::process::Process;
 use crate::publisher::simulation::server::Insert;
@@ -20,11 +23,11 @@ pub(super) struct Streaming {
 }
 
 impl Streaming {
-    pub(super) fn new(table: u32) -> Self {
+    pub(super) fn new(table: u32, now: Duration) -> Self {
         Streaming {
             table,
             begun: None,
-            audit: AuditRun::default(),
+            audit: AuditRun::new(now),
         }
     }
 }
@@ -37,6 +40,19 @@ impl Process {
         mut streaming: Box<Streaming>,
     ) -> Result<(Box<Streaming>, bool), Over> {
         self.engine.check_session(self.now);
+        if self.is_stopping {
+            self.engine.stop();
+            let slot = world.server.files.slot.filter(|_| self.is_connected(world));
+            if let Some(slot) = slot.filter(|_| world.rng.u8(0..4) == 0) {
+                self.engine.slot_position(Some(Lsn::new(slot.confirmed)));
+            }
+        }
+        if world.is_fair || world.rng.u8(0..8) == 0 {
+            let session = self.pid.and_then(|pid| world.server.sessions.get(&pid));
+            let walsender = session.and_then(|session| session.walsender.as_ref());
+            let waits = walsender.is_some_and(|walsender| walsender.waits);
+            self.engine.set_waits_for_standby(waits);
+        }
         let mut did = self.read(world, &mut streaming)?;
         if world.rng.u8(0..4) > 0 {
             self.engine.poll(self.now);
@@ -48,6 +64,7 @@ impl Process {
     /// Carries out one output.
     pub(super) fn carry_out_session(&mut self, world: &mut World) -> bool {
         self.tick(world);
+        self.engine.check_session(self.now);
         let Some(output) = self.output(world) else {
             return false;
         };
@@ -59,6 +76,7 @@ impl Process {
                 ask_reply,
             }) => {
                 assert!(flush <= write, "confirmed {flush}, received {write}");
+                self.reported = self.reported.max(flush.raw());
                 let wire = self.pid.and_then(|pid| world.wires.get_mut(&pid));
                 if let Some(wire) = wire {
                     wire.to_server.push_back((flush.raw(), ask_reply));
@@ -113,8 +131,15 @@ impl Process {
                     committed_micros: micros,
                 };
                 self.resume.handled_rows().begin(name.commit_lsn);
+                if commit > self.handled_until {
+                    self.handled.clear();
+                }
                 self.engine.begin(name);
                 streaming.begun = Some(name);
+            }
+            Message::Failed(code) => {
+                let error = server_error(code);
+                return Err(Over::Error(self.resume.recheck_slot(error)));
             }
             Message::Change(insert) => self.change(world, streaming, insert)?,
             Message::Commit { commit, end } => {
@@ -135,6 +160,14 @@ impl Process {
         let (Some(index), Some(insert), Some(begun)) = (index, insert, streaming.begun) else {
             return Ok(());
         };
+        if std::mem::take(&mut self.fails_to_decode) {
+            self.skipped = true;
+            world.saw("change skipped");
+            return Err(Over::Error(Error::transient(
+                Code::Replication,
+                "no memory",
+            )));
+        }
         let row = (insert.table == streaming.table).then_some(insert.row);
         let commit = begun.commit_lsn;
         if row.is_some_and(|row| self.resume.handled_rows().contains(row, commit)) {
@@ -142,6 +175,11 @@ impl Process {
             return Ok(());
         }
         self.forward(world, insert.event, row, begun.xid, Some((commit, index)));
+        if row.is_none() && insert.table == world.server.files.table {
+            world.unknown_rows.insert(insert.event);
+            let copies = &mut world.broker.copies;
+            copies.may_repeat(insert.event, "its session knows only the dropped table");
+        }
         Ok(())
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, VecDeque};
 
 use crate::config::Backlog;
-use crate::engine::output::{Intake, SessionOutput};
+use crate::engine::output::{End, Intake, SessionOutput};
 use crate::lsn::Lsn;
 use crate::outbox::RowName;
 use crate::publisher::instance_lock::LockProof;
@@ -31,6 +31,15 @@ pub(super) struct Pass {
     /// Every batch was read and passed on.
     is_over: bool,
     count: usize,
+}
+
+impl Pass {
+    /// The next batch begins here, unless one is being passed on.
+    pub(super) fn begin_at(&mut self, from: i64) {
+        if self.reads.is_empty() {
+            self.from = Some(from);
+        }
+    }
 }
 
 /// The creation of the temporary slot.
@@ -132,7 +141,10 @@ impl Process {
         proof: &mut LockProof,
         filter: &mut impl RowFilter,
     ) -> Result<Option<Option<i64>>, Over> {
-        self.turn_scan(world, proof)?;
+        // Rows that are read together are passed on one behind the other.
+        if pass.reads.is_empty() || world.rng.bool() {
+            self.turn_scan(world, proof)?;
+        }
         if let Some(row) = pass.reads.front().copied() {
             if self.engine.intake() != Intake::Open {
                 return Ok(None);
@@ -152,7 +164,7 @@ impl Process {
         }
         let names = world
             .server
-            .unpublished(pass.from.unwrap_or(i64::MIN), BATCH);
+            .unpublished(self.table(), pass.from.unwrap_or(i64::MIN), BATCH);
         pass.count += names.len();
         pass.is_full = names.len() == BATCH;
         if let Some(last) = names.last() {
@@ -162,7 +174,7 @@ impl Process {
         let wanted: Vec<RowName> = wanted.collect();
         pass.reads = wanted
             .into_iter()
-            .filter_map(|name| world.server.read(name))
+            .filter_map(|name| world.server.read(self.table(), name))
             .collect();
         let is_over = pass.reads.is_empty();
         Ok(is_over.then_some(pass.from.filter(|_| pass.is_full)))
@@ -175,6 +187,11 @@ impl Process {
         mut bootstrap: Box<Bootstrap>,
     ) -> Result<(State, bool), Over> {
         let forwarded = self.forwarded;
+        if self.is_stopping {
+            let is_settled = self.turn_scan(world, &mut bootstrap.proof)?;
+            let is_over = is_settled.then_some(Over::End(End::Stopped));
+            return is_over.map_or(Ok((State::Bootstrap(bootstrap), false)), Err);
+        }
         let done = match bootstrap.step {
             Step::Settle => self
                 .turn_scan(world, &mut bootstrap.proof)?
@@ -195,6 +212,7 @@ impl Process {
             }
             Step::DropLost => {
                 world.server.files.slot = None;
+                world.slot_misses();
                 Some(Done::LostDropped)
             }
             Step::Pass => self.turn_backlog(world, &mut bootstrap)?,
@@ -254,18 +272,23 @@ impl Process {
             steps,
             ..
         } = bootstrap;
+        if creation.is_none() {
+            self.handled.clear();
+        }
         let creation = creation.get_or_insert_with(|| Creation {
             waits_for: world.server.running(),
             snapshot: None,
             handled: HandledRows::default(),
             is_answered: false,
         });
+        let table = self.place.as_ref().map_or(0, |place| place.table);
         let pid = self.pid.filter(|_| self.is_connected(world));
         let pid = pid.ok_or(Over::Lost)?;
         if creation.is_answered {
             let is_settled = self.turn_scan(world, proof)?;
             if is_settled {
                 creation.handled.until = Lsn::new(world.server.files.wal);
+                self.handled_until = world.server.files.wal;
                 *pass = Pass::default();
             }
             return Ok(is_settled.then_some(Done::Created));
@@ -279,7 +302,8 @@ impl Process {
         let waits = !creation.waits_for.is_disjoint(&running);
         if creation.snapshot.is_none() && !waits {
             let files = &world.server.files;
-            let rows = files.rows.values();
+            let is_here = files.table == table;
+            let rows = files.rows.values().filter(|_| is_here);
             let rows = rows.filter(|row| !row.is_marked && !files.letters.hides(row.name));
             creation.snapshot = Some((files.wal, rows.copied().collect()));
             return Ok(None);
@@ -292,7 +316,10 @@ impl Process {
         if steps.publishes_backlog {
             world.saw("a pass while the slot waits");
             let mut filter = All(Some(&mut creation.handled));
-            self.turn_whole_pass(world, pass, proof, &mut filter)?;
+            self.creates = true;
+            let turned = self.turn_whole_pass(world, pass, proof, &mut filter);
+            self.creates = false;
+            turned?;
         }
         Ok(None)
     }
@@ -350,7 +377,10 @@ impl Process {
         if !world.marks() {
             world.excuse_committed();
         }
-        world.check_settled(0..confirmed);
+        // The rows of a new table are found by the audit of the next session.
+        if self.table() == world.server.files.table {
+            world.check_settled(&world.server.files, 0..confirmed);
+        }
         world.server.copy_slot(confirmed);
         self.resume.healed(creation.handled);
         Ok(State::SlotRead(Lsn::new(confirmed)))

@@ -1,10 +1,25 @@
-//! Database work in the simulation, as the write-back carries it out.
+//! Database work in the simulation, as the write-back carries it out: its session, and the table
+//! that its statements see. What a mark did, and what becomes of a batch, the write-back decides.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{HashMap, HashSet};
+
+use futures_util::FutureExt;
 
 use crate::config::AfterPublish;
 use crate::engine::dead_letters::PendingRequests;
 use crate::engine::output::DatabaseWork;
-use crate::outbox::{Outcome, RowName, TableLocation};
+use crate::error::{Code, Error, Result};
+use crate::lsn::Lsn;
+use crate::outbox::{
+    Mark, MarkedTable, PartTable, Rejection, RowName, TableGone, TableLocation, settle, write,
+};
+use crate::publisher::simulation::process::rejection;
+use crate::publisher::simulation::server::{Refusal, Row};
 use crate::publisher::simulation::world::{World, event_of};
+
+/// What the work has read, and the WAL position after it, if that was needed.
+type Performed = (Option<PendingRequests>, Option<Lsn>);
 
 /// Database work under way.
 #[derive(Debug)]
@@ -12,27 +27,76 @@ pub(super) struct Work {
     pub(super) work: DatabaseWork,
     pub(super) generation: u64,
     pub(super) place: Option<TableLocation>,
-    pub(super) result: Option<Result<Option<PendingRequests>, ()>>,
+    pub(super) needs_position: bool,
+    /// The open session of the write-back, by the table that it was opened for.
+    pub(super) session: Option<TableLocation>,
+    pub(super) result: Option<Result<Performed>>,
+}
+
+/// The error of an outage.
+pub(super) fn outage() -> Error {
+    Error::transient(Code::Connect, "no connection")
 }
 
 impl World {
-    /// Runs database work on the server, if that is the one that the work is about. With `fails`
-    /// it fails, before or after it took effect.
+    /// Runs database work on the session that the write-back chooses. With `fails` it fails, before
+    /// or after it took effect.
     pub(super) fn perform(&mut self, work: &mut Work, fails: bool) {
-        let is_there = self.is_up && work.place == Some(self.server.location());
-        if !is_there || (fails && self.rng.bool()) {
-            work.result = Some(Err(()));
-            return;
+        let opened = self.prepared(work);
+        let result = match &opened {
+            Ok(Some(opened)) if !fails || self.rng.bool() => self.run(work, opened, fails),
+            Ok(_) => Err(outage()),
+            Err(TableGone) => Err(outage().with_source(TableGone)),
+        };
+        work.session = opened.ok().flatten().filter(|_| result.is_ok());
+        work.result = Some(result);
+    }
+
+    /// The session to use; see `WriteBack::prepared`.
+    ///
+    /// # Errors
+    /// The table was recreated; `None` if there is no session to it now.
+    fn prepared(&mut self, work: &mut Work) -> Result<Option<TableLocation>, TableGone> {
+        let Some(place) = &work.place else {
+            return Ok(None);
+        };
+        let now = self.server.location();
+        if let Some(opened) = work.session.take() {
+            // A server that was replaced by its standby may live on.
+            let is_closed = !self.is_up || (opened.server != now.server && !self.has_old_primary);
+            if place.may_use(&opened, is_closed) {
+                return Ok(Some(opened));
+            }
         }
+        if !self.is_up || !place.is_on(&now.server) {
+            return Ok(None);
+        }
+        match place.is_table(now.table) {
+            true => Ok(Some(now)),
+            false => Err(TableGone),
+        }
+    }
+
+    fn run(&mut self, work: &mut Work, opened: &TableLocation, fails: bool) -> Result<Performed> {
+        let now = self.server.location();
+        if opened.server != now.server && !matches!(work.work, DatabaseWork::Mark(_)) {
+            // It takes effect on the old primary.
+            return Ok((None, None));
+        }
+        let is_here = *opened == now;
         let mut pending = None;
         match &mut work.work {
             DatabaseWork::Mark(marks) => {
-                for mark in marks {
-                    let outcome = self.mark(mark.row, mark.xid);
-                    if !fails {
-                        mark.outcome = outcome;
-                    }
-                }
+                let mut tried = marks.clone();
+                let statements = Cell::new(if fails { self.rng.u32(1..8) } else { u32::MAX });
+                let table = SeenTable {
+                    world: RefCell::new(self),
+                    is_here,
+                    statements,
+                };
+                let written = write(&table, &mut tried).now_or_never();
+                written.expect("nothing waits").map_err(|()| outage())?;
+                *marks = tried;
             }
             DatabaseWork::File(dead_letters) => {
                 for dead_letter in dead_letters {
@@ -42,11 +106,14 @@ impl World {
                         Some(row.event)
                     });
                     self.filed.extend(event);
+                    let code = &dead_letter.rejection.code;
+                    self.note(|| format!("file event {event:?}: {code}"));
                     self.server.files.letters.file(dead_letter, event);
                 }
             }
             DatabaseWork::Close(closings) => {
                 for closing in closings {
+                    self.note(|| format!("close {closing:?}"));
                     let row = self.server.files.letters.close(closing);
                     if let Some(row) = row.filter(|_| self.marks()) {
                         self.settle_row(row);
@@ -60,10 +127,19 @@ impl World {
                     let row = self.server.files.rows.get(&name.id)?;
                     (row.name == name).then(|| self.record(row.event, None))
                 };
-                pending = Some(self.server.files.letters.read(with_keys, now));
+                let read = self.server.files.letters.read(with_keys, now);
+                let letters = read.requests.iter().map(|it| it.dead_letter);
+                self.note(|| format!("read requests {:?}", letters.collect::<Vec<_>>()));
+                pending = Some(read);
             }
         }
-        work.result = Some(if fails { Err(()) } else { Ok(pending) });
+        if fails {
+            return Err(outage());
+        }
+        let wal = &mut self.server.files.wal;
+        *wal += u64::from(work.needs_position) * 3;
+        let position = work.needs_position.then_some(Lsn::new(*wal));
+        Ok((pending, position))
     }
 
     fn settle_row(&mut self, name: RowName) {
@@ -72,42 +148,129 @@ impl World {
             && row.name == name
         {
             row.is_marked = true;
+            files.wal += 2;
             if self.config.after_publish == AfterPublish::Delete {
                 files.rows.remove(&name.id);
             }
         }
     }
 
-    /// What marking a row does; see `write_back::marks`.
-    fn mark(&mut self, name: RowName, xid: u32) -> Outcome {
-        let running = self.server.running();
-        let Some(row) = self.server.files.rows.get(&name.id).copied() else {
-            return match running.contains(&xid) {
-                true => Outcome::Hidden,
-                false => Outcome::Settled,
-            };
-        };
-        if row.name != name || row.is_marked {
-            return Outcome::Settled;
-        }
-        if !row.is_visible {
-            return Outcome::Hidden;
-        }
-        if row.is_locked {
-            return Outcome::Open;
-        }
+    /// Marks a row, unless a trigger keeps it unpublished.
+    fn mark(&mut self, row: Row) {
         let event = row.event;
         self.note(|| format!("mark event {event}"));
         assert!(
             self.broker.has(event),
-            "row {name:?} of event {event} is marked and was never published"
+            "{row:?} is marked and was never published"
         );
-        if row.refuses_marks {
-            self.server.files.letters.file_not_marked(name, event);
-            self.saw("a mark that the table refused");
-            return Outcome::Filed;
+        if row.refuses.is_none() {
+            self.settle_row(row.name);
         }
-        self.settle_row(name);
-        Outcome::Settled
+    }
+}
+
+/// Why a statement failed.
+#[derive(Debug)]
+enum Failure {
+    /// A row has caused it.
+    Row,
+    Server,
+}
+
+/// The table as the statements of a session see it.
+struct SeenTable<'a> {
+    world: RefCell<&'a mut World>,
+    /// It is the table that the server has; otherwise no row of it is there.
+    is_here: bool,
+    /// So many statements succeed.
+    statements: Cell<u32>,
+}
+
+impl SeenTable<'_> {
+    /// Begins a statement. Returns the rows of these names that it sees.
+    fn seen(&self, names: &[RowName]) -> Result<Vec<Row>, Failure> {
+        let left = self.statements.get().checked_sub(1);
+        self.statements.set(left.ok_or(Failure::Server)?);
+        let mut world = self.world.borrow_mut();
+        if world.hides_rows && world.rng.u8(0..6) == 0 {
+            world.show_rows();
+        }
+        let rows = &world.server.files.rows;
+        let row = |name: &RowName| rows.get(&name.id).filter(|row| row.name == *name);
+        let found = names.iter().filter_map(row).copied();
+        let seen = found.filter(|row| row.is_visible && self.is_here);
+        Ok(seen.collect())
+    }
+
+    fn change(&self, rows: impl Iterator<Item = Row>) -> Result<HashSet<i64>, Failure> {
+        let rows: Vec<Row> = rows.filter(|row| !row.is_marked).collect();
+        if rows.iter().any(|row| row.refuses == Some(Refusal::Fails)) {
+            return Err(Failure::Row);
+        }
+        let mut world = self.world.borrow_mut();
+        rows.iter().for_each(|row| world.mark(*row));
+        Ok(rows.iter().map(|row| row.name.id).collect())
+    }
+}
+
+impl MarkedTable for SeenTable<'_> {
+    type Error = Failure;
+
+    async fn mark(&self, names: &[RowName]) -> Result<Option<HashSet<i64>>, Failure> {
+        let rows = self.seen(names)?;
+        if rows.iter().any(|row| row.is_locked) {
+            return Ok(None);
+        }
+        self.change(rows.into_iter()).map(Some)
+    }
+
+    async fn mark_free(&self, names: &[RowName]) -> Result<HashSet<i64>, Failure> {
+        let rows = self.seen(names)?;
+        self.change(rows.into_iter().filter(|row| !row.is_locked))
+    }
+
+    async fn look(&self, names: &[RowName]) -> Result<HashMap<i64, bool>, Failure> {
+        let rows = self.seen(names)?;
+        Ok(rows
+            .iter()
+            .map(|row| (row.name.id, !row.is_marked))
+            .collect())
+    }
+
+    async fn running(&self, xids: &[u32]) -> Result<HashSet<u32>, Failure> {
+        self.seen(&[])?;
+        let running = self.world.borrow().server.running();
+        Ok(xids
+            .iter()
+            .copied()
+            .filter(|xid| running.contains(xid))
+            .collect())
+    }
+}
+
+impl PartTable for SeenTable<'_> {
+    type Error = ();
+
+    async fn write_part(&self, part: &mut [Mark]) -> Result<Option<Rejection>, ()> {
+        match settle(self, part).await {
+            Ok(()) => Ok(None),
+            Err(Failure::Row) => Ok(Some(rejection("23514"))),
+            Err(Failure::Server) => Err(()),
+        }
+    }
+
+    fn silent_refusal(&self) -> Rejection {
+        rejection("ROW_NOT_MARKED")
+    }
+
+    async fn file(&self, refused: &[(RowName, Rejection)]) -> Result<(), ()> {
+        self.seen(&[]).map_err(drop)?;
+        let mut world = self.world.borrow_mut();
+        for (row, _) in refused {
+            let event = world.server.files.rows.get(&row.id).map(|row| row.event);
+            world.server.files.letters.file_not_marked(*row, event);
+            world.saw("a mark that the table refused");
+        }
+        Ok(())
     }
 }

@@ -20,10 +20,22 @@ use crate::publisher::simulation::server::{Files, Insert, Row, Server};
 /// A message of the stream.
 #[derive(Debug, Clone)]
 pub(super) enum Message {
-    Begin { commit: u64, xid: u32, micros: i64 },
+    Begin {
+        commit: u64,
+        xid: u32,
+        micros: i64,
+    },
     Change(Option<Insert>),
-    Commit { commit: u64, end: u64 },
-    Keepalive { wal_end: u64, reply: bool },
+    Commit {
+        commit: u64,
+        end: u64,
+    },
+    Keepalive {
+        wal_end: u64,
+        reply: bool,
+    },
+    /// The server ends the stream with this SQLSTATE.
+    Failed(&'static str),
 }
 
 /// A connection on its way: what the other side has not read.
@@ -52,11 +64,15 @@ pub(super) struct World {
     pub(super) server: Server,
     pub(super) is_up: bool,
     pub(super) backup: Option<Files>,
+    /// The server that a standby has replaced is still there.
+    pub(super) has_old_primary: bool,
     pub(super) broker: Broker,
     pub(super) events: Vec<Event>,
     pub(super) wires: BTreeMap<i32, Wire>,
     /// The process that held the lock last.
     pub(super) holder: Option<u64>,
+    /// Grows whenever another process takes the lock.
+    pub(super) tenure: u64,
     /// Events that need not arrive.
     pub(super) lost: BTreeSet<usize>,
     /// Events that were ever filed. An older copy of the files may lack their dead letters; the
@@ -66,14 +82,20 @@ pub(super) struct World {
     slot_only: BTreeSet<usize>,
     /// Events that the slot may have missed, so that only their rows bring them.
     table_only: BTreeSet<usize>,
-    /// How many more times than once an event may be sent.
-    pub(super) excuses: u32,
     /// Whether first deliveries are in commit order.
     pub(super) is_ordered: bool,
+    /// Whether the newest event of a key is its last word.
+    pub(super) keeps_last_words: bool,
+    /// Events of a new table that arrived in a session that knew only the dropped one.
+    pub(super) unknown_rows: BTreeSet<usize>,
     /// Marks were removed: by a person, or with files that lack them.
     pub(super) unmarks: bool,
     /// Commits wait for a synchronous standby now and then.
     pub(super) hides_rows: bool,
+    /// Every step is taken in its turn.
+    pub(super) is_fair: bool,
+    /// The standby receives nothing.
+    pub(super) is_standby_away: bool,
     pub(super) seen: Seen,
     /// Each step is printed.
     pub(super) trace: bool,
@@ -88,18 +110,26 @@ impl World {
             server: Server::new(),
             is_up: true,
             backup: None,
-            broker: Broker::default(),
+            has_old_primary: false,
+            broker: Broker {
+                trace,
+                ..Broker::default()
+            },
             events: Vec::new(),
             wires: BTreeMap::new(),
             holder: None,
+            tenure: 0,
             lost: BTreeSet::new(),
             filed: BTreeSet::new(),
             slot_only: BTreeSet::new(),
             table_only: BTreeSet::new(),
-            excuses: 0,
             is_ordered: true,
+            keeps_last_words: true,
+            unknown_rows: BTreeSet::new(),
             unmarks: false,
             hides_rows: false,
+            is_fair: false,
+            is_standby_away: false,
             seen: Seen::new(),
             trace,
         }
@@ -110,6 +140,13 @@ impl World {
         if self.trace {
             eprintln!("        {}", what());
         }
+    }
+
+    /// Time passes. True if the server has ended a silent session.
+    pub(super) fn pass(&mut self, time: Duration) -> bool {
+        self.now += time;
+        self.server.now = self.now;
+        self.server.expire(self.now)
     }
 
     pub(super) fn saw(&mut self, what: &'static str) {
@@ -139,11 +176,18 @@ impl World {
             let partition = self.rng.usize(0..TOPICS.len());
             let key = self.rng.u8(0..3);
             self.events.push(Event { partition, key });
-            self.broker.appended.push(0);
+            self.broker.add();
         }
         self.server.begin(first..self.events.len());
         if !stays_open {
             self.commit();
+        }
+    }
+
+    /// The synchronous standby confirms every commit.
+    pub(super) fn show_rows(&mut self) {
+        for row in self.server.files.rows.values_mut() {
+            row.is_visible = true;
         }
     }
 
@@ -155,9 +199,10 @@ impl World {
         let number = self.rng.usize(0..self.server.open.len());
         let xid = self.server.open[number].xid;
         // A table is read by id.
-        self.is_ordered &= !self.server.files.log.iter().any(|it| it.xid > xid);
         let is_visible = !self.hides_rows || self.rng.u8(0..4) > 0;
-        self.is_ordered &= is_visible;
+        if !is_visible || self.server.files.log.iter().any(|it| it.xid > xid) {
+            self.unorder();
+        }
         let mut rng = self.rng.fork();
         self.server.commit(number, is_visible, &mut rng);
         true
@@ -174,7 +219,8 @@ impl World {
     pub(super) fn truncate(&mut self) {
         let files = &mut self.server.files;
         let has_slot = files.slot.is_some_and(|slot| !slot.is_lost);
-        let unpublished = files.log.iter().filter(|it| !it.is_published);
+        let unpublished = files.log.iter();
+        let unpublished = unpublished.filter(|it| !it.is_published || !it.has_publication);
         let inserts = unpublished.flat_map(|it| it.changes.iter().flatten());
         self.table_only.extend(inserts.map(|insert| insert.event));
         for row in std::mem::take(&mut files.rows).into_values() {
@@ -188,19 +234,79 @@ impl World {
         self.server.open.clear();
     }
 
+    /// The table is dropped and created again, which waits for every transaction that uses it. The
+    /// publication has the new one if it is for all tables.
+    pub(super) fn recreate(&mut self, is_published: bool) -> bool {
+        let in_use = |row: &Row| row.is_locked || !row.is_visible;
+        let files = &self.server.files;
+        if !self.server.open.is_empty() || files.rows.values().any(in_use) {
+            return false;
+        }
+        self.truncate();
+        self.server.files.table += 1;
+        self.server.files.is_published &= is_published;
+        self.server.files.wal += 5;
+        true
+    }
+
+    /// The standby receives WAL and the slot's position. What its slot has passed is settled there.
+    pub(super) fn replicate(&mut self) -> bool {
+        let did = !self.is_standby_away && self.server.replicate();
+        did | self.sync_slot()
+    }
+
+    pub(super) fn sync_slot(&mut self) -> bool {
+        let Some(passed) = self.server.sync_slot() else {
+            return false;
+        };
+        if let Some(standby) = &self.server.standby {
+            self.check_settled(standby, passed);
+        }
+        true
+    }
+
     /// The slot will not deliver what it has not delivered yet.
     pub(super) fn slot_misses(&mut self) {
         let log = self.server.files.log.iter();
         let inserts = log.flat_map(|it| it.changes.iter().flatten());
         self.table_only.extend(inserts.map(|insert| insert.event));
         self.lost.append(&mut self.slot_only);
-        self.is_ordered = false;
+        self.server.unchecked = self.server.files.wal;
+        self.unorder();
     }
 
-    /// A fault that excuses this many more copies of an event.
-    pub(super) fn excuse(&mut self, what: &'static str, copies: u32) {
-        self.saw(what);
-        self.excuses += copies;
+    /// Nothing is promised about the order of events any more.
+    pub(super) fn unorder(&mut self) {
+        (self.is_ordered, self.keeps_last_words) = (false, false);
+    }
+
+    /// The unsettled events of the files may be passed on once more: those that the stream delivers
+    /// from `start` on, and those whose rows are unpublished. With an invalid `start` the table
+    /// alone is read. `is_handled` are left out.
+    pub(super) fn may_repeat(
+        &mut self,
+        start: u64,
+        cause: &'static str,
+        is_handled: impl Fn(u64, &Insert) -> bool,
+    ) {
+        let files = &self.server.files;
+        let copies = &mut self.broker.copies;
+        if start > 0 {
+            let log = files.log.iter().rev();
+            let log = log.take_while(|it| it.commit >= start);
+            for transaction in log {
+                for insert in transaction.changes.iter().flatten() {
+                    if !is_handled(transaction.commit, insert) {
+                        copies.may_repeat(insert.event, cause);
+                    }
+                }
+            }
+        }
+        for row in files.rows.values() {
+            if !row.is_marked && !files.letters.hides(row.name) {
+                copies.may_repeat(row.event, cause);
+            }
+        }
     }
 
     /// The server ends its side of a connection. `tells`: the client can see it.
@@ -216,6 +322,9 @@ impl World {
     /// The server stops and starts, perhaps on a copy of the files.
     pub(super) fn restart(&mut self, files: Option<Files>) {
         self.is_up = true;
+        if let Some(files) = files.as_ref().filter(|_| self.server.standby.is_some()) {
+            self.server.standby = Some(Box::new(files.clone()));
+        }
         for wire in self.wires.values_mut() {
             wire.is_closed = true;
         }
@@ -227,6 +336,7 @@ impl World {
 
     /// The walsender sends its next message.
     pub(super) fn send(&mut self, pid: i32) -> bool {
+        let decodable = self.server.decodable();
         let files = &self.server.files;
         let session = self.server.sessions.get_mut(&pid);
         let Some(walsender) = session.and_then(|session| session.walsender.as_mut()) else {
@@ -236,9 +346,20 @@ impl World {
             return false;
         };
         let Some(transaction) = files.log.get(walsender.next) else {
-            let sent = walsender.sent.max(files.wal);
+            let sent = walsender.sent.max(files.wal.min(decodable));
+            walsender.waits = sent < files.wal;
             return std::mem::replace(&mut walsender.sent, sent) < sent;
         };
+        walsender.waits = transaction.end > decodable;
+        if walsender.waits {
+            return false;
+        }
+        if !transaction.has_publication && !transaction.changes.is_empty() {
+            wire.to_client.push_back(Message::Failed("42704"));
+            self.end_session(pid, true);
+            self.saw("decoded without a publication");
+            return true;
+        }
         let changes = match transaction.is_published {
             true => &transaction.changes[..],
             false => &[],
@@ -299,7 +420,7 @@ impl World {
             confirms = Some(before..slot.confirmed);
         }
         if let Some(positions) = confirms {
-            self.check_settled(positions);
+            self.check_settled(&self.server.files, positions);
         }
         if asks {
             self.keepalive(pid, false);
@@ -307,10 +428,18 @@ impl World {
         true
     }
 
+    /// Whether nothing has to be done about an event any more.
+    pub(super) fn is_settled(&self, event: usize) -> bool {
+        let letters = &self.server.files.letters;
+        let row = self.server.row_of(event);
+        let is_marked = |row: &Row| row.is_marked || letters.hides(row.name);
+        let is_there = self.broker.has(event) || letters.has(event);
+        is_there && (!self.marks() || row.is_none_or(is_marked))
+    }
+
     /// The slot will deliver no transaction in this range of positions any more: its events are in
     /// Kafka or filed, and its rows are marked.
-    pub(super) fn check_settled(&self, positions: Range<u64>) {
-        let files = &self.server.files;
+    pub(super) fn check_settled(&self, files: &Files, positions: Range<u64>) {
         let log = files.log.iter();
         let behind = log.filter(|it| it.is_published && positions.contains(&it.commit));
         for Insert { event, row, .. } in behind.flat_map(|it| it.changes.iter().flatten()) {
@@ -325,7 +454,8 @@ impl World {
             );
             let found = files.rows.get(&row.id).filter(|it| it.name == *row);
             let is_marked = |row: &Row| row.is_marked || files.letters.hides(row.name);
-            let is_settled = !self.marks() || self.unmarks || found.is_none_or(is_marked);
+            let is_exempt = self.unmarks || self.unknown_rows.contains(event);
+            let is_settled = !self.marks() || is_exempt || found.is_none_or(is_marked);
             assert!(
                 is_settled,
                 "event {event} is confirmed and its row not marked: {found:?} {:?}",

@@ -6,7 +6,7 @@ pub(crate) mod forwarder;
 mod gauges;
 mod kafka_adapter;
 mod kafka_reach;
-mod lasting_errors;
+pub(in crate::publisher) mod lasting_errors;
 mod producer_care;
 mod producer_replacement;
 pub(in crate::publisher) mod returning_rows;

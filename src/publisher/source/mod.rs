@@ -4,6 +4,7 @@ pub(crate) mod bootstrap;
 pub(crate) mod bootstrap_steps;
 pub(crate) mod event_decoder;
 pub(crate) mod poll;
+pub(crate) mod poll_pass;
 mod read_pacer;
 pub(crate) mod table_scan;
 pub(crate) mod wal_stream;

@@ -4,34 +4,23 @@
 //! full batch is followed by the next at once, and the end of a pass by `OUTBOX_PROCESS_INTERVAL`.
 //! Rows are published, awaited and written back as at a first start.
 //!
-//! Why one process sends no row twice: a row that was sent to Kafka stays unpublished in the table
-//! until it is written back, which takes long if the row is locked. So the ids of sent rows are
-//! kept, and skipped, until a pass no longer finds them unpublished, or everything is settled. Why
-//! no row holds up others: a pass goes on by id behind rows that stay unpublished, and it starts
-//! over after a while even if it finds no end, since transactions commit in another order than they
-//! take ids.
+//! `poll_pass` decides which rows a pass sends and when it is over: why no row is sent twice, and
+//! none holds up others.
 //!
 //! One session holds the lock and reads. An instance that loses it reads no more; rows that it has
 //! sent are still written back, which is correct for any instance.
 
 use std::convert::Infallible;
-use std::time::{Duration, Instant};
 
 use crate::config::{AfterPublish, Backlog, Config};
 use crate::error::{Code, Error, Result};
-use crate::outbox::{HolderNumber, RowName, RowSet, preflight};
+use crate::outbox::{HolderNumber, preflight};
 use crate::postgres::{self, Server, Session, TableShape};
 use crate::publisher::instance_lock::{self, Tenure};
 use crate::publisher::interrupt::Interrupt;
-use crate::publisher::source::table_scan::{RowFilter, TableScan};
+use crate::publisher::source::poll_pass::{self, AfterBatch, PollPass, SentRows};
+use crate::publisher::source::table_scan::TableScan;
 use crate::status::Phase;
-
-/// A pass that takes longer starts over: rows that were committed late have lower ids than it has
-/// reached.
-const PASS_LIMIT: Duration = Duration::from_secs(5);
-/// A pass that has sent this many rows starts over too, which drops the ids of those that are
-/// marked by then.
-const SENT_MAX: usize = 100_000;
 
 /// A session that holds the lock, and its server and table.
 pub(crate) struct PollSession {
@@ -80,7 +69,7 @@ impl Poll<'_> {
     /// Of the session, transient: another one begins with the same steps. Fatal if the table is
     /// sent only with `--backlog publish`.
     pub(crate) async fn begin(&mut self) -> Result<()> {
-        if self.is_new || self.scan.forwarder.engine.is_drained() {
+        if poll_pass::starts_over(self.is_new, self.scan.forwarder.engine.is_drained()) {
             self.scan.start_over().await?;
             *self.sent_rows = SentRows::default();
         }
@@ -115,26 +104,23 @@ impl Poll<'_> {
 
     /// One pass; true if it has reached the last unpublished row.
     async fn pass(&mut self) -> Result<bool, Interrupt> {
-        let began = Instant::now();
         let (interval, batch_size) = (
             self.scan.config.process_interval,
             self.scan.config.batch_size,
         );
-        self.sent_rows
-            .begin(self.scan.forwarder.engine.is_drained());
+        let now = self.scan.forwarder.tick();
+        let settled = self.scan.forwarder.engine.is_drained();
+        let mut pass = PollPass::begin(now, interval, settled, self.sent_rows);
         self.scan.follow_table().await?;
-        let mut from = i64::MIN;
         loop {
+            let from = pass.from();
             let batch = self.scan.publish_batch(from, batch_size, self.sent_rows);
-            let Some(next) = batch.await?.next else {
-                self.sent_rows.end(i64::MAX);
-                return Ok(true);
-            };
-            from = next;
-            let long = began.elapsed() > PASS_LIMIT.max(interval);
-            if long || self.sent_rows.count() >= SENT_MAX {
-                self.sent_rows.end(from - 1);
-                return Ok(false);
+            let next = batch.await?.next;
+            let now = self.scan.forwarder.tick();
+            match pass.published(now, next, self.sent_rows) {
+                AfterBatch::Next => {}
+                AfterBatch::Rest => return Ok(true),
+                AfterBatch::StartOver => return Ok(false),
             }
         }
     }
@@ -155,109 +141,5 @@ impl Poll<'_> {
             "start with --backlog publish to send them, \
              or set published_at of the rows that must not be sent",
         ))
-    }
-}
-
-/// The rows that were sent to Kafka and may still be unpublished in the table. Pure.
-#[derive(Debug, Default)]
-pub(crate) struct SentRows {
-    /// Sent by earlier passes.
-    before: RowSet,
-    /// Sent, or found again, in this pass.
-    now: RowSet,
-}
-
-impl SentRows {
-    /// A pass begins. If everything is `settled`, all unpublished rows are to be sent, even if they
-    /// were sent before.
-    pub(crate) fn begin(&mut self, settled: bool) {
-        self.before.take(&mut self.now);
-        if settled {
-            self.before.clear();
-        }
-    }
-
-    /// A pass ends that has read every unpublished row up to this id: the other rows that were sent
-    /// before are marked by now.
-    pub(crate) fn end(&mut self, seen_up_to: i64) {
-        self.before.drop_up_to(seen_up_to);
-        self.before.take(&mut self.now);
-    }
-
-    /// How many rows this pass has sent or found again.
-    fn count(&self) -> usize {
-        self.now.len()
-    }
-}
-
-impl RowFilter for SentRows {
-    fn wants(&mut self, row: RowName) -> bool {
-        if !self.before.contains(row) {
-            return true;
-        }
-        self.now.insert(row);
-        false
-    }
-
-    fn sent(&mut self, row: RowName) {
-        self.now.insert(row);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A pass over these unpublished rows, up to this id; returns the rows that it sends.
-    fn pass(sent_rows: &mut SentRows, rows: &[i64], up_to: i64) -> Vec<i64> {
-        sent_rows.begin(false);
-        let mut sent = Vec::new();
-        for id in rows {
-            let row = RowName::of_id(*id);
-            if sent_rows.wants(row) {
-                sent_rows.sent(row);
-                sent.push(*id);
-            }
-        }
-        sent_rows.end(up_to);
-        sent
-    }
-
-    #[test]
-    fn a_row_that_stays_unpublished_is_sent_once_and_one_that_comes_back_again() {
-        let mut sent_rows = SentRows::default();
-        assert_eq!(pass(&mut sent_rows, &[1, 2, 3], i64::MAX), [1, 2, 3]);
-        assert_eq!(pass(&mut sent_rows, &[2, 4], i64::MAX), [4]);
-        assert_eq!(pass(&mut sent_rows, &[2], i64::MAX), Vec::<i64>::new());
-        assert_eq!(sent_rows.before.len(), 1);
-        // Row 4 was marked, and its mark was removed.
-        assert_eq!(pass(&mut sent_rows, &[2, 4], i64::MAX), [4]);
-    }
-
-    #[test]
-    fn a_pass_that_started_over_forgets_nothing_that_it_did_not_see() {
-        let mut sent_rows = SentRows::default();
-        assert_eq!(pass(&mut sent_rows, &[1, 2, 9], i64::MAX), [1, 2, 9]);
-        assert_eq!(pass(&mut sent_rows, &[2, 3], 3), [3]);
-        assert_eq!(
-            pass(&mut sent_rows, &[2, 3, 9], i64::MAX),
-            Vec::<i64>::new()
-        );
-    }
-
-    #[test]
-    fn what_is_unpublished_when_all_is_settled_is_sent_again() {
-        let mut sent_rows = SentRows::default();
-        assert_eq!(pass(&mut sent_rows, &[1], i64::MAX), [1]);
-        sent_rows.begin(true);
-        assert!(sent_rows.wants(RowName::of_id(1)));
-    }
-
-    #[test]
-    fn a_pass_that_was_given_up_keeps_what_it_sent() {
-        let mut sent_rows = SentRows::default();
-        sent_rows.begin(false);
-        sent_rows.sent(RowName::of_id(5));
-        assert_eq!(pass(&mut sent_rows, &[5, 6], i64::MAX), [6]);
     }
 }

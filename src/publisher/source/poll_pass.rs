@@ -1,0 +1,224 @@
+//! Which rows a pass of polling sends, and when it is over. Pure.
+//!
+//! Why one process sends no row twice: a row that was sent to Kafka stays unpublished in the table
+//! until it is written back, which takes long if the row is locked. So the ids of sent rows are
+//! kept, and skipped, until a pass no longer finds them unpublished, or everything is settled. Why
+//! no row holds up others: a pass goes on by id behind rows that stay unpublished, and it starts
+//! over after a while even if it finds no end, since transactions commit in another order than they
+//! take ids.
+
+use std::time::Duration;
+
+use crate::outbox::{RowName, RowSet};
+use crate::publisher::source::table_scan::RowFilter;
+
+/// A pass that takes longer starts over: rows that were committed late have lower ids than it has
+/// reached.
+const PASS_LIMIT: Duration = Duration::from_secs(5);
+/// A pass that has sent this many rows starts over too, which drops the ids of those that are
+/// marked by then.
+const SENT_MAX: usize = 100_000;
+
+/// Whether a session begins by dropping memory: it `is_new` if it belongs to another server, or to a
+/// producer that has failed. If everything is settled, memory holds nothing but parked keys, which
+/// are read again.
+pub(crate) fn starts_over(is_new: bool, is_drained: bool) -> bool {
+    is_new || is_drained
+}
+
+/// What follows a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum AfterBatch {
+    /// The next batch of this pass.
+    Next,
+    /// The pass has reached the last unpublished row: a pause, and another pass.
+    Rest,
+    /// Another pass, at once.
+    StartOver,
+}
+
+/// One pass through the unpublished rows, by id.
+#[derive(Debug)]
+pub(crate) struct PollPass {
+    from: i64,
+    ends: Duration,
+}
+
+impl PollPass {
+    /// A pass begins `now`; see [`SentRows::begin`].
+    pub(crate) fn begin(
+        now: Duration,
+        interval: Duration,
+        settled: bool,
+        sent_rows: &mut SentRows,
+    ) -> Self {
+        sent_rows.begin(settled);
+        PollPass {
+            from: i64::MIN,
+            ends: now + PASS_LIMIT.max(interval),
+        }
+    }
+
+    /// Where the next batch begins.
+    pub(crate) fn from(&self) -> i64 {
+        self.from
+    }
+
+    /// The rows of a batch were sent. The next one would begin at `next`, if any row can follow.
+    pub(crate) fn published(
+        &mut self,
+        now: Duration,
+        next: Option<i64>,
+        sent_rows: &mut SentRows,
+    ) -> AfterBatch {
+        let Some(next) = next else {
+            sent_rows.end(i64::MAX);
+            return AfterBatch::Rest;
+        };
+        self.from = next;
+        if now <= self.ends && sent_rows.count() < SENT_MAX {
+            return AfterBatch::Next;
+        }
+        sent_rows.end(next - 1);
+        AfterBatch::StartOver
+    }
+}
+
+/// The rows that were sent to Kafka and may still be unpublished in the table. Pure.
+#[derive(Debug, Default)]
+pub(crate) struct SentRows {
+    /// Sent by earlier passes.
+    before: RowSet,
+    /// Sent, or found again, in this pass.
+    now: RowSet,
+}
+
+impl SentRows {
+    /// A pass begins. If everything is `settled`, all unpublished rows are to be sent, even if they
+    /// were sent before.
+    fn begin(&mut self, settled: bool) {
+        self.before.take(&mut self.now);
+        if settled {
+            self.before.clear();
+        }
+    }
+
+    /// A pass ends that has read every unpublished row up to this id: the other rows that were sent
+    /// before are marked by now.
+    fn end(&mut self, seen_up_to: i64) {
+        self.before.drop_up_to(seen_up_to);
+        self.before.take(&mut self.now);
+    }
+
+    /// How many rows this pass has sent or found again.
+    fn count(&self) -> usize {
+        self.now.len()
+    }
+}
+
+impl RowFilter for SentRows {
+    fn wants(&mut self, row: RowName) -> bool {
+        if !self.before.contains(row) {
+            return true;
+        }
+        self.now.insert(row);
+        false
+    }
+
+    fn sent(&mut self, row: RowName) {
+        self.now.insert(row);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A pass over these unpublished rows, up to this id; returns the rows that it sends.
+    fn pass(sent_rows: &mut SentRows, rows: &[i64], up_to: i64) -> Vec<i64> {
+        sent_rows.begin(false);
+        let mut sent = Vec::new();
+        for id in rows {
+            let row = RowName::of_id(*id);
+            if sent_rows.wants(row) {
+                sent_rows.sent(row);
+                sent.push(*id);
+            }
+        }
+        sent_rows.end(up_to);
+        sent
+    }
+
+    #[test]
+    fn a_row_that_stays_unpublished_is_sent_once_and_one_that_comes_back_again() {
+        let mut sent_rows = SentRows::default();
+        assert_eq!(pass(&mut sent_rows, &[1, 2, 3], i64::MAX), [1, 2, 3]);
+        assert_eq!(pass(&mut sent_rows, &[2, 4], i64::MAX), [4]);
+        assert_eq!(pass(&mut sent_rows, &[2], i64::MAX), Vec::<i64>::new());
+        assert_eq!(sent_rows.before.len(), 1);
+        // Row 4 was marked, and its mark was removed.
+        assert_eq!(pass(&mut sent_rows, &[2, 4], i64::MAX), [4]);
+    }
+
+    #[test]
+    fn a_pass_that_started_over_forgets_nothing_that_it_did_not_see() {
+        let mut sent_rows = SentRows::default();
+        assert_eq!(pass(&mut sent_rows, &[1, 2, 9], i64::MAX), [1, 2, 9]);
+        assert_eq!(pass(&mut sent_rows, &[2, 3], 3), [3]);
+        assert_eq!(
+            pass(&mut sent_rows, &[2, 3, 9], i64::MAX),
+            Vec::<i64>::new()
+        );
+    }
+
+    #[test]
+    fn what_is_unpublished_when_all_is_settled_is_sent_again() {
+        let mut sent_rows = SentRows::default();
+        assert_eq!(pass(&mut sent_rows, &[1], i64::MAX), [1]);
+        sent_rows.begin(true);
+        assert!(sent_rows.wants(RowName::of_id(1)));
+    }
+
+    #[test]
+    fn a_pass_that_was_given_up_keeps_what_it_sent() {
+        let mut sent_rows = SentRows::default();
+        sent_rows.begin(false);
+        sent_rows.sent(RowName::of_id(5));
+        assert_eq!(pass(&mut sent_rows, &[5, 6], i64::MAX), [6]);
+    }
+
+    #[test]
+    fn a_pass_rests_at_its_end_and_starts_over_when_it_takes_long_or_sends_many() {
+        let second = Duration::from_secs(1);
+        let mut sent_rows = SentRows::default();
+        let mut pass = PollPass::begin(second, second, false, &mut sent_rows);
+        assert_eq!(pass.from(), i64::MIN);
+        let (next, long) = (Some(11), second * 7);
+        assert_eq!(
+            pass.published(second * 6, next, &mut sent_rows),
+            AfterBatch::Next
+        );
+        assert_eq!(pass.from(), 11);
+        assert_eq!(
+            pass.published(long, next, &mut sent_rows),
+            AfterBatch::StartOver
+        );
+        assert_eq!(pass.published(long, None, &mut sent_rows), AfterBatch::Rest);
+        let mut pass = PollPass::begin(second, second * 9, false, &mut sent_rows);
+        assert_eq!(
+            pass.published(second * 10, next, &mut sent_rows),
+            AfterBatch::Next
+        );
+        (0..SENT_MAX as i64).for_each(|id| sent_rows.sent(RowName::of_id(id)));
+        assert_eq!(
+            pass.published(second, next, &mut sent_rows),
+            AfterBatch::StartOver
+        );
+    }
+
+    #[test]
+    fn a_session_goes_on_with_what_is_not_settled_and_belongs_to_it() {
+        assert!(!starts_over(false, false));
+        assert!(starts_over(true, false) && starts_over(false, true));
+    }
+}
