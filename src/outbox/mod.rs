@@ -60,7 +60,7 @@ pub use topic_name::{TopicName, TopicNameError};
 pub use writer::{NewEvent, PAYLOAD_BYTES_MAX, Payload, PreparedWriter, Writer};
 
 #[cfg(all(test, feature = "publisher"))]
-pub(crate) use self::write_back::{MarkedTable, PartTable, settle, write};
+pub(crate) use self::write_back::{MarkedTable, PartTable, RefusedMark, settle, write};
 #[cfg(feature = "publisher")]
 pub use self::{
     columns::Columns,

@@ -30,7 +30,6 @@ use crate::lsn::Lsn;
 use crate::outbox::marking::Marking;
 use crate::outbox::refusal::{is_refusal, silent_refusal};
 use crate::outbox::unpublished_count::RowCount;
-use crate::outbox::write_back::parts::Refusal;
 use crate::outbox::write_back::row_figure::RowFigure;
 use crate::outbox::write_back::statements::TableOnSession;
 use crate::outbox::{
@@ -44,7 +43,7 @@ pub(crate) use marks::{Mark, Outcome};
 #[cfg(test)]
 pub(crate) use marks::{MarkedTable, settle};
 #[cfg(test)]
-pub(crate) use parts::{PartTable, write};
+pub(crate) use parts::{PartTable, RefusedMark, write};
 pub(crate) use statements::MarkStatements;
 
 /// The most requests about dead letters that are read at a time.
@@ -287,7 +286,7 @@ impl Prepared {
 impl parts::PartTable for Prepared {
     type Error = Error;
 
-    async fn write_part(&self, part: &mut [Mark]) -> Result<Option<Refusal>> {
+    async fn write_part(&self, part: &mut [Mark]) -> Result<Option<parts::RefusedMark>> {
         let table = TableOnSession {
             session: &self.session,
             statements: &self.marks,
@@ -307,11 +306,11 @@ impl parts::PartTable for Prepared {
             logged,
         } = row_error(&error);
         let rejection = Rejection { code, message };
-        Ok(Some(Refusal { rejection, logged }))
+        Ok(Some(parts::RefusedMark { rejection, logged }))
     }
 
-    fn silent_refusal(&self) -> Refusal {
-        Refusal::shown(silent_refusal(&self.table))
+    fn silent_refusal(&self) -> parts::RefusedMark {
+        parts::RefusedMark::shown(silent_refusal(&self.table))
     }
 
     async fn file(&self, refused: &[(RowName, Rejection)], logged: &str) -> Result<()> {

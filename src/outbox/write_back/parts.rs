@@ -8,16 +8,16 @@ use crate::outbox::write_back::marks::{Mark, Outcome};
 use crate::outbox::{Rejection, RowName};
 
 /// Why the mark of a row is refused.
-pub(crate) struct Refusal {
+pub(crate) struct RefusedMark {
     pub(crate) rejection: Rejection,
     /// What the log may show of it: the text of a trigger may quote the row.
     pub(crate) logged: String,
 }
 
-impl Refusal {
+impl RefusedMark {
     /// One whose message may be logged.
     pub(crate) fn shown(rejection: Rejection) -> Self {
-        Refusal {
+        RefusedMark {
             logged: rejection.message.clone(),
             rejection,
         }
@@ -31,10 +31,10 @@ pub(crate) trait PartTable {
 
     /// Marks the rows of a part and sets the outcome of each. Returns the error that one of the
     /// rows has caused, if any: the outcomes are unknown then.
-    async fn write_part(&self, part: &mut [Mark]) -> Result<Option<Refusal>, Self::Error>;
+    async fn write_part(&self, part: &mut [Mark]) -> Result<Option<RefusedMark>, Self::Error>;
 
     /// The rejection of a row that is refused although no statement has failed.
-    fn silent_refusal(&self) -> Refusal;
+    fn silent_refusal(&self) -> RefusedMark;
 
     /// Files that Kafka has the events of these rows, and that their marks are refused. `logged`
     /// says of the first what the log may show.
@@ -48,7 +48,7 @@ pub(crate) trait PartTable {
 /// Of the table or the server: the outcome of the rows that are not settled is unknown.
 pub(crate) async fn write<T: PartTable>(table: &T, marks: &mut [Mark]) -> Result<bool, T::Error> {
     let (mut refused, mut logged) = (Vec::new(), None);
-    let mut refuse = |row, refusal: Refusal| {
+    let mut refuse = |row, refusal: RefusedMark| {
         logged.get_or_insert(refusal.logged);
         refused.push((row, refusal.rejection));
     };
@@ -97,8 +97,8 @@ mod tests {
         filed: RefCell<Vec<(i64, String)>>,
     }
 
-    fn refusal(code: &str) -> Refusal {
-        Refusal::shown(Rejection {
+    fn refusal(code: &str) -> RefusedMark {
+        RefusedMark::shown(Rejection {
             code: code.to_owned(),
             message: String::new(),
         })
@@ -107,7 +107,7 @@ mod tests {
     impl PartTable for Table {
         type Error = Infallible;
 
-        async fn write_part(&self, part: &mut [Mark]) -> Result<Option<Refusal>, Infallible> {
+        async fn write_part(&self, part: &mut [Mark]) -> Result<Option<RefusedMark>, Infallible> {
             let ids: Vec<i64> = part.iter().map(|mark| mark.row.id).collect();
             self.parts.borrow_mut().push(ids.clone());
             if ids.iter().any(|id| self.fails.contains(id)) {
@@ -122,7 +122,7 @@ mod tests {
             Ok(None)
         }
 
-        fn silent_refusal(&self) -> Refusal {
+        fn silent_refusal(&self) -> RefusedMark {
             refusal("SILENT")
         }
 

@@ -12,7 +12,8 @@ use crate::engine::output::DatabaseWork;
 use crate::error::{Code, Error, Result};
 use crate::lsn::Lsn;
 use crate::outbox::{
-    Mark, MarkedTable, PartTable, Rejection, RowName, TableGone, TableLocation, settle, write,
+    Mark, MarkedTable, PartTable, RefusedMark, Rejection, RowName, TableGone, TableLocation,
+    settle, write,
 };
 use crate::publisher::simulation::process::rejection;
 use crate::publisher::simulation::server::{Refusal, Row};
@@ -251,19 +252,19 @@ impl MarkedTable for SeenTable<'_> {
 impl PartTable for SeenTable<'_> {
     type Error = ();
 
-    async fn write_part(&self, part: &mut [Mark]) -> Result<Option<Rejection>, ()> {
+    async fn write_part(&self, part: &mut [Mark]) -> Result<Option<RefusedMark>, ()> {
         match settle(self, part).await {
             Ok(()) => Ok(None),
-            Err(Failure::Row) => Ok(Some(rejection("23514"))),
+            Err(Failure::Row) => Ok(Some(RefusedMark::shown(rejection("23514")))),
             Err(Failure::Server) => Err(()),
         }
     }
 
-    fn silent_refusal(&self) -> Rejection {
-        rejection("ROW_NOT_MARKED")
+    fn silent_refusal(&self) -> RefusedMark {
+        RefusedMark::shown(rejection("ROW_NOT_MARKED"))
     }
 
-    async fn file(&self, refused: &[(RowName, Rejection)]) -> Result<(), ()> {
+    async fn file(&self, refused: &[(RowName, Rejection)], _: &str) -> Result<(), ()> {
         self.seen(&[]).map_err(drop)?;
         let mut world = self.world.borrow_mut();
         for (row, _) in refused {
