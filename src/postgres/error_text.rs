@@ -10,8 +10,6 @@
 
 use tokio_postgres::error::DbError;
 
-use crate::postgres::ServerError;
-
 /// The functions of PL/pgSQL whose errors have a text of the users.
 const RAISING: [&str; 2] = ["exec_stmt_raise", "exec_stmt_assert"];
 
@@ -121,36 +119,6 @@ pub(crate) fn without_values(state: &str, message: &str) -> String {
             format!("{before}\"…\"{after}")
         }
         _ => message.to_owned(),
-    }
-}
-
-/// An error of one row, without its detail, which may quote the row.
-#[derive(Debug)]
-pub(crate) struct RowError {
-    /// SQLSTATE.
-    pub(crate) code: String,
-    /// For the row's dead letter.
-    pub(crate) message: String,
-    /// For the log: a trigger's own text may quote the row.
-    pub(crate) logged: String,
-}
-
-/// The parts of such an error.
-pub(crate) fn row_error(error: &tokio_postgres::Error) -> RowError {
-    match error.as_db_error() {
-        Some(server) => {
-            let ServerError { code, message, .. } = server.into();
-            RowError {
-                code,
-                message,
-                logged: ServerError::to_log(server).message,
-            }
-        }
-        None => RowError {
-            code: String::new(),
-            message: error.to_string(),
-            logged: error.to_string(),
-        },
     }
 }
 

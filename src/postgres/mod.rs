@@ -44,12 +44,11 @@ mod wal;
 #[cfg(feature = "publisher")]
 pub(crate) mod walsender;
 
-pub(crate) use self::sql_error::{sql_error, writers_error};
+pub(crate) use self::sql_error::{RowError, row_error, sql_error, writers_error};
 pub use self::sqlstate::ServerError;
 
 #[cfg(feature = "publisher")]
 pub(crate) use self::{
-    error_text::{RowError, row_error},
     preflight::Inspection,
     problem::ServerProblem,
     server::postmaster_start_sql,

@@ -52,6 +52,36 @@ pub(crate) fn describe(context: impl Into<String>, error: Arc<tokio_postgres::Er
     classified.with_source(error)
 }
 
+/// An error of one row, without its detail, which may quote the row.
+#[derive(Debug)]
+pub(crate) struct RowError {
+    /// SQLSTATE.
+    pub(crate) code: String,
+    /// For the row's dead letter.
+    pub(crate) message: String,
+    /// For the log: a trigger's own text may quote the row.
+    pub(crate) logged: String,
+}
+
+/// The parts of such an error.
+pub(crate) fn row_error(error: &tokio_postgres::Error) -> RowError {
+    match error.as_db_error() {
+        Some(server) => {
+            let ServerError { code, message, .. } = server.into();
+            RowError {
+                code,
+                message,
+                logged: ServerError::to_log(server).message,
+            }
+        }
+        None => RowError {
+            code: String::new(),
+            message: error.to_string(),
+            logged: error.to_string(),
+        },
+    }
+}
+
 /// The resolver's errors have no kind and no OS error number, only this text.
 fn is_of_lookup(error: &io::Error) -> bool {
     error

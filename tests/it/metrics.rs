@@ -181,6 +181,7 @@ async fn unpublished_rows_are_counted_and_absent_while_they_cannot_be() -> Resul
         fixture.database.insert("a", "no such topic", "{}").await?;
     }
     let mut outboxd = Outboxd::spawn(&fixture.settings)?;
+    outboxd.wait_for_phase("streaming", LIMIT).await?;
     let shown = async |expected: Option<f64>| {
         wait_until("the number of rows", LIMIT, async || {
             let rows = outboxd.metric("outboxd_unpublished_rows").await?;

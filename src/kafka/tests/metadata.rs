@@ -56,6 +56,8 @@ async fn topics_are_known_with_their_limits_or_missing() {
         partition_count: 2,
         replicas: 1,
         min_in_sync: Some(1),
+        // Kafka's default for a time that is ahead.
+        clock_limit: Some(Duration::from_secs(3_600)),
         ..TopicFacts::default()
     };
     let expected = [
@@ -63,9 +65,7 @@ async fn topics_are_known_with_their_limits_or_missing() {
             max_message_bytes: Some(1_234),
             compacted: true,
             partition_count: 1,
-            replicas: 1,
-            min_in_sync: Some(1),
-            ..TopicFacts::default()
+            ..plain.clone()
         }),
         TopicAnswer::Missing,
         TopicAnswer::Known(plain.clone()),

@@ -84,24 +84,3 @@ async fn brokers_are_known_from_the_first_answer_whether_they_are_reached_or_not
         .collect();
     assert_eq!(found, [(7, "127.0.0.1", advertised)]);
 }
-
-#[tokio::test]
-async fn old_way() {
-    let closed = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let advertised = closed.local_addr().unwrap().port();
-    drop(closed);
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let bootstrap = listener.local_addr().unwrap().to_string();
-    tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            tokio::spawn(serve(stream, advertised));
-        }
-    });
-    let config = config(&bootstrap);
-    let found = tokio::task::spawn_blocking(move || {
-        let client = survey::client(&config).unwrap();
-        let found = client.inner().fetch_metadata(None, Duration::from_secs(10));
-        found.map(|it| it.brokers().len())
-    });
-    panic!("OLD WAY: {:?}", found.await.unwrap());
-}

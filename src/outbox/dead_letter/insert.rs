@@ -4,8 +4,7 @@
 //! that is already in the state that the dead letter would give it does not change.
 //!
 //! A dead letter that the table itself refuses must hold up neither the others nor the slot: the
-//! batch is halved down to it, and less of its event is stored, at last only its identity, until
-//! the table accepts it.
+//! batch is halved down to it, and less of its event is stored until the table accepts it.
 
 use std::collections::HashMap;
 
@@ -202,13 +201,9 @@ async fn write(
         }
         match part {
             [alone] => {
+                let why = row_error(&error).logged;
                 let row = alone.dead_letter.row.map(|row| row.id);
-                let reason = row_error(&error).logged;
-                tracing::warn!(
-                    row,
-                    error = reason,
-                    "dead letter rejected, storing a reduced copy"
-                );
+                tracing::warn!(row, error = %why, "dead letter rejected, storing a reduced copy");
                 if !alone.shrink() {
                     return Err(sql_error(what, error));
                 }
