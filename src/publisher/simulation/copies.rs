@@ -53,6 +53,15 @@ impl Copies {
         account.allowed += 1;
     }
 
+    /// A process that has lost the lock, and does not know it yet, passes the event on beside the
+    /// one that holds it.
+    pub(super) fn passed_on_late(&mut self, event: usize, process: u64, memory: u64) {
+        let account = &mut self.accounts[event];
+        account.by = account.by.or(Some((process, memory)));
+        account.allowed += 1;
+        account.again = Some("its process had lost the lock");
+    }
+
     /// A process has read the request to retry the event's dead letter.
     pub(super) fn requested(&mut self, event: usize, process: u64, memory: u64) {
         let account = &mut self.accounts[event];

@@ -85,14 +85,14 @@ pub(super) fn check_last_words(world: &World) {
     let inserts = log.iter().flat_map(|it| it.changes.iter().flatten());
     let place = |event: &usize| (world.events[*event].partition, world.events[*event].key);
     // What a person resolves, and what a process without the lock still had in flight, comes when
-    // it comes. With parked keys nothing of a key comes before its dead letter is resolved.
+    // it comes. The events of a parked key come again, in order, once its dead letter is resolved.
     let parks = world.config.on_poison == OnPoison::ParkKey;
     let letters = world.server.files.letters.all();
-    let discarded = letters.filter(|it| it.state == LetterState::Discarded);
-    let discarded = discarded.filter_map(|it| it.event.as_ref());
+    let unsent = letters.filter(|it| it.is_open() || it.state == LetterState::Discarded);
+    let unsent = unsent.filter_map(|it| it.event.as_ref());
     let filed = world.filed.iter().filter(|_| !parks);
     let late = world.broker.late.iter();
-    let exempt: BTreeSet<_> = filed.chain(late).chain(discarded).map(place).collect();
+    let exempt: BTreeSet<_> = filed.chain(late).chain(unsent).map(place).collect();
     let mut newest = HashMap::new();
     for Insert { event, .. } in inserts.filter(|it| world.broker.has(it.event)) {
         newest.insert(place(event), *event);

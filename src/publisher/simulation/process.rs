@@ -294,20 +294,18 @@ impl Process {
     /// A process that does not know yet that its session has ended may pass an event on beside
     /// another one.
     fn account_for(&mut self, world: &mut World, event: usize) {
-        let knows = self.holds_lock(world);
+        let has_to_know = self.has_to_know(world);
         let copies = &mut world.broker.copies;
-        if !knows {
-            copies.may_repeat(event, "another process has the lock");
+        self.watch.passed_on(self.now, event);
+        if !has_to_know {
+            copies.passed_on_late(event, self.id, self.memory);
+            return;
         }
         copies.passed_on(event, self.id, self.memory);
-        self.watch.passed_on(self.now, event);
-        if !knows {
-            copies.may_repeat(event, "its process had lost the lock");
-        }
     }
 
-    /// Whether its session holds the lock, or has lost it so shortly ago that it need not know.
-    fn holds_lock(&self, world: &World) -> bool {
+    /// Whether it has to know who holds the lock: not if its session has ended a short while ago.
+    fn has_to_know(&self, world: &World) -> bool {
         let ended = self.pid.and_then(|pid| world.server.ended.get(&pid));
         ended.is_none_or(|at| world.now >= *at + LOCK_LOSS_UNKNOWN)
     }
@@ -331,7 +329,7 @@ impl Process {
         assert!(!self.replacing, "sent while the producer is replaced");
         let event = event_of(&record);
         let by = world.broker.copies.passed_on_by(event);
-        let is_due = by == Some(self.id) || !self.holds_lock(world);
+        let is_due = by == Some(self.id) || !self.has_to_know(world);
         assert!(
             is_due,
             "event {event} is sent, and another process has passed it on since"

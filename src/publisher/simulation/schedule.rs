@@ -311,14 +311,13 @@ impl Schedule {
         self.world.pass(MS * 300);
         for number in 0..self.processes.len() {
             self.step_of(number, Step::Keepalive);
-            if let Some(process) = &mut self.processes[number] {
+            let awake = self.processes[number].as_mut();
+            if let Some(process) = awake.filter(|process| !process.is_frozen) {
                 process.tick(&self.world);
                 if matches!(process.state, State::Streaming(_)) {
                     process.engine.poll(process.now);
                 }
-                if !process.is_frozen {
-                    process.watch(&self.world);
-                }
+                process.watch(&self.world);
             }
         }
     }

@@ -141,10 +141,7 @@ impl Process {
         proof: &mut LockProof,
         filter: &mut impl RowFilter,
     ) -> Result<Option<Option<i64>>, Over> {
-        // Rows that are read together are passed on one behind the other.
-        if pass.reads.is_empty() || world.rng.bool() {
-            self.turn_scan(world, proof)?;
-        }
+        self.turn_scan(world, proof)?;
         if let Some(row) = pass.reads.front().copied() {
             if self.engine.intake() != Intake::Open {
                 return Ok(None);
