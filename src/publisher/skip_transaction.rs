@@ -137,7 +137,7 @@ pub async fn skip_transaction(config: &Config, lsn: Lsn) -> Result<Skipped> {
         server,
         identity,
         shape,
-        tenure: _,
+        ..
     } = connections;
     if lsn >= identity.flush {
         let message = format!(
@@ -147,9 +147,8 @@ pub async fn skip_transaction(config: &Config, lsn: Lsn) -> Result<Skipped> {
         return Err(Error::fatal(Code::Slot, message).with_hint(POSITION_HINT));
     }
     let slot = slot::read(&session, &config.slot).await?;
-    let confirmed = slot
-        .filter(|slot| !slot.is_lost())
-        .and_then(|slot| slot.confirmed_flush);
+    let usable = slot.filter(|slot| !slot.is_lost());
+    let confirmed = usable.and_then(|slot| slot.confirmed_flush);
     let confirmed = confirmed.ok_or_else(|| {
         Error::fatal(
             Code::Slot,

@@ -79,9 +79,7 @@ impl Bootstrap<'_> {
 
     async fn procedure(&mut self, found: Option<Slot>) -> Result<HandledRows, Interrupt> {
         self.scan.forwarder.board.phase(Phase::Backlog);
-        if let Some(loss) = &self.loss {
-            self.name(loss);
-        }
+        self.loss.iter().for_each(|loss| self.name(loss));
         let steps = self.steps(found.is_some());
         let slot = self.scan.config.slot.clone();
         let temporary = format!("outboxd_new_{:016x}", fastrand::u64(..));
@@ -93,8 +91,7 @@ impl Bootstrap<'_> {
                     Done::Settled
                 }
                 Step::SettleInTime => {
-                    let limit = self.scan.config.operation_timeout;
-                    timeout(limit, self.scan.settle()).await.unwrap_or(Ok(()))?;
+                    self.settle_in_time().await?;
                     Done::Settled
                 }
                 Step::StartOver => {
@@ -103,12 +100,7 @@ impl Bootstrap<'_> {
                 }
                 Step::Permit => {
                     self.permit().await?;
-                    if self.loss.is_some() {
-                        tracing::warn!(%slot, "creating a new slot, and publishing from the table");
-                    }
-                    if self.publishes_backlog() {
-                        self.scan.count_backlog().await?;
-                    }
+                    self.announce().await?;
                     Done::Permitted
                 }
                 Step::DropLost => {
@@ -166,10 +158,27 @@ impl Bootstrap<'_> {
 
     /// Says at once that the slot is lost: what comes next may have to wait for Kafka.
     fn name(&self, loss: &SlotLoss) {
-        let (config, board) = (&self.scan.config, &self.scan.forwarder.board);
-        tracing::warn!(slot = %config.slot, %loss, "the slot is lost");
-        let report = format!("slot {} {loss}", config.slot);
-        board.failed(Phase::Backlog, Code::Slot.as_str(), report);
+        let slot = &self.scan.config.slot;
+        tracing::warn!(%slot, %loss, "the slot is lost");
+        let (board, code) = (&self.scan.forwarder.board, Code::Slot.as_str());
+        board.failed(Phase::Backlog, code, format!("slot {slot} {loss}"));
+    }
+
+    async fn settle_in_time(&mut self) -> Result<(), Interrupt> {
+        let limit = self.scan.config.operation_timeout;
+        timeout(limit, self.scan.settle()).await.unwrap_or(Ok(()))
+    }
+
+    /// Says what comes next, and how many rows it will send.
+    async fn announce(&mut self) -> Result<(), Interrupt> {
+        if self.loss.is_some() {
+            let slot = &self.scan.config.slot;
+            tracing::warn!(%slot, "creating a new slot, and publishing from the table");
+        }
+        if self.publishes_backlog() {
+            self.scan.count_backlog().await?;
+        }
+        Ok(())
     }
 
     fn client(&mut self) -> Result<&mut ReplicationClient> {
