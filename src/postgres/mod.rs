@@ -44,7 +44,7 @@ mod wal;
 #[cfg(feature = "publisher")]
 pub(crate) mod walsender;
 
-pub(crate) use self::sql_error::{RowError, row_error, sql_error, writers_error};
+pub(crate) use self::sql_error::writers_error;
 pub use self::sqlstate::ServerError;
 
 #[cfg(feature = "publisher")]
@@ -53,6 +53,7 @@ pub(crate) use self::{
     problem::ServerProblem,
     server::postmaster_start_sql,
     session::{ROLES_SEARCH_PATH, is_out_of_time},
+    sql_error::{RowError, row_error, sql_error},
     sqlstate::{is_lock_conflict, is_of_the_row, is_of_the_statement, is_unreadable},
     wal::{emit_logical_message, log_position},
 };
