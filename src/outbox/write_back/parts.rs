@@ -1,8 +1,9 @@
 //! Writes a batch back in parts, so that a row that the table refuses to change holds up no other.
 //!
-//! Decides what becomes of a batch, and runs no statement: the table is a [`PartTable`]. A part that
-//! fails because of a row is halved down to it. A row that is refused alone, or in silence, is filed
-//! as published and not marked, and is settled then. An error of table or server ends the batch.
+//! Decides what becomes of a batch, and runs no statement: the table is a [`PartTable`]. A part
+//! that fails because of a row is halved down to it. A row that is refused alone, or in silence, is
+//! filed as published and not marked, and is settled then. An error of table or server ends the
+//! batch.
 
 use crate::outbox::write_back::marks::{Mark, Outcome};
 use crate::outbox::{Rejection, RowName};

@@ -10,6 +10,9 @@
 struct Account {
     /// The process that passed it on last, and the number of its memory.
     by: Option<(u64, u64)>,
+    /// The process that passed it on after it had lost the lock. If no other process takes the
+    /// lock before that one has it again, it still has the event in memory.
+    late: Option<u64>,
     /// Why it may be passed on once more.
     again: Option<&'static str>,
     /// A person has requested a retry, which no record has carried out.
@@ -58,6 +61,7 @@ impl Copies {
     pub(super) fn passed_on_late(&mut self, event: usize, process: u64, memory: u64) {
         let account = &mut self.accounts[event];
         account.by = account.by.or(Some((process, memory)));
+        account.late = Some(process);
         account.allowed += 1;
         account.again = Some("its process had lost the lock");
     }
@@ -85,6 +89,11 @@ impl Copies {
     /// The process that passed the event on last.
     pub(super) fn passed_on_by(&self, event: usize) -> Option<u64> {
         self.accounts[event].by.map(|(process, _)| process)
+    }
+
+    /// Whether the process has the event from a source, as the last one or beside it.
+    pub(super) fn has_passed_on(&self, event: usize, process: u64) -> bool {
+        self.passed_on_by(event) == Some(process) || self.accounts[event].late == Some(process)
     }
 
     /// Whether this memory of the process has passed the event on last.

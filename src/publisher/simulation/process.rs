@@ -328,8 +328,8 @@ impl Process {
     fn send(&mut self, world: &mut World, ticket: Ticket, record: Box<OwnedRecord>) {
         assert!(!self.replacing, "sent while the producer is replaced");
         let event = event_of(&record);
-        let by = world.broker.copies.passed_on_by(event);
-        let is_due = by == Some(self.id) || !self.has_to_know(world);
+        let has_passed_on = world.broker.copies.has_passed_on(event, self.id);
+        let is_due = has_passed_on || !self.has_to_know(world);
         assert!(
             is_due,
             "event {event} is sent, and another process has passed it on since"

@@ -3,9 +3,9 @@
 //! A schedule is a seed: it chooses the configuration, one or two processes, a few kinds of faults
 //! and the order of steps. At the end every fault is lifted. Within a bounded number of steps every
 //! event that is committed in the history that survived must then be in Kafka or have a dead
-//! letter, and its row must be marked. No row is ever marked whose event was not sent; each copy has
-//! a cause (see [`copies`](super::copies)); the newest event of a key is its last word; nothing is
-//! sent when all is done.
+//! letter, and its row must be marked. No row is ever marked whose event was not sent; each copy
+//! has a cause (see [`copies`](super::copies)); the newest event of a key is its last word; nothing
+//! is sent when all is done.
 
 use std::sync::Arc;
 use std::time::Duration;

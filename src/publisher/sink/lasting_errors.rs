@@ -1,10 +1,11 @@
 //! When an error of the database work ends the session, or the publisher. Pure.
 //!
 //! A table that was dropped and recreated ends the session at once: work about the dropped one can
-//! never be done, and the next session drops what waits for it. A wrong shape of the table can be a moment of a migration, so it is waited for; one that lasts
-//! ends the publisher, because nothing is marked or filed meanwhile, and the server retains WAL. An
-//! outage is no such error and is waited for without end. Each kind of work counts by itself, since
-//! one may succeed while another fails.
+//! never be done, and the next session drops what waits for it. A wrong shape of the table can be a
+//! moment of a migration, so it is waited for; one that lasts ends the publisher, because nothing
+//! is marked or filed meanwhile, and the server retains WAL. An outage is no such error and is
+//! waited for without end. Each kind of work counts by itself, since one may succeed while another
+//! fails.
 
 use std::collections::HashMap;
 use std::mem::{Discriminant, discriminant};

@@ -19,9 +19,9 @@ const PASS_LIMIT: Duration = Duration::from_secs(5);
 /// marked by then.
 const SENT_MAX: usize = 100_000;
 
-/// Whether a session begins by dropping memory: it `is_new` if it belongs to another server, or to a
-/// producer that has failed. If everything is settled, memory holds nothing but parked keys, which
-/// are read again.
+/// Whether a session begins by dropping memory: it `is_new` if it belongs to another server, or to
+/// a producer that has failed. If everything is settled, memory holds nothing but parked keys,
+/// which are read again.
 pub(crate) fn starts_over(is_new: bool, is_drained: bool) -> bool {
     is_new || is_drained
 }
