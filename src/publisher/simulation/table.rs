@@ -105,6 +105,9 @@ impl Process {
         proof: &mut LockProof,
     ) -> Result<bool, Over> {
         let moment = self.tick(world);
+        if proof.is_stale(moment) {
+            self.prove(world, proof)?;
+        }
         self.engine.poll(self.now);
         while let Some(output) = self.output(world) {
             if let Some(SessionOutput::End(end)) = output {
@@ -141,7 +144,10 @@ impl Process {
         proof: &mut LockProof,
         filter: &mut impl RowFilter,
     ) -> Result<Option<Option<i64>>, Over> {
-        self.turn_scan(world, proof)?;
+        // Rows that are read together are passed on one behind the other.
+        if pass.reads.is_empty() || world.rng.bool() {
+            self.turn_scan(world, proof)?;
+        }
         if let Some(row) = pass.reads.front().copied() {
             if self.engine.intake() != Intake::Open {
                 return Ok(None);

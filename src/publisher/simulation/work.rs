@@ -79,7 +79,12 @@ impl World {
     }
 
     fn run(&mut self, work: &mut Work, opened: &TableLocation, fails: bool) -> Result<Performed> {
-        let is_here = *opened == self.server.location();
+        let now = self.server.location();
+        if opened.server != now.server && !matches!(work.work, DatabaseWork::Mark(_)) {
+            // It takes effect on the old primary.
+            return Ok((None, None));
+        }
+        let is_here = *opened == now;
         let mut pending = None;
         match &mut work.work {
             DatabaseWork::Mark(marks) => {
@@ -94,8 +99,6 @@ impl World {
                 written.expect("nothing waits").map_err(|()| outage())?;
                 *marks = tried;
             }
-            // Only statements that mark rows are modelled on the session of another table.
-            _ if !is_here => return Err(outage()),
             DatabaseWork::File(dead_letters) => {
                 for dead_letter in dead_letters {
                     let record = dead_letter.record.as_deref();
@@ -189,7 +192,10 @@ impl SeenTable<'_> {
     fn seen(&self, names: &[RowName]) -> Result<Vec<Row>, Failure> {
         let left = self.statements.get().checked_sub(1);
         self.statements.set(left.ok_or(Failure::Server)?);
-        let world = self.world.borrow();
+        let mut world = self.world.borrow_mut();
+        if world.hides_rows && world.rng.u8(0..6) == 0 {
+            world.show_rows();
+        }
         let rows = &world.server.files.rows;
         let row = |name: &RowName| rows.get(&name.id).filter(|row| row.name == *name);
         let found = names.iter().filter_map(row).copied();

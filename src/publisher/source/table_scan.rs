@@ -263,8 +263,11 @@ impl<'a> TableScan<'a> {
         }
     }
 
-    /// Takes in reports, carries out the engine's outputs, and keeps the lock.
+    /// Takes in reports, carries out the engine's outputs, and keeps the lock. After a gap the lock
+    /// has to be proved first: the outputs may be records that were held.
     async fn carry_out(&mut self) -> Result<()> {
+        let now = self.forwarder.moment();
+        self.lock_holder.confirm(now).await?;
         carry_out(self.forwarder)?;
         let now = self.forwarder.moment();
         self.lock_holder.keep(now).await
