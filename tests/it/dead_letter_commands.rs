@@ -41,8 +41,11 @@ async fn a_retry_that_waits_tells_what_was_published_what_was_refused_and_what_s
         fixture.topic
     );
     session.batch_execute(&format!("{mend} 1")).await?;
+    let ids = "SELECT array_agg(id::text ORDER BY id) FROM outbox.dead_letter";
+    let ids: Vec<String> = session.value(ids).await?;
 
-    let retry = dead_letter(&fixture.settings, &["retry", "1", "2", "--wait"]).await?;
+    let retry = ["retry", &ids[0], &ids[1], "--wait"];
+    let retry = dead_letter(&fixture.settings, &retry).await?;
     let (code, out, err) = retry;
     assert_eq!(code, 1, "{out}{err}");
     assert!(
@@ -56,7 +59,8 @@ async fn a_retry_that_waits_tells_what_was_published_what_was_refused_and_what_s
     assert!(err.contains("hint: "), "{err}");
 
     session.batch_execute(&format!("{mend} 2")).await?;
-    let (code, out, err) = dead_letter(&fixture.settings, &["retry", "2", "--wait=30s"]).await?;
+    let (code, out, err) =
+        dead_letter(&fixture.settings, &["retry", &ids[1], "--wait=30s"]).await?;
     assert_eq!((code, err.as_str()), (0, ""), "{out}");
     assert!(
         out.contains("1 dead letter will be retried") && out.ends_with("1 published\n"),
@@ -68,7 +72,8 @@ async fn a_retry_that_waits_tells_what_was_published_what_was_refused_and_what_s
         .await?;
 
     assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
-    let (code, _, err) = dead_letter(&fixture.settings, &["retry", "3,", "--wait=1s"]).await?;
+    let third = format!("{},", ids[2]);
+    let (code, _, err) = dead_letter(&fixture.settings, &["retry", &third, "--wait=1s"]).await?;
     assert_eq!(code, 3, "{err}");
     let words = "error: 1 dead letter still waiting for the publisher after 1s\nhint: is outboxd";
     assert!(err.starts_with(words), "{err}");

@@ -332,9 +332,17 @@ impl Schedule {
             }
             self.pass_time();
         }
-        self.world.is_fair = false;
         self.world.saw("watched");
-        check_held_up(&self.world, &self.processes);
+        // What can still go on goes on: only where nothing moves is a row held up.
+        let mut idle = 0;
+        for _ in 0..2_000 {
+            idle = if self.work() { 0 } else { idle + 1 };
+            if idle == 6 {
+                check_held_up(&self.world, &self.processes);
+                break;
+            }
+        }
+        self.world.is_fair = false;
     }
 
     /// A minute more.
