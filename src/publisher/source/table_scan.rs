@@ -221,6 +221,8 @@ impl<'a> TableScan<'a> {
                     biased;
                     () = self.stop.cancelled() => {}
                     () = self.session.closed() => return Err(self.lost().into()),
+                    // Requests about dead letters are read while everything is settled.
+                    () = self.forwarder.progressed() => {}
                     () = tokio::time::sleep(left.min(SHOW)) => {}
                 }
             }
