@@ -119,6 +119,7 @@ pub(crate) async fn until_free(
     let session = postgres::connect(database, "outboxd standby", limit).await?;
     let server = postgres::server(&session).await?;
     let mut standby = Standby::new(own, &server);
+    let mut has_waited = false;
     loop {
         let holders = advisory_lock::holders(&session, &config.slot, &config.table).await?;
         let state = judge(&holders, config);
@@ -138,10 +139,15 @@ pub(crate) async fn until_free(
             LockState::Refused(error) => return Err(error),
         };
         taken.set(standby.is_taken());
+        // At the first look it may be free though it could not be taken: not at once again then.
+        if is_free && has_waited {
+            return Ok(());
+        }
         tokio::time::sleep(POLL_INTERVAL).await;
         if is_free {
             return Ok(());
         }
+        has_waited = true;
     }
 }
 
