@@ -7,7 +7,7 @@
 use crate::config::Config;
 use crate::engine::output::WAL_SENDER_TIMEOUT;
 use crate::error::{Code, Error, Result};
-use crate::outbox::{HolderNumber, check_statements};
+use crate::outbox::check_statements;
 use crate::postgres::walsender::APPLICATION_NAME;
 use crate::postgres::{self, Lineage, Server, ServerProblem, Session, TableShape, preflight};
 use crate::publisher::instance_lock::{self, Tenure};
@@ -62,10 +62,7 @@ impl Connections {
         if !instance_lock::take(&mut client, &config.slot, shape.oid).await? {
             return Ok(None);
         }
-        let tenure = Tenure {
-            process: client.backend_pid(),
-            number: HolderNumber::draw(&session, &config.table.dead_letter()).await?,
-        };
+        let tenure = Tenure::begin(client.backend_pid(), &session, config).await?;
         Ok(Some(Connections {
             session,
             client,

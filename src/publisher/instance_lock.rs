@@ -41,6 +41,29 @@ pub(crate) struct Tenure {
     pub(crate) number: Option<HolderNumber>,
 }
 
+impl Tenure {
+    /// The server process has taken the lock: draws its number over this session.
+    ///
+    /// # Errors
+    /// Of the server or the session.
+    pub(crate) async fn begin(process: i32, session: &Session, config: &Config) -> Result<Self> {
+        let number = HolderNumber::draw(session, &config.table.dead_letter()).await?;
+        Ok(Tenure { process, number })
+    }
+
+    /// Server process 1 has drawn first, and each later one behind the one before.
+    #[cfg(test)]
+    pub(in crate::publisher) fn for_tests(process: i32, drawn_at: crate::lsn::Lsn) -> Self {
+        let number = HolderNumber {
+            first: i64::from(process) * crate::outbox::dead_letter::holder_number::DRAWN,
+            file: 9,
+            drawn_at,
+        };
+        let number = Some(number);
+        Tenure { process, number }
+    }
+}
+
 /// Takes the lock of this slot and this table on the replication connection, without waiting.
 /// False: another session holds it.
 pub(crate) async fn take(client: &mut ReplicationClient, slot: &str, table: u32) -> Result<bool> {
@@ -119,7 +142,6 @@ pub(crate) async fn until_free(
     let session = postgres::connect(database, "outboxd standby", limit).await?;
     let server = postgres::server(&session).await?;
     let mut standby = Standby::new(own, &server);
-    let mut has_waited = false;
     loop {
         let holders = advisory_lock::holders(&session, &config.slot, &config.table).await?;
         let state = judge(&holders, config);
@@ -139,15 +161,10 @@ pub(crate) async fn until_free(
             LockState::Refused(error) => return Err(error),
         };
         taken.set(standby.is_taken());
-        // At the first look it may be free though it could not be taken: not at once again then.
-        if is_free && has_waited {
-            return Ok(());
-        }
-        tokio::time::sleep(POLL_INTERVAL).await;
         if is_free {
             return Ok(());
         }
-        has_waited = true;
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
 }
 

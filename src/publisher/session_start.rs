@@ -170,34 +170,13 @@ mod tests {
     use super::*;
     use crate::config::{Config, Settings};
     use crate::engine::output::Limits;
-    use crate::outbox::HolderNumber;
-    use crate::outbox::dead_letter::holder_number::DRAWN;
-    use crate::postgres::{Lineage, Server};
 
     fn place(postmaster_start: &str) -> TableLocation {
-        let lineage = Lineage {
-            system_id: 7,
-            timeline: 1,
-        };
-        TableLocation {
-            server: Server {
-                lineage,
-                postmaster_start: postmaster_start.to_owned(),
-                version: 170_000,
-                in_recovery: false,
-            },
-            table: 5,
-        }
+        TableLocation::for_tests(1, postmaster_start, 5)
     }
 
     fn tenure(process: i32, drawn_at: u64) -> Tenure {
-        let number = HolderNumber {
-            first: i64::from(process) * DRAWN,
-            file: 9,
-            drawn_at: Lsn::new(drawn_at),
-        };
-        let number = Some(number);
-        Tenure { process, number }
+        Tenure::for_tests(process, Lsn::new(drawn_at))
     }
 
     /// A session that has drawn its number here receives a transaction at 100 from a slot at 90,

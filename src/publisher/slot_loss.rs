@@ -49,6 +49,11 @@ impl SlotLoss {
         }
     }
 
+    /// Whether the configuration says to halt.
+    pub(crate) fn halts(&self, config: &Config) -> bool {
+        self.permit(config).is_err()
+    }
+
     /// Checks that the configuration permits healing.
     ///
     /// # Errors

@@ -32,15 +32,11 @@ impl TableLocation {
     pub(crate) fn is_table(&self, oid: u32) -> bool {
         self.table == oid
     }
-}
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::postgres::Lineage;
-
-    fn at(timeline: u32, start: &str, table: u32) -> TableLocation {
-        let lineage = Lineage {
+    /// A table of the server that has started at `start`.
+    #[cfg(test)]
+    pub(crate) fn for_tests(timeline: u32, start: &str, table: u32) -> Self {
+        let lineage = crate::postgres::Lineage {
             system_id: 7,
             timeline,
         };
@@ -52,9 +48,15 @@ mod tests {
         };
         TableLocation { server, table }
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
 
     #[test]
     fn a_session_is_used_for_the_table_that_it_was_opened_for_and_for_no_other() {
+        let at = TableLocation::for_tests;
         let place = at(1, "a", 5);
         assert!(place.may_use(&place, false) && !place.may_use(&place, true));
         for other in [at(2, "a", 5), at(1, "b", 5), at(1, "a", 6)] {

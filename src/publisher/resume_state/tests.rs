@@ -2,9 +2,8 @@
 
 use super::*;
 use crate::error::Code;
-use crate::outbox::dead_letter::holder_number::DRAWN;
 use crate::outbox::{RowName, RowSet};
-use crate::postgres::{Lineage, ServerError};
+use crate::postgres::ServerError;
 
 fn lsn(position: u64) -> Lsn {
     Lsn::new(position)
@@ -15,30 +14,11 @@ fn place(timeline: u32, table: u32) -> TableLocation {
 }
 
 fn place_since(start: &str, timeline: u32, table: u32) -> TableLocation {
-    let system_id = 7;
-    TableLocation {
-        server: Server {
-            lineage: Lineage {
-                system_id,
-                timeline,
-            },
-            postmaster_start: start.to_owned(),
-            version: 170_000,
-            in_recovery: false,
-        },
-        table,
-    }
+    TableLocation::for_tests(timeline, start, table)
 }
 
-/// Server process 100 has drawn first, and each later one behind the one before.
 fn tenure(process: i32) -> Tenure {
-    let number = HolderNumber {
-        first: i64::from(process) * DRAWN,
-        file: 9,
-        drawn_at: lsn(25),
-    };
-    let number = Some(number);
-    Tenure { process, number }
+    Tenure::for_tests(process, lsn(25))
 }
 
 fn slot(wal_status: &str) -> Slot {

@@ -78,9 +78,7 @@ impl Bootstrap {
         let backlog = world.config.backlog;
         let steps = BootstrapSteps {
             settles,
-            halts: loss
-                .as_ref()
-                .is_some_and(|it| it.permit(&world.config).is_err()),
+            halts: loss.as_ref().is_some_and(|loss| loss.halts(&world.config)),
             has_lost,
             publishes_backlog: loss.is_some()
                 || matches!(backlog, Backlog::Auto | Backlog::Publish),

@@ -144,13 +144,10 @@ impl Bootstrap<'_> {
     }
 
     fn steps(&self, has_lost: bool) -> BootstrapSteps {
-        let permitted = self
-            .loss
-            .as_ref()
-            .map(|loss| loss.permit(&self.scan.config));
+        let config = &self.scan.config;
         BootstrapSteps {
             settles: self.settles,
-            halts: matches!(permitted, Some(Err(_))),
+            halts: self.loss.as_ref().is_some_and(|loss| loss.halts(config)),
             has_lost,
             publishes_backlog: self.publishes_backlog(),
         }

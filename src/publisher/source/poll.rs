@@ -14,7 +14,7 @@ use std::convert::Infallible;
 
 use crate::config::{AfterPublish, Backlog, Config};
 use crate::error::{Code, Error, Result};
-use crate::outbox::{HolderNumber, preflight};
+use crate::outbox::preflight;
 use crate::postgres::{self, Server, Session, TableShape};
 use crate::publisher::instance_lock::{self, Tenure};
 use crate::publisher::interrupt::Interrupt;
@@ -38,10 +38,7 @@ pub(crate) async fn take(config: &Config) -> Result<Option<PollSession>> {
     if !instance_lock::take_by_sql(&session, &config.slot, shape.oid).await? {
         return Ok(None);
     }
-    let tenure = Tenure {
-        process: session.backend_pid(),
-        number: HolderNumber::draw(&session, &config.table.dead_letter()).await?,
-    };
+    let tenure = Tenure::begin(session.backend_pid(), &session, config).await?;
     Ok(Some(PollSession {
         session,
         server,
