@@ -91,6 +91,8 @@ pub(in crate::publisher) struct Standby {
     /// How many times in a row the lock was free.
     free: u32,
     taken: bool,
+    /// At the last look an instance that must not run beside this one held a lock.
+    refused: bool,
 }
 
 impl Standby {
@@ -101,12 +103,14 @@ impl Standby {
             own: own.map(|(_, pid)| *pid),
             free: 0,
             taken: false,
+            refused: false,
         }
     }
 
     /// The lock is held by this server process, or by none. True: it was free twice in a row.
     pub(in crate::publisher) fn looked(&mut self, holder: Option<i32>) -> bool {
         self.taken |= holder.is_some() && holder != self.own;
+        self.refused = false;
         self.free = match holder {
             Some(_) => 0,
             None => self.free + 1,
@@ -116,7 +120,15 @@ impl Standby {
 
     /// A session that is not outboxd holds the lock.
     fn is_foreign(&mut self) {
-        (self.free, self.taken) = (0, true);
+        (self.free, self.taken, self.refused) = (0, true, false);
+    }
+
+    /// An instance that must not run beside this one holds a lock. True: it was so at the last look
+    /// as well. The server releases the locks of a session one by one, and a sibling that ends
+    /// looks for a moment as if it had never held the slot's.
+    fn is_refused(&mut self) -> bool {
+        self.free = 0;
+        std::mem::replace(&mut self.refused, true)
     }
 
     /// Whether another server process was seen with the lock.
@@ -158,7 +170,8 @@ pub(crate) async fn until_free(
                 board.wait(Some((FOREIGN_LOCK, detail)));
                 false
             }
-            LockState::Refused(error) => return Err(error),
+            LockState::Refused(error) if standby.is_refused() => return Err(error),
+            LockState::Refused(_) => false,
         };
         taken.set(standby.is_taken());
         if is_free {
@@ -292,6 +305,7 @@ mod tests {
             own: Some(7),
             free: 0,
             taken: false,
+            refused: false,
         };
         for holder in [Some(7), None, Some(7), None] {
             assert!(!standby.looked(holder));
@@ -302,6 +316,20 @@ mod tests {
         assert!(!standby.looked(None));
         standby.is_foreign();
         assert!(!standby.looked(None) && standby.looked(None));
+    }
+
+    #[test]
+    fn an_instance_that_must_not_run_beside_this_one_is_believed_at_the_second_look() {
+        let mut standby = Standby {
+            own: None,
+            free: 1,
+            taken: false,
+            refused: false,
+        };
+        // The locks of a sibling that ends are released one by one.
+        assert!(!standby.is_refused());
+        assert!(!standby.looked(None) && standby.looked(None));
+        assert!(!standby.is_refused() && standby.is_refused());
     }
 
     #[test]
