@@ -94,6 +94,8 @@ catalogue! {
     Session "session" Postgres Always [Reachable Tls Login],
     /// The database's encoding.
     Encoding "encoding" Postgres Always [Reachable Tls Login Session],
+    /// What the server's minor release does wrong in logical decoding.
+    Release "release" Postgres Slot [Reachable Tls Login Session],
     /// `wal_level`.
     WalLevel "wal-level" Postgres Slot [Reachable Tls Login Session],
     /// The role's right to replicate.

@@ -120,6 +120,7 @@ impl Examination<'_> {
             let problem = settings.encoding_problem();
             self.add(server::of_problems(Name::Encoding, encoding, problem));
             if streams {
+                self.checks.push(server::release(settings));
                 let wal_level = format!("wal_level is {}", settings.wal_level);
                 let problem = settings.wal_level_problem();
                 self.add(server::of_problems(Name::WalLevel, wal_level, problem));

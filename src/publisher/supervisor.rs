@@ -385,7 +385,9 @@ impl Supervisor {
             let _ended = client.finish_copy(limit).await;
         }
         if let Err(error) = &end {
-            self.undecodable(error, transaction, &session).await?;
+            let version = place.server.version;
+            self.undecodable(error, transaction, &session, version)
+                .await?;
         }
         end.map(Next::Over)
             .map_err(|error| self.resume.recheck_slot(error))

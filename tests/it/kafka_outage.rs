@@ -67,7 +67,7 @@ async fn a_broker_that_is_frozen_for_a_minute_costs_nothing_but_time() -> Result
     assert!(used < 10 * rest.as_secs(), "{used} ticks in {rest:?}");
     let peak = outboxd.peak_resident_bytes()?;
     assert!(peak < MEMORY_LIMIT + CONSTANT, "{} MiB", peak >> 20);
-    assert_eq!(walsender().await?, before, "the session was replaced");
+    assert_eq!(walsender().await?, before, "{}", outboxd.log());
     let (readyz, reason) = outboxd.get("/readyz").await?;
     assert_eq!(readyz, 503, "{reason}");
     kafka.thaw()?;
@@ -78,7 +78,7 @@ async fn a_broker_that_is_frozen_for_a_minute_costs_nothing_but_time() -> Result
                 && status["slot_health"]["lag_bytes"].as_i64() < Some(1 << 20)
         })
         .await?;
-    assert_eq!(walsender().await?, before, "the session was replaced");
+    assert_eq!(walsender().await?, before, "{}", outboxd.log());
     assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
     assert_eq!(database.unpublished().await?, 0);
     let consumed = kafka.consume_all(&[&topic]).await?;

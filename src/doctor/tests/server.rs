@@ -45,6 +45,27 @@ fn walsenders_and_slots_that_outboxd_has_already_are_not_lacking() {
     assert_eq!(slots(10, 10, Some(&slot))[0].verdict, Verdict::Ok);
 }
 
+#[test]
+fn a_release_that_fails_at_decoding_is_a_warning_with_the_one_to_update_to() {
+    let of = |version| ServerSettings {
+        in_recovery: false,
+        version,
+        encoding: "UTF8".to_owned(),
+        wal_level: "logical".to_owned(),
+        role: "outboxd".to_owned(),
+        may_replicate: true,
+    };
+    let found = release(&of(170_005));
+    assert_eq!(found.verdict, Verdict::Warning);
+    let fix = found.fix.unwrap();
+    assert_eq!(fix, "update Postgres to 17.6 or a later minor release");
+    let fine = release(&of(170_011));
+    assert_eq!(
+        (fine.verdict, fine.reason.as_str()),
+        (Verdict::Ok, "Postgres 17.11")
+    );
+}
+
 fn activity() -> Activity {
     Activity {
         open: Vec::new(),
