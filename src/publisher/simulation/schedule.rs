@@ -24,6 +24,10 @@ use crate::publisher::simulation::process::Process;
 use crate::publisher::simulation::world::World;
 
 const MS: Duration = Duration::from_millis(1);
+/// How much time passes at once when nothing else is to do.
+const PASS: Duration = Duration::from_millis(300);
+/// So many passes of time are longer than the interval of write-backs.
+const BATCH_WAITS: u32 = 11;
 /// Far more than any schedule needs once all faults are lifted.
 const ROUNDS_TO_HEAL: u32 = 8_000;
 
@@ -308,7 +312,7 @@ impl Schedule {
     }
 
     fn pass_time(&mut self) {
-        self.world.pass(MS * 300);
+        self.world.pass(PASS);
         for number in 0..self.processes.len() {
             self.step_of(number, Step::Keepalive);
             let awake = self.processes[number].as_mut();
@@ -333,16 +337,29 @@ impl Schedule {
             self.pass_time();
         }
         self.world.saw("watched");
-        // What can still go on goes on: only where nothing moves is a row held up.
+        // What can still go on goes on, and every batch is written back at its interval: only where
+        // nothing moves then is a row held up.
+        let mut rests = self.rest();
+        for _ in 0..BATCH_WAITS {
+            self.pass_time();
+            rests = self.rest();
+        }
+        if rests {
+            check_held_up(&self.world, &self.processes);
+        }
+        self.world.is_fair = false;
+    }
+
+    /// Takes steps until no process has one to take; false if that never happens.
+    fn rest(&mut self) -> bool {
         let mut idle = 0;
         for _ in 0..2_000 {
             idle = if self.work() { 0 } else { idle + 1 };
             if idle == 6 {
-                check_held_up(&self.world, &self.processes);
-                break;
+                return true;
             }
         }
-        self.world.is_fair = false;
+        false
     }
 
     /// A minute more.

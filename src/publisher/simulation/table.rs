@@ -379,8 +379,9 @@ impl Process {
             world.excuse_committed();
         }
         // The rows of a new table are found by the audit of the next session.
-        if self.table() == world.server.files.table {
-            world.check_settled(&world.server.files, 0..confirmed);
+        match self.table() == world.server.files.table {
+            true => world.check_settled(&world.server.files, 0..confirmed),
+            false => world.only_rows_bring(confirmed),
         }
         world.server.copy_slot(confirmed);
         self.resume.healed(creation.handled);

@@ -265,6 +265,14 @@ impl World {
         true
     }
 
+    /// The slot begins here, and what was committed before was not read by the session.
+    pub(super) fn only_rows_bring(&mut self, until: u64) {
+        let log = self.server.files.log.iter();
+        let before = log.take_while(|it| it.commit < until);
+        let inserts = before.flat_map(|it| it.changes.iter().flatten());
+        self.table_only.extend(inserts.map(|insert| insert.event));
+    }
+
     /// The slot will not deliver what it has not delivered yet.
     pub(super) fn slot_misses(&mut self) {
         let log = self.server.files.log.iter();
