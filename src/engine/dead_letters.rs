@@ -15,7 +15,7 @@ use std::time::Duration;
 use crate::backoff::Backoff;
 use crate::config::OnPoison;
 use crate::engine::filing_limit::FilingLimit;
-use crate::engine::output::DatabaseWork;
+use crate::engine::output::{DatabaseWork, PendingRequests};
 use crate::engine::parked_keys::{KeyState, ParkedKeys};
 use crate::engine::tracker::Ticket;
 use crate::lsn::Lsn;
@@ -34,14 +34,6 @@ const READ_INTERVAL: Duration = Duration::from_secs(1);
 const COUNT_MAX: usize = 1_000;
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_secs(5);
-
-/// What was read from the table of dead letters.
-#[derive(Debug, Default)]
-pub(crate) struct PendingRequests {
-    pub(crate) requests: Vec<ResolveRequest>,
-    /// The parked keys, if they were read.
-    pub(crate) parked: Option<ParkedKeyList>,
-}
 
 /// The dead letter of an event that is being retried or discarded.
 #[derive(Debug)]
@@ -258,9 +250,9 @@ impl DeadLetterQueue {
         self.resolving.insert(ticket, source);
     }
 
-    /// The next work in the database, if any. `complete` is the position up to which the stream was
-    /// received whole.
-    pub(crate) fn work(&mut self, now: Duration, complete: Lsn) -> Option<DatabaseWork> {
+    /// The next work in the database, if any. `end`: up to where the stream was received whole;
+    /// `reads`: requests may be read.
+    pub(crate) fn work(&mut self, now: Duration, end: Lsn, reads: bool) -> Option<DatabaseWork> {
         if now < self.retry_at {
             return None;
         }
@@ -290,11 +282,14 @@ impl DeadLetterQueue {
         }
         if self.resolving_count == 0 && now >= self.read_at {
             self.read_at = now + READ_INTERVAL;
+            if !reads {
+                return None;
+            }
             let with_keys = !self.parked_keys.is_empty() && now >= self.read_keys_at;
             if with_keys {
                 self.read_keys_at = now + READ_INTERVAL.max(self.parked_keys.pause());
             }
-            self.reading = Some((self.parked_keys.begin_read(with_keys), complete));
+            self.reading = Some((self.parked_keys.begin_read(with_keys), end));
             return Some(DatabaseWork::ReadRequests { with_keys });
         }
         None

@@ -7,9 +7,8 @@
 use std::time::Duration;
 
 use crate::config::AfterPublish;
-use crate::engine::dead_letters::PendingRequests;
 use crate::engine::dispatch::Reason;
-use crate::engine::output::{DatabaseWork, DeliveryResult, End, SinkOutput};
+use crate::engine::output::{DatabaseWork, DeliveryResult, End, PendingRequests, SinkOutput};
 use crate::engine::record_checks;
 use crate::engine::topics::topic::MetadataAnswer;
 use crate::engine::topics::{NO_TOPIC, TopicId};
@@ -118,6 +117,12 @@ impl Engine {
         result: Result<Option<PendingRequests>, ()>,
     ) -> usize {
         self.worker = WorkerState::Idle;
+        // The instance that holds the lock carries the requests out.
+        let is_read = matches!(work, DatabaseWork::ReadRequests { .. });
+        let result = result.and_then(|read| match is_read && self.fencing.is_lock_lost() {
+            true => Err(()),
+            false => Ok(read),
+        });
         let read = matches!(work, DatabaseWork::ReadRequests { with_keys: true });
         if read && self.dispatch.dead_letters.whole_topics() > 0 {
             self.dispatch.release_held();
@@ -317,7 +322,8 @@ impl Engine {
     pub(super) fn next_dead_letter_work(&mut self, now: Duration) -> Option<DatabaseWork> {
         let open = self.allows_dead_letter_work();
         let complete = self.tracker.complete();
-        open.then(|| self.dispatch.dead_letters.work(now, complete))
+        let reads = !self.fencing.is_lock_lost();
+        open.then(|| self.dispatch.dead_letters.work(now, complete, reads))
             .flatten()
     }
 

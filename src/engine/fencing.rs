@@ -59,6 +59,11 @@ impl Fencing {
         self.withdraw_at = None;
     }
 
+    /// The lock was held, and is not.
+    pub(super) fn is_lock_lost(&self) -> bool {
+        self.withdraw_at.is_some()
+    }
+
     pub(super) fn is_due(&self, now: Duration) -> bool {
         self.withdraw_at.is_some_and(|at| now >= at)
     }

@@ -11,7 +11,8 @@ use crate::engine::write_back_queue::StuckRows;
 use crate::error::{Code, Error};
 use crate::lsn::Lsn;
 use crate::outbox::{
-    CloseDeadLetter, Mark, NewDeadLetter, OwnedRecord, PARKED_KEYS_MAX, Rejection,
+    CloseDeadLetter, Mark, NewDeadLetter, OwnedRecord, PARKED_KEYS_MAX, ParkedKeyList, Rejection,
+    ResolveRequest,
 };
 
 /// The limits that the engine keeps to.
@@ -275,6 +276,14 @@ pub(crate) enum Intake {
     Paused,
     /// Read and discard them, except keepalives.
     Discard,
+}
+
+/// What was read from the table of dead letters.
+#[derive(Debug, Default)]
+pub(crate) struct PendingRequests {
+    pub(crate) requests: Vec<ResolveRequest>,
+    /// The parked keys, if they were read.
+    pub(crate) parked: Option<ParkedKeyList>,
 }
 
 /// The state of this session's walsender, as read over SQL.

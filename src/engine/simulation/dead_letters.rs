@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use fastrand::Rng;
 
-use crate::engine::dead_letters::PendingRequests;
+use crate::engine::output::PendingRequests;
 use crate::lsn::Lsn;
 use crate::outbox::{
     CloseDeadLetter, KeyHash, NewDeadLetter, OwnedRecord, ParkedKey, ParkedKeyList, Resolution,

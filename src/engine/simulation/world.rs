@@ -9,8 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use fastrand::Rng;
 
 use crate::config::{AfterPublish, OnPoison};
-use crate::engine::dead_letters::PendingRequests;
-use crate::engine::output::DatabaseWork;
+use crate::engine::output::{DatabaseWork, PendingRequests};
 use crate::engine::record_checks::RecordFacts;
 use crate::engine::simulation::dead_letters::DeadLetterTable;
 use crate::engine::simulation::seeds::Seen;

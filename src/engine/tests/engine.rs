@@ -6,12 +6,11 @@ use std::time::Duration;
 
 use crate::config::{AfterPublish, OnPoison};
 use crate::engine::Engine;
-use crate::engine::dead_letters::PendingRequests;
 use crate::engine::dispatch::Admission;
 use crate::engine::offer::{Offer, Offered};
 use crate::engine::output::{
     DatabaseWork, DeliveryFailure, DeliveryResult, End, FailureKind, Intake, Limits, Output,
-    SessionOutput, SinkOutput, Walsender,
+    PendingRequests, SessionOutput, SinkOutput, Walsender,
 };
 use crate::engine::record_checks::RecordFacts;
 use crate::engine::topics::topic::{MetadataAnswer, TopicAccess, TopicLimits};
@@ -1560,6 +1559,28 @@ fn a_retried_dead_letter_waits_at_the_end_of_the_transaction_before_its_own() {
         engine.topics_answered(now, Some(vec![("t".to_owned(), known())]));
         assert_eq!(sends(&mut engine, now).len(), sent, "{commit}");
     }
+}
+
+#[test]
+fn without_the_lock_no_request_is_read_or_carried_out() {
+    let mut engine = engine();
+    let (generation, work) = lookup(&mut engine, MS * 2_000);
+    engine.session_ended();
+    engine.lock_lost(MS * 2_000);
+    let pending = PendingRequests {
+        requests: vec![retry_of(1, 7, None)],
+        parked: None,
+    };
+    engine.work_finished(MS * 3_000, generation, work, Ok(Some(pending)), None);
+    engine.topics_answered(MS * 3_000, Some(vec![("t".to_owned(), known())]));
+    for second in 3..10 {
+        engine.poll(MS * 1_000 * second);
+        let output = engine.output();
+        assert!(output.is_none(), "{output:?}");
+        assert!(engine.deadline().is_none_or(|at| at > MS * 1_000 * second));
+    }
+    engine.lock_held();
+    lookup(&mut engine, MS * 20_000);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::engine::dead_letters::PendingRequests;
+use crate::engine::output::PendingRequests;
 use crate::lsn::Lsn;
 use crate::outbox::{
     CloseDeadLetter, KeyHash, NewDeadLetter, OwnedRecord, ParkedKey, ParkedKeyList, Resolution,

@@ -7,8 +7,7 @@ use std::collections::{HashMap, HashSet};
 use futures_util::FutureExt;
 
 use crate::config::AfterPublish;
-use crate::engine::dead_letters::PendingRequests;
-use crate::engine::output::DatabaseWork;
+use crate::engine::output::{DatabaseWork, PendingRequests};
 use crate::error::{Code, Error, Result};
 use crate::lsn::Lsn;
 use crate::outbox::{

@@ -10,8 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::config::Config;
-use crate::engine::dead_letters::PendingRequests;
-use crate::engine::output::DatabaseWork;
+use crate::engine::output::{DatabaseWork, PendingRequests};
 use crate::error::Result;
 use crate::lsn::Lsn;
 use crate::metrics::OTHER_TOPICS;
