@@ -219,6 +219,20 @@ impl Engine {
         self.failover_gate.enabled = kept;
     }
 
+    /// What was written before this WAL position has to reach the standbys before more is confirmed:
+    /// marks and dead letters of events that the stream does not deliver again, or that are left
+    /// out of it.
+    pub(crate) fn hold_for_standbys(&mut self, written: Lsn) {
+        if self.failover_gate.enabled {
+            self.failover_gate.hold(self.tracker.flushed(), written);
+        }
+    }
+
+    /// Whether the slot is a failover slot.
+    pub(crate) fn is_failover_slot(&self) -> bool {
+        self.failover_gate.enabled
+    }
+
     /// Whether the inspected walsender waits until a standby has the WAL that it is about to send.
     pub(crate) fn set_waits_for_standby(&mut self, waits: bool) {
         self.failover_gate.observe(waits);

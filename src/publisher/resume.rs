@@ -15,7 +15,7 @@ use crate::error::{Code, Error, Result};
 use crate::lsn::Lsn;
 use crate::outbox::TableLocation;
 use crate::postgres::slot::{self, Slot};
-use crate::postgres::{Server, Session, TableShape};
+use crate::postgres::{self, Server, Session, TableShape};
 use crate::publisher::instance_lock::{LockHolder, Tenure};
 use crate::publisher::session_start::{
     BeforeCreation, Cleared, PositionStep, SessionStart, SlotStep,
@@ -152,6 +152,10 @@ impl Supervisor {
         let system_id = server.lineage.system_id;
         let filed = self.forwarder.start_over(session, system_id, confirmed);
         self.resume.resumed(filed.await?);
+        if self.forwarder.engine.is_failover_slot() {
+            let written = postgres::emit_logical_message(session).await?;
+            self.forwarder.engine.hold_for_standbys(written);
+        }
         Ok(confirmed)
     }
 }
