@@ -170,7 +170,8 @@ impl Process {
         }
         let row = (insert.table == streaming.table).then_some(insert.row);
         let commit = begun.commit_lsn;
-        if row.is_some_and(|row| self.resume.handled_rows().contains(row, commit)) {
+        let handled = self.resume.handled_rows();
+        if handled.contains(row, insert.row.id, commit) {
             world.saw("handled before");
             return Ok(());
         }

@@ -30,9 +30,11 @@ impl HandledRows {
         }
     }
 
-    /// Whether the event of this row that was committed at this position is handled.
-    pub(crate) fn contains(&self, row: RowName, commit_lsn: Lsn) -> bool {
-        self.rows.contains(row) || self.filed.contains(&(row.id, commit_lsn))
+    /// Whether the event with this id that was committed at this position is handled. `row` is
+    /// none where the row was in a table that was dropped since; its dead letter remains.
+    pub(crate) fn contains(&self, row: Option<RowName>, id: i64, commit_lsn: Lsn) -> bool {
+        let is_sent = row.is_some_and(|row| self.rows.contains(row));
+        is_sent || self.filed.contains(&(id, commit_lsn))
     }
 }
 
@@ -118,13 +120,14 @@ impl Decoder<'_> {
             return Ok(());
         };
         let mut event = columns.event_from_tuple(insert.new)?;
+        let id = event.row_id;
         if insert.relation_id != self.table {
             // Its row is gone, and another row may have the id by now.
             event.row_id = None;
         }
         let row = event.row_name();
-        let is_handled = |row| self.handled_rows.contains(row, begin.final_lsn);
-        if event.published || row.is_some_and(is_handled) {
+        let is_handled = |id| self.handled_rows.contains(row, id, begin.final_lsn);
+        if event.published || id.is_some_and(is_handled) {
             return Ok(());
         }
         self.has_events = true;
@@ -254,14 +257,20 @@ mod tests {
     async fn a_filed_row_is_left_out_in_the_transaction_of_its_dead_letter_alone() -> Result<()> {
         let transaction = |at| [begin(at), golden::bytes(golden::OUTBOX_INSERT), commit(at)];
         let messages = [transaction(100), transaction(200)].concat();
-        for (filed_at, expected) in [(100, 1), (200, 1), (150, 2)] {
+        let dropped = RELATION + 1;
+        for (table, filed_at, expected) in [
+            (RELATION, 100, 1),
+            (RELATION, 200, 1),
+            (RELATION, 150, 2),
+            (dropped, 100, 1),
+        ] {
             let mut handled_rows = HandledRows::default();
             handled_rows.filed.insert((1, Lsn::new(filed_at)));
             handled_rows.until = Lsn::new(200);
-            let (forwarder, taken) = decoded(RELATION, handled_rows, &messages).await?;
+            let (forwarder, taken) = decoded(table, handled_rows, &messages).await?;
             taken?;
             let count = forwarder.engine.stats().in_flight_count;
-            assert_eq!(count, expected, "filed at {filed_at}");
+            assert_eq!(count, expected, "filed at {filed_at}, table {table}");
         }
         Ok(())
     }
