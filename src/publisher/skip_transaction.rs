@@ -38,8 +38,8 @@ pub struct Skipped {
 impl Supervisor {
     /// Makes an error final if the server has failed twice in the same way at the same transaction,
     /// or the transaction's rows lack a required column: it can never be decoded. Everything before
-    /// it is confirmed first, so that `skip-transaction` skips nothing else. Where the minor release
-    /// of the server fails by itself, the hint says so.
+    /// it is confirmed first, so that `skip-transaction` skips nothing else. Where the server's
+    /// minor release fails by itself, the hint says so.
     pub(in crate::publisher) async fn undecodable(
         &mut self,
         error: &Error,

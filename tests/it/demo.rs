@@ -119,7 +119,8 @@ async fn a_demo_shows_milliseconds_from_its_first_event() -> Result<()> {
         .context("a p99")?;
     let (p99, _) = p99.split_once(" ms").context("milliseconds")?;
     let p99: f64 = p99.parse()?;
-    ensure!(p99 < 100.0, "{p99} ms: {stdout}");
+    // Other tests load the machine. An answer that is waited for takes seconds.
+    ensure!(p99 < 1_000.0, "{p99} ms: {stdout}");
     Ok(())
 }
 

@@ -126,6 +126,15 @@ impl Process {
         true
     }
 
+    /// Whether the driver takes in reports, and does not wait for an answer of the server instead.
+    pub(super) fn takes_reports(&self) -> bool {
+        match &self.state {
+            State::Entered | State::SlotRead(_) | State::Starting(_) => false,
+            State::Bootstrap(bootstrap) => bootstrap.takes_reports(),
+            _ => true,
+        }
+    }
+
     /// Whether the session's server process still exists.
     pub(super) fn is_connected(&self, world: &World) -> bool {
         let exists = |pid| world.server.sessions.contains_key(&pid);
@@ -157,6 +166,7 @@ impl Process {
             false => Lsn::new(world.server.files.wal),
         };
         let tenure = world.server.draw(pid);
+        world.note(|| format!("{tenure:?}"));
         if self.session_start().entered(&place, end, &tenure).is_some() {
             world.saw("another history");
             self.clear(world, "the history is another");
@@ -245,7 +255,10 @@ impl Process {
                     "memory is used, and the slot was moved from {} to {confirmed}",
                     self.reported
                 );
-                self.uses_memory(world);
+                // Without its session it cannot start.
+                if self.is_connected(world) {
+                    self.uses_memory(world);
+                }
                 State::Starting(from)
             }
             PositionStep::StartOver { cleared } => {
@@ -259,6 +272,11 @@ impl Process {
                 }
                 let filed = self.start_over(world, confirmed);
                 self.resume.resumed(filed);
+                if is_kept {
+                    world.server.files.wal += 3;
+                    let written = Lsn::new(world.server.files.wal);
+                    self.engine.hold_for_standbys(written);
+                }
                 State::Starting(confirmed)
             }
         }

@@ -66,10 +66,15 @@ impl Copies {
         account.again = Some("its process had lost the lock");
     }
 
-    /// A process has read the request to retry the event's dead letter.
-    pub(super) fn requested(&mut self, event: usize, process: u64, memory: u64) {
+    /// A process has read the request to retry the event's dead letter. `is_late`: it has lost the
+    /// lock, and does not know it yet.
+    pub(super) fn requested(&mut self, event: usize, process: u64, memory: u64, is_late: bool) {
         let account = &mut self.accounts[event];
-        (account.by, account.is_requested) = (Some((process, memory)), true);
+        account.is_requested = true;
+        match is_late {
+            true => account.late = Some(process),
+            false => account.by = Some((process, memory)),
+        }
     }
 
     /// Memory is dropped while a record of this event is in flight, which may be appended beside

@@ -187,12 +187,17 @@ fn server_fault(fault: Fault, world: &mut World) -> bool {
             world.saw("server stopped");
         }
         Fault::StartServer if !world.is_up => world.restart(None),
-        Fault::Backup => world.backup = Some(world.server.files.clone()),
+        Fault::Backup => {
+            world.backup = Some(world.server.files.clone());
+            world.backup_tenure = world.tenure;
+        }
         Fault::Restore | Fault::Failover => {
             let Some(mut files) = world.backup.clone() else {
                 return false;
             };
-            if fault == Fault::Failover {
+            if fault == Fault::Restore {
+                world.forgot_holder |= world.tenure > world.backup_tenure;
+            } else {
                 files.timeline = world.server.files.timeline + 1;
                 if world.rng.bool() {
                     files.slot = None;

@@ -128,12 +128,15 @@ pub(super) fn check_held_up(world: &World, processes: &[Option<Process>]) {
         // What waits for its mark takes memory, of which the processes here have very little.
         let has_room = process.engine.intake() == Intake::Open;
         let is_well = !process.is_frozen && !process.is_full && !process.producer.is_stuck;
+        let is_well = is_well && !process.is_stopping;
         has_session && has_room && is_well
     };
     if !is_well || !processes.iter().flatten().any(works) {
         return;
     }
-    let is_free = |row: &&Row| row.is_visible && !row.is_locked;
+    // The audit alone brings the others, once the slot has passed every locked row.
+    let comes = |row: &Row| world.polls() || world.comes_by_stream(row.event);
+    let is_free = |row: &&Row| row.is_visible && !row.is_locked && comes(row);
     for row in files.rows.values().filter(is_free) {
         let is_lost = world.lost.contains(&row.event);
         assert!(is_lost || world.is_settled(row.event), "{row:?} is held up");

@@ -33,7 +33,7 @@ use crate::publisher::sink::returning_rows::ReturningRows;
 use crate::publisher::source::poll_pass::SentRows;
 
 /// After so much time a process has to know that its session has ended, before it sends anything.
-const LOCK_LOSS_UNKNOWN: Duration = Duration::from_secs(20);
+const LOCK_LOSS_UNKNOWN: Duration = Duration::from_secs(60);
 
 /// See the module's head.
 #[derive(Debug)]
@@ -160,6 +160,10 @@ impl Process {
 
     /// The process goes on with what it has in memory.
     pub(super) fn uses_memory(&self, world: &World) {
+        // A server that was restarted has to prove it first.
+        if world.forgot_holder || !self.engine.is_proven() {
+            return;
+        }
         let dropped = self.dropped;
         assert_eq!(dropped, None, "memory is used, and has to be dropped");
         let message = "memory is used, and another process may have sent it since";
@@ -329,7 +333,7 @@ impl Process {
         assert!(!self.replacing, "sent while the producer is replaced");
         let event = event_of(&record);
         let has_passed_on = world.broker.copies.has_passed_on(event, self.id);
-        let is_due = has_passed_on || !self.has_to_know(world);
+        let is_due = has_passed_on || !self.has_to_know(world) || world.forgot_holder;
         assert!(
             is_due,
             "event {event} is sent, and another process has passed it on since"
@@ -399,6 +403,7 @@ impl Process {
     pub(super) fn tend_producer(&mut self, world: &mut World) {
         if self.replacing && self.producer.has_reported_all() {
             self.replacing = false;
+            self.producer.is_stuck = false;
             self.engine.producer_replaced();
             world.saw("producer replaced");
         }
@@ -437,12 +442,14 @@ impl Process {
                 .failed(self.now, &work.work, String::new()),
         }
         let result = result.map(|(pending, _)| pending).map_err(drop);
-        if let Ok(Some(pending)) = &result {
-            for request in &pending.requests {
-                if let Some(record) = request.record.as_deref() {
-                    let event = event_of(record);
-                    world.broker.copies.requested(event, self.id, self.memory);
-                }
+        if let Ok(Some(pending)) = &result
+            && self.pid.is_some()
+        {
+            let is_late = !self.has_to_know(world);
+            let records = pending.requests.iter();
+            for record in records.filter_map(|request| request.record.as_deref()) {
+                let copies = &mut world.broker.copies;
+                copies.requested(event_of(record), self.id, self.memory, is_late);
             }
         }
         self.engine

@@ -258,11 +258,11 @@ impl Schedule {
                     .producer
                     .deliver(&mut world.broker, partition, &mut rng)
             }
-            Step::Report => {
+            Step::Report if process.takes_reports() => {
                 process.tick(world);
                 process.report(world, partition)
             }
-            Step::Written => process.written(world),
+            Step::Written if process.takes_reports() => process.written(world),
             Step::Answered => process.answered(world),
             _ => false,
         }

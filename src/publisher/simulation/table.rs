@@ -93,6 +93,15 @@ impl Bootstrap {
             is_out_of_time: false,
         }
     }
+
+    /// Whether the driver takes in reports at this step.
+    pub(super) fn takes_reports(&self) -> bool {
+        match self.step {
+            Step::Settle | Step::SettleInTime | Step::Pass | Step::Create => true,
+            Step::PublishSnapshot => true,
+            Step::StartOver | Step::Permit | Step::DropLost | Step::Release | Step::Copy => false,
+        }
+    }
 }
 
 impl Process {

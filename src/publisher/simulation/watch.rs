@@ -18,6 +18,8 @@ use crate::status::{Phase, Status, WAIT_MATTERS, Waiting};
 /// Longer than an event waits without any fault: for its acknowledgement, and for a batch to be
 /// written back.
 const NAMED_AFTER: Duration = Duration::from_secs(12);
+/// Longer than the time between two looks.
+const PASSES: Duration = Duration::from_secs(1);
 /// Nothing is held and nothing named after this time.
 const SILENT_AFTER: Duration = Duration::from_secs(2);
 const STATEMENT: Duration = Duration::from_secs(25);
@@ -80,7 +82,10 @@ impl Process {
                 "{front:?} is held for {held:?}, and no wait is named: {:?}",
                 self.engine.stats()
             );
-            let is_ready = held > NAMED_AFTER + WAIT_MATTERS && self.is_ready();
+            // Each wait counts by itself: one may follow another.
+            let shown = self.watch.shown.map(|(_, since)| now - since);
+            let matters = shown.is_some_and(|shown| shown > WAIT_MATTERS + PASSES);
+            let is_ready = matters && self.is_ready();
             assert!(
                 !is_ready,
                 "{front:?} is held for {held:?}: {:?}",

@@ -64,6 +64,11 @@ pub(super) struct World {
     pub(super) server: Server,
     pub(super) is_up: bool,
     pub(super) backup: Option<Files>,
+    /// The tenure of the lock at the time of the backup.
+    pub(super) backup_tenure: u64,
+    /// The server started on files that lack the number of a process that had the lock since: no
+    /// other process can know of it.
+    pub(super) forgot_holder: bool,
     /// The server that a standby has replaced is still there.
     pub(super) has_old_primary: bool,
     pub(super) broker: Broker,
@@ -110,6 +115,8 @@ impl World {
             server: Server::new(),
             is_up: true,
             backup: None,
+            backup_tenure: 0,
+            forgot_holder: false,
             has_old_primary: false,
             broker: Broker {
                 trace,
@@ -434,6 +441,14 @@ impl World {
             self.keepalive(pid, false);
         }
         true
+    }
+
+    /// Whether the slot delivers the event.
+    pub(super) fn comes_by_stream(&self, event: usize) -> bool {
+        let log = self.server.files.log.iter();
+        let mut log = log.filter(|it| it.is_published && it.has_publication);
+        let has = |insert: &Insert| insert.event == event;
+        !self.table_only.contains(&event) && log.any(|it| it.changes.iter().flatten().any(has))
     }
 
     /// Whether nothing has to be done about an event any more.
