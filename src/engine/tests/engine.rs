@@ -1562,6 +1562,21 @@ fn a_retried_dead_letter_waits_at_the_end_of_the_transaction_before_its_own() {
 }
 
 #[test]
+fn what_was_settled_before_the_stream_holds_a_failover_slot_until_standbys_have_it() {
+    for (is_failover, before) in [(true, 100), (false, 160)] {
+        let mut engine = engine();
+        engine.set_failover_slot(is_failover);
+        engine.reset(Lsn::new(100));
+        engine.hold_for_standbys(Lsn::new(500));
+        engine.begin(Lsn::new(150));
+        engine.commit(Lsn::new(150), Lsn::new(160));
+        assert_eq!(engine.flushed(), Lsn::new(before));
+        engine.keepalive(MS, Lsn::new(500), false);
+        assert!(engine.flushed() >= Lsn::new(160));
+    }
+}
+
+#[test]
 fn without_the_lock_no_request_is_read_or_carried_out() {
     let mut engine = engine();
     let (generation, work) = lookup(&mut engine, MS * 2_000);
