@@ -131,6 +131,11 @@ impl DeadLetterQueue {
         self.resolving.contains_key(&ticket)
     }
 
+    /// How many dead letters of this key are being retried or discarded.
+    pub(crate) fn resolving_of(&self, hash: KeyHash) -> u64 {
+        self.parked_keys.resolving_of(hash)
+    }
+
     /// Files an event that can never be published as it is. An event that was retried is filed
     /// already and does not count.
     ///

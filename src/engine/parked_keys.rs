@@ -200,6 +200,11 @@ impl ParkedKeys {
         true
     }
 
+    /// How many rows of this key are being resolved, unless its whole topic is parked.
+    pub(crate) fn resolving_of(&self, hash: KeyHash) -> u64 {
+        self.keys.get(&hash).map_or(0, |it| it.resolving)
+    }
+
     /// One of the rows that were being resolved is closed, or filed again.
     pub(crate) fn resolved(&mut self, hash: KeyHash) {
         if let Some(key_rows) = self.keys.get_mut(&hash) {

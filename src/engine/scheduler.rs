@@ -14,7 +14,7 @@ use crate::engine::topics::TopicId;
 use crate::engine::topics::topic::{TopicAccess, TopicLimits};
 use crate::engine::topics::topic_queue::{HeldRecord, Stage, TopicQueue};
 use crate::engine::tracker::{InFlight, Tracker};
-use crate::outbox::{CloseDeadLetter, Rejection};
+use crate::outbox::{CloseDeadLetter, KeyHash, OwnedRecord, Rejection};
 
 /// What to do with the next record of a queue.
 enum NextStep {
@@ -187,6 +187,8 @@ impl Dispatch {
             KeyState::Free if stage == Stage::Replay => return NextStep::Send,
             KeyState::Free => {}
             KeyState::Parked => return NextStep::FileParked,
+            KeyState::Wait
+                if stage == Stage::Held && self.precedes_retries(event.topic, record) => {}
             KeyState::Wait if stage == Stage::Replay => return NextStep::Requeue,
             KeyState::Wait => return NextStep::Wait,
         }
@@ -204,6 +206,21 @@ impl Dispatch {
             true => NextStep::Wait,
             false => NextStep::Send,
         }
+    }
+
+    /// Whether the first held record of the topic is older than every dead letter of its key that
+    /// is retried: they all wait behind it.
+    fn precedes_retries(&self, id: TopicId, record: &OwnedRecord) -> bool {
+        let Some(hash) = KeyHash::of_record(record) else {
+            return false;
+        };
+        let is_retry = |held: &HeldRecord| {
+            let is_of_key = KeyHash::of_record(&held.record) == Some(hash);
+            is_of_key && self.dead_letters.is_resolving(held.ticket)
+        };
+        let queue = self.topics.get(id).and_then(|topic| topic.queue.as_ref());
+        let behind = queue.map_or(0, |queue| queue.held_count(is_retry));
+        behind > 0 && behind == self.dead_letters.resolving_of(hash)
     }
 
     /// Drops an empty queue.

@@ -168,6 +168,12 @@ impl TopicQueue {
         self.has_returned() || (self.window > 0 && (self.quota == 0 || self.replay.is_empty()))
     }
 
+    /// How many of the held records are such.
+    pub(crate) fn held_count(&self, is_such: impl Fn(&HeldRecord) -> bool) -> u64 {
+        let held = self.held.iter().filter(|held| is_such(held));
+        held.map(|_| 1).sum()
+    }
+
     /// Whether the queue holds no record.
     pub(crate) fn is_empty(&self) -> bool {
         self.replay.is_empty() && self.held.is_empty() && self.returned.is_empty()
