@@ -388,9 +388,9 @@ impl DeadLetterQueue {
         (self.resolving_count == 0).then_some(self.read_at.max(self.retry_at))
     }
 
-    /// Dead letters that are not filed yet.
-    pub(crate) fn unfiled_count(&self) -> usize {
-        self.to_file.len()
+    /// Whether the event waits for its dead letter to be filed.
+    pub(crate) fn is_unfiled(&self, ticket: Ticket) -> bool {
+        self.to_file.iter().any(|it| it.ticket == ticket)
     }
 
     /// Whether anything waits to be written.

@@ -318,6 +318,6 @@ pub(crate) struct EngineStats {
     pub(crate) standby: bool,
     /// How many times a topic was replayed since the start.
     pub(crate) rewind_count: u64,
-    /// Dead letters that are not filed yet.
-    pub(crate) unfiled_count: usize,
+    /// The oldest event waits for its dead letter to be filed.
+    pub(crate) is_oldest_unfiled: bool,
 }

@@ -50,7 +50,8 @@ impl Engine {
             let message = format!("the producer's records did not come back: {reason}");
             self.push(End::ProducerFailed(Rejection { code, message }));
         }
-        let is_late = |event: InFlight| now >= Duration::from_micros(event.sent_micros) + LATE;
+        let is_late =
+            |(_, event): (_, InFlight)| now >= Duration::from_micros(event.sent_micros) + LATE;
         let is_running = self.dispatch.replacement.is_running();
         if is_running
             || !self.dispatch.stalled_topics.is_due(now)

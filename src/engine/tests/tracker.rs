@@ -501,7 +501,7 @@ impl Pair {
         assert_eq!(tracker.bytes(), bytes);
         let oldest = model.in_state(Progress::InFlight).next();
         assert_eq!(
-            tracker.oldest_in_flight().map(|accepted| accepted.row),
+            tracker.oldest_in_flight().map(|(_, event)| event.row),
             oldest.map(|event| event.accepted.row)
         );
         assert_eq!(tracker.is_open(), model.phase != Phase::Between);

@@ -386,9 +386,9 @@ impl Tracker {
     }
 
     /// The oldest event that is not acknowledged.
-    pub(crate) fn oldest_in_flight(&self) -> Option<InFlight> {
-        let any = self.in_flight_count > 0;
-        any.then(|| self.event(self.oldest_in_flight)).flatten()
+    pub(crate) fn oldest_in_flight(&self) -> Option<(Ticket, InFlight)> {
+        let oldest = (self.in_flight_count > 0).then_some(self.oldest_in_flight)?;
+        Some((oldest, self.event(oldest)?))
     }
 
     /// Whether a transaction has begun and its Commit was not received, in this or an earlier

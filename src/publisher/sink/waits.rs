@@ -52,7 +52,7 @@ pub(in crate::publisher) fn late_record(stats: &EngineStats, now: Duration) -> O
     stats
         .oldest
         .filter(is_late)
-        .filter(|_| stats.unfiled_count == 0)
+        .filter(|_| !stats.is_oldest_unfiled)
 }
 
 /// The wait to show; `None` if events get through, or there are none.
@@ -193,7 +193,7 @@ mod tests {
     fn a_record_that_waits_for_its_dead_letter_waits_for_the_database() {
         let stats = EngineStats {
             oldest: late(),
-            unfiled_count: 1,
+            is_oldest_unfiled: true,
             ..EngineStats::default()
         };
         let failing = |facts: &mut WaitFacts<'_>| facts.write_back = Some(("it broke", SECOND));
