@@ -219,12 +219,15 @@ impl Engine {
         self.failover_gate.enabled = kept;
     }
 
-    /// What was written before this WAL position has to reach the standbys before more is confirmed:
-    /// marks and dead letters of events that the stream does not deliver again, or that are left
-    /// out of it.
+    /// A session begins. What was written before this WAL position has to reach the standbys before
+    /// more is confirmed: marks and dead letters of events that the stream does not deliver again,
+    /// or that are left out of it. It replaces every earlier position: a server that runs on an
+    /// older copy of its files may never reach those.
     pub(crate) fn hold_for_standbys(&mut self, written: Lsn) {
         if self.failover_gate.enabled {
-            self.failover_gate.hold(self.tracker.flushed(), written);
+            let confirmable = self.failover_gate.confirmable(self.tracker.flushed());
+            self.failover_gate.clear();
+            self.failover_gate.hold(confirmable, written);
         }
     }
 

@@ -122,10 +122,29 @@ impl Supervisor {
             let message = format!("slot {} is still being created", slot.name);
             Error::transient(Code::Slot, message)
         })?;
-        let cleared = match self.session_start().position(confirmed) {
-            PositionStep::Resume(from) => return Ok(from),
-            PositionStep::StartOver { cleared } => cleared,
+        let from = match self.session_start().position(confirmed) {
+            PositionStep::Resume(from) => from,
+            PositionStep::StartOver { cleared } => {
+                self.start_over(slot, server, session, cleared).await?;
+                confirmed
+            }
         };
+        if self.forwarder.engine.is_failover_slot() {
+            let written = postgres::emit_logical_message(session).await?;
+            self.forwarder.engine.hold_for_standbys(written);
+        }
+        Ok(from)
+    }
+
+    /// Drops memory, and begins at the slot's position.
+    async fn start_over(
+        &mut self,
+        slot: &Slot,
+        server: &Server,
+        session: &Session,
+        cleared: Option<Cleared>,
+    ) -> Result<()> {
+        let confirmed = slot.confirmed_flush.unwrap_or(Lsn::INVALID);
         match &cleared {
             None => {}
             Some(Cleared::History(why)) => self.clear(why),
@@ -152,10 +171,6 @@ impl Supervisor {
         let system_id = server.lineage.system_id;
         let filed = self.forwarder.start_over(session, system_id, confirmed);
         self.resume.resumed(filed.await?);
-        if self.forwarder.engine.is_failover_slot() {
-            let written = postgres::emit_logical_message(session).await?;
-            self.forwarder.engine.hold_for_standbys(written);
-        }
-        Ok(confirmed)
+        Ok(())
     }
 }
