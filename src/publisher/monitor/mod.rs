@@ -7,3 +7,4 @@ pub(crate) mod problems;
 pub(crate) mod query_schedule;
 pub(crate) mod session_monitor;
 mod slot_forecast;
+pub(crate) mod slot_reader;

@@ -18,6 +18,7 @@ use crate::postgres::walsender::{self, WalsenderActivity};
 use crate::publisher::monitor::health_monitor::HealthMonitor;
 use crate::publisher::monitor::inspector::Answer;
 use crate::publisher::monitor::slot_forecast::SlotForecast;
+use crate::publisher::monitor::slot_reader::SlotReader;
 use crate::publisher::sink::forwarder::Forwarder;
 use crate::status::SlotHealth;
 
@@ -52,6 +53,7 @@ pub(crate) struct SessionMonitor<'a> {
     read: Read<'a>,
     health_monitor: HealthMonitor<'a>,
     forecast: SlotForecast,
+    slot_reader: SlotReader,
 }
 
 impl<'a> SessionMonitor<'a> {
@@ -74,6 +76,7 @@ impl<'a> SessionMonitor<'a> {
             read,
             health_monitor,
             forecast: SlotForecast::default(),
+            slot_reader: SlotReader::default(),
         }
     }
 
@@ -124,7 +127,7 @@ impl<'a> SessionMonitor<'a> {
     /// Passes an observation on.
     ///
     /// # Errors
-    /// Of the health monitor.
+    /// Of the health monitor; transient where another process reads the slot, or none.
     pub(crate) fn handle(
         &mut self,
         observation: Observation,
@@ -143,6 +146,10 @@ impl<'a> SessionMonitor<'a> {
                 forwarder.engine.slot_position(position);
                 if let Some(slot) = &slot {
                     self.forecast.read(now, slot);
+                    if self.slot_reader.has_ended(slot.active_pid) {
+                        let message = "the slot shows that the server has ended the stream";
+                        return Err(Error::transient(Code::Replication, message));
+                    }
                 }
                 let health = slot.map(|slot| health(slot, &self.forecast));
                 forwarder.board.slot_read(health);
