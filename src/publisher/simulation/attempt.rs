@@ -130,7 +130,7 @@ impl Process {
     pub(super) fn takes_reports(&self) -> bool {
         match &self.state {
             State::Entered | State::SlotRead(_) | State::Starting(_) => false,
-            State::Bootstrap(bootstrap) => bootstrap.takes_reports(),
+            State::Bootstrap(bootstrap) => self.is_stopping || bootstrap.takes_reports(),
             _ => true,
         }
     }
@@ -247,6 +247,16 @@ impl Process {
     fn position(&mut self, world: &mut World, confirmed: Lsn) -> State {
         let is_kept = world.server.standby.is_some();
         self.engine.set_failover_slot(is_kept);
+        let next = self.begin_at(world, confirmed);
+        if is_kept {
+            world.server.files.wal += 3;
+            let written = Lsn::new(world.server.files.wal);
+            self.engine.hold_for_standbys(written);
+        }
+        next
+    }
+
+    fn begin_at(&mut self, world: &mut World, confirmed: Lsn) -> State {
         match self.session_start().position(confirmed) {
             PositionStep::Resume(from) => {
                 world.saw("resumed");
@@ -272,11 +282,6 @@ impl Process {
                 }
                 let filed = self.start_over(world, confirmed);
                 self.resume.resumed(filed);
-                if is_kept {
-                    world.server.files.wal += 3;
-                    let written = Lsn::new(world.server.files.wal);
-                    self.engine.hold_for_standbys(written);
-                }
                 State::Starting(confirmed)
             }
         }
@@ -297,10 +302,8 @@ impl Process {
         self.resume.streaming();
         self.engine.session_started(self.now);
         self.audit.at_once(self.now);
-        Ok(State::Streaming(Box::new(Streaming::new(
-            self.table(),
-            self.now,
-        ))))
+        let streaming = Streaming::new(self.table(), self.now, pid);
+        Ok(State::Streaming(Box::new(streaming)))
     }
 
     /// The connection breaks, and the server does not notice.
@@ -370,6 +373,10 @@ impl Process {
 
     /// After a graceful stop the next start passes on nothing that this process has passed on.
     fn check_stopped(&self, world: &World) {
+        // A server that stopped meanwhile, or was replaced, may have forgotten the last position.
+        if !self.is_connected(world) {
+            return;
+        }
         let files = &world.server.files;
         let is_own = |event| world.broker.copies.is_of(event, self.id, self.memory);
         let confirmed = files.slot.map_or(u64::MAX, |slot| slot.confirmed);

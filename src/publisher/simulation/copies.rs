@@ -5,14 +5,16 @@
 //! was passed on is appended once. Once more needs a report that brings the record back though it
 //! may be in Kafka. So a copy that nothing has caused is found when it is made.
 
+use std::collections::BTreeSet;
+
 /// One event.
 #[derive(Debug, Default)]
 struct Account {
     /// The process that passed it on last, and the number of its memory.
     by: Option<(u64, u64)>,
-    /// The process that passed it on after it had lost the lock. If no other process takes the
-    /// lock before that one has it again, it still has the event in memory.
-    late: Option<u64>,
+    /// The processes that passed it on after they had lost the lock. If no other process takes the
+    /// lock before such a one has it again, it still has the event in memory.
+    late: BTreeSet<u64>,
     /// Why it may be passed on once more.
     again: Option<&'static str>,
     /// A person has requested a retry, which no record has carried out.
@@ -61,7 +63,7 @@ impl Copies {
     pub(super) fn passed_on_late(&mut self, event: usize, process: u64, memory: u64) {
         let account = &mut self.accounts[event];
         account.by = account.by.or(Some((process, memory)));
-        account.late = Some(process);
+        account.late.insert(process);
         account.allowed += 1;
         account.again = Some("its process had lost the lock");
     }
@@ -72,7 +74,9 @@ impl Copies {
         let account = &mut self.accounts[event];
         account.is_requested = true;
         match is_late {
-            true => account.late = Some(process),
+            true => {
+                account.late.insert(process);
+            }
             false => account.by = Some((process, memory)),
         }
     }
@@ -98,7 +102,7 @@ impl Copies {
 
     /// Whether the process has the event from a source, as the last one or beside it.
     pub(super) fn has_passed_on(&self, event: usize, process: u64) -> bool {
-        self.passed_on_by(event) == Some(process) || self.accounts[event].late == Some(process)
+        self.passed_on_by(event) == Some(process) || self.accounts[event].late.contains(&process)
     }
 
     /// Whether this memory of the process has passed the event on last.

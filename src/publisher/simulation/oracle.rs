@@ -115,7 +115,9 @@ pub(super) fn check_last_words(world: &World) {
 pub(super) fn check_held_up(world: &World, processes: &[Option<Process>]) {
     let files = &world.server.files;
     let broker = &world.broker;
+    // A row whose mark was removed while others wait comes when those are settled.
     let is_well = world.is_up
+        && !world.unmarks
         && !broker.is_away
         && broker.missing == [false; 2]
         && broker.refuses.is_empty()

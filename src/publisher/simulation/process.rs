@@ -3,7 +3,7 @@
 //! Here is what goes on in every state: the clock, delivery reports, metadata, database work, and
 //! the engine's outputs for Kafka and the database. `attempt` has the states.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::engine::Engine;
@@ -33,7 +33,7 @@ use crate::publisher::sink::returning_rows::ReturningRows;
 use crate::publisher::source::poll_pass::SentRows;
 
 /// After so much time a process has to know that its session has ended, before it sends anything.
-const LOCK_LOSS_UNKNOWN: Duration = Duration::from_secs(60);
+const LOCK_LOSS_UNKNOWN: Duration = Duration::from_secs(30);
 
 /// See the module's head.
 #[derive(Debug)]
@@ -86,6 +86,8 @@ pub(super) struct Process {
     /// Events that were passed on while a slot was being created, so that the stream leaves them
     /// out, up to this position.
     pub(super) handled: BTreeSet<usize>,
+    /// The same by the ids of their rows.
+    handled_rows: BTreeMap<i64, usize>,
     pub(super) handled_until: u64,
     /// A slot is being created.
     pub(super) creates: bool,
@@ -138,6 +140,7 @@ impl Process {
             memory: 0,
             dropped: Some("the process is new"),
             handled: BTreeSet::new(),
+            handled_rows: BTreeMap::new(),
             handled_until: 0,
             creates: false,
             tenure: 0,
@@ -191,13 +194,19 @@ impl Process {
     /// Drops everything that belongs to another history; see `Forwarder::clear`.
     pub(super) fn clear(&mut self, world: &mut World, why: &'static str) {
         self.drops_memory(world, why);
-        self.handled.clear();
+        self.forget_handled();
         self.producer.withdraw(&mut world.broker, &mut world.rng);
         self.drop_work(world);
         self.returning_rows.clear();
         self.database_error = false;
         self.engine.reset(Lsn::INVALID);
         world.saw("memory cleared");
+    }
+
+    /// The stream does not leave out what was passed on before.
+    pub(super) fn forget_handled(&mut self) {
+        self.handled.clear();
+        self.handled_rows.clear();
     }
 
     fn drops_memory(&mut self, world: &mut World, why: &'static str) {
@@ -239,6 +248,9 @@ impl Process {
         let letters = &world.server.files.letters;
         let (filed, parked) = (letters.filed(start), letters.parked_keys(10));
         world.note(|| format!("memory dropped, since {why}: {start}, filed {filed:?}"));
+        if start.is_invalid() {
+            world.repeats_from_table();
+        }
         world.may_repeat(start.raw(), why, |commit, Insert { event, row, .. }| {
             self.handled.contains(event) || filed.contains(&(row.id, Lsn::new(commit)))
         });
@@ -265,6 +277,16 @@ impl Process {
         self.account_for(world, event);
         if self.creates {
             self.handled.insert(event);
+            let id = row.map_or(0, |row| row.id);
+            if let Some(earlier) = self
+                .handled_rows
+                .insert(id, event)
+                .filter(|it| *it != event)
+            {
+                self.handled.remove(&earlier);
+                let cause = "a later row has its id";
+                world.broker.copies.may_repeat(earlier, cause);
+            }
         }
         world.note(|| format!("forward event {event} from {place:?}"));
         let record = world.record(event, place);

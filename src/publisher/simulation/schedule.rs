@@ -305,6 +305,9 @@ impl Schedule {
             self.pass_time();
             idle = 0;
         }
+        for process in self.processes.iter().flatten() {
+            self.world.note(|| format!("{:#?}", process.engine));
+        }
         panic!(
             "never done: {}",
             unfinished(&self.world, &self.processes).unwrap_or_default()

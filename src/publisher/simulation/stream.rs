@@ -6,11 +6,15 @@ use crate::engine::output::{Intake, SessionOutput, Walsender};
 use crate::engine::tracker::TransactionName;
 use crate::error::{Code, Error};
 use crate::lsn::Lsn;
+use crate::publisher::monitor::slot_reader::SlotReader;
 use crate::publisher::simulation::attempt::{Over, server_error};
 use crate::publisher::simulation::audit::AuditRun;
 use crate::publisher::simulation::process::Process;
 use crate::publisher::simulation::server::Insert;
 use crate::publisher::simulation::world::{Message, World};
+
+/// How often the slot is read over SQL.
+const SLOT_INTERVAL: Duration = Duration::from_secs(2);
 
 /// What belongs to one session.
 #[derive(Debug)]
@@ -19,14 +23,21 @@ pub(super) struct Streaming {
     table: u32,
     /// The transaction that is being received.
     begun: Option<TransactionName>,
+    /// When the slot was read.
+    slot_read_at: Duration,
+    slot_reader: SlotReader,
     pub(super) audit: AuditRun,
 }
 
 impl Streaming {
-    pub(super) fn new(table: u32, now: Duration) -> Self {
+    pub(super) fn new(table: u32, now: Duration, pid: i32) -> Self {
+        let mut slot_reader = SlotReader::default();
+        slot_reader.has_ended(Some(pid));
         Streaming {
             table,
             begun: None,
+            slot_read_at: now,
+            slot_reader,
             audit: AuditRun::new(now),
         }
     }
@@ -45,6 +56,13 @@ impl Process {
             let slot = world.server.files.slot.filter(|_| self.is_connected(world));
             if let Some(slot) = slot.filter(|_| world.rng.u8(0..4) == 0) {
                 self.engine.slot_position(Some(Lsn::new(slot.confirmed)));
+            }
+        }
+        if self.now >= streaming.slot_read_at + SLOT_INTERVAL && world.is_up {
+            streaming.slot_read_at = self.now;
+            let active_pid = self.pid.filter(|_| self.is_connected(world));
+            if streaming.slot_reader.has_ended(active_pid) {
+                return Err(Over::Lost);
             }
         }
         if world.is_fair || world.rng.u8(0..8) == 0 {
@@ -132,7 +150,7 @@ impl Process {
                 };
                 self.resume.handled_rows().begin(name.commit_lsn);
                 if commit > self.handled_until {
-                    self.handled.clear();
+                    self.forget_handled();
                 }
                 self.engine.begin(name);
                 streaming.begun = Some(name);

@@ -197,7 +197,7 @@ impl Process {
         mut bootstrap: Box<Bootstrap>,
     ) -> Result<(State, bool), Over> {
         let forwarded = self.forwarded;
-        if self.is_stopping {
+        if self.is_stopping && bootstrap.step != Step::StartOver {
             let is_settled = self.turn_scan(world, &mut bootstrap.proof)?;
             let is_over = is_settled.then_some(Over::End(End::Stopped));
             return is_over.map_or(Ok((State::Bootstrap(bootstrap), false)), Err);
@@ -283,7 +283,7 @@ impl Process {
             ..
         } = bootstrap;
         if creation.is_none() {
-            self.handled.clear();
+            self.forget_handled();
         }
         let creation = creation.get_or_insert_with(|| Creation {
             waits_for: world.server.running(),

@@ -295,6 +295,14 @@ impl World {
         (self.is_ordered, self.keeps_last_words) = (false, false);
     }
 
+    /// The table alone is read. Rows that were sent and could not be marked come behind later ones
+    /// that were.
+    pub(super) fn repeats_from_table(&mut self) {
+        let mut rows = self.server.files.rows.values();
+        let is_repeated = rows.any(|row| !row.is_marked && self.broker.has(row.event));
+        self.keeps_last_words &= !is_repeated;
+    }
+
     /// The unsettled events of the files may be passed on once more: those that the stream delivers
     /// from `start` on, and those whose rows are unpublished. With an invalid `start` the table
     /// alone is read. `is_handled` are left out.
