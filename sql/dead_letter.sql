@@ -1,8 +1,9 @@
 -- The dead letters: events that could not be published, kept until a person decides about them.
 --
 -- Safe to repeat: an existing table of that name stays as it is, except that one of an earlier
--- version gets the column table_oid and an index. By hand, as the owner of the
--- schema: replace the name in double braces, dead_letter by "outbox"."dead_letter", then
+-- version of outboxd gets the column table_oid and an index. outboxd uses no unrelated table of
+-- that name: rename it. By hand, as the owner of the schema: replace the name in double braces,
+-- dead_letter by "outbox"."dead_letter", then
 --
 --     psql -1 -f dead_letter.sql
 --
@@ -18,8 +19,10 @@ DECLARE
 BEGIN
     IF letters IS NOT NULL THEN
         -- A table of an earlier version takes every row of the same id for that of its letter.
-        IF EXISTS (SELECT FROM pg_catalog.pg_attribute
-                    WHERE attrelid = letters AND attname = 'payload_sha256')
+        IF (SELECT pg_catalog.count(*) FROM pg_catalog.pg_attribute
+             WHERE attrelid = letters AND NOT attisdropped
+               AND attname IN ('system_id', 'outbox_id', 'payload_sha256', 'event_created_at',
+                               'error_code', 'parks_key', 'state')) = 7
            AND NOT EXISTS (SELECT FROM pg_catalog.pg_attribute
                             WHERE attrelid = letters AND attname = 'table_oid') THEN
             ALTER TABLE {{dead_letter}} ADD COLUMN table_oid oid;
@@ -88,14 +91,14 @@ BEGIN
     COMMENT ON COLUMN {{dead_letter}}.topic IS
         'Null where the event could not be read and only its row is named.';
     COMMENT ON COLUMN {{dead_letter}}.headers IS
-        'An array of [name, value] in order; a value that is not text is {"hex": "…"}.';
+        'An array of [name, value] in order; a value that is not text is {"hex": "..."}.';
     COMMENT ON COLUMN {{dead_letter}}.payload IS
         'The value of the record; null also where only the row is named.';
     COMMENT ON COLUMN {{dead_letter}}.payload_sha256 IS
         'SHA-256 of the payload, or of the empty string where there is none.';
     COMMENT ON COLUMN {{dead_letter}}.event_created_at IS
-        'The created_at of the row, as text. With outbox_id it names the row: ids come again after a '
-        'TRUNCATE.';
+        'The created_at of the row, as text. With outbox_id it names the row: ids come again after '
+        'a TRUNCATE.';
     COMMENT ON COLUMN {{dead_letter}}.table_oid IS
         'The object id of the outbox, to tell its rows from those of a recreated one where '
         'event_created_at cannot; null where it is not known.';

@@ -9,9 +9,9 @@
 --
 -- Only inserts: an event is published once, so neither outboxd's marks nor deletions matter. No
 -- column list and no row filter: with either, Postgres refuses to drop or retype the columns they
--- name, so that the migrations of the services fail, and DROP COLUMN … CASCADE takes the table out
--- of the publication without an error. Through the root of a partitioned table, so that events of
--- every partition arrive under its name, those of later partitions included.
+-- name, so that the migrations of the services fail, and DROP COLUMN ... CASCADE takes the table
+-- out of the publication without an error. Through the root of a partitioned table, so that events
+-- of every partition arrive under its name, those of later partitions included.
 
 DO $outboxd$
 BEGIN

@@ -8,8 +8,8 @@
 --     psql -1 -f schema.sql
 --
 -- On a large table in use, first create the second index with CREATE INDEX CONCURRENTLY: otherwise
--- writers wait while the index is built. The columns may be in any order, and the table may have
--- more.
+-- writers wait while the index is built. For a second outbox in the same schema, give the indexes
+-- other names. The columns may be in any order, and the table may have more; headers is optional.
 
 CREATE SCHEMA IF NOT EXISTS {{schema}};
 
@@ -20,7 +20,8 @@ CREATE TABLE IF NOT EXISTS {{table}} (
     event_payload   jsonb NOT NULL,
     created_at      timestamp DEFAULT CURRENT_TIMESTAMP NOT NULL,
     times_attempted integer DEFAULT 0,
-    published_at    timestamp
+    published_at    timestamp,
+    headers         jsonb
 );
 
 CREATE INDEX IF NOT EXISTS idx_outbox_unpublished

@@ -16,7 +16,7 @@ use crate::fnv::fnv1a_32;
 pub(crate) const NAME_BYTES_MAX: usize = 63;
 
 /// A table by its full name; the empty search path of outboxd's sessions requires both parts.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TableName {
     /// The schema, as in the catalog.
     pub schema: String,
@@ -44,15 +44,40 @@ impl TableName {
     /// The dead-letter table of this outbox. No two names of a schema have the same: the beginning
     /// of a long one is followed by the digest of the whole.
     pub fn dead_letter(&self) -> TableName {
-        let name = match self.name.as_str() {
+        self.beside(match self.name.as_str() {
             "outbox" => "dead_letter".to_owned(),
-            name if name.len() + SUFFIX.len() <= NAME_BYTES_MAX => format!("{name}{SUFFIX}"),
-            name => {
-                let end = format!("_{:08x}{SUFFIX}", fnv1a_32(&[name.as_bytes()]));
-                format!("{}{end}", beginning(name, NAME_BYTES_MAX - end.len()))
-            }
-        };
-        self.beside(name)
+            _ => self.own_name("", SUFFIX),
+        })
+    }
+
+    /// The function of this outbox's schema that writes events into it. No two names of a schema
+    /// have the same.
+    pub fn write_event(&self) -> String {
+        match self.name.as_str() {
+            "outbox" => "write_event".to_owned(),
+            _ => self.long_write_event(),
+        }
+    }
+
+    /// Its name where another outbox of the schema has the function `write_event`.
+    pub fn long_write_event(&self) -> String {
+        self.own_name("", "_write_event")
+    }
+
+    /// The index of this table that has the suffix. No two names of a schema have the same.
+    pub fn index(&self, suffix: &str) -> TableName {
+        self.beside(self.own_name("idx_", suffix))
+    }
+
+    /// A name that is derived from the table's and that Postgres does not truncate.
+    fn own_name(&self, prefix: &str, suffix: &str) -> String {
+        let name = self.name.as_str();
+        if prefix.len() + name.len() + suffix.len() <= NAME_BYTES_MAX {
+            return format!("{prefix}{name}{suffix}");
+        }
+        let end = format!("_{:08x}{suffix}", fnv1a_32(&[name.as_bytes()]));
+        let room = NAME_BYTES_MAX - prefix.len() - end.len();
+        format!("{prefix}{}{end}", beginning(name, room))
     }
 
     /// The name that earlier versions used, if it was another: the beginning without a digest.
@@ -64,9 +89,12 @@ impl TableName {
         })
     }
 
-    fn beside(&self, name: String) -> TableName {
-        let schema = self.schema.clone();
-        TableName { schema, name }
+    /// The name in the same schema.
+    pub(crate) fn beside(&self, name: impl Into<String>) -> TableName {
+        TableName {
+            schema: self.schema.clone(),
+            name: name.into(),
+        }
     }
 }
 
@@ -163,6 +191,29 @@ mod tests {
         assert!(table.name.len() <= NAME_BYTES_MAX, "{}", table.name);
         assert_ne!(table.name, name);
         table.name
+    }
+
+    #[test]
+    fn functions_and_indexes_are_named_after_their_table() {
+        let table = |name: &str| TableName {
+            schema: "s".to_owned(),
+            name: name.to_owned(),
+        };
+        let index = |name: &str| table(name).index("_unpublished_id").name;
+        assert_eq!(table("outbox").write_event(), "write_event");
+        assert_eq!(table("Events").write_event(), "Events_write_event");
+        assert_eq!(index("outbox"), "idx_outbox_unpublished_id");
+        let long = |end: &str| format!("{}{end}", "e".repeat(58));
+        for (one, other) in [
+            (
+                table(&long("a")).write_event(),
+                table(&long("b")).write_event(),
+            ),
+            (index(&long("a")), index(&long("b"))),
+        ] {
+            assert_ne!(one, other);
+            assert!(one.len() <= NAME_BYTES_MAX && other.len() <= NAME_BYTES_MAX);
+        }
     }
 
     #[test]

@@ -16,7 +16,7 @@ const FATAL: u8 = 1;
 /// The command line or the configuration has to be fixed.
 pub(crate) const USAGE: u8 = 2;
 /// The command may succeed later.
-const TRANSIENT: u8 = 3;
+pub(crate) const TRANSIENT: u8 = 3;
 
 /// An answer of a command that is not the good one, with an exit code of its own.
 #[derive(Debug, thiserror::Error)]

@@ -1,17 +1,22 @@
 //! `init`: creates the objects that outboxd needs in the database, or prints the SQL for a person
 //! with the rights to run it.
 //!
-//! Safe to repeat: existing objects are left as they are. `init` creates no slot; `run` does, after
-//! the publication. At the end `init` reports what still prevents `run`, which may be a setting
-//! that needs a restart of the server.
+//! Safe to repeat, and safe beside unrelated objects: what is there stays as it is. Each step is
+//! made by itself, and one list at the end says of each thing whether it was there, was made, or is
+//! left to do, by which statement and by whom. `init` creates no slot; `run` does, after the
+//! publication. The list also says what still prevents `run`, which may be a setting that needs a
+//! restart of the server.
 
 use std::io::{self, Write};
 use std::time::Duration;
 
-use outboxd::config::{AfterPublish, Config, Settings, Source};
-use outboxd::outbox::preflight;
-use outboxd::postgres::setup::Setup;
-use outboxd::postgres::{self, Session, table_shape};
+use outboxd::config::{Config, Settings};
+use outboxd::outbox::readiness;
+use outboxd::postgres::lock_wait::LockWait;
+use outboxd::postgres::setup::{self, Line, Outcome, Setup, Undone};
+use outboxd::postgres::{self, Session};
+
+use crate::cli::exit::{self, Verdict};
 
 /// Building an index on a large table has no limit of its own; this one only ends the wait for a
 /// lost server.
@@ -22,12 +27,17 @@ const TIMEOUT: Duration = Duration::from_secs(6 * 3_600);
 #[command(after_help = "\
 Examples:
   outboxd init --role outboxd
+  outboxd init --role outboxd --dry-run
   outboxd init --print-sql --role outboxd > outboxd.sql
   outboxd init --table shop.events --checks")]
 pub(crate) struct Args {
     /// Print the SQL instead of running it; does not connect
     #[arg(long)]
     print_sql: bool,
+
+    /// List what is there, what is missing and what is left to do; create nothing
+    #[arg(long, conflicts_with = "print_sql")]
+    dry_run: bool,
 
     /// Also create the role that outboxd connects as, with the least privileges it needs
     #[arg(long, value_name = "NAME")]
@@ -49,22 +59,29 @@ pub(crate) async fn execute(mut args: Args) -> anyhow::Result<()> {
         args.settings.database_url.get_or_insert_with(placeholder);
     }
     let config = Config::without_kafka(args.settings)?;
-    let streams = config.source == Source::Slot;
     let setup = Setup {
-        table: &config.table,
-        publication: streams.then_some(config.publication.as_str()),
+        config: &config,
         role: args.role.as_deref(),
-        delete: config.after_publish == AfterPublish::Delete,
         checks: args.checks,
-        existing: None,
     };
     if args.print_sql {
         return print_sql(&setup);
     }
     let session = postgres::connect(&config.database, "outboxd init", TIMEOUT).await?;
     session.restore_search_path().await?;
-    create(&session, &setup).await?;
-    print_readiness(&session, &config).await
+    let mut say = |line: &str| eprintln!("waiting   {line}");
+    let limit = config.operation_timeout;
+    let mut waits = LockWait::begin(&session, &config.database, limit, &mut say).await?;
+    let lines = match args.dry_run {
+        true => setup::look(&session, &setup, &mut waits).await?,
+        false => setup::create(&session, &setup, &mut waits).await?,
+    };
+    print(&lines)?;
+    if args.dry_run {
+        return Ok(());
+    }
+    print_readiness(&session, &setup, &mut waits, &lines).await?;
+    verdict(&lines)
 }
 
 fn print_sql(setup: &Setup<'_>) -> anyhow::Result<()> {
@@ -83,44 +100,87 @@ fn print_sql(setup: &Setup<'_>) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn create(session: &Session, setup: &Setup<'_>) -> anyhow::Result<()> {
-    let existing = table_shape::read(session, setup.table).await?;
-    // A partitioned table cannot have an index built concurrently.
-    let in_use = existing.as_ref().is_some_and(|table| !table.partitioned);
-    let setup = &Setup {
-        existing: existing.as_ref(),
-        ..setup.clone()
-    };
-    let before = setup.inventory(session).await?;
-    for step in setup.steps(in_use) {
-        setup.run(session, &step).await?;
-    }
-    let after = setup.inventory(session).await?;
+fn print(lines: &[Line]) -> io::Result<()> {
     let mut out = io::stdout().lock();
-    for ((thing, was_there), (_, is_there)) in before.into_iter().zip(after) {
-        let outcome = match (was_there, is_there) {
-            (true, _) => "exists",
-            (false, true) => "created",
-            (false, false) => "missing",
-        };
-        writeln!(out, "{outcome:<9} {thing}")?;
-    }
-    Ok(())
-}
-
-async fn print_readiness(session: &Session, config: &Config) -> anyhow::Result<()> {
-    let mut out = io::stdout().lock();
-    match preflight(session, config).await {
-        Ok(_) => writeln!(out, "ready     for `outboxd run`")?,
-        Err(error) if error.is_transient() => return Err(error.into()),
-        Err(error) if error.problems().is_empty() => {
-            writeln!(out, "to do     {}", error.report())?;
-        }
-        Err(error) => {
-            for (problem, hint) in error.problems() {
-                writeln!(out, "to do     {}: {problem} ({hint})", error.code())?;
+    for Line { thing, outcome } in lines {
+        match outcome {
+            Outcome::Exists => writeln!(out, "exists    {thing}")?,
+            Outcome::Created => writeln!(out, "created   {thing}")?,
+            Outcome::Missing => writeln!(out, "missing   {thing}")?,
+            Outcome::Kept(why) => writeln!(out, "kept      {thing}: {why}")?,
+            Outcome::ToDo(undone) => {
+                let Undone {
+                    why, by, statement, ..
+                } = undone;
+                writeln!(out, "to do     {thing}: {why}")?;
+                writeln!(out, "          as {by}: {statement}")?;
             }
         }
     }
     Ok(())
+}
+
+/// What prevents `run` beside what is left to do.
+async fn print_readiness(
+    session: &Session,
+    setup: &Setup<'_>,
+    waits: &mut LockWait<'_>,
+    lines: &[Line],
+) -> anyhow::Result<()> {
+    let Setup { config, role, .. } = *setup;
+    let [table, letters] = [&config.table, &config.table.dead_letter()];
+    let is_left = |line: &Line| matches!(line.outcome, Outcome::ToDo(_));
+    let needed = [format!("table {table}"), format!("table {letters}")];
+    if lines
+        .iter()
+        .any(|it| is_left(it) && needed.contains(&it.thing))
+    {
+        return Ok(());
+    }
+    let read = async || readiness(session, config, role).await;
+    let problems = waits.run("checking what `run` needs", read).await?;
+    let mut out = io::stdout().lock();
+    if problems.is_empty() {
+        writeln!(out, "ready     for `outboxd run`")?;
+    }
+    let said: Vec<&str> = undone(lines).map(|(_, it)| it.statement.as_str()).collect();
+    let unsaid = problems
+        .iter()
+        .filter(|(_, _, hint)| !said.contains(&hint.as_str()));
+    for (code, problem, hint) in unsaid {
+        writeln!(out, "to do     {code}: {problem} ({hint})")?;
+    }
+    Ok(())
+}
+
+fn undone(lines: &[Line]) -> impl Iterator<Item = (&str, &Undone)> {
+    lines.iter().filter_map(|line| match &line.outcome {
+        Outcome::ToDo(undone) => Some((line.thing.as_str(), undone)),
+        _ => None,
+    })
+}
+
+/// What is left to do fails the command: a script must not go on as if all were there.
+fn verdict(lines: &[Line]) -> anyhow::Result<()> {
+    let left: Vec<(&str, &Undone)> = undone(lines).collect();
+    let Some((_, first)) = left.first() else {
+        return Ok(());
+    };
+    let things: Vec<&str> = left.iter().map(|(thing, _)| *thing).collect();
+    let text = format!("left to do: {}", things.join(", "));
+    let may_pass = left.iter().all(|(_, undone)| undone.may_pass);
+    let right = left.iter().find_map(|(_, undone)| undone.right.as_ref());
+    let hint = match right {
+        Some(right) => format!(
+            "the role needs {right}; or give what `outboxd init --print-sql` prints to a DBA"
+        ),
+        None if may_pass => "repeat `outboxd init`: what is there stays".to_owned(),
+        None => format!("as {}: {}", first.by, first.statement),
+    };
+    let code = if may_pass {
+        exit::TRANSIENT
+    } else {
+        exit::USAGE
+    };
+    Err(Verdict::new(code, vec![(text, Some(hint))]).into())
 }

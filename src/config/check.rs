@@ -85,8 +85,8 @@ impl Check {
         self.or(variables::SLOT, given, slot, parse::slot_name)
     }
 
-    pub(super) fn publication(&mut self, given: Option<String>) -> String {
-        let publication = "outboxd".to_owned();
+    pub(super) fn publication(&mut self, given: Option<String>, table: &TableName) -> String {
+        let publication = parse::default_publication(table);
         self.or(variables::PUBLICATION, given, publication, |text| {
             parse::name_of("publication", text)
         })

@@ -185,7 +185,7 @@ impl Config {
         );
         let table = check.table(given.table);
         let slot = check.slot(given.slot, database.as_ref(), &table);
-        let publication = check.publication(given.publication);
+        let publication = check.publication(given.publication, &table);
         let batch_size = check.batch_size(given.batch_size);
         let process_interval = check.process_interval(given.process_interval);
         let operation_timeout = check.operation_timeout(given.operation_timeout);

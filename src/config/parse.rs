@@ -262,24 +262,35 @@ pub(crate) fn slot_name(text: &str) -> Result<String, InvalidValue> {
 /// name is part of it. So is the table's, unless it is `outbox.outbox`: each table needs a slot of
 /// its own. Two names that would become the same, or too long, end in a digest.
 pub(crate) fn default_slot(database: &str, table: &TableName) -> String {
-    let mut slot = format!("outboxd_{}", folded(database));
+    let beginning = format!("outboxd_{}", folded(database));
+    with_table(beginning, &[database.as_bytes()], table)
+}
+
+/// The publication's default name, by the same rules. Publications belong to one database.
+pub(crate) fn default_publication(table: &TableName) -> String {
+    with_table("outboxd".to_owned(), &[b"outboxd"], table)
+}
+
+/// A name with the table's at its end, unless that is `outbox.outbox`. `whole` is what the
+/// beginning was made of.
+fn with_table(beginning: String, whole: &[&[u8]], table: &TableName) -> String {
+    let mut name = beginning;
     let mut is_ambiguous = false;
-    if *table != TableName::default() {
-        let (schema, name) = (folded(&table.schema), folded(&table.name));
-        is_ambiguous = schema.contains('_') || schema != table.schema || name != table.name;
-        slot = format!("{slot}_{schema}_{name}");
+    let is_default = *table == TableName::default();
+    if !is_default {
+        let [schema, own] = [folded(&table.schema), folded(&table.name)];
+        is_ambiguous = schema.contains('_') || schema != table.schema || own != table.name;
+        name = format!("{name}_{schema}_{own}");
     }
-    if is_ambiguous || slot.len() > NAME_BYTES_MAX {
-        let (schema, name) = (table.schema.as_bytes(), table.name.as_bytes());
-        let digest = match *table == TableName::default() {
-            true => fnv1a_32(&[database.as_bytes()]),
-            false => fnv1a_32(&[database.as_bytes(), b".", schema, b".", name]),
-        };
+    if is_ambiguous || name.len() > NAME_BYTES_MAX {
+        let of_table: [&[u8]; 4] = [b".", table.schema.as_bytes(), b".", table.name.as_bytes()];
+        let parts = whole.iter().chain(of_table.iter().filter(|_| !is_default));
+        let digest = fnv1a_32(&parts.copied().collect::<Vec<_>>());
         let digest = format!("_{digest:08x}");
-        slot.truncate(NAME_BYTES_MAX - digest.len());
-        slot.push_str(&digest);
+        name.truncate(NAME_BYTES_MAX - digest.len());
+        name.push_str(&digest);
     }
-    slot
+    name
 }
 
 /// The characters that a slot's name may have; each other one becomes an underscore.

@@ -64,7 +64,7 @@ pub struct Settings {
     #[serde(deserialize_with = "scalar")]
     pub slot: Option<String>,
 
-    /// Publication [default: outboxd]
+    /// Publication [default: outboxd; other tables: with their name]
     #[arg(long, env = variables::PUBLICATION, hide_env_values = true, value_name = "NAME")]
     #[serde(deserialize_with = "scalar")]
     pub publication: Option<String>,

@@ -254,7 +254,7 @@ impl Examination<'_> {
         may_read &= problem.is_none();
         let ok = "no row is hidden";
         self.add(server::of_problems(Name::RowSecurity, ok, problem));
-        let problem = preflight::dead_letter_problem(session, config).await;
+        let problem = facts::dead_letter_table::problem(session, config).await;
         if let Some(problem) = self.readable(Name::DeadLetters, problem) {
             let ok = format!("{} can be used", config.table.dead_letter());
             self.add(server::of_problems(Name::DeadLetters, ok, problem));

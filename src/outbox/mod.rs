@@ -14,6 +14,7 @@
 //! [`NewDeadLetter`]; [`DeadLetters`] keeps it until it is retried or discarded
 //! ([`dead_letter::admin`]).
 
+mod new_event;
 mod topic_name;
 mod writer;
 
@@ -56,8 +57,9 @@ mod write_back;
 #[cfg(test)]
 mod tests;
 
+pub use new_event::{NewEvent, Payload};
 pub use topic_name::{TopicName, TopicNameError};
-pub use writer::{NewEvent, PAYLOAD_BYTES_MAX, Payload, PreparedWriter, Writer};
+pub use writer::{PAYLOAD_BYTES_MAX, PreparedWriter, Writer};
 
 #[cfg(all(test, feature = "publisher"))]
 pub(crate) use self::write_back::{MarkedTable, PartTable, RefusedMark, settle, write};
@@ -73,7 +75,7 @@ pub use self::{
     record::Record,
     router::{EventSource, Router},
     row_name::{CreatedAt, RowName},
-    statement_check::preflight,
+    statement_check::{preflight, readiness},
     table::{SlowRows, UnpublishedRows},
     unpublished_count::UnpublishedCount,
 };

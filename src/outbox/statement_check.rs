@@ -7,12 +7,15 @@
 
 use std::error::Error as _;
 
+use postgres_protocol::escape::escape_identifier;
+
 use crate::config::{Config, Source};
 use crate::error::{Code, Error, Result};
 use crate::outbox::marking::Marking;
 use crate::outbox::write_back::MarkStatements;
 use crate::outbox::{DeadLetters, MissedRows, UnpublishedRows};
-use crate::postgres::{self, ServerError, Session, TableShape};
+use crate::postgres::server_settings::ServerSettings;
+use crate::postgres::{self, Inspection, ServerError, Session, TableShape};
 
 /// All that publishing needs with this configuration: [`preflight::check`], and every statement.
 /// Returns the table's shape.
@@ -25,6 +28,56 @@ pub async fn preflight(session: &Session, config: &Config) -> Result<TableShape>
     let shape = postgres::preflight::check(session, config).await?;
     check_statements(session, config, &shape).await?;
     Ok(shape)
+}
+
+/// What keeps a publisher from starting: each problem with its code and what to do about it.
+///
+/// `role` is the one that will publish, where that is not the session's. Its rights are checked, if
+/// the session's role may become it.
+///
+/// # Errors
+/// Those that may pass.
+pub async fn readiness(
+    session: &Session,
+    config: &Config,
+    role: Option<&str>,
+) -> Result<Vec<(Code, String, String)>> {
+    let what = "becoming the role that publishes";
+    let becomes = match role {
+        Some(role) => {
+            let set = format!("SET ROLE {}", escape_identifier(role));
+            session.run(what, &set).await.is_ok()
+        }
+        None => false,
+    };
+    let found = problems(session, config).await;
+    if becomes {
+        session.run(what, "RESET ROLE").await?;
+    }
+    let mut found = found?;
+    // Whether the session's own role may replicate says nothing about the other.
+    if role.is_some() && !becomes {
+        let own = ServerSettings::read(session).await?.role_problem();
+        found.retain(|(_, problem, _)| own.as_ref().is_none_or(|own| own.problem != *problem));
+    }
+    Ok(found)
+}
+
+async fn problems(session: &Session, config: &Config) -> Result<Vec<(Code, String, String)>> {
+    let Inspection { shape, problems } = postgres::preflight::inspect(session, config).await?;
+    let problems = problems.into_iter();
+    let mut found: Vec<_> = problems.map(|it| (it.code, it.problem, it.hint)).collect();
+    if let Some(shape) = shape.filter(|_| found.is_empty()) {
+        match check_statements(session, config, &shape).await {
+            Err(error) if error.is_transient() => return Err(error),
+            Err(error) => {
+                let hint = error.hint().unwrap_or("see the server's log").to_owned();
+                found.push((error.code(), error.reason(), hint));
+            }
+            Ok(()) => {}
+        }
+    }
+    Ok(found)
 }
 
 /// Checks the statements alone, for a table that passed the other checks.

@@ -16,6 +16,8 @@ pub mod advisory_lock;
 #[cfg(feature = "publisher")]
 pub(crate) mod facts;
 #[cfg(feature = "publisher")]
+pub mod lock_wait;
+#[cfg(feature = "publisher")]
 mod pooler;
 #[cfg(feature = "publisher")]
 pub mod preflight;

@@ -7,8 +7,9 @@
 
 use postgres_protocol::escape::escape_identifier;
 
-use crate::config::{AfterPublish, Backlog, Config, KeyRule, Source, TableName};
+use crate::config::{AfterPublish, Backlog, Config, KeyRule, Source};
 use crate::error::{Code, Error, Result};
+use crate::postgres::facts::dead_letter_table;
 use crate::postgres::problem::ServerProblem;
 use crate::postgres::server_settings::ServerSettings;
 use crate::postgres::session::Session;
@@ -57,7 +58,7 @@ pub(crate) async fn inspect(session: &Session, config: &Config) -> Result<Inspec
         None => problems.push(missing_table_problem(config)),
         Some(shape) => {
             problems.extend(table_problems(shape, config, session).await?);
-            problems.extend(dead_letter_problem(session, config).await?);
+            problems.extend(dead_letter_table::problem(session, config).await?);
             if config.source == Source::Slot {
                 problems.extend(publication_problems(session, config, shape).await?);
             }
@@ -132,7 +133,7 @@ async fn server_problems(session: &Session, config: &Config) -> Result<Vec<Serve
 }
 
 /// The columns that publishing needs with this configuration.
-fn needed_columns(config: &Config) -> Vec<&str> {
+pub(crate) fn needed_columns(config: &Config) -> Vec<&str> {
     let mut needed = vec!["event_type", "topic", "event_payload"];
     if config.after_publish != AfterPublish::Keep || config.backlog == Backlog::Publish {
         needed.push("id");
@@ -289,70 +290,6 @@ pub(crate) fn right_problems(
         AfterPublish::Mark | AfterPublish::Delete | AfterPublish::Keep => {}
     }
     problems
-}
-
-/// Without the dead-letter table, one rejected event would hold up all events behind it.
-pub(crate) async fn dead_letter_problem(
-    session: &Session,
-    config: &Config,
-) -> Result<Option<ServerProblem>> {
-    const SQL: &str = "SELECT current_user::text, t.found IS NOT NULL, t.found IS NULL
-                OR (SELECT pg_catalog.bool_and(pg_catalog.has_table_privilege(t.found, r.name))
-                      FROM (VALUES ('SELECT'), ('INSERT'), ('UPDATE')) AS r (name)),
-                t.found IS NULL OR EXISTS (SELECT FROM pg_catalog.pg_attribute
-                                            WHERE attrelid = t.found AND attname = 'table_oid')
-           FROM (SELECT (SELECT c.oid FROM pg_catalog.pg_class AS c
-                           JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
-                          WHERE n.nspname = $1 AND c.relname = $2 AND c.relkind IN ('r', 'p'))
-                ) AS t (found)";
-    let table = config.table.dead_letter();
-    let names: &[&(dyn tokio_postgres::types::ToSql + Sync)] = &[&table.schema, &table.name];
-    let row = session
-        .row("checking the dead-letter table", SQL, names)
-        .await?;
-    let (role, found, may): (&str, bool, bool) = (row.get(0), row.get(1), row.get(2));
-    Ok(match (found, may) {
-        (true, _) if !row.get::<_, bool>(3) => Some(ServerProblem::config(
-            format!("table {table} has no column table_oid: it is of an earlier version"),
-            "run `outboxd init`, which adds it",
-        )),
-        (false, _) => Some(no_dead_letters(session, config, &table).await?),
-        (true, false) => Some(ServerProblem::config(
-            format!(
-                "role {} lacks SELECT, INSERT or UPDATE on {table}",
-                escape_identifier(role)
-            ),
-            format!(
-                "run `outboxd init --role {role}`, or GRANT SELECT, INSERT, UPDATE ON {} TO {}",
-                table.quoted(),
-                escape_identifier(role)
-            ),
-        )),
-        (true, true) => None,
-    })
-}
-
-async fn no_dead_letters(
-    session: &Session,
-    config: &Config,
-    table: &TableName,
-) -> Result<ServerProblem> {
-    let problem = format!("there is no table {table} for dead letters");
-    let mut hint = "run `outboxd init`".to_owned();
-    if let Some(earlier) = config.table.earlier_dead_letter() {
-        let exists = "SELECT pg_catalog.to_regclass($1) IS NOT NULL";
-        let what = "looking for the dead letters of an earlier version";
-        let row = session.row(what, exists, &[&earlier.quoted()]).await?;
-        if row.get(0) {
-            hint = format!(
-                "if {earlier} has the dead letters of this outbox alone, first ALTER TABLE {} \
-                 RENAME TO {}; then run `outboxd init`",
-                earlier.quoted(),
-                escape_identifier(&table.name)
-            );
-        }
-    }
-    Ok(ServerProblem::config(problem, hint))
 }
 
 /// What keeps the table's events from the publication.

@@ -5,7 +5,7 @@ use crate::error::Code;
 /// A problem at the server, and its fix.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ServerProblem {
-    pub(super) code: Code,
+    pub(crate) code: Code,
     /// For metrics and status: the same word for the same kind of problem.
     pub(crate) name: &'static str,
     /// Whether the slot never delivers events that are committed while the problem stands.

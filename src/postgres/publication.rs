@@ -147,24 +147,12 @@ pub async fn inspect(
     name: &str,
     table: &TableShape,
 ) -> Result<Option<PublicationState>> {
-    let what = format!("reading publication {name}");
-    let publication = session
-        .row_if_any(&what, PUBLICATION, &[&name, &table.family])
-        .await?;
-    let Some(publication) = publication else {
+    let Some((mut state, has_list)) = flags(session, name, &table.family).await? else {
         return Ok(None);
     };
+    let what = format!("reading publication {name}");
     let parameters: [&(dyn ToSql + Sync); 3] = [&name, &table.oid, &table.partitions];
     let rows = session.rows(&what, RELATIONS, &parameters).await?;
-    let mut state = PublicationState {
-        insert: publication.get(0),
-        update_or_delete: publication.get(1),
-        relations: Vec::new(),
-        missing: Vec::new(),
-        row_filter: None,
-        columns: None,
-    };
-    let has_list = publication.get::<_, Option<bool>>(2) == Some(true);
     for row in rows {
         let (is_root, published): (bool, bool) = (row.get(0), row.get(1));
         let relation = TableName {
@@ -187,6 +175,30 @@ pub async fn inspect(
         }
     }
     Ok(Some(state))
+}
+
+/// What the publication `name` publishes of the tables that it has, and whether one of these tables
+/// has a column list.
+pub(crate) async fn flags(
+    session: &Session,
+    name: &str,
+    tables: &[u32],
+) -> Result<Option<(PublicationState, bool)>> {
+    let what = format!("reading publication {name}");
+    let row = session
+        .row_if_any(&what, PUBLICATION, &[&name, &tables])
+        .await?;
+    Ok(row.map(|row| {
+        let state = PublicationState {
+            insert: row.get(0),
+            update_or_delete: row.get(1),
+            relations: Vec::new(),
+            missing: Vec::new(),
+            row_filter: None,
+            columns: None,
+        };
+        (state, row.get::<_, Option<bool>>(2) == Some(true))
+    }))
 }
 
 /// Creates the publication `name` for inserts into `table`. The role must own the table and have
@@ -219,19 +231,49 @@ pub async fn check_owner(session: &Session, name: &str) -> Result<()> {
         .with_hint(format!("connect as {owner}, or as a superuser")))
 }
 
+/// What the publication `name` publishes beside `table` and its partitions: some of the tables, or
+/// all.
+pub async fn others(session: &Session, name: &str, table: &TableName) -> Result<Vec<String>> {
+    const SQL: &str = "
+        SELECT 'all tables' FROM pg_catalog.pg_publication AS p
+         WHERE p.pubname = $1 AND p.puballtables
+         UNION ALL
+        (SELECT t.schemaname::text || '.' || t.tablename::text
+           FROM pg_catalog.pg_publication_tables AS t
+           JOIN pg_catalog.pg_publication AS p ON p.pubname = t.pubname
+           JOIN pg_catalog.pg_namespace AS n ON n.nspname = t.schemaname
+           JOIN pg_catalog.pg_class AS c ON c.relnamespace = n.oid AND c.relname = t.tablename
+          WHERE t.pubname = $1 AND NOT p.puballtables
+            AND NOT EXISTS (
+                SELECT FROM pg_catalog.pg_class AS o
+                  JOIN pg_catalog.pg_namespace AS m ON m.oid = o.relnamespace
+                 WHERE m.nspname = $2 AND o.relname = $3
+                   AND (o.oid = c.oid
+                        OR c.oid IN (SELECT f.relid FROM pg_catalog.pg_partition_tree(o.oid) AS f)))
+          ORDER BY 1 LIMIT 3)";
+    let what = format!("reading what publication {name} publishes");
+    let rows = session
+        .rows(&what, SQL, &[&name, &table.schema, &table.name])
+        .await?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
+}
+
+/// Whether there is a publication of that name.
+pub async fn exists(session: &Session, name: &str) -> Result<bool> {
+    const SQL: &str = "SELECT FROM pg_catalog.pg_publication WHERE pubname = $1";
+    let what = format!("reading publication {name}");
+    Ok(session.row_if_any(&what, SQL, &[&name]).await?.is_some())
+}
+
 /// Drops the publication `name`; false when there is none. A slot that uses it gets stuck: drop the
 /// slot first.
 pub async fn drop(session: &Session, name: &str) -> Result<bool> {
-    const EXISTS: &str = "SELECT FROM pg_catalog.pg_publication WHERE pubname = $1";
-    let what = format!("dropping publication {name}");
-    if session.row_if_any(&what, EXISTS, &[&name]).await?.is_none() {
+    if !exists(session, name).await? {
         return Ok(false);
     }
+    let sql = format!("DROP PUBLICATION IF EXISTS {}", escape_identifier(name));
     session
-        .run(
-            &what,
-            &format!("DROP PUBLICATION IF EXISTS {}", escape_identifier(name)),
-        )
+        .run(&format!("dropping publication {name}"), &sql)
         .await?;
     Ok(true)
 }

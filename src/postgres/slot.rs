@@ -12,6 +12,10 @@ use tokio_postgres::types::PgLsn;
 use crate::error::{Code, Error, Result};
 use crate::lsn::Lsn;
 use crate::postgres::session::Session;
+use crate::postgres::sqlstate::{self, ServerError};
+
+const REPLICATION: &str = "the role needs REPLICATION: ALTER ROLE ... REPLICATION, or on Amazon \
+                           RDS GRANT rds_replication";
 
 /// The output plugin of outboxd's slots.
 pub(crate) const PLUGIN: &str = "pgoutput";
@@ -162,7 +166,8 @@ pub async fn copy(session: &Session, from: &str, to: &str) -> Result<Lsn> {
            FROM pg_catalog.pg_replication_slots
           WHERE slot_name = $1 AND plugin = 'pgoutput'
             AND database = pg_catalog.current_database()";
-    match session.row_if_any(&what, SQL, &[&from, &to]).await? {
+    let copied = session.row_if_any(&what, SQL, &[&from, &to]).await;
+    match copied.map_err(needs_replication)? {
         Some(row) => Ok(Lsn::new(row.get::<_, PgLsn>(0).into())),
         None => Err(Error::transient(
             Code::Slot,
@@ -184,8 +189,8 @@ pub(crate) async fn advance(session: &Session, name: &str, to: Lsn) -> Result<()
     }
     let what = format!("confirming {to} for slot {name}");
     let sql = "SELECT pg_catalog.pg_replication_slot_advance($1, $2::text::pg_lsn)::text";
-    session.rows(&what, sql, &[&name, &to.to_string()]).await?;
-    Ok(())
+    let moved = session.rows(&what, sql, &[&name, &to.to_string()]).await;
+    moved.map(|_rows| ()).map_err(needs_replication)
 }
 
 /// Moves a slot that no session reads from past the transaction whose commit is at `lsn`.
@@ -194,8 +199,8 @@ pub(crate) async fn advance_past_commit(session: &Session, name: &str, lsn: Lsn)
     const SQL: &str =
         "SELECT pg_catalog.pg_replication_slot_advance($1, $2::text::pg_lsn + 1)::text";
     let what = format!("moving slot {name}");
-    session.rows(&what, SQL, &[&name, &lsn.to_string()]).await?;
-    Ok(())
+    let moved = session.rows(&what, SQL, &[&name, &lsn.to_string()]).await;
+    moved.map(|_rows| ()).map_err(needs_replication)
 }
 
 /// Drops the slot `name`; false when there is none. The server refuses to drop a slot that a
@@ -209,7 +214,8 @@ pub async fn drop(session: &Session, name: &str) -> Result<bool> {
           WHERE slot_name = $1 AND plugin = 'pgoutput'
             AND database = pg_catalog.current_database()";
     let what = format!("dropping replication slot {name}");
-    Ok(session.row_if_any(&what, SQL, &[&name]).await?.is_some())
+    let dropped = session.row_if_any(&what, SQL, &[&name]).await;
+    Ok(dropped.map_err(needs_replication)?.is_some())
 }
 
 /// Fails unless the session's role may drop slots. On Amazon RDS, membership in rds_replication
@@ -230,6 +236,24 @@ pub async fn check_rights(session: &Session) -> Result<()> {
             format!("role {role} may not drop a replication slot"),
         )
         .with_hint("connect as a superuser, or as a role with REPLICATION")),
+    }
+}
+
+/// The error of a command that needs REPLICATION; where a right is missing, it is that one.
+pub(crate) fn classify_replication(context: impl Into<String>, server: ServerError) -> Error {
+    let is_right = server.is_of_privileges();
+    let error = sqlstate::classify(context, server);
+    match is_right {
+        true => error.with_hint(REPLICATION),
+        false => error,
+    }
+}
+
+/// The same for an SQL function of slots.
+pub(crate) fn needs_replication(error: Error) -> Error {
+    match ServerError::of(&error).is_some_and(ServerError::is_of_privileges) {
+        true => error.with_hint(REPLICATION),
+        false => error,
     }
 }
 

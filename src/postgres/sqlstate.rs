@@ -171,8 +171,8 @@ const SLOTS: &str = "drop unused slots (see pg_replication_slots), or raise \
                      max_replication_slots and restart the server";
 const SLOT_STATE: &str = "check wal_status, database and plugin of the slot in \
                           pg_replication_slots, and that wal_level is logical";
-const RIGHTS: &str = "the role needs REPLICATION (ALTER ROLE … REPLICATION) and the rights \
-                      that `outboxd init --print-sql` grants";
+const RIGHTS: &str = "the role lacks a right on what the message names: `outboxd doctor` says \
+                      which, and `outboxd init --role` gives those that publishing needs";
 const LIMIT: Option<&str> =
     Some("raise max_connections and max_wal_senders, or close idle connections");
 

@@ -13,6 +13,7 @@ use tokio_postgres::config::ChannelBinding;
 use tokio_postgres::fallible_iterator::FallibleIterator;
 
 use crate::error::{Code, Error, Result};
+use crate::postgres::slot::classify_replication;
 use crate::postgres::sqlstate::{self, ServerError};
 use crate::replication::connection::{Connection, refused};
 
@@ -132,7 +133,8 @@ async fn receive(connection: &mut Connection) -> Result<Message> {
     match connection.parse(&raw)? {
         Message::ErrorResponse(_) => {
             let error = connection.server_error(&raw);
-            Err(sqlstate::classify(refused(connection.peer()), error))
+            let refused = refused(connection.peer());
+            Err(classify_replication(refused, error))
         }
         message => Ok(message),
     }

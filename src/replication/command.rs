@@ -13,6 +13,7 @@ use tokio_postgres::fallible_iterator::FallibleIterator;
 
 use crate::error::Result;
 use crate::lsn::Lsn;
+use crate::postgres::slot::classify_replication;
 use crate::postgres::sqlstate::{self, ServerError};
 use crate::replication::connection::Connection;
 
@@ -71,7 +72,11 @@ async fn run(connection: &mut Connection, sql: &str) -> Result<Rows> {
         if raw.tag == ERROR_RESPONSE_TAG {
             let error = connection.server_error(&raw);
             let context = format!("Postgres at {} refused `{sql}`", connection.peer());
-            refusal = refusal.or_else(|| Some(sqlstate::classify(context, error)));
+            let refused = match sql.starts_with("SELECT") {
+                true => sqlstate::classify(context, error),
+                false => classify_replication(context, error),
+            };
+            refusal = refusal.or(Some(refused));
             continue;
         }
         match connection.parse(&raw)? {
@@ -174,7 +179,7 @@ async fn start(connection: &mut Connection, slot: &str, sql: &str) -> Result<()>
                 "Postgres at {} refused to stream from slot {slot}",
                 connection.peer()
             );
-            Err(sqlstate::classify(context, error))
+            Err(classify_replication(context, error))
         }
         _ => Err(connection.unexpected(&raw, "the reply to START_REPLICATION")),
     }

@@ -23,7 +23,7 @@ use tokio_postgres::config::TargetSessionAttrs;
 
 use crate::config::{Database, SslMode};
 use crate::error::{Code, Error, Result};
-use crate::postgres::sqlstate;
+use crate::postgres::slot::classify_replication;
 use crate::postgres::tls::{self, Connector};
 use crate::replication::auth::{self, Credentials};
 use crate::replication::command;
@@ -321,7 +321,8 @@ async fn server_identity(connection: &mut Connection) -> Result<(i32, u32)> {
             }
             Message::ErrorResponse(_) => {
                 let error = connection.server_error(&raw);
-                return Err(sqlstate::classify(refused(connection.peer()), error));
+                let refused = refused(connection.peer());
+                return Err(classify_replication(refused, error));
             }
             Message::NoticeResponse(_) => {
                 connection.skips(&raw);

@@ -38,14 +38,19 @@ async fn init_makes_what_is_missing_and_leaves_the_rest_each_time() -> Result<()
         assert!(first.status.success(), "{}", err(&first));
         assert_eq!(
             out(&first).matches("created ").count(),
-            9,
+            14,
             "{}",
             out(&first)
         );
         assert!(out(&first).contains("ready"), "{}", out(&first));
         let again = outboxd(database.url(), &init).await?;
         assert!(again.status.success(), "{}", err(&again));
-        assert_eq!(out(&again).matches("exists ").count(), 9, "{}", out(&again));
+        assert_eq!(
+            out(&again).matches("exists ").count(),
+            14,
+            "{}",
+            out(&again)
+        );
         database.insert("created", "orders", "{}").await?;
         let admin = database.connect().await?;
         let slots = format!(

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 /// The rows of the first table of `tests/faults.md`.
-const FAULTS: [&str; 94] = [
+const FAULTS: [&str; 102] = [
     "process killed at any step",
     "walsender terminated",
     "Postgres stopped without a checkpoint",
@@ -103,6 +103,14 @@ const FAULTS: [&str; 94] = [
     "`search_path` of the role that hides names of the catalog",
     "more parked keys than are kept",
     "dead-letter table of an earlier version",
+    "second outbox in a schema or database",
+    "unrelated function, index, publication or dead-letter table",
+    "index whose build was cancelled",
+    "several `init` at once",
+    "schema dropped by a migration",
+    "transaction that holds up `init` or `drop`",
+    "right that is missing for `init` or `drop`",
+    "database of another encoding",
 ];
 
 /// The rows of its second table are numbered from 1 to this.

@@ -47,6 +47,8 @@ mod failover;
 mod failover_slot;
 // Nothing to publish for a long time.
 mod idle;
+// `init` and `drop` beside what is there: other people's objects, locks, missing rights.
+mod init;
 // A Kafka that does not let the user write.
 mod kafka_access;
 // What is wrong on the way to Kafka: one line each, with a hint.

@@ -45,12 +45,9 @@ async fn ready(major: u32) -> Result<(Database, String)> {
     let config = config(database.url(), |_| ())?;
     let session = open(database.url()).await?;
     let setup = Setup {
-        table: &config.table,
-        publication: Some(&config.publication),
+        config: &config,
         role: Some(&role),
-        delete: false,
         checks: false,
-        existing: None,
     };
     for step in setup.steps(true) {
         session.run(step.purpose, &step.sql).await?;

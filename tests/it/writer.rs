@@ -18,6 +18,7 @@ const ROLE: &str = concat!(
     include_str!("../../sql/role_replication.sql")
 );
 const WRITE_EVENT: &str = include_str!("../../sql/write_event.sql");
+const WRITE_EVENT_HEADERS: &str = include_str!("../../sql/write_event_headers.sql");
 const CHECKS: &str = include_str!("../../sql/checks.sql");
 
 /// This many numbers `1e131071` print as more than 10 MiB, from less than a kilobyte of JSON.
@@ -33,6 +34,8 @@ fn filled(sql: &str, database: &Database) -> String {
         .replace("{{table}}", "\"outbox\".\"outbox\"")
         .replace("{{dead_letter}}", "\"outbox\".\"dead_letter\"")
         .replace("{{publication}}", "\"outboxd\"")
+        .replace("{{function}}", "\"write_event\"")
+        .replace("{{key}}", "\"key\"")
         .replace("{{role}}", &role(database))
 }
 
@@ -129,6 +132,66 @@ async fn a_prepared_writer_writes_the_same_and_is_parsed_once() -> Result<()> {
 }
 
 #[tokio::test]
+async fn headers_and_a_key_go_with_an_event_where_the_table_has_them() -> Result<()> {
+    let database = Database::create(postgres::shared(postgres::turn(17))).await?;
+    let session = database.connect().await?;
+    let plain = NewEvent::new("OrderCreated", "orders", "{}");
+    let traced = plain.with_headers(r#"{"traceparent": "00-1"}"#);
+    let json = json!({ "tenant": 7 });
+    let key = "6c84fb90-12c4-11e1-840d-7b25c5ee775a";
+    let (writer, keyed) = (Writer::new("outbox.outbox")?, Writer::new("outbox.outbox")?);
+    let keyed = keyed.with_key_column("order id");
+    // The poller's table takes events without either, and no others.
+    writer.write_event(&*session, &plain).await?;
+    keyed.write_event(&*session, &plain).await?;
+    let error = writer.write_event(&*session, &traced).await.unwrap_err();
+    assert!(error.report().contains("42703"), "{}", error.report());
+    session
+        .batch_execute("ALTER TABLE outbox.outbox ADD headers jsonb, ADD \"order id\" uuid")
+        .await?;
+    let prepared = keyed.prepare(&*session).await?;
+    for event in [
+        plain,
+        traced,
+        plain.with_key(key),
+        traced.with_key(key),
+        plain.with_headers(&json),
+    ] {
+        keyed.write_event(&*session, &event).await?;
+        prepared.write_event(&*session, &event).await?;
+    }
+    for (condition, expected) in [
+        ("headers IS NULL AND \"order id\" IS NULL", 4_i64),
+        ("headers ->> 'traceparent' = '00-1'", 4),
+        (&format!("\"order id\" = '{key}'"), 4),
+        ("headers = '{\"tenant\": 7}'", 2),
+    ] {
+        let count = format!("SELECT count(*) FROM outbox.outbox WHERE {condition}");
+        assert_eq!(session.value::<i64>(&count).await?, expected, "{condition}");
+    }
+    let many: serde_json::Map<_, _> = (0..1_001).map(|i| (i.to_string(), json!(i))).collect();
+    let (many, long) = (json!(many), "k".repeat((1 << 20) + 1));
+    let list = json!([1]);
+    for refused in [
+        plain.with_headers("[1]"),
+        plain.with_headers("{"),
+        plain.with_headers(&list),
+        plain.with_headers(&many),
+        plain.with_key(&long),
+    ] {
+        let error = keyed.write_event(&*session, &refused).await.unwrap_err();
+        assert_eq!(error.code(), Code::Write, "{}", error.report());
+        assert!(error.hint().is_some(), "{}", error.report());
+    }
+    // A key that its column cannot take, and a writer that knows no column.
+    let error = keyed.write_event(&*session, &plain.with_key("7")).await;
+    assert!(error.unwrap_err().report().contains("22P02"));
+    let error = writer.write_event(&*session, &plain.with_key(key)).await;
+    assert!(error.unwrap_err().report().contains("with_key_column"));
+    Ok(())
+}
+
+#[tokio::test]
 async fn what_could_never_be_published_is_refused_and_the_transaction_goes_on() -> Result<()> {
     let database = Database::create(postgres::shared(postgres::turn(15))).await?;
     let mut session = database.connect().await?;
@@ -199,7 +262,15 @@ async fn each_file_may_run_twice_on_a_database_with_or_without_the_table() -> Re
         ] {
             let session = database.connect().await?;
             for _ in 0..2 {
-                for sql in [SCHEMA, DEAD_LETTER, PUBLICATION, ROLE, WRITE_EVENT, CHECKS] {
+                for sql in [
+                    SCHEMA,
+                    DEAD_LETTER,
+                    PUBLICATION,
+                    ROLE,
+                    WRITE_EVENT,
+                    WRITE_EVENT_HEADERS,
+                    CHECKS,
+                ] {
                     session.batch_execute(&filled(sql, &database)).await?;
                 }
             }

@@ -49,12 +49,9 @@ pub(crate) async fn build(server: &Server, config: &Config) -> Result<()> {
         .await?;
     let session = connect(server, DATABASE).await?;
     let setup = Setup {
-        table: &config.table,
-        publication: Some(&config.publication),
+        config,
         role: Some(PUBLISHER),
-        delete: false,
         checks: false,
-        existing: None,
     };
     for step in setup.steps(false) {
         session

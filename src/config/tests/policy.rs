@@ -151,3 +151,31 @@ fn two_tables_never_have_the_same_default_slot() {
     let long = "x".repeat(60);
     assert_ne!(slot((&long, "a")), slot((&long, "b")));
 }
+
+#[test]
+fn two_tables_never_have_the_same_default_publication() {
+    let publication = |schema: &str, name: &str| {
+        let table = TableName {
+            schema: schema.to_owned(),
+            name: name.to_owned(),
+        };
+        let publication = parse::default_publication(&table);
+        parse::name_of("publication", &publication)
+            .unwrap_or_else(|wrong| panic!("{publication}: {wrong:?}"))
+    };
+    assert_eq!(publication("outbox", "outbox"), "outboxd");
+    assert_eq!(publication("billing", "outbox"), "outboxd_billing_outbox");
+    let long = "x".repeat(60);
+    let all: std::collections::BTreeSet<String> = [
+        ("outbox", "outbox"),
+        ("outbox", "events"),
+        ("a_b", "c"),
+        ("a", "b_c"),
+        ("a", "B_c"),
+        (&long, "a"),
+        (&long, "b"),
+    ]
+    .map(|(schema, name)| publication(schema, name))
+    .into();
+    assert_eq!(all.len(), 7, "{all:?}");
+}

@@ -1,9 +1,10 @@
 //! What the catalogs and statistics show about a server, for a person who examines it. Nothing here
-//! judges, and no statement changes anything.
+//! judges but the shape of the dead letters' table, and no statement changes anything.
 //!
 //! A column that only some roles see is an `Option`: `None` means that the role does not see it.
 
 mod activity;
+pub(crate) mod dead_letter_table;
 mod server;
 mod table;
 

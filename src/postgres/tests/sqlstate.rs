@@ -4,6 +4,7 @@
 
 use super::*;
 use crate::error::Disposition::{Fatal, Transient};
+use crate::postgres::slot::{classify_replication, needs_replication};
 
 fn server(code: &str) -> ServerError {
     ServerError {
@@ -67,6 +68,23 @@ fn every_state_that_the_matrix_names_has_its_code_and_disposition() {
             "{state}"
         );
     }
+}
+
+#[test]
+fn a_missing_right_is_replication_only_where_a_command_needs_it() {
+    let hint = |error: &Error| error.hint().unwrap_or_default().to_owned();
+    let plain = hint(&classify("granting", server("42501")));
+    assert!(
+        !plain.contains("REPLICATION") && plain.contains("doctor"),
+        "{plain}"
+    );
+    let needs = "the role needs REPLICATION";
+    let command = classify_replication("streaming", server("42501"));
+    assert!(hint(&command).starts_with(needs), "{command:?}");
+    let function = needs_replication(classify("dropping a slot", server("42501")));
+    assert!(hint(&function).starts_with(needs), "{function:?}");
+    let other = classify_replication("streaming", server("55006"));
+    assert!(!hint(&other).contains(needs), "{other:?}");
 }
 
 #[test]

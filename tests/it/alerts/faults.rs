@@ -2,7 +2,7 @@
 
 /// The alert that fires while a fault lasts, or after it, until a person has acted; `None` where
 /// the stream goes on without a person.
-pub(crate) const ALERTS: [(&str, Option<&str>); 94] = [
+pub(crate) const ALERTS: [(&str, Option<&str>); 102] = [
     ("process killed at any step", Some("OutboxdDown")),
     ("walsender terminated", Some("OutboxdReconnects")),
     (
@@ -184,4 +184,15 @@ pub(crate) const ALERTS: [(&str, Option<&str>); 94] = [
         "dead-letter table of an earlier version",
         Some("OutboxdDown"),
     ),
+    ("second outbox in a schema or database", None),
+    (
+        "unrelated function, index, publication or dead-letter table",
+        None,
+    ),
+    ("index whose build was cancelled", None),
+    ("several `init` at once", None),
+    ("schema dropped by a migration", None),
+    ("transaction that holds up `init` or `drop`", None),
+    ("right that is missing for `init` or `drop`", None),
+    ("database of another encoding", Some("OutboxdDown")),
 ];

@@ -417,9 +417,10 @@ async fn drop_database(name: String, url: String) -> Result<()> {
     Ok(session.batch_execute(&drop).await?)
 }
 
-/// What `outboxd init` makes of the writers' table, for the default names.
+/// The writers' table as the poller had it, without the headers of one that `outboxd init` creates.
 fn schema() -> String {
     let sql = include_str!("../../../sql/schema.sql");
-    sql.replace("{{schema}}", "outbox")
+    sql.replace(",\n    headers         jsonb\n", "\n")
+        .replace("{{schema}}", "outbox")
         .replace("{{table}}", "outbox.outbox")
 }

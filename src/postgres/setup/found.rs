@@ -1,0 +1,382 @@
+//! What is there before the first change: objects by what they are, their owners, and the rights of
+//! the session's role and of the role that will publish.
+
+use std::collections::BTreeSet;
+
+use tokio_postgres::Row;
+
+use crate::config::TableName;
+use crate::error::Result;
+use crate::postgres::facts::dead_letter_table::{self, DeadLetterTable};
+use crate::postgres::publication::{self, PublicationState};
+use crate::postgres::session::Session;
+use crate::postgres::setup::wanted::{COLUMNS_OF_EVENTS, Setup};
+use crate::postgres::setup::{catalog, sql};
+use crate::postgres::table_shape::{self, TableShape};
+
+/// See the module's head.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Found {
+    pub(super) server: Server,
+    pub(super) schema: Option<Schema>,
+    /// What has the table's name, a table or not.
+    pub(super) relation: Option<Relation>,
+    pub(super) shape: Option<TableShape>,
+    /// Of the table and of its leaf partitions.
+    pub(super) indexes: Vec<FoundIndex>,
+    /// The partitions that hold rows.
+    pub(super) leaves: Vec<Leaf>,
+    /// Relations that have a name like those of outboxd's indexes.
+    pub(super) names: BTreeSet<TableName>,
+    /// The constraints of the table.
+    pub(super) constraints: Vec<String>,
+    pub(super) dead_letters: Option<DeadLetterTable>,
+    pub(super) functions: Vec<FoundFunction>,
+    pub(super) publication: Option<FoundPublication>,
+    /// Other publications of outboxd's kind that publish the table.
+    pub(super) publishers: Vec<String>,
+    pub(super) role: Option<FoundRole>,
+    /// Whether the provider has a role in the place of REPLICATION.
+    pub(super) has_provider_role: bool,
+}
+
+/// The session's role and its database.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Server {
+    pub(super) role: String,
+    pub(super) is_superuser: bool,
+    pub(super) creates_roles: bool,
+    pub(super) database: String,
+    pub(super) database_owner: String,
+    /// Whether the role may create schemas and publications.
+    pub(super) may_create: bool,
+    pub(super) version: i32,
+}
+
+#[derive(Debug, Clone, Default)]
+pub(super) struct Schema {
+    pub(super) owner: String,
+    pub(super) is_owned: bool,
+    pub(super) may_create: bool,
+}
+
+#[derive(Debug, Clone, Default)]
+pub(super) struct Relation {
+    /// `r` and `p` are tables.
+    pub(super) kind: String,
+    pub(super) owner: String,
+    pub(super) is_owned: bool,
+}
+
+/// An index, valid or not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct FoundIndex {
+    pub(super) table: u32,
+    pub(super) name: TableName,
+    pub(super) is_valid: bool,
+    /// The first column; none where that is an expression.
+    pub(super) column: Option<String>,
+    pub(super) predicate: Option<String>,
+    pub(super) method: String,
+    /// The process that is building it.
+    pub(super) builder: Option<i32>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Leaf {
+    pub(super) oid: u32,
+    pub(super) name: TableName,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct FoundFunction {
+    pub(super) name: String,
+    /// The types of its arguments.
+    pub(super) arguments: String,
+    pub(super) source: String,
+    pub(super) is_owned: bool,
+    pub(super) owner: String,
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct FoundPublication {
+    pub(super) owner: String,
+    pub(super) is_owned: bool,
+    /// It has no table, no schema, and is not for all tables.
+    pub(super) is_empty: bool,
+    pub(super) via_root: bool,
+    pub(super) state: PublicationState,
+}
+
+/// The role that will publish.
+#[derive(Debug, Clone, Default)]
+pub(super) struct FoundRole {
+    pub(super) may_log_in: bool,
+    pub(super) may_replicate: bool,
+    pub(super) may_use_schema: bool,
+    pub(super) may_select: bool,
+    /// The columns of the table that it may update.
+    pub(super) may_update: Vec<String>,
+    pub(super) may_delete: bool,
+    pub(super) may_file: bool,
+}
+
+impl Found {
+    /// Reads it all. Changes nothing.
+    pub(super) async fn read(session: &Session, setup: &Setup<'_>) -> Result<Found> {
+        let table = &setup.config.table;
+        let server = session
+            .row("reading the session's role", catalog::SERVER, &[])
+            .await?;
+        let schema = session
+            .row_if_any("reading the schema", catalog::SCHEMA, &[&table.schema])
+            .await?;
+        let what = format!("reading what is there of {table}");
+        let named: &[&(dyn tokio_postgres::types::ToSql + Sync)] = &[&table.schema, &table.name];
+        let relation = session.row_if_any(&what, catalog::RELATION, named).await?;
+        let provider = session
+            .row("reading the roles", catalog::PROVIDER, &[])
+            .await?;
+        let mut found = Found {
+            schema: schema.map(|row| Schema {
+                owner: row.get(0),
+                is_owned: row.get(1),
+                may_create: row.get(2),
+            }),
+            relation: relation.map(|row| Relation {
+                kind: row.get(0),
+                owner: row.get(1),
+                is_owned: row.get(2),
+            }),
+            shape: table_shape::read(session, table).await?,
+            dead_letters: dead_letter_table::read(session, &table.dead_letter()).await?,
+            functions: functions(session, table).await?,
+            role: role(session, setup).await?,
+            has_provider_role: provider.get(0),
+            server: server_of(&server),
+            ..Found::default()
+        };
+        found.read_table(session).await?;
+        if let Some(name) = setup.publication() {
+            found.read_publication(session, name).await?;
+        }
+        Ok(found)
+    }
+
+    /// What belongs to the table, if that is there.
+    async fn read_table(&mut self, session: &Session) -> Result<()> {
+        let Some(shape) = &self.shape else {
+            return Ok(());
+        };
+        let what = format!("reading the indexes of {}", shape.name);
+        if shape.partitioned {
+            let leaves = session
+                .rows(&what, catalog::LEAVES, &[&shape.partitions])
+                .await?;
+            let leaf = |row: &Row| Leaf {
+                oid: row.get(0),
+                name: name_of(row, 1),
+            };
+            self.leaves = leaves.iter().map(leaf).collect();
+        }
+        let mut tables: Vec<u32> = self.leaves.iter().map(|leaf| leaf.oid).collect();
+        tables.push(shape.oid);
+        let indexes = session.rows(&what, catalog::INDEXES, &[&tables]).await?;
+        let index = |row: &Row| FoundIndex {
+            table: row.get(0),
+            name: name_of(row, 1),
+            is_valid: row.get(3),
+            column: row.get(4),
+            predicate: row.get(5),
+            method: row.get(6),
+            builder: row.get(7),
+        };
+        self.indexes = indexes.iter().map(index).collect();
+        let names = session.rows(&what, catalog::NAMES, &[]).await?;
+        self.names = names.iter().map(|row| name_of(row, 0)).collect();
+        let constraints = session
+            .rows(&what, catalog::CONSTRAINTS, &[&shape.oid])
+            .await?;
+        self.constraints = constraints.iter().map(|row| row.get(0)).collect();
+        Ok(())
+    }
+
+    async fn read_publication(&mut self, session: &Session, name: &str) -> Result<()> {
+        let what = format!("reading publication {name}");
+        let schemas = match self.server.version >= 150_000 {
+            true => catalog::NO_SCHEMA,
+            false => "true",
+        };
+        let sql = catalog::publication_sql(schemas);
+        if let Some(row) = session.row_if_any(&what, &sql, &[&name]).await? {
+            let state = match &self.shape {
+                Some(shape) => publication::inspect(session, name, shape).await?,
+                None => publication::flags(session, name, &[]).await?.map(|it| it.0),
+            };
+            self.publication = state.map(|state| FoundPublication {
+                owner: row.get(0),
+                is_owned: row.get(1),
+                is_empty: row.get(2),
+                via_root: row.get(3),
+                state,
+            });
+        }
+        if let Some(oid) = self.table_oid() {
+            let rows = session
+                .rows(&what, catalog::PUBLISHERS, &[&oid, &name])
+                .await?;
+            self.publishers = rows.iter().map(|row| row.get(0)).collect();
+        }
+        Ok(())
+    }
+
+    pub(super) fn table_oid(&self) -> Option<u32> {
+        self.shape.as_ref().map(|shape| shape.oid)
+    }
+
+    pub(super) fn is_partitioned(&self) -> bool {
+        self.shape.as_ref().is_some_and(|shape| shape.partitioned)
+    }
+
+    /// Whether the table has the column, or will have it.
+    pub(super) fn has_column(&self, name: &str) -> bool {
+        let of_new = COLUMNS_OF_EVENTS.contains(&name);
+        let column = |shape: &TableShape| shape.column(name).is_some_and(|it| !it.generated);
+        self.shape.as_ref().map_or(of_new, column)
+    }
+
+    /// Whether the session's role has the rights of the table's owner, or will have them.
+    pub(super) fn owns_table(&self) -> bool {
+        self.relation.as_ref().is_none_or(|table| table.is_owned)
+    }
+
+    pub(super) fn table_owner(&self) -> String {
+        let owner = self.relation.as_ref().map(|table| table.owner.clone());
+        owner.unwrap_or_else(|| self.server.role.clone())
+    }
+
+    pub(super) fn lacks_ownership(&self, table: &TableName) -> String {
+        let (role, owner) = (&self.server.role, self.table_owner());
+        format!("role {role} does not own {table}, which belongs to {owner}")
+    }
+
+    /// The first name that no relation has, or else the last.
+    pub(super) fn free_name(&self, names: Vec<TableName>) -> TableName {
+        let free = names.iter().position(|name| !self.names.contains(name));
+        let last = names.len().saturating_sub(1);
+        names
+            .into_iter()
+            .nth(free.unwrap_or(last))
+            .unwrap_or_default()
+    }
+}
+
+fn name_of(row: &Row, column: usize) -> TableName {
+    TableName {
+        schema: row.get(column),
+        name: row.get(column + 1),
+    }
+}
+
+fn server_of(row: &Row) -> Server {
+    Server {
+        role: row.get(0),
+        is_superuser: row.get(1),
+        creates_roles: row.get(2),
+        database: row.get(3),
+        database_owner: row.get(4),
+        may_create: row.get(5),
+        version: row.get(6),
+    }
+}
+
+async fn functions(session: &Session, table: &TableName) -> Result<Vec<FoundFunction>> {
+    let names = sql::function_names(table);
+    let what = format!("reading the functions of schema {}", table.schema);
+    let rows = session
+        .rows(
+            &what,
+            catalog::FUNCTIONS,
+            &[&table.schema, &names, &sql::MARK],
+        )
+        .await?;
+    let function = |row: &Row| FoundFunction {
+        name: row.get(0),
+        arguments: row.get(1),
+        source: row.get(2),
+        is_owned: row.get(3),
+        owner: row.get(4),
+    };
+    Ok(rows.iter().map(function).collect())
+}
+
+async fn role(session: &Session, setup: &Setup<'_>) -> Result<Option<FoundRole>> {
+    let Some(name) = setup.role else {
+        return Ok(None);
+    };
+    let (table, letters) = (&setup.config.table, setup.config.table.dead_letter());
+    let named: &[&(dyn tokio_postgres::types::ToSql + Sync)] =
+        &[&name, &table.schema, &table.name, &letters.name];
+    let row = session
+        .row_if_any(&format!("reading role {name}"), catalog::ROLE, named)
+        .await?;
+    Ok(row.map(|row| FoundRole {
+        may_log_in: row.get(0),
+        may_replicate: row.get(1),
+        may_use_schema: row.get(2),
+        may_select: row.get(3),
+        may_update: row.get(4),
+        may_delete: row.get(5),
+        may_file: row.get(6),
+    }))
+}
+
+#[cfg(test)]
+impl Found {
+    /// A table of these columns that the session's role owns, and nothing else.
+    pub(super) fn of_table(columns: &[(&str, &str)]) -> Found {
+        let owned = |kind: &str| Relation {
+            kind: kind.to_owned(),
+            owner: "postgres".to_owned(),
+            is_owned: true,
+        };
+        Found {
+            shape: Some(TableShape::of_columns(1, columns)),
+            relation: Some(owned("r")),
+            ..Found::of_nothing()
+        }
+    }
+
+    /// An empty schema.
+    pub(super) fn of_nothing() -> Found {
+        Found {
+            server: Server {
+                role: "postgres".to_owned(),
+                is_superuser: true,
+                creates_roles: true,
+                database: "orders".to_owned(),
+                database_owner: "postgres".to_owned(),
+                may_create: true,
+                version: 170_000,
+            },
+            schema: Some(Schema {
+                owner: "postgres".to_owned(),
+                is_owned: true,
+                may_create: true,
+            }),
+            ..Found::default()
+        }
+    }
+
+    /// Makes the table a partitioned one with these partitions.
+    pub(super) fn partition(&mut self, leaves: &[(u32, &str)]) {
+        if let Some(shape) = &mut self.shape {
+            shape.partitioned = true;
+        }
+        let leaf = |&(oid, name): &(u32, &str)| Leaf {
+            oid,
+            name: TableName::default().beside(name),
+        };
+        self.leaves = leaves.iter().map(leaf).collect();
+    }
+}
