@@ -6,9 +6,10 @@ use clap::Command;
 const HEADING: &str = "Settings";
 
 /// What every command that connects to Postgres uses.
-const DATABASE: [&str; 3] = [
+const DATABASE: [&str; 4] = [
     "database_url",
     "database_password_file",
+    "database_password_command",
     "operation_timeout",
 ];
 

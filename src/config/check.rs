@@ -5,7 +5,7 @@ use std::time::Duration;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
 use crate::config::connection_options::Env;
-use crate::config::database::Database;
+use crate::config::database::{Database, PasswordSource};
 use crate::config::error::{InvalidValue, NOT_SET, SettingError};
 use crate::config::log_format::LogFormat;
 use crate::config::parse::{self, KeyRule};
@@ -43,7 +43,7 @@ impl Check {
     pub(super) fn database(
         &mut self,
         url: Option<String>,
-        password_file: Option<String>,
+        password: PasswordSource,
         env: Env<'_>,
     ) -> Option<Database> {
         let Some(url) = url else {
@@ -52,7 +52,7 @@ impl Check {
                 .push(InvalidValue::new(NOT_SET, hint).of(variables::DATABASE_URL));
             return None;
         };
-        Database::parse(url.trim(), password_file.as_deref(), env, &mut self.errors)
+        Database::parse(url.trim(), password, env, &mut self.errors)
     }
 
     pub(super) fn brokers(&mut self, given: Option<String>, needed: bool) -> String {

@@ -15,7 +15,16 @@ use crate::config::error::{InvalidValue, SettingError};
 use crate::config::passfile::{self, Login};
 use crate::config::secret::Secret;
 use crate::config::tls::{SslMode, TlsSettings};
-use crate::config::variables::{DATABASE_PASSWORD_FILE, DATABASE_URL};
+use crate::config::variables::{DATABASE_PASSWORD_COMMAND, DATABASE_PASSWORD_FILE, DATABASE_URL};
+
+/// Settings that say where the password is.
+#[derive(Debug, Default)]
+pub(crate) struct PasswordSource {
+    /// A file with the password alone.
+    pub(crate) file: Option<String>,
+    /// A command that prints it.
+    pub(crate) command: Option<String>,
+}
 
 /// A database, and how to log in to it. Debug and Display hold no password.
 #[derive(Debug, Clone)]
@@ -25,6 +34,8 @@ pub struct Database {
     pub pg: tokio_postgres::Config,
     /// The TLS settings.
     pub tls: TlsSettings,
+    /// The command that prints the password for the next connection.
+    pub password_command: Option<Secret<String>>,
 }
 
 impl Database {
@@ -62,7 +73,7 @@ impl Database {
     /// Reads the connection string, and missing options from libpq's variables and from files.
     pub(crate) fn parse(
         text: &str,
-        password_file: Option<&str>,
+        password: PasswordSource,
         env: Env<'_>,
         errors: &mut Vec<SettingError>,
     ) -> Option<Database> {
@@ -98,9 +109,16 @@ impl Database {
             SslMode::Prefer => tokio_postgres::config::SslMode::Prefer,
             _ => tokio_postgres::config::SslMode::Require,
         });
-        let mut database = Database { pg, tls };
+        let mut database = Database {
+            pg,
+            tls,
+            password_command: None,
+        };
         database.check(errors);
-        database.find_password(password_file, passfile, env, errors);
+        match password.command {
+            Some(command) => database.take_command(command, password.file.is_some(), errors),
+            None => database.find_password(password.file.as_deref(), passfile, env, errors),
+        }
         (errors.len() == before).then_some(database)
     }
 
@@ -127,6 +145,24 @@ impl Database {
             errors.push(
                 InvalidValue::new(problem, "add sslmode=require or stronger").of(DATABASE_URL),
             );
+        }
+    }
+
+    /// Takes the command that prints the password. It is the only place of the password then, and
+    /// `PGPASSWORD` and libpq's password file do not count.
+    fn take_command(&mut self, command: String, has_file: bool, errors: &mut Vec<SettingError>) {
+        let other = match (has_file, self.pg.get_password()) {
+            (true, _) => Some(DATABASE_PASSWORD_FILE),
+            (false, Some(_)) => Some(DATABASE_URL),
+            (false, None) => None,
+        };
+        match other {
+            Some(other) => {
+                let problem = format!("names a password and {other} has one");
+                let wrong = InvalidValue::new(problem, "remove one of the two");
+                errors.push(wrong.of(DATABASE_PASSWORD_COMMAND));
+            }
+            None => self.password_command = Some(Secret::new(command)),
         }
     }
 

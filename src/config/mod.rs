@@ -37,6 +37,8 @@ pub use self::settings::Settings;
 pub use self::tls::{SslMode, TlsSettings};
 pub use self::unknown_variables::IgnoredVariable;
 #[doc(hidden)]
+#[cfg(feature = "publisher")]
+pub(crate) use self::variables::DATABASE_PASSWORD_COMMAND;
 pub use crate::error::may_be_secret;
 pub use crate::table_name::TableName;
 
@@ -69,6 +71,7 @@ pub fn listen_address(text: &str) -> Result<Option<String>, String> {
 
 use self::check::Check;
 use self::connection_options::Env;
+use self::database::PasswordSource;
 
 /// The whole configuration, checked. Its Debug form holds no secret.
 #[derive(Debug, Clone)]
@@ -175,7 +178,11 @@ impl Config {
         let mut check = Check {
             errors: given.errors,
         };
-        let database = check.database(given.database_url, given.database_password_file, env);
+        let (file, command) = (
+            given.database_password_file,
+            given.database_password_command,
+        );
+        let database = check.database(given.database_url, PasswordSource { file, command }, env);
         let brokers = check.brokers(given.kafka_brokers, needs_kafka);
         let kafka_properties = kafka_properties::properties(
             given.kafka_table,

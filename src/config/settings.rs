@@ -34,6 +34,12 @@ pub struct Settings {
     #[serde(deserialize_with = "scalar")]
     pub database_password_file: Option<String>,
 
+    /// Command that prints the Postgres password; it runs before each connection
+    #[arg(long, value_name = "COMMAND")]
+    #[arg(env = variables::DATABASE_PASSWORD_COMMAND, hide_env_values = true)]
+    #[serde(deserialize_with = "scalar")]
+    pub database_password_command: Option<String>,
+
     /// Kafka bootstrap servers: host:port,host:port
     #[arg(long, env = variables::KAFKA_BROKERS, hide_env_values = true, value_name = "LIST")]
     #[serde(deserialize_with = "scalar")]
@@ -192,6 +198,10 @@ impl Settings {
         Settings {
             database_url: or(self.database_url, other.database_url),
             database_password_file: or(self.database_password_file, other.database_password_file),
+            database_password_command: or(
+                self.database_password_command,
+                other.database_password_command,
+            ),
             kafka_brokers: or(self.kafka_brokers, other.kafka_brokers),
             kafka_properties,
             kafka: other.kafka.into_iter().chain(self.kafka).collect(),

@@ -54,7 +54,7 @@ pub(crate) use self::{
     preflight::Inspection,
     problem::ServerProblem,
     server::postmaster_start_sql,
-    session::{ROLES_SEARCH_PATH, is_out_of_time},
+    session::{ROLES_SEARCH_PATH, is_out_of_time, with_password},
     sql_error::{RowError, row_error, sql_error},
     sqlstate::{is_lock_conflict, is_of_the_row, is_of_the_statement, is_unreadable},
     wal::{emit_logical_message, log_position},

@@ -25,6 +25,7 @@ use crate::config::{Database, SslMode};
 use crate::error::{Code, Error, Result};
 use crate::postgres::slot::classify_replication;
 use crate::postgres::tls::{self, Connector};
+use crate::postgres::with_password;
 use crate::replication::auth::{self, Credentials};
 use crate::replication::command;
 use crate::replication::connection::{Connection, refused};
@@ -69,6 +70,7 @@ pub(crate) struct Login<'a> {
 
 /// Tries the hosts in order and returns the first session that fits `target_session_attrs`.
 pub(crate) async fn connect(database: &Database, session: &SessionOptions) -> Result<LoggedIn> {
+    let database = &*with_password(database, session.command_timeout).await?;
     let connector = tls::connector(&database.tls)?;
     let login = Login {
         database: database.database_name(),

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 /// The rows of the first table of `tests/faults.md`.
-const FAULTS: [&str; 102] = [
+const FAULTS: [&str; 103] = [
     "process killed at any step",
     "walsender terminated",
     "Postgres stopped without a checkpoint",
@@ -90,6 +90,7 @@ const FAULTS: [&str; 102] = [
     "all rights on Kafka revoked, or none given yet",
     "Kafka not reached before the first event",
     "password that changes while nothing is sent",
+    "Postgres password that changes, or whose command fails",
     "Postgres that accepts a connection and says nothing",
     "topic made again after its leaders changed",
     "certificate authority renewed",

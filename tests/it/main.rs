@@ -77,6 +77,8 @@ mod multiple_instances;
 mod network;
 // A partitioned outbox.
 mod partitions;
+// A password that a command prints, and that changes while outboxd runs.
+mod password_command;
 // Many events that cannot be published among many that can.
 mod poison;
 // OUTBOX_SOURCE=poll.

@@ -46,7 +46,11 @@ fn with_tls(url: &str, tls: TlsSettings) -> Address {
     let pg = url
         .parse()
         .expect("the tests' connection strings are well-formed");
-    Address { pg, tls }
+    Address {
+        pg,
+        tls,
+        password_command: None,
+    }
 }
 
 fn tls(mode: SslMode) -> TlsSettings {

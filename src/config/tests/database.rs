@@ -227,6 +227,39 @@ fn a_password_file_that_others_may_read_is_a_fault() {
 }
 
 #[test]
+fn the_password_can_come_from_a_command_but_not_from_two_places() {
+    let given = |url: &str, command: &str, file: Option<&str>| Settings {
+        database_url: Some(url.to_owned()),
+        database_password_command: Some(command.to_owned()),
+        database_password_file: file.map(str::to_owned),
+        ..valid()
+    };
+    let config = build(given("postgres://u@h/d", "token hunter2", None)).unwrap();
+    assert_eq!(config.database.pg.get_password(), None);
+    let command = config.database.password_command.as_ref();
+    assert_eq!(command.unwrap().expose(), "token hunter2");
+    assert!(!format!("{config:?}").contains("hunter2"));
+    for (url, command, file, problem) in [
+        (
+            "postgres://u:p@h/d",
+            "token",
+            None,
+            "names a password and DATABASE_URL has one",
+        ),
+        (
+            "postgres://u@h/d",
+            "token",
+            Some("/file"),
+            "names a password and DATABASE_PASSWORD_FILE has one",
+        ),
+    ] {
+        let error = only_error(build(given(url, command, file)));
+        let start = format!("DATABASE_PASSWORD_COMMAND {problem}");
+        assert!(error.starts_with(&start), "{error}");
+    }
+}
+
+#[test]
 fn the_password_can_be_a_file_of_its_own_but_not_in_two_places() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("password");

@@ -351,27 +351,23 @@ async fn no_wake_up_is_lost_when_reports_come_one_upon_another() {
     }
     let mut producer = Producer::new(&config(&cluster.bootstrap_servers())).unwrap();
     let mut reports = Vec::new();
-    let stress = async {
-        for round in 0..3_000u64 {
-            // One key for each partition.
-            for (ticket, key) in ["21", "a", "b"].iter().enumerate() {
-                send(
-                    &mut producer,
-                    key.as_bytes(),
-                    b"v",
-                    round * 3 + ticket as u64,
-                )
-                .unwrap();
-            }
-            while producer.in_flight() > 0 {
-                producer.reported().await;
-                producer.take_reports(&mut reports);
-            }
+    for round in 0..3_000u64 {
+        // One key for each partition.
+        for (ticket, key) in ["21", "a", "b"].iter().enumerate() {
+            send(
+                &mut producer,
+                key.as_bytes(),
+                b"v",
+                round * 3 + ticket as u64,
+            )
+            .unwrap();
         }
-    };
-    tokio::time::timeout(PATIENCE, stress)
-        .await
-        .expect("a wake-up was lost");
+        while producer.in_flight() > 0 {
+            let reported = tokio::time::timeout(PATIENCE, producer.reported());
+            reported.await.expect("a wake-up was lost");
+            producer.take_reports(&mut reports);
+        }
+    }
     assert_eq!(tickets(&reports), (0..9_000).collect::<Vec<_>>());
 }
 

@@ -9,6 +9,7 @@
 
 mod drive;
 mod explain;
+mod password_command;
 mod settings;
 mod statement_cache;
 
@@ -33,6 +34,7 @@ use crate::postgres::sql_error::{describe, sql_error};
 use crate::postgres::{pooler, tls};
 
 pub use drive::drive;
+pub(crate) use password_command::with_password;
 pub(crate) use settings::ROLES_SEARCH_PATH;
 
 /// How long to wait for the end of a connection or for a cancel request. No decision depends on
@@ -240,6 +242,7 @@ pub async fn connect(
     application_name: &str,
     operation_timeout: Duration,
 ) -> Result<Session> {
+    let database = &*with_password(database, operation_timeout).await?;
     let tls = tls::connector(&database.tls)?;
     let hosts = database
         .pg

@@ -2,7 +2,7 @@
 
 /// The alert that fires while a fault lasts, or after it, until a person has acted; `None` where
 /// the stream goes on without a person.
-pub(crate) const ALERTS: [(&str, Option<&str>); 102] = [
+pub(crate) const ALERTS: [(&str, Option<&str>); 103] = [
     ("process killed at any step", Some("OutboxdDown")),
     ("walsender terminated", Some("OutboxdReconnects")),
     (
@@ -149,6 +149,10 @@ pub(crate) const ALERTS: [(&str, Option<&str>); 102] = [
     (
         "password that changes while nothing is sent",
         Some("OutboxdKafkaAway"),
+    ),
+    (
+        "Postgres password that changes, or whose command fails",
+        Some("OutboxdWaits"),
     ),
     (
         "Postgres that accepts a connection and says nothing",
