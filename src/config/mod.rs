@@ -36,9 +36,8 @@ pub use self::secret::Secret;
 pub use self::settings::Settings;
 pub use self::tls::{SslMode, TlsSettings};
 pub use self::unknown_variables::IgnoredVariable;
-#[doc(hidden)]
-#[cfg(feature = "publisher")]
 pub(crate) use self::variables::DATABASE_PASSWORD_COMMAND;
+#[doc(hidden)]
 pub use crate::error::may_be_secret;
 pub use crate::table_name::TableName;
 

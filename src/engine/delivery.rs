@@ -119,10 +119,8 @@ impl Engine {
         self.worker = WorkerState::Idle;
         // The instance that holds the lock carries the requests out.
         let is_read = matches!(work, DatabaseWork::ReadRequests { .. });
-        let result = result.and_then(|read| match is_read && self.fencing.is_lock_lost() {
-            true => Err(()),
-            false => Ok(read),
-        });
+        let is_late = is_read && self.fencing.is_lock_lost();
+        let result = if is_late { Err(()) } else { result };
         let read = matches!(work, DatabaseWork::ReadRequests { with_keys: true });
         if read && self.dispatch.dead_letters.whole_topics() > 0 {
             self.dispatch.release_held();

@@ -220,7 +220,7 @@ impl Dispatch {
         };
         let queue = self.topics.get(id).and_then(|topic| topic.queue.as_ref());
         let behind = queue.map_or(0, |queue| queue.held_count(is_retry));
-        behind > 0 && behind == self.dead_letters.resolving_of(hash)
+        behind > 0 && behind as u64 == self.dead_letters.resolving_of(hash)
     }
 
     /// Drops an empty queue.

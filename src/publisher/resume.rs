@@ -125,7 +125,8 @@ impl Supervisor {
         let from = match self.session_start().position(confirmed) {
             PositionStep::Resume(from) => from,
             PositionStep::StartOver { cleared } => {
-                self.start_over(slot, server, session, cleared).await?;
+                self.start_over(slot, confirmed, server, session, cleared)
+                    .await?;
                 confirmed
             }
         };
@@ -140,11 +141,11 @@ impl Supervisor {
     async fn start_over(
         &mut self,
         slot: &Slot,
+        confirmed: Lsn,
         server: &Server,
         session: &Session,
         cleared: Option<Cleared>,
     ) -> Result<()> {
-        let confirmed = slot.confirmed_flush.unwrap_or(Lsn::INVALID);
         match &cleared {
             None => {}
             Some(Cleared::History(why)) => self.clear(why),

@@ -169,9 +169,8 @@ impl TopicQueue {
     }
 
     /// How many of the held records are such.
-    pub(crate) fn held_count(&self, is_such: impl Fn(&HeldRecord) -> bool) -> u64 {
-        let held = self.held.iter().filter(|held| is_such(held));
-        held.map(|_| 1).sum()
+    pub(crate) fn held_count(&self, is_such: impl Fn(&HeldRecord) -> bool) -> usize {
+        self.held.iter().filter(|held| is_such(held)).count()
     }
 
     /// Whether the queue holds no record.

@@ -2,6 +2,7 @@
 //! the session's role and of the role that will publish.
 
 use std::collections::BTreeSet;
+use std::fmt::Display;
 
 use tokio_postgres::Row;
 
@@ -256,8 +257,13 @@ impl Found {
     }
 
     pub(super) fn lacks_ownership(&self, table: &TableName) -> String {
-        let (role, owner) = (&self.server.role, self.table_owner());
-        format!("role {role} does not own {table}, which belongs to {owner}")
+        self.does_not_own(table, &self.table_owner())
+    }
+
+    /// Why the session's role may not change a thing of another owner.
+    pub(super) fn does_not_own(&self, thing: impl Display, owner: &str) -> String {
+        let role = &self.server.role;
+        format!("role {role} does not own {thing}, which belongs to {owner}")
     }
 
     /// The first name that no relation has, or else the last.

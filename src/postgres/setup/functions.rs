@@ -32,8 +32,7 @@ impl FoundFunction {
 
     /// The column that it writes the key into, as it is quoted.
     fn key(&self) -> Option<&str> {
-        let (_, key) = self.source.split_once(BEFORE_KEY)?;
-        key.split_once(")\n").map(|(key, _)| key)
+        key_of(&self.source)
     }
 }
 
@@ -128,10 +127,7 @@ fn with_headers(setup: &Setup<'_>, found: &Found, name: &str, thing: String) -> 
         by: there.owner.clone(),
         right: "to own the function".to_owned(),
     };
-    let lacks = (!there.is_owned).then(|| {
-        let (role, owner) = (&found.server.role, &there.owner);
-        format!("role {role} does not own the function, which belongs to {owner}")
-    });
+    let lacks = (!there.is_owned).then(|| found.does_not_own("the function", &there.owner));
     Part::of(Kind::Other, thing, lacks, todo).after(&[Kind::Table])
 }
 

@@ -133,9 +133,7 @@ pub(super) fn dead_letters(setup: &Setup<'_>, found: &Found) -> Part {
         letters.quoted(),
         escape_identifier(&found.server.role)
     );
-    let (role, owner) = (&found.server.role, &there.owner);
-    let lacks = || format!("role {role} does not own {letters}, which belongs to {owner}");
-    let lacks = (!there.is_owned).then(lacks);
+    let lacks = (!there.is_owned).then(|| found.does_not_own(&letters, &there.owner));
     let thing = format!("column table_oid of {letters}");
     Part::of(Kind::Other, thing, lacks, todo)
 }

@@ -93,12 +93,8 @@ fn usage(setup: &Setup<'_>, found: &Found, name: &str, there: &FoundRole) -> Par
     let owner = found.schema.as_ref().map(|schema| &schema.owner);
     let owner = owner.unwrap_or(&found.server.role);
     let is_owned = found.schema.as_ref().is_none_or(|schema| schema.is_owned);
-    let lacks = || {
-        let own = &found.server.role;
-        format!("role {own} does not own schema {schema}, which belongs to {owner}")
-    };
     let todo = Todo::statement(sql, owner.clone(), format!("to own the schema {schema}"));
-    let lacks = (!is_owned).then(lacks);
+    let lacks = (!is_owned).then(|| found.does_not_own(format_args!("schema {schema}"), owner));
     Part::of(Kind::Other, thing, lacks, todo).after(&[Kind::Schema, Kind::Role])
 }
 
@@ -160,11 +156,8 @@ fn on_dead_letters(
         letters.quoted()
     );
     let owner = table.map_or(&found.server.role, |table| &table.owner);
-    let lacks = || {
-        let own = &found.server.role;
-        format!("role {own} does not own {letters}, which belongs to {owner}")
-    };
-    let lacks = table.is_some_and(|table| !table.is_owned).then(lacks);
+    let is_owned = table.is_none_or(|table| table.is_owned);
+    let lacks = (!is_owned).then(|| found.does_not_own(&letters, owner));
     let todo = Todo::statement(sql, owner.clone(), format!("to own {letters}"));
     let part = Part::of(Kind::Other, thing, lacks, todo);
     Some(part.after(&[Kind::DeadLetters, Kind::Role]))

@@ -97,8 +97,11 @@ impl Bootstrap {
     /// Whether the driver takes in reports at this step.
     pub(super) fn takes_reports(&self) -> bool {
         match self.step {
-            Step::Settle | Step::SettleInTime | Step::Pass | Step::Create => true,
-            Step::PublishSnapshot => true,
+            Step::Settle
+            | Step::SettleInTime
+            | Step::Pass
+            | Step::Create
+            | Step::PublishSnapshot => true,
             Step::StartOver | Step::Permit | Step::DropLost | Step::Release | Step::Copy => false,
         }
     }
