@@ -117,6 +117,8 @@ pub mod ephemeral;
 #[cfg(feature = "publisher")]
 #[doc(hidden)]
 pub mod format;
+#[cfg(all(test, feature = "publisher"))]
+mod fuzz;
 #[cfg(feature = "publisher")]
 pub mod http;
 #[cfg(feature = "publisher")]
@@ -161,8 +163,9 @@ pub use crate::{
 #[doc(inline)]
 pub use crate::{
     config::{
-        AfterPublish, Backlog, Config, Database, IgnoredVariable, KeyRule, LogFormat, OnPoison,
-        OnSlotLoss, Secret, SettingError, SettingErrors, Settings, Source, SslMode, TlsSettings,
+        AfterPublish, AuthMethod, Backlog, Config, Database, IgnoredVariable, KeyRule, LogFormat,
+        OnPoison, OnSlotLoss, RequireAuth, Secret, SettingError, SettingErrors, Settings, Source,
+        SslMode, TlsSettings,
     },
     metrics::{Metrics, TextFormat},
     publisher::Publisher,

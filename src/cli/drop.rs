@@ -50,7 +50,7 @@ pub(crate) async fn execute(args: Args) -> anyhow::Result<()> {
     let config = Config::without_kafka(args.settings)?;
     let (name, publication) = (&config.slot, &config.publication);
     let limit = config.operation_timeout;
-    let session = postgres::connect(&config.database, "outboxd drop", limit).await?;
+    let session = postgres::connect_for_slots(&config.database, "outboxd drop", limit).await?;
     let mut say = |line: &str| eprintln!("waiting   {line}");
     let mut waits = LockWait::begin(&session, &config.database, limit, &mut say).await?;
     if args.yes {

@@ -157,8 +157,14 @@ fn failures(error: &anyhow::Error) -> Vec<Failure> {
     vec![Failure::new(code, &chain.join(": "), hint)]
 }
 
+/// What a server or a person has named may hold line ends and the escape sequences of terminals.
 fn one_line(text: &str) -> String {
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
+    let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let escaped = words.chars().map(|c| match c.is_control() {
+        true => c.escape_default().to_string(),
+        false => c.to_string(),
+    });
+    escaped.collect()
 }
 
 #[cfg(test)]
@@ -167,6 +173,8 @@ mod tests {
 
     #[test]
     fn an_error_is_two_lines_for_people_and_one_object_for_machines() {
+        let escaped = Failure::new(None, "slot \x1b[2J\u{9b}x", None).text();
+        assert_eq!(escaped, "error: slot \\u{1b}[2J\\u{9b}x\n");
         let message = "CONFIG_ERROR: no\n\"table\"";
         let failure = Failure::new(Some(Code::Config), message, Some("run outboxd init"));
         let text = "error: CONFIG_ERROR: no \"table\"\nhint: run outboxd init\n";

@@ -43,9 +43,27 @@ const USED: [(&str, &[&str]); 5] = [
     ("dead-letter", &["table"]),
     (
         "skip-transaction",
-        &["table", "slot", "source", "after_publish"],
+        &[
+            "table",
+            "slot",
+            "source",
+            "after_publish",
+            "replication_url",
+            "replication_password_file",
+            "replication_password_command",
+        ],
     ),
-    ("drop", &["table", "slot", "publication"]),
+    (
+        "drop",
+        &[
+            "table",
+            "slot",
+            "publication",
+            "replication_url",
+            "replication_password_file",
+            "replication_password_command",
+        ],
+    ),
 ];
 
 /// The whole command line, as it is shown. A setting that a command does not use is accepted, so

@@ -28,6 +28,7 @@ const TIMEOUT: Duration = Duration::from_secs(6 * 3_600);
 Examples:
   outboxd init --role outboxd
   outboxd init --role outboxd --dry-run
+  outboxd init --role outboxd --replication-role stream
   outboxd init --print-sql --role outboxd > outboxd.sql
   outboxd init --table shop.events --checks")]
 pub(crate) struct Args {
@@ -42,6 +43,10 @@ pub(crate) struct Args {
     /// Also create the role that outboxd connects as, with the least privileges it needs
     #[arg(long, value_name = "NAME")]
     role: Option<String>,
+
+    /// Also create a role for REPLICATION_URL, so that only this one may replicate
+    #[arg(long, value_name = "NAME", requires = "role")]
+    replication_role: Option<String>,
 
     /// Also add checks to the table that reject events which can never be published
     #[arg(long)]
@@ -58,10 +63,18 @@ pub(crate) async fn execute(mut args: Args) -> anyhow::Result<()> {
         let placeholder = || "postgresql://localhost/postgres".to_owned();
         args.settings.database_url.get_or_insert_with(placeholder);
     }
-    let config = Config::without_kafka(args.settings)?;
+    let mut config = Config::without_kafka(args.settings)?;
+    if let Some(name) = &args.replication_role
+        && config.database.replication.is_none()
+    {
+        let mut replication = config.database.clone();
+        replication.pg.user(name);
+        config.database.replication = Some(Box::new(replication));
+    }
     let setup = Setup {
         config: &config,
         role: args.role.as_deref(),
+        replication_role: args.replication_role.as_deref(),
         checks: args.checks,
     };
     if args.print_sql {

@@ -5,8 +5,9 @@
 //! the queue full, or cannot be written, are dropped and counted, and a line says so once the log
 //! can be written again.
 //!
-//! No line holds a row's values, at any level.
+//! No line holds a row's values, at any level, and no value makes a line of its own.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -212,9 +213,28 @@ impl<'a> MakeWriter<'a> for Lines {
 /// Takes a whole line at a time, as tracing writes it.
 struct Line<'a>(&'a Queue);
 
+/// The line on one line: what a server or a person has named may hold line ends, with which a value
+/// would pass for a line of the log. tracing escapes the other control characters.
+fn on_one_line(line: &[u8]) -> Cow<'_, [u8]> {
+    let (body, end) = match line.split_last() {
+        Some((b'\n', body)) => (body, b"\n".as_slice()),
+        _ => (line, b"".as_slice()),
+    };
+    let is_end = |byte: &u8| matches!(byte, b'\n' | b'\r');
+    if !body.iter().any(is_end) {
+        return Cow::Borrowed(line);
+    }
+    let escaped = body.iter().flat_map(|byte| match byte {
+        b'\n' => b"\\n".to_vec(),
+        b'\r' => b"\\r".to_vec(),
+        other => vec![*other],
+    });
+    Cow::Owned(escaped.chain(end.iter().copied()).collect())
+}
+
 impl Write for Line<'_> {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        self.0.push(line);
+        self.0.push(&on_one_line(line));
         Ok(line.len())
     }
 
@@ -277,6 +297,20 @@ mod tests {
         assert_eq!(queue.untold(), 0);
         queue.push(b"next\n");
         assert_eq!(queue.lock().dropped, 6);
+    }
+
+    #[test]
+    fn a_value_with_line_ends_stays_on_its_line() {
+        for (given, written) in [
+            ("INFO one gid=\"a b\"\n", "INFO one gid=\"a b\"\n"),
+            (
+                "WARN x gid=a\n2026 ERROR forged\r\n",
+                "WARN x gid=a\\n2026 ERROR forged\\r\n",
+            ),
+            ("no end\nof it", "no end\\nof it"),
+        ] {
+            assert_eq!(on_one_line(given.as_bytes()), written.as_bytes());
+        }
     }
 
     #[test]

@@ -58,6 +58,9 @@ pub(crate) async fn execute(args: Args) -> anyhow::Result<()> {
 
 /// Logs the settings, without a secret.
 fn log_start(config: &Config) {
+    if let Some(why) = &config.database.ignored_passfile {
+        tracing::warn!(why, "ignored the password file");
+    }
     let names = config
         .kafka_properties
         .iter()
@@ -67,6 +70,7 @@ fn log_start(config: &Config) {
         version = env!("CARGO_PKG_VERSION"),
         database = %config.database,
         sslmode = %config.database.tls.mode,
+        replication = config.database.replication.as_ref().map(tracing::field::display),
         brokers = config.brokers,
         kafka_properties,
         table = %config.table,

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
-use crate::config::connection_options::Env;
-use crate::config::database::{Database, PasswordSource};
+use crate::config::connection::options::Env;
+use crate::config::database::{Database, LoginSettings};
 use crate::config::error::{InvalidValue, NOT_SET, SettingError};
 use crate::config::log_format::LogFormat;
 use crate::config::parse::{self, KeyRule};
@@ -40,19 +40,32 @@ impl Check {
         }
     }
 
+    /// The database, and the login for replication if it has one of its own.
     pub(super) fn database(
         &mut self,
-        url: Option<String>,
-        password: PasswordSource,
+        sql: LoginSettings,
+        replication: LoginSettings,
         env: Env<'_>,
     ) -> Option<Database> {
-        let Some(url) = url else {
+        if sql.url.is_none() {
             let hint = "write postgresql://user@host:5432/database";
             self.errors
-                .push(InvalidValue::new(NOT_SET, hint).of(variables::DATABASE_URL));
-            return None;
+                .push(InvalidValue::new(NOT_SET, hint).of(sql.names.url));
+        }
+        let database = Database::parse(sql, env, &mut self.errors);
+        let names = replication.names;
+        let replication = Database::parse(replication, env, &mut self.errors);
+        let mut database = database?;
+        let Some(replication) = replication else {
+            return Some(database);
         };
-        Database::parse(url.trim(), password, env, &mut self.errors)
+        if replication.database_name() != database.database_name() {
+            let problem = "names another database than DATABASE_URL";
+            let wrong = InvalidValue::new(problem, "name the same server and database in both");
+            self.errors.push(wrong.of(names.url));
+        }
+        database.replication = Some(Box::new(replication));
+        Some(database)
     }
 
     pub(super) fn brokers(&mut self, given: Option<String>, needed: bool) -> String {

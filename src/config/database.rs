@@ -9,21 +9,58 @@ use std::path::{Path, PathBuf};
 
 use tokio_postgres::config::{Host, SslNegotiation, TargetSessionAttrs};
 
-use crate::config::connection_options::{Env, Reading};
-use crate::config::conninfo;
+use crate::config::connection::conninfo;
+use crate::config::connection::options::{Env, Reading};
+use crate::config::connection::passfile::{self, Login};
+use crate::config::connection::require_auth::RequireAuth;
 use crate::config::error::{InvalidValue, SettingError};
-use crate::config::passfile::{self, Login};
 use crate::config::secret::Secret;
 use crate::config::tls::{SslMode, TlsSettings};
-use crate::config::variables::{DATABASE_PASSWORD_COMMAND, DATABASE_PASSWORD_FILE, DATABASE_URL};
+use crate::config::variables;
 
-/// Settings that say where the password is.
-#[derive(Debug, Default)]
-pub(crate) struct PasswordSource {
+/// The longest row of a session, unless a record may be longer.
+const ROW_BYTES_MAX: usize = 48 << 20;
+
+/// The names of the settings of one login.
+#[derive(Debug)]
+pub(crate) struct LoginNames {
+    pub(crate) url: &'static str,
+    file: &'static str,
+    command: &'static str,
+}
+
+/// The login of all statements.
+pub(crate) static SQL: LoginNames = LoginNames {
+    url: variables::DATABASE_URL,
+    file: variables::DATABASE_PASSWORD_FILE,
+    command: variables::DATABASE_PASSWORD_COMMAND,
+};
+
+/// The login for replication alone.
+pub(crate) static REPLICATION: LoginNames = LoginNames {
+    url: variables::REPLICATION_URL,
+    file: variables::REPLICATION_PASSWORD_FILE,
+    command: variables::REPLICATION_PASSWORD_COMMAND,
+};
+
+/// The settings of one login, as they were given.
+#[derive(Debug)]
+pub(crate) struct LoginSettings {
+    pub(crate) url: Option<String>,
     /// A file with the password alone.
     pub(crate) file: Option<String>,
     /// A command that prints it.
     pub(crate) command: Option<String>,
+    pub(crate) names: &'static LoginNames,
+}
+
+/// A command that prints the password for the next connection.
+#[derive(Debug, Clone)]
+pub struct PasswordCommand {
+    /// The setting that has it.
+    pub setting: &'static str,
+    /// The command, for `/bin/sh`.
+    pub command: Secret<String>,
 }
 
 /// A database, and how to log in to it. Debug and Display hold no password.
@@ -35,10 +72,31 @@ pub struct Database {
     /// The TLS settings.
     pub tls: TlsSettings,
     /// The command that prints the password for the next connection.
-    pub password_command: Option<Secret<String>>,
+    pub password_command: Option<PasswordCommand>,
+    /// Why libpq's password file does not count, if there is one that does not.
+    pub ignored_passfile: Option<String>,
+    /// The same database with the login for replication, where that is another one.
+    pub replication: Option<Box<Database>>,
+    /// How a server may make a client prove who it is.
+    pub require_auth: RequireAuth,
+    /// The longest row that a session takes, in bytes.
+    pub(crate) row_bytes_max: usize,
 }
 
 impl Database {
+    /// This database, with these TLS settings and the defaults of all others.
+    pub fn new(pg: tokio_postgres::Config, tls: TlsSettings) -> Self {
+        Database {
+            pg,
+            tls,
+            password_command: None,
+            ignored_passfile: None,
+            replication: None,
+            require_auth: RequireAuth::default(),
+            row_bytes_max: ROW_BYTES_MAX,
+        }
+    }
+
     /// The database's name.
     pub fn database_name(&self) -> &str {
         self.pg.get_dbname().unwrap_or_default()
@@ -47,6 +105,16 @@ impl Database {
     /// The user's name.
     pub fn user(&self) -> &str {
         self.pg.get_user().unwrap_or_default()
+    }
+
+    /// The database with the login for replication.
+    pub(crate) fn for_replication(&self) -> &Database {
+        self.replication.as_deref().unwrap_or(self)
+    }
+
+    /// From now on a session takes rows of this many bytes too.
+    pub(crate) fn admit_rows(&mut self, bytes: usize) {
+        self.row_bytes_max = self.row_bytes_max.max(bytes);
     }
 
     /// For logs and errors: `db.example:5432/orders as outboxd`.
@@ -70,24 +138,29 @@ impl Database {
         format!("{servers}/{} as {}", self.database_name(), self.user())
     }
 
-    /// Reads the connection string, and missing options from libpq's variables and from files.
+    /// Reads the connection string, and missing options from libpq's variables and from files. None
+    /// without a connection string, or after an error.
     pub(crate) fn parse(
-        text: &str,
-        password: PasswordSource,
+        given: LoginSettings,
         env: Env<'_>,
         errors: &mut Vec<SettingError>,
     ) -> Option<Database> {
-        let before = errors.len();
-        let options = match conninfo::split(text) {
+        let (before, names) = (errors.len(), given.names);
+        let Some(url) = &given.url else {
+            errors.extend(without_url(&given));
+            return None;
+        };
+        let options = match conninfo::split(url.trim()) {
             Ok(options) => options,
             Err(wrong) => {
-                errors.push(wrong.of(DATABASE_URL));
+                errors.push(wrong.of(names.url));
                 return None;
             }
         };
-        let mut reading = Reading::new(options, env, errors);
+        let mut reading = Reading::new(names.url, options, env, errors);
         let tls = reading.tls();
         let passfile = reading.take("passfile");
+        let require_auth = reading.require_auth();
         reading.translate();
         reading.fill_in();
         reading.check();
@@ -97,7 +170,7 @@ impl Database {
         }
         let Ok(mut pg) = text.parse::<tokio_postgres::Config>() else {
             let wrong = InvalidValue::new("is not accepted as a whole", "check its options");
-            errors.push(wrong.of(DATABASE_URL));
+            errors.push(wrong.of(names.url));
             return None;
         };
         // Only the primary accepts writes, and any of several hosts may be the primary.
@@ -109,20 +182,17 @@ impl Database {
             SslMode::Prefer => tokio_postgres::config::SslMode::Prefer,
             _ => tokio_postgres::config::SslMode::Require,
         });
-        let mut database = Database {
-            pg,
-            tls,
-            password_command: None,
-        };
-        database.check(errors);
-        match password.command {
-            Some(command) => database.take_command(command, password.file.is_some(), errors),
-            None => database.find_password(password.file.as_deref(), passfile, env, errors),
+        let mut database = Database::new(pg, tls);
+        database.require_auth = require_auth;
+        database.check(names, errors);
+        match given.command {
+            Some(command) => database.take_command(names, command, given.file.is_some(), errors),
+            None => database.find_password(names, given.file.as_deref(), passfile, env, errors),
         }
         (errors.len() == before).then_some(database)
     }
 
-    fn check(&self, errors: &mut Vec<SettingError>) {
+    fn check(&self, names: &LoginNames, errors: &mut Vec<SettingError>) {
         let (hosts, addresses) = (self.pg.get_hosts().len(), self.pg.get_hostaddrs().len());
         let servers = hosts.max(addresses);
         if hosts > 0 && addresses > 0 && hosts != addresses {
@@ -130,46 +200,58 @@ impl Database {
                 "has different numbers of host and hostaddr",
                 "give one hostaddr for each host",
             );
-            errors.push(wrong.of(DATABASE_URL));
+            errors.push(wrong.of(names.url));
         }
         if ![1, servers].contains(&self.pg.get_ports().len()) {
             let wrong = InvalidValue::new(
                 "has more ports than hosts, or fewer",
                 "give one port, or one for each host",
             );
-            errors.push(wrong.of(DATABASE_URL));
+            errors.push(wrong.of(names.url));
         }
         let direct = self.pg.get_ssl_negotiation() == SslNegotiation::Direct;
         if direct && matches!(self.tls.mode, SslMode::Disable | SslMode::Prefer) {
             let problem = "asks for sslnegotiation=direct with a weak sslmode";
-            errors.push(
-                InvalidValue::new(problem, "add sslmode=require or stronger").of(DATABASE_URL),
-            );
+            errors
+                .push(InvalidValue::new(problem, "add sslmode=require or stronger").of(names.url));
         }
     }
 
     /// Takes the command that prints the password. It is the only place of the password then, and
     /// `PGPASSWORD` and libpq's password file do not count.
-    fn take_command(&mut self, command: String, has_file: bool, errors: &mut Vec<SettingError>) {
+    fn take_command(
+        &mut self,
+        names: &'static LoginNames,
+        command: String,
+        has_file: bool,
+        errors: &mut Vec<SettingError>,
+    ) {
         let other = match (has_file, self.pg.get_password()) {
-            (true, _) => Some(DATABASE_PASSWORD_FILE),
-            (false, Some(_)) => Some(DATABASE_URL),
+            (true, _) => Some(names.file),
+            (false, Some(_)) => Some(names.url),
             (false, None) => None,
         };
         match other {
             Some(other) => {
                 let problem = format!("names a password and {other} has one");
                 let wrong = InvalidValue::new(problem, "remove one of the two");
-                errors.push(wrong.of(DATABASE_PASSWORD_COMMAND));
+                errors.push(wrong.of(names.command));
             }
-            None => self.password_command = Some(Secret::new(command)),
+            None => {
+                self.password_command = Some(PasswordCommand {
+                    setting: names.command,
+                    command: Secret::new(command),
+                });
+            }
         }
     }
 
     /// Finds a password that is not in the string: the setting's file, `PGPASSWORD`, then libpq's
-    /// password file.
+    /// password file. As with libpq, a password file that does not count is no error, since the
+    /// server may ask for no password.
     fn find_password(
         &mut self,
+        names: &LoginNames,
         own_file: Option<&str>,
         passfile: Option<String>,
         env: Env<'_>,
@@ -178,17 +260,15 @@ impl Database {
         let in_url = self.pg.get_password().is_some();
         if let Some(file) = own_file {
             match passfile::whole_file(Path::new(file)) {
-                Ok(_) if in_url => errors.push(
-                    InvalidValue::new(
-                        "names a password and DATABASE_URL contains one",
-                        "remove one of the two",
-                    )
-                    .of(DATABASE_PASSWORD_FILE),
-                ),
+                Ok(_) if in_url => {
+                    let problem = format!("names a password and {} contains one", names.url);
+                    let wrong = InvalidValue::new(problem, "remove one of the two");
+                    errors.push(wrong.of(names.file));
+                }
                 Ok(password) => {
                     self.pg.password(password.expose());
                 }
-                Err(wrong) => errors.push(wrong.of(DATABASE_PASSWORD_FILE)),
+                Err(wrong) => errors.push(wrong.of(names.file)),
             }
             return;
         }
@@ -200,11 +280,10 @@ impl Database {
             return;
         }
         let named = passfile
-            .map(|path| (DATABASE_URL, PathBuf::from(path)))
-            .or_else(|| env("PGPASSFILE").map(|path| ("PGPASSFILE", PathBuf::from(path))));
-        let home = || env("HOME").map(|home| ("~/.pgpass", Path::new(&home).join(".pgpass")));
-        let Some((setting, path)) = named.or_else(|| home().filter(|(_, path)| path.is_file()))
-        else {
+            .or_else(|| env("PGPASSFILE"))
+            .map(PathBuf::from)
+            .or_else(|| env("HOME").map(|home| Path::new(&home).join(".pgpass")));
+        let Some(path) = named.filter(|path| path.exists()) else {
             return;
         };
         match self.look_up(&path) {
@@ -212,7 +291,9 @@ impl Database {
                 self.pg.password(password.expose());
             }
             Ok(None) => {}
-            Err(wrong) => errors.push(wrong.of(setting)),
+            Err(InvalidValue { problem, hint }) => {
+                self.ignored_passfile = Some(format!("{} {problem}; {hint}", path.display()));
+            }
         }
     }
 
@@ -243,6 +324,18 @@ impl Database {
         }
         Ok(None)
     }
+}
+
+/// A place of a password without the connection string that it belongs to.
+fn without_url(given: &LoginSettings) -> Vec<SettingError> {
+    let names = given.names;
+    let places = [(&given.file, names.file), (&given.command, names.command)];
+    let places = places.into_iter().filter(|(place, _)| place.is_some());
+    let wrong = |(_, name)| {
+        let problem = format!("is set without {}", names.url);
+        InvalidValue::new(problem, format!("set {}, or remove it", names.url)).of(name)
+    };
+    places.map(wrong).collect()
 }
 
 impl fmt::Display for Database {

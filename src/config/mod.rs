@@ -7,15 +7,13 @@
 //! configuration without contradictions.
 
 mod check;
-mod connection_options;
-mod conninfo;
+mod connection;
 mod database;
 mod duration;
 mod error;
 mod kafka_properties;
 mod log_format;
 mod parse;
-mod passfile;
 mod policy;
 mod secret;
 mod settings;
@@ -27,7 +25,8 @@ mod variables;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-pub use self::database::Database;
+pub use self::connection::{AuthMethod, RequireAuth};
+pub use self::database::{Database, PasswordCommand};
 pub use self::error::{SettingError, SettingErrors};
 pub use self::log_format::LogFormat;
 pub use self::parse::KeyRule;
@@ -36,7 +35,6 @@ pub use self::secret::Secret;
 pub use self::settings::Settings;
 pub use self::tls::{SslMode, TlsSettings};
 pub use self::unknown_variables::IgnoredVariable;
-pub(crate) use self::variables::DATABASE_PASSWORD_COMMAND;
 #[doc(hidden)]
 pub use crate::error::may_be_secret;
 pub use crate::table_name::TableName;
@@ -69,8 +67,11 @@ pub fn listen_address(text: &str) -> Result<Option<String>, String> {
 }
 
 use self::check::Check;
-use self::connection_options::Env;
-use self::database::PasswordSource;
+use self::connection::options::Env;
+use self::database::LoginSettings;
+
+/// What a row of another statement may be longer than the longest row that is read whole.
+const OTHER_ROWS: usize = 16 << 20;
 
 /// The whole configuration, checked. Its Debug form holds no secret.
 #[derive(Debug, Clone)]
@@ -173,15 +174,12 @@ impl Config {
     }
 
     fn build(settings: Settings, needs_kafka: bool, env: Env<'_>) -> Result<Config, SettingErrors> {
-        let given = settings.or(Settings::default());
+        let mut given = settings.or(Settings::default());
+        let (sql, replication) = logins(&mut given);
         let mut check = Check {
             errors: given.errors,
         };
-        let (file, command) = (
-            given.database_password_file,
-            given.database_password_command,
-        );
-        let database = check.database(given.database_url, PasswordSource { file, command }, env);
+        let database = check.database(sql, replication, env);
         let brokers = check.brokers(given.kafka_brokers, needs_kafka);
         let kafka_properties = kafka_properties::properties(
             given.kafka_table,
@@ -214,7 +212,7 @@ impl Config {
         let log_summary = check.log_summary(given.log_summary);
         SettingErrors::unless_none(check.errors)?;
         let database = database.expect("a database that is not valid has left an error");
-        Ok(Config {
+        let config = Config {
             database,
             brokers,
             kafka_properties,
@@ -240,8 +238,32 @@ impl Config {
             log,
             log_format,
             log_summary,
-        })
+        };
+        Ok(config.admitting_long_rows())
     }
+
+    fn admitting_long_rows(mut self) -> Self {
+        let longest = self.row_bytes_max().saturating_add(OTHER_ROWS);
+        self.database.admit_rows(longest);
+        self
+    }
+}
+
+/// The login of the statements, and that for replication.
+fn logins(given: &mut Settings) -> (LoginSettings, LoginSettings) {
+    let sql = LoginSettings {
+        url: given.database_url.take(),
+        file: given.database_password_file.take(),
+        command: given.database_password_command.take(),
+        names: &database::SQL,
+    };
+    let replication = LoginSettings {
+        url: given.replication_url.take(),
+        file: given.replication_password_file.take(),
+        command: given.replication_password_command.take(),
+        names: &database::REPLICATION,
+    };
+    (sql, replication)
 }
 
 #[cfg(test)]

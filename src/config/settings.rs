@@ -40,6 +40,23 @@ pub struct Settings {
     #[serde(deserialize_with = "scalar")]
     pub database_password_command: Option<String>,
 
+    /// Postgres connection for replication, if that has a login of its own
+    #[arg(long, env = variables::REPLICATION_URL, hide_env_values = true, value_name = "URL")]
+    #[serde(deserialize_with = "scalar")]
+    pub replication_url: Option<String>,
+
+    /// File that contains only the password for replication
+    #[arg(long, value_name = "FILE")]
+    #[arg(env = variables::REPLICATION_PASSWORD_FILE, hide_env_values = true)]
+    #[serde(deserialize_with = "scalar")]
+    pub replication_password_file: Option<String>,
+
+    /// Command that prints the password for replication; it runs before each connection
+    #[arg(long, value_name = "COMMAND")]
+    #[arg(env = variables::REPLICATION_PASSWORD_COMMAND, hide_env_values = true)]
+    #[serde(deserialize_with = "scalar")]
+    pub replication_password_command: Option<String>,
+
     /// Kafka bootstrap servers: host:port,host:port
     #[arg(long, env = variables::KAFKA_BROKERS, hide_env_values = true, value_name = "LIST")]
     #[serde(deserialize_with = "scalar")]
@@ -201,6 +218,15 @@ impl Settings {
             database_password_command: or(
                 self.database_password_command,
                 other.database_password_command,
+            ),
+            replication_url: or(self.replication_url, other.replication_url),
+            replication_password_file: or(
+                self.replication_password_file,
+                other.replication_password_file,
+            ),
+            replication_password_command: or(
+                self.replication_password_command,
+                other.replication_password_command,
             ),
             kafka_brokers: or(self.kafka_brokers, other.kafka_brokers),
             kafka_properties,

@@ -3,6 +3,9 @@
 pub(crate) const DATABASE_URL: &str = "DATABASE_URL";
 pub(crate) const DATABASE_PASSWORD_FILE: &str = "DATABASE_PASSWORD_FILE";
 pub(crate) const DATABASE_PASSWORD_COMMAND: &str = "DATABASE_PASSWORD_COMMAND";
+pub(crate) const REPLICATION_URL: &str = "REPLICATION_URL";
+pub(crate) const REPLICATION_PASSWORD_FILE: &str = "REPLICATION_PASSWORD_FILE";
+pub(crate) const REPLICATION_PASSWORD_COMMAND: &str = "REPLICATION_PASSWORD_COMMAND";
 pub(crate) const KAFKA_BROKERS: &str = "KAFKA_BROKERS";
 pub(crate) const KAFKA_PROPERTIES: &str = "KAFKA_PROPERTIES";
 pub(crate) const TABLE: &str = "OUTBOX_TABLE";

@@ -9,8 +9,8 @@ use crate::config::{Config, SslMode};
 use crate::doctor::catalogue::Name;
 use crate::doctor::report::Check;
 use crate::error::{Code, Error, cause_of};
-use crate::postgres::ServerError;
 use crate::postgres::facts::Transport;
+use crate::postgres::{Obstacle, ServerError};
 
 /// The checks that a connection which was refused has passed, and the one that fails.
 pub(super) fn judge_refusal(error: &Error, config: &Config) -> Vec<Check> {
@@ -44,21 +44,15 @@ fn failed_check(error: &Error) -> Name {
     if error.code() == Code::Config || cause_of::<openssl::ssl::Error>(error).is_some() {
         return Name::Tls;
     }
-    if let Some(io) = cause_of::<io::Error>(error) {
-        // tokio-postgres reports a server that accepts no writes without an OS error number.
-        let is_standby =
-            io.kind() == io::ErrorKind::PermissionDenied && io.raw_os_error().is_none();
-        return if is_standby {
-            Name::Session
-        } else {
-            Name::Reachable
-        };
+    match cause_of::<Obstacle>(error) {
+        Some(Obstacle::NoTls | Obstacle::Certificate(_)) => return Name::Tls,
+        Some(Obstacle::ReadOnly) => return Name::Session,
+        None => {}
     }
     match (error.is_transient(), error.source()) {
         (true, _) => Name::Reachable,
         // Our own: the other side is a connection pooler.
         (false, None) => Name::Session,
-        (false, Some(_)) if error.reason().contains("TLS") => Name::Tls,
         (false, Some(_)) => Name::Login,
     }
 }

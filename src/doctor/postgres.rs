@@ -113,7 +113,7 @@ impl Examination<'_> {
     async fn server(&mut self) -> String {
         let session = self.session;
         let streams = self.config.source == Source::Slot;
-        let settings = ServerSettings::read(session).await;
+        let settings = ServerSettings::read(session, &self.config.database).await;
         let settings = self.readable(Name::Encoding, settings);
         if let Some(settings) = &settings {
             let encoding = format!("the database is encoded in {}", settings.encoding);

@@ -6,7 +6,9 @@
 //! It blocks only in `read`, so it always notices the end of the pipe.
 
 use std::ffi::OsStr;
-use std::io::{BufRead, BufReader, Write};
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read as _, Write};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -15,6 +17,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use rustix::fs::OFlags;
 
 use crate::ephemeral::owner::Owner;
 
@@ -184,8 +187,7 @@ impl Guard {
 
     /// The output of all processes so far.
     pub fn log(&self) -> String {
-        let bytes = std::fs::read(self.dir.join("log")).unwrap_or_default();
-        String::from_utf8_lossy(&bytes).into_owned()
+        read(&self.dir.join("log"))
     }
 
     /// The end of the log, for an error message.
@@ -221,6 +223,15 @@ impl Drop for Guard {
             thread::sleep(Duration::from_millis(5));
         }
     }
+}
+
+/// The text of a file that another user may have replaced: a link is not followed.
+pub(super) fn read(path: &Path) -> String {
+    let no_link = OFlags::NOFOLLOW.bits().cast_signed();
+    let mut bytes = Vec::new();
+    let opened = File::options().read(true).custom_flags(no_link).open(path);
+    let _as_far_as_it_is_there = opened.and_then(|mut file| file.read_to_end(&mut bytes));
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -4,16 +4,18 @@
 //! Owns one server from start to removal; [`find`] and [`fetch`] provide its programs, and a
 //! [`Guard`] ends it. It never touches an existing server: it starts, signals and removes only its
 //! own. Postgres refuses to run as root, so under root the server, its folder and its guard belong
-//! to another user.
+//! to another user, who writes the files in it. Root follows no link there.
 //!
 //! Everything here blocks; asynchronous callers use `spawn_blocking`.
 
 use std::collections::HashSet;
 use std::fs::{self, DirBuilder};
+use std::io::Write as _;
 use std::net::TcpListener;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, chown};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use std::{env, thread};
@@ -42,6 +44,8 @@ pub struct Options<'a> {
     /// The password of the user `postgres`, for SCRAM; without one every local connection is
     /// trusted.
     pub password: Option<&'a str>,
+    /// Whether it listens on its Unix socket alone, in a folder that only its user may enter.
+    pub socket_only: bool,
 }
 
 /// A shutdown mode: <https://www.postgresql.org/docs/current/server-shutdown.html>.
@@ -103,7 +107,10 @@ impl Server {
         }
         let sockets = self.socket_dir().display().to_string();
         let mut lines = vec![
-            "listen_addresses = '127.0.0.1'".to_owned(),
+            match options.socket_only {
+                true => "listen_addresses = ''".to_owned(),
+                false => "listen_addresses = '127.0.0.1'".to_owned(),
+            },
             format!("unix_socket_directories = '{sockets}'"),
             "wal_level = logical".to_owned(),
         ];
@@ -114,25 +121,40 @@ impl Server {
     /// Adds lines to `postgresql.conf`. They take effect at the next start, or at
     /// [`reload`](Server::reload) where Postgres allows.
     pub fn configure<S: AsRef<str>>(&self, lines: &[S]) -> Result<()> {
-        let path = self.data_dir().join("postgresql.conf");
-        let mut text = fs::read_to_string(&path).context("cannot read postgresql.conf")?;
+        let mut text = String::new();
         for line in lines {
             text.push('\n');
             text.push_str(line.as_ref());
         }
         text.push('\n');
-        self.write("data/postgresql.conf", &text)
+        self.write_by("cat >>\"$1\"", "data/postgresql.conf", &text)
     }
 
     /// Writes a file below the server's folder, readable by the server's user only; the data
     /// directory is `data`.
     pub fn write(&self, name: &str, contents: &str) -> Result<()> {
-        let path = self.guard.dir().join(name);
-        let written = fs::write(&path, contents)
-            .and_then(|()| fs::set_permissions(&path, fs::Permissions::from_mode(0o600)));
-        written.with_context(|| format!("cannot write {}", path.display()))?;
+        self.write_by("umask 077; cat >\"$1\" && chmod 600 \"$1\"", name, contents)
+    }
+
+    /// Writes by this command of a shell, as the server's user: where that is not the user of this
+    /// process, a link in the folder leads no further than the server's user may go.
+    fn write_by(&self, script: &str, name: &str, contents: &str) -> Result<()> {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", script, "sh", name]);
+        shell.current_dir(self.guard.dir()).stdin(Stdio::piped());
+        shell.stdout(Stdio::null()).stderr(Stdio::piped());
         if let Some(Owner { uid, gid }) = self.owner {
-            chown(&path, Some(uid), Some(gid))?;
+            shell.uid(uid).gid(gid);
+        }
+        let mut child = shell.spawn().context("cannot start sh")?;
+        if let Some(mut input) = child.stdin.take() {
+            // A shell that cannot open the file does not read; its own error says why.
+            let _read_or_not = input.write_all(contents.as_bytes());
+        }
+        let ended = child.wait_with_output().context("cannot wait for sh")?;
+        if !ended.status.success() {
+            let why = String::from_utf8_lossy(&ended.stderr).into_owned();
+            bail!("cannot write {name} of the server: {}", why.trim());
         }
         Ok(())
     }
@@ -179,7 +201,7 @@ impl Server {
     /// As `pg_ctl --wait` does, reads the state from the eighth line of `postmaster.pid`; the first
     /// line names the server's process.
     fn is_ready(&self, pid: u32) -> bool {
-        let text = fs::read_to_string(self.data_dir().join("postmaster.pid")).unwrap_or_default();
+        let text = guard::read(&self.data_dir().join("postmaster.pid"));
         let lines: Vec<&str> = text.lines().map(str::trim).collect();
         let this = lines.first().is_some_and(|line| *line == pid.to_string());
         this && lines

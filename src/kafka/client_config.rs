@@ -19,12 +19,17 @@ const LIMIT_MAX: usize = i32::MAX as usize;
 /// follows from it.
 const RECORD_MIN_BYTES: usize = 16;
 
+/// The longest answer of a broker, in bytes; librdkafka's default of 100 MB is for consumers.
+const RECEIVE_MAX: &str = "33554432";
+
 /// For requests about the cluster.
 pub(crate) fn client(config: &Config) -> ClientConfig {
     let mut settings = ClientConfig::new();
     settings
         .set("client.id", "outboxd")
         .set("socket.keepalive.enable", "true")
+        // The longest answer that is taken: metadata of some hundred thousand partitions.
+        .set("receive.message.max.bytes", RECEIVE_MAX)
         // Only one process reconnects, not a thousand: every two seconds is no burden for a broker
         // that restarts.
         .set("reconnect.backoff.max.ms", "2000");

@@ -8,7 +8,7 @@ use postgres_protocol::escape::{escape_identifier, escape_literal};
 use crate::config::{Config, KeyRule};
 use crate::error::Result;
 use crate::outbox::json_pointer;
-use crate::postgres::{Session, TableShape};
+use crate::postgres::{Columns, Session, TableShape};
 
 /// Rows of each kind that are read.
 const ROWS: i64 = 1_000;
@@ -57,9 +57,9 @@ pub(crate) async fn sample(
     let mut topics: Vec<TopicSample> = Vec::new();
     for row in &rows {
         topics.push(TopicSample {
-            topic: row.get(0),
-            rows: row.get(1),
-            unkeyed: row.get(2),
+            topic: row.column(0)?,
+            rows: row.column(1)?,
+            unkeyed: row.column(2)?,
             largest: None,
         });
     }
@@ -67,9 +67,9 @@ pub(crate) async fn sample(
     let no_sizes = match session.rows(&what, &statements.sizes, &[]).await {
         Ok(sizes) => {
             for row in &sizes {
-                let topic: &str = row.get(0);
+                let topic: &str = row.column(0)?;
                 if let Some(found) = topics.iter_mut().find(|it| it.topic == topic) {
-                    found.largest = row.get(1);
+                    found.largest = row.column(1)?;
                 }
             }
             None

@@ -57,7 +57,8 @@ pub async fn readiness(
     let mut found = found?;
     // Whether the session's own role may replicate says nothing about the other.
     if role.is_some() && !becomes {
-        let own = ServerSettings::read(session).await?.role_problem();
+        let own = ServerSettings::read(session, &config.database).await?;
+        let own = own.role_problem();
         found.retain(|(_, problem, _)| own.as_ref().is_none_or(|own| own.problem != *problem));
     }
     Ok(found)

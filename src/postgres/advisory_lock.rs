@@ -14,10 +14,12 @@
 
 use std::time::Duration;
 
+use tokio_postgres::Row;
+
 use crate::config::TableName;
 use crate::error::Result;
 use crate::fnv::{fnv1a_32, fnv1a_64};
-use crate::postgres::session::Session;
+use crate::postgres::session::{Columns, Session};
 
 /// A statement without effect, which keeps the session that holds the lock from being silent.
 pub(crate) const KEEPALIVE: &str = "SELECT 1";
@@ -35,6 +37,8 @@ pub(crate) struct Holder {
     pub(crate) table: Option<LockedTable>,
     /// The replication slots that it reads.
     pub(crate) slots: Vec<String>,
+    /// Its role may stream, or read the table: any role may take an advisory lock.
+    pub(crate) may_publish: bool,
 }
 
 /// A table whose lock is held.
@@ -80,7 +84,7 @@ pub(crate) async fn take(session: &Session, slot: &str, table: u32) -> Result<bo
     let row = session
         .row("taking the lock", &take_sql(slot, table), &[])
         .await?;
-    Ok(row.get(0))
+    Ok(row.column(0)?)
 }
 
 /// Makes the server end the session, and so release its locks, after this much silence.
@@ -116,18 +120,20 @@ pub(crate) async fn holders(
             &[&high, &low, &class, &table.schema, &table.name],
         )
         .await?;
-    let holder = |row: &tokio_postgres::Row| Holder {
-        pid: row.get(0),
-        application: row.get(1),
-        role: row.get(2),
-        has_slot: row.get(3),
-        table: row.get::<_, bool>(4).then(|| LockedTable {
-            name: row.get(5),
-            is_ours: row.get(6),
-        }),
-        slots: row.get(7),
-    };
-    Ok(rows.iter().map(holder).collect())
+    rows.iter().map(holder_of).collect()
+}
+
+fn holder_of(row: &Row) -> Result<Holder> {
+    let (has_table, name, is_ours): (bool, _, _) = (row.column(4)?, row.column(5)?, row.column(6)?);
+    Ok(Holder {
+        pid: row.column(0)?,
+        application: row.column(1)?,
+        role: row.column(2)?,
+        has_slot: row.column(3)?,
+        table: has_table.then_some(LockedTable { name, is_ours }),
+        slots: row.column(7)?,
+        may_publish: row.column(8)?,
+    })
 }
 
 /// `$1` and `$2` are the halves of the slot's key, `$3` the class of the tables' keys. A lock with
@@ -174,7 +180,15 @@ const HOLDERS: &str = "
              WHERE c.oid::int8 = s.table_oid),
            coalesce(s.table_oid IN (SELECT o.oid FROM ours AS o), false),
            ARRAY(SELECT r.slot_name::text FROM pg_catalog.pg_replication_slots AS r
-                  WHERE r.active_pid = s.pid)
+                  WHERE r.active_pid = s.pid),
+           coalesce((SELECT u.rolsuper OR u.rolreplication
+                         OR EXISTS (SELECT FROM pg_catalog.pg_roles AS p
+                                     WHERE p.rolname = 'rds_replication'
+                                       AND pg_catalog.pg_has_role(u.oid, p.oid, 'USAGE'))
+                         OR EXISTS (SELECT FROM ours AS o
+                                     WHERE pg_catalog.has_table_privilege(
+                                               u.oid, o.oid::oid, 'SELECT'))
+                       FROM pg_catalog.pg_roles AS u WHERE u.oid = a.usesysid), false)
       FROM holders AS s
       LEFT JOIN pg_catalog.pg_stat_activity AS a ON a.pid = s.pid";
 

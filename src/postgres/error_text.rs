@@ -20,6 +20,21 @@ const OF_LANGUAGES: [&str; 3] = ["plpy_elog.c", "plperl.c", "pltcl.c"];
 /// The longest place that is shown; a name has up to 63 bytes.
 const PLACE_MAX: usize = 300;
 
+/// The longest text of a server that is kept, in bytes.
+const TEXT_MAX: usize = 4 << 10;
+
+/// The text of a server, cut where it is too long to be logged again and again.
+pub(crate) fn shortened(text: &str) -> String {
+    if text.len() <= TEXT_MAX {
+        return text.to_owned();
+    }
+    format!(
+        "{}…",
+        text.get(..text.floor_char_boundary(TEXT_MAX))
+            .unwrap_or_default()
+    )
+}
+
 /// The classes of the manual's appendix:
 /// <https://www.postgresql.org/docs/current/errcodes-appendix.html>.
 const CLASSES: [(&str, &str); 43] = [

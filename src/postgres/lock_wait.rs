@@ -19,7 +19,7 @@ use tokio_postgres::Row;
 use crate::config::{Database, TableName};
 use crate::error::{Code, Error, Result};
 use crate::fnv::fnv1a_64;
-use crate::postgres::session::{Session, connect};
+use crate::postgres::session::{Columns, Session, connect};
 use crate::postgres::sqlstate::ServerError;
 
 /// The longest that a statement waits for a lock.
@@ -90,11 +90,12 @@ impl<'a> LockWait<'a> {
         loop {
             let what = "waiting for another command that changes the database";
             let row = self.session.row(what, TAKE_TURN, &[&key]).await?;
-            if row.get(0) {
+            if row.column(0)? {
                 return Ok(());
             }
             let holder = self.session.rows(what, TURN_HOLDER, &[&high, &low]).await?;
-            let pids: Vec<i32> = holder.iter().map(|row| row.get(0)).collect();
+            let pids = holder.iter().map(|row| row.column(0));
+            let pids: Vec<i32> = pids.collect::<Result<_>>()?;
             let named = describe(self.session, &pids).await?;
             if Instant::now() > deadline {
                 let message = format!("{what}: {named} has not ended within {TURN_LIMIT:?}");
@@ -204,7 +205,9 @@ impl<'a> LockWait<'a> {
             .session
             .rows(&what, IN_THE_WAY, &[&table.schema, &table.name])
             .await?;
-        Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+        rows.iter()
+            .map(|row| Ok((row.column(0)?, row.column(1)?)))
+            .collect()
     }
 }
 
@@ -292,7 +295,8 @@ async fn watch(watcher: &mut Option<Session>, database: &Database, pid: i32, nam
         let looked = async {
             let what = "looking who holds a lock";
             let rows = session.rows(what, BLOCKING, &[&pid]).await?;
-            let pids: Vec<i32> = rows.iter().map(|row| row.get(0)).collect();
+            let pids = rows.iter().map(|row| row.column(0));
+            let pids: Vec<i32> = pids.collect::<Result<_>>()?;
             describe(session, &pids).await
         };
         match looked.await {
@@ -314,7 +318,8 @@ async fn describe(session: &Session, pids: &[i32]) -> Result<String> {
     let rows = session
         .rows("reading who holds a lock", DESCRIBE, &[&pids])
         .await?;
-    let mut named: Vec<String> = rows.iter().take(NAMED_MAX).map(in_words).collect();
+    let named = rows.iter().take(NAMED_MAX).map(in_words);
+    let mut named: Vec<String> = named.collect::<Result<_>>()?;
     if pids.contains(&0) {
         named.push("a prepared transaction (see pg_prepared_xacts)".to_owned());
     }
@@ -327,10 +332,11 @@ async fn describe(session: &Session, pids: &[i32]) -> Result<String> {
     Ok(named.join(", "))
 }
 
-fn in_words(row: &Row) -> String {
-    let (pid, application, role): (i32, &str, &str) = (row.get(0), row.get(1), row.get(2));
-    let state: Option<&str> = row.get(3);
-    let (seconds, kind): (Option<i64>, Option<&str>) = (row.get(4), row.get(5));
+fn in_words(row: &Row) -> Result<String> {
+    let (pid, application, role): (i32, &str, &str) =
+        (row.column(0)?, row.column(1)?, row.column(2)?);
+    let state: Option<&str> = row.column(3)?;
+    let (seconds, kind): (Option<i64>, Option<&str>) = (row.column(4)?, row.column(5)?);
     let mut facts = Vec::new();
     if !application.is_empty() {
         facts.push(format!("application {}", application.escape_debug()));
@@ -341,7 +347,7 @@ fn in_words(row: &Row) -> String {
     facts.extend(seconds.map(|it| format!("transaction open for {it} s")));
     facts.extend(state.map(str::to_owned));
     facts.extend(kind.map(|it| format!("last statement {it}")));
-    format!("pid {pid} ({})", facts.join(", "))
+    Ok(format!("pid {pid} ({})", facts.join(", ")))
 }
 
 /// The beginning of a description, which stays the same while its times go on.

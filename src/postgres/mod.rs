@@ -3,13 +3,12 @@
 //!
 //! Refused: connection poolers, servers that do not accept writes, and any use of LSNs or row ids
 //! before [`Server::lineage`] was compared, because after a failover the same LSN or id may mean
-//! something else. `Row::get` panics when the column has another type, so every statement fixes the
-//! types of its columns.
+//! something else. `transport` bounds what a server may send. Every statement fixes the types of
+//! its columns, and a row of other columns is an error ([`Columns`]).
 
 pub(crate) mod error_text;
 mod sql_error;
 pub(crate) mod sqlstate;
-mod tls_error;
 
 #[cfg(feature = "publisher")]
 pub mod advisory_lock;
@@ -40,7 +39,7 @@ pub(crate) mod snapshot;
 #[cfg(feature = "publisher")]
 pub mod table_shape;
 #[cfg(feature = "publisher")]
-pub(crate) mod tls;
+pub(crate) mod transport;
 #[cfg(feature = "publisher")]
 mod wal;
 #[cfg(feature = "publisher")]
@@ -57,12 +56,13 @@ pub(crate) use self::{
     session::{ROLES_SEARCH_PATH, is_out_of_time, with_password},
     sql_error::{RowError, row_error, sql_error},
     sqlstate::{is_lock_conflict, is_of_the_row, is_of_the_statement, is_unreadable},
+    transport::Obstacle,
     wal::{emit_logical_message, log_position},
 };
 #[cfg(feature = "publisher")]
 pub use self::{
     server::{Lineage, Server, server},
-    session::{Session, connect, drive},
+    session::{Columns, Session, connect, connect_for_slots, drive},
     table_shape::TableShape,
     wal::wal_bytes,
 };

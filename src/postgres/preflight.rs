@@ -12,7 +12,7 @@ use crate::error::{Code, Error, Result};
 use crate::postgres::facts::dead_letter_table;
 use crate::postgres::problem::ServerProblem;
 use crate::postgres::server_settings::ServerSettings;
-use crate::postgres::session::Session;
+use crate::postgres::session::{Columns, Session};
 use crate::postgres::table_shape::{self, Column, TableShape};
 use crate::postgres::walsender::synchronous_standby;
 use crate::postgres::{publication, slot};
@@ -119,7 +119,7 @@ fn combined(mut problems: Vec<ServerProblem>) -> Option<Error> {
 }
 
 async fn server_problems(session: &Session, config: &Config) -> Result<Vec<ServerProblem>> {
-    let server = ServerSettings::read(session).await?;
+    let server = ServerSettings::read(session, &config.database).await?;
     if server.in_recovery {
         return Err(Error::transient(Code::Connect, "the server is a standby")
             .with_hint("connect to the primary, or name all hosts of the cluster"));
@@ -158,7 +158,7 @@ async fn table_problems(
     let role = session
         .row("reading the current role", "SELECT current_user::text", &[])
         .await?;
-    let role = role.get(0);
+    let role = role.column(0)?;
     let mut problems = shape_problems(shape, config);
     problems.extend(right_problems(shape, config, role));
     problems.extend(row_security_problem(shape, role));

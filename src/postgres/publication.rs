@@ -14,7 +14,7 @@ use tokio_postgres::types::ToSql;
 use crate::config::TableName;
 use crate::error::{Code, Error, Result};
 use crate::postgres::problem::ServerProblem;
-use crate::postgres::session::Session;
+use crate::postgres::session::{Columns, Session};
 use crate::postgres::table_shape::TableShape;
 
 /// The one row filter that hides no event: every row is inserted unpublished.
@@ -154,10 +154,10 @@ pub async fn inspect(
     let parameters: [&(dyn ToSql + Sync); 3] = [&name, &table.oid, &table.partitions];
     let rows = session.rows(&what, RELATIONS, &parameters).await?;
     for row in rows {
-        let (is_root, published): (bool, bool) = (row.get(0), row.get(1));
+        let (is_root, published): (bool, bool) = (row.column(0)?, row.column(1)?);
         let relation = TableName {
-            schema: row.get(2),
-            name: row.get(3),
+            schema: row.column(2)?,
+            name: row.column(3)?,
         };
         if !published {
             if !is_root {
@@ -166,9 +166,9 @@ pub async fn inspect(
             continue;
         }
         state.relations.push(relation);
-        state.row_filter = state.row_filter.or_else(|| row.get(4));
+        state.row_filter = state.row_filter.or(row.column(4)?);
         if has_list && state.columns.is_none() {
-            state.columns = Some(row.get(5));
+            state.columns = Some(row.column(5)?);
         }
         if is_root {
             break;
@@ -188,17 +188,19 @@ pub(crate) async fn flags(
     let row = session
         .row_if_any(&what, PUBLICATION, &[&name, &tables])
         .await?;
-    Ok(row.map(|row| {
-        let state = PublicationState {
-            insert: row.get(0),
-            update_or_delete: row.get(1),
-            relations: Vec::new(),
-            missing: Vec::new(),
-            row_filter: None,
-            columns: None,
-        };
-        (state, row.get::<_, Option<bool>>(2) == Some(true))
-    }))
+    let Some(row) = row else {
+        return Ok(None);
+    };
+    let state = PublicationState {
+        insert: row.column(0)?,
+        update_or_delete: row.column(1)?,
+        relations: Vec::new(),
+        missing: Vec::new(),
+        row_filter: None,
+        columns: None,
+    };
+    let has_list = row.column::<Option<bool>>(2)? == Some(true);
+    Ok(Some((state, has_list)))
 }
 
 /// Creates the publication `name` for inserts into `table`. The role must own the table and have
@@ -225,7 +227,7 @@ pub async fn check_owner(session: &Session, name: &str) -> Result<()> {
     let Some(row) = session.row_if_any(&what, SQL, &[&name]).await? else {
         return Ok(());
     };
-    let (owner, role): (String, String) = (row.get(0), row.get(1));
+    let (owner, role): (String, String) = (row.column(0)?, row.column(1)?);
     let problem = format!("publication {name} belongs to {owner}, and {role} may not drop it");
     Err(Error::fatal(Code::Config, problem)
         .with_hint(format!("connect as {owner}, or as a superuser")))
@@ -255,7 +257,7 @@ pub async fn others(session: &Session, name: &str, table: &TableName) -> Result<
     let rows = session
         .rows(&what, SQL, &[&name, &table.schema, &table.name])
         .await?;
-    Ok(rows.iter().map(|row| row.get(0)).collect())
+    rows.iter().map(|row| row.column(0)).collect()
 }
 
 /// Whether there is a publication of that name.

@@ -1,7 +1,7 @@
 //! The server of a session: its identity, its version and the history of its WAL.
 
 use crate::error::Result;
-use crate::postgres::session::Session;
+use crate::postgres::session::{Columns, Session};
 
 /// One history of the WAL. LSNs and row ids of one lineage mean nothing in another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,18 +54,18 @@ pub async fn server(session: &Session) -> Result<Server> {
     let row = session
         .row("reading the server's identity", &sql, &[])
         .await?;
-    let wal_file: Option<String> = row.get(4);
+    let wal_file: Option<String> = row.column(4)?;
     let timeline = wal_file
         .and_then(|name| u32::from_str_radix(name.get(..8)?, 16).ok())
         .unwrap_or_default();
     Ok(Server {
         // The server's type is unsigned. SQL has only signed ones, so the sign bit is part of it.
         lineage: Lineage {
-            system_id: row.get::<_, i64>(3).cast_unsigned(),
+            system_id: row.column::<i64>(3)?.cast_unsigned(),
             timeline,
         },
-        postmaster_start: row.get(2),
-        version: row.get::<_, i64>(1).try_into().unwrap_or_default(),
-        in_recovery: row.get(0),
+        postmaster_start: row.column(2)?,
+        version: row.column::<i64>(1)?.try_into().unwrap_or_default(),
+        in_recovery: row.column(0)?,
     })
 }

@@ -2,9 +2,10 @@
 
 use postgres_protocol::escape::escape_identifier;
 
+use crate::config::Database;
 use crate::error::Result;
 use crate::postgres::problem::ServerProblem;
-use crate::postgres::session::Session;
+use crate::postgres::session::{Columns, Session};
 
 /// From this version on, the first logical slot turns logical decoding on.
 const DECODING_ON_DEMAND: i64 = 190_000;
@@ -28,27 +29,31 @@ pub(crate) struct ServerSettings {
 }
 
 impl ServerSettings {
-    /// Reads them. Any role may.
-    pub(crate) async fn read(session: &Session) -> Result<Self> {
+    /// Reads them, and whether the role of the login for replication may replicate. Any role may
+    /// read that.
+    pub(crate) async fn read(session: &Session, database: &Database) -> Result<Self> {
         // On Amazon RDS, membership in rds_replication replaces the attribute REPLICATION.
         const SQL: &str = "SELECT pg_catalog.pg_is_in_recovery(),
                     pg_catalog.current_setting('server_version_num')::int8,
                     pg_catalog.current_setting('server_encoding'),
                     pg_catalog.current_setting('wal_level'),
-                    current_user::text,
-                    EXISTS (SELECT FROM pg_catalog.pg_roles
-                             WHERE rolname = current_user AND (rolsuper OR rolreplication))
-                    OR EXISTS (SELECT FROM pg_catalog.pg_roles
-                                WHERE rolname = 'rds_replication'
-                                  AND pg_catalog.pg_has_role(oid, 'USAGE'))";
-        let row = session.row("checking the server", SQL, &[]).await?;
+                    coalesce($1, current_user::text),
+                    EXISTS (SELECT FROM pg_catalog.pg_roles AS r
+                             WHERE r.rolname = coalesce($1, current_user::text)
+                               AND (r.rolsuper OR r.rolreplication
+                                    OR EXISTS (SELECT FROM pg_catalog.pg_roles AS p
+                                                WHERE p.rolname = 'rds_replication'
+                                                  AND pg_catalog.pg_has_role(r.oid, p.oid,
+                                                                             'USAGE'))))";
+        let role = database.replication.as_ref().map(|it| it.user());
+        let row = session.row("checking the server", SQL, &[&role]).await?;
         Ok(ServerSettings {
-            in_recovery: row.get(0),
-            version: row.get(1),
-            encoding: row.get(2),
-            wal_level: row.get(3),
-            role: row.get(4),
-            may_replicate: row.get(5),
+            in_recovery: row.column(0)?,
+            version: row.column(1)?,
+            encoding: row.column(2)?,
+            wal_level: row.column(3)?,
+            role: row.column(4)?,
+            may_replicate: row.column(5)?,
         })
     }
 

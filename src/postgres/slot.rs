@@ -11,7 +11,7 @@ use tokio_postgres::types::PgLsn;
 
 use crate::error::{Code, Error, Result};
 use crate::lsn::Lsn;
-use crate::postgres::session::Session;
+use crate::postgres::session::{Columns, Session};
 use crate::postgres::sqlstate::{self, ServerError};
 
 const REPLICATION: &str = "the role needs REPLICATION: ALTER ROLE ... REPLICATION, or on Amazon \
@@ -102,27 +102,27 @@ pub async fn read(session: &Session, name: &str) -> Result<Option<Slot>> {
     let Some(row) = session.row_if_any(&what, READ, &[&name]).await? else {
         return Ok(None);
     };
-    let (database, plugin): (Option<String>, Option<String>) = (row.get(0), row.get(1));
-    if row.get::<_, Option<bool>>(2) != Some(true) || plugin.as_deref() != Some(PLUGIN) {
+    let (database, plugin): (Option<String>, Option<String>) = (row.column(0)?, row.column(1)?);
+    if row.column::<Option<bool>>(2)? != Some(true) || plugin.as_deref() != Some(PLUGIN) {
         return Err(foreign(name, database.as_deref(), plugin.as_deref()));
     }
-    let lsn = |column| {
-        row.get::<_, Option<PgLsn>>(column)
-            .map(|lsn| Lsn::new(lsn.into()))
+    let lsn = |at| {
+        let lsn = row.column::<Option<PgLsn>>(at);
+        lsn.map(|lsn| lsn.map(|lsn| Lsn::new(lsn.into())))
     };
     Ok(Some(Slot {
         name: name.to_owned(),
-        active_pid: row.get(3),
-        confirmed_flush: lsn(4),
-        restart: lsn(5),
-        wal_status: row.get(6),
-        safe_wal_size: row.get(7),
-        temporary: row.get(8),
-        failover: row.get(9),
-        invalidation_reason: row.get(10),
-        lag_bytes: row.get(11),
-        retained_bytes: row.get(12),
-        wal_bytes: row.get(13),
+        active_pid: row.column(3)?,
+        confirmed_flush: lsn(4)?,
+        restart: lsn(5)?,
+        wal_status: row.column(6)?,
+        safe_wal_size: row.column(7)?,
+        temporary: row.column(8)?,
+        failover: row.column(9)?,
+        invalidation_reason: row.column(10)?,
+        lag_bytes: row.column(11)?,
+        retained_bytes: row.column(12)?,
+        wal_bytes: row.column(13)?,
     }))
 }
 
@@ -166,9 +166,12 @@ pub async fn copy(session: &Session, from: &str, to: &str) -> Result<Lsn> {
            FROM pg_catalog.pg_replication_slots
           WHERE slot_name = $1 AND plugin = 'pgoutput'
             AND database = pg_catalog.current_database()";
-    let copied = session.row_if_any(&what, SQL, &[&from, &to]).await;
+    let copied = session
+        .for_slots()
+        .row_if_any(&what, SQL, &[&from, &to])
+        .await;
     match copied.map_err(needs_replication)? {
-        Some(row) => Ok(Lsn::new(row.get::<_, PgLsn>(0).into())),
+        Some(row) => Ok(Lsn::new(row.column::<PgLsn>(0)?.into())),
         None => Err(Error::transient(
             Code::Slot,
             format!("{what}: {from} does not exist"),
@@ -189,7 +192,8 @@ pub(crate) async fn advance(session: &Session, name: &str, to: Lsn) -> Result<()
     }
     let what = format!("confirming {to} for slot {name}");
     let sql = "SELECT pg_catalog.pg_replication_slot_advance($1, $2::text::pg_lsn)::text";
-    let moved = session.rows(&what, sql, &[&name, &to.to_string()]).await;
+    let to = to.to_string();
+    let moved = session.for_slots().rows(&what, sql, &[&name, &to]).await;
     moved.map(|_rows| ()).map_err(needs_replication)
 }
 
@@ -199,7 +203,8 @@ pub(crate) async fn advance_past_commit(session: &Session, name: &str, lsn: Lsn)
     const SQL: &str =
         "SELECT pg_catalog.pg_replication_slot_advance($1, $2::text::pg_lsn + 1)::text";
     let what = format!("moving slot {name}");
-    let moved = session.rows(&what, SQL, &[&name, &lsn.to_string()]).await;
+    let lsn = lsn.to_string();
+    let moved = session.for_slots().rows(&what, SQL, &[&name, &lsn]).await;
     moved.map(|_rows| ()).map_err(needs_replication)
 }
 
@@ -214,7 +219,7 @@ pub async fn drop(session: &Session, name: &str) -> Result<bool> {
           WHERE slot_name = $1 AND plugin = 'pgoutput'
             AND database = pg_catalog.current_database()";
     let what = format!("dropping replication slot {name}");
-    let dropped = session.row_if_any(&what, SQL, &[&name]).await;
+    let dropped = session.for_slots().row_if_any(&what, SQL, &[&name]).await;
     Ok(dropped.map_err(needs_replication)?.is_some())
 }
 
@@ -227,8 +232,9 @@ pub async fn check_rights(session: &Session) -> Result<()> {
                 OR EXISTS (SELECT FROM pg_catalog.pg_roles
                             WHERE rolname = 'rds_replication'
                               AND pg_catalog.pg_has_role(oid, 'USAGE'))";
+    let session = session.for_slots();
     let row = session.row("reading the role's rights", SQL, &[]).await?;
-    let (role, may): (String, bool) = (row.get(0), row.get(1));
+    let (role, may): (String, bool) = (row.column(0)?, row.column(1)?);
     match may {
         true => Ok(()),
         false => Err(Error::fatal(
@@ -262,7 +268,7 @@ pub async fn used_and_max(session: &Session) -> Result<(i64, i64)> {
     const SQL: &str = "SELECT count(*), pg_catalog.current_setting('max_replication_slots')::int8
            FROM pg_catalog.pg_replication_slots";
     let row = session.row("counting replication slots", SQL, &[]).await?;
-    Ok((row.get(0), row.get(1)))
+    Ok((row.column(0)?, row.column(1)?))
 }
 
 /// The open transactions that the creation of a slot waits for, each in words, the oldest first.
@@ -290,7 +296,7 @@ pub async fn blockers(session: &Session) -> Result<Vec<String>> {
     let rows = session
         .rows("listing open transactions", SQL, &[&BLOCKERS_MAX])
         .await?;
-    Ok(rows.iter().map(|row| row.get(0)).collect())
+    rows.iter().map(|row| row.column(0)).collect()
 }
 
 #[cfg(test)]

@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use crate::error::{Code, Error, cause_of};
 use crate::postgres::sqlstate::{self, ServerError};
-use crate::postgres::tls_error::{TlsError, tls_error};
+#[cfg(feature = "publisher")]
+use crate::postgres::transport::refusal;
 
 /// The library's error for a failed statement or connection. `context` names what was being done.
 /// It may be logged: it has no text of a trigger.
@@ -26,28 +27,17 @@ pub(crate) fn describe(context: impl Into<String>, error: Arc<tokio_postgres::Er
     if let Some(server) = error.as_db_error() {
         return sqlstate::classify(context, ServerError::to_log(server));
     }
+    let context = context.into();
     let problem = cause_of::<io::Error>(&*error);
-    let classified = match (problem, tls_error(&error)) {
-        // tokio-postgres reports a read-only server as an I/O error without an OS error number.
-        (Some(io), _) if read_only(io) => Error::transient(Code::Connect, context)
-            .with_hint("the server is read-only: a standby, or not promoted yet"),
-        (Some(io), _) if io.kind() == io::ErrorKind::ConnectionRefused => {
-            Error::transient(Code::Connect, context)
-                .with_hint("is the server up, and are host and port right?")
-        }
-        (Some(io), _) if is_of_lookup(io) => Error::transient(Code::Connect, context)
-            .with_hint("does the host's name exist in DNS, and is it spelt right?"),
-        (Some(_), _) => Error::transient(Code::Connect, context),
-        (None, Some(TlsError::Certificate)) => Error::fatal(Code::Connect, context).with_hint(
-            "the server's certificate is not signed by sslrootcert, or is for another host",
-        ),
-        (None, Some(TlsError::Other)) => Error::transient(Code::Connect, context),
-        (None, None) if error.source().is_none() => Error::transient(Code::Connect, context),
-        // A missing password, TLS that the server does not offer, a value of an unexpected type.
-        (None, None) => match hint_of(&error) {
-            Some(hint) => Error::fatal(Code::Connect, context).with_hint(hint),
-            None => Error::fatal(Code::Connect, context),
-        },
+    if let Some(refused) = problem.and_then(|problem| refusal(problem, &context)) {
+        return refused;
+    }
+    let may_pass = problem.is_some() || error.source().is_none();
+    let classified = match (may_pass, hint_of(&error)) {
+        (true, _) => Error::transient(Code::Connect, context),
+        // A missing password, a value of an unexpected type.
+        (false, Some(hint)) => Error::fatal(Code::Connect, context).with_hint(hint),
+        (false, None) => Error::fatal(Code::Connect, context),
     };
     classified.with_source(error)
 }
@@ -82,28 +72,31 @@ pub(crate) fn row_error(error: &tokio_postgres::Error) -> RowError {
     }
 }
 
-/// The resolver's errors have no kind and no OS error number, only this text.
-fn is_of_lookup(error: &io::Error) -> bool {
-    error
-        .to_string()
-        .starts_with("failed to lookup address information")
+/// Whether the server asked for a password and there is none.
+#[cfg(feature = "publisher")]
+pub(crate) fn is_without_password(error: &Error) -> bool {
+    let cause = cause_of::<tokio_postgres::Error>(error);
+    let cause = cause.and_then(|cause| cause.source());
+    cause.is_some_and(|cause| cause.to_string() == NO_PASSWORD)
 }
+
+/// tokio-postgres' words for a password that is not configured.
+const NO_PASSWORD: &str = "password missing";
 
 /// What to do about an error that tokio-postgres found before the server answered; its texts are
 /// all that tells them apart.
 fn hint_of(error: &tokio_postgres::Error) -> Option<&'static str> {
     let cause = error.source()?.to_string();
     match cause.as_str() {
-        "password missing" => Some(
+        NO_PASSWORD => Some(
             "give the password with PGPASSWORD, DATABASE_PASSWORD_FILE or libpq's password file",
         ),
-        "server does not support TLS" => {
-            Some("write sslmode=disable or prefer, or switch the server's ssl on")
-        }
         _ => None,
     }
 }
 
-fn read_only(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::PermissionDenied && error.raw_os_error().is_none()
+/// [`Writer`](crate::outbox::Writer) alone uses its caller's sessions.
+#[cfg(not(feature = "publisher"))]
+fn refusal(_: &io::Error, _: &str) -> Option<Error> {
+    None
 }

@@ -11,7 +11,7 @@ use std::fmt;
 use tokio_postgres::error::{DbError, SqlState};
 
 use crate::error::{Code, Disposition, Error};
-use crate::postgres::error_text::{self, without_values};
+use crate::postgres::error_text::{self, shortened, without_values};
 
 /// An error as the server reported it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -130,11 +130,11 @@ impl StdError for ServerError {}
 impl From<&DbError> for ServerError {
     fn from(error: &DbError) -> Self {
         ServerError {
-            severity: error.severity().to_owned(),
-            code: error.code().code().to_owned(),
-            message: without_values(error.code().code(), error.message()),
-            detail: error.detail().map(str::to_owned),
-            hint: error.hint().map(str::to_owned),
+            severity: shortened(error.severity()),
+            code: shortened(error.code().code()),
+            message: shortened(&without_values(error.code().code(), error.message())),
+            detail: error.detail().map(shortened),
+            hint: error.hint().map(shortened),
         }
     }
 }

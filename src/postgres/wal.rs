@@ -4,7 +4,7 @@ use tokio_postgres::types::PgLsn;
 
 use crate::error::Result;
 use crate::lsn::Lsn;
-use crate::postgres::session::Session;
+use crate::postgres::session::{Columns, Session};
 
 /// The current end of the WAL. Everything that was committed before the query lies before it, and
 /// so do changes that are not committed yet. A replication client may reach it only after the next
@@ -42,11 +42,11 @@ pub async fn wal_bytes(session: &Session) -> Result<i64> {
     Ok(session
         .row("reading the WAL position", SQL, &[])
         .await?
-        .get(0))
+        .column(0)?)
 }
 
 async fn position(session: &Session, call: &str) -> Result<Lsn> {
     let sql = format!("SELECT pg_catalog.{call}");
     let row = session.row("reading the WAL position", &sql, &[]).await?;
-    Ok(Lsn::new(row.get::<_, PgLsn>(0).into()))
+    Ok(Lsn::new(row.column::<PgLsn>(0)?.into()))
 }

@@ -4,6 +4,8 @@
 //! Changes nothing on the server but the lock. Refuses a pair of connections to different servers:
 //! positions of one mean nothing on the other.
 
+use std::sync::Once;
+
 use crate::config::Config;
 use crate::engine::output::WAL_SENDER_TIMEOUT;
 use crate::error::{Code, Error, Result};
@@ -12,6 +14,20 @@ use crate::postgres::walsender::APPLICATION_NAME;
 use crate::postgres::{self, Lineage, Server, ServerProblem, Session, TableShape, preflight};
 use crate::publisher::instance_lock::{self, Tenure};
 use crate::replication::{IdentifySystem, ReplicationClient, SessionOptions};
+
+/// Once a process: the connections of one process are all alike.
+fn warn_of_clear_text(client: &ReplicationClient) {
+    static WARNED: Once = Once::new();
+    if client.leaves_in_clear() {
+        WARNED.call_once(|| {
+            tracing::warn!(
+                server = client.describe(),
+                "the connection to Postgres crosses a network without TLS: \
+                 write sslmode=verify-full in the database URL"
+            );
+        });
+    }
+}
 
 /// One attempt's connections, all on one server.
 pub(crate) struct Connections {
@@ -34,7 +50,7 @@ impl Connections {
         problems: &mut Option<Vec<ServerProblem>>,
     ) -> Result<Option<Self>> {
         let (database, timeout) = (&config.database, config.operation_timeout);
-        let session = postgres::connect(database, "outboxd", timeout).await?;
+        let session = postgres::connect_for_slots(database, "outboxd", timeout).await?;
         let server = postgres::server(&session).await?;
         let inspection = preflight::inspect(&session, config).await?;
         *problems = Some(inspection.problems.clone());
@@ -48,6 +64,7 @@ impl Connections {
         };
         let mut client = ReplicationClient::connect(database, &options).await?;
         client.limit_rows(config.row_bytes_max());
+        warn_of_clear_text(&client);
         let identity = client.identify_system().await?;
         let lineage = Lineage {
             system_id: identity.system_id,

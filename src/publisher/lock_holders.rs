@@ -3,7 +3,7 @@
 //! Another instance of the same slot and table is what a standby waits for. An instance with
 //! another table, or with another slot on this table, never passes for one: waiting for it would
 //! last for ever, and taking over its slot would skip its events. Neither does a session that is
-//! not outboxd.
+//! not outboxd, whatever it calls itself: the role of an instance may stream or read the table.
 //!
 //! Earlier versions hold the slot's lock alone. They are known by their name or by the slot that
 //! they read.
@@ -53,7 +53,7 @@ fn is_outboxd(holder: &Holder) -> bool {
 }
 
 fn is_sibling(holder: &Holder, config: &Config) -> bool {
-    if holder.pid.is_none() || !holder.has_slot {
+    if holder.pid.is_none() || !holder.has_slot || !holder.may_publish {
         return false;
     }
     // A dropped table was the same until it was recreated.
@@ -137,6 +137,7 @@ mod tests {
                 is_ours,
             }),
             slots: Vec::new(),
+            may_publish: true,
         }
     }
 
@@ -193,6 +194,12 @@ mod tests {
             by_hand.contains("process 7") && by_hand.contains("somebody"),
             "{by_hand}"
         );
+        let squatter = Holder {
+            may_publish: false,
+            ..holder("outboxd", true, Some((Some("outbox.outbox"), true)))
+        };
+        let squatter = judged(squatter);
+        assert!(squatter.starts_with("foreign: "), "{squatter}");
         let table = judged(holder("psql", false, Some((Some("outbox.outbox"), true))));
         assert!(table.starts_with("foreign: "), "{table}");
         let prepared = Holder {

@@ -1,8 +1,9 @@
 //! Authentication: clear-text password, MD5, SCRAM-SHA-256 with and without channel binding.
 //!
-//! Requires proof from the server too: in a SCRAM exchange the server must show that it knows the
-//! password, and with `channel_binding=require` no way around channel binding is accepted. No error
-//! contains a password.
+//! What a server may ask for is `require_auth`'s matter (`postgres::transport`). Requires proof
+//! from the server too: in a SCRAM exchange the server must show that it knows the password, and
+//! with `channel_binding=require` no way around channel binding is accepted. No error contains a
+//! password.
 //!
 //! See <https://www.postgresql.org/docs/current/sasl-authentication.html>.
 
@@ -12,9 +13,11 @@ use postgres_protocol::message::frontend;
 use tokio_postgres::config::ChannelBinding;
 use tokio_postgres::fallible_iterator::FallibleIterator;
 
+use crate::config::{AuthMethod, RequireAuth};
 use crate::error::{Code, Error, Result};
 use crate::postgres::slot::classify_replication;
 use crate::postgres::sqlstate::{self, ServerError};
+use crate::postgres::transport::{AuthenticationPolicy, RefusedRequest, check_iterations};
 use crate::replication::connection::{Connection, refused};
 
 /// The user and the means to authenticate.
@@ -22,6 +25,7 @@ pub(crate) struct Credentials<'a> {
     pub(crate) user: &'a str,
     pub(crate) password: Option<&'a [u8]>,
     pub(crate) channel_binding: ChannelBinding,
+    pub(crate) require_auth: &'a RequireAuth,
 }
 
 /// Answers the server's authentication requests.
@@ -31,19 +35,25 @@ pub(crate) async fn authenticate(
 ) -> Result<()> {
     let mut bound = false;
     match receive(connection).await? {
-        Message::AuthenticationOk => return check_binding(connection, credentials, bound),
+        Message::AuthenticationOk => {
+            check_method(connection, credentials, AuthMethod::None)?;
+            return check_binding(connection, credentials, bound);
+        }
         Message::AuthenticationCleartextPassword => {
+            check_method(connection, credentials, AuthMethod::Password)?;
             check_binding(connection, credentials, bound)?;
             let password = password(connection, credentials)?;
             connection.queue(|out| frontend::password_message(password, out))?;
         }
         Message::AuthenticationMd5Password(body) => {
+            check_method(connection, credentials, AuthMethod::Md5)?;
             check_binding(connection, credentials, bound)?;
             let password = password(connection, credentials)?;
             let hash = md5_hash(credentials.user.as_bytes(), password, body.salt());
             connection.queue(|out| frontend::password_message(hash.as_bytes(), out))?;
         }
         Message::AuthenticationSasl(body) => {
+            check_method(connection, credentials, AuthMethod::ScramSha256)?;
             bound = scram(connection, credentials, &body).await?;
             check_binding(connection, credentials, bound)?;
         }
@@ -78,6 +88,7 @@ async fn scram(
         plus |= name == sasl::SCRAM_SHA_256_PLUS;
     }
     let end_point = connection
+        .socket()
         .server_end_point()
         .filter(|_| credentials.channel_binding != ChannelBinding::Disable);
     let (binding, mechanism) = mechanism(plain, plus, end_point)
@@ -91,6 +102,8 @@ async fn scram(
     let Message::AuthenticationSaslContinue(body) = receive(connection).await? else {
         return Err(connection.protocol_error("expected a SASL continuation"));
     };
+    let refused = |request: RefusedRequest| request.error(refused(connection.peer()));
+    check_iterations(body.data()).map_err(refused)?;
     exchange
         .update(body.data())
         .map_err(|e| connection.protocol_error(e))?;
@@ -157,6 +170,17 @@ fn password<'a>(connection: &Connection, credentials: &Credentials<'a>) -> Resul
     })
 }
 
+/// Checks the method that the server has chosen.
+fn check_method(
+    connection: &Connection,
+    credentials: &Credentials<'_>,
+    method: AuthMethod,
+) -> Result<()> {
+    let policy = AuthenticationPolicy::new(credentials.require_auth, connection.socket());
+    let checked = policy.check(method);
+    checked.map_err(|request| request.error(refused(connection.peer())))
+}
+
 fn check_binding(
     connection: &Connection,
     credentials: &Credentials<'_>,
@@ -191,7 +215,7 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
     use super::*;
-    use crate::replication::socket::Socket;
+    use crate::postgres::transport::Socket;
 
     const PASSWORD: &[u8] = b"open sesame";
     const SALT: &[u8] = b"a salt of the server";
@@ -234,6 +258,7 @@ mod tests {
             user: "publisher",
             password: Some(PASSWORD),
             channel_binding: ChannelBinding::Prefer,
+            require_auth: &RequireAuth::default(),
         };
         let play = async {
             request(&mut server, 10, b"SCRAM-SHA-256\0\0").await;

@@ -37,7 +37,8 @@ const COPY_DATA_MAX: usize = (1 << 30) + 1024;
 /// The letter, two positions and a time, before the payload of an XLogData.
 const X_LOG_DATA_HEADER: usize = 25;
 
-/// All other messages are short; a longer one means that the message boundaries were lost.
+/// All other messages are short, and so is every message before the stream; a longer one means that
+/// the message boundaries were lost, or that it is not Postgres that sends.
 const OTHER_MAX: usize = 1 << 20;
 
 /// The place of a message in the buffer, valid until the next read.
@@ -69,6 +70,8 @@ pub(crate) struct ReadBuffer {
     bytes: Vec<u8>,
     start: usize,
     end: usize,
+    /// CopyData may arrive.
+    copies: bool,
     /// A CopyData that is longer is shortened.
     data_max: usize,
     /// The message that is being shortened.
@@ -81,9 +84,15 @@ impl ReadBuffer {
             bytes: vec![0; INITIAL],
             start: 0,
             end: 0,
+            copies: false,
             data_max: COPY_DATA_MAX,
             abridger: None,
         }
+    }
+
+    /// From now on CopyData may arrive, which may be long.
+    pub(crate) fn begin_copy(&mut self) {
+        self.copies = true;
     }
 
     /// From now on a CopyData of changes keeps at most about this many bytes.
@@ -216,7 +225,7 @@ impl ReadBuffer {
             return Ok(None);
         };
         let length = u32::from_be_bytes([a, b, c, d]);
-        let longest = if tag == COPY_DATA {
+        let longest = if tag == COPY_DATA && self.copies {
             COPY_DATA_MAX
         } else {
             OTHER_MAX
@@ -263,9 +272,15 @@ mod tests {
         bytes
     }
 
+    fn copying() -> ReadBuffer {
+        let mut buffer = ReadBuffer::new();
+        buffer.begin_copy();
+        buffer
+    }
+
     /// Feeds `wire` in reads of the given sizes, in turn, and takes messages in between.
     fn read_all(wire: &[u8], sizes: &[usize]) -> (Vec<(u8, Vec<u8>)>, ReadBuffer) {
-        let mut buffer = ReadBuffer::new();
+        let mut buffer = copying();
         let (mut taken, mut rest, mut turn) = (vec![], wire, 0);
         loop {
             while let Some(raw) = buffer.next().unwrap() {
@@ -309,7 +324,7 @@ mod tests {
 
         #[test]
         fn any_bytes_give_messages_or_an_error(wire: Vec<u8>) {
-            let mut buffer = ReadBuffer::new();
+            let mut buffer = copying();
             buffer.room()[..wire.len()].copy_from_slice(&wire);
             buffer.filled(wire.len());
             while let Ok(Some(_)) = buffer.next() {}
@@ -358,7 +373,7 @@ mod tests {
         ];
         let wire = wire.concat();
         for size in [300_000, 600_000, 64 << 20] {
-            let mut buffer = ReadBuffer::new();
+            let mut buffer = copying();
             buffer.limit_data(4 << 20);
             let mut largest = 0;
             let (mut taken, mut rest) = (Vec::new(), wire.as_slice());
@@ -387,7 +402,7 @@ mod tests {
 
     #[test]
     fn only_changes_are_shortened() {
-        let mut buffer = ReadBuffer::new();
+        let mut buffer = copying();
         buffer.limit_data(1_000);
         let mut wire = message(b'd', &[b'w'; 2_000]);
         wire.truncate(INITIAL);
@@ -404,7 +419,7 @@ mod tests {
             (b'd', u32::MAX),
             (b'T', 1 << 20),
         ] {
-            let mut buffer = ReadBuffer::new();
+            let mut buffer = copying();
             buffer.room()[0] = tag;
             buffer.room()[1..5].copy_from_slice(&length.to_be_bytes());
             buffer.filled(5);
@@ -415,8 +430,20 @@ mod tests {
     }
 
     #[test]
+    fn before_the_stream_every_message_is_short() {
+        for tag in *b"dREZ" {
+            let mut buffer = ReadBuffer::new();
+            buffer.room()[0] = tag;
+            let length = 1_u32 << 30;
+            buffer.room()[1..5].copy_from_slice(&length.to_be_bytes());
+            buffer.filled(5);
+            assert_eq!(buffer.next(), Err(BadLength { tag, length }));
+        }
+    }
+
+    #[test]
     fn a_reader_that_takes_nothing_fills_the_buffer_and_no_more() {
-        let mut buffer = ReadBuffer::new();
+        let mut buffer = copying();
         let wire = message(b'd', b"event").repeat(100_000);
         let mut rest = wire.as_slice();
         loop {

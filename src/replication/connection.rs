@@ -19,11 +19,11 @@ use postgres_protocol::message::frontend;
 
 use crate::error::{Code, Error, Result};
 use crate::postgres::sqlstate::{self, ServerError};
-use crate::postgres::tls;
+use crate::postgres::transport::Socket;
 use crate::replication::buffer::{RawMessage, ReadBuffer};
 use crate::replication::error_fields::error_of_fields;
 use crate::replication::message::{StandbyStatusUpdate, postgres_clock};
-use crate::replication::socket::Socket;
+use crate::replication::notices::Notices;
 
 /// The limit for closing.
 const CLOSE_LIMIT: Duration = Duration::from_secs(1);
@@ -48,6 +48,7 @@ pub(crate) struct Connection {
     status: Option<StandbyStatusUpdate>,
     /// The server waits for a command, and none was sent since.
     ready: bool,
+    notices: Notices,
     /// Bytes read by `readable`, which the next `try_read` counts.
     fresh: usize,
     /// The error that ended reading, held back until whole messages are taken: the server's reason
@@ -67,6 +68,7 @@ impl Connection {
             output: BytesMut::new(),
             status: None,
             ready: false,
+            notices: Notices::default(),
             fresh: 0,
             failure: None,
         }
@@ -77,12 +79,9 @@ impl Connection {
         &self.peer
     }
 
-    /// The data for SCRAM channel binding, over TLS.
-    pub(crate) fn server_end_point(&self) -> Option<Vec<u8>> {
-        match &self.stream {
-            Socket::Tls(tls) => tls::server_end_point(tls.ssl()),
-            _ => None,
-        }
+    /// The stream below.
+    pub(crate) fn socket(&self) -> &Socket {
+        &self.stream
     }
 
     /// Ends start-up: later failures are replication errors, and commands have this time limit.
@@ -197,23 +196,21 @@ impl Connection {
         self.ready
     }
 
+    /// From now on the server sends CopyData, whose length is limited by that of a row.
+    pub(crate) fn begin_copy(&mut self) {
+        self.input.begin_copy();
+    }
+
     /// Records a ReadyForQuery: the server waits for a command.
     pub(crate) fn note_ready(&mut self, raw: &RawMessage) {
         self.ready |= raw.tag == READY_FOR_QUERY_TAG;
     }
 
     /// Whether the message may come at any time and answers nothing. Logs a server's warning.
-    pub(crate) fn skips(&self, raw: &RawMessage) -> bool {
+    pub(crate) fn skips(&mut self, raw: &RawMessage) -> bool {
         if raw.tag == NOTICE_RESPONSE_TAG {
-            let notice = error_of_fields(self.slice(raw.body.clone()));
-            if notice.severity == "WARNING" {
-                tracing::warn!(
-                    server = %self.peer,
-                    code = %notice.code,
-                    notice = %notice.message,
-                    "postgres sent a warning"
-                );
-            }
+            let body = self.input.slice(raw.body.clone());
+            self.notices.log(&self.peer, body);
         }
         matches!(
             raw.tag,

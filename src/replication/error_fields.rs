@@ -1,7 +1,7 @@
 //! The fields of an ErrorResponse or NoticeResponse.
 
 use crate::postgres::ServerError;
-use crate::postgres::error_text::without_values;
+use crate::postgres::error_text::{shortened, without_values};
 
 /// Reads the fields of an ErrorResponse or NoticeResponse. Lenient: an error about an error helps
 /// no reader.
@@ -19,7 +19,7 @@ pub(crate) fn error_of_fields(body: &[u8]) -> ServerError {
         let Some((kind, value)) = field.split_first() else {
             break;
         };
-        let value = String::from_utf8_lossy(value).into_owned();
+        let value = shortened(&String::from_utf8_lossy(value));
         match kind {
             // The severity that is never translated; sent since Postgres 9.6.
             b'V' => error.severity = value,

@@ -29,12 +29,13 @@ mod buffer;
 mod command;
 mod connection;
 mod error_fields;
-mod hosts;
 mod message;
+mod notices;
 mod options;
-mod socket;
 mod startup;
 
+#[cfg(test)]
+mod fuzz_tests;
 #[cfg(test)]
 mod tests;
 
@@ -106,6 +107,11 @@ impl ReplicationClient {
         self.transport
     }
 
+    /// Whether the bytes leave this machine without TLS.
+    pub(crate) fn leaves_in_clear(&self) -> bool {
+        self.connection.socket().leaves_in_clear()
+    }
+
     /// The server, as `host:port`.
     pub fn describe(&self) -> &str {
         self.connection.peer()
@@ -161,6 +167,7 @@ impl ReplicationClient {
     /// again.
     pub async fn start(&mut self, slot: &str, from: Lsn, publication: &str) -> Result<()> {
         command::start_replication(&mut self.connection, slot, from, publication).await?;
+        self.connection.begin_copy();
         self.copy = Copy::Both;
         Ok(())
     }

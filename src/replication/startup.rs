@@ -1,51 +1,26 @@
-//! From settings to a session that waits for its first command: hosts in turn, TLS, start-up
-//! packet, session settings.
+//! From settings to a session that waits for its first command: start-up packet, authentication,
+//! session settings.
 //!
-//! Owns the choice among several hosts, the time-out of each, and the settings of every replication
-//! session. Text output is the same whatever the server's configuration, and the only server
-//! time-outs in force are the two that the caller sets. As in libpq, a rejection that no other host
-//! would change (a wrong password, say) ends the round at once.
+//! Owns the settings of every replication session. Text output is the same whatever the server's
+//! configuration, and the only server time-outs in force are the two that the caller sets.
 //!
 //! See <https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-FLOW-START-UP>.
 
-use std::future::Future;
-use std::net::SocketAddr;
-use std::pin::Pin;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use postgres_protocol::message::backend::Message;
 use postgres_protocol::message::frontend;
-use socket2::{SockRef, TcpKeepalive};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpStream, UnixStream};
-use tokio_openssl::SslStream;
 use tokio_postgres::config::TargetSessionAttrs;
 
-use crate::config::{Database, SslMode};
+use crate::config::Database;
 use crate::error::{Code, Error, Result};
 use crate::postgres::slot::classify_replication;
-use crate::postgres::tls::{self, Connector};
+use crate::postgres::transport::{Purpose, Reached, Route, Socket};
 use crate::postgres::with_password;
 use crate::replication::auth::{self, Credentials};
 use crate::replication::command;
 use crate::replication::connection::{Connection, refused};
-use crate::replication::hosts::{self, Address, Endpoint};
 use crate::replication::options::{SessionOptions, Transport};
-use crate::replication::socket::{KernelFirst, Socket};
-
-const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// The most addresses of one name that are tried.
-const ADDRESSES_MAX: usize = 16;
-
-/// The kernel's receive buffer for a near server. While it has room, each message is a packet of
-/// its own, which takes two or three times as long. Once it is full the server's kernel collects
-/// the messages, at the cost of a copy each.
-const RECEIVE_BUFFER: usize = 64 * 1024;
-
-/// A server that accepts within this time is near. On a longer path so small a buffer would limit
-/// the throughput to one buffer per round trip.
-const NEAR: Duration = Duration::from_millis(1);
 
 /// The first version with `transaction_timeout`; older servers reject the setting.
 const TRANSACTION_TIMEOUT_SINCE: u32 = 170_000;
@@ -70,167 +45,30 @@ pub(crate) struct Login<'a> {
 
 /// Tries the hosts in order and returns the first session that fits `target_session_attrs`.
 pub(crate) async fn connect(database: &Database, session: &SessionOptions) -> Result<LoggedIn> {
+    let database = database.for_replication();
     let database = &*with_password(database, session.command_timeout).await?;
-    let connector = tls::connector(&database.tls)?;
+    let route = Route::new(database, Purpose::Stream, None)?;
     let login = Login {
         database: database.database_name(),
         credentials: Credentials {
             user: database.user(),
             password: database.pg.get_password(),
             channel_binding: database.pg.get_channel_binding(),
+            require_auth: &database.require_auth,
         },
         options: database.pg.get_options(),
         session,
         target: database.pg.get_target_session_attrs(),
     };
-    let limit = database
-        .pg
-        .get_connect_timeout()
-        .copied()
-        .unwrap_or(DEFAULT_CONNECT_TIMEOUT);
-    let mut failures = vec![];
-    let endpoints = hosts::all(&database.pg)?;
-    for endpoint in &endpoints {
-        // Boxed: the future is large, and connecting is rare.
-        let attempt: Pin<Box<dyn Future<Output = _> + Send>> =
-            Box::pin(attempt(endpoint, &login, &connector, limit));
-        match attempt.await {
-            Ok(session) => return Ok(session),
-            Err(e) if e.is_transient() => failures.push(e),
-            Err(e) => return Err(e),
-        }
-    }
-    Err(combined(failures, &endpoints))
-}
-
-/// Combines the errors of all hosts into one.
-fn combined(mut failures: Vec<Error>, endpoints: &[Endpoint]) -> Error {
-    match failures.pop() {
-        Some(only) if failures.is_empty() => only,
-        last => {
-            let names: Vec<_> = endpoints.iter().map(Endpoint::describe).collect();
-            failures.extend(last);
-            let reasons: Vec<_> = failures.iter().map(Error::report).collect();
-            Error::transient(
-                Code::Connect,
-                format!("no usable server among {}", names.join(", ")),
-            )
-            .with_source(reasons.join("; "))
-        }
-    }
-}
-
-async fn attempt(
-    endpoint: &Endpoint,
-    login: &Login<'_>,
-    connector: &Connector,
-    limit: Duration,
-) -> Result<LoggedIn> {
-    let peer = endpoint.describe();
-    match &endpoint.address {
-        Address::Unix(folder) => {
-            let path = folder.join(format!(".s.PGSQL.{}", endpoint.port));
-            within(limit, &peer, async {
-                let unix = UnixStream::connect(path)
-                    .await
-                    .map_err(|e| unreachable(&peer, e))?;
-                let connection = Connection::new(Socket::Unix(unix), peer.clone());
-                log_in(connection, Transport::Unix, login).await
-            })
-            .await
-        }
-        Address::Tcp(host) => {
-            let mut failure = unreachable(&peer, std::io::ErrorKind::NotFound.into());
-            for address in within(limit, &peer, resolve(host, endpoint.port, &peer)).await? {
-                let outcome = within(limit, &peer, async {
-                    let stream = open(address, endpoint, connector, &peer).await?;
-                    log_in(Connection::new(stream, peer.clone()), Transport::Tcp, login).await
-                });
-                match outcome.await {
-                    Err(e) if e.is_transient() => failure = e,
-                    outcome => return outcome,
-                }
-            }
-            Err(failure)
-        }
-    }
-}
-
-async fn resolve(host: &str, port: u16, peer: &str) -> Result<Vec<SocketAddr>> {
-    let found = tokio::net::lookup_host((host, port))
-        .await
-        .map_err(|e| unreachable(peer, e))?;
-    Ok(found.take(ADDRESSES_MAX).collect())
-}
-
-async fn open(
-    address: SocketAddr,
-    endpoint: &Endpoint,
-    connector: &Connector,
-    peer: &str,
-) -> Result<Socket> {
-    let asked = Instant::now();
-    let tcp = TcpStream::connect(address)
-        .await
-        .map_err(|e| unreachable(peer, e))?;
-    let is_near = asked.elapsed() < NEAR;
-    // Detects a cut connection within half a minute, even while neither side sends.
-    let keepalive = TcpKeepalive::new()
-        .with_time(Duration::from_secs(10))
-        .with_interval(Duration::from_secs(5))
-        .with_retries(3);
-    tcp.set_nodelay(true)
-        .and_then(|()| SockRef::from(&tcp).set_tcp_keepalive(&keepalive))
-        .and_then(|()| match is_near {
-            true => SockRef::from(&tcp).set_recv_buffer_size(RECEIVE_BUFFER),
-            false => Ok(()),
-        })
-        .map_err(|e| unreachable(peer, e))?;
-    encrypt(tcp, &endpoint.name, connector, peer).await
-}
-
-/// Negotiates TLS as `sslmode` requires.
-async fn encrypt(
-    mut tcp: TcpStream,
-    host: &str,
-    connector: &Connector,
-    peer: &str,
-) -> Result<Socket> {
-    if connector.mode() == SslMode::Disable {
-        return Ok(Socket::Tcp(tcp));
-    }
-    let mut request = bytes::BytesMut::new();
-    frontend::ssl_request(&mut request);
-    tcp.write_all(&request)
-        .await
-        .map_err(|e| unreachable(peer, e))?;
-    // Exactly one byte: bytes sent in clear text after the `S` must not be read, since an attacker
-    // could have injected them.
-    match tcp.read_u8().await.map_err(|e| unreachable(peer, e))? {
-        b'S' => {}
-        b'N' if connector.mode() == SslMode::Prefer => return Ok(Socket::Tcp(tcp)),
-        b'N' => {
-            return Err(Error::fatal(
-                Code::Connect,
-                format!("Postgres at {peer} does not offer TLS"),
-            )
-            .with_hint("set `ssl = on` on the server, or sslmode=prefer in the database URL"));
-        }
-        _ => {
-            return Err(Error::transient(
-                Code::Connect,
-                format!("Postgres at {peer} sent an invalid reply to the TLS request"),
-            ));
-        }
-    }
-    let cannot =
-        |e| Error::fatal(Code::Connect, format!("cannot set up TLS with {peer}")).with_source(e);
-    let session = connector.session(host).map_err(cannot)?;
-    let mut stream = Box::new(SslStream::new(session, KernelFirst(tcp)).map_err(cannot)?);
-    match Pin::new(&mut *stream).connect().await {
-        Ok(()) => Ok(Socket::Tls(stream)),
-        Err(e) => Err(tls::handshake_error(peer, stream.ssl(), e)),
-    }
+    let enter = |reached: Reached| {
+        let transport = match reached.socket {
+            Socket::Unix(_) => Transport::Unix,
+            _ => Transport::Tcp,
+        };
+        let connection = Connection::new(reached.socket, reached.peer);
+        log_in(connection, transport, &login)
+    };
+    route.first(enter).await
 }
 
 /// Sends the start-up packet, authenticates, and waits until the server accepts commands.
@@ -373,25 +211,6 @@ async fn check_target(connection: &mut Connection, target: TargetSessionAttrs) -
     let message = format!("Postgres at {} is {is_not}", connection.peer());
     Err(Error::transient(Code::Connect, message)
         .with_hint("target_session_attrs in the database URL requires another kind of server"))
-}
-
-fn unreachable(peer: &str, cause: std::io::Error) -> Error {
-    Error::transient(
-        Code::Connect,
-        format!("cannot connect to Postgres at {peer}"),
-    )
-    .with_source(cause)
-}
-
-async fn within<T>(
-    limit: Duration,
-    peer: &str,
-    work: impl Future<Output = Result<T>>,
-) -> Result<T> {
-    tokio::time::timeout(limit, work).await.unwrap_or_else(|_| {
-        let message = format!("Postgres at {peer} did not answer within {limit:?}");
-        Err(Error::transient(Code::Connect, message))
-    })
 }
 
 #[cfg(test)]

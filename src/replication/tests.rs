@@ -7,13 +7,14 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::time::{Instant, timeout};
 use tokio_postgres::config::{ChannelBinding, TargetSessionAttrs};
 
+use crate::config::RequireAuth;
 use crate::error::{Code, Result};
 use crate::lsn::Lsn;
+use crate::postgres::transport::Socket;
 use crate::replication::auth::Credentials;
 use crate::replication::buffer::INITIAL;
 use crate::replication::connection::Connection;
 use crate::replication::message::STATUS_LEN;
-use crate::replication::socket::Socket;
 use crate::replication::startup::{self, Login};
 use crate::replication::{
     Frame, ReplicationClient, SessionOptions, StandbyStatusUpdate, Transport,
@@ -125,6 +126,7 @@ async fn log_in(
             user: "publisher",
             password,
             channel_binding,
+            require_auth: &RequireAuth::default(),
         },
         options: Some("-c search_path=x"),
         session: &options,

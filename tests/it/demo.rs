@@ -91,6 +91,10 @@ async fn a_demo_publishes_what_it_commits_ends_by_itself_and_leaves_nothing() ->
         "{stdout}"
     );
     ensure!(
+        stdout.contains(&format!("psql -h {}/outboxd-pg-", folder.0.display())),
+        "{stdout}"
+    );
+    ensure!(
         stdout.contains("30 events") && stdout.contains("none missing, 0 duplicates"),
         "{stdout}"
     );
@@ -121,6 +125,42 @@ async fn a_demo_shows_milliseconds_from_its_first_event() -> Result<()> {
     let p99: f64 = p99.parse()?;
     // Other tests load the machine. An answer that is waited for takes seconds.
     ensure!(p99 < 1_000.0, "{p99} ms: {stdout}");
+    Ok(())
+}
+
+/// Its superuser needs no password, so nothing but its own user may reach the server.
+#[tokio::test]
+async fn a_demo_is_reached_by_its_own_user_alone() -> Result<()> {
+    let folder = Folder::new()?;
+    let mut child = demo(&folder.0, &["--events", "0"])?;
+    let stdout = child.stdout.take().context("no stdout")?;
+    let mut lines = BufReader::new(stdout).lines();
+    let place = async {
+        while let Some(line) = lines.next_line().await? {
+            if let Some((_, place)) = line.split_once("psql -h ") {
+                return anyhow::Ok(place.to_owned());
+            }
+        }
+        anyhow::bail!("no database was shown")
+    };
+    let place = tokio::time::timeout(LIMIT, place).await??;
+    let words: Vec<&str> = place.split(' ').collect();
+    let (socket, port) = (Path::new(words[0]), words[2].parse::<u16>()?);
+    ensure!(socket.join(format!(".s.PGSQL.{port}")).exists(), "{place}");
+    let mode = std::fs::metadata(socket)?.permissions().mode();
+    ensure!(mode & 0o077 == 0, "{mode:o}");
+    let tcp = tokio::net::TcpStream::connect(("127.0.0.1", port)).await;
+    ensure!(tcp.is_err(), "it listens on TCP port {port}");
+    let id = child.id().context("it runs")?;
+    let mut stop = Command::new("kill");
+    stop.args(["-s", "INT", &id.to_string()]);
+    ensure!(stop.status().await?.success());
+    let drained = async {
+        while lines.next_line().await?.is_some() {}
+        anyhow::Ok(())
+    };
+    tokio::time::timeout(LIMIT, drained).await??;
+    tokio::time::timeout(LIMIT, child.wait()).await??;
     Ok(())
 }
 

@@ -234,6 +234,19 @@ fn for_every_fault_it_is_known_which_alert_fires() {
 }
 
 #[test]
+fn every_claim_about_security_names_tests_that_are_there() -> Result<()> {
+    let (text, tests) = (read("docs/security.md")?, tests()?);
+    let named = named(&text);
+    assert!(named.len() > 15, "{named:?}");
+    let absent: Vec<_> = named
+        .iter()
+        .filter(|name| !tests.contains(**name))
+        .collect();
+    assert!(absent.is_empty(), "{absent:?}");
+    Ok(())
+}
+
+#[test]
 fn every_promise_names_tests_that_are_there() -> Result<()> {
     let (text, tests) = (read("docs/guarantees.md")?, tests()?);
     let promises = rows(&text, "Guarantees\n")?;

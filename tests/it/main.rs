@@ -46,6 +46,7 @@ mod failover;
 // A failover with a slot that standbys keep.
 mod failover_slot;
 // Nothing to publish for a long time.
+mod hostile;
 mod idle;
 // `init` and `drop` beside what is there: other people's objects, locks, missing rights.
 mod init;
@@ -126,6 +127,7 @@ mod test_servers;
 // One topic that fails while others do not: deleted, forbidden, quota.
 mod topic_faults;
 // Rows that the server cannot print.
+mod two_logins;
 mod unreadable_rows;
 // What an earlier version left behind.
 mod upgrade;

@@ -13,7 +13,7 @@ use openssl::nid::Nid;
 use openssl::pkey::{PKey, Private};
 use openssl::x509::extension::{BasicConstraints, SubjectAlternativeName};
 use openssl::x509::{X509, X509Builder, X509NameBuilder};
-use outboxd::config::{Database as Address, SslMode, TlsSettings};
+use outboxd::config::{Config, Database as Address, RequireAuth, Settings, SslMode, TlsSettings};
 use outboxd::error::Error;
 use outboxd::lsn::Lsn;
 use outboxd::replication::{
@@ -46,11 +46,16 @@ fn with_tls(url: &str, tls: TlsSettings) -> Address {
     let pg = url
         .parse()
         .expect("the tests' connection strings are well-formed");
-    Address {
-        pg,
-        tls,
-        password_command: None,
-    }
+    Address::new(pg, tls)
+}
+
+/// As `require_auth` of a connection string says it.
+fn demanded(methods: &str) -> Result<RequireAuth> {
+    let settings = Settings {
+        database_url: Some(format!("host=h user=u require_auth={methods}")),
+        ..Settings::default()
+    };
+    Ok(Config::without_kafka(settings)?.database.require_auth)
 }
 
 fn tls(mode: SslMode) -> TlsSettings {
@@ -565,7 +570,12 @@ async fn every_way_to_prove_who_we_are_works_with_and_without_tls() -> Result<()
     secure.create_roles().await?;
     for mode in [SslMode::Disable, SslMode::Require] {
         for user in ["in_clear", "by_md5", "by_scram"] {
-            let address = secure.address(user, tls(mode), BY_ADDRESS);
+            let mut address = secure.address(user, tls(mode), BY_ADDRESS);
+            if user == "in_clear" && mode == SslMode::Disable {
+                let error = connect(&address).await.expect_err("it is not encrypted");
+                assert!(error.report().contains("clear text"), "{}", error.report());
+                address.require_auth = demanded("password")?;
+            }
             let mut client = connect(&address)
                 .await
                 .with_context(|| format!("{user} {mode:?}"))?;
@@ -591,6 +601,24 @@ async fn every_way_to_prove_who_we_are_works_with_and_without_tls() -> Result<()
             "{}",
             error.report()
         );
+    }
+    for (user, methods, refused) in [
+        ("by_scram", "scram-sha-256", false),
+        ("by_scram", "md5,password", true),
+        ("by_md5", "!md5", true),
+        ("by_md5", "!none", false),
+    ] {
+        let mut address = secure.address(user, tls(SslMode::Require), BY_ADDRESS);
+        address.require_auth = demanded(methods)?;
+        let outcome = connect(&address).await;
+        assert_eq!(outcome.is_err(), refused, "{user} {methods}");
+        if let Err(error) = outcome {
+            assert!(
+                error.report().contains("require_auth"),
+                "{}",
+                error.report()
+            );
+        }
     }
     let disable = format!("{BY_ADDRESS} channel_binding=disable");
     connect(&secure.address("by_scram", tls(SslMode::Require), &disable)).await?;
@@ -677,7 +705,7 @@ async fn a_server_without_tls_is_refused_unless_tls_is_only_preferred() -> Resul
     let error = connect(&with_tls(database.url(), tls(SslMode::Require))).await;
     let error = error.expect_err("the server offers no TLS");
     assert!(
-        !error.is_transient() && error.message().contains("TLS"),
+        !error.is_transient() && error.report().contains("does not offer TLS"),
         "{}",
         error.report()
     );

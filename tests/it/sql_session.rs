@@ -47,6 +47,7 @@ async fn ready(major: u32) -> Result<(Database, String)> {
     let setup = Setup {
         config: &config,
         role: Some(&role),
+        replication_role: None,
         checks: false,
     };
     for step in setup.steps(true) {

@@ -1,6 +1,7 @@
 //! The servers under the other tests: they start, stop and leave nothing behind.
 
 use std::io::{BufRead, BufReader};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -349,5 +350,35 @@ fn only_a_folder_with_the_wanted_server_is_taken() -> Result<()> {
         nothing.to_string().contains("no postgres and initdb"),
         "{nothing}"
     );
+    Ok(())
+}
+
+/// The folder of root's server belongs to another user, who could put a link into it.
+#[tokio::test]
+async fn root_follows_no_link_in_the_folder_of_a_server() -> Result<()> {
+    if !ephemeral::is_root() {
+        crate::support::not_offered("a folder of another user, which only root has");
+        return Ok(());
+    }
+    let server = postgres::private(postgres::turn(17), &[])?;
+    let kept = tempfile::tempdir()?;
+    let victim = kept.path().join("victim");
+    std::fs::write(&victim, "s3cr3t")?;
+    std::fs::set_permissions(&victim, std::fs::Permissions::from_mode(0o600))?;
+    for name in ["data/pg_hba.conf", "data/postgresql.conf", "log"] {
+        let path = server.socket_dir().join(name);
+        std::fs::rename(&path, path.with_extension("kept"))?;
+        std::os::unix::fs::symlink(&victim, &path)?;
+    }
+    assert!(
+        server
+            .write("data/pg_hba.conf", "local all all trust\n")
+            .is_err()
+    );
+    assert!(server.configure(&["fsync = off"]).is_err());
+    assert!(!server.log().contains("s3cr3t"));
+    let found = std::fs::metadata(&victim)?;
+    assert_eq!((found.uid(), found.mode() & 0o777), (0, 0o600));
+    assert_eq!(std::fs::read_to_string(&victim)?, "s3cr3t");
     Ok(())
 }

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail};
 use outboxd::config::LogFormat;
 use outboxd::format::{bytes, count};
-use outboxd::postgres::slot;
+use outboxd::postgres::{Columns, slot};
 use outboxd::publisher::{Phase, Publisher, Status};
 use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
 use tokio::sync::{mpsc, watch};
@@ -192,7 +192,7 @@ async fn sum_up(stage: &Stage, screen: &Screen, tally: &Tally, took: Duration) -
     let session = stage.connect().await?;
     let sql = "SELECT count(*), count(*) FILTER (WHERE published_at IS NULL) FROM outbox.outbox";
     let row = session.row("counting the rows", sql, &[]).await?;
-    let (rows, unmarked): (i64, i64) = (row.get(0), row.get(1));
+    let (rows, unmarked): (i64, i64) = (row.column(0)?, row.column(1)?);
     let slot = slot::read(&session, &stage.config.slot).await?;
     let lag = slot.context("the slot no longer exists")?.lag_bytes;
     let Tally {

@@ -51,6 +51,7 @@ pub(crate) async fn build(server: &Server, config: &Config) -> Result<()> {
     let setup = Setup {
         config,
         role: Some(PUBLISHER),
+        replication_role: None,
         checks: false,
     };
     for step in setup.steps(false) {

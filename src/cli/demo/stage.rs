@@ -82,7 +82,8 @@ impl Stage {
         let config = Config::from_settings(settings)?;
         shop::build(&server, &config).await?;
         let (port, database) = (server.port(), shop::DATABASE);
-        let text = format!("{database}: psql -h 127.0.0.1 -p {port} -U postgres {database}");
+        let folder = server.socket_dir().display();
+        let text = format!("{database}: psql -h {folder} -p {port} -U postgres {database}");
         screen.fact("database", &text)?;
 
         let place = match &mock {
@@ -242,12 +243,16 @@ async fn start_postgres(explicit: Option<PathBuf>, screen: &Screen) -> Result<Se
             blocking(|| ephemeral::fetch(None)).await?
         }
     };
-    let server = blocking(move || Server::start(&binaries, Options::default())).await?;
+    let options = Options {
+        socket_only: true,
+        ..Options::default()
+    };
+    let server = blocking(move || Server::start(&binaries, options)).await?;
     let (version, port) = (server.version(), server.port());
     let folder = server.data_dir();
     screen.fact(
         "Postgres",
-        &format!("{version} on port {port}, in {}", folder.display()),
+        &format!("{version}, socket {port}, in {}", folder.display()),
     )?;
     Ok(server)
 }

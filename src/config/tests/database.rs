@@ -211,17 +211,64 @@ fn a_password_file_gives_the_password_of_the_line_that_matches() {
 
 #[cfg(unix)]
 #[test]
-fn a_password_file_that_others_may_read_is_a_fault() {
+fn a_password_file_that_does_not_count_is_no_fault_until_the_server_asks() {
     use std::os::unix::fs::PermissionsExt;
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::set_permissions(file.path(), std::fs::Permissions::from_mode(0o640)).unwrap();
     let path = file.path().display().to_string();
     let env = |name: &str| (name == "PGPASSFILE").then(|| path.clone());
-    let error = database_in("postgres://u@h/d", &env)
-        .unwrap_err()
-        .to_string();
+    let found = database_in("postgres://u@h/d", &env).unwrap();
+    assert_eq!(found.pg.get_password(), None);
+    let why = found.ignored_passfile.unwrap();
     assert!(
-        error.starts_with("PGPASSFILE names a password file that others may read"),
+        why.contains(&path) && why.contains("that others may read; chmod 600"),
+        "{why}"
+    );
+    let absent = |name: &str| (name == "PGPASSFILE").then(|| "/no/such/file".to_owned());
+    let found = database_in("postgres://u@h/d", &absent).unwrap();
+    assert_eq!(found.ignored_passfile, None);
+}
+
+#[test]
+fn replication_may_have_a_login_of_its_own_on_the_same_database() {
+    let given = |replication: &str| Settings {
+        database_url: Some("postgres://app:a@h/d".to_owned()),
+        replication_url: Some(replication.to_owned()),
+        ..valid()
+    };
+    let config = build(given("postgres://stream:s@h/d")).unwrap();
+    assert_eq!(config.database.user(), "app");
+    let replication = config.database.for_replication();
+    assert_eq!(replication.user(), "stream");
+    assert_eq!(replication.pg.get_password(), Some(&b"s"[..]));
+    let one = build(valid()).unwrap();
+    assert_eq!(one.database.for_replication().user(), one.database.user());
+    let error = only_error(build(given("postgres://stream@h/other")));
+    assert!(
+        error.starts_with("REPLICATION_URL names another database than DATABASE_URL"),
+        "{error}"
+    );
+    let error = only_error(build(given("db.example")));
+    assert!(
+        error.starts_with("REPLICATION_URL is not a libpq connection string"),
+        "{error}"
+    );
+    let alone = Settings {
+        replication_password_file: Some("/file".to_owned()),
+        ..valid()
+    };
+    let error = only_error(build(alone));
+    assert!(
+        error.starts_with("REPLICATION_PASSWORD_FILE is set without REPLICATION_URL"),
+        "{error}"
+    );
+    let both = Settings {
+        replication_password_command: Some("token".to_owned()),
+        ..given("postgres://stream:s@h/d")
+    };
+    let error = only_error(build(both));
+    assert!(
+        error.starts_with("REPLICATION_PASSWORD_COMMAND names a password"),
         "{error}"
     );
 }
@@ -237,7 +284,7 @@ fn the_password_can_come_from_a_command_but_not_from_two_places() {
     let config = build(given("postgres://u@h/d", "token hunter2", None)).unwrap();
     assert_eq!(config.database.pg.get_password(), None);
     let command = config.database.password_command.as_ref();
-    assert_eq!(command.unwrap().expose(), "token hunter2");
+    assert_eq!(command.unwrap().command.expose(), "token hunter2");
     assert!(!format!("{config:?}").contains("hunter2"));
     for (url, command, file, problem) in [
         (

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod database;
+mod fuzz;
 mod kafka;
 mod policy;
 mod secrets;

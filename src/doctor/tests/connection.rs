@@ -29,10 +29,12 @@ fn each_kind_of_refusal_fails_one_check_and_has_passed_those_before() {
     let io = |error: io::Error| Error::transient(Code::Connect, "no").with_source(error);
     let lookup = io(io::Error::other("failed to lookup address information"));
     let refused = io(io::ErrorKind::ConnectionRefused.into());
-    let standby = io(io::Error::new(
-        io::ErrorKind::PermissionDenied,
-        "database does not allow writes",
-    ));
+    let of = |obstacle| Error::fatal(Code::Connect, "no").with_source(obstacle);
+    let standby = of(Obstacle::ReadOnly);
+    let (no_tls, stranger) = (
+        of(Obstacle::NoTls),
+        of(Obstacle::Certificate("self-signed certificate".to_owned())),
+    );
     let silent = Error::transient(Code::Connect, "no answer within 4s");
     let pooler = Error::fatal(Code::Connect, "it is a connection pooler");
     let no_file = Error::fatal(Code::Config, "cannot use sslrootcert /none");
@@ -45,6 +47,8 @@ fn each_kind_of_refusal_fails_one_check_and_has_passed_those_before() {
         (&server_error("3D000"), Name::Login),
         (&server_error("53300"), Name::Session),
         (&standby, Name::Session),
+        (&no_tls, Name::Tls),
+        (&stranger, Name::Tls),
         (&pooler, Name::Session),
     ] {
         let checks = judge_refusal(error, &config(""));
@@ -55,7 +59,7 @@ fn each_kind_of_refusal_fails_one_check_and_has_passed_those_before() {
             .collect();
         assert_eq!(failed, [name], "{error:?}");
         let is_unseen = checks.iter().any(|it| it.verdict == Verdict::CannotSay);
-        assert_eq!(is_unseen, name == Name::Tls, "{error:?}");
+        assert_eq!(is_unseen, error.code() == Code::Config, "{error:?}");
         assert!(checks.last().unwrap().fix.is_some());
     }
     let named = judge_refusal(&lookup, &config(""));

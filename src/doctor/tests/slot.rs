@@ -121,6 +121,7 @@ fn only_outboxd_with_this_slot_and_table_may_hold_the_lock() {
             is_ours,
         }),
         slots: Vec::new(),
+        may_publish: true,
     };
     let config = config("heal");
     assert_eq!(lock(&[], &config).verdict, Verdict::Ok);

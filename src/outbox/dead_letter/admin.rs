@@ -13,7 +13,7 @@ use crate::error::Result;
 use crate::outbox::Resolution;
 use crate::outbox::dead_letter::OPEN;
 use crate::outbox::dead_letter::json::readable;
-use crate::postgres::Session;
+use crate::postgres::{Columns, Session};
 use crate::status::OpenDeadLetters;
 
 /// The states of a dead letter.
@@ -130,7 +130,7 @@ pub async fn list(
     let mut params = filter.params();
     params.push(&limit);
     let rows = session.rows(&what, &sql, &params).await?;
-    Ok(rows.iter().map(DeadLetterEntry::of).collect())
+    rows.iter().map(DeadLetterEntry::of).collect()
 }
 
 /// The open dead letters by state, topic and error code.
@@ -220,11 +220,11 @@ async fn affected(
     );
     let what = format!("writing requests into {table}");
     let row = session.row(&what, &sql, &filter.params()).await?;
-    let [dead_letters, following, fitting] =
-        [0, 1, 2].map(|at| row.get::<_, i64>(at).unsigned_abs());
+    let count = |at| row.column(at).map(i64::unsigned_abs);
+    let (dead_letters, following, fitting) = (count(0)?, count(1)?, count(2)?);
     Ok(Affected {
         dead_letters,
-        ids: row.get(3),
+        ids: row.column(3)?,
         following,
         others: fitting.saturating_sub(dead_letters),
     })
@@ -237,33 +237,36 @@ impl Filter {
 }
 
 impl DeadLetterEntry {
-    fn of(row: &Row) -> Self {
+    fn of(row: &Row) -> Result<Self> {
         // Content that was edited by hand is shown as it is.
         let json = |at| {
-            let text: String = row.get(at);
-            serde_json::from_str(&text).unwrap_or(Value::String(text))
+            let text = row.column::<String>(at);
+            text.map(|text| serde_json::from_str(&text).unwrap_or(Value::String(text)))
         };
-        let bytes = |at| row.get::<_, Option<&[u8]>>(at).map(readable);
-        DeadLetterEntry {
-            id: row.get(0),
-            state: row.get(1),
-            outbox_id: row.get(2),
-            commit_lsn: row.get(3),
-            event_index: row.get(4),
-            topic: row.get(5),
-            event_type: row.get(6),
-            key: bytes(7),
-            headers: json(8),
-            payload_bytes: row.get(9),
-            payload: bytes(10),
-            event_created_at: row.get(11),
-            error_code: row.get(12),
-            error: row.get(13),
-            attempts: row.get(14),
-            history: json(15),
-            parks_key: row.get(16),
-            filed_at: row.get(17),
-            updated_at: row.get(18),
-        }
+        let bytes = |at| {
+            let bytes = row.column::<Option<&[u8]>>(at);
+            bytes.map(|bytes| bytes.map(readable))
+        };
+        Ok(DeadLetterEntry {
+            id: row.column(0)?,
+            state: row.column(1)?,
+            outbox_id: row.column(2)?,
+            commit_lsn: row.column(3)?,
+            event_index: row.column(4)?,
+            topic: row.column(5)?,
+            event_type: row.column(6)?,
+            key: bytes(7)?,
+            headers: json(8)?,
+            payload_bytes: row.column(9)?,
+            payload: bytes(10)?,
+            event_created_at: row.column(11)?,
+            error_code: row.column(12)?,
+            error: row.column(13)?,
+            attempts: row.column(14)?,
+            history: json(15)?,
+            parks_key: row.column(16)?,
+            filed_at: row.column(17)?,
+            updated_at: row.column(18)?,
+        })
     }
 }

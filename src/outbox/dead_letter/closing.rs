@@ -16,7 +16,7 @@ use crate::outbox::dead_letter::row_identity::is_about;
 use crate::outbox::marking::Marking;
 use crate::outbox::refusal::{is_refusal, silent_refusal};
 use crate::outbox::{CloseDeadLetter, Rejection};
-use crate::postgres::{RowError, Session, TableShape, row_error, sql_error};
+use crate::postgres::{Columns, RowError, Session, TableShape, row_error, sql_error};
 
 /// The rows of a statement at most.
 const ROWS_MAX: usize = 500;
@@ -103,7 +103,8 @@ impl Closing {
         let open = session
             .rows(&what, unmarked, &[&dead_letters, &rows])
             .await?;
-        let open: HashSet<i64> = open.iter().map(|row| row.get(0)).collect();
+        let open = open.iter().map(|row| row.column(0));
+        let open = open.collect::<Result<HashSet<i64>>>()?;
         let is_unmarked = |closing: &&CloseDeadLetter| open.contains(&closing.dead_letter);
         for closing in closed.iter().filter(is_unmarked) {
             let rejection = silent_refusal(&self.outbox);

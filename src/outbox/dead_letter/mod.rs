@@ -35,7 +35,7 @@ use crate::outbox::RowName;
 use crate::outbox::dead_letter::closing::Closing;
 use crate::outbox::marking::Marking;
 use crate::outbox::refusal::is_refusal;
-use crate::postgres::{Session, TableShape, row_error, sql_error};
+use crate::postgres::{Columns, Session, TableShape, row_error, sql_error};
 use crate::status::OpenDeadLetters;
 
 pub(crate) use holder_number::HolderNumber;
@@ -150,8 +150,8 @@ impl DeadLetters {
         let what = format!("counting rows of {} with dead letters", self.outbox);
         let row = session.row(&what, sql, &[]).await?;
         Ok(Some(WaitingRows {
-            all: row.get(0),
-            parked: row.get(1),
+            all: row.column(0)?,
+            parked: row.column(1)?,
         }))
     }
 
@@ -272,7 +272,8 @@ async fn filed_recently(session: &Session, dead_letters: &TableName) -> Result<u
     let sql = filed_recently_sql(dead_letters);
     let what = format!("counting the newest rows of {dead_letters}");
     let count = session.row_if_any(&what, &sql, &[]).await?;
-    let count = count.map_or(0, |row| row.get::<_, i64>(0));
+    let count: Option<i64> = count.map(|row| row.column(0)).transpose()?;
+    let count = count.unwrap_or(0);
     Ok(u32::try_from(count).unwrap_or(u32::MAX))
 }
 
@@ -285,11 +286,14 @@ async fn filed(
     let sql = filed_sql(dead_letters);
     let (what, since) = (format!("reading {dead_letters}"), since.to_string());
     let rows = session.rows(&what, &sql, &[&system_id, &since]).await?;
-    let filed = rows.iter().filter_map(|row| {
-        let row_id = row.get::<_, &str>(0).parse().ok()?;
-        Some((row_id, row.get::<_, &str>(1).parse().ok()?))
-    });
-    Ok(filed.collect())
+    let mut filed = Vec::with_capacity(rows.len());
+    for row in &rows {
+        let (id, lsn): (&str, &str) = (row.column(0)?, row.column(1)?);
+        if let (Ok(id), Ok(lsn)) = (id.parse(), lsn.parse()) {
+            filed.push((id, lsn));
+        }
+    }
+    Ok(filed)
 }
 
 fn filed_sql(dead_letters: &TableName) -> String {

@@ -4,7 +4,7 @@
 use crate::config::TableName;
 use crate::error::Result;
 use crate::outbox::Rejection;
-use crate::postgres::Session;
+use crate::postgres::{Columns, Session};
 
 /// The state of dead letters after a request to retry them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -38,7 +38,7 @@ pub async fn outcome(session: &Session, outbox: &TableName, ids: &[i64]) -> Resu
     let mut outcome = RetryOutcome::default();
     let mut found = 0;
     for row in rows {
-        let (state, count): (String, i64) = (row.get(0), row.get(3));
+        let (state, count): (String, i64) = (row.column(0)?, row.column(3)?);
         let count = count.unsigned_abs();
         found += count;
         match state.as_str() {
@@ -46,7 +46,7 @@ pub async fn outcome(session: &Session, outbox: &TableName, ids: &[i64]) -> Resu
             "published-not-marked" => outcome.not_marked += count,
             "retry" => outcome.waiting += count,
             "dead" => {
-                let (code, message) = (row.get(1), row.get(2));
+                let (code, message) = (row.column(1)?, row.column(2)?);
                 outcome.refused.push((Rejection { code, message }, count));
             }
             _ => outcome.others += count,

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::config::TableName;
 use crate::error::Result;
-use crate::postgres::{ServerError, Session};
+use crate::postgres::{Columns, ServerError, Session};
 
 /// The rows of one statement: its locks are short, and standbys follow.
 const BATCH: i64 = 1_000;
@@ -32,7 +32,7 @@ pub async fn count(session: &Session, outbox: &TableName, age: Duration) -> Resu
     );
     let what = format!("counting {table}");
     let row = session.row(&what, &sql, &[&age.as_secs_f64()]).await?;
-    Ok(row.get::<_, i64>(0).unsigned_abs())
+    Ok(row.column::<i64>(0)?.unsigned_abs())
 }
 
 /// Deletes them in small transactions, so that a failure leaves the deleted ones deleted; returns
@@ -62,8 +62,8 @@ pub async fn prune(session: &Session, outbox: &TableName, age: Duration) -> Resu
             let hint = format!("connect as the owner of {table}, or GRANT DELETE ON {table}");
             if denied { error.with_hint(hint) } else { error }
         })?;
-        deleted += row.get::<_, i64>(1).unsigned_abs();
-        match row.get(0) {
+        deleted += row.column::<i64>(1)?.unsigned_abs();
+        match row.column(0)? {
             Some(id) => last = id,
             None => return Ok(deleted),
         }

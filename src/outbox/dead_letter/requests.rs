@@ -15,7 +15,7 @@ use crate::outbox::{
     DeadLetters, EventSource, KeyHash, OwnedRecord, Rejection, Resolution, ResolveRequest, Router,
     SlowRows, TableRow, UnpublishedRows,
 };
-use crate::postgres::{RowError, Session, is_unreadable, row_error, sql_error};
+use crate::postgres::{Columns, RowError, Session, is_unreadable, row_error, sql_error};
 
 /// The most requests of a call.
 const REQUESTS_MAX: usize = 500;
@@ -48,7 +48,8 @@ impl DeadLetters {
             if bytes >= BYTES_MAX {
                 break;
             }
-            let (id, outbox_id): (i64, Option<String>) = (dead_letter.get(0), dead_letter.get(1));
+            let (id, outbox_id): (_, Option<String>) =
+                (dead_letter.column(0)?, dead_letter.column(1)?);
             let row = outbox_id.and_then(|id| id.parse().ok());
             let (record, rejection) =
                 match self.record(session, rows, router, slow, (id, row)).await? {
@@ -60,11 +61,11 @@ impl DeadLetters {
             requests.push(ResolveRequest {
                 dead_letter: id,
                 row,
-                resolution: match dead_letter.get(2) {
+                resolution: match dead_letter.column(2)? {
                     "discard" => Resolution::Discard,
                     _ => Resolution::Retry,
                 },
-                place: place_of(dead_letter),
+                place: place_of(dead_letter)?,
                 parked_key: parked_key(dead_letter).map_err(|error| sql_error(&what, error))?,
                 record: record.map(Box::new),
                 rejection,
@@ -125,25 +126,25 @@ impl DeadLetters {
         let row = session
             .row_if_any(&what, &self.copy, &[&dead_letter])
             .await?;
-        Ok(row.and_then(|row| {
-            let headers = json::headers_of(row.get(3))?;
+        let Some(row) = row else {
+            return Ok(None);
+        };
+        let headers = json::headers_of(row.column(3)?);
+        let (topic, key, payload) = (row.column(0)?, row.column(1)?, row.column(2)?);
+        Ok(headers.map(|headers| {
             let headers = headers
                 .iter()
                 .map(|(name, value)| (name.as_str(), value.as_slice()));
-            Some(OwnedRecord::new(
-                row.get(0),
-                row.get(1),
-                row.get(2),
-                headers,
-            ))
+            OwnedRecord::new(topic, key, payload, headers)
         }))
     }
 }
 
-fn place_of(dead_letter: &tokio_postgres::Row) -> Option<(Lsn, u32)> {
-    let lsn: Option<&str> = dead_letter.get(4);
-    let index: Option<i32> = dead_letter.get(5);
-    Some((lsn?.parse().ok()?, index?.try_into().ok()?))
+fn place_of(dead_letter: &tokio_postgres::Row) -> Result<Option<(Lsn, u32)>> {
+    let lsn: Option<&str> = dead_letter.column(4)?;
+    let index: Option<i32> = dead_letter.column(5)?;
+    let lsn = lsn.and_then(|lsn| lsn.parse().ok());
+    Ok(lsn.zip(index.and_then(|index| index.try_into().ok())))
 }
 
 /// The topic and the key whose later events wait for the dead letter, if any do.

@@ -13,7 +13,7 @@ use crate::lsn::Lsn;
 use crate::outbox::dead_letter::Rejection;
 use crate::outbox::dead_letter::row_identity::{created_at, is_about};
 use crate::outbox::marking::Marking;
-use crate::postgres::{Session, TableShape};
+use crate::postgres::{Columns, Session, TableShape};
 
 /// A transaction that is skipped.
 #[derive(Debug)]
@@ -37,7 +37,7 @@ pub(crate) async fn open_count(session: &Session, shape: &TableShape, ids: &[i64
             &[&ids],
         )
         .await?;
-    Ok(row.get(0))
+    Ok(row.column(0)?)
 }
 
 /// Files the transaction, and each of its unpublished rows to be retried from the table. Returns
@@ -66,7 +66,7 @@ pub(crate) async fn file(
         &i64::from(*xid),
     ];
     let row = session.row(&what, &sql, &params).await?;
-    Ok(row.get::<_, i64>(0).unsigned_abs())
+    Ok(row.column::<i64>(0)?.unsigned_abs())
 }
 
 fn open_sql(shape: &TableShape) -> String {

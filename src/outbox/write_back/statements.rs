@@ -77,8 +77,8 @@ impl TableOnSession<'_> {
     }
 }
 
-fn ids(rows: &[Row]) -> HashSet<i64> {
-    rows.iter().map(|row| row.get(0)).collect()
+fn ids(rows: &[Row]) -> Result<HashSet<i64>, tokio_postgres::Error> {
+    rows.iter().map(|row| row.try_get(0)).collect()
 }
 
 impl MarkedTable for TableOnSession<'_> {
@@ -86,21 +86,21 @@ impl MarkedTable for TableOnSession<'_> {
 
     async fn mark(&self, rows: &[RowName]) -> Result<Option<HashSet<i64>>, Self::Error> {
         match self.rows(&self.statements.mark, rows).await {
-            Ok(changed) => Ok(Some(ids(&changed))),
+            Ok(changed) => Ok(Some(ids(&changed)?)),
             Err(error) if is_lock_conflict(&error) => Ok(None),
             Err(error) => Err(error),
         }
     }
 
     async fn mark_free(&self, rows: &[RowName]) -> Result<HashSet<i64>, Self::Error> {
-        Ok(ids(&self.rows(&self.statements.mark_free, rows).await?))
+        ids(&self.rows(&self.statements.mark_free, rows).await?)
     }
 
     async fn look(&self, rows: &[RowName]) -> Result<HashMap<i64, bool>, Self::Error> {
         let mut unpublished = HashMap::new();
         // In a partitioned table, two partitions may have the same id: the unpublished row counts.
         for row in self.rows(&self.statements.look, rows).await? {
-            *unpublished.entry(row.get(0)).or_default() |= row.get::<_, bool>(1);
+            *unpublished.entry(row.try_get(0)?).or_default() |= row.try_get::<_, bool>(1)?;
         }
         Ok(unpublished)
     }
@@ -113,7 +113,7 @@ impl MarkedTable for TableOnSession<'_> {
     async fn running(&self, xids: &[u32]) -> Result<HashSet<u32>, Self::Error> {
         let statement = self.session.prepared(XMAX).await?;
         let row = self.session.query_one(&statement, &[]).await?;
-        let xmax: i64 = row.get::<_, String>(0).parse().unwrap_or(0);
+        let xmax: i64 = row.try_get::<_, String>(0)?.parse().unwrap_or(0);
         let full = |xid: u32| xmax + i64::from(xid.wrapping_sub(xmax as u32) as i32);
         let (over, running): (Vec<u32>, Vec<u32>) = xids.iter().partition(|xid| full(**xid) < xmax);
         let known: Vec<String> = over
@@ -125,8 +125,11 @@ impl MarkedTable for TableOnSession<'_> {
         let rows = self.session.query(&statement, &[&known]).await?;
         // The low half of the 64 bits is the id as the stream gives it.
         let low = |text: String| text.parse::<u64>().map(|full| full as u32).ok();
-        let in_progress = rows.iter().filter_map(|row| low(row.get(0)));
-        Ok(running.into_iter().chain(in_progress).collect())
+        let mut running = HashSet::from_iter(running);
+        for row in &rows {
+            running.extend(low(row.try_get(0)?));
+        }
+        Ok(running)
     }
 }
 

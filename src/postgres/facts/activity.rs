@@ -1,7 +1,7 @@
 //! Open and prepared transactions of the whole server.
 
 use crate::error::Result;
-use crate::postgres::session::Session;
+use crate::postgres::session::{Columns, Session};
 
 /// How many of a kind are named at most.
 const NAMED_MAX: i64 = 5;
@@ -55,20 +55,24 @@ pub(crate) async fn activity(session: &Session, seconds: f64) -> Result<Activity
     let open = session.rows(what, OPEN, &[&seconds, &NAMED_MAX]).await?;
     let prepared = session.rows(what, PREPARED, &[&NAMED_MAX]).await?;
     let hidden = session.row(what, HIDDEN, &[]).await?;
-    let open = open.iter().map(|row| OpenTransaction {
-        pid: row.get(0),
-        database: row.get(1),
-        seconds: row.get(2),
-        has_written: row.get(3),
+    let open = open.iter().map(|row| {
+        Ok(OpenTransaction {
+            pid: row.column(0)?,
+            database: row.column(1)?,
+            seconds: row.column(2)?,
+            has_written: row.column(3)?,
+        })
     });
-    let prepared = prepared.iter().map(|row| PreparedTransaction {
-        gid: row.get(0),
-        database: row.get(1),
-        seconds: row.get(2),
+    let prepared = prepared.iter().map(|row| {
+        Ok(PreparedTransaction {
+            gid: row.column(0)?,
+            database: row.column(1)?,
+            seconds: row.column(2)?,
+        })
     });
     Ok(Activity {
-        open: open.collect(),
-        prepared: prepared.collect(),
-        hidden: hidden.get(0),
+        open: open.collect::<Result<_>>()?,
+        prepared: prepared.collect::<Result<_>>()?,
+        hidden: hidden.column(0)?,
     })
 }

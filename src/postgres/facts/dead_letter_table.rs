@@ -8,7 +8,7 @@ use postgres_protocol::escape::escape_identifier;
 use crate::config::{Config, TableName};
 use crate::error::Result;
 use crate::postgres::problem::ServerProblem;
-use crate::postgres::session::Session;
+use crate::postgres::session::{Columns, Session};
 
 /// The columns of every version. The first version had no `table_oid`.
 const COLUMNS: [&str; 20] = [
@@ -94,13 +94,16 @@ pub(crate) async fn read(session: &Session, name: &TableName) -> Result<Option<D
     let row = session
         .row_if_any(what, SQL, &[&name.schema, &name.name])
         .await?;
-    Ok(row.map(|row| DeadLetterTable {
-        owner: row.get(0),
-        is_owned: row.get(1),
-        is_table: row.get(2),
-        columns: row.get(3),
-        may_use: row.get(4),
-    }))
+    row.map(|row| {
+        Ok(DeadLetterTable {
+            owner: row.column(0)?,
+            is_owned: row.column(1)?,
+            is_table: row.column(2)?,
+            columns: row.column(3)?,
+            may_use: row.column(4)?,
+        })
+    })
+    .transpose()
 }
 
 /// The statement that makes room for outboxd's own.
@@ -136,7 +139,7 @@ pub(crate) async fn problem(session: &Session, config: &Config) -> Result<Option
     }
     let role = "SELECT current_user::text";
     let role = session.row("reading the current role", role, &[]).await?;
-    let role: &str = role.get(0);
+    let role: &str = role.column(0)?;
     let quoted = escape_identifier(role);
     Ok(Some(ServerProblem::config(
         format!("role {quoted} lacks SELECT, INSERT or UPDATE on {table}"),
@@ -154,7 +157,7 @@ async fn missing(session: &Session, config: &Config, table: &TableName) -> Resul
         let exists = "SELECT pg_catalog.to_regclass($1) IS NOT NULL";
         let what = "looking for the dead letters of an earlier version";
         let row = session.row(what, exists, &[&earlier.quoted()]).await?;
-        if row.get(0) {
+        if row.column(0)? {
             hint = format!(
                 "if {earlier} has the dead letters of this outbox alone, first ALTER TABLE {} \
                  RENAME TO {}; then run `outboxd init`",

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio_postgres::types::PgLsn;
 
 use crate::error::Result;
-use crate::postgres::session::Session;
+use crate::postgres::session::{Columns, Session};
 
 /// How this session is connected.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,10 +25,10 @@ pub(crate) async fn transport(session: &Session) -> Result<Transport> {
                       OR pg_catalog.inet_client_addr() = '::1'::inet, true)
            FROM pg_catalog.pg_stat_ssl AS s WHERE s.pid = pg_catalog.pg_backend_pid()";
     let row = session.row("reading the connection", SQL, &[]).await?;
-    let tls: bool = row.get(0);
+    let tls: bool = row.column(0)?;
     Ok(Transport {
-        tls: tls.then(|| row.get(1)),
-        is_local: row.get(2),
+        tls: tls.then(|| row.column(1)).transpose()?,
+        is_local: row.column(2)?,
     })
 }
 
@@ -52,10 +52,10 @@ pub(crate) async fn limits(session: &Session) -> Result<Limits> {
                   - coalesce(pg_catalog.current_setting('reserved_connections', true)::int8, 0)";
     let row = session.row("reading the limits", SQL, &[]).await?;
     Ok(Limits {
-        senders_used: row.get(0),
-        senders_max: row.get(1),
-        connections_used: row.get(2),
-        connections_max: row.get(3),
+        senders_used: row.column(0)?,
+        senders_max: row.column(1)?,
+        connections_used: row.column(2)?,
+        connections_max: row.column(3)?,
     })
 }
 
@@ -79,9 +79,9 @@ pub(crate) async fn role_limits(session: &Session) -> Result<RoleLimits> {
            FROM pg_catalog.pg_roles AS r WHERE r.rolname = current_user";
     let row = session.row("reading the role's limits", SQL, &[]).await?;
     Ok(RoleLimits {
-        name: row.get(0),
-        connections_max: row.get(1),
-        valid_seconds: row.get(2),
+        name: row.column(0)?,
+        connections_max: row.column(1)?,
+        valid_seconds: row.column(2)?,
     })
 }
 
@@ -91,7 +91,9 @@ pub(crate) async fn settings(session: &Session, names: &[&str]) -> Result<HashMa
     const SQL: &str = "SELECT s.name, s.setting FROM pg_catalog.pg_settings AS s
                         WHERE s.name = ANY ($1)";
     let rows = session.rows("reading settings", SQL, &[&names]).await?;
-    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+    rows.iter()
+        .map(|row| Ok((row.column(0)?, row.column(1)?)))
+        .collect()
 }
 
 /// The physical standbys.
@@ -115,8 +117,11 @@ pub(crate) async fn standbys(session: &Session) -> Result<Standbys> {
     let slots = session.rows("reading the standbys", SLOTS, &[]).await?;
     let connected = session.row("reading the standbys", CONNECTED, &[]).await?;
     Ok(Standbys {
-        slots: slots.iter().map(|row| (row.get(0), row.get(1))).collect(),
-        connected: connected.get(0),
+        slots: slots
+            .iter()
+            .map(|row| Ok((row.column(0)?, row.column(1)?)))
+            .collect::<Result<_>>()?,
+        connected: connected.column(0)?,
     })
 }
 
@@ -138,7 +143,7 @@ pub(crate) async fn now(session: &Session) -> Result<ServerNow> {
     let row = session.row("reading the clock", SQL, &[]).await?;
     let after = seconds_now();
     Ok(ServerNow {
-        ahead: row.get::<_, f64>(0) - (before + after) / 2.0,
+        ahead: row.column::<f64>(0)? - (before + after) / 2.0,
         tolerance: (after - before).abs() / 2.0,
     })
 }
@@ -178,8 +183,8 @@ pub(crate) async fn wal_mark(session: &Session) -> Result<WalMark> {
                               extract(epoch FROM pg_catalog.clock_timestamp())::float8";
     let row = session.row("reading the WAL position", SQL, &[]).await?;
     Ok(WalMark {
-        lsn: row.get(0),
-        seconds: row.get(1),
+        lsn: row.column(0)?,
+        seconds: row.column(1)?,
     })
 }
 
@@ -191,7 +196,7 @@ pub(crate) async fn wal_rate(session: &Session, mark: WalMark) -> Result<WalRate
     let params: &[&(dyn tokio_postgres::types::ToSql + Sync)] = &[&mark.lsn, &mark.seconds];
     let row = session.row("measuring the WAL rate", SQL, params).await?;
     Ok(WalRate {
-        bytes: row.get(0),
-        seconds: row.get(1),
+        bytes: row.column(0)?,
+        seconds: row.column(1)?,
     })
 }

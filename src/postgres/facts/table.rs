@@ -2,7 +2,7 @@
 //! rules, indexes, dead rows.
 
 use crate::error::Result;
-use crate::postgres::session::Session;
+use crate::postgres::session::{Columns, Session};
 use crate::postgres::table_shape::TableShape;
 
 /// How many triggers or rules are named at most.
@@ -94,30 +94,36 @@ pub(crate) async fn table(session: &Session, shape: &TableShape) -> Result<Table
         .rows(&what, INDEXES, &[&shape.oid, &NAMED_MAX])
         .await?;
     let rows = session.row(&what, ROWS, &[family]).await?;
-    let triggers = triggers.iter().map(|row| Trigger {
-        name: row.get(0),
-        table: row.get(1),
-        is_before: row.get(2),
-        on_update: row.get(3),
-        on_delete: row.get(4),
+    let triggers = triggers.iter().map(|row| {
+        Ok(Trigger {
+            name: row.column(0)?,
+            table: row.column(1)?,
+            is_before: row.column(2)?,
+            on_update: row.column(3)?,
+            on_delete: row.column(4)?,
+        })
     });
-    let rules = rules.iter().map(|row| Rule {
-        name: row.get(0),
-        table: row.get(1),
-        is_instead: row.get(2),
-        on_update: row.get(3),
+    let rules = rules.iter().map(|row| {
+        Ok(Rule {
+            name: row.column(0)?,
+            table: row.column(1)?,
+            is_instead: row.column(2)?,
+            on_update: row.column(3)?,
+        })
     });
-    let indexes = indexes.iter().map(|row| UnpublishedIndex {
-        name: row.get(0),
-        is_valid: row.get(1),
-        bytes: row.get(2),
+    let indexes = indexes.iter().map(|row| {
+        Ok(UnpublishedIndex {
+            name: row.column(0)?,
+            is_valid: row.column(1)?,
+            bytes: row.column(2)?,
+        })
     });
     Ok(TableFacts {
-        triggers: triggers.collect(),
-        rules: rules.collect(),
-        indexes: indexes.collect(),
-        live_rows: rows.get(0),
-        dead_rows: rows.get(1),
-        has_no_autovacuum: rows.get(2),
+        triggers: triggers.collect::<Result<_>>()?,
+        rules: rules.collect::<Result<_>>()?,
+        indexes: indexes.collect::<Result<_>>()?,
+        live_rows: rows.column(0)?,
+        dead_rows: rows.column(1)?,
+        has_no_autovacuum: rows.column(2)?,
     })
 }

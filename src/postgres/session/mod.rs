@@ -7,8 +7,10 @@
 //! `TimeZone` is left as it is: `published_at` has no time zone, and its meaning is the writers'.
 //! Statements with parameters are prepared once, and kept.
 
+mod columns;
 mod drive;
 mod explain;
+mod open;
 mod password_command;
 mod settings;
 mod statement_cache;
@@ -16,24 +18,25 @@ mod statement_cache;
 use std::fmt;
 use std::future::Future;
 use std::ops::{Deref, DerefMut};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::TryStreamExt;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
-use tokio_postgres::config::{Host, TargetSessionAttrs};
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{CancelToken, Client, Row, Statement};
 
-use crate::config::Database;
 use crate::error::{Code, Error, Result};
-use crate::postgres::session::settings::SETTINGS;
 use crate::postgres::session::statement_cache::StatementCache;
 use crate::postgres::sql_error::{describe, sql_error};
-use crate::postgres::{pooler, tls};
+use crate::postgres::transport::{Inspected, Negotiated, Reached, Route};
 
+pub use columns::Columns;
 pub use drive::drive;
+pub use open::{connect, connect_for_slots};
 pub(crate) use password_command::with_password;
 pub(crate) use settings::ROLES_SEARCH_PATH;
 
@@ -41,8 +44,8 @@ pub(crate) use settings::ROLES_SEARCH_PATH;
 /// either.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// How long a host may take to accept a connection, unless `connect_timeout` is set.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// The most bytes that the rows of one answer may have which is taken as a whole.
+const ANSWER_BYTES_MAX: usize = 256 << 20;
 
 /// A statement took longer than the operation timeout. Its session is over.
 #[derive(Debug, thiserror::Error)]
@@ -62,7 +65,11 @@ pub struct Session {
     task: JoinHandle<()>,
     end: watch::Receiver<End>,
     cancel: CancelToken,
-    tls: postgres_openssl::MakeTlsConnector,
+    /// The way to the server, and the place of its host, for a request to cancel.
+    route: Arc<Route>,
+    host: usize,
+    /// The session of the login for replication, where the settings name one.
+    slots: Option<Box<Session>>,
     backend_pid: i32,
     operation_timeout: Duration,
 }
@@ -79,6 +86,11 @@ impl Session {
     /// The server process that serves this session.
     pub fn backend_pid(&self) -> i32 {
         self.backend_pid
+    }
+
+    /// The session whose role may change slots.
+    pub(crate) fn for_slots(&self) -> &Session {
+        self.slots.as_deref().unwrap_or(self)
     }
 
     /// The time limit of a statement.
@@ -104,8 +116,7 @@ impl Session {
             }
             Ok(Err(error)) => Err(sql_error(what, error)),
             Err(_elapsed) => {
-                let cancel = self.cancel.cancel_query(self.tls.clone());
-                let _best_effort = timeout(GRACE, cancel).await;
+                let _best_effort = timeout(GRACE, self.request_cancel()).await;
                 self.task.abort();
                 Err(Error::transient(Code::Connect, what)
                     .with_source(OutOfTime(self.operation_timeout))
@@ -116,16 +127,40 @@ impl Session {
         }
     }
 
-    /// Runs a query, within the operation timeout, and returns its rows.
+    /// Requests over another connection that the server cancels the statement that runs.
+    async fn request_cancel(&self) -> Result<()> {
+        let send = |reached: Reached| async {
+            let stream = Inspected::without_answer(reached.socket);
+            let sent = self.cancel.cancel_query_raw(stream, Negotiated).await;
+            sent.map_err(|error| sql_error("cancelling a statement", error))
+        };
+        self.route.host(self.host, &send).await
+    }
+
+    /// Runs a query, within the operation timeout, and returns its rows, 256 MiB at most.
     pub async fn rows(
         &self,
         what: &str,
         sql: &str,
         params: &[&(dyn ToSql + Sync)],
     ) -> Result<Vec<Row>> {
-        let query = |it: Statement| async move { self.client.query(&it, params).await };
+        let query = |it: Statement| async move {
+            let (mut rows, mut bytes) = (Vec::new(), 0);
+            let mut answer = pin!(self.client.query_raw(&it, params.iter().copied()).await?);
+            while let Some(row) = answer.try_next().await? {
+                bytes += row.raw_size_bytes() + size_of::<Row>();
+                if bytes > ANSWER_BYTES_MAX {
+                    return Ok(None);
+                }
+                rows.push(row);
+            }
+            Ok(Some(rows))
+        };
         let work = self.statements.run(&self.client, sql, query);
-        self.bounded(what, work).await
+        self.bounded(what, work).await?.ok_or_else(|| {
+            let message = format!("{what}: the answer has more than 256 MiB");
+            Error::transient(Code::Connect, message)
+        })
     }
 
     /// Runs a query that has one row.
@@ -231,152 +266,4 @@ impl fmt::Debug for Session {
             .field("backend_pid", &self.backend_pid)
             .finish_non_exhaustive()
     }
-}
-
-/// Opens a session to the first host of `database` that accepts writes.
-///
-/// `operation_timeout` limits the opening on each host and every later statement. A refused log-in
-/// and a database that does not exist are fatal; errors that may pass are transient.
-pub async fn connect(
-    database: &Database,
-    application_name: &str,
-    operation_timeout: Duration,
-) -> Result<Session> {
-    let database = &*with_password(database, operation_timeout).await?;
-    let tls = tls::connector(&database.tls)?;
-    let hosts = database
-        .pg
-        .get_hosts()
-        .len()
-        .max(database.pg.get_hostaddrs().len())
-        .max(1);
-    let mut refusal: Option<Error> = None;
-    for host in 0..hosts {
-        let mut pg = only_host(&database.pg, host);
-        let tls_mode = tls.tokio_postgres_mode(&pg);
-        pg.application_name(application_name).ssl_mode(tls_mode);
-        let open = open(database, &pg, tls.for_tokio_postgres(), operation_timeout);
-        let error = match timeout(operation_timeout, open).await {
-            Ok(Ok(session)) => return Ok(session),
-            Ok(Err(error)) => error,
-            Err(_elapsed) => Error::transient(
-                Code::Connect,
-                format!(
-                    "{}: no answer within {operation_timeout:?}",
-                    cannot_connect(database)
-                ),
-            ),
-        };
-        // A transient error of one host outweighs a fatal error of another.
-        if refusal
-            .as_ref()
-            .is_none_or(|refusal| !refusal.is_transient() || error.is_transient())
-        {
-            refusal = Some(error);
-        }
-    }
-    Err(refusal.unwrap_or_else(|| Error::fatal(Code::Config, "the connection names no host")))
-}
-
-fn cannot_connect(database: &Database) -> String {
-    format!("cannot connect to Postgres at {}", database.describe())
-}
-
-async fn open(
-    database: &Database,
-    pg: &tokio_postgres::Config,
-    tls: postgres_openssl::MakeTlsConnector,
-    operation_timeout: Duration,
-) -> Result<Session> {
-    let refused = |error| sql_error(cannot_connect(database), error);
-    let (client, connection) = pg.connect(tls.clone()).await.map_err(refused)?;
-    let (report, end) = watch::channel(End::NotYet);
-    let task = tokio::spawn(async move {
-        report.send_replace(match drive(connection).await {
-            Ok(()) => End::Closed,
-            Err(error) => End::Failed(Arc::new(error)),
-        });
-    });
-    let cancel = client.cancel_token();
-    let mut session = Session {
-        client,
-        statements: StatementCache::default(),
-        task,
-        end,
-        cancel,
-        tls,
-        backend_pid: 0,
-        operation_timeout,
-    };
-
-    session.run("setting up the session", SETTINGS).await?;
-    let row = session
-        .row(
-            "reading the backend's pid",
-            "SELECT pg_catalog.pg_backend_pid()",
-            &[],
-        )
-        .await?;
-    session.backend_pid = row.get(0);
-    let announced = pooler::announced_pid(&session.cancel)
-        .await
-        .map_err(|error| {
-            Error::fatal(Code::Connect, "cannot read the connection's cancel key")
-                .with_source(error)
-        })?;
-    if announced != session.backend_pid {
-        return Err(Error::fatal(
-            Code::Connect,
-            format!("{} is a connection pooler", database.describe()),
-        )
-        .with_hint("connect to Postgres itself: sessions must not be shared"));
-    }
-    Ok(session)
-}
-
-/// The settings of `pg` with one of its hosts, so that a host that accepts and never answers cannot
-/// hold up the others.
-fn only_host(pg: &tokio_postgres::Config, index: usize) -> tokio_postgres::Config {
-    let mut one = tokio_postgres::Config::new();
-    one.ssl_negotiation(pg.get_ssl_negotiation())
-        .channel_binding(pg.get_channel_binding())
-        .target_session_attrs(TargetSessionAttrs::ReadWrite)
-        .connect_timeout(pg.get_connect_timeout().copied().unwrap_or(CONNECT_TIMEOUT))
-        .keepalives(pg.get_keepalives())
-        .keepalives_idle(pg.get_keepalives_idle());
-    // In force before the first statement: tokio-postgres queries whether the server accepts writes
-    // before `SETTINGS` has run.
-    let ours = "-c default_transaction_read_only=off -c statement_timeout=0";
-    let options = pg.get_options().unwrap_or_default();
-    one.options(format!("{options} {ours}").trim_start());
-    if let Some(user) = pg.get_user() {
-        one.user(user);
-    }
-    if let Some(password) = pg.get_password() {
-        one.password(password);
-    }
-    if let Some(name) = pg.get_dbname() {
-        one.dbname(name);
-    }
-    if let Some(limit) = pg.get_tcp_user_timeout() {
-        one.tcp_user_timeout(*limit);
-    }
-    if let Some(interval) = pg.get_keepalives_interval() {
-        one.keepalives_interval(interval);
-    }
-    if let Some(retries) = pg.get_keepalives_retries() {
-        one.keepalives_retries(retries);
-    }
-    match pg.get_hosts().get(index) {
-        Some(Host::Tcp(host)) => drop(one.host(host)),
-        Some(Host::Unix(path)) => drop(one.host_path(path)),
-        None => {}
-    }
-    if let Some(address) = pg.get_hostaddrs().get(index) {
-        one.hostaddr(*address);
-    }
-    if let Some(port) = pg.get_ports().get(index).or_else(|| pg.get_ports().first()) {
-        one.port(*port);
-    }
-    one
 }

@@ -13,7 +13,7 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::AsyncReadExt;
 use tokio::process::{Child, Command};
 
-use crate::config::{DATABASE_PASSWORD_COMMAND, Database, Secret};
+use crate::config::{Database, PasswordCommand, Secret};
 use crate::error::{Code, Error, Result};
 
 /// The longest password.
@@ -36,14 +36,15 @@ pub(crate) async fn with_password(
     Ok(Cow::Owned(database))
 }
 
-async fn run(command: &Secret<String>, limit: Duration) -> Result<Secret<Vec<u8>>> {
+async fn run(command: &PasswordCommand, limit: Duration) -> Result<Secret<Vec<u8>>> {
+    let failure = |problem: String| failure(command.setting, &problem);
     let mut shell = Command::new("/bin/sh");
-    shell.arg("-c").arg(command.expose());
+    shell.arg("-c").arg(command.command.expose());
     shell.stdin(Stdio::null()).stdout(Stdio::piped());
     shell.stderr(Stdio::null()).kill_on_drop(true);
     // What the shell has started ends with it.
     shell.process_group(0);
-    let failed = |error| failure("cannot be run").with_source(error);
+    let failed = |error| failure("cannot be run".to_owned()).with_source(error);
     let mut child = shell.spawn().map_err(failed)?;
     let group = child.id();
     let ended = tokio::time::timeout(limit, read(&mut child)).await;
@@ -53,7 +54,7 @@ async fn run(command: &Secret<String>, limit: Duration) -> Result<Secret<Vec<u8>
     let (printed, status) = ended
         .map_err(|_elapsed| failure(format!("did not end within {limit:?}")))?
         .map_err(failed)?;
-    password(printed, status)
+    password(printed, status).map_err(failure)
 }
 
 async fn read(child: &mut Child) -> std::io::Result<(Vec<u8>, ExitStatus)> {
@@ -73,10 +74,11 @@ fn end(group: Option<u32>) {
     }
 }
 
-fn password(mut printed: Vec<u8>, status: ExitStatus) -> Result<Secret<Vec<u8>>> {
+/// The password, or what is wrong.
+fn password(mut printed: Vec<u8>, status: ExitStatus) -> Result<Secret<Vec<u8>>, String> {
     let is_long = printed.len() as u64 > PASSWORD_MAX;
     if !status.success() && !is_long {
-        return Err(failure(format!("ended with {status}")));
+        return Err(format!("ended with {status}"));
     }
     for end in [b"\n", b"\r"] {
         if printed.ends_with(end) {
@@ -84,15 +86,15 @@ fn password(mut printed: Vec<u8>, status: ExitStatus) -> Result<Secret<Vec<u8>>>
         }
     }
     match printed.as_slice() {
-        [] => Err(failure("printed nothing")),
-        _ if is_long => Err(failure(format!("printed more than {PASSWORD_MAX} bytes"))),
-        bytes if bytes.contains(&0) => Err(failure("printed a zero byte")),
+        [] => Err("printed nothing".to_owned()),
+        _ if is_long => Err(format!("printed more than {PASSWORD_MAX} bytes")),
+        bytes if bytes.contains(&0) => Err("printed a zero byte".to_owned()),
         _ => Ok(Secret::new(printed)),
     }
 }
 
-fn failure(problem: impl std::fmt::Display) -> Error {
-    let message = format!("the command of {DATABASE_PASSWORD_COMMAND} {problem}");
+fn failure(setting: &str, problem: &str) -> Error {
+    let message = format!("the command of {setting} {problem}");
     let hint = "run it by hand, as the user and in the environment of outboxd";
     Error::transient(Code::Connect, message).with_hint(hint)
 }
@@ -104,7 +106,11 @@ mod tests {
     const LIMIT: Duration = Duration::from_secs(60);
 
     async fn printed(command: &str, limit: Duration) -> Result<Vec<u8>> {
-        let password = run(&Secret::new(command.to_owned()), limit).await?;
+        let command = PasswordCommand {
+            setting: "DATABASE_PASSWORD_COMMAND",
+            command: Secret::new(command.to_owned()),
+        };
+        let password = run(&command, limit).await?;
         Ok(password.expose().clone())
     }
 

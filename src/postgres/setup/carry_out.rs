@@ -31,7 +31,7 @@ pub async fn look(
     setup: &Setup<'_>,
     waits: &mut LockWait<'_>,
 ) -> Result<Vec<Line>> {
-    refuse_encoding(session).await?;
+    refuse_encoding(session, setup).await?;
     let found = find(session, setup, waits).await?;
     Ok(plan(setup, &found).into_iter().map(Part::line).collect())
 }
@@ -45,7 +45,7 @@ pub async fn create(
     setup: &Setup<'_>,
     waits: &mut LockWait<'_>,
 ) -> Result<Vec<Line>> {
-    refuse_encoding(session).await?;
+    refuse_encoding(session, setup).await?;
     waits.take_turn().await?;
     let found = find(session, setup, waits).await?;
     let mut tried = Vec::new();
@@ -85,8 +85,9 @@ fn kind_in_words(kind: Kind) -> &'static str {
 }
 
 /// Before anything is created, since nothing in such a database can be published.
-async fn refuse_encoding(session: &Session) -> Result<()> {
-    let problem = ServerSettings::read(session).await?.encoding_problem();
+async fn refuse_encoding(session: &Session, setup: &Setup<'_>) -> Result<()> {
+    let settings = ServerSettings::read(session, &setup.config.database).await?;
+    let problem = settings.encoding_problem();
     problem.map_or(Ok(()), |it| {
         Err(Error::fatal(Code::Config, it.problem).with_hint(it.hint))
     })

@@ -10,7 +10,10 @@ use crate::config::TableName;
 use crate::error::Result;
 use crate::postgres::facts::dead_letter_table::{self, DeadLetterTable};
 use crate::postgres::publication::{self, PublicationState};
-use crate::postgres::session::Session;
+use crate::postgres::session::{Columns, Session};
+use crate::postgres::setup::relations::{
+    FoundIndex, Leaf, Relation, Schema, index_of, leaf_of, name_of, relation_of, schema_of,
+};
 use crate::postgres::setup::wanted::{COLUMNS_OF_EVENTS, Setup};
 use crate::postgres::setup::{catalog, sql};
 use crate::postgres::table_shape::{self, TableShape};
@@ -37,6 +40,7 @@ pub(super) struct Found {
     /// Other publications of outboxd's kind that publish the table.
     pub(super) publishers: Vec<String>,
     pub(super) role: Option<FoundRole>,
+    pub(super) replication_role: Option<FoundRole>,
     /// Whether the provider has a role in the place of REPLICATION.
     pub(super) has_provider_role: bool,
 }
@@ -52,41 +56,6 @@ pub(super) struct Server {
     /// Whether the role may create schemas and publications.
     pub(super) may_create: bool,
     pub(super) version: i32,
-}
-
-#[derive(Debug, Clone, Default)]
-pub(super) struct Schema {
-    pub(super) owner: String,
-    pub(super) is_owned: bool,
-    pub(super) may_create: bool,
-}
-
-#[derive(Debug, Clone, Default)]
-pub(super) struct Relation {
-    /// `r` and `p` are tables.
-    pub(super) kind: String,
-    pub(super) owner: String,
-    pub(super) is_owned: bool,
-}
-
-/// An index, valid or not.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct FoundIndex {
-    pub(super) table: u32,
-    pub(super) name: TableName,
-    pub(super) is_valid: bool,
-    /// The first column; none where that is an expression.
-    pub(super) column: Option<String>,
-    pub(super) predicate: Option<String>,
-    pub(super) method: String,
-    /// The process that is building it.
-    pub(super) builder: Option<i32>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Leaf {
-    pub(super) oid: u32,
-    pub(super) name: TableName,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -139,22 +108,15 @@ impl Found {
             .row("reading the roles", catalog::PROVIDER, &[])
             .await?;
         let mut found = Found {
-            schema: schema.map(|row| Schema {
-                owner: row.get(0),
-                is_owned: row.get(1),
-                may_create: row.get(2),
-            }),
-            relation: relation.map(|row| Relation {
-                kind: row.get(0),
-                owner: row.get(1),
-                is_owned: row.get(2),
-            }),
+            schema: schema.as_ref().map(schema_of).transpose()?,
+            relation: relation.as_ref().map(relation_of).transpose()?,
             shape: table_shape::read(session, table).await?,
             dead_letters: dead_letter_table::read(session, &table.dead_letter()).await?,
             functions: functions(session, table).await?,
-            role: role(session, setup).await?,
-            has_provider_role: provider.get(0),
-            server: server_of(&server),
+            role: role(session, setup, setup.role).await?,
+            replication_role: role(session, setup, setup.replication_role).await?,
+            has_provider_role: provider.column(0)?,
+            server: server_of(&server)?,
             ..Found::default()
         };
         found.read_table(session).await?;
@@ -174,31 +136,20 @@ impl Found {
             let leaves = session
                 .rows(&what, catalog::LEAVES, &[&shape.partitions])
                 .await?;
-            let leaf = |row: &Row| Leaf {
-                oid: row.get(0),
-                name: name_of(row, 1),
-            };
-            self.leaves = leaves.iter().map(leaf).collect();
+            self.leaves = leaves.iter().map(leaf_of).collect::<Result<_>>()?;
         }
         let mut tables: Vec<u32> = self.leaves.iter().map(|leaf| leaf.oid).collect();
         tables.push(shape.oid);
         let indexes = session.rows(&what, catalog::INDEXES, &[&tables]).await?;
-        let index = |row: &Row| FoundIndex {
-            table: row.get(0),
-            name: name_of(row, 1),
-            is_valid: row.get(3),
-            column: row.get(4),
-            predicate: row.get(5),
-            method: row.get(6),
-            builder: row.get(7),
-        };
-        self.indexes = indexes.iter().map(index).collect();
+        self.indexes = indexes.iter().map(index_of).collect::<Result<_>>()?;
         let names = session.rows(&what, catalog::NAMES, &[]).await?;
-        self.names = names.iter().map(|row| name_of(row, 0)).collect();
+        let name = |row: &Row| name_of(row, 0);
+        self.names = names.iter().map(name).collect::<Result<_>>()?;
         let constraints = session
             .rows(&what, catalog::CONSTRAINTS, &[&shape.oid])
             .await?;
-        self.constraints = constraints.iter().map(|row| row.get(0)).collect();
+        let name = |row: &Row| row.column(0);
+        self.constraints = constraints.iter().map(name).collect::<Result<_>>()?;
         Ok(())
     }
 
@@ -214,19 +165,22 @@ impl Found {
                 Some(shape) => publication::inspect(session, name, shape).await?,
                 None => publication::flags(session, name, &[]).await?.map(|it| it.0),
             };
-            self.publication = state.map(|state| FoundPublication {
-                owner: row.get(0),
-                is_owned: row.get(1),
-                is_empty: row.get(2),
-                via_root: row.get(3),
-                state,
-            });
+            if let Some(state) = state {
+                self.publication = Some(FoundPublication {
+                    owner: row.column(0)?,
+                    is_owned: row.column(1)?,
+                    is_empty: row.column(2)?,
+                    via_root: row.column(3)?,
+                    state,
+                });
+            }
         }
         if let Some(oid) = self.table_oid() {
             let rows = session
                 .rows(&what, catalog::PUBLISHERS, &[&oid, &name])
                 .await?;
-            self.publishers = rows.iter().map(|row| row.get(0)).collect();
+            let publisher = |row: &Row| row.column(0);
+            self.publishers = rows.iter().map(publisher).collect::<Result<_>>()?;
         }
         Ok(())
     }
@@ -277,23 +231,16 @@ impl Found {
     }
 }
 
-fn name_of(row: &Row, column: usize) -> TableName {
-    TableName {
-        schema: row.get(column),
-        name: row.get(column + 1),
-    }
-}
-
-fn server_of(row: &Row) -> Server {
-    Server {
-        role: row.get(0),
-        is_superuser: row.get(1),
-        creates_roles: row.get(2),
-        database: row.get(3),
-        database_owner: row.get(4),
-        may_create: row.get(5),
-        version: row.get(6),
-    }
+fn server_of(row: &Row) -> Result<Server> {
+    Ok(Server {
+        role: row.column(0)?,
+        is_superuser: row.column(1)?,
+        creates_roles: row.column(2)?,
+        database: row.column(3)?,
+        database_owner: row.column(4)?,
+        may_create: row.column(5)?,
+        version: row.column(6)?,
+    })
 }
 
 async fn functions(session: &Session, table: &TableName) -> Result<Vec<FoundFunction>> {
@@ -306,18 +253,24 @@ async fn functions(session: &Session, table: &TableName) -> Result<Vec<FoundFunc
             &[&table.schema, &names, &sql::MARK],
         )
         .await?;
-    let function = |row: &Row| FoundFunction {
-        name: row.get(0),
-        arguments: row.get(1),
-        source: row.get(2),
-        is_owned: row.get(3),
-        owner: row.get(4),
+    let function = |row: &Row| {
+        Ok(FoundFunction {
+            name: row.column(0)?,
+            arguments: row.column(1)?,
+            source: row.column(2)?,
+            is_owned: row.column(3)?,
+            owner: row.column(4)?,
+        })
     };
-    Ok(rows.iter().map(function).collect())
+    rows.iter().map(function).collect()
 }
 
-async fn role(session: &Session, setup: &Setup<'_>) -> Result<Option<FoundRole>> {
-    let Some(name) = setup.role else {
+async fn role(
+    session: &Session,
+    setup: &Setup<'_>,
+    name: Option<&str>,
+) -> Result<Option<FoundRole>> {
+    let Some(name) = name else {
         return Ok(None);
     };
     let (table, letters) = (&setup.config.table, setup.config.table.dead_letter());
@@ -326,15 +279,18 @@ async fn role(session: &Session, setup: &Setup<'_>) -> Result<Option<FoundRole>>
     let row = session
         .row_if_any(&format!("reading role {name}"), catalog::ROLE, named)
         .await?;
-    Ok(row.map(|row| FoundRole {
-        may_log_in: row.get(0),
-        may_replicate: row.get(1),
-        may_use_schema: row.get(2),
-        may_select: row.get(3),
-        may_update: row.get(4),
-        may_delete: row.get(5),
-        may_file: row.get(6),
-    }))
+    row.map(|row| {
+        Ok(FoundRole {
+            may_log_in: row.column(0)?,
+            may_replicate: row.column(1)?,
+            may_use_schema: row.column(2)?,
+            may_select: row.column(3)?,
+            may_update: row.column(4)?,
+            may_delete: row.column(5)?,
+            may_file: row.column(6)?,
+        })
+    })
+    .transpose()
 }
 
 #[cfg(test)]

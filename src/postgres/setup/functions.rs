@@ -179,6 +179,7 @@ mod tests {
         Setup {
             config,
             role: None,
+            replication_role: None,
             checks: false,
         }
     }

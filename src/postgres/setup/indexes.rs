@@ -9,8 +9,9 @@
 use postgres_protocol::escape::escape_identifier;
 
 use crate::config::TableName;
-use crate::postgres::setup::found::{Found, FoundIndex};
+use crate::postgres::setup::found::Found;
 use crate::postgres::setup::part::{Act, Kind, Part, Todo, drop_index};
+use crate::postgres::setup::relations::FoundIndex;
 
 pub(super) const IF_ABSENT: &str = "CREATE INDEX IF NOT EXISTS";
 pub(super) const CONCURRENTLY_IF_ABSENT: &str = "CREATE INDEX CONCURRENTLY IF NOT EXISTS";

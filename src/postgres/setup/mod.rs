@@ -19,6 +19,7 @@ mod indexes;
 mod objects;
 mod part;
 mod plan;
+mod relations;
 mod roles;
 mod script;
 mod sql;

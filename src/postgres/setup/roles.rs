@@ -19,9 +19,15 @@ pub(super) fn parts(setup: &Setup<'_>, found: &Found) -> Vec<Part> {
         return Vec::new();
     };
     let there = found.role.clone().unwrap_or_default();
-    let mut parts = vec![role(found, name)];
+    let mut parts = vec![role(found, name, &found.role)];
     if setup.publication().is_some() {
-        parts.push(replication(found, name, &there));
+        match setup.replication_role {
+            Some(other) => parts.extend([
+                role(found, other, &found.replication_role),
+                replication(found, other, &found.replication_role),
+            ]),
+            None => parts.push(replication(found, name, &found.role)),
+        }
     }
     parts.push(usage(setup, found, name, &there));
     parts.push(on_table(setup, found, name, &there));
@@ -35,9 +41,9 @@ fn lacks_createrole(found: &Found) -> Option<String> {
     (!may).then(|| format!("role {} lacks CREATEROLE", server.role))
 }
 
-fn role(found: &Found, name: &str) -> Part {
+fn role(found: &Found, name: &str, there: &Option<FoundRole>) -> Part {
     let quoted = escape_identifier(name);
-    let (kind, thing, sql) = match &found.role {
+    let (kind, thing, sql) = match there {
         Some(role) if role.may_log_in => return Part::there(Kind::Role, format!("role {name}")),
         Some(_) => (
             Kind::Other,
@@ -55,7 +61,7 @@ fn role(found: &Found, name: &str) -> Part {
     Part::of(kind, thing, lacks_createrole(found), todo)
 }
 
-fn replication(found: &Found, name: &str, there: &FoundRole) -> Part {
+fn replication(found: &Found, name: &str, there: &Option<FoundRole>) -> Part {
     let quoted = escape_identifier(name);
     let (thing, sql, by, right) = match found.has_provider_role {
         true => (
@@ -71,7 +77,7 @@ fn replication(found: &Found, name: &str, there: &FoundRole) -> Part {
             "to be a superuser (from Postgres 16 on CREATEROLE and REPLICATION)".to_owned(),
         ),
     };
-    if there.may_replicate {
+    if there.as_ref().is_some_and(|there| there.may_replicate) {
         return Part::there(Kind::Other, thing);
     }
     let lacks = match found.has_provider_role {
@@ -185,6 +191,7 @@ mod tests {
         let setup = Setup {
             config,
             role: Some("relay"),
+            replication_role: None,
             checks: false,
         };
         let of_part = |part: Part| match part.state {
@@ -264,6 +271,7 @@ mod tests {
         let setup = Setup {
             config: &config,
             role: Some("relay"),
+            replication_role: None,
             checks: false,
         };
         let file = sql::role(&setup).unwrap_or_default();

@@ -44,6 +44,9 @@ impl Setup<'_> {
         if let Some(role) = sql::role(self) {
             step("role", role);
         }
+        if let Some(role) = sql::replication_role(self) {
+            step("role for replication", role);
+        }
         steps
     }
 }

@@ -106,13 +106,23 @@ pub(super) fn publication(setup: &Setup<'_>) -> Option<String> {
 pub(super) fn role(setup: &Setup<'_>) -> Option<String> {
     setup.role?;
     let mut parts = vec![body(ROLE)];
-    if setup.publication().is_some() {
+    let streams = setup.publication().is_some();
+    if streams && setup.replication_role.is_none() {
         parts.push(body(ROLE_REPLICATION));
     }
     if setup.deletes() {
         parts.push(body(ROLE_DELETE));
     }
     Some(fill_in(setup, &parts.join("\n")))
+}
+
+/// The role of the login for replication, which has no right on a table.
+pub(super) fn replication_role(setup: &Setup<'_>) -> Option<String> {
+    setup.publication()?;
+    let role = Some(setup.replication_role?);
+    let create = statements(ROLE, "$outboxd$", true);
+    let sql = format!("{create}\n{}", body(ROLE_REPLICATION));
+    Some(fill_in(&Setup { role, ..*setup }, &sql))
 }
 
 fn fill_in(setup: &Setup<'_>, sql: &str) -> String {

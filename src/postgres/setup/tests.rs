@@ -22,6 +22,7 @@ fn setup<'a>(config: &'a Config, role: Option<&'a str>) -> Setup<'a> {
     Setup {
         config,
         role,
+        replication_role: None,
         checks: true,
     }
 }

@@ -24,6 +24,8 @@ pub struct Setup<'a> {
     pub config: &'a Config,
     /// The role that outboxd will connect as, if `init` looks after it.
     pub role: Option<&'a str>,
+    /// The role of the login for replication, if that is another one.
+    pub replication_role: Option<&'a str>,
     /// Whether constraints of the table reject events that can never be published.
     pub checks: bool,
 }

@@ -5,7 +5,7 @@
 pub(crate) mod synchronous_standby;
 
 use crate::error::Result;
-use crate::postgres::session::Session;
+use crate::postgres::session::{Columns, Session};
 
 /// The name of the session that streams, in `pg_stat_activity` and for
 /// `synchronous_standby_names`.
@@ -36,18 +36,20 @@ pub(crate) enum WalsenderActivity {
 /// What the walsender with this process id does; `None` when there is no such process.
 pub(crate) async fn activity(session: &Session, pid: i32) -> Result<Option<WalsenderActivity>> {
     let row = session
+        .for_slots()
         .row_if_any("reading the walsender's wait event", WAIT_EVENT, &[&pid])
         .await?;
-    Ok(row.map(|row| of_wait_event(row.get(0))))
+    row.map(|row| Ok(of_wait_event(row.column(0)?))).transpose()
 }
 
 /// Whether the walsender with this process id still works on a command. When it waits for the next
 /// one or has exited, the answer to the last is on its way or lost.
 pub(crate) async fn runs_a_command(session: &Session, pid: i32) -> Result<bool> {
     let row = session
+        .for_slots()
         .row_if_any("reading the walsender's wait event", WAIT_EVENT, &[&pid])
         .await?;
-    let event = row.map(|row| row.get::<_, Option<String>>(0));
+    let event = row.map(|row| row.column::<Option<String>>(0)).transpose()?;
     Ok(event.is_some_and(|event| event.as_deref() != Some(WAITS_FOR_COMMAND)))
 }
 

@@ -9,7 +9,7 @@
 
 use crate::error::{Code, Error, Result};
 use crate::postgres::problem::ServerProblem;
-use crate::postgres::session::Session;
+use crate::postgres::session::{Columns, Session};
 use crate::postgres::walsender::APPLICATION_NAME;
 
 /// The problem's name.
@@ -35,11 +35,11 @@ pub(crate) async fn problem(
     let row = session
         .row(what, READ, &[&walsender, &APPLICATION_NAME])
         .await?;
-    let (names, counted): (String, bool) = (row.get(0), row.get(1));
+    let (names, counted): (String, bool) = (row.column(0)?, row.column(1)?);
     if !counted && !fits(&names, APPLICATION_NAME) {
         return Ok(None);
     }
-    let others: Option<String> = row.get(2);
+    let others: Option<String> = row.column(2)?;
     let others = others.unwrap_or_else(|| "standby_1, standby_2".to_owned());
     let problem = format!(
         "synchronous_standby_names = '{names}' makes {APPLICATION_NAME} a synchronous standby, \

@@ -54,7 +54,7 @@ async fn a_login_that_cannot_work_fails_the_check_of_the_login() -> Result<()> {
     expect(&of("postgres:right", "missing"), "login", &["3D000"]).await?;
     expect(&of("nobody:right", "postgres"), "login", &["nobody"]).await?;
     let url = of("postgres:right", "postgres").replace("disable", "require");
-    expect(&url, "tls", &["does not support TLS", "sslmode=disable"]).await?;
+    expect(&url, "tls", &["does not offer TLS", "sslmode=disable"]).await?;
     let url = of("postgres:right", "postgres").replace("disable", "verify-ca");
     let no_certificate = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
     let url = format!("{url}&sslrootcert={no_certificate}");

@@ -81,7 +81,7 @@ pub(crate) fn private(major: u32, config: &[&str]) -> Result<Server> {
         major,
         Options {
             config,
-            password: None,
+            ..Options::default()
         },
     )
 }
@@ -90,7 +90,7 @@ pub(crate) fn private(major: u32, config: &[&str]) -> Result<Server> {
 pub(crate) fn private_by(binaries: &Binaries) -> Result<Server> {
     let options = Options {
         config: &CONFIG,
-        password: None,
+        ..Options::default()
     };
     Server::start(binaries, options)
 }
@@ -102,7 +102,12 @@ pub(crate) fn private_with_password(major: u32, password: &str) -> Result<Server
 
 /// A private server with a password, where one is given, and further lines of configuration.
 pub(crate) fn private_with(major: u32, password: Option<&str>, config: &[&str]) -> Result<Server> {
-    start(major, Options { config, password })
+    let options = Options {
+        config,
+        password,
+        ..Options::default()
+    };
+    start(major, options)
 }
 
 fn start(major: u32, options: Options<'_>) -> Result<Server> {

@@ -7,10 +7,10 @@
 
 use std::path::PathBuf;
 
-use crate::config::conninfo::{self, Options};
+use crate::config::connection::conninfo::{self, Options};
+use crate::config::connection::require_auth::RequireAuth;
 use crate::config::error::{InvalidValue, SettingError};
 use crate::config::tls::{SslMode, TlsSettings};
-use crate::config::variables::DATABASE_URL;
 
 /// Reads an environment variable; tests pass their own.
 pub(crate) type Env<'a> = &'a dyn Fn(&str) -> Option<String>;
@@ -54,7 +54,6 @@ const UNSUPPORTED: &[&str] = &[
     "min_protocol_version",
     "max_protocol_version",
     "requirepeer",
-    "require_auth",
     "krbsrvname",
     "gsslib",
     "gssdelegation",
@@ -66,6 +65,7 @@ const UNSUPPORTED: &[&str] = &[
 
 /// The options while they are being read: each name once, no value empty.
 pub(crate) struct Reading<'a> {
+    setting: &'static str,
     options: Options,
     env: Env<'a>,
     errors: &'a mut Vec<SettingError>,
@@ -73,8 +73,14 @@ pub(crate) struct Reading<'a> {
 
 impl<'a> Reading<'a> {
     /// As in libpq, the last option of a name counts, and an empty value counts as absent.
-    pub(crate) fn new(options: Options, env: Env<'a>, errors: &'a mut Vec<SettingError>) -> Self {
+    pub(crate) fn new(
+        setting: &'static str,
+        options: Options,
+        env: Env<'a>,
+        errors: &'a mut Vec<SettingError>,
+    ) -> Self {
         let mut reading = Reading {
+            setting,
             options: Options::new(),
             env,
             errors,
@@ -95,7 +101,7 @@ impl<'a> Reading<'a> {
 
     fn wrong(&mut self, problem: impl Into<String>, hint: impl Into<String>) {
         self.errors
-            .push(InvalidValue::new(problem, hint).of(DATABASE_URL));
+            .push(InvalidValue::new(problem, hint).of(self.setting));
     }
 
     pub(crate) fn take(&mut self, name: &str) -> Option<String> {
@@ -186,6 +192,17 @@ impl<'a> Reading<'a> {
             cert,
             key,
         }
+    }
+
+    /// Takes out the list of the authentication methods that a server may use.
+    pub(crate) fn require_auth(&mut self) -> RequireAuth {
+        let Some(list) = self.take_or_env("require_auth", "PGREQUIREAUTH") else {
+            return RequireAuth::default();
+        };
+        RequireAuth::parse(&list).unwrap_or_else(|wrong| {
+            self.wrong(wrong.problem, wrong.hint);
+            RequireAuth::default()
+        })
     }
 
     /// Translates options that tokio-postgres names differently, and drops those without effect.

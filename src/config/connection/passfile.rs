@@ -40,12 +40,8 @@ pub(crate) fn look_up(
     path: &Path,
     login: &Login<'_>,
 ) -> Result<Option<Secret<String>>, InvalidValue> {
-    let unreadable = |e: std::io::Error| {
-        InvalidValue::new(
-            format!("names a password file that cannot be read: {e}"),
-            "fix or remove it",
-        )
-    };
+    let unreadable =
+        |e: std::io::Error| InvalidValue::new(format!("cannot be read: {e}"), "fix or remove it");
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt;
@@ -55,7 +51,7 @@ pub(crate) fn look_up(
             .mode();
         if mode & 0o077 != 0 {
             return Err(InvalidValue::new(
-                "names a password file that others may read",
+                "is a password file that others may read",
                 "chmod 600 it, or use DATABASE_PASSWORD_FILE for a mounted secret",
             ));
         }

@@ -1,5 +1,4 @@
-//! One set-up of OpenSSL for both kinds of connection: SQL (tokio-postgres) and replication
-//! (outboxd's own client).
+//! The set-up of OpenSSL for a connection to Postgres.
 //!
 //! Owns the meaning of `sslmode`, `sslrootcert`, `sslcert` and `sslkey`, which is libpq's:
 //! `require` with a root certificate verifies the chain as `verify-ca` does, and a root certificate
@@ -21,11 +20,13 @@ use openssl::ssl::{
 };
 use openssl::x509::X509VerifyResult;
 use openssl::x509::store::X509StoreBuilder;
-use postgres_openssl::MakeTlsConnector;
-use tokio_postgres::config::Host;
 
 use crate::config::{SslMode, TlsSettings};
 use crate::error::{Code, Error, Result};
+use crate::postgres::transport::Obstacle;
+
+/// The length and the name of Postgres' protocol, as IANA has registered it.
+const ALPN: &[u8] = b"\x0apostgresql";
 
 /// OpenSSL, configured by the settings.
 #[derive(Clone)]
@@ -62,41 +63,14 @@ impl Connector {
         self.mode
     }
 
-    /// The same set-up for tokio-postgres.
-    pub(crate) fn for_tokio_postgres(&self) -> MakeTlsConnector {
-        let mut make = MakeTlsConnector::new(self.ssl.clone());
-        let verify_host = self.mode == SslMode::VerifyFull;
-        make.set_callback(move |ssl, host| {
-            ssl.set_verify_hostname(verify_host);
-            ssl.set_use_server_name_indication(!host.is_empty());
-            Ok(())
-        });
-        make
-    }
-
-    /// The mode for tokio-postgres. A Unix socket carries no TLS, whatever the mode.
-    pub(crate) fn tokio_postgres_mode(
-        &self,
-        pg: &tokio_postgres::Config,
-    ) -> tokio_postgres::config::SslMode {
-        use tokio_postgres::config::SslMode as Theirs;
-        let unix_only = pg.get_hostaddrs().is_empty()
-            && pg
-                .get_hosts()
-                .iter()
-                .all(|host| matches!(host, Host::Unix(_)));
-        match self.mode {
-            _ if unix_only => Theirs::Disable,
-            SslMode::Disable => Theirs::Disable,
-            SslMode::Prefer => Theirs::Prefer,
-            SslMode::Require | SslMode::VerifyCa | SslMode::VerifyFull => Theirs::Require,
-        }
-    }
-
-    /// A TLS session for `host`, a name or an address; not yet connected.
-    pub(crate) fn session(&self, host: &str) -> Result<Ssl, ErrorStack> {
+    /// A TLS session for `host`, a name or an address; not yet connected. A session that begins
+    /// without a request (`is_direct`) has to name the protocol.
+    pub(crate) fn session(&self, host: &str, is_direct: bool) -> Result<Ssl, ErrorStack> {
         let mut configuration = self.ssl.configure()?;
         configuration.set_verify_hostname(self.mode == SslMode::VerifyFull);
+        if is_direct {
+            configuration.set_alpn_protos(ALPN)?;
+        }
         configuration.into_ssl(host)
     }
 }
@@ -109,11 +83,12 @@ pub(crate) fn handshake_error(peer: &str, session: &SslRef, cause: openssl::ssl:
         let message = format!("the TLS handshake with Postgres at {peer} failed");
         return Error::transient(Code::Connect, message).with_source(cause);
     }
-    let reason = verdict.error_string();
-    let message = format!("the certificate of Postgres at {peer} failed verification: {reason}");
-    Error::fatal(Code::Connect, message).with_hint(
-        "sslrootcert must contain the server's CA; verify-full also checks the host name",
-    )
+    let message = format!("cannot connect to Postgres at {peer}");
+    Error::fatal(Code::Connect, message)
+        .with_source(Obstacle::Certificate(verdict.error_string().to_owned()))
+        .with_hint(
+            "sslrootcert must contain the server's CA; verify-full also checks the host name",
+        )
 }
 
 /// The hash of the server's certificate that SCRAM binds a password exchange to.

@@ -15,6 +15,8 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_openssl::SslStream;
 
+use crate::postgres::transport::tls;
+
 /// A connected byte stream.
 #[derive(Debug)]
 pub(crate) enum Socket {
@@ -38,11 +40,22 @@ impl Socket {
         room: &mut [u8],
     ) -> Poll<io::Result<usize>> {
         let mut room = ReadBuf::new(room);
-        let first = Pin::new(self.inner()).poll_read(cx, &mut room);
+        let read = self.poll_read_buf(cx, &mut room);
+        read.map_ok(|()| room.filled().len())
+    }
+
+    /// The same behind what `room` holds.
+    pub(crate) fn poll_read_buf(
+        &mut self,
+        cx: &mut Context<'_>,
+        room: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = room.filled().len();
+        let first = Pin::new(self.inner()).poll_read(cx, room);
         if let Socket::Tls(tls) = self {
-            read_further_records(tls, cx, &mut room);
+            read_further_records(tls, cx, room, before);
         }
-        first.map_ok(|()| room.filled().len())
+        first
     }
 
     /// Writes once.
@@ -64,9 +77,41 @@ impl Socket {
         }
     }
 
+    /// Writes what a layer below has kept.
+    pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(self.inner()).poll_flush(cx)
+    }
+
     /// Closes the writing half.
+    pub(crate) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(self.inner()).poll_shutdown(cx)
+    }
+
+    /// The same, to its end.
     pub(crate) async fn shutdown(&mut self) -> io::Result<()> {
         self.inner().shutdown().await
+    }
+
+    /// The data for SCRAM channel binding, over TLS.
+    pub(crate) fn server_end_point(&self) -> Option<Vec<u8>> {
+        match self {
+            Socket::Tls(tls) => tls::server_end_point(tls.ssl()),
+            _ => None,
+        }
+    }
+
+    /// Whether the bytes can be read on their way. TCP without TLS counts as such on the same
+    /// machine too: what listens there may be a proxy.
+    pub(crate) fn is_exposed(&self) -> bool {
+        matches!(self, Socket::Tcp(_))
+    }
+
+    /// Whether the bytes leave the machine without TLS.
+    pub(crate) fn leaves_in_clear(&self) -> bool {
+        match self {
+            Socket::Tcp(tcp) => tcp.peer_addr().is_ok_and(|peer| !peer.ip().is_loopback()),
+            _ => false,
+        }
     }
 
     fn inner(&mut self) -> &mut dyn Duplex {
@@ -126,8 +171,8 @@ fn read_further_records(
     tls: &mut SslStream<KernelFirst>,
     cx: &mut Context<'_>,
     room: &mut ReadBuf<'_>,
+    mut before: usize,
 ) {
-    let mut before = 0;
     while room.filled().len() > before && room.remaining() > 0 {
         before = room.filled().len();
         // The next read reports a failure or the end of the stream again.

@@ -1,0 +1,104 @@
+//! Servers that are none, or that are broken: whatever they send, outboxd ends with an error or
+//! waits with a name, within bounds of memory, log and time, and gives away no password.
+
+mod kafka;
+mod postgres;
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::support::outboxd::{Outboxd, Settings};
+
+/// How long each server plays its tricks.
+const WATCHED: Duration = Duration::from_secs(8);
+
+/// The most memory of a process meanwhile; without a trick it has some 30 MiB.
+const MEMORY_MIB: u64 = 200;
+
+/// The most that it may log meanwhile.
+const LOG_BYTES: usize = 64 << 10;
+
+/// A password that no output may contain, nor a piece of it.
+const SECRET: &str = "s3cr3t";
+
+/// What became of a process.
+struct Watched {
+    /// Its exit code, if it has ended.
+    exit: Option<i32>,
+    log: String,
+    /// `/status`, if it still runs.
+    status: String,
+    memory_mib: u64,
+    processor: Duration,
+}
+
+/// Starts outboxd with these settings and watches it.
+async fn watch(settings: &Settings) -> Result<Watched> {
+    let mut outboxd = Outboxd::spawn(settings)?;
+    let began = Instant::now();
+    let (mut memory_mib, mut processor) = (0, Duration::ZERO);
+    while began.elapsed() < WATCHED && outboxd.exit_code().is_none() {
+        if let Some(pid) = outboxd.pid() {
+            memory_mib = memory_mib.max(peak_mib(pid).unwrap_or(0));
+            processor = processor_time(pid).unwrap_or(processor);
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let exit = outboxd.exit_code();
+    let status = match exit {
+        Some(_) => String::new(),
+        None => outboxd.status().await.context("/status")?.to_string(),
+    };
+    outboxd.kill()?;
+    let log = outboxd.log();
+    Ok(Watched {
+        exit,
+        log,
+        status,
+        memory_mib,
+        processor,
+    })
+}
+
+/// The highest resident memory of a process so far.
+fn peak_mib(pid: u32) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find(|line| line.starts_with("VmHWM"))?;
+    let kib: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    Some(kib / 1024)
+}
+
+/// The processor time of a process so far. A tick of the kernel is 10 ms.
+fn processor_time(pid: u32) -> Option<Duration> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, fields) = stat.rsplit_once(") ")?;
+    let ticks = fields.split(' ').skip(11).take(2);
+    let ticks: u64 = ticks.filter_map(|field| field.parse::<u64>().ok()).sum();
+    Some(Duration::from_millis(ticks * 10))
+}
+
+impl Watched {
+    /// It held to its bounds, and says these words: in the log if it has ended, else in the log or
+    /// in `/status`.
+    fn expect(&self, case: &str, words: &[&str]) -> Result<()> {
+        let Watched {
+            log,
+            status,
+            memory_mib,
+            ..
+        } = self;
+        ensure!(!log.contains("panicked"), "{case}: {log}");
+        ensure!(self.exit.is_none_or(|code| code < 100), "{case}: {log}");
+        ensure!(*memory_mib < MEMORY_MIB, "{case}: {memory_mib} MiB");
+        ensure!(log.len() < LOG_BYTES, "{case}: {} bytes: {log}", log.len());
+        for text in [log, status] {
+            ensure!(!text.contains(SECRET), "{case}: {text}");
+        }
+        for word in words {
+            let is_said = log.contains(word) || status.contains(word);
+            ensure!(is_said, "{case}: no {word} in {log}\n{status}");
+        }
+        Ok(())
+    }
+}
