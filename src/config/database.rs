@@ -85,6 +85,13 @@ impl Database {
                 return None;
             }
         };
+        let options = match conninfo::with_service(options, env) {
+            Ok(options) => options,
+            Err(wrong) => {
+                errors.push(wrong);
+                return None;
+            }
+        };
         let mut reading = Reading::new(options, env, errors);
         let tls = reading.tls();
         let passfile = reading.take("passfile");
@@ -248,6 +255,19 @@ impl Database {
 impl fmt::Display for Database {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.describe())
+    }
+}
+
+/// The folder of a Unix socket; `None` for a host that TCP reaches. As in libpq, an `@` begins the
+/// name of an abstract socket, which for the kernel begins with a NUL.
+pub(crate) fn socket_folder(host: &Host) -> Option<PathBuf> {
+    match host {
+        Host::Tcp(name) => {
+            let name = name.strip_prefix('@')?;
+            Some(PathBuf::from(format!("\0{name}")))
+        }
+        #[cfg(unix)]
+        Host::Unix(folder) => Some(folder.clone()),
     }
 }
 

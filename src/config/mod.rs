@@ -28,6 +28,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 pub use self::database::Database;
+pub(crate) use self::database::socket_folder;
 pub use self::error::{SettingError, SettingErrors};
 pub use self::log_format::LogFormat;
 pub use self::parse::KeyRule;

@@ -6,6 +6,7 @@ mod database;
 mod kafka;
 mod policy;
 mod secrets;
+mod service;
 mod settings;
 
 use clap::{Args, Command, FromArgMatches};

@@ -4,7 +4,11 @@
 //! certificates, and its errors may quote the string. The errors of this module quote nothing.
 //! <https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-CONNSTRING>
 
+mod service_file;
+
 use crate::config::error::InvalidValue;
+
+pub(crate) use service_file::with_service;
 
 /// Names and values in the order of the string; the last one of a name counts.
 pub(crate) type Options = Vec<(String, String)>;
