@@ -212,7 +212,9 @@ impl Found {
         if let Some(row) = session.row_if_any(&what, &sql, &[&name]).await? {
             let state = match &self.shape {
                 Some(shape) => publication::inspect(session, name, shape).await?,
-                None => publication::flags(session, name, &[]).await?.map(|it| it.0),
+                None => publication::flags(session, name, &[])
+                    .await?
+                    .map(|it| it.state),
             };
             self.publication = state.map(|state| FoundPublication {
                 owner: row.get(0),
