@@ -9,6 +9,7 @@
 
 mod drive;
 mod explain;
+mod identity;
 mod password_command;
 mod settings;
 mod statement_cache;
@@ -26,12 +27,13 @@ use tokio_postgres::config::{Host, TargetSessionAttrs};
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{CancelToken, Client, Row, Statement};
 
-use crate::config::Database;
+use crate::config::{Database, socket_folder};
 use crate::error::{Code, Error, Result};
 use crate::postgres::session::settings::SETTINGS;
 use crate::postgres::session::statement_cache::StatementCache;
 use crate::postgres::sql_error::{describe, sql_error};
-use crate::postgres::{pooler, tls};
+use crate::postgres::sqlstate::ServerError;
+use crate::postgres::tls;
 
 pub use drive::drive;
 pub(crate) use password_command::with_password;
@@ -252,11 +254,19 @@ pub async fn connect(
         .max(1);
     let mut refusal: Option<Error> = None;
     for host in 0..hosts {
-        let mut pg = only_host(&database.pg, host);
-        let tls_mode = tls.tokio_postgres_mode(&pg);
-        pg.application_name(application_name).ssl_mode(tls_mode);
-        let open = open(database, &pg, tls.for_tokio_postgres(), operation_timeout);
-        let error = match timeout(operation_timeout, open).await {
+        let open = async |with_options| {
+            let mut pg = only_host(&database.pg, host, with_options);
+            let tls_mode = tls.tokio_postgres_mode(&pg);
+            pg.application_name(application_name).ssl_mode(tls_mode);
+            open(database, &pg, tls.for_tokio_postgres(), operation_timeout).await
+        };
+        let either = async {
+            match open(true).await {
+                Err(error) if refuses_options(&error) => open(false).await,
+                opened => opened,
+            }
+        };
+        let error = match timeout(operation_timeout, Box::pin(either)).await {
             Ok(Ok(session)) => return Ok(session),
             Ok(Err(error)) => error,
             Err(_elapsed) => Error::transient(
@@ -309,46 +319,44 @@ async fn open(
         operation_timeout,
     };
 
+    // First, since settings in a shared session would be those of other clients.
+    session.identify(database, pg).await?;
     session.run("setting up the session", SETTINGS).await?;
-    let row = session
-        .row(
-            "reading the backend's pid",
-            "SELECT pg_catalog.pg_backend_pid()",
-            &[],
-        )
-        .await?;
-    session.backend_pid = row.get(0);
-    let announced = pooler::announced_pid(&session.cancel)
-        .await
-        .map_err(|error| {
-            Error::fatal(Code::Connect, "cannot read the connection's cancel key")
-                .with_source(error)
-        })?;
-    if announced != session.backend_pid {
-        return Err(Error::fatal(
-            Code::Connect,
-            format!("{} is a connection pooler", database.describe()),
-        )
-        .with_hint("connect to Postgres itself: sessions must not be shared"));
-    }
     Ok(session)
 }
 
+/// Whether a pooler or proxy refuses the start-up packet, perhaps for its options:
+/// protocol_violation by PgBouncer, feature_not_supported by RDS Proxy.
+fn refuses_options(error: &Error) -> bool {
+    let server = ServerError::of(error);
+    server.is_some_and(|server| ["08P01", "0A000"].contains(&server.code.as_str()))
+}
+
 /// The settings of `pg` with one of its hosts, so that a host that accepts and never answers cannot
-/// hold up the others.
-fn only_host(pg: &tokio_postgres::Config, index: usize) -> tokio_postgres::Config {
+/// hold up the others. Without our options, [`Session::identify`] shows whether the server accepts
+/// writes.
+fn only_host(
+    pg: &tokio_postgres::Config,
+    index: usize,
+    with_options: bool,
+) -> tokio_postgres::Config {
     let mut one = tokio_postgres::Config::new();
     one.ssl_negotiation(pg.get_ssl_negotiation())
         .channel_binding(pg.get_channel_binding())
-        .target_session_attrs(TargetSessionAttrs::ReadWrite)
         .connect_timeout(pg.get_connect_timeout().copied().unwrap_or(CONNECT_TIMEOUT))
         .keepalives(pg.get_keepalives())
         .keepalives_idle(pg.get_keepalives_idle());
     // In force before the first statement: tokio-postgres queries whether the server accepts writes
     // before `SETTINGS` has run.
     let ours = "-c default_transaction_read_only=off -c statement_timeout=0";
-    let options = pg.get_options().unwrap_or_default();
-    one.options(format!("{options} {ours}").trim_start());
+    let options = pg.get_options();
+    if with_options {
+        let options = options.unwrap_or_default();
+        one.options(format!("{options} {ours}").trim_start())
+            .target_session_attrs(TargetSessionAttrs::ReadWrite);
+    } else if let Some(options) = options {
+        one.options(options);
+    }
     if let Some(user) = pg.get_user() {
         one.user(user);
     }
@@ -367,10 +375,10 @@ fn only_host(pg: &tokio_postgres::Config, index: usize) -> tokio_postgres::Confi
     if let Some(retries) = pg.get_keepalives_retries() {
         one.keepalives_retries(retries);
     }
-    match pg.get_hosts().get(index) {
-        Some(Host::Tcp(host)) => drop(one.host(host)),
-        Some(Host::Unix(path)) => drop(one.host_path(path)),
-        None => {}
+    match pg.get_hosts().get(index).map(|it| (socket_folder(it), it)) {
+        Some((Some(folder), _)) => drop(one.host_path(folder)),
+        Some((None, Host::Tcp(name))) => drop(one.host(name)),
+        Some((None, Host::Unix(_))) | None => {}
     }
     if let Some(address) = pg.get_hostaddrs().get(index) {
         one.hostaddr(*address);
