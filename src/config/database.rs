@@ -9,10 +9,10 @@ use std::path::{Path, PathBuf};
 
 use tokio_postgres::config::{Host, SslNegotiation, TargetSessionAttrs};
 
-use crate::config::connection::conninfo;
 use crate::config::connection::options::{Env, Reading};
 use crate::config::connection::passfile::{self, Login};
 use crate::config::connection::require_auth::RequireAuth;
+use crate::config::connection::{conninfo, service_file};
 use crate::config::error::{InvalidValue, SettingError};
 use crate::config::secret::Secret;
 use crate::config::tls::{SslMode, TlsSettings};
@@ -154,6 +154,13 @@ impl Database {
             Ok(options) => options,
             Err(wrong) => {
                 errors.push(wrong.of(names.url));
+                return None;
+            }
+        };
+        let options = match service_file::with_service(names.url, options, env) {
+            Ok(options) => options,
+            Err(wrong) => {
+                errors.push(wrong);
                 return None;
             }
         };
@@ -341,6 +348,19 @@ fn without_url(given: &LoginSettings) -> Vec<SettingError> {
 impl fmt::Display for Database {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.describe())
+    }
+}
+
+/// The folder of a Unix socket; `None` for a host that TCP reaches. As in libpq, an `@` begins the
+/// name of an abstract socket, which for the kernel begins with a NUL.
+pub(crate) fn socket_folder(host: &Host) -> Option<PathBuf> {
+    match host {
+        Host::Tcp(name) => {
+            let name = name.strip_prefix('@')?;
+            Some(PathBuf::from(format!("\0{name}")))
+        }
+        #[cfg(unix)]
+        Host::Unix(folder) => Some(folder.clone()),
     }
 }
 

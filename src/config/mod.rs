@@ -26,6 +26,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 pub use self::connection::{AuthMethod, RequireAuth};
+pub(crate) use self::database::socket_folder;
 pub use self::database::{Database, PasswordCommand};
 pub use self::error::{SettingError, SettingErrors};
 pub use self::log_format::LogFormat;

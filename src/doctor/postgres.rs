@@ -14,7 +14,9 @@ use crate::outbox::{self, Sample, UnpublishedRows};
 use crate::postgres::server_settings::ServerSettings;
 use crate::postgres::slot::{self, Slot};
 use crate::postgres::walsender::synchronous_standby;
-use crate::postgres::{self, Session, TableShape, advisory_lock, facts, preflight, table_shape};
+use crate::postgres::{
+    self, ServerError, Session, TableShape, advisory_lock, facts, preflight, table_shape,
+};
 use crate::replication::{ReplicationClient, SessionOptions};
 
 /// The limit for the log-in at each host, and for each statement.
@@ -62,7 +64,11 @@ impl Examination<'_> {
     async fn run(&mut self, sample: &mut Option<Sample>) {
         let (config, session) = (self.config, self.session);
         let streams = config.source == Source::Slot;
-        let (began, mark) = (Instant::now(), facts::wal_mark(session).await);
+        let began = Instant::now();
+        let mark = match streams {
+            true => Some(facts::wal_mark(session).await),
+            false => None,
+        };
         let role = self.server().await;
         let slot = if streams { self.slot().await } else { None };
         self.limits(slot.as_ref()).await;
@@ -74,7 +80,7 @@ impl Examination<'_> {
         if let Some(holders) = self.readable(Name::Lock, lock) {
             self.checks.push(slot_checks::lock(&holders, config));
         }
-        if streams {
+        if let Some(mark) = mark {
             tokio::time::sleep(MEASURE.saturating_sub(began.elapsed())).await;
             self.wal(mark, slot.as_ref()).await;
         }
@@ -121,7 +127,10 @@ impl Examination<'_> {
             self.add(server::of_problems(Name::Encoding, encoding, problem));
             if streams {
                 self.checks.push(server::release(settings));
-                let wal_level = format!("wal_level is {}", settings.wal_level);
+                let mut wal_level = format!("wal_level is {}", settings.wal_level);
+                if settings.decodes_on_demand() {
+                    wal_level += ", and the first slot turns logical decoding on";
+                }
                 let problem = settings.wal_level_problem();
                 self.add(server::of_problems(Name::WalLevel, wal_level, problem));
                 let role = format!("role {} may replicate", settings.role);
@@ -147,7 +156,7 @@ impl Examination<'_> {
                 self.checks.push(slot_checks::slot(found.as_ref(), config));
                 found
             }
-            Err(error) if error.is_transient() => {
+            Err(error) if error.is_transient() || ServerError::of(&error).is_some() => {
                 self.checks.push(unread(Name::Slot, &error));
                 None
             }
@@ -207,6 +216,7 @@ impl Examination<'_> {
         };
         let open = async {
             let mut client = ReplicationClient::connect(&self.config.database, &options).await?;
+            client.identify_system().await?;
             client.query("SHOW wal_sender_timeout").await
         };
         let check = match tokio::time::timeout(STATEMENT, open).await {

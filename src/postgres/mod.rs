@@ -52,7 +52,7 @@ pub use self::sqlstate::ServerError;
 pub(crate) use self::{
     preflight::Inspection,
     problem::ServerProblem,
-    server::postmaster_start_sql,
+    server::process_sql,
     session::{ROLES_SEARCH_PATH, is_out_of_time, with_password},
     sql_error::{RowError, row_error, sql_error},
     sqlstate::{is_lock_conflict, is_of_the_row, is_of_the_statement, is_unreadable},

@@ -13,6 +13,7 @@ use crate::postgres::facts::dead_letter_table;
 use crate::postgres::problem::ServerProblem;
 use crate::postgres::server_settings::ServerSettings;
 use crate::postgres::session::{Columns, Session};
+use crate::postgres::sqlstate::ServerError;
 use crate::postgres::table_shape::{self, Column, TableShape};
 use crate::postgres::walsender::synchronous_standby;
 use crate::postgres::{publication, slot};
@@ -65,7 +66,7 @@ pub(crate) async fn inspect(session: &Session, config: &Config) -> Result<Inspec
         }
     }
     if config.source == Source::Slot {
-        problems.extend(slot_problem(session, config).await?);
+        problems.extend(slot_problem(session, config, &problems).await?);
         problems.extend(synchronous_standby::problem(session, None).await?);
     }
     Ok(Inspection { shape, problems })
@@ -78,16 +79,26 @@ pub(crate) fn missing_table_problem(config: &Config) -> ServerProblem {
     problem.gap("table-missing")
 }
 
-async fn slot_problem(session: &Session, config: &Config) -> Result<Option<ServerProblem>> {
+/// What keeps the slot from being used or created. Without logical decoding, which is a problem
+/// of its own among those `known`, a provider may show no slot and no position.
+async fn slot_problem(
+    session: &Session,
+    config: &Config,
+    known: &[ServerProblem],
+) -> Result<Option<ServerProblem>> {
     match slot::read(session, &config.slot).await {
         Ok(Some(_)) => Ok(None),
         Ok(None) => {
             let (used, max) = slot::used_and_max(session).await?;
             Ok(free_slots_problem(used, max))
         }
+        Err(error) if ServerError::of(&error).is_some() && !known.is_empty() => {
+            tracing::debug!(error = error.report(), "the slot is not shown");
+            Ok(None)
+        }
         Err(error) if error.is_transient() => Err(error),
         Err(error) => Ok(Some(ServerProblem::config(
-            error.message(),
+            error.reason(),
             error.hint().unwrap_or("see pg_replication_slots"),
         ))),
     }
@@ -220,15 +231,6 @@ fn column_problems(shape: &TableShape, config: &Config) -> Vec<ServerProblem> {
                 format!("table {} has no column {name}", shape.name),
                 "compare it with `outboxd init --print-sql`",
             )),
-            Some(column) if column.generated && config.source == Source::Slot => {
-                problems.push(ServerProblem::config(
-                    format!(
-                        "{}.{name} is a generated column, which the slot does not send",
-                        shape.name
-                    ),
-                    "make it an ordinary column that the writers fill",
-                ))
-            }
             Some(column) if !type_fits(column) => problems.push(ServerProblem::config(
                 format!("{}.{name} has the type {}", shape.name, column.type_name),
                 "compare it with `outboxd init --print-sql`",

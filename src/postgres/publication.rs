@@ -15,7 +15,7 @@ use crate::config::TableName;
 use crate::error::{Code, Error, Result};
 use crate::postgres::problem::ServerProblem;
 use crate::postgres::session::{Columns, Session};
-use crate::postgres::table_shape::TableShape;
+use crate::postgres::table_shape::{Column, TableShape};
 
 /// The one row filter that hides no event: every row is inserted unpublished.
 const HARMLESS_FILTER: &str = "(published_at IS NULL)";
@@ -39,6 +39,9 @@ pub struct PublicationState {
     pub row_filter: Option<String>,
     /// A column list (Postgres 15 and later).
     pub columns: Option<Vec<String>>,
+    /// All columns that are published, generated ones included. Empty before Postgres 18, which
+    /// publishes no generated column.
+    pub generated: Vec<String>,
 }
 
 impl PublicationState {
@@ -99,6 +102,7 @@ impl PublicationState {
             let problem = format!("publication {name} leaves out {}", hidden.join(", "));
             problems.push(ServerProblem::slot(problem, whole).gap(NOT_PUBLISHED));
         }
+        problems.extend(self.generated_problems(name, table, needed));
         let partial = self.row_filter.is_some() || self.columns.is_some();
         if self.update_or_delete && (partial || !table.replica_identity) {
             let problem = format!(
@@ -108,6 +112,38 @@ impl PublicationState {
             problems.push(ServerProblem::slot(problem, only_inserts));
         }
         problems
+    }
+}
+
+impl PublicationState {
+    /// Generated columns of `table` that are `needed` and not published. `headers` is read where
+    /// the table has it.
+    fn generated_problems(
+        &self,
+        name: &str,
+        table: &TableShape,
+        needed: &[&str],
+    ) -> Vec<ServerProblem> {
+        let is_read = |column: &str| needed.contains(&column) || column == "headers";
+        let generated = table.columns.iter().filter(|column| column.generated);
+        let missing = generated
+            .filter(|column| is_read(&column.name) && !self.generated.contains(&column.name));
+        let stored = format!(
+            "make it an ordinary column that the writers fill, or from Postgres 18 on, where it is \
+             STORED: ALTER PUBLICATION {} SET (publish_generated_columns = stored)",
+            escape_identifier(name)
+        );
+        let problem = |column: &Column| {
+            let column = &column.name;
+            ServerProblem::config(
+                format!(
+                    "{}.{column} is a generated column, which publication {name} does not send",
+                    table.name
+                ),
+                stored.clone(),
+            )
+        };
+        missing.map(problem).collect()
     }
 }
 
@@ -123,7 +159,8 @@ const PUBLICATION: &str = "
     SELECT p.pubinsert, p.pubupdate OR p.pubdelete,
            (SELECT pg_catalog.bool_or(pg_catalog.to_jsonb(r) ->> 'prattrs' IS NOT NULL)
               FROM pg_catalog.pg_publication_rel AS r
-             WHERE r.prpubid = p.oid AND r.prrelid = ANY ($2))
+             WHERE r.prpubid = p.oid AND r.prrelid = ANY ($2)),
+           pg_catalog.to_jsonb(p) ? 'pubgencols'
       FROM pg_catalog.pg_publication AS p
      WHERE p.pubname = $1";
 
@@ -147,9 +184,10 @@ pub async fn inspect(
     name: &str,
     table: &TableShape,
 ) -> Result<Option<PublicationState>> {
-    let Some((mut state, has_list)) = flags(session, name, &table.family).await? else {
+    let Some(found) = flags(session, name, &table.family).await? else {
         return Ok(None);
     };
+    let mut state = found.state;
     let what = format!("reading publication {name}");
     let parameters: [&(dyn ToSql + Sync); 3] = [&name, &table.oid, &table.partitions];
     let rows = session.rows(&what, RELATIONS, &parameters).await?;
@@ -167,8 +205,12 @@ pub async fn inspect(
         }
         state.relations.push(relation);
         state.row_filter = state.row_filter.or(row.column(4)?);
-        if has_list && state.columns.is_none() {
-            state.columns = Some(row.column(5)?);
+        let columns: Vec<String> = row.column(5)?;
+        if found.publishes_generated && state.generated.is_empty() {
+            state.generated.clone_from(&columns);
+        }
+        if found.has_list && state.columns.is_none() {
+            state.columns = Some(columns);
         }
         if is_root {
             break;
@@ -177,13 +219,18 @@ pub async fn inspect(
     Ok(Some(state))
 }
 
-/// What the publication `name` publishes of the tables that it has, and whether one of these tables
-/// has a column list.
-pub(crate) async fn flags(
-    session: &Session,
-    name: &str,
-    tables: &[u32],
-) -> Result<Option<(PublicationState, bool)>> {
+/// A publication without its tables.
+#[derive(Debug)]
+pub(crate) struct Flags {
+    pub(crate) state: PublicationState,
+    /// Whether one of the tables has a column list.
+    pub(crate) has_list: bool,
+    /// Whether this version of Postgres can publish generated columns.
+    publishes_generated: bool,
+}
+
+/// What the publication `name` publishes of the tables that it has.
+pub(crate) async fn flags(session: &Session, name: &str, tables: &[u32]) -> Result<Option<Flags>> {
     let what = format!("reading publication {name}");
     let row = session
         .row_if_any(&what, PUBLICATION, &[&name, &tables])
@@ -198,9 +245,13 @@ pub(crate) async fn flags(
         missing: Vec::new(),
         row_filter: None,
         columns: None,
+        generated: Vec::new(),
     };
-    let has_list = row.column::<Option<bool>>(2)? == Some(true);
-    Ok(Some((state, has_list)))
+    Ok(Some(Flags {
+        state,
+        has_list: row.column::<Option<bool>>(2)? == Some(true),
+        publishes_generated: row.column(3)?,
+    }))
 }
 
 /// Creates the publication `name` for inserts into `table`. The role must own the table and have

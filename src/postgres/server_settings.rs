@@ -4,10 +4,12 @@ use postgres_protocol::escape::escape_identifier;
 
 use crate::config::Database;
 use crate::error::Result;
+use crate::postgres::facts::Provider;
 use crate::postgres::problem::ServerProblem;
 use crate::postgres::session::{Columns, Session};
 
-/// From this version on, the first logical slot turns logical decoding on.
+/// From this version on, the first logical slot turns logical decoding on where `wal_level` is
+/// `replica`. `effective_wal_level` shows it, and `wal_level` stays as it was set.
 const DECODING_ON_DEMAND: i64 = 190_000;
 
 /// Minor releases, as `server_version_num`, in which each DDL transaction that commits adds its
@@ -26,6 +28,7 @@ pub(crate) struct ServerSettings {
     pub(crate) wal_level: String,
     pub(crate) role: String,
     pub(crate) may_replicate: bool,
+    pub(crate) provider: Option<Provider>,
 }
 
 impl ServerSettings {
@@ -44,9 +47,15 @@ impl ServerSettings {
                                     OR EXISTS (SELECT FROM pg_catalog.pg_roles AS p
                                                 WHERE p.rolname = 'rds_replication'
                                                   AND pg_catalog.pg_has_role(r.oid, p.oid,
-                                                                             'USAGE'))))";
+                                                                             'USAGE')))),
+                    ARRAY(SELECT rolname::text FROM pg_catalog.pg_roles
+                           WHERE rolname::text = ANY ($2))";
         let role = database.replication.as_ref().map(|it| it.user());
-        let row = session.row("checking the server", SQL, &[&role]).await?;
+        let roles = Provider::roles();
+        let row = session
+            .row("checking the server", SQL, &[&role, &roles.as_slice()])
+            .await?;
+        let roles: Vec<String> = row.column(6)?;
         Ok(ServerSettings {
             in_recovery: row.column(0)?,
             version: row.column(1)?,
@@ -54,6 +63,7 @@ impl ServerSettings {
             wal_level: row.column(3)?,
             role: row.column(4)?,
             may_replicate: row.column(5)?,
+            provider: Provider::of(&roles),
         })
     }
 
@@ -69,13 +79,21 @@ impl ServerSettings {
 
     /// A slot needs logical decoding.
     pub(crate) fn wal_level_problem(&self) -> Option<ServerProblem> {
-        let decodes = self.wal_level == "logical" || self.version >= DECODING_ON_DEMAND;
+        let decodes = self.wal_level == "logical" || self.decodes_on_demand();
         (!decodes).then(|| {
             ServerProblem::config(
                 format!("wal_level is {}", self.wal_level),
-                "ALTER SYSTEM SET wal_level = 'logical' and restart the server",
+                self.provider.map_or(
+                    "ALTER SYSTEM SET wal_level = 'logical' and restart the server",
+                    Provider::decoding_hint,
+                ),
             )
         })
+    }
+
+    /// Whether the first slot turns logical decoding on, without a restart.
+    pub(crate) fn decodes_on_demand(&self) -> bool {
+        self.wal_level == "replica" && self.version >= DECODING_ON_DEMAND
     }
 
     /// What this minor release does wrong in logical decoding.
@@ -88,7 +106,10 @@ impl ServerSettings {
         (!self.may_replicate).then(|| {
             ServerProblem::config(
                 format!("role {} may not replicate", self.role),
-                format!("ALTER ROLE {} REPLICATION", escape_identifier(&self.role)),
+                match self.provider {
+                    Some(provider) => provider.replication_hint(&self.role),
+                    None => format!("ALTER ROLE {} REPLICATION", escape_identifier(&self.role)),
+                },
             )
         })
     }
@@ -114,6 +135,54 @@ pub(crate) fn release_problem(version: i64) -> Option<ServerProblem> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn settings(version: i64, wal_level: &str, provider: Option<Provider>) -> ServerSettings {
+        ServerSettings {
+            in_recovery: false,
+            version,
+            encoding: "UTF8".to_owned(),
+            wal_level: wal_level.to_owned(),
+            role: "relay".to_owned(),
+            may_replicate: false,
+            provider,
+        }
+    }
+
+    #[test]
+    fn from_19_on_a_server_decodes_at_replica_and_never_at_minimal() {
+        for (version, wal_level, accepted) in [
+            (140_000, "logical", true),
+            (180_006, "replica", false),
+            (180_006, "logical", true),
+            (190_000, "replica", true),
+            (190_001, "logical", true),
+            (190_000, "minimal", false),
+            (200_000, "replica", true),
+        ] {
+            let problem = settings(version, wal_level, None).wal_level_problem();
+            assert_eq!(problem.is_none(), accepted, "{version} {wal_level}");
+        }
+    }
+
+    #[test]
+    fn what_to_do_at_a_provider_is_what_its_administrator_can_do() {
+        let of = |provider| {
+            let found = settings(170_000, "replica", provider);
+            let problems = [found.wal_level_problem(), found.role_problem()];
+            problems.map(|problem| problem.expect("a problem").hint)
+        };
+        let [decoding, role] = of(Some(Provider::Amazon));
+        assert!(decoding.contains("rds.logical_replication"), "{decoding}");
+        assert_eq!(role, "GRANT rds_replication TO \"relay\"");
+        let [decoding, role] = of(Some(Provider::CloudSql));
+        assert!(decoding.contains("cloudsql.logical_decoding"), "{decoding}");
+        assert!(
+            role.starts_with("ALTER ROLE \"relay\" REPLICATION"),
+            "{role}"
+        );
+        let [decoding, _] = of(None);
+        assert!(decoding.starts_with("ALTER SYSTEM"), "{decoding}");
+    }
 
     #[test]
     fn a_release_that_fails_at_decoding_is_named_with_the_one_that_does_not() {

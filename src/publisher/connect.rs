@@ -70,12 +70,18 @@ impl Connections {
             system_id: identity.system_id,
             timeline: identity.timeline,
         };
-        let start = client.query(&postgres::postmaster_start_sql()).await?;
-        let start = start.into_iter().flatten().next().flatten();
-        if lineage != server.lineage || start.as_ref() != Some(&server.postmaster_start) {
+        let process = client.identify_process().await?;
+        let found = Server {
+            lineage,
+            postmaster_start: process.postmaster_start,
+            ..server.clone()
+        };
+        if !server.is_same(&found) {
             let message = "the SQL and the replication connection are on different servers";
             return Err(Error::transient(Code::Connect, message));
         }
+        // The replication connection knows the lineage, whatever the role may read over SQL.
+        let server = found;
         if !instance_lock::take(&mut client, &config.slot, shape.oid).await? {
             return Ok(None);
         }

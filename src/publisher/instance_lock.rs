@@ -12,7 +12,7 @@
 use std::cell::Cell;
 use std::time::Duration;
 
-use crate::config::Config;
+use crate::config::{Config, Source};
 use crate::engine::output::WAL_SENDER_TIMEOUT;
 use crate::error::Result;
 use crate::outbox::HolderNumber;
@@ -47,7 +47,8 @@ impl Tenure {
     /// # Errors
     /// Of the server or the session.
     pub(crate) async fn begin(process: i32, session: &Session, config: &Config) -> Result<Self> {
-        let number = HolderNumber::draw(session, &config.table.dead_letter()).await?;
+        let streams = config.source == Source::Slot;
+        let number = HolderNumber::draw(session, &config.table.dead_letter(), streams).await?;
         Ok(Tenure { process, number })
     }
 
@@ -98,7 +99,7 @@ pub(in crate::publisher) struct Standby {
 impl Standby {
     /// On this server; `own` is the server process that held the lock for this instance last.
     pub(in crate::publisher) fn new(own: Option<&(Server, i32)>, server: &Server) -> Self {
-        let own = own.filter(|(own, _)| own == server);
+        let own = own.filter(|(own, _)| own.is_same(server));
         Standby {
             own: own.map(|(_, pid)| *pid),
             free: 0,

@@ -62,7 +62,7 @@ pub(crate) fn compare(
     found: TableIdentity,
     server: Lsn,
 ) -> Result<(), HistoryMismatch> {
-    if home.lineage != found.lineage {
+    if !home.lineage.agrees_with(found.lineage) {
         return Err(HistoryMismatch::OtherLineage);
     }
     if home.table != found.table {

@@ -44,8 +44,8 @@ impl Supervisor {
         let lineage = place.server.lineage;
         self.forwarder.board.has_session();
         self.forwarder.board.update(|status| {
-            status.system_id = Some(lineage.system_id.to_string());
-            status.timeline = Some(lineage.timeline);
+            status.system_id = (lineage.system_id != 0).then(|| lineage.system_id.to_string());
+            status.timeline = (lineage.timeline != 0).then_some(lineage.timeline);
         });
     }
 

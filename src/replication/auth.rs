@@ -146,11 +146,24 @@ async fn receive(connection: &mut Connection) -> Result<Message> {
     match connection.parse(&raw)? {
         Message::ErrorResponse(_) => {
             let error = connection.server_error(&raw);
-            let refused = refused(connection.peer());
-            Err(classify_replication(refused, error))
+            Err(refusal(connection.peer(), error))
         }
         message => Ok(message),
     }
+}
+
+/// The error of a refused log-in. feature_not_supported is that of a proxy, such as RDS Proxy.
+pub(crate) fn refusal(peer: &str, error: ServerError) -> Error {
+    let refused = refused(peer);
+    if error.code == "0A000" {
+        return Error::fatal(Code::Connect, refused)
+            .with_source(error)
+            .with_hint(
+                "a proxy between passes no replication: connect to Postgres itself, or set \
+             OUTBOX_SOURCE=poll",
+            );
+    }
+    classify_replication(refused, error)
 }
 
 fn password<'a>(connection: &Connection, credentials: &Credentials<'a>) -> Result<&'a [u8]> {

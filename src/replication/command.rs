@@ -11,8 +11,9 @@ use postgres_protocol::message::backend::{DataRowBody, ERROR_RESPONSE_TAG, Messa
 use tokio::time::timeout;
 use tokio_postgres::fallible_iterator::FallibleIterator;
 
-use crate::error::Result;
+use crate::error::{Code, Error, Result};
 use crate::lsn::Lsn;
+use crate::postgres::process_sql;
 use crate::postgres::slot::classify_replication;
 use crate::postgres::sqlstate::{self, ServerError};
 use crate::replication::connection::Connection;
@@ -38,6 +39,14 @@ pub struct IdentifySystem {
     pub flush: Lsn,
     /// The database of this connection.
     pub database: String,
+}
+
+/// The server process of a connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Process {
+    pub(crate) pid: i32,
+    /// As [`Server::postmaster_start`](crate::postgres::Server::postmaster_start).
+    pub(crate) postmaster_start: String,
 }
 
 /// A new slot and its exported snapshot.
@@ -99,7 +108,18 @@ async fn run(connection: &mut Connection, sql: &str) -> Result<Rows> {
 }
 
 pub(crate) async fn identify_system(connection: &mut Connection) -> Result<IdentifySystem> {
-    let rows = query(connection, "IDENTIFY_SYSTEM").await?;
+    let rows = query(connection, "IDENTIFY_SYSTEM").await;
+    let rows = rows.map_err(|error| match ServerError::of(&error) {
+        // syntax_error: this is a session for SQL.
+        Some(server) if server.code == "42601" => {
+            let message = format!("{} is not in replication mode", connection.peer());
+            Error::fatal(Code::Connect, message).with_hint(
+                "a connection pooler leaves the parameter `replication` out: connect to Postgres \
+                 itself",
+            )
+        }
+        _ => error,
+    })?;
     let read = || {
         let [system_id, timeline, flush, database] = only(&rows)?.as_slice() else {
             return None;
@@ -112,6 +132,20 @@ pub(crate) async fn identify_system(connection: &mut Connection) -> Result<Ident
         })
     };
     read().ok_or_else(|| connection.protocol_error("unexpected reply to IDENTIFY_SYSTEM"))
+}
+
+pub(crate) async fn identify_process(connection: &mut Connection) -> Result<Process> {
+    let rows = query(connection, &process_sql()).await?;
+    let read = || {
+        let [postmaster_start, pid] = only(&rows)?.as_slice() else {
+            return None;
+        };
+        Some(Process {
+            pid: pid.as_ref()?.parse().ok()?,
+            postmaster_start: postmaster_start.clone()?,
+        })
+    };
+    read().ok_or_else(|| connection.protocol_error("unexpected reply to a query"))
 }
 
 pub(crate) async fn create_temporary_slot(

@@ -39,6 +39,7 @@ mod fuzz_tests;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use command::Process;
 pub use command::{CreatedSlot, IdentifySystem};
 pub use message::{Frame, StandbyStatusUpdate};
 pub use options::{SessionOptions, Transport};
@@ -91,8 +92,8 @@ impl ReplicationClient {
         }
     }
 
-    /// The backend's process ID as the server announced it. A pooler announces its own, which
-    /// differs from `pg_backend_pid()`.
+    /// The server process, as it was announced: a proxy may announce a number of its own, or 0.
+    /// `Process` is what the server says.
     pub fn backend_pid(&self) -> i32 {
         self.backend_pid
     }
@@ -132,6 +133,14 @@ impl ReplicationClient {
     /// Runs `IDENTIFY_SYSTEM`.
     pub async fn identify_system(&mut self) -> Result<IdentifySystem> {
         command::identify_system(&mut self.connection).await
+    }
+
+    /// Asks for the server process and the start of its postmaster. From now on
+    /// [`backend_pid`](Self::backend_pid) is that process.
+    pub(crate) async fn identify_process(&mut self) -> Result<Process> {
+        let process = command::identify_process(&mut self.connection).await?;
+        self.backend_pid = process.pid;
+        Ok(process)
     }
 
     /// Creates a slot that the server drops when this connection ends, and exports its snapshot.

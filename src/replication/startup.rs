@@ -14,12 +14,11 @@ use tokio_postgres::config::TargetSessionAttrs;
 
 use crate::config::Database;
 use crate::error::{Code, Error, Result};
-use crate::postgres::slot::classify_replication;
 use crate::postgres::transport::{Purpose, Reached, Route, Socket};
 use crate::postgres::with_password;
-use crate::replication::auth::{self, Credentials};
+use crate::replication::auth::{self, Credentials, refusal};
 use crate::replication::command;
-use crate::replication::connection::{Connection, refused};
+use crate::replication::connection::Connection;
 use crate::replication::options::{SessionOptions, Transport};
 
 /// The first version with `transaction_timeout`; older servers reject the setting.
@@ -142,8 +141,8 @@ fn parameters(login: &Login<'_>) -> Vec<(&'static str, String)> {
     parameters
 }
 
-/// Reads until the server waits for a command; returns the backend's process ID and the server's
-/// version.
+/// Reads until the server waits for a command; returns the announced process ID and the server's
+/// version. Some proxies announce no process.
 async fn server_identity(connection: &mut Connection) -> Result<(i32, u32)> {
     let (mut pid, mut version) = (None, None);
     loop {
@@ -161,8 +160,7 @@ async fn server_identity(connection: &mut Connection) -> Result<(i32, u32)> {
             }
             Message::ErrorResponse(_) => {
                 let error = connection.server_error(&raw);
-                let refused = refused(connection.peer());
-                return Err(classify_replication(refused, error));
+                return Err(refusal(connection.peer(), error));
             }
             Message::NoticeResponse(_) => {
                 connection.skips(&raw);
@@ -174,9 +172,9 @@ async fn server_identity(connection: &mut Connection) -> Result<(i32, u32)> {
             _ => return Err(connection.unexpected(&raw, "the end of start-up")),
         }
     }
-    match (pid, version) {
-        (Some(pid), Some(version)) => Ok((pid, version)),
-        _ => Err(connection.protocol_error("the server did not send its process ID and version")),
+    match version {
+        Some(version) => Ok((pid.unwrap_or_default(), version)),
+        None => Err(connection.protocol_error("the server did not send its version")),
     }
 }
 

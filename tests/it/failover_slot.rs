@@ -28,7 +28,7 @@ struct Pair {
 
 impl Pair {
     async fn start(interval: &str) -> Result<Pair> {
-        let mut primary = postgres::private(17, &[])?;
+        let mut primary = postgres::private(postgres::since(17), &[])?;
         let fixture = Fixture::create(&primary, kafka::shared()).await?;
         let physical = "SELECT pg_create_physical_replication_slot('standby', true)";
         fixture
@@ -292,7 +292,7 @@ async fn a_standby_that_is_away_is_named_and_neither_ends_the_session_nor_fails_
 /// A slot created earlier, by another version or by hand.
 #[tokio::test]
 async fn a_slot_that_standbys_do_not_keep_is_altered_at_the_next_start() -> Result<()> {
-    let fixture = Fixture::create(postgres::shared(17), kafka::shared()).await?;
+    let fixture = Fixture::create(postgres::shared(postgres::since(17)), kafka::shared()).await?;
     let make = format!(
         "SELECT pg_create_logical_replication_slot('{}', 'pgoutput')",
         fixture.slot()

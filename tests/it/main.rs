@@ -84,6 +84,8 @@ mod password_command;
 mod poison;
 // OUTBOX_SOURCE=poll.
 mod poll;
+// Managed servers, simulated; poolers and proxies; ways to name a server.
+mod providers;
 // The main promise: the committed events, whole and in order.
 mod publish;
 // The library's replication client on a real walsender.

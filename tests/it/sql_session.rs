@@ -1,6 +1,5 @@
 //! SQL on real servers: sessions, slots, publications, and the checks at the start.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -9,9 +8,9 @@ use outboxd::error::{Code, Error};
 use outboxd::lsn::Lsn;
 use outboxd::postgres::setup::Setup;
 use outboxd::postgres::{self, Session, preflight, publication, slot, table_shape};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 
+use crate::support::pgbouncer::PgBouncer;
 use crate::support::postgres::{Database, MAJORS, private_with_password, shared, turn};
 use crate::support::wait::wait_for;
 
@@ -260,46 +259,15 @@ async fn a_host_that_refuses_or_never_answers_does_not_keep_us_from_the_next() -
     Ok(())
 }
 
-/// A proxy that behaves as a pooler does: it reports a backend process id of its own.
-pub(crate) async fn pooler(server: SocketAddr) -> Result<SocketAddr> {
-    const BACKEND_KEY_DATA: [u8; 5] = [b'K', 0, 0, 0, 12];
-    let listener = TcpListener::bind("127.0.0.1:0").await?;
-    let address = listener.local_addr()?;
-    tokio::spawn(async move {
-        let (client, _) = listener.accept().await?;
-        let (mut from_client, mut to_client) = client.into_split();
-        let (mut from_server, mut to_server) = TcpStream::connect(server).await?.into_split();
-        let there = tokio::io::copy(&mut from_client, &mut to_server);
-        let back = async {
-            let mut seen = Vec::new();
-            loop {
-                if from_server.read_buf(&mut seen).await? == 0 {
-                    return std::io::Result::Ok(());
-                }
-                let key = seen.windows(5).position(|bytes| bytes == BACKEND_KEY_DATA);
-                if let Some(pid) = key.and_then(|key| seen.get_mut(key + 5..key + 9)) {
-                    pid.copy_from_slice(&4711_i32.to_be_bytes());
-                }
-                to_client.write_all(&seen).await?;
-                seen.clear();
-            }
-        };
-        tokio::select! { _ = there => Ok(()), ended = back => ended }
-    });
-    Ok(address)
-}
-
 #[tokio::test]
 async fn a_connection_pooler_is_refused() -> Result<()> {
-    let database = Database::create(shared(turn(15))).await?;
-    let (_, rest) = database.url().split_once('@').context("a url")?;
-    let (server, name) = rest.split_once('/').context("a url")?;
-    let server = tokio::net::lookup_host(server)
-        .await?
-        .next()
-        .context("an address")?;
-    let address = pooler(server).await?;
-    let error = refusal(&format!("postgresql://postgres@{address}/{name}"), LIMIT).await?;
+    let server = shared(turn(15));
+    let database = Database::create(server).await?;
+    let Some(pooler) = PgBouncer::before(server, &["pool_mode = transaction"]).await? else {
+        return Ok(());
+    };
+    let url = pooler.url(&database.name, "postgres");
+    let error = refusal(&url, LIMIT).await?;
     assert!(
         error.message().contains("is a connection pooler"),
         "{error:?}"

@@ -48,7 +48,7 @@ pub(super) struct DatabaseSide {
     /// All WAL that the server has written, for a rate.
     #[serde(skip)]
     pub(super) wal_bytes: Option<i64>,
-    /// The server's system identifier.
+    /// The server's system identifier; absent where the role may not read it.
     #[serde(skip)]
     pub(super) system_id: Option<u64>,
     #[serde(skip)]
@@ -94,15 +94,16 @@ impl DatabaseSide {
             Err(error) => self.problems.extend(Finding::all(&error)),
         }
         if config.source == Source::Slot {
-            // A slot of another database or plugin is among the problems above.
-            let slot = slot::read(session, &config.slot).await.ok().flatten();
-            self.problems
-                .extend(slot_problem(&config.slot, slot.as_ref()));
-            self.wal_bytes = wal_bytes(session).await.ok();
-            self.slot_exists = Some(slot.is_some());
-            if let Some(slot) = slot {
-                self.show(slot);
+            // What keeps the slot from being read is among the problems above.
+            if let Ok(slot) = slot::read(session, &config.slot).await {
+                self.problems
+                    .extend(slot_problem(&config.slot, slot.as_ref()));
+                self.slot_exists = Some(slot.is_some());
+                if let Some(slot) = slot {
+                    self.show(slot);
+                }
             }
+            self.wal_bytes = wal_bytes(session).await.ok();
         } else {
             self.active_pid = advisory_lock::holder(session, &config.slot).await?;
             if self.active_pid.is_none() {
@@ -112,7 +113,8 @@ impl DatabaseSide {
             }
         }
         let server = postgres::server(session).await;
-        self.system_id = server.ok().map(|server| server.lineage.system_id);
+        let known = server.ok().map(|server| server.lineage.system_id);
+        self.system_id = known.filter(|system_id| *system_id != 0);
         let shape = table_shape::read(session, &config.table).await;
         if let Some(shape) = shape.ok().flatten() {
             let count = UnpublishedCount::read(session, config, &shape).await;

@@ -40,8 +40,6 @@ const KNOWN: &[&str] = &[
 /// libpq's options that outboxd does not support. An error quotes no other name, since that may be
 /// a piece of a password.
 const UNSUPPORTED: &[&str] = &[
-    "service",
-    "servicefile",
     "replication",
     "requiressl",
     "sslpassword",
@@ -246,6 +244,7 @@ impl<'a> Reading<'a> {
 
     /// Fills in missing options, as libpq does.
     pub(crate) fn fill_in(&mut self) {
+        self.set_unless_given("hostaddr", |own| own.env("PGHOSTADDR"));
         if self.get("hostaddr").is_none() {
             self.set_unless_given("host", |own| {
                 Some(own.env("PGHOST").unwrap_or_else(default_host))

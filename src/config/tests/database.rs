@@ -127,8 +127,8 @@ fn each_wrong_option_of_a_url_is_named() {
             "has a tcp_user_timeout that is not a number",
         ),
         (
-            "postgres://u@h/d?service=x",
-            "has the option service, which outboxd does not support",
+            "postgres://u@h/d?gssdelegation=x",
+            "has the option gssdelegation, which outboxd does not support",
         ),
         (
             "postgres://u@h/d?pgbouncer=true",

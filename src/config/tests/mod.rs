@@ -7,6 +7,7 @@ mod fuzz;
 mod kafka;
 mod policy;
 mod secrets;
+mod service;
 mod settings;
 
 use clap::{Args, Command, FromArgMatches};

@@ -54,6 +54,7 @@ fn a_release_that_fails_at_decoding_is_a_warning_with_the_one_to_update_to() {
         wal_level: "logical".to_owned(),
         role: "outboxd".to_owned(),
         may_replicate: true,
+        provider: None,
     };
     let found = release(&of(170_005));
     assert_eq!(found.verdict, Verdict::Warning);

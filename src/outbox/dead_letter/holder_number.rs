@@ -35,19 +35,24 @@ pub(crate) struct HolderNumber {
     /// The file of the dead-letter table: the numbers of another table, and those behind a
     /// TRUNCATE, begin again.
     pub(crate) file: u32,
-    /// The WAL position behind the draw.
+    /// The WAL position behind the draw; invalid when polling.
     pub(crate) drawn_at: Lsn,
 }
 
 impl HolderNumber {
-    /// Draws the numbers of a holder of the lock from this dead-letter table. `None` if the table
-    /// refuses it, which costs repeated events and nothing else.
+    /// Draws the numbers of a holder of the lock from this dead-letter table, and the WAL position
+    /// if the holder `streams`. `None` if the table refuses it, which costs repeated events and
+    /// nothing else.
     ///
     /// # Errors
     /// Of the server or the session.
-    pub(crate) async fn draw(session: &Session, dead_letters: &TableName) -> Result<Option<Self>> {
+    pub(crate) async fn draw(
+        session: &Session,
+        dead_letters: &TableName,
+        streams: bool,
+    ) -> Result<Option<Self>> {
         let what = format!("drawing numbers from {dead_letters}");
-        let sql = draw_sql(dead_letters);
+        let sql = draw_sql(dead_letters, streams);
         let statement = async { Ok(session.simple_query(&sql).await) };
         let error = match session.bounded(&what, statement).await? {
             Ok(messages) => return Ok(messages.iter().find_map(read)),
@@ -82,8 +87,13 @@ fn read(message: &SimpleQueryMessage) -> Option<HolderNumber> {
     })
 }
 
-/// The rollback also takes back the `search_path`, which is for triggers of the table's owner.
-fn draw_sql(dead_letters: &TableName) -> String {
+/// The rollback also takes back the `search_path`, which is for triggers of the table's owner. A
+/// server that is polled may refuse to show its WAL position.
+fn draw_sql(dead_letters: &TableName, streams: bool) -> String {
+    let drawn_at = match streams {
+        true => "pg_catalog.pg_current_wal_insert_lsn()",
+        false => "'0/0'",
+    };
     format!(
         "BEGIN; SET LOCAL synchronous_commit = local; SAVEPOINT drawn; {ROLES_SEARCH_PATH}; \
          INSERT INTO {table} (system_id, commit_lsn, event_index, payload_sha256, error_code, \
@@ -91,7 +101,7 @@ fn draw_sql(dead_letters: &TableName) -> String {
          SELECT '', '0/0', 0, '', '', '', 'discarded' FROM pg_catalog.generate_series(1, {DRAWN}) \
          ON CONFLICT DO NOTHING \
          RETURNING id AS first, pg_catalog.pg_relation_filenode(tableoid) AS file, \
-                   pg_catalog.pg_current_wal_insert_lsn() AS drawn_at; \
+                   {drawn_at} AS drawn_at; \
          ROLLBACK TO SAVEPOINT drawn; COMMIT",
         table = dead_letters.quoted()
     )

@@ -24,7 +24,7 @@ impl TableLocation {
 
     /// Whether a session that has reached this server is one to the table's.
     pub(crate) fn is_on(&self, server: &Server) -> bool {
-        self.server == *server
+        self.server.is_same(server)
     }
 
     /// Whether the table with this object id, which a session on that server has found under the

@@ -5,10 +5,12 @@
 
 mod activity;
 pub(crate) mod dead_letter_table;
+mod provider;
 mod server;
 mod table;
 
 pub(crate) use activity::{Activity, activity};
+pub(crate) use provider::Provider;
 pub(crate) use server::{
     Limits, RoleLimits, ServerNow, Standbys, Transport, WalMark, WalRate, limits, now, role_limits,
     settings, standbys, transport, wal_mark, wal_rate,

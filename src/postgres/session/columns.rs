@@ -16,13 +16,16 @@ pub trait Columns {
 
 impl Columns for Row {
     fn column<'a, T: FromSql<'a>>(&'a self, at: usize) -> Result<T> {
-        self.try_get(at).map_err(|error| {
-            Error::transient(
-                Code::Connect,
-                "Postgres answered with a row of another shape",
-            )
-            .with_source(error)
-            .with_hint("is it Postgres that listens there, or a proxy that garbles its bytes?")
-        })
+        self.try_get(at)
+            .map_err(|error| other_shape().with_source(error))
     }
+}
+
+/// The error of a row that is none of the statement's.
+pub(super) fn other_shape() -> Error {
+    Error::transient(
+        Code::Connect,
+        "Postgres answered with a row of another shape",
+    )
+    .with_hint("is it Postgres that listens there, or a proxy that garbles its bytes?")
 }

@@ -10,6 +10,7 @@
 mod columns;
 mod drive;
 mod explain;
+mod identity;
 mod open;
 mod password_command;
 mod settings;

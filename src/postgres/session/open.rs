@@ -1,22 +1,23 @@
-//! Opens a session: the first host that accepts writes, its settings, and the proof that it is a
-//! server and no pooler.
+//! Opens a session: the first host that accepts writes, the proof that it is a server and no pooler,
+//! and its settings.
 
+use std::future::ready;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio_postgres::config::{SslMode, SslNegotiation};
+use tokio_postgres::{Client, Config, Connection};
 
 use crate::config::Database;
-use crate::error::{Code, Error, Result};
-use crate::postgres::pooler;
+use crate::error::{Error, Result};
 use crate::postgres::session::settings::SETTINGS;
 use crate::postgres::session::statement_cache::StatementCache;
-use crate::postgres::session::{Columns, End, Session, drive, with_password};
+use crate::postgres::session::{End, Session, drive, with_password};
 use crate::postgres::sql_error::{is_without_password, sql_error};
+use crate::postgres::sqlstate::ServerError;
 use crate::postgres::transport::{
-    AuthenticationPolicy, Inspected, Inspector, Limits, Negotiated, Obstacle, Purpose, Reached,
-    Route,
+    AuthenticationPolicy, Inspected, Inspector, Limits, Negotiated, Purpose, Reached, Route,
 };
 
 /// In force before the first statement, which a time-out of the role could otherwise end.
@@ -33,17 +34,30 @@ pub async fn connect(
 ) -> Result<Session> {
     let database = &*with_password(database, operation_timeout).await?;
     let route = Arc::new(Route::new(database, Purpose::Sql, Some(operation_timeout))?);
-    let mut pg = database.pg.clone();
-    let options = pg.get_options().unwrap_or_default();
-    let options = format!("{options} {OPTIONS}");
-    pg.options(options.trim_start())
-        .application_name(application_name)
-        // TLS is negotiated before; tokio-postgres asks the stream for channel binding.
-        .ssl_mode(SslMode::Require)
-        .ssl_negotiation(SslNegotiation::Direct);
+    let plain = settings_of(database, application_name, None);
+    let ours = settings_of(database, application_name, Some(OPTIONS));
+    let (plain, ours) = (&plain, &ours);
     let enter = |reached: Reached| {
         let route = Arc::clone(&route);
-        open(database, &pg, route, reached, operation_timeout)
+        async move {
+            let host = reached.host;
+            match open(
+                database,
+                ours,
+                Arc::clone(&route),
+                reached,
+                operation_timeout,
+            )
+            .await
+            {
+                Err(error) if refuses_options(&error) => {
+                    let again = |reached: Reached| ready(Ok(reached));
+                    let reached = route.host(host, &again).await?;
+                    open(database, plain, route, reached, operation_timeout).await
+                }
+                opened => opened,
+            }
+        }
     };
     route.first(enter).await
 }
@@ -64,26 +78,60 @@ pub async fn connect_for_slots(
     Ok(session)
 }
 
-async fn open(
+/// What tokio-postgres sends. TLS is negotiated before; it asks the stream for channel binding.
+fn settings_of(database: &Database, application_name: &str, ours: Option<&str>) -> Config {
+    let mut pg = database.pg.clone();
+    let options = pg.get_options().unwrap_or_default().to_owned();
+    if let Some(ours) = ours {
+        pg.options(format!("{options} {ours}").trim_start());
+    }
+    pg.application_name(application_name)
+        .ssl_mode(SslMode::Require)
+        .ssl_negotiation(SslNegotiation::Direct);
+    pg
+}
+
+/// Whether a pooler or proxy refuses the start-up packet, perhaps for its options:
+/// protocol_violation by PgBouncer, feature_not_supported by RDS Proxy.
+fn refuses_options(error: &Error) -> bool {
+    let server = ServerError::of(error);
+    server.is_some_and(|server| ["08P01", "0A000"].contains(&server.code.as_str()))
+}
+
+/// Logs in over this stream. Returns the server's name for errors as well.
+pub(super) async fn enter(
     database: &Database,
-    pg: &tokio_postgres::Config,
-    route: Arc<Route>,
+    pg: &Config,
     reached: Reached,
-    operation_timeout: Duration,
-) -> Result<Session> {
-    let Reached { socket, peer, host } = reached;
+) -> Result<(Client, Connection<Inspected, Inspected>, String)> {
+    let Reached { socket, peer, .. } = reached;
     let address = format!("{peer}/{} as {}", database.database_name(), database.user());
     let policy = AuthenticationPolicy::new(&database.require_auth, &socket);
     let row = database.row_bytes_max;
     let stream = Inspected::new(socket, Inspector::new(policy, Limits { row }));
-    let refused = |error| {
-        let error = sql_error(format!("cannot connect to Postgres at {address}"), error);
-        match (&database.ignored_passfile, is_without_password(&error)) {
-            (Some(why), true) => error.with_hint(format!("mend the password file: {why}")),
-            _ => error,
+    match pg.connect_raw(stream, Negotiated).await {
+        Ok((client, connection)) => Ok((client, connection, address)),
+        Err(error) => {
+            let error = sql_error(format!("cannot connect to Postgres at {address}"), error);
+            Err(
+                match (&database.ignored_passfile, is_without_password(&error)) {
+                    (Some(why), true) => error.with_hint(format!("mend the password file: {why}")),
+                    _ => error,
+                },
+            )
         }
-    };
-    let (client, connection) = pg.connect_raw(stream, Negotiated).await.map_err(refused)?;
+    }
+}
+
+async fn open(
+    database: &Database,
+    pg: &Config,
+    route: Arc<Route>,
+    reached: Reached,
+    operation_timeout: Duration,
+) -> Result<Session> {
+    let host = reached.host;
+    let (client, connection, address) = enter(database, pg, reached).await?;
     let (report, end) = watch::channel(End::NotYet);
     let task = tokio::spawn(async move {
         report.send_replace(match drive(connection).await {
@@ -104,36 +152,8 @@ async fn open(
         backend_pid: 0,
         operation_timeout,
     };
-    prepare(&mut session, &address).await?;
-    Ok(session)
-}
-
-/// Makes the session's settings ours, and refuses a standby and a pooler.
-async fn prepare(session: &mut Session, address: &str) -> Result<()> {
-    const STATE: &str = "SELECT pg_catalog.pg_backend_pid(),
-                                pg_catalog.current_setting('transaction_read_only') = 'on'";
+    // First, since settings in a shared session would be those of other clients.
+    session.identify(database, pg, &address).await?;
     session.run("setting up the session", SETTINGS).await?;
-    let row = session
-        .row("reading the session's state", STATE, &[])
-        .await?;
-    session.backend_pid = row.column(0)?;
-    if row.column(1)? {
-        let message = format!("cannot connect to Postgres at {address}");
-        return Err(Error::transient(Code::Connect, message)
-            .with_source(Obstacle::ReadOnly)
-            .with_hint("name the primary, or all hosts of the cluster"));
-    }
-    let announced = pooler::announced_pid(&session.cancel)
-        .await
-        .map_err(|error| {
-            Error::fatal(Code::Connect, "cannot read the connection's cancel key")
-                .with_source(error)
-        })?;
-    if announced != session.backend_pid {
-        return Err(
-            Error::fatal(Code::Connect, format!("{address} is a connection pooler"))
-                .with_hint("connect to Postgres itself: sessions must not be shared"),
-        );
-    }
-    Ok(())
+    Ok(session)
 }

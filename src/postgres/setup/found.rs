@@ -163,7 +163,9 @@ impl Found {
         if let Some(row) = session.row_if_any(&what, &sql, &[&name]).await? {
             let state = match &self.shape {
                 Some(shape) => publication::inspect(session, name, shape).await?,
-                None => publication::flags(session, name, &[]).await?.map(|it| it.0),
+                None => publication::flags(session, name, &[])
+                    .await?
+                    .map(|it| it.state),
             };
             if let Some(state) = state {
                 self.publication = Some(FoundPublication {

@@ -173,6 +173,7 @@ fn a_publication_is_judged_by_what_it_publishes() {
         missing: Vec::new(),
         row_filter: filter.map(str::to_owned),
         columns: None,
+        generated: Vec::new(),
     };
     let outcome = |state: PublicationState, is_empty: bool, via_root: bool, partitioned: bool| {
         let columns = [("id", "bigint"), ("published_at", "timestamp")];

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use tokio_postgres::config::Host;
 
+use crate::config::socket_folder;
 use crate::error::{Code, Error, Result};
 
 const DEFAULT_PORT: u16 = 5432;
@@ -54,8 +55,10 @@ pub(crate) fn all(pg: &tokio_postgres::Config) -> Result<Vec<Endpoint>> {
         };
         let address = match (address, host) {
             (Some(address), _) => Address::Tcp(address),
-            (None, Some(Host::Unix(folder))) => Address::Unix(folder.clone()),
-            (None, _) => Address::Tcp(name.clone()),
+            (None, host) => match host.and_then(socket_folder) {
+                Some(folder) => Address::Unix(folder),
+                None => Address::Tcp(name.clone()),
+            },
         };
         let port = ports
             .get(i)
@@ -103,6 +106,17 @@ mod tests {
                 .contains("ports")
         );
         assert!(described("user=u").unwrap_err().contains("no host"));
+    }
+
+    #[test]
+    fn a_name_that_begins_with_an_at_sign_is_an_abstract_socket() {
+        let found = all(&"host=@outbox port=7".parse().unwrap()).unwrap();
+        let expected = Endpoint {
+            name: "@outbox".into(),
+            address: Address::Unix("\0outbox".into()),
+            port: 7,
+        };
+        assert_eq!(found, [expected]);
     }
 
     #[test]

@@ -132,7 +132,7 @@ impl fmt::Debug for Inspector<'_> {
 async fn connect(config: &Config, place: &TableLocation) -> Result<Session> {
     let limit = config.operation_timeout;
     let session = postgres::connect(&config.database, "outboxd audit", limit).await?;
-    if postgres::server(&session).await? != place.server {
+    if !place.is_on(&postgres::server(&session).await?) {
         let message = "the audit's connection is on another server";
         return Err(Error::transient(Code::Connect, message));
     }

@@ -297,7 +297,7 @@ impl Bootstrap<'_> {
             self.scan.config.operation_timeout,
         );
         let session = postgres::connect(database, "outboxd snapshot", limit).await?;
-        if postgres::server(&session).await? != *self.server {
+        if !self.server.is_same(&postgres::server(&session).await?) {
             let message = "the snapshot's connection is on another server";
             return Err(Error::transient(Code::Connect, message));
         }

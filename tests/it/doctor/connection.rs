@@ -1,7 +1,5 @@
 //! A Postgres that is not reached, or does not let outboxd in.
 
-use std::net::SocketAddr;
-
 use anyhow::{Context, Result, ensure};
 use tokio::net::TcpListener;
 
@@ -9,6 +7,7 @@ use super::examine;
 use crate::support::ephemeral::free_port;
 use crate::support::kafka;
 use crate::support::outboxd::{Settings, command};
+use crate::support::pgbouncer::PgBouncer;
 use crate::support::postgres::{self, Database, turn};
 
 fn settings(url: &str) -> Result<Settings> {
@@ -70,16 +69,14 @@ async fn a_login_that_cannot_work_fails_the_check_of_the_login() -> Result<()> {
 
 #[tokio::test]
 async fn a_pooler_a_standby_and_another_encoding_are_named() -> Result<()> {
-    let database = Database::create(postgres::shared(turn(15))).await?;
-    let (_, rest) = database.url().split_once('@').context("a url")?;
-    let (server, name) = rest.split_once('/').context("a url")?;
-    let server: SocketAddr = tokio::net::lookup_host(server)
-        .await?
-        .next()
-        .context("an address")?;
-    let pooler = crate::sql_session::pooler(server).await?;
-    let url = format!("postgresql://postgres@{pooler}/{name}");
-    expect(&url, "session", &["connection pooler", "Postgres itself"]).await?;
+    let server = postgres::shared(turn(15));
+    let database = Database::create(server).await?;
+    let name = &database.name;
+    let lines = ["pool_mode = transaction"];
+    if let Some(pooler) = PgBouncer::before(server, &lines).await? {
+        let url = pooler.url(name, "postgres");
+        expect(&url, "session", &["connection pooler", "Postgres itself"]).await?;
+    }
 
     let admin = database.connect().await?;
     let latin = format!("{name}_latin1");

@@ -294,7 +294,9 @@ async fn plant(planted: &Planted, major: u32) -> Result<()> {
 async fn plant_each(cases: &'static [Planted], major: u32) -> Result<()> {
     let mut running = JoinSet::new();
     let mut problems = Vec::new();
-    for planted in cases {
+    // Row filters and column lists are new in 15.
+    let is_known = |it: &&Planted| major >= 15 || !it.sql.contains("SET TABLE outbox.outbox ");
+    for planted in cases.iter().filter(is_known) {
         while running.len() >= 4 {
             problems.extend(running.join_next().await.transpose()?.and_then(Result::err));
         }

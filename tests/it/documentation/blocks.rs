@@ -1,5 +1,7 @@
 //! The fenced blocks of a page, each with its language and its role.
 
+use crate::support::provider::Provider;
+
 /// What a block needs beyond its language: `<!-- test: … -->` on the line above its fence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Role {
@@ -9,8 +11,11 @@ pub(super) enum Role {
     Docker,
     /// Builds the project: only the command line is checked.
     Build,
-    /// Statements of a provider: only their syntax is checked.
-    Provider,
+    /// Statements for a managed server: run on its simulation by its administrator.
+    Provider(Provider),
+    /// The same, which the provider's own server allows its administrator, and a real Postgres a
+    /// superuser.
+    Allowed(Provider),
     /// Changes settings of the server that need a restart, which follows.
     Restart,
 }
@@ -46,16 +51,18 @@ impl Role {
             "background" => Role::Background,
             "needs docker" => Role::Docker,
             "needs build" => Role::Build,
-            "needs provider" => Role::Provider,
             "restart" => Role::Restart,
-            _ => return None,
+            other => match other.strip_prefix("allowed on ") {
+                Some(name) => Role::Allowed(Provider::of_name(name)?),
+                None => Role::Provider(Provider::of_name(other.strip_prefix("on ")?)?),
+            },
         })
     }
 
     fn fits(self, language: &str) -> bool {
         match self {
             Role::Background | Role::Docker | Role::Build => language == "sh",
-            Role::Provider | Role::Restart => language == "sql",
+            Role::Provider(_) | Role::Allowed(_) | Role::Restart => language == "sql",
         }
     }
 }

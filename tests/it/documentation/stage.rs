@@ -15,6 +15,7 @@ use crate::support::kafka::{self, Kafka};
 use crate::support::not_offered;
 use crate::support::outboxd::{PROGRAM, get};
 use crate::support::postgres::{self, Session};
+use crate::support::provider::{Provider, Simulated, State};
 use crate::support::wait::wait_until;
 
 /// How long one block may take.
@@ -39,6 +40,8 @@ pub(super) struct Stage {
     http: u16,
     folder: TempDir,
     background: Option<Guard>,
+    /// The managed server of the last block that was for one.
+    simulated: Option<(Provider, Simulated)>,
 }
 
 impl Stage {
@@ -61,6 +64,7 @@ impl Stage {
             http: free_port()?,
             folder,
             background: None,
+            simulated: None,
         };
         let create = "CREATE DATABASE orders";
         stage
@@ -87,7 +91,14 @@ impl Stage {
                 self.server.stop(Stop::Fast)?;
                 self.server.resume()
             }
-            ("sql", Some(Role::Provider)) => self.syntax(block).await,
+            ("sql", Some(Role::Provider(provider))) => {
+                let simulated = self.simulated(provider).await?;
+                statements(&simulated.admin().await?, &block.text).await
+            }
+            ("sql", Some(Role::Allowed(provider))) => {
+                let simulated = self.simulated(provider).await?;
+                statements(&simulated.database.connect().await?, &block.text).await
+            }
             _ => Ok(()),
         }
     }
@@ -205,24 +216,24 @@ impl Stage {
 
     async fn sql(&self, block: &Block) -> Result<()> {
         let session = self.session("orders").await?;
-        for statement in sql::statements(&self.addressed(&block.text)) {
-            let done = session.batch_execute(&statement).await;
-            done.with_context(|| statement)?;
-        }
-        Ok(())
+        statements(&session, &self.addressed(&block.text)).await
     }
 
-    /// PL/pgSQL parses each statement of a block before it runs the first, which here returns.
-    async fn syntax(&self, block: &Block) -> Result<()> {
-        let session = self.session("orders").await?;
-        for statement in sql::statements(&block.text) {
-            let parsed = format!("DO $parse$ BEGIN RETURN; {statement}; END $parse$");
-            session
-                .batch_execute(&parsed)
-                .await
-                .with_context(|| statement)?;
-        }
-        Ok(())
+    /// The simulation of this provider, the same for all blocks that follow one another.
+    async fn simulated(&mut self, provider: Provider) -> Result<&Simulated> {
+        let known = self.simulated.take();
+        let simulated = match known.filter(|(of, _)| *of == provider) {
+            Some((_, simulated)) => simulated,
+            None => {
+                let state = State {
+                    decodes: true,
+                    gives_replication: true,
+                };
+                Simulated::start(provider, 17, state).await?
+            }
+        };
+        let (_, simulated) = self.simulated.insert((provider, simulated));
+        Ok(simulated)
     }
 
     async fn with_docker(&self, block: &Block) -> Result<()> {
@@ -234,4 +245,12 @@ impl Stage {
         not_offered(&format!("a Docker daemon, for {}", block.place()));
         Ok(())
     }
+}
+
+async fn statements(session: &Session, script: &str) -> Result<()> {
+    for statement in sql::statements(script) {
+        let done = session.batch_execute(&statement).await;
+        done.with_context(|| statement)?;
+    }
+    Ok(())
 }

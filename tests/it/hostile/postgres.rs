@@ -107,6 +107,13 @@ fn columns(types: &[u32]) -> Vec<u8> {
     message(b'T', &body)
 }
 
+/// The answer to a simple query: the server process that the greeting announced, of a primary.
+fn process() -> Vec<u8> {
+    let row = message(b'D', &[0, 2, 0, 0, 0, 1, b'9', 0, 0, 0, 1, b'f']);
+    let end = message(b'C', b"SELECT 1\0");
+    [columns(&[25, 25]), row, end, ready()].concat()
+}
+
 /// Answers each command as a server does whose rows have other columns than the statement selects.
 async fn answer_with(client: &mut Client, types: &[u32], row: &[u8]) -> std::io::Result<()> {
     client.greet().await?;
@@ -119,7 +126,7 @@ async fn answer_with(client: &mut Client, types: &[u32], row: &[u8]) -> std::io:
                 b'D' => [message(b't', &[0, 0]), columns(types)].concat(),
                 b'B' => message(b'2', b""),
                 b'E' => [message(b'D', row), message(b'C', b"SELECT 1\0")].concat(),
-                b'Q' => [message(b'C', b"SET\0"), ready()].concat(),
+                b'Q' => process(),
                 b'C' => message(b'3', b""),
                 _ => ready(),
             });

@@ -23,8 +23,8 @@ use rdkafka::{Offset, TopicPartitionList};
 
 use super::ephemeral::{Guard, cached, free_port, new_folder};
 
-/// Name in the cache: the version in `tests/services/kafka/pom.xml`.
-const CACHE_NAME: &str = "kafka-4.1.0";
+/// The version, unless `OUTBOXD_TEST_KAFKA_VERSION` names another.
+const VERSION: &str = "4.1.0";
 
 /// Any sixteen bytes in base64.
 const CLUSTER_ID: &str = "b3V0Ym94ZC10ZXN0cy0wMQ";
@@ -170,7 +170,8 @@ fn jars() -> Result<PathBuf> {
     // One download for all tests of this process.
     static FETCHING: Mutex<()> = Mutex::new(());
     let _turn = FETCHING.lock().unwrap_or_else(PoisonError::into_inner);
-    cached(CACHE_NAME, |dir| {
+    let version = env::var("OUTBOXD_TEST_KAFKA_VERSION").unwrap_or_else(|_| VERSION.to_owned());
+    cached(&format!("kafka-{version}"), |dir| {
         let pom = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/services/kafka/pom.xml");
         // A repository of its own keeps the result independent of HOME and its contents.
         let repository = dir.with_extension("m2");
@@ -179,6 +180,7 @@ fn jars() -> Result<PathBuf> {
             .arg(format!("-Dmaven.repo.local={}", repository.display()))
             .arg("dependency:copy-dependencies")
             .arg(format!("-DoutputDirectory={}", dir.display()))
+            .arg(format!("-Dkafka.version={version}"))
             .stdin(std::process::Stdio::null())
             .status()
             .context(
@@ -206,7 +208,7 @@ pub(crate) fn scripts(folder: &Path) -> Result<()> {
     let jars = jars()?;
     for (name, class) in tools {
         let words = java(&SMALL, &jars, &[class]);
-        let words = words.iter().filter(|word| !word.contains("log4j2"));
+        let words = words.iter().filter(|word| !word.starts_with("-Dlog4j"));
         let words: Vec<String> = words.map(|word| format!("'{word}'")).collect();
         let path = folder.join(name);
         let script = format!("#!/bin/sh\nexec {} \"$@\"\n", words.join(" "));
@@ -423,6 +425,12 @@ log.cleaner.dedupe.buffer.size=4194304
              appender.out.layout.type=PatternLayout\n\
              appender.out.layout.pattern=%d %p %m (%c)%n\n";
         fs::write(dir.join("log4j2.properties"), logging)?;
+        // For Kafka 3.
+        let logging = "log4j.rootLogger=WARN, out\n\
+             log4j.appender.out=org.apache.log4j.ConsoleAppender\n\
+             log4j.appender.out.layout=org.apache.log4j.PatternLayout\n\
+             log4j.appender.out.layout.ConversionPattern=%d %p %m (%c)%n\n";
+        fs::write(dir.join("log4j.properties"), logging)?;
         Ok(())
     }
 
@@ -624,7 +632,11 @@ log.cleaner.dedupe.buffer.size=4194304
         let all = [&[class, "--bootstrap-server", &brokers], arguments].concat();
         let words = java(&SMALL, &jars()?, &all);
         let output = tokio::process::Command::new(&words[0])
-            .args(words[1..].iter().filter(|word| !word.contains("log4j2")))
+            .args(
+                words[1..]
+                    .iter()
+                    .filter(|word| !word.starts_with("-Dlog4j")),
+            )
             .stdin(std::process::Stdio::null())
             .kill_on_drop(true)
             .output();
@@ -737,7 +749,10 @@ fn read_topic(
 /// The command line that runs a class on `java`.
 fn java(machine: &[&str], jars: &Path, arguments: &[&str]) -> Vec<String> {
     let classes = format!("{}/*", jars.display());
-    let logging = "-Dlog4j2.configurationFile=log4j2.properties";
-    let words = [&["java"], machine, &[logging, "-cp", &classes], arguments].concat();
+    let logging = [
+        "-Dlog4j2.configurationFile=log4j2.properties",
+        "-Dlog4j.configuration=file:log4j.properties",
+    ];
+    let words = [&["java"], machine, &logging, &["-cp", &classes], arguments].concat();
     words.into_iter().map(str::to_owned).collect()
 }

@@ -12,13 +12,17 @@
 
 pub(crate) mod browser;
 pub(crate) mod clocks;
+pub(crate) mod debian;
 pub(crate) mod fixture;
 pub(crate) mod kafka;
 pub(crate) mod oracle;
 pub(crate) mod outboxd;
+pub(crate) mod pgbouncer;
 pub(crate) mod postgres;
 pub(crate) mod prometheus;
+pub(crate) mod provider;
 pub(crate) mod proxy;
+pub(crate) mod session_proxy;
 pub(crate) mod writers;
 pub(crate) use ::outboxd::ephemeral;
 pub(crate) mod wait;

@@ -3,7 +3,7 @@
 //! publications and the outbox belong to a database.
 
 use std::collections::HashMap;
-use std::ops::{Deref, DerefMut};
+use std::ops::{Deref, DerefMut, Index};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -19,15 +19,58 @@ use tokio_postgres::{Client, NoTls};
 use super::ephemeral::{self, Binaries, Options, Server};
 use super::wait::{wait_for, wait_until};
 
-/// The major versions that the tests run on.
-pub(crate) const MAJORS: [u32; 2] = [15, 17];
+/// Every major version that outboxd supports and that can be had.
+const KNOWN: [u32; 5] = [14, 15, 16, 17, 18];
+
+/// The major versions that the tests run on: 15 and 17, or the one that
+/// `OUTBOXD_TEST_POSTGRES_VERSION` names in the place of both.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Majors;
+
+/// See [`Majors`].
+pub(crate) const MAJORS: Majors = Majors;
+
+impl IntoIterator for Majors {
+    type Item = u32;
+    type IntoIter = std::vec::IntoIter<u32>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        match only() {
+            Some(major) => vec![major].into_iter(),
+            None => vec![15, 17].into_iter(),
+        }
+    }
+}
+
+/// The older version and the newer one.
+impl Index<usize> for Majors {
+    type Output = u32;
+
+    fn index(&self, place: usize) -> &u32 {
+        let major = only().unwrap_or([15, 17][place]);
+        let known = KNOWN.iter().find(|known| **known == major);
+        known.expect("a known version")
+    }
+}
+
+/// The one version of this run, if there is one.
+fn only() -> Option<u32> {
+    let named = env::var("OUTBOXD_TEST_POSTGRES_VERSION").ok()?;
+    let known = named.parse().ok().filter(|it| KNOWN.contains(it));
+    Some(known.unwrap_or_else(|| panic!("OUTBOXD_TEST_POSTGRES_VERSION is none of {KNOWN:?}")))
+}
 
 /// The version of a test that runs on one only: this one, or the other where `OUTBOXD_TEST_SWAP`
 /// is set. The tests are divided between the versions.
 pub(crate) fn turn(major: u32) -> u32 {
-    let swap = std::env::var_os("OUTBOXD_TEST_SWAP").is_some();
+    let swap = env::var_os("OUTBOXD_TEST_SWAP").is_some();
     let wanted = |known: &u32| (*known == major) != swap;
-    MAJORS.into_iter().find(wanted).expect("there are two")
+    only().unwrap_or_else(|| MAJORS.into_iter().find(wanted).expect("there are two"))
+}
+
+/// The version of a test that needs this one or a later one.
+pub(crate) fn since(major: u32) -> u32 {
+    only().filter(|only| *only >= major).unwrap_or(major)
 }
 
 /// Room for many tests at once; `fsync` is off because a temporary server does not outlive its
@@ -67,11 +110,11 @@ pub(crate) fn binaries(major: u32) -> Result<Binaries> {
 
 /// A server that all tests of this process share: never stop, reload or fill it.
 pub(crate) fn shared(major: u32) -> &'static Server {
-    static SERVERS: [OnceLock<Server>; MAJORS.len()] = [const { OnceLock::new() }; MAJORS.len()];
-    let place = MAJORS
+    static SERVERS: [OnceLock<Server>; KNOWN.len()] = [const { OnceLock::new() }; KNOWN.len()];
+    let place = KNOWN
         .iter()
         .position(|known| *known == major)
-        .expect("a version of MAJORS");
+        .expect("a known version");
     SERVERS[place].get_or_init(|| start(major, Options::default()).expect("Postgres starts"))
 }
 

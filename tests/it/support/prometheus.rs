@@ -6,63 +6,24 @@
 
 use std::io::Write;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use super::ephemeral::{Guard, cached, free_port, is_root, new_folder};
-use super::not_offered;
+use super::debian::package;
+use super::ephemeral::{Guard, free_port, new_folder};
 use super::outboxd::get;
 use super::wait::wait_until;
 
 /// A busy machine starts it in seconds.
 const START_LIMIT: Duration = Duration::from_secs(60);
 
-/// The folder of this package, unpacked; `None` where apt does not offer it, which is named.
-fn package(name: &str) -> Option<PathBuf> {
-    let folder = cached(&format!("debian-{name}"), |folder| unpack(name, folder));
-    folder
-        .inspect_err(|error| not_offered(&format!("Debian's package {name}: {error:#}")))
-        .ok()
-}
-
-fn unpack(name: &str, folder: &Path) -> Result<()> {
-    let downloads = tempfile::tempdir()?;
-    let download = || {
-        let mut apt = Command::new("apt-get");
-        succeeds(apt.args(["download", "-q", name]).current_dir(&downloads))
-    };
-    if let Err(error) = download() {
-        // A new machine has no lists of packages.
-        ensure!(is_root(), "{error:#}");
-        succeeds(Command::new("apt-get").args(["update", "-q"]))?;
-        download()?;
-    }
-    let found = std::fs::read_dir(&downloads)?
-        .next()
-        .context("no package")??;
-    std::fs::create_dir(folder)?;
-    succeeds(
-        Command::new("dpkg-deb")
-            .arg("-x")
-            .args([&found.path(), folder]),
-    )
-}
-
-fn succeeds(command: &mut Command) -> Result<()> {
-    let output = command.stdin(Stdio::null()).output();
-    let output = output.with_context(|| format!("{command:?}"))?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "{command:?}: {said}");
-    Ok(())
-}
-
 /// Runs promtool with this text on its standard input; `None` where there is none.
 pub(crate) fn promtool(arguments: &[&str], input: &str) -> Result<Option<Output>> {
-    let Some(package) = package("prometheus") else {
+    let Some(package) = package("prometheus", &[]) else {
         return Ok(None);
     };
     let mut command = Command::new(package.join("usr/bin/promtool"));
@@ -72,7 +33,7 @@ pub(crate) fn promtool(arguments: &[&str], input: &str) -> Result<Option<Output>
 /// Reads a page with this module of Python's prometheus_client; its standard output names each
 /// family. `None` where there is none.
 pub(crate) fn python_parser(module: &str, page: &str) -> Result<Option<Output>> {
-    let Some(package) = package("python3-prometheus-client") else {
+    let Some(package) = package("python3-prometheus-client", &[]) else {
         return Ok(None);
     };
     let program = format!(
@@ -108,7 +69,7 @@ pub(crate) struct Prometheus {
 impl Prometheus {
     /// Starts it with these rules for these targets of the job outboxd; `None` where there is none.
     pub(crate) async fn start(rules: &str, targets: &[SocketAddr]) -> Result<Option<Prometheus>> {
-        let Some(package) = package("prometheus") else {
+        let Some(package) = package("prometheus", &[]) else {
             return Ok(None);
         };
         let folder = new_folder("prometheus", None)?;
