@@ -45,6 +45,8 @@ mod examples;
 mod failover;
 // A failover with a slot that standbys keep.
 mod failover_slot;
+// Whom the built program answers over HTTP.
+mod http;
 // Nothing to publish for a long time.
 mod idle;
 // `init` and `drop` beside what is there: other people's objects, locks, missing rights.
