@@ -119,6 +119,8 @@ mod status;
 mod status_page;
 // SIGTERM and a second signal.
 mod stop;
+// What the program is made of: notices, and the oldest Rust.
+mod supply;
 // Not tests: servers, the program, the oracle, waiting.
 mod support;
 // A synchronous standby that is absent.
