@@ -1,9 +1,9 @@
 //! The connections of the HTTP server: limited in number, in time, and to HTTP/1.1.
 //!
 //! A connection beyond the limit takes the place of the one that has been open longest, so that
-//! clients that hold connections open, idle or slow, never keep a probe out. A head has five
-//! seconds to arrive, also the next one of an idle connection; a connection ends after a minute. A
-//! monitor whose connection ends opens another.
+//! clients that hold connections open, idle or slow, never keep a probe out. A head has a limited
+//! size and five seconds to arrive, also the next one of an idle connection; a connection ends
+//! after a minute. A monitor whose connection ends opens another.
 
 use std::collections::VecDeque;
 use std::pin::pin;
@@ -22,6 +22,9 @@ use tokio_util::sync::CancellationToken;
 pub(super) const CONNECTIONS_MAX: usize = 32;
 const AGE_MAX: Duration = Duration::from_secs(60);
 pub(super) const HEAD_LIMIT: Duration = Duration::from_secs(5);
+
+/// The most that a connection may hold of a head, in bytes; a browser sends less than 16 KiB.
+pub(super) const HEAD_BYTES_MAX: usize = 32 << 10;
 
 /// How long the end waits for open requests.
 const END_LIMIT: Duration = Duration::from_secs(1);
@@ -78,7 +81,8 @@ async fn answer(stream: TcpStream, router: Router, ending: CancellationToken) {
     let mut protocol = http1::Builder::new();
     protocol
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_LIMIT);
+        .header_read_timeout(HEAD_LIMIT)
+        .max_buf_size(HEAD_BYTES_MAX);
     let service = TowerToHyperService::new(router);
     let connection = protocol.serve_connection(TokioIo::new(stream), service);
     let mut connection = pin!(connection);

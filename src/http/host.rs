@@ -4,7 +4,8 @@
 //! there as if it were its own (DNS rebinding). Such a name is a registered domain. So IP addresses
 //! pass, by which probes come, and names that cannot be registered: those without a dot, as between
 //! containers, and those below `localhost`, `local` and `internal`. Others must be configured
-//! (`OUTBOX_HTTP_HOSTS`). A request without a name does not come from a browser.
+//! (`OUTBOX_HTTP_HOSTS`). A request without a name does not come from a browser. One that has
+//! several, in more than one header or in the address that it asks for, passes if all of them do.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -22,12 +23,10 @@ pub(super) async fn check(
     request: Request,
     next: Next,
 ) -> Response {
-    let host = request.headers().get(header::HOST);
-    let passes = match host.map(|host| host.to_str()) {
-        None => true,
-        Some(Ok(host)) => may_be(host, &names),
-        Some(Err(_)) => false,
-    };
+    let mut hosts = request.headers().get_all(header::HOST).into_iter();
+    let by_header = hosts.all(|host| host.to_str().is_ok_and(|host| may_be(host, &names)));
+    let asked = request.uri().authority();
+    let passes = by_header && asked.is_none_or(|host| may_be(host.as_str(), &names));
     if passes {
         return next.run(request).await;
     }

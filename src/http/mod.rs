@@ -92,8 +92,8 @@ fn router(shown: Shown) -> Router {
         .route("/livez", get(livez))
         .route("/readyz", get(readyz))
         .with_state(shown)
-        .layer(middleware::map_response(hardened))
         .layer(middleware::from_fn_with_state(hosts, host::check))
+        .layer(middleware::map_response(hardened))
 }
 
 /// What every answer says, for browsers.

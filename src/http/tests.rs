@@ -99,6 +99,14 @@ Connection: close
         (head.to_owned(), body.to_owned())
     }
 
+    /// Sends these bytes on a connection of their own and returns all that comes back.
+    async fn send(&self, bytes: &[u8]) -> String {
+        let mut stream = TcpStream::connect(self.address).await.unwrap();
+        // The server may have closed it by then.
+        let _ = stream.write_all(bytes).await;
+        String::from_utf8_lossy(&rest(&mut stream).await).into_owned()
+    }
+
     async fn code(&self, path: &str) -> u16 {
         let (head, _) = self.get(path).await;
         head.split(' ').nth(1).unwrap().parse().unwrap()
@@ -334,6 +342,14 @@ async fn the_page_shows_the_state_and_escapes_what_came_from_outside() {
     }
 }
 
+/// What every answer says.
+const HARDENED: [&str; 4] = [
+    "content-security-policy: default-src 'none';",
+    "x-content-type-options: nosniff",
+    "referrer-policy: no-referrer",
+    "cache-control: no-store",
+];
+
 #[tokio::test]
 async fn every_answer_is_hardened_and_a_strange_host_name_is_refused() {
     let server = Server::start(streaming()).await;
@@ -347,17 +363,49 @@ async fn every_answer_is_hardened_and_a_strange_host_name_is_refused() {
         "/nowhere",
     ] {
         let (head, _) = server.get(path).await;
-        for header in [
-            "content-security-policy: default-src 'none';",
-            "x-content-type-options: nosniff",
-            "referrer-policy: no-referrer",
-            "cache-control: no-store",
-        ] {
-            assert!(head.contains(header), "{path}: {header} is not in {head}");
-        }
-        let (head, body) = server.get_as("rebound.example:9464", path, "*/*").await;
-        assert!(head.starts_with("HTTP/1.1 421"), "{path}: {head}");
+        let (refused, body) = server.get_as("rebound.example:9464", path, "*/*").await;
+        assert!(refused.starts_with("HTTP/1.1 421"), "{path}: {refused}");
         assert!(body.contains("OUTBOX_HTTP_HOSTS"), "{body}");
+        let request = format!("POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        let answer = server.send(request.as_bytes()).await;
+        let (written, _) = answer.split_once("\r\n\r\n").unwrap();
+        let is_missing = path == "/nowhere";
+        let code = if is_missing { "404" } else { "405" };
+        let expected = format!("HTTP/1.1 {code}");
+        assert!(written.starts_with(&expected), "{path}: {written}");
+        for head in [head.as_str(), &refused, written] {
+            for header in HARDENED {
+                assert!(head.contains(header), "{path}: {header} is not in {head}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_request_passes_only_if_all_the_names_in_it_do() {
+    let server = Server::start(streaming()).await;
+    for (target, hosts, code) in [
+        ("/livez", "", 200),
+        ("/livez", "Host: localhost\r\n", 200),
+        ("http://127.0.0.1:9464/livez", "Host: localhost\r\n", 200),
+        ("http://rebound.example/livez", "Host: localhost\r\n", 421),
+        ("http://rebound.example/livez", "", 421),
+        (
+            "/livez",
+            "Host: localhost\r\nHost: rebound.example\r\n",
+            421,
+        ),
+        (
+            "/livez",
+            "Host: rebound.example\r\nHost: localhost\r\n",
+            421,
+        ),
+        ("/livez", "Host: \u{fc}.local\r\n", 421),
+    ] {
+        let request = format!("GET {target} HTTP/1.1\r\n{hosts}Connection: close\r\n\r\n");
+        let answer = server.send(request.as_bytes()).await;
+        let expected = format!("HTTP/1.1 {code} ");
+        assert!(answer.starts_with(&expected), "{request}{answer}");
     }
 }
 
@@ -400,6 +448,63 @@ async fn a_head_that_does_not_arrive_ends_its_connection_within_seconds() {
     }
 }
 
+/// Each byte arrives within the limit, all of them do not.
+#[tokio::test(start_paused = true)]
+async fn a_head_that_trickles_in_ends_its_connection_within_seconds() {
+    let server = Server::start(streaming()).await;
+    let stream = TcpStream::connect(server.address).await.unwrap();
+    let (mut reading, mut writing) = stream.into_split();
+    let began = tokio::time::Instant::now();
+    let trickle = async {
+        let second = std::time::Duration::from_secs(1);
+        while writing.write_all(b"G").await.is_ok() {
+            tokio::time::sleep(second).await;
+        }
+    };
+    let ended = async {
+        // A reset is an end as well.
+        let _ = reading.read_to_end(&mut Vec::new()).await;
+    };
+    tokio::select! {
+        () = ended => {}
+        () = trickle => {}
+    }
+    let took = began.elapsed();
+    let limit = connections::HEAD_LIMIT + std::time::Duration::from_secs(2);
+    assert!(took < limit, "{took:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_sends_no_second_request_ends_within_seconds() {
+    let server = Server::start(streaming()).await;
+    let mut stream = TcpStream::connect(server.address).await.unwrap();
+    let request = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n";
+    stream.write_all(request).await.unwrap();
+    let began = tokio::time::Instant::now();
+    let answer = String::from_utf8(rest(&mut stream).await).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
+    let took = began.elapsed();
+    let limit = connections::HEAD_LIMIT + std::time::Duration::from_secs(1);
+    assert!(took < limit, "{took:?}");
+}
+
+#[tokio::test]
+async fn a_head_beyond_the_limit_is_refused() {
+    let server = Server::start(streaming()).await;
+    let request = |bytes: usize| {
+        let filler = "x".repeat(bytes);
+        format!("GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\nX: {filler}\r\n\r\n")
+    };
+    let limit = connections::HEAD_BYTES_MAX;
+    let answer = server.send(request(limit / 2).as_bytes()).await;
+    assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
+    // One byte more than the buffer, so that none is left over when the connection is closed.
+    let head = request(0).len();
+    let request = request(limit + 1 - head);
+    let answer = server.send(&request.as_bytes()[..limit]).await;
+    assert!(answer.starts_with("HTTP/1.1 431"), "{answer}");
+}
+
 #[tokio::test]
 async fn connections_that_are_held_open_keep_no_probe_out() {
     let server = Server::start(streaming()).await;
@@ -421,4 +526,10 @@ async fn http_2_is_not_spoken() {
     let answer = rest(&mut stream).await;
     let text = String::from_utf8_lossy(&answer);
     assert!(text.is_empty() || text.starts_with("HTTP/1.1 4"), "{text}");
+    // Nor after an upgrade: the offer is passed over.
+    let upgrade = "GET /livez HTTP/1.1\r\nHost: x\r\nUpgrade: h2c\r\n\
+                   HTTP2-Settings: AAMAAABkAAQAAP__\r\n\
+                   Connection: Upgrade, HTTP2-Settings, close\r\n\r\n";
+    let answer = server.send(upgrade.as_bytes()).await;
+    assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
 }

@@ -45,6 +45,8 @@ mod examples;
 mod failover;
 // A failover with a slot that standbys keep.
 mod failover_slot;
+// Whom the built program answers over HTTP.
+mod http;
 // Nothing to publish for a long time.
 mod hostile;
 mod idle;
@@ -120,6 +122,8 @@ mod status;
 mod status_page;
 // SIGTERM and a second signal.
 mod stop;
+// What the program is made of: notices, and the oldest Rust.
+mod supply;
 // Not tests: servers, the program, the oracle, waiting.
 mod support;
 // A synchronous standby that is absent.

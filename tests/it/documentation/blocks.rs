@@ -31,7 +31,7 @@ pub(super) struct Block {
     pub(super) text: String,
 }
 
-const LANGUAGES: [&str; 8] = ["sh", "sql", "toml", "rust", "ini", "yaml", "text", "json"];
+const LANGUAGES: [&str; 7] = ["sh", "sql", "toml", "rust", "yaml", "text", "json"];
 
 impl Block {
     pub(super) fn place(&self) -> String {

@@ -1,4 +1,4 @@
-//! Blocks that need no server: settings, units, manifests, and command lines that build.
+//! Blocks that need no server: settings, manifests, and command lines that build.
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt;
@@ -13,34 +13,10 @@ use super::reference::{setting_names, unknown_settings};
 use super::{read, root};
 use crate::support::outboxd::PROGRAM;
 
-/// The keys of a unit that the manual uses: systemd.unit(5), systemd.service(5), systemd.exec(5).
-const UNIT_KEYS: [(&str, &[&str]); 3] = [
-    ("Unit", &["Description", "Wants", "After"]),
-    (
-        "Service",
-        &[
-            "User",
-            "Environment",
-            "EnvironmentFile",
-            "ExecStart",
-            "Restart",
-            "RestartSec",
-            "RestartPreventExitStatus",
-            "TimeoutStopSec",
-            "NoNewPrivileges",
-            "ProtectSystem",
-            "ProtectHome",
-            "PrivateTmp",
-        ],
-    ),
-    ("Install", &["WantedBy"]),
-];
-
 /// Checks a block as its language or role says; blocks of other kinds pass.
 pub(super) fn check(block: &Block) -> Result<()> {
     match (block.language.as_str(), block.role) {
         ("toml", _) => settings(&block.text),
-        ("ini", _) => unit(&block.text),
         ("yaml", _) => manifest(&block.text),
         ("sh", Some(Role::Build)) => block.text.lines().try_for_each(command_line),
         _ => Ok(()),
@@ -63,54 +39,8 @@ fn manifest(text: &str) -> Result<()> {
     Ok(())
 }
 
-/// A unit of systemd: known keys, known settings, and what systemd itself says where it is there.
-fn unit(text: &str) -> Result<()> {
-    let mut keys: &[&str] = &[];
-    let mut starts = Vec::new();
-    for line in text.lines().filter(|line| !line.trim().is_empty()) {
-        if let Some(section) = line.strip_prefix('[') {
-            let section = section.trim_end_matches(']');
-            let known = UNIT_KEYS.iter().find(|(known, _)| *known == section);
-            (_, keys) = *known.with_context(|| format!("no section {section}"))?;
-            continue;
-        }
-        let (key, value) = line
-            .split_once('=')
-            .context("neither a section nor a key")?;
-        ensure!(keys.contains(&key), "the key {key} is unknown here");
-        if key == "ExecStart" {
-            starts.push(value);
-        }
-    }
-    let unknown = unknown_settings(text, &setting_names());
-    ensure!(unknown.is_empty(), "no such settings: {unknown:?}");
-    let [start] = starts[..] else {
-        bail!("it starts {starts:?}");
-    };
-    let (program, arguments) = start.split_once(' ').unwrap_or((start, ""));
-    ensure!(program.ends_with("/outboxd"), "it does not start outboxd");
-    accepted(&arguments.split(' ').collect::<Vec<_>>())?;
-    let folder = tempfile::tempdir()?;
-    let file = folder.path().join("outboxd.service");
-    std::fs::write(&file, text.replace(program, PROGRAM))?;
-    let verify = Command::new("systemd-analyze")
-        .arg("verify")
-        .arg(&file)
-        .output();
-    // Not every machine has systemd.
-    if let Ok(output) = verify {
-        let said = String::from_utf8_lossy(&output.stderr);
-        let ours: Vec<&str> = said
-            .lines()
-            .filter(|line| line.contains("outboxd.service"))
-            .collect();
-        ensure!(ours.is_empty(), "systemd: {}", ours.join("\n"));
-    }
-    Ok(())
-}
-
 /// Whether outboxd has this command with these flags: with `--help` it does nothing else.
-fn accepted(arguments: &[&str]) -> Result<()> {
+pub(super) fn accepted(arguments: &[&str]) -> Result<()> {
     let mut command = Command::new(PROGRAM);
     let output = command
         .args(arguments)
@@ -137,6 +67,13 @@ fn command_line(line: &str) -> Result<()> {
             }
         }
         [script @ ("tests/run" | "tests/bench/run"), ref flags @ ..] => script_has(script, flags),
+        [script @ "tests/supply", command, ref file @ ..] => {
+            ensure!(file.len() <= 1, "{script} {command} takes one file");
+            script_has(script, &[])?;
+            let known = read(script)?.contains(&format!("case [\"{command}\""));
+            ensure!(known, "{script} has no {command}");
+            Ok(())
+        }
         _ => bail!("\"{line}\" is not checked here"),
     }
 }
@@ -181,15 +118,12 @@ fn a_wrong_block_is_refused() {
     assert!(manifest("a: [1, 2]\n").is_ok());
     assert!(manifest("a: [1, 2\n").is_err());
     assert!(manifest("env: [{ name: OUTBOX_TABEL, value: x }]\n").is_err());
-    let service = "[Service]\nExecStart=/usr/bin/outboxd run\n";
-    unit(service).unwrap();
-    assert!(unit(&service.replace(" run", " walk")).is_err());
-    assert!(unit(&format!("{service}Restrat=always\n")).is_err());
     assert!(command_line("tests/run --all").is_ok());
     for wrong in [
         "tests/run --none",
         "cargo run -- dmeo",
         "cargo install --pth .",
+        "tests/supply bom x.json",
         "ls",
     ] {
         assert!(command_line(wrong).is_err(), "{wrong}");

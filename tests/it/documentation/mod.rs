@@ -2,11 +2,12 @@
 //!
 //! A page gets servers of its own, and its `sh` and `sql` blocks run in their order, in one shell
 //! environment. A comment on the line above a block may give it a [role](blocks::Role). Blocks of
-//! settings, units and manifests are loaded or parsed; `rust` blocks are doctests of the library,
-//! by way of `src/lib.rs`. `text` and `json` are output or drawings.
+//! settings and manifests are loaded or parsed, as are the files to deploy with; `rust` blocks are
+//! doctests of the library, by way of `src/lib.rs`. `text` and `json` are output or drawings.
 
 mod blocks;
 mod checks;
+mod deployment;
 mod reference;
 mod sql;
 mod stage;

@@ -148,8 +148,26 @@ pub(crate) async fn get_as(
     path: &str,
     accept: &str,
 ) -> Result<(String, String)> {
+    request(
+        address,
+        path,
+        &format!("Host: localhost\r\nAccept: {accept}"),
+    )
+    .await
+}
+
+/// One GET for this host name: the status line with the headers, and the body.
+pub(crate) async fn get_for(
+    address: SocketAddr,
+    host: &str,
+    path: &str,
+) -> Result<(String, String)> {
+    request(address, path, &format!("Host: {host}")).await
+}
+
+async fn request(address: SocketAddr, path: &str, headers: &str) -> Result<(String, String)> {
     // HTTP/1.0 has neither chunks nor connections that stay open.
-    let request = format!("GET {path} HTTP/1.0\r\nHost: localhost\r\nAccept: {accept}\r\n\r\n");
+    let request = format!("GET {path} HTTP/1.0\r\n{headers}\r\n\r\n");
     let answer = async {
         let mut stream = TcpStream::connect(address).await?;
         stream.write_all(request.as_bytes()).await?;
