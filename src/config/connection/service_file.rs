@@ -21,7 +21,8 @@ const NAME: &str = "pg_service.conf";
 /// libpq's system folder, as Debian's and Red Hat's packages are built.
 const SYSTEM_FOLDERS: [&str; 2] = ["/etc/postgresql-common", "/etc/sysconfig/pgsql"];
 
-/// The options of a connection string (of the setting `url`) together with those of its service, if it names one.
+/// The options of a connection string, that of the setting `url`, together with those of its
+/// service, if it names one.
 ///
 /// # Errors
 /// The service, or its file, cannot be used.

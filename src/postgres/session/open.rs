@@ -1,5 +1,5 @@
-//! Opens a session: the first host that accepts writes, the proof that it is a server and no pooler,
-//! and its settings.
+//! Opens a session: the first host that accepts writes, the proof that it is a server and no
+//! pooler, and its settings.
 
 use std::future::ready;
 use std::sync::Arc;
