@@ -12,9 +12,8 @@ use rdkafka::{Offset, TopicPartitionList};
 
 use crate::Options;
 use crate::report::Report;
-use crate::support::ephemeral::Server;
 use crate::support::kafka::{self, Kafka};
-use crate::support::postgres;
+use crate::support::postgres::{self, Server};
 use crate::support::wait::wait_for;
 use crate::usage;
 

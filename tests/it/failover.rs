@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
-use crate::support::ephemeral::{Server, Stop};
+use crate::support::ephemeral::Stop;
 use crate::support::fixture::Fixture;
 use crate::support::kafka::{self, Kafka};
 use crate::support::outboxd::Outboxd;
-use crate::support::postgres::{self, MAJORS, Session};
+use crate::support::postgres::{self, MAJORS, Server, Session};
 use crate::support::wait::wait_until;
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -24,7 +24,7 @@ fn standby_of(primary: &mut Server) -> Result<Server> {
     standby.write("data/standby.signal", "")?;
     primary.resume()?;
     standby.resume()?;
-    Ok(standby)
+    Ok(Server::Process(standby))
 }
 
 async fn insert(session: &Session, topic: &str, kind: &str, rows: i64) -> Result<()> {

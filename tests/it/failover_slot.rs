@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use crate::support::ephemeral::{Server, Stop};
+use crate::support::ephemeral::Stop;
 use crate::support::fixture::Fixture;
 use crate::support::kafka::{self, parse_lsn};
 use crate::support::oracle::{Event, check};
 use crate::support::outboxd::Outboxd;
-use crate::support::postgres::{self, Database, Session};
+use crate::support::postgres::{self, Database, Server, Session};
 use crate::support::signal;
 use crate::support::wait::wait_until;
 use crate::support::writers::{Pattern, Writers};

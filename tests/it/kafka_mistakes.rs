@@ -10,10 +10,9 @@ use anyhow::{Context, Result, ensure};
 use tokio::task::LocalSet;
 
 use crate::secured::certificate;
-use crate::support::ephemeral::Server;
 use crate::support::kafka::{self, Kafka, Outer};
 use crate::support::outboxd::{Outboxd, Settings, init};
-use crate::support::postgres::{self, Database};
+use crate::support::postgres::{self, Database, Server};
 use crate::support::wait::wait_until;
 
 const LIMIT: Duration = Duration::from_secs(60);

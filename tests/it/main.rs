@@ -35,6 +35,8 @@ mod demo;
 mod disk_full;
 // The command doctor: planted faults on both sides, and healthy set-ups.
 mod doctor;
+// The image, the compose file, and a database that is killed in it.
+mod docker;
 // Every block of README.md and docs/ runs, and its tables are complete.
 mod documentation;
 // The tests that faults.md and docs/guarantees.md name exist.

@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use crate::support::ephemeral::{Server, Stop, free_port};
+use crate::support::ephemeral::{Stop, free_port};
 use crate::support::fixture::{Fixture, Window};
 use crate::support::kafka::{self, ConsumedRecord, Outer};
 use crate::support::oracle::{Event, Oracle, check};
 use crate::support::outboxd::{Outboxd, Settings, init};
-use crate::support::postgres::{self, Database, MAJORS, Session};
+use crate::support::postgres::{self, Database, MAJORS, Server, Session};
 use crate::support::proxy::{Flow, Proxy};
 use crate::support::wait::wait_for;
 use crate::support::writers::{Pattern, Writers};

@@ -5,12 +5,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use crate::support::ephemeral::{Server, free_port};
+use crate::support::ephemeral::free_port;
 use crate::support::fixture::Fixture;
 use crate::support::kafka::{self, Kafka, Outer};
 use crate::support::oracle::Oracle;
 use crate::support::outboxd::Outboxd;
-use crate::support::postgres::{self, MAJORS};
+use crate::support::postgres::{self, MAJORS, Server};
 use crate::support::proxy::{Direction, Flow, Proxy};
 use crate::support::writers::{Pattern, Writers};
 

@@ -22,8 +22,8 @@ use outboxd::replication::{
 use tempfile::TempDir;
 use tokio::time::{Instant, timeout};
 
-use crate::support::ephemeral::{Server, Stop};
-use crate::support::postgres::{self, Database, MAJORS, Session};
+use crate::support::ephemeral::Stop;
+use crate::support::postgres::{self, Database, MAJORS, Server, Session};
 use crate::support::wait::wait_for;
 
 const LIMIT: Duration = Duration::from_secs(60);

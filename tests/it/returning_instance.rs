@@ -10,11 +10,10 @@ use std::time::Duration;
 use anyhow::Result;
 use serde_json::json;
 
-use crate::support::ephemeral::Server;
 use crate::support::fixture::Fixture;
 use crate::support::kafka::{self, ConsumedRecord};
 use crate::support::outboxd::{Outboxd, Settings};
-use crate::support::postgres;
+use crate::support::postgres::{self, Server};
 use crate::support::proxy::{Flow, Proxy};
 use crate::support::wait::wait_for;
 

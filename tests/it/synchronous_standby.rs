@@ -6,12 +6,12 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use tokio::task::JoinSet;
 
-use crate::support::ephemeral::{Server, Stop};
+use crate::support::ephemeral::Stop;
 use crate::support::fixture::Fixture;
 use crate::support::kafka;
 use crate::support::oracle::Oracle;
 use crate::support::outboxd::Outboxd;
-use crate::support::postgres::{MAJORS, private, standby};
+use crate::support::postgres::{MAJORS, Server, private, standby};
 use crate::support::wait::{wait_for, wait_until};
 
 const LIMIT: Duration = Duration::from_secs(60);

@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
-use crate::support::ephemeral::{Server, Stop};
+use crate::support::ephemeral::Stop;
 use crate::support::fixture::Fixture;
 use crate::support::kafka::{self, ConsumedRecord};
 use crate::support::outboxd::{Outboxd, command};
-use crate::support::postgres::{self, Database, MAJORS};
+use crate::support::postgres::{self, Database, MAJORS, Server};
 use crate::support::wait::wait_until;
 
 const LIMIT: Duration = Duration::from_secs(90);

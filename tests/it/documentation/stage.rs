@@ -1,6 +1,6 @@
 //! The servers of one page, and the shell in which its blocks run.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -10,11 +10,11 @@ use tokio::process::Command;
 
 use super::blocks::{Block, Role};
 use super::{root, sql};
-use crate::support::ephemeral::{Guard, Server, Stop, free_port, new_folder};
+use crate::support::docker;
+use crate::support::ephemeral::{Guard, Stop, free_port, new_folder};
 use crate::support::kafka::{self, Kafka};
-use crate::support::not_offered;
 use crate::support::outboxd::{PROGRAM, get};
-use crate::support::postgres::{self, Session};
+use crate::support::postgres::{self, Server, Session};
 use crate::support::provider::{Provider, Simulated, State};
 use crate::support::wait::wait_until;
 
@@ -139,10 +139,6 @@ impl Stage {
     }
 
     async fn shell(&self, block: &Block) -> Result<()> {
-        self.bash(block, self.folder.path(), LIMIT).await
-    }
-
-    async fn bash(&self, block: &Block, folder: &Path, limit: Duration) -> Result<()> {
         let script = self.folder.path().join("block.sh");
         std::fs::write(&script, self.addressed(&block.text))?;
         let mut command = Command::new("bash");
@@ -151,19 +147,9 @@ impl Stage {
         command
             .env_clear()
             .envs(self.variables())
-            .current_dir(folder);
-        command.stdin(Stdio::null()).kill_on_drop(true);
-        let output = tokio::time::timeout(limit, command.output()).await;
-        let output = output.with_context(|| format!("it did not end within {limit:?}"))??;
-        let [out, err] =
-            [output.stdout, output.stderr].map(|it| String::from_utf8_lossy(&it).into_owned());
-        ensure!(
-            output.status.success(),
-            "{}:\n{out}{err}{}",
-            output.status,
-            self.log()
-        );
-        Ok(())
+            .current_dir(self.folder.path());
+        let done = output(&mut command, LIMIT).await;
+        done.with_context(|| self.log())
     }
 
     /// What the process in the background has logged last.
@@ -236,14 +222,19 @@ impl Stage {
         Ok(simulated)
     }
 
+    /// Runs the block at the root of the repository; its image gets a name of this process.
     async fn with_docker(&self, block: &Block) -> Result<()> {
-        let mut info = Command::new("docker");
-        info.arg("info").stdin(Stdio::null());
-        if info.output().await.is_ok_and(|it| it.status.success()) {
-            return self.bash(block, root(), DOCKER_LIMIT).await;
-        }
-        not_offered(&format!("a Docker daemon, for {}", block.place()));
-        Ok(())
+        let Some(docker) = docker::lent(&format!("Docker for {}", block.place()))? else {
+            return Ok(());
+        };
+        let named = format!("-t {} ", docker.project());
+        let text = block.text.replace("-t outboxd ", &named);
+        let script = self.folder.path().join("docker.sh");
+        std::fs::write(&script, text)?;
+        let mut command = Command::new("bash");
+        command.args(["-euo", "pipefail"]).arg(&script);
+        command.envs(docker.variables()).current_dir(root());
+        output(&mut command, DOCKER_LIMIT).await
     }
 }
 
@@ -252,5 +243,16 @@ async fn statements(session: &Session, script: &str) -> Result<()> {
         let done = session.batch_execute(&statement).await;
         done.with_context(|| statement)?;
     }
+    Ok(())
+}
+
+/// Runs a command, which has to succeed within `limit`.
+async fn output(command: &mut Command, limit: Duration) -> Result<()> {
+    command.stdin(Stdio::null()).kill_on_drop(true);
+    let output = tokio::time::timeout(limit, command.output()).await;
+    let output = output.with_context(|| format!("it did not end within {limit:?}"))??;
+    let [out, err] =
+        [output.stdout, output.stderr].map(|it| String::from_utf8_lossy(&it).into_owned());
+    ensure!(output.status.success(), "{}:\n{out}{err}", output.status);
     Ok(())
 }

@@ -5,11 +5,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use super::ephemeral::Server;
 use super::kafka::{Kafka, parse_lsn};
 use super::oracle::{Oracle, Report, check};
 use super::outboxd::{Settings, init};
-use super::postgres::Database;
+use super::postgres::{Database, Server};
 
 /// A prepared database and a topic of four partitions.
 pub(crate) struct Fixture<'a> {

@@ -162,7 +162,7 @@ pub(crate) fn parse_lsn(text: &str) -> Result<u64> {
 
 /// The folder of the broker's jars: `OUTBOXD_TEST_KAFKA_DIR` (a Kafka installation, or its `libs`),
 /// or downloaded by Maven.
-fn jars() -> Result<PathBuf> {
+pub(crate) fn jars() -> Result<PathBuf> {
     if let Some(dir) = env::var_os("OUTBOXD_TEST_KAFKA_DIR").map(PathBuf::from) {
         let libs = dir.join("libs");
         return Ok(if libs.is_dir() { libs } else { dir });

@@ -1,7 +1,7 @@
 //! What the tests stand on: real servers, the built program, an independent oracle, and waits with
 //! a deadline.
 //!
-//! No Docker is needed. Servers come from this machine where it has them, or from the folders that
+//! Servers come from this machine where it has them, or from the folders that
 //! `OUTBOXD_TEST_POSTGRES_BIN_15`, `OUTBOXD_TEST_POSTGRES_BIN_17` and `OUTBOXD_TEST_KAFKA_DIR`
 //! name; otherwise they are downloaded once into a cache folder. Every server and process ends with
 //! the test process, however that ends.
@@ -13,6 +13,7 @@
 pub(crate) mod browser;
 pub(crate) mod clocks;
 pub(crate) mod debian;
+pub(crate) mod docker;
 pub(crate) mod fixture;
 pub(crate) mod kafka;
 pub(crate) mod oracle;

@@ -7,8 +7,8 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 
 use super::debian::package;
-use super::ephemeral::{Guard, Server, free_port, is_root, new_folder};
-use super::postgres::Session;
+use super::ephemeral::{Guard, free_port, is_root, new_folder};
+use super::postgres::{Server, Session};
 use super::wait::wait_until;
 
 /// See the module's head. It ends with this value.

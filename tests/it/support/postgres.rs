@@ -16,7 +16,8 @@ use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::task::{JoinHandle, LocalSet, spawn_local};
 use tokio_postgres::{Client, NoTls};
 
-use super::ephemeral::{self, Binaries, Options, Server};
+use super::docker::Container;
+use super::ephemeral::{self, Binaries, Options, Stop};
 use super::wait::{wait_for, wait_until};
 
 /// Every major version that outboxd supports and that can be had.
@@ -71,6 +72,105 @@ pub(crate) fn turn(major: u32) -> u32 {
 /// The version of a test that needs this one or a later one.
 pub(crate) fn since(major: u32) -> u32 {
     only().filter(|only| *only >= major).unwrap_or(major)
+}
+
+/// A server: a process on this machine, or a container where `OUTBOXD_TEST_POSTGRES` is `docker`.
+/// Its other functions are those of a process: a test that needs them, for the server's files or
+/// its Unix socket, does not run on a container.
+pub(crate) enum Server {
+    Process(ephemeral::Server),
+    Container(Container),
+}
+
+impl Server {
+    /// Starts it again after a stop or a crash, on the same port; returns when it accepts
+    /// connections.
+    pub(crate) fn resume(&mut self) -> Result<()> {
+        match self {
+            Server::Process(server) => server.resume(),
+            Server::Container(container) => container.resume(),
+        }
+    }
+
+    /// Stops it; its files stay, for [`resume`](Server::resume).
+    pub(crate) fn stop(&mut self, how: Stop) -> Result<()> {
+        match self {
+            Server::Process(server) => server.stop(how),
+            Server::Container(container) => container.stop(how),
+        }
+    }
+
+    /// Kills it as `kill -9` does.
+    pub(crate) fn kill(&mut self) -> Result<()> {
+        match self {
+            Server::Process(server) => server.kill(),
+            Server::Container(container) => container.kill(),
+        }
+    }
+
+    /// Sends it a signal, such as `STOP` or `CONT`.
+    pub(crate) fn signal(&mut self, name: &str) -> Result<()> {
+        match self {
+            Server::Process(server) => server.signal(name),
+            Server::Container(container) => container.signal(name),
+        }
+    }
+
+    /// The port on 127.0.0.1.
+    pub(crate) fn port(&self) -> u16 {
+        match self {
+            Server::Process(server) => server.port(),
+            Server::Container(container) => container.port(),
+        }
+    }
+
+    /// Its log.
+    pub(crate) fn log(&self) -> String {
+        match self {
+            Server::Process(server) => server.log(),
+            Server::Container(container) => container.log(),
+        }
+    }
+
+    /// A connection string over TCP.
+    pub(crate) fn url(&self, database: &str, user: &str) -> String {
+        match self {
+            Server::Process(server) => server.url(database, user),
+            Server::Container(container) => container.url(database, user),
+        }
+    }
+
+    /// A connection string over the Unix socket; a container's cannot be reached, and TCP takes
+    /// its place.
+    pub(crate) fn unix_url(&self, database: &str, user: &str) -> String {
+        match self {
+            Server::Process(server) => server.unix_url(database, user),
+            Server::Container(container) => container.url(database, user),
+        }
+    }
+}
+
+const NO_FILES: &str = "the files and the process of a container are out of reach: \
+                        run this test without OUTBOXD_TEST_POSTGRES";
+
+impl Deref for Server {
+    type Target = ephemeral::Server;
+
+    fn deref(&self) -> &ephemeral::Server {
+        match self {
+            Server::Process(server) => server,
+            Server::Container(_) => panic!("{NO_FILES}"),
+        }
+    }
+}
+
+impl DerefMut for Server {
+    fn deref_mut(&mut self) -> &mut ephemeral::Server {
+        match self {
+            Server::Process(server) => server,
+            Server::Container(_) => panic!("{NO_FILES}"),
+        }
+    }
 }
 
 /// Room for many tests at once; `fsync` is off because a temporary server does not outlive its
@@ -135,7 +235,9 @@ pub(crate) fn private_by(binaries: &Binaries) -> Result<Server> {
         config: &CONFIG,
         ..Options::default()
     };
-    Server::start(binaries, options)
+    Ok(Server::Process(ephemeral::Server::start(
+        binaries, options,
+    )?))
 }
 
 /// A server of one's own that asks the user `postgres` for a password, by SCRAM.
@@ -155,13 +257,15 @@ pub(crate) fn private_with(major: u32, password: Option<&str>, config: &[&str]) 
 
 fn start(major: u32, options: Options<'_>) -> Result<Server> {
     let config: Vec<&str> = CONFIG.iter().chain(options.config).copied().collect();
-    Server::start(
-        &binaries(major)?,
-        Options {
-            config: &config,
-            ..options
-        },
-    )
+    let options = Options {
+        config: &config,
+        ..options
+    };
+    if env::var_os("OUTBOXD_TEST_POSTGRES").is_some_and(|it| it == "docker") {
+        return Ok(Server::Container(Container::start(major, options)?));
+    }
+    let server = ephemeral::Server::start(&binaries(major)?, options)?;
+    Ok(Server::Process(server))
 }
 
 /// A standby on a copy of the files of this server, which must be stopped. The standby follows once
@@ -175,7 +279,7 @@ pub(crate) fn standby(primary: &Server, config: &[&str]) -> Result<Server> {
     let mut standby = primary.copy(&lines)?;
     standby.write("data/standby.signal", "")?;
     standby.resume()?;
-    Ok(standby)
+    Ok(Server::Process(standby))
 }
 
 /// A session; its connection ends when this is dropped.

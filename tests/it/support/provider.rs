@@ -7,8 +7,7 @@
 
 use anyhow::Result;
 
-use super::ephemeral::Server;
-use super::postgres::{self, Database, Session};
+use super::postgres::{self, Database, Server, Session};
 
 /// The administrator's role. At some providers it is named `postgres`, which here is the superuser
 /// that belongs to the provider.
