@@ -80,7 +80,7 @@ full.
 //! - `lsn`, `error`, `backoff`, `fnv`, `format`, `line_limit`, `status`, `table_name`: what all
 //!   modules use.
 //! - `config`, `metrics`: settings, validated together before anything connects; counters and their
-//!   names.
+//!   names. `secret_command`: a password or token that a command prints.
 //! - `pgoutput`: pure decoder, bytes in, messages out. `replication`: the client for the streaming
 //!   replication protocol. `postgres`: the SQL side: connections, TLS, slot, publication.
 //! - `outbox`: the rows: events, records, write-back, dead letters, and the writer for services in
@@ -140,6 +140,8 @@ pub mod publisher;
 #[cfg(feature = "publisher")]
 #[doc(hidden)]
 pub mod replication;
+#[cfg(feature = "publisher")]
+mod secret_command;
 #[cfg(feature = "publisher")]
 mod status;
 

@@ -86,11 +86,11 @@ impl Cli {
             }
             Command::Init(mut args) => {
                 args.settings = args.settings.or(file);
-                init::execute(args).await
+                Box::pin(init::execute(args)).await
             }
             Command::Doctor(mut args) => {
                 args.settings = args.settings.or(file);
-                doctor::execute(args).await
+                Box::pin(doctor::execute(args)).await
             }
             Command::Status(mut args) => {
                 args.settings = args.settings.or(file);

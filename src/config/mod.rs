@@ -1,7 +1,8 @@
 //! Configuration: [`Settings`] as they were given, and [`Config`], checked as a whole and never
 //! changed afterwards.
 //!
-//! This module owns every default and every limit. It reads the environment (libpq's variables) and
+//! This module owns every default and every limit. The token that is valid for Kafka is the one
+//! thing that a `Config` keeps and that changes: its clones share it (`KafkaLogin`). It reads the environment (libpq's variables) and
 //! files (settings, passwords) only while a `Config` is built, and connects to nothing. Every
 //! problem is reported at once, as [`SettingErrors`], so a publisher that starts has a
 //! configuration without contradictions.
@@ -11,7 +12,7 @@ mod connection;
 mod database;
 mod duration;
 mod error;
-mod kafka_properties;
+mod kafka;
 mod log_format;
 mod parse;
 mod policy;
@@ -25,10 +26,15 @@ mod variables;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+pub(crate) use self::connection::passfile::whole_file;
 pub use self::connection::{AuthMethod, RequireAuth};
 pub(crate) use self::database::socket_folder;
 pub use self::database::{Database, PasswordCommand};
+pub(crate) use self::error::InvalidValue;
 pub use self::error::{SettingError, SettingErrors};
+pub(crate) use self::kafka::{
+    CertificateAuthorities, ClientSecret, IdentityProvider, Token, TokenFailure, TokenSource,
+};
 pub use self::log_format::LogFormat;
 pub use self::parse::KeyRule;
 pub use self::policy::{AfterPublish, Backlog, OnPoison, OnSlotLoss, Source};
@@ -36,6 +42,7 @@ pub use self::secret::Secret;
 pub use self::settings::Settings;
 pub use self::tls::{SslMode, TlsSettings};
 pub use self::unknown_variables::IgnoredVariable;
+pub(crate) use self::variables::{KAFKA_PASSWORD_FILE, KAFKA_TOKEN_COMMAND};
 #[doc(hidden)]
 pub use crate::error::may_be_secret;
 pub use crate::table_name::TableName;
@@ -70,6 +77,7 @@ pub fn listen_address(text: &str) -> Result<Option<String>, String> {
 use self::check::Check;
 use self::connection::options::Env;
 use self::database::LoginSettings;
+use self::kafka::{KafkaLogin, KafkaSettings};
 
 /// What a row of another statement may be longer than the longest row that is read whole.
 const OTHER_ROWS: usize = 16 << 20;
@@ -84,6 +92,8 @@ pub struct Config {
     pub brokers: String,
     /// Further properties of librdkafka, none of which affects a guarantee. Some are passwords.
     pub kafka_properties: Vec<(String, Secret<String>)>,
+    /// How to log in to Kafka, beside the properties.
+    pub(crate) kafka_login: KafkaLogin,
     /// The outbox table.
     pub table: TableName,
     /// The replication slot.
@@ -133,12 +143,12 @@ pub struct Config {
 impl Config {
     /// The largest batch that the producer makes of several records, in bytes.
     pub(crate) fn batch_bytes(&self) -> usize {
-        kafka_properties::batch_bytes(&self.kafka_properties)
+        kafka::batch_bytes(&self.kafka_properties)
     }
 
     /// The largest record that the producer takes, in bytes: librdkafka's `message.max.bytes`.
     pub(crate) fn record_bytes_max(&self) -> usize {
-        kafka_properties::record_bytes_max(&self.kafka_properties)
+        kafka::record_bytes_max(&self.kafka_properties)
     }
 
     /// The longest row that is read whole, in bytes as it prints: the largest record as a `bytea`,
@@ -154,12 +164,12 @@ impl Config {
     /// `allow.auto.create.topics`, which means the same. The broker's own setting
     /// (`auto.create.topics.enable`) still applies.
     pub fn auto_creates_topics(&self) -> bool {
-        self.auto_create_topics || kafka_properties::auto_creates_topics(&self.kafka_properties)
+        self.auto_create_topics || kafka::auto_creates_topics(&self.kafka_properties)
     }
 
     /// Whether batches are compressed, so that a broker counts fewer bytes than were sent.
     pub fn compresses(&self) -> bool {
-        kafka_properties::compresses(&self.kafka_properties)
+        kafka::compresses(&self.kafka_properties)
     }
 
     /// Checks all settings and fills in the defaults. libpq's variables (such as `PGPASSWORD`) are
@@ -178,16 +188,12 @@ impl Config {
         let mut given = settings.or(Settings::default());
         let (sql, replication) = logins(&mut given);
         let mut check = Check {
-            errors: given.errors,
+            errors: std::mem::take(&mut given.errors),
         };
         let database = check.database(sql, replication, env);
+        let kafka = KafkaSettings::taken_from(&mut given);
         let brokers = check.brokers(given.kafka_brokers, needs_kafka);
-        let kafka_properties = kafka_properties::properties(
-            given.kafka_table,
-            given.kafka_properties.as_deref(),
-            &given.kafka,
-            &mut check.errors,
-        );
+        let (kafka_properties, kafka_login) = check.kafka(kafka, needs_kafka);
         let table = check.table(given.table);
         let slot = check.slot(given.slot, database.as_ref(), &table);
         let publication = check.publication(given.publication, &table);
@@ -217,6 +223,7 @@ impl Config {
             database,
             brokers,
             kafka_properties,
+            kafka_login,
             table,
             slot,
             publication,

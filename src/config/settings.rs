@@ -62,6 +62,18 @@ pub struct Settings {
     #[serde(deserialize_with = "scalar")]
     pub kafka_brokers: Option<String>,
 
+    /// File that contains only the Kafka password; read again when it changes
+    #[arg(long, value_name = "FILE")]
+    #[arg(env = variables::KAFKA_PASSWORD_FILE, hide_env_values = true)]
+    #[serde(deserialize_with = "scalar")]
+    pub kafka_password_file: Option<String>,
+
+    /// Command that prints a token for Kafka's OAUTHBEARER; it runs for each token
+    #[arg(long, value_name = "COMMAND")]
+    #[arg(env = variables::KAFKA_TOKEN_COMMAND, hide_env_values = true)]
+    #[serde(deserialize_with = "scalar")]
+    pub kafka_token_command: Option<String>,
+
     /// librdkafka properties: key=value,key=value; in the settings file, a table named kafka
     #[arg(long, env = variables::KAFKA_PROPERTIES, hide_env_values = true, value_name = "LIST")]
     #[serde(skip)]
@@ -229,6 +241,8 @@ impl Settings {
                 other.replication_password_command,
             ),
             kafka_brokers: or(self.kafka_brokers, other.kafka_brokers),
+            kafka_password_file: or(self.kafka_password_file, other.kafka_password_file),
+            kafka_token_command: or(self.kafka_token_command, other.kafka_token_command),
             kafka_properties,
             kafka: other.kafka.into_iter().chain(self.kafka).collect(),
             kafka_table,

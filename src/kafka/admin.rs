@@ -10,10 +10,10 @@ use rdkafka::error::KafkaResult;
 use rdkafka::producer::{BaseProducer, Producer as _};
 use rdkafka::types::RDKafkaErrorCode;
 
-use crate::config::Config;
+use crate::config::{Config, Token};
 use crate::error::{Code, Error, Result};
 use crate::kafka::context::{Context, LastError};
-use crate::kafka::{certificate, client_config, connection_hint};
+use crate::kafka::{certificate, client_config, connection_hint, login};
 
 /// The interval at which the errors of an unanswered request are checked.
 const SLICE: Duration = Duration::from_millis(100);
@@ -30,10 +30,10 @@ pub struct ClusterInfo {
 /// Without an answer the error is a transient `CONNECT_ERROR` that names the brokers. Wrong
 /// credentials end the wait early.
 pub async fn reachable(config: &Config, timeout: Duration) -> Result<ClusterInfo> {
-    let config = config.clone();
+    let (config, token) = (config.clone(), login::token(config).await?);
     let cancelled = CancelOnDrop::default();
     let flag = Arc::clone(&cancelled.0);
-    let answer = blocking(move || fetch_cluster(&config, timeout, &flag)).await;
+    let answer = blocking(move || fetch_cluster(&config, token, timeout, &flag)).await;
     drop(cancelled);
     answer
 }
@@ -61,12 +61,14 @@ pub(super) async fn blocking<T: Send + 'static>(
 
 fn fetch_cluster(
     config: &Config,
+    token: Option<Arc<Token>>,
     timeout: Duration,
     cancelled: &AtomicBool,
 ) -> Result<ClusterInfo> {
-    let client: BaseProducer<Context> = client_config::client(config)
+    let client: BaseProducer<Context> = client_config::client(config)?
         .create_with_context(Context::silent())
         .map_err(client_config::refused)?;
+    login::log_in(client.client(), token.as_deref(), config)?;
     let deadline = Instant::now() + timeout;
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
@@ -95,15 +97,23 @@ fn is_about_credentials(error: &LastError) -> bool {
     )
 }
 
-/// The error with the reason why the broker's certificate is refused, if that is what it is about.
+/// The error with the reason why a certificate is refused, if that is what it is about.
 fn explained(config: &Config, mut last: LastError) -> LastError {
+    let uses_tls = connection_hint::protocol(config).ends_with("SSL");
     let (address, problem) = connection_hint::split(&last.reason);
-    if !problem.contains("certificate") {
+    let is_reached = !["refused", "resolve", "imed out"]
+        .iter()
+        .any(|word| problem.contains(word));
+    if !uses_tls || !is_reached {
         return last;
     }
+    let is_brokers = problem.contains("certificate");
+    let address = address.filter(|_| is_brokers);
     let why = address.and_then(|address| Some((address, certificate::problem(config, address)?)));
     if let Some((address, why)) = why {
         last.reason = format!("{address}: the broker's certificate is not accepted: {why}");
+    } else if let Some(problem) = certificate::own_problem(config) {
+        last.reason = problem;
     }
     last
 }
@@ -131,7 +141,8 @@ pub async fn create_topics(
         .iter()
         .map(|&(name, partitions)| NewTopic::new(name, partitions, TopicReplication::Fixed(-1)))
         .collect();
-    let results = admin_client(config)?
+    let results = admin_client(config)
+        .await?
         .create_topics(&new, &options(timeout))
         .await;
     first_failure(results, "create", RDKafkaErrorCode::TopicAlreadyExists)
@@ -139,16 +150,20 @@ pub async fn create_topics(
 
 /// Deletes the topics that exist, with their records.
 pub async fn delete_topics(config: &Config, topics: &[&str], timeout: Duration) -> Result<()> {
-    let results = admin_client(config)?
+    let results = admin_client(config)
+        .await?
         .delete_topics(topics, &options(timeout))
         .await;
     first_failure(results, "delete", RDKafkaErrorCode::UnknownTopicOrPartition)
 }
 
-fn admin_client(config: &Config) -> Result<AdminClient<Context>> {
-    client_config::client(config)
+async fn admin_client(config: &Config) -> Result<AdminClient<Context>> {
+    let token = login::token(config).await?;
+    let client: AdminClient<Context> = client_config::client(config)?
         .create_with_context(Context::silent())
-        .map_err(client_config::refused)
+        .map_err(client_config::refused)?;
+    login::log_in(client.inner(), token.as_deref(), config)?;
+    Ok(client)
 }
 
 fn options(timeout: Duration) -> AdminOptions {

@@ -9,8 +9,9 @@ use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::error::KafkaError;
 use rdkafka::types::RDKafkaConfRes;
 
-use crate::config::Config;
-use crate::error::{Code, Error};
+use crate::config::{Config, KAFKA_PASSWORD_FILE};
+use crate::error::{Code, Error, Result};
+use crate::kafka::login_files;
 
 /// The largest value that librdkafka accepts for a limit.
 const LIMIT_MAX: usize = i32::MAX as usize;
@@ -23,7 +24,10 @@ const RECORD_MIN_BYTES: usize = 16;
 const RECEIVE_MAX: &str = "33554432";
 
 /// For requests about the cluster.
-pub(crate) fn client(config: &Config) -> ClientConfig {
+///
+/// # Errors
+/// Transient: the file with the password cannot be read now.
+pub(crate) fn client(config: &Config) -> Result<ClientConfig> {
     let mut settings = ClientConfig::new();
     settings
         .set("client.id", "outboxd")
@@ -37,8 +41,11 @@ pub(crate) fn client(config: &Config) -> ClientConfig {
 }
 
 /// For the stream of records.
-pub(crate) fn producer(config: &Config) -> ClientConfig {
-    let mut settings = client(config);
+///
+/// # Errors
+/// As [`client`].
+pub(crate) fn producer(config: &Config) -> Result<ClientConfig> {
+    let mut settings = client(config)?;
     settings
         // A mistyped topic must fail rather than be created, unless the user asks for creation.
         .set(
@@ -53,7 +60,7 @@ pub(crate) fn producer(config: &Config) -> ClientConfig {
         .set("message.max.bytes", config.record_bytes_max().to_string())
         // New partitions and topics are noticed within half a minute.
         .set("topic.metadata.refresh.interval.ms", "30000");
-    let mut settings = finish(settings, config);
+    let mut settings = finish(settings, config)?;
 
     // The caller's byte budget is the effective limit. These limits are above it, so that a full
     // queue means a broken budget: twice as much, since librdkafka counts values only and one
@@ -76,13 +83,23 @@ pub(crate) fn producer(config: &Config) -> ClientConfig {
             records.min(LIMIT_MAX).to_string(),
         )
         .set("statistics.interval.ms", "0");
-    settings
+    Ok(settings)
 }
 
 /// Sets the user's properties over the defaults, and then the ones that users may not set.
-fn finish(mut settings: ClientConfig, config: &Config) -> ClientConfig {
+fn finish(mut settings: ClientConfig, config: &Config) -> Result<ClientConfig> {
     for (name, value) in &config.kafka_properties {
         settings.set(name, value.expose());
+    }
+    if let Some(path) = login_files::default_authorities(config) {
+        settings.set("ssl.ca.location", path.display().to_string());
+    }
+    if let Some(path) = &config.kafka_login.password_file {
+        let password = login_files::secret(path).map_err(|wrong| {
+            let message = format!("{KAFKA_PASSWORD_FILE} {}", wrong.problem);
+            Error::transient(Code::Connect, message).with_hint(wrong.hint)
+        })?;
+        settings.set("sasl.password", password.expose());
     }
     settings.set("bootstrap.servers", &config.brokers);
     settings.set_log_level(if tracing::enabled!(tracing::Level::DEBUG) {
@@ -90,7 +107,7 @@ fn finish(mut settings: ClientConfig, config: &Config) -> ClientConfig {
     } else {
         RDKafkaLogLevel::Info
     });
-    settings
+    Ok(settings)
 }
 
 /// The error for a client that librdkafka did not create. It names the property but not its value,

@@ -1,7 +1,7 @@
 //! What a person can do when no broker answers: the usual mistakes, recognized by the configuration
 //! and by librdkafka's explanation. The explanation decides about this text and about nothing else.
 
-use crate::config::Config;
+use crate::config::{Config, TokenSource};
 
 /// What to check, for librdkafka's explanation of the last error; an empty one if there was none.
 pub(crate) fn hint(config: &Config, reason: &str) -> String {
@@ -16,10 +16,10 @@ pub(crate) fn hint(config: &Config, reason: &str) -> String {
     if let Some(hint) = foreign_answer(problem, &protocol) {
         return hint;
     }
-    if uses_tls && let Some(hint) = tls(problem, &protocol) {
+    if uses_tls && let Some(hint) = tls(problem, &protocol, config) {
         return hint;
     }
-    if let Some(hint) = sasl(problem, &protocol) {
+    if let Some(hint) = sasl(problem, &protocol, config) {
         return hint;
     }
     if !uses_tls && says(&["isconnected", "security.protocol"]) {
@@ -70,7 +70,7 @@ fn foreign_answer(problem: &str, protocol: &str) -> Option<String> {
     })
 }
 
-fn tls(problem: &str, protocol: &str) -> Option<String> {
+fn tls(problem: &str, protocol: &str, config: &Config) -> Option<String> {
     let says = |words: &[&str]| words.iter().any(|word| problem.contains(word));
     let no_tls = [
         "wrong version number",
@@ -83,6 +83,10 @@ fn tls(problem: &str, protocol: &str) -> Option<String> {
             "the listener does not seem to speak TLS, and security.protocol is {protocol}: name a \
              TLS listener in KAFKA_BROKERS, or set security.protocol to that of the listener"
         )
+    } else if says(&["client certificate"]) {
+        "renew the certificate of ssl.certificate.location and ssl.key.location, or set the clock \
+         of this machine"
+            .to_owned()
     } else if says(&["has expired", "not yet valid"]) {
         "renew the broker's certificate, or set the clock of this machine".to_owned()
     } else if says(&["mismatch"]) {
@@ -100,10 +104,10 @@ fn tls(problem: &str, protocol: &str) -> Option<String> {
         "might be required",
         "certificate required",
         "bad certificate",
+        "unknown ca",
+        "certificate unknown",
     ]) {
-        "the listener asks for a client certificate: set ssl.certificate.location and \
-         ssl.key.location"
-            .to_owned()
+        client_certificate(config).to_owned()
     } else if says(&["SSL", "ssl", "certificate"]) && !says(&["SASL"]) {
         "check ssl.ca.location, the broker's certificate, and ssl.* in the Kafka properties"
             .to_owned()
@@ -112,7 +116,7 @@ fn tls(problem: &str, protocol: &str) -> Option<String> {
     })
 }
 
-fn sasl(problem: &str, protocol: &str) -> Option<String> {
+fn sasl(problem: &str, protocol: &str, config: &Config) -> Option<String> {
     let says = |words: &[&str]| words.iter().any(|word| problem.contains(word));
     Some(
         if says(&[
@@ -120,8 +124,7 @@ fn sasl(problem: &str, protocol: &str) -> Option<String> {
             "uthentication error",
             "nvalid credentials",
         ]) {
-            "check sasl.username, sasl.password and sasl.mechanism in the Kafka properties"
-                .to_owned()
+            credentials(config).to_owned()
         } else if says(&["nsupported SASL mechanism"]) {
             "set sasl.mechanism to one that the broker supports".to_owned()
         } else if protocol.starts_with("SASL") && says(&["SASL state", "echanism", "handshake"]) {
@@ -130,12 +133,53 @@ fn sasl(problem: &str, protocol: &str) -> Option<String> {
              security.protocol is {protocol}: set both to those of the listener"
             )
         } else if says(&["uthentication"]) {
-            "check sasl.username, sasl.password and sasl.mechanism in the Kafka properties"
-                .to_owned()
+            credentials(config).to_owned()
         } else {
             return None;
         },
     )
+}
+
+/// What to check when a broker refuses the client's certificate, or gets none.
+fn client_certificate(config: &Config) -> &'static str {
+    const OWN: [&str; 3] = [
+        "ssl.certificate.location",
+        "ssl.certificate.pem",
+        "ssl.keystore.location",
+    ];
+    let mut properties = config.kafka_properties.iter();
+    match properties.any(|(name, _)| OWN.contains(&name.as_str())) {
+        true => {
+            "the broker does not trust the authority of the client certificate: set \
+             ssl.certificate.location and ssl.key.location to one that it trusts"
+        }
+        false => {
+            "the listener asks for a client certificate: set ssl.certificate.location and \
+             ssl.key.location"
+        }
+    }
+}
+
+/// What to check when a broker refuses the login.
+fn credentials(config: &Config) -> &'static str {
+    let login = &config.kafka_login;
+    match (&login.token_source, &login.password_file) {
+        (Some(TokenSource::Command(_)), _) => {
+            "the broker does not accept the token of KAFKA_TOKEN_COMMAND, and its log says why: \
+             check whom the token is for, and both clocks"
+        }
+        (Some(TokenSource::Provider(_)), _) => {
+            "the broker does not accept the identity provider's token, and its log says why: \
+             compare issuer, audience and keys that it expects, and sasl.oauthbearer.scope"
+        }
+        (None, Some(_)) => {
+            "check sasl.username and sasl.mechanism in the Kafka properties, and the password in \
+             the file of KAFKA_PASSWORD_FILE"
+        }
+        (None, None) => {
+            "check sasl.username, sasl.password and sasl.mechanism in the Kafka properties"
+        }
+    }
 }
 
 /// The `security.protocol` in capitals.

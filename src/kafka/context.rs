@@ -22,7 +22,15 @@ use crate::outbox::OwnedRecord;
 
 /// The kinds of librdkafka's lines that say what an error says too, and the wait for Kafka shows: a
 /// broker that is not reached, and a producer that has failed and is replaced.
-const OF_AN_OUTAGE: [&str; 6] = ["FAIL", "ERROR", "REQTMOUT", "GETPID", "FATAL", "TERMINATE"];
+const OF_AN_OUTAGE: [&str; 7] = [
+    "FAIL",
+    "ERROR",
+    "REQTMOUT",
+    "GETPID",
+    "FATAL",
+    "TERMINATE",
+    "SSL",
+];
 
 /// The length to which librdkafka's explanation of an error is cut.
 const REASON_MAX: usize = 300;
@@ -59,6 +67,8 @@ struct State {
     suspicion: SuspectPartitions,
     down_at: Option<Instant>,
     last_error: Option<LastError>,
+    /// A broker has refused the login.
+    refused: bool,
     lines: LineLimit,
 }
 
@@ -124,6 +134,26 @@ impl Context {
         }
     }
 
+    /// There is no token, for this reason: no broker can be reached.
+    pub(crate) fn has_no_token(&self, reason: &str) {
+        let mut state = self.state();
+        state.down_at = Some(Instant::now());
+        state.last_error = Some(LastError {
+            code: RDKafkaErrorCode::Authentication,
+            reason: reason.chars().take(REASON_MAX).collect(),
+        });
+    }
+
+    /// There is a new token.
+    pub(crate) fn logged_in(&self) {
+        self.state().refused = false;
+    }
+
+    /// Whether a broker has refused the login since this was last asked.
+    pub(crate) fn was_refused(&self) -> bool {
+        std::mem::take(&mut self.state().refused)
+    }
+
     pub(crate) fn last_error(&self) -> Option<LastError> {
         self.state().last_error.clone()
     }
@@ -183,6 +213,10 @@ impl ClientContext for Context {
             .rdkafka_error_code()
             .unwrap_or(RDKafkaErrorCode::Unknown);
         let mut state = self.state();
+        state.refused |= matches!(
+            code,
+            RDKafkaErrorCode::Authentication | RDKafkaErrorCode::SaslAuthenticationFailed
+        );
         if code == RDKafkaErrorCode::AllBrokersDown {
             state.down_at = Some(Instant::now());
             // The error before it gives the reason; this one only counts brokers.

@@ -24,18 +24,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rdkafka::admin::AdminClient;
-use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::error::KafkaError;
 use rdkafka::metadata::{Metadata, MetadataTopic};
 use tokio::runtime::Handle;
 
-use crate::config::Config;
+use crate::config::{Config, Token};
 use crate::error::{Error, Result};
 use crate::kafka::admin::{CancelOnDrop, blocking};
 use crate::kafka::context::Context;
 use crate::kafka::topic_facts::{Partition, TopicFacts, facts, partitions};
 use crate::kafka::topic_settings::TopicSettingsReader;
-use crate::kafka::{admin, client_config, tls_files};
+use crate::kafka::{admin, login, login_files, survey};
 
 /// The limit for an answer.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -51,17 +50,23 @@ type Client = AdminClient<Context>;
 /// Requests metadata about topics. The first request creates the underlying client.
 pub(crate) struct MetadataClient {
     config: Config,
-    settings: ClientConfig,
     client: Arc<Mutex<Option<Made>>>,
     /// The last request failed.
     failed: AtomicBool,
     topic_settings: TopicSettingsReader,
 }
 
-/// A client, and the digest of the files that it was made from.
+/// A client, and what it was made from: the digest of the files, and the token.
 struct Made {
     client: Arc<Client>,
     files: u64,
+    token: Option<Arc<Token>>,
+}
+
+impl Made {
+    fn has(&self, token: Option<&Arc<Token>>) -> bool {
+        self.token.as_ref().map(Arc::as_ptr) == token.map(Arc::as_ptr)
+    }
 }
 
 /// Kafka's answer about a topic.
@@ -79,12 +84,8 @@ pub(crate) enum TopicAnswer {
 impl MetadataClient {
     /// Connects to nothing yet.
     pub(crate) fn new(config: &Config) -> MetadataClient {
-        let mut settings = client_config::client(config);
-        settings.set("allow.auto.create.topics", "false");
-        settings.set_log_level(RDKafkaLogLevel::Emerg);
         MetadataClient {
             config: config.clone(),
-            settings,
             client: Arc::default(),
             failed: AtomicBool::new(false),
             topic_settings: TopicSettingsReader::default(),
@@ -150,21 +151,27 @@ impl MetadataClient {
         Ok(())
     }
 
-    /// The client that all requests share. After a failure a new one replaces it if a
-    /// TLS file has changed.
+    /// The client that all requests share. A new one replaces it for each new token, and after a
+    /// failure if a file of the login has changed.
     async fn client(&self) -> Result<Arc<Client>> {
-        let (settings, client) = (self.settings.clone(), Arc::clone(&self.client));
+        let token = login::token(&self.config).await?;
+        let client = Arc::clone(&self.client);
         let (config, failed) = (self.config.clone(), self.failed.load(Ordering::Relaxed));
         blocking(move || {
             let mut client = client.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(made) = &*client
-                && (!failed || made.files == tls_files::digest(&config))
+                && made.has(token.as_ref())
+                && (!failed || made.files == login_files::digest(&config))
             {
                 return Ok(Arc::clone(&made.client));
             }
-            let files = tls_files::digest(&config);
-            let new = Arc::new(create(&settings)?);
-            let made = client.insert(Made { client: new, files });
+            let files = login_files::digest(&config);
+            let new = Arc::new(survey::client(&config, token.as_deref())?);
+            let made = client.insert(Made {
+                client: Arc::clone(&new),
+                files,
+                token,
+            });
             Ok(Arc::clone(&made.client))
         })
         .await
@@ -180,7 +187,7 @@ impl MetadataClient {
         let waiting = CancelOnDrop::default();
         let cancelled = Arc::clone(&waiting.0);
         let (client, topics) = (Arc::clone(client), topics.to_vec());
-        let (config, settings) = (self.config.clone(), self.settings.clone());
+        let (config, token) = (self.config.clone(), login::token(&self.config).await?);
         let answer = blocking(move || {
             loop {
                 let left = deadline.saturating_duration_since(Instant::now());
@@ -189,7 +196,13 @@ impl MetadataClient {
                         let is_over = || {
                             cancelled.load(Ordering::Relaxed) || Instant::now() + SLICE > deadline
                         };
-                        return Ok(confirmed(&settings, &metadata, &topics, is_over));
+                        return Ok(confirmed(
+                            &config,
+                            token.as_deref(),
+                            &metadata,
+                            &topics,
+                            is_over,
+                        ));
                     }
                     Err(_) if left > SLICE && !cancelled.load(Ordering::Relaxed) => {}
                     Err(error) => return Err(unreachable(&config, error)),
@@ -213,7 +226,8 @@ enum Listing {
 /// What one broker lists of these topics, and of those that it does not list, what others do.
 /// `is_over` ends the requests.
 fn confirmed(
-    settings: &ClientConfig,
+    config: &Config,
+    token: Option<&Token>,
     metadata: &Metadata,
     topics: &[String],
     is_over: impl Fn() -> bool,
@@ -231,7 +245,7 @@ fn confirmed(
         if !is_incomplete(&found) || is_over() {
             break;
         }
-        let Some(second) = list_at(settings, other) else {
+        let Some(second) = list_at(config, token, other) else {
             continue;
         };
         (has_confirmed, none_listed) = (true, none_listed && second.topics().is_empty());
@@ -250,20 +264,13 @@ fn confirmed(
 }
 
 /// The list of the broker at this address. A client that was just made knows no other broker.
-fn list_at(settings: &ClientConfig, address: &str) -> Option<Metadata> {
-    let mut settings = settings.clone();
-    settings.set("bootstrap.servers", address);
-    create(&settings)
-        .ok()?
-        .inner()
-        .fetch_metadata(None, SLICE)
-        .ok()
-}
-
-fn create(settings: &ClientConfig) -> Result<Client> {
-    settings
-        .create_with_context(Context::silent())
-        .map_err(client_config::refused)
+fn list_at(config: &Config, token: Option<&Token>, address: &str) -> Option<Metadata> {
+    let config = Config {
+        brokers: address.to_owned(),
+        ..config.clone()
+    };
+    let client = survey::client(&config, token).ok()?;
+    client.inner().fetch_metadata(None, SLICE).ok()
 }
 
 impl fmt::Debug for MetadataClient {

@@ -1,7 +1,7 @@
 //! The Kafka side: one idempotent producer, and a few requests about the cluster and its topics.
 //!
 //! This module knows records, tickets and reports; it knows no slot, no LSN and no outbox row. It
-//! owns librdkafka: its properties (`client_config`), its events (`context`), the wake-ups between
+//! owns librdkafka: its properties (`client_config`), its tokens (`login`), its events (`context`), the wake-ups between
 //! its threads and our task (`waking_producer`), and the meaning of Kafka's error codes
 //! (`DeliveryError`, `ErrorAction`).
 //!
@@ -17,11 +17,12 @@ mod context;
 mod delivery_error;
 mod delivery_report;
 mod error_table;
+mod login;
+mod login_files;
 mod metadata;
 mod producer;
 pub(crate) mod survey;
 mod suspect_partitions;
-mod tls_files;
 mod topic_facts;
 pub(crate) mod topic_rights;
 mod topic_settings;
@@ -31,11 +32,12 @@ mod waking_producer;
 mod tests;
 
 pub use admin::{ClusterInfo, create_topics, delete_topics, reachable};
-pub(crate) use connection_hint::protocol as security_protocol;
+pub(crate) use connection_hint::{hint as connection_hint, protocol as security_protocol};
+pub(crate) use context::LastError;
 pub(crate) use delivery_error::DeliveryError;
 pub(crate) use delivery_report::DeliveryReport;
 pub(crate) use error_table::ErrorAction;
+pub(crate) use login_files::digest as login_files_digest;
 pub(crate) use metadata::{MetadataClient, TopicAnswer};
 pub(crate) use producer::{Producer, SendError};
-pub(crate) use tls_files::digest as tls_digest;
 pub(crate) use topic_facts::TopicFacts;

@@ -34,7 +34,8 @@ use crate::config::Config;
 use crate::error::{Code, Error, Result};
 use crate::kafka::DeliveryReport;
 use crate::kafka::context::{Context, Health};
-use crate::kafka::waking_producer::WakingProducer;
+use crate::kafka::login::{News, TokenRenewal};
+use crate::kafka::waking_producer::{WakingProducer, set_token};
 use crate::kafka::{DeliveryError, client_config, delivery_error, error_table};
 use crate::outbox::{OwnedRecord, Record, TopicName, TopicNameError};
 
@@ -76,6 +77,10 @@ pub(crate) struct Producer {
     in_flight: u64,
     /// Records since the last push.
     fresh: u64,
+    /// Its tokens, where its mechanism needs them.
+    tokens: Option<TokenRenewal>,
+    /// Names and values that a broker wants beside a token.
+    extensions: Vec<(String, String)>,
     /// The producer before this one, while it is ending.
     leaving: Option<JoinHandle<()>>,
 }
@@ -84,7 +89,7 @@ impl Producer {
     /// Makes a producer; connections are opened in the background. To be called inside a tokio
     /// runtime, which then is the one that [`reported`](Producer::reported) wakes.
     pub(crate) fn new(config: &Config) -> Result<Producer> {
-        let producer: BaseProducer<Context> = client_config::producer(config)
+        let producer: BaseProducer<Context> = client_config::producer(config)?
             .create_with_context(Context::default())
             .map_err(client_config::refused)?;
         let client = WakingProducer::new(producer).map_err(|error| {
@@ -98,6 +103,8 @@ impl Producer {
             client,
             in_flight: 0,
             fresh: 0,
+            tokens: TokenRenewal::begin(config),
+            extensions: config.kafka_login.extensions.clone(),
             leaving: None,
         })
     }
@@ -213,8 +220,30 @@ impl Producer {
     /// Appends the available reports to `into`. Never blocks.
     pub(crate) fn take_reports(&mut self, into: &mut Vec<DeliveryReport>) {
         self.client.poll_all();
+        self.take_token();
         let taken = self.client.producer().context().take(into);
         self.in_flight -= taken as u64;
+    }
+
+    /// Uses a new token, and has another one fetched when a broker refuses the last one.
+    fn take_token(&mut self) {
+        let Some(tokens) = &mut self.tokens else {
+            return;
+        };
+        let producer = self.client.producer();
+        match tokens.take() {
+            Some(News::Token(token)) => {
+                // A token that has ended meanwhile is followed by another one.
+                let _is_taken = set_token(producer.client(), &token, &self.extensions);
+                producer.context().logged_in();
+            }
+            Some(News::Failure(failure)) => producer.context().has_no_token(&failure.message),
+            Some(News::None) | None => {
+                if producer.context().was_refused() {
+                    tokens.refused();
+                }
+            }
+        }
     }
 
     /// Trusts all partitions of a topic again: until the next failure its reports no longer include
@@ -229,7 +258,13 @@ impl Producer {
     /// Cancel-safe: it takes nothing. Until [`take_reports`](Producer::take_reports) is called it
     /// resolves at once.
     pub(crate) async fn reported(&self) {
-        self.client.woken().await;
+        match &self.tokens {
+            None => self.client.woken().await,
+            Some(tokens) => tokio::select! {
+                () = self.client.woken() => {}
+                () = tokens.renewed() => {}
+            },
+        }
     }
 
     /// The number of accepted records without a report.

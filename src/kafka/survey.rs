@@ -16,11 +16,11 @@ use rdkafka::producer::{BaseProducer, DeliveryResult, Producer as _, ProducerCon
 use rdkafka::statistics::{self, Statistics};
 use rdkafka::types::{RDKafkaErrorCode, RDKafkaRespErr};
 
-use crate::config::Config;
+use crate::config::{Config, Token};
 use crate::error::{Error, Result};
 use crate::kafka::admin::{blocking, unreachable};
-use crate::kafka::client_config;
 use crate::kafka::context::{Context, LastError};
+use crate::kafka::{client_config, login};
 
 /// The interval of the producer's state.
 const STATE: Duration = Duration::from_millis(100);
@@ -61,15 +61,16 @@ pub(crate) enum WriteRight {
 /// librdkafka gives up the bootstrap connection once it has that list. A further request would go
 /// to the addresses of the list, and to no broker if this machine reaches none of them.
 pub(crate) async fn brokers(config: &Config, limit: Duration) -> Result<Vec<Broker>> {
-    let config = config.clone();
+    let (config, token) = (config.clone(), login::token(config).await?);
     blocking(move || {
-        let mut settings = client_config::client(&config);
+        let mut settings = client_config::client(&config)?;
         settings
             .set("statistics.interval.ms", STATE.as_millis().to_string())
             .set_log_level(RDKafkaLogLevel::Emerg);
         let client: BaseProducer<ClientState> = settings
             .create_with_context(ClientState::default())
             .map_err(client_config::refused)?;
+        login::log_in(client.client(), token.as_deref(), &config)?;
         let deadline = Instant::now() + limit;
         while Instant::now() < deadline {
             client.poll(STATE);
@@ -94,10 +95,10 @@ pub(crate) async fn absences(
     topics: Vec<String>,
     limit: Duration,
 ) -> Result<Vec<(String, Absence)>> {
-    let config = config.clone();
+    let (config, token) = (config.clone(), login::token(config).await?);
     blocking(move || {
         let deadline = Instant::now() + limit;
-        let client = client(&config)?;
+        let client = client(&config, token.as_deref())?;
         let mut found = Vec::new();
         for topic in topics {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -129,15 +130,16 @@ fn absence(listed: Option<Option<RDKafkaRespErr>>) -> Absence {
 
 /// Whether an idempotent producer of this user gets its id, without which it sends nothing.
 pub(crate) async fn write_right(config: &Config, limit: Duration) -> Result<WriteRight> {
-    let config = config.clone();
+    let (config, token) = (config.clone(), login::token(config).await?);
     blocking(move || {
-        let mut settings = client_config::producer(&config);
+        let mut settings = client_config::producer(&config)?;
         settings
             .set("statistics.interval.ms", STATE.as_millis().to_string())
             .set_log_level(RDKafkaLogLevel::Emerg);
         let producer: BaseProducer<ClientState> = settings
             .create_with_context(ClientState::default())
             .map_err(client_config::refused)?;
+        login::log_in(producer.client(), token.as_deref(), &config)?;
         let deadline = Instant::now() + limit;
         while Instant::now() < deadline {
             producer.poll(STATE);
@@ -218,14 +220,16 @@ fn advertised(broker: statistics::Broker) -> Option<Broker> {
     })
 }
 
-pub(super) fn client(config: &Config) -> Result<AdminClient<Context>> {
-    let mut settings = client_config::client(config);
+pub(super) fn client(config: &Config, token: Option<&Token>) -> Result<AdminClient<Context>> {
+    let mut settings = client_config::client(config)?;
     settings
         .set("allow.auto.create.topics", "false")
         .set_log_level(RDKafkaLogLevel::Emerg);
-    settings
+    let client: AdminClient<Context> = settings
         .create_with_context(Context::silent())
-        .map_err(client_config::refused)
+        .map_err(client_config::refused)?;
+    login::log_in(client.inner(), token, config)?;
+    Ok(client)
 }
 
 fn unanswered(config: &Config, error: KafkaError) -> Error {

@@ -22,7 +22,7 @@ use crate::config::Config;
 use crate::error::Result;
 use crate::kafka::admin::blocking;
 use crate::kafka::context::Context;
-use crate::kafka::survey;
+use crate::kafka::{login, survey};
 
 /// Whether the user may write to each of these topics. One of which that cannot be said is left
 /// out: a broker before 2.3 lists no operations, and none does for a user who may not describe it.
@@ -31,9 +31,9 @@ pub(crate) async fn may_write(
     topics: Vec<String>,
     limit: Duration,
 ) -> Result<HashMap<String, bool>> {
-    let config = config.clone();
+    let (config, token) = (config.clone(), login::token(config).await?);
     blocking(move || {
-        let client = survey::client(&config)?;
+        let client = survey::client(&config, token.as_deref())?;
         Ok(describe(&client, &topics, limit).unwrap_or_default())
     })
     .await

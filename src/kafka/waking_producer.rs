@@ -1,5 +1,6 @@
 //! Wakes our task when librdkafka has something to report, and librdkafka's threads when there is
-//! something to send. `unsafe` code, because rdkafka wraps neither.
+//! something to send, and gives a client its token. `unsafe` code, because rdkafka wraps none of
+//! them.
 //!
 //! librdkafka's own threads put delivery reports, errors and log lines on the client's main queue.
 //! [`rd_kafka_queue_io_event_enable`] makes it write a byte to a file descriptor when an item
@@ -29,23 +30,59 @@
 //! the call. All functions used may be called from any thread, which is all that `Send` and `Sync`
 //! of [`Queue`] claim.
 //!
+//! [`set_token`] passes texts that live until its end, and librdkafka copies them.
+//!
 //! [`rd_kafka_queue_io_event_enable`]: rdkafka_sys::rd_kafka_queue_io_event_enable
 //! [`rd_kafka_flush`]: rdkafka_sys::rd_kafka_flush
 #![allow(unsafe_code)]
 
-use std::ffi::c_int;
+use std::ffi::{CString, NulError, c_char, c_int};
 use std::fmt;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream as BlockingStream;
-use std::ptr::NonNull;
+use std::ptr::{self, NonNull};
 use std::time::Duration;
 
+use rdkafka::client::{Client, ClientContext};
 use rdkafka::producer::{BaseProducer, Producer as _, ProducerContext};
+use rdkafka::types::RDKafkaRespErr;
 use tokio::net::UnixStream;
+
+use crate::config::Token;
 
 /// The limit of a flush, in milliseconds.
 const FLUSH_MS: c_int = 1;
+
+/// Gives a client the token that it logs in with from now on, and the extensions that the broker
+/// wants beside it. False if librdkafka does not take it: its mechanism is another one, or the token
+/// has expired.
+pub(super) fn set_token<C: ClientContext>(
+    client: &Client<C>,
+    token: &Token,
+    extensions: &[(String, String)],
+) -> Result<bool, NulError> {
+    let value = CString::new(token.value.expose().as_str())?;
+    let texts = extensions.iter().flat_map(|(name, value)| [name, value]);
+    let texts = texts.map(|text| CString::new(text.as_str()));
+    let texts: Vec<CString> = texts.collect::<Result<_, _>>()?;
+    let mut pointers: Vec<*const c_char> = texts.iter().map(|text| text.as_ptr()).collect();
+    // SAFETY: the client lives while it is borrowed. The texts live until the end of this function
+    // and are copied. The array has the length that is given, and no text of an error is wanted.
+    let set = unsafe {
+        rdkafka_sys::rd_kafka_oauthbearer_set_token(
+            client.native_ptr(),
+            value.as_ptr(),
+            token.expires_ms,
+            c"outboxd".as_ptr(),
+            pointers.as_mut_ptr(),
+            pointers.len(),
+            ptr::null_mut(),
+            0,
+        )
+    };
+    Ok(set == RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR)
+}
 
 /// A producer with the socket that its main queue writes to.
 pub(crate) struct WakingProducer<C: ProducerContext> {

@@ -39,10 +39,8 @@ pub async fn wal_bytes(session: &Session) -> Result<i64> {
                         THEN pg_catalog.pg_last_wal_replay_lsn()
                         ELSE pg_catalog.pg_current_wal_lsn()
                    END, '0/0')::int8";
-    Ok(session
-        .row("reading the WAL position", SQL, &[])
-        .await?
-        .column(0)?)
+    let row = session.row("reading the WAL position", SQL, &[]).await?;
+    row.column(0)
 }
 
 async fn position(session: &Session, call: &str) -> Result<Lsn> {

@@ -56,6 +56,8 @@ mod idle;
 mod init;
 // A Kafka that does not let the user write.
 mod kafka_access;
+// Each kind of log-in to Kafka: accepted, refused, renewed.
+mod kafka_logins;
 // What is wrong on the way to Kafka: one line each, with a hint.
 mod kafka_mistakes;
 // Kafka frozen or away as a whole.
@@ -104,6 +106,8 @@ mod row_formats;
 mod row_identity;
 // Names in the role's search_path that hide those of the catalog.
 mod search_path;
+// Nothing that the program prints holds a secret, and every password works.
+mod secrets;
 // Kafka with TLS and passwords.
 mod secured;
 // Settings of database and role that would change what outboxd sends and receives.

@@ -32,6 +32,12 @@ pub(crate) fn whole_file(path: &Path) -> Result<Secret<String>, InvalidValue> {
             "put the password into it",
         ));
     }
+    if password.contains('\0') {
+        return Err(InvalidValue::new(
+            "names a file with a zero byte",
+            "write the password as text",
+        ));
+    }
     Ok(Secret::new(password.to_owned()))
 }
 

@@ -41,6 +41,25 @@ fn properties_of_javas_clients_are_refused_with_what_to_set_instead() {
         flags(&["--kafka", "ssl.truststore.location=/etc/trust.jks"]).or(valid()),
     ));
     assert!(error.contains("ssl.ca.location"), "{error}");
+    for name in [
+        "sasl.login.callback.handler.class",
+        "sasl.oauthbearer.jwks.endpoint.url",
+        "ssl.enabled.protocols",
+        "interceptor.classes",
+    ] {
+        let error = only_error(build(flags(&["--kafka", &format!("{name}=x")]).or(valid())));
+        assert!(error.contains(name), "{error}");
+        assert!(error.contains("Java's clients"), "{error}");
+    }
+}
+
+#[test]
+fn a_name_that_librdkafka_lacks_is_an_error_before_anything_connects() {
+    let error = only_error(build(flags(&["--kafka", "lingr.ms=5"]).or(valid())));
+    let problem = "KAFKA_PROPERTIES has lingr.ms, which librdkafka does not know";
+    assert!(error.starts_with(problem), "{error}");
+    let error = only_error(build(flags(&["--kafka", "hunter2=5"]).or(valid())));
+    assert!(!error.contains("hunter2"), "{error}");
 }
 
 #[test]
@@ -66,6 +85,12 @@ fn kafka_properties_that_carry_a_guarantee_are_refused_by_name_with_the_reason()
         "delivery.report.only.error",
         "bootstrap.servers",
         "metadata.broker.list",
+        "test.mock.num.brokers",
+        "test.mock.broker.rtt",
+        "statistics.interval.ms",
+        "enable.sasl.oauthbearer.unsecure.jwt",
+        "sasl.oauthbearer.assertion.private.key.file",
+        "sasl.oauthbearer.metadata.authentication.type",
     ] {
         let error = only_error(build(flags(&["--kafka", &format!("{name}=1")]).or(valid())));
         assert!(

@@ -5,6 +5,7 @@
 mod database;
 mod fuzz;
 mod kafka;
+mod kafka_login;
 mod policy;
 mod secrets;
 mod service;

@@ -54,7 +54,9 @@ fn what_crosses_a_network_in_clear_is_a_warning() {
     assert_eq!(of("127.0.0.1:1,localhost:2,[::1]:3", ""), Verdict::Ok);
     assert_eq!(of("kafka.example:1", ""), Verdict::Warning);
     assert_eq!(of("kafka.example:1", "security.protocol=ssl"), Verdict::Ok);
-    let clear = encryption(&config("k:1", "security.protocol=SASL_PLAINTEXT"));
+    let plain = "security.protocol=SASL_PLAINTEXT,sasl.mechanism=PLAIN,sasl.username=u,\
+                 sasl.password=p";
+    let clear = encryption(&config("k:1", plain));
     assert!(clear.reason.contains("password"), "{}", clear.reason);
 }
 

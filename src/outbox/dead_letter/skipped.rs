@@ -37,7 +37,7 @@ pub(crate) async fn open_count(session: &Session, shape: &TableShape, ids: &[i64
             &[&ids],
         )
         .await?;
-    Ok(row.column(0)?)
+    row.column(0)
 }
 
 /// Files the transaction, and each of its unpublished rows to be retried from the table. Returns

@@ -157,7 +157,8 @@ impl Session {
             }
             Ok(Some(rows))
         };
-        let work = self.statements.run(&self.client, sql, query);
+        // Boxed: the future is large.
+        let work = Box::pin(self.statements.run(&self.client, sql, query));
         self.bounded(what, work).await?.ok_or_else(|| {
             let message = format!("{what}: the answer has more than 256 MiB");
             Error::transient(Code::Connect, message)

@@ -59,7 +59,8 @@ pub async fn connect(
             }
         }
     };
-    route.first(enter).await
+    // Boxed: the future is large, and connecting is rare.
+    Box::pin(route.first(enter)).await
 }
 
 /// The same, with a session of the login for replication beside it if there is one: a slot is

@@ -272,7 +272,7 @@ mod tests {
         let mut inspector = inspector();
         let bytes = [
             request(0, b""),
-            message(b'S', b"server_version\017.11\0"),
+            message(b'S', b"server_version\x0017.11\0"),
             message(b'K', &[0; 8]),
             message(b'Z', b"I"),
         ];

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::engine::output::EngineStats;
 use crate::format::bytes;
+use crate::kafka::{LastError, connection_hint};
 use crate::publisher::sink::forwarder::Forwarder;
 use crate::publisher::sink::waits::{self, Wait, WaitFacts, late_record};
 use crate::status::{ShownWait, Turn};
@@ -102,9 +103,13 @@ impl Forwarder {
         let problem = self.engine.kafka_problem(topic);
         let problem = problem.unwrap_or_else(|| "no acknowledgement".to_owned());
         let last_error = self.producer.health().last_error;
-        match unreached.or(last_error.as_ref().map(|error| error.reason.as_str())) {
-            Some(reason) => format!("{problem}: {reason}"),
-            None => problem,
+        match (unreached, last_error) {
+            (Some(reason), _) => format!("{problem}: {reason}"),
+            (None, Some(LastError { reason, .. })) => {
+                let hint = connection_hint(&self.config, &reason);
+                format!("{problem}: {reason} ({hint})")
+            }
+            (None, None) => problem,
         }
     }
 }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::backoff::Backoff;
 use crate::config::Config;
-use crate::kafka::{Producer, tls_digest};
+use crate::kafka::{Producer, login_files_digest};
 
 pub(super) const RETRY_FIRST: Duration = Duration::from_millis(500);
 const RETRY_MAX: Duration = Duration::from_secs(5);
@@ -47,7 +47,7 @@ impl ProducerCare {
             make_at: now,
             failure: None,
             logged_at: None,
-            files_digest: tls_digest(config),
+            files_digest: login_files_digest(config),
             files_at: now,
         }
     }

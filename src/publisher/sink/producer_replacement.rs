@@ -2,15 +2,15 @@
 //! replacement out.
 //!
 //! The engine decides what happens to the records (see `engine::producer`). The producer is
-//! replaced when librdkafka has met an error that is fatal for it, when a file with certificates or
-//! keys has changed after an error, and when the engine asks. A producer that fails at once is
+//! replaced when librdkafka has met an error that is fatal for it, when a file with a
+//! password, certificates or keys has changed after an error, and when the engine asks. A producer that fails at once is
 //! replaced with growing delays.
 
 use std::time::{Duration, Instant};
 
 use crate::engine::output::DeliveryResult;
 use crate::engine::tracker::Ticket;
-use crate::kafka::{DeliveryError, tls_digest};
+use crate::kafka::{DeliveryError, login_files_digest};
 use crate::outbox::OwnedRecord;
 use crate::publisher::sink::forwarder::Forwarder;
 use crate::publisher::sink::kafka_adapter::failure;
@@ -93,8 +93,8 @@ impl Forwarder {
             return;
         }
         care.files_at = Instant::now();
-        if tls_digest(&self.config) != care.files_digest {
-            let reason = "a file with certificates or keys has changed after an error";
+        if login_files_digest(&self.config) != care.files_digest {
+            let reason = "a file with a password, certificates or keys has changed after an error";
             self.engine.replace_producer(self.now, reason);
         }
     }
@@ -104,7 +104,7 @@ impl Forwarder {
         if now < care.make_at {
             return;
         }
-        let files_digest = tls_digest(&self.config);
+        let files_digest = login_files_digest(&self.config);
         match self.producer.begin_replacement(&self.config) {
             Ok(()) => {
                 self.metrics.producer_replacements.inc();

@@ -28,6 +28,7 @@ const TOP: Map = Map {
             "ephemeral",
         ],
         &["config", "metrics", "table_name"],
+        &["secret_command"],
         &["replication", "postgres", "pgoutput"],
         &["outbox", "kafka"],
         &["engine"],

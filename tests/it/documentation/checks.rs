@@ -23,11 +23,27 @@ pub(super) fn check(block: &Block) -> Result<()> {
     }
 }
 
-/// Loads the text as a settings file; nothing connects.
+/// Loads the text as a settings file; nothing connects. A password file that it names below
+/// `/run/secrets` exists.
 fn settings(text: &str) -> Result<()> {
-    let file = tempfile::NamedTempFile::new()?;
-    std::fs::write(file.path(), text)?;
-    Config::from_settings(Settings::load(file.path()))?;
+    let folder = tempfile::tempdir()?;
+    let (file, password) = (
+        folder.path().join("outboxd.toml"),
+        folder.path().join("password"),
+    );
+    std::fs::write(&password, "password")?;
+    let named = format!("password_file = \"{}", password.display());
+    let lines = text
+        .lines()
+        .map(|line| match line.split_once("_file = \"/run/secrets/") {
+            Some(("database_password" | "kafka_password", _)) => {
+                let setting = line.split("password_file").next().unwrap_or_default();
+                format!("{setting}{named}\"\n")
+            }
+            _ => format!("{line}\n"),
+        });
+    std::fs::write(&file, lines.collect::<String>())?;
+    Config::from_settings(Settings::load(&file))?;
     Ok(())
 }
 

@@ -43,6 +43,10 @@ pub(crate) struct Kafka {
     machine: &'static [&'static str],
     /// The port of a second listener.
     outer: Option<u16>,
+    /// The names and ports of further listeners.
+    listeners: Vec<(String, u16)>,
+    /// Further options of the JVM.
+    options: Vec<String>,
     /// All brokers of the cluster.
     bootstrap: String,
 }
@@ -53,9 +57,23 @@ struct Plan<'a> {
     machine: &'static [&'static str],
     properties: &'a [&'a str],
     outer: Option<Outer<'a>>,
+    listeners: &'a [Listener<'a>],
+    options: &'a [String],
     place: &'a Place,
     /// The folder for its records; by default one below the temporary folder.
     files: Option<&'a Path>,
+}
+
+/// A further listener of a broker with several.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Listener<'a> {
+    /// Its name, in capitals.
+    pub(crate) name: &'a str,
+    /// `SASL_PLAINTEXT`, `SASL_SSL` or `SSL`.
+    pub(crate) protocol: &'a str,
+    /// The port that the broker advertises where it is not its own, such as a proxy's.
+    pub(crate) advertised: Option<u16>,
+    pub(crate) port: u16,
 }
 
 /// A second listener.
@@ -263,6 +281,28 @@ pub(crate) fn with_outer(outer: Outer<'_>, properties: &[&str]) -> Result<Kafka>
         machine: &SMALL,
         properties,
         outer: Some(outer),
+        listeners: &[],
+        options: &[],
+        place: &place,
+        files: None,
+    })?;
+    kafka.resume()?;
+    Ok(kafka)
+}
+
+/// A private broker with further listeners, and with further options of its JVM.
+pub(crate) fn with_listeners(
+    listeners: &[Listener<'_>],
+    options: &[String],
+    properties: &[&str],
+) -> Result<Kafka> {
+    let place = Place::alone()?;
+    let mut kafka = Kafka::prepare(Plan {
+        machine: &SMALL,
+        properties,
+        outer: None,
+        listeners,
+        options,
         place: &place,
         files: None,
     })?;
@@ -277,6 +317,8 @@ pub(crate) fn private_in(files: &Path, properties: &[&str]) -> Result<Kafka> {
         machine: &SMALL,
         properties,
         outer: None,
+        listeners: &[],
+        options: &[],
         place: &place,
         files: Some(files),
     })?;
@@ -310,6 +352,8 @@ fn cluster_of(properties: &[&str], controller: u16, last: u16) -> Result<Vec<Kaf
             machine: &SMALL,
             properties,
             outer: None,
+            listeners: &[],
+            options: &[],
             place: &place,
             files: None,
         })?;
@@ -329,6 +373,8 @@ impl Kafka {
             machine,
             properties,
             outer: None,
+            listeners: &[],
+            options: &[],
             place: &place,
             files: None,
         })?;
@@ -346,6 +392,12 @@ impl Kafka {
             port: plan.place.ports[plan.place.id - 1],
             outer: plan.outer.map(|_| free_port()).transpose()?,
             bootstrap: plan.place.bootstrap(),
+            listeners: plan
+                .listeners
+                .iter()
+                .map(|listener| (listener.name.to_owned(), listener.port))
+                .collect(),
+            options: plan.options.to_vec(),
         };
         kafka.configure(&dir, plan)?;
         let format = [
@@ -375,11 +427,19 @@ impl Kafka {
         } else {
             ("broker", String::new())
         };
-        let (mut outer, mut advertised, mut protocol) = Default::default();
+        let (mut outer, mut advertised, mut protocol): (String, String, String);
+        (outer, advertised, protocol) = Default::default();
         if let (Some(own), Some(wanted)) = (self.outer, plan.outer) {
             outer = format!(",OUTER://127.0.0.1:{own}");
             advertised = format!(",OUTER://127.0.0.1:{}", wanted.advertised.unwrap_or(own));
             protocol = format!(",OUTER:{}", wanted.protocol);
+        }
+        for listener in plan.listeners {
+            let (name, own) = (listener.name, listener.port);
+            outer.push_str(&format!(",{name}://127.0.0.1:{own}"));
+            let shown = listener.advertised.unwrap_or(own);
+            advertised.push_str(&format!(",{name}://127.0.0.1:{shown}"));
+            protocol.push_str(&format!(",{name}:{}", listener.protocol));
         }
         let replicas = plan.place.ports.len();
         let files = plan
@@ -443,11 +503,13 @@ log.cleaner.dedupe.buffer.size=4194304
 
     /// Starts the broker and does not wait for an answer.
     pub(crate) fn begin(&mut self) -> Result<()> {
-        self.guard.start(&java(
+        let mut words = java(
             self.machine,
             &jars()?,
             &["kafka.Kafka", "server.properties"],
-        ))?;
+        );
+        words.splice(1..1, self.options.iter().cloned());
+        self.guard.start(&words)?;
         Ok(())
     }
 
@@ -486,6 +548,13 @@ log.cleaner.dedupe.buffer.size=4194304
     /// The port on 127.0.0.1 of the second listener.
     pub(crate) fn outer_port(&self) -> Result<u16> {
         self.outer.context("it has one listener")
+    }
+
+    /// The address of the further listener of this name.
+    pub(crate) fn listener(&self, name: &str) -> Result<String> {
+        let found = self.listeners.iter().find(|(known, _)| known == name);
+        let (_, port) = found.with_context(|| format!("no listener {name}"))?;
+        Ok(format!("127.0.0.1:{port}"))
     }
 
     /// The port of the first listener on 127.0.0.1.

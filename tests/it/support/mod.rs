@@ -11,10 +11,12 @@
 #![allow(dead_code, reason = "each test uses a part of it")]
 
 pub(crate) mod browser;
+pub(crate) mod certificates;
 pub(crate) mod clocks;
 pub(crate) mod debian;
 pub(crate) mod docker;
 pub(crate) mod fixture;
+pub(crate) mod identity_provider;
 pub(crate) mod kafka;
 pub(crate) mod oracle;
 pub(crate) mod outboxd;
@@ -23,6 +25,7 @@ pub(crate) mod postgres;
 pub(crate) mod prometheus;
 pub(crate) mod provider;
 pub(crate) mod proxy;
+pub(crate) mod secrets;
 pub(crate) mod session_proxy;
 pub(crate) mod writers;
 pub(crate) use ::outboxd::ephemeral;

@@ -13,6 +13,7 @@ use tokio::net::TcpStream;
 use super::ephemeral::{Guard, free_port, new_folder};
 use super::kafka::Kafka;
 use super::postgres::{Database, Session};
+use super::secrets::Secrets;
 use super::wait::wait_until;
 
 const LIMIT: Duration = Duration::from_secs(10);
@@ -72,6 +73,11 @@ impl Settings {
         self.variables.iter().cloned().chain(inherited())
     }
 
+    /// The secrets in them, as far as they are there now.
+    pub(crate) fn secrets(&self) -> Secrets {
+        Secrets::of(self.variables.iter().cloned())
+    }
+
     /// Removes a variable.
     pub(crate) fn without(mut self, name: &str) -> Settings {
         self.variables.retain(|(known, _)| known != name);
@@ -92,13 +98,16 @@ pub(crate) async fn command(
         .envs(settings.variables.iter().cloned())
         .envs(inherited());
     command.stdin(Stdio::null()).kill_on_drop(true);
-    match tokio::time::timeout(limit, command.output()).await {
-        Ok(output) => output.context("outboxd does not start"),
-        Err(_) => bail!(
-            "outboxd {} did not end within {limit:?}",
-            arguments.join(" ")
-        ),
+    let what = format!("outboxd {}", arguments.join(" "));
+    let output = match tokio::time::timeout(limit, command.output()).await {
+        Ok(output) => output.context("outboxd does not start")?,
+        Err(_) => bail!("{what} did not end within {limit:?}"),
+    };
+    let secrets = settings.secrets();
+    for printed in [&output.stdout, &output.stderr] {
+        secrets.check(&what, &String::from_utf8_lossy(printed))?;
     }
+    Ok(output)
 }
 
 /// Starts `outboxd run` with its standard error in a pipe that nothing reads.
@@ -193,10 +202,13 @@ pub(crate) async fn init(settings: &Settings) -> Result<()> {
     Ok(())
 }
 
-/// A running or ended `outboxd run`. Dropping it kills the process.
+/// A running or ended `outboxd run`. Dropping it kills the process, and panics if the process has
+/// printed a secret of its settings.
 pub(crate) struct Outboxd {
     guard: Guard,
     settings: Settings,
+    /// Those of all runs.
+    secrets: Secrets,
     /// Where the present run's part of the log begins; all runs share one file.
     log_start: usize,
 }
@@ -208,6 +220,7 @@ impl Outboxd {
         let mut outboxd = Outboxd {
             guard,
             settings: settings.clone(),
+            secrets: Secrets::default(),
             log_start: 0,
         };
         outboxd.respawn()?;
@@ -217,6 +230,7 @@ impl Outboxd {
     /// Starts it again with the same settings, after it has ended.
     pub(crate) fn respawn(&mut self) -> Result<u32> {
         self.log_start = self.guard.log().len();
+        self.secrets.extend(self.settings.secrets());
         let mut words = vec!["env".to_owned(), "-i".to_owned()];
         let variables = self.settings.variables.iter().cloned().chain(inherited());
         words.extend(variables.map(|(name, value)| format!("{name}={value}")));
@@ -324,7 +338,14 @@ impl Outboxd {
 
     /// GET: the status code and the body.
     pub(crate) async fn get(&self, path: &str) -> Result<(u16, String)> {
-        get(self.settings.http, path).await
+        let (code, body) = get(self.settings.http, path).await?;
+        self.secrets.check(path, &body)?;
+        Ok((code, body))
+    }
+
+    /// Adds a secret that the settings do not show, such as what a command prints.
+    pub(crate) fn has_secret(&mut self, secret: &str) {
+        self.secrets.add(secret);
     }
 
     /// The address of the status page.
@@ -441,5 +462,15 @@ impl Outboxd {
             .context("no such field")?;
         let kib: u64 = line.trim().trim_end_matches(" kB").parse()?;
         Ok(kib * 1024)
+    }
+}
+
+impl Drop for Outboxd {
+    fn drop(&mut self) {
+        self.secrets.extend(self.settings.secrets());
+        let checked = self.secrets.check("the log", &self.guard.log());
+        if !std::thread::panicking() {
+            checked.expect("no secret is printed");
+        }
     }
 }
