@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 /// The rows of the first table of `tests/faults.md`.
-const FAULTS: [&str; 103] = [
+const FAULTS: [&str; 121] = [
     "process killed at any step",
     "walsender terminated",
     "Postgres stopped without a checkpoint",
@@ -112,6 +112,24 @@ const FAULTS: [&str; 103] = [
     "transaction that holds up `init` or `drop`",
     "right that is missing for `init` or `drop`",
     "database of another encoding",
+    "server that poses as Postgres, or is broken",
+    "broker that poses as Kafka, or is broken",
+    "password asked for in clear text",
+    "login of its own for replication",
+    "password file that others may read",
+    "values with line ends and escape sequences",
+    "other users of the demo's machine",
+    "page that asks under a foreign host name",
+    "HTTP client that is slow or endless",
+    "no setting for HTTP",
+    "proxy with a cancel key of its own, or none",
+    "pooler that shares server sessions",
+    "provider that takes functions of the WAL away",
+    "compute that is suspended",
+    "Kafka password or certificate that is renewed",
+    "token that ends, or cannot be had",
+    "log-in or certificate that Kafka refuses",
+    "secret with commas, equals signs and quotes",
 ];
 
 /// The rows of its second table are numbered from 1 to this.

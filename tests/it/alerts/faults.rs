@@ -2,7 +2,7 @@
 
 /// The alert that fires while a fault lasts, or after it, until a person has acted; `None` where
 /// the stream goes on without a person.
-pub(crate) const ALERTS: [(&str, Option<&str>); 103] = [
+pub(crate) const ALERTS: [(&str, Option<&str>); 121] = [
     ("process killed at any step", Some("OutboxdDown")),
     ("walsender terminated", Some("OutboxdReconnects")),
     (
@@ -199,4 +199,37 @@ pub(crate) const ALERTS: [(&str, Option<&str>); 103] = [
     ("transaction that holds up `init` or `drop`", None),
     ("right that is missing for `init` or `drop`", None),
     ("database of another encoding", Some("OutboxdDown")),
+    (
+        "server that poses as Postgres, or is broken",
+        Some("OutboxdWaits"),
+    ),
+    (
+        "broker that poses as Kafka, or is broken",
+        Some("OutboxdKafkaAway"),
+    ),
+    ("password asked for in clear text", Some("OutboxdDown")),
+    ("login of its own for replication", None),
+    ("password file that others may read", None),
+    ("values with line ends and escape sequences", None),
+    ("other users of the demo's machine", None),
+    ("page that asks under a foreign host name", None),
+    ("HTTP client that is slow or endless", None),
+    ("no setting for HTTP", None),
+    ("proxy with a cancel key of its own, or none", None),
+    ("pooler that shares server sessions", Some("OutboxdDown")),
+    ("provider that takes functions of the WAL away", None),
+    ("compute that is suspended", None),
+    (
+        "Kafka password or certificate that is renewed",
+        Some("OutboxdKafkaAway"),
+    ),
+    (
+        "token that ends, or cannot be had",
+        Some("OutboxdKafkaAway"),
+    ),
+    (
+        "log-in or certificate that Kafka refuses",
+        Some("OutboxdKafkaAway"),
+    ),
+    ("secret with commas, equals signs and quotes", None),
 ];
