@@ -2,10 +2,10 @@
 //! changed afterwards.
 //!
 //! This module owns every default and every limit. The token that is valid for Kafka is the one
-//! thing that a `Config` keeps and that changes: its clones share it (`KafkaLogin`). It reads the environment (libpq's variables) and
-//! files (settings, passwords) only while a `Config` is built, and connects to nothing. Every
-//! problem is reported at once, as [`SettingErrors`], so a publisher that starts has a
-//! configuration without contradictions.
+//! thing that a `Config` keeps and that changes: its clones share it (`KafkaLogin`). The module
+//! reads the environment (libpq's variables) and files (settings, passwords) only while a `Config`
+//! is built, and connects to nothing. Every problem is reported at once, as [`SettingErrors`], so a
+//! publisher that starts has a configuration without contradictions.
 
 mod check;
 mod connection;

@@ -1,8 +1,8 @@
 //! Why a certificate is not accepted. librdkafka says only that the broker's could not be verified,
 //! and a broker that refuses the client's says as little.
 //!
-//! Opens one connection of its own to look at the broker's certificate, and sends nothing on it. The
-//! answer is for people and decides nothing.
+//! Opens one connection of its own to look at the broker's certificate, and sends nothing on it.
+//! The answer is for people and decides nothing.
 
 use std::net::{TcpStream, ToSocketAddrs as _};
 use std::path::PathBuf;

@@ -1,9 +1,9 @@
 //! The Kafka side: one idempotent producer, and a few requests about the cluster and its topics.
 //!
 //! This module knows records, tickets and reports; it knows no slot, no LSN and no outbox row. It
-//! owns librdkafka: its properties (`client_config`), its tokens (`login`), its events (`context`), the wake-ups between
-//! its threads and our task (`waking_producer`), and the meaning of Kafka's error codes
-//! (`DeliveryError`, `ErrorAction`).
+//! owns librdkafka: its properties (`client_config`), its tokens (`login`), its events (`context`),
+//! the wake-ups between its threads and our task (`waking_producer`), and the meaning of Kafka's
+//! error codes (`DeliveryError`, `ErrorAction`).
 //!
 //! The guarantee that the modules above rely on: **each record that `Producer::send` accepts ends
 //! with exactly one `DeliveryReport`**, whether delivered, refused or purged, and of two records

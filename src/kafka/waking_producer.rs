@@ -55,8 +55,8 @@ use crate::config::Token;
 const FLUSH_MS: c_int = 1;
 
 /// Gives a client the token that it logs in with from now on, and the extensions that the broker
-/// wants beside it. False if librdkafka does not take it: its mechanism is another one, or the token
-/// has expired.
+/// wants beside it. False if librdkafka does not take it: its mechanism is another one, or the
+/// token has expired.
 pub(super) fn set_token<C: ClientContext>(
     client: &Client<C>,
     token: &Token,

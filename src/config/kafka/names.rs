@@ -243,7 +243,8 @@ mod tests {
         for name in ["hunter2", "lingr.ms", "", "sasl.pasword"] {
             assert!(!librdkafka_has(name), "{name}");
         }
-        for (name, _) in JAVAS {
+        // librdkafka has an entry for this one, which says that it is Java's.
+        for (name, _) in JAVAS.iter().filter(|(name, _)| *name != "sasl.jaas.config") {
             assert!(!librdkafka_has(name), "{name}");
         }
         for (name, _) in REFUSED {

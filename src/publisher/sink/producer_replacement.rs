@@ -2,9 +2,9 @@
 //! replacement out.
 //!
 //! The engine decides what happens to the records (see `engine::producer`). The producer is
-//! replaced when librdkafka has met an error that is fatal for it, when a file with a
-//! password, certificates or keys has changed after an error, and when the engine asks. A producer that fails at once is
-//! replaced with growing delays.
+//! replaced when librdkafka has met an error that is fatal for it, when a file with a password,
+//! certificates or keys has changed after an error, and when the engine asks. A producer that fails
+//! at once is replaced with growing delays.
 
 use std::time::{Duration, Instant};
 
