@@ -18,7 +18,7 @@ use crate::error::{Code, Error, Result};
 use crate::postgres::slot::classify_replication;
 use crate::postgres::sqlstate::{self, ServerError};
 use crate::postgres::transport::{AuthenticationPolicy, RefusedRequest, check_iterations};
-use crate::replication::connection::{Connection, refused};
+use crate::replication::connection::Connection;
 
 /// The user and the means to authenticate.
 pub(crate) struct Credentials<'a> {
@@ -150,6 +150,10 @@ async fn receive(connection: &mut Connection) -> Result<Message> {
         }
         message => Ok(message),
     }
+}
+
+fn refused(peer: &str) -> String {
+    format!("Postgres at {peer} refused the replication connection")
 }
 
 /// The error of a refused log-in. feature_not_supported is that of a proxy, such as RDS Proxy.

@@ -8,7 +8,7 @@
 use std::future::poll_fn;
 use std::ops::Range;
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Buf, BytesMut};
 use postgres_protocol::message::backend::{
@@ -169,7 +169,7 @@ impl Connection {
     pub(crate) async fn receive_reply(&mut self) -> Result<RawMessage> {
         loop {
             let raw = self.receive().await?;
-            if !self.skips(&raw) {
+            if !self.skips(&raw)? {
                 self.note_ready(&raw);
                 return Ok(raw);
             }
@@ -206,16 +206,22 @@ impl Connection {
         self.ready |= raw.tag == READY_FOR_QUERY_TAG;
     }
 
-    /// Whether the message may come at any time and answers nothing. Logs a server's warning.
-    pub(crate) fn skips(&mut self, raw: &RawMessage) -> bool {
+    /// Whether the message may come at any time and answers nothing. Logs a server's warning. Too
+    /// many are an error.
+    pub(crate) fn skips(&mut self, raw: &RawMessage) -> Result<bool> {
+        let is_unasked = matches!(
+            raw.tag,
+            NOTICE_RESPONSE_TAG | PARAMETER_STATUS_TAG | NOTIFICATION_RESPONSE_TAG
+        );
+        if is_unasked {
+            let counted = self.notices.count(raw.whole().len(), Instant::now());
+            counted.map_err(|flood| self.protocol_error(flood))?;
+        }
         if raw.tag == NOTICE_RESPONSE_TAG {
             let body = self.input.slice(raw.body.clone());
             self.notices.log(&self.peer, body);
         }
-        matches!(
-            raw.tag,
-            NOTICE_RESPONSE_TAG | PARAMETER_STATUS_TAG | NOTIFICATION_RESPONSE_TAG
-        )
+        Ok(is_unasked)
     }
 
     /// The bytes of a message that was taken since the last read.
@@ -390,8 +396,4 @@ impl Connection {
         let message = format!("the connection to Postgres at {} failed", self.peer);
         Error::transient(self.code, message).with_source(cause)
     }
-}
-
-pub(crate) fn refused(peer: &str) -> String {
-    format!("Postgres at {peer} refused the replication connection")
 }

@@ -253,7 +253,7 @@ impl ReplicationClient {
                     self.connection.server_error(raw),
                 ))
             }
-            _ if self.connection.skips(raw) => Ok(false),
+            _ if self.connection.skips(raw)? => Ok(false),
             _ => Err(self.connection.unexpected(raw, "the stream")),
         }
     }

@@ -147,6 +147,7 @@ async fn server_identity(connection: &mut Connection) -> Result<(i32, u32)> {
     let (mut pid, mut version) = (None, None);
     loop {
         let raw = connection.receive().await?;
+        connection.skips(&raw)?;
         match connection.parse(&raw)? {
             Message::BackendKeyData(key) => pid = Some(key.process_id()),
             Message::ParameterStatus(status) => {
@@ -162,9 +163,7 @@ async fn server_identity(connection: &mut Connection) -> Result<(i32, u32)> {
                 let error = connection.server_error(&raw);
                 return Err(refusal(connection.peer(), error));
             }
-            Message::NoticeResponse(_) => {
-                connection.skips(&raw);
-            }
+            Message::NoticeResponse(_) => {}
             Message::ReadyForQuery(_) => {
                 connection.note_ready(&raw);
                 break;

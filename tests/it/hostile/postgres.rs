@@ -426,6 +426,7 @@ async fn expect_each(cases: &[(&'static str, Play, &'static [&'static str])]) ->
             let server = Scripted::start(play).await?;
             let watched = watch(&settings(&server.url(""))?, words).await?;
             watched.expect(case, words)?;
+            watched.rested(case)?;
             ensure!(!server.received().contains(SECRET), "{case}: gave it away");
             // The pauses between two attempts grow.
             let connections = server.connections();
@@ -511,7 +512,7 @@ async fn the_stream_takes_no_more_from_a_stranger_than_the_statements_do() -> Re
                     client.flood(&notice).await
                 })
             },
-            &["postgres sent a warning"],
+            &["postgres sent a warning", "bytes of notices"],
         ),
     ];
     let name = &fixture.database.name;
@@ -525,6 +526,7 @@ async fn the_stream_takes_no_more_from_a_stranger_than_the_statements_do() -> Re
         let settings = fixture.settings.clone().set("REPLICATION_URL", url);
         let watched = watch(&settings, words).await?;
         watched.expect(case, words)?;
+        watched.rested(case)?;
         ensure!(!server.received().contains(SECRET), "{case}: gave it away");
     }
     Ok(())
