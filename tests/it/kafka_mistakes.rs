@@ -6,13 +6,13 @@ use std::net::TcpListener;
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
-use tokio::task::LocalSet;
+use anyhow::{Result, ensure};
 
 use crate::secured::certificate;
 use crate::support::kafka::{self, Kafka, Outer};
 use crate::support::outboxd::{Outboxd, Settings, init};
 use crate::support::postgres::{self, Database, Server};
+use crate::support::run_cases;
 use crate::support::wait::wait_until;
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -186,22 +186,11 @@ async fn each_wrong_way_to_kafka_is_one_line_with_a_cause_and_a_hint() -> Result
         ),
         Mistake::new(&password, "", ["no Kafka broker", "TLS or SASL"]),
     ];
-    // One thread runs them all: the futures borrow.
-    let runs = LocalSet::new();
-    let mut all = Vec::new();
-    for mistake in mistakes {
-        let what = format!("{} {}", mistake.brokers, mistake.properties);
-        all.push(runs.spawn_local(async move { mistake.run(server).await.context(what) }));
-    }
-    runs.await;
-    let mut failed = Vec::new();
-    for run in all {
-        if let Err(error) = run.await? {
-            failed.push(format!("{error:?}"));
-        }
-    }
-    assert!(failed.is_empty(), "{}", failed.join("\n\n"));
-    Ok(())
+    run_cases(mistakes.into_iter().map(|mistake| {
+        let name = format!("{} {}", mistake.brokers, mistake.properties);
+        (name, mistake.run(server))
+    }))
+    .await
 }
 
 /// The broker learns another password while outboxd runs and has nothing to send.

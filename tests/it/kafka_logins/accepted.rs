@@ -1,11 +1,11 @@
 //! Each kind of log-in publishes.
 
-use anyhow::{Context, Result};
-use tokio::task::LocalSet;
+use anyhow::Result;
 
 use super::broker::{Broker, PASSWORD, SCRAM, SECRET};
 use super::{LIMIT, Publisher};
 use crate::support::identity_provider::{CLIENT, unsecured_token};
+use crate::support::run_cases;
 
 struct Login {
     listener: &'static str,
@@ -130,19 +130,11 @@ async fn every_kind_of_login_publishes() -> Result<()> {
         )
         .with("KAFKA_TOKEN_COMMAND", format!("cat {object}")),
     ];
-    let (runs, mut all) = (LocalSet::new(), Vec::new());
-    for login in logins {
-        let what = format!("{} {:?}", login.listener, login.variables);
-        all.push(runs.spawn_local(async move { login.publishes(broker).await.context(what) }));
-    }
-    runs.await;
-    let mut failed = Vec::new();
-    for run in all {
-        if let Err(error) = run.await? {
-            failed.push(format!("{error:?}"));
-        }
-    }
-    assert!(failed.is_empty(), "{}", failed.join("\n\n"));
+    run_cases(logins.into_iter().map(|login| {
+        let name = format!("{} {:?}", login.listener, login.variables);
+        (name, login.publishes(broker))
+    }))
+    .await?;
     let forms = broker.provider.forms();
     let form = "grant_type=client_credentials&scope=kafka+write".to_owned();
     assert!(forms.contains(&form), "{forms:?}");

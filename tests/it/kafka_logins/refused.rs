@@ -3,14 +3,14 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result, ensure};
-use tokio::task::LocalSet;
+use anyhow::{Result, ensure};
 
 use super::Publisher;
 use super::broker::{Broker, PASSWORD, SCRAM, SECRET};
 use crate::support::certificates::{Authority, Signed};
 use crate::support::ephemeral::free_port;
 use crate::support::identity_provider::{CLIENT, unsecured_token};
+use crate::support::run_cases;
 
 type Mend<'a> = Box<dyn FnOnce() -> Result<()> + 'a>;
 
@@ -78,20 +78,11 @@ fn oidc(url: &str, rest: &str) -> String {
 }
 
 async fn all(refusals: Vec<Refusal<'static>>, broker: &'static Broker) -> Result<()> {
-    let (runs, mut all) = (LocalSet::new(), Vec::new());
-    for refusal in refusals {
-        let what = format!("{} {:?}", refusal.listener, refusal.variables);
-        all.push(runs.spawn_local(async move { refusal.run(broker).await.context(what) }));
-    }
-    runs.await;
-    let mut failed = Vec::new();
-    for run in all {
-        if let Err(error) = run.await? {
-            failed.push(format!("{error:?}"));
-        }
-    }
-    ensure!(failed.is_empty(), "{}", failed.join("\n\n"));
-    Ok(())
+    run_cases(refusals.into_iter().map(|refusal| {
+        let name = format!("{} {:?}", refusal.listener, refusal.variables);
+        (name, refusal.run(broker))
+    }))
+    .await
 }
 
 #[tokio::test(flavor = "multi_thread")]

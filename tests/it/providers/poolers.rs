@@ -16,8 +16,8 @@ use crate::support::postgres::{Session, shared, turn};
 use crate::support::session_proxy::{Kind, SessionProxy};
 use crate::support::wait::wait_until;
 
-/// The start-up options of outboxd's sessions, which PgBouncer 1.18 refuses unless it is told to
-/// leave them out.
+/// The start-up options of outboxd's sessions, which PgBouncer 1.18 refuses unless this
+/// setting names them.
 const LENIENT: &str = "ignore_startup_parameters = options,extra_float_digits";
 
 /// The fixture's settings over another address.

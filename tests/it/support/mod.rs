@@ -32,14 +32,40 @@ pub(crate) use ::outboxd::ephemeral;
 pub(crate) mod wait;
 
 use std::fs::OpenOptions;
+use std::future::Future;
 use std::io::Write;
 
+use anyhow::{Context as _, Result, ensure};
 use tokio::sync::{Mutex, MutexGuard};
+use tokio::task::LocalSet;
 
 /// For tests that load the machine or measure time: one of them runs at a time.
 pub(crate) async fn heavy() -> MutexGuard<'static, ()> {
     static TURN: Mutex<()> = Mutex::const_new(());
     TURN.lock().await
+}
+
+/// Runs all cases at once, and fails with every case that failed, each under its name.
+///
+/// One thread runs them: their futures need not be [`Send`].
+pub(crate) async fn run_cases<Case>(cases: impl IntoIterator<Item = (String, Case)>) -> Result<()>
+where
+    Case: Future<Output = Result<()>> + 'static,
+{
+    let runs = LocalSet::new();
+    let all: Vec<_> = cases
+        .into_iter()
+        .map(|(name, case)| runs.spawn_local(async move { case.await.context(name) }))
+        .collect();
+    runs.await;
+    let mut failed = Vec::new();
+    for run in all {
+        if let Err(error) = run.await? {
+            failed.push(format!("{error:?}"));
+        }
+    }
+    ensure!(failed.is_empty(), "{}", failed.join("\n\n"));
+    Ok(())
 }
 
 /// Sends a signal such as `-STOP` to a server process.
