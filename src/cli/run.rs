@@ -81,7 +81,7 @@ fn log_start(config: &Config) {
         backlog = %config.backlog,
         on_slot_loss = %config.on_slot_loss,
         on_poison = %config.on_poison,
-        key = %config.key,
+        key = %config.mapping.key,
         auto_create_topics = config.auto_creates_topics(),
         batch_size = config.batch_size,
         process_interval = ?config.process_interval,

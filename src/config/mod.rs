@@ -14,6 +14,7 @@ mod duration;
 mod error;
 mod kafka;
 mod log_format;
+pub mod mapping;
 mod parse;
 mod policy;
 mod secret;
@@ -36,7 +37,7 @@ pub(crate) use self::kafka::{
     CertificateAuthorities, ClientSecret, IdentityProvider, Token, TokenFailure, TokenSource,
 };
 pub use self::log_format::LogFormat;
-pub use self::parse::KeyRule;
+pub use self::mapping::{KeyRule, Mapping};
 pub use self::policy::{AfterPublish, Backlog, OnPoison, OnSlotLoss, Source};
 pub use self::secret::Secret;
 pub use self::settings::Settings;
@@ -122,8 +123,8 @@ pub struct Config {
     pub on_poison: OnPoison,
     /// More dead letters than this in a minute stop the publisher.
     pub dead_letters_per_minute: u32,
-    /// Where a record's key comes from.
-    pub key: KeyRule,
+    /// How the columns of the outbox table become records.
+    pub mapping: Mapping,
     /// Whether brokers may create a missing topic; see [`Config::auto_creates_topics`].
     pub auto_create_topics: bool,
     /// The limit for events in flight, in bytes.
@@ -208,7 +209,10 @@ impl Config {
         let on_poison = check.on_poison(given.on_poison);
         let dead_letters_per_minute = check.dead_letters_per_minute(given.dead_letters_per_minute);
         let source = check.source(given.source, after_publish, backlog);
-        let key = check.key(given.key);
+        let mapping = Mapping {
+            key: check.key(given.key),
+            ..Mapping::default()
+        };
         let auto_create_topics =
             check.auto_create_topics(given.auto_create_topics, &kafka_properties);
         let memory_limit = check.memory_limit(given.memory_limit);
@@ -238,7 +242,7 @@ impl Config {
             audit_interval,
             on_poison,
             dead_letters_per_minute,
-            key,
+            mapping,
             auto_create_topics,
             memory_limit,
             http_listen,

@@ -1,38 +1,16 @@
 //! Parses the text of a setting, one function per kind of value. Each error says what is wrong and
 //! what to write instead.
 
-use std::fmt;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use crate::config::duration;
 use crate::config::error::InvalidValue;
+use crate::config::mapping::KeyRule;
 use crate::error::shown;
 use crate::fnv::fnv1a_32;
 use crate::table_name::{NAME_BYTES_MAX, TableName, name_of as checked_name};
-
-/// Where a record's key comes from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum KeyRule {
-    /// The value of a column, as Postgres prints it.
-    Column(String),
-    /// The value at a JSON pointer (RFC 6901) in the payload.
-    Pointer(String),
-    /// Records have no key.
-    None,
-}
-
-impl fmt::Display for KeyRule {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            KeyRule::Column(name) => write!(f, "column:{name}"),
-            KeyRule::Pointer(pointer) => write!(f, "payload:{pointer}"),
-            KeyRule::None => f.write_str("none"),
-        }
-    }
-}
 
 pub(crate) fn key_rule(text: &str) -> Result<KeyRule, InvalidValue> {
     let hint = "write column:NAME, payload:/json/pointer or none";

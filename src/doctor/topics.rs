@@ -317,7 +317,7 @@ fn cleanup(topics: &[Topic<'_>], config: &Config) -> Vec<Check> {
              cleanup.policy=delete",
             config.brokers
         );
-        let unkeyed = match config.key {
+        let unkeyed = match config.mapping.key {
             KeyRule::None => topic.rows,
             _ => topic.unkeyed.unwrap_or_default(),
         };
@@ -328,7 +328,8 @@ fn cleanup(topics: &[Topic<'_>], config: &Config) -> Vec<Check> {
                 format!("set OUTBOX_KEY to what every event has, or {delete}"),
             ));
         }
-        let is_type = matches!(&config.key, KeyRule::Column(column) if column == "event_type");
+        let is_type =
+            matches!(&config.mapping.key, KeyRule::Column(column) if column == "event_type");
         is_type.then(|| {
             Check::warning(
                 NAME,

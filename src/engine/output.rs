@@ -55,7 +55,7 @@ impl Limits {
             batch_size: config.batch_size,
             process_interval: config.process_interval,
             memory_limit: config.memory_limit,
-            needs_key: matches!(&config.key, KeyRule::Column(name) if name == "event_type"),
+            needs_key: matches!(&config.mapping.key, KeyRule::Column(name) if name == "event_type"),
             attempts: config.max_retries,
             on_poison: config.on_poison,
             dead_letters_per_minute: config.dead_letters_per_minute,

@@ -317,7 +317,7 @@ fn field(name: &str) -> Field {
 fn key_column(key: &KeyRule) -> Option<&str> {
     match key {
         KeyRule::Column(name) => Some(name),
-        KeyRule::Pointer(_) | KeyRule::None => None,
+        _ => None,
     }
 }
 

@@ -92,7 +92,7 @@ impl Router {
             key: match key {
                 KeyRule::Column(_) => Key::Column,
                 KeyRule::Pointer(pointer) => Key::Pointer(json_pointer::steps(pointer)),
-                KeyRule::None => Key::None,
+                _ => Key::None,
             },
             printed: None,
             lsn: String::new(),

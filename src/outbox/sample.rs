@@ -89,7 +89,7 @@ struct Statements {
 impl Statements {
     fn new(config: &Config, shape: &TableShape) -> Self {
         let table = shape.name.quoted();
-        let key = unkeyed(&config.key, shape);
+        let key = unkeyed(&config.mapping.key, shape);
         // Without an index every row would be read and sorted.
         let order = |direction: &str| match shape.id_is_key {
             true => format!("ORDER BY o.id {direction}"),
@@ -164,6 +164,7 @@ fn unkeyed(key: &KeyRule, shape: &TableShape) -> Option<String> {
             let steps = steps.join(",");
             is_json.then(|| format!("(o.event_payload #>> ARRAY[{steps}]) IS NULL"))
         }
+        _ => None,
     }
 }
 

@@ -153,7 +153,7 @@ pub(crate) fn needed_columns(config: &Config) -> Vec<&str> {
     if config.after_publish == AfterPublish::Mark {
         needed.push("published_at");
     }
-    if let KeyRule::Column(name) = &config.key
+    if let KeyRule::Column(name) = &config.mapping.key
         && !needed.contains(&name.as_str())
     {
         needed.push(name);

@@ -149,7 +149,7 @@ impl<'a> Search<'a> {
             Message::Relation(relation) => {
                 let table = &self.config.table;
                 if table.schema == relation.namespace && table.name == relation.name {
-                    let columns = Columns::of_relation(&relation, &self.config.key)?;
+                    let columns = Columns::of_relation(&relation, &self.config.mapping.key)?;
                     self.outbox = Some((relation.id, columns));
                 }
             }

@@ -54,7 +54,7 @@ impl Setup {
             admin: database.connect().await?,
             dead_letters: DeadLetters::new(&config, &shape),
             rows: UnpublishedRows::new(&config, &shape)?,
-            router: Router::new(&config.key),
+            router: Router::new(&config.mapping.key),
             settings: settings.set("DATABASE_URL", database.url_as(&role)),
             database,
             session,

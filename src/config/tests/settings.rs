@@ -18,7 +18,7 @@ fn defaults_are_those_of_the_manual() {
         (config.after_publish, config.backlog),
         (AfterPublish::Mark, Backlog::Auto)
     );
-    assert_eq!(config.key, KeyRule::Column("event_type".to_owned()));
+    assert_eq!(config.mapping.key, KeyRule::Column("event_type".to_owned()));
     assert!(!config.auto_create_topics && !config.compresses());
     assert_eq!(config.memory_limit, 16 << 20);
     assert_eq!(config.http_listen.unwrap().to_string(), "127.0.0.1:9464");
@@ -72,7 +72,7 @@ fn every_setting_takes_the_value_that_it_is_given() {
         (config.after_publish, config.backlog),
         (AfterPublish::Delete, Backlog::Halt)
     );
-    assert_eq!(config.key, KeyRule::Pointer("/order/id".to_owned()));
+    assert_eq!(config.mapping.key, KeyRule::Pointer("/order/id".to_owned()));
     assert!(config.auto_create_topics);
     assert_eq!((config.memory_limit, config.http_listen), (64 << 20, None));
     assert_eq!(config.log, "info,outboxd=debug");

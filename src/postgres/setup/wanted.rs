@@ -42,7 +42,7 @@ impl Setup<'_> {
 
     /// The column that records take their key from, if it is none of the others.
     pub(super) fn key_column(&self) -> &str {
-        match &self.config.key {
+        match &self.config.mapping.key {
             KeyRule::Column(name) if !COLUMNS_OF_EVENTS.contains(&name.as_str()) => name,
             _ => KEY,
         }

@@ -95,7 +95,7 @@ impl Forwarder {
         Ok(Forwarder {
             engine: Engine::new(Limits::of(config)),
             producer: Producer::new(config)?,
-            router: Router::new(&config.key),
+            router: Router::new(&config.mapping.key),
             kafka_reach: KafkaReach::new(config, Arc::clone(&metadata_client)),
             metadata_client,
             metadata_query: None,

@@ -96,7 +96,7 @@ impl Decoder<'_> {
         let ours = self.config.table.schema == relation.namespace
             && self.config.table.name == relation.name;
         let columns = ours
-            .then(|| Columns::of_relation(relation, &self.config.key))
+            .then(|| Columns::of_relation(relation, &self.config.mapping.key))
             .transpose()?;
         self.tables.insert(relation.id, columns);
         Ok(())
