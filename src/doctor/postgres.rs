@@ -85,7 +85,7 @@ impl Examination<'_> {
             self.wal(mark, slot.as_ref()).await;
         }
         // The table comes last: a lock on it, or its size, may end the session.
-        let shape = table_shape::read(session, &config.table).await;
+        let shape = table_shape::read(session, &config.table, &config.mapping).await;
         let shape = self.readable(Name::Table, shape);
         if let Some(None) = shape {
             let problem = preflight::missing_table_problem(config);

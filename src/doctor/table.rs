@@ -10,6 +10,8 @@ use crate::format::bytes;
 use crate::outbox::Survey;
 use crate::postgres::TableShape;
 use crate::postgres::facts::TableFacts;
+use crate::postgres::row_mark::RowMark;
+use crate::postgres::table_shape::Column;
 
 /// Fewer dead rows than this are no burden.
 const DEAD_ROWS: i64 = 50_000;
@@ -66,9 +68,9 @@ pub(super) fn triggers(facts: &TableFacts, config: &Config) -> Vec<Check> {
 /// The index by which unpublished rows are found.
 pub(super) fn index(facts: &TableFacts, shape: &TableShape) -> Check {
     const NAME: Name = Name::Index;
-    if shape.column("published_at").is_none() {
-        return Check::ok(NAME, "without published_at every row is unpublished");
-    }
+    let Some(mark) = RowMark::of(shape) else {
+        return Check::ok(NAME, "without a mark every row is unpublished");
+    };
     if let Some(index) = facts.indexes.iter().find(|index| index.is_valid) {
         return Check::ok(NAME, format!("{} finds unpublished rows", index.name));
     }
@@ -81,16 +83,17 @@ pub(super) fn index(facts: &TableFacts, shape: &TableShape) -> Check {
     } else {
         "CONCURRENTLY "
     };
+    let columns = shape.order_columns().into_iter().map(Column::quoted);
+    let columns = columns.collect::<Vec<_>>().join(", ");
+    let wanted = format!("({columns}) WHERE {}", mark.unpublished(""));
     Check::warning(
         NAME,
         format!(
-            "{} has no index (id) WHERE published_at IS NULL, so a read passes over every row \
-             that was published",
+            "{} has no index {wanted}, so a read passes over every row that was published",
             shape.name
         ),
         format!(
-            "run `outboxd init`, or CREATE INDEX {concurrently}ON {} (id) WHERE published_at IS \
-             NULL",
+            "run `outboxd init`, or CREATE INDEX {concurrently}ON {} {wanted}",
             shape.name.quoted()
         ),
     )

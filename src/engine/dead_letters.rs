@@ -21,7 +21,7 @@ use crate::engine::tracker::Ticket;
 use crate::lsn::Lsn;
 use crate::outbox::{
     CloseDeadLetter, KeyHash, NewDeadLetter, OwnedRecord, ParkedKeyList, Rejection, ResolveRequest,
-    RowName,
+    RowId, RowName,
 };
 
 /// Dead letters in one statement.
@@ -50,7 +50,7 @@ pub(crate) struct DeadLetterQueue {
     pub(super) filing_limit: FilingLimit,
     to_file: VecDeque<NewDeadLetter>,
     to_close: VecDeque<CloseDeadLetter>,
-    to_count: VecDeque<i64>,
+    to_count: VecDeque<RowId>,
     resolving: HashMap<Ticket, Resolving>,
     parked_keys: ParkedKeys,
     /// While the requests are being read: the version of the parked keys at the start, and up to
@@ -218,20 +218,20 @@ impl DeadLetterQueue {
 
     /// Kafka has the event. True if it was a retried one: its dead letter is closed then, and its
     /// row is marked with it.
-    pub(crate) fn delivered(&mut self, ticket: Ticket, row: Option<RowName>) -> bool {
+    pub(crate) fn delivered(&mut self, ticket: Ticket, row: Option<&RowName>) -> bool {
         let Some(dead_letter) = self.resolving.get(&ticket).map(|source| source.dead_letter) else {
             return false;
         };
-        self.close(ticket, dead_letter, row.map(|row| row.id), true);
+        self.close(ticket, dead_letter, row.map(|row| row.id.clone()), true);
         true
     }
 
     /// The event was discarded on request.
-    pub(crate) fn discarded(&mut self, ticket: Ticket, dead_letter: i64, row: Option<i64>) {
+    pub(crate) fn discarded(&mut self, ticket: Ticket, dead_letter: i64, row: Option<RowId>) {
         self.close(ticket, dead_letter, row, false);
     }
 
-    fn close(&mut self, ticket: Ticket, dead_letter: i64, row: Option<i64>, published: bool) {
+    fn close(&mut self, ticket: Ticket, dead_letter: i64, row: Option<RowId>, published: bool) {
         self.to_close.push_back(CloseDeadLetter {
             ticket,
             dead_letter,

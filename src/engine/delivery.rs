@@ -32,7 +32,7 @@ impl Engine {
         };
         if self
             .dispatch
-            .delivery_finished(now, &event, result, &self.tracker)
+            .delivery_finished(now, event, result, &self.tracker)
         {
             self.acknowledge(now, ticket, done);
         }
@@ -51,12 +51,17 @@ impl Engine {
         let Some(event) = self.tracker.acknowledge(ticket) else {
             return;
         };
+        let row = event.row.as_ref();
+        let (has_row, is_closed) = (
+            row.is_some(),
+            self.dispatch.dead_letters.delivered(ticket, row),
+        );
         done.push(event);
-        if self.dispatch.dead_letters.delivered(ticket, event.row) {
+        if is_closed {
             return;
         }
         match self.limits.after_publish {
-            AfterPublish::Mark | AfterPublish::Delete if event.row.is_some() => {
+            AfterPublish::Mark | AfterPublish::Delete if has_row => {
                 self.write_back_queue.push(now, ticket);
             }
             // Nothing to mark: by configuration, or because the event has no row.
@@ -194,10 +199,10 @@ impl Engine {
             }
             _ => NO_TOPIC,
         };
-        let row = request.row.map(RowName::of_id);
+        let row = request.row.clone().map(RowName::of_id);
         let bytes = request.record.as_ref().map_or(0, |record| record.size());
         let event = InFlight {
-            row,
+            row: row.clone(),
             xid: 0,
             bytes: u32::try_from(bytes).unwrap_or(u32::MAX),
             topic,
@@ -309,8 +314,8 @@ impl Engine {
             let InFlight { row, xid, .. } = self.tracker.event(ticket)?;
             Some(Mark {
                 ticket,
-                row: row?,
-                xid,
+                row: row.clone()?,
+                xid: *xid,
                 outcome: Outcome::Open,
             })
         };

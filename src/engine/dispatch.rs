@@ -111,9 +111,9 @@ impl Dispatch {
         &mut self,
         now: Duration,
         facts: &RecordFacts<'_>,
-        event: &InFlight,
+        id: TopicId,
+        bytes: u32,
     ) -> Admission {
-        let id = event.topic;
         // A new event goes behind all that wait, even if those are about to be rejected.
         let Some(topic) = self.topics.get(id).filter(|topic| topic.queue.is_none()) else {
             return Admission::Keep(Reason::Hold);
@@ -148,26 +148,26 @@ impl Dispatch {
                 false => Reason::Reject(rejection),
             });
         }
-        if batch_limit.is_some_and(|limit| !self.fits(id, event, limit)) {
+        if batch_limit.is_some_and(|limit| !self.fits(id, bytes, limit)) {
             return Admission::Keep(Reason::Hold);
         }
-        self.sent(id, event);
+        self.sent(id, bytes);
         Admission::Send
     }
 
     /// Whether the event fits into one batch with the topic's records in flight. A topic whose
     /// limit is below the producer's batches must never have more in flight.
-    pub(super) fn fits(&self, id: TopicId, event: &InFlight, limit: usize) -> bool {
+    pub(super) fn fits(&self, id: TopicId, bytes: u32, limit: usize) -> bool {
         self.topics.get(id).is_some_and(|topic| {
-            topic.in_flight == 0 || topic.in_flight_bytes + event.bytes as usize <= limit
+            topic.in_flight == 0 || topic.in_flight_bytes + bytes as usize <= limit
         })
     }
 
-    pub(super) fn sent(&mut self, id: TopicId, event: &InFlight) {
+    pub(super) fn sent(&mut self, id: TopicId, bytes: u32) {
         self.in_flight += 1;
         if let Some(topic) = self.topics.get_mut(id) {
             topic.in_flight += 1;
-            topic.in_flight_bytes += event.bytes as usize;
+            topic.in_flight_bytes += bytes as usize;
         }
     }
 
@@ -195,15 +195,16 @@ impl Dispatch {
                 }
             }
             Reason::KeyParked if self.halt_reason.is_some() => {}
-            Reason::KeyParked => {
-                self.dead_letters
-                    .file_parked(held_record.ticket, event.row, held_record.record)
-            }
+            Reason::KeyParked => self.dead_letters.file_parked(
+                held_record.ticket,
+                event.row.clone(),
+                held_record.record,
+            ),
             Reason::Reject(rejection) => {
                 self.reject(
                     now,
                     held_record.ticket,
-                    event.row,
+                    event.row.clone(),
                     Some(held_record.record),
                     rejection,
                     0,

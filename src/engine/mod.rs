@@ -336,7 +336,7 @@ impl Engine {
     pub(crate) fn stats(&self) -> EngineStats {
         let (locked, hidden) = self.write_back_queue.stuck();
         let oldest = self.tracker.oldest_in_flight();
-        let is_unfiled = |(ticket, _)| self.dispatch.dead_letters.is_unfiled(ticket);
+        let is_unfiled = |(ticket, _): &(_, _)| self.dispatch.dead_letters.is_unfiled(*ticket);
         EngineStats {
             received: self.tracker.received(),
             confirmed: self.flushed(),
@@ -345,11 +345,11 @@ impl Engine {
             unmarked_count: self.write_back_queue.len(),
             locked,
             hidden,
-            oldest: oldest.map(|(_, event)| event),
             decoding: self.decoding,
             standby: self.failover_gate.is_standby_late(),
             rewind_count: self.dispatch.rewind_count(),
-            is_oldest_unfiled: oldest.is_some_and(is_unfiled),
+            is_oldest_unfiled: oldest.as_ref().is_some_and(is_unfiled),
+            oldest: oldest.map(|(_, event)| event.clone()),
         }
     }
 }

@@ -66,7 +66,10 @@ impl Engine {
         };
         let admission = match offer.rejection {
             Some(rejection) => Admission::Keep(Reason::Reject(rejection)),
-            None => self.dispatch.admit(self.now, &offer.facts, &event),
+            None => {
+                let (facts, bytes) = (&offer.facts, offer.bytes);
+                self.dispatch.admit(self.now, facts, topic, bytes)
+            }
         };
         Some(Offered {
             ticket,
@@ -90,7 +93,7 @@ impl Engine {
     ) {
         if let Some(event) = self.tracker.event(ticket) {
             let held_record = HeldRecord { ticket, record };
-            self.dispatch.keep(now, &event, held_record, reason);
+            self.dispatch.keep(now, event, held_record, reason);
         }
     }
 
@@ -103,8 +106,8 @@ impl Engine {
 
     /// Takes in a row of which only the id could be read.
     pub(crate) fn accept_unreadable(&mut self, now: Duration, row: InFlight, rejection: Rejection) {
+        let name = row.row.clone();
         let ticket = self.tracker.accept_row(row);
-        self.dispatch
-            .reject(now, ticket, row.row, None, rejection, 0);
+        self.dispatch.reject(now, ticket, name, None, rejection, 0);
     }
 }

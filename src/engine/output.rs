@@ -12,7 +12,7 @@ use crate::error::{Code, Error};
 use crate::lsn::Lsn;
 use crate::outbox::{
     CloseDeadLetter, Mark, NewDeadLetter, OwnedRecord, PARKED_KEYS_MAX, ParkedKeyList, Rejection,
-    ResolveRequest,
+    ResolveRequest, RowId,
 };
 
 /// The limits that the engine keeps to.
@@ -149,7 +149,7 @@ pub(crate) enum DatabaseWork {
     /// Close these dead letters, which were retried or discarded.
     Close(Vec<CloseDeadLetter>),
     /// Count one more attempt for each of these rows.
-    CountAttempts(Vec<i64>),
+    CountAttempts(Vec<RowId>),
     /// Read the requests to retry or discard dead letters and, with `with_keys`, the parked keys.
     ReadRequests { with_keys: bool },
 }
@@ -300,7 +300,7 @@ pub(crate) enum Walsender {
 }
 
 /// Figures for status and metrics.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct EngineStats {
     pub(crate) received: Lsn,
     pub(crate) confirmed: Lsn,

@@ -61,7 +61,7 @@ impl Dispatch {
         if queue.back_off_until().is_some() {
             self.back_off(id);
         }
-        let row = |ticket| tracker.event(ticket).and_then(|event| event.row);
+        let row = |ticket| tracker.event(ticket).and_then(|event| event.row.clone());
         self.delivered.extend(result.delivered);
         if let Some(ticket) = result.attempted {
             self.dead_letters.attempted(row(ticket));
@@ -123,7 +123,7 @@ impl Dispatch {
             };
             match self.next_step(now, &event, &held_record, stage, &topic_limits) {
                 NextStep::Send => {
-                    self.sent(id, &event);
+                    self.sent(id, event.bytes);
                     return Some(held_record);
                 }
                 NextStep::Wait => {
@@ -133,11 +133,12 @@ impl Dispatch {
                 NextStep::Requeue => self.requeue_behind(id, held_record),
                 NextStep::FileParked => {
                     let HeldRecord { ticket, record } = held_record;
-                    self.dead_letters.file_parked(ticket, event.row, record);
+                    self.dead_letters
+                        .file_parked(ticket, event.row.clone(), record);
                 }
                 NextStep::Reject(rejection) => {
                     let HeldRecord { ticket, record } = held_record;
-                    self.reject(now, ticket, event.row, Some(record), rejection, 0);
+                    self.reject(now, ticket, event.row.clone(), Some(record), rejection, 0);
                 }
             }
         }
@@ -202,7 +203,7 @@ impl Dispatch {
             };
         }
         let batch_limit = topic_limits.in_flight_max(self.limits.batch_bytes);
-        match batch_limit.is_some_and(|limit| !self.fits(event.topic, event, limit)) {
+        match batch_limit.is_some_and(|limit| !self.fits(event.topic, event.bytes, limit)) {
             true => NextStep::Wait,
             false => NextStep::Send,
         }
@@ -289,7 +290,7 @@ impl Dispatch {
         for held_record in queue.drain() {
             let row = tracker
                 .event(held_record.ticket)
-                .and_then(|event| event.row);
+                .and_then(|event| event.row.clone());
             self.reject(
                 now,
                 held_record.ticket,

@@ -19,7 +19,7 @@ use tokio_postgres::types::{FromSql, Type};
 use crate::config::{KeyRule, TableName};
 use crate::error::{Code, Error, Result};
 use crate::outbox::select_list::{self, Limit, Printing, SelectedColumn};
-use crate::outbox::{Event, TextValue};
+use crate::outbox::{Event, IdKind, TextValue};
 use crate::pgoutput::{Column, Relation, Tuple};
 
 /// The meaning of a column.
@@ -62,6 +62,7 @@ const CREATED_AT_BYTES_MAX: usize = 1024;
 pub struct Columns {
     table: String,
     fields: Vec<Field>,
+    id_kind: IdKind,
     key: Option<usize>,
     key_is_hex: bool,
     payload_is_hex: bool,
@@ -76,6 +77,8 @@ impl Columns {
     ///
     /// [`Code::Config`] when a required column is missing.
     pub fn of_relation(relation: &Relation, key: &KeyRule) -> Result<Self> {
+        let id = relation.columns.iter().find(|column| column.name == "id");
+        let is_integer = id.is_none_or(|id| [20, 21, 23].contains(&id.type_id));
         let columns: Vec<_> = relation
             .columns
             .iter()
@@ -85,7 +88,7 @@ impl Columns {
             })
             .collect();
         let table = format!("{}.{}", relation.namespace, relation.name);
-        Columns::find(table, &columns, key, usize::MAX)
+        Columns::find(table, &columns, IdKind::of(is_integer), key, usize::MAX)
     }
 
     /// Finds the columns in the catalog's description of the table: their names, and their types as
@@ -101,17 +104,25 @@ impl Columns {
         key: &KeyRule,
         payload_bytes_max: usize,
     ) -> Result<Self> {
+        let mut id_kind = IdKind::Number;
         let columns: Vec<_> = columns
             .into_iter()
+            .inspect(|(name, type_name)| {
+                let is_integer = ["smallint", "integer", "bigint"].contains(type_name);
+                if *name == "id" {
+                    id_kind = IdKind::of(is_integer);
+                }
+            })
             .map(|(name, type_name)| (name, Printing::of_type_name(type_name)))
             .filter(|(name, _)| field(name) != Field::Other || key_column(key) == Some(name))
             .collect();
-        Columns::find(table.to_string(), &columns, key, payload_bytes_max)
+        Columns::find(table.to_string(), &columns, id_kind, key, payload_bytes_max)
     }
 
     fn find(
         table: String,
         columns: &[(&str, Printing)],
+        id_kind: IdKind,
         key: &KeyRule,
         payload_bytes_max: usize,
     ) -> Result<Self> {
@@ -137,6 +148,7 @@ impl Columns {
         Ok(Columns {
             table,
             fields: columns.iter().map(|(name, _)| field(name)).collect(),
+            id_kind,
             key,
             key_is_hex: key.is_some_and(is_hex),
             payload_is_hex: position("event_payload").is_some_and(is_hex),
@@ -234,7 +246,7 @@ impl Columns {
                 Field::Other => {}
                 Field::Id => {
                     event.id = event.text(*field, value).unwrap_or_default();
-                    event.row_id = event.id.parse().ok();
+                    event.row_id = self.id_kind.id_of(event.id);
                 }
                 Field::EventType => event.event_type = event.text(*field, value),
                 Field::Topic => event.topic = event.text(*field, value).unwrap_or_default(),

@@ -2,15 +2,15 @@
 
 use std::fmt;
 
-use crate::outbox::{CreatedAt, RowName};
+use crate::outbox::{CreatedAt, RowId, RowName};
 
 /// A committed row of the outbox.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Event<'a> {
     /// The row's `id` as Postgres prints it; empty if the column is null.
     pub id: &'a str,
-    /// The same as a number, if it is one: the write-back identifies rows by it.
-    pub row_id: Option<i64>,
+    /// The same, as statements identify the row; `None` if the column is null or no id.
+    pub row_id: Option<RowId>,
     /// The Kafka topic. Empty if the column is null; no topic has an empty name.
     pub topic: &'a str,
     /// The kind of event.
@@ -33,10 +33,10 @@ pub struct Event<'a> {
 }
 
 impl Event<'_> {
-    /// The name of the row, if its id is a number.
+    /// The name of the row, if it has an id.
     pub(crate) fn row_name(&self) -> Option<RowName> {
         Some(RowName {
-            id: self.row_id?,
+            id: self.row_id.clone()?,
             created: self
                 .created_at
                 .map_or(CreatedAt::UNKNOWN, CreatedAt::of_text),

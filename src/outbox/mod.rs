@@ -39,6 +39,12 @@ mod refusal;
 #[cfg(feature = "publisher")]
 mod router;
 #[cfg(feature = "publisher")]
+mod row_filter;
+#[cfg(feature = "publisher")]
+mod row_id;
+#[cfg(feature = "publisher")]
+mod row_key;
+#[cfg(feature = "publisher")]
 mod row_name;
 #[cfg(feature = "publisher")]
 mod sample;
@@ -74,6 +80,7 @@ pub use self::{
     owned_record::OwnedRecord,
     record::Record,
     router::{EventSource, Router},
+    row_id::{IdKind, RowId},
     row_name::{CreatedAt, RowName},
     statement_check::{preflight, readiness},
     table::{SlowRows, UnpublishedRows},
@@ -87,8 +94,8 @@ pub(crate) use self::{
     sample::{Sample, TopicSample, sample},
     statement_check::check_statements,
     table::{
-        BATCH, Batch, MissedRows, Read, SAVEPOINT, Survey, TableGone, TableLocation, TableRow,
-        TableState,
+        BATCH, Batch, MissedRows, Read, ReadPosition, SAVEPOINT, Survey, TableGone, TableLocation,
+        TableRow, TableState,
     },
     unpublished_count::Counted,
     write_back::{Mark, Outcome, WriteBack},

@@ -14,6 +14,8 @@ use bytes::{BufMut, BytesMut};
 use tokio_postgres::Row;
 use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, to_sql_checked};
 
+use crate::outbox::row_id::RowId;
+use crate::outbox::row_key::RowKey;
 use crate::postgres::TableShape;
 use crate::postgres::table_shape::{TIMESTAMP, TIMESTAMPTZ};
 
@@ -124,32 +126,35 @@ fn is_timestamp(kind: &Type) -> bool {
 }
 
 /// See the module's head.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RowName {
-    /// The row's id. Every value of the type is an id.
-    pub id: i64,
+    /// The row's id.
+    pub id: RowId,
     /// See [`CreatedAt`].
     pub created: CreatedAt,
 }
 
 impl RowName {
     /// A row of which only the id is known.
-    pub fn of_id(id: i64) -> RowName {
+    pub fn of_id(id: impl Into<RowId>) -> RowName {
         let created = CreatedAt::UNKNOWN;
-        RowName { id, created }
+        RowName {
+            id: id.into(),
+            created,
+        }
     }
 }
 
-/// Whether `created_at` tells the rows of this table apart: it has microseconds, and outboxd's role
-/// may read it.
+/// Whether the time of creation tells the rows of this table apart: it has microseconds, and
+/// outboxd's role may read it.
 pub(super) fn has_created(shape: &TableShape) -> bool {
-    let column = shape.column("created_at");
+    let column = shape.created();
     column.is_some_and(|it| it.can_select && it.is_timestamp())
 }
 
 /// The type of [`CreatedAt`] in statements about this table.
 pub(super) fn created_type(shape: &TableShape) -> &'static str {
-    match shape.column("created_at") {
+    match shape.created() {
         Some(column) if column.base_type == TIMESTAMPTZ => TIMESTAMPTZ,
         _ => TIMESTAMP,
     }
@@ -158,15 +163,16 @@ pub(super) fn created_type(shape: &TableShape) -> &'static str {
 /// An expression of that type for the row `alias`; null if the table does not tell.
 pub(super) fn created(shape: &TableShape, alias: &str) -> String {
     let kind = created_type(shape);
-    match has_created(shape) {
-        true => format!("{alias}.created_at::{kind}"),
-        false => format!("NULL::{kind}"),
+    match shape.created().filter(|_| has_created(shape)) {
+        Some(column) => format!("{alias}.{}::{kind}", column.quoted()),
+        None => format!("NULL::{kind}"),
     }
 }
 
 /// The columns that name the row `alias`, for a select.
 pub(super) fn columns(shape: &TableShape, alias: &str) -> String {
-    format!("{alias}.id::bigint, {}", created(shape, alias))
+    let id = RowKey::of(shape).value(alias);
+    format!("{id}, {}", created(shape, alias))
 }
 
 /// The name of a row whose [`columns`] begin at this place.
@@ -180,7 +186,7 @@ pub(super) fn of_row(row: &Row, at: usize) -> Result<RowName, tokio_postgres::Er
 /// A set of rows. Of two rows with one id it holds the later one.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct RowSet {
-    rows: HashMap<i64, CreatedAt>,
+    rows: HashMap<RowId, CreatedAt>,
 }
 
 impl RowSet {
@@ -189,7 +195,7 @@ impl RowSet {
     }
 
     /// Whether the row is in the set, as far as its name tells.
-    pub(crate) fn contains(&self, row: RowName) -> bool {
+    pub(crate) fn contains(&self, row: &RowName) -> bool {
         let created = self.rows.get(&row.id);
         created.is_some_and(|created| created.may_be(row.created))
     }
@@ -202,9 +208,9 @@ impl RowSet {
         self.rows.clear();
     }
 
-    /// Drops the rows with an id up to this one.
-    pub(crate) fn drop_up_to(&mut self, id: i64) {
-        self.rows.retain(|row, _| *row > id);
+    /// Drops the rows whose ids are not in another set.
+    pub(crate) fn keep(&mut self, left: &RowSet) {
+        self.rows.retain(|id, _| left.rows.contains_key(id));
     }
 
     /// Moves all rows of another set into this one.
@@ -267,17 +273,18 @@ mod tests {
 
     #[test]
     fn rows_with_one_id_are_distinguished_by_their_times_where_both_are_known() {
-        let row = |id, created| RowName {
-            id,
+        let row = |id: i64, created| RowName {
+            id: id.into(),
             created: CreatedAt(created),
         };
         let mut rows: RowSet = [row(1, 10), RowName::of_id(2)].into_iter().collect();
-        assert!(rows.contains(row(1, 10)) && rows.contains(RowName::of_id(1)));
-        assert!(!rows.contains(row(1, 11)), "another row with the id");
-        assert!(rows.contains(row(2, 11)) && !rows.contains(row(3, 10)));
+        assert!(rows.contains(&row(1, 10)) && rows.contains(&RowName::of_id(1)));
+        assert!(!rows.contains(&row(1, 11)), "another row with the id");
+        assert!(rows.contains(&row(2, 11)) && !rows.contains(&row(3, 10)));
         rows.insert(row(1, 11));
-        assert!(rows.contains(row(1, 11)) && !rows.contains(row(1, 10)));
-        rows.drop_up_to(1);
+        assert!(rows.contains(&row(1, 11)) && !rows.contains(&row(1, 10)));
+        rows.keep(&[RowName::of_id(2)].into_iter().collect());
         assert_eq!(rows.len(), 1);
+        assert!(rows.contains(&RowName::of_id(2)));
     }
 }

@@ -5,9 +5,12 @@
 
 use postgres_protocol::escape::{escape_identifier, escape_literal};
 
-use crate::config::{Config, KeyRule};
+use crate::config::mapping::{Piece, Template, TopicRule};
+use crate::config::{AfterPublish, Config, KeyRule};
 use crate::error::Result;
-use crate::outbox::json_pointer;
+use crate::outbox::marking::Marking;
+use crate::outbox::{json_pointer, row_filter};
+use crate::postgres::table_shape::identifier;
 use crate::postgres::{Columns, Session, TableShape};
 
 /// Rows of each kind that are read.
@@ -92,25 +95,27 @@ impl Statements {
         let key = unkeyed(&config.mapping.key, shape);
         // Without an index every row would be read and sorted.
         let order = |direction: &str| match shape.id_is_key {
-            true => format!("ORDER BY o.id {direction}"),
+            true => order_by(shape, direction),
             false => String::new(),
         };
-        let unpublished = match shape.column("published_at") {
-            Some(_) => "WHERE o.published_at IS NULL",
-            None => "",
-        };
+        let unpublished = Marking::new(AfterPublish::Keep, shape).unpublished("o");
+        let is_message = row_filter::condition(shape, "o").unwrap_or_else(|| "true".to_owned());
         let part = |columns: &str, condition: &str, direction: &str| {
             let order = order(direction);
-            format!("(SELECT {columns} FROM {table} AS o {condition} {order} LIMIT {ROWS})")
+            format!(
+                "(SELECT {columns} FROM {table} AS o \
+                   WHERE {condition} AND {is_message} {order} LIMIT {ROWS})"
+            )
         };
+        let topic = topic(shape);
         // A row may be in both parts, and counts once.
         let both = |columns: &str| {
             let columns = format!(
                 "o.tableoid AS part, o.ctid AS place, \
-                 pg_catalog.left(o.topic::text, {TOPIC_LENGTH}) AS topic, {columns}"
+                 pg_catalog.left({topic}, {TOPIC_LENGTH}) AS topic, {columns}"
             );
-            let first = part(&columns, unpublished, "ASC");
-            let second = part(&columns, "", "DESC");
+            let first = part(&columns, &unpublished, "ASC");
+            let second = part(&columns, "true", "DESC");
             format!(
                 "SELECT DISTINCT ON (b.part, b.place) b.* FROM ({first} UNION ALL {second}) AS b"
             )
@@ -134,15 +139,61 @@ impl Statements {
                     AND pg_catalog.pg_column_size(s.payload) <= {STORED_BYTES_MAX} \
                   GROUP BY s.topic",
                 printed = printed(shape),
-                rows = both("o.event_payload AS payload"),
+                rows = both(&format!("o.{} AS payload", payload_name(shape))),
             ),
         }
     }
 }
 
+/// The order of a read of the table, or its reverse.
+fn order_by(shape: &TableShape, direction: &str) -> String {
+    let columns = shape.order_columns().into_iter();
+    let columns = columns.map(|column| format!("o.{} {direction}", column.quoted()));
+    format!("ORDER BY {}", columns.collect::<Vec<_>>().join(", "))
+}
+
+fn payload_name(shape: &TableShape) -> String {
+    identifier(&shape.mapping.columns.payload)
+}
+
+/// An expression for the topic of the row `o`.
+fn topic(shape: &TableShape) -> String {
+    let mapping = &shape.mapping;
+    let named = match &mapping.topic {
+        TopicRule::Column(name) => format!("o.{}::text", identifier(name)),
+        TopicRule::Template(template) => of_template(template),
+    };
+    if mapping.topics.entries.is_empty() {
+        return named;
+    }
+    let entries = mapping.topics.entries.iter();
+    let cases = entries.map(|(value, topic)| {
+        format!(
+            " WHEN {} THEN {}",
+            escape_literal(value),
+            escape_literal(topic)
+        )
+    });
+    let other = mapping
+        .topics
+        .other
+        .as_ref()
+        .map_or_else(|| "NULL".to_owned(), of_template);
+    format!("CASE {named}{} ELSE {other} END", cases.collect::<String>())
+}
+
+/// Null where one of the columns is.
+fn of_template(template: &Template) -> String {
+    let pieces = template.pieces.iter().map(|piece| match piece {
+        Piece::Column(name) => format!("o.{}::text", identifier(name)),
+        Piece::Text(text) => escape_literal(text),
+    });
+    format!("({})", pieces.collect::<Vec<_>>().join(" || "))
+}
+
 /// The payload as the record has it.
 fn printed(shape: &TableShape) -> &'static str {
-    match shape.column("event_payload") {
+    match shape.payload() {
         Some(payload) if payload.base_type == "bytea" => "s.payload",
         _ => "s.payload::text",
     }
@@ -156,13 +207,23 @@ fn unkeyed(key: &KeyRule, shape: &TableShape) -> Option<String> {
             shape.column(name)?;
             Some(format!("o.{} IS NULL", escape_identifier(name)))
         }
+        KeyRule::Template(template) => {
+            let parts = template
+                .columns()
+                .map(|name| format!("o.{}", escape_identifier(name)));
+            Some(format!(
+                "pg_catalog.num_nulls({}) > 0",
+                parts.collect::<Vec<_>>().join(", ")
+            ))
+        }
         KeyRule::Pointer(pointer) => {
-            let payload = shape.column("event_payload")?;
+            let payload = shape.payload()?;
             let is_json = ["json", "jsonb"].contains(&payload.base_type.as_str());
             let steps = json_pointer::steps(pointer);
             let steps: Vec<String> = steps.iter().map(|step| escape_literal(step)).collect();
             let steps = steps.join(",");
-            is_json.then(|| format!("(o.event_payload #>> ARRAY[{steps}]) IS NULL"))
+            let name = payload.quoted();
+            is_json.then(|| format!("(o.{name} #>> ARRAY[{steps}]) IS NULL"))
         }
         _ => None,
     }

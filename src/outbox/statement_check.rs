@@ -121,14 +121,14 @@ pub(crate) async fn check_statements(
 fn not_countable(error: Error, shape: &TableShape) -> Error {
     let is_type = error.source().and_then(|source| source.downcast_ref());
     let is_type = is_type.is_some_and(ServerError::is_of_a_type);
-    let column = shape.column("times_attempted").filter(|_| is_type);
+    let column = shape.attempts().filter(|_| is_type);
     let Some(column) = column else { return error };
     let (table, type_name) = (&shape.name, &column.type_name);
-    let message =
-        format!("{table}.times_attempted has the type {type_name}, which cannot be counted");
+    let (name, quoted) = (&column.name, column.quoted());
+    let message = format!("{table}.{name} has the type {type_name}, which cannot be counted");
     Error::fatal(Code::Config, message).with_hint(format!(
-        "ALTER TABLE {} ALTER COLUMN times_attempted TYPE integer \
-         USING times_attempted::text::integer, or drop the column",
+        "ALTER TABLE {} ALTER COLUMN {quoted} TYPE integer \
+         USING {quoted}::text::integer, drop the column, or set OUTBOX_COLUMNS=attempts=none",
         table.quoted()
     ))
 }

@@ -11,6 +11,7 @@ use crate::config::{Config, TableName};
 use crate::error::{Error, Result};
 use crate::outbox::DeadLetters;
 use crate::outbox::marking::Marking;
+use crate::outbox::row_filter::and_is_message;
 use crate::postgres::{ServerError, Session, TableShape, sql_error};
 
 /// For a command that a person waits for: rows are counted up to this number.
@@ -49,8 +50,9 @@ impl RowCount {
 
     /// All unpublished rows, with and without a dead letter; `None` if rows are not marked as
     /// published.
-    pub(in crate::outbox) fn of_unpublished(marking: &Marking, table: &TableName) -> Option<Self> {
-        let counts = || RowCount::new(table, &marking.unpublished("o"));
+    pub(in crate::outbox) fn of_unpublished(marking: &Marking, shape: &TableShape) -> Option<Self> {
+        let condition = marking.unpublished("o") + &and_is_message(shape, "o");
+        let counts = || RowCount::new(&shape.name, &condition);
         marking.writes().then(counts)
     }
 
@@ -128,7 +130,7 @@ impl UnpublishedCount {
     ) -> Result<Option<Self>> {
         let marking = Marking::new(config.after_publish, shape);
         let dead_letters = DeadLetters::new(config, shape);
-        let Some(count) = RowCount::of_unpublished(&marking, &config.table) else {
+        let Some(count) = RowCount::of_unpublished(&marking, shape) else {
             return Ok(None);
         };
         let Some(waiting) = dead_letters.waiting_rows(session).await? else {

@@ -7,6 +7,7 @@
 
 use postgres_protocol::escape::escape_identifier;
 
+use crate::config::mapping::{ColumnName, ColumnNames, TopicRule};
 use crate::config::{AfterPublish, Backlog, Config, KeyRule, Source};
 use crate::error::{Code, Error, Result};
 use crate::postgres::facts::dead_letter_table;
@@ -14,7 +15,7 @@ use crate::postgres::problem::ServerProblem;
 use crate::postgres::server_settings::ServerSettings;
 use crate::postgres::session::{Columns, Session};
 use crate::postgres::sqlstate::ServerError;
-use crate::postgres::table_shape::{self, Column, TableShape};
+use crate::postgres::table_shape::{self, Column, PLAIN, TableShape};
 use crate::postgres::walsender::synchronous_standby;
 use crate::postgres::{publication, slot};
 
@@ -54,7 +55,7 @@ pub async fn check(session: &Session, config: &Config) -> Result<TableShape> {
 /// Those of the session; transient when the server is a standby.
 pub(crate) async fn inspect(session: &Session, config: &Config) -> Result<Inspection> {
     let mut problems = server_problems(session, config).await?;
-    let shape = table_shape::read(session, &config.table).await?;
+    let shape = table_shape::read(session, &config.table, &config.mapping).await?;
     match &shape {
         None => problems.push(missing_table_problem(config)),
         Some(shape) => {
@@ -143,20 +144,40 @@ async fn server_problems(session: &Session, config: &Config) -> Result<Vec<Serve
     Ok(problems)
 }
 
-/// The columns that publishing needs with this configuration.
+/// The columns that publishing needs with this configuration, each once.
 pub(crate) fn needed_columns(config: &Config) -> Vec<&str> {
-    let mut needed = vec!["event_type", "topic", "event_payload"];
+    let (mapping, columns) = (&config.mapping, &config.mapping.columns);
+    let mut needed: Vec<&str> = Vec::new();
+    let mut add = |name| {
+        if !needed.contains(&name) {
+            needed.push(name);
+        }
+    };
+    if let KeyRule::Column(name) = &mapping.key {
+        add(name);
+    }
+    if let TopicRule::Column(name) = &mapping.topic {
+        add(name);
+    }
+    add(&columns.payload);
+    let marked = &columns.published.column;
+    let optional = [
+        &columns.event_type,
+        &columns.created,
+        &columns.attempts,
+        marked,
+    ];
+    let optional = optional.into_iter().chain([&columns.headers.column]);
+    let given = optional.filter(|column| column.given);
+    given.filter_map(ColumnName::as_deref).for_each(&mut add);
+    columns.order.as_deref().into_iter().for_each(&mut add);
+    mapping.extra_columns().into_iter().for_each(&mut add);
     if config.after_publish != AfterPublish::Keep || config.backlog == Backlog::Publish {
-        needed.push("id");
+        columns.id.iter().map(String::as_str).for_each(&mut add);
     }
     // Without it, every row that is there is unpublished.
     if config.after_publish == AfterPublish::Mark {
-        needed.push("published_at");
-    }
-    if let KeyRule::Column(name) = &config.mapping.key
-        && !needed.contains(&name.as_str())
-    {
-        needed.push(name);
+        marked.as_deref().into_iter().for_each(&mut add);
     }
     needed
 }
@@ -206,34 +227,40 @@ pub(crate) fn row_security_problem(shape: &TableShape, role: &str) -> Option<Ser
 
 /// Rows are marked and deleted by their ids.
 fn id_problem(shape: &TableShape) -> Option<ServerProblem> {
-    let id = shape.column("id")?;
-    let table = shape.name.quoted();
-    if !shape.id_is_integer() {
-        return Some(ServerProblem::config(
-            format!("{}.id has the type {}", shape.name, id.type_name),
-            "rows are marked by ids of an integer type: set OUTBOX_AFTER_PUBLISH=keep, or give \
-             the table an id of type bigint",
-        ));
+    let ids = shape.id_columns();
+    if shape.id_is_key || ids.is_empty() {
+        return None;
     }
-    (!shape.id_is_key).then(|| {
-        ServerProblem::config(
-            format!("{}.id is no primary or unique key", shape.name),
-            format!("ALTER TABLE {table} ADD UNIQUE (id), or OUTBOX_AFTER_PUBLISH=keep"),
-        )
-    })
+    let names = ids
+        .iter()
+        .map(|id| id.name.as_str())
+        .collect::<Vec<_>>()
+        .join(", ");
+    let quoted = ids
+        .iter()
+        .map(|id| id.quoted())
+        .collect::<Vec<_>>()
+        .join(", ");
+    let table = shape.name.quoted();
+    let verb = if ids.len() == 1 { "is" } else { "are" };
+    Some(ServerProblem::config(
+        format!("{}.{names} {verb} no primary or unique key", shape.name),
+        format!("ALTER TABLE {table} ADD UNIQUE ({quoted}), or OUTBOX_AFTER_PUBLISH=keep"),
+    ))
 }
 
 fn column_problems(shape: &TableShape, config: &Config) -> Vec<ServerProblem> {
     let mut problems = Vec::new();
+    let is_default = config.mapping.columns == ColumnNames::default();
     for name in needed_columns(config) {
         match shape.column(name) {
-            None => problems.push(ServerProblem::config(
-                format!("table {} has no column {name}", shape.name),
-                "compare it with `outboxd init --print-sql`",
-            )),
-            Some(column) if !type_fits(column) => problems.push(ServerProblem::config(
+            None => problems.push(missing_column(shape, name, is_default)),
+            Some(column) if !type_fits(shape, column) => problems.push(ServerProblem::config(
                 format!("{}.{name} has the type {}", shape.name, column.type_name),
-                "compare it with `outboxd init --print-sql`",
+                match is_default {
+                    true => "compare it with `outboxd init --print-sql`",
+                    false => "name another column in OUTBOX_COLUMNS; docs/tables.md has the types",
+                },
             )),
             Some(_) => {}
         }
@@ -241,14 +268,32 @@ fn column_problems(shape: &TableShape, config: &Config) -> Vec<ServerProblem> {
     problems
 }
 
-/// Only these columns need a certain type; a key column may have any.
-fn type_fits(column: &Column) -> bool {
-    let fitting: &[&str] = match column.name.as_str() {
-        "event_payload" => &["text", "character varying", "json", "jsonb", "bytea"],
-        "published_at" => &["timestamp without time zone", "timestamp with time zone"],
-        _ => return true,
+/// A column that is needed and is not there. The columns that are there are its best hint.
+fn missing_column(shape: &TableShape, name: &str, is_default: bool) -> ServerProblem {
+    let problem = format!("table {} has no column {name}", shape.name);
+    if is_default && PLAIN.contains(&name) {
+        return ServerProblem::config(problem, "compare it with `outboxd init --print-sql`");
+    }
+    let names = shape.columns.iter().map(|column| column.name.as_str());
+    let names = names.collect::<Vec<_>>().join(", ");
+    let hint = format!("name one of {names} in OUTBOX_COLUMNS or the rule that names it");
+    ServerProblem::config(problem, hint)
+}
+
+/// Payload and mark alone need certain types.
+fn type_fits(shape: &TableShape, column: &Column) -> bool {
+    let mapping = &shape.mapping.columns;
+    let is_payload = column.name == mapping.payload;
+    let is_mark = mapping.published.column.as_deref() == Some(&column.name);
+    let fits_payload = || {
+        let other = ["text", "character varying", "json", "jsonb", "bytea"];
+        other.contains(&column.type_name.as_str())
     };
-    fitting.contains(&column.type_name.as_str())
+    let fits_mark = || match mapping.published.constant {
+        Some(_) => column.is_text(),
+        None => column.is_timestamp() || column.is_integer() || column.base_type == "boolean",
+    };
+    (!is_payload || fits_payload()) && (!is_mark || fits_mark())
 }
 
 /// The rights on the table that the role lacks.
@@ -279,13 +324,10 @@ pub(crate) fn right_problems(
     if shape.columns.iter().any(|column| !column.can_select) {
         lacking("SELECT", &table);
     }
-    let marks = shape
-        .columns
-        .iter()
-        .filter(|c| ["published_at", "times_attempted"].contains(&c.name.as_str()));
+    let marks = shape.attempts().into_iter().chain(shape.published());
     match config.after_publish {
         AfterPublish::Mark if marks.clone().any(|column| !column.can_update) => {
-            let names: Vec<_> = marks.map(|column| column.name.as_str()).collect();
+            let names: Vec<_> = marks.map(Column::quoted).collect();
             lacking(&format!("UPDATE ({})", names.join(", ")), &table);
         }
         AfterPublish::Delete if !shape.can_delete => lacking("DELETE", &table),

@@ -1,9 +1,13 @@
 //! The outbox table's shape, from the catalog: columns by name, key, partitions, and the rights of
 //! outboxd's role.
 
+use std::sync::Arc;
+
+use postgres_protocol::escape::escape_identifier;
 use tokio_postgres::Row;
 
-use crate::config::{Source, TableName};
+use crate::config::mapping::ColumnName;
+use crate::config::{Mapping, Source, TableName};
 use crate::error::{Error, Result};
 use crate::postgres::problem::ServerProblem;
 use crate::postgres::session::Session;
@@ -28,6 +32,8 @@ pub struct Column {
     /// Whether it is computed from others; before Postgres 18 the stream does not carry such a
     /// column.
     pub generated: bool,
+    /// Whether it is never null.
+    pub not_null: bool,
     /// The expression of its default, if it has one.
     pub default: Option<String>,
     /// Whether outboxd's role may read it.
@@ -43,14 +49,16 @@ pub struct TableShape {
     pub name: TableName,
     /// Its object id; a table that was dropped and created again has another.
     pub oid: u32,
+    /// What its columns mean.
+    pub mapping: Arc<Mapping>,
     /// Its columns, in order.
     pub columns: Vec<Column>,
     /// Whether it is partitioned.
     pub partitioned: bool,
     /// Its leaf partitions, if it is partitioned.
     pub partitions: Vec<u32>,
-    /// Whether `id` alone is a valid primary or unique key, or its first column where the table is
-    /// partitioned.
+    /// Whether the columns of the id hold a valid primary or unique key or, where the table is
+    /// partitioned, are a part of one that begins with them.
     pub id_is_key: bool,
     /// Whether the table is permanent, so that its rows are in the WAL.
     pub logged: bool,
@@ -71,10 +79,54 @@ impl TableShape {
         self.columns.iter().find(|column| column.name == name)
     }
 
-    /// Whether `id` is an integer, which write-back needs.
-    pub fn id_is_integer(&self) -> bool {
-        self.column("id")
-            .is_some_and(|id| matches!(id.type_name.as_str(), "smallint" | "integer" | "bigint"))
+    /// The column of this meaning, if the table has one.
+    fn meaning(&self, name: &ColumnName) -> Option<&Column> {
+        self.column(name.as_deref()?)
+    }
+
+    /// The columns of the id, in the order of the setting; those that the table lacks are left out.
+    pub(crate) fn id_columns(&self) -> Vec<&Column> {
+        let names = self.mapping.columns.id.iter();
+        names.filter_map(|name| self.column(name)).collect()
+    }
+
+    /// The column of the payload.
+    pub(crate) fn payload(&self) -> Option<&Column> {
+        self.column(&self.mapping.columns.payload)
+    }
+
+    /// The column of the time of creation.
+    pub(crate) fn created(&self) -> Option<&Column> {
+        self.meaning(&self.mapping.columns.created)
+    }
+
+    /// The column that shows whether a row is published.
+    pub(crate) fn published(&self) -> Option<&Column> {
+        self.meaning(&self.mapping.columns.published.column)
+    }
+
+    /// The column that counts attempts.
+    pub(crate) fn attempts(&self) -> Option<&Column> {
+        self.meaning(&self.mapping.columns.attempts)
+    }
+
+    /// The column of the row's own headers.
+    pub(crate) fn headers(&self) -> Option<&Column> {
+        self.meaning(&self.mapping.columns.headers.column)
+    }
+
+    /// The columns in whose order the table is read: the one that a setting names, and the id.
+    pub(crate) fn order_columns(&self) -> Vec<&Column> {
+        let order = self.mapping.columns.order.as_deref();
+        let order = order.and_then(|name| self.column(name));
+        order.into_iter().chain(self.id_columns()).collect()
+    }
+
+    /// Whether the id is one integer. A domain is none: the stream does not tell what it is made of.
+    pub(crate) fn id_is_integer(&self) -> bool {
+        let is_integer = |id: &Column| id.is_integer() && id.type_name == id.base_type;
+        let ids = self.id_columns();
+        matches!(&ids[..], [id] if is_integer(id) && self.mapping.columns.id.len() == 1)
     }
 
     /// What keeps rows, or a part of each row, from being read from this source.
@@ -105,11 +157,13 @@ impl TableShape {
                 .gap("table-unlogged"),
             );
         }
-        if let Some(headers) = self.column("headers").filter(|column| !column.is_json()) {
+        let is_given = self.mapping.columns.headers.column.given;
+        let fits = |column: &&Column| column.is_json() || is_given && column.is_text();
+        if let Some(headers) = self.headers().filter(|column| !fits(column)) {
             problems.push(ServerProblem::config(
-                format!("{name}.headers has the type {}", headers.type_name),
-                "outboxd reads a column of this name as a JSON object: \
-                 change its type to jsonb, or rename it",
+                format!("{name}.{} has the type {}", headers.name, headers.type_name),
+                "outboxd reads the column as a JSON object: \
+                 change its type to jsonb, or set OUTBOX_COLUMNS=headers=none",
             ));
         }
         problems
@@ -136,8 +190,27 @@ impl Column {
         [TIMESTAMP, TIMESTAMPTZ].contains(&self.base_type.as_str())
     }
 
-    fn is_json(&self) -> bool {
+    /// The name, quoted where that is needed.
+    pub(crate) fn quoted(&self) -> String {
+        identifier(&self.name)
+    }
+
+    /// Whether its values are JSON.
+    pub(crate) fn is_json(&self) -> bool {
         matches!(self.base_type.as_str(), "json" | "jsonb")
+    }
+
+    /// Whether its values are text.
+    pub(crate) fn is_text(&self) -> bool {
+        matches!(
+            self.base_type.as_str(),
+            "text" | "character varying" | "character"
+        )
+    }
+
+    /// Whether its values are integers.
+    pub(crate) fn is_integer(&self) -> bool {
+        matches!(self.base_type.as_str(), "smallint" | "integer" | "bigint")
     }
 }
 
@@ -159,11 +232,17 @@ const TABLE: &str = "
                   UNION SELECT relid::oid FROM pg_catalog.pg_partition_tree(c.oid)
                   UNION SELECT relid::oid FROM pg_catalog.pg_partition_ancestors(c.oid)),
            EXISTS (SELECT FROM pg_catalog.pg_index AS i
-                     JOIN pg_catalog.pg_attribute AS a
-                       ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
-                    WHERE i.indrelid = c.oid AND a.attname = 'id'
+                    CROSS JOIN LATERAL (
+                        SELECT ARRAY(SELECT a.attname::text
+                                       FROM pg_catalog.generate_series(0, i.indnkeyatts - 1) AS k (n)
+                                       LEFT JOIN pg_catalog.pg_attribute AS a
+                                         ON a.attrelid = i.indrelid AND a.attnum = i.indkey[k.n]
+                                      ORDER BY k.n) AS names) AS of_index
+                    WHERE i.indrelid = c.oid
                       AND i.indisunique AND i.indisvalid AND i.indpred IS NULL
-                      AND (i.indnkeyatts = 1 OR c.relkind = 'p')),
+                      AND of_index.names[1] = ANY ($3::text[])
+                      AND (of_index.names <@ $3::text[]
+                           OR c.relkind = 'p' AND of_index.names @> $3::text[])),
            c.relreplident = 'f'
              OR EXISTS (SELECT FROM pg_catalog.pg_index AS i
                          WHERE i.indrelid = c.oid
@@ -190,30 +269,40 @@ const COLUMNS: &str = "
            coalesce(pg_catalog.has_column_privilege(a.attrelid, a.attnum, 'SELECT'), false),
            coalesce(pg_catalog.has_column_privilege(a.attrelid, a.attnum, 'UPDATE'), false),
            (SELECT pg_catalog.pg_get_expr(d.adbin, d.adrelid) FROM pg_catalog.pg_attrdef AS d
-             WHERE d.adrelid = a.attrelid AND d.adnum = a.attnum)
+             WHERE d.adrelid = a.attrelid AND d.adnum = a.attnum),
+           a.attnotnull
       FROM pg_catalog.pg_attribute AS a
      WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped
      ORDER BY a.attnum";
 
-/// Reads the shape of `name`; `None` when there is no such table (a view is none). Needs no right
-/// on the table.
-pub async fn read(session: &Session, name: &TableName) -> Result<Option<TableShape>> {
+/// Reads the shape of `name`, whose columns mean what `mapping` says; `None` when there is no such
+/// table (a view is none). Needs no right on the table.
+pub async fn read(
+    session: &Session,
+    name: &TableName,
+    mapping: &Mapping,
+) -> Result<Option<TableShape>> {
     let what = format!("reading the shape of {name}");
     let table = session
-        .row_if_any(&what, TABLE, &[&name.schema, &name.name])
+        .row_if_any(
+            &what,
+            TABLE,
+            &[&name.schema, &name.name, &mapping.columns.id],
+        )
         .await?;
     let Some(table) = table else {
         return Ok(None);
     };
     let oid: u32 = table.try_get(0).map_err(|error| sql_error(&what, error))?;
     let columns = session.rows(&what, COLUMNS, &[&oid]).await?;
-    shape_of(name, &table, &columns)
+    shape_of(name, mapping, &table, &columns)
         .map(Some)
         .map_err(|error| sql_error(what, error))
 }
 
 fn shape_of(
     name: &TableName,
+    mapping: &Mapping,
     table: &Row,
     columns: &[Row],
 ) -> Result<TableShape, tokio_postgres::Error> {
@@ -227,11 +316,13 @@ fn shape_of(
             can_select: row.try_get(5)?,
             can_update: row.try_get(6)?,
             default: row.try_get(7)?,
+            not_null: row.try_get(8)?,
         })
     };
     Ok(TableShape {
         name: name.clone(),
         oid: table.try_get(0)?,
+        mapping: Arc::new(mapping.clone()),
         columns: columns.iter().map(column).collect::<Result<_, _>>()?,
         partitioned: table.try_get(1)?,
         logged: table.try_get(2)?,
@@ -254,9 +345,30 @@ pub(crate) async fn recheck(session: &Session, shape: &TableShape, error: Error)
     if error.is_transient() || !suspicious {
         return error;
     }
-    match read(session, &shape.name).await {
+    match read(session, &shape.name, &shape.mapping).await {
         Ok(Some(found)) if found == *shape => error,
         _ => error.into_transient(),
+    }
+}
+
+/// The names of the columns of `outbox.outbox`, none of which SQL needs to quote.
+pub(crate) const PLAIN: [&str; 8] = [
+    "id",
+    "event_type",
+    "topic",
+    "event_payload",
+    "created_at",
+    "times_attempted",
+    "published_at",
+    "headers",
+];
+
+/// A column's name in a statement. The names of `outbox.outbox` are not quoted, since people read
+/// statements with them.
+pub(crate) fn identifier(name: &str) -> String {
+    match PLAIN.contains(&name) {
+        true => name.to_owned(),
+        false => escape_identifier(name),
     }
 }
 
@@ -267,26 +379,29 @@ pub(crate) fn is_table(table: &TableName, oid: u32) -> String {
     format!("pg_catalog.to_regclass('{name}')::oid = {oid}")
 }
 
-#[cfg(test)]
 impl TableShape {
-    /// The table `outbox.outbox` with these columns, each with its type, and all rights.
-    pub(crate) fn of_columns(oid: u32, columns: &[(&str, &str)]) -> Self {
+    /// The shape of a table that is not read: these columns, each with its type, and all rights.
+    pub(crate) fn assumed(
+        name: TableName,
+        oid: u32,
+        columns: &[(&str, &str)],
+        mapping: Mapping,
+    ) -> Self {
         let column = |(number, (name, type_name)): (i16, &(&str, &str))| Column {
             number,
             name: (*name).to_owned(),
             type_name: (*type_name).to_owned(),
             base_type: (*type_name).to_owned(),
             generated: false,
+            not_null: true,
             default: None,
             can_select: true,
             can_update: true,
         };
         TableShape {
-            name: TableName {
-                schema: "outbox".to_owned(),
-                name: "outbox".to_owned(),
-            },
+            name,
             oid,
+            mapping: Arc::new(mapping),
             columns: (1..).zip(columns).map(column).collect(),
             partitioned: false,
             partitions: Vec::new(),
@@ -300,5 +415,18 @@ impl TableShape {
             can_use_schema: true,
             can_delete: true,
         }
+    }
+}
+
+#[cfg(test)]
+impl TableShape {
+    /// The table `outbox.outbox` with these columns, each with its type, and all rights.
+    pub(crate) fn of_columns(oid: u32, columns: &[(&str, &str)]) -> Self {
+        TableShape::of_mapping(oid, columns, Mapping::default())
+    }
+
+    /// The same, whose columns mean what `mapping` says.
+    pub(crate) fn of_mapping(oid: u32, columns: &[(&str, &str)], mapping: Mapping) -> Self {
+        TableShape::assumed(TableName::default(), oid, columns, mapping)
     }
 }

@@ -185,9 +185,10 @@ impl ResumeState {
 
     /// Memory belongs to the session that begins, whether it was kept or dropped. The stream may
     /// deliver these `filed` dead letters again, each up to its commit position.
-    pub(in crate::publisher) fn resumed(&mut self, filed: impl IntoIterator<Item = (i64, Lsn)>) {
+    pub(in crate::publisher) fn resumed(&mut self, filed: impl IntoIterator<Item = (String, Lsn)>) {
         for (row, commit_lsn) in filed {
-            self.handled_rows.filed.insert((row, commit_lsn));
+            let of_commit = self.handled_rows.filed.entry(commit_lsn);
+            of_commit.or_default().insert(row);
             self.handled_rows.until = self.handled_rows.until.max(commit_lsn);
         }
         self.valid = true;

@@ -7,7 +7,7 @@ use crate::config::{AfterPublish, Config};
 use crate::error::{Code, Error, Result};
 use crate::lsn::Lsn;
 use crate::outbox::dead_letter::skipped;
-use crate::outbox::{Columns, Rejection};
+use crate::outbox::{Columns, Rejection, RowId};
 use crate::pgoutput::Message;
 use crate::postgres::{ServerError, Session, TableShape};
 use crate::replication::{Frame, ReplicationClient, StandbyStatusUpdate};
@@ -32,7 +32,7 @@ pub(crate) struct Search<'a> {
     xid: Option<u32>,
     outbox: Option<(u32, Columns)>,
     /// Rows of the outbox that earlier transactions have inserted.
-    before: Vec<i64>,
+    before: Vec<RowId>,
     /// The highest position that the server has sent.
     sent: Lsn,
     /// When that position has moved, or a change came.

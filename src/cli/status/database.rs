@@ -115,7 +115,7 @@ impl DatabaseSide {
         let server = postgres::server(session).await;
         let known = server.ok().map(|server| server.lineage.system_id);
         self.system_id = known.filter(|system_id| *system_id != 0);
-        let shape = table_shape::read(session, &config.table).await;
+        let shape = table_shape::read(session, &config.table, &config.mapping).await;
         if let Some(shape) = shape.ok().flatten() {
             let count = UnpublishedCount::read(session, config, &shape).await;
             if let Some(count) = count.ok().flatten() {

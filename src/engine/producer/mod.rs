@@ -51,7 +51,7 @@ impl Engine {
             self.push(End::ProducerFailed(Rejection { code, message }));
         }
         let is_late =
-            |(_, event): (_, InFlight)| now >= Duration::from_micros(event.sent_micros) + LATE;
+            |(_, event): (_, &InFlight)| now >= Duration::from_micros(event.sent_micros) + LATE;
         let is_running = self.dispatch.replacement.is_running();
         if is_running
             || !self.dispatch.stalled_topics.is_due(now)

@@ -5,10 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use fastrand::Rng;
 
 use crate::engine::output::PendingRequests;
+use crate::engine::simulation::world::index;
 use crate::lsn::Lsn;
 use crate::outbox::{
     CloseDeadLetter, KeyHash, NewDeadLetter, OwnedRecord, ParkedKey, ParkedKeyList, Resolution,
-    ResolveRequest,
+    ResolveRequest, RowId,
 };
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,7 +39,7 @@ pub(crate) struct DeadLetterTable {
 impl DeadLetterTable {
     pub(crate) fn file(&mut self, dead_letters: &[NewDeadLetter]) {
         for dead_letter in dead_letters {
-            let row = dead_letter.row.map_or(0, |row| row.id as usize);
+            let row = dead_letter.row.as_ref().map_or(0, |row| index(&row.id));
             let record = dead_letter
                 .record
                 .as_ref()
@@ -112,7 +113,7 @@ impl DeadLetterTable {
             let (record, place) = event(filed.row);
             ResolveRequest {
                 dead_letter: *id,
-                row: Some(filed.row as i64),
+                row: Some(RowId::Number(filed.row as i64)),
                 resolution: match filed.state {
                     State::Discard => Resolution::Discard,
                     _ => Resolution::Retry,

@@ -15,7 +15,7 @@ use crate::engine::output::{
     SessionOutput, SinkOutput, Walsender,
 };
 use crate::engine::record_checks::RecordFacts;
-use crate::engine::simulation::world::{Appended, Batch, Message, Reported, Status, World};
+use crate::engine::simulation::world::{Appended, Batch, Message, Reported, Status, World, index};
 use crate::engine::tracker::{ENTRY_BYTES, Ticket};
 use crate::lsn::Lsn;
 use crate::outbox::{Rejection, RowName};
@@ -300,7 +300,8 @@ impl Process {
             assert!(done.is_empty());
         }
         for accepted in done {
-            let row = accepted.row.expect("each event has a row").id as usize;
+            let row = accepted.row.expect("each event has a row").id;
+            let row = index(&row);
             assert!(
                 world.rows[row].appended > 0,
                 "row {row} was acknowledged and never appended"

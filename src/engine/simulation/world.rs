@@ -16,7 +16,12 @@ use crate::engine::simulation::seeds::Seen;
 use crate::engine::topics::topic::{MetadataAnswer, TopicLimits};
 use crate::engine::tracker::Ticket;
 use crate::lsn::Lsn;
-use crate::outbox::{Outcome, OwnedRecord};
+use crate::outbox::{Outcome, OwnedRecord, RowId};
+
+/// The index of a row in [`World::rows`], which its id is.
+pub(crate) fn index(id: &RowId) -> usize {
+    id.number().map_or(0, |number| number as usize)
+}
 
 /// A row of the outbox table, identified by its index in [`World::rows`]; rows are numbered in
 /// commit order.
@@ -617,7 +622,7 @@ impl World {
         match &mut self.batches[at].work {
             DatabaseWork::Mark(marks) => {
                 for mark in marks {
-                    let row = &mut self.rows[mark.row.id as usize];
+                    let row = &mut self.rows[index(&mark.row.id)];
                     assert!(
                         row.appended > 0,
                         "row {} marked, never published",
@@ -637,7 +642,7 @@ impl World {
             _ if without_effect => {}
             DatabaseWork::File(dead_letters) => {
                 for dead_letter in &*dead_letters {
-                    let row = dead_letter.row.map_or(0, |row| row.id as usize);
+                    let row = dead_letter.row.as_ref().map_or(0, |row| index(&row.id));
                     let row = &mut self.rows[row];
                     row.settled_at = row.settled_at.min(settled_at);
                 }

@@ -484,7 +484,7 @@ fn deferred_rows_come_back_in_their_order_before_newer_ones() {
     let rows: Vec<i64> = write_back(&mut engine, MS * 51)
         .marks
         .iter()
-        .map(|mark| mark.row.id)
+        .filter_map(|mark| mark.row.id.number())
         .collect();
     assert_eq!(rows, [100, 200, 300, 400]);
 }
@@ -533,7 +533,7 @@ fn a_partition_is_rewound_in_order_and_the_last_word_of_a_key_is_its_newest_even
     let dead_letters = filed(&mut engine, MS * 2_000);
     assert_eq!(dead_letters.len(), 1);
     assert_eq!(
-        (dead_letters[0].row, dead_letters[0].attempts),
+        (dead_letters[0].row.clone(), dead_letters[0].attempts),
         (Some(RowName::of_id(200)), 3)
     );
     // The records that overtook it are sent again, and only then the new one.
@@ -628,7 +628,7 @@ fn what_is_wanted_again_is_not_refused_for_what_was_known_before() {
     };
     let request = ResolveRequest {
         dead_letter: 1,
-        row: Some(100),
+        row: Some(100.into()),
         resolution: Resolution::Retry,
         place: None,
         parked_key: None,
@@ -667,9 +667,9 @@ fn a_parked_key_keeps_its_order_through_a_retry() {
     let parked = filed(&mut engine, now);
     assert!(parked[0].parked && parked[0].parks_key);
     // A retry of the first is requested; both are returned.
-    let request = |dead_letter, row| ResolveRequest {
+    let request = |dead_letter, row: i64| ResolveRequest {
         dead_letter,
-        row: Some(row),
+        row: Some(row.into()),
         resolution: Resolution::Retry,
         place: None,
         parked_key: Some(("t".into(), KeyHash::of("t", b"k"))),
@@ -757,7 +757,7 @@ fn a_retried_dead_letter_waits_until_the_stream_has_passed_its_event() {
     let retry = || PendingRequests {
         requests: vec![ResolveRequest {
             dead_letter: 1,
-            row: Some(150),
+            row: Some(150.into()),
             resolution: Resolution::Retry,
             place: Some((Lsn::new(150), 0)),
             parked_key: None,
@@ -1112,7 +1112,7 @@ fn a_look_at_the_dead_letters_holds_no_position_back() {
     };
     let look = DatabaseWork::ReadRequests { with_keys: true };
     assert_eq!(confirmed_after(&mut engine, look, 200), Lsn::new(210));
-    let count = DatabaseWork::CountAttempts(vec![1]);
+    let count = DatabaseWork::CountAttempts(vec![1.into()]);
     assert_eq!(confirmed_after(&mut engine, count, 300), Lsn::new(310));
     let marks = DatabaseWork::Mark(Vec::new());
     assert_eq!(confirmed_after(&mut engine, marks, 400), Lsn::new(310));
@@ -1586,7 +1586,7 @@ fn memory_that_is_full_does_not_keep_the_proof_out() {
 fn retry_of(dead_letter: i64, row: i64, place: Option<(Lsn, u32)>) -> ResolveRequest {
     ResolveRequest {
         dead_letter,
-        row: Some(row),
+        row: Some(row.into()),
         resolution: Resolution::Retry,
         place,
         parked_key: None,

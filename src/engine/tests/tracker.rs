@@ -21,7 +21,7 @@ enum Progress {
     Settled,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 struct Event {
     ticket: Ticket,
     accepted: InFlight,
@@ -255,7 +255,7 @@ impl Pair {
             Step::OldKeepalive(at) => self.keepalive(at % self.model.server.max(1)),
             Step::Row { bytes } => {
                 let accepted = self.next_event(*bytes);
-                let ticket = self.tracker.accept_row(accepted);
+                let ticket = self.tracker.accept_row(accepted.clone());
                 self.enter(ticket, accepted);
             }
             Step::Acknowledge(index) => self.acknowledge(index),
@@ -346,7 +346,7 @@ impl Pair {
         self.model.open().2.push(event);
         if event {
             let accepted = self.next_event(bytes);
-            let ticket = self.tracker.accept(accepted).unwrap();
+            let ticket = self.tracker.accept(accepted.clone()).unwrap();
             self.enter(ticket, accepted);
             self.model.open().3.push(ticket);
         }
@@ -501,14 +501,19 @@ impl Pair {
         assert_eq!(tracker.bytes(), bytes);
         let oldest = model.in_state(Progress::InFlight).next();
         assert_eq!(
-            tracker.oldest_in_flight().map(|(_, event)| event.row),
-            oldest.map(|event| event.accepted.row)
+            tracker
+                .oldest_in_flight()
+                .map(|(_, event)| event.row.clone()),
+            oldest.map(|event| event.accepted.row.clone())
         );
         assert_eq!(tracker.is_open(), model.phase != Phase::Between);
         assert!(tracker.event(model.next_ticket).is_none());
         for event in &model.events {
-            let expected = (event.ticket >= model.first_ticket()).then_some(event.accepted.row);
-            let found = tracker.event(event.ticket).map(|accepted| accepted.row);
+            let expected =
+                (event.ticket >= model.first_ticket()).then_some(event.accepted.row.clone());
+            let found = tracker
+                .event(event.ticket)
+                .map(|accepted| accepted.row.clone());
             assert_eq!(found, expected);
         }
         for ticket in &model.stale {

@@ -11,7 +11,7 @@ pub(crate) type Ticket = u64;
 pub(crate) const ENTRY_BYTES: usize = size_of::<Entry>() + size_of::<Ticket>();
 
 /// What the tracker keeps of an event until it is settled.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct InFlight {
     /// The row, if it has one.
     pub(crate) row: Option<RowName>,
@@ -34,7 +34,7 @@ pub(in crate::engine) enum State {
     Settled,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(in crate::engine) struct Entry {
     pub(in crate::engine) event: InFlight,
     pub(super) transaction: u64,

@@ -186,13 +186,13 @@ impl Tracker {
 
     fn enter(&mut self, event: InFlight, transaction: u64) -> Ticket {
         let ticket = self.next_ticket();
+        self.in_flight_count += 1;
+        self.in_flight_bytes += event.bytes as usize;
         self.entries.push_back(Entry {
             event,
             transaction,
             state: State::InFlight,
         });
-        self.in_flight_count += 1;
-        self.in_flight_bytes += event.bytes as usize;
         ticket
     }
 
@@ -275,7 +275,7 @@ impl Tracker {
         let entry = entry_mut(&mut self.entries, self.first_ticket, ticket)?;
         debug_assert_eq!(entry.state, State::InFlight, "one report for each record");
         entry.state = State::Acknowledged;
-        let event = entry.event;
+        let event = entry.event.clone();
         self.in_flight_count -= 1;
         self.in_flight_bytes -= event.bytes as usize;
         while let Some(entry) =
@@ -351,16 +351,17 @@ impl Tracker {
     }
 
     /// The event of this ticket, unless it is settled.
-    pub(crate) fn event(&self, ticket: Ticket) -> Option<InFlight> {
+    pub(crate) fn event(&self, ticket: Ticket) -> Option<&InFlight> {
         let position = ticket.checked_sub(self.first_ticket)?;
-        self.entries.get(position as usize).map(|entry| entry.event)
+        let entry = self.entries.get(position as usize);
+        entry.map(|entry| &entry.event)
     }
 
     /// The rows of all events that are not settled.
     pub(crate) fn unsettled_rows(&self) -> impl Iterator<Item = RowName> {
         let unsettled = |entry: &&Entry| entry.state != State::Settled;
         let unsettled = self.entries.iter().filter(unsettled);
-        unsettled.filter_map(|it| it.event.row)
+        unsettled.filter_map(|it| it.event.row.clone())
     }
 
     /// The ticket that the next event gets.
@@ -386,7 +387,7 @@ impl Tracker {
     }
 
     /// The oldest event that is not acknowledged.
-    pub(crate) fn oldest_in_flight(&self) -> Option<(Ticket, InFlight)> {
+    pub(crate) fn oldest_in_flight(&self) -> Option<(Ticket, &InFlight)> {
         let oldest = (self.in_flight_count > 0).then_some(self.oldest_in_flight)?;
         Some((oldest, self.event(oldest)?))
     }

@@ -15,7 +15,7 @@ use crate::outbox::dead_letter::insert;
 use crate::outbox::dead_letter::row_identity::is_about;
 use crate::outbox::marking::Marking;
 use crate::outbox::refusal::{is_refusal, silent_refusal};
-use crate::outbox::{CloseDeadLetter, Rejection};
+use crate::outbox::{CloseDeadLetter, Rejection, RowId};
 use crate::postgres::{Columns, RowError, Session, TableShape, row_error, sql_error};
 
 /// The rows of a statement at most.
@@ -58,7 +58,8 @@ impl Closing {
         let mut parts: Vec<&[CloseDeadLetter]> = closings.chunks(ROWS_MAX).rev().collect();
         while let Some(part) = parts.pop() {
             let dead_letters: Vec<i64> = part.iter().map(|closing| closing.dead_letter).collect();
-            let rows: Vec<Option<i64>> = part.iter().map(|closing| closing.row).collect();
+            let rows: Vec<Option<&RowId>> =
+                part.iter().map(|closing| closing.row.as_ref()).collect();
             let published: Vec<bool> = part.iter().map(|closing| closing.published).collect();
             // The inner error is the row's, the outer one the server's.
             let work = async {
@@ -79,7 +80,7 @@ impl Closing {
                     logged,
                 } = row_error(&error);
                 let rejection = Rejection { code, message };
-                self.leave_open(session, *closing, &rejection, &logged)
+                self.leave_open(session, closing, &rejection, &logged)
                     .await?;
             } else {
                 let (left, right) = part.split_at(part.len() / 2);
@@ -97,8 +98,8 @@ impl Closing {
             return Ok(());
         };
         let named = closed.iter();
-        let named = named.filter_map(|closing| Some((closing.dead_letter, closing.row?)));
-        let (dead_letters, rows): (Vec<i64>, Vec<i64>) = named.unzip();
+        let named = named.filter_map(|closing| Some((closing.dead_letter, closing.row.as_ref()?)));
+        let (dead_letters, rows): (Vec<i64>, Vec<&RowId>) = named.unzip();
         let what = format!("reading back closed rows of {}", self.outbox);
         let open = session
             .rows(&what, unmarked, &[&dead_letters, &rows])
@@ -108,7 +109,7 @@ impl Closing {
         let is_unmarked = |closing: &&CloseDeadLetter| open.contains(&closing.dead_letter);
         for closing in closed.iter().filter(is_unmarked) {
             let rejection = silent_refusal(&self.outbox);
-            self.leave_open(session, *closing, &rejection, &rejection.message)
+            self.leave_open(session, closing, &rejection, &rejection.message)
                 .await?;
         }
         Ok(())
@@ -117,15 +118,15 @@ impl Closing {
     async fn leave_open(
         &self,
         session: &Session,
-        closing: CloseDeadLetter,
+        closing: &CloseDeadLetter,
         rejection: &Rejection,
         logged: &str,
     ) -> Result<()> {
-        let (dead_letter, row) = (closing.dead_letter, closing.row);
+        let (dead_letter, row) = (closing.dead_letter, closing.row.as_ref());
         let Rejection { code, message } = rejection;
         tracing::error!(
             dead_letter,
-            row,
+            row = row.map(tracing::field::display),
             code,
             error = logged,
             "row of a dead letter cannot be marked"
@@ -151,13 +152,15 @@ impl Closing {
 fn close_sql(shape: &TableShape, marking: &Marking) -> String {
     let dead_letters = shape.name.dead_letter().quoted();
     let about = is_about(shape, "t");
+    let key = marking.key();
+    let (is_this, kind) = (key.is("t", "c.outbox_row"), key.parameter());
     let (settle, is_settled) = match marking.writes() {
         true => {
             let candidates = marking.candidates("t");
             let settle = marking.statement(
                 "FROM closings AS c",
                 &format!(
-                    "t.id = c.outbox_row AND {candidates} \
+                    "{is_this} AND {candidates} \
                      AND EXISTS (SELECT FROM {dead_letters} AS d \
                                   WHERE d.id = c.letter AND {about})"
                 ),
@@ -167,14 +170,15 @@ fn close_sql(shape: &TableShape, marking: &Marking) -> String {
             let table = marking.table();
             (
                 format!(
-                    ", settled AS ({settle} RETURNING t.id::bigint AS id, {is_marked} AS marked)"
+                    ", settled AS ({settle} RETURNING {id} AS id, {is_marked} AS marked)",
+                    id = key.value("t"),
                 ),
                 // A row that a trigger keeps unpublished keeps its dead letter.
                 format!(
                     " AND (c.outbox_row IS NULL \
                       OR c.outbox_row IN (SELECT s.id FROM settled AS s WHERE s.marked) \
                       OR NOT EXISTS (SELECT FROM {table} AS t \
-                                      WHERE t.id = c.outbox_row AND {candidates} \
+                                      WHERE {is_this} AND {candidates} \
                                         AND {about}))"
                 ),
             )
@@ -183,7 +187,7 @@ fn close_sql(shape: &TableShape, marking: &Marking) -> String {
     };
     format!(
         "WITH closings AS (SELECT c.* FROM ROWS FROM (pg_catalog.unnest($1::bigint[]), \
-                                   pg_catalog.unnest($2::bigint[]), \
+                                   pg_catalog.unnest($2::{kind}[]), \
                                    pg_catalog.unnest($3::boolean[])) \
                                AS c (letter, outbox_row, published)){settle} \
          UPDATE {dead_letters} AS d SET \
@@ -207,11 +211,13 @@ fn leave_open_sql(dead_letters: &TableName) -> String {
 fn unmarked_sql(shape: &TableShape, marking: &Marking) -> String {
     format!(
         "SELECT d.id FROM ROWS FROM (pg_catalog.unnest($1::bigint[]), \
-                                     pg_catalog.unnest($2::bigint[])) AS c (letter, outbox_row) \
+                                     pg_catalog.unnest($2::{kind}[])) AS c (letter, outbox_row) \
            JOIN {dead_letters} AS d ON d.id = c.letter \
-           JOIN {table} AS t ON t.id = c.outbox_row \
+           JOIN {table} AS t ON {is_this} \
           WHERE {candidates} AND {about}",
         dead_letters = shape.name.dead_letter().quoted(),
+        kind = marking.key().parameter(),
+        is_this = marking.key().is("t", "c.outbox_row"),
         about = is_about(shape, "t"),
         table = marking.table(),
         candidates = marking.candidates("t"),

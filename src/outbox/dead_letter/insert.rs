@@ -14,6 +14,7 @@ use crate::config::{AfterPublish, Config, TableName};
 use crate::error::Result;
 use crate::outbox::dead_letter::json;
 use crate::outbox::dead_letter::row_identity::created_at;
+use crate::outbox::row_key::RowKey;
 use crate::outbox::select_list::text_of;
 use crate::outbox::{NewDeadLetter, OwnedRecord, Rejection, RowName, row_name};
 use crate::postgres::{Session, TableShape, is_of_the_row, is_unreadable, row_error, sql_error};
@@ -63,7 +64,7 @@ pub(crate) async fn file_not_marked(
         let dead_letter = |(row, rejection): &(RowName, Rejection)| NewDeadLetter {
             ticket: 0,
             known: None,
-            row: Some(*row),
+            row: Some(row.clone()),
             record: None,
             rejection: rejection.clone(),
             attempts: 0,
@@ -98,7 +99,7 @@ impl<'a> Filing<'a> {
     fn of(dead_letter: &'a NewDeadLetter) -> Self {
         let record = dead_letter.record.as_deref();
         let header = |name| record.and_then(|record| record.header(name));
-        let row = dead_letter.row.map(|row| row.id.to_string());
+        let row = dead_letter.row.as_ref().map(|row| row.id.to_string());
         let place = record.and_then(OwnedRecord::place);
         let place = place.and_then(|(lsn, index)| Some((lsn.to_string(), index.try_into().ok()?)));
         Filing {
@@ -139,7 +140,7 @@ fn once_each(filings: Vec<Filing<'_>>) -> Vec<Filing<'_>> {
         let name = (
             filing.outbox_id.clone(),
             filing.created_at(),
-            filing.dead_letter.row.map(|row| row.created),
+            filing.dead_letter.row.as_ref().map(|row| row.created),
             place,
             filing.payload().unwrap_or_default(),
         );
@@ -202,7 +203,8 @@ async fn write(
         match part {
             [alone] => {
                 let why = row_error(&error).logged;
-                let row = alone.dead_letter.row.map(|row| row.id);
+                let row = alone.dead_letter.row.as_ref();
+                let row = row.map(|row| tracing::field::display(&row.id));
                 tracing::warn!(row, error = %why, "dead letter rejected, storing a reduced copy");
                 if !alone.shrink() {
                     return Err(sql_error(what, error));
@@ -243,8 +245,10 @@ async fn insert(
     });
     let parks_key = column(filings, |filing| filing.dead_letter.parks_key);
     let state = column(filings, |filing| filing.state);
-    let row = column(filings, |f| f.dead_letter.row.map(|row| row.id));
-    let created = column(filings, |f| f.dead_letter.row.map(|row| row.created));
+    let row = column(filings, |f| f.dead_letter.row.as_ref().map(|row| &row.id));
+    let created = column(filings, |f| {
+        f.dead_letter.row.as_ref().map(|row| row.created)
+    });
     let params: [&(dyn ToSql + Sync); 18] = [
         &system_id,
         &known,
@@ -325,14 +329,15 @@ fn insert_sql(table: &str, oid: u32, having: &str, conflict: &str, after: &str) 
 /// record to take the time from: if it is not known with the row's name, it is read from the row.
 fn event_created_at(config: &Config, shape: &TableShape) -> String {
     let printed = text_of(row_name::created_type(shape), "l.row_created");
-    let readable = shape.id_is_integer() && config.after_publish != AfterPublish::Keep;
+    let readable = config.after_publish != AfterPublish::Keep;
     let of_row = created_at(shape, "o").filter(|_| readable);
     let of_row = of_row.map_or_else(String::new, |created_at| {
         format!(
             ", CASE WHEN l.topic IS NULL \
                     THEN (SELECT {created_at} FROM {outbox} AS o \
-                           WHERE o.id = l.outbox_row LIMIT 1) END",
-            outbox = shape.name.quoted()
+                           WHERE {is_this} LIMIT 1) END",
+            outbox = shape.name.quoted(),
+            is_this = RowKey::of(shape).is("o", "l.outbox_row"),
         )
     });
     format!("coalesce(l.event_created_at, {printed}{of_row})")
@@ -344,6 +349,7 @@ pub(crate) fn file_sql(config: &Config, shape: &TableShape) -> String {
     let (table, oid) = (shape.name.dead_letter().quoted(), shape.oid);
     let kind = row_name::created_type(shape);
     let created_at = event_created_at(config, shape);
+    let id = RowKey::of(shape).parameter();
     format!(
         "WITH letters AS MATERIALIZED ( \
              SELECT l.*, pg_catalog.sha256(coalesce(l.payload, '')) AS sha256, \
@@ -351,7 +357,7 @@ pub(crate) fn file_sql(config: &Config, shape: &TableShape) -> String {
                FROM unnest($2::bigint[], $3::text[], $4::text[], $5::integer[], $6::text[], \
                            $7::text[], $8::text[], $9::bytea[], $10::text[], $11::bytea[], \
                            $12::text[], $13::text[], $14::integer[], $15::boolean[], \
-                           $16::text[], $17::bigint[], $18::{kind}[]) WITH ORDINALITY \
+                           $16::text[], $17::{id}[], $18::{kind}[]) WITH ORDINALITY \
                     AS l (known, outbox_id, lsn, event_index, topic, event_type, \
                           event_created_at, key, headers, payload, error_code, error, \
                           attempts, parks_key, state, outbox_row, row_created, n)), \

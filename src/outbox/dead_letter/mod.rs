@@ -31,10 +31,10 @@ mod types;
 use crate::config::{Config, TableName};
 use crate::error::Result;
 use crate::lsn::Lsn;
-use crate::outbox::RowName;
 use crate::outbox::dead_letter::closing::Closing;
 use crate::outbox::marking::Marking;
 use crate::outbox::refusal::is_refusal;
+use crate::outbox::{RowId, RowName};
 use crate::postgres::{Columns, Session, TableShape, row_error, sql_error};
 use crate::status::OpenDeadLetters;
 
@@ -173,7 +173,7 @@ impl DeadLetters {
     ///
     /// # Errors
     /// Of the table or the server. The outcome is then unknown, and a repeat may count twice.
-    pub async fn count_attempts(&self, session: &Session, rows: &[i64]) -> Result<()> {
+    pub async fn count_attempts(&self, session: &Session, rows: &[RowId]) -> Result<()> {
         let Some(sql) = &self.count else {
             return Ok(());
         };
@@ -181,7 +181,7 @@ impl DeadLetters {
         // Sorted, so that the entries of one row stay together and halving ends at a single row.
         let mut rows = rows.to_vec();
         rows.sort_unstable();
-        let mut parts: Vec<&[i64]> = rows.chunks(ROWS_MAX).collect();
+        let mut parts: Vec<&[RowId]> = rows.chunks(ROWS_MAX).collect();
         while let Some(part) = parts.pop() {
             let work = async { Ok(session.change(sql, &[&part]).await) };
             let Err(error) = session.bounded(&what, work).await? else {
@@ -195,7 +195,7 @@ impl DeadLetters {
                 parts.push(right);
                 parts.push(left);
             } else {
-                let row = part.first();
+                let row = part.first().map(tracing::field::display);
                 let error = row_error(&error).logged;
                 tracing::warn!(row, error, "attempts of a row cannot be counted");
             }
@@ -227,7 +227,7 @@ pub(crate) struct DeadLetterState {
     pub(crate) parked: ParkedKeyList,
     /// Rows of the outbox whose events the stream delivers from `since` on, and which are filed
     /// here.
-    pub(crate) filed: Vec<(i64, Lsn)>,
+    pub(crate) filed: Vec<(String, Lsn)>,
     /// How many were filed in the last minute, parked ones left out.
     pub(crate) filed_recently: u32,
 }
@@ -282,16 +282,14 @@ async fn filed(
     dead_letters: &TableName,
     system_id: &str,
     since: Lsn,
-) -> Result<Vec<(i64, Lsn)>> {
+) -> Result<Vec<(String, Lsn)>> {
     let sql = filed_sql(dead_letters);
     let (what, since) = (format!("reading {dead_letters}"), since.to_string());
     let rows = session.rows(&what, &sql, &[&system_id, &since]).await?;
     let mut filed = Vec::with_capacity(rows.len());
     for row in &rows {
-        let (id, lsn): (&str, &str) = (row.column(0)?, row.column(1)?);
-        if let (Ok(id), Ok(lsn)) = (id.parse(), lsn.parse()) {
-            filed.push((id, lsn));
-        }
+        let (id, lsn): (String, &str) = (row.column(0)?, row.column(1)?);
+        filed.extend(lsn.parse().ok().map(|lsn| (id, lsn)));
     }
     Ok(filed)
 }
@@ -320,9 +318,11 @@ fn count_sql(marking: &Marking) -> Option<String> {
     Some(format!(
         "UPDATE {table} AS t SET {counted} \
            FROM (SELECT a.id, pg_catalog.count(*)::integer AS attempts \
-                   FROM pg_catalog.unnest($1::bigint[]) AS a (id) GROUP BY a.id) AS a \
-          WHERE t.id = a.id AND {candidates}",
+                   FROM pg_catalog.unnest($1::{kind}[]) AS a (id) GROUP BY a.id) AS a \
+          WHERE {is_this} AND {candidates}",
         table = marking.table(),
+        kind = marking.key().parameter(),
+        is_this = marking.key().is("t", "a.id"),
         candidates = marking.candidates("t"),
     ))
 }

@@ -13,7 +13,7 @@ use crate::outbox::dead_letter::json;
 use crate::outbox::table::may_be_of_a_slow_row;
 use crate::outbox::{
     DeadLetters, EventSource, KeyHash, OwnedRecord, Rejection, Resolution, ResolveRequest, Router,
-    SlowRows, TableRow, UnpublishedRows,
+    RowId, SlowRows, TableRow, UnpublishedRows,
 };
 use crate::postgres::{Columns, RowError, Session, is_unreadable, row_error, sql_error};
 
@@ -50,12 +50,14 @@ impl DeadLetters {
             }
             let (id, outbox_id): (_, Option<String>) =
                 (dead_letter.column(0)?, dead_letter.column(1)?);
-            let row = outbox_id.and_then(|id| id.parse().ok());
-            let (record, rejection) =
-                match self.record(session, rows, router, slow, (id, row)).await? {
-                    Ok(record) => (record, None),
-                    Err(rejection) => (None, Some(rejection)),
-                };
+            let row = outbox_id.and_then(|id| rows.key().kind().id_of(&id));
+            let (record, rejection) = match self
+                .record(session, rows, router, slow, (id, row.as_ref()))
+                .await?
+            {
+                Ok(record) => (record, None),
+                Err(rejection) => (None, Some(rejection)),
+            };
             let value = record.as_ref().and_then(|record| record.value());
             bytes += value.map_or(0, <[u8]>::len);
             requests.push(ResolveRequest {
@@ -80,7 +82,7 @@ impl DeadLetters {
         rows: &UnpublishedRows,
         router: &mut Router,
         slow: &mut SlowRows,
-        (dead_letter, row): (i64, Option<i64>),
+        (dead_letter, row): (i64, Option<&RowId>),
     ) -> Result<Result<Option<OwnedRecord>, Rejection>> {
         let Some(row) = row else {
             return self.copy(session, dead_letter).await.map(Ok);
@@ -90,7 +92,7 @@ impl DeadLetters {
         }
         let found = rows.row(session, row, dead_letter).await;
         if found.as_ref().is_err_and(may_be_of_a_slow_row) {
-            slow.note(row, 1);
+            slow.note(row.clone(), 1);
         }
         match found? {
             LookedUpRow::Row(found) => {
@@ -168,15 +170,12 @@ pub(crate) enum LookedUpRow {
 
 impl UnpublishedRows {
     /// The row that this dead letter is about, published or not.
-    async fn row(&self, session: &Session, id: i64, dead_letter: i64) -> Result<LookedUpRow> {
-        let Some(one) = self.one() else {
-            return Ok(LookedUpRow::Gone);
-        };
+    async fn row(&self, session: &Session, id: &RowId, dead_letter: i64) -> Result<LookedUpRow> {
         let what = format!("reading row {id} of {}", self.table());
         // The inner error is the row's, the outer one the server's.
         let work = async {
-            let statement = session.prepared(one).await?;
-            Ok(session.query_opt(&statement, &[&id, &dead_letter]).await)
+            let statement = session.prepared(self.one()).await?;
+            Ok(session.query_opt(&statement, &[id, &dead_letter]).await)
         };
         match session.bounded(&what, work).await? {
             Ok(Some(row)) => match TableRow::new(row) {

@@ -10,8 +10,10 @@
 //! as far as the dead letter knows them. Doubt is resolved against the dead letter: a row is then
 //! published a second time, and not kept back without a word.
 
+use crate::config::mapping::{HeaderStyle, ValueRule};
 use crate::outbox::dead_letter::types::OPEN;
 use crate::outbox::marking::Marking;
+use crate::outbox::row_filter::and_is_message;
 use crate::outbox::select_list;
 use crate::postgres::TableShape;
 use crate::postgres::table_shape::Column;
@@ -19,16 +21,16 @@ use crate::postgres::table_shape::Column;
 /// The highest count of the rows that wait.
 const WAITING_MAX: i64 = 10_000;
 
-/// The column of this name, if outboxd's role may read it.
-fn readable<'s>(shape: &'s TableShape, name: &str) -> Option<&'s Column> {
-    shape.column(name).filter(|column| column.can_select)
+/// The column, if outboxd's role may read it.
+fn readable(column: Option<&Column>) -> Option<&Column> {
+    column.filter(|column| column.can_select)
 }
 
-/// The `created_at` of the table `row`, printed as in the header `outbox_created_at`; `None` if the
-/// table has none.
+/// The time of creation of the row `row`, printed as in the header `outbox_created_at`; `None` if
+/// the table has none.
 pub(crate) fn created_at(shape: &TableShape, row: &str) -> Option<String> {
-    let column = readable(shape, "created_at")?;
-    let created_at = format!("{row}.created_at");
+    let column = readable(shape.created())?;
+    let created_at = format!("{row}.{}", column.quoted());
     Some(select_list::text_of(column.printed_type(), &created_at))
 }
 
@@ -36,20 +38,9 @@ pub(crate) fn created_at(shape: &TableShape, row: &str) -> Option<String> {
 /// about this row.
 pub(crate) fn is_about(shape: &TableShape, row: &str) -> String {
     let same_table = format!("coalesce(d.table_oid = {}, true)", shape.oid);
-    let same_payload = readable(shape, "event_payload").map_or("false", |payload| {
-        match payload.base_type.as_str() {
-            "bytea" => "d.payload = {row}.event_payload",
-            // Not printed: a few kilobytes of JSON can print as more than the server can hold.
-            "jsonb" => {
-                "pg_catalog.convert_from(d.payload, 'UTF8')::pg_catalog.jsonb = {row}.event_payload"
-            }
-            _ => "d.payload = pg_catalog.convert_to({row}.event_payload::pg_catalog.text, 'UTF8')",
-        }
-    });
-    let same_payload = same_payload.replace("{row}", row);
+    let same_payload = same_payload(shape, row);
     let weak = format!("{same_table} AND (d.payload IS NULL OR coalesce({same_payload}, false))");
-    let (Some(column), Some(created)) = (readable(shape, "created_at"), created_at(shape, row))
-    else {
+    let (Some(column), Some(created)) = (readable(shape.created()), created_at(shape, row)) else {
         return format!("({weak})");
     };
     let same_time = format!("d.event_created_at = {created}");
@@ -57,32 +48,58 @@ pub(crate) fn is_about(shape: &TableShape, row: &str) -> String {
         return format!("(coalesce({same_time}, true) AND {weak})");
     }
     format!(
-        "CASE WHEN d.event_created_at IS NOT NULL AND {row}.created_at IS NOT NULL \
-              THEN {same_time} ELSE {weak} END"
+        "CASE WHEN d.event_created_at IS NOT NULL AND {row}.{name} IS NOT NULL \
+              THEN {same_time} ELSE {weak} END",
+        name = column.quoted(),
     )
+}
+
+/// A condition: the payload of the dead letter `d` is that of the row `row`. What is sent in place
+/// of the payload tells nothing about the row.
+fn same_payload(shape: &TableShape, row: &str) -> String {
+    let mapping = &shape.mapping;
+    let is_sent_as_it_is = mapping.value == ValueRule::Payload
+        && mapping.headers != HeaderStyle::CloudEventsStructured
+        && mapping.columns.envelope.is_empty();
+    if !is_sent_as_it_is {
+        return "true".to_owned();
+    }
+    let Some(column) = readable(shape.payload()) else {
+        return "false".to_owned();
+    };
+    let payload = format!("{row}.{}", column.quoted());
+    match column.base_type.as_str() {
+        "bytea" => format!("d.payload = {payload}"),
+        // Not printed: a few kilobytes of JSON can print as more than the server can hold. A null
+        // may have been sent as an empty value, which is no JSON.
+        "jsonb" => format!(
+            "pg_catalog.convert_from(nullif(d.payload, ''), 'UTF8')::pg_catalog.jsonb = {payload}"
+        ),
+        _ => format!("d.payload = pg_catalog.convert_to({payload}::pg_catalog.text, 'UTF8')"),
+    }
 }
 
 /// The statement that counts the unpublished rows that open dead letters are about: all, and those
 /// that only wait behind a dead letter of their key. It begins with the ids that these name, which
-/// are few. A text that is no bigint names none.
+/// are few. A text that is no id of the table names none.
 pub(super) fn waiting_sql(shape: &TableShape, marking: &Marking) -> String {
+    let key = marking.key();
+    let (named, is_named) = key.named_by_text("d.outbox_id", "o", "named");
     format!(
         "WITH named AS MATERIALIZED ( \
-             SELECT CASE WHEN d.outbox_id ~ '^-?[0-9]{{1,19}}$' \
-                         THEN CASE WHEN d.outbox_id::numeric BETWEEN -9223372036854775808 \
-                                        AND 9223372036854775807 \
-                                   THEN d.outbox_id::bigint END END AS id \
-               FROM {dead_letters} AS d WHERE d.{OPEN} LIMIT {WAITING_MAX}) \
+             SELECT {named} AS id FROM {dead_letters} AS d WHERE d.{OPEN} LIMIT {WAITING_MAX}) \
          SELECT pg_catalog.count(*), pg_catalog.count(*) FILTER (WHERE filed.parked) \
            FROM {name} AS o \
           CROSS JOIN LATERAL (SELECT pg_catalog.bool_and(d.state = 'parked') AS parked \
                                 FROM {dead_letters} AS d \
-                               WHERE d.outbox_id = o.id::text AND d.{OPEN} AND {about}) AS filed \
-          WHERE o.id = ANY (ARRAY(SELECT id FROM named)) AND {unpublished} \
+                               WHERE d.outbox_id = {id} AND d.{OPEN} AND {about}) AS filed \
+          WHERE {is_named} AND {unpublished}{is_message} \
             AND filed.parked IS NOT NULL",
         dead_letters = shape.name.dead_letter().quoted(),
         name = shape.name.quoted(),
+        id = key.text("o"),
         unpublished = marking.unpublished("o"),
+        is_message = and_is_message(shape, "o"),
         about = is_about(shape, "o"),
     )
 }

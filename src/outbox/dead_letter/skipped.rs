@@ -10,9 +10,12 @@ use tokio_postgres::types::ToSql;
 use crate::config::AfterPublish;
 use crate::error::Result;
 use crate::lsn::Lsn;
+use crate::outbox::RowId;
 use crate::outbox::dead_letter::Rejection;
 use crate::outbox::dead_letter::row_identity::{created_at, is_about};
 use crate::outbox::marking::Marking;
+use crate::outbox::row_filter::and_is_message;
+use crate::outbox::row_key::{ReadOrder, RowKey};
 use crate::postgres::{Columns, Session, TableShape};
 
 /// A transaction that is skipped.
@@ -28,7 +31,11 @@ pub(crate) struct SkippedTransaction<'a> {
 }
 
 /// How many of these rows are neither published nor filed.
-pub(crate) async fn open_count(session: &Session, shape: &TableShape, ids: &[i64]) -> Result<i64> {
+pub(crate) async fn open_count(
+    session: &Session,
+    shape: &TableShape,
+    ids: &[RowId],
+) -> Result<i64> {
     let sql = open_sql(shape);
     let row = session
         .row(
@@ -70,11 +77,14 @@ pub(crate) async fn file(
 }
 
 fn open_sql(shape: &TableShape) -> String {
+    let key = RowKey::of(shape);
     format!(
         "SELECT pg_catalog.count(*) FROM {table} AS o
-          WHERE o.id = ANY ($1::bigint[]) AND {unpublished}
+          WHERE {is_any} AND {unpublished}
             AND NOT EXISTS (SELECT FROM {dead_letters} AS d
-                             WHERE d.outbox_id = o.id::text AND {about})",
+                             WHERE d.outbox_id = {id} AND {about})",
+        is_any = key.is_any("o", "$1"),
+        id = key.text("o"),
         table = shape.name.quoted(),
         unpublished = unpublished(shape),
         dead_letters = shape.name.dead_letter().quoted(),
@@ -83,6 +93,7 @@ fn open_sql(shape: &TableShape) -> String {
 }
 
 fn file_sql(shape: &TableShape) -> String {
+    let key = RowKey::of(shape);
     format!(
         "WITH audit AS (
              INSERT INTO {dead_letters} (system_id, commit_lsn, event_index, payload_sha256,
@@ -92,17 +103,19 @@ fn file_sql(shape: &TableShape) -> String {
          rows AS (
              INSERT INTO {dead_letters} (system_id, outbox_id, commit_lsn, payload_sha256,
                                          error_code, error, state, event_created_at, table_oid)
-             SELECT $1, o.id::text, $2::text::pg_lsn, pg_catalog.sha256(''), $3, $4, 'retry',
+             SELECT $1, {id}, $2::text::pg_lsn, pg_catalog.sha256(''), $3, $4, 'retry',
                     {created_at}, {oid}
                FROM {table} AS o
               WHERE o.xmin::text::bigint = $5::bigint AND {unpublished}
                 AND NOT EXISTS (SELECT FROM {dead_letters} AS d
-                                 WHERE d.outbox_id = o.id::text AND {about})
-              ORDER BY o.id
+                                 WHERE d.outbox_id = {id} AND {about})
+              ORDER BY {by}
              RETURNING 1)
          SELECT pg_catalog.count(*) FROM rows",
         dead_letters = shape.name.dead_letter().quoted(),
         table = shape.name.quoted(),
+        id = key.text("o"),
+        by = ReadOrder::of(shape).by("o"),
         created_at = created_at(shape, "o").unwrap_or_else(|| "NULL".to_owned()),
         unpublished = unpublished(shape),
         oid = shape.oid,
@@ -112,7 +125,8 @@ fn file_sql(shape: &TableShape) -> String {
 
 /// Whether the row `o` is unpublished, in any mode.
 fn unpublished(shape: &TableShape) -> String {
-    Marking::new(AfterPublish::Keep, shape).unpublished("o")
+    let unpublished = Marking::new(AfterPublish::Keep, shape).unpublished("o");
+    unpublished + &and_is_message(shape, "o")
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 //! that stores them.
 
 use crate::lsn::Lsn;
-use crate::outbox::{KeyHash, OwnedRecord, RowName};
+use crate::outbox::{KeyHash, OwnedRecord, RowId, RowName};
 
 /// The condition for an open dead letter, written as in the partial indexes.
 pub(crate) const OPEN: &str = "state NOT IN ('retried', 'discarded')";
@@ -40,14 +40,14 @@ pub struct NewDeadLetter {
 }
 
 /// A dead letter that is resolved.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CloseDeadLetter {
     /// Identifies the event for the publisher.
     pub ticket: u64,
     /// The row of the dead letters.
     pub dead_letter: i64,
     /// The row of the outbox, which counts as published from now on.
-    pub row: Option<i64>,
+    pub row: Option<RowId>,
     /// Kafka has the event; otherwise it was discarded.
     pub published: bool,
 }
@@ -67,7 +67,7 @@ pub struct ResolveRequest {
     /// The row of the dead letters.
     pub dead_letter: i64,
     /// The row of the outbox.
-    pub row: Option<i64>,
+    pub row: Option<RowId>,
     /// What to do with it.
     pub resolution: Resolution,
     /// The commit position of its transaction and its index there, if the event came from the

@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 use crate::outbox::table::row::{FoundRow, TableRow};
 use crate::outbox::table::slow_rows::{SlowRows, may_be_of_a_slow_row};
 use crate::outbox::table::{BATCH, UnpublishedRows};
-use crate::outbox::{Rejection, RowName};
+use crate::outbox::{Rejection, RowId, RowName};
 use crate::postgres::{ServerError, Session, sql_error};
 use futures_util::{TryStreamExt, pin_mut};
 
@@ -46,16 +46,16 @@ pub(crate) enum Read {
 
 impl Read {
     /// The row's name.
-    pub(crate) fn name(&self) -> RowName {
+    pub(crate) fn name(&self) -> &RowName {
         match self {
             Read::Row(row) => row.name(),
-            Read::Unreadable { row, .. } => *row,
+            Read::Unreadable { row, .. } => row,
         }
     }
 
     /// The row's id.
-    pub(crate) fn id(&self) -> i64 {
-        self.name().id
+    pub(crate) fn id(&self) -> &RowId {
+        &self.name().id
     }
 
     /// The transaction that inserted the row, or changed it last.
@@ -67,12 +67,21 @@ impl Read {
     }
 }
 
+/// A row that a read of the table has come to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ReadPosition {
+    /// Its id.
+    pub(crate) id: RowId,
+    /// The text of the column that orders the reads.
+    pub(crate) order: Option<Box<str>>,
+}
+
 /// See the module's head.
 #[derive(Debug)]
 pub(crate) struct Batch {
     unread: VecDeque<FoundRow>,
     is_full: bool,
-    last: Option<i64>,
+    last: Option<ReadPosition>,
     in_snapshot: bool,
     /// The most rows of a part: fewer after a part that was larger than expected, or a row that
     /// cannot be read.
@@ -80,17 +89,26 @@ pub(crate) struct Batch {
 }
 
 impl UnpublishedRows {
-    /// The next unpublished rows, by id from `from` on, at most `limit` of them.
-    pub(crate) async fn batch(&self, session: &Session, from: i64, limit: usize) -> Result<Batch> {
-        let found = self.list(session, from, limit).await?;
+    /// The next unpublished rows behind a position, at most `limit` of them.
+    pub(crate) async fn batch(
+        &self,
+        session: &Session,
+        behind: Option<&ReadPosition>,
+        limit: usize,
+    ) -> Result<Batch> {
+        let found = self.list(session, behind, limit).await?;
         let is_full = found.len() == limit;
         Ok(Batch::new(found, is_full, false))
     }
 
     /// The same in a session that has imported a snapshot and then set
     /// [`SAVEPOINT`](crate::outbox::SAVEPOINT).
-    pub(crate) async fn batch_of_snapshot(&self, session: &Session, from: i64) -> Result<Batch> {
-        let found = self.list(session, from, BATCH).await?;
+    pub(crate) async fn batch_of_snapshot(
+        &self,
+        session: &Session,
+        behind: Option<&ReadPosition>,
+    ) -> Result<Batch> {
+        let found = self.list(session, behind, BATCH).await?;
         let is_full = found.len() == BATCH;
         Ok(Batch::new(found, is_full, true))
     }
@@ -98,7 +116,10 @@ impl UnpublishedRows {
 
 impl Batch {
     pub(super) fn new(found: Vec<FoundRow>, is_full: bool, in_snapshot: bool) -> Self {
-        let last = found.last().map(|row| row.name.id);
+        let last = found.last().map(|row| ReadPosition {
+            id: row.name.id.clone(),
+            order: row.order.clone(),
+        });
         let part_rows = found.len();
         Batch {
             unread: found.into(),
@@ -109,23 +130,23 @@ impl Batch {
         }
     }
 
-    /// Where the next batch begins; `None` if no row can follow. The batch has fewer rows than the
-    /// limit then, or the highest id that there is.
-    pub(crate) fn next(&self) -> Option<i64> {
-        self.last.filter(|_| self.is_full)?.checked_add(1)
+    /// The row that the next batch follows; `None` if none can follow: the batch has fewer rows than
+    /// the limit.
+    pub(crate) fn next(&self) -> Option<ReadPosition> {
+        self.last.clone().filter(|_| self.is_full)
     }
 
     /// The rows that are not read yet.
-    pub(crate) fn names(&self) -> impl Iterator<Item = RowName> {
-        self.unread.iter().map(|row| row.name)
+    pub(crate) fn names(&self) -> impl Iterator<Item = &RowName> {
+        self.unread.iter().map(|row| &row.name)
     }
 
     /// Drops the rows that are not read yet and not wanted.
-    pub(crate) fn retain(&mut self, mut wanted: impl FnMut(RowName) -> bool) {
-        self.unread.retain(|row| wanted(row.name));
+    pub(crate) fn retain(&mut self, mut wanted: impl FnMut(&RowName) -> bool) {
+        self.unread.retain(|row| wanted(&row.name));
     }
 
-    /// The next rows, by id; none at the end of the batch. Rows that were published meanwhile are
+    /// The next rows, in order; none at the end of the batch. Rows that were published meanwhile are
     /// left out. `slow` has the results of reads in earlier sessions.
     ///
     /// # Errors
@@ -136,14 +157,15 @@ impl Batch {
         session: &Session,
         slow: &mut SlowRows,
     ) -> Result<Vec<Read>> {
-        while let Some(first) = self.unread.front().copied() {
-            let id = first.name.id;
-            if slow.gives_up(id) {
+        while let Some(first) = self.unread.front() {
+            if slow.gives_up(&first.name.id) {
+                let FoundRow { name: row, xid, .. } = first.clone();
                 self.unread.pop_front();
+                let rejection = rows.too_slow(&row.id);
                 return Ok(vec![Read::Unreadable {
-                    row: first.name,
-                    xid: first.xid,
-                    rejection: rows.too_slow(id),
+                    row,
+                    xid,
+                    rejection,
                 }]);
             }
             let part = self.next_part(slow);
@@ -156,7 +178,7 @@ impl Batch {
                         // parts.
                         Some(last) => {
                             self.part_rows = read.len();
-                            self.drop_up_to(last);
+                            drop_up_to(&mut self.unread, last);
                         }
                         None => {
                             self.part_rows = (self.part_rows * 2).max(1);
@@ -180,16 +202,16 @@ impl Batch {
             // The rows before the failure are good; one of the others caused it.
             if let Some(last) = read.last().map(Read::id) {
                 self.part_rows = (part.len() - read.len()).max(1);
-                self.drop_up_to(last);
+                drop_up_to(&mut self.unread, last);
                 return Ok(read);
             }
-            if let [FoundRow { name: row, xid, .. }] = part[..] {
+            if let [FoundRow { name: row, xid, .. }] = &part[..] {
                 self.unread.pop_front();
                 self.part_rows = 1;
-                let rejection = rows.unreadable(row.id, server);
+                let rejection = rows.unreadable(&row.id, server);
                 return Ok(vec![Read::Unreadable {
-                    row,
-                    xid,
+                    row: row.clone(),
+                    xid: *xid,
                     rejection,
                 }]);
             }
@@ -198,21 +220,26 @@ impl Batch {
         Ok(Vec::new())
     }
 
-    fn drop_up_to(&mut self, last: i64) {
-        self.unread.retain(|row| row.name.id > last);
-    }
-
     fn next_part(&self, slow: &SlowRows) -> Vec<FoundRow> {
         let mut stored_bytes = 0;
         let fits = |row: &&FoundRow| {
             let first = stored_bytes == 0;
             stored_bytes += row.stored_bytes.max(1);
-            first || (stored_bytes <= STORED_BYTES && !slow.begins_with(row.name.id))
+            first || (stored_bytes <= STORED_BYTES && !slow.begins_with(&row.name.id))
         };
-        let most = self.unread.front().map_or(0, |row| slow.most(row.name.id));
+        let most = self.unread.front();
+        let most = most.map_or(0, |row| slow.most(&row.name.id));
         let part = self.unread.iter().take(self.part_rows.min(most));
         let part = part.take_while(fits);
-        part.copied().collect()
+        part.cloned().collect()
+    }
+}
+
+/// Drops the rows up to the last one with this id: in a partitioned table, two partitions may have
+/// the same.
+fn drop_up_to(unread: &mut VecDeque<FoundRow>, last: &RowId) {
+    if let Some(at) = unread.iter().rposition(|row| row.name.id == *last) {
+        unread.drain(..=at);
     }
 }
 
@@ -221,10 +248,12 @@ fn note_if_slow(slow: &mut SlowRows, part: &[FoundRow], read: &[Read], error: Er
     if !may_be_of_a_slow_row(&error) {
         return error;
     }
-    let last = read.last().map(Read::id);
-    let mut missing = part.iter().filter(|row| Some(row.name.id) > last);
-    if let Some(first) = missing.next() {
-        slow.note(first.name.id, 1 + missing.count());
+    let mut missing: VecDeque<FoundRow> = part.iter().cloned().collect();
+    if let Some(last) = read.last() {
+        drop_up_to(&mut missing, last.id());
+    }
+    if let Some(first) = missing.front() {
+        slow.note(first.name.id.clone(), missing.len());
     }
     error.into_transient()
 }
@@ -236,7 +265,7 @@ async fn read_part(
     part: &[FoundRow],
 ) -> (Vec<Read>, Result<bool>) {
     let mut read = Vec::new();
-    let ids: Vec<i64> = part.iter().map(|row| row.name.id).collect();
+    let ids: Vec<RowId> = part.iter().map(|row| row.name.id.clone()).collect();
     let what = rows.reading();
     let stream = match session.bounded(what, rows.stream(session, &ids)).await {
         Ok(stream) => stream,
@@ -268,6 +297,7 @@ mod tests {
     fn found(sizes: &[i64]) -> Vec<FoundRow> {
         let rows = sizes.iter().zip(1..).map(|(bytes, id)| FoundRow {
             name: RowName::of_id(id),
+            order: None,
             xid: 7,
             stored_bytes: *bytes,
         });
@@ -275,27 +305,29 @@ mod tests {
     }
 
     fn part_of(batch: &Batch) -> Vec<i64> {
-        batch
-            .next_part(&SlowRows::default())
-            .iter()
-            .map(|row| row.name.id)
-            .collect()
+        ids(batch, &SlowRows::default())
+    }
+
+    fn ids(batch: &Batch, slow: &SlowRows) -> Vec<i64> {
+        let part = batch.next_part(slow);
+        let ids = part.iter().filter_map(|row| row.name.id.number());
+        ids.collect()
     }
 
     #[test]
-    fn the_next_batch_begins_behind_the_last_row_and_none_behind_the_highest_id() {
+    fn the_next_batch_begins_behind_the_last_row_of_one_that_is_full() {
         let of = |id, is_full| {
             let row = FoundRow {
                 name: RowName::of_id(id),
+                order: None,
                 xid: 7,
                 stored_bytes: 0,
             };
-            Batch::new(vec![row], is_full, false).next()
+            let next = Batch::new(vec![row], is_full, false).next();
+            next.map(|it| it.id)
         };
-        assert_eq!(of(i64::MIN, true), Some(i64::MIN + 1));
-        assert_eq!(of(-1, true), Some(0));
+        assert_eq!(of(i64::MIN, true), Some(RowId::Number(i64::MIN)));
         assert_eq!(of(5, false), None);
-        assert_eq!(of(i64::MAX, true), None);
         assert_eq!(Batch::new(Vec::new(), false, false).next(), None);
     }
 
@@ -314,11 +346,7 @@ mod tests {
     fn a_part_ends_before_the_row_that_the_last_read_did_not_receive() {
         let batch = Batch::new(found(&[1; 8]), true, false);
         let mut slow = SlowRows::default();
-        slow.note(4, 5);
-        let ids = |batch: &Batch, slow: &SlowRows| {
-            let part = batch.next_part(slow);
-            part.iter().map(|row| row.name.id).collect::<Vec<_>>()
-        };
+        slow.note(RowId::Number(4), 5);
         assert_eq!(ids(&batch, &slow), [1, 2, 3]);
         let behind = Batch::new(found(&[1; 8]).split_off(3), true, false);
         assert_eq!(ids(&behind, &slow), [4, 5]);

@@ -5,13 +5,16 @@
 //! the position comes from a second statement, and an event that the stream has not delivered when
 //! it has passed this position was missed.
 
+use postgres_protocol::escape::escape_literal;
+
 use crate::config::AfterPublish;
 use crate::error::Result;
 use crate::lsn::Lsn;
 use crate::outbox::marking::Marking;
+use crate::outbox::row_key::ReadOrder;
 use crate::outbox::table::batch::Batch;
 use crate::outbox::table::row::FoundRow;
-use crate::outbox::{RowName, UnpublishedRows, row_name};
+use crate::outbox::{IdKind, RowId, RowName, UnpublishedRows, row_name};
 use crate::postgres::{self, Session, TableShape, sql_error};
 
 /// See the module's head.
@@ -22,6 +25,9 @@ pub(crate) struct MissedRows {
     left: String,
 }
 
+/// The most ids in a statement for a person.
+const NAMED_MAX: usize = 100;
+
 /// Takes a transaction id, so that its commit moves the WAL past a position that was read before:
 /// an idle stream reports its position only when the WAL moves.
 const MOVE_ON: &str = "SELECT pg_catalog.pg_current_xact_id()";
@@ -31,17 +37,19 @@ impl MissedRows {
     pub(crate) fn new(rows: &UnpublishedRows) -> Self {
         let (table, unpublished) = (rows.table(), rows.condition());
         let name = table.quoted();
+        let by = ReadOrder::of(rows.shape()).by("o");
         MissedRows {
             what: format!("auditing {table}"),
             list: format!(
                 "SELECT {row_name} FROM {name} AS o WHERE {unpublished} \
-                  ORDER BY o.id LIMIT $1::bigint",
+                  ORDER BY {by} LIMIT $1::bigint",
                 row_name = row_name::columns(rows.shape(), "o"),
             ),
             left: format!(
                 "SELECT {found} FROM {name} AS o \
-                  WHERE {unpublished} AND o.id = ANY ($1::bigint[]) ORDER BY o.id",
-                found = FoundRow::columns(rows.shape())
+                  WHERE {unpublished} AND {is_any} ORDER BY {by}",
+                found = FoundRow::columns(rows.shape()),
+                is_any = rows.key().is_any("o", "$1"),
             ),
         }
     }
@@ -51,7 +59,7 @@ impl MissedRows {
         [&self.list, &self.left]
     }
 
-    /// The unpublished rows with the lowest ids, at most `limit`, and a WAL position behind their
+    /// The first unpublished rows in the order of a read, at most `limit`, and a WAL position behind their
     /// commits.
     ///
     /// # Errors
@@ -78,31 +86,43 @@ impl MissedRows {
     ///
     /// # Errors
     /// Of the table or the server.
-    pub(crate) async fn left(&self, session: &Session, ids: &[i64]) -> Result<Batch> {
+    pub(crate) async fn left(&self, session: &Session, ids: &[RowId]) -> Result<Batch> {
         let rows = session.rows(&self.what, &self.left, &[&ids]).await?;
         let found: Result<Vec<_>, _> = rows.iter().map(FoundRow::of).collect();
         let found = found.map_err(|error| sql_error(&self.what, error))?;
         Ok(Batch::new(found, false, false))
     }
 
-    /// The statement by which a person leaves these rows out, given in the order of their ids.
+    /// The statement by which a person leaves these rows out, given in the order of their ids. Of
+    /// ids that are no integers it names the first hundred.
     pub(crate) fn leave_out_sql(
         shape: &TableShape,
         after_publish: AfterPublish,
-        ids: &[i64],
+        ids: &[RowId],
     ) -> String {
         let name = shape.name.quoted();
-        let unpublished = Marking::new(after_publish, shape).unpublished(&name);
+        let marking = Marking::new(after_publish, shape);
+        let unpublished = marking.unpublished(&name);
+        let delete = || format!("DELETE FROM {name}");
         let change = match after_publish {
-            AfterPublish::Delete => format!("DELETE FROM {name}"),
-            _ => format!("UPDATE {name} SET published_at = CURRENT_TIMESTAMP"),
+            AfterPublish::Delete => delete(),
+            _ => marking.by_hand().unwrap_or_else(delete),
         };
-        let range = match ids {
-            [] => String::new(),
-            [first, .., last] => format!("id BETWEEN {first} AND {last} AND "),
-            [only] => format!("id BETWEEN {only} AND {only} AND "),
+        let key = marking.key();
+        let these = match (key.kind(), ids) {
+            (_, []) => String::new(),
+            (IdKind::Number, [first, .., last]) => {
+                format!("{} BETWEEN {first} AND {last} AND ", key.names())
+            }
+            (IdKind::Number, [only]) => format!("{} = {only} AND ", key.names()),
+            (IdKind::Text, ids) => {
+                let named = ids.iter().take(NAMED_MAX);
+                let named = named.map(|id| escape_literal(&id.to_string()));
+                let named = named.collect::<Vec<_>>().join(", ");
+                format!("{} IN ({named}) AND ", key.text(&name))
+            }
         };
-        format!("{change} WHERE {range}{unpublished}")
+        format!("{change} WHERE {these}{unpublished}")
     }
 }
 
@@ -113,7 +133,8 @@ mod tests {
     #[test]
     fn rows_are_left_out_by_a_statement_that_names_no_column_the_table_lacks() {
         let marked = TableShape::of_columns(1, &[("published_at", "timestamp without time zone")]);
-        let leave_out = |shape, after| MissedRows::leave_out_sql(shape, after, &[3, 9]);
+        let leave_out =
+            |shape, after| MissedRows::leave_out_sql(shape, after, &[3.into(), 9.into()]);
         let table = "\"outbox\".\"outbox\"";
         assert_eq!(
             leave_out(&marked, AfterPublish::Mark),

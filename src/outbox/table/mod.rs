@@ -1,9 +1,10 @@
 //! Reading unpublished rows from the table, for all events that the slot does not deliver: the
 //! backlog of a first start, healing, polling.
 //!
-//! Reads by ascending id, a batch at a time and never the same row twice in a pass, so that a pass
-//! ends even if rows cannot be marked as published. With an index `(id) WHERE published_at IS
-//! NULL`, a batch costs no more than its own rows. A row becomes the same
+//! Reads in one order, that of the ids or of a column that a setting names, a batch at a time and
+//! never the same row twice in a pass, so that a pass ends even if rows cannot be marked as
+//! published. With an index of that order of the unpublished rows, a batch costs no more than its
+//! own rows. A row becomes the same
 //! [`Event`](crate::outbox::Event) as an insert from the stream, without what only the stream has.
 //! A row with an open dead letter is left out everywhere: the request to retry or discard decides
 //! about it. A row that has only the id of such a row is not left out. A table that was dropped and
@@ -18,18 +19,21 @@ mod slow_rows;
 use std::fmt;
 
 use tokio_postgres::RowStream;
+use tokio_postgres::types::ToSql;
 
 use crate::config::{Config, TableName};
 use crate::error::{Code, Error, Result};
 use crate::outbox::dead_letter::{OPEN, is_about};
 use crate::outbox::marking::Marking;
+use crate::outbox::row_filter::and_is_message;
+use crate::outbox::row_key::{ReadOrder, RowKey};
 use crate::outbox::table::row::FoundRow;
 use crate::outbox::unpublished_count::{Counted, RowCount};
-use crate::outbox::{Columns, Event, Rejection, RowSet, row_name};
+use crate::outbox::{Columns, Event, Rejection, RowId, RowSet, row_name};
 use crate::postgres::table_shape;
 use crate::postgres::{ServerError, Session, TableShape, sql_error};
 
-pub(crate) use batch::{Batch, Read, SAVEPOINT};
+pub(crate) use batch::{Batch, Read, ReadPosition, SAVEPOINT};
 pub(crate) use location::{TableGone, TableLocation};
 pub(crate) use missed::MissedRows;
 pub(crate) use row::TableRow;
@@ -46,11 +50,12 @@ pub struct UnpublishedRows {
     reading: String,
     columns: Columns,
     list: String,
+    list_on: String,
     read: String,
-    /// `None` if ids are not integers.
-    one: Option<String>,
+    one: String,
     published: Option<String>,
     survey: String,
+    key: RowKey,
     count: RowCount,
     unpublished: String,
     shape: TableShape,
@@ -83,15 +88,25 @@ impl UnpublishedRows {
         let marking = Marking::new(config.after_publish, shape);
         let dead_letters = config.table.dead_letter().quoted();
         let about = is_about(shape, "o");
+        let (key, order) = (RowKey::of(shape), ReadOrder::of(shape));
+        let (by, is_any) = (order.by("o"), key.is_any("o", "$1"));
         let unpublished = format!(
-            "{candidates} AND NOT EXISTS (SELECT FROM {dead_letters} AS d \
-                 WHERE d.outbox_id = o.id::text AND d.{OPEN} AND {about})",
+            "{candidates}{is_message} AND NOT EXISTS (SELECT FROM {dead_letters} AS d \
+                 WHERE d.outbox_id = {id} AND d.{OPEN} AND {about})",
             candidates = marking.candidates("o"),
+            is_message = and_is_message(shape, "o"),
+            id = key.text("o"),
         );
         let list = format!(
             "SELECT {found} FROM {name} AS o \
-              WHERE {unpublished} AND o.id >= $1::bigint ORDER BY o.id LIMIT $2::bigint",
+              WHERE {unpublished} ORDER BY {by} LIMIT $1::bigint",
             found = FoundRow::columns(shape),
+        );
+        let list_on = format!(
+            "SELECT {found} FROM {name} AS o \
+              WHERE {unpublished} AND {is_behind} ORDER BY {by} LIMIT $1::bigint",
+            found = FoundRow::columns(shape),
+            is_behind = order.is_behind("o", "$2", "$3"),
         );
         let select = format!(
             "SELECT {values}, {columns} FROM {name} AS o, {printed}",
@@ -99,31 +114,32 @@ impl UnpublishedRows {
             columns = TableRow::columns(shape),
             printed = columns.printed(),
         );
-        let read =
-            format!("{select} WHERE {unpublished} AND o.id = ANY ($1::bigint[]) ORDER BY o.id");
+        let read = format!("{select} WHERE {unpublished} AND {is_any} ORDER BY {by}");
         // In a partitioned table, two partitions may have the same id: the unpublished row counts.
-        let unpublished_first = match marking.has_published_at() {
-            true => "ORDER BY o.published_at NULLS FIRST",
-            false => "",
-        };
+        let is_published = marking.is_published("o");
+        let unpublished_first = is_published
+            .as_ref()
+            .map_or_else(String::new, |is_published| {
+                format!("ORDER BY {is_published}")
+            });
         let one = format!(
-            "{select} WHERE o.id = $1::bigint \
+            "{select} WHERE {is_this} \
                 AND EXISTS (SELECT FROM {dead_letters} AS d WHERE d.id = $2::bigint AND {about}) \
-             {unpublished_first} LIMIT 1"
+             {unpublished_first} LIMIT 1",
+            is_this = key.is("o", &format!("$1::{}", key.parameter())),
         );
-        let published = format!(
-            "SELECT {row_name} FROM {name} AS o \
-              WHERE o.id = ANY ($1::bigint[]) AND o.published_at IS NOT NULL",
-            row_name = row_name::columns(shape, "o"),
-        );
-        let ever_marked = match marking.has_published_at() {
-            true => format!("EXISTS (SELECT FROM {name} WHERE published_at IS NOT NULL)"),
-            false => "false".to_owned(),
+        let published = is_published.as_ref().map(|is_published| {
+            let row_name = row_name::columns(shape, "o");
+            format!("SELECT {row_name} FROM {name} AS o WHERE {is_any} AND {is_published}")
+        });
+        let ever_marked = match &is_published {
+            Some(is_published) => format!("EXISTS (SELECT FROM {name} AS o WHERE {is_published})"),
+            None => "false".to_owned(),
         };
         let oldest = oldest(shape);
         let survey = format!(
             "WITH unpublished AS (SELECT {oldest} AS at FROM {name} AS o \
-                                  WHERE {unpublished} ORDER BY o.id LIMIT $1::bigint) \
+                                  WHERE {unpublished} ORDER BY {by} LIMIT $1::bigint) \
              SELECT pg_catalog.count(*), pg_catalog.min(at)::text, {ever_marked} \
              FROM unpublished",
         );
@@ -133,10 +149,12 @@ impl UnpublishedRows {
             columns,
             list,
             read,
-            one: marking.id_is_integer().then_some(one),
-            published: marking.has_published_at().then_some(published),
+            list_on,
+            one,
+            published,
             survey,
             count: RowCount::new(&config.table, &unpublished),
+            key,
             unpublished,
             shape: shape.clone(),
         })
@@ -144,16 +162,27 @@ impl UnpublishedRows {
 
     /// Every statement.
     pub(crate) fn statements(&self) -> impl Iterator<Item = &str> {
-        let optional = [self.one.as_deref(), self.published.as_deref()];
-        let count = self.count.statement();
-        let always = [self.list.as_str(), &self.read, &self.survey, count];
-        always.into_iter().chain(optional.into_iter().flatten())
+        let (list, count) = (self.list.as_str(), self.count.statement());
+        let always = [
+            list,
+            &self.list_on,
+            &self.read,
+            &self.survey,
+            count,
+            &self.one,
+        ];
+        always.into_iter().chain(self.published.as_deref())
     }
 
     /// The statement that reads the row with this id that this dead letter is about, published or
-    /// not, if ids are integers.
-    pub(crate) fn one(&self) -> Option<&str> {
-        self.one.as_deref()
+    /// not.
+    pub(crate) fn one(&self) -> &str {
+        &self.one
+    }
+
+    /// How statements name rows of the table.
+    pub(crate) fn key(&self) -> &RowKey {
+        &self.key
     }
 
     /// Whether the table is still the one that this was made for, with the same columns.
@@ -161,7 +190,8 @@ impl UnpublishedRows {
     /// # Errors
     /// Of the server; transient if the table was dropped, or dropped and recreated.
     pub(crate) async fn table_state(&self, session: &Session) -> Result<TableState> {
-        let shape = table_shape::read(session, &self.table).await?;
+        let mapping = &self.shape.mapping;
+        let shape = table_shape::read(session, &self.table, mapping).await?;
         match shape.filter(|shape| shape.oid == self.shape.oid) {
             None => {
                 let message = format!("table {} was dropped and recreated", self.table);
@@ -199,11 +229,21 @@ impl UnpublishedRows {
         &self.table
     }
 
-    async fn list(&self, session: &Session, from: i64, limit: usize) -> Result<Vec<FoundRow>> {
+    async fn list(
+        &self,
+        session: &Session,
+        behind: Option<&ReadPosition>,
+        limit: usize,
+    ) -> Result<Vec<FoundRow>> {
         let limit = limit as i64;
-        let rows = session
-            .rows(&self.reading, &self.list, &[&from, &limit])
-            .await?;
+        let what = &self.reading;
+        let rows = match behind {
+            None => session.rows(what, &self.list, &[&limit]).await?,
+            Some(ReadPosition { id, order }) => {
+                let params: [&(dyn ToSql + Sync); 3] = [&limit, id, order];
+                session.rows(what, &self.list_on, &params).await?
+            }
+        };
         let found: Result<Vec<_>, _> = rows.iter().map(FoundRow::of).collect();
         found.map_err(|error| sql_error(&self.reading, error))
     }
@@ -213,18 +253,18 @@ impl UnpublishedRows {
         &self.reading
     }
 
-    /// Those of the rows that are unpublished, in the order of their ids.
+    /// Those of the rows that are unpublished, in the order of a read.
     pub(super) async fn stream(
         &self,
         session: &Session,
-        ids: &[i64],
+        ids: &[RowId],
     ) -> Result<RowStream, tokio_postgres::Error> {
         let statement = session.prepared(&self.read).await?;
         session.query_raw(&statement, [ids]).await
     }
 
     /// The rejection of a row that the server cannot print.
-    pub(super) fn unreadable(&self, id: i64, server: &ServerError) -> Rejection {
+    pub(super) fn unreadable(&self, id: &RowId, server: &ServerError) -> Rejection {
         Rejection {
             code: "ROW_UNREADABLE".to_owned(),
             message: format!("row {id} of {} cannot be read: {server}", self.table),
@@ -232,7 +272,7 @@ impl UnpublishedRows {
     }
 
     /// The rejection of a row that is unpublished again and again.
-    pub(crate) fn mark_removed(&self, id: i64) -> Rejection {
+    pub(crate) fn mark_removed(&self, id: &RowId) -> Rejection {
         Rejection {
             code: "MARK_REMOVED".to_owned(),
             message: format!(
@@ -244,7 +284,7 @@ impl UnpublishedRows {
     }
 
     /// The rejection of a row that [`SlowRows`] gives up.
-    pub(super) fn too_slow(&self, id: i64) -> Rejection {
+    pub(super) fn too_slow(&self, id: &RowId) -> Rejection {
         Rejection {
             code: "ROW_UNREADABLE".to_owned(),
             message: format!(
@@ -261,7 +301,7 @@ impl UnpublishedRows {
     }
 
     /// The rows with these ids that are marked as published by now.
-    pub(crate) async fn published(&self, session: &Session, ids: &[i64]) -> Result<RowSet> {
+    pub(crate) async fn published(&self, session: &Session, ids: &[RowId]) -> Result<RowSet> {
         let Some(published) = &self.published else {
             return Ok(RowSet::default());
         };
@@ -293,10 +333,10 @@ impl UnpublishedRows {
 }
 
 /// The creation time of a row `o`, for a person: none if the column has another type than a time.
-fn oldest(shape: &TableShape) -> &'static str {
-    match shape.column("created_at") {
-        Some(created_at) if created_at.is_time() => "o.created_at",
-        _ => "NULL::text",
+fn oldest(shape: &TableShape) -> String {
+    match shape.created().filter(|column| column.is_time()) {
+        Some(created) => format!("o.{}", created.quoted()),
+        None => "NULL::text".to_owned(),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use tokio_postgres::{Error, Row};
 
+use crate::outbox::row_key::ReadOrder;
 use crate::outbox::{RowName, row_name};
 use crate::postgres::TableShape;
 
@@ -26,19 +27,23 @@ impl TableRow {
         })
     }
 
-    /// The last columns of a select of the outbox `o`, whose `created_at` has this type.
+    /// The last columns of a select of the outbox `o`, of this shape.
     ///
     /// The time is for a figure alone: any other type, and any time that is no moment of this era,
     /// reads as none. The session has the time zone of the writers, so a timestamp without zone
     /// means the same moment to both.
     pub(super) fn columns(shape: &TableShape) -> String {
-        let micros = match shape.column("created_at") {
-            Some(created_at) if created_at.is_time() => {
-                "CASE WHEN o.created_at >= '1970-01-01' AND o.created_at < '9999-01-01' \
-                 THEN (extract(epoch FROM o.created_at::timestamptz) * 1000000)::bigint END"
-            }
-            _ => "NULL::bigint",
-        };
+        let created = shape.created().filter(|column| column.is_time());
+        let micros = created.map_or_else(
+            || "NULL::bigint".to_owned(),
+            |column| {
+                let created = format!("o.{}", column.quoted());
+                format!(
+                    "CASE WHEN {created} >= '1970-01-01' AND {created} < '9999-01-01' \
+                 THEN (extract(epoch FROM {created}::timestamptz) * 1000000)::bigint END"
+                )
+            },
+        );
         let name = row_name::columns(shape, "o");
         format!("{name}, o.xmin::text::bigint, {micros}")
     }
@@ -49,8 +54,8 @@ impl TableRow {
     }
 
     /// The row's name.
-    pub(crate) fn name(&self) -> RowName {
-        self.name
+    pub(crate) fn name(&self) -> &RowName {
+        &self.name
     }
 
     /// When it was created, in microseconds since 1970; 0 if that is not known.
@@ -60,9 +65,11 @@ impl TableRow {
 }
 
 /// A row that was found and is not read yet.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct FoundRow {
     pub(super) name: RowName,
+    /// The text of the column that orders the reads.
+    pub(super) order: Option<Box<str>>,
     pub(super) xid: u32,
     pub(super) stored_bytes: i64,
 }
@@ -71,9 +78,13 @@ impl FoundRow {
     /// The columns of the outbox `o` that a statement selects for [`of`](FoundRow::of).
     pub(super) fn columns(shape: &TableShape) -> String {
         let name = row_name::columns(shape, "o");
+        let payload = shape
+            .payload()
+            .map_or("NULL".to_owned(), |it| format!("o.{}", it.quoted()));
         format!(
             "{name}, o.xmin::text::bigint, \
-             coalesce(pg_catalog.pg_column_size(o.event_payload), 0)::bigint"
+             coalesce(pg_catalog.pg_column_size({payload}), 0)::bigint, {order}",
+            order = ReadOrder::of(shape).text("o"),
         )
     }
 
@@ -82,6 +93,9 @@ impl FoundRow {
             name: row_name::of_row(row, 0)?,
             xid: row.try_get::<_, i64>(2)? as u32,
             stored_bytes: row.try_get(3)?,
+            order: row
+                .try_get::<_, Option<String>>(4)?
+                .map(String::into_boxed_str),
         })
     }
 }

@@ -6,6 +6,7 @@ use crate::outbox::{Columns, Event, TextValue};
 use crate::pgoutput::{Message, Relation, RelationColumn, ReplicaIdentity};
 
 const TEXT: u32 = 25;
+const INT8: u32 = 20;
 const BYTEA: u32 = 17;
 
 fn relation(columns: &[(&str, u32)]) -> Relation {
@@ -47,6 +48,11 @@ fn read<'a>(columns: &Columns, bytes: &'a [u8]) -> crate::error::Result<Event<'a
     }
 }
 
+/// A column of type text; an id is an integer.
+fn of_text(name: &str) -> (&str, u32) {
+    (name, if name == "id" { INT8 } else { TEXT })
+}
+
 fn column(name: &str) -> KeyRule {
     KeyRule::Column(name.to_owned())
 }
@@ -61,11 +67,7 @@ fn contract() -> Columns {
         "times_attempted",
         "published_at",
     ];
-    Columns::of_relation(
-        &relation(&names.map(|name| (name, TEXT))),
-        &column("event_type"),
-    )
-    .unwrap()
+    Columns::of_relation(&relation(&names.map(of_text)), &column("event_type")).unwrap()
 }
 
 #[test]
@@ -83,7 +85,7 @@ fn a_row_of_the_contract_becomes_an_event() {
         read(&contract(), &bytes).unwrap(),
         Event {
             id: "7",
-            row_id: Some(7),
+            row_id: Some(7.into()),
             topic: "orders",
             event_type: Some("OrderCreated"),
             key: Some(TextValue::Verbatim(b"OrderCreated")),
@@ -122,7 +124,7 @@ fn columns_are_found_by_name_in_any_order_among_others() {
         read(&columns, &bytes).unwrap(),
         Event {
             id: "5f0c",
-            row_id: None,
+            row_id: Some("5f0c".into()),
             topic: "orders",
             event_type: None,
             key: Some(TextValue::Verbatim(b"acme")),
@@ -220,7 +222,7 @@ fn a_value_that_was_too_long_to_be_read_is_named_if_it_matters() {
         "topic",
         "event_payload",
     ];
-    let shape = relation(&names.map(|name| (name, TEXT)));
+    let shape = relation(&names.map(of_text));
     let left_out = |key: &str, at: &[usize]| {
         let columns = Columns::of_relation(&shape, &column(key)).unwrap();
         let mut row = [(b't', b"7".as_slice()); 6];
@@ -229,7 +231,7 @@ fn a_value_that_was_too_long_to_be_read_is_named_if_it_matters() {
         }
         let bytes = insert(&row);
         let event = read(&columns, &bytes).unwrap();
-        assert_eq!(event.row_id, (!at.contains(&0)).then_some(7));
+        assert_eq!(event.row_id, (!at.contains(&0)).then_some(7.into()));
         event.left_out
     };
     assert_eq!(left_out("id", &[]), None);
@@ -250,7 +252,7 @@ fn text_that_is_not_utf8_marks_its_event_and_bytes_pass_as_they_are() {
         "event_type",
         "topic",
     ];
-    let shape = relation(&names.map(|name| (name, TEXT)));
+    let shape = relation(&names.map(of_text));
     let columns = Columns::of_relation(&shape, &column("event_type")).unwrap();
     let not_utf8 = |at: usize| {
         let mut row = [(b't', b"7".as_slice()); 6];
@@ -270,8 +272,7 @@ fn text_that_is_not_utf8_marks_its_event_and_bytes_pass_as_they_are() {
 #[test]
 fn a_time_of_creation_may_be_anything_and_one_that_is_long_is_left_out() {
     let names = ["id", "topic", "event_payload", "created_at"];
-    let columns =
-        Columns::of_relation(&relation(&names.map(|name| (name, TEXT))), &KeyRule::None).unwrap();
+    let columns = Columns::of_relation(&relation(&names.map(of_text)), &KeyRule::None).unwrap();
     let (longest, longer) = (vec![b'x'; 1024], vec![b'x'; 1025]);
     for (text, is_kept) in [
         (b"infinity".as_slice(), true),

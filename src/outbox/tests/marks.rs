@@ -59,7 +59,7 @@ impl Table {
 
     /// The visible row of this name.
     fn named<'r>(rows: &'r HashMap<i64, Row>, name: &RowName) -> Option<&'r Row> {
-        let row = rows.get(&name.id).filter(|row| row.visible)?;
+        let row = rows.get(&number(&name.id)).filter(|row| row.visible)?;
         let is_known = name.created != CreatedAt::UNKNOWN;
         (!is_known || row.created == Some(name.created)).then_some(row)
     }
@@ -69,7 +69,11 @@ impl Table {
     }
 
     async fn outcome_of(&self, row: RowName) -> Outcome {
-        let xid = self.rows.borrow().get(&row.id).map_or(7, |row| row.xid);
+        let xid = self
+            .rows
+            .borrow()
+            .get(&number(&row.id))
+            .map_or(7, |row| row.xid);
         let mut marks = [Mark {
             ticket: 1,
             row,
@@ -81,10 +85,14 @@ impl Table {
     }
 }
 
+fn number(id: &RowId) -> i64 {
+    id.number().unwrap_or(0)
+}
+
 impl MarkedTable for Table {
     type Error = Infallible;
 
-    async fn mark(&self, names: &[RowName]) -> Result<Option<HashSet<i64>>, Infallible> {
+    async fn mark(&self, names: &[RowName]) -> Result<Option<HashSet<RowId>>, Infallible> {
         self.begin("mark");
         let mut rows = self.rows.borrow_mut();
         let mut found = names
@@ -96,35 +104,35 @@ impl MarkedTable for Table {
         let mut changed = HashSet::new();
         for name in names {
             if Table::named(&rows, name).is_some()
-                && let Some(row) = rows.get_mut(&name.id)
+                && let Some(row) = rows.get_mut(&number(&name.id))
                 && Table::mark_row(row)
             {
-                changed.insert(name.id);
+                changed.insert(name.id.clone());
             }
         }
         Ok(Some(changed))
     }
 
-    async fn mark_free(&self, names: &[RowName]) -> Result<HashSet<i64>, Infallible> {
+    async fn mark_free(&self, names: &[RowName]) -> Result<HashSet<RowId>, Infallible> {
         self.begin("mark free");
         let mut free = HashSet::new();
         let mut rows = self.rows.borrow_mut();
         for name in names {
             if Table::named(&rows, name).is_some_and(|row| !row.locked && !row.published)
-                && let Some(row) = rows.get_mut(&name.id)
+                && let Some(row) = rows.get_mut(&number(&name.id))
             {
-                free.insert(name.id);
+                free.insert(name.id.clone());
                 Table::mark_row(row);
             }
         }
         Ok(free)
     }
 
-    async fn look(&self, names: &[RowName]) -> Result<HashMap<i64, bool>, Infallible> {
+    async fn look(&self, names: &[RowName]) -> Result<HashMap<RowId, bool>, Infallible> {
         self.begin("look");
         let rows = self.rows.borrow();
         let seen = names.iter();
-        let seen = seen.filter_map(|name| Some((name.id, Table::named(&rows, name)?)));
+        let seen = seen.filter_map(|name| Some((name.id.clone(), Table::named(&rows, name)?)));
         Ok(seen.map(|(id, row)| (id, !row.published)).collect())
     }
 
@@ -166,14 +174,17 @@ async fn a_row_is_settled_when_it_is_seen_published_or_gone() {
 #[tokio::test]
 async fn a_new_row_with_the_id_of_one_that_is_gone_is_not_marked() {
     let created = CreatedAt::of_text("2026-01-31 12:00:00");
-    let old = RowName { id: 1, created };
+    let old = RowName {
+        id: RowId::Number(1),
+        created,
+    };
     let new = Row {
         created: Some(CreatedAt::of_text("2026-01-31 12:00:01")),
         ..THERE
     };
     for locked in [false, true] {
         let table = Table::new(&[(1, Row { locked, ..new })]);
-        assert_eq!(table.outcome_of(old).await, Outcome::Settled);
+        assert_eq!(table.outcome_of(old.clone()).await, Outcome::Settled);
         assert_eq!(table.rows.borrow()[&1].marks, 0);
     }
     let same = Row {
@@ -181,7 +192,7 @@ async fn a_new_row_with_the_id_of_one_that_is_gone_is_not_marked() {
         ..THERE
     };
     let table = Table::new(&[(1, same)]);
-    assert_eq!(table.outcome_of(old).await, Outcome::Settled);
+    assert_eq!(table.outcome_of(old.clone()).await, Outcome::Settled);
     assert_eq!(table.rows.borrow()[&1].marks, 1);
 }
 
@@ -200,7 +211,7 @@ fn each_call_names_an_id_once_and_no_mark_is_dropped() {
         let count = once_each(rest);
         let (part, behind) = rest.split_at_mut(count);
         assert_eq!(
-            part.iter().map(|it| it.row.id).collect::<Vec<_>>(),
+            part.iter().map(|it| number(&it.row.id)).collect::<Vec<_>>(),
             expected
         );
         rest = behind;

@@ -4,12 +4,12 @@ use proptest::prelude::*;
 
 use crate::config::KeyRule;
 use crate::error::Code;
-use crate::outbox::{Event, EventSource, Router, TextValue};
+use crate::outbox::{Event, EventSource, Router, RowId, TextValue};
 use crate::pgoutput::Timestamp;
 
 const EVENT: Event<'static> = Event {
     id: "7",
-    row_id: Some(7),
+    row_id: Some(RowId::Number(7)),
     topic: "orders",
     event_type: Some("OrderCreated"),
     key: Some(TextValue::Verbatim(b"OrderCreated")),

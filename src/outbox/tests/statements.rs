@@ -11,7 +11,7 @@ use crate::postgres::table_shape::TIMESTAMP;
 
 /// Words before a parenthesis that are syntax and no names of functions. `unnest` of several
 /// arrays is syntax too.
-const SYNTAX: [&str; 27] = [
+const SYNTAX: [&str; 28] = [
     "all",
     "and",
     "any",
@@ -20,6 +20,7 @@ const SYNTAX: [&str; 27] = [
     "by",
     "case",
     "coalesce",
+    "nullif",
     "conflict",
     "exists",
     "extract",

@@ -12,10 +12,10 @@
 
 use std::collections::{HashMap, HashSet};
 
-use crate::outbox::RowName;
+use crate::outbox::{RowId, RowName};
 
 /// One row to mark or delete, and the outcome.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Mark {
     /// Identifies the event for the publisher.
     pub(crate) ticket: u64,
@@ -48,14 +48,14 @@ pub(crate) trait MarkedTable {
 
     /// Marks those of the rows that are unpublished, and returns the ids of those that the
     /// statement changed. `None` if a lock of another session was in the way.
-    async fn mark(&self, rows: &[RowName]) -> Result<Option<HashSet<i64>>, Self::Error>;
+    async fn mark(&self, rows: &[RowName]) -> Result<Option<HashSet<RowId>>, Self::Error>;
 
     /// Marks those of the rows that are unpublished and not locked, and returns the ids of those
     /// that it was to change.
-    async fn mark_free(&self, rows: &[RowName]) -> Result<HashSet<i64>, Self::Error>;
+    async fn mark_free(&self, rows: &[RowName]) -> Result<HashSet<RowId>, Self::Error>;
 
     /// Those of the rows that are visible, and whether they are unpublished.
-    async fn look(&self, rows: &[RowName]) -> Result<HashMap<i64, bool>, Self::Error>;
+    async fn look(&self, rows: &[RowName]) -> Result<HashMap<RowId, bool>, Self::Error>;
 
     /// Those of the transactions that are not over for other sessions.
     async fn running(&self, xids: &[u32]) -> Result<HashSet<u32>, Self::Error>;
@@ -81,7 +81,7 @@ pub(crate) async fn settle<T: MarkedTable>(
 /// Sorts the marks so that the first ones, as many as returned, have ascending ids, each once. A
 /// row that is gone and a new one may both wait under one id.
 fn once_each(marks: &mut [Mark]) -> usize {
-    marks.sort_unstable_by_key(|mark| mark.row);
+    marks.sort_unstable_by(|one, other| one.row.cmp(&other.row));
     let mut count = 0;
     for at in 0..marks.len() {
         if count == 0 || marks[count - 1].row.id != marks[at].row.id {
@@ -93,10 +93,10 @@ fn once_each(marks: &mut [Mark]) -> usize {
 }
 
 async fn settle_part<T: MarkedTable>(table: &T, marks: &mut [Mark]) -> Result<(), T::Error> {
-    let rows: Vec<RowName> = marks.iter().map(|mark| mark.row).collect();
+    let rows: Vec<RowName> = marks.iter().map(|mark| mark.row.clone()).collect();
     if let Some(changed) = table.mark(&rows).await? {
         let seen = table.look(&rows).await?;
-        let is_marked = |id: &i64| changed.contains(id) && seen.get(id) != Some(&true);
+        let is_marked = |id: &RowId| changed.contains(id) && seen.get(id) != Some(&true);
         let marked = marks.iter_mut().filter(|mark| is_marked(&mark.row.id));
         marked.for_each(|mark| mark.outcome = Outcome::Settled);
     }
@@ -107,7 +107,7 @@ async fn settle_part<T: MarkedTable>(table: &T, marks: &mut [Mark]) -> Result<()
     if rest.is_empty() {
         return Ok(());
     }
-    let rows: Vec<RowName> = rest.iter().map(|mark| mark.row).collect();
+    let rows: Vec<RowName> = rest.iter().map(|mark| mark.row.clone()).collect();
     let mut xids: Vec<u32> = rest.iter().map(|mark| mark.xid).collect();
     xids.sort_unstable();
     xids.dedup();

@@ -34,7 +34,7 @@ use crate::outbox::write_back::row_figure::RowFigure;
 use crate::outbox::write_back::statements::TableOnSession;
 use crate::outbox::{
     CloseDeadLetter, Counted, DeadLetters, NewDeadLetter, ParkedKeyList, Rejection, ResolveRequest,
-    Router, RowName, SlowRows, TableGone, TableLocation, UnpublishedRows,
+    Router, RowId, RowName, SlowRows, TableGone, TableLocation, UnpublishedRows,
 };
 use crate::postgres::{self, RowError, Session, row_error, sql_error, table_shape};
 use crate::status::OpenDeadLetters;
@@ -129,7 +129,7 @@ impl WriteBack {
     }
 
     /// Adds an attempt to each of these rows; see [`DeadLetters::count_attempts`].
-    pub(crate) async fn count_attempts(&mut self, rows: &[i64]) -> Result<()> {
+    pub(crate) async fn count_attempts(&mut self, rows: &[RowId]) -> Result<()> {
         let prepared = self.prepared().await?;
         let session = &prepared.session;
         prepared.dead_letters.count_attempts(session, rows).await?;
@@ -258,7 +258,7 @@ impl Prepared {
             return Err(Error::transient(Code::Write, message));
         }
         let table = config.table.clone();
-        let shape = table_shape::read(&session, &table).await?;
+        let shape = table_shape::read(&session, &table, &config.mapping).await?;
         let shape = shape.ok_or_else(|| {
             Error::transient(Code::Write, format!("table {table} does not exist"))
         })?;
@@ -272,7 +272,7 @@ impl Prepared {
         let marking = Marking::new(config.after_publish, &shape);
         Ok(Prepared {
             marks: MarkStatements::new(&marking),
-            row_count: RowCount::of_unpublished(&marking, &table),
+            row_count: RowCount::of_unpublished(&marking, &shape),
             dead_letters: DeadLetters::new(config, &shape),
             rows: UnpublishedRows::new(config, &shape)?,
             router: Router::new(&config.mapping.key),
@@ -317,10 +317,11 @@ impl parts::PartTable for Prepared {
         let Some((_, first)) = refused.first() else {
             return Ok(());
         };
-        let some = refused.iter().take(ROWS_LOGGED).map(|(row, _)| row.id);
+        let some = refused.iter().take(ROWS_LOGGED);
+        let some = some.map(|(row, _)| row.id.to_string());
         tracing::error!(
             count = refused.len(),
-            rows = ?some.collect::<Vec<i64>>(),
+            rows = some.collect::<Vec<_>>().join(", "),
             state = first.code,
             error = logged,
             "rows cannot be marked as published, filing them as dead letters"

@@ -59,12 +59,12 @@ pub(crate) async fn write<T: PartTable>(table: &T, marks: &mut [Mark]) -> Result
         while let Some(part) = parts.pop() {
             let Some(refusal) = table.write_part(part).await? else {
                 let silent = part.iter().filter(|it| it.outcome == Outcome::Refused);
-                silent.for_each(|mark| refuse(mark.row, table.silent_refusal()));
+                silent.for_each(|mark| refuse(mark.row.clone(), table.silent_refusal()));
                 continue;
             };
             if let [mark] = part {
                 mark.outcome = Outcome::Refused;
-                refuse(mark.row, refusal);
+                refuse(mark.row.clone(), refusal);
             } else {
                 let (left, right) = part.split_at_mut(part.len() / 2);
                 parts.push(right);
@@ -109,13 +109,19 @@ mod tests {
         type Error = Infallible;
 
         async fn write_part(&self, part: &mut [Mark]) -> Result<Option<RefusedMark>, Infallible> {
-            let ids: Vec<i64> = part.iter().map(|mark| mark.row.id).collect();
+            let ids = part.iter().filter_map(|mark| mark.row.id.number());
+            let ids: Vec<i64> = ids.collect();
             self.parts.borrow_mut().push(ids.clone());
             if ids.iter().any(|id| self.fails.contains(id)) {
                 return Ok(Some(refusal("23514")));
             }
             for mark in part {
-                mark.outcome = match self.silent.contains(&mark.row.id) {
+                mark.outcome = match mark
+                    .row
+                    .id
+                    .number()
+                    .is_some_and(|id| self.silent.contains(&id))
+                {
                     true => Outcome::Refused,
                     false => Outcome::Settled,
                 };
@@ -128,7 +134,8 @@ mod tests {
         }
 
         async fn file(&self, refused: &[(RowName, Rejection)], _: &str) -> Result<(), Infallible> {
-            let rows = refused.iter().map(|(row, why)| (row.id, why.code.clone()));
+            let rows = refused.iter();
+            let rows = rows.filter_map(|(row, why)| Some((row.id.number()?, why.code.clone())));
             self.filed.borrow_mut().extend(rows);
             Ok(())
         }
@@ -154,7 +161,10 @@ mod tests {
         let mut batch = marks(0..6);
         assert_eq!(write(&table, &mut batch).await, Ok(true));
         let filed = batch.iter().filter(|it| it.outcome == Outcome::Filed);
-        assert_eq!(filed.map(|it| it.row.id).collect::<Vec<_>>(), [2, 3]);
+        assert_eq!(
+            filed.map(|it| it.row.id.clone()).collect::<Vec<_>>(),
+            [2, 3]
+        );
         let settled = batch.iter().filter(|it| it.outcome == Outcome::Settled);
         assert_eq!(settled.count(), 4);
         let filed = table.filed.into_inner();

@@ -6,7 +6,7 @@ use tokio_postgres::Row;
 
 use crate::outbox::marking::Marking;
 use crate::outbox::write_back::marks::MarkedTable;
-use crate::outbox::{CreatedAt, RowName};
+use crate::outbox::{CreatedAt, RowId, RowName};
 use crate::postgres::{Session, is_lock_conflict};
 
 /// The statements that mark or delete rows. Each names the table's object id as well: none changes
@@ -26,27 +26,31 @@ const IN_PROGRESS: &str = "SELECT t.xid FROM pg_catalog.unnest($1::text[]) AS t 
 
 impl MarkStatements {
     pub(crate) fn new(marking: &Marking) -> Self {
-        let table = marking.table();
+        let (table, key) = (marking.table(), marking.key());
         let named = format!("{} AND {}", marking.is_named(), marking.candidates("t"));
         let free = format!(
-            "SELECT t.id, {created} AS created FROM {table} AS t WHERE {named} \
-              ORDER BY t.id FOR UPDATE SKIP LOCKED",
+            "SELECT {ids}, {created} AS row_created FROM {table} AS t WHERE {named} \
+              ORDER BY {ids} FOR UPDATE SKIP LOCKED",
+            ids = key.list("t"),
             created = marking.created(),
         );
         let is_free = format!(
-            "t.id = free.id AND {created} IS NOT DISTINCT FROM free.created AND {candidates}",
+            "{same} AND {created} IS NOT DISTINCT FROM free.row_created AND {candidates}",
+            same = key.same("t", "free"),
             created = marking.created(),
             candidates = marking.candidates("t")
         );
         MarkStatements {
-            mark: marking.statement("", &named, "1") + " RETURNING t.id::bigint",
+            mark: marking.statement("", &named, "1") + " RETURNING " + &key.value("t"),
             mark_free: format!(
-                "WITH free AS ({free}), changed AS ({changed}) SELECT id::bigint FROM free",
+                "WITH free AS ({free}), changed AS ({changed}) SELECT {id} FROM free",
+                id = key.value("free"),
                 changed = marking.statement("FROM free", &is_free, "1")
             ),
             look: format!(
-                "SELECT t.id::bigint, {unpublished} FROM {table} AS t \
+                "SELECT {id}, {unpublished} FROM {table} AS t \
                   WHERE {is_named} AND {ours}",
+                id = key.value("t"),
                 unpublished = marking.unpublished("t"),
                 is_named = marking.is_named(),
                 ours = marking.is_ours(),
@@ -70,21 +74,21 @@ pub(super) struct TableOnSession<'a> {
 impl TableOnSession<'_> {
     async fn rows(&self, sql: &str, rows: &[RowName]) -> Result<Vec<Row>, tokio_postgres::Error> {
         debug_assert!(rows.is_sorted_by(|a, b| a.id < b.id), "each id once");
-        let named = rows.iter().map(|row| (row.id, row.created.or_any()));
-        let (ids, created): (Vec<i64>, Vec<CreatedAt>) = named.unzip();
+        let named = rows.iter().map(|row| (&row.id, row.created.or_any()));
+        let (ids, created): (Vec<&RowId>, Vec<CreatedAt>) = named.unzip();
         let statement = self.session.prepared(sql).await?;
         self.session.query(&statement, &[&ids, &created]).await
     }
 }
 
-fn ids(rows: &[Row]) -> Result<HashSet<i64>, tokio_postgres::Error> {
+fn ids(rows: &[Row]) -> Result<HashSet<RowId>, tokio_postgres::Error> {
     rows.iter().map(|row| row.try_get(0)).collect()
 }
 
 impl MarkedTable for TableOnSession<'_> {
     type Error = tokio_postgres::Error;
 
-    async fn mark(&self, rows: &[RowName]) -> Result<Option<HashSet<i64>>, Self::Error> {
+    async fn mark(&self, rows: &[RowName]) -> Result<Option<HashSet<RowId>>, Self::Error> {
         match self.rows(&self.statements.mark, rows).await {
             Ok(changed) => Ok(Some(ids(&changed)?)),
             Err(error) if is_lock_conflict(&error) => Ok(None),
@@ -92,11 +96,11 @@ impl MarkedTable for TableOnSession<'_> {
         }
     }
 
-    async fn mark_free(&self, rows: &[RowName]) -> Result<HashSet<i64>, Self::Error> {
+    async fn mark_free(&self, rows: &[RowName]) -> Result<HashSet<RowId>, Self::Error> {
         ids(&self.rows(&self.statements.mark_free, rows).await?)
     }
 
-    async fn look(&self, rows: &[RowName]) -> Result<HashMap<i64, bool>, Self::Error> {
+    async fn look(&self, rows: &[RowName]) -> Result<HashMap<RowId, bool>, Self::Error> {
         let mut unpublished = HashMap::new();
         // In a partitioned table, two partitions may have the same id: the unpublished row counts.
         for row in self.rows(&self.statements.look, rows).await? {

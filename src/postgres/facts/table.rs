@@ -1,7 +1,10 @@
 //! What acts on the rows of the outbox beside its writers, and how well it is kept: triggers,
 //! rules, indexes, dead rows.
 
+use tokio_postgres::Row;
+
 use crate::error::Result;
+use crate::postgres::row_mark::RowMark;
 use crate::postgres::session::{Columns, Session};
 use crate::postgres::table_shape::TableShape;
 
@@ -68,12 +71,12 @@ const RULES: &str = "
 
 const INDEXES: &str = "
     SELECT i.indexrelid::regclass::text, i.indisvalid,
-           pg_catalog.pg_relation_size(i.indexrelid::regclass)
+           pg_catalog.pg_relation_size(i.indexrelid::regclass),
+           pg_catalog.pg_get_expr(i.indpred, i.indrelid)
       FROM pg_catalog.pg_index AS i
       JOIN pg_catalog.pg_attribute AS a
         ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
-     WHERE i.indrelid = $1 AND a.attname = 'id'
-       AND pg_catalog.pg_get_expr(i.indpred, i.indrelid) = '(published_at IS NULL)'
+     WHERE i.indrelid = $1 AND a.attname = $3 AND i.indpred IS NOT NULL
      ORDER BY 1 LIMIT $2";
 
 const ROWS: &str = "
@@ -90,8 +93,10 @@ pub(crate) async fn table(session: &Session, shape: &TableShape) -> Result<Table
     let family = &shape.family;
     let triggers = session.rows(&what, TRIGGERS, &[family, &NAMED_MAX]).await?;
     let rules = session.rows(&what, RULES, &[family, &NAMED_MAX]).await?;
+    let order = shape.order_columns();
+    let first = order.first().map_or("id", |column| column.name.as_str());
     let indexes = session
-        .rows(&what, INDEXES, &[&shape.oid, &NAMED_MAX])
+        .rows(&what, INDEXES, &[&shape.oid, &NAMED_MAX, &first])
         .await?;
     let rows = session.row(&what, ROWS, &[family]).await?;
     let triggers = triggers.iter().map(|row| {
@@ -111,7 +116,13 @@ pub(crate) async fn table(session: &Session, shape: &TableShape) -> Result<Table
             on_update: row.column(3)?,
         })
     });
-    let indexes = indexes.iter().map(|row| {
+    let mark = RowMark::of(shape);
+    let is_of_unpublished = |row: &&Row| {
+        let printed: Result<&str> = row.column(3);
+        let of_mark = mark.as_ref().zip(printed.ok());
+        of_mark.is_some_and(|(mark, printed)| mark.is_predicate(printed))
+    };
+    let indexes = indexes.iter().filter(is_of_unpublished).map(|row| {
         Ok(UnpublishedIndex {
             name: row.column(0)?,
             is_valid: row.column(1)?,

@@ -110,7 +110,7 @@ impl Found {
         let mut found = Found {
             schema: schema.as_ref().map(schema_of).transpose()?,
             relation: relation.as_ref().map(relation_of).transpose()?,
-            shape: table_shape::read(session, table).await?,
+            shape: table_shape::read(session, table, &setup.config.mapping).await?,
             dead_letters: dead_letter_table::read(session, &table.dead_letter()).await?,
             functions: functions(session, table).await?,
             role: role(session, setup, setup.role).await?,
@@ -196,6 +196,13 @@ impl Found {
     }
 
     /// Whether the table has the column, or will have it.
+    /// The table's shape; that of the configuration for a table that is still to be made.
+    pub(super) fn shape_or_assumed(&self, setup: &Setup<'_>) -> Option<TableShape> {
+        let is_made = self.relation.is_none() && setup.is_conventional();
+        let assumed = || is_made.then(|| setup.assumed_shape());
+        self.shape.clone().or_else(assumed)
+    }
+
     pub(super) fn has_column(&self, name: &str) -> bool {
         let of_new = COLUMNS_OF_EVENTS.contains(&name);
         let column = |shape: &TableShape| shape.column(name).is_some_and(|it| !it.generated);

@@ -9,76 +9,88 @@
 use postgres_protocol::escape::escape_identifier;
 
 use crate::config::TableName;
+use crate::postgres::row_mark::RowMark;
 use crate::postgres::setup::found::Found;
 use crate::postgres::setup::part::{Act, Kind, Part, Todo, drop_index};
 use crate::postgres::setup::relations::FoundIndex;
+use crate::postgres::table_shape::{TableShape, identifier};
 
 pub(super) const IF_ABSENT: &str = "CREATE INDEX IF NOT EXISTS";
 pub(super) const CONCURRENTLY_IF_ABSENT: &str = "CREATE INDEX CONCURRENTLY IF NOT EXISTS";
 const BUILD: &str = "CREATE INDEX";
 const CONCURRENTLY: &str = "CREATE INDEX CONCURRENTLY";
 
-/// The rows that every one of them has.
-const PREDICATE: &str = "(published_at IS NULL)";
-
 /// How many names are tried where another relation has the first.
 const NAMES_MAX: usize = 9;
 
 /// An index that outboxd or the poller that it replaces needs.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Wanted {
     pub(super) suffix: &'static str,
-    pub(super) column: &'static str,
+    /// Its columns, by their names in the catalog.
+    columns: Vec<String>,
+    mark: RowMark,
     /// Whether one of all rows serves as well: it finds the unpublished ones, and in no order.
     may_be_whole: bool,
 }
 
-/// The poller's own, and the one that finds the oldest unpublished rows.
-pub(super) const WANTED: [Wanted; 2] = [
-    Wanted {
+/// What a table of this shape needs: the index that finds the first unpublished rows and, for
+/// `outbox.outbox` as it always was, the poller's own. None if the table shows no row as published.
+pub(super) fn wanted(shape: &TableShape) -> Vec<Wanted> {
+    let Some(mark) = RowMark::of(shape) else {
+        return Vec::new();
+    };
+    let is_given = shape.mapping.columns.published.column.given;
+    let poller = (!is_given).then(|| shape.published()).flatten();
+    let of_poller = poller.map(|column| Wanted {
         suffix: "_unpublished",
-        column: "published_at",
+        columns: vec![column.name.clone()],
+        mark: mark.clone(),
         may_be_whole: true,
-    },
-    Wanted {
+    });
+    let order = shape.order_columns();
+    let of_order = (!order.is_empty()).then(|| Wanted {
         suffix: "_unpublished_id",
-        column: "id",
+        columns: order.iter().map(|column| column.name.clone()).collect(),
+        mark,
         may_be_whole: false,
-    },
-];
+    });
+    of_poller.into_iter().chain(of_order).collect()
+}
 
 impl Wanted {
     pub(super) fn statement(&self, build: &str, name: &str, table: &TableName) -> String {
+        let columns = self.columns.iter().map(|column| identifier(column));
         format!(
-            "{build} {} ON {} ({}) WHERE published_at IS NULL",
+            "{build} {} ON {} ({}) WHERE {}",
             escape_identifier(name),
             table.quoted(),
-            self.column
+            columns.collect::<Vec<_>>().join(", "),
+            self.mark.unpublished("")
         )
     }
 
     /// Whether the index is of this kind, valid or not.
     fn fits(&self, index: &FoundIndex) -> bool {
         let has_rows = match &index.predicate {
-            Some(predicate) => predicate == PREDICATE,
+            Some(predicate) => self.mark.is_predicate(predicate),
             None => self.may_be_whole,
         };
-        has_rows && index.method == "btree" && index.column.as_deref() == Some(self.column)
+        has_rows && index.method == "btree" && index.column.as_ref() == self.columns.first()
     }
 }
 
 /// What is there of the indexes, and what is missing.
-pub(super) fn parts(found: &Found, table: &TableName) -> Vec<Part> {
+pub(super) fn parts(found: &Found, table: &TableName, shape: &TableShape) -> Vec<Part> {
     let mut parts: Vec<Part> = Vec::new();
-    let possible = WANTED.into_iter().filter(|it| found.has_column(it.column));
-    for wanted in possible {
-        parts.push(part(found, table, wanted));
-        parts.extend(strangers(found, table, wanted));
+    for wanted in wanted(shape) {
+        parts.push(part(found, table, &wanted));
+        parts.extend(strangers(found, table, &wanted));
     }
     parts
 }
 
-fn part(found: &Found, table: &TableName, wanted: Wanted) -> Part {
+fn part(found: &Found, table: &TableName, wanted: &Wanted) -> Part {
     let of_table = |index: &&FoundIndex| Some(index.table) == found.table_oid();
     let fitting = || {
         let all = found.indexes.iter().filter(of_table);
@@ -109,7 +121,7 @@ fn part(found: &Found, table: &TableName, wanted: Wanted) -> Part {
 }
 
 /// The steps that build the index under this name.
-fn build(found: &Found, table: &TableName, wanted: Wanted, name: &TableName, again: bool) -> Todo {
+fn build(found: &Found, table: &TableName, wanted: &Wanted, name: &TableName, again: bool) -> Todo {
     let (name, mut acts) = (&name.name, Vec::new());
     let in_use = found.table_oid().is_some() && !found.is_partitioned();
     let method = if in_use { CONCURRENTLY } else { BUILD };
@@ -134,7 +146,7 @@ fn build(found: &Found, table: &TableName, wanted: Wanted, name: &TableName, aga
 }
 
 /// The concurrent build of a partition's part, unless the partition has one.
-fn build_on_leaf(found: &Found, oid: u32, leaf: &TableName, wanted: Wanted) -> Vec<Act> {
+fn build_on_leaf(found: &Found, oid: u32, leaf: &TableName, wanted: &Wanted) -> Vec<Act> {
     let fitting = || {
         let all = found.indexes.iter().filter(|index| index.table == oid);
         all.filter(|index| wanted.fits(index))
@@ -157,7 +169,7 @@ fn build_on_leaf(found: &Found, oid: u32, leaf: &TableName, wanted: Wanted) -> V
 }
 
 /// Invalid indexes of a name that outboxd does not give.
-fn strangers(found: &Found, table: &TableName, wanted: Wanted) -> Vec<Part> {
+fn strangers(found: &Found, table: &TableName, wanted: &Wanted) -> Vec<Part> {
     let own = names(table, wanted.suffix);
     let invalid = found.indexes.iter().filter(|index| {
         let is_of_table = Some(index.table) == found.table_oid();
@@ -200,7 +212,7 @@ mod tests {
             name: table().beside(name),
             is_valid: true,
             column: Some(column.to_owned()),
-            predicate: Some(PREDICATE.to_owned()),
+            predicate: Some("(published_at IS NULL)".to_owned()),
             method: "btree".to_owned(),
             builder: None,
         }
@@ -220,7 +232,11 @@ mod tests {
             State::Missing(todo) => (part.thing, todo.statement),
             State::Left { why, .. } => (part.thing, format!("left: {why}")),
         };
-        parts(&found, &table()).into_iter().map(shown).collect()
+        let shape = found.shape.clone().expect("the table is there");
+        parts(&found, &table(), &shape)
+            .into_iter()
+            .map(shown)
+            .collect()
     }
 
     #[test]
@@ -301,7 +317,8 @@ mod tests {
             table: 2,
             ..index("e", "id")
         }];
-        let parts = parts(&found, &table());
+        let shape = found.shape.clone().expect("the table is there");
+        let parts = parts(&found, &table(), &shape);
         let State::Missing(todo) = &parts[1].state else {
             panic!("{parts:?}");
         };

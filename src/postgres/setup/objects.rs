@@ -68,6 +68,17 @@ pub(super) fn table(setup: &Setup<'_>, found: &Found) -> Part {
     let table = &setup.config.table;
     let thing = format!("table {table}");
     let Some(relation) = &found.relation else {
+        if !setup.is_conventional() {
+            let why =
+                "it is not there, and OUTBOX_COLUMNS names columns of another table".to_owned();
+            let todo = Todo {
+                statement: "create the table, or set OUTBOX_TABLE to the one that has them"
+                    .to_owned(),
+                by: "its owner".to_owned(),
+                ..Todo::default()
+            };
+            return Part::left(Kind::Table, thing, why, todo);
+        }
         let (lacks, todo) = in_schema(setup, found, sql::table(setup));
         return Part::of(Kind::Table, thing, lacks, todo);
     };

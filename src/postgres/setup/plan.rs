@@ -10,14 +10,16 @@ use crate::postgres::setup::{functions, indexes, objects, roles};
 pub(super) fn plan(setup: &Setup<'_>, found: &Found) -> Vec<Part> {
     let table = &setup.config.table;
     let mut parts = vec![objects::schema(setup, found), objects::table(setup, found)];
-    if found.has_column("published_at") {
-        parts.extend(indexes::parts(found, table));
+    if let Some(shape) = found.shape_or_assumed(setup) {
+        parts.extend(indexes::parts(found, table, &shape));
     }
-    if setup.checks {
+    if setup.checks && setup.is_conventional() {
         parts.push(objects::checks(setup, found));
     }
     parts.push(objects::dead_letters(setup, found));
-    parts.extend(functions::parts(setup, found));
+    if setup.is_conventional() {
+        parts.extend(functions::parts(setup, found));
+    }
     parts.extend(objects::publication(setup, found));
     parts.extend(roles::parts(setup, found));
     parts

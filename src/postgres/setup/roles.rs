@@ -7,12 +7,10 @@ use postgres_protocol::escape::escape_identifier;
 use crate::postgres::setup::found::{Found, FoundRole};
 use crate::postgres::setup::part::{Kind, Part, Todo};
 use crate::postgres::setup::wanted::Setup;
+use crate::postgres::table_shape::{Column, TableShape};
 
 /// The role of Amazon RDS and Aurora that replaces the attribute.
 const PROVIDER: &str = "rds_replication";
-
-/// The columns that outboxd writes.
-const WRITTEN: [&str; 2] = ["times_attempted", "published_at"];
 
 pub(super) fn parts(setup: &Setup<'_>, found: &Found) -> Vec<Part> {
     let Some(name) = setup.role else {
@@ -106,11 +104,11 @@ fn usage(setup: &Setup<'_>, found: &Found, name: &str, there: &FoundRole) -> Par
 
 /// The columns that the role writes. A row can be locked only by a role that may update one of its
 /// columns.
-fn written(found: &Found) -> Vec<&'static str> {
-    let written = WRITTEN.into_iter();
-    let written: Vec<_> = written.filter(|name| found.has_column(name)).collect();
+fn written(shape: &TableShape) -> Vec<&Column> {
+    let written = shape.attempts().into_iter().chain(shape.published());
+    let written: Vec<_> = written.collect();
     match written.is_empty() {
-        true => vec!["id"],
+        true => shape.id_columns(),
         false => written,
     }
 }
@@ -122,10 +120,12 @@ fn on_table(setup: &Setup<'_>, found: &Found, name: &str, there: &FoundRole) -> 
     if !there.may_select {
         rights.push("SELECT".to_owned());
     }
-    let written = written(found);
-    let may_update = |column: &&str| there.may_update.iter().any(|it| it == column);
+    let shape = found.shape_or_assumed(setup);
+    let written = shape.as_ref().map(written).unwrap_or_default();
+    let may_update = |column: &&Column| there.may_update.contains(&column.name);
     if !written.iter().all(may_update) {
-        rights.push(format!("UPDATE ({})", written.join(", ")));
+        let names = written.iter().map(|column| column.quoted());
+        rights.push(format!("UPDATE ({})", names.collect::<Vec<_>>().join(", ")));
     }
     if setup.deletes() && !there.may_delete {
         rights.push("DELETE".to_owned());

@@ -19,8 +19,10 @@ impl Setup<'_> {
     pub fn steps(&self, in_use: bool) -> Vec<Step> {
         let mut steps = Vec::new();
         let mut step = |purpose, sql: String| steps.push(Step { purpose, sql });
-        step("schema and table", sql::tables(self));
-        for index in indexes::WANTED {
+        if self.is_conventional() {
+            step("schema and table", sql::tables(self));
+        }
+        for index in indexes::wanted(&self.assumed_shape()) {
             let name = self.config.table.index(index.suffix);
             let build = match in_use {
                 true => indexes::CONCURRENTLY_IF_ABSENT,
@@ -29,15 +31,17 @@ impl Setup<'_> {
             let statement = index.statement(build, &name.name, &self.config.table);
             step("index", format!("{statement};"));
         }
-        if self.checks {
+        if self.checks && self.is_conventional() {
             step("constraints", sql::checks(self));
         }
         step("table of dead letters", sql::dead_letters(self));
-        step("function write_event", sql::write_event(self));
-        step(
-            "function write_event with headers and key",
-            sql::write_event_headers(self),
-        );
+        if self.is_conventional() {
+            step("function write_event", sql::write_event(self));
+            step(
+                "function write_event with headers and key",
+                sql::write_event_headers(self),
+            );
+        }
         if let Some(publication) = sql::publication(self) {
             step("publication", publication);
         }

@@ -113,7 +113,9 @@ pub(super) fn role(setup: &Setup<'_>) -> Option<String> {
     if setup.deletes() {
         parts.push(body(ROLE_DELETE));
     }
-    Some(fill_in(setup, &parts.join("\n")))
+    let sql = fill_in(setup, &parts.join("\n"));
+    let written = format!("UPDATE ({})", setup.written_columns().join(", "));
+    Some(sql.replace("UPDATE (times_attempted, published_at)", &written))
 }
 
 /// The role of the login for replication, which has no right on a table.

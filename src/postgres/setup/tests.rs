@@ -81,7 +81,7 @@ fn every_index_is_a_step_of_one_statement() {
 fn the_file_for_a_person_has_the_same_indexes() {
     let config = config(|settings| settings.table = None);
     let file = sql::one_line(sql::FILES[0]);
-    for index in indexes::WANTED {
+    for index in indexes::wanted(&setup(&config, None).assumed_shape()) {
         let name = config.table.index(index.suffix).name;
         let statement = index.statement(indexes::IF_ABSENT, &name, &config.table);
         let statement = statement.replace(&format!("\"{name}\""), &name);

@@ -20,7 +20,7 @@ use std::time::Duration;
 use crate::config::{AfterPublish, Backlog, Config, OnSlotLoss};
 use crate::error::{Code, Error};
 use crate::lsn::Lsn;
-use crate::outbox::{MissedRows, RowName, RowSet};
+use crate::outbox::{MissedRows, RowId, RowName, RowSet};
 use crate::postgres::TableShape;
 
 /// The most rows of one audit.
@@ -37,7 +37,7 @@ const NAMED: usize = 10;
 /// The queries of the audit.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum AuditQuery {
-    /// The lowest unpublished ids, and a WAL position read after them.
+    /// The first unpublished rows, and a WAL position read after them.
     List,
     /// Which of these are still unpublished.
     StillUnpublished(Vec<RowName>),
@@ -126,18 +126,22 @@ impl Audit {
         }
     }
 
-    /// The answer to [`AuditQuery::List`]: rows in the order of their ids, at most [`CANDIDATES`].
+    /// The answer to [`AuditQuery::List`]: the first rows in the order of a read, at most
+    /// [`CANDIDATES`].
     pub(crate) fn listed(&mut self, now: Duration, mut rows: Vec<RowName>, behind: Lsn) {
         if !matches!(self.state, State::Listing) {
             return;
         }
-        let seen_up_to = match rows.last() {
-            Some(last) if rows.len() >= CANDIDATES => last.id,
-            _ => i64::MAX,
-        };
+        let last = rows.last().filter(|_| rows.len() >= CANDIDATES);
+        let last = last.map(|row| row.id.clone());
         // In a partitioned table, two partitions may have the same id.
         rows.sort_unstable();
-        let still_there = |row: &RowName| row.id > seen_up_to || rows.binary_search(row).is_ok();
+        // Ids that are no numbers have an order of their own in the table.
+        let is_behind = |row: &RowName| match (&last, &row.id) {
+            (Some(RowId::Number(last)), RowId::Number(id)) => id > last,
+            (last, _) => last.is_some(),
+        };
+        let still_there = |row: &RowName| is_behind(row) || rows.binary_search(row).is_ok();
         self.open.retain(still_there);
         if rows.is_empty() {
             self.clean(now);
@@ -159,7 +163,7 @@ impl Audit {
         };
         // A row that was given the id of one on the list is still to come in the stream.
         let missed = left.filter(|row| rows.binary_search(row).is_ok());
-        let mut missed: Vec<RowName> = missed.filter(|row| !unsettled.contains(*row)).collect();
+        let mut missed: Vec<RowName> = missed.filter(|row| !unsettled.contains(row)).collect();
         missed.sort_unstable();
         if missed.is_empty() {
             self.clean(now);
@@ -167,7 +171,7 @@ impl Audit {
         }
         self.audits_total += 1;
         self.missed_total += missed.len() as u64;
-        self.open.extend(&missed);
+        self.open.extend(missed.iter().cloned());
         self.state = State::Sending;
         if self.halts || missed.len() > self.missed_max {
             return AuditResult::Halt(missed);
@@ -220,8 +224,8 @@ impl Audit {
     /// The error for [`AuditResult::Halt`].
     pub(crate) fn halt(config: &Config, shape: &TableShape, missed: &[RowName]) -> Error {
         let table = &config.table;
-        let missed: Vec<i64> = missed.iter().map(|row| row.id).collect();
-        let mut named: Vec<String> = missed.iter().take(NAMED).map(i64::to_string).collect();
+        let missed: Vec<RowId> = missed.iter().map(|row| row.id.clone()).collect();
+        let mut named: Vec<String> = missed.iter().take(NAMED).map(RowId::to_string).collect();
         if missed.len() > NAMED {
             named.push("…".to_owned());
         }

@@ -244,7 +244,7 @@ impl<'a> HealthMonitor<'a> {
 
     fn judged(&mut self, now: Duration, mut left: Batch, forwarder: &mut Forwarder) -> Result<()> {
         let in_hand = forwarder.engine.unsettled_rows();
-        let verdict = self.health.audit.left(now, left.names(), &in_hand);
+        let verdict = self.health.audit.left(now, left.names().cloned(), &in_hand);
         self.missed(forwarder);
         match verdict {
             AuditResult::Clean => Ok(()),
@@ -253,7 +253,7 @@ impl<'a> HealthMonitor<'a> {
                 Err(Audit::halt(&self.health.config, shape, &missed))
             }
             AuditResult::Publish(missed) => {
-                left.retain(|row| missed.binary_search(&row).is_ok());
+                left.retain(|row| missed.binary_search(row).is_ok());
                 self.unread = Some(left);
                 Ok(())
             }

@@ -12,7 +12,9 @@ use std::rc::Rc;
 use crate::config::Config;
 use crate::error::{Code, Error, Result};
 use crate::lsn::Lsn;
-use crate::outbox::{Batch, MissedRows, Read, RowName, SlowRows, TableLocation, UnpublishedRows};
+use crate::outbox::{
+    Batch, MissedRows, Read, RowId, RowName, SlowRows, TableLocation, UnpublishedRows,
+};
 use crate::postgres::{self, Inspection, Session, TableShape, preflight};
 use crate::publisher::monitor::audit::CANDIDATES;
 
@@ -153,7 +155,7 @@ async fn read(
             Answer::Listed(rows, behind)
         }
         Query::StillUnpublished(rows) => {
-            let ids: Vec<i64> = rows.iter().map(|row| row.id).collect();
+            let ids: Vec<RowId> = rows.into_iter().map(|row| row.id).collect();
             Answer::StillUnpublished(statements.missed.left(session, &ids).await?)
         }
         Query::Rows(mut batch) => {

@@ -137,10 +137,11 @@ fn rows_that_are_filed_are_added_to_those_that_a_new_slot_may_bring_again() {
         until,
         ..HandledRows::default()
     });
-    resume.resumed([(2, lsn(40)), (3, lsn(10))]);
+    resume.resumed([("2".to_owned(), lsn(40)), ("3".to_owned(), lsn(10))]);
     let handled = resume.handled_rows();
     assert_eq!(handled.rows, RowSet::from_iter([RowName::of_id(1)]));
-    assert_eq!(handled.filed, [(2, lsn(40)), (3, lsn(10))].into());
+    let at = |position, id: &str| (lsn(position), [id.to_owned()].into());
+    assert_eq!(handled.filed, [at(40, "2"), at(10, "3")].into());
     assert_eq!(handled.until, lsn(40));
 }
 
@@ -176,7 +177,7 @@ fn a_restarted_server_has_to_prove_its_history_and_a_poller_forgets() {
 #[test]
 fn another_history_has_handled_no_row() {
     let mut resume = streamed();
-    resume.resumed([(2, lsn(40))]);
+    resume.resumed([("2".to_owned(), lsn(40))]);
     resume.arrived(&place(2, 5), &tenure(101), lsn(30), lsn(40));
     assert!(resume.handled_rows().filed.is_empty());
 }

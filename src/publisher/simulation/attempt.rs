@@ -384,14 +384,14 @@ impl Process {
         let has_streamed = matches!(self.state, State::Streaming(_));
         let open = log.take_while(|it| has_streamed && it.commit >= confirmed);
         for insert in open.flat_map(|it| it.changes.iter().flatten()) {
-            let is_filed = files.letters.hides(insert.row);
+            let is_filed = files.letters.hides(&insert.row);
             assert!(
                 !is_own(insert.event) || is_filed || self.handled.contains(&insert.event),
                 "event {} is sent again after a graceful stop",
                 insert.event
             );
         }
-        let left = |row: &&Row| !row.is_marked && !files.letters.hides(row.name);
+        let left = |row: &&Row| !row.is_marked && !files.letters.hides(&row.name);
         let mut left = files
             .rows
             .values()

@@ -97,7 +97,8 @@ impl Process {
             }
             Due::Audit(AuditQuery::List) => self.list(world),
             Due::Audit(AuditQuery::StillUnpublished(rows)) => {
-                let is_left = |row: &RowName| world.server.read(self.table(), *row).is_some();
+                let is_left =
+                    |row: &RowName| world.server.read(self.table(), row.clone()).is_some();
                 Answer::Left(rows.into_iter().filter(is_left).collect())
             }
         });
@@ -164,7 +165,7 @@ impl Process {
 
     /// Passes a row of the table on; see `forward_row`.
     pub(super) fn forward_row(&mut self, world: &mut World, row: Row) {
-        if !self.returning_rows.may_send(self.now, row.name) {
+        if !self.returning_rows.may_send(self.now, &row.name) {
             self.file_unreadable(world, row.name, row.xid);
             return;
         }

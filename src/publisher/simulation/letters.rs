@@ -37,8 +37,8 @@ impl Letter {
         !matches!(self.state, State::Retried | State::Discarded)
     }
 
-    fn is_about(&self, row: RowName) -> bool {
-        self.row == Some(row)
+    fn is_about(&self, row: &RowName) -> bool {
+        self.row.as_ref() == Some(row)
     }
 
     fn hash(&self) -> Option<KeyHash> {
@@ -60,7 +60,7 @@ impl Letters {
     }
 
     /// Whether every reader of the table leaves the row out.
-    pub(super) fn hides(&self, row: RowName) -> bool {
+    pub(super) fn hides(&self, row: &RowName) -> bool {
         self.all()
             .any(|letter| letter.is_open() && letter.is_about(row))
     }
@@ -83,7 +83,7 @@ impl Letters {
         let number = self.draw(1);
         let place = new.record.as_deref().and_then(OwnedRecord::place);
         let same = |letter: &Letter| {
-            let by_row = new.row.is_some_and(|row| letter.is_about(row));
+            let by_row = new.row.as_ref().is_some_and(|row| letter.is_about(row));
             letter.is_open() && (by_row || (new.row.is_none() && letter.place == place))
         };
         let found = self.letters.iter().find(|(_, letter)| same(letter));
@@ -98,7 +98,9 @@ impl Letters {
         let keeps = |letter: &&Letter| new.known.is_none() && letter.state != State::Parked;
         let state = before.filter(keeps).map_or(state, |letter| letter.state);
         let letter = Letter {
-            row: before.and_then(|letter| letter.row).or(new.row),
+            row: before
+                .and_then(|letter| letter.row.clone())
+                .or(new.row.clone()),
             event: event.or(before.and_then(|letter| letter.event)),
             record: match &new.record {
                 Some(record) => Some(OwnedRecord::clone(record)),
@@ -113,7 +115,7 @@ impl Letters {
 
     /// Files that Kafka has the event of this row, and its mark was refused.
     pub(super) fn file_not_marked(&mut self, row: RowName, event: Option<usize>) {
-        if self.hides(row) {
+        if self.hides(&row) {
             return;
         }
         let letter = Letter {
@@ -135,7 +137,7 @@ impl Letters {
             true => State::Retried,
             false => State::Discarded,
         };
-        letter.row
+        letter.row.clone()
     }
 
     /// A person requests a retry or a discard of every dead letter; false if there is none.
@@ -153,10 +155,10 @@ impl Letters {
     }
 
     /// The rows of the stream from `since` on that are filed.
-    pub(super) fn filed(&self, since: Lsn) -> Vec<(i64, Lsn)> {
+    pub(super) fn filed(&self, since: Lsn) -> Vec<(String, Lsn)> {
         let filed = |letter: &Letter| {
             let (lsn, _) = letter.place.filter(|(lsn, _)| *lsn >= since)?;
-            Some((letter.row?.id, lsn))
+            Some((letter.row.as_ref()?.id.to_string(), lsn))
         };
         self.all().filter_map(filed).collect()
     }
@@ -183,19 +185,19 @@ impl Letters {
     pub(super) fn read(
         &self,
         keys_max: Option<usize>,
-        now: impl Fn(RowName) -> Option<OwnedRecord>,
+        now: impl Fn(&RowName) -> Option<OwnedRecord>,
     ) -> PendingRequests {
         let due = self
             .letters
             .iter()
             .filter(|(_, letter)| self.is_due(letter));
         let request = |(id, letter): (&i64, &Letter)| {
-            let present = letter.row.and_then(&now);
+            let present = letter.row.as_ref().and_then(&now);
             let record = present.or_else(|| letter.record.clone());
             let parked_key = letter.record.as_ref().filter(|_| letter.parks_key);
             ResolveRequest {
                 dead_letter: *id,
-                row: letter.row.map(|row| row.id),
+                row: letter.row.as_ref().map(|row| row.id.clone()),
                 resolution: match letter.state {
                     State::Discard => Resolution::Discard,
                     _ => Resolution::Retry,

@@ -20,7 +20,7 @@ pub(super) fn unfinished(world: &World, processes: &[Option<Process>]) -> Option
             return Some(format!("event {} is nowhere: {insert:?}", insert.event));
         }
     }
-    let is_left = |row: &&Row| !row.is_marked && !files.letters.hides(row.name);
+    let is_left = |row: &&Row| !row.is_marked && !files.letters.hides(&row.name);
     if let Some(row) = files.rows.values().find(is_left)
         && world.marks()
     {

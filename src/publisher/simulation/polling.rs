@@ -4,10 +4,12 @@ use std::time::Duration;
 
 use crate::engine::output::End;
 use crate::lsn::Lsn;
+use crate::outbox::{ReadPosition, RowId};
 use crate::publisher::instance_lock::LockProof;
 use crate::publisher::monitor::query_schedule::is_recreated;
 use crate::publisher::simulation::attempt::Over;
 use crate::publisher::simulation::process::Process;
+use crate::publisher::simulation::server::number;
 use crate::publisher::simulation::table::Pass;
 use crate::publisher::simulation::world::World;
 use crate::publisher::source::poll_pass::{AfterBatch, PollPass, SentRows, starts_over};
@@ -63,7 +65,8 @@ impl Process {
             polling.pass = Some((poll_pass, Pass::default()));
             return Ok((polling, true));
         };
-        pass.begin_at(poll_pass.from());
+        let from = poll_pass.behind().map_or(i64::MIN, |at| number(&at.id) + 1);
+        pass.begin_at(from);
         let mut sent_rows = std::mem::take(&mut self.sent_rows);
         let turned = self.turn_pass(world, pass, &mut polling.proof, &mut sent_rows);
         self.sent_rows = sent_rows;
@@ -71,7 +74,14 @@ impl Process {
             let did = self.forwarded != forwarded;
             return Ok((polling, did));
         };
-        match poll_pass.published(self.now, next, &mut self.sent_rows) {
+        let next = next.map(|next| ReadPosition {
+            id: RowId::Number(next - 1),
+            order: None,
+        });
+        let engine = &self.engine;
+        match poll_pass.published(self.now, next, &mut self.sent_rows, || {
+            engine.unsettled_rows()
+        }) {
             AfterBatch::Next => {}
             AfterBatch::StartOver => polling.pass = None,
             AfterBatch::Rest => {

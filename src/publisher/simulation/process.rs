@@ -24,7 +24,7 @@ use crate::publisher::monitor::problems::Problems;
 use crate::publisher::resume_state::ResumeState;
 use crate::publisher::simulation::attempt::State;
 use crate::publisher::simulation::broker::{Outcome, Producer, Report};
-use crate::publisher::simulation::server::Insert;
+use crate::publisher::simulation::server::{Insert, number};
 use crate::publisher::simulation::watch::Watch;
 use crate::publisher::simulation::work::{Work, outage};
 use crate::publisher::simulation::world::{World, event_of};
@@ -229,7 +229,7 @@ impl Process {
     }
 
     /// Drops everything in memory; see `Forwarder::start_over`. Returns the rows that are filed.
-    pub(super) fn start_over(&mut self, world: &mut World, start: Lsn) -> Vec<(i64, Lsn)> {
+    pub(super) fn start_over(&mut self, world: &mut World, start: Lsn) -> Vec<(String, Lsn)> {
         if let Some(mut work) = self.work.take()
             && work.result.is_none()
         {
@@ -252,7 +252,7 @@ impl Process {
             world.repeats_from_table();
         }
         world.may_repeat(start.raw(), why, |commit, Insert { event, row, .. }| {
-            self.handled.contains(event) || filed.contains(&(row.id, Lsn::new(commit)))
+            self.handled.contains(event) || filed.contains(&(row.id.to_string(), Lsn::new(commit)))
         });
         self.engine.reset(start);
         self.returning_rows.clear();
@@ -277,7 +277,7 @@ impl Process {
         self.account_for(world, event);
         if self.creates {
             self.handled.insert(event);
-            let id = row.map_or(0, |row| row.id);
+            let id = row.as_ref().map_or(0, |row| number(&row.id));
             if let Some(earlier) = self
                 .handled_rows
                 .insert(id, event)

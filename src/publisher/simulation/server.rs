@@ -13,14 +13,19 @@ use fastrand::Rng;
 use crate::engine::output::WAL_SENDER_TIMEOUT;
 use crate::lsn::Lsn;
 use crate::outbox::dead_letter::holder_number::DRAWN;
-use crate::outbox::{CreatedAt, HolderNumber, RowName, TableLocation};
+use crate::outbox::{CreatedAt, HolderNumber, RowId, RowName, TableLocation};
 use crate::postgres::slot::Slot as FoundSlot;
 use crate::postgres::{Lineage, Server as Identity};
 use crate::publisher::instance_lock::Tenure;
 use crate::publisher::simulation::letters::Letters;
 
+/// The number of a row: the model's ids are integers.
+pub(super) fn number(id: &RowId) -> i64 {
+    id.number().expect("the model's ids are integers")
+}
+
 /// An insert into the outbox.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Insert {
     pub(super) event: usize,
     pub(super) row: RowName,
@@ -50,7 +55,7 @@ pub(super) enum Refusal {
     Silent,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Row {
     pub(super) event: usize,
     pub(super) name: RowName,
@@ -264,7 +269,7 @@ impl Server {
         let mut inserts = Vec::new();
         for event in events {
             let row = RowName {
-                id: files.next_id,
+                id: RowId::Number(files.next_id),
                 created: created(event as u64),
             };
             files.next_id += 1;
@@ -275,8 +280,8 @@ impl Server {
     }
 
     /// The open transaction of this number commits.
-    pub(super) fn commit(&mut self, number: usize, is_visible: bool, rng: &mut Rng) {
-        let OpenTransaction { xid, inserts } = self.open.remove(number);
+    pub(super) fn commit(&mut self, open: usize, is_visible: bool, rng: &mut Rng) {
+        let OpenTransaction { xid, inserts } = self.open.remove(open);
         self.commits += 1;
         let files = &mut self.files;
         files.wal += if rng.bool() { 0 } else { rng.u64(1..30) };
@@ -284,26 +289,26 @@ impl Server {
         files.wal += rng.u64(1..40);
         let mut changes = Vec::new();
         for insert in inserts.iter().filter(|it| it.table == files.table) {
-            if files.rows.contains_key(&insert.row.id) {
+            if files.rows.contains_key(&number(&insert.row.id)) {
                 // The id was given again: the key keeps the second row out.
                 return;
             }
             if rng.u8(0..5) == 0 {
                 changes.push(None);
             }
-            changes.push(Some(*insert));
+            changes.push(Some(insert.clone()));
         }
         for insert in changes.iter().flatten() {
             let row = Row {
                 event: insert.event,
-                name: insert.row,
+                name: insert.row.clone(),
                 xid,
                 is_marked: false,
                 is_visible,
                 is_locked: false,
                 refuses: None,
             };
-            files.rows.insert(insert.row.id, row);
+            files.rows.insert(number(&insert.row.id), row);
         }
         files.log.push(Transaction {
             commit,
@@ -321,10 +326,10 @@ impl Server {
         let files = &self.files;
         let is_here = table == files.table;
         let is_due = |row: &&Row| {
-            is_here && row.is_visible && !row.is_marked && !files.letters.hides(row.name)
+            is_here && row.is_visible && !row.is_marked && !files.letters.hides(&row.name)
         };
         let rows = files.rows.range(from..).map(|(_, row)| row).filter(is_due);
-        rows.take(limit).map(|row| row.name).collect()
+        rows.take(limit).map(|row| row.name.clone()).collect()
     }
 
     /// The row if it is still unpublished.
@@ -332,10 +337,10 @@ impl Server {
         let row = self
             .files
             .rows
-            .get(&name.id)
+            .get(&number(&name.id))
             .filter(|_| table == self.files.table)?;
         let is_due = row.name == name && row.is_visible && !row.is_marked;
-        (is_due && !self.files.letters.hides(name)).then_some(*row)
+        (is_due && !self.files.letters.hides(&name)).then(|| row.clone())
     }
 
     /// The row of this event.

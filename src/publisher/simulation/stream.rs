@@ -186,15 +186,16 @@ impl Process {
                 "no memory",
             )));
         }
-        let row = (insert.table == streaming.table).then_some(insert.row);
+        let row = (insert.table == streaming.table).then(|| insert.row.clone());
         let commit = begun.commit_lsn;
         let handled = self.resume.handled_rows();
-        if handled.contains(row, insert.row.id, commit) {
+        if handled.contains(row.as_ref(), &insert.row.id.to_string(), commit) {
             world.saw("handled before");
             return Ok(());
         }
+        let is_dropped = row.is_none();
         self.forward(world, insert.event, row, begun.xid, Some((commit, index)));
-        if row.is_none() && insert.table == world.server.files.table {
+        if is_dropped && insert.table == world.server.files.table {
             world.unknown_rows.insert(insert.event);
             let copies = &mut world.broker.copies;
             copies.may_repeat(insert.event, "its session knows only the dropped table");

@@ -9,7 +9,7 @@ use crate::outbox::RowName;
 use crate::publisher::instance_lock::LockProof;
 use crate::publisher::simulation::attempt::{Over, State};
 use crate::publisher::simulation::process::Process;
-use crate::publisher::simulation::server::Row;
+use crate::publisher::simulation::server::{Row, number};
 use crate::publisher::simulation::world::World;
 use crate::publisher::slot_loss::SlotLoss;
 use crate::publisher::source::bootstrap_steps::{BootstrapSteps, Done, Step};
@@ -158,7 +158,7 @@ impl Process {
         if pass.reads.is_empty() || world.rng.bool() {
             self.turn_scan(world, proof)?;
         }
-        if let Some(row) = pass.reads.front().copied() {
+        if let Some(row) = pass.reads.front().cloned() {
             if self.engine.intake() != Intake::Open {
                 return Ok(None);
             }
@@ -167,8 +167,9 @@ impl Process {
                 self.prove(world, proof)?;
             }
             pass.reads.pop_front();
+            let name = row.name.clone();
             self.forward_row(world, row);
-            filter.sent(row.name);
+            filter.sent(&name);
             let is_over = pass.reads.is_empty();
             return Ok(is_over.then_some(pass.from.filter(|_| pass.is_full)));
         }
@@ -181,9 +182,9 @@ impl Process {
         pass.count += names.len();
         pass.is_full = names.len() == BATCH;
         if let Some(last) = names.last() {
-            pass.from = Some(last.id + 1);
+            pass.from = Some(number(&last.id) + 1);
         }
-        let wanted = names.into_iter().filter(|name| filter.wants(*name));
+        let wanted = names.into_iter().filter(|name| filter.wants(name));
         let wanted: Vec<RowName> = wanted.collect();
         pass.reads = wanted
             .into_iter()
@@ -317,8 +318,8 @@ impl Process {
             let files = &world.server.files;
             let is_here = files.table == table;
             let rows = files.rows.values().filter(|_| is_here);
-            let rows = rows.filter(|row| !row.is_marked && !files.letters.hides(row.name));
-            creation.snapshot = Some((files.wal, rows.copied().collect()));
+            let rows = rows.filter(|row| !row.is_marked && !files.letters.hides(&row.name));
+            creation.snapshot = Some((files.wal, rows.cloned().collect()));
             return Ok(None);
         }
         if creation.snapshot.is_some() && world.rng.u8(0..4) == 0 {
@@ -362,10 +363,10 @@ impl Process {
             bootstrap.is_out_of_time = true;
             return Ok(None);
         }
-        let present = world.server.files.rows.get(&row.name.id);
+        let present = world.server.files.rows.get(&number(&row.name.id));
         let is_published = present.is_some_and(|it| it.name == row.name && it.is_marked);
         let handled = bootstrap.creation.as_ref().map(|it| &it.handled);
-        let is_handled = handled.is_some_and(|handled| handled.rows.contains(row.name));
+        let is_handled = handled.is_some_and(|handled| handled.rows.contains(&row.name));
         if is_published || is_handled {
             return Ok(None);
         }
@@ -405,13 +406,13 @@ impl Process {
 struct All<'a>(Option<&'a mut HandledRows>);
 
 impl RowFilter for All<'_> {
-    fn wants(&mut self, _row: RowName) -> bool {
+    fn wants(&mut self, _row: &RowName) -> bool {
         true
     }
 
-    fn sent(&mut self, row: RowName) {
+    fn sent(&mut self, row: &RowName) {
         if let Some(handled) = &mut self.0 {
-            handled.rows.insert(row);
+            handled.rows.insert(row.clone());
         }
     }
 }

@@ -11,11 +11,11 @@ use crate::engine::output::{DatabaseWork, PendingRequests};
 use crate::error::{Code, Error, Result};
 use crate::lsn::Lsn;
 use crate::outbox::{
-    Mark, MarkedTable, PartTable, RefusedMark, Rejection, RowName, TableGone, TableLocation,
+    Mark, MarkedTable, PartTable, RefusedMark, Rejection, RowId, RowName, TableGone, TableLocation,
     settle, write,
 };
 use crate::publisher::simulation::process::rejection;
-use crate::publisher::simulation::server::{Refusal, Row};
+use crate::publisher::simulation::server::{Refusal, Row, number};
 use crate::publisher::simulation::world::{World, event_of};
 
 /// What the work has read, and the WAL position after it, if that was needed.
@@ -102,7 +102,11 @@ impl World {
                 for dead_letter in dead_letters {
                     let record = dead_letter.record.as_deref();
                     let event = record.map(event_of).or_else(|| {
-                        let row = self.server.files.rows.get(&dead_letter.row?.id)?;
+                        let row = self
+                            .server
+                            .files
+                            .rows
+                            .get(&number(&dead_letter.row.as_ref()?.id))?;
                         Some(row.event)
                     });
                     self.filed.extend(event);
@@ -123,9 +127,9 @@ impl World {
             DatabaseWork::CountAttempts(_) => {}
             DatabaseWork::ReadRequests { with_keys } => {
                 let with_keys = with_keys.then_some(10);
-                let now = |name: RowName| {
-                    let row = self.server.files.rows.get(&name.id)?;
-                    (row.name == name).then(|| self.record(row.event, None))
+                let now = |name: &RowName| {
+                    let row = self.server.files.rows.get(&number(&name.id))?;
+                    (row.name == *name).then(|| self.record(row.event, None))
                 };
                 let read = self.server.files.letters.read(with_keys, now);
                 let letters = read.requests.iter().map(|it| it.dead_letter);
@@ -144,13 +148,13 @@ impl World {
 
     fn settle_row(&mut self, name: RowName) {
         let files = &mut self.server.files;
-        if let Some(row) = files.rows.get_mut(&name.id)
+        if let Some(row) = files.rows.get_mut(&number(&name.id))
             && row.name == name
         {
             row.is_marked = true;
             files.wal += 2;
             if self.config.after_publish == AfterPublish::Delete {
-                files.rows.remove(&name.id);
+                files.rows.remove(&number(&name.id));
             }
         }
     }
@@ -196,27 +200,27 @@ impl SeenTable<'_> {
             world.show_rows();
         }
         let rows = &world.server.files.rows;
-        let row = |name: &RowName| rows.get(&name.id).filter(|row| row.name == *name);
-        let found = names.iter().filter_map(row).copied();
+        let row = |name: &RowName| rows.get(&number(&name.id)).filter(|row| row.name == *name);
+        let found = names.iter().filter_map(row).cloned();
         let seen = found.filter(|row| row.is_visible && self.is_here);
         Ok(seen.collect())
     }
 
-    fn change(&self, rows: impl Iterator<Item = Row>) -> Result<HashSet<i64>, Failure> {
+    fn change(&self, rows: impl Iterator<Item = Row>) -> Result<HashSet<RowId>, Failure> {
         let rows: Vec<Row> = rows.filter(|row| !row.is_marked).collect();
         if rows.iter().any(|row| row.refuses == Some(Refusal::Fails)) {
             return Err(Failure::Row);
         }
         let mut world = self.world.borrow_mut();
-        rows.iter().for_each(|row| world.mark(*row));
-        Ok(rows.iter().map(|row| row.name.id).collect())
+        rows.iter().for_each(|row| world.mark(row.clone()));
+        Ok(rows.into_iter().map(|row| row.name.id).collect())
     }
 }
 
 impl MarkedTable for SeenTable<'_> {
     type Error = Failure;
 
-    async fn mark(&self, names: &[RowName]) -> Result<Option<HashSet<i64>>, Failure> {
+    async fn mark(&self, names: &[RowName]) -> Result<Option<HashSet<RowId>>, Failure> {
         let rows = self.seen(names)?;
         if rows.iter().any(|row| row.is_locked) {
             return Ok(None);
@@ -224,16 +228,16 @@ impl MarkedTable for SeenTable<'_> {
         self.change(rows.into_iter()).map(Some)
     }
 
-    async fn mark_free(&self, names: &[RowName]) -> Result<HashSet<i64>, Failure> {
+    async fn mark_free(&self, names: &[RowName]) -> Result<HashSet<RowId>, Failure> {
         let rows = self.seen(names)?;
         self.change(rows.into_iter().filter(|row| !row.is_locked))
     }
 
-    async fn look(&self, names: &[RowName]) -> Result<HashMap<i64, bool>, Failure> {
+    async fn look(&self, names: &[RowName]) -> Result<HashMap<RowId, bool>, Failure> {
         let rows = self.seen(names)?;
         Ok(rows
             .iter()
-            .map(|row| (row.name.id, !row.is_marked))
+            .map(|row| (row.name.id.clone(), !row.is_marked))
             .collect())
     }
 
@@ -267,8 +271,17 @@ impl PartTable for SeenTable<'_> {
         self.seen(&[]).map_err(drop)?;
         let mut world = self.world.borrow_mut();
         for (row, _) in refused {
-            let event = world.server.files.rows.get(&row.id).map(|row| row.event);
-            world.server.files.letters.file_not_marked(*row, event);
+            let event = world
+                .server
+                .files
+                .rows
+                .get(&number(&row.id))
+                .map(|row| row.event);
+            world
+                .server
+                .files
+                .letters
+                .file_not_marked(row.clone(), event);
             world.saw("a mark that the table refused");
         }
         Ok(())

@@ -15,7 +15,7 @@ use crate::engine::seeds::Seen;
 use crate::lsn::Lsn;
 use crate::outbox::OwnedRecord;
 use crate::publisher::simulation::broker::{Broker, TOPICS};
-use crate::publisher::simulation::server::{Files, Insert, Row, Server};
+use crate::publisher::simulation::server::{Files, Insert, Row, Server, number};
 
 /// A message of the stream.
 #[derive(Debug, Clone)]
@@ -326,7 +326,7 @@ impl World {
             }
         }
         for row in files.rows.values() {
-            if !row.is_marked && !files.letters.hides(row.name) {
+            if !row.is_marked && !files.letters.hides(&row.name) {
                 copies.may_repeat(row.event, cause);
             }
         }
@@ -394,7 +394,7 @@ impl World {
                 xid: transaction.xid,
                 micros: transaction.micros,
             },
-            part if part <= changes.len() => Message::Change(changes[part - 1]),
+            part if part <= changes.len() => Message::Change(changes[part - 1].clone()),
             _ => Message::Commit { commit, end },
         };
         walsender.part += 1;
@@ -463,7 +463,7 @@ impl World {
     pub(super) fn is_settled(&self, event: usize) -> bool {
         let letters = &self.server.files.letters;
         let row = self.server.row_of(event);
-        let is_marked = |row: &Row| row.is_marked || letters.hides(row.name);
+        let is_marked = |row: &Row| row.is_marked || letters.hides(&row.name);
         let is_there = self.broker.has(event) || letters.has(event);
         is_there && (!self.marks() || row.is_none_or(is_marked))
     }
@@ -483,8 +483,11 @@ impl World {
                 is_there || is_left,
                 "event {event} is confirmed and nowhere"
             );
-            let found = files.rows.get(&row.id).filter(|it| it.name == *row);
-            let is_marked = |row: &Row| row.is_marked || files.letters.hides(row.name);
+            let found = files
+                .rows
+                .get(&number(&row.id))
+                .filter(|it| it.name == *row);
+            let is_marked = |row: &Row| row.is_marked || files.letters.hides(&row.name);
             let is_exempt = self.unmarks || self.unknown_rows.contains(event);
             let is_settled = !self.marks() || is_exempt || found.is_none_or(is_marked);
             assert!(

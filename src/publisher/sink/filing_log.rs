@@ -7,6 +7,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::outbox::RowId;
+
 /// The time between two lines of a topic and code.
 const PAUSE: Duration = Duration::from_secs(10);
 const GROUPS_MAX: usize = 100;
@@ -21,7 +23,7 @@ pub(crate) struct FilingLine {
     /// How many were filed since the last line.
     pub(crate) count: u64,
     /// The row of the last one, and its error.
-    pub(crate) event_id: Option<i64>,
+    pub(crate) event_id: Option<RowId>,
     pub(crate) error: String,
 }
 
@@ -30,7 +32,7 @@ struct Group {
     /// When its next line may be written.
     next: Duration,
     count: u64,
-    event_id: Option<i64>,
+    event_id: Option<RowId>,
     error: String,
 }
 
@@ -47,7 +49,7 @@ impl FilingLog {
         now: Duration,
         topic: &str,
         code: &str,
-        event_id: Option<i64>,
+        event_id: Option<RowId>,
         error: &str,
     ) {
         let name = (topic.to_owned(), code.to_owned());
@@ -79,7 +81,7 @@ impl FilingLog {
                 topic: topic.clone(),
                 code: code.clone(),
                 count: std::mem::take(&mut group.count),
-                event_id: group.event_id,
+                event_id: group.event_id.take(),
                 error: std::mem::take(&mut group.error),
             }
         })
@@ -101,13 +103,13 @@ mod tests {
     #[test]
     fn the_first_is_logged_at_once_and_the_others_together_ten_seconds_later() {
         let mut log = FilingLog::default();
-        log.filed(S, "a", "TOPIC_UNKNOWN", Some(1), "no topic");
+        log.filed(S, "a", "TOPIC_UNKNOWN", Some(1.into()), "no topic");
         let first = log.due(S);
         let expected = FilingLine {
             topic: "a".to_owned(),
             code: "TOPIC_UNKNOWN".to_owned(),
             count: 1,
-            event_id: Some(1),
+            event_id: Some(1.into()),
             error: "no topic".to_owned(),
         };
         assert_eq!(first, [expected]);

@@ -152,7 +152,7 @@ impl Forwarder {
         session: &Session,
         system_id: u64,
         start: Lsn,
-    ) -> Result<Vec<(i64, Lsn)>> {
+    ) -> Result<Vec<(String, Lsn)>> {
         self.database_worker.finish().await;
         let since = (!start.is_invalid()).then_some(start);
         let (outbox, system_id) = (&self.config.table, system_id.to_string());

@@ -36,7 +36,7 @@ impl Forwarder {
     fn show_turn(&mut self, stats: &EngineStats, wait: ShownWait) {
         self.log_filed();
         self.log_summary();
-        let oldest_seconds = stats.oldest.map_or(0.0, |oldest| {
+        let oldest_seconds = stats.oldest.as_ref().map_or(0.0, |oldest| {
             self.now.as_secs_f64() - Duration::from_micros(oldest.sent_micros).as_secs_f64()
         });
         let rewinds = stats.rewind_count;

@@ -116,7 +116,7 @@ mod tests {
     fn event(topic: &str) -> Event<'_> {
         Event {
             id: "1",
-            row_id: Some(1),
+            row_id: Some(1.into()),
             topic,
             event_type: Some("created"),
             key: Some(TextValue::Verbatim(b"created")),

@@ -18,19 +18,19 @@ pub(crate) fn forward_row(
         Read::Row(row) => {
             let (now, name) = (forwarder.tick(), row.name());
             if !forwarder.returning_rows.may_send(now, name) {
-                let rejection = rows.mark_removed(name.id);
-                forwarder.unreadable(name, row.xid(), rejection);
+                let rejection = rows.mark_removed(&name.id);
+                forwarder.unreadable(name.clone(), row.xid(), rejection);
                 return Ok(());
             }
             let event = rows.event(row)?;
-            forwarder.row(&event, name, row.xid(), row.created_micros())
+            forwarder.row(&event, name.clone(), row.xid(), row.created_micros())
         }
         Read::Unreadable {
             row,
             xid,
             rejection,
         } => {
-            forwarder.unreadable(*row, *xid, rejection.clone());
+            forwarder.unreadable(row.clone(), *xid, rejection.clone());
             Ok(())
         }
     }

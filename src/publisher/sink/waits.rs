@@ -47,12 +47,10 @@ impl Wait {
 
 /// The record that Kafka has not acknowledged for so long that the publisher waits for Kafka. A
 /// record that waits for its dead letter waits for the database.
-pub(in crate::publisher) fn late_record(stats: &EngineStats, now: Duration) -> Option<InFlight> {
-    let is_late = |oldest: &InFlight| now > Duration::from_micros(oldest.sent_micros) + KAFKA_WAIT;
-    stats
-        .oldest
-        .filter(is_late)
-        .filter(|_| !stats.is_oldest_unfiled)
+pub(in crate::publisher) fn late_record(stats: &EngineStats, now: Duration) -> Option<&InFlight> {
+    let is_late = |oldest: &&InFlight| now > Duration::from_micros(oldest.sent_micros) + KAFKA_WAIT;
+    let oldest = stats.oldest.as_ref();
+    oldest.filter(is_late).filter(|_| !stats.is_oldest_unfiled)
 }
 
 /// The wait to show; `None` if events get through, or there are none.
@@ -138,12 +136,12 @@ mod tests {
 
     /// The name of the wait at second 6, and its start if that is known.
     fn named(
-        stats: EngineStats,
+        stats: &EngineStats,
         change: impl FnOnce(&mut WaitFacts<'_>),
     ) -> Option<(&'static str, Option<u64>)> {
         let mut facts = WaitFacts {
             now: SECOND * 6,
-            stats: &stats,
+            stats,
             producer_problem: None,
             unreached: None,
             kafka_problem: None,
@@ -154,39 +152,39 @@ mod tests {
         Some((wait.on, wait.since.map(|since| since.as_secs())))
     }
 
-    fn of(stats: EngineStats) -> Option<(&'static str, Option<u64>)> {
+    fn of(stats: &EngineStats) -> Option<(&'static str, Option<u64>)> {
         named(stats, |_| {})
     }
 
     #[test]
     fn nothing_is_waited_for_while_records_are_acknowledged_in_time() {
-        assert_eq!(of(EngineStats::default()), None);
+        assert_eq!(of(&EngineStats::default()), None);
         let oldest = late();
         let stats = EngineStats {
             oldest,
             ..EngineStats::default()
         };
-        assert_eq!(named(stats, |facts| facts.now = SECOND * 5), None);
-        assert_eq!(of(stats), Some(("kafka", Some(0))));
+        assert_eq!(named(&stats, |facts| facts.now = SECOND * 5), None);
+        assert_eq!(of(&stats), Some(("kafka", Some(0))));
     }
 
     #[test]
     fn each_cause_has_a_name_and_the_one_that_others_follow_from_comes_first() {
         let mut stats = EngineStats::default();
         (stats.locked.count, stats.locked.since) = (1, SECOND * 2);
-        assert_eq!(of(stats), Some(("write-back", Some(2))));
+        assert_eq!(of(&stats), Some(("write-back", Some(2))));
         (stats.hidden.count, stats.hidden.since) = (1, SECOND * 3);
-        assert_eq!(of(stats), Some(("write-back", Some(2))));
+        assert_eq!(of(&stats), Some(("write-back", Some(2))));
         stats.hidden.since = SECOND;
-        assert_eq!(of(stats), Some(("standby", Some(1))));
+        assert_eq!(of(&stats), Some(("standby", Some(1))));
         let failing = |facts: &mut WaitFacts<'_>| facts.write_back = Some(("it broke", SECOND));
-        assert_eq!(named(stats, failing), Some(("write-back", Some(1))));
+        assert_eq!(named(&stats, failing), Some(("write-back", Some(1))));
         stats.decoding = true;
-        assert_eq!(named(stats, failing), Some(("decoding", None)));
+        assert_eq!(named(&stats, failing), Some(("decoding", None)));
         stats.standby = true;
-        assert_eq!(named(stats, failing), Some(("standby", None)));
+        assert_eq!(named(&stats, failing), Some(("standby", None)));
         stats.oldest = late();
-        assert_eq!(named(stats, failing), Some(("kafka", Some(0))));
+        assert_eq!(named(&stats, failing), Some(("kafka", Some(0))));
     }
 
     #[test]
@@ -197,7 +195,7 @@ mod tests {
             ..EngineStats::default()
         };
         let failing = |facts: &mut WaitFacts<'_>| facts.write_back = Some(("it broke", SECOND));
-        assert_eq!(named(stats, failing), Some(("write-back", Some(1))));
+        assert_eq!(named(&stats, failing), Some(("write-back", Some(1))));
     }
 
     #[test]
@@ -205,11 +203,11 @@ mod tests {
         let stats = EngineStats::default();
         let kafka = Some(("kafka", None));
         assert_eq!(
-            named(stats, |facts| facts.producer_problem = Some("it failed")),
+            named(&stats, |facts| facts.producer_problem = Some("it failed")),
             kafka
         );
         assert_eq!(
-            named(stats, |facts| facts.unreached = Some(("refused", SECOND))),
+            named(&stats, |facts| facts.unreached = Some(("refused", SECOND))),
             Some(("kafka", Some(1)))
         );
     }

@@ -59,7 +59,7 @@ impl Forwarder {
         for dead_letter in database_worker::newly_filed(work) {
             let topic = dead_letter.record.as_ref().map(|record| record.topic());
             let Rejection { code, message } = &dead_letter.rejection;
-            let row = dead_letter.row.map(|row| row.id);
+            let row = dead_letter.row.as_ref().map(|row| row.id.clone());
             let filing_log = &mut self.filing_log;
             filing_log.filed(self.now, topic.unwrap_or("?"), code, row, message);
             let counted = database_worker::counted_topic(dead_letter);
@@ -84,7 +84,7 @@ impl Forwarder {
                 topic,
                 code,
                 count,
-                event_id,
+                event_id = event_id.as_ref().map(tracing::field::display),
                 error,
                 "events filed as dead letters"
             );

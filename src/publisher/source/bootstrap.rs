@@ -25,7 +25,7 @@ use tokio::time::timeout;
 
 use crate::config::{AfterPublish, Backlog, OnSlotLoss};
 use crate::error::{Code, Error, Result};
-use crate::outbox::{BATCH, Read, RowName, RowSet, SAVEPOINT};
+use crate::outbox::{BATCH, Read, RowId, RowName, RowSet, SAVEPOINT};
 use crate::postgres::slot::{self, Slot};
 use crate::postgres::{self, Server, Session, snapshot, walsender};
 use crate::publisher::interrupt::Interrupt;
@@ -222,15 +222,18 @@ impl Bootstrap<'_> {
     /// One pass over the unpublished rows; returns their number. With `remember`, the ids of the
     /// sent rows are kept.
     async fn pass(&mut self, mut remember: Remember<'_>) -> Result<usize, Interrupt> {
-        let (mut from, mut count) = (i64::MIN, 0);
+        let (mut behind, mut count) = (None, 0);
         loop {
-            let found = self.scan.publish_batch(from, BATCH, &mut remember).await?;
+            let batch = self
+                .scan
+                .publish_batch(behind.as_ref(), BATCH, &mut remember);
+            let found = batch.await?;
             count += found.count;
             let full = remember
                 .as_ref()
                 .is_some_and(|ids| ids.len() >= REMEMBERED_MAX);
             match found.next {
-                Some(next) if !full => from = next,
+                Some(next) if !full => behind = Some(next),
                 _ => break,
             }
         }
@@ -314,9 +317,10 @@ impl Bootstrap<'_> {
             return Ok(true);
         }
         let began = Instant::now();
-        let mut from = i64::MIN;
+        let mut behind = None;
         loop {
-            let mut batch = self.scan.rows.batch_of_snapshot(snapshot, from).await?;
+            let batch = self.scan.rows.batch_of_snapshot(snapshot, behind.as_ref());
+            let mut batch = batch.await?;
             loop {
                 let reads = self.scan.read(&mut batch, snapshot).await?;
                 if reads.is_empty() {
@@ -326,8 +330,8 @@ impl Bootstrap<'_> {
             }
             let next = batch.next();
             match next {
-                Some(next) if began.elapsed() <= SNAPSHOT_LIMIT => from = next,
-                _ => {
+                Some(next) if began.elapsed() <= SNAPSHOT_LIMIT => behind = Some(next),
+                next => {
                     self.scan.settle().await?;
                     return Ok(next.is_none());
                 }
@@ -341,7 +345,7 @@ impl Bootstrap<'_> {
         reads: &[Read],
         handled_rows: &HandledRows,
     ) -> Result<(), Interrupt> {
-        let ids: Vec<i64> = reads.iter().map(Read::id).collect();
+        let ids: Vec<RowId> = reads.iter().map(|read| read.id().clone()).collect();
         let by_now = self.scan.rows.published(self.scan.session, &ids).await?;
         for read in reads {
             let name = read.name();
@@ -352,7 +356,7 @@ impl Bootstrap<'_> {
                 self.scan.publish(read).await?;
             } else {
                 self.scan.room().await?;
-                self.scan.forwarder.mark_unsent(name, read.xid());
+                self.scan.forwarder.mark_unsent(name.clone(), read.xid());
             }
         }
         Ok(())
@@ -385,13 +389,13 @@ type Created = (HandledRows, Session);
 type Remember<'a> = Option<&'a mut RowSet>;
 
 impl RowFilter for Remember<'_> {
-    fn wants(&mut self, _row: RowName) -> bool {
+    fn wants(&mut self, _row: &RowName) -> bool {
         true
     }
 
-    fn sent(&mut self, row: RowName) {
+    fn sent(&mut self, row: &RowName) {
         if let Some(remembered) = self {
-            remembered.insert(row);
+            remembered.insert(row.clone());
         }
     }
 }

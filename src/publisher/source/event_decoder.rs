@@ -17,7 +17,7 @@ pub(crate) struct HandledRows {
     pub(crate) rows: RowSet,
     /// Filed as dead letters, each with the commit position of its event: a later row may have its
     /// id.
-    pub(crate) filed: HashSet<(i64, Lsn)>,
+    pub(crate) filed: HashMap<Lsn, HashSet<String>>,
     /// The stream delivers none of them behind this position.
     pub(crate) until: Lsn,
 }
@@ -32,9 +32,10 @@ impl HandledRows {
 
     /// Whether the event with this id that was committed at this position is handled. `row` is
     /// none where the row was in a table that was dropped since; its dead letter remains.
-    pub(crate) fn contains(&self, row: Option<RowName>, id: i64, commit_lsn: Lsn) -> bool {
+    pub(crate) fn contains(&self, row: Option<&RowName>, id: &str, commit_lsn: Lsn) -> bool {
         let is_sent = row.is_some_and(|row| self.rows.contains(row));
-        is_sent || self.filed.contains(&(id, commit_lsn))
+        let filed = self.filed.get(&commit_lsn);
+        is_sent || filed.is_some_and(|ids| ids.contains(id))
     }
 }
 
@@ -120,14 +121,14 @@ impl Decoder<'_> {
             return Ok(());
         };
         let mut event = columns.event_from_tuple(insert.new)?;
-        let id = event.row_id;
         if insert.relation_id != self.table {
             // Its row is gone, and another row may have the id by now.
             event.row_id = None;
         }
         let row = event.row_name();
-        let is_handled = |id| self.handled_rows.contains(row, id, begin.final_lsn);
-        if event.published || id.is_some_and(is_handled) {
+        let handled_rows = &self.handled_rows;
+        let is_handled = handled_rows.contains(row.as_ref(), event.id, begin.final_lsn);
+        if event.published || is_handled {
             return Ok(());
         }
         self.has_events = true;
@@ -207,7 +208,7 @@ mod tests {
         let (forwarder, _) = decoded(table, HandledRows::default(), &messages).await?;
         assert_eq!(forwarder.engine.stats().in_flight_count, 1);
         let rows = forwarder.engine.unsettled_rows();
-        Ok(usize::from(rows.contains(RowName::of_id(1))))
+        Ok(usize::from(rows.contains(&RowName::of_id(1))))
     }
 
     #[tokio::test]
@@ -265,7 +266,8 @@ mod tests {
             (dropped, 100, 1),
         ] {
             let mut handled_rows = HandledRows::default();
-            handled_rows.filed.insert((1, Lsn::new(filed_at)));
+            let of_commit = handled_rows.filed.entry(Lsn::new(filed_at));
+            of_commit.or_default().insert("1".to_owned());
             handled_rows.until = Lsn::new(200);
             let (forwarder, taken) = decoded(table, handled_rows, &messages).await?;
             taken?;

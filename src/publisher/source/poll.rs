@@ -110,11 +110,12 @@ impl Poll<'_> {
         let mut pass = PollPass::begin(now, interval, settled, self.sent_rows);
         self.scan.follow_table().await?;
         loop {
-            let from = pass.from();
-            let batch = self.scan.publish_batch(from, batch_size, self.sent_rows);
+            let behind = pass.behind();
+            let batch = self.scan.publish_batch(behind, batch_size, self.sent_rows);
             let next = batch.await?.next;
             let now = self.scan.forwarder.tick();
-            match pass.published(now, next, self.sent_rows) {
+            let engine = &self.scan.forwarder.engine;
+            match pass.published(now, next, self.sent_rows, || engine.unsettled_rows()) {
                 AfterBatch::Next => {}
                 AfterBatch::Rest => return Ok(true),
                 AfterBatch::StartOver => return Ok(false),

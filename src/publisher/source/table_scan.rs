@@ -16,7 +16,7 @@ use crate::config::{Config, Source};
 use crate::engine::output::{Intake, SessionOutput};
 use crate::error::{Error, Result};
 use crate::lsn::Lsn;
-use crate::outbox::{Batch, Read, RowName, SlowRows, TableState, UnpublishedRows};
+use crate::outbox::{Batch, Read, ReadPosition, RowName, SlowRows, TableState, UnpublishedRows};
 use crate::postgres::{Session, TableShape, table_shape};
 use crate::publisher::instance_lock::LockHolder;
 use crate::publisher::interrupt::Interrupt;
@@ -104,16 +104,16 @@ impl<'a> TableScan<'a> {
         Ok(())
     }
 
-    /// Reads the batch of unpublished rows from `from` on and publishes those that `filter` wants.
+    /// Reads the batch of unpublished rows behind a position and publishes those that `filter` wants.
     /// Can be cancelled between two rows: `filter` knows at any time which were sent.
     pub(crate) async fn publish_batch(
         &mut self,
-        from: i64,
+        behind: Option<&ReadPosition>,
         limit: usize,
         filter: &mut impl RowFilter,
     ) -> Result<BatchSummary, Interrupt> {
         self.glance().await?;
-        let mut batch = self.rows.batch(self.session, from, limit).await?;
+        let mut batch = self.rows.batch(self.session, behind, limit).await?;
         let found = BatchSummary {
             count: batch.names().count(),
             next: batch.next(),
@@ -304,9 +304,9 @@ fn show(config: &Config, forwarder: &mut Forwarder) {
 /// Chooses the rows to send and records those that were sent.
 pub(crate) trait RowFilter {
     /// Whether this row, which was found unpublished, is to be sent.
-    fn wants(&mut self, row: RowName) -> bool;
+    fn wants(&mut self, row: &RowName) -> bool;
     /// The row was sent to Kafka.
-    fn sent(&mut self, row: RowName);
+    fn sent(&mut self, row: &RowName);
 }
 
 /// What a batch contained.
@@ -314,6 +314,6 @@ pub(crate) trait RowFilter {
 pub(crate) struct BatchSummary {
     /// How many rows were found, sent or not.
     pub(crate) count: usize,
-    /// Where the next batch begins; `None` if no row can follow.
-    pub(crate) next: Option<i64>,
+    /// The row that the next batch follows; `None` if none can.
+    pub(crate) next: Option<ReadPosition>,
 }

@@ -98,7 +98,10 @@ fn a_row_unsettled_is_not_missed_and_one_that_is_being_mended_not_twice() {
 #[test]
 fn a_row_that_was_given_the_id_of_one_on_the_list_is_not_missed() {
     let created = CreatedAt::of_text("2026-01-31 12:00:00");
-    let new = RowName { id: 7, created };
+    let new = RowName {
+        id: 7.into(),
+        created,
+    };
     let mut audit = audit();
     assert_eq!(audit.query(S, lsn(0)), Some(AuditQuery::List));
     audit.listed(S, rows(&[7]), lsn(100));
