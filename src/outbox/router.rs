@@ -22,8 +22,8 @@ use crate::lsn::Lsn;
 use crate::outbox::json_pointer;
 use crate::outbox::record::{OUR_HEADER_COUNT, OurHeaders};
 use crate::outbox::{Event, Record, TextValue};
-use crate::topic_name;
 use crate::pgoutput::Timestamp;
+use crate::topic_name;
 
 /// The prefix of outboxd's own headers. A row's headers with this prefix are dropped, so that none
 /// can replace the event's identity.
