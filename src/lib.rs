@@ -77,8 +77,8 @@ full.
 //! The modules, lower ones first; a module uses only modules above its own line in this list. None
 //! of them is public API but `http`: the public names are re-exported here.
 //!
-//! - `lsn`, `error`, `backoff`, `fnv`, `format`, `line_limit`, `status`, `table_name`: what all
-//!   modules use.
+//! - `lsn`, `error`, `backoff`, `fnv`, `format`, `line_limit`, `status`, `table_name`,
+//!   `topic_name`: what all modules use.
 //! - `config`, `metrics`: settings, validated together before anything connects; counters and their
 //!   names. `secret_command`: a password or token that a command prints.
 //! - `pgoutput`: pure decoder, bytes in, messages out. `replication`: the client for the streaming
@@ -100,6 +100,7 @@ pub mod outbox;
 #[doc(hidden)]
 pub mod postgres;
 mod table_name;
+mod topic_name;
 
 #[cfg(feature = "publisher")]
 mod backoff;

@@ -139,8 +139,8 @@ impl FromStr for TableName {
     }
 }
 
-/// Takes one identifier off the front.
-fn identifier(text: &str) -> Option<(String, &str)> {
+/// Takes one identifier off the front, by the rules of SQL.
+pub(crate) fn identifier(text: &str) -> Option<(String, &str)> {
     let Some(mut rest) = text.strip_prefix('"') else {
         let inside = |c: char| c.is_alphanumeric() || c == '_' || c == '$';
         let end = text.find(|c| !inside(c)).unwrap_or(text.len());

@@ -8,7 +8,6 @@ use crate::config::connection::options::Env;
 use crate::config::database::{Database, LoginSettings};
 use crate::config::error::{InvalidValue, NOT_SET, SettingError};
 use crate::config::log_format::LogFormat;
-use crate::config::mapping::KeyRule;
 use crate::config::parse;
 use crate::config::variables;
 use crate::error::shown;
@@ -131,11 +130,6 @@ impl Check {
         self.or(variables::MAX_RETRIES, given, 3, |text| {
             parse::count(text, 1..=1_000)
         })
-    }
-
-    pub(super) fn key(&mut self, given: Option<String>) -> KeyRule {
-        let key = KeyRule::Column("event_type".to_owned());
-        self.or(variables::KEY, given, key, parse::key_rule)
     }
 
     pub(super) fn memory_limit(&mut self, given: Option<String>) -> usize {

@@ -17,6 +17,7 @@ mod log_format;
 pub mod mapping;
 mod parse;
 mod policy;
+mod scalar;
 mod secret;
 mod settings;
 mod settings_file;
@@ -186,33 +187,32 @@ impl Config {
     }
 
     fn build(settings: Settings, needs_kafka: bool, env: Env<'_>) -> Result<Config, SettingErrors> {
-        let mut given = settings.or(Settings::default());
+        let (mut given, columns) = mapping::with_preset(settings.or(Settings::default()));
         let (sql, replication) = logins(&mut given);
         let mut check = Check {
             errors: std::mem::take(&mut given.errors),
         };
         let database = check.database(sql, replication, env);
         let kafka = KafkaSettings::taken_from(&mut given);
-        let brokers = check.brokers(given.kafka_brokers, needs_kafka);
+        let brokers = check.brokers(given.kafka_brokers.take(), needs_kafka);
         let (kafka_properties, kafka_login) = check.kafka(kafka, needs_kafka);
-        let table = check.table(given.table);
-        let slot = check.slot(given.slot, database.as_ref(), &table);
-        let publication = check.publication(given.publication, &table);
+        let table = check.table(given.table.take());
+        let slot = check.slot(given.slot.take(), database.as_ref(), &table);
+        let publication = check.publication(given.publication.take(), &table);
+        let source_id = default_source_id(database.as_ref(), &table);
+        let mapping = check.mapping(&mut given, columns, source_id);
         let batch_size = check.batch_size(given.batch_size);
         let process_interval = check.process_interval(given.process_interval);
         let operation_timeout = check.operation_timeout(given.operation_timeout);
         let max_retries = check.max_retries(given.max_retries);
         let (after_publish, backlog) =
             check.after_publish_and_backlog(given.after_publish, given.backlog);
+        check.mark(after_publish, &mapping);
         let on_slot_loss = check.on_slot_loss(given.on_slot_loss, after_publish);
         let audit_interval = check.audit_interval(given.audit_interval);
         let on_poison = check.on_poison(given.on_poison);
         let dead_letters_per_minute = check.dead_letters_per_minute(given.dead_letters_per_minute);
         let source = check.source(given.source, after_publish, backlog);
-        let mapping = Mapping {
-            key: check.key(given.key),
-            ..Mapping::default()
-        };
         let auto_create_topics =
             check.auto_create_topics(given.auto_create_topics, &kafka_properties);
         let memory_limit = check.memory_limit(given.memory_limit);
@@ -221,7 +221,7 @@ impl Config {
         let log = check.log(given.log);
         let log_format = check.log_format(given.log_format);
         let log_summary = check.log_summary(given.log_summary);
-        SettingErrors::unless_none(check.errors)?;
+        SettingErrors::unless_none(sorted(check.errors))?;
         let database = database.expect("a database that is not valid has left an error");
         let config = Config {
             database,
@@ -259,6 +259,19 @@ impl Config {
         self.database.admit_rows(longest);
         self
     }
+}
+
+/// The problems in the order of the settings; those of the file first.
+fn sorted(mut errors: Vec<SettingError>) -> Vec<SettingError> {
+    let order = unknown_variables::variables();
+    errors.sort_by_key(|error| order.iter().position(|name| name == error.setting()));
+    errors
+}
+
+/// The name of an outbox in its records, where no setting gives one.
+fn default_source_id(database: Option<&Database>, table: &TableName) -> String {
+    let database = database.map(Database::database_name).unwrap_or_default();
+    format!("{database}.{table}")
 }
 
 /// The login of the statements, and that for replication.

@@ -7,31 +7,12 @@ use std::time::Duration;
 
 use crate::config::duration;
 use crate::config::error::InvalidValue;
-use crate::config::mapping::KeyRule;
 use crate::error::shown;
 use crate::fnv::fnv1a_32;
 use crate::table_name::{NAME_BYTES_MAX, TableName, name_of as checked_name};
 
-pub(crate) fn key_rule(text: &str) -> Result<KeyRule, InvalidValue> {
-    let hint = "write column:NAME, payload:/json/pointer or none";
-    match text.split_once(':') {
-        None if text == "none" => Ok(KeyRule::None),
-        Some(("column", name)) => Ok(KeyRule::Column(name_of("column", name)?)),
-        Some(("payload", pointer)) if is_pointer(pointer) => {
-            Ok(KeyRule::Pointer(pointer.to_owned()))
-        }
-        Some(("payload", _)) => Err(InvalidValue::new(
-            format!("{} contains no JSON pointer", shown(text)),
-            "begin the pointer with /, and write ~0 for ~ and ~1 for / in a name",
-        )),
-        _ => Err(InvalidValue::new(
-            format!("{} is not a rule for keys", shown(text)),
-            hint,
-        )),
-    }
-}
-
-fn is_pointer(text: &str) -> bool {
+/// Whether this is a JSON pointer (RFC 6901) to a part of a document.
+pub(crate) fn is_pointer(text: &str) -> bool {
     let escapes_hold = text
         .split('~')
         .skip(1)

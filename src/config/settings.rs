@@ -8,13 +8,17 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use clap::{Args, Command};
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
 
 use crate::config::error::SettingError;
+use crate::config::scalar::{lists, scalar, scalars};
 use crate::config::variables;
 
 /// The help of `--slot`: rustdoc would read the default as a link.
 const SLOT: &str = "Replication slot [default: outboxd_<database>; other tables: with their name]";
+/// The help of `--source-id`, for the same reason.
+const SOURCE_ID: &str = "Name of this outbox, in a header of each record [default: \
+                         <database>.outbox.outbox; other tables: their name]";
 
 /// All settings, each as it was given or `None`. Build it from flags and environment with clap,
 /// from a file with [`Settings::load`], or by hand, and turn it into a
@@ -104,6 +108,83 @@ pub struct Settings {
     #[serde(deserialize_with = "scalar")]
     pub publication: Option<String>,
 
+    /// Well-known table and wire format that the defaults are taken from: debezium, tomorrow-one,
+    /// eventuate, spring-modulith, cap, pgx-outbox or pg-transactional-outbox
+    #[arg(long, env = variables::PRESET, hide_env_values = true, value_name = "NAME")]
+    #[serde(deserialize_with = "scalar")]
+    pub preset: Option<String>,
+
+    /// Columns by meaning: id=NAME,payload=NAME; in the settings file, a table named columns
+    #[arg(long, env = variables::COLUMNS, hide_env_values = true, value_name = "LIST")]
+    #[serde(skip)]
+    pub columns: Option<String>,
+
+    /// The columns of the file, each member with its values; the list overrides them.
+    #[arg(skip)]
+    #[serde(rename = "columns", deserialize_with = "lists")]
+    pub columns_table: BTreeMap<String, Vec<String>>,
+
+    /// Rows that are events, if not all: conditions such as kind = 'event' AND deleted IS NULL
+    #[arg(id = "where", long = "where", value_name = "CONDITIONS")]
+    #[arg(env = variables::WHERE, hide_env_values = true)]
+    #[serde(rename = "where", deserialize_with = "scalar")]
+    pub row_filter: Option<String>,
+
+    /// Topic: column:NAME, a name, or a text with ${column} [default: column:topic]
+    #[arg(long, env = variables::TOPIC, hide_env_values = true, value_name = "RULE")]
+    #[serde(deserialize_with = "scalar")]
+    pub topic: Option<String>,
+
+    /// Topics by what --topic gives: value=topic,*=topic; in the settings file, a table named
+    /// topics
+    #[arg(long, env = variables::TOPICS, hide_env_values = true, value_name = "LIST")]
+    #[serde(skip)]
+    pub topics: Option<String>,
+
+    /// The topics of the file; the list overrides them.
+    #[arg(skip)]
+    #[serde(rename = "topics", deserialize_with = "scalars")]
+    pub topics_table: BTreeMap<String, String>,
+
+    /// Record key: column:NAME, payload:/json/pointer, header:NAME, a text with ${column}, or none
+    /// [default: column:event_type]
+    #[arg(long, env = variables::KEY, hide_env_values = true, value_name = "RULE")]
+    #[serde(deserialize_with = "scalar")]
+    pub key: Option<String>,
+
+    /// Record value: payload, payload:/json/pointer or expanded [default: payload]
+    #[arg(long, env = variables::VALUE, hide_env_values = true, value_name = "RULE")]
+    #[serde(deserialize_with = "scalar")]
+    pub value: Option<String>,
+
+    /// What to do with events whose payload is null: dead-letter, or send a tombstone or an empty
+    /// value [default: dead-letter]
+    #[arg(long, env = variables::NULL_PAYLOAD, hide_env_values = true, value_name = "CHOICE")]
+    #[serde(deserialize_with = "scalar")]
+    pub null_payload: Option<String>,
+
+    /// Headers to add: outboxd, none, debezium, cloudevents or cloudevents-structured [default:
+    /// outboxd]
+    #[arg(long, env = variables::HEADERS, hide_env_values = true, value_name = "CHOICE")]
+    #[serde(deserialize_with = "scalar")]
+    pub headers: Option<String>,
+
+    /// Partition: key, column:NAME, or spread over all [default: key]
+    #[arg(long, env = variables::PARTITION, hide_env_values = true, value_name = "RULE")]
+    #[serde(deserialize_with = "scalar")]
+    pub partition: Option<String>,
+
+    /// Record timestamp: now, column:NAME or commit [default: now]
+    #[arg(long, env = variables::TIMESTAMP, hide_env_values = true, value_name = "RULE")]
+    #[serde(deserialize_with = "scalar")]
+    pub timestamp: Option<String>,
+
+    /// The name of this outbox, in a header of each record
+    #[arg(long, env = variables::SOURCE_ID, hide_env_values = true, value_name = "NAME")]
+    #[arg(help = SOURCE_ID)]
+    #[serde(deserialize_with = "scalar")]
+    pub source_id: Option<String>,
+
     /// Source of events: slot, or poll where no slot is allowed [default: slot]
     #[arg(long, env = variables::SOURCE, hide_env_values = true, value_name = "CHOICE")]
     #[serde(deserialize_with = "scalar")]
@@ -163,11 +244,6 @@ pub struct Settings {
     #[serde(deserialize_with = "scalar")]
     pub dead_letters_per_minute: Option<String>,
 
-    /// Record key: column:NAME, payload:/json/pointer or none [default: column:event_type]
-    #[arg(long, env = variables::KEY, hide_env_values = true, value_name = "RULE")]
-    #[serde(deserialize_with = "scalar")]
-    pub key: Option<String>,
-
     /// Whether brokers may create missing topics: true or false [default: false]
     #[arg(long, env = variables::AUTO_CREATE_TOPICS, hide_env_values = true, value_name = "CHOICE")]
     #[serde(deserialize_with = "scalar")]
@@ -213,66 +289,77 @@ impl Settings {
     /// These settings, and those of `other` for the ones that are not set. An empty text counts as
     /// not set: that is what an empty variable of a deployment means.
     #[must_use]
-    pub fn or(self, other: Settings) -> Settings {
-        let or = |mine: Option<String>, other: Option<String>| {
-            let some = |text: &String| !text.trim().is_empty();
-            mine.filter(some).or(other.filter(some))
-        };
-        let mut kafka_table = other.kafka_table;
-        kafka_table.extend(self.kafka_table);
-        let kafka_properties = match (or(self.kafka_properties, None), other.kafka_properties) {
+    pub fn or(mut self, mut other: Settings) -> Settings {
+        let some = |text: &String| !text.trim().is_empty();
+        for (mine, others) in self.texts().into_iter().zip(other.texts()) {
+            *mine = mine.take().filter(some).or(others.take().filter(some));
+        }
+        let mine = self.kafka_properties.take().filter(some);
+        self.kafka_properties = match (mine, other.kafka_properties) {
             (Some(mine), Some(other)) => Some(format!("{other},{mine}")),
             (mine, other) => mine.or(other),
         };
+        other.kafka.append(&mut self.kafka);
+        other.kafka_table.append(&mut self.kafka_table);
+        other.columns_table.append(&mut self.columns_table);
+        other.topics_table.append(&mut self.topics_table);
+        other.errors.append(&mut self.errors);
         Settings {
-            database_url: or(self.database_url, other.database_url),
-            database_password_file: or(self.database_password_file, other.database_password_file),
-            database_password_command: or(
-                self.database_password_command,
-                other.database_password_command,
-            ),
-            replication_url: or(self.replication_url, other.replication_url),
-            replication_password_file: or(
-                self.replication_password_file,
-                other.replication_password_file,
-            ),
-            replication_password_command: or(
-                self.replication_password_command,
-                other.replication_password_command,
-            ),
-            kafka_brokers: or(self.kafka_brokers, other.kafka_brokers),
-            kafka_password_file: or(self.kafka_password_file, other.kafka_password_file),
-            kafka_token_command: or(self.kafka_token_command, other.kafka_token_command),
-            kafka_properties,
-            kafka: other.kafka.into_iter().chain(self.kafka).collect(),
-            kafka_table,
-            table: or(self.table, other.table),
-            slot: or(self.slot, other.slot),
-            publication: or(self.publication, other.publication),
-            source: or(self.source, other.source),
-            batch_size: or(self.batch_size, other.batch_size),
-            process_interval: or(self.process_interval, other.process_interval),
-            operation_timeout: or(self.operation_timeout, other.operation_timeout),
-            max_retries: or(self.max_retries, other.max_retries),
-            after_publish: or(self.after_publish, other.after_publish),
-            backlog: or(self.backlog, other.backlog),
-            on_slot_loss: or(self.on_slot_loss, other.on_slot_loss),
-            audit_interval: or(self.audit_interval, other.audit_interval),
-            on_poison: or(self.on_poison, other.on_poison),
-            dead_letters_per_minute: or(
-                self.dead_letters_per_minute,
-                other.dead_letters_per_minute,
-            ),
-            key: or(self.key, other.key),
-            auto_create_topics: or(self.auto_create_topics, other.auto_create_topics),
-            memory_limit: or(self.memory_limit, other.memory_limit),
-            http_listen: or(self.http_listen, other.http_listen),
-            http_hosts: or(self.http_hosts, other.http_hosts),
-            log: or(self.log, other.log),
-            log_format: or(self.log_format, other.log_format),
-            log_summary: or(self.log_summary, other.log_summary),
-            errors: other.errors.into_iter().chain(self.errors).collect(),
+            kafka: other.kafka,
+            kafka_table: other.kafka_table,
+            columns_table: other.columns_table,
+            topics_table: other.topics_table,
+            errors: other.errors,
+            ..self
         }
+    }
+
+    /// Every setting that is one text; the properties of Kafka are a list.
+    pub(crate) fn texts(&mut self) -> [&mut Option<String>; 42] {
+        [
+            &mut self.database_url,
+            &mut self.database_password_file,
+            &mut self.database_password_command,
+            &mut self.replication_url,
+            &mut self.replication_password_file,
+            &mut self.replication_password_command,
+            &mut self.kafka_brokers,
+            &mut self.kafka_password_file,
+            &mut self.kafka_token_command,
+            &mut self.table,
+            &mut self.slot,
+            &mut self.publication,
+            &mut self.preset,
+            &mut self.columns,
+            &mut self.row_filter,
+            &mut self.topic,
+            &mut self.topics,
+            &mut self.key,
+            &mut self.value,
+            &mut self.null_payload,
+            &mut self.headers,
+            &mut self.partition,
+            &mut self.timestamp,
+            &mut self.source_id,
+            &mut self.source,
+            &mut self.batch_size,
+            &mut self.process_interval,
+            &mut self.operation_timeout,
+            &mut self.max_retries,
+            &mut self.after_publish,
+            &mut self.backlog,
+            &mut self.on_slot_loss,
+            &mut self.audit_interval,
+            &mut self.on_poison,
+            &mut self.dead_letters_per_minute,
+            &mut self.auto_create_topics,
+            &mut self.memory_limit,
+            &mut self.http_listen,
+            &mut self.http_hosts,
+            &mut self.log,
+            &mut self.log_format,
+            &mut self.log_summary,
+        ]
     }
 }
 
@@ -286,36 +373,4 @@ impl fmt::Debug for Settings {
 /// A command with all settings and nothing else, for their names.
 pub(crate) fn command() -> Command {
     Settings::augment_args(Command::new("settings"))
-}
-
-/// A text, an integer or a boolean, as text: people write both `batch_size = 10` and `batch_size =
-/// "10"`.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Scalar {
-    Text(String),
-    Integer(i64),
-    Boolean(bool),
-}
-
-impl Scalar {
-    fn into_text(self) -> String {
-        match self {
-            Scalar::Text(text) => text,
-            Scalar::Integer(number) => number.to_string(),
-            Scalar::Boolean(truth) => truth.to_string(),
-        }
-    }
-}
-
-fn scalar<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
-    Scalar::deserialize(from).map(|value| Some(value.into_text()))
-}
-
-fn scalars<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap<String, String>, D::Error> {
-    let table = BTreeMap::<String, Scalar>::deserialize(from)?;
-    let texts = table
-        .into_iter()
-        .map(|(name, value)| (name, value.into_text()));
-    Ok(texts.collect())
 }

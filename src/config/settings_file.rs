@@ -45,36 +45,24 @@ impl Settings {
         let known = known();
         let mut errors = Vec::new();
         table.retain(|name, value| {
-            let wrong = if !known.iter().any(|known| known == name) {
-                unknown(name, &known)
-            } else if name == "kafka" && !value.is_table() {
-                InvalidValue::new(
-                    "is not a table",
-                    "write [kafka] and below it one property a line",
-                )
-            } else if name != "kafka" && !is_scalar(value) {
-                InvalidValue::new(
-                    "is not a single value",
-                    "give a text, an integer or a boolean",
-                )
-            } else {
+            let Err(wrong) = check(name, value, &known) else {
                 return true;
             };
             errors.push(wrong.of(format!("{file}: {}", name.escape_debug())));
             false
         });
-        if let Some(toml::Value::Table(properties)) = table.remove("kafka") {
+        for Inner { name, lists, .. } in TABLES {
+            let Some(toml::Value::Table(entries)) = table.remove(name) else {
+                continue;
+            };
             let mut flat = toml::Table::new();
-            for (name, value) in properties {
-                flatten(name, value, &mut flat, &mut |name| {
-                    let wrong = InvalidValue::new(
-                        "is not a single value",
-                        "give a text, an integer or a boolean",
-                    );
-                    errors.push(wrong.of(format!("{file}: [kafka] {}", name.escape_debug())));
+            for (entry, value) in entries {
+                flatten(entry, value, lists, &mut flat, &mut |entry| {
+                    let place = format!("{file}: [{name}] {}", entry.escape_debug());
+                    errors.push(no_single_value().of(place));
                 });
             }
-            table.insert("kafka".to_owned(), toml::Value::Table(flat));
+            table.insert(name.to_owned(), toml::Value::Table(flat));
         }
         match table.try_into::<Settings>() {
             Ok(settings) => Settings { errors, ..settings },
@@ -94,6 +82,56 @@ impl Settings {
             ..Settings::default()
         }
     }
+}
+
+/// A table inside the file.
+struct Inner {
+    name: &'static str,
+    /// What each of its lines is.
+    line: &'static str,
+    /// Whether a value may be a list.
+    lists: bool,
+}
+
+const TABLES: [Inner; 3] = [
+    Inner {
+        name: "kafka",
+        line: "property",
+        lists: false,
+    },
+    Inner {
+        name: "columns",
+        line: "meaning",
+        lists: true,
+    },
+    Inner {
+        name: "topics",
+        line: "value",
+        lists: false,
+    },
+];
+
+/// Whether a file may have this.
+fn check(name: &str, value: &toml::Value, known: &[String]) -> Result<(), InvalidValue> {
+    if !known.iter().any(|known| known == name) {
+        return Err(unknown(name, known));
+    }
+    match TABLES.iter().find(|table| table.name == name) {
+        Some(_) if value.is_table() => Ok(()),
+        Some(Inner { name, line, .. }) => Err(InvalidValue::new(
+            "is not a table",
+            format!("write [{name}] and below it one {line} a line"),
+        )),
+        None if is_scalar(value) => Ok(()),
+        None => Err(no_single_value()),
+    }
+}
+
+fn no_single_value() -> InvalidValue {
+    InvalidValue::new(
+        "is not a single value",
+        "give a text, an integer or a boolean",
+    )
 }
 
 /// The names that a file may use: those of the flags, where `kafka` is a table that also replaces
@@ -120,14 +158,18 @@ fn unknown(name: &str, known: &[String]) -> InvalidValue {
 fn flatten(
     name: String,
     value: toml::Value,
+    lists: bool,
     flat: &mut toml::Table,
     refuse: &mut impl FnMut(&str),
 ) {
     match value {
         toml::Value::Table(inner) => {
             for (key, value) in inner {
-                flatten(format!("{name}.{key}"), value, flat, refuse);
+                flatten(format!("{name}.{key}"), value, lists, flat, refuse);
             }
+        }
+        toml::Value::Array(values) if lists && values.iter().all(is_scalar) => {
+            flat.insert(name, toml::Value::Array(values));
         }
         value if is_scalar(&value) => {
             flat.insert(name, value);

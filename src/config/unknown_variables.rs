@@ -54,8 +54,8 @@ impl Settings {
     }
 }
 
-/// The variables of all settings.
-fn variables() -> Vec<String> {
+/// The variables of all settings, in the order of the help.
+pub(super) fn variables() -> Vec<String> {
     let command = settings::command();
     let names = command
         .get_arguments()

@@ -15,7 +15,6 @@
 //! ([`dead_letter::admin`]).
 
 mod new_event;
-mod topic_name;
 mod writer;
 
 #[cfg(feature = "publisher")]
@@ -64,8 +63,9 @@ mod write_back;
 mod tests;
 
 pub use new_event::{NewEvent, Payload};
-pub use topic_name::{TopicName, TopicNameError};
 pub use writer::{PAYLOAD_BYTES_MAX, PreparedWriter, Writer};
+
+pub use crate::topic_name::{TopicName, TopicNameError};
 
 #[cfg(all(test, feature = "publisher"))]
 pub(crate) use self::write_back::{MarkedTable, PartTable, RefusedMark, settle, write};

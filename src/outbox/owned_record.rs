@@ -9,8 +9,8 @@ use std::fmt;
 
 use crate::lsn::Lsn;
 use crate::outbox::record::footprint;
-use crate::outbox::topic_name;
 use crate::outbox::{Record, TopicName, TopicNameError};
+use crate::topic_name;
 
 /// A record that outlives the bytes it was read from.
 #[derive(Clone, PartialEq, Eq)]

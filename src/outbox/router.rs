@@ -21,8 +21,9 @@ use crate::error::{Code, Error, Result};
 use crate::lsn::Lsn;
 use crate::outbox::json_pointer;
 use crate::outbox::record::{OUR_HEADER_COUNT, OurHeaders};
-use crate::outbox::{Event, Record, TextValue, topic_name};
+use crate::outbox::{Event, Record, TextValue};
 use crate::pgoutput::Timestamp;
+use crate::topic_name;
 
 /// The prefix of outboxd's own headers. A row's headers with this prefix are dropped, so that none
 /// can replace the event's identity.

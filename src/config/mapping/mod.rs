@@ -1,15 +1,24 @@
 //! How the columns of the outbox table become records: which column has which meaning, and where
 //! topic, key, value, partition, timestamp and headers of a record come from.
 //!
-//! A [`Mapping`] is part of the configuration and never changes. Whether the table has the columns
-//! is not known here: the preflight check compares both.
+//! A [`Mapping`] is part of the configuration and never changes. Its settings are read here too,
+//! with the presets that give their defaults. Whether the table has the columns is not known here:
+//! the preflight check compares both.
 
+mod check;
 mod column_names;
+mod columns;
+mod list;
+mod merge;
+mod parse;
+mod presets;
 mod row_filter;
 mod rules;
 mod template;
+mod where_clause;
 
 pub use self::column_names::{ColumnName, ColumnNames, HeadersColumn, MarkedColumn, NamedColumn};
+pub(in crate::config) use self::merge::with_preset;
 pub use self::row_filter::{Condition, RowFilter, Test};
 pub use self::rules::{
     HeaderStyle, KeyRule, NullPayload, PartitionRule, TimestampRule, TopicMap, TopicRule, ValueRule,

@@ -2,6 +2,13 @@
 
 use std::fmt;
 
+use crate::config::error::InvalidValue;
+use crate::config::parse::name_of;
+use crate::error::shown;
+
+/// What begins the name of a column, which ends with `}`.
+const COLUMN: &str = "${";
+
 /// A part of a [`Template`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -20,6 +27,48 @@ pub struct Template {
 }
 
 impl Template {
+    /// Whether a text has columns in it.
+    pub(super) fn is_one(text: &str) -> bool {
+        text.contains(COLUMN)
+    }
+
+    /// Takes a text apart.
+    pub(super) fn parse(text: &str) -> Result<Template, InvalidValue> {
+        let mut pieces = Vec::new();
+        let mut rest = text;
+        while let Some((before, after)) = rest.split_once(COLUMN) {
+            let Some((name, behind)) = after.split_once('}') else {
+                return Err(InvalidValue::new(
+                    format!("{} has a ${{ without a }}", shown(text)),
+                    "write ${column}, with the name of the column as in the catalog",
+                ));
+            };
+            if !before.is_empty() {
+                pieces.push(Piece::Text(before.to_owned()));
+            }
+            pieces.push(Piece::Column(name_of("column", name)?));
+            rest = behind;
+        }
+        if !rest.is_empty() {
+            pieces.push(Piece::Text(rest.to_owned()));
+        }
+        Ok(Template { pieces })
+    }
+
+    /// The text of every row, if no column is in it.
+    pub(super) fn constant(&self) -> Option<String> {
+        self.columns().next().is_none().then(|| self.to_string())
+    }
+
+    /// The text with the same value in each column.
+    pub(super) fn with_each(&self, value: &str) -> String {
+        let texts = self.pieces.iter().map(|piece| match piece {
+            Piece::Text(text) => text.as_str(),
+            Piece::Column(_) => value,
+        });
+        texts.collect()
+    }
+
     /// The columns, in order; one may come twice.
     pub fn columns(&self) -> impl Iterator<Item = &str> {
         self.pieces.iter().filter_map(|piece| match piece {

@@ -53,3 +53,44 @@ fn any_properties_are_read_or_named_without_their_secrets() {
         }
     }
 }
+
+const RULES: [(&str, &str); 14] = [
+    (
+        "--where",
+        "a = 'it''s' AND \"B\" NOT IN ('x', -1.5) AND c IS NOT NULL AND d <> true",
+    ),
+    ("--where", "listener_id IN ('a,b','c') and status!='DONE'"),
+    (
+        "--columns",
+        "id=tenant+seq,payload=body,published=s='x',headers=c:/a~1b,header=a:b",
+    ),
+    (
+        "--columns",
+        "topic=t,key=k,partition=p,timestamp=at,order=created,envelope=a:b",
+    ),
+    ("--topic", "outbox.event.${aggregatetype}-${b}"),
+    ("--topic", "column:topic"),
+    ("--topics", "com.acme.Order=orders,a=b,*=rest.${kind}"),
+    ("--key", "${tenant}:${id}"),
+    ("--key", "payload:/order/id"),
+    ("--value", "payload:/Value"),
+    ("--partition", "column:p"),
+    ("--timestamp", "column:created_at"),
+    ("--source-id", "shop.outbox"),
+    ("--preset", "spring-modulith"),
+];
+
+#[test]
+fn any_rule_is_read_or_named_in_one_line() {
+    for seed in seeds(20_000) {
+        let (flag, rule) = RULES[seed as usize % RULES.len()];
+        let rule = text(rule, seed);
+        let settings = flags(&[&format!("{flag}={rule}")]).or(valid());
+        if let Err(errors) = build(settings) {
+            for error in messages(&errors) {
+                assert!(!error.contains('\n'), "seed {seed}: {error}");
+                assert!(error.contains("; "), "seed {seed}: {error}");
+            }
+        }
+    }
+}

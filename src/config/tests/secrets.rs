@@ -39,6 +39,12 @@ fn nothing_that_can_be_printed_holds_a_secret() {
         "log",
         "after_publish",
         "source",
+        "preset",
+        "where",
+        "topic",
+        "value",
+        "headers",
+        "source_id",
     ] {
         let message = build(with(name, &format!("postgres://u:{SECRET}@h/d"))).unwrap_err();
         assert!(

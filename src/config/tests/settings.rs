@@ -347,3 +347,28 @@ fn a_file_that_cannot_be_read_or_is_no_toml_is_a_fault_with_its_place() {
         assert!(message.starts_with(error), "{text}: {message}");
     }
 }
+
+/// Each setting that is a text is one of those that a merge keeps.
+#[test]
+fn every_setting_survives_a_merge_on_either_side() {
+    let command = Settings::augment_args(Command::new("settings"));
+    let mut count = 0;
+    for argument in command.get_arguments() {
+        let (id, flag) = (argument.get_id().as_str(), argument.get_long().unwrap());
+        // These are lists, and are merged by their entries.
+        if ["kafka", "kafka_properties"].contains(&id) {
+            continue;
+        }
+        let given = flags(&[&format!("--{flag}=x")]);
+        for mut merged in [
+            given.clone().or(Settings::default()),
+            Settings::default().or(given),
+        ] {
+            let texts = merged.texts();
+            let kept = texts.into_iter().filter(|text| text.is_some());
+            assert_eq!(kept.count(), 1, "{id}");
+        }
+        count += 1;
+    }
+    assert_eq!(count, Settings::default().texts().len());
+}

@@ -26,6 +26,7 @@ const TOP: Map = Map {
             "line_limit",
             "status",
             "ephemeral",
+            "topic_name",
         ],
         &["config", "metrics", "table_name"],
         &["secret_command"],

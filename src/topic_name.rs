@@ -55,7 +55,7 @@ impl<'a> TopicName<'a> {
     }
 
     /// The topic name of a record, which was checked when the record was made.
-    pub(in crate::outbox) fn checked(
+    pub(crate) fn checked(
         name: &'a str,
         error: Option<TopicNameError>,
     ) -> Result<Self, TopicNameError> {
@@ -68,7 +68,7 @@ impl<'a> TopicName<'a> {
     }
 }
 
-pub(in crate::outbox) fn check(name: &str) -> Result<(), TopicNameError> {
+pub(crate) fn check(name: &str) -> Result<(), TopicNameError> {
     let legal = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
     match name {
         "" => Err(TopicNameError::Empty),
