@@ -134,6 +134,8 @@ mod supply;
 mod support;
 // A synchronous standby that is absent.
 mod synchronous_standby;
+// Outbox tables of other projects, by configuration.
+mod tables;
 // The test servers themselves.
 mod test_servers;
 // One topic that fails while others do not: deleted, forbidden, quota.

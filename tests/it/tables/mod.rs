@@ -1,0 +1,250 @@
+//! Outbox tables of other projects, each with the settings that serve it, on a real server and a
+//! real broker: the stream, the backlog of a first start, healing, the audit, dead letters and
+//! their retry, in each mode that the table allows.
+
+mod shapes;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use crate::support::kafka::{self, ConsumedRecord, Kafka};
+use crate::support::outboxd::{Outboxd, Settings, command, init};
+use crate::support::postgres::{self, Database, Session};
+use crate::support::wait::wait_until;
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// An outbox table, how services write to it, and what its records look like.
+pub(crate) struct Shape {
+    /// The settings, beside the connections.
+    pub(crate) settings: &'static [(&'static str, &'static str)],
+    pub(crate) ddl: &'static str,
+    /// Inserts the rows `$2` to `$3` for the topic (or what the topic is made of) `$1`.
+    pub(crate) insert: &'static str,
+    /// What stands before the topic's variable part in its name.
+    pub(crate) topic_prefix: &'static str,
+    /// Sets what the topic is made of to `$1` in the row 91.
+    pub(crate) mend: &'static str,
+    /// Counts the rows that are not marked; empty for a table without a mark.
+    pub(crate) unmarked: &'static str,
+    /// Takes the mark of row 3 away.
+    pub(crate) unmark: &'static str,
+    pub(crate) count: &'static str,
+    pub(crate) key: fn(i32) -> Option<String>,
+    pub(crate) value: fn(i32) -> Option<String>,
+}
+
+/// A database with the table, and a topic for it.
+struct Outbox<'a> {
+    shape: &'a Shape,
+    database: Database,
+    session: Session,
+    settings: Settings,
+    kafka: &'static Kafka,
+    topic: String,
+}
+
+impl<'a> Outbox<'a> {
+    async fn create(shape: &'a Shape, after: &str) -> Result<Outbox<'a>> {
+        let server = postgres::shared(postgres::turn(17));
+        let database = Database::create_empty(server).await?;
+        let session = database.connect().await?;
+        session.batch_execute(shape.ddl).await?;
+        let kafka = kafka::shared();
+        let topic = kafka.topic(&format!("{}t", shape.topic_prefix), 3).await?;
+        let mut settings = Settings::new(&database, kafka)?
+            .set("OUTBOX_AFTER_PUBLISH", after)
+            .set("OUTBOX_AUDIT_INTERVAL", "1s")
+            .set("OUTBOX_PROCESS_INTERVAL", "200ms");
+        for (name, value) in shape.settings {
+            settings = settings.set(name, *value);
+        }
+        if after != "keep" {
+            settings = settings.set("OUTBOX_BACKLOG", "publish");
+        }
+        init(&settings).await?;
+        Ok(Outbox {
+            shape,
+            database,
+            session,
+            settings,
+            kafka,
+            topic,
+        })
+    }
+
+    /// The part of the topic's name that rows hold.
+    fn written_topic(&self) -> &str {
+        let prefix = self.shape.topic_prefix;
+        self.topic.strip_prefix(prefix).unwrap_or(&self.topic)
+    }
+
+    async fn insert(&self, first: i32, last: i32) -> Result<()> {
+        let topic = self.written_topic();
+        let params: [&(dyn tokio_postgres::types::ToSql + Sync); 3] = [&topic, &first, &last];
+        self.session.execute(self.shape.insert, &params).await?;
+        Ok(())
+    }
+
+    /// Waits until no row is left to be marked or deleted.
+    async fn settled(&self, after: &str) -> Result<()> {
+        let count = match after {
+            "mark" => self.shape.unmarked,
+            "delete" => self.shape.count,
+            _ => return Ok(()),
+        };
+        wait_until("every row to be settled", LIMIT, async || {
+            match self.session.value::<i64>(count).await? {
+                0 => Ok(Ok(())),
+                left => Ok(Err(format!("{left} rows are not"))),
+            }
+        })
+        .await
+    }
+
+    async fn published(&self, outboxd: &Outboxd, total: i64) -> Result<()> {
+        let is_there = |status: &serde_json::Value| status["published_total"] == total;
+        let what = format!("{total} published events");
+        outboxd.wait_for_status(&what, LIMIT, is_there).await?;
+        Ok(())
+    }
+
+    /// Fails unless the topic has each of these rows this many times, with its key and value.
+    async fn expect(&self, rows: &BTreeMap<i32, usize>) -> Result<Vec<ConsumedRecord>> {
+        let consumed = self.kafka.consume_all(&[&self.topic]).await?;
+        let mut found: BTreeMap<(Option<String>, Option<String>), usize> = BTreeMap::new();
+        for record in &consumed {
+            let text = |bytes: &Option<Vec<u8>>| {
+                bytes
+                    .as_ref()
+                    .map(|it| String::from_utf8_lossy(it).into_owned())
+            };
+            *found
+                .entry((text(&record.key), text(&record.value)))
+                .or_default() += 1;
+        }
+        let mut expected = BTreeMap::new();
+        for (row, times) in rows {
+            *expected
+                .entry(((self.shape.key)(*row), (self.shape.value)(*row)))
+                .or_default() += *times;
+        }
+        if found != expected {
+            bail!("found {found:#?}, expected {expected:#?}");
+        }
+        Ok(consumed)
+    }
+}
+
+/// The whole life of a table in one mode.
+async fn serve(shape: &Shape, after: &str) -> Result<()> {
+    let outbox = Outbox::create(shape, after).await?;
+    let mut rows: BTreeMap<i32, usize> = BTreeMap::new();
+    let marks = after != "keep";
+    let mut total = 0;
+    if marks {
+        // Written before the first start.
+        outbox.insert(1, 5).await?;
+        rows.extend((1..=5).map(|row| (row, 1)));
+        total += 5;
+    }
+    let mut outboxd = Outboxd::spawn(&outbox.settings)?;
+    outboxd.wait_for_phase("streaming", LIMIT).await?;
+    for first in [11, 14, 17] {
+        outbox.insert(first, first + 2).await?;
+    }
+    rows.extend((11..=19).map(|row| (row, 1)));
+    total += 9;
+    outbox.published(&outboxd, total).await?;
+    outbox.settled(after).await?;
+
+    dead_letter(&outbox, &outboxd, after, total).await?;
+    rows.insert(91, 1);
+    total += 1;
+
+    if after == "mark" {
+        // The audit sends a row again whose mark was taken away.
+        outbox.session.batch_execute(shape.unmark).await?;
+        *rows.entry(3).or_default() += 1;
+        total += 1;
+        outbox.published(&outboxd, total).await?;
+        outbox.settled(after).await?;
+    }
+    assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
+    if marks {
+        heal(&outbox, after).await?;
+        rows.extend((41..=44).map(|row| (row, 1)));
+    }
+    outbox.expect(&rows).await?;
+    Ok(())
+}
+
+/// A row whose topic does not exist is filed, and goes out once it is mended and retried.
+async fn dead_letter(
+    outbox: &Outbox<'_>,
+    outboxd: &Outboxd,
+    after: &str,
+    total: i64,
+) -> Result<()> {
+    let shape = outbox.shape;
+    let params: [&(dyn tokio_postgres::types::ToSql + Sync); 3] = [&"no such topic", &91, &91];
+    outbox.session.execute(shape.insert, &params).await?;
+    let filed = |status: &serde_json::Value| status["dead_letters"]["open"] == 1;
+    outboxd
+        .wait_for_status("a dead letter", LIMIT, filed)
+        .await?;
+    let mended = outbox
+        .session
+        .execute(shape.mend, &[&outbox.written_topic()])
+        .await?;
+    assert_eq!(mended, 1, "the row of the dead letter");
+    let retry = ["dead-letter", "retry", "--all", "--wait"];
+    let retry = command(&outbox.settings, &retry, LIMIT).await?;
+    let printed = String::from_utf8_lossy(&retry.stdout).into_owned();
+    if !retry.status.success() {
+        bail!("{printed}{}", String::from_utf8_lossy(&retry.stderr));
+    }
+    outbox.published(outboxd, total + 1).await?;
+    outbox.settled(after).await
+}
+
+/// Rows that were written while there was no slot are published from the table.
+async fn heal(outbox: &Outbox<'_>, after: &str) -> Result<()> {
+    let slot = format!("outboxd_{}", outbox.database.name);
+    let slots =
+        "SELECT slot_name::text FROM pg_replication_slots WHERE database = current_database()";
+    let slot: String = outbox.session.value(slots).await.context(slot)?;
+    outbox.session.drop_slot(&slot, LIMIT).await?;
+    outbox.insert(41, 44).await?;
+    let mut outboxd = Outboxd::spawn(&outbox.settings)?;
+    outboxd.wait_for_phase("streaming", LIMIT).await?;
+    outbox.settled(after).await?;
+    assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
+    Ok(())
+}
+
+macro_rules! served {
+    ($($name:ident: $shape:ident in $modes:expr;)*) => { $(
+        #[tokio::test(flavor = "multi_thread")]
+        async fn $name() -> Result<()> {
+            for after in $modes {
+                serve(&shapes::$shape, after).await.context(after)?;
+            }
+            Ok(())
+        }
+    )* };
+}
+
+served! {
+    pgx_outbox_is_served_by_its_preset: PGX_OUTBOX in ["mark", "delete", "keep"];
+    tomorrow_one_is_served_by_its_preset: TOMORROW_ONE in ["mark", "delete", "keep"];
+    debeziums_table_is_served_by_its_preset: DEBEZIUM in ["delete", "keep"];
+    pg_transactional_outbox_is_served_by_its_preset: ZEHELEIN in ["mark", "delete", "keep"];
+    eventuate_tram_is_served_by_its_preset: EVENTUATE in ["mark", "delete", "keep"];
+    spring_modulith_is_served_by_its_preset: MODULITH in ["mark", "delete", "keep"];
+    cap_is_served_by_its_preset: CAP in ["mark", "delete", "keep"];
+    a_composite_key_and_a_boolean_mark_are_served: COMPOSITE in ["mark", "delete", "keep"];
+    a_numeric_id_and_a_row_filter_are_served: NUMERIC in ["mark", "delete", "keep"];
+}
