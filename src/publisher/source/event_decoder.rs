@@ -96,7 +96,7 @@ impl Decoder<'_> {
         let ours = self.config.table.schema == relation.namespace
             && self.config.table.name == relation.name;
         let columns = ours
-            .then(|| Columns::of_relation(relation, &self.config.mapping.key))
+            .then(|| Columns::of_relation(relation, &self.config.mapping))
             .transpose()?;
         self.tables.insert(relation.id, columns);
         Ok(())
@@ -127,7 +127,7 @@ impl Decoder<'_> {
         }
         let row = event.row_name();
         let is_handled = |id| self.handled_rows.contains(row, id, begin.final_lsn);
-        if event.published || id.is_some_and(is_handled) {
+        if event.published || !event.is_message || id.is_some_and(is_handled) {
             return Ok(());
         }
         self.has_events = true;
