@@ -87,6 +87,9 @@ struct Inner {
     hint: Option<String>,
     /// Several problems at once, each with what to do.
     problems: Vec<(String, String)>,
+    /// The code of the dead letter that the error makes of its event, if it is not the usual one.
+    #[cfg(feature = "publisher")]
+    rejection_code: Option<&'static str>,
     source: Option<Source>,
 }
 
@@ -100,6 +103,8 @@ impl Error {
             message: message.into(),
             hint: None,
             problems: Vec::new(),
+            #[cfg(feature = "publisher")]
+            rejection_code: None,
             source: None,
         }))
     }
@@ -131,6 +136,19 @@ impl Error {
     pub(crate) fn with_hint(mut self, hint: impl Into<String>) -> Self {
         self.0.hint = Some(hint.into());
         self
+    }
+
+    /// Adds the code of the dead letter that the error makes of its event.
+    #[cfg(feature = "publisher")]
+    pub(crate) fn with_rejection_code(mut self, code: &'static str) -> Self {
+        self.0.rejection_code = Some(code);
+        self
+    }
+
+    /// The code of the dead letter that the error makes of its event, if it is not the usual one.
+    #[cfg(feature = "publisher")]
+    pub(crate) fn rejection_code(&self) -> Option<&'static str> {
+        self.0.rejection_code
     }
 
     /// Adds the cause.

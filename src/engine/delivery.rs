@@ -219,7 +219,7 @@ impl Engine {
         }
         let (record, rejection) = match (request.record, request.rejection) {
             (Some(record), None) => {
-                match record_checks::own_rejection_of_held(&record, self.limits.needs_key) {
+                match record_checks::own_rejection_of_held(&record, &self.limits.required) {
                     None => {
                         self.dispatch.topics.refresh(now, topic);
                         return self.keep(now, ticket, record, Reason::Retry(request.place));

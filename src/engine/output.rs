@@ -3,8 +3,9 @@
 
 use std::time::Duration;
 
-use crate::config::{AfterPublish, Config, KeyRule, OnPoison};
+use crate::config::{AfterPublish, Config, OnPoison};
 use crate::engine::filing_limit::{DEAD_LETTER_FLOOD, MARKS_REFUSED};
+use crate::engine::record_checks::RequiredParts;
 use crate::engine::tracker::{InFlight, Ticket};
 use crate::engine::violation::Violation;
 use crate::engine::write_back_queue::StuckRows;
@@ -25,8 +26,8 @@ pub(crate) struct Limits {
     pub(crate) process_interval: Duration,
     /// Bytes of events in flight.
     pub(crate) memory_limit: usize,
-    /// Every event needs a key.
-    pub(crate) needs_key: bool,
+    /// What every record must have.
+    pub(crate) required: RequiredParts,
     /// How many times an event that Kafka refuses is sent.
     pub(crate) attempts: u32,
     /// What happens to it then.
@@ -55,7 +56,7 @@ impl Limits {
             batch_size: config.batch_size,
             process_interval: config.process_interval,
             memory_limit: config.memory_limit,
-            needs_key: matches!(&config.mapping.key, KeyRule::Column(name) if name == "event_type"),
+            required: RequiredParts::of(&config.mapping),
             attempts: config.max_retries,
             on_poison: config.on_poison,
             dead_letters_per_minute: config.dead_letters_per_minute,

@@ -4,16 +4,47 @@
 //! could refuse for one record's sake is checked here first. Checks that depend on the topic use
 //! its last metadata; what has changed since, the broker refuses, and the topic's queue settles.
 
+use crate::config::Mapping;
+use crate::config::mapping::{KeyRule, NullPayload, ValueRule};
 use crate::engine::filing_limit::{DEAD_LETTER_FLOOD, MARKS_REFUSED};
 use crate::engine::topics::topic::TopicLimits;
 use crate::error::Error;
-use crate::outbox::wire_size;
-use crate::outbox::{Event, OwnedRecord, Record, Rejection, TopicName, TopicNameError};
+use crate::outbox::{Event, HeaderSums, OwnedRecord, Record, Rejection, TopicName, TopicNameError};
 
 /// Kafka's protocol has no limits for these; a record beyond them is a mistake in its writer.
 const KEY_BYTES_MAX: usize = 1 << 20;
 const HEADER_BYTES_MAX: usize = 1 << 20;
 const HEADERS_MAX: usize = 1_000;
+
+/// What a record must have, each with why its event is rejected where it is missing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct RequiredParts {
+    /// `None` if a record may have no key.
+    pub(crate) key: Option<String>,
+    /// `None` if a record may have no value.
+    pub(crate) value: Option<String>,
+}
+
+impl RequiredParts {
+    /// The parts that this mapping requires. An event without a type has no key by the default
+    /// rule, and that is a mistake of its writer; by any other rule, no key may be meant.
+    pub(crate) fn of(mapping: &Mapping) -> Self {
+        let columns = &mapping.columns;
+        let key = match &mapping.key {
+            KeyRule::Column(name) if columns.event_type.as_deref() == Some(name) => Some(name),
+            _ => None,
+        };
+        let payload = &columns.payload;
+        let value = match &mapping.value {
+            ValueRule::Pointer(pointer) => format!("{payload} has nothing at {pointer}"),
+            _ => format!("{payload} is null"),
+        };
+        RequiredParts {
+            key: key.map(|name| format!("{name} is null")),
+            value: (mapping.null_payload == NullPayload::DeadLetter).then_some(value),
+        }
+    }
+}
 
 /// The parts of a record that a topic's limits apply to.
 #[derive(Debug, Clone, Copy)]
@@ -31,7 +62,7 @@ impl<'a> RecordFacts<'a> {
         RecordFacts {
             topic: record.topic_name().ok(),
             key: record.key,
-            wire_bytes: wire_size(record.key, record.value, record.headers()),
+            wire_bytes: record.wire_size(),
         }
     }
 
@@ -40,7 +71,7 @@ impl<'a> RecordFacts<'a> {
         RecordFacts {
             topic: record.topic_name().ok(),
             key: record.key(),
-            wire_bytes: wire_size(record.key(), record.value(), record.headers()),
+            wire_bytes: record.wire_size(),
         }
     }
 
@@ -57,42 +88,43 @@ fn rejection(code: &str, message: impl Into<String>) -> Rejection {
     }
 }
 
-/// Why a record is rejected whatever its topic's limits are. `needs_key` if every event needs a
-/// key.
-pub(crate) fn own_rejection(record: &Record<'_>, needs_key: bool) -> Option<Rejection> {
+/// Why a record is rejected whatever its topic's limits are.
+pub(crate) fn own_rejection(record: &Record<'_>, required: &RequiredParts) -> Option<Rejection> {
     let (key, value) = (record.key, record.value);
     name_rejection(record.topic_name(), record.topic)
-        .or_else(|| content_rejection(key, value, record.headers(), needs_key))
+        .or_else(|| content_rejection(key, value, record.header_sums(), required))
 }
 
 /// The same for a record that was kept, or read from the table for a retry.
-pub(crate) fn own_rejection_of_held(record: &OwnedRecord, needs_key: bool) -> Option<Rejection> {
+pub(crate) fn own_rejection_of_held(
+    record: &OwnedRecord,
+    required: &RequiredParts,
+) -> Option<Rejection> {
     let (key, value) = (record.key(), record.value());
     name_rejection(record.topic_name(), record.topic())
-        .or_else(|| content_rejection(key, value, record.headers(), needs_key))
+        .or_else(|| content_rejection(key, value, &record.header_sums(), required))
 }
 
-fn content_rejection<'a>(
+fn content_rejection(
     key: Option<&[u8]>,
     value: Option<&[u8]>,
-    headers: impl Iterator<Item = (&'a str, &'a [u8])>,
-    needs_key: bool,
+    headers: &HeaderSums,
+    required: &RequiredParts,
 ) -> Option<Rejection> {
-    if value.is_none() {
-        return Some(rejection("COLUMN_NULL", "event_payload is null"));
-    }
-    if key.is_none() && needs_key {
-        return Some(rejection("COLUMN_NULL", "event_type is null"));
+    let missing = match (key, value) {
+        (_, None) if required.value.is_some() => required.value.as_ref(),
+        (None, _) => required.key.as_ref(),
+        _ => None,
+    };
+    if let Some(missing) = missing {
+        return Some(rejection("COLUMN_NULL", missing));
     }
     let key_bytes = key.map_or(0, <[u8]>::len);
     if key_bytes > KEY_BYTES_MAX {
         let message = format!("the key has {key_bytes} bytes, the limit is {KEY_BYTES_MAX}");
         return Some(rejection("KEY_TOO_LARGE", message));
     }
-    let (mut count, mut bytes) = (0, 0);
-    for (name, value) in headers {
-        (count, bytes) = (count + 1, bytes + name.len() + value.len());
-    }
+    let HeaderSums { count, bytes, .. } = *headers;
     if count > HEADERS_MAX || bytes > HEADER_BYTES_MAX {
         let message = format!(
             "{count} headers with {bytes} bytes, the limits are {HEADERS_MAX} and \
@@ -105,11 +137,7 @@ fn content_rejection<'a>(
 
 /// The rejection of a row that cannot become a record.
 pub(crate) fn malformed(event: &Event<'_>, error: &Error) -> Rejection {
-    let code = match event.left_out {
-        Some(_) => "RECORD_TOO_LARGE",
-        None => "ROW_MALFORMED",
-    };
-    rejection(code, error.describe())
+    rejection(event.rejection_code(error), error.describe())
 }
 
 /// The rejection for an invalid topic name.

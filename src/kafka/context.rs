@@ -4,6 +4,7 @@
 //! never contended; it exists because rdkafka requires a context that threads may share. Nothing
 //! here blocks or calls back into librdkafka.
 
+use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -15,10 +16,12 @@ use rdkafka::message::{BorrowedMessage, Headers as _};
 use rdkafka::producer::{DeliveryResult, ProducerContext};
 use rdkafka::types::RDKafkaErrorCode;
 
+use crate::config::Mapping;
+use crate::config::mapping::{PartitionRule, TimestampRule};
 use crate::kafka::suspect_partitions::SuspectPartitions;
 use crate::kafka::{DeliveryError, DeliveryReport, ErrorAction};
 use crate::line_limit::LineLimit;
-use crate::outbox::OwnedRecord;
+use crate::outbox::{OwnedIdentity, OwnedRecord};
 
 /// The kinds of librdkafka's lines that say what an error says too, and the wait for Kafka shows: a
 /// broker that is not reached, and a producer that has failed and is replaced.
@@ -58,12 +61,19 @@ pub(crate) struct LastError {
 pub(crate) struct Context {
     /// Logs nothing: a one-off request returns its error.
     silent: bool,
+    /// Records name their partitions. Otherwise the partition of a report was chosen by the key,
+    /// and is chosen again when its record is sent again.
+    keeps_partition: bool,
+    /// Records have times of their own.
+    keeps_timestamp: bool,
     state: Mutex<State>,
 }
 
 #[derive(Debug, Default)]
 struct State {
     reports: Vec<DeliveryReport>,
+    /// What identifies the events of records in flight, where their headers do not.
+    identities: HashMap<usize, OwnedIdentity>,
     suspicion: SuspectPartitions,
     down_at: Option<Instant>,
     last_error: Option<LastError>,
@@ -94,6 +104,20 @@ impl Context {
             silent: true,
             ..Context::default()
         }
+    }
+
+    /// For a producer of records by this mapping.
+    pub(crate) fn for_records(mapping: &Mapping) -> Self {
+        Context {
+            keeps_partition: matches!(mapping.partition, PartitionRule::Column(_)),
+            keeps_timestamp: mapping.timestamp != TimestampRule::Now,
+            ..Context::default()
+        }
+    }
+
+    /// Keeps what identifies the event of this record until its report.
+    pub(crate) fn remember(&self, ticket: usize, identity: OwnedIdentity) {
+        self.state().identities.insert(ticket, identity);
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -189,22 +213,33 @@ impl ProducerContext for Context {
                 (Some(number), Err(refusal.numbered(number)))
             }
         };
+        let identity = match state.identities.is_empty() {
+            true => None,
+            false => state.identities.remove(&ticket),
+        };
         state.reports.push(DeliveryReport {
             ticket: ticket as u64,
             outcome,
             partition,
             suspicion: u32::try_from(suspicion.unwrap_or_default()).unwrap_or(u32::MAX),
-            record: suspicion.map(|_| Box::new(copy(message))),
+            record: suspicion.map(|_| Box::new(self.copy(message).identified(identity))),
         });
     }
 }
 
-/// The record of this report, appended or not: librdkafka keeps it until the report has been taken.
-fn copy(message: &BorrowedMessage<'_>) -> OwnedRecord {
-    let headers = message.headers();
-    let headers = headers.into_iter().flat_map(|list| list.iter());
-    let headers = headers.map(|header| (header.key, header.value.unwrap_or_default()));
-    OwnedRecord::new(message.topic(), message.key(), message.payload(), headers)
+impl Context {
+    /// The record of this report, appended or not: librdkafka keeps it until the report has been
+    /// taken.
+    fn copy(&self, message: &BorrowedMessage<'_>) -> OwnedRecord {
+        let headers = message.headers();
+        let headers = headers.into_iter().flat_map(|list| list.iter());
+        let headers = headers.map(|header| (header.key, header.value));
+        let partition = Some(message.partition()).filter(|id| self.keeps_partition && *id >= 0);
+        let timestamp = message.timestamp().to_millis();
+        let timestamp = timestamp.filter(|_| self.keeps_timestamp);
+        OwnedRecord::with_nulls(message.topic(), message.key(), message.payload(), headers)
+            .placed(partition, timestamp)
+    }
 }
 
 impl ClientContext for Context {

@@ -37,7 +37,7 @@ use crate::kafka::context::{Context, Health};
 use crate::kafka::login::{News, TokenRenewal};
 use crate::kafka::waking_producer::{WakingProducer, set_token};
 use crate::kafka::{DeliveryError, client_config, delivery_error, error_table};
-use crate::outbox::{OwnedRecord, Record, TopicName, TopicNameError};
+use crate::outbox::{OwnedIdentity, OwnedRecord, Record, TopicName, TopicNameError};
 
 /// More records than this send themselves: they fill a batch, or follow each other while the first
 /// is under way.
@@ -65,6 +65,15 @@ impl fmt::Display for SendError {
     }
 }
 
+/// A record that is to be sent, but for its headers.
+struct Outgoing<'a> {
+    topic: TopicName<'a>,
+    key: Option<&'a [u8]>,
+    value: Option<&'a [u8]>,
+    partition: Option<i32>,
+    timestamp: Option<i64>,
+}
+
 /// One idempotent producer.
 ///
 /// Dropping it withdraws what is not reported yet; no report of it will be seen, so drop it only
@@ -90,7 +99,7 @@ impl Producer {
     /// runtime, which then is the one that [`reported`](Producer::reported) wakes.
     pub(crate) fn new(config: &Config) -> Result<Producer> {
         let producer: BaseProducer<Context> = client_config::producer(config)?
-            .create_with_context(Context::default())
+            .create_with_context(Context::for_records(&config.mapping))
             .map_err(client_config::refused)?;
         let client = WakingProducer::new(producer).map_err(|error| {
             Error::fatal(
@@ -153,13 +162,18 @@ impl Producer {
     ///
     /// librdkafka copies topic, key, value and headers: nothing is borrowed after the call.
     pub(crate) fn send(&mut self, record: &Record<'_>, ticket: u64) -> Result<(), SendError> {
-        self.send_parts(
-            named(record.topic_name(), record.topic)?,
-            record.key,
-            record.value,
-            record.headers(),
-            ticket,
-        )
+        let parts = Outgoing {
+            topic: named(record.topic_name(), record.topic)?,
+            key: record.key,
+            value: record.value,
+            partition: record.partition,
+            timestamp: record.timestamp,
+        };
+        self.send_parts(&parts, record.headers(), ticket)?;
+        if let Some(identity) = record.identity() {
+            self.remember(ticket, identity.into());
+        }
+        Ok(())
     }
 
     /// The same for a record that was kept.
@@ -168,28 +182,39 @@ impl Producer {
         record: &OwnedRecord,
         ticket: u64,
     ) -> Result<(), SendError> {
-        self.send_parts(
-            named(record.topic_name(), record.topic())?,
-            record.key(),
-            record.value(),
-            record.headers(),
-            ticket,
-        )
+        let parts = Outgoing {
+            topic: named(record.topic_name(), record.topic())?,
+            key: record.key(),
+            value: record.value(),
+            partition: record.partition(),
+            timestamp: record.timestamp(),
+        };
+        self.send_parts(&parts, record.headers(), ticket)?;
+        if let Some(identity) = record.identity() {
+            self.remember(ticket, identity.clone());
+        }
+        Ok(())
     }
 
-    pub(crate) fn send_parts<'a>(
+    /// Keeps what identifies the event until the report, which brings it back with its record.
+    fn remember(&self, ticket: u64, identity: OwnedIdentity) {
+        let context = self.client.producer().context();
+        context.remember(ticket as usize, identity);
+    }
+
+    fn send_parts<'a>(
         &mut self,
-        topic: TopicName<'_>,
-        key: Option<&[u8]>,
-        value: Option<&[u8]>,
-        headers: impl Iterator<Item = (&'a str, &'a [u8])>,
+        parts: &Outgoing<'_>,
+        headers: impl Iterator<Item = (&'a str, Option<&'a [u8]>)>,
         ticket: u64,
     ) -> Result<(), SendError> {
-        let topic = topic.as_str();
+        let topic = parts.topic.as_str();
         let mut outgoing: BaseRecord<'_, [u8], [u8], usize> =
             BaseRecord::with_opaque_to(topic, ticket as usize);
-        outgoing.key = key;
-        outgoing.payload = value;
+        outgoing.key = parts.key;
+        outgoing.payload = parts.value;
+        outgoing.partition = parts.partition;
+        outgoing.timestamp = parts.timestamp;
         outgoing.headers = list(headers);
         match self.client.producer().send(outgoing) {
             Ok(()) => {
@@ -309,12 +334,11 @@ impl Producer {
 
 /// librdkafka's own list, which it takes over: names and values are copied once, into what is kept
 /// until the report. The list is made as long as it will be: it does not grow for free.
-fn list<'a>(headers: impl Iterator<Item = (&'a str, &'a [u8])>) -> Option<OwnedHeaders> {
+fn list<'a>(headers: impl Iterator<Item = (&'a str, Option<&'a [u8]>)>) -> Option<OwnedHeaders> {
     let mut headers = headers.peekable();
     headers.peek()?;
     let list = OwnedHeaders::new_with_capacity(headers.size_hint().0);
     Some(headers.fold(list, |list, (key, value)| {
-        let value = Some(value);
         list.insert(Header { key, value })
     }))
 }

@@ -28,11 +28,7 @@ mod json_pointer;
 #[cfg(feature = "publisher")]
 mod marking;
 #[cfg(feature = "publisher")]
-mod owned_record;
-#[cfg(feature = "publisher")]
 mod record;
-#[cfg(feature = "publisher")]
-mod record_size;
 #[cfg(feature = "publisher")]
 mod refusal;
 #[cfg(feature = "publisher")]
@@ -77,8 +73,7 @@ pub use self::{
         Resolution, ResolveRequest, WaitingRows,
     },
     event::{Event, TextValue},
-    owned_record::OwnedRecord,
-    record::Record,
+    record::{OwnedRecord, Record},
     router::{EventSource, Router},
     row_id::{IdKind, RowId},
     row_name::{CreatedAt, RowName},
@@ -89,7 +84,7 @@ pub use self::{
 #[cfg(feature = "publisher")]
 pub(crate) use self::{
     dead_letter::{HolderNumber, PARKED_KEYS_MAX, known},
-    record_size::wire_size,
+    record::{HeaderSums, OwnedIdentity},
     row_name::RowSet,
     sample::{Sample, TopicSample, sample},
     statement_check::check_statements,

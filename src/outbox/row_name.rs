@@ -60,7 +60,7 @@ impl CreatedAt {
 }
 
 /// The microseconds since 2000 of `2026-01-31 23:59:59.123456`, with or without `+00`.
-fn micros(text: &str) -> Option<i64> {
+pub(super) fn micros(text: &str) -> Option<i64> {
     let (date, time) = text.strip_suffix("+00").unwrap_or(text).split_once(' ')?;
     let mut date = date.splitn(3, '-').map(number);
     let (year, month, day) = (date.next()??, date.next()??, date.next()??);

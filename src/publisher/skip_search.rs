@@ -149,7 +149,7 @@ impl<'a> Search<'a> {
             Message::Relation(relation) => {
                 let table = &self.config.table;
                 if table.schema == relation.namespace && table.name == relation.name {
-                    let columns = Columns::of_relation(&relation, &self.config.mapping.key)?;
+                    let columns = Columns::of_relation(&relation, &self.config.mapping)?;
                     self.outbox = Some((relation.id, columns));
                 }
             }
@@ -157,8 +157,11 @@ impl<'a> Search<'a> {
                 let outbox = self.outbox.as_ref();
                 if let Some((_, columns)) = outbox.filter(|(id, _)| *id == insert.relation_id) {
                     let event = columns.event_from_tuple(insert.new)?;
-                    self.before
-                        .extend(event.row_id.filter(|_| !event.published));
+                    self.before.extend(
+                        event
+                            .row_id
+                            .filter(|_| event.is_message && !event.published),
+                    );
                 }
             }
             _ => {}

@@ -54,7 +54,7 @@ impl Setup {
             admin: database.connect().await?,
             dead_letters: DeadLetters::new(&config, &shape),
             rows: UnpublishedRows::new(&config, &shape)?,
-            router: Router::new(&config.mapping.key),
+            router: Router::new(&config.mapping),
             settings: settings.set("DATABASE_URL", database.url_as(&role)),
             database,
             session,
@@ -450,7 +450,7 @@ async fn wishes_are_read_in_order_and_a_mended_row_goes_out_mended() -> Result<(
         );
         assert_eq!(copy.header("outbox_lsn"), Some("0/16B3748"));
         let raw = copy.headers().find(|(name, _)| *name == "raw");
-        assert_eq!(raw, Some(("raw", &[0xff, 0][..])));
+        assert_eq!(raw, Some(("raw", Some(&[0xff, 0][..]))));
         assert!(
             requests[4].record.is_none(),
             "an unreadable row has no record"

@@ -2,7 +2,7 @@
 //! columns.
 
 use anyhow::{Context, Result, bail};
-use outboxd::config::{KeyRule, TableName};
+use outboxd::config::{KeyRule, Mapping, TableName};
 use outboxd::outbox::{Columns, Event, EventSource, Router};
 use outboxd::pgoutput::{Message, Relation};
 
@@ -33,8 +33,8 @@ type Sent = (
     Vec<(String, Vec<u8>)>,
 );
 
-fn sent(event: &Event<'_>, key: &KeyRule) -> Result<Sent> {
-    let mut router = Router::new(key);
+fn sent(event: &Event<'_>, mapping: &Mapping) -> Result<Sent> {
+    let mut router = Router::new(mapping);
     let record = router.record(event, EventSource::Table)?;
     Ok((
         record.topic.to_owned(),
@@ -42,12 +42,12 @@ fn sent(event: &Event<'_>, key: &KeyRule) -> Result<Sent> {
         record.value.map(<[u8]>::to_vec),
         record
             .headers()
-            .map(|(name, value)| (name.to_owned(), value.to_vec()))
+            .map(|(name, value)| (name.to_owned(), value.unwrap_or_default().to_vec()))
             .collect(),
     ))
 }
 
-async fn from_stream(session: &Session, slot: &str, key: &KeyRule) -> Result<Vec<Sent>> {
+async fn from_stream(session: &Session, slot: &str, mapping: &Mapping) -> Result<Vec<Sent>> {
     // UTC as on the replication connection, unlike the session that reads the table.
     session.batch_execute("SET timezone = 'UTC'").await?;
     let messages = session
@@ -61,10 +61,10 @@ async fn from_stream(session: &Session, slot: &str, key: &KeyRule) -> Result<Vec
     let mut all = Vec::new();
     for message in &messages {
         match Message::decode(message.try_get(0)?)? {
-            Message::Relation(relation) => columns = Some(columns_of(&relation, key)?),
+            Message::Relation(relation) => columns = Some(columns_of(&relation, mapping)?),
             Message::Insert(insert) => {
                 let columns = columns.as_ref().context("a relation comes first")?;
-                all.push(sent(&columns.event_from_tuple(insert.new)?, key)?);
+                all.push(sent(&columns.event_from_tuple(insert.new)?, mapping)?);
             }
             Message::Begin(_) | Message::Commit(_) | Message::Type(_) => {}
             other => bail!("unexpected {other:?}"),
@@ -73,15 +73,15 @@ async fn from_stream(session: &Session, slot: &str, key: &KeyRule) -> Result<Vec
     Ok(all)
 }
 
-fn columns_of(relation: &Relation, key: &KeyRule) -> Result<Columns> {
+fn columns_of(relation: &Relation, mapping: &Mapping) -> Result<Columns> {
     assert_eq!(
         (relation.namespace.as_str(), relation.name.as_str()),
         ("outbox", "outbox")
     );
-    Ok(Columns::of_relation(relation, key)?)
+    Ok(Columns::of_relation(relation, mapping)?)
 }
 
-async fn from_table(session: &Session, key: &KeyRule) -> Result<Vec<Sent>> {
+async fn from_table(session: &Session, mapping: &Mapping) -> Result<Vec<Sent>> {
     session
         .batch_execute("SET timezone = 'Asia/Kathmandu'")
         .await?;
@@ -101,7 +101,7 @@ async fn from_table(session: &Session, key: &KeyRule) -> Result<Vec<Sent>> {
     let shape = shape
         .iter()
         .map(|(name, kind)| (name.as_str(), kind.as_str()));
-    let columns = Columns::of_table(&table, shape, key, 1 << 20)?;
+    let columns = Columns::of_table(&table, shape, mapping, 1 << 20)?;
     let sql = format!(
         "SELECT {} FROM outbox.outbox AS o, {} ORDER BY o.id",
         columns.select_list(),
@@ -109,13 +109,14 @@ async fn from_table(session: &Session, key: &KeyRule) -> Result<Vec<Sent>> {
     );
     let rows = session.query(&sql, &[]).await?;
     rows.iter()
-        .map(|row| sent(&columns.event_from_row(row)?, key))
+        .map(|row| sent(&columns.event_from_row(row)?, mapping))
         .collect()
 }
 
 #[tokio::test]
 async fn stream_and_table_send_the_same_for_every_type_of_key_and_payload() -> Result<()> {
-    let key = KeyRule::Column("the key".to_owned());
+    let mut mapping = Mapping::default();
+    mapping.key = KeyRule::Column("the key".to_owned());
     for (key_type, keys) in [
         ("text", ["'a'", "''", "NULL"]),
         ("character(9)", ["'a'", "' b '", "NULL"]),
@@ -147,21 +148,21 @@ async fn stream_and_table_send_the_same_for_every_type_of_key_and_payload() -> R
             "jsonb",
             ["'{\"b\": 1.50, \"a\": \"ö\"}'", "'null'", "'[1]'"],
         );
-        compare((key_type, keys), payloads, &key).await?;
+        compare((key_type, keys), payloads, &mapping).await?;
     }
     Ok(())
 }
 
 #[tokio::test]
 async fn stream_and_table_send_the_same_for_every_type_of_payload() -> Result<()> {
-    let key = KeyRule::Column("event_type".to_owned());
+    let mapping = Mapping::default();
     for payloads in [
         ("json", ["'{ \"b\":1.50,\"b\":2 }'", "'null'", "NULL"]),
         ("text", ["'plain'", "''", "NULL"]),
         ("bytea", ["'\\x00ff5c78'", "''", "NULL"]),
         ("xml", ["'<a/>'", "'<?xml version=\"1.0\"?><b/>'", "NULL"]),
     ] {
-        compare(("text", ["NULL"; 3]), payloads, &key).await?;
+        compare(("text", ["NULL"; 3]), payloads, &mapping).await?;
     }
     Ok(())
 }
@@ -169,7 +170,7 @@ async fn stream_and_table_send_the_same_for_every_type_of_payload() -> Result<()
 async fn compare(
     keys: (&str, [&str; 3]),
     payloads: (&str, [&str; 3]),
-    key: &KeyRule,
+    mapping: &Mapping,
 ) -> Result<()> {
     let database = Database::create_empty(postgres::shared(postgres::turn(15))).await?;
     let session = database.connect().await?;
@@ -187,8 +188,8 @@ async fn compare(
         );
         session.batch_execute(&insert).await.context(insert)?;
     }
-    let table = from_table(&session, key).await?;
-    let stream = from_stream(&session, &slot, key).await?;
+    let table = from_table(&session, mapping).await?;
+    let stream = from_stream(&session, &slot, mapping).await?;
     assert_eq!(table.len(), 3);
     assert_eq!(
         table, stream,

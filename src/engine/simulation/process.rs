@@ -7,6 +7,7 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
+use crate::config::Mapping;
 use crate::engine::Engine;
 use crate::engine::dispatch::Admission;
 use crate::engine::offer::{Offer, Offered};
@@ -14,7 +15,7 @@ use crate::engine::output::{
     DatabaseWork, DeliveryFailure, DeliveryResult, End, FailureKind, Intake, Limits, Output,
     SessionOutput, SinkOutput, Walsender,
 };
-use crate::engine::record_checks::RecordFacts;
+use crate::engine::record_checks::{RecordFacts, RequiredParts};
 use crate::engine::simulation::world::{Appended, Batch, Message, Reported, Status, World, index};
 use crate::engine::tracker::{ENTRY_BYTES, Ticket};
 use crate::lsn::Lsn;
@@ -56,7 +57,10 @@ impl Process {
             batch_size: world.rng.usize(1..8),
             process_interval: Duration::from_millis(world.rng.u64(0..3_000)),
             memory_limit: world.rng.usize(500..4_000),
-            needs_key: false,
+            required: RequiredParts {
+                key: None,
+                ..RequiredParts::of(&Mapping::default())
+            },
             attempts: world.rng.u32(1..4),
             on_poison: world.on_poison,
             dead_letters_per_minute: 1_000_000,

@@ -18,12 +18,12 @@ use std::time::Duration;
 
 use criterion::{Criterion, Throughput};
 
-use crate::config::{AfterPublish, KeyRule, OnPoison};
+use crate::config::{AfterPublish, Mapping, OnPoison};
 use crate::engine::Engine;
 use crate::engine::dispatch::Admission;
 use crate::engine::offer::Offer;
 use crate::engine::output::{DeliveryResult, Limits};
-use crate::engine::record_checks::{self, RecordFacts};
+use crate::engine::record_checks::{self, RecordFacts, RequiredParts};
 use crate::engine::topics::topic::{MetadataAnswer, TopicLimits};
 use crate::engine::tracker::{InFlight, Ticket};
 use crate::lsn::Lsn;
@@ -57,7 +57,7 @@ struct DatabaseWork {
 
 impl DatabaseWork {
     fn new() -> Self {
-        let key = KeyRule::Column("event_type".to_owned());
+        let mapping = Mapping::default();
         let relation = golden::bytes(golden::OUTBOX_RELATION);
         let Message::Relation(relation) = Message::decode(&relation).unwrap() else {
             panic!("not a relation")
@@ -67,7 +67,7 @@ impl DatabaseWork {
             batch_size: 10,
             process_interval: MS * 5_000,
             memory_limit: 16 << 20,
-            needs_key: true,
+            required: RequiredParts::of(&mapping),
             attempts: 3,
             on_poison: OnPoison::DeadLetter,
             dead_letters_per_minute: 100,
@@ -84,9 +84,9 @@ impl DatabaseWork {
         let known = MetadataAnswer::Known(TopicLimits::default());
         engine.topics_answered(MS, Some(vec![("orders".to_owned(), known)]));
         DatabaseWork {
-            columns: Columns::of_relation(&relation, &key).unwrap(),
+            columns: Columns::of_relation(&relation, &mapping).unwrap(),
             insert: insert(relation.id),
-            router: Router::new(&key),
+            router: Router::new(&mapping),
             engine,
             topic: TopicName::new("orders").ok(),
             lsn: 1_000,
@@ -122,6 +122,7 @@ impl DatabaseWork {
             panic!("not an insert")
         };
         let event = self.columns.event_from_tuple(message.new).unwrap();
+        let required = &self.engine.limits.required;
         let mut sum = 0;
         for index in 0..PER_TRANSACTION {
             let origin = EventSource::Stream {
@@ -132,7 +133,7 @@ impl DatabaseWork {
             let event = black_box(&event);
             let parts = self.router.prepare(event, origin).unwrap();
             let record = self.router.assemble(&parts, event, origin);
-            assert!(record_checks::own_rejection(&record, true).is_none());
+            assert!(record_checks::own_rejection(&record, required).is_none());
             sum += (record.size() + RecordFacts::of(&record).wire_bytes) as u64;
         }
         self.insert = insert;

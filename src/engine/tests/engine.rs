@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use crate::config::{AfterPublish, OnPoison};
+use crate::config::{AfterPublish, Mapping, OnPoison};
 use crate::engine::Engine;
 use crate::engine::dispatch::Admission;
 use crate::engine::offer::{Offer, Offered};
@@ -12,7 +12,7 @@ use crate::engine::output::{
     DatabaseWork, DeliveryFailure, DeliveryResult, End, FailureKind, Intake, Limits, Output,
     PendingRequests, SessionOutput, SinkOutput, Walsender,
 };
-use crate::engine::record_checks::RecordFacts;
+use crate::engine::record_checks::{RecordFacts, RequiredParts};
 use crate::engine::topics::topic::{MetadataAnswer, TopicAccess, TopicLimits};
 use crate::engine::topics::{TopicId, Topics};
 use crate::engine::tracker::{Ticket, TransactionName};
@@ -43,7 +43,10 @@ fn unanswered(batch_size: usize, on_poison: OnPoison) -> Engine {
         batch_size,
         process_interval: MS * 5_000,
         memory_limit: 1 << 20,
-        needs_key: false,
+        required: RequiredParts {
+            key: None,
+            ..RequiredParts::of(&Mapping::default())
+        },
         attempts: 3,
         on_poison,
         dead_letters_per_minute: 5,

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use crate::kafka::tests::producer::{config, reports, tickets};
 use crate::kafka::tests::server;
 use crate::kafka::{DeliveryError, DeliveryReport, ErrorAction, Producer};
-use crate::outbox::{OwnedRecord, wire_size};
+use crate::outbox::OwnedRecord;
 
 /// The record of a number: one of ten keys, and a value made from the number.
 fn numbered(topic: &str, number: u64, keyless: u64) -> OwnedRecord {
@@ -93,11 +93,10 @@ async fn from_a_refused_batch_on_a_partition_reports_in_order_of_sending_each_wi
 /// Makes a record of this size on the wire, by the length of its value.
 fn of_size(size: usize, topic: &str, key: Option<&[u8]>, headers: &[(&str, &[u8])]) -> OwnedRecord {
     let value = vec![b'v'; size];
-    let length = (0..=size)
-        .rev()
-        .find(|length| wire_size(key, value.get(..*length), headers.iter().copied()) == size);
-    let value = value.get(..length.unwrap());
-    OwnedRecord::new(topic, key, value, headers.iter().copied())
+    let of_length =
+        |length| OwnedRecord::new(topic, key, value.get(..length), headers.iter().copied());
+    let mut records = (0..=size).rev().map(of_length);
+    records.find(|record| record.wire_size() == size).unwrap()
 }
 
 #[tokio::test]

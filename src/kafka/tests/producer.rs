@@ -16,7 +16,7 @@ use rdkafka::types::{RDKafkaApiKey, RDKafkaErrorCode, RDKafkaRespErr};
 use crate::config::{Config, Secret, Settings};
 use crate::error::Code;
 use crate::kafka::{DeliveryReport, ErrorAction, Producer, SendError, reachable};
-use crate::outbox::{OwnedRecord, TopicName};
+use crate::outbox::OwnedRecord;
 
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -38,12 +38,9 @@ pub(crate) fn config(brokers: &str) -> Config {
     .unwrap()
 }
 
-fn orders() -> TopicName<'static> {
-    TopicName::new("orders").unwrap()
-}
-
 fn send(producer: &mut Producer, key: &[u8], value: &[u8], ticket: u64) -> Result<(), SendError> {
-    producer.send_parts(orders(), Some(key), Some(value), [].into_iter(), ticket)
+    let record = OwnedRecord::new("orders", Some(key), Some(value), [].into_iter());
+    producer.send_owned(&record, ticket)
 }
 
 /// Waits for `count` reports as the publisher does: wait for a wake-up, then take the reports.
@@ -186,12 +183,10 @@ async fn headers_null_keys_and_null_values_arrive_as_they_were_sent() {
     let (cluster, config) = cluster("orders", 1);
     let mut producer = Producer::new(&config).unwrap();
     let headers: [(&str, &[u8]); 2] = [("outbox_id", b"17"), ("empty", b"")];
-    producer
-        .send_parts(orders(), None, Some(b"{}"), headers.into_iter(), 1)
-        .unwrap();
-    producer
-        .send_parts(orders(), Some(b""), None, [].into_iter(), 2)
-        .unwrap();
+    let with_headers = OwnedRecord::new("orders", None, Some(b"{}"), headers.into_iter());
+    producer.send_owned(&with_headers, 1).unwrap();
+    let tombstone = OwnedRecord::new("orders", Some(b""), None, [].into_iter());
+    producer.send_owned(&tombstone, 2).unwrap();
     reports(&mut producer, 2).await;
 
     let consumer: BaseConsumer = ClientConfig::new()
@@ -411,14 +406,12 @@ async fn a_failure_brings_back_its_record_and_those_behind_it_until_the_topic_is
         &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_INVALID_RECORD],
     );
     let headers: [(&str, &[u8]); 2] = [("outbox_id", b"17"), ("empty", b"")];
-    producer
-        .send_parts(orders(), None, Some(b"bad"), headers.into_iter(), 1)
-        .unwrap();
+    let sent = OwnedRecord::new("orders", None, Some(b"bad"), headers.into_iter());
+    producer.send_owned(&sent, 1).unwrap();
     let failed = reports(&mut producer, 1).await.remove(0);
     let refusal = failed.outcome.unwrap_err();
     assert_eq!(refusal.name(), "INVALID_RECORD");
     let record = *failed.record.unwrap();
-    let sent = OwnedRecord::new("orders", None, Some(b"bad"), headers.into_iter());
     assert_eq!(record, sent);
 
     producer.send_owned(&record, 2).unwrap();

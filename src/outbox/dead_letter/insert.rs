@@ -98,13 +98,12 @@ struct Filing<'a> {
 impl<'a> Filing<'a> {
     fn of(dead_letter: &'a NewDeadLetter) -> Self {
         let record = dead_letter.record.as_deref();
-        let header = |name| record.and_then(|record| record.header(name));
         let row = dead_letter.row.as_ref().map(|row| row.id.to_string());
         let place = record.and_then(OwnedRecord::place);
         let place = place.and_then(|(lsn, index)| Some((lsn.to_string(), index.try_into().ok()?)));
         Filing {
             known: dead_letter.known,
-            outbox_id: row.or_else(|| header("outbox_id").map(text)),
+            outbox_id: row.or_else(|| record.and_then(OwnedRecord::id).map(text)),
             place,
             record,
             content: record,
@@ -114,8 +113,7 @@ impl<'a> Filing<'a> {
     }
 
     fn created_at(&self) -> Option<String> {
-        let record = self.record;
-        record.and_then(|record| record.header("outbox_created_at").map(text))
+        self.record.and_then(OwnedRecord::created_at).map(text)
     }
 
     fn payload(&self) -> Option<&'a [u8]> {
@@ -230,8 +228,9 @@ async fn insert(
     let lsn = column(filings, |f| f.place.as_ref().map(|(lsn, _)| lsn.as_str()));
     let index = column(filings, |f| f.place.as_ref().map(|(_, index)| *index));
     let topic = column(filings, |f| f.record.map(|record| text(record.topic())));
-    let header = |name| column(filings, |f| f.record.and_then(|r| r.header(name).map(text)));
-    let event_type = header("outbox_event_type");
+    let event_type = column(filings, |f| {
+        f.record.and_then(OwnedRecord::event_type).map(text)
+    });
     let created_at = column(filings, Filing::created_at);
     let key = column(filings, |f| f.record.and_then(OwnedRecord::key));
     let headers = column(filings, |f| f.content.map(json::headers));

@@ -28,19 +28,25 @@ fn bytes(value: &Value) -> Option<Vec<u8>> {
     odd.is_empty().then(|| pairs.iter().map(pair).collect())?
 }
 
-/// A record's headers as an array of `[name, value]`.
+/// A record's headers as an array of `[name, value]`. A value may be null.
 pub(crate) fn headers(record: &OwnedRecord) -> String {
     let headers = record.headers();
-    let pairs = headers.map(|(name, value)| json!([readable(name.as_bytes()), readable(value)]));
+    let pairs = headers.map(|(name, value)| {
+        let value = value.map_or(Value::Null, readable);
+        json!([readable(name.as_bytes()), value])
+    });
     Value::from_iter(pairs).to_string()
 }
 
 /// The headers of such an array, in order; `None` if it was edited into something else.
-pub(crate) fn headers_of(array: &str) -> Option<Vec<(String, Vec<u8>)>> {
+pub(crate) fn headers_of(array: &str) -> Option<Vec<(String, Option<Vec<u8>>)>> {
     let array: Value = serde_json::from_str(array).ok()?;
     let header = |pair: &Value| {
         let name = String::from_utf8(bytes(pair.get(0)?)?).ok()?;
-        Some((name, bytes(pair.get(1)?)?))
+        match pair.get(1)? {
+            Value::Null => Some((name, None)),
+            value => Some((name, Some(bytes(value)?))),
+        }
     };
     array.as_array()?.iter().map(header).collect()
 }
@@ -51,21 +57,22 @@ mod tests {
 
     #[test]
     fn headers_come_back_byte_for_byte_and_in_order() {
-        let given: [(&str, &[u8]); 6] = [
-            ("b", b"2"),
-            ("a", b"1"),
-            ("a", b""),
-            ("z\0", "ö\0".as_bytes()),
-            ("raw", &[0xff, 0x00]),
-            ("looks like it", br#"{"hex": "00"}"#),
+        let given: [(&str, Option<&[u8]>); 7] = [
+            ("b", Some(b"2")),
+            ("a", Some(b"1")),
+            ("a", Some(b"")),
+            ("z\0", Some("ö\0".as_bytes())),
+            ("raw", Some(&[0xff, 0x00])),
+            ("looks like it", Some(br#"{"hex": "00"}"#)),
+            ("null", None),
         ];
-        let record = OwnedRecord::new("t", None, None, given.into_iter());
+        let record = OwnedRecord::with_nulls("t", None, None, given.into_iter());
         let array = headers(&record);
         assert!(!array.contains("\\u0000"), "{array}");
         let back = headers_of(&array).unwrap_or_default();
         let back: Vec<_> = back
             .iter()
-            .map(|(n, v)| (n.as_str(), v.as_slice()))
+            .map(|(n, v)| (n.as_str(), v.as_deref()))
             .collect();
         assert_eq!(back, given);
     }

@@ -7,7 +7,7 @@
 //! that cannot be printed (a few kilobytes of `1e131071`) then affects no other, and memory stays
 //! bounded.
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::lsn::Lsn;
 use crate::outbox::dead_letter::json;
 use crate::outbox::table::may_be_of_a_slow_row;
@@ -96,20 +96,15 @@ impl DeadLetters {
         }
         match found? {
             LookedUpRow::Row(found) => {
-                let event = rows.event(&found);
-                let code = match &event {
-                    Ok(event) if event.left_out.is_some() => "RECORD_TOO_LARGE",
-                    _ => "ROW_MALFORMED",
+                let event = match rows.event(&found) {
+                    Ok(event) => event,
+                    Err(error) => return Ok(Err(rejection("ROW_MALFORMED", &error))),
                 };
-                let record = event.and_then(|event| {
-                    let record = router.record(&event, EventSource::Table)?;
-                    Ok(OwnedRecord::from(&record))
-                });
                 // The rejection is about the row as it is now, not about the stored copy.
-                Ok(record.map(Some).map_err(|error| Rejection {
-                    code: code.to_owned(),
-                    message: error.report(),
-                }))
+                Ok(match router.record(&event, EventSource::Table) {
+                    Ok(record) => Ok(Some(OwnedRecord::from(&record))),
+                    Err(error) => Err(rejection(event.rejection_code(&error), &error)),
+                })
             }
             LookedUpRow::Unreadable(error) => {
                 let RowError { code, logged, .. } = row_error(&error);
@@ -136,9 +131,16 @@ impl DeadLetters {
         Ok(headers.map(|headers| {
             let headers = headers
                 .iter()
-                .map(|(name, value)| (name.as_str(), value.as_slice()));
-            OwnedRecord::new(topic, key, payload, headers)
+                .map(|(name, value)| (name.as_str(), value.as_deref()));
+            OwnedRecord::with_nulls(topic, key, payload, headers)
         }))
+    }
+}
+
+fn rejection(code: &str, error: &Error) -> Rejection {
+    Rejection {
+        code: code.to_owned(),
+        message: error.report(),
     }
 }
 

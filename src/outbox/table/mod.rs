@@ -78,12 +78,8 @@ impl UnpublishedRows {
         let columns = shape.columns.iter().filter(|column| column.can_select);
         let columns = columns.map(|column| (column.name.as_str(), column.printed_type()));
         let payload_bytes_max = config.record_bytes_max();
-        let columns = Columns::of_table(
-            &config.table,
-            columns,
-            &config.mapping.key,
-            payload_bytes_max,
-        )?;
+        let columns =
+            Columns::of_table(&config.table, columns, &config.mapping, payload_bytes_max)?;
         let name = config.table.quoted();
         let marking = Marking::new(config.after_publish, shape);
         let dead_letters = config.table.dead_letter().quoted();
@@ -296,7 +292,7 @@ impl UnpublishedRows {
     }
 
     /// The row's event.
-    pub(crate) fn event<'a>(&self, row: &'a TableRow) -> Result<Event<'a>> {
+    pub(crate) fn event<'a>(&'a self, row: &'a TableRow) -> Result<Event<'a>> {
         self.columns.event_from_row(&row.row)
     }
 

@@ -1,15 +1,14 @@
 #![allow(clippy::unwrap_used)]
 
-use crate::config::{KeyRule, TableName};
+use crate::config::{KeyRule, Mapping, TableName};
 use crate::error::Code;
 use crate::outbox::{Columns, Event, TextValue};
 use crate::pgoutput::{Message, Relation, RelationColumn, ReplicaIdentity};
 
-const TEXT: u32 = 25;
-const INT8: u32 = 20;
-const BYTEA: u32 = 17;
+pub(super) const TEXT: u32 = 25;
+pub(super) const BYTEA: u32 = 17;
 
-fn relation(columns: &[(&str, u32)]) -> Relation {
+pub(super) fn relation(columns: &[(&str, u32)]) -> Relation {
     Relation {
         id: 1,
         namespace: "outbox".to_owned(),
@@ -28,7 +27,7 @@ fn relation(columns: &[(&str, u32)]) -> Relation {
 }
 
 /// The bytes of an insert of these columns: a kind and, for `t` and `b`, a value.
-fn insert(columns: &[(u8, &[u8])]) -> Vec<u8> {
+pub(super) fn insert(columns: &[(u8, &[u8])]) -> Vec<u8> {
     let mut bytes = b"I\0\0\0\x01N".to_vec();
     bytes.extend(u16::try_from(columns.len()).unwrap().to_be_bytes());
     for (kind, value) in columns {
@@ -41,20 +40,22 @@ fn insert(columns: &[(u8, &[u8])]) -> Vec<u8> {
     bytes
 }
 
-fn read<'a>(columns: &Columns, bytes: &'a [u8]) -> crate::error::Result<Event<'a>> {
+pub(super) fn read<'a>(columns: &'a Columns, bytes: &'a [u8]) -> crate::error::Result<Event<'a>> {
     match Message::decode(bytes) {
         Ok(Message::Insert(insert)) => columns.event_from_tuple(insert.new),
         other => panic!("no insert: {other:?}"),
     }
 }
 
-/// A column of type text; an id is an integer.
-fn of_text(name: &str) -> (&str, u32) {
-    (name, if name == "id" { INT8 } else { TEXT })
+fn with_key(key: KeyRule) -> Mapping {
+    Mapping {
+        key,
+        ..Mapping::default()
+    }
 }
 
-fn column(name: &str) -> KeyRule {
-    KeyRule::Column(name.to_owned())
+fn column(name: &str) -> Mapping {
+    with_key(KeyRule::Column(name.to_owned()))
 }
 
 fn contract() -> Columns {
@@ -67,7 +68,11 @@ fn contract() -> Columns {
         "times_attempted",
         "published_at",
     ];
-    Columns::of_relation(&relation(&names.map(of_text)), &column("event_type")).unwrap()
+    Columns::of_relation(
+        &relation(&names.map(|name| (name, TEXT))),
+        &column("event_type"),
+    )
+    .unwrap()
 }
 
 #[test]
@@ -84,17 +89,14 @@ fn a_row_of_the_contract_becomes_an_event() {
     assert_eq!(
         read(&contract(), &bytes).unwrap(),
         Event {
-            id: "7",
+            id: "7".into(),
             row_id: Some(7.into()),
             topic: "orders",
             event_type: Some("OrderCreated"),
             key: Some(TextValue::Verbatim(b"OrderCreated")),
             payload: Some(TextValue::Verbatim(b"{}")),
             created_at: Some("2024-05-06 07:08:09.1"),
-            headers: None,
-            published: false,
-            left_out: None,
-            not_utf8: None,
+            ..Event::of_nulls()
         }
     );
 }
@@ -123,17 +125,13 @@ fn columns_are_found_by_name_in_any_order_among_others() {
     assert_eq!(
         read(&columns, &bytes).unwrap(),
         Event {
-            id: "5f0c",
-            row_id: Some("5f0c".into()),
+            id: "5f0c".into(),
             topic: "orders",
-            event_type: None,
             key: Some(TextValue::Verbatim(b"acme")),
             payload: Some(TextValue::Hex(b"\\x00ff")),
-            created_at: None,
             headers: Some("{\"a\": 1}"),
             published: true,
-            left_out: None,
-            not_utf8: None,
+            ..Event::of_nulls()
         }
     );
 }
@@ -157,7 +155,7 @@ fn a_missing_column_is_named_together_with_its_table() {
     let all = [("id", TEXT), ("topic", TEXT), ("event_payload", TEXT)];
     for (gone, _) in all {
         let rest: Vec<_> = all.into_iter().filter(|(name, _)| *name != gone).collect();
-        let error = Columns::of_relation(&relation(&rest), &KeyRule::None).unwrap_err();
+        let error = Columns::of_relation(&relation(&rest), &with_key(KeyRule::None)).unwrap_err();
         assert_eq!(error.code(), Code::Config);
         assert_eq!(
             error.message(),
@@ -170,13 +168,17 @@ fn a_missing_column_is_named_together_with_its_table() {
         assert_eq!(error.code(), Code::Config);
         assert_eq!(
             error.message(),
-            format!("outbox.outbox has no column {key}, which OUTBOX_KEY names")
+            format!(
+                "outbox.outbox has no column {key}, which OUTBOX_KEY names: \
+                 it has id, topic, event_payload"
+            )
         );
     }
     for key in [KeyRule::None, KeyRule::Pointer("/id".to_owned())] {
+        let text = key.to_string();
         assert!(
-            Columns::of_relation(&relation(&all), &key).is_ok(),
-            "{key:?}"
+            Columns::of_relation(&relation(&all), &with_key(key)).is_ok(),
+            "{text}"
         );
     }
 }
@@ -209,7 +211,7 @@ fn nulls_are_read_as_nothing() {
 
     let bytes = insert(&[(b'n', b"".as_slice()); 6]);
     let event = read(&columns, &bytes).unwrap();
-    assert_eq!((event.id, event.row_id), ("", None));
+    assert_eq!((&*event.id, event.row_id), ("", None));
 }
 
 #[test]
@@ -222,7 +224,7 @@ fn a_value_that_was_too_long_to_be_read_is_named_if_it_matters() {
         "topic",
         "event_payload",
     ];
-    let shape = relation(&names.map(of_text));
+    let shape = relation(&names.map(|name| (name, TEXT)));
     let left_out = |key: &str, at: &[usize]| {
         let columns = Columns::of_relation(&shape, &column(key)).unwrap();
         let mut row = [(b't', b"7".as_slice()); 6];
@@ -232,14 +234,15 @@ fn a_value_that_was_too_long_to_be_read_is_named_if_it_matters() {
         let bytes = insert(&row);
         let event = read(&columns, &bytes).unwrap();
         assert_eq!(event.row_id, (!at.contains(&0)).then_some(7.into()));
-        event.left_out
+        event.left_out.map(str::to_owned)
     };
+    let named = |name: &str| Some(name.to_owned());
     assert_eq!(left_out("id", &[]), None);
     assert_eq!(left_out("id", &[1, 2, 3]), None);
-    assert_eq!(left_out("tenant", &[3]), Some("the column of OUTBOX_KEY"));
-    assert_eq!(left_out("id", &[1, 5]), Some("event_payload"));
-    assert_eq!(left_out("id", &[4, 5]), Some("topic"));
-    assert_eq!(left_out("id", &[0]), Some("id"));
+    assert_eq!(left_out("tenant", &[3]), named("tenant"));
+    assert_eq!(left_out("id", &[1, 5]), named("event_payload"));
+    assert_eq!(left_out("id", &[4, 5]), named("topic"));
+    assert_eq!(left_out("id", &[0]), named("id"));
 }
 
 #[test]
@@ -252,7 +255,7 @@ fn text_that_is_not_utf8_marks_its_event_and_bytes_pass_as_they_are() {
         "event_type",
         "topic",
     ];
-    let shape = relation(&names.map(of_text));
+    let shape = relation(&names.map(|name| (name, TEXT)));
     let columns = Columns::of_relation(&shape, &column("event_type")).unwrap();
     let not_utf8 = |at: usize| {
         let mut row = [(b't', b"7".as_slice()); 6];
@@ -262,17 +265,22 @@ fn text_that_is_not_utf8_marks_its_event_and_bytes_pass_as_they_are() {
         let key = event.key == Some(TextValue::Verbatim(row[4].1));
         let payload = event.payload == Some(TextValue::Verbatim(row[3].1));
         assert!(key && payload && event.created_at.is_some() == (at != 1));
-        event.not_utf8
+        event.not_utf8.map(str::to_owned)
     };
     let found = [0, 1, 2, 3, 4, 5].map(not_utf8);
-    let [id, headers, kind, topic] = ["id", "headers", "event_type", "topic"].map(Some);
+    let [id, headers, kind, topic] =
+        ["id", "headers", "event_type", "topic"].map(|it| Some(it.to_owned()));
     assert_eq!(found, [id, None, headers, None, kind, topic]);
 }
 
 #[test]
 fn a_time_of_creation_may_be_anything_and_one_that_is_long_is_left_out() {
     let names = ["id", "topic", "event_payload", "created_at"];
-    let columns = Columns::of_relation(&relation(&names.map(of_text)), &KeyRule::None).unwrap();
+    let columns = Columns::of_relation(
+        &relation(&names.map(|name| (name, TEXT))),
+        &with_key(KeyRule::None),
+    )
+    .unwrap();
     let (longest, longer) = (vec![b'x'; 1024], vec![b'x'; 1025]);
     for (text, is_kept) in [
         (b"infinity".as_slice(), true),
@@ -292,7 +300,7 @@ fn a_time_of_creation_may_be_anything_and_one_that_is_long_is_left_out() {
 #[test]
 fn a_row_that_does_not_fit_what_was_agreed_stops_the_stream() {
     let shape = relation(&[("id", TEXT), ("topic", TEXT), ("event_payload", TEXT)]);
-    let columns = Columns::of_relation(&shape, &KeyRule::None).unwrap();
+    let columns = Columns::of_relation(&shape, &with_key(KeyRule::None)).unwrap();
     for row in [
         &[(b't', b"7".as_slice()), (b't', b"orders")][..],
         &[(b't', b"7"), (b't', b"orders"), (b't', b"{}"), (b'n', b"")],

@@ -1,25 +1,26 @@
 #![allow(clippy::unwrap_used)]
 
+use std::borrow::Cow;
+
 use proptest::prelude::*;
 
-use crate::config::KeyRule;
+use crate::config::{KeyRule, Mapping};
 use crate::error::Code;
-use crate::outbox::{Event, EventSource, Router, RowId, TextValue};
+use crate::outbox::{Event, EventSource, Router, TextValue};
 use crate::pgoutput::Timestamp;
 
-const EVENT: Event<'static> = Event {
-    id: "7",
-    row_id: Some(RowId::Number(7)),
-    topic: "orders",
-    event_type: Some("OrderCreated"),
-    key: Some(TextValue::Verbatim(b"OrderCreated")),
-    payload: Some(TextValue::Verbatim(br#"{"a": [1, "x"], "b": 1.50}"#)),
-    created_at: Some("2024-05-06 07:08:09.1"),
-    headers: None,
-    published: false,
-    left_out: None,
-    not_utf8: None,
-};
+fn order() -> Event<'static> {
+    Event {
+        id: Cow::Borrowed("7"),
+        row_id: Some(7.into()),
+        topic: "orders",
+        event_type: Some("OrderCreated"),
+        key: Some(TextValue::Verbatim(b"OrderCreated")),
+        payload: Some(TextValue::Verbatim(br#"{"a": [1, "x"], "b": 1.50}"#)),
+        created_at: Some("2024-05-06 07:08:09.1"),
+        ..Event::of_nulls()
+    }
+}
 
 fn stream(lsn: &str, index: u32, committed_at: i64) -> EventSource {
     EventSource::Stream {
@@ -30,15 +31,26 @@ fn stream(lsn: &str, index: u32, committed_at: i64) -> EventSource {
 }
 
 fn by_event_type() -> Router {
-    Router::new(&KeyRule::Column("event_type".to_owned()))
+    Router::new(&Mapping::default())
+}
+
+fn keyed(key: KeyRule) -> Router {
+    Router::new(&Mapping {
+        key,
+        ..Mapping::default()
+    })
 }
 
 fn headers(router: &mut Router, event: &Event<'_>, origin: EventSource) -> Vec<(String, String)> {
     let record = router.record(event, origin).unwrap();
     record
         .headers()
-        .map(|(name, value)| (name.to_owned(), String::from_utf8(value.to_vec()).unwrap()))
+        .map(|(name, value)| (name.to_owned(), text(value.unwrap())))
         .collect()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
 }
 
 fn names_and_values(headers: &[(String, String)]) -> Vec<(&str, &str)> {
@@ -51,7 +63,8 @@ fn names_and_values(headers: &[(String, String)]) -> Vec<(&str, &str)> {
 #[test]
 fn topic_key_and_value_are_those_of_the_poller() {
     let mut router = by_event_type();
-    let record = router.record(&EVENT, EventSource::Table).unwrap();
+    let order = order();
+    let record = router.record(&order, EventSource::Table).unwrap();
     assert_eq!(record.topic, "orders");
     assert_eq!(record.key, Some(b"OrderCreated".as_slice()));
     assert_eq!(
@@ -64,7 +77,7 @@ fn topic_key_and_value_are_those_of_the_poller() {
 fn a_record_from_the_stream_says_where_it_was_committed() {
     let headers = headers(
         &mut by_event_type(),
-        &EVENT,
+        &order(),
         stream("16/B374D848", 3, 768_294_489_123_456),
     );
     assert_eq!(
@@ -82,7 +95,7 @@ fn a_record_from_the_stream_says_where_it_was_committed() {
 
 #[test]
 fn a_record_from_the_table_says_so_instead() {
-    let headers = headers(&mut by_event_type(), &EVENT, EventSource::Table);
+    let headers = headers(&mut by_event_type(), &order(), EventSource::Table);
     assert_eq!(
         names_and_values(&headers),
         [
@@ -103,7 +116,7 @@ fn each_transaction_prints_its_own_position_and_time() {
         ("0/20", 0, 0, "2000-01-01T00:00:00.000000Z"),
         ("0/20", 0, 1, "2000-01-01T00:00:00.000001Z"),
     ] {
-        let headers = headers(&mut router, &EVENT, stream(lsn, index, micros));
+        let headers = headers(&mut router, &order(), stream(lsn, index, micros));
         let headers = names_and_values(&headers);
         assert!(headers.contains(&("outbox_lsn", lsn)));
         assert!(headers.contains(&("outbox_index", &index.to_string())));
@@ -118,7 +131,7 @@ fn what_a_row_lacks_is_left_out() {
         created_at: None,
         key: None,
         payload: None,
-        ..EVENT
+        ..order()
     };
     let mut router = by_event_type();
     let record = router.record(&event, EventSource::Table).unwrap();
@@ -133,7 +146,7 @@ fn the_rows_own_headers_follow_in_order() {
         headers: Some(
             r#"{"traceparent": "00-a\"b\u00e4-01", "n": 1.50, "o": {"x": [1]}, "z": null, "e": ""}"#,
         ),
-        ..EVENT
+        ..order()
     };
     let headers = headers(&mut by_event_type(), &event, EventSource::Table);
     assert_eq!(
@@ -152,7 +165,7 @@ fn the_rows_own_headers_follow_in_order() {
 fn a_row_cannot_forge_the_events_identity() {
     let event = Event {
         headers: Some(r#"{"outbox_id": "8", "a": "b"}"#),
-        ..EVENT
+        ..order()
     };
     let headers = headers(&mut by_event_type(), &event, EventSource::Table);
     let ids: Vec<_> = headers
@@ -169,7 +182,7 @@ fn headers_that_are_no_object_are_the_rows_own_fault() {
     for bad in ["[1]", "\"x\"", "1", "{", "{\"a\": \"\\ud800\"}"] {
         let event = Event {
             headers: Some(bad),
-            ..EVENT
+            ..order()
         };
         let error = router.record(&event, EventSource::Table).unwrap_err();
         assert_eq!(error.code(), Code::Publish, "{bad}");
@@ -177,7 +190,7 @@ fn headers_that_are_no_object_are_the_rows_own_fault() {
     }
     let event = Event {
         headers: Some("null"),
-        ..EVENT
+        ..order()
     };
     assert_eq!(headers(&mut router, &event, EventSource::Table).len(), 4);
 }
@@ -186,12 +199,18 @@ fn headers_that_are_no_object_are_the_rows_own_fault() {
 fn a_row_without_an_id_or_with_a_value_too_long_to_be_read_is_its_own_fault() {
     let mut router = by_event_type();
     for (event, expected) in [
-        (Event { id: "", ..EVENT }, "the event has no id"),
+        (
+            Event {
+                id: Cow::Borrowed(""),
+                ..order()
+            },
+            "the event has no id",
+        ),
         (
             Event {
                 payload: None,
                 left_out: Some("event_payload"),
-                ..EVENT
+                ..order()
             },
             "the event with id 7 has a longer value in event_payload than a record can have",
         ),
@@ -199,7 +218,7 @@ fn a_row_without_an_id_or_with_a_value_too_long_to_be_read_is_its_own_fault() {
             Event {
                 topic: "",
                 not_utf8: Some("topic"),
-                ..EVENT
+                ..order()
             },
             "the event with id 7 has a value in topic that is not UTF-8",
         ),
@@ -223,10 +242,10 @@ fn a_bad_row_leaves_nothing_behind_for_the_next() {
     let mut router = by_event_type();
     let bad = Event {
         headers: Some(r#"{"a": "b", "c": "\ud800"}"#),
-        ..EVENT
+        ..order()
     };
     router.record(&bad, EventSource::Table).unwrap_err();
-    assert_eq!(headers(&mut router, &EVENT, EventSource::Table).len(), 4);
+    assert_eq!(headers(&mut router, &order(), EventSource::Table).len(), 4);
 }
 
 #[test]
@@ -234,7 +253,7 @@ fn a_bytea_arrives_as_its_bytes() {
     let event = Event {
         payload: Some(TextValue::Hex(b"\\x00ffAb")),
         key: Some(TextValue::Hex(b"\\x01")),
-        ..EVENT
+        ..order()
     };
     let mut router = by_event_type();
     let record = router.record(&event, EventSource::Table).unwrap();
@@ -243,7 +262,7 @@ fn a_bytea_arrives_as_its_bytes() {
     for bad in [b"00ff".as_slice(), b"\\x0", b"\\x0g", b""] {
         let event = Event {
             payload: Some(TextValue::Hex(bad)),
-            ..EVENT
+            ..order()
         };
         assert_eq!(
             router
@@ -256,11 +275,11 @@ fn a_bytea_arrives_as_its_bytes() {
 }
 
 fn key_at(pointer: &str, payload: TextValue<'_>) -> crate::error::Result<Option<String>> {
-    let mut router = Router::new(&KeyRule::Pointer(pointer.to_owned()));
+    let mut router = keyed(KeyRule::Pointer(pointer.to_owned()));
     let event = Event {
         payload: Some(payload),
         key: None,
-        ..EVENT
+        ..order()
     };
     let record = router.record(&event, EventSource::Table)?;
     Ok(record
@@ -308,21 +327,27 @@ fn a_pointer_that_finds_no_scalar_is_the_rows_own_fault() {
 
 #[test]
 fn a_key_from_the_payload_and_headers_share_the_scratch_without_mixing() {
-    let mut router = Router::new(&KeyRule::Pointer("/k".to_owned()));
+    let mut router = keyed(KeyRule::Pointer("/k".to_owned()));
     let event = Event {
         payload: Some(TextValue::Verbatim(br#"{"k": "key"}"#)),
         headers: Some(r#"{"h": "value"}"#),
-        ..EVENT
+        ..order()
     };
     let record = router.record(&event, EventSource::Table).unwrap();
     assert_eq!(record.key, Some(b"key".as_slice()));
-    assert_eq!(record.headers().last(), Some(("h", b"value".as_slice())));
+    assert_eq!(
+        record.headers().last(),
+        Some(("h", Some(b"value".as_slice())))
+    );
 }
 
 #[test]
 fn without_a_rule_there_is_no_key() {
-    let mut router = Router::new(&KeyRule::None);
-    assert_eq!(router.record(&EVENT, EventSource::Table).unwrap().key, None);
+    let mut router = keyed(KeyRule::None);
+    assert_eq!(
+        router.record(&order(), EventSource::Table).unwrap().key,
+        None
+    );
 }
 
 #[test]
@@ -330,7 +355,7 @@ fn a_debug_print_shows_no_payload_key_or_header() {
     let event = Event {
         headers: Some(r#"{"h": "secret"}"#),
         key: Some(TextValue::Verbatim(b"secret")),
-        ..EVENT
+        ..order()
     };
     let mut router = by_event_type();
     let record = format!("{:?}", router.record(&event, EventSource::Table).unwrap());
@@ -353,11 +378,12 @@ proptest! {
             payload: Some(TextValue::Verbatim(&payload)),
             key: key.as_deref().map(|key| TextValue::Verbatim(key.as_bytes())),
             headers: Some(&json),
-            ..EVENT
+            ..order()
         };
         let mut router = by_event_type();
         let record = router.record(&event, stream("0/10", 0, 0)).unwrap();
-        let sent: usize = record.headers().map(|(name, value)| name.len() + value.len()).sum();
+        let length = |value: Option<&[u8]>| value.map_or(0, <[u8]>::len);
+        let sent: usize = record.headers().map(|(name, value)| name.len() + length(value)).sum();
         let sent = sent + record.key.map_or(0, <[u8]>::len) + record.value.map_or(0, <[u8]>::len);
         prop_assert!(record.size() > sent && record.size() < sent + 2000);
     }
@@ -365,7 +391,7 @@ proptest! {
     #[test]
     fn any_bytea_comes_back_whole(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
         let hex = format!("\\x{}", hex::encode(&bytes));
-        let event = Event { payload: Some(TextValue::Hex(hex.as_bytes())), ..EVENT };
+        let event = Event { payload: Some(TextValue::Hex(hex.as_bytes())), ..order() };
         let mut router = by_event_type();
         let record = router.record(&event, EventSource::Table).unwrap();
         prop_assert_eq!(record.value, Some(bytes.as_slice()));

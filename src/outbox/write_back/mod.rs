@@ -275,7 +275,7 @@ impl Prepared {
             row_count: RowCount::of_unpublished(&marking, &shape),
             dead_letters: DeadLetters::new(config, &shape),
             rows: UnpublishedRows::new(config, &shape)?,
-            router: Router::new(&config.mapping.key),
+            router: Router::new(&config.mapping),
             session,
             place,
             table,

@@ -95,7 +95,7 @@ impl Forwarder {
         Ok(Forwarder {
             engine: Engine::new(Limits::of(config)),
             producer: Producer::new(config)?,
-            router: Router::new(&config.mapping.key),
+            router: Router::new(&config.mapping),
             kafka_reach: KafkaReach::new(config, Arc::clone(&metadata_client)),
             metadata_client,
             metadata_query: None,
@@ -234,7 +234,7 @@ impl Forwarder {
         };
         let record = self.router.assemble(&parts, event, origin);
         let rejection = rejection
-            .or_else(|| record_checks::own_rejection(&record, self.engine.limits.needs_key));
+            .or_else(|| record_checks::own_rejection(&record, &self.engine.limits.required));
         let offered = self.engine.offer(Offer {
             row,
             xid,

@@ -115,17 +115,13 @@ mod tests {
 
     fn event(topic: &str) -> Event<'_> {
         Event {
-            id: "1",
+            id: "1".into(),
             row_id: Some(1.into()),
             topic,
             event_type: Some("created"),
             key: Some(TextValue::Verbatim(b"created")),
             payload: Some(TextValue::Verbatim(b"{}")),
-            created_at: None,
-            headers: None,
-            published: false,
-            left_out: None,
-            not_utf8: None,
+            ..Event::of_nulls()
         }
     }
 

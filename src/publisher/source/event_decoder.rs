@@ -97,7 +97,7 @@ impl Decoder<'_> {
         let ours = self.config.table.schema == relation.namespace
             && self.config.table.name == relation.name;
         let columns = ours
-            .then(|| Columns::of_relation(relation, &self.config.mapping.key))
+            .then(|| Columns::of_relation(relation, &self.config.mapping))
             .transpose()?;
         self.tables.insert(relation.id, columns);
         Ok(())
@@ -127,8 +127,8 @@ impl Decoder<'_> {
         }
         let row = event.row_name();
         let handled_rows = &self.handled_rows;
-        let is_handled = handled_rows.contains(row.as_ref(), event.id, begin.final_lsn);
-        if event.published || is_handled {
+        let is_handled = handled_rows.contains(row.as_ref(), &event.id, begin.final_lsn);
+        if event.published || !event.is_message || is_handled {
             return Ok(());
         }
         self.has_events = true;
