@@ -123,7 +123,7 @@ impl TableShape {
     }
 
     /// Whether the id is one integer. A domain is none: the stream does not tell what it is made of.
-    pub(crate) fn id_is_integer(&self) -> bool {
+    pub fn id_is_integer(&self) -> bool {
         let is_integer = |id: &Column| id.is_integer() && id.type_name == id.base_type;
         let ids = self.id_columns();
         matches!(&ids[..], [id] if is_integer(id) && self.mapping.columns.id.len() == 1)

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use outboxd::config::{Config, Settings as Configured};
 use outboxd::outbox::{
     CloseDeadLetter, DeadLetters, KeyHash, NewDeadLetter, OwnedRecord, ParkedKey, Rejection,
-    Resolution, ResolveRequest, Router, RowName, SlowRows, UnpublishedRows,
+    Resolution, ResolveRequest, Router, RowId, RowName, SlowRows, UnpublishedRows,
 };
 use outboxd::postgres::{self as sql, Session, preflight, table_shape};
 use serde_json::Value;
@@ -365,7 +365,10 @@ async fn parked_events_follow_in_the_order_of_the_log_and_not_of_its_text() -> R
     }
     setup.file(&batch).await?;
     let requests = setup.requests(500).await?;
-    let rows: Vec<_> = requests.iter().map(|request| request.row).collect();
+    let rows: Vec<_> = requests
+        .iter()
+        .map(|request| number(&request.row))
+        .collect();
     assert_eq!(rows, expected);
     setup.clean_up().await
 }
@@ -421,7 +424,13 @@ async fn wishes_are_read_in_order_and_a_mended_row_goes_out_mended() -> Result<(
         let requests = setup.requests(500).await?;
         let order: Vec<_> = requests
             .iter()
-            .map(|request| (request.dead_letter, request.row, request.resolution))
+            .map(|request| {
+                (
+                    request.dead_letter,
+                    number(&request.row),
+                    request.resolution,
+                )
+            })
             .collect();
         assert_eq!(
             order,
@@ -503,11 +512,19 @@ async fn closing_a_letter_settles_its_row_in_the_same_step() -> Result<()> {
     Ok(())
 }
 
+fn ids(numbers: &[i64]) -> Vec<RowId> {
+    numbers.iter().copied().map(RowId::from).collect()
+}
+
+fn number(row: &Option<RowId>) -> Option<i64> {
+    row.as_ref()?.number()
+}
+
 fn closing(dead_letter: i64, row: i64, published: bool) -> CloseDeadLetter {
     CloseDeadLetter {
         ticket: 1,
         dead_letter,
-        row: Some(row),
+        row: Some(row.into()),
         published,
     }
 }
@@ -576,7 +593,7 @@ async fn a_row_that_cannot_be_changed_neither_holds_the_others_up_nor_comes_back
         );
         setup
             .dead_letters
-            .count_attempts(&setup.session, &rows)
+            .count_attempts(&setup.session, &ids(&rows))
             .await?;
         setup.clean_up().await?;
     }
@@ -602,7 +619,7 @@ async fn attempts_are_counted_for_unpublished_rows_only() -> Result<()> {
         let attempts = [rows[0], rows[1], rows[2], rows[0]];
         setup
             .dead_letters
-            .count_attempts(&setup.session, &attempts)
+            .count_attempts(&setup.session, &ids(&attempts))
             .await?;
         for (row, expected) in rows.iter().zip(expected) {
             let sql = format!("SELECT times_attempted FROM outbox.outbox WHERE id = {row}");
@@ -810,7 +827,7 @@ async fn each_outbox_has_dead_letters_of_its_own() -> Result<()> {
             ..Configured::default()
         })?;
         let session = sql::connect(&config.database, "test", LIMIT).await?;
-        let shape = table_shape::read(&session, &config.table)
+        let shape = table_shape::read(&session, &config.table, &config.mapping)
             .await?
             .context("the outbox")?;
         DeadLetters::new(&config, &shape)

@@ -57,7 +57,7 @@ async fn ready(major: u32) -> Result<(Database, String)> {
 }
 
 async fn shape(session: &Session, config: &Config) -> Result<table_shape::TableShape> {
-    table_shape::read(session, &config.table)
+    table_shape::read(session, &config.table, &config.mapping)
         .await?
         .context("the table is there")
 }
