@@ -14,7 +14,7 @@ const DATABASE: [&str; 4] = [
 ];
 
 /// The commands that use only some settings, and which beside those of the database.
-const USED: [(&str, &[&str]); 5] = [
+const USED: [(&str, &[&str]); 6] = [
     (
         "init",
         &[
@@ -68,6 +68,27 @@ const USED: [(&str, &[&str]); 5] = [
             "replication_url",
             "replication_password_file",
             "replication_password_command",
+        ],
+    ),
+    (
+        "export-debezium",
+        &[
+            "table",
+            "slot",
+            "after_publish",
+            "preset",
+            "columns",
+            "where",
+            "topic",
+            "topics",
+            "key",
+            "value",
+            "null_payload",
+            "headers",
+            "partition",
+            "timestamp",
+            "kafka",
+            "kafka_properties",
         ],
     ),
     (

@@ -7,6 +7,7 @@
 
 mod completions;
 mod dead_letter;
+mod debezium;
 #[cfg(feature = "demo")]
 mod demo;
 mod doctor;
@@ -63,6 +64,10 @@ enum Command {
     SkipTransaction(skip_transaction::Args),
     /// Drop the replication slot and the publication
     Drop(drop::Args),
+    /// Print the settings that a Debezium connector's options stand for
+    ImportDebezium(debezium::ImportArgs),
+    /// Print the options of a Debezium connector for these settings
+    ExportDebezium(debezium::ExportArgs),
     /// Run end to end on a temporary Postgres and an in-process Kafka
     #[cfg(feature = "demo")]
     Demo(demo::Args),
@@ -107,6 +112,11 @@ impl Cli {
             Command::Drop(mut args) => {
                 args.settings = args.settings.or(file);
                 drop::execute(args).await
+            }
+            Command::ImportDebezium(args) => debezium::execute_import(args),
+            Command::ExportDebezium(mut args) => {
+                args.settings = args.settings.or(file);
+                debezium::execute_export(args)
             }
             #[cfg(feature = "demo")]
             Command::Demo(args) => demo::execute(args).await,

@@ -172,6 +172,82 @@ async fn drop_wants_a_yes_takes_slot_and_publication_and_leaves_the_table() -> R
 }
 
 #[tokio::test]
+async fn a_connector_of_debezium_becomes_settings_and_these_a_connector_again() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let (connector, settings) = (
+        folder.path().join("connector.json"),
+        folder.path().join("outboxd.toml"),
+    );
+    let json = serde_json::json!({
+        "name": "orders",
+        "config": {
+            "connector.class": "io.debezium.connector.postgresql.PostgresConnector",
+            "database.hostname": "db.example",
+            "database.user": "relay",
+            "database.password": "Zq7Kw9Xv",
+            "database.dbname": "orders",
+            "table.include.list": "shop.outbox",
+            "snapshot.mode": "initial",
+            "snapshot.mood": "good",
+            "transforms": "outbox",
+            "transforms.outbox.type": "io.debezium.transforms.outbox.EventRouter",
+            "transforms.outbox.table.field.event.key": "order_id",
+        },
+    });
+    std::fs::write(&connector, json.to_string())?;
+    let url = "postgresql://nobody@127.0.0.1:1/nothing";
+    let import = outboxd(url, &["import-debezium", &connector.display().to_string()]).await?;
+    assert!(import.status.success(), "{}", err(&import));
+    let (text, said) = (out(&import), err(&import));
+    assert!(
+        text.contains("# - snapshot.mode: outboxd takes no snapshot"),
+        "{text}"
+    );
+    assert!(
+        said.contains("open      database_password_file: "),
+        "{said}"
+    );
+    assert!(said.contains("unknown   snapshot.mood"), "{said}");
+    assert!(
+        !format!("{text}{said}").contains("Zq7Kw9Xv"),
+        "{text}{said}"
+    );
+    std::fs::write(&settings, text)?;
+    // The variable of the database overrides the file.
+    let export = [
+        "export-debezium",
+        "--config",
+        &settings.display().to_string(),
+    ];
+    let export = outboxd(url, &export).await?;
+    assert!(export.status.success(), "{}", err(&export));
+    let text = out(&export);
+    assert!(text.contains("database.dbname=nothing\n"), "{text}");
+    let key = "transforms.outbox.table.field.event.key=order_id\n";
+    assert!(text.contains(key), "{text}");
+    assert!(
+        text.contains("table.include.list=shop\\\\.outbox\n"),
+        "{text}"
+    );
+    std::fs::write(&connector, "connector.class=Mongo\n")?;
+    let wrong = outboxd(url, &["import-debezium", &connector.display().to_string()]).await?;
+    assert_eq!(wrong.status.code(), Some(2));
+    assert!(
+        err(&wrong).contains("and not one of Postgres"),
+        "{}",
+        err(&wrong)
+    );
+    let missing = outboxd(url, &["import-debezium", "/nowhere"]).await?;
+    assert_eq!(missing.status.code(), Some(1));
+    assert!(
+        err(&missing).contains("cannot read /nowhere"),
+        "{}",
+        err(&missing)
+    );
+    Ok(())
+}
+
+#[tokio::test]
 async fn drop_leaves_a_slot_that_is_in_use_and_names_its_reader() -> Result<()> {
     let database = Database::create(shared(turn(15))).await?;
     outboxd(database.url(), &["init"]).await?;

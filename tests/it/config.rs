@@ -100,7 +100,7 @@ fn a_flag_counts_before_the_environment_and_this_before_the_file() {
             ("OUTBOX_BACKLOG", ""),
         ],
     );
-    assert_errors(&output, &["OUTBOX_SLOT", "OUTBOX_BACKLOG", "OUTBOX_KEY"]);
+    assert_errors(&output, &["OUTBOX_SLOT", "OUTBOX_KEY", "OUTBOX_BACKLOG"]);
     let text = stderr(&output);
     assert!(
         text.contains("`From-Flag`") && text.contains("`from-environment`"),

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod columns;
 mod database;
 mod fuzz;
 mod kafka;
@@ -9,6 +10,7 @@ mod kafka_login;
 mod mapping;
 mod policy;
 mod presets;
+mod row_filter;
 mod secrets;
 mod service;
 mod settings;
@@ -60,6 +62,26 @@ fn only_error(result: Result<Config, SettingErrors>) -> String {
     let errors = messages(&result.unwrap_err());
     assert_eq!(errors.len(), 1, "{errors:#?}");
     errors[0].clone()
+}
+
+/// `valid()` with the columns as a flag or a variable gives them.
+fn given_columns(list: &str) -> Settings {
+    Settings {
+        columns: Some(list.to_owned()),
+        ..valid()
+    }
+}
+
+fn mapping_of(settings: Settings) -> Mapping {
+    build(settings).unwrap().mapping
+}
+
+/// There is one problem, and it begins so.
+#[track_caller]
+fn fails(settings: Settings, beginning: &str) {
+    let error = only_error(build(settings));
+    assert!(error.starts_with(beginning), "{error}");
+    assert!(!error.contains('\n'), "{error}");
 }
 
 fn database(url: &str) -> Result<Database, SettingErrors> {

@@ -74,7 +74,15 @@ const INNER: [Map; 1] = [Map {
 }];
 
 /// The engine is pure: these rooms describe and compute, and none of them does anything.
-const ENGINE_USES: [&str; 6] = ["lsn", "error", "backoff", "config", "outbox", "engine"];
+const ENGINE_USES: [&str; 7] = [
+    "lsn",
+    "error",
+    "backoff",
+    "topic_name",
+    "config",
+    "outbox",
+    "engine",
+];
 
 impl Map {
     fn layer(&self, room: &str) -> Option<usize> {
