@@ -6,6 +6,7 @@ use crate::outbox::{Columns, Event, TextValue};
 use crate::pgoutput::{Message, Relation, RelationColumn, ReplicaIdentity};
 
 pub(super) const TEXT: u32 = 25;
+const INT8: u32 = 20;
 pub(super) const BYTEA: u32 = 17;
 
 pub(super) fn relation(columns: &[(&str, u32)]) -> Relation {
@@ -40,6 +41,11 @@ pub(super) fn insert(columns: &[(u8, &[u8])]) -> Vec<u8> {
     bytes
 }
 
+/// A column of type text; an id is an integer.
+fn of_text(name: &str) -> (&str, u32) {
+    (name, if name == "id" { INT8 } else { TEXT })
+}
+
 pub(super) fn read<'a>(columns: &'a Columns, bytes: &'a [u8]) -> crate::error::Result<Event<'a>> {
     match Message::decode(bytes) {
         Ok(Message::Insert(insert)) => columns.event_from_tuple(insert.new),
@@ -68,11 +74,7 @@ fn contract() -> Columns {
         "times_attempted",
         "published_at",
     ];
-    Columns::of_relation(
-        &relation(&names.map(|name| (name, TEXT))),
-        &column("event_type"),
-    )
-    .unwrap()
+    Columns::of_relation(&relation(&names.map(of_text)), &column("event_type")).unwrap()
 }
 
 #[test]
@@ -224,7 +226,7 @@ fn a_value_that_was_too_long_to_be_read_is_named_if_it_matters() {
         "topic",
         "event_payload",
     ];
-    let shape = relation(&names.map(|name| (name, TEXT)));
+    let shape = relation(&names.map(of_text));
     let left_out = |key: &str, at: &[usize]| {
         let columns = Columns::of_relation(&shape, &column(key)).unwrap();
         let mut row = [(b't', b"7".as_slice()); 6];
@@ -255,7 +257,7 @@ fn text_that_is_not_utf8_marks_its_event_and_bytes_pass_as_they_are() {
         "event_type",
         "topic",
     ];
-    let shape = relation(&names.map(|name| (name, TEXT)));
+    let shape = relation(&names.map(of_text));
     let columns = Columns::of_relation(&shape, &column("event_type")).unwrap();
     let not_utf8 = |at: usize| {
         let mut row = [(b't', b"7".as_slice()); 6];
@@ -276,11 +278,8 @@ fn text_that_is_not_utf8_marks_its_event_and_bytes_pass_as_they_are() {
 #[test]
 fn a_time_of_creation_may_be_anything_and_one_that_is_long_is_left_out() {
     let names = ["id", "topic", "event_payload", "created_at"];
-    let columns = Columns::of_relation(
-        &relation(&names.map(|name| (name, TEXT))),
-        &with_key(KeyRule::None),
-    )
-    .unwrap();
+    let columns =
+        Columns::of_relation(&relation(&names.map(of_text)), &with_key(KeyRule::None)).unwrap();
     let (longest, longer) = (vec![b'x'; 1024], vec![b'x'; 1025]);
     for (text, is_kept) in [
         (b"infinity".as_slice(), true),

@@ -201,7 +201,8 @@ async fn dead_letter(
         .await?;
     assert_eq!(mended, 1, "the row of the dead letter");
     let retry = ["dead-letter", "retry", "--all", "--wait"];
-    let retry = command(&outbox.settings, &retry, LIMIT).await?;
+    let retry = command(&outbox.settings, &retry, LIMIT).await;
+    let retry = retry.with_context(|| outboxd.log())?;
     let printed = String::from_utf8_lossy(&retry.stdout).into_owned();
     if !retry.status.success() {
         bail!("{printed}{}", String::from_utf8_lossy(&retry.stderr));

@@ -171,7 +171,7 @@ pub(super) const CAP: Shape = Shape {
 
 pub(super) const COMPOSITE: Shape = Shape {
     settings: &[
-        ("OUTBOX_TABLE", "events"),
+        ("OUTBOX_TABLE", "public.events"),
         (
             "OUTBOX_COLUMNS",
             "id=tenant+seq,type=none,topic=stream,payload=body,headers=none,created=none,\
@@ -196,7 +196,7 @@ pub(super) const COMPOSITE: Shape = Shape {
 
 pub(super) const NUMERIC: Shape = Shape {
     settings: &[
-        ("OUTBOX_TABLE", "msg"),
+        ("OUTBOX_TABLE", "public.msg"),
         (
             "OUTBOX_COLUMNS",
             "id=nr,type=none,topic=none,payload=p,headers=none,created=at,published=done,\
