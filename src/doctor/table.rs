@@ -10,8 +10,8 @@ use crate::format::bytes;
 use crate::outbox::Survey;
 use crate::postgres::TableShape;
 use crate::postgres::facts::TableFacts;
-use crate::postgres::row_mark::RowMark;
 use crate::postgres::table_shape::Column;
+use crate::postgres::table_shape::row_mark::RowMark;
 
 /// Fewer dead rows than this are no burden.
 const DEAD_ROWS: i64 = 50_000;

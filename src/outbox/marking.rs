@@ -9,8 +9,8 @@ use crate::config::AfterPublish;
 use crate::outbox::row_key::RowKey;
 use crate::outbox::row_name;
 use crate::postgres::TableShape;
-use crate::postgres::row_mark::RowMark;
 use crate::postgres::table_shape::is_table;
+use crate::postgres::table_shape::row_mark::RowMark;
 
 /// See the module's head. Statements call the table `t`.
 #[derive(Debug, Clone)]

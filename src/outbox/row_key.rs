@@ -156,7 +156,7 @@ impl RowKey {
             [only] => match only.cast.as_str() {
                 "text" | "character varying" => Some(""),
                 "uuid" => Some("^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$"),
-                "numeric" => Some("^-?[0-9]{1,1000}([.][0-9]{1,1000})?$"),
+                "numeric" => Some("^-?[0-9]+([.][0-9]+)?$"),
                 _ => None,
             },
             _ => None,

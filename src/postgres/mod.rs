@@ -25,8 +25,6 @@ mod problem;
 #[cfg(feature = "publisher")]
 pub mod publication;
 #[cfg(feature = "publisher")]
-pub(crate) mod row_mark;
-#[cfg(feature = "publisher")]
 mod server;
 #[cfg(feature = "publisher")]
 pub(crate) mod server_settings;

@@ -228,9 +228,7 @@ async fn insert(
     let lsn = column(filings, |f| f.place.as_ref().map(|(lsn, _)| lsn.as_str()));
     let index = column(filings, |f| f.place.as_ref().map(|(_, index)| *index));
     let topic = column(filings, |f| f.record.map(|record| text(record.topic())));
-    let event_type = column(filings, |f| {
-        f.record.and_then(OwnedRecord::event_type).map(text)
-    });
+    let event_type = column(filings, |f| f.record?.event_type().map(text));
     let created_at = column(filings, Filing::created_at);
     let key = column(filings, |f| f.record.and_then(OwnedRecord::key));
     let headers = column(filings, |f| f.content.map(json::headers));
@@ -244,10 +242,8 @@ async fn insert(
     });
     let parks_key = column(filings, |filing| filing.dead_letter.parks_key);
     let state = column(filings, |filing| filing.state);
-    let row = column(filings, |f| f.dead_letter.row.as_ref().map(|row| &row.id));
-    let created = column(filings, |f| {
-        f.dead_letter.row.as_ref().map(|row| row.created)
-    });
+    let row = column(filings, |f| Some(&f.dead_letter.row.as_ref()?.id));
+    let created = column(filings, |f| Some(f.dead_letter.row.as_ref()?.created));
     let params: [&(dyn ToSql + Sync); 18] = [
         &system_id,
         &known,

@@ -128,6 +128,7 @@ fn columns_are_found_by_name_in_any_order_among_others() {
         read(&columns, &bytes).unwrap(),
         Event {
             id: "5f0c".into(),
+            row_id: Some("5f0c".into()),
             topic: "orders",
             key: Some(TextValue::Verbatim(b"acme")),
             payload: Some(TextValue::Hex(b"\\x00ff")),

@@ -4,9 +4,9 @@
 use tokio_postgres::Row;
 
 use crate::error::Result;
-use crate::postgres::row_mark::RowMark;
 use crate::postgres::session::{Columns, Session};
 use crate::postgres::table_shape::TableShape;
+use crate::postgres::table_shape::row_mark::RowMark;
 
 /// How many triggers or rules are named at most.
 const NAMED_MAX: i64 = 10;

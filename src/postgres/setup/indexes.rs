@@ -9,10 +9,10 @@
 use postgres_protocol::escape::escape_identifier;
 
 use crate::config::TableName;
-use crate::postgres::row_mark::RowMark;
 use crate::postgres::setup::found::Found;
 use crate::postgres::setup::part::{Act, Kind, Part, Todo, drop_index};
 use crate::postgres::setup::relations::FoundIndex;
+use crate::postgres::table_shape::row_mark::RowMark;
 use crate::postgres::table_shape::{TableShape, identifier};
 
 pub(super) const IF_ABSENT: &str = "CREATE INDEX IF NOT EXISTS";

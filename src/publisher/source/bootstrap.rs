@@ -224,10 +224,8 @@ impl Bootstrap<'_> {
     async fn pass(&mut self, mut remember: Remember<'_>) -> Result<usize, Interrupt> {
         let (mut behind, mut count) = (None, 0);
         loop {
-            let batch = self
-                .scan
-                .publish_batch(behind.as_ref(), BATCH, &mut remember);
-            let found = batch.await?;
+            let from = behind.as_ref();
+            let found = self.scan.publish_batch(from, BATCH, &mut remember).await?;
             count += found.count;
             let full = remember
                 .as_ref()

@@ -117,7 +117,7 @@ fn time(shape: &TableShape) -> String {
     let created = shape.created();
     let is_local = published == Some(TIMESTAMP);
     let zone = created.filter(|created| is_local && created.base_type == TIMESTAMP);
-    let zone = zone.and_then(|created| zone_of(created.default.as_deref()?));
+    let zone = zone.and_then(|created| created.zone.as_deref());
     let now = match (zone, is_local) {
         (Some(zone), _) => format!("pg_catalog.timezone('{zone}', CURRENT_TIMESTAMP)"),
         (None, true) => "LOCALTIMESTAMP".to_owned(),
@@ -136,38 +136,10 @@ fn time(shape: &TableShape) -> String {
     }
 }
 
-/// The time zone that a column's default names, as in `timezone('utc'::text, now())` or
-/// `(now() AT TIME ZONE 'utc'::text)`.
-fn zone_of(default: &str) -> Option<&str> {
-    let markers = ["timezone('", "AT TIME ZONE '"];
-    let after = markers.iter().find_map(|it| default.split_once(it));
-    let (zone, _) = after?.1.split_once('\'')?;
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || "_/+-:".contains(c);
-    (!zone.is_empty() && zone.chars().all(is_plain)).then_some(zone)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::postgres::table_shape::TIMESTAMPTZ;
-
-    #[test]
-    fn a_zone_is_found_in_a_default_that_names_one_and_in_no_other() {
-        for (default, zone) in [
-            ("timezone('utc'::text, now())", Some("utc")),
-            (
-                "(now() AT TIME ZONE 'Europe/Berlin'::text)",
-                Some("Europe/Berlin"),
-            ),
-            ("(CURRENT_TIMESTAMP AT TIME ZONE 'UTC'::text)", Some("UTC")),
-            ("CURRENT_TIMESTAMP", None),
-            ("'2024-01-01 00:00:00'::timestamp without time zone", None),
-            ("timezone('a b'::text, now())", None),
-            ("timezone(''::text, now())", None),
-        ] {
-            assert_eq!(zone_of(default), zone, "{default}");
-        }
-    }
 
     #[test]
     fn a_writers_time_zone_moves_the_mark_and_a_zone_of_the_table_sets_it() {

@@ -1,30 +1,37 @@
 //! The outbox table's shape, from the catalog: columns by name, key, partitions, and the rights of
 //! outboxd's role.
 
-use std::sync::Arc;
+mod catalog;
+pub(crate) mod row_mark;
 
-use postgres_protocol::escape::escape_identifier;
-use tokio_postgres::Row;
+use std::sync::Arc;
 
 use crate::config::mapping::ColumnName;
 use crate::config::{Mapping, Source, TableName};
-use crate::error::{Error, Result};
+use crate::error::Error;
 use crate::postgres::problem::ServerProblem;
 use crate::postgres::session::Session;
-use crate::postgres::sql_error::sql_error;
 use crate::postgres::sqlstate::ServerError;
+use postgres_protocol::escape::escape_identifier;
+
+pub use self::catalog::read;
 
 /// The types that SQL writes like this.
 pub(crate) const TIMESTAMP: &str = "timestamp without time zone";
 pub(crate) const TIMESTAMPTZ: &str = "timestamp with time zone";
 
 /// One column.
-#[derive(Debug, Clone, PartialEq, Eq)]
+///
+/// Two are the same whatever the names of their types are: a session writes the name of a type in a
+/// schema of its search_path without the schema.
+#[derive(Debug, Clone, Eq)]
 pub struct Column {
     /// Its number, which no column gets again: a column that was dropped and added has another.
     pub number: i16,
     /// Its name.
     pub name: String,
+    /// The object id of its type.
+    pub type_id: u32,
     /// Its type as SQL writes it, such as `timestamp without time zone`.
     pub type_name: String,
     /// The same, or the type that a domain is made of.
@@ -34,8 +41,8 @@ pub struct Column {
     pub generated: bool,
     /// Whether it is never null.
     pub not_null: bool,
-    /// The expression of its default, if it has one.
-    pub default: Option<String>,
+    /// The time zone that its default names, if it names one.
+    pub zone: Option<String>,
     /// Whether outboxd's role may read it.
     pub can_select: bool,
     /// Whether outboxd's role may update it.
@@ -170,6 +177,16 @@ impl TableShape {
     }
 }
 
+impl PartialEq for Column {
+    fn eq(&self, other: &Self) -> bool {
+        let facts = |it: &Column| {
+            let rights = (it.can_select, it.can_update);
+            (it.number, it.type_id, it.generated, it.not_null, rights)
+        };
+        facts(self) == facts(other) && self.name == other.name && self.zone == other.zone
+    }
+}
+
 impl Column {
     /// The type that decides how a value prints in the stream. A domain over a time with time zone
     /// prints as the time does; one over a `bytea` counts as text there.
@@ -212,130 +229,6 @@ impl Column {
     pub(crate) fn is_integer(&self) -> bool {
         matches!(self.base_type.as_str(), "smallint" | "integer" | "bigint")
     }
-}
-
-const TABLE: &str = "
-    SELECT c.oid, c.relkind = 'p', c.relpersistence = 'p',
-           ARRAY(SELECT relid::oid FROM pg_catalog.pg_partition_tree(c.oid) WHERE isleaf),
-           ARRAY(SELECT pg_catalog.format('%I.%I', m.nspname, i.relname)
-                   FROM pg_catalog.pg_inherits AS h
-                   JOIN pg_catalog.pg_class AS i ON i.oid = h.inhrelid
-                   JOIN pg_catalog.pg_namespace AS m ON m.oid = i.relnamespace
-                  WHERE h.inhparent = c.oid AND c.relkind = 'r' ORDER BY 1),
-           ARRAY(SELECT pg_catalog.format('%I.%I', m.nspname, l.relname)
-                   FROM pg_catalog.pg_partition_tree(c.oid) AS t
-                   JOIN pg_catalog.pg_class AS l ON l.oid = t.relid
-                   JOIN pg_catalog.pg_namespace AS m ON m.oid = l.relnamespace
-                  WHERE t.isleaf AND t.relid <> c.oid
-                    AND (l.relpersistence <> 'p' OR l.relkind = 'f') ORDER BY 1),
-           ARRAY(SELECT c.oid
-                  UNION SELECT relid::oid FROM pg_catalog.pg_partition_tree(c.oid)
-                  UNION SELECT relid::oid FROM pg_catalog.pg_partition_ancestors(c.oid)),
-           EXISTS (SELECT FROM pg_catalog.pg_index AS i
-                    CROSS JOIN LATERAL (
-                        SELECT ARRAY(SELECT a.attname::text
-                                       FROM pg_catalog.generate_series(0, i.indnkeyatts - 1) AS k (n)
-                                       LEFT JOIN pg_catalog.pg_attribute AS a
-                                         ON a.attrelid = i.indrelid AND a.attnum = i.indkey[k.n]
-                                      ORDER BY k.n) AS names) AS of_index
-                    WHERE i.indrelid = c.oid
-                      AND i.indisunique AND i.indisvalid AND i.indpred IS NULL
-                      AND of_index.names[1] = ANY ($3::text[])
-                      AND (of_index.names <@ $3::text[]
-                           OR c.relkind = 'p' AND of_index.names @> $3::text[])),
-           c.relreplident = 'f'
-             OR EXISTS (SELECT FROM pg_catalog.pg_index AS i
-                         WHERE i.indrelid = c.oid
-                           AND (c.relreplident = 'd' AND i.indisprimary
-                                OR c.relreplident = 'i' AND i.indisreplident)),
-           pg_catalog.row_security_active(c.oid),
-           pg_catalog.has_schema_privilege(n.oid, 'USAGE'),
-           pg_catalog.has_table_privilege(c.oid, 'DELETE')
-      FROM pg_catalog.pg_class AS c
-      JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
-     WHERE n.nspname = $1 AND c.relname = $2 AND c.relkind IN ('r', 'p')";
-
-const COLUMNS: &str = "
-    SELECT a.attnum, a.attname::text, pg_catalog.format_type(a.atttypid, NULL),
-           (WITH RECURSIVE base AS (
-                SELECT a.atttypid AS id
-                 UNION ALL
-                SELECT t.typbasetype FROM base JOIN pg_catalog.pg_type AS t ON t.oid = base.id
-                 WHERE t.typtype = 'd')
-            SELECT pg_catalog.format_type(t.oid, NULL)
-              FROM base JOIN pg_catalog.pg_type AS t ON t.oid = base.id
-             WHERE t.typtype <> 'd'),
-           a.attgenerated <> '',
-           coalesce(pg_catalog.has_column_privilege(a.attrelid, a.attnum, 'SELECT'), false),
-           coalesce(pg_catalog.has_column_privilege(a.attrelid, a.attnum, 'UPDATE'), false),
-           (SELECT pg_catalog.pg_get_expr(d.adbin, d.adrelid) FROM pg_catalog.pg_attrdef AS d
-             WHERE d.adrelid = a.attrelid AND d.adnum = a.attnum),
-           a.attnotnull
-      FROM pg_catalog.pg_attribute AS a
-     WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped
-     ORDER BY a.attnum";
-
-/// Reads the shape of `name`, whose columns mean what `mapping` says; `None` when there is no such
-/// table (a view is none). Needs no right on the table.
-pub async fn read(
-    session: &Session,
-    name: &TableName,
-    mapping: &Mapping,
-) -> Result<Option<TableShape>> {
-    let what = format!("reading the shape of {name}");
-    let table = session
-        .row_if_any(
-            &what,
-            TABLE,
-            &[&name.schema, &name.name, &mapping.columns.id],
-        )
-        .await?;
-    let Some(table) = table else {
-        return Ok(None);
-    };
-    let oid: u32 = table.try_get(0).map_err(|error| sql_error(&what, error))?;
-    let columns = session.rows(&what, COLUMNS, &[&oid]).await?;
-    shape_of(name, mapping, &table, &columns)
-        .map(Some)
-        .map_err(|error| sql_error(what, error))
-}
-
-fn shape_of(
-    name: &TableName,
-    mapping: &Mapping,
-    table: &Row,
-    columns: &[Row],
-) -> Result<TableShape, tokio_postgres::Error> {
-    let column = |row: &Row| {
-        Ok(Column {
-            number: row.try_get(0)?,
-            name: row.try_get(1)?,
-            type_name: row.try_get(2)?,
-            base_type: row.try_get(3)?,
-            generated: row.try_get(4)?,
-            can_select: row.try_get(5)?,
-            can_update: row.try_get(6)?,
-            default: row.try_get(7)?,
-            not_null: row.try_get(8)?,
-        })
-    };
-    Ok(TableShape {
-        name: name.clone(),
-        oid: table.try_get(0)?,
-        mapping: Arc::new(mapping.clone()),
-        columns: columns.iter().map(column).collect::<Result<_, _>>()?,
-        partitioned: table.try_get(1)?,
-        logged: table.try_get(2)?,
-        partitions: table.try_get(3)?,
-        children: table.try_get(4)?,
-        unlogged: table.try_get(5)?,
-        family: table.try_get(6)?,
-        id_is_key: table.try_get(7)?,
-        replica_identity: table.try_get(8)?,
-        rows_hidden: table.try_get(9)?,
-        can_use_schema: table.try_get(10)?,
-        can_delete: table.try_get(11)?,
-    })
 }
 
 /// An error of a statement that was made for a table of this shape: transient if the table was
@@ -394,7 +287,8 @@ impl TableShape {
             base_type: (*type_name).to_owned(),
             generated: false,
             not_null: true,
-            default: None,
+            type_id: 0,
+            zone: None,
             can_select: true,
             can_update: true,
         };
@@ -428,5 +322,19 @@ impl TableShape {
     /// The same, whose columns mean what `mapping` says.
     pub(crate) fn of_mapping(oid: u32, columns: &[(&str, &str)], mapping: Mapping) -> Self {
         TableShape::assumed(TableName::default(), oid, columns, mapping)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_type_that_another_session_writes_with_its_schema_is_the_same() {
+        let column = |type_name| TableShape::of_columns(1, &[("kind", type_name)]).columns;
+        assert_eq!(column("mood"), column("app.mood"));
+        let mut other = column("mood");
+        other[0].type_id = 1;
+        assert_ne!(column("mood"), other);
     }
 }
