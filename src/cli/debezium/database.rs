@@ -3,7 +3,7 @@
 //! A password is never shown, and neither is what Kafka Connect or Debezium Server would put in the
 //! place of a variable: that is known to them alone.
 
-use crate::cli::debezium::connector::{Connector, Given};
+use crate::cli::debezium::connector::Connector;
 use crate::cli::debezium::imported::Imported;
 
 /// The options of TLS that a URL has under another name, and the same meaning.

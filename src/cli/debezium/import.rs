@@ -41,7 +41,7 @@ pub(super) fn import(text: &str) -> Result<Imported, Unreadable> {
 fn table(connector: &mut Connector, imported: &mut Imported) {
     let current = connector.take("table.include.list");
     let Some(given) = current.or(connector.take("table.whitelist")) else {
-        let why = "the connector names no table".to_owned();
+        let why = "The connector names no table".to_owned();
         return imported.leave_open("table", "public.outboxevent", why);
     };
     let only = Some(given.value.trim()).filter(|list| !list.contains(','));

@@ -97,8 +97,8 @@ pub(super) fn carry_brokers_over(connector: &mut Connector, imported: &mut Impor
         Some(given) => imported.set("kafka_brokers", given.value),
         None => {
             let why = match connector.is_server {
-                true => "the file does not have them",
-                false => "those of the worker of Kafka Connect",
+                true => "The file has no brokers",
+                false => "The brokers are those of Kafka Connect's worker",
             };
             imported.leave_open("kafka_brokers", "HOST:9092", why.to_owned());
         }

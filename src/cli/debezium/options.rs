@@ -28,7 +28,11 @@ pub(super) const ROUTER: &[Group] = &[
     },
     Group {
         reason: "outboxd makes no spans; a column with the context can be sent as a header",
-        names: &["tracing.*"],
+        names: &[
+            "tracing.span.context.field",
+            "tracing.operation.name",
+            "tracing.with.context.field.only",
+        ],
     },
     Group {
         reason: "outboxd reads the outbox table alone",
@@ -61,7 +65,11 @@ pub(super) const CONNECTOR: &[Group] = &[
     Group {
         reason: "`outboxd init` makes a publication for the outbox table, which \
                  OUTBOX_PUBLICATION names",
-        names: &["publication.*", "publish.via.partition.root"],
+        names: &[
+            "publication.name",
+            "publication.autocreate.mode",
+            "publish.via.partition.root",
+        ],
     },
     Group {
         reason: "outboxd reads inserts, which need no replica identity",
@@ -73,7 +81,8 @@ pub(super) const CONNECTOR: &[Group] = &[
             "slot.max.retries",
             "slot.retry.delay.ms",
             "errors.max.retries",
-            "errors.retry.*",
+            "errors.retry.timeout",
+            "errors.retry.delay.max.ms",
             "retriable.restart.connector.wait.ms",
             "offset.mismatch.strategy",
         ],
@@ -93,7 +102,8 @@ pub(super) const CONNECTOR: &[Group] = &[
             "column.whitelist",
             "column.blacklist",
             "message.key.columns",
-            "guardrail.*",
+            "guardrail.collections.max",
+            "guardrail.collections.limit.action",
         ],
     },
     Group {
@@ -137,18 +147,46 @@ pub(super) const CONNECTOR: &[Group] = &[
     Group {
         reason: "outboxd takes no snapshot; OUTBOX_BACKLOG says what becomes of the rows that are \
                  there at its first start",
-        names: &["snapshot.*", "incremental.snapshot.*", "read.only"],
+        names: &[
+            "snapshot.custom.class",
+            "snapshot.delay.ms",
+            "snapshot.fetch.size",
+            "snapshot.include.collection.list",
+            "snapshot.isolation.mode",
+            "snapshot.lock.timeout.ms",
+            "snapshot.locking.mode",
+            "snapshot.locking.mode.custom.name",
+            "snapshot.max.threads",
+            "snapshot.mode",
+            "snapshot.mode.configuration.based.*",
+            "snapshot.mode.custom.name",
+            "snapshot.query.mode",
+            "snapshot.query.mode.custom.name",
+            "snapshot.select.statement.overrides*",
+            "snapshot.tables.order.by.row.count",
+            "incremental.snapshot.allow.schema.changes",
+            "incremental.snapshot.chunk.size",
+            "incremental.snapshot.watermarking.strategy",
+            "read.only",
+        ],
     },
     Group {
         reason: "there is no snapshot to ask for",
-        names: &["signal.*"],
+        names: &[
+            "signal.data.collection",
+            "signal.enabled.channels",
+            "signal.file",
+            "signal.kafka.*",
+            "signal.poll.interval.ms",
+        ],
     },
     Group {
         reason: "outboxd reports by its log, its metrics and its health",
         names: &[
-            "notification.*",
+            "notification.enabled.channels",
+            "notification.sink.topic.name",
             "custom.metric.tags",
-            "advanced.metrics.*",
+            "advanced.metrics.enable",
             "openlineage.*",
             "metrics.*",
         ],
@@ -156,9 +194,13 @@ pub(super) const CONNECTOR: &[Group] = &[
     Group {
         reason: "outboxd confirms its position by itself, also while other tables are written",
         names: &[
-            "heartbeat.*",
+            "heartbeat.action.query",
+            "heartbeat.interval.ms",
+            "heartbeat.topics.prefix",
             "topic.heartbeat.prefix",
-            "lsn.flush.*",
+            "lsn.flush.mode",
+            "lsn.flush.timeout.action",
+            "lsn.flush.timeout.ms",
             "flush.lsn.source",
             "status.update.interval.ms",
             "xmin.fetch.interval.ms",
@@ -168,7 +210,7 @@ pub(super) const CONNECTOR: &[Group] = &[
         reason: "outboxd writes to the topics of the events alone",
         names: &[
             "topic.prefix",
-            "topic.naming.strategy*",
+            "topic.naming.strategy",
             "topic.delimiter",
             "topic.cache.size",
             "topic.transaction",
@@ -196,7 +238,8 @@ pub(super) const CONNECTOR: &[Group] = &[
         names: &[
             "event.processing.failure.handling.mode",
             "errors.tolerance",
-            "errors.log.*",
+            "errors.log.enable",
+            "errors.log.include.messages",
             "errors.deadletterqueue.*",
         ],
     },
@@ -211,7 +254,7 @@ pub(super) const CONNECTOR: &[Group] = &[
     },
     Group {
         reason: "outboxd sends no logical messages",
-        names: &["message.prefix.*"],
+        names: &["message.prefix.include.list", "message.prefix.exclude.list"],
     },
     Group {
         reason: "outboxd keeps each connection alive, and sets its sessions itself",
@@ -232,12 +275,17 @@ pub(super) const CONNECTOR: &[Group] = &[
     },
     Group {
         reason: "outboxd publishes at least once; the header id names a duplicate",
-        names: &["exactly.once.support", "transaction.boundary*"],
+        names: &[
+            "exactly.once.support",
+            "transaction.boundary",
+            "transaction.boundary.interval.ms",
+        ],
     },
     Group {
         reason: "it belongs to Kafka Connect",
         names: &[
-            "tasks.max*",
+            "tasks.max",
+            "tasks.max.enforce",
             "config.action.reload",
             "config.providers*",
             "predicates*",
