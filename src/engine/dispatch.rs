@@ -16,6 +16,7 @@ use crate::engine::output::{DeliveryFailure, DeliveryResult, FailureKind, Limits
 use crate::engine::parked_keys::KeyState;
 use crate::engine::producer::replacement::Replacement;
 use crate::engine::record_checks::{self, RecordFacts};
+use crate::engine::topics::placing::WallClock;
 use crate::engine::topics::stalled_topics::{StalledTopics, progress};
 use crate::engine::topics::topic::{MetadataAnswer, TopicAccess};
 use crate::engine::topics::topic_queue::HeldRecord;
@@ -67,6 +68,7 @@ pub(crate) struct Dispatch {
     pub(super) lost_record: Option<Rejection>,
     pub(super) replacement: Replacement,
     pub(super) stalled_topics: StalledTopics,
+    pub(super) wall_clock: WallClock,
 }
 
 impl Dispatch {
@@ -90,6 +92,7 @@ impl Dispatch {
             lost_record: None,
             replacement: Replacement::default(),
             stalled_topics: StalledTopics::new(),
+            wall_clock: WallClock::default(),
         }
     }
 
@@ -140,9 +143,10 @@ impl Dispatch {
             TopicAccess::Open(topic_limits) => topic_limits,
         };
         let batch_limit = topic_limits.in_flight_max(self.limits.batch_bytes);
-        if let Some(rejection) =
-            record_checks::rejection_by_topic(topic_limits, facts, self.limits.compresses)
-        {
+        let compresses = self.limits.compresses;
+        let wall = facts.placing.and_then(|_| self.wall_clock.at(now));
+        let rejection = record_checks::rejection_by_topic(topic_limits, facts, compresses, wall);
+        if let Some(rejection) = rejection {
             return Admission::Keep(match self.topics.is_stale(now, id) {
                 true => Reason::Hold,
                 false => Reason::Reject(rejection),

@@ -66,6 +66,7 @@ use crate::engine::feedback::Feedback;
 use crate::engine::fencing::Fencing;
 use crate::engine::output::{End, EngineStats, Intake, Limits, Output, SinkOutput, WRITE_BACK_MAX};
 use crate::engine::receive_timeout::ReceiveTimeout;
+use crate::engine::topics::placing::WallClock;
 use crate::engine::tracker::{Tracker, TransactionName};
 use crate::engine::violation::Violation;
 use crate::engine::write_back_queue::WriteBackQueue;
@@ -160,6 +161,12 @@ impl Engine {
         self.fencing.clear();
         self.failover_gate.clear();
         self.generation += 1;
+    }
+
+    /// The wall clock shows this, in milliseconds since 1970. Topics take only records of certain
+    /// times; without a clock that is not checked beforehand.
+    pub(crate) fn set_wall_clock(&mut self, now: Duration, millis: i64) {
+        self.dispatch.wall_clock = WallClock::shows(now, millis);
     }
 
     /// Begin of a transaction.

@@ -83,6 +83,16 @@ impl Engine {
         name.map_or(NO_TOPIC, |name| self.dispatch.topics.id(name))
     }
 
+    /// Where the next record of this topic goes, where records are spread over all partitions;
+    /// `None` while their number is not known, when Kafka's partitioner chooses. To be called for
+    /// each record that is sent, whether it is sent for the first time or again.
+    pub(crate) fn next_partition(&mut self, topic: TopicId) -> Option<i32> {
+        match self.limits.spreads {
+            true => self.dispatch.topics.next_partition(self.now, topic),
+            false => None,
+        }
+    }
+
     /// Takes the copy of an event that is not sent now.
     pub(crate) fn keep(
         &mut self,

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use crate::config::mapping::PartitionRule;
 use crate::config::{AfterPublish, Config, OnPoison};
 use crate::engine::filing_limit::{DEAD_LETTER_FLOOD, MARKS_REFUSED};
 use crate::engine::record_checks::RequiredParts;
@@ -26,6 +27,8 @@ pub(crate) struct Limits {
     pub(crate) process_interval: Duration,
     /// Bytes of events in flight.
     pub(crate) memory_limit: usize,
+    /// Records are spread over all partitions of their topic, whatever their keys are.
+    pub(crate) spreads: bool,
     /// What every record must have.
     pub(crate) required: RequiredParts,
     /// How many times an event that Kafka refuses is sent.
@@ -56,6 +59,7 @@ impl Limits {
             batch_size: config.batch_size,
             process_interval: config.process_interval,
             memory_limit: config.memory_limit,
+            spreads: config.mapping.partition == PartitionRule::Spread,
             required: RequiredParts::of(&config.mapping),
             attempts: config.max_retries,
             on_poison: config.on_poison,

@@ -119,7 +119,7 @@ impl ParkedKeys {
     }
 
     fn has_whole_topics(&self) -> bool {
-        self.whole_topics() > 0
+        self.everything || !self.topics.is_empty()
     }
 
     /// A read of the requests begins, `with_keys` or without. Returns the version of the keys.

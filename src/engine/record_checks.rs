@@ -7,6 +7,7 @@
 use crate::config::Mapping;
 use crate::config::mapping::{KeyRule, NullPayload, ValueRule};
 use crate::engine::filing_limit::{DEAD_LETTER_FLOOD, MARKS_REFUSED};
+use crate::engine::topics::placing::{Misplaced, Placing};
 use crate::engine::topics::topic::TopicLimits;
 use crate::error::Error;
 use crate::outbox::{Event, HeaderSums, OwnedRecord, Record, Rejection, TopicName, TopicNameError};
@@ -54,6 +55,8 @@ pub(crate) struct RecordFacts<'a> {
     pub(crate) key: Option<&'a [u8]>,
     /// The size as the only record of a batch, as the broker counts it.
     pub(crate) wire_bytes: usize,
+    /// The place and the time that it has of its own.
+    pub(crate) placing: Option<Placing>,
 }
 
 impl<'a> RecordFacts<'a> {
@@ -63,6 +66,7 @@ impl<'a> RecordFacts<'a> {
             topic: record.topic_name().ok(),
             key: record.key,
             wire_bytes: record.wire_size(),
+            placing: Placing::of(record.partition, record.timestamp),
         }
     }
 
@@ -72,6 +76,7 @@ impl<'a> RecordFacts<'a> {
             topic: record.topic_name().ok(),
             key: record.key(),
             wire_bytes: record.wire_size(),
+            placing: Placing::of(record.partition(), record.timestamp()),
         }
     }
 
@@ -159,28 +164,73 @@ fn abbreviated(name: &str) -> String {
     name.chars().take(60).collect()
 }
 
-/// Why a record is rejected for a topic with these limits.
+/// Why a record is rejected for a topic with these limits. `wall` is what the wall clock shows, if
+/// that is known.
 pub(crate) fn rejection_by_topic(
     topic_limits: &TopicLimits,
     facts: &RecordFacts<'_>,
     compresses: bool,
+    wall: Option<i64>,
 ) -> Option<Rejection> {
     let RecordFacts {
         key, wire_bytes, ..
     } = facts;
-    let topic = facts.topic();
     if topic_limits.compacted && key.is_none() {
+        let topic = facts.topic();
         let message = format!("topic {topic} is compacted and takes no record without a key");
         return Some(rejection("KEY_MISSING", message));
     }
+    if facts.placing.is_some()
+        && let Some(rejection) = placing_rejection(topic_limits, facts, wall)
+    {
+        return Some(rejection);
+    }
     let limit = topic_limits.batch_bytes_max.filter(|_| !compresses)?;
     (*wire_bytes > limit).then(|| {
+        let topic = facts.topic();
         let message = format!(
             "the record has {wire_bytes} bytes, topic {topic} takes at most {limit}: \
              raise its max.message.bytes"
         );
         rejection("RECORD_TOO_LARGE", message)
     })
+}
+
+/// Why a record with a place or a time of its own is rejected for a topic with these limits.
+#[cold]
+#[inline(never)]
+pub(crate) fn placing_rejection(
+    topic_limits: &TopicLimits,
+    facts: &RecordFacts<'_>,
+    wall: Option<i64>,
+) -> Option<Rejection> {
+    const TIME: &str = "TIMESTAMP_OUT_OF_RANGE";
+    let topic = facts.topic();
+    Some(
+        match topic_limits.placing.check(facts.placing?, wall).err()? {
+            Misplaced::Partition(count) => {
+                let message = format!(
+                    "the event names a partition that topic {topic} does not have: it has {count}, \
+                 counted from 0"
+                );
+                rejection("PARTITION_UNKNOWN", message)
+            }
+            Misplaced::TooOld(limit) => {
+                let message = format!(
+                    "topic {topic} takes no record whose time is more than {limit:?} ago: \
+                 raise its message.timestamp.before.max.ms"
+                );
+                rejection(TIME, message)
+            }
+            Misplaced::TooNew(limit) => {
+                let message = format!(
+                    "topic {topic} takes no record whose time is more than {limit:?} ahead: \
+                 raise its message.timestamp.after.max.ms"
+                );
+                rejection(TIME, message)
+            }
+        },
+    )
 }
 
 /// The rejection of an event whose topic does not exist.

@@ -185,7 +185,6 @@ impl Dispatch {
             .dead_letters
             .key_state(ticket, record.topic(), record.key())
         {
-            KeyState::Free if stage == Stage::Replay => return NextStep::Send,
             KeyState::Free => {}
             KeyState::Parked => return NextStep::FileParked,
             KeyState::Wait
@@ -194,13 +193,22 @@ impl Dispatch {
             KeyState::Wait => return NextStep::Wait,
         }
         let facts = RecordFacts::of_held(record);
-        let compresses = self.limits.compresses;
-        if let Some(rejection) = record_checks::rejection_by_topic(topic_limits, &facts, compresses)
-        {
+        let (compresses, wall) = (self.limits.compresses, self.wall_clock.at(now));
+        // Kafka has had a record of the replay. What its topic lacks for it, no attempt finds.
+        let rejection = match stage {
+            Stage::Replay => record_checks::placing_rejection(topic_limits, &facts, wall),
+            Stage::Held => {
+                record_checks::rejection_by_topic(topic_limits, &facts, compresses, wall)
+            }
+        };
+        if let Some(rejection) = rejection {
             return match self.topics.is_stale(now, event.topic) {
                 true => NextStep::Wait,
                 false => NextStep::Reject(rejection),
             };
+        }
+        if stage == Stage::Replay {
+            return NextStep::Send;
         }
         let batch_limit = topic_limits.in_flight_max(self.limits.batch_bytes);
         match batch_limit.is_some_and(|limit| !self.fits(event.topic, event.bytes, limit)) {

@@ -17,7 +17,7 @@ use rdkafka::producer::{DeliveryResult, ProducerContext};
 use rdkafka::types::RDKafkaErrorCode;
 
 use crate::config::Mapping;
-use crate::config::mapping::{PartitionRule, TimestampRule};
+use crate::config::mapping::PartitionRule;
 use crate::kafka::suspect_partitions::SuspectPartitions;
 use crate::kafka::{DeliveryError, DeliveryReport, ErrorAction};
 use crate::line_limit::LineLimit;
@@ -56,24 +56,31 @@ pub(crate) struct LastError {
     pub reason: String,
 }
 
+/// What a record in flight has beside what librdkafka gives back.
+#[derive(Debug, Default)]
+pub(crate) struct Remembered {
+    /// What identifies the event, where the headers do not.
+    pub(crate) identity: Option<OwnedIdentity>,
+    /// A time of its own.
+    pub(crate) timestamp: Option<i64>,
+}
+
 /// Collects the callbacks' data until the producer takes it.
 #[derive(Debug, Default)]
 pub(crate) struct Context {
     /// Logs nothing: a one-off request returns its error.
     silent: bool,
-    /// Records name their partitions. Otherwise the partition of a report was chosen by the key,
-    /// and is chosen again when its record is sent again.
+    /// Records name their partitions. Otherwise the partition of a report was chosen when its
+    /// record was sent, and is chosen again when it is sent again.
     keeps_partition: bool,
-    /// Records have times of their own.
-    keeps_timestamp: bool,
     state: Mutex<State>,
 }
 
 #[derive(Debug, Default)]
 struct State {
     reports: Vec<DeliveryReport>,
-    /// What identifies the events of records in flight, where their headers do not.
-    identities: HashMap<usize, OwnedIdentity>,
+    /// By ticket.
+    remembered: HashMap<usize, Remembered>,
     suspicion: SuspectPartitions,
     down_at: Option<Instant>,
     last_error: Option<LastError>,
@@ -110,14 +117,13 @@ impl Context {
     pub(crate) fn for_records(mapping: &Mapping) -> Self {
         Context {
             keeps_partition: matches!(mapping.partition, PartitionRule::Column(_)),
-            keeps_timestamp: mapping.timestamp != TimestampRule::Now,
             ..Context::default()
         }
     }
 
-    /// Keeps what identifies the event of this record until its report.
-    pub(crate) fn remember(&self, ticket: usize, identity: OwnedIdentity) {
-        self.state().identities.insert(ticket, identity);
+    /// Keeps this until the report, which brings it back with its record.
+    pub(crate) fn remember(&self, ticket: usize, part: Remembered) {
+        self.state().remembered.insert(ticket, part);
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -213,16 +219,16 @@ impl ProducerContext for Context {
                 (Some(number), Err(refusal.numbered(number)))
             }
         };
-        let identity = match state.identities.is_empty() {
+        let remembered = match state.remembered.is_empty() {
             true => None,
-            false => state.identities.remove(&ticket),
+            false => state.remembered.remove(&ticket),
         };
         state.reports.push(DeliveryReport {
             ticket: ticket as u64,
             outcome,
             partition,
             suspicion: u32::try_from(suspicion.unwrap_or_default()).unwrap_or(u32::MAX),
-            record: suspicion.map(|_| Box::new(self.copy(message).identified(identity))),
+            record: suspicion.map(|_| Box::new(self.copy(message, remembered))),
         });
     }
 }
@@ -230,15 +236,18 @@ impl ProducerContext for Context {
 impl Context {
     /// The record of this report, appended or not: librdkafka keeps it until the report has been
     /// taken.
-    fn copy(&self, message: &BorrowedMessage<'_>) -> OwnedRecord {
+    fn copy(&self, message: &BorrowedMessage<'_>, remembered: Option<Remembered>) -> OwnedRecord {
         let headers = message.headers();
         let headers = headers.into_iter().flat_map(|list| list.iter());
         let headers = headers.map(|header| (header.key, header.value));
         let partition = Some(message.partition()).filter(|id| self.keeps_partition && *id >= 0);
-        let timestamp = message.timestamp().to_millis();
-        let timestamp = timestamp.filter(|_| self.keeps_timestamp);
+        let Remembered {
+            identity,
+            timestamp,
+        } = remembered.unwrap_or_default();
         OwnedRecord::with_nulls(message.topic(), message.key(), message.payload(), headers)
             .placed(partition, timestamp)
+            .identified(identity)
     }
 }
 

@@ -83,9 +83,10 @@ pub(crate) fn hint(code: RDKafkaErrorCode) -> Option<&'static str> {
             "raise the topic's max.message.bytes, and message.max.bytes in the Kafka properties"
         }
         K::InvalidTopic => "a topic name has 1 to 249 characters from a-z A-Z 0-9 . _ -",
-        K::UnknownTopic | K::UnknownTopicOrPartition | K::UnknownPartition => {
+        K::UnknownTopic | K::UnknownTopicOrPartition => {
             "create the topic, or grant the Kafka user DESCRIBE on it"
         }
+        K::UnknownPartition => "a partition that was just added is known within half a minute",
         K::TopicAuthorizationFailed => "grant the Kafka user WRITE and DESCRIBE on the topic",
         K::ClusterAuthorizationFailed => {
             "grant the Kafka user IDEMPOTENT_WRITE on the cluster, or WRITE on the topic"
@@ -94,8 +95,9 @@ pub(crate) fn hint(code: RDKafkaErrorCode) -> Option<&'static str> {
             "a compacted topic rejects records without a key; the broker's log has the reason"
         }
         K::InvalidTimestamp => {
-            "a record's timestamp is its send time: compare this machine's clock with the \
-             broker's; the topic's message.timestamp.*.max.ms limit the difference"
+            "a record's timestamp is its send time, unless OUTBOX_TIMESTAMP names another: \
+             compare it with the broker's clock; the topic's message.timestamp.*.max.ms limit the \
+             difference"
         }
         K::Authentication | K::SaslAuthenticationFailed | K::UnsupportedSASLMechanism => {
             "check security.protocol and sasl.* in the Kafka properties"

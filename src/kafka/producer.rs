@@ -33,7 +33,7 @@ use tokio::task::JoinHandle;
 use crate::config::Config;
 use crate::error::{Code, Error, Result};
 use crate::kafka::DeliveryReport;
-use crate::kafka::context::{Context, Health};
+use crate::kafka::context::{Context, Health, Remembered};
 use crate::kafka::login::{News, TokenRenewal};
 use crate::kafka::waking_producer::{WakingProducer, set_token};
 use crate::kafka::{DeliveryError, client_config, delivery_error, error_table};
@@ -170,8 +170,9 @@ impl Producer {
             timestamp: record.timestamp,
         };
         self.send_parts(&parts, record.headers(), ticket)?;
-        if let Some(identity) = record.identity() {
-            self.remember(ticket, identity.into());
+        if record.identity().is_some() || record.timestamp.is_some() {
+            let identity = record.identity().map(OwnedIdentity::from);
+            self.remember(ticket, identity, record.timestamp);
         }
         Ok(())
     }
@@ -190,16 +191,20 @@ impl Producer {
             timestamp: record.timestamp(),
         };
         self.send_parts(&parts, record.headers(), ticket)?;
-        if let Some(identity) = record.identity() {
-            self.remember(ticket, identity.clone());
+        if record.identity().is_some() || record.timestamp().is_some() {
+            self.remember(ticket, record.identity().cloned(), record.timestamp());
         }
         Ok(())
     }
 
-    /// Keeps what identifies the event until the report, which brings it back with its record.
-    fn remember(&self, ticket: u64, identity: OwnedIdentity) {
+    /// Keeps what librdkafka would not give back.
+    fn remember(&self, ticket: u64, identity: Option<OwnedIdentity>, timestamp: Option<i64>) {
+        let remembered = Remembered {
+            identity,
+            timestamp,
+        };
         let context = self.client.producer().context();
-        context.remember(ticket as usize, identity);
+        context.remember(ticket as usize, remembered);
     }
 
     fn send_parts<'a>(

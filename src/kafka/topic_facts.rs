@@ -23,6 +23,10 @@ pub(crate) struct TopicFacts {
     pub(crate) min_in_sync: Option<usize>,
     /// How far a record's time may be from the broker's; `None` without a limit, or if unknown.
     pub(crate) clock_limit: Option<Duration>,
+    /// The same for a time before the broker's.
+    pub(crate) before_limit: Option<Duration>,
+    /// The same for a time behind the broker's.
+    pub(crate) after_limit: Option<Duration>,
     /// Partitions without a leader, which cannot be written to now. The first 16.
     pub(crate) leaderless: Vec<i32>,
     /// Partitions with fewer in-sync replicas than the topic requires for a write. The first 16;
@@ -63,15 +67,15 @@ pub(super) struct TopicSettings {
     max_message_bytes: Option<usize>,
     compacted: bool,
     min_in_sync: Option<usize>,
-    clock_limit: Option<Duration>,
+    before_limit: Option<Duration>,
+    after_limit: Option<Duration>,
 }
 
-/// The settings that limit how far a record's time may be from the broker's, in milliseconds.
-const CLOCK_LIMITS: [&str; 3] = [
-    "message.timestamp.before.max.ms",
-    "message.timestamp.after.max.ms",
-    "message.timestamp.difference.max.ms",
-];
+/// The settings that limit how far a record's time may be from the broker's, in milliseconds. The
+/// last one is of brokers before Kafka 4, and counts where the other is not set.
+const BEFORE_LIMIT: &str = "message.timestamp.before.max.ms";
+const AFTER_LIMIT: &str = "message.timestamp.after.max.ms";
+const DIFFERENCE_LIMIT: &str = "message.timestamp.difference.max.ms";
 
 /// The topic's partitions, or `None` if it does not exist.
 pub(super) fn partitions(topic: &MetadataTopic) -> Option<Vec<Partition>> {
@@ -95,19 +99,21 @@ pub(super) fn partitions(topic: &MetadataTopic) -> Option<Vec<Partition>> {
 /// The settings as Kafka describes them.
 pub(super) fn read(resource: &ConfigResource) -> TopicSettings {
     let value = |name| resource.get(name).and_then(|entry| entry.value.as_deref());
-    let limits = CLOCK_LIMITS
-        .iter()
-        .filter_map(|name| value(name)?.parse().ok());
-    // The largest value stands for none.
-    let limits = limits.filter(|millis| *millis < i64::MAX as u64);
     // Otherwise the time of a record is the broker's.
     let is_ours = value("message.timestamp.type") == Some("CreateTime");
+    let limit = |name| {
+        let millis = value(name).and_then(|text| text.parse().ok());
+        // The largest value stands for none.
+        let millis = millis.filter(|millis| is_ours && *millis < i64::MAX as u64);
+        millis.map(Duration::from_millis)
+    };
     TopicSettings {
         max_message_bytes: value("max.message.bytes").and_then(|text| text.parse().ok()),
         compacted: value("cleanup.policy")
             .is_some_and(|list| list.split(',').any(|policy| policy.trim() == "compact")),
         min_in_sync: value("min.insync.replicas").and_then(|text| text.parse().ok()),
-        clock_limit: limits.min().filter(|_| is_ours).map(Duration::from_millis),
+        before_limit: limit(BEFORE_LIMIT).or(limit(DIFFERENCE_LIMIT)),
+        after_limit: limit(AFTER_LIMIT).or(limit(DIFFERENCE_LIMIT)),
     }
 }
 
@@ -130,7 +136,12 @@ pub(super) fn facts(partitions: &[Partition], settings: &TopicSettings) -> Topic
         partition_count: partitions.len(),
         replicas: partitions.iter().map(|it| it.replicas).min().unwrap_or(0),
         min_in_sync: settings.min_in_sync,
-        clock_limit: settings.clock_limit,
+        clock_limit: [settings.before_limit, settings.after_limit]
+            .into_iter()
+            .flatten()
+            .min(),
+        before_limit: settings.before_limit,
+        after_limit: settings.after_limit,
         leaderless: named(&|it| !it.has_leader),
         under_replicated: named(&|it| it.in_sync < least),
     }
@@ -138,6 +149,8 @@ pub(super) fn facts(partitions: &[Partition], settings: &TopicSettings) -> Topic
 
 #[cfg(test)]
 mod tests {
+    use rdkafka::admin::{ConfigEntry, ConfigSource, OwnedResourceSpecifier};
+
     use super::*;
 
     #[test]
@@ -172,5 +185,40 @@ mod tests {
             Some("too few in-sync replicas for partition 1, 3")
         );
         assert_eq!(TopicFacts::default().problem(), None);
+    }
+
+    #[test]
+    fn the_time_of_a_record_is_limited_by_what_the_topic_sets_and_otherwise_by_the_older_setting() {
+        let of = |entries: &[(&str, &str)]| {
+            let entries = entries.iter().map(|(name, value)| ConfigEntry {
+                name: (*name).to_owned(),
+                value: Some((*value).to_owned()),
+                source: ConfigSource::Default,
+                is_read_only: false,
+                is_default: true,
+                is_sensitive: false,
+            });
+            let settings = read(&ConfigResource {
+                specifier: OwnedResourceSpecifier::Topic("t".to_owned()),
+                entries: entries.collect(),
+            });
+            let facts = facts(&[], &settings);
+            let millis = |limit: Option<Duration>| limit.map(|limit| limit.as_millis());
+            let limits = [facts.before_limit, facts.after_limit, facts.clock_limit];
+            limits.map(millis)
+        };
+        let none = i64::MAX.to_string();
+        let ours = ("message.timestamp.type", "CreateTime");
+        let (before, after) = ((BEFORE_LIMIT, "5"), (AFTER_LIMIT, "7"));
+        let (no_before, no_after) = ((BEFORE_LIMIT, &*none), (AFTER_LIMIT, &*none));
+        let difference = (DIFFERENCE_LIMIT, "9");
+        assert_eq!(of(&[ours, before, after]), [Some(5), Some(7), Some(5)]);
+        assert_eq!(of(&[ours, no_before, after]), [None, Some(7), Some(7)]);
+        let older = [ours, no_before, after, difference];
+        assert_eq!(of(&older), [Some(9), Some(7), Some(7)]);
+        assert_eq!(of(&[ours, difference]), [Some(9), Some(9), Some(9)]);
+        assert_eq!(of(&[ours, no_before, no_after]), [None; 3]);
+        let brokers = ("message.timestamp.type", "LogAppendTime");
+        assert_eq!(of(&[brokers, before, after]), [None; 3]);
     }
 }

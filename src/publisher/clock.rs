@@ -3,7 +3,8 @@
 //! The server gives the lock to another instance after thirty seconds of silence, by its own clock.
 //! So the time here also passes while the machine is suspended. A virtual machine that is paused
 //! has no clock that goes on; its wall clock is set afterwards, and such a jump means that the lock
-//! may be gone. The wall clock decides nothing else, and a jump backwards means nothing.
+//! may be gone. Beside that the wall clock is compared with the times of records that have their
+//! own, and decides nothing else. A jump backwards means nothing.
 
 use std::time::{Duration, SystemTime};
 
@@ -70,6 +71,12 @@ impl Clock {
     /// The time since the clock was made.
     pub(crate) fn elapsed(&self) -> Duration {
         steady().saturating_sub(self.born)
+    }
+
+    /// The wall clock at the last [`tick`](Clock::tick), in milliseconds since 1970.
+    pub(crate) fn unix_millis(&self) -> i64 {
+        let since = self.last.wall.duration_since(SystemTime::UNIX_EPOCH);
+        i64::try_from(since.unwrap_or_default().as_millis()).unwrap_or(i64::MAX)
     }
 
     /// How often the wall clock has jumped.

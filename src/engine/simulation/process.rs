@@ -57,6 +57,7 @@ impl Process {
             batch_size: world.rng.usize(1..8),
             process_interval: Duration::from_millis(world.rng.u64(0..3_000)),
             memory_limit: world.rng.usize(500..4_000),
+            spreads: false,
             required: RequiredParts {
                 key: None,
                 ..RequiredParts::of(&Mapping::default())

@@ -67,6 +67,7 @@ impl DatabaseWork {
             batch_size: 10,
             process_interval: MS * 5_000,
             memory_limit: 16 << 20,
+            spreads: false,
             required: RequiredParts::of(&mapping),
             attempts: 3,
             on_poison: OnPoison::DeadLetter,
@@ -150,6 +151,7 @@ impl DatabaseWork {
                 topic: black_box(self.topic),
                 key: Some(b"key"),
                 wire_bytes: 600,
+                placing: None,
             };
             let offered = engine.offer(Offer {
                 row: Some(RowName::of_id(1)),

@@ -23,9 +23,9 @@ use crate::outbox::{
     Rejection, Resolution, ResolveRequest, RowName, TopicName,
 };
 
-const MS: Duration = Duration::from_millis(1);
+pub(super) const MS: Duration = Duration::from_millis(1);
 
-fn engine() -> Engine {
+pub(super) fn engine() -> Engine {
     engine_with(1, OnPoison::DeadLetter)
 }
 
@@ -43,6 +43,7 @@ fn unanswered(batch_size: usize, on_poison: OnPoison) -> Engine {
         batch_size,
         process_interval: MS * 5_000,
         memory_limit: 1 << 20,
+        spreads: false,
         required: RequiredParts {
             key: None,
             ..RequiredParts::of(&Mapping::default())
@@ -98,7 +99,7 @@ fn record(row: i64) -> OwnedRecord {
 }
 
 /// Begins a transaction with one event; returns whether the event was sent.
-fn begin_and(engine: &mut Engine, commit: u64) -> (Ticket, bool) {
+pub(super) fn begin_and(engine: &mut Engine, commit: u64) -> (Ticket, bool) {
     begin_row(engine, commit, Some(commit as i64))
 }
 
@@ -233,7 +234,7 @@ fn written(engine: &mut Engine, now: Duration, batch: Batch, settled: bool) {
 }
 
 /// Files the pending dead letters and returns them; pending marks are written.
-fn filed(engine: &mut Engine, now: Duration) -> Vec<NewDeadLetter> {
+pub(super) fn filed(engine: &mut Engine, now: Duration) -> Vec<NewDeadLetter> {
     // Records in topic queues are rejected while outputs are taken, and filed at the next poll.
     for _ in 0..3 {
         engine.poll(now);
@@ -1164,7 +1165,7 @@ fn a_producer_that_is_replaced_gets_its_records_again_in_order_and_nothing_in_be
 }
 
 /// Answers the query that is due, if any.
-fn answer(engine: &mut Engine, now: Duration, answer: MetadataAnswer) {
+pub(super) fn answer(engine: &mut Engine, now: Duration, answer: MetadataAnswer) {
     engine.poll(now);
     for output in outputs(engine) {
         match output {

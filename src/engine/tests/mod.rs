@@ -3,5 +3,6 @@
 
 mod cost;
 mod engine;
+mod placing;
 mod topic_queue;
 mod tracker;

@@ -11,6 +11,7 @@
 //! Memory is bounded: by the topics that the cluster has, by the events that wait for an answer,
 //! and by a limited number of missing names.
 
+pub(crate) mod placing;
 pub(crate) mod refused_topics;
 pub(crate) mod stalled_topics;
 pub(crate) mod topic;
@@ -111,7 +112,7 @@ impl Topics {
     }
 
     fn query_by(&mut self, at: Duration) {
-        self.query_at = Some(self.query_at.map_or(at, |due| due.min(at)));
+        sooner(&mut self.query_at, at);
     }
 
     pub(crate) fn get(&self, id: TopicId) -> Option<&Topic> {
@@ -122,6 +123,16 @@ impl Topics {
         self.list.get_mut(id as usize)
     }
 
+    /// The partition whose turn it is, if the number of the topic's partitions is known.
+    pub(crate) fn next_partition(&mut self, now: Duration, id: TopicId) -> Option<i32> {
+        let topic = self.list.get_mut(id as usize)?;
+        let TopicState::Known { topic_limits, .. } = &topic.state else {
+            return None;
+        };
+        let count = topic_limits.placing.partition_count?;
+        Some(topic.turn.next_of(now, count))
+    }
+
     /// Whether an event may be sent to this topic now.
     pub(crate) fn access(&mut self, id: TopicId) -> TopicAccess<'_> {
         let Some(topic) = self.list.get_mut(id as usize) else {
@@ -130,9 +141,9 @@ impl Topics {
         if !std::mem::replace(&mut topic.used_since_query, true)
             && let Some(due) = topic.due_at()
         {
-            self.query_by(due);
+            sooner(&mut self.query_at, due);
         }
-        match &self.list[id as usize].state {
+        match &topic.state {
             TopicState::Known { topic_limits, .. } => TopicAccess::Open(topic_limits),
             TopicState::Unknown | TopicState::MaybeMissing { .. } => TopicAccess::Wait,
             TopicState::Missing { .. } => TopicAccess::Missing,
@@ -356,4 +367,9 @@ impl Topics {
             _ => None,
         }
     }
+}
+
+/// Makes something due no later than `at`.
+fn sooner(due: &mut Option<Duration>, at: Duration) {
+    *due = Some(due.map_or(at, |due| due.min(at)));
 }

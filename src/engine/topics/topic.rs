@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use crate::engine::topics::placing::{PlacingLimits, Turn};
 use crate::engine::topics::refused_topics::Refusals;
 use crate::engine::topics::topic_queue::TopicQueue;
 
@@ -22,6 +23,8 @@ pub(crate) struct TopicLimits {
     pub(crate) batch_bytes_max: Option<usize>,
     /// The topic accepts no record without a key.
     pub(crate) compacted: bool,
+    /// The partitions and times that it takes.
+    pub(crate) placing: PlacingLimits,
     /// Why some of its partitions accept no records, in words.
     pub(crate) problem: Option<String>,
 }
@@ -92,6 +95,8 @@ pub(crate) struct Topic {
     pub(super) was_known: bool,
     /// A record was sent to it, and Kafka did not create it.
     pub(super) is_not_created: bool,
+    /// The partition of the next record, where records are spread over all.
+    pub(super) turn: Turn,
     /// The failures up to this number are processed: their records were sent again in order.
     pub(crate) trusted: u64,
 }
@@ -111,6 +116,7 @@ impl Topic {
             refusals: Refusals::default(),
             was_known: false,
             is_not_created: false,
+            turn: Turn::default(),
             trusted: 0,
         }
     }
@@ -176,17 +182,18 @@ impl Topic {
     }
 
     fn known(&self, now: Duration, mut topic_limits: TopicLimits) -> TopicState {
-        if let (
-            None,
-            TopicState::Known {
-                topic_limits: known,
-                ..
-            },
-        ) = (topic_limits.batch_bytes_max, &self.state)
+        if let TopicState::Known {
+            topic_limits: known,
+            ..
+        } = &self.state
         {
-            // This answer has no limits: keep those of the last.
-            (topic_limits.batch_bytes_max, topic_limits.compacted) =
-                (known.batch_bytes_max, known.compacted);
+            let has_settings = topic_limits.batch_bytes_max.is_some();
+            topic_limits.placing = topic_limits.placing.or(known.placing, has_settings);
+            if !has_settings {
+                // This answer has no limits: keep those of the last.
+                (topic_limits.batch_bytes_max, topic_limits.compacted) =
+                    (known.batch_bytes_max, known.compacted);
+            }
         }
         TopicState::Known {
             topic_limits,

@@ -58,6 +58,7 @@ async fn topics_are_known_with_their_limits_or_missing() {
         min_in_sync: Some(1),
         // Kafka's default for a time that is ahead.
         clock_limit: Some(Duration::from_secs(3_600)),
+        after_limit: Some(Duration::from_secs(3_600)),
         ..TopicFacts::default()
     };
     let expected = [

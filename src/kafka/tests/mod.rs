@@ -1,5 +1,6 @@
 mod broker;
 mod metadata;
+mod placing;
 pub(crate) mod producer;
 mod server;
 mod survey;

@@ -20,9 +20,9 @@ use crate::outbox::OwnedRecord;
 
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
-type Cluster = MockCluster<'static, DefaultProducerContext>;
+pub(crate) type Cluster = MockCluster<'static, DefaultProducerContext>;
 
-fn cluster(topic: &str, partitions: i32) -> (Cluster, Config) {
+pub(crate) fn cluster(topic: &str, partitions: i32) -> (Cluster, Config) {
     let cluster = MockCluster::new(1).unwrap();
     cluster.create_topic(topic, partitions, 1).unwrap();
     let config = config(&cluster.bootstrap_servers());

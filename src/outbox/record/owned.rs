@@ -98,6 +98,11 @@ impl OwnedRecord {
         self.partition
     }
 
+    /// Chooses the partition; without one the key decides.
+    pub(crate) fn set_partition(&mut self, partition: Option<i32>) {
+        self.partition = partition;
+    }
+
     /// The time; see [`Record::timestamp`].
     pub fn timestamp(&self) -> Option<i64> {
         self.timestamp

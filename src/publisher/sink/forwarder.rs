@@ -232,7 +232,7 @@ impl Forwarder {
             ),
             Err(error) => return Err(error),
         };
-        let record = self.router.assemble(&parts, event, origin);
+        let mut record = self.router.assemble(&parts, event, origin);
         let rejection = rejection
             .or_else(|| record_checks::own_rejection(&record, &self.engine.limits.required));
         let offered = self.engine.offer(Offer {
@@ -259,12 +259,16 @@ impl Forwarder {
             return Ok(());
         }
         self.topics.register(&self.metrics, topic, record.topic);
+        let given = record.partition;
+        record.partition = given.or(self.engine.next_partition(topic));
         let reports = &mut self.reports;
         let sent = send(&mut self.producer, reports, record.topic, |producer| {
             producer.send(&record, ticket)
         });
         if let Err(refusal) = sent {
-            self.refused(ticket, &refusal, Box::new(OwnedRecord::from(&record)));
+            record.partition = given;
+            let record = OwnedRecord::from(&record);
+            self.refused(ticket, &refusal, Box::new(record));
         }
         Ok(())
     }
@@ -296,14 +300,21 @@ impl Forwarder {
 
     fn carry_out(&mut self, output: SinkOutput) {
         match output {
-            SinkOutput::Send { ticket, record } => {
+            SinkOutput::Send { ticket, mut record } => {
                 let topic = self.engine.topic(record.topic_name().ok());
+                let spread = self.engine.next_partition(topic);
+                if spread.is_some() {
+                    record.set_partition(spread);
+                }
                 self.topics.register(&self.metrics, topic, record.topic());
                 let reports = &mut self.reports;
                 let sent = send(&mut self.producer, reports, record.topic(), |producer| {
                     producer.send_owned(&record, ticket)
                 });
                 if let Err(refusal) = sent {
+                    if spread.is_some() {
+                        record.set_partition(None);
+                    }
                     self.refused(ticket, &refusal, record);
                 }
             }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use rdkafka::types::RDKafkaErrorCode;
 
 use crate::engine::output::{DeliveryFailure, FailureKind};
+use crate::engine::topics::placing::PlacingLimits;
 use crate::engine::topics::topic::{MetadataAnswer, TopicLimits};
 use crate::error::Error;
 use crate::kafka::{
@@ -95,6 +96,14 @@ fn answer(topic: TopicAnswer) -> MetadataAnswer {
         TopicAnswer::Known(topic_limits) => MetadataAnswer::Known(TopicLimits {
             batch_bytes_max: topic_limits.max_message_bytes,
             compacted: topic_limits.compacted,
+            placing: PlacingLimits {
+                // A topic whose partitions are not known now has some.
+                partition_count: i32::try_from(topic_limits.partition_count)
+                    .ok()
+                    .filter(|count| *count > 0),
+                before_max: topic_limits.before_limit,
+                after_max: topic_limits.after_limit,
+            },
             problem: topic_limits.problem(),
         }),
     }

@@ -14,6 +14,7 @@ impl Forwarder {
             self.engine.clock_jumped();
         }
         self.now = now;
+        self.engine.set_wall_clock(now, self.clock.unix_millis());
         now
     }
 
