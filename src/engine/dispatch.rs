@@ -15,7 +15,7 @@ use crate::engine::dead_letters::{DeadLetterQueue, NotFiled};
 use crate::engine::output::{DeliveryFailure, DeliveryResult, FailureKind, Limits};
 use crate::engine::parked_keys::KeyState;
 use crate::engine::producer::replacement::Replacement;
-use crate::engine::record_checks::{self, RecordFacts};
+use crate::engine::record_checks::{self, RecordFacts, rejection_by_topic};
 use crate::engine::topics::placing::WallClock;
 use crate::engine::topics::stalled_topics::{StalledTopics, progress};
 use crate::engine::topics::topic::{MetadataAnswer, TopicAccess};
@@ -145,8 +145,7 @@ impl Dispatch {
         let batch_limit = topic_limits.in_flight_max(self.limits.batch_bytes);
         let compresses = self.limits.compresses;
         let wall = facts.placing.and_then(|_| self.wall_clock.at(now));
-        let rejection = record_checks::rejection_by_topic(topic_limits, facts, compresses, wall);
-        if let Some(rejection) = rejection {
+        if let Some(rejection) = rejection_by_topic(topic_limits, facts, compresses, wall) {
             return Admission::Keep(match self.topics.is_stale(now, id) {
                 true => Reason::Hold,
                 false => Reason::Reject(rejection),

@@ -41,6 +41,7 @@ mod parked_keys;
 pub(crate) mod producer;
 mod receive_timeout;
 pub(crate) mod record_checks;
+pub(crate) mod required_parts;
 mod scheduler;
 mod session;
 pub(crate) mod topics;

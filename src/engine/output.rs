@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::config::mapping::PartitionRule;
 use crate::config::{AfterPublish, Config, OnPoison};
 use crate::engine::filing_limit::{DEAD_LETTER_FLOOD, MARKS_REFUSED};
-use crate::engine::record_checks::RequiredParts;
+use crate::engine::required_parts::RequiredParts;
 use crate::engine::tracker::{InFlight, Ticket};
 use crate::engine::violation::Violation;
 use crate::engine::write_back_queue::StuckRows;

@@ -4,9 +4,8 @@
 //! could refuse for one record's sake is checked here first. Checks that depend on the topic use
 //! its last metadata; what has changed since, the broker refuses, and the topic's queue settles.
 
-use crate::config::Mapping;
-use crate::config::mapping::{KeyRule, NullPayload, ValueRule};
 use crate::engine::filing_limit::{DEAD_LETTER_FLOOD, MARKS_REFUSED};
+use crate::engine::required_parts::RequiredParts;
 use crate::engine::topics::placing::{Misplaced, Placing};
 use crate::engine::topics::topic::TopicLimits;
 use crate::error::Error;
@@ -16,36 +15,6 @@ use crate::outbox::{Event, HeaderSums, OwnedRecord, Record, Rejection, TopicName
 const KEY_BYTES_MAX: usize = 1 << 20;
 const HEADER_BYTES_MAX: usize = 1 << 20;
 const HEADERS_MAX: usize = 1_000;
-
-/// What a record must have, each with why its event is rejected where it is missing.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct RequiredParts {
-    /// `None` if a record may have no key.
-    pub(crate) key: Option<String>,
-    /// `None` if a record may have no value.
-    pub(crate) value: Option<String>,
-}
-
-impl RequiredParts {
-    /// The parts that this mapping requires. An event without a type has no key by the default
-    /// rule, and that is a mistake of its writer; by any other rule, no key may be meant.
-    pub(crate) fn of(mapping: &Mapping) -> Self {
-        let columns = &mapping.columns;
-        let key = match &mapping.key {
-            KeyRule::Column(name) if columns.event_type.as_deref() == Some(name) => Some(name),
-            _ => None,
-        };
-        let payload = &columns.payload;
-        let value = match &mapping.value {
-            ValueRule::Pointer(pointer) => format!("{payload} has nothing at {pointer}"),
-            _ => format!("{payload} is null"),
-        };
-        RequiredParts {
-            key: key.map(|name| format!("{name} is null")),
-            value: (mapping.null_payload == NullPayload::DeadLetter).then_some(value),
-        }
-    }
-}
 
 /// The parts of a record that a topic's limits apply to.
 #[derive(Debug, Clone, Copy)]

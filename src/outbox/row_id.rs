@@ -1,5 +1,5 @@
-//! The id of a row: a number where the table's id is one integer column, and otherwise the text that
-//! Postgres prints, which stands for a uuid, a text, a numeric, or a composite key.
+//! The id of a row: a number where the table's id is one integer column, and otherwise the text
+//! that Postgres prints, which stands for a uuid, a text, a numeric, or a composite key.
 //!
 //! The text of a composite key is a JSON array of the texts of its columns, as
 //! `jsonb_build_array(a::text, b::text)::text` prints it.

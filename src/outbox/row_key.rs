@@ -139,8 +139,8 @@ impl RowKey {
         }
     }
 
-    /// For a statement that begins with texts which may be no ids of this table: what it selects
-    /// of the text as `id` of the relation `named`, and the condition that the row `alias` is one of
+    /// For a statement that begins with texts which may be no ids of this table: what it selects of
+    /// the text as `id` of the relation `named`, and the condition that the row `alias` is one of
     /// those.
     pub(crate) fn named_by_text(&self, text: &str, alias: &str, named: &str) -> (String, String) {
         let ids = format!("ARRAY(SELECT id FROM {named})");

@@ -28,10 +28,6 @@ fn text(text: &str) -> Piece {
     Piece::Text(text.to_owned())
 }
 
-fn column(name: &str) -> Piece {
-    Piece::Column(name.to_owned())
-}
-
 #[test]
 fn each_meaning_can_be_given_to_a_column() {
     let columns = columns(

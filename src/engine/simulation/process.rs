@@ -15,7 +15,8 @@ use crate::engine::output::{
     DatabaseWork, DeliveryFailure, DeliveryResult, End, FailureKind, Intake, Limits, Output,
     SessionOutput, SinkOutput, Walsender,
 };
-use crate::engine::record_checks::{RecordFacts, RequiredParts};
+use crate::engine::record_checks::RecordFacts;
+use crate::engine::required_parts::RequiredParts;
 use crate::engine::simulation::world::{Appended, Batch, Message, Reported, Status, World, index};
 use crate::engine::tracker::{ENTRY_BYTES, Ticket};
 use crate::lsn::Lsn;

@@ -12,7 +12,8 @@ use crate::engine::output::{
     DatabaseWork, DeliveryFailure, DeliveryResult, End, FailureKind, Intake, Limits, Output,
     PendingRequests, SessionOutput, SinkOutput, Walsender,
 };
-use crate::engine::record_checks::{RecordFacts, RequiredParts};
+use crate::engine::record_checks::RecordFacts;
+use crate::engine::required_parts::RequiredParts;
 use crate::engine::topics::topic::{MetadataAnswer, TopicAccess, TopicLimits};
 use crate::engine::topics::{TopicId, Topics};
 use crate::engine::tracker::{Ticket, TransactionName};

@@ -234,9 +234,7 @@ async fn insert(
     let headers = column(filings, |f| f.content.map(json::headers));
     let payload = column(filings, Filing::payload);
     let code = column(filings, |filing| text(&filing.dead_letter.rejection.code));
-    let error = column(filings, |filing| {
-        text(&filing.dead_letter.rejection.message)
-    });
+    let error = column(filings, |f| text(&f.dead_letter.rejection.message));
     let attempts = column(filings, |f| {
         i32::try_from(f.dead_letter.attempts).unwrap_or(i32::MAX)
     });

@@ -130,8 +130,8 @@ impl Batch {
         }
     }
 
-    /// The row that the next batch follows; `None` if none can follow: the batch has fewer rows than
-    /// the limit.
+    /// The row that the next batch follows; `None` if none can follow, since the batch has fewer
+    /// rows than the limit.
     pub(crate) fn next(&self) -> Option<ReadPosition> {
         self.last.clone().filter(|_| self.is_full)
     }
@@ -146,8 +146,8 @@ impl Batch {
         self.unread.retain(|row| wanted(&row.name));
     }
 
-    /// The next rows, in order; none at the end of the batch. Rows that were published meanwhile are
-    /// left out. `slow` has the results of reads in earlier sessions.
+    /// The next rows, in order; none at the end of the batch. Rows that were published meanwhile
+    /// are left out. `slow` has the results of reads in earlier sessions.
     ///
     /// # Errors
     /// Of the table or the server. An error of a single row is returned as [`Read::Unreadable`].

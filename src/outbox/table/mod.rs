@@ -93,17 +93,15 @@ impl UnpublishedRows {
             is_message = and_is_message(shape, "o"),
             id = key.text("o"),
         );
-        let list = format!(
-            "SELECT {found} FROM {name} AS o \
-              WHERE {unpublished} ORDER BY {by} LIMIT $1::bigint",
-            found = FoundRow::columns(shape),
-        );
-        let list_on = format!(
-            "SELECT {found} FROM {name} AS o \
-              WHERE {unpublished} AND {is_behind} ORDER BY {by} LIMIT $1::bigint",
-            found = FoundRow::columns(shape),
-            is_behind = order.is_behind("o", "$2", "$3"),
-        );
+        let list = |more: &str| {
+            let found = FoundRow::columns(shape);
+            format!(
+                "SELECT {found} FROM {name} AS o \
+                  WHERE {unpublished}{more} ORDER BY {by} LIMIT $1::bigint"
+            )
+        };
+        let is_behind = order.is_behind("o", "$2", "$3");
+        let (list, list_on) = (list(""), list(&format!(" AND {is_behind}")));
         let select = format!(
             "SELECT {values}, {columns} FROM {name} AS o, {printed}",
             values = columns.select_list(),
@@ -113,11 +111,8 @@ impl UnpublishedRows {
         let read = format!("{select} WHERE {unpublished} AND {is_any} ORDER BY {by}");
         // In a partitioned table, two partitions may have the same id: the unpublished row counts.
         let is_published = marking.is_published("o");
-        let unpublished_first = is_published
-            .as_ref()
-            .map_or_else(String::new, |is_published| {
-                format!("ORDER BY {is_published}")
-            });
+        let order_by = |is_published: &String| format!("ORDER BY {is_published}");
+        let unpublished_first = is_published.as_ref().map(order_by).unwrap_or_default();
         let one = format!(
             "{select} WHERE {is_this} \
                 AND EXISTS (SELECT FROM {dead_letters} AS d WHERE d.id = $2::bigint AND {about}) \
@@ -128,17 +123,6 @@ impl UnpublishedRows {
             let row_name = row_name::columns(shape, "o");
             format!("SELECT {row_name} FROM {name} AS o WHERE {is_any} AND {is_published}")
         });
-        let ever_marked = match &is_published {
-            Some(is_published) => format!("EXISTS (SELECT FROM {name} AS o WHERE {is_published})"),
-            None => "false".to_owned(),
-        };
-        let oldest = oldest(shape);
-        let survey = format!(
-            "WITH unpublished AS (SELECT {oldest} AS at FROM {name} AS o \
-                                  WHERE {unpublished} ORDER BY {by} LIMIT $1::bigint) \
-             SELECT pg_catalog.count(*), pg_catalog.min(at)::text, {ever_marked} \
-             FROM unpublished",
-        );
         Ok(UnpublishedRows {
             table: config.table.clone(),
             reading: format!("reading unpublished rows of {}", config.table),
@@ -148,7 +132,7 @@ impl UnpublishedRows {
             list_on,
             one,
             published,
-            survey,
+            survey: survey_sql(shape, &marking, &unpublished),
             count: RowCount::new(&config.table, &unpublished),
             key,
             unpublished,
@@ -326,6 +310,22 @@ impl UnpublishedRows {
         };
         read().map_err(|error| sql_error(what, error))
     }
+}
+
+/// The statement that counts the rows of which `unpublished` is true, up to `$1`.
+fn survey_sql(shape: &TableShape, marking: &Marking, unpublished: &str) -> String {
+    let name = shape.name.quoted();
+    let ever_marked = match marking.is_published("o") {
+        Some(is_published) => format!("EXISTS (SELECT FROM {name} AS o WHERE {is_published})"),
+        None => "false".to_owned(),
+    };
+    format!(
+        "WITH unpublished AS (SELECT {oldest} AS at FROM {name} AS o \
+                              WHERE {unpublished} ORDER BY {by} LIMIT $1::bigint) \
+         SELECT pg_catalog.count(*), pg_catalog.min(at)::text, {ever_marked} FROM unpublished",
+        oldest = oldest(shape),
+        by = ReadOrder::of(shape).by("o"),
+    )
 }
 
 /// The creation time of a row `o`, for a person: none if the column has another type than a time.

@@ -38,8 +38,8 @@ impl Setup<'_> {
         (self.config.source == Source::Slot).then_some(self.config.publication.as_str())
     }
 
-    /// Whether the table's columns are those of `outbox.outbox`, which outboxd can create, and whose
-    /// constraints and functions it knows.
+    /// Whether the table's columns are those of `outbox.outbox`: outboxd can create such a table, and
+    /// knows its constraints and functions.
     pub(super) fn is_conventional(&self) -> bool {
         let default = ColumnNames::default();
         let columns = &self.config.mapping.columns;
@@ -66,8 +66,8 @@ impl Setup<'_> {
         TableShape::assumed(table, 0, &assumed, mapping.clone())
     }
 
-    /// The columns that outboxd writes, by the configuration. A row can be locked only by a role that
-    /// may update one of its columns.
+    /// The columns that outboxd writes, by the configuration. A row can be locked only by a role
+    /// that may update one of its columns.
     pub(super) fn written_columns(&self) -> Vec<String> {
         let columns = &self.config.mapping.columns;
         let written = [&columns.attempts, &columns.published.column];

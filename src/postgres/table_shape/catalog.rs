@@ -5,10 +5,11 @@ use std::sync::Arc;
 use tokio_postgres::Row;
 
 use crate::config::{Mapping, TableName};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::postgres::session::Session;
 use crate::postgres::sql_error::sql_error;
-use crate::postgres::table_shape::{Column, TableShape};
+use crate::postgres::sqlstate::ServerError;
+use crate::postgres::table_shape::shape::{Column, TableShape};
 
 const TABLE: &str = "
     SELECT c.oid, c.relkind = 'p', c.relpersistence = 'p',
@@ -30,7 +31,8 @@ const TABLE: &str = "
            EXISTS (SELECT FROM pg_catalog.pg_index AS i
                     CROSS JOIN LATERAL (
                         SELECT ARRAY(SELECT a.attname::text
-                                       FROM pg_catalog.generate_series(0, i.indnkeyatts - 1) AS k (n)
+                                       FROM pg_catalog.generate_series(
+                                                0, i.indnkeyatts - 1) AS k (n)
                                        LEFT JOIN pg_catalog.pg_attribute AS a
                                          ON a.attrelid = i.indrelid AND a.attnum = i.indkey[k.n]
                                       ORDER BY k.n) AS names) AS of_index
@@ -146,6 +148,19 @@ fn shape_of(
         can_use_schema: table.try_get(10)?,
         can_delete: table.try_get(11)?,
     })
+}
+
+/// An error of a statement that was made for a table of this shape: transient if the table was
+/// altered since. The next attempt reads the shape again.
+pub(crate) async fn recheck(session: &Session, shape: &TableShape, error: Error) -> Error {
+    let suspicious = ServerError::of(&error).is_some_and(ServerError::may_be_of_altered_table);
+    if error.is_transient() || !suspicious {
+        return error;
+    }
+    match read(session, &shape.name, &shape.mapping).await {
+        Ok(Some(found)) if found == *shape => error,
+        _ => error.into_transient(),
+    }
 }
 
 #[cfg(test)]

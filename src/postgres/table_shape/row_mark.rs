@@ -9,7 +9,7 @@
 
 use postgres_protocol::escape::escape_literal;
 
-use crate::postgres::table_shape::{Column, TIMESTAMP, TableShape};
+use crate::postgres::table_shape::shape::{Column, TIMESTAMP, TableShape};
 
 /// See the module's head.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -104,7 +104,8 @@ impl<'a> TableScan<'a> {
         Ok(())
     }
 
-    /// Reads the batch of unpublished rows behind a position and publishes those that `filter` wants.
+    /// Reads the batch of unpublished rows behind a position, and publishes those that `filter`
+    /// wants.
     /// Can be cancelled between two rows: `filter` knows at any time which were sent.
     pub(crate) async fn publish_batch(
         &mut self,
