@@ -9,6 +9,7 @@ use crate::config::mapping::{Piece, Template, TopicRule};
 use crate::config::{AfterPublish, Config, KeyRule};
 use crate::error::Result;
 use crate::outbox::marking::Marking;
+use crate::outbox::row_key::RowKey;
 use crate::outbox::{json_pointer, row_filter};
 use crate::postgres::table_shape::identifier;
 use crate::postgres::{Columns, Session, TableShape};
@@ -108,10 +109,14 @@ impl Statements {
             )
         };
         let topic = topic(shape);
+        let place = match shape.is_view {
+            true => format!("0 AS part, {} AS place", RowKey::of(shape).text("o")),
+            false => "o.tableoid AS part, o.ctid AS place".to_owned(),
+        };
         // A row may be in both parts, and counts once.
         let both = |columns: &str| {
             let columns = format!(
-                "o.tableoid AS part, o.ctid AS place, \
+                "{place}, \
                  pg_catalog.left({topic}, {TOPIC_LENGTH}) AS topic, {columns}"
             );
             let first = part(&columns, &unpublished, "ASC");

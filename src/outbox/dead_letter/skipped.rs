@@ -106,7 +106,7 @@ fn file_sql(shape: &TableShape) -> String {
              SELECT $1, {id}, $2::text::pg_lsn, pg_catalog.sha256(''), $3, $4, 'retry',
                     {created_at}, {oid}
                FROM {table} AS o
-              WHERE o.xmin::text::bigint = $5::bigint AND {unpublished}
+              WHERE {xid} = $5::bigint AND {unpublished}
                 AND NOT EXISTS (SELECT FROM {dead_letters} AS d
                                  WHERE d.outbox_id = {id} AND {about})
               ORDER BY {by}
@@ -116,6 +116,7 @@ fn file_sql(shape: &TableShape) -> String {
         table = shape.name.quoted(),
         id = key.text("o"),
         by = ReadOrder::of(shape).by("o"),
+        xid = shape.xid("o"),
         created_at = created_at(shape, "o").unwrap_or_else(|| "NULL".to_owned()),
         unpublished = unpublished(shape),
         oid = shape.oid,

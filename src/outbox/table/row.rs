@@ -45,7 +45,7 @@ impl TableRow {
             },
         );
         let name = row_name::columns(shape, "o");
-        format!("{name}, o.xmin::text::bigint, {micros}")
+        format!("{name}, {xid}, {micros}", xid = shape.xid("o"))
     }
 
     /// The transaction that inserted the row, or changed it last.
@@ -82,8 +82,9 @@ impl FoundRow {
             .payload()
             .map_or("NULL".to_owned(), |it| format!("o.{}", it.quoted()));
         format!(
-            "{name}, o.xmin::text::bigint, \
+            "{name}, {xid}, \
              coalesce(pg_catalog.pg_column_size({payload}), 0)::bigint, {order}",
+            xid = shape.xid("o"),
             order = ReadOrder::of(shape).text("o"),
         )
     }

@@ -35,9 +35,10 @@ pub(super) struct Wanted {
 }
 
 /// What a table of this shape needs: the index that finds the first unpublished rows and, for
-/// `outbox.outbox` as it always was, the poller's own. None if the table shows no row as published.
+/// `outbox.outbox` as it always was, the poller's own. None for a view, or if
+/// the table shows no row as published.
 pub(super) fn wanted(shape: &TableShape) -> Vec<Wanted> {
-    let Some(mark) = RowMark::of(shape) else {
+    let Some(mark) = RowMark::of(shape).filter(|_| !shape.is_view) else {
         return Vec::new();
     };
     let is_given = shape.mapping.columns.published.column.given;

@@ -84,6 +84,9 @@ pub(super) fn table(setup: &Setup<'_>, found: &Found) -> Part {
     };
     let kind = match relation.kind.as_str() {
         "r" | "p" => return Part::there(Kind::Table, thing),
+        "v" if setup.publication().is_none() => {
+            return Part::there(Kind::Table, format!("view {table}"));
+        }
         "v" => "VIEW",
         "m" => "MATERIALIZED VIEW",
         "f" => "FOREIGN TABLE",

@@ -28,7 +28,7 @@ const TABLE: &str = "
            ARRAY(SELECT c.oid
                   UNION SELECT relid::oid FROM pg_catalog.pg_partition_tree(c.oid)
                   UNION SELECT relid::oid FROM pg_catalog.pg_partition_ancestors(c.oid)),
-           EXISTS (SELECT FROM pg_catalog.pg_index AS i
+           c.relkind = 'v' OR EXISTS (SELECT FROM pg_catalog.pg_index AS i
                     CROSS JOIN LATERAL (
                         SELECT ARRAY(SELECT a.attname::text
                                        FROM pg_catalog.generate_series(
@@ -48,10 +48,10 @@ const TABLE: &str = "
                                 OR c.relreplident = 'i' AND i.indisreplident)),
            pg_catalog.row_security_active(c.oid),
            pg_catalog.has_schema_privilege(n.oid, 'USAGE'),
-           pg_catalog.has_table_privilege(c.oid, 'DELETE')
+           pg_catalog.has_table_privilege(c.oid, 'DELETE'), c.relkind = 'v'
       FROM pg_catalog.pg_class AS c
       JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
-     WHERE n.nspname = $1 AND c.relname = $2 AND c.relkind IN ('r', 'p')";
+     WHERE n.nspname = $1 AND c.relname = $2 AND c.relkind IN ('r', 'p', 'v')";
 
 const COLUMNS: &str = "
     SELECT a.attnum, a.attname::text, pg_catalog.format_type(a.atttypid, NULL),
@@ -74,7 +74,7 @@ const COLUMNS: &str = "
      ORDER BY a.attnum";
 
 /// Reads the shape of `name`, whose columns mean what `mapping` says; `None` when there is no such
-/// table (a view is none). Needs no right on the table.
+/// table or view. Needs no right on it.
 pub async fn read(
     session: &Session,
     name: &TableName,
@@ -147,6 +147,7 @@ fn shape_of(
         rows_hidden: table.try_get(9)?,
         can_use_schema: table.try_get(10)?,
         can_delete: table.try_get(11)?,
+        is_view: table.try_get(12)?,
     })
 }
 

@@ -52,6 +52,8 @@ pub struct TableShape {
     pub mapping: Arc<Mapping>,
     /// Its columns, in order.
     pub columns: Vec<Column>,
+    /// Whether it is a view, which only a poller can read. Whether its id is unique is not known.
+    pub is_view: bool,
     /// Whether it is partitioned.
     pub partitioned: bool,
     /// Its leaf partitions, if it is partitioned.
@@ -114,6 +116,15 @@ impl TableShape {
         self.meaning(&self.mapping.columns.headers.column)
     }
 
+    /// An expression for the transaction that inserted the row `alias`, or changed it last; 0 where
+    /// the table does not tell.
+    pub(crate) fn xid(&self, alias: &str) -> String {
+        match self.is_view {
+            true => "0::bigint".to_owned(),
+            false => format!("{alias}.xmin::text::bigint"),
+        }
+    }
+
     /// The columns in whose order the table is read: the one that a setting names, and the id.
     pub(crate) fn order_columns(&self) -> Vec<&Column> {
         let order = self.mapping.columns.order.as_deref();
@@ -132,6 +143,12 @@ impl TableShape {
     pub(crate) fn problems(&self, source: Source) -> Vec<ServerProblem> {
         let mut problems = Vec::new();
         let (name, quoted) = (&self.name, self.name.quoted());
+        if self.is_view && source == Source::Slot {
+            problems.push(ServerProblem::config(
+                format!("{name} is a view, and the WAL has the rows of tables alone"),
+                "set OUTBOX_SOURCE=poll, or OUTBOX_TABLE to the table behind the view",
+            ));
+        }
         if let Some(child) = self.children.first() {
             problems.push(
                 ServerProblem::config(
@@ -276,6 +293,7 @@ impl TableShape {
             oid,
             mapping: Arc::new(mapping),
             columns: (1..).zip(columns).map(column).collect(),
+            is_view: false,
             partitioned: false,
             partitions: Vec::new(),
             id_is_key: true,

@@ -226,6 +226,46 @@ async fn heal(outbox: &Outbox<'_>, after: &str) -> Result<()> {
     Ok(())
 }
 
+/// A view that Postgres can update stands for its table.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_view_is_polled_and_marked() -> Result<()> {
+    let shape = Shape {
+        settings: &[
+            ("OUTBOX_PRESET", "pgx-outbox"),
+            ("OUTBOX_TABLE", "public.events_to_send"),
+            ("OUTBOX_SOURCE", "poll"),
+        ],
+        ..shapes::PGX_OUTBOX
+    };
+    let ddl = format!(
+        "{}; CREATE VIEW events_to_send AS SELECT * FROM outbox_messages WHERE broker = 'kafka'",
+        shape.ddl
+    );
+    let shape = Shape { ddl: ddl.leak(), ..shape };
+    for after in ["mark", "delete"] {
+        let outbox = Outbox::create(&shape, after).await?;
+        outbox.insert(1, 5).await?;
+        let mut outboxd = Outboxd::spawn(&outbox.settings)?;
+        outboxd.wait_for_phase("polling", LIMIT).await?;
+        outbox.insert(11, 13).await?;
+        outbox.settled(after).await?;
+        dead_letter(&outbox, &outboxd, after, 8).await?;
+        assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
+        let rows = [1, 2, 3, 4, 5, 11, 12, 13, 91];
+        outbox.expect(&rows.map(|row| (row, 1)).into()).await?;
+    }
+    let slot = Shape {
+        settings: &[
+            ("OUTBOX_PRESET", "pgx-outbox"),
+            ("OUTBOX_TABLE", "public.events_to_send"),
+        ],
+        ..shape
+    };
+    let refused = Outbox::create(&slot, "mark").await.err().context("a slot reads no view")?;
+    assert!(refused.to_string().contains("is a view"), "{refused}");
+    Ok(())
+}
+
 macro_rules! served {
     ($($name:ident: $shape:ident in $modes:expr;)*) => { $(
         #[tokio::test(flavor = "multi_thread")]
