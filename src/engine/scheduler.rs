@@ -121,7 +121,7 @@ impl Dispatch {
             let Some(event) = tracker.event(held_record.ticket) else {
                 continue;
             };
-            match self.next_step(now, &event, &held_record, stage, &topic_limits) {
+            match self.next_step(now, event, &held_record, stage, &topic_limits) {
                 NextStep::Send => {
                     self.sent(id, event.bytes);
                     return Some(held_record);

@@ -22,8 +22,11 @@ fn record(partition: Option<i32>, timestamp: Option<i64>) -> OwnedRecord {
     record.placed(partition, timestamp)
 }
 
+/// A header's name and value.
+type Header = (String, Option<Vec<u8>>);
+
 /// The first record of a partition: its time, and its headers with their values.
-fn first(brokers: &str, partition: i32) -> (Option<i64>, Vec<(String, Option<Vec<u8>>)>) {
+fn first(brokers: &str, partition: i32) -> (Option<i64>, Vec<Header>) {
     let consumer: BaseConsumer = ClientConfig::new()
         .set("bootstrap.servers", brokers)
         .set("group.id", "test")

@@ -14,6 +14,9 @@ use crate::outbox::record::size::{HeaderSums, footprint, wire_size};
 use crate::outbox::{TopicName, TopicNameError};
 use crate::topic_name;
 
+/// A header's name and value; the value may be null.
+type OwnedHeader = (Box<str>, Option<Box<[u8]>>);
+
 /// A record that outlives the bytes it was read from.
 #[derive(Clone, PartialEq, Eq)]
 pub struct OwnedRecord {
@@ -21,7 +24,7 @@ pub struct OwnedRecord {
     topic_error: Option<TopicNameError>,
     key: Option<Box<[u8]>>,
     value: Option<Box<[u8]>>,
-    headers: Vec<(Box<str>, Option<Box<[u8]>>)>,
+    headers: Vec<OwnedHeader>,
     partition: Option<i32>,
     timestamp: Option<i64>,
     /// `None` where the headers say it.
