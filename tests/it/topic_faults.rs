@@ -90,7 +90,7 @@ async fn a_topic_without_the_right_to_write_costs_its_own_events_alone() -> Resu
         ];
         for rule in [allow, deny] {
             let on = [&rule[..], &["--topic", &topic]].concat();
-            kafka.tool("org.apache.kafka.tools.AclCommand", &on).await?;
+            kafka.tool(kafka::ACLS, &on).await?;
         }
         denied.push((topic, operation));
     }
@@ -130,9 +130,7 @@ async fn a_topic_without_the_right_to_write_costs_its_own_events_alone() -> Resu
             "--topic",
             topic,
         ];
-        kafka
-            .tool("org.apache.kafka.tools.AclCommand", &remove)
-            .await?;
+        kafka.tool(kafka::ACLS, &remove).await?;
     }
     retry_all(&fixture).await?;
     all_marked(&session, &outboxd).await?;
@@ -280,7 +278,7 @@ async fn a_quota_makes_events_late_and_costs_none() -> Result<()> {
         "clients",
         "--entity-default",
     ];
-    kafka.tool("kafka.admin.ConfigCommand", &quota).await?;
+    kafka.tool(kafka::CONFIGS, &quota).await?;
     let fixture = Fixture::create(postgres::shared(postgres::turn(15)), &kafka).await?;
     let session = fixture.database.connect().await?;
     let mut outboxd = Outboxd::spawn(&fixture.settings)?;
