@@ -235,7 +235,13 @@ async fn a_record_that_the_broker_finds_too_old_is_sent_again_with_the_time_of_t
         );
         ids.push(session.value(&sql).await?);
     }
-    // The requests are in flight, and the broker reads them when it is resumed.
+    // The requests are in flight, and the broker reads them when it is resumed. A record's age
+    // counts from the moment at which outboxd has passed it on.
+    outboxd
+        .wait_for_status("the requests", LIMIT, |status| {
+            status["in_flight_records"] == 20
+        })
+        .await?;
     tokio::time::sleep(Duration::from_secs(4)).await;
     kafka.thaw()?;
     all_marked(&session, &outboxd).await?;
@@ -245,7 +251,7 @@ async fn a_record_that_the_broker_finds_too_old_is_sent_again_with_the_time_of_t
         Ok(if rewinds > Some(0.0) {
             Ok(())
         } else {
-            Err(format!("{rewinds:?} rewinds"))
+            Err(format!("{rewinds:?} rewinds, {}", outboxd.log()))
         })
     })
     .await?;
