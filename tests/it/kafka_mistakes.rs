@@ -202,7 +202,7 @@ async fn a_password_that_changes_while_nothing_is_sent_is_named_and_needs_no_res
         let config = format!("SCRAM-SHA-256=[password={password}]");
         let arguments = ["--alter", "--add-config", &config, "--entity-type", "users"];
         let arguments = [&arguments[..], &["--entity-name", "app"]].concat();
-        kafka.tool("kafka.admin.ConfigCommand", &arguments).await
+        kafka.tool(kafka::CONFIGS, &arguments).await
     };
     set(&kafka, "right").await?;
     let database = Database::create(postgres::shared(postgres::turn(15))).await?;

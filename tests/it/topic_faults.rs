@@ -90,7 +90,7 @@ async fn a_topic_without_the_right_to_write_costs_its_own_events_alone() -> Resu
         ];
         for rule in [allow, deny] {
             let on = [&rule[..], &["--topic", &topic]].concat();
-            kafka.tool("org.apache.kafka.tools.AclCommand", &on).await?;
+            kafka.tool(kafka::ACLS, &on).await?;
         }
         denied.push((topic, operation));
     }
@@ -130,9 +130,7 @@ async fn a_topic_without_the_right_to_write_costs_its_own_events_alone() -> Resu
             "--topic",
             topic,
         ];
-        kafka
-            .tool("org.apache.kafka.tools.AclCommand", &remove)
-            .await?;
+        kafka.tool(kafka::ACLS, &remove).await?;
     }
     retry_all(&fixture).await?;
     all_marked(&session, &outboxd).await?;
@@ -237,7 +235,13 @@ async fn a_record_that_the_broker_finds_too_old_is_sent_again_with_the_time_of_t
         );
         ids.push(session.value(&sql).await?);
     }
-    // The requests are in flight, and the broker reads them when it is resumed.
+    // The requests are in flight, and the broker reads them when it is resumed. A record's age
+    // counts from the moment at which outboxd has passed it on.
+    outboxd
+        .wait_for_status("the requests", LIMIT, |status| {
+            status["in_flight_records"] == 20
+        })
+        .await?;
     tokio::time::sleep(Duration::from_secs(4)).await;
     kafka.thaw()?;
     all_marked(&session, &outboxd).await?;
@@ -247,7 +251,7 @@ async fn a_record_that_the_broker_finds_too_old_is_sent_again_with_the_time_of_t
         Ok(if rewinds > Some(0.0) {
             Ok(())
         } else {
-            Err(format!("{rewinds:?} rewinds"))
+            Err(format!("{rewinds:?} rewinds, {}", outboxd.log()))
         })
     })
     .await?;
@@ -280,7 +284,7 @@ async fn a_quota_makes_events_late_and_costs_none() -> Result<()> {
         "clients",
         "--entity-default",
     ];
-    kafka.tool("kafka.admin.ConfigCommand", &quota).await?;
+    kafka.tool(kafka::CONFIGS, &quota).await?;
     let fixture = Fixture::create(postgres::shared(postgres::turn(15)), &kafka).await?;
     let session = fixture.database.connect().await?;
     let mut outboxd = Outboxd::spawn(&fixture.settings)?;

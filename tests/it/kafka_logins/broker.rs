@@ -111,7 +111,7 @@ impl Broker {
             let config = format!("{mechanism}=[password={password}]");
             let arguments = ["--alter", "--add-config", &config, "--entity-type", "users"];
             let arguments = [&arguments[..], &["--entity-name", user]].concat();
-            let tool = self.kafka.tool("kafka.admin.ConfigCommand", &arguments);
+            let tool = self.kafka.tool(kafka::CONFIGS, &arguments);
             tool.await?;
         }
         Ok(())

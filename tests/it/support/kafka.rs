@@ -1,6 +1,7 @@
 //! A real Kafka broker, run from its jars. All tests of a process share one; tests that stop or
 //! freeze a broker start a private one, also behind a proxy, with SASL, or as a cluster of three.
 
+use std::ffi::OsStr;
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -216,16 +217,13 @@ pub(crate) fn jars() -> Result<PathBuf> {
 pub(crate) fn scripts(folder: &Path) -> Result<()> {
     use std::os::unix::fs::PermissionsExt;
     let tools = [
-        ("kafka-topics.sh", "org.apache.kafka.tools.TopicCommand"),
-        ("kafka-configs.sh", "kafka.admin.ConfigCommand"),
-        (
-            "kafka-console-consumer.sh",
-            "org.apache.kafka.tools.consumer.ConsoleConsumer",
-        ),
+        ("kafka-topics.sh", TOPICS),
+        ("kafka-configs.sh", CONFIGS),
+        ("kafka-console-consumer.sh", CONSOLE_CONSUMER),
     ];
     let jars = jars()?;
-    for (name, class) in tools {
-        let words = java(&SMALL, &jars, &[class]);
+    for (name, tool) in tools {
+        let words = java(&SMALL, &jars, &[&tool.class(&jars)?]);
         let words = words.iter().filter(|word| !word.starts_with("-Dlog4j"));
         let words: Vec<String> = words.map(|word| format!("'{word}'")).collect();
         let path = folder.join(name);
@@ -252,8 +250,46 @@ pub(crate) fn fast() -> Result<Kafka> {
     Kafka::start(&FAST, &[])
 }
 
-/// Kafka's own command for ACLs; see [`Kafka::tool`].
-pub(crate) const ACLS: &str = "org.apache.kafka.tools.AclCommand";
+/// One of Kafka's own tools, by the name of its class; see [`Kafka::tool`].
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Tool(&'static str);
+
+pub(crate) const ACLS: Tool = Tool("AclCommand");
+pub(crate) const CONFIGS: Tool = Tool("ConfigCommand");
+const TOPICS: Tool = Tool("TopicCommand");
+const CONSOLE_CONSUMER: Tool = Tool("ConsoleConsumer");
+
+impl Tool {
+    /// Its class in the version of these jars: Kafka moves its tools from one package to another,
+    /// each in a version of its own.
+    fn class(self, jars: &Path) -> Result<String> {
+        const PACKAGES: [&str; 3] = [
+            "org/apache/kafka/tools",
+            "org/apache/kafka/tools/consumer",
+            "kafka/admin",
+        ];
+        for jar in fs::read_dir(jars)? {
+            let jar = jar?.path();
+            let name = jar.file_name().and_then(OsStr::to_str).unwrap_or_default();
+            if !name.starts_with("kafka-tools-") && !name.starts_with("kafka_") {
+                continue;
+            }
+            // The list of a jar's entries is not compressed.
+            let bytes = fs::read(&jar)?;
+            for package in PACKAGES {
+                let entry = format!("{package}/{}.class", self.0);
+                if contains(&bytes, entry.as_bytes()) {
+                    return Ok(format!("{package}/{}", self.0).replace('/', "."));
+                }
+            }
+        }
+        bail!("no jar in {} has {}", jars.display(), self.0)
+    }
+}
+
+fn contains(bytes: &[u8], wanted: &[u8]) -> bool {
+    bytes.windows(wanted.len()).any(|window| window == wanted)
+}
 
 /// The properties of a broker whose second listener knows the user `app`. That user has the rights
 /// that ACLs give it, and the tests' own client has all.
@@ -695,11 +731,12 @@ log.cleaner.dedupe.buffer.size=4194304
         Ok(())
     }
 
-    /// Runs one of Kafka's own tools, such as `kafka.admin.AclCommand`, on this broker.
-    pub(crate) async fn tool(&self, class: &str, arguments: &[&str]) -> Result<()> {
-        let brokers = self.brokers();
-        let all = [&[class, "--bootstrap-server", &brokers], arguments].concat();
-        let words = java(&SMALL, &jars()?, &all);
+    /// Runs one of Kafka's own tools on this broker.
+    pub(crate) async fn tool(&self, tool: Tool, arguments: &[&str]) -> Result<()> {
+        let (brokers, jars) = (self.brokers(), jars()?);
+        let class = tool.class(&jars)?;
+        let all = [&[&*class, "--bootstrap-server", &brokers], arguments].concat();
+        let words = java(&SMALL, &jars, &all);
         let output = tokio::process::Command::new(&words[0])
             .args(
                 words[1..]
