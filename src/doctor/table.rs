@@ -69,7 +69,10 @@ pub(super) fn triggers(facts: &TableFacts, config: &Config) -> Vec<Check> {
 pub(super) fn index(facts: &TableFacts, shape: &TableShape) -> Check {
     const NAME: Name = Name::Index;
     if shape.is_view {
-        return Check::ok(NAME, "a view has no index; its tables need one of the unpublished rows");
+        return Check::ok(
+            NAME,
+            "a view has no index; its tables need one of the unpublished rows",
+        );
     }
     let Some(mark) = RowMark::of(shape) else {
         return Check::ok(NAME, "without a mark every row is unpublished");

@@ -59,8 +59,8 @@ impl MissedRows {
         [&self.list, &self.left]
     }
 
-    /// The first unpublished rows in the order of a read, at most `limit`, and a WAL position behind
-    /// their commits.
+    /// The first unpublished rows in the order of a read, at most `limit`, and a WAL position
+    /// behind their commits.
     ///
     /// # Errors
     /// Of the table or the server.

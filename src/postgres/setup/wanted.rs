@@ -38,8 +38,8 @@ impl Setup<'_> {
         (self.config.source == Source::Slot).then_some(self.config.publication.as_str())
     }
 
-    /// Whether the table's columns are those of `outbox.outbox`: outboxd can create such a table, and
-    /// knows its constraints and functions.
+    /// Whether the table's columns are those of `outbox.outbox`: outboxd can create such a table,
+    /// and knows its constraints and functions.
     pub(super) fn is_conventional(&self) -> bool {
         let default = ColumnNames::default();
         let columns = &self.config.mapping.columns;

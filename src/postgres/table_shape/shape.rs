@@ -1,5 +1,5 @@
-//! What a table looks like: its columns and what they mean, its key, its partitions, and the rights of
-//! outboxd's role on it.
+//! What a table looks like: its columns and what they mean, its key, its partitions, and the rights
+//! of outboxd's role on it.
 
 use std::sync::Arc;
 
@@ -132,7 +132,8 @@ impl TableShape {
         order.into_iter().chain(self.id_columns()).collect()
     }
 
-    /// Whether the id is one integer. A domain is none: the stream does not tell what it is made of.
+    /// Whether the id is one integer. A domain is none, since the stream does not tell what it is
+    /// made of.
     pub fn id_is_integer(&self) -> bool {
         let is_integer = |id: &Column| id.is_integer() && id.type_name == id.base_type;
         let ids = self.id_columns();

@@ -241,7 +241,10 @@ async fn a_view_is_polled_and_marked() -> Result<()> {
         "{}; CREATE VIEW events_to_send AS SELECT * FROM outbox_messages WHERE broker = 'kafka'",
         shape.ddl
     );
-    let shape = Shape { ddl: ddl.leak(), ..shape };
+    let shape = Shape {
+        ddl: ddl.leak(),
+        ..shape
+    };
     for after in ["mark", "delete"] {
         let outbox = Outbox::create(&shape, after).await?;
         outbox.insert(1, 5).await?;
@@ -261,7 +264,10 @@ async fn a_view_is_polled_and_marked() -> Result<()> {
         ],
         ..shape
     };
-    let refused = Outbox::create(&slot, "mark").await.err().context("a slot reads no view")?;
+    let refused = Outbox::create(&slot, "mark")
+        .await
+        .err()
+        .context("a slot reads no view")?;
     assert!(refused.to_string().contains("is a view"), "{refused}");
     Ok(())
 }
