@@ -346,19 +346,19 @@ async fn what_a_statement_of_the_mode_cannot_do_is_said_before_anything_is_sent(
             ["times_attempted", "boolean"],
         ),
         (
-            format!("id uuid PRIMARY KEY DEFAULT gen_random_uuid(), {ALWAYS}, {marked}"),
+            format!("id uuid DEFAULT gen_random_uuid(), {ALWAYS}, {marked}"),
             "mark",
             [
-                "outbox.outbox.id has the type uuid",
+                "outbox.outbox.id is no primary or unique key",
                 "OUTBOX_AFTER_PUBLISH=keep",
             ],
         ),
         (
-            format!("id text PRIMARY KEY, {ALWAYS}, {marked}"),
-            "delete",
+            format!("id text PRIMARY KEY, {ALWAYS}, published_at text"),
+            "mark",
             [
-                "outbox.outbox.id has the type text",
-                "OUTBOX_AFTER_PUBLISH=keep",
+                "outbox.outbox.published_at has the type text",
+                "outboxd init --print-sql",
             ],
         ),
     ] {
