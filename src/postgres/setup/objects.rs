@@ -96,10 +96,13 @@ pub(super) fn table(setup: &Setup<'_>, found: &Found) -> Part {
     };
     let other = escape_identifier(&format!("{}_of_another", table.name));
     let todo = Todo {
-        statement: format!(
-            "ALTER {kind} {} RENAME TO {other} -- or set OUTBOX_TABLE",
-            table.quoted()
-        ),
+        statement: match kind {
+            "VIEW" => "set OUTBOX_SOURCE=poll, or OUTBOX_TABLE to the table behind it".to_owned(),
+            _ => format!(
+                "ALTER {kind} {} RENAME TO {other} -- or set OUTBOX_TABLE",
+                table.quoted()
+            ),
+        },
         by: relation.owner.clone(),
         ..Todo::default()
     };
