@@ -136,6 +136,17 @@ impl MarkedTable for Table {
         Ok(seen.map(|(id, row)| (id, !row.published)).collect())
     }
 
+    async fn try_mark(
+        &self,
+        names: &[RowName],
+    ) -> Result<(HashSet<RowId>, HashMap<RowId, bool>), Infallible> {
+        self.begin("try");
+        let before = self.rows.borrow().clone();
+        let found = (self.mark_free(names).await?, self.look(names).await?);
+        *self.rows.borrow_mut() = before;
+        Ok(found)
+    }
+
     async fn running(&self, xids: &[u32]) -> Result<HashSet<u32>, Infallible> {
         self.begin("running");
         let rows = self.rows.borrow();
@@ -267,6 +278,21 @@ async fn transactions_are_looked_up_before_the_mark_that_decides() {
         *statements,
         ["mark", "look", "running", "mark free", "look"]
     );
+}
+
+/// A person removes the mark so that the event is published again.
+#[tokio::test]
+async fn a_mark_that_another_session_removes_meanwhile_is_not_set_again() {
+    let mut removed = Vec::new();
+    for number in 0..4 {
+        let mut table = Table::new(&[(1, THERE)]);
+        table.event = Some((number, |row| row.published = false));
+        assert_eq!(table.outcome(1).await, Outcome::Settled, "before {number}");
+        let row = table.rows.borrow()[&1];
+        assert_eq!(row.marks, 1, "before {number}");
+        removed.push(!row.published);
+    }
+    assert_eq!(removed, [false, true, false, false]);
 }
 
 #[tokio::test]

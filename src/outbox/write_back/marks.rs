@@ -7,8 +7,11 @@
 //!
 //! A statement that changed a row proves nothing, because a trigger may have kept or restored what
 //! was there, and may do so as late as the commit. So the rows are looked at afterwards, by a
-//! statement of its own. A row that is visible and still unpublished was either locked or refused
-//! its mark: `SKIP LOCKED` returns only rows without a lock, so a row that it returns was refused.
+//! statement of its own. A row that is visible and still unpublished was locked, or was refused its
+//! mark, or another session has removed the mark since, so that the event is published again. Only
+//! `SKIP LOCKED` tells the first, by leaving the row out. The others differ in a transaction that
+//! is rolled back: there a refused row stays unpublished, and a mark that was removed stays
+//! removed.
 
 use std::collections::{HashMap, HashSet};
 
@@ -57,6 +60,13 @@ pub(crate) trait MarkedTable {
     /// Those of the rows that are visible, and whether they are unpublished.
     async fn look(&self, rows: &[RowName]) -> Result<HashMap<RowId, bool>, Self::Error>;
 
+    /// What [`mark_free`](Self::mark_free) and then [`look`](Self::look) return in a transaction
+    /// that fires deferred triggers at once and is rolled back.
+    async fn try_mark(
+        &self,
+        rows: &[RowName],
+    ) -> Result<(HashSet<RowId>, HashMap<RowId, bool>), Self::Error>;
+
     /// Those of the transactions that are not over for other sessions.
     async fn running(&self, xids: &[u32]) -> Result<HashSet<u32>, Self::Error>;
 }
@@ -93,21 +103,35 @@ fn once_each(marks: &mut [Mark]) -> usize {
 }
 
 async fn settle_part<T: MarkedTable>(table: &T, marks: &mut [Mark]) -> Result<(), T::Error> {
-    let rows: Vec<RowName> = marks.iter().map(|mark| mark.row.clone()).collect();
+    let rows = names(marks.iter());
     if let Some(changed) = table.mark(&rows).await? {
         let seen = table.look(&rows).await?;
-        let is_marked = |id: &RowId| changed.contains(id) && seen.get(id) != Some(&true);
-        let marked = marks.iter_mut().filter(|mark| is_marked(&mark.row.id));
-        marked.for_each(|mark| mark.outcome = Outcome::Settled);
+        for mark in marks.iter_mut().filter(|it| changed.contains(&it.row.id)) {
+            mark.outcome = match seen.get(&mark.row.id) {
+                Some(true) => Outcome::Refused,
+                _ => Outcome::Settled,
+            };
+        }
     }
-    let rest = marks.iter_mut();
-    let mut rest: Vec<&mut Mark> = rest
-        .filter(|mark| mark.outcome != Outcome::Settled)
-        .collect();
+    mark_rest(table, &mut of_outcome(marks, Outcome::Open)).await?;
+    confirm_refusals(table, &mut of_outcome(marks, Outcome::Refused)).await
+}
+
+fn of_outcome(marks: &mut [Mark], outcome: Outcome) -> Vec<&mut Mark> {
+    let marks = marks.iter_mut();
+    marks.filter(|mark| mark.outcome == outcome).collect()
+}
+
+fn names<'a>(marks: impl Iterator<Item = &'a Mark>) -> Vec<RowName> {
+    marks.map(|mark| mark.row.clone()).collect()
+}
+
+/// Those that the first statement has not changed.
+async fn mark_rest<T: MarkedTable>(table: &T, rest: &mut [&mut Mark]) -> Result<(), T::Error> {
     if rest.is_empty() {
         return Ok(());
     }
-    let rows: Vec<RowName> = rest.iter().map(|mark| mark.row.clone()).collect();
+    let rows = names(rest.iter().map(|mark| &**mark));
     let mut xids: Vec<u32> = rest.iter().map(|mark| mark.xid).collect();
     xids.sort_unstable();
     xids.dedup();
@@ -116,13 +140,31 @@ async fn settle_part<T: MarkedTable>(table: &T, marks: &mut [Mark]) -> Result<()
     let running = table.running(&xids).await?;
     let free = table.mark_free(&rows).await?;
     let seen = table.look(&rows).await?;
-    for mark in &mut rest {
+    for mark in rest {
         let unpublished = seen.get(&mark.row.id).copied();
         mark.outcome = judge(
             unpublished,
             free.contains(&mark.row.id),
             running.contains(&mark.xid),
         );
+    }
+    Ok(())
+}
+
+/// Those that were marked, or were to be, and are unpublished. A row that takes another mark has
+/// lost the first one to another session. It is settled, and stays unpublished: the audit sends it.
+async fn confirm_refusals<T: MarkedTable>(
+    table: &T,
+    refused: &mut [&mut Mark],
+) -> Result<(), T::Error> {
+    if refused.is_empty() {
+        return Ok(());
+    }
+    let rows = names(refused.iter().map(|mark| &**mark));
+    let (free, seen) = table.try_mark(&rows).await?;
+    for mark in refused {
+        let unpublished = seen.get(&mark.row.id).copied();
+        mark.outcome = judge(unpublished, free.contains(&mark.row.id), false);
     }
     Ok(())
 }

@@ -24,6 +24,9 @@ const XMAX: &str = "SELECT pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_sna
 const IN_PROGRESS: &str = "SELECT t.xid FROM pg_catalog.unnest($1::text[]) AS t (xid) \
       WHERE pg_catalog.pg_xact_status(t.xid::pg_catalog.xid8) = 'in progress'";
 
+/// Triggers that the table defers to the commit run at once.
+const TRY: &str = "BEGIN; SET CONSTRAINTS ALL IMMEDIATE";
+
 impl MarkStatements {
     pub(crate) fn new(marking: &Marking) -> Self {
         let (table, key) = (marking.table(), marking.key());
@@ -107,6 +110,16 @@ impl MarkedTable for TableOnSession<'_> {
             *unpublished.entry(row.try_get(0)?).or_default() |= row.try_get::<_, bool>(1)?;
         }
         Ok(unpublished)
+    }
+
+    async fn try_mark(
+        &self,
+        rows: &[RowName],
+    ) -> Result<(HashSet<RowId>, HashMap<RowId, bool>), Self::Error> {
+        self.session.batch_execute(TRY).await?;
+        let found = async { Ok((self.mark_free(rows).await?, self.look(rows).await?)) }.await;
+        self.session.batch_execute("ROLLBACK").await?;
+        found
     }
 
     /// A transaction that is too old for `pg_xact_status` is over.

@@ -241,6 +241,29 @@ impl MarkedTable for SeenTable<'_> {
             .collect())
     }
 
+    async fn try_mark(
+        &self,
+        names: &[RowName],
+    ) -> Result<(HashSet<RowId>, HashMap<RowId, bool>), Failure> {
+        let rows = self.seen(names)?;
+        let is_free = |row: &&Row| !row.is_locked && !row.is_marked;
+        let free: HashSet<RowId> = rows
+            .iter()
+            .filter(is_free)
+            .map(|row| row.name.id.clone())
+            .collect();
+        if rows
+            .iter()
+            .filter(is_free)
+            .any(|row| row.refuses == Some(Refusal::Fails))
+        {
+            return Err(Failure::Row);
+        }
+        let stays = |row: &Row| !row.is_marked && (row.is_locked || row.refuses.is_some());
+        let seen = rows.iter().map(|row| (row.name.id.clone(), stays(row)));
+        Ok((free, seen.collect()))
+    }
+
     async fn running(&self, xids: &[u32]) -> Result<HashSet<u32>, Failure> {
         self.seen(&[])?;
         let running = self.world.borrow().server.running();
