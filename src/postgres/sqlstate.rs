@@ -14,7 +14,7 @@ use crate::error::{Code, Disposition, Error};
 use crate::postgres::error_text::{self, shortened, without_values};
 
 /// An error as the server reported it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ServerError {
     /// `ERROR`, `FATAL` or `PANIC`, untranslated where the server sends that form.
     pub severity: String,
@@ -26,6 +26,9 @@ pub struct ServerError {
     pub detail: Option<String>,
     /// The server's own hint.
     pub hint: Option<String>,
+    /// The function of the server's source that reported it. Unlike the message it is never
+    /// translated.
+    pub routine: Option<String>,
 }
 
 impl ServerError {
@@ -106,6 +109,12 @@ impl ServerError {
         self.code == "55000"
     }
 
+    /// Whether the server decodes on without a publication that does not exist at its position, as
+    /// Postgres 18 does after a warning. Older servers fail with undefined_object instead.
+    pub(crate) fn is_skipped_publication(&self) -> bool {
+        self.code == "55000" && self.routine.as_deref() == Some("LoadPublications")
+    }
+
     fn detail_to_show(&self) -> Option<&str> {
         let about_the_server = ["28", "42704", "53", "55", "57"];
         let shown = about_the_server
@@ -135,6 +144,7 @@ impl From<&DbError> for ServerError {
             message: shortened(&without_values(error.code().code(), error.message())),
             detail: error.detail().map(shortened),
             hint: error.hint().map(shortened),
+            routine: error.routine().map(shortened),
         }
     }
 }
@@ -169,6 +179,7 @@ const POOLER: &str = "connect to Postgres itself, not to a connection pooler";
 const STOPPING: Option<&str> = Some("the server is stopping or starting");
 const SLOTS: &str = "drop unused slots (see pg_replication_slots), or raise \
                      max_replication_slots and restart the server";
+const NO_PUBLICATION: &str = "`outboxd init` creates the publication, `outboxd run` the slot";
 const SLOT_STATE: &str = "check wal_status, database and plugin of the slot in \
                           pg_replication_slots, and that wal_level is logical";
 const RIGHTS: &str = "the role lacks a right on what the message names: `outboxd doctor` says \
@@ -236,11 +247,7 @@ const RULES: &[Rule] = &[
         Code::Config,
         "the table lacks a column: compare it with `outboxd init --print-sql`",
     ),
-    fatal(
-        "42704",
-        Code::Slot,
-        "`outboxd init` creates the publication, `outboxd run` the slot",
-    ),
+    fatal("42704", Code::Slot, NO_PUBLICATION),
     transient(
         "42710",
         Code::Slot,
@@ -324,6 +331,12 @@ pub(crate) fn classify(context: impl Into<String>, server: ServerError) -> Error
         Some(hint) => error.with_hint(hint).with_source(server),
         None => error.with_source(server),
     }
+}
+
+/// The library's error for a server that has warned that it decodes on without the publication.
+pub(crate) fn skipped_publication(context: impl Into<String>, server: ServerError) -> Error {
+    let error = Error::fatal(Code::Slot, context);
+    error.with_hint(NO_PUBLICATION).with_source(server)
 }
 
 /// Classes of states that a single row causes by its values, a constraint or a trigger.

@@ -100,7 +100,7 @@ impl fmt::Display for SlotLoss {
 /// What the error of a session suggests about the slot or its publication, judged by its SQLSTATE.
 pub(crate) fn suspicion(error: &Error) -> Option<SlotSuspicion> {
     let server = ServerError::of(error)?;
-    if server.is_undefined_object() {
+    if server.is_undefined_object() || server.is_skipped_publication() {
         return Some(SlotSuspicion::NotThere);
     }
     let is_unusable = server.is_not_in_prerequisite_state();

@@ -180,8 +180,7 @@ fn password<'a>(connection: &Connection, credentials: &Credentials<'a>) -> Resul
                 "user {:?} needs a password, and none is configured",
                 credentials.user
             ),
-            detail: None,
-            hint: None,
+            ..ServerError::default()
         };
         sqlstate::classify(refused(connection.peer()), error)
     })

@@ -8,13 +8,7 @@ use crate::postgres::error_text::{shortened, without_values};
 ///
 /// See <https://www.postgresql.org/docs/current/protocol-error-fields.html>.
 pub(crate) fn error_of_fields(body: &[u8]) -> ServerError {
-    let mut error = ServerError {
-        severity: String::new(),
-        code: String::new(),
-        message: String::new(),
-        detail: None,
-        hint: None,
-    };
+    let mut error = ServerError::default();
     for field in body.split(|&byte| byte == 0) {
         let Some((kind, value)) = field.split_first() else {
             break;
@@ -27,6 +21,7 @@ pub(crate) fn error_of_fields(body: &[u8]) -> ServerError {
             b'M' => error.message = value,
             b'D' => error.detail = Some(value),
             b'H' => error.hint = Some(value),
+            b'R' => error.routine = Some(value),
             _ => {}
         }
     }

@@ -14,7 +14,8 @@
 #![deny(clippy::indexing_slicing)]
 
 use postgres_protocol::message::backend::{
-    COMMAND_COMPLETE_TAG, COPY_DATA_TAG, COPY_DONE_TAG, ERROR_RESPONSE_TAG, READY_FOR_QUERY_TAG,
+    COMMAND_COMPLETE_TAG, COPY_DATA_TAG, COPY_DONE_TAG, ERROR_RESPONSE_TAG, NOTICE_RESPONSE_TAG,
+    READY_FOR_QUERY_TAG,
 };
 use postgres_protocol::message::frontend;
 use tokio::time::Instant;
@@ -253,9 +254,26 @@ impl ReplicationClient {
                     self.connection.server_error(raw),
                 ))
             }
+            NOTICE_RESPONSE_TAG if self.copy == Copy::Both => {
+                self.connection.skips(raw)?;
+                self.stream_is_whole(raw).map(|()| false)
+            }
             _ if self.connection.skips(raw)? => Ok(false),
             _ => Err(self.connection.unexpected(raw, "the stream")),
         }
+    }
+
+    /// Ends the session at the warning that the server leaves out what the publication had: the
+    /// messages after it would move the position past events that were never sent.
+    fn stream_is_whole(&self, raw: &buffer::RawMessage) -> Result<()> {
+        let notice = self.connection.server_error(raw);
+        if !notice.is_skipped_publication() {
+            return Ok(());
+        }
+        let peer = self.connection.peer();
+        let context =
+            format!("Postgres at {peer} leaves out what it decodes without a publication");
+        Err(sqlstate::skipped_publication(context, notice))
     }
 
     /// Queues a status update, which replaces one that is not sent yet.

@@ -10,6 +10,7 @@ use tokio_postgres::config::{ChannelBinding, TargetSessionAttrs};
 use crate::config::RequireAuth;
 use crate::error::{Code, Result};
 use crate::lsn::Lsn;
+use crate::postgres::ServerError;
 use crate::postgres::transport::Socket;
 use crate::replication::auth::Credentials;
 use crate::replication::buffer::INITIAL;
@@ -431,6 +432,32 @@ async fn notices_and_parameters_in_the_stream_are_passed_over() {
         reply_requested: false,
     };
     assert_eq!(client.next().unwrap(), Some(frame));
+}
+
+#[tokio::test]
+async fn the_stream_ends_before_it_passes_what_a_missing_publication_leaves_out() {
+    let (mut client, mut script) = streaming(1 << 16).await;
+    let warning = |routine: &str| {
+        let fields = format!("SWARNUNG\0VWARNING\0C55000\0Mfehlt\0R{routine}\0\0");
+        message(b'N', fields.as_bytes())
+    };
+    let bytes = [
+        warning("ReplicationSlotRelease"),
+        keepalive(5, 0),
+        warning("LoadPublications"),
+        keepalive(6, 0),
+    ];
+    script.send(&bytes.concat()).await;
+    client.readable().await.unwrap();
+    let frame = Frame::Keepalive {
+        wal_end: Lsn::new(5),
+        reply_requested: false,
+    };
+    assert_eq!(client.next().unwrap(), Some(frame));
+    let error = client.next().unwrap_err();
+    assert_eq!(error.code(), Code::Slot);
+    let server = ServerError::of(&error).unwrap();
+    assert!(server.is_skipped_publication(), "{}", error.report());
 }
 
 #[tokio::test]

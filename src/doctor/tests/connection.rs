@@ -19,8 +19,7 @@ fn server_error(code: &str) -> Error {
         severity: "FATAL".to_owned(),
         code: code.to_owned(),
         message: "refused".to_owned(),
-        detail: None,
-        hint: None,
+        ..ServerError::default()
     })
 }
 

@@ -12,7 +12,7 @@ fn server(code: &str) -> ServerError {
         code: code.into(),
         message: "refused".into(),
         detail: Some("Failing row contains (4711)".into()),
-        hint: None,
+        ..ServerError::default()
     }
 }
 

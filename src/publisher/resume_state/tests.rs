@@ -3,7 +3,7 @@
 use super::*;
 use crate::error::Code;
 use crate::outbox::{RowName, RowSet};
-use crate::postgres::ServerError;
+use crate::postgres::{ServerError, sqlstate};
 
 fn lsn(position: u64) -> Lsn {
     Lsn::new(position)
@@ -46,11 +46,8 @@ fn start(resume: &ResumeState) -> StartPosition {
 
 fn refusal(code: &str) -> Error {
     let server = ServerError {
-        severity: "ERROR".to_owned(),
         code: code.to_owned(),
-        message: "no".to_owned(),
-        detail: None,
-        hint: None,
+        ..ServerError::default()
     };
     Error::fatal(Code::Slot, "streaming").with_source(server)
 }
@@ -105,15 +102,23 @@ fn a_slot_that_was_streamed_from_is_lost_when_it_is_gone_or_fails_for_its_public
     let mut resume = streamed();
     let gone = Some(SlotLoss::Gone { reported: lsn(20) });
     assert_eq!(resume.slot_found(None, lsn(20)), Err(gone));
-    let mut resume = streamed();
-    assert!(resume.recheck_slot(refusal("42704")).is_transient());
-    let stuck = resume.slot_found(Some(&slot("reserved")), lsn(20));
-    assert!(
-        matches!(stuck, Err(Some(SlotLoss::Stuck { .. }))),
-        "{stuck:?}"
-    );
-    resume.healed(HandledRows::default());
-    assert_eq!(resume.slot_found(Some(&slot("reserved")), lsn(20)), Ok(()));
+    let skipped = ServerError {
+        code: "55000".to_owned(),
+        routine: Some("LoadPublications".to_owned()),
+        ..ServerError::default()
+    };
+    let skipped = sqlstate::skipped_publication("streaming", skipped);
+    for of_publication in [refusal("42704"), skipped] {
+        let mut resume = streamed();
+        assert!(resume.recheck_slot(of_publication).is_transient());
+        let stuck = resume.slot_found(Some(&slot("reserved")), lsn(20));
+        assert!(
+            matches!(stuck, Err(Some(SlotLoss::Stuck { .. }))),
+            "{stuck:?}"
+        );
+        resume.healed(HandledRows::default());
+        assert_eq!(resume.slot_found(Some(&slot("reserved")), lsn(20)), Ok(()));
+    }
 }
 
 #[test]

@@ -296,7 +296,8 @@ impl Process {
             Some(_) => None,
         };
         if let Some(code) = fails {
-            return Err(Over::Error(self.resume.recheck_slot(server_error(code))));
+            let error = server_error(code, None);
+            return Err(Over::Error(self.resume.recheck_slot(error)));
         }
         assert!(world.server.stream(pid, from.raw()), "seen above");
         self.resume.streaming();
@@ -405,14 +406,12 @@ impl Process {
     }
 }
 
-/// The server's error of this state.
-pub(super) fn server_error(code: &str) -> Error {
+/// The server's error of this state, reported by this function of its source.
+pub(super) fn server_error(code: &str, routine: Option<&str>) -> Error {
     let server = ServerError {
-        severity: "ERROR".to_owned(),
         code: code.to_owned(),
-        message: String::new(),
-        detail: None,
-        hint: None,
+        routine: routine.map(str::to_owned),
+        ..ServerError::default()
     };
     Error::fatal(Code::Slot, "streaming").with_source(server)
 }

@@ -377,7 +377,7 @@ impl Schedule {
 }
 
 /// Every kind of event that the schedules have to see.
-const EXPECTED: [&str; 41] = [
+const EXPECTED: [&str; 42] = [
     "a full producer",
     "a mark that the table refused",
     "a pass while the slot waits",
@@ -399,6 +399,7 @@ const EXPECTED: [&str; 41] = [
     "memory cleared",
     "missed row sent",
     "older copy restored",
+    "passed by without a publication",
     "paused",
     "process crash",
     "producer given up",

@@ -155,8 +155,8 @@ impl Process {
                 self.engine.begin(name);
                 streaming.begun = Some(name);
             }
-            Message::Failed(code) => {
-                let error = server_error(code);
+            Message::Failed(code, routine) => {
+                let error = server_error(code, routine);
                 return Err(Over::Error(self.resume.recheck_slot(error)));
             }
             Message::Change(insert) => self.change(world, streaming, insert)?,

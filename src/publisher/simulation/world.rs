@@ -35,7 +35,8 @@ pub(super) enum Message {
         reply: bool,
     },
     /// The server ends the stream with this SQLSTATE.
-    Failed(&'static str),
+    /// A SQLSTATE, and the function of the server's source that reported it.
+    Failed(&'static str, Option<&'static str>),
 }
 
 /// A connection on its way: what the other side has not read.
@@ -97,6 +98,8 @@ pub(super) struct World {
     pub(super) unmarks: bool,
     /// Commits wait for a synchronous standby now and then.
     pub(super) hides_rows: bool,
+    /// The server warns where older ones fail for want of a publication, and decodes on.
+    warns_of_publications: bool,
     /// Every step is taken in its turn.
     pub(super) is_fair: bool,
     /// The standby receives nothing.
@@ -107,8 +110,9 @@ pub(super) struct World {
 }
 
 impl World {
-    pub(super) fn new(rng: Rng, config: Arc<Config>, trace: bool) -> Self {
+    pub(super) fn new(mut rng: Rng, config: Arc<Config>, trace: bool) -> Self {
         World {
+            warns_of_publications: rng.bool(),
             rng,
             config,
             now: Duration::from_secs(1),
@@ -378,7 +382,15 @@ impl World {
             return false;
         }
         if !transaction.has_publication && !transaction.changes.is_empty() {
-            wire.to_client.push_back(Message::Failed("42704"));
+            if self.warns_of_publications {
+                let warning = Message::Failed("55000", Some("LoadPublications"));
+                wire.to_client.push_back(warning);
+                (walsender.next, walsender.part) = (walsender.next + 1, 0);
+                walsender.sent = transaction.end;
+                self.saw("passed by without a publication");
+                return true;
+            }
+            wire.to_client.push_back(Message::Failed("42704", None));
             self.end_session(pid, true);
             self.saw("decoded without a publication");
             return true;
