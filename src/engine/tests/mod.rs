@@ -2,7 +2,16 @@
 //! steps, and the cost of an event.
 
 mod cost;
-mod engine;
+mod doubted_history;
+mod floods;
+mod letter_requests;
+mod marking;
+mod missing_topics;
+mod new_producers;
 mod placing;
+mod rewinds;
+mod session_ends;
+mod stopping;
+mod support;
 mod topic_queue;
 mod tracker;

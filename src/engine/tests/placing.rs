@@ -9,7 +9,7 @@ use crate::engine::dispatch::{Admission, Reason};
 use crate::engine::offer::{Offer, Offered};
 use crate::engine::output::{DeliveryFailure, DeliveryResult, FailureKind};
 use crate::engine::record_checks::RecordFacts;
-use crate::engine::tests::engine::{MS, answer, begin_and, engine, filed};
+use crate::engine::tests::support::{MS, answer, begin_and, engine, filed};
 use crate::engine::topics::placing::PlacingLimits;
 use crate::engine::topics::topic::{MetadataAnswer, TopicLimits};
 use crate::lsn::Lsn;
