@@ -19,6 +19,9 @@ pub(super) struct ValueChoice {
     null_payload: NullPayload,
     /// Members of the envelope, and the columns that have their values; empty without an envelope.
     envelope: Vec<(String, Extra)>,
+    /// Debezium's form: only an expanded payload joins the envelope as JSON, and other JSON as a
+    /// string.
+    quotes_json: bool,
     /// What the payload is has to be known: it is written as JSON, or a header says it.
     needs_content: bool,
 }
@@ -64,6 +67,7 @@ impl ValueChoice {
                 ValueRule::Expanded => Rule::Expanded,
             },
             null_payload: mapping.null_payload,
+            quotes_json: mapping.headers == HeaderStyle::Debezium,
             needs_content: says_content || !envelope.is_empty(),
             envelope,
         }
@@ -158,6 +162,12 @@ impl ValueChoice {
         })
     }
 
+    /// Whether the payload is JSON that joins the envelope as a string.
+    fn quotes(&self, chosen: Option<&Chosen<'_>>) -> bool {
+        let is_json = chosen.is_some_and(|chosen| chosen.content == Content::Json);
+        self.quotes_json && is_json && !matches!(self.rule, Rule::Expanded)
+    }
+
     fn write_envelope(
         &self,
         event: &Event<'_>,
@@ -167,6 +177,10 @@ impl ValueChoice {
     ) -> Result<()> {
         into.extend_from_slice(b"{\"payload\":");
         match chosen {
+            Some(Chosen { part, .. }) if self.quotes(chosen) => {
+                let (part, content) = (part.clone(), Content::Text);
+                write_json(event, &Chosen { part, content }, scratch, into)?;
+            }
             Some(chosen) => write_json(event, chosen, scratch, into)?,
             None => into.extend_from_slice(b"null"),
         }
@@ -180,6 +194,10 @@ impl ValueChoice {
                     let part = scratch.part(event, value)?;
                     let content = Content::Bytes;
                     write_json(event, &Chosen { part, content }, scratch, into)?;
+                }
+                Some(TextValue::Json(json)) if self.quotes_json => {
+                    json_text::scalar(TextValue::Verbatim(json), into)
+                        .ok_or_else(|| not_utf8(event, &column.name))?;
                 }
                 Some(value) => {
                     json_text::scalar(value, into).ok_or_else(|| not_utf8(event, &column.name))?;

@@ -4,8 +4,8 @@
 use std::borrow::Cow;
 
 use crate::config::mapping::{
-    ColumnName, HeadersColumn, NamedColumn, NullPayload, PartitionRule, Piece, Template,
-    TimestampRule, TopicRule, ValueRule,
+    ColumnName, HeaderStyle, HeadersColumn, NamedColumn, NullPayload, PartitionRule, Piece,
+    Template, TimestampRule, TopicRule, ValueRule,
 };
 use crate::config::{KeyRule, Mapping};
 use crate::error::{Code, Error, Result};
@@ -366,6 +366,21 @@ fn an_envelope_has_each_value_as_its_type_says() {
             + r#""nan":"-Infinity","t":true,"f":false,"j":{"a":  [1]},"b":"AP8Q","z":null,"#
             + r#""\"ö":"t"}"#
     );
+}
+
+#[test]
+fn debeziums_envelope_has_json_as_a_string_unless_it_is_expanded() {
+    let mut mapping = with_envelope(&["j"]);
+    mapping.headers = HeaderStyle::Debezium;
+    let value = |mapping: &Mapping| {
+        let event = with(&[Some(TextValue::Json(b"[1]"))]);
+        let record = made(mapping, &event).unwrap();
+        String::from_utf8(record.value().unwrap().to_vec()).unwrap()
+    };
+    let quoted = r#"{"payload":"{\"a\": 1}","j":"[1]"}"#;
+    assert_eq!(value(&mapping), quoted);
+    mapping.value = ValueRule::Expanded;
+    assert_eq!(value(&mapping), r#"{"payload":{"a": 1},"j":"[1]"}"#);
 }
 
 #[test]
