@@ -47,6 +47,7 @@ pub use self::unknown_variables::IgnoredVariable;
 pub(crate) use self::variables::{KAFKA_PASSWORD_FILE, KAFKA_TOKEN_COMMAND};
 #[doc(hidden)]
 pub use crate::error::may_be_secret;
+use crate::lsn::Lsn;
 pub use crate::table_name::TableName;
 
 /// Names the variable of the process that may be meant by one that is not set.
@@ -116,6 +117,8 @@ pub struct Config {
     pub after_publish: AfterPublish,
     /// What to do with unpublished rows that are older than the slot.
     pub backlog: Backlog,
+    /// The position that another client's slot has confirmed, and that a first start begins at.
+    pub start_lsn: Option<Lsn>,
     /// What to do when the slot is lost.
     pub on_slot_loss: OnSlotLoss,
     /// How often the table is searched for events that the slot missed.
@@ -213,6 +216,7 @@ impl Config {
         let on_poison = check.on_poison(given.on_poison);
         let dead_letters_per_minute = check.dead_letters_per_minute(given.dead_letters_per_minute);
         let source = check.source(given.source, after_publish, backlog);
+        let start_lsn = check.start_lsn(given.start_lsn, after_publish, source);
         let auto_create_topics =
             check.auto_create_topics(given.auto_create_topics, &kafka_properties);
         let memory_limit = check.memory_limit(given.memory_limit);
@@ -238,6 +242,7 @@ impl Config {
             max_retries,
             after_publish,
             backlog,
+            start_lsn,
             on_slot_loss,
             audit_interval,
             on_poison,

@@ -9,6 +9,7 @@ use crate::config::duration;
 use crate::config::error::InvalidValue;
 use crate::error::shown;
 use crate::fnv::fnv1a_32;
+use crate::lsn::Lsn;
 use crate::table_name::{NAME_BYTES_MAX, TableName, name_of as checked_name};
 
 /// Whether this is a JSON pointer (RFC 6901) to a part of a document.
@@ -63,6 +64,17 @@ pub(crate) fn duration(
         )),
         Some(value) => Ok(value),
     }
+}
+
+/// A position in the WAL, as Postgres prints it.
+pub(crate) fn lsn(text: &str) -> Result<Lsn, InvalidValue> {
+    let found = text.parse().ok().filter(|lsn: &Lsn| !lsn.is_invalid());
+    found.ok_or_else(|| {
+        InvalidValue::new(
+            format!("{} is no position in the WAL", shown(text)),
+            "write one as pg_replication_slots shows it, such as 16/B374D848",
+        )
+    })
 }
 
 /// A number of bytes, with a binary or decimal unit or none.

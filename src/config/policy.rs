@@ -8,6 +8,7 @@ use crate::config::check::Check;
 use crate::config::error::InvalidValue;
 use crate::config::parse;
 use crate::config::variables;
+use crate::lsn::Lsn;
 
 /// What to do with a row once its event is in Kafka.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,6 +75,35 @@ impl Check {
             self.errors.push(wrong.of(variables::BACKLOG));
         }
         (after_publish, backlog)
+    }
+}
+
+impl Check {
+    /// Another client's slot says which events it has published, and no row does: with `mark` or
+    /// `delete` the audit would send every row again that is not marked.
+    pub(super) fn start_lsn(
+        &mut self,
+        given: Option<String>,
+        after_publish: AfterPublish,
+        source: Source,
+    ) -> Option<Lsn> {
+        let start = self.or(variables::START_LSN, given, None, |text| {
+            parse::lsn(text).map(Some)
+        })?;
+        let wrong = match (source, after_publish) {
+            (Source::Poll, _) => InvalidValue::new(
+                "does not go with OUTBOX_SOURCE=poll, which reads no slot",
+                "remove it, or read a slot",
+            ),
+            (Source::Slot, AfterPublish::Keep) => return Some(start),
+            (Source::Slot, _) => InvalidValue::new(
+                "goes only with OUTBOX_AFTER_PUBLISH=keep: no row shows what the other client has \
+                 published, so it would be sent again",
+                "write keep, and another choice once the older rows are marked or deleted",
+            ),
+        };
+        self.errors.push(wrong.of(variables::START_LSN));
+        None
     }
 }
 

@@ -221,6 +221,11 @@ pub struct Settings {
     #[serde(deserialize_with = "scalar")]
     pub backlog: Option<String>,
 
+    /// Begin a first start behind this position of another client's slot, such as Debezium's
+    #[arg(long, env = variables::START_LSN, hide_env_values = true, value_name = "LSN")]
+    #[serde(deserialize_with = "scalar")]
+    pub start_lsn: Option<String>,
+
     /// What to do after the loss of the slot: heal from the table, or halt [default: heal; with
     /// keep: halt]
     #[arg(long, env = variables::ON_SLOT_LOSS, hide_env_values = true, value_name = "CHOICE")]
@@ -315,7 +320,7 @@ impl Settings {
     }
 
     /// Every setting that is one text; the properties of Kafka are a list.
-    pub(crate) fn texts(&mut self) -> [&mut Option<String>; 42] {
+    pub(crate) fn texts(&mut self) -> [&mut Option<String>; 43] {
         [
             &mut self.database_url,
             &mut self.database_password_file,
@@ -348,6 +353,7 @@ impl Settings {
             &mut self.max_retries,
             &mut self.after_publish,
             &mut self.backlog,
+            &mut self.start_lsn,
             &mut self.on_slot_loss,
             &mut self.audit_interval,
             &mut self.on_poison,

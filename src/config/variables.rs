@@ -32,6 +32,7 @@ pub(crate) const OPERATION_TIMEOUT: &str = "OUTBOX_OPERATION_TIMEOUT";
 pub(crate) const MAX_RETRIES: &str = "OUTBOX_MAX_RETRIES";
 pub(crate) const AFTER_PUBLISH: &str = "OUTBOX_AFTER_PUBLISH";
 pub(crate) const BACKLOG: &str = "OUTBOX_BACKLOG";
+pub(crate) const START_LSN: &str = "OUTBOX_START_LSN";
 pub(crate) const ON_SLOT_LOSS: &str = "OUTBOX_ON_SLOT_LOSS";
 pub(crate) const AUDIT_INTERVAL: &str = "OUTBOX_AUDIT_INTERVAL";
 pub(crate) const ON_POISON: &str = "OUTBOX_ON_POISON";

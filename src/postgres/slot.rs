@@ -179,6 +179,61 @@ pub async fn copy(session: &Session, from: &str, to: &str) -> Result<Lsn> {
     }
 }
 
+/// Another client's slot of this database, as far as it can be copied.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct OtherSlot {
+    pub(crate) name: String,
+    pub(crate) confirmed: Lsn,
+    pub(crate) active_pid: Option<i32>,
+    pub(crate) lost: bool,
+    /// The publication has been as it is since before the slot's position: the server decodes the
+    /// slot's WAL with the catalogs of that time.
+    pub(crate) follows_publication: bool,
+}
+
+/// The slots of this database beside `own`, with what they say of a publication.
+///
+/// No transaction that is older than a slot's `catalog_xmin` can be invisible to what is decoded
+/// from it. The rows that make up the publication have to be of such transactions.
+pub(crate) async fn others(
+    session: &Session,
+    own: &str,
+    publication: &str,
+) -> Result<Vec<OtherSlot>> {
+    const SQL: &str = "
+        WITH made AS (
+            SELECT pg_catalog.age(p.xmin) AS age FROM pg_catalog.pg_publication AS p
+             WHERE p.pubname = $2
+               AND (p.puballtables OR EXISTS (SELECT FROM pg_catalog.pg_publication_rel AS r
+                                               WHERE r.prpubid = p.oid))
+            UNION ALL
+            SELECT pg_catalog.age(r.xmin)
+              FROM pg_catalog.pg_publication_rel AS r
+              JOIN pg_catalog.pg_publication AS p ON p.oid = r.prpubid
+             WHERE p.pubname = $2)
+        SELECT s.slot_name::text, s.confirmed_flush_lsn, s.active_pid,
+               coalesce(s.wal_status = 'lost', false)
+               OR pg_catalog.to_jsonb(s) ->> 'invalidation_reason' IS NOT NULL,
+               coalesce((SELECT min(age) FROM made) > pg_catalog.age(s.catalog_xmin), false)
+          FROM pg_catalog.pg_replication_slots AS s
+         WHERE s.database = pg_catalog.current_database() AND s.plugin = 'pgoutput'
+           AND NOT s.temporary AND s.slot_name <> $1 AND s.confirmed_flush_lsn IS NOT NULL
+         ORDER BY s.slot_name";
+    let session = session.for_slots();
+    let what = "reading the slots of this database";
+    let rows = session.rows(what, SQL, &[&own, &publication]).await?;
+    let slot = |row: &tokio_postgres::Row| {
+        Ok(OtherSlot {
+            name: row.column(0)?,
+            confirmed: Lsn::new(row.column::<PgLsn>(1)?.into()),
+            active_pid: row.column(2)?,
+            lost: row.column(3)?,
+            follows_publication: row.column(4)?,
+        })
+    };
+    rows.iter().map(slot).collect()
+}
+
 /// Confirms a position for a slot that no session reads from. A slot that is at the position or
 /// past it stays where it is.
 ///

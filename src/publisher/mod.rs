@@ -13,6 +13,7 @@
 
 mod clock;
 mod connect;
+mod hand_over;
 mod instance_lock;
 mod interrupt;
 mod lineage;

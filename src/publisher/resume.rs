@@ -16,6 +16,7 @@ use crate::lsn::Lsn;
 use crate::outbox::TableLocation;
 use crate::postgres::slot::{self, Slot};
 use crate::postgres::{self, Server, Session, TableShape};
+use crate::publisher::hand_over;
 use crate::publisher::instance_lock::{LockHolder, Tenure};
 use crate::publisher::session_start::{
     BeforeCreation, Cleared, PositionStep, SessionStart, SlotStep,
@@ -78,12 +79,24 @@ impl Supervisor {
         let config = Arc::clone(&self.config);
         let name = &config.slot;
         let found = slot::read(session, name).await?;
+        let is_first = !self.resume.has_streamed();
+        let start = config.start_lsn.filter(|_| is_first);
         let SlotStep::Create { loss, memory } = self.session_start().slot_read(found.as_ref())
         else {
+            if let (Some(start), Some(slot)) = (start, &found)
+                && hand_over::continues(start, slot)?
+            {
+                tracing::info!(slot = name, "the slot has passed the start position");
+            }
             return Ok(found);
         };
         if let BeforeCreation::Cleared(why) = &memory {
             self.clear(why);
+        }
+        if let (Some(start), None) = (start, &loss) {
+            return hand_over::take_over(session, &config, start)
+                .await
+                .map(Some);
         }
         let bootstrap = Bootstrap {
             scan: TableScan::new(

@@ -62,6 +62,36 @@ fn polling_goes_with_marks_and_deletes_and_with_nothing_that_is_about_a_slots_ma
 }
 
 #[test]
+fn a_start_position_goes_with_a_slot_and_rows_that_are_kept() {
+    let keeps = || with("start_lsn", "16/B374D848").or(with("after_publish", "keep"));
+    let start = build(keeps()).unwrap().start_lsn;
+    assert_eq!(
+        start.map(|lsn| lsn.to_string()).as_deref(),
+        Some("16/B374D848")
+    );
+    assert_eq!(build(valid()).unwrap().start_lsn, None);
+    for mode in ["mark", "delete"] {
+        let other = with("start_lsn", "0/1").or(with("after_publish", mode));
+        let error = only_error(build(other));
+        assert!(
+            error.starts_with("OUTBOX_START_LSN goes only with OUTBOX_AFTER_PUBLISH=keep"),
+            "{error}"
+        );
+    }
+    let error = only_error(build(with("start_lsn", "0/1").or(with("source", "poll"))));
+    assert!(
+        error.starts_with("OUTBOX_START_LSN does not go with OUTBOX_SOURCE=poll"),
+        "{error}"
+    );
+    for wrong in ["0/0", "16", "16-B374D848"] {
+        let error = only_error(build(
+            with("start_lsn", wrong).or(with("after_publish", "keep")),
+        ));
+        assert!(error.contains("is no position in the WAL"), "{error}");
+    }
+}
+
+#[test]
 fn the_brokers_may_be_missing_where_only_postgres_is_asked() {
     let settings = Settings {
         kafka_brokers: None,

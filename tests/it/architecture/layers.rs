@@ -59,6 +59,7 @@ const INNER: [Map; 1] = [Map {
             "interrupt",
             "lineage",
             "slot_loss",
+            "hand_over",
             "instance_lock",
             "skip_search",
         ],
