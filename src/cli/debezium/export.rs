@@ -200,6 +200,8 @@ fn value(mapping: &Mapping, export: &mut Export) {
     }
     match mapping.null_payload {
         NullPayload::Tombstone => export.route("route.tombstone.on.empty.payload", "true"),
+        // The router sends an envelope with a null in it.
+        NullPayload::Empty if !mapping.columns.envelope.is_empty() => {}
         _ => export.leave_out("OUTBOX_NULL_PAYLOAD", "the router sends a null value"),
     }
 }

@@ -31,6 +31,7 @@ pub(super) fn import(text: &str) -> Result<Imported, Unreadable> {
     kafka::carry_brokers_over(&mut connector, &mut imported);
     table(&mut connector, &mut imported);
     let expands = router::carry_over(&mut connector, &mut imported)?;
+    slot(&mut connector, &mut imported);
     converters::compare(&mut connector, &mut imported, expands);
     kafka::carry_properties_over(&mut connector, &mut imported);
     imported.rest(options::CONNECTOR, connector.rest());
@@ -52,6 +53,19 @@ fn table(connector: &mut Connector, imported: &mut Imported) {
             imported.leave_open("table", "public.outboxevent", why);
         }
     }
+}
+
+/// The connector's slot is copied at the hand-over, and outboxd has one of its own.
+fn slot(connector: &mut Connector, imported: &mut Imported) {
+    let Some(given) = connector.take("slot.name") else {
+        return;
+    };
+    imported.leave_out(
+        &given,
+        "outboxd has a slot of its own, which OUTBOX_SLOT names",
+    );
+    let is_of_slot = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+    imported.slot = Some(given.value).filter(|name| name.chars().all(is_of_slot));
 }
 
 /// The name that a regular expression stands for, by SQL's rules for quoting, if it is one name.

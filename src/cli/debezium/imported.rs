@@ -7,9 +7,13 @@ use crate::cli::debezium::options;
 #[derive(Debug, Default)]
 pub(super) struct Imported {
     pub(super) name: Option<String>,
+    /// The slot of the connector, if the file names it.
+    pub(super) slot: Option<String>,
     pub(super) settings: Vec<Setting>,
     /// Members of `[columns]`, in their order; one may come several times.
     pub(super) columns: Vec<(&'static str, String)>,
+    /// A null payload is a tombstone to the connector.
+    pub(super) makes_tombstones: bool,
     /// The values of `[topics]` have to be written by a person.
     pub(super) lacks_topics: bool,
     /// Properties of librdkafka.

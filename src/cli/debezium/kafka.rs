@@ -10,7 +10,7 @@ use crate::cli::debezium::options::{self, Group};
 const PREFIXES: [&str; 2] = ["producer.override.", "sink.kafka.producer."];
 
 /// Java's names, and librdkafka's for the same.
-pub(super) const SAME: [(&str, &str); 20] = [
+pub(super) const SAME: [(&str, &str); 23] = [
     ("client.id", "client.id"),
     ("client.dns.lookup", "client.dns.lookup"),
     ("linger.ms", "linger.ms"),
@@ -26,6 +26,12 @@ pub(super) const SAME: [(&str, &str); 20] = [
     ("retry.backoff.max.ms", "retry.backoff.max.ms"),
     ("send.buffer.bytes", "socket.send.buffer.bytes"),
     ("receive.buffer.bytes", "socket.receive.buffer.bytes"),
+    ("enable.metrics.push", "enable.metrics.push"),
+    ("metadata.recovery.strategy", "metadata.recovery.strategy"),
+    (
+        "metadata.recovery.rebootstrap.trigger.ms",
+        "metadata.recovery.rebootstrap.trigger.ms",
+    ),
     ("security.protocol", "security.protocol"),
     ("sasl.mechanism", "sasl.mechanism"),
     ("ssl.cipher.suites", "ssl.cipher.suites"),
@@ -52,6 +58,7 @@ const JAVA: &[Group] = &[
             "max.in.flight.requests.per.connection",
             "transactional.id",
             "transaction.timeout.ms",
+            "transaction.two.phase.commit.enable",
         ],
     },
     Group {
@@ -63,12 +70,23 @@ const JAVA: &[Group] = &[
         names: &["key.serializer*", "value.serializer*", "partitioner.*"],
     },
     Group {
+        reason: "librdkafka has one compression.level for every codec",
+        names: &[
+            "compression.gzip.level",
+            "compression.lz4.level",
+            "compression.zstd.level",
+        ],
+    },
+    Group {
         reason: "it belongs to Java",
         names: &[
             "interceptor.classes",
             "metric*",
             "auto.include.jmx.reporter",
             "security.providers",
+            "config.providers*",
+            "metadata.max.idle.ms",
+            "socket.connection.setup.timeout.max.ms",
         ],
     },
     Group {

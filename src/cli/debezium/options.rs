@@ -47,10 +47,6 @@ pub(super) const ROUTER: &[Group] = &[
 /// The options of the Postgres connector, of Kafka Connect and of Debezium Server.
 pub(super) const CONNECTOR: &[Group] = &[
     Group {
-        reason: "outboxd has a slot of its own, which OUTBOX_SLOT names",
-        names: &["slot.name"],
-    },
-    Group {
         reason: "outboxd keeps its slot at a stop; `outboxd drop` drops it",
         names: &["slot.drop.on.stop", "drop.slot.on.stop"],
     },
@@ -157,6 +153,7 @@ pub(super) const CONNECTOR: &[Group] = &[
             "snapshot.locking.mode",
             "snapshot.locking.mode.custom.name",
             "snapshot.max.threads",
+            "snapshot.max.threads.multiplier",
             "snapshot.mode",
             "snapshot.mode.configuration.based.*",
             "snapshot.mode.custom.name",
@@ -187,6 +184,8 @@ pub(super) const CONNECTOR: &[Group] = &[
             "notification.sink.topic.name",
             "custom.metric.tags",
             "advanced.metrics.enable",
+            "statistics.metrics.enabled",
+            "custom.sanitize.pattern",
             "openlineage.*",
             "metrics.*",
         ],
@@ -230,6 +229,7 @@ pub(super) const CONNECTOR: &[Group] = &[
             "poll.interval.ms",
             "streaming.delay.ms",
             "query.fetch.size",
+            "queue.provider.type",
         ],
     },
     Group {
@@ -237,6 +237,7 @@ pub(super) const CONNECTOR: &[Group] = &[
                  cannot be published",
         names: &[
             "event.processing.failure.handling.mode",
+            "event.converting.failure.handling.mode",
             "errors.tolerance",
             "errors.log.enable",
             "errors.log.include.messages",
@@ -286,6 +287,7 @@ pub(super) const CONNECTOR: &[Group] = &[
         names: &[
             "tasks.max",
             "tasks.max.enforce",
+            "connector.plugin.version",
             "config.action.reload",
             "config.providers*",
             "predicates*",
@@ -300,7 +302,7 @@ pub(super) const CONNECTOR: &[Group] = &[
     },
     Group {
         reason: "it is internal to Debezium",
-        names: &["internal.*"],
+        names: &["internal.*", "memory.management.*"],
     },
 ];
 

@@ -52,6 +52,7 @@ pub(super) fn carry_over(
         }
     }
     placements(&mut router, imported, is_server);
+    null_payload(&mut router, imported);
     imported.rest(ROUTER, router.into_iter());
     Ok(expands)
 }
@@ -194,18 +195,27 @@ fn value(router: &mut Router, imported: &mut Imported) -> bool {
             _ => {}
         }
     }
-    if let Some(given) = take(router, "route.tombstone.on.empty.payload") {
-        imported.set("null_payload", "tombstone");
-        let text = match is_true(&given) {
-            true => "a null payload is a tombstone, and an empty text is sent as it is",
-            false => {
-                "a null payload is sent as a tombstone, which has the same bytes where the \
-                      converter writes none"
-            }
-        };
-        imported.differs(&given.name, text);
-    }
     expands
+}
+
+/// A null payload. In an envelope Debezium sends it as a member, unless it makes tombstones.
+fn null_payload(router: &mut Router, imported: &mut Imported) {
+    let mut columns = imported.columns.iter();
+    let has_envelope = columns.any(|(member, _)| *member == "envelope");
+    let given = take(router, "route.tombstone.on.empty.payload");
+    let makes_tombstones = given
+        .as_ref()
+        .is_some_and(|it| it.value.eq_ignore_ascii_case("true"));
+    imported.makes_tombstones = makes_tombstones;
+    match given {
+        Some(given) if makes_tombstones => {
+            imported.set("null_payload", "tombstone");
+            let text = "a null payload is a tombstone, and an empty text is sent as it is";
+            imported.differs(&given.name, text);
+        }
+        _ if has_envelope => imported.set("null_payload", "empty"),
+        _ => {}
+    }
 }
 
 /// `column:placement[:alias]`, several separated by commas.

@@ -7,21 +7,26 @@ use crate::cli::debezium::imported::{Imported, Note, Setting};
 /// The longest line of a comment.
 const WIDTH: usize = 98;
 
-/// How to hand over. The two slots overlap, so that nothing falls between them.
-const HAND_OVER: [&str; 5] = [
-    "`outboxd init` with this file makes the publication and, with --role, the role.",
-    "Start `outboxd run` beside the connector. Once its log says `streaming`, it publishes every \
-     event that is committed.",
-    "Ask Postgres for its position: SELECT pg_current_wal_lsn().",
-    "Stop the connector as soon as confirmed_flush_lsn of its slot in pg_replication_slots has \
-     reached that position.",
-    "Drop its slot, so that the server keeps no WAL for it: SELECT \
-     pg_drop_replication_slot('NAME').",
+/// How to hand over: outboxd begins at the position where the connector stopped, in a copy of its
+/// slot. `SLOT` is the connector's.
+const HAND_OVER: [&str; 6] = [
+    "While the connector runs, `outboxd init` with this file makes the publication and, with \
+     --role, the role.",
+    "Let the connector publish events for a minute more, so that its slot moves past the new \
+     publication.",
+    "Stop the connector.",
+    "Read where it stopped: SELECT confirmed_flush_lsn FROM pg_replication_slots WHERE slot_name \
+     = 'SLOT'.",
+    "Start `outboxd run --start-lsn LSN` with that position. It copies the slot and publishes the \
+     events behind the position; it refuses to start where that would leave a gap. At later \
+     starts --start-lsn has no effect.",
+    "Once its log says `streaming`, drop the connector's slot, so that the server keeps no WAL \
+     for it: SELECT pg_drop_replication_slot('SLOT').",
 ];
 
-/// What the overlap means for consumers.
-const OVERLAP: &str = "Both send the events of the time between 2 and 4, with the same header id, \
-                       by which a consumer knows the second copy.";
+/// What consumers may see twice.
+const OVERLAP: &str = "A connector confirms with a delay, also at a clean stop. Events that it had \
+                       sent and not confirmed come a second time, with the same header id.";
 
 /// The whole file.
 pub(super) fn file(imported: &Imported) -> String {
@@ -71,7 +76,8 @@ pub(super) fn file(imported: &Imported) -> String {
         "Handing over without a gap, while services write:",
     );
     for (number, step) in HAND_OVER.iter().enumerate() {
-        comment(&mut text, &format!("{}. ", number + 1), step);
+        let step = step.replace("SLOT", imported.slot.as_deref().unwrap_or("debezium"));
+        comment(&mut text, &format!("{}. ", number + 1), &step);
     }
     comment(&mut text, "", OVERLAP);
     text
