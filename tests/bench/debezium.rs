@@ -3,21 +3,18 @@
 //! It is downloaded by Maven and needs Java 21 or later; the newest Java on the machine runs it.
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::Path;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::Result;
 
-use crate::support::ephemeral::{cached, free_port};
+use crate::support::debezium::Distribution;
+use crate::support::ephemeral::free_port;
 
 pub(crate) const VERSION: &str = "3.0.8.Final";
 
-/// The unpacked distribution, and the Java that runs it.
+/// The distribution.
 #[derive(Debug, Clone)]
-pub(crate) struct Debezium {
-    home: PathBuf,
-    java: PathBuf,
-}
+pub(crate) struct Debezium(Distribution);
 
 impl Debezium {
     /// Downloads it if necessary.
@@ -26,12 +23,7 @@ impl Debezium {
     ///
     /// Why it is not offered on this machine.
     pub(crate) fn find() -> Result<Debezium> {
-        let java = java()?;
-        let home = cached(&format!("debezium-server-{VERSION}"), fetch)?;
-        Ok(Debezium {
-            home: home.join("debezium-server"),
-            java,
-        })
+        Distribution::find(VERSION).map(Debezium)
     }
 
     /// The command that runs it on a slot; writes its settings to `folder`.
@@ -89,77 +81,6 @@ quarkus.log.console.json=false
             http = free_port()?,
         );
         fs::write(folder.join("application.properties"), text)?;
-        let jars = fs::read_dir(&self.home)?
-            .flatten()
-            .map(|entry| entry.path());
-        let runner = jars
-            .into_iter()
-            .find(|path| path.to_string_lossy().ends_with("-runner.jar"))
-            .context("Debezium Server has no runner")?;
-        let classes = format!(
-            "{}:{}:{}/lib/*",
-            folder.display(),
-            runner.display(),
-            self.home.display()
-        );
-        let words = [
-            self.java.to_string_lossy().into_owned(),
-            "-Xmx512m".to_owned(),
-            "-cp".to_owned(),
-            classes,
-            "io.debezium.server.Main".to_owned(),
-        ];
-        Ok(words.into())
+        self.0.command(&["-Xmx512m"], folder)
     }
-}
-
-fn fetch(dir: &Path) -> Result<()> {
-    fs::create_dir_all(dir)?;
-    let artifact = format!("io.debezium:debezium-server-dist:{VERSION}:tar.gz");
-    let repository = dir.with_extension("m2");
-    let status = Command::new("mvn")
-        .args(["--quiet", "--batch-mode"])
-        .arg(format!("-Dmaven.repo.local={}", repository.display()))
-        .arg("org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy")
-        .arg(format!("-Dartifact={artifact}"))
-        .arg(format!("-DoutputDirectory={}", dir.display()))
-        .stdin(Stdio::null())
-        .status()
-        .context("mvn does not start")?;
-    ensure!(status.success(), "mvn could not fetch Debezium Server");
-    let archive = dir.join(format!("debezium-server-dist-{VERSION}.tar.gz"));
-    let status = Command::new("tar")
-        .arg("-xzf")
-        .arg(&archive)
-        .arg("-C")
-        .arg(dir)
-        .status()
-        .context("tar does not start")?;
-    ensure!(
-        status.success(),
-        "the archive of Debezium Server cannot be unpacked"
-    );
-    fs::remove_file(archive)?;
-    Ok(())
-}
-
-/// The newest Java on this machine, if it is new enough.
-fn java() -> Result<PathBuf> {
-    let machines = fs::read_dir("/usr/lib/jvm").into_iter().flatten().flatten();
-    let installed = machines.map(|machine| machine.path().join("bin/java"));
-    let all = installed.chain([PathBuf::from("java")]);
-    let versions = all.filter_map(|java| Some((version(&java)?, java)));
-    let newest = versions.max_by_key(|(version, _)| *version);
-    newest
-        .filter(|(version, _)| *version >= 21)
-        .map(|(_, java)| java)
-        .context("Debezium Server needs Java 21 or later")
-}
-
-fn version(java: &Path) -> Option<u32> {
-    let output = Command::new(java).arg("-version").output().ok()?;
-    let text = String::from_utf8_lossy(&output.stderr).into_owned();
-    let (_, rest) = text.split_once("version \"")?;
-    let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
-    digits.parse().ok()
 }

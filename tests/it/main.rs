@@ -29,6 +29,8 @@ mod dead_letter_commands;
 mod dead_letter_table;
 // Open dead letters as status, metric, page and commands show them.
 mod dead_letters_shown;
+// Beside a real Debezium: the same records, the import, the hand-over.
+mod debezium;
 // The command demo, and what it leaves behind.
 mod demo;
 // A full disk under Postgres or Kafka.

@@ -13,6 +13,7 @@
 pub(crate) mod browser;
 pub(crate) mod certificates;
 pub(crate) mod clocks;
+pub(crate) mod debezium;
 pub(crate) mod debian;
 pub(crate) mod docker;
 pub(crate) mod fixture;
