@@ -55,7 +55,7 @@ mod simulation;
 mod tests;
 
 #[cfg(test)]
-pub(crate) use simulation::seeds;
+pub(crate) use simulation::{row_ids, seeds};
 
 use std::collections::VecDeque;
 use std::time::Duration;

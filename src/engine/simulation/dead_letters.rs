@@ -5,11 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use fastrand::Rng;
 
 use crate::engine::output::PendingRequests;
+use crate::engine::simulation::row_ids::RowIds;
 use crate::engine::simulation::world::index;
 use crate::lsn::Lsn;
 use crate::outbox::{
     CloseDeadLetter, KeyHash, NewDeadLetter, OwnedRecord, ParkedKey, ParkedKeyList, Resolution,
-    ResolveRequest, RowId,
+    ResolveRequest,
 };
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,6 +85,7 @@ impl DeadLetterTable {
     /// more. With `keys_max`, also the parked keys.
     pub(crate) fn look(
         &self,
+        ids: RowIds,
         keys_max: Option<usize>,
         event: impl Fn(usize) -> (OwnedRecord, Option<(Lsn, u32)>),
     ) -> PendingRequests {
@@ -113,7 +115,7 @@ impl DeadLetterTable {
             let (record, place) = event(filed.row);
             ResolveRequest {
                 dead_letter: *id,
-                row: Some(RowId::Number(filed.row as i64)),
+                row: Some(ids.id(filed.row as i64)),
                 resolution: match filed.state {
                     State::Discard => Resolution::Discard,
                     _ => Resolution::Retry,

@@ -2,6 +2,7 @@
 
 mod dead_letters;
 mod process;
+pub(crate) mod row_ids;
 mod schedule;
 pub(crate) mod seeds;
 mod steps;

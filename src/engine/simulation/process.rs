@@ -212,7 +212,7 @@ impl Process {
         let bytes = world.rows[row].bytes;
         let record = world.record(row);
         let offered = self.engine.offer(Offer {
-            row: Some(RowName::of_id(row as i64)),
+            row: Some(RowName::of_id(world.ids.id(row as i64))),
             xid,
             bytes,
             since_micros: 0,

@@ -13,6 +13,7 @@ use std::time::Duration;
 use fastrand::Rng;
 
 use crate::engine::simulation::process::{Fate, Process};
+use crate::engine::simulation::row_ids::RowIds;
 use crate::engine::simulation::seeds::{self, Seen};
 use crate::engine::simulation::steps::{EVERYDAY, FAULTS, Step};
 use crate::engine::simulation::world::World;
@@ -42,8 +43,11 @@ impl Schedule {
             let (step, weight) = FAULTS[rng.usize(0..FAULTS.len())];
             steps.push((step, weight * rng.u32(1..4)));
         }
+        let ids = RowIds::of(seed);
+        let mut world = World::new(rng, ids);
+        world.saw(ids.seen());
         Schedule {
-            world: World::new(rng),
+            world,
             process: None,
             now: Duration::ZERO,
             trace,
@@ -398,7 +402,7 @@ impl Schedule {
 }
 
 /// Every kind of event that the schedules have to see.
-const EXPECTED: [&str; 27] = [
+const EXPECTED: [&str; 30] = [
     "busy walsender",
     "producer replaced",
     "change skipped",
@@ -410,6 +414,9 @@ const EXPECTED: [&str; 27] = [
     "filed",
     "halted",
     "lapsed",
+    "ids that are long texts",
+    "ids that are numbers",
+    "ids that are texts",
     "kept",
     "let the server stop",
     "poison",

@@ -12,6 +12,7 @@ use crate::config::{AfterPublish, OnPoison};
 use crate::engine::output::{DatabaseWork, PendingRequests};
 use crate::engine::record_checks::RecordFacts;
 use crate::engine::simulation::dead_letters::DeadLetterTable;
+use crate::engine::simulation::row_ids::{RowIds, number};
 use crate::engine::simulation::seeds::Seen;
 use crate::engine::topics::topic::{MetadataAnswer, TopicLimits};
 use crate::engine::tracker::Ticket;
@@ -20,7 +21,7 @@ use crate::outbox::{Outcome, OwnedRecord, RowId};
 
 /// The index of a row in [`World::rows`], which its id is.
 pub(crate) fn index(id: &RowId) -> usize {
-    id.number().map_or(0, |number| number as usize)
+    number(id) as usize
 }
 
 /// A row of the outbox table, identified by its index in [`World::rows`]; rows are numbered in
@@ -148,6 +149,7 @@ pub(crate) struct Batch {
 #[derive(Debug)]
 pub(crate) struct World {
     pub(crate) rng: Rng,
+    pub(crate) ids: RowIds,
     pub(crate) after_publish: AfterPublish,
     pub(crate) on_poison: OnPoison,
     /// Few, so that topics are parked whole.
@@ -183,7 +185,7 @@ pub(crate) struct World {
 }
 
 impl World {
-    pub(crate) fn new(mut rng: Rng) -> Self {
+    pub(crate) fn new(mut rng: Rng, ids: RowIds) -> Self {
         let modes = [AfterPublish::Mark, AfterPublish::Delete, AfterPublish::Keep];
         let after_publish = modes[rng.usize(0..3)];
         let policies = [OnPoison::DeadLetter, OnPoison::ParkKey, OnPoison::Halt];
@@ -196,6 +198,7 @@ impl World {
             })
             .collect();
         World {
+            ids,
             after_publish,
             on_poison,
             parked_keys_max: rng.clone().usize(0..5),
@@ -660,7 +663,7 @@ impl World {
                 let with_keys = *with_keys;
                 let event = |row| (self.record(row), self.place(row));
                 let keys_max = with_keys.then_some(self.parked_keys_max);
-                pending = Some(self.dead_letter_table.look(keys_max, event));
+                pending = Some(self.dead_letter_table.look(self.ids, keys_max, event));
             }
         }
         self.batches[at].position = Some(Lsn::new(settled_at));

@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use crate::engine::output::End;
+use crate::engine::row_ids::number;
 use crate::lsn::Lsn;
-use crate::outbox::{ReadPosition, RowId};
+use crate::outbox::ReadPosition;
 use crate::publisher::instance_lock::LockProof;
 use crate::publisher::monitor::query_schedule::is_recreated;
 use crate::publisher::simulation::attempt::Over;
 use crate::publisher::simulation::process::Process;
-use crate::publisher::simulation::server::number;
 use crate::publisher::simulation::table::Pass;
 use crate::publisher::simulation::world::World;
 use crate::publisher::source::poll_pass::{AfterBatch, PollPass, SentRows, starts_over};
@@ -75,7 +75,7 @@ impl Process {
             return Ok((polling, did));
         };
         let next = next.map(|next| ReadPosition {
-            id: RowId::Number(next - 1),
+            id: world.server.ids.id(next - 1),
             order: None,
         });
         let engine = &self.engine;

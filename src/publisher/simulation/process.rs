@@ -13,6 +13,7 @@ use crate::engine::output::{
     DeliveryFailure, DeliveryResult, End, FailureKind, Limits, Output, SessionOutput, SinkOutput,
 };
 use crate::engine::record_checks::RecordFacts;
+use crate::engine::row_ids::number;
 use crate::engine::topics::NO_TOPIC;
 use crate::engine::topics::topic::{MetadataAnswer, TopicLimits};
 use crate::engine::tracker::{InFlight, Ticket};
@@ -24,7 +25,7 @@ use crate::publisher::monitor::problems::Problems;
 use crate::publisher::resume_state::ResumeState;
 use crate::publisher::simulation::attempt::State;
 use crate::publisher::simulation::broker::{Outcome, Producer, Report};
-use crate::publisher::simulation::server::{Insert, number};
+use crate::publisher::simulation::server::Insert;
 use crate::publisher::simulation::watch::Watch;
 use crate::publisher::simulation::work::{Work, outage};
 use crate::publisher::simulation::world::{World, event_of};

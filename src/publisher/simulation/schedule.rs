@@ -13,6 +13,7 @@ use std::time::Duration;
 use fastrand::Rng;
 
 use crate::config::{Config, Settings};
+use crate::engine::row_ids::RowIds;
 use crate::engine::seeds::{self, Seen};
 use crate::publisher::simulation::attempt::State;
 use crate::publisher::simulation::broker::TOPICS;
@@ -100,7 +101,9 @@ impl Schedule {
         let mut rng = Rng::with_seed(seed);
         let mut steps = EVERYDAY.to_vec();
         let config = config(&mut rng);
-        let mut world = World::new(rng, config, trace);
+        let ids = RowIds::of(seed);
+        let mut world = World::new(rng, ids, config, trace);
+        world.saw(ids.seen());
         // Each schedule has a few kinds of faults of its own, so that none hides behind the others;
         // some have none.
         for _ in 0..world.rng.usize(0..5) {
@@ -377,7 +380,7 @@ impl Schedule {
 }
 
 /// Every kind of event that the schedules have to see.
-const EXPECTED: [&str; 42] = [
+const EXPECTED: [&str; 45] = [
     "a full producer",
     "a mark that the table refused",
     "a pass while the slot waits",
@@ -395,6 +398,9 @@ const EXPECTED: [&str; 42] = [
     "handled before",
     "healed",
     "ids set back",
+    "ids that are long texts",
+    "ids that are numbers",
+    "ids that are texts",
     "mark removed",
     "memory cleared",
     "missed row sent",

@@ -11,18 +11,14 @@ use std::time::Duration;
 use fastrand::Rng;
 
 use crate::engine::output::WAL_SENDER_TIMEOUT;
+use crate::engine::row_ids::{RowIds, number};
 use crate::lsn::Lsn;
 use crate::outbox::dead_letter::holder_number::DRAWN;
-use crate::outbox::{CreatedAt, HolderNumber, RowId, RowName, TableLocation};
+use crate::outbox::{CreatedAt, HolderNumber, RowName, TableLocation};
 use crate::postgres::slot::Slot as FoundSlot;
 use crate::postgres::{Lineage, Server as Identity};
 use crate::publisher::instance_lock::Tenure;
 use crate::publisher::simulation::letters::Letters;
-
-/// The number of a row: the model's ids are integers.
-pub(super) fn number(id: &RowId) -> i64 {
-    id.number().expect("the model's ids are integers")
-}
 
 /// An insert into the outbox.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -123,6 +119,7 @@ pub(super) struct Session {
 /// See the module's head.
 #[derive(Debug)]
 pub(super) struct Server {
+    pub(super) ids: RowIds,
     pub(super) files: Files,
     /// Grows with each start.
     start: u64,
@@ -155,8 +152,9 @@ pub(super) fn created(number: u64) -> CreatedAt {
 }
 
 impl Server {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(ids: RowIds) -> Self {
         Server {
+            ids,
             files: Files {
                 timeline: 1,
                 wal: 1_000,
@@ -269,7 +267,7 @@ impl Server {
         let mut inserts = Vec::new();
         for event in events {
             let row = RowName {
-                id: RowId::Number(files.next_id),
+                id: self.ids.id(files.next_id),
                 created: created(event as u64),
             };
             files.next_id += 1;

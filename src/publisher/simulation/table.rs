@@ -4,12 +4,13 @@ use std::collections::{BTreeSet, VecDeque};
 
 use crate::config::Backlog;
 use crate::engine::output::{End, Intake, SessionOutput};
+use crate::engine::row_ids::number;
 use crate::lsn::Lsn;
 use crate::outbox::RowName;
 use crate::publisher::instance_lock::LockProof;
 use crate::publisher::simulation::attempt::{Over, State};
 use crate::publisher::simulation::process::Process;
-use crate::publisher::simulation::server::{Row, number};
+use crate::publisher::simulation::server::Row;
 use crate::publisher::simulation::world::World;
 use crate::publisher::slot_loss::SlotLoss;
 use crate::publisher::source::bootstrap_steps::{BootstrapSteps, Done, Step};

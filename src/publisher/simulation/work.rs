@@ -8,6 +8,7 @@ use futures_util::FutureExt;
 
 use crate::config::AfterPublish;
 use crate::engine::output::{DatabaseWork, PendingRequests};
+use crate::engine::row_ids::number;
 use crate::error::{Code, Error, Result};
 use crate::lsn::Lsn;
 use crate::outbox::{
@@ -15,7 +16,7 @@ use crate::outbox::{
     settle, write,
 };
 use crate::publisher::simulation::process::rejection;
-use crate::publisher::simulation::server::{Refusal, Row, number};
+use crate::publisher::simulation::server::{Refusal, Row};
 use crate::publisher::simulation::world::{World, event_of};
 
 /// What the work has read, and the WAL position after it, if that was needed.

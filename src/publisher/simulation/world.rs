@@ -11,11 +11,12 @@ use std::time::Duration;
 use fastrand::Rng;
 
 use crate::config::{AfterPublish, Config, Source};
+use crate::engine::row_ids::{RowIds, number};
 use crate::engine::seeds::Seen;
 use crate::lsn::Lsn;
 use crate::outbox::OwnedRecord;
 use crate::publisher::simulation::broker::{Broker, TOPICS};
-use crate::publisher::simulation::server::{Files, Insert, Row, Server, number};
+use crate::publisher::simulation::server::{Files, Insert, Row, Server};
 
 /// A message of the stream.
 #[derive(Debug, Clone)]
@@ -110,13 +111,13 @@ pub(super) struct World {
 }
 
 impl World {
-    pub(super) fn new(mut rng: Rng, config: Arc<Config>, trace: bool) -> Self {
+    pub(super) fn new(mut rng: Rng, ids: RowIds, config: Arc<Config>, trace: bool) -> Self {
         World {
             warns_of_publications: rng.bool(),
             rng,
             config,
             now: Duration::from_secs(1),
-            server: Server::new(),
+            server: Server::new(ids),
             is_up: true,
             backup: None,
             backup_tenure: 0,
