@@ -96,6 +96,8 @@ mod poll;
 mod providers;
 // The main promise: the committed events, whole and in order.
 mod publish;
+// Partition, time, key and value where settings take them from the row.
+mod records;
 // The library's replication client on a real walsender.
 mod replication_client;
 // Postgres restarted or shut down.

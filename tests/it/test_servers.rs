@@ -323,6 +323,7 @@ async fn the_witness_keeps_up_with_a_hundred_thousand_events() -> Result<()> {
         value: Some(event.payload.clone().into()),
         headers: vec![("outbox_id".to_owned(), event.id.to_string().into_bytes())],
         timestamp: None,
+        is_create_time: true,
     };
     let records: Vec<_> = events.iter().enumerate().map(deliver).collect();
     check(&events, &records).expect_exact()

@@ -12,13 +12,14 @@ use std::{env, fs, thread};
 
 use anyhow::{Context, Result, bail};
 use rdkafka::admin::{
-    AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication,
+    AdminClient, AdminOptions, AlterConfig, NewPartitions, NewTopic, ResourceSpecifier,
+    TopicReplication,
 };
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
-use rdkafka::message::{BorrowedMessage, Headers, Message};
+use rdkafka::message::{BorrowedMessage, Headers, Message, Timestamp};
 use rdkafka::types::RDKafkaErrorCode;
 use rdkafka::{Offset, TopicPartitionList};
 
@@ -131,6 +132,8 @@ pub(crate) struct ConsumedRecord {
     pub(crate) headers: Vec<(String, Vec<u8>)>,
     /// Milliseconds since 1970.
     pub(crate) timestamp: Option<i64>,
+    /// The producer chose the time, and not the broker.
+    pub(crate) is_create_time: bool,
 }
 
 impl ConsumedRecord {
@@ -169,6 +172,7 @@ impl ConsumedRecord {
                 .map(|all| all.iter().map(header).collect())
                 .unwrap_or_default(),
             timestamp: message.timestamp().to_millis(),
+            is_create_time: matches!(message.timestamp(), Timestamp::CreateTime(_)),
         }
     }
 }
@@ -717,6 +721,17 @@ log.cleaner.dedupe.buffer.size=4194304
         let options = AdminOptions::new().request_timeout(Some(Duration::from_secs(30)));
         for result in admin.alter_configs([&altered], &options).await? {
             result.map_err(|(name, code)| anyhow::anyhow!("{name:?}: {code}"))?;
+        }
+        Ok(())
+    }
+
+    /// Adds partitions to a topic, up to this many.
+    pub(crate) async fn grow_topic(&self, name: &str, partitions: usize) -> Result<()> {
+        let admin: AdminClient<DefaultClientContext> = self.client().create()?;
+        let options = AdminOptions::new().operation_timeout(Some(Duration::from_secs(30)));
+        let grown = [NewPartitions::new(name, partitions)];
+        for result in admin.create_partitions(&grown, &options).await? {
+            result.map_err(|(name, code)| anyhow::anyhow!("topic {name}: {code}"))?;
         }
         Ok(())
     }

@@ -265,6 +265,7 @@ mod tests {
             value: Some("{}".into()),
             headers: vec![("outbox_id".to_owned(), id.to_string().into_bytes())],
             timestamp: None,
+            is_create_time: true,
         }
     }
 
