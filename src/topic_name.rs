@@ -20,6 +20,17 @@ const KAFKAS_OWN: [&str; 4] = [
 /// The prefix of outboxd's own topics.
 const OUR_OWN: &str = "__outboxd";
 
+/// Whether a name may have this byte: each name is checked with it, once an event.
+static IS_LEGAL: [bool; 256] = {
+    let mut legal = [false; 256];
+    let mut byte = 0_u8;
+    while byte < 128 {
+        legal[byte as usize] = byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+        byte += 1;
+    }
+    legal
+};
+
 /// Why a name cannot be a topic's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum TopicNameError {
@@ -69,15 +80,34 @@ impl<'a> TopicName<'a> {
 }
 
 pub(crate) fn check(name: &str) -> Result<(), TopicNameError> {
-    let legal = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
-    match name {
-        "" => Err(TopicNameError::Empty),
-        "." | ".." => Err(TopicNameError::Dots),
-        _ if !name.bytes().all(legal) => Err(TopicNameError::Character),
-        _ if name.len() > NAME_BYTES_MAX => Err(TopicNameError::TooLong),
-        _ if KAFKAS_OWN.contains(&name) || name.starts_with(OUR_OWN) => {
-            Err(TopicNameError::Reserved)
+    check_behind(name, 0)
+}
+
+/// Whether a name may have every byte of this text.
+pub(crate) fn is_legal(text: &str) -> bool {
+    text.bytes().all(|byte| IS_LEGAL[usize::from(byte)])
+}
+
+/// As [`check`], for a name whose first bytes are known to be legal.
+pub(crate) fn check_behind(name: &str, legal: usize) -> Result<(), TopicNameError> {
+    let bytes = name.as_bytes();
+    match bytes {
+        [] => return Err(TopicNameError::Empty),
+        b"." | b".." => return Err(TopicNameError::Dots),
+        _ => {}
+    }
+    for byte in bytes.get(legal..).unwrap_or(bytes) {
+        if !IS_LEGAL[usize::from(*byte)] {
+            return Err(TopicNameError::Character);
         }
+    }
+    if bytes.len() > NAME_BYTES_MAX {
+        return Err(TopicNameError::TooLong);
+    }
+    // Every reserved name begins so.
+    let is_reserved = || KAFKAS_OWN.contains(&name) || name.starts_with(OUR_OWN);
+    match bytes {
+        [b'_', b'_', ..] if is_reserved() => Err(TopicNameError::Reserved),
         _ => Ok(()),
     }
 }
@@ -98,6 +128,8 @@ mod tests {
             &"x".repeat(249),
         ] {
             assert_eq!(TopicName::new(name).map(TopicName::as_str), Ok(name));
+            assert!(is_legal(name));
+            assert!((0..name.len() + 2).all(|legal| check_behind(name, legal).is_ok()));
         }
     }
 
@@ -120,6 +152,11 @@ mod tests {
             ("__outboxd_progress", TopicNameError::Reserved),
         ] {
             assert_eq!(TopicName::new(name), Err(rejection), "{name}");
+            assert_eq!(is_legal(name), rejection != TopicNameError::Character);
+            let legal = name
+                .bytes()
+                .take_while(|byte| is_legal(char::from(*byte).encode_utf8(&mut [0; 4])));
+            assert_eq!(check_behind(name, legal.count()), Err(rejection), "{name}");
         }
     }
 }

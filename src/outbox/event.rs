@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::fmt;
 
 use crate::error::Error;
-use crate::outbox::{CreatedAt, RowId, RowName};
+use crate::outbox::{CreatedAt, Extras, RowId, RowName, TextValue};
 
 /// A committed row of the outbox.
 #[derive(Clone, PartialEq, Eq)]
@@ -28,7 +28,7 @@ pub struct Event<'a> {
     /// The column of the row's own headers: JSON, where the table has one.
     pub headers: Option<&'a str>,
     /// The other columns that the mapping names, in its order; empty if it names none.
-    pub extras: Box<[Option<TextValue<'a>>]>,
+    pub extras: Extras<'a>,
     /// Whether the row is marked already: another publisher has sent it, or a row has moved between
     /// partitions.
     pub published: bool,
@@ -53,7 +53,7 @@ impl Event<'_> {
             payload: None,
             created_at: None,
             headers: None,
-            extras: Box::default(),
+            extras: Extras::nulls(0),
             published: false,
             is_message: true,
             left_out: None,
@@ -80,41 +80,7 @@ impl Event<'_> {
     }
 }
 
-/// A value as Postgres prints it.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum TextValue<'a> {
-    /// The text is the value.
-    Verbatim(&'a [u8]),
-    /// A `bytea`: `\x` and two digits a byte
-    /// (<https://www.postgresql.org/docs/current/datatype-binary.html>).
-    Hex(&'a [u8]),
-    /// JSON.
-    Json(&'a [u8]),
-    /// A number, or `NaN` or an infinity.
-    Number(&'a [u8]),
-    /// `t` or `f`.
-    Boolean(&'a [u8]),
-}
-
-impl<'a> TextValue<'a> {
-    /// The text.
-    pub fn text(self) -> &'a [u8] {
-        let (TextValue::Verbatim(text)
-        | TextValue::Hex(text)
-        | TextValue::Json(text)
-        | TextValue::Number(text)
-        | TextValue::Boolean(text)) = self;
-        text
-    }
-}
-
 // Payloads and keys are the users' data: debug output in a log must not show them.
-impl fmt::Debug for TextValue<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} bytes", self.text().len())
-    }
-}
-
 impl fmt::Debug for Event<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Event")

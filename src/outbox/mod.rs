@@ -24,6 +24,8 @@ pub mod dead_letter;
 #[cfg(feature = "publisher")]
 mod event;
 #[cfg(feature = "publisher")]
+mod extras;
+#[cfg(feature = "publisher")]
 mod json_pointer;
 #[cfg(feature = "publisher")]
 mod marking;
@@ -50,6 +52,8 @@ mod statement_check;
 #[cfg(feature = "publisher")]
 mod table;
 #[cfg(feature = "publisher")]
+mod text_value;
+#[cfg(feature = "publisher")]
 mod unpublished_count;
 #[cfg(feature = "publisher")]
 mod write_back;
@@ -72,13 +76,15 @@ pub use self::{
         CloseDeadLetter, DeadLetters, KeyHash, NewDeadLetter, ParkedKey, ParkedKeyList, Rejection,
         Resolution, ResolveRequest, WaitingRows,
     },
-    event::{Event, TextValue},
+    event::Event,
+    extras::Extras,
     record::{OwnedRecord, Record},
     router::{EventSource, Router},
-    row_id::{IdKind, RowId},
+    row_id::{IdKind, IdText, RowId},
     row_name::{CreatedAt, RowName},
     statement_check::{preflight, readiness},
     table::{SlowRows, UnpublishedRows},
+    text_value::TextValue,
     unpublished_count::UnpublishedCount,
 };
 #[cfg(feature = "publisher")]

@@ -69,6 +69,19 @@ impl<'a> Reader<'a> {
         usize::try_from(self.i32()?).map_err(|_| DecodeError::NegativeLength)
     }
 
+    /// The letter `t`, a length and so many bytes, all of them or nothing: what nearly every column
+    /// of a row is. An event's columns are read twice, so this is read at once.
+    #[inline(always)]
+    pub(crate) fn text(&mut self) -> Option<&'a [u8]> {
+        let [b't', a, b, c, d, rest @ ..] = self.rest else {
+            return None;
+        };
+        let length = i32::from_be_bytes([*a, *b, *c, *d]);
+        let (text, rest) = rest.split_at_checked(usize::try_from(length).ok()?)?;
+        self.rest = rest;
+        Some(text)
+    }
+
     /// A zero-terminated string, which the server sends in the client encoding, UTF-8.
     pub(crate) fn string(&mut self) -> Result<&'a str, DecodeError> {
         let end = self

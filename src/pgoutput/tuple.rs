@@ -94,7 +94,15 @@ impl<'a> Iterator for TupleColumns<'a> {
 impl ExactSizeIterator for TupleColumns<'_> {}
 
 impl<'a> Column<'a> {
+    #[inline(always)]
     fn decode(reader: &mut Reader<'a>) -> Result<Self, DecodeError> {
+        match reader.text() {
+            Some(text) => Ok(Column::Text(text)),
+            None => Column::decode_any(reader),
+        }
+    }
+
+    fn decode_any(reader: &mut Reader<'a>) -> Result<Self, DecodeError> {
         match reader.u8()? {
             b't' => {
                 let length = reader.length()?;

@@ -9,7 +9,7 @@ use crate::outbox::TextValue;
 pub(super) fn text(parts: &[Option<TextValue<'_>>]) -> String {
     let mut text = String::from("[");
     for (at, part) in parts.iter().enumerate() {
-        let part = part.and_then(|part| std::str::from_utf8(part.text()).ok());
+        let part = part.and_then(TextValue::as_str);
         let Some(part) = part else {
             return String::new();
         };

@@ -2,8 +2,8 @@
 //!
 //! A [`Columns`] is made once for a shape of the table: from each Relation message for the stream,
 //! from the catalog for the table. Reading a row is then one pass over its columns without a
-//! look-up, and without an allocation unless the mapping names extra columns or a composite id.
-//! Other columns are skipped, so a table may have any number of them.
+//! look-up, and without an allocation unless the mapping names many extra columns, or the id is
+//! long or composite. Other columns are skipped, so a table may have any number of them.
 //!
 //! Both sources give the same text for the same row, since consumers compare it:
 //! [`Columns::select_list`] asks the SQL side for what the type's output function prints, as the
@@ -29,7 +29,7 @@ use crate::outbox::columns::meaning::Meaning;
 use crate::outbox::columns::printed_kind::{Mark, PrintedKind};
 use crate::outbox::columns::value::{Cell, Printed, Value};
 use crate::outbox::select_list::{self, Printing, SelectedColumn};
-use crate::outbox::{Event, IdKind, RowId, TextValue};
+use crate::outbox::{Event, Extras, IdKind, RowId, TextValue};
 use crate::pgoutput::{Column, Relation, Tuple};
 
 /// What the filter sees in place of a value that was not read: no text has a zero byte.
@@ -47,6 +47,8 @@ pub struct Columns {
     extras: usize,
     /// The number of the extra columns, and of the columns of a composite id.
     apart: usize,
+    /// The id is composite, or there is a filter.
+    has_to_finish: bool,
     /// How many of the extra columns a record needs; the others serve the filter alone.
     sent_extras: usize,
     /// Each with the extra column that it is about.
@@ -137,6 +139,7 @@ impl Columns {
             mark: Mark::Present,
             extras: extras.len(),
             apart: extras.len() + id_parts.unwrap_or(0),
+            has_to_finish: id_parts.is_some() || !mapping.filter.conditions.is_empty(),
             sent_extras: meaning::sent_extras(mapping),
             conditions: conditions.collect(),
             select_list: String::new(),
@@ -236,7 +239,7 @@ impl Columns {
     fn event<'a>(&'a self, values: impl Iterator<Item = Result<Value<'a>>>) -> Result<Event<'a>> {
         let mut event = Event::of_nulls();
         if self.apart > 0 {
-            event.extras = vec![None; self.apart].into();
+            event.extras = Extras::nulls(self.apart);
         }
         for (at, (slot, value)) in self.slots.iter().zip(values).enumerate() {
             let value = match value? {
@@ -258,7 +261,7 @@ impl Columns {
                 }
             }
         }
-        if self.apart > 0 {
+        if self.has_to_finish {
             self.finish(&mut event);
         }
         Ok(event)
@@ -275,8 +278,8 @@ impl Columns {
                 event.id = Cow::Borrowed(id);
             }
             Meaning::IdPart(part) => {
-                let text = self.text(event, cell).map(str::as_bytes);
-                event.extras[self.extras + part] = text.map(TextValue::Verbatim);
+                let text = self.text(event, cell);
+                event.extras[self.extras + part] = text.map(TextValue::Text);
             }
             Meaning::EventType => event.event_type = self.text(event, cell),
             Meaning::Topic => event.topic = self.text(event, cell).unwrap_or_default(),
@@ -287,10 +290,14 @@ impl Columns {
             Meaning::Headers => event.headers = self.text(event, cell),
             Meaning::Key => event.key = Some(cell.printed()),
             Meaning::Extra(extra) => {
-                if extra < self.sent_extras {
-                    self.text(event, cell);
-                }
-                event.extras[extra] = Some(cell.printed());
+                let text = match extra < self.sent_extras {
+                    true => self.text(event, cell),
+                    false => None,
+                };
+                event.extras[extra] = Some(match (text, cell.printed()) {
+                    (Some(text), TextValue::Verbatim(_)) => TextValue::Text(text),
+                    (_, printed) => printed,
+                });
             }
         }
     }
@@ -339,7 +346,7 @@ impl Columns {
             let value = event.extras.get(*extra).copied().flatten();
             test.holds(value.map(TextValue::text))
         });
-        for extra in &mut event.extras {
+        for extra in event.extras.iter_mut() {
             *extra = extra.filter(|value| value.text() != NOT_READ);
         }
     }

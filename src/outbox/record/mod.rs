@@ -98,16 +98,8 @@ impl<'a> Record<'a> {
     /// The headers: outboxd's, then those of columns, then the row's own, in the order in which
     /// Postgres prints them. A value may be null.
     pub fn headers(&self) -> impl Iterator<Item = (&'a str, Option<&'a [u8]>)> + '_ {
-        let (text, bytes) = (self.text, self.bytes);
-        let piece = |range: &Range<usize>| text.get(range.clone()).unwrap_or_default();
-        let theirs = self.theirs.iter().map(move |header| {
-            let value = match &header.value {
-                ScratchValue::Text(range) => Some(piece(range).as_bytes()),
-                ScratchValue::Bytes(range) => Some(bytes.get(range.clone()).unwrap_or_default()),
-                ScratchValue::Null => None,
-            };
-            (piece(&header.name), value)
-        });
+        let theirs = self.theirs.iter();
+        let theirs = theirs.map(|header| (self.piece(&header.name), self.value_of(header)));
         let ours = self.ours.iter();
         ours.map(|(name, value)| (*name, Some(*value)))
             .chain(theirs)
@@ -124,10 +116,24 @@ impl<'a> Record<'a> {
         for (name, value) in self.ours.iter() {
             sums.add(name, Some(value));
         }
-        self.sums = match self.theirs.is_empty() {
-            true => sums,
-            false => HeaderSums::of(self.headers()),
-        };
+        for header in self.theirs {
+            sums.add(self.piece(&header.name), self.value_of(header));
+        }
+        self.sums = sums;
+    }
+
+    #[inline(always)]
+    fn piece(&self, range: &Range<usize>) -> &'a str {
+        self.text.get(range.clone()).unwrap_or_default()
+    }
+
+    #[inline(always)]
+    fn value_of(&self, header: &ScratchHeader) -> Option<&'a [u8]> {
+        match &header.value {
+            ScratchValue::Text(range) => Some(self.piece(range).as_bytes()),
+            ScratchValue::Bytes(range) => Some(self.bytes.get(range.clone()).unwrap_or_default()),
+            ScratchValue::Null => None,
+        }
     }
 
     /// The sums of its headers.

@@ -65,6 +65,7 @@ pub(super) fn footprint(key: Option<&[u8]>, value: Option<&[u8]>, headers: &Head
 }
 
 /// The bytes of a length, which is -1 for a null, and of the value.
+#[inline(always)]
 fn field(bytes: Option<&[u8]>) -> usize {
     match bytes {
         Some(bytes) => varint(bytes.len()) + bytes.len(),
@@ -73,7 +74,12 @@ fn field(bytes: Option<&[u8]>) -> usize {
 }
 
 /// The bytes of a non-negative varint: seven bits each, after one bit for the sign.
+#[inline(always)]
 fn varint(number: usize) -> usize {
+    // As long as nearly every name and value of a header.
+    if number < 1 << 6 {
+        return 1;
+    }
     let bits = usize::BITS as usize - number.leading_zeros() as usize + 1;
     bits.div_ceil(7)
 }

@@ -21,7 +21,7 @@ pub(super) fn base64(bytes: &[u8], into: &mut Vec<u8>) {
 /// Appends the text of a column as what it stands for; `None` if it is not UTF-8. A `bytea` is none
 /// of them.
 pub(super) fn scalar(value: TextValue<'_>, into: &mut Vec<u8>) -> Option<()> {
-    let text = std::str::from_utf8(value.text()).ok()?;
+    let text = value.as_str()?;
     match value {
         TextValue::Json(json) => into.extend_from_slice(json),
         TextValue::Number(number) if is_json_number(number) => into.extend_from_slice(number),

@@ -43,7 +43,6 @@ use crate::outbox::router::scratch::{Part, Scratch};
 use crate::outbox::router::topic_choice::{Topic, TopicChoice};
 use crate::outbox::router::value_choice::{Chosen, Content, ValueChoice};
 use crate::outbox::{Event, Record};
-use crate::topic_name;
 
 pub use origin::EventSource;
 
@@ -98,12 +97,15 @@ impl Router {
         let is_cloud_event = is_cloud_event(mapping.headers);
         let value = ValueChoice::of(mapping, &extras);
         let placement = Placement::of(mapping, &extras);
+        let key = KeyChoice::of(mapping, &extras);
+        let mut scratch = Scratch::default();
+        let headers = RowHeaders::of(mapping, &extras, key.header(), &mut scratch);
         Router {
-            topic: TopicChoice::of(mapping, &extras),
-            key: KeyChoice::of(mapping, &extras),
+            topic: TopicChoice::of(mapping, &extras, &mut scratch),
+            key,
             is_plain: value.is_plain() && placement.is_plain() && !is_cloud_event,
             value,
-            headers: RowHeaders::of(mapping, &extras),
+            headers,
             placement,
             style: mapping.headers,
             source_id: match is_cloud_event {
@@ -112,7 +114,7 @@ impl Router {
             },
             origin: OriginText::default(),
             details: Details::default(),
-            scratch: Scratch::default(),
+            scratch,
         }
     }
 
@@ -145,7 +147,7 @@ impl Router {
             false => self.topic.choose(event, scratch)?,
         };
         let named = match self.headers.has_columns() || event.headers.is_some() {
-            true => self.headers.read(event, self.key.header(), scratch)?,
+            true => self.headers.read(event, scratch)?,
             false => None,
         };
         let payload = match event.payload {
@@ -220,7 +222,7 @@ impl Router {
         let topic = self.topic_of(&parts.topic, event);
         let mut record = Record {
             topic,
-            topic_error: topic_name::check(topic).err(),
+            topic_error: self.topic.check(topic),
             key: parts.key.as_ref().map(|part| self.scratch.resolve(part)),
             value: parts.value.as_ref().map(|part| self.scratch.resolve(part)),
             partition: self.details.partition,

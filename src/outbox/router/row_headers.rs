@@ -3,6 +3,8 @@
 //! No row can replace what outboxd adds: a member with a name that could be taken for one of
 //! outboxd's headers is dropped.
 
+use std::ops::Range;
+
 use crate::config::Mapping;
 use crate::config::mapping::HeaderStyle;
 use crate::error::Result;
@@ -23,21 +25,44 @@ const CLOUD_EVENTS_PREFIX: &str = "ce_";
 /// See the module's head.
 #[derive(Debug)]
 pub(super) struct RowHeaders {
-    /// Names of headers, and the columns that have their values.
-    columns: Vec<(String, Extra)>,
+    columns: Vec<HeaderColumn>,
+    /// The header that has the key, if one has.
+    wanted: Option<String>,
     /// Where the object is in the column of the row's own headers.
     pointer: Vec<String>,
     style: HeaderStyle,
 }
 
+/// A header whose value a column has.
+#[derive(Debug)]
+struct HeaderColumn {
+    /// The place of the name in the scratch memory.
+    name: Range<usize>,
+    column: Extra,
+    /// Its value is the key as well.
+    is_key: bool,
+}
+
 impl RowHeaders {
-    pub(super) fn of(mapping: &Mapping, extras: &[&str]) -> Self {
+    /// The headers of this mapping, whose names the scratch memory keeps. `wanted` is the header
+    /// that has the key.
+    pub(super) fn of(
+        mapping: &Mapping,
+        extras: &[&str],
+        wanted: Option<&str>,
+        scratch: &mut Scratch,
+    ) -> Self {
         let columns = mapping.columns.header_columns.iter();
         let pointer = mapping.columns.headers.pointer.as_deref();
         RowHeaders {
             columns: columns
-                .map(|it| (it.name.clone(), Extra::of(&it.column, extras)))
+                .map(|it| HeaderColumn {
+                    name: scratch.keep(&it.name),
+                    column: Extra::of(&it.column, extras),
+                    is_key: wanted == Some(it.name.as_str()),
+                })
                 .collect(),
+            wanted: wanted.map(str::to_owned),
             pointer: pointer.map(json_pointer::steps).unwrap_or_default(),
             style: mapping.headers,
         }
@@ -48,7 +73,7 @@ impl RowHeaders {
         !self.columns.is_empty()
     }
 
-    /// Reads the headers into the scratch memory. Returns what they have under the name `wanted`.
+    /// Reads the headers into the scratch memory. Returns what they have under the name of the key.
     ///
     /// # Errors
     ///
@@ -56,55 +81,76 @@ impl RowHeaders {
     pub(super) fn read<'a>(
         &self,
         event: &Event<'a>,
-        wanted: Option<&str>,
         scratch: &mut Scratch,
     ) -> Result<Option<NamedHeader<'a>>> {
-        let mut found = None;
-        for (name, column) in &self.columns {
-            let value = self.value(event, column, scratch)?;
-            if wanted == Some(name.as_str()) {
-                found = found.or(match value.clone() {
-                    ScratchValue::Text(range) => Some(NamedHeader::Value(Part::Text(range))),
-                    ScratchValue::Bytes(range) => Some(NamedHeader::Value(Part::Bytes(range))),
-                    ScratchValue::Null => None,
-                });
-            }
-            // Debezium sends a header without a value.
-            let is_sent = self.style == HeaderStyle::Debezium;
-            if is_sent || !matches!(value, ScratchValue::Null) {
-                let name = scratch.push(name);
-                scratch.headers.push(ScratchHeader { name, value });
+        for header in &self.columns {
+            match header.column.value(event) {
+                Some(TextValue::Text(text)) => {
+                    let (name, value) =
+                        (header.name.clone(), ScratchValue::Text(scratch.push(text)));
+                    scratch.headers.push(ScratchHeader { name, value });
+                }
+                value => self.add(event, header, value, scratch)?,
             }
         }
+        if self.wanted.is_none() && event.headers.is_none() {
+            return Ok(None);
+        }
+        let found = self.key(scratch);
         match event.headers {
             None => Ok(found),
-            Some(own) => self
-                .read_own(event, own, wanted.filter(|_| found.is_none()), scratch)
-                .map(|own| found.or(own)),
+            Some(own) => {
+                let wanted = self.wanted.as_deref().filter(|_| found.is_none());
+                let of_own = self.read_own(event, own, wanted, scratch)?;
+                Ok(found.or(of_own))
+            }
         }
     }
 
-    fn value(
+    /// Adds a header whose value is not just a text.
+    fn add(
         &self,
         event: &Event<'_>,
-        column: &Extra,
+        header: &HeaderColumn,
+        value: Option<TextValue<'_>>,
         scratch: &mut Scratch,
-    ) -> Result<ScratchValue> {
-        let Some(value) = column.value(event) else {
-            return Ok(ScratchValue::Null);
+    ) -> Result<()> {
+        let is_debeziums = self.style == HeaderStyle::Debezium;
+        let text = match value {
+            Some(TextValue::Boolean(b"t")) if is_debeziums => Some("true"),
+            Some(TextValue::Boolean(_)) if is_debeziums => Some("false"),
+            Some(TextValue::Hex(_)) | None => None,
+            Some(value) => Some(value.as_str().unwrap_or_default()),
         };
-        let text = match (value, self.style) {
-            (TextValue::Boolean(b"t"), HeaderStyle::Debezium) => "true",
-            (TextValue::Boolean(_), HeaderStyle::Debezium) => "false",
-            (TextValue::Hex(_), _) => {
-                return Ok(match scratch.part(event, value)? {
-                    Part::Bytes(range) => ScratchValue::Bytes(range),
-                    _ => ScratchValue::Null,
-                });
+        let value = match (text, value) {
+            (Some(text), _) => ScratchValue::Text(scratch.push(text)),
+            (None, Some(value)) => match scratch.part(event, value)? {
+                Part::Bytes(range) => ScratchValue::Bytes(range),
+                _ => ScratchValue::Null,
+            },
+            (None, None) => ScratchValue::Null,
+        };
+        // Debezium sends a header without a value.
+        if is_debeziums || !matches!(value, ScratchValue::Null) {
+            let name = header.name.clone();
+            scratch.headers.push(ScratchHeader { name, value });
+        }
+        Ok(())
+    }
+
+    /// The key, if the header of a column has it.
+    fn key<'a>(&self, scratch: &Scratch) -> Option<NamedHeader<'a>> {
+        let columns = self.columns.iter().filter(|header| header.is_key);
+        let mut parts = columns.filter_map(|header| {
+            let mut read = scratch.headers.iter();
+            let read = read.find(|read| read.name == header.name)?;
+            match &read.value {
+                ScratchValue::Text(range) => Some(Part::Text(range.clone())),
+                ScratchValue::Bytes(range) => Some(Part::Bytes(range.clone())),
+                ScratchValue::Null => None,
             }
-            _ => column.text(event).unwrap_or_default(),
-        };
-        Ok(ScratchValue::Text(scratch.push(text)))
+        });
+        parts.next().map(NamedHeader::Value)
     }
 
     fn read_own<'a>(

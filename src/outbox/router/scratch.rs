@@ -16,6 +16,8 @@ const KEPT: usize = 64 * 1024;
 pub(super) struct Scratch {
     /// Topics, keys, and names and values of headers, one after the other.
     pub(super) text: String,
+    /// The length of the text that is the same for every event, at the beginning.
+    kept: usize,
     /// Decoded `bytea` values.
     pub(super) bytes: Vec<u8>,
     /// A value that is made of several columns.
@@ -39,7 +41,7 @@ pub(super) enum Part<'a> {
 impl Scratch {
     /// Forgets the last event.
     pub(super) fn clear(&mut self) {
-        self.text.clear();
+        self.text.truncate(self.kept);
         self.text.shrink_to(KEPT);
         self.bytes.clear();
         self.bytes.shrink_to(KEPT);
@@ -54,7 +56,25 @@ impl Scratch {
         }
     }
 
+    /// Keeps a text for all events, and returns its place. There is no event yet.
+    pub(super) fn keep(&mut self, text: &str) -> Range<usize> {
+        let range = self.push(text);
+        self.kept = range.end;
+        range
+    }
+
+    /// Begins a text with `lead`, the text that was kept last, and returns where: if nothing was
+    /// appended since, it stands there.
+    #[inline(always)]
+    pub(super) fn begin_with(&mut self, lead: &str) -> usize {
+        if self.text.len() > self.kept {
+            self.text.push_str(lead);
+        }
+        self.text.len() - lead.len()
+    }
+
     /// Appends a text, and returns its place.
+    #[inline(always)]
     pub(super) fn push(&mut self, text: &str) -> Range<usize> {
         let start = self.text.len();
         self.text.push_str(text);

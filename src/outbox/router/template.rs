@@ -21,13 +21,15 @@ impl Extra {
     }
 
     /// The column's value.
+    #[inline(always)]
     pub(super) fn value<'a>(&self, event: &Event<'a>) -> Option<TextValue<'a>> {
         event.extras.get(self.at).copied().flatten()
     }
 
     /// The column's text; text that is not UTF-8 counts as null, and its event is rejected.
+    #[inline(always)]
     pub(super) fn text<'a>(&self, event: &Event<'a>) -> Option<&'a str> {
-        std::str::from_utf8(self.value(event)?.text()).ok()
+        self.value(event)?.as_str()
     }
 }
 
@@ -49,6 +51,18 @@ impl FilledTemplate {
             Piece::Column(name) => FilledPiece::Column(Extra::of(name, extras)),
         });
         FilledTemplate(pieces.collect())
+    }
+
+    /// Takes away the text that it begins with, which is empty if it begins with a column.
+    pub(super) fn take_lead(&mut self) -> String {
+        match self.0.first() {
+            Some(FilledPiece::Text(text)) => {
+                let text = text.clone();
+                self.0.remove(0);
+                text
+            }
+            _ => String::new(),
+        }
     }
 
     /// Appends the text of this event.

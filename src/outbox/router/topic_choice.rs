@@ -6,16 +6,21 @@ use std::ops::Range;
 use crate::config::Mapping;
 use crate::config::mapping::TopicRule;
 use crate::error::{Error, Result};
-use crate::outbox::Event;
 use crate::outbox::router::rejected::{TOPIC_UNMAPPED, rejected};
 use crate::outbox::router::scratch::Scratch;
 use crate::outbox::router::template::FilledTemplate;
+use crate::outbox::{Event, TopicNameError};
+use crate::topic_name;
 
 /// See the module's head.
 #[derive(Debug)]
 pub(super) struct TopicChoice {
     /// `None` if the column that [`Event::topic`] has gives the topic.
     template: Option<FilledTemplate>,
+    /// The text before the template's. The scratch memory keeps it.
+    lead: String,
+    /// How many bytes of every topic are known to be legal: those of the text.
+    legal: usize,
     /// The column, for errors.
     column: String,
     is_column: bool,
@@ -35,8 +40,9 @@ pub(super) enum Topic {
 }
 
 impl TopicChoice {
-    pub(super) fn of(mapping: &Mapping, extras: &[&str]) -> Self {
-        let (template, column) = match &mapping.topic {
+    /// The topics of this mapping. No other text is kept behind this.
+    pub(super) fn of(mapping: &Mapping, extras: &[&str], scratch: &mut Scratch) -> Self {
+        let (mut template, column) = match &mapping.topic {
             TopicRule::Column(name) => (None, name.clone()),
             TopicRule::Template(template) => {
                 (Some(FilledTemplate::of(template, extras)), String::new())
@@ -44,7 +50,17 @@ impl TopicChoice {
         };
         let (entries, other) = (&mapping.topics.entries, &mapping.topics.other);
         let has_map = !entries.is_empty() || other.is_some();
+        let lead = match &mut template {
+            Some(template) if !has_map => template.take_lead(),
+            _ => String::new(),
+        };
+        scratch.keep(&lead);
         TopicChoice {
+            legal: match topic_name::is_legal(&lead) {
+                true => lead.len(),
+                false => 0,
+            },
+            lead,
             is_column: template.is_none() && !has_map,
             template,
             column,
@@ -59,6 +75,12 @@ impl TopicChoice {
         self.is_column
     }
 
+    /// Why a topic that was chosen cannot be one.
+    #[inline(always)]
+    pub(super) fn check(&self, topic: &str) -> Option<TopicNameError> {
+        topic_name::check_behind(topic, self.legal).err()
+    }
+
     /// The topic of this event.
     ///
     /// # Errors
@@ -69,7 +91,7 @@ impl TopicChoice {
         if self.is_column {
             return Ok(Topic::Event);
         }
-        let start = scratch.text.len();
+        let start = scratch.begin_with(&self.lead);
         match &self.template {
             None if event.topic.is_empty() => return Err(null(event, &self.column)),
             None => scratch.text.push_str(event.topic),

@@ -81,8 +81,8 @@ fn the_conventional_table_becomes_an_event() {
     assert_eq!((event.topic, event.event_type), ("", Some("OrderCreated")));
     assert_eq!(event.key, Some(TextValue::Verbatim("kö".as_bytes())));
     assert_eq!(event.payload, Some(TextValue::Json(b"{}")));
-    let extras = [b"order".as_slice(), b"OrderCreated"];
-    let extras = extras.map(|text| Some(TextValue::Verbatim(text)));
+    let extras = ["order", "OrderCreated"];
+    let extras = extras.map(|text| Some(TextValue::Text(text)));
     assert_eq!(*event.extras, extras);
     assert!(event.is_message && !event.published);
 }
@@ -118,7 +118,7 @@ fn one_column_has_all_the_meanings_that_settings_give_it() {
     );
     assert_eq!(
         *event.extras,
-        [Some(TextValue::Verbatim(b"2024-05-06 07:08:09")), seven]
+        ["2024-05-06 07:08:09", "7"].map(|text| Some(TextValue::Text(text)))
     );
 }
 

@@ -107,6 +107,34 @@ fn a_template_gives_the_topic_and_null_gives_none() {
 }
 
 #[test]
+fn the_text_before_a_column_stands_in_the_topic_of_every_event() {
+    let mapping = by_template(&["outbox.event.", "$aggregatetype"]);
+    let mut router = Router::new(&mapping);
+    let whole = with(&[text("order")]);
+    let malformed = Event {
+        headers: Some("[]"),
+        ..with(&[text("payment")])
+    };
+    for _ in 0..2 {
+        let record = router.record(&whole, stream()).unwrap();
+        assert_eq!(record.topic, "outbox.event.order");
+        assert!(router.prepare(&malformed, stream()).is_err());
+        let parts = router.bare(&malformed);
+        let record = router.assemble(&parts, &malformed, stream());
+        assert_eq!(record.topic, "outbox.event.payment");
+    }
+    for pieces in [
+        ["out box.", "$aggregatetype"],
+        ["__outboxd", "$aggregatetype"],
+    ] {
+        let record = made(&by_template(&pieces), &whole).unwrap();
+        assert!(record.topic_name().is_err(), "{pieces:?}");
+    }
+    let spaced = with(&[text("o rder")]);
+    assert!(made(&mapping, &spaced).unwrap().topic_name().is_err());
+}
+
+#[test]
 fn a_map_gives_the_topic_of_a_value_and_a_template_that_of_every_other() {
     let mut mapping = Mapping::default();
     let entries = [("order", "orders.v1"), ("größe", "sizes")];
