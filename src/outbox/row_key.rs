@@ -258,31 +258,42 @@ impl ReadOrder {
     }
 
     /// A condition: the row `alias` comes behind the one with this id and this
-    /// [`text`](ReadOrder::text).
+    /// [`text`](ReadOrder::text), and its ordering column is not null.
     pub(crate) fn is_behind(&self, alias: &str, id: &str, text: &str) -> String {
-        let (list, id) = (
-            self.key.list(alias),
-            format!("{id}::{}", self.key.parameter()),
-        );
-        let ids = self.key.parts(&id).join(", ");
-        let by_id = match self.key.columns.len() > 1 {
-            true => format!("({list}) > ({ids})"),
-            false => format!("{list} > {ids}"),
-        };
         let Some(column) = &self.column else {
+            let by_id = self.is_behind_id(alias, id);
             return format!("{by_id} AND {text}::text IS NULL");
         };
         let name = format!("{alias}.{}", column.name);
         let of_type = format!("{text}::text::{}", column.type_name);
-        let behind = format!("({name}, {list}) > ({of_type}, {ids})");
-        if column.not_null {
-            return behind;
+        let (list, ids) = (self.key.list(alias), self.ids(id));
+        format!("({name}, {list}) > ({of_type}, {ids})")
+    }
+
+    /// A condition: the ordering column of the row `alias` is null, and the row comes behind the
+    /// one with this id; a null id stands for the row before the first of these. `None` if there
+    /// are no such rows. They come last, and a condition about both kinds would use no index.
+    pub(crate) fn is_unordered(&self, alias: &str, id: &str) -> Option<String> {
+        let column = self.column.as_ref().filter(|column| !column.not_null)?;
+        Some(format!(
+            "{alias}.{} IS NULL AND ({id}::{} IS NULL OR {})",
+            column.name,
+            self.key.parameter(),
+            self.is_behind_id(alias, id)
+        ))
+    }
+
+    fn is_behind_id(&self, alias: &str, id: &str) -> String {
+        let (list, ids) = (self.key.list(alias), self.ids(id));
+        match self.key.columns.len() > 1 {
+            true => format!("({list}) > ({ids})"),
+            false => format!("{list} > {ids}"),
         }
-        // Nulls come last.
-        format!(
-            "CASE WHEN {text}::text IS NULL THEN {name} IS NULL AND {by_id} \
-                  ELSE {name} IS NULL OR {behind} END"
-        )
+    }
+
+    fn ids(&self, id: &str) -> String {
+        let id = format!("{id}::{}", self.key.parameter());
+        self.key.parts(&id).join(", ")
     }
 }
 

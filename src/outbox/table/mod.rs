@@ -51,6 +51,8 @@ pub struct UnpublishedRows {
     columns: Columns,
     list: String,
     list_on: String,
+    /// The rows whose ordering column is null, if there can be such.
+    list_unordered: Option<String>,
     read: String,
     one: String,
     published: Option<String>,
@@ -101,6 +103,8 @@ impl UnpublishedRows {
             )
         };
         let is_behind = order.is_behind("o", "$2", "$3");
+        let is_unordered = order.is_unordered("o", "$2");
+        let list_unordered = is_unordered.map(|it| list(&format!(" AND {it}")));
         let (list, list_on) = (list(""), list(&format!(" AND {is_behind}")));
         let select = format!(
             "SELECT {values}, {columns} FROM {name} AS o, {printed}",
@@ -130,6 +134,7 @@ impl UnpublishedRows {
             list,
             read,
             list_on,
+            list_unordered,
             one,
             published,
             survey: survey_sql(shape, &marking, &unpublished),
@@ -151,7 +156,9 @@ impl UnpublishedRows {
             count,
             &self.one,
         ];
-        always.into_iter().chain(self.published.as_deref())
+        let sometimes = [&self.published, &self.list_unordered];
+        let sometimes = sometimes.into_iter().filter_map(Option::as_deref);
+        always.into_iter().chain(sometimes)
     }
 
     /// The statement that reads the row with this id that this dead letter is about, published or
@@ -215,15 +222,23 @@ impl UnpublishedRows {
         behind: Option<&ReadPosition>,
         limit: usize,
     ) -> Result<Vec<FoundRow>> {
-        let limit = limit as i64;
         let what = &self.reading;
-        let rows = match behind {
-            None => session.rows(what, &self.list, &[&limit]).await?,
-            Some(ReadPosition { id, order }) => {
-                let params: [&(dyn ToSql + Sync); 3] = [&limit, id, order];
+        let most = limit as i64;
+        let mut rows = match (behind, &self.list_unordered) {
+            (None, _) => session.rows(what, &self.list, &[&most]).await?,
+            (Some(ReadPosition { order: None, .. }), Some(_)) => Vec::new(),
+            (Some(ReadPosition { id, order }), _) => {
+                let params: [&(dyn ToSql + Sync); 3] = [&most, id, order];
                 session.rows(what, &self.list_on, &params).await?
             }
         };
+        if let (Some(behind), Some(list)) = (behind, &self.list_unordered)
+            && rows.len() < limit
+        {
+            let id = Some(&behind.id).filter(|_| behind.order.is_none());
+            let left = (limit - rows.len()) as i64;
+            rows.extend(session.rows(what, list, &[&left, &id]).await?);
+        }
         let found: Result<Vec<_>, _> = rows.iter().map(FoundRow::of).collect();
         found.map_err(|error| sql_error(&self.reading, error))
     }

@@ -275,6 +275,47 @@ async fn a_view_is_polled_and_marked() -> Result<()> {
     Ok(())
 }
 
+/// Several batches end among rows with a time, and several among rows without one.
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_whose_ordering_column_is_null_are_read_last_and_once() -> Result<()> {
+    let shape = Shape {
+        settings: &[
+            ("OUTBOX_TABLE", "public.msg"),
+            (
+                "OUTBOX_COLUMNS",
+                "id=id,type=none,payload=p,headers=none,created=at,published=done,attempts=none,\
+                 order=created",
+            ),
+            ("OUTBOX_KEY", "column:topic"),
+        ],
+        ddl: "CREATE TABLE msg (
+                  id uuid PRIMARY KEY DEFAULT gen_random_uuid(), topic text NOT NULL,
+                  p text NOT NULL, at timestamptz, done timestamptz)",
+        insert: "INSERT INTO msg (topic, p, at)
+                 SELECT $1, i::text, CASE WHEN i <= 2100 THEN now() - i * interval '1 second' END
+                   FROM generate_series($2::int, $3::int) i",
+        unmarked: "SELECT count(*) FROM msg WHERE done IS NULL",
+        ..shapes::NUMERIC
+    };
+    let outbox = Outbox::create(&shape, "mark").await?;
+    outbox.insert(1, 4_300).await?;
+    let mut outboxd = Outboxd::spawn(&outbox.settings)?;
+    outboxd.wait_for_phase("streaming", LIMIT).await?;
+    outbox.settled("mark").await?;
+    assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
+    let in_order = "SELECT array_agg(p ORDER BY at, id) FROM msg";
+    let expected = outbox.session.value::<Vec<String>>(in_order).await?;
+    // One key, so one partition.
+    let records = outbox.kafka.consume_all(&[&outbox.topic]).await?;
+    let text = |record: ConsumedRecord| String::from_utf8(record.value.unwrap_or_default());
+    let found = records
+        .into_iter()
+        .map(text)
+        .collect::<Result<Vec<_>, _>>()?;
+    assert!(found == expected, "{found:?}");
+    Ok(())
+}
+
 async fn serve_in(shape: &Shape, modes: &[&str]) -> Result<()> {
     for after in modes {
         serve(shape, after)
