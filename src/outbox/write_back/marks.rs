@@ -103,7 +103,9 @@ fn once_each(marks: &mut [Mark]) -> usize {
 }
 
 async fn settle_part<T: MarkedTable>(table: &T, marks: &mut [Mark]) -> Result<(), T::Error> {
-    marks.iter_mut().for_each(|mark| mark.outcome = Outcome::Open);
+    marks
+        .iter_mut()
+        .for_each(|mark| mark.outcome = Outcome::Open);
     let rows = names(marks.iter());
     if let Some(changed) = table.mark(&rows).await? {
         let seen = table.look(&rows).await?;
