@@ -7,7 +7,7 @@ use crate::config::{Config, KeyRule};
 use crate::doctor::catalogue::Name;
 use crate::doctor::report::Check;
 use crate::error::Result;
-use crate::format::{age, bytes};
+use crate::format::{age, bytes, count};
 use crate::kafka::survey::{self, Absence};
 use crate::kafka::topic_rights;
 use crate::kafka::{MetadataClient, TopicAnswer, TopicFacts};
@@ -39,7 +39,7 @@ type Topic<'a> = (&'a TopicSample, Found);
 pub(super) async fn examine(config: &Config, sample: &Sample, checks: &mut Vec<Check>) {
     match find(config, sample).await {
         Ok(topics) => {
-            checks.extend(existence(&topics, config));
+            checks.extend(existence(&topics, sample.without_topic, config));
             let named = known(&topics).map(|(topic, _)| topic.topic.clone());
             let may_write = topic_rights::may_write(config, named.collect(), ANSWER).await;
             checks.extend(rights(&topics, &may_write.unwrap_or_default(), config));
@@ -108,10 +108,11 @@ fn or_ok(name: Name, checks: Vec<Check>, ok: impl Into<String>) -> Vec<Check> {
     }
 }
 
-/// Whether each topic exists.
-fn existence(topics: &[Topic<'_>], config: &Config) -> Vec<Check> {
+/// Whether each row has a topic that exists; `without`: the rows that have none.
+fn existence(topics: &[Topic<'_>], without: i64, config: &Config) -> Vec<Check> {
     const NAME: Name = Name::Topics;
     let mut checks = Vec::new();
+    checks.extend((without > 0).then(|| no_topic(without, config)));
     for (topic, found) in topics {
         let (name, rows) = (&topic.topic, topic.rows);
         let create = format!(
@@ -147,6 +148,17 @@ fn existence(topics: &[Topic<'_>], config: &Config) -> Vec<Check> {
         count => format!("{count} topics of the table exist"),
     };
     or_ok(NAME, checks, ok)
+}
+
+/// Of rows to which the rules give no topic.
+fn no_topic(rows: i64, config: &Config) -> Check {
+    let why = match config.mapping.topics.entries.is_empty() {
+        true => "a column that it is made of is null",
+        false => "OUTBOX_TOPICS has no entry for their value",
+    };
+    let reason = format!("no topic for {}: {why}", count(rows.unsigned_abs(), "row"));
+    let fix = "fill the column in these rows, or add the value, or *, to OUTBOX_TOPICS";
+    Check::fails(Name::Topics, reason, fix)
 }
 
 /// Whether the user may see each topic and write to it. `may_write` has what a broker lists.
@@ -328,8 +340,8 @@ fn cleanup(topics: &[Topic<'_>], config: &Config) -> Vec<Check> {
                 format!("set OUTBOX_KEY to what every event has, or {delete}"),
             ));
         }
-        let is_type =
-            matches!(&config.mapping.key, KeyRule::Column(column) if column == "event_type");
+        let of_type = config.mapping.columns.event_type.as_deref();
+        let is_type = matches!(&config.mapping.key, KeyRule::Column(name) if of_type == Some(name));
         is_type.then(|| {
             Check::warning(
                 NAME,

@@ -42,6 +42,8 @@ pub(crate) struct TopicSample {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Sample {
     pub(crate) topics: Vec<TopicSample>,
+    /// Rows to which the rule for topics gives none.
+    pub(crate) without_topic: i64,
     /// Why the payloads could not be printed.
     pub(crate) no_sizes: Option<String>,
 }
@@ -58,14 +60,18 @@ pub(crate) async fn sample(
     let statements = Statements::new(config, shape);
     let what = format!("reading the topics of {}", shape.name);
     let rows = session.rows(&what, &statements.topics, &[]).await?;
-    let mut topics: Vec<TopicSample> = Vec::new();
+    let (mut topics, mut without_topic): (Vec<TopicSample>, i64) = (Vec::new(), 0);
     for row in &rows {
-        topics.push(TopicSample {
-            topic: row.column(0)?,
-            rows: row.column(1)?,
-            unkeyed: row.column(2)?,
-            largest: None,
-        });
+        let rows = row.column(1)?;
+        match row.column(0)? {
+            Some(topic) => topics.push(TopicSample {
+                topic,
+                rows,
+                unkeyed: row.column(2)?,
+                largest: None,
+            }),
+            None => without_topic = rows,
+        }
     }
     let what = format!("measuring the payloads of {}", shape.name);
     let no_sizes = match session.rows(&what, &statements.sizes, &[]).await {
@@ -80,7 +86,11 @@ pub(crate) async fn sample(
         }
         Err(error) => Some(error.reason()),
     };
-    Ok(Sample { topics, no_sizes })
+    Ok(Sample {
+        topics,
+        without_topic,
+        no_sizes,
+    })
 }
 
 /// The statements, none of which returns a row of the table.
@@ -133,8 +143,8 @@ impl Statements {
         Statements {
             topics: format!(
                 "SELECT s.topic, pg_catalog.count(*), ({counted})::int8 \
-                   FROM ({rows}) AS s WHERE s.topic IS NOT NULL \
-                  GROUP BY s.topic ORDER BY 2 DESC, 1 LIMIT {TOPICS_MAX}",
+                   FROM ({rows}) AS s GROUP BY s.topic \
+                  ORDER BY s.topic IS NOT NULL, 2 DESC, 1 LIMIT {TOPICS_MAX}",
                 rows = both(&format!("{key} AS unkeyed")),
             ),
             sizes: format!(

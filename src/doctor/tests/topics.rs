@@ -3,6 +3,7 @@
 
 use super::*;
 use crate::config::Settings;
+use crate::config::mapping::{ColumnName, Mapping, TopicMap};
 use crate::doctor::report::Verdict;
 
 fn config(key: &str, properties: &str) -> Config {
@@ -46,7 +47,7 @@ fn verdicts(checks: &[Check]) -> Vec<Verdict> {
 #[test]
 fn a_missing_topic_fails_unless_brokers_may_create_it() {
     let sample = orders(None, None);
-    let of = |found: Found, config: &Config| existence(&[(&sample, found)], config);
+    let of = |found: Found, config: &Config| existence(&[(&sample, found)], 0, config);
     let missing = of(Found::Missing, &plain());
     assert_eq!(missing[0].verdict, Verdict::Fails);
     assert!(missing[0].reason.contains("orders (7 rows)"));
@@ -64,7 +65,29 @@ fn a_missing_topic_fails_unless_brokers_may_create_it() {
     let unclear = Found::Unclear("slow".to_owned());
     assert_eq!(of(unclear, &plain())[0].verdict, Verdict::CannotSay);
     assert_eq!(of(Found::Known(facts()), &plain())[0].verdict, Verdict::Ok);
-    assert_eq!(existence(&[], &plain())[0].verdict, Verdict::Ok);
+    assert_eq!(existence(&[], 0, &plain())[0].verdict, Verdict::Ok);
+}
+
+#[test]
+fn a_row_without_a_topic_fails_beside_the_topics_that_exist() {
+    let sample = orders(None, None);
+    let checks = existence(&[(&sample, Found::Known(facts()))], 2, &plain());
+    assert_eq!(verdicts(&checks), [Verdict::Fails]);
+    let null = "no topic for 2 rows: a column that it is made of is null";
+    assert_eq!(checks[0].reason, null);
+    let mapped = Config {
+        mapping: Mapping {
+            topics: TopicMap {
+                entries: [("a".to_owned(), "orders".to_owned())].into(),
+                other: None,
+            },
+            ..plain().mapping
+        },
+        ..plain()
+    };
+    let checks = existence(&[], 1, &mapped);
+    let unmapped = "no topic for 1 row: OUTBOX_TOPICS has no entry for their value";
+    assert_eq!(checks[0].reason, unmapped);
 }
 
 #[test]
@@ -165,6 +188,16 @@ fn a_compacted_topic_needs_keys_that_name_what_is_kept() {
     assert_eq!(of(None, "none", true), Verdict::Fails);
     assert_eq!(of(Some(0), "column:event_type", true), Verdict::Warning);
     assert_eq!(of(Some(2), "none", false), Verdict::Ok);
+    // The event type is whichever column the settings call so.
+    let topic = orders(None, Some(0));
+    let compacted = TopicFacts {
+        compacted: true,
+        ..facts()
+    };
+    let mut config = config("column:kind", "");
+    config.mapping.columns.event_type = ColumnName::given("kind");
+    let checks = cleanup(&[(&topic, Found::Known(compacted))], &config);
+    assert_eq!(verdicts(&checks), [Verdict::Warning]);
 }
 
 #[test]

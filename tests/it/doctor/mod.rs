@@ -7,6 +7,7 @@
 mod connection;
 mod healthy;
 mod kafka;
+mod mapping;
 mod server;
 mod table;
 

@@ -11,17 +11,17 @@ use crate::support::postgres::{self, turn};
 
 /// One fault: the SQL that plants it, in which `{role}` and `{slot}` stand for the names, the
 /// settings it needs, and what the check says.
-struct Planted {
-    sql: &'static str,
-    set: &'static [(&'static str, &'static str)],
+pub(super) struct Planted {
+    pub(super) sql: &'static str,
+    pub(super) set: &'static [(&'static str, &'static str)],
     /// Whether the doctor connects as a role with what `init --role` grants.
-    as_role: bool,
-    check: &'static str,
-    verdict: &'static str,
-    words: &'static [&'static str],
+    pub(super) as_role: bool,
+    pub(super) check: &'static str,
+    pub(super) verdict: &'static str,
+    pub(super) words: &'static [&'static str],
 }
 
-const PLAIN: Planted = Planted {
+pub(super) const PLAIN: Planted = Planted {
     sql: "",
     set: &[],
     as_role: false,
@@ -291,7 +291,7 @@ async fn plant(planted: &Planted, major: u32) -> Result<()> {
 }
 
 /// Plants each fault, four at a time.
-async fn plant_each(cases: &'static [Planted], major: u32) -> Result<()> {
+pub(super) async fn plant_each(cases: &'static [Planted], major: u32) -> Result<()> {
     let mut running = JoinSet::new();
     let mut problems = Vec::new();
     // Row filters and column lists are new in 15.
