@@ -2,7 +2,7 @@
 
 use std::io::{self, IsTerminal, Write};
 
-use outboxd::format::{bytes, count, grouped};
+use outboxd::format::{age, bytes, count, grouped};
 use serde_json::Value;
 
 use crate::cli::dead_letter::plain;
@@ -140,7 +140,7 @@ fn source_lines(report: &Report) -> Vec<Line> {
     };
     let text = |text: &Option<String>| text.clone().unwrap_or_else(none);
     let until_lost = match (database.safe_wal_size, database.slot_exists) {
-        (Some(size), _) => bytes(size),
+        (Some(size), _) => until_lost(size, report.instance.as_ref()),
         (None, Some(true)) => "no limit".to_owned(),
         (None, _) => none(),
     };
@@ -157,6 +157,18 @@ fn source_lines(report: &Report) -> Vec<Line> {
         ("WAL status", text(&database.wal_status)),
         ("WAL until lost", until_lost),
     ]
+}
+
+/// How much may be written, and for how long as the running outboxd forecasts it.
+fn until_lost(size: i64, instance: Option<&Instance>) -> String {
+    let forecast = |it: &Instance| {
+        let slot = it.field("slot_health")?;
+        slot.get("seconds_until_lost")?.as_f64()
+    };
+    match instance.and_then(forecast) {
+        Some(seconds) => format!("{}, in {} at the present rate", bytes(size), age(seconds)),
+        None => bytes(size),
+    }
 }
 
 /// How many rows, and what they wait for.
@@ -222,6 +234,23 @@ fn rate(rates: &Rates) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_time_until_the_slot_is_lost_is_that_of_the_running_outboxd() {
+        let of = |status: &str| Instance {
+            address: String::new(),
+            error: None,
+            ready: None,
+            not_ready: None,
+            status: serde_json::from_str(status).ok(),
+        };
+        let falls_behind = of(r#"{"slot_health": {"seconds_until_lost": 7200.0}}"#);
+        let shown = until_lost(1 << 30, Some(&falls_behind));
+        assert_eq!(shown, "1.0 GiB, in 2 h at the present rate");
+        let keeps_up = of(r#"{"slot_health": {"seconds_until_lost": null}}"#);
+        assert_eq!(until_lost(1 << 30, Some(&keeps_up)), "1.0 GiB");
+        assert_eq!(until_lost(1 << 30, None), "1.0 GiB");
+    }
 
     #[test]
     fn a_block_that_is_redrawn_neither_wraps_nor_scrolls() {
