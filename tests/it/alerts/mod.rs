@@ -1,6 +1,7 @@
 //! The alerts of `docker/alerts.yaml`: their rules, and a Prometheus that scrapes an outboxd in a
 //! fault.
 
+mod counters;
 mod faults;
 
 use std::collections::BTreeSet;
@@ -329,5 +330,11 @@ fn each_alert_is_there_for_a_fault_and_has_a_test_of_its_rule() -> Result<()> {
         .filter(|it| !used.contains(it.as_str()))
         .collect();
     assert_eq!(unused, ["OutboxdNotReady"]);
+    // Each one also fires in a Prometheus that scrapes a real outboxd.
+    let scraped = [include_str!("mod.rs"), include_str!("counters.rs")].concat();
+    for name in &names {
+        let fires = scraped.contains(&format!("(\"{name}\", "));
+        ensure!(fires, "{name} fires in no test with a Prometheus");
+    }
     Ok(())
 }
