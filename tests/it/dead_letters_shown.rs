@@ -9,6 +9,7 @@ use crate::support::fixture::Fixture;
 use crate::support::kafka;
 use crate::support::outboxd::{Outboxd, command};
 use crate::support::postgres;
+use crate::support::wait::wait_until;
 
 const LIMIT: Duration = Duration::from_secs(60);
 /// Filing, and counting within a second of it; the rest is for a busy machine.
@@ -70,6 +71,28 @@ async fn an_open_dead_letter_shows_everywhere_at_once_and_leaves_outboxd_ready()
     assert_eq!(json["dead_letters"]["open"], 3, "{json}");
     let summary = text(&["dead-letter", "summary"]).await?;
     assert!(summary.contains(&words), "{summary}");
+
+    // The first of a topic and code has a line at once; the others share one ten seconds later.
+    let words = [
+        "WARN",
+        "events filed as dead letters",
+        "no such topic",
+        &code,
+    ];
+    outboxd.wait_for_log(&words, LIMIT).await?;
+    let filed = |log: &str| {
+        let lines = log
+            .lines()
+            .filter(|line| words.iter().all(|it| line.contains(it)));
+        let counts = lines.filter_map(|line| line.split_once("count=")?.1.split(' ').next());
+        counts.map(str::parse).collect::<Result<Vec<u64>, _>>()
+    };
+    wait_until("a line for each of them", LIMIT, async || {
+        let counts = filed(&outboxd.log())?;
+        let all = counts.iter().sum::<u64>() == 3 && counts.len() <= 2;
+        Ok(all.then_some(()).ok_or(format!("{counts:?}")))
+    })
+    .await?;
 
     text(&["dead-letter", "discard", "--all", "--yes"]).await?;
     let status = outboxd

@@ -111,7 +111,7 @@ async fn a_demo_publishes_what_it_commits_ends_by_itself_and_leaves_nothing() ->
 async fn a_demo_shows_milliseconds_from_its_first_event() -> Result<()> {
     let _alone = heavy().await;
     let folder = Folder::new()?;
-    let output = demo(&folder.0, &["--events", "100", "--rate", "20"])?.wait_with_output();
+    let output = demo(&folder.0, &["--events", "500", "--rate", "20"])?.wait_with_output();
     let output = tokio::time::timeout(LIMIT, output).await??;
     let stdout = String::from_utf8(output.stdout)?;
     let line = stdout
@@ -123,8 +123,8 @@ async fn a_demo_shows_milliseconds_from_its_first_event() -> Result<()> {
         .context("a p99")?;
     let (p99, _) = p99.split_once(" ms").context("milliseconds")?;
     let p99: f64 = p99.parse()?;
-    // Other tests load the machine. An answer that is waited for takes seconds.
-    ensure!(p99 < 1_000.0, "{p99} ms: {stdout}");
+    // Of five hundred events the slowest five do not count: other tests load the machine.
+    ensure!(p99 < 100.0, "{p99} ms: {stdout}");
     Ok(())
 }
 
