@@ -153,6 +153,16 @@ async fn every_line_is_json_where_json_is_asked_for() -> Result<()> {
     assert_eq!(first["table"], "outbox.nowhere");
     assert_eq!(first["after_publish"], "mark");
     assert_eq!(first["process_interval"], "5s");
+    for (name, rule) in [
+        ("topic", "column:topic"),
+        ("key", "column:event_type"),
+        ("value", "payload"),
+        ("headers", "outboxd"),
+        ("partition", "key"),
+        ("timestamp", "now"),
+    ] {
+        assert_eq!(first[name], rule, "{name}");
+    }
     for value in first.as_object().context("an object")?.values() {
         let text = value.to_string();
         ensure!(!text.contains('{') && !text.contains("Some("), "{text}");

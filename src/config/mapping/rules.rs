@@ -15,6 +15,15 @@ pub enum TopicRule {
     Template(Template),
 }
 
+impl fmt::Display for TopicRule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            TopicRule::Column(name) => write!(f, "column:{name}"),
+            TopicRule::Template(template) => write!(f, "{template}"),
+        }
+    }
+}
+
 /// Topics by the value that a [`TopicRule`] gives.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TopicMap {
@@ -65,6 +74,16 @@ pub enum ValueRule {
     Expanded,
 }
 
+impl fmt::Display for ValueRule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ValueRule::Payload => f.write_str("payload"),
+            ValueRule::Pointer(pointer) => write!(f, "payload:{pointer}"),
+            ValueRule::Expanded => f.write_str("expanded"),
+        }
+    }
+}
+
 /// What becomes of an event without a value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
@@ -89,6 +108,16 @@ pub enum PartitionRule {
     Spread,
 }
 
+impl fmt::Display for PartitionRule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            PartitionRule::Key => f.write_str("key"),
+            PartitionRule::Column(name) => write!(f, "column:{name}"),
+            PartitionRule::Spread => f.write_str("spread"),
+        }
+    }
+}
+
 /// Where a record's timestamp comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -100,6 +129,16 @@ pub enum TimestampRule {
     /// The commit of the event's transaction; where the event was read from the table, the time of
     /// its row's creation.
     Commit,
+}
+
+impl fmt::Display for TimestampRule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            TimestampRule::Now => f.write_str("now"),
+            TimestampRule::Column(name) => write!(f, "column:{name}"),
+            TimestampRule::Commit => f.write_str("commit"),
+        }
+    }
 }
 
 /// The headers that outboxd adds to those of the row.
@@ -116,4 +155,16 @@ pub enum HeaderStyle {
     CloudEvents,
     /// CloudEvents 1.0, structured mode: the value is the event as JSON.
     CloudEventsStructured,
+}
+
+impl fmt::Display for HeaderStyle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            HeaderStyle::Outboxd => "outboxd",
+            HeaderStyle::None => "none",
+            HeaderStyle::Debezium => "debezium",
+            HeaderStyle::CloudEvents => "cloudevents",
+            HeaderStyle::CloudEventsStructured => "cloudevents-structured",
+        })
+    }
 }
