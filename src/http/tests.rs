@@ -342,6 +342,44 @@ async fn the_page_shows_the_state_and_escapes_what_came_from_outside() {
     }
 }
 
+#[tokio::test]
+async fn the_page_says_first_who_it_is_and_then_what_is_in_the_way_and_for_how_long() {
+    let slot = streaming().slot_health.map(|slot| SlotHealth {
+        safe_wal_size: Some(1 << 30),
+        seconds_until_lost: Some(7_200.0),
+        ..slot
+    });
+    let server = Server::start(Status {
+        waiting: waiting("write-back", 20.0),
+        slot_health: slot,
+        ..streaming()
+    })
+    .await;
+    let (_, body) = server.get("/").await;
+    let at = |part: &str| body.find(part).unwrap_or_else(|| panic!("{part}: {body}"));
+    let places = [
+        "<h1>",
+        "db:5432/orders",
+        "id=\"flow\"",
+        "id=\"topics\"",
+        "id=\"letters\"",
+        "<b>waiting for write-back</b> for 20 s: orders[3] &lt;has&gt; no leader",
+        "1.0 GiB more until the slot is lost, in 2 h at the present rate",
+    ]
+    .map(at);
+    assert!(places.is_sorted(), "{places:?}");
+    assert!(!body.contains("None now."), "{body}");
+    // One that stands by, or waits for an instant, has no problem.
+    for (on, seconds) in [("lock", 900.0), ("write-back", 1.0)] {
+        server.set(Status {
+            waiting: waiting(on, seconds),
+            ..streaming()
+        });
+        let (_, body) = server.get("/").await;
+        assert!(body.contains("None now."), "{on}: {body}");
+    }
+}
+
 /// What every answer says.
 const HARDENED: [&str; 4] = [
     "content-security-policy: default-src 'none';",

@@ -7,14 +7,15 @@ use crate::format::{age, bytes, grouped, rate, short_time};
 use crate::http::page::chart::{Chart, Line};
 use crate::http::page::text::{escape, in_code};
 use crate::publisher::{OpenDeadLetters, Phase, SlotHealth, Status, TopicFlow};
-use crate::status::Sample;
+use crate::status::{LOCK, Sample, WAIT_SHOWS};
 
 /// The most groups of dead letters on the page.
 const GROUPS_SHOWN: usize = 8;
 
 /// Of each section its id, its title and its inside, in their order.
 pub(super) fn all(status: &Status) -> Vec<(&'static str, &'static str, String)> {
-    let mut parts = vec![("flow", "The last minutes", charts(status))];
+    let mut parts = vec![("instance", "This instance", instance(status))];
+    parts.push(("flow", "The last minutes", charts(status)));
     parts.push(("topics", "Topics", topics(&status.flow.topics)));
     parts.push((
         "letters",
@@ -29,7 +30,6 @@ pub(super) fn all(status: &Status) -> Vec<(&'static str, &'static str, String)> 
             wal(status.slot_health.as_ref()),
         ));
     }
-    parts.push(("instance", "This instance", instance(status)));
     parts.push(("counters", "Counters", counters(status)));
     parts
 }
@@ -119,7 +119,7 @@ fn dead_letters(letters: &OpenDeadLetters) -> String {
         "<p>{}. To see them: {}. After the fix: {}.</p>\n{}",
         escape(&all),
         in_code("`outboxd dead-letter list`"),
-        in_code("`outboxd dead-letter retry`"),
+        in_code("`outboxd dead-letter retry --all`"),
         table(&columns, rows)
     )
 }
@@ -135,10 +135,20 @@ fn problems(status: &Status) -> String {
             in_code(&problem.hint)
         );
     }
-    if status.problems.is_empty() {
+    let wait = status.waiting.as_ref();
+    let wait = wait.filter(|wait| wait.on != LOCK && wait.seconds >= WAIT_SHOWS.as_secs_f64());
+    let wait = wait.map(|wait| (format!("waiting for {}", wait.on), wait));
+    if let Some((name, wait)) = &wait {
+        let (time, detail) = (age(wait.seconds), in_code(&wait.detail));
+        let _ = writeln!(html, "<p><b>{}</b> for {time}: {detail}</p>", escape(name));
+    }
+    if html.is_empty() {
         html += &none("None now.");
     }
-    let rows = status.recent_problems.iter().map(|recent| {
+    let is_present = |name: &String| wait.as_ref().is_some_and(|(present, _)| name == present);
+    let recent = status.recent_problems.iter();
+    let recent: Vec<_> = recent.filter(|recent| !is_present(&recent.name)).collect();
+    let rows = recent.into_iter().map(|recent| {
         let hint = recent.hint.as_ref();
         let hint = hint.map_or_else(String::new, |hint| format!(". To do: {}", in_code(hint)));
         [
@@ -160,6 +170,8 @@ fn wal(slot: Option<&SlotHealth>) -> String {
     };
     let kept = slot.retained_bytes.max(0);
     let state = escape(slot.wal_status.as_deref().unwrap_or("unknown"));
+    let when = slot.seconds_until_lost.map(age);
+    let when = when.map_or_else(String::new, |it| format!(", in {it} at the present rate"));
     let (meter, limit) = match slot.safe_wal_size {
         Some(left) => {
             let left = left.max(0);
@@ -172,7 +184,7 @@ fn wal(slot: Option<&SlotHealth>) -> String {
             );
             (
                 meter,
-                format!("{} more until the slot is lost", bytes(left)),
+                format!("{} more until the slot is lost{when}", bytes(left)),
             )
         }
         None => {
