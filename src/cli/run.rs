@@ -86,7 +86,7 @@ fn log_start(config: &Config) {
         value = %config.mapping.value,
         headers = %config.mapping.headers,
         partition = %config.mapping.partition,
-        timestamp = %config.mapping.timestamp,
+        record_timestamp = %config.mapping.timestamp,
         auto_create_topics = config.auto_creates_topics(),
         batch_size = config.batch_size,
         process_interval = ?config.process_interval,

@@ -159,7 +159,7 @@ async fn every_line_is_json_where_json_is_asked_for() -> Result<()> {
         ("value", "payload"),
         ("headers", "outboxd"),
         ("partition", "key"),
-        ("timestamp", "now"),
+        ("record_timestamp", "now"),
     ] {
         assert_eq!(first[name], rule, "{name}");
     }
