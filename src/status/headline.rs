@@ -1,7 +1,7 @@
 //! The state in one sentence, for the status page and the commands. Pure.
 
 use crate::format::{age, grouped_count, rate, short_time};
-use crate::status::{BacklogUnit, FOREIGN_LOCK, Phase, Status, WAIT_SHOWS, Waiting};
+use crate::status::{BacklogUnit, FOREIGN_LOCK, LOCK, Phase, Status, WAIT_SHOWS, Waiting};
 
 /// How bad it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,6 +99,8 @@ fn of_phase(status: &Status) -> Option<Headline> {
 }
 
 fn standby(waiting: Option<&Waiting>) -> Headline {
+    // A wait of before, such as that for the connection, says nothing about the other instance.
+    let waiting = waiting.filter(|waiting| [LOCK, FOREIGN_LOCK].contains(&waiting.on));
     let detail = waiting.map(|waiting| waiting.detail.clone());
     match waiting {
         Some(waiting) if waiting.on == FOREIGN_LOCK => Headline::new(

@@ -128,6 +128,9 @@ async fn under_load_it_shows_rates_and_keeps_scroll_and_selection() -> Result<()
     let after = browser.run("return [scrollY, getSelection().toString()]")?;
     assert_eq!(after, marked);
     browser.run("getSelection().removeAllRanges(); scrollTo(0, 0)")?;
+    // The lines of the charts have a length by then.
+    let is_long = "document.querySelector('#flow .l1').getAttribute('d').split('L').length > 4";
+    browser.wait_for(&format!("return {is_long}"))?;
     examine(&browser, "healthy")?;
     writers.stop().await?;
     assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
@@ -147,7 +150,13 @@ async fn a_kafka_that_is_away_for_twenty_seconds_is_the_first_sentence() -> Resu
     let settings = Settings::new(&database, &kafka)?;
     init(&settings).await?;
     let mut outboxd = started(&settings, "streaming").await?;
-    database.insert("a", &topic, "{}").await?;
+    let writers = Writers::start(&database, &topic, 2, PATTERN);
+    outboxd
+        .wait_for_status("a rate", LIMIT, |status| {
+            status["flow"]["events_per_second"].as_f64() > Some(50.0)
+        })
+        .await?;
+    writers.stop().await?;
     database.all_marked(LIMIT).await?;
     kafka.freeze()?;
     for _ in 0..300 {
@@ -176,18 +185,19 @@ async fn dead_letters_stand_there_with_their_reasons_and_the_command() -> Result
     };
     let fixture = Fixture::create(postgres::shared(postgres::turn(17)), kafka::shared()).await?;
     let mut outboxd = started(&fixture.settings, "streaming").await?;
-    for _ in 0..3 {
-        fixture
-            .database
-            .insert("a", "no <such> topic", "{}")
-            .await?;
+    let writers = Writers::start(&fixture.database, &fixture.topic, 2, PATTERN);
+    for topic in ["no <such> topic", "no <such> topic", "ordrs"] {
+        fixture.database.insert("a", topic, "{}").await?;
     }
     open(&browser, &outboxd)?;
+    browser.wait_for(&has("h1", " events/s, "))?;
     browser.wait_for(&has("h1", "3 events are dead letters"))?;
+    browser.wait_for(&has("#letters", "TOPIC_UNKNOWN"))?;
     browser.wait_for(&has("#letters", "no <such> topic"))?;
     browser.wait_for(&has("#letters", "outboxd dead-letter list"))?;
     browser.wait_for("return document.querySelector('#headline').className === 'attention'")?;
     examine(&browser, "dead-letters")?;
+    writers.stop().await?;
     assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
     Ok(())
 }
@@ -203,6 +213,7 @@ async fn one_that_stands_by_says_that_another_publishes() -> Result<()> {
     let mut second = started(&settings, "standby").await?;
     open(&browser, &second)?;
     browser.wait_for(&has("h1", "Standing by: another instance publishes"))?;
+    browser.wait_for(&has("#headline", "held by server process"))?;
     browser.wait_for("return document.querySelector('#headline').className === 'healthy'")?;
     examine(&browser, "standing-by")?;
     assert_eq!(first.stop(LIMIT).await?, 0, "{}", first.log());
@@ -224,7 +235,10 @@ async fn a_start_with_a_backlog_shows_its_rate() -> Result<()> {
     let publish = fixture.settings.clone().set("OUTBOX_BACKLOG", "publish");
     let mut outboxd = started(&publish, "backlog").await?;
     open(&browser, &outboxd)?;
-    browser.wait_for(&has("h1", "Publishing the backlog: "))?;
+    let has_rate =
+        "/the backlog: .*[1-9].* so far, [1-9]/.test(document.querySelector('h1').innerText)";
+    browser.wait_for(&format!("return {has_rate}"))?;
+    browser.wait_for(&has("#topics", &fixture.topic))?;
     examine(&browser, "backlog")?;
     lock.batch_execute("COMMIT")
         .await

@@ -39,7 +39,11 @@ impl Chart {
         }
         let legend: Vec<String> = self.lines.iter().map(|line| self.last(line)).collect();
         let legend = legend.join(", ");
-        let top = (self.shown)(highest);
+        let is_empty = self.lines.iter().all(|line| line.points.is_empty());
+        let top = match is_empty {
+            true => "–".to_owned(),
+            false => (self.shown)(highest),
+        };
         let title = self.title;
         format!(
             "<figure><figcaption>{title} <b>{legend}</b></figcaption>\
@@ -120,6 +124,6 @@ mod tests {
         };
         let html = chart.render(Duration::from_secs(9));
         assert!(html.contains("lag <b>–</b>"), "{html}");
-        assert!(html.contains("now –; at most 0 x"), "{html}");
+        assert!(html.contains("now –; at most –"), "{html}");
     }
 }

@@ -173,6 +173,14 @@ fn one_that_stands_by_is_healthy_unless_a_stranger_holds_the_lock() {
     assert_eq!(text(&status), (Level::Healthy, expected));
     status.waiting = waiting("foreign-lock", 1.0);
     assert_eq!(text(&status).0, Level::Bad);
+    for (on, has_detail) in [("lock", true), ("foreign-lock", true), ("postgres", false)] {
+        status.waiting = waiting(on, 1.0);
+        assert_eq!(
+            Headline::of(&status, None).detail.is_some(),
+            has_detail,
+            "{on}"
+        );
+    }
 }
 
 #[test]
