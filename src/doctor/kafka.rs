@@ -9,6 +9,7 @@ use tokio::time::timeout;
 use crate::config::Config;
 use crate::doctor::catalogue::Name;
 use crate::doctor::report::Check;
+use crate::format::count;
 use crate::kafka;
 use crate::kafka::survey::{self, Broker, WriteRight};
 
@@ -50,8 +51,8 @@ pub(super) async fn examine(config: &Config, checks: &mut Vec<Check>) -> bool {
     checks.push(Check::ok(
         Name::Answer,
         format!(
-            "{} brokers, by {}",
-            brokers.len(),
+            "{}, by {}",
+            count(brokers.len() as u64, "broker"),
             kafka::security_protocol(config)
         ),
     ));
@@ -147,7 +148,10 @@ fn listeners(dialled: &[Dialled]) -> Vec<Check> {
         ));
     }
     if checks.is_empty() {
-        checks.push(Check::ok(NAME, format!("{} brokers answer", dialled.len())));
+        checks.push(Check::ok(
+            NAME,
+            format!("{} answered", count(dialled.len() as u64, "broker")),
+        ));
     }
     checks
 }

@@ -114,7 +114,7 @@ fn existence(topics: &[Topic<'_>], without: i64, config: &Config) -> Vec<Check> 
     let mut checks = Vec::new();
     checks.extend((without > 0).then(|| no_topic(without, config)));
     for (topic, found) in topics {
-        let (name, rows) = (&topic.topic, topic.rows);
+        let (name, rows) = (&topic.topic, count(topic.rows.unsigned_abs(), "row"));
         let create = format!(
             "kafka-topics.sh --bootstrap-server {} --create --topic {name} --partitions 6",
             config.brokers
@@ -123,17 +123,17 @@ fn existence(topics: &[Topic<'_>], without: i64, config: &Config) -> Vec<Check> 
             Found::Known(_) | Found::Forbidden => {}
             Found::Missing if config.auto_creates_topics() => checks.push(Check::warning(
                 NAME,
-                format!("topic {name} ({rows} rows) does not exist; brokers may create it"),
+                format!("topic {name} ({rows}) does not exist; brokers may create it"),
                 create,
             )),
             Found::Missing => checks.push(Check::fails(
                 NAME,
-                format!("topic {name} ({rows} rows) does not exist"),
+                format!("topic {name} ({rows}) does not exist"),
                 create,
             )),
             Found::Invalid(why) => checks.push(Check::fails(
                 NAME,
-                format!("{rows} rows name a topic that no broker accepts: {why}"),
+                format!("{rows} with a topic that no broker accepts: {why}"),
                 "correct topic in these rows, and what the writers write",
             )),
             Found::Unclear(why) => checks.push(Check::cannot_say(
@@ -145,7 +145,8 @@ fn existence(topics: &[Topic<'_>], without: i64, config: &Config) -> Vec<Check> 
     }
     let ok = match topics.len() {
         0 => "the table has no row that names a topic".to_owned(),
-        count => format!("{count} topics of the table exist"),
+        1 => "the topic of the table exists".to_owned(),
+        all => format!("all {all} topics of the table exist"),
     };
     or_ok(NAME, checks, ok)
 }

@@ -50,7 +50,7 @@ const PLANTED: [Planted; 12] = [
         check: "topics",
         words: &[
             "orders",
-            "(1 rows) does not exist",
+            "(1 row) does not exist",
             "kafka-topics.sh",
             "--create",
         ],

@@ -81,7 +81,7 @@ const OF_THE_SETTINGS: [Planted; 11] = [
         sql: ROW,
         set: &[("OUTBOX_TOPIC", "doctor.${event_type}")],
         check: "topics",
-        words: &["topic doctor.kind (1 rows) does not exist", "--create"],
+        words: &["topic doctor.kind (1 row) does not exist", "--create"],
         ..PLAIN
     },
 ];
