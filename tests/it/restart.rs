@@ -7,56 +7,74 @@ use anyhow::Result;
 use crate::support::ephemeral::Stop;
 use crate::support::fixture::Fixture;
 use crate::support::kafka;
-use crate::support::oracle::Oracle;
+use crate::support::oracle::{Oracle, Report};
 use crate::support::outboxd::{Outboxd, Settings, init};
 use crate::support::postgres::{self, Database, MAJORS};
+use crate::support::wait::wait_for;
 use crate::support::writers::{Pattern, Writers};
 
 const LIMIT: Duration = Duration::from_secs(60);
 /// Time limit from the server's return to the stream.
 const BACK: Duration = Duration::from_secs(5);
 
+/// Each restart comes once the stream has passed the position at which its session began: only then
+/// does the stream prove that the server has the same history.
 #[tokio::test(flavor = "multi_thread")]
 async fn after_a_restart_of_postgres_the_stream_goes_on_in_five_seconds_and_repeats_nothing()
 -> Result<()> {
     for major in MAJORS {
-        let mut server = postgres::private(major, &[])?;
-        let fixture = Fixture::create(&server, kafka::shared()).await?;
-        let oracle = Oracle::create(&fixture.database).await?;
-        let mut outboxd = Outboxd::spawn(&fixture.settings)?;
-        outboxd.wait_for_phase("streaming", LIMIT).await?;
-        let pattern = Pattern {
-            rows: 5,
-            rest: Duration::from_millis(5),
-        };
-        let writers = Writers::start(&fixture.database, &fixture.topic, 4, pattern);
-        for stop in [Stop::Fast, Stop::Immediate, Stop::Fast, Stop::Immediate] {
-            let published = outboxd.status().await?["published_total"]
-                .as_u64()
-                .unwrap_or(0);
-            outboxd
-                .wait_for_status("events to flow", LIMIT, |status| {
-                    status["phase"] == "streaming"
-                        && status["published_total"].as_u64() > Some(published + 200)
-                })
-                .await?;
-            let began = Instant::now();
-            server.stop(stop)?;
-            assert!(
-                began.elapsed() < BACK,
-                "the server's stop took {:?}",
-                began.elapsed()
-            );
-            outboxd.wait_for_phase("reconnecting", LIMIT).await?;
-            server.resume()?;
-            outboxd.wait_for_phase("streaming", BACK).await?;
-        }
-        writers.stop().await?;
-        fixture.all_marked(LIMIT).await?;
-        assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
-        fixture.verdict(&oracle).await?.expect_exact()?;
+        restarts_under_load(major, true).await?.expect_exact()?;
     }
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn restarts_of_postgres_before_the_stream_has_caught_up_lose_nothing_and_keep_the_order()
+-> Result<()> {
+    let report = restarts_under_load(postgres::turn(17), false).await?;
+    report.expect_complete()
+}
+
+/// Restarts Postgres four times while services write; with `catches_up` none before the stream has
+/// passed the position at which its session began.
+async fn restarts_under_load(major: u32, catches_up: bool) -> Result<Report> {
+    let mut server = postgres::private(major, &[])?;
+    let fixture = Fixture::create(&server, kafka::shared()).await?;
+    let oracle = Oracle::create(&fixture.database).await?;
+    let mut outboxd = Outboxd::spawn(&fixture.settings)?;
+    outboxd.wait_for_phase("streaming", LIMIT).await?;
+    let pattern = Pattern {
+        rows: 5,
+        rest: Duration::from_millis(5),
+    };
+    let writers = Writers::start(&fixture.database, &fixture.topic, 4, pattern);
+    for stop in [Stop::Fast, Stop::Immediate, Stop::Fast, Stop::Immediate] {
+        if catches_up {
+            let began = fixture.window().await?.written;
+            let is_past = async || Ok((fixture.window().await?.confirmed > began).then_some(()));
+            wait_for("the stream to catch up", LIMIT, is_past).await?;
+        }
+        let published = outboxd.status().await?["published_total"]
+            .as_u64()
+            .unwrap_or(0);
+        outboxd
+            .wait_for_status("events to flow", LIMIT, |status| {
+                status["phase"] == "streaming"
+                    && status["published_total"].as_u64() > Some(published + 200)
+            })
+            .await?;
+        let began = Instant::now();
+        server.stop(stop)?;
+        let took = began.elapsed();
+        assert!(took < BACK, "the server's stop took {took:?}");
+        outboxd.wait_for_phase("reconnecting", LIMIT).await?;
+        server.resume()?;
+        outboxd.wait_for_phase("streaming", BACK).await?;
+    }
+    writers.stop().await?;
+    fixture.all_marked(LIMIT).await?;
+    assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
+    fixture.verdict(&oracle).await
 }
 
 /// Records in flight cannot be confirmed, so the server would wait for their confirmation without
