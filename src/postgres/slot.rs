@@ -78,7 +78,10 @@ impl Slot {
 impl Slot {
     /// Whether it can no longer be read from.
     pub fn is_lost(&self) -> bool {
-        self.invalidation_reason.is_some() || self.wal_status.as_deref() == Some("lost")
+        is_lost(
+            self.invalidation_reason.as_deref(),
+            self.wal_status.as_deref(),
+        )
     }
 
     /// Whether it is about to be lost: its WAL may be removed at the next checkpoint, or less than
@@ -92,6 +95,11 @@ impl Slot {
         self.wal_status.as_deref() == Some("unreserved")
             || left.is_some_and(|left| left < may_be_kept(left) / 10)
     }
+}
+
+/// Whether a slot with these columns can no longer be read from.
+fn is_lost(invalidation_reason: Option<&str>, wal_status: Option<&str>) -> bool {
+    invalidation_reason.is_some() || wal_status == Some("lost")
 }
 
 /// Reads the slot `name`; `None` when the server has none of that name.
@@ -212,8 +220,7 @@ pub(crate) async fn others(
               JOIN pg_catalog.pg_publication AS p ON p.oid = r.prpubid
              WHERE p.pubname = $2)
         SELECT s.slot_name::text, s.confirmed_flush_lsn, s.active_pid,
-               coalesce(s.wal_status = 'lost', false)
-               OR pg_catalog.to_jsonb(s) ->> 'invalidation_reason' IS NOT NULL,
+               pg_catalog.to_jsonb(s) ->> 'invalidation_reason', s.wal_status,
                coalesce((SELECT min(age) FROM made) > pg_catalog.age(s.catalog_xmin), false)
           FROM pg_catalog.pg_replication_slots AS s
          WHERE s.database = pg_catalog.current_database() AND s.plugin = 'pgoutput'
@@ -223,12 +230,14 @@ pub(crate) async fn others(
     let what = "reading the slots of this database";
     let rows = session.rows(what, SQL, &[&own, &publication]).await?;
     let slot = |row: &tokio_postgres::Row| {
+        let (reason, wal_status): (Option<String>, Option<String>) =
+            (row.column(3)?, row.column(4)?);
         Ok(OtherSlot {
             name: row.column(0)?,
             confirmed: Lsn::new(row.column::<PgLsn>(1)?.into()),
             active_pid: row.column(2)?,
-            lost: row.column(3)?,
-            follows_publication: row.column(4)?,
+            lost: is_lost(reason.as_deref(), wal_status.as_deref()),
+            follows_publication: row.column(5)?,
         })
     };
     rows.iter().map(slot).collect()

@@ -109,8 +109,8 @@ impl ServerError {
         self.code == "55000"
     }
 
-    /// Whether the server decodes on without a publication that does not exist at its position, as
-    /// Postgres 18 does after a warning. Older servers fail with undefined_object instead.
+    /// Whether the server continues without a publication that does not exist at its position:
+    /// Postgres 18 sends a warning there. Older servers fail with undefined_object instead.
     pub(crate) fn is_skipped_publication(&self) -> bool {
         self.code == "55000" && self.routine.as_deref() == Some("LoadPublications")
     }
@@ -333,7 +333,7 @@ pub(crate) fn classify(context: impl Into<String>, server: ServerError) -> Error
     }
 }
 
-/// The library's error for a server that has warned that it decodes on without the publication.
+/// The library's error for a server that has warned that it continues without the publication.
 pub(crate) fn skipped_publication(context: impl Into<String>, server: ServerError) -> Error {
     let error = Error::fatal(Code::Slot, context);
     error.with_hint(NO_PUBLICATION).with_source(server)

@@ -118,7 +118,7 @@ fn parameters(login: &Login<'_>) -> Vec<(&'static str, String)> {
     }
     let fixed = [
         ("client_encoding", "UTF8"),
-        // Postgres 18 says by a warning that it decodes on without the publication.
+        // Postgres 18 sends a warning where it continues without the publication.
         ("client_min_messages", "warning"),
         // No trigger runs here. A name prints as the SQL sessions print it.
         ("search_path", "pg_catalog"),

@@ -417,6 +417,12 @@ async fn a_keepalive_that_asks_is_answered_with_the_status_that_the_caller_gives
     assert_eq!(script.status().await, status(77));
 }
 
+/// What `keepalive(5, 0)` is read as.
+const AT_FIVE: Frame<'static> = Frame::Keepalive {
+    wal_end: Lsn::new(5),
+    reply_requested: false,
+};
+
 #[tokio::test]
 async fn notices_and_parameters_in_the_stream_are_passed_over() {
     let (mut client, mut script) = streaming(1 << 16).await;
@@ -427,11 +433,7 @@ async fn notices_and_parameters_in_the_stream_are_passed_over() {
     ];
     script.send(&bytes.concat()).await;
     client.readable().await.unwrap();
-    let frame = Frame::Keepalive {
-        wal_end: Lsn::new(5),
-        reply_requested: false,
-    };
-    assert_eq!(client.next().unwrap(), Some(frame));
+    assert_eq!(client.next().unwrap(), Some(AT_FIVE));
 }
 
 #[tokio::test]
@@ -449,11 +451,7 @@ async fn the_stream_ends_before_it_passes_what_a_missing_publication_leaves_out(
     ];
     script.send(&bytes.concat()).await;
     client.readable().await.unwrap();
-    let frame = Frame::Keepalive {
-        wal_end: Lsn::new(5),
-        reply_requested: false,
-    };
-    assert_eq!(client.next().unwrap(), Some(frame));
+    assert_eq!(client.next().unwrap(), Some(AT_FIVE));
     let error = client.next().unwrap_err();
     assert_eq!(error.code(), Code::Slot);
     let server = ServerError::of(&error).unwrap();

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use anyhow::Result;
 
-use crate::support::debezium::Distribution;
+use crate::support::debezium::{Distribution, Source};
 use crate::support::ephemeral::free_port;
 
 pub(crate) const VERSION: &str = "3.0.8.Final";
@@ -37,28 +37,20 @@ impl Debezium {
     ) -> Result<Vec<String>> {
         fs::create_dir_all(folder)?;
         let offsets = folder.join("offsets.dat");
-        let text = format!(
-            "debezium.source.connector.class=io.debezium.connector.postgresql.PostgresConnector
-debezium.source.offset.storage.file.filename={offsets}
+        let source = Source {
+            host: "127.0.0.1",
+            port: &port.to_string(),
+            database,
+            slot,
+            publication: "outboxd",
+            table: "outbox.outbox",
+        };
+        let tuned = format!(
+            "debezium.source.offset.storage.file.filename={offsets}
 debezium.source.offset.flush.interval.ms=1000
-debezium.source.database.hostname=127.0.0.1
-debezium.source.database.port={port}
-debezium.source.database.user=postgres
-debezium.source.database.password=none
-debezium.source.database.dbname={database}
-debezium.source.topic.prefix=debezium
-debezium.source.plugin.name=pgoutput
-debezium.source.slot.name={slot}
-debezium.source.publication.name=outboxd
-debezium.source.publication.autocreate.mode=disabled
-debezium.source.snapshot.mode=no_data
-debezium.source.table.include.list=outbox.outbox
-debezium.source.tombstones.on.delete=false
 debezium.source.poll.interval.ms=5
 debezium.source.max.batch.size=8192
 debezium.source.max.queue.size=32768
-debezium.transforms=outbox
-debezium.transforms.outbox.type=io.debezium.transforms.outbox.EventRouter
 debezium.transforms.outbox.table.field.event.id=id
 debezium.transforms.outbox.table.field.event.key=event_type
 debezium.transforms.outbox.table.field.event.payload=event_payload
@@ -66,8 +58,6 @@ debezium.transforms.outbox.route.by.field=topic
 debezium.transforms.outbox.route.topic.replacement=\\\\${{routedByValue}}
 debezium.format.key=simplestring
 debezium.format.value=simplestring
-debezium.sink.type=kafka
-debezium.sink.kafka.producer.bootstrap.servers={brokers}
 debezium.sink.kafka.producer.key.serializer=org.apache.kafka.common.serialization.StringSerializer
 debezium.sink.kafka.producer.value.serializer=org.apache.kafka.common.serialization.StringSerializer
 debezium.sink.kafka.producer.acks=all
@@ -75,11 +65,11 @@ debezium.sink.kafka.producer.batch.size=262144
 debezium.sink.kafka.producer.buffer.memory=67108864
 quarkus.http.port={http}
 quarkus.log.level=WARN
-quarkus.log.console.json=false
 ",
             offsets = offsets.display(),
             http = free_port()?,
         );
+        let text = source.options(brokers) + &tuned;
         fs::write(folder.join("application.properties"), text)?;
         self.0.command(&["-Xmx512m"], folder)
     }

@@ -26,10 +26,11 @@ pub(super) fn compare(connector: &mut Connector, imported: &mut Imported, expand
     let has_envelope = columns.any(|(member, _)| *member == "envelope");
     if let Some((option, encoding)) = encoding(connector, "value", imported) {
         let null = "outboxd sends a null payload as a tombstone, and not as the JSON null";
+        let makes_tombstones = imported.has("null_payload", "tombstone");
         let is_bare_json = matches!(encoding, Encoding::Json { schema: false }) && !has_envelope;
         match value_difference(&encoding, has_envelope, expands) {
             Some(text) => imported.differs(&option, text),
-            None if is_bare_json && !imported.makes_tombstones => imported.differs(&option, null),
+            None if is_bare_json && !makes_tombstones => imported.differs(&option, null),
             None => {}
         }
     }

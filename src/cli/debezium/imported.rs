@@ -12,8 +12,6 @@ pub(super) struct Imported {
     pub(super) settings: Vec<Setting>,
     /// Members of `[columns]`, in their order; one may come several times.
     pub(super) columns: Vec<(&'static str, String)>,
-    /// A null payload is a tombstone to the connector.
-    pub(super) makes_tombstones: bool,
     /// The values of `[topics]` have to be written by a person.
     pub(super) lacks_topics: bool,
     /// Properties of librdkafka.
@@ -49,6 +47,12 @@ impl Imported {
             value: value.into(),
             open: None,
         });
+    }
+
+    /// Whether a setting was carried over with this value.
+    pub(super) fn has(&self, name: &str, value: &str) -> bool {
+        let mut settings = self.settings.iter();
+        settings.any(|setting| setting.name == name && setting.value == value)
     }
 
     /// Leaves a setting to a person; `example` shows its form.

@@ -175,7 +175,6 @@ fn with_column(replacement: &str, group: &str, column: &str) -> Option<String> {
 
 /// The value; whether a JSON text is expanded.
 fn value(router: &mut Router, imported: &mut Imported) -> bool {
-    let is_true = |given: &Given| given.value.eq_ignore_ascii_case("true");
     let expands = take(router, "table.expand.json.payload").is_some_and(|it| is_true(&it));
     if expands {
         imported.set("value", "expanded");
@@ -198,17 +197,16 @@ fn value(router: &mut Router, imported: &mut Imported) -> bool {
     expands
 }
 
+fn is_true(given: &Given) -> bool {
+    given.value.eq_ignore_ascii_case("true")
+}
+
 /// A null payload. In an envelope Debezium sends it as a member, unless it makes tombstones.
 fn null_payload(router: &mut Router, imported: &mut Imported) {
     let mut columns = imported.columns.iter();
     let has_envelope = columns.any(|(member, _)| *member == "envelope");
-    let given = take(router, "route.tombstone.on.empty.payload");
-    let makes_tombstones = given
-        .as_ref()
-        .is_some_and(|it| it.value.eq_ignore_ascii_case("true"));
-    imported.makes_tombstones = makes_tombstones;
-    match given {
-        Some(given) if makes_tombstones => {
+    match take(router, "route.tombstone.on.empty.payload") {
+        Some(given) if is_true(&given) => {
             imported.set("null_payload", "tombstone");
             let text = "a null payload is a tombstone, and an empty text is sent as it is";
             imported.differs(&given.name, text);

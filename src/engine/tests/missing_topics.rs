@@ -33,23 +33,7 @@ fn event_for(engine: &mut Engine, commit: u64, topic: &str) -> Option<Ticket> {
     engine.begin(Lsn::new(commit));
     engine.change().unwrap();
     let record = OwnedRecord::new(topic, Some(b"k"), Some(b"{}"), std::iter::empty());
-    let offered = engine.offer(Offer {
-        row: Some(RowName::of_id(commit as i64)),
-        xid: 1,
-        bytes: 10,
-        since_micros: 0,
-        sent_micros: 0,
-        from_table: false,
-        facts: RecordFacts::of_held(&record),
-        rejection: None,
-    });
-    let Offered {
-        ticket, admission, ..
-    } = offered.unwrap();
-    let sent = admission == Admission::Send;
-    if let Admission::Keep(reason) = admission {
-        engine.keep(engine.now, ticket, Box::new(record), reason);
-    }
+    let (ticket, sent) = offer(engine, Some(commit as i64), record);
     engine.commit(Lsn::new(commit), Lsn::new(commit + 10));
     sent.then_some(ticket)
 }

@@ -36,6 +36,22 @@ fn a_stop_does_not_wait_for_a_transaction_that_the_lost_session_cut() {
     assert_eq!(engine.intake(), Intake::Discard);
 }
 
+/// All that is due then is a status that asks for a reply.
+fn expect_a_question(engine: &mut Engine, now: Duration) {
+    engine.poll(now);
+    let due = outputs(engine);
+    assert!(
+        matches!(
+            due[..],
+            [Output::Session(SessionOutput::Status {
+                ask_reply: true,
+                ..
+            })]
+        ),
+        "{due:?}"
+    );
+}
+
 #[test]
 fn keepalives_from_before_the_last_report_do_not_prove_that_it_arrived() {
     let mut engine = engine();
@@ -49,18 +65,7 @@ fn keepalives_from_before_the_last_report_do_not_prove_that_it_arrived() {
     }
     engine.slot_position(None);
     assert!(outputs(&mut engine).is_empty(), "no status was sent yet");
-    engine.poll(MS * 200);
-    let due = outputs(&mut engine);
-    assert!(
-        matches!(
-            due[..],
-            [Output::Session(SessionOutput::Status {
-                ask_reply: true,
-                ..
-            })]
-        ),
-        "{due:?}"
-    );
+    expect_a_question(&mut engine, MS * 200);
     for _ in 0..2 {
         engine.keepalive(MS * 201, Lsn::new(110), false);
     }
@@ -75,18 +80,7 @@ fn keepalives_from_before_the_last_report_do_not_prove_that_it_arrived() {
 fn an_idle_publisher_that_stops_asks_for_a_reply_at_once() {
     let mut engine = engine();
     engine.stop();
-    engine.poll(MS * 200);
-    let due = outputs(&mut engine);
-    assert!(
-        matches!(
-            due[..],
-            [Output::Session(SessionOutput::Status {
-                ask_reply: true,
-                ..
-            })]
-        ),
-        "{due:?}"
-    );
+    expect_a_question(&mut engine, MS * 200);
 }
 
 #[test]

@@ -143,14 +143,7 @@ async fn mark_rest<T: MarkedTable>(table: &T, rest: &mut [&mut Mark]) -> Result<
     let running = table.running(&xids).await?;
     let free = table.mark_free(&rows).await?;
     let seen = table.look(&rows).await?;
-    for mark in rest {
-        let unpublished = seen.get(&mark.row.id).copied();
-        mark.outcome = judge(
-            unpublished,
-            free.contains(&mark.row.id),
-            running.contains(&mark.xid),
-        );
-    }
+    judge_each(rest, &free, &seen, &running);
     Ok(())
 }
 
@@ -165,11 +158,24 @@ async fn confirm_refusals<T: MarkedTable>(
     }
     let rows = names(refused.iter().map(|mark| &**mark));
     let (free, seen) = table.try_mark(&rows).await?;
-    for mark in refused {
-        let unpublished = seen.get(&mark.row.id).copied();
-        mark.outcome = judge(unpublished, free.contains(&mark.row.id), false);
-    }
+    // A row that was marked, or was to be, has been visible.
+    judge_each(refused, &free, &seen, &HashSet::new());
     Ok(())
+}
+
+/// Sets the outcome of each, where these rows were `free`, were then `seen` unpublished or not, and
+/// these transactions were `running`.
+fn judge_each(
+    marks: &mut [&mut Mark],
+    free: &HashSet<RowId>,
+    seen: &HashMap<RowId, bool>,
+    running: &HashSet<u32>,
+) {
+    for mark in marks {
+        let unpublished = seen.get(&mark.row.id).copied();
+        let is_free = free.contains(&mark.row.id);
+        mark.outcome = judge(unpublished, is_free, running.contains(&mark.xid));
+    }
 }
 
 /// The outcome for a row that is visible and `unpublished`, or not visible (`None`), after a mark

@@ -99,7 +99,7 @@ pub(super) struct World {
     pub(super) unmarks: bool,
     /// Commits wait for a synchronous standby now and then.
     pub(super) hides_rows: bool,
-    /// The server warns where older ones fail for want of a publication, and decodes on.
+    /// Where there was no publication, the server sends a warning and not an error, and passes by.
     warns_of_publications: bool,
     /// Every step is taken in its turn.
     pub(super) is_fair: bool,

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::support::debezium::{Distribution, NEWEST};
+use crate::support::debezium::{Distribution, NEWEST, Source};
 use crate::support::kafka::Kafka;
 use crate::support::not_offered;
 use crate::support::outboxd::{Settings, command};
@@ -38,35 +38,21 @@ fn options(database: &Database, slot: &str, kafka: &Kafka) -> Result<String> {
     let (_, address) = database.url().split_once('@').context("a URL")?;
     let (host, rest) = address.split_once(':').context("a port")?;
     let (port, _) = rest.split_once('/').context("a database")?;
-    Ok(format!(
-        "debezium.source.connector.class=io.debezium.connector.postgresql.PostgresConnector
-debezium.source.database.hostname={host}
-debezium.source.database.port={port}
-debezium.source.database.user=postgres
-debezium.source.database.password=none
-debezium.source.database.dbname={database}
-debezium.source.topic.prefix=debezium
-debezium.source.plugin.name=pgoutput
-debezium.source.slot.name={slot}
-debezium.source.publication.name=debezium
-debezium.source.publication.autocreate.mode=disabled
-debezium.source.snapshot.mode=no_data
-debezium.source.table.include.list=public.outboxevent
-debezium.source.tombstones.on.delete=false
-debezium.source.extended.headers.enabled=false
+    let source = Source {
+        host,
+        port,
+        database: &database.name,
+        slot,
+        publication: "debezium",
+        table: "public.outboxevent",
+    };
+    let further = "debezium.source.extended.headers.enabled=false
 debezium.source.poll.interval.ms=20
-debezium.transforms=outbox
-debezium.transforms.outbox.type=io.debezium.transforms.outbox.EventRouter
 debezium.format.header=json
 debezium.format.header.schemas.enable=false
-debezium.sink.type=kafka
-debezium.sink.kafka.producer.bootstrap.servers={brokers}
 quarkus.log.level=INFO
-quarkus.log.console.json=false
-",
-        database = database.name,
-        brokers = kafka.brokers(),
-    ))
+";
+    Ok(source.options(&kafka.brokers()) + further)
 }
 
 /// The settings that `import-debezium` makes of this file.

@@ -27,6 +27,55 @@ pub(crate) const SMALL: [&str; 4] = [
     "--add-opens=java.base/java.lang=ALL-UNNAMED",
 ];
 
+/// One table of a database, which a connector reads through its slot.
+#[derive(Debug)]
+pub(crate) struct Source<'a> {
+    pub(crate) host: &'a str,
+    pub(crate) port: &'a str,
+    pub(crate) database: &'a str,
+    pub(crate) slot: &'a str,
+    pub(crate) publication: &'a str,
+    /// With its schema.
+    pub(crate) table: &'a str,
+}
+
+impl Source<'_> {
+    /// The options of a connector that sends the events of this table to Kafka by the Outbox Event
+    /// Router.
+    pub(crate) fn options(&self, brokers: &str) -> String {
+        let Source {
+            host,
+            port,
+            database,
+            slot,
+            publication,
+            table,
+        } = self;
+        format!(
+            "debezium.source.connector.class=io.debezium.connector.postgresql.PostgresConnector
+debezium.source.database.hostname={host}
+debezium.source.database.port={port}
+debezium.source.database.user=postgres
+debezium.source.database.password=none
+debezium.source.database.dbname={database}
+debezium.source.topic.prefix=debezium
+debezium.source.plugin.name=pgoutput
+debezium.source.slot.name={slot}
+debezium.source.publication.name={publication}
+debezium.source.publication.autocreate.mode=disabled
+debezium.source.snapshot.mode=no_data
+debezium.source.table.include.list={table}
+debezium.source.tombstones.on.delete=false
+debezium.transforms=outbox
+debezium.transforms.outbox.type=io.debezium.transforms.outbox.EventRouter
+debezium.sink.type=kafka
+debezium.sink.kafka.producer.bootstrap.servers={brokers}
+quarkus.log.console.json=false
+"
+        )
+    }
+}
+
 /// The unpacked distribution, and the Java that runs it.
 #[derive(Debug, Clone)]
 pub(crate) struct Distribution {
