@@ -1,6 +1,6 @@
 //! `outboxd demo` ends by itself or on a signal, and leaves nothing behind.
 
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -9,38 +9,12 @@ use anyhow::{Context, Result, ensure};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::process::{Child, Command};
 
+use crate::support::folder::Folder;
 use crate::support::heavy;
 use crate::support::outboxd::PROGRAM;
 use crate::support::wait::wait_until;
 
 const LIMIT: Duration = Duration::from_secs(120);
-
-/// A folder for temporary files that other users can reach, since root's Postgres runs as another
-/// user.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new() -> Result<Folder> {
-        let path = PathBuf::from(format!("/tmp/outboxd-demo-{:08x}", fastrand::u32(..)));
-        std::fs::DirBuilder::new().mode(0o777).create(&path)?;
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o777))?;
-        Ok(Folder(path))
-    }
-
-    fn names(&self) -> Result<Vec<String>> {
-        let entries = std::fs::read_dir(&self.0)?;
-        let name = |entry: std::io::Result<std::fs::DirEntry>| {
-            Ok(entry?.file_name().to_string_lossy().into_owned())
-        };
-        entries.map(name).collect()
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
 
 fn demo(folder: &Path, arguments: &[&str]) -> Result<Child> {
     let mut command = Command::new(PROGRAM);
@@ -73,9 +47,9 @@ async fn text(pipe: impl tokio::io::AsyncRead + Unpin) -> Result<String> {
 
 #[tokio::test]
 async fn a_demo_publishes_what_it_commits_ends_by_itself_and_leaves_nothing() -> Result<()> {
-    let folder = Folder::new()?;
+    let folder = Folder::open_to_all("demo")?;
     let arguments = ["--events", "30", "--rate", "20"];
-    let output = demo(&folder.0, &arguments)?.wait_with_output();
+    let output = demo(&folder, &arguments)?.wait_with_output();
     let output = tokio::time::timeout(LIMIT, output).await??;
     let (stdout, stderr) = (
         String::from_utf8(output.stdout)?,
@@ -91,7 +65,7 @@ async fn a_demo_publishes_what_it_commits_ends_by_itself_and_leaves_nothing() ->
         "{stdout}"
     );
     ensure!(
-        stdout.contains(&format!("psql -h {}/outboxd-pg-", folder.0.display())),
+        stdout.contains(&format!("psql -h {}/outboxd-pg-", folder.display())),
         "{stdout}"
     );
     ensure!(
@@ -102,7 +76,7 @@ async fn a_demo_publishes_what_it_commits_ends_by_itself_and_leaves_nothing() ->
     ensure!(stdout.contains("rolled back: nothing is sent"), "{stdout}");
     ensure!(!stdout.contains('\x1b'), "colours in a pipe: {stdout}");
     ensure!(folder.names()?.is_empty(), "{:?}", folder.names()?);
-    ensure!(processes(&folder.0).is_empty());
+    ensure!(processes(&folder).is_empty());
     Ok(())
 }
 
@@ -111,8 +85,8 @@ async fn a_demo_publishes_what_it_commits_ends_by_itself_and_leaves_nothing() ->
 #[tokio::test]
 async fn a_demo_shows_milliseconds_from_its_first_event() -> Result<()> {
     let _alone = heavy().await;
-    let folder = Folder::new()?;
-    let output = demo(&folder.0, &["--events", "500", "--rate", "20"])?.wait_with_output();
+    let folder = Folder::open_to_all("demo")?;
+    let output = demo(&folder, &["--events", "500", "--rate", "20"])?.wait_with_output();
     let output = tokio::time::timeout(LIMIT, output).await??;
     let stdout = String::from_utf8(output.stdout)?;
     // An event's line ends with the lag of the slot.
@@ -135,8 +109,8 @@ async fn a_demo_shows_milliseconds_from_its_first_event() -> Result<()> {
 /// Its superuser needs no password, so nothing but its own user may reach the server.
 #[tokio::test]
 async fn a_demo_is_reached_by_its_own_user_alone() -> Result<()> {
-    let folder = Folder::new()?;
-    let mut child = demo(&folder.0, &["--events", "0"])?;
+    let folder = Folder::open_to_all("demo")?;
+    let mut child = demo(&folder, &["--events", "0"])?;
     let stdout = child.stdout.take().context("no stdout")?;
     let mut lines = BufReader::new(stdout).lines();
     let place = async {
@@ -170,8 +144,8 @@ async fn a_demo_is_reached_by_its_own_user_alone() -> Result<()> {
 
 #[tokio::test]
 async fn a_demo_that_gets_a_signal_stops_in_good_order() -> Result<()> {
-    let folder = Folder::new()?;
-    let mut child = demo(&folder.0, &["--events", "0"])?;
+    let folder = Folder::open_to_all("demo")?;
+    let mut child = demo(&folder, &["--events", "0"])?;
     let stdout = child.stdout.take().context("no stdout")?;
     let mut lines = BufReader::new(stdout).lines();
     let first_event = async {
@@ -207,8 +181,8 @@ async fn a_demo_that_gets_a_signal_stops_in_good_order() -> Result<()> {
 
 #[tokio::test]
 async fn a_demo_that_is_killed_leaves_nothing_either() -> Result<()> {
-    let folder = Folder::new()?;
-    let mut child = demo(&folder.0, &["--events", "0"])?;
+    let folder = Folder::open_to_all("demo")?;
+    let mut child = demo(&folder, &["--events", "0"])?;
     let stdout = child.stdout.take().context("no stdout")?;
     let mut lines = BufReader::new(stdout).lines();
     let server = tokio::time::timeout(LIMIT, lines.next_line()).await??;
@@ -222,7 +196,7 @@ async fn a_demo_that_is_killed_leaves_nothing_either() -> Result<()> {
     child.kill().await?;
     let what = "the server and its folder to be gone";
     wait_until(what, LIMIT, async || {
-        let (names, processes) = (folder.names()?, processes(&folder.0));
+        let (names, processes) = (folder.names()?, processes(&folder));
         let gone = names.is_empty() && processes.is_empty();
         Ok(if gone {
             Ok(())

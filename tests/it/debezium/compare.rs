@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::groups::{GROUPS, Group};
 use super::{LIMIT, imported, offered, options};
 use crate::support::debezium::{Connector, Distribution};
-use crate::support::ephemeral::new_folder;
+use crate::support::folder::Folder;
 use crate::support::heavy;
 use crate::support::kafka::{self, ConsumedRecord, Kafka};
 use crate::support::outboxd::{Outboxd, init};
@@ -194,7 +194,7 @@ async fn compare(group: &Group, debezium: &Distribution, kafka: &Kafka) -> Resul
         Ok(common + &group.options.concat().replace("PREFIX", prefix))
     };
     let connector = Connector::start(debezium, &text(&prefixes[0])?)?;
-    let folder = new_folder("import", None)?;
+    let folder = Folder::new("import")?;
     let file = folder.join("application.properties");
     fs::write(&file, text(&prefixes[1])?)?;
     let settings = imported(&file, &folder).await?;
@@ -240,7 +240,6 @@ async fn compare(group: &Group, debezium: &Distribution, kafka: &Kafka) -> Resul
         sides.push(kafka.consume_all(&topics).await?);
     }
     assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
-    let _ = fs::remove_dir_all(&folder);
     let views = |at: usize, view: fn(&ConsumedRecord, &str) -> Result<View>| {
         let views = sides[at].iter().map(|record| view(record, &prefixes[at]));
         Side::new(views.collect::<Result<_>>()?)

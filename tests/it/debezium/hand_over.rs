@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use super::groups::{ROUTE, STRINGS};
 use super::{LIMIT, imported, offered, options};
 use crate::support::debezium::{Connector, Distribution};
-use crate::support::ephemeral::new_folder;
+use crate::support::folder::Folder;
 use crate::support::heavy;
 use crate::support::kafka::{self, ConsumedRecord, Kafka};
 use crate::support::outboxd::{Outboxd, Settings, init};
@@ -31,6 +31,8 @@ struct Stage {
     topic: String,
     slot: String,
     settings: Settings,
+    /// It has the file of the settings.
+    _folder: Folder,
 }
 
 impl Stage {
@@ -46,7 +48,7 @@ impl Stage {
         let common = options(&database, &slot, kafka)? + STRINGS;
         let text = common + &ROUTE.replace("PREFIX", &prefix);
         let connector = Connector::start(debezium, &text)?;
-        let folder = new_folder("import", None)?;
+        let folder = Folder::new("import")?;
         let settings = imported(&connector.file(), &folder).await?;
         connector.wait_streaming().await?;
         Ok(Stage {
@@ -57,6 +59,7 @@ impl Stage {
             slot,
             connector,
             settings,
+            _folder: folder,
         })
     }
 

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::{LIMIT, offered};
 use crate::support::debezium::NEWEST;
-use crate::support::ephemeral::new_folder;
+use crate::support::folder::Folder;
 use crate::support::outboxd::{Settings, command};
 
 /// A line for each option: its kind and its name.
@@ -58,12 +58,11 @@ async fn the_import_knows_every_option_of_debezium() -> Result<()> {
         }
     }
     ensure!(names.len() > 200, "{} options", names.len());
-    let folder = new_folder("options", None)?;
+    let folder = Folder::new("options")?;
     let file = folder.join("connector.properties");
     fs::write(&file, text)?;
     let file = file.display().to_string();
     let output = command(&Settings::nowhere()?, &["import-debezium", &file], LIMIT).await?;
-    let _ = fs::remove_dir_all(&folder);
     let said = String::from_utf8(output.stderr)?;
     ensure!(output.status.success(), "{said}");
     let unknown: Vec<&str> = said

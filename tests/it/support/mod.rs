@@ -17,6 +17,7 @@ pub(crate) mod debezium;
 pub(crate) mod debian;
 pub(crate) mod docker;
 pub(crate) mod fixture;
+pub(crate) mod folder;
 pub(crate) mod identity_provider;
 pub(crate) mod kafka;
 pub(crate) mod oracle;
