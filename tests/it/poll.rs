@@ -106,8 +106,10 @@ async fn a_poller_that_is_killed_repeats_only_what_was_not_marked() -> Result<()
     for major in MAJORS {
         let fixture = Fixture::create(postgres::shared(major), kafka::shared()).await?;
         let oracle = Oracle::create(&fixture.database).await?;
-        let writers = Writers::start(&fixture.database, &fixture.topic, 4, PATTERN);
         let mut outboxd = Outboxd::spawn(&fixture.settings.polling())?;
+        // A first start that finds a thousand unpublished rows would require OUTBOX_BACKLOG.
+        outboxd.wait_for_phase("polling", LIMIT).await?;
+        let writers = Writers::start(&fixture.database, &fixture.topic, 4, PATTERN);
         // Until a row is marked, a table of over 1,000 rows would require OUTBOX_BACKLOG.
         let session = fixture.database.connect().await?;
         wait_for("the first mark", LIMIT, async || {
@@ -152,8 +154,10 @@ async fn a_poller_that_is_stopped_or_loses_its_session_under_load_repeats_nothin
     for major in MAJORS {
         let fixture = Fixture::create(postgres::shared(major), kafka::shared()).await?;
         let oracle = Oracle::create(&fixture.database).await?;
-        let writers = Writers::start(&fixture.database, &fixture.topic, 4, PATTERN);
         let mut outboxd = Outboxd::spawn(&fixture.settings.polling())?;
+        // A first start that finds a thousand unpublished rows would require OUTBOX_BACKLOG.
+        outboxd.wait_for_phase("polling", LIMIT).await?;
+        let writers = Writers::start(&fixture.database, &fixture.topic, 4, PATTERN);
         for _ in 0..2 {
             outboxd
                 .wait_for_status("events to flow", LIMIT, |status| {

@@ -14,7 +14,8 @@ use crate::support::wait::{wait_for, wait_until};
 use crate::support::writers::{Pattern, Writers};
 
 const LIMIT: Duration = Duration::from_secs(60);
-/// Time limit from the loss to the stream.
+/// Time limit from the loss to its name. A new slot waits for all transactions of the server, those
+/// of other tests included, for up to [`LIMIT`].
 const NOTICED: Duration = Duration::from_secs(15);
 
 const HEALS: &str = "outboxd_slot_heals_total";
@@ -24,7 +25,7 @@ const PATTERN: Pattern = Pattern {
 };
 
 async fn expect_healed(outboxd: &Outboxd, heals: f64) -> Result<()> {
-    wait_until("a new slot", NOTICED, async || {
+    wait_until("a new slot", LIMIT, async || {
         let metric = outboxd.metric(HEALS).await?;
         Ok(if metric == Some(heals) {
             Ok(())
@@ -33,7 +34,7 @@ async fn expect_healed(outboxd: &Outboxd, heals: f64) -> Result<()> {
         })
     })
     .await?;
-    outboxd.wait_for_phase("streaming", NOTICED).await?;
+    outboxd.wait_for_phase("streaming", LIMIT).await?;
     Ok(())
 }
 
