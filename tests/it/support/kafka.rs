@@ -28,6 +28,10 @@ use super::ephemeral::{Guard, cached, free_port, new_folder};
 /// The version, unless `OUTBOXD_TEST_KAFKA_VERSION` names another.
 const VERSION: &str = "4.1.0";
 
+/// The name, in the place of a version, of a broker that speaks Kafka's protocol and is not Kafka:
+/// franz-go's, which keeps everything in memory.
+const COMPATIBLE: &str = "kfake";
+
 /// Any sixteen bytes in base64.
 const CLUSTER_ID: &str = "b3V0Ym94ZC10ZXN0cy0wMQ";
 
@@ -216,6 +220,26 @@ pub(crate) fn jars() -> Result<PathBuf> {
     })
 }
 
+/// The program of the broker that is not Kafka, built by Go; its argument is a port.
+fn compatible_broker() -> Result<PathBuf> {
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/services/compatible");
+    let dir = cached("compatible-broker-1", |dir| {
+        let status = Command::new("go")
+            .args(["build", "-mod=readonly", "-buildvcs=false", "-o"])
+            .arg(dir.join(COMPATIBLE))
+            .arg(".")
+            .current_dir(source)
+            .stdin(std::process::Stdio::null())
+            .status()
+            .context("go does not start: install Go")?;
+        if !status.success() {
+            bail!("go could not build {source}");
+        }
+        Ok(())
+    })?;
+    Ok(dir.join(COMPATIBLE))
+}
+
 /// Writes Kafka's own scripts, such as `kafka-topics.sh`, into a folder: its jars come without
 /// them.
 pub(crate) fn scripts(folder: &Path) -> Result<()> {
@@ -241,7 +265,11 @@ pub(crate) fn scripts(folder: &Path) -> Result<()> {
 /// The broker that all tests of this process share: never stop or freeze it.
 pub(crate) fn shared() -> &'static Kafka {
     static KAFKA: OnceLock<Kafka> = OnceLock::new();
-    KAFKA.get_or_init(|| Kafka::start(&SMALL, &[]).expect("Kafka starts"))
+    let wanted = env::var("OUTBOXD_TEST_KAFKA_VERSION").unwrap_or_default();
+    KAFKA.get_or_init(|| match wanted == COMPATIBLE {
+        true => Kafka::compatible().expect("the compatible broker starts"),
+        false => Kafka::start(&SMALL, &[]).expect("Kafka starts"),
+    })
 }
 
 /// A private broker with further lines of `server.properties`.
@@ -419,6 +447,25 @@ impl Kafka {
             files: None,
         })?;
         kafka.resume()?;
+        Ok(kafka)
+    }
+
+    /// A broker that is not Kafka.
+    fn compatible() -> Result<Kafka> {
+        let dir = new_folder("kafka", None)?;
+        let port = free_port()?;
+        let mut kafka = Kafka {
+            guard: Guard::new(&dir, None, "KILL")?,
+            machine: &SMALL,
+            port,
+            outer: None,
+            listeners: Vec::new(),
+            options: Vec::new(),
+            bootstrap: format!("127.0.0.1:{port}"),
+        };
+        let program = compatible_broker()?.display().to_string();
+        kafka.guard.start(&[program, port.to_string()])?;
+        kafka.wait_ready()?;
         Ok(kafka)
     }
 
