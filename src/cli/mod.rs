@@ -17,6 +17,7 @@ mod help;
 mod init;
 mod log;
 pub(crate) mod parse;
+mod peek;
 mod process;
 mod progress;
 mod run;
@@ -58,6 +59,8 @@ enum Command {
     Doctor(doctor::Args),
     /// Show how far events get, and whether anything is in the way
     Status(status::Args),
+    /// Show the events that would be sent next, and move nothing
+    Peek(peek::Args),
     /// List, show, retry, discard or prune the events that could not be published
     DeadLetter(dead_letter::Args),
     /// Skip a transaction that Postgres cannot decode
@@ -100,6 +103,10 @@ impl Cli {
             Command::Status(mut args) => {
                 args.settings = args.settings.or(file);
                 status::execute(args).await
+            }
+            Command::Peek(mut args) => {
+                args.settings = args.settings.or(file);
+                peek::execute(args).await
             }
             Command::DeadLetter(mut args) => {
                 args.settings = args.settings.or(file);

@@ -88,6 +88,8 @@ mod network;
 mod partitions;
 // A password that a command prints, and that changes while outboxd runs.
 mod password_command;
+// What would be sent next, shown without moving anything.
+mod peek;
 // Many events that cannot be published among many that can.
 mod poison;
 // OUTBOX_SOURCE=poll.
