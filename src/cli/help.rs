@@ -14,7 +14,7 @@ const DATABASE: [&str; 4] = [
 ];
 
 /// The commands that use only some settings, and which beside those of the database.
-const USED: [(&str, &[&str]); 7] = [
+const USED: [(&str, &[&str]); 9] = [
     (
         "init",
         &[
@@ -55,6 +55,8 @@ const USED: [(&str, &[&str]); 7] = [
         ],
     ),
     ("dead-letter", &["table", "preset"]),
+    ("pause", &["table", "slot", "preset"]),
+    ("resume", &["table", "slot", "preset"]),
     (
         "peek",
         &[

@@ -52,7 +52,7 @@ pub use crate::publisher::peek::{
 };
 pub use crate::publisher::skip_transaction::{Skipped, skip_transaction};
 pub use crate::status::{
-    DeadLetterGroup, Flow, Instance, OpenDeadLetters, Phase, Problem, RecentProblem,
+    DeadLetterGroup, Flow, Instance, OpenDeadLetters, Pause, Phase, Problem, RecentProblem,
     SlotHealth, Status, TopicFlow, Waiting,
 };
 
