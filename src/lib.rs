@@ -173,7 +173,7 @@ pub use crate::{
     metrics::{Metrics, TextFormat},
     publisher::Publisher,
     status::{
-        BacklogProgress, BacklogUnit, DeadLetterGroup, Flow, Instance, OpenDeadLetters, Phase,
-        Problem, RecentProblem, SlotHealth, Status, TopicFlow, Waiting,
+        BacklogProgress, BacklogUnit, DeadLetterGroup, Flow, Instance, OpenDeadLetters, Pause,
+        Phase, Problem, RecentProblem, SlotHealth, Status, TopicFlow, Waiting,
     },
 };

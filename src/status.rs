@@ -24,6 +24,7 @@ pub(crate) mod history;
 mod instance;
 mod latency;
 mod names;
+pub(crate) mod pause;
 mod phase;
 pub(crate) mod readiness;
 mod recent_problems;
@@ -40,6 +41,8 @@ use history::History;
 pub(crate) use history::Sample;
 pub use instance::Instance;
 pub(crate) use names::{PROBLEMS, WAITS, WAL_STATUSES};
+pub use pause::Pause;
+use pause::PauseLog;
 pub use phase::Phase;
 pub use recent_problems::RecentProblem;
 use recent_problems::RecentProblems;
@@ -81,6 +84,8 @@ pub struct Status {
     pub phase: Phase,
     /// What it waits for, if anything.
     pub waiting: Option<Waiting>,
+    /// The pause that a person has requested, if there is one.
+    pub paused: Option<Pause>,
     /// The replication slot; absent where the table is polled.
     pub slot: Option<String>,
     /// The publication; absent where the table is polled.
@@ -152,6 +157,7 @@ impl Status {
             instance: Instance::new(database),
             phase: Phase::Connecting,
             waiting: None,
+            paused: None,
             slot,
             publication,
             table: table.to_owned(),
@@ -209,6 +215,7 @@ pub(crate) struct StatusBoard {
     waits: Mutex<WaitLog>,
     backlog: Mutex<BacklogLog>,
     recent_problems: Mutex<RecentProblems>,
+    pause: Mutex<PauseLog>,
 }
 
 impl StatusBoard {
@@ -221,6 +228,7 @@ impl StatusBoard {
             waits: Mutex::default(),
             backlog: Mutex::default(),
             recent_problems: Mutex::default(),
+            pause: Mutex::default(),
         }
     }
 
@@ -294,6 +302,13 @@ impl StatusBoard {
         let began = self.waits().began();
         if let (Some(waiting), Some(began)) = (&mut status.waiting, began) {
             waiting.seconds = began.elapsed().as_secs_f64();
+        }
+        if status.phase == Phase::Standby {
+            // Read when this instance published last.
+            status.paused = None;
+        }
+        if let (Some(pause), Some(lasted)) = (&mut status.paused, self.pause_lasts()) {
+            pause.seconds = lasted.as_secs_f64();
         }
         let age = self.born.elapsed();
         status.instance.uptime_seconds = age.as_secs_f64();

@@ -50,6 +50,16 @@ impl TableName {
         })
     }
 
+    /// The table of outboxd's state for this outbox. No two names of a schema have the same.
+    pub fn state(&self) -> TableName {
+        self.beside(match self.name.as_str() {
+            "outbox" => "outboxd_state".to_owned(),
+            // The plain name is that of the outbox `outbox`.
+            "outboxd" => self.digested("", STATE),
+            _ => self.own_name("", STATE),
+        })
+    }
+
     /// The function of this outbox's schema that writes events into it. No two names of a schema
     /// have the same.
     pub fn write_event(&self) -> String {
@@ -75,6 +85,12 @@ impl TableName {
         if prefix.len() + name.len() + suffix.len() <= NAME_BYTES_MAX {
             return format!("{prefix}{name}{suffix}");
         }
+        self.digested(prefix, suffix)
+    }
+
+    /// The same with the digest of the whole name.
+    fn digested(&self, prefix: &str, suffix: &str) -> String {
+        let name = self.name.as_str();
         let end = format!("_{:08x}{suffix}", fnv1a_32(&[name.as_bytes()]));
         let room = NAME_BYTES_MAX - prefix.len() - end.len();
         format!("{prefix}{}{end}", beginning(name, room))
@@ -99,6 +115,7 @@ impl TableName {
 }
 
 const SUFFIX: &str = "_dead_letter";
+const STATE: &str = "_state";
 
 /// At most this many bytes of a name. Postgres would truncate what is too long by itself, and so
 /// the suffix, which distinguishes the two tables.
@@ -227,5 +244,16 @@ mod tests {
         assert!(long("_orders").ends_with("_dead_letter"));
         let umlauts = "\u{f6}".repeat(31);
         assert_ne!(dead_letter(&umlauts), dead_letter(&format!("{umlauts}x")));
+    }
+
+    #[test]
+    fn two_outboxes_never_share_their_state() {
+        let state = |name: &str| TableName::default().beside(name).state().name;
+        assert_eq!(state("outbox"), "outboxd_state");
+        assert_eq!(state("orders"), "orders_state");
+        assert_ne!(state("outboxd"), state("outbox"));
+        let (a, b) = ("a".repeat(62), "a".repeat(63));
+        assert_ne!(state(&a), state(&b));
+        assert!(state(&b).len() <= NAME_BYTES_MAX);
     }
 }

@@ -14,7 +14,7 @@ const DATABASE: [&str; 4] = [
 ];
 
 /// The commands that use only some settings, and which beside those of the database.
-const USED: [(&str, &[&str]); 6] = [
+const USED: [(&str, &[&str]); 9] = [
     (
         "init",
         &[
@@ -55,6 +55,32 @@ const USED: [(&str, &[&str]); 6] = [
         ],
     ),
     ("dead-letter", &["table", "preset"]),
+    ("pause", &["table", "slot", "preset"]),
+    ("resume", &["table", "slot", "preset"]),
+    (
+        "peek",
+        &[
+            "table",
+            "slot",
+            "publication",
+            "source",
+            "after_publish",
+            "preset",
+            "columns",
+            "where",
+            "topic",
+            "topics",
+            "key",
+            "value",
+            "null_payload",
+            "headers",
+            "partition",
+            "timestamp",
+            "replication_url",
+            "replication_password_file",
+            "replication_password_command",
+        ],
+    ),
     (
         "skip-transaction",
         &[

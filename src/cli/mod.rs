@@ -17,6 +17,8 @@ mod help;
 mod init;
 mod log;
 pub(crate) mod parse;
+mod pause;
+mod peek;
 mod process;
 mod progress;
 mod run;
@@ -58,6 +60,12 @@ enum Command {
     Doctor(doctor::Args),
     /// Show how far events get, and whether anything is in the way
     Status(status::Args),
+    /// Show the events that would be sent next, and move nothing
+    Peek(peek::Args),
+    /// Stop publishing in good order until `resume`
+    Pause(pause::PauseArgs),
+    /// Go on publishing after `pause`
+    Resume(pause::ResumeArgs),
     /// List, show, retry, discard or prune the events that could not be published
     DeadLetter(dead_letter::Args),
     /// Skip a transaction that Postgres cannot decode
@@ -100,6 +108,18 @@ impl Cli {
             Command::Status(mut args) => {
                 args.settings = args.settings.or(file);
                 status::execute(args).await
+            }
+            Command::Peek(mut args) => {
+                args.settings = args.settings.or(file);
+                peek::execute(args).await
+            }
+            Command::Pause(mut args) => {
+                args.settings = args.settings.or(file);
+                pause::execute_pause(args).await
+            }
+            Command::Resume(mut args) => {
+                args.settings = args.settings.or(file);
+                pause::execute_resume(args).await
             }
             Command::DeadLetter(mut args) => {
                 args.settings = args.settings.or(file);

@@ -123,7 +123,10 @@ impl Engine {
     ) -> usize {
         self.worker = WorkerState::Idle;
         // The instance that holds the lock carries the requests out.
-        let is_read = matches!(work, DatabaseWork::ReadRequests { .. });
+        let is_read = matches!(
+            work,
+            DatabaseWork::ReadRequests { .. } | DatabaseWork::ReadPause { .. }
+        );
         let is_late = is_read && self.fencing.is_lock_lost();
         let result = if is_late { Err(()) } else { result };
         let read = matches!(work, DatabaseWork::ReadRequests { with_keys: true });
@@ -133,6 +136,12 @@ impl Engine {
         let dead_letters = &mut self.dispatch.dead_letters;
         match (work, result) {
             (DatabaseWork::Mark(marks), result) => self.written_back(now, &marks, result.is_ok()),
+            (DatabaseWork::ReadPause { .. }, result) => {
+                // A read that failed says nothing: it is repeated, and all goes on as it is.
+                let paused = result.ok().flatten().and_then(|read| read.paused);
+                let paused = paused.unwrap_or(self.pause.is_on());
+                self.pause.set(now, paused);
+            }
             (work, Err(())) => dead_letters.work_failed(now, work),
             (DatabaseWork::File(filed), Ok(_)) => {
                 dead_letters.work_succeeded();
@@ -301,7 +310,9 @@ impl Engine {
         let Some(work) = work else { return };
         self.marks_first = !matches!(work, DatabaseWork::Mark(_));
         self.worker = match work {
-            DatabaseWork::ReadRequests { .. } => WorkerState::Reading,
+            DatabaseWork::ReadRequests { .. } | DatabaseWork::ReadPause { .. } => {
+                WorkerState::Reading
+            }
             _ => WorkerState::Writing,
         };
         let generation = self.generation;
@@ -325,7 +336,14 @@ impl Engine {
     pub(super) fn next_dead_letter_work(&mut self, now: Duration) -> Option<DatabaseWork> {
         let open = self.allows_dead_letter_work();
         let complete = self.tracker.complete();
-        let reads = !self.fencing.is_lock_lost();
+        let holds_lock = !self.fencing.is_lock_lost();
+        let stands_still = self.is_drained() && !self.is_in_transaction();
+        let reads_pause = holds_lock && !self.is_stopping();
+        if let Some(work) = self.pause.work(now, reads_pause, stands_still) {
+            return Some(work);
+        }
+        // While a pause lasts, requests wait for its end.
+        let reads = holds_lock && !self.pause.is_on();
         open.then(|| self.dispatch.dead_letters.work(now, complete, reads))
             .flatten()
     }
@@ -368,6 +386,8 @@ impl Engine {
 fn settles(work: &DatabaseWork) -> bool {
     match work {
         DatabaseWork::Mark(_) | DatabaseWork::File(_) | DatabaseWork::Close(_) => true,
-        DatabaseWork::CountAttempts(_) | DatabaseWork::ReadRequests { .. } => false,
+        DatabaseWork::CountAttempts(_)
+        | DatabaseWork::ReadRequests { .. }
+        | DatabaseWork::ReadPause { .. } => false,
     }
 }

@@ -38,6 +38,7 @@ mod filing_limit;
 pub(crate) mod offer;
 pub(crate) mod output;
 mod parked_keys;
+mod pause;
 pub(crate) mod producer;
 mod receive_timeout;
 pub(crate) mod record_checks;
@@ -46,7 +47,6 @@ mod scheduler;
 mod session;
 pub(crate) mod topics;
 pub(crate) mod tracker;
-pub(crate) mod violation;
 mod write_back_queue;
 
 #[cfg(test)]
@@ -66,10 +66,11 @@ use crate::engine::failover_gate::FailoverGate;
 use crate::engine::feedback::Feedback;
 use crate::engine::fencing::Fencing;
 use crate::engine::output::{End, EngineStats, Intake, Limits, Output, SinkOutput, WRITE_BACK_MAX};
+use crate::engine::pause::Pause;
 use crate::engine::receive_timeout::ReceiveTimeout;
 use crate::engine::topics::placing::WallClock;
+use crate::engine::tracker::violation::Violation;
 use crate::engine::tracker::{Tracker, TransactionName};
-use crate::engine::violation::Violation;
 use crate::engine::write_back_queue::WriteBackQueue;
 use crate::lsn::Lsn;
 
@@ -103,6 +104,7 @@ pub(crate) struct Engine {
     pub(super) receive_timeout: ReceiveTimeout,
     pub(super) failover_gate: FailoverGate,
     mode: Mode,
+    pub(super) pause: Pause,
     pub(super) reported: Lsn,
     pub(super) decoding: bool,
     pub(super) worker: WorkerState,
@@ -132,6 +134,7 @@ impl Engine {
             failover_gate: FailoverGate::default(),
             limits,
             mode: Mode::Running,
+            pause: Pause::default(),
             reported: Lsn::INVALID,
             decoding: false,
             worker: WorkerState::Idle,
@@ -300,7 +303,8 @@ impl Engine {
             .allows_dead_letter_work()
             .then_some(&self.dispatch.dead_letters);
         let dead_letters = dead_letters.and_then(DeadLetterQueue::deadline);
-        let work = [self.write_back_queue.deadline(), dead_letters];
+        let pause = self.pause.deadline().filter(|_| !self.is_stopping());
+        let work = [self.write_back_queue.deadline(), dead_letters, pause];
         let work = work.into_iter().flatten().filter(|_| self.can_work());
         work.chain(session).chain(self.dispatch.deadline()).min()
     }
@@ -313,6 +317,7 @@ impl Engine {
             _ if !self.is_proven() => Intake::Open,
             Mode::Stopping { .. } if !self.is_in_transaction() => Intake::Discard,
             _ if self.is_halting() || self.write_back_queue.is_full() => Intake::Paused,
+            _ if self.pause.is_on() && !self.is_in_transaction() => Intake::Paused,
             _ if self.tracker.bytes() < self.limits.memory_limit => Intake::Open,
             _ => Intake::Paused,
         }
@@ -322,6 +327,22 @@ impl Engine {
     pub(crate) fn is_drained(&self) -> bool {
         let written = self.worker != WorkerState::Writing && self.dispatch.dead_letters.is_idle();
         self.tracker.in_flight_count() == 0 && self.write_back_queue.len() == 0 && written
+    }
+
+    /// Whether a pause was requested: a session has read that when it began, or later.
+    pub(crate) fn set_paused(&mut self, now: Duration, is_paused: bool) {
+        self.pause.set(now, is_paused);
+    }
+
+    /// Whether a row of the table may be published beside the stream. A pause lets in the rest of
+    /// an open transaction alone.
+    pub(crate) fn takes_rows(&self) -> bool {
+        self.intake() == Intake::Open && !self.pause.is_on()
+    }
+
+    /// Whether nothing is taken in because of a pause.
+    pub(crate) fn is_paused(&self) -> bool {
+        self.pause.is_on()
     }
 
     /// Whether a stop was requested.
@@ -336,7 +357,7 @@ impl Engine {
 
     /// Whether this session is inside a transaction. A stop reads the rest of it: the next start
     /// would send its first events again otherwise.
-    fn is_in_transaction(&self) -> bool {
+    pub(super) fn is_in_transaction(&self) -> bool {
         self.session.is_some() && self.tracker.is_open()
     }
 

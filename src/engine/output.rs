@@ -7,8 +7,8 @@ use crate::config::mapping::PartitionRule;
 use crate::config::{AfterPublish, Config, OnPoison};
 use crate::engine::filing_limit::{DEAD_LETTER_FLOOD, MARKS_REFUSED};
 use crate::engine::required_parts::RequiredParts;
+use crate::engine::tracker::violation::Violation;
 use crate::engine::tracker::{InFlight, Ticket};
-use crate::engine::violation::Violation;
 use crate::engine::write_back_queue::StuckRows;
 use crate::error::{Code, Error};
 use crate::lsn::Lsn;
@@ -157,6 +157,9 @@ pub(crate) enum DatabaseWork {
     CountAttempts(Vec<RowId>),
     /// Read the requests to retry or discard dead letters and, with `with_keys`, the parked keys.
     ReadRequests { with_keys: bool },
+    /// Read whether a pause is requested, and say that the request was seen. `stands_still`: there
+    /// is one, and nothing is in flight.
+    ReadPause { stands_still: bool },
 }
 
 /// Kafka's delivery report on a record.
@@ -283,9 +286,11 @@ pub(crate) enum Intake {
     Discard,
 }
 
-/// What was read from the table of dead letters.
+/// What was read from the table of dead letters, or whether a pause is requested.
 #[derive(Debug, Default)]
 pub(crate) struct PendingRequests {
+    /// Whether a pause is requested, if that was read.
+    pub(crate) paused: Option<bool>,
     pub(crate) requests: Vec<ResolveRequest>,
     /// The parked keys, if they were read.
     pub(crate) parked: Option<ParkedKeyList>,

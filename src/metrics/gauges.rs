@@ -24,6 +24,7 @@ type FloatGauge = Gauge<f64, AtomicU64>;
 #[derive(Debug)]
 pub(super) struct Gauges {
     ready: Gauge,
+    paused: Gauge,
     role: StateSet,
     phase: StateSet,
     in_flight_records: Gauge,
@@ -53,6 +54,7 @@ impl Gauges {
     pub(super) fn new() -> Self {
         Gauges {
             ready: Gauge::default(),
+            paused: Gauge::default(),
             role: StateSet::new(ROLE_LABEL, &[ACTIVE, STANDBY]),
             phase: StateSet::new(PHASE_LABEL, &Phase::ALL.map(Phase::as_str)),
             in_flight_records: Gauge::default(),
@@ -78,6 +80,8 @@ impl Gauges {
     pub(super) fn register(&self, registry: &mut Registry) {
         let help = "1 while /readyz is 200";
         registry.register(READY, help, self.ready.clone());
+        let help = "1 while a pause that a person has requested lasts";
+        registry.register(PAUSED, help, self.paused.clone());
         let help = "1 for the role of this instance, in none while it connects or stops";
         self.role.register(registry, ROLE, help);
         let help = "1 for the phase of this instance";
@@ -106,6 +110,7 @@ impl Gauges {
 
     pub(super) fn show(&self, status: &Status) {
         self.ready.set(readiness(status).is_ok().into());
+        self.paused.set(status.paused.is_some().into());
         self.role.show(role(status.phase));
         self.phase.show([status.phase.as_str()]);
         self.in_flight_records

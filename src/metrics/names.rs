@@ -38,6 +38,8 @@ pub(crate) const UNPUBLISHED_ROWS: &str = "outboxd_unpublished_rows";
 pub(crate) const WRITE_BACK_DURATION: &str = "outboxd_write_back_duration_seconds";
 /// 1 while `/readyz` is 200.
 pub(crate) const READY: &str = "outboxd_ready";
+/// 1 while a pause lasts.
+pub(crate) const PAUSED: &str = "outboxd_paused";
 /// 1 for the role of this instance.
 pub(crate) const ROLE: &str = "outboxd_role";
 /// 1 for the phase of this instance.

@@ -30,6 +30,8 @@ mod json_pointer;
 #[cfg(feature = "publisher")]
 mod marking;
 #[cfg(feature = "publisher")]
+pub mod pause;
+#[cfg(feature = "publisher")]
 mod record;
 #[cfg(feature = "publisher")]
 mod refusal;

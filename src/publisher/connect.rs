@@ -29,6 +29,56 @@ fn warn_of_clear_text(client: &ReplicationClient) {
     }
 }
 
+/// A replication connection to the server of an SQL session.
+pub(in crate::publisher) struct Replication {
+    pub(in crate::publisher) client: ReplicationClient,
+    pub(in crate::publisher) server: Server,
+    pub(in crate::publisher) identity: IdentifySystem,
+}
+
+impl Replication {
+    /// Connects. `server` is that of the session.
+    ///
+    /// # Errors
+    /// Of the connection; transient if it is to another server.
+    pub(in crate::publisher) async fn open(
+        config: &Config,
+        server: &Server,
+        application_name: &str,
+    ) -> Result<Self> {
+        let options = SessionOptions {
+            application_name: application_name.to_owned(),
+            command_timeout: config.operation_timeout,
+            wal_sender_timeout: WAL_SENDER_TIMEOUT,
+            idle_session_timeout: WAL_SENDER_TIMEOUT,
+        };
+        let mut client = ReplicationClient::connect(&config.database, &options).await?;
+        client.limit_rows(config.row_bytes_max());
+        warn_of_clear_text(&client);
+        let identity = client.identify_system().await?;
+        let lineage = Lineage {
+            system_id: identity.system_id,
+            timeline: identity.timeline,
+        };
+        let process = client.identify_process().await?;
+        let found = Server {
+            lineage,
+            postmaster_start: process.postmaster_start,
+            ..server.clone()
+        };
+        if !server.is_same(&found) {
+            let message = "the SQL and the replication connection are on different servers";
+            return Err(Error::transient(Code::Connect, message));
+        }
+        // The replication connection knows the lineage, whatever the role may read over SQL.
+        Ok(Replication {
+            client,
+            server: found,
+            identity,
+        })
+    }
+}
+
 /// One attempt's connections, all on one server.
 pub(crate) struct Connections {
     pub(crate) session: Session,
@@ -56,32 +106,11 @@ impl Connections {
         *problems = Some(inspection.problems.clone());
         let shape = inspection.verdict()?;
         check_statements(&session, config, &shape).await?;
-        let options = SessionOptions {
-            application_name: APPLICATION_NAME.to_owned(),
-            command_timeout: timeout,
-            wal_sender_timeout: WAL_SENDER_TIMEOUT,
-            idle_session_timeout: WAL_SENDER_TIMEOUT,
-        };
-        let mut client = ReplicationClient::connect(database, &options).await?;
-        client.limit_rows(config.row_bytes_max());
-        warn_of_clear_text(&client);
-        let identity = client.identify_system().await?;
-        let lineage = Lineage {
-            system_id: identity.system_id,
-            timeline: identity.timeline,
-        };
-        let process = client.identify_process().await?;
-        let found = Server {
-            lineage,
-            postmaster_start: process.postmaster_start,
-            ..server.clone()
-        };
-        if !server.is_same(&found) {
-            let message = "the SQL and the replication connection are on different servers";
-            return Err(Error::transient(Code::Connect, message));
-        }
-        // The replication connection knows the lineage, whatever the role may read over SQL.
-        let server = found;
+        let Replication {
+            mut client,
+            server,
+            identity,
+        } = Replication::open(config, &server, APPLICATION_NAME).await?;
         if !instance_lock::take(&mut client, &config.slot, shape.oid).await? {
             return Ok(None);
         }

@@ -19,6 +19,7 @@ mod interrupt;
 mod lineage;
 mod lock_holders;
 mod monitor;
+mod peek;
 mod resume;
 mod resume_state;
 mod session_start;
@@ -46,10 +47,13 @@ use crate::publisher::sink::forwarder::Forwarder;
 use crate::publisher::supervisor::Supervisor;
 use crate::status::StatusBoard;
 
+pub use crate::publisher::peek::{
+    OpenDeadLetter, PeekEnd, PeekOptions, PeekSource, PeekedEvent, Refusal, Shown, peek,
+};
 pub use crate::publisher::skip_transaction::{Skipped, skip_transaction};
 pub use crate::status::{
-    DeadLetterGroup, Flow, Instance, OpenDeadLetters, Phase, Problem, RecentProblem, SlotHealth,
-    Status, TopicFlow, Waiting,
+    DeadLetterGroup, Flow, Instance, OpenDeadLetters, Pause, Phase, Problem, RecentProblem,
+    SlotHealth, Status, TopicFlow, Waiting,
 };
 
 /// How long the end waits for calls that do not return, such as to a name server.

@@ -10,7 +10,7 @@
 use std::fmt::Display;
 use std::sync::Arc;
 
-use crate::engine::violation::Violation;
+use crate::engine::tracker::violation::Violation;
 use crate::error::{Code, Error, Result};
 use crate::lsn::Lsn;
 use crate::outbox::TableLocation;

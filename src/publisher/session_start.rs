@@ -8,7 +8,7 @@
 //! until the session has a position.
 
 use crate::engine::Engine;
-use crate::engine::violation::Violation;
+use crate::engine::tracker::violation::Violation;
 use crate::lsn::Lsn;
 use crate::outbox::TableLocation;
 use crate::postgres::slot::Slot;

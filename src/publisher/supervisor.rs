@@ -281,6 +281,7 @@ impl Supervisor {
             table: taken.shape.oid,
         };
         self.enter(&place, Lsn::INVALID, &taken.tenure);
+        self.forwarder.read_pause(&taken.session).await?;
         let mut poll = Poll {
             scan: TableScan::new(
                 &mut self.forwarder,
@@ -337,6 +338,7 @@ impl Supervisor {
             table: shape.oid,
         };
         self.enter(&place, identity.flush, &tenure);
+        self.forwarder.read_pause(&session).await?;
         let slot = self
             .slot(&session, &mut client, &place.server, &shape)
             .await?;

@@ -14,7 +14,7 @@ use tokio_postgres::fallible_iterator::FallibleIterator;
 use crate::error::{Code, Error, Result};
 use crate::lsn::Lsn;
 use crate::postgres::process_sql;
-use crate::postgres::slot::classify_replication;
+use crate::postgres::slot::{classify_replication, needs_replication};
 use crate::postgres::sqlstate::{self, ServerError};
 use crate::replication::connection::Connection;
 
@@ -168,6 +168,22 @@ pub(crate) async fn create_temporary_slot(
         })
     };
     read().ok_or_else(|| connection.protocol_error("unexpected reply to CREATE_REPLICATION_SLOT"))
+}
+
+/// The position of the copy.
+pub(crate) async fn copy_to_temporary_slot(
+    connection: &mut Connection,
+    from: &str,
+    to: &str,
+) -> Result<Lsn> {
+    let sql = format!(
+        "SELECT lsn FROM pg_catalog.pg_copy_logical_replication_slot({}, {}, true)",
+        literal(from),
+        literal(to)
+    );
+    let rows = query(connection, &sql).await.map_err(needs_replication)?;
+    let read = || only(&rows)?.first()?.as_ref()?.parse().ok();
+    read().ok_or_else(|| connection.protocol_error("unexpected reply to the copy of a slot"))
 }
 
 pub(crate) async fn drop_slot(connection: &mut Connection, name: &str) -> Result<()> {

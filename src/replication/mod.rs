@@ -153,6 +153,12 @@ impl ReplicationClient {
         command::create_temporary_slot(&mut self.connection, name).await
     }
 
+    /// Copies a slot to one that the server drops when this connection ends, and returns its
+    /// position. A session may read from the slot meanwhile; it stays as it is.
+    pub async fn copy_to_temporary_slot(&mut self, from: &str, to: &str) -> Result<Lsn> {
+        command::copy_to_temporary_slot(&mut self.connection, from, to).await
+    }
+
     /// Drops an inactive slot.
     pub async fn drop_slot(&mut self, name: &str) -> Result<()> {
         command::drop_slot(&mut self.connection, name).await

@@ -4,7 +4,9 @@
 use std::sync::{MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::format::age;
 use crate::status::backlog::BacklogLog;
+use crate::status::pause::{self, Pause, PauseLog};
 use crate::status::wait_log::{Figures, Lasted, Line, WaitLog};
 use crate::status::{LOCK, Sample, SlotHealth, Status, StatusBoard, WAIT_SHOWS, Waiting};
 
@@ -45,7 +47,7 @@ impl StatusBoard {
         self.turn();
         let mut status = self.lock();
         let mut lines = Lines::default();
-        if status.waiting.is_none() {
+        if status.waiting.is_none() && status.paused.is_none() {
             let published = turn.published;
             lines.backlog = self.learn(&mut status, |backlog, now| {
                 backlog.published(now, published)
@@ -131,7 +133,7 @@ impl StatusBoard {
         lag_bytes(&self.lock())
     }
 
-    /// The slot was read. While the publisher waits, the wait says what is behind.
+    /// The slot was read. While the publisher waits, or is paused, that says what is behind.
     pub(crate) fn slot_read(&self, slot: Option<SlotHealth>) {
         let lag = slot.as_ref().map(|slot| slot.lag_bytes);
         self.lock().slot_health = slot;
@@ -143,7 +145,11 @@ impl StatusBoard {
 
     /// So many bytes of WAL are between the slot's position and the server's.
     pub(crate) fn wal_behind(&self, bytes: i64) {
-        if self.lock().waiting.is_none() {
+        let is_sent = {
+            let status = self.lock();
+            status.waiting.is_none() && status.paused.is_none()
+        };
+        if is_sent {
             self.backlog(|backlog, now| backlog.wal(now, bytes.max(0) as u64));
         }
     }
@@ -167,6 +173,30 @@ impl StatusBoard {
         let line = learn(&mut backlog, Instant::now());
         status.backlog = backlog.present();
         line
+    }
+
+    /// Whether a pause is requested was read: the pause and its limit.
+    pub(crate) fn pause(&self, read: Option<(Pause, Option<Duration>)>) {
+        let lines = {
+            let read = read.as_ref().map(|(pause, limit)| (pause, *limit));
+            self.pause_log().read(Instant::now(), read)
+        };
+        let mut status = self.lock();
+        status.paused = read.map(|(pause, _)| pause);
+        let (pause, slot) = (status.paused.clone(), status.slot_health.clone());
+        drop(status);
+        for line in lines {
+            write_pause(line, pause.as_ref(), slot.as_ref());
+        }
+    }
+
+    /// For how long the pause has lasted.
+    pub(super) fn pause_lasts(&self) -> Option<Duration> {
+        self.pause_log().lasted(Instant::now())
+    }
+
+    fn pause_log(&self) -> MutexGuard<'_, PauseLog> {
+        self.pause.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn waits(&self) -> MutexGuard<'_, WaitLog> {
@@ -194,6 +224,30 @@ fn figures(status: &Status) -> Figures {
 
 fn lag_bytes(status: &Status) -> Option<i64> {
     status.slot_health.as_ref().map(|slot| slot.lag_bytes)
+}
+
+fn write_pause(line: pause::Line, pause: Option<&Pause>, slot: Option<&SlotHealth>) {
+    let by = pause.map(|pause| pause.by.as_str());
+    let reason = pause.and_then(|pause| pause.reason.as_deref());
+    let since = pause.map(|pause| pause.since.as_str());
+    match line {
+        pause::Line::Paused => tracing::info!(by, reason, since, "paused, publishing nothing new"),
+        pause::Line::Resumed { lasted } => {
+            let seconds = lasted.as_secs();
+            tracing::info!(seconds, "resumed, publishing goes on");
+        }
+        pause::Line::TooLong => {
+            let lasted = pause.map_or(0.0, |pause| pause.seconds);
+            let (seconds, lasted) = (lasted as u64, age(lasted));
+            let cost = pause::cost(slot).map_or_else(String::new, |cost| format!(", {cost}"));
+            tracing::warn!(
+                by,
+                reason,
+                seconds,
+                "paused for {lasted}, longer than the limit{cost}: `outboxd resume` ends it"
+            );
+        }
+    }
 }
 
 /// Logs lines about waits; `detail` is that of the wait that the board shows.

@@ -1,6 +1,7 @@
 //! The state in one sentence, for the status page and the commands. Pure.
 
 use crate::format::{age, grouped_count, rate, short_time};
+use crate::status::pause::cost;
 use crate::status::{BacklogUnit, FOREIGN_LOCK, LOCK, Phase, Status, WAIT_SHOWS, Waiting};
 
 /// How bad it is.
@@ -40,6 +41,10 @@ impl Headline {
         if let Some(problem) = status.problems.iter().find(|problem| problem.loses_events) {
             let text = format!("Events may be missing: {}", problem.detail);
             return Headline::new(Level::Bad, text, Some(problem.hint.clone()));
+        }
+        if let Some(pause) = &status.paused {
+            let text = format!("Paused {}", pause.describe());
+            return Headline::new(Level::Attention, text, cost(status.slot_health.as_ref()));
         }
         let wait = shown_wait(status);
         if status.phase == Phase::Backlog && wait.is_none_or(leaves_the_backlog) {

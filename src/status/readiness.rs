@@ -30,6 +30,8 @@ pub(crate) fn readiness(status: &Status) -> Result<(), String> {
         Phase::Standby => return long_wait(status),
         Phase::Streaming | Phase::Polling => {}
         Phase::Connecting | Phase::Reconnecting => return Err(unready("not connected", status)),
+        // Paused on a person's request.
+        Phase::Backlog if status.paused.is_some() => {}
         Phase::Backlog => return Err(unready("publishing the backlog", status)),
         Phase::Stopping => return Err(unready("stopping", status)),
         Phase::Stopped => return Err(unready("stopped", status)),

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 /// The rows of the first table of `tests/faults.md`.
-const FAULTS: [&str; 121] = [
+const FAULTS: [&str; 122] = [
     "process killed at any step",
     "walsender terminated",
     "Postgres stopped without a checkpoint",
@@ -85,6 +85,7 @@ const FAULTS: [&str; 121] = [
     "server's own time-out for walsenders is 0 or 1 s",
     "SIGTERM",
     "second SIGTERM",
+    "pause that a person requests and forgets",
     "what cannot work",
     "Kafka refuses to let us in",
     "all rights on Kafka revoked, or none given yet",

@@ -88,6 +88,10 @@ mod network;
 mod partitions;
 // A password that a command prints, and that changes while outboxd runs.
 mod password_command;
+// A pause that a person requests, and its end.
+mod pause;
+// What would be sent next, shown without moving anything.
+mod peek;
 // Many events that cannot be published among many that can.
 mod poison;
 // OUTBOX_SOURCE=poll.

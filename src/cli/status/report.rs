@@ -7,10 +7,11 @@
 
 use std::time::Instant;
 
-use outboxd::format::count;
+use outboxd::format::{age, count};
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::cli::dead_letter::plain;
 use crate::cli::exit::Verdict;
 use crate::cli::status::database::DatabaseSide;
 use crate::cli::status::finding::Finding;
@@ -113,7 +114,7 @@ fn instance_attention(instance: &Instance) -> Vec<Finding> {
             .as_ref()
             .is_some_and(|why| why.contains(detail))
     };
-    let mut attention = Vec::new();
+    let mut attention = Vec::from_iter(instance.field("paused").and_then(paused));
     let waiting = instance.field("waiting").and_then(wait_in_words);
     if let Some((waiting, detail)) = waiting.filter(|(_, detail)| !is_told(detail)) {
         let held = instance.number("in_flight_records").unwrap_or(0);
@@ -141,6 +142,16 @@ fn instance_attention(instance: &Instance) -> Vec<Finding> {
         }
     }
     attention
+}
+
+/// A pause, by whom and why.
+fn paused(pause: &Value) -> Option<Finding> {
+    let text = |name: &str| pause.get(name).and_then(Value::as_str);
+    let (by, since) = (text("by")?, text("since")?);
+    let lasted = age(pause.get("seconds")?.as_f64()?);
+    let reason = text("reason").map_or_else(String::new, |reason| format!(": {reason}"));
+    let finding = format!("paused by {by} for {lasted}, since {since}{reason}");
+    Some(Finding::new(plain(&finding), "`outboxd resume` ends it"))
 }
 
 /// A wait other than that for the instance that publishes, and its detail.

@@ -130,6 +130,7 @@ impl DeadLetterTable {
         due.sort_by_key(|(_, filed)| filed.row);
         let requests = due.into_iter().map(request).take(5).collect();
         PendingRequests {
+            paused: None,
             requests,
             parked: keys_max.map(|limit| self.parked_keys(limit)),
         }

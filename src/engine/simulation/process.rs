@@ -39,6 +39,10 @@ pub(crate) struct Process {
     pub(crate) position_known: bool,
     /// The producer is being replaced.
     replacing: bool,
+    /// The transaction that is open, by its number.
+    open: Option<usize>,
+    /// While a pause is known: the transaction that was open then.
+    paused_in: Option<Option<usize>>,
 }
 
 /// How the process ended, if it did.
@@ -85,6 +89,8 @@ impl Process {
             stopping: false,
             position_known: false,
             replacing: false,
+            open: None,
+            paused_in: None,
         };
         process.engine.set_failover_slot(world.is_failover);
         process.reset(world);
@@ -126,8 +132,21 @@ impl Process {
         );
         assert!(reported <= resume, "confirmed WAL would be read again");
         world.start(resume);
+        self.engine.set_paused(now, world.is_paused);
+        self.pause_is_known(world);
         self.engine.session_started(now);
         true
+    }
+
+    fn pause_is_known(&mut self, world: &mut World) {
+        let open = self.open;
+        self.paused_in = match self.engine.is_paused() {
+            true => Some(self.paused_in.unwrap_or(open)),
+            false => None,
+        };
+        if self.paused_in.is_some() {
+            world.saw("paused");
+        }
     }
 
     /// Without a session, withdraws the records in flight once it is time. Each partition may still
@@ -173,11 +192,19 @@ impl Process {
 
     fn take(&mut self, message: Message, world: &mut World) {
         match message {
-            Message::Begin(number) => self.engine.begin(Lsn::new(world.log[number].commit)),
+            Message::Begin(number) => {
+                self.open = Some(number);
+                if self.paused_in.is_some() && !self.engine.is_proven() {
+                    // It proves the history, and goes on behind what was received of it before.
+                    self.paused_in = Some(self.open);
+                }
+                self.engine.begin(Lsn::new(world.log[number].commit));
+            }
             Message::Commit(number) => {
                 let transaction = &world.log[number];
                 let (commit, end) = (Lsn::new(transaction.commit), Lsn::new(transaction.end));
                 self.engine.commit(commit, end);
+                self.open = None;
             }
             Message::Change(number, index) => {
                 let row = world.log[number].changes[index as usize];
@@ -209,6 +236,10 @@ impl Process {
 
     fn hand_over(&mut self, row: usize, xid: u32, world: &mut World, from_table: bool) {
         assert!(self.handed.insert(row), "row {row} is sent twice");
+        if let Some(open) = self.paused_in {
+            let is_of_it = !from_table && open == Some(xid as usize);
+            assert!(is_of_it, "row {row} is taken in while a pause lasts");
+        }
         let bytes = world.rows[row].bytes;
         let record = world.record(row);
         let offered = self.engine.offer(Offer {
@@ -243,7 +274,7 @@ impl Process {
 
     /// Publishes a row that the slot never delivers.
     pub(crate) fn publish_missed(&mut self, world: &mut World) -> bool {
-        if self.engine.intake() != Intake::Open || self.stopping {
+        if !self.engine.takes_rows() || self.stopping {
             return false;
         }
         let known = |row: &usize| {
@@ -348,6 +379,7 @@ impl Process {
         let position = batch.position.filter(|_| needed);
         self.engine
             .work_finished(now, batch.generation, batch.work, result, position);
+        self.pause_is_known(world);
         true
     }
 
@@ -402,6 +434,7 @@ impl Process {
                     DatabaseWork::Close(_) => "closed",
                     DatabaseWork::CountAttempts(_) => "attempt counted",
                     DatabaseWork::ReadRequests { .. } => "looked",
+                    DatabaseWork::ReadPause { .. } => "pause read",
                 });
                 world.batches.push_back(Batch {
                     work,

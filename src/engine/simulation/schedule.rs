@@ -268,6 +268,10 @@ impl Schedule {
                 };
                 process.engine.replace_producer(self.now, "it failed");
             }
+            Step::Pause => {
+                let world = &mut self.world;
+                world.is_paused = !world.is_paused;
+            }
             Step::Stop => {
                 let Some(process) = &mut self.process else {
                     return false;
@@ -287,6 +291,7 @@ impl Schedule {
             Step::CrashProcess => "process crash",
             Step::Rewind => "rewind",
             Step::FailProducer => "producer failure",
+            Step::Pause => "pause requested or ended",
             _ => "stop",
         });
         true
@@ -388,6 +393,10 @@ impl Schedule {
     }
 
     fn stop_and_start(&mut self) {
+        // A stop works while a pause lasts, and so does the next start.
+        self.world.is_paused = self.world.rng.bool();
+        self.step(Step::Wait(2_000));
+        while self.work() {}
         self.step(Step::Stop);
         self.until("a graceful stop", |schedule| schedule.process.is_none());
         self.process = Some(Process::new(&mut self.world));
@@ -402,7 +411,7 @@ impl Schedule {
 }
 
 /// Every kind of event that the schedules have to see.
-const EXPECTED: [&str; 30] = [
+const EXPECTED: [&str; 32] = [
     "busy walsender",
     "producer replaced",
     "change skipped",
@@ -419,6 +428,8 @@ const EXPECTED: [&str; 30] = [
     "ids that are texts",
     "kept",
     "let the server stop",
+    "pause requested or ended",
+    "paused",
     "poison",
     "process crash",
     "report of before a reset",

@@ -36,6 +36,7 @@ pub(crate) enum Step {
     CrashProcess,
     Rewind,
     FailProducer,
+    Pause,
     Stop,
 }
 
@@ -66,7 +67,7 @@ pub(crate) const EVERYDAY: [(Step, u32); 22] = [
 ];
 
 /// Faults, of which a schedule chooses a few.
-pub(crate) const FAULTS: [(Step, u32); 19] = [
+pub(crate) const FAULTS: [(Step, u32); 20] = [
     (Step::Limit, 6),
     (Step::Wait(30_000), 4),
     (Step::ShutDown, 3),
@@ -84,6 +85,7 @@ pub(crate) const FAULTS: [(Step, u32); 19] = [
     (Step::CrashProcess, 4),
     (Step::Rewind, 2),
     (Step::FailProducer, 4),
+    (Step::Pause, 8),
     (Step::Stop, 3),
     (Step::Keepalive { reply: true }, 8),
 ];

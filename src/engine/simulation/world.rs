@@ -163,6 +163,8 @@ pub(crate) struct World {
     /// The number of transactions whose confirmation was checked.
     checked: usize,
     pub(crate) stopping: bool,
+    /// A person has requested a pause.
+    pub(crate) is_paused: bool,
     /// The slot is a failover slot: the walsender sends nothing beyond what the standby has.
     pub(crate) is_failover: bool,
     standby: u64,
@@ -213,6 +215,7 @@ impl World {
             durable: 1_000,
             checked: 0,
             stopping: false,
+            is_paused: false,
             is_failover: rng.u8(0..3) == 0,
             standby: 1_000,
             link: None,
@@ -617,7 +620,10 @@ impl World {
         let without_effect = rejection && self.rng.bool();
         let mut pending = None;
         let keep = self.after_publish == AfterPublish::Keep;
-        let reads = matches!(self.batches[at].work, DatabaseWork::ReadRequests { .. });
+        let reads = matches!(
+            self.batches[at].work,
+            DatabaseWork::ReadRequests { .. } | DatabaseWork::ReadPause { .. }
+        );
         if self.is_failover && !without_effect && !reads {
             self.wal += 2;
         }
@@ -658,13 +664,21 @@ impl World {
                     self.rows[row].settled_at = self.rows[row].settled_at.min(settled_at);
                 }
             }
-            DatabaseWork::CountAttempts(_) => {}
+            DatabaseWork::CountAttempts(_) | DatabaseWork::ReadPause { .. } => {}
             DatabaseWork::ReadRequests { with_keys } => {
                 let with_keys = *with_keys;
                 let event = |row| (self.record(row), self.place(row));
                 let keys_max = with_keys.then_some(self.parked_keys_max);
                 pending = Some(self.dead_letter_table.look(self.ids, keys_max, event));
             }
+        }
+        if let DatabaseWork::ReadPause { stands_still } = self.batches[at].work {
+            let is_still = self.partitions.iter().all(|it| it.in_flight.is_empty());
+            assert!(!stands_still || is_still, "a record is in flight");
+            pending = Some(PendingRequests {
+                paused: Some(self.is_paused),
+                ..PendingRequests::default()
+            });
         }
         self.batches[at].position = Some(Lsn::new(settled_at));
         self.batches[at].result = Some(if rejection { Err(()) } else { Ok(pending) });
@@ -692,6 +706,7 @@ impl World {
     }
 
     pub(crate) fn heal(&mut self) {
+        self.is_paused = false;
         self.poison.clear();
         self.topics.iter_mut().for_each(|there| *there = true);
         self.limits.iter_mut().for_each(|limit| *limit = None);

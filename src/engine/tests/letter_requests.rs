@@ -48,6 +48,7 @@ fn a_parked_key_keeps_its_order_through_a_retry() {
         DatabaseWork::ReadRequests { with_keys: true }
     ));
     let pending = PendingRequests {
+        paused: None,
         requests: vec![request(1, 100), request(2, 200)],
         parked: None,
     };
@@ -107,6 +108,7 @@ fn lookup(engine: &mut Engine, now: Duration) -> (u64, DatabaseWork) {
 fn a_retried_dead_letter_waits_until_the_stream_has_passed_its_event() {
     let mut engine = engine();
     let retry = || PendingRequests {
+        paused: None,
         requests: vec![ResolveRequest {
             dead_letter: 1,
             row: Some(150.into()),
@@ -161,6 +163,7 @@ fn a_held_event_goes_before_the_retries_of_its_key_that_are_newer() {
         ..retry_of(dead_letter, dead_letter, Some((Lsn::new(place), 0)))
     };
     let pending = PendingRequests {
+        paused: None,
         requests: vec![request(1, 90), request(2, 105)],
         parked: None,
     };
@@ -205,6 +208,7 @@ fn a_lookup_that_began_before_a_key_was_parked_leaves_it_parked() {
         assert_eq!(again.len(), usize::from(attempt < 3));
     }
     let pending = PendingRequests {
+        paused: None,
         requests: Vec::new(),
         parked: Some(another()),
     };
@@ -267,6 +271,7 @@ fn a_retried_dead_letter_waits_at_the_end_of_the_transaction_before_its_own() {
         let now = MS * 10_000 * (200 - commit) as u32;
         let (generation, work) = lookup(&mut engine, now);
         let pending = PendingRequests {
+            paused: None,
             requests: vec![retry_of(1, 7, Some((Lsn::new(commit), 0)))],
             parked: None,
         };
@@ -283,6 +288,7 @@ fn without_the_lock_no_request_is_read_or_carried_out() {
     engine.session_ended();
     engine.lock_lost(MS * 2_000);
     let pending = PendingRequests {
+        paused: None,
         requests: vec![retry_of(1, 7, None)],
         parked: None,
     };
@@ -304,6 +310,7 @@ fn no_request_is_read_while_one_is_carried_out() {
     let now = MS * 2_000;
     let (generation, work) = lookup(&mut engine, now);
     let pending = PendingRequests {
+        paused: None,
         requests: vec![retry_of(1, 7, None)],
         parked: None,
     };

@@ -8,6 +8,7 @@ mod letter_requests;
 mod marking;
 mod missing_topics;
 mod new_producers;
+mod pause;
 mod placing;
 mod rewinds;
 mod session_ends;

@@ -111,6 +111,7 @@ fn what_is_wanted_again_is_not_refused_for_what_was_known_before() {
         rejection: None,
     };
     let pending = PendingRequests {
+        paused: None,
         requests: vec![request],
         parked: None,
     };

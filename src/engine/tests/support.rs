@@ -15,8 +15,8 @@ pub(super) use crate::engine::record_checks::RecordFacts;
 pub(super) use crate::engine::required_parts::RequiredParts;
 pub(super) use crate::engine::topics::topic::{MetadataAnswer, TopicAccess, TopicLimits};
 pub(super) use crate::engine::topics::{TopicId, Topics};
+pub(super) use crate::engine::tracker::violation::Violation;
 pub(super) use crate::engine::tracker::{Ticket, TransactionName};
-pub(super) use crate::engine::violation::Violation;
 pub(super) use crate::lsn::Lsn;
 pub(super) use crate::outbox::{
     CloseDeadLetter, KeyHash, Mark, NewDeadLetter, Outcome, OwnedRecord, ParkedKey, ParkedKeyList,

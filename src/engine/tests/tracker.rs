@@ -9,8 +9,8 @@
 
 use proptest::prelude::*;
 
+use crate::engine::tracker::violation::Violation;
 use crate::engine::tracker::{ENTRY_BYTES, InFlight, Ticket, Tracker};
-use crate::engine::violation::Violation;
 use crate::lsn::Lsn;
 use crate::outbox::RowName;
 

@@ -12,7 +12,7 @@
 //! transaction is the same, because the WAL is one sequence. A memory without such a transaction
 //! cannot be proven. Nothing of the stream is unsettled in it, and it is dropped.
 
-use crate::engine::violation::Violation;
+use crate::engine::tracker::violation::Violation;
 use crate::lsn::Lsn;
 
 /// What names a transaction in one history of the WAL.

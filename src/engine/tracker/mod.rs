@@ -14,18 +14,18 @@
 
 mod entry;
 mod history;
+pub(crate) mod violation;
 
 use std::collections::VecDeque;
 
-use crate::engine::tracker::entry::{Entry, NO_TRANSACTION, entry_mut};
-use crate::engine::tracker::history::History;
-use crate::engine::violation::Violation;
-use crate::lsn::Lsn;
-use crate::outbox::RowName;
-
 pub(super) use crate::engine::tracker::entry::State;
 pub(crate) use crate::engine::tracker::entry::{ENTRY_BYTES, InFlight, Ticket};
+use crate::engine::tracker::entry::{Entry, NO_TRANSACTION, entry_mut};
+use crate::engine::tracker::history::History;
 pub(crate) use crate::engine::tracker::history::TransactionName;
+use crate::engine::tracker::violation::Violation;
+use crate::lsn::Lsn;
+use crate::outbox::RowName;
 
 #[derive(Debug, Clone, Copy)]
 struct Transaction {

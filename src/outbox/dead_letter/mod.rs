@@ -18,6 +18,7 @@ pub(crate) mod holder_number;
 mod insert;
 mod json;
 mod key_hash;
+pub(crate) mod of_events;
 mod open;
 pub mod outcome;
 mod parked;

@@ -28,6 +28,7 @@ use crate::config::{Config, TableName};
 use crate::error::{Code, Error, Result};
 use crate::lsn::Lsn;
 use crate::outbox::marking::Marking;
+use crate::outbox::pause::{PauseReader, RequestedPause};
 use crate::outbox::refusal::{is_refusal, silent_refusal};
 use crate::outbox::unpublished_count::RowCount;
 use crate::outbox::write_back::row_figure::RowFigure;
@@ -155,6 +156,22 @@ impl WriteBack {
         Ok(requests)
     }
 
+    /// The pause that is requested. Says that the publisher has seen it, and whether it stands
+    /// still; that is best effort.
+    pub(crate) async fn pause(&mut self, stands_still: bool) -> Result<Option<RequestedPause>> {
+        let mut prepared = self.prepared().await?;
+        let (session, reader) = (&prepared.session, &mut prepared.pause);
+        let request = reader.read(session).await?;
+        match reader.tell(session, &request, stands_still).await {
+            Ok(()) => self.open = Some(prepared),
+            Err(error) => {
+                let error = error.report();
+                tracing::debug!(error, "the state of the pause is not written");
+            }
+        }
+        Ok(request.pause)
+    }
+
     /// A WAL position behind everything that was written here before. An idle stream reaches it
     /// too. Writes a logical message to the WAL, and needs Postgres 17. Errors are those of
     /// [`write`](WriteBack::write).
@@ -247,6 +264,7 @@ struct Prepared {
     /// `None` if rows are not marked as published.
     row_count: Option<RowCount>,
     router: Router,
+    pause: PauseReader,
 }
 
 impl Prepared {
@@ -276,6 +294,7 @@ impl Prepared {
             dead_letters: DeadLetters::new(config, &shape),
             rows: UnpublishedRows::new(config, &shape)?,
             router: Router::new(&config.mapping),
+            pause: PauseReader::new(&table),
             session,
             place,
             table,

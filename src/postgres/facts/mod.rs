@@ -1,5 +1,5 @@
 //! What the catalogs and statistics show about a server, for a person who examines it. Nothing here
-//! judges but the shape of the dead letters' table, and no statement changes anything.
+//! judges but the shape of outboxd's own tables, and no statement changes anything.
 //!
 //! A column that only some roles see is an `Option`: `None` means that the role does not see it.
 
@@ -7,6 +7,7 @@ mod activity;
 pub(crate) mod dead_letter_table;
 mod provider;
 mod server;
+pub(crate) mod state_table;
 mod table;
 
 pub(crate) use activity::{Activity, activity};

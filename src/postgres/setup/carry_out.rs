@@ -79,6 +79,7 @@ fn kind_in_words(kind: Kind) -> &'static str {
         Kind::Schema => "the schema",
         Kind::Table => "the table",
         Kind::DeadLetters => "the table of dead letters",
+        Kind::State => "the table of outboxd's state",
         Kind::Role => "the role",
         Kind::Index | Kind::Other => "what is left above",
     }

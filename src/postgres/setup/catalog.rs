@@ -99,11 +99,15 @@ pub(super) const ROLE: &str = "
            coalesce(pg_catalog.has_table_privilege(r.oid, t.oid, 'DELETE'), false),
            coalesce((SELECT pg_catalog.bool_and(
                                 pg_catalog.has_table_privilege(r.oid, l.oid, v.name))
+                       FROM (VALUES ('SELECT'), ('INSERT'), ('UPDATE')) AS v (name)), false),
+           coalesce((SELECT pg_catalog.bool_and(
+                                pg_catalog.has_table_privilege(r.oid, s.oid, v.name))
                        FROM (VALUES ('SELECT'), ('INSERT'), ('UPDATE')) AS v (name)), false)
       FROM pg_catalog.pg_roles AS r
       LEFT JOIN pg_catalog.pg_namespace AS n ON n.nspname = $2
       LEFT JOIN pg_catalog.pg_class AS t ON t.relnamespace = n.oid AND t.relname = $3
       LEFT JOIN pg_catalog.pg_class AS l ON l.relnamespace = n.oid AND l.relname = $4
+      LEFT JOIN pg_catalog.pg_class AS s ON s.relnamespace = n.oid AND s.relname = $5
      WHERE r.rolname = $1";
 
 pub(super) const PROVIDER: &str = "

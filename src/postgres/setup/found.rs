@@ -9,6 +9,7 @@ use tokio_postgres::Row;
 use crate::config::TableName;
 use crate::error::Result;
 use crate::postgres::facts::dead_letter_table::{self, DeadLetterTable};
+use crate::postgres::facts::state_table::{self, StateTable};
 use crate::postgres::publication::{self, PublicationState};
 use crate::postgres::session::{Columns, Session};
 use crate::postgres::setup::relations::{
@@ -35,6 +36,7 @@ pub(super) struct Found {
     /// The constraints of the table.
     pub(super) constraints: Vec<String>,
     pub(super) dead_letters: Option<DeadLetterTable>,
+    pub(super) state: Option<StateTable>,
     pub(super) functions: Vec<FoundFunction>,
     pub(super) publication: Option<FoundPublication>,
     /// Other publications of outboxd's kind that publish the table.
@@ -89,6 +91,8 @@ pub(super) struct FoundRole {
     pub(super) may_update: Vec<String>,
     pub(super) may_delete: bool,
     pub(super) may_file: bool,
+    /// It may read and write outboxd's state.
+    pub(super) may_keep_state: bool,
 }
 
 impl Found {
@@ -112,6 +116,7 @@ impl Found {
             relation: relation.as_ref().map(relation_of).transpose()?,
             shape: table_shape::read(session, table, &setup.config.mapping).await?,
             dead_letters: dead_letter_table::read(session, &table.dead_letter()).await?,
+            state: state_table::read(session, &table.state()).await?,
             functions: functions(session, table).await?,
             role: role(session, setup, setup.role).await?,
             replication_role: role(session, setup, setup.replication_role).await?,
@@ -282,9 +287,15 @@ async fn role(
     let Some(name) = name else {
         return Ok(None);
     };
-    let (table, letters) = (&setup.config.table, setup.config.table.dead_letter());
-    let named: &[&(dyn tokio_postgres::types::ToSql + Sync)] =
-        &[&name, &table.schema, &table.name, &letters.name];
+    let table = &setup.config.table;
+    let (letters, state) = (table.dead_letter(), table.state());
+    let named: &[&(dyn tokio_postgres::types::ToSql + Sync)] = &[
+        &name,
+        &table.schema,
+        &table.name,
+        &letters.name,
+        &state.name,
+    ];
     let row = session
         .row_if_any(&format!("reading role {name}"), catalog::ROLE, named)
         .await?;
@@ -297,6 +308,7 @@ async fn role(
             may_update: row.column(4)?,
             may_delete: row.column(5)?,
             may_file: row.column(6)?,
+            may_keep_state: row.column(7)?,
         })
     })
     .transpose()

@@ -155,6 +155,23 @@ pub(super) fn dead_letters(setup: &Setup<'_>, found: &Found) -> Part {
     Part::of(Kind::Other, thing, lacks, todo)
 }
 
+/// Only a pause needs it, so an unrelated table of that name stays as it is.
+pub(super) fn state(setup: &Setup<'_>, found: &Found) -> Part {
+    let state = setup.config.table.state();
+    let thing = format!("table {state}");
+    match &found.state {
+        None => {
+            let (lacks, todo) = in_schema(setup, found, sql::state(setup));
+            Part::of(Kind::State, thing, lacks, todo)
+        }
+        Some(there) if there.is_ours => Part::there(Kind::State, thing),
+        Some(_) => {
+            let why = "it is not outboxd's, so `outboxd pause` cannot be used".to_owned();
+            Part::kept(Kind::State, thing, why)
+        }
+    }
+}
+
 /// The publication, and one of an earlier name that publishes the table.
 pub(super) fn publication(setup: &Setup<'_>, found: &Found) -> Vec<Part> {
     let Some(name) = setup.publication() else {

@@ -49,6 +49,7 @@ pub(super) enum Kind {
     Table,
     Index,
     DeadLetters,
+    State,
     Role,
     /// Needed by none.
     Other,
@@ -159,7 +160,7 @@ impl Todo {
 impl Part {
     fn new(kind: Kind, thing: String, state: State) -> Part {
         let needs: &[Kind] = match kind {
-            Kind::Table | Kind::DeadLetters => &[Kind::Schema],
+            Kind::Table | Kind::DeadLetters | Kind::State => &[Kind::Schema],
             Kind::Index => &[Kind::Table],
             Kind::Schema | Kind::Role | Kind::Other => &[],
         };

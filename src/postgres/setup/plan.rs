@@ -17,6 +17,7 @@ pub(super) fn plan(setup: &Setup<'_>, found: &Found) -> Vec<Part> {
         parts.push(objects::checks(setup, found));
     }
     parts.push(objects::dead_letters(setup, found));
+    parts.push(objects::state(setup, found));
     if setup.is_conventional() {
         parts.extend(functions::parts(setup, found));
     }

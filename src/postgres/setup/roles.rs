@@ -4,6 +4,7 @@
 
 use postgres_protocol::escape::escape_identifier;
 
+use crate::config::TableName;
 use crate::postgres::setup::found::{Found, FoundRole};
 use crate::postgres::setup::part::{Kind, Part, Todo};
 use crate::postgres::setup::wanted::Setup;
@@ -30,6 +31,7 @@ pub(super) fn parts(setup: &Setup<'_>, found: &Found) -> Vec<Part> {
     parts.push(usage(setup, found, name, &there));
     parts.push(on_table(setup, found, name, &there));
     parts.extend(on_dead_letters(setup, found, name, &there));
+    parts.extend(on_state(setup, found, name, &there));
     parts
 }
 
@@ -152,27 +154,51 @@ fn on_dead_letters(
     if table.is_some_and(|table| table.strangeness().is_some()) {
         return None;
     }
-    let thing = format!("rights of role {name} on {letters}");
-    if there.may_file {
-        return Some(Part::there(Kind::Other, thing));
+    let owner = table.map(|table| (&table.owner, table.is_owned));
+    let part = on_own_table(found, name, &letters, owner, there.may_file);
+    Some(part.after(&[Kind::DeadLetters, Kind::Role]))
+}
+
+/// The same on the table of outboxd's state.
+fn on_state(setup: &Setup<'_>, found: &Found, name: &str, there: &FoundRole) -> Option<Part> {
+    let table = found.state.as_ref();
+    if table.is_some_and(|table| !table.is_ours) {
+        return None;
+    }
+    let owner = table.map(|table| (&table.owner, table.is_owned));
+    let state = setup.config.table.state();
+    let part = on_own_table(found, name, &state, owner, there.may_keep_state);
+    Some(part.after(&[Kind::State, Kind::Role]))
+}
+
+/// The rights on a table of outboxd's own. `owner`: that of the table, and whether the session's
+/// role has its rights; none where the table is not there yet.
+fn on_own_table(
+    found: &Found,
+    name: &str,
+    table: &TableName,
+    owner: Option<(&String, bool)>,
+    may_use: bool,
+) -> Part {
+    let thing = format!("rights of role {name} on {table}");
+    if may_use {
+        return Part::there(Kind::Other, thing);
     }
     let role = escape_identifier(name);
     let sql = format!(
         "GRANT SELECT, INSERT, UPDATE ON {} TO {role}",
-        letters.quoted()
+        table.quoted()
     );
-    let owner = table.map_or(&found.server.role, |table| &table.owner);
-    let is_owned = table.is_none_or(|table| table.is_owned);
-    let lacks = (!is_owned).then(|| found.does_not_own(&letters, owner));
-    let todo = Todo::statement(sql, owner.clone(), format!("to own {letters}"));
-    let part = Part::of(Kind::Other, thing, lacks, todo);
-    Some(part.after(&[Kind::DeadLetters, Kind::Role]))
+    let (owner, is_owned) = owner.unwrap_or((&found.server.role, true));
+    let lacks = (!is_owned).then(|| found.does_not_own(table, owner));
+    let todo = Todo::statement(sql, owner.clone(), format!("to own {table}"));
+    Part::of(Kind::Other, thing, lacks, todo)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Config, Settings, TableName};
+    use crate::config::{Config, Settings};
     use crate::postgres::setup::part::State;
     use crate::postgres::setup::sql;
 
@@ -213,6 +239,7 @@ mod tests {
             "GRANT SELECT, UPDATE (times_attempted, published_at) \
              ON \"outbox\".\"outbox\" TO \"relay\"",
             "GRANT SELECT, INSERT, UPDATE ON \"outbox\".\"dead_letter\" TO \"relay\"",
+            "GRANT SELECT, INSERT, UPDATE ON \"outbox\".\"outboxd_state\" TO \"relay\"",
         ];
         assert_eq!(all, expected);
         let polls = statements(&config(true, true), &Found::of_nothing());
@@ -229,6 +256,7 @@ mod tests {
             may_update: vec!["published_at".to_owned(), "times_attempted".to_owned()],
             may_delete: false,
             may_file: true,
+            may_keep_state: true,
         };
         let mut found = Found::of_nothing();
         found.role = Some(role);

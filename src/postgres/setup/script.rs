@@ -35,6 +35,7 @@ impl Setup<'_> {
             step("constraints", sql::checks(self));
         }
         step("table of dead letters", sql::dead_letters(self));
+        step("table of outboxd's state", sql::state(self));
         if self.is_conventional() {
             step("function write_event", sql::write_event(self));
             step(

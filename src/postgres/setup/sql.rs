@@ -11,10 +11,12 @@ const CHECKS: &str = include_str!("../../../sql/checks.sql");
 const FUNCTION: &str = include_str!("../../../sql/write_event.sql");
 const FUNCTION_HEADERS: &str = include_str!("../../../sql/write_event_headers.sql");
 const DEAD_LETTER: &str = include_str!("../../../sql/dead_letter.sql");
+const STATE: &str = include_str!("../../../sql/state.sql");
 const PUBLICATION: &str = include_str!("../../../sql/publication.sql");
 const ROLE: &str = include_str!("../../../sql/role.sql");
 const ROLE_REPLICATION: &str = include_str!("../../../sql/role_replication.sql");
 const ROLE_DELETE: &str = include_str!("../../../sql/role_delete.sql");
+const ROLE_STATE: &str = include_str!("../../../sql/role_state.sql");
 
 /// A comment in every version of the function.
 pub(super) const MARK: &str = "-- Measured as Postgres prints it, because that text goes to Kafka";
@@ -64,6 +66,10 @@ pub(super) fn dead_letters(setup: &Setup<'_>) -> String {
     fill_in(setup, body(DEAD_LETTER))
 }
 
+pub(super) fn state(setup: &Setup<'_>) -> String {
+    fill_in(setup, body(STATE))
+}
+
 pub(super) fn write_event(setup: &Setup<'_>) -> String {
     fill_in(setup, body(FUNCTION))
 }
@@ -105,7 +111,7 @@ pub(super) fn publication(setup: &Setup<'_>) -> Option<String> {
 /// The role, with what it needs in this configuration.
 pub(super) fn role(setup: &Setup<'_>) -> Option<String> {
     setup.role?;
-    let mut parts = vec![body(ROLE)];
+    let mut parts = vec![body(ROLE), body(ROLE_STATE)];
     let streams = setup.publication().is_some();
     if streams && setup.replication_role.is_none() {
         parts.push(body(ROLE_REPLICATION));
@@ -137,6 +143,7 @@ fn fill_in_function(setup: &Setup<'_>, sql: &str, function: &str) -> String {
         .replace("{{schema}}", &escape_identifier(&table.schema))
         .replace("{{table}}", &table.quoted())
         .replace("{{dead_letter}}", &table.dead_letter().quoted())
+        .replace("{{state}}", &table.state().quoted())
         .replace(
             "{{publication}}",
             &escape_identifier(setup.publication().unwrap_or_default()),
@@ -160,14 +167,16 @@ pub(super) fn one_line(sql: &str) -> String {
 }
 
 #[cfg(test)]
-pub(super) const FILES: [&str; 9] = [
+pub(super) const FILES: [&str; 11] = [
     SCHEMA,
     CHECKS,
     FUNCTION,
     FUNCTION_HEADERS,
     DEAD_LETTER,
+    STATE,
     PUBLICATION,
     ROLE,
     ROLE_REPLICATION,
     ROLE_DELETE,
+    ROLE_STATE,
 ];

@@ -144,6 +144,7 @@ fn a_new_database_gets_all_of_it_in_an_order_in_which_it_can_be_made() {
             "index outbox.idx_outbox_unpublished_id",
             "constraints of outbox.outbox",
             "table outbox.dead_letter",
+            "table outbox.outboxd_state",
             "function outbox.write_event(text, text, jsonb)",
             "function outbox.write_event(text, text, jsonb, jsonb, text)",
             "publication out\"boxd",
@@ -152,6 +153,7 @@ fn a_new_database_gets_all_of_it_in_an_order_in_which_it_can_be_made() {
             "USAGE of role relay on schema outbox",
             "rights of role relay on outbox.outbox",
             "rights of role relay on outbox.dead_letter",
+            "rights of role relay on outbox.outboxd_state",
         ]
     );
     let is_missing = |part: &Part| matches!(part.state, State::Missing(_));
@@ -220,5 +222,24 @@ fn a_publication_is_judged_by_what_it_publishes() {
         };
         assert!(undone.statement.contains(statement), "{undone:?}");
         assert_eq!(undone.by, "someone");
+    }
+}
+
+#[test]
+fn an_unrelated_table_with_the_name_of_the_state_is_kept_and_nothing_is_granted_on_it() {
+    use crate::postgres::facts::state_table::StateTable;
+    let config = config(|settings| (settings.table, settings.publication) = (None, None));
+    let setup = setup(&config, Some("relay"));
+    for is_ours in [true, false] {
+        let mut found = found::Found::of_nothing();
+        found.state = Some(StateTable::of(is_ours));
+        let parts = plan(&setup, &found);
+        let table = parts
+            .iter()
+            .find(|it| it.thing == "table outbox.outboxd_state");
+        let is_kept = matches!(table.unwrap().state, State::Kept(_));
+        assert_eq!(is_kept, !is_ours);
+        let rights = "rights of role relay on outbox.outboxd_state";
+        assert_eq!(parts.iter().any(|it| it.thing == rights), is_ours);
     }
 }

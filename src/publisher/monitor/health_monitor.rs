@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::{Config, OnSlotLoss};
-use crate::engine::output::Intake;
 use crate::error::{Code, Error, Result};
 use crate::outbox::{Batch, Read, TableLocation};
 use crate::postgres::slot::Slot;
@@ -137,7 +136,7 @@ impl<'a> HealthMonitor<'a> {
 
     /// Passes on rows that wait for room, and starts the next query. Never waits.
     pub(crate) fn turn(&mut self, now: Duration, forwarder: &mut Forwarder) -> Result<()> {
-        while forwarder.engine.intake() == Intake::Open
+        while forwarder.engine.takes_rows()
             && let Some(read) = self.rows.pop_front()
         {
             forward_row(forwarder, &self.statements.rows, &read)?;

@@ -179,6 +179,8 @@ impl Process {
             self.dropped = Some("the proof of a restarted server does not cover the number");
         }
         self.place = Some(place);
+        self.engine.set_paused(self.now, world.is_paused);
+        self.pause_is_known(world);
         Ok(match world.polls() {
             true => State::Polling(Box::new(self.begin_polling(world))),
             false => State::Entered,

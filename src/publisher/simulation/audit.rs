@@ -3,7 +3,6 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use crate::engine::output::Intake;
 use crate::lsn::Lsn;
 use crate::outbox::RowName;
 use crate::postgres::{ServerProblem, TableShape};
@@ -55,7 +54,7 @@ impl Process {
         world: &mut World,
         run: &mut AuditRun,
     ) -> Result<bool, Over> {
-        if self.engine.intake() == Intake::Open
+        if self.engine.takes_rows()
             && let Some(row) = run.rows.pop_front()
         {
             world.saw("missed row sent");

@@ -64,12 +64,14 @@ pub(super) enum Fault {
     Stop,
     /// The standby that the failover slot waits for is promoted.
     Promote,
+    /// A person requests a pause, or its end.
+    RequestPause,
 }
 
 type Weighted = (Fault, u32);
 
 /// The faults that a schedule may choose, each with its weight and what has to come with it.
-pub(super) const FAULTS: [(Fault, u32, Option<Weighted>); 31] = [
+pub(super) const FAULTS: [(Fault, u32, Option<Weighted>); 32] = [
     (Fault::Crash, 3, None),
     (Fault::Cut, 6, None),
     (Fault::Vanish, 4, None),
@@ -101,6 +103,7 @@ pub(super) const FAULTS: [(Fault, u32, Option<Weighted>); 31] = [
     (Fault::Topic, 3, Some((Fault::Resolve, 3))),
     (Fault::Stop, 3, None),
     (Fault::Promote, 3, None),
+    (Fault::RequestPause, 6, None),
 ];
 
 impl Fault {
@@ -187,6 +190,10 @@ fn server_fault(fault: Fault, world: &mut World) -> bool {
             world.saw("server stopped");
         }
         Fault::StartServer if !world.is_up => world.restart(None),
+        Fault::RequestPause => {
+            world.is_paused = !world.is_paused;
+            world.saw("pause requested or ended");
+        }
         Fault::Backup => {
             world.backup = Some(world.server.files.clone());
             world.backup_tenure = world.tenure;
@@ -398,6 +405,7 @@ pub(super) fn lift(world: &mut World, processes: &mut [Option<Process>]) {
         world.restart(None);
     }
     while world.commit() {}
+    world.is_paused = false;
     (
         world.server.files.is_published,
         world.server.files.has_publication,

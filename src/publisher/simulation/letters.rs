@@ -210,6 +210,7 @@ impl Letters {
             }
         };
         PendingRequests {
+            paused: None,
             requests: due.map(request).take(5).collect(),
             parked: keys_max.map(|limit| self.parked_keys(limit)),
         }

@@ -97,6 +97,10 @@ pub(super) struct Process {
     /// The last position that was reported, and that memory belongs to.
     pub(super) reported: u64,
     pub(super) id: u64,
+    /// The commit of the transaction that is open.
+    pub(super) open: Option<Lsn>,
+    /// While a pause is known: the transaction that was open then.
+    paused_in: Option<Option<Lsn>>,
 }
 
 impl Process {
@@ -147,6 +151,8 @@ impl Process {
             tenure: 0,
             reported: 0,
             id,
+            open: None,
+            paused_in: None,
         }
     }
 
@@ -275,6 +281,11 @@ impl Process {
         place: Option<(Lsn, u32)>,
     ) {
         self.forwarded += 1;
+        if let Some(open) = self.paused_in {
+            let commit = place.map(|(commit, _)| commit);
+            let is_of_it = commit.is_some() && commit == open;
+            assert!(is_of_it, "event {event} is taken in while a pause lasts");
+        }
         self.account_for(world, event);
         if self.creates {
             self.handled.insert(event);
@@ -477,7 +488,28 @@ impl Process {
         }
         self.engine
             .work_finished(self.now, work.generation, work.work, result, position);
+        self.pause_is_known(world);
         true
+    }
+
+    /// A transaction begins.
+    pub(super) fn opens(&mut self, commit: Lsn) {
+        self.open = Some(commit);
+        if self.paused_in.is_some() && !self.engine.is_proven() {
+            // It proves the history, and goes on behind what was received of it before.
+            self.paused_in = Some(self.open);
+        }
+    }
+
+    pub(super) fn pause_is_known(&mut self, world: &mut World) {
+        let open = self.open;
+        self.paused_in = match self.engine.is_paused() {
+            true => Some(self.paused_in.unwrap_or(open)),
+            false => None,
+        };
+        if self.paused_in.is_some() {
+            world.saw("pause known");
+        }
     }
 
     /// Kafka answers the metadata query.

@@ -380,7 +380,7 @@ impl Schedule {
 }
 
 /// Every kind of event that the schedules have to see.
-const EXPECTED: [&str; 45] = [
+const EXPECTED: [&str; 47] = [
     "a full producer",
     "a mark that the table refused",
     "a pass while the slot waits",
@@ -406,6 +406,8 @@ const EXPECTED: [&str; 45] = [
     "missed row sent",
     "older copy restored",
     "passed by without a publication",
+    "pause known",
+    "pause requested or ended",
     "paused",
     "process crash",
     "producer given up",

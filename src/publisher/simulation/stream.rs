@@ -152,6 +152,7 @@ impl Process {
                 if commit > self.handled_until {
                     self.forget_handled();
                 }
+                self.opens(name.commit_lsn);
                 self.engine.begin(name);
                 streaming.begun = Some(name);
             }
@@ -162,6 +163,7 @@ impl Process {
             Message::Change(insert) => self.change(world, streaming, insert)?,
             Message::Commit { commit, end } => {
                 self.engine.commit(Lsn::new(commit), Lsn::new(end));
+                self.open = None;
                 streaming.begun = None;
             }
         }

@@ -177,6 +177,10 @@ impl Process {
         if !self.is_connected(world) {
             return Err(Over::Lost);
         }
+        // A batch that waits grows old.
+        if self.engine.intake() != Intake::Open {
+            return Ok(None);
+        }
         let names = world
             .server
             .unpublished(self.table(), pass.from.unwrap_or(i64::MIN), BATCH);
@@ -358,6 +362,8 @@ impl Process {
         };
         if self.engine.intake() != Intake::Open {
             rows.push_front(row);
+            // Neither slot nor snapshot waits for the end of a pause.
+            bootstrap.is_out_of_time |= self.engine.is_paused();
             return Ok(None);
         }
         if world.rng.u8(0..100) == 0 {

@@ -126,6 +126,12 @@ impl World {
                 }
             }
             DatabaseWork::CountAttempts(_) => {}
+            DatabaseWork::ReadPause { .. } => {
+                pending = Some(PendingRequests {
+                    paused: Some(self.is_paused),
+                    ..PendingRequests::default()
+                });
+            }
             DatabaseWork::ReadRequests { with_keys } => {
                 let with_keys = with_keys.then_some(10);
                 let now = |name: &RowName| {

@@ -65,6 +65,8 @@ pub(super) struct World {
     pub(super) now: Duration,
     pub(super) server: Server,
     pub(super) is_up: bool,
+    /// A person has requested a pause.
+    pub(super) is_paused: bool,
     pub(super) backup: Option<Files>,
     /// The tenure of the lock at the time of the backup.
     pub(super) backup_tenure: u64,
@@ -119,6 +121,7 @@ impl World {
             now: Duration::from_secs(1),
             server: Server::new(ids),
             is_up: true,
+            is_paused: false,
             backup: None,
             backup_tenure: 0,
             forgot_holder: false,

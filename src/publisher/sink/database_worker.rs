@@ -14,8 +14,9 @@ use crate::engine::output::{DatabaseWork, PendingRequests};
 use crate::error::Result;
 use crate::lsn::Lsn;
 use crate::metrics::OTHER_TOPICS;
+use crate::outbox::pause::RequestedPause;
 use crate::outbox::{Counted, NewDeadLetter, Outcome, TableLocation, WriteBack};
-use crate::status::{OpenDeadLetters, StatusBoard};
+use crate::status::{OpenDeadLetters, Pause, StatusBoard};
 
 /// Work that has ended.
 pub(crate) struct Done {
@@ -143,17 +144,58 @@ async fn perform(
                 true => Some(write_back.parked_keys().await?),
                 false => None,
             };
-            show_dead_letters(write_back.counts_if_due().await?, board);
-            if let Some(counted) = write_back.rows_if_due().await? {
-                show_rows(counted, board);
+            show_figures(write_back, board).await?;
+            return Ok(Some(PendingRequests {
+                requests,
+                parked,
+                paused: None,
+            }));
+        }
+        DatabaseWork::ReadPause { stands_still } => {
+            let pause = write_back.pause(*stands_still).await?;
+            let paused = Some(pause.is_some());
+            if pause.is_some() {
+                // No request about dead letters is read meanwhile.
+                show_figures(write_back, board).await?;
             }
-            return Ok(Some(PendingRequests { requests, parked }));
+            board.pause(pause.map(shown_pause));
+            return Ok(Some(PendingRequests {
+                paused,
+                ..PendingRequests::default()
+            }));
         }
     }
     // The work is done, whatever becomes of a figure: reading requests counts again.
     let counted = write_back.counts_if_changed().await.unwrap_or(None);
     show_dead_letters(counted, board);
     Ok(None)
+}
+
+async fn show_figures(write_back: &mut WriteBack, board: &StatusBoard) -> Result<()> {
+    show_dead_letters(write_back.counts_if_due().await?, board);
+    if let Some(counted) = write_back.rows_if_due().await? {
+        show_rows(counted, board);
+    }
+    Ok(())
+}
+
+/// A pause for the board.
+pub(crate) fn shown_pause(pause: RequestedPause) -> (Pause, Option<Duration>) {
+    let RequestedPause {
+        reason,
+        since,
+        lasted,
+        by,
+        limit,
+    } = pause;
+    let seconds = lasted.as_secs_f64();
+    let pause = Pause {
+        reason,
+        since,
+        by,
+        seconds,
+    };
+    (pause, limit)
 }
 
 fn show_dead_letters(counted: Option<(OpenDeadLetters, u64)>, board: &StatusBoard) {

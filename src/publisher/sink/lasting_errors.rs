@@ -5,7 +5,7 @@
 //! moment of a migration, so it is waited for; one that lasts ends the publisher, because nothing
 //! is marked or filed meanwhile, and the server retains WAL. An outage is no such error and is
 //! waited for without end. Each kind of work counts by itself, since one may succeed while another
-//! fails.
+//! fails. A pause that cannot be read holds up nothing, and ends nothing.
 
 use std::collections::HashMap;
 use std::mem::{Discriminant, discriminant};
@@ -36,6 +36,9 @@ impl LastingErrors {
         if error.is_some_and(|error| cause_of::<TableGone>(error).is_some()) {
             return true;
         }
+        if matches!(work, DatabaseWork::ReadPause { .. }) {
+            return false;
+        }
         let kind = discriminant(work);
         let lasts = |error: &&Error| error.code() == Code::Config && !error.is_transient();
         if error.filter(lasts).is_none() {
@@ -64,6 +67,12 @@ mod tests {
         assert!(!errors.ends(S * 5, &files, None), "other work succeeds");
         assert!(!errors.ends(S * 10, &marks, Some(&config)));
         assert!(errors.ends(S * 11, &marks, Some(&config)));
+        let pause = DatabaseWork::ReadPause {
+            stands_still: false,
+        };
+        for second in 1..60 {
+            assert!(!errors.ends(S * second, &pause, Some(&config)));
+        }
     }
 
     #[test]

@@ -1,11 +1,13 @@
 //! The forwarder's side of database work that has ended: its log lines, its metrics, and the error
-//! that ends the publisher.
+//! that ends the publisher. Also the first read of a pause, by the session that begins.
 
 use std::time::Instant;
 
 use crate::engine::output::DatabaseWork;
-use crate::error::{Code, Error};
+use crate::error::{Code, Error, Result};
 use crate::outbox::Rejection;
+use crate::outbox::pause::PauseReader;
+use crate::postgres::Session;
 use crate::publisher::sink::database_worker::{self, Done};
 use crate::publisher::sink::filing_log::FilingLine;
 use crate::publisher::sink::forwarder::Forwarder;
@@ -44,6 +46,20 @@ impl Forwarder {
         self.engine
             .work_finished(now, generation, work, pending, position);
         self.log_filed();
+    }
+
+    /// Reads whether a pause is requested, before a session takes anything in.
+    ///
+    /// # Errors
+    /// Of the session; fatal if the role lacks a right on the table of outboxd's state.
+    pub(in crate::publisher) async fn read_pause(&mut self, session: &Session) -> Result<()> {
+        let request = PauseReader::new(&self.config.table).read(session).await?;
+        let is_paused = request.pause.is_some();
+        let pause = request.pause.map(database_worker::shown_pause);
+        self.board.pause(pause);
+        let now = self.tick();
+        self.engine.set_paused(now, is_paused);
+        Ok(())
     }
 
     /// Logs an error that repeats: as a warning once a minute.

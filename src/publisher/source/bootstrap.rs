@@ -118,7 +118,7 @@ impl Bootstrap<'_> {
                     false => Done::OutOfTime,
                 },
                 Step::Release => {
-                    tracing::warn!("publishing the snapshot takes too long, releasing the slot");
+                    tracing::warn!("the snapshot cannot be published in time, releasing the slot");
                     created = None;
                     self.client()?.drop_slot(&temporary).await?;
                     Done::Released
@@ -132,15 +132,13 @@ impl Bootstrap<'_> {
             step = steps.next(done);
         }
         let metrics = &self.scan.forwarder.metrics;
-        if self.loss.is_some() {
-            metrics.slot_heals.inc()
-        } else {
-            metrics.slot_bootstraps.inc()
+        match self.loss {
+            Some(_) => metrics.slot_heals.inc(),
+            None => metrics.slot_bootstraps.inc(),
         };
         tracing::info!(%slot, "slot created");
-        Ok(created
-            .map(|(handled_rows, _)| handled_rows)
-            .unwrap_or_default())
+        let handled_rows = created.map(|(handled_rows, _)| handled_rows);
+        Ok(handled_rows.unwrap_or_default())
     }
 
     fn steps(&self, has_lost: bool) -> BootstrapSteps {
@@ -179,12 +177,8 @@ impl Bootstrap<'_> {
     }
 
     fn client(&mut self) -> Result<&mut ReplicationClient> {
-        let lent = || {
-            Error::transient(
-                Code::Slot,
-                "the replication connection is still creating a slot",
-            )
-        };
+        let message = "the replication connection is still creating a slot";
+        let lent = || Error::transient(Code::Slot, message);
         self.scan.lock_holder.client().ok_or_else(lent)
     }
 
@@ -324,7 +318,9 @@ impl Bootstrap<'_> {
                 if reads.is_empty() {
                     break;
                 }
-                self.publish_unpublished(&reads, handled_rows).await?;
+                if !self.publish_unpublished(&reads, handled_rows).await? {
+                    return self.scan.settle().await.map(|()| false);
+                }
             }
             let next = batch.next();
             match next {
@@ -337,12 +333,13 @@ impl Bootstrap<'_> {
         }
     }
 
-    /// Publishes the rows of the snapshot that were not published since.
+    /// Publishes the rows of the snapshot that were not published since. False if a pause begins:
+    /// neither slot nor snapshot may wait for its end.
     async fn publish_unpublished(
         &mut self,
         reads: &[Read],
         handled_rows: &HandledRows,
-    ) -> Result<(), Interrupt> {
+    ) -> Result<bool, Interrupt> {
         let ids: Vec<RowId> = reads.iter().map(|read| read.id().clone()).collect();
         let by_now = self.scan.rows.published(self.scan.session, &ids).await?;
         for read in reads {
@@ -350,14 +347,16 @@ impl Bootstrap<'_> {
             if handled_rows.rows.contains(name) || by_now.contains(name) {
                 continue;
             }
+            if !self.scan.has_room().await? {
+                return Ok(false);
+            }
             if self.publishes_backlog() {
                 self.scan.publish(read).await?;
             } else {
-                self.scan.room().await?;
                 self.scan.forwarder.mark_unsent(name.clone(), read.xid());
             }
         }
-        Ok(())
+        Ok(true)
     }
 }
 

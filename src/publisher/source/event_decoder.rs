@@ -1,4 +1,4 @@
-//! Decodes one message of the stream and passes its event to the forwarder.
+//! Decodes one message of the stream and passes its event to the forwarder, or to another receiver.
 
 use std::collections::{HashMap, HashSet};
 
@@ -6,7 +6,7 @@ use crate::config::Config;
 use crate::engine::tracker::TransactionName;
 use crate::error::{Code, Error, Result};
 use crate::lsn::Lsn;
-use crate::outbox::{Columns, EventSource, RowName, RowSet};
+use crate::outbox::{Columns, Event, EventSource, RowName, RowSet};
 use crate::pgoutput::{Begin, Insert, Message, Relation};
 use crate::publisher::sink::forwarder::Forwarder;
 
@@ -39,7 +39,58 @@ impl HandledRows {
     }
 }
 
-/// Decodes the messages of one session and passes their events to the forwarder.
+/// Receives what is decoded, in the order of the stream.
+pub(in crate::publisher) trait Receiver {
+    /// A transaction begins.
+    fn begin(&mut self, transaction: TransactionName);
+    /// Counts a change of the transaction; its index, or `None` if the change is passed over.
+    fn change(&mut self) -> Option<u32>;
+    /// An event of the change that was counted last.
+    fn insert(
+        &mut self,
+        event: &Event<'_>,
+        row: Option<RowName>,
+        origin: EventSource,
+        xid: u32,
+    ) -> Result<()>;
+    /// The transaction ends.
+    fn commit(&mut self, commit_lsn: Lsn, end_lsn: Lsn, has_events: bool);
+    /// A message could not be taken: nothing behind it may be.
+    fn fail(&mut self);
+}
+
+impl Receiver for Forwarder {
+    fn begin(&mut self, transaction: TransactionName) {
+        self.engine.begin(transaction);
+    }
+
+    fn change(&mut self) -> Option<u32> {
+        self.engine.change()
+    }
+
+    fn insert(
+        &mut self,
+        event: &Event<'_>,
+        row: Option<RowName>,
+        origin: EventSource,
+        xid: u32,
+    ) -> Result<()> {
+        Forwarder::insert(self, event, row, origin, xid)
+    }
+
+    fn commit(&mut self, commit_lsn: Lsn, end_lsn: Lsn, has_events: bool) {
+        self.engine.commit(commit_lsn, end_lsn);
+        if has_events {
+            self.metrics.transactions.inc();
+        }
+    }
+
+    fn fail(&mut self) {
+        self.skipped = true;
+    }
+}
+
+/// Decodes the messages of one session and passes their events on.
 pub(in crate::publisher) struct Decoder<'a> {
     pub(in crate::publisher) config: &'a Config,
     pub(in crate::publisher) handled_rows: &'a mut HandledRows,
@@ -57,36 +108,36 @@ impl Decoder<'_> {
     pub(in crate::publisher) fn take(
         &mut self,
         payload: &[u8],
-        forwarder: &mut Forwarder,
+        receiver: &mut impl Receiver,
     ) -> Result<()> {
-        let taken = self.decode(payload, forwarder);
-        forwarder.skipped |= taken.is_err();
+        let taken = self.decode(payload, receiver);
+        if taken.is_err() {
+            receiver.fail();
+        }
         taken
     }
 
-    fn decode(&mut self, payload: &[u8], forwarder: &mut Forwarder) -> Result<()> {
+    fn decode(&mut self, payload: &[u8], receiver: &mut impl Receiver) -> Result<()> {
         match Message::decode(payload)? {
             Message::Begin(begin) => {
                 self.handled_rows.begin(begin.final_lsn);
-                forwarder.engine.begin(TransactionName {
+                receiver.begin(TransactionName {
                     commit_lsn: begin.final_lsn,
                     xid: begin.xid,
                     committed_micros: begin.committed_at.unix_micros(),
                 });
                 self.begin = Some(begin);
             }
-            Message::Insert(insert) => self.insert(&insert, forwarder)?,
+            Message::Insert(insert) => self.insert(&insert, receiver)?,
             Message::Commit(commit) => {
-                forwarder.engine.commit(commit.commit_lsn, commit.end_lsn);
                 self.begin = None;
-                if std::mem::take(&mut self.has_events) {
-                    forwarder.metrics.transactions.inc();
-                }
+                let has_events = std::mem::take(&mut self.has_events);
+                receiver.commit(commit.commit_lsn, commit.end_lsn, has_events);
             }
             Message::Relation(relation) => self.relation(&relation)?,
             // Every change has an index, so that an index names the same change in every session.
             Message::Update(_) | Message::Delete(_) | Message::Truncate(_) => {
-                forwarder.engine.change();
+                receiver.change();
             }
             Message::Type(_) | Message::Origin(_) | Message::Message(_) => {}
         }
@@ -103,8 +154,8 @@ impl Decoder<'_> {
         Ok(())
     }
 
-    fn insert(&mut self, insert: &Insert<'_>, forwarder: &mut Forwarder) -> Result<()> {
-        let Some(index) = forwarder.engine.change() else {
+    fn insert(&mut self, insert: &Insert<'_>, receiver: &mut impl Receiver) -> Result<()> {
+        let Some(index) = receiver.change() else {
             return Ok(());
         };
         let Some(begin) = self.begin else {
@@ -133,7 +184,7 @@ impl Decoder<'_> {
         }
         self.has_events = true;
         let (commit_lsn, committed_at) = (begin.final_lsn, begin.committed_at);
-        forwarder.insert(
+        receiver.insert(
             &event,
             row,
             EventSource::Stream {

@@ -114,6 +114,8 @@ impl<'a> TableScan<'a> {
         filter: &mut impl RowFilter,
     ) -> Result<BatchSummary, Interrupt> {
         self.glance().await?;
+        // A batch that waits grows old.
+        self.room().await?;
         let mut batch = self.rows.batch(self.session, behind, limit).await?;
         let found = BatchSummary {
             count: batch.names().count(),
@@ -159,13 +161,26 @@ impl<'a> TableScan<'a> {
         Ok(())
     }
 
-    /// Waits until there is room for another event.
+    /// Waits until there is room for another event, and for the end of a pause.
     pub(crate) async fn room(&mut self) -> Result<(), Interrupt> {
-        while self.forwarder.engine.intake() != Intake::Open {
-            self.check_stop()?;
-            self.turn().await?;
+        while !self.has_room().await? {
+            if self.turn().await? {
+                self.idle(SHOW).await?;
+            }
         }
         Ok(())
+    }
+
+    /// Waits until there is room for another event; false if a pause begins instead.
+    pub(crate) async fn has_room(&mut self) -> Result<bool, Interrupt> {
+        while self.forwarder.engine.intake() != Intake::Open {
+            self.check_stop()?;
+            if self.forwarder.engine.is_paused() {
+                return Ok(false);
+            }
+            self.turn().await?;
+        }
+        Ok(true)
     }
 
     /// Waits until everything that was sent is acknowledged and written back.
@@ -217,17 +232,23 @@ impl<'a> TableScan<'a> {
             }
             if settled {
                 self.backlog_is_over();
-                self.forwarder.show();
-                tokio::select! {
-                    biased;
-                    () = self.stop.cancelled() => {}
-                    () = self.session.closed() => return Err(self.lost().into()),
-                    // Requests about dead letters are read while everything is settled.
-                    () = self.forwarder.progressed() => {}
-                    () = tokio::time::sleep(left.min(SHOW)) => {}
-                }
+                self.idle(left.min(SHOW)).await?;
             }
         }
+    }
+
+    /// Waits while everything is settled, for at most this time.
+    async fn idle(&mut self, limit: Duration) -> Result<(), Interrupt> {
+        show(&self.config, self.forwarder);
+        tokio::select! {
+            biased;
+            () = self.stop.cancelled() => {}
+            () = self.session.closed() => return Err(self.lost().into()),
+            // Requests about dead letters are read while everything is settled.
+            () = self.forwarder.progressed() => {}
+            () = tokio::time::sleep(limit) => {}
+        }
+        Ok(())
     }
 
     /// Does what is due and takes in what is ready, without waiting: reports and write-backs must

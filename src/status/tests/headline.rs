@@ -1,7 +1,7 @@
 //! The sentence for each state, as a person on call reads it.
 
 use super::*;
-use crate::status::{DeadLetterGroup, OpenDeadLetters, Problem};
+use crate::status::{DeadLetterGroup, OpenDeadLetters, Pause, Problem, SlotHealth};
 
 fn streaming() -> Status {
     let names = ("outboxd_orders".to_owned(), "outboxd".to_owned());
@@ -244,4 +244,29 @@ fn a_backlog_says_how_far_it_is_beside_a_wait_that_does_not_hold_it_up() {
             text(&status)
         );
     }
+}
+
+#[test]
+fn a_pause_says_by_whom_and_why_and_what_it_costs() {
+    let mut status = streaming();
+    status.paused = Some(Pause {
+        reason: Some("migration".to_owned()),
+        since: "2026-12-01 15:40:02+00".to_owned(),
+        by: "alice".to_owned(),
+        seconds: 185.0,
+    });
+    status.slot_health = Some(SlotHealth {
+        lag_bytes: 0,
+        retained_bytes: 5 << 30,
+        safe_wal_size: Some(1 << 30),
+        wal_status: None,
+        wal_bytes_per_second: None,
+        seconds_until_lost: Some(7_200.0),
+        active: true,
+    });
+    let headline = Headline::of(&status, None);
+    assert_eq!(headline.level, Level::Attention);
+    assert_eq!(headline.text, "Paused by alice for 3 min: migration");
+    let cost = "the slot retains 5.0 GiB of WAL, and is lost in 2 h at this rate";
+    assert_eq!(headline.detail.as_deref(), Some(cost));
 }

@@ -2,7 +2,7 @@
 
 /// The alert that fires while a fault lasts, or after it, until a person has acted; `None` where
 /// the stream goes on without a person.
-pub(crate) const ALERTS: [(&str, Option<&str>); 121] = [
+pub(crate) const ALERTS: [(&str, Option<&str>); 122] = [
     ("process killed at any step", Some("OutboxdDown")),
     ("walsender terminated", Some("OutboxdReconnects")),
     (
@@ -136,6 +136,10 @@ pub(crate) const ALERTS: [(&str, Option<&str>); 121] = [
     ("server's own time-out for walsenders is 0 or 1 s", None),
     ("SIGTERM", None),
     ("second SIGTERM", None),
+    (
+        "pause that a person requests and forgets",
+        Some("OutboxdPaused"),
+    ),
     ("what cannot work", Some("OutboxdDown")),
     ("Kafka refuses to let us in", Some("OutboxdKafkaAway")),
     (

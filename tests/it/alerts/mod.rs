@@ -149,10 +149,10 @@ const REFUSE: &str = "
         EXECUTE FUNCTION outbox.refuse()";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_of_five_faults_that_outboxd_survives_fires_its_own_alert() -> Result<()> {
+async fn each_of_six_faults_that_outboxd_survives_fires_its_own_alert() -> Result<()> {
     let server = postgres::shared(postgres::turn(15));
     let mut fixtures = Vec::new();
-    for _ in 0..5 {
+    for _ in 0..6 {
         fixtures.push(Fixture::create(server, kafka::shared()).await?);
     }
     let mut running = Vec::new();
@@ -167,10 +167,10 @@ async fn each_of_five_faults_that_outboxd_survives_fires_its_own_alert() -> Resu
     let Some(prometheus) = Prometheus::start(&rules()?, &targets).await? else {
         return Ok(());
     };
-    holds(&prometheus, "sum(outboxd_ready) == bool 5").await?;
+    holds(&prometheus, "sum(outboxd_ready) == bool 6").await?;
     expect(&prometheus, &[], LIMIT).await?;
-    let [refused, unmarked, gap, missed, healed] = &fixtures[..] else {
-        unreachable!("five were made");
+    let [refused, unmarked, gap, paused, missed, healed] = &fixtures[..] else {
+        unreachable!("six were made");
     };
     refused.database.insert("a", "no such topic", "{}").await?;
     let session = unmarked.database.connect().await?;
@@ -179,6 +179,8 @@ async fn each_of_five_faults_that_outboxd_survives_fires_its_own_alert() -> Resu
     let session = gap.database.connect().await?;
     let leave = "ALTER PUBLICATION outboxd DROP TABLE outbox.outbox";
     session.batch_execute(leave).await?;
+    let pause = command(&paused.settings, &["pause"], LIMIT).await?;
+    ensure!(pause.status.success(), "{pause:?}");
     // A mark that a person takes away is an event that the slot does not bring again.
     missed.database.insert("a", &missed.topic, "{}").await?;
     missed.all_marked(LIMIT).await?;
@@ -191,6 +193,7 @@ async fn each_of_five_faults_that_outboxd_survives_fires_its_own_alert() -> Resu
         ("OutboxdDeadLetters", refused),
         ("OutboxdDeadLetters", unmarked),
         ("OutboxdTrouble", gap),
+        ("OutboxdPaused", paused),
         ("OutboxdMissedEvents", missed),
         ("OutboxdSlotHealed", healed),
     ];
@@ -208,8 +211,10 @@ async fn each_of_five_faults_that_outboxd_survives_fires_its_own_alert() -> Resu
     let session = gap.database.connect().await?;
     let join = "ALTER PUBLICATION outboxd ADD TABLE outbox.outbox";
     session.batch_execute(join).await?;
+    let resume = command(&paused.settings, &["resume"], LIMIT).await?;
+    ensure!(resume.status.success(), "{resume:?}");
     // Those about the past go on for an hour.
-    expect(&prometheus, &expected[3..], LIMIT).await
+    expect(&prometheus, &expected[4..], LIMIT).await
 }
 
 /// Kafka is frozen, a row is locked, and Postgres is away: each for more than a minute.

@@ -68,7 +68,7 @@ const INNER: [Map; 1] = [Map {
         &["resume_state"],
         &["session_start"],
         &["supervisor"],
-        &["resume", "skip_transaction"],
+        &["resume", "skip_transaction", "peek"],
         &["mod"],
     ],
     beside: &[],

@@ -23,11 +23,12 @@ use blocks::Block;
 use stage::Stage;
 
 /// The pages with blocks that need servers; each has a test below.
-const PAGES: [&str; 7] = [
+const PAGES: [&str; 8] = [
     "README.md",
     "docs/dead-letters.md",
     "docs/managed-postgres.md",
     "docs/operations.md",
+    "docs/peek-and-pause.md",
     "docs/replacing-a-poller.md",
     "docs/security.md",
     "docs/several-services.md",
@@ -104,6 +105,11 @@ async fn the_page_on_managed_servers_runs() -> Result<()> {
 #[tokio::test]
 async fn the_page_on_operations_runs() -> Result<()> {
     run("docs/operations.md").await?.finish().await
+}
+
+#[tokio::test]
+async fn the_page_on_peek_and_pause_runs() -> Result<()> {
+    run("docs/peek-and-pause.md").await?.finish().await
 }
 
 #[tokio::test]

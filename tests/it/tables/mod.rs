@@ -5,6 +5,7 @@
 mod shapes;
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -138,6 +139,34 @@ impl<'a> Outbox<'a> {
     }
 }
 
+/// `peek` shows these rows, and no others, as they are sent.
+async fn peek(outbox: &Outbox<'_>, from: &str, rows: RangeInclusive<i32>) -> Result<()> {
+    let peek = ["peek", "--json", "--full", "--count", "1000"];
+    let peek = command(&outbox.settings, &peek, LIMIT).await?;
+    let printed = String::from_utf8_lossy(&peek.stdout).into_owned();
+    if !peek.status.success() {
+        bail!("{printed}{}", String::from_utf8_lossy(&peek.stderr));
+    }
+    let mut found = Vec::new();
+    for line in printed.lines() {
+        let event: serde_json::Value = serde_json::from_str(line)?;
+        assert_eq!(event["topic"], *outbox.topic, "{line}");
+        assert_eq!(event["refused"], serde_json::Value::Null, "{line}");
+        assert_eq!(event["lsn"].is_string(), from == "slot", "{line}");
+        let text = |name: &str| event[name].as_str().map(str::to_owned);
+        found.push((text("key"), text("value")));
+    }
+    let shape = outbox.shape;
+    let mut expected: Vec<_> = rows
+        .map(|row| ((shape.key)(row), (shape.value)(row)))
+        .collect();
+    // Not every table has an order of its own.
+    found.sort();
+    expected.sort();
+    assert_eq!(found, expected, "from {from}");
+    Ok(())
+}
+
 /// The whole life of a table in one mode.
 async fn serve(shape: &Shape, after: &str) -> Result<()> {
     let outbox = Outbox::create(shape, after).await?;
@@ -147,6 +176,7 @@ async fn serve(shape: &Shape, after: &str) -> Result<()> {
     if marks {
         // Written before the first start.
         outbox.insert(1, 5).await?;
+        peek(&outbox, "table", 1..=5).await?;
         rows.extend((1..=5).map(|row| (row, 1)));
         total += 5;
     }
@@ -173,7 +203,10 @@ async fn serve(shape: &Shape, after: &str) -> Result<()> {
         outbox.settled(after).await?;
     }
     assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
+    outbox.insert(21, 23).await?;
+    peek(&outbox, "slot", 21..=23).await?;
     if marks {
+        rows.extend((21..=23).map(|row| (row, 1)));
         heal(&outbox, after).await?;
         rows.extend((41..=44).map(|row| (row, 1)));
     }
