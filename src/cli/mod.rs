@@ -19,6 +19,7 @@ mod log;
 pub(crate) mod parse;
 mod process;
 mod progress;
+mod replay;
 mod run;
 mod skip_transaction;
 mod status;
@@ -60,6 +61,8 @@ enum Command {
     Status(status::Args),
     /// List, show, retry, discard or prune the events that could not be published
     DeadLetter(dead_letter::Args),
+    /// Publish rows of the table once more, beside the running outboxd
+    Replay(replay::Args),
     /// Skip a transaction that Postgres cannot decode
     SkipTransaction(skip_transaction::Args),
     /// Drop the replication slot and the publication
@@ -104,6 +107,10 @@ impl Cli {
             Command::DeadLetter(mut args) => {
                 args.settings = args.settings.or(file);
                 dead_letter::execute(args).await
+            }
+            Command::Replay(mut args) => {
+                args.settings = args.settings.or(file);
+                Box::pin(replay::execute(args)).await
             }
             Command::SkipTransaction(mut args) => {
                 args.settings = args.settings.or(file);

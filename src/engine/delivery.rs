@@ -325,7 +325,7 @@ impl Engine {
     pub(super) fn next_dead_letter_work(&mut self, now: Duration) -> Option<DatabaseWork> {
         let open = self.allows_dead_letter_work();
         let complete = self.tracker.complete();
-        let reads = !self.fencing.is_lock_lost();
+        let reads = self.limits.resolves && !self.fencing.is_lock_lost();
         open.then(|| self.dispatch.dead_letters.work(now, complete, reads))
             .flatten()
     }
