@@ -126,7 +126,8 @@ pub(crate) async fn execute(mut args: Args) -> anyhow::Result<()> {
     };
     let log = Log::start(&config.log, config.log_format)?;
     let mut signals = Signals::new()?;
-    let prepare = async {
+    // Boxed: the future is large.
+    let prepare = Box::pin(async {
         let replay = Replay::open(config, filter).await?;
         let summary = replay.summary().await?;
         let records = match args.dry_run {
@@ -134,7 +135,7 @@ pub(crate) async fn execute(mut args: Args) -> anyhow::Result<()> {
             false => Vec::new(),
         };
         anyhow::Ok((replay, summary, records))
-    };
+    });
     let (replay, summary, records) = tokio::select! {
         prepared = prepare => prepared?,
         _ = signals.next() => return Err(stopped(None).into()),
@@ -144,7 +145,8 @@ pub(crate) async fn execute(mut args: Args) -> anyhow::Result<()> {
         return print::records(&records);
     }
     let filter = replay.filter().clone();
-    let replayed = run(replay, args.rate, summary.as_ref(), &mut signals, &log).await;
+    let running = run(replay, args.rate, summary.as_ref(), &mut signals, &log);
+    let replayed = Box::pin(running).await;
     print::outcome(&replayed)?;
     let ended_early = !matches!(replayed.end, ReplayEnd::Complete);
     let command = ended_early.then(|| resume::command(&filter, replayed.after.as_deref()));

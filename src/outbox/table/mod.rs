@@ -27,7 +27,6 @@ use crate::outbox::marking::Marking;
 use crate::outbox::row_filter::and_is_message;
 use crate::outbox::row_key::{ReadOrder, RowKey};
 use crate::outbox::table::row::FoundRow;
-use crate::outbox::table::survey::survey_sql;
 use crate::outbox::unpublished_count::{Counted, RowCount};
 use crate::outbox::{Columns, Event, Rejection, RowId, RowSet, row_name};
 use crate::postgres::table_shape;
@@ -326,4 +325,28 @@ fn columns_of(config: &Config, shape: &TableShape) -> Result<Columns> {
     let columns = columns.map(|column| (column.name.as_str(), column.printed_type()));
     let payload_bytes_max = config.record_bytes_max();
     Columns::of_table(&config.table, columns, &config.mapping, payload_bytes_max)
+}
+
+/// The statement that counts the rows of which `unpublished` is true, up to `$1`.
+fn survey_sql(shape: &TableShape, marking: &Marking, unpublished: &str) -> String {
+    let name = shape.name.quoted();
+    let ever_marked = match marking.is_published("o") {
+        Some(is_published) => format!("EXISTS (SELECT FROM {name} AS o WHERE {is_published})"),
+        None => "false".to_owned(),
+    };
+    format!(
+        "WITH unpublished AS (SELECT {oldest} AS at FROM {name} AS o \
+                              WHERE {unpublished} ORDER BY {by} LIMIT $1::bigint) \
+         SELECT pg_catalog.count(*), pg_catalog.min(at)::text, {ever_marked} FROM unpublished",
+        oldest = oldest(shape),
+        by = ReadOrder::of(shape).by("o"),
+    )
+}
+
+/// The creation time of a row `o`, for a person: none if the column has another type than a time.
+fn oldest(shape: &TableShape) -> String {
+    match shape.created().filter(|column| column.is_time()) {
+        Some(created) => format!("o.{}", created.quoted()),
+        None => "NULL::text".to_owned(),
+    }
 }

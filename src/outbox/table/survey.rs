@@ -4,9 +4,7 @@ use std::fmt;
 
 use crate::error::Result;
 use crate::outbox::UnpublishedRows;
-use crate::outbox::marking::Marking;
-use crate::outbox::row_key::ReadOrder;
-use crate::postgres::{Session, TableShape, sql_error};
+use crate::postgres::{Session, sql_error};
 
 impl UnpublishedRows {
     /// How many rows are unpublished, the oldest of them, and whether any row was ever marked as
@@ -22,30 +20,6 @@ impl UnpublishedRows {
             })
         };
         read().map_err(|error| sql_error(what, error))
-    }
-}
-
-/// The statement that counts the rows of which `unpublished` is true, up to `$1`.
-pub(super) fn survey_sql(shape: &TableShape, marking: &Marking, unpublished: &str) -> String {
-    let name = shape.name.quoted();
-    let ever_marked = match marking.is_published("o") {
-        Some(is_published) => format!("EXISTS (SELECT FROM {name} AS o WHERE {is_published})"),
-        None => "false".to_owned(),
-    };
-    format!(
-        "WITH unpublished AS (SELECT {oldest} AS at FROM {name} AS o \
-                              WHERE {unpublished} ORDER BY {by} LIMIT $1::bigint) \
-         SELECT pg_catalog.count(*), pg_catalog.min(at)::text, {ever_marked} FROM unpublished",
-        oldest = oldest(shape),
-        by = ReadOrder::of(shape).by("o"),
-    )
-}
-
-/// The creation time of a row `o`, for a person: none if the column has another type than a time.
-fn oldest(shape: &TableShape) -> String {
-    match shape.created().filter(|column| column.is_time()) {
-        Some(created) => format!("o.{}", created.quoted()),
-        None => "NULL::text".to_owned(),
     }
 }
 

@@ -16,10 +16,10 @@
 mod order;
 mod pace;
 mod scan;
+mod watch;
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
@@ -40,6 +40,8 @@ use crate::publisher::replay::scan::Scan;
 use crate::publisher::sink::forwarder::Forwarder;
 use crate::status::{Status, StatusBoard};
 
+pub use crate::publisher::replay::watch::ReplayWatch;
+
 /// A replay that is ready to run. See the module's head.
 pub struct Replay {
     config: Arc<Config>,
@@ -49,13 +51,6 @@ pub struct Replay {
     chosen: ReplayRows,
     rows: UnpublishedRows,
     watch: Arc<ReplayWatch>,
-}
-
-/// How far a replay has come, for other parts of the process.
-pub struct ReplayWatch {
-    board: Arc<StatusBoard>,
-    sent: AtomicU64,
-    refused: AtomicU64,
 }
 
 /// How a replay ended.
@@ -111,11 +106,7 @@ impl Replay {
         let chosen = resolve(&session, &config, &shape, after_publish, filter).await?;
         let rows = chosen.reader(&config, &shape)?;
         let status = Status::new(config.database.describe(), None, &config.table.to_string());
-        let watch = Arc::new(ReplayWatch {
-            board: Arc::new(StatusBoard::new(status)),
-            sent: AtomicU64::new(0),
-            refused: AtomicU64::new(0),
-        });
+        let watch = Arc::new(ReplayWatch::new(StatusBoard::new(status)));
         Ok(Replay {
             config,
             session,
@@ -184,10 +175,12 @@ impl Replay {
     pub async fn run(self, rate: u32, stop: CancellationToken) -> Replayed {
         let began = Instant::now();
         let mut order = SentOrder::default();
-        let (end, unsettled) = match self.forwarder().await {
+        // Boxed: the future is large.
+        let (end, unsettled) = match Box::pin(self.forwarder()).await {
             Ok(mut forwarder) => {
                 let pace = Pace::new(rate);
-                let ended = self.scan(&mut forwarder, &mut order, pace, stop).await;
+                let scan = self.scan(&mut forwarder, &mut order, pace, stop);
+                let ended = Box::pin(scan).await;
                 order.settle(&forwarder.engine.unsettled_rows());
                 self.watch.follow(&forwarder);
                 let unsettled = forwarder.engine.stats().in_flight_count;
@@ -253,8 +246,10 @@ impl Replay {
             Err(interrupt) => interrupt,
         };
         let limit = self.config.operation_timeout;
+        // After an error, what the engine holds is left to the next replay.
+        let sends_held = matches!(interrupt, Interrupt::Stopped);
         // What is not acknowledged by then counts as not sent.
-        let finished = tokio::time::timeout(limit, scan.finish()).await;
+        let finished = tokio::time::timeout(limit, scan.finish(sends_held)).await;
         match (interrupt, finished) {
             (Interrupt::Failed(error), _) => ReplayEnd::Failed(scan.recheck(error).await),
             (Interrupt::Stopped, Ok(Err(error))) => ReplayEnd::Failed(error),
@@ -263,42 +258,10 @@ impl Replay {
     }
 }
 
-impl ReplayWatch {
-    /// Events that Kafka has acknowledged.
-    pub fn sent(&self) -> u64 {
-        self.sent.load(Ordering::Relaxed)
-    }
-
-    /// Events that were filed as dead letters.
-    pub fn refused(&self) -> u64 {
-        self.refused.load(Ordering::Relaxed)
-    }
-
-    /// What the replay waits for, if it waits.
-    pub fn waiting(&self) -> Option<String> {
-        let waiting = self.board.read().waiting;
-        waiting.map(|it| format!("{}: {}", it.on, it.detail))
-    }
-
-    fn follow(&self, forwarder: &Forwarder) {
-        self.sent.store(forwarder.published, Ordering::Relaxed);
-        self.refused.store(forwarder.filed, Ordering::Relaxed);
-    }
-}
-
 impl fmt::Debug for Replay {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Replay")
             .field("chosen", &self.chosen)
-            .finish_non_exhaustive()
-    }
-}
-
-impl fmt::Debug for ReplayWatch {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ReplayWatch")
-            .field("sent", &self.sent)
-            .field("refused", &self.refused)
             .finish_non_exhaustive()
     }
 }

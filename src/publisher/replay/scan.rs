@@ -18,9 +18,9 @@ use crate::outbox::{
 };
 use crate::postgres::{Session, table_shape};
 use crate::publisher::interrupt::Interrupt;
-use crate::publisher::replay::ReplayWatch;
 use crate::publisher::replay::order::SentOrder;
 use crate::publisher::replay::pace::Pace;
+use crate::publisher::replay::watch::ReplayWatch;
 use crate::publisher::sink::forwarder::Forwarder;
 use crate::publisher::source::table_scan::carry_out;
 
@@ -72,10 +72,24 @@ impl Scan<'_> {
         Ok(())
     }
 
-    /// Waits until every record that was sent is done. Sends what the engine holds, too.
-    pub(super) async fn finish(&mut self) -> Result<()> {
-        while !self.turn(SHOW).await? {}
-        Ok(())
+    /// Waits for the reports of the records that were sent and, with `sends_held`, until those are
+    /// done that the engine holds. Needs no session.
+    pub(super) async fn finish(&mut self, sends_held: bool) -> Result<()> {
+        loop {
+            carry_out(self.forwarder)?;
+            self.watch.follow(self.forwarder);
+            let holds = sends_held || self.forwarder.awaits_reports();
+            if self.forwarder.engine.is_drained() || !holds {
+                return Ok(());
+            }
+            self.forwarder.show();
+            let rest = self.forwarder.rest(SHOW);
+            tokio::select! {
+                biased;
+                () = self.forwarder.progressed() => {}
+                () = tokio::time::sleep(rest) => {}
+            }
+        }
     }
 
     /// An error of the scan: transient if the table was altered under its statements.
