@@ -21,6 +21,7 @@ mod pause;
 mod peek;
 mod process;
 mod progress;
+mod replay;
 mod run;
 mod skip_transaction;
 mod status;
@@ -68,6 +69,8 @@ enum Command {
     Resume(pause::ResumeArgs),
     /// List, show, retry, discard or prune the events that could not be published
     DeadLetter(dead_letter::Args),
+    /// Publish rows of the table once more, beside the running outboxd
+    Replay(replay::Args),
     /// Skip a transaction that Postgres cannot decode
     SkipTransaction(skip_transaction::Args),
     /// Drop the replication slot and the publication
@@ -124,6 +127,10 @@ impl Cli {
             Command::DeadLetter(mut args) => {
                 args.settings = args.settings.or(file);
                 dead_letter::execute(args).await
+            }
+            Command::Replay(mut args) => {
+                args.settings = args.settings.or(file);
+                Box::pin(replay::execute(args)).await
             }
             Command::SkipTransaction(mut args) => {
                 args.settings = args.settings.or(file);

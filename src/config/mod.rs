@@ -68,6 +68,15 @@ pub fn time(text: &str, range: RangeInclusive<Duration>) -> Result<Duration, Str
     parse::duration(text, range).map_err(|wrong| format!("{}; {}", wrong.problem, wrong.hint))
 }
 
+/// Conditions in the grammar of `OUTBOX_WHERE`, for an argument that is no setting.
+///
+/// # Errors
+/// What is wrong and what to write, in one line.
+#[doc(hidden)]
+pub fn conditions(text: &str) -> Result<mapping::RowFilter, String> {
+    mapping::conditions(text).map_err(|wrong| format!("{}; {}", wrong.problem, wrong.hint))
+}
+
 /// An address to listen on, for an argument that is no setting; `off` is `None`.
 ///
 /// # Errors

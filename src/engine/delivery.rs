@@ -336,7 +336,7 @@ impl Engine {
     pub(super) fn next_dead_letter_work(&mut self, now: Duration) -> Option<DatabaseWork> {
         let open = self.allows_dead_letter_work();
         let complete = self.tracker.complete();
-        let holds_lock = !self.fencing.is_lock_lost();
+        let holds_lock = self.limits.resolves && !self.fencing.is_lock_lost();
         let stands_still = self.is_drained() && !self.is_in_transaction();
         let reads_pause = holds_lock && !self.is_stopping();
         if let Some(work) = self.pause.work(now, reads_pause, stands_still) {

@@ -35,6 +35,8 @@ pub(crate) struct Limits {
     pub(crate) attempts: u32,
     /// What happens to it then.
     pub(crate) on_poison: OnPoison,
+    /// Requests to retry or discard dead letters are carried out.
+    pub(crate) resolves: bool,
     /// More dead letters than this in a minute stop the publisher.
     pub(crate) dead_letters_per_minute: u32,
     /// The most parked keys that are kept apart; beyond it topics are parked whole.
@@ -63,6 +65,7 @@ impl Limits {
             required: RequiredParts::of(&config.mapping),
             attempts: config.max_retries,
             on_poison: config.on_poison,
+            resolves: true,
             dead_letters_per_minute: config.dead_letters_per_minute,
             parked_keys_max: PARKED_KEYS_MAX,
             auto_creates_topics: config.auto_creates_topics(),

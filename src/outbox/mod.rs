@@ -36,6 +36,8 @@ mod record;
 #[cfg(feature = "publisher")]
 mod refusal;
 #[cfg(feature = "publisher")]
+pub mod replay;
+#[cfg(feature = "publisher")]
 mod router;
 #[cfg(feature = "publisher")]
 mod row_filter;

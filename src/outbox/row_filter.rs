@@ -9,7 +9,12 @@ use crate::postgres::TableShape;
 
 /// A condition: the row `alias` is a message; `None` if every row is one.
 pub(crate) fn condition(shape: &TableShape, alias: &str) -> Option<String> {
-    let RowFilter { conditions } = &shape.mapping.filter;
+    of(&shape.mapping.filter, shape, alias)
+}
+
+/// The same for another filter over columns of the table.
+pub(in crate::outbox) fn of(filter: &RowFilter, shape: &TableShape, alias: &str) -> Option<String> {
+    let RowFilter { conditions } = filter;
     let all = conditions.iter().map(|it| one(shape, alias, it));
     let all = all.collect::<Vec<_>>().join(" AND ");
     (!all.is_empty()).then_some(all)

@@ -5,8 +5,10 @@
 //! [`RowId`](crate::outbox::RowId) otherwise. The text is cast to the columns' types, so that their
 //! index serves.
 
+use postgres_protocol::escape::escape_literal;
+
 use crate::config::Mapping;
-use crate::outbox::row_id::IdKind;
+use crate::outbox::row_id::{IdKind, RowId};
 use crate::outbox::select_list::text_of;
 use crate::postgres::TableShape;
 use crate::postgres::table_shape::{Column, identifier};
@@ -116,6 +118,30 @@ impl RowKey {
                 };
                 several.iter().enumerate().map(part).collect()
             }
+        }
+    }
+
+    /// An id as an expression of the parameter's type, for a statement without parameters.
+    pub(crate) fn literal(&self, id: &RowId) -> String {
+        match id {
+            RowId::Number(number) => format!("({number})::bigint"),
+            RowId::Text(_) => format!("{}::text", escape_literal(&id.to_string())),
+        }
+    }
+
+    /// An expression: how many of the columns' values an expression for an id lacks. Fails if the
+    /// expression is no id of this table.
+    pub(crate) fn lacks(&self, id: &str) -> String {
+        format!("pg_catalog.num_nulls({})", self.parts(id).join(", "))
+    }
+
+    /// A condition: the id of the row `alias` compares by this operator with an expression for an
+    /// id, as the types of the columns order them.
+    pub(crate) fn compares(&self, alias: &str, operator: &str, id: &str) -> String {
+        let (list, ids) = (self.list(alias), self.parts(id).join(", "));
+        match self.columns.len() > 1 {
+            true => format!("({list}) {operator} ({ids})"),
+            false => format!("{list} {operator} {ids}"),
         }
     }
 
@@ -248,6 +274,33 @@ impl ReadOrder {
         }
     }
 
+    /// The reverse of [`by`](ReadOrder::by).
+    pub(crate) fn by_descending(&self, alias: &str) -> String {
+        self.by(alias).replace(", ", " DESC, ") + " DESC"
+    }
+
+    /// The column that orders the rows, for a person.
+    pub(crate) fn column_name(&self) -> Option<&str> {
+        self.column.as_ref().map(|column| column.name.as_str())
+    }
+
+    /// A condition without parameters: the row `alias` comes behind the one with this id and this
+    /// [`text`](ReadOrder::text).
+    pub(crate) fn follows(&self, alias: &str, id: &RowId, text: Option<&str>) -> String {
+        let id = self.key.literal(id);
+        let text = text.map(escape_literal);
+        let unordered = |id: &str| self.is_unordered(alias, id);
+        let is_behind = |text: &str| self.is_behind(alias, &id, text);
+        match (&self.column, text) {
+            (None, _) => is_behind("NULL"),
+            (Some(_), None) => unordered(&id).unwrap_or_else(|| "false".to_owned()),
+            (Some(_), Some(text)) => match unordered("NULL") {
+                Some(unordered) => format!("({} OR {unordered})", is_behind(&text)),
+                None => is_behind(&text),
+            },
+        }
+    }
+
     /// An expression: the text of the ordering column of the row `alias`; null without one.
     pub(crate) fn text(&self, alias: &str) -> String {
         let text =
@@ -284,11 +337,8 @@ impl ReadOrder {
     }
 
     fn is_behind_id(&self, alias: &str, id: &str) -> String {
-        let (list, ids) = (self.key.list(alias), self.ids(id));
-        match self.key.columns.len() > 1 {
-            true => format!("({list}) > ({ids})"),
-            false => format!("{list} > {ids}"),
-        }
+        let id = format!("{id}::{}", self.key.parameter());
+        self.key.compares(alias, ">", &id)
     }
 
     fn ids(&self, id: &str) -> String {

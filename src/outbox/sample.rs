@@ -171,8 +171,8 @@ fn payload_name(shape: &TableShape) -> String {
     identifier(&shape.mapping.columns.payload)
 }
 
-/// An expression for the topic of the row `o`.
-fn topic(shape: &TableShape) -> String {
+/// An expression for the topic of the row `o`, by the rule of its mapping.
+pub(in crate::outbox) fn topic(shape: &TableShape) -> String {
     let mapping = &shape.mapping;
     let named = match &mapping.topic {
         TopicRule::Column(name) => format!("o.{}::text", identifier(name)),

@@ -98,7 +98,8 @@ impl RowCount {
     }
 }
 
-fn was_held_up(error: &Error) -> bool {
+/// Whether the server ended a count for its time or a lock.
+pub(in crate::outbox) fn was_held_up(error: &Error) -> bool {
     let server = ServerError::of(error);
     server.is_some_and(|server| server.is_cancelled() || server.is_of_a_lock())
 }

@@ -10,6 +10,8 @@
 //!      │  └───▶ poll ────────┴─▶ table scan       where no slot is allowed: one SQL session
 //!      └───────────┴────────────────┴─▶ forwarder ─▶ engine (pure)
 //! ```
+//!
+//! `replay` is a process of its own beside that: a read of the table into a forwarder of its own.
 
 mod clock;
 mod connect;
@@ -20,6 +22,7 @@ mod lineage;
 mod lock_holders;
 mod monitor;
 mod peek;
+pub mod replay;
 mod resume;
 mod resume_state;
 mod session_start;

@@ -102,6 +102,8 @@ mod providers;
 mod publish;
 // Partition, time, key and value where settings take them from the row.
 mod records;
+// `outboxd replay`.
+mod replay;
 // The library's replication client on a real walsender.
 mod replication_client;
 // Postgres restarted or shut down.

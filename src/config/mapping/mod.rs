@@ -24,6 +24,7 @@ pub use self::rules::{
     HeaderStyle, KeyRule, NullPayload, PartitionRule, TimestampRule, TopicMap, TopicRule, ValueRule,
 };
 pub use self::template::{Piece, Template};
+pub(in crate::config) use self::where_clause::row_filter as conditions;
 
 /// See the module's head.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -19,7 +19,7 @@ const KEYWORDS: [&str; 10] = [
 ];
 
 /// Reads the whole setting.
-pub(super) fn row_filter(text: &str) -> Result<RowFilter, InvalidValue> {
+pub(in crate::config) fn row_filter(text: &str) -> Result<RowFilter, InvalidValue> {
     let mut reader = Reader { rest: text };
     let mut conditions = Vec::new();
     loop {

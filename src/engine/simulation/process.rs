@@ -69,6 +69,7 @@ impl Process {
             },
             attempts: world.rng.u32(1..4),
             on_poison: world.on_poison,
+            resolves: true,
             dead_letters_per_minute: 1_000_000,
             parked_keys_max: world.parked_keys_max,
             auto_creates_topics: false,

@@ -276,6 +276,7 @@ fn limits(mapping: &Mapping) -> Limits {
         required: RequiredParts::of(mapping),
         attempts: 3,
         on_poison: OnPoison::DeadLetter,
+        resolves: true,
         dead_letters_per_minute: 100,
         parked_keys_max: 1_000,
         auto_creates_topics: false,

@@ -50,6 +50,7 @@ pub(super) fn unanswered(batch_size: usize, on_poison: OnPoison) -> Engine {
         },
         attempts: 3,
         on_poison,
+        resolves: true,
         dead_letters_per_minute: 5,
         parked_keys_max: 1_000,
         auto_creates_topics: false,

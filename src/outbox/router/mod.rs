@@ -59,6 +59,8 @@ pub struct Router {
     is_plain: bool,
     origin: OriginText,
     details: Details,
+    /// The time of the replay that the records belong to.
+    replayed: Option<String>,
     scratch: Scratch,
 }
 
@@ -114,8 +116,16 @@ impl Router {
             },
             origin: OriginText::default(),
             details: Details::default(),
+            replayed: None,
             scratch,
         }
+    }
+
+    /// Marks the records from now on as those of a replay that began at this time: with a header,
+    /// unless the records have none of outboxd's.
+    pub(crate) fn mark_replayed(&mut self, at: &str) {
+        let has_headers = self.style != HeaderStyle::None;
+        self.replayed = has_headers.then(|| at.to_owned());
     }
 
     /// Makes the record of an event, whose columns were found with the same mapping.
@@ -162,6 +172,9 @@ impl Router {
         };
         if !self.is_plain {
             self.detail(event, origin, &mut parts)?;
+        }
+        if let Some(at) = &self.replayed {
+            self.scratch.header(our_headers::REPLAYED, at);
         }
         Ok(parts)
     }

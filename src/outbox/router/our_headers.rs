@@ -7,6 +7,9 @@ use crate::outbox::router::cloud_event::{self, Attributes, SPEC_VERSION, STRUCTU
 use crate::outbox::router::origin::{EventSource, OriginText};
 use crate::outbox::router::value_choice::Content;
 
+/// The header of a record that was sent by a replay.
+pub(super) const REPLAYED: &str = "outbox_replayed";
+
 /// Adds the headers of outboxd's own style.
 pub(super) fn outboxd<'a>(
     own: &mut OurHeaders<'a>,

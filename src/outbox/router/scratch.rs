@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use crate::error::Result;
-use crate::outbox::record::ScratchHeader;
+use crate::outbox::record::{ScratchHeader, ScratchValue};
 use crate::outbox::router::rejected::rejected;
 use crate::outbox::{Event, TextValue};
 
@@ -79,6 +79,15 @@ impl Scratch {
         let start = self.text.len();
         self.text.push_str(text);
         start..self.text.len()
+    }
+
+    /// Appends a header.
+    pub(super) fn header(&mut self, name: &str, value: &str) {
+        let header = ScratchHeader {
+            name: self.push(name),
+            value: ScratchValue::Text(self.push(value)),
+        };
+        self.headers.push(header);
     }
 
     /// The value of a column: a `bytea` is decoded.

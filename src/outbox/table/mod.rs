@@ -15,8 +15,7 @@ mod location;
 mod missed;
 mod row;
 mod slow_rows;
-
-use std::fmt;
+mod survey;
 
 use tokio_postgres::RowStream;
 use tokio_postgres::types::ToSql;
@@ -39,12 +38,13 @@ pub(crate) use missed::MissedRows;
 pub(crate) use row::TableRow;
 pub use slow_rows::SlowRows;
 pub(in crate::outbox) use slow_rows::may_be_of_a_slow_row;
+pub(crate) use survey::Survey;
 
 /// Rows in a batch by default.
 pub(crate) const BATCH: usize = 1_000;
 
 /// The statements for one table.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct UnpublishedRows {
     table: TableName,
     reading: String,
@@ -77,11 +77,19 @@ impl UnpublishedRows {
     /// # Errors
     /// `CONFIG_ERROR` when a required column is missing.
     pub fn new(config: &Config, shape: &TableShape) -> Result<Self> {
-        let columns = shape.columns.iter().filter(|column| column.can_select);
-        let columns = columns.map(|column| (column.name.as_str(), column.printed_type()));
-        let payload_bytes_max = config.record_bytes_max();
-        let columns =
-            Columns::of_table(&config.table, columns, &config.mapping, payload_bytes_max)?;
+        let candidates = Marking::new(config.after_publish, shape).candidates("o");
+        let reading = format!("reading unpublished rows of {}", config.table);
+        UnpublishedRows::of(config, shape, reading, &candidates)
+    }
+
+    /// The same for the rows `o` of which `candidates` is true; `reading` names the operation.
+    pub(in crate::outbox) fn of(
+        config: &Config,
+        shape: &TableShape,
+        reading: String,
+        candidates: &str,
+    ) -> Result<Self> {
+        let columns = columns_of(config, shape)?;
         let name = config.table.quoted();
         let marking = Marking::new(config.after_publish, shape);
         let dead_letters = config.table.dead_letter().quoted();
@@ -91,7 +99,6 @@ impl UnpublishedRows {
         let unpublished = format!(
             "{candidates}{is_message} AND NOT EXISTS (SELECT FROM {dead_letters} AS d \
                  WHERE d.outbox_id = {id} AND d.{OPEN} AND {about})",
-            candidates = marking.candidates("o"),
             is_message = and_is_message(shape, "o"),
             id = key.text("o"),
         );
@@ -129,7 +136,7 @@ impl UnpublishedRows {
         });
         Ok(UnpublishedRows {
             table: config.table.clone(),
-            reading: format!("reading unpublished rows of {}", config.table),
+            reading,
             columns,
             list,
             read,
@@ -208,7 +215,7 @@ impl UnpublishedRows {
 
     /// The condition for a row of the table `o` to be published: unpublished, without an open dead
     /// letter, and of the table that this was made for.
-    pub(super) fn condition(&self) -> &str {
+    pub(in crate::outbox) fn condition(&self) -> &str {
         &self.unpublished
     }
 
@@ -310,21 +317,14 @@ impl UnpublishedRows {
     pub(crate) async fn count(&self, session: &Session, most: i64) -> Result<Option<Counted>> {
         self.count.up_to(session, most).await
     }
+}
 
-    /// How many rows are unpublished, the oldest of them, and whether any row was ever marked as
-    /// published.
-    pub(crate) async fn survey(&self, session: &Session) -> Result<Survey> {
-        let what = format!("counting unpublished rows of {}", self.table);
-        let row = session.row(&what, &self.survey, &[&(FEW + 1)]).await?;
-        let read = || {
-            Ok(Survey {
-                unpublished: row.try_get(0)?,
-                oldest: row.try_get(1)?,
-                ever_marked: row.try_get(2)?,
-            })
-        };
-        read().map_err(|error| sql_error(what, error))
-    }
+/// The columns of the table that the role may read.
+fn columns_of(config: &Config, shape: &TableShape) -> Result<Columns> {
+    let columns = shape.columns.iter().filter(|column| column.can_select);
+    let columns = columns.map(|column| (column.name.as_str(), column.printed_type()));
+    let payload_bytes_max = config.record_bytes_max();
+    Columns::of_table(&config.table, columns, &config.mapping, payload_bytes_max)
 }
 
 /// The statement that counts the rows of which `unpublished` is true, up to `$1`.
@@ -348,46 +348,5 @@ fn oldest(shape: &TableShape) -> String {
     match shape.created().filter(|column| column.is_time()) {
         Some(created) => format!("o.{}", created.quoted()),
         None => "NULL::text".to_owned(),
-    }
-}
-
-/// A table with more unpublished rows than this, and none ever marked as published, is sent only
-/// with `--backlog publish`.
-const FEW: i64 = 1_000;
-
-/// The unpublished rows of a table.
-#[derive(Debug)]
-pub(crate) struct Survey {
-    /// Counted up to one more than [`FEW`].
-    unpublished: i64,
-    oldest: Option<String>,
-    ever_marked: bool,
-}
-
-impl Survey {
-    /// Whether the table has no unpublished row.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.unpublished == 0
-    }
-
-    /// Whether the rows may be the whole history of a table that was never published from.
-    pub(crate) fn is_many_and_never_marked(&self) -> bool {
-        self.unpublished > FEW && !self.ever_marked
-    }
-}
-
-impl fmt::Display for Survey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.unpublished {
-            count if count > FEW => write!(f, "over {FEW} unpublished rows")?,
-            count => write!(f, "{count} unpublished rows")?,
-        }
-        if let Some(oldest) = &self.oldest {
-            write!(f, ", the oldest from {oldest}")?;
-        }
-        if self.is_many_and_never_marked() {
-            f.write_str(" and no row marked as published")?;
-        }
-        Ok(())
     }
 }

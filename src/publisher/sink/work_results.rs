@@ -73,6 +73,7 @@ impl Forwarder {
 
     fn count_filed(&mut self, work: &DatabaseWork) {
         for dead_letter in database_worker::newly_filed(work) {
+            self.filed += 1;
             let topic = dead_letter.record.as_ref().map(|record| record.topic());
             let Rejection { code, message } = &dead_letter.rejection;
             let row = dead_letter.row.as_ref().map(|row| row.id.clone());

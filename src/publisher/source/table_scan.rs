@@ -302,7 +302,11 @@ impl<'a> TableScan<'a> {
     }
 }
 
-fn carry_out(forwarder: &mut Forwarder) -> Result<()> {
+/// Takes in what is ready and carries out what is due. Never waits.
+///
+/// # Errors
+/// What ends the scan.
+pub(in crate::publisher) fn carry_out(forwarder: &mut Forwarder) -> Result<()> {
     let now = forwarder.tick();
     forwarder.take_reports();
     forwarder.engine.poll(now);

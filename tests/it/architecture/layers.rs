@@ -65,7 +65,7 @@ const INNER: [Map; 1] = [Map {
         ],
         &["monitor", "connect"],
         &["source"],
-        &["resume_state"],
+        &["resume_state", "replay"],
         &["session_start"],
         &["supervisor"],
         &["resume", "skip_transaction", "peek"],

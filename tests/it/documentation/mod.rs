@@ -30,6 +30,7 @@ const PAGES: [&str; 8] = [
     "docs/operations.md",
     "docs/peek-and-pause.md",
     "docs/replacing-a-poller.md",
+    "docs/replay.md",
     "docs/security.md",
     "docs/several-services.md",
 ];
@@ -115,6 +116,11 @@ async fn the_page_on_peek_and_pause_runs() -> Result<()> {
 #[tokio::test]
 async fn the_page_on_replacing_a_poller_runs() -> Result<()> {
     run("docs/replacing-a-poller.md").await?.finish().await
+}
+
+#[tokio::test]
+async fn the_page_on_replay_runs() -> Result<()> {
+    run("docs/replay.md").await?.finish().await
 }
 
 #[tokio::test]

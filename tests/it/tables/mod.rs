@@ -203,6 +203,7 @@ async fn serve(shape: &Shape, after: &str) -> Result<()> {
         outbox.settled(after).await?;
     }
     assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
+    replay(&outbox, after, &mut rows).await?;
     outbox.insert(21, 23).await?;
     peek(&outbox, "slot", 21..=23).await?;
     if marks {
@@ -242,6 +243,35 @@ async fn dead_letter(
     }
     outbox.published(outboxd, total + 1).await?;
     outbox.settled(after).await
+}
+
+/// A replay sends every published row once more, wherever it is continued.
+async fn replay(outbox: &Outbox<'_>, after: &str, rows: &mut BTreeMap<i32, usize>) -> Result<()> {
+    let replayed = command(&outbox.settings, &["replay", "--all", "--rate", "0"], LIMIT).await?;
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let (out, err) = (text(&replayed.stdout), text(&replayed.stderr));
+    if after == "delete" && outbox.shape.unmarked.is_empty() {
+        assert_eq!(replayed.status.code(), Some(2), "{out}{err}");
+        assert!(err.contains("are deleted, so none is left"), "{err}");
+        return Ok(());
+    }
+    assert_eq!(replayed.status.code(), Some(0), "{out}{err}");
+    if after == "delete" {
+        assert!(out.contains("sent      0 events"), "{out}");
+        return Ok(());
+    }
+    let sent = format!("sent      {} events", rows.len());
+    assert!(out.contains(&sent), "{sent}: {out}{err}");
+    rows.values_mut().for_each(|times| *times += 1);
+    // Behind the last row there is none, whatever identifies and orders the rows.
+    let last = out.lines().find_map(|line| line.strip_prefix("last      "));
+    let last = last.context("the last row is named")?;
+    let last = last.split(", created ").next().unwrap_or(last);
+    let behind = ["replay", "--all", "--after", last];
+    let behind = command(&outbox.settings, &behind, LIMIT).await?;
+    let out = text(&behind.stdout) + &text(&behind.stderr);
+    assert!(out.contains("sent      0 events"), "{last}: {out}");
+    Ok(())
 }
 
 /// Rows that were written while there was no slot are published from the table.
