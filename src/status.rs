@@ -27,6 +27,7 @@ mod names;
 mod phase;
 pub(crate) mod readiness;
 mod recent_problems;
+mod retention;
 pub(crate) mod summary;
 mod wait_log;
 
@@ -43,6 +44,7 @@ pub(crate) use names::{PROBLEMS, WAITS, WAL_STATUSES};
 pub use phase::Phase;
 pub use recent_problems::RecentProblem;
 use recent_problems::RecentProblems;
+pub use retention::RetentionStatus;
 pub(crate) use wait_log::{FOREIGN_LOCK, LOCK};
 
 /// A wait that lasts longer matters: the publisher is not ready.
@@ -118,6 +120,8 @@ pub struct Status {
     pub dead_letters: OpenDeadLetters,
     /// Age of the oldest record that Kafka has not acknowledged.
     pub oldest_unacknowledged_seconds: f64,
+    /// What was deleted of the published rows; absent where they are kept.
+    pub retention: Option<RetentionStatus>,
     /// The slot, as last read from the server.
     pub slot_health: Option<SlotHealth>,
     /// The backlog that is being sent, if there is one.
@@ -170,6 +174,7 @@ impl Status {
             dead_letter_rows: 0,
             dead_letters: OpenDeadLetters::default(),
             oldest_unacknowledged_seconds: 0.0,
+            retention: None,
             slot_health: None,
             backlog: None,
             problems: Vec::new(),

@@ -17,6 +17,7 @@ mod log_format;
 pub mod mapping;
 mod parse;
 mod policy;
+mod retain;
 mod scalar;
 mod secret;
 mod settings;
@@ -40,6 +41,7 @@ pub(crate) use self::kafka::{
 pub use self::log_format::LogFormat;
 pub use self::mapping::{KeyRule, Mapping};
 pub use self::policy::{AfterPublish, Backlog, OnPoison, OnSlotLoss, Source};
+pub use self::retain::OldPartitions;
 pub use self::secret::Secret;
 pub use self::settings::Settings;
 pub use self::tls::{SslMode, TlsSettings};
@@ -115,6 +117,10 @@ pub struct Config {
     pub max_retries: u32,
     /// What to do with a published row.
     pub after_publish: AfterPublish,
+    /// Published rows, and closed dead letters, that are older than this are deleted.
+    pub retain: Option<Duration>,
+    /// What becomes of a partition whose rows are all published and older.
+    pub retain_partitions: OldPartitions,
     /// What to do with unpublished rows that are older than the slot.
     pub backlog: Backlog,
     /// The position that another client's slot has confirmed, and that a first start begins at.
@@ -211,6 +217,8 @@ impl Config {
         let (after_publish, backlog) =
             check.after_publish_and_backlog(given.after_publish, given.backlog);
         check.mark(after_publish, &mapping);
+        let retain = check.retain(given.retain, after_publish);
+        let retain_partitions = check.retain_partitions(given.retain_partitions, retain);
         let on_slot_loss = check.on_slot_loss(given.on_slot_loss, after_publish);
         let audit_interval = check.audit_interval(given.audit_interval);
         let on_poison = check.on_poison(given.on_poison);
@@ -241,6 +249,8 @@ impl Config {
             operation_timeout,
             max_retries,
             after_publish,
+            retain,
+            retain_partitions,
             backlog,
             start_lsn,
             on_slot_loss,

@@ -133,6 +133,9 @@ impl Engine {
         let dead_letters = &mut self.dispatch.dead_letters;
         match (work, result) {
             (DatabaseWork::Mark(marks), result) => self.written_back(now, &marks, result.is_ok()),
+            (DatabaseWork::Retain(step), result) => {
+                self.retention.ended(now, step.filter(|_| result.is_ok()));
+            }
             (work, Err(())) => dead_letters.work_failed(now, work),
             (DatabaseWork::File(filed), Ok(_)) => {
                 dead_letters.work_succeeded();
@@ -291,21 +294,32 @@ impl Engine {
         if !self.can_work() {
             return;
         }
-        let work = if self.marks_first {
-            self.next_marks(now, urgent)
-                .or_else(|| self.next_dead_letter_work(now))
-        } else {
-            self.next_dead_letter_work(now)
-                .or_else(|| self.next_marks(now, urgent))
-        };
+        let work = self
+            .next_retention(now, true)
+            .or_else(|| self.next_of_events(now, urgent))
+            .or_else(|| self.next_retention(now, false));
         let Some(work) = work else { return };
-        self.marks_first = !matches!(work, DatabaseWork::Mark(_));
         self.worker = match work {
             DatabaseWork::ReadRequests { .. } => WorkerState::Reading,
+            DatabaseWork::Retain(_) => WorkerState::Deleting,
             _ => WorkerState::Writing,
         };
         let generation = self.generation;
         self.push(SinkOutput::Work { generation, work });
+    }
+
+    /// The next work about events. Marks and dead letters alternate.
+    fn next_of_events(&mut self, now: Duration, urgent: bool) -> Option<DatabaseWork> {
+        let work = match self.marks_first {
+            true => self
+                .next_marks(now, urgent)
+                .or_else(|| self.next_dead_letter_work(now)),
+            false => self
+                .next_dead_letter_work(now)
+                .or_else(|| self.next_marks(now, urgent)),
+        }?;
+        self.marks_first = !matches!(work, DatabaseWork::Mark(_));
+        Some(work)
     }
 
     pub(super) fn next_marks(&mut self, now: Duration, urgent: bool) -> Option<DatabaseWork> {
@@ -363,11 +377,14 @@ impl Engine {
     }
 }
 
-/// Whether events are settled by this work, so that a promoted standby must have it too. Requests
-/// and counts of attempts are not held back: reading writes nothing, and a lost count does no harm.
+/// Whether events are settled by this work, so that a promoted standby must have it too. Requests,
+/// counts of attempts and deletions are not held back: reading writes nothing, a lost count does no
+/// harm, and a row that is there again is deleted again.
 fn settles(work: &DatabaseWork) -> bool {
     match work {
         DatabaseWork::Mark(_) | DatabaseWork::File(_) | DatabaseWork::Close(_) => true,
-        DatabaseWork::CountAttempts(_) | DatabaseWork::ReadRequests { .. } => false,
+        DatabaseWork::CountAttempts(_)
+        | DatabaseWork::ReadRequests { .. }
+        | DatabaseWork::Retain(_) => false,
     }
 }

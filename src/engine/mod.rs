@@ -42,6 +42,7 @@ pub(crate) mod producer;
 mod receive_timeout;
 pub(crate) mod record_checks;
 pub(crate) mod required_parts;
+mod retention;
 mod scheduler;
 mod session;
 pub(crate) mod topics;
@@ -67,6 +68,7 @@ use crate::engine::feedback::Feedback;
 use crate::engine::fencing::Fencing;
 use crate::engine::output::{End, EngineStats, Intake, Limits, Output, SinkOutput, WRITE_BACK_MAX};
 use crate::engine::receive_timeout::ReceiveTimeout;
+use crate::engine::retention::Retention;
 use crate::engine::topics::placing::WallClock;
 use crate::engine::tracker::{Tracker, TransactionName};
 use crate::engine::violation::Violation;
@@ -85,6 +87,8 @@ pub(super) enum WorkerState {
     Idle,
     Reading,
     Writing,
+    /// It deletes old rows, which no stop waits for.
+    Deleting,
 }
 
 /// See the module's head. `delivery` has the methods about Kafka and the dead letters.
@@ -94,6 +98,7 @@ pub(crate) struct Engine {
     pub(super) tracker: Tracker,
     pub(super) write_back_queue: WriteBackQueue,
     pub(super) dispatch: Dispatch,
+    pub(super) retention: Retention,
     pub(super) session: Option<Feedback>,
     /// The server may have ended the session: nothing more is read from it.
     pub(super) session_expired: bool,
@@ -124,6 +129,7 @@ impl Engine {
             tracker: Tracker::new(Lsn::INVALID),
             write_back_queue,
             dispatch: Dispatch::new(&limits),
+            retention: Retention::new(limits.retain),
             session: None,
             session_expired: false,
             clock_jumped: false,
@@ -159,6 +165,7 @@ impl Engine {
         });
         self.reported = start;
         (self.worker, self.halted) = (WorkerState::Idle, false);
+        self.retention.reset();
         self.fencing.clear();
         self.failover_gate.clear();
         self.generation += 1;
@@ -300,7 +307,8 @@ impl Engine {
             .allows_dead_letter_work()
             .then_some(&self.dispatch.dead_letters);
         let dead_letters = dead_letters.and_then(DeadLetterQueue::deadline);
-        let work = [self.write_back_queue.deadline(), dead_letters];
+        let retention = self.retention_deadline();
+        let work = [self.write_back_queue.deadline(), dead_letters, retention];
         let work = work.into_iter().flatten().filter(|_| self.can_work());
         work.chain(session).chain(self.dispatch.deadline()).min()
     }

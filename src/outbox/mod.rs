@@ -34,6 +34,8 @@ mod record;
 #[cfg(feature = "publisher")]
 mod refusal;
 #[cfg(feature = "publisher")]
+mod retention;
+#[cfg(feature = "publisher")]
 mod router;
 #[cfg(feature = "publisher")]
 mod row_filter;
@@ -91,6 +93,7 @@ pub use self::{
 pub(crate) use self::{
     dead_letter::{HolderNumber, PARKED_KEYS_MAX, known},
     record::{HeaderSums, OwnedIdentity},
+    retention::{RetentionStatements, RetentionStep, pass_interval},
     row_name::RowSet,
     sample::{Sample, TopicSample, sample},
     statement_check::check_statements,

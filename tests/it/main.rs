@@ -102,6 +102,8 @@ mod records;
 mod replication_client;
 // Postgres restarted or shut down.
 mod restart;
+// OUTBOX_RETAIN: what is deleted, and what stays.
+mod retention;
 // An instance that was cut off, and another that has published meanwhile.
 mod returning_instance;
 // Column types: stream and table give the same bytes.

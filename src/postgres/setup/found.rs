@@ -89,6 +89,7 @@ pub(super) struct FoundRole {
     pub(super) may_update: Vec<String>,
     pub(super) may_delete: bool,
     pub(super) may_file: bool,
+    pub(super) may_delete_letters: bool,
 }
 
 impl Found {
@@ -297,6 +298,7 @@ async fn role(
             may_update: row.column(4)?,
             may_delete: row.column(5)?,
             may_file: row.column(6)?,
+            may_delete_letters: row.column(7)?,
         })
     })
     .transpose()

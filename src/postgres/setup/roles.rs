@@ -153,14 +153,15 @@ fn on_dead_letters(
         return None;
     }
     let thing = format!("rights of role {name} on {letters}");
-    if there.may_file {
-        return Some(Part::there(Kind::Other, thing));
-    }
+    let deletes = setup.retains() && !there.may_delete_letters;
+    let rights = match (there.may_file, deletes) {
+        (true, false) => return Some(Part::there(Kind::Other, thing)),
+        (true, true) => "DELETE",
+        (false, false) => "SELECT, INSERT, UPDATE",
+        (false, true) => "SELECT, INSERT, UPDATE, DELETE",
+    };
     let role = escape_identifier(name);
-    let sql = format!(
-        "GRANT SELECT, INSERT, UPDATE ON {} TO {role}",
-        letters.quoted()
-    );
+    let sql = format!("GRANT {rights} ON {} TO {role}", letters.quoted());
     let owner = table.map_or(&found.server.role, |table| &table.owner);
     let is_owned = table.is_none_or(|table| table.is_owned);
     let lacks = (!is_owned).then(|| found.does_not_own(&letters, owner));
@@ -229,6 +230,7 @@ mod tests {
             may_update: vec!["published_at".to_owned(), "times_attempted".to_owned()],
             may_delete: false,
             may_file: true,
+            may_delete_letters: false,
         };
         let mut found = Found::of_nothing();
         found.role = Some(role);

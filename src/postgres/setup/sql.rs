@@ -15,6 +15,7 @@ const PUBLICATION: &str = include_str!("../../../sql/publication.sql");
 const ROLE: &str = include_str!("../../../sql/role.sql");
 const ROLE_REPLICATION: &str = include_str!("../../../sql/role_replication.sql");
 const ROLE_DELETE: &str = include_str!("../../../sql/role_delete.sql");
+const ROLE_RETAIN: &str = include_str!("../../../sql/role_retain.sql");
 
 /// A comment in every version of the function.
 pub(super) const MARK: &str = "-- Measured as Postgres prints it, because that text goes to Kafka";
@@ -113,6 +114,9 @@ pub(super) fn role(setup: &Setup<'_>) -> Option<String> {
     if setup.deletes() {
         parts.push(body(ROLE_DELETE));
     }
+    if setup.retains() {
+        parts.push(body(ROLE_RETAIN));
+    }
     let sql = fill_in(setup, &parts.join("\n"));
     let written = format!("UPDATE ({})", setup.written_columns().join(", "));
     Some(sql.replace("UPDATE (times_attempted, published_at)", &written))
@@ -160,7 +164,7 @@ pub(super) fn one_line(sql: &str) -> String {
 }
 
 #[cfg(test)]
-pub(super) const FILES: [&str; 9] = [
+pub(super) const FILES: [&str; 10] = [
     SCHEMA,
     CHECKS,
     FUNCTION,
@@ -170,4 +174,5 @@ pub(super) const FILES: [&str; 9] = [
     ROLE,
     ROLE_REPLICATION,
     ROLE_DELETE,
+    ROLE_RETAIN,
 ];

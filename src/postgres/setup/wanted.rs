@@ -80,7 +80,12 @@ impl Setup<'_> {
     }
 
     pub(super) fn deletes(&self) -> bool {
-        self.config.after_publish == AfterPublish::Delete
+        self.config.after_publish == AfterPublish::Delete || self.retains()
+    }
+
+    /// Whether old rows are deleted, and closed dead letters.
+    pub(super) fn retains(&self) -> bool {
+        self.config.retain.is_some()
     }
 
     /// The column that records take their key from, if it is none of the others.
