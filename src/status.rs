@@ -40,7 +40,7 @@ pub use health::{Problem, SlotHealth};
 use history::History;
 pub(crate) use history::Sample;
 pub use instance::Instance;
-pub(crate) use names::{PROBLEMS, WAITS, WAL_STATUSES};
+pub(crate) use names::{PARTITIONS, PROBLEMS, WAITS, WAL_STATUSES};
 pub use phase::Phase;
 pub use recent_problems::RecentProblem;
 use recent_problems::RecentProblems;
@@ -129,6 +129,8 @@ pub struct Status {
     /// The problems of slot, publication and table.
     #[serde(rename = "troubles")]
     pub problems: Vec<Problem>,
+    #[serde(skip)]
+    pub(crate) partition_problem: Option<Problem>,
     /// Events that the slot missed and that are not published yet.
     pub missed_events: u64,
     /// Events that the slot missed, since the start.
@@ -178,6 +180,7 @@ impl Status {
             slot_health: None,
             backlog: None,
             problems: Vec::new(),
+            partition_problem: None,
             missed_events: 0,
             missed_events_total: 0,
             audits_total: 0,
@@ -187,6 +190,12 @@ impl Status {
             history: History::default(),
             loop_age_seconds: 0.0,
         }
+    }
+
+    /// Sets the problems, and adds that of the partitions, which is found by itself.
+    pub(crate) fn set_problems(&mut self, problems: Vec<Problem>) {
+        self.problems = problems;
+        self.problems.extend(self.partition_problem.clone());
     }
 
     /// What a stop still waits for, in words.

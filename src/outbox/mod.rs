@@ -93,7 +93,7 @@ pub use self::{
 pub(crate) use self::{
     dead_letter::{HolderNumber, PARKED_KEYS_MAX, known},
     record::{HeaderSums, OwnedIdentity},
-    retention::{RetentionStatements, RetentionStep, pass_interval},
+    retention::{RetentionStatements, RetentionStep, Upkeep, pass_interval, upkeep},
     row_name::RowSet,
     sample::{Sample, TopicSample, sample},
     statement_check::check_statements,

@@ -19,6 +19,7 @@ mod interrupt;
 mod lineage;
 mod lock_holders;
 mod monitor;
+mod partition_keeper;
 mod resume;
 mod resume_state;
 mod session_start;

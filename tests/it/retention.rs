@@ -368,3 +368,227 @@ async fn a_pass_that_a_kill_cuts_off_begins_again_and_no_event_is_lost_under_loa
     check(&oracle.committed().await?, &consumed).expect_complete()?;
     Ok(())
 }
+
+const PARTITIONS: &str = "SELECT coalesce(array_agg(c.relname::text ORDER BY c.relname), '{}')
+                            FROM pg_inherits AS i JOIN pg_class AS c ON c.oid = i.inhrelid
+                           WHERE i.inhparent = 'outbox.outbox'::regclass";
+
+/// The names of the daily partitions that begin so many days from today, as `init` and `run` make
+/// them.
+async fn days(session: &Session, days: std::ops::RangeInclusive<i32>) -> Result<Vec<String>> {
+    let names = format!(
+        "SELECT array_agg('outbox_p' || to_char(current_date + i, 'YYYYMMDD') ORDER BY i)
+           FROM generate_series({}, {}) AS i",
+        days.start(),
+        days.end()
+    );
+    session.value(&names).await
+}
+
+/// A database whose outbox `init --partitioned` has made, in the time zone of the tests.
+async fn partitioned(major: u32, arguments: &[&str]) -> Result<(Database, String, Settings)> {
+    let database = Database::create_empty(postgres::shared(major)).await?;
+    let settings = Settings::new(&database, kafka::shared())?.set("OUTBOX_RETAIN", "7d");
+    let topic = kafka::shared().topic("partitioned", 2).await?;
+    let arguments = [&["init", "--partitioned"], arguments].concat();
+    let output = command(&settings, &arguments, LIMIT).await?;
+    ensure!(output.status.success(), "{output:?}");
+    Ok((database, topic, settings))
+}
+
+/// Makes a partition by hand for the day that was so many days ago, with rows that were published
+/// then.
+async fn old_day(session: &Session, topic: &str, ago: i32, rows: i32) -> Result<String> {
+    let name = days(session, -ago..=-ago).await?.remove(0);
+    let day = format!("current_date - {ago}");
+    let make = format!(
+        "DO $$BEGIN EXECUTE format('CREATE TABLE outbox.{name} PARTITION OF outbox.outbox
+             FOR VALUES FROM (%L) TO (%L)', {day}, {day} + 1); END$$;
+         INSERT INTO outbox.outbox (event_type, topic, event_payload, created_at, published_at)
+         SELECT 'old', '{topic}', '{{}}', {day} + interval '1 hour', {day} + interval '2 hours'
+           FROM generate_series(1, {rows})"
+    );
+    session.batch_execute(&make).await?;
+    Ok(name)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn init_makes_a_table_that_is_partitioned_by_time_for_the_same_insert() -> Result<()> {
+    for (major, arguments) in [
+        (MAJORS[0], &[][..]),
+        (MAJORS[1], &["--partition-by", "hour"][..]),
+    ] {
+        let (database, topic, settings) = partitioned(major, arguments).await?;
+        let session = database.connect().await?;
+        let made: Vec<String> = session.value(PARTITIONS).await?;
+        let expected = if arguments.is_empty() { 3..=5 } else { 50..=56 };
+        ensure!(expected.contains(&made.len()), "{made:?}");
+        let oracle = Oracle::create(&database).await?;
+        let mut outboxd = Outboxd::spawn(&settings)?;
+        outboxd.wait_for_phase("streaming", LIMIT).await?;
+        database.insert("k", &topic, "{\"a\": 1}").await?;
+        let write = format!("SELECT outbox.write_event('k', '{topic}', '{{\"b\": 2}}')");
+        session.batch_execute(&write).await?;
+        database.all_marked(LIMIT).await?;
+        pass(&outboxd).await?;
+        assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
+        let consumed = kafka::shared().consume_all(&[&topic]).await?;
+        check(&oracle.committed().await?, &consumed).expect_exact()?;
+        // A second `init` finds everything.
+        let again = command(&settings, &["init", "--partitioned"], LIMIT).await?;
+        let said = String::from_utf8(again.stdout)?;
+        ensure!(said.contains("exists    table outbox.outbox"), "{said}");
+        ensure!(!said.contains("created "), "{said}");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn partitions_are_made_ahead_and_old_ones_dropped_or_detached_once_all_is_published()
+-> Result<()> {
+    for (major, how) in [(MAJORS[0], "drop"), (MAJORS[1], "detach")] {
+        let (database, topic, settings) = partitioned(major, &[]).await?;
+        let session = database.connect().await?;
+        // The ones ahead are taken away, so that a start has to make them.
+        let ahead = days(&session, 1..=4).await?;
+        for name in &ahead {
+            let drop = format!("DROP TABLE IF EXISTS outbox.{name}");
+            session.batch_execute(&drop).await?;
+        }
+        let old = old_day(&session, &topic, 20, 5_000).await?;
+        let young = old_day(&session, &topic, 5, 10).await?;
+        let unpublished = old_day(&session, &topic, 19, 10).await?;
+        let refused = format!(
+            "UPDATE outbox.outbox SET published_at = NULL, topic = 'no such topic'
+              WHERE id = (SELECT max(id) FROM outbox.{unpublished})"
+        );
+        session.batch_execute(&refused).await?;
+        let settings = settings
+            .set("OUTBOX_RETAIN_PARTITIONS", how)
+            .set("OUTBOX_BACKLOG", "publish");
+        let mut outboxd = Outboxd::spawn(&settings)?;
+        outboxd
+            .wait_for_log(&["partitions made ahead"], LIMIT)
+            .await?;
+        outboxd
+            .wait_for_log(&["old partitions taken away", how], LIMIT)
+            .await?;
+        let left: Vec<String> = session.value(PARTITIONS).await?;
+        ensure!(!left.contains(&old), "{left:?}");
+        ensure!(
+            left.contains(&young) && left.contains(&unpublished),
+            "{left:?}"
+        );
+        for name in days(&session, 1..=2).await? {
+            ensure!(left.contains(&name), "{name} is not in {left:?}");
+        }
+        let detached = format!("SELECT to_regclass('outbox.{old}') IS NOT NULL");
+        assert_eq!(session.value::<bool>(&detached).await?, how == "detach");
+        // Nothing is deleted one by one while partitions are taken away whole.
+        let status = pass(&outboxd).await?;
+        assert_eq!(status["retention"]["deleted_rows"], 0, "{status}");
+        let of_old = format!("SELECT count(*) FROM outbox.{unpublished}");
+        assert_eq!(session.value::<i64>(&of_old).await?, 10);
+        let filed = |status: &serde_json::Value| status["dead_letters"]["open"] == 1;
+        outboxd
+            .wait_for_status("a dead letter", LIMIT, filed)
+            .await?;
+        database.insert("k", &topic, "{}").await?;
+        assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
+        let consumed = kafka::shared().consume_all(&[&topic]).await?;
+        assert_eq!(consumed.len(), 1);
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partition_that_is_in_use_or_not_owned_stays_and_writers_do_not_wait() -> Result<()> {
+    let (database, topic, settings) = partitioned(turn(17), &[]).await?;
+    let session = database.connect().await?;
+    let old = old_day(&session, &topic, 20, 100).await?;
+    session
+        .batch_execute("CREATE TABLE outbox.rest PARTITION OF outbox.outbox DEFAULT")
+        .await?;
+    let stray = "INSERT INTO outbox.outbox
+                     (event_type, topic, event_payload, created_at, published_at)
+                 SELECT 'old', 't', '{}', '2001-01-01', '2001-01-01'";
+    session.batch_execute(stray).await?;
+    // Another session has read the table, and its transaction goes on.
+    let mut reads = database.connect().await?;
+    let transaction = reads.transaction().await?;
+    transaction
+        .query("SELECT FROM outbox.outbox LIMIT 1", &[])
+        .await?;
+    let mut outboxd = Outboxd::spawn(&settings)?;
+    outboxd.wait_for_phase("streaming", LIMIT).await?;
+    let trouble = |status: &serde_json::Value| {
+        let troubles = status["troubles"].as_array();
+        let is_it = |it: &serde_json::Value| {
+            let detail = it["detail"].as_str().unwrap_or_default();
+            it["name"] == "partitions" && detail.contains("cannot be taken away")
+        };
+        troubles.is_some_and(|troubles| troubles.iter().any(is_it))
+    };
+    outboxd
+        .wait_for_status("the partition in use", LIMIT, trouble)
+        .await?;
+    database.insert("k", &topic, "{}").await?;
+    let left: Vec<String> = session.value(PARTITIONS).await?;
+    ensure!(
+        left.contains(&old) && left.contains(&"rest".to_owned()),
+        "{left:?}"
+    );
+    transaction.rollback().await?;
+    assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
+    outboxd.respawn()?;
+    outboxd
+        .wait_for_log(&["old partitions taken away"], LIMIT)
+        .await?;
+    pass(&outboxd).await?;
+    let left: Vec<String> = session.value(PARTITIONS).await?;
+    ensure!(
+        left.contains(&"rest".to_owned()),
+        "the default partition stays: {left:?}"
+    );
+    let rest = "SELECT count(*) FROM outbox.rest";
+    session
+        .wait_for_value("no old row in it", rest, 0, LIMIT)
+        .await?;
+    assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
+
+    // A role that is not the owner changes nothing, and says what the owner has to do.
+    let role = format!("{}_relay", database.name);
+    let output = command(&settings, &["init", "--role", &role], LIMIT).await?;
+    ensure!(output.status.success(), "{output:?}");
+    session.batch_execute("DROP TABLE outbox.rest").await?;
+    let ahead = days(&session, 1..=4).await?;
+    for name in &ahead {
+        let drop = format!("DROP TABLE IF EXISTS outbox.{name}");
+        session.batch_execute(&drop).await?;
+    }
+    let old = old_day(&session, &topic, 20, 100).await?;
+    let as_role = settings.set("DATABASE_URL", database.url_as(&role));
+    let mut outboxd = Outboxd::spawn(&as_role)?;
+    let line = outboxd
+        .wait_for_log(&["problem found", "partitions"], LIMIT)
+        .await?;
+    ensure!(
+        line.contains("ATTACH PARTITION") && line.contains(&ahead[0]),
+        "{line}"
+    );
+    let statements = outboxd.status().await?["troubles"][0]["remedy"].clone();
+    let statements = statements.as_str().unwrap_or_default().to_owned();
+    let (_, statements) = statements.split_once(": ").context("who runs them")?;
+    pass(&outboxd).await?;
+    session.batch_execute(statements).await?;
+    let left: Vec<String> = session.value(PARTITIONS).await?;
+    ensure!(left.contains(&ahead[0]) && left.contains(&old), "{left:?}");
+    // Its rows are deleted one by one.
+    let of_old = format!("SELECT count(*) FROM outbox.{old}");
+    assert_eq!(session.value::<i64>(&of_old).await?, 0);
+    assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
+    session
+        .batch_execute(&format!("DROP OWNED BY \"{role}\"; DROP ROLE \"{role}\""))
+        .await?;
+    Ok(())
+}

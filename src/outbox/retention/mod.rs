@@ -8,8 +8,13 @@
 //! alone, so no deletion is an event. A row that the table refuses to delete (a foreign key, a
 //! trigger) holds up no other page. The engine decides when a step begins.
 
+mod bounds;
+mod by_time;
+mod changes;
 mod pages;
+mod rule;
 mod statements;
+mod upkeep;
 
 use std::time::{Duration, Instant};
 
@@ -19,20 +24,17 @@ use tokio_postgres::error::SqlState;
 use crate::config::{Config, TableName};
 use crate::error::Result;
 use crate::outbox::refusal::is_refusal;
+use crate::outbox::retention::by_time::WholeLeaves;
 use crate::outbox::retention::pages::{Leaf, PageCursor, ROWS_MAX, Range, Swept};
 use crate::outbox::retention::statements::{Deletion, LEAVES, dead_letter_oid};
 use crate::postgres::{Session, TableShape, is_lock_conflict, row_error, sql_error};
 
+pub(crate) use rule::pass_interval;
+pub(crate) use upkeep::{Upkeep, upkeep};
+
 /// A lock is never held longer: the server ends the statement.
 const BEGIN: &str = "BEGIN; SET LOCAL statement_timeout = 90; SET LOCAL lock_timeout = 50; \
                      SET LOCAL synchronous_commit = off";
-
-const HOUR: Duration = Duration::from_secs(3_600);
-
-/// The time between the beginnings of two passes that delete what is older than `retain`.
-pub(crate) fn pass_interval(retain: Duration) -> Duration {
-    (retain / 10).max(HOUR)
-}
 
 /// What a step has done.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -69,7 +71,7 @@ pub(crate) struct Pass {
 #[derive(Debug)]
 pub(crate) struct RetentionStatements {
     table: TableName,
-    oid: u32,
+    shape: TableShape,
     dead_letter_oid: String,
     rows: Deletion,
     dead_letters: Deletion,
@@ -80,7 +82,7 @@ impl RetentionStatements {
     pub(crate) fn new(config: &Config, shape: &TableShape) -> Option<Self> {
         Some(RetentionStatements {
             table: config.table.clone(),
-            oid: shape.oid,
+            shape: shape.clone(),
             dead_letter_oid: dead_letter_oid(&config.table),
             rows: Deletion::of_rows(config, shape)?,
             dead_letters: Deletion::of_dead_letters(&config.table),
@@ -106,7 +108,7 @@ impl RetentionStatements {
         let read = |error| sql_error(&what, error);
         let letters: Option<u32> = letters.try_get(0).map_err(read)?;
         let rows = session
-            .rows(&what, LEAVES, &[&self.oid, &letters.unwrap_or(0)])
+            .rows(&what, LEAVES, &[&self.shape.oid, &letters.unwrap_or(0)])
             .await?;
         let leaf = |row: &Row| {
             Ok(Leaf {
@@ -130,6 +132,8 @@ pub(crate) struct Retention {
     count: Option<i64>,
     pass: Pass,
     was_overdue: bool,
+    /// The leaves whose partition could be taken away when the pass began.
+    ended: Vec<u32>,
 }
 
 impl Retention {
@@ -142,6 +146,7 @@ impl Retention {
             count: None,
             pass: Pass::default(),
             was_overdue: false,
+            ended: Vec::new(),
         }
     }
 
@@ -154,14 +159,18 @@ impl Retention {
         session: &Session,
         statements: &RetentionStatements,
     ) -> Result<RetentionStep> {
-        if self.table != statements.oid {
-            (self.table, self.cursor) = (statements.oid, None);
+        if self.table != statements.shape.oid {
+            (self.table, self.cursor) = (statements.shape.oid, None);
+            self.ended.clear();
         }
         let cursor = match &mut self.cursor {
             Some(cursor) => cursor,
             none => {
                 self.pass = Pass::default();
-                let leaves = statements.leaves(session).await?;
+                let whole = WholeLeaves::read(session, &statements.shape, self.retain).await?;
+                let mut leaves = statements.leaves(session).await?;
+                leaves.retain(|leaf| !whole.leaves_out(leaf.oid, &self.ended));
+                self.ended = whole.ended;
                 none.insert(PageCursor::new(leaves, self.count))
             }
         };

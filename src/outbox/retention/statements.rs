@@ -1,18 +1,12 @@
-//! The statements of retention: what may be deleted, and how a range of pages is read.
+//! The statements that delete old rows in a range of pages.
 //!
-//! A row may be deleted that is a message of this outbox, is published, is old and has no open dead
-//! letter. Its age counts from the time of its mark, or from its creation where the mark is no
-//! time. A statement names a partition by its object id and goes through the table itself, so that
-//! it needs no right on a partition. It waits for no lock of a row.
+//! A statement names a partition by its object id and goes through the table itself, so that it
+//! needs no right on a partition. It waits for no lock of a row.
 
 use crate::config::{Config, TableName};
-use crate::outbox::dead_letter::{CLOSED, OPEN, is_about};
-use crate::outbox::marking::Marking;
-use crate::outbox::row_filter::and_is_message;
-use crate::outbox::row_key::RowKey;
+use crate::outbox::dead_letter::CLOSED;
+use crate::outbox::retention::rule::{Rule, is_old};
 use crate::postgres::TableShape;
-use crate::postgres::table_shape::is_table;
-use crate::postgres::table_shape::row_mark::{age_column, now_of};
 
 /// The pages of a step, as the parameters `$1` to `$3`: partition, first page, and the page behind
 /// the last one.
@@ -51,33 +45,29 @@ pub(super) struct Deletion {
 impl Deletion {
     /// Of the rows of the outbox; `None` if nothing shows how old a published row is.
     pub(super) fn of_rows(config: &Config, shape: &TableShape) -> Option<Self> {
-        let marking = Marking::new(config.after_publish, shape);
-        let column = age_column(shape)?;
-        let published = marking.is_published("t")?;
-        let dead_letters = config.table.dead_letter().quoted();
-        let no_dead_letter = format!(
-            "NOT EXISTS (SELECT FROM {dead_letters} AS d \
-                          WHERE d.outbox_id = {id} AND d.{OPEN} AND {about})",
-            id = RowKey::of(shape).text("t"),
-            about = is_about(shape, "t"),
-        );
-        let which = format!("{published}{}", and_is_message(shape, "t"));
-        Some(Deletion::new(
-            &shape.name,
-            &format!("{which} AND {}", is_table(&shape.name, shape.oid)),
-            &no_dead_letter,
-            &format!("t.{}", column.quoted()),
-            &now_of(shape, column),
-        ))
+        let rule = Rule::new(config, shape)?;
+        Some(Deletion::new(&shape.name, &rule))
     }
 
     /// Of the closed dead letters.
     pub(super) fn of_dead_letters(outbox: &TableName) -> Self {
-        let table = outbox.dead_letter();
-        Deletion::new(&table, CLOSED, "true", "t.updated_at", "CURRENT_TIMESTAMP")
+        let rule = Rule {
+            published: CLOSED.to_owned(),
+            no_dead_letter: "true".to_owned(),
+            time: "t.updated_at".to_owned(),
+            now: "CURRENT_TIMESTAMP".to_owned(),
+        };
+        Deletion::new(&outbox.dead_letter(), &rule)
     }
 
-    fn new(table: &TableName, which: &str, more: &str, time: &str, now: &str) -> Self {
+    fn new(table: &TableName, rule: &Rule) -> Self {
+        let Rule {
+            published: which,
+            no_dead_letter,
+            time,
+            now,
+        } = rule;
+        let is_old = is_old(time, now);
         let table = table.quoted();
         let age = format!(
             "CASE WHEN pg_catalog.isfinite(pg_catalog.min(seen.time)) \
@@ -87,8 +77,7 @@ impl Deletion {
             delete: format!(
                 "WITH seen AS MATERIALIZED ( \
                      SELECT t.ctid AS place, {time} AS time FROM {table} AS t \
-                      WHERE {RANGE} AND {which} AND {more} \
-                        AND {time} < {now} - $4::float8 * INTERVAL '1 second' \
+                      WHERE {RANGE} AND {which} AND {no_dead_letter} AND {is_old} \
                       LIMIT $5::bigint FOR UPDATE OF t SKIP LOCKED), \
                   gone AS (DELETE FROM {table} AS t \
                             WHERE t.tableoid = $1::oid \

@@ -194,6 +194,7 @@ mod tests {
             role: Some("relay"),
             replication_role: None,
             checks: false,
+            partitioned: None,
         };
         let of_part = |part: Part| match part.state {
             State::Missing(todo) => Some(todo.statement),
@@ -275,6 +276,7 @@ mod tests {
             role: Some("relay"),
             replication_role: None,
             checks: false,
+            partitioned: None,
         };
         let file = sql::role(&setup).unwrap_or_default();
         let file = sql::one_line(&file);

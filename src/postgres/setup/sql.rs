@@ -4,9 +4,10 @@
 use postgres_protocol::escape::escape_identifier;
 
 use crate::config::TableName;
-use crate::postgres::setup::wanted::Setup;
+use crate::postgres::setup::wanted::{PartitionPeriod, Setup};
 
 const SCHEMA: &str = include_str!("../../../sql/schema.sql");
+const SCHEMA_PARTITIONED: &str = include_str!("../../../sql/schema_partitioned.sql");
 const CHECKS: &str = include_str!("../../../sql/checks.sql");
 const FUNCTION: &str = include_str!("../../../sql/write_event.sql");
 const FUNCTION_HEADERS: &str = include_str!("../../../sql/write_event_headers.sql");
@@ -25,12 +26,28 @@ const UNLESS_PUBLISHED: &str = "published_at IS NOT NULL OR ";
 
 /// The schema and the table, without the indexes, which depend on what is there.
 pub(super) fn tables(setup: &Setup<'_>) -> String {
-    fill_in(setup, &statements(SCHEMA, "CREATE INDEX", false))
+    match setup.partitioned {
+        None => fill_in(setup, &statements(SCHEMA, "CREATE INDEX", false)),
+        Some(_) => {
+            let schema = fill_in(setup, &statements(SCHEMA, "CREATE SCHEMA", true));
+            format!("{schema}\n\n{}", table(setup))
+        }
+    }
 }
 
-/// The statement that creates the table.
+/// The statement that creates the table, with its partitions.
 pub(super) fn table(setup: &Setup<'_>) -> String {
-    fill_in(setup, &statements(SCHEMA, "CREATE TABLE", true))
+    let (period, format) = match setup.partitioned {
+        None => return fill_in(setup, &statements(SCHEMA, "CREATE TABLE", true)),
+        Some(PartitionPeriod::Day) => ("day", "YYYYMMDD"),
+        Some(PartitionPeriod::Hour) => ("hour", "YYYYMMDDHH24"),
+    };
+    let table = &setup.config.table;
+    fill_in(setup, body(SCHEMA_PARTITIONED))
+        .replace("{{period}}", period)
+        .replace("{{format}}", format)
+        .replace("{{plain_schema}}", &table.schema)
+        .replace("{{plain_table}}", &table.name)
 }
 
 /// The statements of a file that contain these words, or those that do not.
@@ -164,8 +181,9 @@ pub(super) fn one_line(sql: &str) -> String {
 }
 
 #[cfg(test)]
-pub(super) const FILES: [&str; 10] = [
+pub(super) const FILES: [&str; 11] = [
     SCHEMA,
+    SCHEMA_PARTITIONED,
     CHECKS,
     FUNCTION,
     FUNCTION_HEADERS,

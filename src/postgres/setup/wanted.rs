@@ -30,6 +30,17 @@ pub struct Setup<'a> {
     pub replication_role: Option<&'a str>,
     /// Whether constraints of the table reject events that can never be published.
     pub checks: bool,
+    /// Whether a table that is created is partitioned by time, and by which period.
+    pub partitioned: Option<PartitionPeriod>,
+}
+
+/// The period of a partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PartitionPeriod {
+    /// A day.
+    Day,
+    /// An hour.
+    Hour,
 }
 
 impl Setup<'_> {
