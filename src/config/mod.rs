@@ -198,9 +198,7 @@ impl Config {
     fn build(settings: Settings, needs_kafka: bool, env: Env<'_>) -> Result<Config, SettingErrors> {
         let (mut given, columns) = mapping::with_preset(settings.or(Settings::default()));
         let (sql, replication) = logins(&mut given);
-        let mut check = Check {
-            errors: std::mem::take(&mut given.errors),
-        };
+        let mut check = Check::of(&mut given.errors);
         let database = check.database(sql, replication, env);
         let kafka = KafkaSettings::taken_from(&mut given);
         let brokers = check.brokers(given.kafka_brokers.take(), needs_kafka);
@@ -234,9 +232,8 @@ impl Config {
         let log_format = check.log_format(given.log_format);
         let log_summary = check.log_summary(given.log_summary);
         SettingErrors::unless_none(sorted(check.errors))?;
-        let database = database.expect("a database that is not valid has left an error");
         let config = Config {
-            database,
+            database: database.expect("a database that is not valid has left an error"),
             brokers,
             kafka_properties,
             kafka_login,

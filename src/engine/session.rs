@@ -241,3 +241,35 @@ impl Engine {
         self.failover_gate.observe(waits);
     }
 }
+
+impl Engine {
+    /// The next step, if one is due: in its share of the time (`under_load`), or because nothing
+    /// else is to do.
+    pub(super) fn next_retention(
+        &mut self,
+        now: Duration,
+        under_load: bool,
+    ) -> Option<DatabaseWork> {
+        let due_at = self.retention_due_at(under_load)?;
+        if now < due_at {
+            return None;
+        }
+        self.retention.begin(now);
+        Some(DatabaseWork::Retain(None))
+    }
+
+    /// When a step is due even if nothing else happens.
+    pub(super) fn retention_deadline(&self) -> Option<Duration> {
+        let idle = self.retention_due_at(false);
+        idle.or_else(|| self.retention_due_at(true))
+    }
+
+    fn retention_due_at(&self, under_load: bool) -> Option<Duration> {
+        let ends = self.halted || self.is_stopping() || self.is_halting();
+        let is_loaded = self.tracker.in_flight_count() > 0 || self.write_back_queue.len() > 0;
+        if ends || self.fencing.is_lock_lost() || is_loaded && !under_load {
+            return None;
+        }
+        self.retention.due_at(under_load)
+    }
+}

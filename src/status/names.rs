@@ -29,7 +29,7 @@ pub(crate) const PROBLEMS: [&str; 11] = [
     "slot-nearly-lost",
     "topics-parked",
     "missed-events",
-    PARTITIONS,
+    "partitions",
 ];
 
 /// Every value of the server's `wal_status`.

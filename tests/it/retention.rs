@@ -18,8 +18,8 @@ const LIMIT: Duration = Duration::from_secs(90);
 async fn published(session: &Session, topic: &str, rows: i32, days: i32) -> Result<()> {
     let insert = "INSERT INTO outbox.outbox
                       (event_type, topic, event_payload, created_at, published_at)
-                  SELECT 'old', $1, '{}', localtimestamp - $3 * interval '1 day',
-                         localtimestamp - $3 * interval '1 day'
+                  SELECT 'old', $1, '{}', localtimestamp - make_interval(days => $3),
+                         localtimestamp - make_interval(days => $3)
                     FROM generate_series(1, $2)";
     session.execute(insert, &[&topic, &rows, &days]).await?;
     Ok(())
@@ -209,7 +209,8 @@ async fn every_kind_of_mark_and_of_id_tells_the_age_of_a_row() -> Result<()> {
             false => ("", ""),
         };
         let table = format!(
-            "CREATE SCHEMA outbox; CREATE TABLE outbox.outbox ({columns}, {EVENT}{key}); {partitions}"
+            "CREATE SCHEMA outbox;
+             CREATE TABLE outbox.outbox ({columns}, {EVENT}{key}); {partitions}"
         );
         session.batch_execute(&table).await?;
         let mut all = Settings::new(&database, kafka::shared())?.set("OUTBOX_RETAIN", "2h");
@@ -231,7 +232,12 @@ async fn every_kind_of_mark_and_of_id_tells_the_age_of_a_row() -> Result<()> {
             true => (750, 770),
             false => (1_500, 20),
         };
-        assert_eq!(status["retention"]["deleted_rows"], deleted, "{columns}");
+        assert_eq!(
+            status["retention"]["deleted_rows"],
+            deleted,
+            "{}",
+            outboxd.log()
+        );
         assert_eq!(session.value::<i64>(ALL).await?, left, "{columns}");
         assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
     }
@@ -423,7 +429,6 @@ async fn init_makes_a_table_that_is_partitioned_by_time_for_the_same_insert() ->
         let made: Vec<String> = session.value(PARTITIONS).await?;
         let expected = if arguments.is_empty() { 3..=5 } else { 50..=56 };
         ensure!(expected.contains(&made.len()), "{made:?}");
-        let oracle = Oracle::create(&database).await?;
         let mut outboxd = Outboxd::spawn(&settings)?;
         outboxd.wait_for_phase("streaming", LIMIT).await?;
         database.insert("k", &topic, "{\"a\": 1}").await?;
@@ -433,7 +438,9 @@ async fn init_makes_a_table_that_is_partitioned_by_time_for_the_same_insert() ->
         pass(&outboxd).await?;
         assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
         let consumed = kafka::shared().consume_all(&[&topic]).await?;
-        check(&oracle.committed().await?, &consumed).expect_exact()?;
+        let mut ids: Vec<_> = consumed.iter().map(|it| it.outbox_id()).collect();
+        ids.sort_unstable();
+        assert_eq!(ids, [Some(1), Some(2)]);
         // A second `init` finds everything.
         let again = command(&settings, &["init", "--partitioned"], LIMIT).await?;
         let said = String::from_utf8(again.stdout)?;

@@ -9,6 +9,7 @@ mod marking;
 mod missing_topics;
 mod new_producers;
 mod placing;
+mod retention;
 mod rewinds;
 mod session_ends;
 mod stopping;

@@ -3,8 +3,8 @@
 //! A pass goes through the pages of each table once, in their order, so it needs no index and its
 //! place is a number. A step covers so many pages that it takes some thirty milliseconds; one that
 //! was held up, or has found all the rows that it may delete, is repeated with fewer. A single page
-//! that holds a step up is passed over until the next pass. Pages that are added while the pass
-//! runs have no row that is old.
+//! that holds a step up three times is passed over until the next pass. Pages that are added while
+//! the pass runs have no row that is old.
 
 use std::time::Duration;
 
@@ -14,6 +14,9 @@ pub(super) const ROWS_MAX: i64 = 1_000;
 const PAGES_FIRST: i64 = 64;
 /// 16 MiB where a page has 8 KiB.
 const PAGES_MAX: i64 = 2_048;
+
+/// How often a page is tried that holds the step up.
+const ATTEMPTS: u32 = 3;
 
 /// A step that takes less is followed by a larger one.
 const SHORT: Duration = Duration::from_millis(15);
@@ -60,6 +63,8 @@ pub(super) struct PageCursor {
     leaf: usize,
     page: i64,
     count: i64,
+    /// How often the step over one page was held up.
+    held_up: u32,
 }
 
 impl PageCursor {
@@ -70,6 +75,7 @@ impl PageCursor {
             leaf: 0,
             page: 0,
             count: count.unwrap_or(PAGES_FIRST),
+            held_up: 0,
         };
         cursor.skip_ended();
         cursor
@@ -110,16 +116,17 @@ impl PageCursor {
             return false;
         };
         let pages = range.to - range.from;
-        if pages == 1 {
-            self.go_to(range.to);
-            return true;
-        }
         self.count = (pages / 2).max(1);
-        false
+        self.held_up += u32::from(pages == 1);
+        if self.held_up < ATTEMPTS {
+            return false;
+        }
+        self.go_to(range.to);
+        true
     }
 
     fn go_to(&mut self, page: i64) {
-        self.page = page;
+        (self.page, self.held_up) = (page, 0);
         self.skip_ended();
     }
 
@@ -198,6 +205,7 @@ mod tests {
                 false => cursor.swept(some(1), MS * 20),
             }
         }
+        ranges.dedup();
         assert_eq!(ranges, [(0, 5), (0, 2), (2, 4), (2, 3), (3, 4), (4, 5)]);
     }
 }

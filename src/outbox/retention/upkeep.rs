@@ -3,12 +3,11 @@
 //!
 //! For a table that is partitioned by ranges of one timestamp. Every lock that a writer could wait
 //! for is asked for and held for some tens of milliseconds; one that is not free is asked for again
-//! later. A partition is made as a table of its own and attached, which holds up no writer. One that
-//! has ended is read first, without a lock, and taken away only if each of its rows may be deleted
-//! as by [`retention`](crate::outbox::retention); under the lock an index says again that none is
-//! unpublished. The default partition stays, and so does every partition of a table whose other rows
-//! are not events. Where the role may not act as the table's owner, nothing is changed, and the
-//! statements for a DBA are shown.
+//! later. A partition is made as a table of its own and attached, which holds up no writer. One
+//! that has ended is read first, without a lock, and taken away only if each of its rows may be
+//! deleted; under the lock an index says again that none is unpublished. The default partition
+//! stays, and so does every partition of a table whose other rows are not events. Where the role
+//! may not act as the table's owner, nothing is changed, and the statements for a DBA are shown.
 
 use std::time::Duration;
 

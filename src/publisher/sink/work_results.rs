@@ -53,8 +53,8 @@ impl Forwarder {
         self.log_filed();
     }
 
-    /// Shows what a step of retention has done. One that fails concerns no event, so it is neither a
-    /// wait nor the end of the publisher.
+    /// Shows what a step of retention has done. One that fails concerns no event, so it is neither
+    /// a wait nor the end of the publisher.
     fn retained(&mut self, step: Option<&RetentionStep>, error: Option<&Error>) {
         if let Some(error) = error {
             self.metrics.error(error.code());

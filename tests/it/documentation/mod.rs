@@ -23,12 +23,13 @@ use blocks::Block;
 use stage::Stage;
 
 /// The pages with blocks that need servers; each has a test below.
-const PAGES: [&str; 7] = [
+const PAGES: [&str; 8] = [
     "README.md",
     "docs/dead-letters.md",
     "docs/managed-postgres.md",
     "docs/operations.md",
     "docs/replacing-a-poller.md",
+    "docs/retention.md",
     "docs/security.md",
     "docs/several-services.md",
 ];
@@ -109,6 +110,11 @@ async fn the_page_on_operations_runs() -> Result<()> {
 #[tokio::test]
 async fn the_page_on_replacing_a_poller_runs() -> Result<()> {
     run("docs/replacing-a-poller.md").await?.finish().await
+}
+
+#[tokio::test]
+async fn the_page_on_retention_runs() -> Result<()> {
+    run("docs/retention.md").await?.finish().await
 }
 
 #[tokio::test]
