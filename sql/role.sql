@@ -7,7 +7,8 @@
 --
 --     psql -1 -f role.sql -f role_replication.sql
 --
--- Polling needs no role_replication.sql; OUTBOX_AFTER_PUBLISH=delete needs role_delete.sql as well.
+-- Polling needs no role_replication.sql; OUTBOX_AFTER_PUBLISH=delete needs role_delete.sql as well,
+-- and OUTBOX_RETAIN that and role_retain.sql.
 --
 -- It sets no password: use \password, or a client certificate. pg_hba.conf must let the role
 -- connect to this database. Where CONNECT on the database was revoked from PUBLIC, grant it.

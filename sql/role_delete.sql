@@ -1,4 +1,4 @@
--- Lets the role of role.sql delete published rows (OUTBOX_AFTER_PUBLISH=delete).
+-- Lets the role of role.sql delete published rows (OUTBOX_AFTER_PUBLISH=delete, and OUTBOX_RETAIN).
 --
 -- Safe to repeat; by hand as role.sql.
 

@@ -167,13 +167,13 @@ pub use crate::{
 pub use crate::{
     config::{
         AfterPublish, AuthMethod, Backlog, Config, Database, IgnoredVariable, KeyRule, LogFormat,
-        OnPoison, OnSlotLoss, RequireAuth, Secret, SettingError, SettingErrors, Settings, Source,
-        SslMode, TlsSettings,
+        OldPartitions, OnPoison, OnSlotLoss, RequireAuth, Secret, SettingError, SettingErrors,
+        Settings, Source, SslMode, TlsSettings,
     },
     metrics::{Metrics, TextFormat},
     publisher::Publisher,
     status::{
         BacklogProgress, BacklogUnit, DeadLetterGroup, Flow, Instance, OpenDeadLetters, Pause,
-        Phase, Problem, RecentProblem, SlotHealth, Status, TopicFlow, Waiting,
+        Phase, Problem, RecentProblem, RetentionStatus, SlotHealth, Status, TopicFlow, Waiting,
     },
 };

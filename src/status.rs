@@ -28,6 +28,7 @@ pub(crate) mod pause;
 mod phase;
 pub(crate) mod readiness;
 mod recent_problems;
+mod retention;
 pub(crate) mod summary;
 mod wait_log;
 
@@ -40,12 +41,13 @@ pub use health::{Problem, SlotHealth};
 use history::History;
 pub(crate) use history::Sample;
 pub use instance::Instance;
-pub(crate) use names::{PROBLEMS, WAITS, WAL_STATUSES};
+pub(crate) use names::{PARTITIONS, PROBLEMS, WAITS, WAL_STATUSES};
 pub use pause::Pause;
 use pause::PauseLog;
 pub use phase::Phase;
 pub use recent_problems::RecentProblem;
 use recent_problems::RecentProblems;
+pub use retention::RetentionStatus;
 pub(crate) use wait_log::{FOREIGN_LOCK, LOCK};
 
 /// A wait that lasts longer matters: the publisher is not ready.
@@ -123,6 +125,8 @@ pub struct Status {
     pub dead_letters: OpenDeadLetters,
     /// Age of the oldest record that Kafka has not acknowledged.
     pub oldest_unacknowledged_seconds: f64,
+    /// What was deleted of the published rows; absent where they are kept.
+    pub retention: Option<RetentionStatus>,
     /// The slot, as last read from the server.
     pub slot_health: Option<SlotHealth>,
     /// The backlog that is being sent, if there is one.
@@ -130,6 +134,8 @@ pub struct Status {
     /// The problems of slot, publication and table.
     #[serde(rename = "troubles")]
     pub problems: Vec<Problem>,
+    #[serde(skip)]
+    pub(crate) partition_problem: Option<Problem>,
     /// Events that the slot missed and that are not published yet.
     pub missed_events: u64,
     /// Events that the slot missed, since the start.
@@ -176,9 +182,11 @@ impl Status {
             dead_letter_rows: 0,
             dead_letters: OpenDeadLetters::default(),
             oldest_unacknowledged_seconds: 0.0,
+            retention: None,
             slot_health: None,
             backlog: None,
             problems: Vec::new(),
+            partition_problem: None,
             missed_events: 0,
             missed_events_total: 0,
             audits_total: 0,
@@ -188,6 +196,12 @@ impl Status {
             history: History::default(),
             loop_age_seconds: 0.0,
         }
+    }
+
+    /// Sets the problems, and adds that of the partitions, which is found by itself.
+    pub(crate) fn set_problems(&mut self, problems: Vec<Problem>) {
+        self.problems = problems;
+        self.problems.extend(self.partition_problem.clone());
     }
 
     /// What a stop still waits for, in words.

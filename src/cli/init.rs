@@ -13,7 +13,7 @@ use std::time::Duration;
 use outboxd::config::{Config, Settings};
 use outboxd::outbox::readiness;
 use outboxd::postgres::lock_wait::LockWait;
-use outboxd::postgres::setup::{self, Line, Outcome, Setup, Undone};
+use outboxd::postgres::setup::{self, Line, Outcome, PartitionPeriod, Setup, Undone};
 use outboxd::postgres::{self, Session};
 
 use crate::cli::exit::{self, Verdict};
@@ -52,8 +52,31 @@ pub(crate) struct Args {
     #[arg(long)]
     checks: bool,
 
+    /// If the table is created: partition it by the time of creation
+    #[arg(long)]
+    partitioned: bool,
+
+    /// The period of a partition: day or hour [default: day]
+    #[arg(long, value_name = "PERIOD", requires = "partitioned")]
+    partition_by: Option<Period>,
+
     #[command(flatten)]
     pub(crate) settings: Settings,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Period {
+    Day,
+    Hour,
+}
+
+impl From<Period> for PartitionPeriod {
+    fn from(period: Period) -> Self {
+        match period {
+            Period::Day => PartitionPeriod::Day,
+            Period::Hour => PartitionPeriod::Hour,
+        }
+    }
 }
 
 /// Creates the objects, or prints their SQL.
@@ -76,6 +99,9 @@ pub(crate) async fn execute(mut args: Args) -> anyhow::Result<()> {
         role: args.role.as_deref(),
         replication_role: args.replication_role.as_deref(),
         checks: args.checks,
+        partitioned: args
+            .partitioned
+            .then(|| args.partition_by.unwrap_or(Period::Day).into()),
     };
     if args.print_sql {
         return print_sql(&setup);

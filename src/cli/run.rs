@@ -78,6 +78,7 @@ fn log_start(config: &Config) {
         publication = config.publication,
         source = %config.source,
         after_publish = %config.after_publish,
+        retain = config.retain.map(tracing::field::debug),
         backlog = %config.backlog,
         on_slot_loss = %config.on_slot_loss,
         on_poison = %config.on_poison,

@@ -23,6 +23,13 @@ pub(super) struct Check {
 }
 
 impl Check {
+    /// Begins with the problems of the settings file, which it takes.
+    pub(super) fn of(errors: &mut Vec<SettingError>) -> Check {
+        Check {
+            errors: std::mem::take(errors),
+        }
+    }
+
     pub(super) fn or<T>(
         &mut self,
         setting: &str,

@@ -17,6 +17,7 @@ mod log_format;
 pub mod mapping;
 mod parse;
 mod policy;
+mod retain;
 mod scalar;
 mod secret;
 mod settings;
@@ -40,6 +41,7 @@ pub(crate) use self::kafka::{
 pub use self::log_format::LogFormat;
 pub use self::mapping::{KeyRule, Mapping};
 pub use self::policy::{AfterPublish, Backlog, OnPoison, OnSlotLoss, Source};
+pub use self::retain::OldPartitions;
 pub use self::secret::Secret;
 pub use self::settings::Settings;
 pub use self::tls::{SslMode, TlsSettings};
@@ -124,6 +126,10 @@ pub struct Config {
     pub max_retries: u32,
     /// What to do with a published row.
     pub after_publish: AfterPublish,
+    /// Published rows, and closed dead letters, that are older than this are deleted.
+    pub retain: Option<Duration>,
+    /// What becomes of a partition whose rows are all published and older.
+    pub retain_partitions: OldPartitions,
     /// What to do with unpublished rows that are older than the slot.
     pub backlog: Backlog,
     /// The position that another client's slot has confirmed, and that a first start begins at.
@@ -201,9 +207,7 @@ impl Config {
     fn build(settings: Settings, needs_kafka: bool, env: Env<'_>) -> Result<Config, SettingErrors> {
         let (mut given, columns) = mapping::with_preset(settings.or(Settings::default()));
         let (sql, replication) = logins(&mut given);
-        let mut check = Check {
-            errors: std::mem::take(&mut given.errors),
-        };
+        let mut check = Check::of(&mut given.errors);
         let database = check.database(sql, replication, env);
         let kafka = KafkaSettings::taken_from(&mut given);
         let brokers = check.brokers(given.kafka_brokers.take(), needs_kafka);
@@ -220,6 +224,8 @@ impl Config {
         let (after_publish, backlog) =
             check.after_publish_and_backlog(given.after_publish, given.backlog);
         check.mark(after_publish, &mapping);
+        let retain = check.retain(given.retain, after_publish);
+        let retain_partitions = check.retain_partitions(given.retain_partitions, retain);
         let on_slot_loss = check.on_slot_loss(given.on_slot_loss, after_publish);
         let audit_interval = check.audit_interval(given.audit_interval);
         let on_poison = check.on_poison(given.on_poison);
@@ -235,9 +241,8 @@ impl Config {
         let log_format = check.log_format(given.log_format);
         let log_summary = check.log_summary(given.log_summary);
         SettingErrors::unless_none(sorted(check.errors))?;
-        let database = database.expect("a database that is not valid has left an error");
         let config = Config {
-            database,
+            database: database.expect("a database that is not valid has left an error"),
             brokers,
             kafka_properties,
             kafka_login,
@@ -250,6 +255,8 @@ impl Config {
             operation_timeout,
             max_retries,
             after_publish,
+            retain,
+            retain_partitions,
             backlog,
             start_lsn,
             on_slot_loss,

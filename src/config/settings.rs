@@ -215,6 +215,16 @@ pub struct Settings {
     #[serde(deserialize_with = "scalar")]
     pub after_publish: Option<String>,
 
+    /// Age at which published rows are deleted, with mark, such as 7d, or off [default: off]
+    #[arg(long, env = variables::RETAIN, hide_env_values = true, value_name = "TIME")]
+    #[serde(deserialize_with = "scalar")]
+    pub retain: Option<String>,
+
+    /// What to do with partitions of such rows: drop or detach [default: drop]
+    #[arg(long, env = variables::RETAIN_PARTITIONS, hide_env_values = true, value_name = "CHOICE")]
+    #[serde(deserialize_with = "scalar")]
+    pub retain_partitions: Option<String>,
+
     /// What to do with unpublished rows at the first start: publish, skip or halt [default:
     /// publish; with keep: skip]
     #[arg(long, env = variables::BACKLOG, hide_env_values = true, value_name = "CHOICE")]
@@ -320,7 +330,7 @@ impl Settings {
     }
 
     /// Every setting that is one text; the properties of Kafka are a list.
-    pub(crate) fn texts(&mut self) -> [&mut Option<String>; 43] {
+    pub(crate) fn texts(&mut self) -> [&mut Option<String>; 45] {
         [
             &mut self.database_url,
             &mut self.database_password_file,
@@ -352,6 +362,8 @@ impl Settings {
             &mut self.operation_timeout,
             &mut self.max_retries,
             &mut self.after_publish,
+            &mut self.retain,
+            &mut self.retain_partitions,
             &mut self.backlog,
             &mut self.start_lsn,
             &mut self.on_slot_loss,

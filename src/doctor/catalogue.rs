@@ -35,6 +35,8 @@ enum When {
     Slot,
     /// Rows are marked or deleted.
     Writes,
+    /// Old rows are deleted.
+    Retains,
 }
 
 /// One line of the catalogue.
@@ -54,6 +56,7 @@ impl Entry {
             When::Always => true,
             When::Slot => config.source == Source::Slot,
             When::Writes => config.after_publish != AfterPublish::Keep,
+            When::Retains => config.retain.is_some(),
         }
     }
 }
@@ -130,6 +133,8 @@ catalogue! {
     Index "index" Postgres Writes [Reachable Tls Login Session Table],
     /// Dead rows of the table and its index.
     Bloat "bloat" Postgres Writes [Reachable Tls Login Session Table],
+    /// The size of the table, of which old rows are deleted.
+    Retention "retention" Postgres Retains [Reachable Tls Login Session Table],
     /// The publication.
     Publication "publication" Postgres Slot [Reachable Tls Login Session Table],
     /// The replication slot.

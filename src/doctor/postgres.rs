@@ -290,6 +290,7 @@ impl Examination<'_> {
             self.add(table::triggers(&facts, self.config));
             self.checks.push(table::index(&facts, shape));
             self.checks.push(table::bloat(&facts, shape));
+            self.checks.extend(table::retention(&facts, self.config));
         }
     }
 

@@ -143,6 +143,18 @@ pub(super) fn bloat(facts: &TableFacts, shape: &TableShape) -> Check {
     Check::ok(NAME, format!("{dead} dead rows beside {live} live ones"))
 }
 
+/// The size of a table of which old rows are deleted.
+pub(super) fn retention(facts: &TableFacts, config: &Config) -> Option<Check> {
+    let days = config.retain?.as_secs_f64() / 86_400.0;
+    let size = bytes(facts.bytes);
+    let reason = format!(
+        "rows are deleted {days:.1} days after they were published; {} has {size} with its \
+         indexes, and {} rows",
+        config.table, facts.live_rows
+    );
+    Some(Check::ok(Name::Retention, reason))
+}
+
 /// What a first start does with the unpublished rows.
 pub(super) fn backlog(survey: &Survey, config: &Config, has_slot: bool) -> Check {
     const NAME: Name = Name::Backlog;

@@ -321,7 +321,7 @@ impl DeadLetterQueue {
                     self.parked_keys.end_read(version);
                 }
             }
-            DatabaseWork::Mark(_) | DatabaseWork::ReadPause { .. } => {}
+            DatabaseWork::Mark(_) | DatabaseWork::ReadPause { .. } | DatabaseWork::Retain(_) => {}
         }
     }
 

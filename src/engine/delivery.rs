@@ -142,6 +142,9 @@ impl Engine {
                 let paused = paused.unwrap_or(self.pause.is_on());
                 self.pause.set(now, paused);
             }
+            (DatabaseWork::Retain(step), result) => {
+                self.retention.ended(now, step.filter(|_| result.is_ok()));
+            }
             (work, Err(())) => dead_letters.work_failed(now, work),
             (DatabaseWork::File(filed), Ok(_)) => {
                 dead_letters.work_succeeded();
@@ -300,23 +303,34 @@ impl Engine {
         if !self.can_work() {
             return;
         }
-        let work = if self.marks_first {
-            self.next_marks(now, urgent)
-                .or_else(|| self.next_dead_letter_work(now))
-        } else {
-            self.next_dead_letter_work(now)
-                .or_else(|| self.next_marks(now, urgent))
-        };
+        let work = self
+            .next_retention(now, true)
+            .or_else(|| self.next_of_events(now, urgent))
+            .or_else(|| self.next_retention(now, false));
         let Some(work) = work else { return };
-        self.marks_first = !matches!(work, DatabaseWork::Mark(_));
         self.worker = match work {
             DatabaseWork::ReadRequests { .. } | DatabaseWork::ReadPause { .. } => {
                 WorkerState::Reading
             }
+            DatabaseWork::Retain(_) => WorkerState::Deleting,
             _ => WorkerState::Writing,
         };
         let generation = self.generation;
         self.push(SinkOutput::Work { generation, work });
+    }
+
+    /// The next work about events. Marks and dead letters alternate.
+    fn next_of_events(&mut self, now: Duration, urgent: bool) -> Option<DatabaseWork> {
+        let work = match self.marks_first {
+            true => self
+                .next_marks(now, urgent)
+                .or_else(|| self.next_dead_letter_work(now)),
+            false => self
+                .next_dead_letter_work(now)
+                .or_else(|| self.next_marks(now, urgent)),
+        }?;
+        self.marks_first = !matches!(work, DatabaseWork::Mark(_));
+        Some(work)
     }
 
     pub(super) fn next_marks(&mut self, now: Duration, urgent: bool) -> Option<DatabaseWork> {
@@ -381,13 +395,15 @@ impl Engine {
     }
 }
 
-/// Whether events are settled by this work, so that a promoted standby must have it too. Requests
-/// and counts of attempts are not held back: reading writes nothing, and a lost count does no harm.
+/// Whether events are settled by this work, so that a promoted standby must have it too. Requests,
+/// counts of attempts and deletions are not held back: reading writes nothing, a lost count does no
+/// harm, and a row that is there again is deleted again.
 fn settles(work: &DatabaseWork) -> bool {
     match work {
         DatabaseWork::Mark(_) | DatabaseWork::File(_) | DatabaseWork::Close(_) => true,
         DatabaseWork::CountAttempts(_)
         | DatabaseWork::ReadRequests { .. }
-        | DatabaseWork::ReadPause { .. } => false,
+        | DatabaseWork::ReadPause { .. }
+        | DatabaseWork::Retain(_) => false,
     }
 }

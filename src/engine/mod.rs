@@ -43,6 +43,7 @@ pub(crate) mod producer;
 mod receive_timeout;
 pub(crate) mod record_checks;
 pub(crate) mod required_parts;
+mod retention;
 mod scheduler;
 mod session;
 pub(crate) mod topics;
@@ -68,6 +69,7 @@ use crate::engine::fencing::Fencing;
 use crate::engine::output::{End, EngineStats, Intake, Limits, Output, SinkOutput, WRITE_BACK_MAX};
 use crate::engine::pause::Pause;
 use crate::engine::receive_timeout::ReceiveTimeout;
+use crate::engine::retention::Retention;
 use crate::engine::topics::placing::WallClock;
 use crate::engine::tracker::violation::Violation;
 use crate::engine::tracker::{Tracker, TransactionName};
@@ -86,6 +88,8 @@ pub(super) enum WorkerState {
     Idle,
     Reading,
     Writing,
+    /// It deletes old rows, which no stop waits for.
+    Deleting,
 }
 
 /// See the module's head. `delivery` has the methods about Kafka and the dead letters.
@@ -95,6 +99,7 @@ pub(crate) struct Engine {
     pub(super) tracker: Tracker,
     pub(super) write_back_queue: WriteBackQueue,
     pub(super) dispatch: Dispatch,
+    pub(super) retention: Retention,
     pub(super) session: Option<Feedback>,
     /// The server may have ended the session: nothing more is read from it.
     pub(super) session_expired: bool,
@@ -126,6 +131,7 @@ impl Engine {
             tracker: Tracker::new(Lsn::INVALID),
             write_back_queue,
             dispatch: Dispatch::new(&limits),
+            retention: Retention::new(limits.retain),
             session: None,
             session_expired: false,
             clock_jumped: false,
@@ -162,6 +168,7 @@ impl Engine {
         });
         self.reported = start;
         (self.worker, self.halted) = (WorkerState::Idle, false);
+        self.retention.reset();
         self.fencing.clear();
         self.failover_gate.clear();
         self.generation += 1;
@@ -304,7 +311,9 @@ impl Engine {
             .then_some(&self.dispatch.dead_letters);
         let dead_letters = dead_letters.and_then(DeadLetterQueue::deadline);
         let pause = self.pause.deadline().filter(|_| !self.is_stopping());
-        let work = [self.write_back_queue.deadline(), dead_letters, pause];
+        let retention = self.retention_deadline();
+        let marks = self.write_back_queue.deadline();
+        let work = [marks, dead_letters, pause, retention];
         let work = work.into_iter().flatten().filter(|_| self.can_work());
         work.chain(session).chain(self.dispatch.deadline()).min()
     }

@@ -14,13 +14,15 @@ use crate::error::{Code, Error};
 use crate::lsn::Lsn;
 use crate::outbox::{
     CloseDeadLetter, Mark, NewDeadLetter, OwnedRecord, PARKED_KEYS_MAX, ParkedKeyList, Rejection,
-    ResolveRequest, RowId,
+    ResolveRequest, RetentionStep, RowId,
 };
 
 /// The limits that the engine keeps to.
 #[derive(Debug, Clone)]
 pub(crate) struct Limits {
     pub(crate) after_publish: AfterPublish,
+    /// Published rows that are older are deleted.
+    pub(crate) retain: Option<Duration>,
     /// Events that wait for the write-back before it starts.
     pub(crate) batch_size: usize,
     /// The longest time that an event waits for the write-back.
@@ -58,6 +60,7 @@ impl Limits {
     pub(crate) fn of(config: &Config) -> Self {
         Limits {
             after_publish: config.after_publish,
+            retain: config.retain,
             batch_size: config.batch_size,
             process_interval: config.process_interval,
             memory_limit: config.memory_limit,
@@ -163,6 +166,8 @@ pub(crate) enum DatabaseWork {
     /// Read whether a pause is requested, and say that the request was seen. `stands_still`: there
     /// is one, and nothing is in flight.
     ReadPause { stands_still: bool },
+    /// Delete some of the published rows that are old enough. The worker sets what the step did.
+    Retain(Option<RetentionStep>),
 }
 
 /// Kafka's delivery report on a record.

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use crate::engine::feedback::Feedback;
-use crate::engine::output::{End, Output, SessionOutput, SinkOutput, Walsender};
+use crate::engine::output::{DatabaseWork, End, Output, SessionOutput, SinkOutput, Walsender};
 use crate::engine::{Engine, WorkerState};
 use crate::lsn::Lsn;
 use crate::outbox::Rejection;
@@ -239,5 +239,37 @@ impl Engine {
     /// Whether the inspected walsender waits until a standby has the WAL that it is about to send.
     pub(crate) fn set_waits_for_standby(&mut self, waits: bool) {
         self.failover_gate.observe(waits);
+    }
+}
+
+impl Engine {
+    /// The next step, if one is due: in its share of the time (`under_load`), or because nothing
+    /// else is to do.
+    pub(super) fn next_retention(
+        &mut self,
+        now: Duration,
+        under_load: bool,
+    ) -> Option<DatabaseWork> {
+        let due_at = self.retention_due_at(under_load)?;
+        if now < due_at {
+            return None;
+        }
+        self.retention.begin(now);
+        Some(DatabaseWork::Retain(None))
+    }
+
+    /// When a step is due even if nothing else happens.
+    pub(super) fn retention_deadline(&self) -> Option<Duration> {
+        let idle = self.retention_due_at(false);
+        idle.or_else(|| self.retention_due_at(true))
+    }
+
+    fn retention_due_at(&self, under_load: bool) -> Option<Duration> {
+        let ends = self.halted || self.is_stopping() || self.is_halting();
+        let is_loaded = self.tracker.in_flight_count() > 0 || self.write_back_queue.len() > 0;
+        if ends || self.fencing.is_lock_lost() || is_loaded && !under_load {
+            return None;
+        }
+        self.retention.due_at(under_load)
     }
 }

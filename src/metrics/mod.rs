@@ -13,6 +13,7 @@ mod audit;
 mod gauges;
 mod names;
 mod process;
+mod retention;
 mod text;
 
 use std::collections::HashMap;
@@ -30,6 +31,7 @@ use prometheus_client::registry::Registry;
 use crate::error::Code;
 use crate::metrics::gauges::Gauges;
 use crate::metrics::process::ProcessMetrics;
+use crate::metrics::retention::RetentionMetrics;
 use crate::status::{Phase, Status};
 
 pub(crate) use audit::AuditMetrics;
@@ -66,6 +68,7 @@ pub struct Metrics {
     pub(crate) producer_replacements: Counter,
     /// Health monitor and audit.
     pub(crate) audit: AuditMetrics,
+    pub(crate) retention: RetentionMetrics,
     log_lines_dropped: Counter,
 }
 
@@ -119,6 +122,7 @@ impl Metrics {
             partition_rewinds: Counter::default(),
             producer_replacements: Counter::default(),
             audit: AuditMetrics::new(),
+            retention: RetentionMetrics::default(),
             log_lines_dropped: Counter::default(),
         };
         for code in Code::ALL {
@@ -146,6 +150,7 @@ impl Metrics {
         registry.register(WRITE_BACK_DURATION, help, self.write_back.clone());
         self.gauges.register(registry);
         self.audit.register(registry);
+        self.retention.register(registry);
         let build: Family<Labels, Gauge> = Family::default();
         build
             .get_or_create(&vec![(VERSION, env!("CARGO_PKG_VERSION").to_owned())])
@@ -262,6 +267,8 @@ impl Metrics {
         let missed = if publishes { status.missed_events } else { 0 };
         let problems = problems.map(|problem| problem.name);
         self.audit.show(problems, missed, status.audits_total);
+        let retention = status.retention.as_ref().filter(|_| publishes);
+        self.retention.show(retention);
     }
 
     /// Everything in this format.

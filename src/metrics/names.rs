@@ -70,6 +70,12 @@ pub(crate) const BUILD_INFO: &str = "outboxd_build_info";
 pub(crate) const WAITING: &str = "outboxd_waiting_seconds";
 /// Open dead letters by state.
 pub(crate) const DEAD_LETTERS: &str = "outboxd_dead_letters";
+/// Published rows that retention has deleted.
+pub(crate) const RETENTION_DELETED: &str = "outboxd_retention_deleted_rows_total";
+/// When the last pass of retention ended.
+pub(crate) const RETENTION_LAST_PASS: &str = "outboxd_retention_last_pass_timestamp_seconds";
+/// The age of the oldest published row that it has left.
+pub(crate) const RETENTION_OLDEST: &str = "outboxd_retention_oldest_row_seconds";
 /// Log lines that found no reader and were dropped.
 pub(crate) const LOG_LINES_DROPPED: &str = "outboxd_log_lines_dropped_total";
 

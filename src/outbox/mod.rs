@@ -37,6 +37,7 @@ mod record;
 mod refusal;
 #[cfg(feature = "publisher")]
 pub mod replay;
+mod retention;
 #[cfg(feature = "publisher")]
 mod router;
 #[cfg(feature = "publisher")]
@@ -95,6 +96,7 @@ pub use self::{
 pub(crate) use self::{
     dead_letter::{HolderNumber, PARKED_KEYS_MAX, known},
     record::{HeaderSums, OwnedIdentity},
+    retention::{RetentionStatements, RetentionStep, Upkeep, pass_interval, upkeep},
     row_name::RowSet,
     sample::{Sample, TopicSample, sample},
     statement_check::check_statements,

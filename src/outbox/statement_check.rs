@@ -13,7 +13,7 @@ use crate::config::{Config, Source};
 use crate::error::{Code, Error, Result};
 use crate::outbox::marking::Marking;
 use crate::outbox::write_back::MarkStatements;
-use crate::outbox::{DeadLetters, MissedRows, UnpublishedRows};
+use crate::outbox::{DeadLetters, MissedRows, RetentionStatements, UnpublishedRows};
 use crate::postgres::server_settings::ServerSettings;
 use crate::postgres::{self, Inspection, ServerError, Session, TableShape};
 
@@ -98,6 +98,14 @@ pub(crate) async fn check_statements(
     if marking.writes() {
         let what = format!("checking how rows of {table} are marked");
         for statement in MarkStatements::new(&marking).all() {
+            session.explain(&what, statement).await?;
+        }
+    }
+    if config.retain.is_some()
+        && let Some(retention) = RetentionStatements::new(config, shape)
+    {
+        let what = format!("checking how old rows of {table} are deleted");
+        for statement in retention.all() {
             session.explain(&what, statement).await?;
         }
     }

@@ -15,6 +15,7 @@ use crate::postgres::problem::ServerProblem;
 use crate::postgres::server_settings::ServerSettings;
 use crate::postgres::session::{Columns, Session};
 use crate::postgres::sqlstate::ServerError;
+use crate::postgres::table_shape::row_mark::age_column;
 use crate::postgres::table_shape::{self, Column, PLAIN, TableShape};
 use crate::postgres::walsender::synchronous_standby;
 use crate::postgres::{publication, slot};
@@ -201,6 +202,7 @@ async fn table_problems(
 pub(crate) fn shape_problems(shape: &TableShape, config: &Config) -> Vec<ServerProblem> {
     let mut problems = column_problems(shape, config);
     problems.extend(shape.problems(config.source));
+    problems.extend(retention_problem(shape, config));
     if !shape.logged && config.source == Source::Slot {
         let problem = format!(
             "table {} is unlogged or temporary, so its rows are not in the WAL",
@@ -213,6 +215,27 @@ pub(crate) fn shape_problems(shape: &TableShape, config: &Config) -> Vec<ServerP
         problems.extend(id_problem(shape));
     }
     problems
+}
+
+/// Rows are deleted by their place in the table, once their time says that they are old.
+fn retention_problem(shape: &TableShape, config: &Config) -> Option<ServerProblem> {
+    config.retain?;
+    let (problem, hint) = if shape.is_view {
+        let problem = format!("OUTBOX_RETAIN: {} is a view", shape.name);
+        (problem, "remove OUTBOX_RETAIN, or delete old rows yourself")
+    } else if age_column(shape).is_none_or(|column| !column.can_select) {
+        let problem = format!(
+            "OUTBOX_RETAIN: the mark of {} is no time, and no readable column of a timestamp type \
+             says when a row was created",
+            shape.name
+        );
+        let hint = "name the time of creation with OUTBOX_COLUMNS=created=COLUMN, or a timestamp \
+                    as the mark; or remove OUTBOX_RETAIN";
+        (problem, hint)
+    } else {
+        return None;
+    };
+    Some(ServerProblem::config(problem, hint))
 }
 
 /// Rows that the role does not see are never published.
@@ -332,6 +355,9 @@ pub(crate) fn right_problems(
         }
         AfterPublish::Delete if !shape.can_delete => lacking("DELETE", &table),
         AfterPublish::Mark | AfterPublish::Delete | AfterPublish::Keep => {}
+    }
+    if config.retain.is_some() && !shape.can_delete {
+        lacking("DELETE", &table);
     }
     problems
 }

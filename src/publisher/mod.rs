@@ -21,6 +21,7 @@ mod interrupt;
 mod lineage;
 mod lock_holders;
 mod monitor;
+mod partition_keeper;
 mod peek;
 pub mod replay;
 mod resume;

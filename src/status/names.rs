@@ -14,8 +14,11 @@ pub(crate) const WAITS: [&str; 8] = [
     "foreign-lock",
 ];
 
+/// The problem of a partition that is not made ahead, or not taken away.
+pub(crate) const PARTITIONS: &str = "partitions";
+
 /// Every kind of problem.
-pub(crate) const PROBLEMS: [&str; 10] = [
+pub(crate) const PROBLEMS: [&str; 11] = [
     "not-published",
     "publication-missing",
     "table-missing",
@@ -26,6 +29,7 @@ pub(crate) const PROBLEMS: [&str; 10] = [
     "slot-nearly-lost",
     "topics-parked",
     "missed-events",
+    "partitions",
 ];
 
 /// Every value of the server's `wal_status`.

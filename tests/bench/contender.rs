@@ -111,7 +111,7 @@ pub(crate) fn all(options: &Options) -> Result<Vec<Contender>> {
             add(name, transport, &|| Ok(Kind::Receiver { marks }))?;
         }
         for (name, program, settings) in &builds {
-            for after_publish in ["keep", "mark"] {
+            for after_publish in ["keep", "mark", "delete"] {
                 let kind = || {
                     Ok(Kind::Outboxd {
                         program: program.clone(),
@@ -149,7 +149,7 @@ impl Contender {
 
     /// Whether it marks rows as published.
     pub(crate) fn marks(&self) -> bool {
-        let marks = |after_publish| after_publish == "mark";
+        let marks = |after_publish| after_publish != "keep";
         match self.kind {
             Kind::Outboxd { after_publish, .. } => marks(after_publish),
             Kind::Receiver { marks } => marks,

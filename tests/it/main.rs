@@ -108,6 +108,8 @@ mod replay;
 mod replication_client;
 // Postgres restarted or shut down.
 mod restart;
+// OUTBOX_RETAIN: what is deleted, and what stays.
+mod retention;
 // An instance that was cut off, and another that has published meanwhile.
 mod returning_instance;
 // Column types: stream and table give the same bytes.

@@ -48,6 +48,7 @@ async fn ready(major: u32) -> Result<(Database, String)> {
         role: Some(&role),
         replication_role: None,
         checks: false,
+        partitioned: None,
     };
     for step in setup.steps(true) {
         session.run(step.purpose, &step.sql).await?;

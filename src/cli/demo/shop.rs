@@ -53,6 +53,7 @@ pub(crate) async fn build(server: &Server, config: &Config) -> Result<()> {
         role: Some(PUBLISHER),
         replication_role: None,
         checks: false,
+        partitioned: None,
     };
     for step in setup.steps(false) {
         session

@@ -62,6 +62,36 @@ fn polling_goes_with_marks_and_deletes_and_with_nothing_that_is_about_a_slots_ma
 }
 
 #[test]
+fn old_rows_are_deleted_where_a_mark_tells_what_is_published() {
+    assert_eq!(build(valid()).unwrap().retain, None);
+    assert_eq!(build(with("retain", "off")).unwrap().retain, None);
+    let config = build(with("retain", "7d").or(with("source", "poll"))).unwrap();
+    assert_eq!(config.retain, Some(Duration::from_secs(7 * 86_400)));
+    assert_eq!(config.retain_partitions, OldPartitions::Drop);
+    let detach = with("retain", "1h").or(with("retain_partitions", "detach"));
+    let detach = build(detach).unwrap().retain_partitions;
+    assert_eq!(detach, OldPartitions::Detach);
+    for (settings, error) in [
+        (with("retain", "59m"), "OUTBOX_RETAIN `59m` is out of range"),
+        (
+            with("retain", "7d").or(with("after_publish", "keep")),
+            "OUTBOX_RETAIN does not go with OUTBOX_AFTER_PUBLISH=keep: no row shows",
+        ),
+        (
+            with("retain", "7d").or(with("after_publish", "delete")),
+            "OUTBOX_RETAIN does not go with OUTBOX_AFTER_PUBLISH=delete",
+        ),
+        (
+            with("retain_partitions", "detach"),
+            "OUTBOX_RETAIN_PARTITIONS says nothing without OUTBOX_RETAIN",
+        ),
+    ] {
+        let found = only_error(build(settings));
+        assert!(found.starts_with(error), "{found}");
+    }
+}
+
+#[test]
 fn a_start_position_goes_with_a_slot_and_rows_that_are_kept() {
     let keeps = || with("start_lsn", "16/B374D848").or(with("after_publish", "keep"));
     let start = build(keeps()).unwrap().start_lsn;

@@ -61,7 +61,9 @@ fn a_check_that_did_not_run_names_the_one_that_fails_before_it() {
     assert_eq!(report.count(Verdict::Fails), 1);
     assert_eq!(report.verdict(), Verdict::Fails);
     let names: Vec<Name> = report.checks.iter().map(|it| it.name).collect();
-    let all: Vec<Name> = CATALOGUE.iter().map(|it| it.name).collect();
+    // No old row is deleted here.
+    let all = CATALOGUE.iter().map(|it| it.name);
+    let all: Vec<Name> = all.filter(|name| *name != Name::Retention).collect();
     assert_eq!(names, all);
 }
 

@@ -22,6 +22,7 @@ fn facts() -> TableFacts {
         rules: Vec::new(),
         indexes: Vec::new(),
         live_rows: 10,
+        bytes: 1 << 20,
         dead_rows: 0,
         has_no_autovacuum: false,
     }

@@ -59,6 +59,7 @@ impl Process {
     pub(crate) fn new(world: &mut World) -> Self {
         let limits = Limits {
             after_publish: world.after_publish,
+            retain: world.retain,
             batch_size: world.rng.usize(1..8),
             process_interval: Duration::from_millis(world.rng.u64(0..3_000)),
             memory_limit: world.rng.usize(500..4_000),
@@ -436,6 +437,7 @@ impl Process {
                     DatabaseWork::CountAttempts(_) => "attempt counted",
                     DatabaseWork::ReadRequests { .. } => "looked",
                     DatabaseWork::ReadPause { .. } => "pause read",
+                    DatabaseWork::Retain(_) => "deleted",
                 });
                 world.batches.push_back(Batch {
                     work,

@@ -5,6 +5,7 @@
 //! order, acknowledge a partition out of order), it never does.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
 
 use fastrand::Rng;
 
@@ -17,7 +18,7 @@ use crate::engine::simulation::seeds::Seen;
 use crate::engine::topics::topic::{MetadataAnswer, TopicLimits};
 use crate::engine::tracker::Ticket;
 use crate::lsn::Lsn;
-use crate::outbox::{Outcome, OwnedRecord, RowId};
+use crate::outbox::{Outcome, OwnedRecord, RetentionStep, RowId};
 
 /// The index of a row in [`World::rows`], which its id is.
 pub(crate) fn index(id: &RowId) -> usize {
@@ -151,6 +152,8 @@ pub(crate) struct World {
     pub(crate) rng: Rng,
     pub(crate) ids: RowIds,
     pub(crate) after_publish: AfterPublish,
+    /// Old rows are deleted.
+    pub(crate) retain: Option<Duration>,
     pub(crate) on_poison: OnPoison,
     /// Few, so that topics are parked whole.
     pub(crate) parked_keys_max: usize,
@@ -202,6 +205,7 @@ impl World {
         World {
             ids,
             after_publish,
+            retain: rng.clone().bool().then_some(Duration::from_secs(3_600)),
             on_poison,
             parked_keys_max: rng.clone().usize(0..5),
             limits: vec![None; topics.len()],
@@ -665,6 +669,13 @@ impl World {
                 }
             }
             DatabaseWork::CountAttempts(_) | DatabaseWork::ReadPause { .. } => {}
+            DatabaseWork::Retain(step) => {
+                *step = Some(RetentionStep {
+                    ends_pass: self.rng.u8(0..4) == 0,
+                    is_overdue: self.rng.bool(),
+                    ..RetentionStep::default()
+                });
+            }
             DatabaseWork::ReadRequests { with_keys } => {
                 let with_keys = *with_keys;
                 let event = |row| (self.record(row), self.place(row));

@@ -269,6 +269,7 @@ fn decoded<'a>(columns: &'a Columns, insert: &'a [u8]) -> Event<'a> {
 fn limits(mapping: &Mapping) -> Limits {
     Limits {
         after_publish: AfterPublish::Keep,
+        retain: None,
         batch_size: 10,
         process_interval: MS * 5_000,
         memory_limit: 16 << 20,

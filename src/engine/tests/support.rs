@@ -40,6 +40,7 @@ pub(super) fn engine_with(batch_size: usize, on_poison: OnPoison) -> Engine {
 pub(super) fn unanswered(batch_size: usize, on_poison: OnPoison) -> Engine {
     let mut engine = Engine::new(Limits {
         after_publish: AfterPublish::Mark,
+        retain: None,
         batch_size,
         process_interval: MS * 5_000,
         memory_limit: 1 << 20,

@@ -44,7 +44,7 @@ pub use key_hash::KeyHash;
 pub(crate) use parked::PARKED_KEYS_MAX;
 pub use parked::{ParkedKey, ParkedKeyList};
 pub(crate) use row_identity::is_about;
-pub(crate) use types::OPEN;
+pub(crate) use types::{CLOSED, OPEN};
 pub use types::{
     CloseDeadLetter, NewDeadLetter, Rejection, Resolution, ResolveRequest, WaitingRows,
 };

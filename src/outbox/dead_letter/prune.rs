@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use crate::config::TableName;
 use crate::error::Result;
+use crate::outbox::dead_letter::CLOSED;
 use crate::postgres::{Columns, ServerError, Session};
 
 /// The rows of one statement: its locks are short, and standbys follow.
@@ -69,5 +70,3 @@ pub async fn prune(session: &Session, outbox: &TableName, age: Duration) -> Resu
         }
     }
 }
-
-const CLOSED: &str = "state IN ('retried', 'discarded')";

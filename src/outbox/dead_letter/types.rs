@@ -7,6 +7,9 @@ use crate::outbox::{KeyHash, OwnedRecord, RowId, RowName};
 /// The condition for an open dead letter, written as in the partial indexes.
 pub(crate) const OPEN: &str = "state NOT IN ('retried', 'discarded')";
 
+/// The condition for a closed one.
+pub(crate) const CLOSED: &str = "state IN ('retried', 'discarded')";
+
 /// Why an event cannot be published.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message} [{code}]")]

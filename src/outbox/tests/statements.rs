@@ -5,7 +5,7 @@
 use crate::config::{AfterPublish, Config, Settings};
 use crate::outbox::marking::Marking;
 use crate::outbox::write_back::MarkStatements;
-use crate::outbox::{DeadLetters, MissedRows, UnpublishedRows};
+use crate::outbox::{DeadLetters, MissedRows, RetentionStatements, UnpublishedRows};
 use crate::postgres::TableShape;
 use crate::postgres::table_shape::TIMESTAMP;
 
@@ -66,6 +66,8 @@ fn statements(after_publish: AfterPublish, columns: &[(&str, &str)]) -> Vec<Stri
     all.extend(marks.all().map(str::to_owned));
     all.extend(dead_letters.statements());
     all.extend(dead_letters.count_statement().map(str::to_owned));
+    let retention = RetentionStatements::new(&config, &shape);
+    all.extend(retention.iter().flat_map(|it| it.all().map(str::to_owned)));
     all
 }
 

@@ -30,12 +30,13 @@ use crate::lsn::Lsn;
 use crate::outbox::marking::Marking;
 use crate::outbox::pause::{PauseReader, RequestedPause};
 use crate::outbox::refusal::{is_refusal, silent_refusal};
+use crate::outbox::retention::{Retention, RetentionStatements};
 use crate::outbox::unpublished_count::RowCount;
 use crate::outbox::write_back::row_figure::RowFigure;
 use crate::outbox::write_back::statements::TableOnSession;
 use crate::outbox::{
     CloseDeadLetter, Counted, DeadLetters, NewDeadLetter, ParkedKeyList, Rejection, ResolveRequest,
-    Router, RowId, RowName, SlowRows, TableGone, TableLocation, UnpublishedRows,
+    RetentionStep, Router, RowId, RowName, SlowRows, TableGone, TableLocation, UnpublishedRows,
 };
 use crate::postgres::{self, RowError, Session, row_error, sql_error, table_shape};
 use crate::status::OpenDeadLetters;
@@ -69,12 +70,15 @@ pub(crate) struct WriteBack {
     /// Dead letters were filed or closed since.
     changed: bool,
     row_figure: RowFigure,
+    /// `None` if no old row is deleted.
+    retention: Option<Retention>,
 }
 
 impl WriteBack {
     /// Connects to nothing yet.
     pub(crate) fn new(config: Arc<Config>) -> Self {
         WriteBack {
+            retention: config.retain.map(Retention::new),
             config,
             place: None,
             open: None,
@@ -239,6 +243,22 @@ impl WriteBack {
         self.row_figure = RowFigure::default();
     }
 
+    /// The next step of retention; see [`Retention::step`]. Nothing to do if no old row is deleted.
+    pub(crate) async fn retain(&mut self) -> Result<RetentionStep> {
+        let prepared = self.prepared().await?;
+        let step = match (&mut self.retention, &prepared.retention) {
+            (Some(retention), Some(statements)) => {
+                retention.step(&prepared.session, statements).await?
+            }
+            _ => RetentionStep {
+                ends_pass: true,
+                ..RetentionStep::default()
+            },
+        };
+        self.open = Some(prepared);
+        Ok(step)
+    }
+
     /// The open session, if it is still one to the right table, or a new one.
     async fn prepared(&mut self) -> Result<Prepared> {
         let place = self
@@ -263,6 +283,7 @@ struct Prepared {
     rows: UnpublishedRows,
     /// `None` if rows are not marked as published.
     row_count: Option<RowCount>,
+    retention: Option<RetentionStatements>,
     router: Router,
     pause: PauseReader,
 }
@@ -293,6 +314,7 @@ impl Prepared {
             row_count: RowCount::of_unpublished(&marking, &shape),
             dead_letters: DeadLetters::new(config, &shape),
             rows: UnpublishedRows::new(config, &shape)?,
+            retention: RetentionStatements::new(config, &shape),
             router: Router::new(&config.mapping),
             pause: PauseReader::new(&table),
             session,

@@ -44,6 +44,8 @@ pub(crate) struct DeadLetterTable {
     columns: Vec<String>,
     /// Whether the session's role may read, file and close letters.
     may_use: bool,
+    /// Whether it may delete them.
+    may_delete: bool,
 }
 
 impl DeadLetterTable {
@@ -74,6 +76,7 @@ impl DeadLetterTable {
             is_table: true,
             columns: ours.chain(more).map(|name| (*name).to_owned()).collect(),
             may_use: true,
+            may_delete: true,
         }
     }
 }
@@ -86,7 +89,8 @@ pub(crate) async fn read(session: &Session, name: &TableName) -> Result<Option<D
                ARRAY(SELECT a.attname::text FROM pg_catalog.pg_attribute AS a
                       WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped),
                (SELECT pg_catalog.bool_and(pg_catalog.has_table_privilege(c.oid, r.name))
-                  FROM (VALUES ('SELECT'), ('INSERT'), ('UPDATE')) AS r (name))
+                  FROM (VALUES ('SELECT'), ('INSERT'), ('UPDATE')) AS r (name)),
+               pg_catalog.has_table_privilege(c.oid, 'DELETE')
           FROM pg_catalog.pg_class AS c
           JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
          WHERE n.nspname = $1 AND c.relname = $2";
@@ -101,6 +105,7 @@ pub(crate) async fn read(session: &Session, name: &TableName) -> Result<Option<D
             is_table: row.column(2)?,
             columns: row.column(3)?,
             may_use: row.column(4)?,
+            may_delete: row.column(5)?,
         })
     })
     .transpose()
@@ -134,17 +139,26 @@ pub(crate) async fn problem(session: &Session, config: &Config) -> Result<Option
             "run `outboxd init`, which adds it",
         )));
     }
-    if found.may_use {
+    let deletes = config.retain.is_some();
+    if found.may_use && (found.may_delete || !deletes) {
         return Ok(None);
     }
     let role = "SELECT current_user::text";
     let role = session.row("reading the current role", role, &[]).await?;
     let role: &str = role.column(0)?;
     let quoted = escape_identifier(role);
+    let (lacks, rights) = match (found.may_use, deletes) {
+        (true, _) => ("DELETE", "DELETE"),
+        (false, false) => ("SELECT, INSERT or UPDATE", "SELECT, INSERT, UPDATE"),
+        (false, true) => (
+            "SELECT, INSERT, UPDATE or DELETE",
+            "SELECT, INSERT, UPDATE, DELETE",
+        ),
+    };
     Ok(Some(ServerProblem::config(
-        format!("role {quoted} lacks SELECT, INSERT or UPDATE on {table}"),
+        format!("role {quoted} lacks {lacks} on {table}"),
         format!(
-            "run `outboxd init --role {role}`, or GRANT SELECT, INSERT, UPDATE ON {} TO {quoted}",
+            "run `outboxd init --role {role}`, or GRANT {rights} ON {} TO {quoted}",
             table.quoted(),
         ),
     )))

@@ -52,6 +52,8 @@ pub(crate) struct TableFacts {
     pub(crate) dead_rows: i64,
     /// Whether autovacuum leaves the table or a partition out.
     pub(crate) has_no_autovacuum: bool,
+    /// With the indexes, of all partitions.
+    pub(crate) bytes: i64,
 }
 
 /// `tgtype`: 1 for each row, 2 before, 8 delete, 16 update, 64 instead of.
@@ -84,7 +86,8 @@ const ROWS: &str = "
            coalesce(pg_catalog.sum(s.n_dead_tup), 0)::int8,
            coalesce((SELECT pg_catalog.bool_or(c.reloptions && ARRAY['autovacuum_enabled=false',
                                                 'autovacuum_enabled=off'])
-                       FROM pg_catalog.pg_class AS c WHERE c.oid = ANY ($1)), false)
+                       FROM pg_catalog.pg_class AS c WHERE c.oid = ANY ($1)), false),
+           coalesce(pg_catalog.sum(pg_catalog.pg_total_relation_size(s.relid)), 0)::int8
       FROM pg_catalog.pg_stat_all_tables AS s WHERE s.relid = ANY ($1)";
 
 /// Reads them for the table of this shape.
@@ -136,5 +139,6 @@ pub(crate) async fn table(session: &Session, shape: &TableShape) -> Result<Table
         live_rows: rows.column(0)?,
         dead_rows: rows.column(1)?,
         has_no_autovacuum: rows.column(2)?,
+        bytes: rows.column(3)?,
     })
 }

@@ -102,7 +102,8 @@ pub(super) const ROLE: &str = "
                        FROM (VALUES ('SELECT'), ('INSERT'), ('UPDATE')) AS v (name)), false),
            coalesce((SELECT pg_catalog.bool_and(
                                 pg_catalog.has_table_privilege(r.oid, s.oid, v.name))
-                       FROM (VALUES ('SELECT'), ('INSERT'), ('UPDATE')) AS v (name)), false)
+                       FROM (VALUES ('SELECT'), ('INSERT'), ('UPDATE')) AS v (name)), false),
+           coalesce(pg_catalog.has_table_privilege(r.oid, l.oid, 'DELETE'), false)
       FROM pg_catalog.pg_roles AS r
       LEFT JOIN pg_catalog.pg_namespace AS n ON n.nspname = $2
       LEFT JOIN pg_catalog.pg_class AS t ON t.relnamespace = n.oid AND t.relname = $3

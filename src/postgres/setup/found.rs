@@ -93,6 +93,7 @@ pub(super) struct FoundRole {
     pub(super) may_file: bool,
     /// It may read and write outboxd's state.
     pub(super) may_keep_state: bool,
+    pub(super) may_delete_letters: bool,
 }
 
 impl Found {
@@ -309,6 +310,7 @@ async fn role(
             may_delete: row.column(5)?,
             may_file: row.column(6)?,
             may_keep_state: row.column(7)?,
+            may_delete_letters: row.column(8)?,
         })
     })
     .transpose()

@@ -181,6 +181,7 @@ mod tests {
             role: None,
             replication_role: None,
             checks: false,
+            partitioned: None,
         }
     }
 

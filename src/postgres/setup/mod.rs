@@ -28,7 +28,7 @@ mod wanted;
 pub use self::carry_out::{create, look};
 pub use self::part::{Line, Outcome, Undone};
 pub use self::script::Step;
-pub use self::wanted::Setup;
+pub use self::wanted::{PartitionPeriod, Setup};
 
 #[cfg(test)]
 mod tests;

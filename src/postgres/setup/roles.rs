@@ -142,6 +142,9 @@ fn on_table(setup: &Setup<'_>, found: &Found, name: &str, there: &FoundRole) -> 
     Part::of(Kind::Other, thing, lacks, todo).after(&[Kind::Table, Kind::Role])
 }
 
+/// The rights on a table of outboxd's own.
+const OWN_TABLE: &str = "SELECT, INSERT, UPDATE";
+
 /// Nothing is granted on an unrelated table.
 fn on_dead_letters(
     setup: &Setup<'_>,
@@ -155,7 +158,14 @@ fn on_dead_letters(
         return None;
     }
     let owner = table.map(|table| (&table.owner, table.is_owned));
-    let part = on_own_table(found, name, &letters, owner, there.may_file);
+    let deletes = setup.retains() && !there.may_delete_letters;
+    let lacks = match (there.may_file, deletes) {
+        (true, false) => None,
+        (true, true) => Some("DELETE"),
+        (false, false) => Some(OWN_TABLE),
+        (false, true) => Some("SELECT, INSERT, UPDATE, DELETE"),
+    };
+    let part = on_own_table(found, name, &letters, owner, lacks);
     Some(part.after(&[Kind::DeadLetters, Kind::Role]))
 }
 
@@ -167,28 +177,26 @@ fn on_state(setup: &Setup<'_>, found: &Found, name: &str, there: &FoundRole) -> 
     }
     let owner = table.map(|table| (&table.owner, table.is_owned));
     let state = setup.config.table.state();
-    let part = on_own_table(found, name, &state, owner, there.may_keep_state);
+    let lacks = (!there.may_keep_state).then_some(OWN_TABLE);
+    let part = on_own_table(found, name, &state, owner, lacks);
     Some(part.after(&[Kind::State, Kind::Role]))
 }
 
 /// The rights on a table of outboxd's own. `owner`: that of the table, and whether the session's
-/// role has its rights; none where the table is not there yet.
+/// role has its rights; none where the table is not there yet. `rights`: those that the role lacks.
 fn on_own_table(
     found: &Found,
     name: &str,
     table: &TableName,
     owner: Option<(&String, bool)>,
-    may_use: bool,
+    rights: Option<&str>,
 ) -> Part {
     let thing = format!("rights of role {name} on {table}");
-    if may_use {
+    let Some(rights) = rights else {
         return Part::there(Kind::Other, thing);
-    }
+    };
     let role = escape_identifier(name);
-    let sql = format!(
-        "GRANT SELECT, INSERT, UPDATE ON {} TO {role}",
-        table.quoted()
-    );
+    let sql = format!("GRANT {rights} ON {} TO {role}", table.quoted());
     let (owner, is_owned) = owner.unwrap_or((&found.server.role, true));
     let lacks = (!is_owned).then(|| found.does_not_own(table, owner));
     let todo = Todo::statement(sql, owner.clone(), format!("to own {table}"));
@@ -219,6 +227,7 @@ mod tests {
             role: Some("relay"),
             replication_role: None,
             checks: false,
+            partitioned: None,
         };
         let of_part = |part: Part| match part.state {
             State::Missing(todo) => Some(todo.statement),
@@ -257,6 +266,7 @@ mod tests {
             may_delete: false,
             may_file: true,
             may_keep_state: true,
+            may_delete_letters: false,
         };
         let mut found = Found::of_nothing();
         found.role = Some(role);
@@ -301,6 +311,7 @@ mod tests {
             role: Some("relay"),
             replication_role: None,
             checks: false,
+            partitioned: None,
         };
         let file = sql::role(&setup).unwrap_or_default();
         let file = sql::one_line(&file);

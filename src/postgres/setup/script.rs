@@ -24,7 +24,8 @@ impl Setup<'_> {
         }
         for index in indexes::wanted(&self.assumed_shape()) {
             let name = self.config.table.index(index.suffix);
-            let build = match in_use {
+            // A partitioned table has no concurrent build.
+            let build = match in_use && self.partitioned.is_none() {
                 true => indexes::CONCURRENTLY_IF_ABSENT,
                 false => indexes::IF_ABSENT,
             };

@@ -4,9 +4,10 @@
 use postgres_protocol::escape::escape_identifier;
 
 use crate::config::TableName;
-use crate::postgres::setup::wanted::Setup;
+use crate::postgres::setup::wanted::{PartitionPeriod, Setup};
 
 const SCHEMA: &str = include_str!("../../../sql/schema.sql");
+const SCHEMA_PARTITIONED: &str = include_str!("../../../sql/schema_partitioned.sql");
 const CHECKS: &str = include_str!("../../../sql/checks.sql");
 const FUNCTION: &str = include_str!("../../../sql/write_event.sql");
 const FUNCTION_HEADERS: &str = include_str!("../../../sql/write_event_headers.sql");
@@ -17,6 +18,7 @@ const ROLE: &str = include_str!("../../../sql/role.sql");
 const ROLE_REPLICATION: &str = include_str!("../../../sql/role_replication.sql");
 const ROLE_DELETE: &str = include_str!("../../../sql/role_delete.sql");
 const ROLE_STATE: &str = include_str!("../../../sql/role_state.sql");
+const ROLE_RETAIN: &str = include_str!("../../../sql/role_retain.sql");
 
 /// A comment in every version of the function.
 pub(super) const MARK: &str = "-- Measured as Postgres prints it, because that text goes to Kafka";
@@ -26,12 +28,28 @@ const UNLESS_PUBLISHED: &str = "published_at IS NOT NULL OR ";
 
 /// The schema and the table, without the indexes, which depend on what is there.
 pub(super) fn tables(setup: &Setup<'_>) -> String {
-    fill_in(setup, &statements(SCHEMA, "CREATE INDEX", false))
+    match setup.partitioned {
+        None => fill_in(setup, &statements(SCHEMA, "CREATE INDEX", false)),
+        Some(_) => {
+            let schema = fill_in(setup, &statements(SCHEMA, "CREATE SCHEMA", true));
+            format!("{schema}\n\n{}", table(setup))
+        }
+    }
 }
 
-/// The statement that creates the table.
+/// The statement that creates the table, with its partitions.
 pub(super) fn table(setup: &Setup<'_>) -> String {
-    fill_in(setup, &statements(SCHEMA, "CREATE TABLE", true))
+    let (period, format) = match setup.partitioned {
+        None => return fill_in(setup, &statements(SCHEMA, "CREATE TABLE", true)),
+        Some(PartitionPeriod::Day) => ("day", "YYYYMMDD"),
+        Some(PartitionPeriod::Hour) => ("hour", "YYYYMMDDHH24"),
+    };
+    let table = &setup.config.table;
+    fill_in(setup, body(SCHEMA_PARTITIONED))
+        .replace("{{period}}", period)
+        .replace("{{format}}", format)
+        .replace("{{plain_schema}}", &table.schema)
+        .replace("{{plain_table}}", &table.name)
 }
 
 /// The statements of a file that contain these words, or those that do not.
@@ -119,6 +137,9 @@ pub(super) fn role(setup: &Setup<'_>) -> Option<String> {
     if setup.deletes() {
         parts.push(body(ROLE_DELETE));
     }
+    if setup.retains() {
+        parts.push(body(ROLE_RETAIN));
+    }
     let sql = fill_in(setup, &parts.join("\n"));
     let written = format!("UPDATE ({})", setup.written_columns().join(", "));
     Some(sql.replace("UPDATE (times_attempted, published_at)", &written))
@@ -167,8 +188,9 @@ pub(super) fn one_line(sql: &str) -> String {
 }
 
 #[cfg(test)]
-pub(super) const FILES: [&str; 11] = [
+pub(super) const FILES: [&str; 13] = [
     SCHEMA,
+    SCHEMA_PARTITIONED,
     CHECKS,
     FUNCTION,
     FUNCTION_HEADERS,
@@ -179,4 +201,5 @@ pub(super) const FILES: [&str; 11] = [
     ROLE_REPLICATION,
     ROLE_DELETE,
     ROLE_STATE,
+    ROLE_RETAIN,
 ];

@@ -24,6 +24,7 @@ fn setup<'a>(config: &'a Config, role: Option<&'a str>) -> Setup<'a> {
         role,
         replication_role: None,
         checks: true,
+        partitioned: None,
     }
 }
 

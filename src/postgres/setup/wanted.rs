@@ -30,6 +30,17 @@ pub struct Setup<'a> {
     pub replication_role: Option<&'a str>,
     /// Whether constraints of the table reject events that can never be published.
     pub checks: bool,
+    /// Whether a table that is created is partitioned by time, and by which period.
+    pub partitioned: Option<PartitionPeriod>,
+}
+
+/// The period of a partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PartitionPeriod {
+    /// A day.
+    Day,
+    /// An hour.
+    Hour,
 }
 
 impl Setup<'_> {
@@ -80,7 +91,12 @@ impl Setup<'_> {
     }
 
     pub(super) fn deletes(&self) -> bool {
-        self.config.after_publish == AfterPublish::Delete
+        self.config.after_publish == AfterPublish::Delete || self.retains()
+    }
+
+    /// Whether old rows are deleted, and closed dead letters.
+    pub(super) fn retains(&self) -> bool {
+        self.config.retain.is_some()
     }
 
     /// The column that records take their key from, if it is none of the others.

@@ -111,18 +111,37 @@ fn bare(expression: &str) -> String {
     text
 }
 
+/// The column that the age of a published row counts from: its mark, or its creation where the mark
+/// is no time. `None` if the table has neither.
+pub(crate) fn age_column(shape: &TableShape) -> Option<&Column> {
+    let has_constant = shape.mapping.columns.published.constant.is_some();
+    let mark = shape.published()?;
+    let mark = Some(mark).filter(|mark| mark.is_timestamp() && !has_constant);
+    mark.or_else(|| shape.created().filter(|created| created.is_timestamp()))
+}
+
+/// The expression for the present time as a value of this column.
+pub(crate) fn now_of(shape: &TableShape, column: &Column) -> String {
+    now_in(shape, column.base_type == TIMESTAMP)
+}
+
+/// The same; a time without a zone is in that of the time of creation.
+fn now_in(shape: &TableShape, is_local: bool) -> String {
+    let created = shape.created();
+    let zone = created.filter(|created| is_local && created.base_type == TIMESTAMP);
+    let zone = zone.and_then(|created| created.zone.as_deref());
+    match (zone, is_local) {
+        (Some(zone), _) => format!("pg_catalog.timezone('{zone}', CURRENT_TIMESTAMP)"),
+        (None, true) => "LOCALTIMESTAMP".to_owned(),
+        (None, false) => "CURRENT_TIMESTAMP".to_owned(),
+    }
+}
+
 /// The expression for the time of a mark.
 fn time(shape: &TableShape) -> String {
     let published = shape.published().map(|it| it.base_type.as_str());
     let created = shape.created();
-    let is_local = published == Some(TIMESTAMP);
-    let zone = created.filter(|created| is_local && created.base_type == TIMESTAMP);
-    let zone = zone.and_then(|created| created.zone.as_deref());
-    let now = match (zone, is_local) {
-        (Some(zone), _) => format!("pg_catalog.timezone('{zone}', CURRENT_TIMESTAMP)"),
-        (None, true) => "LOCALTIMESTAMP".to_owned(),
-        (None, false) => "CURRENT_TIMESTAMP".to_owned(),
-    };
+    let now = now_in(shape, published == Some(TIMESTAMP));
     match (created, published) {
         (Some(created), Some(published)) if Column::is_time(created) => {
             // Comparisons between these types take every value; a cast does not.

@@ -12,8 +12,8 @@ use crate::engine::row_ids::number;
 use crate::error::{Code, Error, Result};
 use crate::lsn::Lsn;
 use crate::outbox::{
-    Mark, MarkedTable, PartTable, RefusedMark, Rejection, RowId, RowName, TableGone, TableLocation,
-    settle, write,
+    Mark, MarkedTable, PartTable, RefusedMark, Rejection, RetentionStep, RowId, RowName, TableGone,
+    TableLocation, settle, write,
 };
 use crate::publisher::simulation::process::rejection;
 use crate::publisher::simulation::server::{Refusal, Row};
@@ -130,6 +130,12 @@ impl World {
                 pending = Some(PendingRequests {
                     paused: Some(self.is_paused),
                     ..PendingRequests::default()
+                });
+            }
+            DatabaseWork::Retain(step) => {
+                *step = Some(RetentionStep {
+                    ends_pass: true,
+                    ..RetentionStep::default()
                 });
             }
             DatabaseWork::ReadRequests { with_keys } => {

@@ -138,6 +138,10 @@ async fn perform(
         DatabaseWork::File(dead_letters) => write_back.file(dead_letters).await?,
         DatabaseWork::Close(closings) => write_back.close(closings).await?,
         DatabaseWork::CountAttempts(rows) => write_back.count_attempts(rows).await?,
+        DatabaseWork::Retain(step) => {
+            *step = Some(write_back.retain().await?);
+            return Ok(None);
+        }
         DatabaseWork::ReadRequests { with_keys } => {
             let requests = write_back.requests().await?;
             let parked = match with_keys {

@@ -28,6 +28,7 @@ use crate::outbox::{
 };
 use crate::postgres::Session;
 use crate::publisher::clock::Clock;
+use crate::publisher::partition_keeper::PartitionKeeper;
 use crate::publisher::sink::database_worker::DatabaseWorker;
 use crate::publisher::sink::filing_log::FilingLog;
 use crate::publisher::sink::kafka_adapter::{ask, failure, send};
@@ -59,6 +60,7 @@ pub(crate) struct Forwarder {
     reports: Vec<DeliveryReport>,
     pub(super) done: Vec<InFlight>,
     database_worker: DatabaseWorker,
+    partition_keeper: PartitionKeeper,
     pub(in crate::publisher) work_errors: WorkErrors,
     pub(in crate::publisher) lasting_errors: LastingErrors,
     /// An error of database work that ends the session.
@@ -104,6 +106,7 @@ impl Forwarder {
             reports: Vec::new(),
             done: Vec::new(),
             database_worker: DatabaseWorker::new(config, Arc::clone(&board)),
+            partition_keeper: PartitionKeeper::new(config, Arc::clone(&board)),
             work_errors: WorkErrors::default(),
             lasting_errors: LastingErrors::default(),
             database_error: None,
@@ -130,6 +133,7 @@ impl Forwarder {
         if place.is_none() {
             self.lock_lost();
         }
+        self.partition_keeper.use_place(place.clone());
         self.database_worker.use_place(place);
     }
 
@@ -376,6 +380,7 @@ impl Forwarder {
                 let now = self.tick();
                 self.engine.topics_answered(now, answers);
             }
+            () = self.partition_keeper.progressed() => {}
             () = self.producer_care.progressed(&mut self.producer) => {
                 self.tick();
                 self.take_reports();

@@ -53,7 +53,7 @@ const TOP: Map = Map {
 const INNER: [Map; 1] = [Map {
     room: "publisher",
     layers: &[
-        &["clock", "lock_holders"],
+        &["clock", "lock_holders", "partition_keeper"],
         &[
             "sink",
             "interrupt",

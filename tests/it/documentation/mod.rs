@@ -23,7 +23,7 @@ use blocks::Block;
 use stage::Stage;
 
 /// The pages with blocks that need servers; each has a test below.
-const PAGES: [&str; 8] = [
+const PAGES: [&str; 10] = [
     "README.md",
     "docs/dead-letters.md",
     "docs/managed-postgres.md",
@@ -31,6 +31,7 @@ const PAGES: [&str; 8] = [
     "docs/peek-and-pause.md",
     "docs/replacing-a-poller.md",
     "docs/replay.md",
+    "docs/retention.md",
     "docs/security.md",
     "docs/several-services.md",
 ];
@@ -121,6 +122,11 @@ async fn the_page_on_replacing_a_poller_runs() -> Result<()> {
 #[tokio::test]
 async fn the_page_on_replay_runs() -> Result<()> {
     run("docs/replay.md").await?.finish().await
+}
+
+#[tokio::test]
+async fn the_page_on_retention_runs() -> Result<()> {
+    run("docs/retention.md").await?.finish().await
 }
 
 #[tokio::test]
