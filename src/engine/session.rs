@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use crate::engine::feedback::Feedback;
-use crate::engine::output::{End, Output, SessionOutput, SinkOutput, Walsender};
+use crate::engine::output::{DatabaseWork, End, Output, SessionOutput, SinkOutput, Walsender};
 use crate::engine::{Engine, WorkerState};
 use crate::lsn::Lsn;
 use crate::outbox::Rejection;
