@@ -104,7 +104,7 @@ fn test_files((path, text): &(String, String)) -> Vec<PathBuf> {
 
 /// A wait must not depend on a clock that an administrator can set. The wall clock serves figures:
 /// how old an event is, the time that a status update reports to Postgres, those of a line of the
-/// log and of `status --watch`, how far the server's clock is ahead, when a pass of retention ended,
+/// log and of `status --watch`, how far the server's clock is ahead, when a pass of retention ended
 /// and how long a token is valid, whose end is a point of that clock. A record with a time of its
 /// own is compared with it as well, since brokers refuse a time that is far from theirs. A jump of
 /// it is a sign that the machine was paused, and means no more than a new session.

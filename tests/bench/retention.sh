@@ -1,0 +1,118 @@
+#!/bin/sh
+# What a mark, a delete and the later delete of retention cost Postgres, and a simulated week.
+#
+#   tests/bench/retention.sh BIN SOCKETS PORT [OUTBOXD]
+#
+# BIN has psql and pgbench, and SOCKETS is the folder of the server's socket, on this machine: the
+# CPU time is that of the server process. The role is postgres. With OUTBOXD, a program, 7 days of
+# 100,000 rows are deleted three times under a load of inserts, while Kafka is away: retention has
+# its share under load alone. Makes and drops the database retention_bench.
+set -eu
+
+bin=$1 sockets=$2 port=$3 program=${4:-}
+rows=200000
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+cd "$folder"
+sql() { "$bin/psql" -h "$sockets" -p "$port" -U postgres -qAt -v ON_ERROR_STOP=1 "$@"; }
+sql -d postgres -c 'DROP DATABASE IF EXISTS retention_bench WITH (FORCE)' \
+    -c 'CREATE DATABASE retention_bench'
+db="-d retention_bench"
+
+# $1: storage parameters; $2: the mark of every row.
+fresh() {
+    sql $db <<SQL
+DROP TABLE IF EXISTS b;
+CREATE TABLE b (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, event_type text, topic text,
+    event_payload jsonb, created_at timestamp DEFAULT now(), times_attempted integer DEFAULT 0,
+    published_at timestamp) $1;
+CREATE INDEX ON b (published_at) WHERE published_at IS NULL;
+CREATE INDEX ON b (id) WHERE published_at IS NULL;
+INSERT INTO b (event_type, topic, event_payload, published_at)
+    SELECT 'a', 't', jsonb_build_object('x', repeat('y', 230)), $2
+      FROM generate_series(1, $rows);
+VACUUM ANALYZE b;
+CHECKPOINT;
+SQL
+}
+
+# $1: a name; $2: a query whose rows are the statements.
+cost() {
+    sql $db -c "$2" >statements
+    {
+        echo "SELECT pg_backend_pid() AS pid, pg_current_wal_insert_lsn() AS lsn \\gset"
+        echo '\setenv PID :pid'
+        echo '\! cat /proc/$PID/stat >before'
+        echo 'SET synchronous_commit = off;'
+        cat statements
+        echo '\! cat /proc/$PID/stat >after'
+        echo "SELECT pg_wal_lsn_diff(pg_current_wal_insert_lsn(), :'lsn');"
+    } >script
+    wal=$(sql $db -f script | tail -1)
+    awk -v name="$1" -v wal="$wal" -v rows=$rows 'NR == FNR { from = $14 + $15; next }
+        { printf "%-28s %5.1f us CPU, %4d bytes of WAL a row\n", name,
+              ($14 + $15 - from) * 10000 / rows, wal / rows }' before after
+}
+
+series="generate_series(1, $rows, 1000) AS i"
+ids="id = ANY (ARRAY(SELECT generate_series(%s, %s))) AND published_at IS NULL"
+mark="SELECT format('UPDATE b SET published_at = LOCALTIMESTAMP,
+    times_attempted = times_attempted + 1 WHERE $ids;', i, i + 999) FROM $series"
+delete="SELECT format('DELETE FROM b WHERE $ids;', i, i + 999) FROM $series"
+later="SELECT format(\$\$WITH seen AS MATERIALIZED (SELECT t.ctid AS place FROM b AS t
+    WHERE t.ctid >= '(%s,0)'::tid AND t.ctid < '(%s,0)'::tid AND t.published_at IS NOT NULL
+      AND t.published_at < LOCALTIMESTAMP - INTERVAL '7 days'
+    LIMIT 1000 FOR UPDATE OF t SKIP LOCKED),
+    gone AS (DELETE FROM b AS t WHERE t.ctid = ANY (ARRAY(SELECT place FROM seen)) RETURNING 1)
+    SELECT count(*) FROM gone \\g /dev/null\$\$, i, i + 25)
+    FROM generate_series(0, pg_relation_size('b') / 8192, 25) AS i"
+fresh '' NULL && cost mark "$mark"
+fresh 'WITH (fillfactor = 50)' NULL && cost 'mark, fillfactor 50' "$mark"
+fresh '' NULL && cost delete "$delete"
+fresh '' "now() - INTERVAL '8 days'" && cost 'delete by pages, later' "$later"
+
+if [ -n "$program" ]; then
+    export DATABASE_URL="postgresql://postgres@localhost/retention_bench?host=$sockets&port=$port"
+    export OUTBOX_SOURCE=poll OUTBOX_BACKLOG=publish KAFKA_BROKERS=127.0.0.1:1
+    export OUTBOX_HTTP_LISTEN=off OUTBOX_LOG=info
+    "$program" init >/dev/null
+    week() {
+        sql $db <<'SQL'
+INSERT INTO outbox.outbox (event_type, topic, event_payload, created_at, published_at)
+    SELECT 'k', 'orders', jsonb_build_object('x', repeat('y', 230)), t, t
+      FROM (SELECT localtimestamp - INTERVAL '7 days 1 hour' - (i % 7) * INTERVAL '1 day' AS t
+              FROM generate_series(1, 700000) AS i) AS week;
+VACUUM ANALYZE outbox.outbox;
+SQL
+    }
+    size() {
+        sql $db -c "SELECT '$1: ' || pg_size_pretty(pg_table_size('outbox.outbox')) || ' table, '
+            || pg_size_pretty(pg_indexes_size('outbox.outbox')) || ' indexes'"
+    }
+    cat >insert <<'SQL'
+INSERT INTO outbox.outbox (event_type, topic, event_payload)
+    VALUES ('k', 'orders', jsonb_build_object('x', repeat('y', 230)));
+SQL
+    load() {
+        rm -f load.*
+        "$bin/pgbench" -h "$sockets" -p "$port" -U postgres -n -f insert -c 4 -R 300 -T 25 -l \
+            --log-prefix=load retention_bench >/dev/null 2>&1
+        cat load.* | awk '{ print $3 }' | sort -n | awk -v name="$1" '{ all[NR] = $1 }
+            END { printf "%s: %d inserts, p50 %.1f ms, p99 %.1f ms, longest %.1f ms\n", name, NR,
+                      all[int(NR * 0.5)] / 1000, all[int(NR * 0.99)] / 1000, all[NR] / 1000 }'
+    }
+    week
+    size 'a week'
+    "$program" run >log 2>&1 & pid=$!
+    load 'without retention'
+    kill $pid && wait $pid || true
+    for n in 1 2 3; do
+        OUTBOX_RETAIN=7d "$program" run >log 2>&1 & pid=$!
+        load "with retention, week $n"
+        until grep 'old rows deleted' log; do sleep 1; done
+        kill $pid && wait $pid || true
+        week
+        size "week $n deleted, another one inserted"
+    done
+fi
+sql -d postgres -c 'DROP DATABASE retention_bench WITH (FORCE)'
