@@ -39,7 +39,7 @@ pub use health::{Problem, SlotHealth};
 use history::History;
 pub(crate) use history::Sample;
 pub use instance::Instance;
-pub(crate) use names::{PROBLEMS, WAITS, WAL_STATUSES};
+pub(crate) use names::{PROBLEMS, SOMEBODY_ELSE_PUBLISHES, WAITS, WAL_STATUSES};
 pub use phase::Phase;
 pub use recent_problems::RecentProblem;
 use recent_problems::RecentProblems;

@@ -6,6 +6,7 @@
 //! `Config::from_settings(args.settings)?`.
 
 mod completions;
+mod cutover;
 mod dead_letter;
 mod debezium;
 #[cfg(feature = "demo")]
@@ -58,6 +59,8 @@ enum Command {
     Doctor(doctor::Args),
     /// Show how far events get, and whether anything is in the way
     Status(status::Args),
+    /// Take the table from a poller while the services go on writing, and publish
+    Cutover(cutover::Args),
     /// List, show, retry, discard or prune the events that could not be published
     DeadLetter(dead_letter::Args),
     /// Skip a transaction that Postgres cannot decode
@@ -100,6 +103,10 @@ impl Cli {
             Command::Status(mut args) => {
                 args.settings = args.settings.or(file);
                 status::execute(args).await
+            }
+            Command::Cutover(mut args) => {
+                args.settings = args.settings.or(file);
+                Box::pin(cutover::execute(args)).await
             }
             Command::DeadLetter(mut args) => {
                 args.settings = args.settings.or(file);

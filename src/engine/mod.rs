@@ -47,7 +47,7 @@ mod session;
 pub(crate) mod topics;
 pub(crate) mod tracker;
 pub(crate) mod violation;
-mod write_back_queue;
+pub(crate) mod write_back_queue;
 
 #[cfg(test)]
 mod simulation;
@@ -71,6 +71,7 @@ use crate::engine::topics::placing::WallClock;
 use crate::engine::tracker::{Tracker, TransactionName};
 use crate::engine::violation::Violation;
 use crate::engine::write_back_queue::WriteBackQueue;
+use crate::engine::write_back_queue::foreign_marks::ForeignMarks;
 use crate::lsn::Lsn;
 
 #[derive(Debug)]
@@ -93,6 +94,7 @@ pub(crate) struct Engine {
     pub(super) limits: Limits,
     pub(super) tracker: Tracker,
     pub(super) write_back_queue: WriteBackQueue,
+    pub(super) foreign_marks: ForeignMarks,
     pub(super) dispatch: Dispatch,
     pub(super) session: Option<Feedback>,
     /// The server may have ended the session: nothing more is read from it.
@@ -123,6 +125,7 @@ impl Engine {
         Engine {
             tracker: Tracker::new(Lsn::INVALID),
             write_back_queue,
+            foreign_marks: ForeignMarks::default(),
             dispatch: Dispatch::new(&limits),
             session: None,
             session_expired: false,
@@ -174,6 +177,7 @@ impl Engine {
     pub(crate) fn begin(&mut self, name: impl Into<TransactionName>) {
         let name = name.into();
         self.failover_gate.pass(name.commit_lsn);
+        self.foreign_marks.begin(name.commit_lsn);
         let result = self.tracker.begin(name);
         self.end_if_violated(result);
     }

@@ -18,6 +18,7 @@ mod instance_lock;
 mod interrupt;
 mod lineage;
 mod lock_holders;
+mod marking_alarm;
 mod monitor;
 mod resume;
 mod resume_state;

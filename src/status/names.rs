@@ -15,7 +15,7 @@ pub(crate) const WAITS: [&str; 8] = [
 ];
 
 /// Every kind of problem.
-pub(crate) const PROBLEMS: [&str; 10] = [
+pub(crate) const PROBLEMS: [&str; 11] = [
     "not-published",
     "publication-missing",
     "table-missing",
@@ -26,7 +26,11 @@ pub(crate) const PROBLEMS: [&str; 10] = [
     "slot-nearly-lost",
     "topics-parked",
     "missed-events",
+    SOMEBODY_ELSE_PUBLISHES,
 ];
+
+/// Another program marks rows as published, so it publishes their events too.
+pub(crate) const SOMEBODY_ELSE_PUBLISHES: &str = "somebody-else-publishes";
 
 /// Every value of the server's `wal_status`.
 pub(crate) const WAL_STATUSES: [&str; 4] = ["reserved", "extended", "unreserved", "lost"];

@@ -59,6 +59,7 @@ impl HealthState {
             .inc_by(missed_total - std::mem::replace(&mut self.counted, missed_total));
         forwarder.board.update(|status| {
             status.problems = self.problems.problems();
+            status.problems.extend(forwarder.marking_alarm.problem());
             status.missed_events = self.audit.open_count() as u64;
             status.missed_events_total = missed_total;
             status.audits_total = self.audit.audits_total();
