@@ -67,8 +67,8 @@ impl Poller {
 
     fn with(url: &str, kafka: ClientConfig, interval: Duration, sql: Statements) -> Poller {
         let stop = Arc::new(AtomicBool::new(false));
-        let (hold, held) = (Arc::default(), Arc::default());
-        let (published, denied) = (Arc::default(), Arc::default());
+        let (hold, held): (Arc<AtomicBool>, Arc<AtomicBool>) = Default::default();
+        let (published, denied): (Arc<AtomicU64>, Arc<AtomicU64>) = Default::default();
         let url = url.to_owned();
         let task = {
             let (stop, hold, held) = (Arc::clone(&stop), Arc::clone(&hold), Arc::clone(&held));

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 /// The rows of the first table of `tests/faults.md`.
-const FAULTS: [&str; 121] = [
+const FAULTS: [&str; 122] = [
     "process killed at any step",
     "walsender terminated",
     "Postgres stopped without a checkpoint",
@@ -58,6 +58,7 @@ const FAULTS: [&str; 121] = [
     "mark that the table swallows",
     "table that refuses one mark after another",
     "mark that another program removes",
+    "another program that publishes beside outboxd",
     "table without optional columns",
     "statement that the server refuses",
     "table that no mark fits any more",

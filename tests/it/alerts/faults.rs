@@ -2,7 +2,7 @@
 
 /// The alert that fires while a fault lasts, or after it, until a person has acted; `None` where
 /// the stream goes on without a person.
-pub(crate) const ALERTS: [(&str, Option<&str>); 121] = [
+pub(crate) const ALERTS: [(&str, Option<&str>); 122] = [
     ("process killed at any step", Some("OutboxdDown")),
     ("walsender terminated", Some("OutboxdReconnects")),
     (
@@ -93,6 +93,10 @@ pub(crate) const ALERTS: [(&str, Option<&str>); 121] = [
     (
         "mark that another program removes",
         Some("OutboxdMissedEvents"),
+    ),
+    (
+        "another program that publishes beside outboxd",
+        Some("OutboxdSomebodyElsePublishes"),
     ),
     ("table without optional columns", None),
     ("statement that the server refuses", Some("OutboxdDown")),
