@@ -87,7 +87,8 @@ full.
 //!   Rust. `kafka`: the producer, metadata and Kafka's errors.
 //! - `engine`: every decision, as a pure state machine.
 //! - `publisher`: carries out what the engine decides: start, stop, status. `http`: metrics, health
-//!   and the status page. `doctor`: examines both servers and changes nothing.
+//!   and the status page. `doctor`: examines both servers and changes nothing. `cutover`: takes the table
+//!   from a poller.
 
 // Without the publisher, parts of what `Writer` shares with it have no caller.
 #![cfg_attr(not(feature = "publisher"), allow(dead_code))]
@@ -107,6 +108,9 @@ mod backoff;
 #[cfg(feature = "publisher")]
 #[doc(hidden)]
 pub mod config;
+#[cfg(feature = "publisher")]
+#[doc(hidden)]
+pub mod cutover;
 #[cfg(feature = "publisher")]
 #[doc(hidden)]
 pub mod doctor;

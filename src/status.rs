@@ -41,7 +41,7 @@ pub use health::{Problem, SlotHealth};
 use history::History;
 pub(crate) use history::Sample;
 pub use instance::Instance;
-pub(crate) use names::{PARTITIONS, PROBLEMS, WAITS, WAL_STATUSES};
+pub(crate) use names::{PARTITIONS, PROBLEMS, SOMEBODY_ELSE_PUBLISHES, WAITS, WAL_STATUSES};
 pub use pause::Pause;
 use pause::PauseLog;
 pub use phase::Phase;

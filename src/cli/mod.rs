@@ -6,6 +6,7 @@
 //! `Config::from_settings(args.settings)?`.
 
 mod completions;
+mod cutover;
 mod dead_letter;
 mod debezium;
 #[cfg(feature = "demo")]
@@ -67,6 +68,8 @@ enum Command {
     Pause(pause::PauseArgs),
     /// Go on publishing after `pause`
     Resume(pause::ResumeArgs),
+    /// Take the table from a poller while the services go on writing, and publish
+    Cutover(cutover::Args),
     /// List, show, retry, discard or prune the events that could not be published
     DeadLetter(dead_letter::Args),
     /// Publish rows of the table once more, beside the running outboxd
@@ -123,6 +126,10 @@ impl Cli {
             Command::Resume(mut args) => {
                 args.settings = args.settings.or(file);
                 pause::execute_resume(args).await
+            }
+            Command::Cutover(mut args) => {
+                args.settings = args.settings.or(file);
+                Box::pin(cutover::execute(args)).await
             }
             Command::DeadLetter(mut args) => {
                 args.settings = args.settings.or(file);

@@ -4,8 +4,10 @@
 //! one, a second or more later, ends the process at once, which costs duplicates and nothing else.
 //! The HTTP server starts before the first connection.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use outboxd::Status;
 use outboxd::config::{Config, Settings};
 use outboxd::format::bytes;
 use outboxd::http;
@@ -34,26 +36,56 @@ pub(crate) struct Args {
 pub(crate) async fn execute(args: Args) -> anyhow::Result<()> {
     log::asked_for(args.settings.log_format.as_deref());
     let config = Config::from_settings(args.settings)?;
-    let log = Log::start(&config.log, config.log_format)?;
-    let mut signals = Signals::new()?;
-    let (http_listen, hosts) = (config.http_listen.clone(), config.http_hosts.clone());
-    log_start(&config);
-    warn_of_ignored_variables();
-    let mut publisher = Publisher::new(config);
-    log.count_in(publisher.metrics());
-    progress::show(&log, publisher.status_handle());
-    let server = match http_listen {
-        Some(address) => {
-            let listener = http::bind(address).await?;
-            Some(HttpServer::start(listener, &hosts, &publisher))
-        }
-        None => None,
-    };
-    let ended = publish(&mut publisher, &mut signals, &log).await;
-    if let Some(server) = server {
-        server.stop().await;
+    Prepared::new(config).await?.publish().await
+}
+
+/// Everything that publishing needs, before its first connection.
+pub(crate) struct Prepared {
+    publisher: Publisher,
+    pub(crate) signals: Signals,
+    log: Log,
+    server: Option<HttpServer>,
+}
+
+impl Prepared {
+    /// Starts the log and the HTTP server, and listens for signals.
+    pub(crate) async fn new(config: Config) -> anyhow::Result<Prepared> {
+        let log = Log::start(&config.log, config.log_format)?;
+        let signals = Signals::new()?;
+        let (http_listen, hosts) = (config.http_listen.clone(), config.http_hosts.clone());
+        log_start(&config);
+        warn_of_ignored_variables();
+        let publisher = Publisher::new(config);
+        log.count_in(publisher.metrics());
+        progress::show(&log, publisher.status_handle());
+        let server = match http_listen {
+            Some(address) => {
+                let listener = http::bind(address).await?;
+                Some(HttpServer::start(listener, &hosts, &publisher))
+            }
+            None => None,
+        };
+        Ok(Prepared {
+            publisher,
+            signals,
+            log,
+            server,
+        })
     }
-    ended
+
+    /// A function that returns the publisher's status.
+    pub(crate) fn status_handle(&self) -> Arc<dyn Fn() -> Status + Send + Sync> {
+        self.publisher.status_handle()
+    }
+
+    /// Publishes until a signal arrives or the publisher ends by itself.
+    pub(crate) async fn publish(mut self) -> anyhow::Result<()> {
+        let ended = publish(&mut self.publisher, &mut self.signals, &self.log).await;
+        if let Some(server) = self.server {
+            server.stop().await;
+        }
+        ended
+    }
 }
 
 /// Logs the settings, without a secret.

@@ -15,7 +15,9 @@ use crate::engine::topics::{NO_TOPIC, TopicId};
 use crate::engine::tracker::{InFlight, Ticket};
 use crate::engine::{Engine, WorkerState};
 use crate::lsn::Lsn;
-use crate::outbox::{Mark, Outcome, ParkedKeyList, Resolution, ResolveRequest, RowName, RowSet};
+use crate::outbox::{
+    Mark, Marker, Outcome, ParkedKeyList, Resolution, ResolveRequest, RowName, RowSet,
+};
 
 impl Engine {
     /// Takes in Kafka's report on a record. Adds the events that are acknowledged by it, this one
@@ -105,7 +107,7 @@ impl Engine {
             // The marks are committed but their LSN is unknown. Repeating the update is a no-op
             // that returns one.
             for mark in marks {
-                mark.outcome = Outcome::Open;
+                (mark.outcome, mark.marker) = (Outcome::Open, Marker::Outboxd);
             }
         }
         let filed = self.finish_work(now, work, result);
@@ -185,7 +187,13 @@ impl Engine {
         let filed = settled.iter().filter(|it| it.outcome == Outcome::Filed);
         self.count_refused(now, filed.count());
         for mark in settled {
+            if mark.marker == Marker::Other {
+                self.foreign_marks.found(mark.row.id.clone());
+            }
             self.tracker.settle(mark.ticket);
+        }
+        for mark in unsettled.iter().filter(|it| it.marker != Marker::Untried) {
+            self.tracker.tried(mark.ticket);
         }
         let unsettled = unsettled.into_iter();
         let unsettled = unsettled.map(|mark| (mark.ticket, mark.outcome == Outcome::Hidden));
@@ -216,6 +224,7 @@ impl Engine {
         let event = InFlight {
             row: row.clone(),
             xid: 0,
+            untried: false,
             bytes: u32::try_from(bytes).unwrap_or(u32::MAX),
             topic,
             since_micros: 0,
@@ -336,11 +345,12 @@ impl Engine {
     pub(super) fn next_marks(&mut self, now: Duration, urgent: bool) -> Option<DatabaseWork> {
         let tickets = self.write_back_queue.take(now, urgent)?;
         let mark = |ticket| {
-            let InFlight { row, xid, .. } = self.tracker.event(ticket)?;
+            let event = self.tracker.event(ticket)?;
             Some(Mark {
                 ticket,
-                row: row.clone()?,
-                xid: *xid,
+                row: event.row.clone()?,
+                xid: event.xid,
+                marker: Marker::of_event(event.untried),
                 outcome: Outcome::Open,
             })
         };

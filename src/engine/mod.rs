@@ -48,7 +48,7 @@ mod scheduler;
 mod session;
 pub(crate) mod topics;
 pub(crate) mod tracker;
-mod write_back_queue;
+pub(crate) mod write_back_queue;
 
 #[cfg(test)]
 mod simulation;
@@ -74,6 +74,7 @@ use crate::engine::topics::placing::WallClock;
 use crate::engine::tracker::violation::Violation;
 use crate::engine::tracker::{Tracker, TransactionName};
 use crate::engine::write_back_queue::WriteBackQueue;
+use crate::engine::write_back_queue::foreign_marks::ForeignMarks;
 use crate::lsn::Lsn;
 
 #[derive(Debug)]
@@ -98,6 +99,7 @@ pub(crate) struct Engine {
     pub(super) limits: Limits,
     pub(super) tracker: Tracker,
     pub(super) write_back_queue: WriteBackQueue,
+    pub(super) foreign_marks: ForeignMarks,
     pub(super) dispatch: Dispatch,
     pub(super) retention: Retention,
     pub(super) session: Option<Feedback>,
@@ -130,6 +132,7 @@ impl Engine {
         Engine {
             tracker: Tracker::new(Lsn::INVALID),
             write_back_queue,
+            foreign_marks: ForeignMarks::default(),
             dispatch: Dispatch::new(&limits),
             retention: Retention::new(limits.retain),
             session: None,
@@ -184,6 +187,7 @@ impl Engine {
     pub(crate) fn begin(&mut self, name: impl Into<TransactionName>) {
         let name = name.into();
         self.failover_gate.pass(name.commit_lsn);
+        self.foreign_marks.begin(name.commit_lsn);
         let result = self.tracker.begin(name);
         self.end_if_violated(result);
     }

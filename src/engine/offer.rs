@@ -53,6 +53,7 @@ impl Engine {
         let event = InFlight {
             row: offer.row,
             xid: offer.xid,
+            untried: self.foreign_marks.counts(offer.from_table),
             bytes: offer.bytes,
             topic,
             since_micros: offer.since_micros,

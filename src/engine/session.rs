@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::engine::feedback::Feedback;
 use crate::engine::output::{DatabaseWork, End, Output, SessionOutput, SinkOutput, Walsender};
+use crate::engine::write_back_queue::foreign_marks::MarkedByOther;
 use crate::engine::{Engine, WorkerState};
 use crate::lsn::Lsn;
 use crate::outbox::Rejection;
@@ -188,9 +189,25 @@ impl Engine {
         }
     }
 
-    /// This instance holds the lock from now on.
-    pub(crate) fn lock_held(&mut self) {
+    /// This instance holds the lock from now on, and held it at this position, if that is known.
+    pub(crate) fn lock_held(&mut self, held_at: Option<Lsn>) {
         self.fencing.lock_held();
+        self.foreign_marks.lock_held(held_at);
+    }
+
+    /// The session has answered that it holds the lock. It was asked after its answer before.
+    pub(crate) fn lock_proven(&mut self) {
+        self.foreign_marks.lock_proven();
+    }
+
+    /// Polling has read every row that an instance before this one can have sent.
+    pub(crate) fn table_was_read(&mut self) {
+        self.foreign_marks.table_was_read();
+    }
+
+    /// The rows that another program has marked, since the last call.
+    pub(crate) fn take_marked_by_other(&mut self) -> Option<MarkedByOther> {
+        self.foreign_marks.take()
     }
 
     /// A session that did not stream has ended.

@@ -5,7 +5,9 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 use crate::metrics::gauges::{StateSet, saturating};
-use crate::metrics::names::{AUDITS, MISSED_EVENTS, MISSED_EVENTS_OPEN, TROUBLE, TROUBLES, stem};
+use crate::metrics::names::{
+    AUDITS, FOREIGN_MARKS, MISSED_EVENTS, MISSED_EVENTS_OPEN, TROUBLE, TROUBLES, stem,
+};
 use crate::status::PROBLEMS;
 
 /// Counters and gauges of the health monitor and the audit.
@@ -13,6 +15,8 @@ use crate::status::PROBLEMS;
 pub(crate) struct AuditMetrics {
     /// Events that the slot missed.
     pub missed_total: Counter,
+    /// Rows that another program has marked as published.
+    pub foreign_marks: Counter,
     audits_total: Counter,
     missed: Gauge,
     problems: StateSet,
@@ -22,6 +26,7 @@ impl AuditMetrics {
     pub(super) fn new() -> Self {
         AuditMetrics {
             missed_total: Counter::default(),
+            foreign_marks: Counter::default(),
             audits_total: Counter::default(),
             missed: Gauge::default(),
             problems: StateSet::new(TROUBLE, &PROBLEMS),
@@ -33,6 +38,11 @@ impl AuditMetrics {
             stem(MISSED_EVENTS),
             "Events that the slot skipped",
             self.missed_total.clone(),
+        );
+        registry.register(
+            stem(FOREIGN_MARKS),
+            "Rows that another program has marked as published before outboxd could",
+            self.foreign_marks.clone(),
         );
         registry.register(
             stem(AUDITS),

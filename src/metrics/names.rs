@@ -62,6 +62,8 @@ pub(crate) const MISSED_EVENTS: &str = "outboxd_missed_events_total";
 pub(crate) const MISSED_EVENTS_OPEN: &str = "outboxd_missed_events_open";
 /// Completed audits of the slot against the table.
 pub(crate) const AUDITS: &str = "outboxd_audits_total";
+/// Rows that another program has marked as published.
+pub(crate) const FOREIGN_MARKS: &str = "outboxd_foreign_marks_total";
 /// 1 for each open problem of slot, publication or table.
 pub(crate) const TROUBLES: &str = "outboxd_trouble";
 /// 1, with the version as label.

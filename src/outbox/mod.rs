@@ -105,5 +105,5 @@ pub(crate) use self::{
         TableRow, TableState,
     },
     unpublished_count::Counted,
-    write_back::{Mark, Outcome, WriteBack},
+    write_back::{Mark, Marker, Outcome, WriteBack},
 };

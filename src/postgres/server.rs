@@ -43,7 +43,7 @@ pub struct Server {
 impl Server {
     /// Whether both are one server that was not restarted in between. A promotion does not restart
     /// a standby, but outboxd uses none.
-    pub(crate) fn is_same(&self, other: &Server) -> bool {
+    pub fn is_same(&self, other: &Server) -> bool {
         self.postmaster_start == other.postmaster_start && self.lineage.agrees_with(other.lineage)
     }
 }

@@ -20,6 +20,7 @@ mod instance_lock;
 mod interrupt;
 mod lineage;
 mod lock_holders;
+mod marking_alarm;
 mod monitor;
 mod partition_keeper;
 mod peek;

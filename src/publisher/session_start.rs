@@ -80,7 +80,8 @@ impl SessionStart<'_> {
         end: Lsn,
         tenure: &Tenure,
     ) -> Option<HistoryMismatch> {
-        self.engine.lock_held();
+        self.engine
+            .lock_held(tenure.number.map(|number| number.drawn_at));
         let own = self.engine.resume_at();
         match self.resume.arrived(place, tenure, own, end) {
             Arrival::Known => None,

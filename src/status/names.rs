@@ -18,7 +18,7 @@ pub(crate) const WAITS: [&str; 8] = [
 pub(crate) const PARTITIONS: &str = "partitions";
 
 /// Every kind of problem.
-pub(crate) const PROBLEMS: [&str; 11] = [
+pub(crate) const PROBLEMS: [&str; 12] = [
     "not-published",
     "publication-missing",
     "table-missing",
@@ -30,7 +30,11 @@ pub(crate) const PROBLEMS: [&str; 11] = [
     "topics-parked",
     "missed-events",
     "partitions",
+    SOMEBODY_ELSE_PUBLISHES,
 ];
+
+/// Another program marks rows as published, so it publishes their events too.
+pub(crate) const SOMEBODY_ELSE_PUBLISHES: &str = "somebody-else-publishes";
 
 /// Every value of the server's `wal_status`.
 pub(crate) const WAL_STATUSES: [&str; 4] = ["reserved", "extended", "unreserved", "lost"];

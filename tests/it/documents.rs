@@ -58,6 +58,7 @@ const FAULTS: [&str; 122] = [
     "mark that the table swallows",
     "table that refuses one mark after another",
     "mark that another program removes",
+    "another program that publishes beside outboxd",
     "table without optional columns",
     "statement that the server refuses",
     "table that no mark fits any more",

@@ -17,6 +17,8 @@ mod busy_walsender;
 mod clocks;
 // The commands init, status, dead-letter and drop, as an operator types them.
 mod commands;
+// From a poller to outboxd and back, beside a real poller.
+mod cutover;
 // A setting's effect on the built program: flags, variables, the file, secrets.
 mod config;
 // The process killed under load.

@@ -300,7 +300,7 @@ fn without_the_lock_no_request_is_read_or_carried_out() {
         assert!(output.is_none(), "{output:?}");
         assert!(engine.deadline().is_none_or(|at| at > MS * 1_000 * second));
     }
-    engine.lock_held();
+    engine.lock_held(None);
     lookup(&mut engine, MS * 20_000);
 }
 

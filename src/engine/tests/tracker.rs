@@ -284,6 +284,7 @@ impl Pair {
         InFlight {
             row: Some(RowName::of_id(self.model.next_ticket as i64)),
             xid: 7,
+            untried: false,
             bytes,
             topic: 3,
             since_micros: -1,
@@ -556,6 +557,7 @@ fn event() -> InFlight {
     InFlight {
         row: Some(RowName::of_id(1)),
         xid: 1,
+        untried: false,
         bytes: 10,
         topic: 0,
         since_micros: 0,

@@ -17,6 +17,8 @@ pub(crate) struct InFlight {
     pub(crate) row: Option<RowName>,
     /// The transaction that inserted the row.
     pub(crate) xid: u32,
+    /// No outboxd can have marked the row.
+    pub(crate) untried: bool,
     /// Bytes of the record, counted until the acknowledgement.
     pub(crate) bytes: u32,
     /// The number of its topic.

@@ -350,6 +350,13 @@ impl Tracker {
         self.complete
     }
 
+    /// A statement of unknown outcome may have marked the row of this event.
+    pub(crate) fn tried(&mut self, ticket: Ticket) {
+        if let Some(entry) = entry_mut(&mut self.entries, self.first_ticket, ticket) {
+            entry.event.untried = false;
+        }
+    }
+
     /// The event of this ticket, unless it is settled.
     pub(crate) fn event(&self, ticket: Ticket) -> Option<&InFlight> {
         let position = ticket.checked_sub(self.first_ticket)?;

@@ -69,6 +69,11 @@ impl Table {
     }
 
     async fn outcome_of(&self, row: RowName) -> Outcome {
+        self.settled(row).await.outcome
+    }
+
+    /// The mark of a row that no outboxd has tried to mark.
+    async fn settled(&self, row: RowName) -> Mark {
         let xid = self
             .rows
             .borrow()
@@ -78,10 +83,12 @@ impl Table {
             ticket: 1,
             row,
             xid,
+            marker: Marker::Untried,
             outcome: Outcome::Open,
         }];
         let Ok(()) = settle(self, &mut marks).await;
-        marks[0].outcome
+        let [mark] = marks;
+        mark
     }
 }
 
@@ -213,6 +220,7 @@ fn each_call_names_an_id_once_and_no_mark_is_dropped() {
         ticket,
         row: RowName::of_id(id),
         xid: 7,
+        marker: Marker::Outboxd,
         outcome: Outcome::Open,
     };
     let ids = [5, 3, 5, 1, 3, 5, 9];
@@ -315,4 +323,78 @@ async fn a_row_that_is_free_and_stays_unpublished_has_refused_its_mark() {
         assert_eq!(table.outcome(1).await, Outcome::Open);
         assert_eq!(table.outcome(2).await, Outcome::Settled);
     }
+}
+
+/// Before the statement of this number another program marks the row, and removes its lock.
+async fn marked_before(statement: usize, row: Row) -> (Outcome, Marker) {
+    let mut table = Table::new(&[(1, row)]);
+    table.event = Some((statement, |row| (row.published, row.locked) = (true, false)));
+    let mark = table.settled(RowName::of_id(1)).await;
+    (mark.outcome, mark.marker)
+}
+
+#[tokio::test]
+async fn a_row_that_another_program_has_marked_is_told_from_one_that_was_marked_here() {
+    let other = (Outcome::Settled, Marker::Other);
+    assert_eq!(marked_before(0, THERE).await, other);
+    let locked = Row {
+        locked: true,
+        ..THERE
+    };
+    // Its mark is committed before the second statement of ours, and behind it.
+    assert_eq!(marked_before(2, locked).await, other);
+    assert_eq!(marked_before(3, locked).await, other);
+    let ours = (Outcome::Settled, Marker::Outboxd);
+    assert_eq!(
+        marked_before(1, THERE).await,
+        ours,
+        "marked by the first statement"
+    );
+    assert_eq!(marked_before(9, THERE).await, ours);
+}
+
+#[tokio::test]
+async fn a_row_that_is_gone_or_that_outboxd_may_have_marked_is_no_evidence() {
+    let gone = Table::new(&[]).settled(RowName::of_id(1)).await;
+    assert_eq!(
+        (gone.outcome, gone.marker),
+        (Outcome::Settled, Marker::Untried)
+    );
+    let published = Row {
+        published: true,
+        ..THERE
+    };
+    let table = Table::new(&[(1, published)]);
+    let mut marks = [Marker::Outboxd, Marker::Trying].map(|marker| Mark {
+        ticket: 1,
+        row: RowName::of_id(1),
+        xid: 7,
+        marker,
+        outcome: Outcome::Open,
+    });
+    for mark in &mut marks {
+        let Ok(()) = settle(&table, std::slice::from_mut(mark)).await;
+        assert_eq!(
+            (mark.outcome, mark.marker),
+            (Outcome::Settled, Marker::Outboxd)
+        );
+    }
+}
+
+/// The one that goes first may have been marked under the id of the other one.
+#[tokio::test]
+async fn rows_of_one_id_in_a_batch_are_no_evidence() {
+    let table = Table::new(&[(1, THERE)]);
+    let mut marks = [1, 2].map(|ticket| Mark {
+        ticket,
+        row: RowName::of_id(1),
+        xid: 7,
+        marker: Marker::Untried,
+        outcome: Outcome::Open,
+    });
+    let Ok(()) = settle(&table, &mut marks).await;
+    assert!(
+        marks.iter().all(|mark| mark.marker == Marker::Outboxd),
+        "{marks:?}"
+    );
 }

@@ -12,6 +12,11 @@
 //! `SKIP LOCKED` tells the first, by leaving the row out. The others differ in a transaction that
 //! is rolled back: there a refused row stays unpublished, and a mark that was removed stays
 //! removed.
+//!
+//! A row that is found marked, though no statement of any outboxd can have marked it, was marked by
+//! another program. From the moment a statement is sent until its reply is there, the row counts as
+//! tried; the reply takes that back for the rows that the statement did not change. A row that was
+//! deleted tells nothing.
 
 use std::collections::{HashMap, HashSet};
 
@@ -25,8 +30,33 @@ pub(crate) struct Mark {
     pub(crate) row: RowName,
     /// The transaction that inserted the row.
     pub(crate) xid: u32,
+    /// What can have marked the row. The write-back keeps it up to date, also when it fails.
+    pub(crate) marker: Marker,
     /// Set by the write-back.
     pub(crate) outcome: Outcome,
+}
+
+/// What has marked a row that is found marked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Marker {
+    /// It may be outboxd: this statement, an earlier one, or another instance.
+    Outboxd,
+    /// It is no outboxd, and the row was not found marked yet.
+    Untried,
+    /// A statement that marks the row was sent, and its reply is not there.
+    Trying,
+    /// The row was found marked, and no outboxd had tried to.
+    Other,
+}
+
+impl Marker {
+    /// Of the row of an event. `untried`: no outboxd can have marked it.
+    pub(crate) fn of_event(untried: bool) -> Self {
+        match untried {
+            true => Marker::Untried,
+            false => Marker::Outboxd,
+        }
+    }
 }
 
 /// The outcome for a row that was to be marked or deleted.
@@ -97,6 +127,9 @@ fn once_each(marks: &mut [Mark]) -> usize {
         if count == 0 || marks[count - 1].row.id != marks[at].row.id {
             marks.swap(count, at);
             count += 1;
+        } else {
+            // The mark of the row that goes first may be found on this one.
+            marks[at].marker = Marker::Outboxd;
         }
     }
     count
@@ -107,7 +140,10 @@ async fn settle_part<T: MarkedTable>(table: &T, marks: &mut [Mark]) -> Result<()
         .iter_mut()
         .for_each(|mark| mark.outcome = Outcome::Open);
     let rows = names(marks.iter());
-    if let Some(changed) = table.mark(&rows).await? {
+    begin_trial(marks.iter_mut());
+    let changed = table.mark(&rows).await?;
+    end_trial(marks.iter_mut(), changed.as_ref());
+    if let Some(changed) = changed {
         let seen = table.look(&rows).await?;
         for mark in marks.iter_mut().filter(|it| changed.contains(&it.row.id)) {
             mark.outcome = match seen.get(&mark.row.id) {
@@ -129,6 +165,28 @@ fn names<'a>(marks: impl Iterator<Item = &'a Mark>) -> Vec<RowName> {
     marks.map(|mark| mark.row.clone()).collect()
 }
 
+/// A statement is sent that may mark each of these.
+fn begin_trial<'a>(marks: impl Iterator<Item = &'a mut Mark>) {
+    for mark in marks {
+        mark.marker = match mark.marker {
+            Marker::Untried => Marker::Trying,
+            Marker::Trying => Marker::Outboxd,
+            known => known,
+        };
+    }
+}
+
+/// The statement has `changed` these, or none.
+fn end_trial<'a>(marks: impl Iterator<Item = &'a mut Mark>, changed: Option<&HashSet<RowId>>) {
+    let is_changed = |id: &RowId| changed.is_some_and(|changed| changed.contains(id));
+    for mark in marks.filter(|mark| mark.marker == Marker::Trying) {
+        mark.marker = match is_changed(&mark.row.id) {
+            true => Marker::Outboxd,
+            false => Marker::Untried,
+        };
+    }
+}
+
 /// Those that the first statement has not changed.
 async fn mark_rest<T: MarkedTable>(table: &T, rest: &mut [&mut Mark]) -> Result<(), T::Error> {
     if rest.is_empty() {
@@ -141,7 +199,9 @@ async fn mark_rest<T: MarkedTable>(table: &T, rest: &mut [&mut Mark]) -> Result<
     // Queried before the deciding mark: a transaction that was over by then has shown its rows to
     // that statement.
     let running = table.running(&xids).await?;
+    begin_trial(rest.iter_mut().map(|mark| &mut **mark));
     let free = table.mark_free(&rows).await?;
+    end_trial(rest.iter_mut().map(|mark| &mut **mark), Some(&free));
     let seen = table.look(&rows).await?;
     judge_each(rest, &free, &seen, &running);
     Ok(())
@@ -174,6 +234,9 @@ fn judge_each(
     for mark in marks {
         let unpublished = seen.get(&mark.row.id).copied();
         let is_free = free.contains(&mark.row.id);
+        if unpublished == Some(false) && mark.marker == Marker::Untried {
+            mark.marker = Marker::Other;
+        }
         mark.outcome = judge(unpublished, is_free, running.contains(&mark.xid));
     }
 }

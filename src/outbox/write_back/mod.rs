@@ -41,7 +41,7 @@ use crate::outbox::{
 use crate::postgres::{self, RowError, Session, row_error, sql_error, table_shape};
 use crate::status::OpenDeadLetters;
 
-pub(crate) use marks::{Mark, Outcome};
+pub(crate) use marks::{Mark, Marker, Outcome};
 #[cfg(test)]
 pub(crate) use marks::{MarkedTable, settle};
 #[cfg(test)]

@@ -88,6 +88,7 @@ mod tests {
     use std::convert::Infallible;
 
     use super::*;
+    use crate::outbox::Marker;
 
     /// Refuses the marks of the rows with these ids: with an error, or in silence.
     #[derive(Debug, Default)]
@@ -146,6 +147,7 @@ mod tests {
             ticket: 0,
             row: RowName::of_id(id),
             xid: 1,
+            marker: Marker::Outboxd,
             outcome: Outcome::Open,
         };
         ids.map(mark).collect()

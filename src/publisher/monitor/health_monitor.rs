@@ -57,7 +57,9 @@ impl HealthState {
             .missed_total
             .inc_by(missed_total - std::mem::replace(&mut self.counted, missed_total));
         forwarder.board.update(|status| {
-            status.set_problems(self.problems.problems());
+            let mut problems = self.problems.problems();
+            problems.extend(forwarder.marking_alarm.problem());
+            status.set_problems(problems);
             status.missed_events = self.audit.open_count() as u64;
             status.missed_events_total = missed_total;
             status.audits_total = self.audit.audits_total();

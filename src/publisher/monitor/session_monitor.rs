@@ -146,6 +146,10 @@ impl<'a> SessionMonitor<'a> {
                 forwarder.engine.slot_position(position);
                 if let Some(slot) = &slot {
                     self.forecast.read(now, slot);
+                    // The walsender holds the lock too, and reads begin one after another.
+                    if slot.active_pid == Some(self.walsender) {
+                        forwarder.engine.lock_proven();
+                    }
                     if self.slot_reader.has_ended(slot.active_pid) {
                         let message = "the slot shows that the server has ended the stream";
                         return Err(Error::transient(Code::Replication, message));

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::engine::row_ids::number as row_number;
 use crate::publisher::simulation::attempt::State;
 use crate::publisher::simulation::process::Process;
 use crate::publisher::simulation::server::Refusal;
@@ -42,6 +43,8 @@ pub(super) enum Fault {
     Trigger,
     /// A person removes marks.
     Unmark,
+    /// Another program marks a row whose event outboxd has sent.
+    ForeignMark,
     Refuse,
     BrokerAway,
     BrokerBack,
@@ -71,7 +74,7 @@ pub(super) enum Fault {
 type Weighted = (Fault, u32);
 
 /// The faults that a schedule may choose, each with its weight and what has to come with it.
-pub(super) const FAULTS: [(Fault, u32, Option<Weighted>); 32] = [
+pub(super) const FAULTS: [(Fault, u32, Option<Weighted>); 33] = [
     (Fault::Crash, 3, None),
     (Fault::Cut, 6, None),
     (Fault::Vanish, 4, None),
@@ -91,6 +94,7 @@ pub(super) const FAULTS: [(Fault, u32, Option<Weighted>); 32] = [
     (Fault::Lock, 10, None),
     (Fault::Trigger, 3, None),
     (Fault::Unmark, 3, None),
+    (Fault::ForeignMark, 12, None),
     (Fault::Refuse, 3, Some((Fault::Resolve, 3))),
     (Fault::BrokerAway, 2, Some((Fault::BrokerBack, 12))),
     (Fault::Full, 6, None),
@@ -118,6 +122,7 @@ impl Fault {
                 | Fault::AdvanceSlot
                 | Fault::Publication
                 | Fault::Unmark
+                | Fault::ForeignMark
                 | Fault::Recreate
                 | Fault::NoPublication
                 | Fault::Promote
@@ -332,6 +337,16 @@ fn row_fault(fault: Fault, world: &mut World) -> bool {
         return false;
     };
     match fault {
+        Fault::ForeignMark => {
+            let id = row_number(&row.name.id);
+            let is_sent = world.broker.has(row.event) && row.is_visible;
+            if row.is_marked || row.is_locked || !is_sent {
+                return false;
+            }
+            row.is_marked = true;
+            world.foreign_marks.insert(id);
+            world.saw("marked by another program");
+        }
         Fault::Lock => row.is_locked ^= true,
         Fault::Trigger => row.refuses = Some(refusal),
         Fault::Unmark if row.is_marked => {

@@ -74,6 +74,8 @@ impl Process {
             let did = self.forwarded != forwarded;
             return Ok((polling, did));
         };
+        self.engine.lock_proven();
+        self.check_foreign_marks(world);
         let next = next.map(|next| ReadPosition {
             id: world.server.ids.id(next - 1),
             order: None,
@@ -85,6 +87,7 @@ impl Process {
             AfterBatch::Next => {}
             AfterBatch::StartOver => polling.pass = None,
             AfterBatch::Rest => {
+                self.engine.table_was_read();
                 polling.pass = None;
                 polling.rests_until = self.now + interval;
             }

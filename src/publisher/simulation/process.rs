@@ -348,12 +348,24 @@ impl Process {
         ended.is_none_or(|at| world.now >= *at + LOCK_LOSS_UNKNOWN)
     }
 
+    /// Another program is named only if there is one.
+    pub(super) fn check_foreign_marks(&mut self, world: &mut World) {
+        let Some(found) = self.engine.take_marked_by_other() else {
+            return;
+        };
+        let id = found.example.as_ref().map(number);
+        let is_foreign = id.is_some_and(|id| world.foreign_marks.contains(&id));
+        assert!(is_foreign, "{found:?} is named, and outboxd has marked it");
+        world.saw("somebody else publishes");
+    }
+
     /// A row whose mark was removed again and again.
     pub(super) fn file_unreadable(&mut self, world: &mut World, row: RowName, xid: u32) {
         world.saw("filed for a removed mark");
         let unread = InFlight {
             row: Some(row),
             xid,
+            untried: false,
             bytes: 0,
             topic: NO_TOPIC,
             since_micros: 0,

@@ -380,7 +380,7 @@ impl Schedule {
 }
 
 /// Every kind of event that the schedules have to see.
-const EXPECTED: [&str; 47] = [
+const EXPECTED: [&str; 49] = [
     "a full producer",
     "a mark that the table refused",
     "a pass while the slot waits",
@@ -402,6 +402,7 @@ const EXPECTED: [&str; 47] = [
     "ids that are numbers",
     "ids that are texts",
     "mark removed",
+    "marked by another program",
     "memory cleared",
     "missed row sent",
     "older copy restored",
@@ -420,6 +421,7 @@ const EXPECTED: [&str; 47] = [
     "slot dropped",
     "slot lost",
     "slot moved",
+    "somebody else publishes",
     "standby promoted",
     "stopped",
     "table recreated",

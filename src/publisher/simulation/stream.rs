@@ -64,7 +64,11 @@ impl Process {
             if streaming.slot_reader.has_ended(active_pid) {
                 return Err(Over::Lost);
             }
+            if active_pid.is_some() {
+                self.engine.lock_proven();
+            }
         }
+        self.check_foreign_marks(world);
         if world.is_fair || world.rng.u8(0..8) == 0 {
             let session = self.pid.and_then(|pid| world.server.sessions.get(&pid));
             let walsender = session.and_then(|session| session.walsender.as_ref());

@@ -96,8 +96,9 @@ impl World {
                     statements,
                 };
                 let written = write(&table, &mut tried).now_or_never();
-                written.expect("nothing waits").map_err(|()| outage())?;
+                // What the write-back has learnt of the rows stays if it fails.
                 *marks = tried;
+                written.expect("nothing waits").map_err(|()| outage())?;
             }
             DatabaseWork::File(dead_letters) => {
                 for dead_letter in dead_letters {

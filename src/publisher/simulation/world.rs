@@ -75,6 +75,8 @@ pub(super) struct World {
     pub(super) forgot_holder: bool,
     /// The server that a standby has replaced is still there.
     pub(super) has_old_primary: bool,
+    /// The ids of the rows that another program has marked.
+    pub(super) foreign_marks: BTreeSet<i64>,
     pub(super) broker: Broker,
     pub(super) events: Vec<Event>,
     pub(super) wires: BTreeMap<i32, Wire>,
@@ -126,6 +128,7 @@ impl World {
             backup_tenure: 0,
             forgot_holder: false,
             has_old_primary: false,
+            foreign_marks: BTreeSet::new(),
             broker: Broker {
                 trace,
                 ..Broker::default()

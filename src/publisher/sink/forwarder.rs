@@ -28,6 +28,7 @@ use crate::outbox::{
 };
 use crate::postgres::Session;
 use crate::publisher::clock::Clock;
+use crate::publisher::marking_alarm::MarkingAlarm;
 use crate::publisher::partition_keeper::PartitionKeeper;
 use crate::publisher::sink::database_worker::DatabaseWorker;
 use crate::publisher::sink::filing_log::FilingLog;
@@ -67,6 +68,7 @@ pub(crate) struct Forwarder {
     pub(in crate::publisher) database_error: Option<Error>,
     pub(in crate::publisher) returning_rows: ReturningRows,
     pub(in crate::publisher) filing_log: FilingLog,
+    pub(in crate::publisher) marking_alarm: MarkingAlarm,
     pub(super) line_limit: LineLimit,
     pub(super) summary: Summary,
     pub(in crate::publisher) now: Duration,
@@ -112,6 +114,7 @@ impl Forwarder {
             database_error: None,
             returning_rows: ReturningRows::default(),
             filing_log: FilingLog::default(),
+            marking_alarm: MarkingAlarm::default(),
             line_limit: LineLimit::default(),
             summary: Summary::new(config.log_summary),
             now: Duration::ZERO,
@@ -215,6 +218,7 @@ impl Forwarder {
         InFlight {
             row: Some(row),
             xid,
+            untried: false,
             bytes: 0,
             topic: NO_TOPIC,
             since_micros: 0,

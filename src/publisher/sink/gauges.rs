@@ -6,9 +6,10 @@ use std::time::Duration;
 use crate::engine::output::EngineStats;
 use crate::format::bytes;
 use crate::kafka::{LastError, connection_hint};
+use crate::publisher::marking_alarm::MarkingLine;
 use crate::publisher::sink::forwarder::Forwarder;
 use crate::publisher::sink::waits::{self, Wait, WaitFacts, late_record};
-use crate::status::{ShownWait, Turn};
+use crate::status::{SOMEBODY_ELSE_PUBLISHES, ShownWait, Turn};
 
 impl Forwarder {
     /// Updates the figures of the status, and what the publisher waits for.
@@ -36,6 +37,7 @@ impl Forwarder {
     fn show_turn(&mut self, stats: &EngineStats, wait: ShownWait) {
         self.log_filed();
         self.log_summary();
+        self.show_foreign_marks();
         let oldest_seconds = stats.oldest.as_ref().map_or(0.0, |oldest| {
             self.now.as_secs_f64() - Duration::from_micros(oldest.sent_micros).as_secs_f64()
         });
@@ -62,6 +64,33 @@ impl Forwarder {
             status.received_lsn = Some(stats.received.to_string());
             status.confirmed_lsn = Some(stats.confirmed.to_string());
         });
+    }
+
+    /// Shows the rows that another program has marked.
+    fn show_foreign_marks(&mut self) {
+        let alarm = &mut self.marking_alarm;
+        let found = self.engine.take_marked_by_other();
+        let is_new = found.is_some();
+        if let Some(rows) = found {
+            self.metrics.audit.foreign_marks.inc_by(rows.count);
+            alarm.found(self.now, rows);
+        }
+        if let Some(MarkingLine { count, problem }) = alarm.line(self.now) {
+            let (detail, hint) = (problem.detail, problem.hint);
+            tracing::warn!(problem = problem.name, count, detail, hint, "problem found");
+        }
+        let ended = alarm.ends(self.now);
+        if ended {
+            tracing::info!(problem = SOMEBODY_ELSE_PUBLISHES, "problem ended");
+        }
+        if is_new || ended {
+            let problem = alarm.problem();
+            self.board.update(|status| {
+                let problems = &mut status.problems;
+                problems.retain(|problem| problem.name != SOMEBODY_ELSE_PUBLISHES);
+                problems.extend(problem);
+            });
+        }
     }
 
     fn log_summary(&mut self) {

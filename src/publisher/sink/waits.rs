@@ -127,6 +127,7 @@ mod tests {
         Some(InFlight {
             row: None,
             xid: 0,
+            untried: false,
             bytes: 0,
             topic: NO_TOPIC,
             since_micros: 0,

@@ -94,6 +94,7 @@ impl Poll<'_> {
     async fn passes(&mut self) -> Result<Infallible, Interrupt> {
         loop {
             if self.pass().await? {
+                self.scan.forwarder.engine.table_was_read();
                 self.scan.rest(self.scan.config.process_interval).await?;
             }
         }
@@ -113,6 +114,8 @@ impl Poll<'_> {
             let behind = pass.behind();
             let batch = self.scan.publish_batch(behind, batch_size, self.sent_rows);
             let next = batch.await?.next;
+            // The session that has read the batch holds the lock.
+            self.scan.forwarder.engine.lock_proven();
             let now = self.scan.forwarder.tick();
             let engine = &self.scan.forwarder.engine;
             match pass.published(now, next, self.sent_rows, || engine.unsettled_rows()) {

@@ -94,6 +94,10 @@ pub(crate) const ALERTS: [(&str, Option<&str>); 122] = [
         "mark that another program removes",
         Some("OutboxdMissedEvents"),
     ),
+    (
+        "another program that publishes beside outboxd",
+        Some("OutboxdSomebodyElsePublishes"),
+    ),
     ("table without optional columns", None),
     ("statement that the server refuses", Some("OutboxdDown")),
     ("table that no mark fits any more", Some("OutboxdRestarts")),

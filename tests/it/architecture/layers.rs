@@ -33,7 +33,7 @@ const TOP: Map = Map {
         &["replication", "postgres", "pgoutput"],
         &["outbox", "kafka"],
         &["engine"],
-        &["publisher", "http", "doctor"],
+        &["publisher", "http", "doctor", "cutover"],
         // The library's root names what it offers; nothing inside uses it.
         &["lib"],
         &["cli"],
@@ -53,7 +53,7 @@ const TOP: Map = Map {
 const INNER: [Map; 1] = [Map {
     room: "publisher",
     layers: &[
-        &["clock", "lock_holders", "partition_keeper"],
+        &["clock", "lock_holders", "marking_alarm", "partition_keeper"],
         &[
             "sink",
             "interrupt",

@@ -7,6 +7,8 @@ use crate::support::provider::Provider;
 pub(super) enum Role {
     /// A process that goes on until the page, or the next such block, ends it.
     Background,
+    /// Runs after the process in the background was stopped.
+    Stopped,
     /// Needs a Docker daemon.
     Docker,
     /// Builds the project: only the command line is checked.
@@ -49,6 +51,7 @@ impl Role {
     fn parse(text: &str) -> Option<Role> {
         Some(match text {
             "background" => Role::Background,
+            "stopped" => Role::Stopped,
             "needs docker" => Role::Docker,
             "needs build" => Role::Build,
             "restart" => Role::Restart,
@@ -61,7 +64,7 @@ impl Role {
 
     fn fits(self, language: &str) -> bool {
         match self {
-            Role::Background | Role::Docker | Role::Build => language == "sh",
+            Role::Background | Role::Stopped | Role::Docker | Role::Build => language == "sh",
             Role::Provider(_) | Role::Allowed(_) | Role::Restart => language == "sql",
         }
     }

@@ -84,6 +84,10 @@ impl Stage {
         match (block.language.as_str(), block.role) {
             ("sh", None) => self.shell(block).await,
             ("sh", Some(Role::Background)) => self.start(block).await,
+            ("sh", Some(Role::Stopped)) => {
+                self.end_background()?;
+                self.shell(block).await
+            }
             ("sh", Some(Role::Docker)) => self.with_docker(block).await,
             ("sql", None) => self.sql(block).await,
             ("sql", Some(Role::Restart)) => {

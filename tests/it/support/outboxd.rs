@@ -207,6 +207,8 @@ pub(crate) async fn init(settings: &Settings) -> Result<()> {
 pub(crate) struct Outboxd {
     guard: Guard,
     settings: Settings,
+    /// The command and its arguments.
+    words: Vec<String>,
     /// Those of all runs.
     secrets: Secrets,
     /// Where the present run's part of the log begins; all runs share one file.
@@ -216,10 +218,16 @@ pub(crate) struct Outboxd {
 impl Outboxd {
     /// Starts `outboxd run` and waits for nothing.
     pub(crate) fn spawn(settings: &Settings) -> Result<Outboxd> {
+        Outboxd::spawn_command(settings, &["run"])
+    }
+
+    /// The same of another command that publishes, with its arguments.
+    pub(crate) fn spawn_command(settings: &Settings, words: &[&str]) -> Result<Outboxd> {
         let guard = Guard::new(&new_folder("run", None)?, None, "KILL")?;
         let mut outboxd = Outboxd {
             guard,
             settings: settings.clone(),
+            words: words.iter().map(|word| (*word).to_owned()).collect(),
             secrets: Secrets::default(),
             log_start: 0,
         };
@@ -234,7 +242,8 @@ impl Outboxd {
         let mut words = vec!["env".to_owned(), "-i".to_owned()];
         let variables = self.settings.variables.iter().cloned().chain(inherited());
         words.extend(variables.map(|(name, value)| format!("{name}={value}")));
-        words.extend([PROGRAM.to_owned(), "run".to_owned()]);
+        words.push(PROGRAM.to_owned());
+        words.extend(self.words.iter().cloned());
         self.guard.start(&words)
     }
 

@@ -10,6 +10,8 @@
 //! the next one is half as large, and batches grow again as they succeed: however slow the server,
 //! some batch is small enough.
 
+pub(crate) mod foreign_marks;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
