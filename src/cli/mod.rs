@@ -23,6 +23,7 @@ mod run;
 mod skip_transaction;
 mod status;
 mod terminal;
+mod verify;
 
 use std::path::PathBuf;
 
@@ -58,6 +59,8 @@ enum Command {
     Doctor(doctor::Args),
     /// Show how far events get, and whether anything is in the way
     Status(status::Args),
+    /// Compare the table with the topics: missing, duplicate, altered, phantom, out of order
+    Verify(verify::Args),
     /// List, show, retry, discard or prune the events that could not be published
     DeadLetter(dead_letter::Args),
     /// Skip a transaction that Postgres cannot decode
@@ -100,6 +103,10 @@ impl Cli {
             Command::Status(mut args) => {
                 args.settings = args.settings.or(file);
                 status::execute(args).await
+            }
+            Command::Verify(mut args) => {
+                args.settings = args.settings.or(file);
+                Box::pin(verify::execute(args)).await
             }
             Command::DeadLetter(mut args) => {
                 args.settings = args.settings.or(file);

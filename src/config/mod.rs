@@ -10,7 +10,7 @@
 mod check;
 mod connection;
 mod database;
-mod duration;
+pub(crate) mod duration;
 mod error;
 mod kafka;
 mod log_format;

@@ -202,6 +202,26 @@ impl RowKey {
         }
     }
 
+    /// A condition: the id of the row `alias` stands to an expression for an id as this operator
+    /// says, in the order of the columns' types.
+    pub(crate) fn compares(&self, alias: &str, operator: &str, id: &str) -> String {
+        let (list, ids) = (self.list(alias), self.typed_parts(id));
+        match self.columns.len() > 1 {
+            true => format!("({list}) {operator} ({ids})"),
+            false => format!("{list} {operator} {ids}"),
+        }
+    }
+
+    fn typed_parts(&self, id: &str) -> String {
+        let id = format!("{id}::{}", self.parameter());
+        self.parts(&id).join(", ")
+    }
+
+    /// Whether the id is one column.
+    pub(crate) fn is_single(&self) -> bool {
+        self.columns.len() == 1
+    }
+
     /// The names of the columns, for a person.
     pub(crate) fn names(&self) -> String {
         let names = self.columns.iter().map(|column| column.name.as_str());
@@ -284,16 +304,11 @@ impl ReadOrder {
     }
 
     fn is_behind_id(&self, alias: &str, id: &str) -> String {
-        let (list, ids) = (self.key.list(alias), self.ids(id));
-        match self.key.columns.len() > 1 {
-            true => format!("({list}) > ({ids})"),
-            false => format!("{list} > {ids}"),
-        }
+        self.key.compares(alias, ">", id)
     }
 
     fn ids(&self, id: &str) -> String {
-        let id = format!("{id}::{}", self.key.parameter());
-        self.key.parts(&id).join(", ")
+        self.key.typed_parts(id)
     }
 }
 

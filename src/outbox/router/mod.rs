@@ -118,6 +118,11 @@ impl Router {
         }
     }
 
+    /// The `source` of CloudEvents that this id of an outbox gives.
+    pub(crate) fn cloud_events_source(source_id: &str) -> String {
+        cloud_event::source(source_id)
+    }
+
     /// Makes the record of an event, whose columns were found with the same mapping.
     ///
     /// # Errors

@@ -15,6 +15,7 @@ mod location;
 mod missed;
 mod row;
 mod slow_rows;
+mod window;
 
 use std::fmt;
 
@@ -39,6 +40,7 @@ pub(crate) use missed::MissedRows;
 pub(crate) use row::TableRow;
 pub use slow_rows::SlowRows;
 pub(in crate::outbox) use slow_rows::may_be_of_a_slow_row;
+pub(crate) use window::{RowWindow, WindowRow, WindowRows};
 
 /// Rows in a batch by default.
 pub(crate) const BATCH: usize = 1_000;

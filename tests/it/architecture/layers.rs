@@ -33,7 +33,7 @@ const TOP: Map = Map {
         &["replication", "postgres", "pgoutput"],
         &["outbox", "kafka"],
         &["engine"],
-        &["publisher", "http", "doctor"],
+        &["publisher", "http", "doctor", "verify"],
         // The library's root names what it offers; nothing inside uses it.
         &["lib"],
         &["cli"],

@@ -1,0 +1,1 @@
+//! Parts of the table, and tables of other kinds.
