@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use outboxd::config::{Config, Settings};
 use outboxd::format::bytes;
-use outboxd::http;
 use outboxd::publisher::Publisher;
+use outboxd::verify::{self, Schedule};
+use outboxd::{Phase, http};
 
 use crate::cli::log::{self, Log};
 use crate::cli::process::{HttpServer, Signals};
@@ -39,6 +40,7 @@ pub(crate) async fn execute(args: Args) -> anyhow::Result<()> {
     let (http_listen, hosts) = (config.http_listen.clone(), config.http_hosts.clone());
     log_start(&config);
     warn_of_ignored_variables();
+    let verified = config.clone();
     let mut publisher = Publisher::new(config);
     log.count_in(publisher.metrics());
     progress::show(&log, publisher.status_handle());
@@ -49,11 +51,24 @@ pub(crate) async fn execute(args: Args) -> anyhow::Result<()> {
         }
         None => None,
     };
+    let schedule = verify(&verified, &publisher)?;
     let ended = publish(&mut publisher, &mut signals, &log).await;
+    drop(schedule);
     if let Some(server) = server {
         server.stop().await;
     }
     ended
+}
+
+/// Begins to compare the table with the topics, where a setting asks for it. Standbys do not.
+fn verify(config: &Config, publisher: &Publisher) -> anyhow::Result<Option<Schedule>> {
+    let Some(every) = config.verify_every else {
+        return Ok(None);
+    };
+    let status = publisher.status_handle();
+    let is_due = move || matches!(status().phase, Phase::Streaming | Phase::Polling);
+    let schedule = verify::schedule(config, every, publisher.metrics(), is_due)?;
+    Ok(Some(schedule))
 }
 
 /// Logs the settings, without a secret.
@@ -96,6 +111,7 @@ fn log_start(config: &Config) {
         dead_letters_per_minute = config.dead_letters_per_minute,
         memory_limit = %bytes(config.memory_limit as u64),
         log_summary = config.log_summary.map(tracing::field::debug),
+        verify_every = config.verify_every.map(tracing::field::debug),
         http_listen = config.http_listen,
         "outboxd starting"
     );

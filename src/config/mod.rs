@@ -143,6 +143,8 @@ pub struct Config {
     pub log_format: LogFormat,
     /// The interval of the log's line about what was published, if there is one.
     pub log_summary: Option<Duration>,
+    /// How often the program compares the table with the topics, if it does.
+    pub verify_every: Option<Duration>,
 }
 
 impl Config {
@@ -225,6 +227,7 @@ impl Config {
         let log = check.log(given.log);
         let log_format = check.log_format(given.log_format);
         let log_summary = check.log_summary(given.log_summary);
+        let verify_every = check.verify_every(given.verify_every);
         SettingErrors::unless_none(sorted(check.errors))?;
         let database = database.expect("a database that is not valid has left an error");
         let config = Config {
@@ -255,6 +258,7 @@ impl Config {
             log,
             log_format,
             log_summary,
+            verify_every,
         };
         Ok(config.admitting_long_rows())
     }

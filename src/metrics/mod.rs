@@ -14,6 +14,7 @@ mod gauges;
 mod names;
 mod process;
 mod text;
+mod verify;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -30,6 +31,7 @@ use prometheus_client::registry::Registry;
 use crate::error::Code;
 use crate::metrics::gauges::Gauges;
 use crate::metrics::process::ProcessMetrics;
+use crate::metrics::verify::VerifyMetrics;
 use crate::status::{Phase, Status};
 
 pub(crate) use audit::AuditMetrics;
@@ -66,6 +68,8 @@ pub struct Metrics {
     pub(crate) producer_replacements: Counter,
     /// Health monitor and audit.
     pub(crate) audit: AuditMetrics,
+    /// Comparisons of the table with the topics.
+    pub(crate) verify: VerifyMetrics,
     log_lines_dropped: Counter,
 }
 
@@ -119,6 +123,7 @@ impl Metrics {
             partition_rewinds: Counter::default(),
             producer_replacements: Counter::default(),
             audit: AuditMetrics::new(),
+            verify: VerifyMetrics::new(),
             log_lines_dropped: Counter::default(),
         };
         for code in Code::ALL {
@@ -146,6 +151,7 @@ impl Metrics {
         registry.register(WRITE_BACK_DURATION, help, self.write_back.clone());
         self.gauges.register(registry);
         self.audit.register(registry);
+        self.verify.register(registry);
         let build: Family<Labels, Gauge> = Family::default();
         build
             .get_or_create(&vec![(VERSION, env!("CARGO_PKG_VERSION").to_owned())])

@@ -3,7 +3,7 @@
 //! The records of an old poller have the topic, the key and the value of their row and nothing
 //! else. So many rows of one content as there are such records have arrived.
 
-use crate::verify::entry::{RecordEntry, RowEntry};
+use crate::verify::store::entry::{RecordEntry, RowEntry};
 
 /// What the comparison says of one entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -9,23 +9,22 @@ use std::path::Path;
 
 use crate::error::Result;
 use crate::verify::by_value::{self, Verdict as ByValue};
-use crate::verify::digest;
-use crate::verify::entry::{Entry, OrderEntry, RecordEntry, RowEntry};
-use crate::verify::join::{self, Bucket, Change, Verdict};
+use crate::verify::join::{self, Bucket, Change, Rules, Verdict};
 use crate::verify::judge::{Judgement, Proof, TopicState, judge};
 use crate::verify::order;
 use crate::verify::progress::Progress;
 use crate::verify::records::Records;
 use crate::verify::report::{Finding, Kind, Report};
 use crate::verify::rows::Rows;
-use crate::verify::spill::Spill;
+use crate::verify::store::digest;
+use crate::verify::store::entry::{Entry, OrderEntry, RecordEntry, RowEntry};
+use crate::verify::store::spill::Spill;
 
 /// How the comparison is made.
 #[derive(Debug, Clone)]
 pub(super) struct Options<'o> {
     pub(super) folder: &'o Path,
-    /// The topics have no records of other sources.
-    pub(super) exclusive: bool,
+    pub(super) rules: Rules,
     /// The window is the whole table.
     pub(super) is_whole: bool,
     /// The most events of a kind that are named.
@@ -122,7 +121,7 @@ impl<'c> Comparison<'c> {
             letters: all(letters, bucket)?,
             suspects: all(suspects, bucket)?,
         };
-        for verdict in join::join(&mut bucket, self.options.exclusive) {
+        for verdict in join::join(&mut bucket, self.options.rules) {
             self.take(verdict)?;
         }
         Ok(())
@@ -200,7 +199,7 @@ impl<'c> Comparison<'c> {
     }
 
     fn take_content(&mut self, verdict: ByValue<'_>) -> Result<()> {
-        let (exclusive, is_whole) = (self.options.exclusive, self.options.is_whole);
+        let (exclusive, is_whole) = (self.options.rules.exclusive, self.options.is_whole);
         match verdict {
             ByValue::Matched(row) => self.arrived(row),
             ByValue::Absent(row) => {

@@ -7,8 +7,9 @@ use rdkafka::message::Headers as _;
 use crate::config::Mapping;
 use crate::config::mapping::HeaderStyle;
 use crate::lsn::Lsn;
-use crate::verify::entry::{OrderEntry, Position, RecordEntry};
-use crate::verify::{digest, moment};
+use crate::verify::moment;
+use crate::verify::store::digest;
+use crate::verify::store::entry::{OrderEntry, Position, RecordEntry};
 
 /// The headers of a record that say what it is.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]

@@ -5,8 +5,8 @@
 //! unless a replay has sent it, and one with other content is altered. Which of the rows that have
 //! no record ought to have one is not decided here.
 
-use crate::verify::digest::IdDigest;
-use crate::verify::entry::{LetterEntry, RecordEntry, RowEntry, SuspectEntry};
+use crate::verify::store::digest::IdDigest;
+use crate::verify::store::entry::{LetterEntry, RecordEntry, RowEntry, SuspectEntry};
 
 /// The entries of one bucket.
 #[derive(Debug, Default)]
@@ -52,8 +52,17 @@ pub(super) enum Change {
     Both,
 }
 
-/// All verdicts about a bucket. `exclusive`: the topics have no records of other sources.
-pub(super) fn join(bucket: &mut Bucket, exclusive: bool) -> Vec<Verdict<'_>> {
+/// What is known of rows and records as a whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Rules {
+    /// The topics have no records of other sources.
+    pub(super) exclusive: bool,
+    /// Published rows are deleted, so that most records have no row.
+    pub(super) is_deleted: bool,
+}
+
+/// All verdicts about a bucket.
+pub(super) fn join(bucket: &mut Bucket, rules: Rules) -> Vec<Verdict<'_>> {
     bucket.rows.sort_by_key(|row| row.id);
     bucket.records.sort_by_key(|record| (record.id, record.at));
     bucket.letters.sort_by_key(|letter| letter.id);
@@ -72,7 +81,7 @@ pub(super) fn join(bucket: &mut Bucket, exclusive: bool) -> Vec<Verdict<'_>> {
             letters: of(&bucket.letters, &id, |letter| &letter.id),
             suspects: of(&bucket.suspects, &id, |suspect| &suspect.id),
         };
-        group.judge(exclusive, &mut verdicts);
+        group.judge(rules, &mut verdicts);
     }
 }
 
@@ -105,9 +114,9 @@ struct Group<'b> {
 }
 
 impl<'b> Group<'b> {
-    fn judge(&self, exclusive: bool, verdicts: &mut Vec<Verdict<'b>>) {
+    fn judge(&self, rules: Rules, verdicts: &mut Vec<Verdict<'b>>) {
         for row in self.rows {
-            self.judge_row(row, exclusive, verdicts);
+            self.judge_row(row, rules, verdicts);
         }
         for (at, record) in self.records.iter().enumerate() {
             if self.row_of(record).is_none() {
@@ -115,7 +124,7 @@ impl<'b> Group<'b> {
             }
         }
         for suspect in self.suspects {
-            verdicts.extend(self.out_of_order(suspect));
+            verdicts.extend(self.out_of_order(suspect, rules));
         }
     }
 
@@ -125,7 +134,7 @@ impl<'b> Group<'b> {
         rows.find(|row| may_be(row.created, record.created))
     }
 
-    fn judge_row(&self, row: &'b RowEntry, exclusive: bool, verdicts: &mut Vec<Verdict<'b>>) {
+    fn judge_row(&self, row: &'b RowEntry, rules: Rules, verdicts: &mut Vec<Verdict<'b>>) {
         let is_mine = |record: &&RecordEntry| {
             let mine = self.row_of(record);
             mine.is_some_and(|mine| std::ptr::eq(mine, row))
@@ -153,7 +162,7 @@ impl<'b> Group<'b> {
                 None if is_first => is_first = false,
                 None => verdicts.push(Verdict::Duplicate(record)),
                 // Ids of two outboxes may be the same.
-                Some(_) if has_arrived && !record.is_ours && !exclusive => {
+                Some(_) if has_arrived && !record.is_ours && !rules.exclusive => {
                     verdicts.push(Verdict::Unclear(record));
                 }
                 Some(change) => verdicts.push(Verdict::Altered(record, change)),
@@ -200,12 +209,16 @@ impl<'b> Group<'b> {
         }
     }
 
-    fn out_of_order(&self, suspect: &SuspectEntry) -> Option<Verdict<'b>> {
+    fn out_of_order(&self, suspect: &SuspectEntry, rules: Rules) -> Option<Verdict<'b>> {
         let in_partition = |record: &&RecordEntry| {
             let (one, other) = (record.at, suspect.at);
             !record.is_replayed && (one.topic, one.partition) == (other.topic, other.partition)
         };
         let suspected = self.records.iter().find(|record| record.at == suspect.at)?;
+        if self.row_of(suspected).is_none() && !rules.is_deleted {
+            // A phantom, or outside the window.
+            return None;
+        }
         let same_row = |record: &&RecordEntry| may_be(record.created, suspected.created);
         let mut copies = self.records.iter().filter(in_partition).filter(same_row);
         // A dead letter is sent again behind later events.

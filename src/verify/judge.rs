@@ -3,7 +3,7 @@
 //! A row counts as missing only when the database proves that its record was acknowledged, and
 //! nothing can have removed the record since. Every doubt is a reason to say nothing.
 
-use crate::verify::entry::RowEntry;
+use crate::verify::store::entry::RowEntry;
 
 /// How far apart the clocks of the server, the publisher and the brokers may be, in microseconds.
 pub(super) const SLACK: i64 = 60_000_000;
@@ -128,7 +128,7 @@ pub(super) fn judge(row: &RowEntry, topic: Option<&TopicState>, proof: &Proof) -
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::verify::entry::RowFacts;
+    use crate::verify::store::entry::RowFacts;
 
     const HOUR: i64 = 3_600_000_000;
 

@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 
-use crate::verify::entry::{OrderEntry, SuspectEntry};
+use crate::verify::store::entry::{OrderEntry, SuspectEntry};
 
 /// Transactions take their commit time before their place in the WAL, and so may have them in
 /// different orders. An event with an earlier position and a time that is later by more than this,
@@ -54,7 +54,7 @@ pub(super) fn suspects(entries: &[OrderEntry]) -> Vec<SuspectEntry> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::verify::entry::Position;
+    use crate::verify::store::entry::Position;
 
     fn entry(offset: i64, lsn: u64, committed: i64) -> OrderEntry {
         OrderEntry {

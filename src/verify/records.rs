@@ -18,12 +18,12 @@ use tokio::sync::oneshot;
 use crate::config::{Config, Token};
 use crate::error::{Code, Error, Result};
 use crate::kafka::{Ends, Listing, Span, TopicReader};
-use crate::verify::digest;
-use crate::verify::entry::Entry as _;
 use crate::verify::found::{Found, Reading};
 use crate::verify::judge::{Access, Cleanup, PartitionState, SLACK, TopicState};
 use crate::verify::progress::Progress;
-use crate::verify::spill::Spill;
+use crate::verify::store::digest;
+use crate::verify::store::entry::Entry as _;
+use crate::verify::store::spill::Spill;
 
 /// How many names of topics may wait for the thread.
 const NAMES_MAX: usize = 1_024;

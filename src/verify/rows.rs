@@ -9,10 +9,11 @@ use crate::config::mapping::HeaderStyle;
 use crate::error::Result;
 use crate::outbox::{EventSource, LetterList, Router, WindowRow, WindowRows};
 use crate::postgres::{Session, TableShape};
-use crate::verify::entry::{Entry as _, LetterEntry, RowEntry, RowFacts};
+use crate::verify::moment;
 use crate::verify::progress::Progress;
-use crate::verify::spill::Spill;
-use crate::verify::{digest, moment};
+use crate::verify::store::digest;
+use crate::verify::store::entry::{Entry as _, LetterEntry, RowEntry, RowFacts};
+use crate::verify::store::spill::Spill;
 
 /// What was read of the database.
 #[derive(Debug)]

@@ -8,9 +8,9 @@ use crate::error::Result;
 use crate::outbox::WindowRows;
 use crate::postgres::Session;
 use crate::verify::compare::{Comparison, Oldest, all};
-use crate::verify::entry::RecordEntry;
 use crate::verify::report::Kind;
 use crate::verify::request::Request;
+use crate::verify::store::entry::RecordEntry;
 
 /// Ids in one statement.
 const IDS: usize = 1_000;

@@ -38,7 +38,7 @@ pub(crate) struct Args {
     to_id: Option<String>,
 
     /// Rows created at this time or later: RFC 3339, or so long ago, such as 2h
-    #[arg(long, value_name = "TIME", conflicts_with = "state")]
+    #[arg(long, value_name = "TIME")]
     since: Option<String>,
 
     /// Rows created before this time
@@ -46,7 +46,7 @@ pub(crate) struct Args {
     until: Option<String>,
 
     /// Begin where the last run ended that wrote this file, and write it
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["since", "until", "from_id", "to_id"])]
     state: Option<PathBuf>,
 
     /// Read this topic too, which no row names; may be repeated

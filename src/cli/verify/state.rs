@@ -3,12 +3,8 @@
 use std::path::Path;
 
 use anyhow::Context as _;
-use outboxd::verify::Report;
+use outboxd::verify::{OVERLAP, Report};
 use serde_json::{Value, json};
-
-/// A transaction that was open while the rows were read may commit rows that were created before,
-/// this much in microseconds.
-const OVERLAP: i64 = 600_000_000;
 
 /// See the module's head.
 pub(super) struct State {

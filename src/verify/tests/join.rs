@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::*;
-use crate::verify::entry::{Position, RowFacts};
+use crate::verify::store::entry::{Position, RowFacts};
 
 fn id(number: u8) -> IdDigest {
     [number; 16]
@@ -47,8 +47,12 @@ fn record(number: u8, value: u64, created: u64, offset: i64) -> RecordEntry {
 
 /// The numbers of each verdict.
 fn counted(bucket: &mut Bucket, exclusive: bool) -> BTreeMap<&'static str, usize> {
+    let rules = Rules {
+        exclusive,
+        is_deleted: false,
+    };
     let mut counts = BTreeMap::new();
-    for verdict in join(bucket, exclusive) {
+    for verdict in join(bucket, rules) {
         let name = match verdict {
             Verdict::Matched(_) => "matched",
             Verdict::Absent(_) => "absent",
@@ -204,4 +208,28 @@ fn a_suspect_is_out_of_order_unless_it_is_a_copy_or_was_a_dead_letter() {
         is_retried: true,
     };
     assert_eq!(of(suspect(3, false), vec![retried]), "");
+}
+
+#[test]
+fn the_order_of_records_without_a_row_is_judged_where_rows_are_deleted() {
+    for (is_deleted, expected) in [(false, 0), (true, 1)] {
+        let mut bucket = Bucket {
+            records: vec![record(1, 7, 0, 3)],
+            suspects: vec![SuspectEntry {
+                id: id(1),
+                at: record(1, 7, 0, 3).at,
+                is_doubtful: false,
+            }],
+            ..Bucket::default()
+        };
+        let rules = Rules {
+            exclusive: false,
+            is_deleted,
+        };
+        let verdicts = join(&mut bucket, rules);
+        let orders = verdicts
+            .iter()
+            .filter(|it| matches!(it, Verdict::OutOfOrder(_)));
+        assert_eq!(orders.count(), expected);
+    }
 }

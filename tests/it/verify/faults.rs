@@ -46,7 +46,7 @@ async fn a_published_table_has_nothing_wrong_and_each_planted_fault_is_found() -
     altered.sort_unstable();
     ensure!(altered == ["11", "12"], "{answer:?}");
 
-    // The id of an insert that was rolled back, and one that nobody has inserted.
+    // The id of an insert that was rolled back, and one without an insert.
     let rolled_back: i64 = {
         stage.session.batch_execute("BEGIN").await?;
         let insert = "INSERT INTO outbox.outbox (event_type, topic, event_payload) \

@@ -3,5 +3,6 @@
 
 mod excuses;
 mod faults;
+mod speed;
 mod stage;
 mod windows;

@@ -1,6 +1,6 @@
 //! The entries that are compared, and their bytes on disk. Pure.
 
-use crate::verify::digest::IdDigest;
+use crate::verify::store::digest::IdDigest;
 
 /// The most bytes of an id that are kept: no index takes a longer one.
 const NAME_MAX: usize = 3_000;
@@ -10,94 +10,94 @@ const NO_TIME: i64 = i64::MIN;
 
 /// A row of the table.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct RowEntry {
-    pub(super) id: IdDigest,
+pub(in crate::verify) struct RowEntry {
+    pub(in crate::verify) id: IdDigest,
     /// Of the time of creation; 0 without one.
-    pub(super) created: u64,
+    pub(in crate::verify) created: u64,
     /// Of topic and key.
-    pub(super) place: u64,
-    pub(super) value: u64,
+    pub(in crate::verify) place: u64,
+    pub(in crate::verify) value: u64,
     /// The earlier one of creation and mark, in microseconds since 1970.
-    pub(super) time: Option<i64>,
-    pub(super) topic: u32,
-    pub(super) facts: RowFacts,
-    pub(super) name: Box<str>,
+    pub(in crate::verify) time: Option<i64>,
+    pub(in crate::verify) topic: u32,
+    pub(in crate::verify) facts: RowFacts,
+    pub(in crate::verify) name: Box<str>,
 }
 
 /// What is known of a row beside its content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct RowFacts {
+pub(in crate::verify) struct RowFacts {
     /// It is marked as published.
-    pub(super) marked: bool,
+    pub(in crate::verify) marked: bool,
     /// No record can be made of it, so there is nothing to compare with.
-    pub(super) unreadable: bool,
+    pub(in crate::verify) unreadable: bool,
     /// It counts no attempt to send.
-    pub(super) unattempted: bool,
+    pub(in crate::verify) unattempted: bool,
     /// Its value depends on where it was read.
-    pub(super) any_value: bool,
+    pub(in crate::verify) any_value: bool,
     /// A record with its id is there.
-    pub(super) matched: bool,
+    pub(in crate::verify) matched: bool,
 }
 
 /// A record of a topic.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct RecordEntry {
+pub(in crate::verify) struct RecordEntry {
     /// All zero in a record without an id.
-    pub(super) id: IdDigest,
-    pub(super) created: u64,
+    pub(in crate::verify) id: IdDigest,
+    pub(in crate::verify) created: u64,
     /// The time of creation in microseconds since 1970.
-    pub(super) created_at: Option<i64>,
-    pub(super) place: u64,
-    pub(super) value: u64,
-    pub(super) at: Position,
-    pub(super) is_replayed: bool,
+    pub(in crate::verify) created_at: Option<i64>,
+    pub(in crate::verify) place: u64,
+    pub(in crate::verify) value: u64,
+    pub(in crate::verify) at: Position,
+    pub(in crate::verify) is_replayed: bool,
     /// Its header names this outbox as its source.
-    pub(super) is_ours: bool,
-    pub(super) name: Box<str>,
+    pub(in crate::verify) is_ours: bool,
+    pub(in crate::verify) name: Box<str>,
 }
 
 /// Where a record is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct Position {
-    pub(super) topic: u32,
-    pub(super) partition: i32,
-    pub(super) offset: i64,
+pub(in crate::verify) struct Position {
+    pub(in crate::verify) topic: u32,
+    pub(in crate::verify) partition: i32,
+    pub(in crate::verify) offset: i64,
 }
 
 /// A dead letter.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct LetterEntry {
-    pub(super) id: IdDigest,
-    pub(super) created: u64,
-    pub(super) is_sent: bool,
-    pub(super) is_retried: bool,
+pub(in crate::verify) struct LetterEntry {
+    pub(in crate::verify) id: IdDigest,
+    pub(in crate::verify) created: u64,
+    pub(in crate::verify) is_sent: bool,
+    pub(in crate::verify) is_retried: bool,
 }
 
 /// A record that came behind a later one of its key.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct SuspectEntry {
-    pub(super) id: IdDigest,
-    pub(super) at: Position,
+pub(in crate::verify) struct SuspectEntry {
+    pub(in crate::verify) id: IdDigest,
+    pub(in crate::verify) at: Position,
     /// It may be the copy of a record that is no longer there, or of another server's time.
-    pub(super) is_doubtful: bool,
+    pub(in crate::verify) is_doubtful: bool,
 }
 
 /// What the order of a record's key is judged by.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct OrderEntry {
-    pub(super) id: IdDigest,
-    pub(super) place: u64,
-    pub(super) at: Position,
-    pub(super) lsn: u64,
-    pub(super) index: u32,
+pub(in crate::verify) struct OrderEntry {
+    pub(in crate::verify) id: IdDigest,
+    pub(in crate::verify) place: u64,
+    pub(in crate::verify) at: Position,
+    pub(in crate::verify) lsn: u64,
+    pub(in crate::verify) index: u32,
     /// In microseconds since 1970.
-    pub(super) committed: Option<i64>,
+    pub(in crate::verify) committed: Option<i64>,
     /// Its first copy may have been before the records that were read.
-    pub(super) is_early: bool,
+    pub(in crate::verify) is_early: bool,
 }
 
 /// An entry with its bytes.
-pub(super) trait Entry: Sized {
+pub(in crate::verify) trait Entry: Sized {
     /// Appends the bytes.
     fn write(&self, into: &mut Vec<u8>);
 

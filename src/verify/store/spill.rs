@@ -16,7 +16,7 @@ const BLOCK: usize = 2_048;
 
 /// See the module's head.
 #[derive(Debug)]
-pub(super) struct Spill {
+pub(in crate::verify) struct Spill {
     folder: PathBuf,
     file: File,
     buckets: Vec<Bucket>,
@@ -38,7 +38,7 @@ impl Spill {
     ///
     /// # Errors
     /// No file can be made there.
-    pub(super) fn new(folder: &Path, buckets: usize) -> Result<Spill> {
+    pub(in crate::verify) fn new(folder: &Path, buckets: usize) -> Result<Spill> {
         let file = tempfile::tempfile_in(folder).map_err(|error| failed(folder, error))?;
         Ok(Spill {
             folder: folder.to_owned(),
@@ -53,7 +53,11 @@ impl Spill {
     ///
     /// # Errors
     /// The file cannot be written.
-    pub(super) fn push(&mut self, number: u64, write: impl FnOnce(&mut Vec<u8>)) -> Result<()> {
+    pub(in crate::verify) fn push(
+        &mut self,
+        number: u64,
+        write: impl FnOnce(&mut Vec<u8>),
+    ) -> Result<()> {
         let at = (number % self.buckets.len() as u64) as usize;
         let Some(bucket) = self.buckets.get_mut(at) else {
             return Ok(());
@@ -71,12 +75,12 @@ impl Spill {
     }
 
     /// How many entries there are.
-    pub(super) fn entries(&self) -> u64 {
+    pub(in crate::verify) fn entries(&self) -> u64 {
         self.entries
     }
 
     /// How many buckets there are.
-    pub(super) fn buckets(&self) -> usize {
+    pub(in crate::verify) fn buckets(&self) -> usize {
         self.buckets.len()
     }
 
@@ -84,7 +88,7 @@ impl Spill {
     ///
     /// # Errors
     /// The file cannot be read.
-    pub(super) fn read(&self, bucket: usize) -> Result<Vec<u8>> {
+    pub(in crate::verify) fn read(&self, bucket: usize) -> Result<Vec<u8>> {
         let Some(bucket) = self.buckets.get(bucket) else {
             return Ok(Vec::new());
         };

@@ -3,16 +3,16 @@
 use openssl::sha::{Sha256, sha256};
 
 /// A sum of an id: two ids of an outbox never share one.
-pub(super) type IdDigest = [u8; 16];
+pub(in crate::verify) type IdDigest = [u8; 16];
 
 /// The sum of an id.
-pub(super) fn id(text: &[u8]) -> IdDigest {
+pub(in crate::verify) fn id(text: &[u8]) -> IdDigest {
     let sum = sha256(text);
     sum.first_chunk().copied().unwrap_or_default()
 }
 
 /// The sum of a topic and a key; a record without a key differs from one with an empty key.
-pub(super) fn place(topic: &str, key: Option<&[u8]>) -> u64 {
+pub(in crate::verify) fn place(topic: &str, key: Option<&[u8]>) -> u64 {
     let mut sum = Sha256::new();
     sum.update(topic.as_bytes());
     if let Some(key) = key {
@@ -23,17 +23,17 @@ pub(super) fn place(topic: &str, key: Option<&[u8]>) -> u64 {
 }
 
 /// The sum of a value; a record without a value differs from one with an empty value.
-pub(super) fn value(value: Option<&[u8]>) -> u64 {
+pub(in crate::verify) fn value(value: Option<&[u8]>) -> u64 {
     value.map_or(1, |value| beginning(&sha256(value)))
 }
 
 /// The sum of a text that may be missing, which is 0.
-pub(super) fn text(text: Option<&[u8]>) -> u64 {
+pub(in crate::verify) fn text(text: Option<&[u8]>) -> u64 {
     text.map_or(0, |text| beginning(&sha256(text)).max(1))
 }
 
 /// A number by which an id is put into a bucket.
-pub(super) fn bucket(id: &IdDigest) -> u64 {
+pub(in crate::verify) fn bucket(id: &IdDigest) -> u64 {
     beginning(id)
 }
 
