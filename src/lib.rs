@@ -87,8 +87,8 @@ full.
 //!   Rust. `kafka`: the producer, metadata and Kafka's errors.
 //! - `engine`: every decision, as a pure state machine.
 //! - `publisher`: carries out what the engine decides: start, stop, status. `http`: metrics, health
-//!   and the status page. `doctor`: examines both servers and changes nothing. `cutover`: takes the table
-//!   from a poller.
+//!   and the status page. `doctor`: examines both servers and changes nothing. `verify`: compares
+//!   the table with the topics and changes nothing. `cutover`: takes the table from a poller.
 
 // Without the publisher, parts of what `Writer` shares with it have no caller.
 #![cfg_attr(not(feature = "publisher"), allow(dead_code))]
@@ -149,6 +149,9 @@ pub mod replication;
 mod secret_command;
 #[cfg(feature = "publisher")]
 mod status;
+#[cfg(feature = "publisher")]
+#[doc(hidden)]
+pub mod verify;
 
 /// The Rust blocks of the manual, which `cargo test` compiles.
 #[cfg(all(doctest, feature = "publisher"))]

@@ -27,6 +27,7 @@ mod run;
 mod skip_transaction;
 mod status;
 mod terminal;
+mod verify;
 
 use std::path::PathBuf;
 
@@ -70,6 +71,8 @@ enum Command {
     Resume(pause::ResumeArgs),
     /// Take the table from a poller while the services go on writing, and publish
     Cutover(cutover::Args),
+    /// Compare the table with the topics: missing, duplicate, altered, phantom, out of order
+    Verify(verify::Args),
     /// List, show, retry, discard or prune the events that could not be published
     DeadLetter(dead_letter::Args),
     /// Publish rows of the table once more, beside the running outboxd
@@ -130,6 +133,10 @@ impl Cli {
             Command::Cutover(mut args) => {
                 args.settings = args.settings.or(file);
                 Box::pin(cutover::execute(args)).await
+            }
+            Command::Verify(mut args) => {
+                args.settings = args.settings.or(file);
+                Box::pin(verify::execute(args)).await
             }
             Command::DeadLetter(mut args) => {
                 args.settings = args.settings.or(file);

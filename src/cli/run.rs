@@ -7,11 +7,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use outboxd::Status;
 use outboxd::config::{Config, Settings};
 use outboxd::format::bytes;
-use outboxd::http;
 use outboxd::publisher::Publisher;
+use outboxd::verify::{self, Schedule};
+use outboxd::{Phase, Status, http};
 
 use crate::cli::log::{self, Log};
 use crate::cli::process::{HttpServer, Signals};
@@ -45,6 +45,8 @@ pub(crate) struct Prepared {
     pub(crate) signals: Signals,
     log: Log,
     server: Option<HttpServer>,
+    /// It compares the table with the topics, where a setting asks for it.
+    _schedule: Option<Schedule>,
 }
 
 impl Prepared {
@@ -55,6 +57,8 @@ impl Prepared {
         let (http_listen, hosts) = (config.http_listen.clone(), config.http_hosts.clone());
         log_start(&config);
         warn_of_ignored_variables();
+        let every = config.verify_every;
+        let verified = every.map(|every| (every, config.clone()));
         let publisher = Publisher::new(config);
         log.count_in(publisher.metrics());
         progress::show(&log, publisher.status_handle());
@@ -65,7 +69,9 @@ impl Prepared {
             }
             None => None,
         };
+        let schedule = verified.map(|(every, config)| verify(&config, every, &publisher));
         Ok(Prepared {
+            _schedule: schedule.transpose()?,
             publisher,
             signals,
             log,
@@ -86,6 +92,18 @@ impl Prepared {
         }
         ended
     }
+}
+
+/// Begins to compare the table with the topics. Standbys do not.
+fn verify(config: &Config, every: Duration, publisher: &Publisher) -> anyhow::Result<Schedule> {
+    let status = publisher.status_handle();
+    let is_due = move || matches!(status().phase, Phase::Streaming | Phase::Polling);
+    Ok(verify::schedule(
+        config,
+        every,
+        publisher.metrics(),
+        is_due,
+    )?)
 }
 
 /// Logs the settings, without a secret.
@@ -129,6 +147,7 @@ fn log_start(config: &Config) {
         dead_letters_per_minute = config.dead_letters_per_minute,
         memory_limit = %bytes(config.memory_limit as u64),
         log_summary = config.log_summary.map(tracing::field::debug),
+        verify_every = config.verify_every.map(tracing::field::debug),
         http_listen = config.http_listen,
         "outboxd starting"
     );

@@ -169,6 +169,10 @@ impl Check {
         let default = Some(Duration::from_secs(60));
         self.or(variables::LOG_SUMMARY, given, default, interval_or_off)
     }
+
+    pub(super) fn verify_every(&mut self, given: Option<String>) -> Option<Duration> {
+        self.or(variables::VERIFY_EVERY, given, None, interval_or_off)
+    }
 }
 
 /// An interval, or none.

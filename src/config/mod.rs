@@ -10,7 +10,7 @@
 mod check;
 mod connection;
 mod database;
-mod duration;
+pub(crate) mod duration;
 mod error;
 mod kafka;
 mod log_format;
@@ -158,6 +158,8 @@ pub struct Config {
     pub log_format: LogFormat,
     /// The interval of the log's line about what was published, if there is one.
     pub log_summary: Option<Duration>,
+    /// How often the program compares the table with the topics, if it does.
+    pub verify_every: Option<Duration>,
 }
 
 impl Config {
@@ -240,6 +242,7 @@ impl Config {
         let log = check.log(given.log);
         let log_format = check.log_format(given.log_format);
         let log_summary = check.log_summary(given.log_summary);
+        let verify_every = check.verify_every(given.verify_every);
         SettingErrors::unless_none(sorted(check.errors))?;
         let config = Config {
             database: database.expect("a database that is not valid has left an error"),
@@ -271,6 +274,7 @@ impl Config {
             log,
             log_format,
             log_summary,
+            verify_every,
         };
         Ok(config.admitting_long_rows())
     }

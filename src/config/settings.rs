@@ -294,6 +294,11 @@ pub struct Settings {
     #[serde(deserialize_with = "scalar")]
     pub log_summary: Option<String>,
 
+    /// Interval at which run compares the table with the topics, or off [default: off]
+    #[arg(long, env = variables::VERIFY_EVERY, hide_env_values = true, value_name = "TIME")]
+    #[serde(deserialize_with = "scalar")]
+    pub verify_every: Option<String>,
+
     /// Problems of the file itself, reported together with those of the values.
     #[arg(skip)]
     #[serde(skip)]
@@ -330,7 +335,7 @@ impl Settings {
     }
 
     /// Every setting that is one text; the properties of Kafka are a list.
-    pub(crate) fn texts(&mut self) -> [&mut Option<String>; 45] {
+    pub(crate) fn texts(&mut self) -> [&mut Option<String>; 46] {
         [
             &mut self.database_url,
             &mut self.database_password_file,
@@ -377,6 +382,7 @@ impl Settings {
             &mut self.log,
             &mut self.log_format,
             &mut self.log_summary,
+            &mut self.verify_every,
         ]
     }
 }

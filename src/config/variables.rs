@@ -45,4 +45,5 @@ pub(crate) const HTTP_LISTEN: &str = "OUTBOX_HTTP_LISTEN";
 pub(crate) const HTTP_HOSTS: &str = "OUTBOX_HTTP_HOSTS";
 pub(crate) const LOG: &str = "OUTBOX_LOG";
 pub(crate) const LOG_FORMAT: &str = "OUTBOX_LOG_FORMAT";
+pub(crate) const VERIFY_EVERY: &str = "OUTBOX_VERIFY_EVERY";
 pub(crate) const LOG_SUMMARY: &str = "OUTBOX_LOG_SUMMARY";

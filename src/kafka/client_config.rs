@@ -86,6 +86,39 @@ pub(crate) fn producer(config: &Config) -> Result<ClientConfig> {
     Ok(settings)
 }
 
+/// For reading records: by offsets alone, without a group, and only what is committed unless
+/// `uncommitted`. A few megabytes are read ahead.
+///
+/// # Errors
+/// As [`client`].
+pub(crate) fn consumer(config: &Config, uncommitted: bool) -> Result<ClientConfig> {
+    let mut settings = client(config)?;
+    settings
+        // librdkafka assigns no partition without it. No group is joined, and no offset stored.
+        .set("group.id", "outboxd-verify")
+        .set("enable.auto.commit", "false")
+        .set("enable.auto.offset.store", "false")
+        .set("enable.partition.eof", "true")
+        .set("auto.offset.reset", "earliest")
+        .set("allow.auto.create.topics", "false")
+        .set("check.crcs", "true")
+        .set("queued.min.messages", "10000")
+        .set("queued.max.messages.kbytes", "4096")
+        .set("fetch.max.bytes", "4194304")
+        .set("fetch.message.max.bytes", "1048576")
+        .set("fetch.wait.max.ms", "100")
+        .set("fetch.queue.backoff.ms", "10")
+        .set(
+            "isolation.level",
+            match uncommitted {
+                true => "read_uncommitted",
+                false => "read_committed",
+            },
+        )
+        .set_log_level(RDKafkaLogLevel::Emerg);
+    Ok(settings)
+}
+
 /// Sets the user's properties over the defaults, and then the ones that users may not set.
 fn finish(mut settings: ClientConfig, config: &Config) -> Result<ClientConfig> {
     for (name, value) in &config.kafka_properties {

@@ -15,6 +15,7 @@ mod names;
 mod process;
 mod retention;
 mod text;
+mod verify;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -32,6 +33,7 @@ use crate::error::Code;
 use crate::metrics::gauges::Gauges;
 use crate::metrics::process::ProcessMetrics;
 use crate::metrics::retention::RetentionMetrics;
+use crate::metrics::verify::VerifyMetrics;
 use crate::status::{Phase, Status};
 
 pub(crate) use audit::AuditMetrics;
@@ -69,6 +71,8 @@ pub struct Metrics {
     /// Health monitor and audit.
     pub(crate) audit: AuditMetrics,
     pub(crate) retention: RetentionMetrics,
+    /// Comparisons of the table with the topics.
+    pub(crate) verify: VerifyMetrics,
     log_lines_dropped: Counter,
 }
 
@@ -123,6 +127,7 @@ impl Metrics {
             producer_replacements: Counter::default(),
             audit: AuditMetrics::new(),
             retention: RetentionMetrics::default(),
+            verify: VerifyMetrics::new(),
             log_lines_dropped: Counter::default(),
         };
         for code in Code::ALL {
@@ -151,6 +156,7 @@ impl Metrics {
         self.gauges.register(registry);
         self.audit.register(registry);
         self.retention.register(registry);
+        self.verify.register(registry);
         let build: Family<Labels, Gauge> = Family::default();
         build
             .get_or_create(&vec![(VERSION, env!("CARGO_PKG_VERSION").to_owned())])

@@ -56,6 +56,12 @@ pub(crate) const TRANSACTIONS: &str = "outboxd_transactions_total";
 pub(crate) const PARTITION_REWINDS: &str = "outboxd_partition_rewinds_total";
 /// Producers that took the place of one that had failed or stalled.
 pub(crate) const PRODUCER_REPLACEMENTS: &str = "outboxd_producer_replacements_total";
+/// Events of the last comparison of the table with the topics, by verdict.
+pub(crate) const VERIFY_EVENTS: &str = "outboxd_verify_events";
+/// When the last comparison was completed; 0 before the first.
+pub(crate) const VERIFY_COMPLETED: &str = "outboxd_verify_completed_timestamp_seconds";
+/// Comparisons that failed.
+pub(crate) const VERIFY_FAILURES: &str = "outboxd_verify_failures_total";
 /// Events that the slot skipped.
 pub(crate) const MISSED_EVENTS: &str = "outboxd_missed_events_total";
 /// Those of them that are not published yet.

@@ -50,7 +50,7 @@ fn is_shown(metrics: &Metrics, name: &str) -> bool {
 }
 
 /// The series that are known before a session, a slot and an event.
-const FROM_THE_START: [&str; 30] = [
+const FROM_THE_START: [&str; 33] = [
     ERRORS,
     IN_FLIGHT_RECORDS,
     IN_FLIGHT_BYTES,
@@ -68,6 +68,9 @@ const FROM_THE_START: [&str; 30] = [
     MISSED_EVENTS,
     MISSED_EVENTS_OPEN,
     AUDITS,
+    VERIFY_EVENTS,
+    VERIFY_COMPLETED,
+    VERIFY_FAILURES,
     TROUBLES,
     READY,
     ROLE,

@@ -94,15 +94,15 @@ pub use self::{
 };
 #[cfg(feature = "publisher")]
 pub(crate) use self::{
-    dead_letter::{HolderNumber, PARKED_KEYS_MAX, known},
+    dead_letter::{HolderNumber, LetterList, PARKED_KEYS_MAX, known},
     record::{HeaderSums, OwnedIdentity},
     retention::{RetentionStatements, RetentionStep, Upkeep, pass_interval, upkeep},
     row_name::RowSet,
     sample::{Sample, TopicSample, sample},
     statement_check::check_statements,
     table::{
-        BATCH, Batch, MissedRows, Read, ReadPosition, SAVEPOINT, Survey, TableGone, TableLocation,
-        TableRow, TableState,
+        BATCH, Batch, MissedRows, Read, ReadPosition, RowWindow, SAVEPOINT, Survey, TableGone,
+        TableLocation, TableRow, TableState, WindowRow, WindowRows,
     },
     unpublished_count::Counted,
     write_back::{Mark, Marker, Outcome, WriteBack},

@@ -135,16 +135,6 @@ impl RowKey {
         format!("pg_catalog.num_nulls({})", self.parts(id).join(", "))
     }
 
-    /// A condition: the id of the row `alias` compares by this operator with an expression for an
-    /// id, as the types of the columns order them.
-    pub(crate) fn compares(&self, alias: &str, operator: &str, id: &str) -> String {
-        let (list, ids) = (self.list(alias), self.parts(id).join(", "));
-        match self.columns.len() > 1 {
-            true => format!("({list}) {operator} ({ids})"),
-            false => format!("{list} {operator} {ids}"),
-        }
-    }
-
     /// A condition: the id of the row `alias` is in an array of ids.
     pub(crate) fn is_any(&self, alias: &str, ids: &str) -> String {
         match (&self.columns[..], self.kind) {
@@ -226,6 +216,26 @@ impl RowKey {
                 format!("pg_catalog.width_bucket(({value}) COLLATE \"C\", {ids}::text[])")
             }
         }
+    }
+
+    /// A condition: the id of the row `alias` stands to an expression for an id as this operator
+    /// says, in the order of the columns' types.
+    pub(crate) fn compares(&self, alias: &str, operator: &str, id: &str) -> String {
+        let (list, ids) = (self.list(alias), self.typed_parts(id));
+        match self.columns.len() > 1 {
+            true => format!("({list}) {operator} ({ids})"),
+            false => format!("{list} {operator} {ids}"),
+        }
+    }
+
+    fn typed_parts(&self, id: &str) -> String {
+        let id = format!("{id}::{}", self.parameter());
+        self.parts(&id).join(", ")
+    }
+
+    /// Whether the id is one column.
+    pub(crate) fn is_single(&self) -> bool {
+        self.columns.len() == 1
     }
 
     /// The names of the columns, for a person.
@@ -337,13 +347,11 @@ impl ReadOrder {
     }
 
     fn is_behind_id(&self, alias: &str, id: &str) -> String {
-        let id = format!("{id}::{}", self.key.parameter());
-        self.key.compares(alias, ">", &id)
+        self.key.compares(alias, ">", id)
     }
 
     fn ids(&self, id: &str) -> String {
-        let id = format!("{id}::{}", self.key.parameter());
-        self.key.parts(&id).join(", ")
+        self.key.typed_parts(id)
     }
 }
 

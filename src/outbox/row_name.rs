@@ -27,6 +27,9 @@ pub struct CreatedAt(i64);
 const SECOND: i64 = 1_000_000;
 const DAY: i64 = 86_400 * SECOND;
 
+/// From 2000 to 1970.
+const TO_1970: i64 = 10_957 * DAY;
+
 impl CreatedAt {
     /// The table has no such column, or its value is no time with microseconds. No timestamp has
     /// this value.
@@ -34,6 +37,13 @@ impl CreatedAt {
 
     /// In a list of times that are compared with others: equal to any of them. It is `-infinity`.
     pub const ANY: CreatedAt = CreatedAt(i64::MIN);
+
+    /// Microseconds since 1970; `None` if the time is not known, or infinite.
+    pub(crate) fn unix_micros(self) -> Option<i64> {
+        let is_moment = ![CreatedAt::UNKNOWN, CreatedAt::ANY].contains(&self);
+        let is_moment = is_moment && self.0 != i64::MAX;
+        is_moment.then(|| self.0.saturating_add(TO_1970))
+    }
 
     /// The time, or [`ANY`](CreatedAt::ANY) where it is not known.
     pub(super) fn or_any(self) -> CreatedAt {

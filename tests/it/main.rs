@@ -161,5 +161,7 @@ mod unreadable_rows;
 mod upgrade;
 // Odd values, rows and shapes of the table.
 mod values;
+// The command verify: planted faults, what is not known, windows.
+mod verify;
 // Writing events: Writer, outbox.write_event, the role's rights.
 mod writer;

@@ -27,6 +27,7 @@ fn defaults_are_those_of_the_manual() {
         ("info", LogFormat::Text)
     );
     assert_eq!(config.log_summary, Some(Duration::from_secs(60)));
+    assert_eq!(config.verify_every, None);
     assert!(config.kafka_properties.is_empty());
 }
 
@@ -52,6 +53,7 @@ fn every_setting_takes_the_value_that_it_is_given() {
         "--log=info,outboxd=debug",
         "--log-format=json",
         "--log-summary=off",
+        "--verify-every=1h",
     ]))
     .unwrap();
     assert_eq!(config.database.database_name(), "d");
@@ -78,6 +80,7 @@ fn every_setting_takes_the_value_that_it_is_given() {
     assert_eq!(config.log, "info,outboxd=debug");
     assert_eq!(config.log_format, LogFormat::Json);
     assert_eq!(config.log_summary, None);
+    assert_eq!(config.verify_every, Some(Duration::from_secs(3_600)));
 }
 
 #[test]
@@ -228,6 +231,12 @@ fn each_wrong_value_is_named_with_what_to_write() {
             "log_format",
             "xml",
             "OUTBOX_LOG_FORMAT `xml` is not one of its choices; write text or json",
+        ),
+        ("verify_every", "off", ""),
+        (
+            "verify_every",
+            "2d",
+            "OUTBOX_VERIFY_EVERY `2d` is out of range; write a time from 1s",
         ),
         ("log_summary", "5m", ""),
         (

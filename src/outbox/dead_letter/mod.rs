@@ -18,6 +18,7 @@ pub(crate) mod holder_number;
 mod insert;
 mod json;
 mod key_hash;
+mod letter_list;
 pub(crate) mod of_events;
 mod open;
 pub mod outcome;
@@ -41,6 +42,7 @@ use crate::status::OpenDeadLetters;
 
 pub(crate) use holder_number::HolderNumber;
 pub use key_hash::KeyHash;
+pub(crate) use letter_list::LetterList;
 pub(crate) use parked::PARKED_KEYS_MAX;
 pub use parked::{ParkedKey, ParkedKeyList};
 pub(crate) use row_identity::is_about;

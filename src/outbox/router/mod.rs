@@ -128,6 +128,11 @@ impl Router {
         self.replayed = has_headers.then(|| at.to_owned());
     }
 
+    /// The `source` of CloudEvents that this id of an outbox gives.
+    pub(crate) fn cloud_events_source(source_id: &str) -> String {
+        cloud_event::source(source_id)
+    }
+
     /// Makes the record of an event, whose columns were found with the same mapping.
     ///
     /// # Errors

@@ -30,7 +30,7 @@ const NAMED_MAX: usize = 100;
 
 /// Takes a transaction id, so that its commit moves the WAL past a position that was read before:
 /// an idle stream reports its position only when the WAL moves.
-const MOVE_ON: &str = "SELECT pg_catalog.pg_current_xact_id()";
+pub(super) const MOVE_ON: &str = "SELECT pg_catalog.pg_current_xact_id()";
 
 impl MissedRows {
     /// For the table that `rows` reads.

@@ -16,6 +16,7 @@ mod missed;
 mod row;
 mod slow_rows;
 mod survey;
+mod window;
 
 use tokio_postgres::RowStream;
 use tokio_postgres::types::ToSql;
@@ -39,6 +40,7 @@ pub(crate) use row::TableRow;
 pub use slow_rows::SlowRows;
 pub(in crate::outbox) use slow_rows::may_be_of_a_slow_row;
 pub(crate) use survey::Survey;
+pub(crate) use window::{RowWindow, WindowRow, WindowRows};
 
 /// Rows in a batch by default.
 pub(crate) const BATCH: usize = 1_000;

@@ -5,6 +5,7 @@ use tokio_postgres::{Error, Row};
 use crate::outbox::row_key::ReadOrder;
 use crate::outbox::{RowName, row_name};
 use crate::postgres::TableShape;
+use crate::postgres::table_shape::Column;
 
 /// One row, as it was read.
 #[derive(Debug)]
@@ -33,19 +34,14 @@ impl TableRow {
     /// reads as none. The session has the time zone of the writers, so a timestamp without zone
     /// means the same moment to both.
     pub(super) fn columns(shape: &TableShape) -> String {
-        let created = shape.created().filter(|column| column.is_time());
-        let micros = created.map_or_else(
-            || "NULL::bigint".to_owned(),
-            |column| {
-                let created = format!("o.{}", column.quoted());
-                format!(
-                    "CASE WHEN {created} >= '1970-01-01' AND {created} < '9999-01-01' \
-                 THEN (extract(epoch FROM {created}::timestamptz) * 1000000)::bigint END"
-                )
-            },
-        );
+        let micros = micros(shape.created());
         let name = row_name::columns(shape, "o");
         format!("{name}, {xid}, {micros}", xid = shape.xid("o"))
+    }
+
+    /// What the server has sent.
+    pub(super) fn inner(&self) -> &Row {
+        &self.row
     }
 
     /// The transaction that inserted the row, or changed it last.
@@ -62,6 +58,21 @@ impl TableRow {
     pub(crate) fn created_micros(&self) -> i64 {
         self.created_micros
     }
+}
+
+/// An expression for a time of the row `o`, in microseconds since 1970.
+pub(super) fn micros(column: Option<&Column>) -> String {
+    let time = column.filter(|column| column.is_time());
+    time.map_or_else(
+        || "NULL::bigint".to_owned(),
+        |column| {
+            let time = format!("o.{}", column.quoted());
+            format!(
+                "CASE WHEN {time} >= '1970-01-01' AND {time} < '9999-01-01' \
+                 THEN (extract(epoch FROM {time}::timestamptz) * 1000000)::bigint END"
+            )
+        },
+    )
 }
 
 /// A row that was found and is not read yet.

@@ -33,7 +33,7 @@ const TOP: Map = Map {
         &["replication", "postgres", "pgoutput"],
         &["outbox", "kafka"],
         &["engine"],
-        &["publisher", "http", "doctor", "cutover"],
+        &["publisher", "http", "doctor", "verify", "cutover"],
         // The library's root names what it offers; nothing inside uses it.
         &["lib"],
         &["cli"],

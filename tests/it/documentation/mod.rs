@@ -23,7 +23,7 @@ use blocks::Block;
 use stage::Stage;
 
 /// The pages with blocks that need servers; each has a test below.
-const PAGES: [&str; 10] = [
+const PAGES: [&str; 11] = [
     "README.md",
     "docs/dead-letters.md",
     "docs/managed-postgres.md",
@@ -34,6 +34,7 @@ const PAGES: [&str; 10] = [
     "docs/retention.md",
     "docs/security.md",
     "docs/several-services.md",
+    "docs/verify.md",
 ];
 
 /// The pages whose `rust` blocks are doctests.
@@ -137,6 +138,24 @@ async fn the_page_on_security_runs() -> Result<()> {
 #[tokio::test]
 async fn the_page_on_several_services_runs() -> Result<()> {
     run("docs/several-services.md").await?.finish().await
+}
+
+/// What a block prints is the block behind it.
+#[tokio::test]
+async fn the_page_on_verify_runs_and_shows_what_is_printed() -> Result<()> {
+    let blocks = blocks_of("docs/verify.md")?;
+    let mut stage = Stage::set(&blocks).await?;
+    let mut compared = 0;
+    for (at, block) in blocks.iter().enumerate() {
+        stage.run(block).await.with_context(|| block.place())?;
+        let next = blocks.get(at + 1).filter(|next| next.language == "text");
+        if let Some(shown) = next {
+            assert_eq!(stage.printed(block).await?, shown.text, "{}", shown.place());
+            compared += 1;
+        }
+    }
+    assert_eq!(compared, 2);
+    stage.finish().await
 }
 
 #[test]

@@ -142,7 +142,20 @@ impl Stage {
         self.folder.path().join("environment")
     }
 
+    /// Runs a block again, and returns what it prints.
+    pub(super) async fn printed(&self, block: &Block) -> Result<String> {
+        let mut command = self.command(block)?;
+        let output = tokio::time::timeout(LIMIT, command.output()).await??;
+        ensure!(output.status.success(), "{output:?}");
+        Ok(String::from_utf8(output.stdout)?)
+    }
+
     async fn shell(&self, block: &Block) -> Result<()> {
+        let done = output(&mut self.command(block)?, LIMIT).await;
+        done.with_context(|| self.log())
+    }
+
+    fn command(&self, block: &Block) -> Result<Command> {
         let script = self.folder.path().join("block.sh");
         std::fs::write(&script, self.addressed(&block.text))?;
         let mut command = Command::new("bash");
@@ -152,8 +165,7 @@ impl Stage {
             .env_clear()
             .envs(self.variables())
             .current_dir(self.folder.path());
-        let done = output(&mut command, LIMIT).await;
-        done.with_context(|| self.log())
+        Ok(command)
     }
 
     /// What the process in the background has logged last.

@@ -212,6 +212,33 @@ async fn serve(shape: &Shape, after: &str) -> Result<()> {
         rows.extend((41..=44).map(|row| (row, 1)));
     }
     outbox.expect(&rows).await?;
+    compare(&outbox, after, &rows).await
+}
+
+/// `outboxd verify` finds each row, and only the record that was sent twice.
+async fn compare(outbox: &Outbox<'_>, after: &str, rows: &BTreeMap<i32, usize>) -> Result<()> {
+    let arguments = ["verify", "--json", "--wait", "0s", "--exclusive"];
+    let printed = command(&outbox.settings, &arguments, LIMIT).await?;
+    let found: serde_json::Value = serde_json::from_slice(&printed.stdout)
+        .with_context(|| String::from_utf8_lossy(&printed.stderr).into_owned())?;
+    let copies: usize = rows.values().map(|times| times - 1).sum();
+    let (matched, unknown) = match after {
+        // Nothing is left to compare the records with.
+        "delete" => (0, rows.len()),
+        _ => (rows.len(), 0),
+    };
+    let expected = [
+        ("missing", 0),
+        ("duplicate", copies),
+        ("phantom", 0),
+        ("altered", 0),
+        ("out_of_order", 0),
+        ("unknown", unknown),
+        ("matched", matched),
+    ];
+    for (name, number) in expected {
+        anyhow::ensure!(found[name] == number, "{name} is not {number}: {found:#}");
+    }
     Ok(())
 }
 

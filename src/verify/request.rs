@@ -1,0 +1,27 @@
+//! What a person asks of a comparison.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// What is compared, and how.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// The first id; `None` for no limit.
+    pub from_id: Option<String>,
+    /// The last id.
+    pub to_id: Option<String>,
+    /// The first time of creation, in microseconds since 1970.
+    pub since: Option<i64>,
+    /// The time of creation behind the last, in microseconds since 1970.
+    pub until: Option<i64>,
+    /// Topics beside those that rows name.
+    pub also_topics: Vec<String>,
+    /// The topics have the records of this outbox alone.
+    pub exclusive: bool,
+    /// How long the slot, and open transactions of other producers, are waited for.
+    pub wait: Duration,
+    /// The most events of a kind that are named.
+    pub events_max: usize,
+    /// Where entries are put while they wait to be compared.
+    pub folder: PathBuf,
+}
