@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 /// The rows of the first table of `tests/faults.md`.
-const FAULTS: [&str; 122] = [
+const FAULTS: [&str; 123] = [
     "process killed at any step",
     "walsender terminated",
     "Postgres stopped without a checkpoint",

@@ -2,7 +2,7 @@
 
 /// The alert that fires while a fault lasts, or after it, until a person has acted; `None` where
 /// the stream goes on without a person.
-pub(crate) const ALERTS: [(&str, Option<&str>); 122] = [
+pub(crate) const ALERTS: [(&str, Option<&str>); 123] = [
     ("process killed at any step", Some("OutboxdDown")),
     ("walsender terminated", Some("OutboxdReconnects")),
     (
