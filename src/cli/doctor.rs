@@ -34,7 +34,7 @@ pub(crate) struct Args {
 /// Examines and prints.
 pub(crate) async fn execute(args: Args) -> anyhow::Result<()> {
     let config = Config::from_settings(args.settings)?;
-    let report = doctor::examine(&config).await;
+    let report = Box::pin(doctor::examine(&config)).await;
     let mut out = io::stdout().lock();
     if args.json {
         writeln!(out, "{}", json(&report))?;

@@ -37,6 +37,7 @@ mod record;
 mod refusal;
 #[cfg(feature = "publisher")]
 pub mod replay;
+#[cfg(feature = "publisher")]
 mod retention;
 #[cfg(feature = "publisher")]
 mod router;

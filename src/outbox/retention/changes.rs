@@ -70,7 +70,7 @@ impl Changes<'_> {
         let name = self
             .shape
             .name
-            .beside(&wanted.name(&self.shape.name.name))
+            .beside(wanted.name(&self.shape.name.name))
             .quoted();
         let [from, to] = [wanted.from, wanted.to].map(|it| literal(it, self.column));
         format!(

@@ -126,7 +126,10 @@ async fn one_missing_event_of_ten_million_is_found_within_the_memory_of_a_small_
         kib / 1_024
     );
     ensure!(found["missing"] == 1, "{found}");
-    ensure!(found["events"][0]["id"] == missing.to_string(), "{found}");
+    ensure!(
+        found["events"][0]["id"] == missing.to_string().as_str(),
+        "{found}"
+    );
     ensure!(found["matched"] == events - 1, "{found}");
     for kind in ["duplicate", "phantom", "altered", "out_of_order", "unknown"] {
         ensure!(found[kind] == 0, "{found}");
