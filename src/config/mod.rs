@@ -226,8 +226,7 @@ impl Config {
         let (after_publish, backlog) =
             check.after_publish_and_backlog(given.after_publish, given.backlog);
         check.mark(after_publish, &mapping);
-        let retain = check.retain(given.retain, after_publish);
-        let retain_partitions = check.retain_partitions(given.retain_partitions, retain);
+        let retention = check.retention(given.retain, given.retain_partitions, after_publish);
         let on_slot_loss = check.on_slot_loss(given.on_slot_loss, after_publish);
         let audit_interval = check.audit_interval(given.audit_interval);
         let on_poison = check.on_poison(given.on_poison);
@@ -239,8 +238,7 @@ impl Config {
         let memory_limit = check.memory_limit(given.memory_limit);
         let http_listen = check.http_listen(given.http_listen);
         let http_hosts = check.http_hosts(given.http_hosts);
-        let log = check.log(given.log);
-        let log_format = check.log_format(given.log_format);
+        let (log, log_format) = (check.log(given.log), check.log_format(given.log_format));
         let log_summary = check.log_summary(given.log_summary);
         let verify_every = check.verify_every(given.verify_every);
         SettingErrors::unless_none(sorted(check.errors))?;
@@ -258,8 +256,8 @@ impl Config {
             operation_timeout,
             max_retries,
             after_publish,
-            retain,
-            retain_partitions,
+            retain: retention.0,
+            retain_partitions: retention.1,
             backlog,
             start_lsn,
             on_slot_loss,

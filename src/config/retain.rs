@@ -28,12 +28,19 @@ pub enum OldPartitions {
 }
 
 impl Check {
-    /// With `delete` no published row is left, and with `keep` none is marked.
-    pub(super) fn retain(
+    /// The age of old rows, and what becomes of old partitions.
+    pub(super) fn retention(
         &mut self,
-        given: Option<String>,
+        age: Option<String>,
+        partitions: Option<String>,
         after_publish: AfterPublish,
-    ) -> Option<Duration> {
+    ) -> (Option<Duration>, OldPartitions) {
+        let retain = self.retain(age, after_publish);
+        (retain, self.retain_partitions(partitions, retain))
+    }
+
+    /// With `delete` no published row is left, and with `keep` none is marked.
+    fn retain(&mut self, given: Option<String>, after_publish: AfterPublish) -> Option<Duration> {
         let retain = self.or(variables::RETAIN, given, None, |text| match text {
             "off" => Ok(None),
             _ => parse::duration(text, AGES).map(Some),
@@ -54,7 +61,7 @@ impl Check {
     }
 
     /// Says something only together with an age.
-    pub(super) fn retain_partitions(
+    fn retain_partitions(
         &mut self,
         given: Option<String>,
         retain: Option<Duration>,

@@ -28,6 +28,7 @@
 //! - I12 every wait has a name: [`Engine::stats`] shows what is not read, not acknowledged or not
 //!   written back.
 
+mod database_work;
 pub(crate) mod dead_letters;
 mod delivery;
 pub(crate) mod dispatch;

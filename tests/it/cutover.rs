@@ -1,7 +1,7 @@
 //! `cutover`: from a real poller to outboxd and back, with the services writing on.
 //!
-//! The poller is the one of the manual: it reads ten unpublished rows, sends each, and marks each by
-//! its id. Its records carry the row's id, as those of outboxd do, so one oracle judges both.
+//! The poller is the one of the manual: it reads ten unpublished rows, sends each, and marks each
+//! by its id. Its records carry the row's id, as those of outboxd do, so one oracle judges both.
 
 use std::process::Output;
 use std::sync::Arc;

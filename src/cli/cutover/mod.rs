@@ -1,8 +1,8 @@
 //! `cutover`: takes the table from a poller while the services go on writing, and publishes.
 //!
 //! Shows first what it would do, and changes nothing without a confirmation. From the fence to the
-//! proof that the poller has no batch in hand, every way out restores the rights: the time limit, an
-//! error, a signal. After the proof the fence stays until `--undo`, also when publishing ends.
+//! proof that the poller has no batch in hand, every way out restores the rights: the time limit,
+//! an error, a signal. After the proof the fence stays until `--undo`, also when publishing ends.
 //!
 //! Rights are changed over a session of the table's owner or a superuser, which is outboxd's own
 //! login unless `ADMIN_DATABASE_URL` gives another. Rows are read by outboxd's role, because a

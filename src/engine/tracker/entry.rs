@@ -1,7 +1,8 @@
-//! What the tracker keeps of an event, and its name.
+//! What the tracker keeps of an event and of a transaction.
 
 use std::collections::VecDeque;
 
+use crate::lsn::Lsn;
 use crate::outbox::RowName;
 
 /// Identifies one event until it is settled. Grows by one, across sessions and lineages.
@@ -53,4 +54,24 @@ pub(super) fn entry_mut(
     ticket: Ticket,
 ) -> Option<&mut Entry> {
     entries.get_mut(ticket.checked_sub(first)? as usize)
+}
+
+/// A transaction that is not settled.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Transaction {
+    pub(super) commit_lsn: Lsn,
+    /// The position to confirm once it is settled: its end, raised by later keepalives; invalid
+    /// while it is open.
+    pub(super) confirm: Lsn,
+    pub(super) next_index: u32,
+    pub(super) pending: u64,
+}
+
+/// Whether a transaction has begun and its Commit was not received.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Open {
+    No,
+    Yes,
+    /// The session ended in the middle of it; the next one sends it again from its Begin.
+    Cut,
 }

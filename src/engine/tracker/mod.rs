@@ -20,30 +20,12 @@ use std::collections::VecDeque;
 
 pub(super) use crate::engine::tracker::entry::State;
 pub(crate) use crate::engine::tracker::entry::{ENTRY_BYTES, InFlight, Ticket};
-use crate::engine::tracker::entry::{Entry, NO_TRANSACTION, entry_mut};
+use crate::engine::tracker::entry::{Entry, NO_TRANSACTION, Open, Transaction, entry_mut};
 use crate::engine::tracker::history::History;
 pub(crate) use crate::engine::tracker::history::TransactionName;
 use crate::engine::tracker::violation::Violation;
 use crate::lsn::Lsn;
 use crate::outbox::RowName;
-
-#[derive(Debug, Clone, Copy)]
-struct Transaction {
-    commit_lsn: Lsn,
-    /// The position to confirm once it is settled: its end, raised by later keepalives; invalid
-    /// while it is open.
-    confirm: Lsn,
-    next_index: u32,
-    pending: u64,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Open {
-    No,
-    Yes,
-    /// The session ended in the middle of it; the next one sends it again from its Begin.
-    Cut,
-}
 
 /// See the module's head.
 #[derive(Debug)]

@@ -32,7 +32,7 @@ use crate::publisher::marking_alarm::MarkingAlarm;
 use crate::publisher::partition_keeper::PartitionKeeper;
 use crate::publisher::sink::database_worker::DatabaseWorker;
 use crate::publisher::sink::filing_log::FilingLog;
-use crate::publisher::sink::kafka_adapter::{ask, failure, send};
+use crate::publisher::sink::kafka_adapter::{answered, ask, failure, send};
 use crate::publisher::sink::kafka_reach::KafkaReach;
 use crate::publisher::sink::lasting_errors::LastingErrors;
 use crate::publisher::sink::producer_care::ProducerCare;
@@ -390,13 +390,5 @@ impl Forwarder {
                 self.take_reports();
             }
         }
-    }
-}
-
-/// The answer to the metadata query under way; waits forever if there is none.
-async fn answered(query: &mut Option<MetadataQuery>) -> Option<Vec<(String, MetadataAnswer)>> {
-    match query {
-        Some(query) => query.await,
-        None => std::future::pending().await,
     }
 }

@@ -1,5 +1,6 @@
 //! Translates between the types of `kafka` and those of the engine, which knows no librdkafka.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -43,6 +44,14 @@ pub(crate) fn send(
                 return Err(DeliveryError::new(RDKafkaErrorCode::QueueFull, topic, -1));
             }
         }
+    }
+}
+
+/// The answer to the query under way; waits forever if there is none.
+pub(crate) async fn answered<T>(query: &mut Option<Pin<Box<dyn Future<Output = T>>>>) -> T {
+    match query {
+        Some(query) => query.await,
+        None => std::future::pending().await,
     }
 }
 
