@@ -11,6 +11,7 @@
 //! in flight at a running publisher is shown until it is confirmed.
 
 mod event;
+mod options;
 mod record;
 mod stream;
 mod table;
@@ -20,55 +21,14 @@ use crate::error::{Code, Error, Result};
 use crate::lsn::Lsn;
 use crate::outbox::dead_letter::of_events::of_events;
 use crate::postgres::slot::{self, Slot};
-use crate::postgres::{self, Session, table_shape};
+use crate::postgres::{self, Session};
+use crate::publisher::peek::options::APPLICATION_NAME;
 use crate::publisher::peek::record::Records;
 use crate::publisher::peek::stream::SlotReader;
 use crate::publisher::peek::table::TableReader;
 
 pub use event::{OpenDeadLetter, PeekedEvent, Refusal, Shown};
-
-/// The names of its sessions at the server. The replication session must not count as the
-/// synchronous standby that the publisher may be.
-const APPLICATION_NAME: &str = "outboxd peek";
-
-/// What to show.
-#[derive(Debug, Clone, Default)]
-pub struct PeekOptions {
-    /// The most events.
-    pub count: usize,
-    /// Begin at this position instead of the slot's.
-    pub lsn: Option<Lsn>,
-    /// Show events of this topic alone.
-    pub only_topic: Option<String>,
-    /// Where to read; by default where the publisher would.
-    pub from: Option<PeekSource>,
-    /// The longest key, value or header that is shown whole, in characters; by default each is.
-    pub length_max: Option<usize>,
-}
-
-/// Where events are read from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PeekSource {
-    /// The replication slot.
-    Slot,
-    /// The unpublished rows of the table.
-    Table,
-}
-
-/// How far the read has come.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PeekEnd {
-    /// Where the events were read from.
-    pub source: PeekSource,
-    /// How many were shown.
-    pub shown: usize,
-    /// The position at which the slot was read; `None` of the table.
-    pub from: Option<Lsn>,
-    /// The end of the WAL when the read began; `None` of the table.
-    pub to: Option<Lsn>,
-    /// Whether there are no more. Otherwise the read ended at its limit.
-    pub is_all: bool,
-}
+pub use options::{PeekEnd, PeekOptions, PeekSource};
 
 /// Shows the next events in their order, each by a call of `show`.
 ///
@@ -190,9 +150,4 @@ async fn name_dead_letters(
         });
     }
     Ok(())
-}
-
-/// The shape of the table, if it exists.
-async fn shape(session: &Session, config: &Config) -> Result<Option<postgres::TableShape>> {
-    table_shape::read(session, &config.table, &config.mapping).await
 }

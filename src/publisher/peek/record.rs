@@ -5,8 +5,8 @@ use crate::engine::record_checks;
 use crate::engine::required_parts::RequiredParts;
 use crate::error::{Code, Result};
 use crate::outbox::{Event, EventSource, Record, Rejection, Router, RowId};
-use crate::publisher::peek::PeekOptions;
 use crate::publisher::peek::event::{PeekedEvent, Refusal, Shown};
+use crate::publisher::peek::options::PeekOptions;
 
 /// See the module's head.
 pub(super) struct Records {

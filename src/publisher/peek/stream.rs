@@ -16,8 +16,8 @@ use crate::postgres::slot::Slot;
 use crate::postgres::{self, Session};
 use crate::publisher::connect::Replication;
 use crate::publisher::peek::event::PeekedEvent;
+use crate::publisher::peek::options::{APPLICATION_NAME, PeekEnd, PeekSource, shape};
 use crate::publisher::peek::record::Records;
-use crate::publisher::peek::{APPLICATION_NAME, PeekEnd, PeekSource, shape};
 use crate::publisher::source::event_decoder::{Decoder, HandledRows, Receiver};
 use crate::replication::{Frame, ReplicationClient, StandbyStatusUpdate};
 

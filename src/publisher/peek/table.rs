@@ -7,8 +7,8 @@ use crate::error::{Code, Error, Result};
 use crate::outbox::{BATCH, Batch, EventSource, Read, ReadPosition, SlowRows, UnpublishedRows};
 use crate::postgres::Session;
 use crate::publisher::peek::event::PeekedEvent;
+use crate::publisher::peek::options::shape;
 use crate::publisher::peek::record::Records;
-use crate::publisher::peek::shape;
 
 /// The most rows that are looked through for those of a topic.
 const ROWS_MAX: usize = 1_000_000;
