@@ -1,7 +1,7 @@
 //! A pause on the board, and when it is logged. Pure: times are arguments.
 //!
-//! A pause is logged when it is first seen and when it is over. One that outlasts its limit is a
-//! warning, repeated after growing times: a forgotten pause fills the server's disk.
+//! A pause is logged when it is first seen and when it is over. One that lasts longer than its
+//! limit is a warning, repeated after growing times: a forgotten pause fills the server's disk.
 
 use std::time::{Duration, Instant};
 
@@ -81,7 +81,8 @@ struct Present {
 pub(super) struct PauseLog(Option<Present>);
 
 impl PauseLog {
-    /// The request was read: a pause and its limit, if there is one. Returns the lines due.
+    /// The request was read: a pause and its limit, if there is one. Returns the lines that are
+    /// due.
     pub(super) fn read(
         &mut self,
         now: Instant,

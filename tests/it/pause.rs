@@ -51,7 +51,10 @@ async fn time_to_send(outboxd: &Outboxd, session: &Session, state: &str) -> Resu
              RETURNING changed_at::text"
         );
         let version: String = session.value(&touch).await?;
-        let seen = format!("SELECT value ->> 'request' FROM {state} WHERE name = 'pause-seen'");
+        let seen = format!(
+            "SELECT coalesce((SELECT value ->> 'request' FROM {state} \
+                               WHERE name = 'pause-seen'), '')"
+        );
         wait_until("the publisher to read the request", LIMIT, async || {
             let seen: String = session.value(&seen).await?;
             Ok(match seen == version {

@@ -1,4 +1,4 @@
-//! What to show and how far it came, and what both readers share.
+//! What is asked of `peek`, and how far it has come.
 
 use crate::config::Config;
 use crate::error::Result;
