@@ -293,7 +293,7 @@ async fn what_cannot_be_replayed_is_refused_with_its_reason() -> Result<()> {
     let reader = fixture.settings.clone().set("DATABASE_URL", url);
     let ended = replay(&reader, &["--all"]).await?;
     let lacks = format!("role \"{role}\" lacks SELECT on outbox.outbox");
-    ended.expect(2, &[&lacks, "GRANT SELECT ON outbox.outbox"])?;
+    ended.expect(2, &[&lacks, "GRANT SELECT ON \"outbox\".\"outbox\""])?;
     let grant = format!("GRANT SELECT ON outbox.outbox TO {role}");
     session.batch_execute(&grant).await?;
     let ended = replay(&reader, &["--all"]).await?;
