@@ -68,7 +68,7 @@ pub struct Metrics {
     pub(crate) producer_replacements: Counter,
     /// Health monitor and audit.
     pub(crate) audit: AuditMetrics,
-    pub(crate) retention: RetentionMetrics,
+    retention: RetentionMetrics,
     log_lines_dropped: Counter,
 }
 
