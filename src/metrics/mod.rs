@@ -70,7 +70,7 @@ pub struct Metrics {
     pub(crate) producer_replacements: Counter,
     /// Health monitor and audit.
     pub(crate) audit: AuditMetrics,
-    pub(crate) retention: RetentionMetrics,
+    retention: RetentionMetrics,
     /// Comparisons of the table with the topics.
     pub(crate) verify: VerifyMetrics,
     log_lines_dropped: Counter,

@@ -26,13 +26,11 @@ impl RetentionMetrics {
         registry.register(RETENTION_OLDEST, help, self.oldest.clone());
     }
 
-    /// Counts rows that were deleted.
-    pub(crate) fn deleted(&self, rows: u64) {
-        self.deleted.inc_by(rows);
-    }
-
-    /// An instance that does not publish shows no pass.
+    /// An instance that does not publish (`None`) shows no pass.
     pub(super) fn show(&self, status: Option<&RetentionStatus>) {
+        let deleted = status.map_or(0, |it| it.deleted_rows);
+        let counted = self.deleted.get();
+        self.deleted.inc_by(deleted.saturating_sub(counted));
         self.last_pass.set(status.and_then(|it| it.last_pass));
         self.oldest.set(status.and_then(|it| it.oldest_row_seconds));
     }

@@ -32,9 +32,23 @@ use crate::postgres::{Session, TableShape, is_lock_conflict, row_error, sql_erro
 pub(crate) use rule::pass_interval;
 pub(crate) use upkeep::{Upkeep, upkeep};
 
-/// A lock is never held longer: the server ends the statement.
-const BEGIN: &str = "BEGIN; SET LOCAL statement_timeout = 90; SET LOCAL lock_timeout = 50; \
-                     SET LOCAL synchronous_commit = off";
+/// The longest statement of a step, in milliseconds: no lock is held longer.
+const STATEMENT: u32 = 90;
+/// That of a step over a single page, which cannot be made smaller: a machine that is overloaded
+/// does not leave its rows for the next pass.
+const STATEMENT_OF_A_PAGE: u32 = 1_000;
+
+/// Begins the transaction of a step.
+fn begin(range: Range) -> String {
+    let limit = match range.to - range.from {
+        0..=1 => STATEMENT_OF_A_PAGE,
+        _ => STATEMENT,
+    };
+    format!(
+        "BEGIN; SET LOCAL statement_timeout = {limit}; SET LOCAL lock_timeout = 50; \
+         SET LOCAL synchronous_commit = off"
+    )
+}
 
 /// What a step has done.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -269,7 +283,7 @@ async fn transaction(
     let [from, to] = [range.from, range.to].map(|page| format!("({page},0)"));
     let delete = session.prepared(&deletion.delete).await?;
     let oldest = session.prepared(&deletion.oldest).await?;
-    session.batch_execute(BEGIN).await?;
+    session.batch_execute(&begin(range)).await?;
     let (oid, seconds) = (range.leaf.oid, retain.as_secs_f64());
     let row = session
         .query_one(&delete, &[&oid, &from, &to, &seconds, &ROWS_MAX])

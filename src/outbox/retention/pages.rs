@@ -9,9 +9,9 @@
 use std::time::Duration;
 
 /// The rows that one step deletes at most.
-pub(super) const ROWS_MAX: i64 = 1_000;
+pub(super) const ROWS_MAX: i64 = 500;
 
-const PAGES_FIRST: i64 = 64;
+const PAGES_FIRST: i64 = 16;
 /// 16 MiB where a page has 8 KiB.
 const PAGES_MAX: i64 = 2_048;
 

@@ -7,7 +7,7 @@
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::config::Config;
 use crate::engine::output::{DatabaseWork, PendingRequests};
@@ -15,7 +15,7 @@ use crate::error::Result;
 use crate::lsn::Lsn;
 use crate::metrics::OTHER_TOPICS;
 use crate::outbox::pause::RequestedPause;
-use crate::outbox::{Counted, NewDeadLetter, Outcome, TableLocation, WriteBack};
+use crate::outbox::{Counted, NewDeadLetter, Outcome, RetentionStep, TableLocation, WriteBack};
 use crate::status::{OpenDeadLetters, Pause, StatusBoard};
 
 /// Work that has ended.
@@ -139,7 +139,8 @@ async fn perform(
         DatabaseWork::Close(closings) => write_back.close(closings).await?,
         DatabaseWork::CountAttempts(rows) => write_back.count_attempts(rows).await?,
         DatabaseWork::Retain(step) => {
-            *step = Some(write_back.retain().await?);
+            let done = step.insert(write_back.retain().await?);
+            show_retention(done, board);
             return Ok(None);
         }
         DatabaseWork::ReadRequests { with_keys } => {
@@ -208,6 +209,36 @@ fn show_dead_letters(counted: Option<(OpenDeadLetters, u64)>, board: &StatusBoar
             status.dead_letter_rows = rows;
             status.dead_letters = open;
         });
+    }
+}
+
+/// Shown here, since a result may be ignored where a session begins.
+fn show_retention(step: &RetentionStep, board: &StatusBoard) {
+    board.update(|status| {
+        let retention = status.retention.get_or_insert_default();
+        retention.deleted_rows += step.rows;
+        retention.deleted_dead_letters += step.dead_letters;
+        if let Some(pass) = &step.pass {
+            let wall = SystemTime::now().duration_since(UNIX_EPOCH);
+            retention.last_pass = Some(wall.unwrap_or_default().as_secs_f64());
+            retention.oldest_row_seconds = pass.oldest_seconds;
+        }
+    });
+    let Some(pass) = &step.pass else { return };
+    tracing::info!(
+        rows = pass.rows,
+        dead_letters = pass.dead_letters,
+        steps = pass.steps,
+        longest_ms = pass.longest.as_millis() as u64,
+        oldest_seconds = pass.oldest_seconds.map(|age| age as u64),
+        "old rows deleted"
+    );
+    if let Some(reason) = &pass.reason {
+        tracing::warn!(
+            pages = pass.passed_over,
+            reason,
+            "pages with old rows were passed over, and are tried in the next pass"
+        );
     }
 }
 

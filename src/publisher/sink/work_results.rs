@@ -1,12 +1,12 @@
 //! The forwarder's side of database work that has ended: its log lines, its metrics, and the error
 //! that ends the publisher. Also the first read of a pause, by the session that begins.
 
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 use crate::engine::output::DatabaseWork;
 use crate::error::{Code, Error, Result};
+use crate::outbox::Rejection;
 use crate::outbox::pause::PauseReader;
-use crate::outbox::{Rejection, RetentionStep};
 use crate::postgres::Session;
 use crate::publisher::sink::database_worker::{self, Done};
 use crate::publisher::sink::filing_log::FilingLine;
@@ -23,9 +23,12 @@ impl Forwarder {
             position,
             took,
         } = done;
-        if let DatabaseWork::Retain(step) = &work {
-            self.retained(step.as_ref(), result.as_ref().err());
-            let result = result.map_err(|_| ());
+        if let DatabaseWork::Retain(_) = work {
+            // It concerns no event, so an error is neither a wait nor the end of the publisher.
+            let result = result.map_err(|error| {
+                self.metrics.error(error.code());
+                self.log_error(&error, "old rows cannot be deleted, trying again");
+            });
             self.engine
                 .work_finished(now, generation, work, result, position);
             return;
@@ -67,45 +70,6 @@ impl Forwarder {
         let now = self.tick();
         self.engine.set_paused(now, is_paused);
         Ok(())
-    }
-
-    /// Shows what a step of retention has done. One that fails concerns no event, so it is neither
-    /// a wait nor the end of the publisher.
-    fn retained(&mut self, step: Option<&RetentionStep>, error: Option<&Error>) {
-        if let Some(error) = error {
-            self.metrics.error(error.code());
-            self.log_error(error, "old rows cannot be deleted, trying again");
-        }
-        let Some(step) = step.filter(|_| error.is_none()) else {
-            return;
-        };
-        self.metrics.retention.deleted(step.rows);
-        self.board.update(|status| {
-            let retention = status.retention.get_or_insert_default();
-            retention.deleted_rows += step.rows;
-            retention.deleted_dead_letters += step.dead_letters;
-            if let Some(pass) = &step.pass {
-                let wall = SystemTime::now().duration_since(UNIX_EPOCH);
-                retention.last_pass = Some(wall.unwrap_or_default().as_secs_f64());
-                retention.oldest_row_seconds = pass.oldest_seconds;
-            }
-        });
-        let Some(pass) = &step.pass else { return };
-        tracing::info!(
-            rows = pass.rows,
-            dead_letters = pass.dead_letters,
-            steps = pass.steps,
-            longest_ms = pass.longest.as_millis() as u64,
-            oldest_seconds = pass.oldest_seconds.map(|age| age as u64),
-            "old rows deleted"
-        );
-        if let Some(reason) = &pass.reason {
-            tracing::warn!(
-                pages = pass.passed_over,
-                reason,
-                "pages with old rows were passed over, and are tried in the next pass"
-            );
-        }
     }
 
     /// Logs an error that repeats: as a warning once a minute.

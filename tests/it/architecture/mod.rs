@@ -117,8 +117,8 @@ fn the_wall_clock_is_read_for_figures_alone() -> Result<()> {
         "kafka/login/tokens.rs",
         "postgres/facts/server.rs",
         "publisher/clock.rs",
+        "publisher/sink/database_worker.rs",
         "publisher/sink/forwarder.rs",
-        "publisher/sink/work_results.rs",
         "replication/message.rs",
         "verify/schedule.rs",
     ];
