@@ -226,8 +226,7 @@ impl Config {
         let http_hosts = check.http_hosts(given.http_hosts);
         let log = check.log(given.log);
         let log_format = check.log_format(given.log_format);
-        let log_summary = check.log_summary(given.log_summary);
-        let verify_every = check.verify_every(given.verify_every);
+        let (log_summary, verify_every) = check.intervals(given.log_summary, given.verify_every);
         SettingErrors::unless_none(sorted(check.errors))?;
         let database = database.expect("a database that is not valid has left an error");
         let config = Config {

@@ -81,7 +81,11 @@ async fn a_running_publisher_compares_at_an_interval() -> Result<()> {
         let page = outboxd.get("/metrics").await?.1;
         let mut lines = page.lines().filter(|line| line.starts_with(series));
         let is_shown = lines.any(|line| line.ends_with(" 1"));
-        Ok(if is_shown { Ok(()) } else { Err("none".to_owned()) })
+        Ok(if is_shown {
+            Ok(())
+        } else {
+            Err("none".to_owned())
+        })
     })
     .await?;
     ensure!(outboxd.stop(LIMIT).await? == 0, "{}", outboxd.log());
