@@ -165,13 +165,16 @@ impl Check {
         })
     }
 
-    pub(super) fn log_summary(&mut self, given: Option<String>) -> Option<Duration> {
+    /// That of the log's line about what was published, and that of the comparisons.
+    pub(super) fn intervals(
+        &mut self,
+        summary: Option<String>,
+        verify: Option<String>,
+    ) -> (Option<Duration>, Option<Duration>) {
         let default = Some(Duration::from_secs(60));
-        self.or(variables::LOG_SUMMARY, given, default, interval_or_off)
-    }
-
-    pub(super) fn verify_every(&mut self, given: Option<String>) -> Option<Duration> {
-        self.or(variables::VERIFY_EVERY, given, None, interval_or_off)
+        let summary = self.or(variables::LOG_SUMMARY, summary, default, interval_or_off);
+        let verify = self.or(variables::VERIFY_EVERY, verify, None, interval_or_off);
+        (summary, verify)
     }
 }
 

@@ -239,8 +239,7 @@ impl Config {
         let http_listen = check.http_listen(given.http_listen);
         let http_hosts = check.http_hosts(given.http_hosts);
         let (log, log_format) = (check.log(given.log), check.log_format(given.log_format));
-        let log_summary = check.log_summary(given.log_summary);
-        let verify_every = check.verify_every(given.verify_every);
+        let (log_summary, verify_every) = check.intervals(given.log_summary, given.verify_every);
         SettingErrors::unless_none(sorted(check.errors))?;
         let config = Config {
             database: database.expect("a database that is not valid has left an error"),

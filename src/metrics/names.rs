@@ -58,7 +58,7 @@ pub(crate) const PARTITION_REWINDS: &str = "outboxd_partition_rewinds_total";
 pub(crate) const PRODUCER_REPLACEMENTS: &str = "outboxd_producer_replacements_total";
 /// Events of the last comparison of the table with the topics, by verdict.
 pub(crate) const VERIFY_EVENTS: &str = "outboxd_verify_events";
-/// When the last comparison was completed; 0 before the first.
+/// When the last comparison that was completed has read the rows; 0 before the first.
 pub(crate) const VERIFY_COMPLETED: &str = "outboxd_verify_completed_timestamp_seconds";
 /// Comparisons that failed.
 pub(crate) const VERIFY_FAILURES: &str = "outboxd_verify_failures_total";

@@ -47,7 +47,7 @@ impl VerifyMetrics {
     pub(super) fn register(&self, registry: &mut Registry) {
         let help = "Events of the last comparison of the table with the topics, by verdict";
         registry.register(VERIFY_EVENTS, help, self.events.clone());
-        let help = "When the last comparison was completed";
+        let help = "When the last comparison read the rows";
         registry.register(VERIFY_COMPLETED, help, self.completed.clone());
         let help = "Comparisons that failed";
         registry.register(stem(VERIFY_FAILURES), help, self.failures.clone());
@@ -59,7 +59,7 @@ impl VerifyMetrics {
         gauge.set(saturating(count));
     }
 
-    /// A comparison was completed at this time, in seconds since 1970.
+    /// A comparison was completed, which has read rows at this time, in seconds since 1970.
     pub(crate) fn completed(&self, at: f64) {
         self.completed.set(at);
     }

@@ -103,7 +103,7 @@ pub(crate) use self::{
     statement_check::check_statements,
     table::{
         BATCH, Batch, MissedRows, Read, ReadPosition, RowWindow, SAVEPOINT, Survey, TableGone,
-        TableLocation, TableRow, TableState, WindowRow, WindowRows,
+        TableLocation, TableRow, TableState, WindowRow, WindowRows, time_and_estimate,
     },
     unpublished_count::Counted,
     write_back::{Mark, Marker, Outcome, WriteBack},

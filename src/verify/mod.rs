@@ -27,9 +27,9 @@ mod schedule;
 mod store;
 mod strays;
 
-pub use moment::parse as moment;
+pub use moment::{Moment, length};
 pub use progress::{Progress, Steps};
 pub use report::{Finding, Kind, Report};
 pub use request::Request;
 pub use run::verify;
-pub use schedule::{OVERLAP, Schedule, schedule};
+pub use schedule::{Schedule, schedule};

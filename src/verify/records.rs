@@ -276,6 +276,9 @@ impl Work {
             !known.any(|known| known.partition == **partition)
         };
         let new: Vec<i32> = partitions.iter().filter(is_new).copied().collect();
+        if new.is_empty() {
+            return Ok(());
+        }
         let since = self.plan.since;
         let starts = match since {
             Some(since) => self.reader.at_time(name, &new, since / 1_000)?,

@@ -1,6 +1,13 @@
 //! What a comparison has found: numbers of each kind, and the first events of it.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::verify::moment::Moment;
+
+/// A transaction that was open while rows were read may commit rows that were created this much
+/// before.
+pub(super) const OVERLAP: Duration = Duration::from_secs(600);
 
 /// What is wrong with an event, or that nothing can be said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -92,9 +99,9 @@ pub struct Report {
     pub seconds: f64,
     /// When the rows were read, in microseconds since 1970 by the server's clock.
     pub read_at: i64,
-    /// Where a comparison that follows on this one begins, in microseconds since 1970: at the
-    /// oldest row that is not published yet, or at [`read_at`](Report::read_at).
-    pub next_since: i64,
+    /// The creation of the oldest row that is not published yet, or else
+    /// [`read_at`](Report::read_at).
+    pub(super) complete_until: i64,
     counts: BTreeMap<Kind, u64>,
     unknown: BTreeMap<String, u64>,
 }
@@ -115,6 +122,11 @@ impl Report {
     pub fn unknown_reasons(&self) -> impl Iterator<Item = (&str, u64)> {
         let reasons = self.unknown.iter();
         reasons.map(|(reason, count)| (reason.as_str(), *count))
+    }
+
+    /// Where a comparison begins that follows on this one.
+    pub fn follow(&self) -> Moment {
+        Moment::At(Moment::Ago(OVERLAP).at(self.complete_until))
     }
 
     /// Counts an event, and names it if fewer than `most` of its kind are named.

@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::verify::moment::Moment;
+
 /// What is compared, and how.
 #[derive(Debug, Clone)]
 pub struct Request {
@@ -10,10 +12,10 @@ pub struct Request {
     pub from_id: Option<String>,
     /// The last id.
     pub to_id: Option<String>,
-    /// The first time of creation, in microseconds since 1970.
-    pub since: Option<i64>,
-    /// The time of creation behind the last, in microseconds since 1970.
-    pub until: Option<i64>,
+    /// The first time of creation.
+    pub since: Option<Moment>,
+    /// The time of creation behind the last.
+    pub until: Option<Moment>,
     /// Topics beside those that rows name.
     pub also_topics: Vec<String>,
     /// The topics have the records of this outbox alone.

@@ -47,6 +47,9 @@ pub(super) async fn read(
             oldest_unmarked: None,
         },
     };
+    if !window.begin(session).await? {
+        return Ok(maker.rows);
+    }
     let mut behind = None;
     loop {
         let stretch = window.stretch(session, behind.as_ref()).await?;

@@ -4,11 +4,11 @@ use std::time::{Duration, Instant};
 
 use tokio::time::sleep;
 
-use crate::config::mapping::TimestampRule;
-use crate::config::{AfterPublish, Config, Source};
+use crate::config::mapping::{Piece, Template, TimestampRule, TopicRule};
+use crate::config::{AfterPublish, Config, Mapping, Source};
 use crate::error::{Code, Error, Result};
 use crate::kafka::{self, MetadataClient, TopicAnswer};
-use crate::outbox::{Router, RowWindow, WindowRows};
+use crate::outbox::{Router, RowWindow, WindowRows, time_and_estimate};
 use crate::postgres::{self, Session, slot, table_shape};
 use crate::verify::compare::{Comparison, Options};
 use crate::verify::join::Rules;
@@ -17,6 +17,7 @@ use crate::verify::progress::Progress;
 use crate::verify::records::{Plan, Thread};
 use crate::verify::report::Report;
 use crate::verify::request::Request;
+use crate::verify::strays::Scope;
 use crate::verify::{rows, strays};
 
 /// The interval at which the slot's position is read while it is waited for.
@@ -42,15 +43,14 @@ pub async fn verify(config: &Config, request: &Request, progress: &Progress) -> 
         let error = Error::fatal(Code::Config, message);
         return Err(error.with_hint("run `outboxd init`, or set OUTBOX_TABLE"));
     };
-    let window = RowWindow {
+    let (read_at, estimate) = time_and_estimate(&session, &shape).await?;
+    let limits = RowWindow {
         from_id: request.from_id.clone(),
         to_id: request.to_id.clone(),
-        since: request.since,
-        until: request.until,
+        since: request.since.map(|since| since.at(read_at)),
+        until: request.until.map(|until| until.at(read_at)),
     };
-    let is_whole = window == RowWindow::default();
-    let mut window = WindowRows::new(config, &shape, &window)?;
-    let (read_at, estimate) = window.moment_and_estimate(&session).await?;
+    let mut window = WindowRows::new(config, &shape, &limits)?;
     progress.expect_rows(estimate);
     let buckets = (estimate / BUCKET).clamp(256, 2_048) as usize;
     let has_send_times = config.mapping.timestamp == TimestampRule::Now;
@@ -58,7 +58,7 @@ pub async fn verify(config: &Config, request: &Request, progress: &Progress) -> 
         folder: request.folder.clone(),
         buckets,
         // A record may be a little older than its row, by another clock.
-        since: request
+        since: limits
             .since
             .filter(|_| has_send_times)
             .map(|since| since.saturating_sub(SLACK)),
@@ -67,8 +67,8 @@ pub async fn verify(config: &Config, request: &Request, progress: &Progress) -> 
     };
     let token = kafka::reader_token(config).await?;
     let thread = Thread::start(config, token, plan, progress.clone())?;
-    for topic in &request.also_topics {
-        thread.read(topic);
+    for topic in fixed_topics(&config.mapping).chain(request.also_topics.iter().cloned()) {
+        thread.read(&topic);
     }
     let place = (request.folder.as_path(), buckets);
     let found = |topic: &str| thread.read(topic);
@@ -80,25 +80,46 @@ pub async fn verify(config: &Config, request: &Request, progress: &Progress) -> 
     let unsent = rows
         .oldest_unmarked
         .filter(|_| proof.is_marked || proof.not_due.is_some());
-    let next_since = unsent.into_iter().chain([read_at]).min();
+    let complete_until = unsent.into_iter().chain([read_at]).min();
     let options = Options {
         folder: &request.folder,
         rules: Rules {
             exclusive: request.exclusive,
             is_deleted: config.after_publish == AfterPublish::Delete,
         },
-        is_whole,
+        is_whole: limits == RowWindow::default(),
         events_max: request.events_max,
     };
     let mut comparison = Comparison::new(options, rows, records)?;
     comparison.compare(&letters, &proof, progress)?;
-    strays::judge(&mut comparison, &session, &window, config, request).await?;
+    let scope = Scope {
+        window: &limits,
+        is_deleted: config.after_publish == AfterPublish::Delete,
+        exclusive: request.exclusive,
+    };
+    strays::judge(&mut comparison, &session, &window, &scope).await?;
     let mut report = comparison.report;
     report.notes = notes;
     report.read_at = read_at;
-    report.next_since = next_since.unwrap_or(read_at);
+    report.complete_until = complete_until.unwrap_or(read_at);
     report.seconds = began.elapsed().as_secs_f64();
     Ok(report)
+}
+
+/// The topics that the settings name, whatever rows there are.
+fn fixed_topics(mapping: &Mapping) -> impl Iterator<Item = String> {
+    let of_template = |template: &Template| match &template.pieces[..] {
+        [Piece::Text(text)] => Some(text.clone()),
+        _ => None,
+    };
+    let topics = &mapping.topics;
+    let rule = match &mapping.topic {
+        TopicRule::Template(template) if topics.entries.is_empty() => of_template(template),
+        _ => None,
+    };
+    let other = topics.other.as_ref().and_then(of_template);
+    let mapped = topics.entries.values().cloned();
+    mapped.chain(rule).chain(other)
 }
 
 /// What proves that rows which were read have been sent.

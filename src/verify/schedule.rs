@@ -1,25 +1,22 @@
 //! Comparisons at an interval, beside a publisher: on a thread of their own with a runtime of its
 //! own, so that they never delay it.
 //!
-//! Each compares what was created since the one before, and what was pending then. The first begins
-//! with the start. A comparison that fails is repeated at the next interval, over the longer time.
+//! Each compares what was created since the one before, and what was pending then; the first looks
+//! one interval back. A comparison that fails is repeated at the next interval, over the longer time.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use crate::config::Config;
 use crate::error::{Code, Error, Result};
 use crate::metrics::Metrics;
+use crate::verify::moment::Moment;
 use crate::verify::progress::Progress;
-use crate::verify::report::{Finding, Kind, Report};
+use crate::verify::report::{Finding, Kind, OVERLAP, Report};
 use crate::verify::request::Request;
 use crate::verify::run::verify;
-
-/// A transaction that was open while rows were read may commit rows that were created before, this
-/// much in microseconds.
-pub const OVERLAP: i64 = 600_000_000;
 
 /// How long the slot is waited for.
 const WAIT: Duration = Duration::from_secs(30);
@@ -70,15 +67,15 @@ fn repeat(
     ended: &Receiver<()>,
     runtime: &tokio::runtime::Runtime,
 ) {
-    let mut since = now();
+    let mut since = Moment::Ago(every + OVERLAP);
     while matches!(ended.recv_timeout(every), Err(RecvTimeoutError::Timeout)) {
         if !is_due() {
             continue;
         }
-        let request = request(since.saturating_sub(OVERLAP), std::env::temp_dir());
+        let request = request(since, std::env::temp_dir());
         match runtime.block_on(verify(config, &request, &Progress::default())) {
             Ok(report) => {
-                since = report.next_since;
+                since = report.follow();
                 show(&report, metrics);
             }
             Err(error) => {
@@ -90,7 +87,7 @@ fn repeat(
     }
 }
 
-fn request(since: i64, folder: PathBuf) -> Request {
+fn request(since: Moment, folder: PathBuf) -> Request {
     Request {
         from_id: None,
         to_id: None,
@@ -108,7 +105,9 @@ fn show(report: &Report, metrics: &Metrics) {
     for kind in Kind::ALL {
         metrics.verify.events(kind.as_str(), report.count(kind));
     }
-    metrics.verify.completed(now() as f64 / 1_000_000.0);
+    metrics
+        .verify
+        .completed(report.read_at as f64 / 1_000_000.0);
     for Finding {
         kind,
         id,
@@ -137,9 +136,4 @@ fn show(report: &Report, metrics: &Metrics) {
         seconds = report.seconds,
         "compared the table with the topics"
     );
-}
-
-fn now() -> i64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    now.map_or(0, |now| now.as_micros() as i64)
 }

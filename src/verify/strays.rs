@@ -3,17 +3,25 @@
 //! A row that was committed is in the table, or was removed. So a record is a phantom only where
 //! rows are not removed, and where it is no older than the oldest row that has arrived.
 
-use crate::config::{AfterPublish, Config};
 use crate::error::Result;
-use crate::outbox::WindowRows;
+use crate::outbox::{RowWindow, WindowRows};
 use crate::postgres::Session;
 use crate::verify::compare::{Comparison, Oldest, all};
 use crate::verify::report::Kind;
-use crate::verify::request::Request;
 use crate::verify::store::entry::RecordEntry;
 
 /// Ids in one statement.
 const IDS: usize = 1_000;
+
+/// What records without a row are judged by.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Scope<'s> {
+    pub(super) window: &'s RowWindow,
+    /// Published rows are deleted.
+    pub(super) is_deleted: bool,
+    /// The topics have no records of other sources.
+    pub(super) exclusive: bool,
+}
 
 /// Judges every record that no row of the window is for.
 ///
@@ -23,15 +31,13 @@ pub(super) async fn judge(
     comparison: &mut Comparison<'_>,
     session: &Session,
     window: &WindowRows,
-    config: &Config,
-    request: &Request,
+    scope: &Scope<'_>,
 ) -> Result<()> {
-    let is_deleted = config.after_publish == AfterPublish::Delete;
     for bucket in 0..comparison.strays.buckets() {
         let strays: Vec<RecordEntry> = all(&comparison.strays, bucket)?;
         let mut asked = Vec::new();
         for stray in strays {
-            if is_outside(&stray, request) {
+            if is_outside(&stray, scope.window) {
                 comparison.report.outside += 1;
             } else {
                 asked.push(stray);
@@ -47,7 +53,7 @@ pub(super) async fn judge(
                     comparison.report.outside += 1;
                     continue;
                 }
-                let (kind, reason) = verdict(stray, comparison.oldest, is_deleted, request);
+                let (kind, reason) = verdict(stray, comparison.oldest, scope);
                 comparison.found(kind, stray, reason);
             }
         }
@@ -56,30 +62,25 @@ pub(super) async fn judge(
 }
 
 /// Whether the headers say that the record's row is outside the window.
-fn is_outside(stray: &RecordEntry, request: &Request) -> bool {
+fn is_outside(stray: &RecordEntry, window: &RowWindow) -> bool {
     let number = |text: &str| text.parse::<i64>().ok();
     let bound = |bound: &Option<String>| bound.as_deref().and_then(number);
     let (id, created) = (number(&stray.name), stray.created_at);
     let is_less = |one: Option<i64>, other: Option<i64>| {
         one.zip(other).is_some_and(|(one, other)| one < other)
     };
-    is_less(id, bound(&request.from_id))
-        || is_less(bound(&request.to_id), id)
-        || is_less(created, request.since)
-        || request.until.is_some() && !is_less(created, request.until) && created.is_some()
+    is_less(id, bound(&window.from_id))
+        || is_less(bound(&window.to_id), id)
+        || is_less(created, window.since)
+        || window.until.is_some() && !is_less(created, window.until) && created.is_some()
 }
 
 /// What is said of a record whose id is not in the table.
-fn verdict(
-    stray: &RecordEntry,
-    oldest: Oldest,
-    is_deleted: bool,
-    request: &Request,
-) -> (Kind, &'static str) {
-    if is_deleted {
+fn verdict(stray: &RecordEntry, oldest: Oldest, scope: &Scope<'_>) -> (Kind, &'static str) {
+    if scope.is_deleted {
         return (Kind::Unknown, "rows are deleted once they are published");
     }
-    if !stray.is_ours && !request.exclusive {
+    if !stray.is_ours && !scope.exclusive {
         return (Kind::Unknown, "it names no source, and no row has its id");
     }
     let id = stray.name.parse::<i64>().ok();

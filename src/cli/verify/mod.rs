@@ -8,11 +8,10 @@ mod state;
 
 use std::io::{self, Write};
 use std::path::PathBuf;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::bail;
 use outboxd::config::{Config, Settings};
-use outboxd::verify::{self, Progress, Request};
+use outboxd::verify::{self, Moment, Progress, Request};
 
 use crate::cli::exit::{USAGE, Verdict};
 use crate::cli::verify::state::State;
@@ -84,10 +83,7 @@ pub(crate) async fn execute(mut args: Args) -> anyhow::Result<()> {
         Some(path) => State::read(path)?,
         None => None,
     };
-    let mut request = request(&args)?;
-    if let Some(state) = &state {
-        request.since = Some(state.since());
-    }
+    let request = request(&args, state.as_ref())?;
     let progress = Progress::default();
     let bar = bar::show(&progress);
     let report = Box::pin(verify::verify(&config, &request, &progress)).await;
@@ -99,8 +95,8 @@ pub(crate) async fn execute(mut args: Args) -> anyhow::Result<()> {
         false => write!(out, "{}", print::text(&report))?,
     }
     drop(out);
-    if let Some(path) = &args.state {
-        State::of(&report).write(path)?;
+    if let (Some(path), Some(state)) = (&args.state, State::of(&report)) {
+        state.write(path)?;
     }
     match report.wrong() {
         0 => Ok(()),
@@ -109,22 +105,20 @@ pub(crate) async fn execute(mut args: Args) -> anyhow::Result<()> {
     }
 }
 
-fn request(args: &Args) -> anyhow::Result<Request> {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    let now = now.map_or(0, |now| now.as_micros() as i64);
+fn request(args: &Args, state: Option<&State>) -> anyhow::Result<Request> {
     let moment = |flag: &str, text: &Option<String>| match text {
-        Some(text) => verify::moment(text, now).map(Some).ok_or_else(|| {
+        Some(text) => Moment::parse(text).map(Some).ok_or_else(|| {
             let hint = "write RFC 3339, such as 2026-12-31T23:59:59Z, or 2h";
             usage(format!("{flag} is no time"), hint)
         }),
         None => Ok(None),
     };
-    let wait = verify::moment(&args.wait, 0).filter(|micros| *micros <= 0);
-    let wait = wait.map(|micros| Duration::from_micros(micros.unsigned_abs()));
+    let since = moment("--since", &args.since)?;
+    let wait = verify::length(&args.wait);
     Ok(Request {
         from_id: args.from_id.clone(),
         to_id: args.to_id.clone(),
-        since: moment("--since", &args.since)?,
+        since: state.map(State::since).or(since),
         until: moment("--until", &args.until)?,
         also_topics: args.also_topic.clone(),
         exclusive: args.exclusive,

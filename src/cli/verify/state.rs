@@ -3,12 +3,13 @@
 use std::path::Path;
 
 use anyhow::Context as _;
-use outboxd::verify::{OVERLAP, Report};
+use outboxd::verify::{Moment, Report};
 use serde_json::{Value, json};
 
 /// See the module's head.
 pub(super) struct State {
-    next_since: i64,
+    /// In microseconds since 1970.
+    since: i64,
 }
 
 impl State {
@@ -20,30 +21,31 @@ impl State {
             Err(error) => return Err(error).context(failed("read", path)),
         };
         let parsed: Option<Value> = serde_json::from_str(&text).ok();
-        let next_since = parsed.and_then(|parsed| parsed["next_since"].as_i64());
-        let next_since = next_since.with_context(|| {
+        let since = parsed.and_then(|parsed| parsed["since"].as_i64());
+        let since = since.with_context(|| {
             let path = path.display();
             format!("{path} is no state of `outboxd verify`: remove it to compare everything")
         })?;
-        Ok(Some(State { next_since }))
+        Ok(Some(State { since }))
     }
 
-    /// Where the comparison begins that follows on this one.
-    pub(super) fn of(report: &Report) -> State {
-        State {
-            next_since: report.next_since,
+    /// Where the comparison begins that follows on this one; `None` if nothing tells.
+    pub(super) fn of(report: &Report) -> Option<State> {
+        match report.follow() {
+            Moment::At(since) => Some(State { since }),
+            _ => None,
         }
     }
 
-    /// The time from which on rows are compared, in microseconds since 1970.
-    pub(super) fn since(&self) -> i64 {
-        self.next_since.saturating_sub(OVERLAP)
+    /// The time from which on rows are compared.
+    pub(super) fn since(&self) -> Moment {
+        Moment::At(self.since)
     }
 
     /// Replaces the file, whole.
     pub(super) fn write(&self, path: &Path) -> anyhow::Result<()> {
         let new = path.with_extension("new");
-        let text = format!("{}\n", json!({ "next_since": self.next_since }));
+        let text = format!("{}\n", json!({ "since": self.since }));
         std::fs::write(&new, text).with_context(|| failed("write", &new))?;
         std::fs::rename(&new, path).with_context(|| failed("write", path))
     }

@@ -9,6 +9,7 @@
 use futures_util::{TryStreamExt, pin_mut};
 use postgres_protocol::escape::escape_literal;
 use tokio_postgres::Row;
+use tokio_postgres::types::ToSql;
 
 use crate::config::Config;
 use crate::error::{Code, Error, Result};
@@ -48,6 +49,7 @@ pub(crate) struct RowWindow {
 pub(crate) struct WindowRows {
     reading: String,
     columns: Columns,
+    last: String,
     first: String,
     behind: String,
     ids: String,
@@ -55,7 +57,9 @@ pub(crate) struct WindowRows {
     /// The rows of the next statement: fewer behind large rows, so that the server sends nothing in
     /// vain.
     limit: i64,
-    estimate: String,
+    /// The last row of the table when the read began. Rows that are inserted behind it meanwhile
+    /// are not read: writers may be faster than this read.
+    end: Option<RowId>,
 }
 
 /// One row of the window.
@@ -112,15 +116,21 @@ impl WindowRows {
             printed = columns.printed(),
         );
         let order = format!("ORDER BY {by} FETCH FIRST ($1::bigint) ROWS WITH TIES");
-        let is_behind = key.compares("o", ">", "$2");
+        let (is_read, is_behind) = (key.compares("o", "<=", "$2"), key.compares("o", ">", "$3"));
         let (named, is_named) = key.named_by_text("t.id", "o", "named");
         Ok(WindowRows {
             reading: format!("reading the rows of {}", config.table),
-            first: format!("{select} {order}"),
-            behind: format!("{select} AND {is_behind} {order}"),
+            last: format!(
+                "SELECT {id} FROM {name} AS o WHERE {ours} ORDER BY {backwards} LIMIT 1",
+                id = key.value("o"),
+                backwards = by.replace(", ", " DESC, ") + " DESC",
+            ),
+            first: format!("{select} AND {is_read} {order}"),
+            behind: format!("{select} AND {is_read} AND {is_behind} {order}"),
             ids: format!(
                 "SELECT {row_name} FROM {name} AS o WHERE {condition} \
-                    AND ($2::{kind} IS NULL OR {is_behind}) ORDER BY {by} LIMIT $1::bigint",
+                    AND {is_read} AND ($3::{kind} IS NULL OR {is_behind}) \
+                  ORDER BY {by} LIMIT $1::bigint",
                 row_name = row_name::columns(shape, "o"),
                 kind = key.parameter(),
             ),
@@ -131,20 +141,19 @@ impl WindowRows {
                 id = key.text("o"),
             ),
             limit: ROWS_FIRST,
-            estimate: estimate_sql(shape),
+            end: None,
             columns,
         })
     }
 
-    /// The server's time in microseconds since 1970, and how many rows the table has, as the
-    /// planner estimates.
+    /// Finds the end of the read. Returns whether there is a row.
     ///
     /// # Errors
-    /// Of the server.
-    pub(crate) async fn moment_and_estimate(&self, session: &Session) -> Result<(i64, u64)> {
-        let row = session.row(&self.reading, &self.estimate, &[]).await?;
-        let rows: i64 = row.column(1)?;
-        Ok((row.column(0)?, rows.unsigned_abs()))
+    /// Of the table or the server.
+    pub(crate) async fn begin(&mut self, session: &Session) -> Result<bool> {
+        let rows = session.rows(&self.reading, &self.last, &[]).await?;
+        self.end = rows.first().map(|row| row.column(0)).transpose()?;
+        Ok(self.end.is_some())
     }
 
     /// The next rows behind an id, or the first.
@@ -186,7 +195,8 @@ impl WindowRows {
     /// The row that comes next, by its name alone.
     async fn without_event(&self, session: &Session, behind: Option<&RowId>) -> Result<Stretch> {
         let (one, what) = (1_i64, &self.reading);
-        let rows = session.rows(what, &self.ids, &[&one, &behind]).await?;
+        let params: [&(dyn ToSql + Sync); 3] = [&one, &self.end, &behind];
+        let rows = session.rows(what, &self.ids, &params).await?;
         let name = rows.first().map(|row| row_name::of_row(row, 0));
         let name = name
             .transpose()
@@ -211,8 +221,8 @@ impl WindowRows {
         let query = async {
             let sql = behind.map_or(&self.first, |_| &self.behind);
             let statement = session.prepared(sql).await?;
-            let id = behind.map(|id| id as &(dyn tokio_postgres::types::ToSql + Sync));
-            let first = [&limit as &(dyn tokio_postgres::types::ToSql + Sync)];
+            let id = behind.map(|id| id as &(dyn ToSql + Sync));
+            let first: [&(dyn ToSql + Sync); 2] = [&limit, &self.end];
             let params = first.into_iter().chain(id);
             session
                 .query_raw(&statement, params.collect::<Vec<_>>())
@@ -312,15 +322,25 @@ impl WindowRow {
     }
 }
 
-fn estimate_sql(shape: &TableShape) -> String {
-    format!(
+/// The server's time in microseconds since 1970, and how many rows the table has, as the planner
+/// estimates.
+///
+/// # Errors
+/// Of the server.
+pub(crate) async fn time_and_estimate(session: &Session, shape: &TableShape) -> Result<(i64, u64)> {
+    let sql = format!(
         "SELECT (extract(epoch FROM pg_catalog.clock_timestamp()) * 1000000)::bigint, \
                 coalesce(pg_catalog.sum(greatest(c.reltuples, 0)), 0)::bigint \
            FROM pg_catalog.pg_class AS c \
           WHERE c.oid = {oid} \
              OR c.oid IN (SELECT p.relid FROM pg_catalog.pg_partition_tree({oid}) AS p)",
         oid = shape.oid
-    )
+    );
+    let row = session
+        .row("estimating the rows of the outbox", &sql, &[])
+        .await?;
+    let rows: i64 = row.column(1)?;
+    Ok((row.column(0)?, rows.unsigned_abs()))
 }
 
 /// The conditions of the window, each with `AND` before it.

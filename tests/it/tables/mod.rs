@@ -217,7 +217,9 @@ async fn serve(shape: &Shape, after: &str) -> Result<()> {
 
 /// `outboxd verify` finds each row, and only the record that was sent twice.
 async fn compare(outbox: &Outbox<'_>, after: &str, rows: &BTreeMap<i32, usize>) -> Result<()> {
-    let arguments = ["verify", "--json", "--wait", "0s", "--exclusive"];
+    let exclusive = ["verify", "--json", "--wait", "0s", "--exclusive"];
+    // Where rows are deleted, none is left that names the topic.
+    let arguments = [&exclusive[..], &["--also-topic", &outbox.topic]].concat();
     let printed = command(&outbox.settings, &arguments, LIMIT).await?;
     let found: serde_json::Value = serde_json::from_slice(&printed.stdout)
         .with_context(|| String::from_utf8_lossy(&printed.stderr).into_owned())?;

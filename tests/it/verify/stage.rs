@@ -16,7 +16,7 @@ use crate::support::kafka::{self, ConsumedRecord, Kafka};
 use crate::support::outboxd::{Outboxd, Settings, command};
 use crate::support::postgres::{Session, shared, turn};
 
-pub(super) const LIMIT: Duration = Duration::from_secs(60);
+pub(super) const LIMIT: Duration = Duration::from_secs(120);
 
 /// What `outboxd verify --json` has answered.
 #[derive(Debug)]
