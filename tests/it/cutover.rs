@@ -371,9 +371,18 @@ async fn two_pollers_one_of_which_dies_and_the_owner_are_fenced_and_get_their_ri
     fixture.database.fill(&fixture.topic, 20).await?;
     first.goes_on(15).await?;
     let url = fixture.database.url_as(&owner);
+    fixture.all_marked(LIMIT).await?;
     first.stop().await?;
-    let dies = Poller::start(&url, fixture.kafka.client(), MS * 200);
-    let stays = scene.poller(MS * 700);
+    // They find none of the rows, and are not known to have none in hand.
+    let mut finds_none = Statements::of_the_manual();
+    finds_none.search = finds_none.search.replace("ORDER BY", "AND id < 0 ORDER BY");
+    let start = |url: &str, interval| {
+        let (kafka, sql) = (fixture.kafka.client(), finds_none.clone());
+        Poller::with(url, kafka, interval, sql)
+    };
+    fixture.database.fill(&fixture.topic, 20).await?;
+    let dies = start(&url, MS * 200);
+    let stays = start(&fixture.database.url_as(app), MS * 700);
     wait_until("both pollers to search", LIMIT, async || {
         let count = admin
             .value::<i64>(
@@ -391,8 +400,10 @@ async fn two_pollers_one_of_which_dies_and_the_owner_are_fenced_and_get_their_ri
     let outboxd = scene.cutover(&["--observe", "1s", "--wait", "20s"])?;
     outboxd.wait_for_log(&["would run"], LIMIT).await?;
     dies.task.abort();
-    outboxd.wait_for_log(&["proof"], LIMIT).await?;
-    fixture.database.fill(&fixture.topic, 20).await?;
+    outboxd
+        .wait_for_log(&["proof", "was denied"], LIMIT)
+        .await?;
+    outboxd.wait_for_log(&["proof", "has ended"], LIMIT).await?;
     outboxd.wait_for_log(&FIRST, LIMIT).await?;
     scene.check(&oracle).await?;
     let mut outboxd = outboxd;
@@ -529,4 +540,63 @@ async fn a_poller_that_was_left_beside_outboxd_is_named_until_it_is_stopped() ->
     let name = |it: &serde_json::Value| it["name"] == "somebody-else-publishes";
     assert!(problems.iter().any(name), "{status}");
     poller.stop().await
+}
+
+/// Its marks are a boolean, and no column has its usual name.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_with_other_names_and_marks_is_taken_over_in_the_same_way() -> Result<()> {
+    let scene = Scene::set().await?;
+    let (fixture, app) = (&scene.fixture, &scene.app);
+    let admin = fixture.database.connect().await?;
+    let table = format!(
+        "CREATE TABLE outbox.messages (code bigint PRIMARY KEY, kind text, target text NOT NULL,
+                body jsonb NOT NULL, done boolean NOT NULL DEFAULT false, tries integer DEFAULT 0);
+         GRANT SELECT, INSERT, UPDATE ON outbox.messages TO {app};
+         INSERT INTO outbox.messages (code, kind, target, body)
+         SELECT i, 'k', '{}', jsonb_build_object('i', i) FROM generate_series(1, 30) i",
+        fixture.topic
+    );
+    admin.batch_execute(&table).await?;
+    let settings = scene
+        .settings
+        .clone()
+        .set("OUTBOX_TABLE", "outbox.messages")
+        .set("OUTBOX_SLOT", format!("{}_messages", fixture.database.name))
+        .set("OUTBOX_PUBLICATION", "messages")
+        .set("OUTBOX_TOPIC", "column:target")
+        .set(
+            "OUTBOX_COLUMNS",
+            "id=code,type=kind,payload=body,headers=none,created=none,published=done,attempts=tries",
+        );
+    let by_root = settings
+        .clone()
+        .set("DATABASE_URL", fixture.database.unix_url());
+    let made = command(&by_root, &["init", "--role", &scene.relay], LIMIT).await?;
+    ensure!(made.status.success(), "{}", said(&made));
+    let sql = Statements {
+        search: "SELECT code, kind, target, body::text FROM outbox.messages \
+                 WHERE NOT done ORDER BY code LIMIT 10"
+            .to_owned(),
+        mark: "UPDATE outbox.messages SET done = true, tries = tries + 1 WHERE code = $1"
+            .to_owned(),
+    };
+    let (url, kafka) = (fixture.database.url_as(app), fixture.kafka.client());
+    let poller = Poller::with(&url, kafka, MS * 300, sql);
+    poller.goes_on(1).await?;
+    let record = scene.record();
+    let words = ["cutover", "--yes", "--observe", "0s", "--record", &record];
+    let outboxd = Outboxd::spawn_command(&settings, &words)?;
+    let fenced = outboxd.wait_for_log(&["would run GRANT"], LIMIT).await?;
+    assert!(fenced.contains(r#"("code", "tries")"#), "{fenced}");
+    let left = "SELECT count(*) FROM outbox.messages WHERE NOT done";
+    admin
+        .wait_for_value("every row to be done", left, 0, LIMIT)
+        .await?;
+    poller.stop().await?;
+    let consumed = fixture.kafka.consume_all(&[&fixture.topic]).await?;
+    let mut values: Vec<_> = consumed.iter().map(|record| record.value.clone()).collect();
+    values.sort();
+    values.dedup();
+    assert_eq!((values.len(), consumed.len()), (30, 30));
+    Ok(())
 }

@@ -4,6 +4,9 @@
 //! proof that the poller has no batch in hand, every way out restores the rights: the time limit,
 //! an error, a signal. After the proof the fence stays until `--undo`, also when publishing ends.
 //!
+//! In both directions the slot of an earlier run is dropped: it would deliver again what the poller
+//! has published since. What is unpublished is known from the table, with a slot or without one.
+//!
 //! Rights are changed over a session of the table's owner or a superuser, which is outboxd's own
 //! login unless `ADMIN_DATABASE_URL` gives another. Rows are read by outboxd's role, because a
 //! fenced owner may not read them.
@@ -129,6 +132,9 @@ pub(crate) async fn execute(args: Args) -> anyhow::Result<()> {
         true => Some(Prepared::new(config.clone()).await?),
         false => None,
     };
+    if parties.drop_slot(&config).await? {
+        print::dropped(&config)?;
+    }
     let fencing = parties.fence(&config, &plan, &pollers, args.poller_batch as usize);
     let (fenced, rows) = fencing.with_record(&record).await?;
     print::fenced(&plan.fence)?;
@@ -193,7 +199,10 @@ async fn undo(
     parties.check_record(&record, config).await?;
     print::undo(&record.fence)?;
     parties.check_no_outboxd(config).await?;
-    confirm(args.yes, "restores these rights")?;
+    confirm(args.yes, "drops the slot and restores these rights")?;
+    if parties.drop_slot(config).await? {
+        print::dropped(config)?;
+    }
     parties.restore(&record.fence, path).await?;
     Ok(print::restored(&record.fence)?)
 }

@@ -46,7 +46,10 @@ pub(super) fn plan(
             _ if reader.role == plan.own_role => "used by outboxd".to_owned(),
             _ if plan.fence.roles.contains(&reader.role) => "will be fenced".to_owned(),
             _ if reader.through.is_empty() => "reads by PUBLIC or pg_read_all_data".to_owned(),
-            _ => format!("reads as {}", plain(&reader.through.join(", "))),
+            _ => format!(
+                "reads by the right of {}",
+                plain(&reader.through.join(", "))
+            ),
         };
         writeln!(out, "reader    {role}: {what}")?;
     }
@@ -72,6 +75,13 @@ pub(super) fn plan(
             plain(&reader.role)
         )?;
     }
+    if let Some(slot) = &plan.slot {
+        writeln!(
+            out,
+            "would drop replication slot {}, of an earlier run",
+            plain(&slot.name)
+        )?;
+    }
     for statement in plan.fence.statements() {
         writeln!(out, "would run {};", plain(&statement))?;
     }
@@ -94,6 +104,11 @@ pub(super) fn sql(fence: &Fence, config: &Config) -> io::Result<()> {
         writeln!(out, "--   {statement};")?;
     }
     Ok(())
+}
+
+/// The slot of an earlier run was dropped.
+pub(super) fn dropped(config: &Config) -> io::Result<()> {
+    writeln!(io::stdout(), "dropped   replication slot {}", config.slot)
 }
 
 /// The fence stands.

@@ -4,11 +4,12 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use outboxd::config::Config;
+use outboxd::config::{AfterPublish, Backlog, Config, Source};
 use outboxd::cutover::{
     self, Catalog, Fence, Fenced, FencedRows, Proof, Record, SessionSeen, Use, Watch,
 };
 use outboxd::outbox::{UnpublishedCount, readiness};
+use outboxd::postgres::slot::{self, Slot};
 use outboxd::postgres::{self, Session, TableShape, advisory_lock, table_shape};
 
 use crate::cli::exit::{TRANSIENT, USAGE, Verdict};
@@ -31,6 +32,8 @@ pub(super) struct Plan {
     pub(super) fence: Fence,
     pub(super) own_role: String,
     pub(super) unpublished: Option<UnpublishedCount>,
+    /// The slot of an earlier run.
+    pub(super) slot: Option<Slot>,
     shape: TableShape,
     /// What keeps `run` from starting, each with what to do about it.
     unready: Vec<(String, String)>,
@@ -40,7 +43,7 @@ impl Parties {
     /// Connects both.
     pub(super) async fn connect(config: &Config, admin: Option<&Config>) -> anyhow::Result<Self> {
         let limit = config.operation_timeout;
-        let own = postgres::connect(&config.database, "outboxd cutover", limit).await?;
+        let own = postgres::connect_for_slots(&config.database, "outboxd cutover", limit).await?;
         let changes = &admin.unwrap_or(config).database;
         let admin = postgres::connect(changes, "outboxd cutover", limit).await?;
         let (here, there) = (
@@ -111,6 +114,24 @@ impl Parties {
         }
     }
 
+    /// The slot, if the source is one and it exists.
+    async fn slot(&self, config: &Config) -> anyhow::Result<Option<Slot>> {
+        Ok(match config.source {
+            Source::Slot => slot::read(&self.own, &config.slot).await?,
+            _ => None,
+        })
+    }
+
+    /// Drops the slot of an earlier run: it would deliver what the poller publishes meanwhile. The
+    /// next start publishes the unpublished rows of the table, and creates a slot. Returns whether
+    /// there was one.
+    pub(super) async fn drop_slot(&self, config: &Config) -> anyhow::Result<bool> {
+        Ok(match config.source {
+            Source::Slot => slot::drop(&self.own, &config.slot).await?,
+            _ => false,
+        })
+    }
+
     /// Restores the rights, and removes the record.
     pub(super) async fn restore(&self, fence: &Fence, record: &Path) -> anyhow::Result<()> {
         let lifted = cutover::lift(&self.admin, fence).await;
@@ -173,6 +194,7 @@ impl Plan {
             fence: catalog.fence(&shape, roles, &parties.own_role),
             own_role: parties.own_role.clone(),
             unpublished: UnpublishedCount::read(own, config, &shape).await?,
+            slot: parties.slot(config).await?,
             unready: unready.map(|(_, what, hint)| (what, hint)).collect(),
             catalog,
             shape,
@@ -190,6 +212,14 @@ impl Plan {
         let (catalog, table) = (&self.catalog, &config.table);
         for (what, hint) in &self.unready {
             add(format!("outboxd cannot publish yet: {what}"), hint.clone());
+        }
+        if config.after_publish == AfterPublish::Keep || config.backlog == Backlog::Skip {
+            add(
+                "the table has to show what is published, and unpublished rows have to be sent"
+                    .to_owned(),
+                "set OUTBOX_AFTER_PUBLISH to mark or delete, and OUTBOX_BACKLOG to auto or publish"
+                    .to_owned(),
+            );
         }
         if !catalog.may_change {
             add(
