@@ -354,9 +354,13 @@ async fn a_pass_that_a_kill_cuts_off_begins_again_and_no_event_is_lost_under_loa
     let session = fixture.database.connect().await?;
     published(&session, &fixture.topic, 60_000, 20).await?;
     let oracle = Oracle::create(&fixture.database).await?;
-    let settings = fixture.settings.clone().set("OUTBOX_RETAIN", "7d");
+    // The slot is there before the first event, so that each arrives in the order of the commits.
+    let mut outboxd = Outboxd::spawn(&fixture.settings)?;
+    outboxd.wait_for_phase("streaming", LIMIT).await?;
+    assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
     let writers = Writers::start(&fixture.database, &fixture.topic, 4, PATTERN);
-    let mut outboxd = Outboxd::spawn(&settings)?;
+    *outboxd.settings() = fixture.settings.clone().set("OUTBOX_RETAIN", "7d");
+    outboxd.respawn()?;
     wait_for("some rows are deleted", LIMIT, async || {
         let left: i64 = session.value(OLD).await?;
         Ok((left < 58_000).then_some(()))
