@@ -19,7 +19,7 @@ const LIMIT_MAX: Duration = Duration::from_secs(365 * 86_400);
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
-  outboxd pause --reason 'new consumers'
+  outboxd pause --reason OPS-42
   outboxd pause --limit 4h")]
 pub(crate) struct PauseArgs {
     /// Why, for the log and the status

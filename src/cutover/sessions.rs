@@ -89,7 +89,8 @@ fn last_use(query: &str, table: &str) -> Use {
         return Use::Other;
     }
     match first {
-        "insert" => Use::Other,
+        "insert" | "grant" | "revoke" | "alter" | "create" | "drop" | "comment" | "analyze"
+        | "vacuum" | "reindex" | "cluster" | "truncate" => Use::Other,
         "update" | "delete" if !text.contains("returning") => Use::Mark,
         _ => Use::Search,
     }
@@ -109,6 +110,8 @@ mod tests {
             ("DELETE FROM outbox WHERE id = 1", Use::Mark),
             ("INSERT INTO outbox VALUES (1) RETURNING id", Use::Other),
             ("SELECT 1 FROM orders", Use::Other),
+            ("GRANT SELECT ON outbox.outbox TO public", Use::Other),
+            ("VACUUM (ANALYZE) outbox.outbox", Use::Other),
             ("ROLLBACK", Use::Rollback),
             ("", Use::Other),
         ] {

@@ -1,7 +1,7 @@
 //! Which work the database worker gets next, and what it has to bring back.
 //!
-//! Owns nothing: the queues say what is due. One piece of work is under way at a time. Marks and dead
-//! letters alternate, so neither starves the other, and old rows are deleted between them.
+//! Owns nothing: the queues say what is due. One piece of work is under way at a time. Marks and
+//! dead letters alternate, so neither starves the other, and old rows are deleted between them.
 
 use std::time::Duration;
 

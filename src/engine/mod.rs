@@ -189,6 +189,7 @@ impl Engine {
         let name = name.into();
         self.failover_gate.pass(name.commit_lsn);
         self.foreign_marks.begin(name.commit_lsn);
+        self.pause.transaction_began(self.tracker.is_open());
         let result = self.tracker.begin(name);
         self.end_if_violated(result);
     }
@@ -369,10 +370,10 @@ impl Engine {
         self.is_drained() && !self.is_in_transaction()
     }
 
-    /// Whether this session is inside a transaction. A stop reads the rest of it: the next start
-    /// would send its first events again otherwise.
+    /// Whether this session is inside a transaction whose rest is taken in, at a stop as well: the
+    /// next start would send its first events again otherwise.
     pub(super) fn is_in_transaction(&self) -> bool {
-        self.session.is_some() && self.tracker.is_open()
+        self.session.is_some() && self.tracker.is_open() && !self.pause.holds_transaction()
     }
 
     /// Figures for status and metrics.

@@ -5,6 +5,9 @@
 //! transaction is taken in whole first, as at a stop: the next start would send its first events
 //! again otherwise. What is in flight is awaited, marked and confirmed, and the session goes on.
 //!
+//! After a restart of the server the stream is read in spite of a pause, up to the Begin that
+//! proves its history. Nothing of that transaction is taken in before the pause ends.
+//!
 //! Nothing is read before [`set`](Pause::set) was called once, with what the session has read when
 //! it began.
 
@@ -19,6 +22,8 @@ const READ_INTERVAL: Duration = Duration::from_secs(1);
 #[derive(Debug, Default)]
 pub(crate) struct Pause {
     is_on: bool,
+    /// The last transaction began while it lasted.
+    holds_transaction: bool,
     /// When the request is read next.
     read_at: Option<Duration>,
 }
@@ -29,9 +34,20 @@ impl Pause {
         self.is_on
     }
 
+    /// Whether nothing of the transaction that began last is taken in.
+    pub(crate) fn holds_transaction(&self) -> bool {
+        self.holds_transaction
+    }
+
+    /// A transaction begins. `is_cut`: an earlier session has taken in the first part of it.
+    pub(crate) fn transaction_began(&mut self, is_cut: bool) {
+        self.holds_transaction = self.is_on && !is_cut;
+    }
+
     /// The request was read at `now`.
     pub(crate) fn set(&mut self, now: Duration, is_on: bool) {
         self.is_on = is_on;
+        self.holds_transaction &= is_on;
         self.read_at = Some(now + READ_INTERVAL);
     }
 

@@ -30,7 +30,7 @@ pub(crate) const PROBLEMS: [&str; 12] = [
     "topics-parked",
     "missed-events",
     "partitions",
-    SOMEBODY_ELSE_PUBLISHES,
+    "somebody-else-publishes",
 ];
 
 /// Another program marks rows as published, so it publishes their events too.

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::outbox::RowWindow;
 use crate::verify::moment::Moment;
 
 /// What is compared, and how.
@@ -26,4 +27,16 @@ pub struct Request {
     pub events_max: usize,
     /// Where entries are put while they wait to be compared.
     pub folder: PathBuf,
+}
+
+impl Request {
+    /// The window of rows, where the present is `now`: microseconds since 1970.
+    pub(super) fn window(&self, now: i64) -> RowWindow {
+        RowWindow {
+            from_id: self.from_id.clone(),
+            to_id: self.to_id.clone(),
+            since: self.since.map(|since| since.at(now)),
+            until: self.until.map(|until| until.at(now)),
+        }
+    }
 }

@@ -44,12 +44,7 @@ pub async fn verify(config: &Config, request: &Request, progress: &Progress) -> 
         return Err(error.with_hint("run `outboxd init`, or set OUTBOX_TABLE"));
     };
     let (read_at, estimate) = time_and_estimate(&session, &shape).await?;
-    let limits = RowWindow {
-        from_id: request.from_id.clone(),
-        to_id: request.to_id.clone(),
-        since: request.since.map(|since| since.at(read_at)),
-        until: request.until.map(|until| until.at(read_at)),
-    };
+    let limits = request.window(read_at);
     let mut window = WindowRows::new(config, &shape, &limits)?;
     progress.expect_rows(estimate);
     let buckets = (estimate / BUCKET).clamp(256, 2_048) as usize;

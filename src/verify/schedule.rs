@@ -2,7 +2,8 @@
 //! own, so that they never delay it.
 //!
 //! Each compares what was created since the one before, and what was pending then; the first looks
-//! one interval back. A comparison that fails is repeated at the next interval, over the longer time.
+//! one interval back. A comparison that fails is repeated at the next interval, over the longer
+//! time.
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -38,7 +38,7 @@ async fn init_makes_what_is_missing_and_leaves_the_rest_each_time() -> Result<()
         assert!(first.status.success(), "{}", err(&first));
         assert_eq!(
             out(&first).matches("created ").count(),
-            14,
+            16,
             "{}",
             out(&first)
         );
@@ -47,7 +47,7 @@ async fn init_makes_what_is_missing_and_leaves_the_rest_each_time() -> Result<()
         assert!(again.status.success(), "{}", err(&again));
         assert_eq!(
             out(&again).matches("exists ").count(),
-            14,
+            16,
             "{}",
             out(&again)
         );

@@ -566,7 +566,8 @@ async fn a_table_with_other_names_and_marks_is_taken_over_in_the_same_way() -> R
         .set("OUTBOX_TOPIC", "column:target")
         .set(
             "OUTBOX_COLUMNS",
-            "id=code,type=kind,payload=body,headers=none,created=none,published=done,attempts=tries",
+            "id=code,type=kind,payload=body,headers=none,created=none,published=done,\
+             attempts=tries",
         );
     let by_root = settings
         .clone()

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 /// The rows of the first table of `tests/faults.md`.
-const FAULTS: [&str; 123] = [
+const FAULTS: [&str; 124] = [
     "process killed at any step",
     "walsender terminated",
     "Postgres stopped without a checkpoint",
@@ -59,6 +59,7 @@ const FAULTS: [&str; 123] = [
     "table that refuses one mark after another",
     "mark that another program removes",
     "another program that publishes beside outboxd",
+    "row marked as published that was never sent",
     "table without optional columns",
     "statement that the server refuses",
     "table that no mark fits any more",

@@ -810,7 +810,7 @@ async fn a_dry_run_changes_nothing() -> Result<()> {
         !said.contains("created ") && !said.contains("to do "),
         "{said}"
     );
-    assert_eq!(said.matches("missing ").count(), 14, "{said}");
+    assert_eq!(said.matches("missing ").count(), 16, "{said}");
     let session = database.connect().await?;
     let made = format!(
         "SELECT (SELECT count(*) FROM pg_namespace WHERE nspname = 'outbox')

@@ -505,6 +505,11 @@ async fn partitions_are_made_ahead_and_old_ones_dropped_or_detached_once_all_is_
             .wait_for_status("a dead letter", LIMIT, filed)
             .await?;
         database.insert("k", &topic, "{}").await?;
+        let left = "SELECT count(*) FROM outbox.outbox
+                     WHERE published_at IS NULL AND topic <> 'no such topic'";
+        session
+            .wait_for_value("the last row to be marked", left, 0, LIMIT)
+            .await?;
         assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
         let consumed = kafka::shared().consume_all(&[&topic]).await?;
         assert_eq!(consumed.len(), 1);

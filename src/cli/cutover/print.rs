@@ -1,6 +1,6 @@
 //! What `cutover` prints: the plan, the fence, the proof, and the first record.
 
-use std::io::{self, Write as _};
+use std::io::{self, Write};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,6 +16,25 @@ use crate::cli::dead_letter::plain;
 const LOOK: Duration = Duration::from_millis(5);
 /// Nothing may be there to publish.
 const FIRST_RECORD_LIMIT: Duration = Duration::from_secs(600);
+
+/// Each role that can read the table, and what becomes of it.
+fn readers(out: &mut impl Write, plan: &Plan) -> io::Result<()> {
+    for reader in &plan.catalog.readers {
+        let role = plain(&reader.role);
+        let what = match reader {
+            _ if reader.is_superuser => "a superuser: cannot be fenced".to_owned(),
+            _ if reader.role == plan.own_role => "used by outboxd".to_owned(),
+            _ if plan.fence.roles.contains(&reader.role) => "will be fenced".to_owned(),
+            _ if reader.through.is_empty() => "reads by PUBLIC or pg_read_all_data".to_owned(),
+            _ => format!(
+                "reads by the right of {}",
+                plain(&reader.through.join(", "))
+            ),
+        };
+        writeln!(out, "reader    {role}: {what}")?;
+    }
+    Ok(())
+}
 
 /// Prints what would be done.
 pub(super) fn plan(
@@ -39,20 +58,7 @@ pub(super) fn plan(
         Some(count) => writeln!(out, "rows      {} unpublished", count.rows)?,
         None => writeln!(out, "rows      not counted")?,
     }
-    for reader in &catalog.readers {
-        let role = plain(&reader.role);
-        let what = match reader {
-            _ if reader.is_superuser => "a superuser: cannot be fenced".to_owned(),
-            _ if reader.role == plan.own_role => "used by outboxd".to_owned(),
-            _ if plan.fence.roles.contains(&reader.role) => "will be fenced".to_owned(),
-            _ if reader.through.is_empty() => "reads by PUBLIC or pg_read_all_data".to_owned(),
-            _ => format!(
-                "reads by the right of {}",
-                plain(&reader.through.join(", "))
-            ),
-        };
-        writeln!(out, "reader    {role}: {what}")?;
-    }
+    readers(&mut out, plan)?;
     for seen in pollers {
         let does = match seen.last {
             Use::Search => "searches",

@@ -196,10 +196,6 @@ impl Process {
         match message {
             Message::Begin(number) => {
                 self.open = Some(number);
-                if self.paused_in.is_some() && !self.engine.is_proven() {
-                    // It proves the history, and goes on behind what was received of it before.
-                    self.paused_in = Some(self.open);
-                }
                 self.engine.begin(Lsn::new(world.log[number].commit));
             }
             Message::Commit(number) => {

@@ -42,6 +42,63 @@ fn the_open_transaction_is_taken_in_whole_and_nothing_behind_it() {
     assert!(engine.takes_rows());
 }
 
+/// An engine in a pause whose server was restarted. The stream has repeated its last transaction.
+fn restarted() -> Engine {
+    let mut engine = engine();
+    let ticket = transaction(&mut engine, 100);
+    engine.keepalive(MS, Lsn::new(150), false);
+    engine.set_paused(MS, true);
+    delivered(&mut engine, MS, ticket);
+    engine.session_ended();
+    engine.doubt();
+    engine.expect_proof(Lsn::new(90)).unwrap();
+    engine.set_paused(MS, true);
+    engine.session_started(MS);
+    engine.begin(Lsn::new(100));
+    engine.commit(Lsn::new(100), Lsn::new(110));
+    engine
+}
+
+#[test]
+fn the_transaction_that_proves_the_history_is_taken_in_at_the_end_of_the_pause() {
+    let mut engine = restarted();
+    assert_eq!(engine.intake(), Intake::Open);
+    engine.begin(Lsn::new(200));
+    assert_eq!(engine.intake(), Intake::Paused);
+    engine.set_paused(MS, false);
+    assert_eq!(engine.intake(), Intake::Open);
+    assert_eq!(engine.change(), Some(0));
+}
+
+#[test]
+fn a_stop_discards_the_transaction_that_proved_the_history() {
+    let mut engine = restarted();
+    engine.begin(Lsn::new(200));
+    engine.stop();
+    assert_eq!(engine.intake(), Intake::Discard);
+    let batch = write_back(&mut engine, MS);
+    written(&mut engine, MS, batch, true);
+    engine.poll(MS * 2);
+    engine.slot_position(Some(Lsn::new(150)));
+    let due = outputs(&mut engine);
+    let is_end = |it: &Output| matches!(it, Output::Session(SessionOutput::End(End::Stopped)));
+    assert!(due.iter().any(is_end), "{due:?}");
+}
+
+#[test]
+fn a_transaction_that_was_cut_is_taken_in_whole() {
+    let mut engine = engine();
+    begin(&mut engine, 100);
+    engine.session_ended();
+    engine.set_paused(MS, true);
+    engine.session_started(MS);
+    assert_eq!(engine.intake(), Intake::Open);
+    engine.begin(Lsn::new(100));
+    assert_eq!(engine.intake(), Intake::Open);
+    assert_eq!(engine.change(), None);
+    assert_eq!(engine.change(), Some(1));
+}
+
 #[test]
 fn the_request_is_read_each_second_and_a_failed_read_changes_nothing() {
     let mut engine = engine();

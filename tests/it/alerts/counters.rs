@@ -139,3 +139,44 @@ async fn a_slot_that_falls_behind_fires_its_alert_until_it_catches_up() -> Resul
     lock.rollback().await.context("the lock ends")?;
     expect(&prometheus, &[], LIMIT).await
 }
+
+/// A row that is marked and was never sent, and a program that marks rows beside outboxd.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_in_kafka_and_a_second_publisher_fire_their_alerts() -> Result<()> {
+    let server = postgres::shared(postgres::turn(17));
+    let verified = Fixture::create(server, kafka::shared()).await?;
+    let beside = Fixture::create(server, kafka::shared()).await?;
+    let every = verified.settings.clone().set("OUTBOX_VERIFY_EVERY", "1s");
+    let comparing = Outboxd::spawn(&every)?;
+    let marking = Outboxd::spawn(&beside.settings)?;
+    for outboxd in [&comparing, &marking] {
+        outboxd.wait_until_ready(LIMIT).await?;
+    }
+    let targets = [every.http(), beside.settings.http()];
+    let Some(prometheus) = Prometheus::start(&rules()?, &targets).await? else {
+        return Ok(());
+    };
+    holds(&prometheus, "sum(outboxd_ready) == bool 2").await?;
+    verified.database.fill(&verified.topic, 20).await?;
+    verified.all_marked(LIMIT).await?;
+    expect(&prometheus, &[], LIMIT).await?;
+    let session = verified.database.connect().await?;
+    let never_sent = "INSERT INTO outbox.outbox (event_type, topic, event_payload, \
+                                                 times_attempted, published_at) \
+                      VALUES ('a', $1, '{}', 1, localtimestamp)";
+    session.execute(never_sent, &[&verified.topic]).await?;
+    let session = beside.database.connect().await?;
+    let mark = "UPDATE outbox.outbox SET published_at = localtimestamp WHERE published_at IS NULL";
+    wait_until("a row that both have marked", LIMIT, async || {
+        beside.database.fill(&beside.topic, 5).await?;
+        session.batch_execute(mark).await?;
+        let both = marking.metric("outboxd_foreign_marks_total").await?;
+        Ok((both > Some(0.0)).then_some(()).ok_or(format!("{both:?}")))
+    })
+    .await?;
+    let alerts = [
+        ("OutboxdVerifyWrong", &*verified.database.name),
+        ("OutboxdSomebodyElsePublishes", &*beside.database.name),
+    ];
+    expect(&prometheus, &alerts, LIMIT).await
+}

@@ -2,7 +2,7 @@
 
 /// The alert that fires while a fault lasts, or after it, until a person has acted; `None` where
 /// the stream goes on without a person.
-pub(crate) const ALERTS: [(&str, Option<&str>); 123] = [
+pub(crate) const ALERTS: [(&str, Option<&str>); 124] = [
     ("process killed at any step", Some("OutboxdDown")),
     ("walsender terminated", Some("OutboxdReconnects")),
     (
@@ -97,6 +97,10 @@ pub(crate) const ALERTS: [(&str, Option<&str>); 123] = [
     (
         "another program that publishes beside outboxd",
         Some("OutboxdSomebodyElsePublishes"),
+    ),
+    (
+        "row marked as published that was never sent",
+        Some("OutboxdVerifyWrong"),
     ),
     ("table without optional columns", None),
     ("statement that the server refuses", Some("OutboxdDown")),

@@ -76,16 +76,12 @@ async fn a_running_publisher_compares_at_an_interval() -> Result<()> {
     stage.session.execute(insert, &[&stage.topic()]).await?;
     let lines = ["an event is wrong in Kafka", "missing"];
     outboxd.wait_for_log(&lines, LIMIT).await?;
-    let series = "outboxd_verify_events{verdict=\"missing\"";
+    let (name, verdict) = ("outboxd_verify_events{", "verdict=\"missing\"} 1");
     wait_until("the metric", LIMIT, async || {
         let page = outboxd.get("/metrics").await?.1;
-        let mut lines = page.lines().filter(|line| line.starts_with(series));
-        let is_shown = lines.any(|line| line.ends_with(" 1"));
-        Ok(if is_shown {
-            Ok(())
-        } else {
-            Err("none".to_owned())
-        })
+        let mut lines = page.lines().filter(|line| line.starts_with(name));
+        let is_shown = lines.any(|line| line.ends_with(verdict));
+        Ok(is_shown.then_some(()).ok_or("none".to_owned()))
     })
     .await?;
     ensure!(outboxd.stop(LIMIT).await? == 0, "{}", outboxd.log());
