@@ -25,6 +25,7 @@ use outboxd::cutover::Record;
 use crate::cli::cutover::steps::{Parties, Plan};
 use crate::cli::exit::{USAGE, Verdict};
 use crate::cli::log;
+use crate::cli::process::Signals;
 use crate::cli::run::Prepared;
 
 /// The arguments of `cutover`.
@@ -132,23 +133,23 @@ pub(crate) async fn execute(args: Args) -> anyhow::Result<()> {
         true => Some(Prepared::new(config.clone()).await?),
         false => None,
     };
+    // From here on a signal ends the process with the rights restored.
+    let mut own = None;
+    let signals = match &mut prepared {
+        Some(prepared) => &mut prepared.signals,
+        None => own.insert(Signals::new()?),
+    };
     if parties.drop_slot(&config).await? {
         print::dropped(&config)?;
     }
     let fencing = parties.fence(&config, &plan, &pollers, args.poller_batch as usize);
     let (fenced, rows) = fencing.with_record(&record).await?;
     print::fenced(&plan.fence)?;
-    let proof = match &mut prepared {
-        Some(prepared) => {
-            let proof = fencing.proof(fenced, &rows, args.wait);
-            tokio::select! {
-                proof = proof => proof,
-                signal = prepared.signals.next() => {
-                    Err(anyhow::anyhow!("signal {signal} while the poller's batch was awaited"))
-                }
-            }
+    let proof = tokio::select! {
+        proof = fencing.proof(fenced, &rows, args.wait) => proof,
+        signal = signals.next() => {
+            Err(anyhow::anyhow!("signal {signal} while the poller's batch was awaited"))
         }
-        None => fencing.proof(fenced, &rows, args.wait).await,
     };
     let proof = match proof {
         Ok(proof) => proof,

@@ -216,9 +216,24 @@ fn instance_lines(instance: Option<&Instance>) -> Vec<Line> {
         ("published", format!("{published} since it was started")),
         ("in flight", in_flight),
     ];
+    lines.extend(retention(instance).map(|text| ("retention", text)));
     let error = instance.text("last_error");
     lines.extend(error.map(|error| ("last error", plain(error))));
     lines
+}
+
+/// What `OUTBOX_RETAIN` has done; `None` where it is off.
+fn retention(instance: &Instance) -> Option<String> {
+    let field = |name| instance.field("retention")?.get(name);
+    let deleted = grouped(field("deleted_rows")?.as_u64()?);
+    let oldest = match field("oldest_row_seconds").and_then(Value::as_f64) {
+        Some(seconds) => format!("the oldest that is left is {} old", age(seconds)),
+        None => "none is left".to_owned(),
+    };
+    Some(match field("last_pass").and_then(Value::as_f64) {
+        Some(_) => format!("{deleted} rows deleted, {oldest}"),
+        None => format!("{deleted} rows deleted, in the first pass"),
+    })
 }
 
 fn rate(rates: &Rates) -> String {
@@ -235,15 +250,34 @@ fn rate(rates: &Rates) -> String {
 mod tests {
     use super::*;
 
-    #[test]
-    fn the_time_until_the_slot_is_lost_is_that_of_the_running_outboxd() {
-        let of = |status: &str| Instance {
+    fn of(status: &str) -> Instance {
+        Instance {
             address: String::new(),
             error: None,
             ready: None,
             not_ready: None,
             status: serde_json::from_str(status).ok(),
-        };
+        }
+    }
+
+    #[test]
+    fn retention_is_shown_where_it_is_on() {
+        let pass = of(r#"{"retention": {"deleted_rows": 25000, "last_pass": 1.0,
+                          "oldest_row_seconds": 518400.0}}"#);
+        let shown = retention(&pass).unwrap_or_default();
+        assert_eq!(
+            shown,
+            "25\u{202f}000 rows deleted, the oldest that is left is 6 days old"
+        );
+        let first = of(r#"{"retention": {"deleted_rows": 0, "last_pass": null}}"#);
+        let shown = retention(&first).unwrap_or_default();
+        assert_eq!(shown, "0 rows deleted, in the first pass");
+        assert_eq!(retention(&of(r#"{"retention": null}"#)), None);
+        assert_eq!(retention(&of("{}")), None);
+    }
+
+    #[test]
+    fn the_time_until_the_slot_is_lost_is_that_of_the_running_outboxd() {
         let falls_behind = of(r#"{"slot_health": {"seconds_until_lost": 7200.0}}"#);
         let shown = until_lost(1 << 30, Some(&falls_behind));
         assert_eq!(shown, "1.0 GiB, in 2 h at the present rate");
