@@ -7,7 +7,7 @@
 
 use std::future::poll_fn;
 use std::ops::Range;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, BytesMut};
@@ -296,17 +296,18 @@ impl Connection {
         }
     }
 
-    /// Sends Terminate and closes, within a second; failures are ignored.
+    /// Sends Terminate, and waits a second at most until the server has dropped temporary slots.
     pub(crate) async fn close(mut self) {
         let terminate = async {
-            self.queue(|out| {
-                frontend::terminate(out);
-                Ok(())
-            })?;
+            self.encode_status();
+            frontend::terminate(&mut self.output);
             self.flush().await?;
-            self.stream.shutdown().await.map_err(|e| self.broken(e))
+            poll_fn(|cx| {
+                while let Ok(1..) = ready!(self.stream.poll_read(cx, &mut [0; 8192])) {}
+                Poll::Ready(Ok::<(), Error>(()))
+            })
+            .await
         };
-        // The server sees the end of the stream either way.
         let _ = tokio::time::timeout(CLOSE_LIMIT, terminate).await;
     }
 

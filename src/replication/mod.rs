@@ -337,8 +337,8 @@ impl ReplicationClient {
         }
     }
 
-    /// Sends Terminate and closes. Dropping the client also closes, but leaves a line in the
-    /// server's log.
+    /// Sends Terminate, and waits until the server has closed. Dropping the client also closes, but
+    /// leaves a line in the server's log.
     pub async fn close(self) {
         self.connection.close().await;
     }

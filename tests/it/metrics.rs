@@ -53,14 +53,21 @@ fn expected() -> Result<BTreeSet<String>> {
 async fn both_formats_pass_the_strict_parsers_with_every_series() -> Result<()> {
     let server = postgres::private(postgres::turn(17), &["max_slot_wal_keep_size = 1GB"])?;
     let fixture = Fixture::create(&server, kafka::shared()).await?;
-    let outboxd = Outboxd::spawn(&fixture.settings)?;
+    // A published row that the first pass of retention leaves.
+    let session = fixture.database.connect().await?;
+    let published = "INSERT INTO outbox.outbox (event_type, topic, event_payload, published_at)
+                     VALUES ('a', 't', '{}', localtimestamp)";
+    session.batch_execute(published).await?;
+    let outboxd = Outboxd::spawn(&fixture.settings.clone().set("OUTBOX_RETAIN", "1h"))?;
     outboxd.wait_for_phase("streaming", LIMIT).await?;
     fixture.database.insert("a", &fixture.topic, "{}").await?;
     fixture.all_marked(LIMIT).await?;
     fixture.database.insert("a", "no such topic", "{}").await?;
     outboxd
-        .wait_for_status("the slot and the dead letter to be seen", LIMIT, |status| {
-            status["dead_letters"]["open"] == 1 && !status["slot_health"].is_null()
+        .wait_for_status("the slot, the dead letter and the rows", LIMIT, |status| {
+            status["dead_letters"]["open"] == 1
+                && !status["slot_health"].is_null()
+                && status["retention"]["oldest_row_seconds"].is_number()
         })
         .await?;
     let address = fixture.settings.http();

@@ -54,7 +54,7 @@ async fn a_walsender_that_is_terminated_again_and_again_costs_a_second_each_and_
                 })
                 .await?;
             let took = killed.elapsed();
-            assert!(took < Duration::from_secs(1), "{took:?}");
+            assert!(took < Duration::from_secs(3), "{took:?}");
         }
         writers.stop().await?;
         fixture.all_marked(LIMIT).await?;

@@ -120,6 +120,11 @@ async fn a_log_that_is_not_read_stops_neither_the_events_nor_a_stop() -> Result<
         let line = metrics.lines().find(|line| line.starts_with(name))?;
         line.rsplit(' ').next()?.parse::<f64>().ok()
     };
+    // A first start that finds a thousand unpublished rows would require OUTBOX_BACKLOG.
+    wait_for("the stream", LIMIT, async || {
+        Ok((metric("outboxd_ready").await == Some(1.0)).then_some(()))
+    })
+    .await?;
     let dropped = "outboxd_log_lines_dropped_total";
     wait_for("log lines that are not read", LIMIT, async || {
         fixture.database.fill(&fixture.topic, 200).await?;

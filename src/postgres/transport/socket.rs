@@ -11,7 +11,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
 use socket2::SockRef;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_openssl::SslStream;
 
@@ -85,11 +85,6 @@ impl Socket {
     /// Closes the writing half.
     pub(crate) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(self.inner()).poll_shutdown(cx)
-    }
-
-    /// The same, to its end.
-    pub(crate) async fn shutdown(&mut self) -> io::Result<()> {
-        self.inner().shutdown().await
     }
 
     /// The data for SCRAM channel binding, over TLS.

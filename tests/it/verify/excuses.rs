@@ -146,7 +146,7 @@ async fn dead_letters_replays_and_other_outboxes_are_counted_apart() -> Result<(
         .session
         .value("SELECT min(id) FROM outbox.dead_letter")
         .await?;
-    let discard = ["dead-letter", "discard", &first.to_string()];
+    let discard = ["dead-letter", "discard", "--yes", &first.to_string()];
     let done = command(&stage.settings, &discard, LIMIT).await?;
     ensure!(done.status.success(), "{done:?}");
     let answer = stage.verify(&[]).await?;
