@@ -102,10 +102,12 @@ pub(crate) fn consumer(config: &Config, uncommitted: bool) -> Result<ClientConfi
         .set("auto.offset.reset", "earliest")
         .set("allow.auto.create.topics", "false")
         .set("check.crcs", "true")
+        // A batch is unpacked as a whole, and the records of outboxd pack well: their headers are
+        // alike.
         .set("queued.min.messages", "10000")
         .set("queued.max.messages.kbytes", "4096")
-        .set("fetch.max.bytes", "4194304")
-        .set("fetch.message.max.bytes", "1048576")
+        .set("fetch.max.bytes", "1048576")
+        .set("fetch.message.max.bytes", "131072")
         .set("fetch.wait.max.ms", "100")
         .set("fetch.queue.backoff.ms", "10")
         .set(

@@ -20,7 +20,7 @@ use crate::cli::exit::{TRANSIENT, Verdict};
 use crate::cli::log::{self, Log};
 use crate::cli::process::Signals;
 
-/// Measured beside 200 live transactions a second; see docs/replay.md.
+/// Few enough that live events keep most of the broker.
 const RATE: u32 = 1_000;
 /// How often the bar is drawn.
 const DRAW: Duration = Duration::from_millis(200);
