@@ -9,7 +9,6 @@ use crate::support::fixture::Fixture;
 use crate::support::kafka;
 use crate::support::outboxd::{Outboxd, Settings, command, init};
 use crate::support::postgres::{self, Database, MAJORS, Session};
-use crate::support::wait::wait_until;
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -60,14 +59,7 @@ async fn it_shows_what_is_sent_next_beside_the_publisher_and_moves_nothing() -> 
             .insert("before", &fixture.topic, "{}")
             .await?;
         fixture.all_marked(LIMIT).await?;
-        let written = fixture.window().await?.written;
-        wait_until("the slot to be confirmed", LIMIT, async || {
-            let confirmed = fixture.window().await?.confirmed;
-            Ok((confirmed >= written)
-                .then_some(())
-                .ok_or(confirmed.to_string()))
-        })
-        .await?;
+        fixture.all_confirmed(LIMIT).await?;
         outboxd.freeze().await?;
         let topic = &fixture.topic;
         session

@@ -506,15 +506,7 @@ async fn the_running_publisher_is_undisturbed_by_a_replay() -> Result<()> {
     .await?;
     // The slot passes what was written while the replay runs.
     let now = fixture.window().await?;
-    wait_until("the slot to move", LIMIT, async || {
-        let confirmed = fixture.window().await?.confirmed;
-        Ok(if confirmed >= now.written {
-            Ok(())
-        } else {
-            Err(format!("{confirmed}"))
-        })
-    })
-    .await?;
+    fixture.all_confirmed(LIMIT).await?;
     assert!(now.written > before.confirmed);
     running.ended().await?.expect(0, &["sent      "])?;
     let written = writers.stop().await?;

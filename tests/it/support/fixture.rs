@@ -9,6 +9,7 @@ use super::kafka::{Kafka, parse_lsn};
 use super::oracle::{Oracle, Report, check};
 use super::outboxd::{Settings, init};
 use super::postgres::{Database, Server};
+use super::wait::wait_until;
 
 /// A prepared database and a topic of four partitions.
 pub(crate) struct Fixture<'a> {
@@ -63,6 +64,18 @@ impl<'a> Fixture<'a> {
             confirmed: parse_lsn(&confirmed.context("the slot has a position")?)?,
             written: parse_lsn(&session.value::<String>(written).await?)?,
         })
+    }
+
+    /// Waits until the slot's confirmed position has reached what was written before.
+    pub(crate) async fn all_confirmed(&self, limit: Duration) -> Result<()> {
+        let written = self.window().await?.written;
+        wait_until("the slot to be confirmed", limit, async || {
+            let confirmed = self.window().await?.confirmed;
+            Ok((confirmed >= written)
+                .then_some(())
+                .ok_or(confirmed.to_string()))
+        })
+        .await
     }
 
     /// Waits until every row is marked as published.
