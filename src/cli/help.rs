@@ -13,121 +13,57 @@ const DATABASE: [&str; 4] = [
     "operation_timeout",
 ];
 
+/// What names the rows of a table.
+const ROWS: &[&str] = &["table", "preset", "columns", "where"];
+/// What names the place of a record.
+const PLACES: &[&str] = &["topic", "topics", "key", "partition", "timestamp"];
+/// What names the rest of a record.
+const CONTENTS: &[&str] = &["value", "null_payload", "headers"];
+/// The login that opens the slot.
+const REPLICATION: &[&str] = &[
+    "replication_url",
+    "replication_password_file",
+    "replication_password_command",
+];
+/// What names the source, and its end.
+const SOURCE: &[&str] = &["slot", "source", "after_publish"];
+/// What `init` prepares, and `status` looks at.
+const PREPARED: &[&str] = &["publication", "backlog"];
+
 /// The commands that use only some settings, and which beside those of the database.
-const USED: [(&str, &[&str]); 9] = [
-    (
-        "init",
-        &[
-            "table",
-            "slot",
-            "publication",
-            "source",
-            "after_publish",
-            "backlog",
-            "preset",
-            "columns",
-            "where",
-            "topic",
-            "topics",
-            "key",
-            "partition",
-            "timestamp",
-        ],
-    ),
+const USED: [(&str, &[&[&str]]); 9] = [
+    ("init", &[ROWS, SOURCE, PREPARED, PLACES]),
     (
         "status",
-        &[
-            "table",
-            "slot",
-            "publication",
-            "source",
-            "after_publish",
-            "backlog",
-            "preset",
-            "columns",
-            "where",
-            "topic",
-            "topics",
-            "key",
-            "partition",
-            "timestamp",
-            "http_listen",
-        ],
+        &[ROWS, SOURCE, PREPARED, PLACES, &["http_listen"]],
     ),
-    ("dead-letter", &["table", "preset"]),
-    ("pause", &["table", "slot", "preset"]),
-    ("resume", &["table", "slot", "preset"]),
+    ("dead-letter", &[&["table", "preset"]]),
+    ("pause", &[&["table", "slot", "preset"]]),
+    ("resume", &[&["table", "slot", "preset"]]),
     (
         "peek",
         &[
-            "table",
-            "slot",
-            "publication",
-            "source",
-            "after_publish",
-            "preset",
-            "columns",
-            "where",
-            "topic",
-            "topics",
-            "key",
-            "value",
-            "null_payload",
-            "headers",
-            "partition",
-            "timestamp",
-            "replication_url",
-            "replication_password_file",
-            "replication_password_command",
+            ROWS,
+            SOURCE,
+            &["publication"],
+            PLACES,
+            CONTENTS,
+            REPLICATION,
         ],
     ),
-    (
-        "skip-transaction",
-        &[
-            "table",
-            "slot",
-            "source",
-            "after_publish",
-            "preset",
-            "columns",
-            "where",
-            "replication_url",
-            "replication_password_file",
-            "replication_password_command",
-        ],
-    ),
+    ("skip-transaction", &[ROWS, SOURCE, REPLICATION]),
     (
         "export-debezium",
         &[
-            "table",
-            "slot",
-            "after_publish",
-            "preset",
-            "columns",
-            "where",
-            "topic",
-            "topics",
-            "key",
-            "value",
-            "null_payload",
-            "headers",
-            "partition",
-            "timestamp",
-            "kafka",
-            "kafka_properties",
+            ROWS,
+            &["slot", "after_publish", "kafka", "kafka_properties"],
+            PLACES,
+            CONTENTS,
         ],
     ),
     (
         "drop",
-        &[
-            "table",
-            "slot",
-            "publication",
-            "preset",
-            "replication_url",
-            "replication_password_file",
-            "replication_password_command",
-        ],
+        &[&["table", "slot", "publication", "preset"], REPLICATION],
     ),
 ];
 
@@ -139,10 +75,10 @@ pub(crate) fn shown(command: Command) -> Command {
     })
 }
 
-fn hide_others(command: Command, used: &[&str]) -> Command {
+fn hide_others(command: Command, used: &[&[&str]]) -> Command {
     command.mut_args(|argument| {
         let id = argument.get_id().as_str();
-        let is_used = DATABASE.contains(&id) || used.contains(&id);
+        let is_used = DATABASE.contains(&id) || used.iter().any(|group| group.contains(&id));
         let is_setting = argument.get_help_heading() == Some(HEADING);
         match is_setting && !is_used {
             true => argument.hide(true),
@@ -235,7 +171,7 @@ mod tests {
             let of = command.find_subcommand(name).unwrap();
             let expected = DATABASE
                 .iter()
-                .chain(used)
+                .chain(used.iter().copied().flatten())
                 .map(|id| (*id).to_owned())
                 .collect();
             assert_eq!(shown(of), expected, "{name}");

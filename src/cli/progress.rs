@@ -1,6 +1,6 @@
-//! The progress bar of a backlog, where the log is text at a terminal.
+//! Progress bars, where the log is text at a terminal, and the bar of a backlog.
 //!
-//! A thread of its own draws it: a terminal that is stopped must not stop the publisher or its
+//! A thread of its own draws a bar: a terminal that is stopped must not stop the publisher or its
 //! signals. The log's thread takes the bar away while it writes a line.
 
 use std::io::{self, IsTerminal as _};
@@ -12,22 +12,37 @@ use outboxd::{Phase, Status};
 
 use crate::cli::log::{self, Log};
 
-const INTERVAL: Duration = Duration::from_millis(200);
+/// How often a bar is drawn.
+pub(crate) const INTERVAL: Duration = Duration::from_millis(200);
 const TEMPLATE: &str = "{bar:30} {msg}";
+/// Without a length.
+const SPINNER: &str = "{spinner} {msg}";
+
+/// A bar of this length, if the length is known; `None` where no terminal shows it.
+pub(crate) fn bar(length: Option<u64>) -> Option<ProgressBar> {
+    if log::is_json() || !io::stderr().is_terminal() {
+        return None;
+    }
+    let bar = ProgressBar::with_draw_target(length, ProgressDrawTarget::stderr());
+    let template = length.map_or(SPINNER, |_| TEMPLATE);
+    bar.set_style(ProgressStyle::with_template(template).ok()?);
+    Some(bar)
+}
+
+/// Draws in a thread of its own.
+pub(crate) fn draw(draws: impl FnOnce() + Send + 'static) {
+    let thread = std::thread::Builder::new().name("progress".to_owned());
+    if let Err(error) = thread.spawn(draws) {
+        tracing::debug!(%error, "no progress bar");
+    }
+}
 
 /// Shows a bar whenever there is a backlog, until the publisher has ended.
 pub(crate) fn show(log: &Log, status: Arc<dyn Fn() -> Status + Send + Sync>) {
-    if log::is_json() || !io::stderr().is_terminal() {
-        return;
-    }
-    let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr());
-    let Ok(style) = ProgressStyle::with_template(TEMPLATE) else {
-        return;
-    };
-    bar.set_style(style);
+    let Some(bar) = bar(Some(0)) else { return };
     bar.finish_and_clear();
     log.share_terminal(bar.clone());
-    let draws = move || {
+    draw(move || {
         let mut is_shown = false;
         loop {
             let status = status();
@@ -49,9 +64,5 @@ pub(crate) fn show(log: &Log, status: Arc<dyn Fn() -> Status + Send + Sync>) {
             }
             std::thread::sleep(INTERVAL);
         }
-    };
-    let thread = std::thread::Builder::new().name("progress".to_owned());
-    if let Err(error) = thread.spawn(draws) {
-        tracing::debug!(%error, "no progress bar");
-    }
+    });
 }

@@ -8,8 +8,11 @@ use crate::engine::filing_limit::{DEAD_LETTER_FLOOD, MARKS_REFUSED};
 use crate::engine::required_parts::RequiredParts;
 use crate::engine::topics::placing::{Misplaced, Placing};
 use crate::engine::topics::topic::TopicLimits;
-use crate::error::Error;
-use crate::outbox::{Event, HeaderSums, OwnedRecord, Record, Rejection, TopicName, TopicNameError};
+use crate::error::{Code, Result};
+use crate::outbox::{
+    Event, EventSource, HeaderSums, OwnedRecord, Parts, Record, Rejection, Router, TopicName,
+    TopicNameError,
+};
 
 /// Kafka's protocol has no limits for these; a record beyond them is a mistake in its writer.
 const KEY_BYTES_MAX: usize = 1 << 20;
@@ -109,9 +112,24 @@ fn content_rejection(
     None
 }
 
-/// The rejection of a row that cannot become a record.
-pub(crate) fn malformed(event: &Event<'_>, error: &Error) -> Rejection {
-    rejection(event.rejection_code(error), error.describe())
+/// The parts of an event's record. Those of a row that cannot become a record are bare, and its
+/// rejection is beside them.
+///
+/// # Errors
+/// When the columns do not fit the mapping.
+pub(crate) fn prepare<'a>(
+    router: &mut Router,
+    event: &Event<'a>,
+    origin: EventSource,
+) -> Result<(Parts<'a>, Option<Rejection>)> {
+    match router.prepare(event, origin) {
+        Ok(parts) => Ok((parts, None)),
+        Err(error) if error.code() == Code::Publish => {
+            let malformed = rejection(event.rejection_code(&error), error.describe());
+            Ok((router.bare(event), Some(malformed)))
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// The rejection for an invalid topic name.

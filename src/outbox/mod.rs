@@ -95,9 +95,10 @@ pub use self::{
 };
 #[cfg(feature = "publisher")]
 pub(crate) use self::{
-    dead_letter::{HolderNumber, LetterList, PARKED_KEYS_MAX, known},
+    dead_letter::{HolderNumber, LetterList, PARKED_KEYS_MAX, beginning, known},
     record::{HeaderSums, OwnedIdentity},
     retention::{RetentionStatements, RetentionStep, Upkeep, pass_interval, upkeep},
+    router::Parts,
     row_name::RowSet,
     sample::{Sample, TopicSample, sample},
     statement_check::check_statements,

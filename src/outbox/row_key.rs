@@ -205,6 +205,13 @@ impl RowKey {
         columns.collect::<Vec<_>>().join(", ")
     }
 
+    /// The same for the reverse order.
+    pub(crate) fn list_descending(&self, alias: &str) -> String {
+        let columns = self.columns.iter();
+        let columns = columns.map(|column| format!("{alias}.{} DESC", column.name));
+        columns.collect::<Vec<_>>().join(", ")
+    }
+
     /// An expression: the place of the id of the row `alias` in an array of ids that ascend, each
     /// once, and that has it.
     pub(crate) fn place(&self, alias: &str, ids: &str) -> String {
@@ -286,7 +293,11 @@ impl ReadOrder {
 
     /// The reverse of [`by`](ReadOrder::by).
     pub(crate) fn by_descending(&self, alias: &str) -> String {
-        self.by(alias).replace(", ", " DESC, ") + " DESC"
+        let ids = self.key.list_descending(alias);
+        match &self.column {
+            Some(column) => format!("{alias}.{} DESC, {ids}", column.name),
+            None => ids,
+        }
     }
 
     /// The column that orders the rows, for a person.

@@ -6,11 +6,10 @@
 mod print;
 mod resume;
 
-use std::io::{self, IsTerminal as _};
 use std::pin::pin;
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::ProgressBar;
 use outboxd::config::{Config, Settings, conditions, mapping::RowFilter};
 use outboxd::outbox::replay::{ReplayFilter, ReplaySummary, ReplayTime};
 use outboxd::publisher::replay::{Replay, ReplayEnd, ReplayWatch, Replayed};
@@ -19,11 +18,10 @@ use tokio_util::sync::CancellationToken;
 use crate::cli::exit::{TRANSIENT, Verdict};
 use crate::cli::log::{self, Log};
 use crate::cli::process::Signals;
+use crate::cli::progress;
 
 /// Few enough that live events keep most of the broker.
 const RATE: u32 = 1_000;
-/// How often the bar is drawn.
-const DRAW: Duration = Duration::from_millis(200);
 /// How often a line of the log says how far the replay is, where there is no terminal.
 const LINES: Duration = Duration::from_secs(10);
 /// How many records a dry run prints.
@@ -178,7 +176,7 @@ async fn run(
     let (watch, stop) = (replay.watch(), CancellationToken::new());
     let mut display = Display::new(log, summary);
     let mut running = pin!(replay.run(rate, stop.clone()));
-    let mut ticks = tokio::time::interval(DRAW);
+    let mut ticks = tokio::time::interval(progress::INTERVAL);
     loop {
         tokio::select! {
             biased;
@@ -213,7 +211,7 @@ impl Display {
         let rows = summary.filter(|it| !it.is_cut).map(|it| it.rows);
         let now = Instant::now();
         Display {
-            bar: bar(log, rows),
+            bar: progress::bar(rows).inspect(|bar| log.share_terminal(bar.clone())),
             rows,
             began: now,
             logged: now,
@@ -243,18 +241,4 @@ impl Display {
             bar.finish_and_clear();
         }
     }
-}
-
-fn bar(log: &Log, rows: Option<u64>) -> Option<ProgressBar> {
-    if log::is_json() || !io::stderr().is_terminal() {
-        return None;
-    }
-    let bar = ProgressBar::with_draw_target(rows, ProgressDrawTarget::stderr());
-    let template = match rows {
-        Some(_) => "{bar:30} {msg}",
-        None => "{spinner} {msg}",
-    };
-    bar.set_style(ProgressStyle::with_template(template).ok()?);
-    log.share_terminal(bar.clone());
-    Some(bar)
 }

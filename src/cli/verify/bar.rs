@@ -1,46 +1,30 @@
 //! The progress bar of a comparison, on standard error at a terminal.
-//!
-//! A thread of its own draws it, so that a terminal that is stopped holds nothing up.
 
-use std::io::{self, IsTerminal as _};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::ProgressBar;
 use outboxd::format::grouped;
 use outboxd::verify::{Progress, Steps};
 
-use crate::cli::log;
-
-const INTERVAL: Duration = Duration::from_millis(200);
-const TEMPLATE: &str = "{bar:30} {msg}";
+use crate::cli::progress;
 
 /// A bar that is shown until it is stopped.
 pub(super) struct Bar(Option<(ProgressBar, Arc<AtomicBool>)>);
 
 /// Shows the bar, where there is a terminal.
 pub(super) fn show(progress: &Progress) -> Bar {
-    if log::is_json() || !io::stderr().is_terminal() {
-        return Bar(None);
-    }
-    let Ok(style) = ProgressStyle::with_template(TEMPLATE) else {
+    let Some(bar) = progress::bar(Some(0)) else {
         return Bar(None);
     };
-    let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr());
-    bar.set_style(style);
     let (stopped, progress) = (Arc::new(AtomicBool::new(false)), progress.clone());
     let (drawn, flag) = (bar.clone(), Arc::clone(&stopped));
-    let draws = move || {
+    progress::draw(move || {
         while !flag.load(Ordering::Relaxed) {
             draw(&drawn, progress.steps());
-            std::thread::sleep(INTERVAL);
+            std::thread::sleep(progress::INTERVAL);
         }
-    };
-    let thread = std::thread::Builder::new().name("progress".to_owned());
-    if let Err(error) = thread.spawn(draws) {
-        tracing::debug!(%error, "no progress bar");
-    }
+    });
     Bar(Some((bar, stopped)))
 }
 

@@ -43,7 +43,8 @@ impl KeyHash {
     }
 }
 
-fn beginning(sum: &[u8]) -> u64 {
+/// The first eight bytes of a SHA-256 sum as a number.
+pub(crate) fn beginning(sum: &[u8]) -> u64 {
     let beginning = sum.first_chunk().copied();
     u64::from_be_bytes(beginning.unwrap_or_default())
 }

@@ -42,6 +42,7 @@ use crate::status::OpenDeadLetters;
 
 pub(crate) use holder_number::HolderNumber;
 pub use key_hash::KeyHash;
+pub(crate) use key_hash::beginning;
 pub(crate) use letter_list::LetterList;
 pub(crate) use parked::PARKED_KEYS_MAX;
 pub use parked::{ParkedKey, ParkedKeyList};

@@ -119,10 +119,10 @@ async fn end(
     if key.kind() == IdKind::Number {
         if filter.to_id.is_none() {
             let sql = format!(
-                "SELECT {id} FROM {table} AS o ORDER BY {list} DESC LIMIT 1",
+                "SELECT {id} FROM {table} AS o ORDER BY {backwards} LIMIT 1",
                 id = key.value("o"),
                 table = config.table.quoted(),
-                list = key.list("o"),
+                backwards = key.list_descending("o"),
             );
             let what = format!("reading the highest id of {}", config.table);
             let row = session.row_if_any(&what, &sql, &[]).await?;

@@ -123,7 +123,7 @@ impl WindowRows {
             last: format!(
                 "SELECT {id} FROM {name} AS o WHERE {ours} ORDER BY {backwards} LIMIT 1",
                 id = key.value("o"),
-                backwards = by.replace(", ", " DESC, ") + " DESC",
+                backwards = key.list_descending("o"),
             ),
             first: format!("{select} AND {is_read} {order}"),
             behind: format!("{select} AND {is_read} AND {is_behind} {order}"),

@@ -3,7 +3,7 @@
 use crate::config::Config;
 use crate::engine::record_checks;
 use crate::engine::required_parts::RequiredParts;
-use crate::error::{Code, Result};
+use crate::error::Result;
 use crate::outbox::{Event, EventSource, Record, Rejection, Router, RowId};
 use crate::publisher::peek::event::{PeekedEvent, Refusal, Shown};
 use crate::publisher::peek::options::PeekOptions;
@@ -36,14 +36,7 @@ impl Records {
         event: &Event<'_>,
         origin: EventSource,
     ) -> Result<Option<PeekedEvent>> {
-        let (parts, rejection) = match self.router.prepare(event, origin) {
-            Ok(parts) => (parts, None),
-            Err(error) if error.code() == Code::Publish => (
-                self.router.bare(event),
-                Some(record_checks::malformed(event, &error)),
-            ),
-            Err(error) => return Err(error),
-        };
+        let (parts, rejection) = record_checks::prepare(&mut self.router, event, origin)?;
         let record = self.router.assemble(&parts, event, origin);
         if !self.is_wanted(record.topic) {
             return Ok(None);

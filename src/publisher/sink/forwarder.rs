@@ -18,7 +18,7 @@ use crate::engine::record_checks::{self, RecordFacts};
 use crate::engine::topics::NO_TOPIC;
 use crate::engine::topics::topic::MetadataAnswer;
 use crate::engine::tracker::InFlight;
-use crate::error::{Code, Error, Result};
+use crate::error::{Error, Result};
 use crate::kafka::{DeliveryReport, MetadataClient, Producer};
 use crate::line_limit::LineLimit;
 use crate::lsn::Lsn;
@@ -174,21 +174,6 @@ impl Forwarder {
         Ok(known.filed)
     }
 
-    /// An insert of this row from the stream.
-    pub(crate) fn insert(
-        &mut self,
-        event: &Event<'_>,
-        row: Option<RowName>,
-        origin: EventSource,
-        xid: u32,
-    ) -> Result<()> {
-        let since_micros = match origin {
-            EventSource::Stream { committed_at, .. } => committed_at.unix_micros(),
-            EventSource::Table => 0,
-        };
-        self.forward(event, row, origin, xid, since_micros)
-    }
-
     /// A row read from the table, inserted by `xid` at `created_micros`.
     pub(crate) fn row(
         &mut self,
@@ -226,7 +211,9 @@ impl Forwarder {
         }
     }
 
-    fn forward(
+    /// Sends an event, or keeps it. Its latency counts from `since_micros`, or not at all if that
+    /// is 0.
+    pub(in crate::publisher) fn forward(
         &mut self,
         event: &Event<'_>,
         row: Option<RowName>,
@@ -234,14 +221,7 @@ impl Forwarder {
         xid: u32,
         since_micros: i64,
     ) -> Result<()> {
-        let (parts, rejection) = match self.router.prepare(event, origin) {
-            Ok(parts) => (parts, None),
-            Err(error) if error.code() == Code::Publish => (
-                self.router.bare(event),
-                Some(record_checks::malformed(event, &error)),
-            ),
-            Err(error) => return Err(error),
-        };
+        let (parts, rejection) = record_checks::prepare(&mut self.router, event, origin)?;
         let mut record = self.router.assemble(&parts, event, origin);
         let rejection = rejection
             .or_else(|| record_checks::own_rejection(&record, &self.engine.limits.required));

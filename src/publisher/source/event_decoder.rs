@@ -75,7 +75,11 @@ impl Receiver for Forwarder {
         origin: EventSource,
         xid: u32,
     ) -> Result<()> {
-        Forwarder::insert(self, event, row, origin, xid)
+        let since_micros = match origin {
+            EventSource::Stream { committed_at, .. } => committed_at.unix_micros(),
+            EventSource::Table => 0,
+        };
+        self.forward(event, row, origin, xid, since_micros)
     }
 
     fn commit(&mut self, commit_lsn: Lsn, end_lsn: Lsn, has_events: bool) {

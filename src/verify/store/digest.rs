@@ -2,6 +2,8 @@
 
 use openssl::sha::{Sha256, sha256};
 
+use crate::outbox::beginning;
+
 /// A sum of an id: two ids of an outbox never share one.
 pub(in crate::verify) type IdDigest = [u8; 16];
 
@@ -35,11 +37,6 @@ pub(in crate::verify) fn text(text: Option<&[u8]>) -> u64 {
 /// A number by which an id is put into a bucket.
 pub(in crate::verify) fn bucket(id: &IdDigest) -> u64 {
     beginning(id)
-}
-
-fn beginning(sum: &[u8]) -> u64 {
-    let beginning = sum.first_chunk().copied();
-    u64::from_be_bytes(beginning.unwrap_or_default())
 }
 
 #[cfg(test)]
