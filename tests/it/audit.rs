@@ -208,7 +208,7 @@ async fn what_a_restored_server_wrote_up_to_our_own_position_comes_from_the_stre
             .unwrap_or_default()
             .to_owned();
         let audits = number(&status, "audits_total");
-        outboxd.signal("STOP")?;
+        outboxd.freeze()?;
         server.stop(Stop::Immediate)?;
         server.put_back()?;
         server.resume()?;
@@ -227,7 +227,7 @@ async fn what_a_restored_server_wrote_up_to_our_own_position_comes_from_the_stre
         })
         .await?;
         insert(&session, &fixture.topic, "after", 3).await?;
-        outboxd.signal("CONT")?;
+        outboxd.thaw()?;
         fixture.all_marked(LIMIT).await?;
         let status = outboxd
             .wait_for_status("two more audits", LIMIT, |status| {

@@ -9,13 +9,14 @@ use crate::support::fixture::Fixture;
 use crate::support::kafka;
 use crate::support::outboxd::Outboxd;
 use crate::support::postgres::{self, MAJORS};
-use crate::support::{heavy, is_long_run, signal};
+use crate::support::signal::{freeze, signal};
+use crate::support::{heavy, is_long_run};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// Suspends a server process for 98 % of the time, until this is dropped.
 struct Slowed {
-    task: tokio::task::JoinHandle<()>,
+    task: tokio::task::JoinHandle<Result<()>>,
     pid: i32,
 }
 
@@ -23,9 +24,9 @@ impl Slowed {
     fn start(pid: i32) -> Slowed {
         let task = tokio::spawn(async move {
             loop {
-                signal(pid, "-STOP");
+                freeze(pid.cast_unsigned())?;
                 tokio::time::sleep(Duration::from_millis(490)).await;
-                signal(pid, "-CONT");
+                signal(pid, "CONT")?;
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         });
@@ -36,7 +37,7 @@ impl Slowed {
 impl Drop for Slowed {
     fn drop(&mut self) {
         self.task.abort();
-        signal(self.pid, "-CONT");
+        let _it_may_have_ended = signal(self.pid, "CONT");
     }
 }
 

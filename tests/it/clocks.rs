@@ -38,7 +38,7 @@ async fn an_instance_on_a_suspended_machine_sends_nothing_old_when_it_resumes() 
     let session = fixture.database.connect().await?;
     let events = "INSERT INTO outbox.outbox (event_type, topic, event_payload) \
                   SELECT 'key' || i % 10, $1, '{}' FROM generate_series(1, 2000) i";
-    first.freeze().await?;
+    first.freeze()?;
     let frozen = Instant::now();
     session.execute(events, &[&fixture.topic]).await?;
     second.wait_for_phase("streaming", TAKEOVER).await?;

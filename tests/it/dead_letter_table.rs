@@ -879,10 +879,10 @@ async fn rows_that_refuse_their_mark_are_filed_and_hold_neither_the_others_nor_t
                                  $1, '{}' \
                             FROM generate_series(1, 100) AS i";
             // Suspended until the rows can reject their write-back.
-            outboxd.signal("STOP")?;
+            outboxd.freeze()?;
             admin.execute(insert, &[&fixture.topic]).await?;
             admin.batch_execute(refuse).await?;
-            outboxd.signal("CONT")?;
+            outboxd.thaw()?;
             let left = "SELECT count(*) FROM outbox.outbox WHERE published_at IS NULL";
             wait_until(
                 "the others to be marked or deleted",
@@ -939,7 +939,7 @@ async fn a_locked_row_waits_while_the_others_are_marked() -> Result<()> {
     let insert = "INSERT INTO outbox.outbox (event_type, topic, event_payload) \
                   SELECT 'k', $1, '{}' FROM generate_series(1, 100) AS i";
     // Suspended until another session has locked a row.
-    outboxd.signal("STOP")?;
+    outboxd.freeze()?;
     admin.execute(insert, &[&fixture.topic]).await?;
     let lock = locker.transaction().await?;
     let locked: i64 = lock
@@ -952,7 +952,7 @@ async fn a_locked_row_waits_while_the_others_are_marked() -> Result<()> {
         )
         .await?
         .try_get(0)?;
-    outboxd.signal("CONT")?;
+    outboxd.thaw()?;
     let left = "SELECT array_agg(id) FROM outbox.outbox WHERE published_at IS NULL";
     wait_until("all others to be marked", LIMIT, async || {
         let left = admin.value::<Option<Vec<i64>>>(left).await?;

@@ -113,7 +113,7 @@ async fn ids_that_come_back_on_a_promoted_standby_are_published_and_none_is_mark
                 status["published_total"] == 104 && status["unmarked_records"] == 104
             })
             .await?;
-        outboxd.signal("STOP")?;
+        outboxd.freeze()?;
         primary.kill()?;
         standby.resume()?;
         let new = Session::open(&standby.unix_url(name, "postgres")).await?;
@@ -124,7 +124,7 @@ async fn ids_that_come_back_on_a_promoted_standby_are_published_and_none_is_mark
             .value("SELECT count(*) FROM outbox.outbox WHERE event_type = 'new' AND id <= 104")
             .await?;
         ensure!(again > 50, "only {again} ids were assigned again");
-        outboxd.signal("CONT")?;
+        outboxd.thaw()?;
 
         outboxd
             .wait_for_log(&["the server has a different history"], LIMIT)
@@ -165,7 +165,7 @@ async fn an_older_copy_of_the_servers_files_loses_nothing_that_is_written_to_it(
                 status["published_total"] == 100 && status["unmarked_records"] == 100
             })
             .await?;
-        outboxd.signal("STOP")?;
+        outboxd.freeze()?;
         server.stop(Stop::Immediate)?;
         server.put_back()?;
         server.resume()?;
@@ -173,7 +173,7 @@ async fn an_older_copy_of_the_servers_files_loses_nothing_that_is_written_to_it(
         insert(&new, &fixture.topic, "new", 60).await?;
         let again: i64 = new.value("SELECT max(id) FROM outbox.outbox").await?;
         ensure!(again <= 100, "the ids were not assigned again: {again}");
-        outboxd.signal("CONT")?;
+        outboxd.thaw()?;
         outboxd
             .wait_for_log(&["its files are an older copy"], LIMIT)
             .await?;

@@ -12,7 +12,7 @@ use crate::support::kafka::{self, parse_lsn};
 use crate::support::oracle::{Event, check};
 use crate::support::outboxd::Outboxd;
 use crate::support::postgres::{self, Database, Server, Session};
-use crate::support::signal;
+use crate::support::signal::{freeze, signal};
 use crate::support::wait::wait_until;
 use crate::support::writers::{Pattern, Writers};
 
@@ -235,14 +235,14 @@ async fn a_mark_that_the_standby_lacks_holds_the_slot_so_that_the_event_comes_ag
     let receiver: i32 = session
         .value("SELECT pid FROM pg_stat_wal_receiver")
         .await?;
-    signal(receiver, "-STOP");
+    freeze(receiver.cast_unsigned())?;
     pair.fixture.all_marked(LIMIT).await?;
     // Longer than a status update and the standby's next synchronization take.
     tokio::time::sleep(Duration::from_secs(12)).await;
     let status = pair.outboxd.status().await?;
     assert_eq!(status["waiting"]["on"], "standby", "{status}");
     let confirmed = pair.fail_over().await?;
-    signal(receiver, "-CONT");
+    signal(receiver, "CONT")?;
     let marked = format!("SELECT published_at IS NOT NULL FROM outbox.outbox WHERE id = {id}");
     pair.outboxd
         .wait_for_status("the new primary", LIMIT, |status| {

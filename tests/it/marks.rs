@@ -181,13 +181,13 @@ async fn rows_whose_marks_the_table_swallows_are_filed_and_hold_nothing_up() -> 
                           SELECT 'k' || i % 5, $1, '{}' FROM generate_series(1, $2) AS i";
             // One of the five is locked besides, and is filed when it is free.
             let mut locker = fixture.database.connect().await?;
-            outboxd.signal("STOP")?;
+            outboxd.freeze()?;
             session.execute(insert, &[&fixture.topic, &25]).await?;
             let lock = locker.transaction().await?;
             let locked = "SELECT FROM outbox.outbox WHERE id = \
                           (SELECT min(id) FROM outbox.outbox WHERE event_type = 'k0') FOR UPDATE";
             lock.execute(locked, &[]).await?;
-            outboxd.signal("CONT")?;
+            outboxd.thaw()?;
             expect(&session, "four to be filed", NOT_MARKED, 4)
                 .await
                 .with_context(|| outboxd.log())?;

@@ -188,7 +188,7 @@ async fn frozen(server: &Server) -> Result<()> {
     let writers = Writers::start(&fixture.database, &fixture.topic, 4, PATTERN);
     more_events(&first, 500).await?;
 
-    first.freeze().await?;
+    first.freeze()?;
     let frozen = Instant::now();
     let window = fixture.window().await?;
     second.wait_for_phase("streaming", FROZEN).await?;

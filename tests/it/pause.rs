@@ -234,7 +234,7 @@ async fn a_pause_in_a_backlog_ends_between_two_transactions() -> Result<()> {
     let session = fixture.database.connect().await?;
     let mut outboxd = Outboxd::spawn(&fixture.settings)?;
     outboxd.wait_for_phase("streaming", LIMIT).await?;
-    outboxd.freeze().await?;
+    outboxd.freeze()?;
     for _ in 0..200 {
         fixture.database.fill(&fixture.topic, 20).await?;
     }

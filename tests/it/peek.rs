@@ -60,7 +60,7 @@ async fn it_shows_what_is_sent_next_beside_the_publisher_and_moves_nothing() -> 
             .await?;
         fixture.all_marked(LIMIT).await?;
         fixture.all_confirmed(LIMIT).await?;
-        outboxd.freeze().await?;
+        outboxd.freeze()?;
         let topic = &fixture.topic;
         session
             .batch_execute(&format!(

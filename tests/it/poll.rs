@@ -240,13 +240,13 @@ async fn a_second_poller_takes_over_when_the_first_is_stopped_or_frozen() -> Res
         fixture.database.insert("a", &fixture.topic, "{}").await?;
         fixture.all_marked(LIMIT).await?;
 
-        first.signal("STOP")?;
+        first.freeze()?;
         let frozen = Instant::now();
         fixture.database.insert("b", &fixture.topic, "{}").await?;
         second.wait_for_phase("polling", FROZEN_LIMIT).await?;
         assert!(frozen.elapsed() < FROZEN_LIMIT);
         fixture.all_marked(LIMIT).await?;
-        first.signal("CONT")?;
+        first.thaw()?;
         first.wait_for_phase("standby", LIMIT).await?;
 
         fixture.database.insert("c", &fixture.topic, "{}").await?;

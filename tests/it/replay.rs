@@ -12,9 +12,10 @@ use crate::support::folder::Folder;
 use crate::support::kafka::{self, ConsumedRecord, Kafka};
 use crate::support::outboxd::{Outboxd, PROGRAM, Settings, command, init};
 use crate::support::postgres::{self, Database};
+use crate::support::signal::signal;
 use crate::support::wait::wait_until;
 use crate::support::writers::{Pattern, Writers};
-use crate::support::{heavy, is_long_run, signal};
+use crate::support::{heavy, is_long_run};
 
 const LIMIT: Duration = Duration::from_secs(60);
 const REPLAYED: &str = "outbox_replayed";
@@ -110,8 +111,7 @@ impl Running {
 
     fn interrupt(&self, name: &str) -> Result<()> {
         let pid = self.child.id().context("it has ended")?;
-        signal(pid.try_into()?, name);
-        Ok(())
+        signal(pid.try_into()?, name)
     }
 
     async fn ended(mut self) -> Result<Ended> {
@@ -314,7 +314,7 @@ async fn a_replay_that_a_signal_stops_continues_with_the_command_that_it_prints(
     publish(&fixture).await?;
     let topics = [fixture.topic.as_str()];
     let mut next = Running::start(&fixture.settings, &["--all", "--rate=2000"])?;
-    for (name, sent) in [("-INT", 1_000), ("-TERM", 2_500)] {
+    for (name, sent) in [("INT", 1_000), ("TERM", 2_500)] {
         let count = async || fixture.kafka.record_count(&topics).await;
         wait_until("some records", LIMIT, async || {
             let found = count().await? - rows;
@@ -372,7 +372,7 @@ async fn an_outage_of_kafka_is_waited_for_and_a_stop_meanwhile_loses_no_row() ->
     let first = Running::start(&settings, &["--all", "--rate=1500"])?;
     some(&kafka, rows + 1_000).await?;
     kafka.freeze()?;
-    first.interrupt("-INT")?;
+    first.interrupt("INT")?;
     let stopped = first.ended().await?;
     let parts = ["stopped by a signal", "unsettled "];
     let frozen = stopped.expect(3, &parts);
@@ -553,7 +553,7 @@ async fn live_p99(fixture: &Fixture<'_>, topic: &str, arguments: Option<&[&str]>
     tokio::time::sleep(ROUND).await;
     writers.stop().await?;
     if let Some(running) = running {
-        running.interrupt("-INT")?;
+        running.interrupt("INT")?;
         running.ended().await?;
     }
     fixture.all_marked(LIMIT).await?;

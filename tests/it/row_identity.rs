@@ -11,7 +11,7 @@ use crate::support::fixture::Fixture;
 use crate::support::kafka::{self, Kafka};
 use crate::support::outboxd::{Outboxd, Settings, command, init};
 use crate::support::postgres::{self, Database, MAJORS, Session};
-use crate::support::signal;
+use crate::support::signal::{freeze, signal};
 use crate::support::wait::wait_until;
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -169,7 +169,7 @@ async fn a_restored_server_that_has_overtaken_loses_no_row_and_marks_none_unsent
                 status["published_total"] == 100 && status["unmarked_records"] == left
             })
             .await?;
-        outboxd.freeze().await?;
+        outboxd.freeze()?;
         server.stop(Stop::Immediate)?;
         server.put_back()?;
         server.resume()?;
@@ -218,7 +218,7 @@ async fn a_poller_marks_no_row_of_a_restored_server_that_it_has_not_sent() -> Re
             status["published_total"] == 50 && status["unmarked_records"] == 50
         })
         .await?;
-    outboxd.freeze().await?;
+    outboxd.freeze()?;
     server.stop(Stop::Immediate)?;
     server.put_back()?;
     server.resume()?;
@@ -280,7 +280,7 @@ async fn a_mark_that_waits_for_a_row_that_is_gone_marks_no_new_row_of_its_id() -
         .await?;
     let slot = fixture.database.slot(&fixture.slot()).await?;
     let walsender = slot.and_then(|it| it.active_pid).context("a session")?;
-    signal(walsender, "-STOP");
+    freeze(walsender.cast_unsigned())?;
     session.batch_execute(TRUNCATE).await?;
     insert(&session, &fixture.topic, "new", 60).await?;
     // A stop waits for no full batch of marks, but for the walsender.
@@ -292,7 +292,7 @@ async fn a_mark_that_waits_for_a_row_that_is_gone_marks_no_new_row_of_its_id() -
         .await?;
     let marked = "SELECT count(*) FROM outbox.outbox WHERE published_at IS NOT NULL";
     assert_eq!(session.value::<i64>(marked).await?, 0);
-    signal(walsender, "-CONT");
+    signal(walsender, "CONT")?;
     assert_eq!(outboxd.wait(LIMIT).await?, 0, "{}", outboxd.log());
     outboxd.respawn()?;
     wait_until_arrived(&fixture, "new", 60).await?;

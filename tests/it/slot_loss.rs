@@ -77,7 +77,7 @@ async fn a_slot_that_the_server_has_invalidated_is_created_again_and_nothing_is_
             .insert("before", &fixture.topic, "{}")
             .await?;
         fixture.all_marked(LIMIT).await?;
-        outboxd.signal("STOP")?;
+        outboxd.freeze()?;
         let session = fixture.database.connect().await?;
         wait_until("the slot to be lost", LIMIT, async || {
             fixture
@@ -95,7 +95,7 @@ async fn a_slot_that_the_server_has_invalidated_is_created_again_and_nothing_is_
             })
         })
         .await?;
-        outboxd.signal("CONT")?;
+        outboxd.thaw()?;
         expect_healed(&outboxd, 1.0).await?;
         let line = outboxd
             .wait_for_log(&["is lost", "confirmed up to"], LIMIT)
@@ -471,13 +471,13 @@ async fn with_halt_what_another_instance_has_confirmed_is_no_loss() -> Result<()
     let http = Settings::new(&fixture.database, fixture.kafka)?;
     let mut second = Outboxd::spawn(&http.set("OUTBOX_ON_SLOT_LOSS", "halt"))?;
     second.wait_for_phase("standby", LIMIT).await?;
-    first.signal("STOP")?;
+    first.freeze()?;
     let session = fixture.database.connect().await?;
     let end =
         "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = $1";
     session.execute(end, &[&fixture.slot()]).await?;
     second.wait_for_phase("streaming", LIMIT).await?;
-    first.signal("CONT")?;
+    first.thaw()?;
     first.wait_for_phase("standby", LIMIT).await?;
     fixture
         .database

@@ -6,5 +6,7 @@ use crate::ephemeral;
 
 #[path = "../../../tests/it/support/kafka.rs"]
 mod kafka;
+#[path = "../../../tests/it/support/signal.rs"]
+mod signal;
 
 pub(crate) use kafka::{Kafka, private, shared};

@@ -24,6 +24,7 @@ use rdkafka::types::RDKafkaErrorCode;
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::ephemeral::{Guard, cached, free_port, new_folder};
+use super::signal::{freeze, signal};
 
 /// The version, unless `OUTBOXD_TEST_KAFKA_VERSION` names another.
 const VERSION: &str = "4.1.0";
@@ -672,14 +673,15 @@ log.cleaner.dedupe.buffer.size=4194304
         Ok(())
     }
 
-    /// SIGSTOP: connections stay open and requests get no answer.
+    /// SIGSTOP: connections stay open and requests get no answer from then on.
     pub(crate) fn freeze(&mut self) -> Result<()> {
-        self.guard.signal("STOP")
+        freeze(self.guard.pid().context("the broker does not run")?)
     }
 
     /// SIGCONT.
     pub(crate) fn thaw(&mut self) -> Result<()> {
-        self.guard.signal("CONT")
+        let pid = self.guard.pid().context("the broker does not run")?;
+        signal(pid.cast_signed(), "CONT")
     }
 
     /// The broker's log.

@@ -29,6 +29,7 @@ pub(crate) mod provider;
 pub(crate) mod proxy;
 pub(crate) mod secrets;
 pub(crate) mod session_proxy;
+pub(crate) mod signal;
 pub(crate) mod writers;
 pub(crate) use ::outboxd::ephemeral;
 pub(crate) mod wait;
@@ -68,17 +69,6 @@ where
     }
     ensure!(failed.is_empty(), "{}", failed.join("\n\n"));
     Ok(())
-}
-
-/// Sends a signal such as `-STOP` to a server process.
-pub(crate) fn signal(pid: i32, name: &str) {
-    let sent = std::process::Command::new("kill")
-        .args([name, &pid.to_string()])
-        .status();
-    assert!(
-        sent.is_ok_and(|status| status.success()),
-        "kill {name} {pid}"
-    );
 }
 
 /// Whether a test that takes minutes runs: only with `tests/run --all`. Otherwise it is named in

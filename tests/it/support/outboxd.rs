@@ -14,6 +14,7 @@ use super::ephemeral::{Guard, free_port, new_folder};
 use super::kafka::Kafka;
 use super::postgres::{Database, Session};
 use super::secrets::Secrets;
+use super::signal::{freeze, signal};
 use super::wait::wait_until;
 
 const LIMIT: Duration = Duration::from_secs(10);
@@ -271,25 +272,20 @@ impl Outboxd {
         Ok(())
     }
 
-    /// SIGSTOP; waits until the kernel reports the process as stopped.
-    pub(crate) async fn freeze(&mut self) -> Result<()> {
-        self.guard.signal("STOP")?;
-        wait_until("outboxd to stand still", LIMIT, async || {
-            let stat = self.stat()?;
-            let stopped = stat[0] == "T";
-            Ok(if stopped { Ok(()) } else { Err(stat.join(" ")) })
-        })
-        .await
+    /// SIGSTOP; waits until every thread stands still.
+    pub(crate) fn freeze(&mut self) -> Result<()> {
+        freeze(self.pid().context("outboxd does not run")?)
     }
 
     /// SIGCONT.
     pub(crate) fn thaw(&mut self) -> Result<()> {
-        self.guard.signal("CONT")
+        self.signal("CONT")
     }
 
-    /// Any signal, by its short name: `INT`, `STOP`, `CONT`.
+    /// Any signal, by its short name: `INT`, `CONT`.
     pub(crate) fn signal(&mut self, name: &str) -> Result<()> {
-        self.guard.signal(name)
+        let pid = self.pid().context("outboxd does not run")?;
+        signal(pid.cast_signed(), name)
     }
 
     /// The exit code (128 plus the signal's number after a kill), `None` while it runs.
