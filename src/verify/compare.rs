@@ -16,9 +16,9 @@ use crate::verify::progress::Progress;
 use crate::verify::records::Records;
 use crate::verify::report::{Finding, Kind, Report};
 use crate::verify::rows::Rows;
-use crate::verify::store::digest;
 use crate::verify::store::entry::{Entry, OrderEntry, RecordEntry, RowEntry};
 use crate::verify::store::spill::Spill;
+use crate::verify::store::{ahead, digest};
 
 /// How the comparison is made.
 #[derive(Debug, Clone)]
@@ -42,9 +42,11 @@ pub(super) struct Oldest {
 
 /// See the module's head.
 pub(super) struct Comparison<'c> {
-    pub(super) options: Options<'c>,
-    pub(super) rows: Rows,
-    pub(super) records: Records,
+    options: Options<'c>,
+    /// The names of the rows' topics, by their numbers.
+    row_topics: Vec<String>,
+    /// The topics of the records, by their numbers.
+    topics: Vec<TopicState>,
     pub(super) report: Report,
     pub(super) oldest: Oldest,
     absent: Spill,
@@ -53,8 +55,22 @@ pub(super) struct Comparison<'c> {
     pub(super) strays: Spill,
 }
 
+/// What is compared: the entries of both sides.
+pub(super) struct Sides {
+    rows: Spill,
+    by_id: Spill,
+    by_key: Spill,
+    plain: Spill,
+    letters: Spill,
+}
+
 impl<'c> Comparison<'c> {
-    pub(super) fn new(options: Options<'c>, rows: Rows, records: Records) -> Result<Self> {
+    pub(super) fn new(
+        options: Options<'c>,
+        rows: Rows,
+        records: Records,
+        letters: Spill,
+    ) -> Result<(Self, Sides)> {
         let buckets = rows.spill.buckets();
         let spill = || Spill::new(options.folder, buckets);
         let contents = match records.plain.entries() {
@@ -66,16 +82,24 @@ impl<'c> Comparison<'c> {
         report.records = records.records;
         report.foreign = records.foreign;
         report.order_unknown = records.unordered;
-        Ok(Comparison {
+        let comparison = Comparison {
             report,
             oldest: Oldest::default(),
             absent: spill()?,
             strays: spill()?,
             contents,
             options,
-            rows,
-            records,
-        })
+            row_topics: rows.topics,
+            topics: records.topics,
+        };
+        let sides = Sides {
+            rows: rows.spill,
+            by_id: records.by_id,
+            by_key: records.by_key,
+            plain: records.plain,
+            letters,
+        };
+        Ok((comparison, sides))
     }
 
     /// Compares all that can be compared without a further question.
@@ -84,47 +108,47 @@ impl<'c> Comparison<'c> {
     /// Of the disk.
     pub(super) fn compare(
         &mut self,
-        letters: &Spill,
+        sides: &Sides,
         proof: &Proof,
         progress: &Progress,
     ) -> Result<()> {
-        let buckets = self.rows.spill.buckets() as u64;
-        let suspects = self.suspects()?;
-        for bucket in 0..buckets {
-            progress.compared(bucket, buckets);
-            self.by_id(bucket as usize, letters, &suspects)?;
-        }
-        self.by_content()?;
-        progress.compared(buckets, buckets);
+        let suspects = self.suspects(&sides.by_key)?;
+        let buckets = sides.rows.buckets();
+        let read = |bucket| {
+            let mut bucket = Bucket {
+                rows: all(&sides.rows, bucket)?,
+                records: all(&sides.by_id, bucket)?,
+                letters: all(&sides.letters, bucket)?,
+                suspects: all(&suspects, bucket)?,
+            };
+            bucket.sort();
+            Ok(bucket)
+        };
+        ahead::each(buckets, read, |number, bucket| {
+            progress.compared(number as u64, buckets as u64);
+            for verdict in join::join(&bucket, self.options.rules) {
+                self.take(verdict)?;
+            }
+            Ok(())
+        })?;
+        self.by_content(&sides.plain)?;
+        progress.compared(buckets as u64, buckets as u64);
         let mut proof = proof.clone();
         proof.first_start = proof.first_start.map(|_| self.oldest.time);
         self.judge_absent(&proof)
     }
 
-    fn suspects(&mut self) -> Result<Spill> {
-        let by_key = &self.records.by_key;
-        let mut suspects = Spill::new(self.options.folder, self.rows.spill.buckets())?;
-        for bucket in 0..by_key.buckets() {
-            let entries = OrderEntry::all(&by_key.read(bucket)?);
-            for suspect in order::suspects(&entries) {
+    fn suspects(&self, by_key: &Spill) -> Result<Spill> {
+        let mut suspects = Spill::new(self.options.folder, by_key.buckets())?;
+        let read = |bucket| by_key.read(bucket);
+        ahead::each(by_key.buckets(), read, |_, bytes| {
+            for suspect in order::suspects(&OrderEntry::all(&bytes)) {
                 let number = digest::bucket(&suspect.id);
                 suspects.push(number, |bytes| suspect.write(bytes))?;
             }
-        }
+            Ok(())
+        })?;
         Ok(suspects)
-    }
-
-    fn by_id(&mut self, bucket: usize, letters: &Spill, suspects: &Spill) -> Result<()> {
-        let mut bucket = Bucket {
-            rows: all(&self.rows.spill, bucket)?,
-            records: all(&self.records.by_id, bucket)?,
-            letters: all(letters, bucket)?,
-            suspects: all(suspects, bucket)?,
-        };
-        for verdict in join::join(&mut bucket, self.options.rules) {
-            self.take(verdict)?;
-        }
-        Ok(())
     }
 
     fn take(&mut self, verdict: Verdict<'_>) -> Result<()> {
@@ -184,13 +208,13 @@ impl<'c> Comparison<'c> {
         contents.push(row.place, |bytes| row.write(bytes))
     }
 
-    fn by_content(&mut self) -> Result<()> {
+    fn by_content(&mut self, plain: &Spill) -> Result<()> {
         let Some(contents) = self.contents.take() else {
             return Ok(());
         };
         for bucket in 0..contents.buckets() {
             let mut rows: Vec<RowEntry> = all(&contents, bucket)?;
-            let mut records: Vec<RecordEntry> = all(&self.records.plain, bucket)?;
+            let mut records: Vec<RecordEntry> = all(plain, bucket)?;
             for verdict in by_value::join(&mut rows, &mut records) {
                 self.take_content(verdict)?;
             }
@@ -224,7 +248,6 @@ impl<'c> Comparison<'c> {
 
     fn judge_absent(&mut self, proof: &Proof) -> Result<()> {
         let states: HashMap<String, TopicState> = self
-            .records
             .topics
             .iter()
             .map(|topic| (topic.name.clone(), topic.clone()))
@@ -232,7 +255,7 @@ impl<'c> Comparison<'c> {
         for bucket in 0..self.absent.buckets() {
             let rows: Vec<RowEntry> = all(&self.absent, bucket)?;
             for row in rows {
-                let name = self.rows.topics.get(row.topic as usize);
+                let name = self.row_topics.get(row.topic as usize);
                 let topic = name.and_then(|name| states.get(name));
                 let (kind, reason) = match judge(&row, topic, proof) {
                     Judgement::Pending => {
@@ -257,7 +280,7 @@ impl<'c> Comparison<'c> {
 
     /// Counts a record that is wrong, or of which nothing can be said.
     pub(super) fn found(&mut self, kind: Kind, record: &RecordEntry, reason: &str) {
-        let topic = self.records.topics.get(record.at.topic as usize);
+        let topic = self.topics.get(record.at.topic as usize);
         let finding = Finding {
             kind,
             id: Some(record.name.to_string()).filter(|name| !name.is_empty()),

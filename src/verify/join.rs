@@ -61,12 +61,18 @@ pub(super) struct Rules {
     pub(super) is_deleted: bool,
 }
 
-/// All verdicts about a bucket.
-pub(super) fn join(bucket: &mut Bucket, rules: Rules) -> Vec<Verdict<'_>> {
-    bucket.rows.sort_by_key(|row| row.id);
-    bucket.records.sort_by_key(|record| (record.id, record.at));
-    bucket.letters.sort_by_key(|letter| letter.id);
-    bucket.suspects.sort_by_key(|suspect| suspect.id);
+impl Bucket {
+    /// Puts the entries into the order in which they are compared.
+    pub(super) fn sort(&mut self) {
+        self.rows.sort_by_key(|row| row.id);
+        self.records.sort_by_key(|record| (record.id, record.at));
+        self.letters.sort_by_key(|letter| letter.id);
+        self.suspects.sort_by_key(|suspect| suspect.id);
+    }
+}
+
+/// All verdicts about a bucket that is sorted.
+pub(super) fn join(bucket: &Bucket, rules: Rules) -> Vec<Verdict<'_>> {
     let mut verdicts = Vec::with_capacity(bucket.rows.len());
     let (mut rows, mut records) = (&bucket.rows[..], &bucket.records[..]);
     loop {

@@ -85,8 +85,8 @@ pub async fn verify(config: &Config, request: &Request, progress: &Progress) -> 
         is_whole: limits == RowWindow::default(),
         events_max: request.events_max,
     };
-    let mut comparison = Comparison::new(options, rows, records)?;
-    comparison.compare(&letters, &proof, progress)?;
+    let (mut comparison, sides) = Comparison::new(options, rows, records, letters)?;
+    comparison.compare(&sides, &proof, progress)?;
     let scope = Scope {
         window: &limits,
         is_deleted: config.after_publish == AfterPublish::Delete,

@@ -1,21 +1,26 @@
-//! How fast a replay sends: so many events a second, in small bursts. Pure: the time is an
-//! argument.
+//! How fast a replay sends: so many events a second, in small groups. Pure: the time is an argument.
 //!
-//! Each event takes one slice of the second. A burst makes up for time in which nothing was sent,
-//! up to a limit, so that a wait for Kafka is not followed by a flood.
+//! Each event takes one slice of the second. The events of [`GATHER`] are sent together: a broker
+//! spends its time on requests, and a request for each event would make live events wait. A group
+//! makes up for time in which nothing was sent, up to a limit, so that a wait for Kafka is not
+//! followed by a flood.
 
 use std::time::Duration;
 
-/// The time that a burst makes up for.
-const BURST: Duration = Duration::from_millis(20);
+/// The shortest time between two groups.
+const GATHER: Duration = Duration::from_millis(50);
+/// The longest time that a group makes up for.
+const BURST: Duration = Duration::from_millis(100);
 
 /// See the module's head.
 #[derive(Debug)]
 pub(super) struct Pace {
     /// The time of one event; zero without a limit.
     slice: Duration,
-    /// When the next event is due, if no burst is allowed.
+    /// When the next event's slice begins.
     next: Duration,
+    /// When the next group begins.
+    group: Duration,
 }
 
 impl Pace {
@@ -25,6 +30,7 @@ impl Pace {
         Pace {
             slice: slice.unwrap_or_default(),
             next: Duration::ZERO,
+            group: Duration::ZERO,
         }
     }
 
@@ -33,9 +39,13 @@ impl Pace {
         if self.slice.is_zero() {
             return Ok(());
         }
+        if self.group > now {
+            return Err(self.group - now);
+        }
         let next = self.next.max(now.saturating_sub(BURST));
         if next > now {
-            return Err(next - now);
+            self.group = next.max(now + GATHER);
+            return Err(self.group - now);
         }
         self.next = next + self.slice;
         Ok(())
@@ -63,30 +73,35 @@ mod tests {
             let count: usize = times.map(|now| sent(&mut pace, now)).sum();
             let expected = 10 * rate as usize;
             let off = count.abs_diff(expected);
+            // The last group is still due.
             assert!(
-                off <= 1 + rate as usize / 100,
+                off <= 1 + rate as usize / 20,
                 "{rate}/s: {count} in ten seconds"
             );
         }
     }
 
     #[test]
-    fn a_pause_is_made_up_for_by_a_small_burst_alone() {
+    fn events_go_in_groups_and_a_pause_is_made_up_for_by_a_small_one_alone() {
         let mut pace = Pace::new(1_000);
-        assert_eq!(sent(&mut pace, MS * 1_000), 21);
-        assert_eq!(sent(&mut pace, MS * 1_001), 1);
-        assert_eq!(sent(&mut pace, MS * 60_000), 21);
+        assert_eq!(sent(&mut pace, MS * 1_000), 101);
+        assert_eq!(sent(&mut pace, MS * 1_049), 0);
+        assert_eq!(sent(&mut pace, MS * 1_050), 50);
+        assert_eq!(sent(&mut pace, MS * 60_000), 101);
     }
 
     #[test]
-    fn the_wait_ends_when_the_next_event_is_due() {
-        let mut pace = Pace::new(10);
-        let now = MS * 500;
-        assert_eq!(pace.take(now), Ok(()));
-        let wait = pace.take(now).expect_err("one slice is taken");
-        assert!(wait <= MS * 100 && wait >= MS * 80, "{wait:?}");
-        assert!(pace.take(now + wait - Duration::from_nanos(1)).is_err());
-        assert_eq!(pace.take(now + wait), Ok(()));
+    fn the_wait_ends_when_the_next_event_or_the_next_group_is_due() {
+        for rate in [10, 1_000] {
+            let mut pace = Pace::new(rate);
+            let now = MS * 500;
+            let taken = sent(&mut pace, now);
+            assert!(taken > 0, "{rate}/s");
+            let wait = pace.take(now).expect_err("all slices are taken");
+            assert!(wait <= MS * 100 && wait >= GATHER, "{rate}/s: {wait:?}");
+            assert!(pace.take(now + wait - Duration::from_nanos(1)).is_err());
+            assert_eq!(pace.take(now + wait), Ok(()));
+        }
     }
 
     #[test]

@@ -52,6 +52,7 @@ fn counted(bucket: &mut Bucket, exclusive: bool) -> BTreeMap<&'static str, usize
         is_deleted: false,
     };
     let mut counts = BTreeMap::new();
+    bucket.sort();
     for verdict in join(bucket, rules) {
         let name = match verdict {
             Verdict::Matched(_) => "matched",
@@ -226,7 +227,8 @@ fn the_order_of_records_without_a_row_is_judged_where_rows_are_deleted() {
             exclusive: false,
             is_deleted,
         };
-        let verdicts = join(&mut bucket, rules);
+        bucket.sort();
+        let verdicts = join(&bucket, rules);
         let orders = verdicts
             .iter()
             .filter(|it| matches!(it, Verdict::OutOfOrder(_)));
