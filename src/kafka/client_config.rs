@@ -52,11 +52,9 @@ pub(crate) fn producer(config: &Config) -> Result<ClientConfig> {
             "allow.auto.create.topics",
             config.auto_creates_topics().to_string(),
         )
-        // The time that librdkafka sleeps while a request is in flight. It sends one request of a
-        // partition at a time (its idempotence check counts records instead of requests), and once
-        // a record has lingered it polls in a busy loop for permission to send the next. No record
-        // waits this long: `Producer::push` sends a few records at once, and many fill a batch.
-        .set("linger.ms", "5")
+        // Longer than an outage is waited for: `Producer::push` sends what lingers (see
+        // `lingering`), and many records fill a batch.
+        .set("linger.ms", "900000")
         .set("message.max.bytes", config.record_bytes_max().to_string())
         // New partitions and topics are noticed within half a minute.
         .set("topic.metadata.refresh.interval.ms", "30000");

@@ -23,6 +23,7 @@
 
 use std::fmt;
 use std::mem;
+use std::time::Duration;
 
 use rdkafka::error::KafkaError;
 use rdkafka::message::{Header, OwnedHeaders};
@@ -34,14 +35,11 @@ use crate::config::Config;
 use crate::error::{Code, Error, Result};
 use crate::kafka::DeliveryReport;
 use crate::kafka::context::{Context, Health, Remembered};
+use crate::kafka::lingering::Lingering;
 use crate::kafka::login::{News, TokenRenewal};
 use crate::kafka::waking_producer::{WakingProducer, set_token};
 use crate::kafka::{DeliveryError, client_config, delivery_error, error_table};
 use crate::outbox::{OwnedIdentity, OwnedRecord, Record, TopicName, TopicNameError};
-
-/// More records than this send themselves: they fill a batch, or follow each other while the first
-/// is under way.
-const LITTLE: u64 = 64;
 
 // A ticket travels through librdkafka as a pointer.
 const _: () = assert!(usize::BITS >= u64::BITS);
@@ -83,9 +81,7 @@ struct Outgoing<'a> {
 #[derive(Debug)]
 pub(crate) struct Producer {
     client: WakingProducer<Context>,
-    in_flight: u64,
-    /// Records since the last push.
-    fresh: u64,
+    lingering: Lingering,
     /// Its tokens, where its mechanism needs them.
     tokens: Option<TokenRenewal>,
     /// Names and values that a broker wants beside a token.
@@ -110,8 +106,7 @@ impl Producer {
         })?;
         Ok(Producer {
             client,
-            in_flight: 0,
-            fresh: 0,
+            lingering: Lingering::default(),
             tokens: TokenRenewal::begin(config),
             extensions: config.kafka_login.extensions.clone(),
             leaving: None,
@@ -223,8 +218,7 @@ impl Producer {
         outgoing.headers = list(headers);
         match self.client.producer().send(outgoing) {
             Ok(()) => {
-                self.in_flight += 1;
-                self.fresh += 1;
+                self.lingering.sent(ticket);
                 Ok(())
             }
             Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), _)) => {
@@ -239,12 +233,17 @@ impl Producer {
         }
     }
 
-    /// Says that no record follows at once, so a few do not linger. Waits for their delivery, a
-    /// millisecond at most.
-    pub(crate) fn push(&mut self) {
-        if (1..=LITTLE).contains(&mem::take(&mut self.fresh)) {
+    /// Says at `now` that no record follows at once: what lingers is sent where that is due. Waits
+    /// for its delivery, a millisecond at most.
+    pub(crate) fn push(&mut self, now: Duration) {
+        if self.lingering.takes_flush(now) {
             self.client.flush();
         }
+    }
+
+    /// When to call [`push`](Producer::push) again.
+    pub(crate) fn push_deadline(&self) -> Option<Duration> {
+        self.lingering.deadline()
     }
 
     /// Appends the available reports to `into`. Never blocks.
@@ -252,7 +251,9 @@ impl Producer {
         self.client.poll_all();
         self.take_token();
         let taken = self.client.producer().context().take(into);
-        self.in_flight -= taken as u64;
+        let reports = &into[into.len() - taken..];
+        self.lingering
+            .reported(reports.iter().map(|report| report.ticket));
     }
 
     /// Uses a new token, and has another one fetched when a broker refuses the last one.
@@ -299,7 +300,7 @@ impl Producer {
 
     /// The number of accepted records without a report.
     pub(crate) fn in_flight(&self) -> u64 {
-        self.in_flight
+        self.lingering.in_flight()
     }
 
     /// Withdraws all unacknowledged records, queued or in flight. Does not block: it is done when

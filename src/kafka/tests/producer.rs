@@ -19,6 +19,8 @@ use crate::kafka::{DeliveryReport, ErrorAction, Producer, SendError, reachable};
 use crate::outbox::OwnedRecord;
 
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+/// How often what lingers is pushed.
+const PUSH: Duration = Duration::from_millis(10);
 
 pub(crate) type Cluster = MockCluster<'static, DefaultProducerContext>;
 
@@ -43,13 +45,14 @@ fn send(producer: &mut Producer, key: &[u8], value: &[u8], ticket: u64) -> Resul
     producer.send_owned(&record, ticket)
 }
 
-/// Waits for `count` reports as the publisher does: wait for a wake-up, then take the reports.
+/// Waits for `count` reports as the publisher does: push, wait for a wake-up, then take the reports.
 pub(crate) async fn reports(producer: &mut Producer, count: usize) -> Vec<DeliveryReport> {
-    let mut reports = Vec::new();
+    let (mut reports, began) = (Vec::new(), Instant::now());
     let all = async {
         producer.take_reports(&mut reports);
         while reports.len() < count {
-            producer.reported().await;
+            producer.push(began.elapsed());
+            let _woken = tokio::time::timeout(PUSH, producer.reported()).await;
             producer.take_reports(&mut reports);
         }
     };
@@ -345,7 +348,7 @@ async fn no_wake_up_is_lost_when_reports_come_one_upon_another() {
             .unwrap();
     }
     let mut producer = Producer::new(&config(&cluster.bootstrap_servers())).unwrap();
-    let mut reports = Vec::new();
+    let (mut reports, began) = (Vec::new(), Instant::now());
     for round in 0..3_000u64 {
         // One key for each partition.
         for (ticket, key) in ["21", "a", "b"].iter().enumerate() {
@@ -357,10 +360,17 @@ async fn no_wake_up_is_lost_when_reports_come_one_upon_another() {
             )
             .unwrap();
         }
+        let deadline = Instant::now() + PATIENCE;
         while producer.in_flight() > 0 {
-            let reported = tokio::time::timeout(PATIENCE, producer.reported());
-            reported.await.expect("a wake-up was lost");
-            producer.take_reports(&mut reports);
+            assert!(Instant::now() < deadline, "a wake-up was lost");
+            producer.push(began.elapsed());
+            // Only a wake-up takes the reports.
+            if tokio::time::timeout(PUSH, producer.reported())
+                .await
+                .is_ok()
+            {
+                producer.take_reports(&mut reports);
+            }
         }
     }
     assert_eq!(tickets(&reports), (0..9_000).collect::<Vec<_>>());
@@ -372,13 +382,14 @@ async fn no_wake_up_is_lost_when_reports_come_one_upon_another() {
 async fn waiting_for_reports_may_be_cancelled_at_any_time() {
     let (_cluster, config) = cluster("orders", 1);
     let mut producer = Producer::new(&config).unwrap();
-    let mut reports = Vec::new();
+    let (mut reports, began) = (Vec::new(), Instant::now());
     let stress = async {
         for round in 0..300u64 {
             for ticket in round * 10..(round + 1) * 10 {
                 send(&mut producer, b"k", b"v", ticket).unwrap();
             }
             while producer.in_flight() > 0 {
+                producer.push(began.elapsed());
                 tokio::select! {
                     biased;
                     () = tokio::task::yield_now() => {}

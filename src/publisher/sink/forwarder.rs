@@ -284,7 +284,7 @@ impl Forwarder {
                 }
             }
         }
-        self.producer.push();
+        self.producer.push(self.now);
         Ok(None)
     }
 
@@ -354,8 +354,11 @@ impl Forwarder {
         self.producer_care.delivered(published);
     }
 
-    /// Waits for a result from Kafka or the database, and takes it in. Cancel-safe.
+    /// Waits for a result from Kafka or the database, and takes it in. Meanwhile the producer sends
+    /// what lingers. Cancel-safe.
     pub(crate) async fn progressed(&mut self) {
+        let push_at = self.producer.push_deadline();
+        let push_in = push_at.map(|at| at.saturating_sub(self.clock.elapsed()));
         tokio::select! {
             biased;
             done = self.database_worker.done() => self.work_finished(done),
@@ -368,6 +371,10 @@ impl Forwarder {
             () = self.producer_care.progressed(&mut self.producer) => {
                 self.tick();
                 self.take_reports();
+            }
+            () = tokio::time::sleep(push_in.unwrap_or_default()), if push_in.is_some() => {
+                let now = self.tick();
+                self.producer.push(now);
             }
         }
     }

@@ -1,9 +1,9 @@
-//! How long the reader lets bytes gather, and how many. Owns a measure of recent traffic, and the
-//! sleep.
+//! How long the reader lets bytes gather, and how many. Pure: it owns a measure of recent traffic,
+//! and the driver sleeps. `now` is the forwarder's clock.
 //!
 //! Under backlog the thread sleeps briefly after a short read, which saves server and reader a
-//! wake-up for every message. Timers of the runtime are too coarse for it (1 ms). Nothing sleeps
-//! while the stream is nearly idle, so latency at low load is not affected.
+//! wake-up for every message. Nothing sleeps while the stream is nearly idle, so latency at low load
+//! is not affected.
 //!
 //! The longer a backlog lasts, the longer the sleep. Over TCP a server that is ahead of its reader
 //! gathers messages in its socket, which is faster; otherwise it sends each in a packet of its own.
@@ -14,7 +14,8 @@
 //! these reads would cost more than they save. Over a Unix socket forwarding less often pays: the
 //! requests are larger, and server and broker may share a machine.
 
-use std::time::{Duration, Instant};
+use std::mem;
+use std::time::Duration;
 
 use crate::replication::Transport;
 
@@ -42,6 +43,9 @@ const GATHER: Duration = Duration::from_millis(3);
 /// The same over a Unix socket, while more keep coming.
 const GATHER_UNIX: Duration = Duration::from_millis(16);
 
+/// While this many records have no report, reading waits for one.
+const HELD: u64 = 4;
+
 /// See the module's head.
 #[derive(Debug)]
 pub(crate) struct ReadPacer {
@@ -51,11 +55,13 @@ pub(crate) struct ReadPacer {
     sleep: Duration,
     /// Bytes since the last sleep.
     since_sleep: usize,
-    window_began: Instant,
+    window_began: Duration,
     window_bytes: usize,
     backlog: bool,
     last_read: usize,
-    fed_at: Option<Instant>,
+    fed_at: Option<Duration>,
+    /// Since when reading waits for the broker.
+    held_since: Option<Duration>,
 }
 
 impl ReadPacer {
@@ -71,29 +77,30 @@ impl ReadPacer {
             longest,
             sleep: SLEEP,
             since_sleep: 0,
-            window_began: Instant::now(),
+            window_began: Duration::ZERO,
             window_bytes: 0,
             backlog: false,
             last_read: 0,
             fed_at: None,
+            held_since: None,
         }
     }
 
     /// This many bytes were read at once.
-    pub(crate) fn read(&mut self, bytes: usize) {
+    pub(crate) fn read(&mut self, now: Duration, bytes: usize) {
         self.last_read = bytes;
         self.window_bytes += bytes;
         self.since_sleep += bytes;
-        self.fed_at = Some(Instant::now());
+        self.fed_at = Some(now);
     }
 
     /// Whether bytes arrive too fast to take each message at once.
-    pub(crate) fn backlog(&mut self) -> bool {
-        let elapsed = self.window_began.elapsed();
+    pub(crate) fn backlog(&mut self, now: Duration) -> bool {
+        let elapsed = now.saturating_sub(self.window_began);
         if elapsed >= WINDOW {
             let windows = (elapsed.as_micros() / WINDOW.as_micros()).max(1) as usize;
             self.backlog = self.window_bytes / windows > BACKLOG_BYTES;
-            self.window_began = Instant::now();
+            self.window_began = now;
             self.window_bytes = 0;
             if !self.backlog {
                 self.sleep = SLEEP;
@@ -103,21 +110,33 @@ impl ReadPacer {
         self.backlog
     }
 
-    /// Whether this many bytes after this time are enough to forward. Without a backlog, or when
-    /// nothing follows, latency counts.
-    pub(crate) fn is_enough(&self, bytes: usize, gathering: Duration) -> bool {
-        let more = self.backlog && self.has_come_within(WINDOW);
+    /// Whether so many bytes that have gathered since `began` are enough to forward. Without a
+    /// backlog, or when nothing follows, latency counts.
+    pub(crate) fn is_enough(&self, now: Duration, began: Duration, bytes: usize) -> bool {
+        let more = self.backlog && self.has_come_within(now, WINDOW);
         let time = if more { self.gather } else { GATHER };
-        bytes >= GATHERED || gathering >= time
+        bytes >= GATHERED || now.saturating_sub(began) >= time
     }
 
-    /// Whether bytes came a moment ago.
-    pub(crate) fn is_fed(&self) -> bool {
-        self.has_come_within(QUIET)
+    /// How long reading waits for reports, while so many records have none: requests of single
+    /// records use up the processors, which slows down the server, and the stream would never show a
+    /// backlog. What comes meanwhile is one request. `None`: it goes on.
+    pub(crate) fn hold(&mut self, now: Duration, unreported: u64) -> Option<Duration> {
+        if unreported < HELD || !self.has_come_within(now, QUIET) {
+            self.held_since = None;
+            return None;
+        }
+        let since = *self.held_since.get_or_insert(now);
+        let left = (since + GATHER).saturating_sub(now);
+        if left.is_zero() {
+            self.held_since = None;
+            return None;
+        }
+        Some(left)
     }
 
-    fn has_come_within(&self, time: Duration) -> bool {
-        self.fed_at.is_some_and(|at| at.elapsed() < time)
+    fn has_come_within(&self, now: Duration, time: Duration) -> bool {
+        self.fed_at.is_some_and(|at| now.saturating_sub(at) < time)
     }
 
     /// Whether to read the socket, this many messages into the turn.
@@ -125,22 +144,19 @@ impl ReadPacer {
         messages.is_multiple_of(self.read_after)
     }
 
-    /// Sleeps, if the last read was short; after a full one more bytes are ready.
-    pub(crate) fn sleep(&mut self) {
-        if std::mem::take(&mut self.last_read) < SHORT_READ {
-            std::thread::sleep(self.next_sleep());
+    /// How long to sleep. `None` after a full read: more bytes are ready.
+    pub(crate) fn sleep(&mut self) -> Option<Duration> {
+        if mem::take(&mut self.last_read) >= SHORT_READ {
+            return None;
         }
-    }
-
-    fn next_sleep(&mut self) -> Duration {
         let sleep = self.sleep;
-        let much = std::mem::take(&mut self.since_sleep) > EASE;
+        let much = mem::take(&mut self.since_sleep) > EASE;
         self.sleep = if much {
             (sleep / 2).max(SLEEP)
         } else {
             (sleep * 2).min(self.longest)
         };
-        sleep
+        Some(sleep)
     }
 }
 
@@ -148,10 +164,14 @@ impl ReadPacer {
 mod tests {
     use super::*;
 
-    fn sleeps(read_pacer: &mut ReadPacer, bytes: usize, count: usize) -> Vec<u64> {
+    const MS: Duration = Duration::from_millis(1);
+
+    /// Microseconds, each sleep after so many bytes, whose last read was short.
+    fn sleeps(read_pacer: &mut ReadPacer, now: Duration, bytes: usize, count: usize) -> Vec<u128> {
         let mut sleep = || {
-            read_pacer.read(bytes);
-            read_pacer.next_sleep().as_micros() as u64
+            read_pacer.read(now, bytes);
+            read_pacer.read(now, 1);
+            read_pacer.sleep().unwrap_or_default().as_micros()
         };
         (0..count).map(|_| sleep()).collect()
     }
@@ -160,22 +180,58 @@ mod tests {
     fn sleeps_grow_with_a_backlog_and_shrink_where_the_sockets_would_be_full() {
         let mut tcp = ReadPacer::new(Transport::Tcp);
         let growing = [200, 400, 800, 1600, 3200, 6400, 10_000, 10_000];
-        assert_eq!(sleeps(&mut tcp, 100_000, 8), growing);
-        assert_eq!(sleeps(&mut tcp, EASE + 1, 3), [10_000, 5_000, 2_500]);
-        assert_eq!(sleeps(&mut tcp, EASE + 1, 5), [1_250, 625, 312, 200, 200]);
+        assert_eq!(sleeps(&mut tcp, MS, 100_000, 8), growing);
+        assert_eq!(sleeps(&mut tcp, MS, EASE, 3), [10_000, 5_000, 2_500]);
+        assert_eq!(sleeps(&mut tcp, MS, EASE, 5), [1_250, 625, 312, 200, 200]);
         let mut unix = ReadPacer::new(Transport::Unix);
-        assert_eq!(sleeps(&mut unix, 50_000, 5), [200, 400, 800, 1_000, 1_000]);
+        let growing = [200, 400, 800, 1_000, 1_000];
+        assert_eq!(sleeps(&mut unix, MS, 50_000, 5), growing);
+    }
+
+    #[test]
+    fn after_a_full_read_there_is_no_sleep() {
+        let mut read_pacer = ReadPacer::new(Transport::Tcp);
+        read_pacer.read(MS, SHORT_READ);
+        assert_eq!(read_pacer.sleep(), None);
+        assert_eq!(read_pacer.sleep(), Some(SLEEP));
     }
 
     #[test]
     fn after_a_backlog_the_next_one_begins_with_the_shortest_sleep() {
         let mut read_pacer = ReadPacer::new(Transport::Tcp);
-        sleeps(&mut read_pacer, 100_000, 5);
-        std::thread::sleep(2 * WINDOW);
-        assert!(read_pacer.backlog());
-        assert_eq!(sleeps(&mut read_pacer, 0, 1), [6_400]);
-        std::thread::sleep(2 * WINDOW);
-        assert!(!read_pacer.backlog());
-        assert_eq!(sleeps(&mut read_pacer, 0, 1), [200]);
+        sleeps(&mut read_pacer, MS, 100_000, 5);
+        assert!(read_pacer.backlog(MS * 3));
+        assert_eq!(sleeps(&mut read_pacer, MS * 3, 0, 1), [6_400]);
+        assert!(!read_pacer.backlog(MS * 5));
+        assert_eq!(sleeps(&mut read_pacer, MS * 5, 0, 1), [200]);
+    }
+
+    #[test]
+    fn forwarding_waits_for_many_bytes_or_for_a_while() {
+        let mut unix = ReadPacer::new(Transport::Unix);
+        unix.read(MS, 100_000);
+        assert!(!unix.is_enough(MS * 2, MS, 1));
+        assert!(unix.is_enough(MS * 2, MS, GATHERED));
+        assert!(unix.is_enough(MS + GATHER, MS, 1), "no backlog");
+        assert!(unix.backlog(MS * 2));
+        unix.read(MS * 10, 1);
+        assert!(!unix.is_enough(MS * 10, MS, 1));
+        assert!(unix.is_enough(MS * 12, MS, 1), "nothing has followed");
+        unix.read(MS + GATHER_UNIX, 1);
+        assert!(unix.is_enough(MS + GATHER_UNIX, MS, 1));
+    }
+
+    #[test]
+    fn reading_waits_for_reports_for_a_while_where_many_are_due() {
+        let mut read_pacer = ReadPacer::new(Transport::Tcp);
+        assert_eq!(read_pacer.hold(MS, HELD), None, "nothing has come");
+        read_pacer.read(MS, 1);
+        assert_eq!(read_pacer.hold(MS, HELD - 1), None);
+        assert_eq!(read_pacer.hold(MS, HELD), Some(GATHER));
+        assert_eq!(read_pacer.hold(MS * 2, HELD), Some(GATHER - MS));
+        assert_eq!(read_pacer.hold(MS * 3, HELD - 1), None, "a report has come");
+        assert_eq!(read_pacer.hold(MS * 4, HELD), Some(GATHER));
+        assert_eq!(read_pacer.hold(MS * 4 + GATHER, HELD), None, "long enough");
+        assert_eq!(read_pacer.hold(MS + QUIET, HELD), None, "nothing comes");
     }
 }

@@ -30,10 +30,6 @@ use crate::replication::{Frame, ReplicationClient, StandbyStatusUpdate};
 /// How often the status is updated.
 const SHOW: Duration = Duration::from_millis(250);
 
-/// This many unreported records are a backlog too, at the broker: if every event is a request of
-/// its own, requests use up the processors, which slows down the server, and the stream would never
-/// show a backlog.
-const UNREPORTED_MANY: u64 = 8;
 /// How many messages of one turn read the socket again: reports, marks and deadlines wait
 /// meanwhile.
 const TURN: usize = 2048;
@@ -166,7 +162,7 @@ impl<'a> Stream<'a> {
     fn take_in(&mut self, now: Duration) -> Result<()> {
         let bytes = self.client.try_read()?;
         if bytes > 0 {
-            self.read_pacer.read(bytes);
+            self.read_pacer.read(now, bytes);
             self.forwarder.engine.received(now);
         }
         Ok(())
@@ -176,10 +172,13 @@ impl<'a> Stream<'a> {
     fn gather(&mut self) -> Result<()> {
         let began = self.forwarder.tick();
         loop {
-            self.read_pacer.sleep();
+            if let Some(sleep) = self.read_pacer.sleep() {
+                // A timer of the runtime is too coarse: a millisecond at least.
+                std::thread::sleep(sleep);
+            }
             let now = self.forwarder.tick();
             self.take_in(now)?;
-            if self.read_pacer.is_enough(self.client.unread(), now - began) {
+            if self.read_pacer.is_enough(now, began, self.client.unread()) {
                 return Ok(());
             }
         }
@@ -212,17 +211,17 @@ impl<'a> Stream<'a> {
     /// report or a deadline.
     async fn wait(&mut self, stop: &CancellationToken, flushed: bool) -> Result<()> {
         let intake = self.forwarder.engine.intake();
-        let unreported =
-            self.read_pacer.is_fed() && self.forwarder.engine.unreported_count() >= UNREPORTED_MANY;
-        let busy = self.read_pacer.backlog() || unreported;
-        let backlog = intake != Intake::Paused && busy;
+        let unreported = self.forwarder.engine.unreported_count();
+        let now = self.forwarder.tick();
+        let hold = self.read_pacer.hold(now, unreported);
+        let backlog = intake != Intake::Paused && self.read_pacer.backlog(now);
         if backlog {
             self.gather()?;
         }
         self.session_monitor.set_stopping(intake == Intake::Discard);
         // Reading flushes queued updates too; without it they still have to go out.
-        let reading = !backlog && intake != Intake::Paused;
-        let rest = self.forwarder.rest(SHOW);
+        let reading = !backlog && hold.is_none() && intake != Intake::Paused;
+        let rest = self.forwarder.rest(hold.unwrap_or(SHOW));
         let stopping = stop.is_cancelled();
         tokio::select! {
             biased;
