@@ -1,4 +1,5 @@
-//! Debezium Server with its Outbox Event Router, tuned: large queues and batches, short polls.
+//! The newest Debezium Server with its Outbox Event Router, tuned: large queues and batches, short
+//! polls, and delivery at least once (`acks=all`, offsets written every second).
 //!
 //! It is downloaded by Maven and needs Java 21 or later; the newest Java on the machine runs it.
 
@@ -7,10 +8,8 @@ use std::path::Path;
 
 use anyhow::Result;
 
-use crate::support::debezium::{Distribution, Source};
+use crate::support::debezium::{Distribution, NEWEST, Source};
 use crate::support::ephemeral::free_port;
-
-pub(crate) const VERSION: &str = "3.0.8.Final";
 
 /// The distribution.
 #[derive(Debug, Clone)]
@@ -23,7 +22,7 @@ impl Debezium {
     ///
     /// Why it is not offered on this machine.
     pub(crate) fn find() -> Result<Debezium> {
-        Distribution::find(VERSION).map(Debezium)
+        Distribution::find(NEWEST).map(Debezium)
     }
 
     /// The command that runs it on a slot; writes its settings to `folder`.

@@ -97,7 +97,7 @@ async fn rates(stage: &Stage, contenders: &[Contender], options: &Options) -> Re
     let seconds = if options.quick { 2 } else { 20 };
     let mut ways = vec![Way::Writer(settings.create()?)];
     ways.extend(contenders.iter().map(Way::Contender));
-    let rates = [200, 2_000].into_iter();
+    let rates = [200, 2_000, 5_000].into_iter();
     let rates = rates.filter(|rate| chosen(&format!("rate {rate}"), &options.load));
     let mut cases: Vec<(&Way, u64, Vec<Run>)> = Vec::new();
     for way in &ways {

@@ -1,15 +1,17 @@
 #!/bin/sh
 # What a mark, a delete and the later delete of retention cost Postgres, and a simulated week.
 #
-#   tests/bench/retention.sh BIN SOCKETS PORT [OUTBOXD]
+#   tests/bench/retention.sh BIN SOCKETS PORT [OUTBOXD [ROWS]]
 #
 # BIN has psql and pgbench, and SOCKETS is the folder of the server's socket, on this machine: the
-# CPU time is that of the server process. The role is postgres. With OUTBOXD, a program, 7 days of
-# 100,000 rows are deleted three times under a load of inserts, while Kafka is away: retention has
-# its share under load alone. Makes and drops the database retention_bench.
+# CPU time is that of the server process. The role is postgres. With OUTBOXD, a program, a week of
+# ROWS rows a day (by default 100,000) passes: at the end of each day, retention deletes the rows
+# of the day before under a load of inserts. The rows are dated, and OUTBOX_RETAIN moves instead of
+# the clock. Kafka is away, and the same load without retention runs before. Makes and drops the
+# database retention_bench.
 set -eu
 
-bin=$1 sockets=$2 port=$3 program=${4:-}
+bin=$1 sockets=$2 port=$3 program=${4:-} a_day=${5:-100000}
 rows=200000
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
@@ -76,13 +78,15 @@ if [ -n "$program" ]; then
     export OUTBOX_SOURCE=poll OUTBOX_BACKLOG=publish KAFKA_BROKERS=127.0.0.1:1
     export OUTBOX_HTTP_LISTEN=off OUTBOX_LOG=info
     "$program" init >/dev/null
-    week() {
-        sql $db <<'SQL'
+    # $1: the day, of thirty that end now.
+    day() {
+        sql $db <<SQL
 INSERT INTO outbox.outbox (event_type, topic, event_payload, created_at, published_at)
     SELECT 'k', 'orders', jsonb_build_object('x', repeat('y', 230)), t, t
-      FROM (SELECT localtimestamp - INTERVAL '7 days 1 hour' - (i % 7) * INTERVAL '1 day' AS t
-              FROM generate_series(1, 700000) AS i) AS week;
-VACUUM ANALYZE outbox.outbox;
+      FROM (SELECT localtimestamp - INTERVAL '30 days' + INTERVAL '1 day' * ($1 + i / $a_day::float8)
+                   AS t
+              FROM generate_series(0, $a_day - 1) AS i) AS rows;
+ANALYZE outbox.outbox;
 SQL
     }
     size() {
@@ -101,18 +105,17 @@ SQL
             END { printf "%s: %d inserts, p50 %.1f ms, p99 %.1f ms, longest %.1f ms\n", name, NR,
                       all[int(NR * 0.5)] / 1000, all[int(NR * 0.99)] / 1000, all[NR] / 1000 }'
     }
-    week
-    size 'a week'
-    "$program" run >log 2>&1 & pid=$!
-    load 'without retention'
-    kill $pid && wait $pid || true
-    for n in 1 2 3; do
-        OUTBOX_RETAIN=7d "$program" run >log 2>&1 & pid=$!
-        load "with retention, week $n"
+    day 1
+    for n in 2 3 4 5 6 7 8; do
+        day $n
+        "$program" run >log 2>&1 & pid=$!
+        load "day $n, without retention"
+        kill $pid && wait $pid || true
+        OUTBOX_RETAIN=$((30 - n))d "$program" run >log 2>&1 & pid=$!
+        load "day $n, with retention   "
         until grep 'old rows deleted' log; do sleep 1; done
         kill $pid && wait $pid || true
-        week
-        size "week $n deleted, another one inserted"
+        size "day $n"
     done
 fi
 sql -d postgres -c 'DROP DATABASE retention_bench WITH (FORCE)'
