@@ -21,7 +21,7 @@ use crate::cli::process::Signals;
 use crate::cli::progress;
 
 /// Few enough that live events keep most of the broker.
-const RATE: u32 = 1_000;
+const RATE: u32 = 500;
 /// How often a line of the log says how far the replay is, where there is no terminal.
 const LINES: Duration = Duration::from_secs(10);
 /// How many records a dry run prints.
