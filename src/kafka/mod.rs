@@ -17,7 +17,6 @@ mod context;
 mod delivery_error;
 mod delivery_report;
 mod error_table;
-mod lingering;
 mod login;
 mod login_files;
 mod metadata;

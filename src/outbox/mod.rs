@@ -103,8 +103,8 @@ pub(crate) use self::{
     sample::{Sample, TopicSample, sample},
     statement_check::check_statements,
     table::{
-        BATCH, Batch, MissedRows, Read, ReadPosition, RowWindow, SAVEPOINT, Survey, TableGone,
-        TableLocation, TableRow, TableState, WindowRow, WindowRows, time_and_estimate,
+        BATCH, Batch, MissedRows, Read, ReadPosition, RowWindow, SAVEPOINT, Stretch, Survey,
+        TableGone, TableLocation, TableRow, TableState, WindowRow, WindowRows, time_and_estimate,
     },
     unpublished_count::Counted,
     write_back::{Mark, Marker, Outcome, WriteBack},

@@ -4,10 +4,12 @@
 use std::collections::HashMap;
 use std::path::Path;
 
+use tokio::task::yield_now;
+
 use crate::config::Config;
 use crate::config::mapping::HeaderStyle;
 use crate::error::Result;
-use crate::outbox::{EventSource, LetterList, Router, WindowRow, WindowRows};
+use crate::outbox::{EventSource, LetterList, Router, Stretch, WindowRow, WindowRows};
 use crate::postgres::{Session, TableShape};
 use crate::verify::moment;
 use crate::verify::progress::Progress;
@@ -47,24 +49,30 @@ pub(super) async fn read(
             oldest_unmarked: None,
         },
     };
-    if !window.begin(session).await? {
-        return Ok(maker.rows);
-    }
-    let mut behind = None;
+    let first = window.begin(session).await?;
+    let window = &*window;
+    let mut stretch = match &first {
+        Some(start) => window.stretch(session, start).await?,
+        None => return Ok(maker.rows),
+    };
     loop {
-        let stretch = window.stretch(session, behind.as_ref()).await?;
-        for row in &stretch.rows {
-            let entry = maker.entry(window, row, &found)?;
-            maker.keep(&entry)?;
-        }
-        if let Some(name) = &stretch.unreadable {
-            maker.keep(&RowEntry::unreadable(&name.id.to_string()))?;
-        }
+        let next = async {
+            match &stretch.next {
+                Some(start) => window.stretch(session, start).await.map(Some),
+                None => Ok(None),
+            }
+        };
+        let kept = async {
+            // The server is at work on the next stretch meanwhile: its statement goes first.
+            yield_now().await;
+            maker.keep_stretch(window, &stretch, &found)
+        };
+        let (next, ()) = tokio::try_join!(next, kept)?;
         let read = stretch.rows.len() + usize::from(stretch.unreadable.is_some());
         progress.add_rows(read as u64);
-        behind = stretch.last;
-        if behind.is_none() {
-            return Ok(maker.rows);
+        match next {
+            Some(next) => stretch = next,
+            None => return Ok(maker.rows),
         }
     }
 }
@@ -118,6 +126,22 @@ impl Maker {
             }
         };
         Ok(entry)
+    }
+
+    fn keep_stretch(
+        &mut self,
+        window: &WindowRows,
+        stretch: &Stretch,
+        found: impl Fn(&str),
+    ) -> Result<()> {
+        for row in &stretch.rows {
+            let entry = self.entry(window, row, &found)?;
+            self.keep(&entry)?;
+        }
+        match &stretch.unreadable {
+            Some(name) => self.keep(&RowEntry::unreadable(&name.id.to_string())),
+            None => Ok(()),
+        }
     }
 
     fn keep(&mut self, entry: &RowEntry) -> Result<()> {

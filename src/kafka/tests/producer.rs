@@ -45,7 +45,7 @@ fn send(producer: &mut Producer, key: &[u8], value: &[u8], ticket: u64) -> Resul
     producer.send_owned(&record, ticket)
 }
 
-/// Waits for `count` reports as the publisher does: push, wait for a wake-up, then take the reports.
+/// Waits for `count` reports as the publisher does: push, wait for a wake-up, take the reports.
 pub(crate) async fn reports(producer: &mut Producer, count: usize) -> Vec<DeliveryReport> {
     let (mut reports, began) = (Vec::new(), Instant::now());
     let all = async {

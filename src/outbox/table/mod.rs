@@ -40,7 +40,7 @@ pub(crate) use row::TableRow;
 pub use slow_rows::SlowRows;
 pub(in crate::outbox) use slow_rows::may_be_of_a_slow_row;
 pub(crate) use survey::Survey;
-pub(crate) use window::{RowWindow, WindowRow, WindowRows, time_and_estimate};
+pub(crate) use window::{RowWindow, Stretch, WindowRow, WindowRows, time_and_estimate};
 
 /// Rows in a batch by default.
 pub(crate) const BATCH: usize = 1_000;

@@ -27,8 +27,8 @@ use crate::postgres::{self, Columns as _, ServerError, Session, TableShape, sql_
 const ROWS_FIRST: i64 = 500;
 const ROWS_MAX: i64 = 5_000;
 
-/// The bytes of a stretch as received, plus at most one row.
-const BYTES_MAX: usize = 4 << 20;
+/// The bytes of a stretch as received, plus at most one row. Two stretches are in memory.
+const BYTES_MAX: usize = 2 << 20;
 
 /// Which rows are read. Ids are compared in the order of their type, and times with the time of
 /// creation.
@@ -54,9 +54,6 @@ pub(crate) struct WindowRows {
     behind: String,
     ids: String,
     known: String,
-    /// The rows of the next statement: fewer behind large rows, so that the server sends nothing in
-    /// vain.
-    limit: i64,
     /// The last row of the table when the read began. Rows that are inserted behind it meanwhile
     /// are not read: writers may be faster than this read.
     end: Option<RowId>,
@@ -80,8 +77,17 @@ pub(crate) struct Stretch {
     pub(crate) rows: Vec<WindowRow>,
     /// A row that the server cannot print.
     pub(crate) unreadable: Option<RowName>,
-    /// The id that the next stretch lies behind; `None` at the end.
-    pub(crate) last: Option<RowId>,
+    /// Where the next stretch begins; `None` at the end.
+    pub(crate) next: Option<StretchStart>,
+}
+
+/// Where a stretch begins.
+#[derive(Debug)]
+pub(crate) struct StretchStart {
+    /// The id that it lies behind; `None` for the first stretch.
+    behind: Option<RowId>,
+    /// The rows of the statement: fewer behind large rows, so that none is sent in vain.
+    rows: i64,
 }
 
 impl WindowRows {
@@ -140,42 +146,40 @@ impl WindowRows {
                  SELECT {id} FROM {name} AS o WHERE {is_named}",
                 id = key.text("o"),
             ),
-            limit: ROWS_FIRST,
             end: None,
             columns,
         })
     }
 
-    /// Finds the end of the read. Returns whether there is a row.
+    /// Finds the end of the read. Returns where the first stretch begins, if there is a row.
     ///
     /// # Errors
     /// Of the table or the server.
-    pub(crate) async fn begin(&mut self, session: &Session) -> Result<bool> {
+    pub(crate) async fn begin(&mut self, session: &Session) -> Result<Option<StretchStart>> {
         let rows = session.rows(&self.reading, &self.last, &[]).await?;
         self.end = rows.first().map(|row| row.column(0)).transpose()?;
-        Ok(self.end.is_some())
+        Ok(self.end.is_some().then_some(StretchStart {
+            behind: None,
+            rows: ROWS_FIRST,
+        }))
     }
 
-    /// The next rows behind an id, or the first.
+    /// The next rows.
     ///
     /// # Errors
     /// Of the table or the server. A row that the server cannot print is no error.
-    pub(crate) async fn stretch(
-        &mut self,
-        session: &Session,
-        behind: Option<&RowId>,
-    ) -> Result<Stretch> {
+    pub(crate) async fn stretch(&self, session: &Session, start: &StretchStart) -> Result<Stretch> {
+        let (behind, mut limit) = (start.behind.as_ref(), start.rows);
         loop {
-            let limit = self.limit;
             let (rows, ended) = self.read(session, behind, limit).await;
             match ended {
                 Ok(is_complete) => {
-                    self.limit = match is_complete {
+                    let next_limit = match is_complete {
                         true => (limit * 2).min(ROWS_MAX),
                         false => (rows.len() as i64).max(1),
                     };
                     let is_end = is_complete && (rows.len() as i64) < limit;
-                    return Ok(Stretch::of(rows, is_end));
+                    return Ok(Stretch::of(rows, is_end, next_limit));
                 }
                 Err(error) => {
                     let server = ServerError::of(&error);
@@ -188,7 +192,7 @@ impl WindowRows {
                 return self.without_event(session, behind).await;
             }
             // The rows that came before the failure are read again.
-            self.limit = (limit / 8).max(1);
+            limit = (limit / 8).max(1);
         }
     }
 
@@ -203,7 +207,10 @@ impl WindowRows {
             .map_err(|error| sql_error(&self.reading, error))?;
         Ok(Stretch {
             rows: Vec::new(),
-            last: name.as_ref().map(|name| name.id.clone()),
+            next: name.as_ref().map(|name| StretchStart {
+                behind: Some(name.id.clone()),
+                rows: one,
+            }),
             unreadable: name,
         })
     }
@@ -289,10 +296,13 @@ fn is_tied(rows: &[WindowRow], row: &WindowRow) -> bool {
 }
 
 impl Stretch {
-    fn of(rows: Vec<WindowRow>, is_end: bool) -> Self {
+    fn of(rows: Vec<WindowRow>, is_end: bool, next_limit: i64) -> Self {
         let last = rows.last().filter(|_| !is_end);
         Stretch {
-            last: last.map(|row| row.name().id.clone()),
+            next: last.map(|row| StretchStart {
+                behind: Some(row.name().id.clone()),
+                rows: next_limit,
+            }),
             rows,
             unreadable: None,
         }

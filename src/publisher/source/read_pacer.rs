@@ -2,8 +2,8 @@
 //! and the driver sleeps. `now` is the forwarder's clock.
 //!
 //! Under backlog the thread sleeps briefly after a short read, which saves server and reader a
-//! wake-up for every message. Nothing sleeps while the stream is nearly idle, so latency at low load
-//! is not affected.
+//! wake-up for every message. Nothing sleeps while the stream is nearly idle, so latency at low
+//! load is not affected.
 //!
 //! The longer a backlog lasts, the longer the sleep. Over TCP a server that is ahead of its reader
 //! gathers messages in its socket, which is faster; otherwise it sends each in a packet of its own.
@@ -119,8 +119,8 @@ impl ReadPacer {
     }
 
     /// How long reading waits for reports, while so many records have none: requests of single
-    /// records use up the processors, which slows down the server, and the stream would never show a
-    /// backlog. What comes meanwhile is one request. `None`: it goes on.
+    /// records use up the processors, which slows down the server, and the stream would never show
+    /// a backlog. What comes meanwhile is one request. `None`: it goes on.
     pub(crate) fn hold(&mut self, now: Duration, unreported: u64) -> Option<Duration> {
         if unreported < HELD || !self.has_come_within(now, QUIET) {
             self.held_since = None;

@@ -13,10 +13,11 @@
 //! [`SELDOM`].
 //!
 //! One record at a time is watched. While it has had no report for [`STALL`], some broker answers
-//! late or not at all, and a flush is due after [`LINGER_STALLED`] at the earliest: an outage of one
-//! broker or of all costs a twentieth of a processor at most. A partition that a silent broker leads
-//! holds its records until it answers, so one of them is watched soon, and stays watched. A changing
-//! number of records is passed over before the next one is watched, since partitions may take turns.
+//! late or not at all, and a flush is due after [`LINGER_STALLED`] at the earliest: an outage of
+//! one broker or of all costs a twentieth of a processor at most. A partition that a silent broker
+//! leads holds its records until it answers, so one of them is watched soon, and stays watched. A
+//! changing number of records is passed over before the next one is watched, since partitions may
+//! take turns.
 
 use std::mem;
 use std::time::Duration;

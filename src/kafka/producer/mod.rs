@@ -21,6 +21,8 @@
 //! All of it happens on the caller's thread: librdkafka's own threads put events on a queue,
 //! [`Producer::take_reports`] empties it, [`Producer::reported`] says when that is worth while.
 
+mod lingering;
+
 use std::fmt;
 use std::mem;
 use std::time::Duration;
@@ -35,8 +37,8 @@ use crate::config::Config;
 use crate::error::{Code, Error, Result};
 use crate::kafka::DeliveryReport;
 use crate::kafka::context::{Context, Health, Remembered};
-use crate::kafka::lingering::Lingering;
 use crate::kafka::login::{News, TokenRenewal};
+use crate::kafka::producer::lingering::Lingering;
 use crate::kafka::waking_producer::{WakingProducer, set_token};
 use crate::kafka::{DeliveryError, client_config, delivery_error, error_table};
 use crate::outbox::{OwnedIdentity, OwnedRecord, Record, TopicName, TopicNameError};
