@@ -372,6 +372,8 @@ async fn an_outage_of_kafka_is_waited_for_and_a_stop_meanwhile_loses_no_row() ->
     let first = Running::start(&settings, &["--all", "--rate=1500"])?;
     some(&kafka, rows + 1_000).await?;
     kafka.freeze()?;
+    // Between two groups nothing is in flight.
+    first.says("Kafka has not acknowledged").await?;
     first.interrupt("INT")?;
     let stopped = first.ended().await?;
     let parts = ["stopped by a signal", "unsettled "];
