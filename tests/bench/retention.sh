@@ -7,8 +7,9 @@
 # CPU time is that of the server process. The role is postgres. With OUTBOXD, a program, a week of
 # ROWS rows a day (by default 100,000) passes: at the end of each day, retention deletes the rows
 # of the day before under a load of inserts. The rows are dated, and OUTBOX_RETAIN moves instead of
-# the clock. Kafka is away, and the same load without retention runs before. Makes and drops the
-# database retention_bench.
+# the clock. Kafka is away, so the load inserts rows that count as published: retention waits while
+# events do. The same load without retention runs before. Makes and drops the database
+# retention_bench.
 set -eu
 
 bin=$1 sockets=$2 port=$3 program=${4:-} a_day=${5:-100000}
@@ -94,8 +95,8 @@ SQL
             || pg_size_pretty(pg_indexes_size('outbox.outbox')) || ' indexes'"
     }
     cat >insert <<'SQL'
-INSERT INTO outbox.outbox (event_type, topic, event_payload)
-    VALUES ('k', 'orders', jsonb_build_object('x', repeat('y', 230)));
+INSERT INTO outbox.outbox (event_type, topic, event_payload, published_at)
+    VALUES ('k', 'orders', jsonb_build_object('x', repeat('y', 230)), localtimestamp);
 SQL
     load() {
         rm -f load.*
