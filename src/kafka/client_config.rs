@@ -52,8 +52,8 @@ pub(crate) fn producer(config: &Config) -> Result<ClientConfig> {
             "allow.auto.create.topics",
             config.auto_creates_topics().to_string(),
         )
-        // Longer than an outage is waited for: `Producer::push` sends what lingers (see
-        // `lingering`), and many records fill a batch.
+        // The longest that librdkafka accepts: `Producer::push` sends what lingers (see
+        // `producer::lingering`), and many records fill a batch.
         .set("linger.ms", "900000")
         .set("message.max.bytes", config.record_bytes_max().to_string())
         // New partitions and topics are noticed within half a minute.

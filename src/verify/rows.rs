@@ -49,12 +49,11 @@ pub(super) async fn read(
             oldest_unmarked: None,
         },
     };
-    let first = window.begin(session).await?;
-    let window = &*window;
-    let mut stretch = match &first {
-        Some(start) => window.stretch(session, start).await?,
-        None => return Ok(maker.rows),
+    let Some(first) = window.begin(session).await? else {
+        return Ok(maker.rows);
     };
+    let window = &*window;
+    let mut stretch = window.stretch(session, &first).await?;
     loop {
         let next = async {
             match &stretch.next {

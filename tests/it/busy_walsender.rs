@@ -9,7 +9,7 @@ use crate::support::fixture::Fixture;
 use crate::support::kafka;
 use crate::support::outboxd::Outboxd;
 use crate::support::postgres::{self, MAJORS};
-use crate::support::signal::{freeze, signal};
+use crate::support::process::{freeze, signal};
 use crate::support::{heavy, is_long_run};
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -24,7 +24,7 @@ impl Slowed {
     fn start(pid: i32) -> Slowed {
         let task = tokio::spawn(async move {
             loop {
-                freeze(pid.cast_unsigned())?;
+                freeze(pid)?;
                 tokio::time::sleep(Duration::from_millis(490)).await;
                 signal(pid, "CONT")?;
                 tokio::time::sleep(Duration::from_millis(10)).await;

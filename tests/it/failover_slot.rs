@@ -12,7 +12,7 @@ use crate::support::kafka::{self, parse_lsn};
 use crate::support::oracle::{Event, check};
 use crate::support::outboxd::Outboxd;
 use crate::support::postgres::{self, Database, Server, Session};
-use crate::support::signal::{freeze, signal};
+use crate::support::process::{freeze, signal};
 use crate::support::wait::wait_until;
 use crate::support::writers::{Pattern, Writers};
 
@@ -235,7 +235,7 @@ async fn a_mark_that_the_standby_lacks_holds_the_slot_so_that_the_event_comes_ag
     let receiver: i32 = session
         .value("SELECT pid FROM pg_stat_wal_receiver")
         .await?;
-    freeze(receiver.cast_unsigned())?;
+    freeze(receiver)?;
     pair.fixture.all_marked(LIMIT).await?;
     // Longer than a status update and the standby's next synchronization take.
     tokio::time::sleep(Duration::from_secs(12)).await;

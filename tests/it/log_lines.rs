@@ -10,7 +10,7 @@ use crate::support::fixture::Fixture;
 use crate::support::kafka;
 use crate::support::outboxd::{Outboxd, Settings, init, spawn_at_terminal};
 use crate::support::postgres::{self, Database};
-use crate::support::signal::signal;
+use crate::support::process::signal;
 use crate::support::wait::wait_until;
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -184,7 +184,7 @@ fn at_terminal(settings: &Settings) -> Result<String> {
     }
     let children = format!("/proc/{0}/task/{0}/children", script.id());
     let child = std::fs::read_to_string(children)?;
-    signal(child.trim().parse()?, "TERM")?;
+    signal(child.trim(), "TERM")?;
     output.read_to_end(&mut text)?;
     script.wait()?;
     Ok(String::from_utf8_lossy(&text).into_owned())

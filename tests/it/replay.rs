@@ -12,7 +12,7 @@ use crate::support::folder::Folder;
 use crate::support::kafka::{self, ConsumedRecord, Kafka};
 use crate::support::outboxd::{Outboxd, PROGRAM, Settings, command, init};
 use crate::support::postgres::{self, Database};
-use crate::support::signal::signal;
+use crate::support::process::signal;
 use crate::support::wait::wait_until;
 use crate::support::writers::{Pattern, Writers};
 use crate::support::{heavy, is_long_run};
@@ -111,7 +111,7 @@ impl Running {
 
     fn interrupt(&self, name: &str) -> Result<()> {
         let pid = self.child.id().context("it has ended")?;
-        signal(pid.try_into()?, name)
+        signal(pid, name)
     }
 
     async fn ended(mut self) -> Result<Ended> {

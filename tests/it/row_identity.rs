@@ -11,7 +11,7 @@ use crate::support::fixture::Fixture;
 use crate::support::kafka::{self, Kafka};
 use crate::support::outboxd::{Outboxd, Settings, command, init};
 use crate::support::postgres::{self, Database, MAJORS, Session};
-use crate::support::signal::{freeze, signal};
+use crate::support::process::{freeze, signal};
 use crate::support::wait::wait_until;
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -280,7 +280,7 @@ async fn a_mark_that_waits_for_a_row_that_is_gone_marks_no_new_row_of_its_id() -
         .await?;
     let slot = fixture.database.slot(&fixture.slot()).await?;
     let walsender = slot.and_then(|it| it.active_pid).context("a session")?;
-    freeze(walsender.cast_unsigned())?;
+    freeze(walsender)?;
     session.batch_execute(TRUNCATE).await?;
     insert(&session, &fixture.topic, "new", 60).await?;
     // A stop waits for no full batch of marks, but for the walsender.

@@ -1,4 +1,4 @@
-//! When librdkafka is told to send the records that linger. Pure.
+//! When the producer flushes the records that linger. Pure.
 //!
 //! librdkafka sends one request of a partition at a time, and polls in a busy loop while a record
 //! has lingered for longer than `linger.ms` behind a request that no broker answers. So records

@@ -6,7 +6,7 @@ use crate::ephemeral;
 
 #[path = "../../../tests/it/support/kafka.rs"]
 mod kafka;
-#[path = "../../../tests/it/support/signal.rs"]
-mod signal;
+#[path = "../../../tests/it/support/process.rs"]
+mod process;
 
 pub(crate) use kafka::{Kafka, private, shared};

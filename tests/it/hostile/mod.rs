@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 
 use crate::support::outboxd::{Outboxd, Settings};
+use crate::support::process::cpu_ticks;
 
 /// How long each server plays its tricks at least.
 const WATCHED: Duration = Duration::from_secs(8);
@@ -91,10 +92,7 @@ fn peak_mib(pid: u32) -> Option<u64> {
 
 /// The processor time of a process so far. A tick of the kernel is 10 ms.
 fn processor_time(pid: u32) -> Option<Duration> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let (_, fields) = stat.rsplit_once(") ")?;
-    let ticks = fields.split(' ').skip(11).take(2);
-    let ticks: u64 = ticks.filter_map(|field| field.parse::<u64>().ok()).sum();
+    let ticks = cpu_ticks(pid).ok()?;
     Some(Duration::from_millis(ticks * 10))
 }
 

@@ -24,7 +24,7 @@ use rdkafka::types::RDKafkaErrorCode;
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::ephemeral::{Guard, cached, free_port, new_folder};
-use super::signal::{freeze, signal};
+use super::process::{freeze, signal};
 
 /// The version, unless `OUTBOXD_TEST_KAFKA_VERSION` names another.
 const VERSION: &str = "4.1.0";
@@ -680,8 +680,7 @@ log.cleaner.dedupe.buffer.size=4194304
 
     /// SIGCONT.
     pub(crate) fn thaw(&mut self) -> Result<()> {
-        let pid = self.guard.pid().context("the broker does not run")?;
-        signal(pid.cast_signed(), "CONT")
+        signal(self.guard.pid().context("the broker does not run")?, "CONT")
     }
 
     /// The broker's log.

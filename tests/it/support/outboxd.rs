@@ -13,8 +13,8 @@ use tokio::net::TcpStream;
 use super::ephemeral::{Guard, free_port, new_folder};
 use super::kafka::Kafka;
 use super::postgres::{Database, Session};
+use super::process::{cpu_ticks, freeze, signal};
 use super::secrets::Secrets;
-use super::signal::{freeze, signal};
 use super::wait::wait_until;
 
 const LIMIT: Duration = Duration::from_secs(10);
@@ -279,13 +279,12 @@ impl Outboxd {
 
     /// SIGCONT.
     pub(crate) fn thaw(&mut self) -> Result<()> {
-        self.signal("CONT")
+        signal(self.pid().context("outboxd does not run")?, "CONT")
     }
 
-    /// Any signal, by its short name: `INT`, `CONT`.
+    /// A signal that ends it, by its short name: `INT`.
     pub(crate) fn signal(&mut self, name: &str) -> Result<()> {
-        let pid = self.pid().context("outboxd does not run")?;
-        signal(pid.cast_signed(), name)
+        self.guard.signal(name)
     }
 
     /// The exit code (128 plus the signal's number after a kill), `None` while it runs.
@@ -444,17 +443,7 @@ impl Outboxd {
 
     /// CPU time used, in hundredths of a second.
     pub(crate) fn cpu_ticks(&self) -> Result<u64> {
-        let stat = self.stat()?;
-        Ok(stat[11].parse::<u64>()? + stat[12].parse::<u64>()?)
-    }
-
-    /// The fields of `/proc/PID/stat`, from the state on.
-    fn stat(&self) -> Result<Vec<String>> {
-        let pid = self.pid().context("outboxd does not run")?;
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
-        // The process name before it, in brackets, may contain anything.
-        let (_, rest) = stat.rsplit_once(") ").context("a stat line")?;
-        Ok(rest.split(' ').map(str::to_owned).collect())
+        cpu_ticks(self.pid().context("outboxd does not run")?)
     }
 
     fn memory(&self, field: &str) -> Result<u64> {
