@@ -127,6 +127,7 @@ fn log_start(config: &Config) {
         slot = config.slot,
         publication = config.publication,
         source = %config.source,
+        exactly_once = config.is_exactly_once(),
         after_publish = %config.after_publish,
         retain = config.retain.map(tracing::field::debug),
         backlog = %config.backlog,

@@ -50,8 +50,7 @@ impl Check {
     /// The database, and the login for replication if it has one of its own.
     pub(super) fn database(
         &mut self,
-        sql: LoginSettings,
-        replication: LoginSettings,
+        (sql, replication): (LoginSettings, LoginSettings),
         env: Env<'_>,
     ) -> Option<Database> {
         if sql.url.is_none() {

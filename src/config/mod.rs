@@ -12,6 +12,7 @@ mod connection;
 mod database;
 pub(crate) mod duration;
 mod error;
+mod exactly_once;
 mod kafka;
 mod log_format;
 pub mod mapping;
@@ -22,6 +23,7 @@ mod scalar;
 mod secret;
 mod settings;
 mod settings_file;
+mod settings_order;
 mod tls;
 mod unknown_variables;
 mod variables;
@@ -35,6 +37,7 @@ pub(crate) use self::database::socket_folder;
 pub use self::database::{Database, PasswordCommand};
 pub(crate) use self::error::InvalidValue;
 pub use self::error::{SettingError, SettingErrors};
+pub(crate) use self::exactly_once::{Answer, ExactlyOnce, RefusalKind};
 pub(crate) use self::kafka::{
     CertificateAuthorities, ClientSecret, IdentityProvider, Token, TokenFailure, TokenSource,
 };
@@ -116,6 +119,8 @@ pub struct Config {
     pub publication: String,
     /// Where events are read from.
     pub source: Source,
+    /// The settings of exactly once; none at least once.
+    pub(crate) exactly_once: Option<ExactlyOnce>,
     /// A write-back begins as soon as this many events wait for it; a poll reads this many rows.
     pub batch_size: usize,
     /// The longest that a write-back waits; the time between polls.
@@ -189,6 +194,11 @@ impl Config {
         self.auto_create_topics || kafka::auto_creates_topics(&self.kafka_properties)
     }
 
+    /// Whether events are sent in Kafka transactions.
+    pub fn is_exactly_once(&self) -> bool {
+        self.exactly_once.is_some()
+    }
+
     /// Whether batches are compressed, so that a broker counts fewer bytes than were sent.
     pub fn compresses(&self) -> bool {
         kafka::compresses(&self.kafka_properties)
@@ -208,9 +218,9 @@ impl Config {
 
     fn build(settings: Settings, needs_kafka: bool, env: Env<'_>) -> Result<Config, SettingErrors> {
         let (mut given, columns) = mapping::with_preset(settings.or(Settings::default()));
-        let (sql, replication) = logins(&mut given);
         let mut check = Check::of(&mut given.errors);
-        let database = check.database(sql, replication, env);
+        let database = check.database(logins(&mut given), env);
+        let exactly_once = check.exactly_once(&mut given);
         let kafka = KafkaSettings::taken_from(&mut given);
         let brokers = check.brokers(given.kafka_brokers.take(), needs_kafka);
         let (kafka_properties, kafka_login) = check.kafka(kafka, needs_kafka);
@@ -250,6 +260,7 @@ impl Config {
             slot,
             publication,
             source,
+            exactly_once,
             batch_size,
             process_interval,
             operation_timeout,

@@ -70,8 +70,9 @@ impl Engine {
         if let Some(work) = self.pause.work(now, reads_pause, stands_still) {
             return Some(work);
         }
-        // While a pause lasts, requests wait for its end.
-        let reads = holds_lock && !self.pause.is_on();
+        // While a pause lasts, requests wait for its end. A retry is no event of the stream, whose
+        // position would say that it was sent.
+        let reads = holds_lock && !self.pause.is_on() && self.exactly_once.is_none();
         open.then(|| self.dispatch.dead_letters.work(now, complete, reads))
             .flatten()
     }

@@ -28,6 +28,9 @@ impl Engine {
         result: DeliveryResult,
         done: &mut Vec<InFlight>,
     ) {
+        if self.exactly_once.is_some() {
+            return self.delivered_in_transaction(now, result);
+        }
         let ticket = result.ticket;
         let Some(event) = self.tracker.event(ticket) else {
             return;
@@ -49,7 +52,7 @@ impl Engine {
         }
     }
 
-    fn acknowledge(&mut self, now: Duration, ticket: Ticket, done: &mut Vec<InFlight>) {
+    pub(super) fn acknowledge(&mut self, now: Duration, ticket: Ticket, done: &mut Vec<InFlight>) {
         let Some(event) = self.tracker.acknowledge(ticket) else {
             return;
         };
@@ -309,7 +312,7 @@ impl Engine {
     /// The position up to which everything is settled and, for a failover slot, marked on the
     /// standbys too. While memory is doubted, the slot's position.
     pub(super) fn flushed(&self) -> Lsn {
-        let proven = || self.failover_gate.confirmable(self.tracker.flushed());
+        let proven = || self.recorded(self.failover_gate.confirmable(self.tracker.flushed()));
         self.tracker.unproven().unwrap_or_else(proven)
     }
 

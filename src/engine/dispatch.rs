@@ -45,6 +45,8 @@ pub(crate) enum Reason {
     KeyParked,
     /// It can never be published as it is.
     Reject(Rejection),
+    /// Kafka has it already.
+    Published,
 }
 
 /// See the module's head.
@@ -197,21 +199,17 @@ impl Dispatch {
                     self.make_ready(event.topic);
                 }
             }
+            Reason::Published => {}
             Reason::KeyParked if self.halt_reason.is_some() => {}
-            Reason::KeyParked => self.dead_letters.file_parked(
-                held_record.ticket,
-                event.row.clone(),
-                held_record.record,
-            ),
+            Reason::KeyParked => {
+                let HeldRecord { ticket, record } = held_record;
+                let row = event.row.clone();
+                self.dead_letters.file_parked(ticket, row, record);
+            }
             Reason::Reject(rejection) => {
-                self.reject(
-                    now,
-                    held_record.ticket,
-                    event.row.clone(),
-                    Some(held_record.record),
-                    rejection,
-                    0,
-                );
+                let HeldRecord { ticket, record } = held_record;
+                let row = event.row.clone();
+                self.reject(now, ticket, row, Some(record), rejection, 0);
             }
         }
     }

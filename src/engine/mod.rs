@@ -32,6 +32,7 @@ mod database_work;
 pub(crate) mod dead_letters;
 mod delivery;
 pub(crate) mod dispatch;
+pub(crate) mod exactly_once;
 mod failover_gate;
 mod feedback;
 mod fencing;
@@ -64,6 +65,7 @@ use std::time::Duration;
 
 use crate::engine::dead_letters::DeadLetterQueue;
 use crate::engine::dispatch::Dispatch;
+use crate::engine::exactly_once::state::ExactlyOnce;
 use crate::engine::failover_gate::FailoverGate;
 use crate::engine::feedback::Feedback;
 use crate::engine::fencing::Fencing;
@@ -103,6 +105,8 @@ pub(crate) struct Engine {
     pub(super) foreign_marks: ForeignMarks,
     pub(super) dispatch: Dispatch,
     pub(super) retention: Retention,
+    /// None at least once.
+    pub(super) exactly_once: Option<Box<ExactlyOnce>>,
     pub(super) session: Option<Feedback>,
     /// The server may have ended the session: nothing more is read from it.
     pub(super) session_expired: bool,
@@ -136,6 +140,7 @@ impl Engine {
             foreign_marks: ForeignMarks::default(),
             dispatch: Dispatch::new(&limits),
             retention: Retention::new(limits.retain),
+            exactly_once: limits.transactions.map(|it| Box::new(ExactlyOnce::new(it))),
             session: None,
             session_expired: false,
             clock_jumped: false,
@@ -173,6 +178,7 @@ impl Engine {
         self.reported = start;
         (self.worker, self.halted) = (WorkerState::Idle, false);
         self.retention.reset();
+        self.exactly_once.iter_mut().for_each(|it| it.reset());
         self.fencing.clear();
         self.failover_gate.clear();
         self.generation += 1;
@@ -190,6 +196,7 @@ impl Engine {
         self.failover_gate.pass(name.commit_lsn);
         self.foreign_marks.begin(name.commit_lsn);
         self.pause.transaction_began(self.tracker.is_open());
+        self.compare_history(name);
         let result = self.tracker.begin(name);
         self.end_if_violated(result);
     }
@@ -246,27 +253,6 @@ impl Engine {
         }
     }
 
-    /// While stopping: the slot's confirmed position, or `None` if the server no longer reports it.
-    pub(crate) fn slot_position(&mut self, position: Option<Lsn>) {
-        let Mode::Stopping { final_keepalives } = self.mode else {
-            return;
-        };
-        if !self.is_finished() {
-            return;
-        }
-        let confirmed = match position {
-            Some(position) => position >= self.tracker.flushed(),
-            None => final_keepalives >= 2,
-        };
-        if confirmed {
-            self.push(End::Stopped);
-        } else if let Some(session) = &mut self.session {
-            // The server's reply has the stream's position, which shows whether the standbys have
-            // the marks.
-            session.update_soon();
-        }
-    }
-
     /// Adds the outputs that are due at `now`. To be called after inputs, and at the
     /// [`deadline`](Engine::deadline).
     pub(crate) fn poll(&mut self, now: Duration) {
@@ -279,6 +265,7 @@ impl Engine {
             self.push(SinkOutput::QueryTopics(names));
         }
         self.watch_producer(now);
+        self.turn_transaction(now);
         let end = self.halt_end();
         self.start_work(now, stopping || !reading || self.session.is_none());
         self.report(now, reading, stopping && finished, end.is_some());
@@ -302,7 +289,13 @@ impl Engine {
         if output.is_some() || self.is_halting() || !self.is_proven() {
             return output;
         }
+        if !self.sends_held() {
+            return None;
+        }
         let output = self.dispatch.output(self.now, &self.tracker);
+        if let Some(SinkOutput::Send { ticket, .. }) = output {
+            self.held_is_sent(ticket);
+        }
         output.map(Output::Sink)
     }
 
@@ -321,6 +314,8 @@ impl Engine {
         let marks = self.write_back_queue.deadline();
         let work = [marks, dead_letters, pause, retention];
         let work = work.into_iter().flatten().filter(|_| self.can_work());
+        let transaction = self.transaction_deadline();
+        let session = session.into_iter().chain(transaction);
         work.chain(session).chain(self.dispatch.deadline()).min()
     }
 
@@ -330,7 +325,9 @@ impl Engine {
             _ if self.session_expired => Intake::Paused,
             // What proves the history takes no memory, and frees what waits for the proof.
             _ if !self.is_proven() => Intake::Open,
+            _ if self.awaits_history() => Intake::Open,
             Mode::Stopping { .. } if !self.is_in_transaction() => Intake::Discard,
+            _ if self.is_between_transactions() => Intake::Paused,
             _ if self.is_halting() || self.write_back_queue.is_full() => Intake::Paused,
             _ if self.pause.is_on() && !self.is_in_transaction() => Intake::Paused,
             _ if self.tracker.bytes() < self.limits.memory_limit => Intake::Open,
@@ -341,6 +338,7 @@ impl Engine {
     /// Whether nothing is in flight and nothing waits to be written to the database.
     pub(crate) fn is_drained(&self) -> bool {
         let written = self.worker != WorkerState::Writing && self.dispatch.dead_letters.is_idle();
+        let written = written && !self.has_uncommitted();
         self.tracker.in_flight_count() == 0 && self.write_back_queue.len() == 0 && written
     }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crate::engine::Engine;
 use crate::engine::dispatch::{Admission, Reason};
+use crate::engine::exactly_once::Entry;
 use crate::engine::record_checks::RecordFacts;
 use crate::engine::topics::topic_queue::HeldRecord;
 use crate::engine::topics::{NO_TOPIC, TopicId};
@@ -65,12 +66,20 @@ impl Engine {
             let result = self.tracker.accept(event);
             self.end_if_violated(result)?
         };
+        let (facts, bytes) = (&offer.facts, offer.bytes);
         let admission = match offer.rejection {
-            Some(rejection) => Admission::Keep(Reason::Reject(rejection)),
-            None => {
-                let (facts, bytes) = (&offer.facts, offer.bytes);
-                self.dispatch.admit(self.now, facts, topic, bytes)
+            rejection if self.exactly_once.is_some() => {
+                let from_table = offer.from_table;
+                let entry = Entry {
+                    from_table,
+                    facts,
+                    bytes,
+                    rejection,
+                };
+                self.admit_in_transaction(ticket, topic, entry)
             }
+            Some(rejection) => Admission::Keep(Reason::Reject(rejection)),
+            None => self.dispatch.admit(self.now, facts, topic, bytes),
         };
         Some(Offered {
             ticket,
@@ -102,6 +111,9 @@ impl Engine {
         record: Box<OwnedRecord>,
         reason: Reason,
     ) {
+        if reason == Reason::Published {
+            return self.pass_over(now, ticket);
+        }
         if let Some(event) = self.tracker.event(ticket) {
             let held_record = HeldRecord { ticket, record };
             self.dispatch.keep(now, event, held_record, reason);

@@ -5,6 +5,9 @@ use std::time::Duration;
 
 use crate::config::mapping::PartitionRule;
 use crate::config::{AfterPublish, Config, OnPoison};
+use crate::engine::exactly_once::limits::TransactionLimits;
+use crate::engine::exactly_once::progress::Progress;
+use crate::engine::exactly_once::start::Refusal;
 use crate::engine::filing_limit::{DEAD_LETTER_FLOOD, MARKS_REFUSED};
 use crate::engine::required_parts::RequiredParts;
 use crate::engine::tracker::violation::Violation;
@@ -53,6 +56,8 @@ pub(crate) struct Limits {
     pub(crate) status_interval: Duration,
     /// After this much silence the walsender is inspected over SQL.
     pub(crate) receive_timeout: Duration,
+    /// Those of Kafka's transactions; none at least once.
+    pub(crate) transactions: Option<TransactionLimits>,
 }
 
 impl Limits {
@@ -76,6 +81,7 @@ impl Limits {
             batch_bytes: config.batch_bytes(),
             status_interval: WAL_SENDER_TIMEOUT / 3,
             receive_timeout: RECEIVE_TIMEOUT,
+            transactions: TransactionLimits::of(config),
         }
     }
 }
@@ -112,6 +118,11 @@ pub(crate) enum SinkOutput {
     ReplaceProducer(String),
     /// Query the metadata of these topics, then call [`Engine::topics_answered`].
     QueryTopics(Vec<String>),
+    /// Send the progress record, with its own ticket.
+    RecordProgress(Box<Progress>),
+    /// Commit the transaction and begin the next one, then call [`Engine::commit_finished`] with
+    /// the same generation.
+    CommitTransaction { generation: u64 },
     /// Do this in the database, then call [`Engine::work_finished`] with the same generation.
     Work { generation: u64, work: DatabaseWork },
 }
@@ -233,6 +244,8 @@ pub(crate) enum End {
     ProducerFailed(Rejection),
     /// An event cannot be published and the policy is `halt`, or there are too many dead letters.
     Halted(Rejection),
+    /// The stream does not contain what the progress record names: a person has to decide.
+    ProgressRefused(Box<Refusal>),
     /// The stream contradicts what was received before: memory is dropped, and the next session
     /// begins at the slot's position.
     Violated(Violation),
@@ -262,6 +275,7 @@ impl End {
                 let message = "the Kafka producer failed, going back to the confirmed position";
                 Error::transient(Code::Publish, message).with_source(rejection)
             }
+            End::ProgressRefused(refusal) => refusal.into_error(),
             End::Halted(rejection) => {
                 let message = "stopped at an event that cannot be published";
                 let hint = match rejection.code.as_str() {

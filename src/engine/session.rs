@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::engine::feedback::Feedback;
 use crate::engine::output::{DatabaseWork, End, Output, SessionOutput, SinkOutput, Walsender};
 use crate::engine::write_back_queue::foreign_marks::MarkedByOther;
-use crate::engine::{Engine, WorkerState};
+use crate::engine::{Engine, Mode, WorkerState};
 use crate::lsn::Lsn;
 use crate::outbox::Rejection;
 
@@ -57,7 +57,28 @@ impl Engine {
 
     /// Whether work in the database may start.
     pub(super) fn can_work(&self) -> bool {
-        self.worker == WorkerState::Idle && self.is_proven()
+        self.worker == WorkerState::Idle && self.is_proven() && !self.awaits_history()
+    }
+
+    /// While stopping: the slot's confirmed position, or `None` if the server no longer reports it.
+    pub(crate) fn slot_position(&mut self, position: Option<Lsn>) {
+        let Mode::Stopping { final_keepalives } = self.mode else {
+            return;
+        };
+        if !self.is_finished() {
+            return;
+        }
+        let confirmed = match position {
+            Some(position) => position >= self.recorded(self.tracker.flushed()),
+            None => final_keepalives >= 2,
+        };
+        if confirmed {
+            self.push(End::Stopped);
+        } else if let Some(session) = &mut self.session {
+            // The server's reply has the stream's position, which shows whether the standbys have
+            // the marks.
+            session.update_soon();
+        }
     }
 
     /// The session has ended, for any reason. Delivery reports and write-backs of its events are
@@ -116,7 +137,9 @@ impl Engine {
     /// [`End::Halted`], once, when the event that stops the publisher is the only one not settled.
     pub(super) fn halt_end(&mut self) -> Option<End> {
         let rejection = self.dispatch.halt_reason().filter(|_| !self.halted)?;
-        let is_busy = self.dispatch.in_flight_count() > 0 || self.worker == WorkerState::Writing;
+        let is_busy = self.dispatch.in_flight_count() > 0
+            || self.worker == WorkerState::Writing
+            || self.has_uncommitted();
         if is_busy || self.write_back_queue.len() > 0 || !self.dispatch.dead_letters.is_idle() {
             return None;
         }

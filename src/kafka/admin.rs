@@ -157,7 +157,7 @@ pub async fn delete_topics(config: &Config, topics: &[&str], timeout: Duration) 
     first_failure(results, "delete", RDKafkaErrorCode::UnknownTopicOrPartition)
 }
 
-async fn admin_client(config: &Config) -> Result<AdminClient<Context>> {
+pub(super) async fn admin_client(config: &Config) -> Result<AdminClient<Context>> {
     let token = login::token(config).await?;
     let client: AdminClient<Context> = client_config::client(config)?
         .create_with_context(Context::silent())

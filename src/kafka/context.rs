@@ -86,6 +86,8 @@ struct State {
     last_error: Option<LastError>,
     /// A broker has refused the login.
     refused: bool,
+    /// Errors so far.
+    error_count: u64,
     lines: LineLimit,
 }
 
@@ -184,6 +186,11 @@ impl Context {
         std::mem::take(&mut self.state().refused)
     }
 
+    /// How many errors librdkafka has met.
+    pub(crate) fn error_count(&self) -> u64 {
+        self.state().error_count
+    }
+
     pub(crate) fn last_error(&self) -> Option<LastError> {
         self.state().last_error.clone()
     }
@@ -257,6 +264,7 @@ impl ClientContext for Context {
             .rdkafka_error_code()
             .unwrap_or(RDKafkaErrorCode::Unknown);
         let mut state = self.state();
+        state.error_count += 1;
         state.refused |= matches!(
             code,
             RDKafkaErrorCode::Authentication | RDKafkaErrorCode::SaslAuthenticationFailed

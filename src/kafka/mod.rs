@@ -27,6 +27,7 @@ mod suspect_partitions;
 mod topic_facts;
 pub(crate) mod topic_rights;
 mod topic_settings;
+mod transactions;
 mod waking_producer;
 
 #[cfg(test)]
@@ -43,3 +44,4 @@ pub(crate) use metadata::{MetadataClient, TopicAnswer};
 pub(crate) use producer::{Producer, SendError};
 pub(crate) use reader::{Ends, Listing, Span, TopicReader, reader_token};
 pub(crate) use topic_facts::TopicFacts;
+pub(crate) use transactions::{Commit, CommitResult, TransactionalId, last_value};

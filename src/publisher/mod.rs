@@ -36,6 +36,7 @@ mod skip_transaction;
 mod slot_loss;
 mod source;
 mod supervisor;
+mod transactions;
 
 use std::fmt;
 use std::sync::Arc;

@@ -78,6 +78,7 @@ impl Supervisor {
     ) -> Result<Option<Slot>> {
         let config = Arc::clone(&self.config);
         let name = &config.slot;
+        self.open_transactions(session, client, server).await?;
         let found = slot::read(session, name).await?;
         let is_first = !self.resume.has_streamed();
         let start = config.start_lsn.filter(|_| is_first);
@@ -90,6 +91,7 @@ impl Supervisor {
             }
             return Ok(found);
         };
+        self.permit_new_slot()?;
         if let BeforeCreation::Cleared(why) = &memory {
             self.clear(why);
         }
@@ -140,6 +142,7 @@ impl Supervisor {
             PositionStep::StartOver { cleared } => {
                 self.start_over(slot, confirmed, server, session, cleared)
                     .await?;
+                self.begin_transactions(confirmed)?;
                 confirmed
             }
         };

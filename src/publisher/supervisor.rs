@@ -28,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::backoff::Backoff;
 use crate::config::{Config, OnSlotLoss, Source};
+use crate::engine::exactly_once::start::StartFacts;
 use crate::engine::output::End;
 use crate::error::{Code, Error, Result};
 use crate::lsn::Lsn;
@@ -69,6 +70,8 @@ pub(crate) struct Supervisor {
     pub(in crate::publisher) lock_asked: Moment,
     /// A session of this attempt has held the lock.
     pub(in crate::publisher) held_lock: bool,
+    /// What was found when this attempt's producer began, with exactly once.
+    pub(in crate::publisher) opened: Option<StartFacts>,
 }
 
 /// How an attempt ended.
@@ -100,6 +103,7 @@ impl Supervisor {
             slow: SlowRows::default(),
             lock_asked: Moment::default(),
             held_lock: false,
+            opened: None,
         }
     }
 
@@ -124,6 +128,9 @@ impl Supervisor {
                 Err(Error::transient(Code::Lifecycle, message).with_hint(hint))
             }
         };
+        if result.is_err() {
+            self.close_transactions().await;
+        }
         match &result {
             Ok(()) => board.phase(Phase::Stopped),
             Err(error) => {
@@ -147,10 +154,11 @@ impl Supervisor {
                     }
                     end.into_error()
                 }
-                Ok(Next::StopRequested) => return self.stop_without_session().await,
+                Ok(Next::StopRequested) => return self.forwarder.stop_without_session().await,
                 Ok(Next::Again) => continue,
                 Err(error) => error,
             };
+            self.close_transactions().await;
             self.forwarder.use_place(None);
             let skipped = std::mem::take(&mut self.forwarder.skipped);
             let replaced = self.forwarder.replace_producer().await;
@@ -159,27 +167,10 @@ impl Supervisor {
                 return Err(error);
             }
             if self.stop.is_cancelled() {
-                return self.stop_without_session().await;
+                return self.forwarder.stop_without_session().await;
             }
             self.pause(&error).await;
         }
-    }
-
-    /// A stop without a session: waits for the reports of records in flight, which the next start
-    /// sends again.
-    async fn stop_without_session(&mut self) -> Result<()> {
-        let stats = self.forwarder.engine.stats();
-        if stats.in_flight_count > 0 || stats.unmarked_count > 0 {
-            tracing::warn!(
-                in_flight = stats.in_flight_count,
-                unmarked = stats.unmarked_count,
-                "stopping without a session, the next start sends some events again"
-            );
-        }
-        while self.forwarder.awaits_reports() {
-            self.forwarder.progressed().await;
-        }
-        Ok(())
     }
 
     /// Waits before the next attempt. Delivery reports are taken in meanwhile.

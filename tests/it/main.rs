@@ -45,6 +45,8 @@ mod docker;
 mod documentation;
 // The tests that faults.md and docs/guarantees.md name exist.
 mod documents;
+// OUTBOX_DELIVERY=exactly-once.
+mod exactly_once;
 // The programs in examples/, and the crate without the publisher.
 mod examples;
 // A failover that loses the slot, and a server restored from older files.

@@ -4,6 +4,7 @@
 
 mod columns;
 mod database;
+mod exactly_once;
 mod fuzz;
 mod kafka;
 mod kafka_login;

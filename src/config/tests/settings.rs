@@ -264,7 +264,7 @@ fn each_wrong_value_is_named_with_what_to_write() {
 fn all_errors_are_listed_at_once() {
     let settings = file(
         "max_retriez = 1
-         delivery = 'exactly-once'
+         deliveries = 'exactly-once'
          batch_size = 0
          http_listen = 'everywhere'
          [kafka]
@@ -275,7 +275,7 @@ fn all_errors_are_listed_at_once() {
     assert_eq!(
         settings,
         [
-            "outboxd.toml: delivery",
+            "outboxd.toml: deliveries",
             "outboxd.toml: max_retriez",
             "DATABASE_URL",
             "KAFKA_BROKERS",

@@ -23,6 +23,11 @@ const LATE: Duration = Duration::from_secs(5);
 impl Engine {
     /// Replaces the producer, unless that is under way.
     pub(crate) fn replace_producer(&mut self, now: Duration, reason: &str) {
+        if self.exactly_once.is_some() {
+            let code = "PRODUCER_FAILED".to_owned();
+            let message = reason.to_owned();
+            return self.give_up(Rejection { code, message });
+        }
         if self.dispatch.replacement.begin(now, reason) {
             self.push(SinkOutput::ReplaceProducer(reason.to_owned()));
         }

@@ -78,6 +78,7 @@ impl Process {
             batch_bytes: 1_000_000,
             status_interval: Duration::from_secs(10),
             receive_timeout: Duration::from_secs(15),
+            transactions: None,
         };
         let mut process = Process {
             engine: Engine::new(limits.clone()),
@@ -414,6 +415,9 @@ impl Process {
                 let number: usize = topic[1..].parse().expect("a name of ours");
                 world.trust(number, failure);
             }
+            Output::Sink(SinkOutput::RecordProgress(_) | SinkOutput::CommitTransaction { .. }) => {
+                panic!("a transaction at least once")
+            }
             Output::Sink(SinkOutput::QueryTopics(names)) => {
                 assert!(!names.is_empty(), "an empty metadata request");
                 world.question = Some(names);
@@ -508,6 +512,7 @@ impl Process {
                 self.rewind(world);
                 return Fate::Rewound;
             }
+            End::ProgressRefused(_) => panic!("a progress record at least once"),
             End::Violated(violation) => panic!("a correct server was accused: {violation}"),
         }
         Fate::Lives

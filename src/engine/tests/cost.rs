@@ -285,6 +285,7 @@ fn limits(mapping: &Mapping) -> Limits {
         batch_bytes: 1_000_000,
         status_interval: MS * 10_000,
         receive_timeout: MS * 25_000,
+        transactions: None,
     }
 }
 

@@ -59,6 +59,7 @@ pub(super) fn unanswered(batch_size: usize, on_poison: OnPoison) -> Engine {
         batch_bytes: 1_000_000,
         status_interval: MS * 10_000,
         receive_timeout: MS * 25_000,
+        transactions: None,
     });
     engine.reset(Lsn::new(100));
     engine.topic(TopicName::new("t").ok());

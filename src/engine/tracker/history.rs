@@ -131,6 +131,16 @@ impl History {
         self.last.commit_lsn
     }
 
+    /// The last whole transaction; its position is invalid if there was none.
+    pub(super) fn last(&self) -> TransactionName {
+        self.last
+    }
+
+    /// The transaction that began last.
+    pub(super) fn current(&self) -> TransactionName {
+        self.current
+    }
+
     /// The current transaction is received whole.
     pub(super) fn commit(&mut self) {
         self.last = self.current;

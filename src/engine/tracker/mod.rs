@@ -14,6 +14,7 @@
 
 mod entry;
 mod history;
+mod place;
 pub(crate) mod violation;
 
 use std::collections::VecDeque;

@@ -25,8 +25,10 @@ mod lingering;
 
 use std::fmt;
 use std::mem;
+use std::sync::Arc;
 use std::time::Duration;
 
+use rdkafka::config::ClientConfig;
 use rdkafka::error::KafkaError;
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _, PurgeConfig};
@@ -39,6 +41,7 @@ use crate::kafka::DeliveryReport;
 use crate::kafka::context::{Context, Health, Remembered};
 use crate::kafka::login::{News, TokenRenewal};
 use crate::kafka::producer::lingering::Lingering;
+use crate::kafka::transactions::state::Transactions;
 use crate::kafka::waking_producer::{WakingProducer, set_token};
 use crate::kafka::{DeliveryError, client_config, delivery_error, error_table};
 use crate::outbox::{OwnedIdentity, OwnedRecord, Record, TopicName, TopicNameError};
@@ -66,12 +69,12 @@ impl fmt::Display for SendError {
 }
 
 /// A record that is to be sent, but for its headers.
-struct Outgoing<'a> {
-    topic: TopicName<'a>,
-    key: Option<&'a [u8]>,
-    value: Option<&'a [u8]>,
-    partition: Option<i32>,
-    timestamp: Option<i64>,
+pub(super) struct Outgoing<'a> {
+    pub(super) topic: TopicName<'a>,
+    pub(super) key: Option<&'a [u8]>,
+    pub(super) value: Option<&'a [u8]>,
+    pub(super) partition: Option<i32>,
+    pub(super) timestamp: Option<i64>,
 }
 
 /// One idempotent producer.
@@ -82,7 +85,7 @@ struct Outgoing<'a> {
 /// inside a task that others wait for.
 #[derive(Debug)]
 pub(crate) struct Producer {
-    client: WakingProducer<Context>,
+    pub(super) client: Arc<WakingProducer<Context>>,
     lingering: Lingering,
     /// Its tokens, where its mechanism needs them.
     tokens: Option<TokenRenewal>,
@@ -90,13 +93,20 @@ pub(crate) struct Producer {
     extensions: Vec<(String, String)>,
     /// The producer before this one, while it is ending.
     leaving: Option<JoinHandle<()>>,
+    /// Its transactions, if it has any.
+    pub(super) transactions: Option<Box<Transactions>>,
 }
 
 impl Producer {
     /// Makes a producer; connections are opened in the background. To be called inside a tokio
     /// runtime, which then is the one that [`reported`](Producer::reported) wakes.
     pub(crate) fn new(config: &Config) -> Result<Producer> {
-        let producer: BaseProducer<Context> = client_config::producer(config)?
+        Producer::with(client_config::producer(config)?, config)
+    }
+
+    /// Makes a producer of these properties.
+    pub(super) fn with(settings: ClientConfig, config: &Config) -> Result<Producer> {
+        let producer: BaseProducer<Context> = settings
             .create_with_context(Context::for_records(&config.mapping))
             .map_err(client_config::refused)?;
         let client = WakingProducer::new(producer).map_err(|error| {
@@ -107,11 +117,12 @@ impl Producer {
             .with_source(error)
         })?;
         Ok(Producer {
-            client,
+            client: Arc::new(client),
             lingering: Lingering::default(),
             tokens: TokenRenewal::begin(config),
             extensions: config.kafka_login.extensions.clone(),
             leaving: None,
+            transactions: None,
         })
     }
 
@@ -132,12 +143,16 @@ impl Producer {
     /// Puts a new producer in place. Nothing should be sent before [`alone`](Producer::alone)
     /// resolves.
     pub(crate) fn begin_replacement(&mut self, config: &Config) -> Result<()> {
-        let fresh = Producer::new(config)?;
+        self.hand_over_to(Producer::new(config)?);
+        Ok(())
+    }
+
+    /// Puts this producer in place.
+    pub(crate) fn hand_over_to(&mut self, fresh: Producer) {
         let failures = self.client.producer().context().failure_count();
         fresh.client.producer().context().count_on_from(failures);
         let old = mem::replace(self, fresh);
         self.leaving = Some(tokio::task::spawn_blocking(move || drop(old)));
-        Ok(())
     }
 
     /// Waits until the producer before this one has closed its connections. Cancel-safe.
@@ -204,7 +219,7 @@ impl Producer {
         context.remember(ticket as usize, remembered);
     }
 
-    fn send_parts<'a>(
+    pub(super) fn send_parts<'a>(
         &mut self,
         parts: &Outgoing<'_>,
         headers: impl Iterator<Item = (&'a str, Option<&'a [u8]>)>,
@@ -221,6 +236,11 @@ impl Producer {
         match self.client.producer().send(outgoing) {
             Ok(()) => {
                 self.lingering.sent(ticket);
+                if let Some(transactions) = &mut self.transactions
+                    && transactions.is_empty()
+                {
+                    transactions.sends(self.client.producer().context().error_count());
+                }
                 Ok(())
             }
             Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), _)) => {
@@ -352,7 +372,7 @@ fn list<'a>(headers: impl Iterator<Item = (&'a str, Option<&'a [u8]>)>) -> Optio
 }
 
 /// librdkafka would keep every invalid name in its list of topics and request it again and again.
-fn named<'a>(
+pub(super) fn named<'a>(
     name: Result<TopicName<'a>, TopicNameError>,
     topic: &str,
 ) -> Result<TopicName<'a>, SendError> {

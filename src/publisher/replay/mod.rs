@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{AfterPublish, Backlog, Config, OnPoison, Source};
-use crate::error::{Error, Result};
+use crate::error::{Code, Error, Result};
 use crate::lsn::Lsn;
 use crate::metrics::Metrics;
 use crate::outbox::replay::{ReplayFilter, ReplayRows, ReplaySummary, resolve};
@@ -97,6 +97,11 @@ impl Replay {
     /// Fatal with every problem of table, rights and filter; transient if the server cannot be
     /// reached.
     pub async fn open(config: Config, filter: ReplayFilter) -> Result<Replay> {
+        if config.exactly_once.is_some() {
+            let message = "a replay is not sent exactly once";
+            return Err(Error::fatal(Code::Config, message)
+                .with_hint("--delivery at-least-once sends it, for this command alone"));
+        }
         let after_publish = config.after_publish;
         let config = Arc::new(of_replay(config));
         let timeout = config.operation_timeout;

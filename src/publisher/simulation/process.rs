@@ -569,6 +569,9 @@ impl Process {
                 self.replacing = true;
                 self.tend_producer(world);
             }
+            SinkOutput::RecordProgress(_) | SinkOutput::CommitTransaction { .. } => {
+                panic!("a transaction at least once")
+            }
             SinkOutput::QueryTopics(names) => self.question = Some(names),
             SinkOutput::Work { generation, work } => {
                 assert!(self.work.is_none(), "two statements at a time");

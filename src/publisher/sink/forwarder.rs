@@ -12,6 +12,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use crate::config::{AfterPublish, Config, OnPoison};
 use crate::engine::Engine;
 use crate::engine::dispatch::Admission;
+use crate::engine::exactly_once::progress::ProgressKey;
 use crate::engine::offer::{Offer, Offered};
 use crate::engine::output::{DeliveryResult, End, Limits, Output, SessionOutput, SinkOutput};
 use crate::engine::record_checks::{self, RecordFacts};
@@ -19,7 +20,7 @@ use crate::engine::topics::NO_TOPIC;
 use crate::engine::topics::topic::MetadataAnswer;
 use crate::engine::tracker::InFlight;
 use crate::error::{Error, Result};
-use crate::kafka::{DeliveryReport, MetadataClient, Producer};
+use crate::kafka::{Commit, DeliveryReport, MetadataClient, Producer};
 use crate::line_limit::LineLimit;
 use crate::lsn::Lsn;
 use crate::metrics::Metrics;
@@ -32,7 +33,7 @@ use crate::publisher::marking_alarm::MarkingAlarm;
 use crate::publisher::partition_keeper::PartitionKeeper;
 use crate::publisher::sink::database_worker::DatabaseWorker;
 use crate::publisher::sink::filing_log::FilingLog;
-use crate::publisher::sink::kafka_adapter::{answered, ask, failure, send};
+use crate::publisher::sink::kafka_adapter::{answered, ask, committed, failure, send};
 use crate::publisher::sink::kafka_reach::KafkaReach;
 use crate::publisher::sink::lasting_errors::LastingErrors;
 use crate::publisher::sink::producer_care::ProducerCare;
@@ -57,8 +58,12 @@ pub(crate) struct Forwarder {
     metadata_client: Arc<MetadataClient>,
     pub(super) kafka_reach: KafkaReach,
     metadata_query: Option<MetadataQuery>,
+    /// Whose progress is recorded, with exactly once.
+    pub(in crate::publisher) progress_key: Option<ProgressKey>,
+    /// The commit under way, and the engine's generation that has asked for it.
+    pub(in crate::publisher) commit: Option<(u64, Commit)>,
     pub(super) topics: TopicCounters,
-    reports: Vec<DeliveryReport>,
+    pub(super) reports: Vec<DeliveryReport>,
     pub(super) done: Vec<InFlight>,
     database_worker: DatabaseWorker,
     partition_keeper: PartitionKeeper,
@@ -104,6 +109,8 @@ impl Forwarder {
             kafka_reach: KafkaReach::new(config, Arc::clone(&metadata_client)),
             metadata_client,
             metadata_query: None,
+            progress_key: None,
+            commit: None,
             topics: TopicCounters::new(),
             reports: Vec::new(),
             done: Vec::new(),
@@ -310,6 +317,10 @@ impl Forwarder {
             }
             SinkOutput::Trust { topic, failure } => self.producer.trust(&topic, failure),
             SinkOutput::ReplaceProducer(reason) => self.withdraw(&reason),
+            SinkOutput::RecordProgress(progress) => self.record_progress(&progress),
+            SinkOutput::CommitTransaction { generation } => {
+                self.commit = self.producer.commit().map(|commit| (generation, commit));
+            }
             SinkOutput::QueryTopics(topics) => {
                 self.metadata_query =
                     Some(Box::pin(ask(Arc::clone(&self.metadata_client), topics)));
@@ -366,6 +377,11 @@ impl Forwarder {
                 self.metadata_query = None;
                 let now = self.tick();
                 self.engine.topics_answered(now, answers);
+            }
+            (generation, outcome) = committed(&mut self.commit) => {
+                self.commit = None;
+                let now = self.tick();
+                self.engine.commit_finished(now, generation, outcome, &mut self.done);
             }
             () = self.partition_keeper.progressed() => {}
             () = self.producer_care.progressed(&mut self.producer) => {

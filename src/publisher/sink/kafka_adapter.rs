@@ -6,12 +6,15 @@ use std::time::{Duration, Instant};
 
 use rdkafka::types::RDKafkaErrorCode;
 
+use crate::engine::exactly_once::progress::{Progress, ProgressKey};
+use crate::engine::exactly_once::transaction::{CommitOutcome, PROGRESS_TICKET};
 use crate::engine::output::{DeliveryFailure, FailureKind};
 use crate::engine::topics::placing::PlacingLimits;
 use crate::engine::topics::topic::{MetadataAnswer, TopicLimits};
 use crate::error::Error;
 use crate::kafka::{
-    DeliveryError, DeliveryReport, ErrorAction, MetadataClient, Producer, SendError, TopicAnswer,
+    Commit, CommitResult, DeliveryError, DeliveryReport, ErrorAction, MetadataClient, Producer,
+    SendError, TopicAnswer,
 };
 use crate::outbox::Rejection;
 
@@ -78,6 +81,37 @@ pub(crate) fn failure(refusal: &DeliveryError) -> DeliveryFailure {
         },
         number: refusal.number(),
     }
+}
+
+/// The outcome of the commit under way, and the engine's generation that has asked for it; waits
+/// for ever if there is none.
+pub(crate) async fn committed(commit: &mut Option<(u64, Commit)>) -> (u64, CommitOutcome) {
+    let Some((generation, commit)) = commit else {
+        return std::future::pending().await;
+    };
+    let result = commit.await.unwrap_or_else(|cancelled| {
+        CommitResult::Failed("CANCELLED".to_owned(), cancelled.to_string())
+    });
+    let outcome = match result {
+        CommitResult::Committed => CommitOutcome::Committed,
+        CommitResult::CommittedInDoubt => CommitOutcome::CommittedInDoubt,
+        CommitResult::Failed(code, message) => CommitOutcome::Failed(Rejection { code, message }),
+    };
+    (*generation, outcome)
+}
+
+/// Sends a progress record of this topic and key.
+pub(crate) fn send_progress(
+    producer: &mut Producer,
+    reports: &mut Vec<DeliveryReport>,
+    topic: &str,
+    key: &ProgressKey,
+    progress: &Progress,
+) -> Result<(), DeliveryError> {
+    let (key, value) = (key.encode(), progress.encode(key));
+    send(producer, reports, topic, |producer| {
+        producer.send_progress(topic, &key, &value, PROGRESS_TICKET)
+    })
 }
 
 /// Queries the metadata of topics; `None` if Kafka does not answer.

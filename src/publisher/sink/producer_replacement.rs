@@ -8,12 +8,14 @@
 
 use std::time::{Duration, Instant};
 
+use crate::engine::exactly_once::progress::Progress;
+use crate::engine::exactly_once::transaction::PROGRESS_TICKET;
 use crate::engine::output::DeliveryResult;
 use crate::engine::tracker::Ticket;
 use crate::kafka::{DeliveryError, login_files_digest};
 use crate::outbox::OwnedRecord;
 use crate::publisher::sink::forwarder::Forwarder;
-use crate::publisher::sink::kafka_adapter::failure;
+use crate::publisher::sink::kafka_adapter::{failure, send_progress};
 use crate::publisher::sink::producer_care::{ProducerCare, RETRY_FIRST, Step};
 
 /// A producer without a fatal error for this long works.
@@ -41,6 +43,25 @@ impl Forwarder {
         };
         self.engine
             .delivery_finished(self.now, result, &mut self.done);
+    }
+
+    /// Sends the progress record.
+    pub(super) fn record_progress(&mut self, progress: &Progress) {
+        let (Some(key), Some(settings)) = (&self.progress_key, &self.config.exactly_once) else {
+            return;
+        };
+        let (producer, topic) = (&mut self.producer, &settings.progress_topic);
+        let sent = send_progress(producer, &mut self.reports, topic, key, progress);
+        if let Err(refusal) = sent {
+            let result = DeliveryResult {
+                ticket: PROGRESS_TICKET,
+                failure: Some(failure(&refusal)),
+                suspicion: 0,
+                record: None,
+            };
+            self.engine
+                .delivery_finished(self.now, result, &mut self.done);
+        }
     }
 
     /// The producer's records are to come back, and a new producer is to follow.

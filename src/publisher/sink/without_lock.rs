@@ -6,6 +6,7 @@
 use std::cell::Cell;
 use std::time::Duration;
 
+use crate::error::Result;
 use crate::publisher::sink::forwarder::Forwarder;
 
 /// How often an instance without the lock checks its records in flight.
@@ -22,6 +23,23 @@ impl Forwarder {
     pub(crate) fn awaits_reports(&self) -> bool {
         let withdrawn = self.producer_failed || self.producer.in_flight() == 0;
         self.engine.unreported_count() > 0 && !withdrawn
+    }
+
+    /// A stop without a session: waits for the reports of records in flight, which the next start
+    /// sends again.
+    pub(in crate::publisher) async fn stop_without_session(&mut self) -> Result<()> {
+        let stats = self.engine.stats();
+        if stats.in_flight_count > 0 || stats.unmarked_count > 0 {
+            tracing::warn!(
+                in_flight = stats.in_flight_count,
+                unmarked = stats.unmarked_count,
+                "stopping without a session, the next start sends some events again"
+            );
+        }
+        while self.awaits_reports() {
+            self.progressed().await;
+        }
+        Ok(())
     }
 
     /// Takes in reports and results without the lock, until the records in flight have to be

@@ -24,12 +24,15 @@ use std::time::{Duration, Instant};
 use tokio::time::timeout;
 
 use crate::config::{AfterPublish, Backlog, OnSlotLoss};
+use crate::engine::exactly_once::progress::{Phase as ProgressPhase, Progress};
 use crate::error::{Code, Error, Result};
+use crate::lsn::Lsn;
 use crate::outbox::{BATCH, Read, RowId, RowName, RowSet, SAVEPOINT};
 use crate::postgres::slot::{self, Slot};
-use crate::postgres::{self, Server, Session, snapshot, walsender};
+use crate::postgres::{self, Server, Session, snapshot};
 use crate::publisher::interrupt::Interrupt;
 use crate::publisher::slot_loss::SlotLoss;
+use crate::publisher::source::answer_watch::AnswerWatch;
 use crate::publisher::source::bootstrap_steps::{BootstrapSteps, Done, Step};
 use crate::publisher::source::event_decoder::HandledRows;
 use crate::publisher::source::table_scan::{RowFilter, TableScan};
@@ -41,9 +44,6 @@ use crate::status::Phase;
 const SNAPSHOT_LIMIT: Duration = Duration::from_secs(60);
 /// How often the table is read again while Postgres waits for other transactions.
 const WAIT_PASS: Duration = Duration::from_secs(1);
-/// So many inspections in a row, [`WAIT_PASS`] apart, have to find that the walsender has done its
-/// command before the answer counts as lost.
-const LOST_AFTER: u32 = 3;
 /// The most ids that are kept while Postgres waits. After that the table is not read until the slot
 /// exists.
 const REMEMBERED_MAX: usize = 100_000;
@@ -124,6 +124,7 @@ impl Bootstrap<'_> {
                     Done::Released
                 }
                 Step::Copy => {
+                    self.record_new_slot(created.as_ref()).await?;
                     slot::copy(self.scan.session, &temporary, &slot).await?;
                     self.client()?.drop_slot(&temporary).await?;
                     break;
@@ -137,7 +138,7 @@ impl Bootstrap<'_> {
             None => metrics.slot_bootstraps.inc(),
         };
         tracing::info!(%slot, "slot created");
-        let handled_rows = created.map(|(handled_rows, _)| handled_rows);
+        let handled_rows = created.map(|(handled_rows, ..)| handled_rows);
         Ok(handled_rows.unwrap_or_default())
     }
 
@@ -240,10 +241,7 @@ impl Bootstrap<'_> {
         let client = self.scan.lock_holder.take_client();
         let client =
             client.ok_or_else(|| Error::fatal(Code::Slot, "a slot is already being created"))?;
-        let mut watch = AnswerWatch {
-            walsender: client.backend_pid(),
-            done: 0,
-        };
+        let mut watch = AnswerWatch::new(client.backend_pid());
         let created = {
             let mut create = pin!(client.create_temporary_slot(name));
             loop {
@@ -264,7 +262,20 @@ impl Bootstrap<'_> {
         self.client()?.query(snapshot::END_EXPORT).await?;
         self.scan.settle().await?;
         handled_rows.until = postgres::log_position(self.scan.session).await?;
-        Ok((handled_rows, session))
+        Ok((handled_rows, session, created.consistent_point))
+    }
+
+    /// Exactly once: a crash behind the copy then finds that the slot is new.
+    async fn record_new_slot(&mut self, created: Option<&Created>) -> Result<(), Interrupt> {
+        let (Some((.., at)), Some(_)) = (created, &self.scan.config.exactly_once) else {
+            return Ok(());
+        };
+        let publication = self.scan.config.publication.clone();
+        let timeline = self.server.lineage.timeline;
+        let copying = Progress::beginning(timeline, publication, *at, ProgressPhase::Copying);
+        let engine = &mut self.scan.forwarder.engine;
+        engine.transactions_begun(copying, *at, true);
+        self.scan.settle().await
     }
 
     /// One turn of waiting for Postgres: reports the transactions that it waits for, and publishes
@@ -302,7 +313,7 @@ impl Bootstrap<'_> {
 
     /// Publishes the unpublished rows of the snapshot. False if that took too long.
     async fn publish_snapshot(&mut self, created: Option<&Created>) -> Result<bool, Interrupt> {
-        let Some((handled_rows, snapshot)) = created else {
+        let Some((handled_rows, snapshot, _)) = created else {
             return Ok(false);
         };
         if self.scan.config.after_publish == AfterPublish::Keep && !self.publishes_backlog() {
@@ -360,27 +371,9 @@ impl Bootstrap<'_> {
     }
 }
 
-/// Watches over SQL for the answer to CREATE_REPLICATION_SLOT, which has no time limit.
-struct AnswerWatch {
-    walsender: i32,
-    /// Inspections in a row that found the command done.
-    done: u32,
-}
-
-impl AnswerWatch {
-    async fn look(&mut self, session: &Session) -> Result<()> {
-        let runs = walsender::runs_a_command(session, self.walsender).await?;
-        self.done = if runs { 0 } else { self.done + 1 };
-        if self.done < LOST_AFTER {
-            return Ok(());
-        }
-        let message = "the answer to CREATE_REPLICATION_SLOT was lost: the walsender has done it";
-        Err(Error::transient(Code::Connect, message))
-    }
-}
-
-/// The rows that were published meanwhile, and a session that sees the snapshot of the slot.
-type Created = (HandledRows, Session);
+/// The rows that were published meanwhile, a session that sees the snapshot of the slot, and the
+/// slot's position.
+type Created = (HandledRows, Session, Lsn);
 
 /// The sent rows, where they are kept.
 type Remember<'a> = Option<&'a mut RowSet>;

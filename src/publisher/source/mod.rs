@@ -1,5 +1,6 @@
 //! Where events come from: the slot, or the table.
 
+mod answer_watch;
 pub(crate) mod bootstrap;
 pub(crate) mod bootstrap_steps;
 pub(crate) mod event_decoder;

@@ -68,7 +68,7 @@ const INNER: [Map; 1] = [Map {
         &["resume_state", "replay"],
         &["session_start"],
         &["supervisor"],
-        &["resume", "skip_transaction", "peek"],
+        &["resume", "skip_transaction", "peek", "transactions"],
         &["mod"],
     ],
     beside: &[],

@@ -1,0 +1,335 @@
+//! The progress record: what of the WAL is in Kafka. Pure.
+//!
+//! It is the last record of every Kafka transaction, so it is committed with the events before it
+//! or not at all. Its topic is compacted, and the key names the slot of one Postgres system: the
+//! last committed record of a key is what a new start begins with.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::engine::tracker::TransactionName;
+use crate::lsn::Lsn;
+
+/// The version of the value that is written. A value of a later one is not understood.
+const VERSION: u32 = 1;
+
+/// Whose progress a record shows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ProgressKey {
+    /// The system identifier of the Postgres cluster.
+    pub(crate) system_id: u64,
+    pub(crate) slot: String,
+}
+
+impl fmt::Display for ProgressKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.system_id, self.slot)
+    }
+}
+
+impl ProgressKey {
+    /// The record's key.
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        self.to_string().into_bytes()
+    }
+}
+
+/// A transaction of Postgres whose first changes are in Kafka.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Partial {
+    pub(crate) transaction: TransactionName,
+    /// How many changes of it. They are counted as [`Tracker`](crate::engine::tracker::Tracker)
+    /// counts them, of every kind.
+    pub(crate) changes: u32,
+}
+
+/// See the module's head.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Progress {
+    /// The timeline that the positions belong to.
+    pub(crate) timeline: u32,
+    /// The publication that the stream was decoded with.
+    pub(crate) publication: String,
+    /// Every transaction whose commit record begins before this is in Kafka.
+    pub(crate) position: Lsn,
+    /// The last whole one of them, if one was received. It tells one history of the WAL from
+    /// another.
+    pub(crate) last: Option<TransactionName>,
+    /// The transaction behind them, if a part of it is in Kafka.
+    pub(crate) partial: Option<Partial>,
+    /// Whether the slot had been created when the record was written.
+    pub(crate) phase: Phase,
+}
+
+/// What the publisher was doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Phase {
+    /// The slot is about to be made, at this position.
+    Copying,
+    /// It streams from the slot.
+    Stream,
+}
+
+impl Progress {
+    /// That of a slot at this position: nothing before it needs to be sent.
+    pub(crate) fn beginning(
+        timeline: u32,
+        publication: String,
+        position: Lsn,
+        phase: Phase,
+    ) -> Self {
+        Progress {
+            timeline,
+            publication,
+            position,
+            last: None,
+            partial: None,
+            phase,
+        }
+    }
+
+    /// Whether the change with this index of the transaction committed at this position is in
+    /// Kafka, or needs none there.
+    pub(crate) fn covers(&self, commit_lsn: Lsn, index: u32) -> bool {
+        let is_part = |it: Partial| it.transaction.commit_lsn == commit_lsn && index < it.changes;
+        commit_lsn < self.position || self.partial.is_some_and(is_part)
+    }
+
+    /// The record's value.
+    pub(crate) fn encode(&self, key: &ProgressKey) -> Vec<u8> {
+        let value = Value {
+            version: VERSION,
+            system_id: key.system_id.to_string(),
+            slot: key.slot.clone(),
+            timeline: self.timeline,
+            publication: self.publication.clone(),
+            position: self.position.to_string(),
+            last: self.last.map(Name::of),
+            partial: self.partial.map(|partial| PartialValue {
+                transaction: Name::of(partial.transaction),
+                changes: partial.changes,
+            }),
+            phase: self.phase,
+        };
+        // Numbers and texts alone: it cannot fail.
+        serde_json::to_vec(&value).unwrap_or_default()
+    }
+
+    /// The progress in a record of `key`.
+    ///
+    /// # Errors
+    /// Why the value is not understood.
+    pub(crate) fn decode(key: &ProgressKey, value: &[u8]) -> Result<Progress, NotUnderstood> {
+        let not = |why: String| NotUnderstood(why);
+        let version: Version =
+            serde_json::from_slice(value).map_err(|error| not(error.to_string()))?;
+        if version.version != VERSION {
+            let found = version.version;
+            return Err(not(format!("it has version {found} and not {VERSION}")));
+        }
+        let value: Value = serde_json::from_slice(value).map_err(|error| not(error.to_string()))?;
+        let of = format!("{}/{}", value.system_id, value.slot);
+        if of != key.to_string() {
+            return Err(not(format!("it is that of {of}")));
+        }
+        let partial = value.partial.map(|partial| {
+            let transaction = partial.transaction.name()?;
+            let changes = partial.changes;
+            Ok(Partial {
+                transaction,
+                changes,
+            })
+        });
+        Ok(Progress {
+            timeline: value.timeline,
+            publication: value.publication,
+            position: lsn(&value.position)?,
+            last: value.last.map(|last| last.name()).transpose()?,
+            partial: partial.transpose()?,
+            phase: value.phase,
+        })
+    }
+}
+
+/// The value of a record of this slot is no progress record, or a later outboxd has written it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the progress record is not understood: {0}")]
+pub(crate) struct NotUnderstood(String);
+
+fn lsn(text: &str) -> Result<Lsn, NotUnderstood> {
+    Lsn::from_str(text).map_err(|error| NotUnderstood(error.to_string()))
+}
+
+#[derive(Deserialize)]
+struct Version {
+    version: u32,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Value {
+    version: u32,
+    /// As text: a JSON number of many programs has fewer digits.
+    system_id: String,
+    slot: String,
+    timeline: u32,
+    publication: String,
+    position: String,
+    last: Option<Name>,
+    partial: Option<PartialValue>,
+    phase: Phase,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Name {
+    commit_lsn: String,
+    xid: u32,
+    committed_micros: i64,
+}
+
+impl Name {
+    fn of(name: TransactionName) -> Self {
+        Name {
+            commit_lsn: name.commit_lsn.to_string(),
+            xid: name.xid,
+            committed_micros: name.committed_micros,
+        }
+    }
+
+    fn name(&self) -> Result<TransactionName, NotUnderstood> {
+        Ok(TransactionName {
+            commit_lsn: lsn(&self.commit_lsn)?,
+            xid: self.xid,
+            committed_micros: self.committed_micros,
+        })
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct PartialValue {
+    #[serde(flatten)]
+    transaction: Name,
+    changes: u32,
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    fn key() -> ProgressKey {
+        ProgressKey {
+            system_id: 7_301_234_567_890_123_456,
+            slot: "outboxd_orders".to_owned(),
+        }
+    }
+
+    fn name(commit: u64) -> TransactionName {
+        TransactionName {
+            commit_lsn: Lsn::new(commit),
+            xid: 7,
+            committed_micros: 1_700_000_000_000_000,
+        }
+    }
+
+    fn progress() -> Progress {
+        Progress {
+            timeline: 3,
+            publication: "outboxd".to_owned(),
+            position: Lsn::new(0x1_0000_0100),
+            last: Some(name(0xF0)),
+            partial: None,
+            phase: Phase::Stream,
+        }
+    }
+
+    #[test]
+    fn a_record_is_read_as_it_was_written() {
+        let partial = Some(Partial {
+            transaction: name(0x1_0000_0200),
+            changes: 12,
+        });
+        let cases = [
+            progress(),
+            Progress {
+                partial,
+                ..progress()
+            },
+            Progress {
+                last: None,
+                phase: Phase::Copying,
+                ..progress()
+            },
+        ];
+        for case in cases {
+            let value = case.encode(&key());
+            assert_eq!(Progress::decode(&key(), &value), Ok(case));
+        }
+        assert_eq!(key().encode(), b"7301234567890123456/outboxd_orders");
+        let value = String::from_utf8(progress().encode(&key())).unwrap();
+        let expected = "{\"version\":1,\"system_id\":\"7301234567890123456\",\
+             \"slot\":\"outboxd_orders\",\"timeline\":3,\"publication\":\"outboxd\",\
+             \"position\":\"1/100\",\"last\":{\"commit_lsn\":\"0/F0\",\"xid\":7,\
+             \"committed_micros\":1700000000000000},\"partial\":null,\"phase\":\"stream\"}";
+        assert_eq!(value, expected);
+    }
+
+    #[test]
+    fn what_is_not_understood_is_refused_with_its_reason() {
+        let other = ProgressKey {
+            slot: "another".to_owned(),
+            ..key()
+        };
+        let value = progress().encode(&key());
+        let later = String::from_utf8(value.clone()).unwrap();
+        let later = later.replace("\"version\":1", "\"version\":2");
+        let broken = String::from_utf8(value.clone()).unwrap();
+        let broken = broken.replace("1/100", "nowhere");
+        for (key, value, expected) in [
+            (key(), later.into_bytes(), "version 2"),
+            (key(), b"{}".to_vec(), "version"),
+            (key(), Vec::new(), "EOF"),
+            (key(), broken.into_bytes(), "nowhere"),
+            (other, value, "outboxd_orders"),
+        ] {
+            let found = Progress::decode(&key, &value).unwrap_err().to_string();
+            assert!(found.contains(expected), "{found}");
+        }
+    }
+
+    #[test]
+    fn whole_transactions_before_the_position_and_the_first_changes_of_one_are_covered() {
+        let whole = progress();
+        for (commit, index, expected) in [
+            (0xF0, 0, true),
+            (0xF0, u32::MAX, true),
+            (0x1_0000_00FF, 9, true),
+            (0x1_0000_0100, 0, false),
+            (0x1_0000_0200, 0, false),
+        ] {
+            assert_eq!(whole.covers(Lsn::new(commit), index), expected, "{commit}");
+        }
+        let partial = Progress {
+            partial: Some(Partial {
+                transaction: name(0x1_0000_0200),
+                changes: 2,
+            }),
+            ..progress()
+        };
+        for (commit, index, expected) in [
+            (0x1_0000_0200, 0, true),
+            (0x1_0000_0200, 1, true),
+            (0x1_0000_0200, 2, false),
+            (0x1_0000_0300, 0, false),
+        ] {
+            assert_eq!(
+                partial.covers(Lsn::new(commit), index),
+                expected,
+                "{commit}"
+            );
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! Exactly once: gives each session a producer of its own, with transactions, and begins where the
+//! progress record says.
+//!
+//! A session that holds the lock first shuts out every earlier producer of its slot, then reads the
+//! progress record, and then compares it with the slot. Nothing of an earlier session is used: what
+//! it had committed is in the record, and what it had not is sent again. The engine decides (see
+//! `engine::exactly_once`).
+
+use std::time::Duration;
+
+use crate::engine::exactly_once::limits::TRANSACTION_TIMEOUT_MS;
+use crate::engine::exactly_once::progress::{Progress, ProgressKey};
+use crate::engine::exactly_once::start::{SlotFacts, Start, StartFacts, decide};
+use crate::engine::exactly_once::timeline;
+use crate::error::{Code, Error, Result};
+use crate::kafka::{Producer, TransactionalId, last_value};
+use crate::lsn::Lsn;
+use crate::postgres::{self, Server, Session};
+use crate::publisher::supervisor::Supervisor;
+use crate::replication::ReplicationClient;
+
+/// How long the brokers may take to shut out an earlier producer, and then to show its progress.
+/// The lock is lost after thirty seconds without a word to the server.
+const BEGIN_LIMIT: Duration = Duration::from_secs(10);
+/// How long an abort may take. The broker aborts a transaction by itself, later.
+const ABORT_LIMIT: Duration = Duration::from_secs(3);
+
+impl Supervisor {
+    /// Shuts out every earlier producer of the slot, and reads the progress record. Does nothing at
+    /// least once.
+    ///
+    /// # Errors
+    /// Transient: the brokers or the server do not answer. Fatal: they refuse, or the record is not
+    /// understood.
+    pub(in crate::publisher) async fn open_transactions(
+        &mut self,
+        session: &Session,
+        client: &mut ReplicationClient,
+        server: &Server,
+    ) -> Result<()> {
+        let Some(settings) = self.config.exactly_once.clone() else {
+            return Ok(());
+        };
+        self.resume.invalidate();
+        self.forwarder.clear();
+        let key = ProgressKey {
+            system_id: server.lineage.system_id,
+            slot: self.config.slot.clone(),
+        };
+        self.forwarder
+            .board
+            .wait_unless_named("kafka", "beginning transactions");
+        let id = format!("outboxd-{key}");
+        let id = TransactionalId {
+            id: &id,
+            timeout_ms: TRANSACTION_TIMEOUT_MS,
+        };
+        let producer = Producer::transactional(&self.config, id, BEGIN_LIMIT).await?;
+        self.forwarder.producer.hand_over_to(producer);
+        let topic = &settings.progress_topic;
+        let value = last_value(&self.config, topic, key.encode(), BEGIN_LIMIT).await?;
+        let progress = value
+            .map(|value| Progress::decode(&key, &value))
+            .transpose();
+        let progress = progress.map_err(|error| {
+            let message = format!("topic {topic} has a record of {key} that cannot be used");
+            Error::fatal(Code::Config, message).with_source(error)
+        })?;
+        let timeline = server.lineage.timeline;
+        self.opened = Some(StartFacts {
+            slot: SlotFacts::Missing,
+            timeline,
+            wal_end: postgres::log_position(session).await?,
+            switched_at: switched_at(client, progress.as_ref(), timeline).await?,
+            publication: self.config.publication.clone(),
+            answer: settings.answer,
+            progress,
+        });
+        self.forwarder.progress_key = Some(key);
+        Ok(())
+    }
+
+    /// A slot is about to be created, because there is none.
+    ///
+    /// # Errors
+    /// Fatal: the progress record shows that there was one.
+    pub(in crate::publisher) fn permit_new_slot(&mut self) -> Result<()> {
+        let Some(facts) = &mut self.opened else {
+            return Ok(());
+        };
+        decide(facts).map_err(|refusal| refusal.into_error())?;
+        facts.slot = SlotFacts::Created(Lsn::INVALID);
+        Ok(())
+    }
+
+    /// Begins at the progress record, with a slot at `confirmed`. Does nothing at least once.
+    ///
+    /// # Errors
+    /// Fatal: record and slot contradict each other, and a person has to decide.
+    pub(in crate::publisher) fn begin_transactions(&mut self, confirmed: Lsn) -> Result<()> {
+        let Some(mut facts) = self.opened.take() else {
+            return Ok(());
+        };
+        facts.slot = match facts.slot {
+            SlotFacts::Created(_) => SlotFacts::Created(confirmed),
+            SlotFacts::Missing | SlotFacts::Confirmed(_) => SlotFacts::Confirmed(confirmed),
+        };
+        let (progress, is_new) = match decide(&facts).map_err(|refusal| refusal.into_error())? {
+            Start::Continue(progress) => (progress, false),
+            Start::Begin(progress) => (progress, true),
+            Start::CreateSlot => return Ok(()),
+        };
+        let position = progress.position;
+        match is_new {
+            true => tracing::info!(lsn = %position, "no progress is recorded, beginning here"),
+            false => tracing::info!(lsn = %position, %confirmed, "progress read from Kafka"),
+        }
+        let engine = &mut self.forwarder.engine;
+        engine.transactions_begun(progress, confirmed, is_new);
+        Ok(())
+    }
+
+    /// A session has ended: its producer is given up, and memory with it.
+    pub(in crate::publisher) async fn close_transactions(&mut self) {
+        if self.config.exactly_once.is_none() {
+            return;
+        }
+        let forwarder = &mut self.forwarder;
+        forwarder.commit = None;
+        forwarder.producer.abort(ABORT_LIMIT).await;
+        forwarder.clear();
+        forwarder.producer_failed = false;
+        self.resume.invalidate();
+    }
+}
+
+/// Where the server's history left the timeline of the progress record, if that is an ancestor.
+async fn switched_at(
+    client: &mut ReplicationClient,
+    progress: Option<&Progress>,
+    timeline: u32,
+) -> Result<Option<Lsn>> {
+    let Some(progress) = progress.filter(|it| it.timeline < timeline) else {
+        return Ok(None);
+    };
+    let rows = client
+        .query(&format!("TIMELINE_HISTORY {timeline}"))
+        .await?;
+    let history = rows
+        .into_iter()
+        .next()
+        .and_then(|row| row.into_iter().nth(1)?);
+    Ok(history.and_then(|history| timeline::switched_at(&history, progress.timeline)))
+}
