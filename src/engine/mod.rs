@@ -56,6 +56,8 @@ pub(crate) mod write_back_queue;
 mod simulation;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod transaction_simulation;
 
 #[cfg(test)]
 pub(crate) use simulation::{row_ids, seeds};

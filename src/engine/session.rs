@@ -57,7 +57,7 @@ impl Engine {
 
     /// Whether work in the database may start.
     pub(super) fn can_work(&self) -> bool {
-        self.worker == WorkerState::Idle && self.is_proven() && !self.awaits_history()
+        self.worker == WorkerState::Idle && self.is_proven() && !self.forbids_marks()
     }
 
     /// While stopping: the slot's confirmed position, or `None` if the server no longer reports it.

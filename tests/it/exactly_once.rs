@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 
 use crate::support::fixture::Fixture;
 use crate::support::kafka::{self, Kafka};
-use crate::support::oracle::Oracle;
+use crate::support::oracle::{Oracle, check};
 use crate::support::outboxd::{Outboxd, Settings, command};
 use crate::support::postgres;
 use crate::support::wait::wait_for;
@@ -19,12 +19,15 @@ const KILLS: u32 = 20;
 /// A prepared database, and a progress topic of its own.
 async fn fixture(major: u32, kafka: &Kafka) -> Result<Fixture<'_>> {
     let mut fixture = Fixture::create(postgres::shared(postgres::turn(major)), kafka).await?;
-    let progress = format!("progress-{}", fixture.database.name);
-    fixture.settings = fixture
-        .settings
-        .set("OUTBOX_DELIVERY", "exactly-once")
-        .set("OUTBOX_PROGRESS_TOPIC", progress);
+    fixture.settings = exactly_once(fixture.settings.clone(), &fixture);
     Ok(fixture)
+}
+
+fn exactly_once(settings: Settings, fixture: &Fixture<'_>) -> Settings {
+    let progress = format!("progress-{}", fixture.database.name);
+    settings
+        .set("OUTBOX_DELIVERY", "exactly-once")
+        .set("OUTBOX_PROGRESS_TOPIC", progress)
 }
 
 async fn refusal(settings: &Settings) -> Result<String> {
@@ -117,5 +120,87 @@ async fn a_lost_progress_record_is_refused_until_a_person_answers() -> Result<()
     let mut outboxd = Outboxd::spawn(&settings)?;
     outboxd.wait_for_phase("streaming", LIMIT).await?;
     assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
+    fixture.verdict(&oracle).await?.expect_exact()
+}
+
+/// Only the broker knows the topic's new limit, so it refuses whole batches, innocent events among
+/// them.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_the_broker_refuses_is_filed_and_every_other_one_is_there_once() -> Result<()>
+{
+    const ROWS: i64 = 60;
+    let fixture = fixture(15, kafka::shared()).await?;
+    let oracle = Oracle::create(&fixture.database).await?;
+    let session = fixture.database.connect().await?;
+    let narrow = fixture.kafka.topic("narrow", 2).await?;
+    let mut outboxd = Outboxd::spawn(&fixture.settings)?;
+    outboxd.wait_for_phase("streaming", LIMIT).await?;
+    let insert = "INSERT INTO outbox.outbox (event_type, topic, event_payload) \
+                  SELECT 'key' || i % 5, $1, \
+                         jsonb_build_object('x', repeat('x', CASE i WHEN $2 THEN 5000 ELSE 9 END)) \
+                  FROM generate_series(1, $3::bigint) i";
+    session.execute(insert, &[&narrow, &0_i32, &1_i64]).await?;
+    fixture.all_marked(LIMIT).await?;
+    let limit = [("max.message.bytes", "2000")];
+    fixture.kafka.alter_topic(&narrow, &limit).await?;
+    session.execute(insert, &[&narrow, &31_i32, &ROWS]).await?;
+    let left = "SELECT count(*) FROM outbox.outbox WHERE published_at IS NULL";
+    let filed = "SELECT count(*) FROM outbox.dead_letter WHERE state = 'dead'";
+    wait_for(
+        "the guilty one to be filed, and all others marked",
+        LIMIT,
+        async || {
+            let (left, filed): (i64, i64) =
+                (session.value(left).await?, session.value(filed).await?);
+            Ok((left == 1 && filed == 1).then_some(()))
+        },
+    )
+    .await?;
+    assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
+    let committed = oracle.committed().await?;
+    let innocent: Vec<_> = committed
+        .into_iter()
+        .filter(|event| event.payload.len() < 5_000)
+        .collect();
+    ensure!(
+        innocent.len() as i64 == ROWS,
+        "{} are innocent",
+        innocent.len()
+    );
+    let consumed = fixture.kafka.consume_all(&[&narrow]).await?;
+    check(&innocent, &consumed).expect_exact()
+}
+
+/// A process that is suspended for longer than every time-out has another one in its place when it
+/// goes on, and what it then sends is in no committed transaction.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_frozen_instance_is_shut_out_by_the_one_that_takes_over() -> Result<()> {
+    let fixture = fixture(17, kafka::shared()).await?;
+    let oracle = Oracle::create(&fixture.database).await?;
+    let mut first = Outboxd::spawn(&fixture.settings)?;
+    first.wait_for_phase("streaming", LIMIT).await?;
+    let settings = Settings::new(&fixture.database, fixture.kafka)?;
+    let mut second = Outboxd::spawn(&exactly_once(settings, &fixture))?;
+    let pattern = Pattern {
+        rows: 5,
+        rest: Duration::from_millis(10),
+    };
+    let writers = Writers::start(&fixture.database, &fixture.topic, 4, pattern);
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    first.freeze().await?;
+    let marked = "SELECT count(*) FROM outbox.outbox WHERE published_at IS NOT NULL";
+    let session = fixture.database.connect().await?;
+    let before: i64 = session.value(marked).await?;
+    wait_for("the second one to publish", LIMIT, async || {
+        let now: i64 = session.value(marked).await?;
+        Ok((now > before + 500).then_some(()))
+    })
+    .await?;
+    first.thaw()?;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    writers.stop().await?;
+    fixture.all_marked(LIMIT).await?;
+    assert_eq!(second.stop(LIMIT).await?, 0, "{}", second.log());
+    assert_eq!(first.stop(LIMIT).await?, 0, "{}", first.log());
     fixture.verdict(&oracle).await?.expect_exact()
 }

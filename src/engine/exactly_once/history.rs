@@ -14,8 +14,10 @@ use crate::lsn::Lsn;
 /// See the module's head.
 #[derive(Debug, Default)]
 pub(crate) struct HistoryCheck {
-    /// Nothing is left to be seen.
+    /// Nothing is left to be seen without it.
     expected: Option<Expected>,
+    /// The stream is of another history.
+    is_other: bool,
 }
 
 #[derive(Debug)]
@@ -32,6 +34,7 @@ impl HistoryCheck {
         let last = progress.last.filter(|last| last.commit_lsn >= slot);
         let is_covered = progress.position == slot && progress.partial.is_none();
         HistoryCheck {
+            is_other: false,
             expected: (!is_covered).then(|| Expected {
                 progress: progress.clone(),
                 slot,
@@ -40,9 +43,16 @@ impl HistoryCheck {
         }
     }
 
-    /// Whether a transaction has to come before any row is marked.
+    /// Whether a transaction has to come before any row is marked. What is received until then takes
+    /// no memory but that of its rows, and an earlier process had room for those.
     pub(crate) fn is_awaited(&self) -> bool {
-        self.expected.as_ref().is_some_and(|it| it.last.is_some())
+        let awaits = |it: &Expected| it.last.is_some();
+        !self.is_other && self.expected.as_ref().is_some_and(awaits)
+    }
+
+    /// Whether no row may be marked.
+    pub(crate) fn forbids_marks(&self) -> bool {
+        self.is_other || self.is_awaited()
     }
 
     /// A transaction begins.
@@ -66,6 +76,7 @@ impl HistoryCheck {
             expected.last.is_some() || partial.is_some_and(|it| it != found)
         };
         if is_other {
+            self.is_other = true;
             return Err(start::other_history(progress, found.commit_lsn, *slot));
         }
         if expected.last == Some(found) {
@@ -120,7 +131,7 @@ mod tests {
         let mut taken = Vec::new();
         for (commit, xid) in names {
             let is_taken = check.begins(name(*commit, *xid)).is_ok();
-            taken.push((is_taken, !check.is_awaited()));
+            taken.push((is_taken, !check.forbids_marks()));
         }
         taken
     }
@@ -167,7 +178,7 @@ mod tests {
         ];
         for (slot, has_part, names) in cases {
             let found = taken(slot, has_part, names);
-            assert_eq!(found.last().map(|it| it.0), Some(false), "{slot} {names:?}");
+            assert_eq!(found.last(), Some(&(false, false)), "{slot} {names:?}");
         }
     }
 }

@@ -29,6 +29,7 @@ use crate::engine::Engine;
 use crate::engine::dispatch::{Admission, Reason};
 use crate::engine::exactly_once::history::HistoryCheck;
 use crate::engine::exactly_once::progress::Progress;
+use crate::engine::exactly_once::state::ExactlyOnce;
 use crate::engine::exactly_once::suspects::Suspicion;
 use crate::engine::exactly_once::transaction::{
     CommitOutcome, Facts, PROGRESS_TICKET, Sent, Step, Transactions,
@@ -96,6 +97,12 @@ impl Engine {
         self.exactly_once
             .as_ref()
             .is_some_and(|it| it.history.is_awaited())
+    }
+
+    /// Whether no row may be marked, because the stream may be of another history.
+    pub(super) fn forbids_marks(&self) -> bool {
+        let forbids = |it: &ExactlyOnce| it.history.forbids_marks();
+        self.exactly_once.as_deref().is_some_and(forbids)
     }
 
     /// A transaction of Postgres begins.

@@ -319,10 +319,16 @@ impl Transactions {
             (Some(last), Some(before)) if last.commit_lsn < before.commit_lsn => Some(before),
             (last, before) => last.or(before),
         };
+        // A keepalive may come before the rest of a transaction that is there in part.
+        let rest = before.partial;
+        let rest = rest.filter(|it| it.transaction.commit_lsn >= position);
         let reached = Progress {
             position,
             last,
-            partial: facts.open.and_then(|open| self.part(open, position)),
+            partial: facts
+                .open
+                .and_then(|open| self.part(open, position))
+                .or(rest),
             ..before.clone()
         };
         debug_assert!(

@@ -1,0 +1,7 @@
+//! Exactly once in a simulated world: see [`schedule`].
+
+mod broker;
+mod oracle;
+mod postgres;
+mod process;
+mod schedule;

@@ -1,0 +1,87 @@
+//! What a reader of committed records has to find. It uses nothing of the publisher: it knows the
+//! transactions of Postgres, the logs of Kafka and the text of a progress record.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::Value;
+
+use crate::engine::transaction_simulation::broker::{Broker, TOPICS};
+use crate::engine::transaction_simulation::postgres::Postgres;
+
+/// The position in a progress record.
+fn position(record: &str) -> u64 {
+    let value: Value = serde_json::from_str(record).expect("JSON");
+    let text = value["position"].as_str().expect("a position");
+    let (high, low) = text.split_once('/').expect("two halves");
+    let half = |digits| u64::from_str_radix(digits, 16).expect("hexadecimal digits");
+    (half(high) << 32) | half(low)
+}
+
+/// The slot is never past the last committed progress record, and the records never go back.
+pub(super) fn check_positions(broker: &Broker, postgres: &Postgres) {
+    let recorded = broker.progress().map_or(100, position);
+    assert!(
+        postgres.confirmed <= recorded,
+        "the slot is at {}, past the progress record at {recorded}",
+        postgres.confirmed
+    );
+}
+
+/// The progress records never go back.
+pub(super) fn check_progress(broker: &Broker) {
+    let mut before = 0;
+    for record in broker.committed(TOPICS) {
+        let position = position(record);
+        assert!(
+            before <= position,
+            "progress went back to {position} from {before}"
+        );
+        before = position;
+    }
+}
+
+/// By key: the rows that a reader gets, in the order of their log.
+fn read(broker: &Broker, postgres: &Postgres) -> BTreeMap<usize, Vec<usize>> {
+    let mut keys: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+    for log in 0..TOPICS {
+        for value in broker.committed(log) {
+            let row: usize = value.parse().expect("a number");
+            let key = postgres.rows[row].key;
+            assert_eq!(key % TOPICS, log, "a key is in one log");
+            keys.entry(key).or_default().push(row);
+        }
+    }
+    keys
+}
+
+/// No row twice, none before an earlier one of its key, none that was not committed; nothing is
+/// said of those that are still to come.
+pub(super) fn check_so_far(broker: &Broker, postgres: &Postgres) {
+    for (key, rows) in read(broker, postgres) {
+        let is_in_order = rows.windows(2).all(|pair| pair[0] < pair[1]);
+        assert!(is_in_order, "key {key}: {rows:?}");
+    }
+}
+
+/// Every row once, and each that Kafka never takes a dead letter.
+pub(super) fn check_all(broker: &Broker, postgres: &Postgres) {
+    let mut expected: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+    let committed = postgres.transactions.iter().flat_map(|it| &it.rows);
+    let mut poison = BTreeSet::new();
+    for row in committed.copied() {
+        match postgres.rows[row].is_poison {
+            true => {
+                poison.insert(row);
+            }
+            false => expected
+                .entry(postgres.rows[row].key)
+                .or_default()
+                .push(row),
+        }
+    }
+    assert_eq!(postgres.letters, poison, "dead letters");
+    assert_eq!(read(broker, postgres), expected, "rows by key");
+    for (number, row) in postgres.rows.iter().enumerate() {
+        assert!(row.is_marked || row.is_poison, "row {number} is not marked");
+    }
+}

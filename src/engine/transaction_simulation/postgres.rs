@@ -1,0 +1,119 @@
+//! A model of Postgres: the WAL, the slot, the table, and one replication session.
+
+use std::collections::BTreeSet;
+
+use fastrand::Rng;
+
+/// A transaction. Its rows have numbers.
+#[derive(Debug, Clone)]
+pub(super) struct Transaction {
+    pub(super) commit: u64,
+    pub(super) end: u64,
+    pub(super) xid: u32,
+    pub(super) rows: Vec<usize>,
+}
+
+/// A row.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Row {
+    pub(super) key: usize,
+    /// Kafka never takes its event.
+    pub(super) is_poison: bool,
+    pub(super) is_marked: bool,
+}
+
+/// The next message of the stream.
+#[derive(Debug, Clone)]
+pub(super) enum Message {
+    Begin(Transaction),
+    Row(usize),
+    Commit(Transaction),
+    Keepalive(u64),
+}
+
+#[derive(Debug)]
+pub(super) struct Postgres {
+    pub(super) transactions: Vec<Transaction>,
+    pub(super) rows: Vec<Row>,
+    /// Rows that are dead letters.
+    pub(super) letters: BTreeSet<usize>,
+    pub(super) wal_end: u64,
+    pub(super) confirmed: u64,
+    /// What a crash of the server leaves.
+    pub(super) durable: u64,
+    /// Where the session stands: a transaction, and what of it was sent.
+    at: (usize, usize),
+    /// What was sent in a keepalive.
+    told: u64,
+}
+
+impl Postgres {
+    pub(super) fn new() -> Self {
+        Postgres {
+            transactions: Vec::new(),
+            rows: Vec::new(),
+            letters: BTreeSet::new(),
+            wal_end: 100,
+            confirmed: 100,
+            durable: 100,
+            at: (0, 0),
+            told: 0,
+        }
+    }
+
+    /// Commits a transaction with rows of these keys.
+    pub(super) fn commit(&mut self, keys: &[(usize, bool)], gap: u64) {
+        let commit = self.wal_end + gap;
+        let first = self.rows.len();
+        let of = |(key, is_poison): &(usize, bool)| Row {
+            key: *key,
+            is_poison: *is_poison,
+            is_marked: false,
+        };
+        self.rows.extend(keys.iter().map(of));
+        self.transactions.push(Transaction {
+            commit,
+            end: commit + 1,
+            xid: 700 + self.transactions.len() as u32,
+            rows: (first..self.rows.len()).collect(),
+        });
+        self.wal_end = commit + 1;
+    }
+
+    /// A session begins at this position.
+    pub(super) fn start(&mut self, from: u64) {
+        let first = self.transactions.iter().position(|it| it.end > from);
+        self.at = (first.unwrap_or(self.transactions.len()), 0);
+        self.told = 0;
+    }
+
+    /// What the session sends next, if there is anything.
+    pub(super) fn next(&mut self, rng: &mut Rng) -> Option<Message> {
+        let Some(transaction) = self.transactions.get(self.at.0) else {
+            let news = self.told < self.wal_end;
+            self.told = self.wal_end;
+            return news.then_some(Message::Keepalive(self.wal_end));
+        };
+        let sent = self.at.1;
+        // All before the next transaction was sent.
+        if sent == 0 && self.told < transaction.commit && rng.u8(0..4) == 0 {
+            self.told = transaction.commit;
+            return Some(Message::Keepalive(self.told));
+        }
+        self.at.1 += 1;
+        if sent == 0 {
+            return Some(Message::Begin(transaction.clone()));
+        }
+        if let Some(row) = transaction.rows.get(sent - 1) {
+            return Some(Message::Row(*row));
+        }
+        let commit = Message::Commit(transaction.clone());
+        self.at = (self.at.0 + 1, 0);
+        Some(commit)
+    }
+
+    /// The server crashes: what was confirmed since the last checkpoint is forgotten.
+    pub(super) fn crash(&mut self) {
+        self.confirmed = self.durable;
+    }
+}

@@ -1,0 +1,382 @@
+//! The publisher's process in the simulated world: the engine, and a driver that carries its
+//! outputs out as the real one does.
+
+use std::time::Duration;
+
+use fastrand::Rng;
+
+use crate::config::{AfterPublish, Mapping, OnPoison};
+use crate::engine::Engine;
+use crate::engine::dispatch::Admission;
+use crate::engine::exactly_once::limits::TransactionLimits;
+use crate::engine::exactly_once::progress::{Phase, Progress, ProgressKey};
+use crate::engine::exactly_once::start::{SlotFacts, Start, StartFacts, decide};
+use crate::engine::exactly_once::transaction::{CommitOutcome, PROGRESS_TICKET};
+use crate::engine::offer::{Offer, Offered};
+use crate::engine::output::{
+    DatabaseWork, DeliveryFailure, DeliveryResult, End, FailureKind, Intake, Limits, Output,
+    PendingRequests, SessionOutput, SinkOutput,
+};
+use crate::engine::record_checks::RecordFacts;
+use crate::engine::required_parts::RequiredParts;
+use crate::engine::topics::topic::{MetadataAnswer, TopicLimits};
+use crate::engine::tracker::{Ticket, TransactionName};
+use crate::engine::transaction_simulation::broker::{Answer, Broker, Request, Sent, log_of};
+use crate::engine::transaction_simulation::postgres::{Message, Postgres};
+use crate::lsn::Lsn;
+use crate::outbox::{Outcome, OwnedRecord, Rejection, RowName};
+
+/// What a turn ended with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fate {
+    Lives,
+    /// The producer is given up.
+    GaveUp,
+    Stopped,
+}
+
+pub(super) struct Process {
+    pub(super) engine: Engine,
+    pub(super) epoch: u32,
+    /// Records that were not put into a request yet, by log.
+    queues: [Vec<Sent>; 3],
+    pub(super) work: Option<(u64, DatabaseWork)>,
+    /// The commit under way: the engine's generation.
+    pub(super) commit: Option<u64>,
+    pub(super) question: Option<Vec<String>>,
+    /// Events that Kafka had already.
+    pub(super) passed_over: u64,
+}
+
+pub(super) fn key() -> ProgressKey {
+    ProgressKey {
+        system_id: 7,
+        slot: "s".to_owned(),
+    }
+}
+
+fn rejection(code: &str) -> Rejection {
+    Rejection {
+        code: code.to_owned(),
+        message: String::new(),
+    }
+}
+
+/// Random limits.
+pub(super) fn limits(rng: &mut Rng) -> Limits {
+    Limits {
+        after_publish: AfterPublish::Mark,
+        retain: None,
+        batch_size: rng.usize(1..8),
+        process_interval: Duration::from_millis(rng.u64(0..3_000)),
+        memory_limit: rng.usize(1_000..6_000),
+        spreads: false,
+        required: RequiredParts {
+            key: None,
+            ..RequiredParts::of(&Mapping::default())
+        },
+        attempts: rng.u32(1..4),
+        on_poison: OnPoison::DeadLetter,
+        resolves: true,
+        dead_letters_per_minute: 1_000_000,
+        parked_keys_max: 1_000,
+        auto_creates_topics: false,
+        compresses: false,
+        batch_bytes: 1_000_000,
+        status_interval: Duration::from_secs(10),
+        receive_timeout: Duration::from_secs(15),
+        transactions: Some(TransactionLimits {
+            commit_interval: Duration::from_millis(rng.u64(0..200)),
+            idle_interval: Duration::from_millis(rng.u64(0..20_000)),
+            open_max: Duration::from_millis(rng.u64(1_000..6_000)),
+            events_max: rng.usize(1..10),
+        }),
+    }
+}
+
+impl Process {
+    /// Begins as the driver does: shuts the producer before out, reads the progress record, decides
+    /// with the slot, and streams. `engine` is that of the same process's session before.
+    pub(super) fn start(
+        mut engine: Engine,
+        now: Duration,
+        broker: &mut Broker,
+        postgres: &mut Postgres,
+    ) -> Process {
+        let epoch = broker.init();
+        let progress = broker.progress();
+        let progress = progress.map(|value| Progress::decode(&key(), value.as_bytes()));
+        let progress = progress.map(|decoded| decoded.expect("we have written it"));
+        let is_first = progress.is_none();
+        let at = Lsn::new(postgres.confirmed);
+        let start = decide(&StartFacts {
+            progress,
+            slot: match is_first {
+                true => SlotFacts::Created(at),
+                false => SlotFacts::Confirmed(at),
+            },
+            timeline: 1,
+            wal_end: Lsn::new(postgres.wal_end),
+            switched_at: None,
+            publication: "p".to_owned(),
+            answer: None,
+        });
+        let (progress, is_new) = match start.expect("nothing contradicts the record") {
+            Start::Continue(progress) => (progress, false),
+            Start::Begin(progress) => (progress, true),
+            Start::CreateSlot => unreachable!("there is a slot"),
+        };
+        assert_eq!(progress.phase, Phase::Stream);
+        engine.reset(at);
+        engine.transactions_begun(progress, at, is_new);
+        engine.session_started(now);
+        postgres.start(postgres.confirmed);
+        Process {
+            engine,
+            epoch,
+            queues: Default::default(),
+            work: None,
+            commit: None,
+            question: None,
+            passed_over: 0,
+        }
+    }
+
+    /// Takes in the next message of the stream, if the engine reads.
+    pub(super) fn read(&mut self, now: Duration, postgres: &mut Postgres, rng: &mut Rng) -> bool {
+        let intake = self.engine.intake();
+        if intake == Intake::Paused {
+            return false;
+        }
+        let Some(message) = postgres.next(rng) else {
+            return false;
+        };
+        self.engine.received(now);
+        if intake == Intake::Discard && !matches!(message, Message::Keepalive(_)) {
+            return true;
+        }
+        match message {
+            Message::Begin(transaction) => {
+                self.engine.begin(TransactionName {
+                    commit_lsn: Lsn::new(transaction.commit),
+                    xid: transaction.xid,
+                    committed_micros: 1,
+                });
+            }
+            Message::Row(row) => self.row(now, row, postgres),
+            Message::Commit(transaction) => {
+                let (commit, end) = (Lsn::new(transaction.commit), Lsn::new(transaction.end));
+                self.engine.commit(commit, end);
+            }
+            Message::Keepalive(wal_end) => self.engine.keepalive(now, Lsn::new(wal_end), false),
+        }
+        true
+    }
+
+    fn row(&mut self, now: Duration, row: usize, postgres: &Postgres) {
+        let index = self.engine.change();
+        // The driver knows the dead letters that are filed.
+        if index.is_none() || postgres.letters.contains(&row) {
+            return;
+        }
+        let key = postgres.rows[row].key;
+        let topic = format!("t{}", log_of(0, key));
+        let (key, value) = (key.to_string(), row.to_string());
+        let (key, value) = (key.as_bytes(), value.as_bytes());
+        let record = OwnedRecord::new(&topic, Some(key), Some(value), std::iter::empty());
+        let offered = self.engine.offer(Offer {
+            row: Some(RowName::of_id(row as i64)),
+            xid: 1,
+            bytes: 10,
+            since_micros: 0,
+            sent_micros: now.as_micros() as u64,
+            from_table: false,
+            facts: RecordFacts::of_held(&record),
+            rejection: None,
+        });
+        let Offered {
+            ticket, admission, ..
+        } = offered.expect("the stream is in order");
+        match admission {
+            Admission::Send => self.send(ticket, &record, postgres),
+            Admission::Keep(reason) => {
+                self.passed_over += u64::from(format!("{reason:?}") == "Published");
+                self.engine.keep(now, ticket, Box::new(record), reason);
+            }
+        }
+    }
+
+    fn send(&mut self, ticket: Ticket, record: &OwnedRecord, postgres: &Postgres) {
+        let value = std::str::from_utf8(record.value().unwrap_or_default());
+        let value = value.expect("a number").to_owned();
+        let row = postgres.rows[value.parse::<usize>().expect("a number")];
+        self.queues[log_of(ticket, row.key)].push(Sent {
+            ticket,
+            value,
+            is_poison: row.is_poison,
+        });
+    }
+
+    /// librdkafka puts the first records of a queue into a request.
+    pub(super) fn flush(&mut self, log: usize, most: usize, broker: &mut Broker) -> bool {
+        let queue = &mut self.queues[log];
+        let count = most.min(queue.len());
+        if count == 0 {
+            return false;
+        }
+        broker.requests.push(Request::Produce {
+            epoch: self.epoch,
+            log,
+            batch: queue.drain(..count).collect(),
+        });
+        true
+    }
+
+    /// Carries out what is due.
+    pub(super) fn turn(
+        &mut self,
+        now: Duration,
+        broker: &mut Broker,
+        postgres: &mut Postgres,
+    ) -> Fate {
+        self.engine.check_session(now);
+        self.engine.poll(now);
+        while let Some(output) = self.engine.output() {
+            match output {
+                Output::Sink(SinkOutput::Send { ticket, record }) => {
+                    self.send(ticket, &record, postgres);
+                }
+                Output::Sink(SinkOutput::RecordProgress(progress)) => {
+                    let value = String::from_utf8(progress.encode(&key())).expect("JSON");
+                    self.queues[log_of(PROGRESS_TICKET, 0)].push(Sent {
+                        ticket: PROGRESS_TICKET,
+                        value,
+                        is_poison: false,
+                    });
+                }
+                Output::Sink(SinkOutput::CommitTransaction { generation }) => {
+                    assert!(
+                        self.queues.iter().all(Vec::is_empty),
+                        "a record is not sent"
+                    );
+                    assert!(self.commit.is_none(), "two commits at a time");
+                    self.commit = Some(generation);
+                    let (epoch, is_late) = (self.epoch, false);
+                    broker.requests.push(Request::End { epoch, is_late });
+                }
+                Output::Sink(SinkOutput::QueryTopics(names)) => self.question = Some(names),
+                Output::Sink(SinkOutput::Work { generation, work }) => {
+                    self.work = Some((generation, work));
+                }
+                Output::Sink(SinkOutput::Trust { .. } | SinkOutput::ReplaceProducer(_)) => {
+                    panic!("not with transactions");
+                }
+                Output::Session(SessionOutput::Status { flush, .. }) => {
+                    let confirmed = postgres.confirmed.max(flush.raw());
+                    postgres.confirmed = confirmed;
+                }
+                Output::Session(SessionOutput::InspectWalsender) => {}
+                Output::Session(SessionOutput::End(end)) => return ended(end),
+            }
+        }
+        Fate::Lives
+    }
+
+    /// The broker has answered.
+    pub(super) fn answered(&mut self, now: Duration, answer: Answer) {
+        let report = |kind: Option<FailureKind>| {
+            move |ticket: Ticket| DeliveryResult {
+                ticket,
+                failure: kind.map(|kind| DeliveryFailure {
+                    kind,
+                    rejection: rejection("REFUSED"),
+                    number: 1,
+                }),
+                suspicion: 0,
+                record: None,
+            }
+        };
+        let (tickets, kind) = match answer {
+            Answer::Appended(tickets) => (tickets, None),
+            Answer::Refused(tickets) => (tickets, Some(FailureKind::Refused)),
+            Answer::Fenced(tickets) => (tickets, Some(FailureKind::Producer)),
+            Answer::Committed => return self.committed(now, CommitOutcome::Committed),
+            Answer::NotCommitted => {
+                let failed = CommitOutcome::Failed(rejection("STATE"));
+                return self.committed(now, failed);
+            }
+        };
+        for result in tickets.into_iter().map(report(kind)) {
+            self.engine.delivery_finished(now, result, &mut Vec::new());
+        }
+    }
+
+    /// A commit has ended, as far as librdkafka knows.
+    pub(super) fn committed(&mut self, now: Duration, outcome: CommitOutcome) {
+        if let Some(generation) = self.commit.take() {
+            self.engine
+                .commit_finished(now, generation, outcome, &mut Vec::new());
+        }
+    }
+
+    /// Kafka tells of the topics.
+    pub(super) fn topics_known(&mut self, now: Duration) -> bool {
+        let Some(names) = self.question.take() else {
+            return false;
+        };
+        let known = || MetadataAnswer::Known(TopicLimits::default());
+        let answers = names.into_iter().map(|name| (name, known())).collect();
+        self.engine.topics_answered(now, Some(answers));
+        true
+    }
+
+    /// The database does its work, and the answer arrives if `is_known`.
+    pub(super) fn work(&mut self, now: Duration, postgres: &mut Postgres, is_known: bool) -> bool {
+        let Some((generation, mut work)) = self.work.take() else {
+            return false;
+        };
+        carry_out(&mut work, postgres);
+        if let DatabaseWork::Mark(marks) = &mut work
+            && !is_known
+        {
+            marks
+                .iter_mut()
+                .for_each(|mark| mark.outcome = Outcome::Open);
+        }
+        let result = match is_known {
+            true => Ok(Some(PendingRequests::default())),
+            false => Err(()),
+        };
+        self.engine
+            .work_finished(now, generation, work, result, None);
+        true
+    }
+}
+
+/// What the statements do, whether their answer arrives or not.
+pub(super) fn carry_out(work: &mut DatabaseWork, postgres: &mut Postgres) {
+    match work {
+        DatabaseWork::Mark(marks) => {
+            for mark in marks {
+                let row = mark.row.id.number().expect("ids are numbers") as usize;
+                postgres.rows[row].is_marked = true;
+                mark.outcome = Outcome::Settled;
+            }
+        }
+        DatabaseWork::File(letters) => {
+            for letter in letters {
+                let row = letter.row.as_ref().and_then(|row| row.id.number());
+                postgres.letters.insert(row.expect("it has a row") as usize);
+            }
+        }
+        _ => {}
+    }
+}
+
+fn ended(end: End) -> Fate {
+    match end {
+        End::Stopped => Fate::Stopped,
+        End::ProducerFailed(_) | End::Expired | End::ReceiveTimeout => Fate::GaveUp,
+        other => panic!("a correct world was accused: {other:?}"),
+    }
+}
