@@ -156,10 +156,12 @@ impl Check {
         }
         self.conflicts(given);
         let keeps = is(given.after_publish.as_ref(), "keep");
-        given.backlog.get_or_insert_with(|| {
-            let default = if keeps { "skip" } else { "halt" };
-            default.to_owned()
-        });
+        if !is(given.source.as_ref(), "poll") {
+            given.backlog.get_or_insert_with(|| {
+                let default = if keeps { "skip" } else { "halt" };
+                default.to_owned()
+            });
+        }
         given.on_slot_loss.get_or_insert_with(|| "halt".to_owned());
         Some(ExactlyOnce {
             commit_interval,

@@ -137,13 +137,13 @@ async fn an_event_that_the_broker_refuses_is_filed_and_every_other_one_is_there_
     outboxd.wait_for_phase("streaming", LIMIT).await?;
     let insert = "INSERT INTO outbox.outbox (event_type, topic, event_payload) \
                   SELECT 'key' || i % 5, $1, \
-                         jsonb_build_object('x', repeat('x', CASE i WHEN $2 THEN 5000 ELSE 9 END)) \
+                         jsonb_build_object('x', repeat('x', 9 + 4991 * (i = $2::bigint)::int)) \
                   FROM generate_series(1, $3::bigint) i";
-    session.execute(insert, &[&narrow, &0_i32, &1_i64]).await?;
+    session.execute(insert, &[&narrow, &0_i64, &1_i64]).await?;
     fixture.all_marked(LIMIT).await?;
     let limit = [("max.message.bytes", "2000")];
     fixture.kafka.alter_topic(&narrow, &limit).await?;
-    session.execute(insert, &[&narrow, &31_i32, &ROWS]).await?;
+    session.execute(insert, &[&narrow, &31_i64, &ROWS]).await?;
     let left = "SELECT count(*) FROM outbox.outbox WHERE published_at IS NULL";
     let filed = "SELECT count(*) FROM outbox.dead_letter WHERE state = 'dead'";
     wait_for(
@@ -187,7 +187,7 @@ async fn a_frozen_instance_is_shut_out_by_the_one_that_takes_over() -> Result<()
     };
     let writers = Writers::start(&fixture.database, &fixture.topic, 4, pattern);
     tokio::time::sleep(Duration::from_secs(3)).await;
-    first.freeze().await?;
+    first.freeze()?;
     let marked = "SELECT count(*) FROM outbox.outbox WHERE published_at IS NOT NULL";
     let session = fixture.database.connect().await?;
     let before: i64 = session.value(marked).await?;

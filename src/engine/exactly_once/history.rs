@@ -43,8 +43,8 @@ impl HistoryCheck {
         }
     }
 
-    /// Whether a transaction has to come before any row is marked. What is received until then takes
-    /// no memory but that of its rows, and an earlier process had room for those.
+    /// Whether a transaction has to come before any row is marked. What is received until then
+    /// takes no memory but that of its rows, and an earlier process had room for those.
     pub(crate) fn is_awaited(&self) -> bool {
         let awaits = |it: &Expected| it.last.is_some();
         !self.is_other && self.expected.as_ref().is_some_and(awaits)

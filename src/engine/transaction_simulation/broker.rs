@@ -69,6 +69,8 @@ pub(super) struct Broker {
     pub(super) requests: Vec<Request>,
     /// Late requests that have ended a transaction.
     pub(super) late_ends: u64,
+    /// Transactions that were committed.
+    pub(super) commits: u64,
 }
 
 impl Broker {
@@ -84,6 +86,7 @@ impl Broker {
         if let Some(transaction) = self.ongoing.take() {
             self.outcomes[transaction] = Some(is_committed);
             self.was_committed = is_committed;
+            self.commits += u64::from(is_committed);
         }
     }
 
@@ -160,7 +163,9 @@ impl Broker {
 
     /// The last committed progress record.
     pub(super) fn progress(&self) -> Option<&str> {
-        self.committed(TOPICS).last()
+        let is_committed = |it: &&Logged| self.outcomes[it.transaction] == Some(true);
+        let last = self.logs[TOPICS].iter().rfind(is_committed);
+        last.map(|it| &*it.value)
     }
 }
 

@@ -17,9 +17,11 @@ fn position(record: &str) -> u64 {
     (half(high) << 32) | half(low)
 }
 
-/// The slot is never past the last committed progress record, and the records never go back.
-pub(super) fn check_positions(broker: &Broker, postgres: &Postgres) {
-    let recorded = broker.progress().map_or(100, position);
+/// Where the slot was created.
+pub(super) const FIRST: u64 = 100;
+
+/// The slot is never past the last committed progress record, which is at `recorded`.
+pub(super) fn check_slot(recorded: u64, postgres: &Postgres) {
     assert!(
         postgres.confirmed <= recorded,
         "the slot is at {}, past the progress record at {recorded}",
@@ -27,9 +29,9 @@ pub(super) fn check_positions(broker: &Broker, postgres: &Postgres) {
     );
 }
 
-/// The progress records never go back.
-pub(super) fn check_progress(broker: &Broker) {
-    let mut before = 0;
+/// The progress records never go back. Returns the position of the last committed one.
+pub(super) fn check_progress(broker: &Broker) -> u64 {
+    let mut before = FIRST;
     for record in broker.committed(TOPICS) {
         let position = position(record);
         assert!(
@@ -38,6 +40,7 @@ pub(super) fn check_progress(broker: &Broker) {
         );
         before = position;
     }
+    before
 }
 
 /// By key: the rows that a reader gets, in the order of their log.

@@ -71,6 +71,9 @@ struct Schedule {
     limits: Limits,
     process: Option<Process>,
     now: Duration,
+    /// The commits that the oracle has seen, and the position that they have recorded.
+    checked_commits: u64,
+    recorded: u64,
     steps: Vec<(Step, u32)>,
     poison: f64,
     trace: bool,
@@ -95,6 +98,8 @@ impl Schedule {
             limits,
             process: None,
             now: MS,
+            checked_commits: 0,
+            recorded: oracle::FIRST,
             steps,
             poison,
             trace,
@@ -151,9 +156,12 @@ impl Schedule {
             _ => self.step_of_process(step),
         }
         self.turn();
-        oracle::check_positions(&self.broker, &self.postgres);
-        oracle::check_progress(&self.broker);
-        oracle::check_so_far(&self.broker, &self.postgres);
+        if self.checked_commits != self.broker.commits {
+            self.checked_commits = self.broker.commits;
+            self.recorded = oracle::check_progress(&self.broker);
+            oracle::check_so_far(&self.broker, &self.postgres);
+        }
+        oracle::check_slot(self.recorded, &self.postgres);
     }
 
     fn write(&mut self) {
@@ -214,7 +222,12 @@ impl Schedule {
         };
         self.leave(&mut process);
         process.engine.session_ended();
+        let question = process.question.take();
         self.begin(process.engine);
+        // A question outlives the session: it belongs to the process.
+        if let Some(process) = &mut self.process {
+            process.question = question;
+        }
     }
 
     fn begin(&mut self, engine: Engine) {
