@@ -267,7 +267,9 @@ impl Engine {
             self.push(SinkOutput::QueryTopics(names));
         }
         self.watch_producer(now);
-        self.turn_transaction(now);
+        if self.exactly_once.is_some() {
+            self.turn_transaction(now);
+        }
         let end = self.halt_end();
         self.start_work(now, stopping || !reading || self.session.is_none());
         self.report(now, reading, stopping && finished, end.is_some());
@@ -291,11 +293,13 @@ impl Engine {
         if output.is_some() || self.is_halting() || !self.is_proven() {
             return output;
         }
-        if !self.sends_held() {
+        if self.exactly_once.is_some() && !self.sends_held() {
             return None;
         }
         let output = self.dispatch.output(self.now, &self.tracker);
-        if let Some(SinkOutput::Send { ticket, .. }) = output {
+        if let Some(SinkOutput::Send { ticket, .. }) = output
+            && self.exactly_once.is_some()
+        {
             self.held_is_sent(ticket);
         }
         output.map(Output::Sink)

@@ -68,6 +68,9 @@ impl Engine {
 
     /// A position, or that of the progress record if it is before it (E1).
     pub(super) fn recorded(&self, position: Lsn) -> Lsn {
+        if self.exactly_once.is_none() {
+            return position;
+        }
         match self.transactions().map(Transactions::committed) {
             Some(Some(committed)) => position.min(committed.position),
             Some(None) => self.reported,
