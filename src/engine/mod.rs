@@ -267,9 +267,7 @@ impl Engine {
             self.push(SinkOutput::QueryTopics(names));
         }
         self.watch_producer(now);
-        if self.exactly_once.is_some() {
-            self.turn_transaction(now);
-        }
+        self.turn_transaction(now);
         let end = self.halt_end();
         self.start_work(now, stopping || !reading || self.session.is_none());
         self.report(now, reading, stopping && finished, end.is_some());
@@ -320,9 +318,8 @@ impl Engine {
         let marks = self.write_back_queue.deadline();
         let work = [marks, dead_letters, pause, retention];
         let work = work.into_iter().flatten().filter(|_| self.can_work());
-        let transaction = self.transaction_deadline();
-        let session = session.into_iter().chain(transaction);
-        work.chain(session).chain(self.dispatch.deadline()).min()
+        let work = work.chain(session).chain(self.transaction_deadline());
+        work.chain(self.dispatch.deadline()).min()
     }
 
     /// What the driver does with messages from the server.

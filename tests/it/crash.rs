@@ -63,7 +63,7 @@ async fn twenty_kills_under_load_lose_nothing_and_repeat_only_what_was_not_confi
 #[tokio::test(flavor = "multi_thread")]
 async fn a_kill_in_the_middle_of_a_large_transaction_loses_and_confirms_nothing_of_it() -> Result<()>
 {
-    const ROWS: i64 = 500_000;
+    const ROWS: i64 = 200_000;
     let _alone = heavy().await;
     let fixture = Fixture::create(postgres::shared(postgres::turn(17)), kafka::shared()).await?;
     let oracle = Oracle::create(&fixture.database).await?;

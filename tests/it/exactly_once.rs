@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 
 use crate::support::fixture::Fixture;
+use crate::support::heavy;
 use crate::support::kafka::{self, Kafka};
 use crate::support::oracle::{Oracle, check};
 use crate::support::outboxd::{Outboxd, Settings, command};
@@ -66,7 +67,8 @@ async fn twenty_kills_under_load_lose_and_repeat_nothing_for_a_reader_of_committ
 #[tokio::test(flavor = "multi_thread")]
 async fn a_large_transaction_is_divided_and_a_kill_in_its_middle_repeats_nothing_of_it()
 -> Result<()> {
-    const ROWS: i64 = 200_000;
+    const ROWS: i64 = 100_000;
+    let _alone = heavy().await;
     let fixture = fixture(17, kafka::shared()).await?;
     let oracle = Oracle::create(&fixture.database).await?;
     let session = fixture.database.connect().await?;
