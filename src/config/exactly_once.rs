@@ -105,21 +105,16 @@ pub(crate) struct ExactlyOnce {
 }
 
 /// Values of other settings that do not go with exactly once, and why.
-const CONFLICTS: [(&str, &str, &str); 4] = [
+const CONFLICTS: [(&str, &str, &str); 3] = [
     (
         variables::SOURCE,
         "poll",
-        "no record of progress can name the rows of a table that are published",
-    ),
-    (
-        variables::BACKLOG,
-        "publish",
-        "only what the stream brings is sent exactly once: publish the backlog at least once first",
+        "only the stream has positions that a progress record can name",
     ),
     (
         variables::ON_SLOT_LOSS,
         "heal",
-        "rows that are sent from the table are not sent exactly once",
+        "no row shows whether it was sent behind the position of a lost slot",
     ),
     (
         variables::ON_POISON,
@@ -155,13 +150,6 @@ impl Check {
             return None;
         }
         self.conflicts(given);
-        let keeps = is(given.after_publish.as_ref(), "keep");
-        if !is(given.source.as_ref(), "poll") {
-            given.backlog.get_or_insert_with(|| {
-                let default = if keeps { "skip" } else { "halt" };
-                default.to_owned()
-            });
-        }
         given.on_slot_loss.get_or_insert_with(|| "halt".to_owned());
         Some(ExactlyOnce {
             commit_interval,
@@ -171,12 +159,7 @@ impl Check {
     }
 
     fn conflicts(&mut self, given: &Settings) {
-        let values = [
-            &given.source,
-            &given.backlog,
-            &given.on_slot_loss,
-            &given.on_poison,
-        ];
+        let values = [&given.source, &given.on_slot_loss, &given.on_poison];
         for (value, (setting, conflict, why)) in values.into_iter().zip(CONFLICTS) {
             if is(value.as_ref(), conflict) {
                 let problem = format!("cannot be {conflict} with OUTBOX_DELIVERY=exactly-once");

@@ -63,6 +63,16 @@ impl CreatedAt {
         }
     }
 
+    /// The time as a number, for a record; `None` if it is not known.
+    pub(crate) fn to_raw(self) -> Option<i64> {
+        (self != CreatedAt::UNKNOWN).then_some(self.0)
+    }
+
+    /// The reverse.
+    pub(crate) fn of_raw(raw: Option<i64>) -> CreatedAt {
+        raw.map_or(CreatedAt::UNKNOWN, CreatedAt)
+    }
+
     /// Whether both may be the time of one row.
     fn may_be(self, other: CreatedAt) -> bool {
         self == other || self == CreatedAt::UNKNOWN || other == CreatedAt::UNKNOWN

@@ -100,6 +100,9 @@ impl Supervisor {
                 .await
                 .map(Some);
         }
+        let progress = self.opened.as_mut().and_then(|it| it.progress.as_mut());
+        let recorded = progress.map(|it| std::mem::take(&mut it.rows));
+        let recorded = recorded.unwrap_or_default();
         let bootstrap = Bootstrap {
             scan: TableScan::new(
                 &mut self.forwarder,
@@ -112,6 +115,7 @@ impl Supervisor {
             )?,
             server,
             loss,
+            recorded,
             settles: memory == BeforeCreation::Settled,
         };
         let Some(handled_rows) = bootstrap.run(found).await? else {

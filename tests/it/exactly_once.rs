@@ -206,3 +206,31 @@ async fn a_frozen_instance_is_shut_out_by_the_one_that_takes_over() -> Result<()
     assert_eq!(first.stop(LIMIT).await?, 0, "{}", first.log());
     fixture.verdict(&oracle).await?.expect_exact()
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backlog_of_a_first_start_is_there_once_however_often_it_is_killed() -> Result<()> {
+    const ROWS: i64 = 12_000;
+    let fixture = fixture(15, kafka::shared()).await?;
+    let oracle = Oracle::create(&fixture.database).await?;
+    let session = fixture.database.connect().await?;
+    let insert = "INSERT INTO outbox.outbox (event_type, topic, event_payload) \
+                  SELECT 'key' || i % 23, $1, jsonb_build_object('i', i) \
+                  FROM generate_series(1, $2::bigint) i";
+    session.execute(insert, &[&fixture.topic, &ROWS]).await?;
+    let settings = fixture.settings.clone().set("OUTBOX_BACKLOG", "publish");
+    let mut outboxd = Outboxd::spawn(&settings)?;
+    for kill in 1..=6 {
+        let sent = async || fixture.kafka.record_count(&[&fixture.topic]).await;
+        wait_for("some of it to be sent", LIMIT, async || {
+            Ok((sent().await? >= kill * ROWS / 8).then_some(()))
+        })
+        .await?;
+        outboxd.kill()?;
+        outboxd.respawn()?;
+    }
+    outboxd.wait_for_phase("streaming", LIMIT).await?;
+    session.execute(insert, &[&fixture.topic, &100_i64]).await?;
+    fixture.all_marked(LIMIT).await?;
+    assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
+    fixture.verdict(&oracle).await?.expect_exact()
+}

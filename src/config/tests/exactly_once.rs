@@ -18,20 +18,14 @@ fn events_are_sent_at_least_once_unless_a_setting_says_otherwise() {
     assert_eq!(settings.commit_interval, Duration::from_millis(50));
     assert_eq!(settings.progress_topic, "outboxd-progress");
     assert_eq!(settings.answer, None);
-    // What the stream does not bring is not sent.
     let others = (config.backlog, config.on_slot_loss);
-    assert_eq!(others, (Backlog::Halt, OnSlotLoss::Halt));
-    let keeps = build(exactly_once().or(with("after_publish", "keep"))).unwrap();
-    assert_eq!(keeps.backlog, Backlog::Skip);
-    let skips = build(exactly_once().or(with("backlog", "skip"))).unwrap();
-    assert_eq!(skips.backlog, Backlog::Skip);
+    assert_eq!(others, (Backlog::Auto, OnSlotLoss::Halt));
 }
 
 #[test]
 fn what_is_not_sent_exactly_once_is_refused_with_its_reason() {
     for (name, value) in [
         ("source", "poll"),
-        ("backlog", "publish"),
         ("on_slot_loss", "heal"),
         ("on_poison", "park-key"),
     ] {

@@ -119,6 +119,7 @@ mod tests {
             last: Some(name(80, 5)),
             partial,
             phase: Phase::Stream,
+            rows: Vec::new(),
         }
     }
 

@@ -22,6 +22,9 @@ pub(crate) struct TransactionLimits {
 /// of committed records wait meanwhile.
 pub(crate) const TRANSACTION_TIMEOUT_MS: u64 = 30_000;
 
+/// The most rows of the table in one transaction: its progress record names them.
+pub(crate) const ROWS_MAX: usize = 1_000;
+
 impl TransactionLimits {
     /// The limits of a configuration; `None` at least once.
     pub(crate) fn of(config: &Config) -> Option<Self> {

@@ -17,6 +17,8 @@
 pub(crate) mod history;
 pub(crate) mod limits;
 pub(crate) mod progress;
+mod reached;
+pub(crate) mod recorded_row;
 pub(crate) mod start;
 pub(crate) mod state;
 pub(crate) mod suspects;
@@ -25,12 +27,12 @@ pub(crate) mod transaction;
 
 use std::time::Duration;
 
-use crate::engine::Engine;
 use crate::engine::dispatch::{Admission, Reason};
 use crate::engine::exactly_once::history::HistoryCheck;
-use crate::engine::exactly_once::progress::Progress;
+use crate::engine::exactly_once::progress::{Phase, Progress};
+use crate::engine::exactly_once::recorded_row::RecordedRow;
 use crate::engine::exactly_once::state::ExactlyOnce;
-use crate::engine::exactly_once::suspects::Suspicion;
+use crate::engine::exactly_once::suspects::{Place, Suspicion};
 use crate::engine::exactly_once::transaction::{
     CommitOutcome, Facts, PROGRESS_TICKET, Sent, Step, Transactions,
 };
@@ -38,6 +40,7 @@ use crate::engine::output::{DeliveryResult, End, FailureKind, SinkOutput};
 use crate::engine::record_checks::RecordFacts;
 use crate::engine::topics::TopicId;
 use crate::engine::tracker::{InFlight, Ticket, TransactionName};
+use crate::engine::{Engine, WorkerState};
 use crate::lsn::Lsn;
 use crate::outbox::Rejection;
 
@@ -126,13 +129,13 @@ impl Engine {
         topic: TopicId,
         entry: Entry<'_>,
     ) -> Admission {
-        let (commit_lsn, index) = self.tracker.last_change().unwrap_or_default();
+        let change = self.tracker.last_change().filter(|_| !entry.from_table);
+        let (commit_lsn, index) = change.unwrap_or_default();
         let event = Sent {
             ticket,
             commit_lsn,
             index,
         };
-        let attempts = self.limits.attempts;
         let Some(exactly_once) = &mut self.exactly_once else {
             return Admission::Keep(Reason::Hold);
         };
@@ -143,7 +146,7 @@ impl Engine {
         if !exactly_once.transactions.takes_events() {
             return Admission::Keep(Reason::Hold);
         }
-        let suspicion = exactly_once.suspects.suspicion(commit_lsn, index, attempts);
+        let suspicion = self.suspicion(&event);
         let is_suspect = suspicion == Suspicion::Suspect;
         let rejection = match suspicion {
             Suspicion::Guilty(rejection) => Some(rejection),
@@ -173,20 +176,17 @@ impl Engine {
 
     /// A held record is sent.
     pub(super) fn held_is_sent(&mut self, ticket: Ticket) {
-        let attempts = self.limits.attempts;
-        let Some(exactly_once) = &mut self.exactly_once else {
+        let Some(exactly_once) = &self.exactly_once else {
             return;
         };
         let held = exactly_once.transactions.held();
         let Some(event) = held.filter(|held| held.ticket == ticket) else {
             return;
         };
-        let Sent {
-            commit_lsn, index, ..
-        } = event;
-        let suspicion = exactly_once.suspects.suspicion(commit_lsn, index, attempts);
-        let is_single = suspicion == Suspicion::Suspect;
-        exactly_once.transactions.sent(self.now, event, is_single);
+        let is_single = self.suspicion(&event) == Suspicion::Suspect;
+        if let Some(exactly_once) = &mut self.exactly_once {
+            exactly_once.transactions.sent(self.now, event, is_single);
+        }
     }
 
     /// Takes in a delivery report: of an event, or of a progress record.
@@ -218,18 +218,40 @@ impl Engine {
         self.give_up(rejection);
     }
 
+    /// What names an event when it comes again; `None` for a row that is forgotten.
+    fn place(&self, event: &Sent) -> Option<Place> {
+        match event.commit_lsn.is_invalid() {
+            false => Some(Place::Change(event.commit_lsn, event.index)),
+            true => {
+                let row = self.tracker.event(event.ticket)?.row.as_ref()?;
+                Some(Place::Row(row.id.clone()))
+            }
+        }
+    }
+
+    fn suspicion(&self, event: &Sent) -> Suspicion {
+        let suspects = self.exactly_once.as_ref().map(|it| &it.suspects);
+        let suspects = suspects.filter(|it| !it.is_empty());
+        let place = suspects.and_then(|_| self.place(event));
+        match (suspects, place) {
+            (Some(suspects), Some(place)) => suspects.suspicion(&place, self.limits.attempts),
+            _ => Suspicion::None,
+        }
+    }
+
     fn suspect(&mut self, ticket: Ticket, rejection: Rejection) {
-        let Some(exactly_once) = &mut self.exactly_once else {
+        let Some(exactly_once) = &self.exactly_once else {
             return;
         };
         let events = &exactly_once.refused_of;
         let current = exactly_once.transactions.events();
         let events = if current.is_empty() { events } else { current };
         let was_alone = events.len() == 1;
-        let Some(event) = events.iter().find(|it| it.ticket == ticket) else {
-            return;
-        };
-        exactly_once.suspects.refused(*event, rejection, was_alone);
+        let event = events.iter().find(|it| it.ticket == ticket);
+        let place = event.and_then(|event| self.place(event));
+        if let (Some(place), Some(exactly_once)) = (place, &mut self.exactly_once) {
+            exactly_once.suspects.refused(place, rejection, was_alone);
+        }
     }
 
     /// Gives the producer up (E4). Reports of the same transaction may follow.
@@ -259,8 +281,12 @@ impl Engine {
             return;
         };
         let (sent, failure) = exactly_once.transactions.committed_as(outcome);
-        exactly_once.suspects.committed(&sent);
+        let has_suspects = !exactly_once.suspects.is_empty();
         for event in sent {
+            let place = has_suspects.then(|| self.place(&event)).flatten();
+            if let (Some(place), Some(exactly_once)) = (place, &mut self.exactly_once) {
+                exactly_once.suspects.committed(&place);
+            }
             self.acknowledge(now, event.ticket, done);
         }
         if let Some(rejection) = failure {
@@ -286,12 +312,25 @@ impl Engine {
         let step = exactly_once.transactions.step(now, &facts);
         match step {
             None => {}
-            Some(Step::Record(progress)) => {
+            Some(Step::Record(mut progress)) => {
+                if progress.phase == Phase::Table {
+                    progress.rows = self.rows_sent();
+                }
                 self.push(SinkOutput::RecordProgress(Box::new(progress)));
             }
             Some(Step::Commit) => self.push(SinkOutput::CommitTransaction { generation }),
             Some(Step::GiveUp(rejection)) => self.push(End::ProducerFailed(rejection)),
         }
+    }
+
+    /// The rows of the current transaction.
+    fn rows_sent(&self) -> Vec<RecordedRow> {
+        let events = self.transactions().map_or(&[][..], Transactions::events);
+        let row = |event: &Sent| {
+            let event = self.tracker.event(event.ticket)?;
+            Some(RecordedRow::new(event.row.as_ref()?, event.xid))
+        };
+        events.iter().filter_map(row).collect()
     }
 
     fn transaction_facts(&self) -> Facts {
@@ -301,6 +340,7 @@ impl Engine {
             complete: self.tracker.complete(),
             last: self.tracker.last_transaction(),
             open: self.tracker.open_transaction(),
+            is_marked: self.write_back_queue.len() == 0 && self.worker != WorkerState::Writing,
             is_full: self.tracker.bytes() >= self.limits.memory_limit,
             is_stopping: self.is_stopping() || self.pause.is_on() || self.is_halting(),
         }

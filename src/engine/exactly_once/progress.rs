@@ -9,6 +9,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::engine::exactly_once::recorded_row::RecordedRow;
 use crate::engine::tracker::TransactionName;
 use crate::lsn::Lsn;
 
@@ -59,14 +60,19 @@ pub(crate) struct Progress {
     pub(crate) last: Option<TransactionName>,
     /// The transaction behind them, if a part of it is in Kafka.
     pub(crate) partial: Option<Partial>,
-    /// Whether the slot had been created when the record was written.
+    /// What the publisher was doing.
     pub(crate) phase: Phase,
+    /// Rows of the table that were sent in the transaction of the record. They have to be marked
+    /// before the table is read again.
+    pub(crate) rows: Vec<RecordedRow>,
 }
 
 /// What the publisher was doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Phase {
+    /// It sends rows of the table, before there is a slot.
+    Table,
     /// The slot is about to be made, at this position.
     Copying,
     /// It streams from the slot.
@@ -88,6 +94,7 @@ impl Progress {
             last: None,
             partial: None,
             phase,
+            rows: Vec::new(),
         }
     }
 
@@ -113,6 +120,7 @@ impl Progress {
                 changes: partial.changes,
             }),
             phase: self.phase,
+            rows: self.rows.clone(),
         };
         // Numbers and texts alone: it cannot fail.
         serde_json::to_vec(&value).unwrap_or_default()
@@ -150,6 +158,7 @@ impl Progress {
             last: value.last.map(|last| last.name()).transpose()?,
             partial: partial.transpose()?,
             phase: value.phase,
+            rows: value.rows,
         })
     }
 }
@@ -180,6 +189,8 @@ struct Value {
     last: Option<Name>,
     partial: Option<PartialValue>,
     phase: Phase,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    rows: Vec<RecordedRow>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -219,6 +230,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
+    use crate::outbox::RowName;
 
     fn key() -> ProgressKey {
         ProgressKey {
@@ -243,6 +255,7 @@ mod tests {
             last: Some(name(0xF0)),
             partial: None,
             phase: Phase::Stream,
+            rows: Vec::new(),
         }
     }
 
@@ -261,6 +274,11 @@ mod tests {
             Progress {
                 last: None,
                 phase: Phase::Copying,
+                ..progress()
+            },
+            Progress {
+                phase: Phase::Table,
+                rows: vec![RecordedRow::new(&RowName::of_id(7), 9)],
                 ..progress()
             },
         ];

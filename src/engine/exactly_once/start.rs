@@ -83,13 +83,17 @@ pub(crate) fn decide(facts: &StartFacts) -> Result<Start, Box<Refusal>> {
         };
     };
     match facts.slot {
-        SlotFacts::Missing if progress.phase == Phase::Copying => Ok(Start::CreateSlot),
+        SlotFacts::Missing if progress.phase != Phase::Stream => Ok(Start::CreateSlot),
         SlotFacts::Missing => match facts.refused(facts.slot_missing(progress)) {
             None => Ok(Start::CreateSlot),
             Some(refusal) => Err(refusal),
         },
         // Whoever has permitted the new slot has answered what became of the old one.
         SlotFacts::Created(at) => Ok(Start::Begin(facts.beginning(at))),
+        // A slot that outboxd has made is recorded first.
+        SlotFacts::Confirmed(at) if progress.phase == Phase::Table => {
+            facts.answered(facts.no_progress(at), at)
+        }
         SlotFacts::Confirmed(at) => facts.with_slot(progress, at),
     }
 }
@@ -270,6 +274,7 @@ mod tests {
             last: Some(TransactionName::from(lsn(5))),
             partial: None,
             phase: Phase::Stream,
+            rows: Vec::new(),
         }
     }
 

@@ -8,12 +8,20 @@
 
 use std::collections::HashMap;
 
-use crate::engine::exactly_once::transaction::Sent;
 use crate::lsn::Lsn;
-use crate::outbox::Rejection;
+use crate::outbox::{Rejection, RowId};
 
 /// The most events that are kept. Others are found when they are refused again.
 const SUSPECTS_MAX: usize = 20_000;
+
+/// What names an event, also when it comes again.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) enum Place {
+    /// A change of the stream: its transaction, and its index there.
+    Change(Lsn, u32),
+    /// A row of the table.
+    Row(RowId),
+}
 
 /// What is known of an event.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,18 +42,16 @@ struct Refused {
 /// See the module's head. It outlives the producer.
 #[derive(Debug, Default)]
 pub(crate) struct Suspects {
-    by_place: HashMap<(Lsn, u32), Refused>,
+    by_place: HashMap<Place, Refused>,
 }
 
 impl Suspects {
     /// Kafka has refused this event, alone or with others.
-    pub(crate) fn refused(&mut self, event: Sent, rejection: Rejection, was_alone: bool) {
-        let is_known = self.by_place.contains_key(&(event.commit_lsn, event.index));
-        if self.by_place.len() >= SUSPECTS_MAX && !is_known {
+    pub(crate) fn refused(&mut self, event: Place, rejection: Rejection, was_alone: bool) {
+        if self.by_place.len() >= SUSPECTS_MAX && !self.by_place.contains_key(&event) {
             return;
         }
-        let place = (event.commit_lsn, event.index);
-        let refused = self.by_place.entry(place).or_insert(Refused {
+        let refused = self.by_place.entry(event).or_insert(Refused {
             attempts: 0,
             rejection: rejection.clone(),
         });
@@ -53,12 +59,14 @@ impl Suspects {
         refused.rejection = rejection;
     }
 
-    /// What is known of the event at this place, of which `attempts` are made.
-    pub(crate) fn suspicion(&self, commit_lsn: Lsn, index: u32, attempts: u32) -> Suspicion {
-        if self.by_place.is_empty() {
-            return Suspicion::None;
-        }
-        match self.by_place.get(&(commit_lsn, index)) {
+    /// Whether no event is known.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.by_place.is_empty()
+    }
+
+    /// What is known of an event, of which `attempts` are made.
+    pub(crate) fn suspicion(&self, event: &Place, attempts: u32) -> Suspicion {
+        match self.by_place.get(event) {
             None => Suspicion::None,
             Some(refused) if refused.attempts >= attempts => {
                 Suspicion::Guilty(refused.rejection.clone())
@@ -67,14 +75,9 @@ impl Suspects {
         }
     }
 
-    /// These events are in Kafka.
-    pub(crate) fn committed(&mut self, events: &[Sent]) {
-        if self.by_place.is_empty() {
-            return;
-        }
-        for event in events {
-            self.by_place.remove(&(event.commit_lsn, event.index));
-        }
+    /// This event is in Kafka.
+    pub(crate) fn committed(&mut self, event: &Place) {
+        self.by_place.remove(event);
     }
 
     /// Positions have another meaning from now on.
@@ -87,12 +90,8 @@ impl Suspects {
 mod tests {
     use super::*;
 
-    fn event(index: u32) -> Sent {
-        Sent {
-            ticket: u64::from(index),
-            commit_lsn: Lsn::new(100),
-            index,
-        }
+    fn event(index: u32) -> Place {
+        Place::Change(Lsn::new(100), index)
     }
 
     fn rejection(code: &str) -> Rejection {
@@ -105,7 +104,7 @@ mod tests {
     #[test]
     fn an_event_is_guilty_after_its_own_attempts_and_innocent_once_it_is_committed() {
         let mut suspects = Suspects::default();
-        let of = |suspects: &Suspects, index| suspects.suspicion(Lsn::new(100), index, 2);
+        let of = |suspects: &Suspects, index| suspects.suspicion(&event(index), 2);
         suspects.refused(event(1), rejection("BATCH"), false);
         suspects.refused(event(2), rejection("BATCH"), false);
         assert_eq!(of(&suspects, 0), Suspicion::None);
@@ -114,7 +113,8 @@ mod tests {
         assert_eq!(of(&suspects, 1), Suspicion::Suspect);
         suspects.refused(event(1), rejection("TOO_LARGE"), true);
         assert_eq!(of(&suspects, 1), Suspicion::Guilty(rejection("TOO_LARGE")));
-        suspects.committed(&[event(2), event(3)]);
+        suspects.committed(&event(2));
+        suspects.committed(&event(3));
         assert_eq!(of(&suspects, 2), Suspicion::None);
         suspects.clear();
         assert_eq!(of(&suspects, 1), Suspicion::None);

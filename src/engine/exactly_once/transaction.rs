@@ -19,8 +19,8 @@
 
 use std::time::Duration;
 
-use crate::engine::exactly_once::limits::TransactionLimits;
-use crate::engine::exactly_once::progress::{Partial, Progress};
+use crate::engine::exactly_once::limits::{ROWS_MAX, TransactionLimits};
+use crate::engine::exactly_once::progress::{Phase, Progress};
 use crate::engine::tracker::{Ticket, TransactionName};
 use crate::lsn::Lsn;
 use crate::outbox::Rejection;
@@ -41,6 +41,8 @@ pub(crate) struct Facts {
     pub(crate) last: Option<TransactionName>,
     /// The transaction of Postgres that is open, and how many of its changes were counted.
     pub(crate) open: Option<(TransactionName, u32)>,
+    /// Nothing waits to be marked.
+    pub(crate) is_marked: bool,
     /// There is no room for another event.
     pub(crate) is_full: bool,
     pub(crate) is_stopping: bool,
@@ -80,6 +82,8 @@ enum State {
         acknowledged: bool,
     },
     Committing,
+    /// Rows of the table are sent, and have to be marked before others are.
+    Marking,
 }
 
 /// An event of the current transaction.
@@ -241,6 +245,10 @@ impl Transactions {
                 self.next = Some(progress.clone());
                 Some(Step::Record(progress))
             }
+            State::Marking if facts.is_marked => {
+                self.state = State::Open;
+                None
+            }
             State::Recorded { acknowledged: true } if facts.unreported == 0 => {
                 self.state = State::Committing;
                 Some(Step::Commit)
@@ -275,9 +283,22 @@ impl Transactions {
         self.is_single
             || self.held.is_some()
             || facts.is_full
-            || self.sent.len() >= self.limits.events_max
+            || self.sent.len() >= self.events_max()
             || now >= self.first_at + self.limits.open_max
             || is_at_end && (facts.is_stopping || now >= self.commit_at())
+    }
+
+    /// Whether the events are rows of the table.
+    fn is_of_table(&self) -> bool {
+        let committed = self.committed.as_ref();
+        committed.is_some_and(|it| it.phase == Phase::Table)
+    }
+
+    fn events_max(&self) -> usize {
+        match self.is_of_table() {
+            true => self.limits.events_max.min(ROWS_MAX),
+            false => self.limits.events_max,
+        }
     }
 
     /// When a transaction with events is due, at the end of a transaction of Postgres.
@@ -302,56 +323,12 @@ impl Transactions {
     /// When a step may be due without an input.
     pub(crate) fn deadline(&self, facts: &Facts) -> Option<Duration> {
         match self.state {
-            State::Closed => None,
+            State::Closed | State::Marking => None,
             State::Open if self.sent.is_empty() => self.idle_at(facts),
             State::Open if facts.open.is_none() => Some(self.commit_at()),
             State::Open => Some(self.first_at + self.limits.open_max),
             State::Sealed | State::Recorded { .. } | State::Committing => Some(self.give_up_at()),
         }
-    }
-
-    /// What is in Kafka once this transaction is committed. It never goes back: after a start the
-    /// stream first repeats what is there already.
-    fn reached(&self, facts: &Facts) -> Option<Progress> {
-        let before = self.committed.as_ref()?;
-        let position = facts.complete.max(before.position);
-        let last = match (facts.last, before.last) {
-            (Some(last), Some(before)) if last.commit_lsn < before.commit_lsn => Some(before),
-            (last, before) => last.or(before),
-        };
-        // A keepalive may come before the rest of a transaction that is there in part.
-        let rest = before.partial;
-        let rest = rest.filter(|it| it.transaction.commit_lsn >= position);
-        let reached = Progress {
-            position,
-            last,
-            partial: facts
-                .open
-                .and_then(|open| self.part(open, position))
-                .or(rest),
-            ..before.clone()
-        };
-        debug_assert!(
-            reached.position >= before.position,
-            "progress never goes back"
-        );
-        Some(reached)
-    }
-
-    /// The part of the open transaction of Postgres that is in Kafka then.
-    fn part(&self, open: (TransactionName, u32), position: Lsn) -> Option<Partial> {
-        let (transaction, counted) = open;
-        let held = self
-            .held
-            .filter(|it| it.commit_lsn == transaction.commit_lsn);
-        let changes = held.map_or(counted, |held| held.index);
-        let before = self.committed.as_ref().and_then(|it| it.partial);
-        let before = before.filter(|it| it.transaction == transaction);
-        let changes = changes.max(before.map_or(0, |it| it.changes));
-        (changes > 0 && transaction.commit_lsn >= position).then_some(Partial {
-            transaction,
-            changes,
-        })
     }
 
     /// The outcome of a commit. Returns the events that are in Kafka now, and why the producer has
@@ -371,7 +348,9 @@ impl Transactions {
         if let Some(next) = self.next.take() {
             self.committed = Some(next);
         }
-        (self.state, self.is_new, self.is_single) = (State::Open, false, false);
+        let marks = self.is_of_table() && !sent.is_empty();
+        self.state = if marks { State::Marking } else { State::Open };
+        (self.is_new, self.is_single) = (false, false);
         let doubt = (outcome == CommitOutcome::CommittedInDoubt).then(|| {
             self.close();
             Rejection {

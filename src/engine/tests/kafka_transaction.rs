@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use super::*;
-use crate::engine::exactly_once::progress::Phase;
+use crate::engine::exactly_once::progress::Partial;
 
 const MS: Duration = Duration::from_millis(1);
 const LIMITS: TransactionLimits = TransactionLimits {
@@ -43,6 +43,7 @@ fn facts(complete: u64, in_flight: u64) -> Facts {
         complete: Lsn::new(complete),
         last: Some(name(complete - 10)),
         open: None,
+        is_marked: true,
         is_full: false,
         is_stopping: false,
     }
@@ -321,6 +322,34 @@ fn a_transaction_that_takes_too_long_is_given_up_wherever_it_stands() {
         assert!(matches!(step, Some(Step::GiveUp(_))), "{step:?}");
         assert!(transactions.is_closed());
     }
+}
+
+#[test]
+fn rows_of_the_table_are_marked_before_others_are_sent() {
+    let mut transactions = Transactions::new(LIMITS);
+    let table = Phase::Table;
+    let beginning = Progress::beginning(1, "outboxd".to_owned(), Lsn::INVALID, table);
+    transactions.begin(beginning, false);
+    let row = |ticket| event(ticket, 0, 0);
+    let facts = |is_marked| Facts {
+        complete: Lsn::INVALID,
+        last: None,
+        is_marked,
+        ..facts(100, 2)
+    };
+    transactions.sent(MS, row(1), false);
+    transactions.sent(MS, row(2), false);
+    assert_eq!(recorded(transactions.step(MS, &facts(true))).phase, table);
+    transactions.progress_acknowledged();
+    assert_eq!(transactions.step(MS, &facts(true)), Some(Step::Commit));
+    transactions.committed_as(CommitOutcome::Committed);
+    let mut marking = facts(false);
+    marking.in_flight = 0;
+    assert_eq!(transactions.step(MS * 60_000, &marking), None);
+    assert!(!transactions.takes_events() && !transactions.is_empty());
+    marking.is_marked = true;
+    assert_eq!(transactions.step(MS * 60_000, &marking), None);
+    assert!(transactions.takes_events() && transactions.is_empty());
 }
 
 #[test]

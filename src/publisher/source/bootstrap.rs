@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 use tokio::time::timeout;
 
 use crate::config::{AfterPublish, Backlog, OnSlotLoss};
-use crate::engine::exactly_once::progress::{Phase as ProgressPhase, Progress};
+use crate::engine::exactly_once::recorded_row::RecordedRow;
 use crate::error::{Code, Error, Result};
 use crate::lsn::Lsn;
 use crate::outbox::{BATCH, Read, RowId, RowName, RowSet, SAVEPOINT};
@@ -57,6 +57,8 @@ pub(crate) struct Bootstrap<'a> {
     pub(crate) loss: Option<SlotLoss>,
     /// The events in memory can be settled.
     pub(crate) settles: bool,
+    /// Rows that are in Kafka by the progress record, and may not be marked.
+    pub(crate) recorded: Vec<RecordedRow>,
 }
 
 impl Bootstrap<'_> {
@@ -96,6 +98,7 @@ impl Bootstrap<'_> {
                 }
                 Step::StartOver => {
                     self.scan.start_over().await?;
+                    self.begin_transactions().await?;
                     Done::StartedOver
                 }
                 Step::Permit => {
@@ -124,7 +127,8 @@ impl Bootstrap<'_> {
                     Done::Released
                 }
                 Step::Copy => {
-                    self.record_new_slot(created.as_ref()).await?;
+                    self.record_new_slot(created.as_ref().map(|(.., at)| *at))
+                        .await?;
                     slot::copy(self.scan.session, &temporary, &slot).await?;
                     self.client()?.drop_slot(&temporary).await?;
                     break;
@@ -265,19 +269,6 @@ impl Bootstrap<'_> {
         Ok((handled_rows, session, created.consistent_point))
     }
 
-    /// Exactly once: a crash behind the copy then finds that the slot is new.
-    async fn record_new_slot(&mut self, created: Option<&Created>) -> Result<(), Interrupt> {
-        let (Some((.., at)), Some(_)) = (created, &self.scan.config.exactly_once) else {
-            return Ok(());
-        };
-        let publication = self.scan.config.publication.clone();
-        let timeline = self.server.lineage.timeline;
-        let copying = Progress::beginning(timeline, publication, *at, ProgressPhase::Copying);
-        let engine = &mut self.scan.forwarder.engine;
-        engine.transactions_begun(copying, *at, true);
-        self.scan.settle().await
-    }
-
     /// One turn of waiting for Postgres: reports the transactions that it waits for, and publishes
     /// new rows of the table.
     async fn while_waiting(
@@ -290,7 +281,9 @@ impl Bootstrap<'_> {
         watch.look(self.scan.session).await?;
         let blockers = slot::blockers(self.scan.session).await?.join("; ");
         self.scan.forwarder.board.wait(Some(("snapshot", blockers)));
-        if self.publishes_backlog() && published.len() < REMEMBERED_MAX {
+        // Exactly once, a crash would forget what the stream brings a second time.
+        let publishes = self.publishes_backlog() && self.scan.config.exactly_once.is_none();
+        if publishes && published.len() < REMEMBERED_MAX {
             self.pass(Some(published)).await?;
         }
         Ok(())

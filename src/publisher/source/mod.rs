@@ -3,6 +3,7 @@
 mod answer_watch;
 pub(crate) mod bootstrap;
 pub(crate) mod bootstrap_steps;
+mod bootstrap_transactions;
 pub(crate) mod event_decoder;
 pub(crate) mod poll;
 pub(crate) mod poll_pass;
