@@ -404,14 +404,15 @@ async fn nothing_is_found_where_nothing_was_missed() -> Result<()> {
         };
         let writers = Writers::start(&fixture.database, &fixture.topic, 4, pattern);
         let mut logs = String::new();
-        for round in 0..6 {
+        // A kill, the end of its sessions, and a crash of the server.
+        for round in 0..3 {
             let audits = number(&outboxd.status().await?, "audits_total");
             outboxd
                 .wait_for_status("an audit under load", LIMIT, |status| {
                     number(status, "audits_total") >= audits + 2
                 })
                 .await?;
-            match round % 3 {
+            match round {
                 0 => {
                     outboxd.kill()?;
                     logs.push_str(&outboxd.log());

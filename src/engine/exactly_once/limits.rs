@@ -22,8 +22,9 @@ pub(crate) struct TransactionLimits {
 /// of committed records wait meanwhile.
 pub(crate) const TRANSACTION_TIMEOUT_MS: u64 = 30_000;
 
-/// The most rows of the table in one transaction: its progress record names them.
-pub(crate) const ROWS_MAX: usize = 1_000;
+/// The most rows of the table in one transaction: its progress record names them. A primary key has
+/// at most 2.7 kB, which an index of Postgres holds, and a record at most 1 MB, by Kafka's default.
+pub(crate) const ROWS_MAX: usize = 250;
 
 impl TransactionLimits {
     /// The limits of a configuration; `None` at least once.
