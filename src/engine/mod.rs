@@ -291,13 +291,11 @@ impl Engine {
         if output.is_some() || self.is_halting() || !self.is_proven() {
             return output;
         }
-        if self.exactly_once.is_some() && !self.sends_held() {
+        if !self.sends_held() {
             return None;
         }
         let output = self.dispatch.output(self.now, &self.tracker);
-        if let Some(SinkOutput::Send { ticket, .. }) = output
-            && self.exactly_once.is_some()
-        {
+        if let Some(SinkOutput::Send { ticket, .. }) = output {
             self.held_is_sent(ticket);
         }
         output.map(Output::Sink)
@@ -340,9 +338,8 @@ impl Engine {
 
     /// Whether nothing is in flight and nothing waits to be written to the database.
     pub(crate) fn is_drained(&self) -> bool {
-        let written = self.worker != WorkerState::Writing && self.dispatch.dead_letters.is_idle();
-        let written = written && !self.has_uncommitted();
-        self.tracker.in_flight_count() == 0 && self.write_back_queue.len() == 0 && written
+        let written = self.is_written_back() && self.dispatch.dead_letters.is_idle();
+        self.tracker.in_flight_count() == 0 && written && !self.has_uncommitted()
     }
 
     /// Whether a pause was requested: a session has read that when it began, or later.

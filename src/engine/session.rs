@@ -60,6 +60,11 @@ impl Engine {
         self.worker == WorkerState::Idle && self.is_proven() && !self.forbids_marks()
     }
 
+    /// Whether no row waits for its mark, and no statement that writes is under way.
+    pub(super) fn is_written_back(&self) -> bool {
+        self.write_back_queue.len() == 0 && self.worker != WorkerState::Writing
+    }
+
     /// While stopping: the slot's confirmed position, or `None` if the server no longer reports it.
     pub(crate) fn slot_position(&mut self, position: Option<Lsn>) {
         let Mode::Stopping { final_keepalives } = self.mode else {
@@ -137,10 +142,8 @@ impl Engine {
     /// [`End::Halted`], once, when the event that stops the publisher is the only one not settled.
     pub(super) fn halt_end(&mut self) -> Option<End> {
         let rejection = self.dispatch.halt_reason().filter(|_| !self.halted)?;
-        let is_busy = self.dispatch.in_flight_count() > 0
-            || self.worker == WorkerState::Writing
-            || self.has_uncommitted();
-        if is_busy || self.write_back_queue.len() > 0 || !self.dispatch.dead_letters.is_idle() {
+        let is_busy = self.dispatch.in_flight_count() > 0 || self.has_uncommitted();
+        if is_busy || !self.is_written_back() || !self.dispatch.dead_letters.is_idle() {
             return None;
         }
         let end = End::Halted(Rejection::clone(rejection));

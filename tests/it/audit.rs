@@ -398,11 +398,7 @@ async fn nothing_is_found_where_nothing_was_missed() -> Result<()> {
         let settings = fixture.settings.clone().set("OUTBOX_AUDIT_INTERVAL", "1s");
         let mut outboxd = Outboxd::spawn(&settings)?;
         outboxd.wait_for_phase("streaming", LIMIT).await?;
-        let pattern = Pattern {
-            rows: 5,
-            rest: Duration::from_millis(5),
-        };
-        let writers = Writers::start(&fixture.database, &fixture.topic, 4, pattern);
+        let writers = Writers::start(&fixture.database, &fixture.topic, 4, Pattern::STEADY);
         let mut logs = String::new();
         // A kill, the end of its sessions, and a crash of the server.
         for round in 0..3 {

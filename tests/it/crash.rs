@@ -23,11 +23,7 @@ async fn twenty_kills_under_load_lose_nothing_and_repeat_only_what_was_not_confi
     let oracle = Oracle::create(&fixture.database).await?;
     let mut outboxd = Outboxd::spawn(&fixture.settings)?;
     outboxd.wait_for_phase("streaming", LIMIT).await?;
-    let pattern = Pattern {
-        rows: 5,
-        rest: Duration::from_millis(5),
-    };
-    let writers = Writers::start(&fixture.database, &fixture.topic, 4, pattern);
+    let writers = Writers::start(&fixture.database, &fixture.topic, 4, Pattern::STEADY);
     let mut windows = Vec::new();
     for kill in 0..KILLS {
         // At any moment of a run: while it connects, in its first moments, in full flow.
@@ -67,13 +63,9 @@ async fn a_kill_in_the_middle_of_a_large_transaction_loses_and_confirms_nothing_
     let _alone = heavy().await;
     let fixture = Fixture::create(postgres::shared(postgres::turn(17)), kafka::shared()).await?;
     let oracle = Oracle::create(&fixture.database).await?;
-    let session = fixture.database.connect().await?;
     let mut outboxd = Outboxd::spawn(&fixture.settings)?;
     outboxd.wait_for_phase("streaming", LIMIT).await?;
-    let insert = "INSERT INTO outbox.outbox (event_type, topic, event_payload) \
-                  SELECT 'key' || i % 23, $1, jsonb_build_object('i', i) \
-                  FROM generate_series(1, $2::bigint) i";
-    session.execute(insert, &[&fixture.topic, &ROWS]).await?;
+    fixture.database.fill(&fixture.topic, ROWS).await?;
     let arrived = async || fixture.kafka.record_count(&[&fixture.topic]).await;
     wait_for("the first part of it", LIMIT, async || {
         Ok((arrived().await? > 0).then_some(()))

@@ -19,10 +19,7 @@ use crate::support::writers::{Pattern, Writers};
 use crate::support::{kafka, not_offered};
 
 const LIMIT: Duration = Duration::from_secs(120);
-const PATTERN: Pattern = Pattern {
-    rows: 5,
-    rest: Duration::from_millis(5),
-};
+const PATTERN: Pattern = Pattern::STEADY;
 
 /// A small file system of its own, mounted on a folder.
 struct Disk {

@@ -25,10 +25,13 @@ async fn fixture(major: u32, kafka: &Kafka) -> Result<Fixture<'_>> {
 }
 
 fn exactly_once(settings: Settings, fixture: &Fixture<'_>) -> Settings {
-    let progress = format!("progress-{}", fixture.database.name);
     settings
         .set("OUTBOX_DELIVERY", "exactly-once")
-        .set("OUTBOX_PROGRESS_TOPIC", progress)
+        .set("OUTBOX_PROGRESS_TOPIC", progress_topic(fixture))
+}
+
+fn progress_topic(fixture: &Fixture<'_>) -> String {
+    format!("progress-{}", fixture.database.name)
 }
 
 async fn refusal(settings: &Settings) -> Result<String> {
@@ -44,11 +47,7 @@ async fn twenty_kills_under_load_lose_and_repeat_nothing_for_a_reader_of_committ
     let oracle = Oracle::create(&fixture.database).await?;
     let mut outboxd = Outboxd::spawn(&fixture.settings)?;
     outboxd.wait_for_phase("streaming", LIMIT).await?;
-    let pattern = Pattern {
-        rows: 5,
-        rest: Duration::from_millis(5),
-    };
-    let writers = Writers::start(&fixture.database, &fixture.topic, 4, pattern);
+    let writers = Writers::start(&fixture.database, &fixture.topic, 4, Pattern::STEADY);
     for kill in 0..KILLS {
         // At any moment of a run: while it begins its transactions, in its first one, in full flow.
         let life = Duration::from_millis(u64::from(kill * 397 % 3_000));
@@ -71,13 +70,9 @@ async fn a_large_transaction_is_divided_and_a_kill_in_its_middle_repeats_nothing
     let _alone = heavy().await;
     let fixture = fixture(17, kafka::shared()).await?;
     let oracle = Oracle::create(&fixture.database).await?;
-    let session = fixture.database.connect().await?;
     let mut outboxd = Outboxd::spawn(&fixture.settings)?;
     outboxd.wait_for_phase("streaming", LIMIT).await?;
-    let insert = "INSERT INTO outbox.outbox (event_type, topic, event_payload) \
-                  SELECT 'key' || i % 23, $1, jsonb_build_object('i', i) \
-                  FROM generate_series(1, $2::bigint) i";
-    session.execute(insert, &[&fixture.topic, &ROWS]).await?;
+    fixture.database.fill(&fixture.topic, ROWS).await?;
     wait_for("the first part of it", LIMIT, async || {
         let sent = fixture.kafka.consume_all(&[&fixture.topic]).await?;
         Ok((!sent.is_empty()).then_some(()))
@@ -107,7 +102,7 @@ async fn a_lost_progress_record_is_refused_until_a_person_answers() -> Result<()
     session.execute(insert, &[&fixture.topic]).await?;
     fixture.all_marked(LIMIT).await?;
     assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
-    let progress = format!("progress-{}", fixture.database.name);
+    let progress = progress_topic(&fixture);
     fixture.kafka.delete_topic(&progress).await?;
     session.execute(insert, &[&fixture.topic]).await?;
     let refused = refusal(&fixture.settings).await?;
@@ -212,11 +207,7 @@ async fn a_backlog_of_a_first_start_is_there_once_however_often_it_is_killed() -
     const ROWS: i64 = 12_000;
     let fixture = fixture(15, kafka::shared()).await?;
     let oracle = Oracle::create(&fixture.database).await?;
-    let session = fixture.database.connect().await?;
-    let insert = "INSERT INTO outbox.outbox (event_type, topic, event_payload) \
-                  SELECT 'key' || i % 23, $1, jsonb_build_object('i', i) \
-                  FROM generate_series(1, $2::bigint) i";
-    session.execute(insert, &[&fixture.topic, &ROWS]).await?;
+    fixture.database.fill(&fixture.topic, ROWS).await?;
     let settings = fixture.settings.clone().set("OUTBOX_BACKLOG", "publish");
     let mut outboxd = Outboxd::spawn(&settings)?;
     for kill in 1..=6 {
@@ -229,7 +220,7 @@ async fn a_backlog_of_a_first_start_is_there_once_however_often_it_is_killed() -
         outboxd.respawn()?;
     }
     outboxd.wait_for_phase("streaming", LIMIT).await?;
-    session.execute(insert, &[&fixture.topic, &100_i64]).await?;
+    fixture.database.fill(&fixture.topic, 100).await?;
     fixture.all_marked(LIMIT).await?;
     assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
     fixture.verdict(&oracle).await?.expect_exact()

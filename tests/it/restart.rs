@@ -43,11 +43,7 @@ async fn restarts_under_load(major: u32, catches_up: bool) -> Result<Report> {
     let oracle = Oracle::create(&fixture.database).await?;
     let mut outboxd = Outboxd::spawn(&fixture.settings)?;
     outboxd.wait_for_phase("streaming", LIMIT).await?;
-    let pattern = Pattern {
-        rows: 5,
-        rest: Duration::from_millis(5),
-    };
-    let writers = Writers::start(&fixture.database, &fixture.topic, 4, pattern);
+    let writers = Writers::start(&fixture.database, &fixture.topic, 4, Pattern::STEADY);
     for stop in [Stop::Fast, Stop::Immediate, Stop::Fast, Stop::Immediate] {
         if catches_up {
             let began = fixture.window().await?.written;

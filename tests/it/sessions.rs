@@ -14,10 +14,7 @@ use crate::support::postgres::{self, MAJORS};
 use crate::support::writers::{Pattern, Writers};
 
 const LIMIT: Duration = Duration::from_secs(60);
-const PATTERN: Pattern = Pattern {
-    rows: 5,
-    rest: Duration::from_millis(5),
-};
+const PATTERN: Pattern = Pattern::STEADY;
 
 async fn more_events(outboxd: &Outboxd, more: u64) -> Result<()> {
     let before = outboxd.status().await?["published_total"].as_u64();

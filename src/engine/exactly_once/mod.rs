@@ -27,6 +27,7 @@ pub(crate) mod transaction;
 
 use std::time::Duration;
 
+use crate::engine::Engine;
 use crate::engine::dispatch::{Admission, Reason};
 use crate::engine::exactly_once::history::HistoryCheck;
 use crate::engine::exactly_once::progress::{Phase, Progress};
@@ -40,7 +41,6 @@ use crate::engine::output::{DeliveryResult, End, FailureKind, SinkOutput};
 use crate::engine::record_checks::RecordFacts;
 use crate::engine::topics::TopicId;
 use crate::engine::tracker::{InFlight, Ticket, TransactionName};
-use crate::engine::{Engine, WorkerState};
 use crate::lsn::Lsn;
 use crate::outbox::Rejection;
 
@@ -71,9 +71,6 @@ impl Engine {
 
     /// A position, or that of the progress record if it is before it (E1).
     pub(super) fn recorded(&self, position: Lsn) -> Lsn {
-        if self.exactly_once.is_none() {
-            return position;
-        }
         match self.transactions().map(Transactions::committed) {
             Some(Some(committed)) => position.min(committed.position),
             Some(None) => self.reported,
@@ -340,7 +337,7 @@ impl Engine {
             complete: self.tracker.complete(),
             last: self.tracker.last_transaction(),
             open: self.tracker.open_transaction(),
-            is_marked: self.write_back_queue.len() == 0 && self.worker != WorkerState::Writing,
+            is_marked: self.is_written_back(),
             is_full: self.tracker.bytes() >= self.limits.memory_limit,
             is_stopping: self.is_stopping() || self.pause.is_on() || self.is_halting(),
         }

@@ -88,7 +88,7 @@ pub(crate) fn decide(facts: &StartFacts) -> Result<Start, Box<Refusal>> {
             None => Ok(Start::CreateSlot),
             Some(refusal) => Err(refusal),
         },
-        // Whoever has permitted the new slot has answered what became of the old one.
+        // The permission of the new slot has answered what became of the old one.
         SlotFacts::Created(at) => Ok(Start::Begin(facts.beginning(at))),
         // A slot that outboxd has made is recorded first.
         SlotFacts::Confirmed(at) if progress.phase == Phase::Table => {

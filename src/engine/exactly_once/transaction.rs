@@ -66,7 +66,7 @@ pub(crate) enum CommitOutcome {
     /// It is committed. The connection to a broker was lost meanwhile, so a request for it may
     /// still be under way, and may not meet the next transaction of this producer.
     CommittedInDoubt,
-    /// It failed, or nobody knows.
+    /// It failed, or its outcome is not known.
     Failed(Rejection),
 }
 

@@ -7,3 +7,5 @@ mod schedule;
 pub(crate) mod seeds;
 mod steps;
 mod world;
+
+pub(super) use process::limits;

@@ -5,9 +5,12 @@
 //! compares every record that it sends with the model's WAL.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::ops::Range;
 use std::time::Duration;
 
-use crate::config::Mapping;
+use fastrand::Rng;
+
+use crate::config::{AfterPublish, Mapping, OnPoison};
 use crate::engine::Engine;
 use crate::engine::dispatch::Admission;
 use crate::engine::offer::{Offer, Offered};
@@ -55,30 +58,41 @@ pub(crate) enum Fate {
     Rewound,
 }
 
+/// Random limits, with this range for the memory.
+pub(in crate::engine) fn limits(rng: &mut Rng, memory: Range<usize>) -> Limits {
+    Limits {
+        after_publish: AfterPublish::Mark,
+        retain: None,
+        batch_size: rng.usize(1..8),
+        process_interval: Duration::from_millis(rng.u64(0..3_000)),
+        memory_limit: rng.usize(memory),
+        spreads: false,
+        required: RequiredParts {
+            key: None,
+            ..RequiredParts::of(&Mapping::default())
+        },
+        attempts: rng.u32(1..4),
+        on_poison: OnPoison::DeadLetter,
+        resolves: true,
+        dead_letters_per_minute: 1_000_000,
+        parked_keys_max: 1_000,
+        auto_creates_topics: false,
+        compresses: false,
+        batch_bytes: 1_000_000,
+        status_interval: Duration::from_secs(10),
+        receive_timeout: Duration::from_secs(15),
+        transactions: None,
+    }
+}
+
 impl Process {
     pub(crate) fn new(world: &mut World) -> Self {
         let limits = Limits {
             after_publish: world.after_publish,
             retain: world.retain,
-            batch_size: world.rng.usize(1..8),
-            process_interval: Duration::from_millis(world.rng.u64(0..3_000)),
-            memory_limit: world.rng.usize(500..4_000),
-            spreads: false,
-            required: RequiredParts {
-                key: None,
-                ..RequiredParts::of(&Mapping::default())
-            },
-            attempts: world.rng.u32(1..4),
             on_poison: world.on_poison,
-            resolves: true,
-            dead_letters_per_minute: 1_000_000,
             parked_keys_max: world.parked_keys_max,
-            auto_creates_topics: false,
-            compresses: false,
-            batch_bytes: 1_000_000,
-            status_interval: Duration::from_secs(10),
-            receive_timeout: Duration::from_secs(15),
-            transactions: None,
+            ..limits(&mut world.rng, 500..4_000)
         };
         let mut process = Process {
             engine: Engine::new(limits.clone()),

@@ -57,15 +57,8 @@ impl Schedule {
     }
 
     fn run(mut self) -> Seen {
-        let total: u32 = self.steps.iter().map(|(_, weight)| weight).sum();
         for _ in 0..self.world.rng.u32(100..800) {
-            let mut at = self.world.rng.u32(0..total);
-            let chosen = self.steps.iter().find(|(_, weight)| {
-                let found = at < *weight;
-                at = at.saturating_sub(*weight);
-                found
-            });
-            let step = chosen.map_or(Step::Poll, |(step, _)| *step);
+            let step = seeds::choose(&self.steps, &mut self.world.rng);
             self.step(step);
         }
         self.heal();

@@ -10,6 +10,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
+use fastrand::Rng;
+
 /// How often each kind of event was seen.
 pub(crate) type Seen = BTreeMap<&'static str, u64>;
 
@@ -78,6 +80,20 @@ fn seeds() -> Range<u64> {
         Some((from, to)) => number(from)..number(to),
         None => 0..number(&text),
     }
+}
+
+/// One of the steps at random, by weight.
+pub(crate) fn choose<T: Copy>(steps: &[(T, u32)], rng: &mut Rng) -> T {
+    let total: u32 = steps.iter().map(|(_, weight)| weight).sum();
+    let mut at = rng.u32(0..total);
+    let chosen = steps.iter().find(|(_, weight)| {
+        let found = at < *weight;
+        at = at.saturating_sub(*weight);
+        found
+    });
+    chosen
+        .expect("the number is below the sum of all weights")
+        .0
 }
 
 fn setting(name: &str) -> Option<String> {

@@ -26,7 +26,7 @@ pub(super) enum Request {
     },
     End {
         epoch: u32,
-        /// Nobody waits for the answer any more.
+        /// Its answer has no receiver any more.
         is_late: bool,
     },
 }

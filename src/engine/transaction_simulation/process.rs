@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use fastrand::Rng;
 
-use crate::config::{AfterPublish, Mapping, OnPoison};
 use crate::engine::Engine;
 use crate::engine::dispatch::Admission;
 use crate::engine::exactly_once::limits::TransactionLimits;
@@ -18,7 +17,7 @@ use crate::engine::output::{
     PendingRequests, SessionOutput, SinkOutput,
 };
 use crate::engine::record_checks::RecordFacts;
-use crate::engine::required_parts::RequiredParts;
+use crate::engine::simulation;
 use crate::engine::topics::topic::{MetadataAnswer, TopicLimits};
 use crate::engine::tracker::{Ticket, TransactionName};
 use crate::engine::transaction_simulation::broker::{Answer, Broker, Request, Sent, log_of};
@@ -64,33 +63,15 @@ fn rejection(code: &str) -> Rejection {
 
 /// Random limits.
 pub(super) fn limits(rng: &mut Rng) -> Limits {
+    let limits = simulation::limits(rng, 1_000..6_000);
     Limits {
-        after_publish: AfterPublish::Mark,
-        retain: None,
-        batch_size: rng.usize(1..8),
-        process_interval: Duration::from_millis(rng.u64(0..3_000)),
-        memory_limit: rng.usize(1_000..6_000),
-        spreads: false,
-        required: RequiredParts {
-            key: None,
-            ..RequiredParts::of(&Mapping::default())
-        },
-        attempts: rng.u32(1..4),
-        on_poison: OnPoison::DeadLetter,
-        resolves: true,
-        dead_letters_per_minute: 1_000_000,
-        parked_keys_max: 1_000,
-        auto_creates_topics: false,
-        compresses: false,
-        batch_bytes: 1_000_000,
-        status_interval: Duration::from_secs(10),
-        receive_timeout: Duration::from_secs(15),
         transactions: Some(TransactionLimits {
             commit_interval: Duration::from_millis(rng.u64(0..200)),
             idle_interval: Duration::from_millis(rng.u64(0..20_000)),
             open_max: Duration::from_millis(rng.u64(1_000..6_000)),
             events_max: rng.usize(1..10),
         }),
+        ..limits
     }
 }
 

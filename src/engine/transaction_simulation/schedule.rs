@@ -1,5 +1,5 @@
 //! Runs the engine with exactly once in thousands of seeded worlds, with kills between any two
-//! steps, requests that arrive after their producer, commits whose outcome nobody knows, refused
+//! steps, requests that arrive after their producer, commits whose outcome is not known, refused
 //! batches, and crashes of Postgres.
 //!
 //! After every step a reader of committed records must have no row twice and none out of order, and
@@ -115,7 +115,7 @@ impl Schedule {
     fn run(mut self) -> Seen {
         let count = self.rng.u32(50..400);
         for _ in 0..count {
-            let step = self.choose();
+            let step = seeds::choose(&self.steps, &mut self.rng);
             self.take(step);
         }
         self.heal();
@@ -127,18 +127,6 @@ impl Schedule {
             self.saw("a late request ended a transaction");
         }
         self.seen
-    }
-
-    fn choose(&mut self) -> Step {
-        let all: u32 = self.steps.iter().map(|(_, weight)| weight).sum();
-        let mut left = self.rng.u32(0..all);
-        for (step, weight) in &self.steps {
-            if left < *weight {
-                return *step;
-            }
-            left -= weight;
-        }
-        Step::Time
     }
 
     fn take(&mut self, step: Step) {
@@ -187,7 +175,7 @@ impl Schedule {
         self.leave(&mut process);
     }
 
-    /// A statement under way may have its effect; nobody waits for the answers of the brokers.
+    /// A statement under way may have its effect. The answers of the brokers find no producer.
     fn leave(&mut self, process: &mut Process) {
         if let Some((_, mut work)) = process.work.take()
             && self.rng.bool()
@@ -281,7 +269,7 @@ impl Schedule {
         let epoch = self.broker.requests[at].epoch();
         let answer = self.broker.receive(at);
         let now = self.now;
-        // Nobody hears the answer to a producer that is gone.
+        // The answer to a producer that is gone has no receiver.
         let process = self.process.as_mut().filter(|it| it.epoch == epoch);
         if let (Some(answer), Some(process)) = (answer, process) {
             process.answered(now, answer);
@@ -364,7 +352,7 @@ impl Schedule {
             if self.is_settled() {
                 return;
             }
-            let step = self.choose();
+            let step = seeds::choose(&self.steps, &mut self.rng);
             self.take(step);
         }
         panic!(

@@ -114,8 +114,8 @@ impl Producer {
         Some(spawn_blocking(move || commit(&client, errors_before)))
     }
 
-    /// Aborts the transaction, so that nobody has to wait for its time-out. Whether that worked
-    /// does not matter: the next producer of the id does the same.
+    /// Aborts the transaction, so that no reader waits for its time-out. Whether that worked does
+    /// not matter: the next producer of the id does the same.
     pub(crate) async fn abort(&mut self, limit: Duration) {
         if self.transactions.take().is_none() {
             return;

@@ -140,17 +140,9 @@ impl Schedule {
     }
 
     fn run(mut self) -> Seen {
-        let total: u32 = self.steps.iter().map(|(_, weight)| weight).sum();
         for _ in 0..self.world.rng.u32(200..1_500) {
-            let mut at = self.world.rng.u32(0..total);
-            let chosen = self.steps.iter().find(|(_, weight)| {
-                let found = at < *weight;
-                at = at.saturating_sub(*weight);
-                found
-            });
-            if let Some((step, _)) = chosen {
-                self.step(*step);
-            }
+            let step = seeds::choose(&self.steps, &mut self.world.rng);
+            self.step(step);
         }
         if self.world.rng.u8(0..8) == 0 {
             self.watch();

@@ -265,7 +265,7 @@ impl Forwarder {
         if let Err(refusal) = sent {
             record.partition = given;
             let record = OwnedRecord::from(&record);
-            self.refused(ticket, &refusal, Box::new(record));
+            self.refused(ticket, &refusal, Some(Box::new(record)));
         }
         Ok(())
     }
@@ -312,7 +312,7 @@ impl Forwarder {
                     if spread.is_some() {
                         record.set_partition(None);
                     }
-                    self.refused(ticket, &refusal, record);
+                    self.refused(ticket, &refusal, Some(record));
                 }
             }
             SinkOutput::Trust { topic, failure } => self.producer.trust(&topic, failure),

@@ -28,18 +28,18 @@ const PURGE: Duration = Duration::from_secs(2);
 const FILES: Duration = Duration::from_secs(5);
 
 impl Forwarder {
-    /// A record that the producer did not accept.
+    /// A record that the producer did not accept. A progress record is not kept.
     pub(super) fn refused(
         &mut self,
         ticket: Ticket,
         refusal: &DeliveryError,
-        record: Box<OwnedRecord>,
+        record: Option<Box<OwnedRecord>>,
     ) {
         let result = DeliveryResult {
             ticket,
             failure: Some(failure(refusal)),
             suspicion: 0,
-            record: Some(record),
+            record,
         };
         self.engine
             .delivery_finished(self.now, result, &mut self.done);
@@ -53,14 +53,7 @@ impl Forwarder {
         let (producer, topic) = (&mut self.producer, &settings.progress_topic);
         let sent = send_progress(producer, &mut self.reports, topic, key, progress);
         if let Err(refusal) = sent {
-            let result = DeliveryResult {
-                ticket: PROGRESS_TICKET,
-                failure: Some(failure(&refusal)),
-                suspicion: 0,
-                record: None,
-            };
-            self.engine
-                .delivery_finished(self.now, result, &mut self.done);
+            self.refused(PROGRESS_TICKET, &refusal, None);
         }
     }
 

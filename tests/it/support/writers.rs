@@ -23,6 +23,14 @@ pub(crate) struct Pattern {
     pub(crate) rest: Duration,
 }
 
+impl Pattern {
+    /// Small transactions without a rest that counts.
+    pub(crate) const STEADY: Pattern = Pattern {
+        rows: 5,
+        rest: Duration::from_millis(5),
+    };
+}
+
 impl Writers {
     /// Starts `writers` tasks that insert into `topic`; they share their keys.
     pub(crate) fn start(
