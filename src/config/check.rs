@@ -144,13 +144,16 @@ impl Check {
         })
     }
 
-    pub(super) fn http_listen(&mut self, given: Option<String>) -> Option<String> {
+    /// The address to listen on, and the names that are answered.
+    pub(super) fn http(
+        &mut self,
+        listen: Option<String>,
+        hosts: Option<String>,
+    ) -> (Option<String>, Vec<String>) {
         let address = Some("127.0.0.1:9464".to_owned());
-        self.or(variables::HTTP_LISTEN, given, address, parse::listen)
-    }
-
-    pub(super) fn http_hosts(&mut self, given: Option<String>) -> Vec<String> {
-        self.or(variables::HTTP_HOSTS, given, Vec::new(), parse::host_names)
+        let listen = self.or(variables::HTTP_LISTEN, listen, address, parse::listen);
+        let hosts = self.or(variables::HTTP_HOSTS, hosts, Vec::new(), parse::host_names);
+        (listen, hosts)
     }
 
     pub(super) fn log(&mut self, given: Option<String>) -> String {

@@ -45,6 +45,7 @@ pub use self::log_format::LogFormat;
 pub use self::mapping::{KeyRule, Mapping};
 pub use self::policy::{AfterPublish, Backlog, OnPoison, OnSlotLoss, Source};
 pub use self::retain::OldPartitions;
+use self::retain::RetainSettings;
 pub use self::secret::Secret;
 pub use self::settings::Settings;
 pub use self::tls::{SslMode, TlsSettings};
@@ -94,7 +95,7 @@ pub fn listen_address(text: &str) -> Result<Option<String>, String> {
 use self::check::Check;
 use self::connection::options::Env;
 use self::database::LoginSettings;
-use self::kafka::{KafkaLogin, KafkaSettings};
+use self::kafka::KafkaLogin;
 
 /// What a row of another statement may be longer than the longest row that is read whole.
 const OTHER_ROWS: usize = 16 << 20;
@@ -133,6 +134,9 @@ pub struct Config {
     pub after_publish: AfterPublish,
     /// Published rows, and closed dead letters, that are older than this are deleted.
     pub retain: Option<Duration>,
+    /// The share of the time that these deletions take, in thousandths; `None`: as the state of the
+    /// table asks.
+    pub retain_share: Option<u32>,
     /// What becomes of a partition whose rows are all published and older.
     pub retain_partitions: OldPartitions,
     /// What to do with unpublished rows that are older than the slot.
@@ -221,9 +225,9 @@ impl Config {
         let mut check = Check::of(&mut given.errors);
         let database = check.database(logins(&mut given), env);
         let exactly_once = check.exactly_once(&mut given);
-        let kafka = KafkaSettings::taken_from(&mut given);
+        let retain = RetainSettings::taken_from(&mut given);
         let brokers = check.brokers(given.kafka_brokers.take(), needs_kafka);
-        let (kafka_properties, kafka_login) = check.kafka(kafka, needs_kafka);
+        let (kafka_properties, kafka_login) = check.kafka(&mut given, needs_kafka);
         let table = check.table(given.table.take());
         let slot = check.slot(given.slot.take(), database.as_ref(), &table);
         let publication = check.publication(given.publication.take(), &table);
@@ -236,18 +240,17 @@ impl Config {
         let (after_publish, backlog) =
             check.after_publish_and_backlog(given.after_publish, given.backlog);
         check.mark(after_publish, &mapping);
-        let retention = check.retention(given.retain, given.retain_partitions, after_publish);
+        let (retain, retain_share, retain_partitions) = check.retention(retain, after_publish);
         let on_slot_loss = check.on_slot_loss(given.on_slot_loss, after_publish);
         let audit_interval = check.audit_interval(given.audit_interval);
-        let on_poison = check.on_poison(given.on_poison);
-        let dead_letters_per_minute = check.dead_letters_per_minute(given.dead_letters_per_minute);
+        let (on_poison, dead_letters_per_minute) =
+            check.poison(given.on_poison, given.dead_letters_per_minute);
         let source = check.source(given.source, after_publish, backlog);
         let start_lsn = check.start_lsn(given.start_lsn, after_publish, source);
         let auto_create_topics =
             check.auto_create_topics(given.auto_create_topics, &kafka_properties);
         let memory_limit = check.memory_limit(given.memory_limit);
-        let http_listen = check.http_listen(given.http_listen);
-        let http_hosts = check.http_hosts(given.http_hosts);
+        let (http_listen, http_hosts) = check.http(given.http_listen, given.http_hosts);
         let (log, log_format) = (check.log(given.log), check.log_format(given.log_format));
         let (log_summary, verify_every) = check.intervals(given.log_summary, given.verify_every);
         SettingErrors::unless_none(sorted(check.errors))?;
@@ -266,8 +269,9 @@ impl Config {
             operation_timeout,
             max_retries,
             after_publish,
-            retain: retention.0,
-            retain_partitions: retention.1,
+            retain,
+            retain_share,
+            retain_partitions,
             backlog,
             start_lsn,
             on_slot_loss,

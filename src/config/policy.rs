@@ -121,7 +121,17 @@ pub enum OnPoison {
 }
 
 impl Check {
-    pub(super) fn on_poison(&mut self, given: Option<String>) -> OnPoison {
+    /// What becomes of an event that Kafka refuses, and how many dead letters a minute are filed.
+    pub(super) fn poison(
+        &mut self,
+        on_poison: Option<String>,
+        per_minute: Option<String>,
+    ) -> (OnPoison, u32) {
+        let per_minute = self.dead_letters_per_minute(per_minute);
+        (self.on_poison(on_poison), per_minute)
+    }
+
+    fn on_poison(&mut self, given: Option<String>) -> OnPoison {
         let choices = [
             ("dead-letter", OnPoison::DeadLetter),
             ("park-key", OnPoison::ParkKey),
@@ -132,7 +142,7 @@ impl Check {
         })
     }
 
-    pub(super) fn dead_letters_per_minute(&mut self, given: Option<String>) -> u32 {
+    fn dead_letters_per_minute(&mut self, given: Option<String>) -> u32 {
         self.or(variables::DEAD_LETTERS_PER_MINUTE, given, 1_000, |text| {
             parse::count(text, 1..=1_000_000)
         })

@@ -241,6 +241,11 @@ pub struct Settings {
     #[serde(deserialize_with = "scalar")]
     pub retain: Option<String>,
 
+    /// Share of the time that deleting such rows takes, 0.1% to 50%, or auto [default: auto]
+    #[arg(long, env = variables::RETAIN_SHARE, hide_env_values = true, value_name = "PERCENT")]
+    #[serde(deserialize_with = "scalar")]
+    pub retain_share: Option<String>,
+
     /// What to do with partitions of such rows: drop or detach [default: drop]
     #[arg(long, env = variables::RETAIN_PARTITIONS, hide_env_values = true, value_name = "CHOICE")]
     #[serde(deserialize_with = "scalar")]

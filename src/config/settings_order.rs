@@ -32,7 +32,7 @@ impl Settings {
     }
 
     /// Every setting that is one text; the properties of Kafka are a list.
-    pub(crate) fn texts(&mut self) -> [&mut Option<String>; 50] {
+    pub(crate) fn texts(&mut self) -> [&mut Option<String>; 51] {
         [
             &mut self.database_url,
             &mut self.database_password_file,
@@ -69,6 +69,7 @@ impl Settings {
             &mut self.max_retries,
             &mut self.after_publish,
             &mut self.retain,
+            &mut self.retain_share,
             &mut self.retain_partitions,
             &mut self.backlog,
             &mut self.start_lsn,

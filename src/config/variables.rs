@@ -36,6 +36,7 @@ pub(crate) const OPERATION_TIMEOUT: &str = "OUTBOX_OPERATION_TIMEOUT";
 pub(crate) const MAX_RETRIES: &str = "OUTBOX_MAX_RETRIES";
 pub(crate) const AFTER_PUBLISH: &str = "OUTBOX_AFTER_PUBLISH";
 pub(crate) const RETAIN: &str = "OUTBOX_RETAIN";
+pub(crate) const RETAIN_SHARE: &str = "OUTBOX_RETAIN_SHARE";
 pub(crate) const RETAIN_PARTITIONS: &str = "OUTBOX_RETAIN_PARTITIONS";
 pub(crate) const BACKLOG: &str = "OUTBOX_BACKLOG";
 pub(crate) const START_LSN: &str = "OUTBOX_START_LSN";

@@ -141,7 +141,7 @@ impl Engine {
             write_back_queue,
             foreign_marks: ForeignMarks::default(),
             dispatch: Dispatch::new(&limits),
-            retention: Retention::new(limits.retain),
+            retention: Retention::new(limits.retain, limits.retain_share),
             exactly_once: limits.transactions.map(|it| Box::new(ExactlyOnce::new(it))),
             session: None,
             session_expired: false,

@@ -26,6 +26,8 @@ pub(crate) struct Limits {
     pub(crate) after_publish: AfterPublish,
     /// Published rows that are older are deleted.
     pub(crate) retain: Option<Duration>,
+    /// The share of the time that this takes, in thousandths; `None`: as its state asks.
+    pub(crate) retain_share: Option<u32>,
     /// Events that wait for the write-back before it starts.
     pub(crate) batch_size: usize,
     /// The longest time that an event waits for the write-back.
@@ -66,6 +68,7 @@ impl Limits {
         Limits {
             after_publish: config.after_publish,
             retain: config.retain,
+            retain_share: config.retain_share,
             batch_size: config.batch_size,
             process_interval: config.process_interval,
             memory_limit: config.memory_limit,

@@ -1,18 +1,20 @@
 #!/bin/sh
 # What a mark, a delete and the later delete of retention cost Postgres, and a simulated week.
 #
-#   tests/bench/retention.sh BIN SOCKETS PORT [OUTBOXD [ROWS]]
+#   tests/bench/retention.sh BIN SOCKETS PORT [OUTBOXD [ROWS [DAYS]]]
 #
 # BIN has psql and pgbench, and SOCKETS is the folder of the server's socket, on this machine: the
-# CPU time is that of the server process. The role is postgres. With OUTBOXD, a program, a week of
-# ROWS rows a day (by default 100,000) passes: at the end of each day, retention deletes the rows
-# of the day before under a load of inserts. The rows are dated, and OUTBOX_RETAIN moves instead of
-# the clock. Kafka is away, so the load inserts rows that count as published: retention waits while
-# events do. The same load without retention runs before. Makes and drops the database
-# retention_bench.
+# CPU time is that of the server process. The role is postgres. With OUTBOXD, a program, DAYS days
+# (by default 7) of ROWS rows a day (by default 100,000) pass: at the end of each day, retention
+# deletes the rows of the day before under a load of inserts. The rows are dated, and OUTBOX_RETAIN
+# moves instead of the clock. Kafka is away, so the load inserts rows that count as published:
+# retention waits while events do. A window of the same load without retention comes before each
+# one with it, both behind a checkpoint and beside a running outboxd. A disk may stall for longer
+# than any step takes, so the median of the days says more than one day. Makes and drops the
+# database retention_bench.
 set -eu
 
-bin=$1 sockets=$2 port=$3 program=${4:-} a_day=${5:-100000}
+bin=$1 sockets=$2 port=$3 program=${4:-} a_day=${5:-100000} days=${6:-7}
 rows=200000
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
@@ -84,8 +86,8 @@ if [ -n "$program" ]; then
         sql $db <<SQL
 INSERT INTO outbox.outbox (event_type, topic, event_payload, created_at, published_at)
     SELECT 'k', 'orders', jsonb_build_object('x', repeat('y', 230)), t, t
-      FROM (SELECT localtimestamp - INTERVAL '30 days' + INTERVAL '1 day' * ($1 + i / $a_day::float8)
-                   AS t
+      FROM (SELECT localtimestamp - INTERVAL '30 days'
+                       + INTERVAL '1 day' * ($1 + i / $a_day::float8) AS t
               FROM generate_series(0, $a_day - 1) AS i) AS rows;
 ANALYZE outbox.outbox;
 SQL
@@ -94,29 +96,46 @@ SQL
         sql $db -c "SELECT '$1: ' || pg_size_pretty(pg_table_size('outbox.outbox')) || ' table, '
             || pg_size_pretty(pg_indexes_size('outbox.outbox')) || ' indexes'"
     }
+    # The rows of the load are of the same day, so that they are deleted on the next one.
     cat >insert <<'SQL'
-INSERT INTO outbox.outbox (event_type, topic, event_payload, published_at)
-    VALUES ('k', 'orders', jsonb_build_object('x', repeat('y', 230)), localtimestamp);
+INSERT INTO outbox.outbox (event_type, topic, event_payload, created_at, published_at)
+    SELECT 'k', 'orders', jsonb_build_object('x', repeat('y', 230)), t, t
+      FROM (SELECT localtimestamp - INTERVAL '30 days' + INTERVAL '1 day' * (:day + 0.5) AS t) AS t;
 SQL
-    load() {
-        rm -f load.*
-        "$bin/pgbench" -h "$sockets" -p "$port" -U postgres -n -f insert -c 4 -R 300 -T 25 -l \
-            --log-prefix=load retention_bench >/dev/null 2>&1
-        cat load.* | awk '{ print $3 }' | sort -n | awk -v name="$1" '{ all[NR] = $1 }
-            END { printf "%s: %d inserts, p50 %.1f ms, p99 %.1f ms, longest %.1f ms\n", name, NR,
-                      all[int(NR * 0.5)] / 1000, all[int(NR * 0.99)] / 1000, all[NR] / 1000 }'
+    # $1: the day; $2: with or without. The p99 goes to a file.
+    latencies() {
+        cat "$2.$1".* | awk '{ print $3 / 1000 }' | sort -n | awk -v day="$1" -v with="$2" '
+            { all[NR] = $1 }
+            END { p99 = all[int(NR * 0.99)]; print p99 >>(with "-p99")
+                  printf "day %d, %s retention: %d inserts, ", day, with, NR
+                  printf "p50 %.1f ms, p99 %.1f ms, longest %.1f ms\n",
+                      all[int(NR * 0.5)], p99, all[NR] }'
     }
+    median() {
+        sort -n "$1-p99" | awk -v with="$1" '{ all[NR] = $1 }
+            END { printf "%s retention, median of the days: p99 %.1f ms\n", with,
+                      all[int((NR + 1) / 2)] }'
+    }
+    # $1: the day; $2: with or without; $3: OUTBOX_RETAIN. The program goes on afterwards.
+    load() {
+        sql $db -c CHECKPOINT
+        OUTBOX_RETAIN=$3 "$program" run >log 2>&1 & pid=$!
+        sleep 1
+        "$bin/pgbench" -h "$sockets" -p "$port" -U postgres -n -f insert -D day=$1 -c 4 -R 300 \
+            -T 25 -l --log-prefix="$2.$1" retention_bench >/dev/null 2>&1
+        latencies $1 "$2"
+    }
+    end() { kill $pid && wait $pid || true; }
     day 1
-    for n in 2 3 4 5 6 7 8; do
+    for n in $(seq 2 $((days + 1))); do
         day $n
-        "$program" run >log 2>&1 & pid=$!
-        load "day $n, without retention"
-        kill $pid && wait $pid || true
-        OUTBOX_RETAIN=$((30 - n))d "$program" run >log 2>&1 & pid=$!
-        load "day $n, with retention   "
-        until grep 'old rows deleted' log; do sleep 1; done
-        kill $pid && wait $pid || true
+        load $n without off && end
+        load $n with $((30 - n))d
+        until grep -o 'old rows deleted.*' log; do sleep 1; done
+        end
         size "day $n"
     done
+    median without
+    median with
 fi
 sql -d postgres -c 'DROP DATABASE retention_bench WITH (FORCE)'

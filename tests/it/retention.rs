@@ -42,25 +42,29 @@ async fn what_is_published_and_old_is_deleted_in_both_modes_and_is_no_event() ->
     for (major, poll) in [(MAJORS[0], false), (MAJORS[1], true)] {
         let fixture = Fixture::create(postgres::shared(major), kafka::shared()).await?;
         let session = fixture.database.connect().await?;
-        published(&session, &fixture.topic, 25_000, 8).await?;
+        published(&session, &fixture.topic, 2_000, 8).await?;
         published(&session, &fixture.topic, 40, 6).await?;
         fixture.database.insert("new", &fixture.topic, "{}").await?;
         let settings = match poll {
             true => fixture.settings.polling(),
             false => fixture.settings.clone(),
         };
-        let mut outboxd = Outboxd::spawn(&settings.set("OUTBOX_RETAIN", "7d"))?;
+        let mut outboxd = Outboxd::spawn(
+            &settings
+                .set("OUTBOX_RETAIN", "7d")
+                .set("OUTBOX_RETAIN_SHARE", "50%"),
+        )?;
         let status = pass(&outboxd).await?;
         fixture.all_marked(LIMIT).await?;
         assert_eq!(session.value::<i64>(ALL).await?, 41, "{status}");
-        assert_eq!(status["retention"]["deleted_rows"], 25_000, "{status}");
+        assert_eq!(status["retention"]["deleted_rows"], 2_000, "{status}");
         let oldest = status["retention"]["oldest_row_seconds"].as_f64();
         let six_days = 6.0 * 86_400.0;
         ensure!(oldest.is_some_and(|age| (six_days..six_days + 600.0).contains(&age)));
         let deleted = outboxd.metric("outboxd_retention_deleted_rows_total");
-        assert_eq!(deleted.await?, Some(25_000.0));
+        assert_eq!(deleted.await?, Some(2_000.0));
         let line = outboxd.wait_for_log(&["old rows deleted"], LIMIT).await?;
-        ensure!(line.contains("rows=25000"), "{line}");
+        ensure!(line.contains("rows=2000"), "{line}");
         fixture
             .database
             .insert("last", &fixture.topic, "{}")
@@ -103,7 +107,9 @@ async fn rows_that_are_unpublished_locked_or_have_an_open_dead_letter_stay() -> 
     let locked = "SELECT id FROM outbox.outbox WHERE event_type = 'old' LIMIT 1 FOR UPDATE";
     let locked: i64 = transaction.query_one(locked, &[]).await?.get(0);
 
-    *outboxd.settings() = settings.set("OUTBOX_RETAIN", "7d");
+    *outboxd.settings() = settings
+        .set("OUTBOX_RETAIN", "7d")
+        .set("OUTBOX_RETAIN_SHARE", "50%");
     outboxd.respawn()?;
     let status = pass(&outboxd).await?;
     assert_eq!(status["retention"]["deleted_rows"], 3_000, "{status}");
@@ -213,12 +219,14 @@ async fn every_kind_of_mark_and_of_id_tells_the_age_of_a_row() -> Result<()> {
              CREATE TABLE outbox.outbox ({columns}, {EVENT}{key}); {partitions}"
         );
         session.batch_execute(&table).await?;
-        let mut all = Settings::new(&database, kafka::shared())?.set("OUTBOX_RETAIN", "2h");
+        let mut all = Settings::new(&database, kafka::shared())?
+            .set("OUTBOX_RETAIN", "2h")
+            .set("OUTBOX_RETAIN_SHARE", "50%");
         for (name, value) in settings {
             all = all.set(name, *value);
         }
         init(&all).await?;
-        for (age, from, to) in [("3 hours", 1, 1_500), ("1 hour", 1_501, 1_520)] {
+        for (age, from, to) in [("3 hours", 1, 600), ("1 hour", 601, 620)] {
             let insert = format!(
                 "INSERT INTO outbox.outbox {} FROM generate_series({from}, {to}) AS i",
                 rows.replace("$1", &format!("(now() - interval '{age}')"))
@@ -229,8 +237,8 @@ async fn every_kind_of_mark_and_of_id_tells_the_age_of_a_row() -> Result<()> {
         let status = pass(&outboxd).await?;
         // Rows that are not messages are not outboxd's to delete.
         let (deleted, left) = match columns.contains("kind") {
-            true => (750, 770),
-            false => (1_500, 20),
+            true => (300, 320),
+            false => (600, 20),
         };
         assert_eq!(
             status["retention"]["deleted_rows"],
@@ -326,9 +334,13 @@ async fn a_row_that_the_table_refuses_to_delete_holds_up_only_its_page_and_no_ev
         let server = postgres::shared(MAJORS[number % 2]);
         let fixture = Fixture::create(server, kafka::shared()).await?;
         let session = fixture.database.connect().await?;
-        published(&session, &fixture.topic, 20_000, 8).await?;
+        published(&session, &fixture.topic, 1_000, 8).await?;
         session.batch_execute(refusal).await?;
-        let settings = fixture.settings.clone().set("OUTBOX_RETAIN", "7d");
+        let settings = fixture
+            .settings
+            .clone()
+            .set("OUTBOX_RETAIN", "7d")
+            .set("OUTBOX_RETAIN_SHARE", "50%");
         let mut outboxd = Outboxd::spawn(&settings)?;
         let status = pass(&outboxd).await?;
         let left: i64 = session.value(ALL).await?;
@@ -352,7 +364,7 @@ async fn a_pass_that_a_kill_cuts_off_begins_again_and_no_event_is_lost_under_loa
     };
     let fixture = Fixture::create(postgres::shared(turn(15)), kafka::shared()).await?;
     let session = fixture.database.connect().await?;
-    published(&session, &fixture.topic, 60_000, 20).await?;
+    published(&session, &fixture.topic, 12_000, 20).await?;
     let oracle = Oracle::create(&fixture.database).await?;
     // The slot is there before the first event, so that each arrives in the order of the commits.
     let mut outboxd = Outboxd::spawn(&fixture.settings)?;
@@ -363,7 +375,7 @@ async fn a_pass_that_a_kill_cuts_off_begins_again_and_no_event_is_lost_under_loa
     outboxd.respawn()?;
     wait_for("some rows are deleted", LIMIT, async || {
         let left: i64 = session.value(OLD).await?;
-        Ok((left < 58_000).then_some(()))
+        Ok((left < 11_500).then_some(()))
     })
     .await?;
     outboxd.kill()?;
@@ -398,7 +410,9 @@ async fn days(session: &Session, days: std::ops::RangeInclusive<i32>) -> Result<
 /// A database whose outbox `init --partitioned` has made, in the time zone of the tests.
 async fn partitioned(major: u32, arguments: &[&str]) -> Result<(Database, String, Settings)> {
     let database = Database::create_empty(postgres::shared(major)).await?;
-    let settings = Settings::new(&database, kafka::shared())?.set("OUTBOX_RETAIN", "7d");
+    let settings = Settings::new(&database, kafka::shared())?
+        .set("OUTBOX_RETAIN", "7d")
+        .set("OUTBOX_RETAIN_SHARE", "50%");
     let topic = kafka::shared().topic("partitioned", 2).await?;
     let arguments = [&["init", "--partitioned"], arguments].concat();
     let output = command(&settings, &arguments, LIMIT).await?;
@@ -466,7 +480,7 @@ async fn partitions_are_made_ahead_and_old_ones_dropped_or_detached_once_all_is_
             let drop = format!("DROP TABLE IF EXISTS outbox.{name}");
             session.batch_execute(&drop).await?;
         }
-        let old = old_day(&session, &topic, 20, 5_000).await?;
+        let old = old_day(&session, &topic, 20, 2_000).await?;
         let young = old_day(&session, &topic, 5, 10).await?;
         let unpublished = old_day(&session, &topic, 19, 10).await?;
         let refused = format!(

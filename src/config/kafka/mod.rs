@@ -99,7 +99,7 @@ impl Check {
 
 /// What the settings say about Kafka, beside the brokers.
 #[derive(Debug)]
-pub(super) struct KafkaSettings {
+struct KafkaSettings {
     file: BTreeMap<String, String>,
     environment: Option<String>,
     flags: Vec<String>,
@@ -107,7 +107,7 @@ pub(super) struct KafkaSettings {
 }
 
 impl KafkaSettings {
-    pub(super) fn taken_from(settings: &mut Settings) -> KafkaSettings {
+    fn taken_from(settings: &mut Settings) -> KafkaSettings {
         KafkaSettings {
             file: mem::take(&mut settings.kafka_table),
             environment: settings.kafka_properties.take(),
@@ -127,9 +127,10 @@ impl Check {
     /// that do not connect to it.
     pub(super) fn kafka(
         &mut self,
-        given: KafkaSettings,
+        settings: &mut Settings,
         needs_kafka: bool,
     ) -> (Properties, KafkaLogin) {
+        let given = KafkaSettings::taken_from(settings);
         let (environment, errors) = (given.environment.as_deref(), &mut self.errors);
         let mut properties = properties(given.file, environment, &given.flags, errors);
         let login = self.kafka_login(given.login, &mut properties, needs_kafka);

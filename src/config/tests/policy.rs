@@ -71,6 +71,25 @@ fn old_rows_are_deleted_where_a_mark_tells_what_is_published() {
     let detach = with("retain", "1h").or(with("retain_partitions", "detach"));
     let detach = build(detach).unwrap().retain_partitions;
     assert_eq!(detach, OldPartitions::Detach);
+    assert_eq!(config.retain_share, None);
+    for (text, thousandths) in [("0.1%", 1), ("2.5 %", 25), ("50%", 500)] {
+        let config = build(with("retain", "7d").or(with("retain_share", text))).unwrap();
+        assert_eq!(config.retain_share, Some(thousandths), "{text}");
+    }
+    for text in [
+        "0%",
+        "51%",
+        "2",
+        "1.25%",
+        "-1%",
+        "+1%",
+        ".5%",
+        "%",
+        "99999999999%",
+    ] {
+        let found = only_error(build(with("retain", "7d").or(with("retain_share", text))));
+        assert!(found.contains("from 0.1% to 50%"), "{text}: {found}");
+    }
     for (settings, error) in [
         (with("retain", "59m"), "OUTBOX_RETAIN `59m` is out of range"),
         (
@@ -84,6 +103,10 @@ fn old_rows_are_deleted_where_a_mark_tells_what_is_published() {
         (
             with("retain_partitions", "detach"),
             "OUTBOX_RETAIN_PARTITIONS says nothing without OUTBOX_RETAIN",
+        ),
+        (
+            with("retain_share", "5%"),
+            "OUTBOX_RETAIN_SHARE says nothing without OUTBOX_RETAIN",
         ),
     ] {
         let found = only_error(build(settings));

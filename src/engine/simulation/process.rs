@@ -63,6 +63,7 @@ pub(in crate::engine) fn limits(rng: &mut Rng, memory: Range<usize>) -> Limits {
     Limits {
         after_publish: AfterPublish::Mark,
         retain: None,
+        retain_share: None,
         batch_size: rng.usize(1..8),
         process_interval: Duration::from_millis(rng.u64(0..3_000)),
         memory_limit: rng.usize(memory),

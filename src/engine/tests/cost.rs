@@ -270,6 +270,7 @@ fn limits(mapping: &Mapping) -> Limits {
     Limits {
         after_publish: AfterPublish::Keep,
         retain: None,
+        retain_share: None,
         batch_size: 10,
         process_interval: MS * 5_000,
         memory_limit: 16 << 20,

@@ -9,7 +9,7 @@ const HOUR: Duration = Duration::from_secs(3_600);
 /// An engine that deletes old rows, and whose first step is under way.
 fn deleting() -> (Engine, u64) {
     let mut engine = engine();
-    engine.retention = crate::engine::retention::Retention::new(Some(HOUR));
+    engine.retention = crate::engine::retention::Retention::new(Some(HOUR), None);
     engine.poll(MS);
     let step = step(&mut engine);
     (engine, step.unwrap())
@@ -29,7 +29,8 @@ fn step(engine: &mut Engine) -> Option<u64> {
 
 fn ended(engine: &mut Engine, now: Duration, generation: u64) {
     let step = RetentionStep {
-        rows: 1_000,
+        rows: 500,
+        took: MS * 10,
         ..RetentionStep::default()
     };
     let work = DatabaseWork::Retain(Some(step));
@@ -52,34 +53,34 @@ fn a_stop_waits_for_no_step_and_begins_none() {
 fn under_load_steps_wait_for_their_share_and_then_go_before_marks() {
     let (mut engine, step_out) = deleting();
     let ticket = transaction(&mut engine, 100);
-    // The step has taken 10 ms, so its share is due after another 90.
+    // The step has taken 10 ms, so its share is due after 2,990 more.
     ended(&mut engine, MS * 11, step_out);
-    engine.poll(MS * 100);
+    engine.poll(MS * 3_000);
     assert_eq!(step(&mut engine), None);
-    delivered(&mut engine, MS * 100, ticket);
-    engine.poll(MS * 101);
+    delivered(&mut engine, MS * 3_000, ticket);
+    engine.poll(MS * 3_001);
     let due = step(&mut engine).expect("the share of the steps");
     let confirmed = engine.stats().confirmed;
-    ended(&mut engine, MS * 103, due);
+    ended(&mut engine, MS * 3_003, due);
     assert_eq!(
         engine.stats().confirmed,
         confirmed,
         "a step confirms nothing"
     );
-    let batch = write_back(&mut engine, MS * 103);
+    let batch = write_back(&mut engine, MS * 3_003);
     assert_eq!(batch.marks.len(), 1);
-    written(&mut engine, MS * 104, batch, true);
+    written(&mut engine, MS * 3_004, batch, true);
     assert_eq!(engine.stats().confirmed, Lsn::new(110));
 }
 
 #[test]
-fn with_nothing_else_to_do_a_step_follows_after_its_own_length() {
+fn with_nothing_else_to_do_a_step_follows_after_two_thirds_of_that_pause() {
     let (mut engine, step_out) = deleting();
     ended(&mut engine, MS * 11, step_out);
-    engine.poll(MS * 20);
+    engine.poll(MS * 2_000);
     assert_eq!(step(&mut engine), None);
-    assert!(engine.deadline() <= Some(MS * 21));
-    engine.poll(MS * 21);
+    assert!(engine.deadline() <= Some(MS * 2_001));
+    engine.poll(MS * 2_001);
     assert!(step(&mut engine).is_some());
 }
 

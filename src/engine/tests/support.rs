@@ -41,6 +41,7 @@ pub(super) fn unanswered(batch_size: usize, on_poison: OnPoison) -> Engine {
     let mut engine = Engine::new(Limits {
         after_publish: AfterPublish::Mark,
         retain: None,
+        retain_share: None,
         batch_size,
         process_interval: MS * 5_000,
         memory_limit: 1 << 20,

@@ -237,16 +237,17 @@ impl<'a> TableScan<'a> {
         }
     }
 
-    /// Waits while everything is settled, for at most this time.
+    /// Waits while everything is settled, until something is due, for at most this time.
     async fn idle(&mut self, limit: Duration) -> Result<(), Interrupt> {
         show(&self.config, self.forwarder);
+        let rest = self.forwarder.rest(limit);
         tokio::select! {
             biased;
             () = self.stop.cancelled() => {}
             () = self.session.closed() => return Err(self.lost().into()),
             // Requests about dead letters are read while everything is settled.
             () = self.forwarder.progressed() => {}
-            () = tokio::time::sleep(limit) => {}
+            () = tokio::time::sleep(rest) => {}
         }
         Ok(())
     }
