@@ -105,7 +105,7 @@ pub(crate) struct ExactlyOnce {
 }
 
 /// Values of other settings that do not go with exactly once, and why.
-const CONFLICTS: [(&str, &str, &str); 3] = [
+const CONFLICTS: [(&str, &str, &str); 2] = [
     (
         variables::SOURCE,
         "poll",
@@ -115,11 +115,6 @@ const CONFLICTS: [(&str, &str, &str); 3] = [
         variables::ON_SLOT_LOSS,
         "heal",
         "no row shows whether it was sent behind the position of a lost slot",
-    ),
-    (
-        variables::ON_POISON,
-        "park-key",
-        "dead letters are not retried with it, so a parked key would stay parked",
     ),
 ];
 

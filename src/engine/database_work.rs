@@ -70,9 +70,8 @@ impl Engine {
         if let Some(work) = self.pause.work(now, reads_pause, stands_still) {
             return Some(work);
         }
-        // While a pause lasts, requests wait for its end. A retry is no event of the stream, whose
-        // position would say that it was sent.
-        let reads = holds_lock && !self.pause.is_on() && self.exactly_once.is_none();
+        // While a pause lasts, requests wait for its end.
+        let reads = holds_lock && !self.pause.is_on() && self.may_resolve();
         open.then(|| self.dispatch.dead_letters.work(now, complete, reads))
             .flatten()
     }

@@ -37,8 +37,8 @@ const RETRY_MAX: Duration = Duration::from_secs(5);
 
 /// The dead letter of an event that is being retried or discarded.
 #[derive(Debug)]
-struct Resolving {
-    dead_letter: i64,
+pub(super) struct Resolving {
+    pub(super) dead_letter: i64,
     /// Its topic and key, if that is parked.
     key: Option<(Box<str>, KeyHash)>,
 }
@@ -51,7 +51,7 @@ pub(crate) struct DeadLetterQueue {
     to_file: VecDeque<NewDeadLetter>,
     to_close: VecDeque<CloseDeadLetter>,
     to_count: VecDeque<RowId>,
-    resolving: HashMap<Ticket, Resolving>,
+    pub(super) resolving: HashMap<Ticket, Resolving>,
     parked_keys: ParkedKeys,
     /// While the requests are being read: the version of the parked keys at the start, and up to
     /// where the stream had been received whole.

@@ -168,6 +168,7 @@ impl Engine {
             (DatabaseWork::Close(closed), Ok(_)) => {
                 dead_letters.work_succeeded();
                 self.dispatch.dead_letters_closed(&closed);
+                self.closed_in_database(&closed);
                 for closing in &closed {
                     self.tracker.settle(closing.ticket);
                 }
@@ -175,8 +176,13 @@ impl Engine {
             (DatabaseWork::CountAttempts(_), Ok(_)) => dead_letters.work_succeeded(),
             (DatabaseWork::ReadRequests { .. }, Ok(pending)) => {
                 dead_letters.work_succeeded();
-                for request in dead_letters.requests_read(pending.unwrap_or_default()) {
+                let pending = pending.unwrap_or_default();
+                let is_empty = pending.requests.is_empty();
+                for request in dead_letters.requests_read(pending) {
                     self.start_resolving(now, request);
+                }
+                if is_empty {
+                    self.nothing_is_requested();
                 }
             }
         }
@@ -235,13 +241,19 @@ impl Engine {
         };
         let ticket = self.tracker.accept_row(event);
         self.dispatch.dead_letters.start_resolving(&request, ticket);
+        if self.is_recorded(request.dead_letter) {
+            return self.pass_over(now, ticket);
+        }
         if request.resolution == Resolution::Discard {
             self.tracker.acknowledge(ticket);
             let dead_letters = &mut self.dispatch.dead_letters;
             dead_letters.discarded(ticket, request.dead_letter, request.row);
             return;
         }
-        let (record, rejection) = match (request.record, request.rejection) {
+        let known = request
+            .rejection
+            .or_else(|| self.guilt_of(request.dead_letter));
+        let (record, rejection) = match (request.record, known) {
             (Some(record), None) => {
                 match record_checks::own_rejection_of_held(&record, &self.limits.required) {
                     None => {

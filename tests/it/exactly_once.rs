@@ -24,7 +24,7 @@ async fn fixture(major: u32, kafka: &Kafka) -> Result<Fixture<'_>> {
     Ok(fixture)
 }
 
-fn exactly_once(settings: Settings, fixture: &Fixture<'_>) -> Settings {
+pub(crate) fn exactly_once(settings: Settings, fixture: &Fixture<'_>) -> Settings {
     settings
         .set("OUTBOX_DELIVERY", "exactly-once")
         .set("OUTBOX_PROGRESS_TOPIC", progress_topic(fixture))
@@ -167,6 +167,49 @@ async fn an_event_that_the_broker_refuses_is_filed_and_every_other_one_is_there_
     let consumed = fixture.kafka.consume_all(&[&narrow]).await?;
     check(&innocent, &consumed).expect_exact()
 }
+
+/// A kill may come between the commit of a retried event and the moment when the database knows.
+#[tokio::test(flavor = "multi_thread")]
+async fn dead_letters_that_are_retried_are_there_once_however_often_it_is_killed() -> Result<()> {
+    const ROWS: i64 = 90;
+    let fixture = fixture(17, kafka::shared()).await?;
+    let oracle = Oracle::create(&fixture.database).await?;
+    let session = fixture.database.connect().await?;
+    let later = format!("later-{}", fixture.database.name);
+    let mut outboxd = Outboxd::spawn(&fixture.settings)?;
+    outboxd.wait_for_phase("streaming", LIMIT).await?;
+    fixture.database.fill(&later, ROWS).await?;
+    let filed = "SELECT count(*) FROM outbox.dead_letter WHERE state = 'dead'";
+    let all = "a dead letter of every event";
+    session.wait_for_value(all, filed, ROWS, LIMIT).await?;
+    fixture.kafka.create_topic(&later, 2, &[]).await?;
+    let writers = Writers::start(&fixture.database, &fixture.topic, 2, Pattern::STEADY);
+    let retry = ["dead-letter", "retry", "--all"];
+    let retry = command(&fixture.settings, &retry, LIMIT).await?;
+    ensure!(retry.status.success(), "{retry:?}");
+    let mut kills = 0;
+    for share in 1..=3 {
+        let sent = async || fixture.kafka.record_count(&[&later]).await;
+        wait_for("some of them to be sent", LIMIT, async || {
+            Ok((sent().await? >= share * ROWS / 4).then_some(()))
+        })
+        .await?;
+        kills += u32::from(session.value::<i64>(OPEN).await? > 0);
+        outboxd.kill()?;
+        outboxd.respawn()?;
+    }
+    ensure!(kills > 0, "all were retried before the first kill");
+    writers.stop().await?;
+    session
+        .wait_for_value("no open dead letter", OPEN, 0, LIMIT)
+        .await?;
+    fixture.all_marked(LIMIT).await?;
+    assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
+    let consumed = fixture.kafka.consume_all(&[&fixture.topic, &later]).await?;
+    check(&oracle.committed().await?, &consumed).expect_exact()
+}
+
+const OPEN: &str = "SELECT count(*) FROM outbox.dead_letter WHERE state <> 'retried'";
 
 /// A process that is suspended for longer than every time-out has another one in its place when it
 /// goes on, and what it then sends is in no committed transaction.

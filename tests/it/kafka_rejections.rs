@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
+use crate::exactly_once::exactly_once;
 use crate::support::fixture::Fixture;
 use crate::support::heavy;
 use crate::support::kafka::{self, ConsumedRecord};
-use crate::support::outboxd::{Outboxd, command};
+use crate::support::outboxd::{Outboxd, Settings, command};
 use crate::support::postgres;
 use crate::support::wait::{wait_for, wait_until};
 
@@ -17,7 +18,17 @@ const LIMIT: Duration = Duration::from_secs(60);
 #[tokio::test(flavor = "multi_thread")]
 async fn a_parked_key_keeps_its_order_and_holds_up_no_other() -> Result<()> {
     let fixture = Fixture::create(postgres::shared(postgres::turn(15)), kafka::shared()).await?;
-    let settings = fixture.settings.clone().set("OUTBOX_ON_POISON", "park-key");
+    parks(&fixture, fixture.settings.clone()).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_parked_key_keeps_its_order_exactly_once_too() -> Result<()> {
+    let fixture = Fixture::create(postgres::shared(postgres::turn(17)), kafka::shared()).await?;
+    parks(&fixture, exactly_once(fixture.settings.clone(), &fixture)).await
+}
+
+async fn parks(fixture: &Fixture<'_>, settings: Settings) -> Result<()> {
+    let settings = settings.set("OUTBOX_ON_POISON", "park-key");
     let session = fixture.database.connect().await?;
     let mut outboxd = Outboxd::spawn(&settings)?;
     outboxd.wait_for_phase("streaming", LIMIT).await?;

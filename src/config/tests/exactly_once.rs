@@ -24,11 +24,7 @@ fn events_are_sent_at_least_once_unless_a_setting_says_otherwise() {
 
 #[test]
 fn what_is_not_sent_exactly_once_is_refused_with_its_reason() {
-    for (name, value) in [
-        ("source", "poll"),
-        ("on_slot_loss", "heal"),
-        ("on_poison", "park-key"),
-    ] {
+    for (name, value) in [("source", "poll"), ("on_slot_loss", "heal")] {
         let error = only_error(build(exactly_once().or(with(name, value))));
         let expected = format!(
             "OUTBOX_{} cannot be {value} with OUTBOX_DELIVERY=exactly-once",

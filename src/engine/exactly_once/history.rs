@@ -120,6 +120,7 @@ mod tests {
             partial,
             phase: Phase::Stream,
             rows: Vec::new(),
+            dead_letters: Vec::new(),
         }
     }
 

@@ -19,6 +19,7 @@ pub(crate) mod limits;
 pub(crate) mod progress;
 mod reached;
 pub(crate) mod recorded_row;
+mod retries;
 pub(crate) mod start;
 pub(crate) mod state;
 pub(crate) mod suspects;
@@ -82,12 +83,9 @@ impl Engine {
     pub(super) fn is_between_transactions(&self) -> bool {
         let has_begun = |it: &&Transactions| it.committed().is_some();
         let transactions = self.transactions().filter(has_begun);
-        transactions.is_some_and(|it| !it.takes_events() || it.is_held())
-    }
-
-    /// Whether a held record may be sent.
-    pub(super) fn sends_held(&self) -> bool {
-        self.transactions().is_none_or(Transactions::takes_events)
+        let waits =
+            |it: &Transactions| !it.takes_events() || it.is_held() || self.retry_goes_first();
+        transactions.is_some_and(waits)
     }
 
     /// Whether a transaction is not committed.
@@ -178,7 +176,7 @@ impl Engine {
         };
         let held = exactly_once.transactions.held();
         let Some(event) = held.filter(|held| held.ticket == ticket) else {
-            return;
+            return self.retry_is_sent(ticket);
         };
         let is_single = self.suspicion(&event) == Suspicion::Suspect;
         if let Some(exactly_once) = &mut self.exactly_once {
@@ -217,6 +215,9 @@ impl Engine {
 
     /// What names an event when it comes again; `None` for a row that is forgotten.
     fn place(&self, event: &Sent) -> Option<Place> {
+        if let Some(dead_letter) = self.retried_by(event.ticket) {
+            return Some(Place::DeadLetter(dead_letter));
+        }
         match event.commit_lsn.is_invalid() {
             false => Some(Place::Change(event.commit_lsn, event.index)),
             true => {
@@ -332,7 +333,8 @@ impl Engine {
 
     fn transaction_facts(&self) -> Facts {
         Facts {
-            in_flight: self.tracker.in_flight_count(),
+            in_flight: self.tracker.in_flight_count() - self.waiting_retries(),
+            retried: self.retry_under_way(),
             unreported: self.dispatch.in_flight_count(),
             complete: self.tracker.complete(),
             last: self.tracker.last_transaction(),

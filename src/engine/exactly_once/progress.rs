@@ -65,6 +65,9 @@ pub(crate) struct Progress {
     /// Rows of the table that were sent in the transaction of the record. They have to be marked
     /// before the table is read again.
     pub(crate) rows: Vec<RecordedRow>,
+    /// Dead letters whose events are in Kafka by this record or an earlier one, and which may still
+    /// be open in the database.
+    pub(crate) dead_letters: Vec<i64>,
 }
 
 /// What the publisher was doing.
@@ -95,6 +98,7 @@ impl Progress {
             partial: None,
             phase,
             rows: Vec::new(),
+            dead_letters: Vec::new(),
         }
     }
 
@@ -121,6 +125,7 @@ impl Progress {
             }),
             phase: self.phase,
             rows: self.rows.clone(),
+            dead_letters: self.dead_letters.clone(),
         };
         // Numbers and texts alone: it cannot fail.
         serde_json::to_vec(&value).unwrap_or_default()
@@ -159,6 +164,7 @@ impl Progress {
             partial: partial.transpose()?,
             phase: value.phase,
             rows: value.rows,
+            dead_letters: value.dead_letters,
         })
     }
 }
@@ -191,6 +197,8 @@ struct Value {
     phase: Phase,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     rows: Vec<RecordedRow>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    dead_letters: Vec<i64>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -256,6 +264,7 @@ mod tests {
             partial: None,
             phase: Phase::Stream,
             rows: Vec::new(),
+            dead_letters: Vec::new(),
         }
     }
 
@@ -279,6 +288,10 @@ mod tests {
             Progress {
                 phase: Phase::Table,
                 rows: vec![RecordedRow::new(&RowName::of_id(7), 9)],
+                ..progress()
+            },
+            Progress {
+                dead_letters: vec![3, i64::MAX],
                 ..progress()
             },
         ];

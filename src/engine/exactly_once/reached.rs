@@ -25,6 +25,12 @@ impl Transactions {
                 .open
                 .and_then(|open| self.part(open, position))
                 .or(rest),
+            dead_letters: before
+                .dead_letters
+                .iter()
+                .copied()
+                .chain(facts.retried)
+                .collect(),
             ..before.clone()
         })
     }

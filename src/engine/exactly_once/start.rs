@@ -275,6 +275,7 @@ mod tests {
             partial: None,
             phase: Phase::Stream,
             rows: Vec::new(),
+            dead_letters: Vec::new(),
         }
     }
 

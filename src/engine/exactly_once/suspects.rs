@@ -21,6 +21,8 @@ pub(crate) enum Place {
     Change(Lsn, u32),
     /// A row of the table.
     Row(RowId),
+    /// The event of a dead letter that is retried.
+    DeadLetter(i64),
 }
 
 /// What is known of an event.

@@ -31,8 +31,10 @@ pub(crate) const PROGRESS_TICKET: Ticket = Ticket::MAX;
 /// What the engine knows when a step may be due.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Facts {
-    /// Events that were taken in and are not acknowledged.
+    /// Events that were taken in and are not acknowledged, but for those that wait to be retried.
     pub(crate) in_flight: u64,
+    /// The dead letter whose event is in the current transaction.
+    pub(crate) retried: Option<i64>,
     /// Records that are with the producer.
     pub(crate) unreported: u64,
     /// Every transaction of Postgres before this was received whole.
@@ -115,6 +117,8 @@ pub(crate) struct Transactions {
     held: Option<Sent>,
     /// The current transaction takes in no second event.
     is_single: bool,
+    /// The one before it did not, either.
+    was_single: bool,
 }
 
 impl Transactions {
@@ -131,6 +135,7 @@ impl Transactions {
             sealed_at: None,
             held: None,
             is_single: false,
+            was_single: false,
         }
     }
 
@@ -213,6 +218,23 @@ impl Transactions {
     /// The event that waited has become a dead letter.
     pub(crate) fn release(&mut self) {
         self.held = None;
+    }
+
+    /// Whether the next event may be one that goes alone, where those take turns with others.
+    pub(crate) fn is_turn_of_single(&self) -> bool {
+        self.takes_events() && self.sent.is_empty() && !self.was_single
+    }
+
+    /// Whether the current transaction has events.
+    pub(crate) fn has_events(&self) -> bool {
+        !self.sent.is_empty()
+    }
+
+    /// These dead letters are closed, so no record has to name them any more.
+    pub(crate) fn dead_letters_closed(&mut self, is_closed: impl Fn(i64) -> bool) {
+        for progress in [&mut self.committed, &mut self.next].into_iter().flatten() {
+            progress.dead_letters.retain(|id| !is_closed(*id));
+        }
     }
 
     /// The events of the current transaction.
@@ -350,6 +372,7 @@ impl Transactions {
         }
         let marks = self.is_of_table() && !sent.is_empty();
         self.state = if marks { State::Marking } else { State::Open };
+        self.was_single = self.is_single;
         (self.is_new, self.is_single) = (false, false);
         let doubt = (outcome == CommitOutcome::CommittedInDoubt).then(|| {
             self.close();

@@ -39,6 +39,7 @@ fn transactions() -> Transactions {
 fn facts(complete: u64, in_flight: u64) -> Facts {
     Facts {
         in_flight,
+        retried: None,
         unreported: 0,
         complete: Lsn::new(complete),
         last: Some(name(complete - 10)),
@@ -368,4 +369,32 @@ fn a_stop_commits_at_once_at_the_end_of_the_transaction_of_postgres() {
         ..facts(310, 1)
     };
     recorded(transactions.step(MS * 3, &at_end));
+}
+
+#[test]
+fn a_retried_dead_letter_is_named_until_it_is_closed() {
+    let mut transactions = transactions();
+    let named =
+        |transactions: &Transactions| transactions.committed().unwrap().dead_letters.clone();
+    let retried = |complete, id| Facts {
+        retried: Some(id),
+        ..facts(complete, 1)
+    };
+    let commit = |transactions: &mut Transactions, facts: &Facts| {
+        transactions.sent(MS * 10, event(1, 0, 0), true);
+        let progress = recorded(transactions.step(MS * 10, facts));
+        transactions.progress_acknowledged();
+        assert_eq!(transactions.step(MS * 10, facts), Some(Step::Commit));
+        transactions.committed_as(CommitOutcome::Committed);
+        progress.dead_letters
+    };
+    assert!(transactions.is_turn_of_single());
+    assert_eq!(commit(&mut transactions, &retried(210, 7)), [7]);
+    assert!(!transactions.is_turn_of_single(), "the stream is next");
+    assert_eq!(commit(&mut transactions, &retried(210, 9)), [7, 9]);
+    transactions.dead_letters_closed(|id| id == 7);
+    assert_eq!(named(&transactions), [9]);
+    assert_eq!(commit(&mut transactions, &facts(310, 1)), [9]);
+    transactions.dead_letters_closed(|_| true);
+    assert_eq!(named(&transactions), [0_i64; 0]);
 }

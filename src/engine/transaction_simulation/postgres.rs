@@ -4,6 +4,10 @@ use std::collections::BTreeSet;
 
 use fastrand::Rng;
 
+use crate::engine::transaction_simulation::broker::log_of;
+use crate::lsn::Lsn;
+use crate::outbox::{OwnedRecord, Resolution, ResolveRequest};
+
 /// A transaction. Its rows have numbers.
 #[derive(Debug, Clone)]
 pub(super) struct Transaction {
@@ -17,8 +21,10 @@ pub(super) struct Transaction {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Row {
     pub(super) key: usize,
-    /// Kafka never takes its event.
+    /// Kafka refuses its event.
     pub(super) is_poison: bool,
+    /// Kafka refused its event when it was new.
+    pub(super) was_poison: bool,
     pub(super) is_marked: bool,
 }
 
@@ -35,8 +41,10 @@ pub(super) enum Message {
 pub(super) struct Postgres {
     pub(super) transactions: Vec<Transaction>,
     pub(super) rows: Vec<Row>,
-    /// Rows that are dead letters.
+    /// Rows that have a dead letter, which may be closed. A dead letter has the number of its row.
     pub(super) letters: BTreeSet<usize>,
+    /// Those that are to be retried.
+    pub(super) requests: BTreeSet<usize>,
     pub(super) wal_end: u64,
     pub(super) confirmed: u64,
     /// What a crash of the server leaves.
@@ -53,6 +61,7 @@ impl Postgres {
             transactions: Vec::new(),
             rows: Vec::new(),
             letters: BTreeSet::new(),
+            requests: BTreeSet::new(),
             wal_end: 100,
             confirmed: 100,
             durable: 100,
@@ -68,6 +77,7 @@ impl Postgres {
         let of = |(key, is_poison): &(usize, bool)| Row {
             key: *key,
             is_poison: *is_poison,
+            was_poison: *is_poison,
             is_marked: false,
         };
         self.rows.extend(keys.iter().map(of));
@@ -110,6 +120,47 @@ impl Postgres {
         let commit = Message::Commit(transaction.clone());
         self.at = (self.at.0 + 1, 0);
         Some(commit)
+    }
+
+    /// The dead letters that are open, in any state.
+    pub(super) fn open(&self) -> Vec<usize> {
+        let letters = self.letters.iter().copied();
+        letters.filter(|row| !self.rows[*row].is_marked).collect()
+    }
+
+    /// A person asks to send the event of this dead letter again, whose row may be mended.
+    pub(super) fn retry(&mut self, row: usize, is_mended: bool) {
+        self.requests.insert(row);
+        self.rows[row].is_poison &= !is_mended;
+    }
+
+    /// The requests, as the publisher reads them.
+    pub(super) fn requests(&self) -> Vec<ResolveRequest> {
+        let place = |row: usize| {
+            let of = |it: &&Transaction| it.rows.contains(&row);
+            let transaction = self.transactions.iter().find(of)?;
+            let index = transaction.rows.iter().position(|it| *it == row)?;
+            Some((Lsn::new(transaction.commit), index as u32))
+        };
+        let request = |row: usize| ResolveRequest {
+            dead_letter: row as i64,
+            row: Some((row as i64).into()),
+            resolution: Resolution::Retry,
+            place: place(row),
+            parked_key: None,
+            record: Some(Box::new(self.record(row))),
+            rejection: None,
+        };
+        self.requests.iter().copied().map(request).collect()
+    }
+
+    /// The record of a row: its value is the row's number.
+    pub(super) fn record(&self, row: usize) -> OwnedRecord {
+        let key = self.rows[row].key;
+        let topic = format!("t{}", log_of(0, key));
+        let (key, value) = (key.to_string(), row.to_string());
+        let (key, value) = (key.as_bytes(), value.as_bytes());
+        OwnedRecord::new(&topic, Some(key), Some(value), std::iter::empty())
     }
 
     /// The server crashes: what was confirmed since the last checkpoint is forgotten.

@@ -45,6 +45,8 @@ pub(super) struct Process {
     pub(super) question: Option<Vec<String>>,
     /// Events that Kafka had already.
     pub(super) passed_over: u64,
+    /// Requests for dead letters whose events Kafka had already.
+    pub(super) recorded: u64,
 }
 
 pub(super) fn key() -> ProgressKey {
@@ -120,6 +122,7 @@ impl Process {
             commit: None,
             question: None,
             passed_over: 0,
+            recorded: 0,
         }
     }
 
@@ -160,11 +163,7 @@ impl Process {
         if index.is_none() || postgres.letters.contains(&row) {
             return;
         }
-        let key = postgres.rows[row].key;
-        let topic = format!("t{}", log_of(0, key));
-        let (key, value) = (key.to_string(), row.to_string());
-        let (key, value) = (key.as_bytes(), value.as_bytes());
-        let record = OwnedRecord::new(&topic, Some(key), Some(value), std::iter::empty());
+        let record = postgres.record(row);
         let offered = self.engine.offer(Offer {
             row: Some(RowName::of_id(row as i64)),
             xid: 1,
@@ -324,9 +323,19 @@ impl Process {
                 .iter_mut()
                 .for_each(|mark| mark.outcome = Outcome::Open);
         }
-        let result = match is_known {
-            true => Ok(Some(PendingRequests::default())),
-            false => Err(()),
+        let result = match (&work, is_known) {
+            (_, false) => Err(()),
+            (DatabaseWork::ReadRequests { .. }, true) => {
+                let requests = postgres.requests();
+                let recorded = requests.iter().map(|it| it.dead_letter);
+                let recorded = recorded.filter(|it| self.engine.is_recorded(*it));
+                self.recorded += recorded.count() as u64;
+                Ok(Some(PendingRequests {
+                    requests,
+                    ..PendingRequests::default()
+                }))
+            }
+            (_, true) => Ok(None),
         };
         self.engine
             .work_finished(now, generation, work, result, None);
@@ -347,7 +356,16 @@ pub(super) fn carry_out(work: &mut DatabaseWork, postgres: &mut Postgres) {
         DatabaseWork::File(letters) => {
             for letter in letters {
                 let row = letter.row.as_ref().and_then(|row| row.id.number());
-                postgres.letters.insert(row.expect("it has a row") as usize);
+                let row = row.expect("it has a row") as usize;
+                postgres.letters.insert(row);
+                postgres.requests.remove(&row);
+            }
+        }
+        DatabaseWork::Close(closings) => {
+            for closing in closings {
+                let row = closing.dead_letter as usize;
+                postgres.requests.remove(&row);
+                postgres.rows[row].is_marked = true;
             }
         }
         _ => {}

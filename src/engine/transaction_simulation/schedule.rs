@@ -33,6 +33,7 @@ enum Step {
     Send,
     Arrive,
     Ask,
+    Retry,
     Work,
     Time,
     // Faults.
@@ -44,13 +45,14 @@ enum Step {
     LongTime,
 }
 
-const EVERYDAY: [(Step, u32); 8] = [
+const EVERYDAY: [(Step, u32); 9] = [
     (Step::Write, 6),
     (Step::Idle, 1),
     (Step::Read, 40),
     (Step::Send, 16),
     (Step::Arrive, 24),
     (Step::Ask, 6),
+    (Step::Retry, 3),
     (Step::Work, 10),
     (Step::Time, 12),
 ];
@@ -76,6 +78,8 @@ struct Schedule {
     recorded: u64,
     steps: Vec<(Step, u32)>,
     poison: f64,
+    /// By how many milliseconds the time goes on at most.
+    time: u32,
     trace: bool,
     seen: Seen,
 }
@@ -91,7 +95,11 @@ impl Schedule {
             }
         }
         let limits = limits(&mut rng);
-        let poison = if rng.u8(0..3) == 0 { 0.05 } else { 0.0 };
+        // Requests about dead letters are read each second.
+        let (poison, time) = match rng.u8(0..3) {
+            0 => (0.05, 500),
+            _ => (0.0, 80),
+        };
         Schedule {
             broker: Broker::default(),
             postgres: Postgres::new(),
@@ -102,6 +110,7 @@ impl Schedule {
             recorded: oracle::FIRST,
             steps,
             poison,
+            time,
             trace,
             seen: Seen::new(),
             rng,
@@ -113,7 +122,7 @@ impl Schedule {
     }
 
     fn run(mut self) -> Seen {
-        let count = self.rng.u32(50..400);
+        let count = self.rng.u32(50..400) * if self.poison > 0.0 { 3 } else { 1 };
         for _ in 0..count {
             let step = seeds::choose(&self.steps, &mut self.rng);
             self.take(step);
@@ -138,9 +147,10 @@ impl Schedule {
             Step::Idle => self.postgres.wal_end += self.rng.u64(1..50),
             Step::Kill => self.kill(),
             Step::Crash => self.crash(),
-            Step::Time => self.now += MS * self.rng.u32(1..80),
+            Step::Time => self.now += MS * self.rng.u32(1..self.time),
             Step::LongTime => self.now += MS * self.rng.u32(1_000..9_000),
             Step::Arrive => self.arrive(),
+            Step::Retry => self.retry(),
             _ => self.step_of_process(step),
         }
         self.turn();
@@ -161,6 +171,15 @@ impl Schedule {
             .collect();
         let gap = self.rng.u64(0..5);
         self.postgres.commit(&keys, gap);
+    }
+
+    /// A person retries a dead letter, whose cause is mended or not.
+    fn retry(&mut self) {
+        if let Some(row) = self.rng.choice(self.postgres.open()) {
+            let is_mended = self.rng.u8(0..3) > 0;
+            self.postgres.retry(row, is_mended);
+            self.saw("a dead letter is retried");
+        }
     }
 
     /// The process ends between any two steps; what it has sent may still arrive.
@@ -249,7 +268,11 @@ impl Schedule {
                 process.topics_known(now);
             }
             Step::Work => {
+                let before = process.recorded;
                 process.work(now, &mut self.postgres, true);
+                if process.recorded > before {
+                    self.saw("a dead letter was published already");
+                }
             }
             Step::FailWork => {
                 process.work(now, &mut self.postgres, false);
@@ -347,7 +370,7 @@ impl Schedule {
     fn heal(&mut self) {
         self.steps = EVERYDAY.to_vec();
         self.steps
-            .retain(|(step, _)| !matches!(step, Step::Write | Step::Idle));
+            .retain(|(step, _)| !matches!(step, Step::Write | Step::Idle | Step::Retry));
         for _ in 0..STEPS_TO_HEAL {
             if self.is_settled() {
                 return;
@@ -369,14 +392,17 @@ impl Schedule {
         let rows = postgres.rows.iter().enumerate();
         let is_done =
             |(number, row): (usize, &Row)| row.is_marked || postgres.letters.contains(&number);
-        postgres.confirmed == postgres.wal_end && rows.into_iter().all(is_done)
+        let all_is_sent = postgres.confirmed == postgres.wal_end && rows.into_iter().all(is_done);
+        all_is_sent && postgres.requests.is_empty()
     }
 }
 
 /// What the schedules have to see.
-const EXPECTED: [&str; 9] = [
+const EXPECTED: [&str; 11] = [
     "a commit in doubt",
     "a commit without an answer",
+    "a dead letter is retried",
+    "a dead letter was published already",
     "a late request ended a transaction",
     "gave the producer up",
     "killed",
