@@ -16,6 +16,8 @@ use crate::usage::{self, Usage, Watch};
 
 /// Time limit of a run.
 const LIMIT: Duration = Duration::from_secs(900);
+/// Makes outboxd send in transactions.
+const EXACTLY_ONCE: &str = "OUTBOX_DELIVERY=exactly-once";
 const STOP_LIMIT: Duration = Duration::from_secs(60);
 
 /// How the contender reaches Postgres.
@@ -96,7 +98,11 @@ pub(crate) fn all(options: &Options) -> Result<Vec<Contender>> {
     };
     // This build, other builds, and this build with other settings.
     let own = || options.program.clone();
-    let mut builds = vec![("outboxd".to_owned(), own(), Vec::new())];
+    let exactly_once = vec![EXACTLY_ONCE.to_owned()];
+    let mut builds = vec![
+        ("outboxd".to_owned(), own(), Vec::new()),
+        ("outboxd exactly once".to_owned(), own(), exactly_once),
+    ];
     for program in &options.against {
         builds.push((program.display().to_string(), program.clone(), Vec::new()));
     }
@@ -158,11 +164,24 @@ impl Contender {
         }
     }
 
+    /// Whether it sends in transactions, whose markers take offsets of their own.
+    fn is_exactly_once(&self) -> bool {
+        match &self.kind {
+            Kind::Outboxd { settings, .. } => settings.iter().any(|it| it == EXACTLY_ONCE),
+            _ => false,
+        }
+    }
+
     /// Starts the process on an existing slot.
-    pub(crate) fn start(&self, stage: &Stage, load: &Load, slot: &str) -> Result<Running> {
+    pub(crate) async fn start(&self, stage: &Stage, load: &Load, slot: &str) -> Result<Running> {
         let folder = new_folder("bench", None)?;
         let mut guard = Guard::new(&folder, None, "KILL")?;
-        let command = self.command(stage, load, slot, &folder)?;
+        let mut command = self.command(stage, load, slot, &folder)?;
+        if self.is_exactly_once() {
+            // A slot of one run knows nothing of the transactions of another.
+            let settings = load.progress_settings(slot).await?;
+            command.splice(2..2, settings);
+        }
         let began = Instant::now();
         let pid = guard.start(&command)?;
         Ok(Running {
@@ -181,7 +200,7 @@ impl Contender {
         let before = stage.records(&load.topics)?;
         let broker = stage.broker()?;
         let broker_before = usage::of(broker).context("the broker's usage")?.cpu;
-        let mut running = self.start(stage, load, slot)?;
+        let mut running = self.start(stage, load, slot).await?;
         let watch = Watch::begin(running.pid);
         let walsender = running.walsender(load, slot).await?.map(Watch::begin);
         self.until_done(stage, load, &running, before, slot).await?;
@@ -292,7 +311,9 @@ impl Contender {
                 true => load.is_confirmed(slot).await,
                 false => Ok(load.unpublished().await? == 0),
             };
-            if arrived >= events && (!self.marks() || marked().await?) {
+            // A marker counts as a record, so confirmed is what tells the end of transactions.
+            let by_slot = self.marks() || self.is_exactly_once();
+            if arrived >= events && (!by_slot || marked().await?) {
                 return Ok(());
             }
             running.must_run()?;
@@ -302,7 +323,10 @@ impl Contender {
 
     /// A run counts only if each event arrived once and the slot is confirmed to the end.
     async fn check(&self, stage: &Stage, load: &Load, before: i64, slot: &str) -> Result<()> {
-        let arrived = stage.records(&load.topics)? - before;
+        let arrived = match self.is_exactly_once() {
+            true => stage.committed_records(&load.topics)?,
+            false => stage.records(&load.topics)? - before,
+        };
         let events = load.events as i64;
         ensure!(
             arrived == events,

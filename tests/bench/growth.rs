@@ -126,7 +126,7 @@ async fn lag(
     for contender in contenders {
         let load = Load::empty(stage, 1).await?;
         load.rewind("run").await?;
-        let mut running = contender.start(stage, &load, "run")?;
+        let mut running = contender.start(stage, &load, "run").await?;
         running.walsender(&load, "run").await?;
         write(&load, 1, ROWS, 1, None).await?;
         let before = stage.records(&load.topics)?;

@@ -138,7 +138,7 @@ async fn at_rate(stage: &Stage, way: &Way<'_>, rate: u64, seconds: u64) -> Resul
     let (mut running, sender) = match way {
         Way::Writer(producer) => (None, Some(producer)),
         Way::Contender(contender) => {
-            let running = contender.start(stage, &load, "run")?;
+            let running = contender.start(stage, &load, "run").await?;
             running.walsender(&load, "run").await?;
             (Some(running), None)
         }
@@ -274,7 +274,7 @@ async fn first_event(
     times: &mut Vec<f64>,
 ) -> Result<Running> {
     let began = Instant::now();
-    let running = contender.start(stage, load, "run")?;
+    let running = contender.start(stage, load, "run").await?;
     while stage.records(&load.topics)? < events {
         ensure!(began.elapsed() < LIMIT, "{}: no event", contender.name);
         running.must_run()?;

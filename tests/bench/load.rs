@@ -1,5 +1,6 @@
 //! A load: events in the WAL of one database, and for each run a slot at the first of them.
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -76,6 +77,8 @@ pub(crate) struct Load {
     /// The LSN after the last transaction.
     pub(crate) end: String,
     session: Session,
+    /// How many slots have started before the first event.
+    rewinds: AtomicU32,
 }
 
 impl Load {
@@ -120,6 +123,7 @@ impl Load {
             topics,
             end: "0/0".to_owned(),
             session,
+            rewinds: AtomicU32::new(0),
         })
     }
 
@@ -129,7 +133,24 @@ impl Load {
         let first = first(&self.database);
         let copy = format!("SELECT pg_copy_logical_replication_slot('{first}', '{slot}')");
         self.session.batch_execute(&copy).await?;
+        self.rewinds.fetch_add(1, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// The settings with which transactions begin at the slot, or go on behind their progress.
+    pub(crate) async fn progress_settings(&self, slot: &str) -> Result<[String; 2]> {
+        let position = format!(
+            "SELECT confirmed_flush_lsn::text FROM pg_replication_slots WHERE slot_name = '{slot}'"
+        );
+        let position: String = self.session.value(&position).await?;
+        let rewind = self.rewinds.load(Ordering::Relaxed);
+        Ok([
+            format!(
+                "OUTBOX_PROGRESS_TOPIC=progress-{}-{rewind}",
+                self.database.name
+            ),
+            format!("OUTBOX_ACCEPT=no-progress@{position}"),
+        ])
     }
 
     /// The walsender of this slot, if there is one.

@@ -6,8 +6,10 @@
 # BIN has psql and pgbench, and SOCKETS is the folder of the server's socket, on this machine: the
 # CPU time is that of the server process. The role is postgres. With OUTBOXD, a program, DAYS days
 # (by default 7) of ROWS rows a day (by default 100,000) pass: at the end of each day, retention
-# deletes the rows of the day before under a load of inserts. The rows are dated, and OUTBOX_RETAIN
-# moves instead of the clock. Kafka is away, so the load inserts rows that count as published:
+# deletes the rows of the day before. The rows are dated, and OUTBOX_RETAIN moves instead of the
+# clock. It begins under a load of inserts, at the pace of its own, and ends with a share of half of
+# the time, because a day of rows takes hours at that pace; then VACUUM does the work of the
+# autovacuum of those hours. Kafka is away, so the load inserts rows that count as published:
 # retention waits while events do. A window of the same load without retention comes before each
 # one with it, both behind a checkpoint and beside a running outboxd. A disk may stall for longer
 # than any step takes, so the median of the days says more than one day. Makes and drops the
@@ -130,9 +132,11 @@ SQL
     for n in $(seq 2 $((days + 1))); do
         day $n
         load $n without off && end
-        load $n with $((30 - n))d
+        load $n with $((30 - n))d && end
+        OUTBOX_RETAIN=$((30 - n))d OUTBOX_RETAIN_SHARE=50% "$program" run >log 2>&1 & pid=$!
         until grep -o 'old rows deleted.*' log; do sleep 1; done
         end
+        sql $db -c 'VACUUM outbox.outbox'
         size "day $n"
     done
     median without

@@ -6,6 +6,7 @@ use anyhow::{Context, Result, bail};
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaError;
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::{Offset, TopicPartitionList};
@@ -128,6 +129,34 @@ impl Stage {
             }
         }
         Ok(sum)
+    }
+
+    /// The number of committed records in these topics.
+    pub(crate) fn committed_records(&self, topics: &Topics) -> Result<i64> {
+        let reader: BaseConsumer = self
+            .kafka
+            .client()
+            .set("group.id", "committed")
+            .set("isolation.level", "read_committed")
+            .set("enable.auto.commit", "false")
+            .set("enable.partition.eof", "true")
+            .create()?;
+        let mut assignment = TopicPartitionList::new();
+        for topic in &topics.names {
+            for partition in 0..topics.partitions {
+                assignment.add_partition_offset(topic, partition, Offset::Beginning)?;
+            }
+        }
+        reader.assign(&assignment)?;
+        let (mut records, mut open) = (0, assignment.count());
+        while open > 0 {
+            match reader.poll(LIMIT).context("a partition is not read")? {
+                Ok(_) => records += 1,
+                Err(KafkaError::PartitionEOF(_)) => open -= 1,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(records)
     }
 
     /// Deletes the records of these topics; [`records`](Stage::records) still counts them.
