@@ -37,6 +37,8 @@ enum When {
     Writes,
     /// Old rows are deleted.
     Retains,
+    /// Events are sent in transactions.
+    ExactlyOnce,
 }
 
 /// One line of the catalogue.
@@ -57,6 +59,7 @@ impl Entry {
             When::Slot => config.source == Source::Slot,
             When::Writes => config.after_publish != AfterPublish::Keep,
             When::Retains => config.retain.is_some(),
+            When::ExactlyOnce => config.exactly_once.is_some(),
         }
     }
 }
@@ -166,6 +169,8 @@ catalogue! {
     Advertised "advertised-listeners" Kafka Always [Bootstrap Answer],
     /// The right to write idempotently.
     Producer "producer" Kafka Always [Bootstrap Answer],
+    /// The topic of the progress records.
+    Progress "progress-topic" Kafka ExactlyOnce [Bootstrap Answer],
     /// The topics that the table names exist.
     Topics "topics" Kafka Always
         [Bootstrap Answer Reachable Tls Login Session Table Rights RowSecurity],

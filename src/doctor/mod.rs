@@ -8,8 +8,10 @@
 
 mod catalogue;
 mod connection;
+mod found;
 mod kafka;
 mod postgres;
+mod progress;
 mod report;
 mod server;
 mod slot;
@@ -36,6 +38,10 @@ pub async fn examine(config: &Config) -> Report {
     let brokers = kafka::examine(config, &mut of_kafka);
     // A side that runs out of time has left the checks that it reached.
     let (_, answers) = tokio::join!(timeout(LIMIT, database), timeout(LIMIT, brokers));
+    if let Ok(true) = answers {
+        let progress = progress::examine(config, &mut of_kafka);
+        let _in_time = timeout(LIMIT, progress).await;
+    }
     if let (Some(sample), Ok(true)) = (&sample, answers) {
         let topics = topics::examine(config, sample, &mut of_kafka);
         let _in_time = timeout(LIMIT, topics).await;

@@ -5,32 +5,19 @@ use std::time::Duration;
 
 use crate::config::{Config, KeyRule};
 use crate::doctor::catalogue::Name;
+use crate::doctor::found::{self, ANSWER, Found};
 use crate::doctor::report::Check;
 use crate::error::Result;
 use crate::format::{age, bytes, count};
-use crate::kafka::survey::{self, Absence};
+use crate::kafka::TopicFacts;
 use crate::kafka::topic_rights;
-use crate::kafka::{MetadataClient, TopicAnswer, TopicFacts};
 use crate::outbox::{Sample, TopicName, TopicSample};
-
-/// The limit for an answer.
-const ANSWER: Duration = Duration::from_secs(5);
 
 /// What a record has beside its payload: the batch's header, the key and outboxd's headers.
 const OVERHEAD: i64 = 512;
 
 /// Clocks that are set by themselves differ by less: a topic with such a limit refuses nothing.
 const CLOCK_TOLERANT: Duration = Duration::from_secs(600);
-
-/// What is known of a topic.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Found {
-    Known(TopicFacts),
-    Missing,
-    Forbidden,
-    Invalid(String),
-    Unclear(String),
-}
 
 /// A topic of the table and what is known of it.
 type Topic<'a> = (&'a TopicSample, Found);
@@ -64,27 +51,7 @@ async fn find<'a>(config: &Config, sample: &'a Sample) -> Result<Vec<Topic<'a>>>
     };
     let valid = sample.topics.iter().filter(|it| name_of(it).is_none());
     let valid: Vec<String> = valid.map(|topic| topic.topic.clone()).collect();
-    let client = MetadataClient::new(config);
-    let answers = match valid.is_empty() {
-        true => Vec::new(),
-        false => client.ask(&valid).await?,
-    };
-    let mut found: HashMap<String, Found> = HashMap::new();
-    let mut absent = Vec::new();
-    for (topic, answer) in answers {
-        match answer {
-            TopicAnswer::Known(facts) => drop(found.insert(topic, Found::Known(facts))),
-            _ => absent.push(topic),
-        }
-    }
-    for (topic, absence) in survey::absences(config, absent, ANSWER).await? {
-        let absence = match absence {
-            Absence::Missing => Found::Missing,
-            Absence::Forbidden => Found::Forbidden,
-            Absence::Unclear(reason) => Found::Unclear(reason),
-        };
-        found.insert(topic, absence);
-    }
+    let found = found::ask(config, valid).await?;
     let of = |topic: &'a TopicSample| {
         let unknown = || Found::Unclear("no answer in time".to_owned());
         let answer = || found.get(&topic.topic).cloned().unwrap_or_else(unknown);

@@ -47,6 +47,7 @@ mod documentation;
 mod documents;
 // OUTBOX_DELIVERY=exactly-once.
 mod exactly_once;
+mod exactly_once_cluster;
 // The programs in examples/, and the crate without the publisher.
 mod examples;
 // A failover that loses the slot, and a server restored from older files.

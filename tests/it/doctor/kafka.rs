@@ -37,7 +37,9 @@ const PLAIN: Planted = Planted {
 
 const COMPACT: Option<&[(&str, &str)]> = Some(&[("cleanup.policy", "compact")]);
 
-const PLANTED: [Planted; 12] = [
+const EXACTLY_ONCE: (&str, &str) = ("OUTBOX_DELIVERY", "exactly-once");
+
+const PLANTED: [Planted; 15] = [
     Planted {
         topic: Some(&[("message.timestamp.after.max.ms", "20000")]),
         check: "kafka-clock",
@@ -122,6 +124,36 @@ const PLANTED: [Planted; 12] = [
         check: "topic-cleanup",
         verdict: "warning",
         words: &["last event of each type", "OUTBOX_KEY"],
+        ..PLAIN
+    },
+    Planted {
+        set: &[EXACTLY_ONCE, ("OUTBOX_PROGRESS_TOPIC", "no-progress")],
+        check: "progress-topic",
+        verdict: "warning",
+        words: &["no-progress does not exist", "--replication-factor 3"],
+        ..PLAIN
+    },
+    // The topic of the row is that of the progress.
+    Planted {
+        topic: COMPACT,
+        name: "progress",
+        set: &[
+            EXACTLY_ONCE,
+            ("OUTBOX_PROGRESS_TOPIC", "progress-doctor-13"),
+        ],
+        check: "progress-topic",
+        verdict: "warning",
+        words: &["has one replica"],
+        ..PLAIN
+    },
+    Planted {
+        name: "progress",
+        set: &[
+            EXACTLY_ONCE,
+            ("OUTBOX_PROGRESS_TOPIC", "progress-doctor-14"),
+        ],
+        check: "progress-topic",
+        words: &["is not compacted", "cleanup.policy=compact"],
         ..PLAIN
     },
 ];
