@@ -5,7 +5,6 @@
 //! only with `retain`. A round that is cut off leaves whole partitions behind.
 
 use std::fmt;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,13 +14,12 @@ use crate::config::Config;
 use crate::error::{Code, Error, Result};
 use crate::outbox::{TableLocation, Upkeep, upkeep};
 use crate::postgres::{self, table_shape};
+use crate::publisher::sink::background::Background;
 use crate::status::{PARTITIONS, Problem, StatusBoard};
 
 const INTERVAL: Duration = Duration::from_secs(3_600);
 /// After a round that has failed, or has left a problem.
 const AGAIN: Duration = Duration::from_secs(300);
-
-type Round = Pin<Box<dyn Future<Output = Result<Option<Upkeep>>>>>;
 
 /// See the module's head.
 pub(crate) struct PartitionKeeper {
@@ -29,7 +27,7 @@ pub(crate) struct PartitionKeeper {
     board: Arc<StatusBoard>,
     place: Option<TableLocation>,
     due: Instant,
-    round: Option<Round>,
+    round: Option<Background<Result<Option<Upkeep>>>>,
 }
 
 impl PartitionKeeper {
@@ -65,8 +63,8 @@ impl PartitionKeeper {
         let config = &self.config;
         let round = self
             .round
-            .get_or_insert_with(|| Box::pin(round(Arc::clone(config), place)));
-        let ended = round.await;
+            .get_or_insert_with(|| Background::begin(round(Arc::clone(config), place)));
+        let ended = round.ended().await;
         self.round = None;
         self.ended(ended);
     }

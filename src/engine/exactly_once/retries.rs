@@ -56,8 +56,8 @@ impl Engine {
         })
     }
 
-    /// Whether the stream lets a retried event go first. Their transactions take turns with those of
-    /// the stream, so neither keeps the other out.
+    /// Whether the stream lets a retried event go first. Their transactions take turns with the
+    /// stream's, so neither keeps the other out.
     pub(super) fn retry_goes_first(&self) -> bool {
         let is_ready = !self.dispatch.ready.is_empty();
         let has_retries = is_ready && !self.dispatch.dead_letters.resolving.is_empty();

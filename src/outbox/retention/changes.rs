@@ -53,12 +53,15 @@ pub(super) struct Changes<'a> {
 
 /// A lock is waited for and held for this long at most, in milliseconds: writers queue behind it.
 const LOCK: u32 = 40;
+/// The server ends a session that holds a lock and says nothing for so many milliseconds, such as
+/// that of a process which is suspended.
+const SILENT: u32 = 1_000;
 
 impl Changes<'_> {
     fn begin(&self, statement: u32) -> String {
         format!(
             "BEGIN; SET LOCAL lock_timeout = {LOCK}; SET LOCAL statement_timeout = {statement}; \
-             SET LOCAL ROLE {}",
+             SET LOCAL idle_in_transaction_session_timeout = {SILENT}; SET LOCAL ROLE {}",
             escape_identifier(self.owner)
         )
     }

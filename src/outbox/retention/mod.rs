@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 
 use tokio_postgres::Row;
 use tokio_postgres::error::SqlState;
+use tokio_postgres::types::ToSql;
 
 use crate::config::{Config, TableName};
 use crate::error::Result;
@@ -32,13 +33,13 @@ use crate::postgres::{Session, TableShape, is_lock_conflict, row_error, sql_erro
 pub(crate) use rule::pass_interval;
 pub(crate) use upkeep::{Upkeep, upkeep};
 
-/// The longest statement of a step, in milliseconds. It has two, so no lock is held for 100.
-const STATEMENT: u32 = 45;
+/// The longest statement of a step, in milliseconds: no lock is held for 100.
+const STATEMENT: u32 = 80;
 /// That of a step over a single page, which cannot be made smaller: a machine that is overloaded
 /// does not leave its rows for the next pass.
 const STATEMENT_OF_A_PAGE: u32 = 1_000;
 
-/// Begins the transaction of a step.
+/// Begins a transaction of a step.
 fn begin(range: Range) -> String {
     let limit = match range.to - range.from {
         0..=1 => STATEMENT_OF_A_PAGE,
@@ -57,7 +58,7 @@ pub(crate) struct RetentionStep {
     pub(crate) rows: u64,
     /// The closed dead letters that it has deleted.
     pub(crate) dead_letters: u64,
-    /// How long its transaction took.
+    /// How long its statements took.
     pub(crate) took: Duration,
     /// It is the last one of its pass.
     pub(crate) ends_pass: bool,
@@ -198,9 +199,14 @@ impl Retention {
             step.took = took;
             let pass = &mut self.pass;
             pass.steps += 1;
-            pass.longest = pass.longest.max(took);
             match swept {
-                Ok(Sweep { swept, found, left }) => {
+                Ok(Sweep {
+                    swept,
+                    found,
+                    left,
+                    deleting,
+                }) => {
+                    pass.longest = pass.longest.max(deleting);
                     let deleted = swept.deleted.unsigned_abs();
                     match range.leaf.has_dead_letters {
                         true => step.dead_letters = deleted,
@@ -248,6 +254,8 @@ struct Sweep {
     found: Option<f64>,
     /// The age of the oldest row that is left, once nothing more is to be deleted.
     left: Option<f64>,
+    /// How long the transaction took that deletes.
+    deleting: Duration,
 }
 
 /// Deletes the old rows of these pages. The inner error is what was in the way.
@@ -267,7 +275,6 @@ async fn sweep(
     if error.is_closed() {
         return Err(session.end_error(&what));
     }
-    session.run(&what, "ROLLBACK").await?;
     if is_lock_conflict(&error) || error.code() == Some(&SqlState::QUERY_CANCELED) {
         return Ok(Err("a lock or the time limit".to_owned()));
     }
@@ -286,26 +293,50 @@ async fn transaction(
     let [from, to] = [range.from, range.to].map(|page| format!("({page},0)"));
     let delete = session.prepared(&deletion.delete).await?;
     let oldest = session.prepared(&deletion.oldest).await?;
-    session.batch_execute(&begin(range)).await?;
     let (oid, seconds) = (range.leaf.oid, retain.as_secs_f64());
-    let row = session
-        .query_one(&delete, &[&oid, &from, &to, &seconds, &ROWS_MAX])
-        .await?;
+    let began = Instant::now();
+    let row = in_transaction(
+        session,
+        range,
+        session.query_one(&delete, &[&oid, &from, &to, &seconds, &ROWS_MAX]),
+    )
+    .await?;
+    let deleting = began.elapsed();
     let swept = Swept {
         found: row.try_get(0)?,
         deleted: row.try_get(1)?,
     };
     let left = match swept.is_cut() {
         true => None,
-        false => session
-            .query_one(&oldest, &[&oid, &from, &to])
-            .await?
-            .try_get(0)?,
+        false => {
+            let pages: [&(dyn ToSql + Sync); 3] = [&oid, &from, &to];
+            let oldest = session.query_one(&oldest, &pages);
+            in_transaction(session, range, oldest).await?.try_get(0)?
+        }
     };
-    session.batch_execute("COMMIT").await?;
     Ok(Sweep {
         swept,
         found: row.try_get(2)?,
         left,
+        deleting,
     })
+}
+
+/// Sends the beginning, the statement and the commit together: the server waits for no answer of
+/// outboxd while it holds locks. The commit of a statement that fails rolls back.
+async fn in_transaction(
+    session: &Session,
+    range: Range,
+    statement: impl Future<Output = Result<Row, tokio_postgres::Error>>,
+) -> Result<Row, tokio_postgres::Error> {
+    let begin = begin(range);
+    let (begun, row, committed) = tokio::join!(
+        biased;
+        session.batch_execute(&begin),
+        statement,
+        session.batch_execute("COMMIT"),
+    );
+    begun?;
+    let row = row?;
+    committed.map(|()| row)
 }

@@ -113,12 +113,15 @@ async fn make_ahead(
             done.problem = Some((problem, format!("as {}: {all}", table.owner)));
             return Ok(());
         }
-        match patiently(session, async || {
-            let what = format!("making partition {partition}");
-            session.run(&what, &changes.make(*next)).await
-        })
-        .await?
-        {
+        let what = format!("making partition {partition}");
+        let mut patience = Patience::new();
+        let result = loop {
+            let attempt = session.run(&what, &changes.make(*next)).await;
+            if let Some(result) = patience.judge(session, attempt).await? {
+                break result;
+            }
+        };
+        match result {
             Ok(()) => done.made.push(partition),
             Err(error) => {
                 let problem = format!(
@@ -133,26 +136,37 @@ async fn make_ahead(
     Ok(())
 }
 
-/// Runs a transaction until no lock is in its way, some times. The inner error is the server's.
-async fn patiently(
-    session: &Session,
-    mut attempt: impl AsyncFnMut() -> Result<()>,
-) -> Result<Result<(), Error>> {
-    let mut left = ATTEMPTS;
-    loop {
-        left -= 1;
-        let Err(error) = attempt().await else {
-            return Ok(Ok(()));
+/// Attempts of a transaction that a lock may be in the way of.
+struct Patience {
+    left: u32,
+}
+
+impl Patience {
+    fn new() -> Self {
+        Patience { left: ATTEMPTS }
+    }
+
+    /// What becomes of an attempt: its result, or another attempt after a pause. The inner error is
+    /// the server's.
+    async fn judge(
+        &mut self,
+        session: &Session,
+        attempt: Result<()>,
+    ) -> Result<Option<Result<(), Error>>> {
+        self.left -= 1;
+        let Err(error) = attempt else {
+            return Ok(Some(Ok(())));
         };
         let Some(server) = ServerError::of(&error) else {
             return Err(error);
         };
         let is_in_the_way = server.is_of_a_lock() || server.is_cancelled();
         session.run("after an error", "ROLLBACK").await?;
-        if !is_in_the_way || left == 0 {
-            return Ok(Err(error));
+        if !is_in_the_way || self.left == 0 {
+            return Ok(Some(Err(error)));
         }
         tokio::time::sleep(PAUSE).await;
+        Ok(None)
     }
 }
 
@@ -196,24 +210,17 @@ async fn take(
     partition: &Partition,
     done: &mut Upkeep,
 ) -> Result<()> {
-    let what = format!("taking partition {} away", partition.name);
     let marking = Marking::new(config.after_publish, changes.shape);
     let unpublished = unpublished(&marking.unpublished("t"), partition);
-    let mut is_taken = false;
-    let result = patiently(session, async || {
-        is_taken = false;
-        session.run(&what, &changes.lock(partition)).await?;
-        let row = session.row(&what, &unpublished, &[]).await?;
-        let has_unpublished: bool = row.try_get(0).map_err(|error| sql_error(&what, error))?;
-        if has_unpublished {
-            return session.run(&what, "ROLLBACK").await;
+    let mut is_taken;
+    let mut patience = Patience::new();
+    let result = loop {
+        let attempt = take_once(session, config, changes, partition, &unpublished).await;
+        is_taken = matches!(attempt, Ok(true));
+        if let Some(result) = patience.judge(session, attempt.map(|_| ())).await? {
+            break result;
         }
-        is_taken = true;
-        session
-            .run(&what, &changes.take(partition, config.retain_partitions))
-            .await
-    })
-    .await?;
+    };
     match result {
         Ok(()) if is_taken => done.taken.push(partition.name.clone()),
         Ok(()) => {}
@@ -225,4 +232,25 @@ async fn take(
         }
     }
     Ok(())
+}
+
+/// Takes the partition away unless a row of it is unpublished now. True if it is taken.
+async fn take_once(
+    session: &Session,
+    config: &Config,
+    changes: &Changes<'_>,
+    partition: &Partition,
+    unpublished: &str,
+) -> Result<bool> {
+    let what = format!("taking partition {} away", partition.name);
+    session.run(&what, &changes.lock(partition)).await?;
+    let row = session.row(&what, unpublished, &[]).await?;
+    let has_unpublished: bool = row.try_get(0).map_err(|error| sql_error(&what, error))?;
+    if has_unpublished {
+        session.run(&what, "ROLLBACK").await?;
+        return Ok(false);
+    }
+    let take = changes.take(partition, config.retain_partitions);
+    session.run(&what, &take).await?;
+    Ok(true)
 }

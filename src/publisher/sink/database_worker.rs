@@ -5,7 +5,6 @@
 //! was current when it began, and no other, however late it runs.
 
 use std::fmt;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -16,6 +15,7 @@ use crate::lsn::Lsn;
 use crate::metrics::OTHER_TOPICS;
 use crate::outbox::pause::RequestedPause;
 use crate::outbox::{Counted, NewDeadLetter, Outcome, RetentionStep, TableLocation, WriteBack};
+use crate::publisher::sink::background::Background;
 use crate::status::{OpenDeadLetters, Pause, StatusBoard};
 
 /// Work that has ended.
@@ -28,15 +28,13 @@ pub(crate) struct Done {
     pub(crate) took: Duration,
 }
 
-type Running = Pin<Box<dyn Future<Output = (WriteBack, Done)>>>;
-
 /// See the module's head.
 pub(crate) struct DatabaseWorker {
     config: Arc<Config>,
     board: Arc<StatusBoard>,
     place: Option<TableLocation>,
     resting: Option<WriteBack>,
-    running: Option<Running>,
+    running: Option<Background<(WriteBack, Done)>>,
 }
 
 impl DatabaseWorker {
@@ -68,7 +66,7 @@ impl DatabaseWorker {
         };
         write_back.aim(self.place.clone());
         let board = Arc::clone(&self.board);
-        self.running = Some(Box::pin(async move {
+        self.running = Some(Background::begin(async move {
             let began = Instant::now();
             let mut result = perform(&mut write_back, &mut work, &board).await;
             if result.is_err() && matches!(work, DatabaseWork::ReadRequests { .. }) {
@@ -110,7 +108,7 @@ impl DatabaseWorker {
     /// Waits for the work under way; forever if there is none. Cancel-safe.
     pub(crate) async fn done(&mut self) -> Done {
         let (write_back, done) = match &mut self.running {
-            Some(running) => running.await,
+            Some(running) => running.ended().await,
             None => std::future::pending().await,
         };
         self.running = None;
