@@ -13,6 +13,8 @@ pub(crate) mod sqlstate;
 #[cfg(feature = "publisher")]
 pub mod advisory_lock;
 #[cfg(feature = "publisher")]
+mod background;
+#[cfg(feature = "publisher")]
 pub(crate) mod facts;
 #[cfg(feature = "publisher")]
 pub mod lock_wait;
@@ -50,6 +52,7 @@ pub use self::sqlstate::ServerError;
 
 #[cfg(feature = "publisher")]
 pub(crate) use self::{
+    background::Background,
     preflight::Inspection,
     problem::ServerProblem,
     server::process_sql,

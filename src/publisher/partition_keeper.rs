@@ -13,8 +13,7 @@ use tokio::time::Instant;
 use crate::config::Config;
 use crate::error::{Code, Error, Result};
 use crate::outbox::{TableLocation, Upkeep, upkeep};
-use crate::postgres::{self, table_shape};
-use crate::publisher::sink::background::Background;
+use crate::postgres::{self, Background, table_shape};
 use crate::status::{PARTITIONS, Problem, StatusBoard};
 
 const INTERVAL: Duration = Duration::from_secs(3_600);

@@ -50,6 +50,8 @@ pub(crate) struct Contender {
     pub(crate) name: String,
     pub(crate) transport: Transport,
     kind: Kind,
+    /// The processors that it is kept to.
+    cores: Option<String>,
 }
 
 #[derive(Debug, Clone)]
@@ -92,6 +94,7 @@ pub(crate) fn all(options: &Options) -> Result<Vec<Contender>> {
                 name,
                 transport,
                 kind,
+                cores: options.pin.get(2).cloned(),
             });
         }
         anyhow::Ok(())
@@ -181,6 +184,9 @@ impl Contender {
             // A slot of one run knows nothing of the transactions of another.
             let settings = load.progress_settings(slot).await?;
             command.splice(2..2, settings);
+        }
+        if let Some(cores) = &self.cores {
+            command.splice(0..0, ["taskset", "-c", cores].map(str::to_owned));
         }
         let began = Instant::now();
         let pid = guard.start(&command)?;

@@ -64,6 +64,9 @@ pub(crate) struct Options {
     /// Write tables and plots to this folder.
     #[arg(long, value_name = "FOLDER")]
     out: Option<PathBuf>,
+    /// The processors of each, as `taskset -c` takes them, such as `0 1 1`.
+    #[arg(long, num_args = 3, value_names = ["SERVER", "BROKER", "CONTENDER"])]
+    pin: Vec<String>,
     /// Major version of Postgres.
     #[arg(long, default_value_t = 17)]
     postgres: u32,

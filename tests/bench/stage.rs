@@ -1,8 +1,9 @@
 //! The servers of a run, and their description.
 
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -14,7 +15,7 @@ use rdkafka::{Offset, TopicPartitionList};
 use crate::Options;
 use crate::report::Report;
 use crate::support::kafka::{self, Kafka};
-use crate::support::postgres::{self, Server};
+use crate::support::postgres::{self, Database, Server};
 use crate::support::wait::wait_for;
 use crate::usage;
 
@@ -61,8 +62,32 @@ impl Stage {
             consumer,
         };
         report.add(format!("{}\n", stage.describe()?))?;
+        if let [server, broker, contender] = options.pin.as_slice() {
+            stage.pin(server, broker).await?;
+            report.add(format!(
+                "Processors of the server: {server}, of the broker: {broker}, of a contender: \
+                 {contender}\n"
+            ))?;
+        }
         stage.warm_up(options.warm_up()).await?;
         Ok(stage)
+    }
+
+    /// Keeps the server and the broker to these processors. Each session of the server inherits
+    /// those of the server.
+    async fn pin(&self, server: &str, broker: &str) -> Result<()> {
+        let database = Database::create_empty(&self.server).await?;
+        let pid = "SELECT split_part(pg_read_file('postmaster.pid'), E'\\n', 1)::integer";
+        let pid: i32 = database.connect().await?.value(pid).await?;
+        for (pid, cores) in [(pid.cast_unsigned(), server), (self.broker()?, broker)] {
+            let pid = pid.to_string();
+            let mut taskset = Command::new("taskset");
+            taskset.args(["-a", "-c", "-p", cores, &pid]);
+            // It prints a line for each thread.
+            let status = taskset.stdout(Stdio::null()).status()?;
+            ensure!(status.success(), "taskset: {status}");
+        }
+        Ok(())
     }
 
     /// The machine and the versions, as the first line of a report.

@@ -37,6 +37,12 @@ enum Trouble {
     Suspended,
 }
 
+/// A thousand, or so many as this variable says.
+fn kills_of_a_long_run() -> usize {
+    let given = std::env::var("OUTBOXD_TEST_KILLS").ok();
+    given.and_then(|it| it.parse().ok()).unwrap_or(1_000)
+}
+
 struct World<'a> {
     server: Server,
     brokers: Vec<Kafka>,
@@ -139,7 +145,7 @@ async fn whatever_dies_each_event_is_there_once_and_in_order_on_three_brokers() 
     let _alone = heavy().await;
     let what = "exactly once: a thousand kills, on three brokers that fail in turn";
     let (rounds, kills) = match is_long_run(what) {
-        true => (50, 20),
+        true => (kills_of_a_long_run().div_ceil(20), 20),
         false => (2, 4),
     };
     let server = postgres::private(17, &[])?;

@@ -15,7 +15,7 @@ use crate::lsn::Lsn;
 use crate::metrics::OTHER_TOPICS;
 use crate::outbox::pause::RequestedPause;
 use crate::outbox::{Counted, NewDeadLetter, Outcome, RetentionStep, TableLocation, WriteBack};
-use crate::publisher::sink::background::Background;
+use crate::postgres::Background;
 use crate::status::{OpenDeadLetters, Pause, StatusBoard};
 
 /// Work that has ended.

@@ -1,6 +1,5 @@
 //! Where events go: to Kafka, and then the write-back to their rows.
 
-pub(in crate::publisher) mod background;
 mod database_worker;
 mod filing_log;
 pub(crate) mod forwarder;
