@@ -50,9 +50,9 @@ impl Engine {
 
     /// Whether a held record may be sent.
     pub(in crate::engine) fn sends_held(&self) -> bool {
-        let has_retries = !self.dispatch.dead_letters.resolving.is_empty();
+        let has_retries = || !self.dispatch.dead_letters.resolving.is_empty();
         self.transactions().is_none_or(|transactions| {
-            transactions.takes_events() && !(has_retries && transactions.has_events())
+            transactions.takes_events() && !(transactions.has_events() && has_retries())
         })
     }
 
