@@ -26,28 +26,28 @@ pub(crate) const KEEPALIVE: &str = "SELECT 1";
 
 /// A session that holds the lock of a slot or a table.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Holder {
+pub struct Holder {
     /// Its server process; a prepared transaction has none.
-    pub(crate) pid: Option<i32>,
-    pub(crate) application: String,
-    pub(crate) role: String,
+    pub pid: Option<i32>,
+    pub application: String,
+    pub role: String,
     /// Whether it holds the slot's lock, or the table's alone.
-    pub(crate) has_slot: bool,
+    pub has_slot: bool,
     /// The table whose lock it holds.
-    pub(crate) table: Option<LockedTable>,
+    pub table: Option<LockedTable>,
     /// The replication slots that it reads.
-    pub(crate) slots: Vec<String>,
+    pub slots: Vec<String>,
     /// Its role may stream, or read the table: any role may take an advisory lock.
-    pub(crate) may_publish: bool,
+    pub may_publish: bool,
 }
 
 /// A table whose lock is held.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct LockedTable {
+pub struct LockedTable {
     /// `schema.name`; none when it was dropped.
-    pub(crate) name: Option<String>,
+    pub name: Option<String>,
     /// It is the table of this instance.
-    pub(crate) is_ours: bool,
+    pub is_ours: bool,
 }
 
 /// The statement that takes the locks without waiting: true when all were free.
@@ -105,11 +105,10 @@ pub async fn holder(session: &Session, slot: &str) -> Result<Option<i32>> {
 }
 
 /// Everything that holds the lock of this slot or of this table.
-pub(crate) async fn holders(
-    session: &Session,
-    slot: &str,
-    table: &TableName,
-) -> Result<Vec<Holder>> {
+///
+/// # Errors
+/// Of the server or the session.
+pub async fn holders(session: &Session, slot: &str, table: &TableName) -> Result<Vec<Holder>> {
     let key = slot_key(slot).cast_unsigned();
     let (high, low) = (i64::from((key >> 32) as u32), i64::from(key as u32));
     let class = i64::from(table_class().cast_unsigned());
@@ -139,7 +138,9 @@ fn holder_of(row: &Row) -> Result<Holder> {
 /// `$1` and `$2` are the halves of the slot's key, `$3` the class of the tables' keys. A lock with
 /// one key of eight bytes is of kind 1 (`objsubid`), one with two keys of four bytes of kind 2. A
 /// holder's own table is the one whose lock it does not share; that of a table above ours is
-/// shared with other partitions.
+/// shared with other partitions. The server reads the transaction of each lock by itself, so two
+/// locks of a session that decodes may show two transactions: only a prepared transaction, which
+/// has no process, is known by it.
 fn holders_sql() -> String {
     let table = "(SELECT o.oid FROM own AS o)";
     format!("WITH RECURSIVE {above}, {HOLDERS}", above = above(table))
@@ -147,8 +148,8 @@ fn holders_sql() -> String {
 
 const HOLDERS: &str = "
     held AS (
-        SELECT l.pid, l.virtualtransaction AS owner, l.classid::int8 AS class,
-               l.objid::int8 AS object, l.objsubid::int4 AS kind,
+        SELECT l.pid, CASE WHEN l.pid IS NULL THEN l.virtualtransaction END AS owner,
+               l.classid::int8 AS class, l.objid::int8 AS object, l.objsubid::int4 AS kind,
                l.mode = 'ExclusiveLock' AS alone
           FROM pg_catalog.pg_locks AS l
          WHERE l.locktype = 'advisory' AND l.granted
@@ -164,7 +165,8 @@ const HOLDERS: &str = "
     holders AS (
         SELECT h.pid, h.owner, pg_catalog.bool_or(h.kind = 1) AS has_slot,
                (SELECT pg_catalog.min(t.object) FROM held AS t
-                 WHERE t.owner = h.owner AND t.pid IS NOT DISTINCT FROM h.pid
+                 WHERE t.pid IS NOT DISTINCT FROM h.pid
+                   AND t.owner IS NOT DISTINCT FROM h.owner
                    AND t.kind = 2 AND t.class = $3 AND t.alone) AS table_oid
           FROM held AS h
          WHERE (h.kind = 1 AND h.class = $1 AND h.object = $2)

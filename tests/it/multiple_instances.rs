@@ -5,6 +5,9 @@ use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use outboxd::config;
+use outboxd::postgres::advisory_lock::holders;
+use outboxd::postgres::connect;
 
 use crate::support::ephemeral::{Stop, free_port};
 use crate::support::fixture::{Fixture, Window};
@@ -139,6 +142,42 @@ async fn another_takes_over_within_a_second_of_a_stop_and_repeats_nothing() -> R
     // Two queries of the lock and the start of a session take it. Other load on the machine adds to
     // that and takes nothing away, so the quickest takeover shows what outboxd waits for.
     assert!(took.iter().min() < Some(&TAKEOVER), "{took:?}");
+    Ok(())
+}
+
+/// The server's view shows each lock with the transaction that its session is in at that moment,
+/// and a session that decodes is in one after another.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_locks_of_an_instance_that_decodes_are_those_of_one_holder() -> Result<()> {
+    for major in MAJORS {
+        let fixture = Fixture::create(postgres::shared(major), kafka::shared()).await?;
+        let mut instance = another(&fixture)?;
+        instance.wait_for_phase("streaming", LIMIT).await?;
+        let rest = Duration::ZERO;
+        let writers = Writers::start(
+            &fixture.database,
+            &fixture.topic,
+            4,
+            Pattern { rows: 1, rest },
+        );
+        let settings = config::Settings {
+            database_url: Some(fixture.database.url().to_owned()),
+            ..config::Settings::default()
+        };
+        let config = config::Config::without_kafka(settings)?;
+        let session = connect(&config.database, "test", LIMIT).await?;
+        for _ in 0..5_000 {
+            let found = holders(&session, &fixture.slot(), &config.table).await?;
+            let [holder] = found.as_slice() else {
+                panic!("not one holder: {found:?}");
+            };
+            let is_ours = holder.table.as_ref().is_some_and(|table| table.is_ours);
+            assert!(holder.has_slot && is_ours, "{holder:?}");
+        }
+        writers.stop().await?;
+        fixture.all_marked(LIMIT).await?;
+        assert_eq!(instance.stop(LIMIT).await?, 0);
+    }
     Ok(())
 }
 
