@@ -21,6 +21,13 @@ pub(super) enum Found {
     Unclear(String),
 }
 
+impl Found {
+    /// Kafka has said nothing of the topic.
+    pub(super) fn unanswered() -> Self {
+        Found::Unclear("no answer in time".to_owned())
+    }
+}
+
 /// What is known of each of these topics, whose names are valid.
 ///
 /// # Errors

@@ -41,10 +41,10 @@ pub async fn examine(config: &Config) -> Report {
     if let Ok(true) = answers {
         let progress = progress::examine(config, &mut of_kafka);
         let _in_time = timeout(LIMIT, progress).await;
-    }
-    if let (Some(sample), Ok(true)) = (&sample, answers) {
-        let topics = topics::examine(config, sample, &mut of_kafka);
-        let _in_time = timeout(LIMIT, topics).await;
+        if let Some(sample) = &sample {
+            let topics = topics::examine(config, sample, &mut of_kafka);
+            let _in_time = timeout(LIMIT, topics).await;
+        }
     }
     of_postgres.extend(of_kafka);
     Report::complete(of_postgres, config)

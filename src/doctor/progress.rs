@@ -5,7 +5,7 @@ use crate::config::Config;
 use crate::doctor::catalogue::Name;
 use crate::doctor::found::{self, ANSWER, Found};
 use crate::doctor::report::Check;
-use crate::kafka::{TopicFacts, topic_rights};
+use crate::kafka::{TopicFacts, Unfit, topic_rights, unfit_for_progress};
 
 const NAME: Name = Name::Progress;
 
@@ -22,8 +22,7 @@ pub(super) async fn examine(config: &Config, checks: &mut Vec<Check>) {
     );
     checks.push(match found {
         Ok(mut found) => {
-            let unknown = || Found::Unclear("no answer in time".to_owned());
-            let found = found.remove(topic).unwrap_or_else(unknown);
+            let found = found.remove(topic).unwrap_or_else(Found::unanswered);
             let may_write = rights.unwrap_or_default().get(topic).copied();
             judge(topic, &found, may_write, &config.brokers)
         }
@@ -75,23 +74,16 @@ fn judge(topic: &str, found: &Found, may_write: Option<bool>, brokers: &str) -> 
 }
 
 fn faults(topic: &str, facts: &TopicFacts, brokers: &str) -> Option<Check> {
-    if facts.partition_count > 1 {
-        let count = facts.partition_count;
-        return Some(Check::fails(
-            NAME,
-            format!("topic {topic} has {count} partitions, and progress records have one order"),
-            "name another topic in OUTBOX_PROGRESS_TOPIC",
-        ));
-    }
-    if !facts.compacted {
-        return Some(Check::fails(
-            NAME,
-            format!("topic {topic} is not compacted, or the user may not see its cleanup.policy"),
-            format!(
+    if let Some(unfit) = unfit_for_progress(facts) {
+        let fix = match unfit {
+            Unfit::Partitions(_) => "name another topic in OUTBOX_PROGRESS_TOPIC".to_owned(),
+            Unfit::NotCompacted => format!(
                 "kafka-configs.sh --bootstrap-server {brokers} --alter --topic {topic} \
-                 --add-config cleanup.policy=compact, or grant DescribeConfigs on it"
+                 --add-config cleanup.policy=compact; or grant DescribeConfigs on it, if the user \
+                 may not see its cleanup.policy"
             ),
-        ));
+        };
+        return Some(Check::fails(NAME, format!("topic {topic} {unfit}"), fix));
     }
     if let Some(problem) = facts.problem() {
         let reason = format!("topic {topic}: {problem}");

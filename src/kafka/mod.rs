@@ -44,4 +44,6 @@ pub(crate) use metadata::{MetadataClient, TopicAnswer};
 pub(crate) use producer::{Producer, SendError};
 pub(crate) use reader::{Ends, Listing, Span, TopicReader, reader_token};
 pub(crate) use topic_facts::TopicFacts;
-pub(crate) use transactions::{Commit, CommitResult, TransactionalId, last_value};
+pub(crate) use transactions::{
+    Commit, CommitResult, TransactionalId, Unfit, last_value, unfit_for_progress,
+};

@@ -175,16 +175,25 @@ impl Contender {
         }
     }
 
+    /// How many offsets of a partition so many events take, each written after the one before has
+    /// arrived: a transaction ends with a marker.
+    pub(crate) fn offsets(&self, events: i64) -> i64 {
+        match self.is_exactly_once() {
+            true => events * 2,
+            false => events,
+        }
+    }
+
     /// Starts the process on an existing slot.
     pub(crate) async fn start(&self, stage: &Stage, load: &Load, slot: &str) -> Result<Running> {
         let folder = new_folder("bench", None)?;
         let mut guard = Guard::new(&folder, None, "KILL")?;
-        let mut command = self.command(stage, load, slot, &folder)?;
-        if self.is_exactly_once() {
-            // A slot of one run knows nothing of the transactions of another.
-            let settings = load.progress_settings(slot).await?;
-            command.splice(2..2, settings);
-        }
+        // A slot of one run knows nothing of the transactions of another.
+        let progress = match self.is_exactly_once() {
+            true => load.progress_settings(slot).await?.to_vec(),
+            false => Vec::new(),
+        };
+        let mut command = self.command(stage, load, slot, &folder, progress)?;
         if let Some(cores) = &self.cores {
             command.splice(0..0, ["taskset", "-c", cores].map(str::to_owned));
         }
@@ -235,6 +244,7 @@ impl Contender {
         load: &Load,
         slot: &str,
         folder: &Path,
+        progress: Vec<String>,
     ) -> Result<Vec<String>> {
         let url = self.transport.url(load).to_owned();
         let brokers = stage.kafka.brokers();
@@ -265,6 +275,7 @@ impl Contender {
                     format!("OUTBOX_HTTP_LISTEN=127.0.0.1:{}", free_port()?),
                 ];
                 words.extend(settings.iter().cloned());
+                words.extend(progress);
                 words.extend([program.display().to_string(), "run".to_owned()]);
                 words
             }

@@ -275,7 +275,8 @@ async fn first_event(
 ) -> Result<Running> {
     let began = Instant::now();
     let running = contender.start(stage, load, "run").await?;
-    while stage.records(&load.topics)? < events {
+    let offsets = contender.offsets(events);
+    while stage.records(&load.topics)? < offsets {
         ensure!(began.elapsed() < LIMIT, "{}: no event", contender.name);
         running.must_run()?;
         tokio::time::sleep(Duration::from_millis(2)).await;

@@ -15,7 +15,7 @@ use rdkafka::{Offset, TopicPartitionList};
 use crate::Options;
 use crate::report::Report;
 use crate::support::kafka::{self, Kafka};
-use crate::support::postgres::{self, Database, Server};
+use crate::support::postgres::{self, Server};
 use crate::support::wait::wait_for;
 use crate::usage;
 
@@ -63,7 +63,7 @@ impl Stage {
         };
         report.add(format!("{}\n", stage.describe()?))?;
         if let [server, broker, contender] = options.pin.as_slice() {
-            stage.pin(server, broker).await?;
+            stage.pin(server, broker)?;
             report.add(format!(
                 "Processors of the server: {server}, of the broker: {broker}, of a contender: \
                  {contender}\n"
@@ -75,11 +75,9 @@ impl Stage {
 
     /// Keeps the server and the broker to these processors. Each session of the server inherits
     /// those of the server.
-    async fn pin(&self, server: &str, broker: &str) -> Result<()> {
-        let database = Database::create_empty(&self.server).await?;
-        let pid = "SELECT split_part(pg_read_file('postmaster.pid'), E'\\n', 1)::integer";
-        let pid: i32 = database.connect().await?.value(pid).await?;
-        for (pid, cores) in [(pid.cast_unsigned(), server), (self.broker()?, broker)] {
+    fn pin(&self, server: &str, broker: &str) -> Result<()> {
+        let pid = self.server.pid().context("the server is a process")?;
+        for (pid, cores) in [(pid, server), (self.broker()?, broker)] {
             let pid = pid.to_string();
             let mut taskset = Command::new("taskset");
             taskset.args(["-a", "-c", "-p", cores, &pid]);

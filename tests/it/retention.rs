@@ -29,6 +29,13 @@ const ALL: &str = "SELECT count(*) FROM outbox.outbox";
 const OLD: &str = "SELECT count(*) FROM outbox.outbox
                     WHERE published_at < localtimestamp - interval '7 days'";
 
+/// Settings that delete what is older than this, in half of the time.
+fn deletes(settings: Settings, age: &str) -> Settings {
+    settings
+        .set("OUTBOX_RETAIN", age)
+        .set("OUTBOX_RETAIN_SHARE", "50%")
+}
+
 /// Waits until the process has ended a pass over the table.
 async fn pass(outboxd: &Outboxd) -> Result<serde_json::Value> {
     let ended = |status: &serde_json::Value| status["retention"]["last_pass"].is_number();
@@ -49,11 +56,7 @@ async fn what_is_published_and_old_is_deleted_in_both_modes_and_is_no_event() ->
             true => fixture.settings.polling(),
             false => fixture.settings.clone(),
         };
-        let mut outboxd = Outboxd::spawn(
-            &settings
-                .set("OUTBOX_RETAIN", "7d")
-                .set("OUTBOX_RETAIN_SHARE", "50%"),
-        )?;
+        let mut outboxd = Outboxd::spawn(&deletes(settings, "7d"))?;
         let status = pass(&outboxd).await?;
         fixture.all_marked(LIMIT).await?;
         assert_eq!(session.value::<i64>(ALL).await?, 41, "{status}");
@@ -107,9 +110,7 @@ async fn rows_that_are_unpublished_locked_or_have_an_open_dead_letter_stay() -> 
     let locked = "SELECT id FROM outbox.outbox WHERE event_type = 'old' LIMIT 1 FOR UPDATE";
     let locked: i64 = transaction.query_one(locked, &[]).await?.get(0);
 
-    *outboxd.settings() = settings
-        .set("OUTBOX_RETAIN", "7d")
-        .set("OUTBOX_RETAIN_SHARE", "50%");
+    *outboxd.settings() = deletes(settings, "7d");
     outboxd.respawn()?;
     let status = pass(&outboxd).await?;
     assert_eq!(status["retention"]["deleted_rows"], 3_000, "{status}");
@@ -219,9 +220,7 @@ async fn every_kind_of_mark_and_of_id_tells_the_age_of_a_row() -> Result<()> {
              CREATE TABLE outbox.outbox ({columns}, {EVENT}{key}); {partitions}"
         );
         session.batch_execute(&table).await?;
-        let mut all = Settings::new(&database, kafka::shared())?
-            .set("OUTBOX_RETAIN", "2h")
-            .set("OUTBOX_RETAIN_SHARE", "50%");
+        let mut all = deletes(Settings::new(&database, kafka::shared())?, "2h");
         for (name, value) in settings {
             all = all.set(name, *value);
         }
@@ -336,12 +335,7 @@ async fn a_row_that_the_table_refuses_to_delete_holds_up_only_its_page_and_no_ev
         let session = fixture.database.connect().await?;
         published(&session, &fixture.topic, 1_000, 8).await?;
         session.batch_execute(refusal).await?;
-        let settings = fixture
-            .settings
-            .clone()
-            .set("OUTBOX_RETAIN", "7d")
-            .set("OUTBOX_RETAIN_SHARE", "50%");
-        let mut outboxd = Outboxd::spawn(&settings)?;
+        let mut outboxd = Outboxd::spawn(&deletes(fixture.settings.clone(), "7d"))?;
         let status = pass(&outboxd).await?;
         let left: i64 = session.value(ALL).await?;
         let kept: bool = session
@@ -410,9 +404,7 @@ async fn days(session: &Session, days: std::ops::RangeInclusive<i32>) -> Result<
 /// A database whose outbox `init --partitioned` has made, in the time zone of the tests.
 async fn partitioned(major: u32, arguments: &[&str]) -> Result<(Database, String, Settings)> {
     let database = Database::create_empty(postgres::shared(major)).await?;
-    let settings = Settings::new(&database, kafka::shared())?
-        .set("OUTBOX_RETAIN", "7d")
-        .set("OUTBOX_RETAIN_SHARE", "50%");
+    let settings = deletes(Settings::new(&database, kafka::shared())?, "7d");
     let topic = kafka::shared().topic("partitioned", 2).await?;
     let arguments = [&["init", "--partitioned"], arguments].concat();
     let output = command(&settings, &arguments, LIMIT).await?;

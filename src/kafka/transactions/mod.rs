@@ -34,7 +34,9 @@ use crate::kafka::waking_producer::WakingProducer;
 use crate::kafka::{Producer, client_config, error_table, login};
 use crate::outbox::TopicName;
 
-pub(crate) use crate::kafka::transactions::progress_topic::last_value;
+pub(crate) use crate::kafka::transactions::progress_topic::{
+    Unfit, last_value, unfit_for_progress,
+};
 pub(crate) use crate::kafka::transactions::state::CommitResult;
 
 /// The longest that a commit may take.

@@ -7,6 +7,7 @@
 //! end of what is committed at once would miss a transaction of this slot that is being completed,
 //! and everything in it would be sent again.
 
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::thread;
@@ -80,13 +81,43 @@ async fn ensure(config: &Config, topic: &str) -> Result<()> {
     }
 }
 
+/// Why a topic cannot keep progress records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Unfit {
+    /// It has this many partitions.
+    Partitions(usize),
+    NotCompacted,
+}
+
+impl fmt::Display for Unfit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Unfit::Partitions(count) => {
+                write!(
+                    f,
+                    "has {count} partitions, and progress records have one order"
+                )
+            }
+            Unfit::NotCompacted => {
+                f.write_str("is not compacted: its records would be deleted with time")
+            }
+        }
+    }
+}
+
+/// Why this topic cannot keep progress records, if it cannot.
+pub(crate) fn unfit_for_progress(facts: &TopicFacts) -> Option<Unfit> {
+    match facts.partition_count {
+        1 => (!facts.compacted).then_some(Unfit::NotCompacted),
+        count => Some(Unfit::Partitions(count)),
+    }
+}
+
 fn check(topic: &str, facts: &TopicFacts) -> Result<()> {
-    let problem = match facts.partition_count {
-        1 if facts.compacted => return Ok(()),
-        1 => "is not compacted: its records would be deleted with time".to_owned(),
-        count => format!("has {count} partitions, and progress records have one order"),
+    let Some(unfit) = unfit_for_progress(facts) else {
+        return Ok(());
     };
-    let message = format!("topic {topic} {problem}");
+    let message = format!("topic {topic} {unfit}");
     Err(Error::fatal(Code::Config, message).with_hint(
         "set its cleanup.policy to compact, or name another topic in OUTBOX_PROGRESS_TOPIC: a new \
          one has no record of what was published",

@@ -18,9 +18,9 @@ mod upkeep;
 
 use std::time::{Duration, Instant};
 
-use tokio_postgres::Row;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
+use tokio_postgres::{Row, Statement};
 
 use crate::config::{Config, TableName};
 use crate::error::Result;
@@ -222,6 +222,8 @@ impl Retention {
                     cursor.swept(swept, took);
                 }
                 Err(reason) => {
+                    // Its locks were held until the server gave up.
+                    pass.longest = pass.longest.max(took);
                     if cursor.held_up() {
                         pass.passed_over += 1;
                         pass.reason = Some(reason);
@@ -295,12 +297,8 @@ async fn transaction(
     let oldest = session.prepared(&deletion.oldest).await?;
     let (oid, seconds) = (range.leaf.oid, retain.as_secs_f64());
     let began = Instant::now();
-    let row = in_transaction(
-        session,
-        range,
-        session.query_one(&delete, &[&oid, &from, &to, &seconds, &ROWS_MAX]),
-    )
-    .await?;
+    let limits: [&(dyn ToSql + Sync); 5] = [&oid, &from, &to, &seconds, &ROWS_MAX];
+    let row = in_transaction(session, range, &delete, &limits).await?;
     let deleting = began.elapsed();
     let swept = Swept {
         found: row.try_get(0)?,
@@ -309,9 +307,8 @@ async fn transaction(
     let left = match swept.is_cut() {
         true => None,
         false => {
-            let pages: [&(dyn ToSql + Sync); 3] = [&oid, &from, &to];
-            let oldest = session.query_one(&oldest, &pages);
-            in_transaction(session, range, oldest).await?.try_get(0)?
+            let row = in_transaction(session, range, &oldest, &limits[..3]).await?;
+            row.try_get(0)?
         }
     };
     Ok(Sweep {
@@ -327,13 +324,14 @@ async fn transaction(
 async fn in_transaction(
     session: &Session,
     range: Range,
-    statement: impl Future<Output = Result<Row, tokio_postgres::Error>>,
+    statement: &Statement,
+    parameters: &[&(dyn ToSql + Sync)],
 ) -> Result<Row, tokio_postgres::Error> {
     let begin = begin(range);
     let (begun, row, committed) = tokio::join!(
         biased;
         session.batch_execute(&begin),
-        statement,
+        session.query_one(statement, parameters),
         session.batch_execute("COMMIT"),
     );
     begun?;

@@ -148,14 +148,15 @@ impl Patience {
 
     /// What becomes of an attempt: its result, or another attempt after a pause. The inner error is
     /// the server's.
-    async fn judge(
+    async fn judge<T>(
         &mut self,
         session: &Session,
-        attempt: Result<()>,
-    ) -> Result<Option<Result<(), Error>>> {
+        attempt: Result<T>,
+    ) -> Result<Option<Result<T, Error>>> {
         self.left -= 1;
-        let Err(error) = attempt else {
-            return Ok(Some(Ok(())));
+        let error = match attempt {
+            Ok(done) => return Ok(Some(Ok(done))),
+            Err(error) => error,
         };
         let Some(server) = ServerError::of(&error) else {
             return Err(error);
@@ -212,18 +213,16 @@ async fn take(
 ) -> Result<()> {
     let marking = Marking::new(config.after_publish, changes.shape);
     let unpublished = unpublished(&marking.unpublished("t"), partition);
-    let mut is_taken;
     let mut patience = Patience::new();
     let result = loop {
         let attempt = take_once(session, config, changes, partition, &unpublished).await;
-        is_taken = matches!(attempt, Ok(true));
-        if let Some(result) = patience.judge(session, attempt.map(|_| ())).await? {
+        if let Some(result) = patience.judge(session, attempt).await? {
             break result;
         }
     };
     match result {
-        Ok(()) if is_taken => done.taken.push(partition.name.clone()),
-        Ok(()) => {}
+        Ok(true) => done.taken.push(partition.name.clone()),
+        Ok(false) => {}
         Err(error) => {
             let (report, name) = (error.report(), &partition.name);
             let problem = format!("old partition {name} cannot be taken away: {report}");

@@ -116,6 +116,14 @@ impl Server {
         }
     }
 
+    /// Its first process, if it is one of this machine and runs.
+    pub(crate) fn pid(&self) -> Option<u32> {
+        match self {
+            Server::Process(server) => server.pid(),
+            Server::Container(_) => None,
+        }
+    }
+
     /// The port on 127.0.0.1.
     pub(crate) fn port(&self) -> u16 {
         match self {
