@@ -10,7 +10,6 @@ use crate::support::kafka::{self, Kafka};
 use crate::support::oracle::{Oracle, check};
 use crate::support::outboxd::{Outboxd, Settings, init};
 use crate::support::postgres::{self, Database, Server};
-use crate::support::wait::wait_for;
 use crate::support::writers::{Pattern, Writers};
 use crate::support::{heavy, is_long_run};
 
@@ -29,10 +28,15 @@ const SUSPENDED: Duration = Duration::from_secs(40);
 #[derive(Debug, Clone, Copy)]
 enum Trouble {
     None,
-    BrokerStops(usize),
-    BrokerDies(usize),
-    PostgresStops,
-    PostgresDies,
+    /// A broker is stopped, or dies.
+    Broker {
+        number: usize,
+        dies: bool,
+    },
+    /// Postgres is stopped, or dies.
+    Postgres {
+        dies: bool,
+    },
     /// The instance that publishes is suspended while another takes over.
     Suspended,
 }
@@ -43,11 +47,17 @@ fn kills_of_a_long_run() -> usize {
     given.and_then(|it| it.parse().ok()).unwrap_or(1_000)
 }
 
+/// Of one more instance.
+fn settings(database: &Database, broker: &Kafka) -> Result<Settings> {
+    Ok(Settings::new(database, broker)?
+        .set("OUTBOX_DELIVERY", "exactly-once")
+        .set("OUTBOX_PROGRESS_TOPIC", PROGRESS))
+}
+
 struct World<'a> {
     server: Server,
     brokers: Vec<Kafka>,
     database: &'a Database,
-    settings: Settings,
     outboxd: Outboxd,
     rng: fastrand::Rng,
 }
@@ -61,9 +71,7 @@ impl World<'_> {
         brokers[0]
             .create_replicated(PROGRESS, 1, 3, &compacted)
             .await?;
-        let settings = Settings::new(database, &brokers[0])?
-            .set("OUTBOX_DELIVERY", "exactly-once")
-            .set("OUTBOX_PROGRESS_TOPIC", PROGRESS);
+        let settings = settings(database, &brokers[0])?;
         init(&settings).await?;
         let outboxd = Outboxd::spawn(&settings)?;
         outboxd.wait_for_phase("streaming", LIMIT).await?;
@@ -73,7 +81,6 @@ impl World<'_> {
             server,
             brokers,
             database,
-            settings,
             outboxd,
             rng: fastrand::Rng::with_seed(seed),
         })
@@ -84,26 +91,24 @@ impl World<'_> {
         let writers = Writers::start(self.database, EVENTS, 4, PATTERN);
         self.kills(kills / 2).await?;
         match trouble {
-            Trouble::BrokerStops(number) => {
-                self.brokers[number].stop()?;
-                self.kills(1).await?;
-                self.brokers[number].resume()?;
-            }
-            Trouble::BrokerDies(number) => {
-                self.brokers[number].kill()?;
+            Trouble::Broker { number, dies } => {
+                match dies {
+                    true => self.brokers[number].kill()?,
+                    false => self.brokers[number].stop()?,
+                }
                 self.kills(1).await?;
                 self.brokers[number].resume()?;
             }
             Trouble::Suspended => self.suspend().await?,
-            Trouble::None | Trouble::PostgresStops | Trouble::PostgresDies => {}
+            Trouble::None | Trouble::Postgres { .. } => {}
         }
         self.kills(kills.div_ceil(2)).await?;
         writers.stop().await?;
         // The writers would lose their sessions, too.
         match trouble {
-            Trouble::PostgresStops => self.server.stop(Stop::Fast)?,
-            Trouble::PostgresDies => self.server.kill()?,
-            _ => return Ok(()),
+            Trouble::Postgres { dies: true } => self.server.kill()?,
+            Trouble::Postgres { dies: false } => self.server.stop(Stop::Fast)?,
+            Trouble::None | Trouble::Broker { .. } | Trouble::Suspended => return Ok(()),
         }
         self.kills(1).await?;
         self.server.resume()
@@ -120,20 +125,17 @@ impl World<'_> {
     }
 
     async fn suspend(&mut self) -> Result<()> {
-        let session = self.database.connect().await?;
-        let marked = "SELECT count(*) FROM outbox.outbox WHERE published_at IS NOT NULL";
         self.outboxd.wait_for_phase("streaming", LIMIT).await?;
-        let other = Outboxd::spawn(&self.settings.clone())?;
+        let other = Outboxd::spawn(&settings(self.database, &self.brokers[0])?)?;
         self.outboxd.freeze()?;
-        let before: i64 = session.value(marked).await?;
         tokio::time::sleep(SUSPENDED).await;
-        wait_for("the other one to publish", LIMIT, async || {
-            let now: i64 = session.value(marked).await?;
-            Ok((now > before + 200).then_some(()))
-        })
-        .await?;
+        other
+            .wait_for_status("to publish", LIMIT, |status| {
+                status["published_total"].as_u64() > Some(200)
+            })
+            .await?;
         self.outboxd.thaw()?;
-        tokio::time::sleep(Duration::from_secs(3)).await;
+        self.outboxd.wait_for_phase("standby", LIMIT).await?;
         let mut late = std::mem::replace(&mut self.outboxd, other);
         assert_eq!(late.stop(LIMIT).await?, 0, "{}", late.log());
         Ok(())
@@ -154,11 +156,14 @@ async fn whatever_dies_each_event_is_there_once_and_in_order_on_three_brokers() 
     let oracle = Oracle::create(&database).await?;
     for round in 0..rounds {
         let trouble = match round % 8 {
-            0 => Trouble::BrokerStops(round / 8 % 3),
-            1 => Trouble::PostgresDies,
-            2 => Trouble::BrokerDies(round / 8 % 3),
+            0 | 2 => Trouble::Broker {
+                number: round / 8 % 3,
+                dies: round % 8 == 2,
+            },
+            1 | 5 => Trouble::Postgres {
+                dies: round % 8 == 1,
+            },
             3 => Trouble::Suspended,
-            5 => Trouble::PostgresStops,
             _ => Trouble::None,
         };
         world.round(kills, trouble).await?;

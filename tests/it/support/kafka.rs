@@ -714,7 +714,8 @@ log.cleaner.dedupe.buffer.size=4194304
         self.create_replicated(name, partitions, 1, settings).await
     }
 
-    /// As [`create_topic`](Kafka::create_topic), with this many replicas.
+    /// As [`create_topic`](Kafka::create_topic), with this many replicas. Returns when each partition
+    /// has a leader that knows it: a broker learns that it is one after the topic is created.
     pub(crate) async fn create_replicated(
         &self,
         name: &str,
@@ -726,7 +727,15 @@ log.cleaner.dedupe.buffer.size=4194304
         for (key, value) in settings {
             topic = topic.set(key, value);
         }
-        self.create(topic).await
+        self.create(topic).await?;
+        let end = Instant::now() + READ_LIMIT;
+        while let Err(error) = self.record_count(&[name]).await {
+            if Instant::now() > end {
+                return Err(error.context(format!("the leaders of topic {name}")));
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Ok(())
     }
 
     /// Creates a topic of one partition with its replicas on these brokers.
