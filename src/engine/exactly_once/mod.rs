@@ -16,6 +16,7 @@
 
 pub(crate) mod history;
 pub(crate) mod limits;
+mod pace;
 pub(crate) mod progress;
 mod reached;
 pub(crate) mod recorded_row;
@@ -278,7 +279,7 @@ impl Engine {
         let Some(exactly_once) = &mut self.exactly_once else {
             return;
         };
-        let (sent, failure) = exactly_once.transactions.committed_as(outcome);
+        let (sent, failure) = exactly_once.transactions.committed_as(now, outcome);
         let has_suspects = !exactly_once.suspects.is_empty();
         for event in sent {
             let place = has_suspects.then(|| self.place(&event)).flatten();
@@ -332,9 +333,10 @@ impl Engine {
     }
 
     fn transaction_facts(&self) -> Facts {
+        let retries = self.retries();
         Facts {
-            in_flight: self.tracker.in_flight_count() - self.waiting_retries(),
-            retried: self.retry_under_way(),
+            in_flight: self.tracker.in_flight_count() - retries.waiting,
+            retried: retries.under_way,
             unreported: self.dispatch.in_flight_count(),
             complete: self.tracker.complete(),
             last: self.tracker.last_transaction(),

@@ -16,6 +16,15 @@ use crate::engine::tracker::Ticket;
 use crate::lsn::Lsn;
 use crate::outbox::{CloseDeadLetter, Rejection};
 
+/// The retried events that are in flight.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Retries {
+    /// The dead letter whose event is in the current transaction.
+    pub(super) under_way: Option<i64>,
+    /// How many others wait, so that no transaction waits for them.
+    pub(super) waiting: u64,
+}
+
 impl Engine {
     /// Whether requests may be read: exactly once, while the stream is sent.
     pub(in crate::engine) fn may_resolve(&self) -> bool {
@@ -51,9 +60,8 @@ impl Engine {
     /// Whether a held record may be sent.
     pub(in crate::engine) fn sends_held(&self) -> bool {
         let has_retries = || !self.dispatch.dead_letters.resolving.is_empty();
-        self.transactions().is_none_or(|transactions| {
-            transactions.takes_events() && !(transactions.has_events() && has_retries())
-        })
+        self.transactions()
+            .is_none_or(|it| it.takes_events() && (it.events().is_empty() || !has_retries()))
     }
 
     /// Whether the stream lets a retried event go first. Their transactions take turns with the
@@ -80,18 +88,17 @@ impl Engine {
         }
     }
 
-    /// The dead letter whose event is in the current transaction.
-    pub(super) fn retry_under_way(&self) -> Option<i64> {
-        let first = self.transactions()?.events().first()?;
-        self.retried_by(first.ticket)
-    }
-
-    /// How many retried events wait, so that no transaction waits for them.
-    pub(super) fn waiting_retries(&self) -> u64 {
+    /// The retried events that are in flight.
+    pub(super) fn retries(&self) -> Retries {
+        let first = self.transactions().and_then(|it| it.events().first());
+        let under_way = first.and_then(|first| self.retried_by(first.ticket));
         let retried = self.dispatch.dead_letters.resolving.keys();
-        let waiting = retried.filter(|ticket| self.tracker.is_in_flight(**ticket));
-        let under_way = u64::from(self.retry_under_way().is_some());
-        (waiting.count() as u64).saturating_sub(under_way)
+        let in_flight = retried.filter(|ticket| self.tracker.is_in_flight(**ticket));
+        let others = in_flight.count() as u64;
+        Retries {
+            waiting: others.saturating_sub(u64::from(under_way.is_some())),
+            under_way,
+        }
     }
 
     /// These dead letters are closed in the database.

@@ -2,10 +2,11 @@
 //! when it is committed. Pure.
 //!
 //! A transaction is open at any time, and empty at first, which costs a broker nothing. It takes in
-//! events until it is due: a while after the last one was, at once if nothing was sent for longer,
-//! and wherever possible at the end of a transaction of Postgres. Then nothing more is sent until
-//! its outcome is known. When every event is with the producer the progress record follows, and
-//! when Kafka has acknowledged all of them, the commit. Nothing is acknowledged before that.
+//! events until it is due (see `pace`): a while after the last one was, at once if nothing was sent
+//! for longer, and wherever possible at the end of a transaction of Postgres. Then nothing more is
+//! sent until its outcome is known. When every event is with the producer the progress record
+//! follows, and when Kafka has acknowledged all of them, the commit. Nothing is acknowledged before
+//! that.
 //!
 //! **An event that has to wait is never waited for inside a transaction.** Readers of committed
 //! records see nothing behind the first record of an open transaction, in no topic that it has
@@ -20,6 +21,7 @@
 use std::time::Duration;
 
 use crate::engine::exactly_once::limits::{ROWS_MAX, TransactionLimits};
+use crate::engine::exactly_once::pace::Pace;
 use crate::engine::exactly_once::progress::{Phase, Progress};
 use crate::engine::tracker::{Ticket, TransactionName};
 use crate::lsn::Lsn;
@@ -111,8 +113,7 @@ pub(crate) struct Transactions {
     sent: Vec<Sent>,
     /// When the first of them was sent.
     first_at: Duration,
-    /// When the last transaction took in no more.
-    sealed_at: Option<Duration>,
+    pace: Pace,
     /// The event that has to wait. Nothing behind it is taken in.
     held: Option<Sent>,
     /// The current transaction takes in no second event.
@@ -132,7 +133,7 @@ impl Transactions {
             is_new: false,
             sent: Vec::new(),
             first_at: Duration::ZERO,
-            sealed_at: None,
+            pace: Pace::new(limits.commit_interval),
             held: None,
             is_single: false,
             was_single: false,
@@ -225,11 +226,6 @@ impl Transactions {
         self.takes_events() && self.sent.is_empty() && !self.was_single
     }
 
-    /// Whether the current transaction has events.
-    pub(crate) fn has_events(&self) -> bool {
-        !self.sent.is_empty()
-    }
-
     /// These dead letters are closed, so no record has to name them any more.
     pub(crate) fn dead_letters_closed(&mut self, is_closed: impl Fn(i64) -> bool) {
         for progress in [&mut self.committed, &mut self.next].into_iter().flatten() {
@@ -253,7 +249,7 @@ impl Transactions {
     pub(crate) fn step(&mut self, now: Duration, facts: &Facts) -> Option<Step> {
         if self.state == State::Open && self.is_due(now, facts) {
             self.state = State::Sealed;
-            self.sealed_at = Some(now);
+            self.pace.sealed(now);
             if self.sent.is_empty() {
                 self.first_at = now;
             }
@@ -325,8 +321,7 @@ impl Transactions {
 
     /// When a transaction with events is due, at the end of a transaction of Postgres.
     fn commit_at(&self) -> Duration {
-        let rested = self.sealed_at.map(|at| at + self.limits.commit_interval);
-        self.first_at.max(rested.unwrap_or_default())
+        self.pace.due_at(self.first_at, self.sent.len())
     }
 
     /// When a progress record is due without events.
@@ -334,7 +329,8 @@ impl Transactions {
         let position = self.committed.as_ref().map(|it| it.position);
         let has_news = facts.complete > position? && facts.open.is_none();
         let is_busy = self.held.is_some() || facts.in_flight > 0;
-        let rested = self.sealed_at.map(|at| at + self.limits.idle_interval);
+        let sealed_at = self.pace.sealed_at();
+        let rested = sealed_at.map(|at| at + self.limits.idle_interval);
         (has_news && !is_busy).then(|| rested.unwrap_or_default())
     }
 
@@ -357,6 +353,7 @@ impl Transactions {
     /// to be given up, if it has.
     pub(crate) fn committed_as(
         &mut self,
+        now: Duration,
         outcome: CommitOutcome,
     ) -> (Vec<Sent>, Option<Rejection>) {
         if self.state != State::Committing {
@@ -366,6 +363,7 @@ impl Transactions {
             self.close();
             return (Vec::new(), Some(rejection));
         }
+        self.pace.ended(now);
         let sent = std::mem::take(&mut self.sent);
         if let Some(next) = self.next.take() {
             self.committed = Some(next);

@@ -5,6 +5,8 @@ use super::*;
 use crate::engine::exactly_once::progress::Partial;
 
 const MS: Duration = Duration::from_millis(1);
+/// No transaction takes long to end.
+const NOW: Duration = Duration::ZERO;
 const LIMITS: TransactionLimits = TransactionLimits {
     commit_interval: Duration::from_millis(50),
     idle_interval: Duration::from_secs(10),
@@ -69,7 +71,7 @@ fn commit_one(transactions: &mut Transactions, now: Duration, ticket: Ticket, co
     transactions.progress_acknowledged();
     assert_eq!(transactions.step(now, &facts), Some(Step::Commit));
     assert_eq!(transactions.step(now, &facts), None);
-    let (sent, failure) = transactions.committed_as(CommitOutcome::Committed);
+    let (sent, failure) = transactions.committed_as(now, CommitOutcome::Committed);
     assert_eq!((sent.len(), failure), (1, None));
     assert_eq!(transactions.committed().unwrap().position, facts.complete);
 }
@@ -104,7 +106,7 @@ fn nothing_is_sent_between_the_last_event_and_the_outcome() {
     assert_eq!(transactions.step(MS, &unreported), None);
     assert_eq!(transactions.step(MS, &facts(210, 1)), Some(Step::Commit));
     assert!(!states(&transactions));
-    transactions.committed_as(CommitOutcome::Committed);
+    transactions.committed_as(NOW, CommitOutcome::Committed);
     assert!(states(&transactions));
 }
 
@@ -160,7 +162,7 @@ fn what_comes_before_an_event_that_waits_is_committed_and_nothing_behind_it_is_t
     assert_eq!(progress.partial.unwrap().changes, 3);
     transactions.progress_acknowledged();
     assert_eq!(transactions.step(MS, &waiting), Some(Step::Commit));
-    transactions.committed_as(CommitOutcome::Committed);
+    transactions.committed_as(NOW, CommitOutcome::Committed);
     // It waits for as long as it takes, and no transaction is open meanwhile.
     let alone = Facts {
         in_flight: 1,
@@ -195,7 +197,7 @@ fn a_suspect_is_alone_in_its_transaction() {
     );
     transactions.progress_acknowledged();
     transactions.step(MS, &open);
-    transactions.committed_as(CommitOutcome::Committed);
+    transactions.committed_as(NOW, CommitOutcome::Committed);
     assert!(transactions.takes_events());
 }
 
@@ -225,7 +227,7 @@ fn the_first_record_of_a_slot_comes_before_its_events() {
     );
     transactions.progress_acknowledged();
     assert_eq!(transactions.step(MS, &facts(100, 0)), Some(Step::Commit));
-    transactions.committed_as(CommitOutcome::Committed);
+    transactions.committed_as(NOW, CommitOutcome::Committed);
     assert!(transactions.takes_events() && transactions.is_empty());
 }
 
@@ -279,7 +281,7 @@ fn every_outcome_but_a_clear_one_gives_the_producer_up() {
         transactions.step(MS, &facts(210, 1));
         transactions.progress_acknowledged();
         transactions.step(MS, &facts(210, 1));
-        let (sent, failure) = transactions.committed_as(outcome);
+        let (sent, failure) = transactions.committed_as(NOW, outcome);
         assert_eq!((sent.len(), failure.is_none()), (committed, is_clear));
         assert_eq!(transactions.is_closed(), !is_clear);
         // Nothing behind it may be confirmed, whatever comes.
@@ -287,7 +289,7 @@ fn every_outcome_but_a_clear_one_gives_the_producer_up() {
             transactions.committed().unwrap().position,
             Lsn::new(position)
         );
-        let (late, _) = transactions.committed_as(CommitOutcome::Committed);
+        let (late, _) = transactions.committed_as(NOW, CommitOutcome::Committed);
         assert!(late.is_empty());
     }
 }
@@ -343,7 +345,7 @@ fn rows_of_the_table_are_marked_before_others_are_sent() {
     assert_eq!(recorded(transactions.step(MS, &facts(true))).phase, table);
     transactions.progress_acknowledged();
     assert_eq!(transactions.step(MS, &facts(true)), Some(Step::Commit));
-    transactions.committed_as(CommitOutcome::Committed);
+    transactions.committed_as(NOW, CommitOutcome::Committed);
     let mut marking = facts(false);
     marking.in_flight = 0;
     assert_eq!(transactions.step(MS * 60_000, &marking), None);
@@ -385,7 +387,7 @@ fn a_retried_dead_letter_is_named_until_it_is_closed() {
         let progress = recorded(transactions.step(MS * 10, facts));
         transactions.progress_acknowledged();
         assert_eq!(transactions.step(MS * 10, facts), Some(Step::Commit));
-        transactions.committed_as(CommitOutcome::Committed);
+        transactions.committed_as(NOW, CommitOutcome::Committed);
         progress.dead_letters
     };
     assert!(transactions.is_turn_of_single());

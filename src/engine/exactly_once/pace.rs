@@ -1,0 +1,99 @@
+//! When a transaction with events takes in no more. Pure.
+//!
+//! Nothing is sent while a transaction ends, and no reader sees an event before it has ended. So
+//! two aims contradict each other. While few events come, the end is a part of the time that an
+//! event waits, so the next transaction ends early by that much. While many come, the time that
+//! sends is what counts, and the end may take only a small part of it.
+
+use std::time::Duration;
+
+/// So many events in one transaction are a backlog.
+const MANY: usize = 2_000;
+/// The part of the time that the end may take then: one of so many.
+const PARTS: u32 = 8;
+/// An end that takes longer says more about the brokers than about transactions.
+const END_MAX: Duration = Duration::from_millis(100);
+
+/// See the module's head.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Pace {
+    /// The time between two ends, while few events come.
+    interval: Duration,
+    /// When the last transaction took in no more.
+    sealed_at: Option<Duration>,
+    /// How long its end took.
+    end: Duration,
+}
+
+impl Pace {
+    /// Before the first transaction.
+    pub(super) fn new(interval: Duration) -> Self {
+        Pace {
+            interval,
+            sealed_at: None,
+            end: Duration::ZERO,
+        }
+    }
+
+    /// The transaction takes in no more.
+    pub(super) fn sealed(&mut self, now: Duration) {
+        self.sealed_at = Some(now);
+    }
+
+    /// It is committed.
+    pub(super) fn ended(&mut self, now: Duration) {
+        self.end = self
+            .sealed_at
+            .map_or(Duration::ZERO, |at| now.saturating_sub(at).min(END_MAX));
+    }
+
+    /// When the last transaction took in no more.
+    pub(super) fn sealed_at(&self) -> Option<Duration> {
+        self.sealed_at
+    }
+
+    /// When a transaction is due, at the end of a transaction of Postgres: the first of its events
+    /// was sent at `first_at`.
+    pub(super) fn due_at(&self, first_at: Duration, events: usize) -> Duration {
+        let early = self.end.min(self.interval / 2);
+        let rested = self.sealed_at.map(|at| at + (self.interval - early));
+        let due = first_at.max(rested.unwrap_or_default());
+        match events >= MANY {
+            true => due.max(first_at + self.end * (PARTS - 1)),
+            false => due,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    /// The last transaction took in no more at 100 ms, and its end took so long.
+    fn after(end: Duration) -> Pace {
+        let mut pace = Pace::new(MS * 50);
+        pace.sealed(MS * 100);
+        pace.ended(MS * 100 + end);
+        pace
+    }
+
+    #[test]
+    fn the_end_is_a_part_of_the_interval() {
+        assert_eq!(Pace::new(MS * 50).due_at(MS * 7, 1), MS * 7);
+        for (end, due) in [(0, 150), (10, 140), (25, 125), (60, 125)] {
+            let pace = after(MS * end);
+            assert_eq!(pace.due_at(MS * 101, 1), MS * due, "{end}");
+        }
+        assert_eq!(after(MS * 10).due_at(MS * 900, 1), MS * 900, "after a rest");
+    }
+
+    #[test]
+    fn a_backlog_is_sent_for_seven_times_as_long_as_a_transaction_takes_to_end() {
+        for (end, due) in [(0, 150), (2, 148), (20, 260), (100, 820), (9_000, 820)] {
+            let pace = after(MS * end);
+            assert_eq!(pace.due_at(MS * 120, MANY), MS * due, "{end}");
+        }
+    }
+}
