@@ -714,8 +714,9 @@ log.cleaner.dedupe.buffer.size=4194304
         self.create_replicated(name, partitions, 1, settings).await
     }
 
-    /// As [`create_topic`](Kafka::create_topic), with this many replicas. Returns when each partition
-    /// has a leader that knows it: a broker learns that it is one after the topic is created.
+    /// As [`create_topic`](Kafka::create_topic), with this many replicas. Returns when each
+    /// partition has a leader that knows it: a broker learns that it is one after the topic is
+    /// created.
     pub(crate) async fn create_replicated(
         &self,
         name: &str,
