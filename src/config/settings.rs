@@ -196,7 +196,7 @@ pub struct Settings {
     #[serde(deserialize_with = "scalar")]
     pub delivery: Option<String>,
 
-    /// Time that a Kafka transaction takes, with exactly-once [default: 50ms]
+    /// Time between two Kafka transactions, with exactly-once [default: 50ms]
     #[arg(long, env = variables::COMMIT_INTERVAL, hide_env_values = true, value_name = "TIME")]
     #[serde(deserialize_with = "scalar")]
     pub commit_interval: Option<String>,

@@ -7,7 +7,7 @@ use crate::config::Config;
 /// When a transaction takes in no more.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct TransactionLimits {
-    /// The time between the ends of two transactions, while events come.
+    /// The time between two transactions, while few events come.
     pub(crate) commit_interval: Duration,
     /// The time between two progress records without events.
     pub(crate) idle_interval: Duration,

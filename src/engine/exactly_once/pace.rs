@@ -1,8 +1,7 @@
 //! When a transaction with events takes in no more. Pure.
 //!
-//! Nothing is sent while a transaction ends, and no reader sees an event before it has ended. So
-//! two aims contradict each other. While few events come, the end is a part of the time that an
-//! event waits, so the next transaction ends early by that much. While many come, the time that
+//! Nothing is sent while a transaction ends, and no reader sees an event before it has ended. While
+//! few events come, transactions follow each other at an interval. While many come, the time that
 //! sends is what counts, and the end may take only a small part of it.
 
 use std::time::Duration;
@@ -17,7 +16,7 @@ const END_MAX: Duration = Duration::from_millis(100);
 /// See the module's head.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Pace {
-    /// The time between two ends, while few events come.
+    /// The time between two transactions, while few events come.
     interval: Duration,
     /// When the last transaction took in no more.
     sealed_at: Option<Duration>,
@@ -55,8 +54,7 @@ impl Pace {
     /// When a transaction is due, at the end of a transaction of Postgres: the first of its events
     /// was sent at `first_at`.
     pub(super) fn due_at(&self, first_at: Duration, events: usize) -> Duration {
-        let early = self.end.min(self.interval / 2);
-        let rested = self.sealed_at.map(|at| at + (self.interval - early));
+        let rested = self.sealed_at.map(|at| at + self.interval);
         let due = first_at.max(rested.unwrap_or_default());
         match events >= MANY {
             true => due.max(first_at + self.end * (PARTS - 1)),
@@ -80,18 +78,18 @@ mod tests {
     }
 
     #[test]
-    fn the_end_is_a_part_of_the_interval() {
+    fn few_events_are_committed_at_the_interval_and_at_once_after_a_rest() {
         assert_eq!(Pace::new(MS * 50).due_at(MS * 7, 1), MS * 7);
-        for (end, due) in [(0, 150), (10, 140), (25, 125), (60, 125)] {
+        for end in [0, 10, 60] {
             let pace = after(MS * end);
-            assert_eq!(pace.due_at(MS * 101, 1), MS * due, "{end}");
+            assert_eq!(pace.due_at(MS * 101, MANY - 1), MS * 150, "{end}");
         }
-        assert_eq!(after(MS * 10).due_at(MS * 900, 1), MS * 900, "after a rest");
+        assert_eq!(after(MS * 10).due_at(MS * 900, 1), MS * 900);
     }
 
     #[test]
     fn a_backlog_is_sent_for_seven_times_as_long_as_a_transaction_takes_to_end() {
-        for (end, due) in [(0, 150), (2, 148), (20, 260), (100, 820), (9_000, 820)] {
+        for (end, due) in [(0, 150), (2, 150), (20, 260), (100, 820), (9_000, 820)] {
             let pace = after(MS * end);
             assert_eq!(pace.due_at(MS * 120, MANY), MS * due, "{end}");
         }

@@ -94,12 +94,6 @@ impl ReadPacer {
         self.fed_at = Some(now);
     }
 
-    /// Nothing is read now, so this time says nothing about the traffic.
-    pub(crate) fn pause(&mut self, now: Duration) {
-        self.window_began = now;
-        self.window_bytes = 0;
-    }
-
     /// Whether bytes arrive too fast to take each message at once.
     pub(crate) fn backlog(&mut self, now: Duration) -> bool {
         let elapsed = now.saturating_sub(self.window_began);
@@ -210,20 +204,6 @@ mod tests {
         assert_eq!(sleeps(&mut read_pacer, MS * 3, 0, 1), [6_400]);
         assert!(!read_pacer.backlog(MS * 5));
         assert_eq!(sleeps(&mut read_pacer, MS * 5, 0, 1), [200]);
-    }
-
-    #[test]
-    fn a_backlog_lasts_over_a_pause() {
-        let mut tcp = ReadPacer::new(Transport::Tcp);
-        sleeps(&mut tcp, MS, 100_000, 5);
-        assert!(tcp.backlog(MS * 3));
-        for at in 4..40 {
-            tcp.pause(MS * at);
-        }
-        tcp.read(MS * 40, 5_000);
-        assert!(tcp.backlog(MS * 40));
-        assert_eq!(sleeps(&mut tcp, MS * 40, 0, 1), [6_400]);
-        assert!(!tcp.backlog(MS * 41), "nothing has come since");
     }
 
     #[test]

@@ -214,9 +214,6 @@ impl<'a> Stream<'a> {
         let unreported = self.forwarder.engine.unreported_count();
         let now = self.forwarder.tick();
         let hold = self.read_pacer.hold(now, unreported);
-        if intake == Intake::Paused {
-            self.read_pacer.pause(now);
-        }
         let backlog = intake != Intake::Paused && self.read_pacer.backlog(now);
         if backlog {
             self.gather()?;
