@@ -53,8 +53,8 @@ async fn find<'a>(config: &Config, sample: &'a Sample) -> Result<Vec<Topic<'a>>>
     let valid: Vec<String> = valid.map(|topic| topic.topic.clone()).collect();
     let found = found::ask(config, valid).await?;
     let of = |topic: &'a TopicSample| {
-        let answer = found.get(&topic.topic).cloned();
-        let answer = || answer.unwrap_or_else(Found::unanswered);
+        let known = found.get(&topic.topic).cloned();
+        let answer = || known.unwrap_or_else(Found::unanswered);
         (topic, name_of(topic).map_or_else(answer, Found::Invalid))
     };
     Ok(sample.topics.iter().map(of).collect())

@@ -23,16 +23,6 @@ const PATTERN: Pattern = Pattern {
     rest: Duration::from_millis(10),
 };
 
-async fn more_events(outboxd: &Outboxd, more: u64) -> Result<()> {
-    let before = outboxd.status().await?["published_total"].as_u64();
-    outboxd
-        .wait_for_status("events to flow", LIMIT, |status| {
-            status["published_total"].as_u64() > before.map(|it| it + more)
-        })
-        .await?;
-    Ok(())
-}
-
 async fn expect_no_dead_letters(database: &Database) -> Result<()> {
     let dead_letters = "SELECT count(*) FROM outbox.dead_letter";
     assert_eq!(
@@ -57,7 +47,7 @@ async fn brokers_that_restart_in_turn_lose_nothing_and_keep_the_order() -> Resul
     let mut outboxd = Outboxd::spawn(&settings)?;
     outboxd.wait_for_phase("streaming", LIMIT).await?;
     let writers = Writers::start(&database, "events", 4, PATTERN);
-    more_events(&outboxd, 200).await?;
+    outboxd.wait_for_events(200, LIMIT).await?;
     let kinds: &[bool] =
         if is_long_run("cluster: brokers that are killed in turn, and stopped twice") {
             &[false, true, false, true]
@@ -73,7 +63,7 @@ async fn brokers_that_restart_in_turn_lose_nothing_and_keep_the_order() -> Resul
             }
             brokers[number].resume()?;
             in_sync(&brokers[0], "events", 3).await?;
-            more_events(&outboxd, 200).await?;
+            outboxd.wait_for_events(200, LIMIT).await?;
         }
     }
     writers.stop().await?;

@@ -78,17 +78,6 @@ impl Drop for Disk {
     }
 }
 
-async fn more_events(outboxd: &Outboxd) -> Result<()> {
-    let before = outboxd.status().await?["published_total"].as_u64();
-    outboxd
-        .wait_for_status("events to flow", LIMIT, |status| {
-            let more = status["published_total"].as_u64() > before.map(|it| it + 200);
-            status["phase"] == "streaming" && more
-        })
-        .await?;
-    Ok(())
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_under_postgres_costs_nothing_but_time() -> Result<()> {
     for major in postgres::MAJORS {
@@ -113,7 +102,7 @@ async fn a_full_disk_under_postgres_costs_nothing_but_time() -> Result<()> {
         let mut outboxd = Outboxd::spawn(&fixture.settings)?;
         outboxd.wait_for_phase("streaming", LIMIT).await?;
         let writers = Writers::start(&fixture.database, &fixture.topic, 4, PATTERN);
-        more_events(&outboxd).await?;
+        outboxd.wait_for_events(200, LIMIT).await?;
         disk.fill(1 << 20)?;
         // The server stops by itself: its recovery needs disk space too.
         wait_until("the server to run out of space", LIMIT, async || {
@@ -138,7 +127,7 @@ async fn a_full_disk_under_postgres_costs_nothing_but_time() -> Result<()> {
             server.kill()?;
         }
         server.resume()?;
-        more_events(&outboxd).await?;
+        outboxd.wait_for_events(200, LIMIT).await?;
         writers.stop().await?;
         fixture.all_marked(LIMIT).await?;
         assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
@@ -164,7 +153,7 @@ async fn a_full_disk_under_kafka_costs_nothing_but_time() -> Result<()> {
     let mut outboxd = Outboxd::spawn(&settings)?;
     outboxd.wait_for_phase("streaming", LIMIT).await?;
     let writers = Writers::start(&database, &topic, 4, PATTERN);
-    more_events(&outboxd).await?;
+    outboxd.wait_for_events(200, LIMIT).await?;
     disk.fill(512 << 10)?;
     outboxd
         .wait_for_status("Kafka to be named", LIMIT, |status| {
@@ -176,7 +165,7 @@ async fn a_full_disk_under_kafka_costs_nothing_but_time() -> Result<()> {
     disk.make_room()?;
     kafka.kill()?;
     kafka.resume()?;
-    more_events(&outboxd).await?;
+    outboxd.wait_for_events(200, LIMIT).await?;
     writers.stop().await?;
     database.all_marked(LIMIT).await?;
     assert_eq!(outboxd.status().await?["reconnects"], 0);

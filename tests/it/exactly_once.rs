@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 
 use crate::support::fixture::Fixture;
 use crate::support::heavy;
@@ -228,14 +228,10 @@ async fn a_frozen_instance_is_shut_out_by_the_one_that_takes_over() -> Result<()
     let writers = Writers::start(&fixture.database, &fixture.topic, 4, pattern);
     tokio::time::sleep(Duration::from_secs(3)).await;
     first.freeze()?;
-    second.wait_for_phase("streaming", LIMIT).await?;
-    second
-        .wait_for_status("to publish", LIMIT, |status| {
-            status["published_total"].as_u64() > Some(500)
-        })
-        .await?;
+    second.wait_for_events(500, LIMIT).await?;
     first.thaw()?;
-    first.wait_for_phase("standby", LIMIT).await?;
+    let stands_by = first.wait_for_phase("standby", LIMIT).await;
+    stands_by.with_context(|| format!("the second instance:\n{}", second.log()))?;
     writers.stop().await?;
     fixture.all_marked(LIMIT).await?;
     assert_eq!(second.stop(LIMIT).await?, 0, "{}", second.log());

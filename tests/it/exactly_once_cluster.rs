@@ -129,11 +129,7 @@ impl World<'_> {
         let other = Outboxd::spawn(&settings(self.database, &self.brokers[0])?)?;
         self.outboxd.freeze()?;
         tokio::time::sleep(SUSPENDED).await;
-        other
-            .wait_for_status("to publish", LIMIT, |status| {
-                status["published_total"].as_u64() > Some(200)
-            })
-            .await?;
+        other.wait_for_events(200, LIMIT).await?;
         self.outboxd.thaw()?;
         self.outboxd.wait_for_phase("standby", LIMIT).await?;
         let mut late = std::mem::replace(&mut self.outboxd, other);

@@ -186,16 +186,7 @@ async fn after_a_failover_the_stream_goes_on_at_the_new_primary() -> Result<()> 
         rest: Duration::from_millis(10),
     };
     let writers = Writers::start(&pair.fixture.database, &pair.fixture.topic, 1, pattern);
-    let published = async |pair: &Pair, more: u64| -> Result<()> {
-        let before = pair.outboxd.status().await?["published_total"].as_u64();
-        pair.outboxd
-            .wait_for_status("events to flow", LIMIT, |status| {
-                status["published_total"].as_u64() > before.map(|it| it + more)
-            })
-            .await?;
-        Ok(())
-    };
-    published(&pair, 500).await?;
+    pair.outboxd.wait_for_events(500, LIMIT).await?;
     let confirmed = pair.fail_over().await?;
     pair.outboxd
         .wait_for_status("the new primary", LIMIT, |status| {

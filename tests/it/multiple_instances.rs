@@ -49,16 +49,6 @@ async fn streaming(instances: &[Outboxd], limit: Duration) -> Result<usize> {
     .await
 }
 
-async fn more_events(outboxd: &Outboxd, more: u64) -> Result<()> {
-    let before = outboxd.status().await?["published_total"].as_u64();
-    outboxd
-        .wait_for_status("events to flow", LIMIT, |status| {
-            status["published_total"].as_u64() > before.map(|it| it + more)
-        })
-        .await?;
-    Ok(())
-}
-
 /// Sessions of this database that hold back vacuum now, each by process and horizon.
 async fn horizons(database: &Database) -> Result<HashSet<(i32, String)>> {
     let sql = "SELECT pid, backend_xmin::text FROM pg_stat_activity \
@@ -121,7 +111,7 @@ async fn another_takes_over_within_a_second_of_a_stop_and_repeats_nothing() -> R
         let mut active = streaming(&instances, LIMIT).await?;
         let writers = Writers::start(&fixture.database, &fixture.topic, 4, PATTERN);
         for _ in 0..4 {
-            more_events(&instances[active], 200).await?;
+            instances[active].wait_for_events(200, LIMIT).await?;
             for (number, instance) in instances.iter().enumerate() {
                 if number != active {
                     instance.wait_for_phase("standby", LIMIT).await?;
@@ -225,7 +215,7 @@ async fn frozen(server: &Server) -> Result<()> {
     let mut second = another(&fixture)?;
     second.wait_for_phase("standby", LIMIT).await?;
     let writers = Writers::start(&fixture.database, &fixture.topic, 4, PATTERN);
-    more_events(&first, 500).await?;
+    first.wait_for_events(500, LIMIT).await?;
 
     first.freeze()?;
     let frozen = Instant::now();
@@ -236,10 +226,10 @@ async fn frozen(server: &Server) -> Result<()> {
         "{:?}",
         frozen.elapsed()
     );
-    more_events(&second, 500).await?;
+    second.wait_for_events(500, LIMIT).await?;
     first.thaw()?;
     first.wait_for_phase("standby", LIMIT).await?;
-    more_events(&second, 500).await?;
+    second.wait_for_events(500, LIMIT).await?;
 
     writers.stop().await?;
     fixture.all_marked(LIMIT).await?;
@@ -282,7 +272,7 @@ async fn one_that_is_cut_off_withdraws_what_it_had_in_flight() -> Result<()> {
     let mut second = another(&fixture)?;
     second.wait_for_phase("standby", LIMIT).await?;
     let writers = Writers::start(&fixture.database, &fixture.topic, 4, PATTERN);
-    more_events(&first, 500).await?;
+    first.wait_for_events(500, LIMIT).await?;
 
     to_kafka.set(Flow::Swallow);
     first
@@ -298,7 +288,7 @@ async fn one_that_is_cut_off_withdraws_what_it_had_in_flight() -> Result<()> {
         confirmed,
         ..fixture.window().await?
     };
-    more_events(&second, 1_000).await?;
+    second.wait_for_events(1_000, LIMIT).await?;
     let withdrawn = Duration::from_secs(20);
     first
         .wait_for_log(&["another instance may publish", "withdrawing"], withdrawn)
@@ -307,7 +297,7 @@ async fn one_that_is_cut_off_withdraws_what_it_had_in_flight() -> Result<()> {
     to_kafka.set(Flow::Pass);
     to_postgres.set(Flow::Pass);
     first.wait_for_phase("standby", LIMIT).await?;
-    more_events(&second, 500).await?;
+    second.wait_for_events(500, LIMIT).await?;
 
     writers.stop().await?;
     fixture.all_marked(LIMIT).await?;

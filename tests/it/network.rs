@@ -35,17 +35,6 @@ async fn behind_proxy(fixture: &Fixture<'_>, server: &Server) -> Result<(Proxy, 
     Ok((proxy, outboxd))
 }
 
-async fn events_flow(outboxd: &Outboxd) -> Result<()> {
-    let before = outboxd.status().await?["published_total"].as_u64();
-    outboxd
-        .wait_for_status("events to flow", LIMIT, |status| {
-            let more = status["published_total"].as_u64() > before.map(|it| it + 100);
-            status["phase"] == "streaming" && more
-        })
-        .await?;
-    Ok(())
-}
-
 async fn finish(
     fixture: &Fixture<'_>,
     mut outboxd: Outboxd,
@@ -71,7 +60,7 @@ async fn a_reset_or_a_cut_in_the_middle_of_a_message_costs_seconds_and_repeats_n
         let oracle = Oracle::create(&fixture.database).await?;
         let writers = Writers::start(&fixture.database, &fixture.topic, 4, PATTERN);
         for round in 0..6 {
-            events_flow(&outboxd).await?;
+            outboxd.wait_for_events(100, LIMIT).await?;
             let before = outboxd.status().await?["reconnects"].as_u64();
             match round % 3 {
                 0 => proxy.reset(),
@@ -89,7 +78,7 @@ async fn a_reset_or_a_cut_in_the_middle_of_a_message_costs_seconds_and_repeats_n
                 })
                 .await?;
         }
-        events_flow(&outboxd).await?;
+        outboxd.wait_for_events(100, LIMIT).await?;
         finish(&fixture, outboxd, writers, &oracle).await?;
     }
     Ok(())
@@ -108,9 +97,9 @@ async fn a_slow_network_is_no_lost_one() -> Result<()> {
             Flow::Throttle(60_000),
         ] {
             proxy.set(flow);
-            events_flow(&outboxd).await?;
+            outboxd.wait_for_events(100, LIMIT).await?;
             tokio::time::sleep(Duration::from_secs(10)).await;
-            events_flow(&outboxd).await?;
+            outboxd.wait_for_events(100, LIMIT).await?;
         }
         proxy.set(Flow::Pass);
         assert_eq!(outboxd.status().await?["reconnects"], 0);
@@ -127,7 +116,7 @@ async fn lost(major: u32, ways: &[Direction], flow: Flow) -> Result<()> {
     let (proxy, outboxd) = behind_proxy(&fixture, server).await?;
     let oracle = Oracle::create(&fixture.database).await?;
     let writers = Writers::start(&fixture.database, &fixture.topic, 4, PATTERN);
-    events_flow(&outboxd).await?;
+    outboxd.wait_for_events(100, LIMIT).await?;
     let cut = Instant::now();
     for way in ways {
         proxy.set_direction(*way, flow);
@@ -141,7 +130,7 @@ async fn lost(major: u32, ways: &[Direction], flow: Flow) -> Result<()> {
     proxy.set(Flow::Pass);
     let left = DROPPED.saturating_sub(cut.elapsed());
     outboxd.wait_for_phase("streaming", left).await?;
-    events_flow(&outboxd).await?;
+    outboxd.wait_for_events(100, LIMIT).await?;
     finish(&fixture, outboxd, writers, &oracle).await
 }
 
@@ -202,7 +191,7 @@ async fn whatever_the_network_to_kafka_does_each_event_arrives_once_and_in_order
         let slot = fixture.database.slot(&fixture.slot()).await?;
         anyhow::Ok(slot.and_then(|slot| slot.active_pid))
     };
-    events_flow(&outboxd).await?;
+    outboxd.wait_for_events(100, LIMIT).await?;
     let before = walsender().await?;
     assert!(before.is_some());
 
@@ -212,7 +201,7 @@ async fn whatever_the_network_to_kafka_does_each_event_arrives_once_and_in_order
         Flow::Delay(Duration::from_millis(300)),
     ] {
         proxy.set(flow);
-        events_flow(&outboxd).await?;
+        outboxd.wait_for_events(100, LIMIT).await?;
         tokio::time::sleep(Duration::from_secs(5)).await;
     }
     // Cut off, then half open, each until the status names the wait.
@@ -225,7 +214,7 @@ async fn whatever_the_network_to_kafka_does_each_event_arrives_once_and_in_order
             .await?;
         assert_eq!(outboxd.get("/livez").await?.0, 200);
         proxy.set(Flow::Pass);
-        events_flow(&outboxd).await?;
+        outboxd.wait_for_events(100, LIMIT).await?;
     }
     for round in 0..6 {
         match round % 3 {
@@ -236,7 +225,7 @@ async fn whatever_the_network_to_kafka_does_each_event_arrives_once_and_in_order
         }
         // How many bytes pass before the cut depends on the size of the batches.
         proxy.wait_for_cut(LIMIT).await?;
-        events_flow(&outboxd).await?;
+        outboxd.wait_for_events(100, LIMIT).await?;
     }
     assert_eq!(walsender().await?, before, "the session was replaced");
     assert_eq!(outboxd.status().await?["reconnects"], 0);

@@ -16,17 +16,6 @@ use crate::support::writers::{Pattern, Writers};
 const LIMIT: Duration = Duration::from_secs(60);
 const PATTERN: Pattern = Pattern::STEADY;
 
-async fn more_events(outboxd: &Outboxd, more: u64) -> Result<()> {
-    let before = outboxd.status().await?["published_total"].as_u64();
-    outboxd
-        .wait_for_status("events to flow", LIMIT, |status| {
-            let enough = status["published_total"].as_u64() > before.map(|it| it + more);
-            status["phase"] == "streaming" && enough
-        })
-        .await?;
-    Ok(())
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_walsender_that_is_terminated_again_and_again_costs_a_second_each_and_repeats_nothing()
 -> Result<()> {
@@ -38,7 +27,7 @@ async fn a_walsender_that_is_terminated_again_and_again_costs_a_second_each_and_
         let writers = Writers::start(&fixture.database, &fixture.topic, 4, PATTERN);
         let session = fixture.database.connect().await?;
         for round in 1..=6_u64 {
-            more_events(&outboxd, 100).await?;
+            outboxd.wait_for_events(100, LIMIT).await?;
             // A session that lasts for less than two seconds would increase the back-off.
             tokio::time::sleep(Duration::from_millis(2_100)).await;
             let kill = "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots \

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 /// So many events in one transaction are a backlog.
 const MANY: usize = 2_000;
-/// The part of the time that the end may take then: one of so many.
-const PARTS: u32 = 8;
+/// How many times as long as an end events are sent then.
+const ENDS: u32 = 7;
 /// An end that takes longer says more about the brokers than about transactions.
 const END_MAX: Duration = Duration::from_millis(100);
 
@@ -57,7 +57,7 @@ impl Pace {
         let rested = self.sealed_at.map(|at| at + self.interval);
         let due = first_at.max(rested.unwrap_or_default());
         match events >= MANY {
-            true => due.max(first_at + self.end * (PARTS - 1)),
+            true => due.max(first_at + self.end * ENDS),
             false => due,
         }
     }

@@ -94,9 +94,9 @@ impl Engine {
         let under_way = first.and_then(|first| self.retried_by(first.ticket));
         let retried = self.dispatch.dead_letters.resolving.keys();
         let in_flight = retried.filter(|ticket| self.tracker.is_in_flight(**ticket));
-        let others = in_flight.count() as u64;
+        let in_flight = in_flight.count() as u64;
         Retries {
-            waiting: others.saturating_sub(u64::from(under_way.is_some())),
+            waiting: in_flight.saturating_sub(u64::from(under_way.is_some())),
             under_way,
         }
     }

@@ -108,7 +108,7 @@ impl fmt::Display for Unfit {
 /// Why this topic cannot keep progress records, if it cannot.
 pub(crate) fn unfit_for_progress(facts: &TopicFacts) -> Option<Unfit> {
     match facts.partition_count {
-        1 => (!facts.compacted).then_some(Unfit::NotCompacted),
+        0 | 1 => (!facts.compacted).then_some(Unfit::NotCompacted),
         count => Some(Unfit::Partitions(count)),
     }
 }

@@ -409,6 +409,17 @@ impl Outboxd {
             .await
     }
 
+    /// Waits until it streams and has published so many more events.
+    pub(crate) async fn wait_for_events(&self, more: u64, limit: Duration) -> Result<()> {
+        let before = self.status().await?["published_total"].as_u64();
+        self.wait_for_status("events to flow", limit, |status| {
+            let enough = status["published_total"].as_u64() > before.map(|it| it + more);
+            status["phase"] == "streaming" && enough
+        })
+        .await?;
+        Ok(())
+    }
+
     /// Waits until `/readyz` is 200: a broker has answered, and nothing that matters is waited for.
     pub(crate) async fn wait_until_ready(&self, limit: Duration) -> Result<()> {
         wait_until("readiness", limit, async || {
