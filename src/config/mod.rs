@@ -153,6 +153,8 @@ pub struct Config {
     pub dead_letters_per_minute: u32,
     /// How the columns of the outbox table become records.
     pub mapping: Mapping,
+    /// Whether the ends of topics are read for events of the stream that are there already.
+    pub read_back: bool,
     /// Whether brokers may create a missing topic; see [`Config::auto_creates_topics`].
     pub auto_create_topics: bool,
     /// The limit for events in flight, in bytes.
@@ -228,6 +230,7 @@ impl Config {
         let retain = RetainSettings::taken_from(&mut given);
         let brokers = check.brokers(given.kafka_brokers.take(), needs_kafka);
         let (kafka_properties, kafka_login) = check.kafka(&mut given, needs_kafka);
+        let (auto_create_topics, read_back) = check.kafka_topics(&mut given, &kafka_properties);
         let table = check.table(given.table.take());
         let slot = check.slot(given.slot.take(), database.as_ref(), &table);
         let publication = check.publication(given.publication.take(), &table);
@@ -247,8 +250,6 @@ impl Config {
             check.poison(given.on_poison, given.dead_letters_per_minute);
         let source = check.source(given.source, after_publish, backlog);
         let start_lsn = check.start_lsn(given.start_lsn, after_publish, source);
-        let auto_create_topics =
-            check.auto_create_topics(given.auto_create_topics, &kafka_properties);
         let memory_limit = check.memory_limit(given.memory_limit);
         let (http_listen, http_hosts) = check.http(given.http_listen, given.http_hosts);
         let (log, log_format) = (check.log(given.log), check.log_format(given.log_format));
@@ -279,6 +280,7 @@ impl Config {
             on_poison,
             dead_letters_per_minute,
             mapping,
+            read_back,
             auto_create_topics,
             memory_limit,
             http_listen,

@@ -290,6 +290,11 @@ pub struct Settings {
     #[serde(deserialize_with = "scalar")]
     pub auto_create_topics: Option<String>,
 
+    /// Whether events that are in Kafka are looked for after a start: true or false [default: true]
+    #[arg(long, env = variables::READ_BACK, hide_env_values = true, value_name = "CHOICE")]
+    #[serde(deserialize_with = "scalar")]
+    pub read_back: Option<String>,
+
     /// Memory limit for events in flight, at least 1MiB [default: 16MiB]
     #[arg(long, env = variables::MEMORY_LIMIT, hide_env_values = true, value_name = "SIZE")]
     #[serde(deserialize_with = "scalar")]

@@ -32,7 +32,7 @@ impl Settings {
     }
 
     /// Every setting that is one text; the properties of Kafka are a list.
-    pub(crate) fn texts(&mut self) -> [&mut Option<String>; 51] {
+    pub(crate) fn texts(&mut self) -> [&mut Option<String>; 52] {
         [
             &mut self.database_url,
             &mut self.database_password_file,
@@ -78,6 +78,7 @@ impl Settings {
             &mut self.on_poison,
             &mut self.dead_letters_per_minute,
             &mut self.auto_create_topics,
+            &mut self.read_back,
             &mut self.memory_limit,
             &mut self.http_listen,
             &mut self.http_hosts,

@@ -45,6 +45,7 @@ pub(crate) const AUDIT_INTERVAL: &str = "OUTBOX_AUDIT_INTERVAL";
 pub(crate) const ON_POISON: &str = "OUTBOX_ON_POISON";
 pub(crate) const DEAD_LETTERS_PER_MINUTE: &str = "OUTBOX_DEAD_LETTERS_PER_MINUTE";
 pub(crate) const AUTO_CREATE_TOPICS: &str = "OUTBOX_AUTO_CREATE_TOPICS";
+pub(crate) const READ_BACK: &str = "OUTBOX_READ_BACK";
 pub(crate) const MEMORY_LIMIT: &str = "OUTBOX_MEMORY_LIMIT";
 pub(crate) const HTTP_LISTEN: &str = "OUTBOX_HTTP_LISTEN";
 pub(crate) const HTTP_HOSTS: &str = "OUTBOX_HTTP_HOSTS";

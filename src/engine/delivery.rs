@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::config::AfterPublish;
 use crate::engine::dispatch::Reason;
-use crate::engine::output::{DatabaseWork, DeliveryResult, End, PendingRequests};
+use crate::engine::output::{DatabaseWork, DeliveryResult, End, PendingRequests, SinkOutput};
 use crate::engine::record_checks;
 use crate::engine::topics::topic::MetadataAnswer;
 use crate::engine::topics::{NO_TOPIC, TopicId};
@@ -16,7 +16,7 @@ use crate::engine::tracker::{InFlight, Ticket};
 use crate::engine::{Engine, WorkerState};
 use crate::lsn::Lsn;
 use crate::outbox::{
-    Mark, Marker, Outcome, ParkedKeyList, Resolution, ResolveRequest, RowName, RowSet,
+    Mark, Marker, Outcome, ParkedKeyList, Resolution, ResolveRequest, RowName, RowSet, StreamedCopy,
 };
 
 impl Engine {
@@ -73,6 +73,43 @@ impl Engine {
             AfterPublish::Keep | AfterPublish::Mark | AfterPublish::Delete => {
                 self.tracker.settle(ticket);
             }
+        }
+    }
+
+    /// Outputs what Kafka is to be asked.
+    #[inline(always)]
+    pub(super) fn query_kafka(&mut self, now: Duration) {
+        if let Some(names) = self.dispatch.topics.query(now) {
+            self.push(SinkOutput::QueryTopics(names));
+        }
+        if self.dispatch.topics.read_back.is_open()
+            && let Some((topics, from)) = self.dispatch.topics.ends_to_read()
+        {
+            let generation = self.generation;
+            self.push(SinkOutput::ReadBack {
+                generation,
+                topics,
+                from,
+            });
+        }
+    }
+
+    /// The ends of topics were read, with these copies of events. Ignores a read from before a
+    /// reset.
+    pub(crate) fn ends_read(
+        &mut self,
+        now: Duration,
+        generation: u64,
+        copies: Vec<(String, Vec<StreamedCopy>)>,
+    ) {
+        if generation != self.generation {
+            return;
+        }
+        for id in self.dispatch.topics.ends_read(copies) {
+            for ticket in self.dispatch.topics.take_found(id) {
+                self.pass_over(now, ticket);
+            }
+            self.dispatch.make_ready(id);
         }
     }
 

@@ -102,6 +102,7 @@ impl Dispatch {
     /// of the producer stay.
     pub(crate) fn reset(&mut self) {
         self.topics.clear_in_flight();
+        self.topics.read_back.close();
         self.dead_letters.reset();
         self.ready.clear();
         self.backing_off.clear();

@@ -197,6 +197,7 @@ impl Engine {
         let name = name.into();
         self.failover_gate.pass(name.commit_lsn);
         self.foreign_marks.begin(name.commit_lsn);
+        self.dispatch.topics.read_back.passed(name.commit_lsn);
         self.pause.transaction_began(self.tracker.is_open());
         self.compare_history(name);
         let result = self.tracker.begin(name);
@@ -225,6 +226,7 @@ impl Engine {
     /// A keepalive of the server.
     pub(crate) fn keepalive(&mut self, now: Duration, wal_end: Lsn, reply_requested: bool) {
         self.failover_gate.pass(wal_end);
+        self.dispatch.topics.read_back.passed(wal_end);
         let is_reported = self.is_finished() && self.reported == self.flushed();
         let is_proven = self.is_proven();
         if let Mode::Stopping { final_keepalives } = &mut self.mode
@@ -263,9 +265,7 @@ impl Engine {
         let stopping = self.is_stopping();
         let finished = self.is_finished();
         self.dispatch.end_back_offs(now);
-        if let Some(names) = self.dispatch.topics.query(now) {
-            self.push(SinkOutput::QueryTopics(names));
-        }
+        self.query_kafka(now);
         self.watch_producer(now);
         self.turn_transaction(now);
         let end = self.halt_end();

@@ -13,10 +13,10 @@ use crate::engine::record_checks::RecordFacts;
 use crate::engine::topics::topic_queue::HeldRecord;
 use crate::engine::topics::{NO_TOPIC, TopicId};
 use crate::engine::tracker::{InFlight, Ticket};
-use crate::outbox::{OwnedRecord, Rejection, RowName, TopicName};
+use crate::lsn::Lsn;
+use crate::outbox::{OwnedRecord, Rejection, RowName, Signature, TopicName};
 
 /// An event that a source offers to the engine.
-#[derive(Debug)]
 pub(crate) struct Offer<'a> {
     /// See [`InFlight::row`].
     pub(crate) row: Option<RowName>,
@@ -32,6 +32,8 @@ pub(crate) struct Offer<'a> {
     /// last.
     pub(crate) from_table: bool,
     pub(crate) facts: RecordFacts<'a>,
+    /// The signature of its record.
+    pub(crate) signature: &'a dyn Fn() -> Option<Signature>,
     /// Why the event can never be published, if its record alone shows that.
     pub(crate) rejection: Option<Rejection>,
 }
@@ -79,6 +81,12 @@ impl Engine {
                 self.admit_in_transaction(ticket, topic, entry)
             }
             Some(rejection) => Admission::Keep(Reason::Reject(rejection)),
+            None if self.dispatch.topics.read_back.is_open()
+                && !offer.from_table
+                && self.kafka_has(topic, facts.key, offer.signature) =>
+            {
+                Admission::Keep(Reason::Published)
+            }
             None => self.dispatch.admit(self.now, facts, topic, bytes),
         };
         Some(Offered {
@@ -86,6 +94,25 @@ impl Engine {
             topic,
             admission,
         })
+    }
+
+    /// The stream begins at `from` with no memory, and the WAL ended at `to` when this session held
+    /// the lock: events between the two that are in Kafka already are not sent again.
+    pub(crate) fn read_back(&mut self, from: Lsn, to: Lsn) {
+        self.dispatch.topics.read_back.open(from, to);
+    }
+
+    /// Whether Kafka has the stream's change that was counted last, which has this key.
+    #[cold]
+    fn kafka_has(
+        &mut self,
+        topic: TopicId,
+        key: Option<&[u8]>,
+        signature: &dyn Fn() -> Option<Signature>,
+    ) -> bool {
+        let read_back = &mut self.dispatch.topics.read_back;
+        let place = self.tracker.last_change();
+        place.is_some_and(|place| read_back.has(topic, place, key, signature))
     }
 
     /// The number of a topic; [`NO_TOPIC`] if Kafka does not accept the name.

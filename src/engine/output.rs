@@ -121,6 +121,13 @@ pub(crate) enum SinkOutput {
     ReplaceProducer(String),
     /// Query the metadata of these topics, then call [`Engine::topics_answered`].
     QueryTopics(Vec<String>),
+    /// Read the ends of these topics back, to an event of this source that is before the position.
+    /// Then call [`Engine::ends_read`] with the same generation.
+    ReadBack {
+        generation: u64,
+        topics: Vec<String>,
+        from: Lsn,
+    },
     /// Send the progress record, with its own ticket.
     RecordProgress(Box<Progress>),
     /// Commit the transaction and begin the next one, then call [`Engine::commit_finished`] with

@@ -160,6 +160,7 @@ impl Engine {
                 Output::Sink(
                     SinkOutput::Work { .. }
                         | SinkOutput::QueryTopics(_)
+                        | SinkOutput::ReadBack { .. }
                         | SinkOutput::ReplaceProducer(_)
                 ) | Output::Session(SessionOutput::End(End::ProducerFailed(_) | End::Halted(_)))
             )

@@ -21,6 +21,7 @@ mod login;
 mod login_files;
 mod metadata;
 mod producer;
+mod reach;
 mod reader;
 pub(crate) mod survey;
 mod suspect_partitions;
@@ -42,6 +43,8 @@ pub(crate) use error_table::ErrorAction;
 pub(crate) use login_files::digest as login_files_digest;
 pub(crate) use metadata::{MetadataClient, TopicAnswer};
 pub(crate) use producer::{Producer, SendError};
+pub(crate) use reach::KafkaReach;
+pub(crate) use reader::ends::{EndRecord, Seen, read_ends};
 pub(crate) use reader::{Ends, Listing, Span, TopicReader, reader_token};
 pub(crate) use topic_facts::TopicFacts;
 pub(crate) use transactions::{

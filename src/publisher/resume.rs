@@ -192,6 +192,11 @@ impl Supervisor {
         let system_id = server.lineage.system_id;
         let filed = self.forwarder.start_over(session, system_id, confirmed);
         self.resume.resumed(filed.await?);
+        if self.config.read_back && !self.config.is_exactly_once() {
+            // No earlier holder of the lock has received what is committed behind this.
+            let end = postgres::log_position(session).await?;
+            self.forwarder.engine.read_back(confirmed, end);
+        }
         Ok(())
     }
 }

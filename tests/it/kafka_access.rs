@@ -80,6 +80,32 @@ async fn a_user_who_gets_the_right_to_write_later_needs_no_restart() -> Result<(
     Ok(())
 }
 
+/// What a topic has cannot be looked for then, and that is said.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_who_may_write_and_not_read_publishes_all_the_same() -> Result<()> {
+    let kafka = kafka::with_acls()?;
+    let database = Database::create(postgres::shared(postgres::turn(15))).await?;
+    let topic = kafka.topic("events", 2).await?;
+    for operation in ["Describe", "Write"] {
+        acl(&kafka, &["--add"], operation).await?;
+    }
+    let settings = as_app(&database, &kafka)?;
+    init(&settings).await?;
+    let mut outboxd = Outboxd::spawn(&settings)?;
+    outboxd.wait_for_phase("streaming", LIMIT).await?;
+    database.insert("a", &topic, "{}").await?;
+    database.all_marked(LIMIT).await?;
+    assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
+    database.insert("a", &topic, "{}").await?;
+    outboxd.respawn()?;
+    let words = ["INFO", &topic, "was not read", "may not read"];
+    outboxd.wait_for_log(&words, LIMIT).await?;
+    database.all_marked(LIMIT).await?;
+    assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
+    assert_eq!(kafka.record_count(&[&topic]).await?, 2);
+    Ok(())
+}
+
 /// All rights of the user vanish for a while, as when a broker has lost its ACLs.
 #[tokio::test(flavor = "multi_thread")]
 async fn rights_that_vanish_on_every_topic_are_an_outage_and_cost_no_event() -> Result<()> {

@@ -105,6 +105,8 @@ mod poll;
 mod providers;
 // The main promise: the committed events, whole and in order.
 mod publish;
+// What Kafka has is not sent again after a death of the process.
+mod read_back;
 // Partition, time, key and value where settings take them from the row.
 mod records;
 // `outboxd replay`.

@@ -16,7 +16,7 @@ use crate::config::error::{InvalidValue, SettingError};
 use crate::config::parse;
 use crate::config::secret::Secret;
 use crate::config::settings::Settings;
-use crate::config::variables::{AUTO_CREATE_TOPICS, KAFKA_PROPERTIES};
+use crate::config::variables::{AUTO_CREATE_TOPICS, KAFKA_PROPERTIES, READ_BACK};
 
 use login::LoginSource;
 pub(crate) use login::{
@@ -76,8 +76,22 @@ fn truth(text: &str) -> Option<bool> {
 }
 
 impl Check {
+    /// Whether brokers may create topics, and whether the ends of topics are read back.
+    pub(super) fn kafka_topics(
+        &mut self,
+        given: &mut Settings,
+        properties: &[(String, Secret<String>)],
+    ) -> (bool, bool) {
+        let choices = [("true", true), ("false", false)];
+        let read_back = self.or(READ_BACK, given.read_back.take(), true, |text| {
+            parse::choice(text, &choices)
+        });
+        let creates = self.auto_create_topics(given.auto_create_topics.take(), properties);
+        (creates, read_back)
+    }
+
     /// Reads the setting, which must not contradict the property that it stands for.
-    pub(super) fn auto_create_topics(
+    fn auto_create_topics(
         &mut self,
         given: Option<String>,
         properties: &[(String, Secret<String>)],

@@ -264,6 +264,7 @@ impl Process {
             sent_micros: 0,
             from_table,
             facts: RecordFacts::of_held(&record),
+            signature: &|| None,
             rejection: None,
         });
         let Offered {
@@ -433,6 +434,7 @@ impl Process {
             Output::Sink(SinkOutput::RecordProgress(_) | SinkOutput::CommitTransaction { .. }) => {
                 panic!("a transaction at least once")
             }
+            Output::Sink(SinkOutput::ReadBack { .. }) => panic!("no window is open"),
             Output::Sink(SinkOutput::QueryTopics(names)) => {
                 assert!(!names.is_empty(), "an empty metadata request");
                 world.question = Some(names);

@@ -44,6 +44,7 @@ fn a_flood_stops_at_the_limit_and_what_the_table_has_counts() {
                 sent_micros: 0,
                 from_table: false,
                 facts: RecordFacts::of_held(&record),
+                signature: &|| None,
                 rejection: Some(Rejection {
                     code: "TOPIC_INVALID".to_owned(),
                     message: "invalid".to_owned(),

@@ -47,6 +47,7 @@ fn offered(engine: &mut Engine, commit: u64, record: &OwnedRecord) -> Offered {
         sent_micros: 0,
         from_table: false,
         facts: RecordFacts::of_held(record),
+        signature: &|| None,
         rejection: None,
     });
     offered.unwrap()

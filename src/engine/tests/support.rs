@@ -124,6 +124,7 @@ pub(super) fn offer(engine: &mut Engine, row: Option<i64>, record: OwnedRecord) 
         sent_micros: 0,
         from_table: false,
         facts: RecordFacts::of_held(&record),
+        signature: &|| None,
         rejection: None,
     });
     let Offered {

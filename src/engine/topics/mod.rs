@@ -11,7 +11,9 @@
 //! Memory is bounded: by the topics that the cluster has, by the events that wait for an answer,
 //! and by a limited number of missing names.
 
+mod ends;
 pub(crate) mod placing;
+pub(crate) mod read_back;
 pub(crate) mod refused_topics;
 pub(crate) mod stalled_topics;
 pub(crate) mod topic;
@@ -22,6 +24,7 @@ use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use crate::backoff::Backoff;
+use crate::engine::topics::read_back::ReadBack;
 use crate::engine::topics::refused_topics::RefusedTopics;
 use crate::engine::topics::topic::{MetadataAnswer, Topic, TopicAccess, TopicState};
 use crate::outbox::TopicName;
@@ -49,6 +52,7 @@ pub(crate) struct Topics {
     /// Kafka creates a missing topic when a record is sent to it.
     auto_creates_topics: bool,
     refused: RefusedTopics,
+    pub(crate) read_back: ReadBack,
     query_running: bool,
     /// When the next query is due, if one is.
     query_at: Option<Duration>,
@@ -67,6 +71,7 @@ impl Topics {
             missing: VecDeque::new(),
             auto_creates_topics,
             refused: RefusedTopics::default(),
+            read_back: ReadBack::default(),
             query_running: false,
             query_at: None,
             retry: Backoff::new(RETRY_FIRST, RETRY_MAX),
@@ -144,6 +149,7 @@ impl Topics {
             sooner(&mut self.query_at, due);
         }
         match &topic.state {
+            TopicState::Known { .. } if self.read_back.is_awaited(id) => TopicAccess::Wait,
             TopicState::Known { topic_limits, .. } => TopicAccess::Open(topic_limits),
             TopicState::Unknown | TopicState::MaybeMissing { .. } => TopicAccess::Wait,
             TopicState::Missing { .. } => TopicAccess::Missing,
@@ -343,6 +349,7 @@ impl Topics {
                 continue;
             }
             self.by_name.remove(&topic.name);
+            self.read_back.forget(id);
             topic.name = "".into();
             self.free.push(id);
         }

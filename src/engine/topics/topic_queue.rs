@@ -88,6 +88,22 @@ impl TopicQueue {
         self.held.push_back(held_record);
     }
 
+    /// Takes the held records that are such, in their order.
+    pub(crate) fn take_held(
+        &mut self,
+        mut is_such: impl FnMut(&OwnedRecord) -> bool,
+    ) -> Vec<Ticket> {
+        let mut taken = Vec::new();
+        self.held.retain(|held| {
+            let takes = is_such(&held.record);
+            if takes {
+                taken.push(held.ticket);
+            }
+            !takes
+        });
+        taken
+    }
+
     /// Adds a dead letter to be sent again: behind the other dead letters, and behind the events
     /// before its own position in the WAL. One without a position was read from the table and
     /// counts as older than all events of the stream. Events that are read from the table now count

@@ -172,6 +172,7 @@ impl Process {
             sent_micros: now.as_micros() as u64,
             from_table: false,
             facts: RecordFacts::of_held(&record),
+            signature: &|| None,
             rejection: None,
         });
         let Offered {
@@ -248,7 +249,11 @@ impl Process {
                 Output::Sink(SinkOutput::Work { generation, work }) => {
                     self.work = Some((generation, work));
                 }
-                Output::Sink(SinkOutput::Trust { .. } | SinkOutput::ReplaceProducer(_)) => {
+                Output::Sink(
+                    SinkOutput::Trust { .. }
+                    | SinkOutput::ReplaceProducer(_)
+                    | SinkOutput::ReadBack { .. },
+                ) => {
                     panic!("not with transactions");
                 }
                 Output::Session(SessionOutput::Status { flush, .. }) => {

@@ -5,6 +5,8 @@
 //! reached. All calls block: the reader belongs to a thread of its own. Every wait has a limit, and
 //! ends early when the caller has gone.
 
+pub(super) mod ends;
+
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};

@@ -4,6 +4,7 @@
 mod identity;
 mod owned;
 mod size;
+mod streamed_copy;
 
 use std::fmt;
 use std::ops::Range;
@@ -14,6 +15,7 @@ use crate::outbox::{TopicName, TopicNameError};
 pub(crate) use identity::{Identity, OwnedIdentity};
 pub use owned::OwnedRecord;
 pub(crate) use size::HeaderSums;
+pub(crate) use streamed_copy::{KeyDigest, Signature, StreamedCopy};
 
 /// The most headers that outboxd adds to a record.
 const OUR_HEADER_COUNT: usize = 7;

@@ -284,6 +284,10 @@ impl Process {
                 }
                 let filed = self.start_over(world, confirmed);
                 self.resume.resumed(filed);
+                if world.config.read_back {
+                    let end = Lsn::new(world.server.files.wal);
+                    self.engine.read_back(confirmed, end);
+                }
                 State::Starting(confirmed)
             }
         }

@@ -67,6 +67,8 @@ pub(super) struct Producer {
 #[derive(Debug, Default)]
 pub(super) struct Broker {
     pub(super) logs: [Vec<usize>; 3],
+    /// Where each record of a log says that its event is in the WAL.
+    pub(super) places: [Vec<Option<(Lsn, u32)>>; 3],
     /// How many times each event was appended.
     pub(super) appended: Vec<u32>,
     /// How many more times an event is refused.
@@ -91,8 +93,20 @@ impl Broker {
         self.copies.add();
     }
 
-    fn append(&mut self, partition: usize, event: usize, owner: u64) {
+    /// The records of a partition that were streamed: offset, event and place.
+    pub(super) fn streamed(
+        &self,
+        partition: usize,
+    ) -> impl Iterator<Item = (usize, usize, (Lsn, u32))> {
+        let log = self.logs[partition].iter().zip(&self.places[partition]);
+        let log = log.enumerate();
+        log.filter_map(|(offset, (event, place))| Some((offset, *event, (*place)?)))
+    }
+
+    fn append(&mut self, partition: usize, sent: Sent, owner: u64) {
+        let event = sent.event;
         self.logs[partition].push(event);
+        self.places[partition].push(sent.place);
         self.appended[event] += 1;
         if self.trace {
             eprintln!("        append event {event} to {partition}");
@@ -162,7 +176,7 @@ impl Producer {
             _ => Outcome::Refused,
         };
         match outcome {
-            Outcome::Appended => broker.append(partition, event, self.owner),
+            Outcome::Appended => broker.append(partition, sent, self.owner),
             Outcome::Refused => {
                 broker.refuses.insert(event, refusals.saturating_sub(1));
             }
@@ -230,7 +244,7 @@ impl Producer {
             for sent in in_flight {
                 appends &= !broker.refuses.contains_key(&sent.event) && rng.bool();
                 if appends {
-                    broker.append(partition, sent.event, self.owner);
+                    broker.append(partition, sent, self.owner);
                     broker.copies.comes_back(sent.event, "it was withdrawn");
                 }
                 self.report(broker, partition, sent, Outcome::Withdrawn);

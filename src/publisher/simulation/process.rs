@@ -18,7 +18,7 @@ use crate::engine::topics::NO_TOPIC;
 use crate::engine::topics::topic::{MetadataAnswer, TopicLimits};
 use crate::engine::tracker::{InFlight, Ticket};
 use crate::lsn::Lsn;
-use crate::outbox::{OwnedRecord, Rejection, RowName, TableLocation};
+use crate::outbox::{OwnedRecord, Rejection, RowName, Signature, TableLocation};
 use crate::publisher::clock::Moment;
 use crate::publisher::monitor::audit::Audit;
 use crate::publisher::monitor::problems::Problems;
@@ -28,7 +28,7 @@ use crate::publisher::simulation::broker::{Outcome, Producer, Report};
 use crate::publisher::simulation::server::Insert;
 use crate::publisher::simulation::watch::Watch;
 use crate::publisher::simulation::work::{Work, outage};
-use crate::publisher::simulation::world::{World, event_of};
+use crate::publisher::simulation::world::{World, event_of, read_back};
 use crate::publisher::sink::lasting_errors::LastingErrors;
 use crate::publisher::sink::returning_rows::ReturningRows;
 use crate::publisher::source::poll_pass::SentRows;
@@ -58,6 +58,8 @@ pub(super) struct Process {
     /// The open session of the write-back while no work is under way.
     session: Option<TableLocation>,
     question: Option<Vec<String>>,
+    /// The topics to read back, and the generation that has asked.
+    reads_back: Option<(u64, Vec<String>)>,
     /// The producer is being replaced.
     replacing: bool,
     /// Its records are given up, with all memory.
@@ -128,6 +130,7 @@ impl Process {
             work: None,
             session: None,
             question: None,
+            reads_back: None,
             replacing: false,
             producer_failed: false,
             is_full: false,
@@ -310,6 +313,7 @@ impl Process {
             sent_micros: self.now.as_micros() as u64,
             from_table: place.is_none(),
             facts: RecordFacts::of_held(&record),
+            signature: &|| Signature::of(record.headers()),
             rejection: None,
         });
         let Some(Offered {
@@ -321,8 +325,10 @@ impl Process {
         match admission {
             Admission::Send => self.send(world, ticket, Box::new(record)),
             Admission::Keep(reason) => {
-                if reason == Reason::Hold {
-                    world.saw("held");
+                match reason {
+                    Reason::Hold => world.saw("held"),
+                    Reason::Published => world.saw("found in Kafka"),
+                    _ => {}
                 }
                 self.engine.keep(self.now, ticket, Box::new(record), reason);
             }
@@ -524,11 +530,11 @@ impl Process {
         }
     }
 
-    /// Kafka answers the metadata query.
-    pub(super) fn answered(&mut self, world: &World) -> bool {
+    /// Kafka answers the metadata query, or the ends of topics are read.
+    pub(super) fn answered(&mut self, world: &mut World) -> bool {
         self.tick(world);
         let Some(names) = self.question.take() else {
-            return false;
+            return self.ends_read(world);
         };
         let known = |name: String| {
             let answer = match world.broker.missing[topic_of(&name)] {
@@ -539,6 +545,23 @@ impl Process {
         };
         let answers = (!world.broker.is_away).then(|| names.into_iter().map(known).collect());
         self.engine.topics_answered(self.now, answers);
+        true
+    }
+
+    fn ends_read(&mut self, world: &mut World) -> bool {
+        let Some((generation, topics)) = self.reads_back.take() else {
+            return false;
+        };
+        let copies = match world.broker.is_away {
+            true => Vec::new(),
+            false => read_back(world, topics),
+        };
+        world.saw("topics read back");
+        let before = self.engine.stats().in_flight_count;
+        self.engine.ends_read(self.now, generation, copies);
+        if self.engine.stats().in_flight_count < before {
+            world.saw("held and found in Kafka");
+        }
         true
     }
 
@@ -573,6 +596,9 @@ impl Process {
                 panic!("a transaction at least once")
             }
             SinkOutput::QueryTopics(names) => self.question = Some(names),
+            SinkOutput::ReadBack {
+                generation, topics, ..
+            } => self.reads_back = Some((generation, topics)),
             SinkOutput::Work { generation, work } => {
                 assert!(self.work.is_none(), "two statements at a time");
                 self.work = Some(Work {

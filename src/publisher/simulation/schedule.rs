@@ -84,12 +84,14 @@ fn config(rng: &mut Rng) -> Arc<Config> {
     let modes = ["mark", "delete", "keep"];
     let mode = modes[rng.usize(0..if polls { 2 } else { 3 })];
     let parks = rng.u8(0..3) == 0;
+    let reads_back = rng.u8(0..4) > 0;
     let config = Config::from_settings(Settings {
         database_url: Some("postgres://outboxd@db/orders".to_owned()),
         kafka_brokers: Some("kafka:9092".to_owned()),
         source: Some(if polls { "poll" } else { "slot" }.to_owned()),
         after_publish: Some(mode.to_owned()),
         audit_interval: Some("5s".to_owned()),
+        read_back: Some(reads_back.to_string()),
         on_poison: Some(if parks { "park-key" } else { "dead-letter" }.to_owned()),
         ..Settings::default()
     });
@@ -372,7 +374,7 @@ impl Schedule {
 }
 
 /// Every kind of event that the schedules have to see.
-const EXPECTED: [&str; 49] = [
+const EXPECTED: [&str; 52] = [
     "a full producer",
     "a mark that the table refused",
     "a pass while the slot waits",
@@ -385,10 +387,12 @@ const EXPECTED: [&str; 49] = [
     "decoded without a publication",
     "expired",
     "failed over",
+    "found in Kafka",
     "frozen",
     "half-open connection",
     "handled before",
     "healed",
+    "held and found in Kafka",
     "ids set back",
     "ids that are long texts",
     "ids that are numbers",
@@ -420,6 +424,7 @@ const EXPECTED: [&str; 49] = [
     "taken over",
     "the table is gone",
     "topic deleted or created",
+    "topics read back",
     "truncated",
     "watched",
 ];

@@ -14,7 +14,7 @@ use crate::config::{AfterPublish, Config, Source};
 use crate::engine::row_ids::{RowIds, number};
 use crate::engine::seeds::Seen;
 use crate::lsn::Lsn;
-use crate::outbox::OwnedRecord;
+use crate::outbox::{KeyDigest, OwnedRecord, Signature, StreamedCopy};
 use crate::publisher::simulation::broker::{Broker, TOPICS};
 use crate::publisher::simulation::server::{Files, Insert, Row, Server};
 
@@ -529,6 +529,8 @@ impl World {
             let headers = [
                 ("outbox_lsn", lsn.to_string()),
                 ("outbox_index", index.to_string()),
+                ("outbox_id", event.to_string()),
+                ("outbox_committed_at", "a time".to_owned()),
             ];
             headers.map(|(name, value)| (name, value.into_bytes()))
         });
@@ -540,6 +542,38 @@ impl World {
             headers.map(|(name, value)| (*name, value.as_slice())),
         )
     }
+}
+
+/// Some of the records of these topics, from the last one on, as far as they are of the stream.
+pub(super) fn read_back(
+    world: &mut World,
+    topics: Vec<String>,
+) -> Vec<(String, Vec<StreamedCopy>)> {
+    let mut found = Vec::new();
+    for name in topics {
+        let mut copies = Vec::new();
+        for partition in (0..TOPICS.len()).filter(|it| name == format!("t{}", TOPICS[*it])) {
+            let end = world.broker.logs[partition].len();
+            let unread = if world.rng.bool() {
+                0
+            } else {
+                world.rng.usize(0..=end)
+            };
+            for (offset, event, place) in world.broker.streamed(partition) {
+                let record = world.record(event, Some(place));
+                if offset >= unread {
+                    copies.push(StreamedCopy {
+                        partition: partition as i32,
+                        offset: offset as i64,
+                        key: record.key().map(KeyDigest::of),
+                        signature: Signature::of(record.headers()).expect("it was streamed"),
+                    });
+                }
+            }
+        }
+        found.push((name, copies));
+    }
+    found
 }
 
 /// The event of a record: its value is the event's number.

@@ -5,7 +5,6 @@
 //! counted when their reports come. The engine decides.
 
 use std::fmt;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -17,15 +16,14 @@ use crate::engine::offer::{Offer, Offered};
 use crate::engine::output::{DeliveryResult, End, Limits, Output, SessionOutput, SinkOutput};
 use crate::engine::record_checks::{self, RecordFacts};
 use crate::engine::topics::NO_TOPIC;
-use crate::engine::topics::topic::MetadataAnswer;
 use crate::engine::tracker::InFlight;
 use crate::error::{Error, Result};
-use crate::kafka::{Commit, DeliveryReport, MetadataClient, Producer};
+use crate::kafka::{Commit, DeliveryReport, KafkaReach, MetadataClient, Producer};
 use crate::line_limit::LineLimit;
 use crate::lsn::Lsn;
 use crate::metrics::Metrics;
 use crate::outbox::{
-    Event, EventSource, OwnedRecord, Rejection, Router, RowName, TableLocation, known,
+    Event, EventSource, OwnedRecord, Rejection, Router, RowName, Signature, TableLocation, known,
 };
 use crate::postgres::Session;
 use crate::publisher::clock::Clock;
@@ -33,8 +31,8 @@ use crate::publisher::marking_alarm::MarkingAlarm;
 use crate::publisher::partition_keeper::PartitionKeeper;
 use crate::publisher::sink::database_worker::DatabaseWorker;
 use crate::publisher::sink::filing_log::FilingLog;
-use crate::publisher::sink::kafka_adapter::{answered, ask, committed, failure, send};
-use crate::publisher::sink::kafka_reach::KafkaReach;
+use crate::publisher::sink::kafka_adapter::{committed, failure, send};
+use crate::publisher::sink::kafka_queries::KafkaQueries;
 use crate::publisher::sink::lasting_errors::LastingErrors;
 use crate::publisher::sink::producer_care::ProducerCare;
 use crate::publisher::sink::returning_rows::ReturningRows;
@@ -42,8 +40,6 @@ use crate::publisher::sink::topic_counters::TopicCounters;
 use crate::publisher::sink::work_errors::WorkErrors;
 use crate::status::StatusBoard;
 use crate::status::summary::Summary;
-
-type MetadataQuery = Pin<Box<dyn Future<Output = Option<Vec<(String, MetadataAnswer)>>>>>;
 
 /// See the module's head.
 pub(crate) struct Forwarder {
@@ -55,9 +51,8 @@ pub(crate) struct Forwarder {
     pub(in crate::publisher) config: Arc<Config>,
     pub(in crate::publisher) producer: Producer,
     pub(in crate::publisher) router: Router,
-    metadata_client: Arc<MetadataClient>,
     pub(super) kafka_reach: KafkaReach,
-    metadata_query: Option<MetadataQuery>,
+    kafka_queries: KafkaQueries,
     /// Whose progress is recorded, with exactly once.
     pub(in crate::publisher) progress_key: Option<ProgressKey>,
     /// The commit under way, and the engine's generation that has asked for it.
@@ -107,8 +102,7 @@ impl Forwarder {
             producer: Producer::new(config)?,
             router: Router::new(&config.mapping),
             kafka_reach: KafkaReach::new(config, Arc::clone(&metadata_client)),
-            metadata_client,
-            metadata_query: None,
+            kafka_queries: KafkaQueries::new(config, metadata_client),
             progress_key: None,
             commit: None,
             topics: TopicCounters::new(),
@@ -240,6 +234,7 @@ impl Forwarder {
             sent_micros: self.now.as_micros() as u64,
             from_table: origin == EventSource::Table,
             facts: RecordFacts::of(&record),
+            signature: &|| Signature::of(record.headers()),
             rejection,
         });
         let Some(Offered {
@@ -322,8 +317,14 @@ impl Forwarder {
                 self.commit = self.producer.commit().map(|commit| (generation, commit));
             }
             SinkOutput::QueryTopics(topics) => {
-                self.metadata_query =
-                    Some(Box::pin(ask(Arc::clone(&self.metadata_client), topics)));
+                self.kafka_queries.ask(topics);
+            }
+            SinkOutput::ReadBack {
+                generation,
+                topics,
+                from,
+            } => {
+                self.kafka_queries.read_back(generation, topics, from);
             }
             SinkOutput::Work { generation, work } => {
                 let needs_position = self.engine.needs_position(&work);
@@ -373,10 +374,9 @@ impl Forwarder {
         tokio::select! {
             biased;
             done = self.database_worker.done() => self.work_finished(done),
-            answers = answered(&mut self.metadata_query) => {
-                self.metadata_query = None;
+            answer = self.kafka_queries.answered() => {
                 let now = self.tick();
-                self.engine.topics_answered(now, answers);
+                answer.give(&mut self.engine, now);
             }
             (generation, outcome) = committed(&mut self.commit) => {
                 self.commit = None;

@@ -1,7 +1,5 @@
 //! Translates between the types of `kafka` and those of the engine, which knows no librdkafka.
 
-use std::pin::Pin;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rdkafka::types::RDKafkaErrorCode;
@@ -9,12 +7,9 @@ use rdkafka::types::RDKafkaErrorCode;
 use crate::engine::exactly_once::progress::{Progress, ProgressKey};
 use crate::engine::exactly_once::transaction::{CommitOutcome, PROGRESS_TICKET};
 use crate::engine::output::{DeliveryFailure, FailureKind};
-use crate::engine::topics::placing::PlacingLimits;
-use crate::engine::topics::topic::{MetadataAnswer, TopicLimits};
 use crate::error::Error;
 use crate::kafka::{
-    Commit, CommitResult, DeliveryError, DeliveryReport, ErrorAction, MetadataClient, Producer,
-    SendError, TopicAnswer,
+    Commit, CommitResult, DeliveryError, DeliveryReport, ErrorAction, Producer, SendError,
 };
 use crate::outbox::Rejection;
 
@@ -47,14 +42,6 @@ pub(crate) fn send(
                 return Err(DeliveryError::new(RDKafkaErrorCode::QueueFull, topic, -1));
             }
         }
-    }
-}
-
-/// The answer to the query under way; waits forever if there is none.
-pub(crate) async fn answered<T>(query: &mut Option<Pin<Box<dyn Future<Output = T>>>>) -> T {
-    match query {
-        Some(query) => query.await,
-        None => std::future::pending().await,
     }
 }
 
@@ -114,49 +101,11 @@ pub(crate) fn send_progress(
     })
 }
 
-/// Queries the metadata of topics; `None` if Kafka does not answer.
-pub(crate) async fn ask(
-    metadata_client: Arc<MetadataClient>,
-    topics: Vec<String>,
-) -> Option<Vec<(String, MetadataAnswer)>> {
-    match metadata_client.ask(&topics).await {
-        Ok(answers) => {
-            let answers = answers.into_iter();
-            Some(answers.map(|(name, topic)| (name, answer(topic))).collect())
-        }
-        Err(error) => {
-            tracing::debug!(error = %error.report(), "Kafka metadata query failed");
-            None
-        }
-    }
-}
-
-fn answer(topic: TopicAnswer) -> MetadataAnswer {
-    match topic {
-        TopicAnswer::Missing => MetadataAnswer::Missing,
-        TopicAnswer::NoneListed => MetadataAnswer::NoneListed,
-        TopicAnswer::Unconfirmed => MetadataAnswer::Unconfirmed,
-        TopicAnswer::Known(topic_limits) => MetadataAnswer::Known(TopicLimits {
-            batch_bytes_max: topic_limits.max_message_bytes,
-            compacted: topic_limits.compacted,
-            placing: PlacingLimits {
-                // A topic whose partitions are not known now has some.
-                partition_count: i32::try_from(topic_limits.partition_count)
-                    .ok()
-                    .filter(|count| *count > 0),
-                before_max: topic_limits.before_limit,
-                after_max: topic_limits.after_limit,
-            },
-            problem: topic_limits.problem(),
-        }),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
-    use super::*;
+    use crate::engine::topics::topic::{MetadataAnswer, TopicLimits};
     use crate::error::Result;
     use crate::outbox::{Event, RowName, TextValue};
     use crate::publisher::sink::forwarder::Forwarder;

@@ -5,7 +5,7 @@ mod filing_log;
 pub(crate) mod forwarder;
 mod gauges;
 mod kafka_adapter;
-mod kafka_reach;
+mod kafka_queries;
 pub(in crate::publisher) mod lasting_errors;
 mod producer_care;
 mod producer_replacement;

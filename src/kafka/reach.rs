@@ -13,7 +13,8 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 use crate::config::Config;
-use crate::kafka::{MetadataClient, reachable};
+use crate::kafka::admin::reachable;
+use crate::kafka::metadata::MetadataClient;
 
 /// How long the client for metadata asks alone.
 const ALONE: Duration = Duration::from_secs(1);
@@ -25,7 +26,7 @@ const COUNTS: Duration = Duration::from_secs(10);
 
 /// See the module's head.
 #[derive(Debug)]
-pub(super) struct KafkaReach {
+pub(crate) struct KafkaReach {
     state: Arc<Mutex<State>>,
     asks: Arc<Notify>,
     task: JoinHandle<()>,
@@ -44,7 +45,7 @@ struct State {
 
 impl KafkaReach {
     /// Asks in the background, and warms the client for metadata up.
-    pub(super) fn new(config: &Arc<Config>, metadata_client: Arc<MetadataClient>) -> Self {
+    pub(crate) fn new(config: &Arc<Config>, metadata_client: Arc<MetadataClient>) -> Self {
         let state = Arc::new(Mutex::new(State {
             asked_at: Some(Instant::now()),
             ..State::default()
@@ -70,13 +71,13 @@ impl KafkaReach {
     }
 
     /// Whether a broker has answered since the start.
-    pub(super) fn has_answered(&self) -> bool {
+    pub(crate) fn has_answered(&self) -> bool {
         lock(&self.state).has_answered
     }
 
     /// No broker could be reached at `lost_at`, or a record is late: asks, unless an answer counts.
     /// `published` events were acknowledged so far.
-    pub(super) fn ask(&self, lost_at: Option<Instant>, published: u64) {
+    pub(crate) fn ask(&self, lost_at: Option<Instant>, published: u64) {
         let mut state = lock(&self.state);
         let counts = |answered: Instant| match lost_at {
             Some(lost_at) => answered > lost_at,
@@ -89,7 +90,7 @@ impl KafkaReach {
     }
 
     /// Why no broker answers, and for how long. An event that was published meanwhile is an answer.
-    pub(super) fn problem(&self, published: u64) -> Option<(String, Duration)> {
+    pub(crate) fn problem(&self, published: u64) -> Option<(String, Duration)> {
         let state = lock(&self.state);
         let asked_at = state.asked_at.filter(|_| published == state.published)?;
         Some((state.problem.clone()?, asked_at.elapsed()))

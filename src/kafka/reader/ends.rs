@@ -1,0 +1,188 @@
+//! Reads the ends of topics: from the last record of each partition towards older ones, until the
+//! caller has seen enough of it.
+//!
+//! Decides nothing about a record: it gives each to the caller. Only committed records count. Time,
+//! records and bytes have limits; what is older than that stays unread.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use rdkafka::Message as _;
+use rdkafka::message::{BorrowedMessage, Headers as _};
+
+use crate::config::{Config, Token};
+use crate::error::Result;
+use crate::kafka::admin::{CancelOnDrop, blocking};
+use crate::kafka::reader::{Ends, Listing, Span, TopicReader, forbidden, reader_token};
+
+/// How long topics are read.
+const TIME: Duration = Duration::from_secs(3);
+/// How long the thread has to end then.
+const GRACE: Duration = Duration::from_secs(1);
+/// The records of all topics that are read.
+const RECORDS_MAX: usize = 100_000;
+/// The bytes of their keys and values.
+const BYTES_MAX: usize = 32 << 20;
+/// How many records of a partition are read first; each time after that, four times as many.
+const FIRST_STEP: i64 = 64;
+
+/// A record at the end of a partition.
+#[derive(Debug)]
+pub(crate) struct EndRecord<'a> {
+    pub(crate) partition: i32,
+    pub(crate) offset: i64,
+    pub(crate) key: Option<&'a [u8]>,
+    /// In their order. A value may be null.
+    pub(crate) headers: &'a [(&'a str, Option<&'a [u8]>)],
+}
+
+/// What the caller makes of a record.
+#[derive(Debug)]
+pub(crate) struct Seen<T> {
+    pub(crate) found: T,
+    /// Nothing before it in its partition is sought.
+    pub(crate) is_last: bool,
+}
+
+/// What `look` finds in the records at the ends of these topics, as far as the limits allow. What
+/// is read later of a partition can lie before what was read earlier.
+///
+/// # Errors
+/// Transient: no client could be made, or it has no token. What fails later ends the read with what
+/// is known by then.
+pub(crate) async fn read_ends<T: Send + 'static>(
+    config: Arc<Config>,
+    topics: Vec<String>,
+    look: impl Fn(&EndRecord<'_>) -> Option<Seen<T>> + Send + 'static,
+) -> Result<Vec<(String, Vec<T>)>> {
+    let token = reader_token(&config).await?;
+    let cancelled = Arc::new(AtomicBool::new(false));
+    let _cancel = CancelOnDrop(Arc::clone(&cancelled));
+    let flag = Arc::clone(&cancelled);
+    let read = blocking(move || read(&config, token.as_deref(), topics, look, flag));
+    tokio::pin!(read);
+    tokio::select! {
+        found = &mut read => return found,
+        () = tokio::time::sleep(TIME) => cancelled.store(true, Ordering::Relaxed),
+    }
+    // It ends with what it has, unless a broker owes it an answer.
+    let found = tokio::time::timeout(GRACE, read).await;
+    found.unwrap_or_else(|_| Ok(Vec::new()))
+}
+
+fn read<T>(
+    config: &Config,
+    token: Option<&Token>,
+    topics: Vec<String>,
+    look: impl Fn(&EndRecord<'_>) -> Option<Seen<T>>,
+    cancelled: Arc<AtomicBool>,
+) -> Result<Vec<(String, Vec<T>)>> {
+    let reader = TopicReader::new(config, token, Arc::clone(&cancelled))?;
+    let mut reading = Reading {
+        look,
+        records: 0,
+        bytes: 0,
+    };
+    let mut found = Vec::new();
+    for topic in topics {
+        let mut found_here = Vec::new();
+        if let Err(error) = reading.topic(&reader, &topic, &mut found_here) {
+            let what = "the end of the topic was not read, so events that it has may be sent again";
+            tracing::info!(topic, error = %error.report(), "{what}");
+        }
+        found.push((topic, found_here));
+        if reading.is_full() || cancelled.load(Ordering::Relaxed) {
+            break;
+        }
+    }
+    Ok(found)
+}
+
+/// One read, over several topics.
+struct Reading<L> {
+    look: L,
+    records: usize,
+    bytes: usize,
+}
+
+impl<L> Reading<L> {
+    fn is_full(&self) -> bool {
+        self.records >= RECORDS_MAX || self.bytes >= BYTES_MAX
+    }
+
+    /// Adds what is found in a topic. With an error, that of the steps that were read whole.
+    fn topic<T>(&mut self, reader: &TopicReader, topic: &str, found: &mut Vec<T>) -> Result<()>
+    where
+        L: Fn(&EndRecord<'_>) -> Option<Seen<T>>,
+    {
+        let mut left = starts(reader, topic)?;
+        let mut step = FIRST_STEP;
+        while !left.is_empty() && !self.is_full() {
+            let spans = left.iter().map(|(partition, (low, to))| Span {
+                partition: *partition,
+                from: (*low).max(to - step),
+                to: *to,
+            });
+            let spans: Vec<Span> = spans.collect();
+            let (mut read, mut done) = (Vec::new(), BTreeSet::new());
+            reader.read(topic, &spans, |record| {
+                self.records += 1;
+                self.bytes += record.payload_len() + record.key_len();
+                if let Some(seen) = self.seen(record) {
+                    read.push(seen.found);
+                    if seen.is_last {
+                        done.insert(record.partition());
+                    }
+                }
+                Ok(())
+            })?;
+            for span in spans {
+                match left.get_mut(&span.partition) {
+                    Some((low, to)) if span.from > *low && !done.contains(&span.partition) => {
+                        *to = span.from;
+                    }
+                    _ => {
+                        left.remove(&span.partition);
+                    }
+                }
+            }
+            found.append(&mut read);
+            step = step.saturating_mul(4);
+        }
+        Ok(())
+    }
+
+    fn seen<T>(&self, record: &BorrowedMessage<'_>) -> Option<Seen<T>>
+    where
+        L: Fn(&EndRecord<'_>) -> Option<Seen<T>>,
+    {
+        let headers = record.headers()?.iter();
+        let headers: Vec<_> = headers.map(|header| (header.key, header.value)).collect();
+        (self.look)(&EndRecord {
+            partition: record.partition(),
+            offset: record.offset(),
+            key: record.key(),
+            headers: &headers,
+        })
+    }
+}
+
+/// The first offset of each partition, and the one behind its last committed record. Leaves out
+/// those without a record.
+fn starts(reader: &TopicReader, topic: &str) -> Result<BTreeMap<i32, (i64, i64)>> {
+    let partitions = match reader.list(topic)? {
+        Listing::Partitions(partitions) => partitions,
+        Listing::Missing => Vec::new(),
+        Listing::Forbidden => return Err(forbidden(topic)),
+    };
+    let mut starts = BTreeMap::new();
+    for partition in partitions {
+        let Ends { low, stable, .. } = reader.ends(topic, partition)?;
+        if low < stable {
+            starts.insert(partition, (low, stable));
+        }
+    }
+    Ok(starts)
+}

@@ -1,0 +1,123 @@
+//! A copy of a streamed event in a topic, and what tells its event from every other.
+
+use crate::fnv::fnv1a_64;
+use crate::lsn::Lsn;
+
+/// The headers beside its place in the WAL that name an event.
+const NAMING: [&str; 3] = ["outbox_id", "outbox_committed_at", "outbox_source_id"];
+
+/// What a streamed event has alone: its place in the WAL, and a digest of its id, of the time of
+/// its commit, and of the source's id. Another history of the same server, or another server, has
+/// other times at the same place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Signature {
+    commit_lsn: Lsn,
+    index: u32,
+    digest: u64,
+}
+
+impl Signature {
+    /// That of a record with these headers; `None` if they do not say it: the record was read from
+    /// the table, or has headers of another style.
+    pub(crate) fn of<'a>(
+        headers: impl Iterator<Item = (&'a str, Option<&'a [u8]>)>,
+    ) -> Option<Signature> {
+        let (mut lsn, mut index) = (None, None);
+        let mut named: [Option<&[u8]>; NAMING.len()] = [None; NAMING.len()];
+        for (name, value) in headers {
+            let found = match name {
+                "outbox_lsn" => &mut lsn,
+                "outbox_index" => &mut index,
+                _ => match NAMING.iter().position(|naming| *naming == name) {
+                    Some(at) => &mut named[at],
+                    None => continue,
+                },
+            };
+            // A row may have headers of these names, behind those of outboxd.
+            *found = found.or(value);
+        }
+        named[1]?;
+        let text = |value: Option<&'a [u8]>| std::str::from_utf8(value?).ok();
+        let parts = named.map(Option::unwrap_or_default);
+        let [id, committed_at, source_id] = parts;
+        Some(Signature {
+            commit_lsn: text(lsn)?.parse().ok()?,
+            index: text(index)?.parse().ok()?,
+            digest: fnv1a_64(&[id, b"\0", committed_at, b"\0", source_id]),
+        })
+    }
+
+    /// Its place in the WAL: the commit position of its transaction, and its index there.
+    pub(crate) fn place(&self) -> (Lsn, u32) {
+        (self.commit_lsn, self.index)
+    }
+}
+
+/// A copy of a streamed event, as it was read from a topic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct StreamedCopy {
+    pub(crate) partition: i32,
+    pub(crate) offset: i64,
+    /// `None` for a record without a key.
+    pub(crate) key: Option<KeyDigest>,
+    pub(crate) signature: Signature,
+}
+
+/// A digest of a record's key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct KeyDigest(u64);
+
+impl KeyDigest {
+    /// That of these bytes.
+    pub(crate) fn of(key: &[u8]) -> KeyDigest {
+        KeyDigest(fnv1a_64(&[key]))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    const HEADERS: [(&str, Option<&[u8]>); 5] = [
+        ("outbox_id", Some(b"7")),
+        ("outbox_lsn", Some(b"16/B374D848")),
+        ("outbox_index", Some(b"3")),
+        ("outbox_committed_at", Some(b"2026-01-02T03:04:05.000006Z")),
+        ("outbox_source_id", Some(b"shop")),
+    ];
+
+    #[test]
+    fn each_of_the_headers_tells_one_event_from_another() {
+        let whole = Signature::of(HEADERS.into_iter()).unwrap();
+        assert_eq!(whole.place(), ("16/B374D848".parse().unwrap(), 3));
+        for (at, other) in [(0, "8"), (1, "16/0"), (2, "4"), (3, "later"), (4, "mine")] {
+            let mut headers = HEADERS;
+            headers[at].1 = Some(other.as_bytes());
+            assert_ne!(Signature::of(headers.into_iter()), Some(whole), "{other}");
+        }
+    }
+
+    #[test]
+    fn headers_of_the_row_change_nothing() {
+        let forged: [(&str, Option<&[u8]>); 3] = [
+            ("outbox_lsn", Some(b"0/1")),
+            ("outbox_id", Some(b"9")),
+            ("trace", None),
+        ];
+        let with = HEADERS.into_iter().chain(forged);
+        assert_eq!(Signature::of(with), Signature::of(HEADERS.into_iter()));
+    }
+
+    #[test]
+    fn a_record_that_was_not_streamed_has_none() {
+        for left_out in [1, 2, 3] {
+            let headers = HEADERS.into_iter().enumerate();
+            let rest = headers.filter(|(at, _)| *at != left_out);
+            let rest = rest.map(|(_, header)| header);
+            assert_eq!(Signature::of(rest), None, "{left_out}");
+        }
+        assert_eq!(Signature::of(std::iter::empty()), None);
+    }
+}
