@@ -82,9 +82,17 @@ impl Engine {
         if let Some(names) = self.dispatch.topics.query(now) {
             self.push(SinkOutput::QueryTopics(names));
         }
-        if self.dispatch.topics.read_back.is_open()
-            && let Some((topics, from)) = self.dispatch.topics.ends_to_read()
-        {
+        if self.dispatch.topics.read_back.is_open() {
+            self.read_ends(now);
+        }
+    }
+
+    #[cold]
+    fn read_ends(&mut self, now: Duration) {
+        for id in self.dispatch.topics.read_back.given_up(now) {
+            self.dispatch.make_ready(id);
+        }
+        if let Some((topics, from)) = self.dispatch.topics.ends_to_read(now) {
             let generation = self.generation;
             self.push(SinkOutput::ReadBack {
                 generation,

@@ -171,7 +171,7 @@ async fn an_event_that_the_broker_refuses_is_filed_and_every_other_one_is_there_
 /// A kill may come between the commit of a retried event and the moment when the database knows.
 #[tokio::test(flavor = "multi_thread")]
 async fn dead_letters_that_are_retried_are_there_once_however_often_it_is_killed() -> Result<()> {
-    const ROWS: i64 = 48;
+    const ROWS: i64 = 900;
     let fixture = fixture(17, kafka::shared()).await?;
     let oracle = Oracle::create(&fixture.database).await?;
     let session = fixture.database.connect().await?;

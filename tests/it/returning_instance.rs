@@ -45,6 +45,7 @@ async fn newest_is_sent_last(server: &Server, polls: bool) -> Result<()> {
             true => settings.polling().set("OUTBOX_BATCH_SIZE", "1"),
             // No row is marked before the stop.
             false => settings
+                .set("OUTBOX_READ_BACK", "false")
                 .set("OUTBOX_PROCESS_INTERVAL", "1h")
                 .set("OUTBOX_BATCH_SIZE", "1000"),
         })

@@ -15,6 +15,7 @@
 //! is called at least once.
 
 pub(crate) mod history;
+mod letters;
 pub(crate) mod limits;
 mod pace;
 pub(crate) mod progress;
@@ -37,7 +38,7 @@ use crate::engine::exactly_once::recorded_row::RecordedRow;
 use crate::engine::exactly_once::state::ExactlyOnce;
 use crate::engine::exactly_once::suspects::{Place, Suspicion};
 use crate::engine::exactly_once::transaction::{
-    CommitOutcome, Facts, PROGRESS_TICKET, Sent, Step, Transactions,
+    CommitOutcome, Content, Facts, PROGRESS_TICKET, Sent, Step, Transactions,
 };
 use crate::engine::output::{DeliveryResult, End, FailureKind, SinkOutput};
 use crate::engine::record_checks::RecordFacts;
@@ -159,7 +160,10 @@ impl Engine {
             return admission;
         };
         match admission {
-            Admission::Send => exactly_once.transactions.sent(self.now, event, false),
+            Admission::Send => {
+                let transactions = &mut exactly_once.transactions;
+                transactions.sent(self.now, event, Content::Events);
+            }
             Admission::Keep(_) => exactly_once.transactions.hold(event),
         }
         admission
@@ -179,9 +183,9 @@ impl Engine {
         let Some(event) = held.filter(|held| held.ticket == ticket) else {
             return self.retry_is_sent(ticket);
         };
-        let is_single = self.suspicion(&event) == Suspicion::Suspect;
+        let content = self.content_with(&event, Content::Events);
         if let Some(exactly_once) = &mut self.exactly_once {
-            exactly_once.transactions.sent(self.now, event, is_single);
+            exactly_once.transactions.sent(self.now, event, content);
         }
     }
 
@@ -235,6 +239,14 @@ impl Engine {
         match (suspects, place) {
             (Some(suspects), Some(place)) => suspects.suspicion(&place, self.limits.attempts),
             _ => Suspicion::None,
+        }
+    }
+
+    /// What a transaction has with this event: the event alone, if it may be to blame.
+    fn content_with(&self, event: &Sent, otherwise: Content) -> Content {
+        match self.suspicion(event) {
+            Suspicion::Suspect => Content::Single,
+            Suspicion::Guilty(_) | Suspicion::None => otherwise,
         }
     }
 
@@ -333,10 +345,8 @@ impl Engine {
     }
 
     fn transaction_facts(&self) -> Facts {
-        let retries = self.retries();
         Facts {
-            in_flight: self.tracker.in_flight_count() - retries.waiting,
-            retried: retries.under_way,
+            in_flight: self.tracker.in_flight_count() - self.waiting_letters(),
             unreported: self.dispatch.in_flight_count(),
             complete: self.tracker.complete(),
             last: self.tracker.last_transaction(),

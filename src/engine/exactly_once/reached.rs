@@ -29,7 +29,7 @@ impl Transactions {
                 .dead_letters
                 .iter()
                 .copied()
-                .chain(facts.retried)
+                .chain(self.letters.iter().copied())
                 .collect(),
             ..before.clone()
         })

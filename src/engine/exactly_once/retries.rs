@@ -5,25 +5,15 @@
 //! named there closes it and sends nothing: its transaction was committed, and a crash came before
 //! the database knew. The name stays in the progress records until the dead letter is closed.
 //!
-//! Each retried event has a transaction of its own, so one that Kafka refuses again takes no other
-//! with it. Those that wait hold up no transaction.
+//! Those that wait hold up no transaction. `letters` says which transactions take them in.
 
 use crate::engine::Engine;
 use crate::engine::exactly_once::progress::Phase;
 use crate::engine::exactly_once::suspects::{Place, Suspicion};
-use crate::engine::exactly_once::transaction::{Sent, Transactions};
+use crate::engine::exactly_once::transaction::{Content, Sent, Transactions};
 use crate::engine::tracker::Ticket;
 use crate::lsn::Lsn;
 use crate::outbox::{CloseDeadLetter, Rejection};
-
-/// The retried events that are in flight.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Retries {
-    /// The dead letter whose event is in the current transaction.
-    pub(super) under_way: Option<i64>,
-    /// How many others wait, so that no transaction waits for them.
-    pub(super) waiting: u64,
-}
 
 impl Engine {
     /// Whether requests may be read: exactly once, while the stream is sent.
@@ -59,60 +49,76 @@ impl Engine {
 
     /// Whether a held record may be sent.
     pub(in crate::engine) fn sends_held(&self) -> bool {
-        let has_retries = || !self.dispatch.dead_letters.resolving.is_empty();
-        self.transactions()
-            .is_none_or(|it| it.takes_events() && (it.events().is_empty() || !has_retries()))
+        let Some(transactions) = self.transactions() else {
+            return true;
+        };
+        let is_empty = transactions.events().is_empty();
+        if transactions.takes_events() {
+            return is_empty || self.dispatch.dead_letters.resolving.is_empty();
+        }
+        // What is not a letter, or may be to blame, waits for the next transaction.
+        transactions.takes_letters() && !transactions.is_held() && !self.has_suspect_letter()
     }
 
-    /// Whether the stream lets a retried event go first. Their transactions take turns with the
-    /// stream's, so neither keeps the other out.
+    fn has_suspect_letter(&self) -> bool {
+        let suspects = self.exactly_once.as_ref().map(|it| &it.suspects);
+        let Some(suspects) = suspects.filter(|it| !it.is_empty()) else {
+            return false;
+        };
+        let mut letters = self.dispatch.dead_letters.resolving.values();
+        letters.any(|it| {
+            let place = Place::DeadLetter(it.dead_letter);
+            suspects.suspicion(&place, self.limits.attempts) == Suspicion::Suspect
+        })
+    }
+
+    /// Whether the stream lets the retried events go first.
     pub(super) fn retry_goes_first(&self) -> bool {
         let is_ready = !self.dispatch.ready.is_empty();
         let has_retries = is_ready && !self.dispatch.dead_letters.resolving.is_empty();
         has_retries
             && self
                 .transactions()
-                .is_some_and(Transactions::is_turn_of_single)
+                .is_some_and(Transactions::is_turn_of_letters)
     }
 
-    /// The record of a retried event is sent, alone.
+    /// The record of a retried event is sent.
     pub(super) fn retry_is_sent(&mut self, ticket: Ticket) {
-        let is_retry = self.retried_by(ticket).is_some();
-        if let (true, Some(exactly_once)) = (is_retry, &mut self.exactly_once) {
-            let event = Sent {
-                ticket,
-                commit_lsn: Lsn::INVALID,
-                index: 0,
-            };
-            exactly_once.transactions.sent(self.now, event, true);
+        let event = Sent {
+            ticket,
+            commit_lsn: Lsn::INVALID,
+            index: 0,
+        };
+        let content = self.content_with(&event, Content::Letters);
+        let dead_letter = self.retried_by(ticket);
+        if let (Some(dead_letter), Some(exactly_once)) = (dead_letter, &mut self.exactly_once) {
+            let letter = (dead_letter, content);
+            exactly_once
+                .transactions
+                .letter_sent(self.now, event, letter);
         }
     }
 
-    /// The retried events that are in flight.
-    pub(super) fn retries(&self) -> Retries {
-        let first = self.transactions().and_then(|it| it.events().first());
-        let under_way = first.and_then(|first| self.retried_by(first.ticket));
+    /// How many retried events wait, so that no transaction waits for them.
+    pub(super) fn waiting_letters(&self) -> u64 {
+        let under_way = self.transactions().map_or(0, |it| it.letters.len());
         let retried = self.dispatch.dead_letters.resolving.keys();
         let in_flight = retried.filter(|ticket| self.tracker.is_in_flight(**ticket));
-        let in_flight = in_flight.count() as u64;
-        Retries {
-            waiting: in_flight.saturating_sub(u64::from(under_way.is_some())),
-            under_way,
-        }
+        (in_flight.count() as u64).saturating_sub(under_way as u64)
     }
 
     /// These dead letters are closed in the database.
     pub(in crate::engine) fn closed_in_database(&mut self, closed: &[CloseDeadLetter]) {
         if let Some(exactly_once) = &mut self.exactly_once {
             let is_closed = |id| closed.iter().any(|it| it.dead_letter == id);
-            exactly_once.transactions.dead_letters_closed(is_closed);
+            exactly_once.transactions.letters_closed(is_closed);
         }
     }
 
     /// The database has no request: whatever the progress record names is closed.
     pub(in crate::engine) fn nothing_is_requested(&mut self) {
         if let Some(exactly_once) = &mut self.exactly_once {
-            exactly_once.transactions.dead_letters_closed(|_| true);
+            exactly_once.transactions.letters_closed(|_| true);
         }
     }
 }

@@ -35,8 +35,6 @@ pub(crate) const PROGRESS_TICKET: Ticket = Ticket::MAX;
 pub(crate) struct Facts {
     /// Events that were taken in and are not acknowledged, but for those that wait to be retried.
     pub(crate) in_flight: u64,
-    /// The dead letter whose event is in the current transaction.
-    pub(crate) retried: Option<i64>,
     /// Records that are with the producer.
     pub(crate) unreported: u64,
     /// Every transaction of Postgres before this was received whole.
@@ -90,6 +88,17 @@ enum State {
     Marking,
 }
 
+/// What is in a transaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Content {
+    /// Events of the stream or rows of the table.
+    Events,
+    /// Events of dead letters that are retried.
+    Letters,
+    /// One event, and no other.
+    Single,
+}
+
 /// An event of the current transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Sent {
@@ -105,9 +114,9 @@ pub(crate) struct Transactions {
     limits: TransactionLimits,
     state: State,
     /// What Kafka has for certain, if that is known.
-    committed: Option<Progress>,
+    pub(super) committed: Option<Progress>,
     /// What it has when the current transaction is committed.
-    next: Option<Progress>,
+    pub(super) next: Option<Progress>,
     /// A progress record is due even without an event.
     is_new: bool,
     sent: Vec<Sent>,
@@ -116,10 +125,11 @@ pub(crate) struct Transactions {
     pace: Pace,
     /// The event that has to wait. Nothing behind it is taken in.
     held: Option<Sent>,
-    /// The current transaction takes in no second event.
-    is_single: bool,
-    /// The one before it did not, either.
-    was_single: bool,
+    pub(super) content: Content,
+    /// Of the transaction before.
+    pub(super) content_before: Content,
+    /// The dead letters whose events are in the current transaction.
+    pub(super) letters: Vec<i64>,
 }
 
 impl Transactions {
@@ -135,8 +145,9 @@ impl Transactions {
             first_at: Duration::ZERO,
             pace: Pace::new(limits.commit_interval),
             held: None,
-            is_single: false,
-            was_single: false,
+            content: Content::Events,
+            content_before: Content::Events,
+            letters: Vec::new(),
         }
     }
 
@@ -175,7 +186,12 @@ impl Transactions {
 
     /// Whether an event may be sent.
     pub(crate) fn takes_events(&self) -> bool {
-        self.state == State::Open && !self.is_single && !self.is_new
+        self.is_open() && self.content == Content::Events
+    }
+
+    /// Whether anything may be sent.
+    pub(super) fn is_open(&self) -> bool {
+        self.state == State::Open && !self.is_new
     }
 
     /// Whether an event waits, so that nothing behind it may be taken in.
@@ -194,14 +210,14 @@ impl Transactions {
         !is_under_way && self.sent.is_empty() && !self.is_new
     }
 
-    /// An event is sent. `is_single`: nothing else may be in its transaction.
-    pub(crate) fn sent(&mut self, now: Duration, event: Sent, is_single: bool) {
-        debug_assert!(self.takes_events(), "nothing is sent between transactions");
+    /// An event is sent, and this is what its transaction has from now on.
+    pub(super) fn sent(&mut self, now: Duration, event: Sent, content: Content) {
+        debug_assert!(self.is_open(), "nothing is sent between transactions");
         if self.sent.is_empty() {
             self.first_at = now;
         }
         self.sent.push(event);
-        self.is_single = is_single;
+        self.content = content;
         if self.held.is_some_and(|held| held.ticket == event.ticket) {
             self.held = None;
         }
@@ -219,18 +235,6 @@ impl Transactions {
     /// The event that waited has become a dead letter.
     pub(crate) fn release(&mut self) {
         self.held = None;
-    }
-
-    /// Whether the next event may be one that goes alone, where those take turns with others.
-    pub(crate) fn is_turn_of_single(&self) -> bool {
-        self.takes_events() && self.sent.is_empty() && !self.was_single
-    }
-
-    /// These dead letters are closed, so no record has to name them any more.
-    pub(crate) fn dead_letters_closed(&mut self, is_closed: impl Fn(i64) -> bool) {
-        for progress in [&mut self.committed, &mut self.next].into_iter().flatten() {
-            progress.dead_letters.retain(|id| !is_closed(*id));
-        }
     }
 
     /// The events of the current transaction.
@@ -298,7 +302,8 @@ impl Transactions {
             return self.idle_at(facts).is_some_and(|at| now >= at);
         }
         let is_at_end = facts.open.is_none();
-        self.is_single
+        // All letters that were ready are in it.
+        self.content != Content::Events
             || self.held.is_some()
             || facts.is_full
             || self.sent.len() >= self.events_max()
@@ -370,8 +375,9 @@ impl Transactions {
         }
         let marks = self.is_of_table() && !sent.is_empty();
         self.state = if marks { State::Marking } else { State::Open };
-        self.was_single = self.is_single;
-        (self.is_new, self.is_single) = (false, false);
+        self.content_before = std::mem::replace(&mut self.content, Content::Events);
+        self.letters.clear();
+        self.is_new = false;
         let doubt = (outcome == CommitOutcome::CommittedInDoubt).then(|| {
             self.close();
             Rejection {

@@ -41,7 +41,6 @@ fn transactions() -> Transactions {
 fn facts(complete: u64, in_flight: u64) -> Facts {
     Facts {
         in_flight,
-        retried: None,
         unreported: 0,
         complete: Lsn::new(complete),
         last: Some(name(complete - 10)),
@@ -61,7 +60,7 @@ fn recorded(step: Option<Step>) -> Progress {
 
 /// Sends an event of a whole transaction at `now`, and commits it.
 fn commit_one(transactions: &mut Transactions, now: Duration, ticket: Ticket, complete: u64) {
-    transactions.sent(now, event(ticket, complete - 10, 0), false);
+    transactions.sent(now, event(ticket, complete - 10, 0), Content::Events);
     let facts = facts(complete, 1);
     assert_eq!(
         recorded(transactions.step(now, &facts)).position,
@@ -80,10 +79,10 @@ fn commit_one(transactions: &mut Transactions, now: Duration, ticket: Ticket, co
 fn an_event_after_a_rest_is_committed_at_once_and_the_next_ones_share_a_commit() {
     let mut transactions = transactions();
     commit_one(&mut transactions, MS * 10, 1, 210);
-    transactions.sent(MS * 12, event(2, 300, 0), false);
+    transactions.sent(MS * 12, event(2, 300, 0), Content::Events);
     assert_eq!(transactions.step(MS * 12, &facts(310, 1)), None);
     assert_eq!(transactions.deadline(&facts(310, 1)), Some(MS * 60));
-    transactions.sent(MS * 30, event(3, 320, 0), false);
+    transactions.sent(MS * 30, event(3, 320, 0), Content::Events);
     assert_eq!(transactions.step(MS * 59, &facts(330, 2)), None);
     let progress = recorded(transactions.step(MS * 60, &facts(330, 2)));
     assert_eq!(progress.position, Lsn::new(330));
@@ -95,7 +94,7 @@ fn nothing_is_sent_between_the_last_event_and_the_outcome() {
     let mut transactions = transactions();
     let states = |transactions: &Transactions| transactions.takes_events();
     assert!(states(&transactions));
-    transactions.sent(MS, event(1, 200, 0), false);
+    transactions.sent(MS, event(1, 200, 0), Content::Events);
     assert!(states(&transactions));
     let mut unreported = facts(210, 1);
     unreported.unreported = 1;
@@ -128,7 +127,7 @@ fn a_transaction_of_postgres_is_divided_only_by_the_limits_and_by_an_event_that_
     ] {
         let mut transactions = transactions();
         for ticket in 0..events {
-            transactions.sent(MS, event(ticket, 200, ticket as u32), false);
+            transactions.sent(MS, event(ticket, 200, ticket as u32), Content::Events);
         }
         let in_flight = events;
         let facts = Facts { in_flight, ..facts };
@@ -151,7 +150,7 @@ fn a_transaction_of_postgres_is_divided_only_by_the_limits_and_by_an_event_that_
 #[test]
 fn what_comes_before_an_event_that_waits_is_committed_and_nothing_behind_it_is_taken_in() {
     let mut transactions = transactions();
-    transactions.sent(MS, event(1, 200, 0), false);
+    transactions.sent(MS, event(1, 200, 0), Content::Events);
     transactions.hold(event(2, 200, 3));
     assert!(transactions.is_held());
     let waiting = Facts {
@@ -171,7 +170,7 @@ fn what_comes_before_an_event_that_waits_is_committed_and_nothing_behind_it_is_t
     assert_eq!(transactions.step(MS * 3_600_000, &alone), None);
     assert!(transactions.is_empty() && transactions.is_held());
     let now = MS * 3_600_001;
-    transactions.sent(now, event(2, 200, 3), false);
+    transactions.sent(now, event(2, 200, 3), Content::Events);
     assert!(!transactions.is_held());
     let whole = facts(260, 1);
     let progress = recorded(transactions.step(now, &whole));
@@ -182,7 +181,7 @@ fn what_comes_before_an_event_that_waits_is_committed_and_nothing_behind_it_is_t
 fn a_suspect_is_alone_in_its_transaction() {
     let mut transactions = transactions();
     transactions.hold(event(1, 200, 0));
-    transactions.sent(MS, event(1, 200, 0), true);
+    transactions.sent(MS, event(1, 200, 0), Content::Single);
     assert!(!transactions.takes_events());
     let open = Facts {
         open: Some((name(200), 1)),
@@ -251,7 +250,7 @@ fn progress_never_goes_back() {
     };
     assert_eq!(transactions.step(MS * 60_000, &repeating), None);
     // The keepalive that had moved the position has not come again.
-    transactions.sent(MS * 60_000, event(1, 500, 9), false);
+    transactions.sent(MS * 60_000, event(1, 500, 9), Content::Events);
     let beyond = Facts {
         open: Some((name(500), 10)),
         is_full: true,
@@ -277,7 +276,7 @@ fn every_outcome_but_a_clear_one_gives_the_producer_up() {
     ] {
         let is_clear = outcome == CommitOutcome::Committed;
         let mut transactions = transactions();
-        transactions.sent(MS, event(1, 200, 0), false);
+        transactions.sent(MS, event(1, 200, 0), Content::Events);
         transactions.step(MS, &facts(210, 1));
         transactions.progress_acknowledged();
         transactions.step(MS, &facts(210, 1));
@@ -316,7 +315,7 @@ fn a_transaction_that_takes_too_long_is_given_up_wherever_it_stands() {
         [waits_for_reports, waits_for_an_event, waits_for_the_commit];
     for wait in cases {
         let mut transactions = transactions();
-        transactions.sent(MS, event(1, 200, 0), false);
+        transactions.sent(MS, event(1, 200, 0), Content::Events);
         let mut facts = facts(210, 1);
         wait(&mut transactions, &facts);
         facts.in_flight = 2;
@@ -340,8 +339,8 @@ fn rows_of_the_table_are_marked_before_others_are_sent() {
         is_marked,
         ..facts(100, 2)
     };
-    transactions.sent(MS, row(1), false);
-    transactions.sent(MS, row(2), false);
+    transactions.sent(MS, row(1), Content::Events);
+    transactions.sent(MS, row(2), Content::Events);
     assert_eq!(recorded(transactions.step(MS, &facts(true))).phase, table);
     transactions.progress_acknowledged();
     assert_eq!(transactions.step(MS, &facts(true)), Some(Step::Commit));
@@ -359,7 +358,7 @@ fn rows_of_the_table_are_marked_before_others_are_sent() {
 fn a_stop_commits_at_once_at_the_end_of_the_transaction_of_postgres() {
     let mut transactions = transactions();
     commit_one(&mut transactions, MS, 1, 210);
-    transactions.sent(MS * 2, event(2, 300, 0), false);
+    transactions.sent(MS * 2, event(2, 300, 0), Content::Events);
     let inside = Facts {
         open: Some((name(300), 1)),
         is_stopping: true,
@@ -378,25 +377,44 @@ fn a_retried_dead_letter_is_named_until_it_is_closed() {
     let mut transactions = transactions();
     let named =
         |transactions: &Transactions| transactions.committed().unwrap().dead_letters.clone();
-    let retried = |complete, id| Facts {
-        retried: Some(id),
-        ..facts(complete, 1)
-    };
-    let commit = |transactions: &mut Transactions, facts: &Facts| {
-        transactions.sent(MS * 10, event(1, 0, 0), true);
-        let progress = recorded(transactions.step(MS * 10, facts));
+    let commit = |transactions: &mut Transactions, letters: &[i64]| {
+        let facts = facts(210, letters.len() as u64);
+        for letter in letters {
+            assert!(transactions.takes_letters());
+            transactions.letter_sent(MS * 10, event(1, 0, 0), (*letter, Content::Letters));
+            assert!(!transactions.takes_events(), "the stream waits");
+        }
+        let progress = recorded(transactions.step(MS * 10, &facts));
         transactions.progress_acknowledged();
-        assert_eq!(transactions.step(MS * 10, facts), Some(Step::Commit));
+        assert_eq!(transactions.step(MS * 10, &facts), Some(Step::Commit));
         transactions.committed_as(NOW, CommitOutcome::Committed);
         progress.dead_letters
     };
-    assert!(transactions.is_turn_of_single());
-    assert_eq!(commit(&mut transactions, &retried(210, 7)), [7]);
-    assert!(!transactions.is_turn_of_single(), "the stream is next");
-    assert_eq!(commit(&mut transactions, &retried(210, 9)), [7, 9]);
-    transactions.dead_letters_closed(|id| id == 7);
+    assert!(transactions.is_turn_of_letters());
+    assert_eq!(commit(&mut transactions, &[7, 8]), [7, 8]);
+    assert!(!transactions.is_turn_of_letters(), "the stream is next");
+    assert_eq!(commit(&mut transactions, &[9]), [7, 8, 9]);
+    transactions.letters_closed(|id| id < 9);
     assert_eq!(named(&transactions), [9]);
-    assert_eq!(commit(&mut transactions, &facts(310, 1)), [9]);
-    transactions.dead_letters_closed(|_| true);
+    commit_one(&mut transactions, MS * 100, 2, 310);
+    assert_eq!(named(&transactions), [9]);
+    transactions.letters_closed(|_| true);
     assert_eq!(named(&transactions), [0_i64; 0]);
+}
+
+#[test]
+fn a_letter_goes_with_letters_alone_and_so_many_of_them() {
+    let mut transactions = transactions();
+    transactions.sent(MS, event(1, 200, 0), Content::Events);
+    assert!(!transactions.takes_letters(), "the stream has it");
+    let mut transactions = self::transactions();
+    let mut letters = 0;
+    while transactions.takes_letters() {
+        transactions.letter_sent(MS, event(1, 0, 0), (letters, Content::Letters));
+        letters += 1;
+    }
+    assert_eq!(letters, 500);
+    let mut transactions = self::transactions();
+    transactions.letter_sent(MS, event(1, 0, 0), (1, Content::Single));
+    assert!(!transactions.takes_letters() && !transactions.takes_events());
 }

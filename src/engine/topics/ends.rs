@@ -2,6 +2,8 @@
 //!
 //! Owns nothing; see [`read_back`](crate::engine::topics::read_back).
 
+use std::time::Duration;
+
 use crate::engine::topics::topic::{Topic, TopicState};
 use crate::engine::topics::{TopicId, Topics};
 use crate::engine::tracker::Ticket;
@@ -11,10 +13,12 @@ use crate::outbox::{OwnedRecord, Signature, StreamedCopy};
 impl Topics {
     /// The names of the topics whose ends are to be read now, if any, and the position behind which
     /// this source's events are sought there. A topic is read once Kafka is known to have it.
-    pub(crate) fn ends_to_read(&mut self) -> Option<(Vec<String>, Lsn)> {
+    pub(crate) fn ends_to_read(&mut self, now: Duration) -> Option<(Vec<String>, Lsn)> {
         let topic = |id: TopicId| self.list.get(id as usize);
         let is_known = |topic: &Topic| matches!(topic.state, TopicState::Known { .. });
-        let (topics, from) = self.read_back.due(|id| topic(id).is_some_and(is_known))?;
+        let (topics, from) = self
+            .read_back
+            .due(now, |id| topic(id).is_some_and(is_known))?;
         let name = |id| Some(topic(id)?.name.to_string());
         Some((topics.into_iter().filter_map(name).collect(), from))
     }

@@ -11,14 +11,19 @@
 //! of the key are.
 //!
 //! What is not found is sent. So a read that fails, or ends early, costs duplicates and no event.
-//! What an earlier process still had on its way when the topic was read can come behind it.
+//! Topics that come late are not read, since events wait meanwhile. What an earlier process still
+//! had on its way when the topic was read can come behind it.
 
 use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet};
+use std::time::Duration;
 
 use crate::engine::topics::topic_id::TopicId;
 use crate::lsn::Lsn;
 use crate::outbox::{KeyDigest, Signature, StreamedCopy};
+
+/// How long after the first read another one may begin. Events wait meanwhile.
+const TIME: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Clone, Copy)]
 struct Window {
@@ -26,6 +31,8 @@ struct Window {
     from: Lsn,
     /// The end of the WAL when the lock was held.
     to: Lsn,
+    /// When the last read may begin.
+    last_read_at: Option<Duration>,
 }
 
 #[derive(Debug)]
@@ -49,7 +56,11 @@ impl ReadBack {
     /// held.
     pub(crate) fn open(&mut self, from: Lsn, to: Lsn) {
         self.close();
-        self.window = (from < to).then_some(Window { from, to });
+        self.window = (from < to).then_some(Window {
+            from,
+            to,
+            last_read_at: None,
+        });
     }
 
     /// Forgets all that was found.
@@ -120,11 +131,12 @@ impl ReadBack {
     /// this source is sought.
     pub(crate) fn due(
         &mut self,
+        now: Duration,
         is_ready: impl Fn(TopicId) -> bool,
     ) -> Option<(Vec<TopicId>, Lsn)> {
-        let from = self.window?.from;
+        let window = self.window.as_mut()?;
         let is_running = self.ends.values().any(|end| matches!(end, End::Asked));
-        if is_running {
+        if is_running || window.last_read_at.is_some_and(|last| now > last) {
             return None;
         }
         let mut topics = Vec::new();
@@ -135,7 +147,26 @@ impl ReadBack {
             }
         }
         topics.sort_unstable();
-        (!topics.is_empty()).then_some((topics, from))
+        if topics.is_empty() {
+            return None;
+        }
+        window.last_read_at.get_or_insert(now + TIME);
+        Some((topics, window.from))
+    }
+
+    /// The topics that are not read any more. Their events are sent.
+    pub(crate) fn given_up(&mut self, now: Duration) -> Vec<TopicId> {
+        let last_read_at = self.window.and_then(|window| window.last_read_at);
+        let mut topics = Vec::new();
+        if last_read_at.is_some_and(|last| now > last) {
+            for (topic, end) in &mut self.ends {
+                if matches!(end, End::Due) {
+                    *end = End::Read(Found::default());
+                    topics.push(*topic);
+                }
+            }
+        }
+        topics
     }
 
     /// The read has ended: with these records of each topic. Returns the topics that were read for.
@@ -254,7 +285,7 @@ mod tests {
         read_back.open(Lsn::new(10), Lsn::new(90));
         assert!(!has(&mut read_back, Some("a"), 10));
         assert!(read_back.is_awaited(TOPIC));
-        let due = read_back.due(|_| true);
+        let due = read_back.due(Duration::ZERO, |_| true);
         assert_eq!(due, Some((vec![TOPIC], Lsn::new(10))));
         let copies = HashMap::from([(TOPIC, copies)]);
         assert_eq!(read_back.answered(copies), [TOPIC]);
@@ -330,7 +361,11 @@ mod tests {
         let mut read_back = ReadBack::default();
         read_back.open(Lsn::new(10), Lsn::new(90));
         has(&mut read_back, Some("a"), 10);
-        assert_eq!(read_back.due(|_| false), None, "it may not exist");
+        assert_eq!(
+            read_back.due(Duration::ZERO, |_| false),
+            None,
+            "it may not exist"
+        );
         read_back.passed(Lsn::new(95));
         assert!(read_back.is_open());
         read_back.forget(TOPIC);
@@ -347,10 +382,32 @@ mod tests {
         };
         ask(&mut read_back, 7);
         ask(&mut read_back, 5);
-        assert_eq!(read_back.due(|_| true), Some((vec![5, 7], Lsn::new(10))));
+        assert_eq!(
+            read_back.due(Duration::ZERO, |_| true),
+            Some((vec![5, 7], Lsn::new(10)))
+        );
         ask(&mut read_back, 9);
-        assert_eq!(read_back.due(|_| true), None);
+        assert_eq!(read_back.due(Duration::ZERO, |_| true), None);
         assert_eq!(read_back.answered(HashMap::new()).len(), 2);
-        assert_eq!(read_back.due(|_| true), Some((vec![9], Lsn::new(10))));
+        assert_eq!(
+            read_back.due(Duration::ZERO, |_| true),
+            Some((vec![9], Lsn::new(10)))
+        );
+    }
+
+    #[test]
+    fn a_topic_that_comes_late_is_not_read_any_more() {
+        let mut read_back = read(Vec::new());
+        let other = TOPIC + 1;
+        let place = (Lsn::new(11), 0);
+        assert!(!read_back.has(other, place, None, || Some(signature(11))));
+        assert!(read_back.given_up(TIME).is_empty());
+        let late = TIME + Duration::from_millis(1);
+        assert_eq!(read_back.due(late, |_| true), None);
+        assert_eq!(read_back.given_up(late), [other]);
+        assert!(!read_back.is_awaited(other));
+        assert!(!read_back.has(other, place, None, || Some(signature(11))));
+        read_back.passed(Lsn::new(90));
+        assert!(!read_back.is_open());
     }
 }

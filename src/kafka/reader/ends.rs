@@ -79,7 +79,7 @@ fn read<T>(
     look: impl Fn(&EndRecord<'_>) -> Option<Seen<T>>,
     cancelled: Arc<AtomicBool>,
 ) -> Result<Vec<(String, Vec<T>)>> {
-    let reader = TopicReader::new(config, token, Arc::clone(&cancelled))?;
+    let reader = TopicReader::of_committed(config, token, Arc::clone(&cancelled))?;
     let mut reading = Reading {
         look,
         records: 0,

@@ -69,8 +69,8 @@ pub(crate) struct Span {
 pub(crate) struct TopicReader {
     brokers: Config,
     consumer: BaseConsumer<Errors>,
-    /// Sees what is not committed.
-    ahead: BaseConsumer<Errors>,
+    /// Sees what is not committed; none if that does not matter.
+    ahead: Option<BaseConsumer<Errors>>,
     cancelled: Arc<AtomicBool>,
 }
 
@@ -92,18 +92,27 @@ impl TopicReader {
         token: Option<&Token>,
         cancelled: Arc<AtomicBool>,
     ) -> Result<TopicReader> {
-        let make = |uncommitted| -> Result<BaseConsumer<Errors>> {
-            let settings = client_config::consumer(config, uncommitted)?;
-            let consumer: BaseConsumer<Errors> = settings
-                .create_with_context(Errors::default())
-                .map_err(client_config::refused)?;
-            login::log_in(consumer.client(), token, config)?;
-            Ok(consumer)
-        };
+        let ahead = client(config, token, true)?;
+        let reader = TopicReader::of_committed(config, token, cancelled)?;
+        Ok(TopicReader {
+            ahead: Some(ahead),
+            ..reader
+        })
+    }
+
+    /// The same for a caller to whom only committed records matter: in [`Ends`] they are all.
+    ///
+    /// # Errors
+    /// As those of [`new`](TopicReader::new).
+    fn of_committed(
+        config: &Config,
+        token: Option<&Token>,
+        cancelled: Arc<AtomicBool>,
+    ) -> Result<TopicReader> {
         Ok(TopicReader {
             brokers: config.clone(),
-            consumer: make(false)?,
-            ahead: make(true)?,
+            consumer: client(config, token, false)?,
+            ahead: None,
             cancelled,
         })
     }
@@ -146,7 +155,8 @@ impl TopicReader {
             ends.map_err(|error| self.unanswered(error))
         };
         let (low, stable) = of(&self.consumer)?;
-        let (_, high) = of(&self.ahead)?;
+        let ahead = self.ahead.as_ref().map(of).transpose()?;
+        let high = ahead.map_or(stable, |(_, high)| high);
         Ok(Ends { low, stable, high })
     }
 
@@ -258,6 +268,19 @@ impl TopicReader {
             None => unreachable(&self.brokers, None).with_source(error),
         }
     }
+}
+
+fn client(
+    config: &Config,
+    token: Option<&Token>,
+    uncommitted: bool,
+) -> Result<BaseConsumer<Errors>> {
+    let settings = client_config::consumer(config, uncommitted)?;
+    let consumer: BaseConsumer<Errors> = settings
+        .create_with_context(Errors::default())
+        .map_err(client_config::refused)?;
+    login::log_in(consumer.client(), token, config)?;
+    Ok(consumer)
 }
 
 /// The error for a topic whose records the user may not read.

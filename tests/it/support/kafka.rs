@@ -399,16 +399,28 @@ pub(crate) fn private_in(files: &Path, properties: &[&str]) -> Result<Kafka> {
 /// servers.
 pub(crate) fn cluster(properties: &[&str]) -> Result<Vec<Kafka>> {
     let controller = free_port()?;
-    cluster_of(properties, controller, controller)
+    cluster_of(properties, controller, controller, &[])
+}
+
+/// As [`cluster`]; each broker has a second listener, at [`Kafka::outer_port`], and advertises one
+/// of these ports for it, such as a proxy's.
+pub(crate) fn cluster_with_outers(advertised: &[u16; 3]) -> Result<Vec<Kafka>> {
+    let controller = free_port()?;
+    cluster_of(&[], controller, controller, advertised)
 }
 
 /// As [`cluster`], with the controller at this port, which the last broker reaches at another one,
 /// such as a proxy's.
 pub(crate) fn cluster_behind(controller: u16, last: u16) -> Result<Vec<Kafka>> {
-    cluster_of(&[], controller, last)
+    cluster_of(&[], controller, last, &[])
 }
 
-fn cluster_of(properties: &[&str], controller: u16, last: u16) -> Result<Vec<Kafka>> {
+fn cluster_of(
+    properties: &[&str],
+    controller: u16,
+    last: u16,
+    advertised: &[u16],
+) -> Result<Vec<Kafka>> {
     let ports = (0..3).map(|_| free_port()).collect::<Result<Vec<u16>>>()?;
     let mut brokers = Vec::new();
     for id in 1..=3 {
@@ -420,7 +432,10 @@ fn cluster_of(properties: &[&str], controller: u16, last: u16) -> Result<Vec<Kaf
         let mut broker = Kafka::prepare(Plan {
             machine: &SMALL,
             properties,
-            outer: None,
+            outer: advertised.get(id - 1).map(|port| Outer {
+                protocol: "PLAINTEXT",
+                advertised: Some(*port),
+            }),
             listeners: &[],
             options: &[],
             place: &place,

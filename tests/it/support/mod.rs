@@ -20,6 +20,7 @@ pub(crate) mod fixture;
 pub(crate) mod folder;
 pub(crate) mod identity_provider;
 pub(crate) mod kafka;
+pub(crate) mod kafka_proxy;
 pub(crate) mod oracle;
 pub(crate) mod outboxd;
 pub(crate) mod pgbouncer;

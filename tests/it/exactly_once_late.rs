@@ -1,0 +1,62 @@
+//! Exactly once, where a request that ends a transaction reaches its broker much later than it was
+//! sent, and the producer that has sent it is not the last one any more.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+
+use crate::exactly_once::exactly_once;
+use crate::support::ephemeral::free_port;
+use crate::support::fixture::Fixture;
+use crate::support::heavy;
+use crate::support::kafka;
+use crate::support::kafka_proxy::{Client, KafkaProxy, LateEnds};
+use crate::support::oracle::Oracle;
+use crate::support::outboxd::Outboxd;
+use crate::support::postgres;
+use crate::support::writers::{Pattern, Writers};
+
+const LIMIT: Duration = Duration::from_secs(60);
+const LATE: Duration = Duration::from_secs(30);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_end_of_a_transaction_that_comes_thirty_seconds_late_ends_no_other() -> Result<()> {
+    let _alone = heavy().await;
+    let ports = [free_port()?, free_port()?, free_port()?];
+    let brokers = kafka::cluster_with_outers(&ports)?;
+    let late = LateEnds::new();
+    let mut proxies = Vec::new();
+    for (port, broker) in ports.iter().zip(&brokers) {
+        proxies.push(KafkaProxy::at(*port, broker.outer_port()?, &late).await?);
+    }
+    let server = postgres::shared(postgres::turn(17));
+    let fixture = Fixture::create(server, &brokers[0]).await?;
+    let settings = exactly_once(fixture.settings.clone(), &fixture);
+    let addresses = ports.map(|port| format!("127.0.0.1:{port}")).join(",");
+    let oracle = Oracle::create(&fixture.database).await?;
+    let mut outboxd = Outboxd::spawn(&settings.set("KAFKA_BROKERS", addresses))?;
+    outboxd.wait_for_phase("streaming", LIMIT).await?;
+    let pattern = Pattern {
+        rows: 5,
+        rest: Duration::from_millis(10),
+    };
+    let writers = Writers::start(&fixture.database, &fixture.topic, 4, pattern);
+    for client in [Client::Waits, Client::IsCutOff, Client::Waits] {
+        outboxd.wait_for_events(200, LIMIT).await?;
+        late.hold(LATE, client, LIMIT).await?;
+        if client == Client::IsCutOff {
+            // A new process, while the request of the old one is on its way.
+            outboxd.kill()?;
+            outboxd.respawn()?;
+            outboxd.wait_for_phase("streaming", LATE).await?;
+        }
+        outboxd.wait_for_events(200, LATE).await?;
+        ensure!(late.is_holding(), "events go on before the request arrives");
+        late.delivered(LIMIT).await?;
+        outboxd.wait_for_events(200, LIMIT).await?;
+    }
+    writers.stop().await?;
+    fixture.all_marked(LIMIT).await?;
+    assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
+    fixture.verdict(&oracle).await?.expect_exact()
+}
