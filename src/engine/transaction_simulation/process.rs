@@ -47,6 +47,10 @@ pub(super) struct Process {
     pub(super) passed_over: u64,
     /// Requests for dead letters whose events Kafka had already.
     pub(super) recorded: u64,
+    /// Dead letters that the last progress record named.
+    named: Vec<i64>,
+    /// Transactions with several retried events.
+    pub(super) shared: u64,
 }
 
 pub(super) fn key() -> ProgressKey {
@@ -110,6 +114,7 @@ impl Process {
             Start::CreateSlot => unreachable!("there is a slot"),
         };
         assert_eq!(progress.phase, Phase::Stream);
+        let named = progress.dead_letters.clone();
         engine.reset(at);
         engine.transactions_begun(progress, at, is_new);
         engine.session_started(now);
@@ -123,6 +128,8 @@ impl Process {
             question: None,
             passed_over: 0,
             recorded: 0,
+            named,
+            shared: 0,
         }
     }
 
@@ -228,6 +235,10 @@ impl Process {
                     self.send(ticket, &record, postgres);
                 }
                 Output::Sink(SinkOutput::RecordProgress(progress)) => {
+                    let letters = &progress.dead_letters;
+                    let new = letters.iter().filter(|id| !self.named.contains(id));
+                    self.shared += u64::from(new.count() > 1);
+                    self.named.clone_from(letters);
                     let value = String::from_utf8(progress.encode(&key())).expect("JSON");
                     self.queues[log_of(PROGRESS_TICKET, 0)].push(Sent {
                         ticket: PROGRESS_TICKET,

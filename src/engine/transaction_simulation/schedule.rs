@@ -352,7 +352,11 @@ impl Schedule {
         let Some(process) = &mut self.process else {
             return;
         };
+        let before = process.shared;
         let fate = process.turn(self.now, &mut self.broker, &mut self.postgres);
+        if process.shared > before {
+            self.saw("dead letters shared a transaction");
+        }
         match fate {
             Fate::Lives => {}
             Fate::GaveUp => {
@@ -398,12 +402,13 @@ impl Schedule {
 }
 
 /// What the schedules have to see.
-const EXPECTED: [&str; 11] = [
+const EXPECTED: [&str; 12] = [
     "a commit in doubt",
     "a commit without an answer",
     "a dead letter is retried",
     "a dead letter was published already",
     "a late request ended a transaction",
+    "dead letters shared a transaction",
     "gave the producer up",
     "killed",
     "killed in a commit",
