@@ -222,6 +222,11 @@ impl Engine {
         self.foreign_marks.lock_held(held_at);
     }
 
+    /// The position where this instance held the lock, if that is known.
+    pub(crate) fn lock_held_at(&self) -> Option<Lsn> {
+        self.foreign_marks.held_at()
+    }
+
     /// The session has answered that it holds the lock. It was asked after its answer before.
     pub(crate) fn lock_proven(&mut self) {
         self.foreign_marks.lock_proven();

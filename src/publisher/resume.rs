@@ -194,7 +194,10 @@ impl Supervisor {
         self.resume.resumed(filed.await?);
         if self.config.read_back && !self.config.is_exactly_once() {
             // No earlier holder of the lock has received what is committed behind this.
-            let end = postgres::log_position(session).await?;
+            let end = match self.forwarder.engine.lock_held_at() {
+                Some(held_at) => held_at,
+                None => postgres::log_position(session).await?,
+            };
             self.forwarder.engine.read_back(confirmed, end);
         }
         Ok(())

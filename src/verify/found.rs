@@ -6,7 +6,7 @@ use rdkafka::message::Headers as _;
 
 use crate::config::Mapping;
 use crate::config::mapping::HeaderStyle;
-use crate::lsn::Lsn;
+use crate::outbox::stated_place;
 use crate::verify::moment;
 use crate::verify::store::digest;
 use crate::verify::store::entry::{OrderEntry, Position, RecordEntry};
@@ -140,7 +140,6 @@ impl Reading {
 }
 
 fn place_in_wal(said: &Said<'_>) -> Option<(u64, u32)> {
-    let lsn: Lsn = std::str::from_utf8(said.lsn?).ok()?.parse().ok()?;
-    let index = std::str::from_utf8(said.index?).ok()?.parse().ok()?;
+    let (lsn, index) = stated_place(said.lsn, said.index)?;
     Some((lsn.raw(), index))
 }

@@ -84,7 +84,7 @@ async fn a_kill_in_the_middle_of_a_large_transaction_loses_and_confirms_nothing_
     assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
     let report = fixture.verdict(&oracle).await?;
     report.expect_complete()?;
-    let twice: usize = report.duplicates.iter().map(|(_, times)| times - 1).sum();
+    let twice = report.repeated();
     assert!(
         twice as i64 <= part,
         "{twice} were sent again, {part} had been sent before"

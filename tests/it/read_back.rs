@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 
 use crate::support::fixture::Fixture;
-use crate::support::kafka::{self, Kafka};
+use crate::support::kafka;
 use crate::support::oracle::{Oracle, Report};
 use crate::support::outboxd::Outboxd;
 use crate::support::postgres;
@@ -15,15 +15,11 @@ use crate::support::{heavy, is_long_run};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
-fn copies(report: &Report) -> usize {
-    report.duplicates.iter().map(|(_, times)| times - 1).sum()
-}
-
 /// One row keeps its mark from being written, so nothing from its transaction on is confirmed,
 /// though Kafka has all of it. Kills the process then. Returns the oracle's report.
-async fn killed_before_the_slot_moves(kafka: &Kafka, reads_back: bool) -> Result<Report> {
+async fn killed_before_the_slot_moves(reads_back: bool) -> Result<Report> {
     const ROWS: i64 = 3_000;
-    let fixture = Fixture::create(postgres::shared(postgres::turn(15)), kafka).await?;
+    let fixture = Fixture::create(postgres::shared(postgres::turn(15)), kafka::shared()).await?;
     let settings = fixture.settings.clone();
     let settings = settings.set("OUTBOX_READ_BACK", reads_back.to_string());
     let oracle = Oracle::create(&fixture.database).await?;
@@ -66,16 +62,14 @@ async fn killed_before_the_slot_moves(kafka: &Kafka, reads_back: bool) -> Result
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_kafka_has_and_the_slot_has_not_confirmed_is_not_sent_again() -> Result<()> {
-    killed_before_the_slot_moves(kafka::shared(), true)
-        .await?
-        .expect_exact()
+    killed_before_the_slot_moves(true).await?.expect_exact()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_reading_back_it_is_sent_again() -> Result<()> {
-    let report = killed_before_the_slot_moves(kafka::shared(), false).await?;
+    let report = killed_before_the_slot_moves(false).await?;
     report.expect_complete()?;
-    ensure!(copies(&report) > 100, "{} copies", copies(&report));
+    ensure!(report.repeated() > 100, "{report}");
     Ok(())
 }
 
@@ -108,7 +102,7 @@ async fn kills_under_load_repeat_hardly_anything() -> Result<()> {
     assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
     let report = fixture.verdict(&oracle).await?;
     report.expect_complete()?;
-    let (kills, copies) = (rounds * KILLS, copies(&report));
+    let (kills, copies) = (rounds * KILLS, report.repeated());
     println!("{kills} kills, {written} events, {copies} copies");
     ensure!(copies <= written as usize / 100, "{copies} of {written}");
     Ok(())

@@ -24,6 +24,8 @@ pub(crate) use login::{
 };
 pub(crate) use token::{Token, TokenFailure};
 
+const TRUE_OR_FALSE: [(&str, bool); 2] = [("true", true), ("false", false)];
+
 /// The property that `OUTBOX_AUTO_CREATE_TOPICS` stands for.
 const AUTO_CREATE: &str = "allow.auto.create.topics";
 
@@ -82,9 +84,8 @@ impl Check {
         given: &mut Settings,
         properties: &[(String, Secret<String>)],
     ) -> (bool, bool) {
-        let choices = [("true", true), ("false", false)];
         let read_back = self.or(READ_BACK, given.read_back.take(), true, |text| {
-            parse::choice(text, &choices)
+            parse::choice(text, &TRUE_OR_FALSE)
         });
         let creates = self.auto_create_topics(given.auto_create_topics.take(), properties);
         (creates, read_back)
@@ -96,10 +97,9 @@ impl Check {
         given: Option<String>,
         properties: &[(String, Secret<String>)],
     ) -> bool {
-        let choices = [("true", true), ("false", false)];
         let is_given = given.is_some();
         let setting = self.or(AUTO_CREATE_TOPICS, given, false, |text| {
-            parse::choice(text, &choices)
+            parse::choice(text, &TRUE_OR_FALSE)
         });
         let opposite = property(properties, AUTO_CREATE).and_then(truth) == Some(!setting);
         if is_given && opposite {

@@ -30,8 +30,13 @@ impl Transactions {
     }
 
     /// The event of this dead letter is sent.
-    pub(super) fn letter_sent(&mut self, now: Duration, event: Sent, letter: (i64, Content)) {
-        let (dead_letter, content) = letter;
+    pub(super) fn letter_sent(
+        &mut self,
+        now: Duration,
+        event: Sent,
+        dead_letter: i64,
+        content: Content,
+    ) {
         self.letters.push(dead_letter);
         self.sent(now, event, content);
     }

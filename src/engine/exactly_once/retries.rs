@@ -92,10 +92,8 @@ impl Engine {
         let content = self.content_with(&event, Content::Letters);
         let dead_letter = self.retried_by(ticket);
         if let (Some(dead_letter), Some(exactly_once)) = (dead_letter, &mut self.exactly_once) {
-            let letter = (dead_letter, content);
-            exactly_once
-                .transactions
-                .letter_sent(self.now, event, letter);
+            let transactions = &mut exactly_once.transactions;
+            transactions.letter_sent(self.now, event, dead_letter, content);
         }
     }
 

@@ -381,7 +381,7 @@ fn a_retried_dead_letter_is_named_until_it_is_closed() {
         let facts = facts(210, letters.len() as u64);
         for letter in letters {
             assert!(transactions.takes_letters());
-            transactions.letter_sent(MS * 10, event(1, 0, 0), (*letter, Content::Letters));
+            transactions.letter_sent(MS * 10, event(1, 0, 0), *letter, Content::Letters);
             assert!(!transactions.takes_events(), "the stream waits");
         }
         let progress = recorded(transactions.step(MS * 10, &facts));
@@ -410,11 +410,11 @@ fn a_letter_goes_with_letters_alone_and_so_many_of_them() {
     let mut transactions = self::transactions();
     let mut letters = 0;
     while transactions.takes_letters() {
-        transactions.letter_sent(MS, event(1, 0, 0), (letters, Content::Letters));
+        transactions.letter_sent(MS, event(1, 0, 0), letters, Content::Letters);
         letters += 1;
     }
     assert_eq!(letters, 500);
     let mut transactions = self::transactions();
-    transactions.letter_sent(MS, event(1, 0, 0), (1, Content::Single));
+    transactions.letter_sent(MS, event(1, 0, 0), 1, Content::Single);
     assert!(!transactions.takes_letters() && !transactions.takes_events());
 }

@@ -134,11 +134,11 @@ impl ReadBack {
         now: Duration,
         is_ready: impl Fn(TopicId) -> bool,
     ) -> Option<(Vec<TopicId>, Lsn)> {
-        let window = self.window.as_mut()?;
         let is_running = self.ends.values().any(|end| matches!(end, End::Asked));
-        if is_running || window.last_read_at.is_some_and(|last| now > last) {
+        if is_running || self.is_late(now) {
             return None;
         }
+        let window = self.window.as_mut()?;
         let mut topics = Vec::new();
         for (topic, end) in &mut self.ends {
             if matches!(end, End::Due) && is_ready(*topic) {
@@ -156,9 +156,8 @@ impl ReadBack {
 
     /// The topics that are not read any more. Their events are sent.
     pub(crate) fn given_up(&mut self, now: Duration) -> Vec<TopicId> {
-        let last_read_at = self.window.and_then(|window| window.last_read_at);
         let mut topics = Vec::new();
-        if last_read_at.is_some_and(|last| now > last) {
+        if self.is_late(now) {
             for (topic, end) in &mut self.ends {
                 if matches!(end, End::Due) {
                     *end = End::Read(Found::default());
@@ -167,6 +166,12 @@ impl ReadBack {
             }
         }
         topics
+    }
+
+    /// Whether no further read may begin.
+    fn is_late(&self, now: Duration) -> bool {
+        let last_read_at = self.window.and_then(|window| window.last_read_at);
+        last_read_at.is_some_and(|last| now > last)
     }
 
     /// The read has ended: with these records of each topic. Returns the topics that were read for.

@@ -58,6 +58,11 @@ impl ForeignMarks {
         };
     }
 
+    /// The position where this session held the lock, if it is known.
+    pub(crate) fn held_at(&self) -> Option<Lsn> {
+        self.held_at
+    }
+
     /// Every row that an instance before this one can have sent was read from the table.
     pub(crate) fn table_was_read(&mut self) {
         self.rows_count = true;

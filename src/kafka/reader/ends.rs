@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rdkafka::Message as _;
-use rdkafka::message::{BorrowedMessage, Headers as _};
+use rdkafka::message::BorrowedMessage;
 
 use crate::config::{Config, Token};
 use crate::error::Result;
@@ -27,16 +27,6 @@ const RECORDS_MAX: usize = 100_000;
 const BYTES_MAX: usize = 32 << 20;
 /// How many records of a partition are read first; each time after that, four times as many.
 const FIRST_STEP: i64 = 64;
-
-/// A record at the end of a partition.
-#[derive(Debug)]
-pub(crate) struct EndRecord<'a> {
-    pub(crate) partition: i32,
-    pub(crate) offset: i64,
-    pub(crate) key: Option<&'a [u8]>,
-    /// In their order. A value may be null.
-    pub(crate) headers: &'a [(&'a str, Option<&'a [u8]>)],
-}
 
 /// What the caller makes of a record.
 #[derive(Debug)]
@@ -55,17 +45,16 @@ pub(crate) struct Seen<T> {
 pub(crate) async fn read_ends<T: Send + 'static>(
     config: Arc<Config>,
     topics: Vec<String>,
-    look: impl Fn(&EndRecord<'_>) -> Option<Seen<T>> + Send + 'static,
+    look: impl Fn(&BorrowedMessage<'_>) -> Option<Seen<T>> + Send + 'static,
 ) -> Result<Vec<(String, Vec<T>)>> {
     let token = reader_token(&config).await?;
-    let cancelled = Arc::new(AtomicBool::new(false));
-    let _cancel = CancelOnDrop(Arc::clone(&cancelled));
-    let flag = Arc::clone(&cancelled);
+    let cancelled = CancelOnDrop::default();
+    let flag = Arc::clone(&cancelled.0);
     let read = blocking(move || read(&config, token.as_deref(), topics, look, flag));
     tokio::pin!(read);
     tokio::select! {
         found = &mut read => return found,
-        () = tokio::time::sleep(TIME) => cancelled.store(true, Ordering::Relaxed),
+        () = tokio::time::sleep(TIME) => cancelled.0.store(true, Ordering::Relaxed),
     }
     // It ends with what it has, unless a broker owes it an answer.
     let found = tokio::time::timeout(GRACE, read).await;
@@ -76,7 +65,7 @@ fn read<T>(
     config: &Config,
     token: Option<&Token>,
     topics: Vec<String>,
-    look: impl Fn(&EndRecord<'_>) -> Option<Seen<T>>,
+    look: impl Fn(&BorrowedMessage<'_>) -> Option<Seen<T>>,
     cancelled: Arc<AtomicBool>,
 ) -> Result<Vec<(String, Vec<T>)>> {
     let reader = TopicReader::of_committed(config, token, Arc::clone(&cancelled))?;
@@ -115,7 +104,7 @@ impl<L> Reading<L> {
     /// Adds what is found in a topic. With an error, that of the steps that were read whole.
     fn topic<T>(&mut self, reader: &TopicReader, topic: &str, found: &mut Vec<T>) -> Result<()>
     where
-        L: Fn(&EndRecord<'_>) -> Option<Seen<T>>,
+        L: Fn(&BorrowedMessage<'_>) -> Option<Seen<T>>,
     {
         let mut left = starts(reader, topic)?;
         let mut step = FIRST_STEP;
@@ -130,7 +119,7 @@ impl<L> Reading<L> {
             reader.read(topic, &spans, |record| {
                 self.records += 1;
                 self.bytes += record.payload_len() + record.key_len();
-                if let Some(seen) = self.seen(record) {
+                if let Some(seen) = (self.look)(record) {
                     read.push(seen.found);
                     if seen.is_last {
                         done.insert(record.partition());
@@ -152,20 +141,6 @@ impl<L> Reading<L> {
             step = step.saturating_mul(4);
         }
         Ok(())
-    }
-
-    fn seen<T>(&self, record: &BorrowedMessage<'_>) -> Option<Seen<T>>
-    where
-        L: Fn(&EndRecord<'_>) -> Option<Seen<T>>,
-    {
-        let headers = record.headers()?.iter();
-        let headers: Vec<_> = headers.map(|header| (header.key, header.value)).collect();
-        (self.look)(&EndRecord {
-            partition: record.partition(),
-            offset: record.offset(),
-            key: record.key(),
-            headers: &headers,
-        })
     }
 }
 

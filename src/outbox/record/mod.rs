@@ -15,7 +15,7 @@ use crate::outbox::{TopicName, TopicNameError};
 pub(crate) use identity::{Identity, OwnedIdentity};
 pub use owned::OwnedRecord;
 pub(crate) use size::HeaderSums;
-pub(crate) use streamed_copy::{KeyDigest, Signature, StreamedCopy};
+pub(crate) use streamed_copy::{KeyDigest, Signature, StreamedCopy, stated_place};
 
 /// The most headers that outboxd adds to a record.
 const OUR_HEADER_COUNT: usize = 7;

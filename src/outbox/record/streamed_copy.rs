@@ -3,9 +3,6 @@
 use crate::fnv::fnv1a_64;
 use crate::lsn::Lsn;
 
-/// The headers beside its place in the WAL that name an event.
-const NAMING: [&str; 3] = ["outbox_id", "outbox_committed_at", "outbox_source_id"];
-
 /// What a streamed event has alone: its place in the WAL, and a digest of its id, of the time of
 /// its commit, and of the source's id. Another history of the same server, or another server, has
 /// other times at the same place.
@@ -22,28 +19,25 @@ impl Signature {
     pub(crate) fn of<'a>(
         headers: impl Iterator<Item = (&'a str, Option<&'a [u8]>)>,
     ) -> Option<Signature> {
-        let (mut lsn, mut index) = (None, None);
-        let mut named: [Option<&[u8]>; NAMING.len()] = [None; NAMING.len()];
+        let [mut lsn, mut index, mut id, mut committed_at, mut source_id] = [None; 5];
         for (name, value) in headers {
             let found = match name {
                 "outbox_lsn" => &mut lsn,
                 "outbox_index" => &mut index,
-                _ => match NAMING.iter().position(|naming| *naming == name) {
-                    Some(at) => &mut named[at],
-                    None => continue,
-                },
+                "outbox_id" => &mut id,
+                "outbox_committed_at" => &mut committed_at,
+                "outbox_source_id" => &mut source_id,
+                _ => continue,
             };
             // A row may have headers of these names, behind those of outboxd.
             *found = found.or(value);
         }
-        named[1]?;
-        let text = |value: Option<&'a [u8]>| std::str::from_utf8(value?).ok();
-        let parts = named.map(Option::unwrap_or_default);
-        let [id, committed_at, source_id] = parts;
+        let (commit_lsn, index) = stated_place(lsn, index)?;
+        let (id, source_id) = (id.unwrap_or_default(), source_id.unwrap_or_default());
         Some(Signature {
-            commit_lsn: text(lsn)?.parse().ok()?,
-            index: text(index)?.parse().ok()?,
-            digest: fnv1a_64(&[id, b"\0", committed_at, b"\0", source_id]),
+            commit_lsn,
+            index,
+            digest: fnv1a_64(&[id, b"\0", committed_at?, b"\0", source_id]),
         })
     }
 
@@ -51,6 +45,13 @@ impl Signature {
     pub(crate) fn place(&self) -> (Lsn, u32) {
         (self.commit_lsn, self.index)
     }
+}
+
+/// The place in the WAL that the headers `outbox_lsn` and `outbox_index` state.
+pub(crate) fn stated_place(lsn: Option<&[u8]>, index: Option<&[u8]>) -> Option<(Lsn, u32)> {
+    let text = |value| std::str::from_utf8(value).ok();
+    let (lsn, index) = (text(lsn?)?, text(index?)?);
+    Some((lsn.parse().ok()?, index.parse().ok()?))
 }
 
 /// A copy of a streamed event, as it was read from a topic.
@@ -63,7 +64,7 @@ pub(crate) struct StreamedCopy {
     pub(crate) signature: Signature,
 }
 
-/// A digest of a record's key.
+/// A digest of a record's key, for one topic in memory. `KeyHash` is the one that the database has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct KeyDigest(u64);
 

@@ -285,7 +285,8 @@ impl Process {
                 let filed = self.start_over(world, confirmed);
                 self.resume.resumed(filed);
                 if world.config.read_back {
-                    let end = Lsn::new(world.server.files.wal);
+                    let now = Lsn::new(world.server.files.wal);
+                    let end = self.engine.lock_held_at().unwrap_or(now);
                     self.engine.read_back(confirmed, end);
                 }
                 State::Starting(confirmed)

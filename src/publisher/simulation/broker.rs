@@ -63,12 +63,18 @@ pub(super) struct Producer {
     pub(super) is_stuck: bool,
 }
 
+/// A record of a log.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Appended {
+    pub(super) event: usize,
+    /// Where it says that its event is in the WAL, if it came from there.
+    pub(super) place: Option<(Lsn, u32)>,
+}
+
 /// See the module's head.
 #[derive(Debug, Default)]
 pub(super) struct Broker {
-    pub(super) logs: [Vec<usize>; 3],
-    /// Where each record of a log says that its event is in the WAL.
-    pub(super) places: [Vec<Option<(Lsn, u32)>>; 3],
+    pub(super) logs: [Vec<Appended>; 3],
     /// How many times each event was appended.
     pub(super) appended: Vec<u32>,
     /// How many more times an event is refused.
@@ -93,20 +99,9 @@ impl Broker {
         self.copies.add();
     }
 
-    /// The records of a partition that were streamed: offset, event and place.
-    pub(super) fn streamed(
-        &self,
-        partition: usize,
-    ) -> impl Iterator<Item = (usize, usize, (Lsn, u32))> {
-        let log = self.logs[partition].iter().zip(&self.places[partition]);
-        let log = log.enumerate();
-        log.filter_map(|(offset, (event, place))| Some((offset, *event, (*place)?)))
-    }
-
     fn append(&mut self, partition: usize, sent: Sent, owner: u64) {
-        let event = sent.event;
-        self.logs[partition].push(event);
-        self.places[partition].push(sent.place);
+        let Sent { event, place, .. } = sent;
+        self.logs[partition].push(Appended { event, place });
         self.appended[event] += 1;
         if self.trace {
             eprintln!("        append event {event} to {partition}");

@@ -65,11 +65,12 @@ pub(super) fn check_order(world: &World) {
         .collect();
     for log in &world.broker.logs {
         let mut seen = BTreeSet::new();
-        let first = log.iter().filter(|event| seen.insert(**event));
+        let log = log.iter().map(|record| record.event);
+        let first = log.filter(|event| seen.insert(*event));
         let mut last = [None; 3];
         for event in first {
-            let at = position.get(event);
-            let key = usize::from(world.events[*event].key);
+            let at = position.get(&event);
+            let key = usize::from(world.events[event].key);
             assert!(at >= last[key], "event {event} overtook another of its key");
             last[key] = at;
         }
@@ -101,8 +102,9 @@ pub(super) fn check_last_words(world: &World) {
     for ((partition, key), expected) in &expected {
         let mut seen = BTreeSet::new();
         let log = world.broker.logs[*partition].iter().rev();
-        let log = log.filter(|event| world.events[**event].key == *key);
-        let mut last: Vec<usize> = log.filter(|event| seen.insert(**event)).copied().collect();
+        let log = log.map(|record| record.event);
+        let log = log.filter(|event| world.events[*event].key == *key);
+        let mut last: Vec<usize> = log.filter(|event| seen.insert(*event)).collect();
         last.reverse();
         assert!(
             last == *expected || exempt.contains(&(*partition, *key)),

@@ -552,10 +552,13 @@ impl Process {
         let Some((generation, topics)) = self.reads_back.take() else {
             return false;
         };
-        let copies = match world.broker.is_away {
-            true => Vec::new(),
-            false => read_back(world, topics),
-        };
+        let is_away = world.broker.is_away;
+        let topics = topics.into_iter().filter(|_| !is_away);
+        let copies = topics.map(|name| {
+            let of_topic = read_back(world, topic_of(&name));
+            (name, of_topic)
+        });
+        let copies = copies.collect();
         world.saw("topics read back");
         let before = self.engine.stats().in_flight_count;
         self.engine.ends_read(self.now, generation, copies);

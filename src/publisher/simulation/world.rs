@@ -15,7 +15,7 @@ use crate::engine::row_ids::{RowIds, number};
 use crate::engine::seeds::Seen;
 use crate::lsn::Lsn;
 use crate::outbox::{KeyDigest, OwnedRecord, Signature, StreamedCopy};
-use crate::publisher::simulation::broker::{Broker, TOPICS};
+use crate::publisher::simulation::broker::{Appended, Broker, TOPICS};
 use crate::publisher::simulation::server::{Files, Insert, Row, Server};
 
 /// A message of the stream.
@@ -544,36 +544,28 @@ impl World {
     }
 }
 
-/// Some of the records of these topics, from the last one on, as far as they are of the stream.
-pub(super) fn read_back(
-    world: &mut World,
-    topics: Vec<String>,
-) -> Vec<(String, Vec<StreamedCopy>)> {
-    let mut found = Vec::new();
-    for name in topics {
-        let mut copies = Vec::new();
-        for partition in (0..TOPICS.len()).filter(|it| name == format!("t{}", TOPICS[*it])) {
-            let end = world.broker.logs[partition].len();
-            let unread = if world.rng.bool() {
-                0
-            } else {
-                world.rng.usize(0..=end)
-            };
-            for (offset, event, place) in world.broker.streamed(partition) {
-                let record = world.record(event, Some(place));
-                if offset >= unread {
-                    copies.push(StreamedCopy {
-                        partition: partition as i32,
-                        offset: offset as i64,
-                        key: record.key().map(KeyDigest::of),
-                        signature: Signature::of(record.headers()).expect("it was streamed"),
-                    });
-                }
+/// Some of the records of a topic, from the last one on, as far as they are of the stream.
+pub(super) fn read_back(world: &mut World, topic: usize) -> Vec<StreamedCopy> {
+    let mut copies = Vec::new();
+    for partition in (0..TOPICS.len()).filter(|it| TOPICS[*it] == topic) {
+        let end = world.broker.logs[partition].len();
+        let unread = match world.rng.bool() {
+            true => 0,
+            false => world.rng.usize(0..=end),
+        };
+        let log = world.broker.logs[partition].iter().enumerate();
+        let read = log.skip(unread).filter(|(_, it)| it.place.is_some());
+        copies.extend(read.map(|(offset, Appended { event, place })| {
+            let record = world.record(*event, *place);
+            StreamedCopy {
+                partition: partition as i32,
+                offset: offset as i64,
+                key: record.key().map(KeyDigest::of),
+                signature: Signature::of(record.headers()).expect("it was streamed"),
             }
-        }
-        found.push((name, copies));
+        }));
     }
-    found
+    copies
 }
 
 /// The event of a record: its value is the event's number.

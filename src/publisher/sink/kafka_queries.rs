@@ -7,11 +7,14 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rdkafka::Message;
+use rdkafka::message::{BorrowedMessage, Headers as _};
+
 use crate::config::Config;
 use crate::engine::Engine;
 use crate::engine::topics::placing::PlacingLimits;
 use crate::engine::topics::topic::{MetadataAnswer, TopicLimits};
-use crate::kafka::{EndRecord, MetadataClient, Seen, TopicAnswer, read_ends};
+use crate::kafka::{MetadataClient, Seen, TopicAnswer, read_ends};
 use crate::lsn::Lsn;
 use crate::outbox::{KeyDigest, Signature, StreamedCopy};
 
@@ -54,7 +57,7 @@ impl KafkaQueries {
         let config = Arc::clone(&self.config);
         self.ends = Some(Box::pin(async move {
             let source_id = config.mapping.source_id.clone();
-            let look = move |record: &EndRecord<'_>| seen(record, source_id.as_bytes(), from);
+            let look = move |record: &BorrowedMessage<'_>| seen(record, source_id.as_bytes(), from);
             let copies = read_ends(config, topics, look).await;
             let copies = copies.unwrap_or_else(|error| {
                 let what = "the ends of topics were not read, so events may be sent again";
@@ -94,8 +97,9 @@ impl Answer {
 }
 
 /// The copy of an event of this source, if the record is one.
-fn seen(record: &EndRecord<'_>, source_id: &[u8], from: Lsn) -> Option<Seen<StreamedCopy>> {
-    let headers = || record.headers.iter().copied();
+fn seen(record: &impl Message, source_id: &[u8], from: Lsn) -> Option<Seen<StreamedCopy>> {
+    let headers = record.headers()?;
+    let headers = || headers.iter().map(|header| (header.key, header.value));
     let source = headers().find(|(name, _)| *name == "outbox_source_id");
     if source.and_then(|(_, value)| value).unwrap_or_default() != source_id {
         return None;
@@ -103,9 +107,9 @@ fn seen(record: &EndRecord<'_>, source_id: &[u8], from: Lsn) -> Option<Seen<Stre
     let signature = Signature::of(headers())?;
     Some(Seen {
         found: StreamedCopy {
-            partition: record.partition,
-            offset: record.offset,
-            key: record.key.map(KeyDigest::of),
+            partition: record.partition(),
+            offset: record.offset(),
+            key: record.key().map(KeyDigest::of),
             signature,
         },
         is_last: signature.place().0 < from,

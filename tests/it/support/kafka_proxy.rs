@@ -4,7 +4,7 @@
 //! <https://kafka.apache.org/protocol#protocol_messages>
 
 use std::io::{Error, ErrorKind, Result as IoResult};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -47,37 +47,33 @@ impl LateEnds {
 
     /// Holds the next request that ends a transaction back for so long. Returns when it is held.
     pub(crate) async fn hold(&self, time: Duration, client: Client, limit: Duration) -> Result<()> {
-        self.set(State::Due(time, client));
+        *self.state() = State::Due(time, client);
         wait_for("the end of a transaction", limit, async || {
-            Ok((self.get() == State::Holding).then_some(()))
+            Ok((*self.state() == State::Holding).then_some(()))
         })
         .await
     }
 
     /// Whether the request is still held back.
     pub(crate) fn is_holding(&self) -> bool {
-        self.get() == State::Holding
+        *self.state() == State::Holding
     }
 
     /// Waits until the broker has the request.
     pub(crate) async fn delivered(&self, limit: Duration) -> Result<()> {
         wait_for("the late request", limit, async || {
-            Ok((self.get() == State::Delivered).then_some(()))
+            Ok((*self.state() == State::Delivered).then_some(()))
         })
         .await
     }
 
-    fn get(&self) -> State {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn set(&self, state: State) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = state;
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether this request is the one to hold back, and how.
     fn takes(&self, request: &[u8]) -> Option<(Duration, Client)> {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state();
         match *state {
             State::Due(time, client) if request.starts_with(&END_TXN) => {
                 *state = State::Holding;
@@ -150,7 +146,7 @@ async fn requests(
         broker.write_u32(size).await?;
         broker.write_all(&request).await?;
         if let Some((_, client)) = held {
-            late.set(State::Delivered);
+            *late.state() = State::Delivered;
             if client == Client::IsCutOff {
                 return Err(Error::from(ErrorKind::ConnectionAborted));
             }

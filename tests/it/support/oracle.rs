@@ -141,6 +141,11 @@ impl Report {
             && self.out_of_order.is_empty()
     }
 
+    /// How many deliveries were one too many.
+    pub(crate) fn repeated(&self) -> usize {
+        self.duplicates.iter().map(|(_, times)| times - 1).sum()
+    }
+
     /// Fails unless [`is_exact`](Report::is_exact).
     pub(crate) fn expect_exact(&self) -> Result<()> {
         if self.is_exact() {
