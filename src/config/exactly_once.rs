@@ -104,20 +104,6 @@ pub(crate) struct ExactlyOnce {
     pub(crate) answer: Option<Answer>,
 }
 
-/// Values of other settings that do not go with exactly once, and why.
-const CONFLICTS: [(&str, &str, &str); 2] = [
-    (
-        variables::SOURCE,
-        "poll",
-        "only the stream has positions that a progress record can name",
-    ),
-    (
-        variables::ON_SLOT_LOSS,
-        "heal",
-        "no row shows whether it was sent behind the position of a lost slot",
-    ),
-];
-
 impl Check {
     /// The settings of exactly once; `None` at least once. Sets the defaults of others that differ
     /// with it.
@@ -154,17 +140,22 @@ impl Check {
     }
 
     fn conflicts(&mut self, given: &Settings) {
-        let values = [&given.source, &given.on_slot_loss, &given.on_poison];
-        for (value, (setting, conflict, why)) in values.into_iter().zip(CONFLICTS) {
-            if is(value.as_ref(), conflict) {
-                let problem = format!("cannot be {conflict} with OUTBOX_DELIVERY=exactly-once");
-                self.errors
-                    .push(InvalidValue::new(problem, why).of(setting));
-            }
+        let is =
+            |given: &Option<String>, value| given.as_ref().is_some_and(|it| it.trim() == value);
+        if is(&given.source, "poll") {
+            let problem = "cannot be poll with OUTBOX_DELIVERY=exactly-once";
+            let why = "only the stream has positions that a progress record can name";
+            let wrong = InvalidValue::new(problem, why);
+            self.errors.push(wrong.of(variables::SOURCE));
+        }
+        let has_own_headers = given.headers.is_none() || is(&given.headers, "outboxd");
+        if is(&given.on_slot_loss, "heal") && !has_own_headers {
+            let problem = "cannot be heal with OUTBOX_DELIVERY=exactly-once and other headers than \
+                           outboxd's";
+            let why = "set OUTBOX_HEADERS=outboxd: they show which rows Kafka has, where no mark \
+                       does";
+            let wrong = InvalidValue::new(problem, why);
+            self.errors.push(wrong.of(variables::ON_SLOT_LOSS));
         }
     }
-}
-
-fn is(given: Option<&String>, value: &str) -> bool {
-    given.is_some_and(|given| given.trim() == value)
 }

@@ -263,7 +263,7 @@ pub struct Settings {
     pub start_lsn: Option<String>,
 
     /// What to do after the loss of the slot: heal from the table, or halt [default: heal; with
-    /// keep: halt]
+    /// keep or exactly-once: halt]
     #[arg(long, env = variables::ON_SLOT_LOSS, hide_env_values = true, value_name = "CHOICE")]
     #[serde(deserialize_with = "scalar")]
     pub on_slot_loss: Option<String>,

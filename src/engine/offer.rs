@@ -148,10 +148,11 @@ impl Engine {
     }
 
     /// Takes in a row that is to be marked as published without being sent.
-    pub(crate) fn accept_unsent(&mut self, now: Duration, row: InFlight) {
+    pub(crate) fn accept_unsent(&mut self, now: Duration, row: InFlight) -> Ticket {
         let ticket = self.tracker.accept_row(row);
         self.tracker.acknowledge(ticket);
         self.write_back_queue.push(now, ticket);
+        ticket
     }
 
     /// Takes in a row of which only the id could be read.

@@ -45,6 +45,7 @@ pub(crate) use metadata::{MetadataClient, TopicAnswer};
 pub(crate) use producer::{Producer, SendError};
 pub(crate) use reach::KafkaReach;
 pub(crate) use reader::ends::{Seen, read_ends};
+pub(crate) use reader::whole_end::{WholeEnd, read_whole_end};
 pub(crate) use reader::{Ends, Listing, Span, TopicReader, reader_token};
 pub(crate) use topic_facts::TopicFacts;
 pub(crate) use transactions::{

@@ -96,7 +96,9 @@ pub use self::{
 #[cfg(feature = "publisher")]
 pub(crate) use self::{
     dead_letter::{HolderNumber, LetterList, PARKED_KEYS_MAX, beginning, known},
-    record::{HeaderSums, KeyDigest, OwnedIdentity, Signature, StreamedCopy, stated_place},
+    record::{
+        HeaderSums, KeyDigest, OwnedIdentity, RowCopy, Signature, StreamedCopy, stated_place,
+    },
     retention::{RetentionStatements, RetentionStep, Upkeep, pass_interval, upkeep},
     router::Parts,
     row_name::RowSet,

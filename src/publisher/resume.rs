@@ -100,22 +100,23 @@ impl Supervisor {
                 .await
                 .map(Some);
         }
-        let progress = self.opened.as_mut().and_then(|it| it.progress.as_mut());
-        let recorded = progress.map(|it| std::mem::take(&mut it.rows));
-        let recorded = recorded.unwrap_or_default();
+        let (copies, loss) = self.healing(loss);
+        let progress = self.opened.as_ref().and_then(|it| it.progress.clone());
+        let mut scan = TableScan::new(
+            &mut self.forwarder,
+            session,
+            server.lineage.system_id,
+            shape,
+            &mut self.slow,
+            LockHolder::of_client(client, self.lock_asked),
+            self.stop.clone(),
+        )?;
+        scan.copies = copies;
         let bootstrap = Bootstrap {
-            scan: TableScan::new(
-                &mut self.forwarder,
-                session,
-                server.lineage.system_id,
-                shape,
-                &mut self.slow,
-                LockHolder::of_client(client, self.lock_asked),
-                self.stop.clone(),
-            )?,
+            scan,
             server,
             loss,
-            recorded,
+            progress,
             settles: memory == BeforeCreation::Settled,
         };
         let Some(handled_rows) = bootstrap.run(found).await? else {

@@ -8,6 +8,7 @@
 
 use std::time::Duration;
 
+use crate::config::{OnSlotLoss, RefusalKind};
 use crate::engine::exactly_once::limits::TRANSACTION_TIMEOUT_MS;
 use crate::engine::exactly_once::progress::{Progress, ProgressKey};
 use crate::engine::exactly_once::start::{SlotFacts, Start, StartFacts, decide};
@@ -16,6 +17,8 @@ use crate::error::{Code, Error, Result};
 use crate::kafka::{Producer, TransactionalId, last_value};
 use crate::lsn::Lsn;
 use crate::postgres::{self, Server, Session};
+use crate::publisher::slot_loss::SlotLoss;
+use crate::publisher::source::kafka_copies::KafkaCopies;
 use crate::publisher::supervisor::Supervisor;
 use crate::replication::ReplicationClient;
 
@@ -74,6 +77,7 @@ impl Supervisor {
             switched_at: switched_at(client, progress.as_ref(), timeline).await?,
             publication: self.config.publication.clone(),
             answer: settings.answer,
+            heals: self.config.on_slot_loss == OnSlotLoss::Heal,
             progress,
         });
         self.forwarder.progress_key = Some(key);
@@ -93,6 +97,27 @@ impl Supervisor {
         Ok(())
     }
 
+    /// What finds the rows that Kafka has, if a lost slot is healed, and how the slot was lost. A
+    /// slot that is gone left no trace but its progress record.
+    pub(in crate::publisher) fn healing(
+        &self,
+        loss: Option<SlotLoss>,
+    ) -> (Option<KafkaCopies>, Option<SlotLoss>) {
+        let facts = self.opened.as_ref();
+        let progress = facts.and_then(|it| it.progress.as_ref());
+        let Some((progress, from)) = progress.and_then(|it| Some((it, it.unmarked_from()?))) else {
+            return (None, loss);
+        };
+        if self.config.on_slot_loss == OnSlotLoss::Halt {
+            return (None, loss);
+        }
+        let reported = progress.position;
+        let answer = RefusalKind::SlotMissing.at(reported);
+        let is_answered = facts.is_some_and(|facts| facts.answer == Some(answer));
+        let copies = (!is_answered).then(|| KafkaCopies::new(from, answer));
+        (copies, Some(loss.unwrap_or(SlotLoss::Gone { reported })))
+    }
+
     /// Begins at the progress record, with a slot at `confirmed`. Does nothing at least once.
     ///
     /// # Errors
@@ -105,7 +130,7 @@ impl Supervisor {
             SlotFacts::Created(_) => SlotFacts::Created(confirmed),
             SlotFacts::Missing | SlotFacts::Confirmed(_) => SlotFacts::Confirmed(confirmed),
         };
-        let (progress, is_new) = match decide(&facts).map_err(|refusal| refusal.into_error())? {
+        let (mut progress, is_new) = match decide(&facts).map_err(|refusal| refusal.into_error())? {
             Start::Continue(progress) => (progress, false),
             Start::Begin(progress) => (progress, true),
             Start::CreateSlot => return Ok(()),
@@ -115,8 +140,13 @@ impl Supervisor {
             true => tracing::info!(lsn = %position, "no progress is recorded, beginning here"),
             false => tracing::info!(lsn = %position, %confirmed, "progress read from Kafka"),
         }
-        let engine = &mut self.forwarder.engine;
+        let rows = std::mem::take(&mut progress.rows);
+        let forwarder = &mut self.forwarder;
+        let engine = &mut forwarder.engine;
         engine.transactions_begun(progress, confirmed, is_new);
+        for row in rows {
+            forwarder.mark_recorded(row.name(), row.xid);
+        }
         Ok(())
     }
 

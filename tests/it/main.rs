@@ -49,6 +49,7 @@ mod documents;
 mod exactly_once;
 mod exactly_once_cluster;
 // The end of a Kafka transaction that reaches its broker late.
+mod exactly_once_heal;
 mod exactly_once_late;
 // The programs in examples/, and the crate without the publisher.
 mod examples;

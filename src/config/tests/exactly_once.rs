@@ -24,13 +24,16 @@ fn events_are_sent_at_least_once_unless_a_setting_says_otherwise() {
 
 #[test]
 fn what_is_not_sent_exactly_once_is_refused_with_its_reason() {
-    for (name, value) in [("source", "poll"), ("on_slot_loss", "heal")] {
-        let error = only_error(build(exactly_once().or(with(name, value))));
-        let expected = format!(
-            "OUTBOX_{} cannot be {value} with OUTBOX_DELIVERY=exactly-once",
-            name.to_uppercase()
-        );
-        assert!(error.starts_with(&expected), "{error}");
+    let error = only_error(build(exactly_once().or(with("source", "poll"))));
+    let expected = "OUTBOX_SOURCE cannot be poll with OUTBOX_DELIVERY=exactly-once";
+    assert!(error.starts_with(expected), "{error}");
+    let heals = exactly_once().or(with("on_slot_loss", "heal"));
+    let config = build(heals.clone().or(with("headers", "outboxd"))).unwrap();
+    assert_eq!(config.on_slot_loss, OnSlotLoss::Heal);
+    for headers in ["none", "debezium", "cloudevents"] {
+        let error = only_error(build(heals.clone().or(with("headers", headers))));
+        let expected = "OUTBOX_ON_SLOT_LOSS cannot be heal with OUTBOX_DELIVERY=exactly-once";
+        assert!(error.starts_with(expected), "{error}");
     }
 }
 

@@ -118,6 +118,7 @@ mod tests {
             position: Lsn::new(100),
             last: Some(name(80, 5)),
             partial,
+            settled: None,
             phase: Phase::Stream,
             rows: Vec::new(),
             dead_letters: Vec::new(),

@@ -14,6 +14,7 @@
 //! committed, `suspects` what becomes of a refused event. Here the engine uses them. Nothing of it
 //! is called at least once.
 
+pub(crate) mod copies;
 pub(crate) mod history;
 mod letters;
 pub(crate) mod limits;
@@ -25,6 +26,7 @@ mod retries;
 pub(crate) mod start;
 pub(crate) mod state;
 pub(crate) mod suspects;
+mod table_rows;
 pub(crate) mod timeline;
 pub(crate) mod transaction;
 
@@ -33,8 +35,7 @@ use std::time::Duration;
 use crate::engine::Engine;
 use crate::engine::dispatch::{Admission, Reason};
 use crate::engine::exactly_once::history::HistoryCheck;
-use crate::engine::exactly_once::progress::{Phase, Progress};
-use crate::engine::exactly_once::recorded_row::RecordedRow;
+use crate::engine::exactly_once::progress::Progress;
 use crate::engine::exactly_once::state::ExactlyOnce;
 use crate::engine::exactly_once::suspects::{Place, Suspicion};
 use crate::engine::exactly_once::transaction::{
@@ -132,6 +133,7 @@ impl Engine {
             ticket,
             commit_lsn,
             index,
+            is_row: entry.from_table,
         };
         let Some(exactly_once) = &mut self.exactly_once else {
             return Admission::Keep(Reason::Hold);
@@ -324,24 +326,12 @@ impl Engine {
         match step {
             None => {}
             Some(Step::Record(mut progress)) => {
-                if progress.phase == Phase::Table {
-                    progress.rows = self.rows_sent();
-                }
+                progress.rows = self.rows_to_record();
                 self.push(SinkOutput::RecordProgress(Box::new(progress)));
             }
             Some(Step::Commit) => self.push(SinkOutput::CommitTransaction { generation }),
             Some(Step::GiveUp(rejection)) => self.push(End::ProducerFailed(rejection)),
         }
-    }
-
-    /// The rows of the current transaction.
-    fn rows_sent(&self) -> Vec<RecordedRow> {
-        let events = self.transactions().map_or(&[][..], Transactions::events);
-        let row = |event: &Sent| {
-            let event = self.tracker.event(event.ticket)?;
-            Some(RecordedRow::new(event.row.as_ref()?, event.xid))
-        };
-        events.iter().filter_map(row).collect()
     }
 
     fn transaction_facts(&self) -> Facts {
@@ -350,6 +340,7 @@ impl Engine {
             unreported: self.dispatch.in_flight_count(),
             complete: self.tracker.complete(),
             last: self.tracker.last_transaction(),
+            settled: self.tracker.flushed(),
             open: self.tracker.open_transaction(),
             is_marked: self.is_written_back(),
             is_full: self.tracker.bytes() >= self.limits.memory_limit,

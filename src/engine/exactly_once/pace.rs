@@ -1,11 +1,17 @@
 //! When a transaction with events takes in no more. Pure.
 //!
 //! Nothing is sent while a transaction ends, and no reader sees an event before it has ended. While
-//! few events come, transactions follow each other at an interval. While many come, the time that
-//! sends is what counts, and the end may take only a small part of it.
+//! few events come, one that has just missed a transaction is with its readers an interval later,
+//! the end of its transaction included. While more come, transactions follow each other at the
+//! interval: ends take the brokers' time too, and more of them make all events later. While many
+//! come, the time that sends is what counts, and the end may take only a small part of it.
 
 use std::time::Duration;
 
+/// With so many events in one transaction, the brokers have enough to do.
+const SOME: usize = 32;
+/// By this part of the interval a transaction is early at most.
+const EARLY: u32 = 4;
 /// So many events in one transaction are a backlog.
 const MANY: usize = 2_000;
 /// How many times as long as an end events are sent then.
@@ -54,7 +60,11 @@ impl Pace {
     /// When a transaction is due, at the end of a transaction of Postgres: the first of its events
     /// was sent at `first_at`.
     pub(super) fn due_at(&self, first_at: Duration, events: usize) -> Duration {
-        let rested = self.sealed_at.map(|at| at + self.interval);
+        let early = match events < SOME {
+            true => self.end.min(self.interval / EARLY),
+            false => Duration::ZERO,
+        };
+        let rested = self.sealed_at.map(|at| at + self.interval - early);
         let due = first_at.max(rested.unwrap_or_default());
         match events >= MANY {
             true => due.max(first_at + self.end * ENDS),
@@ -78,13 +88,23 @@ mod tests {
     }
 
     #[test]
-    fn few_events_are_committed_at_the_interval_and_at_once_after_a_rest() {
+    fn events_are_committed_at_the_interval_and_at_once_after_a_rest() {
         assert_eq!(Pace::new(MS * 50).due_at(MS * 7, 1), MS * 7);
         for end in [0, 10, 60] {
             let pace = after(MS * end);
-            assert_eq!(pace.due_at(MS * 101, MANY - 1), MS * 150, "{end}");
+            for events in [SOME, MANY - 1] {
+                assert_eq!(pace.due_at(MS * 101, events), MS * 150, "{end}");
+            }
         }
         assert_eq!(after(MS * 10).due_at(MS * 900, 1), MS * 900);
+    }
+
+    #[test]
+    fn few_events_are_committed_earlier_by_the_end_of_a_transaction_or_a_quarter_of_the_interval() {
+        for (end, due) in [(0, 150_000), (8, 142_000), (13, 137_500), (60, 137_500)] {
+            let due = Duration::from_micros(due);
+            assert_eq!(after(MS * end).due_at(MS * 101, SOME - 1), due, "{end}");
+        }
     }
 
     #[test]

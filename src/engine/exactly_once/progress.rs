@@ -60,10 +60,13 @@ pub(crate) struct Progress {
     pub(crate) last: Option<TransactionName>,
     /// The transaction behind them, if a part of it is in Kafka.
     pub(crate) partial: Option<Partial>,
+    /// The rows of every transaction that was committed before this are marked, or need no mark.
+    /// While the table is sent, that of the slot which was lost; `None` if there was none.
+    pub(crate) settled: Option<Lsn>,
     /// What the publisher was doing.
     pub(crate) phase: Phase,
-    /// Rows of the table that were sent in the transaction of the record. They have to be marked
-    /// before the table is read again.
+    /// Rows of the table that are in Kafka by this record or an earlier one, and may not be marked
+    /// yet. They are not sent again.
     pub(crate) rows: Vec<RecordedRow>,
     /// Dead letters whose events are in Kafka by this record or an earlier one, and which may still
     /// be open in the database.
@@ -74,7 +77,7 @@ pub(crate) struct Progress {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Phase {
-    /// It sends rows of the table, before there is a slot.
+    /// It sends rows of the table, before there is a slot, or because it was lost.
     Table,
     /// The slot is about to be made, at this position.
     Copying,
@@ -96,9 +99,21 @@ impl Progress {
             position,
             last: None,
             partial: None,
+            settled: (phase != Phase::Table).then_some(position),
             phase,
             rows: Vec::new(),
             dead_letters: Vec::new(),
+        }
+    }
+
+    /// The rows of the table that may be in Kafka without a mark are those that were committed at
+    /// this position or later; `None` if the record names all of them. A record without the
+    /// position says so of every row.
+    pub(crate) fn unmarked_from(&self) -> Option<Lsn> {
+        match self.phase {
+            Phase::Table => self.settled,
+            Phase::Copying => None,
+            Phase::Stream => Some(self.settled.unwrap_or(Lsn::INVALID)),
         }
     }
 
@@ -123,6 +138,7 @@ impl Progress {
                 transaction: Name::of(partial.transaction),
                 changes: partial.changes,
             }),
+            settled: self.settled.map(|settled| settled.to_string()),
             phase: self.phase,
             rows: self.rows.clone(),
             dead_letters: self.dead_letters.clone(),
@@ -162,6 +178,7 @@ impl Progress {
             position: lsn(&value.position)?,
             last: value.last.map(|last| last.name()).transpose()?,
             partial: partial.transpose()?,
+            settled: value.settled.as_deref().map(lsn).transpose()?,
             phase: value.phase,
             rows: value.rows,
             dead_letters: value.dead_letters,
@@ -194,6 +211,8 @@ struct Value {
     position: String,
     last: Option<Name>,
     partial: Option<PartialValue>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    settled: Option<String>,
     phase: Phase,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     rows: Vec<RecordedRow>,
@@ -262,9 +281,29 @@ mod tests {
             position: Lsn::new(0x1_0000_0100),
             last: Some(name(0xF0)),
             partial: None,
+            settled: Some(Lsn::new(0x1_0000_0000)),
             phase: Phase::Stream,
             rows: Vec::new(),
             dead_letters: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn rows_may_be_unmarked_from_a_position_unless_the_record_names_them() {
+        let of = |phase, settled| Progress {
+            phase,
+            settled,
+            ..progress()
+        };
+        let at = Some(Lsn::new(7));
+        for (phase, settled, expected) in [
+            (Phase::Stream, at, at),
+            (Phase::Stream, None, Some(Lsn::INVALID)),
+            (Phase::Table, at, at),
+            (Phase::Table, None, None),
+            (Phase::Copying, at, None),
+        ] {
+            assert_eq!(of(phase, settled).unmarked_from(), expected, "{phase:?}");
         }
     }
 
@@ -282,6 +321,7 @@ mod tests {
             },
             Progress {
                 last: None,
+                settled: None,
                 phase: Phase::Copying,
                 ..progress()
             },
@@ -304,7 +344,8 @@ mod tests {
         let expected = "{\"version\":1,\"system_id\":\"7301234567890123456\",\
              \"slot\":\"outboxd_orders\",\"timeline\":3,\"publication\":\"outboxd\",\
              \"position\":\"1/100\",\"last\":{\"commit_lsn\":\"0/F0\",\"xid\":7,\
-             \"committed_micros\":1700000000000000},\"partial\":null,\"phase\":\"stream\"}";
+             \"committed_micros\":1700000000000000},\"partial\":null,\"settled\":\"1/0\",\
+             \"phase\":\"stream\"}";
         assert_eq!(value, expected);
     }
 

@@ -1,6 +1,6 @@
 //! The progress record of a transaction: what is in Kafka once it is committed.
 
-use crate::engine::exactly_once::progress::{Partial, Progress};
+use crate::engine::exactly_once::progress::{Partial, Phase, Progress};
 use crate::engine::exactly_once::transaction::{Facts, Transactions};
 use crate::engine::tracker::TransactionName;
 use crate::lsn::Lsn;
@@ -18,8 +18,13 @@ impl Transactions {
         // A keepalive may come before the rest of a transaction that is there in part.
         let rest = before.partial;
         let rest = rest.filter(|it| it.transaction.commit_lsn >= position);
+        let settled = match before.phase {
+            Phase::Stream => before.settled.max(Some(facts.settled)),
+            Phase::Table | Phase::Copying => before.settled,
+        };
         Some(Progress {
             position,
+            settled,
             last,
             partial: facts
                 .open

@@ -88,6 +88,7 @@ impl Engine {
             ticket,
             commit_lsn: Lsn::INVALID,
             index: 0,
+            is_row: false,
         };
         let content = self.content_with(&event, Content::Letters);
         let dead_letter = self.retried_by(ticket);

@@ -5,6 +5,9 @@
 //! that the server's history does not have. outboxd cannot know what, and what is right then:
 //! sending too much or too little. It refuses to start, and a person answers with a setting that
 //! names this refusal and its position: the answer to one case can never answer another.
+//!
+//! A slot that is gone is no contradiction where outboxd may heal: the table and Kafka together
+//! show what is missing, as long as the server's WAL is the one that the record is about.
 
 use crate::config::{Answer, RefusalKind};
 use crate::engine::exactly_once::progress::{Phase, Progress};
@@ -27,6 +30,8 @@ pub(crate) struct StartFacts {
     pub(crate) publication: String,
     /// What a person has answered to a refusal.
     pub(crate) answer: Option<Answer>,
+    /// A lost slot is healed from the table.
+    pub(crate) heals: bool,
 }
 
 /// The slot.
@@ -83,13 +88,14 @@ pub(crate) fn decide(facts: &StartFacts) -> Result<Start, Box<Refusal>> {
         };
     };
     match facts.slot {
-        SlotFacts::Missing if progress.phase != Phase::Stream => Ok(Start::CreateSlot),
+        SlotFacts::Missing if progress.unmarked_from().is_none() => Ok(Start::CreateSlot),
+        SlotFacts::Missing if facts.heals && facts.has_wal_of(progress) => Ok(Start::CreateSlot),
         SlotFacts::Missing => match facts.refused(facts.slot_missing(progress)) {
             None => Ok(Start::CreateSlot),
             Some(refusal) => Err(refusal),
         },
         // The permission of the new slot has answered what became of the old one.
-        SlotFacts::Created(at) => Ok(Start::Begin(facts.beginning(at))),
+        SlotFacts::Created(at) => Ok(Start::Begin(facts.behind(progress, at))),
         // A slot that outboxd has made is recorded first.
         SlotFacts::Confirmed(at) if progress.phase == Phase::Table => {
             facts.answered(facts.no_progress(at), at)
@@ -103,6 +109,21 @@ impl StartFacts {
     fn beginning(&self, position: Lsn) -> Progress {
         let publication = self.publication.clone();
         Progress::beginning(self.timeline, publication, position, Phase::Stream)
+    }
+
+    /// The first record of a new slot of the same server. What is in Kafka of dead letters stays.
+    fn behind(&self, progress: &Progress, position: Lsn) -> Progress {
+        let mut beginning = self.beginning(position);
+        if progress.timeline == self.timeline {
+            beginning.dead_letters.clone_from(&progress.dead_letters);
+        }
+        beginning
+    }
+
+    /// Whether the server's WAL reaches as far as the record, on the same timeline. On another one
+    /// marks may be lost that the record relies on.
+    fn has_wal_of(&self, progress: &Progress) -> bool {
+        progress.timeline == self.timeline && progress.position <= self.wal_end
     }
 
     fn with_slot(&self, progress: &Progress, slot: Lsn) -> Result<Start, Box<Refusal>> {
@@ -127,8 +148,11 @@ impl StartFacts {
         if is_unfinished && progress.publication != self.publication {
             return self.answered(self.other_publication(progress, slot), slot);
         }
+        let is_same = progress.timeline == self.timeline;
         Ok(Start::Continue(Progress {
             timeline: self.timeline,
+            // A standby may lack marks that the lost server had.
+            settled: progress.settled.filter(|_| is_same),
             publication: self.publication.clone(),
             phase: Phase::Stream,
             ..progress.clone()
@@ -273,6 +297,7 @@ mod tests {
             position: lsn(position),
             last: Some(TransactionName::from(lsn(5))),
             partial: None,
+            settled: Some(lsn(position)),
             phase: Phase::Stream,
             rows: Vec::new(),
             dead_letters: Vec::new(),
@@ -288,6 +313,7 @@ mod tests {
             switched_at: None,
             publication: "outboxd".to_owned(),
             answer: None,
+            heals: false,
         }
     }
 
@@ -355,6 +381,25 @@ mod tests {
     }
 
     #[test]
+    fn a_new_slot_forgets_no_dead_letter_that_is_in_kafka() {
+        let named = Progress {
+            dead_letters: vec![3],
+            ..progress(100)
+        };
+        let created = facts(Some(named), SlotFacts::Created(lsn(200)));
+        let begins = |facts: &StartFacts| match decide(facts).unwrap() {
+            Start::Begin(progress) => (progress.position, progress.dead_letters),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(begins(&created), (lsn(200), vec![3]));
+        let promoted = StartFacts {
+            timeline: 2,
+            ..created
+        };
+        assert_eq!(begins(&promoted), (lsn(200), Vec::new()));
+    }
+
+    #[test]
     fn a_promotion_goes_on_where_the_new_timeline_has_all_that_was_published() {
         let promoted = |switched_at| StartFacts {
             timeline: 2,
@@ -364,10 +409,44 @@ mod tests {
         for switched_at in [100, 101] {
             let expected = Progress {
                 timeline: 2,
+                settled: None,
                 ..progress(100)
             };
             let start = decide(&promoted(switched_at));
             assert_eq!(start, Ok(Start::Continue(expected)));
+        }
+    }
+
+    #[test]
+    fn a_lost_slot_is_healed_where_the_wal_is_the_one_of_the_record() {
+        let table = Progress {
+            phase: Phase::Table,
+            ..progress(100)
+        };
+        for record in [progress(100), table] {
+            let healed = StartFacts {
+                heals: true,
+                ..facts(Some(record), SlotFacts::Missing)
+            };
+            assert_eq!(decide(&healed), Ok(Start::CreateSlot));
+            for other in [
+                StartFacts {
+                    heals: false,
+                    ..healed.clone()
+                },
+                StartFacts {
+                    timeline: 2,
+                    switched_at: Some(lsn(500)),
+                    ..healed.clone()
+                },
+                StartFacts {
+                    wal_end: lsn(99),
+                    ..healed
+                },
+            ] {
+                let refusal = decide(&other).unwrap_err();
+                assert_eq!(refusal.answer, RefusalKind::SlotMissing.at(lsn(100)));
+            }
         }
     }
 

@@ -2,8 +2,10 @@
 
 use crate::engine::exactly_once::history::HistoryCheck;
 use crate::engine::exactly_once::limits::TransactionLimits;
+use crate::engine::exactly_once::recorded_row::RecordedRow;
 use crate::engine::exactly_once::suspects::Suspects;
 use crate::engine::exactly_once::transaction::{Sent, Transactions};
+use crate::engine::tracker::Ticket;
 
 /// See the module `exactly_once`.
 #[derive(Debug)]
@@ -13,6 +15,8 @@ pub(crate) struct ExactlyOnce {
     pub(super) history: HistoryCheck,
     /// The events of the transaction that was given up last, whose reports may follow.
     pub(super) refused_of: Vec<Sent>,
+    /// Rows of the table that are in Kafka by a progress record, and may not be marked yet.
+    pub(super) unmarked_rows: Vec<(Ticket, RecordedRow)>,
 }
 
 impl ExactlyOnce {
@@ -22,6 +26,7 @@ impl ExactlyOnce {
             suspects: Suspects::default(),
             history: HistoryCheck::default(),
             refused_of: Vec::new(),
+            unmarked_rows: Vec::new(),
         }
     }
 
@@ -30,5 +35,6 @@ impl ExactlyOnce {
         self.transactions.forget();
         self.history = HistoryCheck::default();
         self.refused_of = Vec::new();
+        self.unmarked_rows = Vec::new();
     }
 }

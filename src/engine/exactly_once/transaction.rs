@@ -41,6 +41,8 @@ pub(crate) struct Facts {
     pub(crate) complete: Lsn,
     /// The last of them.
     pub(crate) last: Option<TransactionName>,
+    /// Nothing that was committed before this has to be marked.
+    pub(crate) settled: Lsn,
     /// The transaction of Postgres that is open, and how many of its changes were counted.
     pub(crate) open: Option<(TransactionName, u32)>,
     /// Nothing waits to be marked.
@@ -106,6 +108,8 @@ pub(crate) struct Sent {
     /// Its transaction of Postgres, and its index there.
     pub(crate) commit_lsn: Lsn,
     pub(crate) index: u32,
+    /// It is a row of the table.
+    pub(crate) is_row: bool,
 }
 
 /// See the module's head.

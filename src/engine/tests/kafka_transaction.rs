@@ -23,6 +23,7 @@ fn event(ticket: Ticket, commit: u64, index: u32) -> Sent {
         ticket,
         commit_lsn: Lsn::new(commit),
         index,
+        is_row: commit == 0,
     }
 }
 
@@ -44,6 +45,7 @@ fn facts(complete: u64, in_flight: u64) -> Facts {
         unreported: 0,
         complete: Lsn::new(complete),
         last: Some(name(complete - 10)),
+        settled: Lsn::new(complete - 20),
         open: None,
         is_marked: true,
         is_full: false,

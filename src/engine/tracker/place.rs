@@ -27,4 +27,11 @@ impl Tracker {
         let entry = position.and_then(|position| self.entries.get(position as usize));
         entry.is_some_and(|entry| entry.state == State::InFlight)
     }
+
+    /// Whether this event is known and not settled.
+    pub(crate) fn is_unsettled(&self, ticket: Ticket) -> bool {
+        let position = ticket.checked_sub(self.first_ticket);
+        let entry = position.and_then(|position| self.entries.get(position as usize));
+        entry.is_some_and(|entry| entry.state != State::Settled)
+    }
 }

@@ -14,6 +14,8 @@ pub(super) struct Sent {
     pub(super) value: String,
     /// A broker refuses the batch that it is in.
     pub(super) is_poison: bool,
+    /// It was streamed, and says so.
+    pub(super) is_streamed: bool,
 }
 
 /// A request on its way to the broker. It may outlive its producer.
@@ -55,6 +57,7 @@ pub(super) enum Answer {
 struct Logged {
     transaction: usize,
     value: String,
+    is_streamed: bool,
 }
 
 #[derive(Debug, Default)]
@@ -124,6 +127,7 @@ impl Broker {
                 self.logs[log].extend(batch.into_iter().map(|it| Logged {
                     transaction,
                     value: it.value,
+                    is_streamed: it.is_streamed,
                 }));
                 Some(Answer::Appended(tickets))
             }
@@ -151,6 +155,14 @@ impl Broker {
             .iter()
             .filter(is_committed)
             .map(|it| &*it.value)
+    }
+
+    /// The values of a log's streamed records that a reader of committed records gets, from the
+    /// last to the first.
+    pub(super) fn streamed(&self, log: usize) -> impl Iterator<Item = &str> {
+        let is_committed = |it: &&Logged| self.outcomes[it.transaction] == Some(true);
+        let records = self.logs[log].iter().rev().filter(is_committed);
+        records.filter(|it| it.is_streamed).map(|it| &*it.value)
     }
 
     /// The records of transactions that were aborted.

@@ -8,6 +8,9 @@ use crate::engine::transaction_simulation::broker::log_of;
 use crate::lsn::Lsn;
 use crate::outbox::{OwnedRecord, Resolution, ResolveRequest};
 
+/// The header that says where an event was read.
+pub(super) const SOURCE: &str = "outbox_source";
+
 /// A transaction. Its rows have numbers.
 #[derive(Debug, Clone)]
 pub(super) struct Transaction {
@@ -25,6 +28,8 @@ pub(super) struct Row {
     pub(super) is_poison: bool,
     /// Kafka refused its event when it was new.
     pub(super) was_poison: bool,
+    /// It was committed while the table was out of the publication: no slot brings it.
+    pub(super) is_missed: bool,
     pub(super) is_marked: bool,
 }
 
@@ -46,6 +51,7 @@ pub(super) struct Postgres {
     /// Those that are to be retried.
     pub(super) requests: BTreeSet<usize>,
     pub(super) wal_end: u64,
+    pub(super) has_slot: bool,
     pub(super) confirmed: u64,
     /// What a crash of the server leaves.
     pub(super) durable: u64,
@@ -63,6 +69,7 @@ impl Postgres {
             letters: BTreeSet::new(),
             requests: BTreeSet::new(),
             wal_end: 100,
+            has_slot: true,
             confirmed: 100,
             durable: 100,
             at: (0, 0),
@@ -71,13 +78,14 @@ impl Postgres {
     }
 
     /// Commits a transaction with rows of these keys.
-    pub(super) fn commit(&mut self, keys: &[(usize, bool)], gap: u64) {
+    pub(super) fn commit(&mut self, keys: &[(usize, bool)], gap: u64, is_missed: bool) {
         let commit = self.wal_end + gap;
         let first = self.rows.len();
         let of = |(key, is_poison): &(usize, bool)| Row {
             key: *key,
             is_poison: *is_poison,
             was_poison: *is_poison,
+            is_missed,
             is_marked: false,
         };
         self.rows.extend(keys.iter().map(of));
@@ -114,7 +122,9 @@ impl Postgres {
         if sent == 0 {
             return Some(Message::Begin(transaction.clone()));
         }
-        if let Some(row) = transaction.rows.get(sent - 1) {
+        if let Some(row) = transaction.rows.get(sent - 1)
+            && !self.rows[*row].is_missed
+        {
             return Some(Message::Row(*row));
         }
         let commit = Message::Commit(transaction.clone());
@@ -148,19 +158,35 @@ impl Postgres {
             resolution: Resolution::Retry,
             place: place(row),
             parked_key: None,
-            record: Some(Box::new(self.record(row))),
+            record: Some(Box::new(self.record(row, "dead-letter"))),
             rejection: None,
         };
         self.requests.iter().copied().map(request).collect()
     }
 
-    /// The record of a row: its value is the row's number.
-    pub(super) fn record(&self, row: usize) -> OwnedRecord {
+    /// Where the transaction of a row was committed.
+    pub(super) fn commit_of(&self, row: usize) -> u64 {
+        let of = |it: &&Transaction| it.rows.contains(&row);
+        let transaction = self.transactions.iter().find(of);
+        transaction.map_or(0, |it| it.commit)
+    }
+
+    /// The first row behind `after` that is neither marked nor filed.
+    pub(super) fn unpublished(&self, after: Option<usize>) -> Option<usize> {
+        let from = after.map_or(0, |row| row + 1);
+        (from..self.rows.len())
+            .find(|row| !self.rows[*row].is_marked && !self.letters.contains(row))
+    }
+
+    /// The record of a row: its value is the row's number. `source` says where the row was read, if
+    /// that is not the stream.
+    pub(super) fn record(&self, row: usize, source: &str) -> OwnedRecord {
         let key = self.rows[row].key;
         let topic = format!("t{}", log_of(0, key));
         let (key, value) = (key.to_string(), row.to_string());
         let (key, value) = (key.as_bytes(), value.as_bytes());
-        OwnedRecord::new(&topic, Some(key), Some(value), std::iter::empty())
+        let header = Some((SOURCE, source.as_bytes())).filter(|_| !source.is_empty());
+        OwnedRecord::new(&topic, Some(key), Some(value), header.into_iter())
     }
 
     /// The server crashes: what was confirmed since the last checkpoint is forgotten.

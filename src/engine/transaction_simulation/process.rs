@@ -18,10 +18,12 @@ use crate::engine::output::{
 };
 use crate::engine::record_checks::RecordFacts;
 use crate::engine::simulation;
+use crate::engine::topics::NO_TOPIC;
 use crate::engine::topics::topic::{MetadataAnswer, TopicLimits};
-use crate::engine::tracker::{Ticket, TransactionName};
+use crate::engine::tracker::{InFlight, Ticket, TransactionName};
 use crate::engine::transaction_simulation::broker::{Answer, Broker, Request, Sent, log_of};
-use crate::engine::transaction_simulation::postgres::{Message, Postgres};
+use crate::engine::transaction_simulation::healing::Healing;
+use crate::engine::transaction_simulation::postgres::{Message, Postgres, SOURCE};
 use crate::lsn::Lsn;
 use crate::outbox::{Outcome, OwnedRecord, Rejection, RowName};
 
@@ -51,12 +53,27 @@ pub(super) struct Process {
     named: Vec<i64>,
     /// Transactions with several retried events.
     pub(super) shared: u64,
+    /// The slot is lost, and this makes another one.
+    pub(super) healing: Option<Healing>,
 }
 
 pub(super) fn key() -> ProgressKey {
     ProgressKey {
         system_id: 7,
         slot: "s".to_owned(),
+    }
+}
+
+/// A row that is not sent.
+pub(super) fn of_table(row: RowName, xid: u32) -> InFlight {
+    InFlight {
+        row: Some(row),
+        xid,
+        untried: false,
+        bytes: 0,
+        topic: NO_TOPIC,
+        since_micros: 0,
+        sent_micros: 0,
     }
 }
 
@@ -90,6 +107,9 @@ impl Process {
         broker: &mut Broker,
         postgres: &mut Postgres,
     ) -> Process {
+        if !postgres.has_slot {
+            return Process::heal(engine, broker, postgres);
+        }
         let epoch = broker.init();
         let progress = broker.progress();
         let progress = progress.map(|value| Progress::decode(&key(), value.as_bytes()));
@@ -107,18 +127,30 @@ impl Process {
             switched_at: None,
             publication: "p".to_owned(),
             answer: None,
+            heals: true,
         });
-        let (progress, is_new) = match start.expect("nothing contradicts the record") {
+        let (mut progress, is_new) = match start.expect("nothing contradicts the record") {
             Start::Continue(progress) => (progress, false),
             Start::Begin(progress) => (progress, true),
             Start::CreateSlot => unreachable!("there is a slot"),
         };
         assert_eq!(progress.phase, Phase::Stream);
         let named = progress.dead_letters.clone();
+        let rows = std::mem::take(&mut progress.rows);
         engine.reset(at);
         engine.transactions_begun(progress, at, is_new);
+        for row in rows {
+            engine.accept_recorded(now, of_table(row.name(), row.xid));
+        }
         engine.session_started(now);
         postgres.start(postgres.confirmed);
+        Process {
+            named,
+            ..Process::new(engine, epoch)
+        }
+    }
+
+    pub(super) fn new(engine: Engine, epoch: u32) -> Process {
         Process {
             engine,
             epoch,
@@ -128,8 +160,9 @@ impl Process {
             question: None,
             passed_over: 0,
             recorded: 0,
-            named,
+            named: Vec::new(),
             shared: 0,
+            healing: None,
         }
     }
 
@@ -170,14 +203,19 @@ impl Process {
         if index.is_none() || postgres.letters.contains(&row) {
             return;
         }
-        let record = postgres.record(row);
+        self.offer(now, row, "", postgres);
+    }
+
+    /// Offers a row that was read from the stream, or from this source.
+    pub(super) fn offer(&mut self, now: Duration, row: usize, source: &str, postgres: &Postgres) {
+        let record = postgres.record(row, source);
         let offered = self.engine.offer(Offer {
             row: Some(RowName::of_id(row as i64)),
             xid: 1,
             bytes: 10,
             since_micros: 0,
             sent_micros: now.as_micros() as u64,
-            from_table: false,
+            from_table: !source.is_empty(),
             facts: RecordFacts::of_held(&record),
             signature: &|| None,
             rejection: None,
@@ -202,6 +240,7 @@ impl Process {
             ticket,
             value,
             is_poison: row.is_poison,
+            is_streamed: record.header(SOURCE).is_none(),
         });
     }
 
@@ -244,6 +283,7 @@ impl Process {
                         ticket: PROGRESS_TICKET,
                         value,
                         is_poison: false,
+                        is_streamed: false,
                     });
                 }
                 Output::Sink(SinkOutput::CommitTransaction { generation }) => {

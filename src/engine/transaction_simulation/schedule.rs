@@ -18,7 +18,7 @@ use crate::engine::transaction_simulation::broker::{Answer, Broker, Request};
 use crate::engine::transaction_simulation::oracle;
 use crate::engine::transaction_simulation::postgres::{Postgres, Row};
 use crate::engine::transaction_simulation::process::{Fate, Process, carry_out, limits};
-use crate::outbox::Rejection;
+use crate::outbox::{Rejection, RowName};
 
 const MS: Duration = Duration::from_millis(1);
 const KEYS: usize = 5;
@@ -35,8 +35,10 @@ enum Step {
     Ask,
     Retry,
     Work,
+    Audit,
     Time,
     // Faults.
+    LoseSlot,
     Kill,
     LoseAnswer,
     RepeatEnd,
@@ -45,7 +47,7 @@ enum Step {
     LongTime,
 }
 
-const EVERYDAY: [(Step, u32); 9] = [
+const EVERYDAY: [(Step, u32); 10] = [
     (Step::Write, 6),
     (Step::Idle, 1),
     (Step::Read, 40),
@@ -54,16 +56,18 @@ const EVERYDAY: [(Step, u32); 9] = [
     (Step::Ask, 6),
     (Step::Retry, 3),
     (Step::Work, 10),
+    (Step::Audit, 3),
     (Step::Time, 12),
 ];
 
-const FAULTS: [(Step, u32); 6] = [
+const FAULTS: [(Step, u32); 7] = [
     (Step::Kill, 3),
     (Step::LoseAnswer, 4),
     (Step::RepeatEnd, 4),
     (Step::Crash, 2),
     (Step::FailWork, 2),
     (Step::LongTime, 1),
+    (Step::LoseSlot, 1),
 ];
 
 struct Schedule {
@@ -149,6 +153,7 @@ impl Schedule {
             Step::Crash => self.crash(),
             Step::Time => self.now += MS * self.rng.u32(1..self.time),
             Step::LongTime => self.now += MS * self.rng.u32(1_000..9_000),
+            Step::LoseSlot => self.lose_slot(),
             Step::Arrive => self.arrive(),
             Step::Retry => self.retry(),
             _ => self.step_of_process(step),
@@ -170,7 +175,18 @@ impl Schedule {
             .map(|_| (rng.usize(0..KEYS), rng.f64() < poison))
             .collect();
         let gap = self.rng.u64(0..5);
-        self.postgres.commit(&keys, gap);
+        let is_missed = self.rng.u8(0..6) == 0;
+        self.postgres.commit(&keys, gap, is_missed);
+    }
+
+    /// The slot is dropped, or its WAL removed.
+    fn lose_slot(&mut self) {
+        // A first start is not complete before its slot is recorded.
+        if self.broker.commits > 0 && self.postgres.has_slot {
+            self.postgres.has_slot = false;
+            self.saw("a slot was lost");
+            self.end_session();
+        }
     }
 
     /// A person retries a dead letter, whose cause is mended or not.
@@ -252,6 +268,8 @@ impl Schedule {
         };
         let (rng, now) = (&mut self.rng, self.now);
         match step {
+            Step::Read if process.healing.is_some() => self.heal_on(),
+            Step::Audit if process.healing.is_none() => self.audit(),
             Step::Read => {
                 let before = process.passed_over;
                 process.read(now, &mut self.postgres, rng);
@@ -280,6 +298,43 @@ impl Schedule {
             Step::LoseAnswer => self.lose_answer(),
             Step::RepeatEnd => self.repeat_end(),
             _ => {}
+        }
+    }
+
+    fn heal_on(&mut self) {
+        let (broker, postgres) = (&self.broker, &mut self.postgres);
+        let Some(process) = &mut self.process else {
+            return;
+        };
+        let is_made = process.heal_on(self.now, broker, postgres);
+        if process.healing.as_ref().is_some_and(|it| it.found > 0) {
+            self.saw("a row that is not marked was in Kafka");
+        }
+        if is_made {
+            self.saw("a slot was healed");
+            self.end_session();
+        }
+    }
+
+    /// A row that no slot has brought is sent from the table.
+    fn audit(&mut self) {
+        let Some(process) = &mut self.process else {
+            return;
+        };
+        let (postgres, unsettled) = (&self.postgres, process.engine.unsettled_rows());
+        let is_due = |row: &usize| {
+            let of = postgres.rows[*row];
+            let is_known = unsettled.contains(&RowName::of_id(*row as i64));
+            of.is_missed
+                && !of.is_marked
+                && !is_known
+                && !postgres.letters.contains(row)
+                && postgres.commit_of(*row) < postgres.confirmed
+        };
+        let missed = (0..postgres.rows.len()).find(is_due);
+        if let Some(row) = missed.filter(|_| process.engine.takes_rows()) {
+            process.offer(self.now, row, "table", postgres);
+            self.saw("a missed row is sent");
         }
     }
 
@@ -397,17 +452,21 @@ impl Schedule {
         let is_done =
             |(number, row): (usize, &Row)| row.is_marked || postgres.letters.contains(&number);
         let all_is_sent = postgres.confirmed == postgres.wal_end && rows.into_iter().all(is_done);
-        all_is_sent && postgres.requests.is_empty()
+        all_is_sent && postgres.requests.is_empty() && postgres.has_slot
     }
 }
 
 /// What the schedules have to see.
-const EXPECTED: [&str; 12] = [
+const EXPECTED: [&str; 16] = [
     "a commit in doubt",
     "a commit without an answer",
     "a dead letter is retried",
     "a dead letter was published already",
     "a late request ended a transaction",
+    "a missed row is sent",
+    "a row that is not marked was in Kafka",
+    "a slot was healed",
+    "a slot was lost",
     "dead letters shared a transaction",
     "gave the producer up",
     "killed",

@@ -4,18 +4,17 @@
 //! Decides nothing about a record: it gives each to the caller. Only committed records count. Time,
 //! records and bytes have limits; what is older than that stays unread.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use rdkafka::Message as _;
 use rdkafka::message::BorrowedMessage;
 
 use crate::config::{Config, Token};
 use crate::error::Result;
 use crate::kafka::admin::{CancelOnDrop, blocking};
-use crate::kafka::reader::{Ends, Listing, Span, TopicReader, forbidden, reader_token};
+use crate::kafka::reader::backwards::Backwards;
+use crate::kafka::reader::{Ends, Listing, TopicReader, forbidden, reader_token};
 
 /// How long topics are read.
 const TIME: Duration = Duration::from_secs(3);
@@ -25,8 +24,6 @@ const GRACE: Duration = Duration::from_secs(1);
 const RECORDS_MAX: usize = 100_000;
 /// The bytes of their keys and values.
 const BYTES_MAX: usize = 32 << 20;
-/// How many records of a partition are read first; each time after that, four times as many.
-const FIRST_STEP: i64 = 64;
 
 /// What the caller makes of a record.
 #[derive(Debug)]
@@ -106,58 +103,34 @@ impl<L> Reading<L> {
     where
         L: Fn(&BorrowedMessage<'_>) -> Option<Seen<T>>,
     {
-        let mut left = starts(reader, topic)?;
-        let mut step = FIRST_STEP;
-        while !left.is_empty() && !self.is_full() {
-            let spans = left.iter().map(|(partition, (low, to))| Span {
-                partition: *partition,
-                from: (*low).max(to - step),
-                to: *to,
-            });
-            let spans: Vec<Span> = spans.collect();
-            let (mut read, mut done) = (Vec::new(), BTreeSet::new());
-            reader.read(topic, &spans, |record| {
+        let mut backwards = Backwards::new(reader, topic, starts(reader, topic)?.into_iter());
+        while !backwards.is_done() && !self.is_full() {
+            let mut read = Vec::new();
+            backwards.step(|record| {
                 self.records += 1;
                 self.bytes += record.payload_len() + record.key_len();
-                if let Some(seen) = (self.look)(record) {
-                    read.push(seen.found);
-                    if seen.is_last {
-                        done.insert(record.partition());
-                    }
-                }
-                Ok(())
+                let seen = (self.look)(record);
+                let is_last = seen.as_ref().is_some_and(|seen| seen.is_last);
+                read.extend(seen.map(|seen| seen.found));
+                Ok(is_last)
             })?;
-            for span in spans {
-                match left.get_mut(&span.partition) {
-                    Some((low, to)) if span.from > *low && !done.contains(&span.partition) => {
-                        *to = span.from;
-                    }
-                    _ => {
-                        left.remove(&span.partition);
-                    }
-                }
-            }
             found.append(&mut read);
-            step = step.saturating_mul(4);
         }
         Ok(())
     }
 }
 
-/// The first offset of each partition, and the one behind its last committed record. Leaves out
-/// those without a record.
-fn starts(reader: &TopicReader, topic: &str) -> Result<BTreeMap<i32, (i64, i64)>> {
+/// The first offset of each partition, and the one behind its last committed record.
+fn starts(reader: &TopicReader, topic: &str) -> Result<Vec<(i32, (i64, i64))>> {
     let partitions = match reader.list(topic)? {
         Listing::Partitions(partitions) => partitions,
         Listing::Missing => Vec::new(),
         Listing::Forbidden => return Err(forbidden(topic)),
     };
-    let mut starts = BTreeMap::new();
+    let mut starts = Vec::new();
     for partition in partitions {
         let Ends { low, stable, .. } = reader.ends(topic, partition)?;
-        if low < stable {
-            starts.insert(partition, (low, stable));
-        }
+        starts.push((partition, (low, stable)));
     }
     Ok(starts)
 }

@@ -5,7 +5,9 @@
 //! reached. All calls block: the reader belongs to a thread of its own. Every wait has a limit, and
 //! ends early when the caller has gone.
 
+mod backwards;
 pub(super) mod ends;
+pub(super) mod whole_end;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};

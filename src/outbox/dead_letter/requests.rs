@@ -129,10 +129,13 @@ impl DeadLetters {
         let headers = json::headers_of(row.column(3)?);
         let (topic, key, payload) = (row.column(0)?, row.column(1)?, row.column(2)?);
         Ok(headers.map(|headers| {
+            // Its place in the WAL is before that of records that are sent already.
+            let is_streamed = headers.iter().any(|(name, _)| name == "outbox_lsn");
+            let source = is_streamed.then_some(("outbox_source", Some(&b"dead-letter"[..])));
             let headers = headers
                 .iter()
                 .map(|(name, value)| (name.as_str(), value.as_deref()));
-            OwnedRecord::with_nulls(topic, key, payload, headers)
+            OwnedRecord::with_nulls(topic, key, payload, headers.chain(source))
         }))
     }
 }

@@ -3,6 +3,7 @@
 
 mod identity;
 mod owned;
+mod row_copy;
 mod size;
 mod streamed_copy;
 
@@ -14,6 +15,7 @@ use crate::outbox::{TopicName, TopicNameError};
 
 pub(crate) use identity::{Identity, OwnedIdentity};
 pub use owned::OwnedRecord;
+pub(crate) use row_copy::RowCopy;
 pub(crate) use size::HeaderSums;
 pub(crate) use streamed_copy::{KeyDigest, Signature, StreamedCopy, stated_place};
 

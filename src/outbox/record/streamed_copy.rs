@@ -15,7 +15,7 @@ pub(crate) struct Signature {
 
 impl Signature {
     /// That of a record with these headers; `None` if they do not say it: the record was read from
-    /// the table, or has headers of another style.
+    /// the table or from a dead letter, or has headers of another style.
     pub(crate) fn of<'a>(
         headers: impl Iterator<Item = (&'a str, Option<&'a [u8]>)>,
     ) -> Option<Signature> {
@@ -27,6 +27,7 @@ impl Signature {
                 "outbox_id" => &mut id,
                 "outbox_committed_at" => &mut committed_at,
                 "outbox_source_id" => &mut source_id,
+                "outbox_source" => return None,
                 _ => continue,
             };
             // A row may have headers of these names, behind those of outboxd.

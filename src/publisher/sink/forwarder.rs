@@ -8,7 +8,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::config::{AfterPublish, Config, OnPoison};
+use crate::config::{Config, OnPoison};
 use crate::engine::Engine;
 use crate::engine::dispatch::Admission;
 use crate::engine::exactly_once::progress::ProgressKey;
@@ -186,21 +186,13 @@ impl Forwarder {
         self.forward(event, Some(name), EventSource::Table, xid, created_micros)
     }
 
-    /// A row to be marked as published without being sent.
-    pub(crate) fn mark_unsent(&mut self, row: RowName, xid: u32) {
-        if self.config.after_publish != AfterPublish::Keep {
-            let unsent = self.accepted(row, xid);
-            self.engine.accept_unsent(self.now, unsent);
-        }
-    }
-
     /// A row of which only the id could be read.
     pub(crate) fn unreadable(&mut self, row: RowName, xid: u32, rejection: Rejection) {
         let unread = self.accepted(row, xid);
         self.engine.accept_unreadable(self.now, unread, rejection);
     }
 
-    fn accepted(&self, row: RowName, xid: u32) -> InFlight {
+    pub(super) fn accepted(&self, row: RowName, xid: u32) -> InFlight {
         InFlight {
             row: Some(row),
             xid,

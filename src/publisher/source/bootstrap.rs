@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 use tokio::time::timeout;
 
 use crate::config::{AfterPublish, Backlog, OnSlotLoss};
-use crate::engine::exactly_once::recorded_row::RecordedRow;
+use crate::engine::exactly_once::progress::Progress;
 use crate::error::{Code, Error, Result};
 use crate::lsn::Lsn;
 use crate::outbox::{BATCH, Read, RowId, RowName, RowSet, SAVEPOINT};
@@ -57,8 +57,8 @@ pub(crate) struct Bootstrap<'a> {
     pub(crate) loss: Option<SlotLoss>,
     /// The events in memory can be settled.
     pub(crate) settles: bool,
-    /// Rows that are in Kafka by the progress record, and may not be marked.
-    pub(crate) recorded: Vec<RecordedRow>,
+    /// Exactly once: the last progress record, if there is one.
+    pub(crate) progress: Option<Progress>,
 }
 
 impl Bootstrap<'_> {

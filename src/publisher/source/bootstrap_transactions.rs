@@ -1,9 +1,10 @@
-//! Exactly once, while the slot is created: the rows of the table go out in transactions whose
-//! progress records name them, and the slot is recorded before it is there.
+//! Exactly once, while the slot is created or healed: the rows of the table go out in transactions
+//! whose progress records name them, and the slot is recorded before it is there.
 //!
 //! After a crash the rows of the last record are marked before the table is read again, so none is
 //! sent twice. The next transaction begins when those of the one before are marked, so the last
-//! record names all that may be missing.
+//! record names all that may be missing. The records of a healing also say from which position on
+//! events of the lost slot may be in Kafka without a mark, so that a crash forgets nothing of it.
 
 use crate::engine::exactly_once::progress::{Phase, Progress};
 use crate::lsn::Lsn;
@@ -17,11 +18,15 @@ impl Bootstrap<'_> {
         if self.scan.config.exactly_once.is_none() {
             return Ok(());
         }
-        for row in std::mem::take(&mut self.recorded) {
+        let (mut rows, mut position) = (Vec::new(), Lsn::INVALID);
+        if let Some(progress) = &mut self.progress {
+            (rows, position) = (std::mem::take(&mut progress.rows), progress.position);
+        }
+        for row in rows {
             self.scan.forwarder.mark_unsent(row.name(), row.xid);
         }
         self.scan.settle().await?;
-        self.begin(Lsn::INVALID, Phase::Table, false);
+        self.begin(position, Phase::Table, false);
         Ok(())
     }
 
@@ -38,7 +43,14 @@ impl Bootstrap<'_> {
     fn begin(&mut self, at: Lsn, phase: Phase, is_new: bool) {
         let publication = self.scan.config.publication.clone();
         let timeline = self.server.lineage.timeline;
-        let beginning = Progress::beginning(timeline, publication, at, phase);
+        let mut beginning = Progress::beginning(timeline, publication, at, phase);
+        if let Some(progress) = &self.progress {
+            // Dead letters that are in Kafka and may still be open.
+            beginning.dead_letters.clone_from(&progress.dead_letters);
+            if phase == Phase::Table {
+                beginning.settled = progress.unmarked_from();
+            }
+        }
         let engine = &mut self.scan.forwarder.engine;
         engine.transactions_begun(beginning, at, is_new);
     }

@@ -22,6 +22,7 @@ use crate::publisher::instance_lock::LockHolder;
 use crate::publisher::interrupt::Interrupt;
 use crate::publisher::sink::forwarder::Forwarder;
 use crate::publisher::sink::table_rows::forward_row;
+use crate::publisher::source::kafka_copies::KafkaCopies;
 
 const SHOW: Duration = Duration::from_millis(250);
 /// The most rows that are counted for the log.
@@ -37,6 +38,8 @@ pub(crate) struct TableScan<'a> {
     stop: CancellationToken,
     system_id: u64,
     slow: &'a mut SlowRows,
+    /// Finds the rows that Kafka has, where no mark shows them.
+    pub(crate) copies: Option<KafkaCopies>,
     /// When the status was last updated.
     shown: Instant,
 }
@@ -65,6 +68,7 @@ impl<'a> TableScan<'a> {
             stop,
             system_id,
             slow,
+            copies: None,
             shown: Instant::now(),
         })
     }
@@ -152,9 +156,14 @@ impl<'a> TableScan<'a> {
         }
     }
 
-    /// Publishes a row as soon as there is room for it, while this instance holds the lock.
+    /// Publishes a row as soon as there is room for it, while this instance holds the lock. A row
+    /// that is known to be in Kafka is only marked.
     pub(crate) async fn publish(&mut self, read: &Read) -> Result<(), Interrupt> {
         self.room().await?;
+        if self.is_in_kafka(read).await? {
+            self.forwarder.mark_unsent(read.name().clone(), read.xid());
+            return Ok(());
+        }
         let now = self.forwarder.moment();
         self.lock_holder.confirm(now).await?;
         forward_row(self.forwarder, &self.rows, read)?;
@@ -290,7 +299,7 @@ impl<'a> TableScan<'a> {
 
     /// Takes in reports, carries out the engine's outputs, and keeps the lock. After a gap the lock
     /// has to be proved first: the outputs may be records that were held.
-    async fn carry_out(&mut self) -> Result<()> {
+    pub(super) async fn carry_out(&mut self) -> Result<()> {
         let now = self.forwarder.moment();
         self.lock_holder.confirm(now).await?;
         carry_out(self.forwarder)?;
@@ -298,7 +307,7 @@ impl<'a> TableScan<'a> {
         self.lock_holder.keep(now).await
     }
 
-    fn lost(&self) -> Error {
+    pub(super) fn lost(&self) -> Error {
         self.session.end_error("publishing from the table")
     }
 }
