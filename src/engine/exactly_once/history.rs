@@ -121,6 +121,7 @@ mod tests {
             phase: Phase::Stream,
             rows: Vec::new(),
             dead_letters: Vec::new(),
+            replay: None,
         }
     }
 

@@ -20,7 +20,9 @@ pub(crate) mod limits;
 mod pace;
 pub(crate) mod progress;
 mod reached;
+pub(crate) mod recorded_replay;
 pub(crate) mod recorded_row;
+mod replayed;
 mod retries;
 pub(crate) mod start;
 pub(crate) mod state;
@@ -91,7 +93,7 @@ impl Engine {
     }
 
     /// Whether a transaction is not committed.
-    pub(super) fn has_uncommitted(&self) -> bool {
+    pub(crate) fn has_uncommitted(&self) -> bool {
         self.transactions().is_some_and(|it| !it.is_empty())
     }
 
@@ -324,8 +326,10 @@ impl Engine {
         match step {
             None => {}
             Some(Step::Record(mut progress)) => {
-                if progress.phase == Phase::Table {
-                    progress.rows = self.rows_sent();
+                match progress.phase {
+                    Phase::Table => progress.rows = self.rows_sent(),
+                    Phase::Replay => self.name_last_row(&mut progress),
+                    Phase::Copying | Phase::Stream => {}
                 }
                 self.push(SinkOutput::RecordProgress(Box::new(progress)));
             }
