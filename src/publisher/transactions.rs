@@ -6,27 +6,17 @@
 //! it had committed is in the record, and what it had not is sent again. The engine decides (see
 //! `engine::exactly_once`).
 
-use std::time::Duration;
-
 use crate::config::{OnSlotLoss, RefusalKind};
-use crate::engine::exactly_once::limits::TRANSACTION_TIMEOUT_MS;
 use crate::engine::exactly_once::progress::{Progress, ProgressKey};
 use crate::engine::exactly_once::start::{SlotFacts, Start, StartFacts, decide};
 use crate::engine::exactly_once::timeline;
-use crate::error::{Code, Error, Result};
-use crate::kafka::{Producer, TransactionalId, last_value};
+use crate::error::Result;
 use crate::lsn::Lsn;
 use crate::postgres::{self, Server, Session};
 use crate::publisher::slot_loss::SlotLoss;
 use crate::publisher::source::kafka_copies::KafkaCopies;
 use crate::publisher::supervisor::Supervisor;
 use crate::replication::ReplicationClient;
-
-/// How long the brokers may take to shut out an earlier producer, and then to show its progress.
-/// The lock is lost after thirty seconds without a word to the server.
-const BEGIN_LIMIT: Duration = Duration::from_secs(10);
-/// How long an abort may take. The broker aborts a transaction by itself, later.
-const ABORT_LIMIT: Duration = Duration::from_secs(3);
 
 impl Supervisor {
     /// Shuts out every earlier producer of the slot, and reads the progress record. Does nothing at
@@ -45,30 +35,12 @@ impl Supervisor {
             return Ok(());
         };
         self.resume.invalidate();
-        self.forwarder.clear();
         let key = ProgressKey {
             system_id: server.lineage.system_id,
             slot: self.config.slot.clone(),
         };
-        self.forwarder
-            .board
-            .wait_unless_named("kafka", "beginning transactions");
-        let id = format!("outboxd-{key}");
-        let id = TransactionalId {
-            id: &id,
-            timeout_ms: TRANSACTION_TIMEOUT_MS,
-        };
-        let producer = Producer::transactional(&self.config, id, BEGIN_LIMIT).await?;
-        self.forwarder.producer.hand_over_to(producer);
         let topic = &settings.progress_topic;
-        let value = last_value(&self.config, topic, key.encode(), BEGIN_LIMIT).await?;
-        let progress = value
-            .map(|value| Progress::decode(&key, &value))
-            .transpose();
-        let progress = progress.map_err(|error| {
-            let message = format!("topic {topic} has a record of {key} that cannot be used");
-            Error::fatal(Code::Config, message).with_source(error)
-        })?;
+        let progress = self.forwarder.begin_producer(key, topic).await?;
         let timeline = server.lineage.timeline;
         self.opened = Some(StartFacts {
             slot: SlotFacts::Missing,
@@ -80,7 +52,6 @@ impl Supervisor {
             heals: self.config.on_slot_loss == OnSlotLoss::Heal,
             progress,
         });
-        self.forwarder.progress_key = Some(key);
         Ok(())
     }
 
@@ -155,11 +126,7 @@ impl Supervisor {
         if self.config.exactly_once.is_none() {
             return;
         }
-        let forwarder = &mut self.forwarder;
-        forwarder.commit = None;
-        forwarder.producer.abort(ABORT_LIMIT).await;
-        forwarder.clear();
-        forwarder.producer_failed = false;
+        self.forwarder.give_producer_up().await;
         self.resume.invalidate();
     }
 }

@@ -114,6 +114,8 @@ mod read_back;
 mod records;
 // `outboxd replay`.
 mod replay;
+// The same with OUTBOX_DELIVERY=exactly-once.
+mod replay_exactly_once;
 // The library's replication client on a real walsender.
 mod replication_client;
 // Postgres restarted or shut down.

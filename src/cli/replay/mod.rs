@@ -12,7 +12,9 @@ use std::time::{Duration, Instant};
 use indicatif::ProgressBar;
 use outboxd::config::{Config, Settings, conditions, mapping::RowFilter};
 use outboxd::outbox::replay::{ReplayFilter, ReplaySummary, ReplayTime};
-use outboxd::publisher::replay::{Replay, ReplayEnd, ReplayWatch, Replayed};
+use outboxd::publisher::replay::{
+    Continuation, FirstRecord, LastReplay, Replay, ReplayEnd, ReplayWatch, Replayed,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::exit::{TRANSIENT, Verdict};
@@ -80,12 +82,22 @@ pub(crate) struct Args {
     only_where: Option<RowFilter>,
 
     /// All published rows
-    #[arg(long, required_unless_present_any = CHOOSING, conflicts_with_all = CHOOSING)]
+    #[arg(
+        long,
+        required_unless_present_any = CHOOSING,
+        required_unless_present = "goes_on",
+        conflicts_with_all = CHOOSING
+    )]
     all: bool,
 
     /// Begin behind the row with this id
     #[arg(long, value_name = "ID", allow_hyphen_values = true)]
     after: Option<String>,
+
+    /// Go on with the replay that ended early, exactly once: the same rows and the same header
+    #[arg(long = "continue", conflicts_with_all = CHOOSING)]
+    #[arg(conflicts_with_all = ["all", "after", "dry_run"])]
+    goes_on: bool,
 
     /// Events a second at most; 0 means no limit
     #[arg(long, value_name = "EVENTS", default_value_t = RATE)]
@@ -114,6 +126,13 @@ impl Args {
     }
 }
 
+/// What there is to do.
+enum Prepared {
+    Replay(Box<(Replay, Option<ReplaySummary>, Vec<FirstRecord>)>),
+    /// The last replay began at this time, and all its rows are done.
+    Complete(String),
+}
+
 /// Replays.
 pub(crate) async fn execute(mut args: Args) -> anyhow::Result<()> {
     log::asked_for(args.settings.log_format.as_deref());
@@ -126,17 +145,27 @@ pub(crate) async fn execute(mut args: Args) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
     // Boxed: the future is large.
     let prepare = Box::pin(async {
-        let replay = Replay::open(config, filter).await?;
+        let replay = match args.goes_on {
+            false => Replay::open(config, filter).await?,
+            true => match Replay::last(config).await? {
+                LastReplay::Unfinished(replay) => *replay,
+                LastReplay::Complete { started } => return Ok(Prepared::Complete(started)),
+            },
+        };
         let summary = replay.summary().await?;
         let records = match args.dry_run {
             true => replay.first_records(FIRST_RECORDS).await?,
             false => Vec::new(),
         };
-        anyhow::Ok((replay, summary, records))
+        anyhow::Ok(Prepared::Replay(Box::new((replay, summary, records))))
     });
-    let (replay, summary, records) = tokio::select! {
+    let prepared = tokio::select! {
         prepared = prepare => prepared?,
         _ = signals.next() => return Err(stopped(None).into()),
+    };
+    let (replay, summary, records) = match prepared {
+        Prepared::Replay(replay) => *replay,
+        Prepared::Complete(started) => return print::nothing_to_continue(&started),
     };
     print::summary(summary.as_ref())?;
     if args.dry_run {
@@ -146,8 +175,11 @@ pub(crate) async fn execute(mut args: Args) -> anyhow::Result<()> {
     let running = run(replay, args.rate, summary.as_ref(), &mut signals, &log);
     let replayed = Box::pin(running).await;
     print::outcome(&replayed)?;
-    let ended_early = !matches!(replayed.end, ReplayEnd::Complete);
-    let command = ended_early.then(|| resume::command(&filter, replayed.after.as_deref()));
+    let command = match (&replayed.end, replayed.continuation) {
+        (ReplayEnd::Complete, _) | (_, Continuation::Elsewhere) => None,
+        (_, Continuation::Recorded) => Some(resume::recorded()),
+        (_, Continuation::Behind) => Some(resume::behind(&filter, replayed.after.as_deref())),
+    };
     if let Some(command) = &command {
         print::continuing(command)?;
     }

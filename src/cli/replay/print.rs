@@ -81,6 +81,16 @@ pub(super) fn outcome(replayed: &Replayed) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The last replay, which began then, is complete.
+pub(super) fn nothing_to_continue(started: &str) -> anyhow::Result<()> {
+    let started = plain(started);
+    writeln!(
+        io::stdout(),
+        "nothing to continue: the last replay, which began at {started}, is complete"
+    )?;
+    Ok(())
+}
+
 /// The command that continues.
 pub(super) fn continuing(command: &str) -> anyhow::Result<()> {
     writeln!(io::stdout(), "continue  {command}")?;

@@ -1,5 +1,6 @@
 //! The command that continues a replay: the one that was given, with moments in place of times ago,
-//! with an end, and behind the last row that is done.
+//! with an end, and behind the last row that is done. Or with `--continue` in place of what chooses
+//! rows, where the progress record has all that.
 
 use std::ffi::OsString;
 
@@ -8,10 +9,21 @@ use outboxd::outbox::replay::{ReplayFilter, ReplayTime};
 
 /// The flags that the new command has with other values, or not at all.
 const REPLACED: [&str; 5] = ["--since", "--until", "--from-id", "--to-id", "--after"];
+/// Further flags that choose rows.
+const CHOOSING: [&str; 3] = ["--only-topic", "--only-type", "--only-where"];
 
 /// See the module's head. `after` is the last row that is done.
-pub(super) fn command(filter: &ReplayFilter, after: Option<&str>) -> String {
-    of(std::env::args_os().skip(1), filter, after)
+pub(super) fn behind(filter: &ReplayFilter, after: Option<&str>) -> String {
+    of(arguments(), filter, after)
+}
+
+/// The command for a replay that has a progress record.
+pub(super) fn recorded() -> String {
+    of_record(arguments())
+}
+
+fn arguments() -> impl Iterator<Item = OsString> {
+    std::env::args_os().skip(1)
 }
 
 fn of(
@@ -19,25 +31,7 @@ fn of(
     filter: &ReplayFilter,
     after: Option<&str>,
 ) -> String {
-    let mut words = vec!["outboxd".to_owned()];
-    let mut arguments = arguments.map(|it| it.to_string_lossy().into_owned());
-    while let Some(argument) = arguments.next() {
-        let (flag, value) = match argument.split_once('=') {
-            Some((flag, _)) => (flag, true),
-            None => (argument.as_str(), false),
-        };
-        // With an end, the rows are no longer all.
-        if flag == "--all" {
-            continue;
-        }
-        if REPLACED.contains(&flag) {
-            if !value {
-                arguments.next();
-            }
-            continue;
-        }
-        words.push(quoted(&argument));
-    }
+    let mut words = without(arguments, &REPLACED);
     let time = |time: &Option<ReplayTime>| match time {
         Some(ReplayTime::At(at)) => Some(at.clone()),
         _ => None,
@@ -58,6 +52,36 @@ fn of(
         }
     }
     words.join(" ")
+}
+
+fn of_record(arguments: impl Iterator<Item = OsString>) -> String {
+    let mut words = without(arguments, &[&REPLACED[..], &CHOOSING].concat());
+    words.push("--continue".to_owned());
+    words.join(" ")
+}
+
+/// The words of the command without these flags and their values, and without `--all` and
+/// `--continue`: with an end, the rows are no longer all.
+fn without(arguments: impl Iterator<Item = OsString>, flags: &[&str]) -> Vec<String> {
+    let mut words = vec!["outboxd".to_owned()];
+    let mut arguments = arguments.map(|it| it.to_string_lossy().into_owned());
+    while let Some(argument) = arguments.next() {
+        let (flag, has_value) = match argument.split_once('=') {
+            Some((flag, _)) => (flag, true),
+            None => (argument.as_str(), false),
+        };
+        if ["--all", "--continue"].contains(&flag) {
+            continue;
+        }
+        if flags.contains(&flag) {
+            if !has_value {
+                arguments.next();
+            }
+            continue;
+        }
+        words.push(quoted(&argument));
+    }
+    words
 }
 
 /// Whether nothing but its position limits the rows.
@@ -87,6 +111,25 @@ mod tests {
 
     fn continued(arguments: &[&str], filter: &ReplayFilter, after: Option<&str>) -> String {
         of(arguments.iter().map(OsString::from), filter, after)
+    }
+
+    #[test]
+    fn a_recorded_replay_continues_without_what_chooses_its_rows() {
+        let given = [
+            "replay",
+            "--since=2h",
+            "--only-topic",
+            "a b",
+            "--rate",
+            "9",
+            "--all",
+            "--continue",
+            "--only-where",
+            "a = 'b'",
+            "--slot=s",
+        ];
+        let command = of_record(given.map(OsString::from).into_iter());
+        assert_eq!(command, "outboxd replay --rate 9 --slot=s --continue");
     }
 
     #[test]

@@ -3,15 +3,18 @@
 //! A filter compares what Postgres prints. The stream has that text, and a statement casts to it,
 //! so both decide alike, and the publication needs no filter of its own.
 
+use serde::{Deserialize, Serialize};
+
 /// All conditions must hold. Without one, every row is a message.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
 pub struct RowFilter {
     /// The conditions.
     pub conditions: Vec<Condition>,
 }
 
 /// A condition on the text of one column.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Condition {
     /// The column.
     pub column: String,
@@ -20,7 +23,8 @@ pub struct Condition {
 }
 
 /// What has to hold for the text of a column.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Test {
     /// It is one of these; null is none of them.

@@ -21,7 +21,9 @@ pub(crate) mod limits;
 mod pace;
 pub(crate) mod progress;
 mod reached;
+pub(crate) mod recorded_replay;
 pub(crate) mod recorded_row;
+mod replayed;
 mod retries;
 pub(crate) mod start;
 pub(crate) mod state;
@@ -35,7 +37,7 @@ use std::time::Duration;
 use crate::engine::Engine;
 use crate::engine::dispatch::{Admission, Reason};
 use crate::engine::exactly_once::history::HistoryCheck;
-use crate::engine::exactly_once::progress::Progress;
+use crate::engine::exactly_once::progress::{Phase, Progress};
 use crate::engine::exactly_once::state::ExactlyOnce;
 use crate::engine::exactly_once::suspects::{Place, Suspicion};
 use crate::engine::exactly_once::transaction::{
@@ -92,7 +94,7 @@ impl Engine {
     }
 
     /// Whether a transaction is not committed.
-    pub(super) fn has_uncommitted(&self) -> bool {
+    pub(crate) fn has_uncommitted(&self) -> bool {
         self.transactions().is_some_and(|it| !it.is_empty())
     }
 
@@ -326,7 +328,12 @@ impl Engine {
         match step {
             None => {}
             Some(Step::Record(mut progress)) => {
-                progress.rows = self.rows_to_record();
+                match progress.phase {
+                    Phase::Replay => self.name_last_row(&mut progress),
+                    Phase::Table | Phase::Copying | Phase::Stream => {
+                        progress.rows = self.rows_to_record();
+                    }
+                }
                 self.push(SinkOutput::RecordProgress(Box::new(progress)));
             }
             Some(Step::Commit) => self.push(SinkOutput::CommitTransaction { generation }),

@@ -9,6 +9,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::engine::exactly_once::recorded_replay::RecordedReplay;
 use crate::engine::exactly_once::recorded_row::RecordedRow;
 use crate::engine::tracker::TransactionName;
 use crate::lsn::Lsn;
@@ -21,6 +22,7 @@ const VERSION: u32 = 1;
 pub(crate) struct ProgressKey {
     /// The system identifier of the Postgres cluster.
     pub(crate) system_id: u64,
+    /// The slot, or what [`of_replay`](ProgressKey::of_replay) makes of it.
     pub(crate) slot: String,
 }
 
@@ -31,6 +33,15 @@ impl fmt::Display for ProgressKey {
 }
 
 impl ProgressKey {
+    /// Whose progress the replays of this slot's table show. The name of a slot has no slash, so
+    /// no publisher has this key.
+    pub(crate) fn of_replay(system_id: u64, slot: &str) -> Self {
+        ProgressKey {
+            system_id,
+            slot: format!("{slot}/replay"),
+        }
+    }
+
     /// The record's key.
     pub(crate) fn encode(&self) -> Vec<u8> {
         self.to_string().into_bytes()
@@ -66,11 +77,14 @@ pub(crate) struct Progress {
     /// What the publisher was doing.
     pub(crate) phase: Phase,
     /// Rows of the table that are in Kafka by this record or an earlier one, and may not be marked
-    /// yet. They are not sent again.
+    /// yet. They are not sent again. Of a replay, the last row that was sent: every row before it
+    /// is sent, filed or left out.
     pub(crate) rows: Vec<RecordedRow>,
     /// Dead letters whose events are in Kafka by this record or an earlier one, and which may still
     /// be open in the database.
     pub(crate) dead_letters: Vec<i64>,
+    /// The replay whose progress this is.
+    pub(crate) replay: Option<Box<RecordedReplay>>,
 }
 
 /// What the publisher was doing.
@@ -83,6 +97,8 @@ pub(crate) enum Phase {
     Copying,
     /// It streams from the slot.
     Stream,
+    /// Not the publisher but a replay: it sends rows of the table once more.
+    Replay,
 }
 
 impl Progress {
@@ -103,6 +119,7 @@ impl Progress {
             phase,
             rows: Vec::new(),
             dead_letters: Vec::new(),
+            replay: None,
         }
     }
 
@@ -112,7 +129,7 @@ impl Progress {
     pub(crate) fn unmarked_from(&self) -> Option<Lsn> {
         match self.phase {
             Phase::Table => self.settled,
-            Phase::Copying => None,
+            Phase::Copying | Phase::Replay => None,
             Phase::Stream => Some(self.settled.unwrap_or(Lsn::INVALID)),
         }
     }
@@ -142,6 +159,7 @@ impl Progress {
             phase: self.phase,
             rows: self.rows.clone(),
             dead_letters: self.dead_letters.clone(),
+            replay: self.replay.clone(),
         };
         // Numbers and texts alone: it cannot fail.
         serde_json::to_vec(&value).unwrap_or_default()
@@ -182,6 +200,7 @@ impl Progress {
             phase: value.phase,
             rows: value.rows,
             dead_letters: value.dead_letters,
+            replay: value.replay,
         })
     }
 }
@@ -218,6 +237,8 @@ struct Value {
     rows: Vec<RecordedRow>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     dead_letters: Vec<i64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    replay: Option<Box<RecordedReplay>>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -256,8 +277,12 @@ struct PartialValue {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
+    use std::time::Duration;
+
     use super::*;
+    use crate::config::mapping::{Condition, RowFilter, Test};
     use crate::outbox::RowName;
+    use crate::outbox::replay::{ReplayFilter, ReplayTime};
 
     fn key() -> ProgressKey {
         ProgressKey {
@@ -285,6 +310,7 @@ mod tests {
             phase: Phase::Stream,
             rows: Vec::new(),
             dead_letters: Vec::new(),
+            replay: None,
         }
     }
 
@@ -334,6 +360,12 @@ mod tests {
                 dead_letters: vec![3, i64::MAX],
                 ..progress()
             },
+            Progress {
+                phase: Phase::Replay,
+                rows: vec![RecordedRow::new(&RowName::of_id(7), 9)],
+                replay: Some(Box::new(replay())),
+                ..progress()
+            },
         ];
         for case in cases {
             let value = case.encode(&key());
@@ -347,6 +379,66 @@ mod tests {
              \"committed_micros\":1700000000000000},\"partial\":null,\"settled\":\"1/0\",\
              \"phase\":\"stream\"}";
         assert_eq!(value, expected);
+    }
+
+    /// One with every condition that a filter may have.
+    fn replay() -> RecordedReplay {
+        let text = |text: &str| Some(text.to_owned());
+        let condition = |column: &str, test| Condition {
+            column: column.to_owned(),
+            test,
+        };
+        let conditions = vec![
+            condition("a", Test::OneOf(vec!["x'".to_owned()])),
+            condition("b", Test::NoneOf(vec![String::new()])),
+            condition("c", Test::Null),
+            condition("d", Test::NotNull),
+        ];
+        RecordedReplay {
+            table: "outbox.outbox".to_owned(),
+            filter: ReplayFilter {
+                from_id: text("1"),
+                to_id: text("[\"a\",\"1\"]"),
+                since: Some(ReplayTime::At("2026-01-31T12:00:00Z".to_owned())),
+                until: Some(ReplayTime::Ago(Duration::from_secs(60))),
+                topics: vec!["orders".to_owned()],
+                types: vec!["created".to_owned()],
+                conditions: RowFilter { conditions },
+                after: text("-5"),
+            },
+            started: "2026-01-31T12:00:00.5Z".to_owned(),
+            run: "00ff".to_owned(),
+            sent: 12,
+            complete: false,
+        }
+    }
+
+    /// Records of an earlier outboxd may be there, and a filter may not be read as a wider one.
+    #[test]
+    fn the_form_of_a_replay_stays_and_an_unknown_condition_is_refused() {
+        let value = serde_json::to_string(&replay()).unwrap();
+        let expected = "{\"table\":\"outbox.outbox\",\"filter\":{\"from_id\":\"1\",\
+             \"to_id\":\"[\\\"a\\\",\\\"1\\\"]\",\"since\":{\"at\":\"2026-01-31T12:00:00Z\"},\
+             \"until\":{\"ago\":{\"secs\":60,\"nanos\":0}},\"topics\":[\"orders\"],\
+             \"types\":[\"created\"],\"conditions\":[\
+             {\"column\":\"a\",\"test\":{\"one-of\":[\"x'\"]}},\
+             {\"column\":\"b\",\"test\":{\"none-of\":[\"\"]}},\
+             {\"column\":\"c\",\"test\":\"null\"},{\"column\":\"d\",\"test\":\"not-null\"}],\
+             \"after\":\"-5\"},\"started\":\"2026-01-31T12:00:00.5Z\",\"run\":\"00ff\",\
+             \"sent\":12,\"complete\":false}";
+        assert_eq!(value, expected);
+        let key = ProgressKey::of_replay(7, "s");
+        assert_eq!(key.encode(), b"7/s/replay");
+        let progress = Progress {
+            phase: Phase::Replay,
+            replay: Some(Box::new(replay())),
+            ..progress()
+        };
+        let value = String::from_utf8(progress.encode(&key)).unwrap();
+        assert!(value.contains("\"phase\":\"replay\""), "{value}");
+        let narrower = value.replace("\"from_id\"", "\"shard\"");
+        let refused = Progress::decode(&key, narrower.as_bytes()).unwrap_err();
+        assert!(refused.to_string().contains("shard"), "{refused}");
     }
 
     #[test]

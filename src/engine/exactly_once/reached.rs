@@ -20,7 +20,7 @@ impl Transactions {
         let rest = rest.filter(|it| it.transaction.commit_lsn >= position);
         let settled = match before.phase {
             Phase::Stream => before.settled.max(Some(facts.settled)),
-            Phase::Table | Phase::Copying => before.settled,
+            Phase::Table | Phase::Copying | Phase::Replay => before.settled,
         };
         Some(Progress {
             position,

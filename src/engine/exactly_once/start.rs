@@ -301,6 +301,7 @@ mod tests {
             phase: Phase::Stream,
             rows: Vec::new(),
             dead_letters: Vec::new(),
+            replay: None,
         }
     }
 

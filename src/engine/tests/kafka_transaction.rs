@@ -357,6 +357,45 @@ fn rows_of_the_table_are_marked_before_others_are_sent() {
 }
 
 #[test]
+fn rows_of_a_replay_follow_each_other_without_marks_and_without_their_limit() {
+    let limits = TransactionLimits {
+        events_max: ROWS_MAX * 2,
+        ..LIMITS
+    };
+    let facts = |in_flight| Facts {
+        complete: Lsn::INVALID,
+        last: None,
+        is_marked: false,
+        ..facts(100, in_flight)
+    };
+    for (phase, most) in [(Phase::Table, ROWS_MAX), (Phase::Replay, ROWS_MAX * 2)] {
+        let mut transactions = Transactions::new(limits);
+        let beginning = Progress::beginning(1, "outboxd".to_owned(), Lsn::INVALID, phase);
+        transactions.begin(beginning, false);
+        // The first one is committed at once, and the next ones at an interval.
+        transactions.sent(MS, event(0, 0, 0), Content::Events);
+        recorded(transactions.step(MS, &facts(1)));
+        transactions.progress_acknowledged();
+        assert_eq!(transactions.step(MS, &facts(1)), Some(Step::Commit));
+        transactions.committed_as(MS, CommitOutcome::Committed);
+        assert_eq!(transactions.takes_events(), phase == Phase::Replay);
+        let marked = Facts {
+            is_marked: true,
+            ..facts(0)
+        };
+        transactions.step(MS, &marked);
+        for sent in 1..most {
+            let ticket = sent as Ticket;
+            transactions.sent(MS, event(ticket, 0, 0), Content::Events);
+            let step = transactions.step(MS, &facts(sent as u64));
+            assert_eq!(step, None, "{phase:?} {sent}");
+        }
+        transactions.sent(MS, event(most as Ticket, 0, 0), Content::Events);
+        recorded(transactions.step(MS, &facts(most as u64)));
+    }
+}
+
+#[test]
 fn a_stop_commits_at_once_at_the_end_of_the_transaction_of_postgres() {
     let mut transactions = transactions();
     commit_one(&mut transactions, MS, 1, 210);

@@ -10,6 +10,7 @@ mod missing_topics;
 mod new_producers;
 mod pause;
 mod placing;
+mod replays;
 mod retention;
 mod rewinds;
 mod session_ends;

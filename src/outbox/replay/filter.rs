@@ -1,7 +1,13 @@
 //! What a person asks of a replay: which of the published rows.
+//!
+//! A progress record holds the filter of a replay that is sent exactly once, so its form there may
+//! not change. A later form is refused: without a condition that it does not know, a replay would
+//! send too much.
 
 use std::str::FromStr;
 use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
 
 use crate::config::mapping::RowFilter;
 use crate::config::time;
@@ -10,7 +16,8 @@ use crate::config::time;
 const AGO_MAX: Duration = Duration::from_secs(100 * 366 * 86_400);
 
 /// All conditions must hold. Without one, every published row is chosen.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct ReplayFilter {
     /// The lowest id.
     pub from_id: Option<String>,
@@ -31,7 +38,8 @@ pub struct ReplayFilter {
 }
 
 /// A moment.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum ReplayTime {
     /// RFC 3339.
     At(String),

@@ -16,5 +16,6 @@ mod summary;
 
 pub use chosen::ReplayRows;
 pub use filter::{ReplayFilter, ReplayTime};
+pub(crate) use resolve::position_of;
 pub use resolve::resolve;
 pub use summary::{ReplaySummary, RowAt};

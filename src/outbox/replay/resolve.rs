@@ -141,6 +141,18 @@ async fn end(
     Ok(())
 }
 
+/// The place behind the row with this id, a text that [`RowId`] has printed.
+///
+/// # Errors
+/// The row itself has to tell its place, and is gone; those of the session.
+pub(crate) async fn position_of(
+    session: &Session,
+    shape: &TableShape,
+    id: &str,
+) -> Result<Option<ReadPosition>> {
+    position(session, shape, &RowKey::of(shape), Some(id)).await
+}
+
 /// The place of the row `after` in the order of reading.
 async fn position(
     session: &Session,
@@ -164,7 +176,7 @@ async fn position(
     let what = format!("reading row {id} of {}", shape.name);
     let row = session.row_if_any(&what, &sql, &[]).await?;
     let row = row.ok_or_else(|| {
-        let message = format!("row {id} of --after is not in {}", shape.name);
+        let message = format!("row {id}, to begin behind, is not in {}", shape.name);
         let hint = format!(
             "rows are read in the order of {column}, which only the row itself tells: \
              name a row that is there, or use --since"

@@ -11,74 +11,54 @@
 //! in Kafka already. And requests about dead letters are left to the publisher.
 //!
 //! Why it can be continued: rows are sent in the order of reading, and the position is the last row
-//! before which every row is done.
+//! before which every row is done. `exactly_once` says how a replay is sent in transactions.
 
+mod beginning;
+mod ended;
+mod exactly_once;
 mod order;
+mod outbox;
 mod pace;
 mod scan;
 mod watch;
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{AfterPublish, Backlog, Config, OnPoison, Source};
+use crate::config::Config;
 use crate::error::{Code, Error, Result};
-use crate::lsn::Lsn;
-use crate::metrics::Metrics;
-use crate::outbox::replay::{ReplayFilter, ReplayRows, ReplaySummary, resolve};
-use crate::outbox::{
-    EventSource, OwnedRecord, Read, Router, SlowRows, TableLocation, UnpublishedRows, preflight,
-};
-use crate::postgres::{self, Server, Session, TableShape};
-use crate::publisher::interrupt::Interrupt;
+use crate::outbox::replay::{ReplayFilter, ReplayRows, ReplaySummary};
+use crate::outbox::{EventSource, OwnedRecord, Read, Router, SlowRows, UnpublishedRows};
+use crate::publisher::replay::exactly_once::{Found, Recorded};
 use crate::publisher::replay::order::SentOrder;
-use crate::publisher::replay::pace::Pace;
+use crate::publisher::replay::outbox::Outbox;
 use crate::publisher::replay::scan::Scan;
-use crate::publisher::sink::forwarder::Forwarder;
-use crate::status::{Status, StatusBoard};
 
+pub use crate::publisher::replay::ended::{Continuation, ReplayEnd, Replayed};
 pub use crate::publisher::replay::watch::ReplayWatch;
 
 /// A replay that is ready to run. See the module's head.
 pub struct Replay {
-    config: Arc<Config>,
-    session: Session,
-    server: Server,
-    shape: TableShape,
+    outbox: Outbox,
     chosen: ReplayRows,
     rows: UnpublishedRows,
-    watch: Arc<ReplayWatch>,
+    /// It goes on with this, exactly once.
+    recorded: Option<Box<Recorded>>,
 }
 
-/// How a replay ended.
+/// The last replay that was sent exactly once.
 #[derive(Debug)]
-pub struct Replayed {
-    /// Events that Kafka has acknowledged.
-    pub sent: u64,
-    /// Events that were filed as dead letters.
-    pub refused: u64,
-    /// Events that may be in Kafka and were not acknowledged in time.
-    pub unsettled: u64,
-    /// The time that it took.
-    pub took: Duration,
-    /// The last row before which every row is done; `None` if there is none.
-    pub after: Option<String>,
-    /// Why it ended.
-    pub end: ReplayEnd,
-}
-
-/// Why a replay ended.
-#[derive(Debug)]
-pub enum ReplayEnd {
-    /// All rows are done.
-    Complete,
-    /// A stop was requested.
-    Stopped,
-    /// An error ended it.
-    Failed(Error),
+pub enum LastReplay {
+    /// It ended early, and is ready to go on.
+    Unfinished(Box<Replay>),
+    /// All its rows are done.
+    Complete {
+        /// When it began.
+        started: String,
+    },
 }
 
 /// One of the first records, before they are sent.
@@ -97,29 +77,46 @@ impl Replay {
     /// Fatal with every problem of table, rights and filter; transient if the server cannot be
     /// reached.
     pub async fn open(config: Config, filter: ReplayFilter) -> Result<Replay> {
-        if config.exactly_once.is_some() {
-            let message = "a replay is not sent exactly once";
-            return Err(Error::fatal(Code::Config, message)
-                .with_hint("--delivery at-least-once sends it, for this command alone"));
+        let outbox = Outbox::open(config).await?;
+        let chosen = outbox.choose(filter).await?;
+        Replay::of(outbox, chosen, None)
+    }
+
+    /// The last replay that was sent exactly once: connects, and reads its progress record. A
+    /// process that still sends it is shut out.
+    ///
+    /// # Errors
+    /// Fatal when there is no record, or the delivery is not exactly once, and with every problem
+    /// of table and rights; transient if a server cannot be reached.
+    pub async fn last(config: Config) -> Result<LastReplay> {
+        if config.exactly_once.is_none() {
+            let message =
+                "--continue goes on by a progress record, which a replay has exactly once";
+            return Err(Error::fatal(Code::Config, message).with_hint(
+                "set OUTBOX_DELIVERY=exactly-once, or use the command with --after that the \
+                 replay has printed",
+            ));
         }
-        let after_publish = config.after_publish;
-        let config = Arc::new(of_replay(config));
-        let timeout = config.operation_timeout;
-        let session = postgres::connect(&config.database, "outboxd replay", timeout).await?;
-        let server = postgres::server(&session).await?;
-        let shape = preflight(&session, &config).await?;
-        let chosen = resolve(&session, &config, &shape, after_publish, filter).await?;
-        let rows = chosen.reader(&config, &shape)?;
-        let status = Status::new(config.database.describe(), None, &config.table.to_string());
-        let watch = Arc::new(ReplayWatch::new(StatusBoard::new(status)));
+        let outbox = Outbox::open(config).await?;
+        // Boxed: the future is large.
+        match Box::pin(Recorded::read(&outbox)).await? {
+            Found::Complete { started } => Ok(LastReplay::Complete { started }),
+            Found::Unfinished(recorded) => {
+                let mut chosen = outbox.choose(recorded.filter()).await?;
+                chosen.started = recorded.started().to_owned();
+                let replay = Replay::of(outbox, chosen, Some(recorded))?;
+                Ok(LastReplay::Unfinished(Box::new(replay)))
+            }
+        }
+    }
+
+    fn of(outbox: Outbox, chosen: ReplayRows, recorded: Option<Box<Recorded>>) -> Result<Replay> {
+        let rows = chosen.reader(&outbox.config, &outbox.shape)?;
         Ok(Replay {
-            config,
-            session,
-            server,
-            shape,
+            outbox,
             chosen,
             rows,
-            watch,
+            recorded,
         })
     }
 
@@ -135,7 +132,8 @@ impl Replay {
     /// # Errors
     /// Of the session.
     pub async fn summary(&self) -> Result<Option<ReplaySummary>> {
-        ReplaySummary::read(&self.session, &self.chosen, &self.rows, &self.shape).await
+        let Outbox { session, shape, .. } = &self.outbox;
+        ReplaySummary::read(session, &self.chosen, &self.rows, shape).await
     }
 
     /// The first records, which are not sent.
@@ -144,12 +142,15 @@ impl Replay {
     /// Of the session.
     pub async fn first_records(&self, count: usize) -> Result<Vec<FirstRecord>> {
         let after = self.chosen.after.as_ref();
-        let mut batch = self.rows.batch(&self.session, after, count).await?;
-        let mut router = Router::new(&self.config.mapping);
+        let Outbox {
+            config, session, ..
+        } = &self.outbox;
+        let mut batch = self.rows.batch(session, after, count).await?;
+        let mut router = Router::new(&config.mapping);
         router.mark_replayed(&self.chosen.started);
         let (mut slow, mut records) = (SlowRows::default(), Vec::new());
         loop {
-            let reads = batch.read(&self.rows, &self.session, &mut slow).await?;
+            let reads = batch.read(&self.rows, session, &mut slow).await?;
             if reads.is_empty() {
                 return Ok(records);
             }
@@ -172,93 +173,64 @@ impl Replay {
 
     /// How far it has come, while it runs.
     pub fn watch(&self) -> Arc<ReplayWatch> {
-        Arc::clone(&self.watch)
+        Arc::clone(&self.outbox.watch)
     }
 
     /// Sends the rows, at most `rate` events a second (0: no limit), until all are done or `stop`
     /// is cancelled. Records in flight are then awaited, for the operation timeout at most.
     pub async fn run(self, rate: u32, stop: CancellationToken) -> Replayed {
         let began = Instant::now();
-        let mut order = SentOrder::default();
-        // Boxed: the future is large.
-        let (end, unsettled) = match Box::pin(self.forwarder()).await {
-            Ok(mut forwarder) => {
-                let pace = Pace::new(rate);
-                let scan = self.scan(&mut forwarder, &mut order, pace, stop);
-                let ended = Box::pin(scan).await;
-                order.settle(&forwarder.engine.unsettled_rows());
-                self.watch.follow(&forwarder);
-                let unsettled = forwarder.engine.stats().in_flight_count;
-                forwarder.clear();
-                (ended, unsettled)
+        // Boxed: the futures are large.
+        let replayed = match self.outbox.config.is_exactly_once() {
+            true => {
+                let rows = (&self.chosen, &self.rows);
+                let run = exactly_once::run(&self.outbox, rows, self.recorded, rate, stop);
+                Box::pin(run).await
             }
-            Err(error) => (ReplayEnd::Failed(error), 0),
+            false => Box::pin(self.at_least_once(rate, stop)).await,
         };
-        let filter = &self.chosen.filter;
-        let done = order.done().map(ToString::to_string);
         Replayed {
-            sent: self.watch.sent(),
-            refused: self.watch.refused(),
-            unsettled,
             took: began.elapsed(),
-            after: done.or_else(|| filter.after.clone()),
-            end,
+            ..replayed
         }
     }
 
-    /// A forwarder that knows the dead letters of the last minute, and where to file others.
-    async fn forwarder(&self) -> Result<Forwarder> {
-        let database = self.config.database.database_name();
-        let metrics = Arc::new(Metrics::new(database, &self.config.slot));
-        let board = Arc::clone(&self.watch.board);
-        let mut forwarder = Forwarder::new(&self.config, metrics, board)?;
-        forwarder.router.mark_replayed(&self.chosen.started);
-        forwarder.engine.limits.resolves = false;
-        forwarder.use_place(Some(TableLocation {
-            server: self.server.clone(),
-            table: self.shape.oid,
-        }));
-        let system_id = self.server.lineage.system_id;
-        let start = Lsn::INVALID;
-        forwarder
-            .start_over(&self.session, system_id, start)
-            .await?;
-        Ok(forwarder)
-    }
-
-    async fn scan(
-        &self,
-        forwarder: &mut Forwarder,
-        order: &mut SentOrder,
-        pace: Pace,
-        stop: CancellationToken,
-    ) -> ReplayEnd {
-        let mut scan = Scan {
-            config: Arc::clone(&self.config),
-            session: &self.session,
-            watch: &self.watch,
-            rows: self.rows.clone(),
-            chosen: &self.chosen,
-            slow: SlowRows::default(),
-            forwarder,
-            order,
-            pace,
-            stop,
-            shown: Instant::now(),
+    async fn at_least_once(self, rate: u32, stop: CancellationToken) -> Replayed {
+        let Replay {
+            outbox,
+            chosen,
+            rows,
+            ..
+        } = &self;
+        let mut order = SentOrder::default();
+        // Boxed: the future is large.
+        let forwarder = Box::pin(async {
+            let mut forwarder = outbox.forwarder()?;
+            outbox.equip(&mut forwarder, chosen).await?;
+            Ok(forwarder)
+        });
+        let (end, unsettled) = match forwarder.await {
+            Ok(mut forwarder) => {
+                let sent = (&mut forwarder, &mut order);
+                let mut scan = Scan::new(outbox, chosen, rows, sent, rate, stop);
+                let end = match scan.run(chosen.after.clone()).await {
+                    Ok(()) => ReplayEnd::Complete,
+                    Err(interrupt) => scan.end(interrupt).await,
+                };
+                order.settle(&forwarder.engine.unsettled_rows());
+                outbox.watch.follow(&forwarder);
+                let unsettled = forwarder.engine.stats().in_flight_count;
+                forwarder.clear();
+                (end, unsettled)
+            }
+            Err(error) => (ReplayEnd::Failed(error), 0),
         };
-        let interrupt = match scan.run().await {
-            Ok(()) => return ReplayEnd::Complete,
-            Err(interrupt) => interrupt,
-        };
-        let limit = self.config.operation_timeout;
-        // After an error, what the engine holds is left to the next replay.
-        let sends_held = matches!(interrupt, Interrupt::Stopped);
-        // What is not acknowledged by then counts as not sent.
-        let finished = tokio::time::timeout(limit, scan.finish(sends_held)).await;
-        match (interrupt, finished) {
-            (Interrupt::Failed(error), _) => ReplayEnd::Failed(scan.recheck(error).await),
-            (Interrupt::Stopped, Ok(Err(error))) => ReplayEnd::Failed(error),
-            (Interrupt::Stopped, _) => ReplayEnd::Stopped,
+        let done = order.done().map(ToString::to_string);
+        let after = done.or_else(|| chosen.filter.after.clone());
+        Replayed {
+            unsettled,
+            after,
+            ..Replayed::of(&outbox.watch, end, Continuation::Behind)
         }
     }
 }
@@ -269,18 +241,4 @@ impl fmt::Debug for Replay {
             .field("chosen", &self.chosen)
             .finish_non_exhaustive()
     }
-}
-
-/// The publisher's configuration for a replay: nothing is written back, no slot is used, and no key
-/// is parked.
-fn of_replay(mut config: Config) -> Config {
-    config.after_publish = AfterPublish::Keep;
-    config.source = Source::Poll;
-    // The rows of the table are read, with `keep` too.
-    config.backlog = Backlog::Publish;
-    config.log_summary = None;
-    if config.on_poison == OnPoison::ParkKey {
-        config.on_poison = OnPoison::DeadLetter;
-    }
-    config
 }

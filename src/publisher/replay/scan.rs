@@ -18,7 +18,9 @@ use crate::outbox::{
 };
 use crate::postgres::{Session, table_shape};
 use crate::publisher::interrupt::Interrupt;
+use crate::publisher::replay::ended::ReplayEnd;
 use crate::publisher::replay::order::SentOrder;
+use crate::publisher::replay::outbox::Outbox;
 use crate::publisher::replay::pace::Pace;
 use crate::publisher::replay::watch::ReplayWatch;
 use crate::publisher::sink::forwarder::Forwarder;
@@ -28,24 +30,50 @@ const SHOW: Duration = Duration::from_millis(250);
 
 /// See the module's head.
 pub(super) struct Scan<'a> {
-    pub(super) config: Arc<Config>,
-    pub(super) session: &'a Session,
-    pub(super) watch: &'a ReplayWatch,
-    pub(super) rows: UnpublishedRows,
-    pub(super) chosen: &'a ReplayRows,
-    pub(super) slow: SlowRows,
+    config: Arc<Config>,
+    session: &'a Session,
+    watch: &'a ReplayWatch,
+    rows: UnpublishedRows,
+    chosen: &'a ReplayRows,
+    slow: SlowRows,
     pub(super) forwarder: &'a mut Forwarder,
-    pub(super) order: &'a mut SentOrder,
-    pub(super) pace: Pace,
-    pub(super) stop: CancellationToken,
+    order: &'a mut SentOrder,
+    pace: Pace,
+    stop: CancellationToken,
     /// When the figures were last shown.
-    pub(super) shown: Instant,
+    shown: Instant,
 }
 
-impl Scan<'_> {
-    /// Sends every row, and waits until all are done.
-    pub(super) async fn run(&mut self) -> Result<(), Interrupt> {
-        let mut behind = self.chosen.after.clone();
+impl<'a> Scan<'a> {
+    /// Of these rows, at most `rate` events a second. `sent`: what sends them, and where their
+    /// order is kept.
+    pub(super) fn new(
+        outbox: &'a Outbox,
+        chosen: &'a ReplayRows,
+        rows: &UnpublishedRows,
+        sent: (&'a mut Forwarder, &'a mut SentOrder),
+        rate: u32,
+        stop: CancellationToken,
+    ) -> Self {
+        let (forwarder, order) = sent;
+        Scan {
+            config: Arc::clone(&outbox.config),
+            session: &outbox.session,
+            watch: &outbox.watch,
+            rows: rows.clone(),
+            chosen,
+            slow: SlowRows::default(),
+            forwarder,
+            order,
+            pace: Pace::new(rate),
+            stop,
+            shown: Instant::now(),
+        }
+    }
+
+    /// Sends every row behind this place, and waits until all are done.
+    pub(super) async fn run(&mut self, behind: Option<ReadPosition>) -> Result<(), Interrupt> {
+        let mut behind = behind;
         loop {
             self.follow_table().await?;
             let mut batch = self.next(behind.as_ref()).await?;
@@ -64,21 +92,29 @@ impl Scan<'_> {
                 None => break,
             };
         }
-        while !self.turn(SHOW).await? {
-            self.check_stop()?;
-        }
+        self.settle().await?;
         // A table that was replaced meanwhile has no rows to find.
         self.follow_table().await?;
         Ok(())
     }
 
+    /// Waits until all that was taken in is done.
+    pub(super) async fn settle(&mut self) -> Result<(), Interrupt> {
+        while !self.turn(SHOW).await? {
+            self.check_stop()?;
+        }
+        Ok(())
+    }
+
     /// Waits for the reports of the records that were sent and, with `sends_held`, until those are
-    /// done that the engine holds. Needs no session.
-    pub(super) async fn finish(&mut self, sends_held: bool) -> Result<()> {
+    /// done that the engine holds. A transaction with events is committed. Needs no session.
+    async fn finish(&mut self, sends_held: bool) -> Result<()> {
         loop {
             carry_out(self.forwarder)?;
             self.watch.follow(self.forwarder);
-            let holds = sends_held || self.forwarder.awaits_reports();
+            let is_sending =
+                self.forwarder.awaits_reports() || self.forwarder.engine.has_uncommitted();
+            let holds = sends_held || is_sending;
             if self.forwarder.engine.is_drained() || !holds {
                 return Ok(());
             }
@@ -92,8 +128,22 @@ impl Scan<'_> {
         }
     }
 
+    /// The end of a scan that was interrupted: what is in flight is awaited, for the operation
+    /// timeout at most. What is not acknowledged by then counts as not sent.
+    pub(super) async fn end(&mut self, interrupt: Interrupt) -> ReplayEnd {
+        let limit = self.config.operation_timeout;
+        // After an error, what the engine holds is left to the next replay.
+        let sends_held = matches!(interrupt, Interrupt::Stopped);
+        let finished = tokio::time::timeout(limit, self.finish(sends_held)).await;
+        match (interrupt, finished) {
+            (Interrupt::Failed(error), _) => ReplayEnd::Failed(self.recheck(error).await),
+            (Interrupt::Stopped, Ok(Err(error))) => ReplayEnd::Failed(error),
+            (Interrupt::Stopped, _) => ReplayEnd::Stopped,
+        }
+    }
+
     /// An error of the scan: transient if the table was altered under its statements.
-    pub(super) async fn recheck(&self, error: Error) -> Error {
+    async fn recheck(&self, error: Error) -> Error {
         table_shape::recheck(self.session, self.rows.shape(), error).await
     }
 
@@ -135,19 +185,20 @@ impl Scan<'_> {
         }
     }
 
-    /// Sends a row as soon as there is room for it and its time has come.
+    /// Sends a row as soon as its time has come and there is room for it. Between the look for room
+    /// and the row the engine decides nothing: a transaction may end while the row waits.
     async fn send(&mut self, read: &Read) -> Result<(), Interrupt> {
         self.check_stop()?;
-        while self.forwarder.engine.intake() != Intake::Open || self.has_no_place() {
-            self.turn(SHOW).await?;
-            self.check_stop()?;
-        }
         loop {
             let now = self.forwarder.tick();
             let Err(wait) = self.pace.take(now) else {
                 break;
             };
             self.rest(wait).await?;
+            self.check_stop()?;
+        }
+        while self.forwarder.engine.intake() != Intake::Open || self.has_no_place() {
+            self.turn(SHOW).await?;
             self.check_stop()?;
         }
         self.forward(read)?;

@@ -5,14 +5,19 @@
 //! replaced when librdkafka has met an error that is fatal for it, when a file with a password,
 //! certificates or keys has changed after an error, and when the engine asks. A producer that fails
 //! at once is replaced with growing delays.
+//!
+//! Exactly once, a producer is never replaced while the engine keeps its memory: it is given up,
+//! and the next one begins with the progress that Kafka has.
 
 use std::time::{Duration, Instant};
 
-use crate::engine::exactly_once::progress::Progress;
+use crate::engine::exactly_once::limits::TRANSACTION_TIMEOUT_MS;
+use crate::engine::exactly_once::progress::{Progress, ProgressKey};
 use crate::engine::exactly_once::transaction::PROGRESS_TICKET;
 use crate::engine::output::DeliveryResult;
 use crate::engine::tracker::Ticket;
-use crate::kafka::{DeliveryError, login_files_digest};
+use crate::error::{Code, Error, Result};
+use crate::kafka::{DeliveryError, Producer, TransactionalId, last_value, login_files_digest};
 use crate::outbox::OwnedRecord;
 use crate::publisher::sink::forwarder::Forwarder;
 use crate::publisher::sink::kafka_adapter::{failure, send_progress};
@@ -26,6 +31,11 @@ const LOG: Duration = Duration::from_secs(60);
 const PURGE: Duration = Duration::from_secs(2);
 /// How often the files are compared after an error.
 const FILES: Duration = Duration::from_secs(5);
+/// How long the brokers may take to shut out an earlier producer, and then to show its progress.
+/// The publisher loses its lock after thirty seconds without a word to the server.
+const BEGIN_LIMIT: Duration = Duration::from_secs(10);
+/// How long an abort may take. The broker aborts a transaction by itself, later.
+const ABORT_LIMIT: Duration = Duration::from_secs(3);
 
 impl Forwarder {
     /// A record that the producer did not accept. A progress record is not kept.
@@ -43,6 +53,44 @@ impl Forwarder {
         };
         self.engine
             .delivery_finished(self.now, result, &mut self.done);
+    }
+
+    /// Exactly once: drops all memory, puts a producer in place that shuts out every earlier one of
+    /// this key, and reads the key's progress.
+    ///
+    /// # Errors
+    /// Transient: the brokers do not answer. Fatal: they refuse, or the record is not understood.
+    pub(in crate::publisher) async fn begin_producer(
+        &mut self,
+        key: ProgressKey,
+        topic: &str,
+    ) -> Result<Option<Progress>> {
+        self.clear();
+        self.board
+            .wait_unless_named("kafka", "beginning transactions");
+        let id = format!("outboxd-{key}");
+        let id = TransactionalId {
+            id: &id,
+            timeout_ms: TRANSACTION_TIMEOUT_MS,
+        };
+        let producer = Producer::transactional(&self.config, id, BEGIN_LIMIT).await?;
+        self.producer.hand_over_to(producer);
+        let value = last_value(&self.config, topic, key.encode(), BEGIN_LIMIT).await?;
+        let progress = value.map(|value| Progress::decode(&key, &value));
+        let progress = progress.transpose().map_err(|error| {
+            let message = format!("topic {topic} has a record of {key} that cannot be used");
+            Error::fatal(Code::Config, message).with_source(error)
+        })?;
+        self.progress_key = Some(key);
+        Ok(progress)
+    }
+
+    /// Exactly once: gives the producer up, and memory with it.
+    pub(in crate::publisher) async fn give_producer_up(&mut self) {
+        self.commit = None;
+        self.producer.abort(ABORT_LIMIT).await;
+        self.clear();
+        self.producer_failed = false;
     }
 
     /// Sends the progress record.
