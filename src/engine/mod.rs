@@ -350,7 +350,7 @@ impl Engine {
     /// Whether a row of the table may be published beside the stream. A pause lets in the rest of
     /// an open transaction alone.
     pub(crate) fn takes_rows(&self) -> bool {
-        self.intake() == Intake::Open && !self.pause.is_on() && self.may_record_row()
+        self.intake() == Intake::Open && !self.pause.is_on() && self.takes_row_beside_stream()
     }
 
     /// Whether nothing is taken in because of a pause.

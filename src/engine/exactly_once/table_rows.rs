@@ -46,11 +46,16 @@ impl Engine {
         unmarked_rows.iter().map(|(_, row)| row.clone()).collect()
     }
 
-    /// Whether there is room for the name of another row beside the stream.
-    pub(in crate::engine) fn may_record_row(&self) -> bool {
+    /// Whether another row may be sent beside the stream: no event waits, the stream has shown its
+    /// history, and there is room for the row's name. While the history is awaited the stream is
+    /// read whatever waits, since nothing of it is sent.
+    pub(in crate::engine) fn takes_row_beside_stream(&self) -> bool {
         let Some(exactly_once) = &self.exactly_once else {
             return true;
         };
+        if self.awaits_history() || self.is_between_transactions() {
+            return false;
+        }
         let unmarked = exactly_once.unmarked_rows.iter();
         let unmarked = unmarked.filter(|(ticket, _)| self.tracker.is_unsettled(*ticket));
         unmarked.count() + exactly_once.transactions.row_count() < ROWS_MAX

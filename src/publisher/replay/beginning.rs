@@ -2,9 +2,10 @@
 //!
 //! Two replays of one slot shut each other out: each new producer of their transactional id ends
 //! the one before it. A process whose producer was ended cannot know why: another replay, or a
-//! broker that had not heard from it. So it makes a new one, and the record decides. **The process whose
-//! record was committed last goes on.** One that finds the record of another, after its own was
-//! there, ends. One that has not committed a record yet has sent nothing, and tries again.
+//! broker that had not heard from it. So it makes a new one, and the record decides. **The
+//! process whose record was committed last goes on.** One that finds the record of another, after
+//! its own was there, ends. One that has not committed a record yet has sent nothing, and tries
+//! again.
 
 use crate::engine::exactly_once::progress::Progress;
 use crate::engine::exactly_once::recorded_replay::RecordedReplay;
