@@ -46,6 +46,21 @@ pub(crate) struct Offered {
     pub(crate) admission: Admission,
 }
 
+impl InFlight {
+    /// A row that is taken in without being sent.
+    pub(crate) fn of_row(row: RowName, xid: u32, now: Duration) -> Self {
+        InFlight {
+            row: Some(row),
+            xid,
+            untried: false,
+            bytes: 0,
+            topic: NO_TOPIC,
+            since_micros: 0,
+            sent_micros: now.as_micros() as u64,
+        }
+    }
+}
+
 impl Engine {
     /// Takes in an event that a source has read. Returns its ticket, its topic's number, and
     /// whether to send it now or to give a copy of it to [`keep`](Engine::keep). `None` outside a

@@ -74,18 +74,16 @@ impl Supervisor {
         &self,
         loss: Option<SlotLoss>,
     ) -> (Option<KafkaCopies>, Option<SlotLoss>) {
-        let facts = self.opened.as_ref();
-        let progress = facts.and_then(|it| it.progress.as_ref());
-        let Some((progress, from)) = progress.and_then(|it| Some((it, it.unmarked_from()?))) else {
+        let facts = self.opened.as_ref().filter(|it| it.heals);
+        let recorded = facts.and_then(|facts| {
+            let progress = facts.progress.as_ref()?;
+            Some((facts, progress.position, progress.unmarked_from()?))
+        });
+        let Some((facts, reported, from)) = recorded else {
             return (None, loss);
         };
-        if self.config.on_slot_loss == OnSlotLoss::Halt {
-            return (None, loss);
-        }
-        let reported = progress.position;
         let answer = RefusalKind::SlotMissing.at(reported);
-        let is_answered = facts.is_some_and(|facts| facts.answer == Some(answer));
-        let copies = (!is_answered).then(|| KafkaCopies::new(from, answer));
+        let copies = (facts.answer != Some(answer)).then(|| KafkaCopies::new(from, answer));
         (copies, Some(loss.unwrap_or(SlotLoss::Gone { reported })))
     }
 

@@ -34,10 +34,16 @@ fn progress_topic(fixture: &Fixture<'_>) -> String {
     format!("progress-{}", fixture.database.name)
 }
 
-async fn refusal(settings: &Settings) -> Result<String> {
+pub(crate) async fn refusal(settings: &Settings) -> Result<String> {
     let output = command(settings, &["run"], LIMIT).await?;
     ensure!(output.status.code() == Some(1), "{:?}", output.status);
     Ok(String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+/// What a refusal says to set.
+pub(crate) fn answer_to(refusal: &str) -> &str {
+    let answer = refusal.split("OUTBOX_ACCEPT=").nth(1).unwrap_or_default();
+    answer.split([' ', ':', '\n']).next().unwrap_or_default()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -106,8 +112,7 @@ async fn a_lost_progress_record_is_refused_until_a_person_answers() -> Result<()
     fixture.kafka.delete_topic(&progress).await?;
     session.execute(insert, &[&fixture.topic]).await?;
     let refused = refusal(&fixture.settings).await?;
-    let answer = refused.split("OUTBOX_ACCEPT=").nth(1).unwrap_or_default();
-    let answer = answer.split_whitespace().next().unwrap_or_default();
+    let answer = answer_to(&refused);
     ensure!(answer.starts_with("no-progress@"), "{refused}");
     let settings = fixture.settings.clone().set("OUTBOX_ACCEPT", answer);
     let mut outboxd = Outboxd::spawn(&settings)?;

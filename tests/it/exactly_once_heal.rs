@@ -3,13 +3,13 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 
-use crate::exactly_once::exactly_once;
+use crate::exactly_once::{answer_to, exactly_once, refusal};
 use crate::support::fixture::Fixture;
 use crate::support::kafka;
 use crate::support::oracle::{Oracle, Report};
-use crate::support::outboxd::{Outboxd, Settings, command};
+use crate::support::outboxd::Outboxd;
 use crate::support::postgres;
 use crate::support::wait::wait_for;
 use crate::support::writers::{Pattern, Writers};
@@ -45,14 +45,15 @@ async fn lose_the_slot(fixture: &Fixture<'_>, outboxd: &mut Outboxd) -> Result<(
     let insert = "INSERT INTO outbox.outbox (event_type, topic, event_payload) \
                   VALUES ('locked', $1, '{}') RETURNING id";
     let lock = session.transaction().await?;
-    // The row is locked before outboxd can see it: by the transaction of another session.
-    let id: i64 = {
-        let writer = fixture.database.connect().await?;
-        writer.query_one(insert, &[&fixture.topic]).await?.get(0)
-    };
+    let writer = fixture.database.connect().await?;
     let locks = "SELECT FROM outbox.outbox WHERE id = $1 AND published_at IS NULL FOR UPDATE";
-    let locked = lock.query(locks, &[&id]).await?;
-    ensure!(locked.len() == 1, "the mark came before the lock");
+    // The mark of a row can come before its lock.
+    let id: i64 = wait_for("a row that is locked before its mark", LIMIT, async || {
+        let id = writer.query_one(insert, &[&fixture.topic]).await?.get(0);
+        let is_locked = lock.query(locks, &[&id]).await?.len() == 1;
+        Ok(is_locked.then_some(id))
+    })
+    .await?;
     wait_for("Kafka to have the event", LIMIT, async || {
         let records = fixture.kafka.consume_all(&[&fixture.topic]).await?;
         let is_there = records.iter().any(|it| it.outbox_id() == Some(id));
@@ -104,13 +105,12 @@ async fn a_topic_that_cannot_show_what_it_had_is_left_to_a_person() -> Result<()
         .await?;
     lose_the_slot(&fixture, &mut outboxd).await?;
     let sent = fixture.kafka.consume_all(&[&fixture.topic]).await?.len();
-    let refused = run(&fixture.settings).await?;
+    let refused = refusal(&fixture.settings).await?;
     ensure!(refused.contains("it is compacted"), "{refused}");
     let now = fixture.kafka.consume_all(&[&fixture.topic]).await?.len();
     assert_eq!(now, sent, "nothing is sent before a person decides");
-    let answer = refused.split("OUTBOX_ACCEPT=").nth(1);
-    let answer = answer.and_then(|rest| rest.split([':', ' ', '\n']).next());
-    let answer = answer.context("an answer is named")?;
+    let answer = answer_to(&refused);
+    ensure!(answer.starts_with("slot-missing@"), "{refused}");
     let session = fixture.database.connect().await?;
     let mark = "UPDATE outbox.outbox SET published_at = now() WHERE published_at IS NULL";
     session.execute(mark, &[]).await?;
@@ -123,12 +123,6 @@ async fn a_topic_that_cannot_show_what_it_had_is_left_to_a_person() -> Result<()
     let records = fixture.kafka.consume_all(&[&fixture.topic]).await?;
     assert_eq!(records.len(), sent + 1, "the new event alone is sent");
     Ok(())
-}
-
-async fn run(settings: &Settings) -> Result<String> {
-    let output = command(settings, &["run"], LIMIT).await?;
-    ensure!(output.status.code() == Some(1), "{:?}", output.status);
-    Ok(String::from_utf8_lossy(&output.stderr).into_owned())
 }
 
 /// While their rows are locked, as many are sent as a progress record names. The stream goes on.

@@ -123,6 +123,25 @@ impl Progress {
         }
     }
 
+    /// The beginning of what follows on this progress with another slot. On the same timeline it
+    /// keeps what Kafka has of dead letters and, for rows of the table, what may be unmarked.
+    pub(crate) fn followed_by(
+        &self,
+        timeline: u32,
+        publication: String,
+        position: Lsn,
+        phase: Phase,
+    ) -> Self {
+        let mut next = Progress::beginning(timeline, publication, position, phase);
+        if self.timeline == timeline {
+            next.dead_letters.clone_from(&self.dead_letters);
+            if phase == Phase::Table {
+                next.settled = self.unmarked_from();
+            }
+        }
+        next
+    }
+
     /// The rows of the table that may be in Kafka without a mark are those that were committed at
     /// this position or later; `None` if the record names all of them. A record without the
     /// position says so of every row.

@@ -34,7 +34,6 @@ impl RecordedReplay {
 
     /// Whether this is the same replay, by whichever process.
     pub(crate) fn is_same(&self, other: &RecordedReplay) -> bool {
-        let name = |it: &RecordedReplay| (it.table.clone(), it.started.clone());
-        name(self) == name(other) && self.filter == other.filter
+        self.table == other.table && self.started == other.started && self.filter == other.filter
     }
 }

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::engine::tracker::InFlight;
 use crate::outbox::{CreatedAt, RowId, RowName};
 
 /// See the module's head.
@@ -22,6 +23,11 @@ enum Id {
 }
 
 impl RecordedRow {
+    /// The row of an event; `None` if it has none.
+    pub(crate) fn of(event: &InFlight) -> Option<Self> {
+        Some(RecordedRow::new(event.row.as_ref()?, event.xid))
+    }
+
     pub(crate) fn new(name: &RowName, xid: u32) -> Self {
         RecordedRow {
             id: match name.id.number() {

@@ -37,10 +37,7 @@ impl Engine {
         if let Some(replay) = &mut progress.replay {
             replay.sent += events.len() as u64;
         }
-        let row = |event: &Sent| {
-            let event = self.tracker.event(event.ticket)?;
-            Some(RecordedRow::new(event.row.as_ref()?, event.xid))
-        };
+        let row = |event: &Sent| RecordedRow::of(self.tracker.event(event.ticket)?);
         if let Some(last) = events.last().and_then(row) {
             progress.rows = vec![last];
         }

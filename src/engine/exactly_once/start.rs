@@ -95,7 +95,11 @@ pub(crate) fn decide(facts: &StartFacts) -> Result<Start, Box<Refusal>> {
             Some(refusal) => Err(refusal),
         },
         // The permission of the new slot has answered what became of the old one.
-        SlotFacts::Created(at) => Ok(Start::Begin(facts.behind(progress, at))),
+        SlotFacts::Created(at) => {
+            let (timeline, publication) = (facts.timeline, facts.publication.clone());
+            let next = progress.followed_by(timeline, publication, at, Phase::Stream);
+            Ok(Start::Begin(next))
+        }
         // A slot that outboxd has made is recorded first.
         SlotFacts::Confirmed(at) if progress.phase == Phase::Table => {
             facts.answered(facts.no_progress(at), at)
@@ -109,15 +113,6 @@ impl StartFacts {
     fn beginning(&self, position: Lsn) -> Progress {
         let publication = self.publication.clone();
         Progress::beginning(self.timeline, publication, position, Phase::Stream)
-    }
-
-    /// The first record of a new slot of the same server. What is in Kafka of dead letters stays.
-    fn behind(&self, progress: &Progress, position: Lsn) -> Progress {
-        let mut beginning = self.beginning(position);
-        if progress.timeline == self.timeline {
-            beginning.dead_letters.clone_from(&progress.dead_letters);
-        }
-        beginning
     }
 
     /// Whether the server's WAL reaches as far as the record, on the same timeline. On another one

@@ -18,7 +18,7 @@ use crate::engine::tracker::InFlight;
 impl Engine {
     /// Takes in a row that the progress record names: it is marked as published and not sent.
     pub(crate) fn accept_recorded(&mut self, now: Duration, row: InFlight) {
-        let recorded = row.row.as_ref().map(|it| RecordedRow::new(it, row.xid));
+        let recorded = RecordedRow::of(&row);
         let ticket = self.accept_unsent(now, row);
         if let (Some(recorded), Some(exactly_once)) = (recorded, &mut self.exactly_once) {
             exactly_once.unmarked_rows.push((ticket, recorded));
@@ -39,8 +39,7 @@ impl Engine {
         let rows = transactions.events().iter().filter(|it| it.is_row);
         let named = rows.filter_map(|sent| {
             let event = self.tracker.event(sent.ticket)?;
-            let row = RecordedRow::new(event.row.as_ref()?, event.xid);
-            Some((sent.ticket, row))
+            Some((sent.ticket, RecordedRow::of(event)?))
         });
         unmarked_rows.extend(named);
         unmarked_rows.iter().map(|(_, row)| row.clone()).collect()

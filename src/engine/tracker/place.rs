@@ -23,15 +23,16 @@ impl Tracker {
 
     /// Whether the event of this ticket is not acknowledged.
     pub(crate) fn is_in_flight(&self, ticket: Ticket) -> bool {
-        let position = ticket.checked_sub(self.first_ticket);
-        let entry = position.and_then(|position| self.entries.get(position as usize));
-        entry.is_some_and(|entry| entry.state == State::InFlight)
+        self.state_of(ticket) == Some(State::InFlight)
     }
 
     /// Whether this event is known and not settled.
     pub(crate) fn is_unsettled(&self, ticket: Ticket) -> bool {
-        let position = ticket.checked_sub(self.first_ticket);
-        let entry = position.and_then(|position| self.entries.get(position as usize));
-        entry.is_some_and(|entry| entry.state != State::Settled)
+        self.state_of(ticket).is_some_and(|it| it != State::Settled)
+    }
+
+    fn state_of(&self, ticket: Ticket) -> Option<State> {
+        let position = ticket.checked_sub(self.first_ticket)?;
+        self.entries.get(position as usize).map(|entry| entry.state)
     }
 }

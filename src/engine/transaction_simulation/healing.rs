@@ -5,11 +5,12 @@ use std::time::Duration;
 use crate::engine::Engine;
 use crate::engine::exactly_once::copies::{Copies, Presence};
 use crate::engine::exactly_once::progress::{Phase, Progress};
-use crate::engine::exactly_once::start::{SlotFacts, Start, StartFacts, decide};
+use crate::engine::exactly_once::start::{SlotFacts, Start, decide};
 use crate::engine::output::Intake;
+use crate::engine::tracker::InFlight;
 use crate::engine::transaction_simulation::broker::{Broker, log_of};
 use crate::engine::transaction_simulation::postgres::Postgres;
-use crate::engine::transaction_simulation::process::{Process, key, of_table};
+use crate::engine::transaction_simulation::process::{Process, facts, recorded};
 use crate::lsn::Lsn;
 use crate::outbox::{RowCopy, RowName};
 
@@ -42,26 +43,15 @@ impl Process {
     /// Begins as the driver does without a slot.
     pub(super) fn heal(mut engine: Engine, broker: &mut Broker, postgres: &Postgres) -> Process {
         let epoch = broker.init();
-        let progress = broker.progress();
-        let progress = progress.map(|value| Progress::decode(&key(), value.as_bytes()));
-        let mut progress = progress.map_or_else(
-            || Progress::beginning(1, "p".to_owned(), Lsn::INVALID, Phase::Table),
-            |decoded| decoded.expect("we have written it"),
-        );
-        let start = decide(&StartFacts {
-            progress: Some(progress.clone()),
-            slot: SlotFacts::Missing,
-            timeline: 1,
-            wal_end: Lsn::new(postgres.wal_end),
-            switched_at: None,
-            publication: "p".to_owned(),
-            answer: None,
-            heals: true,
-        });
+        let progress = recorded(broker);
+        let start = decide(&facts(progress.clone(), SlotFacts::Missing, postgres));
         assert_eq!(start, Ok(Start::CreateSlot));
+        let mut progress = progress
+            .unwrap_or_else(|| Progress::beginning(1, "p".to_owned(), Lsn::INVALID, Phase::Table));
         engine.reset(Lsn::INVALID);
         for row in std::mem::take(&mut progress.rows) {
-            engine.accept_unsent(Duration::ZERO, of_table(row.name(), row.xid));
+            let row = InFlight::of_row(row.name(), row.xid, Duration::ZERO);
+            engine.accept_unsent(Duration::ZERO, row);
         }
         let mut process = Process::new(engine, epoch);
         process.healing = Some(Healing {
@@ -88,8 +78,7 @@ impl Process {
         let rows = match healing.stage {
             Stage::Marking if is_drained => {
                 let position = healing.progress.position;
-                let mut table = healing.beginning(position, Phase::Table);
-                table.settled = healing.progress.unmarked_from();
+                let table = healing.followed_by(position, Phase::Table);
                 self.engine.transactions_begun(table, position, false);
                 healing.stage = Stage::Pass;
                 return false;
@@ -115,7 +104,7 @@ impl Process {
             healing.behind = None;
             healing.stage = match healing.stage {
                 Stage::Snapshot(_, at) => {
-                    let copying = healing.beginning(Lsn::new(at), Phase::Copying);
+                    let copying = healing.followed_by(Lsn::new(at), Phase::Copying);
                     self.engine.transactions_begun(copying, Lsn::new(at), true);
                     Stage::Copying(at)
                 }
@@ -134,7 +123,7 @@ impl Process {
         });
         match is_there {
             true => {
-                let unsent = of_table(RowName::of_id(row as i64), 1);
+                let unsent = InFlight::of_row(RowName::of_id(row as i64), 1, now);
                 self.engine.accept_unsent(now, unsent);
             }
             false => self.offer(now, row, "table", postgres),
@@ -143,11 +132,9 @@ impl Process {
 }
 
 impl Healing {
-    fn beginning(&self, position: Lsn, phase: Phase) -> Progress {
-        let mut beginning = Progress::beginning(1, "p".to_owned(), position, phase);
-        let letters = &self.progress.dead_letters;
-        beginning.dead_letters.clone_from(letters);
-        beginning
+    fn followed_by(&self, position: Lsn, phase: Phase) -> Progress {
+        self.progress
+            .followed_by(1, "p".to_owned(), position, phase)
     }
 
     fn has(&mut self, row: usize, broker: &Broker, postgres: &Postgres) -> bool {

@@ -18,7 +18,6 @@ use crate::engine::output::{
 };
 use crate::engine::record_checks::RecordFacts;
 use crate::engine::simulation;
-use crate::engine::topics::NO_TOPIC;
 use crate::engine::topics::topic::{MetadataAnswer, TopicLimits};
 use crate::engine::tracker::{InFlight, Ticket, TransactionName};
 use crate::engine::transaction_simulation::broker::{Answer, Broker, Request, Sent, log_of};
@@ -64,16 +63,27 @@ pub(super) fn key() -> ProgressKey {
     }
 }
 
-/// A row that is not sent.
-pub(super) fn of_table(row: RowName, xid: u32) -> InFlight {
-    InFlight {
-        row: Some(row),
-        xid,
-        untried: false,
-        bytes: 0,
-        topic: NO_TOPIC,
-        since_micros: 0,
-        sent_micros: 0,
+/// The last committed progress.
+pub(super) fn recorded(broker: &Broker) -> Option<Progress> {
+    let decoded = Progress::decode(&key(), broker.progress()?.as_bytes());
+    Some(decoded.expect("we have written it"))
+}
+
+/// What is known when a session begins.
+pub(super) fn facts(
+    progress: Option<Progress>,
+    slot: SlotFacts,
+    postgres: &Postgres,
+) -> StartFacts {
+    StartFacts {
+        progress,
+        slot,
+        timeline: 1,
+        wal_end: Lsn::new(postgres.wal_end),
+        switched_at: None,
+        publication: "p".to_owned(),
+        answer: None,
+        heals: true,
     }
 }
 
@@ -111,24 +121,13 @@ impl Process {
             return Process::heal(engine, broker, postgres);
         }
         let epoch = broker.init();
-        let progress = broker.progress();
-        let progress = progress.map(|value| Progress::decode(&key(), value.as_bytes()));
-        let progress = progress.map(|decoded| decoded.expect("we have written it"));
-        let is_first = progress.is_none();
+        let progress = recorded(broker);
         let at = Lsn::new(postgres.confirmed);
-        let start = decide(&StartFacts {
-            progress,
-            slot: match is_first {
-                true => SlotFacts::Created(at),
-                false => SlotFacts::Confirmed(at),
-            },
-            timeline: 1,
-            wal_end: Lsn::new(postgres.wal_end),
-            switched_at: None,
-            publication: "p".to_owned(),
-            answer: None,
-            heals: true,
-        });
+        let slot = match &progress {
+            None => SlotFacts::Created(at),
+            Some(_) => SlotFacts::Confirmed(at),
+        };
+        let start = decide(&facts(progress, slot, postgres));
         let (mut progress, is_new) = match start.expect("nothing contradicts the record") {
             Start::Continue(progress) => (progress, false),
             Start::Begin(progress) => (progress, true),
@@ -140,7 +139,7 @@ impl Process {
         engine.reset(at);
         engine.transactions_begun(progress, at, is_new);
         for row in rows {
-            engine.accept_recorded(now, of_table(row.name(), row.xid));
+            engine.accept_recorded(now, InFlight::of_row(row.name(), row.xid, now));
         }
         engine.session_started(now);
         postgres.start(postgres.confirmed);

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use rdkafka::Message as _;
 use rdkafka::message::BorrowedMessage;
 
 use crate::error::Result;
@@ -21,26 +22,48 @@ pub(super) struct Backwards<'a> {
     /// Of each partition, the first offset and the one behind the last that is not read.
     left: BTreeMap<i32, (i64, i64)>,
     step: i64,
-    /// Partitions that were read to their first record.
-    pub(super) exhausted: Vec<i32>,
+    /// A partition that was read to its first record, which is not the first that it had.
+    cut: Option<i32>,
 }
 
 impl<'a> Backwards<'a> {
-    /// Of these partitions, each from its first offset to the one behind its last record.
+    /// Of a topic's partitions, each from its first offset to the one behind its last record:
+    /// `ends` says which they are.
+    ///
+    /// # Errors
+    /// Those of `ends`. Transient: no broker answers. Fatal: the user may not describe the topic.
     pub(super) fn new(
         reader: &'a TopicReader,
         topic: &'a str,
-        partitions: impl Iterator<Item = (i32, (i64, i64))>,
-    ) -> Self {
-        let (left, exhausted): (BTreeMap<_, _>, BTreeMap<_, _>) =
-            partitions.partition(|(_, (low, to))| low < to);
-        Backwards {
+        ends: impl Fn(i32) -> Result<(i64, i64)>,
+    ) -> Result<Self> {
+        let mut backwards = Backwards {
             reader,
             topic,
-            left,
+            left: BTreeMap::new(),
             step: FIRST_STEP,
-            exhausted: exhausted.into_keys().collect(),
+            cut: None,
+        };
+        for partition in reader.readable(topic)? {
+            let ends = ends(partition)?;
+            backwards.left.insert(partition, ends);
+            backwards.end_if_exhausted(partition);
         }
+        Ok(backwards)
+    }
+
+    fn end_if_exhausted(&mut self, partition: i32) {
+        if let Some((low, to)) = self.left.get(&partition)
+            && to <= low
+        {
+            self.cut = self.cut.or((*low > 0).then_some(partition));
+            self.left.remove(&partition);
+        }
+    }
+
+    /// A partition that was read to its first record, while older ones are deleted.
+    pub(super) fn cut(&self) -> Option<i32> {
+        self.cut
     }
 
     /// Whether nothing is left to be read.
@@ -57,7 +80,6 @@ impl<'a> Backwards<'a> {
         &mut self,
         mut look: impl FnMut(&BorrowedMessage<'_>) -> Result<bool>,
     ) -> Result<()> {
-        use rdkafka::Message as _;
         let spans = self.left.iter().map(|(partition, (low, to))| Span {
             partition: *partition,
             from: (*low).max(to - self.step),
@@ -77,14 +99,9 @@ impl<'a> Backwards<'a> {
         {
             if done.contains(&partition) {
                 self.left.remove(&partition);
-                continue;
-            }
-            if let Some((low, to)) = self.left.get_mut(&partition) {
+            } else if let Some((_, to)) = self.left.get_mut(&partition) {
                 *to = from;
-                if from <= *low {
-                    self.left.remove(&partition);
-                    self.exhausted.push(partition);
-                }
+                self.end_if_exhausted(partition);
             }
         }
         self.step = (self.step * 4).min(STEP_MAX);

@@ -14,7 +14,7 @@ use crate::config::{Config, Token};
 use crate::error::Result;
 use crate::kafka::admin::{CancelOnDrop, blocking};
 use crate::kafka::reader::backwards::Backwards;
-use crate::kafka::reader::{Ends, Listing, TopicReader, forbidden, reader_token};
+use crate::kafka::reader::{Ends, TopicReader, reader_token};
 
 /// How long topics are read.
 const TIME: Duration = Duration::from_secs(3);
@@ -103,7 +103,10 @@ impl<L> Reading<L> {
     where
         L: Fn(&BorrowedMessage<'_>) -> Option<Seen<T>>,
     {
-        let mut backwards = Backwards::new(reader, topic, starts(reader, topic)?.into_iter());
+        let mut backwards = Backwards::new(reader, topic, |partition| {
+            let Ends { low, stable, .. } = reader.ends(topic, partition)?;
+            Ok((low, stable))
+        })?;
         while !backwards.is_done() && !self.is_full() {
             let mut read = Vec::new();
             backwards.step(|record| {
@@ -118,19 +121,4 @@ impl<L> Reading<L> {
         }
         Ok(())
     }
-}
-
-/// The first offset of each partition, and the one behind its last committed record.
-fn starts(reader: &TopicReader, topic: &str) -> Result<Vec<(i32, (i64, i64))>> {
-    let partitions = match reader.list(topic)? {
-        Listing::Partitions(partitions) => partitions,
-        Listing::Missing => Vec::new(),
-        Listing::Forbidden => return Err(forbidden(topic)),
-    };
-    let mut starts = Vec::new();
-    for partition in partitions {
-        let Ends { low, stable, .. } = reader.ends(topic, partition)?;
-        starts.push((partition, (low, stable)));
-    }
-    Ok(starts)
 }

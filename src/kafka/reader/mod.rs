@@ -147,6 +147,18 @@ impl TopicReader {
         }
     }
 
+    /// The partitions of a topic that is to be read; none if it is missing.
+    ///
+    /// # Errors
+    /// As those of [`list`](TopicReader::list); fatal if the user may not describe it.
+    fn readable(&self, topic: &str) -> Result<Vec<i32>> {
+        match self.list(topic)? {
+            Listing::Partitions(partitions) => Ok(partitions),
+            Listing::Missing => Ok(Vec::new()),
+            Listing::Forbidden => Err(forbidden(topic)),
+        }
+    }
+
     /// The offsets of a partition now.
     ///
     /// # Errors

@@ -15,7 +15,7 @@ use crate::error::{Code, Error, Result};
 use crate::kafka::admin::{CancelOnDrop, blocking};
 use crate::kafka::reader::backwards::Backwards;
 use crate::kafka::reader::ends::Seen;
-use crate::kafka::reader::{Ends, Listing, TopicReader, forbidden, reader_token};
+use crate::kafka::reader::{Ends, TopicReader, reader_token};
 
 /// How long the open transactions of others may last.
 const OPEN_MAX: Duration = Duration::from_secs(60);
@@ -60,19 +60,10 @@ fn read<T>(
     cancelled: Arc<AtomicBool>,
 ) -> Result<WholeEnd<T>> {
     let reader = TopicReader::new(config, token, Arc::clone(&cancelled))?;
-    let partitions = match reader.list(topic)? {
-        Listing::Partitions(partitions) => partitions,
-        Listing::Missing => Vec::new(),
-        Listing::Forbidden => return Err(forbidden(topic)),
-    };
-    let (mut starts, mut found) = (Vec::new(), Vec::new());
-    for partition in partitions {
-        starts.push((
-            partition,
-            committed_end(&reader, topic, partition, &cancelled)?,
-        ));
-    }
-    let mut backwards = Backwards::new(&reader, topic, starts.iter().copied());
+    let mut found = Vec::new();
+    let mut backwards = Backwards::new(&reader, topic, |partition| {
+        committed_end(&reader, topic, partition, &cancelled)
+    })?;
     while !backwards.is_done() {
         backwards.step(|record| {
             let Some(seen) = look(record) else {
@@ -85,12 +76,8 @@ fn read<T>(
             }
         })?;
     }
-    let is_cut = |exhausted: &&i32| {
-        let mut starts = starts.iter();
-        starts.any(|(partition, (low, _))| partition == *exhausted && *low > 0)
-    };
-    Ok(match backwards.exhausted.iter().find(is_cut) {
-        Some(partition) => WholeEnd::Cut(*partition),
+    Ok(match backwards.cut() {
+        Some(partition) => WholeEnd::Cut(partition),
         None => WholeEnd::Found(found),
     })
 }

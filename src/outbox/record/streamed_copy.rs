@@ -19,6 +19,21 @@ impl Signature {
     pub(crate) fn of<'a>(
         headers: impl Iterator<Item = (&'a str, Option<&'a [u8]>)>,
     ) -> Option<Signature> {
+        Signature::read(headers, None)
+    }
+
+    /// The same for a record of this source; `None` for one of another.
+    pub(crate) fn of_source<'a>(
+        headers: impl Iterator<Item = (&'a str, Option<&'a [u8]>)>,
+        source_id: &[u8],
+    ) -> Option<Signature> {
+        Signature::read(headers, Some(source_id))
+    }
+
+    fn read<'a>(
+        headers: impl Iterator<Item = (&'a str, Option<&'a [u8]>)>,
+        wanted: Option<&[u8]>,
+    ) -> Option<Signature> {
         let [mut lsn, mut index, mut id, mut committed_at, mut source_id] = [None; 5];
         for (name, value) in headers {
             let found = match name {
@@ -35,6 +50,9 @@ impl Signature {
         }
         let (commit_lsn, index) = stated_place(lsn, index)?;
         let (id, source_id) = (id.unwrap_or_default(), source_id.unwrap_or_default());
+        if wanted.is_some_and(|wanted| wanted != source_id) {
+            return None;
+        }
         Some(Signature {
             commit_lsn,
             index,
@@ -99,6 +117,13 @@ mod tests {
             headers[at].1 = Some(other.as_bytes());
             assert_ne!(Signature::of(headers.into_iter()), Some(whole), "{other}");
         }
+    }
+
+    #[test]
+    fn a_record_of_another_source_has_none_for_this_one() {
+        let of = |source_id: &[u8]| Signature::of_source(HEADERS.into_iter(), source_id);
+        assert_eq!(of(b"shop"), Signature::of(HEADERS.into_iter()));
+        assert_eq!(of(b"mine"), None);
     }
 
     #[test]

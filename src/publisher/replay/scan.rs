@@ -24,9 +24,7 @@ use crate::publisher::replay::outbox::Outbox;
 use crate::publisher::replay::pace::Pace;
 use crate::publisher::replay::watch::ReplayWatch;
 use crate::publisher::sink::forwarder::Forwarder;
-use crate::publisher::source::table_scan::carry_out;
-
-const SHOW: Duration = Duration::from_millis(250);
+use crate::publisher::source::table_scan::{SHOW, carry_out};
 
 /// See the module's head.
 pub(super) struct Scan<'a> {

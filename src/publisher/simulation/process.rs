@@ -14,7 +14,6 @@ use crate::engine::output::{
 };
 use crate::engine::record_checks::RecordFacts;
 use crate::engine::row_ids::number;
-use crate::engine::topics::NO_TOPIC;
 use crate::engine::topics::topic::{MetadataAnswer, TopicLimits};
 use crate::engine::tracker::{InFlight, Ticket};
 use crate::lsn::Lsn;
@@ -368,15 +367,7 @@ impl Process {
     /// A row whose mark was removed again and again.
     pub(super) fn file_unreadable(&mut self, world: &mut World, row: RowName, xid: u32) {
         world.saw("filed for a removed mark");
-        let unread = InFlight {
-            row: Some(row),
-            xid,
-            untried: false,
-            bytes: 0,
-            topic: NO_TOPIC,
-            since_micros: 0,
-            sent_micros: self.now.as_micros() as u64,
-        };
+        let unread = InFlight::of_row(row, xid, self.now);
         let rejection = rejection("MARK_REMOVED");
         self.engine.accept_unreadable(self.now, unread, rejection);
     }

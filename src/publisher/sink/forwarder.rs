@@ -15,7 +15,6 @@ use crate::engine::exactly_once::progress::ProgressKey;
 use crate::engine::offer::{Offer, Offered};
 use crate::engine::output::{DeliveryResult, End, Limits, Output, SessionOutput, SinkOutput};
 use crate::engine::record_checks::{self, RecordFacts};
-use crate::engine::topics::NO_TOPIC;
 use crate::engine::tracker::InFlight;
 use crate::error::{Error, Result};
 use crate::kafka::{Commit, DeliveryReport, KafkaReach, MetadataClient, Producer};
@@ -188,20 +187,8 @@ impl Forwarder {
 
     /// A row of which only the id could be read.
     pub(crate) fn unreadable(&mut self, row: RowName, xid: u32, rejection: Rejection) {
-        let unread = self.accepted(row, xid);
+        let unread = InFlight::of_row(row, xid, self.now);
         self.engine.accept_unreadable(self.now, unread, rejection);
-    }
-
-    pub(super) fn accepted(&self, row: RowName, xid: u32) -> InFlight {
-        InFlight {
-            row: Some(row),
-            xid,
-            untried: false,
-            bytes: 0,
-            topic: NO_TOPIC,
-            since_micros: 0,
-            sent_micros: self.now.as_micros() as u64,
-        }
     }
 
     /// Sends an event, or keeps it. Its latency counts from `since_micros`, or not at all if that

@@ -99,12 +99,8 @@ impl Answer {
 /// The copy of an event of this source, if the record is one.
 fn seen(record: &impl Message, source_id: &[u8], from: Lsn) -> Option<Seen<StreamedCopy>> {
     let headers = record.headers()?;
-    let headers = || headers.iter().map(|header| (header.key, header.value));
-    let source = headers().find(|(name, _)| *name == "outbox_source_id");
-    if source.and_then(|(_, value)| value).unwrap_or_default() != source_id {
-        return None;
-    }
-    let signature = Signature::of(headers())?;
+    let headers = headers.iter().map(|header| (header.key, header.value));
+    let signature = Signature::of_source(headers, source_id)?;
     Some(Seen {
         found: StreamedCopy {
             partition: record.partition(),

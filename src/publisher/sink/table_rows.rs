@@ -3,6 +3,7 @@
 
 use crate::config::AfterPublish;
 use crate::engine::record_checks;
+use crate::engine::tracker::InFlight;
 use crate::error::Result;
 use crate::outbox::{Event, EventSource, Read, RowCopy, RowName, UnpublishedRows};
 use crate::publisher::sink::forwarder::Forwarder;
@@ -11,14 +12,14 @@ impl Forwarder {
     /// A row to be marked as published without being sent.
     pub(crate) fn mark_unsent(&mut self, row: RowName, xid: u32) {
         if self.config.after_publish != AfterPublish::Keep {
-            let unsent = self.accepted(row, xid);
+            let unsent = InFlight::of_row(row, xid, self.now);
             self.engine.accept_unsent(self.now, unsent);
         }
     }
 
     /// The same for a row that the progress record names.
     pub(in crate::publisher) fn mark_recorded(&mut self, row: RowName, xid: u32) {
-        let recorded = self.accepted(row, xid);
+        let recorded = InFlight::of_row(row, xid, self.now);
         self.engine.accept_recorded(self.now, recorded);
     }
 

@@ -43,14 +43,10 @@ impl Bootstrap<'_> {
     fn begin(&mut self, at: Lsn, phase: Phase, is_new: bool) {
         let publication = self.scan.config.publication.clone();
         let timeline = self.server.lineage.timeline;
-        let mut beginning = Progress::beginning(timeline, publication, at, phase);
-        if let Some(progress) = &self.progress {
-            // Dead letters that are in Kafka and may still be open.
-            beginning.dead_letters.clone_from(&progress.dead_letters);
-            if phase == Phase::Table {
-                beginning.settled = progress.unmarked_from();
-            }
-        }
+        let beginning = match &self.progress {
+            Some(progress) => progress.followed_by(timeline, publication, at, phase),
+            None => Progress::beginning(timeline, publication, at, phase),
+        };
         let engine = &mut self.scan.forwarder.engine;
         engine.transactions_begun(beginning, at, is_new);
     }

@@ -2,16 +2,12 @@
 //!
 //! Only where a lost slot is healed exactly once; see `kafka_copies`.
 
-use std::time::Duration;
-
 use crate::engine::exactly_once::copies::Presence;
 use crate::error::Result;
 use crate::outbox::Read;
 use crate::publisher::interrupt::Interrupt;
 use crate::publisher::source::kafka_copies::ReadTopic;
-use crate::publisher::source::table_scan::TableScan;
-
-const SHOW: Duration = Duration::from_millis(250);
+use crate::publisher::source::table_scan::{SHOW, TableScan};
 
 impl TableScan<'_> {
     /// Whether a row is known to be in Kafka. Reads its topic back first, if need be.

@@ -13,7 +13,7 @@ use crate::engine::exactly_once::copies::{Copies, Presence};
 use crate::error::{Code, Error, Result};
 use crate::kafka::{MetadataClient, Seen, TopicAnswer, WholeEnd, read_whole_end};
 use crate::lsn::Lsn;
-use crate::outbox::{RowCopy, stated_place};
+use crate::outbox::{RowCopy, Signature};
 
 /// See the module's head.
 #[derive(Debug)]
@@ -114,19 +114,10 @@ async fn is_compacted(config: &Arc<Config>, topic: &str) -> Result<bool> {
 /// What a record says, if it is a streamed event of this source.
 fn seen(record: &impl Message, source_id: &[u8], from: Lsn) -> Option<Seen<Option<RowCopy>>> {
     let headers = record.headers()?;
-    let first = |name: &str| {
-        let header = headers.iter().find(|header| header.key == name);
-        header.and_then(|header| header.value)
-    };
-    // What was read from a dead letter stands behind newer events of the stream.
-    let is_streamed = headers.iter().all(|header| header.key != "outbox_source");
-    if first("outbox_source_id").unwrap_or_default() != source_id || !is_streamed {
-        return None;
-    }
-    let (commit_lsn, _) = stated_place(first("outbox_lsn"), first("outbox_index"))?;
-    let is_last = commit_lsn < from;
-    let id = first("outbox_id")?;
-    let copy = RowCopy::of(id, record.key(), record.payload());
+    let named = headers.iter().map(|header| (header.key, header.value));
+    let is_last = Signature::of_source(named, source_id)?.place().0 < from;
+    let id = headers.iter().find(|header| header.key == "outbox_id")?;
+    let copy = RowCopy::of(id.value?, record.key(), record.payload());
     Some(Seen {
         found: (!is_last).then_some(copy),
         is_last,
@@ -153,6 +144,7 @@ mod tests {
             .insert(header("outbox_source_id", source));
         if let Some(place) = place {
             headers = headers
+                .insert(header("outbox_committed_at", "2026-01-02T03:04:05Z"))
                 .insert(header("outbox_lsn", place))
                 .insert(header("outbox_index", "0"));
         }

@@ -24,7 +24,8 @@ use crate::publisher::sink::forwarder::Forwarder;
 use crate::publisher::sink::table_rows::forward_row;
 use crate::publisher::source::kafka_copies::KafkaCopies;
 
-const SHOW: Duration = Duration::from_millis(250);
+/// How often the status is updated during a wait.
+pub(in crate::publisher) const SHOW: Duration = Duration::from_millis(250);
 /// The most rows that are counted for the log.
 const COUNTED_MAX: i64 = 1_000_000;
 
