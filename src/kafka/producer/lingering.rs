@@ -8,9 +8,10 @@
 //! A flush is due when records were sent since the last one, or a report has come that may have let
 //! records go on; at once while few records are in flight, and after [`LINGER`] while many are, so
 //! that they fill their requests. librdkafka's threads may miss a flush, and it sends records again
-//! by itself, which then linger too: so a flush is repeated while records are in flight, after
-//! [`LINGER`] and, as long as no report comes, after twice the time of the one before, up to
-//! [`SELDOM`].
+//! by itself, which then linger too. With transactions it passes over the records of a partition
+//! that the coordinator has not added yet, and that answer is no report. So a flush is repeated
+//! while records are in flight, after [`LINGER`] and, as long as no report comes, after twice the
+//! time of the one before, up to [`REPEAT`], and up to [`SELDOM`] once the brokers are silent.
 //!
 //! One record at a time is watched. While it has had no report for [`STALL`], some broker answers
 //! late or not at all, and a flush is due after [`LINGER_STALLED`] at the earliest: an outage of
@@ -34,6 +35,8 @@ const LINGER_STALLED: Duration = Duration::from_millis(20);
 const PASS_OVER: u64 = 8;
 /// Without a report for this time, the brokers count as silent.
 const SILENCE: Duration = Duration::from_millis(250);
+/// The longest time between two flushes until then.
+const REPEAT: Duration = Duration::from_millis(20);
 /// The longest time between two flushes.
 const SELDOM: Duration = Duration::from_millis(200);
 
@@ -129,8 +132,9 @@ impl Lingering {
         }
         let is_silent = self.flushed_at >= self.heard_at + SILENCE;
         let doubled = LINGER * 2_u32.saturating_pow(self.flushes.saturating_sub(1).min(8));
+        let longest = if is_silent { SELDOM } else { REPEAT };
         let at = match self.in_flight {
-            _ if is_silent || !self.is_due => self.flushed_at + doubled.min(SELDOM),
+            _ if is_silent || !self.is_due => self.flushed_at + doubled.min(longest),
             1..=FEW => self.heard_at,
             _ => self.flushed_at + LINGER,
         };
@@ -181,6 +185,22 @@ mod tests {
         assert!(!lingering.takes_flush(MS * 14));
         assert_eq!(lingering.deadline(), Some(MS * 15));
         assert!(lingering.takes_flush(MS * 15));
+    }
+
+    /// As where the coordinator takes its time to add the last partition of a transaction.
+    #[test]
+    fn a_flush_follows_soon_while_the_brokers_are_not_yet_silent() {
+        let mut lingering = Lingering::default();
+        lingering.sent(1);
+        let flushes = (0..2_000).filter(|millis| lingering.takes_flush(MS * *millis));
+        let flushes: Vec<u32> = flushes.collect();
+        let gap = |from: u32, to: u32| {
+            let within = |pair: &&[u32]| (from..to).contains(&pair[0]);
+            let gaps = flushes.windows(2).filter(within).map(|it| it[1] - it[0]);
+            gaps.max()
+        };
+        assert_eq!(gap(0, 250), Some(20), "{flushes:?}");
+        assert_eq!(gap(250, 2_000), Some(200), "{flushes:?}");
     }
 
     #[test]
