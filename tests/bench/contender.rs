@@ -7,10 +7,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::Options;
+use crate::connect::{self, Connect};
 use crate::debezium::Debezium;
 use crate::load::Load;
 use crate::poller;
 use crate::stage::Stage;
+use crate::support::debezium::Source;
 use crate::support::ephemeral::{Guard, free_port, new_folder};
 use crate::usage::{self, Usage, Watch};
 
@@ -70,6 +72,8 @@ enum Kind {
     /// A process that polls the table.
     Poller,
     Debezium(Debezium),
+    /// Debezium's connector on Kafka Connect, exactly once.
+    Connect(Connect),
 }
 
 /// The figures of a run.
@@ -133,9 +137,16 @@ pub(crate) fn all(options: &Options) -> Result<Vec<Contender>> {
         }
     }
     add("poller", Transport::Unix, &|| Ok(Kind::Poller))?;
-    let debezium = || Debezium::find().map(Kind::Debezium);
-    if let Err(error) = add("Debezium Server", Transport::Tcp, &debezium) {
-        eprintln!("not offered here: {error:#}");
+    let server = || Debezium::find().map(Kind::Debezium);
+    let connect = || Connect::find().map(Kind::Connect);
+    let peers: [(&str, &dyn Fn() -> Result<Kind>); 2] = [
+        ("Debezium Server", &server),
+        ("Debezium on Kafka Connect exactly once", &connect),
+    ];
+    for (name, kind) in peers {
+        if let Err(error) = add(name, Transport::Tcp, kind) {
+            eprintln!("not offered here: {error:#}");
+        }
     }
     Ok(all)
 }
@@ -163,7 +174,7 @@ impl Contender {
             Kind::Outboxd { after_publish, .. } => marks(after_publish),
             Kind::Receiver { marks } => marks,
             Kind::Poller => true,
-            Kind::Debezium(_) => false,
+            Kind::Debezium(_) | Kind::Connect(_) => false,
         }
     }
 
@@ -171,6 +182,7 @@ impl Contender {
     fn is_exactly_once(&self) -> bool {
         match &self.kind {
             Kind::Outboxd { settings, .. } => settings.iter().any(|it| it == EXACTLY_ONCE),
+            Kind::Connect(_) => true,
             _ => false,
         }
     }
@@ -193,19 +205,38 @@ impl Contender {
             true => load.progress_settings(slot).await?.to_vec(),
             false => Vec::new(),
         };
-        let mut command = self.command(stage, load, slot, &folder, progress)?;
+        let (mut command, worker) = match &self.kind {
+            Kind::Connect(connect) => {
+                let name = load.run_name(slot);
+                let (command, http) = connect.worker(&name, &stage.kafka.brokers(), &folder)?;
+                (command, Some(http))
+            }
+            _ => (self.command(stage, load, slot, &folder, progress)?, None),
+        };
         if let Some(cores) = &self.cores {
             command.splice(0..0, ["taskset", "-c", cores].map(str::to_owned));
         }
         let began = Instant::now();
         let pid = guard.start(&command)?;
-        Ok(Running {
+        let running = Running {
             name: self.name.clone(),
             guard,
             pid,
             began,
             has_slot: self.has_slot(),
-        })
+        };
+        if let Some(http) = worker {
+            let source = Source {
+                host: "127.0.0.1",
+                port: &stage.server.port().to_string(),
+                database: &load.database.name,
+                slot,
+                publication: "outboxd",
+                table: "outbox.outbox",
+            };
+            connect::submit(http, &source, || running.must_run()).await?;
+        }
+        Ok(running)
     }
 
     /// One run over the whole load.
@@ -218,8 +249,8 @@ impl Contender {
         let mut running = self.start(stage, load, slot).await?;
         let watch = Watch::begin(running.pid);
         let walsender = running.walsender(load, slot).await?.map(Watch::begin);
-        self.until_done(stage, load, &running, before, slot).await?;
-        let seconds = running.began.elapsed().as_secs_f64();
+        let done = self.until_done(stage, load, &running, before, slot).await?;
+        let seconds = (done - running.began).as_secs_f64();
         let measured = Measured {
             seconds,
             contender: watch.end()?,
@@ -295,11 +326,13 @@ impl Contender {
                 &brokers,
                 folder,
             )?,
+            Kind::Connect(_) => bail!("a worker has a command of its own"),
         };
         Ok(words)
     }
 
-    /// Waits until the last event is discarded, acknowledged by Kafka, or marked and confirmed.
+    /// Waits until the last event is discarded, acknowledged by Kafka, or marked and confirmed, and
+    /// returns when that was.
     async fn until_done(
         &self,
         stage: &Stage,
@@ -307,13 +340,13 @@ impl Contender {
         running: &Running,
         before: i64,
         slot: &str,
-    ) -> Result<()> {
+    ) -> Result<Instant> {
         if !self.publishes() {
             if self.marks() {
                 load.mark().await?;
             }
             return match running.guard.wait(LIMIT) {
-                Some(0) => Ok(()),
+                Some(0) => Ok(Instant::now()),
                 other => bail!("{other:?}, {}", running.guard.last_words()),
             };
         }
@@ -330,8 +363,15 @@ impl Contender {
             };
             // A marker counts as a record, so confirmed is what tells the end of transactions.
             let by_slot = self.marks() || self.is_exactly_once();
-            if arrived >= events && (!by_slot || marked().await?) {
-                return Ok(());
+            if let Kind::Connect(_) = self.kind {
+                if arrived >= events {
+                    let last = stage.at_rest(&load.topics).await?;
+                    if stage.committed_records(&load.topics)? == events {
+                        return Ok(last);
+                    }
+                }
+            } else if arrived >= events && (!by_slot || marked().await?) {
+                return Ok(Instant::now());
             }
             running.must_run()?;
             ensure!(Instant::now() < end, "{} timed out", self.name);
@@ -351,7 +391,8 @@ impl Contender {
             self.name
         );
         // Debezium confirms an event only after it has received the next one.
-        let confirms = self.has_slot() && !matches!(self.kind, Kind::Debezium(_));
+        let lags = matches!(self.kind, Kind::Debezium(_) | Kind::Connect(_));
+        let confirms = self.has_slot() && !lags;
         let confirmed = !confirms || load.is_confirmed(slot).await?;
         ensure!(confirmed, "{}: the slot is behind", self.name);
         let unmarked = if self.marks() {

@@ -98,7 +98,7 @@ async fn rates(stage: &Stage, contenders: &[Contender], options: &Options) -> Re
     let mut ways = vec![Way::Writer(settings.create()?)];
     ways.extend(contenders.iter().map(Way::Contender));
     let rates = [200, 2_000, 5_000].into_iter();
-    let rates = rates.filter(|rate| chosen(&format!("rate {rate}"), &options.load));
+    let rates = rates.filter(|rate| chosen(&format!("rate {rate}/s"), &options.load));
     let mut cases: Vec<(&Way, u64, Vec<Run>)> = Vec::new();
     for way in &ways {
         cases.extend(rates.clone().map(|rate| (way, rate, Vec::new())));
@@ -150,7 +150,8 @@ async fn at_rate(stage: &Stage, way: &Way<'_>, rate: u64, seconds: u64) -> Resul
     let over = Arc::new(AtomicBool::new(false));
     let consumer = consumer(stage, &load)?;
     let stop = Arc::clone(&over);
-    let reading = thread::spawn(move || read(&consumer, &stop));
+    let events = (rate * seconds) as usize;
+    let reading = thread::spawn(move || read(&consumer, events, &stop));
     let began = Instant::now();
     let before = running.as_ref().map(Running::usage).transpose()?;
     write(&load, rate, 1, seconds, sender).await?;
@@ -205,9 +206,11 @@ fn consumer(stage: &Stage, load: &Load) -> Result<BaseConsumer> {
     Ok(consumer)
 }
 
-/// The latency of each event in seconds, until `over` is set and no record follows.
-fn read(consumer: &BaseConsumer, over: &AtomicBool) -> Result<Vec<f64>> {
+/// The latency of each event in seconds, until `over` is set, so many have come and none follows.
+/// The marker of a transaction may stand in a topic before its records are there for a reader.
+fn read(consumer: &BaseConsumer, events: usize, over: &AtomicBool) -> Result<Vec<f64>> {
     let mut times = Vec::new();
+    let mut came_at = Instant::now();
     loop {
         let last = over.load(Ordering::Relaxed);
         match consumer.poll(Duration::from_millis(200)) {
@@ -222,8 +225,11 @@ fn read(consumer: &BaseConsumer, over: &AtomicBool) -> Result<Vec<f64>> {
                 };
                 let at = value["at"].as_f64().context("no time in an event")?;
                 times.push(now - at);
+                came_at = Instant::now();
             }
-            None if last => return Ok(times),
+            None if last && (times.len() >= events || came_at.elapsed() > LIMIT) => {
+                return Ok(times);
+            }
             None => {}
         }
     }

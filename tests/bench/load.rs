@@ -137,18 +137,20 @@ impl Load {
         Ok(())
     }
 
+    /// A name that only the runs on this slot have, until it is made again.
+    pub(crate) fn run_name(&self, slot: &str) -> String {
+        let rewind = self.rewinds.load(Ordering::Relaxed);
+        format!("{}-{slot}-{rewind}", self.database.name)
+    }
+
     /// The settings with which transactions begin at the slot, or go on behind their progress.
     pub(crate) async fn progress_settings(&self, slot: &str) -> Result<[String; 2]> {
         let position = format!(
             "SELECT confirmed_flush_lsn::text FROM pg_replication_slots WHERE slot_name = '{slot}'"
         );
         let position: String = self.session.value(&position).await?;
-        let rewind = self.rewinds.load(Ordering::Relaxed);
         Ok([
-            format!(
-                "OUTBOX_PROGRESS_TOPIC=progress-{}-{rewind}",
-                self.database.name
-            ),
+            format!("OUTBOX_PROGRESS_TOPIC=progress-{}", self.run_name(slot)),
             format!("OUTBOX_ACCEPT=no-progress@{position}"),
         ])
     }

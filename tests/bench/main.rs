@@ -7,6 +7,7 @@
 //! medians.
 #![allow(clippy::unwrap_used, clippy::large_futures, missing_docs)]
 
+mod connect;
 mod contender;
 mod debezium;
 mod drain;

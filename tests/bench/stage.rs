@@ -1,7 +1,7 @@
 //! The servers of a run, and their description.
 
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use rdkafka::admin::{AdminClient, AdminOptions};
@@ -180,6 +180,20 @@ impl Stage {
             }
         }
         Ok(records)
+    }
+
+    /// Waits until these topics receive nothing for a while, and returns when the last record came:
+    /// what a contender does that tells nobody outside how far it is.
+    pub(crate) async fn at_rest(&self, topics: &Topics) -> Result<Instant> {
+        let (mut records, mut last) = (self.records(topics)?, Instant::now());
+        while last.elapsed() < SETTLED {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            let now = self.records(topics)?;
+            if now != records {
+                (records, last) = (now, Instant::now());
+            }
+        }
+        Ok(last)
     }
 
     /// Deletes the records of these topics; [`records`](Stage::records) still counts them.

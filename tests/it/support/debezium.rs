@@ -146,21 +146,6 @@ impl Distribution {
 
 fn fetch(dir: &Path, version: &str) -> Result<()> {
     fs::create_dir_all(dir)?;
-    let repository = dir.with_extension("m2");
-    let maven = |arguments: &[String]| -> Result<()> {
-        let status = Command::new("mvn")
-            .args(["--quiet", "--batch-mode"])
-            .arg(format!("-Dmaven.repo.local={}", repository.display()))
-            .args(arguments)
-            .stdin(Stdio::null())
-            .status()
-            .context("mvn does not start")?;
-        ensure!(
-            status.success(),
-            "mvn could not fetch Debezium Server {version}"
-        );
-        Ok(())
-    };
     // The archive alone is wanted, and Maven reads the parent of its POM first. A mirror may lack
     // that one.
     let parent = dir.with_extension("pom");
@@ -172,17 +157,45 @@ fn fetch(dir: &Path, version: &str) -> Result<()> {
              <packaging>pom</packaging></project>"
         ),
     )?;
-    maven(&[
-        "org.apache.maven.plugins:maven-install-plugin:3.1.1:install-file".to_owned(),
-        format!("-Dfile={}", parent.display()),
-        format!("-DpomFile={}", parent.display()),
-    ])?;
-    maven(&[
-        "org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy".to_owned(),
-        format!("-Dartifact=io.debezium:debezium-server-dist:{version}:tar.gz"),
-        format!("-DoutputDirectory={}", dir.display()),
-    ])?;
-    let archive = dir.join(format!("debezium-server-dist-{version}.tar.gz"));
+    maven(
+        dir,
+        &[
+            "org.apache.maven.plugins:maven-install-plugin:3.1.1:install-file".to_owned(),
+            format!("-Dfile={}", parent.display()),
+            format!("-DpomFile={}", parent.display()),
+        ],
+    )?;
+    unpack(dir, "debezium-server-dist", version, None)
+}
+
+/// The folder of Debezium's connector for Kafka Connect, as its `plugin.path` names it; downloaded
+/// if necessary.
+///
+/// # Errors
+///
+/// Why it is not offered on this machine.
+pub(crate) fn connect_plugin(version: &str) -> Result<PathBuf> {
+    cached(&format!("debezium-connect-{version}"), |dir| {
+        fs::create_dir_all(dir)?;
+        unpack(dir, "debezium-connector-postgres", version, Some("plugin"))
+    })
+}
+
+/// Downloads an archive of Debezium's into this folder, and unpacks it there.
+fn unpack(dir: &Path, artifact: &str, version: &str, classifier: Option<&str>) -> Result<()> {
+    let suffix = |sign: char| classifier.map_or_else(String::new, |name| format!("{sign}{name}"));
+    maven(
+        dir,
+        &[
+            "org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy".to_owned(),
+            format!(
+                "-Dartifact=io.debezium:{artifact}:{version}:tar.gz{}",
+                suffix(':')
+            ),
+            format!("-DoutputDirectory={}", dir.display()),
+        ],
+    )?;
+    let archive = dir.join(format!("{artifact}-{version}{}.tar.gz", suffix('-')));
     let status = Command::new("tar")
         .arg("-xzf")
         .arg(&archive)
@@ -190,16 +203,27 @@ fn fetch(dir: &Path, version: &str) -> Result<()> {
         .arg(dir)
         .status()
         .context("tar does not start")?;
-    ensure!(
-        status.success(),
-        "the archive of Debezium Server cannot be unpacked"
-    );
+    ensure!(status.success(), "{} cannot be unpacked", archive.display());
     fs::remove_file(archive)?;
     Ok(())
 }
 
+/// Runs Maven with a repository of its own beside this folder.
+fn maven(dir: &Path, arguments: &[String]) -> Result<()> {
+    let repository = dir.with_extension("m2");
+    let status = Command::new("mvn")
+        .args(["--quiet", "--batch-mode"])
+        .arg(format!("-Dmaven.repo.local={}", repository.display()))
+        .args(arguments)
+        .stdin(Stdio::null())
+        .status()
+        .context("mvn does not start")?;
+    ensure!(status.success(), "mvn could not fetch Debezium");
+    Ok(())
+}
+
 /// The newest Java on this machine, if it is new enough.
-fn java() -> Result<PathBuf> {
+pub(crate) fn java() -> Result<PathBuf> {
     let machines = fs::read_dir("/usr/lib/jvm").into_iter().flatten().flatten();
     let installed = machines.map(|machine| machine.path().join("bin/java"));
     let all = installed.chain([PathBuf::from("java")]);
