@@ -6,13 +6,13 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 
 use crate::support::fixture::Fixture;
-use crate::support::heavy;
 use crate::support::kafka::{self, Kafka};
 use crate::support::oracle::{Oracle, check};
 use crate::support::outboxd::{Outboxd, Settings, command};
 use crate::support::postgres;
 use crate::support::wait::wait_for;
 use crate::support::writers::{Pattern, Writers};
+use crate::support::{heavy, is_long_run};
 
 const LIMIT: Duration = Duration::from_secs(60);
 const KILLS: u32 = 20;
@@ -30,7 +30,7 @@ pub(crate) fn exactly_once(settings: Settings, fixture: &Fixture<'_>) -> Setting
         .set("OUTBOX_PROGRESS_TOPIC", progress_topic(fixture))
 }
 
-fn progress_topic(fixture: &Fixture<'_>) -> String {
+pub(crate) fn progress_topic(fixture: &Fixture<'_>) -> String {
     format!("progress-{}", fixture.database.name)
 }
 
@@ -72,13 +72,16 @@ async fn twenty_kills_under_load_lose_and_repeat_nothing_for_a_reader_of_committ
 #[tokio::test(flavor = "multi_thread")]
 async fn a_large_transaction_is_divided_and_a_kill_in_its_middle_repeats_nothing_of_it()
 -> Result<()> {
-    const ROWS: i64 = 100_000;
+    let (rows, limit) = match is_long_run("exactly once: a transaction of a million rows") {
+        true => (1_000_000, LIMIT * 10),
+        false => (100_000, LIMIT),
+    };
     let _alone = heavy().await;
     let fixture = fixture(17, kafka::shared()).await?;
     let oracle = Oracle::create(&fixture.database).await?;
     let mut outboxd = Outboxd::spawn(&fixture.settings)?;
     outboxd.wait_for_phase("streaming", LIMIT).await?;
-    fixture.database.fill(&fixture.topic, ROWS).await?;
+    fixture.database.fill(&fixture.topic, rows).await?;
     wait_for("the first part of it", LIMIT, async || {
         let sent = fixture.kafka.consume_all(&[&fixture.topic]).await?;
         Ok((!sent.is_empty()).then_some(()))
@@ -87,11 +90,11 @@ async fn a_large_transaction_is_divided_and_a_kill_in_its_middle_repeats_nothing
     outboxd.kill()?;
     let sent = fixture.kafka.consume_all(&[&fixture.topic]).await?;
     ensure!(
-        (sent.len() as i64) < ROWS,
+        (sent.len() as i64) < rows,
         "all of it had been sent already"
     );
     outboxd.respawn()?;
-    fixture.all_marked(LIMIT).await?;
+    fixture.all_marked(limit).await?;
     assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
     fixture.verdict(&oracle).await?.expect_exact()
 }

@@ -10,7 +10,7 @@ use crate::support::ephemeral::free_port;
 use crate::support::fixture::Fixture;
 use crate::support::heavy;
 use crate::support::kafka;
-use crate::support::kafka_proxy::{Client, KafkaProxy, LateEnds};
+use crate::support::kafka_proxy::{END_TXN, Fate, HeldRequest, KafkaProxy, Wanted};
 use crate::support::oracle::Oracle;
 use crate::support::outboxd::Outboxd;
 use crate::support::postgres;
@@ -24,7 +24,7 @@ async fn the_end_of_a_transaction_that_comes_thirty_seconds_late_ends_no_other()
     let _alone = heavy().await;
     let ports = [free_port()?, free_port()?, free_port()?];
     let brokers = kafka::cluster_with_outers(&ports)?;
-    let late = LateEnds::new();
+    let late = HeldRequest::new();
     let mut proxies = Vec::new();
     for (port, broker) in ports.iter().zip(&brokers) {
         proxies.push(KafkaProxy::at(*port, broker.outer_port()?, &late).await?);
@@ -41,10 +41,15 @@ async fn the_end_of_a_transaction_that_comes_thirty_seconds_late_ends_no_other()
         rest: Duration::from_millis(10),
     };
     let writers = Writers::start(&fixture.database, &fixture.topic, 4, pattern);
-    for client in [Client::Waits, Client::IsCutOff, Client::Waits] {
+    for fate in [
+        Fate::Late(LATE),
+        Fate::LateAndCutOff(LATE),
+        Fate::Late(LATE),
+    ] {
         outboxd.wait_for_events(200, LIMIT).await?;
-        late.hold(LATE, client, LIMIT).await?;
-        if client == Client::IsCutOff {
+        late.next(Wanted::any(END_TXN), fate);
+        late.has_come(LIMIT).await?;
+        if fate == Fate::LateAndCutOff(LATE) {
             // A new process, while the request of the old one is on its way.
             outboxd.kill()?;
             outboxd.respawn()?;

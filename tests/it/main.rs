@@ -48,9 +48,11 @@ mod documents;
 // OUTBOX_DELIVERY=exactly-once.
 mod exactly_once;
 mod exactly_once_cluster;
-// The end of a Kafka transaction that reaches its broker late.
 mod exactly_once_heal;
+// The end of a Kafka transaction that reaches its broker late.
 mod exactly_once_late;
+// A kill at each request to Kafka, and between commit, mark and confirmation.
+mod exactly_once_steps;
 // The programs in examples/, and the crate without the publisher.
 mod examples;
 // A failover that loses the slot, and a server restored from older files.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
+use crate::exactly_once::exactly_once;
 use crate::support::fixture::Fixture;
 use crate::support::kafka::{self, ConsumedRecord, Kafka};
 use crate::support::outboxd::{Outboxd, command};
@@ -36,8 +37,8 @@ async fn expect_dead_letters(session: &Session, outboxd: &Outboxd, wanted: &str)
 
 async fn expect_arrived(kafka: &Kafka, topic: &str, count: usize) -> Result<()> {
     wait_until("the records", LIMIT, async || {
-        let records = kafka.record_count(&[topic]).await?;
-        Ok(if records == count as i64 {
+        let records = kafka.consume_all(&[topic]).await?.len();
+        Ok(if records == count {
             Ok(())
         } else {
             Err(format!("{records} of {count}"))
@@ -148,6 +149,18 @@ async fn a_topic_without_the_right_to_write_costs_its_own_events_alone() -> Resu
 #[tokio::test(flavor = "multi_thread")]
 async fn a_topic_that_is_deleted_costs_its_own_events_alone_until_it_is_back() -> Result<()> {
     let fixture = Fixture::create(postgres::shared(postgres::turn(15)), kafka::shared()).await?;
+    deleted_and_back(&fixture).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deleted_topic_costs_its_own_events_alone_exactly_once_too() -> Result<()> {
+    let server = postgres::shared(postgres::turn(17));
+    let mut fixture = Fixture::create(server, kafka::shared()).await?;
+    fixture.settings = exactly_once(fixture.settings.clone(), &fixture);
+    deleted_and_back(&fixture).await
+}
+
+async fn deleted_and_back(fixture: &Fixture<'_>) -> Result<()> {
     let session = fixture.database.connect().await?;
     let mut outboxd = Outboxd::spawn(&fixture.settings)?;
     outboxd.wait_for_phase("streaming", LIMIT).await?;
@@ -163,7 +176,7 @@ async fn a_topic_that_is_deleted_costs_its_own_events_alone_until_it_is_back() -
     expect_arrived(fixture.kafka, &fixture.topic, 3).await?;
     expect_dead_letters(&session, &outboxd, "TOPIC_UNKNOWN dead 3").await?;
     fixture.kafka.create_topic(&gone, 1, &[]).await?;
-    retry_all(&fixture).await?;
+    retry_all(fixture).await?;
     all_marked(&session, &outboxd).await?;
     assert_eq!(ids_in(fixture.kafka, &gone).await?, ids);
     // New events are published at once.

@@ -1,5 +1,5 @@
-//! A TCP proxy before a Kafka broker that knows requests from one another, and holds a request that
-//! ends a transaction back on its way to the broker.
+//! A TCP proxy before a Kafka broker that knows requests from one another, and lets one of them, or
+//! its answer, come late or not at all.
 //!
 //! <https://kafka.apache.org/protocol#protocol_messages>
 
@@ -8,48 +8,94 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use tokio::io::{AsyncReadExt, AsyncWriteExt, copy};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, copy, empty};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::sleep;
 
 use super::wait::wait_for;
 
-/// The number of `EndTxn` among the requests.
-const END_TXN: [u8; 2] = [0, 26];
-
-/// Whether the client of a request that is held back keeps its connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Client {
-    Waits,
-    /// Its connection is cut, and the request arrives all the same.
-    IsCutOff,
+/// Which request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Wanted {
+    /// Its number among the requests of the protocol.
+    api: u16,
+    /// What it has somewhere, such as the name of a topic.
+    has: String,
 }
 
+impl Wanted {
+    pub(crate) fn any(api: u16) -> Wanted {
+        Wanted::with(api, "")
+    }
+
+    /// One that has this text.
+    pub(crate) fn with(api: u16, has: &str) -> Wanted {
+        Wanted {
+            api,
+            has: has.to_owned(),
+        }
+    }
+
+    fn is(&self, request: &[u8]) -> bool {
+        let has = self.has.as_bytes();
+        request.starts_with(&self.api.to_be_bytes())
+            && (has.is_empty() || request.windows(has.len()).any(|part| part == has))
+    }
+}
+
+pub(crate) const PRODUCE: u16 = 0;
+pub(crate) const FETCH: u16 = 1;
+pub(crate) const LIST_OFFSETS: u16 = 2;
+pub(crate) const FIND_COORDINATOR: u16 = 10;
+pub(crate) const INIT_PRODUCER_ID: u16 = 22;
+pub(crate) const ADD_PARTITIONS_TO_TXN: u16 = 24;
+pub(crate) const END_TXN: u16 = 26;
+
+/// What becomes of the request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fate {
+    /// It arrives after this time, and the client waits for its answer.
+    Late(Duration),
+    /// It arrives after this time, though the connection of the client is cut at once.
+    LateAndCutOff(Duration),
+    /// It does not arrive.
+    Lost,
+    /// It arrives, and its answer does not.
+    Unanswered,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum State {
     Passing,
-    /// The next request is held back for so long.
-    Due(Duration, Client),
+    /// The next such request.
+    Due(Wanted, Fate),
     Holding,
     Delivered,
 }
 
 /// What may be held back, at any of several brokers.
 #[derive(Clone)]
-pub(crate) struct LateEnds(Arc<Mutex<State>>);
+pub(crate) struct HeldRequest(Arc<Mutex<State>>);
 
-impl LateEnds {
+impl HeldRequest {
     /// Nothing is held back yet.
-    pub(crate) fn new() -> LateEnds {
-        LateEnds(Arc::new(Mutex::new(State::Passing)))
+    pub(crate) fn new() -> HeldRequest {
+        HeldRequest(Arc::new(Mutex::new(State::Passing)))
     }
 
-    /// Holds the next request that ends a transaction back for so long. Returns when it is held.
-    pub(crate) async fn hold(&self, time: Duration, client: Client, limit: Duration) -> Result<()> {
-        *self.state() = State::Due(time, client);
-        wait_for("the end of a transaction", limit, async || {
-            Ok((*self.state() == State::Holding).then_some(()))
+    /// Holds the next such request back.
+    pub(crate) fn next(&self, wanted: Wanted, fate: Fate) {
+        *self.state() = State::Due(wanted, fate);
+    }
+
+    /// Waits until the request has come.
+    pub(crate) async fn has_come(&self, limit: Duration) -> Result<()> {
+        let due = format!("{:?}", self.state());
+        wait_for(&due, limit, async || {
+            Ok((!matches!(*self.state(), State::Due(..))).then_some(()))
         })
         .await
     }
@@ -71,13 +117,14 @@ impl LateEnds {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether this request is the one to hold back, and how.
-    fn takes(&self, request: &[u8]) -> Option<(Duration, Client)> {
+    /// What becomes of this request, if it is the one to hold back.
+    fn takes(&self, request: &[u8]) -> Option<Fate> {
         let mut state = self.state();
-        match *state {
-            State::Due(time, client) if request.starts_with(&END_TXN) => {
+        match &*state {
+            State::Due(wanted, fate) if wanted.is(request) => {
+                let fate = *fate;
                 *state = State::Holding;
-                Some((time, client))
+                Some(fate)
             }
             _ => None,
         }
@@ -95,61 +142,97 @@ impl Drop for KafkaProxy {
 
 impl KafkaProxy {
     /// Listens on this port of 127.0.0.1, and forwards to that port of the broker.
-    pub(crate) async fn at(port: u16, broker: u16, late: &LateEnds) -> Result<KafkaProxy> {
+    pub(crate) async fn at(port: u16, broker: u16, held: &HeldRequest) -> Result<KafkaProxy> {
         let listener = TcpListener::bind(("127.0.0.1", port)).await;
         let listener = listener.with_context(|| format!("port {port}"))?;
-        let late = late.clone();
+        let held = held.clone();
         Ok(KafkaProxy(tokio::spawn(async move {
             let mut connections = JoinSet::new();
             while let Ok((client, _)) = listener.accept().await {
-                let late = late.clone();
+                let held = held.clone();
                 connections.spawn(async move {
                     let broker = TcpStream::connect(("127.0.0.1", broker)).await?;
                     client.set_nodelay(true)?;
                     broker.set_nodelay(true)?;
-                    forward(client, broker, &late).await
+                    forward(client, broker, &held).await
                 });
             }
         })))
     }
 }
 
-async fn forward(client: TcpStream, broker: TcpStream, late: &LateEnds) -> IoResult<()> {
-    let (from_client, mut to_client) = client.into_split();
-    let (mut from_broker, mut to_broker) = broker.into_split();
-    let answers = tokio::spawn(async move { copy(&mut from_broker, &mut to_client).await });
-    let ended = requests(from_client, &mut to_broker, late, || answers.abort()).await;
+async fn forward(client: TcpStream, broker: TcpStream, held: &HeldRequest) -> IoResult<()> {
+    let (from_client, to_client) = client.into_split();
+    let (from_broker, mut to_broker) = broker.into_split();
+    let (muted, is_muted) = watch::channel(false);
+    let answers = tokio::spawn(answers(from_broker, to_client, is_muted));
+    let ended = requests(from_client, &mut to_broker, held, &muted, || {
+        answers.abort();
+    })
+    .await;
     // The broker answers what it has before the connection ends.
     to_broker.shutdown().await?;
+    if *muted.borrow() {
+        answers.abort();
+    }
     let _ended = answers.await;
     ended
+}
+
+/// Forwards what the broker answers, until that is muted.
+async fn answers(
+    mut broker: OwnedReadHalf,
+    mut client: OwnedWriteHalf,
+    mut is_muted: watch::Receiver<bool>,
+) -> IoResult<()> {
+    let mut piece = vec![0; 16 << 10];
+    loop {
+        let size = broker.read(&mut piece).await?;
+        if size == 0 {
+            return Ok(());
+        }
+        if *is_muted.borrow_and_update() {
+            std::future::pending::<()>().await;
+        }
+        client.write_all(&piece[..size]).await?;
+    }
 }
 
 /// Forwards one request after another.
 async fn requests(
     mut client: OwnedReadHalf,
     broker: &mut OwnedWriteHalf,
-    late: &LateEnds,
+    held: &HeldRequest,
+    muted: &watch::Sender<bool>,
     cut_off: impl Fn(),
 ) -> IoResult<()> {
     loop {
         let size = client.read_u32().await?;
         let mut request = vec![0; size as usize];
         client.read_exact(&mut request).await?;
-        let held = late.takes(&request);
-        if let Some((time, client)) = held {
-            if client == Client::IsCutOff {
+        let fate = held.takes(&request);
+        match fate {
+            None => {}
+            Some(Fate::Late(time)) => sleep(time).await,
+            Some(Fate::LateAndCutOff(time)) => {
                 cut_off();
+                sleep(time).await;
             }
-            tokio::time::sleep(time).await;
+            Some(Fate::Unanswered) => {
+                let _ = muted.send(true);
+            }
+            Some(Fate::Lost) => {
+                // What the client sends behind it is lost too.
+                return copy(&mut client, &mut empty()).await.map(|_| ());
+            }
         }
         broker.write_u32(size).await?;
         broker.write_all(&request).await?;
-        if let Some((_, client)) = held {
-            *late.state() = State::Delivered;
-            if client == Client::IsCutOff {
-                return Err(Error::from(ErrorKind::ConnectionAborted));
-            }
+        if fate.is_some() {
+            *held.state() = State::Delivered;
+        }
+        if let Some(Fate::LateAndCutOff(_)) = fate {
+            return Err(Error::from(ErrorKind::ConnectionAborted));
         }
     }
 }
