@@ -115,6 +115,8 @@ pub(crate) async fn submit(
         "snapshot.mode": "no_data",
         "table.include.list": source.table,
         "tombstones.on.delete": "false",
+        // A logical message of another contender would be a record of a topic that does not exist.
+        "message.prefix.exclude.list": ".*",
         "poll.interval.ms": "5",
         "max.batch.size": "8192",
         "max.queue.size": "32768",
