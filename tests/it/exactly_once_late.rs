@@ -6,11 +6,9 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 
 use crate::exactly_once::exactly_once;
-use crate::support::ephemeral::free_port;
 use crate::support::fixture::Fixture;
 use crate::support::heavy;
-use crate::support::kafka;
-use crate::support::kafka_proxy::{END_TXN, Fate, HeldRequest, KafkaProxy, Wanted};
+use crate::support::kafka_proxy::{Cluster, END_TXN, Fate, HeldRequest, Wanted};
 use crate::support::oracle::Oracle;
 use crate::support::outboxd::Outboxd;
 use crate::support::postgres;
@@ -22,19 +20,14 @@ const LATE: Duration = Duration::from_secs(30);
 #[tokio::test(flavor = "multi_thread")]
 async fn the_end_of_a_transaction_that_comes_thirty_seconds_late_ends_no_other() -> Result<()> {
     let _alone = heavy().await;
-    let ports = [free_port()?, free_port()?, free_port()?];
-    let brokers = kafka::cluster_with_outers(&ports)?;
     let late = HeldRequest::new();
-    let mut proxies = Vec::new();
-    for (port, broker) in ports.iter().zip(&brokers) {
-        proxies.push(KafkaProxy::at(*port, broker.outer_port()?, &late).await?);
-    }
+    let cluster = Cluster::start(&late).await?;
     let server = postgres::shared(postgres::turn(17));
-    let fixture = Fixture::create(server, &brokers[0]).await?;
+    let fixture = Fixture::create(server, &cluster.brokers[0]).await?;
     let settings = exactly_once(fixture.settings.clone(), &fixture);
-    let addresses = ports.map(|port| format!("127.0.0.1:{port}")).join(",");
+    let settings = settings.set("KAFKA_BROKERS", cluster.addresses.clone());
     let oracle = Oracle::create(&fixture.database).await?;
-    let mut outboxd = Outboxd::spawn(&settings.set("KAFKA_BROKERS", addresses))?;
+    let mut outboxd = Outboxd::spawn(&settings)?;
     outboxd.wait_for_phase("streaming", LIMIT).await?;
     let pattern = Pattern {
         rows: 5,

@@ -6,12 +6,11 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 
 use crate::exactly_once::{exactly_once, progress_topic};
-use crate::support::ephemeral::free_port;
 use crate::support::fixture::Fixture;
-use crate::support::kafka::{self, Outer};
+use crate::support::kafka;
 use crate::support::kafka_proxy::{
-    ADD_PARTITIONS_TO_TXN, END_TXN, FETCH, FIND_COORDINATOR, Fate, HeldRequest, INIT_PRODUCER_ID,
-    KafkaProxy, LIST_OFFSETS, PRODUCE, Wanted,
+    ADD_PARTITIONS_TO_TXN, Cluster, END_TXN, FETCH, FIND_COORDINATOR, Fate, HeldRequest,
+    INIT_PRODUCER_ID, LIST_OFFSETS, PRODUCE, Wanted,
 };
 use crate::support::oracle::Oracle;
 use crate::support::outboxd::Outboxd;
@@ -39,22 +38,17 @@ const WAITING_MARKS: &str = "
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_kill_at_any_request_to_kafka_loses_and_repeats_nothing() -> Result<()> {
-    let rounds = match is_long_run("exactly once: a kill at each request, twenty times") {
-        true => 20,
+    let rounds = match is_long_run("exactly once: a kill at each request, five times") {
+        true => 5,
         false => 1,
     };
     let _alone = heavy().await;
-    let port = free_port()?;
-    let outer = Outer {
-        protocol: "PLAINTEXT",
-        advertised: Some(port),
-    };
-    let kafka = kafka::with_outer(outer, &[])?;
     let held = HeldRequest::new();
-    let _proxy = KafkaProxy::at(port, kafka.outer_port()?, &held).await?;
-    let fixture = Fixture::create(postgres::shared(postgres::turn(17)), &kafka).await?;
+    let cluster = Cluster::start(&held).await?;
+    let server = postgres::shared(postgres::turn(17));
+    let fixture = Fixture::create(server, &cluster.brokers[0]).await?;
     let settings = exactly_once(fixture.settings.clone(), &fixture);
-    let settings = settings.set("KAFKA_BROKERS", format!("127.0.0.1:{port}"));
+    let settings = settings.set("KAFKA_BROKERS", cluster.addresses.clone());
     let oracle = Oracle::create(&fixture.database).await?;
     let mut outboxd = Outboxd::spawn(&settings)?;
     outboxd.wait_for_phase("streaming", LIMIT).await?;

@@ -15,6 +15,8 @@ use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::sleep;
 
+use super::ephemeral::free_port;
+use super::kafka::{self, Kafka};
 use super::wait::wait_for;
 
 /// Which request.
@@ -132,7 +134,7 @@ impl HeldRequest {
 }
 
 /// See the module's head.
-pub(crate) struct KafkaProxy(JoinHandle<()>);
+struct KafkaProxy(JoinHandle<()>);
 
 impl Drop for KafkaProxy {
     fn drop(&mut self) {
@@ -142,7 +144,7 @@ impl Drop for KafkaProxy {
 
 impl KafkaProxy {
     /// Listens on this port of 127.0.0.1, and forwards to that port of the broker.
-    pub(crate) async fn at(port: u16, broker: u16, held: &HeldRequest) -> Result<KafkaProxy> {
+    async fn at(port: u16, broker: u16, held: &HeldRequest) -> Result<KafkaProxy> {
         let listener = TcpListener::bind(("127.0.0.1", port)).await;
         let listener = listener.with_context(|| format!("port {port}"))?;
         let held = held.clone();
@@ -158,6 +160,30 @@ impl KafkaProxy {
                 });
             }
         })))
+    }
+}
+
+/// Three brokers with a proxy before each.
+pub(crate) struct Cluster {
+    pub(crate) brokers: Vec<Kafka>,
+    /// The proxies, as bootstrap servers.
+    pub(crate) addresses: String,
+    _proxies: Vec<KafkaProxy>,
+}
+
+impl Cluster {
+    pub(crate) async fn start(held: &HeldRequest) -> Result<Cluster> {
+        let ports = [free_port()?, free_port()?, free_port()?];
+        let brokers = kafka::cluster_with_outers(&ports)?;
+        let mut proxies = Vec::new();
+        for (port, broker) in ports.iter().zip(&brokers) {
+            proxies.push(KafkaProxy::at(*port, broker.outer_port()?, held).await?);
+        }
+        Ok(Cluster {
+            brokers,
+            addresses: ports.map(|port| format!("127.0.0.1:{port}")).join(","),
+            _proxies: proxies,
+        })
     }
 }
 
