@@ -26,7 +26,7 @@ mod lingering;
 use std::fmt;
 use std::mem;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::config::ClientConfig;
 use rdkafka::error::KafkaError;
@@ -239,7 +239,8 @@ impl Producer {
                 if let Some(transactions) = &mut self.transactions
                     && transactions.is_empty()
                 {
-                    transactions.sends(self.client.producer().context().error_count());
+                    let errors = self.client.producer().context().error_count();
+                    transactions.sends(Instant::now(), errors);
                 }
                 Ok(())
             }

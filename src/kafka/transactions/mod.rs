@@ -30,6 +30,7 @@ use crate::error::{Code, Error, Result};
 use crate::kafka::admin::blocking;
 use crate::kafka::context::Context;
 use crate::kafka::producer::{Outgoing, SendError, named};
+use crate::kafka::transactions::state::Transactions;
 use crate::kafka::waking_producer::WakingProducer;
 use crate::kafka::{Producer, client_config, error_table, login};
 use crate::outbox::TopicName;
@@ -84,7 +85,8 @@ impl Producer {
         )?;
         let client = Arc::clone(&producer.client);
         blocking(move || begin_first(&client, limit)).await?;
-        producer.transactions = Some(Box::default());
+        let timeout = Duration::from_millis(id.timeout_ms);
+        producer.transactions = Some(Box::new(Transactions::new(timeout)));
         Ok(producer)
     }
 
@@ -112,14 +114,15 @@ impl Producer {
     /// for a producer without transactions.
     pub(crate) fn commit(&mut self) -> Option<Commit> {
         let client = Arc::clone(&self.client);
-        let errors_before = self.transactions.as_mut()?.errors_before.take();
+        let errors_before = self.transactions.as_mut()?.ends();
         Some(spawn_blocking(move || commit(&client, errors_before)))
     }
 
     /// Aborts the transaction, so that no reader waits for its time-out. Whether that worked does
     /// not matter: the next producer of the id does the same.
     pub(crate) async fn abort(&mut self, limit: Duration) {
-        if self.transactions.take().is_none() {
+        let transactions = self.transactions.take();
+        if !transactions.is_some_and(|it| it.may_abort(Instant::now(), limit)) {
             return;
         }
         let client = Arc::clone(&self.client);
