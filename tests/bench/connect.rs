@@ -5,6 +5,7 @@
 //! The worker comes with the jars of the broker. Its three topics belong to one slot, so a worker
 //! that starts again goes on with the connector and the offset of the one before.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -21,6 +22,34 @@ use crate::support::kafka;
 /// How long the worker may take until it accepts a connector.
 const LIMIT: Duration = Duration::from_secs(120);
 const PAUSE: Duration = Duration::from_millis(50);
+
+/// The connector's options, beside those of its source.
+const OPTIONS: [(&str, &str); 14] = [
+    ("tasks.max", "1"),
+    ("exactly.once.support", "required"),
+    ("transaction.boundary", "poll"),
+    // A logical message of another contender would be a record of a topic that does not exist.
+    ("message.prefix.exclude.list", ".*"),
+    ("poll.interval.ms", "5"),
+    ("max.batch.size", "8192"),
+    ("max.queue.size", "32768"),
+    ("transforms", "outbox"),
+    (
+        "transforms.outbox.type",
+        "io.debezium.transforms.outbox.EventRouter",
+    ),
+    ("transforms.outbox.table.field.event.id", "id"),
+    ("transforms.outbox.table.field.event.key", "event_type"),
+    (
+        "transforms.outbox.table.field.event.payload",
+        "event_payload",
+    ),
+    ("transforms.outbox.route.by.field", "topic"),
+    (
+        "transforms.outbox.route.topic.replacement",
+        "${routedByValue}",
+    ),
+];
 
 /// The connector's folder, and what runs a worker.
 #[derive(Debug, Clone)]
@@ -97,38 +126,9 @@ pub(crate) async fn submit(
     source: &Source<'_>,
     must_run: impl Fn() -> Result<()>,
 ) -> Result<()> {
-    let body = json!({
-        "connector.class": "io.debezium.connector.postgresql.PostgresConnector",
-        "tasks.max": "1",
-        "exactly.once.support": "required",
-        "transaction.boundary": "poll",
-        "database.hostname": source.host,
-        "database.port": source.port,
-        "database.user": "postgres",
-        "database.password": "none",
-        "database.dbname": source.database,
-        "topic.prefix": "debezium",
-        "plugin.name": "pgoutput",
-        "slot.name": source.slot,
-        "publication.name": source.publication,
-        "publication.autocreate.mode": "disabled",
-        "snapshot.mode": "no_data",
-        "table.include.list": source.table,
-        "tombstones.on.delete": "false",
-        // A logical message of another contender would be a record of a topic that does not exist.
-        "message.prefix.exclude.list": ".*",
-        "poll.interval.ms": "5",
-        "max.batch.size": "8192",
-        "max.queue.size": "32768",
-        "transforms": "outbox",
-        "transforms.outbox.type": "io.debezium.transforms.outbox.EventRouter",
-        "transforms.outbox.table.field.event.id": "id",
-        "transforms.outbox.table.field.event.key": "event_type",
-        "transforms.outbox.table.field.event.payload": "event_payload",
-        "transforms.outbox.route.by.field": "topic",
-        "transforms.outbox.route.topic.replacement": "${routedByValue}",
-    })
-    .to_string();
+    let mut options: BTreeMap<&str, &str> = source.connector().into_iter().collect();
+    options.extend(OPTIONS);
+    let body = json!(options).to_string();
     let request = format!(
         "PUT /connectors/outbox/config HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
          Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",

@@ -205,14 +205,7 @@ impl Contender {
             true => load.progress_settings(slot).await?.to_vec(),
             false => Vec::new(),
         };
-        let (mut command, worker) = match &self.kind {
-            Kind::Connect(connect) => {
-                let name = load.run_name(slot);
-                let (command, http) = connect.worker(&name, &stage.kafka.brokers(), &folder)?;
-                (command, Some(http))
-            }
-            _ => (self.command(stage, load, slot, &folder, progress)?, None),
-        };
+        let (mut command, worker) = self.command(stage, load, slot, &folder, progress)?;
         if let Some(cores) = &self.cores {
             command.splice(0..0, ["taskset", "-c", cores].map(str::to_owned));
         }
@@ -269,6 +262,7 @@ impl Contender {
         Ok(measured)
     }
 
+    /// The command, and the port where a worker takes its connector.
     fn command(
         &self,
         stage: &Stage,
@@ -276,7 +270,7 @@ impl Contender {
         slot: &str,
         folder: &Path,
         progress: Vec<String>,
-    ) -> Result<Vec<String>> {
+    ) -> Result<(Vec<String>, Option<u16>)> {
         let url = self.transport.url(load).to_owned();
         let brokers = stage.kafka.brokers();
         let words = match &self.kind {
@@ -326,9 +320,12 @@ impl Contender {
                 &brokers,
                 folder,
             )?,
-            Kind::Connect(_) => bail!("a worker has a command of its own"),
+            Kind::Connect(connect) => {
+                let (words, http) = connect.worker(&load.run_name(slot), &brokers, folder)?;
+                return Ok((words, Some(http)));
+            }
         };
-        Ok(words)
+        Ok((words, None))
     }
 
     /// Waits until the last event is discarded, acknowledged by Kafka, or marked and confirmed, and

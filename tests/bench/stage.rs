@@ -182,8 +182,8 @@ impl Stage {
         Ok(records)
     }
 
-    /// Waits until these topics receive nothing for a while, and returns when the last record came:
-    /// what a contender does that tells nobody outside how far it is.
+    /// Waits until these topics receive nothing for a while, and returns when the last record came.
+    /// For a contender that does not show how far it is.
     pub(crate) async fn at_rest(&self, topics: &Topics) -> Result<Instant> {
         let (mut records, mut last) = (self.records(topics)?, Instant::now());
         while last.elapsed() < SETTLED {

@@ -17,17 +17,23 @@ use crate::support::writers::{Pattern, Writers};
 const LIMIT: Duration = Duration::from_secs(60);
 const LATE: Duration = Duration::from_secs(30);
 
+/// A database, and settings with which outboxd reaches the brokers through their proxies.
+pub(crate) async fn behind(cluster: &Cluster) -> Result<Fixture<'_>> {
+    let server = postgres::shared(postgres::turn(17));
+    let mut fixture = Fixture::create(server, &cluster.brokers[0]).await?;
+    let settings = exactly_once(fixture.settings.clone(), &fixture);
+    fixture.settings = settings.set("KAFKA_BROKERS", cluster.addresses.clone());
+    Ok(fixture)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_end_of_a_transaction_that_comes_thirty_seconds_late_ends_no_other() -> Result<()> {
     let _alone = heavy().await;
     let late = HeldRequest::new();
     let cluster = Cluster::start(&late).await?;
-    let server = postgres::shared(postgres::turn(17));
-    let fixture = Fixture::create(server, &cluster.brokers[0]).await?;
-    let settings = exactly_once(fixture.settings.clone(), &fixture);
-    let settings = settings.set("KAFKA_BROKERS", cluster.addresses.clone());
+    let fixture = behind(&cluster).await?;
     let oracle = Oracle::create(&fixture.database).await?;
-    let mut outboxd = Outboxd::spawn(&settings)?;
+    let mut outboxd = Outboxd::spawn(&fixture.settings)?;
     outboxd.wait_for_phase("streaming", LIMIT).await?;
     let pattern = Pattern {
         rows: 5,

@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 
 use crate::exactly_once::{exactly_once, progress_topic};
+use crate::exactly_once_late::behind;
 use crate::support::fixture::Fixture;
 use crate::support::kafka;
 use crate::support::kafka_proxy::{
@@ -45,12 +46,9 @@ async fn a_kill_at_any_request_to_kafka_loses_and_repeats_nothing() -> Result<()
     let _alone = heavy().await;
     let held = HeldRequest::new();
     let cluster = Cluster::start(&held).await?;
-    let server = postgres::shared(postgres::turn(17));
-    let fixture = Fixture::create(server, &cluster.brokers[0]).await?;
-    let settings = exactly_once(fixture.settings.clone(), &fixture);
-    let settings = settings.set("KAFKA_BROKERS", cluster.addresses.clone());
+    let fixture = behind(&cluster).await?;
     let oracle = Oracle::create(&fixture.database).await?;
-    let mut outboxd = Outboxd::spawn(&settings)?;
+    let mut outboxd = Outboxd::spawn(&fixture.settings)?;
     outboxd.wait_for_phase("streaming", LIMIT).await?;
     let writers = Writers::start(&fixture.database, &fixture.topic, 2, PATTERN);
     let of_a_start = [FIND_COORDINATOR, INIT_PRODUCER_ID, LIST_OFFSETS, FETCH];

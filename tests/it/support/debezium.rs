@@ -40,33 +40,37 @@ pub(crate) struct Source<'a> {
 }
 
 impl Source<'_> {
-    /// The options of a connector that sends the events of this table to Kafka by the Outbox Event
-    /// Router.
+    /// The options of the connector itself.
+    pub(crate) fn connector(&self) -> Vec<(&'static str, &str)> {
+        vec![
+            (
+                "connector.class",
+                "io.debezium.connector.postgresql.PostgresConnector",
+            ),
+            ("database.hostname", self.host),
+            ("database.port", self.port),
+            ("database.user", "postgres"),
+            ("database.password", "none"),
+            ("database.dbname", self.database),
+            ("topic.prefix", "debezium"),
+            ("plugin.name", "pgoutput"),
+            ("slot.name", self.slot),
+            ("publication.name", self.publication),
+            ("publication.autocreate.mode", "disabled"),
+            ("snapshot.mode", "no_data"),
+            ("table.include.list", self.table),
+            ("tombstones.on.delete", "false"),
+        ]
+    }
+
+    /// The options of Debezium Server, with such a connector, that sends the events of this table
+    /// to Kafka by the Outbox Event Router.
     pub(crate) fn options(&self, brokers: &str) -> String {
-        let Source {
-            host,
-            port,
-            database,
-            slot,
-            publication,
-            table,
-        } = self;
+        let connector = self.connector().into_iter();
+        let connector = connector.map(|(name, value)| format!("debezium.source.{name}={value}\n"));
+        let connector: String = connector.collect();
         format!(
-            "debezium.source.connector.class=io.debezium.connector.postgresql.PostgresConnector
-debezium.source.database.hostname={host}
-debezium.source.database.port={port}
-debezium.source.database.user=postgres
-debezium.source.database.password=none
-debezium.source.database.dbname={database}
-debezium.source.topic.prefix=debezium
-debezium.source.plugin.name=pgoutput
-debezium.source.slot.name={slot}
-debezium.source.publication.name={publication}
-debezium.source.publication.autocreate.mode=disabled
-debezium.source.snapshot.mode=no_data
-debezium.source.table.include.list={table}
-debezium.source.tombstones.on.delete=false
-debezium.transforms=outbox
+            "{connector}debezium.transforms=outbox
 debezium.transforms.outbox.type=io.debezium.transforms.outbox.EventRouter
 debezium.sink.type=kafka
 debezium.sink.kafka.producer.bootstrap.servers={brokers}

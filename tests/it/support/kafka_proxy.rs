@@ -4,6 +4,7 @@
 //! <https://kafka.apache.org/protocol#protocol_messages>
 
 use std::io::{Error, ErrorKind, Result as IoResult};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -11,7 +12,6 @@ use anyhow::{Context, Result};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy, empty};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::sleep;
 
@@ -190,15 +190,15 @@ impl Cluster {
 async fn forward(client: TcpStream, broker: TcpStream, held: &HeldRequest) -> IoResult<()> {
     let (from_client, to_client) = client.into_split();
     let (from_broker, mut to_broker) = broker.into_split();
-    let (muted, is_muted) = watch::channel(false);
-    let answers = tokio::spawn(answers(from_broker, to_client, is_muted));
+    let muted = Arc::new(AtomicBool::new(false));
+    let answers = tokio::spawn(answers(from_broker, to_client, Arc::clone(&muted)));
     let ended = requests(from_client, &mut to_broker, held, &muted, || {
         answers.abort();
     })
     .await;
     // The broker answers what it has before the connection ends.
     to_broker.shutdown().await?;
-    if *muted.borrow() {
+    if muted.load(Ordering::Relaxed) {
         answers.abort();
     }
     let _ended = answers.await;
@@ -209,7 +209,7 @@ async fn forward(client: TcpStream, broker: TcpStream, held: &HeldRequest) -> Io
 async fn answers(
     mut broker: OwnedReadHalf,
     mut client: OwnedWriteHalf,
-    mut is_muted: watch::Receiver<bool>,
+    muted: Arc<AtomicBool>,
 ) -> IoResult<()> {
     let mut piece = vec![0; 16 << 10];
     loop {
@@ -217,7 +217,7 @@ async fn answers(
         if size == 0 {
             return Ok(());
         }
-        if *is_muted.borrow_and_update() {
+        if muted.load(Ordering::Relaxed) {
             std::future::pending::<()>().await;
         }
         client.write_all(&piece[..size]).await?;
@@ -229,7 +229,7 @@ async fn requests(
     mut client: OwnedReadHalf,
     broker: &mut OwnedWriteHalf,
     held: &HeldRequest,
-    muted: &watch::Sender<bool>,
+    muted: &AtomicBool,
     cut_off: impl Fn(),
 ) -> IoResult<()> {
     loop {
@@ -244,9 +244,7 @@ async fn requests(
                 cut_off();
                 sleep(time).await;
             }
-            Some(Fate::Unanswered) => {
-                let _ = muted.send(true);
-            }
+            Some(Fate::Unanswered) => muted.store(true, Ordering::Relaxed),
             Some(Fate::Lost) => {
                 // What the client sends behind it is lost too.
                 return copy(&mut client, &mut empty()).await.map(|_| ());
