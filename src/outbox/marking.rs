@@ -9,8 +9,8 @@ use crate::config::AfterPublish;
 use crate::outbox::row_key::RowKey;
 use crate::outbox::row_name;
 use crate::postgres::TableShape;
-use crate::postgres::table_shape::is_table;
 use crate::postgres::table_shape::row_mark::RowMark;
+use crate::postgres::table_shape::{is_table, may_change_rows};
 
 /// See the module's head. Statements call the table `t`.
 #[derive(Debug, Clone)]
@@ -19,6 +19,7 @@ pub(crate) struct Marking {
     table: String,
     /// The name is still that of the table that this was made for.
     ours: String,
+    may_be_undone: String,
     mark: Option<RowMark>,
     key: RowKey,
     /// An expression for what names a row `t` beside its id, and its type.
@@ -38,6 +39,7 @@ impl Marking {
             after_publish,
             table: shape.name.quoted(),
             ours: is_table(&shape.name, shape.oid),
+            may_be_undone: may_change_rows(shape.oid),
             mark: RowMark::of(shape),
             key: RowKey::of(shape),
             created: row_name::created(shape, "t"),
@@ -145,6 +147,12 @@ impl Marking {
     /// A condition: the name is still that of the table that this was made for.
     pub(crate) fn is_ours(&self) -> &str {
         &self.ours
+    }
+
+    /// An expression for `RETURNING` of a statement that marks or deletes rows: the table may have
+    /// changed them once more. See [`may_change_rows`].
+    pub(crate) fn may_be_undone(&self) -> &str {
+        &self.may_be_undone
     }
 
     /// The table's name, quoted.

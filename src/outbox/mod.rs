@@ -74,7 +74,7 @@ pub use writer::{PAYLOAD_BYTES_MAX, PreparedWriter, Writer};
 pub use crate::topic_name::{TopicName, TopicNameError};
 
 #[cfg(all(test, feature = "publisher"))]
-pub(crate) use self::write_back::{MarkedTable, PartTable, RefusedMark, settle, write};
+pub(crate) use self::write_back::{Changed, MarkedTable, PartTable, RefusedMark, settle, write};
 #[cfg(feature = "publisher")]
 pub use self::{
     columns::Columns,

@@ -27,6 +27,7 @@ struct Table {
     rows: RefCell<HashMap<i64, Row>>,
     statements: RefCell<Vec<&'static str>>,
     event: Option<Event>,
+    has_trigger: bool,
 }
 
 impl Table {
@@ -35,6 +36,7 @@ impl Table {
             rows: RefCell::new(rows.iter().copied().collect()),
             statements: RefCell::default(),
             event: None,
+            has_trigger: true,
         }
     }
 
@@ -99,7 +101,7 @@ fn number(id: &RowId) -> i64 {
 impl MarkedTable for Table {
     type Error = Infallible;
 
-    async fn mark(&self, names: &[RowName]) -> Result<Option<HashSet<RowId>>, Infallible> {
+    async fn mark(&self, names: &[RowName]) -> Result<Option<Changed>, Infallible> {
         self.begin("mark");
         let mut rows = self.rows.borrow_mut();
         let mut found = names
@@ -108,16 +110,19 @@ impl MarkedTable for Table {
         if found.any(|(_, row)| row.locked) {
             return Ok(None);
         }
-        let mut changed = HashSet::new();
+        let mut ids = HashSet::new();
         for name in names {
             if Table::named(&rows, name).is_some()
                 && let Some(row) = rows.get_mut(&number(&name.id))
                 && Table::mark_row(row)
             {
-                changed.insert(name.id.clone());
+                ids.insert(name.id.clone());
             }
         }
-        Ok(Some(changed))
+        Ok(Some(Changed {
+            ids,
+            may_be_undone: self.has_trigger,
+        }))
     }
 
     async fn mark_free(&self, names: &[RowName]) -> Result<HashSet<RowId>, Infallible> {
@@ -186,6 +191,17 @@ async fn a_row_is_settled_when_it_is_seen_published_or_gone() {
     assert_eq!(table.outcome(1).await, Outcome::Settled);
     assert_eq!(table.rows.borrow()[&1].marks, 0, "not marked again");
     assert_eq!(Table::new(&[]).outcome(1).await, Outcome::Settled);
+}
+
+#[tokio::test]
+async fn a_table_without_a_trigger_is_looked_at_only_for_rows_that_were_not_changed() {
+    let mut table = Table::new(&[(1, THERE)]);
+    table.has_trigger = false;
+    assert_eq!(table.outcome(1).await, Outcome::Settled);
+    assert_eq!(*table.statements.borrow(), ["mark"]);
+    assert_eq!(table.outcome(1).await, Outcome::Settled);
+    let rest = ["mark", "running", "mark free", "look"];
+    assert_eq!(table.statements.borrow()[1..], rest);
 }
 
 /// The ids of a truncated table begin again while marks wait.

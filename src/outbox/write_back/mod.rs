@@ -41,9 +41,9 @@ use crate::outbox::{
 use crate::postgres::{self, RowError, Session, row_error, sql_error, table_shape};
 use crate::status::OpenDeadLetters;
 
-pub(crate) use marks::{Mark, Marker, Outcome};
 #[cfg(test)]
-pub(crate) use marks::{MarkedTable, settle};
+pub(crate) use marks::{Changed, MarkedTable, settle};
+pub(crate) use marks::{Mark, Marker, Outcome};
 #[cfg(test)]
 pub(crate) use parts::{PartTable, RefusedMark, write};
 pub(crate) use statements::MarkStatements;

@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use tokio_postgres::Row;
 
 use crate::outbox::marking::Marking;
-use crate::outbox::write_back::marks::MarkedTable;
+use crate::outbox::write_back::marks::{Changed, MarkedTable};
 use crate::outbox::{CreatedAt, RowId, RowName};
 use crate::postgres::{Session, is_lock_conflict};
 
@@ -44,7 +44,12 @@ impl MarkStatements {
             candidates = marking.candidates("t")
         );
         MarkStatements {
-            mark: marking.statement("", &named, "1") + " RETURNING " + &key.value("t"),
+            mark: format!(
+                "{changed} RETURNING {id}, {may_be_undone}",
+                changed = marking.statement("", &named, "1"),
+                id = key.value("t"),
+                may_be_undone = marking.may_be_undone(),
+            ),
             mark_free: format!(
                 "WITH free AS ({free}), changed AS ({changed}) SELECT {id} FROM free",
                 id = key.value("free"),
@@ -91,12 +96,18 @@ fn ids(rows: &[Row]) -> Result<HashSet<RowId>, tokio_postgres::Error> {
 impl MarkedTable for TableOnSession<'_> {
     type Error = tokio_postgres::Error;
 
-    async fn mark(&self, rows: &[RowName]) -> Result<Option<HashSet<RowId>>, Self::Error> {
-        match self.rows(&self.statements.mark, rows).await {
-            Ok(changed) => Ok(Some(ids(&changed)?)),
-            Err(error) if is_lock_conflict(&error) => Ok(None),
-            Err(error) => Err(error),
-        }
+    async fn mark(&self, rows: &[RowName]) -> Result<Option<Changed>, Self::Error> {
+        let changed = match self.rows(&self.statements.mark, rows).await {
+            Ok(changed) => changed,
+            Err(error) if is_lock_conflict(&error) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        // The same in each row.
+        let may_be_undone = changed.first().map(|row| row.try_get(1)).transpose()?;
+        Ok(Some(Changed {
+            ids: ids(&changed)?,
+            may_be_undone: may_be_undone.unwrap_or_default(),
+        }))
     }
 
     async fn mark_free(&self, rows: &[RowName]) -> Result<HashSet<RowId>, Self::Error> {

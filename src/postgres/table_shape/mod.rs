@@ -8,4 +8,6 @@ mod shape;
 pub use self::catalog::read;
 pub(crate) use self::catalog::recheck;
 pub use self::shape::{Column, TableShape};
-pub(crate) use self::shape::{PLAIN, TIMESTAMP, TIMESTAMPTZ, identifier, is_table};
+pub(crate) use self::shape::{
+    PLAIN, TIMESTAMP, TIMESTAMPTZ, identifier, is_table, may_change_rows,
+};

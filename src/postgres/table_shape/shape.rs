@@ -269,6 +269,19 @@ pub(crate) fn is_table(table: &TableName, oid: u32) -> String {
     format!("pg_catalog.to_regclass('{name}')::oid = {oid}")
 }
 
+/// An SQL expression for a statement that changes rows of this table: the table or one of its
+/// partitions may change them once more, by a trigger, a rule, or as a foreign table. The statement
+/// holds a lock under which no trigger and no rule can be created.
+pub(crate) fn may_change_rows(oid: u32) -> String {
+    format!(
+        "(SELECT pg_catalog.bool_or(c.relhastriggers OR c.relhasrules \
+                 OR c.relkind NOT IN ('r', 'p') OR (c.relkind = 'r' AND c.relhassubclass)) \
+            FROM pg_catalog.pg_class AS c WHERE c.oid = ANY (ARRAY( \
+                 SELECT p.relid::oid FROM pg_catalog.pg_partition_tree({oid}) AS p \
+                  UNION ALL SELECT {oid}::oid)))"
+    )
+}
+
 impl TableShape {
     /// The shape of a table that is not read: these columns, each with its type, and all rights.
     pub(crate) fn assumed(

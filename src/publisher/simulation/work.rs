@@ -12,8 +12,8 @@ use crate::engine::row_ids::number;
 use crate::error::{Code, Error, Result};
 use crate::lsn::Lsn;
 use crate::outbox::{
-    Mark, MarkedTable, PartTable, RefusedMark, Rejection, RetentionStep, RowId, RowName, TableGone,
-    TableLocation, settle, write,
+    Changed, Mark, MarkedTable, PartTable, RefusedMark, Rejection, RetentionStep, RowId, RowName,
+    TableGone, TableLocation, settle, write,
 };
 use crate::publisher::simulation::process::rejection;
 use crate::publisher::simulation::server::{Refusal, Row};
@@ -234,12 +234,23 @@ impl SeenTable<'_> {
 impl MarkedTable for SeenTable<'_> {
     type Error = Failure;
 
-    async fn mark(&self, names: &[RowName]) -> Result<Option<HashSet<RowId>>, Failure> {
+    async fn mark(&self, names: &[RowName]) -> Result<Option<Changed>, Failure> {
         let rows = self.seen(names)?;
         if rows.iter().any(|row| row.is_locked) {
             return Ok(None);
         }
-        self.change(rows.into_iter()).map(Some)
+        // One trigger of the table decides about each row.
+        let has_trigger = |row: &Row| row.refuses.is_some();
+        let may_be_undone = self
+            .world
+            .borrow()
+            .server
+            .files
+            .rows
+            .values()
+            .any(has_trigger);
+        let ids = self.change(rows.into_iter())?;
+        Ok(Some(Changed { ids, may_be_undone }))
     }
 
     async fn mark_free(&self, names: &[RowName]) -> Result<HashSet<RowId>, Failure> {
