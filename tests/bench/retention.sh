@@ -10,10 +10,10 @@
 # clock. It begins under a load of inserts, at the pace of its own, and ends with a share of half of
 # the time, because a day of rows takes hours at that pace; then VACUUM does the work of the
 # autovacuum of those hours. Kafka is away, so the load inserts rows that count as published:
-# retention waits while events do. A window of the same load without retention comes before each
-# one with it, both behind a checkpoint and beside a running outboxd. A disk may stall for longer
-# than any step takes, so the median of the days says more than one day. Makes and drops the
-# database retention_bench.
+# retention waits while events do. Each day has four windows of the same load, without retention,
+# with it twice, and without it, each behind a checkpoint and beside a running outboxd. A disk may
+# stall for longer than any step takes, so the median of the windows says more than one. Makes and
+# drops the database retention_bench.
 set -eu
 
 bin=$1 sockets=$2 port=$3 program=${4:-} a_day=${5:-100000} days=${6:-7}
@@ -104,9 +104,9 @@ INSERT INTO outbox.outbox (event_type, topic, event_payload, created_at, publish
     SELECT 'k', 'orders', jsonb_build_object('x', repeat('y', 230)), t, t
       FROM (SELECT localtimestamp - INTERVAL '30 days' + INTERVAL '1 day' * (:day + 0.5) AS t) AS t;
 SQL
-    # $1: the day; $2: with or without. The p99 goes to a file.
+    # $1: the day; $2: with or without; $3: the window. The p99 goes to a file.
     latencies() {
-        cat "$2.$1".* | awk '{ print $3 / 1000 }' | sort -n | awk -v day="$1" -v with="$2" '
+        cat "$2.$1.$3".* | awk '{ print $3 / 1000 }' | sort -n | awk -v day="$1" -v with="$2" '
             { all[NR] = $1 }
             END { p99 = all[int(NR * 0.99)]; print p99 >>(with "-p99")
                   printf "day %d, %s retention: %d inserts, ", day, with, NR
@@ -115,24 +115,27 @@ SQL
     }
     median() {
         sort -n "$1-p99" | awk -v with="$1" '{ all[NR] = $1 }
-            END { printf "%s retention, median of the days: p99 %.1f ms\n", with,
-                      all[int((NR + 1) / 2)] }'
+            END { printf "%s retention, median of %d windows: p99 %.2f ms\n", with, NR,
+                      (all[int((NR + 1) / 2)] + all[int(NR / 2) + 1]) / 2 }'
     }
-    # $1: the day; $2: with or without; $3: OUTBOX_RETAIN. The program goes on afterwards.
+    # $1: the day; $2: with or without; $3: the window; $4: OUTBOX_RETAIN.
     load() {
         sql $db -c CHECKPOINT
-        OUTBOX_RETAIN=$3 "$program" run >log 2>&1 & pid=$!
+        OUTBOX_RETAIN=$4 "$program" run >log 2>&1 & pid=$!
         sleep 1
         "$bin/pgbench" -h "$sockets" -p "$port" -U postgres -n -f insert -D day=$1 -c 4 -R 300 \
-            -T 25 -l --log-prefix="$2.$1" retention_bench >/dev/null 2>&1
-        latencies $1 "$2"
+            -T 25 -l --log-prefix="$2.$1.$3" retention_bench >/dev/null 2>&1
+        latencies $1 "$2" $3
+        end
     }
     end() { kill $pid && wait $pid || true; }
     day 1
     for n in $(seq 2 $((days + 1))); do
         day $n
-        load $n without off && end
-        load $n with $((30 - n))d && end
+        load $n without 1 off
+        load $n with 2 $((30 - n))d
+        load $n with 3 $((30 - n))d
+        load $n without 4 off
         OUTBOX_RETAIN=$((30 - n))d OUTBOX_RETAIN_SHARE=50% "$program" run >log 2>&1 & pid=$!
         until grep -o 'old rows deleted.*' log; do sleep 1; done
         end

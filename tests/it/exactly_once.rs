@@ -6,19 +6,19 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 
 use crate::support::fixture::Fixture;
+use crate::support::is_long_run;
 use crate::support::kafka::{self, Kafka};
 use crate::support::oracle::{Oracle, check};
 use crate::support::outboxd::{Outboxd, Settings, command};
 use crate::support::postgres;
 use crate::support::wait::wait_for;
 use crate::support::writers::{Pattern, Writers};
-use crate::support::{heavy, is_long_run};
 
 const LIMIT: Duration = Duration::from_secs(60);
 const KILLS: u32 = 20;
 
 /// A prepared database, and a progress topic of its own.
-async fn fixture(major: u32, kafka: &Kafka) -> Result<Fixture<'_>> {
+pub(crate) async fn fixture(major: u32, kafka: &Kafka) -> Result<Fixture<'_>> {
     let mut fixture = Fixture::create(postgres::shared(postgres::turn(major)), kafka).await?;
     fixture.settings = exactly_once(fixture.settings.clone(), &fixture);
     Ok(fixture)
@@ -69,15 +69,12 @@ async fn twenty_kills_under_load_lose_and_repeat_nothing_for_a_reader_of_committ
     fixture.verdict(&oracle).await?.expect_exact()
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_large_transaction_is_divided_and_a_kill_in_its_middle_repeats_nothing_of_it()
--> Result<()> {
+/// A transaction is divided, and a kill in its middle repeats nothing of it.
+pub(crate) async fn kill_in_a_large_transaction(fixture: &Fixture<'_>) -> Result<()> {
     let (rows, limit) = match is_long_run("exactly once: a transaction of a million rows") {
         true => (1_000_000, LIMIT * 10),
         false => (100_000, LIMIT),
     };
-    let _alone = heavy().await;
-    let fixture = fixture(17, kafka::shared()).await?;
     let oracle = Oracle::create(&fixture.database).await?;
     let mut outboxd = Outboxd::spawn(&fixture.settings)?;
     outboxd.wait_for_phase("streaming", LIMIT).await?;
@@ -128,13 +125,10 @@ async fn a_lost_progress_record_is_refused_until_a_person_answers() -> Result<()
     fixture.verdict(&oracle).await?.expect_exact()
 }
 
-/// Only the broker knows the topic's new limit, so it refuses whole batches, innocent events among
-/// them.
-#[tokio::test(flavor = "multi_thread")]
-async fn an_event_that_the_broker_refuses_is_filed_and_every_other_one_is_there_once() -> Result<()>
-{
+/// An event that the broker refuses is filed, and every other one is there once. Only the broker
+/// knows the topic's new limit, so it refuses whole batches, innocent events among them.
+pub(crate) async fn refused_among_others(fixture: &Fixture<'_>) -> Result<()> {
     const ROWS: i64 = 60;
-    let fixture = fixture(15, kafka::shared()).await?;
     let oracle = Oracle::create(&fixture.database).await?;
     let session = fixture.database.connect().await?;
     let narrow = fixture.kafka.topic("narrow", 2).await?;

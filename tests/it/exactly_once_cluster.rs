@@ -1,10 +1,12 @@
 //! Exactly once on a cluster of three brokers, while everything fails in turn: outboxd is killed or
-//! suspended beside another instance, brokers and Postgres are stopped and killed.
+//! suspended beside another instance, brokers and Postgres are stopped and killed, a topic is
+//! deleted, and an event is refused.
 
 use std::time::Duration;
 
 use anyhow::Result;
 
+use crate::exactly_once::{fixture, kill_in_a_large_transaction, refused_among_others};
 use crate::support::ephemeral::Stop;
 use crate::support::kafka::{self, Kafka};
 use crate::support::oracle::{Oracle, check};
@@ -12,6 +14,7 @@ use crate::support::outboxd::{Outboxd, Settings, init};
 use crate::support::postgres::{self, Database, Server};
 use crate::support::writers::{Pattern, Writers};
 use crate::support::{heavy, is_long_run};
+use crate::topic_faults::deleted_and_back;
 
 const LIMIT: Duration = Duration::from_secs(180);
 const EVENTS: &str = "events";
@@ -173,4 +176,14 @@ async fn whatever_dies_each_event_is_there_once_and_in_order_on_three_brokers() 
     assert_eq!(outboxd.stop(LIMIT).await?, 0, "{}", outboxd.log());
     let consumed = world.brokers[0].consume_all(&[EVENTS]).await?;
     check(&oracle.committed().await?, &consumed).expect_exact()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_event_a_deleted_topic_and_a_kill_in_a_large_transaction_repeat_nothing()
+-> Result<()> {
+    let _alone = heavy().await;
+    let brokers = kafka::cluster(&["default.replication.factor=3"])?;
+    refused_among_others(&fixture(15, &brokers[0]).await?).await?;
+    deleted_and_back(&fixture(17, &brokers[1]).await?).await?;
+    kill_in_a_large_transaction(&fixture(17, &brokers[2]).await?).await
 }

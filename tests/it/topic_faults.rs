@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
-use crate::exactly_once::exactly_once;
 use crate::support::fixture::Fixture;
 use crate::support::kafka::{self, ConsumedRecord, Kafka};
 use crate::support::outboxd::{Outboxd, command};
@@ -152,15 +151,7 @@ async fn a_topic_that_is_deleted_costs_its_own_events_alone_until_it_is_back() -
     deleted_and_back(&fixture).await
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_deleted_topic_costs_its_own_events_alone_exactly_once_too() -> Result<()> {
-    let server = postgres::shared(postgres::turn(17));
-    let mut fixture = Fixture::create(server, kafka::shared()).await?;
-    fixture.settings = exactly_once(fixture.settings.clone(), &fixture);
-    deleted_and_back(&fixture).await
-}
-
-async fn deleted_and_back(fixture: &Fixture<'_>) -> Result<()> {
+pub(crate) async fn deleted_and_back(fixture: &Fixture<'_>) -> Result<()> {
     let session = fixture.database.connect().await?;
     let mut outboxd = Outboxd::spawn(&fixture.settings)?;
     outboxd.wait_for_phase("streaming", LIMIT).await?;
