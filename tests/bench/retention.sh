@@ -7,13 +7,13 @@
 # CPU time is that of the server process. The role is postgres. With OUTBOXD, a program, DAYS days
 # (by default 7) of ROWS rows a day (by default 100,000) pass: at the end of each day, retention
 # deletes the rows of the day before. The rows are dated, and OUTBOX_RETAIN moves instead of the
-# clock. It begins under a load of inserts, at the pace of its own, and ends with a share of half of
-# the time, because a day of rows takes hours at that pace; then VACUUM does the work of the
+# clock. Each day begins with four windows of inserts, without retention, with it twice, and without
+# it, each behind a checkpoint and beside a running outboxd. An hour of rows is old in them, so that
+# none is overdue and retention keeps the pace of a table that it holds flat. Then a share of half of
+# the time deletes the day, which takes hours at that pace, and VACUUM does the work of the
 # autovacuum of those hours. Kafka is away, so the load inserts rows that count as published:
-# retention waits while events do. Each day has four windows of the same load, without retention,
-# with it twice, and without it, each behind a checkpoint and beside a running outboxd. A disk may
-# stall for longer than any step takes, so the median of the windows says more than one. Makes and
-# drops the database retention_bench.
+# retention waits while events do. A disk may stall for longer than any step takes, so the median of
+# the windows says more than one. Makes and drops the database retention_bench.
 set -eu
 
 bin=$1 sockets=$2 port=$3 program=${4:-} a_day=${5:-100000} days=${6:-7}
@@ -91,7 +91,7 @@ INSERT INTO outbox.outbox (event_type, topic, event_payload, created_at, publish
       FROM (SELECT localtimestamp - INTERVAL '30 days'
                        + INTERVAL '1 day' * ($1 + i / $a_day::float8) AS t
               FROM generate_series(0, $a_day - 1) AS i) AS rows;
-ANALYZE outbox.outbox;
+VACUUM ANALYZE outbox.outbox;
 SQL
     }
     size() {
@@ -121,20 +121,25 @@ SQL
     # $1: the day; $2: with or without; $3: the window; $4: OUTBOX_RETAIN.
     load() {
         sql $db -c CHECKPOINT
+        before=$(deleted)
         OUTBOX_RETAIN=$4 "$program" run >log 2>&1 & pid=$!
         sleep 1
         "$bin/pgbench" -h "$sockets" -p "$port" -U postgres -n -f insert -D day=$1 -c 4 -R 300 \
             -T 25 -l --log-prefix="$2.$1.$3" retention_bench >/dev/null 2>&1
         latencies $1 "$2" $3
         end
+        echo "    rows deleted meanwhile: $(($(deleted) - before))"
+    }
+    deleted() {
+        sql $db -c "SELECT pg_stat_get_tuples_deleted('outbox.outbox'::regclass)"
     }
     end() { kill $pid && wait $pid || true; }
     day 1
     for n in $(seq 2 $((days + 1))); do
         day $n
         load $n without 1 off
-        load $n with 2 $((30 - n))d
-        load $n with 3 $((30 - n))d
+        load $n with 2 $(((31 - n) * 24 - 1))h
+        load $n with 3 $(((31 - n) * 24 - 1))h
         load $n without 4 off
         OUTBOX_RETAIN=$((30 - n))d OUTBOX_RETAIN_SHARE=50% "$program" run >log 2>&1 & pid=$!
         until grep -o 'old rows deleted.*' log; do sleep 1; done
