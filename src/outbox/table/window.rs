@@ -20,7 +20,7 @@ use crate::outbox::row_key::RowKey;
 use crate::outbox::table::missed::MOVE_ON;
 use crate::outbox::table::row::{TableRow, micros};
 use crate::outbox::{Columns, Event, RowId, RowName, row_name};
-use crate::postgres::table_shape::identifier;
+use crate::postgres::table_shape::{identifier, is_part};
 use crate::postgres::{self, Columns as _, ServerError, Session, TableShape, sql_error};
 
 /// The rows of the first statement, and the most of a later one.
@@ -341,10 +341,8 @@ pub(crate) async fn time_and_estimate(session: &Session, shape: &TableShape) -> 
     let sql = format!(
         "SELECT (extract(epoch FROM pg_catalog.clock_timestamp()) * 1000000)::bigint, \
                 coalesce(pg_catalog.sum(greatest(c.reltuples, 0)), 0)::bigint \
-           FROM pg_catalog.pg_class AS c \
-          WHERE c.oid = {oid} \
-             OR c.oid IN (SELECT p.relid FROM pg_catalog.pg_partition_tree({oid}) AS p)",
-        oid = shape.oid
+           FROM pg_catalog.pg_class AS c WHERE {}",
+        is_part(shape.oid)
     );
     let row = session
         .row("estimating the rows of the outbox", &sql, &[])

@@ -78,7 +78,7 @@ pub(crate) enum Outcome {
 }
 
 /// The rows that a statement has changed.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Changed {
     pub(crate) ids: HashSet<RowId>,
     /// A trigger or a rule of the table may have kept or restored what was there.

@@ -9,5 +9,5 @@ pub use self::catalog::read;
 pub(crate) use self::catalog::recheck;
 pub use self::shape::{Column, TableShape};
 pub(crate) use self::shape::{
-    PLAIN, TIMESTAMP, TIMESTAMPTZ, identifier, is_table, may_change_rows,
+    PLAIN, TIMESTAMP, TIMESTAMPTZ, identifier, is_part, is_table, may_change_rows,
 };

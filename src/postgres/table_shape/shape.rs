@@ -276,9 +276,16 @@ pub(crate) fn may_change_rows(oid: u32) -> String {
     format!(
         "(SELECT pg_catalog.bool_or(c.relhastriggers OR c.relhasrules \
                  OR c.relkind NOT IN ('r', 'p') OR (c.relkind = 'r' AND c.relhassubclass)) \
-            FROM pg_catalog.pg_class AS c WHERE c.oid = ANY (ARRAY( \
-                 SELECT p.relid::oid FROM pg_catalog.pg_partition_tree({oid}) AS p \
-                  UNION ALL SELECT {oid}::oid)))"
+            FROM pg_catalog.pg_class AS c WHERE {})",
+        is_part(oid)
+    )
+}
+
+/// An SQL condition for the row `c` of `pg_class`: it is this table or one of its partitions.
+pub(crate) fn is_part(oid: u32) -> String {
+    format!(
+        "c.oid = ANY (ARRAY(SELECT p.relid::oid FROM pg_catalog.pg_partition_tree({oid}) AS p \
+                             UNION ALL SELECT {oid}::oid))"
     )
 }
 
