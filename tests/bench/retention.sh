@@ -7,13 +7,14 @@
 # CPU time is that of the server process. The role is postgres. With OUTBOXD, a program, DAYS days
 # (by default 7) of ROWS rows a day (by default 100,000) pass: at the end of each day, retention
 # deletes the rows of the day before. The rows are dated, and OUTBOX_RETAIN moves instead of the
-# clock. Each day begins with four windows of inserts, without retention, with it twice, and without
-# it, each behind a checkpoint and beside a running outboxd. An hour of rows is old in them, so that
-# none is overdue and retention keeps the pace of a table that it holds flat. Then a share of half of
-# the time deletes the day, which takes hours at that pace, and VACUUM does the work of the
-# autovacuum of those hours. Kafka is away, so the load inserts rows that count as published:
-# retention waits while events do. A disk may stall for longer than any step takes, so the median of
-# the windows says more than one. Makes and drops the database retention_bench.
+# clock. Each day has four windows of inserts, without retention, with it twice, and without it, each
+# behind a checkpoint and beside a running outboxd. An hour of rows is old in them, so that none is
+# overdue and retention keeps the pace of a table that it holds flat. The two windows with retention
+# begin once it deletes, and one outboxd runs through both. Then a share of half of the time deletes
+# the day, which takes hours at that pace, and VACUUM does the work of the autovacuum of those hours.
+# Kafka is away, so the load inserts rows that count as published: retention waits while events do. A
+# disk may stall for longer than any step takes, so the median of the windows says more than one.
+# Makes and drops the database retention_bench.
 set -eu
 
 bin=$1 sockets=$2 port=$3 program=${4:-} a_day=${5:-100000} days=${6:-7}
@@ -118,17 +119,20 @@ SQL
             END { printf "%s retention, median of %d windows: p99 %.2f ms\n", with, NR,
                       (all[int((NR + 1) / 2)] + all[int(NR / 2) + 1]) / 2 }'
     }
-    # $1: the day; $2: with or without; $3: the window; $4: OUTBOX_RETAIN.
+    # $1: OUTBOX_RETAIN; $2: OUTBOX_RETAIN_SHARE, if any.
+    start() {
+        before=$(deleted)
+        env OUTBOX_RETAIN="$1" ${2:+OUTBOX_RETAIN_SHARE=$2} "$program" run >log 2>&1 & pid=$!
+        sleep 1
+    }
+    # $1: the day; $2: with or without; $3: the window.
     load() {
         sql $db -c CHECKPOINT
-        before=$(deleted)
-        OUTBOX_RETAIN=$4 "$program" run >log 2>&1 & pid=$!
-        sleep 1
+        window=$(deleted)
         "$bin/pgbench" -h "$sockets" -p "$port" -U postgres -n -f insert -D day=$1 -c 4 -R 300 \
             -T 25 -l --log-prefix="$2.$1.$3" retention_bench >/dev/null 2>&1
         latencies $1 "$2" $3
-        end
-        echo "    rows deleted meanwhile: $(($(deleted) - before))"
+        echo "    rows deleted meanwhile: $(($(deleted) - window))"
     }
     deleted() {
         sql $db -c "SELECT pg_stat_get_tuples_deleted('outbox.outbox'::regclass)"
@@ -137,11 +141,18 @@ SQL
     day 1
     for n in $(seq 2 $((days + 1))); do
         day $n
-        load $n without 1 off
-        load $n with 2 $(((31 - n) * 24 - 1))h
-        load $n with 3 $(((31 - n) * 24 - 1))h
-        load $n without 4 off
-        OUTBOX_RETAIN=$((30 - n))d OUTBOX_RETAIN_SHARE=50% "$program" run >log 2>&1 & pid=$!
+        start off
+        load $n without 1
+        end
+        start $(((31 - n) * 24 - 1))h
+        until [ $(deleted) -gt $before ]; do sleep 1; done
+        load $n with 2
+        load $n with 3
+        end
+        start off
+        load $n without 4
+        end
+        start $((30 - n))d 50%
         until grep -o 'old rows deleted.*' log; do sleep 1; done
         end
         sql $db -c 'VACUUM outbox.outbox'

@@ -1,10 +1,11 @@
 //! Which pages of the table the next step of a pass covers. Pure.
 //!
 //! A pass goes through the pages of each table once, in their order, so it needs no index and its
-//! place is a number. A step covers so many pages that it takes some eight milliseconds; one that
-//! was held up, or has found all the rows that it may delete, is repeated with fewer. A single page
-//! that holds a step up three times is passed over until the next pass. Pages that are added while
-//! the pass runs have no row that is old.
+//! place is a number. A step covers so many pages that it takes some two milliseconds: a writer that
+//! meets it waits no longer than the disk makes many commits wait. A step that was held up, or has
+//! found all the rows that it may delete, is repeated with fewer. A single page that holds a step up
+//! three times is passed over until the next pass. Pages that are added while the pass runs have no
+//! row that is old.
 
 use std::time::Duration;
 
@@ -19,9 +20,9 @@ const PAGES_MAX: i64 = 2_048;
 const ATTEMPTS: u32 = 3;
 
 /// A step that takes less is followed by a larger one.
-const SHORT: Duration = Duration::from_millis(5);
+const SHORT: Duration = Duration::from_micros(1_500);
 /// A step that takes more is followed by a smaller one.
-const LONG: Duration = Duration::from_millis(12);
+const LONG: Duration = Duration::from_micros(3_500);
 
 /// A table without partitions, or a partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -183,14 +184,14 @@ mod tests {
         let mut cursor = PageCursor::new(vec![leaf(1, 100)], Some(64));
         cursor.swept(some(ROWS_MAX), MS);
         assert_eq!(cursor.range().map(|it| (it.from, it.to)), Some((0, 32)));
-        cursor.swept(some(ROWS_MAX - 1), MS * 8);
+        cursor.swept(some(ROWS_MAX - 1), MS * 2);
         assert_eq!(cursor.range().map(|it| (it.from, it.to)), Some((32, 64)));
         // A table that refuses every deletion in silence does not hold the pass.
         let refused = Swept {
             found: ROWS_MAX,
             deleted: 0,
         };
-        cursor.swept(refused, MS * 8);
+        cursor.swept(refused, MS * 2);
         assert_eq!(cursor.range().map(|it| it.from), Some(64));
     }
 
@@ -202,7 +203,7 @@ mod tests {
             ranges.push((range.from, range.to));
             match (range.from..range.to).contains(&3) {
                 true => _ = cursor.held_up(),
-                false => cursor.swept(some(1), MS * 8),
+                false => cursor.swept(some(1), MS * 2),
             }
         }
         ranges.dedup();
