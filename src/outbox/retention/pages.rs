@@ -1,11 +1,11 @@
 //! Which pages of the table the next step of a pass covers. Pure.
 //!
 //! A pass goes through the pages of each table once, in their order, so it needs no index and its
-//! place is a number. A step covers so many pages that it takes some two milliseconds: a writer that
-//! meets it waits no longer than the disk makes many commits wait. A step that was held up, or has
-//! found all the rows that it may delete, is repeated with fewer. A single page that holds a step up
-//! three times is passed over until the next pass. Pages that are added while the pass runs have no
-//! row that is old.
+//! place is a number. A step covers so many pages that it takes some two milliseconds: a writer
+//! that meets it waits no longer than the disk makes many commits wait. A step that was held up,
+//! or has found all the rows that it may delete, is repeated with fewer. A single page that holds
+//! a step up three times is passed over until the next pass. Pages that are added while the pass
+//! runs have no row that is old.
 
 use std::time::Duration;
 
